@@ -1,0 +1,87 @@
+"""What a backend and an open session look like; stages are written against these, not against libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from nm2trt.errors import DataError
+
+__all__ = ["Session", "TensorSpec", "check_feeds"]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output.
+
+    Args:
+        name: Its name.
+        dtype: numpy's name of its element type, e.g. "float16".
+        shape: Its dimensions; a name or None where the size is free.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+
+@runtime_checkable
+class Session(Protocol):
+    """A loaded model that can be run; use it as a context manager."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs in the model's order."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Outputs in the model's order."""
+
+    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """Run one batch.
+
+        Args:
+            feeds: Every input by name, in the input's dtype and a shape that fits it.
+
+        Returns:
+            Every output by name.
+
+        Raises:
+            DataError: A feed is missing, unknown, or of the wrong dtype or shape.
+            BackendError: The library failed.
+        """
+
+    def close(self) -> None:
+        """Free what the session holds; a second call does nothing."""
+
+    def __enter__(self) -> Session: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Raise when feeds do not fit a session's inputs.
+
+    Raises:
+        DataError: A feed is missing, unknown, or of the wrong dtype or shape.
+    """
+    names = [spec.name for spec in inputs]
+    if set(feeds) != set(names):
+        raise DataError(f"the model's inputs are {names}, the data has {sorted(feeds)}")
+    for spec in inputs:
+        feed = feeds[spec.name]
+        if feed.dtype != np.dtype(spec.dtype):
+            raise DataError(f"input {spec.name!r} takes {spec.dtype}, the data has {feed.dtype}")
+        fits = len(feed.shape) == len(spec.shape) and all(
+            not isinstance(want, int) or want == have for want, have in zip(spec.shape, feed.shape, strict=False)
+        )
+        if not fits:
+            shape = "x".join(str(d if d is not None else "?") for d in spec.shape)
+            raise DataError(f"input {spec.name!r} takes shape {shape}, the data has {feed.shape}")

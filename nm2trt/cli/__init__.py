@@ -1,0 +1,111 @@
+"""The `nm2trt` command. A command is one module here: it parses, calls `nm2trt.pipeline`, and prints.
+
+A command module has `configure(parser)`, which adds its arguments, and `run(arguments)`, which returns
+the exit status. It is imported only when its command is asked for, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from nm2trt.errors import Interrupted, Nm2trtError
+
+__all__ = ["COMMANDS", "main"]
+
+# Command -> what `nm2trt --help` says of it, in the order of the pipeline.
+COMMANDS = {
+    "verify": "check which weights of an ONNX model are N:M on the axis the hardware reads",
+    "fuse": "fold BatchNorms and merge parallel convolution branches in an ONNX model",
+    "prune": "make the weights of an ONNX model N:M by magnitude, one-shot",
+    "build": "verify an ONNX model and build an engine, with sparse weights if asked",
+    "validate": "compare accuracy, outputs and latency of two models on labelled data",
+    "info": "say what an engine or ONNX file is, and whether its manifest fits",
+    "doctor": "say which backends, versions and GPUs are here, and what to install",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status, which `nm2trt.errors` lists."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verbosity = 0
+    try:
+        command = next((word for word in arguments if not word.startswith("-")), None)
+        parser, chosen = _parser(command)
+        options = parser.parse_args(_join_sparsity(arguments))
+        verbosity = options.verbose
+        if chosen is None:
+            parser.print_help()
+            return 2
+        return int(chosen.run(options))
+    except Nm2trtError as error:
+        return _fail(str(error), error.exit_status, verbosity)
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing was left half-written", Interrupted.exit_status, verbosity)
+    except BrokenPipeError:
+        # The reader of our output has gone; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+    except Exception as error:
+        text = f"internal error: {type(error).__name__}: {error}; please report it, with the output of -vv"
+        return _fail(text, 1, verbosity)
+
+
+def _parser(command: str | None) -> tuple[argparse.ArgumentParser, Any]:
+    parser = _Parser(prog="nm2trt", description="PyTorch models to 2:4-sparse TensorRT engines, every step proved.")
+    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="-vv shows tracebacks")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
+    chosen = None
+    for name, summary in COMMANDS.items():
+        sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == command:
+            chosen = importlib.import_module(f"nm2trt.cli.{name}")
+            # `-v` is taken behind the command too; without a default it keeps what stood in front.
+            sub.add_argument("-v", "--verbose", action="count", default=argparse.SUPPRESS, help="-vv shows tracebacks")
+            chosen.configure(sub)
+    return parser, chosen
+
+
+def _join_sparsity(arguments: list[str]) -> list[str]:
+    """Write a bare `--sparsity` as `--sparsity=enable`: argparse would take the model's path as its value."""
+    joined: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word != "--sparsity":
+            joined.append(word)
+            continue
+        following = next(words, None)
+        if following in ("disable", "enable", "force"):
+            joined.append(f"--sparsity={following}")
+        else:
+            joined.append("--sparsity=enable")
+            if following is not None:
+                joined.append(following)
+    return joined
+
+
+def _fail(message: str, status: int, verbosity: int) -> int:
+    if verbosity >= 2:
+        import traceback
+
+        traceback.print_exc()
+    print(f"nm2trt: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _version() -> str:
+    from nm2trt import __version__
+
+    return f"nm2trt {__version__}"

@@ -1,0 +1,1 @@
+"""3. Engines: build them, and prove what the builder did."""

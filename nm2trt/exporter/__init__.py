@@ -1,0 +1,1 @@
+"""PyTorch to ONNX, with the plan in the metadata."""

@@ -1,0 +1,186 @@
+"""Files that are written whole or not at all, paths that stay inside their folder, and hashes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from nm2trt.errors import InputError, OutputError
+
+__all__ = ["atomic_path", "check_input", "check_output", "sha256_bytes", "sha256_file", "within", "write_atomic"]
+
+_CHUNK_BYTES = 1 << 20
+
+
+def check_input(path: str | os.PathLike[str], what: str) -> Path:
+    """Return `path` when it is a readable, non-empty regular file.
+
+    Args:
+        path: The file.
+        what: What the file should be, for the message, e.g. `"an ONNX model"`.
+
+    Raises:
+        InputError: It is missing, a folder, empty, or may not be read.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; give the path of {what} file")
+        if not path.exists():
+            raise InputError(f"{path} does not exist; give the path of {what} file")
+        if not path.is_file():
+            raise InputError(f"{path} is not a regular file; give the path of {what} file")
+        if path.stat().st_size == 0:
+            raise InputError(f"{path} is empty; it should be {what} file")
+        with path.open("rb"):
+            pass
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} cannot be read: {_reason(error)}") from error
+    return path
+
+
+def check_output(path: str | os.PathLike[str]) -> Path:
+    """Return `path` when a file can be written there, so that long work is not done in vain.
+
+    Raises:
+        OutputError: The folder is missing or read-only, or `path` is itself a folder.
+    """
+    path = Path(path)
+    folder = path.parent
+    try:
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder; give the path of a file to write")
+        if not folder.is_dir():
+            raise OutputError(f"the folder {folder} does not exist; create it or choose another output path")
+        probe = folder / _temporary_name(path)
+        with probe.open("xb"):
+            pass
+        probe.unlink()
+    except (OSError, ValueError) as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"{path} cannot be written: {_reason(error)}") from error
+    return path
+
+
+@contextlib.contextmanager
+def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; on success it becomes `target`, on failure it vanishes.
+
+    The file is flushed to disk before it is renamed, so after a crash `target` holds either its old or
+    its new content. Temporary files that a killed process left for the same target are removed first.
+
+    Raises:
+        OutputError: The file cannot be written, for want of a folder, rights or space.
+    """
+    target = Path(target)
+    temporary = target.parent / _temporary_name(target)
+    _remove_stale(target)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {_reason(error)}; nothing was changed") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_atomic(target: str | os.PathLike[str], data: bytes | str) -> None:
+    """Write `data` (text as UTF-8) to `target`, whole or not at all.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_bytes(data: bytes | memoryview) -> str:
+    """Return the SHA-256 of `data` as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def within(root: str | os.PathLike[str], relative: str) -> Path:
+    """Return the real path of `relative` below `root`.
+
+    `root` is resolved first, so a model reached through a symlinked cache keeps its data file beside
+    the real model. A `relative` that is absolute, climbs out, or is a link to a place outside is refused.
+
+    Raises:
+        InputError: The path leaves `root`.
+    """
+    base = Path(root).resolve()
+    try:
+        real = (base / relative).resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"{relative!r} is not a usable path below {base}") from error
+    if not relative or Path(relative).is_absolute() or not real.is_relative_to(base):
+        raise InputError(f"{relative!r} leaves the folder {base}; it is not read")
+    return real
+
+
+def _temporary_name(target: Path) -> str:
+    return f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+
+
+def _remove_stale(target: Path) -> None:
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)-[0-9a-f]{{8}}\.tmp")
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(target.parent):
+            match = pattern.fullmatch(entry.name)
+            if match and not _alive(int(match[1])):
+                with contextlib.suppress(OSError):
+                    Path(entry.path).unlink()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    # Some file systems refuse fsync on a folder; the rename itself has been done by then.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        if error.errno == errno.ENOSPC:
+            return "the disk is full"
+        if error.errno in (errno.EACCES, errno.EPERM):
+            return "permission denied"
+        if error.errno == errno.EROFS:
+            return "the file system is read-only"
+        return error.strerror or str(error)
+    return str(error)

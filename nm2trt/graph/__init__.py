@@ -1,0 +1,1 @@
+"""2. ONNX: verify, fuse and prune."""

@@ -1,0 +1,224 @@
+"""N:M masks and the check of a pattern, in numpy; `nm2trt.nm.torch_mask` keeps the same contract.
+
+A tensor is N:M sparse along an axis when every group of M consecutive elements on that axis holds at
+most N non-zeros. Both functions see a C-contiguous tensor as (outer, length, inner), where `inner` is
+the product of the dimensions behind the axis: elements that are neighbours on the axis lie `inner`
+apart in memory. Comparing the flat tensor with itself, shifted by a multiple of `inner`, then compares
+neighbours for all groups at once, at the speed of memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nm2trt.errors import PatternError
+from nm2trt.nm.pattern import NMPattern
+
+__all__ = ["GroupCheck", "broken_groups", "check", "check_groupable", "nm_mask"]
+
+Array = npt.NDArray[Any]
+
+# The arrays of one step then stay in a core's second-level cache.
+_CHUNK_ELEMENTS = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class GroupCheck:
+    """How far a tensor holds a pattern along an axis.
+
+    Args:
+        groups: Groups of M in the tensor.
+        broken: Groups with more than N non-zeros.
+        worst: Most non-zeros seen in one group; 0 in an empty tensor.
+        first_broken: Index in the tensor of the first element of the first broken group, in C order, or None.
+        zeros: Elements that equal zero (-0.0 does).
+        size: Elements in the tensor.
+    """
+
+    groups: int
+    broken: int
+    worst: int
+    first_broken: tuple[int, ...] | None
+    zeros: int
+    size: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether no group is broken."""
+        return self.broken == 0
+
+
+def check_groupable(shape: tuple[int, ...], pattern: NMPattern, *, axis: int) -> int:
+    """Return `axis` as a non-negative number when `pattern` divides it.
+
+    Raises:
+        PatternError: There is no such axis, or its length is not a multiple of M.
+    """
+    if not -len(shape) <= axis < len(shape):
+        raise PatternError(f"shape {shape} has no axis {axis}; it has {len(shape)} dimensions")
+    length = shape[axis]
+    if length % pattern.m:
+        raise PatternError(
+            f"axis {axis} of shape {shape} has {length} elements, not a multiple of {pattern.m}; "
+            "leave this layer dense or pad its input channels"
+        )
+    return axis % len(shape)
+
+
+def nm_mask(score: npt.ArrayLike, pattern: NMPattern, *, axis: int) -> npt.NDArray[np.bool_]:
+    """Mark the `pattern.n` highest scores in every group of `pattern.m` along `axis`.
+
+    Args:
+        score: Importance of each weight, any real dtype and rank; higher is kept. `abs(weight)`
+            gives magnitude pruning. NaN ranks with minus infinity.
+        pattern: `NMPattern(2, 4)` keeps 2 of every 4.
+        axis: Reduction axis, e.g. 1 for a Conv weight of shape (O, I, kH, kW).
+
+    Returns:
+        Boolean array of `score`'s shape, exactly N True in each group. Equal scores keep the lower index.
+
+    Raises:
+        PatternError: The length of `axis` is not a multiple of `pattern.m`.
+    """
+    score = np.ascontiguousarray(score)
+    axis = check_groupable(score.shape, pattern, axis=axis)
+    mask = np.empty(score.shape, dtype=np.bool_)
+    for block, out in zip(
+        _blocks(score, pattern.m, axis=axis), _blocks(mask, pattern.m, axis=axis), strict=True
+    ):
+        out[...] = _top(_ordered(block), pattern)
+    return mask
+
+
+def check(weight: npt.ArrayLike, pattern: NMPattern, *, axis: int) -> GroupCheck:
+    """Count the groups of `pattern.m` along `axis` that hold more than `pattern.n` non-zeros.
+
+    Args:
+        weight: Any dtype and rank. -0.0 is zero; NaN and infinities are not.
+        pattern: The pattern to hold.
+        axis: Reduction axis, e.g. 1 for a Conv weight of shape (O, I, kH, kW).
+
+    Raises:
+        PatternError: The length of `axis` is not a multiple of `pattern.m`.
+    """
+    weight = np.ascontiguousarray(weight)
+    axis = check_groupable(weight.shape, pattern, axis=axis)
+    inner = math.prod(weight.shape[axis + 1 :])
+    flat = weight.reshape(-1)
+    step = max(1, _CHUNK_ELEMENTS // (pattern.m * inner or 1)) * pattern.m * inner
+    broken = worst = nonzeros = 0
+    first: int | None = None
+    for start in range(0, flat.size, step):
+        present = flat[start : start + step] != 0
+        nonzeros += int(np.count_nonzero(present))
+        found, most, where = broken_groups(present, pattern, inner=inner)
+        worst = max(worst, most)
+        if found and first is None:
+            first = start + where
+        broken += found
+    return GroupCheck(
+        groups=flat.size // pattern.m,
+        broken=broken,
+        worst=worst,
+        first_broken=None if first is None else tuple(int(i) for i in np.unravel_index(first, weight.shape)),
+        zeros=flat.size - nonzeros,
+        size=flat.size,
+    )
+
+
+def broken_groups(present: npt.NDArray[np.bool_], pattern: NMPattern, *, inner: int) -> tuple[int, int, int]:
+    """Count broken groups in a flat run of whole groups.
+
+    Args:
+        present: (G * M * inner,) True where a weight is not zero.
+        pattern: The pattern to hold.
+        inner: Distance in `present` between neighbours on the reduction axis.
+
+    Returns:
+        Broken groups, most non-zeros in one group, and the flat index of the first broken group's first
+        element (0 when none is broken).
+    """
+    if present.size == 0:
+        return 0, 0, 0
+    starts = _group_sums(present, pattern.m, inner)
+    worst = int(starts.max())
+    if worst <= pattern.n:
+        return 0, worst, 0
+    bad = starts > pattern.n
+    first = int(bad.argmax())
+    return int(np.count_nonzero(bad)), worst, (first // inner) * pattern.m * inner + first % inner
+
+
+def _group_sums(present: npt.NDArray[np.bool_], m: int, inner: int) -> npt.NDArray[Any]:
+    """Count the True of each group; (G * inner,) in the order of the groups' first elements."""
+    counts = _window_sums(present.view(np.uint8).astype(np.uint32) if m > 255 else present.view(np.uint8), m, inner)
+    # A window starts at every element; those that start a group are the first `inner` of each m * inner.
+    if inner == 1:
+        return counts[::m]
+    head = counts.size - inner
+    starts = counts[:head].reshape(-1, m, inner)[:, 0].reshape(-1)
+    return np.concatenate([starts, counts[head:]])
+
+
+def _window_sums(counts: npt.NDArray[Any], m: int, inner: int) -> npt.NDArray[Any]:
+    """Sum `m` elements, `inner` apart, from each element on, in log2(m) additions."""
+    doubled, width = counts, 1
+    total, have = counts[:0], 0
+    while True:
+        if m & width:
+            if have:
+                shifted = doubled[have * inner :]
+                total = total[: shifted.size] + shifted
+            else:
+                total = doubled
+            have += width
+        if have == m:
+            return total
+        doubled = doubled[: -width * inner] + doubled[width * inner :]
+        width *= 2
+
+
+def _blocks(array: Array, m: int, *, axis: int) -> Iterator[Array]:
+    """Cut a C-contiguous array into views (groups, m, columns) of about `_CHUNK_ELEMENTS`."""
+    inner = math.prod(array.shape[axis + 1 :])
+    if array.size == 0:
+        return
+    groups = array.reshape(-1, m, inner)
+    rows = max(1, _CHUNK_ELEMENTS // (m * inner))
+    columns = min(inner, max(1, _CHUNK_ELEMENTS // m))
+    for row in range(0, len(groups), rows):
+        for column in range(0, inner, columns):
+            yield groups[row : row + rows, :, column : column + columns]
+
+
+def _top(block: Array, pattern: NMPattern) -> npt.NDArray[np.bool_]:
+    """Mark the N elements of (groups, M, columns) that fewest others of their group beat."""
+    groups, m, inner = block.shape
+    score = np.ascontiguousarray(block).reshape(-1)
+    beaten = np.zeros(score.size, dtype=np.uint8 if m <= 256 else np.uint32)
+    for shift in range(1, m):
+        gap = shift * inner
+        # False where the shift reaches into the next group.
+        same_group = np.zeros((groups, m, inner), dtype=np.bool_)
+        same_group[:, : m - shift] = True
+        valid = same_group.reshape(-1)[:-gap]
+        ahead = (score[:-gap] >= score[gap:]) & valid
+        beaten[gap:] += ahead.view(np.uint8)
+        beaten[:-gap] += (ahead ^ valid).view(np.uint8)
+    return (beaten < pattern.n).reshape(groups, m, inner)
+
+
+def _ordered(block: Array) -> Array:
+    """Make every pair comparable: NaN ranks lowest, and low-precision floats widen exactly."""
+    if block.dtype.kind in "biu":
+        return block
+    if block.dtype.kind != "f" or block.dtype.itemsize < 4:
+        block = block.astype(np.float32)
+    unknown = np.isnan(block)
+    return np.where(unknown, -np.inf, block) if unknown.any() else block

@@ -1,0 +1,133 @@
+"""The plan: which weights are sparse, which are dense on purpose, and why; it travels with the model.
+
+The training side writes it, every later stage reads it from the ONNX metadata and holds the file to it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from nm2trt.errors import ModelError, PatternError
+from nm2trt.nm.pattern import NMPattern
+
+__all__ = ["METADATA_KEY", "Plan", "PlanEntry"]
+
+METADATA_KEY = "nm2trt.plan"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanEntry:
+    """What is intended for one weight.
+
+    Args:
+        weight: Its name: the parameter's in torch, the tensor's in ONNX.
+        pattern: The pattern that it should hold, or None when it is dense on purpose.
+        reason: One clause that says why, e.g. "3 input channels are fewer than 16".
+        shape: Its shape; () when not known.
+        axis: Its reduction axis; None when not known.
+        unstructured: True when zeros are wanted anywhere, not in groups; `pattern` is None then.
+    """
+
+    weight: str
+    pattern: NMPattern | None
+    reason: str
+    shape: tuple[int, ...] = ()
+    axis: int | None = None
+    unstructured: bool = False
+
+    @property
+    def canonical_shape(self) -> tuple[int, ...]:
+        """The shape with the reduction axis last: equal before and after an exporter transposes."""
+        if self.axis is None:
+            return self.shape
+        rest = [size for position, size in enumerate(self.shape) if position != self.axis]
+        return (*rest, self.shape[self.axis])
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One entry a weight, and the method that made it.
+
+    Args:
+        entries: In the order of the model's modules.
+        method: Registered name of the method, e.g. "sr-ste".
+    """
+
+    entries: tuple[PlanEntry, ...]
+    method: str = ""
+
+    def __iter__(self) -> Iterator[PlanEntry]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def get(self, weight: str) -> PlanEntry | None:
+        """Return the entry of a weight, or None."""
+        return next((entry for entry in self.entries if entry.weight == weight), None)
+
+    @property
+    def sparse(self) -> tuple[PlanEntry, ...]:
+        """Entries with a pattern."""
+        return tuple(entry for entry in self.entries if entry.pattern is not None)
+
+    def renamed(self, names: dict[str, str]) -> Plan:
+        """Return the plan with weights renamed; names that are not in the map stay."""
+        return replace(
+            self, entries=tuple(replace(e, weight=names.get(e.weight, e.weight)) for e in self.entries)
+        )
+
+    def to_json(self) -> str:
+        """Return the plan as JSON text, for ONNX metadata."""
+        return json.dumps(
+            {
+                "version": 1,
+                "method": self.method,
+                "weights": [
+                    {
+                        "weight": e.weight,
+                        "pattern": None if e.pattern is None else str(e.pattern),
+                        "reason": e.reason,
+                        "shape": list(e.shape),
+                        "axis": e.axis,
+                        **({"unstructured": True} if e.unstructured else {}),
+                    }
+                    for e in self.entries
+                ],
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read what `to_json` wrote.
+
+        Raises:
+            ModelError: The text is not a plan of a version that this release reads.
+        """
+        try:
+            data: dict[str, Any] = json.loads(text)
+            if data["version"] != 1:
+                raise ModelError(
+                    f"the plan in the metadata has version {data['version']!r}; this release reads version 1"
+                )
+            entries = tuple(
+                PlanEntry(
+                    weight=str(item["weight"]),
+                    pattern=None if item["pattern"] is None else NMPattern.parse(item["pattern"]),
+                    reason=str(item["reason"]),
+                    shape=tuple(int(size) for size in item["shape"]),
+                    axis=None if item["axis"] is None else int(item["axis"]),
+                    unstructured=bool(item.get("unstructured", False)),
+                )
+                for item in data["weights"]
+            )
+            return cls(entries, str(data["method"]))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, PatternError) as error:
+            if isinstance(error, ModelError):
+                raise
+            raise ModelError(
+                f"the plan in the ONNX metadata ({METADATA_KEY}) is damaged; remove it or export again"
+            ) from error

@@ -1,0 +1,1 @@
+"""5. Is it right, is it faster."""
