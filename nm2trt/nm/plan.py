@@ -13,9 +13,11 @@ from typing import Any
 from nm2trt.errors import ModelError, PatternError
 from nm2trt.nm.pattern import NMPattern
 
-__all__ = ["METADATA_KEY", "Plan", "PlanEntry"]
+__all__ = ["METADATA_KEY", "PLAN_ATTRIBUTE", "Plan", "PlanEntry"]
 
 METADATA_KEY = "nm2trt.plan"
+# Where a finalised torch model carries its plan to the exporter.
+PLAN_ATTRIBUTE = "_nm2trt_plan"
 
 
 @dataclass(frozen=True, slots=True)
