@@ -62,7 +62,9 @@ def _conv(rank: int, attributes: Attributes) -> OnnxWeight | None:
 
 
 def _conv_transpose(rank: int, attributes: Attributes) -> OnnxWeight | None:
-    return OnnxWeight(0, runs=max(1, int(attributes.get("group", 1))), convolution=True) if rank >= 3 else None
+    return (
+        OnnxWeight(0, runs=max(1, int(attributes.get("group", 1))), convolution=True) if rank >= 3 else None
+    )
 
 
 def _matrix(*, transposed_by: str | None, plain_axis: int) -> _Rule:

@@ -157,7 +157,9 @@ def broken_groups(present: npt.NDArray[np.bool_], pattern: NMPattern, *, inner: 
 
 def _group_sums(present: npt.NDArray[np.bool_], m: int, inner: int) -> npt.NDArray[Any]:
     """Count the True of each group; (G * inner,) in the order of the groups' first elements."""
-    counts = _window_sums(present.view(np.uint8).astype(np.uint32) if m > 255 else present.view(np.uint8), m, inner)
+    counts = _window_sums(
+        present.view(np.uint8).astype(np.uint32) if m > 255 else present.view(np.uint8), m, inner
+    )
     # A window starts at every element; those that start a group are the first `inner` of each m * inner.
     if inner == 1:
         return counts[::m]

@@ -29,7 +29,9 @@ class NMPattern:
     def __post_init__(self) -> None:
         for name, value in (("N", self.n), ("M", self.m)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise PatternError(f"{name} of an N:M pattern must be a positive integer, not {value!r}; try 2:4")
+                raise PatternError(
+                    f"{name} of an N:M pattern must be a positive integer, not {value!r}; try 2:4"
+                )
         if self.n > self.m:
             raise PatternError(
                 f"{self.n}:{self.m} keeps more elements than a group has; N must be at most M, as in 2:4"
@@ -46,7 +48,9 @@ class NMPattern:
             return text
         match = re.fullmatch(r"\s*([0-9]{1,6}):([0-9]{1,6})\s*", text) if isinstance(text, str) else None
         if match is None:
-            raise PatternError(f"{text!r} is not an N:M pattern; write two positive integers, as in 2:4 or 1:16")
+            raise PatternError(
+                f"{text!r} is not an N:M pattern; write two positive integers, as in 2:4 or 1:16"
+            )
         return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:

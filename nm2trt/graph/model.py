@@ -1,0 +1,115 @@
+"""An ONNX model as it lies on disk: read with its external data left where it is, written whole or not at all.
+
+The protobuf itself is kept, not a translation of it, so that whatever stands in a file (sparse
+initializers, quantization annotations, training information, functions, metadata) is there after a round trip.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from nm2trt.errors import InputError, ModelError
+from nm2trt.files import check_input
+
+__all__ = ["Model", "attributes", "load", "metadata", "opset", "set_metadata"]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model and the folder of its external data.
+
+    Args:
+        proto: The model; tensors with external data hold only their location.
+        path: Where it was read from, or None.
+        root: Folder below which its external data is read, or None.
+    """
+
+    proto: onnx.ModelProto
+    path: Path | None
+    root: Path | None
+
+    @property
+    def name(self) -> str:
+        """The path, for messages."""
+        return str(self.path) if self.path is not None else "the model"
+
+
+def load(
+    source: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    *,
+    external_data_root: str | os.PathLike[str] | None = None,
+) -> Model:
+    """Read a model; external data is not read.
+
+    Args:
+        source: A path, the bytes of a file, or a model.
+        external_data_root: Folder of the external data; by default the folder of the real file behind
+            `source`.
+
+    Raises:
+        InputError: The path is missing, a folder, empty, or may not be read.
+        ModelError: The content is no ONNX model.
+    """
+    root = None if external_data_root is None else Path(external_data_root).resolve()
+    if root is not None and not root.is_dir():
+        raise InputError(f"{external_data_root} is no folder; give the folder that holds the external data")
+    if isinstance(source, onnx.ModelProto):
+        return Model(source, None, root)
+    if isinstance(source, bytes):
+        return Model(_parse(source, "the model"), None, root)
+    path = check_input(source, "an ONNX model")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    return Model(_parse(data, str(path)), path, root or path.resolve().parent)
+
+
+def _parse(data: bytes, name: str) -> onnx.ModelProto:
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except Exception as error:  # protobuf's own exception differs between its implementations
+        raise ModelError(f"{name} is not an ONNX model, or it is truncated") from error
+    if not proto.HasField("graph") or not proto.opset_import:
+        raise ModelError(f"{name} is not an ONNX model: it has no graph or no opset")
+    return proto
+
+
+def metadata(proto: onnx.ModelProto) -> dict[str, str]:
+    """Return the metadata entries."""
+    return {entry.key: entry.value for entry in proto.metadata_props}
+
+
+def set_metadata(proto: onnx.ModelProto, entries: dict[str, str]) -> None:
+    """Set metadata entries; others stay as they are."""
+    missing = dict(entries)
+    for entry in proto.metadata_props:
+        if entry.key in missing:
+            entry.value = missing.pop(entry.key)
+    for key, value in missing.items():
+        proto.metadata_props.add(key=key, value=value)
+
+
+def opset(proto: onnx.ModelProto, domain: str = "") -> int | None:
+    """Return the imported version of a domain, or None."""
+    wanted = ("", "ai.onnx") if domain in ("", "ai.onnx") else (domain,)
+    return next((int(entry.version) for entry in proto.opset_import if entry.domain in wanted), None)
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """Return a node's attributes as Python values; texts are decoded, tensors and graphs stay protobufs."""
+    values: dict[str, Any] = {}
+    for attribute in node.attribute:
+        if attribute.ref_attr_name:
+            continue
+        value = onnx.helper.get_attribute_value(attribute)
+        if isinstance(value, bytes):
+            value = value.decode(errors="replace")
+        values[attribute.name] = value
+    return values
