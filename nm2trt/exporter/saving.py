@@ -1,0 +1,80 @@
+"""Writing an exported model, with its weights inside or in a file beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir
+
+__all__ = ["replaced_data", "saved"]
+
+# Protobuf cannot hold 2 GiB; the graph itself needs some of it.
+_EMBEDDED_LIMIT_BYTES = (1 << 31) - (1 << 25)
+
+
+@contextlib.contextmanager
+def saved(model: Any, temporary: Path, target: Path, *, external: bool | None) -> Iterator[Path | None]:
+    """Save `model` to `temporary`; the data file beside it is removed again if the block fails.
+
+    Args:
+        model: An onnx_ir model.
+        temporary: Where the ONNX file is written.
+        target: The name that it will take.
+        external: Whether the weights go to a data file; None decides by size.
+
+    Yields:
+        The data file, or None when the weights are inside.
+    """
+    tensors = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
+    if external is None:
+        external = sum(tensor.nbytes for tensor in tensors) > _EMBEDDED_LIMIT_BYTES
+    if not external:
+        onnx_ir.save(model, temporary)
+        yield None
+        return
+    data_path = _unused_data_path(target)
+    try:
+        onnx_ir.save(model, temporary, external_data=data_path.name)
+        # onnx_ir leaves small tensors inside; a model of only those has no data file.
+        yield data_path if data_path.exists() else None
+    except BaseException:
+        data_path.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def replaced_data(target: Path) -> Iterator[None]:
+    """Remove the data files of the model that the block replaces, once it has replaced it."""
+    old = _own_data_files(target)
+    yield
+    for path in old:
+        path.unlink(missing_ok=True)
+
+
+def _unused_data_path(target: Path) -> Path:
+    # Until the new model has its name, the old one needs its data: never write into a file in use.
+    candidate, number = target.with_name(f"{target.name}.data"), 1
+    while candidate.exists():
+        candidate, number = target.with_name(f"{target.name}.{number}.data"), number + 1
+    return candidate
+
+
+def _own_data_files(target: Path) -> list[Path]:
+    """Data files that the model now at `target` reads and that only `saved` can have named."""
+    try:
+        model = onnx.load(str(target), load_external_data=False)
+    except Exception:  # whatever stands there is replaced, and nothing of it is removed
+        return []
+    ours = re.compile(rf"{re.escape(target.name)}(\.\d+)?\.data")
+    locations = {
+        entry.value
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location" and ours.fullmatch(entry.value)
+    }
+    return [target.with_name(location) for location in sorted(locations)]

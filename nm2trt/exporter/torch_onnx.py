@@ -1,0 +1,267 @@
+"""PyTorch to ONNX: written only when ONNX Runtime computes what PyTorch does.
+
+The file is made by `torch.onnx.export(dynamo=True)`, which keeps the names of the modules, so that a
+weight in the file can be told from its parameter. What that exporter prints is held back; what it
+refuses is said in one sentence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nm2trt.compare import OutputDifference
+from nm2trt.errors import BackendMissingError, InputError, SparsifyError
+from nm2trt.exporter.example import Example
+from nm2trt.exporter.reference import compare_with_runtime, output_names_of, run_reference
+from nm2trt.exporter.saving import replaced_data, saved
+from nm2trt.files import atomic_path, check_output
+from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan
+
+__all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "ExportResult", "export"]
+
+OLDEST_OPSET = 17
+NEWEST_OPSET = 23
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """What was written.
+
+    Args:
+        path: The ONNX file.
+        data_path: The file beside it that holds the weights, or None when they are inside.
+        opset: Opset of the file.
+        dtype: "float32" or "float16": the type of weights, inputs and outputs that are floating.
+        inputs: Input names, in order.
+        outputs: Output names, in order.
+        differences: How far ONNX Runtime's outputs are from PyTorch's in float32; the example's, then those
+            of another batch size where the batch is dynamic.
+        plan: What was meant for each weight, or None when the model carries no plan. From
+            `nm2trt.export`, under the names of the ONNX tensors; else of the torch parameters.
+        mask_sha256: The mask hash that stands in the file's metadata; "" when none was written.
+    """
+
+    path: Path
+    data_path: Path | None
+    opset: int
+    dtype: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    differences: tuple[OutputDifference, ...]
+    plan: Plan | None = None
+    mask_sha256: str = ""
+
+
+def export(
+    model: nn.Module,
+    example: Tensor | Sequence[Any] | Mapping[str, Any],
+    path: str | os.PathLike[str],
+    *,
+    opset: int = 18,
+    dtype: str | torch.dtype | None = None,
+    dynamic_batch: bool | Sequence[str] = True,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    plan: Plan | None = None,
+    external_data: bool | None = None,
+    finish: Callable[[Path], None] | None = None,
+) -> ExportResult:
+    """Write a model as ONNX, after ONNX Runtime has computed from it what PyTorch computes.
+
+    The model is copied: its weights, mode and device stay as they are. The copy is exported in eval mode.
+
+    Args:
+        model: An ordinary module; one that a sparsity method is attached to must be finalised first.
+        example: What `model` takes: a tensor, a tuple (positional) or a dict (by the names of `forward`).
+            Numbers, strings, booleans and None among them become constants of the graph.
+        path: The file to write; it appears whole or not at all.
+        opset: 18 and later as PyTorch writes it; 17 (for TensorRT 8.6) by rewriting the operators that
+            opset 18 changed.
+        dtype: "float16" or `torch.float16` exports a half-precision copy, inputs and outputs included, so
+            that the file is strongly typed throughout; None keeps the model's own.
+        dynamic_batch: Leave the first dimension free in every tensor input whose first dimension equals
+            that of the first input; or the names of those inputs; or False for a fixed batch.
+        input_names: Names of the ONNX inputs, in order; `forward`'s own by default.
+        output_names: Names of the ONNX outputs, in order; a returned dict's keys by default, else "output",
+            or "output_0" and so on.
+        plan: What is meant for each weight; by default what `finalize` left on the model.
+        external_data: Put the weights in a file beside `path`; None does so when they pass 2 GB.
+        finish: Called with the written file before it takes its name; an exception discards the file.
+
+    Raises:
+        SparsifyError: A sparsity method is still attached.
+        DataError: The model cannot run the example, or the example is of a form that cannot be exported.
+        InputError: The opset, dtype or names are wrong, or PyTorch cannot export the model.
+        DifferenceError: ONNX Runtime's outputs differ by more than the dtype's tolerance.
+        OutputError: The file cannot be written.
+        BackendMissingError: onnxscript or onnxruntime is not installed.
+    """
+    if isinstance(opset, bool) or not isinstance(opset, int) or not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise InputError(f"opset {opset!r} cannot be written; choose {OLDEST_OPSET} to {NEWEST_OPSET}")
+    model = _unwrapped(model)
+    _refuse_attached(model)
+    target = check_output(path)
+    inputs = Example.of(model, example, names=input_names, dynamic_batch=dynamic_batch)
+    chosen = _chosen_dtype(model, dtype)
+    plan = plan if plan is not None else getattr(model, PLAN_ATTRIBUTE, None)
+
+    reference_model = _eval_copy(model, torch.float32)
+    reference = run_reference(reference_model, inputs, torch.float32)
+    names = output_names_of(reference, output_names)
+    program = _to_onnx(reference_model.to(chosen), inputs.traced(chosen), opset, names)
+    _tidy(program.model, opset)
+    inputs.check_dynamic(program.model)
+    if chosen != torch.float32:  # the copy has been rounded
+        reference_model = _eval_copy(model, torch.float32)
+    with (
+        replaced_data(target),
+        atomic_path(target) as temporary,
+        saved(program.model, temporary, target, external=external_data) as data_path,
+    ):
+        differences = compare_with_runtime(temporary, reference_model, inputs, reference, names, chosen)
+        if finish is not None:
+            finish(temporary)
+    return ExportResult(
+        path=target,
+        data_path=data_path,
+        opset=opset,
+        dtype=_name(chosen),
+        inputs=inputs.names,
+        outputs=names,
+        differences=differences,
+        plan=plan,
+    )
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """Take a module out of `torch.compile` and DistributedDataParallel, whose prefixes change its names."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"export takes a torch.nn.Module, not {type(model).__name__}")
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            inner = model.module
+        else:
+            inner = getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def _refuse_attached(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        method = getattr(type(module), "nm2trt_method", None)
+        if method is not None:
+            layer = name.partition(".parametrizations")[0] or "the model"
+            raise SparsifyError(
+                f"{method} is still attached to {layer}; call finalize() on what sparsify returned, "
+                "then export"
+            )
+
+
+def _chosen_dtype(model: nn.Module, dtype: str | torch.dtype | None) -> torch.dtype:
+    own = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if dtype is None:
+        if len(own) > 1:
+            raise InputError(
+                f"the model mixes {', '.join(sorted(map(_name, own)))}; give dtype='float32' or 'float16'"
+            )
+        dtype = next(iter(own), torch.float32)
+    wanted = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if wanted not in (torch.float32, torch.float16):
+        raise InputError(f"dtype {dtype} cannot be exported; give dtype='float32' or 'float16'")
+    return torch.float16 if wanted is torch.float16 else torch.float32
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _eval_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    try:
+        return copy.deepcopy(model).cpu().to(dtype).eval()
+    except Exception as error:
+        raise InputError(f"the model cannot be copied for export: {_first_line(error)}") from error
+
+
+def _to_onnx(model: nn.Module, example: Example, opset: int, output_names: tuple[str, ...]) -> Any:
+    try:
+        import onnxscript  # noqa: F401 - torch.onnx imports it only half-way through
+    except ImportError as error:
+        raise BackendMissingError("onnxscript is not installed: pip install nm2trt[torch]") from error
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                model,
+                example.args,
+                kwargs=example.kwargs,
+                dynamo=True,
+                opset_version=max(opset, 18),
+                dynamic_shapes=example.dynamic_shapes(),
+                input_names=example.names,
+                output_names=output_names,
+                verbose=False,
+            )
+    except Exception as error:
+        raise InputError(
+            f"PyTorch cannot export {type(model).__name__} to ONNX: {_root_line(error)}"
+        ) from error
+    return program
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what the exporter logs, warns and prints; its exceptions say what matters."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    sink = io.StringIO()
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(sink),
+            contextlib.redirect_stderr(sink),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _tidy(model: Any, opset: int) -> None:
+    """Drop the exporter's notes, which hold source paths of the machine, and set the opset."""
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
+    if opset < 18:
+        from nm2trt.exporter.opset import lower_to_17
+
+        lower_to_17(model)
+
+
+def _root_line(error: BaseException) -> str:
+    """The first line of what first went wrong; the exporter wraps it in advice."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
