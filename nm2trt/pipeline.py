@@ -7,4 +7,227 @@ Stages do not import one another: here they are called in turn, and hand over fi
 
 from __future__ import annotations
 
-__all__: list[str] = []
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nm2trt.backends.options import BuildOptions, Sparsity, parse_profiles, parse_size, parse_targets
+from nm2trt.errors import InputError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    import torch
+
+    from nm2trt.engine.build import BuildResult
+    from nm2trt.engine.inspection import EngineInfo
+    from nm2trt.engine.machine import MachineReport
+    from nm2trt.exporter.torch_onnx import ExportResult
+    from nm2trt.nm.plan import Plan
+    from nm2trt.validation.report import ValidationReport
+
+__all__ = ["build", "build_options", "doctor", "export", "info", "validate"]
+
+
+def build_options(
+    *,
+    sparsity: Sparsity = "disable",
+    targets: str | None = None,
+    profiles: Sequence[str] = (),
+    workspace: str | None = None,
+) -> BuildOptions:
+    """Return `BuildOptions` from texts as the command line takes them.
+
+    Args:
+        sparsity: "disable", "enable" or "force".
+        targets: Compute capabilities, as in "sm80,sm86".
+        profiles: One NAME:MIN,OPT,MAX an input, as in "x:1,8,32".
+        workspace: A size, as in "512M".
+
+    Raises:
+        InputError: A text cannot be read.
+    """
+    return BuildOptions(
+        sparsity=sparsity,
+        targets=() if targets is None else parse_targets(targets),
+        profiles=parse_profiles(profiles),
+        workspace_bytes=None if workspace is None else parse_size(workspace),
+    )
+
+
+def build(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    options: BuildOptions | None = None,
+    *,
+    dry_run: bool = False,
+) -> BuildResult:
+    """Verify an ONNX model and build an engine from it, written whole or not at all, with its manifest.
+
+    Args:
+        model: The ONNX file.
+        output: The engine's path; None puts it beside the model.
+        options: What to build; None builds dense.
+        dry_run: Stop before the builder starts, and write nothing.
+
+    Raises:
+        SparsityError: Sparse kernels are asked for, and no weight holds 2:4 or one breaks its plan.
+        InputError: The model, a profile, a target or the output path is wrong.
+        BackendError: The library is missing, refused the model or failed.
+        Interrupted: The user stopped it.
+    """
+    from nm2trt.backends import trt_rtx
+    from nm2trt.engine.build import ModelFacts, build_engine, check_request
+    from nm2trt.graph.verify import verify_model
+
+    model, options = Path(model), options or BuildOptions()
+    backend = trt_rtx.load()
+    # Before the work of verifying: a wrong path or target should be told at once.
+    out, options = check_request(model, None if output is None else Path(output), options, backend)
+    with tempfile.TemporaryDirectory(prefix="nm2trt-") as folder:
+        source = _forced(model, Path(folder)) if options.sparsity == "force" else model
+        report = verify_model(source)
+        facts = ModelFacts(report.mask_sha256, report.plan, report.model_sha256)
+        return build_engine(
+            source, out, options, weights=report.weights, facts=facts, backend=backend, dry_run=dry_run
+        )
+
+
+def _forced(model: Path, folder: Path) -> Path:
+    """Return a copy of the model in `folder`, its weights made 2:4 by magnitude."""
+    try:
+        from nm2trt.graph.prune import prune_model
+    except ImportError as error:
+        raise InputError("--sparsity=force is not in this release; prune the weights in training") from error
+    from nm2trt.nm.pattern import NMPattern
+
+    target = folder / model.name
+    prune_model(model, target, pattern=NMPattern(2, 4))
+    return target
+
+
+def info(path: str | os.PathLike[str]) -> EngineInfo:
+    """Say what an engine is, and whether its manifest fits; nothing is loaded into a runtime.
+
+    Raises:
+        InputError: The file is missing, damaged, or no engine.
+    """
+    from nm2trt.engine.inspection import inspect_engine
+
+    return inspect_engine(Path(path))
+
+
+def doctor() -> MachineReport:
+    """Say which libraries and GPUs are here."""
+    from nm2trt.engine.machine import survey
+
+    return survey()
+
+
+def export(
+    model: torch.nn.Module,
+    example: torch.Tensor | Sequence[Any] | Mapping[str, Any],
+    path: str | os.PathLike[str],
+    *,
+    opset: int = 18,
+    dtype: str | torch.dtype | None = None,
+    dynamic_batch: bool | Sequence[str] = True,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    plan: Plan | None = None,
+    external_data: bool | None = None,
+) -> ExportResult:
+    """Write a torch model as ONNX, compared with ONNX Runtime, with plan and mask hash in its metadata.
+
+    Args:
+        model: An ordinary module; one that a sparsity method is attached to must be finalised first.
+        example: What `model` takes: a tensor, a tuple (positional) or a dict (by the names of `forward`).
+        path: The file to write; it appears whole or not at all.
+        opset: 17 (for TensorRT 8.6), or 18 and later.
+        dtype: "float16" exports a half-precision copy, inputs and outputs included; None keeps the model's.
+        dynamic_batch: Leave the batch free; or the names of the inputs that have one; or False.
+        input_names: Names of the ONNX inputs; `forward`'s own by default.
+        output_names: Names of the ONNX outputs; "output", or a returned dict's keys, by default.
+        plan: What is meant for each weight; by default what `finalize` left on the model.
+        external_data: Put the weights in a file beside `path`; None does so when they pass 2 GB.
+
+    Raises:
+        SparsifyError: A sparsity method is still attached.
+        InputError: The model, example, an option or the output path is wrong.
+        DifferenceError: ONNX Runtime's outputs differ from PyTorch's beyond the tolerance.
+    """
+    from dataclasses import replace
+
+    from nm2trt.exporter import torch_onnx
+    from nm2trt.graph.annotate import Annotation, annotate
+    from nm2trt.nm.plan import PLAN_ATTRIBUTE
+
+    plan = plan if plan is not None else getattr(torch_onnx.unwrapped(model), PLAN_ATTRIBUTE, None)
+    written: list[Annotation] = []
+    result = torch_onnx.export(
+        model,
+        example,
+        path,
+        opset=opset,
+        dtype=dtype,
+        dynamic_batch=dynamic_batch,
+        input_names=input_names,
+        output_names=output_names,
+        plan=plan,
+        external_data=external_data,
+        finish=lambda file: written.append(annotate(file, plan)),
+    )
+    return replace(result, plan=written[0].plan, mask_sha256=written[0].mask_sha256)
+
+
+def validate(
+    model: str | os.PathLike[str],
+    *,
+    against: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    output: str | None = None,
+    batch: int | None = None,
+    runs: int = 200,
+    warmup: int = 20,
+    threads: int = 0,
+) -> ValidationReport:
+    """Compare two ONNX models on labelled data: top-1 with the paired interval, outputs, latency.
+
+    Both run on ONNX Runtime on the CPU, where zeros bring no speed.
+
+    Args:
+        model: The model in question, e.g. the sparse one.
+        against: The model to compare with, e.g. the dense one.
+        data: An `.npz` with the inputs by their names and class indices under `labels`.
+        output: Output of class scores; by default the only one of rank 2.
+        batch: Batch size; 64 for accuracy and 1 for latency by default.
+        runs: Timed runs of each model; 0 leaves latency out.
+        warmup: Runs of each before, not timed.
+        threads: Threads of ONNX Runtime; 0 leaves it to the library.
+
+    Raises:
+        InputError: A file or option is wrong, or the data does not fit a model.
+        DifferenceError: The models' outputs cannot be compared, or are NaN.
+        BackendError: ONNX Runtime is missing or failed.
+    """
+    from nm2trt.backends.ort import open_onnx
+    from nm2trt.files import check_input
+    from nm2trt.validation.data import load_labelled
+    from nm2trt.validation.report import validate_sessions
+
+    paths = [check_input(path, "an ONNX model") for path in (model, against)]
+    samples = load_labelled(data)
+    with open_onnx(paths[0], threads=threads) as candidate, open_onnx(paths[1], threads=threads) as reference:
+        return validate_sessions(
+            candidate,
+            reference,
+            samples,
+            names=(str(model), str(against), str(data)),
+            output=output,
+            batch=batch,
+            runs=runs,
+            warmup=warmup,
+            conditions={"backend": "ONNX Runtime on the CPU", "threads": str(threads or "its default")},
+        )

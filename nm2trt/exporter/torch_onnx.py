@@ -29,7 +29,7 @@ from nm2trt.exporter.saving import replaced_data, saved
 from nm2trt.files import atomic_path, check_output
 from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan
 
-__all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "ExportResult", "export"]
+__all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "ExportResult", "export", "unwrapped"]
 
 OLDEST_OPSET = 17
 NEWEST_OPSET = 23
@@ -110,7 +110,7 @@ def export(
     """
     if isinstance(opset, bool) or not isinstance(opset, int) or not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise InputError(f"opset {opset!r} cannot be written; choose {OLDEST_OPSET} to {NEWEST_OPSET}")
-    model = _unwrapped(model)
+    model = unwrapped(model)
     _refuse_attached(model)
     target = check_output(path)
     inputs = Example.of(model, example, names=input_names, dynamic_batch=dynamic_batch)
@@ -145,8 +145,12 @@ def export(
     )
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """Take a module out of `torch.compile` and DistributedDataParallel, whose prefixes change its names."""
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Take a module out of `torch.compile` and DistributedDataParallel, whose prefixes change its names.
+
+    Raises:
+        InputError: `model` is no module.
+    """
     if not isinstance(model, nn.Module):
         raise InputError(f"export takes a torch.nn.Module, not {type(model).__name__}")
     while True:
