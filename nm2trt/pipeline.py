@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nm2trt.backends.options import BuildOptions, Sparsity, parse_profiles, parse_size, parse_targets
 from nm2trt.errors import InputError
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from nm2trt.engine.machine import MachineReport
     from nm2trt.exporter.torch_onnx import ExportResult
     from nm2trt.nm.plan import Plan
+    from nm2trt.sparsity.policy import PatternChoice
+    from nm2trt.sparsity.session import SparseSession
     from nm2trt.validation.report import ValidationReport
 
-__all__ = ["build", "build_options", "doctor", "export", "info", "validate"]
+__all__ = ["build", "build_options", "doctor", "export", "info", "sparsify", "validate"]
 
 
 def build_options(
@@ -89,9 +91,15 @@ def build(
     with tempfile.TemporaryDirectory(prefix="nm2trt-") as folder:
         source = _forced(model, Path(folder)) if options.sparsity == "force" else model
         report = verify_model(source)
-        facts = ModelFacts(report.mask_sha256, report.plan, report.model_sha256)
         return build_engine(
-            source, out, options, weights=report.weights, facts=facts, backend=backend, dry_run=dry_run
+            model,
+            out,
+            options,
+            weights=report.weights,
+            facts=ModelFacts(report.mask_sha256, report.plan, report.missing),
+            backend=backend,
+            source=source,
+            dry_run=dry_run,
         )
 
 
@@ -231,3 +239,48 @@ def validate(
             warmup=warmup,
             conditions={"backend": "ONNX Runtime on the CPU", "threads": str(threads or "its default")},
         )
+
+
+def sparsify(
+    model: torch.nn.Module,
+    *,
+    method: str = "sr-ste",
+    pattern: PatternChoice = "2:4",
+    total_steps: int | None = None,
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    min_channels: int = 16,
+    **options: Any,
+) -> SparseSession:
+    """Make a model's weights N:M sparse by a method; the training loop does not change.
+
+    Args:
+        model: Plain layers; their weights become parametrised in place.
+        method: "sr-ste", "ste", "lbc" or "magnitude".
+        pattern: "2:4", an `NMPattern`, or a dict from globs on layer names to patterns (None: dense).
+        total_steps: Optimizer steps of the whole run, for methods with a schedule.
+        include: Globs on layer names; when given, only these become sparse.
+        exclude: Globs on layer names that stay dense.
+        min_channels: Fewest input channels of a sparse layer.
+        **options: Options of the method, e.g. `lambda_w=2e-4` of SR-STE.
+
+    Returns:
+        The handle: `attach(optimizer)`, then train, then `finalize()`.
+
+    Raises:
+        PatternError: A pattern cannot be read.
+        SparsifyError: No layer fits, an option or a glob is unknown, a weight holds NaN, or the model is
+            attached, wrapped or sharded already.
+    """
+    from nm2trt.sparsity import session
+
+    return session.sparsify(
+        model,
+        method=method,
+        pattern=pattern,
+        total_steps=total_steps,
+        include=include,
+        exclude=exclude,
+        min_channels=min_channels,
+        **options,
+    )

@@ -1,0 +1,261 @@
+"""Which weights of a model are made sparse, and why the others stay dense.
+
+A weight is a candidate when its layer stands in `nm2trt.nm.axes.TORCH_WEIGHTS`. It becomes sparse when
+its reduction axis (for a convolution with groups: each group's part of it) is a multiple of M, the layer
+has at least `min_channels` input channels, and no glob says otherwise. Every candidate gets an entry with
+a reason, sparse or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils import parametrize
+
+from nm2trt.errors import SparsifyError
+from nm2trt.nm.axes import TORCH_WEIGHTS, TorchWeight
+from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.plan import PlanEntry
+
+__all__ = ["Choice", "PatternChoice", "Site", "check_finite", "select"]
+
+PatternChoice: TypeAlias = "str | NMPattern | Mapping[str, str | NMPattern | None]"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One place where a model reads a weight.
+
+    Args:
+        module: The layer.
+        module_name: Its name in the model; "" for the model itself.
+        tensor: The parameter's name in the layer, e.g. "weight".
+    """
+
+    module: nn.Module
+    module_name: str
+    tensor: str
+
+    @property
+    def weight_name(self) -> str:
+        """Name of the weight in the model, e.g. "layer1.0.conv1.weight"."""
+        return f"{self.module_name}.{self.tensor}" if self.module_name else self.tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was decided for one weight.
+
+    Args:
+        entry: The plan's entry, under the first site's name.
+        sites: Every layer that reads the weight; more than one when layers share it.
+    """
+
+    entry: PlanEntry
+    sites: tuple[Site, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    patterns: tuple[tuple[str, NMPattern | None], ...]
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    min_channels: int
+
+
+def select(
+    model: nn.Module,
+    pattern: PatternChoice,
+    *,
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    min_channels: int = 16,
+) -> tuple[Choice, ...]:
+    """Decide for every matrix-product weight of a model whether it becomes sparse.
+
+    Args:
+        model: The model; it is not changed.
+        pattern: One pattern for all layers, or globs on names with a pattern each (None: stays dense).
+            The first glob that matches decides; a layer that none matches stays dense.
+        include: Globs on the names of modules or weights. When given, all others stay dense. A full name,
+            without wildcards, also makes a layer sparse that has fewer than `min_channels`.
+        exclude: Globs on the names of modules or weights that stay dense; stronger than `include`.
+        min_channels: Fewest input channels of a sparse layer.
+
+    Returns:
+        One choice a weight, in the order of the model's modules.
+
+    Raises:
+        PatternError: A pattern cannot be read.
+        SparsifyError: A glob matches no layer, a parameter has no shape yet, or a weight is sparse already.
+    """
+    rules = _Rules(_patterns(pattern), _globs(include), _globs(exclude), min_channels)
+    sites: dict[int, list[tuple[Site, TorchWeight]]] = {}
+    names: list[str] = []
+    for site, where in _candidates(model):
+        sites.setdefault(_identity(_tensor(site)), []).append((site, where))
+        names.extend((site.module_name, site.weight_name))
+    _check_globs(rules, names)
+    foreign = _foreign_owners(model, sites)
+    return tuple(
+        Choice(_decide(group, rules, foreign.get(key)), tuple(site for site, _ in group))
+        for key, group in sites.items()
+    )
+
+
+def _patterns(pattern: PatternChoice) -> tuple[tuple[str, NMPattern | None], ...]:
+    if isinstance(pattern, Mapping):
+        if not pattern:
+            raise SparsifyError("the patterns by name are empty; give at least one glob, as in {'*': '2:4'}")
+        return tuple((g, None if p is None else NMPattern.parse(p)) for g, p in pattern.items())
+    return (("*", NMPattern.parse(pattern)),)
+
+
+def _globs(globs: str | Sequence[str]) -> tuple[str, ...]:
+    return (globs,) if isinstance(globs, str) else tuple(globs)
+
+
+def _candidates(model: nn.Module) -> Iterator[tuple[Site, TorchWeight]]:
+    for name, module in model.named_modules():
+        for base in type(module).__mro__:
+            if base.__name__ in TORCH_WEIGHTS:
+                for where in TORCH_WEIGHTS[base.__name__]:
+                    site = Site(module, name, where.name)
+                    if getattr(module, where.name, None) is not None:
+                        yield site, where
+                break
+
+
+def _tensor(site: Site) -> Tensor:
+    """Return the stored parameter, behind a parametrisation the tensor that the layer computes."""
+    stored = site.module._parameters.get(site.tensor)
+    if isinstance(stored, UninitializedParameter):
+        raise SparsifyError(f"{site.weight_name} has no shape yet; run one batch through the model first")
+    if stored is not None:
+        return stored
+    if parametrize.is_parametrized(site.module, site.tensor):
+        parametrizations = site.module.parametrizations[site.tensor]  # type: ignore[index]
+        if any(getattr(p, "nm2trt_method", None) for p in parametrizations):
+            raise SparsifyError(f"{site.weight_name} is attached to a method already; call finalize() first")
+    tensor: Tensor = getattr(site.module, site.tensor)
+    return tensor
+
+
+def _identity(tensor: Tensor) -> int:
+    """Name a tensor by its memory, so that a weight tied through `.data` is found too."""
+    if tensor.device.type == "meta" or tensor.numel() == 0 or type(tensor.data) is not Tensor:
+        return id(tensor)
+    return tensor.data_ptr()
+
+
+def _foreign_owners(model: nn.Module, sites: Mapping[int, object]) -> dict[int, str]:
+    """Find parameters of layers outside the table that share memory with a candidate."""
+    own = {
+        (id(site.module), site.tensor)
+        for group in sites.values()
+        for site, _ in group  # type: ignore[attr-defined]
+    }
+    found: dict[int, str] = {}
+    for name, module in model.named_modules():
+        for key, parameter in module._parameters.items():
+            if parameter is None or isinstance(parameter, UninitializedParameter) or (id(module), key) in own:
+                continue
+            if _identity(parameter) in sites:
+                found[_identity(parameter)] = f"{name}.{key}" if name else key
+    return found
+
+
+def _check_globs(rules: _Rules, names: Sequence[str]) -> None:
+    patterns = tuple(glob for glob, _ in rules.patterns)
+    given = {"include": rules.include, "exclude": rules.exclude, "pattern": patterns}
+    for argument, globs in given.items():
+        for glob in globs:
+            if glob != "*" and not any(fnmatchcase(name, glob) for name in names):
+                shown = ", ".join(list(dict.fromkeys(n for n in names if n))[:6]) or "none"
+                raise SparsifyError(f"{argument}: {glob!r} matches no layer; the model has {shown} ...")
+
+
+def _decide(group: Sequence[tuple[Site, TorchWeight]], rules: _Rules, foreign: str | None) -> PlanEntry:
+    site, where = group[0]
+    tensor = _tensor(site)
+    shape = tuple(tensor.shape)
+    pattern = _pattern_for(site, rules)
+    reason = _dense_reason(site, where, shape, pattern, rules)
+    if reason is None and foreign is not None:
+        reason = f"tied to {foreign}, which is no matrix product"
+    if reason is None:
+        for other, other_where in group[1:]:
+            if other_where.axis != where.axis or _tensor(other).shape != tensor.shape:
+                reason = f"tied to {other.weight_name}, which reduces over another axis"
+            elif _pattern_for(other, rules) != pattern or _excluded(other, rules):
+                reason = f"tied to {other.weight_name}, which was given another pattern"
+    if reason is not None:
+        return PlanEntry(site.weight_name, None, reason, shape, where.axis)
+    shared = f", shared with {group[1][0].weight_name}" if len(group) > 1 else ""
+    reason = f"{shape[where.axis]} elements on axis {where.axis}{shared}"
+    return PlanEntry(site.weight_name, pattern, reason, shape, where.axis)
+
+
+def _matches(site: Site, globs: Sequence[str]) -> str | None:
+    """Return the first glob that matches the module's or the weight's name."""
+    return next(
+        (g for g in globs if fnmatchcase(site.module_name, g) or fnmatchcase(site.weight_name, g)), None
+    )
+
+
+def _pattern_for(site: Site, rules: _Rules) -> NMPattern | None:
+    glob = _matches(site, [glob for glob, _ in rules.patterns])
+    return None if glob is None else dict(rules.patterns)[glob]
+
+
+def _excluded(site: Site, rules: _Rules) -> str | None:
+    glob = _matches(site, rules.exclude)
+    if glob is not None:
+        return f"excluded by {glob!r}"
+    if rules.include and _matches(site, rules.include) is None:
+        return "not among the included layers"
+    return None
+
+
+def _dense_reason(
+    site: Site, where: TorchWeight, shape: tuple[int, ...], pattern: NMPattern | None, rules: _Rules
+) -> str | None:
+    """Say why a weight stays dense, or None when it may be sparse."""
+    excluded = _excluded(site, rules)
+    if excluded is not None:
+        return excluded
+    if pattern is None:
+        return "no pattern is given for its name"
+    if site.module._parameters.get(site.tensor) is None:
+        return "it is computed by another parametrisation"
+    if not _tensor(site).is_floating_point():
+        return f"its dtype {str(_tensor(site).dtype).removeprefix('torch.')} is no floating type"
+    conv_groups = int(getattr(site.module, "groups", 1))
+    transposed = where.axis == 0 and len(shape) > 2
+    channels = shape[where.axis] if transposed else shape[where.axis] * conv_groups
+    length = channels // conv_groups
+    if conv_groups > 1 and length == 1:
+        return "depthwise: one input channel a filter"
+    named = site.module_name in rules.include or site.weight_name in rules.include
+    if channels < rules.min_channels and not named:
+        return f"{channels} input channels are fewer than {rules.min_channels}"
+    if length % pattern.m:
+        of_group = f" in each of {conv_groups} groups" if conv_groups > 1 else ""
+        return f"{length} input channels{of_group} are not a multiple of {pattern.m}"
+    return None
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise when a weight holds NaN or infinity.
+
+    Raises:
+        SparsifyError: It does.
+    """
+    if tensor.device.type != "meta" and not bool(torch.isfinite(tensor.detach()).all()):
+        raise SparsifyError(f"{name} holds NaN or infinity; repair it before pruning")

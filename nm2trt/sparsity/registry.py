@@ -1,0 +1,67 @@
+"""The methods, by name: the only such table. Adding one touches this file and its own module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from nm2trt.errors import SparsifyError
+from nm2trt.sparsity.magnitude import MagnitudeOptions, MagnitudeWeight
+from nm2trt.sparsity.parametrization import NoOptions, SparseWeight
+from nm2trt.sparsity.sr_ste import SrSteOptions, SrSteWeight, SteWeight
+
+__all__ = ["METHODS", "MethodSpec", "method"]
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSpec:
+    """One method.
+
+    Args:
+        name: What `sparsify(method=...)` is given.
+        weight: The parametrisation.
+        options: Its dataclass of options.
+        summary: One clause for help texts and tables.
+    """
+
+    name: str
+    weight: type[SparseWeight]
+    options: type
+    summary: str
+
+    def read_options(self, given: Mapping[str, Any]) -> Any:
+        """Make the method's options out of keyword arguments.
+
+        Raises:
+            SparsifyError: A name is none of the method's options, or a value is out of range.
+        """
+        known = [field.name for field in fields(self.options)]
+        for name in given:
+            if name not in known:
+                has = f"its options are {', '.join(known)}" if known else "it has no options"
+                raise SparsifyError(f"{self.name!r} does not know the option {name!r}; {has}")
+        try:
+            return self.options(**given)
+        except TypeError as error:
+            raise SparsifyError(f"an option of {self.name!r} has the wrong type: {error}") from error
+
+
+_ALL = (
+    MethodSpec("sr-ste", SrSteWeight, SrSteOptions, "from scratch, with a decay that steadies the mask"),
+    MethodSpec("ste", SteWeight, NoOptions, "from scratch, straight-through only"),
+    MethodSpec("magnitude", MagnitudeWeight, MagnitudeOptions, "from a dense model: one-shot or gradual"),
+)
+
+METHODS: Mapping[str, MethodSpec] = {spec.name: spec for spec in _ALL}
+
+
+def method(name: str) -> MethodSpec:
+    """Return the method of that name.
+
+    Raises:
+        SparsifyError: There is none.
+    """
+    if name not in METHODS:
+        raise SparsifyError(f"there is no method {name!r}; choose one of {', '.join(METHODS)}")
+    return METHODS[name]

@@ -1,0 +1,71 @@
+"""SAD, sparse architecture divergence: how many weights changed between kept and pruned.
+
+For masks E_i and E_j of one weight, SAD is the number of entries in which they differ (SR-STE, Zhou et
+al. 2021). Exactly N are kept in each group, so it is even, and at most 2 min(N, M - N) a group. Patterns
+are compared only after dividing by that maximum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nm2trt.nm.pattern import NMPattern
+
+__all__ = ["Sad", "largest_fraction", "random_fraction", "sad_count", "total"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sad:
+    """SAD of one weight, or of several together.
+
+    Args:
+        count: Entries whose state differs.
+        size: Entries compared.
+        most: Largest `count` that the patterns allow.
+    """
+
+    count: int
+    size: int
+    most: float
+
+    @property
+    def fraction(self) -> float:
+        """Share of the entries that differ."""
+        return self.count / self.size if self.size else 0.0
+
+    @property
+    def normalised(self) -> float:
+        """`count` over the largest that the pattern allows, 0..1."""
+        return self.count / self.most if self.most else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields and both shares as JSON values."""
+        return {**asdict(self), "fraction": self.fraction, "normalised": self.normalised}
+
+
+def sad_count(before: Tensor, after: Tensor) -> Tensor:
+    """Count the entries in which two bool masks of one shape differ; a 0-dim integer on their device."""
+    return torch.count_nonzero(before != after)
+
+
+def largest_fraction(pattern: NMPattern) -> float:
+    """Return the largest share of entries that can differ, 2 min(N, M - N) / M."""
+    return 2 * min(pattern.n, pattern.m - pattern.n) / pattern.m
+
+
+def random_fraction(pattern: NMPattern) -> float:
+    """Return the share expected of two independent random masks, 2 (N/M) (1 - N/M)."""
+    return 2 * pattern.density * pattern.sparsity
+
+
+def total(parts: Iterable[Sad]) -> Sad:
+    """Add up layers: the SAD of all their weights as one tensor, not the mean of their shares."""
+    count, size, most = 0, 0, 0.0
+    for part in parts:
+        count, size, most = count + part.count, size + part.size, most + part.most
+    return Sad(count, size, most)
