@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.backends.options import BuildOptions
 from nm2trt.errors import DataError
 
-__all__ = ["Session", "TensorSpec", "check_feeds"]
+__all__ = ["Backend", "Engine", "Network", "Session", "TensorSpec", "check_feeds"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,78 @@ class Session(Protocol):
     ) -> None: ...
 
 
+class Network(Protocol):
+    """A model as a builder has read it."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs in the model's order; a free dimension is its name, or None."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Outputs in the model's order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What a builder made, still in memory.
+
+    Args:
+        data: The serialized engine's bytes.
+        log: The builder's messages, one line each, most detailed level.
+        build_ms: Wall time of the build, without parsing.
+    """
+
+    data: memoryview
+    log: tuple[str, ...]
+    build_ms: float
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """An engine library that builds; it is handed to whoever needs it, nothing process-wide chooses."""
+
+    @property
+    def name(self) -> str:
+        """Short name, e.g. "trt-rtx"."""
+
+    @property
+    def kind(self) -> str:
+        """One sentence: what its engines are, and where they run."""
+
+    @property
+    def suffix(self) -> str:
+        """File suffix of its engines, e.g. ".rtx"."""
+
+    @property
+    def version(self) -> str:
+        """Version of the library."""
+
+    def choose_targets(self, targets: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the compute capabilities to build for: `targets`, or the backend's own choice for ().
+
+        Raises:
+            InputError: The library cannot build for one of them.
+        """
+
+    def parse(self, model: Path) -> Network:
+        """Read an ONNX file, its external data too.
+
+        Raises:
+            ModelError: It is no sound ONNX file.
+            BackendError: The library refuses a node.
+            Interrupted: The user stopped it.
+        """
+
+    def build(self, network: Network, options: BuildOptions) -> Engine:
+        """Build an engine from what `parse` returned, with complete profiles and targets in `options`.
+
+        Raises:
+            BackendError: The library failed or refused.
+            Interrupted: The user stopped it.
+        """
+
+
 def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, npt.NDArray[Any]]) -> None:
     """Raise when feeds do not fit a session's inputs.
 
@@ -80,7 +154,8 @@ def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, npt.NDArray[
         if feed.dtype != np.dtype(spec.dtype):
             raise DataError(f"input {spec.name!r} takes {spec.dtype}, the data has {feed.dtype}")
         fits = len(feed.shape) == len(spec.shape) and all(
-            not isinstance(want, int) or want == have for want, have in zip(spec.shape, feed.shape, strict=False)
+            not isinstance(want, int) or want == have
+            for want, have in zip(spec.shape, feed.shape, strict=False)
         )
         if not fits:
             shape = "x".join(str(d if d is not None else "?") for d in spec.shape)

@@ -1,0 +1,145 @@
+"""TensorRT for RTX, ahead of time: engines for other machines' GPUs, built without one.
+
+The only module that imports `tensorrt_rtx`. The headers of its plans are read here too, which needs no
+library.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nm2trt.backends import _trt_shared
+from nm2trt.backends.options import BuildOptions
+from nm2trt.backends.protocol import Engine, Network
+from nm2trt.errors import BackendError, BackendMissingError, InputError
+
+__all__ = ["KIND", "MAGIC", "PlanHeader", "RtxBackend", "load", "read_header"]
+
+KIND = (
+    "TensorRT for RTX plan: runs only in the TensorRT-RTX runtime, "
+    "not in TensorRT nor in Triton's TensorRT backend"
+)
+MAGIC = b"vtrt"
+DEFAULT_TARGETS = ("sm80", "sm86")
+
+_INSTALL = "pip install nm2trt[rtx]"
+# The plan's header as observed in plans of these versions; NVIDIA documents none of it.
+_KNOWN_FORMAT = 2
+_KNOWN_VERSIONS = ("1.7.",)
+_HEADER = struct.Struct("<4s4xI4xQ4B4xI20xQ")
+_TARGET_BITS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+
+
+class RtxBackend:
+    """TensorRT for RTX; a `Backend`.
+
+    Args:
+        module: The imported `tensorrt_rtx`.
+    """
+
+    name = "trt-rtx"
+    kind = KIND
+    suffix = ".rtx"
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        self.version = str(module.__version__)
+        self._library = _trt_shared.Library(module, f"TensorRT for RTX {self.version}", _set_targets)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Every compute capability that the library builds for."""
+        names = (name for name in self._module.ComputeCapability.__members__ if name.startswith("SM"))
+        return tuple(sorted((name.lower() for name in names), key=lambda name: int(name[2:])))
+
+    def choose_targets(self, targets: tuple[str, ...]) -> tuple[str, ...]:
+        """See `Backend.choose_targets`; the default is Ampere, sm80 and sm86."""
+        for target in targets:
+            if target not in self.targets:
+                known = ", ".join(self.targets)
+                raise InputError(f"{self._library.product} cannot build for {target}; it builds for {known}")
+        return targets or DEFAULT_TARGETS
+
+    def parse(self, model: Path) -> Network:
+        """See `Backend.parse`."""
+        return _trt_shared.parse(self._library, model)
+
+    def build(self, network: Network, options: BuildOptions) -> Engine:
+        """See `Backend.build`."""
+        if not isinstance(network, _trt_shared.ParsedNetwork):
+            raise BackendError("the network comes from another backend; parse the model with this one")
+        return _trt_shared.build(self._library, network, options)
+
+
+def load() -> RtxBackend:
+    """Import the library.
+
+    Raises:
+        BackendMissingError: It is not installed, or does not load on this machine.
+    """
+    try:
+        import tensorrt_rtx
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "tensorrt_rtx"
+        why = "is not installed" if missing else f"does not load ({error})"
+        raise BackendMissingError(f"TensorRT for RTX {why}: {_INSTALL}") from error
+    return RtxBackend(tensorrt_rtx)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanHeader:
+    """What the first bytes of a plan say.
+
+    Args:
+        version: The library that built it, e.g. "1.7.1.116".
+        file_bytes: Size that the file should have; None where the layout is not known.
+        targets: Compute capabilities that it holds; None where the layout is not known.
+        weights_bytes: Size of its weights; None where the layout is not known.
+    """
+
+    version: str
+    file_bytes: int | None
+    targets: tuple[str, ...] | None
+    weights_bytes: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+def read_header(path: str | os.PathLike[str]) -> PlanHeader:
+    """Read a plan's header, without the library and without loading the plan.
+
+    Only versions whose layout was observed are taken apart; of another, only the version is reported.
+
+    Raises:
+        InputError: The file is no plan of TensorRT for RTX, or is cut short.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        head = file.read(_HEADER.size)
+    if head[:4] != MAGIC:
+        raise InputError(f"{path} is not a plan of TensorRT for RTX; its first bytes are {head[:4]!r}")
+    if len(head) < _HEADER.size:
+        raise InputError(
+            f"{path} is cut short: {len(head)} bytes are less than a plan's header; build it again"
+        )
+    _, layout, size, *version, mask, weights = _HEADER.unpack(head)
+    text = ".".join(str(part) for part in version)
+    if layout != _KNOWN_FORMAT or not text.startswith(_KNOWN_VERSIONS):
+        return PlanHeader(text, None, None, None)
+    actual = path.stat().st_size
+    if actual != size:
+        raise InputError(f"{path} is damaged: it has {actual} bytes, its header says {size}; build it again")
+    targets = tuple(name for bit, name in enumerate(_TARGET_BITS) if mask >> bit & 1)
+    return PlanHeader(text, size, targets, weights)
+
+
+def _set_targets(trt: Any, config: Any, options: BuildOptions) -> None:
+    config.num_compute_capabilities = len(options.targets)
+    for index, target in enumerate(options.targets):
+        config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), index)

@@ -1,0 +1,132 @@
+"""`nm2trt build`: an ONNX model to an engine."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nm2trt.cli.output import print_json, print_table
+from nm2trt.errors import SparsityError
+
+if TYPE_CHECKING:
+    from nm2trt.engine.build import BuildResult
+    from nm2trt.engine.proof import LadderRow
+
+__all__ = ["configure", "run"]
+
+_EPILOG = """examples:
+  nm2trt build model.onnx --sparsity
+  nm2trt build model.onnx --sparsity -o out/model.rtx --target sm80,sm86 --profile x:1,16,64
+  nm2trt build model.onnx --sparsity --dry-run --json
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog, parser.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("model", type=Path, help="the ONNX model")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="the engine; default: model.rtx beside the model"
+    )
+    parser.add_argument(
+        "--sparsity",
+        choices=("disable", "enable", "force"),
+        default="disable",
+        help="enable allows sparse kernels where weights hold 2:4, force prunes them by magnitude first; "
+        "default: disable, and enable when no value is given",
+    )
+    parser.add_argument(
+        "--target", metavar="LIST", help="compute capabilities, as in sm80,sm86 (the default)"
+    )
+    parser.add_argument(
+        "--profile",
+        action="append",
+        default=[],
+        metavar="NAME:MIN,OPT,MAX",
+        help="shapes of a dynamic input, as in x:1x3x224x224,8x3x224x224,32x3x224x224, or x:1,8,32 where "
+        "only the batch is dynamic; once an input, and again for a second profile; default: batches 1,8,32",
+    )
+    parser.add_argument(
+        "--workspace",
+        metavar="SIZE",
+        help="most scratch memory for a kernel, as in 512M or 2G; default: the builder's",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, build nothing, write nothing"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Build and print the ladder."""
+    from nm2trt import pipeline
+
+    options = pipeline.build_options(
+        sparsity=arguments.sparsity,
+        targets=arguments.target,
+        profiles=arguments.profile,
+        workspace=arguments.workspace,
+    )
+    try:
+        result = pipeline.build(arguments.model, arguments.output, options, dry_run=arguments.dry_run)
+    except SparsityError as error:
+        ladder = getattr(error, "ladder", ())
+        if arguments.json:
+            print_json({"error": str(error), "ladder": [row.to_json() for row in ladder]})
+        elif ladder:
+            _print_ladder(ladder)
+        raise
+    for note in result.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if arguments.json:
+        print_json(result.to_json())
+    else:
+        _print_result(result)
+    return 0
+
+
+def _print_result(result: BuildResult) -> None:
+    options = result.options
+    if result.ladder:
+        _print_ladder(result.ladder)
+        print()
+    targets = ", ".join(options.targets)
+    name = f"{result.backend} {result.backend_version}, {targets}, sparsity {options.sparsity}"
+    if result.written:
+        print(
+            f"{result.engine}  {result.engine_bytes / 1e6:.1f} MB in {result.build_ms / 1e3:.1f} s  ({name})"
+        )
+    else:
+        print(f"dry run: {result.engine} would be built  ({name}); nothing was written")
+    print(result.kind)
+    for profile in options.profiles:
+        for shapes in profile:
+            print(f"profile {shapes.input}: {shapes}")
+
+
+def _print_ladder(ladder: Sequence[LadderRow]) -> None:
+    headers = (
+        "weight",
+        "op",
+        "shape",
+        "pattern",
+        "shape/groups",
+        "dtype",
+        "builder lists it",
+        "sparse tactic",
+        "gain",
+    )
+    rows = [(*_name(row), *(rung.detail for rung in row.rungs)) for row in ladder]
+    print_table(headers, rows)
+    reasons = dict.fromkeys(f"{row.reason}: {row.sentence}" for row in ladder if row.stopped)
+    for reason in list(reasons)[:8]:
+        print(f"  {reason}")
+    if len(reasons) > 8:
+        print(f"  and {len(reasons) - 8} more; --json has them all")
+
+
+def _name(row: LadderRow) -> tuple[str, str, str]:
+    return row.weight, row.operator, "x".join(str(size) for size in row.shape)

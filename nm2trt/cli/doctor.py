@@ -1,0 +1,32 @@
+"""`nm2trt doctor`: which backends, versions and GPUs are here."""
+
+from __future__ import annotations
+
+import argparse
+
+from nm2trt.cli.output import print_json, print_table
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what was found; what is missing is no failure."""
+    from nm2trt import pipeline
+
+    report = pipeline.doctor()
+    if arguments.json:
+        print_json(report.to_json())
+        return 0
+    rows = [(item.name, item.version or "missing", item.purpose, item.install) for item in report.backends]
+    print_table(("backend", "version", "for", "to install"), rows)
+    print(f"\n{report.driver}")
+    for gpu in report.gpus:
+        print(f"{gpu.name}: {gpu.target}, {'has' if gpu.sparse else 'has no'} sparse tensor cores")
+    if not report.gpus:
+        print("no GPU: engines can be built ahead of time, not run or timed")
+    return 0

@@ -1,0 +1,70 @@
+"""`nm2trt info`: what an engine is, and whether its manifest fits."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nm2trt.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from nm2trt.engine.inspection import EngineInfo
+    from nm2trt.manifest import Manifest
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("file", type=Path, help="an engine, e.g. model.rtx")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what the file is."""
+    from nm2trt import pipeline
+
+    result = pipeline.info(arguments.file)
+    if arguments.json:
+        print_json(result.to_json())
+    else:
+        _print_engine(result)
+    return 0
+
+
+def _print_engine(engine: EngineInfo) -> None:
+    header = engine.header
+    print(f"{engine.path}: {engine.kind}")
+    rows = [
+        ("size", f"{engine.file_bytes / 1e6:.1f} MB"),
+        ("sha256", engine.fit.engine_sha256),
+        ("built by", f"TensorRT for RTX {header.version}"),
+    ]
+    if header.targets is None:
+        rows.append(("header", "its layout is not known for this version; nothing more is read from it"))
+    else:
+        rows.append(("runs on", ", ".join(header.targets)))
+        rows.append(("weights", f"{(header.weights_bytes or 0) / 1e6:.1f} MB"))
+    rows.append(("manifest", engine.fit.sentence))
+    if engine.fit.manifest is not None:
+        rows += _manifest_rows(engine.fit.manifest)
+    print_table(("", ""), rows)
+
+
+def _manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    profiles = [
+        f"{shapes['input']}: "
+        + ", ".join("x".join(str(size) for size in shapes[end]) for end in ("min", "opt", "max"))
+        for profile in manifest.options["profiles"]
+        for shapes in profile
+    ]
+    holding = sum(row["pattern"]["answer"] == "yes" for row in manifest.ladder)
+    rows = [
+        ("model", f"{manifest.model} (sha256 {manifest.model_sha256[:16]}…)"),
+        ("sparsity", f"{manifest.options['sparsity']}; {holding} of {len(manifest.ladder)} weights hold 2:4"),
+        *(("profile", profile) for profile in profiles),
+        ("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
+        ("created", manifest.created),
+    ]
+    return rows + [("note", note) for note in manifest.notes]

@@ -1,0 +1,271 @@
+"""An ONNX file to an engine: what is asked is checked first, then built, then written with its manifest."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from nm2trt.backends.options import BuildOptions
+from nm2trt.backends.protocol import Backend, Engine, TensorSpec
+from nm2trt.engine.profiles import resolve_profiles
+from nm2trt.engine.proof import LadderRow, climb, readable
+from nm2trt.errors import InputError, SparsityError
+from nm2trt.files import check_input, check_output, sha256_bytes, sha256_file
+from nm2trt.manifest import Manifest, manifest_path, write_pair
+from nm2trt.nm.plan import Plan
+from nm2trt.nm.verdict import WeightVerdict
+
+__all__ = ["BuildResult", "ModelFacts", "NothingSparseError", "build_engine", "check_request"]
+
+
+class NothingSparseError(SparsityError):
+    """Sparse kernels were asked for and the weights do not allow them; `ladder` says why, weight by weight.
+
+    Args:
+        message: The sentence.
+        ladder: One row a weight.
+    """
+
+    def __init__(self, message: str, ladder: tuple[LadderRow, ...]) -> None:
+        super().__init__(message)
+        self.ladder = ladder
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What `verify` knows of a model as a whole, for the manifest.
+
+    Args:
+        mask_sha256: Hash of its masks.
+        plan: Its sparsity plan, or None.
+        missing: Weights of the plan that no node of the model reads.
+    """
+
+    mask_sha256: str = ""
+    plan: Plan | None = None
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """What was built, or on a dry run what would be.
+
+    Args:
+        engine: Where the engine is.
+        written: False after a dry run.
+        kind: What the engine is and where it runs.
+        model: The ONNX file.
+        backend: Name of the builder.
+        backend_version: Its version.
+        options: What was asked of it, with targets and profiles complete.
+        inputs: The model's inputs.
+        outputs: The model's outputs.
+        ladder: One row a weight.
+        notes: What was chosen for the user, and what speaks against a gain; one sentence each.
+        engine_sha256: Hash of the engine; "" after a dry run.
+        engine_bytes: Its size; 0 after a dry run.
+        parse_ms: Wall time of reading the model.
+        build_ms: Wall time of the builder.
+        log: The builder's messages, most detailed level.
+    """
+
+    engine: Path
+    written: bool
+    kind: str
+    model: Path
+    backend: str
+    backend_version: str
+    options: BuildOptions
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    ladder: tuple[LadderRow, ...]
+    notes: tuple[str, ...]
+    engine_sha256: str
+    engine_bytes: int
+    parse_ms: float
+    build_ms: float
+    log: tuple[str, ...] = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values, without the log."""
+        return {
+            "engine": str(self.engine),
+            "manifest": str(manifest_path(self.engine)),
+            "written": self.written,
+            "kind": self.kind,
+            "model": str(self.model),
+            "backend": self.backend,
+            "backend_version": self.backend_version,
+            "options": self.options.to_json(),
+            "inputs": [_tensor(spec) for spec in self.inputs],
+            "outputs": [_tensor(spec) for spec in self.outputs],
+            "ladder": [row.to_json() for row in self.ladder],
+            "notes": list(self.notes),
+            "engine_sha256": self.engine_sha256,
+            "engine_bytes": self.engine_bytes,
+            "parse_ms": round(self.parse_ms, 3),
+            "build_ms": round(self.build_ms, 3),
+        }
+
+
+def check_request(
+    model: Path, out: Path | None, options: BuildOptions, backend: Backend
+) -> tuple[Path, BuildOptions]:
+    """Check what can be checked before the model is opened.
+
+    Returns:
+        Where the engine goes, and the options with the targets chosen.
+
+    Raises:
+        InputError: The model is no readable file, or a target is unknown to the backend.
+        OutputError: Engine or manifest cannot be written there.
+    """
+    check_input(model, "an ONNX model")
+    options = replace(options, targets=backend.choose_targets(options.targets))
+    out = model.with_suffix(backend.suffix) if out is None else out
+    for path in (out, manifest_path(out)):
+        check_output(path)
+        if path.exists() and path.samefile(model):
+            raise InputError(f"{path} is the model itself; choose another output path with -o")
+    return out, options
+
+
+def build_engine(
+    model: Path,
+    out: Path | None = None,
+    options: BuildOptions | None = None,
+    *,
+    weights: Sequence[WeightVerdict],
+    facts: ModelFacts,
+    backend: Backend,
+    source: Path | None = None,
+    dry_run: bool = False,
+) -> BuildResult:
+    """Build an engine and write it with its manifest, whole or not at all.
+
+    Args:
+        model: The ONNX file.
+        out: The engine's path; None puts it beside the model.
+        options: What to build; None builds dense for the backend's own targets.
+        weights: What `verify` found out of every weight.
+        facts: What it found out of the model.
+        backend: The builder.
+        source: The file to parse where that is not `model` itself but a copy with pruned weights.
+        dry_run: Stop before the builder starts, and write nothing.
+
+    Raises:
+        NothingSparseError: Sparse kernels are asked for, and no weight holds 2:4 or one breaks its plan.
+        InputError: The model, a profile or a target is wrong.
+        OutputError: The engine cannot be written.
+        BackendError: The library refused the model or failed.
+        Interrupted: The user stopped it.
+    """
+    out, options = check_request(model, out, options or BuildOptions(), backend)
+    ladder = climb(weights, sparsity=options.sparsity)
+    if options.sparsity != "disable":
+        _require_sparse(model, weights, facts, ladder)
+    start = time.perf_counter()
+    network = backend.parse(source or model)
+    parse_ms = (time.perf_counter() - start) * 1e3
+    profiles, notes = resolve_profiles(network.inputs, options.profiles)
+    options = replace(options, profiles=profiles)
+    built = Engine(memoryview(b""), (), 0.0) if dry_run else backend.build(network, options)
+    result = BuildResult(
+        engine=out,
+        written=not dry_run,
+        kind=backend.kind,
+        model=model,
+        backend=backend.name,
+        backend_version=backend.version,
+        options=options,
+        inputs=network.inputs,
+        outputs=network.outputs,
+        ladder=ladder,
+        notes=(*notes, *_warnings(weights, options)),
+        engine_sha256="" if dry_run else sha256_bytes(built.data),
+        engine_bytes=built.data.nbytes,
+        parse_ms=parse_ms,
+        build_ms=built.build_ms,
+        log=built.log,
+    )
+    if not dry_run:
+        write_pair(out, built.data, _manifest(result, facts))
+    return result
+
+
+def _require_sparse(
+    model: Path, weights: Sequence[WeightVerdict], facts: ModelFacts, ladder: tuple[LadderRow, ...]
+) -> None:
+    """Refuse a sparse build that could only come out dense, or that the model's plan does not back."""
+    broken = [verdict for verdict in weights if verdict.pattern == "broken"]
+    if facts.missing:
+        raise NothingSparseError(
+            f"{model}: the plan that the model carries names {facts.missing[0]!r}, which no node reads; "
+            "export the finalised model again",
+            ladder,
+        )
+    if facts.plan is not None and broken:
+        first = broken[0]
+        raise NothingSparseError(
+            f"{model}: {len(broken)} of {len(weights)} weights break the plan that the model carries, first "
+            f"{first.weight!r}: {first.sentence}; export the finalised model again, or build with "
+            "--sparsity=force",
+            ladder,
+        )
+    if not any(readable(verdict) for verdict in weights):
+        what = f"none of its {len(weights)} weights holds 2:4" if weights else "it has no weights to judge"
+        raise NothingSparseError(
+            f"{model}: {what}, so no sparse kernel could run; train it sparse (nm2trt.sparsify), prune it "
+            f"(nm2trt prune), or build dense with --sparsity=disable",
+            ladder,
+        )
+
+
+def _warnings(weights: Sequence[WeightVerdict], options: BuildOptions) -> list[str]:
+    if options.sparsity == "disable":
+        return []
+    holding = [verdict for verdict in weights if readable(verdict)]
+    notes = []
+    single = [verdict for verdict in holding if verdict.dtype in ("float32", "float64")]
+    if single:
+        notes.append(
+            f"{len(single)} of {len(holding)} weights that hold 2:4 are {single[0].dtype}, for which no "
+            "sparse kernel is known: export in fp16 or quantise to int8"
+        )
+    old = [target for target in options.targets if int(target[2:]) < 80]
+    if old:
+        notes.append(f"{', '.join(old)} has no sparse tensor cores: the engine runs dense there")
+    return notes
+
+
+def _manifest(result: BuildResult, facts: ModelFacts) -> Manifest:
+    # Imported here: the package's own module would be half-initialised if this one were loaded by it.
+    from nm2trt import __version__
+
+    return Manifest(
+        kind=result.kind,
+        engine_sha256=result.engine_sha256,
+        engine_bytes=result.engine_bytes,
+        model=result.model.name,
+        model_sha256=sha256_file(result.model),
+        mask_sha256=facts.mask_sha256,
+        plan=None if facts.plan is None else json.loads(facts.plan.to_json()),
+        backend=result.backend,
+        versions={"nm2trt": __version__, result.backend: result.backend_version},
+        options=result.options.to_json(),
+        targets=result.options.targets,
+        inputs=tuple(_tensor(spec) for spec in result.inputs),
+        outputs=tuple(_tensor(spec) for spec in result.outputs),
+        ladder=tuple(row.to_json() for row in result.ladder),
+        notes=result.notes,
+        created=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}

@@ -1,0 +1,144 @@
+"""What this machine can do: libraries by backend, their versions, and the GPUs that the driver sees."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import importlib.util
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["BackendReport", "Gpu", "MachineReport", "probe_gpus", "survey"]
+
+# Attribute numbers of the CUDA driver's cuDeviceGetAttribute.
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
+
+# Stage or backend -> (module, distributions that carry it, what it is for, how to get it).
+_LIBRARIES: dict[str, tuple[str, tuple[str, ...], str, str]] = {
+    "trt-rtx": (
+        "tensorrt_rtx",
+        ("tensorrt-rtx-cu12", "tensorrt-rtx"),
+        "builds .rtx plans ahead of time; no GPU needed",
+        "pip install nm2trt[rtx]",
+    ),
+    "trt": (
+        "tensorrt",
+        ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
+        "builds TensorRT engines on a GPU; this release does not use it yet",
+        "pip install nm2trt[trt]",
+    ),
+    "ort": ("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "runs ONNX models", "pip install nm2trt[ort]"),
+    "onnx": ("onnx", ("onnx",), "verifies and rewrites ONNX models", "pip install onnx"),
+    "torch": ("torch", ("torch",), "trains and exports", "pip install nm2trt[torch]"),
+    "triton": (
+        "tritonclient",
+        ("tritonclient",),
+        "talks to a Triton server; this release does not use it yet",
+        "pip install nm2trt[triton]",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BackendReport:
+    """One library.
+
+    Args:
+        name: The backend or stage that uses it, e.g. "trt-rtx".
+        module: Its module.
+        version: Its version; "" when it is not installed.
+        purpose: What it is for.
+        install: How to get it; "" when it is there.
+    """
+
+    name: str
+    module: str
+    version: str
+    purpose: str
+    install: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU that the driver sees.
+
+    Args:
+        name: Its name.
+        target: Its compute capability, e.g. "sm86".
+        sparse: Whether it has sparse tensor cores.
+    """
+
+    name: str
+    target: str
+    sparse: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MachineReport:
+    """What is here.
+
+    Args:
+        backends: The libraries.
+        gpus: The GPUs.
+        driver: One sentence on the NVIDIA driver.
+    """
+
+    backends: tuple[BackendReport, ...]
+    gpus: tuple[Gpu, ...]
+    driver: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+def survey() -> MachineReport:
+    """Look at libraries and GPUs; nothing heavy is imported, and nothing missing is an error."""
+    gpus, driver = probe_gpus()
+    return MachineReport(tuple(_library(name) for name in _LIBRARIES), gpus, driver)
+
+
+def probe_gpus() -> tuple[tuple[Gpu, ...], str]:
+    """Ask the NVIDIA driver for its GPUs.
+
+    Returns:
+        The GPUs, and one sentence on the driver.
+    """
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return (), "no NVIDIA driver (libcuda.so.1 is not found)"
+    status = cuda.cuInit(0)
+    if status != 0:
+        return (), f"the NVIDIA driver is there and does not start (cuInit returned {status})"
+    version, count = ctypes.c_int(), ctypes.c_int()
+    cuda.cuDriverGetVersion(ctypes.byref(version))
+    cuda.cuDeviceGetCount(ctypes.byref(count))
+    text = f"NVIDIA driver for CUDA {version.value // 1000}.{version.value % 1000 // 10}"
+    return tuple(_gpu(cuda, index) for index in range(count.value)), text
+
+
+def _gpu(cuda: ctypes.CDLL, index: int) -> Gpu:
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    name = ctypes.create_string_buffer(256)
+    cuda.cuDeviceGet(ctypes.byref(device), index)
+    cuda.cuDeviceGetName(name, len(name), device)
+    cuda.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
+    cuda.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
+    return Gpu(name.value.decode(errors="replace"), f"sm{major.value}{minor.value}", major.value >= 8)
+
+
+def _library(name: str) -> BackendReport:
+    module, distributions, purpose, install = _LIBRARIES[name]
+    if importlib.util.find_spec(module) is None:
+        return BackendReport(name, module, "", purpose, install)
+    versions = (_version(distribution) for distribution in distributions)
+    version = next((version for version in versions if version), "unknown version")
+    return BackendReport(name, module, version, purpose, "")
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,134 @@
+"""Which shapes an engine is built for: the profiles that were given, checked and completed."""
+
+from __future__ import annotations
+
+from nm2trt.backends.options import Profile, ShapeRange, format_shape
+from nm2trt.backends.protocol import TensorSpec
+from nm2trt.errors import InputError
+
+__all__ = ["DEFAULT_BATCH", "resolve_profiles"]
+
+# Smallest, optimal and largest batch of a model whose first dimension alone is free.
+DEFAULT_BATCH = (1, 8, 32)
+
+
+def resolve_profiles(
+    inputs: tuple[TensorSpec, ...], profiles: tuple[Profile, ...]
+) -> tuple[tuple[Profile, ...], tuple[str, ...]]:
+    """Return complete profiles for a model's dynamic inputs, and what the user should be told.
+
+    Args:
+        inputs: The model's inputs.
+        profiles: What was asked for; () gives a dynamic batch `DEFAULT_BATCH`.
+
+    Returns:
+        The profiles, each with one full-rank range for every dynamic input, () for a static model; and
+        one sentence for every choice that was made for the user.
+
+    Raises:
+        InputError: A profile names no input, or has the wrong rank or sizes, or a dynamic dimension
+            other than the batch is left open.
+    """
+    by_name = {spec.name: spec for spec in inputs}
+    for profile in profiles:
+        for shapes in profile:
+            if shapes.input not in by_name:
+                names = ", ".join(repr(spec.name) for spec in inputs)
+                raise InputError(f"the profile names input {shapes.input!r}; the model's inputs are {names}")
+    notes: list[str] = []
+    complete = tuple(_complete(inputs, profile, notes) for profile in profiles or ((),))
+    return tuple(profile for profile in complete if profile), tuple(dict.fromkeys(notes))
+
+
+def _complete(inputs: tuple[TensorSpec, ...], profile: Profile, notes: list[str]) -> Profile:
+    given = {shapes.input: shapes for shapes in profile}
+    batches: dict[str, tuple[int, int, int]] = {}
+    complete: dict[str, ShapeRange] = {}
+    for spec in inputs:
+        if spec.name in given:
+            shapes = _fit(spec, given[spec.name])
+            complete[spec.name] = shapes
+            first = spec.shape[0] if spec.shape else None
+            if isinstance(first, str):
+                batches[first] = (shapes.min[0], shapes.opt[0], shapes.max[0])
+    for spec in inputs:
+        if spec.name not in given and _free(spec):
+            complete[spec.name] = _default(spec, batches, bool(given), notes)
+    return tuple(complete[spec.name] for spec in inputs if spec.name in complete and _free(spec))
+
+
+def _default(
+    spec: TensorSpec, batches: dict[str, tuple[int, int, int]], others_given: bool, notes: list[str]
+) -> ShapeRange:
+    """Return the range of an input that no profile names: only its batch may be free."""
+    if _free(spec) != [0]:
+        open_axes = ", ".join(f"{axis} ({_label(spec, axis)})" for axis in _free(spec))
+        raise InputError(
+            f"input {spec.name!r} of shape {format_shape(spec.shape)} has dynamic dimensions {open_axes}; "
+            f"say what they may be, as in --profile {spec.name}:{_example(spec)}"
+        )
+    first = spec.shape[0]
+    if isinstance(first, str) and first in batches:
+        batch = batches[first]
+        notes.append(
+            f"input {spec.name!r} takes the batch {_slashes(batch)} of the input that shares its {first!r}"
+        )
+    elif others_given:
+        raise InputError(
+            f"input {spec.name!r} of shape {format_shape(spec.shape)} is dynamic too; add a profile for it, "
+            f"as in --profile {spec.name}:1,8,32"
+        )
+    else:
+        batch = DEFAULT_BATCH
+        notes.append(
+            f"input {spec.name!r} has a dynamic batch and no profile: built for batches {_slashes(batch)} "
+            f"(smallest/optimal/largest); --profile {spec.name}:MIN,OPT,MAX changes it"
+        )
+    low, best, high = ((size, *_fixed(spec)) for size in batch)
+    return ShapeRange(spec.name, low, best, high)
+
+
+def _fit(spec: TensorSpec, shapes: ShapeRange) -> ShapeRange:
+    """Return a given range in the input's rank; its static dimensions must be the model's."""
+    if len(shapes.opt) == 1 and len(spec.shape) > 1 and _free(spec) == [0]:
+        low, best, high = ((size[0], *_fixed(spec)) for size in (shapes.min, shapes.opt, shapes.max))
+        shapes = ShapeRange(spec.name, low, best, high)
+    if len(shapes.opt) != len(spec.shape):
+        raise InputError(
+            f"the profile of input {spec.name!r} has rank {len(shapes.opt)} ({shapes}), the input has rank "
+            f"{len(spec.shape)} ({format_shape(spec.shape)})"
+        )
+    for axis, size in enumerate(spec.shape):
+        if isinstance(size, int) and {shapes.min[axis], shapes.opt[axis], shapes.max[axis]} != {size}:
+            raise InputError(
+                f"the profile of input {spec.name!r} ({shapes}) changes dimension {axis}, which the model "
+                f"fixes at {size}: {format_shape(spec.shape)}"
+            )
+    return shapes
+
+
+def _free(spec: TensorSpec) -> list[int]:
+    return [axis for axis, size in enumerate(spec.shape) if not isinstance(size, int)]
+
+
+def _fixed(spec: TensorSpec) -> tuple[int, ...]:
+    return tuple(size for size in spec.shape[1:] if isinstance(size, int))
+
+
+def _label(spec: TensorSpec, axis: int) -> str:
+    return str(spec.shape[axis] or "unnamed")
+
+
+def _example(spec: TensorSpec) -> str:
+    shapes = []
+    for batch, other in zip(DEFAULT_BATCH, (64, 128, 256), strict=True):
+        sizes = [
+            size if isinstance(size, int) else other if axis else batch
+            for axis, size in enumerate(spec.shape)
+        ]
+        shapes.append(format_shape(sizes))
+    return ",".join(shapes)
+
+
+def _slashes(batch: tuple[int, int, int]) -> str:
+    return "/".join(str(size) for size in batch)

@@ -1,0 +1,275 @@
+"""The `.json` beside an engine: what it is, what it was made from, and how.
+
+An engine and its manifest are two files, so no single rename can replace both. The manifest is therefore
+written first, describing the new engine and, under `previous`, the one that it replaces; then the engine
+is renamed into place; then the manifest is written again without `previous`. A reader hashes the engine
+and takes the record with that hash, so the pair is valid at every instant and after every crash.
+
+Schema 1, a JSON object:
+
+| key                   | meaning                                                                |
+|-----------------------|------------------------------------------------------------------------|
+| `schema`              | 1; a reader refuses a higher one                                       |
+| `kind`                | what the engine is and where it runs, in a sentence                    |
+| `engine_sha256`       | hash of the engine's bytes                                             |
+| `engine_bytes`        | its size                                                               |
+| `model`               | file name of the ONNX model                                            |
+| `model_sha256`        | hash of the ONNX file's bytes                                          |
+| `mask_sha256`         | hash of the masks (`nm2trt.nm.lineage`)                                |
+| `plan`                | the sparsity plan of the model (`nm2trt.nm.plan`), or null             |
+| `backend`             | name of the builder, e.g. "trt-rtx"                                    |
+| `versions`            | version by product: "nm2trt" and the builder                           |
+| `options`             | what was asked of the builder, complete: profiles and targets included |
+| `targets`             | compute capabilities that the engine is for                            |
+| `inputs`, `outputs`   | name, dtype and shape of each                                          |
+| `ladder`              | one row a weight (`nm2trt.engine.proof`)                               |
+| `notes`               | what the user was told                                                 |
+| `created`             | UTC time, ISO 8601                                                     |
+| `previous`            | only during replacement: the record of the engine being replaced       |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from nm2trt.errors import InputError, OutputError
+from nm2trt.files import atomic_path, sha256_bytes, sha256_file, write_atomic
+
+__all__ = ["SCHEMA", "Fit", "Manifest", "manifest_path", "read_manifest", "write_pair"]
+
+SCHEMA = 1
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What is recorded of one engine; the module's table says what each field means."""
+
+    kind: str
+    engine_sha256: str
+    engine_bytes: int
+    model: str
+    model_sha256: str
+    mask_sha256: str
+    plan: Json | None
+    backend: str
+    versions: Mapping[str, str]
+    options: Json
+    targets: tuple[str, ...]
+    inputs: tuple[Json, ...]
+    outputs: tuple[Json, ...]
+    ladder: tuple[Json, ...]
+    notes: tuple[str, ...]
+    created: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON values, the schema's number first."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: Any, *, where: str) -> Manifest:
+        """Read a record; keys that this release does not know are ignored.
+
+        Args:
+            data: The decoded JSON.
+            where: The file, for messages.
+
+        Raises:
+            InputError: The record is damaged, or of a later schema.
+        """
+        if isinstance(data, dict) and isinstance(data.get("schema"), int) and data["schema"] > SCHEMA:
+            raise InputError(
+                f"{where} has schema {data['schema']}, this release reads {SCHEMA}; update nm2trt to read it"
+            )
+        try:
+            if data["schema"] != SCHEMA:
+                raise ValueError
+            values = {field.name: data[field.name] for field in fields(cls)}
+            for name in ("targets", "inputs", "outputs", "ladder", "notes"):
+                if not isinstance(values[name], list):
+                    raise TypeError
+                values[name] = tuple(values[name])
+            for name in (
+                "kind",
+                "engine_sha256",
+                "model",
+                "model_sha256",
+                "mask_sha256",
+                "backend",
+                "created",
+            ):
+                if not isinstance(values[name], str):
+                    raise TypeError
+            for name in ("versions", "options"):
+                if not isinstance(values[name], dict):
+                    raise TypeError
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{where} is damaged or no manifest of nm2trt; build the engine again"
+            ) from error
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """An engine and what its manifest says of it.
+
+    Args:
+        status: "fits", "missing" (no manifest) or "other" (it describes other bytes).
+        sentence: The same in words, with what to do.
+        engine_sha256: Hash of the engine's bytes.
+        manifest: The record of these very bytes, or None.
+    """
+
+    status: Literal["fits", "missing", "other"]
+    sentence: str
+    engine_sha256: str
+    manifest: Manifest | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {**asdict(self), "manifest": None if self.manifest is None else self.manifest.to_json()}
+
+
+def manifest_path(artefact: str | os.PathLike[str]) -> Path:
+    """Return where an artefact's manifest lies: its own name with `.json` behind."""
+    artefact = Path(artefact)
+    return artefact.with_name(artefact.name + ".json")
+
+
+def read_manifest(engine: str | os.PathLike[str]) -> Fit:
+    """Find the record of the engine's bytes in its manifest.
+
+    Raises:
+        InputError: The manifest is damaged or of a later schema.
+        OSError: The engine cannot be read.
+    """
+    engine = Path(engine)
+    path = manifest_path(engine)
+    # The engine may be replaced between the two reads; a second look then finds the pair whole.
+    for _ in range(2):
+        digest = sha256_file(engine)
+        records = _records(path)
+        for record in records:
+            if record.get("engine_sha256") == digest:
+                if set(record) <= {"schema", "engine_sha256"}:
+                    return Fit(
+                        "missing", f"{engine.name} was not built by nm2trt; it has no manifest", digest, None
+                    )
+                manifest = Manifest.from_json(record, where=str(path))
+                return Fit("fits", f"{path.name} describes this very engine", digest, manifest)
+    if not records:
+        return Fit("missing", f"{path.name} is not there; build the engine again to have one", digest, None)
+    return Fit(
+        "other", f"{path.name} describes another engine than {engine.name}; build it again", digest, None
+    )
+
+
+def write_pair(engine: str | os.PathLike[str], data: bytes | memoryview, manifest: Manifest) -> None:
+    """Write an engine and its manifest, replacing the pair that is there; see the module's text.
+
+    Raises:
+        OutputError: The folder is missing or read-only, or the disk is full; the old pair is unchanged.
+        InputError: `manifest` is not of `data`.
+    """
+    engine = Path(engine)
+    if manifest.engine_sha256 != sha256_bytes(data):
+        raise InputError("the manifest does not carry the hash of the engine that it is written with")
+    path = manifest_path(engine)
+    record = manifest.to_json()
+    with _one_writer(engine.parent):
+        before = _read_bytes(path)
+        previous = _current_record(engine, path)
+        inode = None
+        try:
+            with atomic_path(engine) as temporary:
+                with temporary.open("wb") as file:
+                    file.write(data)
+                inode = temporary.stat().st_ino
+                write_atomic(path, _dumps({**record, "previous": previous}))
+        except BaseException:
+            if inode is None or not _is_inode(engine, inode):
+                _restore(path, before)
+            raise
+        # If this fails, the pair with `previous` stands, which is valid too.
+        with contextlib.suppress(OutputError):
+            write_atomic(path, _dumps(record))
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    """Return the manifest's record and, during a replacement, the previous one; [] without a manifest."""
+    text = _read_bytes(path)
+    if text is None:
+        return []
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged: it is no JSON; build the engine again") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path} is damaged or no manifest of nm2trt; build the engine again")
+    previous = data.pop("previous", None)
+    return [data, previous] if isinstance(previous, dict) else [data]
+
+
+def _current_record(engine: Path, path: Path) -> dict[str, Any] | None:
+    """Return the record of the engine that is there now; its hash alone where no manifest describes it."""
+    if not engine.is_file():
+        return None
+    digest = sha256_file(engine)
+    with contextlib.suppress(InputError):
+        for record in _records(path):
+            if record.get("engine_sha256") == digest:
+                return record
+    return {"schema": SCHEMA, "engine_sha256": digest}
+
+
+@contextlib.contextmanager
+def _one_writer(folder: Path) -> Iterator[None]:
+    """Let one process at a time replace a pair in a folder; the lock is on the folder and leaves no file."""
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        # A network file system may know no locks.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _restore(path: Path, before: bytes | None) -> None:
+    with contextlib.suppress(OSError, OutputError):
+        if before is None:
+            path.unlink()
+        elif _read_bytes(path) != before:
+            write_atomic(path, before)
+
+
+def _is_inode(path: Path, inode: int) -> bool:
+    try:
+        return path.stat().st_ino == inode
+    except OSError:
+        return False
+
+
+def _read_bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _dumps(record: Json) -> str:
+    return json.dumps(record, indent=2) + "\n"
