@@ -1,7 +1,7 @@
-"""An ONNX model as it lies on disk: read with its external data left where it is, written whole or not at all.
+"""An ONNX model as it lies on disk, read with its external data left where it is.
 
 The protobuf itself is kept, not a translation of it, so that whatever stands in a file (sparse
-initializers, quantization annotations, training information, functions, metadata) is there after a round trip.
+initializers, quantization annotations, training information, functions, metadata) survives a round trip.
 """
 
 from __future__ import annotations

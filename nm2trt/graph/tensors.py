@@ -293,9 +293,8 @@ def external_location(tensor: onnx.TensorProto, root: Path | None) -> tuple[Path
     except InputError as error:
         raise ModelError(f"the external data of tensor {tensor.name!r} is refused: {error}") from error
     except ValueError as error:
-        raise ModelError(
-            f"the external data of tensor {tensor.name!r} has an offset or length that is no number"
-        ) from error
+        message = f"the external data of tensor {tensor.name!r} has an offset or length that is no number"
+        raise ModelError(message) from error
     if offset < 0 or (length is not None and length < 0):
         raise ModelError(f"the external data of tensor {tensor.name!r} has a negative offset or length")
     return path, offset, length

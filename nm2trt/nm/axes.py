@@ -57,7 +57,7 @@ class TorchWeight:
 _Rule = Callable[[int, Attributes], "OnnxWeight | None"]
 
 
-def _conv(rank: int, attributes: Attributes) -> OnnxWeight | None:
+def _conv(rank: int, _: Attributes) -> OnnxWeight | None:
     return OnnxWeight(1, convolution=True) if rank >= 3 else None
 
 

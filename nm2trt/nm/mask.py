@@ -20,7 +20,7 @@ import numpy.typing as npt
 from nm2trt.errors import PatternError
 from nm2trt.nm.pattern import NMPattern
 
-__all__ = ["GroupCheck", "broken_groups", "check", "check_groupable", "nm_mask"]
+__all__ = ["GroupCheck", "GroupChecker", "check", "check_groupable", "nm_mask"]
 
 Array = npt.NDArray[Any]
 
@@ -111,48 +111,62 @@ def check(weight: npt.ArrayLike, pattern: NMPattern, *, axis: int) -> GroupCheck
     axis = check_groupable(weight.shape, pattern, axis=axis)
     inner = math.prod(weight.shape[axis + 1 :])
     flat = weight.reshape(-1)
-    step = max(1, _CHUNK_ELEMENTS // (pattern.m * inner or 1)) * pattern.m * inner
-    broken = worst = nonzeros = 0
-    first: int | None = None
+    unit = pattern.m * inner or 1
+    step = max(1, _CHUNK_ELEMENTS // unit) * unit
+    checker = GroupChecker(pattern, inner=inner)
+    nonzeros = 0
     for start in range(0, flat.size, step):
         present = flat[start : start + step] != 0
         nonzeros += int(np.count_nonzero(present))
-        found, most, where = broken_groups(present, pattern, inner=inner)
-        worst = max(worst, most)
-        if found and first is None:
-            first = start + where
-        broken += found
+        checker.update(present)
+    first = checker.first_broken
     return GroupCheck(
-        groups=flat.size // pattern.m,
-        broken=broken,
-        worst=worst,
+        groups=checker.groups,
+        broken=checker.broken,
+        worst=checker.worst,
         first_broken=None if first is None else tuple(int(i) for i in np.unravel_index(first, weight.shape)),
         zeros=flat.size - nonzeros,
         size=flat.size,
     )
 
 
-def broken_groups(present: npt.NDArray[np.bool_], pattern: NMPattern, *, inner: int) -> tuple[int, int, int]:
-    """Count broken groups in a flat run of whole groups.
+class GroupChecker:
+    """Counts broken groups of a tensor that comes in pieces, flat and in order.
 
     Args:
-        present: (G * M * inner,) True where a weight is not zero.
         pattern: The pattern to hold.
-        inner: Distance in `present` between neighbours on the reduction axis.
+        inner: Distance between neighbours on the reduction axis.
 
-    Returns:
-        Broken groups, most non-zeros in one group, and the flat index of the first broken group's first
-        element (0 when none is broken).
+    Attributes:
+        groups: Groups seen.
+        broken: Those with more than N non-zeros.
+        worst: Most non-zeros seen in one group.
+        first_broken: Flat index of the first broken group's first element, or None.
     """
-    if present.size == 0:
-        return 0, 0, 0
-    starts = _group_sums(present, pattern.m, inner)
-    worst = int(starts.max())
-    if worst <= pattern.n:
-        return 0, worst, 0
-    bad = starts > pattern.n
-    first = int(bad.argmax())
-    return int(np.count_nonzero(bad)), worst, (first // inner) * pattern.m * inner + first % inner
+
+    def __init__(self, pattern: NMPattern, *, inner: int) -> None:
+        self.pattern = pattern
+        self.inner = inner
+        self.groups = self.broken = self.worst = 0
+        self.first_broken: int | None = None
+        self._seen = 0
+
+    def update(self, present: npt.NDArray[np.bool_]) -> None:
+        """Take the next piece: True where a weight is not zero; whole blocks of M * inner elements."""
+        if present.size == 0:
+            return
+        m, inner = self.pattern.m, self.inner
+        sums = _group_sums(present, m, inner)
+        worst = int(sums.max())
+        if worst > self.pattern.n:
+            bad = sums > self.pattern.n
+            if self.first_broken is None:
+                first = int(bad.argmax())
+                self.first_broken = self._seen + (first // inner) * m * inner + first % inner
+            self.broken += int(np.count_nonzero(bad))
+        self.worst = max(self.worst, worst)
+        self.groups += sums.size
+        self._seen += present.size
 
 
 def _group_sums(present: npt.NDArray[np.bool_], m: int, inner: int) -> npt.NDArray[Any]:
@@ -203,7 +217,7 @@ def _top(block: Array, pattern: NMPattern) -> npt.NDArray[np.bool_]:
     """Mark the N elements of (groups, M, columns) that fewest others of their group beat."""
     groups, m, inner = block.shape
     score = np.ascontiguousarray(block).reshape(-1)
-    beaten = np.zeros(score.size, dtype=np.uint8 if m <= 256 else np.uint32)
+    beaten: Array = np.zeros(score.size, dtype=np.uint8 if m <= 256 else np.uint32)
     for shift in range(1, m):
         gap = shift * inner
         # False where the shift reaches into the next group.
@@ -211,9 +225,9 @@ def _top(block: Array, pattern: NMPattern) -> npt.NDArray[np.bool_]:
         same_group[:, : m - shift] = True
         valid = same_group.reshape(-1)[:-gap]
         ahead = (score[:-gap] >= score[gap:]) & valid
-        beaten[gap:] += ahead.view(np.uint8)
-        beaten[:-gap] += (ahead ^ valid).view(np.uint8)
-    return (beaten < pattern.n).reshape(groups, m, inner)
+        np.add(beaten[gap:], ahead.view(np.uint8), out=beaten[gap:])
+        np.add(beaten[:-gap], (ahead ^ valid).view(np.uint8), out=beaten[:-gap])
+    return np.less(beaten, pattern.n).reshape(groups, m, inner)
 
 
 def _ordered(block: Array) -> Array:

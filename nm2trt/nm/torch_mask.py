@@ -52,7 +52,8 @@ def _mask(score: Tensor, pattern: NMPattern, axis: int, *, magnitude: bool) -> T
     axis = check_groupable(tuple(score.shape), pattern, axis=axis)
     score = score.detach()
     # Dimensions from outermost to innermost in memory: channels_last tensors need no copy.
-    order = sorted(range(score.ndim), key=lambda d: (-score.stride(d), -score.shape[d], d))
+    strides = score.stride()
+    order = sorted(range(score.ndim), key=lambda dim: (-strides[dim], -score.shape[dim], dim))
     dense = score.permute(order)
     if not dense.is_contiguous():
         order = list(range(score.ndim))
@@ -114,8 +115,7 @@ def _ordered(block: Tensor, *, magnitude: bool) -> Tensor:
     if block.dtype in (torch.float16, torch.bfloat16):
         block = block.float()
     block = block.abs() if magnitude else block
-    if block.is_floating_point():
-        # A sum is the cheapest sign of a NaN on a CPU; on a GPU reading it would wait for the device.
-        if block.device.type != "cpu" or bool(block.sum().isnan()):
-            block = torch.where(block.isnan(), -math.inf, block)
+    # A sum is the cheapest sign of a NaN on a CPU; on a GPU reading it would wait for the device.
+    if block.is_floating_point() and (block.device.type != "cpu" or bool(block.sum().isnan())):
+        block = torch.where(block.isnan(), -math.inf, block)
     return block.contiguous()

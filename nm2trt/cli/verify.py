@@ -1,0 +1,104 @@
+"""`nm2trt verify`: one row a weight, and a gate."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nm2trt.graph.verify import FailOn, VerifyReport
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("model", help="ONNX file")
+    parser.add_argument(
+        "--pattern",
+        metavar="N:M",
+        help="pattern to hold (default: the plan in the file, or 2:4 where there is none)",
+    )
+    parser.add_argument(
+        "--as",
+        dest="as_dtype",
+        choices=("fp16", "bf16"),
+        help="judge floats as rounded to this type",
+    )
+    parser.add_argument(
+        "--fail-on",
+        choices=("broken", "ineligible", "any", "none"),
+        default="broken",
+        help="what makes the exit status 3: a broken pattern (default), also a held one that no sparse kernel "
+        "is known to run, anything not held or not eligible, or nothing",
+    )
+    parser.add_argument(
+        "--external-data-root", metavar="DIR", help="folder of the external data (default: the model's own)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Verify, print, and return 0, or 3 when the gate fails."""
+    from nm2trt import pipeline
+    from nm2trt.cli.output import print_json
+
+    report = pipeline.verify(
+        arguments.model,
+        pattern=arguments.pattern,
+        as_dtype=arguments.as_dtype,
+        external_data_root=arguments.external_data_root,
+    )
+    passed = report.passed(arguments.fail_on)
+    if arguments.json:
+        print_json({**report.to_json(), "fail_on": arguments.fail_on, "passed": passed})
+    else:
+        _print_report(report, arguments.fail_on, passed)
+    return 0 if passed else 3
+
+
+def _print_report(report: VerifyReport, fail_on: FailOn, passed: bool) -> None:
+    from nm2trt.cli.output import print_table
+
+    print_table(
+        ("weight", "consumer", "op", "shape", "dtype", "axis", "pattern", "zeros", "eligible", "why"),
+        (
+            (
+                verdict.weight,
+                verdict.consumer,
+                verdict.operator,
+                "x".join(map(str, verdict.shape)),
+                verdict.dtype,
+                "-" if verdict.axis is None else str(verdict.axis),
+                f"{verdict.pattern} {verdict.wanted}".strip(),
+                "-" if verdict.zero_share is None else f"{verdict.zero_share:.1%}",
+                verdict.eligible,
+                verdict.sentence,
+            )
+            for verdict in report.weights
+        ),
+    )
+    for name in report.missing:
+        print(f"planned sparse, but no consumer reads it: {name}")
+    summary = report.summary
+    counts = (
+        ", ".join(f"{number} {status}" for status, number in sorted(report.counts.items())) or "no weights"
+    )
+    print(f"\n{counts}")
+    print(
+        f"parameters {_count(summary.parameters)}, left {_count(summary.parameters_left)}; "
+        f"MACs {_count(summary.macs)}, left {_count(summary.macs_left)}"
+        + (f" (not known for {summary.macs_unknown} weights)" if summary.macs_unknown else "")
+    )
+    failing = len(report.failures(fail_on)) + (len(report.missing) if fail_on != "none" else 0)
+    verdict = (
+        "passed" if passed else f"FAILED: {failing} of {len(report.weights) + len(report.missing)} weights"
+    )
+    print(f"{verdict} (--fail-on {fail_on})")
+
+
+def _count(number: int) -> str:
+    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= unit:
+            return f"{number / unit:.2f} {name}"
+    return str(number)
