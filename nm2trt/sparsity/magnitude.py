@@ -50,6 +50,7 @@ class MagnitudeWeight(SparseWeight):
 
     nm2trt_method: ClassVar[str] = "magnitude"
     mask_follows_weight: ClassVar[bool] = False
+    saves_mask: ClassVar[bool] = True
     options: MagnitudeOptions
 
     def forward(self, weight: Tensor) -> Tensor:

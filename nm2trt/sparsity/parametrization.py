@@ -85,6 +85,8 @@ class SparseWeight(nn.Module):
     nm2trt_method: ClassVar[str] = ""
     # Whether the mask is a function of the weight alone, so that a state_dict need not hold it.
     mask_follows_weight: ClassVar[bool] = True
+    # Whether a state_dict holds the mask, which is then neither in the weight nor in other state.
+    saves_mask: ClassVar[bool] = False
     needs_total_steps: ClassVar[bool] = False
 
     mask: Tensor
@@ -98,9 +100,13 @@ class SparseWeight(nn.Module):
         self.options = options
         self.total_steps = total_steps
         self.updates = 0
+        if self.needs_total_steps and total_steps is None:
+            raise SparsifyError(
+                f"{self.nm2trt_method!r} has a schedule: give total_steps, the number of optimizer steps"
+            )
         self.flips: Tensor | None = None
         self.loads_dense = False
-        self.register_buffer("mask", self.first_mask(weight), persistent=not self.mask_follows_weight)
+        self.register_buffer("mask", self.first_mask(weight), persistent=self.saves_mask)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the sparse weight that the layer computes with, of `weight`'s shape and dtype."""
@@ -163,10 +169,19 @@ class SparseWeight(nn.Module):
         pattern = torch.tensor([self.pattern.n, self.pattern.m])
         return {"pattern": pattern, "updates": torch.tensor(self.updates)}
 
-    def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Take back what `saved` returned; called before parameters and buffers are loaded."""
+    def known_keys(self) -> set[str]:
+        """Return every key that a state of this method may have."""
+        return {
+            *self.saved(),
+            *self._parameters,
+            *(b for b in self._buffers if b not in self._non_persistent_buffers_set),
+        }
+
+    def restore(self, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Take back what `saved` returned, and return parameters and buffers that only it implies."""
         if "updates" in saved:
             self.updates = int(saved["updates"])
+        return {}
 
     def start_again(self, weight: Tensor) -> None:
         """Return to the first step: a dense checkpoint was loaded, which knows nothing of this method."""
@@ -195,18 +210,17 @@ class SparseWeight(nn.Module):
         if not own:  # a dense checkpoint, or one without this layer
             return
         self._check_state(own, prefix)
-        self.restore(own)
-        for key in self.saved():
-            state_dict.pop(prefix + key, None)
+        implied = self.restore(own)
+        for key in set(own) - set(self._parameters) - set(self._buffers):
+            del state_dict[prefix + key]
+        state_dict.update({prefix + key: value for key, value in implied.items()})
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
 
     def _check_state(self, own: Mapping[str, Tensor], prefix: str) -> None:
         name = prefix.replace("parametrizations.", "").removesuffix(".0.")
-        expected = set(self.saved()) | set(self._parameters) | set(self._buffers)
-        foreign = set(own) - expected
-        if foreign or self.mask_follows_weight:
+        if not set(own) <= self.known_keys():
             raise SparsifyError(
                 f"the state of {name} holds {', '.join(sorted(own))}, which {self.nm2trt_method!r} does not "
                 "keep: it was saved by another method; sparsify with that one, or load only its dense keys"

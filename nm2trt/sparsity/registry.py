@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from nm2trt.errors import SparsifyError
+from nm2trt.sparsity.lbc import LbcOptions, LbcWeight
 from nm2trt.sparsity.magnitude import MagnitudeOptions, MagnitudeWeight
 from nm2trt.sparsity.parametrization import NoOptions, SparseWeight
 from nm2trt.sparsity.sr_ste import SrSteOptions, SrSteWeight, SteWeight
@@ -50,6 +51,7 @@ class MethodSpec:
 _ALL = (
     MethodSpec("sr-ste", SrSteWeight, SrSteOptions, "from scratch, with a decay that steadies the mask"),
     MethodSpec("ste", SteWeight, NoOptions, "from scratch, straight-through only"),
+    MethodSpec("lbc", LbcWeight, LbcOptions, "from scratch, learns the best combination of each group"),
     MethodSpec("magnitude", MagnitudeWeight, MagnitudeOptions, "from a dense model: one-shot or gradual"),
 )
 
