@@ -108,17 +108,17 @@ class _Combine(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(weight, mask, alive, table)
         ctx.axis, ctx.dtype = axis, scores.dtype
-        return torch.where(mask, weight, 0)
+        return weight * mask
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         weight, mask, alive, table = ctx.saved_tensors
-        of_weight = torch.where(mask, grad, 0) if ctx.needs_input_grad[0] else None
+        of_weight = grad * mask if ctx.needs_input_grad[0] else None
         of_scores = None
         if ctx.needs_input_grad[1]:
             with torch.autocast(grad.device.type, enabled=False):
                 member = _to_groups(grad * weight, table.shape[1], ctx.axis).to(ctx.dtype)
-                of_scores = (member @ table.T.to(ctx.dtype)).mul_(alive)
+                of_scores = (member @ table.T.to(ctx.dtype).contiguous()).mul_(alive)
         return of_weight, of_scores, None, None, None, None
 
 
@@ -128,12 +128,12 @@ class _Chosen(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
         ctx.save_for_backward(scores, mask)
-        return torch.where(mask, weight, 0)
+        return weight * mask
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         scores, mask = ctx.saved_tensors
-        return torch.where(mask, grad, 0), torch.zeros_like(scores), None
+        return grad * mask, torch.zeros_like(scores), None
 
 
 class LbcWeight(SparseWeight):
@@ -163,7 +163,7 @@ class LbcWeight(SparseWeight):
         if count > options.max_candidates:
             raise SparsifyError(
                 f"{pattern} has {count} combinations a group, more than "
-                f"max_candidates={options.max_candidates}: scores would outgrow the weights; use sr-ste for it"
+                f"max_candidates={options.max_candidates}: scores outgrow the weights; use sr-ste for it"
             )
         groups = weight.numel() // pattern.m
         self.scores = nn.Parameter(torch.empty(groups, count, device=weight.device))
@@ -191,7 +191,7 @@ class LbcWeight(SparseWeight):
         elif self.scores.requires_grad:
             combined = _Chosen.apply(weight, self.scores, self.mask)  # type: ignore[no-untyped-call]
         else:
-            combined = torch.where(self.mask, weight, 0)
+            combined = weight * self.mask
         return combined
 
     def first_mask(self, weight: Tensor) -> Tensor:

