@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Mapping
 
-__all__ = ["full", "is_sharded", "local", "local_part"]
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+__all__ = ["full", "is_sharded", "local", "local_part", "plain_copy"]
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -30,3 +33,69 @@ def local_part(whole: Tensor, like: Tensor) -> Tensor:
 
     cut = distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)  # type: ignore[attr-defined]
     return cut.to_local()
+
+
+def plain_copy(model: nn.Module, baked: Mapping[tuple[int, str], Tensor]) -> nn.Module:
+    """Rebuild a model that `fully_shard` has taken over as plain layers with whole parameters.
+
+    Every process must take part, since parameters are gathered. Hooks are not carried over.
+
+    Args:
+        model: The sharded model; it stays as it is.
+        baked: By (id of the layer, parameter name): values to take instead of a parametrised weight.
+    """
+    return _Rebuild(baked).module(model)
+
+
+class _Rebuild:
+    """Makes each module and each parameter once, so that shared ones stay shared."""
+
+    def __init__(self, baked: Mapping[tuple[int, str], Tensor]) -> None:
+        self._baked = baked
+        self._modules: dict[int, nn.Module] = {}
+        self._parameters: dict[int, nn.Parameter] = {}
+
+    def module(self, sharded: nn.Module) -> nn.Module:
+        if id(sharded) in self._modules:
+            return self._modules[id(sharded)]
+        cls = _plain_class(sharded)
+        plain: nn.Module = cls.__new__(cls)
+        nn.Module.__init__(plain)
+        self._modules[id(sharded)] = plain
+        kept = set(vars(plain))
+        for key, value in vars(sharded).items():
+            if key not in kept and not key.startswith("__composable"):
+                vars(plain)[key] = value
+        plain.training = sharded.training
+        for name, parameter in sharded._parameters.items():
+            whole = None if parameter is None else self._parameter(parameter, parameter)
+            plain.register_parameter(name, whole)
+        for name, buffer in sharded._buffers.items():
+            persistent = name not in sharded._non_persistent_buffers_set
+            plain.register_buffer(name, None if buffer is None else buffer.clone(), persistent=persistent)
+        self._children(sharded, plain)
+        return plain
+
+    def _children(self, sharded: nn.Module, plain: nn.Module) -> None:
+        for name, child in sharded._modules.items():
+            if child is not None and name == "parametrizations" and parametrize.is_parametrized(sharded):
+                for tensor, parametrizations in child.named_children():
+                    original: nn.Parameter = parametrizations.original  # type: ignore[assignment]
+                    values = self._baked[id(sharded), tensor]
+                    plain.register_parameter(tensor, self._parameter(values, original))
+            else:
+                plain._modules[name] = None if child is None else self.module(child)
+
+    def _parameter(self, values: Tensor, of: nn.Parameter) -> nn.Parameter:
+        if id(of) not in self._parameters:
+            whole = full(values.detach()).clone()
+            self._parameters[id(of)] = nn.Parameter(whole, requires_grad=of.requires_grad)
+        return self._parameters[id(of)]
+
+
+def _plain_class(module: nn.Module) -> type[nn.Module]:
+    """Return the class that a layer had before `fully_shard` and the parametrisation replaced it."""
+    cls = type(module)
+    if any(base.__name__ == "FSDPModule" for base in cls.__bases__):
+        cls = next(base for base in cls.__bases__ if base.__name__ != "FSDPModule")
+    return cls.__bases__[0] if parametrize.is_parametrized(module) else cls

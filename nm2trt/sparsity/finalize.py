@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from nm2trt.errors import SparsityError
 from nm2trt.nm.mask import check
 from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan
+from nm2trt.sparsity.distributed import full, is_sharded, plain_copy
 from nm2trt.sparsity.policy import check_finite
 from nm2trt.sparsity.tracked import TrackedWeight
 
@@ -26,25 +27,36 @@ def bake(model: nn.Module, plan: Plan, weights: Sequence[TrackedWeight]) -> nn.M
         weights: The sparse weights of `model`.
 
     Returns:
-        `model`.
+        `model`; a new, unsharded one where FSDP2 has split its parameters.
 
     Raises:
         SparsifyError: A weight holds NaN or infinity; nothing was changed then.
         SparsityError: A weight does not hold its pattern.
     """
+    values = {weight.name: full(weight.original).detach() for weight in weights}
     for weight in weights:
-        check_finite(weight.name, weight.original)
-    for weight in weights:
-        original = weight.original
-        with torch.no_grad():
-            original.masked_fill_(weight.sparse.mask.logical_not(), 0)
-        for site in weight.sites:
-            parametrize.remove_parametrizations(site.module, site.tensor, leave_parametrized=False)
-        held = check(original.detach().float().cpu().numpy(), weight.sparse.pattern, axis=weight.sparse.axis)
-        if not held.holds:
-            raise SparsityError(
-                f"{weight.name} breaks {weight.sparse.pattern} in {held.broken} of {held.groups} groups, "
-                f"first at {held.first_broken}; the mask was changed from outside"
-            )
+        check_finite(weight.name, values[weight.name])
+    with torch.no_grad():
+        for weight in weights:
+            if is_sharded(weight.original):
+                values[weight.name] = values[weight.name].clone()
+            values[weight.name].masked_fill_(weight.sparse.mask.logical_not(), 0)
+            _require_pattern(weight, values[weight.name])
+    if any(is_sharded(parameter) for parameter in model.parameters()):
+        baked = {(id(s.module), s.tensor): values[w.name] for w in weights for s in w.sites}
+        model = plain_copy(model, baked)
+    else:
+        for weight in weights:
+            for site in weight.sites:
+                parametrize.remove_parametrizations(site.module, site.tensor, leave_parametrized=False)
     setattr(model, PLAN_ATTRIBUTE, plan)
     return model
+
+
+def _require_pattern(weight: TrackedWeight, values: Tensor) -> None:
+    held = check(values.float().cpu().numpy(), weight.sparse.pattern, axis=weight.sparse.axis)
+    if not held.holds:
+        raise SparsityError(
+            f"{weight.name} breaks {weight.sparse.pattern} in {held.broken} of {held.groups} groups, "
+            f"first at {held.first_broken}; the mask was changed from outside"
+        )
