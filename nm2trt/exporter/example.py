@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,31 +116,51 @@ class Example:
         ]
         return tuple(shapes) if not self.kwargs else dict(zip(self.kwargs, shapes, strict=True))
 
-    def check_dynamic(self, model: Any) -> None:
-        """Raise when tracing fixed a dimension that should be free.
+    def name_batch(self, model: Any) -> None:
+        """Call the free dimension "batch" throughout an exported model.
 
         Args:
-            model: The exported onnx_ir model.
+            model: An onnx_ir model, changed in place.
 
         Raises:
             InputError: The batch of an input is fixed.
         """
         by_name = {value.name: value for value in model.graph.inputs}
+        traced: set[str] = set()
         for name, batched in zip(self.names, self.batched, strict=True):
             if name not in by_name:
                 raise InputError(f"the model does not use its input {name!r}; leave it out of the example")
             shape = by_name[name].shape
-            if batched and (shape is None or isinstance(shape[0], int)):
+            if not batched:
+                continue
+            if shape is None or isinstance(shape[0], int):
                 raise InputError(
                     f"the model fixes the batch of {name!r} to {shape[0] if shape else '?'}; make its code "
                     "take any batch, or export with dynamic_batch=False"
                 )
+            traced.add(str(shape[0].value))
+        for value in _values(model.graph):
+            if value.shape is not None:
+                value.shape = type(value.shape)(_renamed(dim, traced) for dim in value.shape)
 
     def _with(self, tensors: Sequence[Tensor]) -> Example:
         source = iter(tensors)
         args = tuple(next(source) if isinstance(v, Tensor) else v for v in self.args)
         kwargs = {k: next(source) if isinstance(v, Tensor) else v for k, v in self.kwargs.items()}
         return Example(args, kwargs, self.names, self.batched)
+
+
+def _values(graph: Any) -> Iterator[Any]:
+    yield from graph.inputs
+    for node in graph.all_nodes():
+        yield from node.outputs
+
+
+def _renamed(dim: Any, traced: set[str]) -> Any:
+    """Replace tracing's symbols by "batch", within expressions such as "2*s77" too."""
+    if isinstance(dim, int) or dim.value is None:
+        return dim
+    return re.sub(r"\w+", lambda word: "batch" if word[0] in traced else word[0], dim.value)
 
 
 def _split(example: Tensor | Sequence[Any] | Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

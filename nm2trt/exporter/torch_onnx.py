@@ -33,6 +33,8 @@ __all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "ExportResult", "export", "unwrapped"
 
 OLDEST_OPSET = 17
 NEWEST_OPSET = 23
+# What torch.export says when tracing has fixed a dimension that was to stay free.
+_FIXED_BATCH_CLUES = ("user-specified ranges", "Constraints violated", "was inferred to be a constant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ def export(
     names = output_names_of(reference, output_names)
     program = _to_onnx(reference_model.to(chosen), inputs.traced(chosen), opset, names)
     _tidy(program.model, opset)
-    inputs.check_dynamic(program.model)
+    inputs.name_batch(program.model)
     if chosen != torch.float32:  # the copy has been rounded
         reference_model = _eval_copy(model, torch.float32)
     with (
@@ -218,8 +220,14 @@ def _to_onnx(model: nn.Module, example: Example, opset: int, output_names: tuple
                 verbose=False,
             )
     except Exception as error:
+        cause = _root(error)
+        if any(clue in str(cause) for clue in _FIXED_BATCH_CLUES):
+            raise InputError(
+                f"{type(model).__name__} works for the example's batch of {example.batch} alone; make its "
+                "code take any batch, or export with dynamic_batch=False"
+            ) from error
         raise InputError(
-            f"PyTorch cannot export {type(model).__name__} to ONNX: {_root_line(error)}"
+            f"PyTorch cannot export {type(model).__name__} to ONNX: {_first_line(cause)}"
         ) from error
     return program
 
@@ -259,11 +267,11 @@ def _tidy(model: Any, opset: int) -> None:
         lower_to_17(model)
 
 
-def _root_line(error: BaseException) -> str:
-    """The first line of what first went wrong; the exporter wraps it in advice."""
+def _root(error: BaseException) -> BaseException:
+    """Return what first went wrong; the exporter wraps it in advice."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
-    return _first_line(error)
+    return error
 
 
 def _first_line(error: BaseException) -> str:

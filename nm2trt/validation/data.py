@@ -99,10 +99,13 @@ def load_labelled(path: str | os.PathLike[str]) -> LabelledSet:
     """
     path = check_input(path, "a labelled .npz")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: numpy leaves its own file open when the archive is damaged.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path} holds a single array; save inputs and labels with numpy.savez")
-            arrays = {name: archive[name] for name in archive.files}
+            with archive:
+                arrays = {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, DataError):
             raise

@@ -65,7 +65,10 @@ class PairedDifference:
 def mcnemar_exact(gained: int, lost: int) -> float:
     """Return the two-sided p-value of `gained` and `lost` coming from a fair coin."""
     flips = gained + lost
-    tail = sum(math.comb(flips, k) for k in range(min(gained, lost) + 1))
+    tail = ways = 1  # of all sequences of flips, those at most as balanced, and those with just k
+    for k in range(min(gained, lost)):
+        ways = ways * (flips - k) // (k + 1)
+        tail += ways
     # Integers divide exactly where 2**flips is beyond a float.
     return float(min(1.0, 2 * tail / (1 << flips)))
 

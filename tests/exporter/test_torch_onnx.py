@@ -1,0 +1,301 @@
+"""export: what is written, that it computes the same, what is refused, and what stays untouched."""
+
+import copy
+import logging
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from nm2trt.errors import DataError, DifferenceError, InputError, OutputError, SparsifyError
+from nm2trt.exporter.torch_onnx import export
+from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan
+
+EXAMPLE = torch.rand(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Block(nn.Module):
+    def __init__(self, channels_in, channels_out):
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(channels_out)
+
+    def forward(self, x):
+        return torch.relu(self.bn(self.conv(x)))
+
+
+class Classifier(nn.Module):
+    """Conv + BatchNorm twice, pooling, a Linear on rank 2 and one on rank 3."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = Block(4, 16)
+        self.body = Block(16, 16)
+        self.tokens = nn.Linear(16, 8, bias=False)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.body(self.stem(x)).flatten(2).transpose(1, 2)
+        return self.head(self.tokens(x).mean(1))
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    made = Classifier()
+    for _ in range(3):
+        made(torch.rand(8, 4, 8, 8))  # running statistics that are not 0 and 1
+    return made
+
+
+def run_onnx(path, **feeds):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, feeds)
+
+
+def test_keeps_parameter_names_and_frees_the_batch(model, tmp_path):
+    result = export(model, EXAMPLE, tmp_path / "model.onnx")
+
+    written = onnx.load(result.path)
+    onnx.checker.check_model(written, full_check=True)
+    names = {tensor.name for tensor in written.graph.initializer}
+    assert {"stem.conv.weight", "body.conv.weight", "head.weight"} <= names
+    assert [value.name for value in written.graph.input] == ["x"] == list(result.inputs)
+    assert [value.name for value in written.graph.output] == ["output"] == list(result.outputs)
+    assert written.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert written.opset_import[0].version == 18
+    other = torch.rand(5, 4, 8, 8)
+    expected = copy.deepcopy(model).eval()(other).detach().numpy()
+    np.testing.assert_allclose(run_onnx(result.path, x=other.numpy())[0], expected, atol=1e-5)
+    assert len(result.differences) == 2
+
+
+def test_callers_model_is_untouched(model, tmp_path):
+    mine = copy.deepcopy(model).train()
+    mine.body.bn.eval()
+    mine.head.weight.requires_grad_(requires_grad=False)
+    before = {name: tensor.clone() for name, tensor in mine.state_dict().items()}
+    flags = {name: module.training for name, module in mine.named_modules()}
+
+    export(mine, EXAMPLE, tmp_path / "model.onnx", dtype="float16")
+
+    assert {name: module.training for name, module in mine.named_modules()} == flags
+    assert all(torch.equal(tensor, before[name]) for name, tensor in mine.state_dict().items())
+    assert all(tensor.dtype == before[name].dtype for name, tensor in mine.state_dict().items())
+    assert not mine.head.weight.requires_grad
+
+
+@pytest.mark.parametrize("dtype", ["float16", torch.float16], ids=["name", "torch-dtype"])
+def test_half_precision_is_half_throughout(model, tmp_path, dtype):
+    result = export(model, EXAMPLE, tmp_path / "model.onnx", dtype=dtype)
+
+    graph = onnx.load(result.path).graph
+    floating = {t.data_type for t in graph.initializer} & {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16}
+    assert floating == {onnx.TensorProto.FLOAT16}
+    ends = (*graph.input, *graph.output)
+    assert {value.type.tensor_type.elem_type for value in ends} == {onnx.TensorProto.FLOAT16}
+    assert result.dtype == "float16"
+    # The reference is float32, so a half-precision model cannot agree exactly.
+    assert 0 < max(item.max_relative for item in result.differences) < 0.02
+
+
+def test_prints_and_logs_nothing(model, tmp_path, capfd, caplog):
+    export(model, EXAMPLE, tmp_path / "model.onnx", opset=17)
+
+    assert capfd.readouterr() == ("", "")
+    assert [record for record in caplog.records if record.levelno >= logging.INFO] == []
+    assert logging.root.manager.disable == logging.NOTSET
+
+
+def test_file_holds_no_source_paths(model, tmp_path):
+    result = export(model, EXAMPLE, tmp_path / "model.onnx")
+
+    assert b"test_torch_onnx" not in result.path.read_bytes()
+
+
+class TwoInputs(nn.Module):
+    def forward(self, image, scale, bias=None, *, power=1):
+        scaled = image.mean((2, 3)) * scale[:, None] ** power
+        return {"scaled": scaled if bias is None else scaled + bias, "total": scaled.sum(1)}
+
+
+@pytest.mark.parametrize(
+    ("example", "inputs"),
+    [
+        pytest.param((EXAMPLE, torch.ones(3), torch.ones(4)), ("image", "scale", "bias"), id="tuple"),
+        pytest.param({"image": EXAMPLE, "scale": torch.ones(3)}, ("image", "scale"), id="dict"),
+        pytest.param(
+            {"scale": torch.full((3,), 2.0), "image": EXAMPLE, "bias": None, "power": 2},
+            ("scale", "image"),
+            id="dict-with-constants",
+        ),
+    ],
+)
+def test_forms_of_example(example, inputs, tmp_path):
+    result = export(TwoInputs(), example, tmp_path / "model.onnx")
+
+    graph = onnx.load(result.path).graph
+    assert result.inputs == inputs
+    assert {value.name for value in graph.input} == set(inputs)
+    assert result.outputs == ("scaled", "total")
+    free = {v.name: v.type.tensor_type.shape.dim[0].dim_param for v in graph.input}
+    assert free == {name: "" if name == "bias" else "batch" for name in inputs}
+
+
+def test_a_batch_of_one_is_freed_too(model, tmp_path):
+    result = export(
+        model, EXAMPLE[:1], tmp_path / "model.onnx", input_names=["pixels"], output_names=["logits"]
+    )
+
+    assert run_onnx(result.path, pixels=EXAMPLE.numpy())[0].shape == (3, 10)
+
+
+def test_fixed_batch_on_request(model, tmp_path):
+    result = export(model, EXAMPLE, tmp_path / "model.onnx", dynamic_batch=False)
+
+    assert onnx.load(result.path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3
+    assert len(result.differences) == 1
+
+
+def test_plan_is_handed_on(tmp_path):
+    model, plan = nn.Linear(4, 4), Plan((), "sr-ste")
+    setattr(model, PLAN_ATTRIBUTE, plan)
+
+    assert export(model, torch.rand(2, 4), tmp_path / "model.onnx").plan is plan
+
+
+class FakeSparsity(nn.Module):
+    nm2trt_method = "sr-ste"
+
+    def forward(self, weight):
+        return weight * (weight > 0)
+
+
+def test_attached_model_is_refused(model, tmp_path):
+    attached = copy.deepcopy(model)
+    parametrize.register_parametrization(attached.body.conv, "weight", FakeSparsity())
+
+    with pytest.raises(SparsifyError, match=r"sr-ste is still attached to body\.conv; call finalize\(\)"):
+        export(attached, EXAMPLE, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_parametrisations_are_exported(model, tmp_path):
+    normed = copy.deepcopy(model)
+    nn.utils.parametrizations.weight_norm(normed.head)
+
+    assert export(normed, EXAMPLE, tmp_path / "model.onnx").path.is_file()
+
+
+class Noisy(nn.Module):
+    def forward(self, x):
+        return x + torch.rand_like(x)
+
+
+def test_different_outputs_are_refused_and_the_old_file_stays(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"old")
+
+    with pytest.raises(
+        DifferenceError, match=r"ONNX Runtime against PyTorch \(batch 3\): output 'output' differs"
+    ):
+        export(Noisy(), EXAMPLE, path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+class Unexportable(nn.Module):
+    def forward(self, x):
+        return torch.linalg.svd(x)[1]
+
+
+class Branching(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+class OneBatch(nn.Module):
+    def forward(self, x):
+        return x * 2 if x.shape[0] == 3 else x * 3
+
+
+class IgnoresInput(nn.Module):
+    def forward(self, x, unused):
+        return x * 2
+
+
+@pytest.mark.parametrize(
+    ("model", "example", "error", "match"),
+    [
+        pytest.param(
+            Unexportable(), EXAMPLE, InputError, r"cannot export Unexportable.*_linalg_svd", id="operator"
+        ),
+        pytest.param(
+            Branching(), EXAMPLE, InputError, r"cannot export Branching.*data-dependent", id="control-flow"
+        ),
+        pytest.param(
+            OneBatch(),
+            EXAMPLE,
+            InputError,
+            r"OneBatch works for the example's batch of 3 alone",
+            id="fixed-batch",
+        ),
+        pytest.param(
+            nn.Conv2d(5, 4, 1), EXAMPLE, DataError, r"fails on the example \(batch 3\)", id="channels"
+        ),
+        pytest.param(nn.Identity(), [[1]], DataError, r"argument 0 of the example is a list", id="nested"),
+        pytest.param(nn.Identity(), (1, 2), DataError, r"holds no tensor", id="no-tensor"),
+        pytest.param(nn.Identity(), 3, DataError, r"example is a int", id="number"),
+    ],
+)
+def test_refuses_models_and_examples(model, example, error, match, tmp_path, capfd):
+    with pytest.raises(error, match=match) as caught:
+        export(model, example, tmp_path / "model.onnx")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        pytest.param({"opset": 16}, r"opset 16 cannot be written; choose 17 to", id="opset-16"),
+        pytest.param({"opset": "18"}, r"opset '18'", id="opset-text"),
+        pytest.param({"dtype": "bfloat16"}, r"bfloat16 cannot be exported", id="bfloat16"),
+        pytest.param({"dtype": "half-ish"}, r"half-ish cannot be exported", id="dtype-text"),
+        pytest.param({"input_names": ["a", "b"]}, r"input_names .* must be 1 different", id="input-names"),
+        pytest.param({"output_names": []}, r"output_names \[\] must be 1 different", id="output-names"),
+        pytest.param({"dynamic_batch": ["y"]}, r"dynamic_batch names \['y'\]", id="batch-names"),
+    ],
+)
+def test_refuses_options(options, match, tmp_path):
+    with pytest.raises(InputError, match=match):
+        export(nn.Identity(), EXAMPLE, tmp_path / "model.onnx", **options)
+
+
+def test_refuses_a_missing_folder_before_any_work(tmp_path):
+    with pytest.raises(OutputError, match="does not exist"):
+        export(nn.Identity(), EXAMPLE, tmp_path / "none" / "model.onnx")
+
+
+def test_external_data_lies_beside_and_old_data_goes(model, tmp_path):
+    path = tmp_path / "model.onnx"
+    first = export(model, EXAMPLE, path, external_data=True)
+    assert first.data_path == tmp_path / "model.onnx.data"
+
+    with pytest.raises(RuntimeError, match="planted"):
+        export(model, EXAMPLE, path, external_data=True, finish=_fail)
+    assert sorted(tmp_path.iterdir()) == [path, first.data_path]
+
+    second = export(model, EXAMPLE, path, external_data=True)
+    assert sorted(tmp_path.iterdir()) == sorted([path, second.data_path])
+    assert run_onnx(path, x=EXAMPLE.numpy())[0].shape == (3, 10)
+
+
+def _fail(path):
+    assert path.is_file()
+    raise RuntimeError("planted")
