@@ -25,7 +25,8 @@ Schema 1, a JSON object:
 | `ladder`              | one row a weight (`nm2trt.engine.proof`)                               |
 | `notes`               | what the user was told                                                 |
 | `created`             | UTC time, ISO 8601                                                     |
-| `previous`            | only during replacement: the record of the engine being replaced       |
+| `previous`            | only during replacement: the record of the engine being replaced; for  |
+|                       | one that had none, its hash and `built_elsewhere: true`                |
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ def read_manifest(engine: str | os.PathLike[str]) -> Fit:
         records = _records(path)
         for record in records:
             if record.get("engine_sha256") == digest:
-                if set(record) <= {"schema", "engine_sha256"}:
+                if record.get("built_elsewhere"):
                     return Fit(
                         "missing", f"{engine.name} was not built by nm2trt; it has no manifest", digest, None
                     )
@@ -227,7 +228,7 @@ def _current_record(engine: Path, path: Path) -> dict[str, Any] | None:
         for record in _records(path):
             if record.get("engine_sha256") == digest:
                 return record
-    return {"schema": SCHEMA, "engine_sha256": digest}
+    return {"schema": SCHEMA, "engine_sha256": digest, "built_elsewhere": True}
 
 
 @contextlib.contextmanager

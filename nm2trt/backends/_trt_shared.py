@@ -83,16 +83,19 @@ class ParsedNetwork:
 def parse(library: Library, model: Path) -> ParsedNetwork:
     """Read an ONNX file into a strongly typed network; see `Backend.parse`."""
     with bar(f"parse {model.name}"):
-        return _stoppable(lambda stop: _parse(library, model, stop))
+        return _stoppable(lambda _: _parse(library, model), f"{model} was parsed")
 
 
 def build(library: Library, network: ParsedNetwork, options: BuildOptions) -> Engine:
     """Build an engine with progress shown; see `Backend.build`."""
     with bar(f"build {network.model.name}", 1.0) as shown:
-        return _stoppable(lambda stop: _build(library, network, options, shown, stop))
+        return _stoppable(
+            lambda stop: _build(library, network, options, shown, stop),
+            f"an engine was built from {network.model}",
+        )
 
 
-def _parse(library: Library, model: Path, stop: threading.Event) -> ParsedNetwork:
+def _parse(library: Library, model: Path) -> ParsedNetwork:
     trt = library.module
     with _recorded(trt) as log:
         builder = _create(library, lambda: trt.Builder(_logger(trt)), log)
@@ -103,8 +106,6 @@ def _parse(library: Library, model: Path, stop: threading.Event) -> ParsedNetwor
         # when the model is a link into a cache.
         if not parser.parse_from_file(str(model.resolve())):
             raise _parser_failure(library, model, parser, log)
-        if stop.is_set():
-            raise Interrupted(f"stopped while {model} was parsed; nothing was written")
         if network.num_outputs == 0:
             raise ModelError(f"{model} has no outputs; export the model again")
         inputs = tuple(_spec(library, network.get_input(i)) for i in range(network.num_inputs))
@@ -136,16 +137,18 @@ def _build(
         start = time.perf_counter()
         plan = parsed.builder.build_serialized_network(parsed.network, config)
         build_ms = (time.perf_counter() - start) * 1e3
-    if stop.is_set():
-        raise Interrupted(f"stopped while an engine was built from {parsed.model}; nothing was written")
     if plan is None:
-        raise BackendError(f"{library.product} could not build {parsed.model}: {_reason(log)}")
+        reason = _reason(log)
+        if options.workspace_bytes is not None and re.search("workspace|OutOfMemory", reason):
+            reason += f"; {options.workspace_bytes} bytes of workspace are too few, give more or none"
+        raise BackendError(f"{library.product} could not build {parsed.model}: {reason}")
+    shown.update(1.0, 1.0)
     return Engine(memoryview(plan), (*parsed.log, *log), build_ms)
 
 
-def _stoppable(work: Callable[[threading.Event], T]) -> T:
+def _stoppable(work: Callable[[threading.Event], T], doing: str) -> T:
     """Run `work` in a thread and wait; Ctrl-C sets its event, and the wait goes on until it has ended."""
-    stop = threading.Event()
+    stop, done = threading.Event(), threading.Event()
     results: list[T] = []
     errors: list[BaseException] = []
 
@@ -154,21 +157,24 @@ def _stoppable(work: Callable[[threading.Event], T]) -> T:
             results.append(work(stop))
         except BaseException as error:  # handed to the waiting thread, which raises it
             errors.append(error)
+        finally:
+            done.set()
 
-    worker = threading.Thread(target=run, name="nm2trt-builder")
-    worker.start()
-    while worker.is_alive():
-        _join(worker, stop)
+    threading.Thread(target=run, name="nm2trt-builder").start()
+    while not done.is_set():
+        _wait(done, stop)
+    if stop.is_set():
+        raise Interrupted(f"stopped while {doing}; nothing was written") from (errors[0] if errors else None)
     if errors:
         raise errors[0]
-    if stop.is_set():
-        raise Interrupted("stopped; nothing was written")
     return results[0]
 
 
-def _join(worker: threading.Thread, stop: threading.Event) -> None:
+def _wait(done: threading.Event, stop: threading.Event) -> None:
+    # Not Thread.join, which before Python 3.13 takes an interrupted thread for an ended one; and with a
+    # limit, because a signal that the system hands to another thread does not end an endless wait.
     try:
-        worker.join()
+        done.wait(0.1)
     except KeyboardInterrupt:
         stop.set()
 
@@ -286,7 +292,8 @@ def _parser_failure(library: Library, model: Path, parser: Any, log: list[str]) 
         reason = "it has no implementation of this operator; export the model without it"
     operator, node = error.node_operator(), error.node_name()
     if not operator:
-        return ModelError(f"{library.product} cannot read {model}: {reason}")
+        # Not of one node, e.g. external data that is missing: the log's first error names the cause.
+        return ModelError(f"{library.product} cannot read {model}: {_reason(log)}")
     where = f"node {node!r}" if node else f"node number {error.node()}"
     return BackendError(f"{library.product} refuses {where}, operator {operator}, of {model}: {reason}")
 
@@ -302,8 +309,17 @@ def _reason(log: list[str]) -> str:
 
 def _clean(message: str) -> str:
     """Take source positions and error codes off a message."""
-    message = re.sub(r"^Assertion failed: (\S+: )?", "", " ".join(message.split()))
-    message = re.sub(r"^(\[?\w+\.(cpp|h)[:\]]\S*\s*)+", "", message)
-    message = re.sub(r"^IBuilder::\w+: ", "", message)
-    message = re.sub(r"^Error Code \d+: ", "", message)
+    message = " ".join(message.split())
+    # The compiler's own errors come as a chain "[file:line: function] text; [...] text ...": the first
+    # names the cause.
+    chain = re.match(r"Myelin \(\[[^]]*\] (.*?)(; \[|\)?$)", message)
+    if chain:
+        message = chain[1]
+    for noise in (
+        r"Assertion failed: (\S+: )?",
+        r"(\[?\w+\.(cpp|h)[:\]]\S*\s*)+",
+        r"I\w+::\w+: ",
+        r"Error Code \d+: ",
+    ):
+        message = re.sub(f"^{noise}", "", message)
     return message.strip().rstrip(".") or "the library gave no reason"

@@ -61,7 +61,7 @@ class Session(Protocol):
     def close(self) -> None:
         """Free what the session holds; a second call does nothing."""
 
-    def __enter__(self) -> Session: ...
+    def __enter__(self) -> Session: ...  # noqa: PYI034 - typing.Self came with Python 3.11
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -102,6 +102,10 @@ def _print_result(result: BuildResult) -> None:
     else:
         print(f"dry run: {result.engine} would be built  ({name}); nothing was written")
     print(result.kind)
+    if any(rung.answer == "not measured" for row in result.ladder for rung in row.rungs):
+        print(
+            "not measured: the kernels are chosen on the GPU that loads the engine, and none was asked here"
+        )
     for profile in options.profiles:
         for shapes in profile:
             print(f"profile {shapes.input}: {shapes}")

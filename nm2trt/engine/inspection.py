@@ -59,7 +59,10 @@ def inspect_engine(path: Path) -> EngineInfo:
     Raises:
         InputError: The file is no engine, is damaged or cut short, or its manifest is damaged.
     """
-    check_input(path, "an engine")
+    if not is_engine(path):
+        raise InputError(
+            f"{path} is no engine of a kind that is known here; for an ONNX model, use nm2trt verify"
+        )
     header = trt_rtx.read_header(path)
     try:
         fit = read_manifest(path)

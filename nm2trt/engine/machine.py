@@ -8,6 +8,9 @@ import importlib.util
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nm2trt.backends import trt_rtx
+from nm2trt.errors import BackendMissingError
+
 __all__ = ["BackendReport", "Gpu", "MachineReport", "probe_gpus", "survey"]
 
 # Attribute numbers of the CUDA driver's cuDeviceGetAttribute.
@@ -93,7 +96,7 @@ class MachineReport:
 
 
 def survey() -> MachineReport:
-    """Look at libraries and GPUs; nothing heavy is imported, and nothing missing is an error."""
+    """Look at libraries and GPUs; nothing that is missing is an error."""
     gpus, driver = probe_gpus()
     return MachineReport(tuple(_library(name) for name in _LIBRARIES), gpus, driver)
 
@@ -132,9 +135,19 @@ def _library(name: str) -> BackendReport:
     module, distributions, purpose, install = _LIBRARIES[name]
     if importlib.util.find_spec(module) is None:
         return BackendReport(name, module, "", purpose, install)
+    if name == trt_rtx.RtxBackend.name:
+        return _rtx(module, purpose)
     versions = (_version(distribution) for distribution in distributions)
     version = next((version for version in versions if version), "unknown version")
     return BackendReport(name, module, version, purpose, "")
+
+
+def _rtx(module: str, purpose: str) -> BackendReport:
+    # Loaded, not only found: the builder is what everything else here is for.
+    try:
+        return BackendReport(trt_rtx.RtxBackend.name, module, trt_rtx.load().version, purpose, "")
+    except BackendMissingError as error:
+        return BackendReport(trt_rtx.RtxBackend.name, module, "", purpose, str(error))
 
 
 def _version(distribution: str) -> str:

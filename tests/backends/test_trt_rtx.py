@@ -1,0 +1,258 @@
+"""TensorRT for RTX, the real library: parsing, building ahead of time, stopping, and reading headers."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import onnx
+import pytest
+from nets import conv_net, elementwise_net, save, two_of_four
+from onnx import helper, numpy_helper
+
+from nm2trt.backends import _trt_shared, trt_rtx
+from nm2trt.backends.options import BuildOptions, ShapeRange
+from nm2trt.backends.protocol import Backend
+from nm2trt.errors import BackendError, BackendMissingError, InputError, Interrupted, ModelError
+
+pytest.importorskip("tensorrt_rtx")
+
+BATCHES = ((ShapeRange("x", (1, 16, 8, 8), (8, 16, 8, 8), (32, 16, 8, 8)),),)
+
+
+@pytest.fixture(scope="module")
+def backend():
+    return trt_rtx.load()
+
+
+@pytest.fixture
+def net(tmp_path):
+    return conv_net(tmp_path / "net.onnx")
+
+
+def options(**fields):
+    return BuildOptions(**{"targets": ("sm80",), "profiles": BATCHES, **fields})
+
+
+def test_it_is_a_backend(backend):
+    assert isinstance(backend, Backend)
+
+
+def test_inputs_and_outputs_come_from_the_parser(backend, net):
+    network = backend.parse(net)
+    assert [(i.name, i.dtype, i.shape) for i in network.inputs] == [("x", "float16", ("n", 16, 8, 8))]
+    assert [o.name for o in network.outputs] == ["y"]
+
+
+@pytest.mark.parametrize("sparsity", ["disable", "enable"])
+def test_a_plan_is_built_for_the_targets_asked_for(backend, net, tmp_path, sparsity):
+    engine = backend.build(backend.parse(net), options(sparsity=sparsity, targets=("sm86", "sm89")))
+    path = tmp_path / "net.rtx"
+    path.write_bytes(engine.data)
+    header = trt_rtx.read_header(path)
+    assert header.targets == ("sm86", "sm89")
+    assert header.file_bytes == path.stat().st_size == engine.data.nbytes
+    assert header.version == backend.version
+    assert header.weights_bytes >= 2 * 16 * 16 * 9 * 2
+
+
+def test_each_target_sets_its_own_bit(backend, net, tmp_path):
+    network, path = backend.parse(net), tmp_path / "net.rtx"
+    for target in backend.targets:
+        path.write_bytes(backend.build(network, options(targets=(target,))).data)
+        assert trt_rtx.read_header(path).targets == (target,)
+
+
+def test_the_whole_log_is_kept(backend, net):
+    log = backend.build(backend.parse(net), options(sparsity="enable")).log
+    assert any("conv1" in line and line.startswith("verbose: ") for line in log)
+    assert any("Engine generation completed" in line for line in log)
+
+
+def test_two_profiles_are_two_profiles(backend, net):
+    one = ShapeRange("x", (1, 16, 8, 8), (1, 16, 8, 8), (1, 16, 8, 8))
+    log = "\n".join(backend.build(backend.parse(net), options(profiles=(*BATCHES, (one,)))).log)
+    assert "profile number 1 [2/2]" in log
+
+
+def test_external_data_is_found_beside_the_model(backend, tmp_path):
+    save_external(tmp_path)
+    assert backend.parse(tmp_path / "net.onnx").inputs[0].name == "x"
+
+
+def test_external_data_is_found_beside_the_real_file_of_a_link(backend, tmp_path):
+    (tmp_path / "cache").mkdir()
+    save_external(tmp_path / "cache")
+    (tmp_path / "link.onnx").symlink_to(tmp_path / "cache" / "net.onnx")
+    assert backend.parse(tmp_path / "link.onnx").outputs[0].name == "y"
+
+
+def test_missing_external_data_is_one_sentence(backend, tmp_path):
+    save_external(tmp_path)
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises((ModelError, BackendError), match=r"net\.onnx: .*weights\.bin"):
+        backend.parse(tmp_path / "net.onnx")
+
+
+def save_external(folder):
+    weight = numpy_helper.from_array(two_of_four((64, 64), axis=0).astype(np.float32), "w")
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="product")
+    shapes = {"x": ("float32", ("n", 64))}, {"y": ("float32", ("n", 64))}
+    save(folder / "net.onnx", [node], *shapes, [weight], None, external=True)
+    assert (folder / "weights.bin").stat().st_size == 64 * 64 * 4
+
+
+@pytest.mark.parametrize(
+    ("operator", "domain"),
+    [pytest.param("Det", "", id="not-implemented"), pytest.param("Wavelet", "custom", id="unknown-domain")],
+)
+def test_a_refused_operator_is_named_with_its_node(backend, tmp_path, operator, domain):
+    path = elementwise_net(tmp_path / "odd.onnx", {"x": (4, 4)}, operator, domain=domain)
+    message = rf"refuses node 'odd_one', operator {operator}, of .*odd\.onnx: it has no implementation"
+    with pytest.raises(BackendError, match=message):
+        backend.parse(path)
+
+
+def test_a_node_without_a_name_is_named_by_its_number(backend, tmp_path):
+    path = elementwise_net(tmp_path / "odd.onnx", {"x": (4, 4)}, "Det")
+    model = onnx.load(path)
+    model.graph.node[0].name = ""
+    onnx.save(model, path)
+    with pytest.raises(BackendError, match=r"refuses node number 0, operator Det"):
+        backend.parse(path)
+
+
+def test_a_dangling_input_is_named(backend, net):
+    model = onnx.load(net)
+    model.graph.node[3].input[0] = "nowhere"
+    onnx.save(model, net)
+    with pytest.raises(BackendError, match=r"node 'relu1', operator Relu.*Node input was not registered"):
+        backend.parse(net)
+
+
+@pytest.mark.parametrize("content", [b"no protobuf at all " * 9, "half"], ids=["garbage", "truncated"])
+def test_a_file_that_is_no_onnx_is_refused(backend, net, content):
+    data = net.read_bytes()
+    net.write_bytes(data[: len(data) // 2] if content == "half" else content)
+    with pytest.raises(ModelError, match=r"net\.onnx is not a readable ONNX file"):
+        backend.parse(net)
+
+
+def test_too_little_workspace_says_so(backend, net):
+    with pytest.raises(
+        BackendError, match=r"could not build .*net\.onnx: .*64 bytes of workspace are too few"
+    ):
+        backend.build(backend.parse(net), options(workspace_bytes=64))
+
+
+def test_a_failed_build_gives_the_library_s_reason(backend, net):
+    with pytest.raises(BackendError, match="no optimization profile has been defined"):
+        backend.build(backend.parse(net), options(profiles=()))
+
+
+def test_unknown_targets_are_refused_with_the_known_ones(backend):
+    with pytest.raises(
+        InputError, match=r"cannot build for sm90; it builds for sm75, sm80, sm86, sm89, sm120"
+    ):
+        backend.choose_targets(("sm80", "sm90"))
+
+
+def test_ampere_is_the_default(backend):
+    assert backend.choose_targets(()) == ("sm80", "sm86")
+
+
+def test_ctrl_c_stops_the_builder_through_its_monitor(backend, net, monkeypatch):
+    """A real SIGINT while the real builder works, sent by the bar's first step, which then waits."""
+    steps = []
+
+    class Bar:
+        def update(self, done, total=None, description=None):
+            steps.append(done)
+            if len(steps) == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.5)
+
+    network = backend.parse(net)
+    monkeypatch.setattr(_trt_shared, "bar", lambda *_: contextlib.nullcontext(Bar()))
+    with pytest.raises(
+        Interrupted, match=r"stopped while an engine was built from .*net\.onnx; nothing was written"
+    ):
+        backend.build(network, options())
+    assert steps[0] < 0.5
+    assert max(steps) < 0.5, "the builder went on after its monitor had said no"
+    assert not [thread for thread in threading.enumerate() if thread.name == "nm2trt-builder"]
+
+
+def test_progress_only_grows_and_ends_full(backend, net, monkeypatch):
+    seen = []
+
+    class Bar:
+        def update(self, done, total=None, description=None):
+            seen.append((done, total))
+
+    network = backend.parse(net)
+    monkeypatch.setattr(_trt_shared, "bar", lambda *_: contextlib.nullcontext(Bar()))
+    backend.build(network, options())
+    shares = [done for done, _ in seen]
+    assert len(set(shares)) > 20
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert {total for _, total in seen} == {1.0}
+
+
+def test_builds_in_two_threads_keep_their_logs_apart(backend, tmp_path):
+    nets = [conv_net(tmp_path / f"{name}.onnx", layers=count) for name, count in (("two", 2), ("five", 5))]
+    logs = {}
+
+    def work(path):
+        logs[path.stem] = "\n".join(backend.build(backend.parse(path), options()).log)
+
+    threads = [threading.Thread(target=work, args=(path,)) for path in nets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert "conv4" in logs["five"]
+    assert "conv4" not in logs["two"]
+
+
+def test_a_missing_library_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tensorrt_rtx", None)
+    with pytest.raises(BackendMissingError, match=r"TensorRT for RTX .*: pip install nm2trt\[rtx\]"):
+        trt_rtx.load()
+
+
+@pytest.fixture(scope="module")
+def plan(backend, tmp_path_factory):
+    path = conv_net(tmp_path_factory.mktemp("plan") / "net.onnx")
+    return bytes(backend.build(backend.parse(path), options()).data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(
+            lambda plan: plan[:-1], r"damaged: it has \d+ bytes, its header says \d+", id="one-byte-short"
+        ),
+        pytest.param(lambda plan: plan + b"x", "damaged", id="one-byte-more"),
+        pytest.param(
+            lambda plan: plan[:40], "cut short: 40 bytes are less than a plan's header", id="header-cut"
+        ),
+        pytest.param(lambda plan: b"x" + plan, "is not a plan of TensorRT for RTX", id="magic"),
+        pytest.param(lambda _: b"", "is not a plan of TensorRT for RTX", id="empty"),
+    ],
+)
+def test_a_damaged_plan_is_recognised(plan, tmp_path, change, message):
+    path = tmp_path / "net.rtx"
+    path.write_bytes(change(plan))
+    with pytest.raises(InputError, match=message):
+        trt_rtx.read_header(path)
+
+
+def test_only_the_version_is_read_of_a_plan_of_another_version(plan, tmp_path):
+    path = tmp_path / "net.rtx"
+    path.write_bytes(plan[:24] + bytes([2, 0, 1, 9]) + plan[28:100])
+    header = trt_rtx.read_header(path)
+    assert header == trt_rtx.PlanHeader("2.0.1.9", None, None, None)

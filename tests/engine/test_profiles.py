@@ -1,0 +1,98 @@
+"""resolve_profiles: what a dynamic model is built for, and which profiles are refused."""
+
+import pytest
+
+from nm2trt.backends.options import parse_profiles
+from nm2trt.backends.protocol import TensorSpec
+from nm2trt.engine.profiles import resolve_profiles
+from nm2trt.errors import InputError
+
+
+def inputs(**shapes):
+    return tuple(TensorSpec(name, "float16", shape) for name, shape in shapes.items())
+
+
+def resolve(specs, *texts):
+    profiles, notes = resolve_profiles(specs, parse_profiles(texts))
+    return [{shapes.input: str(shapes) for shapes in profile} for profile in profiles], notes
+
+
+def test_a_static_model_needs_no_profile():
+    assert resolve(inputs(x=(1, 3, 8, 8))) == ([], ())
+
+
+def test_a_dynamic_batch_gets_1_8_32_and_says_so():
+    profiles, notes = resolve(inputs(x=("n", 3, 8, 8)))
+    assert profiles == [{"x": "1x3x8x8,8x3x8x8,32x3x8x8"}]
+    assert len(notes) == 1
+    assert "input 'x' has a dynamic batch and no profile: built for batches 1/8/32" in notes[0]
+
+
+@pytest.mark.parametrize("other", ["n", "m", None], ids=["shared", "its-own", "unnamed"])
+def test_every_input_with_a_dynamic_batch_gets_it(other):
+    profiles, _ = resolve(inputs(x=("n", 3), y=(other, 5), z=(7,)))
+    assert profiles == [{"x": "1x3,8x3,32x3", "y": "1x5,8x5,32x5"}]
+
+
+@pytest.mark.parametrize("text", ["x:2,4,6", "x:2x3x8x8,4x3x8x8,6x3x8x8"], ids=["bare-batch", "whole-shapes"])
+def test_a_given_batch_is_taken_without_a_note(text):
+    assert resolve(inputs(x=("n", 3, 8, 8)), text) == ([{"x": "2x3x8x8,4x3x8x8,6x3x8x8"}], ())
+
+
+def test_a_bare_number_is_the_shape_of_a_vector():
+    assert resolve(inputs(x=("length",)), "x:5,6,7")[0] == [{"x": "5,6,7"}]
+
+
+def test_an_input_takes_the_batch_of_the_one_it_shares_it_with():
+    profiles, notes = resolve(inputs(ids=("n", "s"), mask=("n", 4)), "ids:1x8,4x16,9x32")
+    assert profiles == [{"ids": "1x8,4x16,9x32", "mask": "1x4,4x4,9x4"}]
+    assert notes == ("input 'mask' takes the batch 1/4/9 of the input that shares its 'n'",)
+
+
+def test_an_input_that_shares_no_batch_is_asked_for():
+    with pytest.raises(
+        InputError, match=r"input 'y' of shape mx4 is dynamic too; add a profile for it, as in --profile y:"
+    ):
+        resolve(inputs(x=("n", 3), y=("m", 4)), "x:1,2,3")
+
+
+def test_two_profiles_are_both_completed():
+    profiles, _ = resolve(inputs(x=("n", 3), y=("n", 4)), "x:1,1,1", "x:2,4,8")
+    assert profiles == [{"x": "1x3,1x3,1x3", "y": "1x4,1x4,1x4"}, {"x": "2x3,4x3,8x3", "y": "2x4,4x4,8x4"}]
+
+
+def test_a_profile_that_says_what_a_static_input_says_is_dropped():
+    assert resolve(inputs(x=(1, 3)), "x:1x3,1x3,1x3") == ([], ())
+
+
+def test_other_dynamic_dimensions_ask_for_a_profile_that_then_works():
+    specs = inputs(x=("n", 3, "h", None))
+    with pytest.raises(
+        InputError, match=r"'x' of shape nx3xhx\? has dynamic dimensions 0 \(n\), 2 \(h\), 3"
+    ) as caught:
+        resolve(specs)
+    suggested = str(caught.value).rpartition("--profile ")[2]
+    assert resolve(specs, suggested)[0] == [{"x": "1x3x64x64,8x3x128x128,32x3x256x256"}]
+
+
+def test_a_dynamic_dimension_behind_a_static_batch_is_no_batch():
+    with pytest.raises(InputError, match=r"has dynamic dimensions 1 \(length\)"):
+        resolve(inputs(x=(1, "length")))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("data:1,2,3", "names input 'data'; the model's inputs are 'x', 'y'", id="wrong-name"),
+        pytest.param(
+            "x:1x3,2x3,3x3", r"has rank 2 \(1x3,2x3,3x3\), the input has rank 3 \(nx3x8\)", id="wrong-rank"
+        ),
+        pytest.param(
+            "x:1x4x8,2x4x8,3x4x8", "changes dimension 1, which the model fixes at 3: nx3x8", id="static"
+        ),
+        pytest.param("y:1,2,3", "has rank 1 .*, the input has rank 2", id="bare-batch-of-a-free-shape"),
+    ],
+)
+def test_a_profile_that_does_not_fit_is_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        resolve(inputs(x=("n", 3, 8), y=("n", "s")), text)

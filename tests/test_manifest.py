@@ -1,0 +1,244 @@
+"""The pair of engine and manifest: whole at every instant, whatever happens in between."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from nm2trt.errors import InputError, OutputError
+from nm2trt.files import sha256_bytes
+from nm2trt.manifest import Manifest, manifest_path, read_manifest, write_pair
+
+OLD, NEW = b"old engine", b"the new engine"
+
+
+def manifest_of(data, **fields):
+    values = {
+        "kind": "a plan",
+        "engine_sha256": sha256_bytes(data),
+        "engine_bytes": len(data),
+        "model": "m.onnx",
+        "model_sha256": "0" * 64,
+        "mask_sha256": "1" * 64,
+        "plan": None,
+        "backend": "trt-rtx",
+        "versions": {"nm2trt": "0.1.0"},
+        "options": {"sparsity": "enable"},
+        "targets": ("sm80",),
+        "inputs": ({"name": "x", "dtype": "float16", "shape": ["n", 3]},),
+        "outputs": (),
+        "ladder": (),
+        "notes": ("a note",),
+        "created": "2024-01-01T00:00:00+00:00",
+    }
+    return Manifest(**{**values, **fields})
+
+
+@pytest.fixture
+def engine(tmp_path):
+    return tmp_path / "model.rtx"
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_written_pair_is_read_back(engine):
+    write_pair(engine, NEW, manifest_of(NEW))
+    fit = read_manifest(engine)
+    assert fit.status == "fits"
+    assert fit.manifest == manifest_of(NEW)
+    assert engine.read_bytes() == NEW
+    assert "previous" not in json.loads(manifest_path(engine).read_text())
+    assert files(engine.parent) == ["model.rtx", "model.rtx.json"]
+
+
+def test_a_pair_replaces_a_pair(engine):
+    write_pair(engine, OLD, manifest_of(OLD))
+    write_pair(engine, NEW, manifest_of(NEW))
+    assert read_manifest(engine).manifest == manifest_of(NEW)
+    assert files(engine.parent) == ["model.rtx", "model.rtx.json"]
+
+
+def test_the_manifest_must_be_of_the_engine(engine):
+    with pytest.raises(InputError, match="does not carry the hash of the engine"):
+        write_pair(engine, NEW, manifest_of(OLD))
+    assert files(engine.parent) == []
+
+
+def test_an_engine_without_manifest_says_so(engine):
+    engine.write_bytes(OLD)
+    assert read_manifest(engine).status == "missing"
+    assert "model.rtx.json is not there" in read_manifest(engine).sentence
+
+
+def test_a_manifest_of_another_engine_says_so(engine):
+    write_pair(engine, OLD, manifest_of(OLD))
+    engine.write_bytes(NEW)
+    fit = read_manifest(engine)
+    assert (fit.status, fit.manifest) == ("other", None)
+    assert "model.rtx.json describes another engine than model.rtx" in fit.sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("{", "is damaged: it is no JSON", id="cut"),
+        pytest.param("[" * 9999, "is damaged", id="nested"),
+        pytest.param("[1, 2]", "is damaged or no manifest", id="list"),
+        pytest.param(
+            '{HASH, "schema": 2}', "has schema 2, this release reads 1; update nm2trt", id="later-schema"
+        ),
+        pytest.param('{HASH, "schema": 1}', "is damaged or no manifest", id="keys-missing"),
+        pytest.param("{HASH}", "is damaged or no manifest", id="no-schema"),
+    ],
+)
+def test_a_damaged_manifest_is_refused(engine, text, message):
+    engine.write_bytes(NEW)
+    manifest_path(engine).write_text(text.replace("HASH", f'"engine_sha256": "{sha256_bytes(NEW)}"'))
+    with pytest.raises(InputError, match=message):
+        read_manifest(engine)
+
+
+@pytest.mark.parametrize("field", ["targets", "kind", "options"])
+def test_a_value_of_the_wrong_type_is_refused(engine, field):
+    engine.write_bytes(NEW)
+    record = {**manifest_of(NEW).to_json(), field: 7}
+    manifest_path(engine).write_text(json.dumps(record))
+    with pytest.raises(InputError, match="is damaged or no manifest"):
+        read_manifest(engine)
+
+
+def test_keys_of_a_later_release_are_ignored(engine):
+    engine.write_bytes(NEW)
+    manifest_path(engine).write_text(json.dumps({**manifest_of(NEW).to_json(), "later": 1}))
+    assert read_manifest(engine).status == "fits"
+
+
+# Runs `write_pair` in a process of its own and kills it at the given file-system call.
+KILLED = """
+    import os, signal, sys
+    from pathlib import Path
+    sys.path.insert(0, sys.argv[1])
+    from test_manifest import NEW, manifest_of
+    from nm2trt.manifest import write_pair
+
+    left, when = int(sys.argv[3]), sys.argv[4]
+    rename = Path.replace
+
+    def counted(self, target):
+        global left
+        left -= 1
+        if left == 0 and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = rename(self, target)
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    Path.replace = counted
+    write_pair(Path(sys.argv[2]), NEW, manifest_of(NEW))
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("rename", [1, 2, 3], ids=["manifest-first", "engine", "manifest-last"])
+@pytest.mark.parametrize("old", ["pair", "engine-alone", "nothing"])
+def test_the_pair_is_valid_wherever_the_writer_is_killed(engine, rename, when, old):
+    if old == "pair":
+        write_pair(engine, OLD, manifest_of(OLD))
+    elif old == "engine-alone":
+        engine.write_bytes(OLD)
+    here = os.path.dirname(__file__)  # noqa: PTH120 - for a child's sys.path
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), here, str(engine), str(rename), when]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    renamed = rename > 2 or (rename == 2 and when == "after")
+    if renamed:
+        assert engine.read_bytes() == NEW
+        assert read_manifest(engine).manifest == manifest_of(NEW)
+    elif old == "pair":
+        assert engine.read_bytes() == OLD
+        assert read_manifest(engine).manifest == manifest_of(OLD)
+    elif old == "engine-alone":
+        assert engine.read_bytes() == OLD
+        assert read_manifest(engine).status == "missing"
+    else:
+        assert not engine.exists()
+    write_pair(engine, NEW, manifest_of(NEW))
+    assert files(engine.parent) == ["model.rtx", "model.rtx.json"], "the next run clears what was left"
+    assert read_manifest(engine).manifest == manifest_of(NEW)
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3], ids=["manifest-first", "engine", "manifest-last"])
+@pytest.mark.parametrize("old", ["pair", "nothing"])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "ctrl-c"]
+)
+def test_a_failed_write_leaves_the_old_pair(engine, monkeypatch, failing, old, error):
+    if old == "pair":
+        write_pair(engine, OLD, manifest_of(OLD))
+    before = {path.name: path.read_bytes() for path in engine.parent.iterdir()}
+    rename, calls = type(engine).replace, []
+
+    def counted(self, target):
+        calls.append(target)
+        if len(calls) == failing:
+            raise error
+        return rename(self, target)
+
+    monkeypatch.setattr(type(engine), "replace", counted)
+    if failing == 3 and isinstance(error, OSError):
+        write_pair(engine, NEW, manifest_of(NEW))
+    else:
+        with pytest.raises((OutputError, KeyboardInterrupt)):
+            write_pair(engine, NEW, manifest_of(NEW))
+    if failing == 3:
+        assert read_manifest(engine).manifest == manifest_of(NEW)
+    else:
+        assert {path.name: path.read_bytes() for path in engine.parent.iterdir()} == before
+
+
+def test_a_full_disk_is_one_sentence(engine, monkeypatch):
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(engine), "replace", full)
+    with pytest.raises(OutputError, match="the disk is full; nothing was changed"):
+        write_pair(engine, NEW, manifest_of(NEW))
+
+
+def test_two_writers_at_once_leave_one_whole_pair(engine):
+    """Two processes replace the pair again and again; the reader in between never sees a mismatch."""
+    loop = textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        sys.path.insert(0, sys.argv[1])
+        from test_manifest import manifest_of
+        from nm2trt.manifest import write_pair
+        data = sys.argv[3].encode()
+        for _ in range(25):
+            write_pair(Path(sys.argv[2]), data, manifest_of(data))
+        """
+    )
+    here = os.path.dirname(__file__)  # noqa: PTH120 - for a child's sys.path
+    write_pair(engine, OLD, manifest_of(OLD))
+    writers = [
+        subprocess.Popen([sys.executable, "-c", loop, here, str(engine), name])
+        for name in ("a" * 99, "b" * 77)
+    ]
+    while any(writer.poll() is None for writer in writers):
+        fit = read_manifest(engine)
+        assert fit.status == "fits"
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert files(engine.parent) == ["model.rtx", "model.rtx.json"]
+
+
+def test_to_json_has_every_field():
+    record = manifest_of(NEW).to_json()
+    assert set(record) == {"schema"} | {field.name for field in dataclasses.fields(Manifest)}
