@@ -1,0 +1,68 @@
+"""sparsify -> finalise -> export -> verify: the plan arrives under the names of the ONNX tensors."""
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+import nm2trt
+from nm2trt.errors import SparsifyError
+from nm2trt.graph.verify import verify_model
+from nm2trt.nm.plan import METADATA_KEY
+
+
+class Mixed(nn.Module):
+    """A stem too narrow to be sparse, a conv and a head that keep their names, a Linear that loses it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.conv = nn.Conv2d(16, 32, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(32)
+        self.tokens = nn.Linear(32, 16, bias=False)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = torch.relu(self.bn(self.conv(torch.relu(self.stem(x)))))
+        return self.head(torch.relu(self.tokens(x.flatten(2).transpose(1, 2))).mean(1))
+
+
+def attached():
+    torch.manual_seed(0)
+    model = Mixed()
+    return model, nm2trt.sparsify(model, method="magnitude", pattern="2:4")
+
+
+@pytest.mark.parametrize("dtype", [None, "float16"], ids=["fp32", "fp16"])
+def test_plan_and_mask_hash_travel_with_the_file(dtype, tmp_path):
+    model, session = attached()
+    session.finalize()
+    result = nm2trt.export(model, torch.rand(2, 3, 8, 8), tmp_path / "model.onnx", dtype=dtype)
+
+    report = verify_model(result.path)
+    assert report.plan == result.plan
+    assert report.missing == ()
+    assert report.recorded_mask_sha256 == report.mask_sha256 == result.mask_sha256
+    by_weight = {verdict.weight: verdict.pattern for verdict in report.weights}
+    transposed = next(name for name in by_weight if name not in dict(model.named_parameters()))
+    assert by_weight == {
+        "stem.weight": "dense-by-plan",
+        "conv.weight": "holds",
+        transposed: "holds",
+        "head.weight": "holds",
+    }
+    assert list(tmp_path.iterdir()) == [result.path]
+
+
+def test_an_attached_model_is_refused(tmp_path):
+    model, _ = attached()
+    with pytest.raises(SparsifyError, match=r"magnitude is still attached to conv; call finalize\(\)"):
+        nm2trt.export(model, torch.rand(2, 3, 8, 8), tmp_path / "model.onnx")
+
+
+def test_a_model_without_plan_gets_the_hash_alone(tmp_path):
+    result = nm2trt.export(Mixed(), torch.rand(2, 3, 8, 8), tmp_path / "model.onnx")
+
+    written = {prop.key: prop.value for prop in onnx.load(result.path).metadata_props}
+    assert METADATA_KEY not in written
+    assert written["nm2trt.mask_sha256"] == result.mask_sha256
