@@ -117,7 +117,7 @@ def _print_latency(report: ValidationReport) -> None:
     bench = report.benchmark
     if bench is None:
         return
-    print()
+    print("\nLatency: " + ", ".join(f"{key} {value}" for key, value in bench.conditions.items()))
     print_table(
         ["", "batch", "p50 ms", "p90 ms", "p99 ms", "runs"],
         [
@@ -131,5 +131,4 @@ def _print_latency(report: ValidationReport) -> None:
             ]
             for side, t in bench.latencies.items()
         ],
-        title="Latency: " + ", ".join(f"{key} {value}" for key, value in bench.conditions.items()),
     )
