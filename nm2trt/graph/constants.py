@@ -37,6 +37,7 @@ __all__ = [
     "evaluate",
     "main_source",
     "stored_index",
+    "stored_places",
 ]
 
 Array = npt.NDArray[Any]
@@ -108,18 +109,30 @@ def main_source(scope: Scope, value: str) -> Source | None:
 
 
 def stored_index(scope: Scope, value: str, index: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return where in its stored tensor an element of a weight comes from; None when that is not one place."""
+    """Return where in its stored tensor an element of a weight comes from; None when not from one place."""
     source = main_source(scope, value)
-    if source is None:
+    places = None if source is None else stored_places(scope, value, source)
+    if source is None or places is None:
         return None
+    try:
+        flat = int(places[index])
+    except IndexError:
+        return None
+    return None if flat < 0 else tuple(int(i) for i in np.unravel_index(flat, source.shape))
+
+
+def stored_places(scope: Scope, value: str, source: Source) -> Array | None:
+    """Say where in a stored tensor each element of a constant value comes from.
+
+    Returns:
+        int64 array of the value's shape: flat indices into `source`, -1 for an element that comes from
+        elsewhere. None when an operator on the way mixes elements, or `source` is not on the way.
+    """
     try:
         places, tracked = _evaluate(scope, value, source)
     except (Opaque, ValueError, IndexError):
         return None
-    if not tracked:
-        return None
-    flat = int(places[index])
-    return None if flat < 0 else tuple(int(i) for i in np.unravel_index(flat, source.shape))
+    return places if tracked else None
 
 
 def _sources(scope: Scope, value: str) -> list[Source]:

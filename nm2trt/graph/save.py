@@ -1,0 +1,221 @@
+"""Write a model: weights in memory, weights made while they are written, weights copied by the kernel.
+
+External data that did not change goes from file to file without passing through the process. The data
+file is written first, under a name that nothing uses yet; then the model is renamed into place. So at
+every instant the model on disk, old or new, finds the data that it names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto
+
+from nm2trt.errors import InputError, ModelError, Nm2trtError
+from nm2trt.files import check_output, write_atomic
+from nm2trt.graph.data_file import (
+    Chunks,
+    Placed,
+    clear_values,
+    in_memory,
+    lay_out,
+    point_to,
+    stored_at,
+    write_data,
+)
+from nm2trt.graph.model import Model, load
+from nm2trt.graph.tensors import element_type, external_location
+
+__all__ = ["Rewrite", "all_tensors", "refuse_same_file", "save"]
+
+# A protobuf message ends at 2 GiB; some room is left for everything that is no tensor.
+_MOST_INLINE_BYTES = (1 << 31) - (64 << 20)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rewrite:
+    """New numbers for a tensor of the model, of the shape and type that it has.
+
+    Args:
+        tensor: The tensor; where it was stored (inline or external) it stays.
+        chunks: Returns the raw bytes, in pieces; it is called once, while the file is written.
+    """
+
+    tensor: TensorProto
+    chunks: Chunks
+
+
+def save(
+    model: Model,
+    target: str | os.PathLike[str],
+    *,
+    rewrites: Sequence[Rewrite] = (),
+    external: Sequence[TensorProto] = (),
+    finish: Callable[[Model], None] | None = None,
+    most_inline_bytes: int = _MOST_INLINE_BYTES,
+) -> None:
+    """Write a model and, where it has any, its external data beside it: both, or neither.
+
+    Args:
+        model: The model; its tensors' locations are changed to those of the new data file.
+        target: The `.onnx` to write. An old one, and the data file that only it names, are replaced.
+        rewrites: Tensors whose numbers change.
+        external: Tensors with raw data in memory that should go into the data file.
+        finish: Called with the model as it will be read back, its data file in place, before the model
+            itself is written. It may change metadata; if it raises, nothing is left behind.
+        most_inline_bytes: When more than this is stored inline, the largest initializers move to the
+            data file, since no ONNX file may reach 2 GiB.
+
+    Raises:
+        ModelError: External data is missing or damaged, or the model without its weights is too large.
+        OutputError: A file cannot be written.
+        InputError: `target` is a data file of the model.
+    """
+    target = check_output(target)
+    sources = _data_files(model)
+    if target.resolve() in sources:
+        raise InputError(f"{target} holds weights of {model.name}; give another output path")
+    stale = _stale_data(target, keep=sources)
+    placed = _place(model, rewrites, external, most_inline_bytes)
+    data = _free_name(target) if placed else None
+    try:
+        if data is not None:
+            write_data(data, placed)
+            for item in placed:
+                point_to(item, data.name)
+        if finish is not None:
+            finish(Model(model.proto, None, target.parent.resolve()))
+        write_atomic(target, _serialize(model))
+    except BaseException:
+        if data is not None:
+            with contextlib.suppress(OSError):
+                data.unlink(missing_ok=True)
+        raise
+    for path in stale:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def refuse_same_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Raise when the output would replace the input.
+
+    Raises:
+        InputError: Both paths are one file, through links too.
+    """
+    source, target = Path(source), Path(target)
+    with contextlib.suppress(OSError):
+        same = source.resolve() == target.resolve() or (target.exists() and source.samefile(target))
+        if same:
+            raise InputError(f"the output {target} is the input; give another path with -o")
+
+
+def all_tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:
+    """Yield every tensor that a model stores: in graphs, bodies, functions, attributes, training info."""
+    graphs = [proto.graph]
+    for training in proto.training_info:
+        graphs += [training.initialization, training.algorithm]
+    nodes = [node for function in proto.functions for node in function.node]
+    defaults = [a for function in proto.functions for a in getattr(function, "attribute_proto", [])]
+    while graphs or nodes or defaults:
+        found = list(defaults)
+        for node in nodes:
+            found.extend(node.attribute)
+        nodes, defaults = [], []
+        for attribute in found:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            sparse = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+            for item in [*sparse, *attribute.sparse_tensors]:
+                yield from (item.values, item.indices)
+            graphs += [attribute.g] if attribute.HasField("g") else []
+            graphs += attribute.graphs
+        for graph in graphs:
+            yield from graph.initializer
+            for item in graph.sparse_initializer:
+                yield from (item.values, item.indices)
+            nodes.extend(graph.node)
+        graphs = []
+
+
+def _place(
+    model: Model, rewrites: Sequence[Rewrite], external: Sequence[TensorProto], most_inline_bytes: int
+) -> list[Placed]:
+    """Fill inline tensors, and lay out the data file."""
+    changed = {id(rewrite.tensor): rewrite for rewrite in rewrites}
+    # The wrappers are held, since `id` names an object only while it lives.
+    tensors = list(all_tensors(model.proto))
+    outside: list[tuple[TensorProto, int, tuple[Path, int] | Chunks]] = []
+    for tensor in tensors:
+        rewrite = changed.get(id(tensor))
+        if tensor.data_location == TensorProto.EXTERNAL:
+            length, where = stored_at(tensor, model.root)
+            outside.append((tensor, length, where if rewrite is None else rewrite.chunks))
+        elif rewrite is not None:
+            data = b"".join(rewrite.chunks())
+            clear_values(tensor)
+            tensor.raw_data = data
+    inline = sum(_inline_bytes(tensor) for tensor in tensors)
+    wanted = {id(tensor) for tensor in external}
+    movable = sorted(model.proto.graph.initializer, key=_inline_bytes, reverse=True)
+    for tensor in movable:
+        size = _inline_bytes(tensor)
+        if size == 0 or (id(tensor) not in wanted and inline <= most_inline_bytes):
+            continue
+        if tensor.data_type != TensorProto.STRING:
+            inline -= size
+            kind = element_type(tensor)
+            outside.append((tensor, (math.prod(tensor.dims) * kind.bits + 7) // 8, in_memory(tensor, kind)))
+    return lay_out(outside)
+
+
+def _inline_bytes(tensor: TensorProto) -> int:
+    if tensor.data_location == TensorProto.EXTERNAL:
+        return 0
+    if tensor.HasField("raw_data"):
+        return len(tensor.raw_data)
+    # A typed field spends up to ten bytes on an integer.
+    fixed = 4 * len(tensor.float_data) + 8 * len(tensor.double_data) + sum(map(len, tensor.string_data))
+    return fixed + 10 * (len(tensor.int32_data) + len(tensor.int64_data) + len(tensor.uint64_data))
+
+
+def _serialize(model: Model) -> bytes:
+    try:
+        return bytes(model.proto.SerializeToString())
+    except Exception as error:  # protobuf's own exception differs between its implementations
+        raise ModelError(
+            f"{model.name} cannot be written: without its initializers it is still larger than 2 GiB"
+        ) from error
+
+
+def _data_files(model: Model) -> set[Path]:
+    outside = (t for t in all_tensors(model.proto) if t.data_location == TensorProto.EXTERNAL)
+    return {external_location(tensor, model.root)[0] for tensor in outside}
+
+
+def _free_name(target: Path) -> Path:
+    plain = target.with_name(f"{target.name}.data")
+    if not os.path.lexists(plain):
+        return plain
+    return target.with_name(f"{target.name}.{secrets.token_hex(4)}.data")
+
+
+def _stale_data(target: Path, *, keep: set[Path]) -> list[Path]:
+    """List the data files that the model now at `target` names, and whose names say that they are its own."""
+    own = re.compile(rf"{re.escape(target.name)}(\.[0-9a-f]{{8}})?\.data")
+    near = [path for path in target.parent.iterdir() if own.fullmatch(path.name)]
+    if not near or not target.is_file():
+        return []
+    try:
+        named = {path.resolve() for path in _data_files(load(target))}
+    except Nm2trtError:
+        return []
+    return [path for path in near if path.resolve() in named and path.resolve() not in keep]
