@@ -22,7 +22,7 @@ __all__ = ["DEFAULT_PATTERN", "Judge"]
 
 DEFAULT_PATTERN = NMPattern(2, 4)
 # Looked for where the pattern asked for is broken, to say what the weight holds instead.
-_KNOWN = tuple(NMPattern(n, m) for n, m in ((2, 4), (4, 8), (8, 16), (3, 4), (6, 8), (5, 8), (7, 8)))
+_KNOWN = tuple(NMPattern(n, m) for n, m in ((2, 4), (4, 8), (8, 16)))
 
 
 class Judge:
@@ -151,22 +151,23 @@ class Judge:
     def _what_holds(self, weight: ReadWeight, how: OnnxWeight, wanted: NMPattern, finding: Finding) -> str:
         """Say what a broken weight holds instead: another pattern, or the same on another axis."""
         share = finding.zeros / finding.size
+        # Zeros may have been lost to something else too, so that a few groups are broken besides.
+        if share >= wanted.sparsity - 0.01:
+            for axis, size in enumerate(weight.shape):
+                if axis != how.axis and size >= wanted.m and size % wanted.m == 0:
+                    turned = OnnxWeight(axis, convolution=how.convolution)
+                    if not count_groups(weight, turned, wanted, rounded=self.rounded).broken:
+                        operator = weight.consumer.operator
+                        return f"; it holds {wanted} along axis {axis}, which {operator} does not reduce"
+        length = weight.shape[how.axis] // how.runs
         for other in _KNOWN:
-            length = weight.shape[how.axis] // how.runs
-            if other == wanted or wanted.admits(other) or length % other.m or share < other.sparsity - 1e-9:
+            if wanted.admits(other) or length % other.m or share < other.sparsity - 1e-9:
                 continue
             if not count_groups(weight, how, other, rounded=self.rounded).broken:
                 return (
                     f"; it holds {other}, which is not {wanted}: up to {min(other.n, wanted.m)} non-zeros "
                     f"of a group of {other.m} may stand in one group of {wanted.m}"
                 )
-        if share >= wanted.sparsity - 0.01:
-            for axis, size in enumerate(weight.shape):
-                if axis != how.axis and size % wanted.m == 0 and size >= wanted.m:
-                    turned = OnnxWeight(axis, convolution=how.convolution)
-                    if not count_groups(weight, turned, wanted, rounded=self.rounded).broken:
-                        operator = weight.consumer.operator
-                        return f"; it holds {wanted} along axis {axis}, which {operator} does not reduce"
         return ""
 
 

@@ -1,0 +1,96 @@
+"""Imports point one way: the import graph is walked against the table in docs/architecture.md."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "nm2trt"
+
+# Each unit may import those on a lower level; units of one level may not import one another.
+LEVELS = [
+    {"errors"},
+    {"files", "compare", "measure", "progress", "nm"},
+    {"manifest"},
+    {"backends"},
+    {"calibration"},
+    {"sparsity", "exporter", "graph", "engine", "serving", "validation"},
+    {"pipeline"},
+    {"recipe"},
+    {"cli"},
+    {"__main__"},
+]
+LEVEL = {unit: number for number, units in enumerate(LEVELS) for unit in units}
+
+# A library, and the only places that may import it.
+LIBRARIES = {
+    "torch": ["nm/torch_mask.py", "sparsity/", "exporter/"],
+    "onnx": ["graph/", "exporter/"],
+    "onnxruntime": ["backends/ort.py", "graph/quantize.py", "calibration/ranges.py"],
+    "tensorrt_rtx": ["backends/trt_rtx.py"],
+    "tensorrt": ["backends/trt.py"],
+    "tritonclient": ["backends/triton.py", "serving/model_config.py"],
+    "polygraphy": [],
+}
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def unit_of(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0] if len(parts) > 1 or parts[0] != "__init__" else "__init__"
+
+
+def typing_only(node):
+    """Return the statements under `if TYPE_CHECKING`, which never run."""
+    test = getattr(node, "test", None)
+    name = getattr(test, "id", getattr(test, "attr", ""))
+    return set(ast.walk(node)) - {node} if isinstance(node, ast.If) and name == "TYPE_CHECKING" else set()
+
+
+def imports(path, *, with_typing):
+    tree = ast.parse(path.read_text())
+    skipped = set() if with_typing else {n for node in ast.walk(tree) for n in typing_only(node)}
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (
+                [f"nm2trt.{a.name}" for a in node.names] if node.module == "nm2trt" else [node.module or ""]
+            )
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_module_imports_only_what_lies_below_it(path):
+    unit = unit_of(path)
+    if unit == "__init__":
+        return  # the front door, lazy; its own test is test_public_api
+    assert unit in LEVEL, f"{path} belongs to no level; add its unit to LEVELS and to docs/architecture.md"
+    for name in imports(path, with_typing=True):
+        head, _, rest = name.partition(".")
+        other = rest.split(".")[0]
+        if head != "nm2trt" or other in (unit, "", "__version__"):
+            continue
+        assert LEVEL[other] < LEVEL[unit], (
+            f"{path.relative_to(ROOT)} imports {name}, which does not lie below it"
+        )
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_libraries_stay_in_their_place(path):
+    place = str(path.relative_to(PACKAGE))
+    for name in imports(path, with_typing=False):
+        allowed = LIBRARIES.get(name.split(".")[0])
+        if allowed is not None:
+            assert any(place.startswith(start) for start in allowed), f"{place} imports {name}"
+
+
+def test_the_walk_sees_a_planted_import(tmp_path):
+    planted = tmp_path / "bad.py"
+    planted.write_text("def f():\n    from nm2trt.cli import main\n    import torch.nn\n")
+    assert list(imports(planted, with_typing=True)) == ["nm2trt.cli", "torch.nn"]
+    planted.write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\n")
+    assert list(imports(planted, with_typing=False)) == ["typing"]

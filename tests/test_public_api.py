@@ -1,0 +1,71 @@
+"""What is public: names are there on purpose, load lazily, and collide with no module."""
+
+import pkgutil
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+import nm2trt
+
+HEAVY = ("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "numpy", "rich", "matplotlib")
+# Engine libraries that are optional: their modules import them only when used, but say so here if not.
+MODULES = [m.name for m in pkgutil.walk_packages(nm2trt.__path__, "nm2trt.") if m.name != "nm2trt.__main__"]
+
+
+def loaded_after(statement):
+    code = f"import sys; {statement}; print(*[m for m in {HEAVY!r} if m in sys.modules])"
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+
+
+def test_importing_nm2trt_loads_nothing_heavy():
+    assert loaded_after("import nm2trt") == []
+
+
+def test_help_loads_nothing_heavy():
+    statement = "import io, contextlib; from nm2trt.cli import main\nwith contextlib.redirect_stdout(io.StringIO()): main(['--help'])"
+    code = f"import sys\n{statement}\nprint(*[m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("command", ["verify", "build", "info", "validate"])
+def test_help_of_a_command_loads_nothing_heavy(command):
+    code = (
+        "import sys, io, contextlib\nfrom nm2trt.cli import main\n"
+        f"with contextlib.redirect_stdout(io.StringIO()): main([{command!r}, '--help'])\n"
+        f"print(*[m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_all_is_sorted_and_complete():
+    assert nm2trt.__all__ == sorted(nm2trt.__all__)
+    assert [name for name in nm2trt.__all__ if not name.startswith("_")] == sorted(nm2trt._FUNCTIONS)
+
+
+@pytest.mark.parametrize("name", sorted(nm2trt._FUNCTIONS))
+def test_public_functions_survive_the_import_of_every_module(name):
+    for module in MODULES:
+        import_module(module)
+    for _ in range(2):
+        function = getattr(nm2trt, name)
+        assert callable(function), f"nm2trt.{name} is hidden by a module of that name"
+        assert function.__doc__
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_says_what_it_is_for_and_what_it_gives(module):
+    loaded = import_module(module)
+    assert loaded.__doc__, f"{module} has no docstring"
+    if not hasattr(loaded, "__path__"):
+        assert all(hasattr(loaded, name) for name in loaded.__all__), module
+
+
+def test_unknown_name():
+    with pytest.raises(AttributeError, match="has no attribute 'prove_it'"):
+        _ = nm2trt.prove_it
