@@ -148,11 +148,12 @@ def _build(
 
 def _stoppable(work: Callable[[threading.Event], T], doing: str) -> T:
     """Run `work` in a thread and wait; Ctrl-C sets its event, and the wait goes on until it has ended."""
-    stop, done = threading.Event(), threading.Event()
+    stop, begun, done = threading.Event(), threading.Event(), threading.Event()
     results: list[T] = []
     errors: list[BaseException] = []
 
     def run() -> None:
+        begun.set()
         try:
             results.append(work(stop))
         except BaseException as error:  # handed to the waiting thread, which raises it
@@ -160,23 +161,26 @@ def _stoppable(work: Callable[[threading.Event], T], doing: str) -> T:
         finally:
             done.set()
 
-    threading.Thread(target=run, name="nm2trt-builder").start()
-    while not done.is_set():
-        _wait(done, stop)
-    if stop.is_set():
-        raise Interrupted(f"stopped while {doing}; nothing was written") from (errors[0] if errors else None)
+    try:
+        threading.Thread(target=run, name="nm2trt-builder").start()
+        _wait(done)
+    except KeyboardInterrupt:
+        stop.set()
+        # It may have come before the thread had begun; then there is nothing to wait for. If it comes
+        # again, it leaves this wait, and the builder ends by itself.
+        if begun.wait(1.0):
+            _wait(done)
+        raise Interrupted(f"stopped while {doing}; nothing was written") from None
     if errors:
         raise errors[0]
     return results[0]
 
 
-def _wait(done: threading.Event, stop: threading.Event) -> None:
-    # Not Thread.join, which before Python 3.13 takes an interrupted thread for an ended one; and with a
-    # limit, because a signal that the system hands to another thread does not end an endless wait.
-    try:
-        done.wait(0.1)
-    except KeyboardInterrupt:
-        stop.set()
+def _wait(done: threading.Event) -> None:
+    # Not Thread.join, which before Python 3.13 takes an interrupted thread for an ended one; and in short
+    # waits, because a signal that the system hands to another thread does not end an endless one.
+    while not done.wait(0.1):
+        pass
 
 
 @functools.cache

@@ -128,8 +128,7 @@ def check_request(
     check_input(model, "an ONNX model")
     options = replace(options, targets=backend.choose_targets(options.targets))
     out = model.with_suffix(backend.suffix) if out is None else out
-    for path in (out, manifest_path(out)):
-        check_output(path)
+    for path in (check_output(out), check_output(manifest_path(out))):
         if path.exists() and path.samefile(model):
             raise InputError(f"{path} is the model itself; choose another output path with -o")
     return out, options
@@ -236,6 +235,11 @@ def _warnings(weights: Sequence[WeightVerdict], options: BuildOptions) -> list[s
         notes.append(
             f"{len(single)} of {len(holding)} weights that hold 2:4 are {single[0].dtype}, for which no "
             "sparse kernel is known: export in fp16 or quantise to int8"
+        )
+    if options.sparsity == "force":
+        notes.append(
+            f"the weights were forced to 2:4 by magnitude, {len(holding)} of {len(weights)} hold it: compare "
+            "the accuracy with the original's, as nothing was trained"
         )
     old = [target for target in options.targets if int(target[2:]) < 80]
     if old:

@@ -1,0 +1,350 @@
+"""`nm2trt build` as it is typed: what is printed, written and returned, on the real library."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+from nets import conv_net, elementwise_net
+
+from nm2trt.cli import main
+from nm2trt.manifest import read_manifest
+
+pytest.importorskip("tensorrt_rtx")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def net(folder):
+    return conv_net(folder / "net.onnx")
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def refuse(capsys, status, *words):
+    """Run a command that must fail; return its one sentence."""
+    assert main([str(word) for word in words]) == status
+    captured = capsys.readouterr()
+    assert captured.err.startswith("nm2trt: ")
+    assert captured.err.count("\n") == 1, "one sentence on one line"
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["net.onnx", "--sparsity"], ["--sparsity", "net.onnx"], ["--sparsity=enable", "net.onnx"]],
+    ids=["after", "before", "value"],
+)
+def test_what_everyone_types_first(net, capsys, words):
+    assert main(["build", *words]) == 0
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    headers = ["weight", "pattern", "shape/groups", "dtype", "builder lists it", "sparse tactic", "gain"]
+    assert all(header in lines[0] for header in headers)
+    for line, weight in zip(lines[1:3], ("w0", "w1"), strict=True):
+        assert line.split()[:6] == [weight, "Conv", "16x16x3x3", "2:4", "fits", "float16"]
+        assert line.count("not measured") == 3
+    assert "TensorRT for RTX plan: runs only in the TensorRT-RTX runtime" in captured.out
+    assert "built for batches 1/8/32" in captured.err
+    assert files(net.parent) == ["net.onnx", "net.rtx", "net.rtx.json"]
+    assert read_manifest(net.with_suffix(".rtx")).manifest.options["sparsity"] == "enable"
+
+
+def test_without_the_option_the_build_is_dense(net, capsys):
+    assert main(["build", "net.onnx"]) == 0
+    assert "sparsity off" in capsys.readouterr().out
+    assert read_manifest(net.with_suffix(".rtx")).manifest.options["sparsity"] == "disable"
+
+
+def test_every_option_reaches_the_manifest(net, capsys):
+    words = ["--target", "sm86,sm89", "--profile", "x:2,4,6", "--workspace", "1GiB", "-o", "out.rtx"]
+    assert main(["build", "net.onnx", "--sparsity", *words]) == 0
+    manifest = read_manifest(net.parent / "out.rtx").manifest
+    assert manifest.targets == ("sm86", "sm89")
+    assert manifest.options["workspace_bytes"] == 1 << 30
+    assert manifest.options["profiles"] == [
+        [{"input": "x", "min": [2, 16, 8, 8], "opt": [4, 16, 8, 8], "max": [6, 16, 8, 8]}]
+    ]
+    assert "built for batches" not in capsys.readouterr().err
+
+
+def test_json_is_the_whole_stdout(net, capsys):
+    assert main(["build", "net.onnx", "--sparsity", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["engine"] == "net.rtx"
+    assert [row["weight"] for row in result["ladder"]] == ["w0", "w1"]
+    assert result["ladder"][0]["gain"] == {"answer": "not measured", "detail": "not measured"}
+
+
+def test_a_dry_run_says_what_would_be_built_and_writes_nothing(net, capsys):
+    assert main(["build", "net.onnx", "--sparsity", "--dry-run"]) == 0
+    assert "dry run: net.rtx would be built" in capsys.readouterr().out
+    assert files(net.parent) == ["net.onnx"]
+
+
+def test_fp32_is_told(folder, capsys):
+    conv_net(folder / "net.onnx", dtype="float32")
+    assert main(["build", "net.onnx", "--sparsity"]) == 0
+    captured = capsys.readouterr()
+    assert "float32: no sparse kernel known" in captured.out
+    assert "2 of 2 weights that hold 2:4 are float32, for which no sparse kernel is known" in captured.err
+
+
+def test_group_convolutions_stop_at_their_rung(folder, capsys):
+    conv_net(folder / "net.onnx", group=2)
+    assert main(["build", "net.onnx", "--sparsity"]) == 0
+    out = capsys.readouterr().out
+    assert "group-conv" in out.splitlines()[1]
+    assert "a convolution with 2 groups is never given a sparse kernel" in out
+
+
+def test_nothing_that_holds_the_pattern_is_exit_3_with_the_table(folder, capsys):
+    conv_net(folder / "net.onnx", sparse=False)
+    assert main(["build", "net.onnx", "--sparsity"]) == 3
+    captured = capsys.readouterr()
+    assert captured.out.count("broken, 576 of 576 groups") == 2
+    assert "none of its 2 weights holds 2:4" in captured.err
+    assert "train it sparse (nm2trt.sparsify), prune it (nm2trt prune), or build dense" in captured.err
+    assert files(folder) == ["net.onnx"]
+
+
+def test_nothing_that_holds_the_pattern_as_json(folder, capsys):
+    conv_net(folder / "net.onnx", sparse=False)
+    assert main(["build", "net.onnx", "--sparsity", "--json"]) == 3
+    result = json.loads(capsys.readouterr().out)
+    assert "none of its 2 weights holds 2:4" in result["error"]
+    assert {row["pattern"]["answer"] for row in result["ladder"]} == {"no"}
+
+
+def test_force_makes_the_weights_two_of_four_first(folder, capsys):
+    pytest.importorskip("nm2trt.graph.prune")
+    model = conv_net(folder / "net.onnx", sparse=False)
+    before = model.read_bytes()
+    assert main(["build", "net.onnx", "--sparsity=force", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {row["pattern"]["answer"] for row in result["ladder"]} == {"yes"}
+    assert any("forced to 2:4 by magnitude, 2 of 2 hold it" in note for note in result["notes"])
+    assert result["model"] == "net.onnx"
+    assert model.read_bytes() == before
+    assert files(folder) == ["net.onnx", "net.rtx", "net.rtx.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(None, "model.onnx does not exist; give the path of an ONNX model file", id="missing"),
+        pytest.param(b"", "model.onnx is empty; it should be an ONNX model file", id="empty"),
+        pytest.param(b"\x89PNG nothing of the kind" * 9, "model.onnx is not an ONNX model", id="not-onnx"),
+        pytest.param("half", "model.onnx is not an ONNX model, or it is truncated", id="truncated"),
+        pytest.param("folder", "model.onnx is a folder; give the path of an ONNX model file", id="folder"),
+    ],
+)
+def test_a_model_that_is_none_is_exit_2(folder, capsys, content, message):
+    path = folder / "model.onnx"
+    if content == "folder":
+        path.mkdir()
+    elif content == "half":
+        conv_net(path)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif content is not None:
+        path.write_bytes(content)
+    before = files(folder)
+    assert message in refuse(capsys, 2, "build", "model.onnx", "--sparsity")
+    assert files(folder) == before
+
+
+def test_a_refused_operator_is_exit_4_and_names_the_node(folder, capsys):
+    elementwise_net(folder / "odd.onnx", {"x": (4, 4)}, "Det")
+    message = refuse(capsys, 4, "build", "odd.onnx")
+    assert "refuses node 'odd_one', operator Det, of odd.onnx" in message
+    assert files(folder) == ["odd.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        pytest.param(
+            ["--target", "sm90"], "cannot build for sm90; it builds for sm75, sm80, sm86", id="target"
+        ),
+        pytest.param(["--target", "ampere"], "'ampere' is not a target", id="no-target"),
+        pytest.param(
+            ["--profile", "data:1,2,3"], "names input 'data'; the model's inputs are 'x'", id="name"
+        ),
+        pytest.param(
+            ["--profile", "x:1x16,2x16,3x16"], "has rank 2 (1x16,2x16,3x16), the input has rank 4", id="rank"
+        ),
+        pytest.param(["--profile", "x:8,4,32"], "is not in the order MIN <= OPT <= MAX", id="order"),
+        pytest.param(["--profile", "x"], "is not a profile; write NAME:MIN,OPT,MAX", id="form"),
+        pytest.param(["--workspace", "lots"], "'lots' is not a size", id="size"),
+        pytest.param(["-o", "gone/net.rtx"], "the folder gone does not exist", id="folder-missing"),
+        pytest.param(["-o", "net.onnx/net.rtx"], "net.onnx", id="file-as-folder"),
+        pytest.param(["-o", "."], "is a folder; give the path of a file to write", id="output-is-folder"),
+        pytest.param(["-o", "net.onnx"], "is the model itself", id="output-is-model"),
+        pytest.param(["--sparsity=sometimes"], "invalid choice: 'sometimes'", id="sparsity"),
+    ],
+)
+def test_wrong_arguments_are_exit_2(net, capsys, words, message):
+    before = net.read_bytes()
+    assert main(["build", "net.onnx", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert files(net.parent) == ["net.onnx"]
+    assert net.read_bytes() == before
+
+
+def test_other_dynamic_dimensions_ask_for_a_profile(folder, capsys):
+    conv_net(folder / "net.onnx", shape=("n", 16, "h", "w"))
+    message = refuse(capsys, 2, "build", "net.onnx")
+    assert "input 'x' of shape nx16xhxw has dynamic dimensions 0 (n), 2 (h), 3 (w)" in message
+    assert main(["build", "net.onnx", "--profile", message.split("--profile ")[1].strip()]) == 0
+
+
+def test_a_missing_library_is_exit_4(net, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    assert "pip install nm2trt[rtx]" in refuse(capsys, 4, "build", "net.onnx", "--sparsity")
+
+
+def run_python(code, *words, **options):
+    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def test_help_imports_no_library():
+    code = """
+        import sys
+        from nm2trt.cli import main
+        main(["build", "--help"])
+        heavy = {"onnx", "numpy", "rich", "tensorrt_rtx"} & set(sys.modules)
+        print(sorted(heavy), file=sys.stderr)
+    """
+    ran = run_python(code)
+    assert ran.stderr.strip() == "[]"
+    assert "--sparsity" in ran.stdout
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["first-build", "rebuild"])
+def test_ctrl_c_in_mid_build_leaves_nothing(net, old):
+    """A real process gets a real SIGINT from the builder's first progress step, and waits for its effect."""
+    if old:
+        assert main(["build", "net.onnx"]) == 0
+    before = {path.name: path.read_bytes() for path in net.parent.iterdir()}
+    code = """
+        import contextlib, os, signal, sys, time
+        from nm2trt.backends import _trt_shared
+        from nm2trt.cli import main
+
+        class Bar:
+            sent = False
+
+            def update(self, done, total=None, description=None):
+                if not self.sent:
+                    self.sent = True
+                    os.kill(os.getpid(), signal.SIGINT)
+                    time.sleep(0.3)
+
+        bar = Bar()
+        _trt_shared.bar = lambda *_: contextlib.nullcontext(bar)
+        sys.exit(main(["build", "net.onnx", "--sparsity"]))
+    """
+    ran = run_python(code, cwd=net.parent)
+    assert ran.returncode == 130
+    assert ran.stderr == "nm2trt: stopped while an engine was built from net.onnx; nothing was written\n"
+    assert {path.name: path.read_bytes() for path in net.parent.iterdir()} == before
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_any_time_leaves_a_whole_pair_or_none(folder):
+    conv_net(folder / "net.onnx", layers=40, channels=128, shape=("n", 128, 16, 16))
+    for step in range(24):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nm2trt", "build", "net.onnx", "--sparsity"],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        time.sleep(0.1 + step / 16)
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGINT)
+        process.communicate()
+        present = files(folder)
+        assert present in (["net.onnx"], ["net.onnx", "net.rtx", "net.rtx.json"])
+        if len(present) == 3:
+            assert read_manifest(folder / "net.rtx").status == "fits"
+
+
+def test_a_file_size_limit_is_one_sentence_and_leaves_nothing(net):
+    """The engine's write fails half-way, as on a full disk, but without the right to mount one."""
+    code = """
+        import resource, signal, sys
+        from nm2trt.cli import main
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        sys.exit(main(["build", "net.onnx"]))
+    """
+    ran = run_python(code, cwd=net.parent)
+    assert ran.returncode == 2
+    assert "net.rtx cannot be written: File too large; nothing was changed" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert files(net.parent) == ["net.onnx"]
+
+
+def in_mounted(folder, options, script):
+    """Run a shell script with a tmpfs on ./small, in a mount namespace of its own."""
+    unshare = shutil.which("unshare")
+    probe = [str(unshare), "-Urm", "mount", "-t", "tmpfs", "none", str(folder)]
+    if not unshare or subprocess.run(probe, check=False, capture_output=True).returncode:
+        pytest.skip("this machine does not let a test mount a file system")
+    (folder / "small").mkdir()
+    command = f"mount -t tmpfs -o size=128k none small; cp net.onnx small/; {options}; {script}"
+    environment = {**os.environ, "NM": f"{sys.executable} -m nm2trt"}
+    return subprocess.run(
+        [unshare, "-Urm", "sh", "-c", command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("old", ["", "echo old > small/net.rtx; "], ids=["first-build", "rebuild"])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(folder, old):
+    conv_net(folder / "net.onnx", layers=4, channels=32, shape=("n", 32, 8, 8))
+    ran = in_mounted(
+        folder, f"{old}true", "$NM build small/net.onnx; echo $? $(ls -A small) $(cat small/net.rtx)"
+    )
+    after = "2 net.onnx net.rtx old" if old else "2 net.onnx"
+    assert ran.stdout.strip() == after
+    assert "nm2trt: small/net.rtx cannot be written: the disk is full; nothing was changed" in ran.stderr
+
+
+def test_a_read_only_folder_is_refused_before_the_build(net):
+    ran = in_mounted(
+        net.parent, "mount -o remount,ro small", "$NM build small/net.onnx; echo $? $(ls -A small)"
+    )
+    assert ran.stdout.strip() == "2 net.onnx"
+    assert ran.stderr == "nm2trt: small/net.rtx cannot be written: the file system is read-only\n"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_write_permission_is_refused(net, capsys):
+    net.parent.chmod(0o555)
+    try:
+        assert "net.rtx cannot be written: permission denied" in refuse(capsys, 2, "build", "net.onnx")
+    finally:
+        net.parent.chmod(0o755)

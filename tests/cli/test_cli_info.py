@@ -1,0 +1,88 @@
+"""`nm2trt info`: the kind first, then header and manifest."""
+
+import json
+
+import pytest
+from nets import conv_net
+
+from nm2trt.cli import main
+
+pytest.importorskip("tensorrt_rtx")
+
+
+@pytest.fixture
+def engine(tmp_path, capsys):
+    net = conv_net(tmp_path / "net.onnx")
+    assert main(["build", str(net), "--sparsity", "--target", "sm80"]) == 0
+    capsys.readouterr()
+    return net.with_suffix(".rtx")
+
+
+def rows(text):
+    return dict(line.split(maxsplit=1) for line in text.splitlines()[1:] if line.strip())
+
+
+def test_the_kind_comes_first(engine, capsys):
+    assert main(["info", str(engine)]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].startswith(
+        f"{engine}: TensorRT for RTX plan: runs only in the TensorRT-RTX runtime"
+    )
+    told = rows(out)
+    assert told["runs"].split() == ["on", "sm80"]
+    assert told["manifest"].strip() == "net.rtx.json describes this very engine"
+    assert told["sparsity"].strip() == "enable; 2 of 2 weights hold 2:4"
+    assert told["profile"].strip() == "x: 1x16x8x8, 8x16x8x8, 32x16x8x8"
+
+
+def test_json(engine, capsys):
+    assert main(["info", str(engine), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["status"] == "fits"
+    assert told["header"]["targets"] == ["sm80"]
+    assert told["manifest"]["schema"] == 1
+
+
+def test_a_manifest_of_another_engine_is_told(engine, capsys):
+    data = bytearray(engine.read_bytes())
+    data[200] ^= 1
+    engine.write_bytes(data)
+    assert main(["info", str(engine)]) == 0
+    out = capsys.readouterr().out
+    assert "net.rtx.json describes another engine than net.rtx; build it again" in out
+    assert "sparsity" not in out
+
+
+def test_the_header_of_an_unknown_version_is_not_guessed(engine, capsys):
+    data = bytearray(engine.read_bytes())
+    data[24:28] = bytes([9, 9, 9, 9])
+    engine.write_bytes(data)
+    assert main(["info", str(engine)]) == 0
+    out = capsys.readouterr().out
+    assert "TensorRT for RTX 9.9.9.9" in out
+    assert "its layout is not known for this version" in out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(
+            lambda path: path.write_bytes(path.read_bytes()[:-5]), "is damaged: it has", id="truncated"
+        ),
+        pytest.param(lambda path: path.write_bytes(b"vtrt"), "is cut short", id="header-only"),
+        pytest.param(lambda path: path.write_bytes(b""), "is empty", id="empty"),
+        pytest.param(lambda path: path.write_bytes(b"hello" * 99), "is no engine", id="text"),
+        pytest.param(lambda path: path.unlink(), "does not exist", id="missing"),
+        pytest.param(
+            lambda path: path.with_name("net.rtx.json").write_text("{"),
+            "is damaged: it is no JSON",
+            id="json",
+        ),
+    ],
+)
+def test_damaged_files_are_exit_2(engine, capsys, change, message):
+    change(engine)
+    assert main(["info", str(engine)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
