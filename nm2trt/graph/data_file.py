@@ -30,6 +30,7 @@ __all__ = [
     "point_to",
     "stored_at",
     "write_data",
+    "write_fully",
 ]
 
 Chunks: TypeAlias = "Callable[[], Iterator[bytes | memoryview]]"
@@ -84,14 +85,15 @@ def write_data(path: Path, placed: Sequence[Placed]) -> None:
                 continue
             written = 0
             for chunk in item.source():
-                written += _write(file.fileno(), chunk)
+                written += write_fully(file.fileno(), chunk)
             if written != item.length:
                 raise ModelError(
                     f"tensor {item.tensor.name!r} needs {item.length} bytes, but {written} were made for it"
                 )
 
 
-def _write(descriptor: int, chunk: bytes | memoryview) -> int:
+def write_fully(descriptor: int, chunk: bytes | memoryview) -> int:
+    """Write all of `chunk`, and return its length in bytes."""
     view = memoryview(chunk)
     done = 0
     while done < len(view):
@@ -114,7 +116,7 @@ def _copy(source: tuple[Path, int], length: int, output: int) -> None:
                 except OSError:
                     copy = None  # across file systems, or an old kernel
             if copy is None:
-                moved = _write(output, os.pread(file.fileno(), count, offset + done))
+                moved = write_fully(output, os.pread(file.fileno(), count, offset + done))
             if moved == 0:
                 raise ModelError(f"{path} became shorter while it was copied")
             done += moved

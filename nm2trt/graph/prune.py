@@ -7,7 +7,7 @@ else of the file is kept as it is.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -21,9 +21,10 @@ from nm2trt.graph.operators import Opaque
 from nm2trt.graph.record import LineageEntry, Relation, record
 from nm2trt.graph.save import Rewrite, refuse_same_file, save
 from nm2trt.graph.verify import VerifyReport, verify_model
-from nm2trt.graph.zeroing import zero_weakest
+from nm2trt.graph.zeroing import Reading, zero_weakest
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import METADATA_KEY, Plan, PlanEntry
+from nm2trt.nm.verdict import WeightVerdict
 
 __all__ = ["PruneReport", "PrunedWeight", "prune_model"]
 
@@ -143,11 +144,12 @@ def prune_model(
     model = load(source)
     refuse_same_file(source, target)
     check_output(target)
-    parent = verify_model(source)
+    parent = verify_model(model.proto, pattern=pattern, external_data_root=model.root)
     rules = _Rules(pattern, tuple(include), tuple(exclude), min_channels, _earlier_plan(model))
+    judged = {(row.weight, row.consumer): row for row in parent.weights}
     found = stored_weights(model)
     _check_globs(rules, [weight.name for weight in found])
-    outcomes = [_decide(weight.open(), rules) for weight in found]
+    outcomes = [_decide(weight.open(), rules, judged) for weight in found]
     weights = tuple(weight for weight, _ in outcomes)
     if all(weight.status == "dense" for weight in weights):
         first = f"; {weights[0].weight}: {weights[0].reason}" if weights else ""
@@ -200,7 +202,9 @@ def _check_globs(rules: _Rules, names: Sequence[str]) -> None:
                 raise InputError(f"{argument}: {glob!r} matches no weight; the model has {shown} ...")
 
 
-def _decide(candidate: Candidate, rules: _Rules) -> tuple[PrunedWeight, Rewrite | None]:
+def _decide(
+    candidate: Candidate, rules: _Rules, judged: Mapping[tuple[str, str], WeightVerdict]
+) -> tuple[PrunedWeight, Rewrite | None]:
     first = candidate.readings[0] if candidate.readings else None
 
     def outcome(status: Literal["pruned", "kept", "dense"], reason: str) -> PrunedWeight:
@@ -218,16 +222,26 @@ def _decide(candidate: Candidate, rules: _Rules) -> tuple[PrunedWeight, Rewrite 
     if reason is not None or candidate.tensor is None or candidate.source is None or first is None:
         return outcome("dense", reason or candidate.obstacle), None
     try:
-        found = [count_groups(reading.weight, reading.how, rules.pattern) for reading in candidate.readings]
-        if any(finding.nonfinite for finding in found):
+        rows = [judged[candidate.name, reading.weight.consumer.label] for reading in candidate.readings]
+        if any(row.nonfinite for row in rows):
             return outcome("dense", "it holds NaN or infinity; repair it before pruning"), None
-        if not any(finding.broken for finding in found):
+        if all(
+            row.pattern == "holds" or _holds(reading, row, rules)
+            for reading, row in zip(candidate.readings, rows, strict=True)
+        ):
             return outcome("kept", f"it held {rules.pattern} already"), None
         rewrite = zero_weakest(candidate.tensor, candidate.source, candidate.readings, rules.pattern)
     except Opaque as why:
         return outcome("dense", str(why)), None
     length = first.weight.shape[first.how.axis]
     return outcome("pruned", f"{length} elements on axis {first.how.axis}"), rewrite
+
+
+def _holds(reading: Reading, row: WeightVerdict, rules: _Rules) -> bool:
+    """Tell whether a weight that the plan wants dense holds the pattern all the same."""
+    if row.pattern != "dense-by-plan":
+        return False
+    return not count_groups(reading.weight, reading.how, rules.pattern).broken
 
 
 def _dense_reason(candidate: Candidate, rules: _Rules) -> str | None:

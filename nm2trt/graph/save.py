@@ -20,7 +20,7 @@ import onnx
 from onnx import TensorProto
 
 from nm2trt.errors import InputError, ModelError, Nm2trtError
-from nm2trt.files import check_output, write_atomic
+from nm2trt.files import atomic_path, check_output
 from nm2trt.graph.data_file import (
     Chunks,
     Placed,
@@ -30,9 +30,11 @@ from nm2trt.graph.data_file import (
     point_to,
     stored_at,
     write_data,
+    write_fully,
 )
 from nm2trt.graph.model import Model, load
-from nm2trt.graph.tensors import element_type, external_location
+from nm2trt.graph.tensors import DTYPE_NAMES, element_type, external_location
+from nm2trt.graph.wire import pieces
 
 __all__ = ["Rewrite", "all_tensors", "refuse_same_file", "save"]
 
@@ -93,7 +95,7 @@ def save(
                 point_to(item, data.name)
         if finish is not None:
             finish(Model(model.proto, None, target.parent.resolve()))
-        write_atomic(target, _serialize(model))
+        _write_model(model, target)
     except BaseException:
         if data is not None:
             with contextlib.suppress(OSError):
@@ -181,19 +183,25 @@ def _inline_bytes(tensor: TensorProto) -> int:
     if tensor.data_location == TensorProto.EXTERNAL:
         return 0
     if tensor.HasField("raw_data"):
-        return len(tensor.raw_data)
+        # Reading the field would copy it; a damaged one is found when it is used.
+        bits = element_type(tensor).bits if tensor.data_type in DTYPE_NAMES else 128
+        return (math.prod(tensor.dims) * bits + 7) // 8
     # A typed field spends up to ten bytes on an integer.
     fixed = 4 * len(tensor.float_data) + 8 * len(tensor.double_data) + sum(map(len, tensor.string_data))
     return fixed + 10 * (len(tensor.int32_data) + len(tensor.int64_data) + len(tensor.uint64_data))
 
 
-def _serialize(model: Model) -> bytes:
-    try:
-        return bytes(model.proto.SerializeToString())
-    except Exception as error:  # protobuf's own exception differs between its implementations
-        raise ModelError(
-            f"{model.name} cannot be written: without its initializers it is still larger than 2 GiB"
-        ) from error
+def _write_model(model: Model, target: Path) -> None:
+    with atomic_path(target) as temporary, temporary.open("xb", buffering=0) as file:
+        try:
+            for piece in pieces(model.proto):
+                write_fully(file.fileno(), piece)
+        except OSError:
+            raise
+        except Exception as error:  # protobuf's own exception differs between its implementations
+            raise ModelError(
+                f"{model.name} cannot be written: without its initializers it is still larger than 2 GiB"
+            ) from error
 
 
 def _data_files(model: Model) -> set[Path]:

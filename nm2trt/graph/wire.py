@@ -1,0 +1,103 @@
+"""Write a protobuf without building it in memory: large tensors go to the file as they are.
+
+Serializing a model of 100 MB copies it several times over. Here everything but the large tensors is
+serialized, and their bytes are put in where they belong: a message's fields may stand in any order, so a
+tensor's numbers may follow its other fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+
+__all__ = ["pieces"]
+
+_LARGE_BYTES = 1 << 16
+# Field numbers of onnx.proto, which its versions never change.
+_MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = 7, 5, 9
+_VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
+
+
+def pieces(proto: onnx.ModelProto) -> Iterator[bytes | memoryview]:
+    """Yield the serialized model, in pieces; the model is as it was once all have been taken.
+
+    Raises:
+        Exception: protobuf's own, when what is left without the large tensors passes 2 GiB.
+    """
+    initializers = proto.graph.initializer
+    large = {
+        index: tensor.raw_data
+        for index, tensor in enumerate(initializers)
+        if tensor.HasField("raw_data") and len(tensor.raw_data) >= _LARGE_BYTES
+    }
+    for index in large:
+        initializers[index].ClearField("raw_data")
+    try:
+        light = memoryview(proto.SerializeToString())
+        yield from _model(light, large)
+    finally:
+        for index, data in large.items():
+            initializers[index].raw_data = data
+
+
+def _model(light: memoryview, large: dict[int, bytes]) -> Iterator[bytes | memoryview]:
+    for number, whole, body in _fields(light):
+        if number != _MODEL_GRAPH:
+            yield whole
+            continue
+        parts: list[bytes | memoryview] = []
+        position = 0
+        for inner, field, content in _fields(body):
+            if inner != _GRAPH_INITIALIZER:
+                parts.append(field)
+                continue
+            data = large.get(position)
+            position += 1
+            if data is None:
+                parts.append(field)
+                continue
+            raw = _header(_TENSOR_RAW_DATA, len(data))
+            parts += [_header(inner, len(content) + len(raw) + len(data)), content, raw, data]
+        yield _header(number, sum(map(len, parts)))
+        yield from parts
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
+    """Yield number, whole field and content of each field of a serialized message."""
+    position = 0
+    while position < len(message):
+        start = position
+        tag, position = _varint(message, position)
+        kind = tag & 7
+        body = position
+        if kind == _VARINT:
+            _, position = _varint(message, position)
+        elif kind == _DELIMITED:
+            size, body = _varint(message, position)
+            position = body + size
+        else:
+            position += {_FIXED64: 8, _FIXED32: 4}[kind]
+        yield tag >> 3, message[start:position], message[body:position]
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = message[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
+
+
+def _header(number: int, size: int) -> bytes:
+    """Return the tag and length in front of a length-delimited field."""
+    out = bytearray()
+    for value in (number << 3 | _DELIMITED, size):
+        while value > 0x7F:
+            out.append(value & 0x7F | 0x80)
+            value >>= 7
+        out.append(value)
+    return bytes(out)
