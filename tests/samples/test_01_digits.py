@@ -1,0 +1,101 @@
+"""Sample 01 end to end, in its quick form, and its reader of IDX files."""
+
+import gzip
+import importlib.util
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nm2trt.graph.verify import verify_model
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "samples" / "01_digits"
+
+
+def run_sample(folder, *options):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
+    return subprocess.run(
+        [sys.executable, str(SAMPLE / "train.py"), *options],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+@pytest.mark.slow
+def test_quick_run_goes_all_the_way(tmp_path):
+    pytest.importorskip("sklearn")
+    ran = run_sample(tmp_path, "--quick")
+    assert ran.returncode == 0, ran.stderr
+
+    out = tmp_path / "results" / "01_digits"
+    models = {f"{kind}_{dtype}.onnx" for kind in ("dense", "sparse") for dtype in ("fp32", "fp16")}
+    assert models <= {path.name for path in out.iterdir()}
+    for line in ("$ nm2trt verify", "$ nm2trt build", "$ nm2trt validate", "dense ", "sparse - dense:"):
+        assert line in ran.stdout
+    for dtype in ("fp32", "fp16"):
+        sparse, dense = (verify_model(out / f"{kind}_{dtype}.onnx") for kind in ("sparse", "dense"))
+        statuses = [verdict.pattern for verdict in sparse.weights]
+        assert statuses == ["dense-by-plan", "holds", "holds", "holds", "holds"]
+        assert "holds" not in {verdict.pattern for verdict in dense.weights}
+    with np.load(out / "test.npz") as test:
+        assert test["image"].shape == (397, 1, 8, 8)
+        assert sorted(set(test["labels"].tolist())) == list(range(10))
+    if importlib.util.find_spec("tensorrt_rtx"):
+        assert json.loads((out / "sparse_fp16.rtx.json").read_text())
+    if importlib.util.find_spec("matplotlib"):
+        assert (out / "training.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_missing_fashion_mnist_says_where_to_get_it(tmp_path):
+    ran = run_sample(tmp_path, "--data", "fashion-mnist", "--data-dir", str(tmp_path))
+    assert ran.returncode == 1
+    assert "install the Debian package dataset-fashion-mnist" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+@pytest.fixture(scope="module")
+def sample_data():
+    spec = importlib.util.spec_from_file_location("digits_sample_data", SAMPLE / "data.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+IMAGES = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
+
+
+def idx(array, kind=8):
+    header = struct.pack(f">HBB{array.ndim}I", 0, kind, array.ndim, *array.shape)
+    return header + array.astype(">u1").tobytes()
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["gz", "plain"])
+def test_reads_idx(sample_data, tmp_path, zipped):
+    path = tmp_path / ("images.gz" if zipped else "images")
+    path.write_bytes(gzip.compress(idx(IMAGES)) if zipped else idx(IMAGES))
+    np.testing.assert_array_equal(sample_data.read_idx(tmp_path, "images"), IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        pytest.param(idx(IMAGES)[:-1], r"images is not a sound IDX file", id="truncated"),
+        pytest.param(idx(IMAGES, kind=13), r"first bytes", id="floats"),
+        pytest.param(b"\x00", r"not a sound IDX file", id="too-short"),
+    ],
+)
+def test_refuses_idx(sample_data, tmp_path, content, match):
+    (tmp_path / "images").write_bytes(content)
+    with pytest.raises(SystemExit, match=match):
+        sample_data.read_idx(tmp_path, "images")
