@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.nn.utils import parametrize
 from nm2trt.errors import SparsityError
 from nm2trt.nm.mask import check
 from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan
+from nm2trt.sparsity import state_keys
 from nm2trt.sparsity.distributed import full, is_sharded, plain_copy
 from nm2trt.sparsity.policy import check_finite
 from nm2trt.sparsity.tracked import TrackedWeight
@@ -46,11 +48,29 @@ def bake(model: nn.Module, plan: Plan, weights: Sequence[TrackedWeight]) -> nn.M
         baked = {(id(s.module), s.tensor): values[w.name] for w in weights for s in w.sites}
         model = plain_copy(model, baked)
     else:
-        for weight in weights:
-            for site in weight.sites:
-                parametrize.remove_parametrizations(site.module, site.tensor, leave_parametrized=False)
+        for site in (site for weight in weights for site in weight.sites):
+            if parametrize.is_parametrized(site.module, site.tensor):
+                _make_plain(site.module)
     setattr(model, PLAN_ATTRIBUTE, plan)
     return model
+
+
+def _make_plain(module: nn.Module) -> None:
+    """Remove our parametrisations from a layer; the originals become its parameters again."""
+    # Not torch's own function: it edits the class, which deepcopies of the layer share.
+    parametrizations = module.parametrizations
+    attached = module.__class__
+    originals: dict[str, Any] = {name: p.original for name, p, _ in state_keys.sparse_weights(module)}
+    for name in originals:
+        del parametrizations[name]  # type: ignore[operator, union-attr]
+    if len(parametrizations) == 0:  # type: ignore[arg-type]
+        del module.parametrizations
+        module.__class__ = attached.__bases__[0]
+    else:
+        rest = {key: value for key, value in vars(attached).items() if key not in originals}
+        module.__class__ = type(attached.__name__, attached.__bases__, rest)
+    for name, original in originals.items():
+        module.register_parameter(name, original)
 
 
 def _require_pattern(weight: TrackedWeight, values: Tensor) -> None:

@@ -6,6 +6,7 @@ masks are set. The optimizer itself calls the hooks, so a training loop has noth
 
 from __future__ import annotations
 
+import functools
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
@@ -36,7 +37,8 @@ class OptimizerHooks:
         self._weights = tuple(weights)
         self._of: dict[int, tuple[TrackedWeight, ...]] = {}
         self._handles: list[Any] = []
-        self._warning = _warn_when_unattached(self)
+        _watch_all_optimizers()
+        _UNATTACHED.add(self)
 
     @property
     def attached(self) -> bool:
@@ -61,7 +63,7 @@ class OptimizerHooks:
                     f"the optimizer does not train {weight.name}; make it from model.parameters() after "
                     "sparsify, and after fully_shard where that is used"
                 )
-        self._warning.remove()
+        _UNATTACHED.discard(self)
         for optimizer in optimizers:
             self._of[id(optimizer)] = tuple(w for w in self._weights if id(w.original) in held[id(optimizer)])
             self._handles.append(optimizer.register_step_pre_hook(self._before_step))
@@ -69,7 +71,7 @@ class OptimizerHooks:
 
     def remove(self) -> None:
         """Leave the optimizers as they were."""
-        self._warning.remove()
+        _UNATTACHED.discard(self)
         for handle in self._handles:
             handle.remove()
 
@@ -126,21 +128,22 @@ def _skipped(optimizer: Optimizer) -> bool:
     return found_inf is not None and bool(found_inf)
 
 
-def _warn_when_unattached(hooks: OptimizerHooks) -> Any:
-    """Watch every optimizer for a step on weights whose session was not attached; warn once."""
-    watched = weakref.ref(hooks)
+# Sessions that no optimizer follows yet. One hook watches for all of them and is never removed: torch
+# iterates over its hooks while they run, so none may take itself out.
+_UNATTACHED: weakref.WeakSet[OptimizerHooks] = weakref.WeakSet()
 
-    def watch(optimizer: Optimizer, _args: Arguments, _kwargs: Keywords) -> None:
-        live = watched()
-        if live is None:
-            handle.remove()
-        elif live.trains_some(optimizer):
-            handle.remove()
+
+@functools.cache
+def _watch_all_optimizers() -> None:
+    register_optimizer_step_post_hook(_warn_unattached)
+
+
+def _warn_unattached(optimizer: Optimizer, _args: Arguments, _kwargs: Keywords) -> None:
+    for hooks in list(_UNATTACHED):
+        if hooks.trains_some(optimizer):
+            _UNATTACHED.discard(hooks)
             warnings.warn(
                 "an optimizer stepped a sparsified model without being attached to it, so the masks did not "
                 "follow; call attach(optimizer) on what sparsify returned before training",
                 stacklevel=4,
             )
-
-    handle = register_optimizer_step_post_hook(watch)
-    return handle

@@ -99,7 +99,11 @@ def select(
     sites: dict[int, list[tuple[Site, TorchWeight]]] = {}
     names: list[str] = []
     for site, where in _candidates(model):
-        sites.setdefault(_identity(_tensor(site)), []).append((site, where))
+        tensor = _tensor(site)
+        # A computed weight is a temporary: its memory says nothing.
+        stored = site.module._parameters.get(site.tensor) is not None
+        key = _identity(tensor) if stored else -id(site.module)
+        sites.setdefault(key, []).append((site, where))
         names.extend((site.module_name, site.weight_name))
     _check_globs(rules, names)
     foreign = _foreign_owners(model, sites)
