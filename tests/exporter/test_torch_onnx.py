@@ -161,6 +161,14 @@ def test_fixed_batch_on_request(model, tmp_path):
     assert len(result.differences) == 1
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # importing torch.compile raises it
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel], ids=["torch-compile", "data-parallel"])
+def test_wrappers_leave_no_prefix(wrap, tmp_path):
+    result = export(wrap(nn.Linear(4, 4)), torch.rand(2, 4), tmp_path / "model.onnx")
+
+    assert {tensor.name for tensor in onnx.load(result.path).graph.initializer} == {"weight", "bias"}
+
+
 def test_plan_is_handed_on(tmp_path):
     model, plan = nn.Linear(4, 4), Plan((), "sr-ste")
     setattr(model, PLAN_ATTRIBUTE, plan)
