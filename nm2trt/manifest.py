@@ -35,7 +35,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -173,16 +173,22 @@ def read_manifest(engine: str | os.PathLike[str]) -> Fit:
     )
 
 
-def write_pair(engine: str | os.PathLike[str], data: bytes | memoryview, manifest: Manifest) -> None:
+def write_pair(engine: str | os.PathLike[str], data: bytes | memoryview, manifest: Manifest) -> Manifest:
     """Write an engine and its manifest, replacing the pair that is there; see the module's text.
+
+    Args:
+        engine: The engine's path.
+        data: Its bytes.
+        manifest: Its record; hash and size are filled in here.
+
+    Returns:
+        The record as written.
 
     Raises:
         OutputError: The folder is missing or read-only, or the disk is full; the old pair is unchanged.
-        InputError: `manifest` is not of `data`.
     """
     engine = Path(engine)
-    if manifest.engine_sha256 != sha256_bytes(data):
-        raise InputError("the manifest does not carry the hash of the engine that it is written with")
+    manifest = replace(manifest, engine_sha256=sha256_bytes(data), engine_bytes=memoryview(data).nbytes)
     path = manifest_path(engine)
     record = manifest.to_json()
     with _one_writer(engine.parent):
@@ -202,6 +208,7 @@ def write_pair(engine: str | os.PathLike[str], data: bytes | memoryview, manifes
         # If this fails, the pair with `previous` stands, which is valid too.
         with contextlib.suppress(OutputError):
             write_atomic(path, _dumps(record))
+    return manifest
 
 
 def _records(path: Path) -> list[dict[str, Any]]:

@@ -7,12 +7,13 @@ Stages do not import one another: here they are called in turn, and hand over fi
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nm2trt.backends.options import BuildOptions, Sparsity, parse_profiles, parse_size, parse_targets
-from nm2trt.errors import InputError
+from nm2trt.errors import InputError, ModelError
 
 if TYPE_CHECKING:
     import os
@@ -25,12 +26,15 @@ if TYPE_CHECKING:
     from nm2trt.engine.inspection import EngineInfo
     from nm2trt.engine.machine import MachineReport
     from nm2trt.exporter.torch_onnx import ExportResult
+    from nm2trt.graph.describe import OnnxInfo
+    from nm2trt.graph.verify import VerifyReport
+    from nm2trt.nm.pattern import NMPattern
     from nm2trt.nm.plan import Plan
     from nm2trt.sparsity.policy import PatternChoice
     from nm2trt.sparsity.session import SparseSession
     from nm2trt.validation.report import ValidationReport
 
-__all__ = ["build", "build_options", "doctor", "export", "info", "sparsify", "validate"]
+__all__ = ["build", "build_options", "doctor", "export", "info", "sparsify", "validate", "verify"]
 
 
 def build_options(
@@ -82,14 +86,18 @@ def build(
     """
     from nm2trt.backends import trt_rtx
     from nm2trt.engine.build import ModelFacts, build_engine, check_request
+    from nm2trt.graph.prune import prune_model
     from nm2trt.graph.verify import verify_model
 
     model, options = Path(model), options or BuildOptions()
     backend = trt_rtx.load()
     # Before the work of verifying: a wrong path or target should be told at once.
     out, options = check_request(model, None if output is None else Path(output), options, backend)
-    with tempfile.TemporaryDirectory(prefix="nm2trt-") as folder:
-        source = _forced(model, Path(folder)) if options.sparsity == "force" else model
+    with contextlib.ExitStack() as stack:
+        source = model
+        if options.sparsity == "force":
+            source = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nm2trt-"))) / model.name
+            prune_model(model, source, pattern="2:4")
         report = verify_model(source)
         return build_engine(
             model,
@@ -103,28 +111,22 @@ def build(
         )
 
 
-def _forced(model: Path, folder: Path) -> Path:
-    """Return a copy of the model in `folder`, its weights made 2:4 by magnitude."""
-    try:
-        from nm2trt.graph.prune import prune_model
-    except ImportError as error:
-        raise InputError("--sparsity=force is not in this release; prune the weights in training") from error
-    from nm2trt.nm.pattern import NMPattern
-
-    target = folder / model.name
-    prune_model(model, target, pattern=NMPattern(2, 4))
-    return target
-
-
-def info(path: str | os.PathLike[str]) -> EngineInfo:
-    """Say what an engine is, and whether its manifest fits; nothing is loaded into a runtime.
+def info(path: str | os.PathLike[str]) -> EngineInfo | OnnxInfo:
+    """Say what an engine or ONNX file is, and whether an engine's manifest fits; no runtime is loaded.
 
     Raises:
-        InputError: The file is missing, damaged, or no engine.
+        InputError: The file is missing, damaged, or neither.
     """
-    from nm2trt.engine.inspection import inspect_engine
+    from nm2trt.engine.inspection import inspect_engine, is_engine
 
-    return inspect_engine(Path(path))
+    if is_engine(Path(path)):
+        return inspect_engine(Path(path))
+    from nm2trt.graph.describe import describe_model
+
+    try:
+        return describe_model(path)
+    except ModelError as error:
+        raise InputError(f"{path} is no engine of a known kind, and no model: {error}") from error
 
 
 def doctor() -> MachineReport:
@@ -284,3 +286,29 @@ def sparsify(
         min_channels=min_channels,
         **options,
     )
+
+
+def verify(
+    model: str | os.PathLike[str],
+    *,
+    pattern: NMPattern | str | None = None,
+    as_dtype: str | None = None,
+    external_data_root: str | os.PathLike[str] | None = None,
+) -> VerifyReport:
+    """Judge every weight of an ONNX model: does it hold the pattern, and may a sparse kernel run it?
+
+    Args:
+        model: The ONNX file.
+        pattern: The pattern to hold. By default each weight is held to the plan in the file, or to 2:4
+            where there is none. Given, it takes the place of the plan's patterns, not of its dense layers.
+        as_dtype: "fp16" or "bf16" judges what rounding floating-point weights to that type leaves.
+        external_data_root: Folder below which external data is read; by default the real model's folder.
+
+    Raises:
+        InputError: The path or an argument is wrong.
+        ModelError: The file is no sound ONNX model.
+        PatternError: `pattern` is no N:M pattern.
+    """
+    from nm2trt.graph.verify import verify_model
+
+    return verify_model(model, pattern=pattern, as_dtype=as_dtype, external_data_root=external_data_root)

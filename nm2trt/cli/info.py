@@ -1,4 +1,4 @@
-"""`nm2trt info`: what an engine is, and whether its manifest fits."""
+"""`nm2trt info`: what an engine or ONNX file is, and whether an engine's manifest fits."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from nm2trt.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from nm2trt.engine.inspection import EngineInfo
+    from nm2trt.graph.describe import OnnxInfo
     from nm2trt.manifest import Manifest
 
 __all__ = ["configure", "run"]
@@ -17,7 +18,7 @@ __all__ = ["configure", "run"]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("file", type=Path, help="an engine, e.g. model.rtx")
+    parser.add_argument("file", type=Path, help="an engine or ONNX file, e.g. model.rtx")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -28,9 +29,32 @@ def run(arguments: argparse.Namespace) -> int:
     result = pipeline.info(arguments.file)
     if arguments.json:
         print_json(result.to_json())
-    else:
+    elif result.family == "engine":
         _print_engine(result)
+    else:
+        _print_model(result)
     return 0
+
+
+def _print_model(model: OnnxInfo) -> None:
+    print(f"{model.path}: ONNX model, opset {model.opset}")
+    rows = [("size", f"{model.file_bytes / 1e6:.1f} MB"), ("nodes", str(model.nodes))]
+    if model.producer:
+        rows.append(("written by", model.producer))
+    for title, tensors in (("input", model.inputs), ("output", model.outputs)):
+        for tensor in tensors:
+            shape = "?" if tensor.shape is None else "x".join(str(size or "?") for size in tensor.shape)
+            rows.append((title, f"{tensor.name}: {tensor.dtype or 'no tensor'} {shape}"))
+    if model.plan is None:
+        rows.append(("plan", "none; nm2trt verify judges every weight against 2:4"))
+    else:
+        sparse = len(model.plan.sparse)
+        method = model.plan.method or "unknown method"
+        rows.append(
+            ("plan", f"{sparse} weights sparse, {len(model.plan) - sparse} dense on purpose ({method})")
+        )
+        rows.append(("masks", model.mask_sha256 or "not recorded"))
+    print_table(("", ""), rows)
 
 
 def _print_engine(engine: EngineInfo) -> None:

@@ -15,7 +15,7 @@ from nm2trt.backends.protocol import Backend, Engine, TensorSpec
 from nm2trt.engine.profiles import resolve_profiles
 from nm2trt.engine.proof import LadderRow, climb, readable
 from nm2trt.errors import InputError, SparsityError
-from nm2trt.files import check_input, check_output, sha256_bytes, sha256_file
+from nm2trt.files import check_input, check_output, sha256_file
 from nm2trt.manifest import Manifest, manifest_path, write_pair
 from nm2trt.nm.plan import Plan
 from nm2trt.nm.verdict import WeightVerdict
@@ -186,15 +186,16 @@ def build_engine(
         outputs=network.outputs,
         ladder=ladder,
         notes=(*notes, *_warnings(weights, options)),
-        engine_sha256="" if dry_run else sha256_bytes(built.data),
-        engine_bytes=built.data.nbytes,
+        engine_sha256="",
+        engine_bytes=0,
         parse_ms=parse_ms,
         build_ms=built.build_ms,
         log=built.log,
     )
-    if not dry_run:
-        write_pair(out, built.data, _manifest(result, facts))
-    return result
+    if dry_run:
+        return result
+    written = write_pair(out, built.data, _manifest(result, facts))
+    return replace(result, engine_sha256=written.engine_sha256, engine_bytes=written.engine_bytes)
 
 
 def _require_sparse(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nm2trt.backends import trt_rtx
 from nm2trt.errors import InputError
@@ -24,6 +24,7 @@ class EngineInfo:
         file_bytes: Its size.
         header: What its first bytes say.
         fit: What its manifest says, and whether the two belong together.
+        family: Tells it apart from `nm2trt.graph.describe.OnnxInfo`.
     """
 
     path: Path
@@ -31,6 +32,7 @@ class EngineInfo:
     file_bytes: int
     header: trt_rtx.PlanHeader
     fit: Fit
+    family: Literal["engine"] = "engine"
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

@@ -6,6 +6,8 @@ import pytest
 from nets import conv_net
 
 from nm2trt.cli import main
+from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.plan import Plan, PlanEntry
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -71,7 +73,7 @@ def test_the_header_of_an_unknown_version_is_not_guessed(engine, capsys):
         ),
         pytest.param(lambda path: path.write_bytes(b"vtrt"), "is cut short", id="header-only"),
         pytest.param(lambda path: path.write_bytes(b""), "is empty", id="empty"),
-        pytest.param(lambda path: path.write_bytes(b"hello" * 99), "is no engine", id="text"),
+        pytest.param(lambda path: path.write_bytes(b"hello" * 99), "is no engine", id="neither"),
         pytest.param(lambda path: path.unlink(), "does not exist", id="missing"),
         pytest.param(
             lambda path: path.with_name("net.rtx.json").write_text("{"),
@@ -86,3 +88,25 @@ def test_damaged_files_are_exit_2(engine, capsys, change, message):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+PLAN = Plan((PlanEntry("w0", NMPattern(2, 4), "wide enough"), PlanEntry("w1", None, "excluded")), "sr-ste")
+
+
+def test_an_onnx_file_is_told_with_its_plan(tmp_path, capsys):
+    net = conv_net(tmp_path / "net.onnx", plan=PLAN)
+    assert main(["info", str(net)]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == f"{net}: ONNX model, opset 18"
+    told = rows(out)
+    assert told["input"].strip() == "x: float16 nx16x8x8"
+    assert told["output"].strip() == "y: float16 nx16x8x8"
+    assert told["plan"].strip() == "1 weights sparse, 1 dense on purpose (sr-ste)"
+
+
+def test_an_onnx_file_as_json(tmp_path, capsys):
+    assert main(["info", str(conv_net(tmp_path / "net.onnx")), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["kind"], told["opset"], told["nodes"]) == ("ONNX model", 18, 4)
+    assert told["inputs"] == [{"name": "x", "dtype": "float16", "shape": ["n", 16, 8, 8]}]
+    assert told["planned_sparse"] is None
