@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from nm2trt.engine.machine import MachineReport
     from nm2trt.exporter.torch_onnx import ExportResult
     from nm2trt.graph.describe import OnnxInfo
+    from nm2trt.graph.fuse import FuseReport
+    from nm2trt.graph.prune import PruneReport
     from nm2trt.graph.verify import VerifyReport
     from nm2trt.nm.pattern import NMPattern
     from nm2trt.nm.plan import Plan
@@ -34,7 +36,18 @@ if TYPE_CHECKING:
     from nm2trt.sparsity.session import SparseSession
     from nm2trt.validation.report import ValidationReport
 
-__all__ = ["build", "build_options", "doctor", "export", "info", "sparsify", "validate", "verify"]
+__all__ = [
+    "build",
+    "build_options",
+    "doctor",
+    "export",
+    "fuse",
+    "info",
+    "prune",
+    "sparsify",
+    "validate",
+    "verify",
+]
 
 
 def build_options(
@@ -190,6 +203,70 @@ def export(
         finish=lambda file: written.append(annotate(file, plan)),
     )
     return replace(result, plan=written[0].plan, mask_sha256=written[0].mask_sha256)
+
+
+def fuse(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    allow_broken: bool = False,
+    compare: bool = True,
+) -> FuseReport:
+    """Fold BatchNorms, merge parallel convolution branches and evaluate masks in an ONNX model.
+
+    Args:
+        model: The ONNX file.
+        output: The file to write; None puts `.fused.onnx` beside the model.
+        allow_broken: Merge branches even where the result loses the pattern that they held.
+        compare: Run both models in ONNX Runtime on random inputs, and refuse a result that differs.
+
+    Raises:
+        InputError: A path is wrong, or the model is no sound ONNX file.
+        DifferenceError: The outputs differ beyond the tolerance of their dtype.
+        LineageError: A mask changed in a way that no fusion explains.
+    """
+    from nm2trt.graph.fuse import fuse_model
+
+    return fuse_model(model, _beside(model, output, "fused"), allow_broken=allow_broken, compare=compare)
+
+
+def prune(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    pattern: NMPattern | str = "2:4",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    min_channels: int = 16,
+) -> PruneReport:
+    """Make the weights of an ONNX model N:M by magnitude, one-shot.
+
+    Args:
+        model: The ONNX file.
+        output: The file to write; None puts `.pruned.onnx` beside the model.
+        pattern: The pattern.
+        include: Globs on names of weights; when given, all others stay dense.
+        exclude: Globs on names of weights that stay dense.
+        min_channels: Fewest input channels of a pruned weight.
+
+    Raises:
+        InputError: A path, a glob or the pattern is wrong, or the model is no sound ONNX file.
+        SparsityError: No weight can hold the pattern.
+    """
+    from nm2trt.graph.prune import prune_model
+
+    return prune_model(
+        model,
+        _beside(model, output, "pruned"),
+        pattern=pattern,
+        include=include,
+        exclude=exclude,
+        min_channels=min_channels,
+    )
+
+
+def _beside(model: str | os.PathLike[str], output: str | os.PathLike[str] | None, what: str) -> Path:
+    return Path(model).with_suffix(f".{what}.onnx") if output is None else Path(output)
 
 
 def validate(

@@ -188,7 +188,7 @@ def _inline_bytes(tensor: TensorProto) -> int:
         return (math.prod(tensor.dims) * bits + 7) // 8
     # A typed field spends up to ten bytes on an integer.
     fixed = 4 * len(tensor.float_data) + 8 * len(tensor.double_data) + sum(map(len, tensor.string_data))
-    return fixed + 10 * (len(tensor.int32_data) + len(tensor.int64_data) + len(tensor.uint64_data))
+    return int(fixed) + 10 * (len(tensor.int32_data) + len(tensor.int64_data) + len(tensor.uint64_data))
 
 
 def _write_model(model: Model, target: Path) -> None:

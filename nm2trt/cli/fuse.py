@@ -1,0 +1,87 @@
+"""`nm2trt fuse`: what was fused, what was left and why, and how far the outputs moved."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from nm2trt.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from nm2trt.graph.fuse import FuseReport
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("model", help="ONNX file")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="file to write (default: MODEL.fused.onnx beside the model)"
+    )
+    parser.add_argument(
+        "--allow-broken",
+        action="store_true",
+        help="merge branches even where the result loses the pattern that they held",
+    )
+    parser.add_argument(
+        "--no-compare",
+        action="store_true",
+        help="do not run the model before and after on random inputs in ONNX Runtime",
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Fuse, print, and return 0."""
+    from nm2trt import pipeline
+
+    report = pipeline.fuse(
+        arguments.model,
+        arguments.output,
+        allow_broken=arguments.allow_broken,
+        compare=not arguments.no_compare,
+    )
+    if arguments.json:
+        print_json(report.to_json())
+    else:
+        _print(report)
+    return 0
+
+
+def _print(report: FuseReport) -> None:
+    if report.merges:
+        print_table(
+            ("convolution", "took in", "weight", "holds"),
+            (
+                (merge.node, ", ".join(merge.branches), merge.weight, _holds(merge.patterns, merge.broken))
+                for merge in report.merges
+            ),
+        )
+        print()
+    if report.declined:
+        print_table(
+            ("left as it is", "fusion", "why"),
+            ((item.node, item.fusion, item.reason) for item in report.declined),
+        )
+        print()
+    print(
+        f"{report.batchnorms_folded} BatchNormalizations folded, {report.branches_merged} branches merged, "
+        f"{report.constants_evaluated} constant weights evaluated, {len(report.declined)} left; "
+        f"{report.nodes_before} nodes are now {report.nodes_after}"
+    )
+    for item in report.differences:
+        print(
+            f"output {item.name} ({item.dtype}): max difference {item.max_abs:.3g}, "
+            f"{item.max_relative:.3g} of its largest value"
+        )
+    if report.not_measured:
+        print(report.not_measured)
+    print(f"masks: {report.relation}")
+    print(f"wrote {report.output}")
+
+
+def _holds(patterns: tuple[str, ...], broken: bool) -> str:
+    if not patterns:
+        return "-"
+    return f"no longer {', '.join(patterns)}" if broken else ", ".join(patterns)

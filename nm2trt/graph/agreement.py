@@ -1,0 +1,146 @@
+"""Run a model before and after a pass in ONNX Runtime, on the same random inputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto
+
+from nm2trt.backends.ort import open_onnx
+from nm2trt.backends.protocol import TensorSpec
+from nm2trt.compare import OutputDifference, compare_outputs, require_close
+from nm2trt.errors import BackendError, DataError, ModelError
+from nm2trt.files import atomic_path
+from nm2trt.graph.model import Model
+from nm2trt.graph.save import all_tensors
+
+__all__ = ["Agreement", "Reference", "run_reference"]
+
+Feeds = Mapping[str, npt.NDArray[Any]]
+
+# Tried in turn for a free size other than the batch: what a model accepts, only it knows.
+_FREE_SIZES = (64, 224, 32, 128, 16, 8, 1)
+_BATCH = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far the outputs agree.
+
+    Args:
+        differences: One an output; () when they were not compared.
+        sentence: Why they were not compared, or "".
+    """
+
+    differences: tuple[OutputDifference, ...]
+    sentence: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """What the model gave before a pass.
+
+    Args:
+        feeds: The random inputs.
+        outputs: Every output by name.
+        sentence: Why there are none, or "".
+    """
+
+    feeds: Feeds
+    outputs: Feeds
+    sentence: str = ""
+
+    def compare(self, after: Model) -> Agreement:
+        """Run the changed model on the same inputs.
+
+        Args:
+            after: The model; external data lies in its `root`.
+
+        Raises:
+            DifferenceError: An output differs by more than its dtype allows.
+            ModelError: ONNX Runtime refuses the changed model, though it took the original.
+            BackendError: It fails in a run.
+        """
+        if self.sentence:
+            return Agreement((), self.sentence)
+        outputs = _run(after, self.feeds)
+        differences = compare_outputs(outputs, self.outputs)
+        require_close(differences, dtype=_lowest_type(after.proto), what="before and after")
+        return Agreement(tuple(differences))
+
+
+def run_reference(source: Path) -> Reference:
+    """Run a model on random inputs; what stands in the way becomes the result's sentence.
+
+    Floats are drawn from the normal distribution, integers are 0 or 1. A free batch is 2; other free
+    sizes are tried until the model accepts one.
+    """
+    try:
+        with open_onnx(source) as session:
+            why = ""
+            for feeds in _feeds(session.inputs):
+                try:
+                    outputs = session.run(feeds)
+                except (BackendError, DataError) as error:
+                    why = why or str(error)
+                    continue
+                if all(np.isfinite(o).all() for o in outputs.values() if o.dtype.kind == "f"):
+                    return Reference(feeds, outputs)
+                why = why or "the model gives NaN or infinity on random inputs"
+    except (BackendError, ModelError) as error:
+        why = str(error)
+    return Reference({}, {}, f"outputs were not compared: {why}")
+
+
+def _run(model: Model, feeds: Feeds) -> Feeds:
+    if model.root is None or not any(
+        t.data_location == TensorProto.EXTERNAL for t in all_tensors(model.proto)
+    ):
+        with open_onnx(model.proto.SerializeToString()) as session:
+            return session.run(feeds)
+    # ONNX Runtime finds external data only from a file beside it.
+    probe = model.root / f"nm2trt-probe-{os.getpid()}.onnx"
+    try:
+        with atomic_path(probe) as temporary:
+            temporary.write_bytes(model.proto.SerializeToString())
+        with open_onnx(probe) as session:
+            return session.run(feeds)
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _feeds(inputs: tuple[TensorSpec, ...]) -> Iterator[Feeds]:
+    free = any(not isinstance(size, int) for spec in inputs for size in spec.shape[1:])
+    for size in _FREE_SIZES if free else _FREE_SIZES[:1]:
+        for batch in (_BATCH, 1) if any(_free_batch(spec) for spec in inputs) else (1,):
+            rng = np.random.default_rng(0)
+            yield {spec.name: _random(spec, batch, size, rng) for spec in inputs}
+
+
+def _free_batch(spec: TensorSpec) -> bool:
+    return bool(spec.shape) and not isinstance(spec.shape[0], int)
+
+
+def _random(spec: TensorSpec, batch: int, free: int, rng: np.random.Generator) -> npt.NDArray[Any]:
+    shape = [
+        size if isinstance(size, int) else (batch if position == 0 else free)
+        for position, size in enumerate(spec.shape)
+    ]
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind == "f":
+        return rng.standard_normal(shape).astype(dtype)
+    return rng.integers(0, 2, shape).astype(dtype)
+
+
+def _lowest_type(proto: onnx.ModelProto) -> str | None:
+    kinds = {tensor.data_type for tensor in proto.graph.initializer}
+    if TensorProto.BFLOAT16 in kinds:
+        return "bfloat16"
+    return "float16" if TensorProto.FLOAT16 in kinds else None
