@@ -1,29 +1,22 @@
-"""The build path that TensorRT and TensorRT for RTX share; the library's module is passed in.
-
-Parsing and building run in a thread of their own: the library lets go of the interpreter there, so the
-caller's thread can take Ctrl-C and ask the builder, through its progress monitor, to stop.
-"""
+"""The build path that TensorRT and TensorRT for RTX share; the library's module is passed in."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from nm2trt.backends._trt_watch import logger, monitor_class, recorded, stoppable
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, TensorSpec
-from nm2trt.errors import BackendError, Interrupted, ModelError
+from nm2trt.errors import BackendError, ModelError
 from nm2trt.progress import Bar, bar
 
 __all__ = ["Library", "ParsedNetwork", "build", "parse"]
-
-T = TypeVar("T")
 
 _DTYPES = {
     "FLOAT": "float32",
@@ -83,13 +76,13 @@ class ParsedNetwork:
 def parse(library: Library, model: Path) -> ParsedNetwork:
     """Read an ONNX file into a strongly typed network; see `Backend.parse`."""
     with bar(f"parse {model.name}"):
-        return _stoppable(lambda _: _parse(library, model), f"{model} was parsed")
+        return stoppable(lambda _: _parse(library, model), f"{model} was parsed")
 
 
 def build(library: Library, network: ParsedNetwork, options: BuildOptions) -> Engine:
     """Build an engine with progress shown; see `Backend.build`."""
     with bar(f"build {network.model.name}", 1.0) as shown:
-        return _stoppable(
+        return stoppable(
             lambda stop: _build(library, network, options, shown, stop),
             f"an engine was built from {network.model}",
         )
@@ -97,11 +90,11 @@ def build(library: Library, network: ParsedNetwork, options: BuildOptions) -> En
 
 def _parse(library: Library, model: Path) -> ParsedNetwork:
     trt = library.module
-    with _recorded(trt) as log:
-        builder = _create(library, lambda: trt.Builder(_logger(trt)), log)
+    with recorded(trt) as log:
+        builder = _create(library, lambda: trt.Builder(logger(trt)), log)
         strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
-        parser = trt.OnnxParser(network, _logger(trt))
+        parser = trt.OnnxParser(network, logger(trt))
         # By path, so that external data is found; resolved, so that it is looked for beside the real file
         # when the model is a link into a cache.
         if not parser.parse_from_file(str(model.resolve())):
@@ -117,10 +110,10 @@ def _build(
     library: Library, parsed: ParsedNetwork, options: BuildOptions, shown: Bar, stop: threading.Event
 ) -> Engine:
     trt = library.module
-    with _recorded(trt) as log:
+    with recorded(trt) as log:
         config = _create(library, parsed.builder.create_builder_config, log)
         # Kept in a variable: the library does not own the monitor.
-        monitor = _monitor_class(trt)(shown, stop)
+        monitor = monitor_class(trt)(shown, stop)
         config.progress_monitor = monitor
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         if options.sparsity != "disable":
@@ -144,117 +137,6 @@ def _build(
         raise BackendError(f"{library.product} could not build {parsed.model}: {reason}")
     shown.update(1.0, 1.0)
     return Engine(memoryview(plan), (*parsed.log, *log), build_ms)
-
-
-def _stoppable(work: Callable[[threading.Event], T], doing: str) -> T:
-    """Run `work` in a thread and wait; Ctrl-C sets its event, and the wait goes on until it has ended."""
-    stop, begun, done = threading.Event(), threading.Event(), threading.Event()
-    results: list[T] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        begun.set()
-        try:
-            results.append(work(stop))
-        except BaseException as error:  # handed to the waiting thread, which raises it
-            errors.append(error)
-        finally:
-            done.set()
-
-    try:
-        threading.Thread(target=run, name="nm2trt-builder").start()
-        _wait(done)
-    except KeyboardInterrupt:
-        stop.set()
-        # It may have come before the thread had begun; then there is nothing to wait for. If it comes
-        # again, it leaves this wait, and the builder ends by itself.
-        if begun.wait(1.0):
-            _wait(done)
-        raise Interrupted(f"stopped while {doing}; nothing was written") from None
-    if errors:
-        raise errors[0]
-    return results[0]
-
-
-def _wait(done: threading.Event) -> None:
-    # Not Thread.join, which before Python 3.13 takes an interrupted thread for an ended one; and in short
-    # waits, because a signal that the system hands to another thread does not end an endless one.
-    while not done.wait(0.1):
-        pass
-
-
-@functools.cache
-def _logger(trt: Any) -> Any:
-    """Return the module's one logger: the library keeps the first and ignores every later one."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc]  # the module is only known at run time
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.sinks: dict[int, list[str]] = {}
-
-        def log(self, severity: Any, message: str) -> None:
-            line = f"{str(severity).rpartition('.')[2].lower()}: {message}"
-            own = self.sinks.get(threading.get_ident())
-            # A thread of the library's own cannot be matched to a build; every one under way gets its lines.
-            for sink in [own] if own is not None else list(self.sinks.values()):
-                sink.append(line)
-
-    return Logger()
-
-
-@contextlib.contextmanager
-def _recorded(trt: Any) -> Iterator[list[str]]:
-    """Collect the library's messages of this thread."""
-    sinks = _logger(trt).sinks
-    log: list[str] = []
-    sinks[threading.get_ident()] = log
-    try:
-        yield log
-    finally:
-        del sinks[threading.get_ident()]
-
-
-@functools.cache
-def _monitor_class(trt: Any) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # as above
-        """Turns nested phases into one share of the whole, and says no once the user has stopped."""
-
-        def __init__(self, shown: Bar, stop: threading.Event) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self.phases: dict[str, _Phase] = {}
-            self.shown, self.stop, self.share = shown, stop, 0.0
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            self.phases[phase_name] = _Phase(parent_phase, max(1, num_steps))
-
-        def phase_finish(self, phase_name: str) -> None:
-            self.phases.pop(phase_name, None)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            phase = self.phases.get(phase_name)
-            if phase is not None:
-                phase.done = step + 1.0
-                self.share = max(self.share, _share(self.phases, phase))
-                self.shown.update(self.share, 1.0)
-            return not self.stop.is_set()
-
-    return Monitor
-
-
-@dataclass(slots=True)
-class _Phase:
-    parent: str | None
-    steps: int
-    done: float = 0.0
-
-
-def _share(phases: dict[str, _Phase], phase: _Phase) -> float:
-    """Return how much of the outermost phase is done; an inner phase is one step of its parent."""
-    share = min(1.0, phase.done / phase.steps)
-    while phase.parent is not None and (outer := phases.get(phase.parent)) is not None and outer is not phase:
-        share = min(1.0, (outer.done + share) / outer.steps)
-        phase = outer
-    return share
 
 
 def _create(library: Library, create: Callable[[], Any], log: list[str]) -> Any:

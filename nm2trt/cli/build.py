@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["configure", "run"]
 
+_MOST_REASONS = 8
 _EPILOG = """examples:
   nm2trt build model.onnx --sparsity
   nm2trt build model.onnx --sparsity -o out/model.rtx --target sm80,sm86 --profile x:1,16,64
@@ -125,11 +126,15 @@ def _print_ladder(ladder: Sequence[LadderRow]) -> None:
     )
     rows = [(*_name(row), *(rung.detail for rung in row.rungs)) for row in ladder]
     print_table(headers, rows)
-    reasons = dict.fromkeys(f"{row.reason}: {row.sentence}" for row in ladder if row.stopped)
-    for reason in list(reasons)[:8]:
-        print(f"  {reason}")
-    if len(reasons) > 8:
-        print(f"  and {len(reasons) - 8} more; --json has them all")
+    stopped: dict[str, list[str]] = {}
+    for row in ladder:
+        if row.stopped:
+            stopped.setdefault(row.sentence, []).append(row.weight)
+    for sentence, weights in list(stopped.items())[:_MOST_REASONS]:
+        more = f" and {len(weights) - 1} more" if len(weights) > 1 else ""
+        print(f"  {weights[0]}{more}: {sentence}")
+    if len(stopped) > _MOST_REASONS:
+        print(f"  and {len(stopped) - _MOST_REASONS} more reasons; --json has them all")
 
 
 def _name(row: LadderRow) -> tuple[str, str, str]:
