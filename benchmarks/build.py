@@ -69,9 +69,9 @@ def main() -> None:
     for label, result in results.items():
         seconds, peak = result["seconds"], result["peak_mb"]
         print(
-            f"{label:16} {seconds:6.2f} s ({result['min']:.2f}-{result['max']:.2f})  {peak:6.0f} MB   "
-            f"{seconds / bare['seconds']:.2f}x time, {seconds - bare['seconds']:+.2f} s, "
-            f"{peak / bare['peak_mb']:.2f}x memory"
+            f"{label:16} {seconds:6.2f} s ({result['min']:.2f}-{result['max']:.2f}), "
+            f"cpu {result['cpu']:.2f} s, {peak:5.0f} MB   {seconds / bare['seconds']:.2f}x time "
+            f"({seconds - bare['seconds']:+.2f} s), {peak / bare['peak_mb']:.2f}x memory"
         )
 
 
@@ -115,6 +115,7 @@ def measure(chosen: dict[str, list[str]], runs: int) -> dict[str, dict[str, floa
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "POLYGRAPHY_USE_TENSORRT_RTX": "1"}
     seconds: dict[str, list[float]] = {label: [] for label in chosen}
     peaks: dict[str, list[float]] = {label: [] for label in chosen}
+    cpu: dict[str, list[float]] = {label: [] for label in chosen}
     for run in range(runs + 1):
         for label, command in chosen.items():
             start = time.perf_counter()
@@ -129,11 +130,13 @@ def measure(chosen: dict[str, list[str]], runs: int) -> dict[str, dict[str, floa
             if run:  # the first round warms the disk cache
                 seconds[label].append(time.perf_counter() - start)
                 peaks[label].append(usage.ru_maxrss / 1024)
+                cpu[label].append(usage.ru_utime + usage.ru_stime)
     return {
         label: {
             "seconds": statistics.median(taken),
             "min": min(taken),
             "max": max(taken),
+            "cpu": statistics.median(cpu[label]),
             "peak_mb": statistics.median(peaks[label]),
         }
         for label, taken in seconds.items()

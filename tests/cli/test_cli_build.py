@@ -224,6 +224,25 @@ def run_python(code, *words, **options):
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
+def test_progress_goes_to_a_terminal_s_stderr_and_never_to_stdout(net, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    reader, terminal = os.openpty()
+    command = [sys.executable, "-m", "nm2trt", "build", "net.onnx", "--sparsity", "--json"]
+    with subprocess.Popen(command, cwd=net.parent, stdout=subprocess.PIPE, stderr=terminal) as process:
+        os.close(terminal)
+        shown = b""
+        # The terminal's other end reports an error, not an end, once the process has closed it.
+        with contextlib.suppress(OSError):
+            while piece := os.read(reader, 65536):
+                shown += piece
+        printed = process.stdout.read()
+    os.close(reader)
+    assert process.returncode == 0
+    assert b"parse net.onnx" in shown
+    assert b"100%" in shown
+    assert json.loads(printed)["written"] is True
+
+
 def test_help_imports_no_library():
     code = """
         import sys
