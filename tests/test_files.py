@@ -13,9 +13,14 @@ from nm2trt.files import atomic_path, check_input, check_output, sha256_file, wi
 def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path):
     target = tmp_path / "model.onnx"
     target.write_text("old")
-    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def write_half():
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -54,7 +59,7 @@ def test_files_of_a_living_process_are_left_alone(tmp_path):
     [
         (lambda p: p / "no.onnx", "does not exist; give the path of an ONNX model file"),
         (lambda p: p, "is a folder"),
-        (lambda p: (p / "e").write_bytes(b"") or p / "e", "is empty"),
+        (lambda p: (p / "e").write_bytes(b"") or (p / "e"), "is empty"),
         (lambda p: "/dev/null", "is not a regular file"),
         (lambda p: "a\0b", "does not exist|cannot be read"),
     ],
@@ -71,7 +76,7 @@ def test_unreadable_inputs(tmp_path, make, message):
         (lambda p: p / "no" / "x", "the folder .*no does not exist; create it"),
         (lambda p: p, "is a folder"),
         (
-            lambda p: (p / "f").write_text("") and p or p / "f" / "x",
+            lambda p: (p / "f").write_text("") and p or (p / "f" / "x"),
             "does not exist|cannot be written|Not a directory",
         ),
         (lambda p: "/proc/x.onnx", "cannot be written"),

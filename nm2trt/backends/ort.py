@@ -53,7 +53,7 @@ class OrtSession:
         """Free the session."""
         self._session = None
 
-    def __enter__(self) -> OrtSession:
+    def __enter__(self) -> OrtSession:  # noqa: PYI034 - typing.Self is newer than Python 3.10
         return self
 
     def __exit__(
@@ -80,11 +80,11 @@ def open_onnx(model: str | os.PathLike[str] | bytes, *, threads: int = 0) -> Ort
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    source = model if isinstance(model, bytes) else str(Path(model))
+    name = "the model" if isinstance(model, bytes) else str(Path(model))
+    source = model if isinstance(model, bytes) else name
     try:
         return OrtSession(onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"]))
     except Exception as error:
-        name = "the model" if isinstance(model, bytes) else source
         raise ModelError(f"ONNX Runtime cannot load {name}: {_first_line(error)}") from error
 
 

@@ -6,7 +6,7 @@ something that cannot be evaluated. That is settled once, in topological order a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -136,33 +136,66 @@ def walk(model: Model) -> Iterator[tuple[Scope, onnx.NodeProto]]:
             unfolds to more nodes than any real one has.
     """
     functions = {(f.domain, f.name, getattr(f, "overload", "")): f for f in model.proto.functions}
+    _check_unfolding(model, functions)
     main = _graph_scope(model, model.proto.graph, "", None, "the graph input")
-    visited = 0
-    stack: list[tuple[Scope, Iterator[onnx.NodeProto], tuple[Any, ...]]] = [(main, iter(main.nodes), ())]
+    stack: list[tuple[Scope, Iterator[onnx.NodeProto]]] = [(main, iter(main.nodes))]
     while stack:
-        scope, nodes, calls = stack[-1]
+        scope, nodes = stack[-1]
         node = next(nodes, None)
         if node is None:
             stack.pop()
             continue
-        visited += 1
-        if visited > _MOST_NODES or len(stack) > _MOST_NESTING:
-            raise ModelError(f"{model.name} unfolds to too many nested graphs or functions; it is refused")
         yield scope, node
-        key = (node.domain, node.op_type, getattr(node, "overload", ""))
-        if key in functions:
+        function = functions.get(_call(node))
+        if function is not None:
+            inner = _function_scope(scope, node, function)
+            stack.append((inner, iter(inner.nodes)))
+        for name, body in reversed(list(_bodies(node))):
+            label = f"{scope.label(node)}/{name}"
+            inner = _graph_scope(model, body, f"{label}/", scope, f"the input of the body {label}")
+            stack.append((inner, iter(inner.nodes)))
+
+
+_Call = tuple[str, str, str]
+
+
+def _call(node: onnx.NodeProto) -> _Call:
+    return node.domain, node.op_type, getattr(node, "overload", "")
+
+
+def _bodies(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.name, attribute.g
+        for graph in attribute.graphs:
+            yield attribute.name, graph
+
+
+def _check_unfolding(model: Model, functions: dict[_Call, onnx.FunctionProto]) -> None:
+    """Refuse functions that call themselves, or that unfold to more nodes than any real model has."""
+    sizes: dict[_Call, int] = {}
+
+    def size(nodes: Iterable[onnx.NodeProto], calls: tuple[_Call, ...]) -> int:
+        total = 0
+        for node in nodes:
+            total += 1 + sum(size(body.node, calls) for _, body in _bodies(node))
+            key = _call(node)
+            if key not in functions:
+                continue
             if key in calls:
-                raise ModelError(
-                    f"{model.name}: function {node.op_type!r} calls itself, at {scope.label(node)}"
-                )
-            inner = _function_scope(scope, node, functions[key])
-            stack.append((inner, iter(inner.nodes), (*calls, key)))
-        for attribute in reversed(node.attribute):
-            graphs = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs)
-            for body in reversed(graphs):
-                name = f"{scope.label(node)}/{attribute.name}/"
-                inner = _graph_scope(model, body, name, scope, f"the input of the body {name[:-1]}")
-                stack.append((inner, iter(inner.nodes), calls))
+                raise ModelError(f"{model.name}: function {node.op_type!r} calls itself")
+            if key not in sizes:
+                if len(calls) >= _MOST_NESTING:
+                    raise ModelError(
+                        f"{model.name}: functions call one another over {_MOST_NESTING} levels deep"
+                    )
+                sizes[key] = size(functions[key].node, (*calls, key))
+            total += sizes[key]
+        return total
+
+    total = size(model.proto.graph.node, ())
+    if total > _MOST_NODES:
+        raise ModelError(f"{model.name} unfolds to {total} nodes, too many to be real; it is refused")
 
 
 def _graph_scope(
@@ -268,11 +301,10 @@ def _topological(scope: Scope, nodes: list[onnx.NodeProto]) -> list[onnx.NodePro
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
     """Yield the values that a node reads, those that its bodies capture included."""
     yield from node.input
-    for attribute in node.attribute:
-        for body in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
-            for inner in body.node:
-                yield from _reads(inner)
-            yield from (value.name for value in body.output)
+    for _, body in _bodies(node):
+        for inner in body.node:
+            yield from _reads(inner)
+        yield from (value.name for value in body.output)
 
 
 def _node_state(scope: Scope, node: onnx.NodeProto) -> State:
@@ -286,7 +318,7 @@ def _node_state(scope: Scope, node: onnx.NodeProto) -> State:
     label = scope.label(node)
     if node.op_type in _NONDETERMINISTIC:
         return State("opaque", f"{node.op_type} at {label} draws random numbers")
-    if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
+    if any(_bodies(node)):
         return State("opaque", f"{node.op_type} at {label} runs a body, which is not evaluated")
     if (node.domain, node.op_type) in scope.functions:
         return State("opaque", f"it is computed by the local function {node.op_type} at {label}")
@@ -296,6 +328,5 @@ def _node_state(scope: Scope, node: onnx.NodeProto) -> State:
 def _visible(scope: Scope, node: onnx.NodeProto) -> Iterator[str]:
     """Yield what a node reads from its own scope; names that its bodies define themselves are left out."""
     yield from (name for name in node.input if name)
-    has_body = any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute)
-    if has_body:
+    if any(_bodies(node)):
         yield from (name for name in _reads(node) if name and scope.owner(name) is not None)

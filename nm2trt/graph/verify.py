@@ -108,7 +108,7 @@ class VerifyReport:
         return [verdict for verdict in self.weights if _fails(verdict, fail_on)]
 
     def passed(self, fail_on: FailOn = "broken") -> bool:
-        """Tell whether the model passes a gate; planned weights that are missing fail every one but "none"."""
+        """Tell whether the model passes; planned weights that are missing fail every gate but "none"."""
         return fail_on == "none" or not (self.failures(fail_on) or self.missing)
 
     def to_json(self) -> dict[str, Any]:
@@ -151,8 +151,10 @@ def verify_model(
     asked = None if pattern is None else NMPattern.parse(pattern)
     entries = metadata(model.proto)
     plan = Plan.from_json(entries[METADATA_KEY]) if METADATA_KEY in entries else None
+    # First: onnx's shape inference unfolds functions without a bound, and this refuses those that have none.
+    operands = list(consumers(model))
     judge_one = Judge(asked, plan, _rounding(as_dtype), infer_shapes(model))
-    found = [judge_one(consumer) for consumer in consumers(model)]
+    found = [judge_one(operand) for operand in operands]
     planned = {entry.weight for entry in plan or ()}
     seen = {verdict.weight for verdict in found}
     missing = tuple(e.weight for e in (plan.sparse if plan else ()) if e.weight not in seen)

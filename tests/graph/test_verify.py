@@ -512,7 +512,7 @@ def test_a_plan_is_what_the_file_is_held_to():
 
 def test_damaged_plan():
     proto = model([NODE("Relu", ["x"], ["y"])], {"x": [1]}, metadata=((METADATA_KEY, '{"version": 1}'),))
-    with pytest.raises(ModelError, match="plan in the ONNX metadata .* is damaged"):
+    with pytest.raises(ModelError, match=r"plan in the ONNX metadata .* is damaged"):
         verify_model(proto)
 
 
