@@ -126,14 +126,13 @@ def fold_batchnorm(editor: Editor, index: int) -> int:
     affine = read_batchnorm(editor, index)
     node = editor.nodes[source]
     weight = editor.array(node.input[1], "weight")
-    has_bias = len(node.input) > 2 and bool(node.input[2])
-    bias = editor.array(node.input[2], "bias") if has_bias else None
+    bias = editor.bias(source, weight)
     new_weight, new_bias = _FOLDS[node.op_type](weight, bias, affine, editor.attributes(source))
     what = f"the merged weight of {editor.label(source)}"
     folded = rounded(new_weight, weight.dtype, what)
     shifted = rounded(new_bias, weight.dtype, f"the merged bias of {editor.label(source)}")
     zeros = _check_subset(folded, weight, editor.label(source))
-    names = editor.source_name(node.input[1]), _bias_name(editor, source)
+    names = editor.source_name(node.input[1]), editor.bias_name(source)
     weight_name = editor.add_tensor(folded, names[0], like=node.input[1])
     editor.set_input(source, 2, editor.add_tensor(shifted, names[1], like=node.input[1]))
     editor.set_input(source, 1, weight_name)
@@ -159,14 +158,6 @@ def rounded(array: Array, dtype: npt.DTypeLike, what: str) -> Array:
         reason = f"up to {largest:.3g} overflows {np.dtype(dtype)}" if finite else "has NaN or infinity"
         raise Declined(f"{what} {reason}")
     return np.asarray(result)
-
-
-def _bias_name(editor: Editor, index: int) -> str:
-    node = editor.nodes[index]
-    if len(node.input) > 2 and node.input[2]:
-        return editor.source_name(node.input[2])
-    weight = editor.source_name(node.input[1])
-    return weight.removesuffix("weight") + "bias" if weight.endswith("weight") else f"{weight}_bias"
 
 
 def _check_subset(new: Array, old: Array, label: str) -> int:

@@ -178,10 +178,9 @@ class Merger:
         old = node.input[1]
         numbers = rounded(total.weight, total.dtype, "the merged weight")
         weight = editor.add_tensor(numbers, editor.source_name(old), like=old)
-        has_bias = len(node.input) > 2 and bool(node.input[2])
-        stem = editor.source_name(old).removesuffix("weight")
-        wanted = editor.source_name(node.input[2]) if has_bias else f"{stem}bias"
-        bias = editor.add_tensor(rounded(total.bias, total.dtype, "the merged bias"), wanted, like=old)
+        bias = editor.add_tensor(
+            rounded(total.bias, total.dtype, "the merged bias"), editor.bias_name(anchor), like=old
+        )
         editor.set_input(anchor, 2, bias)
         editor.set_input(anchor, 1, weight)
         broken = any(check(numbers != 0, pattern, axis=1).broken for pattern in total.patterns)
@@ -202,8 +201,8 @@ class Merger:
         weight = editor.array(node.input[1], "weight")
         if weight.ndim < 3:
             raise Declined(f"its weight has shape {list(weight.shape)}")
-        has_bias = len(node.input) > 2 and bool(node.input[2])
-        bias = editor.array(node.input[2], "bias").astype(np.float64) if has_bias else np.zeros(len(weight))
+        given = editor.bias(index, weight)
+        bias = np.zeros(len(weight)) if given is None else given.astype(np.float64)
         if bias.shape != weight.shape[:1]:
             raise Declined(f"its bias has shape {list(bias.shape)}, its weight {list(weight.shape)}")
         attributes = editor.attributes(index)

@@ -15,11 +15,12 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
-from nm2trt.graph.constants import Source, direct_initializer, evaluate, main_source
+from nm2trt.graph.constants import direct_initializer, evaluate, main_source
 from nm2trt.graph.data_file import pack
 from nm2trt.graph.model import Model
 from nm2trt.graph.operators import MOVES, Opaque
-from nm2trt.graph.scope import Scope, walk
+from nm2trt.graph.pins import all_names, pins
+from nm2trt.graph.scope import CONSTANT, Scope, walk
 from nm2trt.graph.tensors import element_type
 
 __all__ = ["Declined", "Editor"]
@@ -36,8 +37,7 @@ class Declined(Exception):  # noqa: N818 - it is an answer, not an error
 
 @dataclass(slots=True)
 class _NewTensor:
-    array: Array
-    data_type: int
+    tensor: TensorProto
     wanted: str
 
 
@@ -61,12 +61,12 @@ class Editor:
             for slot, name in enumerate(node.input):
                 if name:
                     self.readers.setdefault(name, set()).add((index, slot))
-        self.pinned = dict(_pins(self.graph))
+        self.pinned = dict(pins(self.graph))
         self.dead: set[int] = set()
         self.new: dict[str, _NewTensor] = {}
         self._released: list[str] = []
         self._gone: set[str] = set()
-        self._names = _all_names(self.graph)
+        self._names = all_names(self.graph)
         self._types = {tensor.name: int(tensor.data_type) for tensor in self.graph.initializer}
 
     def label(self, index: int) -> str:
@@ -106,8 +106,6 @@ class Editor:
             Declined: It is not constant, cannot be evaluated, or is quantised.
             ModelError: A stored tensor is damaged.
         """
-        if value in self.new:
-            return self.new[value].array
         state = self.scope.state(value)
         if state.kind != "constant":
             raise Declined(f"its {what} is not constant: {state.why}")
@@ -118,16 +116,47 @@ class Editor:
         except Opaque as why:
             raise Declined(f"its {what} cannot be evaluated: {why}") from why
 
-    def source(self, value: str) -> Source | None:
-        """Return the stored tensor that carries a constant's numbers."""
-        return None if value in self.new else main_source(self.scope, value)
+    def bias(self, index: int, weight: Array) -> Array | None:
+        """Return the numbers of a Conv's, ConvTranspose's or Gemm's third input; None when it has none.
+
+        Raises:
+            Declined: It is not constant, cannot be evaluated, or is quantised.
+        """
+        node = self.nodes[index]
+        value = node.input[2] if len(node.input) > 2 else ""
+        if not value:
+            return None
+        return self._typed(value, weight.dtype, 0)
+
+    def _typed(self, value: str, dtype: np.dtype[Any], depth: int) -> Array:
+        """Evaluate a bias that exporters cast to the type of the activations, which is the weight's own."""
+        index = self.producers.get(value)
+        if index is None or value in self.new or self.scope.state(value).kind == "constant" or depth > 4:
+            return self.array(value, "bias")
+        node = self.nodes[index]
+        if node.op_type == "CastLike":
+            return self._typed(node.input[0], dtype, depth + 1).astype(dtype)
+        if node.op_type not in MOVES or len(node.output) != 1:
+            return self.array(value, "bias")
+        inputs = [self._typed(name, dtype, depth + 1) if name else None for name in node.input]
+        return MOVES[node.op_type](inputs, self.attributes(index))[0]
 
     def source_name(self, value: str) -> str:
         """Return the name by which a report and a plan know a weight."""
-        if value in self.new:
-            return self.new[value].wanted
         source = main_source(self.scope, value)
-        return value if source is None else source.scope.name + source.name
+        if source is None:
+            return value
+        new = self.new.get(source.name)
+        return source.scope.name + source.name if new is None else new.wanted
+
+    def bias_name(self, index: int) -> str:
+        """Return the name for a node's bias: its own where it is stored, else one after the weight's."""
+        node = self.nodes[index]
+        value = node.input[2] if len(node.input) > 2 else ""
+        if value and direct_initializer(self.scope, value) is not None:
+            return self.source_name(value)
+        weight = self.source_name(node.input[1])
+        return f"{weight[: -len('weight')]}bias" if weight.endswith("weight") else f"{weight}_bias"
 
     def way(self, value: str) -> list[onnx.NodeProto]:
         """List the nodes in front of a constant."""
@@ -160,7 +189,12 @@ class Editor:
         """
         name = self._fresh(wanted)
         data_type = _onnx_type(array) if like is None else self._type_of(like, array)
-        self.new[name] = _NewTensor(np.ascontiguousarray(array), data_type, wanted)
+        tensor = TensorProto(name=name, data_type=data_type, dims=array.shape)
+        tensor.raw_data = pack(array, element_type(tensor))
+        self.new[name] = _NewTensor(tensor, wanted)
+        # The scope should find it as it finds what was there before.
+        self.scope.initializers[name] = tensor
+        self.scope.states[name] = CONSTANT
         return name
 
     def set_input(self, index: int, slot: int, value: str) -> None:
@@ -232,12 +266,11 @@ class Editor:
             self._names.add(final)
             for index, slot in self.readers[name]:
                 self.nodes[index].input[slot] = final
-        tensor = self.graph.initializer.add(name=final, data_type=new.data_type, dims=new.array.shape)
-        tensor.raw_data = pack(new.array, element_type(tensor))
+        new.tensor.name = final
+        self.graph.initializer.append(new.tensor)
         if self.model.proto.ir_version < _IR_WITH_FREE_INITIALIZERS:
-            self.graph.input.append(
-                onnx.helper.make_tensor_value_info(final, new.data_type, list(new.array.shape))
-            )
+            info = onnx.helper.make_tensor_value_info(final, new.tensor.data_type, list(new.tensor.dims))
+            self.graph.input.append(info)
         return final
 
     def stored_externally(self, names: Sequence[str]) -> list[TensorProto]:
@@ -249,7 +282,7 @@ class Editor:
         return [t for t in tensors if t.name in wanted and len(t.raw_data) >= _LARGE_BYTES]
 
     def _collect(self) -> set[str]:
-        """Remove constants that nothing reads any more, and return the names of stored ones."""
+        """Remove what only removed nodes read, and return the names of stored tensors among it."""
         dropped: set[str] = set()
         stack = list(self._released)
         while stack:
@@ -260,7 +293,7 @@ class Editor:
                 dropped.add(value)
                 continue
             index = self.producers.get(value)
-            if index is None or index in self.dead or self.scope.state(value).kind != "constant":
+            if index is None or index in self.dead:
                 continue
             outputs = [name for name in self.nodes[index].output if name]
             if not any(self.readers.get(name) or name in self.pinned for name in outputs):
@@ -284,43 +317,9 @@ class Editor:
 
     def _type_of(self, value: str, array: Array) -> int:
         if value in self.new:
-            return self.new[value].data_type
+            return int(self.new[value].tensor.data_type)
         return self._types.get(value, _onnx_type(array))
 
 
 def _onnx_type(array: Array) -> int:
     return int(onnx.helper.np_dtype_to_tensor_dtype(array.dtype))
-
-
-def _pins(graph: onnx.GraphProto) -> Iterator[tuple[str, str]]:
-    """Yield the values that may not vanish, with the clause that says why."""
-    for node in graph.node:
-        for name in _captured(node):
-            yield name, f"a body of {node.op_type} {node.name!r} reads {name!r}"
-    for annotation in graph.quantization_annotation:
-        yield annotation.tensor_name, f"{annotation.tensor_name!r} has a quantization annotation"
-        for entry in annotation.quant_parameter_tensor_names:
-            yield entry.value, f"a quantization annotation names {entry.value!r}"
-    for value in graph.output:
-        yield value.name, f"{value.name!r} is an output of the model"
-
-
-def _captured(node: onnx.NodeProto) -> Iterator[str]:
-    stack = [g for a in node.attribute for g in ([a.g] if a.HasField("g") else list(a.graphs))]
-    while stack:
-        body = stack.pop()
-        yield from (value.name for value in body.output)
-        for inner in body.node:
-            yield from (name for name in inner.input if name)
-            for attribute in inner.attribute:
-                stack.extend([attribute.g] if attribute.HasField("g") else list(attribute.graphs))
-
-
-def _all_names(graph: onnx.GraphProto) -> set[str]:
-    names = {value.name for value in [*graph.input, *graph.output, *graph.value_info]}
-    names.update(tensor.name for tensor in graph.initializer)
-    names.update(sparse.values.name for sparse in graph.sparse_initializer)
-    for node in graph.node:
-        names.update(node.output)
-        names.update(_captured(node))
-    return names

@@ -176,7 +176,9 @@ def _place(
             inline -= size
             kind = element_type(tensor)
             outside.append((tensor, (math.prod(tensor.dims) * kind.bits + 7) // 8, in_memory(tensor, kind)))
-    return lay_out(outside)
+    # In the order of the model, so that writing what was written changes nothing.
+    order = {id(tensor): position for position, tensor in enumerate(tensors)}
+    return lay_out(sorted(outside, key=lambda item: order[id(item[0])]))
 
 
 def _inline_bytes(tensor: TensorProto) -> int:
@@ -185,10 +187,11 @@ def _inline_bytes(tensor: TensorProto) -> int:
     if tensor.HasField("raw_data"):
         # Reading the field would copy it; a damaged one is found when it is used.
         bits = element_type(tensor).bits if tensor.data_type in DTYPE_NAMES else 128
-        return (math.prod(tensor.dims) * bits + 7) // 8
+        return (int(math.prod(tensor.dims)) * bits + 7) // 8
     # A typed field spends up to ten bytes on an integer.
     fixed = 4 * len(tensor.float_data) + 8 * len(tensor.double_data) + sum(map(len, tensor.string_data))
-    return int(fixed) + 10 * (len(tensor.int32_data) + len(tensor.int64_data) + len(tensor.uint64_data))
+    words = len(tensor.int32_data) + len(tensor.int64_data) + len(tensor.uint64_data)
+    return int(fixed + 10 * words)
 
 
 def _write_model(model: Model, target: Path) -> None:

@@ -1,0 +1,44 @@
+"""Which values of a graph may not vanish, and which names are taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+
+__all__ = ["all_names", "pins"]
+
+
+def pins(graph: onnx.GraphProto) -> Iterator[tuple[str, str]]:
+    """Yield the values that may not vanish, with the clause that says why."""
+    for node in graph.node:
+        for name in _captured(node):
+            yield name, f"a body of {node.op_type} {node.name!r} reads {name!r}"
+    for annotation in graph.quantization_annotation:
+        yield annotation.tensor_name, f"{annotation.tensor_name!r} has a quantization annotation"
+        for entry in annotation.quant_parameter_tensor_names:
+            yield entry.value, f"a quantization annotation names {entry.value!r}"
+    for value in graph.output:
+        yield value.name, f"{value.name!r} is an output of the model"
+
+
+def _captured(node: onnx.NodeProto) -> Iterator[str]:
+    stack = [g for a in node.attribute for g in ([a.g] if a.HasField("g") else list(a.graphs))]
+    while stack:
+        body = stack.pop()
+        yield from (value.name for value in body.output)
+        for inner in body.node:
+            yield from (name for name in inner.input if name)
+            for attribute in inner.attribute:
+                stack.extend([attribute.g] if attribute.HasField("g") else list(attribute.graphs))
+
+
+def all_names(graph: onnx.GraphProto) -> set[str]:
+    """Return every name that stands in a graph, or that its bodies read."""
+    names = {value.name for value in [*graph.input, *graph.output, *graph.value_info]}
+    names.update(tensor.name for tensor in graph.initializer)
+    names.update(sparse.values.name for sparse in graph.sparse_initializer)
+    for node in graph.node:
+        names.update(node.output)
+        names.update(_captured(node))
+    return names
