@@ -61,7 +61,9 @@ def difference(name: str, candidate: npt.NDArray[Any], reference: npt.NDArray[An
     finite = np.isfinite(a) & np.isfinite(b)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     if not np.all(finite | same):
-        raise DifferenceError(f"output {name!r} has NaN or infinity where the reference has not, or the reverse")
+        raise DifferenceError(
+            f"output {name!r} has NaN or infinity where the reference has not, or the reverse"
+        )
     a, b = a[finite], b[finite]
     gap = np.abs(a - b)
     max_abs = float(gap.max(initial=0.0))

@@ -13,7 +13,15 @@ from pathlib import Path
 
 from nm2trt.errors import InputError, OutputError
 
-__all__ = ["atomic_path", "check_input", "check_output", "sha256_bytes", "sha256_file", "within", "write_atomic"]
+__all__ = [
+    "atomic_path",
+    "check_input",
+    "check_output",
+    "sha256_bytes",
+    "sha256_file",
+    "within",
+    "write_atomic",
+]
 
 _CHUNK_BYTES = 1 << 20
 

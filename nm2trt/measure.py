@@ -42,9 +42,7 @@ class Latency:
         return asdict(self)
 
 
-def interleaved(
-    calls: Mapping[str, Callable[[], object]], *, runs: int, warmup: int
-) -> dict[str, Latency]:
+def interleaved(calls: Mapping[str, Callable[[], object]], *, runs: int, warmup: int) -> dict[str, Latency]:
     """Time several callables in turn, so that a change of the machine's load falls on all of them.
 
     Args:

@@ -75,10 +75,7 @@ def test_unreadable_inputs(tmp_path, make, message):
     [
         (lambda p: p / "no" / "x", "the folder .*no does not exist; create it"),
         (lambda p: p, "is a folder"),
-        (
-            lambda p: (p / "f").write_text("") and p or (p / "f" / "x"),
-            "does not exist|cannot be written|Not a directory",
-        ),
+        (lambda p: (p / "f").write_bytes(b"") or (p / "f" / "x"), "does not exist"),
         (lambda p: "/proc/x.onnx", "cannot be written"),
     ],
     ids=["no-folder", "folder", "file-as-folder", "read-only"],

@@ -63,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser(command: str | None) -> tuple[argparse.ArgumentParser, Any]:
-    parser = _Parser(prog="nm2trt", description="PyTorch models to 2:4-sparse TensorRT engines, every step proved.")
+    parser = _Parser(
+        prog="nm2trt", description="PyTorch models to 2:4-sparse TensorRT engines, every step proved."
+    )
     parser.add_argument("--version", action="version", version=_version())
     parser.add_argument("-v", "--verbose", action="count", default=0, help="-vv shows tracebacks")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
@@ -73,7 +75,9 @@ def _parser(command: str | None) -> tuple[argparse.ArgumentParser, Any]:
         if name == command:
             chosen = importlib.import_module(f"nm2trt.cli.{name}")
             # `-v` is taken behind the command too; without a default it keeps what stood in front.
-            sub.add_argument("-v", "--verbose", action="count", default=argparse.SUPPRESS, help="-vv shows tracebacks")
+            sub.add_argument(
+                "-v", "--verbose", action="count", default=argparse.SUPPRESS, help="-vv shows tracebacks"
+            )
             chosen.configure(sub)
     return parser, chosen
 

@@ -26,7 +26,13 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title:
     from rich.text import Text
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
-    table = Table(title=Text(title) if title else None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(
+        title=Text(title) if title else None,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
     for header in headers:
         table.add_column(header, overflow="fold")
     for row in rows:

@@ -29,8 +29,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--fail-on",
         choices=("broken", "ineligible", "any", "none"),
         default="broken",
-        help="what makes the exit status 3: a broken pattern (default), also a held one that no sparse kernel "
-        "is known to run, anything not held or not eligible, or nothing",
+        help="what makes the exit status 3: a broken pattern (default), also a held one that no sparse "
+        "kernel is known to run, anything not held or not eligible, or nothing",
     )
     parser.add_argument(
         "--external-data-root", metavar="DIR", help="folder of the external data (default: the model's own)"

@@ -75,7 +75,7 @@ def _result_size(operator: str, given: list[Array]) -> int:
         return sum(a.size for a in given)
     if operator == "MatMul" and first.ndim and second.ndim:
         rows = first.size // max(1, first.shape[-1])
-        return rows * (second.size // max(1, second.shape[-2] if second.ndim > 1 else second.shape[0]))
+        return int(rows * (second.size // max(1, second.shape[-2] if second.ndim > 1 else second.shape[0])))
     if operator in _ONE_TENSOR:
         return first.size
     return math.prod(np.broadcast_shapes(*(a.shape for a in given)))
@@ -85,7 +85,8 @@ def _result_size(operator: str, given: list[Array]) -> int:
 _ONE_TENSOR = frozenset(
     """Reshape Squeeze Unsqueeze Slice Split QuantizeLinear DequantizeLinear CastLike Clip CumSum
     GatherElements GatherND LayerNormalization ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax
-    ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare ScatterElements ScatterND Trilu Einsum""".split()
+    ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare ScatterElements ScatterND Trilu
+    Einsum""".split()
 )
 
 
@@ -257,14 +258,15 @@ def _quantize(arrays: Any, attributes: dict[str, Any]) -> Array:
     limits = {"int4": (-8, 7), "uint4": (0, 15)}.get(str(dtype))
     low, high = limits or (np.iinfo(dtype).min, np.iinfo(dtype).max)
     offset = 0 if zero is None else _broadcast_scale(zero, data, attributes).astype(np.float32)
-    return np.clip(np.rint(scaled) + offset, low, high).astype(dtype)
+    return np.asarray(np.clip(np.rint(scaled) + offset, low, high).astype(dtype))
 
 
 def _divide(arrays: Any, _: dict[str, Any]) -> Array:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         if arrays[0].dtype.kind in "iu":
             # ONNX truncates towards zero.
-            return np.trunc(arrays[0] / np.where(arrays[1] == 0, 1, arrays[1])).astype(arrays[0].dtype)
+            quotient = np.trunc(arrays[0] / np.where(arrays[1] == 0, 1, arrays[1]))
+            return np.asarray(quotient.astype(arrays[0].dtype))
         return np.asarray(arrays[0] / arrays[1])
 
 
@@ -313,7 +315,7 @@ VALUES: dict[str, Callable[[Any, dict[str, Any]], Array]] = {
     "Where": lambda a, _: np.where(a[0], a[1], a[2]).astype(a[1].dtype, copy=False),
 }
 
-# Operators that the onnx package's own reference evaluates; none grows its output beyond its inputs' broadcast.
+# Operators that the onnx package's own reference evaluates; `check_growth` knows what they return.
 BY_REFERENCE = frozenset(
     """ArgMax ArgMin Ceil Clip CumSum DepthToSpace Einsum Elu Erf Exp Floor GatherElements GatherND
     HardSigmoid HardSwish IsInf IsNaN LayerNormalization LeakyRelu Log LogSoftmax LpNormalization MatMul
