@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from nm2trt.compare import OutputDifference
 from nm2trt.errors import BackendMissingError, InputError, SparsifyError
 from nm2trt.exporter.example import Example
+from nm2trt.exporter.names import restore_names
 from nm2trt.exporter.reference import compare_with_runtime, output_names_of, run_reference
 from nm2trt.exporter.saving import replaced_data, saved
 from nm2trt.files import atomic_path, check_output
@@ -123,6 +124,7 @@ def export(
     reference = run_reference(reference_model, inputs, torch.float32)
     names = output_names_of(reference, output_names)
     program = _to_onnx(reference_model.to(chosen), inputs.traced(chosen), opset, names)
+    restore_names(program.model, reference_model)
     _tidy(program.model, opset)
     inputs.name_batch(program.model)
     if chosen != torch.float32:  # the copy has been rounded

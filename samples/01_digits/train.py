@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import nm2trt
+from nm2trt.progress import track
 from nm2trt.validation.paired import PairedDifference
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -111,7 +112,8 @@ def train(data: Images, recipe: Recipe, *, seed: int, sparse: bool) -> Run:
     run, start = Run(model), time.perf_counter()
     # Its own generator: dense and sparse see the same images in the same order.
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(recipe.epochs):
+    kind = "sparse" if sparse else "dense"
+    for _ in track(range(recipe.epochs), f"seed {seed}, {kind}", recipe.epochs):
         model.train()
         for picked in torch.randperm(len(data.train_x), generator=generator).split(recipe.batch):
             images = shifted(data.train_x[picked], recipe.shift, generator)

@@ -63,7 +63,7 @@ def test_keeps_parameter_names_and_frees_the_batch(model, tmp_path):
     written = onnx.load(result.path)
     onnx.checker.check_model(written, full_check=True)
     names = {tensor.name for tensor in written.graph.initializer}
-    assert {"stem.conv.weight", "body.conv.weight", "head.weight"} <= names
+    assert {"stem.conv.weight", "body.conv.weight", "tokens.weight", "head.weight"} <= names
     assert [value.name for value in written.graph.input] == ["x"] == list(result.inputs)
     assert [value.name for value in written.graph.output] == ["output"] == list(result.outputs)
     assert written.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
