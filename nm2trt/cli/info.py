@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print_model(model: OnnxInfo) -> None:
     print(f"{model.path}: ONNX model, opset {model.opset}")
-    rows = [("size", f"{model.file_bytes / 1e6:.1f} MB"), ("nodes", str(model.nodes))]
+    rows = [("size", f"{model.file_bytes / 1e6:.2f} MB"), ("nodes", str(model.nodes))]
     if model.producer:
         rows.append(("written by", model.producer))
     for title, tensors in (("input", model.inputs), ("output", model.outputs)):
@@ -61,7 +61,7 @@ def _print_engine(engine: EngineInfo) -> None:
     header = engine.header
     print(f"{engine.path}: {engine.kind}")
     rows = [
-        ("size", f"{engine.file_bytes / 1e6:.1f} MB"),
+        ("size", f"{engine.file_bytes / 1e6:.2f} MB"),
         ("sha256", engine.fit.engine_sha256),
         ("built by", f"TensorRT for RTX {header.version}"),
     ]
@@ -69,7 +69,7 @@ def _print_engine(engine: EngineInfo) -> None:
         rows.append(("header", "its layout is not known for this version; nothing more is read from it"))
     else:
         rows.append(("runs on", ", ".join(header.targets)))
-        rows.append(("weights", f"{(header.weights_bytes or 0) / 1e6:.1f} MB"))
+        rows.append(("weights", f"{(header.weights_bytes or 0) / 1e6:.2f} MB"))
     rows.append(("manifest", engine.fit.sentence))
     if engine.fit.manifest is not None:
         rows += _manifest_rows(engine.fit.manifest)
