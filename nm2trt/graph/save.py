@@ -85,7 +85,8 @@ def save(
     sources = _data_files(model)
     if target.resolve() in sources:
         raise InputError(f"{target} holds weights of {model.name}; give another output path")
-    stale = _stale_data(target, keep=sources)
+    own = model.path is not None and target.exists() and target.samefile(model.path)
+    stale = _stale_data(target, keep=set() if own else sources)
     placed = _place(model, rewrites, external, most_inline_bytes)
     data = _free_name(target) if placed else None
     try:
