@@ -201,7 +201,8 @@ def _offset(larger: Branch, other: Branch) -> tuple[int, ...]:
         same = (other.auto, other.kernel, other.dilations) == (larger.auto, larger.kernel, larger.dilations)
         if same:
             return (0,) * len(larger.kernel)
-        raise Declined(f"its padding ({other.auto}) depends on sizes that the model does not tell")
+        auto = other.auto if other.before is None else f"{larger.auto} of {larger.label}"
+        raise Declined(f"the padding ({auto}) depends on sizes that the model does not tell")
     return tuple(_axis_offset(larger, other, axis) for axis in range(len(larger.kernel)))
 
 

@@ -95,7 +95,8 @@ def read_batchnorm(editor: Editor, index: int) -> Affine:
     for part, what in zip(parts, _STATISTICS, strict=True):
         if not np.isfinite(part).all():
             raise Declined(f"its {what} holds NaN or infinity")
-    epsilon = float(attributes.get("epsilon", 1e-5))
+    # The default is a float attribute too, so it is rounded like one.
+    epsilon = float(np.float32(attributes.get("epsilon", 1e-5)))
     bad = np.flatnonzero((variance < 0) | (variance + epsilon <= 0))
     if bad.size:
         channel = int(bad[0])
