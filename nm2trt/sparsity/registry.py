@@ -10,6 +10,7 @@ from nm2trt.errors import SparsifyError
 from nm2trt.sparsity.lbc import LbcOptions, LbcWeight
 from nm2trt.sparsity.magnitude import MagnitudeOptions, MagnitudeWeight
 from nm2trt.sparsity.parametrization import NoOptions, SparseWeight
+from nm2trt.sparsity.spre_options import SpReOptions, SpReWeight
 from nm2trt.sparsity.sr_ste import SrSteOptions, SrSteWeight, SteWeight
 
 __all__ = ["METHODS", "MethodSpec", "method"]
@@ -24,12 +25,16 @@ class MethodSpec:
         weight: The parametrisation.
         options: Its dataclass of options.
         summary: One clause for help texts and tables.
+        start: Module whose `start(request)` attaches the method; "" for those that only parametrise weights.
+        post_training: Whether it trains by itself from calibration data, and needs no optimizer.
     """
 
     name: str
     weight: type[SparseWeight]
     options: type
     summary: str
+    start: str = ""
+    post_training: bool = False
 
     def read_options(self, given: Mapping[str, Any]) -> Any:
         """Make the method's options out of keyword arguments.
@@ -53,6 +58,13 @@ _ALL = (
     MethodSpec("ste", SteWeight, NoOptions, "from scratch, straight-through only"),
     MethodSpec("lbc", LbcWeight, LbcOptions, "from scratch, learns the best combination of each group"),
     MethodSpec("magnitude", MagnitudeWeight, MagnitudeOptions, "from a dense model: one-shot or gradual"),
+    MethodSpec(
+        "spre",
+        SpReWeight,
+        SpReOptions,
+        "from scratch, with a second branch at the kernel positions that matter most",
+        start="nm2trt.sparsity.spre",
+    ),
 )
 
 METHODS: Mapping[str, MethodSpec] = {spec.name: spec for spec in _ALL}

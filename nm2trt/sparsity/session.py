@@ -12,6 +12,8 @@ The whole of a training script that changes:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from torch import nn
@@ -24,13 +26,14 @@ from nm2trt.sparsity import state_keys
 from nm2trt.sparsity.distributed import is_sharded
 from nm2trt.sparsity.finalize import bake
 from nm2trt.sparsity.optimizer_hooks import OptimizerHooks
+from nm2trt.sparsity.parametrization import SparseWeight
 from nm2trt.sparsity.policy import Choice, PatternChoice, Site, check_finite, select
 from nm2trt.sparsity.registry import MethodSpec
 from nm2trt.sparsity.registry import method as find_method
 from nm2trt.sparsity.telemetry import Anchor, report
 from nm2trt.sparsity.tracked import TrackedWeight
 
-__all__ = ["SparseSession", "sparsify"]
+__all__ = ["Request", "SparseSession", "sparsify"]
 
 _SHOWN_REASONS = 4
 # What AveragedModel, DistributedDataParallel and torch.compile put before names.
@@ -69,20 +72,78 @@ def sparsify(
             attached, compiled, wrapped or sharded already.
     """
     spec = find_method(method)
-    parsed = spec.read_options(options)
+    request = Request(
+        model=model,
+        spec=spec,
+        options=spec.read_options(options),
+        pattern=pattern,
+        total_steps=total_steps,
+        include=include,
+        exclude=exclude,
+        min_channels=min_channels,
+    )
     _check_model(model)
     if total_steps is not None and (not isinstance(total_steps, int) or total_steps < 1):
         raise SparsifyError(f"total_steps must be a positive whole number, not {total_steps!r}")
-    choices = select(model, pattern, include=include, exclude=exclude, min_channels=min_channels)
-    chosen = [choice for choice in choices if choice.entry.pattern is not None]
-    if not chosen:
-        reasons = [f"{c.entry.weight}: {c.entry.reason}" for c in choices[:_SHOWN_REASONS]]
-        found = "; ".join(reasons) or "it has no convolution, linear or attention layer"
-        raise SparsifyError(f"no layer of {type(model).__name__} can be made sparse ({found})")
-    for choice in chosen:
-        check_finite(choice.entry.weight, getattr(choice.sites[0].module, choice.sites[0].tensor))
-    weights = _parametrize(chosen, spec, parsed, total_steps)
+    if spec.start:
+        started: SparseSession = import_module(spec.start).start(request)
+        return started
+    choices = request.choose()
+    weights = request.parametrize(choices)
     return SparseSession(model, Plan(tuple(c.entry for c in choices), spec.name), weights)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What `sparsify` was asked for, checked; a method that does more than parametrise starts from it.
+
+    Args:
+        model: Plain layers.
+        spec: The method.
+        options: The method's options.
+        pattern: As `sparsify` was given it.
+        total_steps: Optimizer steps of the whole run, or None.
+        include: Globs on layer names.
+        exclude: Globs on layer names.
+        min_channels: Fewest input channels of a sparse layer.
+    """
+
+    model: nn.Module
+    spec: MethodSpec
+    options: Any
+    pattern: PatternChoice
+    total_steps: int | None
+    include: str | Sequence[str]
+    exclude: str | Sequence[str]
+    min_channels: int
+
+    def choose(self) -> tuple[Choice, ...]:
+        """Decide which weights become sparse.
+
+        Raises:
+            SparsifyError: None can, or one of those that can holds NaN.
+        """
+        choices = select(
+            self.model,
+            self.pattern,
+            include=self.include,
+            exclude=self.exclude,
+            min_channels=self.min_channels,
+        )
+        chosen = [choice for choice in choices if choice.entry.pattern is not None]
+        if not chosen:
+            reasons = [f"{c.entry.weight}: {c.entry.reason}" for c in choices[:_SHOWN_REASONS]]
+            found = "; ".join(reasons) or "it has no convolution, linear or attention layer"
+            raise SparsifyError(f"no layer of {type(self.model).__name__} can be made sparse ({found})")
+        for choice in chosen:
+            check_finite(choice.entry.weight, getattr(choice.sites[0].module, choice.sites[0].tensor))
+        return choices
+
+    def parametrize(
+        self, choices: Sequence[Choice], weight: type[SparseWeight] | None = None
+    ) -> tuple[TrackedWeight, ...]:
+        """Attach a parametrisation, the method's own unless another is given, to each chosen weight."""
+        return _parametrize(choices, weight or self.spec.weight, self.options, self.total_steps)
 
 
 def _check_model(model: nn.Module) -> None:
@@ -98,7 +159,7 @@ def _check_model(model: nn.Module) -> None:
 
 
 def _parametrize(
-    chosen: Sequence[Choice], spec: MethodSpec, options: Any, total_steps: int | None
+    chosen: Sequence[Choice], weight: type[SparseWeight], options: Any, total_steps: int | None
 ) -> tuple[TrackedWeight, ...]:
     made = []
     for choice in chosen:  # all masks first: a method that refuses one leaves the model as it was
@@ -107,15 +168,15 @@ def _parametrize(
         if entry.pattern is None or entry.axis is None:
             continue
         try:
-            sparse = spec.weight(
+            sparse = weight(
                 tensor.detach(), entry.pattern, axis=entry.axis, options=options, total_steps=total_steps
             )
         except SparsifyError as error:
             raise SparsifyError(f"{choice.entry.weight}: {error}") from error
         made.append(TrackedWeight(choice.entry.weight, choice.sites, sparse))
-    for weight in made:
-        for site in weight.sites:
-            parametrize.register_parametrization(site.module, site.tensor, weight.sparse)
+    for tracked in made:
+        for site in tracked.sites:
+            parametrize.register_parametrization(site.module, site.tensor, tracked.sparse)
     return tuple(made)
 
 

@@ -72,9 +72,8 @@ def main() -> None:
         default_root_dir=options.out,
     )
     trainer.fit(model, DataLoader(TensorDataset(train_x, train_y), batch_size=64, shuffle=True))
-    print(
-        f"{model.sparse.step} steps, SAD since the start {model.sparse.report()['sad_anchored']['fraction']:.2%}"
-    )
+    sad = model.sparse.report()["sad_anchored"]["fraction"]
+    print(f"{model.sparse.step} steps, SAD since the start {sad:.2%}")
     net = model.sparse.finalize().eval()
     with torch.no_grad():
         accuracy = (net(test_x).argmax(1) == test_y).float().mean().item()
