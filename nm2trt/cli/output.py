@@ -17,15 +17,27 @@ def print_json(value: Any) -> None:
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
-    """Print a table; columns are as wide as their longest cell, except on a narrow terminal.
+    """Print a table; columns are as wide as their longest cell, and fold where a terminal is narrower.
 
     Cells are data: control characters are shown escaped, so that a name cannot repaint the terminal.
     """
+    cells = [[_printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
+    if sys.stdout.isatty() and sum(widths) + 2 * len(widths) > shutil.get_terminal_size().columns:
+        _print_folded(headers, cells, title)
+        return
+    if title:
+        print(_printable(title))
+    for row in (headers, *cells):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _print_folded(headers: Sequence[str], cells: Sequence[Sequence[str]], title: str) -> None:
+    # Only here: it takes longer to import than most commands take to run.
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
     table = Table(
         title=Text(title) if title else None,
         title_justify="left",
@@ -34,10 +46,10 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title:
         padding=(0, 2, 0, 0),
     )
     for header in headers:
-        table.add_column(header, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_printable(cell)) for cell in row))
-    Console(width=width, soft_wrap=False, highlight=False).print(table)
+        table.add_column(Text(header), overflow="fold")
+    for row in cells:
+        table.add_row(*map(Text, row))
+    Console(highlight=False).print(table)
 
 
 def _printable(cell: str) -> str:

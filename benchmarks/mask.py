@@ -1,0 +1,111 @@
+"""The torch mask beside `tensor.clone()` and a mask by argsort and scatter: 25 M fp32 weights, one run.
+
+    python benchmarks/mask.py [--runs 9] [--json FILE]
+
+Times are medians over runs in which the candidates take turns. Peak temporaries are measured apart, as the
+growth of the process's resident memory over tensor and mask.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from nm2trt.measure import interleaved
+from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.torch_mask import magnitude_mask
+
+PATTERNS = ("2:4", "4:8", "2:16")
+SHAPES = {
+    "conv 3x3": (1664, 1664, 3, 3),
+    "conv 3x3, channels_last": (1664, 1664, 3, 3),
+    "conv 1x1": (4992, 4992, 1, 1),
+    "linear": (4992, 4992),
+}
+
+
+def weight(name: str) -> torch.Tensor:
+    tensor = torch.randn(SHAPES[name], generator=torch.Generator().manual_seed(0))
+    return tensor.to(memory_format=torch.channels_last) if "channels_last" in name else tensor
+
+
+def argsort_mask(tensor: torch.Tensor, pattern: NMPattern) -> torch.Tensor:
+    moved = tensor.abs().movedim(1, -1)
+    groups = moved.reshape(-1, pattern.m)
+    best = groups.argsort(dim=-1, descending=True, stable=True)[:, : pattern.n]
+    mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, best, True)
+    return mask.view(moved.shape).movedim(-1, 1)
+
+
+def temporary_ratio(name: str, pattern: str) -> float:
+    """Return peak temporaries over the tensor's bytes, in a process of its own."""
+    code = (
+        "import sys, resource, torch; sys.path.insert(0, sys.argv[3])\n"
+        "from mask import weight, magnitude_mask, NMPattern\n"
+        "w = weight(sys.argv[1]); p = NMPattern.parse(sys.argv[2])\n"
+        "magnitude_mask(torch.randn(64, 64), p, axis=1)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "m = magnitude_mask(w, p, axis=1)\n"
+        "after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "print(max(0, (after - before) * 1024 - m.numel()) / (w.numel() * 4))"
+    )
+    here = str(Path(__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code, name, pattern, here], capture_output=True, text=True, check=True
+    )
+    return float(done.stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    rows = []
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; times relative to tensor.clone()")
+    for name in SHAPES:
+        tensor = weight(name)
+        for text in PATTERNS:
+            pattern = NMPattern.parse(text)
+            if not torch.equal(magnitude_mask(tensor, pattern, axis=1), argsort_mask(tensor, pattern)):
+                raise SystemExit(f"{name} {text}: the two masks differ")
+            taken = interleaved(
+                {
+                    "clone": tensor.clone,
+                    "mask": lambda: magnitude_mask(tensor, pattern, axis=1),  # noqa: B023 - called in this turn
+                    "argsort": lambda: argsort_mask(tensor, pattern),  # noqa: B023
+                },
+                runs=arguments.runs,
+                warmup=1,
+            )
+            row = {
+                "weight": name,
+                "pattern": text,
+                "over_clone": taken["mask"].p50_ms / taken["clone"].p50_ms,
+                "faster_than_argsort": taken["argsort"].p50_ms / taken["mask"].p50_ms,
+                "peak_temporary_over_tensor": temporary_ratio(name, text),
+                "mask_ms": taken["mask"].p50_ms,
+            }
+            rows.append(row)
+            print(
+                f"{name:26} {text:5} mask {row['over_clone']:.2f}x clone, "
+                f"{row['faster_than_argsort']:.1f}x faster than argsort, "
+                f"temporaries {row['peak_temporary_over_tensor']:.2f}x the tensor",
+                flush=True,
+            )
+    if arguments.json is not None:
+        arguments.json.write_text(
+            json.dumps({"command": " ".join(sys.argv), "torch": torch.__version__, "rows": rows}, indent=2)
+            + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""`nm2trt verify` beside Polygraphy's `inspect sparsity` and `np.count_nonzero`, in one run.
+
+    python benchmarks/verify.py [--runs 5] [--json FILE]
+
+Two models of about 25 M weights that hold 2:4: a ResNet-50 (conv-heavy) and a stack of MatMuls. Whole
+processes are timed from start to exit, in turn; Polygraphy, which takes most of a minute, runs once. The
+check itself is `count_groups` over every weight, beside one `np.count_nonzero` over the same arrays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+from nets import matmuls, resnet50
+from onnx import numpy_helper
+
+from nm2trt.graph.consumers import consumers
+from nm2trt.graph.judge import count_groups, read_weight
+from nm2trt.graph.model import load
+from nm2trt.nm.axes import onnx_weight
+from nm2trt.nm.mask import nm_mask
+from nm2trt.nm.pattern import NMPattern
+
+TWO_FOUR = NMPattern(2, 4)
+POLYGRAPHY = "from polygraphy.tools import main; main()"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    rows = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, make in (("resnet50", resnet50), ("matmuls", matmuls)):
+            path = Path(folder) / f"{name}.onnx"
+            onnx.save(sparse(make()), path)
+            rows[name] = measure(path, arguments.runs)
+    for name, row in rows.items():
+        print(f"\n{name}: " + ", ".join(f"{key} {value:.3g}" for key, value in row.items()))
+    if arguments.json is not None:
+        arguments.json.write_text(
+            json.dumps({"command": " ".join(sys.argv), "models": rows}, indent=2) + "\n"
+        )
+
+
+def sparse(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Make every weight that can be 2:4 hold 2:4."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for operand in consumers(load(model)):
+        tensor = tensors[operand.value]
+        weight = numpy_helper.to_array(tensor).copy()
+        how = onnx_weight("", operand.operator, operand.input_index, weight.ndim, operand.attributes)
+        if how is not None and weight.shape[how.axis] % 4 == 0:
+            weight *= nm_mask(np.abs(weight), TWO_FOUR, axis=how.axis)
+            tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
+    return model
+
+
+def measure(path: Path, runs: int) -> dict[str, float]:
+    ours = [sys.executable, "-m", "nm2trt", "verify", str(path), "--fail-on", "none"]
+    theirs = [sys.executable, "-c", POLYGRAPHY, "inspect", "sparsity", str(path)]
+    polygraphy = seconds(theirs)
+    process = statistics.median(seconds(ours) for _ in range(runs))
+    check, count = [], []
+    for _ in range(runs):
+        spent = check_and_count(path)
+        check.append(spent[0])
+        count.append(spent[1])
+    inner = statistics.median(check)
+    return {
+        "polygraphy_s": polygraphy,
+        "process_s": process,
+        "process_ratio": polygraphy / process,
+        "check_s": inner,
+        "check_ratio": polygraphy / inner,
+        "share_of_count_nonzero_speed": statistics.median(count) / inner,
+    }
+
+
+def seconds(command: list[str]) -> float:
+    start = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def check_and_count(path: Path) -> tuple[float, float]:
+    """Return seconds of judging all weights of the open model, and of counting their non-zeros."""
+    weights, arrays = [], []
+    for operand in consumers(load(path)):
+        weight = read_weight(operand)
+        how = onnx_weight("", operand.operator, operand.input_index, len(weight.shape), operand.attributes)
+        if how is not None and weight.shape[how.axis] % 4 == 0 and weight.tensor is not None:
+            weights.append((weight, how))
+            arrays.append(numpy_helper.to_array(weight.tensor))
+    start = time.perf_counter()
+    for weight, how in weights:
+        count_groups(weight, how, TWO_FOUR)
+    middle = time.perf_counter()
+    for array in arrays:
+        np.count_nonzero(array)
+    return middle - start, time.perf_counter() - middle
+
+
+if __name__ == "__main__":
+    main()
