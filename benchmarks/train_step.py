@@ -4,10 +4,10 @@
 
 A round runs one optimizer step of every variant in turn; a ratio is the median over rounds of the variant's
 time over the dense one's in the same round, so that other load on the machine falls on both. `best` divides
-the fastest rounds, and `cpu` is the ratio in processor time, for machines that others use too; take them with
-`--threads 1`, as waiting threads spin. `masks` is the time to set all masks anew over the step's. Peak memory is that of a process that
-runs the variant alone. Printed, and written to `benchmarks/results/train_step.json`, one entry a model and
-device.
+the fastest rounds, and `cpu` is the ratio in processor time, for machines that others use too; take them
+with `--threads 1`, as waiting threads spin. `masks` is the time to set all masks anew over the step's. Peak
+memory is that of a process that runs the variant alone. Printed, and written to
+`benchmarks/results/train_step.json`, one entry a model and device.
 """
 
 from __future__ import annotations
@@ -212,16 +212,15 @@ def measure(name: str, arguments: argparse.Namespace, device: str) -> dict[str, 
 
 def show(name: str, result: dict[str, object]) -> None:
     print(f"\n{name}, batch {BATCH}, {result['pattern']}, {result['rounds']} rounds")
-    print(
-        f"  {'variant':20} {'step':>10} {'ratio':>7}  {'quartiles':15} {'best':>7} {'cpu':>7} {'masks':>6} {'peak':>10}"
-    )
+    heads = f"{'step':>10} {'ratio':>7}  {'quartiles':15} {'best':>7} {'cpu':>7} {'masks':>6} {'peak':>10}"
+    print(f"  {'variant':20} {heads}")
     for variant, row in result["variants"].items():  # type: ignore[attr-defined]
         low, high = row["ratio_quartiles"]
         masks = "" if row["mask_share"] is None else f"{row['mask_share']:.1%}"
-        print(
-            f"  {variant:20} {row['step_p50_ms']:7.1f} ms {row['ratio_to_dense']:6.3f}x  "
-            f"{low:.3f} to {high:.3f} {row['best_ratio_to_dense']:6.3f}x {row['cpu_ratio_to_dense']:6.3f}x {masks:>6} {row['peak_mib']:6.0f} MiB"
-        )
+        ratios = f"{row['ratio_to_dense']:6.3f}x  {low:.3f} to {high:.3f}"
+        others = f"{row['best_ratio_to_dense']:6.3f}x {row['cpu_ratio_to_dense']:6.3f}x"
+        rest = f"{masks:>6} {row['peak_mib']:6.0f} MiB"
+        print(f"  {variant:20} {row['step_p50_ms']:7.1f} ms {ratios} {others} {rest}")
 
 
 def main() -> None:
