@@ -50,7 +50,9 @@ def infer_shapes(model: Model) -> Shapes:
     for value in [*graph.value_info, *graph.input, *graph.output]:
         if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
             dims = value.type.tensor_type.shape.dim
-            shapes[value.name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
+            # Some exporters write -1 for a free size.
+            sizes = (d.dim_value if d.HasField("dim_value") else -1 for d in dims)
+            shapes[value.name] = tuple(size if size >= 0 else None for size in sizes)
     return shapes
 
 

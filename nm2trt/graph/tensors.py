@@ -261,8 +261,8 @@ def _external(
                 yield _decode(view, kind, count).copy()
     except OSError as error:
         raise ModelError(
-            f"the external data of tensor {tensor.name!r} cannot be read from {path}: {error.strerror or error}; "
-            "keep the data file beside the model"
+            f"the external data of tensor {tensor.name!r} cannot be read from {path}: "
+            f"{error.strerror or error}; keep the data file beside the model"
         ) from error
 
 

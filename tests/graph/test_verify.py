@@ -599,6 +599,12 @@ def test_macs_of_known_shapes():
     assert [v.macs for v in found] == [8 * 4 * 4 * 16 * 9, 4 * 4 * 8 * 4 * 9, 40]
 
 
+def test_macs_take_minus_one_for_a_free_size():
+    node = NODE("Gemm", ["x", "g"], ["y"], transB=1)
+    (verdict,) = verify_model(model([node], {"x": [-1, 8]}, [("g", np.ones((10, 8), np.float32))])).weights
+    assert verdict.macs == 80
+
+
 def test_report_is_json(tmp_path):
     path = tmp_path / "m.onnx"
     onnx.save(
