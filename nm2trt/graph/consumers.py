@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx
 
+from nm2trt.errors import ModelError
 from nm2trt.graph.model import Model
 from nm2trt.graph.scope import Scope, State, walk
 from nm2trt.nm.axes import ONNX_WEIGHTS
@@ -31,6 +32,14 @@ _ZERO_POINTS: Mapping[tuple[str, str], Mapping[int, int]] = {
 _ALWAYS_WEIGHT = frozenset(
     {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv", "NhwcFusedConv"}
 )
+
+# What decides how a weight is read.
+_ATTRIBUTE_TYPES: Mapping[str, type[int | str]] = {
+    "group": int,
+    "transA": int,
+    "transB": int,
+    "equation": str,
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +89,13 @@ def consumers(model: Model) -> Iterator[Consumer]:
             slots = tuple(ONNX_WEIGHTS.get((domain, node.op_type), ()))
         if not slots or (node.domain, node.op_type) in scope.functions:
             continue
+        attributes = scope.node_attributes(node)
+        for name, kind in _ATTRIBUTE_TYPES.items():
+            if not isinstance(attributes.get(name, kind()), kind):
+                raise ModelError(
+                    f"{name} of {node.op_type} at {scope.label(node)} is {attributes[name]!r}, not one "
+                    f"{'number' if kind is int else 'text'}; the model is not valid ONNX"
+                )
         zero_points = _ZERO_POINTS.get((domain, node.op_type), {})
         found = [
             (slot, scope.state(node.input[slot]))
@@ -100,6 +116,6 @@ def consumers(model: Model) -> Iterator[Consumer]:
                 input_index=slot,
                 value=node.input[slot],
                 state=state,
-                attributes=scope.node_attributes(node),
+                attributes=attributes,
                 zero_point=node.input[where] if 0 <= where < len(node.input) else "",
             )

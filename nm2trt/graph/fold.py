@@ -83,8 +83,6 @@ def read_batchnorm(editor: Editor, index: int) -> Affine:
     for name in node.output[1:]:
         if name and (editor.readers.get(name) or name in editor.pinned):
             raise Declined(f"its running statistics {name!r} are read")
-    if len(node.input) < 5 or not all(node.input[:5]):
-        raise Declined("its statistics are missing")
     parts = [
         editor.array(name, what).astype(np.float64).reshape(-1)
         for name, what in zip(node.input[1:5], _STATISTICS, strict=True)
@@ -96,7 +94,10 @@ def read_batchnorm(editor: Editor, index: int) -> Affine:
         if not np.isfinite(part).all():
             raise Declined(f"its {what} holds NaN or infinity")
     # The default is a float attribute too, so it is rounded like one.
-    epsilon = float(np.float32(attributes.get("epsilon", 1e-5)))
+    epsilon = attributes.get("epsilon", 1e-5)
+    if not isinstance(epsilon, float):
+        raise Declined(f"its epsilon is {epsilon!r}")
+    epsilon = float(np.float32(epsilon))
     bad = np.flatnonzero((variance < 0) | (variance + epsilon <= 0))
     if bad.size:
         channel = int(bad[0])
@@ -115,6 +116,8 @@ def fold_batchnorm(editor: Editor, index: int) -> int:
         Declined: It cannot be folded; the graph is as it was.
         LineageError: A zero of the weight became a number.
     """
+    if len(editor.nodes[index].input) < 5 or not all(editor.nodes[index].input[:5]):
+        raise Declined("its statistics are missing")
     value = editor.nodes[index].input[0]
     source = editor.producer(value, *_FOLDS)
     if source is None:
@@ -126,6 +129,8 @@ def fold_batchnorm(editor: Editor, index: int) -> int:
         raise Declined(obstacle)
     affine = read_batchnorm(editor, index)
     node = editor.nodes[source]
+    if len(node.input) < 2 or not node.input[1]:
+        raise Declined(f"{editor.label(source)} has no weight")
     weight = editor.array(node.input[1], "weight")
     bias = editor.bias(source, weight)
     new_weight, new_bias = _FOLDS[node.op_type](weight, bias, affine, editor.attributes(source))
@@ -181,7 +186,13 @@ def _channels(affine: Affine, count: int) -> None:
         )
 
 
+def _check_kernel(weight: Array) -> None:
+    if weight.ndim < 3:
+        raise Declined(f"the weight in front of it has shape {list(weight.shape)}, which no kernel has")
+
+
 def _conv(weight: Array, bias: Array | None, affine: Affine, _: dict[str, Any]) -> tuple[Array, Array]:
+    _check_kernel(weight)
     _channels(affine, weight.shape[0])
     factor = affine.scale.reshape(-1, *[1] * (weight.ndim - 1))
     return weight.astype(np.float64) * factor, _shifted(bias, affine)
@@ -191,9 +202,10 @@ def _conv_transpose(
     weight: Array, bias: Array | None, affine: Affine, attributes: dict[str, Any]
 ) -> tuple[Array, Array]:
     # (I, O/g, k...): output channel j of group n is column j of that group's rows.
-    groups = int(attributes.get("group", 1))
+    _check_kernel(weight)
+    groups = attributes.get("group", 1)
     inputs, outputs, *kernel = weight.shape
-    if groups < 1 or inputs % groups:
+    if not isinstance(groups, int) or groups < 1 or inputs % groups:
         raise Declined(f"its {inputs} input channels do not divide into {groups} groups")
     _channels(affine, outputs * groups)
     split = weight.astype(np.float64).reshape(groups, inputs // groups, outputs, math.prod(kernel))
@@ -206,6 +218,8 @@ def _gemm(
 ) -> tuple[Array, Array]:
     if weight.ndim != 2:
         raise Declined(f"its weight has shape {list(weight.shape)}, not two dimensions")
+    if attributes.get("transA", 0) not in (0, 1) or attributes.get("transB", 0) not in (0, 1):
+        raise Declined("its transA or transB is neither 0 nor 1")
     transposed = bool(attributes.get("transB", 0))
     outputs = weight.shape[0 if transposed else 1]
     _channels(affine, outputs)

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nm2trt.graph.branches import Branch, diagonal, held_pattern, merge, paddings
+from nm2trt.graph.branches import Branch, diagonal, held_pattern, merge
 from nm2trt.graph.fold import read_batchnorm, rounded
+from nm2trt.graph.geometry import read_geometry
 from nm2trt.graph.model import opset
 from nm2trt.graph.rewrite import Declined, Editor
 from nm2trt.nm.mask import check
@@ -102,7 +103,7 @@ class Merger:
         by_input: dict[str, list[_Leaf]] = {}
         for leaf in leaves:
             conv = self.editor.producer(leaf.value, "Conv")
-            if conv is not None and conv not in self.editor.dead:
+            if conv is not None and len(self.editor.nodes[conv].input) > 1:
                 by_input.setdefault(self.editor.nodes[conv].input[0], []).append(leaf)
         merged: list[Merging] = []
         gone: set[_Leaf] = set()
@@ -136,7 +137,7 @@ class Merger:
 
     def _norm_of(self, leaf: _Leaf, x: str) -> int | None:
         made = self.editor.producer(leaf.value, "BatchNormalization")
-        return made if made is not None and self.editor.nodes[made].input[0] == x else None
+        return made if made is not None and list(self.editor.nodes[made].input[:1]) == [x] else None
 
     def _merge_branches(
         self, x: str, convs: list[_Leaf], norms: list[_Leaf], plain: list[_Leaf]
@@ -205,11 +206,9 @@ class Merger:
         bias = np.zeros(len(weight)) if given is None else given.astype(np.float64)
         if bias.shape != weight.shape[:1]:
             raise Declined(f"its bias has shape {list(bias.shape)}, its weight {list(weight.shape)}")
-        attributes = editor.attributes(index)
-        rank = weight.ndim - 2
         sizes = self._sizes.get(x, ())
-        sizes = sizes if len(sizes) == rank else (None,) * rank
-        pads = paddings(attributes, weight.shape[2:], sizes)
+        sizes = sizes if len(sizes) == weight.ndim - 2 else (None,) * (weight.ndim - 2)
+        geometry = read_geometry(editor.attributes(index), weight.shape[2:], sizes)
         name = editor.source_name(node.input[1])
         pattern = held_pattern(weight, self.plan.get(name))
         return Branch(
@@ -217,12 +216,7 @@ class Merger:
             weight=weight.astype(np.float64),
             dtype=weight.dtype,
             bias=bias,
-            strides=tuple(int(s) for s in attributes.get("strides", [1] * rank)),
-            dilations=tuple(int(d) for d in attributes.get("dilations", [1] * rank)),
-            before=None if pads is None else pads[0],
-            after=None if pads is None else pads[1],
-            auto=str(attributes.get("auto_pad", "NOTSET")),
-            group=int(attributes.get("group", 1)),
+            geometry=geometry,
             patterns=() if pattern is None else (pattern,),
             names=(name,),
             sizes=sizes,

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
+from nm2trt.errors import ModelError
 from nm2trt.graph.constants import direct_initializer, evaluate, main_source
 from nm2trt.graph.data_file import pack
 from nm2trt.graph.model import Model
@@ -46,6 +47,9 @@ class Editor:
 
     Args:
         model: The model; its protobuf is changed by `finish`.
+
+    Raises:
+        ModelError: The graph breaks a rule of the format, or its nodes are not in topological order.
     """
 
     def __init__(self, model: Model) -> None:
@@ -55,6 +59,10 @@ class Editor:
         self.scope = Scope(model, "", []) if first is None else first[0]
         # The wrappers are held, since the scope knows them by identity.
         self.nodes: list[onnx.NodeProto] = list(self.graph.node)
+        if any(mine is not sorted_ for mine, sorted_ in zip(self.nodes, self.scope.nodes, strict=False)):
+            raise ModelError(
+                f"the nodes of {model.name} are not in topological order, as ONNX demands; export it again"
+            )
         self.producers = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
         self.readers: dict[str, set[tuple[int, int]]] = {}
         for index, node in enumerate(self.nodes):

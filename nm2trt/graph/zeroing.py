@@ -67,6 +67,9 @@ def zero_weakest(
         ModelError: A stored tensor is damaged.
     """
     first = readings[0]
+    kind = element_type(tensor)
+    if bool(np.zeros(1).astype(kind.numpy).astype(np.float64)[0]):
+        raise Opaque(f"{kind.name} has no zero")
     if all(r.weight.tensor is tensor and not r.weight.consumer.zero_point for r in readings):
         for other in readings[1:]:
             if other.how != first.how:
@@ -129,7 +132,7 @@ def _kept(reading: Reading, source: Source, pattern: NMPattern) -> npt.NDArray[n
     value = weight.value if weight.value is not None else evaluate(scope, weight.consumer.value)
     _check_way(scope, weight.consumer.value, source)
     places = stored_places(scope, weight.consumer.value, source)
-    if places is None:
+    if places is None or places.shape != value.shape:
         raise Opaque(f"{source.name} is mixed with other numbers before {weight.consumer.label} reads it")
     mask = nm_mask(_magnitude(value, _operand_zero(reading)), pattern, axis=reading.how.axis)
     kept = np.ones(math.prod(source.shape), dtype=np.bool_)
