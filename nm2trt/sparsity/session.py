@@ -85,6 +85,10 @@ def sparsify(
     _check_model(model)
     if total_steps is not None and (not isinstance(total_steps, int) or total_steps < 1):
         raise SparsifyError(f"total_steps must be a positive whole number, not {total_steps!r}")
+    if total_steps is None and spec.weight.has_schedule(request.options):
+        raise SparsifyError(
+            f"{method!r} has a schedule: give total_steps, the optimizer steps of the whole run"
+        )
     if spec.start:
         started: SparseSession = import_module(spec.start).start(request)
         return started

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
+
+from torch import Tensor
 
 from nm2trt.errors import SparsifyError
+from nm2trt.nm.torch_mask import magnitude_mask
 from nm2trt.sparsity.magnitude import MagnitudeWeight
 from nm2trt.sparsity.sr_ste import SrSteWeight
 
@@ -79,6 +82,15 @@ class SpReFixedWeight(MagnitudeWeight):
     nm2trt_method: ClassVar[str] = "spre"
     options: SpReOptions  # type: ignore[assignment]
 
-    def kept(self, _step: int) -> int:
-        """Return N: pruning is not gradual here."""
+    @classmethod
+    def has_schedule(cls, _options: Any) -> bool:
+        """Pruning is not gradual here."""
+        return False
+
+    def kept(self, step: int) -> int:  # noqa: ARG002 - the same at every step
+        """Return N at every step."""
         return self.pattern.n
+
+    def first_mask(self, weight: Tensor) -> Tensor:
+        """Return the mask that stays."""
+        return magnitude_mask(weight, self.pattern, axis=self.axis)
