@@ -150,7 +150,6 @@ class LbcWeight(SparseWeight):
     nm2trt_method: ClassVar[str] = "lbc"
     mask_follows_weight: ClassVar[bool] = False
     saves_mask: ClassVar[bool] = False
-    needs_total_steps: ClassVar[bool] = True
     options: LbcOptions
     alive: Tensor
     table: Tensor
@@ -170,6 +169,11 @@ class LbcWeight(SparseWeight):
         self.register_buffer("alive", torch.ones(groups, count, dtype=torch.bool, device=weight.device))
         self.register_buffer("table", candidates(pattern).to(weight.device), persistent=False)
         self.start_again(weight)
+
+    @classmethod
+    def has_schedule(cls, _options: Any) -> bool:
+        """Candidates are removed on a schedule."""
+        return True
 
     @property
     def end_step(self) -> int:

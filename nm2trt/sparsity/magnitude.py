@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -53,6 +53,11 @@ class MagnitudeWeight(SparseWeight):
     saves_mask: ClassVar[bool] = True
     options: MagnitudeOptions
 
+    @classmethod
+    def has_schedule(cls, options: Any) -> bool:
+        """Only gradual pruning has one."""
+        return bool(options.gradual)
+
     def forward(self, weight: Tensor) -> Tensor:
         """Zero the pruned entries; they get no gradient."""
         return weight * self.mask
@@ -90,6 +95,4 @@ class MagnitudeWeight(SparseWeight):
         return {"kept_of_m": self.kept(self.updates)}
 
     def _last_step(self) -> int:
-        if self.total_steps is None:
-            raise SparsifyError("gradual pruning needs total_steps, the optimizer steps of the whole run")
-        return max(1, round(self.total_steps * self.options.end))
+        return max(1, round((self.total_steps or 0) * self.options.end))

@@ -88,7 +88,6 @@ class SparseWeight(nn.Module):
     mask_follows_weight: ClassVar[bool] = True
     # Whether a state_dict holds the mask, which is then neither in the weight nor in other state.
     saves_mask: ClassVar[bool] = False
-    needs_total_steps: ClassVar[bool] = False
 
     mask: Tensor
 
@@ -101,13 +100,14 @@ class SparseWeight(nn.Module):
         self.options = options
         self.total_steps = total_steps
         self.updates = 0
-        if self.needs_total_steps and total_steps is None:
-            raise SparsifyError(
-                f"{self.nm2trt_method!r} has a schedule: give total_steps, the number of optimizer steps"
-            )
         self.flips: Tensor | None = None
         self.loads_dense = False
         self.register_buffer("mask", self.first_mask(weight), persistent=self.saves_mask)
+
+    @classmethod
+    def has_schedule(cls, _options: Any) -> bool:
+        """Tell whether the method needs to know `total_steps`."""
+        return False
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the sparse weight that the layer computes with, of `weight`'s shape and dtype."""

@@ -348,13 +348,6 @@ def test_refuses_patterns_with_too_many_combinations():
         sparsify(nn.Linear(16, 8), method="lbc", pattern="4:16", total_steps=8)
 
 
-def test_refuses_to_start_without_the_number_of_steps_and_leaves_the_model_alone():
-    model = nn.Linear(16, 8)
-    with pytest.raises(SparsifyError, match=r"'lbc' has a schedule: give total_steps"):
-        sparsify(model, method="lbc")
-    assert not hasattr(model, "parametrizations")
-
-
 def test_refuses_to_finalise_before_one_survives():
     layer = nn.Linear(16, 8)
     sparse, _ = attached(layer)
