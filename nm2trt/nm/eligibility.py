@@ -120,7 +120,7 @@ def judge(facts: WeightFacts) -> Eligibility:
     return Eligibility(
         "yes",
         "eligible",
-        f"{facts.pattern} along axis {facts.axis} in {facts.dtype}; the builder still times it against dense",
+        f"a sparse {facts.dtype} kernel may run it; the builder times it against dense ones",
         _DEVELOPER_GUIDE,
         "cited",
     )
