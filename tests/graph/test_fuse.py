@@ -10,9 +10,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from nm2trt.cli import main
-from nm2trt.errors import InputError
+from nm2trt.errors import DifferenceError, InputError
+from nm2trt.graph.agreement import run_reference
 from nm2trt.graph.fuse import fuse_model
-from nm2trt.graph.model import load, metadata
+from nm2trt.graph.model import Model, load, metadata
 from nm2trt.graph.record import read_lineage
 from nm2trt.graph.verify import verify_model
 from nm2trt.nm.mask import nm_mask
@@ -323,6 +324,45 @@ def test_a_value_that_a_body_reads_stays(tmp_path):
     net.nodes.append(NODE("If", ["flag"], ["i"], "choice", then_branch=body, else_branch=body))
     report, _ = fused(tmp_path, net.model(net.node("Add", [y, "i"], "add"), [1, 16, 4, 4]))
     assert reasons(report) == ["a body of If 'choice' reads 'conv'"]
+
+
+def test_what_training_information_or_an_annotation_names_stays(tmp_path):
+    net = Net()
+    y = net.norm(net.conv("x", "conv", (8, 16, 1, 1)), "bn", 8)
+    y = net.norm(net.conv(y, "next", (8, 8, 1, 1)), "bn2", 8)
+    proto = net.model(y, [1, 16, 4, 4])
+    proto.graph.quantization_annotation.add(tensor_name="next")
+    proto.training_info.add().update_binding.add(key="conv.weight", value="y")
+    report, after = fused(tmp_path, proto)
+    assert reasons(report) == ["'next' has a quantization annotation"]
+    assert after.training_info == proto.training_info
+    assert (weight(after, "conv.weight") == weight(proto, "conv.weight")).all()
+    assert after.graph.node[0].input[1] == "conv.weight_fused"
+
+
+def test_classes_are_compared_as_classes(tmp_path):
+    net = Net()
+    y = net.norm(net.conv("x", "conv", (8, 16, 1, 1)), "bn", 8)
+    proto = net.model(net.node("ArgMax", [y], "classes", axis=1), [1, 16, 4, 4])
+    proto.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    report, _ = fused(tmp_path, proto)
+    assert report.differences[0].dtype == "int64"
+    other = Net()
+    z = other.conv("x", "conv", (8, 16, 1, 1), weight=np.ones((8, 16, 1, 1), np.float32))
+    changed = other.model(other.node("ArgMax", [z], "classes", axis=1), [1, 16, 4, 4])
+    changed.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    with pytest.raises(DifferenceError, match=r"% of output 'classes' differ"):
+        run_reference(tmp_path / "a.onnx").compare(Model(changed, None, tmp_path))
+
+
+def test_a_model_of_texts_is_not_compared(tmp_path):
+    net = Net()
+    y = net.norm(net.conv("x", "conv", (8, 16, 1, 1)), "bn", 8)
+    proto = net.model(y, [1, 16, 4, 4])
+    proto.graph.input.append(helper.make_tensor_value_info("text", TensorProto.STRING, [1]))
+    onnx.save(proto, tmp_path / "a.onnx")
+    report = fuse_model(tmp_path / "a.onnx", tmp_path / "b.onnx")
+    assert report.not_measured == "outputs were not compared: 'text' is of type tensor(string)"
 
 
 def test_old_files_list_their_initializers_among_the_inputs(tmp_path):

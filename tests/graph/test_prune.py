@@ -16,6 +16,7 @@ from nm2trt.graph.prune import METHOD, prune_model
 from nm2trt.graph.record import read_lineage
 from nm2trt.graph.tensors import read_tensor
 from nm2trt.graph.verify import verify_model
+from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import METADATA_KEY, Plan, PlanEntry
 
 NODE = helper.make_node
@@ -342,6 +343,15 @@ def test_pruning_again_changes_no_number(tmp_path):
     assert again.counts == {"pruned": 0, "kept": 1, "dense": 0}
     assert again.relation == "equal"
     assert [e.relation for e in read_lineage(load(tmp_path / "c.onnx").proto)] == ["subset", "equal"]
+
+
+def test_a_stricter_pattern_of_training_stays_in_the_plan(tmp_path):
+    dense = randn(8, 16)
+    dense.reshape(8, 4, 4)[:, :, 1:] = 0
+    plan = Plan((PlanEntry("good", NMPattern(1, 4), "trained", (8, 16), 1),), "sr-ste")
+    source = write(tmp_path / "a.onnx", GOOD, [("good", dense)], metadata=[(METADATA_KEY, plan.to_json())])
+    report = prune_model(source, tmp_path / "b.onnx")
+    assert (report.weights[0].status, report.plan.entries[0].pattern) == ("kept", NMPattern(1, 4))
 
 
 @pytest.mark.parametrize(
