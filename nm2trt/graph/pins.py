@@ -9,11 +9,18 @@ import onnx
 __all__ = ["all_names", "pins"]
 
 
-def pins(graph: onnx.GraphProto) -> Iterator[tuple[str, str]]:
-    """Yield the values that may not vanish, with the clause that says why."""
+def pins(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
+    """Yield the values of the main graph that may not vanish, with the clause that says why."""
+    graph = model.graph
     for node in graph.node:
         for name in _captured(node):
             yield name, f"a body of {node.op_type} {node.name!r} reads {name!r}"
+    for training in model.training_info:
+        bindings = [*training.initialization_binding, *training.update_binding]
+        names = [name for entry in bindings for name in (entry.key, entry.value)]
+        names += [name for node in training.algorithm.node for name in node.input]
+        for name in filter(None, names):
+            yield name, f"the training information names {name!r}"
     for annotation in graph.quantization_annotation:
         yield annotation.tensor_name, f"{annotation.tensor_name!r} has a quantization annotation"
         for entry in annotation.quant_parameter_tensor_names:

@@ -155,7 +155,7 @@ def prune_model(
         first = f"; {weights[0].weight}: {weights[0].reason}" if weights else ""
         raise SparsityError(f"no weight of {source} can hold {pattern}{first}")
     rewrites = [rewrite for _, rewrite in outcomes if rewrite is not None]
-    plan = Plan(tuple(_entry(weight, pattern) for weight in weights), METHOD)
+    plan = Plan(tuple(_entry(weight, rules) for weight in weights), METHOD)
     relation: Relation = "subset" if rewrites else "equal"
     written: list[VerifyReport] = []
 
@@ -275,8 +275,12 @@ def _dense_reason(candidate: Candidate, rules: _Rules) -> str | None:
     return None
 
 
-def _entry(weight: PrunedWeight, pattern: NMPattern) -> PlanEntry:
-    wanted = None if weight.status == "dense" else pattern
+def _entry(weight: PrunedWeight, rules: _Rules) -> PlanEntry:
+    wanted = None if weight.status == "dense" else rules.pattern
+    earlier = None if rules.plan is None else rules.plan.get(weight.weight)
+    if weight.status == "kept" and earlier is not None and earlier.pattern is not None:
+        # Training may have asked for more, which the weight still holds.
+        wanted = earlier.pattern if rules.pattern.admits(earlier.pattern) else wanted
     return PlanEntry(weight.weight, wanted, weight.reason, weight.shape, weight.axis)
 
 

@@ -69,7 +69,7 @@ class Editor:
             for slot, name in enumerate(node.input):
                 if name:
                     self.readers.setdefault(name, set()).add((index, slot))
-        self.pinned = dict(pins(self.graph))
+        self.pinned = dict(pins(model.proto))
         self.dead: set[int] = set()
         self.new: dict[str, _NewTensor] = {}
         self._released: list[str] = []

@@ -67,7 +67,8 @@ def save(
     """Write a model and, where it has any, its external data beside it: both, or neither.
 
     Args:
-        model: The model; its tensors' locations are changed to those of the new data file.
+        model: The model. It is spent: its tensors' locations become those of the new data file, and
+            large inline tensors are empty afterwards.
         target: The `.onnx` to write. An old one, and the data file that only it names, are replaced.
         rewrites: Tensors whose numbers change.
         external: Tensors with raw data in memory that should go into the data file.
@@ -198,7 +199,7 @@ def _inline_bytes(tensor: TensorProto) -> int:
 def _write_model(model: Model, target: Path) -> None:
     with atomic_path(target) as temporary, temporary.open("xb", buffering=0) as file:
         try:
-            for piece in pieces(model.proto):
+            for piece in pieces(model.proto, spend=True):
                 write_fully(file.fileno(), piece)
         except OSError:
             raise

@@ -19,8 +19,12 @@ _MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = 7, 5, 9
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 
 
-def pieces(proto: onnx.ModelProto) -> Iterator[bytes | memoryview]:
-    """Yield the serialized model, in pieces; the model is as it was once all have been taken.
+def pieces(proto: onnx.ModelProto, *, spend: bool = False) -> Iterator[bytes | memoryview]:
+    """Yield the serialized model, in pieces.
+
+    Args:
+        proto: The model. Its large tensors are taken out for the time being.
+        spend: Leave them out: a model that is not needed any more need not be filled again.
 
     Raises:
         Exception: protobuf's own, when what is left without the large tensors passes 2 GiB.
@@ -37,7 +41,7 @@ def pieces(proto: onnx.ModelProto) -> Iterator[bytes | memoryview]:
         light = memoryview(proto.SerializeToString())
         yield from _model(light, large)
     finally:
-        for index, data in large.items():
+        for index, data in () if spend else large.items():
             initializers[index].raw_data = data
 
 

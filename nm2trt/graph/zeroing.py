@@ -114,7 +114,8 @@ def _stream(
     for piece in iter_elements(tensor, root, unit=pattern.m * inner):
         groups = piece.reshape(-1, pattern.m, inner)
         kept = nm_mask(_magnitude(groups), pattern, axis=1)
-        yield pack(np.where(kept, groups, np.zeros((), piece.dtype)), kind)
+        left = np.where(kept, groups, np.zeros((), piece.dtype))
+        yield pack(left, kind) if kind.bits == 4 else left.reshape(-1).view(np.uint8).data
 
 
 def _magnitude(elements: Array, zero: Array | None = None) -> Array:

@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -408,3 +411,44 @@ def test_command_line(tmp_path, capsys):
     assert "1 weights pruned to 1:4, 0 held it already, 0 stay dense" in capsys.readouterr().out
     assert main(["prune", str(source), "-o", str(source)]) == 2
     assert "is the input" in capsys.readouterr().err
+
+
+_LARGE = """
+import resource, sys
+from nm2trt.graph.prune import prune_model
+report = prune_model(sys.argv[1], sys.argv[2])
+print(report.counts["pruned"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_external_data_goes_through_by_pieces(tmp_path):
+    count, rows, columns = 5, 8192, 4096
+    block = randn(64, columns).tobytes()
+    nodes, weights = [], []
+    with (tmp_path / "big.data").open("wb") as file:
+        for index in range(count):
+            tensor = TensorProto(name=f"w{index}", data_type=TensorProto.FLOAT, dims=[rows, columns])
+            tensor.data_location = TensorProto.EXTERNAL
+            for key, value in (
+                ("location", "big.data"),
+                ("offset", file.tell()),
+                ("length", rows * columns * 4),
+            ):
+                tensor.external_data.add(key=key, value=str(value))
+            weights.append(tensor)
+            nodes.append(NODE("MatMul", ["x", f"w{index}"], [f"y{index}"]))
+            for _ in range(rows // 64):
+                file.write(block)
+    source = write(tmp_path / "a.onnx", nodes, weights)
+    done = subprocess.run(
+        [sys.executable, "-c", _LARGE, source, tmp_path / "b.onnx"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    pruned, peak_kib = map(int, done.stdout.split())
+    assert pruned == count
+    assert peak_kib < 300 * 1024, "640 MiB of weights"
+    assert verify_model(tmp_path / "b.onnx").counts == {"holds": count}
