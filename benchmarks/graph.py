@@ -2,7 +2,7 @@
 
     python benchmarks/graph.py [--skip-polygraphy]
 
-Every command is a whole process, started the way a user starts it. Ratios are of one run on one machine;
+The peer needs polygraphy and onnx_graphsurgeon. Every command is a whole process, started the way a user starts it. Ratios are of one run on one machine;
 they are printed, and written to `benchmarks/results/graph.json`.
 """
 

@@ -385,6 +385,8 @@ def test_external_data_stays_external(tmp_path):
     outside = [t.name for t in after.graph.initializer if t.data_location == TensorProto.EXTERNAL]
     assert {"conv.weight", "next.weight"} <= set(outside)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.onnx", "b.onnx", "b.onnx.data", "w.data"]
+    fuse_model(tmp_path / "b.onnx", tmp_path / "c.onnx")
+    assert (tmp_path / "c.onnx.data").read_bytes() == (tmp_path / "b.onnx.data").read_bytes()
 
 
 def sparse_weight(*shape, seed=0):
