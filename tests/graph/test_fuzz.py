@@ -162,6 +162,20 @@ def test_nodes_out_of_order_give_the_verdict_of_nodes_in_order():
     assert verify_model(model(nodes[::-1], [("w", weight)])).weights == forward
 
 
+def test_a_node_waits_for_all_that_it_reads():
+    # Out of order, and with two producers: judged before the second is known, the sum would not be constant.
+    weights = [("a", np.zeros((8, 8), np.float32)), ("b", np.zeros((8, 8), np.float32))]
+    nodes = [
+        NODE("MatMul", ["x", "v"], ["y"], name="product"),
+        NODE("Add", ["p", "q"], ["v"]),
+        NODE("Transpose", ["a"], ["p"]),
+        NODE("Neg", ["p"], ["r"]),
+        NODE("Add", ["r", "b"], ["q"]),
+    ]
+    (verdict,) = verify_model(model(nodes, weights)).weights
+    assert verdict.pattern == "holds"
+
+
 def test_unnamed_and_equally_named_nodes():
     weight = ("w", np.zeros((8, 8), np.float32))
     nodes = [NODE("MatMul", ["x", "w"], ["a"]), NODE("MatMul", ["a", "w"], ["b"], name="p")]

@@ -429,6 +429,28 @@ def test_weights_in_bodies_and_functions():
     }
 
 
+@pytest.mark.parametrize("operator", ["Loop", "Scan"])
+def test_weights_in_loops(operator):
+    weight = sparse((16, 16), 0)
+    info = helper.make_tensor_value_info
+    product = NODE("MatMul", ["state", "outer"], ["next"], name="step")
+    state, after = info("state", TensorProto.FLOAT, None), info("next", TensorProto.FLOAT, None)
+    if operator == "Loop":
+        inputs = [info("i", TensorProto.INT64, []), info("go", TensorProto.BOOL, []), state]
+        body = helper.make_graph(
+            [product, NODE("Identity", ["go"], ["on"])],
+            "b",
+            inputs,
+            [info("on", TensorProto.BOOL, []), after],
+        )
+        node = NODE("Loop", ["count", "", "x"], ["y"], name="loop", body=body)
+    else:
+        body = helper.make_graph([product], "b", [state], [after])
+        node = NODE("Scan", ["x"], ["y"], name="loop", body=body, num_scan_inputs=0)
+    verdict = only(model([node], {"x": [5, 16]}, [("outer", weight), ("count", np.array(3))]))
+    assert (verdict.consumer, verdict.weight, verdict.pattern) == ("loop/body/step", "outer", "holds")
+
+
 def test_what_cannot_be_evaluated_names_its_node():
     random = NODE("RandomNormal", [], ["r"], name="dice", shape=[16, 12])
     verdict = only(model([random, NODE("MatMul", ["x", "r"], ["y"])], {"x": [5, 16]}))
