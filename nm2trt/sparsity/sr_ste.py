@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nm2trt.errors import SparsifyError
 from nm2trt.sparsity.distributed import local, local_part
@@ -47,6 +47,9 @@ class SrSteOptions:
             raise SparsifyError(f"lambda_w must be a finite number, not {self.lambda_w}; the default is 2e-4")
 
 
+_BLOCK_ELEMENTS = 1 << 18
+
+
 class SteWeight(SparseWeight):
     """Plain straight-through estimator: SR-STE without the decay."""
 
@@ -64,14 +67,21 @@ class SrSteWeight(SparseWeight):
         """Add `lambda_w (1 - E) W` to the gradient, or take it off the weight when decoupled."""
         if self.options.lambda_w == 0 or weight.grad is None:
             return
-        values = local(weight)
-        pruned = values * local_part(self.mask, weight).logical_not()
+        values, mask = local(weight), local_part(self.mask, weight)
         if self.options.decoupled:
-            values.sub_(pruned, alpha=context.learning_rate * self.options.lambda_w)
-            return
-        strength = self.options.lambda_w * context.grad_scale
-        grad = local(weight.grad)
-        if isinstance(strength, torch.Tensor):
-            grad.add_(pruned.mul_(strength.to(pruned.device)))
+            _add_pruned(values, values, mask, -context.learning_rate * self.options.lambda_w)
         else:
-            grad.add_(pruned, alpha=strength)
+            _add_pruned(local(weight.grad), values, mask, context.grad_scale * self.options.lambda_w)
+
+
+def _add_pruned(target: Tensor, values: Tensor, mask: Tensor, factor: float | Tensor) -> None:
+    """Add `factor * (1 - mask) * values` to `target`, in blocks whose temporaries stay in the cache."""
+    blocks = [(target, values, mask)]
+    if target.device.type == "cpu" and all(t.is_contiguous() for t in blocks[0]):
+        blocks = list(zip(*(torch.split(t.view(-1), _BLOCK_ELEMENTS) for t in blocks[0]), strict=True))
+    for into, of, kept in blocks:
+        pruned = of * kept.logical_not()
+        if isinstance(factor, Tensor):
+            into.add_(pruned.mul_(factor.to(pruned.device)))
+        else:
+            into.add_(pruned, alpha=factor)
