@@ -6,7 +6,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["many_nodes", "matmuls", "resnet50"]
+from nm2trt.graph.consumers import consumers
+from nm2trt.graph.model import load
+from nm2trt.nm.axes import onnx_weight
+from nm2trt.nm.mask import nm_mask
+from nm2trt.nm.pattern import NMPattern
+
+__all__ = ["TWO_FOUR", "half", "many_nodes", "matmuls", "resnet50", "sparse"]
+
+TWO_FOUR = NMPattern(2, 4)
 
 STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))
 
@@ -97,3 +105,27 @@ def matmuls(layers: int = 24, width: int = 1024) -> onnx.ModelProto:
     for layer in range(layers):
         x = b.node("MatMul", x, b.weight(f"w{layer}", width, width), name=f"product{layer}")
     return b.model(["n", 128, width], ["n", 128, width], x)
+
+
+def sparse(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Make every weight that can be 2:4 hold 2:4."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for operand in consumers(load(model)):
+        tensor = tensors[operand.value]
+        weight = numpy_helper.to_array(tensor).copy()
+        how = onnx_weight("", operand.operator, operand.input_index, weight.ndim, operand.attributes)
+        if how is not None and weight.shape[how.axis] % 4 == 0:
+            weight *= nm_mask(np.abs(weight), TWO_FOUR, axis=how.axis)
+            tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
+    return model
+
+
+def half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Make weights, input and output fp16."""
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(
+            numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name)
+        )
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    return model

@@ -20,17 +20,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from nets import matmuls, resnet50
+from nets import TWO_FOUR, matmuls, resnet50, sparse
 from onnx import numpy_helper
 
 from nm2trt.graph.consumers import consumers
 from nm2trt.graph.judge import count_groups, read_weight
 from nm2trt.graph.model import load
 from nm2trt.nm.axes import onnx_weight
-from nm2trt.nm.mask import nm_mask
-from nm2trt.nm.pattern import NMPattern
 
-TWO_FOUR = NMPattern(2, 4)
 POLYGRAPHY = "from polygraphy.tools import main; main()"
 
 
@@ -53,19 +50,6 @@ def main() -> None:
         arguments.json.write_text(
             json.dumps({"command": " ".join(sys.argv), "models": rows}, indent=2) + "\n"
         )
-
-
-def sparse(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Make every weight that can be 2:4 hold 2:4."""
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    for operand in consumers(load(model)):
-        tensor = tensors[operand.value]
-        weight = numpy_helper.to_array(tensor).copy()
-        how = onnx_weight("", operand.operator, operand.input_index, weight.ndim, operand.attributes)
-        if how is not None and weight.shape[how.axis] % 4 == 0:
-            weight *= nm_mask(np.abs(weight), TWO_FOUR, axis=how.axis)
-            tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
-    return model
 
 
 def measure(path: Path, runs: int) -> dict[str, float]:
