@@ -324,7 +324,7 @@ def sparsify(
     model: torch.nn.Module,
     *,
     method: str = "sr-ste",
-    pattern: PatternChoice = "2:4",
+    pattern: PatternChoice | None = "2:4",
     total_steps: int | None = None,
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
@@ -335,8 +335,9 @@ def sparsify(
 
     Args:
         model: Plain layers; their weights become parametrised in place.
-        method: "sr-ste", "ste", "lbc" or "magnitude".
-        pattern: "2:4", an `NMPattern`, or a dict from globs on layer names to patterns (None: dense).
+        method: "sr-ste", "ste", "lbc", "magnitude" or "spre"; "fcpts" trains by itself, from `calibration=`.
+        pattern: "2:4", an `NMPattern`, or a dict from globs on layer names to patterns (None: dense). FCPTS
+            takes None for zeros anywhere.
         total_steps: Optimizer steps of the whole run, for methods with a schedule.
         include: Globs on layer names; when given, only these become sparse.
         exclude: Globs on layer names that stay dense.

@@ -17,7 +17,7 @@ from nm2trt.sparsity.distributed import full, is_sharded, plain_copy
 from nm2trt.sparsity.policy import check_finite
 from nm2trt.sparsity.tracked import TrackedWeight
 
-__all__ = ["bake"]
+__all__ = ["bake", "make_plain"]
 
 
 def bake(model: nn.Module, plan: Plan, weights: Sequence[TrackedWeight]) -> nn.Module:
@@ -50,12 +50,12 @@ def bake(model: nn.Module, plan: Plan, weights: Sequence[TrackedWeight]) -> nn.M
     else:
         for site in (site for weight in weights for site in weight.sites):
             if parametrize.is_parametrized(site.module, site.tensor):
-                _make_plain(site.module)
+                make_plain(site.module)
     setattr(model, PLAN_ATTRIBUTE, plan)
     return model
 
 
-def _make_plain(module: nn.Module) -> None:
+def make_plain(module: nn.Module) -> None:
     """Remove our parametrisations from a layer; the originals become its parameters again."""
     # Not torch's own function: it edits the class, which deepcopies of the layer share.
     parametrizations = module.parametrizations

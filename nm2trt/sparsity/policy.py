@@ -67,6 +67,7 @@ class _Rules:
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     min_channels: int
+    unstructured: bool
 
 
 def select(
@@ -76,6 +77,7 @@ def select(
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     min_channels: int = 16,
+    unstructured: bool = False,
 ) -> tuple[Choice, ...]:
     """Decide for every matrix-product weight of a model whether it becomes sparse.
 
@@ -87,6 +89,8 @@ def select(
             without wildcards, also makes a layer sparse that has fewer than `min_channels`.
         exclude: Globs on the names of modules or weights that stay dense; stronger than `include`.
         min_channels: Fewest input channels of a sparse layer.
+        unstructured: Zeros may stand anywhere: depthwise and narrow layers qualify too, and `min_channels` is
+            not looked at.
 
     Returns:
         One choice a weight, in the order of the model's modules.
@@ -95,7 +99,7 @@ def select(
         PatternError: A pattern cannot be read.
         SparsifyError: A glob matches no layer, a parameter has no shape yet, or a weight is sparse already.
     """
-    rules = _Rules(_patterns(pattern), _globs(include), _globs(exclude), min_channels)
+    rules = _Rules(_patterns(pattern), _globs(include), _globs(exclude), min_channels, unstructured)
     sites: dict[int, list[tuple[Site, TorchWeight]]] = {}
     names: list[str] = []
     for site, where in _candidates(model):
@@ -240,6 +244,8 @@ def _dense_reason(
         return "it is computed by another parametrisation"
     if not _tensor(site).is_floating_point():
         return f"its dtype {str(_tensor(site).dtype).removeprefix('torch.')} is no floating type"
+    if rules.unstructured:
+        return None
     conv_groups = int(getattr(site.module, "groups", 1))
     transposed = where.axis == 0 and len(shape) > 2
     channels = shape[where.axis] if transposed else shape[where.axis] * conv_groups

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from nm2trt.errors import SparsifyError
+from nm2trt.sparsity.fcpts_options import FcptsOptions, FcptsWeight
 from nm2trt.sparsity.lbc import LbcOptions, LbcWeight
 from nm2trt.sparsity.magnitude import MagnitudeOptions, MagnitudeWeight
 from nm2trt.sparsity.parametrization import NoOptions, SparseWeight
@@ -64,6 +65,14 @@ _ALL = (
         SpReOptions,
         "from scratch, with a second branch at the kernel positions that matter most",
         start="nm2trt.sparsity.spre",
+    ),
+    MethodSpec(
+        "fcpts",
+        FcptsWeight,
+        FcptsOptions,
+        "post-training, from unlabelled calibration data",
+        start="nm2trt.sparsity.fcpts",
+        post_training=True,
     ),
 )
 

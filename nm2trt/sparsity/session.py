@@ -44,7 +44,7 @@ def sparsify(
     model: nn.Module,
     *,
     method: str = "sr-ste",
-    pattern: PatternChoice = "2:4",
+    pattern: PatternChoice | None = "2:4",
     total_steps: int | None = None,
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
@@ -56,7 +56,8 @@ def sparsify(
     Args:
         model: Plain layers; their weights become parametrised in place.
         method: A name of `nm2trt.sparsity.registry.METHODS`.
-        pattern: "2:4", an `NMPattern`, or a dict from globs on layer names to patterns (None: dense).
+        pattern: "2:4", an `NMPattern`, or a dict from globs on layer names to patterns (None: dense). FCPTS
+            takes None for zeros anywhere.
         total_steps: Optimizer steps of the whole run, for methods with a schedule.
         include: Globs on layer names; when given, only these become sparse.
         exclude: Globs on layer names that stay dense.
@@ -115,24 +116,30 @@ class Request:
     model: nn.Module
     spec: MethodSpec
     options: Any
-    pattern: PatternChoice
+    pattern: PatternChoice | None
     total_steps: int | None
     include: str | Sequence[str]
     exclude: str | Sequence[str]
     min_channels: int
 
-    def choose(self) -> tuple[Choice, ...]:
+    def choose(self, *, unstructured: bool = False) -> tuple[Choice, ...]:
         """Decide which weights become sparse.
+
+        Args:
+            unstructured: Zeros may stand anywhere, so that every layer qualifies.
 
         Raises:
             SparsifyError: None can, or one of those that can holds NaN.
         """
+        if self.pattern is None:
+            raise SparsifyError(f'{self.spec.name!r} needs a pattern, as in pattern="2:4"')
         choices = select(
             self.model,
             self.pattern,
             include=self.include,
             exclude=self.exclude,
             min_channels=self.min_channels,
+            unstructured=unstructured,
         )
         chosen = [choice for choice in choices if choice.entry.pattern is not None]
         if not chosen:

@@ -110,7 +110,8 @@ CASES = [
     pytest.param(
         method, pattern, id=f"{method}-{pattern}", marks=[] if pattern == "2:4" else pytest.mark.slow
     )
-    for method in METHODS
+    for method, spec in METHODS.items()
+    if not spec.post_training
     for pattern in PATTERNS
 ]
 

@@ -1,0 +1,228 @@
+"""Calibration recipes: a YAML file that says which samples to take, how many, and how to prepare them.
+
+    source: {kind: images, path: pictures}
+    count: 256
+    seed: 0
+    preprocess: {resize: 256, crop: 224, divide: 255, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225]}
+
+Paths are relative to the recipe and stay below its folder, unless the caller names another `data_root`. A
+recipe is data: nothing in it is run, except a `function` source, which the caller must allow.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, field_validator
+
+from nm2trt.calibration import sources
+from nm2trt.calibration.sample_set import SampleSet
+from nm2trt.calibration.sources import Reader
+from nm2trt.calibration.yaml_file import Strict, read_yaml, validated
+from nm2trt.errors import DataError, InputError
+from nm2trt.files import within
+
+__all__ = ["Preprocess", "Recipe", "load_recipe", "read_recipe"]
+
+Array = npt.NDArray[Any]
+
+
+class ArraySource(Strict):
+    """Arrays in an `.npz` or `.npy`; labels are left out."""
+
+    kind: Literal["npz", "npy"]
+    path: str
+    arrays: list[str] | None = None
+
+
+class IdxSource(Strict):
+    """An IDX file, plain or gzipped."""
+
+    kind: Literal["idx"]
+    path: str
+
+
+class ImageSource(Strict):
+    """A folder of images, subfolders included."""
+
+    kind: Literal["images"]
+    path: str
+    pattern: str = "**/*"
+    colour: bool = True
+
+    @field_validator("pattern")
+    @classmethod
+    def _stays_below(cls, value: str) -> str:
+        if ".." in value.split("/") or value.startswith("/"):
+            raise ValueError("the pattern leaves the folder")
+        return value
+
+
+class DigitsSource(Strict):
+    """scikit-learn's handwritten digits."""
+
+    kind: Literal["digits"]
+
+
+class FunctionSource(Strict):
+    """`module:function`, called with `arguments`; it returns an array or arrays by input name."""
+
+    kind: Literal["function"]
+    function: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    arguments: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+
+
+Source = Annotated[
+    ArraySource | IdxSource | ImageSource | DigitsSource | FunctionSource, Field(discriminator="kind")
+]
+
+
+class Preprocess(Strict):
+    """What is done to each sample, in this order.
+
+    `resize` (shorter side) and `crop` (centre square) are for image folders. Then the values are divided,
+    `mean` is taken off and the rest divided by `std`, one number or one a channel (the last dimension);
+    `layout: nchw` moves channels to the front, and gives (n, h, w) a channel of one.
+    """
+
+    resize: int | None = Field(default=None, ge=1)
+    crop: int | None = Field(default=None, ge=1)
+    divide: float | None = Field(default=None, gt=0, strict=False)
+    mean: list[float] | None = Field(default=None, strict=False)
+    std: list[float] | None = Field(default=None, strict=False)
+    layout: Literal["nchw", "as-is"] = "as-is"
+    dtype: Literal["float32", "float16", "int64", "int32", "uint8"] | None = None
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, value: list[float] | None) -> list[float] | None:
+        if value is not None and min(value, default=0) <= 0:
+            raise ValueError("every standard deviation must be positive")
+        return value
+
+
+class Recipe(Strict):
+    """One recipe.
+
+    `range` bounds the samples to choose from by position, which keeps calibration and evaluation apart.
+    `sha256` is the hash that the chosen samples must have.
+    """
+
+    source: Source
+    count: int = Field(ge=1)
+    seed: int = 0
+    batch: int = Field(default=32, ge=1)
+    input: str = "input"
+    range: list[int] | None = Field(default=None, min_length=2, max_length=2)
+    preprocess: Preprocess = Preprocess()
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+
+def read_recipe(path: str | os.PathLike[str]) -> Recipe:
+    """Read a recipe without opening its source.
+
+    Raises:
+        InputError: It is missing, no YAML, or has a wrong key or value.
+    """
+    return validated(Recipe, read_yaml(path), path)
+
+
+def load_recipe(
+    path: str | os.PathLike[str],
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    allow_functions: bool = False,
+) -> SampleSet:
+    """Choose, read and prepare the samples of a recipe.
+
+    Args:
+        path: The YAML file.
+        data_root: Folder that the recipe's paths are relative to and may not leave; its own by default.
+        allow_functions: Run a `function` source, which is code.
+
+    Raises:
+        InputError: The recipe or its source is missing or wrong, or a path leaves its folder.
+        DataError: The samples are too few, do not fit together, or have another hash than the recipe says.
+    """
+    path = Path(path)
+    recipe = read_recipe(path)
+    root = path.resolve().parent if data_root is None else Path(data_root)
+    reader = _open(recipe, root, allow_functions=allow_functions)
+    at = _chosen(recipe, reader.length, path)
+    arrays = {name: _prepared(array, recipe.preprocess, path) for name, array in reader.take(at).items()}
+    samples = SampleSet(arrays, tuple(at), f"{path} ({recipe.source.kind})", recipe.batch)
+    if recipe.sha256 is not None and samples.sha256 != recipe.sha256:
+        raise DataError(
+            f"{path}: the samples have the hash {samples.sha256}, not the {recipe.sha256} that the recipe "
+            "names; the source, or a library that decodes it, has changed"
+        )
+    return samples
+
+
+def _open(recipe: Recipe, root: Path, *, allow_functions: bool) -> Reader:
+    source = recipe.source
+    if isinstance(source, DigitsSource):
+        return sources.read_digits(recipe.input)
+    if isinstance(source, FunctionSource):
+        if not allow_functions:
+            raise InputError(
+                f"the recipe would run {source.function}; allow it with --allow-functions, or "
+                "allow_functions=True, if you trust it"
+            )
+        return sources.call_function(source.function, source.arguments, recipe.input)
+    path = within(root, source.path)
+    if isinstance(source, IdxSource):
+        return sources.read_idx(path, recipe.input)
+    if isinstance(source, ImageSource):
+        prepare = recipe.preprocess
+        return sources.read_images(
+            path,
+            source.pattern,
+            recipe.input,
+            colour=source.colour,
+            resize=prepare.resize,
+            crop=prepare.crop,
+        )
+    return sources.read_arrays(path, source.arrays, recipe.input)
+
+
+def _chosen(recipe: Recipe, length: int, path: Path) -> list[int]:
+    """Draw positions without replacement; in ascending order, so that reading is sequential."""
+    start, stop = recipe.range or (0, length)
+    if not 0 <= start < stop <= length:
+        raise DataError(f"{path}: range: {[start, stop]} does not lie in the {length} samples of the source")
+    if recipe.count > stop - start:
+        raise DataError(f"{path}: count: {recipe.count} is more than the {stop - start} samples there are")
+    picked = np.random.default_rng(recipe.seed).choice(stop - start, size=recipe.count, replace=False)
+    return [int(index) + start for index in np.sort(picked)]
+
+
+def _prepared(array: Array, prepare: Preprocess, path: Path) -> Array:
+    arithmetic = prepare.divide is not None or prepare.mean is not None or prepare.std is not None
+    if arithmetic:
+        array = array.astype(np.float32)
+    if prepare.layout == "nchw" and array.ndim == 3:
+        array = array[..., None]
+    if prepare.divide is not None:
+        array = array / np.float32(prepare.divide)
+    for what, values in (("mean", prepare.mean), ("std", prepare.std)):
+        if values is None:
+            continue
+        if len(values) not in (1, array.shape[-1]):
+            raise DataError(
+                f"{path}: {what} has {len(values)} values, the samples {array.shape[-1]} channels on the "
+                "last axis"
+            )
+        numbers = np.asarray(values, dtype=np.float32)
+        array = array - numbers if what == "mean" else array / numbers
+    if prepare.layout == "nchw":
+        if array.ndim != 4:
+            raise DataError(f"{path}: layout: nchw needs images, the samples have shape {array.shape[1:]}")
+        array = np.moveaxis(array, -1, 1)
+    if prepare.dtype is not None:
+        array = array.astype(prepare.dtype)
+    return np.ascontiguousarray(array)

@@ -1,0 +1,208 @@
+"""Where calibration samples come from: one reader a kind of source.
+
+A reader is given which samples are wanted only after it has said how many there are, so that a folder of
+many images is listed, and only the chosen ones are opened.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import math
+import struct
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nm2trt.errors import BackendMissingError, DataError, InputError
+from nm2trt.files import check_input
+
+__all__ = ["LABELS", "Reader", "call_function", "read_arrays", "read_digits", "read_idx", "read_images"]
+
+Array = npt.NDArray[Any]
+LABELS = frozenset({"label", "labels"})
+_IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+_IDX_DTYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A source that has been opened.
+
+    Args:
+        length: Samples in it.
+        take: Returns the samples at the given positions, by input name.
+    """
+
+    length: int
+    take: Callable[[Sequence[int]], Mapping[str, Array]]
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Array], what: str) -> Reader:
+        """Read from arrays in memory, or mapped from a file.
+
+        Raises:
+            DataError: There are none, or their first dimensions differ.
+        """
+        lengths = {len(array) if array.ndim else -1 for array in arrays.values()}
+        if len(lengths) != 1 or -1 in lengths:
+            shapes = {name: array.shape for name, array in arrays.items()}
+            raise DataError(
+                f"{what}: the arrays {shapes} do not have one sample each on their first dimension"
+            )
+        return cls(lengths.pop(), lambda at: {name: array[list(at)] for name, array in arrays.items()})
+
+
+def read_arrays(path: Path, names: Sequence[str] | None, input_name: str) -> Reader:
+    """Open an `.npz` (every array but labels, or those named) or an `.npy`; never pickled objects.
+
+    Raises:
+        InputError: The file is missing, or no such file.
+        DataError: A name is not in it, or it holds objects.
+    """
+    check_input(path, "an .npz or .npy")
+    try:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return Reader.of({input_name: loaded}, str(path))
+            with loaded as archive:
+                wanted = [n for n in archive.files if n not in LABELS] if names is None else list(names)
+                missing = [name for name in wanted if name not in archive.files]
+                if missing:
+                    raise DataError(f"{path} has no array {missing[0]!r}; it holds {sorted(archive.files)}")
+                return Reader.of({name: archive[name] for name in wanted}, str(path))
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, DataError | InputError):
+            raise
+        raise DataError(f"{path} is no sound .npz or .npy of plain arrays") from error
+
+
+def read_idx(path: Path, input_name: str) -> Reader:
+    """Open an IDX file, plain or gzipped, as MNIST and its relatives come.
+
+    Raises:
+        InputError: The file is missing.
+        DataError: It is no IDX file, or is cut short.
+    """
+    check_input(path, "an IDX")
+    try:
+        raw = path.read_bytes()
+        data = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        zero, code, rank = struct.unpack(">HBB", data[:4])
+        if zero or code not in _IDX_DTYPES or not 1 <= rank <= 8:
+            raise DataError(f"{path} is no IDX file: its first bytes are {data[:4].hex()}")
+        shape = struct.unpack(f">{rank}I", data[4 : 4 + 4 * rank])
+        dtype = np.dtype(_IDX_DTYPES[code])
+        body = data[4 + 4 * rank :]
+        if len(body) != math.prod(shape) * dtype.itemsize:
+            raise DataError(f"{path} should hold {'x'.join(map(str, shape))} values, and does not")
+        array = np.frombuffer(body, dtype=dtype).reshape(shape)
+    except (struct.error, OSError, EOFError) as error:
+        raise DataError(f"{path} is no sound IDX file") from error
+    return Reader.of({input_name: array.astype(dtype.newbyteorder("="))}, str(path))
+
+
+def read_images(
+    folder: Path, pattern: str, input_name: str, *, colour: bool, resize: int | None, crop: int | None
+) -> Reader:
+    """List the images of a folder and its subfolders by path; a chosen one is opened when it is taken.
+
+    Args:
+        folder: The folder.
+        pattern: Glob below it.
+        input_name: The input's name.
+        colour: RGB, or one grey channel.
+        resize: Length of the shorter side; None leaves the size.
+        crop: Side of the square cut from the middle; None leaves the shape.
+
+    Raises:
+        InputError: It is no folder, or holds no image.
+        BackendMissingError: Pillow is not installed.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise BackendMissingError("Pillow is not installed: pip install nm2trt[calib]") from error
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; give one with images")
+    root = folder.resolve()
+    # A link out of the folder would read what the recipe was not given.
+    files = sorted(
+        path
+        for path in folder.glob(pattern)
+        if path.suffix.lower() in _IMAGES and path.is_file() and path.resolve().is_relative_to(root)
+    )
+    if not files:
+        raise InputError(f"{folder} holds no image that matches {pattern!r}")
+
+    def one(path: Path) -> Array:
+        try:
+            with Image.open(path) as opened:
+                image = opened.convert("RGB" if colour else "L")
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(f"{path} is no image that can be read") from error
+        if resize is not None:
+            ratio = resize / min(image.size)
+            size = (max(resize, round(image.width * ratio)), max(resize, round(image.height * ratio)))
+            image = image.resize(size, Image.Resampling.BILINEAR)
+        if crop is not None:
+            if min(image.size) < crop:
+                raise DataError(
+                    f"{path} is {image.width}x{image.height}, too small for crop: {crop}; give resize"
+                )
+            left, top = (image.width - crop) // 2, (image.height - crop) // 2
+            image = image.crop((left, top, left + crop, top + crop))
+        return np.asarray(image)
+
+    def take(at: Sequence[int]) -> Mapping[str, Array]:
+        images = [one(files[index]) for index in at]
+        shapes = {image.shape for image in images}
+        if len(shapes) > 1:
+            raise DataError(f"{folder}: the images have {len(shapes)} different sizes; give resize and crop")
+        return {input_name: np.stack(images)}
+
+    return Reader(len(files), take)
+
+
+def read_digits(input_name: str) -> Reader:
+    """Open scikit-learn's 1,797 handwritten digits, (n, 8, 8), 0..16.
+
+    Raises:
+        BackendMissingError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise BackendMissingError("scikit-learn is not installed: pip install scikit-learn") from error
+    return Reader.of({input_name: load_digits().images}, "scikit-learn digits")
+
+
+def call_function(name: str, arguments: Mapping[str, Any], input_name: str) -> Reader:
+    """Call `module:function(**arguments)`, which returns an array or arrays by input name.
+
+    Raises:
+        InputError: There is no such function, or it fails.
+        DataError: It returned something else.
+    """
+    module_name, _, function_name = name.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"{name!r} names no function that can be imported ({error})") from error
+    try:
+        result = function(**arguments)
+    except Exception as error:
+        raise InputError(f"{name} failed: {type(error).__name__}: {error}") from error
+    if isinstance(result, np.ndarray):
+        result = {input_name: result}
+    if not isinstance(result, Mapping) or not all(isinstance(a, np.ndarray) for a in result.values()):
+        raise DataError(
+            f"{name} returned a {type(result).__name__}; it should return an array, or a dict of them"
+        )
+    return Reader.of({str(k): a for k, a in result.items() if k not in LABELS}, name)

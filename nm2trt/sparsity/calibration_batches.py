@@ -1,0 +1,145 @@
+"""Calibration input for a torch model: any iterable of batches, checked once, and never its labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nm2trt.calibration.recipe import load_recipe
+from nm2trt.errors import DataError
+
+__all__ = ["Batch", "outputs_of", "read_batches"]
+
+_LABELS = frozenset({"label", "labels"})
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One call of the model.
+
+    Args:
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        samples: Length of the first tensor's first dimension.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    samples: int
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device."""
+        return Batch(
+            tuple(_on(value, device) for value in self.args),
+            {name: _on(value, device) for name, value in self.kwargs.items()},
+            self.samples,
+        )
+
+
+def read_batches(
+    calibration: Iterable[Any] | str | os.PathLike[str] | None, *, max_samples: int
+) -> tuple[Batch, ...]:
+    """Read batches until `max_samples` are there.
+
+    A batch is a tensor or array (the model's one argument), a mapping (arguments by name; `label` and
+    `labels` are left out), or a list or tuple as a DataLoader yields it, whose first element is the input
+    and whose rest is ignored. A path is a calibration recipe.
+
+    Raises:
+        DataError: There is nothing to read, it holds NaN, it is one sample in all, or no batch can be read.
+    """
+    if calibration is None:
+        raise DataError(
+            'give calibration=, an iterable of input batches, a DataLoader or a recipe "calib/NAME.yaml"'
+        )
+    if isinstance(calibration, str | os.PathLike):
+        calibration = load_recipe(calibration)
+    if isinstance(calibration, torch.Tensor | np.ndarray) or not isinstance(calibration, Iterable):
+        raise DataError(
+            f"calibration is a {type(calibration).__name__}, not an iterable of batches; give [batch, ...]"
+        )
+    batches: list[Batch] = []
+    samples = 0
+    for index, item in enumerate(calibration):
+        batches.append(_batch(item, index))
+        samples += batches[-1].samples
+        if samples >= max_samples:
+            break
+    if not samples:
+        raise DataError("calibration holds no sample; give some dozens, unlabelled")
+    if samples == 1:
+        raise DataError("calibration holds one sample, of which nothing can be learned; give some dozens")
+    return tuple(batches)
+
+
+def outputs_of(model: nn.Module, batch: Batch, index: int) -> tuple[Tensor, ...]:
+    """Run a model and return its floating outputs, in order.
+
+    Raises:
+        DataError: The model cannot run the batch, or its output is NaN or has no floating tensor.
+    """
+    try:
+        result = model(*batch.args, **batch.kwargs)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{type(model).__name__} cannot run calibration batch {index}, {_shapes(batch)}: {first}"
+        ) from error
+    found = tuple(tensor for tensor in _tensors(result) if tensor.is_floating_point())
+    if not found:
+        raise DataError(f"{type(model).__name__} returns no floating tensor to compare with the dense model")
+    return found
+
+
+def _batch(item: Any, index: int) -> Batch:
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    if isinstance(item, list | tuple):
+        if not item:
+            raise DataError(f"calibration batch {index} is an empty {type(item).__name__}")
+        item = item[0]
+    if isinstance(item, Mapping):
+        kwargs = {str(name): _tensor(value) for name, value in item.items() if name not in _LABELS}
+    else:
+        args = (_tensor(item),)
+    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    if not tensors:
+        raise DataError(
+            f"calibration batch {index} is a {type(item).__name__} without a tensor; give tensors, arrays, "
+            "or a mapping of them"
+        )
+    if not tensors[0].ndim:
+        raise DataError(f"calibration batch {index} is a single number; its first dimension is the sample")
+    for tensor in tensors:
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise DataError(f"calibration batch {index} holds NaN or infinity; clean the data")
+    return Batch(args, kwargs, len(tensors[0]))
+
+
+def _tensor(value: Any) -> Any:
+    return torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
+
+
+def _on(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def _tensors(result: Any) -> Sequence[Tensor]:
+    if isinstance(result, Tensor):
+        return [result]
+    if isinstance(result, Mapping):
+        return [tensor for value in result.values() for tensor in _tensors(value)]
+    if isinstance(result, list | tuple):
+        return [tensor for value in result for tensor in _tensors(value)]
+    return []
+
+
+def _shapes(batch: Batch) -> str:
+    shapes = [tuple(v.shape) for v in (*batch.args, *batch.kwargs.values()) if isinstance(v, Tensor)]
+    return "shape " + ", ".join(map(str, shapes))
