@@ -61,6 +61,8 @@ def fold_constant(editor: Editor, index: int) -> bool:
         array = editor.array(value, "weight")
     except Declined:
         return False
+    if editor.source_dtype(value) != str(array.dtype):
+        return False  # stored in a smaller type on purpose: to evaluate it would blow the file up
     name = editor.add_tensor(array, editor.source_name(value))
     for reader, slot in sorted(editor.readers.get(value, set())):
         editor.set_input(reader, slot, name)

@@ -117,12 +117,20 @@ class Editor:
         state = self.scope.state(value)
         if state.kind != "constant":
             raise Declined(f"its {what} is not constant: {state.why}")
-        if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in self.way(value)):
+        behind = self.way(value)
+        if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in behind) or (
+            behind and what == "weight" and "int" in self.source_dtype(value)
+        ):
             raise Declined(f"its {what} is quantised; fuse before quantising")
         try:
             return evaluate(self.scope, value)
         except Opaque as why:
             raise Declined(f"its {what} cannot be evaluated: {why}") from why
+
+    def source_dtype(self, value: str) -> str:
+        """Return the ONNX name of the element type in which a constant's numbers are stored."""
+        source = main_source(self.scope, value)
+        return "" if source is None else source.dtype
 
     def bias(self, index: int, weight: Array) -> Array | None:
         """Return the numbers of a Conv's, ConvTranspose's or Gemm's third input; None when it has none.

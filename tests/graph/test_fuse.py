@@ -457,6 +457,22 @@ def test_two_branches_of_one_mask_become_one_convolution(tmp_path, masked, dtype
     )
 
 
+@pytest.mark.parametrize("stored", [np.int8, np.float16], ids=["int8", "fp16"])
+def test_a_weight_stored_smaller_is_not_blown_up(tmp_path, stored):
+    net = Net()
+    net.tensor("w", np.arange(128).reshape(8, 16, 1, 1).astype(stored))
+    net.tensor("scale", np.float32(0.01))
+    net.node("Cast", ["w"], "wide", to=TensorProto.FLOAT)
+    net.node("Mul", ["wide", "scale"], "scaled")
+    y = net.node("Conv", ["x", "scaled"], "conv")
+    proto = net.model(net.norm(y, "bn", 8) if stored is np.int8 else y, [1, 16, 4, 4])
+    report, after = fused(tmp_path, proto)
+    assert after == proto
+    assert reasons(report) == (
+        ["its weight is quantised; fuse before quantising"] if stored is np.int8 else []
+    )
+
+
 def test_a_damaged_lineage_is_a_sentence(tmp_path):
     net = Net()
     y = net.norm(net.conv("x", "conv", (8, 16, 1, 1)), "bn", 8)
