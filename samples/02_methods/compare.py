@@ -164,8 +164,12 @@ def plot(rows: list[dict[str, Any]], path: Path, title: str) -> None:
             capsize=3,
         )
     axes.axhline(dense["top1_mean"], color="tab:gray", linestyle="--", label="dense")
-    low = min(row["top1_mean"] for row in rows if row["method"] != "one-shot")
-    axes.set(ylabel="test top-1, %", title=title, ylim=(max(0, low - 3), min(100, dense["top1_mean"] + 1.5)))
+    low = max(0, min(row["top1_mean"] for row in rows if row["method"] != "one-shot") - 3)
+    axes.set(ylabel="test top-1, %", title=title, ylim=(low, min(100, dense["top1_mean"] + 1.5)))
+    for row in rows:
+        if row["top1_mean"] < low:  # below the axis: written out
+            where = list(METHODS).index(row["method"]) + (PATTERNS.index(row["pattern"]) - 0.5) * 0.38
+            axes.annotate(f"{row['top1_mean']:.1f}", (where, low), ha="center", va="bottom", fontsize=8)
     axes.set_xticks(range(len(METHODS)), METHODS)
     axes.legend(loc="lower left")
     figure.savefig(path, dpi=120)
