@@ -62,12 +62,15 @@ class OrtSession:
         self.close()
 
 
-def open_onnx(model: str | os.PathLike[str] | bytes, *, threads: int = 0) -> OrtSession:
+def open_onnx(
+    model: str | os.PathLike[str] | bytes, *, threads: int = 0, optimize: bool = True
+) -> OrtSession:
     """Open an ONNX model, by path or as bytes, on the CPU.
 
     Args:
         model: The model.
         threads: Threads within an operator; 0 leaves it to ONNX Runtime.
+        optimize: Let ONNX Runtime rewrite the graph first; False runs it node by node as it stands.
 
     Raises:
         BackendMissingError: onnxruntime is not installed.
@@ -80,6 +83,8 @@ def open_onnx(model: str | os.PathLike[str] | bytes, *, threads: int = 0) -> Ort
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     name = "the model" if isinstance(model, bytes) else str(Path(model))
     source = model if isinstance(model, bytes) else name
     try:
