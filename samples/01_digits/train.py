@@ -90,13 +90,14 @@ def shifted(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
     return padded[torch.arange(count)[:, None, None, None], 0, rows, columns]
 
 
-def train(data: Images, recipe: Recipe, *, seed: int, sparse: bool) -> Run:
+def train(data: Images, recipe: Recipe, *, seed: int, method: str | None) -> Run:
+    """Train dense (`method` None) or 2:4; SpRe keeps its two branches, for `nm2trt fuse` to merge."""
     torch.manual_seed(seed)
     model = SmallCNN(data.train_x.shape[-1], int(data.train_y.max()) + 1)
     steps = recipe.epochs * -(-len(data.train_x) // recipe.batch)
     session = None
-    if sparse:
-        session = nm2trt.sparsify(model, method="sr-ste", pattern="2:4", total_steps=steps)  # nm2trt
+    if method is not None:
+        session = nm2trt.sparsify(model, method=method, pattern="2:4", total_steps=steps)  # nm2trt
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=recipe.learning_rate,
@@ -112,8 +113,7 @@ def train(data: Images, recipe: Recipe, *, seed: int, sparse: bool) -> Run:
     run, start = Run(model), time.perf_counter()
     # Its own generator: dense and sparse see the same images in the same order.
     generator = torch.Generator().manual_seed(seed)
-    kind = "sparse" if sparse else "dense"
-    for _ in track(range(recipe.epochs), f"seed {seed}, {kind}", recipe.epochs):
+    for _ in track(range(recipe.epochs), f"seed {seed}, {method or 'dense'}", recipe.epochs):
         model.train()
         for picked in torch.randperm(len(data.train_x), generator=generator).split(recipe.batch):
             images = shifted(data.train_x[picked], recipe.shift, generator)
@@ -126,7 +126,7 @@ def train(data: Images, recipe: Recipe, *, seed: int, sparse: bool) -> Run:
         if session is not None:
             run.sad.append(session.report()["sad_anchored"]["fraction"])  # nm2trt
     if session is not None:
-        session.finalize()  # nm2trt
+        session.finalize(**({"fuse": False} if method == "spre" else {}))  # nm2trt
         run.right = correct(model, data)
     run.seconds = time.perf_counter() - start
     return run
@@ -240,7 +240,7 @@ def main() -> None:
     runs: dict[str, list[Run]] = {"dense": [], "sparse": []}
     for seed in seeds:
         for kind, of_kind in runs.items():
-            run = train(data, recipe, seed=seed, sparse=kind == "sparse")
+            run = train(data, recipe, seed=seed, method="sr-ste" if kind == "sparse" else None)
             of_kind.append(run)
             print(f"  seed {seed}, {kind:6}  {run.seconds:5.1f} s   top-1 {run.accuracy[-1]:.2%}", flush=True)
     print_accuracy(runs, data, seeds)
@@ -260,6 +260,16 @@ def main() -> None:
     command("verify", sparse)
     command("build", sparse, "--sparsity", "-o", str(options.out / "sparse_fp16.rtx"))
     command("validate", sparse, "--against", dense, "--data", str(options.out / "test.npz"))
+
+    print(
+        "\nOnce more by SpRe, which trains a second branch beside each sparse convolution (docs/methods/spre.md)"
+    )
+    run = train(data, recipe, seed=seeds[0], method="spre")
+    print(f"  seed {seeds[0]}, spre    {run.seconds:5.1f} s   top-1 {run.accuracy[-1]:.2%}")
+    branches, fused = options.out / "spre_branches.onnx", options.out / "spre_fused.onnx"
+    nm2trt.export(run.model, example, branches)  # nm2trt
+    command("fuse", str(branches), "-o", str(fused))
+    command("verify", str(fused))
     print(f"\nThe whole took {time.perf_counter() - start:.0f} s.")
 
 

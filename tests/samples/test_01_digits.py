@@ -31,7 +31,6 @@ def run_sample(folder, *options):
     )
 
 
-@pytest.mark.slow
 def test_quick_run_goes_all_the_way(tmp_path):
     pytest.importorskip("sklearn")
     ran = run_sample(tmp_path, "--quick")
@@ -40,13 +39,23 @@ def test_quick_run_goes_all_the_way(tmp_path):
     out = tmp_path / "results" / "01_digits"
     models = {f"{kind}_{dtype}.onnx" for kind in ("dense", "sparse") for dtype in ("fp32", "fp16")}
     assert models <= {path.name for path in out.iterdir()}
-    for line in ("$ nm2trt verify", "$ nm2trt build", "$ nm2trt validate", "dense ", "sparse - dense:"):
+    for line in (
+        "$ nm2trt verify",
+        "$ nm2trt build",
+        "$ nm2trt validate",
+        "$ nm2trt fuse",
+        "dense ",
+        "sparse - dense:",
+    ):
         assert line in ran.stdout
     for dtype in ("fp32", "fp16"):
         sparse, dense = (verify_model(out / f"{kind}_{dtype}.onnx") for kind in ("sparse", "dense"))
         statuses = [verdict.pattern for verdict in sparse.weights]
         assert statuses == ["dense-by-plan", "holds", "holds", "holds", "holds"]
         assert "holds" not in {verdict.pattern for verdict in dense.weights}
+    branches, fused = (verify_model(out / f"spre_{name}.onnx") for name in ("branches", "fused"))
+    assert (len(branches.weights), len(fused.weights)) == (8, 5)
+    assert fused.counts == {"dense-by-plan": 1, "holds": 4}
     with np.load(out / "test.npz") as test:
         assert test["image"].shape == (397, 1, 8, 8)
         assert sorted(set(test["labels"].tolist())) == list(range(10))
