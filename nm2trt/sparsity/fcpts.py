@@ -226,7 +226,9 @@ def _fingerprint(request: Request, batches: Sequence[Batch]) -> str:
     digest = hashlib.sha256()
     asked = (request.pattern, request.include, request.exclude, request.min_channels)
     digest.update((request.options.described() + repr(asked)).encode())
-    tensors = [*request.model.named_parameters(), *request.model.named_buffers()]
+    tensors = sorted(
+        {**dict(request.model.named_parameters()), **dict(request.model.named_buffers())}.items()
+    )
     inputs = [(str(i), v) for i, b in enumerate(batches) for v in (*b.args, *b.kwargs.values())]
     for name, value in (*tensors, *inputs):
         if isinstance(value, Tensor):

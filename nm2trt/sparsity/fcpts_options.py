@@ -49,6 +49,8 @@ class FcptsOptions:
         bridge_clip: Quantile of the magnitudes that the histogram covers; 1 is all.
         rate_weight: Weight of the rate's term in the loss, lambda.
         rate_loss: "abs" or "square" of the rate's distance.
+        rate_band: How far the rate may stray while the thresholds learn; a common shift of all of them brings
+            it back (ours: the loss alone lets "ste" drift where the distillation is strong). 1 never does.
         loss: Distillation by "kl" between class scores, or "mse" of any output.
         temperature: Of "kl".
         steps: Optimizer steps; 0 prunes without repair.
@@ -79,6 +81,7 @@ class FcptsOptions:
     bridge_clip: float = 1.0
     rate_weight: float = 1.0
     rate_loss: Literal["abs", "square"] = "abs"
+    rate_band: float = 0.005
     loss: Loss = "kl"
     temperature: float = 4.0
     steps: int = 1600

@@ -89,7 +89,8 @@ def kernel_density(weight: Tensor, threshold: Tensor) -> Tensor:
     normal = 1 / (bandwidth * math.sqrt(2 * math.pi))
     near = torch.exp(-0.5 * ((at - values) / bandwidth) ** 2)
     far = torch.exp(-0.5 * ((at + values) / bandwidth) ** 2)
-    return (normal * (near + far).mean()).to(threshold.dtype)
+    found: Tensor = normal * (near + far).mean()
+    return found.to(threshold.dtype)
 
 
 class _Masked(torch.autograd.Function):
@@ -154,8 +155,7 @@ class ThresholdWeight(SparseWeight):
         """t, float64 0-dim."""
         if self.raw is None:
             raise RuntimeError("the thresholds are gone once the masks are frozen")
-        threshold: Tensor = self.scale * torch.sigmoid(self.raw)
-        return threshold
+        return torch.sigmoid(self.raw) * self.scale
 
     def first_mask(self, weight: Tensor) -> Tensor:
         """Return the mask of a threshold of zero: everything is kept."""

@@ -41,7 +41,7 @@ def random_case(seed):
     for _ in range(source.randint(1, 5)):
         options = source.randint(1, 4)
         size = source.choice([4, 8, 12, 64])
-        zeros.append(sorted(source.sample(range(0, size + 1), options)))
+        zeros.append(sorted(source.sample(range(size + 1), options)))
         costs.append([source.choice([0.0, 1.0, source.random() * size]) for _ in range(options)])
     most = sum(row[-1] for row in zeros)
     return costs, zeros, source.randint(0, most)
