@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from nm2trt.calibration.sample_set import SampleSet
     from nm2trt.engine.build import BuildResult
     from nm2trt.engine.inspection import EngineInfo
     from nm2trt.engine.machine import MachineReport
@@ -37,14 +40,17 @@ if TYPE_CHECKING:
     from nm2trt.validation.report import ValidationReport
 
 __all__ = [
+    "SparsifyResult",
     "build",
     "build_options",
+    "calibration_samples",
     "doctor",
     "export",
     "fuse",
     "info",
     "prune",
     "sparsify",
+    "sparsify_file",
     "validate",
     "verify",
 ]
@@ -364,6 +370,102 @@ def sparsify(
         min_channels=min_channels,
         **options,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class SparsifyResult:
+    """What `sparsify_file` wrote.
+
+    Args:
+        weights: The sparse weights, a `.safetensors`.
+        onnx: The exported model.
+        report: The method's report: rates, losses and masks, by layer and in all.
+        plan: What is sparse and what is dense, with reasons.
+        seconds: Duration of pruning and repair.
+    """
+
+    weights: Path
+    onnx: Path
+    report: Mapping[str, Any]
+    plan: Plan
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        import json
+
+        return {
+            "weights": str(self.weights),
+            "onnx": str(self.onnx),
+            "seconds": self.seconds,
+            "report": dict(self.report),
+            "plan": json.loads(self.plan.to_json()),
+        }
+
+
+def sparsify_file(
+    recipe: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    allow_functions: bool = False,
+) -> SparsifyResult:
+    """Run a sparsify recipe: prune and repair its model, and write weights and ONNX.
+
+    A run that was stopped goes on from the checkpoint it left beside the result. The recipe names Python
+    code, which is run.
+
+    Args:
+        recipe: The YAML file.
+        output: The result's path without its suffix; by default what the recipe says.
+        data_root: Folder of the calibration recipe's paths; by default its own.
+        allow_functions: Run a calibration source of kind `function`.
+
+    Raises:
+        InputError: The recipe, or something that it names, is missing or does not fit.
+        SparsityError: A weight does not hold its pattern.
+        DifferenceError: ONNX Runtime's outputs differ from PyTorch's beyond the tolerance.
+    """
+    from nm2trt.sparsity.job import load_job
+
+    job = load_job(recipe, output=output, data_root=data_root, allow_functions=allow_functions)
+    start = time.perf_counter()
+    session = job.run()
+    report = session.report()
+    session.finalize()
+    seconds = time.perf_counter() - start
+    job.save()
+    export(job.model, job.example(), job.onnx_path)
+    return SparsifyResult(job.weights_path, job.onnx_path, report, session.plan, seconds)
+
+
+def calibration_samples(
+    recipe: str | os.PathLike[str],
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    allow_functions: bool = False,
+    sheet: str | os.PathLike[str] | None = None,
+) -> SampleSet:
+    """Read the samples of a calibration recipe, and draw them where they are images.
+
+    Args:
+        recipe: The YAML file.
+        data_root: Folder that the recipe's paths are relative to and may not leave; its own by default.
+        allow_functions: Run a source of kind `function`.
+        sheet: PNG to draw the first 64 images to.
+
+    Raises:
+        InputError: The recipe or its source is missing or wrong, or a path leaves its folder.
+        DataError: The samples are too few, not finite, or have another hash than the recipe says.
+        OutputError: The sheet cannot be written.
+    """
+    from nm2trt.calibration.recipe import load_recipe
+    from nm2trt.calibration.sample_set import write_contact_sheet
+
+    samples = load_recipe(recipe, data_root=data_root, allow_functions=allow_functions)
+    if sheet is not None:
+        write_contact_sheet(samples, Path(sheet))
+    return samples
 
 
 def verify(

@@ -19,6 +19,8 @@ __all__ = ["COMMANDS", "main"]
 
 # Command -> what `nm2trt --help` says of it, in the order of the pipeline.
 COMMANDS = {
+    "sparsify": "prune a trained model and repair it from unlabelled samples, as a recipe says",
+    "calib": "check a calibration recipe: shapes, ranges, hash, and a sheet of its images",
     "verify": "check which weights of an ONNX model are N:M on the axis the hardware reads",
     "fuse": "fold BatchNorms and merge parallel convolution branches in an ONNX model",
     "prune": "make the weights of an ONNX model N:M by magnitude, one-shot",

@@ -30,7 +30,7 @@ from nm2trt.progress import bar
 from nm2trt.sparsity.allocate import erk_densities
 from nm2trt.sparsity.calibration_batches import Batch, read_batches
 from nm2trt.sparsity.checkpoint import Checkpoint
-from nm2trt.sparsity.distill import Distiller
+from nm2trt.sparsity.distill import Distiller, denormals_flushed
 from nm2trt.sparsity.fcpts_menu import choose_patterns
 from nm2trt.sparsity.fcpts_options import FcptsOptions, FcptsWeight
 from nm2trt.sparsity.finalize import make_plain
@@ -73,17 +73,18 @@ def start(request: Request) -> FcptsSession:
     if options.checkpoint is not None:
         fingerprint = _fingerprint(request, batches)
         checkpoint = Checkpoint(options.checkpoint, fingerprint, options.checkpoint_every)
-    with _kept_on_error(request.model):
+    with denormals_flushed(), _kept_on_error(request.model):
         distiller = Distiller(request.model, batches, options.settings(options.steps), checkpoint)
         if request.pattern is None:
             outcome = _unstructured(request, distiller)
         else:
             outcome = _structured(request, distiller)
+        loss_after = distiller.loss()
     if checkpoint is not None:
         checkpoint.done()
     facts = {
         **outcome.facts,
-        "loss_after": distiller.loss(),
+        "loss_after": loss_after,
         "samples": sum(batch.samples for batch in batches),
         "resumed_at": 0 if checkpoint is None else checkpoint.resumed_at,
     }

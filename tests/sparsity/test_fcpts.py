@@ -128,7 +128,7 @@ def test_invariant_2_gradient_runs_through_the_sigmoid_and_never_to_the_weights(
     weight = (torch.randn(400, generator=torch.Generator().manual_seed(2)) * 0.1).requires_grad_()
     sparse = layer(weight.detach(), logit(0.08))
     sparse.rate(weight, Bridge()).backward()
-    t = float(sparse.threshold)
+    t = float(sparse.threshold.detach())
     density = float(histogram_density(weight, torch.tensor(t)))
     assert float(sparse.raw.grad) == pytest.approx(density * t * (1 - t), rel=1e-5)
     assert weight.grad is None
@@ -175,7 +175,7 @@ def test_invariant_4_threshold_gradient(live):
         assert sparse.raw.grad is None
         torch.testing.assert_close(weight.grad, upstream * kept)
         return
-    t = float(sparse.threshold)
+    t = float(sparse.threshold.detach())
     expected = -0.5 * float((upstream * weight.detach()).sum()) * t * (1 - t)
     assert float(sparse.raw.grad) == pytest.approx(expected)
     torch.testing.assert_close(weight.grad, upstream * kept + 0.5 * weight.detach().abs() * upstream)
