@@ -67,10 +67,10 @@ def _print(result: SparsifyResult) -> None:
     )
     report = result.report
     if "loss_after" in report:
+        print(f"\n{report['rate_of_all']:.1%} of all weights are zero")
         print(
-            f"\n{report['rate_of_all']:.1%} of all weights are zero; distillation loss "
-            f"{report['loss_before']:.4g} after pruning, {report['loss_after']:.4g} after repair ({report['samples']} samples, "
-            f"{result.seconds:.0f} s)"
+            f"distillation loss {report['loss_before']:.4g} after pruning, {report['loss_after']:.4g} after "
+            f"repair ({report['samples']} samples, {result.seconds:.0f} s)"
         )
         if report["resumed_at"]:
             print(f"went on from step {report['resumed_at']} of a stopped run")

