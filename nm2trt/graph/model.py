@@ -6,6 +6,7 @@ initializers, quantization annotations, training information, functions, metadat
 
 from __future__ import annotations
 
+import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import onnx
 
 from nm2trt.errors import InputError, ModelError
 from nm2trt.files import check_input
+from nm2trt.graph.wire import referring
 
 __all__ = ["Model", "attributes", "load", "metadata", "opset", "set_metadata"]
 
@@ -43,11 +45,14 @@ def load(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto,
     *,
     external_data_root: str | os.PathLike[str] | None = None,
+    leave_weights: bool = False,
 ) -> Model:
     """Read a model; external data is not read.
 
     Args:
         source: A path, the bytes of a file, or a model.
+        leave_weights: Leave large weights in the file too; they then look like external data of it. For
+            reading only.
         external_data_root: Folder of the external data; by default the folder of the real file behind
             `source`.
 
@@ -64,10 +69,20 @@ def load(
         return Model(_parse(source, "the model"), None, root)
     path = check_input(source, "an ONNX model")
     try:
-        data = path.read_bytes()
+        data = _referring(path.resolve()) if leave_weights and root is None else None
+        data = path.read_bytes() if data is None else data
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     return Model(_parse(data, str(path)), path, root or path.resolve().parent)
+
+
+def _referring(path: Path) -> bytes | None:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        view = memoryview(mapped)
+        try:
+            return referring(view, path.name)
+        finally:
+            view.release()
 
 
 def _parse(data: bytes, name: str) -> onnx.ModelProto:

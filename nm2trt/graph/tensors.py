@@ -248,7 +248,7 @@ def _external(
     try:
         with path.open("rb", buffering=0) as file:
             have = os.fstat(file.fileno()).st_size
-            if offset + want > have:
+            if want and offset + want > have:
                 raise ModelError(
                     f"tensor {tensor.name!r} needs bytes {offset} to {offset + want} of {path.name}, "
                     f"which has {have}; the external data is truncated"

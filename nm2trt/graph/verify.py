@@ -147,7 +147,7 @@ def verify_model(
         ModelError: The file is no sound ONNX model.
         PatternError: `pattern` is no N:M pattern.
     """
-    model = load(source, external_data_root=external_data_root)
+    model = load(source, external_data_root=external_data_root, leave_weights=True)
     asked = None if pattern is None else NMPattern.parse(pattern)
     entries = metadata(model.proto)
     plan = Plan.from_json(entries[METADATA_KEY]) if METADATA_KEY in entries else None

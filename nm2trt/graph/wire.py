@@ -1,8 +1,9 @@
-"""Write a protobuf without building it in memory: large tensors go to the file as they are.
+"""Write and read a protobuf without building it in memory: large tensors stay in, or go to, the file.
 
 Serializing a model of 100 MB copies it several times over. Here everything but the large tensors is
 serialized, and their bytes are put in where they belong: a message's fields may stand in any order, so a
-tensor's numbers may follow its other fields.
+tensor's numbers may follow its other fields. Reading goes the same way back: large tensors of a file are
+left in it, and the model that is parsed refers to them as to external data.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from collections.abc import Iterator
 
 import onnx
 
-__all__ = ["pieces"]
+__all__ = ["pieces", "referring"]
 
 _LARGE_BYTES = 1 << 16
 # Field numbers of onnx.proto, which its versions never change.
 _MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = 7, 5, 9
+_TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 
 
@@ -67,6 +69,66 @@ def _model(light: memoryview, large: dict[int, bytes]) -> Iterator[bytes | memor
         yield from parts
 
 
+def referring(model: memoryview, location: str) -> bytes | None:
+    """Return a serialized model without the large numbers of its initializers, which refer to its file.
+
+    Args:
+        model: The file's content.
+        location: The file's name, as external data calls it.
+
+    Returns:
+        A serialized model that is small whatever the size of the weights; None where the bytes are not as
+        they are usually written, so that only a full parse can tell what they are.
+    """
+    parts: list[bytes | memoryview] = []
+    graphs = position = 0
+    try:
+        for number, whole, body in _fields(model):
+            position += len(whole)
+            if number != _MODEL_GRAPH:
+                parts.append(whole)
+                continue
+            graphs += 1
+            graph = list(_referring_graph(body, position - len(body), location))
+            parts += [_header(number, sum(map(len, graph))), *graph]
+    except (IndexError, KeyError, ValueError):
+        return None
+    return b"".join(parts) if graphs == 1 else None
+
+
+def _referring_graph(graph: memoryview, position: int, location: str) -> Iterator[bytes | memoryview]:
+    """Yield a graph's fields; `position` is where the graph starts in the file."""
+    for number, whole, body in _fields(graph):
+        position += len(whole)
+        if number != _GRAPH_INITIALIZER or len(body) < _LARGE_BYTES:
+            yield whole
+            continue
+        kept: list[bytes | memoryview] = []
+        raw: list[tuple[int, int]] = []
+        place = position - len(body)
+        for inner, field, content in _fields(body):
+            place += len(field)
+            if inner in (_TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION):
+                raise ValueError("inline numbers and external ones in one tensor")
+            if inner == _TENSOR_RAW_DATA:
+                raw.append((place - len(content), len(content)))
+            else:
+                kept.append(field)
+        if len(raw) != 1:  # stored in another way, or, against all custom, in two pieces
+            yield whole
+            continue
+        offset, length = raw[0]
+        kept += _reference(location, offset, length)
+        yield from (_header(number, sum(map(len, kept))), *kept)
+
+
+def _reference(location: str, offset: int, length: int) -> list[bytes]:
+    tensor = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL)
+    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
+        tensor.external_data.add(key=key, value=value)
+    return [tensor.SerializeToString()]
+
+
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
     """Yield number, whole field and content of each field of a serialized message."""
     position = 0
@@ -82,6 +144,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]
             position = body + size
         else:
             position += {_FIXED64: 8, _FIXED32: 4}[kind]
+        if position > len(message):
+            raise ValueError("a field ends behind its message")
         yield tag >> 3, message[start:position], message[body:position]
 
 
