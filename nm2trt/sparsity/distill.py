@@ -84,7 +84,9 @@ def denormals_flushed() -> Iterator[None]:
 
     Channels that died in training are full of them, and a CPU computes with them ten times slower.
     """
-    before = float(torch.full((1,), 1e-38) * 1e-3) == 0
+    before = float(torch.full((1,), 1e-37) * 1e-3) == 0
+    # Seen with torch 2.13: unless the number of threads is set first, the flag does not reach all of them.
+    torch.set_num_threads(torch.get_num_threads())
     torch.set_flush_denormal(True)
     try:
         yield
