@@ -45,14 +45,15 @@ def argsort_mask(tensor: torch.Tensor, pattern: NMPattern) -> torch.Tensor:
 def temporary_ratio(name: str, pattern: str) -> float:
     """Return peak temporaries over the tensor's bytes, in a process of its own."""
     code = (
-        "import sys, resource, torch; sys.path.insert(0, sys.argv[3])\n"
+        "import sys, torch; sys.path.insert(0, sys.argv[3])\n"
         "from mask import weight, magnitude_mask, NMPattern\n"
+        "from nm2trt.measure import peak_resident_bytes\n"
         "w = weight(sys.argv[1]); p = NMPattern.parse(sys.argv[2])\n"
         "magnitude_mask(torch.randn(64, 64), p, axis=1)\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak_resident_bytes()\n"
         "m = magnitude_mask(w, p, axis=1)\n"
-        "after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "print(max(0, (after - before) * 1024 - m.numel()) / (w.numel() * 4))"
+        "after = peak_resident_bytes()\n"
+        "print(max(0, after - before - m.numel()) / (w.numel() * 4))"
     )
     here = str(Path(__file__).parent)
     done = subprocess.run(

@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import shlex
 import statistics
 import subprocess
@@ -32,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import nm2trt
-from nm2trt.measure import interleaved
+from nm2trt.measure import interleaved, peak_resident_bytes
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.sparsity.parametrization import UpdateContext
 from nm2trt.sparsity.session import SparseSession
@@ -191,7 +190,7 @@ def print_own_peak(name: str, variant: str, pattern: str, device: str) -> None:
     if device == "cuda":
         print(torch.cuda.max_memory_allocated() / 2**20)
     else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(peak_resident_bytes() / 2**20)
 
 
 def measure(name: str, arguments: argparse.Namespace, device: str) -> dict[str, object]:

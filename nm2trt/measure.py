@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Latency", "interleaved"]
+__all__ = ["Latency", "interleaved", "peak_resident_bytes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +65,15 @@ def interleaved(calls: Mapping[str, Callable[[], object]], *, runs: int, warmup:
             call()
             seconds[name].append(time.perf_counter() - start)
     return {name: Latency.of(taken) for name, taken in seconds.items()}
+
+
+def peak_resident_bytes() -> int:
+    """Return the most memory that this process has held resident, in bytes.
+
+    On Linux from /proc: what getrusage says starts, in a child, at the memory of its parent.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024

@@ -261,9 +261,7 @@ def main() -> None:
     command("build", sparse, "--sparsity", "-o", str(options.out / "sparse_fp16.rtx"))
     command("validate", sparse, "--against", dense, "--data", str(options.out / "test.npz"))
 
-    print(
-        "\nOnce more by SpRe, which trains a second branch beside each sparse convolution (docs/methods/spre.md)"
-    )
+    print("\nOnce more by SpRe, which trains a second branch beside each sparse convolution")
     run = train(data, recipe, seed=seeds[0], method="spre")
     print(f"  seed {seeds[0]}, spre    {run.seconds:5.1f} s   top-1 {run.accuracy[-1]:.2%}")
     branches, fused = options.out / "spre_branches.onnx", options.out / "spre_fused.onnx"
