@@ -2,8 +2,8 @@
 
     python benchmarks/fcpts.py [--images 128] [--steps 100] [--size 224] [--batch 16]
 
-The network has random weights and inputs: the time does not depend on them. Each form runs in a process of its
-own, which also gives its peak memory. `per step` is what a longer run costs more. Printed, and written to
+The network has random weights and inputs: the time does not depend on them. Each form runs in a process of
+its own, which also gives its peak memory. `per step` is what a longer run costs more. Printed, and written to
 `benchmarks/results/fcpts.json`.
 """
 

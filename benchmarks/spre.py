@@ -190,9 +190,10 @@ def main() -> int:
         "torch": torch.__version__,
     }
     result["machine"] = platform.processor() or platform.machine()
+    millions = {name: result[name] / 1e6 for name in ("macs", "extra_macs")}
     print(
-        f"{options.model}: {result['macs'] / 1e6:.0f} M MACs, branches add {result['extra_macs'] / 1e6:.0f} M; "
-        f"ideal ratio {result['ideal']:.3f}; all spatial masks {result['spatial_masks_ms']:.0f} ms"
+        f"{options.model}: {millions['macs']:.0f} M MACs, branches add {millions['extra_macs']:.0f} M; ideal "
+        f"ratio {result['ideal']:.3f}; all spatial masks {result['spatial_masks_ms']:.0f} ms"
     )
     for variant in VARIANTS:
         row = result[variant]
