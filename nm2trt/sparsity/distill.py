@@ -82,10 +82,11 @@ def distillation_loss(
 def denormals_flushed() -> Iterator[None]:
     """Take numbers below about 1e-38 as zero while the block runs.
 
-    Channels that died in training are full of them, and a CPU computes with them ten times slower.
+    Channels that died in training are full of them, and a CPU computes with them ten times slower. The flag
+    is a thread's own: threads that torch has started before do not take it over.
     """
     before = float(torch.full((1,), 1e-37) * 1e-3) == 0
-    # Seen with torch 2.13: unless the number of threads is set first, the flag does not reach all of them.
+    # Before the flag: without it the flag was seen to be lost again (torch 2.13).
     torch.set_num_threads(torch.get_num_threads())
     torch.set_flush_denormal(True)
     try:

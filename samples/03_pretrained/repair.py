@@ -106,8 +106,6 @@ def main() -> int:
     names = options.only or (QUICK if options.quick else list(ARMS))
     options.out.mkdir(parents=True, exist_ok=True)
 
-    torch.set_num_threads(torch.get_num_threads())  # else the next line does not reach every thread
-    torch.set_flush_denormal(True)  # dead channels of the checkpoint; ten times faster on a CPU
     model = mobilenet_v2()
     model.load_state_dict(data.mobilenet_weights(options.archives))
     model.eval()
