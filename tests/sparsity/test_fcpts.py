@@ -212,7 +212,7 @@ def test_invariant_5_rate_loss_has_one_sign_and_weighs_by_size():
 def test_invariant_6_thresholds_alone_reach_the_target(target, start):
     generator = torch.Generator().manual_seed(4)
     weights = [
-        torch.randn(size, generator=generator) * std for size, std in ((4000, 0.05), (6000, 0.1), (500, 0.3))
+        torch.randn(size, generator=generator) * std for size, std in ((4000, 0.05), (30_000, 0.1), (500, 0.3))
     ]
     layers = [layer(weight) for weight in weights]
     for weight, sparse in zip(weights, layers, strict=True):
