@@ -187,8 +187,8 @@ class Distiller:
             loss = loss + penalty()
         if not bool(loss.isfinite()):
             raise SparsifyError(
-                f"the distillation diverged at step {step + 1}: its loss is {float(loss.detach())}; lower lr, "
-                f"now {self.settings.learning_rate:g}"
+                f"the distillation diverged at step {step + 1}: its loss is {float(loss.detach())}; "
+                f"lower lr, now {self.settings.learning_rate:g}"
             )
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
