@@ -59,13 +59,17 @@ def check_output(path: str | os.PathLike[str]) -> Path:
     """Return `path` when a file can be written there, so that long work is not done in vain.
 
     Raises:
-        OutputError: The folder is missing or read-only, or `path` is itself a folder.
+        OutputError: The folder is missing or read-only, or `path` is a folder, a device or a pipe.
     """
     path = Path(path)
     folder = path.parent
     try:
         if path.is_dir():
             raise OutputError(f"{path} is a folder; give the path of a file to write")
+        if path.exists() and not path.is_file():
+            raise OutputError(
+                f"{path} is no regular file, and would be replaced; give the path of a file to write"
+            )
         if not folder.is_dir():
             raise OutputError(f"the folder {folder} does not exist; create it or choose another output path")
         probe = folder / _temporary_name(path)

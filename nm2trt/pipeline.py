@@ -105,13 +105,16 @@ def build(
     """
     from nm2trt.backends import trt_rtx
     from nm2trt.engine.build import ModelFacts, build_engine, check_request
+    from nm2trt.graph.model import load
     from nm2trt.graph.prune import prune_model
+    from nm2trt.graph.save import refuse_data_file
     from nm2trt.graph.verify import verify_model
 
     model, options = Path(model), options or BuildOptions()
     backend = trt_rtx.load()
     # Before the work of verifying: a wrong path or target should be told at once.
     out, options = check_request(model, None if output is None else Path(output), options, backend)
+    refuse_data_file(load(model, leave_weights=True), out)
     with contextlib.ExitStack() as stack:
         source = model
         if options.sparsity == "force":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -40,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status, which `nm2trt.errors` lists."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbosity = 0
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names are data; not every terminal can show them
     try:
         command = next((word for word in arguments if not word.startswith("-")), None)
         parser, chosen = _parser(command)

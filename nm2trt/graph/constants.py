@@ -36,6 +36,7 @@ __all__ = [
     "direct_initializer",
     "evaluate",
     "main_source",
+    "readable",
     "stored_index",
     "stored_places",
 ]
@@ -70,7 +71,7 @@ def direct_initializer(scope: Scope, value: str) -> onnx.TensorProto | None:
         if value in scope.initializers:
             return scope.initializers[value]
         node = scope.producers.get(value)
-        if node is None or node.op_type != "Identity":
+        if node is None or node.op_type != "Identity" or not _is_default(node):
             return None
         value = node.input[0]
 
@@ -135,6 +136,19 @@ def stored_places(scope: Scope, value: str, source: Source) -> Array | None:
     return places if tracked else None
 
 
+def readable(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """Return an initializer whose element type can be read.
+
+    Raises:
+        Opaque: It is a type that ONNX has and this release does not read.
+    """
+    if tensor.data_type not in DTYPE_NAMES:
+        raise Opaque(
+            f"the element type of {tensor.name!r}, number {tensor.data_type}, is not read by this release"
+        )
+    return tensor
+
+
 def _sources(scope: Scope, value: str) -> list[Source]:
     found: list[Source] = []
     seen: set[tuple[int, str]] = set()
@@ -161,7 +175,7 @@ def _sources(scope: Scope, value: str) -> list[Source]:
             if node.op_type == "Constant" and _is_default(node):
                 array = _constant_node(where, node)
                 found.append(Source(where, name, str(array.dtype), array.shape))
-            stack.extend((where, item) for item in node.input if item)
+            stack.extend((where, item) for item in reversed(node.input) if item)
     return found
 
 
@@ -190,7 +204,7 @@ def _evaluate(scope: Scope, value: str, source: Source | None) -> _Tracked:
             done[key] = (np.arange(math.prod(source.shape)).reshape(source.shape), True)
             continue
         if name in where.initializers:
-            done[key] = (read_tensor(where.initializers[name], where.model.root), False)
+            done[key] = (read_tensor(readable(where.initializers[name]), where.model.root), False)
             continue
         if name in where.sparse:
             done[key] = (_dense(where.sparse[name], where), False)
@@ -279,6 +293,10 @@ def _run(scope: Scope, node: onnx.NodeProto, inputs: Sequence[_Tracked | None]) 
     arrays = [None if item is None else item[0] for item in inputs]
     tracked = [position for position, item in enumerate(inputs) if item is not None and item[1]]
     attributes = scope.node_attributes(node)
+    if node.op_type == "Split":
+        attributes.setdefault("num_outputs", len(node.output))
+    if attributes.get("broadcast") and node.op_type in VALUES:
+        raise Opaque(f"{label} broadcasts as opset 6 did, which is not evaluated")
     try:
         check_growth(node.op_type, arrays, label)
         if tracked:

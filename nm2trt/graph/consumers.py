@@ -105,7 +105,7 @@ def consumers(model: Model) -> Iterator[Consumer]:
         if len(found) > 1 and all(state.kind == "constant" for _, state in found):
             continue  # a product of constants: its result is the weight of whoever reads it
         for slot, state in found:
-            if state.kind == "dynamic" and node.op_type not in _ALWAYS_WEIGHT:
+            if state.kind in ("dynamic", "turn") and node.op_type not in _ALWAYS_WEIGHT:
                 continue
             where = zero_points.get(slot, -1)
             yield Consumer(

@@ -21,7 +21,7 @@ from nm2trt.graph.merge import Merger, Merging
 from nm2trt.graph.model import Model, load, metadata
 from nm2trt.graph.record import LineageEntry, Relation, record
 from nm2trt.graph.rewrite import Declined, Editor
-from nm2trt.graph.save import refuse_same_file, save
+from nm2trt.graph.save import refuse_data_file, refuse_same_file, save
 from nm2trt.graph.verify import verify_model
 from nm2trt.nm.plan import METADATA_KEY, Plan, PlanEntry
 
@@ -114,6 +114,7 @@ def fuse_model(
     source = Path(source)
     model = load(source)
     refuse_same_file(source, target)
+    refuse_data_file(model, target)
     check_output(target)
     parent = verify_model(model.proto, external_data_root=model.root)
     nodes_before = len(model.proto.graph.node)

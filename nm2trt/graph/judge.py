@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from nm2trt.graph.constants import constant_value, direct_initializer, evaluate, stored_index
+from nm2trt.graph.constants import constant_value, direct_initializer, evaluate, readable, stored_index
 from nm2trt.graph.consumers import Consumer
 from nm2trt.graph.operators import cast_array
 from nm2trt.graph.tensors import ElementType, element_type, iter_elements, nonfinite_count, present
@@ -89,7 +89,7 @@ def read_weight(consumer: Consumer) -> ReadWeight:
     tensor = direct_initializer(consumer.scope, consumer.value)
     if tensor is not None:
         return ReadWeight(
-            consumer, tuple(int(s) for s in tensor.dims), element_type(tensor).name, tensor, None
+            consumer, tuple(int(s) for s in tensor.dims), element_type(readable(tensor)).name, tensor, None
         )
     value = evaluate(consumer.scope, consumer.value)
     return ReadWeight(consumer, value.shape, str(value.dtype), None, value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,37 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
         raise ModelError(f"{name} is not an ONNX model, or it is truncated") from error
     if not proto.HasField("graph") or not proto.opset_import:
         raise ModelError(f"{name} is not an ONNX model: it has no graph or no opset")
+    try:
+        _read_names(proto.graph)
+        for function in proto.functions:
+            _read_nodes(function.node)
+    except (UnicodeDecodeError, TypeError) as error:
+        raise ModelError(f"{name} is not a sound ONNX model: a name in it is no UTF-8 text") from error
     return proto
+
+
+def _read_names(graph: onnx.GraphProto) -> None:
+    """Touch every name, so that bytes which are no text are found here and not half-way through a pass."""
+    _read_nodes(graph.node)
+    for stored in (*graph.initializer, *graph.input, *graph.output, *graph.value_info):
+        _text(stored.name)
+
+
+def _read_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
+    for node in nodes:
+        for text in (node.name, node.op_type, node.domain, *node.input, *node.output):
+            _text(text)
+        for attribute in node.attribute:
+            _text(attribute.name)
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _read_names(attribute.g)
+            for graph in attribute.graphs:
+                _read_names(graph)
+
+
+def _text(value: str | bytes) -> None:
+    if not isinstance(value, str):
+        raise TypeError("a name of bytes")
 
 
 def metadata(proto: onnx.ModelProto) -> dict[str, str]:

@@ -36,7 +36,7 @@ from nm2trt.graph.model import Model, load
 from nm2trt.graph.tensors import DTYPE_NAMES, element_type, external_location
 from nm2trt.graph.wire import pieces
 
-__all__ = ["Rewrite", "all_tensors", "refuse_same_file", "save"]
+__all__ = ["Rewrite", "all_tensors", "refuse_data_file", "refuse_same_file", "save"]
 
 # A protobuf message ends at 2 GiB; some room is left for everything that is no tensor.
 _MOST_INLINE_BYTES = (1 << 31) - (64 << 20)
@@ -83,9 +83,8 @@ def save(
         InputError: `target` is a data file of the model.
     """
     target = check_output(target)
+    refuse_data_file(model, target)
     sources = _data_files(model)
-    if target.resolve() in sources:
-        raise InputError(f"{target} holds weights of {model.name}; give another output path")
     own = model.path is not None and target.exists() and target.samefile(model.path)
     stale = _stale_data(target, keep=set() if own else sources)
     placed = _place(model, rewrites, external, most_inline_bytes)
@@ -106,6 +105,16 @@ def save(
     for path in stale:
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def refuse_data_file(model: Model, target: str | os.PathLike[str]) -> None:
+    """Raise when an output would replace a file that holds weights of the model.
+
+    Raises:
+        InputError: It would.
+    """
+    if Path(target).resolve() in _data_files(model):
+        raise InputError(f"{target} holds weights of {model.name}; give another output path")
 
 
 def refuse_same_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:

@@ -40,11 +40,11 @@ class State:
 
     Args:
         kind: "constant", "dynamic" when it depends on an input, "opaque" when it depends on none but
-            something on the way cannot be evaluated.
+            something on the way cannot be evaluated, "turn" when it depends on a loop's turn alone.
         why: The clause that says what stands in the way; "" for a constant.
     """
 
-    kind: Literal["constant", "dynamic", "opaque"]
+    kind: Literal["constant", "dynamic", "opaque", "turn"]
     why: str = ""
 
 
@@ -152,7 +152,14 @@ def walk(model: Model) -> Iterator[tuple[Scope, onnx.NodeProto]]:
             stack.append((inner, iter(inner.nodes)))
         for name, body in reversed(list(_bodies(node))):
             label = f"{scope.label(node)}/{name}"
-            inner = _graph_scope(model, body, f"{label}/", scope, f"the input of the body {label}")
+            inner = _graph_scope(
+                model,
+                body,
+                f"{label}/",
+                scope,
+                f"the input of the body {label}",
+                _turn_by_turn(scope, node, body),
+            )
             stack.append((inner, iter(inner.nodes)))
 
 
@@ -198,8 +205,36 @@ def _check_unfolding(model: Model, functions: dict[_Call, onnx.FunctionProto]) -
         raise ModelError(f"{model.name} unfolds to {total} nodes, too many to be real; it is refused")
 
 
+def _turn_by_turn(scope: Scope, node: onnx.NodeProto, body: onnx.GraphProto) -> dict[str, State]:
+    """Return the inputs of a body through which a constant comes in slices: weights, though not one tensor.
+
+    A Scan cuts its last inputs itself; a Loop's body picks by the number of the turn. What a loop carries
+    from turn to turn, the state, is no weight even where it starts as a constant.
+    """
+    if node.domain not in ("", "ai.onnx") or node.op_type not in ("Scan", "Loop"):
+        return {}
+    attributes = scope.node_attributes(node)
+    label = scope.label(node)
+    if node.op_type == "Loop":
+        turn = body.input[0].name if body.input else ""
+        why = f"{label} picks another part of it at each turn"
+        return {turn: State("turn", why)} if turn else {}
+    cut = max(0, int(attributes.get("num_scan_inputs", 0)))
+    pairs = list(zip(node.input, body.input, strict=False))
+    return {
+        inner.name: State("opaque", f"{label} cuts {outer!r} into one part a turn")
+        for outer, inner in (pairs[-cut:] if cut else [])
+        if scope.state(outer).kind != "dynamic"
+    }
+
+
 def _graph_scope(
-    model: Model, graph: onnx.GraphProto, name: str, parent: Scope | None, input_kind: str
+    model: Model,
+    graph: onnx.GraphProto,
+    name: str,
+    parent: Scope | None,
+    input_kind: str,
+    known: dict[str, State] | None = None,
 ) -> Scope:
     functions = (
         frozenset((f.domain, f.name) for f in model.proto.functions) if parent is None else parent.functions
@@ -213,7 +248,10 @@ def _graph_scope(
         scope.sparse[sparse.values.name] = sparse
     for value in graph.input:
         # An initializer of the same name is the input's default, which is what will run.
-        scope.states.setdefault(value.name, State("dynamic", f"it depends on {input_kind} {value.name!r}"))
+        state = (known or {}).get(value.name) or State(
+            "dynamic", f"it depends on {input_kind} {value.name!r}"
+        )
+        scope.states.setdefault(value.name, state)
     _settle(scope, list(graph.node))
     return scope
 
@@ -312,6 +350,11 @@ def _node_state(scope: Scope, node: onnx.NodeProto) -> State:
     for state in states:
         if state.kind == "dynamic":
             return state
+    turns = [state for state in states if state.kind == "turn"]
+    if turns and (node.op_type != "Gather" or len(states) < 2 or states[0].kind == "turn"):
+        return turns[0]
+    if turns:
+        return State("opaque", turns[0].why)
     for state in states:
         if state.kind == "opaque":
             return state

@@ -77,6 +77,12 @@ def _matrix(*, transposed_by: str | None, plain_axis: int) -> _Rule:
             return OnnxWeight(0)
         transposed = transposed_by is not None and bool(attributes.get(transposed_by, 0))
         axis = plain_axis if not transposed else -3 - plain_axis
+        if (
+            axis == -2
+            and transposed_by is not None
+            and attributes.get(transposed_by.replace("trans", "transBatch"))
+        ):
+            axis = -rank  # the batch stands between the matrix's two dimensions
         return OnnxWeight(rank + axis)
 
     return rule
@@ -106,6 +112,7 @@ ONNX_WEIGHTS: Mapping[tuple[str, str], Mapping[int, _Rule]] = {
     ("com.microsoft", "GemmFastGelu"): {0: _LEFT, 1: _RIGHT},
     ("com.microsoft", "QGemm"): {0: _GEMM_A, 3: _GEMM_B},
     ("com.microsoft", "QLinearConv"): {3: _conv},
+    ("com.microsoft", "MatMulNBits"): {1: lambda _rank, _attributes: None},  # packed: no axis to read along
     ("com.microsoft", "MatMulInteger16"): {0: _LEFT, 1: _RIGHT},
     ("com.microsoft", "MatMulIntegerToFloat"): {0: _LEFT, 1: _RIGHT},
     ("com.microsoft", "DynamicQuantizeMatMul"): {0: _LEFT, 1: _RIGHT},

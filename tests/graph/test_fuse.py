@@ -500,3 +500,23 @@ def test_command_line(tmp_path, capsys):
     assert report["differences"][0]["max_relative"] < 1e-5
     assert main(["fuse", str(source), "-o", str(source)]) == 2
     assert "is the input; give another path with -o" in capsys.readouterr().err
+
+
+def test_the_output_may_not_be_a_file_that_holds_the_weights(tmp_path):
+    weight = numpy_helper.from_array(np.ones((8, 8, 3, 3), np.float32), "w")
+    proto = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Conv", ["x", "w"], ["y"])],
+            "g",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8, 5, 5])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+            [weight],
+        ),
+        opset_imports=[helper.make_opsetid("", 18)],
+    )
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    before = (tmp_path / "w.bin").read_bytes()
+    for output in ("w.bin", "m.onnx"):
+        with pytest.raises(InputError, match=r"holds weights of|is the input"):
+            fuse_model(tmp_path / "m.onnx", tmp_path / output)
+    assert (tmp_path / "w.bin").read_bytes() == before

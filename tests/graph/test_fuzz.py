@@ -162,6 +162,14 @@ def test_files_that_are_no_models(tmp_path, data, message):
         verify_model(path)
 
 
+@pytest.mark.parametrize("name", [b"gQ", b"WQ"], ids=["node", "weight"])
+def test_names_that_are_no_text(name):
+    nodes = [NODE("MatMul", ["x", "WQ"], ["y"], name="gQ")]
+    data = model(nodes, [("WQ", np.zeros((8, 8), np.float32))]).SerializeToString()
+    with pytest.raises(ModelError, match="a name in it is no UTF-8 text"):
+        verify_model(data.replace(name, name[:1] + b"\xff"))
+
+
 def test_a_cycle_is_named():
     nodes = [NODE("Add", ["x", "b"], ["a"], name="first"), NODE("Relu", ["a"], ["b"], name="second")]
     with pytest.raises(ModelError, match="the nodes around first form a cycle"):

@@ -468,6 +468,63 @@ def test_what_cannot_be_evaluated_names_its_node():
     assert "it depends on the graph input 'k'" in only(dynamic).sentence
 
 
+def test_a_constant_that_comes_in_slices_is_untraceable_not_silent():
+    info = helper.make_tensor_value_info
+    stack = ("ws", np.ones((3, 16, 16), np.float32))
+    state, after = info("h", TensorProto.FLOAT, None), info("n", TensorProto.FLOAT, None)
+    cut = helper.make_graph(
+        [NODE("MatMul", ["h", "w"], ["n"]), NODE("Identity", ["n"], ["o"])],
+        "b", [state, info("w", TensorProto.FLOAT, None)], [after, info("o", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    scan = NODE("Scan", ["x", "ws"], ["y", "z"], name="scan", body=cut, num_scan_inputs=1)
+    assert "scan cuts 'ws' into one part a turn" in only(model([scan], {"x": [1, 16]}, [stack])).sentence
+    picked = helper.make_graph(
+        [NODE("Gather", ["ws", "i"], ["w"]), NODE("MatMul", ["h", "w"], ["n"]), NODE("Identity", ["c"], ["d"])],
+        "b", [info("i", TensorProto.INT64, []), info("c", TensorProto.BOOL, []), state],
+        [info("d", TensorProto.BOOL, []), after],
+    )  # fmt: skip
+    loop = NODE("Loop", ["count", "", "x"], ["y"], name="loop", body=picked)
+    verdict = only(model([loop], {"x": [1, 16]}, [stack, ("count", np.array(3))]))
+    assert (verdict.pattern, verdict.sentence) == (
+        "untraceable",
+        "loop picks another part of it at each turn",
+    )
+
+
+def test_packed_weights_are_untraceable():
+    packed = ("b", np.ones((16, 2, 8), np.uint8))
+    node = NODE(
+        "MatMulNBits", ["x", "b", "s"], ["y"], domain="com.microsoft", K=32, N=16, bits=4, block_size=16
+    )
+    proto = model([node], {"x": [1, 32]}, [packed, ("s", np.ones(32, np.float32))], domains=["com.microsoft"])
+    assert only(proto).pattern == "untraceable"
+
+
+def test_a_mask_of_floats_leaves_the_weight_its_name():
+    weight, mask = np.ones((16, 16), np.float32), (sparse((16, 16), 1) != 0).astype(np.float32)
+    nodes = [NODE("Mul", ["w", "k"], ["v"]), NODE("Gemm", ["x", "v"], ["y"], transB=1)]
+    verdict = only(model(nodes, {"x": [5, 16]}, [("w", weight), ("k", mask)]))
+    assert (verdict.weight, verdict.pattern) == ("w", "holds")
+
+
+def test_an_identity_of_another_domain_is_not_looked_through():
+    nodes = [NODE("Identity", ["w"], ["v"], domain="acme"), NODE("Gemm", ["x", "v"], ["y"], transB=1)]
+    proto = model(nodes, {"x": [5, 16]}, [("w", sparse((16, 16), 1))], domains=["acme"])
+    assert only(proto).pattern == "untraceable"
+
+
+def test_split_in_equal_parts_without_a_number():
+    nodes = [NODE("Split", ["w"], ["v", "u"], axis=0), NODE("Gemm", ["x", "v"], ["y"], transB=1)]
+    assert only(model(nodes, {"x": [5, 16]}, [("w", sparse((16, 16), 1))], opset=13)).pattern == "holds"
+
+
+def test_an_element_type_that_is_not_read_costs_one_row():
+    strange = TensorProto(name="w", data_type=99, dims=[16, 16], raw_data=bytes(64))
+    nodes = [NODE("Gemm", ["x", "w"], ["t"], transB=1), NODE("Gemm", ["t", "good"], ["y"], transB=1)]
+    report = verify_model(model(nodes, {"x": [5, 16]}, [strange, ("good", sparse((16, 16), 1))]))
+    assert [v.pattern for v in report.weights] == ["untraceable", "holds"]
+
+
 def test_products_of_activations_are_no_weights():
     assert verify_model(model([NODE("MatMul", ["x", "x"], ["y"])], {"x": [16, 16]})).weights == ()
 

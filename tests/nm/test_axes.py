@@ -26,6 +26,13 @@ def test_axis_of_onnx_operands(operator, index, rank, attributes, axis):
     assert onnx_weight("", operator, index, rank, attributes).axis == axis
 
 
+@pytest.mark.parametrize(
+    ("attributes", "axis"), [({"transBatchB": 1}, 0), ({"transBatchB": 1, "transB": 1}, 2)]
+)
+def test_a_batch_between_the_two_dimensions(attributes, axis):
+    assert onnx_weight("com.microsoft", "FusedMatMul", 1, 3, attributes).axis == axis
+
+
 def test_inputs_that_are_no_weights():
     assert onnx_weight("", "Conv", 2, 1, {}) is None
     assert onnx_weight("", "Add", 1, 2, {}) is None
