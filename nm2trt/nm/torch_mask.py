@@ -68,7 +68,9 @@ def _mask(score: Tensor, pattern: NMPattern, axis: int, *, magnitude: bool) -> T
     ):
         if valid.shape[1:] != block.shape:  # only the last block of a row may be smaller
             valid = _same_group(block.shape, score.device)
-        torch.lt(_beaten(_ordered(block, magnitude=magnitude), valid), pattern.n, out=out)
+        beaten = _beaten(_ordered(block, magnitude=magnitude), valid)
+        # Into the dtype it comes from: torch's vectorised comparison, ten times its boolean one on a CPU.
+        torch.lt(beaten, pattern.n, out=out.view(beaten.dtype) if beaten.dtype == torch.uint8 else out)
     inverse = sorted(range(score.ndim), key=order.__getitem__)
     return mask.permute(inverse)
 
