@@ -123,6 +123,13 @@ def test_tensors_larger_than_one_block(nm_mask):
 
 
 @BOTH
+def test_groups_too_large_for_a_count_in_one_byte(nm_mask):
+    score, pattern = np.random.default_rng(7).random((3, 1024)), NMPattern(300, 512)
+    assert (nm_mask(score, pattern, axis=1) == sorted_mask(score, pattern, 1)).all()
+    assert check(score * sorted_mask(score, pattern, 1), pattern, axis=1).worst == 300
+
+
+@BOTH
 def test_empty_tensor(nm_mask):
     assert nm_mask(np.ones((0, 8)), TWO_FOUR, axis=1).shape == (0, 8)
 
