@@ -1,0 +1,29 @@
+"""The functions behind the public names; the only module that knows the whole order.
+
+    sparsify -> export -> (fuse, prune) -> verify -> build -> validate
+
+Stages do not import one another: here they are called in turn, and hand over files and values.
+"""
+
+from __future__ import annotations
+
+from nm2trt.pipeline.checks import validate
+from nm2trt.pipeline.engines import build, build_options, doctor
+from nm2trt.pipeline.models import fuse, info, prune, verify
+from nm2trt.pipeline.training import SparsifyResult, calibration_samples, export, sparsify, sparsify_file
+
+__all__ = [
+    "SparsifyResult",
+    "build",
+    "build_options",
+    "calibration_samples",
+    "doctor",
+    "export",
+    "fuse",
+    "info",
+    "prune",
+    "sparsify",
+    "sparsify_file",
+    "validate",
+    "verify",
+]
