@@ -10,6 +10,7 @@ from __future__ import annotations
 from nm2trt.pipeline.checks import validate
 from nm2trt.pipeline.engines import build, build_options, doctor
 from nm2trt.pipeline.models import fuse, info, prune, verify
+from nm2trt.pipeline.sessions import open_session
 from nm2trt.pipeline.training import SparsifyResult, calibration_samples, export, sparsify, sparsify_file
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "export",
     "fuse",
     "info",
+    "open_session",
     "prune",
     "sparsify",
     "sparsify_file",

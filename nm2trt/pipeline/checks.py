@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from nm2trt.pipeline.sessions import open_session
+
 if TYPE_CHECKING:
     from nm2trt.validation.report import ValidationReport
 
@@ -41,14 +43,16 @@ def validate(
         DifferenceError: The models' outputs cannot be compared, or are NaN.
         BackendError: ONNX Runtime is missing or failed.
     """
-    from nm2trt.backends.ort import open_onnx
     from nm2trt.files import check_input
     from nm2trt.validation.data import load_labelled
     from nm2trt.validation.report import validate_sessions
 
     paths = [check_input(path, "an ONNX model") for path in (model, against)]
     samples = load_labelled(data)
-    with open_onnx(paths[0], threads=threads) as candidate, open_onnx(paths[1], threads=threads) as reference:
+    with (
+        open_session(paths[0], threads=threads) as candidate,
+        open_session(paths[1], threads=threads) as reference,
+    ):
         return validate_sessions(
             candidate,
             reference,
