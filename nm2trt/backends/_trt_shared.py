@@ -11,27 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from nm2trt.backends._trt_watch import logger, monitor_class, recorded, stoppable
+from nm2trt.backends._trt_words import clean, dtype_name, first_error
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, TensorSpec
 from nm2trt.errors import BackendError, ModelError
 from nm2trt.progress import Bar, bar
 
 __all__ = ["Library", "ParsedNetwork", "build", "parse"]
-
-_DTYPES = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "BF16": "bfloat16",
-    "FP8": "float8_e4m3fn",
-    "E8M0": "float8_e8m0fnu",
-    "FP4": "float4_e2m1fn",
-    "INT4": "int4",
-    "INT8": "int8",
-    "UINT8": "uint8",
-    "INT32": "int32",
-    "INT64": "int64",
-    "BOOL": "bool",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +111,15 @@ def _build(
             for shapes in ranges:
                 profile.set_shape(shapes.input, shapes.min, shapes.opt, shapes.max)
             if config.add_optimization_profile(profile) < 0:
-                raise BackendError(f"{library.product} refused a profile of {parsed.model}: {_reason(log)}")
+                raise BackendError(
+                    f"{library.product} refused a profile of {parsed.model}: {first_error(log)}"
+                )
         library.configure(trt, config, options)
         start = time.perf_counter()
         plan = parsed.builder.build_serialized_network(parsed.network, config)
         build_ms = (time.perf_counter() - start) * 1e3
     if plan is None:
-        reason = _reason(log)
+        reason = first_error(log)
         if options.workspace_bytes is not None and re.search("workspace|OutOfMemory", reason):
             reason += f"; {options.workspace_bytes} bytes of workspace are too few, give more or none"
         raise BackendError(f"{library.product} could not build {parsed.model}: {reason}")
@@ -144,9 +132,9 @@ def _create(library: Library, create: Callable[[], Any], log: list[str]) -> Any:
         made = create()
     except (TypeError, RuntimeError) as error:
         # Without a device, TensorRT's factories return a null pointer, which arrives as a TypeError.
-        raise BackendError(f"{library.product} cannot start: {_reason(log)}") from error
+        raise BackendError(f"{library.product} cannot start: {first_error(log)}") from error
     if made is None:
-        raise BackendError(f"{library.product} cannot start: {_reason(log)}")
+        raise BackendError(f"{library.product} cannot start: {first_error(log)}")
     return made
 
 
@@ -160,52 +148,24 @@ def _spec(library: Library, tensor: Any) -> TensorSpec:
         int(size) if size >= 0 else (tensor.get_dimension_name(axis) or None)
         for axis, size in enumerate(tensor.shape)
     )
-    dtype = str(tensor.dtype).rpartition(".")[2]
-    return TensorSpec(tensor.name, _DTYPES.get(dtype, dtype.lower()), shape)
+    return TensorSpec(tensor.name, dtype_name(tensor.dtype), shape)
 
 
 def _parser_failure(library: Library, model: Path, parser: Any, log: list[str]) -> BackendError | ModelError:
     if parser.num_errors == 0:
-        return BackendError(f"{library.product} cannot read {model}: {_reason(log)}")
+        return BackendError(f"{library.product} cannot read {model}: {first_error(log)}")
     error = parser.get_error(0)
     code = str(error.code()).rpartition(".")[2]
     if code == "MODEL_DESERIALIZE_FAILED":
         return ModelError(
             f"{model} is not a readable ONNX file: it is damaged, cut short or of another format"
         )
-    reason = _clean(error.desc())
+    reason = clean(error.desc())
     if reason in ("", "false") or "Plugin not found" in reason:
         reason = "it has no implementation of this operator; export the model without it"
     operator, node = error.node_operator(), error.node_name()
     if not operator:
         # Not of one node, e.g. external data that is missing: the log's first error names the cause.
-        return ModelError(f"{library.product} cannot read {model}: {_reason(log)}")
+        return ModelError(f"{library.product} cannot read {model}: {first_error(log)}")
     where = f"node {node!r}" if node else f"node number {error.node()}"
     return BackendError(f"{library.product} refuses {where}, operator {operator}, of {model}: {reason}")
-
-
-def _reason(log: list[str]) -> str:
-    """Return the first error in the library's log, without its decoration."""
-    for line in log:
-        severity, _, message = line.partition(": ")
-        if severity in ("error", "internal_error"):
-            return _clean(message)
-    return "the library gave no reason"
-
-
-def _clean(message: str) -> str:
-    """Take source positions and error codes off a message."""
-    message = " ".join(message.split())
-    # The compiler's own errors come as a chain "[file:line: function] text; [...] text ...": the first
-    # names the cause.
-    chain = re.match(r"Myelin \(\[[^]]*\] (.*?)(; \[|\)?$)", message)
-    if chain:
-        message = chain[1]
-    for noise in (
-        r"Assertion failed: (\S+: )?",
-        r"(\[?\w+\.(cpp|h)[:\]]\S*\s*)+",
-        r"I\w+::\w+: ",
-        r"Error Code \d+: ",
-    ):
-        message = re.sub(f"^{noise}", "", message)
-    return message.strip().rstrip(".") or "the library gave no reason"

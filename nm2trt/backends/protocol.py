@@ -14,7 +14,7 @@ import numpy.typing as npt
 from nm2trt.backends.options import BuildOptions
 from nm2trt.errors import DataError
 
-__all__ = ["Backend", "Engine", "Network", "Session", "TensorSpec", "check_feeds"]
+__all__ = ["Backend", "Engine", "Network", "Session", "TensorSpec", "check_feeds", "numpy_dtype"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +139,33 @@ class Backend(Protocol):
             Interrupted: The user stopped it.
         """
 
+    def open(self, path: Path) -> Session:
+        """Load an engine of this backend's kind for running.
+
+        Raises:
+            InputError: It is no such engine, or is damaged or cut short.
+            BackendMissingError: There is no GPU, and the library needs one.
+            BackendError: The library refuses it: another version built it, or for another architecture.
+        """
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """Return numpy's dtype of a `TensorSpec.dtype`, bfloat16 and the eight-bit floats included.
+
+    Raises:
+        DataError: numpy has none, as for four-bit types.
+    """
+    try:
+        return np.dtype(name)
+    except TypeError:
+        pass
+    import ml_dtypes
+
+    extended: npt.DTypeLike = getattr(ml_dtypes, name, None)
+    if extended is None or name.startswith(("int4", "uint4", "float4")):
+        raise DataError(f"a tensor of type {name} cannot be handed over; cast it in the model")
+    return np.dtype(extended)
+
 
 def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, npt.NDArray[Any]]) -> None:
     """Raise when feeds do not fit a session's inputs.
@@ -151,7 +178,7 @@ def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, npt.NDArray[
         raise DataError(f"the model's inputs are {names}, the data has {sorted(feeds)}")
     for spec in inputs:
         feed = feeds[spec.name]
-        if feed.dtype != np.dtype(spec.dtype):
+        if feed.dtype != numpy_dtype(spec.dtype):
             raise DataError(f"input {spec.name!r} takes {spec.dtype}, the data has {feed.dtype}")
         fits = len(feed.shape) == len(spec.shape) and all(
             not isinstance(want, int) or want == have

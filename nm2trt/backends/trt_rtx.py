@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nm2trt.backends import _trt_shared
+from nm2trt.backends import _trt_session, _trt_shared
 from nm2trt.backends.options import BuildOptions
-from nm2trt.backends.protocol import Engine, Network
+from nm2trt.backends.protocol import Engine, Network, Session
 from nm2trt.errors import BackendError, BackendMissingError, InputError
 
 __all__ = ["KIND", "MAGIC", "PlanHeader", "RtxBackend", "load", "read_header"]
@@ -73,6 +73,12 @@ class RtxBackend:
         if not isinstance(network, _trt_shared.ParsedNetwork):
             raise BackendError("the network comes from another backend; parse the model with this one")
         return _trt_shared.build(self._library, network, options)
+
+    def open(self, path: Path) -> Session:
+        """See `Backend.open`."""
+        header = read_header(path)
+        built = header.version + (f" for {', '.join(header.targets)}" if header.targets else "")
+        return _trt_session.open_engine(self._library, path, built=built, here=self.version)
 
 
 def load() -> RtxBackend:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import importlib.util
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from nm2trt.backends import trt_rtx
+from nm2trt.backends.cuda import Gpu, probe_gpus
 from nm2trt.errors import BackendMissingError
 
-__all__ = ["BackendReport", "Gpu", "MachineReport", "probe_gpus", "survey"]
-
-# Attribute numbers of the CUDA driver's cuDeviceGetAttribute.
-_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
+__all__ = ["BackendReport", "MachineReport", "survey"]
 
 # Stage or backend -> (module, distributions that carry it, what it is for, how to get it).
 _LIBRARIES: dict[str, tuple[str, tuple[str, ...], str, str]] = {
@@ -62,21 +59,6 @@ class BackendReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Gpu:
-    """One GPU that the driver sees.
-
-    Args:
-        name: Its name.
-        target: Its compute capability, e.g. "sm86".
-        sparse: Whether it has sparse tensor cores.
-    """
-
-    name: str
-    target: str
-    sparse: bool
-
-
-@dataclass(frozen=True, slots=True)
 class MachineReport:
     """What is here.
 
@@ -99,36 +81,6 @@ def survey() -> MachineReport:
     """Look at libraries and GPUs; nothing that is missing is an error."""
     gpus, driver = probe_gpus()
     return MachineReport(tuple(_library(name) for name in _LIBRARIES), gpus, driver)
-
-
-def probe_gpus() -> tuple[tuple[Gpu, ...], str]:
-    """Ask the NVIDIA driver for its GPUs.
-
-    Returns:
-        The GPUs, and one sentence on the driver.
-    """
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return (), "no NVIDIA driver (libcuda.so.1 is not found)"
-    status = cuda.cuInit(0)
-    if status != 0:
-        return (), f"the NVIDIA driver is there and does not start (cuInit returned {status})"
-    version, count = ctypes.c_int(), ctypes.c_int()
-    cuda.cuDriverGetVersion(ctypes.byref(version))
-    cuda.cuDeviceGetCount(ctypes.byref(count))
-    text = f"NVIDIA driver for CUDA {version.value // 1000}.{version.value % 1000 // 10}"
-    return tuple(_gpu(cuda, index) for index in range(count.value)), text
-
-
-def _gpu(cuda: ctypes.CDLL, index: int) -> Gpu:
-    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    name = ctypes.create_string_buffer(256)
-    cuda.cuDeviceGet(ctypes.byref(device), index)
-    cuda.cuDeviceGetName(name, len(name), device)
-    cuda.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
-    cuda.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
-    return Gpu(name.value.decode(errors="replace"), f"sm{major.value}{minor.value}", major.value >= 8)
 
 
 def _library(name: str) -> BackendReport:

@@ -12,7 +12,7 @@ import pytest
 from nets import conv_net, elementwise_net, save, two_of_four
 from onnx import helper, numpy_helper
 
-from nm2trt.backends import _trt_shared, trt_rtx
+from nm2trt.backends import _trt_session, _trt_shared, trt_rtx
 from nm2trt.backends.options import BuildOptions, ShapeRange
 from nm2trt.backends.protocol import Backend
 from nm2trt.errors import BackendError, BackendMissingError, InputError, Interrupted, ModelError
@@ -256,3 +256,29 @@ def test_only_the_version_is_read_of_a_plan_of_another_version(plan, tmp_path):
     path.write_bytes(plan[:24] + bytes([2, 0, 1, 9]) + plan[28:100])
     header = trt_rtx.read_header(path)
     assert header == trt_rtx.PlanHeader("2.0.1.9", None, None, None)
+
+
+def test_an_engine_is_not_opened_without_a_gpu(backend, net, tmp_path, monkeypatch):
+    monkeypatch.setattr(_trt_session, "require_gpu", no_gpu)
+    path = tmp_path / "net.rtx"
+    path.write_bytes(backend.build(backend.parse(net), options()).data)
+    with pytest.raises(BackendMissingError, match=r"GPU to run net\.rtx, an engine of TensorRT for RTX"):
+        backend.open(path)
+
+
+def no_gpu(to):
+    raise BackendMissingError(f"it takes a GPU to {to}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        pytest.param(lambda data: data[:-100], "is damaged: it has", id="truncated"),
+        pytest.param(lambda data: b"GIF8" + data[4:], "is not a plan of TensorRT for RTX", id="other-file"),
+    ],
+)
+def test_a_damaged_engine_is_told_before_the_gpu_is_asked_for(backend, net, tmp_path, damage, message):
+    path = tmp_path / "net.rtx"
+    path.write_bytes(damage(bytes(backend.build(backend.parse(net), options()).data)))
+    with pytest.raises(InputError, match=message):
+        backend.open(path)

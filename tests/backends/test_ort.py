@@ -1,0 +1,65 @@
+"""ONNX Runtime as a backend: what it builds opens again and computes the same."""
+
+import numpy as np
+import pytest
+from nets import conv_net
+
+from nm2trt.backends import ort
+from nm2trt.backends.choice import identify
+from nm2trt.backends.options import BuildOptions
+from nm2trt.backends.protocol import Backend, Session
+from nm2trt.errors import InputError, ModelError
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def backend():
+    return ort.load()
+
+
+@pytest.fixture
+def net(tmp_path):
+    return conv_net(tmp_path / "net.onnx", dtype="float32")
+
+
+def test_it_is_a_backend(backend):
+    assert isinstance(backend, Backend)
+
+
+def test_what_it_builds_computes_what_the_model_does(backend, net, tmp_path):
+    engine = backend.build(backend.parse(net), BuildOptions())
+    path = tmp_path / "net.ort"
+    path.write_bytes(engine.data)
+    assert identify(path) == "ort"
+    feeds = {"x": np.random.default_rng(0).standard_normal((3, 16, 8, 8)).astype(np.float32)}
+    with backend.open(path) as built, ort.open_onnx(net, optimize=False) as plain:
+        assert isinstance(built, Session)
+        assert built.inputs == plain.inputs
+        np.testing.assert_allclose(built.run(feeds)["y"], plain.run(feeds)["y"], rtol=1e-5, atol=1e-5)
+
+
+def test_its_file_needs_no_model_beside_it(backend, net, tmp_path):
+    path = tmp_path / "net.ort"
+    path.write_bytes(backend.build(backend.parse(net), BuildOptions()).data)
+    net.unlink()
+    with backend.open(path) as built:
+        assert built.outputs[0].name == "y"
+
+
+def test_an_onnx_model_opens_too(backend, net):
+    with backend.open(net) as session:
+        assert session.inputs[0].shape == ("n", 16, 8, 8)
+
+
+def test_a_truncated_file_is_refused(backend, net, tmp_path):
+    path = tmp_path / "net.ort"
+    data = backend.build(backend.parse(net), BuildOptions()).data
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ModelError, match=r"ONNX Runtime cannot load .*net\.ort"):
+        backend.open(path)
+
+
+def test_a_target_is_refused(backend):
+    with pytest.raises(InputError, match="runs on the CPU; leave --target sm80 out"):
+        backend.choose_targets(("sm80",))
