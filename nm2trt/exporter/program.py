@@ -1,0 +1,114 @@
+"""An exported PyTorch program, `.pt2`, as a session: the reference that ONNX came from."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils import _pytree
+
+from nm2trt.backends.protocol import TensorSpec, check_feeds
+from nm2trt.errors import BackendError, ModelError
+from nm2trt.exporter.program_archive import check_archive
+from nm2trt.exporter.reference import output_names_of
+from nm2trt.files import check_input
+
+__all__ = ["ProgramSession", "open_program"]
+
+
+class ProgramSession:
+    """An exported program on the CPU; a `Session`.
+
+    Inputs have the names of `forward`; outputs those that `nm2trt.export` gives them: a returned dict's keys,
+    else "output", or "output_0" and so on.
+
+    Args:
+        program: The loaded program.
+        name: Its name in messages.
+    """
+
+    def __init__(self, program: torch.export.ExportedProgram, name: str) -> None:
+        self._name = name
+        values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+        self.inputs = tuple(_spec(n, n, values, name) for n in program.graph_signature.user_inputs)
+        made = program.graph_signature.user_outputs
+        structure = program.call_spec.out_spec
+        if structure is None or program.call_spec.in_spec is None:
+            raise ModelError(f"{name} does not say how its inputs and outputs are arranged; export it again")
+        names = output_names_of(
+            _pytree.tree_unflatten([torch.empty(0)] * structure.num_leaves, structure), None
+        )
+        self.outputs = tuple(
+            _spec(node, given, values, name) for node, given in zip(made, names, strict=True)
+        )
+        self._in_spec = program.call_spec.in_spec
+        # Guards are source code that the file carries.
+        self._module: Any = program.module(check_guards=False)
+
+    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """Run one batch; see `Session.run`."""
+        check_feeds(self.inputs, feeds)
+        tensors = [torch.from_numpy(np.require(feeds[spec.name], requirements="CW")) for spec in self.inputs]
+        args, kwargs = _pytree.tree_unflatten(tensors, self._in_spec)
+        try:
+            with torch.no_grad():
+                returned = self._module(*args, **kwargs)
+        except Exception as error:
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise BackendError(f"PyTorch failed to run {self._name}: {line}") from error
+        leaves = _pytree.tree_leaves(returned)
+        return {spec.name: leaf.numpy() for spec, leaf in zip(self.outputs, leaves, strict=True)}
+
+    def close(self) -> None:
+        """Free the program."""
+        self._module = None
+
+    def __enter__(self) -> ProgramSession:  # noqa: PYI034 - typing.Self is newer than Python 3.10
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_program(path: str | os.PathLike[str]) -> ProgramSession:
+    """Open what `torch.export.save` wrote, unless loading it could run code.
+
+    Raises:
+        InputError: The file is missing.
+        ModelError: It is no sound program, would need pickle, or takes or returns something but tensors.
+    """
+    path = check_input(path, "an exported PyTorch program")
+    loader = logging.getLogger("torch.export")
+    level = loader.level
+    with path.open("rb") as file:
+        check_archive(file, str(path))
+        loader.setLevel(logging.CRITICAL)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                program = torch.export.load(file)
+        except Exception as error:
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelError(f"PyTorch cannot load {path}: {line}") from error
+        finally:
+            loader.setLevel(level)
+    return ProgramSession(program, str(path))
+
+
+def _spec(node: str | None, name: str, values: Mapping[str, Any], path: str) -> TensorSpec:
+    value = values.get(node or "")
+    if not isinstance(value, torch.Tensor):
+        raise ModelError(f"{path} takes or returns {name!r}, which is no tensor; only tensors can be compared")
+    dtype = str(value.dtype).removeprefix("torch.")
+    shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
+    return TensorSpec(name, dtype, shape)

@@ -1,0 +1,131 @@
+"""What in a `.pt2` archive could run code when PyTorch opens it; such archives are refused before they are.
+
+`torch.export.load` unpickles without restriction where the archive says so, evaluates shape expressions, and
+resolves any name below `torch` to a function that the program then calls. An archive passes here only if
+
+- every weight and constant is stored as raw numbers, and the sample inputs load with `weights_only=True`;
+- every call is an ATen operator, or arithmetic on sizes;
+- every shape expression is arithmetic over names of sizes;
+- no argument structure names a Python class or module to import.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from typing import IO, Any
+
+import torch
+
+from nm2trt.errors import ModelError
+
+__all__ = ["check_archive"]
+
+_WEIGHTS = re.compile(r"data/weights/weight_\d+")
+_CONSTANTS = re.compile(r"data/constants/tensor_\d+")
+_CONFIG = re.compile(r"data/(weights|constants)/[\w.\-]+_config\.json")
+_MODEL = re.compile(r"models/[\w.\-]+\.json")
+_SAMPLE = re.compile(r"data/sample_inputs/[\w.\-]+\.pt")
+_INERT = re.compile(
+    r"archive_format|archive_version|version|byteorder|\.data/(version|serialization_id)|\.format_version"
+)
+
+# aten::from_file maps, and may create, any file.
+_OPERATOR = re.compile(r"torch\.ops\.aten\.(?!from_file\b)\w+\.\w+")
+_SIZE_CALL = re.compile(
+    r"_operator\.(add|sub|mul|floordiv|mod|neg|pos|truediv|pow|eq|ne|lt|le|gt|ge|getitem|and_|or_|not_)"
+    r"|math\.(ceil|floor|trunc|sqrt)|torch\.sym_\w+"
+)
+_SYMBOL = re.compile(r"[a-z]{1,3}\d+")
+_FUNCTIONS = frozenset(
+    "Max Min Mod PythonMod FloorDiv CeilDiv ModularIndexing CleanDiv IntTrueDiv FloatTrueDiv TruncToInt "
+    "FloorToInt CeilToInt RoundToInt ToFloat PowByNatural FloatPow Where Identity "
+    "Eq Ne Lt Le Gt Ge And Or Not True False oo int_oo Add Mul Pow Integer Float Rational "
+    "Symbol positive nonnegative integer precision".split()
+)
+_QUOTED = re.compile(r"'([a-z]{1,3}\d+|[\d.+\-e]+)'")
+_WORD = re.compile(r"[^\W\d]\w*")
+_ARITHMETIC = re.compile(r"[\w\s+\-*/(),<>=]*")
+_IMPORTS = re.compile(r"default_factory|__enum__|namedtuple", re.IGNORECASE)
+
+
+def check_archive(file: IO[bytes], name: str) -> None:
+    """Refuse an archive that is unsound, or whose loading or running could execute what it carries.
+
+    Args:
+        file: The archive; its position is left at the start.
+        name: Its name in messages.
+
+    Raises:
+        ModelError: It is refused; the message names the member and the reason.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for info in archive.infolist():
+                _check_member(archive, info.filename, name)
+    except (zipfile.BadZipFile, ValueError, KeyError, RecursionError, OSError, EOFError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"{name} is no sound .pt2 archive; write it with torch.export.save") from error
+    file.seek(0)
+
+
+def _check_member(archive: zipfile.ZipFile, member: str, name: str) -> None:
+    # All members lie below one folder, whose name is the file's when it was written.
+    _, _, inner = member.partition("/")
+    if _WEIGHTS.fullmatch(inner) or _CONSTANTS.fullmatch(inner) or _INERT.fullmatch(inner):
+        return
+    if _CONFIG.fullmatch(inner):
+        for key, payload in json.loads(archive.read(member)).get("config", {}).items():
+            if payload.get("use_pickle") is not False:
+                raise _unsafe(name, f"{key!r} is pickled")
+            if not re.fullmatch(r"(weight|tensor)_\d+", str(payload.get("path_name"))):
+                raise _unsafe(name, f"{key!r} is a Python object, not a tensor")
+    elif _MODEL.fullmatch(inner):
+        _check_program(json.loads(archive.read(member)), name)
+    elif _SAMPLE.fullmatch(inner):
+        try:
+            torch.load(io.BytesIO(archive.read(member)), weights_only=True)
+        except Exception as error:
+            raise _unsafe(name, "its sample inputs are Python objects beyond plain tensors") from error
+    else:
+        raise _unsafe(name, f"it has a member {member!r} that no plain exported program has")
+
+
+def _check_program(program: Any, name: str) -> None:
+    for key, value in _pairs(program):
+        if not isinstance(value, str):
+            continue
+        if key == "target" and not (_OPERATOR.fullmatch(value) or _SIZE_CALL.fullmatch(value)):
+            raise _unsafe(name, f"it calls {value!r}, which is no ATen operator")
+        if key == "expr_str" and not _is_arithmetic(value):
+            raise _unsafe(name, f"its size {value[:40]!r} is no plain arithmetic")
+        if key in ("in_spec", "out_spec") and _IMPORTS.search(value):
+            raise _unsafe(name, "its inputs or outputs are Python classes")
+
+
+def _is_arithmetic(text: str) -> bool:
+    text = _QUOTED.sub(r" \1 ", text)
+    words = _WORD.findall(text)
+    return _ARITHMETIC.fullmatch(text) is not None and all(
+        word in _FUNCTIONS or _SYMBOL.fullmatch(word) for word in words
+    )
+
+
+def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield key, inner
+            yield from _pairs(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _pairs(inner)
+
+
+def _unsafe(name: str, why: str) -> ModelError:
+    return ModelError(
+        f"{name} is not opened: {why}, and opening it could run code; export the model to ONNX instead"
+    )

@@ -1,0 +1,165 @@
+"""Exported PyTorch programs as sessions, and archives that would run code."""
+
+import io
+import json
+import pickle
+import re
+import zipfile
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from nm2trt.errors import BackendError, DataError, ModelError
+from nm2trt.exporter.program import open_program
+
+
+class Two(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 3)
+
+    def forward(self, x, bias):
+        return {"scores": self.linear(x) + bias, "twice": x * 2}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    torch.manual_seed(0)
+    model = Two().eval()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(
+        model, (torch.randn(2, 4), torch.randn(3)), dynamic_shapes=({0: batch}, None)
+    )
+    path = tmp_path_factory.mktemp("pt2") / "two.pt2"
+    torch.export.save(program, path)
+    return model, path
+
+
+def test_runs_what_the_module_computes(saved):
+    model, path = saved
+    x, bias = np.random.default_rng(0).random((7, 4), np.float32), np.ones(3, np.float32)
+    with open_program(path) as session:
+        found = session.run({"x": x, "bias": bias})
+        assert [(s.name, s.dtype, s.shape[1:]) for s in session.inputs] == [
+            ("x", "float32", (4,)), ("bias", "float32", ()),
+        ]  # fmt: skip
+        assert not isinstance(session.inputs[0].shape[0], int)
+        assert [s.name for s in session.outputs] == ["scores", "twice"]
+    with torch.no_grad():
+        wanted = model(torch.from_numpy(x), torch.from_numpy(bias))
+    for name, array in found.items():
+        np.testing.assert_allclose(array, wanted[name].numpy(), rtol=1e-6)
+
+
+def test_single_output_has_the_name_that_export_gives_it(tmp_path):
+    torch.export.save(torch.export.export(torch.nn.Linear(4, 3), (torch.randn(2, 4),)), tmp_path / "l.pt2")
+    with open_program(tmp_path / "l.pt2") as session:
+        assert [s.name for s in session.outputs] == ["output"]
+        assert session.inputs[0].shape == (2, 4)
+        with pytest.raises(DataError, match=r"takes shape 2x4, the data has \(3, 4\)"):
+            session.run({session.inputs[0].name: np.ones((3, 4), np.float32)})
+
+
+def test_a_failure_inside_is_one_sentence(tmp_path):
+    program = torch.export.export(torch.nn.Embedding(4, 2), (torch.zeros(3, dtype=torch.int64),))
+    torch.export.save(program, tmp_path / "e.pt2")
+    with open_program(tmp_path / "e.pt2") as session:
+        with pytest.raises(BackendError, match=r"PyTorch failed to run .*e\.pt2: index out of range"):
+            session.run({session.inputs[0].name: np.array([0, 1, 9])})
+
+
+class Planted:
+    def __reduce__(self):
+        return (print, ("planted code ran",))
+
+
+def rewritten(path, target, change):
+    """Copy the archive with `change(inner name, bytes) -> bytes | None` applied to every member."""
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(target, "w") as new:
+        for info in old.infolist():
+            data = change(info.filename.partition("/")[2], old.read(info))
+            if data is not None:
+                new.writestr(info, data)
+    return target
+
+
+def in_member(pattern, old, new):
+    def change(name, data):
+        if not re.search(pattern, name):
+            return data
+        assert old.encode() in data
+        return data.replace(old.encode(), new.encode())
+
+    return change
+
+
+def planted_sample(name, data):
+    if "sample_inputs" not in name:
+        return data
+    buffer = io.BytesIO()
+    torch.save(Planted(), buffer)
+    return buffer.getvalue()
+
+
+def planted_weight(name, data):
+    if name.endswith("weights_config.json"):
+        config = json.loads(data)
+        for payload in config["config"].values():
+            payload["use_pickle"] = True
+        return json.dumps(config).encode()
+    return pickle.dumps(Planted()) if "weights/weight_" in name else data
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        pytest.param(planted_sample, "sample inputs are Python objects", id="pickled-sample"),
+        pytest.param(planted_weight, "'linear.weight' is pickled", id="pickled-weight"),
+        pytest.param(
+            in_member("models/", '"torch.ops.aten.linear.default"', '"torch.os.system"'),
+            r"calls 'torch\.os\.system'", id="function-below-torch",
+        ),
+        pytest.param(
+            in_member("models/", '"torch.ops.aten.linear.default"', '"torch.ops.aten.from_file.default"'),
+            "no ATen operator", id="operator-that-opens-files",
+        ),
+        pytest.param(
+            in_member("models/", '"expr_str": "Symbol(', '"expr_str": "__import__(\'os\').system(\'true\')+Symbol('),
+            "no plain arithmetic", id="shape-expression",
+        ),
+        pytest.param(
+            lambda name, data: data[:50] if "models/" in name else data, "no sound .pt2 archive", id="cut-json"
+        ),
+        pytest.param(
+            in_member("constants_config", '{"config": {}}', '{"config": {"c": {"path_name": "opaque_obj_0", "use_pickle": false}}}'),
+            "'c' is a Python object", id="opaque-object",
+        ),
+    ],
+)  # fmt: skip
+def test_archives_that_could_run_code_are_not_opened(change, match, saved, tmp_path, capfd):
+    path = rewritten(saved[1], tmp_path / "bad.pt2", change)
+    with pytest.raises(ModelError, match=match):
+        open_program(path)
+    assert "planted code ran" not in capfd.readouterr().out
+
+
+def test_a_member_of_another_kind_is_refused(saved, tmp_path):
+    path = rewritten(saved[1], tmp_path / "bad.pt2", lambda name, data: data)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("two/data/weights/two.pt", pickle.dumps(Planted()))
+    with pytest.raises(ModelError, match=r"member 'two/data/weights/two\.pt'"):
+        open_program(path)
+
+
+@pytest.mark.parametrize("content", [b"no archive at all", b"PK\x03\x04cut"], ids=["garbage", "cut"])
+def test_other_files_are_refused(content, tmp_path):
+    (tmp_path / "x.pt2").write_bytes(content)
+    with pytest.raises(ModelError, match=r"no sound \.pt2 archive"):
+        open_program(tmp_path / "x.pt2")
+
+
+def test_the_plain_copy_is_accepted(saved, tmp_path):
+    # Otherwise the refusals above could come from the copying.
+    open_program(rewritten(saved[1], tmp_path / "same.pt2", lambda name, data: data)).close()
