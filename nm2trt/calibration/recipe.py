@@ -12,6 +12,7 @@ recipe is data: nothing in it is run, except a `function` source, which the call
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,7 +27,7 @@ from nm2trt.calibration.yaml_file import Strict, read_yaml, validated
 from nm2trt.errors import DataError, InputError
 from nm2trt.files import within
 
-__all__ = ["Preprocess", "Recipe", "load_recipe", "read_recipe"]
+__all__ = ["OpenRecipe", "Preprocess", "Recipe", "load_recipe", "open_recipe", "read_recipe"]
 
 Array = npt.NDArray[Any]
 
@@ -40,10 +41,11 @@ class ArraySource(Strict):
 
 
 class IdxSource(Strict):
-    """An IDX file, plain or gzipped."""
+    """An IDX file, plain or gzipped, and the file of its labels, which validation needs."""
 
     kind: Literal["idx"]
     path: str
+    labels: str | None = None
 
 
 class ImageSource(Strict):
@@ -131,6 +133,47 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
     return validated(Recipe, read_yaml(path), path)
 
 
+@dataclass(frozen=True, slots=True)
+class OpenRecipe:
+    """A recipe whose samples are chosen and not yet read.
+
+    Args:
+        path: The YAML file.
+        recipe: What it says.
+        reader: Its source.
+        at: Positions of the chosen samples in the source.
+    """
+
+    path: Path
+    recipe: Recipe
+    reader: Reader
+    at: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    def read(self, start: int, stop: int) -> dict[str, Array]:
+        """Return the prepared samples from `start` up to `stop`, by input name."""
+        taken = self.reader.take(self.at[start:stop])
+        return {name: _prepared(array, self.recipe.preprocess, self.path) for name, array in taken.items()}
+
+    def labels(self, start: int, stop: int) -> Array | None:
+        """Return their labels, or None where the source has none."""
+        return None if self.reader.labels is None else self.reader.labels[list(self.at[start:stop])]
+
+    def check_hash(self, sha256: str) -> None:
+        """Raise when the samples have another hash than the recipe says.
+
+        Raises:
+            DataError: They have.
+        """
+        if self.recipe.sha256 is not None and sha256 != self.recipe.sha256:
+            raise DataError(
+                f"{self.path}: the samples have the hash {sha256}, not the {self.recipe.sha256} that the "
+                "recipe names; the source, or a library that decodes it, has changed"
+            )
+
+
 def load_recipe(
     path: str | os.PathLike[str],
     *,
@@ -148,19 +191,35 @@ def load_recipe(
         InputError: The recipe or its source is missing or wrong, or a path leaves its folder.
         DataError: The samples are too few, do not fit together, or have another hash than the recipe says.
     """
+    opened = open_recipe(path, data_root=data_root, allow_functions=allow_functions)
+    source = f"{opened.path} ({opened.recipe.source.kind})"
+    samples = SampleSet(opened.read(0, len(opened)), opened.at, source, opened.recipe.batch)
+    opened.check_hash(samples.sha256)
+    return samples
+
+
+def open_recipe(
+    path: str | os.PathLike[str],
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    allow_functions: bool = False,
+) -> OpenRecipe:
+    """Choose the samples of a recipe, to be read piece by piece; their hash is not checked.
+
+    Args:
+        path: The YAML file.
+        data_root: Folder that the recipe's paths are relative to and may not leave; its own by default.
+        allow_functions: Run a `function` source, which is code.
+
+    Raises:
+        InputError: The recipe or its source is missing or wrong, or a path leaves its folder.
+        DataError: The samples are too few, or do not fit together.
+    """
     path = Path(path)
     recipe = read_recipe(path)
     root = path.resolve().parent if data_root is None else Path(data_root)
     reader = _open(recipe, root, allow_functions=allow_functions)
-    at = _chosen(recipe, reader.length, path)
-    arrays = {name: _prepared(array, recipe.preprocess, path) for name, array in reader.take(at).items()}
-    samples = SampleSet(arrays, tuple(at), f"{path} ({recipe.source.kind})", recipe.batch)
-    if recipe.sha256 is not None and samples.sha256 != recipe.sha256:
-        raise DataError(
-            f"{path}: the samples have the hash {samples.sha256}, not the {recipe.sha256} that the recipe "
-            "names; the source, or a library that decodes it, has changed"
-        )
-    return samples
+    return OpenRecipe(path, recipe, reader, tuple(_chosen(recipe, reader.length, path)))
 
 
 def _open(recipe: Recipe, root: Path, *, allow_functions: bool) -> Reader:
@@ -176,7 +235,8 @@ def _open(recipe: Recipe, root: Path, *, allow_functions: bool) -> Reader:
         return sources.call_function(source.function, source.arguments, recipe.input)
     path = within(root, source.path)
     if isinstance(source, IdxSource):
-        return sources.read_idx(path, recipe.input)
+        labels = None if source.labels is None else within(root, source.labels)
+        return sources.read_idx(path, recipe.input, labels=labels)
     if isinstance(source, ImageSource):
         prepare = recipe.preprocess
         return sources.read_images(

@@ -37,13 +37,16 @@ class Reader:
     Args:
         length: Samples in it.
         take: Returns the samples at the given positions, by input name.
+        labels: What each sample is, samples along axis 0; None where the source does not say. Calibration
+            does not look at them.
     """
 
     length: int
     take: Callable[[Sequence[int]], Mapping[str, Array]]
+    labels: Array | None = None
 
     @classmethod
-    def of(cls, arrays: Mapping[str, Array], what: str) -> Reader:
+    def of(cls, arrays: Mapping[str, Array], what: str, *, labels: Array | None = None) -> Reader:
         """Read from arrays in memory, or mapped from a file.
 
         Raises:
@@ -55,7 +58,10 @@ class Reader:
             raise DataError(
                 f"{what}: the arrays {shapes} do not have one sample each on their first dimension"
             )
-        return cls(lengths.pop(), lambda at: {name: array[list(at)] for name, array in arrays.items()})
+        length = lengths.pop()
+        if labels is not None and (labels.ndim == 0 or len(labels) != length):
+            raise DataError(f"{what}: the labels have shape {labels.shape} for {length} samples")
+        return cls(length, lambda at: {name: array[list(at)] for name, array in arrays.items()}, labels)
 
 
 def read_arrays(path: Path, names: Sequence[str] | None, input_name: str) -> Reader:
@@ -76,20 +82,31 @@ def read_arrays(path: Path, names: Sequence[str] | None, input_name: str) -> Rea
                 missing = [name for name in wanted if name not in archive.files]
                 if missing:
                     raise DataError(f"{path} has no array {missing[0]!r}; it holds {sorted(archive.files)}")
-                return Reader.of({name: archive[name] for name in wanted}, str(path))
+                labels = next((archive[name] for name in archive.files if name in LABELS), None)
+                return Reader.of({name: archive[name] for name in wanted}, str(path), labels=labels)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, DataError | InputError):
             raise
         raise DataError(f"{path} is no sound .npz or .npy of plain arrays") from error
 
 
-def read_idx(path: Path, input_name: str) -> Reader:
+def read_idx(path: Path, input_name: str, *, labels: Path | None = None) -> Reader:
     """Open an IDX file, plain or gzipped, as MNIST and its relatives come.
 
+    Args:
+        path: The file of samples.
+        input_name: The input's name.
+        labels: The file of labels.
+
     Raises:
-        InputError: The file is missing.
-        DataError: It is no IDX file, or is cut short.
+        InputError: A file is missing.
+        DataError: One is no IDX file, or is cut short.
     """
+    truth = None if labels is None else _idx_array(labels)
+    return Reader.of({input_name: _idx_array(path)}, str(path), labels=truth)
+
+
+def _idx_array(path: Path) -> Array:
     check_input(path, "an IDX")
     try:
         raw = path.read_bytes()
@@ -105,7 +122,7 @@ def read_idx(path: Path, input_name: str) -> Reader:
         array = np.frombuffer(body, dtype=dtype).reshape(shape)
     except (struct.error, OSError, EOFError) as error:
         raise DataError(f"{path} is no sound IDX file") from error
-    return Reader.of({input_name: array.astype(dtype.newbyteorder("="))}, str(path))
+    return array.astype(dtype.newbyteorder("="))
 
 
 def read_images(
@@ -167,7 +184,16 @@ def read_images(
             raise DataError(f"{folder}: the images have {len(shapes)} different sizes; give resize and crop")
         return {input_name: np.stack(images)}
 
-    return Reader(len(files), take)
+    return Reader(len(files), take, _folder_labels(files, folder))
+
+
+def _folder_labels(files: Sequence[Path], folder: Path) -> Array | None:
+    """Number the subfolders by name, as ImageNet's are, where every image lies in one."""
+    parents = [path.relative_to(folder).parts[:-1] for path in files]
+    if not all(parents):
+        return None
+    classes = {name: index for index, name in enumerate(sorted({parts[0] for parts in parents}))}
+    return np.asarray([classes[parts[0]] for parts in parents], dtype=np.int64)
 
 
 def read_digits(input_name: str) -> Reader:
@@ -180,7 +206,8 @@ def read_digits(input_name: str) -> Reader:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise BackendMissingError("scikit-learn is not installed: pip install scikit-learn") from error
-    return Reader.of({input_name: load_digits().images}, "scikit-learn digits")
+    digits = load_digits()
+    return Reader.of({input_name: digits.images}, "scikit-learn digits", labels=digits.target)
 
 
 def call_function(name: str, arguments: Mapping[str, Any], input_name: str) -> Reader:
@@ -205,4 +232,5 @@ def call_function(name: str, arguments: Mapping[str, Any], input_name: str) -> R
         raise DataError(
             f"{name} returned a {type(result).__name__}; it should return an array, or a dict of them"
         )
-    return Reader.of({str(k): a for k, a in result.items() if k not in LABELS}, name)
+    labels = next((array for key, array in result.items() if key in LABELS), None)
+    return Reader.of({str(k): a for k, a in result.items() if k not in LABELS}, name, labels=labels)

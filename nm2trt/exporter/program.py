@@ -6,7 +6,6 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -56,7 +55,9 @@ class ProgramSession:
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Run one batch; see `Session.run`."""
         check_feeds(self.inputs, feeds)
-        tensors = [torch.from_numpy(np.require(feeds[spec.name], requirements="CW")) for spec in self.inputs]
+        tensors = [
+            torch.from_numpy(np.require(feeds[spec.name], requirements=["C", "W"])) for spec in self.inputs
+        ]
         args, kwargs = _pytree.tree_unflatten(tensors, self._in_spec)
         try:
             with torch.no_grad():
@@ -108,7 +109,9 @@ def open_program(path: str | os.PathLike[str]) -> ProgramSession:
 def _spec(node: str | None, name: str, values: Mapping[str, Any], path: str) -> TensorSpec:
     value = values.get(node or "")
     if not isinstance(value, torch.Tensor):
-        raise ModelError(f"{path} takes or returns {name!r}, which is no tensor; only tensors can be compared")
+        raise ModelError(
+            f"{path} takes or returns {name!r}, which is no tensor; only tensors can be compared"
+        )
     dtype = str(value.dtype).removeprefix("torch.")
     shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
     return TensorSpec(name, dtype, shape)

@@ -27,7 +27,8 @@ def open_session(artefact: str | os.PathLike[str], *, threads: int = 0) -> Sessi
     """Open something that can be run; close it, or use it as a context manager.
 
     Args:
-        artefact: An ONNX model, which runs in ONNX Runtime on the CPU; more kinds arrive with their backends.
+        artefact: An ONNX model, which runs in ONNX Runtime on the CPU, or an exported PyTorch program, a
+            `.pt2`, which runs in PyTorch on the CPU.
         threads: Threads within an operator of ONNX Runtime; 0 leaves it to the library.
 
     Raises:
@@ -35,13 +36,17 @@ def open_session(artefact: str | os.PathLike[str], *, threads: int = 0) -> Sessi
         ModelError: The model cannot be loaded.
         BackendError: Its library is missing, or nothing here runs it.
     """
-    from nm2trt.backends.ort import open_onnx
-
     if is_url(artefact):
         raise BackendError(f"{artefact}: served models are not run yet; give a file")
-    path = check_input(artefact, "an ONNX model")
+    path = check_input(artefact, "an ONNX model, engine or .pt2")
     with path.open("rb") as file:
         product = _ENGINES.get(file.read(4))
     if product is not None:
         raise BackendError(f"{path} is an engine of {product}, which is not run yet; give its ONNX model")
+    if path.suffix == ".pt2":
+        from nm2trt.exporter.program import open_program
+
+        return open_program(path)
+    from nm2trt.backends.ort import open_onnx
+
     return open_onnx(path, threads=threads)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nm2trt.calibration.recipe import load_recipe
+from nm2trt.calibration.recipe import load_recipe, open_recipe
 from nm2trt.calibration.sample_set import SampleSet, write_contact_sheet
 from nm2trt.errors import DataError, InputError
 
@@ -239,3 +239,36 @@ def test_contact_sheet_shows_every_sample(tmp_path, shape):
     with pytest.raises(DataError, match="no input has the shape of images"):
         write_contact_sheet(SampleSet({"x": np.zeros((3, 4))}, (0, 1, 2), "here"), tmp_path / "t.png")
     assert not (tmp_path / "t.png").exists()
+
+
+def test_a_recipe_is_read_piece_by_piece_with_its_labels(tmp_path):
+    from sklearn.datasets import load_digits
+
+    path = tmp_path / "digits.yaml"
+    path.write_text(
+        "source: {kind: digits}\nrange: [100, 200]\ncount: 40\npreprocess: {divide: 16, dtype: float32}\n"
+    )
+    opened, whole = open_recipe(path), load_recipe(path)
+    pieces = [opened.read(start, start + 15)["input"] for start in range(0, 40, 15)]
+    np.testing.assert_array_equal(np.concatenate(pieces), whole.arrays["input"])
+    np.testing.assert_array_equal(opened.labels(15, 30), load_digits().target[list(whole.indices[15:30])])
+
+
+def test_images_are_labelled_by_their_folder(tmp_path):
+    for name in ("b/1.png", "a/2.png", "b/deep/3.png"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4)).save(tmp_path / "data" / name)
+    (tmp_path / "r.yaml").write_text("source: {kind: images, path: data}\ncount: 3\n")
+    assert open_recipe(tmp_path / "r.yaml").labels(0, 3).tolist() == [0, 1, 1]
+    Image.new("L", (4, 4)).save(tmp_path / "data" / "loose.png")
+    assert open_recipe(tmp_path / "r.yaml").labels(0, 3) is None
+
+
+def test_idx_labels_come_from_their_own_file(tmp_path):
+    (tmp_path / "x.idx").write_bytes(bytes([0, 0, 8, 2, 0, 0, 0, 3, 0, 0, 0, 1, 7, 8, 9]))
+    (tmp_path / "y.idx").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 2, 0, 1]))
+    (tmp_path / "r.yaml").write_text("source: {kind: idx, path: x.idx, labels: y.idx}\ncount: 3\n")
+    assert open_recipe(tmp_path / "r.yaml").labels(0, 3).tolist() == [2, 0, 1]
+    (tmp_path / "y.idx").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 2, 2, 0]))
+    with pytest.raises(DataError, match=r"labels have shape \(2,\) for 3 samples"):
+        open_recipe(tmp_path / "r.yaml")
