@@ -30,7 +30,7 @@ _ZERO_POINTS: Mapping[tuple[str, str], Mapping[int, int]] = {
 
 # A convolution's filter is a weight even where it is not constant; a product of two activations has none.
 _ALWAYS_WEIGHT = frozenset(
-    {"Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "FusedConv", "NhwcFusedConv"}
+    {"Conv", "ConvTranspose", "ConvInteger", "DeformConv", "QLinearConv", "FusedConv", "NhwcFusedConv"}
 )
 
 # What decides how a weight is read.
@@ -102,7 +102,7 @@ def consumers(model: Model) -> Iterator[Consumer]:
             for slot in slots
             if slot < len(node.input) and node.input[slot]
         ]
-        if len(found) > 1 and all(state.kind == "constant" for _, state in found):
+        if len(found) > 1 and found[0][0] == 0 and all(state.kind == "constant" for _, state in found):
             continue  # a product of constants: its result is the weight of whoever reads it
         for slot, state in found:
             if state.kind in ("dynamic", "turn") and node.op_type not in _ALWAYS_WEIGHT:

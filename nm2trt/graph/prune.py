@@ -264,6 +264,9 @@ def _dense_reason(candidate: Candidate, rules: _Rules) -> str | None:
         groups = int(attributes.get("group", 1)) if reading.how.convolution else 1
         channels = length * groups
         of_group = f" in each of {groups} groups" if groups > 1 else ""
+        operator = reading.weight.consumer.operator
+        if operator in ("LSTM", "GRU", "RNN") and not named:
+            return f"{operator} has no known sparse kernel; name it in --include to prune it all the same"
         if 0 in shape:
             return f"its shape {list(shape)} has no elements"
         if groups > 1 and length == 1:

@@ -5,13 +5,14 @@ the shared dimension for a matrix product. N:M groups are M consecutive elements
 
 | weight                      | shape             | reduction axis                              |
 |-----------------------------|-------------------|---------------------------------------------|
-| Conv                        | (O, I/g, k...)    | 1                                           |
+| Conv, DeformConv            | (O, I/g, k...)    | 1                                           |
 | ConvTranspose               | (I, O/g, k...)    | 0, in `group` separate runs                 |
 | Linear                      | (out, in)         | 1                                           |
 | Conv1D of Hugging Face      | (in, out)         | 0                                           |
 | Gemm A, B                   |                   | 0 if transA else 1; 1 if transB else 0      |
 | MatMul left, right          |                   | -1; -2 (a vector: 0)                        |
 | Einsum                      |                   | the one label that the operands contract    |
+| LSTM, GRU, RNN: W, R        | (d, gates·H, in)  | 2                                           |
 """
 
 from __future__ import annotations
@@ -61,6 +62,10 @@ def _conv(rank: int, _: Attributes) -> OnnxWeight | None:
     return OnnxWeight(1, convolution=True) if rank >= 3 else None
 
 
+def _recurrent(rank: int, _: Attributes) -> OnnxWeight | None:
+    return OnnxWeight(2) if rank == 3 else None
+
+
 def _conv_transpose(rank: int, attributes: Attributes) -> OnnxWeight | None:
     return (
         OnnxWeight(0, runs=max(1, int(attributes.get("group", 1))), convolution=True) if rank >= 3 else None
@@ -99,6 +104,10 @@ ONNX_WEIGHTS: Mapping[tuple[str, str], Mapping[int, _Rule]] = {
     ("", "ConvInteger"): {1: _conv},
     ("", "QLinearConv"): {3: _conv},
     ("", "ConvTranspose"): {1: _conv_transpose},
+    ("", "DeformConv"): {1: _conv},
+    ("", "LSTM"): {1: _recurrent, 2: _recurrent},
+    ("", "GRU"): {1: _recurrent, 2: _recurrent},
+    ("", "RNN"): {1: _recurrent, 2: _recurrent},
     ("", "Gemm"): {0: _GEMM_A, 1: _GEMM_B},
     ("", "MatMul"): {0: _LEFT, 1: _RIGHT},
     ("", "MatMulInteger"): {0: _LEFT, 1: _RIGHT},

@@ -78,7 +78,7 @@ def _group_conv(facts: WeightFacts) -> str | None:
 
 
 def _operator(facts: WeightFacts) -> str | None:
-    if facts.operator in ("ConvTranspose", "Einsum"):
+    if facts.operator in ("ConvTranspose", "Einsum", "DeformConv", "LSTM", "GRU", "RNN"):
         return f"nothing says that {facts.operator} has sparse kernels"
     return None
 

@@ -367,3 +367,8 @@ def test_a_folder_without_write_permission_is_refused(net, capsys):
         assert "net.rtx cannot be written: permission denied" in refuse(capsys, 2, "build", "net.onnx")
     finally:
         net.parent.chmod(0o755)
+
+
+def test_an_abbreviated_option_is_refused_not_guessed(folder, capsys):
+    assert main(["build", str(folder / "a.onnx"), "--spars"]) == 2
+    assert "--spars" in capsys.readouterr().err

@@ -240,6 +240,12 @@ LEFT_DENSE = [
         "Mul at masking stands between w and its consumer; run nm2trt fuse first",
         id="masked",
     ),
+    pytest.param(
+        [NODE("GRU", ["x", "w", "w"], ["y"], hidden_size=16)],
+        (1, 48, 16),
+        "GRU has no known sparse kernel; name it in --include",
+        id="recurrent",
+    ),
     pytest.param([NODE("Gemm", ["x", "w"], ["y"], transB=1)], (8, 0), "has no elements", id="empty"),
     pytest.param([NODE("Gemm", ["x", "w"], ["y"], transB=1)], "nan", "it holds NaN or infinity", id="nan"),
     pytest.param(

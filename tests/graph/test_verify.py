@@ -491,6 +491,23 @@ def test_a_constant_that_comes_in_slices_is_untraceable_not_silent():
     )
 
 
+@pytest.mark.parametrize("operator", ["RNN", "GRU", "LSTM"])
+def test_both_weights_of_a_recurrent_layer_have_a_row(operator):
+    gates = {"RNN": 1, "GRU": 3, "LSTM": 4}[operator]
+    node = NODE(operator, ["x", "w", "r"], ["y"], name="reader", hidden_size=8)
+    weights = [("w", sparse((1, 8 * gates, 16), 2)), ("r", sparse((1, 8 * gates, 8), 1))]
+    report = verify_model(model([node], {"x": [3, 1, 16]}, weights))
+    assert [(v.weight, v.axis, v.pattern) for v in report.weights] == [("w", 2, "holds"), ("r", 2, "broken")]
+    assert report.weights[0].eligible == "unknown"
+
+
+def test_a_deformable_convolution_reads_its_second_input():
+    node = NODE("DeformConv", ["x", "w", "offset"], ["y"], name="reader")
+    inputs = {"x": [1, 16, 9, 9], "offset": [1, 18, 7, 7]}
+    verdict = only(model([node], inputs, [("w", sparse((8, 16, 3, 3), 1))], opset=19))
+    assert (verdict.weight, verdict.axis, verdict.pattern) == ("w", 1, "holds")
+
+
 def test_packed_weights_are_untraceable():
     packed = ("b", np.ones((16, 2, 8), np.uint8))
     node = NODE(
