@@ -80,6 +80,12 @@ def _print_report(report: VerifyReport, fail_on: FailOn, passed: bool) -> None:
     )
     for name in report.missing:
         print(f"planned sparse, but no consumer reads it: {name}")
+    if report.islands:
+        print()
+        print_table(
+            ("Q/DQ island", "op", "cause", "why"),
+            ((item.consumer, item.operator, item.code, item.sentence) for item in report.islands),
+        )
     summary = report.summary
     counts = (
         ", ".join(f"{number} {status}" for status, number in sorted(report.counts.items())) or "no weights"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nm2trt.graph.constants import Source, direct_initializer, main_source
 from nm2trt.graph.consumers import Consumer
+from nm2trt.graph.islands import Island
 from nm2trt.graph.judge import Finding, ReadWeight, count_groups, read_weight
 from nm2trt.graph.operators import Opaque
 from nm2trt.graph.shapes import Shapes, macs
@@ -29,12 +31,18 @@ class Judge:
     """Turns consumers into verdicts; holds what is common to one model."""
 
     def __init__(
-        self, asked: NMPattern | None, plan: Plan | None, rounded: ElementType | None, shapes: Shapes
+        self,
+        asked: NMPattern | None,
+        plan: Plan | None,
+        rounded: ElementType | None,
+        shapes: Shapes,
+        islands: Mapping[str, Island],
     ) -> None:
         self.asked = asked
         self.plan = {entry.weight: entry for entry in plan or ()}
         self.rounded = rounded
         self.shapes = shapes
+        self.islands = islands
         self.masks = MaskHash()
 
     def __call__(self, consumer: Consumer) -> WeightVerdict:
@@ -76,15 +84,17 @@ class Judge:
         status, reason, sentence = self._pattern_answer(weight, how, wanted, entry, finding, length)
         if finding.nonfinite:
             sentence += f"; {finding.nonfinite} elements are NaN or infinite"
+        computed = _computed_in(consumer, weight)
         eligible = judge(
             WeightFacts(
                 operator=consumer.operator,
                 shape=weight.shape,
                 axis=how.axis,
-                dtype=_computed_in(consumer, weight),
+                dtype=computed,
                 conv_groups=int(consumer.attributes.get("group", 1)) if how.convolution else 1,
                 pattern=wanted if status == "holds" else None,
                 constant_input_index=consumer.input_index,
+                island=_obstacle(self.islands.get(consumer.label), computed),
             )
         )
         if status == "holds":
@@ -202,6 +212,13 @@ def _untraceable(case: _Case, why: str) -> WeightVerdict:
         sentence=why,
         source="",
     )
+
+
+def _obstacle(island: Island | None, computed: str) -> str:
+    """Return why a layer among Q/DQ has no sparse kernel; one that computes in fp16 or bf16 may have one."""
+    if island is None or (island.computes_in_float and computed != "float32"):
+        return ""
+    return island.sentence
 
 
 def _computed_in(consumer: Consumer, weight: ReadWeight) -> str:

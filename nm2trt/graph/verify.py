@@ -17,6 +17,7 @@ import onnx
 
 from nm2trt.errors import InputError
 from nm2trt.graph.consumers import consumers
+from nm2trt.graph.islands import Island, find_islands
 from nm2trt.graph.model import Model, load, metadata
 from nm2trt.graph.shapes import infer_shapes
 from nm2trt.graph.tensors import DTYPE_NAMES, ElementType, element_type
@@ -68,6 +69,7 @@ class VerifyReport:
         mask_sha256: Hash over all masks; see `nm2trt.nm.lineage`.
         recorded_mask_sha256: The hash in the metadata, or "".
         summary: The file in numbers.
+        islands: Layers of a quantised model that do not compute in INT8 (FP8) from end to end.
     """
 
     model: str
@@ -78,6 +80,7 @@ class VerifyReport:
     mask_sha256: str
     recorded_mask_sha256: str
     summary: Summary
+    islands: tuple[Island, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -123,6 +126,7 @@ class VerifyReport:
             "mask_sha256": self.mask_sha256,
             "recorded_mask_sha256": self.recorded_mask_sha256,
             "planned": self.plan is not None,
+            "islands": [island.to_json() for island in self.islands],
         }
 
 
@@ -153,7 +157,8 @@ def verify_model(
     plan = Plan.from_json(entries[METADATA_KEY]) if METADATA_KEY in entries else None
     # First: onnx's shape inference unfolds functions without a bound, and this refuses those that have none.
     operands = list(consumers(model))
-    judge_one = Judge(asked, plan, _rounding(as_dtype), infer_shapes(model))
+    islands = find_islands(model, operands)
+    judge_one = Judge(asked, plan, _rounding(as_dtype), infer_shapes(model), islands)
     found = [judge_one(operand) for operand in operands]
     planned = {entry.weight for entry in plan or ()}
     seen = {verdict.weight for verdict in found}
@@ -170,6 +175,7 @@ def verify_model(
         mask_sha256=judge_one.masks.hexdigest(),
         recorded_mask_sha256=entries.get(lineage.METADATA_KEY, ""),
         summary=_summarise(model, found),
+        islands=tuple(islands.values()),
     )
 
 

@@ -33,6 +33,7 @@ class WeightFacts:
         conv_groups: A convolution's group count; 1 otherwise.
         pattern: The pattern that the weight holds, or None.
         constant_input_index: The consumer's input that the weight feeds.
+        island: What keeps a layer of a quantised model from computing in INT8 from end to end, or "".
     """
 
     operator: str
@@ -42,6 +43,7 @@ class WeightFacts:
     conv_groups: int
     pattern: NMPattern | None
     constant_input_index: int = 1
+    island: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,10 @@ def _operator(facts: WeightFacts) -> str | None:
     return None
 
 
+def _island(facts: WeightFacts) -> str | None:
+    return f"the layer is an island among Q/DQ: {facts.island}" if facts.island else None
+
+
 def _float32(facts: WeightFacts) -> str | None:
     if facts.dtype in ("float32", "float64"):
         return f"no {facts.dtype} sparse kernel is known; cast to fp16 or quantise to int8"
@@ -104,6 +110,13 @@ def _left_constant(facts: WeightFacts) -> str | None:
 RULES: tuple[Rule, ...] = (
     Rule("not-2:4", _not_two_of_four, "no", _DEVELOPER_GUIDE, "cited"),
     Rule("group-conv", _group_conv, "no", "maintainer's answer, NVIDIA/TensorRT issue 4054", "cited"),
+    Rule(
+        "qdq-island",
+        _island,
+        "no",
+        "NVIDIA/TensorRT issue 4694; NVIDIA/Model-Optimizer pull request 1664: INT8-in and INT8-out",
+        "cited",
+    ),
     Rule("fp32", _float32, "no", f"{_DEVELOPER_GUIDE}: FP16 or INT8 had to be enabled", "cited"),
     Rule("operator", _operator, "unknown", "no document lists it", "assumed"),
     Rule("left-constant", _left_constant, "unknown", "no document lists it", "assumed"),
