@@ -1,24 +1,32 @@
 # make demo    train, export, verify, build and validate on real data
 # make test    lint and all default tests
 # make lint    ruff and mypy --strict
+# make serve-env a real tritonserver for the tests, samples and `nm2trt serve`
 # make samples the slow samples and tests
 PYTHON ?= python3
 VENV ?= .venv
+SERVE_ENV ?= .serve-env
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint samples bench clean
+.PHONY: demo test lint samples bench clean serve-env
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "nm2trt needs Python 3.10 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[torch,ort,rtx,calib,report,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[torch,ort,rtx,triton,calib,report,dev]'
 	@touch $@
 
 demo: $(READY)
 	$(BIN)/python samples/01_digits/train.py --out results/01_digits
 
+$(SERVE_ENV)/.ready: tools/serve_env.sh constraints-serve.txt
+	tools/serve_env.sh $(SERVE_ENV)
+
+serve-env: $(SERVE_ENV)/.ready
+
 test: lint
+	@$(MAKE) --no-print-directory serve-env || echo "The tests that need a real tritonserver are skipped: it could not be installed, see above."
 	$(BIN)/python -m pytest --numprocesses 2
 
 lint: $(READY)
@@ -33,4 +41,4 @@ bench: $(READY)
 	for script in startup mask verify graph build train_step; do $(BIN)/python benchmarks/$$script.py || exit; done
 
 clean:
-	rm -rf $(VENV) results .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(SERVE_ENV) results .mypy_cache .pytest_cache .ruff_cache

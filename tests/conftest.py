@@ -23,3 +23,26 @@ def _seeded():
     """Start every test at one point of torch's global generator, where torch is loaded."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tritonserver(tmp_path_factory):
+    """A real tritonserver on an empty repository, with explicit model control; one a test process.
+
+    Where none is installed, tests that ask for it are skipped; they fail where NM2TRT_REQUIRE_TRITON is set.
+    """
+    from nm2trt.errors import BackendMissingError
+    from nm2trt.serving.server import ServerOptions, start_server
+
+    pytest.importorskip("tritonclient")
+    folder = tmp_path_factory.mktemp("triton")
+    repository = folder / "models"
+    repository.mkdir()
+    try:
+        server = start_server(repository, ServerOptions(load=(), log=folder / "log.txt"))
+    except BackendMissingError as error:
+        if os.environ.get("NM2TRT_REQUIRE_TRITON"):
+            raise
+        pytest.skip(f"no real server: {error}")
+    yield server
+    server.kill()

@@ -30,7 +30,7 @@ LIBRARIES = {
     "onnxruntime": ["backends/ort.py", "graph/quantize.py", "calibration/ranges.py"],
     "tensorrt_rtx": ["backends/trt_rtx.py"],
     "tensorrt": ["backends/trt.py"],
-    "tritonclient": ["backends/triton.py", "serving/model_config.py"],
+    "tritonclient": ["backends/_triton_server.py", "serving/model_config.py"],
     "polygraphy": [],
 }
 

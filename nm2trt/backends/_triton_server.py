@@ -1,0 +1,215 @@
+"""A connection to a Triton server, over HTTP or gRPC: what it serves, model control, and requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, TypeVar
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from nm2trt.backends.address import Address, parse_url
+from nm2trt.errors import BackendError, BackendMissingError, ServerError
+
+__all__ = ["TritonServer"]
+
+T = TypeVar("T")
+Array = npt.NDArray[Any]
+
+_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+_GATEWAY_ERRORS = frozenset({"502", "503", "504"})
+
+
+class TritonServer:
+    """A connection to a server; nothing is sent before it is asked something.
+
+    Args:
+        address: Where it is, e.g. `"http://localhost:8000"`.
+        timeout_s: Longest wait for an answer, loading a model excepted.
+        load_timeout_s: Longest wait for a model to load.
+
+    Raises:
+        InputError: The address cannot be read.
+        BackendMissingError: tritonclient is not installed.
+    """
+
+    def __init__(
+        self, address: str | Address, *, timeout_s: float = 30.0, load_timeout_s: float = 120.0
+    ) -> None:
+        self.address = parse_url(address) if isinstance(address, str) else address
+        self._load_timeout_s = load_timeout_s
+        self._timeout_s = timeout_s
+        self._library = _library(self.address.protocol)
+        self._client = self._connect(timeout_s)
+
+    def is_ready(self) -> bool:
+        """Tell whether the server takes requests.
+
+        Raises:
+            ServerError: It cannot be reached.
+        """
+        return bool(self._ask(lambda client: client.is_server_ready()))
+
+    def is_model_ready(self, model: str, version: str = "") -> bool:
+        """Tell whether a model is loaded.
+
+        Raises:
+            ServerError: The server cannot be reached.
+        """
+        return bool(self._ask(lambda client: client.is_model_ready(model, version)))
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the server's `name`, `version` and `extensions`."""
+        return dict(self._ask(lambda client: client.get_server_metadata(**self._json)))
+
+    def model_metadata(self, model: str, version: str = "") -> dict[str, Any]:
+        """Return a loaded model's name, versions, inputs and outputs as the server states them.
+
+        Raises:
+            BackendError: The model is not loaded.
+            ServerError: The server cannot be reached.
+        """
+        return dict(self._ask(lambda client: client.get_model_metadata(model, version, **self._json)))
+
+    def model_config(self, model: str, version: str = "") -> dict[str, Any]:
+        """Return a loaded model's configuration, completed by the server; see `model_metadata`."""
+        answer = self._ask(lambda client: client.get_model_config(model, version, **self._json))
+        return dict(answer["config"] if self.address.protocol == "grpc" else answer)
+
+    def statistics(self, model: str, version: str = "") -> list[dict[str, Any]]:
+        """Return one record a loaded version: inferences, executions, times; see `model_metadata`."""
+        answer = self._ask(lambda client: client.get_inference_statistics(model, version, **self._json))
+        return list(answer.get("model_stats", []))
+
+    def index(self) -> list[dict[str, Any]]:
+        """Return what the repository holds: `name`, and where known `version`, `state` and `reason`."""
+        answer = self._ask(lambda client: client.get_model_repository_index(**self._json))
+        return list(answer.get("models", []) if isinstance(answer, dict) else answer)
+
+    def load(self, model: str) -> None:
+        """Load a model, or load it again after its files changed; requests meanwhile get the old one.
+
+        Raises:
+            BackendError: The server refuses it, with its reason.
+            ServerError: The server cannot be reached, or does not answer in time.
+        """
+        self._steer(lambda client: client.load_model(model))
+
+    def unload(self, model: str) -> None:
+        """Unload a model; see `load`."""
+        self._steer(lambda client: client.unload_model(model))
+
+    def infer(
+        self, model: str, version: str, feeds: Mapping[str, tuple[str, Array]], outputs: Mapping[str, str]
+    ) -> dict[str, Array]:
+        """Run one request.
+
+        Args:
+            model: The model.
+            version: Its version, or "".
+            feeds: Triton's dtype and the array, by input name.
+            outputs: Triton's dtype by output name.
+        """
+        library = self._library
+        timeout = {"client_timeout": self._timeout_s} if self.address.protocol == "grpc" else {}
+        wanted = [library.InferRequestedOutput(name) for name in outputs]
+
+        def send(client: Any) -> Any:
+            inputs = [_input(library, name, dtype, array) for name, (dtype, array) in feeds.items()]
+            return client.infer(model, inputs, model_version=version, outputs=wanted, **timeout)
+
+        result = self._ask(send)
+        return {name: _array(result.as_numpy(name), name, dtype) for name, dtype in outputs.items()}
+
+    def close(self) -> None:
+        """Close the connection; a second call does nothing."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def __enter__(self) -> TritonServer:  # noqa: PYI034 - typing.Self is newer than Python 3.10
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def _json(self) -> dict[str, Any]:
+        return {"as_json": True, "client_timeout": self._timeout_s} if self.address.protocol == "grpc" else {}
+
+    def _connect(self, timeout_s: float) -> Any:
+        options: dict[str, Any] = {"ssl": self.address.secure}
+        if self.address.protocol == "http":
+            options |= {"connection_timeout": min(timeout_s, 10.0), "network_timeout": timeout_s}
+        return self._library.InferenceServerClient(self.address.host, **options)
+
+    def _steer(self, call: Callable[[Any], object]) -> None:
+        # A connection of its own: over HTTP a timeout belongs to the connection, and loading takes longer.
+        client = self._connect(self._load_timeout_s)
+        try:
+            self._ask(call, client)
+        finally:
+            client.close()
+
+    def _ask(self, call: Callable[[Any], T], client: Any = None) -> T:
+        client = client or self._client
+        if client is None:
+            raise BackendError(f"the connection to {self.address.host} is closed; open a new one")
+        try:
+            return call(client)
+        except Exception as error:
+            raise _translated(error, self.address) from error
+
+
+def _library(protocol: str) -> Any:
+    try:
+        if protocol == "grpc":
+            import tritonclient.grpc as library
+        else:
+            import tritonclient.http as library
+    except ImportError as error:
+        raise BackendMissingError("tritonclient is not installed: pip install nm2trt[triton]") from error
+    return library
+
+
+def _input(library: Any, name: str, dtype: str, array: Array) -> Any:
+    entry = library.InferInput(name, list(array.shape), dtype)
+    if dtype == "BF16":
+        from tritonclient.utils import triton_to_np_dtype
+
+        # Older clients take bfloat16 as float32, later ones as what it is.
+        array = array.astype(triton_to_np_dtype(dtype))
+    entry.set_data_from_numpy(array)
+    return entry
+
+
+def _array(value: Array | None, name: str, dtype: str) -> Array:
+    if value is None:
+        raise BackendError(f"the server's answer has no output {name!r}")
+    return value.astype(_BFLOAT16) if dtype == "BF16" else value
+
+
+def _translated(error: Exception, address: Address) -> BackendError | ServerError:
+    """Return our own error for one of the client's: the server was not reached, or it refused."""
+    from tritonclient.utils import InferenceServerException
+
+    if isinstance(error, BackendError):
+        return error
+    status, text = "", " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, InferenceServerException):
+        status = str(error.status() or "").removeprefix("StatusCode.")
+        text = " ".join(str(error.message() or text).split())
+        if status not in {"UNAVAILABLE", "DEADLINE_EXCEEDED", *_GATEWAY_ERRORS}:
+            return BackendError(f"the server at {address.host} refused: {text.rstrip('; ')}")
+        if status == "DEADLINE_EXCEEDED" or "Deadline" in text:
+            return ServerError(f"the server at {address.host} did not answer in time")
+    if isinstance(error, TimeoutError):
+        return ServerError(f"the server at {address.host} did not answer in time")
+    return ServerError(
+        f"no Triton server answers {address.protocol.upper()} at {address.host} ({text}); start one, e.g. "
+        "with nm2trt serve, or check the address"
+    )

@@ -1,0 +1,62 @@
+"""The address of an inference server, and of a model on it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from nm2trt.errors import InputError
+
+__all__ = ["Address", "parse_url"]
+
+_URL = re.compile(
+    r"(?:(?P<scheme>https?|grpcs?)://)?(?P<host>[^\s/@:]+|\[[0-9a-fA-F:]+\]):(?P<port>[0-9]{1,5})"
+    r"(?:/(?P<model>[^\s/]+)(?:/(?P<version>[0-9]+))?)?/?",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server is, and which of its models is meant.
+
+    Args:
+        protocol: How it is spoken to.
+        host: HOST:PORT.
+        secure: Whether over TLS.
+        model: A model's name, or "".
+        version: A version of it; "" leaves the choice to the server.
+    """
+
+    protocol: Literal["http", "grpc"]
+    host: str
+    secure: bool = False
+    model: str = ""
+    version: str = ""
+
+    def __str__(self) -> str:
+        parts = "".join(f"/{part}" for part in (self.model, self.version) if part)
+        return f"{self.protocol}{'s' if self.secure else ''}://{self.host}{parts}"
+
+
+def parse_url(text: str) -> Address:
+    """Read `http://HOST:PORT/MODEL/VERSION` or `grpc://...`; all but HOST:PORT may be left out.
+
+    Raises:
+        InputError: The text has another form.
+    """
+    match = _URL.fullmatch(text.strip())
+    if match is None or not 0 < int(match["port"]) < 65536:
+        raise InputError(
+            f"{text!r} is not the address of a server; write http://HOST:PORT or grpc://HOST:PORT, with "
+            "/MODEL behind it where one is meant"
+        )
+    scheme = (match["scheme"] or "http").lower()
+    return Address(
+        protocol="grpc" if scheme.startswith("grpc") else "http",
+        host=f"{match['host']}:{match['port']}",
+        secure=scheme.endswith("s"),
+        model=match["model"] or "",
+        version=match["version"] or "",
+    )

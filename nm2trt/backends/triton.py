@@ -1,0 +1,138 @@
+"""A model served by Triton, over HTTP or gRPC, as a `Session`.
+
+A connection belongs to the thread that made it: whoever sends from several threads opens one in each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+import numpy.typing as npt
+
+from nm2trt.backends._triton_server import TritonServer
+from nm2trt.backends.address import Address, parse_url
+from nm2trt.backends.protocol import TensorSpec, check_feeds
+from nm2trt.errors import BackendError, DataError, InputError
+
+__all__ = ["TRITON_DTYPES", "TritonServer", "TritonSession", "open_triton"]
+
+Array = npt.NDArray[Any]
+
+# Triton's names of element types; a type that is not here has no array in numpy.
+TRITON_DTYPES = {
+    "BOOL": "bool",
+    "UINT8": "uint8",
+    "UINT16": "uint16",
+    "UINT32": "uint32",
+    "UINT64": "uint64",
+    "INT8": "int8",
+    "INT16": "int16",
+    "INT32": "int32",
+    "INT64": "int64",
+    "FP16": "float16",
+    "FP32": "float32",
+    "FP64": "float64",
+    "BF16": "bfloat16",
+}
+
+
+class TritonSession:
+    """A served model; a `Session`, to be used in the thread that opened it.
+
+    Args:
+        server: The connection, which is closed with the session.
+        model: The model's name.
+        version: Its version; "" leaves the choice to the server, request by request.
+
+    Raises:
+        BackendError: The model is not loaded, or has a type that numpy has not.
+        ServerError: The server cannot be reached.
+    """
+
+    def __init__(self, server: TritonServer, model: str, version: str = "") -> None:
+        self._server, self._model, self._version = server, model, version
+        metadata = server.model_metadata(model, version)
+        self._dtypes = {
+            tensor["name"]: str(tensor["datatype"]) for tensor in (*metadata["inputs"], *metadata["outputs"])
+        }
+        self.inputs = tuple(_spec(tensor, model) for tensor in metadata["inputs"])
+        self.outputs = tuple(_spec(tensor, model) for tensor in metadata["outputs"])
+        self.max_batch = int(server.model_config(model, version).get("max_batch_size", 0))
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run one batch; see `Session.run`.
+
+        Raises:
+            DataError: A feed does not fit, or holds more samples than the model's configuration takes.
+            BackendError: The server refuses the request.
+            ServerError: The server cannot be reached.
+        """
+        check_feeds(self.inputs, feeds)
+        if self.max_batch:
+            for name, feed in feeds.items():
+                if len(feed) > self.max_batch:
+                    raise DataError(
+                        f"input {name!r} has a batch of {len(feed)}; {self._model!r} is configured for at "
+                        f"most {self.max_batch}"
+                    )
+        return self._server.infer(
+            self._model,
+            self._version,
+            {spec.name: (self._dtypes[spec.name], feeds[spec.name]) for spec in self.inputs},
+            {spec.name: self._dtypes[spec.name] for spec in self.outputs},
+        )
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._server.close()
+
+    def __enter__(self) -> TritonSession:  # noqa: PYI034 - typing.Self is newer than Python 3.10
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_triton(
+    url: str | Address, model: str = "", version: str = "", *, timeout_s: float = 30.0
+) -> TritonSession:
+    """Open a served model.
+
+    Args:
+        url: `http://HOST:PORT/MODEL` or `grpc://HOST:PORT/MODEL`, optionally with `/VERSION` behind.
+        model: The model, where the address does not name one.
+        version: Its version, likewise.
+        timeout_s: Longest wait for an answer.
+
+    Raises:
+        InputError: The address cannot be read, or no model is named.
+        BackendMissingError: tritonclient is not installed.
+        BackendError: The model is not loaded.
+        ServerError: The server cannot be reached.
+    """
+    address = parse_url(url) if isinstance(url, str) else url
+    address = replace(address, model=model or address.model, version=version or address.version)
+    if not address.model:
+        raise InputError(f"{address} names no model; write {address}/MODEL")
+    server = TritonServer(address, timeout_s=timeout_s)
+    try:
+        return TritonSession(server, address.model, address.version)
+    except BaseException:
+        server.close()
+        raise
+
+
+def _spec(tensor: Mapping[str, Any], model: str) -> TensorSpec:
+    dtype = TRITON_DTYPES.get(str(tensor["datatype"]))
+    if dtype is None:
+        raise BackendError(
+            f"tensor {tensor['name']!r} of the served model {model!r} has type {tensor['datatype']}, which "
+            "numpy has not"
+        )
+    shape = tuple(None if int(size) < 0 else int(size) for size in tensor["shape"])
+    return TensorSpec(str(tensor["name"]), dtype, shape)

@@ -1,0 +1,281 @@
+"""A tritonserver of one's own: started on free ports, watched until it is ready, stopped by its pid."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+from nm2trt.errors import BackendError, InputError
+from nm2trt.serving.installation import Installation, find_server
+
+__all__ = ["Control", "RunningServer", "ServerOptions", "start_server"]
+
+Control = Literal["explicit", "none", "poll"]
+
+_ATTEMPTS = 3
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps shared memory, not a temporary file
+# The server must not outlive whoever started it, even one that is killed: Linux then sends it SIGTERM.
+_LAUNCHER = (
+    "import ctypes, os, signal, sys\n"
+    "ctypes.CDLL(None).prctl(1, signal.SIGTERM)\n"
+    "if os.getppid() != int(sys.argv[1]): sys.exit(1)\n"
+    "os.execv(sys.argv[2], sys.argv[2:])\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How a server is started.
+
+    Args:
+        host: Address that it listens on.
+        http_port: Port of HTTP; 0 takes a free one.
+        grpc_port: Port of gRPC; likewise.
+        metrics_port: Port of the metrics; likewise.
+        control: "explicit" loads and reloads models on request; "none" loads all at the start; "poll"
+            follows the repository's files.
+        load: Models to load at the start under "explicit"; "*" is all of them.
+        ready_timeout_s: Longest wait until it is ready.
+        exit_timeout_s: Longest wait for requests in flight when it stops.
+        log: File of the server's log; None leaves it on stderr.
+
+    Raises:
+        InputError: A port is out of range, or two are the same.
+    """
+
+    host: str = "127.0.0.1"
+    http_port: int = 0
+    grpc_port: int = 0
+    metrics_port: int = 0
+    control: Control = "explicit"
+    load: tuple[str, ...] = ("*",)
+    ready_timeout_s: float = 60.0
+    exit_timeout_s: int = 10
+    log: Path | None = None
+
+    def __post_init__(self) -> None:
+        ports = (self.http_port, self.grpc_port, self.metrics_port)
+        for port in ports:
+            if not 0 <= port <= 65535:
+                raise InputError(f"{port} is no port; choose one from 1 to 65535, or 0 for a free one")
+        chosen = [port for port in ports if port]
+        if len(set(chosen)) != len(chosen):
+            raise InputError(
+                f"the ports {', '.join(map(str, ports))} name one twice; HTTP, gRPC and metrics differ"
+            )
+
+
+@dataclass(slots=True)
+class RunningServer:
+    """A server that is ready; stop it, or use it as a context manager.
+
+    Args:
+        repository: Its model repository.
+        http: HOST:PORT of HTTP.
+        grpc: HOST:PORT of gRPC.
+        metrics: HOST:PORT of the metrics.
+        process: The process.
+    """
+
+    repository: Path
+    http: str
+    grpc: str
+    metrics: str
+    process: subprocess.Popen[bytes]
+    _exit_timeout_s: int = 10
+    _memory_prefix: str = field(default="", repr=False)
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        return self.process.pid
+
+    def is_running(self) -> bool:
+        """Tell whether the process is there."""
+        return self.process.poll() is None
+
+    def stop(self) -> int:
+        """Stop the server, at first gently, and return its exit status; a second call does nothing."""
+        if self.is_running():
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(self._exit_timeout_s + 10)
+        return self.kill()
+
+    def kill(self) -> int:
+        """End the server and its Python models at once, and return its exit status."""
+        # The group is the server's own; models of a server that has gone are in it too.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        status = self.process.wait()
+        if self._memory_prefix:
+            for left in _SHARED_MEMORY.glob(f"{self._memory_prefix}*"):
+                with contextlib.suppress(OSError):
+                    left.unlink()
+        return status
+
+    def __enter__(self) -> RunningServer:  # noqa: PYI034 - typing.Self is newer than Python 3.10
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def start_server(
+    repository: str | os.PathLike[str],
+    options: ServerOptions | None = None,
+    *,
+    installation: Installation | None = None,
+) -> RunningServer:
+    """Start a tritonserver and wait until it is ready.
+
+    It ends with the thread that started it, so start it in one that lasts.
+
+    Args:
+        repository: The model repository.
+        options: How; None takes free ports and loads every model.
+        installation: Which server; None takes what `find_server` finds.
+
+    Raises:
+        InputError: The repository is no folder.
+        BackendMissingError: No server is installed.
+        BackendError: The server stops or is not ready in time; its last words are in the message.
+    """
+    options = options or ServerOptions()
+    repository = Path(repository).absolute()
+    if not repository.is_dir():
+        raise InputError(
+            f"{repository} is no folder; give a model repository, e.g. one that nm2trt deploy made"
+        )
+    found = installation or find_server()
+    fixed = all((options.http_port, options.grpc_port, options.metrics_port))
+    attempts = 1 if fixed else _ATTEMPTS
+    while True:
+        # Between choosing a free port and listening on it, another program may take it.
+        server, log_start = _launch(found, repository, options)
+        try:
+            _wait_until_ready(server, options, log_start)
+        except _PortTakenError as error:
+            server.kill()
+            attempts -= 1
+            if not attempts:
+                raise BackendError(str(error)) from error
+        except BaseException:
+            server.stop()
+            raise
+        else:
+            return server
+
+
+class _PortTakenError(Exception):
+    pass
+
+
+def _launch(found: Installation, repository: Path, options: ServerOptions) -> tuple[RunningServer, int]:
+    ports = _free_ports(options)
+    prefix = f"nm2trt-{os.getpid()}-{secrets.token_hex(4)}-"
+    http_port, grpc_port, metrics_port = ports
+    words = [
+        str(found.binary.absolute()),
+        f"--model-repository={repository}",
+        f"--model-control-mode={options.control}",
+        # What nm2trt writes is complete; completing it would start every Python model twice.
+        "--disable-auto-complete-config",
+        "--exit-on-error=false",
+        f"--exit-timeout-secs={options.exit_timeout_s}",
+        f"--http-address={options.host}",
+        f"--http-port={http_port}",
+        f"--grpc-address={options.host}",
+        f"--grpc-port={grpc_port}",
+        f"--metrics-address={options.host}",
+        f"--metrics-port={metrics_port}",
+        f"--backend-config=python,shm-region-prefix-name={prefix}",
+    ]
+    if found.backends is not None:
+        words.append(f"--backend-directory={found.backends}")
+    if options.control == "explicit":
+        words += [f"--load-model={name}" for name in options.load]
+    with contextlib.ExitStack() as stack:
+        log = None if options.log is None else stack.enter_context(options.log.open("ab"))
+        start = 0 if log is None else log.tell()
+        process = subprocess.Popen(  # noqa: S603 - a list of words, no shell
+            [sys.executable, "-S", "-c", _LAUNCHER, str(os.getpid()), *words],
+            stdin=subprocess.DEVNULL,
+            stdout=log or sys.stderr.fileno(),
+            stderr=log or sys.stderr.fileno(),
+            env=found.variables(),
+            # Ctrl-C in a terminal reaches only us; we then stop the server in order.
+            start_new_session=True,
+        )
+    host = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host  # noqa: S104 - a comparison
+    http_at, grpc_at, metrics_at = (f"{host}:{port}" for port in ports)
+    server = RunningServer(repository, http_at, grpc_at, metrics_at, process, options.exit_timeout_s, prefix)
+    return server, start
+
+
+def _free_ports(options: ServerOptions) -> list[int]:
+    chosen = [options.http_port, options.grpc_port, options.metrics_port]
+    with contextlib.ExitStack() as stack:
+        # All are held until all are found, so that no two are the same.
+        for index, port in enumerate(chosen):
+            if port == 0:
+                try:
+                    bound = stack.enter_context(socket.create_server((options.host, 0)))
+                except OSError as error:
+                    raise InputError(
+                        f"nothing can listen on {options.host}: {error.strerror or error}"
+                    ) from error
+                chosen[index] = bound.getsockname()[1]
+    return chosen
+
+
+def _wait_until_ready(server: RunningServer, options: ServerOptions, log_start: int) -> None:
+    limit = time.monotonic() + options.ready_timeout_s
+    while not _is_ready(server.http):
+        if not server.is_running():
+            said = _last_words(options.log, log_start)
+            if "failed to bind" in said.lower() or "address already in use" in said.lower():
+                raise _PortTakenError(f"the server cannot listen: {said}")
+            raise BackendError(f"the server stopped with status {server.process.returncode}: {said}")
+        if time.monotonic() > limit:
+            said = _last_words(options.log, log_start)
+            raise BackendError(f"the server was not ready within {options.ready_timeout_s:g} s: {said}")
+        time.sleep(0.05)
+
+
+def _is_ready(address: str) -> bool:
+    connection = http.client.HTTPConnection(address, timeout=2.0)
+    try:
+        connection.request("GET", "/v2/health/live")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _last_words(log: Path | None, start: int) -> str:
+    """Return the errors that the server wrote last, on one line."""
+    if log is None:
+        return "its log is above"
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(start)
+        lines = file.read().decode(errors="replace").splitlines()
+        errors = [line for line in lines if line.startswith(("E", "error"))] or lines
+        # A machine without a GPU always has this one.
+        errors = [line for line in errors if "CudaDriverHelper" not in line] or errors
+        return " | ".join(line.partition("] ")[2] or line for line in errors[-3:])
+    return f"see {log}"

@@ -1,0 +1,178 @@
+"""A served model as a Session, against the real server: names, types, batches, refusals, absence."""
+
+import socket
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from nm2trt.backends.address import parse_url
+from nm2trt.errors import BackendError, DataError, InputError, ServerError
+
+# Answers with its inputs, through the path that knows every type.
+ECHO = """
+import triton_python_backend_utils as pb
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [
+            pb.InferenceResponse([
+                pb.Tensor.from_dlpack("out_" + tensor.name(), tensor.to_dlpack()) for tensor in request.inputs()
+            ])
+            for request in requests
+        ]
+"""
+TYPES = {
+    "uint8": "TYPE_UINT8",
+    "int32": "TYPE_INT32",
+    "int64": "TYPE_INT64",
+    "float16": "TYPE_FP16",
+    "bfloat16": "TYPE_BF16",
+    "float32": "TYPE_FP32",
+    "float64": "TYPE_FP64",
+}
+
+
+@pytest.fixture(scope="module")
+def echo(tritonserver):
+    """A model that gives each of its inputs back, one of each type."""
+    from nm2trt.backends.triton import TritonServer
+
+    model = tritonserver.repository / "echo"
+    (model / "1").mkdir(parents=True)
+    (model / "1" / "model.py").write_text(ECHO)
+    ports = [
+        f'{side} {{ name: "{prefix}{name}" data_type: {kind} dims: [ 3 ] }}'
+        for name, kind in TYPES.items()
+        for side, prefix in (("input", ""), ("output", "out_"))
+    ]
+    head = 'name: "echo"\nbackend: "python"\nmax_batch_size: 4\ninstance_group { kind: KIND_CPU }\n'
+    (model / "config.pbtxt").write_text(head + "\n".join(ports))
+    with TritonServer(f"http://{tritonserver.http}") as server:
+        server.load("echo")
+    return tritonserver
+
+
+def opened(server, protocol, model="echo"):
+    from nm2trt.backends.triton import open_triton
+
+    return open_triton(f"{protocol}://{getattr(server, protocol)}/{model}")
+
+
+def feeds(batch):
+    rng = np.random.default_rng(0)
+    extended = {"bfloat16": ml_dtypes.bfloat16}
+    return {name: rng.integers(0, 100, (batch, 3)).astype(extended.get(name, name)) for name in TYPES}
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_every_type_comes_back_as_it_went(echo, protocol):
+    with opened(echo, protocol) as session:
+        assert {spec.name: (spec.dtype, spec.shape) for spec in session.inputs} == {
+            name: (name, (None, 3)) for name in TYPES
+        }
+        assert [spec.name for spec in session.outputs] == [f"out_{name}" for name in TYPES]
+        assert session.max_batch == 4
+        sent = feeds(3)
+        got = session.run(sent)
+    for name, array in sent.items():
+        assert got[f"out_{name}"].dtype == array.dtype
+        np.testing.assert_array_equal(got[f"out_{name}"].astype(np.float64), array.astype(np.float64))
+
+
+def test_a_session_is_one_in_the_protocol_sense(echo):
+    from nm2trt.backends.protocol import Session
+
+    with opened(echo, "http") as session:
+        assert isinstance(session, Session)
+        session.close()
+        session.close()
+        with pytest.raises(BackendError, match="is closed"):
+            session.run(feeds(1))
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_batch_above_the_configured_one_is_refused(echo, protocol):
+    with (
+        opened(echo, protocol) as session,
+        pytest.raises(DataError, match=r"batch of 5.*'echo' is configured for at most 4"),
+    ):
+        session.run(feeds(5))
+
+
+def test_feeds_that_do_not_fit(echo):
+    with opened(echo, "http") as session, pytest.raises(DataError, match="the model's inputs are"):
+        session.run({"x": np.zeros((1, 3), np.float32)})
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_an_unknown_model(echo, protocol):
+    with pytest.raises(BackendError, match=r"refused: .*nowhere.*not found"):
+        opened(echo, protocol, "nowhere")
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_what_the_server_says_of_itself(echo, protocol):
+    from nm2trt.backends.triton import TritonServer
+
+    with TritonServer(f"{protocol}://{getattr(echo, protocol)}") as server:
+        assert server.is_ready()
+        assert server.is_model_ready("echo")
+        assert not server.is_model_ready("nowhere")
+        assert server.metadata()["name"] == "triton"
+        assert {"name": "echo", "version": "1", "state": "READY"} in server.index()
+        assert [row["version"] for row in server.statistics("echo")] == ["1"]
+        with pytest.raises(BackendError, match=r"refused: failed to load 'nowhere'"):
+            server.load("nowhere")
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_nobody_there(protocol):
+    from nm2trt.backends.triton import open_triton
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(ServerError, match=f"no Triton server answers {protocol.upper()} at 127.0.0.1:{port}"):
+        open_triton(f"{protocol}://127.0.0.1:{port}/m")
+
+
+def test_somebody_who_never_answers():
+    from nm2trt.backends.triton import open_triton
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ServerError, match=f"the server at {address} did not answer in time"):
+            open_triton(f"http://{address}/m", timeout_s=0.2)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("localhost:8000", ("http", "localhost:8000", False, "", ""), id="bare"),
+        pytest.param("http://h:1/m", ("http", "h:1", False, "m", ""), id="http"),
+        pytest.param("grpc://h:1/m/3", ("grpc", "h:1", False, "m", "3"), id="version"),
+        pytest.param("HTTPS://h:1/", ("http", "h:1", True, "", ""), id="tls"),
+        pytest.param("grpcs://[::1]:8001/m", ("grpc", "[::1]:8001", True, "m", ""), id="ipv6"),
+    ],
+)
+def test_addresses(text, expected):
+    address = parse_url(text)
+    parts = (address.protocol, address.host, address.secure, address.model, address.version)
+    assert parts == expected
+    assert parse_url(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    "text", ["", "h", "h:0", "h:70000", "ftp://h:1/m", "http://h:1/m/latest", "http://a:b@h:1", "h:1/m/1/x"]
+)
+def test_what_is_no_address(text):
+    with pytest.raises(InputError, match="is not the address of a server"):
+        parse_url(text)
+
+
+def test_an_address_without_a_model():
+    from nm2trt.backends.triton import open_triton
+
+    with pytest.raises(InputError, match="http://h:1 names no model; write http://h:1/MODEL"):
+        open_triton("h:1")
