@@ -15,7 +15,7 @@ LEVELS = [
     {"manifest"},
     {"backends"},
     {"calibration"},
-    {"sparsity", "exporter", "graph", "engine", "serving", "validation"},
+    {"sparsity", "exporter", "graph", "engine", "serving", "validation", "reporting"},
     {"pipeline"},
     {"recipe"},
     {"cli"},

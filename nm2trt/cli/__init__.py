@@ -27,6 +27,7 @@ COMMANDS = {
     "prune": "make the weights of an ONNX model N:M by magnitude, one-shot",
     "build": "verify an ONNX model and build an engine, with sparse weights if asked",
     "validate": "compare accuracy, outputs and latency of two models on labelled data",
+    "report": "write what a run found as one page, as JSON, or as Markdown for a pull request",
     "info": "say what an engine or ONNX file is, and whether its manifest fits",
     "doctor": "say which backends, versions and GPUs are here, and what to install",
 }

@@ -11,9 +11,11 @@ from nm2trt.pipeline.checks import validate
 from nm2trt.pipeline.engines import build, build_options, doctor
 from nm2trt.pipeline.models import fuse, info, prune, verify
 from nm2trt.pipeline.sessions import open_session
+from nm2trt.pipeline.reports import ReportResult, report
 from nm2trt.pipeline.training import SparsifyResult, calibration_samples, export, sparsify, sparsify_file
 
 __all__ = [
+    "ReportResult",
     "SparsifyResult",
     "build",
     "build_options",
@@ -24,6 +26,7 @@ __all__ = [
     "info",
     "open_session",
     "prune",
+    "report",
     "sparsify",
     "sparsify_file",
     "validate",

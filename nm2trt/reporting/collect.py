@@ -1,0 +1,259 @@
+"""From the records of a run to what a report shows."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from nm2trt.reporting.curves import curves_of
+from nm2trt.reporting.data import RUNGS, AccuracyRow, Answer, LatencyRow, ReportData, StageRow, WeightRow
+from nm2trt.reporting.fields import Fields
+from nm2trt.reporting.folder import STAGES, RunFolder, StageRecord
+from nm2trt.reporting.lineage import lineage_of
+
+__all__ = ["collect"]
+
+_PERCENTILE = re.compile(r"p(\d{1,2}(?:_\d+)?)_ms")
+_SERVED = re.compile(r"(https?|grpc)://")
+
+
+def collect(folder: str | os.PathLike[str]) -> ReportData:
+    """Read the folder of a run.
+
+    Raises:
+        InputError: It is not the folder of a run, of another release, or a record is damaged.
+    """
+    run = RunFolder(folder)
+    header, records = run.header(), run.records()
+    results = [(record, Fields(dict(record.result), _where(run, record))) for record in records]
+    done = [(record, fields) for record, fields in results if record.status == "done"]
+    producers = {PurePath(file.path).name: record for record, _ in done for file in record.outputs}
+    weights, weights_of = _weights(done)
+    versions: dict[str, str] = {"nm2trt": header.nm2trt}
+    for record, _ in done:
+        versions.update({str(key): str(value) for key, value in record.versions.items()})
+    return ReportData(
+        name=header.name,
+        created=header.created,
+        stages=_stages(header.stages, records),
+        accuracy=_accuracy(done, producers),
+        weights=weights,
+        weights_of=weights_of,
+        latency=_latency(done),
+        curves=curves_of(run.telemetry()),
+        lineage=lineage_of([record for record, _ in done]),
+        versions=versions,
+        notes=_notes(done),
+    )
+
+
+def _where(run: RunFolder, record: StageRecord) -> str:
+    path = run.stage_path(record.name)
+    wrapped = record.started or record.command or record.key or record.outputs
+    return f"{path}: result" if wrapped else f"{path}: value"
+
+
+def _stages(wanted: Iterable[str], records: Iterable[StageRecord]) -> tuple[StageRow, ...]:
+    by_name = {record.name: record for record in records}
+    rows = []
+    for name in [*wanted, *(name for name in by_name if name not in set(wanted))]:
+        record = by_name.get(name)
+        if record is None:
+            rows.append(StageRow(name, name, "not run", None, "", ""))
+        else:
+            rows.append(
+                StageRow(name, record.stage, record.status, record.seconds, record.sentence, record.command)
+            )
+    return tuple(rows)
+
+
+Done = list[tuple[StageRecord, Fields]]
+
+
+def _accuracy(done: Done, producers: Mapping[str, StageRecord]) -> tuple[AccuracyRow, ...]:
+    rows: dict[tuple[str, str, str], AccuracyRow] = {}
+    for record, fields in done:
+        if record.stage == "accuracy":
+            found = [_given_accuracy(item) for item in fields.objects("entries")]
+        elif record.stage == "validate":
+            found = _validated_accuracy(fields, producers)
+        else:
+            continue
+        for row in found:
+            key = (row.stage, row.model, row.metric)
+            # A reference is met in every comparison; what says more about it stays.
+            if key not in rows or row.difference is not None:
+                rows[key] = row
+    kinds = {record.name: record.stage for record in producers.values()}
+    return tuple(sorted(rows.values(), key=lambda row: _rank(row.stage, kinds)))
+
+
+def _rank(standing: str, kinds: Mapping[str, str]) -> int:
+    order = ("PyTorch", "ONNX", *STAGES[: STAGES.index("build")], "engine", "served")
+    found = kinds.get(standing, standing)
+    return order.index(found) if found in order else len(order)
+
+
+def _given_accuracy(item: Fields) -> AccuracyRow:
+    return AccuracyRow(
+        stage=item.text("stage"),
+        model=item.text("name"),
+        metric=item.text("metric", "top-1"),
+        value=item.number("value"),
+        low=item.maybe("low"),
+        high=item.maybe("high"),
+        n=item.count("n"),
+    )
+
+
+def _validated_accuracy(fields: Fields, producers: Mapping[str, StageRecord]) -> list[AccuracyRow]:
+    accuracy = fields.object("accuracy")
+    names = {side: fields.text(side) for side in ("candidate", "reference")}
+    paired = accuracy.object("paired")
+    rows = []
+    for side in ("reference", "candidate"):
+        score = accuracy.object(side)
+        candidate = side == "candidate"
+        rows.append(
+            AccuracyRow(
+                stage=_standing(names[side], producers),
+                model=PurePath(names[side]).name,
+                metric="top-1",
+                value=score.number("top1"),
+                low=score.maybe("low"),
+                high=score.maybe("high"),
+                n=score.count("n"),
+                reference=PurePath(names["reference"]).name if candidate else "",
+                difference=paired.maybe("difference") if candidate else None,
+                difference_low=paired.maybe("low") if candidate else None,
+                difference_high=paired.maybe("high") if candidate else None,
+            )
+        )
+    return rows
+
+
+def _standing(name: str, producers: Mapping[str, StageRecord]) -> str:
+    """Say where in the pipeline a model stands: by the stage that wrote it, or by its kind."""
+    if _SERVED.match(name):
+        return "served"
+    producer = producers.get(PurePath(name).name)
+    if producer is not None and producer.stage != "export":
+        return "engine" if producer.stage == "build" else producer.name
+    suffix = PurePath(name).suffix
+    return {".onnx": "ONNX", ".pt2": "PyTorch"}.get(suffix, "engine" if suffix else "model")
+
+
+def _weights(done: Done) -> tuple[tuple[WeightRow, ...], str]:
+    """Join the last verdicts with the last ladder, weight by weight."""
+    verdicts: list[Fields] = []
+    ladder: list[Fields] = []
+    model = ""
+    for record, fields in done:
+        if record.stage == "verify":
+            verdicts, model = fields.objects("weights"), fields.text("model", "")
+        elif record.stage in ("build", "prove"):
+            found = fields.objects("ladder")
+            if found:
+                ladder, model = found, fields.text("model", model)
+    rungs = {(row.text("weight"), row.text("consumer", "")): row for row in ladder}
+    seen = {(row.text("weight"), row.text("consumer", "")) for row in verdicts}
+    rows = [_weight(row, rungs.get((row.text("weight"), row.text("consumer", "")))) for row in verdicts]
+    rows += [_weight(row, row) for key, row in rungs.items() if key not in seen]
+    return tuple(rows), PurePath(model).name
+
+
+def _weight(verdict: Fields, row: Fields | None) -> WeightRow:
+    laddered = verdict is row
+    return WeightRow(
+        weight=verdict.text("weight"),
+        operator=verdict.text("operator", ""),
+        shape=verdict.sizes("shape"),
+        dtype="" if laddered else verdict.text("dtype", ""),
+        status="" if laddered else verdict.text("pattern", ""),
+        wanted="" if laddered else verdict.text("wanted", ""),
+        zero_share=verdict.maybe("zero_share"),
+        parameters=verdict.count("parameters"),
+        macs=verdict.count("macs"),
+        rungs=_from_verdict(verdict) if row is None else _from_ladder(row),
+        sentence=(row or verdict).text("sentence", ""),
+    )
+
+
+def _from_ladder(row: Fields) -> dict[str, Answer]:
+    found = {key: row.object(key) for key in RUNGS}
+    return {key: Answer(rung.text("answer", ""), rung.text("detail", "")) for key, rung in found.items()}
+
+
+def _from_verdict(verdict: Fields) -> dict[str, Answer]:
+    status, wanted = verdict.text("pattern", ""), verdict.text("wanted", "")
+    answers = dict.fromkeys(RUNGS, Answer("", ""))
+    answers["pattern"] = Answer(
+        "yes" if status == "holds" else "no", wanted if status == "holds" else status.replace("-", " ")
+    )
+    if status == "holds":
+        eligible = verdict.text("eligible", "")
+        answers["fits"] = Answer(eligible, "eligible" if eligible == "yes" else verdict.text("reason", ""))
+        answers["dtype"] = Answer("", verdict.text("dtype", ""))
+    return answers
+
+
+def _latency(done: Done) -> tuple[LatencyRow, ...]:
+    rows: list[LatencyRow] = []
+    for record, fields in done:
+        reader = _LATENCIES.get(record.stage)
+        if reader is not None:
+            rows += reader(record.name, fields)
+    return tuple(rows)
+
+
+def _validated_latency(group: str, fields: Fields) -> list[LatencyRow]:
+    names = {side: PurePath(fields.text(side, side)).name for side in ("candidate", "reference")}
+    return _benchmark(group, fields.object("benchmark"), names)
+
+
+def _benched(group: str, fields: Fields) -> list[LatencyRow]:
+    return _benchmark(group, fields, {})
+
+
+def _benchmark(group: str, bench: Fields, names: Mapping[str, str]) -> list[LatencyRow]:
+    conditions = bench.object("conditions").data
+    shown = ", ".join(f"{key} {value}" for key, value in conditions.items())
+    batch = bench.object("batch")
+    return [
+        _latency_row(group, names.get(name, PurePath(name).name), batch.count(name), fields, shown)
+        for name, fields in bench.object("latencies").entries()
+    ]
+
+
+def _latency_row(group: str, name: str, batch: int | None, fields: Fields, conditions: str) -> LatencyRow:
+    percentiles: dict[float, float] = {}
+    for key in fields.data:
+        match = _PERCENTILE.fullmatch(key)
+        value = fields.maybe(key) if match else None
+        if match and value is not None:
+            percentiles[float(match[1].replace("_", "."))] = value
+    samples: list[Any] = fields.data.get("samples_ms") or []
+    kept = tuple(float(value) for value in samples if isinstance(value, int | float))
+    return LatencyRow(
+        group, name, batch, dict(sorted(percentiles.items())), fields.count("runs"), conditions, kept
+    )
+
+
+_LATENCIES: Mapping[str, Callable[[str, Fields], list[LatencyRow]]] = {
+    "validate": _validated_latency,
+    "bench": _benched,
+}
+
+
+def _notes(done: Done) -> tuple[str, ...]:
+    notes: list[str] = []
+    for record, fields in done:
+        if record.stage in ("build", "prove", "deploy", "probe", "gain"):
+            notes += [f"{record.name}: {note}" for note in fields.texts("notes")]
+            kind = fields.text("kind", "")
+            if record.stage == "build" and kind:
+                notes.append(f"{record.name}: {Path(fields.text('engine', '')).name} is a {kind}")
+    return tuple(dict.fromkeys(notes))

@@ -1,0 +1,250 @@
+"""What a report shows, as values: independent of the commands that found it out and of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = [
+    "REPORT_SCHEMA",
+    "RUNGS",
+    "AccuracyRow",
+    "Answer",
+    "Curve",
+    "LatencyRow",
+    "LineageNode",
+    "ReportData",
+    "Series",
+    "StageRow",
+    "WeightRow",
+]
+
+REPORT_SCHEMA = 1
+# The ladder's rungs, lowest first: key in a row's JSON, and what the table calls it.
+RUNGS = {
+    "pattern": "pattern",
+    "fits": "shape, groups",
+    "dtype": "dtype",
+    "listed": "builder lists it",
+    "chosen": "sparse tactic",
+    "gain": "gain",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StageRow:
+    """One stage of the run.
+
+    Args:
+        name: Its name.
+        stage: Its kind.
+        status: "done", "failed", "running" (it was killed) or "not run".
+        seconds: Wall time, or None.
+        sentence: Its result in one line.
+        command: The command that does the same, or "".
+    """
+
+    name: str
+    stage: str
+    status: str
+    seconds: float | None
+    sentence: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyRow:
+    """One model's score on labelled data.
+
+    Args:
+        stage: Where in the pipeline the model stands, e.g. "PyTorch", "cast", "engine", "served".
+        model: Its name.
+        metric: What is counted, e.g. "top-1".
+        value: The score; a share where `share`.
+        low: Lower end of its interval, or None.
+        high: Upper end, or None.
+        n: Samples, or None.
+        share: Whether the score is a share, shown in percent.
+        reference: What `difference` is against, or "".
+        difference: Paired difference from the reference, or None.
+        difference_low: Lower end of its interval, or None.
+        difference_high: Upper end, or None.
+        confidence: Level of the intervals.
+    """
+
+    stage: str
+    model: str
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int | None
+    share: bool = True
+    reference: str = ""
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+    confidence: float = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One rung of the ladder for one weight.
+
+    Args:
+        answer: "yes", "no", "unknown", "not measured", "not reached", or "" where nothing is known.
+        detail: The answer in a few words.
+    """
+
+    answer: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class WeightRow:
+    """One weight: how sparse it is, and how far up the ladder it gets.
+
+    Args:
+        weight: Its name.
+        operator: Operator that reads it.
+        shape: Its shape.
+        dtype: Its type, or "".
+        status: "holds", "broken", "dense-by-plan", "not-groupable", "untraceable" or "".
+        wanted: The pattern asked for, or "".
+        zero_share: Share of zeros, 0..1, or None.
+        parameters: Elements, or None.
+        macs: Multiply-accumulates at batch 1, or None.
+        rungs: Answer by the keys of `RUNGS`.
+        sentence: What decided.
+    """
+
+    weight: str
+    operator: str
+    shape: tuple[int, ...]
+    dtype: str
+    status: str
+    wanted: str
+    zero_share: float | None
+    parameters: int | None
+    macs: int | None
+    rungs: Mapping[str, Answer]
+    sentence: str
+
+    @property
+    def planned_dense(self) -> bool:
+        """Whether it is dense on purpose, which is no failure."""
+        return self.status == "dense-by-plan"
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyRow:
+    """Latency of one model under one set of conditions.
+
+    Args:
+        group: What was measured together: only rows of one group may be compared.
+        name: The model.
+        batch: Samples in a run, or None.
+        percentiles: Milliseconds by percentile, e.g. {50: 1.2, 99: 1.9}.
+        runs: Timed runs, or None.
+        conditions: What the figures depend on.
+        samples_ms: Single runs, where they were kept.
+    """
+
+    group: str
+    name: str
+    batch: int | None
+    percentiles: Mapping[float, float]
+    runs: int | None
+    conditions: str
+    samples_ms: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One line of a curve.
+
+    Args:
+        name: What it is of.
+        points: (step, value), ascending.
+    """
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A quantity over steps.
+
+    Args:
+        key: Short stable name, e.g. "loss".
+        title: What the page calls it.
+        share: Whether values are shares, shown in percent.
+        series: Its lines.
+    """
+
+    key: str
+    title: str
+    share: bool
+    series: tuple[Series, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LineageNode:
+    """One artefact and how it came about.
+
+    Args:
+        key: What other nodes call it by.
+        name: File name.
+        stage: Name of the stage that wrote it, or "given".
+        parents: Keys of the artefacts that it was made from.
+        relation: How its masks relate to its parent's: "equal", "subset", "merged", or "".
+        sha256: Hash of the file, or "".
+        mask_sha256: Hash of its masks, or "".
+        size_bytes: Its size, or None.
+    """
+
+    key: str
+    name: str
+    stage: str
+    parents: tuple[str, ...]
+    relation: str
+    sha256: str
+    mask_sha256: str
+    size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReportData:
+    """Everything that a report shows.
+
+    Args:
+        name: The run's name.
+        created: When it began.
+        stages: Its stages, in order.
+        accuracy: Scores, in the order of the pipeline.
+        weights: One row a weight.
+        weights_of: The model that `weights` are of.
+        latency: Latencies, by group.
+        curves: What training logged.
+        lineage: Artefacts, parents first.
+        versions: Version by product.
+        notes: What the user was told, and what is missing.
+    """
+
+    name: str
+    created: str
+    stages: tuple[StageRow, ...]
+    accuracy: tuple[AccuracyRow, ...]
+    weights: tuple[WeightRow, ...]
+    weights_of: str
+    latency: tuple[LatencyRow, ...]
+    curves: tuple[Curve, ...]
+    lineage: tuple[LineageNode, ...]
+    versions: Mapping[str, str]
+    notes: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values, the schema's number first."""
+        return {"schema": REPORT_SCHEMA, **asdict(self)}

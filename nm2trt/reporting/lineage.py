@@ -1,0 +1,64 @@
+"""Which artefact was made from which, by the hashes of files that stages read and wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+
+from nm2trt.reporting.data import LineageNode
+from nm2trt.reporting.fields import Fields
+from nm2trt.reporting.folder import FileRecord, StageRecord
+
+__all__ = ["lineage_of"]
+
+# Stages whose outputs are models or engines; what the others write is no part of the lineage.
+_MAKERS = frozenset(
+    {"train", "sparsify", "export", "fuse", "prune", "cast", "quantize", "build", "prove", "deploy"}
+)
+
+
+def lineage_of(records: Sequence[StageRecord]) -> tuple[LineageNode, ...]:
+    """Return the artefacts of a run, each after those that it was made from.
+
+    Args:
+        records: Stages that are done, in order.
+    """
+    masks = _masks(records)
+    nodes: dict[str, LineageNode] = {}
+    for record in records:
+        if record.stage not in _MAKERS:
+            continue
+        for file in record.inputs:
+            if _key(file) not in nodes:
+                nodes[_key(file)] = _node(file, "given", (), "", masks)
+        relation = Fields(dict(record.result), record.name).text("relation", "")
+        parents = tuple(dict.fromkeys(_key(file) for file in record.inputs))
+        for file in record.outputs:
+            if _key(file) not in parents and not file.path.endswith((".onnx.data", ".json")):
+                nodes[_key(file)] = _node(file, record.name, parents, relation, masks)
+    return tuple(nodes.values())
+
+
+def _key(file: FileRecord) -> str:
+    return file.sha256 or file.path
+
+
+def _node(
+    file: FileRecord, stage: str, parents: tuple[str, ...], relation: str, masks: Mapping[str, str]
+) -> LineageNode:
+    name = PurePath(file.path).name
+    return LineageNode(
+        _key(file), name, stage, parents, relation, file.sha256, masks.get(name, ""), file.size_bytes
+    )
+
+
+def _masks(records: Sequence[StageRecord]) -> dict[str, str]:
+    """Return the mask hash by file name, from every result that tells one."""
+    masks: dict[str, str] = {}
+    for record in records:
+        result = Fields(dict(record.result), record.name)
+        digest = result.text("mask_sha256", "")
+        named = result.text("output", "") or result.text("engine", "") or result.text("model", "")
+        if digest and named:
+            masks[PurePath(named).name] = digest
+    return masks

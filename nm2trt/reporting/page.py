@@ -1,0 +1,181 @@
+"""A report as one HTML page that asks nothing of any network, or as Markdown."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from nm2trt.errors import BackendMissingError
+from nm2trt.reporting.data import RUNGS, AccuracyRow, LatencyRow, ReportData, WeightRow
+
+try:
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup, escape
+except ImportError as error:
+    raise BackendMissingError("jinja2 is not installed: pip install nm2trt[report]") from error
+
+__all__ = ["to_html", "to_markdown"]
+
+_MOST_MARKDOWN_WEIGHTS = 40
+
+
+def to_html(data: ReportData) -> str:
+    """Return the page; style and script are inside it, and a policy forbids everything else.
+
+    Args:
+        data: What to show; every text in it is escaped.
+    """
+    style, script = _resource("report.css"), _resource("report.js")
+    return _render(
+        "report.html",
+        data,
+        autoescape=True,
+        style=Markup(style),  # noqa: S704 - our own files, not data
+        script=Markup(script),  # noqa: S704
+        style_hash=_csp_hash(style),
+        script_hash=_csp_hash(script),
+    )
+
+
+def to_markdown(data: ReportData) -> str:
+    """Return the report in short, for a pull request; names are escaped for Markdown."""
+    return _render("report.md", data, autoescape=False, most_weights=_MOST_MARKDOWN_WEIGHTS)
+
+
+def _render(template: str, data: ReportData, *, autoescape: bool, **values: Any) -> str:
+    from nm2trt.reporting import charts
+    from nm2trt.reporting.headline import headline
+
+    environment = Environment(
+        autoescape=autoescape,  # noqa: S701 - only Markdown goes without, and escapes name by name
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=_percent,
+        points=_points,
+        code=_code,
+        cell=_cell,
+        size=_size,
+        seconds=_seconds,
+        si=_si,
+        breakable=_breakable,
+    )
+    environment.globals.update(
+        charts=charts,
+        rungs=RUNGS,
+        accuracy_scale=_accuracy_scale,
+        latency_groups=_latency_groups,
+        latency_scale=_latency_scale,
+        answered=_answered,
+        counts=_counts,
+        headline=headline(data),
+    )
+    return environment.from_string(_resource(template)).render(data=data, **values)
+
+
+def _resource(name: str) -> str:
+    return (resources.files("nm2trt.reporting") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _csp_hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _percent(share: float | None, digits: int = 2) -> str:
+    return "–" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def _points(difference: float | None, digits: int = 2) -> str:
+    """Show a difference of two shares in points, with its sign."""
+    if difference is None:
+        return "–"
+    return f"{100 * difference:+.{digits}f}".replace("-", "−")
+
+
+def _size(size_bytes: float | None) -> str:
+    if size_bytes is None:
+        return ""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size_bytes >= unit:
+            return f"{size_bytes / unit:.1f} {name}"
+    return f"{size_bytes:.0f} B"
+
+
+def _seconds(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    if seconds >= 90:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds:.1f} s" if seconds >= 0.1 else f"{1e3 * seconds:.0f} ms"
+
+
+def _si(number: float | None) -> str:
+    if number is None:
+        return "–"
+    for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= unit:
+            return f"{number / unit:.1f}{name}"
+    return f"{number:g}"
+
+
+def _code(text: str) -> str:
+    """Quote a name for Markdown, whatever backticks and bars it holds."""
+    text = " ".join(str(text).split())
+    fence = "`"
+    while fence in text:
+        fence += "`"
+    padding = " " if "`" in text else ""
+    return f"{fence}{padding}{text.replace('|', chr(92) + '|')}{padding}{fence}" if text else ""
+
+
+def _breakable(name: str) -> Markup:
+    """Let a long name break behind dots, slashes and underscores."""
+    return Markup("<wbr>").join(escape(part) for part in re.findall(r"[^./_]*[./_]?", name) if part)
+
+
+def _cell(text: str) -> str:
+    """Escape a sentence for a Markdown table."""
+    text = " ".join(str(text).split())
+    for character in "\\`*_[]<>|#":
+        text = text.replace(character, "\\" + character)
+    return text
+
+
+def _accuracy_scale(rows: Sequence[AccuracyRow]) -> tuple[float, float]:
+    """Return what the interval bars span: all intervals with a margin, inside 0..1 where shares are shown."""
+    values = [v for row in rows for v in (row.value, row.low, row.high) if v is not None]
+    low, high = min(values), max(values)
+    margin = max(0.08 * (high - low), 0.002)
+    if all(row.share for row in rows):
+        return max(0.0, low - margin), min(1.0, high + margin)
+    return low - margin, high + margin
+
+
+def _latency_groups(rows: Sequence[LatencyRow]) -> list[tuple[str, list[LatencyRow]]]:
+    groups: dict[str, list[LatencyRow]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    return list(groups.items())
+
+
+def _latency_scale(rows: Sequence[LatencyRow]) -> tuple[float, float]:
+    return 0.0, 1.05 * max((value for row in rows for value in row.percentiles.values()), default=1.0)
+
+
+def _answered(weights: Sequence[WeightRow]) -> list[str]:
+    """Return the rungs that at least one weight has an answer on."""
+    return [key for key in RUNGS if any(key in row.rungs and row.rungs[key].answer for row in weights)]
+
+
+def _counts(weights: Sequence[WeightRow]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for row in weights:
+        name = row.status.replace("-", " ") or "not judged"
+        counts[name] = counts.get(name, 0) + 1
+    return counts
