@@ -10,8 +10,8 @@ from __future__ import annotations
 from nm2trt.pipeline.checks import validate
 from nm2trt.pipeline.engines import build, build_options, doctor
 from nm2trt.pipeline.models import fuse, info, prune, verify
-from nm2trt.pipeline.sessions import open_session
 from nm2trt.pipeline.reports import ReportResult, report
+from nm2trt.pipeline.sessions import open_session
 from nm2trt.pipeline.training import SparsifyResult, calibration_samples, export, sparsify, sparsify_file
 
 __all__ = [
