@@ -161,7 +161,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
         pass
     import ml_dtypes
 
-    extended: npt.DTypeLike = getattr(ml_dtypes, name, None)
+    extended: type[Any] | None = getattr(ml_dtypes, name, None)
     if extended is None or name.startswith(("int4", "uint4", "float4")):
         raise DataError(f"a tensor of type {name} cannot be handed over; cast it in the model")
     return np.dtype(extended)
