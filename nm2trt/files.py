@@ -17,6 +17,7 @@ __all__ = [
     "atomic_path",
     "check_input",
     "check_output",
+    "one_writer",
     "sha256_bytes",
     "sha256_file",
     "within",
@@ -117,6 +118,25 @@ def write_atomic(target: str | os.PathLike[str], data: bytes | str) -> None:
     """
     with atomic_path(target) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def one_writer(folder: Path) -> Iterator[None]:
+    """Let one process at a time replace files in a folder; the lock is on the folder and leaves no file."""
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        # A network file system may know no locks.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

@@ -34,13 +34,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from nm2trt.errors import InputError, OutputError
-from nm2trt.files import atomic_path, sha256_bytes, sha256_file, write_atomic
+from nm2trt.files import atomic_path, one_writer, sha256_bytes, sha256_file, write_atomic
 
 __all__ = ["SCHEMA", "Fit", "Manifest", "manifest_path", "read_manifest", "write_pair"]
 
@@ -191,7 +191,7 @@ def write_pair(engine: str | os.PathLike[str], data: bytes | memoryview, manifes
     manifest = replace(manifest, engine_sha256=sha256_bytes(data), engine_bytes=memoryview(data).nbytes)
     path = manifest_path(engine)
     record = manifest.to_json()
-    with _one_writer(engine.parent):
+    with one_writer(engine.parent):
         before = _read_bytes(path)
         previous = _current_record(engine, path)
         inode = None
@@ -236,25 +236,6 @@ def _current_record(engine: Path, path: Path) -> dict[str, Any] | None:
             if record.get("engine_sha256") == digest:
                 return record
     return {"schema": SCHEMA, "engine_sha256": digest, "built_elsewhere": True}
-
-
-@contextlib.contextmanager
-def _one_writer(folder: Path) -> Iterator[None]:
-    """Let one process at a time replace a pair in a folder; the lock is on the folder and leaves no file."""
-    try:
-        import fcntl
-
-        descriptor = os.open(folder, os.O_RDONLY)
-    except (ImportError, OSError):
-        yield
-        return
-    try:
-        # A network file system may know no locks.
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _restore(path: Path, before: bytes | None) -> None:

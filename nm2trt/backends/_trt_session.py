@@ -5,14 +5,15 @@ TensorRT 8.5 and everything later have the calls by tensor name that are used he
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.backends._trt_shared import Library, load_plugins
 from nm2trt.backends._trt_watch import logger, recorded
 from nm2trt.backends._trt_words import dtype_name, first_error
 from nm2trt.backends.cuda import Device, require_gpu
@@ -20,9 +21,6 @@ from nm2trt.backends.options import format_shape
 from nm2trt.backends.protocol import TensorSpec, check_feeds, numpy_dtype
 from nm2trt.errors import BackendError, DataError
 from nm2trt.files import check_input
-
-if TYPE_CHECKING:
-    from nm2trt.backends._trt_shared import Library
 
 __all__ = ["EngineSession", "open_engine"]
 
@@ -74,6 +72,11 @@ class EngineSession:
             self._device.synchronize()
         del sent
         return outputs
+
+    def layers_json(self) -> str:
+        """Return what the engine inspector says of every layer, tactics included, as JSON."""
+        layout = self._library.module.LayerInformationFormat.JSON
+        return str(self._engine.create_engine_inspector().get_engine_information(layout))
 
     def close(self) -> None:
         """Free the engine and its memory on the device."""
@@ -154,12 +157,15 @@ class EngineSession:
         return address
 
 
-def open_engine(library: Library, path: Path, *, built: str, here: str) -> EngineSession:
+def open_engine(
+    library: Library, path: Path, plugins: Sequence[Path] = (), *, built: str, here: str
+) -> EngineSession:
     """Load an engine; the caller has checked that the file is whole and of the library's kind.
 
     Args:
         library: The library.
         path: The engine.
+        plugins: Shared libraries of operators that it needs.
         built: What the file says of itself, for the message, e.g. "8.6.0" or "1.7.1.116 for sm80, sm86".
         here: The library's version.
 
@@ -174,6 +180,7 @@ def open_engine(library: Library, path: Path, *, built: str, here: str) -> Engin
     trt = library.module
     with recorded(trt) as log:
         runtime = trt.Runtime(logger(trt))
+        load_plugins(library, runtime.get_plugin_registry() if plugins else None, plugins)
         engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
         raise BackendError(

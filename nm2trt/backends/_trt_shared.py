@@ -5,19 +5,32 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from nm2trt.backends import _trt_cache
+from nm2trt.backends._trt_versions import VersionRow
 from nm2trt.backends._trt_watch import logger, monitor_class, recorded, stoppable
 from nm2trt.backends._trt_words import clean, dtype_name, first_error
 from nm2trt.backends.options import BuildOptions
-from nm2trt.backends.protocol import Engine, TensorSpec
-from nm2trt.errors import BackendError, ModelError
+from nm2trt.backends.protocol import Engine, Network, TensorSpec
+from nm2trt.errors import BackendError, InputError, ModelError
+from nm2trt.files import check_input
 from nm2trt.progress import Bar, bar
 
-__all__ = ["Library", "ParsedNetwork", "build", "parse"]
+__all__ = [
+    "Library",
+    "ParsedNetwork",
+    "build",
+    "check",
+    "fix",
+    "load_plugins",
+    "needed_flags",
+    "own",
+    "parse",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +40,14 @@ class Library:
     Args:
         module: Its module object.
         product: Its name for messages, e.g. "TensorRT for RTX 1.7.1.116".
+        row: What its version has.
         configure: Called with the module, the builder configuration and the options, for what only this
             library has.
     """
 
     module: Any
     product: str
+    row: VersionRow
     configure: Callable[[Any, Any, BuildOptions], None]
 
 
@@ -44,6 +59,7 @@ class ParsedNetwork:
         model: The file that was parsed.
         inputs: See `Network.inputs`.
         outputs: See `Network.outputs`.
+        layers: Type of layer and dtype of an output of it, for every pair that occurs.
         builder: The library's builder.
         network: The library's network.
         parser: The library's parser, which owns the memory of the weights.
@@ -53,16 +69,45 @@ class ParsedNetwork:
     model: Path
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    layers: frozenset[tuple[str, str]]
     builder: Any = field(repr=False)
     network: Any = field(repr=False)
     parser: Any = field(repr=False)
     log: tuple[str, ...] = field(repr=False)
 
+    @property
+    def dtypes(self) -> frozenset[str]:
+        """Every dtype that a layer gives."""
+        return frozenset(dtype for _, dtype in self.layers)
 
-def parse(library: Library, model: Path) -> ParsedNetwork:
-    """Read an ONNX file into a strongly typed network; see `Backend.parse`."""
+
+def parse(library: Library, model: Path, plugins: Sequence[Path] = ()) -> ParsedNetwork:
+    """Read an ONNX file into a network, strongly typed where there is such a thing; see `Backend.parse`."""
     with bar(f"parse {model.name}"):
-        return stoppable(lambda _: _parse(library, model), f"{model} was parsed")
+        return stoppable(lambda _: _parse(library, model, plugins), f"{model} was parsed")
+
+
+def fix(library: Library, parsed: ParsedNetwork, shapes: Mapping[str, tuple[int, ...]]) -> ParsedNetwork:
+    """Fix inputs to full-rank shapes; see `Backend.fix`."""
+    trt, network = library.module, parsed.network
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        if tensor.name in shapes:
+            tensor.shape = trt.Dims(list(shapes[tensor.name]))
+    inputs, outputs = _tensors(library, network)
+    return replace(parsed, inputs=inputs, outputs=outputs)
+
+
+def check(library: Library, options: BuildOptions) -> None:
+    """Raise where the library's version lacks an option; see `Backend.check`."""
+    row = library.row
+    if options.timing_cache is not None and not row.timing_cache:
+        raise BackendError(
+            f"{library.product} has no timing cache: kernels are chosen on the GPU that loads the engine; "
+            "leave --timing-cache out"
+        )
+    if options.strict_nans and "strict_nans" not in row.flags:
+        raise BackendError(f"{library.product} has no strict NaNs, TensorRT 10 has; leave --strict-nans out")
 
 
 def build(library: Library, network: ParsedNetwork, options: BuildOptions) -> Engine:
@@ -74,12 +119,53 @@ def build(library: Library, network: ParsedNetwork, options: BuildOptions) -> En
         )
 
 
-def _parse(library: Library, model: Path) -> ParsedNetwork:
+def load_plugins(library: Library, registry: Any, plugins: Sequence[Path]) -> None:
+    """Load shared libraries of operators into the library's registry, which is the process's own.
+
+    Raises:
+        InputError: A file is missing.
+        BackendError: The library cannot load one.
+    """
+    for plugin in plugins:
+        check_input(plugin, "a plugin library")
+        with recorded(library.module) as log:
+            try:
+                handle = registry.load_library(str(plugin.resolve()))
+            except (RuntimeError, ValueError) as error:
+                raise BackendError(f"{library.product} cannot load the plugin {plugin}: {error}") from error
+        if handle is None:
+            raise BackendError(f"{library.product} cannot load the plugin {plugin}: {first_error(log)}")
+
+
+def own(network: Network) -> ParsedNetwork:
+    """Return a network that came from here.
+
+    Raises:
+        BackendError: It came from elsewhere.
+    """
+    if not isinstance(network, ParsedNetwork):
+        raise BackendError("the network comes from another backend; parse the model with this one")
+    return network
+
+
+def needed_flags(library: Library, parsed: ParsedNetwork) -> tuple[str, ...]:
+    """Return the `BuilderFlag`s that the graph's own types need; () where networks are strongly typed."""
+    if not library.row.type_flags:
+        return ()
+    dtypes = parsed.dtypes | {spec.dtype for spec in (*parsed.inputs, *parsed.outputs)}
+    # A network that is not strongly typed says of quantised tensors what they were before.
+    if {"QUANTIZE", "DEQUANTIZE"} & {kind for kind, _ in parsed.layers}:
+        dtypes |= {"int8"}
+    return tuple(flag for dtype, flag in library.row.type_flags.items() if dtype in dtypes)
+
+
+def _parse(library: Library, model: Path, plugins: Sequence[Path]) -> ParsedNetwork:
     trt = library.module
     with recorded(trt) as log:
         builder = _create(library, lambda: trt.Builder(logger(trt)), log)
-        strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-        network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
+        load_plugins(library, builder.get_plugin_registry() if plugins else None, plugins)
+        flags = (getattr(trt.NetworkDefinitionCreationFlag, name) for name in library.row.network_flags)
+        network = builder.create_network(sum(1 << int(flag) for flag in flags))
         parser = trt.OnnxParser(network, logger(trt))
         # By path, so that external data is found; resolved, so that it is looked for beside the real file
         # when the model is a link into a cache.
@@ -87,9 +173,9 @@ def _parse(library: Library, model: Path) -> ParsedNetwork:
             raise _parser_failure(library, model, parser, log)
         if network.num_outputs == 0:
             raise ModelError(f"{model} has no outputs; export the model again")
-        inputs = tuple(_spec(library, network.get_input(i)) for i in range(network.num_inputs))
-        outputs = tuple(_spec(library, network.get_output(i)) for i in range(network.num_outputs))
-    return ParsedNetwork(model, inputs, outputs, builder, network, parser, tuple(log))
+        inputs, outputs = _tensors(library, network)
+        layers = frozenset(_layers(library, network))
+    return ParsedNetwork(model, inputs, outputs, layers, builder, network, parser, tuple(log))
 
 
 def _build(
@@ -99,32 +185,52 @@ def _build(
     with recorded(trt) as log:
         config = _create(library, parsed.builder.create_builder_config, log)
         # Kept in a variable: the library does not own the monitor.
-        monitor = monitor_class(trt)(shown, stop)
-        config.progress_monitor = monitor
-        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-        if options.sparsity != "disable":
-            config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
-        if options.workspace_bytes is not None:
-            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
-        for ranges in options.profiles:
-            profile = parsed.builder.create_optimization_profile()
-            for shapes in ranges:
-                profile.set_shape(shapes.input, shapes.min, shapes.opt, shapes.max)
-            if config.add_optimization_profile(profile) < 0:
-                raise BackendError(
-                    f"{library.product} refused a profile of {parsed.model}: {first_error(log)}"
-                )
-        library.configure(trt, config, options)
+        monitor = monitor_class(trt)(shown, stop) if library.row.progress else None
+        if monitor is not None:
+            config.progress_monitor = monitor
+        _configure(library, config, parsed, options, log)
+        cache = _trt_cache.attach(library.product, config, options.timing_cache, log)
         start = time.perf_counter()
         plan = parsed.builder.build_serialized_network(parsed.network, config)
         build_ms = (time.perf_counter() - start) * 1e3
-    if plan is None:
-        reason = first_error(log)
-        if options.workspace_bytes is not None and re.search("workspace|OutOfMemory", reason):
-            reason += f"; {options.workspace_bytes} bytes of workspace are too few, give more or none"
-        raise BackendError(f"{library.product} could not build {parsed.model}: {reason}")
+        if plan is None:
+            reason = first_error(log)
+            if options.workspace_bytes is not None and re.search("workspace|OutOfMemory", reason):
+                reason += f"; {options.workspace_bytes} bytes of workspace are too few, give more or none"
+            raise BackendError(f"{library.product} could not build {parsed.model}: {reason}")
+        if options.timing_cache is not None:
+            _trt_cache.save(config, cache, options.timing_cache, log)
     shown.update(1.0, 1.0)
     return Engine(memoryview(plan), (*parsed.log, *log), build_ms)
+
+
+def _configure(
+    library: Library, config: Any, parsed: ParsedNetwork, options: BuildOptions, log: list[str]
+) -> None:
+    trt, flags = library.module, library.row.flags
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    for name in needed_flags(library, parsed):
+        config.set_flag(getattr(trt.BuilderFlag, name))
+    if options.sparsity != "disable":
+        config.set_flag(getattr(trt.BuilderFlag, flags["sparsity"]))
+    if options.strict_nans:
+        config.set_flag(getattr(trt.BuilderFlag, flags["strict_nans"]))
+    if not options.tf32:
+        config.clear_flag(getattr(trt.BuilderFlag, flags["tf32"]))
+    if options.effort is not None:
+        config.builder_optimization_level = options.effort
+    if options.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    for ranges in options.profiles:
+        profile = parsed.builder.create_optimization_profile()
+        for shapes in ranges:
+            # `Dims` and no tuples: every version takes them, and the type stubs know nothing else.
+            profile.set_shape(
+                shapes.input, *(trt.Dims(list(shape)) for shape in (shapes.min, shapes.opt, shapes.max))
+            )
+        if config.add_optimization_profile(profile) < 0:
+            raise BackendError(f"{library.product} refused a profile of {parsed.model}: {first_error(log)}")
+    library.configure(trt, config, options)
 
 
 def _create(library: Library, create: Callable[[], Any], log: list[str]) -> Any:
@@ -138,9 +244,15 @@ def _create(library: Library, create: Callable[[], Any], log: list[str]) -> Any:
     return made
 
 
+def _tensors(library: Library, network: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    inputs = tuple(_spec(library, network.get_input(index)) for index in range(network.num_inputs))
+    outputs = tuple(_spec(library, network.get_output(index)) for index in range(network.num_outputs))
+    return inputs, outputs
+
+
 def _spec(library: Library, tensor: Any) -> TensorSpec:
     if tensor.is_shape_tensor and tensor.is_network_input:
-        raise BackendError(
+        raise InputError(
             f"input {tensor.name!r} decides shapes inside the model; make it a constant before building for "
             f"{library.product}"
         )
@@ -149,6 +261,20 @@ def _spec(library: Library, tensor: Any) -> TensorSpec:
         for axis, size in enumerate(tensor.shape)
     )
     return TensorSpec(tensor.name, dtype_name(tensor.dtype), shape)
+
+
+def _layers(library: Library, network: Any) -> set[tuple[str, str]]:
+    trt = library.module
+    found: set[tuple[str, str]] = set()
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        kind = str(layer.type).rpartition(".")[2]
+        found.update((kind, dtype_name(layer.get_output(i).dtype)) for i in range(layer.num_outputs))
+        if library.row.type_flags and kind in ("CONVOLUTION", "DECONVOLUTION"):
+            # Its weights are no layer of their own; the class must be set for its attributes to be there.
+            layer.__class__ = trt.IConvolutionLayer if kind == "CONVOLUTION" else trt.IDeconvolutionLayer
+            found.add((kind, str(layer.kernel.dtype)))
+    return found
 
 
 def _parser_failure(library: Library, model: Path, parser: Any, log: list[str]) -> BackendError | ModelError:
@@ -163,9 +289,12 @@ def _parser_failure(library: Library, model: Path, parser: Any, log: list[str]) 
     reason = clean(error.desc())
     if reason in ("", "false") or "Plugin not found" in reason:
         reason = "it has no implementation of this operator; export the model without it"
-    operator, node = error.node_operator(), error.node_name()
-    if not operator:
+    # TensorRT 8 says neither the operator nor the node's name.
+    operator = error.node_operator() if hasattr(error, "node_operator") else ""
+    node = error.node_name() if hasattr(error, "node_name") else ""
+    if not operator and hasattr(error, "node_operator"):
         # Not of one node, e.g. external data that is missing: the log's first error names the cause.
         return ModelError(f"{library.product} cannot read {model}: {first_error(log)}")
     where = f"node {node!r}" if node else f"node number {error.node()}"
-    return BackendError(f"{library.product} refuses {where}, operator {operator}, of {model}: {reason}")
+    what = f", operator {operator}," if operator else ""
+    return BackendError(f"{library.product} refuses {where}{what} of {model}: {reason}")

@@ -79,14 +79,18 @@ def logger(trt: Any) -> Any:
 
 @contextlib.contextmanager
 def recorded(trt: Any) -> Iterator[list[str]]:
-    """Collect the library's messages of this thread."""
-    sinks = logger(trt).sinks
-    log: list[str] = []
-    sinks[threading.get_ident()] = log
+    """Collect the library's messages of this thread; a block within a block gives its own to both."""
+    sinks, thread = logger(trt).sinks, threading.get_ident()
+    outer, log = sinks.get(thread), list[str]()
+    sinks[thread] = log
     try:
         yield log
     finally:
-        del sinks[threading.get_ident()]
+        if outer is None:
+            del sinks[thread]
+        else:
+            outer += log
+            sinks[thread] = outer
 
 
 @functools.cache

@@ -31,12 +31,11 @@ def dtype_name(dtype: Any) -> str:
 
 
 def first_error(log: Sequence[str]) -> str:
-    """Return the first error in the library's log, without its decoration."""
-    for line in log:
-        severity, _, message = line.partition(": ")
-        if severity in ("error", "internal_error"):
-            return clean(message)
-    return "the library gave no reason"
+    """Return the first error in the library's log, else its last warning, without the decoration."""
+    lines = [line.partition(": ") for line in log]
+    errors = [message for severity, _, message in lines if severity in ("error", "internal_error")]
+    warnings = [message for severity, _, message in lines if severity == "warning"]
+    return clean((errors[:1] or warnings[-1:] or [""])[0])
 
 
 def clean(message: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from nm2trt.errors import InputError
@@ -14,15 +15,19 @@ __all__ = [
     "Profile",
     "ShapeRange",
     "Sparsity",
+    "StaticShape",
     "format_shape",
     "parse_profiles",
     "parse_size",
+    "parse_static_shapes",
     "parse_targets",
 ]
 
 Sparsity = Literal["disable", "enable", "force"]
 
 _SPARSITIES = ("disable", "enable", "force")
+_SHAPE_FORM = "NAME:SHAPE, as in x:8x3x224x224"
+_MOST_EFFORT = 5
 _PROFILE_FORM = "NAME:MIN,OPT,MAX, as in x:1x3x224x224,8x3x224x224,32x3x224x224"
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _MAX_BYTES = 1 << 62
@@ -92,8 +97,43 @@ Profile = tuple[ShapeRange, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class StaticShape:
+    """The one shape that an input is fixed to before the build.
+
+    Args:
+        input: The input's name.
+        shape: Its shape. One number alone stands for the batch of an input whose only dynamic dimension is
+            the first.
+
+    Raises:
+        InputError: There is no name, or a size is not positive.
+    """
+
+    input: str
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.input:
+            raise InputError(f"a shape names no input; write {_SHAPE_FORM}")
+        if any(not isinstance(size, int) or not 1 <= size <= _MAX_DIMENSION for size in self.shape):
+            raise InputError(f"shape of input {self.input!r}: {format_shape(self.shape)} is not positive")
+
+    @classmethod
+    def parse(cls, text: str) -> StaticShape:
+        """Read NAME:SHAPE, as in x:8x3x224x224, or x:8 for the batch alone.
+
+        Raises:
+            InputError: The text has another form.
+        """
+        name, colon, shape = text.rpartition(":")
+        if not colon or not name:
+            raise InputError(f"{text!r} is not a shape; write {_SHAPE_FORM} or, for the batch alone, x:8")
+        return cls(name, _parse_shape(shape, text))
+
+
+@dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """What to build.
+    """What to build. A backend refuses what it cannot do (`Backend.check`), it never ignores it.
 
     Args:
         sparsity: "disable" builds dense; "enable" allows sparse kernels where the weights hold 2:4;
@@ -102,6 +142,13 @@ class BuildOptions:
         profiles: Optimisation profiles; () gives a dynamic batch 1/8/32.
         workspace_bytes: Most scratch memory that a kernel may use on the device; None leaves it to the
             builder.
+        static_shapes: Inputs to fix to one shape; these then need no profile.
+        effort: How long the builder searches, 0 to 5; None leaves it to the builder.
+        timing_cache: File of kernel timings, read if it is there, and merged with the new ones afterwards.
+        tf32: Whether fp32 products may be rounded to TF32.
+        strict_nans: Whether NaNs must pass through every layer; it limits sparse kernels.
+        plugins: Shared libraries of operators, which are loaded and so run their code.
+        library_tactics: Whether TensorRT may use cuBLAS and cuDNN beside its own kernels.
 
     Raises:
         InputError: A value is out of its range.
@@ -111,6 +158,13 @@ class BuildOptions:
     targets: tuple[str, ...] = ()
     profiles: tuple[Profile, ...] = ()
     workspace_bytes: int | None = None
+    static_shapes: tuple[StaticShape, ...] = ()
+    effort: int | None = None
+    timing_cache: Path | None = None
+    tf32: bool = True
+    strict_nans: bool = False
+    plugins: tuple[Path, ...] = ()
+    library_tactics: bool = True
 
     def __post_init__(self) -> None:
         if self.sparsity not in _SPARSITIES:
@@ -126,10 +180,24 @@ class BuildOptions:
                 raise InputError(f"one profile names an input twice: {', '.join(names)}")
         if self.workspace_bytes is not None and not 0 < self.workspace_bytes <= _MAX_BYTES:
             raise InputError(f"a workspace of {self.workspace_bytes} bytes is not possible; try 1G")
+        if self.effort is not None and self.effort not in range(_MOST_EFFORT + 1):
+            raise InputError(f"an effort of {self.effort} is not possible; choose 0 to {_MOST_EFFORT}")
+        fixed = [shape.input for shape in self.static_shapes]
+        ranged = [shapes.input for profile in self.profiles for shapes in profile]
+        twice = next((name for name in fixed if fixed.count(name) > 1 or name in ranged), None)
+        if twice is not None:
+            raise InputError(f"the shape of input {twice!r} is given twice; give one shape or profiles")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
+        """Return the fields as JSON values; of paths, only the file's name."""
+        values = asdict(self)
+        values["timing_cache"] = None if self.timing_cache is None else self.timing_cache.name
+        values["plugins"] = [path.name for path in self.plugins]
+        return values
+
+    def asked(self) -> tuple[str, ...]:
+        """Return the names of the options that differ from their defaults."""
+        return tuple(field.name for field in fields(self) if getattr(self, field.name) != field.default)
 
 
 def parse_targets(text: str) -> tuple[str, ...]:
@@ -162,6 +230,15 @@ def parse_profiles(texts: Sequence[str]) -> tuple[Profile, ...]:
     return tuple(tuple(profile) for profile in profiles)
 
 
+def parse_static_shapes(texts: Sequence[str]) -> tuple[StaticShape, ...]:
+    """Read shapes, one text an input.
+
+    Raises:
+        InputError: A text is not NAME:SHAPE, or an input is named twice.
+    """
+    return BuildOptions(static_shapes=tuple(StaticShape.parse(text) for text in texts)).static_shapes
+
+
 def parse_size(text: str) -> int:
     """Read a size in bytes: 512M, 2G and 1GiB count in powers of 1024, 500MB in powers of 1000.
 
@@ -186,5 +263,5 @@ def format_shape(shape: Sequence[int | str | None]) -> str:
 def _parse_shape(part: str, text: str) -> tuple[int, ...]:
     sizes = part.strip().lower().split("x")
     if not all(re.fullmatch(r"[0-9]{1,10}", size) for size in sizes):
-        raise InputError(f"{part.strip()!r} in the profile {text!r} is not a shape; write it as 1x3x224x224")
+        raise InputError(f"{part.strip()!r} in {text!r} is not a shape; write it as 1x3x224x224")
     return tuple(int(size) for size in sizes)

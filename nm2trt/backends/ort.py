@@ -9,7 +9,7 @@ import importlib.metadata
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -97,6 +97,8 @@ class OrtBackend:
     name = "ort"
     kind = KIND
     suffix = ".ort"
+    max_opset = None
+    has_profiles = False
 
     def __init__(self) -> None:
         _import()
@@ -108,10 +110,25 @@ class OrtBackend:
             raise InputError(f"ONNX Runtime runs on the CPU; leave --target {','.join(targets)} out")
         return ()
 
-    def parse(self, model: Path) -> Network:
+    def check(self, options: BuildOptions, network: Network | None = None) -> None:  # noqa: ARG002
+        """See `Backend.check`; ONNX Runtime takes none of the options, so any that is set is refused."""
+        asked = options.asked()
+        if "sparsity" in asked:
+            raise BackendError(
+                "ONNX Runtime has no sparse kernels, so --sparsity would change nothing; leave it out, or "
+                "build with --backend trt-rtx"
+            )
+        if asked:
+            raise BackendError(f"ONNX Runtime has no {asked[0].replace('_', ' ')} to set; leave it out")
+
+    def parse(self, model: Path, plugins: Sequence[Path] = ()) -> Network:  # noqa: ARG002 - refused by check
         """See `Backend.parse`."""
         with open_onnx(model, optimize=False) as session:
             return OrtNetwork(model, session.inputs, session.outputs)
+
+    def fix(self, network: Network, shapes: Mapping[str, tuple[int, ...]]) -> Network:  # noqa: ARG002
+        """See `Backend.fix`."""
+        raise BackendError("ONNX Runtime fixes no shapes; export the model with static ones")
 
     def build(self, network: Network, options: BuildOptions) -> Engine:  # noqa: ARG002 - it has no options
         """See `Backend.build`."""
@@ -131,7 +148,7 @@ class OrtBackend:
             build_ms = (time.perf_counter() - start) * 1e3
             return Engine(memoryview(built.read_bytes()), (), build_ms)
 
-    def open(self, path: Path) -> OrtSession:
+    def open(self, path: Path, plugins: Sequence[Path] = ()) -> OrtSession:  # noqa: ARG002 - has none
         """See `Backend.open`; an ONNX model is taken as well."""
         return open_onnx(check_input(path, "an ONNX Runtime or ONNX model"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -115,6 +115,14 @@ class Backend(Protocol):
     def version(self) -> str:
         """Version of the library."""
 
+    @property
+    def max_opset(self) -> int | None:
+        """Highest ONNX opset that it reads; None leaves that to its parser."""
+
+    @property
+    def has_profiles(self) -> bool:
+        """Whether dynamic inputs need optimisation profiles."""
+
     def choose_targets(self, targets: tuple[str, ...]) -> tuple[str, ...]:
         """Return the compute capabilities to build for: `targets`, or the backend's own choice for ().
 
@@ -122,13 +130,35 @@ class Backend(Protocol):
             InputError: The library cannot build for one of them.
         """
 
-    def parse(self, model: Path) -> Network:
+    def check(self, options: BuildOptions, network: Network | None = None) -> None:
+        """Raise where the backend cannot do what is asked, before any work.
+
+        Args:
+            options: What is asked, with the targets chosen.
+            network: The model, once it is parsed; without it, only the options are judged.
+
+        Raises:
+            BackendError: It cannot; the message says why.
+        """
+
+    def parse(self, model: Path, plugins: Sequence[Path] = ()) -> Network:
         """Read an ONNX file, its external data too.
+
+        Args:
+            model: The file.
+            plugins: Shared libraries of operators that it needs; their code is run.
 
         Raises:
             ModelError: It is no sound ONNX file.
             BackendError: The library refuses a node.
             Interrupted: The user stopped it.
+        """
+
+    def fix(self, network: Network, shapes: Mapping[str, tuple[int, ...]]) -> Network:
+        """Return the network with inputs fixed to full-rank shapes; the one given is not used any more.
+
+        Raises:
+            BackendError: The backend cannot.
         """
 
     def build(self, network: Network, options: BuildOptions) -> Engine:
@@ -139,8 +169,12 @@ class Backend(Protocol):
             Interrupted: The user stopped it.
         """
 
-    def open(self, path: Path) -> Session:
+    def open(self, path: Path, plugins: Sequence[Path] = ()) -> Session:
         """Load an engine of this backend's kind for running.
+
+        Args:
+            path: The engine.
+            plugins: Shared libraries of operators that it needs; their code is run.
 
         Raises:
             InputError: It is no such engine, or is damaged or cut short.

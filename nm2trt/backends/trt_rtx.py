@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from nm2trt.backends import _trt_session, _trt_shared
+from nm2trt.backends._trt_versions import VersionRow, row_of
 from nm2trt.backends.options import BuildOptions
-from nm2trt.backends.protocol import Engine, Network, Session
+from nm2trt.backends.protocol import Engine, Network
 from nm2trt.errors import BackendError, BackendMissingError, InputError
 
 __all__ = ["KIND", "MAGIC", "PlanHeader", "RtxBackend", "load", "read_header"]
@@ -31,6 +33,7 @@ _INSTALL = "pip install nm2trt[rtx]"
 _KNOWN_FORMAT = 2
 _KNOWN_VERSIONS = ("1.7.",)
 _HEADER = struct.Struct("<4s4xI4xQ4B4xI20xQ")
+_FIRST_FP8 = 89
 _TARGET_BITS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 
 
@@ -44,11 +47,23 @@ class RtxBackend:
     name = "trt-rtx"
     kind = KIND
     suffix = ".rtx"
+    has_profiles = True
 
     def __init__(self, module: Any) -> None:
         self._module = module
         self.version = str(module.__version__)
-        self._library = _trt_shared.Library(module, f"TensorRT for RTX {self.version}", _set_targets)
+        product = f"TensorRT for RTX {self.version}"
+        self._library = _trt_shared.Library(module, product, row_of(self.name, self.version), _set_targets)
+
+    @property
+    def row(self) -> VersionRow:
+        """What this version has."""
+        return self._library.row
+
+    @property
+    def max_opset(self) -> int | None:
+        """See `Backend.max_opset`."""
+        return self._library.row.max_opset
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -64,21 +79,43 @@ class RtxBackend:
                 raise InputError(f"{self._library.product} cannot build for {target}; it builds for {known}")
         return targets or DEFAULT_TARGETS
 
-    def parse(self, model: Path) -> Network:
+    def check(self, options: BuildOptions, network: Network | None = None) -> None:
+        """See `Backend.check`."""
+        _trt_shared.check(self._library, options)
+        if network is not None:
+            self._check_types(_trt_shared.own(network), options.targets)
+
+    def parse(self, model: Path, plugins: Sequence[Path] = ()) -> Network:
         """See `Backend.parse`."""
-        return _trt_shared.parse(self._library, model)
+        return _trt_shared.parse(self._library, model, plugins)
+
+    def fix(self, network: Network, shapes: Mapping[str, tuple[int, ...]]) -> Network:
+        """See `Backend.fix`."""
+        return _trt_shared.fix(self._library, _trt_shared.own(network), shapes)
 
     def build(self, network: Network, options: BuildOptions) -> Engine:
         """See `Backend.build`."""
-        if not isinstance(network, _trt_shared.ParsedNetwork):
-            raise BackendError("the network comes from another backend; parse the model with this one")
-        return _trt_shared.build(self._library, network, options)
+        return _trt_shared.build(self._library, _trt_shared.own(network), options)
 
-    def open(self, path: Path) -> Session:
+    def open(self, path: Path, plugins: Sequence[Path] = ()) -> _trt_session.EngineSession:
         """See `Backend.open`."""
         header = read_header(path)
         built = header.version + (f" for {', '.join(header.targets)}" if header.targets else "")
-        return _trt_session.open_engine(self._library, path, built=built, here=self.version)
+        return _trt_session.open_engine(self._library, path, plugins, built=built, here=self.version)
+
+    def _check_types(self, network: _trt_shared.ParsedNetwork, targets: tuple[str, ...]) -> None:
+        """Refuse what the builder itself only refuses half-way, and in words about its own source."""
+        without_fp8 = [target for target in targets if int(target[2:]) < _FIRST_FP8]
+        if without_fp8 and "float8_e4m3fn" in network.dtypes:
+            raise BackendError(
+                f"{network.model} has FP8 tensors, which {', '.join(without_fp8)} cannot compute; choose "
+                f"--target sm{_FIRST_FP8} or later, or quantise to int8"
+            )
+        if "sm75" in targets and ("MATRIX_MULTIPLY", "float32") in network.layers:
+            raise BackendError(
+                f"{network.model} has fp32 matrix products, which {self._library.product} does not do on "
+                "sm75; leave sm75 out, or export in fp16"
+            )
 
 
 def load() -> RtxBackend:

@@ -56,6 +56,39 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="most scratch memory for a kernel, as in 512M or 2G; default: the builder's",
     )
     parser.add_argument(
+        "--backend",
+        choices=("trt", "trt-rtx", "ort"),
+        help="the builder; default: trt if TensorRT and a GPU are here, else trt-rtx, which needs none",
+    )
+    parser.add_argument(
+        "--shape",
+        action="append",
+        default=[],
+        metavar="NAME:SHAPE",
+        help="fix an input to one shape, as in x:8x3x224x224, or x:8 where only the batch is dynamic",
+    )
+    parser.add_argument(
+        "--effort", type=int, metavar="0-5", help="how long the builder searches; default: the builder's"
+    )
+    parser.add_argument(
+        "--timing-cache", type=Path, metavar="FILE", help="kernel timings to start from and to add to (trt)"
+    )
+    parser.add_argument("--no-tf32", action="store_true", help="do not round fp32 products to TF32")
+    parser.add_argument(
+        "--strict-nans", action="store_true", help="pass NaNs through every layer; limits sparse kernels"
+    )
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE.so",
+        help="library of operators; its code is run",
+    )
+    parser.add_argument(
+        "--no-library-tactics", action="store_true", help="let TensorRT use neither cuBLAS nor cuDNN (trt)"
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="check everything, build nothing, write nothing"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -70,9 +103,18 @@ def run(arguments: argparse.Namespace) -> int:
         targets=arguments.target,
         profiles=arguments.profile,
         workspace=arguments.workspace,
+        static_shapes=arguments.shape,
+        effort=arguments.effort,
+        timing_cache=arguments.timing_cache,
+        tf32=not arguments.no_tf32,
+        strict_nans=arguments.strict_nans,
+        plugins=arguments.plugin,
+        library_tactics=not arguments.no_library_tactics,
     )
     try:
-        result = pipeline.build(arguments.model, arguments.output, options, dry_run=arguments.dry_run)
+        result = pipeline.build(
+            arguments.model, arguments.output, options, backend=arguments.backend, dry_run=arguments.dry_run
+        )
     except SparsityError as error:
         ladder = getattr(error, "ladder", ())
         if arguments.json:

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from nm2trt.backends.options import BuildOptions
-from nm2trt.backends.protocol import Backend, Engine, TensorSpec
-from nm2trt.engine.profiles import resolve_profiles
+from nm2trt.backends.protocol import Backend, Engine, Network, TensorSpec
+from nm2trt.engine.profiles import resolve_profiles, resolve_static
 from nm2trt.engine.proof import LadderRow, climb, readable
-from nm2trt.errors import InputError, SparsityError
+from nm2trt.errors import BackendError, InputError, SparsityError
 from nm2trt.files import check_input, check_output, sha256_file
 from nm2trt.manifest import Manifest, manifest_path, write_pair
 from nm2trt.nm.plan import Plan
 from nm2trt.nm.verdict import WeightVerdict
 
-__all__ = ["BuildResult", "ModelFacts", "NothingSparseError", "build_engine", "check_request"]
+__all__ = ["BuildResult", "ModelFacts", "NothingSparseError", "build_engine", "check_request", "refuse_opset"]
 
 
 class NothingSparseError(SparsityError):
@@ -123,15 +123,32 @@ def check_request(
 
     Raises:
         InputError: The model is no readable file, or a target is unknown to the backend.
+        BackendError: The backend cannot do what the options ask.
         OutputError: Engine or manifest cannot be written there.
     """
     check_input(model, "an ONNX model")
+    backend.check(options)
     options = replace(options, targets=backend.choose_targets(options.targets))
+    if options.timing_cache is not None:
+        check_output(options.timing_cache)
     out = model.with_suffix(backend.suffix) if out is None else out
     for path in (check_output(out), check_output(manifest_path(out))):
         if path.exists() and path.samefile(model):
             raise InputError(f"{path} is the model itself; choose another output path with -o")
     return out, options
+
+
+def refuse_opset(opset: int | None, backend: Backend, model: Path) -> None:
+    """Refuse a model of an ONNX opset that the backend cannot read.
+
+    Raises:
+        BackendError: It cannot; both numbers are named.
+    """
+    if opset is not None and backend.max_opset is not None and opset > backend.max_opset:
+        raise BackendError(
+            f"{model} has ONNX opset {opset}, {backend.name} {backend.version} reads up to "
+            f"{backend.max_opset}; export it with opset={backend.max_opset}"
+        )
 
 
 def build_engine(
@@ -169,10 +186,10 @@ def build_engine(
     if options.sparsity != "disable":
         _require_sparse(model, weights, facts, ladder)
     start = time.perf_counter()
-    network = backend.parse(source or model)
+    network = backend.parse(source or model, options.plugins)
     parse_ms = (time.perf_counter() - start) * 1e3
-    profiles, notes = resolve_profiles(network.inputs, options.profiles)
-    options = replace(options, profiles=profiles)
+    network, options, notes = _shaped(backend, network, options)
+    backend.check(options, network)
     built = Engine(memoryview(b""), (), 0.0) if dry_run else backend.build(network, options)
     result = BuildResult(
         engine=out,
@@ -196,6 +213,20 @@ def build_engine(
         return result
     written = write_pair(out, built.data, _manifest(result, facts))
     return replace(result, engine_sha256=written.engine_sha256, engine_bytes=written.engine_bytes)
+
+
+def _shaped(
+    backend: Backend, network: Network, options: BuildOptions
+) -> tuple[Network, BuildOptions, tuple[str, ...]]:
+    """Fix the inputs that are to be static, and complete the profiles of the others."""
+    if options.static_shapes:
+        shapes = resolve_static(network.inputs, options.static_shapes)
+        network = backend.fix(network, {shape.input: shape.shape for shape in shapes})
+        options = replace(options, static_shapes=shapes)
+    if not backend.has_profiles:
+        return network, options, ()
+    profiles, notes = resolve_profiles(network.inputs, options.profiles)
+    return network, replace(options, profiles=profiles), notes
 
 
 def _require_sparse(
@@ -241,6 +272,11 @@ def _warnings(weights: Sequence[WeightVerdict], options: BuildOptions) -> list[s
         notes.append(
             f"the weights were forced to 2:4 by magnitude, {len(holding)} of {len(weights)} hold it: compare "
             "the accuracy with the original's, as nothing was trained"
+        )
+    if options.strict_nans:
+        notes.append(
+            "strict NaNs limit sparse kernels to layers where NaNs pass through unchanged; leave "
+            "--strict-nans out unless the model needs it"
         )
     old = [target for target in options.targets if int(target[2:]) < 80]
     if old:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from nm2trt.backends.options import Profile, ShapeRange, format_shape
+from nm2trt.backends.options import Profile, ShapeRange, StaticShape, format_shape
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.errors import InputError
 
-__all__ = ["DEFAULT_BATCH", "resolve_profiles"]
+__all__ = ["DEFAULT_BATCH", "resolve_profiles", "resolve_static"]
 
 # Smallest, optimal and largest batch of a model whose first dimension alone is free.
 DEFAULT_BATCH = (1, 8, 32)
@@ -29,15 +29,35 @@ def resolve_profiles(
         InputError: A profile names no input, or has the wrong rank or sizes, or a dynamic dimension
             other than the batch is left open.
     """
-    by_name = {spec.name: spec for spec in inputs}
     for profile in profiles:
         for shapes in profile:
-            if shapes.input not in by_name:
-                names = ", ".join(repr(spec.name) for spec in inputs)
-                raise InputError(f"the profile names input {shapes.input!r}; the model's inputs are {names}")
+            _require_input(inputs, shapes.input, "profile")
     notes: list[str] = []
     complete = tuple(_complete(inputs, profile, notes) for profile in profiles or ((),))
     return tuple(profile for profile in complete if profile), tuple(dict.fromkeys(notes))
+
+
+def resolve_static(
+    inputs: tuple[TensorSpec, ...], shapes: tuple[StaticShape, ...]
+) -> tuple[StaticShape, ...]:
+    """Return the shapes to fix inputs to, each in its input's full rank.
+
+    Raises:
+        InputError: A shape names no input, has the wrong rank, or changes a static dimension.
+    """
+    by_name = {spec.name: spec for spec in inputs}
+    complete = []
+    for given in shapes:
+        _require_input(inputs, given.input, "shape")
+        shape = ShapeRange(given.input, given.shape, given.shape, given.shape)
+        complete.append(StaticShape(given.input, _fit(by_name[given.input], shape, "shape").opt))
+    return tuple(complete)
+
+
+def _require_input(inputs: tuple[TensorSpec, ...], name: str, what: str) -> None:
+    if name not in [spec.name for spec in inputs]:
+        names = ", ".join(repr(spec.name) for spec in inputs)
+        raise InputError(f"the {what} names input {name!r}; the model's inputs are {names}")
 
 
 def _complete(inputs: tuple[TensorSpec, ...], profile: Profile, notes: list[str]) -> Profile:
@@ -88,20 +108,21 @@ def _default(
     return ShapeRange(spec.name, low, best, high)
 
 
-def _fit(spec: TensorSpec, shapes: ShapeRange) -> ShapeRange:
+def _fit(spec: TensorSpec, shapes: ShapeRange, what: str = "profile") -> ShapeRange:
     """Return a given range in the input's rank; its static dimensions must be the model's."""
+    given = shapes if what == "profile" else format_shape(shapes.opt)
     if len(shapes.opt) == 1 and len(spec.shape) > 1 and _free(spec) == [0]:
         low, best, high = ((size[0], *_fixed(spec)) for size in (shapes.min, shapes.opt, shapes.max))
         shapes = ShapeRange(spec.name, low, best, high)
     if len(shapes.opt) != len(spec.shape):
         raise InputError(
-            f"the profile of input {spec.name!r} has rank {len(shapes.opt)} ({shapes}), the input has rank "
+            f"the {what} of input {spec.name!r} has rank {len(shapes.opt)} ({given}), the input has rank "
             f"{len(spec.shape)} ({format_shape(spec.shape)})"
         )
     for axis, size in enumerate(spec.shape):
         if isinstance(size, int) and {shapes.min[axis], shapes.opt[axis], shapes.max[axis]} != {size}:
             raise InputError(
-                f"the profile of input {spec.name!r} ({shapes}) changes dimension {axis}, which the model "
+                f"the {what} of input {spec.name!r} ({given}) changes dimension {axis}, which the model "
                 f"fixes at {size}: {format_shape(spec.shape)}"
             )
     return shapes

@@ -9,7 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nm2trt.backends.options import BuildOptions, Sparsity, parse_profiles, parse_size, parse_targets
+from nm2trt.backends.options import (
+    BuildOptions,
+    Sparsity,
+    parse_profiles,
+    parse_size,
+    parse_static_shapes,
+    parse_targets,
+)
 
 if TYPE_CHECKING:
     from nm2trt.engine.build import BuildResult
@@ -24,6 +31,13 @@ def build_options(
     targets: str | None = None,
     profiles: Sequence[str] = (),
     workspace: str | None = None,
+    static_shapes: Sequence[str] = (),
+    effort: int | None = None,
+    timing_cache: str | os.PathLike[str] | None = None,
+    tf32: bool = True,
+    strict_nans: bool = False,
+    plugins: Sequence[str | os.PathLike[str]] = (),
+    library_tactics: bool = True,
 ) -> BuildOptions:
     """Return `BuildOptions` from texts as the command line takes them.
 
@@ -32,6 +46,13 @@ def build_options(
         targets: Compute capabilities, as in "sm80,sm86".
         profiles: One NAME:MIN,OPT,MAX an input, as in "x:1,8,32".
         workspace: A size, as in "512M".
+        static_shapes: One NAME:SHAPE an input, as in "x:8x3x224x224".
+        effort: 0 to 5; None leaves it to the builder.
+        timing_cache: File of kernel timings.
+        tf32: Whether fp32 products may be rounded to TF32.
+        strict_nans: Whether NaNs must pass through every layer.
+        plugins: Shared libraries of operators; their code is run.
+        library_tactics: Whether TensorRT may use cuBLAS and cuDNN.
 
     Raises:
         InputError: A text cannot be read.
@@ -41,6 +62,13 @@ def build_options(
         targets=() if targets is None else parse_targets(targets),
         profiles=parse_profiles(profiles),
         workspace_bytes=None if workspace is None else parse_size(workspace),
+        static_shapes=parse_static_shapes(static_shapes),
+        effort=effort,
+        timing_cache=None if timing_cache is None else Path(timing_cache),
+        tf32=tf32,
+        strict_nans=strict_nans,
+        plugins=tuple(Path(plugin) for plugin in plugins),
+        library_tactics=library_tactics,
     )
 
 
@@ -49,6 +77,7 @@ def build(
     output: str | os.PathLike[str] | None = None,
     options: BuildOptions | None = None,
     *,
+    backend: str | None = None,
     dry_run: bool = False,
 ) -> BuildResult:
     """Verify an ONNX model and build an engine from it, written whole or not at all, with its manifest.
@@ -57,6 +86,8 @@ def build(
         model: The ONNX file.
         output: The engine's path; None puts it beside the model.
         options: What to build; None builds dense.
+        backend: "trt", "trt-rtx" or "ort"; None takes TensorRT if it and a GPU are here, else TensorRT for
+            RTX.
         dry_run: Stop before the builder starts, and write nothing.
 
     Raises:
@@ -65,18 +96,20 @@ def build(
         BackendError: The library is missing, refused the model or failed.
         Interrupted: The user stopped it.
     """
-    from nm2trt.backends import trt_rtx
-    from nm2trt.engine.build import ModelFacts, build_engine, check_request
-    from nm2trt.graph.model import load
+    from nm2trt.backends.choice import choose_backend
+    from nm2trt.engine.build import ModelFacts, build_engine, check_request, refuse_opset
+    from nm2trt.graph.model import load, opset
     from nm2trt.graph.prune import prune_model
     from nm2trt.graph.save import refuse_data_file
     from nm2trt.graph.verify import verify_model
 
     model, options = Path(model), options or BuildOptions()
-    backend = trt_rtx.load()
+    builder = choose_backend(backend)
     # Before the work of verifying: a wrong path or target should be told at once.
-    out, options = check_request(model, None if output is None else Path(output), options, backend)
-    refuse_data_file(load(model, leave_weights=True), out)
+    out, options = check_request(model, None if output is None else Path(output), options, builder)
+    opened = load(model, leave_weights=True)
+    refuse_data_file(opened, out)
+    refuse_opset(opset(opened.proto), builder, model)
     with contextlib.ExitStack() as stack:
         source = model
         if options.sparsity == "force":
@@ -89,7 +122,7 @@ def build(
             options,
             weights=report.weights,
             facts=ModelFacts(report.mask_sha256, report.plan, report.missing),
-            backend=backend,
+            backend=builder,
             source=source,
             dry_run=dry_run,
         )

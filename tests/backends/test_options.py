@@ -1,8 +1,19 @@
 """BuildOptions and its texts: what is read, and what is refused with which words."""
 
+import json
+from pathlib import Path
+
 import pytest
 
-from nm2trt.backends.options import BuildOptions, ShapeRange, parse_profiles, parse_size, parse_targets
+from nm2trt.backends.options import (
+    BuildOptions,
+    ShapeRange,
+    StaticShape,
+    parse_profiles,
+    parse_size,
+    parse_static_shapes,
+    parse_targets,
+)
 from nm2trt.errors import InputError
 
 
@@ -108,6 +119,18 @@ def test_an_input_named_again_begins_the_next_profile():
         ),
         pytest.param({"targets": ("80",)}, "'80' is not a target", id="target"),
         pytest.param({"workspace_bytes": 0}, "a workspace of 0 bytes is not possible", id="workspace"),
+        pytest.param({"effort": 6}, "an effort of 6 is not possible; choose 0 to 5", id="effort"),
+        pytest.param(
+            {"static_shapes": (StaticShape("x", (1,)),) * 2}, "input 'x' is given twice", id="shape-twice"
+        ),
+        pytest.param(
+            {
+                "static_shapes": (StaticShape("x", (1,)),),
+                "profiles": ((ShapeRange("x", (1,), (1,), (1,)),),),
+            },
+            "input 'x' is given twice; give one shape or profiles",
+            id="shape-and-profile",
+        ),
         pytest.param(
             {"profiles": ((ShapeRange("x", (1,), (1,), (1,)),) * 2,)},
             "names an input twice: x, x",
@@ -118,3 +141,31 @@ def test_an_input_named_again_begins_the_next_profile():
 def test_options_are_checked_when_made(fields, message):
     with pytest.raises(InputError, match=message):
         BuildOptions(**fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        pytest.param("x:8x3x4x4", StaticShape("x", (8, 3, 4, 4)), id="full-rank"),
+        pytest.param("input:0:8", StaticShape("input:0", (8,)), id="batch-alone"),
+    ],
+)
+def test_a_static_shape_is_read(text, shape):
+    assert parse_static_shapes([text]) == (shape,)
+
+
+@pytest.mark.parametrize("text", ["x", "8", ":8", "x:", "x:0", "x:8xx3", "x:-1"])
+def test_other_static_shapes_are_refused(text):
+    with pytest.raises(InputError, match=r"is not a shape|is not positive"):
+        parse_static_shapes([text])
+
+
+def test_only_what_was_asked_is_named():
+    assert BuildOptions().asked() == ()
+    assert BuildOptions(tf32=False, effort=3).asked() == ("effort", "tf32")
+
+
+def test_options_are_json_and_say_no_folder():
+    options = BuildOptions(timing_cache=Path("/home/me/t.cache"), plugins=(Path("/home/me/p.so"),))
+    values = json.loads(json.dumps(options.to_json()))
+    assert (values["timing_cache"], values["plugins"]) == ("t.cache", ["p.so"])

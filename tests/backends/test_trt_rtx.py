@@ -1,6 +1,7 @@
 """TensorRT for RTX, the real library: parsing, building ahead of time, stopping, and reading headers."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 import threading
@@ -13,6 +14,7 @@ from nets import conv_net, elementwise_net, save, two_of_four
 from onnx import helper, numpy_helper
 
 from nm2trt.backends import _trt_session, _trt_shared, trt_rtx
+from nm2trt.backends._trt_versions import row_of
 from nm2trt.backends.options import BuildOptions, ShapeRange
 from nm2trt.backends.protocol import Backend
 from nm2trt.errors import BackendError, BackendMissingError, InputError, Interrupted, ModelError
@@ -63,6 +65,116 @@ def test_each_target_sets_its_own_bit(backend, net, tmp_path):
     for target in backend.targets:
         path.write_bytes(backend.build(network, options(targets=(target,))).data)
         assert trt_rtx.read_header(path).targets == (target,)
+
+
+def test_static_shapes_leave_nothing_dynamic(backend, net):
+    network = backend.fix(backend.parse(net), {"x": (4, 16, 8, 8)})
+    assert network.inputs[0].shape == network.outputs[0].shape == (4, 16, 8, 8)
+    log = "\n".join(backend.build(network, options(profiles=())).log)
+    assert "Name: y, IOMode: Output, DataType: Half, Dimensions: [4,16,8,8]" in log
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"tf32": False}, id="no-tf32"),
+        pytest.param({"strict_nans": True}, id="strict-nans"),
+        pytest.param({"effort": 0}, id="effort"),
+        pytest.param({"library_tactics": False}, id="no-library-tactics"),
+    ],
+)
+def test_what_the_library_has_is_set(backend, net, fields):
+    backend.check(options(**fields))
+    assert backend.build(backend.parse(net), options(**fields)).data.nbytes > 0
+
+
+def test_flags_and_effort_reach_the_builder(backend, net):
+    """Read back from the configuration that the builder is given."""
+    trt, seen = backend._module, {}
+
+    def read(module, config, asked):
+        seen["tf32"] = config.get_flag(trt.BuilderFlag.TF32)
+        seen["sparse"] = config.get_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
+        seen["nans"] = config.get_flag(trt.BuilderFlag.STRICT_NANS)
+        seen["effort"] = config.builder_optimization_level
+        trt_rtx._set_targets(module, config, asked)
+
+    library = dataclasses.replace(backend._library, configure=read)
+    _trt_shared.build(library, backend.parse(net), options())
+    assert (seen["tf32"], seen["sparse"], seen["nans"]) == (True, False, False)
+    asked = options(tf32=False, sparsity="enable", strict_nans=True, effort=1)
+    _trt_shared.build(library, backend.parse(net), asked)
+    assert seen == {"tf32": False, "sparse": True, "nans": True, "effort": 1}
+
+
+def test_a_timing_cache_is_refused_before_the_build(backend, tmp_path):
+    with pytest.raises(BackendError, match="has no timing cache: kernels are chosen on the GPU"):
+        backend.check(options(timing_cache=tmp_path / "t.cache"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "flags"),
+    [("float16", ("FP16",)), ("float32", ()), ("int8", ("INT8",))],
+    ids=["fp16", "fp32", "int8-qdq"],
+)
+def test_a_weakly_typed_builder_gets_the_flags_of_the_graph_s_own_types(backend, tmp_path, dtype, flags):
+    """The row of TensorRT 8.6, asked about real networks that TensorRT for RTX has parsed."""
+    path = tmp_path / "net.onnx"
+    library = dataclasses.replace(backend._library, row=row_of("trt", "8.6.0"))
+    if dtype == "int8":
+        quantized_product(path)
+    else:
+        conv_net(path, dtype=dtype)
+    # EXPLICIT_BATCH is 8.6's own; the network here is made by the real library's row.
+    parsed = backend.parse(path)
+    assert _trt_shared.needed_flags(library, parsed) == flags
+    assert _trt_shared.needed_flags(backend._library, parsed) == ()
+
+
+def quantized_product(path, element=onnx.TensorProto.INT8):
+    """x -> Q -> DQ -> MatMul with DQ of a quantised weight."""
+    weight = helper.make_tensor("w", element, (64, 64), bytes(64 * 64), raw=True)
+    scale = numpy_helper.from_array(np.float32(0.1), "s")
+    zero = helper.make_tensor("z", element, (), bytes(1), raw=True)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["e"]),
+        helper.make_node("MatMul", ["d", "e"], ["y"], name="product"),
+    ]
+    value = {"x": ("float32", (32, 64))}, {"y": ("float32", (32, 64))}
+    save(path, nodes, *value, [weight, scale, zero], None)
+    model = onnx.load(path)
+    model.opset_import[0].version = 19
+    onnx.save(model, path)
+
+
+def test_fp8_is_refused_where_the_target_has_none(backend, tmp_path):
+    quantized_product(tmp_path / "net.onnx", onnx.TensorProto.FLOAT8E4M3FN)
+    network = backend.parse(tmp_path / "net.onnx")
+    with pytest.raises(
+        BackendError, match=r"FP8 tensors, which sm80, sm86 cannot compute; choose --target sm89"
+    ):
+        backend.check(options(targets=("sm80", "sm86", "sm89")), network)
+    backend.check(options(targets=("sm89", "sm120")), network)
+
+
+def test_fp32_products_are_refused_on_turing(backend, tmp_path):
+    save_external(tmp_path)
+    network = backend.parse(tmp_path / "net.onnx")
+    with pytest.raises(
+        BackendError, match=r"fp32 matrix products, which .* does not do on sm75; leave sm75 out"
+    ):
+        backend.check(options(targets=("sm75", "sm80")), network)
+    backend.check(options(targets=("sm80",)), network)
+
+
+def test_a_plugin_that_is_none_is_refused(backend, net, tmp_path):
+    with pytest.raises(InputError, match=r"gone\.so does not exist; give the path of a plugin library"):
+        backend.parse(net, [tmp_path / "gone.so"])
+    (tmp_path / "text.so").write_text("no library")
+    with pytest.raises(BackendError, match=r"cannot load the plugin .*text\.so"):
+        backend.parse(net, [tmp_path / "text.so"])
 
 
 def test_the_whole_log_is_kept(backend, net):

@@ -1,6 +1,7 @@
 """`nm2trt build` as it is typed: what is printed, written and returned, on the real library."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -205,6 +206,80 @@ def test_wrong_arguments_are_exit_2(net, capsys, words, message):
     assert error.count("\n") == 1
     assert files(net.parent) == ["net.onnx"]
     assert net.read_bytes() == before
+
+
+def test_the_other_options_reach_the_manifest(net, capsys):
+    words = ["--shape", "x:4", "--effort", "1", "--no-tf32", "--strict-nans", "--no-library-tactics"]
+    assert main(["build", "net.onnx", "--sparsity", "--backend", "trt-rtx", *words]) == 0
+    manifest = read_manifest(net.with_suffix(".rtx")).manifest
+    assert manifest.options["static_shapes"] == [{"input": "x", "shape": [4, 16, 8, 8]}]
+    assert manifest.options["profiles"] == []
+    assert manifest.inputs[0]["shape"] == manifest.outputs[0]["shape"] == [4, 16, 8, 8]
+    asked = ("effort", "tf32", "strict_nans", "library_tactics")
+    assert [manifest.options[name] for name in asked] == [1, False, True, False]
+    assert "strict NaNs limit sparse kernels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        pytest.param(
+            ["--shape", "data:1"], "the shape names input 'data'; the model's inputs are 'x'", id="name"
+        ),
+        pytest.param(["--shape", "x:1x16"], "the shape of input 'x' has rank 2 (1x16)", id="rank"),
+        pytest.param(
+            ["--shape", "x:1x3x8x8"], "changes dimension 1, which the model fixes at 16", id="static"
+        ),
+        pytest.param(["--shape", "x"], "is not a shape; write NAME:SHAPE", id="form"),
+        pytest.param(["--shape", "x:4", "--profile", "x:1,2,3"], "input 'x' is given twice", id="twice"),
+        pytest.param(["--effort", "9"], "an effort of 9 is not possible; choose 0 to 5", id="effort"),
+        pytest.param(["--plugin", "gone.so"], "gone.so does not exist", id="plugin"),
+        pytest.param(["--backend", "tvm"], "invalid choice: 'tvm'", id="backend"),
+    ],
+)
+def test_other_wrong_arguments_are_exit_2(net, capsys, words, message):
+    assert message in refuse_any(capsys, 2, "build", "net.onnx", *words)
+    assert files(net.parent) == ["net.onnx"]
+
+
+def refuse_any(capsys, status, *words):
+    assert main(list(words)) == status
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        pytest.param(
+            ["--timing-cache", "t.cache"], "TensorRT for RTX 1.7.1.116 has no timing cache", id="cache"
+        ),
+        pytest.param(
+            ["--backend", "ort", "--sparsity"], "ONNX Runtime has no sparse kernels", id="ort-sparsity"
+        ),
+        pytest.param(
+            ["--backend", "ort", "--effort", "3"], "ONNX Runtime has no effort to set", id="ort-effort"
+        ),
+    ],
+)
+def test_what_a_backend_cannot_do_is_exit_4_before_the_build(net, capsys, words, message):
+    assert message in refuse(capsys, 4, "build", "net.onnx", *words)
+    assert files(net.parent) == ["net.onnx"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is here")
+def test_tensorrt_that_is_not_here_is_exit_4(net, capsys):
+    assert "pip install nm2trt[trt]" in refuse(capsys, 4, "build", "net.onnx", "--backend", "trt")
+
+
+def test_onnx_runtime_builds_a_file_of_its_own(net, capsys):
+    pytest.importorskip("onnxruntime")
+    assert main(["build", "net.onnx", "--backend", "ort"]) == 0
+    assert "runs in ONNX Runtime, where zeros bring no speed" in capsys.readouterr().out
+    manifest = read_manifest(net.with_suffix(".ort")).manifest
+    assert (manifest.backend, manifest.targets, manifest.options["profiles"]) == ("ort", (), [])
+    assert files(net.parent) == ["net.onnx", "net.ort", "net.ort.json"]
 
 
 def test_other_dynamic_dimensions_ask_for_a_profile(folder, capsys):

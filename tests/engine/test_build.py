@@ -9,7 +9,7 @@ from test_proof import HOLDS
 
 from nm2trt.backends import trt_rtx
 from nm2trt.backends.options import BuildOptions, parse_profiles
-from nm2trt.engine.build import ModelFacts, NothingSparseError, build_engine
+from nm2trt.engine.build import ModelFacts, NothingSparseError, build_engine, refuse_opset
 from nm2trt.errors import BackendError, InputError, OutputError
 from nm2trt.files import sha256_file
 from nm2trt.manifest import read_manifest
@@ -150,6 +150,18 @@ def test_a_broken_plan_is_refused(net):
 def test_a_planned_weight_that_nobody_reads_is_refused(net):
     with pytest.raises(NothingSparseError, match="names 'w9', which no node reads"):
         build(net, facts=ModelFacts(plan=PLAN, missing=("w9",)))
+
+
+def test_an_opset_beyond_the_backend_is_refused_with_both_numbers(net):
+    class Old:
+        name, version, max_opset = "trt", "8.6.0", 17
+
+    with pytest.raises(
+        BackendError, match=r"has ONNX opset 18, trt 8\.6\.0 reads up to 17; export it with opset=17"
+    ):
+        refuse_opset(18, Old(), net)
+    refuse_opset(17, Old(), net)
+    refuse_opset(99, trt_rtx.load(), net)
 
 
 def test_the_output_may_not_be_the_model(net):

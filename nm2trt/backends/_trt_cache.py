@@ -1,0 +1,80 @@
+"""TensorRT's timing cache: one file that many builds read and add to.
+
+A build takes what the file holds; afterwards, under a lock, the file is read again, what this build has timed
+is added to what others have added meanwhile, and the whole is renamed into place. So two builds at once lose
+nothing, and a killed one leaves the file as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nm2trt.backends._trt_words import first_error
+from nm2trt.errors import InputError, OutputError
+from nm2trt.files import one_writer, write_atomic
+
+__all__ = ["attach", "merge", "save"]
+
+
+def attach(product: str, config: Any, path: Path | None, log: list[str]) -> Any:
+    """Give the builder the file's timings, or none where it is not there yet.
+
+    Args:
+        product: The library's name, for messages.
+        config: The builder's configuration.
+        path: The file; None does nothing.
+        log: The library's messages.
+
+    Raises:
+        InputError: The file cannot be read, or is of another version or device.
+    """
+    if path is None:
+        return None
+    try:
+        data = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise InputError(f"the timing cache {path} cannot be read: {error.strerror or error}") from error
+    cache = config.create_timing_cache(data)
+    if cache is None or not config.set_timing_cache(cache, False):
+        raise InputError(
+            f"the timing cache {path} is damaged, or of another GPU or version than {product} here "
+            f"({first_error(log)}); name another file"
+        )
+    return cache
+
+
+def save(config: Any, cache: Any, path: Path, log: list[str]) -> None:
+    """Add what was timed to the file; a failure costs the timings, not the engine, and goes into the log."""
+
+    def combine(theirs: bytes, mine: bytes) -> bytes:
+        # Read into the builder's own kind of cache: the bytes have no meaning outside the library.
+        merged = config.create_timing_cache(theirs)
+        if not merged.combine(config.create_timing_cache(mine), False):
+            raise OutputError("it is of another GPU or version by now")
+        return bytes(memoryview(merged.serialize()))
+
+    try:
+        merge(path, bytes(memoryview(cache.serialize())), combine)
+    except OutputError as error:
+        log.append(f"warning: the timing cache {path} was not updated: {error}")
+
+
+def merge(path: Path, mine: bytes, combine: Callable[[bytes, bytes], bytes]) -> None:
+    """Replace a file by what it holds and `mine` together, as if one process at a time did so.
+
+    Args:
+        path: The file; it need not be there.
+        mine: What to add.
+        combine: Called with the file's content and `mine`.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    with one_writer(path.parent):
+        theirs = b""
+        with contextlib.suppress(OSError):
+            theirs = path.read_bytes()
+        write_atomic(path, combine(theirs, mine) if theirs else mine)

@@ -1,0 +1,122 @@
+"""What differs between versions of TensorRT and TensorRT for RTX: one row each, and nowhere else.
+
+TensorRT 8.6 was read from its own module (8.6.0), TensorRT for RTX 1.7 from its own; 10.x from the type
+stubs of 10.13, 11.x from the enumerations of the lean runtime 11.4. Ceilings of the ONNX opset come from
+onnx-tensorrt's docs/operators.md of 8.6, of 10.0 (20) and of 10.15 (24), and for 11.x from NVIDIA's "ONNX
+Opset Guide". What lies between two documented ceilings is left to the parser to refuse.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nm2trt.errors import BackendMissingError
+
+__all__ = ["ROWS", "VersionRow", "row_of"]
+
+_INSPECTOR_8 = {
+    "layers": "Layers",
+    "name": "Name",
+    "type": "LayerType",
+    "tactic": "TacticName",
+    "weights": "HasSparseWeights",
+}
+_INSPECTOR = {**_INSPECTOR_8, "metadata": "Metadata"}
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRow:
+    """One row.
+
+    Args:
+        product: "trt" or "trt-rtx".
+        since: First version that it is about, (major, minor).
+        network_flags: Members of `NetworkDefinitionCreationFlag` that a network is made with.
+        type_flags: `BuilderFlag` that a dtype in the graph needs; empty where networks are strongly typed.
+        flags: `BuilderFlag` by option of `BuildOptions`.
+        max_opset: Highest ONNX opset that the parser reads; None leaves it to the parser.
+        inspector: Key of the engine inspector's JSON by what it tells.
+        timing_cache: Whether a timing cache has an effect.
+        progress: Whether the builder reports progress, and so can be stopped.
+    """
+
+    product: str
+    since: tuple[int, int]
+    network_flags: tuple[str, ...]
+    type_flags: Mapping[str, str]
+    flags: Mapping[str, str]
+    max_opset: int | None
+    inspector: Mapping[str, str]
+    timing_cache: bool
+    progress: bool
+
+
+ROWS = (
+    VersionRow(
+        product="trt",
+        since=(8, 6),
+        network_flags=("EXPLICIT_BATCH",),
+        type_flags={"float16": "FP16", "int8": "INT8"},
+        flags={"sparsity": "SPARSE_WEIGHTS", "tf32": "TF32"},
+        max_opset=17,
+        inspector=_INSPECTOR_8,
+        timing_cache=True,
+        progress=False,
+    ),
+    VersionRow(
+        product="trt",
+        since=(10, 0),
+        network_flags=("STRONGLY_TYPED",),
+        type_flags={},
+        flags={"sparsity": "SPARSE_WEIGHTS", "tf32": "TF32", "strict_nans": "STRICT_NANS"},
+        max_opset=24,
+        inspector=_INSPECTOR,
+        timing_cache=True,
+        progress=True,
+    ),
+    VersionRow(
+        product="trt",
+        since=(11, 0),
+        network_flags=("STRONGLY_TYPED",),
+        type_flags={},
+        flags={"sparsity": "SPARSE_WEIGHTS", "tf32": "TF32", "strict_nans": "STRICT_NANS"},
+        max_opset=25,
+        inspector=_INSPECTOR,
+        timing_cache=True,
+        progress=True,
+    ),
+    VersionRow(
+        product="trt-rtx",
+        since=(1, 0),
+        network_flags=("STRONGLY_TYPED",),
+        type_flags={},
+        flags={"sparsity": "SPARSE_WEIGHTS", "tf32": "TF32", "strict_nans": "STRICT_NANS"},
+        max_opset=None,
+        inspector=_INSPECTOR,
+        timing_cache=False,
+        progress=True,
+    ),
+)
+
+
+def row_of(product: str, version: str) -> VersionRow:
+    """Return the row of a version; a later one than all rows is taken for the last.
+
+    Args:
+        product: "trt" or "trt-rtx".
+        version: As in the module's `__version__`.
+
+    Raises:
+        BackendMissingError: The version is older than all rows, or is TensorRT 9, which was never for
+            general use.
+    """
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    wanted = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
+    rows = [row for row in ROWS if row.product == product and row.since <= wanted]
+    if not rows or (product == "trt" and wanted[0] == 9):
+        raise BackendMissingError(
+            f"TensorRT {version} is not supported; install 8.6, or 10 or newer: pip install nm2trt[trt]"
+        )
+    return rows[-1]

@@ -1,0 +1,163 @@
+"""TensorRT proper, 8.6, 10 and 11: engines for the GPU at hand, built on it.
+
+The only module that imports `tensorrt`. No function of the library that touches a device is called before the
+driver was asked: without one, TensorRT 8.6 and the lean runtime end the process.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nm2trt.backends import _trt_session, _trt_shared
+from nm2trt.backends._trt_versions import VersionRow, row_of
+from nm2trt.backends.cuda import require_gpu
+from nm2trt.backends.options import BuildOptions
+from nm2trt.backends.protocol import Engine, Network
+from nm2trt.errors import BackendMissingError, InputError
+
+__all__ = ["KIND", "MAGIC", "EngineHeader", "TrtBackend", "load", "read_header"]
+
+KIND = (
+    "TensorRT engine: runs in the TensorRT version that built it, on the kind of GPU it was built on, "
+    "and in Triton's TensorRT backend of that version"
+)
+MAGIC = b"ftrt"
+
+_INSTALL = "pip install nm2trt[trt]"
+# The head of an engine as NVIDIA's own trtexec reads it: tag, version of the layout, and at 24 the library's.
+_HEADER = struct.Struct("<4sI16x4B")
+_KNOWN_LAYOUT = 0
+_LIBRARY_TACTICS = ("CUBLAS", "CUBLAS_LT", "CUDNN")
+
+
+class TrtBackend:
+    """TensorRT; a `Backend`.
+
+    Args:
+        module: The imported `tensorrt`.
+
+    Raises:
+        BackendMissingError: The version is not supported.
+    """
+
+    name = "trt"
+    kind = KIND
+    suffix = ".engine"
+    has_profiles = True
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        self.version = str(module.__version__)
+        product = f"TensorRT {self.version}"
+        self._library = _trt_shared.Library(module, product, row_of(self.name, self.version), _set_tactics)
+
+    @property
+    def row(self) -> VersionRow:
+        """What this version has."""
+        return self._library.row
+
+    @property
+    def max_opset(self) -> int | None:
+        """See `Backend.max_opset`."""
+        return self._library.row.max_opset
+
+    def choose_targets(self, targets: tuple[str, ...]) -> tuple[str, ...]:
+        """See `Backend.choose_targets`; the one target is the GPU that is here."""
+        gpu = require_gpu(f"build with {self._library.product}; --backend trt-rtx builds without")
+        if targets not in ((), (gpu.target,)):
+            raise InputError(
+                f"{self._library.product} builds for the GPU that is here, {gpu.target}, and not for "
+                f"{', '.join(targets)}; build there, or choose --backend trt-rtx"
+            )
+        return (gpu.target,)
+
+    def check(self, options: BuildOptions, network: Network | None = None) -> None:  # noqa: ARG002 - as yet
+        """See `Backend.check`."""
+        _trt_shared.check(self._library, options)
+
+    def parse(self, model: Path, plugins: Sequence[Path] = ()) -> Network:
+        """See `Backend.parse`."""
+        require_gpu(f"build with {self._library.product}")
+        return _trt_shared.parse(self._library, model, plugins)
+
+    def fix(self, network: Network, shapes: Mapping[str, tuple[int, ...]]) -> Network:
+        """See `Backend.fix`."""
+        return _trt_shared.fix(self._library, _trt_shared.own(network), shapes)
+
+    def build(self, network: Network, options: BuildOptions) -> Engine:
+        """See `Backend.build`."""
+        return _trt_shared.build(self._library, _trt_shared.own(network), options)
+
+    def open(self, path: Path, plugins: Sequence[Path] = ()) -> _trt_session.EngineSession:
+        """See `Backend.open`."""
+        header = read_header(path)
+        return _trt_session.open_engine(
+            self._library, path, plugins, built=header.version or "unknown", here=self.version
+        )
+
+
+def load() -> TrtBackend:
+    """Import the library.
+
+    Raises:
+        BackendMissingError: It is not installed, does not load on this machine, or is of another version.
+    """
+    try:
+        import tensorrt
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "tensorrt"
+        why = "is not installed" if missing else f"does not load ({error})"
+        raise BackendMissingError(f"TensorRT {why}: {_INSTALL}") from error
+    if not hasattr(tensorrt, "__version__"):
+        raise BackendMissingError(
+            f"TensorRT is installed and empty, a package of that name alone: {_INSTALL}"
+        )
+    return TrtBackend(tensorrt)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineHeader:
+    """What the first bytes of an engine say.
+
+    Args:
+        version: The library that built it, e.g. "8.6.0.12"; None where the layout is not known.
+    """
+
+    version: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+def read_header(path: str | os.PathLike[str]) -> EngineHeader:
+    """Read an engine's header, without the library and without loading the engine.
+
+    Raises:
+        InputError: The file is no engine of TensorRT, or is cut short.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        head = file.read(_HEADER.size)
+    if head[:4] != MAGIC:
+        raise InputError(f"{path} is not an engine of TensorRT; its first bytes are {head[:4]!r}")
+    if len(head) < _HEADER.size:
+        raise InputError(
+            f"{path} is cut short: {len(head)} bytes are less than an engine's header; build it again"
+        )
+    _, layout, *version = _HEADER.unpack(head)
+    return EngineHeader(".".join(map(str, version)) if layout == _KNOWN_LAYOUT else None)
+
+
+def _set_tactics(trt: Any, config: Any, options: BuildOptions) -> None:
+    if not options.library_tactics:
+        sources = config.get_tactic_sources()
+        for name in _LIBRARY_TACTICS:
+            source = getattr(trt.TacticSource, name, None)
+            sources &= ~(0 if source is None else 1 << int(source))
+        config.set_tactic_sources(sources)
