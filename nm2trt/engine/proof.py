@@ -2,44 +2,30 @@
 
     pattern -> shape/groups -> dtype -> builder lists it eligible -> sparse tactic chosen -> measured gain
 
-The first three rungs are answered from the model. The last three are the builder's and the GPU's to
-answer; where this machine cannot ask them they read `not measured`. That a weight has zeros, or that an
-engine calls it sparse, is never proof: a tactic name, the builder's "picked" line or a kernel's name is.
+The first three rungs are answered from the model, the builder and the architectures. The last three are
+the builder's and the GPU's to answer; where this machine cannot ask them they read `not measured`. That a
+weight has zeros, or that an engine calls it sparse, is never proof: a tactic's name, the builder's "chosen"
+line or a kernel's name is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
+from nm2trt.engine.chosen import NOT_MEASURED, Rung, asked, gained, listed
+from nm2trt.engine.evidence import Evidence
+from nm2trt.errors import InputError
+from nm2trt.nm.eligibility import judge_targets
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.nm.verdict import WeightVerdict
+from nm2trt.nm.verdict import Eligibility, WeightVerdict
 
-__all__ = ["NOT_MEASURED", "LadderRow", "Rung", "climb", "readable"]
-
-NOT_MEASURED = "not measured"
-
-Answer = Literal["yes", "no", "unknown", "not measured", "not reached"]
+__all__ = ["NOT_MEASURED", "LadderRow", "Rung", "climb", "readable", "sparse_share", "unmatched"]
 
 _TWO_OF_FOUR = NMPattern(2, 4)
-# Reason codes of `nm.eligibility` that speak of the dtype; the others speak of shape and groups.
-_DTYPE_CODES = frozenset({"fp32", "dtype"})
 _NOT_REACHED = "-"
-
-
-@dataclass(frozen=True, slots=True)
-class Rung:
-    """One answer.
-
-    Args:
-        answer: "yes", "no", "unknown", "not measured" (this machine cannot answer) or "not reached" (an
-            earlier rung said no).
-        detail: The answer in a few words, for a table's cell.
-    """
-
-    answer: Answer
-    detail: str
+_RUNGS = ("pattern", "fits", "dtype", "listed", "chosen", "gain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +45,10 @@ class LadderRow:
         listed: Whether the builder lists it eligible.
         chosen: Whether a sparse tactic was chosen.
         gain: What it saved.
+        macs: Multiply-accumulates of one inference at the optimum profile; None where shapes are not known.
+        node: The name that the builder's parser gives the consumer.
+        source: Where the deciding rule comes from; "" where the pattern decided.
+        basis: How far to trust it.
     """
 
     weight: str
@@ -73,6 +63,10 @@ class LadderRow:
     listed: Rung
     chosen: Rung
     gain: Rung
+    macs: int | None = None
+    node: str = ""
+    source: str = ""
+    basis: str = ""
 
     @property
     def rungs(self) -> tuple[Rung, ...]:
@@ -84,9 +78,34 @@ class LadderRow:
         """Whether a rung below the builder's said no."""
         return any(rung.answer == "no" for rung in self.rungs[:3])
 
+    @property
+    def eligible(self) -> bool:
+        """Whether no rung below the builder's said no."""
+        return not self.stopped
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], *, where: str) -> LadderRow:
+        """Read what `to_json` wrote; a manifest of an earlier release lacks the last fields.
+
+        Args:
+            data: The decoded JSON.
+            where: The file, for messages.
+
+        Raises:
+            InputError: The record is damaged.
+        """
+        try:
+            values = {field.name: data[field.name] for field in fields(cls) if field.name in data}
+            for name in _RUNGS:
+                values[name] = Rung(values[name]["answer"], str(values[name]["detail"]))
+            values["shape"] = tuple(int(size) for size in values["shape"])
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"the ladder in {where} is damaged; build the engine again") from error
 
 
 def readable(verdict: WeightVerdict) -> bool:
@@ -94,36 +113,120 @@ def readable(verdict: WeightVerdict) -> bool:
     return verdict.pattern == "holds" and _TWO_OF_FOUR.admits(NMPattern.parse(verdict.wanted))
 
 
-def climb(verdicts: Sequence[WeightVerdict], *, sparsity: str) -> tuple[LadderRow, ...]:
-    """Return one row a verdict, as far as model and builder can answer without a GPU.
+def climb(
+    verdicts: Sequence[WeightVerdict],
+    *,
+    sparsity: str,
+    builder: str = "",
+    targets: Sequence[str] = (),
+    evidence: Evidence | None = None,
+) -> tuple[LadderRow, ...]:
+    """Return one row a verdict, as far as model, builder and evidence can answer.
 
     Args:
         verdicts: What `verify` found out.
         sparsity: The build's "disable", "enable" or "force".
+        builder: "trt" or "trt-rtx"; "" where none is chosen yet.
+        targets: Architectures that the engine is for.
+        evidence: What builder and profiler said of the engine; None where nothing was built.
     """
-    return tuple(_row(verdict, sparsity) for verdict in verdicts)
+    return tuple(_row(verdict, sparsity, builder, targets, evidence or Evidence()) for verdict in verdicts)
 
 
-def _row(verdict: WeightVerdict, sparsity: str) -> LadderRow:
-    rungs = [_pattern(verdict), _shape(verdict), _dtype(verdict)]
+def sparse_share(ladder: Sequence[LadderRow]) -> tuple[float | None, str]:
+    """Return the share of eligible multiply-accumulates that run sparse kernels, and why it is not known.
+
+    Args:
+        ladder: One row a weight.
+
+    Returns:
+        The share, 0..1, and ""; or None and one sentence.
+    """
+    eligible = [row for row in ladder if row.eligible]
+    if not eligible:
+        return None, "no weight is eligible for a sparse kernel"
+    uncounted = [row for row in eligible if row.macs is None]
+    if uncounted:
+        return None, (
+            f"the multiply-accumulates of {len(uncounted)} eligible weights are not known, first "
+            f"{uncounted[0].weight!r}; give static shapes or a profile"
+        )
+    open_rows = [row for row in eligible if row.chosen.answer not in ("yes", "no", "not reached")]
+    if open_rows:
+        return None, (
+            f"of {len(open_rows)} of {len(eligible)} eligible weights it is not known which kernel was chosen, "
+            f"first {open_rows[0].weight!r}"
+        )
+    total = sum(row.macs or 0 for row in eligible)
+    sparse = sum(row.macs or 0 for row in eligible if row.chosen.answer == "yes")
+    return (sparse / total if total else 0.0), ""
+
+
+def unmatched(ladder: Sequence[LadderRow], evidence: Evidence) -> tuple[str, ...]:
+    """Say which weights have no layer in the engine, and which of its layers no weight; one sentence each."""
+    if not evidence.layers:
+        return ()
+    nodes = {node for layer in evidence.layers for node in layer.nodes}
+    lost = [row.weight for row in ladder if row.node not in nodes]
+    known = {row.node for row in ladder}
+    foreign = [x.name for x in evidence.layers if x.computes and not known.intersection(x.nodes)]
+    found = []
+    if ladder and len(lost) == len(ladder):
+        found.append(
+            f"no layer of the engine names one of the model's {len(ladder)} weights: all were fused away, into "
+            f"{len(evidence.layers)} layers without ONNX names, so that nothing can be said of a single one"
+        )
+    elif lost:
+        found.append(f"{len(lost)} weights have no layer of their own in the engine: {_some(lost)}")
+    if foreign:
+        found.append(f"{len(foreign)} layers of the engine belong to no weight: {_some(foreign)}")
+    return tuple(found)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _row(
+    verdict: WeightVerdict, sparsity: str, builder: str, targets: Sequence[str], evidence: Evidence
+) -> LadderRow:
+    judged = _judged(verdict, builder, targets)
+    rungs = [_pattern(verdict), *_below_builder(verdict, builder, targets)]
     if sparsity == "disable":
         rungs += [Rung("no", "sparsity off")] * 3
     else:
-        rungs += [Rung("not measured", NOT_MEASURED)] * 3
-    stopped = next((position for position, rung in enumerate(rungs) if rung.answer == "no"), len(rungs))
+        rungs += [
+            listed(verdict.node, evidence),
+            asked(verdict.node, evidence),
+            gained(verdict.node, evidence),
+        ]
+    # A layer that the builder does not list may be one whose name it lost: a kernel that ran says more.
+    stopped = next(
+        (i for i, rung in enumerate(rungs) if rung.answer == "no" and not (i == 3 and rungs[4].answer == "yes")),
+        len(rungs),
+    )
     rungs = [
         rung if position <= stopped else Rung("not reached", _NOT_REACHED)
         for position, rung in enumerate(rungs)
     ]
+    decided = judged is not None and readable(verdict)
     return LadderRow(
         verdict.weight,
         verdict.consumer,
         verdict.operator,
         verdict.shape,
-        verdict.reason,
-        verdict.sentence,
+        judged.code if judged is not None and decided else verdict.reason,
+        judged.sentence if judged is not None and decided else verdict.sentence,
         *rungs,
+        macs=verdict.macs,
+        node=verdict.node,
+        source=judged.source if judged is not None and decided else verdict.source,
+        basis=judged.basis if judged is not None and decided else verdict.basis,
     )
+
+
+def _judged(verdict: WeightVerdict, builder: str, targets: Sequence[str]) -> Eligibility | None:
+    return None if verdict.facts is None else judge_targets(verdict.facts, builder, targets)
 
 
 def _pattern(verdict: WeightVerdict) -> Rung:
@@ -138,14 +241,22 @@ def _pattern(verdict: WeightVerdict) -> Rung:
     return Rung("no", verdict.pattern.replace("-", " "))
 
 
-def _shape(verdict: WeightVerdict) -> Rung:
-    # The rules on shape come before those on dtype, so one that names the dtype has passed them.
-    if verdict.eligible == "yes" or verdict.reason in _DTYPE_CODES:
-        return Rung("yes", "fits")
-    return Rung(verdict.eligible, verdict.reason)
+def _below_builder(verdict: WeightVerdict, builder: str, targets: Sequence[str]) -> tuple[Rung, Rung]:
+    """Return the rungs of shape and dtype."""
+    if verdict.facts is None:
+        return Rung("unknown", "untraceable"), Rung("unknown", verdict.dtype)
+    shape = judge_targets(verdict.facts, builder, targets, rung="shape")
+    dtype = judge_targets(verdict.facts, builder, targets, rung="dtype")
+    return (
+        Rung("yes", "fits") if shape.answer == "yes" else Rung(shape.answer, shape.code),
+        Rung("yes", verdict.facts.dtype)
+        if dtype.answer == "yes"
+        else Rung(dtype.answer, _DTYPE_DETAILS.get(dtype.code, "{}: {}").format(verdict.facts.dtype, dtype.code)),
+    )
 
 
-def _dtype(verdict: WeightVerdict) -> Rung:
-    if verdict.reason in _DTYPE_CODES:
-        return Rung(verdict.eligible, f"{verdict.dtype}: no sparse kernel known")
-    return Rung("yes", verdict.dtype)
+_DTYPE_DETAILS: Mapping[str, str] = {
+    "fp32": "{}: no sparse kernel known",
+    "dtype": "{}: not known there",
+    "qdq-island": "{}: an island among Q/DQ",
+}

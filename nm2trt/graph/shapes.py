@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import onnx
 from onnx import TensorProto
 
-from nm2trt.graph.consumers import Consumer
+from nm2trt.graph.consumers import Consumer, consumers
 from nm2trt.graph.model import Model
+from nm2trt.nm.verdict import WeightVerdict
 
-__all__ = ["Shapes", "infer_shapes", "macs"]
+__all__ = ["Shapes", "infer_shapes", "macs", "with_macs"]
 
 Shapes = Mapping[str, tuple[int | None, ...]]
 
@@ -19,10 +21,14 @@ Shapes = Mapping[str, tuple[int | None, ...]]
 _LARGEST_SHAPE_TENSOR = 64
 
 
-def infer_shapes(model: Model) -> Shapes:
+def infer_shapes(model: Model, inputs: Mapping[str, Sequence[int]] | None = None) -> Shapes:
     """Return the shapes of the main graph's values; None stands for a free size.
 
     Weights are left out before onnx is asked, so that a large model costs no copy of itself.
+
+    Args:
+        model: The model.
+        inputs: Shapes of its inputs, e.g. those that an engine is optimised for; by default its own.
     """
     light = onnx.ModelProto(ir_version=model.proto.ir_version)
     light.opset_import.extend(model.proto.opset_import)
@@ -30,10 +36,13 @@ def infer_shapes(model: Model) -> Shapes:
     source, graph = model.proto.graph, light.graph
     graph.name = "shapes"
     graph.node.extend(source.node)
-    graph.output.extend(source.output)
-    graph.value_info.extend(source.value_info)
     given = {value.name for value in source.input}
     graph.input.extend(source.input)
+    if inputs is None:
+        graph.output.extend(source.output)
+        graph.value_info.extend(source.value_info)
+    else:
+        _fix_inputs(graph, inputs)
     for tensor in source.initializer:
         if math.prod(tensor.dims) <= _LARGEST_SHAPE_TENSOR and tensor.data_location != TensorProto.EXTERNAL:
             graph.initializer.append(tensor)
@@ -72,6 +81,36 @@ def macs(consumer: Consumer, weight_shape: tuple[int, ...], axis: int, shapes: S
     if len(weight_shape) >= 3 and consumer.operator in _CONVOLUTIONS:
         return size * math.prod(weight_shape[1:])
     return size * weight_shape[axis]
+
+
+def with_macs(
+    model: Model, verdicts: Sequence[WeightVerdict], inputs: Mapping[str, Sequence[int]]
+) -> tuple[WeightVerdict, ...]:
+    """Return the verdicts with the multiply-accumulates that their consumers do at these input shapes.
+
+    Args:
+        model: The model that was judged.
+        verdicts: What `verify` found out of it.
+        inputs: Shape of every input that has free sizes.
+    """
+    shapes = infer_shapes(model, inputs)
+    operands = {(operand.label, operand.input_index): operand for operand in consumers(model)}
+    counted = []
+    for verdict in verdicts:
+        index = verdict.facts.constant_input_index if verdict.facts is not None else -1
+        operand = operands.get((verdict.consumer, index))
+        if operand is None or verdict.axis is None:
+            counted.append(verdict)
+        else:
+            counted.append(replace(verdict, macs=macs(operand, verdict.shape, verdict.axis, shapes)))
+    return tuple(counted)
+
+
+def _fix_inputs(graph: onnx.GraphProto, inputs: Mapping[str, Sequence[int]]) -> None:
+    for value in graph.input:
+        if value.name in inputs:
+            sizes = list(inputs[value.name])
+            value.CopyFrom(_typed_value(value.name, value.type.tensor_type.elem_type, sizes))
 
 
 def _typed_value(name: str, dtype: int, dims: Iterable[int]) -> onnx.ValueInfoProto:

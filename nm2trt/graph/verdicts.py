@@ -85,18 +85,18 @@ class Judge:
         if finding.nonfinite:
             sentence += f"; {finding.nonfinite} elements are NaN or infinite"
         computed = _computed_in(consumer, weight)
-        eligible = judge(
-            WeightFacts(
-                operator=consumer.operator,
-                shape=weight.shape,
-                axis=how.axis,
-                dtype=computed,
-                conv_groups=int(consumer.attributes.get("group", 1)) if how.convolution else 1,
-                pattern=wanted if status == "holds" else None,
-                constant_input_index=consumer.input_index,
-                island=_obstacle(self.islands.get(consumer.label), computed),
-            )
+        facts = WeightFacts(
+            operator=consumer.operator,
+            shape=weight.shape,
+            axis=how.axis,
+            dtype=computed,
+            conv_groups=int(consumer.attributes.get("group", 1)) if how.convolution else 1,
+            pattern=wanted if status == "holds" else None,
+            constant_input_index=consumer.input_index,
+            convolution=how.convolution,
+            island=_obstacle(self.islands.get(consumer.label), computed),
         )
+        eligible = judge(facts)
         if status == "holds":
             reason, sentence = eligible.code, f"{sentence}; {eligible.sentence}"
         return WeightVerdict(
@@ -119,6 +119,9 @@ class Judge:
             reason=reason,
             sentence=sentence,
             source=eligible.source if status == "holds" else "",
+            basis=eligible.basis if status == "holds" else "",
+            facts=facts,
+            node=_parsed_name(consumer),
         )
 
     def _pattern_answer(
@@ -211,6 +214,7 @@ def _untraceable(case: _Case, why: str) -> WeightVerdict:
         reason="untraceable",
         sentence=why,
         source="",
+        node=_parsed_name(case.consumer),
     )
 
 
@@ -219,6 +223,11 @@ def _obstacle(island: Island | None, computed: str) -> str:
     if island is None or (island.computes_in_float and computed != "float32"):
         return ""
     return island.sentence
+
+
+def _parsed_name(consumer: Consumer) -> str:
+    node = consumer.node
+    return node.name or (f"node_of_{node.output[0]}" if node.output else "")
 
 
 def _computed_in(consumer: Consumer, weight: ReadWeight) -> str:

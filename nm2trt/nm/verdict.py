@@ -2,13 +2,69 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-__all__ = ["Eligibility", "Eligible", "PatternStatus", "WeightVerdict"]
+from nm2trt.nm.pattern import NMPattern
+
+__all__ = ["Basis", "Eligibility", "Eligible", "PatternStatus", "WeightFacts", "WeightVerdict"]
 
 PatternStatus = Literal["holds", "broken", "dense-by-plan", "not-groupable", "untraceable"]
 Eligible = Literal["yes", "no", "unknown"]
+Basis = Literal["measured", "cited", "assumed"]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFacts:
+    """What the hardware rules of `nm2trt.nm.eligibility` may look at.
+
+    Args:
+        operator: ONNX operator type.
+        shape: Shape as the consumer reads it.
+        axis: Reduction axis.
+        dtype: Type that the kernel would compute in, e.g. "float16"; "int8" where weight and input both
+            come out of Q/DQ pairs.
+        conv_groups: A convolution's group count; 1 otherwise.
+        pattern: The pattern that the weight holds, or None.
+        constant_input_index: The consumer's input that the weight feeds.
+        convolution: Whether the consumer is a convolution, so that dimensions may be kernel positions.
+        island: What keeps a layer of a quantised model from computing in INT8 from end to end, or "".
+    """
+
+    operator: str
+    shape: tuple[int, ...]
+    axis: int
+    dtype: str
+    conv_groups: int
+    pattern: NMPattern | None
+    constant_input_index: int = 1
+    convolution: bool = False
+    island: str = ""
+
+    @property
+    def inputs(self) -> int:
+        """Channels that one result sums over, without a convolution's kernel positions."""
+        return self.shape[self.axis]
+
+    @property
+    def positions(self) -> int:
+        """A convolution's kernel positions; 1 otherwise."""
+        return math.prod(self.shape[2:]) if self.convolution else 1
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the result: the other matrix dimension, or a convolution's output channels."""
+        if self.convolution:
+            return self.shape[1 - self.axis]
+        return next((self.shape[i] for i in (-1, -2) if len(self.shape) > 1 and self._is_other(i)), 1)
+
+    def _is_other(self, index: int) -> bool:
+        return index % len(self.shape) != self.axis
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {**asdict(self), "pattern": None if self.pattern is None else str(self.pattern)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +77,15 @@ class Eligibility:
         sentence: The rule applied to this weight.
         source: Where the rule comes from.
         basis: "measured", "cited" or "assumed".
+        rung: Rung of the ladder that the rule speaks of: "pattern", "shape" or "dtype"; "" where all passed.
     """
 
     answer: Eligible
     code: str
     sentence: str
     source: str
-    basis: Literal["measured", "cited", "assumed"]
+    basis: Basis
+    rung: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +112,9 @@ class WeightVerdict:
         reason: Short stable code of what decided, e.g. "holds", "broken", "group-conv".
         sentence: The reason in words.
         source: The eligibility rule's source, or "" when the pattern decided.
+        basis: How far to trust it: "measured", "cited" or "assumed"; "" when the pattern decided.
+        facts: What the rules looked at; None when untraceable.
+        node: Name that TensorRT's parser gives the consumer: its own, or `node_of_` and its first output.
     """
 
     weight: str
@@ -75,7 +136,10 @@ class WeightVerdict:
     reason: str
     sentence: str
     source: str
+    basis: str = ""
+    facts: WeightFacts | None = None
+    node: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return asdict(self)
+        return {**asdict(self), "facts": None if self.facts is None else self.facts.to_json()}
