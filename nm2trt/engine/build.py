@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Backend, Engine, Network, TensorSpec
+from nm2trt.engine.forecast import Forecast, forecast
 from nm2trt.engine.profiles import resolve_profiles, resolve_static
-from nm2trt.engine.proof import LadderRow, climb, readable
+from nm2trt.engine.proof import LadderRow, climb, readable, unmatched
+from nm2trt.engine.requirement import cannot_know, check_share, gather
 from nm2trt.errors import BackendError, InputError, SparsityError
 from nm2trt.files import check_input, check_output, sha256_file
 from nm2trt.manifest import Manifest, manifest_path, write_pair
@@ -22,18 +25,8 @@ from nm2trt.nm.verdict import WeightVerdict
 
 __all__ = ["BuildResult", "ModelFacts", "NothingSparseError", "build_engine", "check_request", "refuse_opset"]
 
-
-class NothingSparseError(SparsityError):
-    """Sparse kernels were asked for and the weights do not allow them; `ladder` says why, weight by weight.
-
-    Args:
-        message: The sentence.
-        ladder: One row a weight.
-    """
-
-    def __init__(self, message: str, ladder: tuple[LadderRow, ...]) -> None:
-        super().__init__(message)
-        self.ladder = ladder
+# The verdicts again, with the multiply-accumulates that their consumers do at these shapes of the inputs.
+AtShapes = Callable[[Mapping[str, Sequence[int]]], Sequence[WeightVerdict]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +59,7 @@ class BuildResult:
         inputs: The model's inputs.
         outputs: The model's outputs.
         ladder: One row a weight.
+        forecast: Which share of the work may run sparse.
         notes: What was chosen for the user, and what speaks against a gain; one sentence each.
         engine_sha256: Hash of the engine; "" after a dry run.
         engine_bytes: Its size; 0 after a dry run.
@@ -84,6 +78,7 @@ class BuildResult:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     ladder: tuple[LadderRow, ...]
+    forecast: Forecast
     notes: tuple[str, ...]
     engine_sha256: str
     engine_bytes: int
@@ -105,6 +100,7 @@ class BuildResult:
             "inputs": [_tensor(spec) for spec in self.inputs],
             "outputs": [_tensor(spec) for spec in self.outputs],
             "ladder": [row.to_json() for row in self.ladder],
+            "forecast": self.forecast.to_json(),
             "notes": list(self.notes),
             "engine_sha256": self.engine_sha256,
             "engine_bytes": self.engine_bytes,
@@ -161,6 +157,8 @@ def build_engine(
     backend: Backend,
     source: Path | None = None,
     dry_run: bool = False,
+    at_shapes: AtShapes | None = None,
+    require_sparse: float | None = None,
 ) -> BuildResult:
     """Build an engine and write it with its manifest, whole or not at all.
 
@@ -173,24 +171,37 @@ def build_engine(
         backend: The builder.
         source: The file to parse where that is not `model` itself but a copy with pruned weights.
         dry_run: Stop before the builder starts, and write nothing.
+        at_shapes: Returns `weights` with their work at the shapes that the engine is optimised for.
+        require_sparse: Least share, 0..1, of the eligible multiply-accumulates that sparse kernels must run.
 
     Raises:
         NothingSparseError: Sparse kernels are asked for, and no weight holds 2:4 or one breaks its plan.
+        TooFewSparseError: Fewer sparse kernels run than `require_sparse` asks for, or nobody can know here.
         InputError: The model, a profile or a target is wrong.
         OutputError: The engine cannot be written.
         BackendError: The library refused the model or failed.
         Interrupted: The user stopped it.
     """
     out, options = check_request(model, out, options or BuildOptions(), backend)
-    ladder = climb(weights, sparsity=options.sparsity)
+    rungs = functools.partial(
+        climb, sparsity=options.sparsity, builder=backend.name, targets=options.targets
+    )
     if options.sparsity != "disable":
-        _require_sparse(model, weights, facts, ladder)
+        _require_sparse(model, weights, facts, rungs(weights))
+    if require_sparse is not None and not dry_run:
+        cannot_know(model, options.sparsity, backend, rungs(weights))
     start = time.perf_counter()
     network = backend.parse(source or model, options.plugins)
     parse_ms = (time.perf_counter() - start) * 1e3
     network, options, notes = _shaped(backend, network, options)
     backend.check(options, network)
+    if at_shapes is not None and options.profiles:
+        weights = at_shapes({shapes.input: shapes.opt for shapes in options.profiles[0]})
     built = Engine(memoryview(b""), (), 0.0) if dry_run else backend.build(network, options)
+    evidence = gather(built, backend)
+    ladder = rungs(weights, evidence=evidence)
+    if require_sparse is not None and not dry_run:
+        check_share(model, ladder, evidence, require_sparse)
     result = BuildResult(
         engine=out,
         written=not dry_run,
@@ -202,7 +213,8 @@ def build_engine(
         inputs=network.inputs,
         outputs=network.outputs,
         ladder=ladder,
-        notes=(*notes, *_warnings(weights, options)),
+        forecast=forecast(weights, ladder, builder=backend.name, targets=options.targets),
+        notes=(*notes, *_warnings(weights, options), *unmatched(ladder, evidence)),
         engine_sha256="",
         engine_bytes=0,
         parse_ms=parse_ms,

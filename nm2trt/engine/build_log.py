@@ -31,29 +31,14 @@ __all__ = ["KNOWN_VERSIONS", "identify_log", "knows", "parse_build_log", "unknow
 KNOWN_VERSIONS: dict[str, tuple[str, ...]] = {"trt": ("8", "10", "11"), "trt-rtx": ("1",)}
 _PRODUCTS = {"trt": "TensorRT", "trt-rtx": "TensorRT for RTX"}
 
-_LISTS = (
-    ("eligible", re.compile(r"\(Sparsity\) Layers eligible for sparse math:(?P<names>.*)", re.DOTALL)),
-    (
-        "chosen",
-        re.compile(
-            r"\(Sparsity\) TRT inference plan picked sparse implementation for layers:(?P<names>.*)", re.DOTALL
-        ),
-    ),
-    (
-        "eligible",
-        re.compile(
-            r"\(Sparsity\) Found (?P<count>\d+) layer\(s\) eligible to use sparse tactics(?P<colon>:?)"
-            r"(?P<names>.*)",
-            re.DOTALL,
-        ),
-    ),
-    (
-        "chosen",
-        re.compile(
-            r"\(Sparsity\) Chose (?P<count>\d+) layer\(s\) using sparse tactics(?P<colon>:?)(?P<names>.*)",
-            re.DOTALL,
-        ),
-    ),
+_LISTS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+    (kind, re.compile(r"\(Sparsity\) " + text + r"(?P<names>.*)", re.DOTALL))
+    for kind, text in (
+        ("eligible", r"Layers eligible for sparse math:"),
+        ("chosen", r"TRT inference plan picked sparse implementation for layers:"),
+        ("eligible", r"Found (?P<count>\d+) layer\(s\) eligible to use sparse tactics:?"),
+        ("chosen", r"Chose (?P<count>\d+) layer\(s\) using sparse tactics:?"),
+    )
 )
 _AUTOTUNING = re.compile(r"Autotuning op (?P<name>.*?)\(key: 0x[0-9a-fA-F]+\):?(?P<metadata>.*)")
 # tactic_id, cost(in ms), cost/fastest_cost, prediction_correlation, kernel_name, tactic_hash, ...
@@ -82,7 +67,8 @@ def identify_log(lines: Iterable[str]) -> str:
         if packed:
             digits = packed[1]
             # v8601 is 8.6.1, v101401 is 10.14.1.
-            parts = (digits[:-4], digits[-4:-2], digits[-2:]) if len(digits) > 4 else (digits[0], digits[1], digits[2:])
+            major, minor = (digits[:-4], digits[-4:-2]) if len(digits) > 4 else (digits[0], digits[1])
+            parts = (major, minor, digits[-2:])
             return ".".join(str(int(part)) for part in parts)
     return ""
 

@@ -75,7 +75,9 @@ def _kernel(node: str, evidence: Evidence) -> Rung | None:
 
 
 def _tactic(node: str, evidence: Evidence) -> Rung | None:
-    tactics = [layer.tactic for layer in evidence.layers if node in layer.nodes and layer.computes and layer.tactic]
+    tactics = [
+        layer.tactic for layer in evidence.layers if node in layer.nodes and layer.computes and layer.tactic
+    ]
     sparse = next((tactic for tactic in tactics if is_sparse_kernel(tactic)), None)
     if sparse is not None:
         return Rung("yes", sparse)
@@ -88,7 +90,9 @@ def _line(node: str, evidence: Evidence) -> Rung | None:
     named = _named(node, evidence.chosen)
     if named is None:
         return None
-    return Rung("yes", "the builder chose it") if named else Rung("no", f"not chosen{_because(node, evidence)}")
+    return (
+        Rung("yes", "the builder chose it") if named else Rung("no", f"not chosen{_because(node, evidence)}")
+    )
 
 
 def _because(node: str, evidence: Evidence) -> str:

@@ -25,7 +25,10 @@ __all__ = [
 SPARSE_KERNEL_NAMES: tuple[tuple[str, str], ...] = (
     (r"xmma_(\w+_)?sparse_(conv|gemm|fprop|int8|i8|f16|bf16|e4m3)", "names in TensorRT for RTX 1.7.1.116"),
     (r"xmma_sparse_(conv|gemm)", "lists of tensor core kernels in PyTorch's and TensorFlow's profilers"),
-    (r"_sptensor\d+x\d+x\d+", "suffix of the names of cuSPARSELt and TensorRT kernels for sparse tensor cores"),
+    (
+        r"_sptensor\d+x\d+x\d+",
+        "suffix of cuSPARSELt's and TensorRT's kernels for sparse tensor cores",
+    ),
     (r"(^|[_\d])spgemm(_|$)", "CUTLASS profiler, NVIDIA/cutlass issue 103"),
     (r"spmma", "NVIDIA/Model-Optimizer pull request 1664"),
 )

@@ -1,7 +1,7 @@
 """Kernel names out of a profiler's trace: what ran on the GPU, which nothing can contradict.
 
-Read are the CSV reports of `nsys stats` (`cuda_gpu_kern_sum`, `cuda_gpu_trace`, `nvtx_kern_sum`) and traces in
-Chrome's JSON format, which torch.profiler writes. A trace that names the range in which a kernel was
+Read are the CSV reports of `nsys stats` (`cuda_gpu_kern_sum`, `cuda_gpu_trace`, `nvtx_kern_sum`) and traces
+in Chrome's JSON format, which torch.profiler writes. A trace that names the range in which a kernel was
 launched (TensorRT marks its layers as NVTX ranges) proves single layers; one without proves the engine.
 """
 

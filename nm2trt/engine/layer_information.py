@@ -22,7 +22,7 @@ from nm2trt.errors import InputError
 __all__ = ["NAMES_ONLY", "parse_layer_information"]
 
 NAMES_ONLY = (
-    "the engine was built without detailed profiling verbosity, so that its layers have names and no kernels: "
+    "the engine was built without detailed profiling verbosity: its layers have names and no kernels; "
     "build it with nm2trt build, or trtexec --profilingVerbosity=detailed"
 )
 
@@ -41,7 +41,8 @@ def parse_layer_information(text: str, *, builder: str = "trt", version: str = "
     data = _decoded(text)
     generation = "11" if "I/O Tensors" in data else "10" if "Bindings" in data else ""
     if not knows(builder, version or ("1" if generation and builder == "trt-rtx" else generation)):
-        return Evidence(notes=(unknown_version("the inspector's output", builder, version or "unknown version"),))
+        sentence = unknown_version("the inspector's output", builder, version or "of an unknown version")
+        return Evidence(notes=(sentence,))
     layers = [_layer(item) for item in data["Layers"]]
     named = [layer for layer in layers if layer is not None]
     if len(named) < len(layers) or not any(layer.kind or layer.tactic for layer in named):
@@ -54,7 +55,7 @@ def _decoded(text: str) -> dict[str, Any]:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(
-            "the layer information is no JSON; give what trtexec --exportLayerInfo or the engine inspector wrote"
+            "the layer information is no JSON; give what trtexec --exportLayerInfo or the inspector wrote"
         ) from error
     if not isinstance(data, dict) or not isinstance(data.get("Layers"), list):
         raise InputError(

@@ -23,7 +23,9 @@ __all__ = ["is_region", "onnx_nodes", "split_list"]
 _METADATA = re.compile(r"\[ONNX Layer: (.*?)\](?=$|[\x1e\x1f\s\[])")
 _REGION = re.compile(r"\{ForeignNode\[(.*)\.\.\.(.*)\]\}", re.DOTALL)
 _MYELIN_SUFFIX = re.compile(r"_myl\d+_\d+$")
-_NO_NODES = re.compile(r"(Reformatting CopyNode|reformatt?ed? |__my[el]|\(Unnamed Layer\*|copied_squeeze)", re.I)
+_NO_NODES = re.compile(
+    r"(Reformatting CopyNode|reformatt?ed? |__my[el]|\(Unnamed Layer\*|copied_squeeze)", re.I
+)
 
 
 def onnx_nodes(name: str, metadata: str = "") -> tuple[str, ...]:

@@ -80,8 +80,8 @@ class LadderRow:
 
     @property
     def eligible(self) -> bool:
-        """Whether no rung below the builder's said no."""
-        return not self.stopped
+        """Whether no rung below the builder's said no, or a sparse kernel was chosen all the same."""
+        return self.chosen.answer == "yes" or not self.stopped
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -154,7 +154,7 @@ def sparse_share(ladder: Sequence[LadderRow]) -> tuple[float | None, str]:
     open_rows = [row for row in eligible if row.chosen.answer not in ("yes", "no", "not reached")]
     if open_rows:
         return None, (
-            f"of {len(open_rows)} of {len(eligible)} eligible weights it is not known which kernel was chosen, "
+            f"which kernel was chosen is not known of {len(open_rows)} of {len(eligible)} eligible weights, "
             f"first {open_rows[0].weight!r}"
         )
     total = sum(row.macs or 0 for row in eligible)
@@ -173,8 +173,8 @@ def unmatched(ladder: Sequence[LadderRow], evidence: Evidence) -> tuple[str, ...
     found = []
     if ladder and len(lost) == len(ladder):
         found.append(
-            f"no layer of the engine names one of the model's {len(ladder)} weights: all were fused away, into "
-            f"{len(evidence.layers)} layers without ONNX names, so that nothing can be said of a single one"
+            f"no layer of the engine names one of the model's {len(ladder)} weights: all were fused away, "
+            f"into {len(evidence.layers)} layers without ONNX names, and nothing can be said of a single one"
         )
     elif lost:
         found.append(f"{len(lost)} weights have no layer of their own in the engine: {_some(lost)}")
@@ -200,24 +200,22 @@ def _row(
             asked(verdict.node, evidence),
             gained(verdict.node, evidence),
         ]
-    # A layer that the builder does not list may be one whose name it lost: a kernel that ran says more.
-    stopped = next(
-        (i for i, rung in enumerate(rungs) if rung.answer == "no" and not (i == 3 and rungs[4].answer == "yes")),
-        len(rungs),
-    )
+    stopped = next((i for i, rung in enumerate(rungs) if rung.answer == "no"), len(rungs))
+    if stopped in (1, 2, 3) and rungs[4].answer == "yes":
+        stopped = len(rungs)  # a kernel that was chosen says more than a rule, or a list that lost its name
     rungs = [
         rung if position <= stopped else Rung("not reached", _NOT_REACHED)
         for position, rung in enumerate(rungs)
     ]
     decided = judged is not None and readable(verdict)
     return LadderRow(
-        verdict.weight,
-        verdict.consumer,
-        verdict.operator,
-        verdict.shape,
-        judged.code if judged is not None and decided else verdict.reason,
-        judged.sentence if judged is not None and decided else verdict.sentence,
-        *rungs,
+        weight=verdict.weight,
+        consumer=verdict.consumer,
+        operator=verdict.operator,
+        shape=verdict.shape,
+        reason=judged.code if judged is not None and decided else verdict.reason,
+        sentence=judged.sentence if judged is not None and decided else verdict.sentence,
+        **dict(zip(_RUNGS, rungs, strict=True)),
         macs=verdict.macs,
         node=verdict.node,
         source=judged.source if judged is not None and decided else verdict.source,
@@ -245,14 +243,13 @@ def _below_builder(verdict: WeightVerdict, builder: str, targets: Sequence[str])
     """Return the rungs of shape and dtype."""
     if verdict.facts is None:
         return Rung("unknown", "untraceable"), Rung("unknown", verdict.dtype)
-    shape = judge_targets(verdict.facts, builder, targets, rung="shape")
-    dtype = judge_targets(verdict.facts, builder, targets, rung="dtype")
-    return (
-        Rung("yes", "fits") if shape.answer == "yes" else Rung(shape.answer, shape.code),
-        Rung("yes", verdict.facts.dtype)
-        if dtype.answer == "yes"
-        else Rung(dtype.answer, _DTYPE_DETAILS.get(dtype.code, "{}: {}").format(verdict.facts.dtype, dtype.code)),
-    )
+    facts = verdict.facts
+    shape = judge_targets(facts, builder, targets, rung="shape")
+    dtype = judge_targets(facts, builder, targets, rung="dtype")
+    fits = Rung("yes", "fits") if shape.answer == "yes" else Rung(shape.answer, shape.code)
+    if dtype.answer == "yes":
+        return fits, Rung("yes", facts.dtype)
+    return fits, Rung(dtype.answer, _DTYPE_DETAILS.get(dtype.code, "{}").format(facts.dtype))
 
 
 _DTYPE_DETAILS: Mapping[str, str] = {

@@ -2,8 +2,8 @@
 
 A rule looks at one weight, at the builder and at the architecture, and answers "no" or "unknown" with a
 sentence, or passes. `RULES` decide eligibility: the first "no", without one the first "unknown"; a weight
-that passes all of them is eligible. `EXPECTATIONS` decide nothing: they say where dense kernels are known to
-win the builder's timing against eligible sparse ones.
+that passes all of them is eligible. `EXPECTATIONS` decide nothing: they say where dense kernels are known, or
+likely, to win the builder's timing against eligible sparse ones.
 
 `basis` says how far to trust a rule: "measured" was seen by us, "cited" stands in a maintainer's answer,
 in documentation or in another project's source, "assumed" is neither. `docs/eligibility.md` is made from
@@ -44,7 +44,8 @@ ANYWHERE = Where()
 _TWO_OF_FOUR = NMPattern(2, 4)
 _DEVELOPER_GUIDE = "TensorRT 8.x developer guide, section on sparsity"
 _EPILOGUE = (
-    "NVIDIA/Model-Optimizer pull request 1664 (TensorRT 10.14, RTX 6000 Ada); NVIDIA/TensorRT issue 4694, open"
+    "NVIDIA/Model-Optimizer pull request 1664 (TensorRT 10.14 on an RTX 6000 Ada); NVIDIA/TensorRT issue "
+    "4694, open"
 )
 
 
@@ -105,16 +106,6 @@ def _left_constant(facts: WeightFacts, _: Where) -> str | None:
     return None
 
 
-def _channel_multiple(facts: WeightFacts, _: Where) -> str | None:
-    multiple = next((row for row in CHANNEL_MULTIPLES if row.dtype == facts.dtype), None)
-    if multiple is None or not (facts.inputs % multiple.inputs or facts.outputs % multiple.outputs):
-        return None
-    return (
-        f"{facts.inputs} channels in and {facts.outputs} out are not multiples of {multiple.inputs} and "
-        f"{multiple.outputs}, which {multiple.held_by} ask of {facts.dtype}"
-    )
-
-
 def _float32(facts: WeightFacts, _: Where) -> str | None:
     if facts.dtype in ("float32", "float64"):
         return f"no {facts.dtype} sparse kernel is known; cast to fp16 or quantise to int8"
@@ -136,6 +127,16 @@ def _other_dtype(facts: WeightFacts, where: Where) -> str | None:
         return f"nothing says that {facts.dtype} has sparse kernels"
     row = _dtype_row(facts, where, "unknown")
     return None if row is None else f"{facts.dtype}{where.suffix}: {row.sentence}"
+
+
+def _channel_multiple(facts: WeightFacts, _: Where) -> str | None:
+    multiple = next((row for row in CHANNEL_MULTIPLES if row.dtype == facts.dtype), None)
+    if multiple is None or not (facts.inputs % multiple.inputs or facts.outputs % multiple.outputs):
+        return None
+    return (
+        f"{facts.inputs} channels in and {facts.outputs} out are not multiples of {multiple.inputs} and "
+        f"{multiple.outputs}, which {multiple.held_by} ask of {facts.dtype}"
+    )
 
 
 def _small(facts: WeightFacts, _: Where) -> str | None:
@@ -200,16 +201,6 @@ RULES: tuple[Rule, ...] = (
         "export the product with the weight on the right",
     ),
     Rule(
-        "channel-multiple",
-        "shape",
-        _channel_multiple,
-        "unknown",
-        "pruners and cuSPARSELt, see the table; TensorRT documents no such rule",
-        "cited",
-        "Channels are multiples of what pruners and cuSPARSELt ask of the dtype.",
-        "pad the layer's channels, or leave it dense",
-    ),
-    Rule(
         "qdq-island",
         "dtype",
         _island,
@@ -242,6 +233,16 @@ RULES: tuple[Rule, ...] = (
 )
 
 EXPECTATIONS: tuple[Rule, ...] = (
+    Rule(
+        "channel-multiple",
+        "tactic",
+        _channel_multiple,
+        "unknown",
+        "pruners and cuSPARSELt, see the table; TensorRT's guide asks for multiples of 4 alone",
+        "cited",
+        "Channels are multiples of what pruners and cuSPARSELt ask of the dtype, so that none are padded.",
+        "pad the layer's channels, or keep it dense",
+    ),
     Rule(
         "small",
         "tactic",
@@ -291,9 +292,7 @@ def judge(facts: WeightFacts, where: Where = ANYWHERE, *, rung: str = "") -> Eli
     )
 
 
-def judge_targets(
-    facts: WeightFacts, builder: str, targets: Sequence[str], *, rung: str = ""
-) -> Eligibility:
+def judge_targets(facts: WeightFacts, builder: str, targets: Sequence[str], *, rung: str = "") -> Eligibility:
     """Judge a weight for every target of an engine; the most favourable answer stands, and names the others.
 
     Args:

@@ -210,6 +210,6 @@ class MinimumSize:
 MINIMUM = MinimumSize(
     256,
     256,
-    "maintainers' answers, NVIDIA/TensorRT issues 3849 (a 3x3 kernel counts its channels nine times) and 4065",
+    "maintainers' answers, NVIDIA/TensorRT issues 3849 (a 3x3 kernel counts its channels nine times), 4065",
     "cited",
 )

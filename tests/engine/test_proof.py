@@ -6,7 +6,8 @@ import json
 import pytest
 
 from nm2trt.engine.proof import climb, readable
-from nm2trt.nm.verdict import WeightVerdict
+from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.verdict import WeightFacts, WeightVerdict
 
 HOLDS = WeightVerdict(
     weight="w",
@@ -28,16 +29,23 @@ HOLDS = WeightVerdict(
     reason="eligible",
     sentence="2:4 along axis 1",
     source="guide",
+    facts=WeightFacts("Conv", (16, 16, 3, 3), 1, "float16", 1, NMPattern(2, 4), convolution=True),
+    node="conv",
 )
 
 
+def verdict(*, facts=(), **fields):
+    """The verdict above with some fields and some facts changed."""
+    return dataclasses.replace(HOLDS, facts=dataclasses.replace(HOLDS.facts, **dict(facts)), **fields)
+
+
 def rungs(sparsity="enable", **fields):
-    (row,) = climb([dataclasses.replace(HOLDS, **fields)], sparsity=sparsity)
+    (row,) = climb([verdict(**fields)], sparsity=sparsity)
     return [rung.answer for rung in row.rungs]
 
 
 def details(sparsity="enable", **fields):
-    (row,) = climb([dataclasses.replace(HOLDS, **fields)], sparsity=sparsity)
+    (row,) = climb([verdict(**fields)], sparsity=sparsity)
     return [rung.detail for rung in row.rungs]
 
 
@@ -62,9 +70,9 @@ def test_a_dense_build_says_that_sparsity_is_off():
         pytest.param({"pattern": "dense-by-plan", "wanted": ""}, 0, "dense by plan", id="dense-by-plan"),
         pytest.param({"pattern": "not-groupable"}, 0, "not groupable", id="not-groupable"),
         pytest.param({"wanted": "4:8", "eligible": "no", "reason": "not-2:4"}, 0, "4:8 is not 2:4", id="4:8"),
-        pytest.param({"eligible": "no", "reason": "group-conv"}, 1, "group-conv", id="group-conv"),
+        pytest.param({"facts": {"conv_groups": 2}}, 1, "group-conv", id="group-conv"),
         pytest.param(
-            {"eligible": "no", "reason": "fp32", "dtype": "float32"},
+            {"facts": {"dtype": "float32"}},
             2,
             "float32: no sparse kernel known",
             id="fp32",
@@ -77,7 +85,7 @@ def test_a_weight_stops_at_the_first_no(fields, reached, detail):
 
 
 def test_unknown_does_not_stop():
-    assert rungs(eligible="unknown", reason="operator") == ["yes", "unknown", "yes"] + ["not measured"] * 3
+    assert rungs(facts={"operator": "ConvTranspose"}) == ["yes", "unknown", "yes"] + ["not measured"] * 3
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,90 @@
+"""`--require-sparse`: the share of the eligible work that must run sparse kernels, or there is no engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nm2trt.backends.protocol import Backend, Engine
+from nm2trt.engine.build_log import parse_build_log
+from nm2trt.engine.evidence import Evidence
+from nm2trt.engine.layer_information import parse_layer_information
+from nm2trt.engine.proof import LadderRow, sparse_share
+from nm2trt.errors import SparsityError
+
+__all__ = ["NothingSparseError", "TooFewSparseError", "cannot_know", "check_share", "gather"]
+
+
+class NothingSparseError(SparsityError):
+    """Sparse kernels were asked for and the weights do not allow them; `ladder` says why, weight by weight.
+
+    Args:
+        message: The sentence.
+        ladder: One row a weight.
+    """
+
+    def __init__(self, message: str, ladder: tuple[LadderRow, ...]) -> None:
+        super().__init__(message)
+        self.ladder = ladder
+
+
+class TooFewSparseError(NothingSparseError):
+    """Fewer sparse kernels run than were required, or it cannot be known here."""
+
+
+def gather(built: Engine, backend: Backend) -> Evidence:
+    """Read what the builder said of an engine."""
+    if not built.log:
+        return Evidence()
+    parts = [parse_build_log(built.log, builder=backend.name, version=backend.version)]
+    if built.layers:
+        parts.append(parse_layer_information(built.layers, builder=backend.name, version=backend.version))
+    return Evidence.merged(parts)
+
+
+def cannot_know(model: Path, sparsity: str, backend: Backend, ladder: tuple[LadderRow, ...]) -> None:
+    """Raise before the build where it could not tell which kernels run.
+
+    Raises:
+        TooFewSparseError: Sparsity is off, or the builder leaves the choice to the machine that loads.
+    """
+    if sparsity == "disable":
+        raise TooFewSparseError(
+            f"{model}: --require-sparse needs --sparsity, without which no sparse kernel is considered", ladder
+        )
+    if backend.name == "trt-rtx":
+        raise TooFewSparseError(
+            f"{model}: --require-sparse can never be answered by an ahead-of-time build for TensorRT for RTX, "
+            "which chooses kernels on the GPU that loads the plan; use --backend trt on a GPU, or "
+            "nm2trt prove there; nothing was built",
+            ladder,
+        )
+
+
+def check_share(
+    model: Path, ladder: tuple[LadderRow, ...], evidence: Evidence, required: float
+) -> None:
+    """Raise where fewer sparse kernels run than are required; the engine is not written then.
+
+    Args:
+        model: The model, for the message.
+        ladder: One row a weight.
+        evidence: What the builder said.
+        required: Least share of the eligible multiply-accumulates, 0..1.
+
+    Raises:
+        TooFewSparseError: It is less, or not known.
+    """
+    share, why = sparse_share(ladder)
+    if share is None:
+        reasons = "; ".join((why, *evidence.notes))
+        raise TooFewSparseError(
+            f"{model}: {required:.0%} of the eligible work is required to run sparse kernels, and it cannot be "
+            f"known here: {reasons}; no engine was written",
+            ladder,
+        )
+    if share < required:
+        raise TooFewSparseError(
+            f"{model}: {share:.1%} of the eligible work runs sparse kernels, {required:.0%} is required; "
+            "nm2trt explain says why; no engine was written",
+            ladder,
+        )
