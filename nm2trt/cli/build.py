@@ -89,6 +89,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--no-library-tactics", action="store_true", help="let TensorRT use neither cuBLAS nor cuDNN (trt)"
     )
     parser.add_argument(
+        "--require-sparse",
+        metavar="PCT",
+        help="fail, with exit status 3 and no engine, where sparse kernels run less than this share of the "
+        "eligible work, as in 80%%, or where this machine cannot know",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="check everything, build nothing, write nothing"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -113,7 +119,12 @@ def run(arguments: argparse.Namespace) -> int:
     )
     try:
         result = pipeline.build(
-            arguments.model, arguments.output, options, backend=arguments.backend, dry_run=arguments.dry_run
+            arguments.model,
+            arguments.output,
+            options,
+            backend=arguments.backend,
+            dry_run=arguments.dry_run,
+            require_sparse=arguments.require_sparse,
         )
     except SparsityError as error:
         ladder = getattr(error, "ladder", ())
@@ -144,6 +155,7 @@ def _print_result(result: BuildResult) -> None:
         )
     else:
         print(f"dry run: {result.engine} would be built  ({name}); nothing was written")
+        _print_steps(result)
     print(result.kind)
     if any(rung.answer == "not measured" for row in result.ladder for rung in row.rungs):
         print(
@@ -152,6 +164,32 @@ def _print_result(result: BuildResult) -> None:
     for profile in options.profiles:
         for shapes in profile:
             print(f"profile {shapes.input}: {shapes}")
+    _print_forecast(result)
+
+
+def _print_steps(result: BuildResult) -> None:
+    holding = sum(row.pattern.answer == "yes" for row in result.ladder)
+    allowed = "no sparse kernels" if result.options.sparsity == "disable" else "sparse kernels allowed"
+    first = (
+        "prune by magnitude to 2:4" if result.options.sparsity == "force" else "take the weights as they are"
+    )
+    print(f"  1. {first}: {holding} of {len(result.ladder)} weights hold 2:4")
+    print(f"  2. build for {', '.join(result.options.targets)} with {allowed}")
+    print(f"  3. write {result.engine} and {result.engine.name}.json")
+
+
+def _print_forecast(result: BuildResult) -> None:
+    work = result.forecast
+    if not result.ladder or not work.macs:
+        return
+    unknown = f"; of {work.unknown_weights} weights the work is not known" if work.unknown_weights else ""
+    parts = (
+        f"work: {work.macs / 1e6:.1f} M multiply-accumulates at the optimum profile",
+        f"{work.share(work.holding):.0%} hold 2:4",
+        f"{work.share(work.eligible):.0%} eligible",
+        f"{work.share(work.likely):.0%} with nothing against a sparse kernel{unknown}",
+    )
+    print(", ".join(parts))
 
 
 def _print_ladder(ladder: Sequence[LadderRow]) -> None:

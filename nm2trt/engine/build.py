@@ -15,9 +15,9 @@ from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Backend, Engine, Network, TensorSpec
 from nm2trt.engine.forecast import Forecast, forecast
 from nm2trt.engine.profiles import resolve_profiles, resolve_static
-from nm2trt.engine.proof import LadderRow, climb, readable, unmatched
-from nm2trt.engine.requirement import cannot_know, check_share, gather
-from nm2trt.errors import BackendError, InputError, SparsityError
+from nm2trt.engine.proof import LadderRow, climb, lost_weights, readable
+from nm2trt.engine.requirement import NothingSparseError, cannot_know, check_share, gather
+from nm2trt.errors import BackendError, InputError
 from nm2trt.files import check_input, check_output, sha256_file
 from nm2trt.manifest import Manifest, manifest_path, write_pair
 from nm2trt.nm.plan import Plan
@@ -183,9 +183,7 @@ def build_engine(
         Interrupted: The user stopped it.
     """
     out, options = check_request(model, out, options or BuildOptions(), backend)
-    rungs = functools.partial(
-        climb, sparsity=options.sparsity, builder=backend.name, targets=options.targets
-    )
+    rungs = functools.partial(climb, sparsity=options.sparsity, builder=backend.name, targets=options.targets)
     if options.sparsity != "disable":
         _require_sparse(model, weights, facts, rungs(weights))
     if require_sparse is not None and not dry_run:
@@ -214,7 +212,7 @@ def build_engine(
         outputs=network.outputs,
         ladder=ladder,
         forecast=forecast(weights, ladder, builder=backend.name, targets=options.targets),
-        notes=(*notes, *_warnings(weights, options), *unmatched(ladder, evidence)),
+        notes=(*notes, *_warnings(weights, options), *lost_weights(ladder, evidence)),
         engine_sha256="",
         engine_bytes=0,
         parse_ms=parse_ms,

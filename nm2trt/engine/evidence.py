@@ -70,6 +70,11 @@ class LayerRecord:
         """Whether it may hold a matrix product: anything but moves, constants and point-wise kernels."""
         return not re.search(r"reformat|noop|constant|shuffle|pointwise|^kgen$|signal|wait", self.kind, re.I)
 
+    @property
+    def multiplies(self) -> bool:
+        """Whether its type is that of a matrix product or convolution."""
+        return re.search(r"conv|gemm|correlation|matmul|matrix|fully", self.kind, re.IGNORECASE) is not None
+
 
 @dataclass(frozen=True, slots=True)
 class SparsityList:

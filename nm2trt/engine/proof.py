@@ -21,7 +21,16 @@ from nm2trt.nm.eligibility import judge_targets
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.verdict import Eligibility, WeightVerdict
 
-__all__ = ["NOT_MEASURED", "LadderRow", "Rung", "climb", "readable", "sparse_share", "unmatched"]
+__all__ = [
+    "NOT_MEASURED",
+    "LadderRow",
+    "Rung",
+    "climb",
+    "foreign_layers",
+    "lost_weights",
+    "readable",
+    "sparse_share",
+]
 
 _TWO_OF_FOUR = NMPattern(2, 4)
 _NOT_REACHED = "-"
@@ -162,25 +171,31 @@ def sparse_share(ladder: Sequence[LadderRow]) -> tuple[float | None, str]:
     return (sparse / total if total else 0.0), ""
 
 
-def unmatched(ladder: Sequence[LadderRow], evidence: Evidence) -> tuple[str, ...]:
-    """Say which weights have no layer in the engine, and which of its layers no weight; one sentence each."""
-    if not evidence.layers:
+def lost_weights(ladder: Sequence[LadderRow], evidence: Evidence) -> tuple[str, ...]:
+    """Say which weights have no layer of their own in the engine; one sentence, or none."""
+    named = [row for row in ladder if row.node]
+    if not evidence.layers or not named:
         return ()
     nodes = {node for layer in evidence.layers for node in layer.nodes}
-    lost = [row.weight for row in ladder if row.node not in nodes]
-    known = {row.node for row in ladder}
-    foreign = [x.name for x in evidence.layers if x.computes and not known.intersection(x.nodes)]
-    found = []
-    if ladder and len(lost) == len(ladder):
-        found.append(
-            f"no layer of the engine names one of the model's {len(ladder)} weights: all were fused away, "
-            f"into {len(evidence.layers)} layers without ONNX names, and nothing can be said of a single one"
+    lost = [row.weight for row in named if row.node not in nodes]
+    if len(lost) == len(named):
+        sentence = (
+            f"no layer of the engine names one of the model's {len(named)} weights: all were fused away, "
+            f"into {len(evidence.layers)} layers without their names, and nothing can be said of a single one"
         )
-    elif lost:
-        found.append(f"{len(lost)} weights have no layer of their own in the engine: {_some(lost)}")
-    if foreign:
-        found.append(f"{len(foreign)} layers of the engine belong to no weight: {_some(foreign)}")
-    return tuple(found)
+        return (sentence,)
+    if lost:
+        return (f"{len(lost)} weights have no layer of their own in the engine: {_some(lost)}",)
+    return ()
+
+
+def foreign_layers(ladder: Sequence[LadderRow], evidence: Evidence) -> tuple[str, ...]:
+    """Say which matrix products of the engine belong to no weight; one sentence, or none."""
+    known = {row.node for row in ladder}
+    foreign = [x.name for x in evidence.layers if x.multiplies and not known.intersection(x.nodes)]
+    if not foreign:
+        return ()
+    return (f"{len(foreign)} matrix products of the engine belong to no weight: {_some(foreign)}",)
 
 
 def _some(names: Sequence[str]) -> str:

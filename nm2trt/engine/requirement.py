@@ -11,11 +11,11 @@ from nm2trt.engine.layer_information import parse_layer_information
 from nm2trt.engine.proof import LadderRow, sparse_share
 from nm2trt.errors import SparsityError
 
-__all__ = ["NothingSparseError", "TooFewSparseError", "cannot_know", "check_share", "gather"]
+__all__ = ["LadderError", "NothingSparseError", "TooFewSparseError", "cannot_know", "check_share", "gather"]
 
 
-class NothingSparseError(SparsityError):
-    """Sparse kernels were asked for and the weights do not allow them; `ladder` says why, weight by weight.
+class LadderError(SparsityError):
+    """What was asked of sparse kernels cannot be had; `ladder` says why, weight by weight.
 
     Args:
         message: The sentence.
@@ -27,7 +27,11 @@ class NothingSparseError(SparsityError):
         self.ladder = ladder
 
 
-class TooFewSparseError(NothingSparseError):
+class NothingSparseError(LadderError):
+    """Sparse kernels were asked for and the weights do not allow them."""
+
+
+class TooFewSparseError(LadderError):
     """Fewer sparse kernels run than were required, or it cannot be known here."""
 
 
@@ -49,20 +53,19 @@ def cannot_know(model: Path, sparsity: str, backend: Backend, ladder: tuple[Ladd
     """
     if sparsity == "disable":
         raise TooFewSparseError(
-            f"{model}: --require-sparse needs --sparsity, without which no sparse kernel is considered", ladder
+            f"{model}: --require-sparse needs --sparsity, without which no sparse kernel is considered",
+            ladder,
         )
     if backend.name == "trt-rtx":
         raise TooFewSparseError(
-            f"{model}: --require-sparse can never be answered by an ahead-of-time build for TensorRT for RTX, "
-            "which chooses kernels on the GPU that loads the plan; use --backend trt on a GPU, or "
+            f"{model}: --require-sparse can never be answered by an ahead-of-time build for TensorRT for "
+            "RTX, which chooses kernels on the GPU that loads the plan; build for TensorRT on a GPU, or run "
             "nm2trt prove there; nothing was built",
             ladder,
         )
 
 
-def check_share(
-    model: Path, ladder: tuple[LadderRow, ...], evidence: Evidence, required: float
-) -> None:
+def check_share(model: Path, ladder: tuple[LadderRow, ...], evidence: Evidence, required: float) -> None:
     """Raise where fewer sparse kernels run than are required; the engine is not written then.
 
     Args:
@@ -78,8 +81,8 @@ def check_share(
     if share is None:
         reasons = "; ".join((why, *evidence.notes))
         raise TooFewSparseError(
-            f"{model}: {required:.0%} of the eligible work is required to run sparse kernels, and it cannot be "
-            f"known here: {reasons}; no engine was written",
+            f"{model}: {required:.0%} of the eligible work is required to run sparse kernels, and it cannot "
+            f"be known here: {reasons}; no engine was written",
             ladder,
         )
     if share < required:

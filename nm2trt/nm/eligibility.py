@@ -167,7 +167,7 @@ RULES: tuple[Rule, ...] = (
         "no",
         "maintainer's answer, NVIDIA/TensorRT issue 4054",
         "cited",
-        "Grouped and depthwise convolutions are never given a sparse kernel.",
+        "It is no grouped or depthwise convolution.",
         "leave it dense: sparsity costs accuracy here and brings nothing",
     ),
     Rule(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+<<<<<<< HEAD
 from nm2trt.backends.options import (
     BuildOptions,
     Sparsity,
@@ -17,6 +19,10 @@ from nm2trt.backends.options import (
     parse_static_shapes,
     parse_targets,
 )
+=======
+from nm2trt.backends.options import BuildOptions, Sparsity, parse_profiles, parse_size, parse_targets
+from nm2trt.errors import InputError
+>>>>>>> b5fdabc (Judge eligibility by builder and architecture from tables; read logs, inspector and traces; --require-sparse)
 
 if TYPE_CHECKING:
     from nm2trt.engine.build import BuildResult
@@ -79,6 +85,7 @@ def build(
     *,
     backend: str | None = None,
     dry_run: bool = False,
+    require_sparse: str | float | None = None,
 ) -> BuildResult:
     """Verify an ONNX model and build an engine from it, written whole or not at all, with its manifest.
 
@@ -89,9 +96,12 @@ def build(
         backend: "trt", "trt-rtx" or "ort"; None takes TensorRT if it and a GPU are here, else TensorRT for
             RTX.
         dry_run: Stop before the builder starts, and write nothing.
+        require_sparse: Least share of the eligible multiply-accumulates that sparse kernels must run: "80%",
+            or 0.8.
 
     Raises:
-        SparsityError: Sparse kernels are asked for, and no weight holds 2:4 or one breaks its plan.
+        SparsityError: Sparse kernels are asked for, and no weight holds 2:4 or one breaks its plan; or fewer
+            run than `require_sparse` asks for, or nobody can know here.
         InputError: The model, a profile, a target or the output path is wrong.
         BackendError: The library is missing, refused the model or failed.
         Interrupted: The user stopped it.
@@ -101,10 +111,16 @@ def build(
     from nm2trt.graph.model import load, opset
     from nm2trt.graph.prune import prune_model
     from nm2trt.graph.save import refuse_data_file
+    from nm2trt.graph.shapes import with_macs
     from nm2trt.graph.verify import verify_model
 
     model, options = Path(model), options or BuildOptions()
+<<<<<<< HEAD
     builder = choose_backend(backend)
+=======
+    required = None if require_sparse is None else _share(require_sparse)
+    backend = trt_rtx.load()
+>>>>>>> b5fdabc (Judge eligibility by builder and architecture from tables; read logs, inspector and traces; --require-sparse)
     # Before the work of verifying: a wrong path or target should be told at once.
     out, options = check_request(model, None if output is None else Path(output), options, builder)
     opened = load(model, leave_weights=True)
@@ -125,7 +141,23 @@ def build(
             backend=builder,
             source=source,
             dry_run=dry_run,
+            at_shapes=lambda shapes: with_macs(load(source, leave_weights=True), report.weights, shapes),
+            require_sparse=required,
         )
+
+
+def _share(given: str | float) -> float:
+    """Read a share: "80%" or "80" as text, 0.8 as a number."""
+    share = given if isinstance(given, (int, float)) else None
+    match = (
+        re.fullmatch(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*(%?)\s*", given) if isinstance(given, str) else None
+    )
+    # "0.8" may mean 80 % or 0.8 %: it is not guessed.
+    if match is not None and (match[2] or float(match[1]) >= 1):
+        share = float(match[1]) / 100
+    if share is None or not 0 < share <= 1:
+        raise InputError(f"{given!r} is no share of the work; write a percentage over 0, as in 80%")
+    return float(share)
 
 
 def doctor() -> MachineReport:

@@ -57,7 +57,7 @@ def test_what_everyone_types_first(net, capsys, words):
     headers = ["weight", "pattern", "shape/groups", "dtype", "builder lists it", "sparse tactic", "gain"]
     assert all(header in lines[0] for header in headers)
     for line, weight in zip(lines[1:3], ("w0", "w1"), strict=True):
-        assert line.split()[:6] == [weight, "Conv", "16x16x3x3", "2:4", "fits", "float16"]
+        assert line.split()[:6] == [weight, "Conv", "16x16x3x3", "2:4", "fits", "float16:"]
         assert line.count("not measured") == 3
     assert "TensorRT for RTX plan: runs only in the TensorRT-RTX runtime" in captured.out
     assert "built for batches 1/8/32" in captured.err

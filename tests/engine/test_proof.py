@@ -30,7 +30,7 @@ HOLDS = WeightVerdict(
     sentence="2:4 along axis 1",
     source="guide",
     facts=WeightFacts("Conv", (16, 16, 3, 3), 1, "float16", 1, NMPattern(2, 4), convolution=True),
-    node="conv",
+    node="conv0",
 )
 
 
