@@ -35,8 +35,8 @@ kernels for it. It may still choose a dense one.
 _EXPECTATIONS = """
 ## Expectations
 
-They forbid nothing. They say where a dense kernel is known, or likely, to win the builder's timing, and are what
-"with nothing against a sparse kernel" leaves out in the output of `nm2trt build`.
+They forbid nothing. They say where a dense kernel is known, or likely, to win the builder's timing, and are
+what "with nothing against a sparse kernel" leaves out in the output of `nm2trt build`.
 """
 
 _TYPES = """
@@ -49,13 +49,14 @@ The first row that fits decides. `any` includes a builder or an architecture tha
 _MULTIPLES = """
 ## Channel multiples
 
-Read by the expectation `channel-multiple`. Grouping by four is the only multiple that TensorRT's guide asks for.
+Read by the expectation `channel-multiple`. TensorRT's own guide asks for groups of four, and nothing more.
 """
 
 _NAMES = """
 ## Names of sparse kernels
 
-A tactic or kernel whose name matches one of these (case ignored) is taken for proof. `HasSparseWeights` is not.
+A tactic or kernel whose name matches one of these, in any case, is taken for proof.
+`HasSparseWeights` is not.
 """
 
 

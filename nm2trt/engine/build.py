@@ -193,8 +193,10 @@ def build_engine(
     parse_ms = (time.perf_counter() - start) * 1e3
     network, options, notes = _shaped(backend, network, options)
     backend.check(options, network)
-    if at_shapes is not None and options.profiles:
-        weights = at_shapes({shapes.input: shapes.opt for shapes in options.profiles[0]})
+    if at_shapes is not None:
+        fixed = {shape.input: shape.shape for shape in options.static_shapes}
+        best = {shapes.input: shapes.opt for shapes in next(iter(options.profiles), ())}
+        weights = at_shapes({**fixed, **best})
     built = Engine(memoryview(b""), (), 0.0) if dry_run else backend.build(network, options)
     evidence = gather(built, backend)
     ladder = rungs(weights, evidence=evidence)

@@ -56,6 +56,12 @@ def cannot_know(model: Path, sparsity: str, backend: Backend, ladder: tuple[Ladd
             f"{model}: --require-sparse needs --sparsity, without which no sparse kernel is considered",
             ladder,
         )
+    if backend.name == "ort":
+        raise TooFewSparseError(
+            f"{model}: --require-sparse has no answer in ONNX Runtime, which has no sparse kernels; build "
+            "for TensorRT on a GPU; nothing was built",
+            ladder,
+        )
     if backend.name == "trt-rtx":
         raise TooFewSparseError(
             f"{model}: --require-sparse can never be answered by an ahead-of-time build for TensorRT for "

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-<<<<<<< HEAD
 from nm2trt.backends.options import (
     BuildOptions,
     Sparsity,
@@ -19,10 +18,7 @@ from nm2trt.backends.options import (
     parse_static_shapes,
     parse_targets,
 )
-=======
-from nm2trt.backends.options import BuildOptions, Sparsity, parse_profiles, parse_size, parse_targets
 from nm2trt.errors import InputError
->>>>>>> b5fdabc (Judge eligibility by builder and architecture from tables; read logs, inspector and traces; --require-sparse)
 
 if TYPE_CHECKING:
     from nm2trt.engine.build import BuildResult
@@ -115,12 +111,8 @@ def build(
     from nm2trt.graph.verify import verify_model
 
     model, options = Path(model), options or BuildOptions()
-<<<<<<< HEAD
-    builder = choose_backend(backend)
-=======
     required = None if require_sparse is None else _share(require_sparse)
-    backend = trt_rtx.load()
->>>>>>> b5fdabc (Judge eligibility by builder and architecture from tables; read logs, inspector and traces; --require-sparse)
+    builder = choose_backend(backend)
     # Before the work of verifying: a wrong path or target should be told at once.
     out, options = check_request(model, None if output is None else Path(output), options, builder)
     opened = load(model, leave_weights=True)
