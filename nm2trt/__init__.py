@@ -12,9 +12,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nm2trt.pipeline import build, export, fuse, prune, report, sparsify, validate, verify
+    from nm2trt.pipeline import (
+        build,
+        export,
+        fuse,
+        prune,
+        quantize,
+        report,
+        sparsify,
+        validate,
+        verify,
+    )
 
-__all__ = ["__version__", "build", "export", "fuse", "prune", "report", "sparsify", "validate", "verify"]
+__all__ = [
+    "__version__",
+    "build",
+    "export",
+    "fuse",
+    "prune",
+    "quantize",
+    "report",
+    "sparsify",
+    "validate",
+    "verify",
+]
 
 __version__ = "0.1.0"
 

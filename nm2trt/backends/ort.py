@@ -163,7 +163,11 @@ def load() -> OrtBackend:
 
 
 def open_onnx(
-    model: str | os.PathLike[str] | bytes, *, threads: int = 0, optimize: bool = True
+    model: str | os.PathLike[str] | bytes,
+    *,
+    threads: int = 0,
+    optimize: bool = True,
+    weights_folder: Path | None = None,
 ) -> OrtSession:
     """Open an ONNX model (or one in the `.ort` format), by path or as bytes, on the CPU.
 
@@ -171,6 +175,7 @@ def open_onnx(
         model: The model.
         threads: Threads within an operator; 0 leaves it to ONNX Runtime.
         optimize: Let ONNX Runtime rewrite the graph first; False runs it node by node as it stands.
+        weights_folder: Where the external data of a model given as bytes lies.
 
     Raises:
         BackendMissingError: onnxruntime is not installed.
@@ -182,6 +187,10 @@ def open_onnx(
     options.log_severity_level = 3
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.enable_cpu_mem_arena = False  # it takes twice the memory, to save time in later runs
+    if weights_folder is not None:
+        key = "session.model_external_initializers_file_folder_path"
+        options.add_session_config_entry(key, str(weights_folder))
     name = "the model" if isinstance(model, bytes) else str(Path(model))
     return OrtSession(_session(onnxruntime, model if isinstance(model, bytes) else name, options, name))
 

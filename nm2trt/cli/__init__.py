@@ -25,6 +25,7 @@ COMMANDS = {
     "verify": "check which weights of an ONNX model are N:M on the axis the hardware reads",
     "fuse": "fold BatchNorms and merge parallel convolution branches in an ONNX model",
     "prune": "make the weights of an ONNX model N:M by magnitude, one-shot",
+    "quantize": "write explicit Q/DQ for INT8 or FP8 into an ONNX model, zeros kept",
     "build": "verify an ONNX model and build an engine, with sparse weights if asked",
     "validate": "compare accuracy, outputs and latency of two models on labelled data",
     "report": "write what a run found as one page, as JSON, or as Markdown for a pull request",

@@ -75,6 +75,7 @@ class Editor:
         self._released: list[str] = []
         self._gone: set[str] = set()
         self._names = all_names(self.graph)
+        self._suffix = "fused"
         self._types = {tensor.name: int(tensor.data_type) for tensor in self.graph.initializer}
 
     def label(self, index: int) -> str:
@@ -324,10 +325,10 @@ class Editor:
             self._released.append(value)
 
     def _fresh(self, wanted: str) -> str:
-        name, count = f"{wanted}_fused", 1
+        name, count = f"{wanted}_{self._suffix}", 1
         while name in self._names:
             count += 1
-            name = f"{wanted}_fused{count}"
+            name = f"{wanted}_{self._suffix}{count}"
         self._names.add(name)
         return name
 

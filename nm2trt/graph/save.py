@@ -36,7 +36,7 @@ from nm2trt.graph.model import Model, load
 from nm2trt.graph.tensors import DTYPE_NAMES, element_type, external_location
 from nm2trt.graph.wire import pieces
 
-__all__ = ["Rewrite", "all_tensors", "refuse_data_file", "refuse_same_file", "save"]
+__all__ = ["Rewrite", "all_tensors", "embed", "refuse_data_file", "refuse_same_file", "save"]
 
 # A protobuf message ends at 2 GiB; some room is left for everything that is no tensor.
 _MOST_INLINE_BYTES = (1 << 31) - (64 << 20)
@@ -128,6 +128,24 @@ def refuse_same_file(source: str | os.PathLike[str], target: str | os.PathLike[s
         same = source.resolve() == target.resolve() or (target.exists() and source.samefile(target))
         if same:
             raise InputError(f"the output {target} is the input; give another path with -o")
+
+
+def embed(model: Model) -> None:
+    """Take in the weights that `load(..., leave_weights=True)` left in the model's own file.
+
+    Raises:
+        ModelError: The file has become shorter since.
+    """
+    own = None if model.path is None else model.path.resolve()
+    for tensor in list(all_tensors(model.proto)):
+        if tensor.data_location != TensorProto.EXTERNAL or own is None:
+            continue
+        length, (path, offset) = stored_at(tensor, model.root)
+        if path == own:
+            with path.open("rb", buffering=0) as file:
+                data = os.pread(file.fileno(), length, offset)
+            clear_values(tensor)
+            tensor.raw_data = data
 
 
 def all_tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from nm2trt.pipeline.checks import validate
 from nm2trt.pipeline.engines import build, build_options, doctor
 from nm2trt.pipeline.models import fuse, info, prune, verify
+from nm2trt.pipeline.precisions import quantize
 from nm2trt.pipeline.reports import ReportResult, report
 from nm2trt.pipeline.sessions import open_session
 from nm2trt.pipeline.training import SparsifyResult, calibration_samples, export, sparsify, sparsify_file
@@ -26,6 +27,7 @@ __all__ = [
     "info",
     "open_session",
     "prune",
+    "quantize",
     "report",
     "sparsify",
     "sparsify_file",

@@ -1,0 +1,369 @@
+"""Ranges of activations over calibration samples: by extremes, by a percentile, or by least entropy lost.
+
+The extremes are reduced inside the graph that ONNX Runtime runs. The histograms of the other two methods, and
+the choice of a threshold from them, are onnxruntime.quantization's; it is fed one batch at a time, so that
+memory does not depend on the number of samples. What was seen so far is kept in a cache file, from which an
+interrupted calibration goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from nm2trt.backends.protocol import Session
+from nm2trt.calibration.stream import Batch, SampleHash, SampleStream, fitted
+from nm2trt.errors import BackendMissingError, DataError, InputError, Interrupted, OutputError
+from nm2trt.files import atomic_path
+from nm2trt.progress import bar
+
+__all__ = ["METHODS", "Method", "Observed", "Ranges", "calibrate"]
+
+Array = npt.NDArray[Any]
+Method = Literal["minmax", "percentile", "entropy"]
+METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy")
+
+_FORMAT = 1
+_SAVE_EVERY_S = 5.0
+_BINS = {"percentile": 2048, "entropy": 512}
+# A histogram is not refined beyond this: values that grow a millionfold would exhaust memory.
+_MOST_BINS = 1 << 16
+_ENTROPY_LEVELS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What one output of the running model says of a value.
+
+    Args:
+        value: The value.
+        kind: "min" or "max" over the batch, or "all" of it.
+    """
+
+    value: str
+    kind: Literal["min", "max", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranges:
+    """What calibration found.
+
+    Args:
+        method: How.
+        samples: Over how many samples.
+        sha256: Hash of the samples.
+        low: Lower end of each value's range.
+        high: Upper end.
+        reused: Samples whose results came from the cache.
+    """
+
+    method: Method
+    samples: int
+    sha256: str
+    low: Mapping[str, float]
+    high: Mapping[str, float]
+    reused: int
+
+    def largest(self, value: str) -> float:
+        """Return the largest magnitude in a value's range."""
+        return max(abs(self.low[value]), abs(self.high[value]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            "method": self.method,
+            "samples": self.samples,
+            "sha256": self.sha256,
+            "reused": self.reused,
+            "ranges": {name: [self.low[name], self.high[name]] for name in self.low},
+        }
+
+
+class _Collector(Protocol):
+    def update(self, outputs: Mapping[str, Array]) -> None: ...
+    def arrays(self) -> dict[str, Array]: ...
+    def restore(self, arrays: Mapping[str, Array]) -> None: ...
+    def ranges(self) -> dict[str, tuple[float, float]]: ...
+
+
+class _Extremes:
+    """Smallest and largest value; a value whose smallest is not observed is never negative."""
+
+    def __init__(self, observed: Mapping[str, Observed]) -> None:
+        self._observed = observed
+        self._names = list(dict.fromkeys(item.value for item in observed.values()))
+        self._at = {name: index for index, name in enumerate(self._names)}
+        with_low = {item.value for item in observed.values() if item.kind == "min"}
+        self._low = np.array([np.inf if name in with_low else 0.0 for name in self._names])
+        self._high = np.full(len(self._names), -np.inf)
+
+    def update(self, outputs: Mapping[str, Array]) -> None:
+        for name, item in self._observed.items():
+            at, found = self._at[item.value], float(outputs[name])
+            if not np.isfinite(found):
+                raise DataError(f"{item.value!r} becomes NaN or infinite inside the model on these samples")
+            if item.kind == "min":
+                self._low[at] = min(self._low[at], found)
+            else:
+                self._high[at] = max(self._high[at], found)
+
+    def arrays(self) -> dict[str, Array]:
+        return {"low": self._low, "high": self._high}
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        self._low, self._high = arrays["low"].copy(), arrays["high"].copy()
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        return {n: (float(self._low[i]), float(self._high[i])) for n, i in self._at.items()}
+
+
+class _Histograms:
+    """onnxruntime.quantization's histograms, and its threshold from them."""
+
+    def __init__(self, observed: Mapping[str, Observed], method: Method, percentile: float) -> None:
+        try:
+            from onnxruntime.quantization.calibrate import HistogramCollector
+        except ImportError as error:
+            raise BackendMissingError("ONNX Runtime is not installed: pip install nm2trt[ort]") from error
+        self._observed = observed
+        self._bins = _BINS[method]
+        # Percentiles are of magnitudes; entropy is lost on both sides of zero.
+        symmetric = method == "percentile"
+        self._library = HistogramCollector(
+            method, symmetric, self._bins, _ENTROPY_LEVELS, percentile, scenario="same"
+        )
+        self._absolute = symmetric
+
+    def update(self, outputs: Mapping[str, Array]) -> None:
+        values = {item.value: np.asarray(outputs[name]) for name, item in self._observed.items()}
+        for name, array in values.items():
+            if array.size and not np.isfinite(array).all():
+                raise DataError(f"{name!r} becomes NaN or infinite inside the model on these samples")
+            self._coarsen(name, float(np.abs(array).max(initial=0.0)))
+        numbers = {name: array.astype(np.float32, copy=False) for name, array in values.items()}
+        if self._absolute:
+            self._library.collect_absolute_value({name: [array] for name, array in numbers.items()})
+        else:
+            self._library.collect_value(numbers)
+
+    def _coarsen(self, name: str, largest: float) -> None:
+        """Give a histogram wider bins where the library would add too many of the old width."""
+        entry = self._library.histogram_dict.get(name)
+        if entry is None:
+            return
+        counts, edges = entry[0], entry[1]
+        width = float(edges[1] - edges[0])
+        if width > 0 and largest / width <= _MOST_BINS:
+            return
+        low = 0.0 if self._absolute else -largest
+        wide = np.linspace(low, largest, self._bins + 1, dtype=edges.dtype)
+        centres = (edges[:-1].astype(np.float64) + edges[1:]) / 2
+        moved, _ = np.histogram(centres, bins=wide, weights=counts)
+        tail = (np.asarray(largest, edges.dtype),) if len(entry) == 5 else ()
+        self._library.histogram_dict[name] = (moved.astype(counts.dtype), wide, *entry[2:4], *tail)
+
+    def arrays(self) -> dict[str, Array]:
+        found = {}
+        for index, entry in enumerate(self._library.histogram_dict.values()):
+            for part, array in enumerate(entry):
+                found[f"{index}.{part}"] = np.asarray(array)
+        return found
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        names = list(dict.fromkeys(item.value for item in self._observed.values()))
+        parts = 4 if self._absolute else 5
+        # Scalars come back as such, since the library compares and joins them with numpy's own.
+        self._library.histogram_dict = {
+            name: tuple(arrays[f"{index}.{part}"][()] for part in range(parts))
+            for index, name in enumerate(names)
+        }
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        # The library prints what it does; stdout is ours.
+        with contextlib.redirect_stdout(io.StringIO()):
+            found = self._library.compute_collection_result()
+        return {name: (float(result[0]), float(result[1])) for name, result in found.items()}
+
+
+def calibrate(
+    open_session: Callable[[], Session],
+    observed: Mapping[str, Observed],
+    samples: SampleStream,
+    *,
+    method: Method = "minmax",
+    percentile: float = 99.99,
+    model_sha256: str,
+    cache: Path | None = None,
+    first: Callable[[Batch, Mapping[str, Array]], None] | None = None,
+) -> Ranges:
+    """Run all samples and return the range of every observed value.
+
+    Args:
+        open_session: Opens the model that gives what is observed.
+        observed: Its outputs that do, by name; "min" and "max" for "minmax", "all" for the other methods.
+        samples: The samples.
+        method: "minmax", "percentile" (of magnitudes) or "entropy".
+        percentile: Share of values inside the range, in percent.
+        model_sha256: Hash of the model, for the cache.
+        cache: File that keeps what was found; one of another model, method or samples is replaced.
+        first: Called with the first batch that runs, and what the model gave.
+
+    Raises:
+        InputError: The method or the percentile is none.
+        DataError: The samples do not fit the model, or are NaN, or make a value so.
+        Interrupted: The user stopped it; the cache is up to date.
+    """
+    if method not in METHODS:
+        raise InputError(f"{method!r} is no calibration method; choose {', '.join(METHODS)}")
+    if not 50 < percentile <= 100:
+        raise InputError(f"a percentile of {percentile:g} is not over 50 and up to 100")
+
+    def collector() -> _Collector:
+        return _Extremes(observed) if method == "minmax" else _Histograms(observed, method, percentile)
+
+    key = {
+        "format": _FORMAT,
+        "model": model_sha256,
+        "method": method,
+        "percentile": percentile if method == "percentile" else None,
+        "values": list(dict.fromkeys(item.value for item in observed.values())),
+    }
+    run = _Run(open_session, samples, collector, _Cache(cache, key), method, first)
+    return run()
+
+
+class _Cache:
+    """What one calibration has found so far, in a file."""
+
+    def __init__(self, path: Path | None, key: Mapping[str, Any]) -> None:
+        self._path, self._key = path, key
+
+    def load(self) -> tuple[int, str, dict[str, Array]] | None:
+        """Return samples done, their hash, and the collector's arrays; None where there is nothing usable."""
+        if self._path is None or not self._path.is_file():
+            return None
+        try:
+            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                head = json.loads(str(archive["head"]))
+                if {name: head.get(name) for name in self._key} != dict(self._key):
+                    return None
+                arrays = {name: archive[name] for name in archive.files if name != "head"}
+                return int(head["samples"]), str(head["sha256"]), arrays
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def save(self, samples: int, sha256: str, arrays: Mapping[str, Array]) -> None:
+        if self._path is None or not samples:
+            return
+        head = json.dumps({**self._key, "samples": samples, "sha256": sha256})
+        with atomic_path(self._path) as temporary, temporary.open("xb") as file:
+            kept: dict[str, Any] = {"head": np.array(head), **arrays}
+            np.savez(file, **kept)
+
+    def say(self) -> str:
+        return "" if self._path is None else f"; what was found is in {self._path}, run again to go on"
+
+
+@dataclass(slots=True)
+class _Run:
+    open_session: Callable[[], Session]
+    samples: SampleStream
+    collector: Callable[[], _Collector]
+    cache: _Cache
+    method: Method
+    first: Callable[[Batch, Mapping[str, Array]], None] | None
+
+    def __call__(self) -> Ranges:
+        kept = self.cache.load()
+        if kept is not None:
+            found = self._collect(kept)
+            if found is not None:
+                return found
+        found = self._collect(None)
+        if found is None:  # pragma: no cover - only a cache can fail to fit
+            raise DataError(f"{self.samples.source} could not be read twice alike")
+        return found
+
+    def _collect(self, kept: tuple[int, str, dict[str, Array]] | None) -> Ranges | None:
+        """Go through the samples; None where the cache is of others."""
+        collector, digest = self.collector(), SampleHash()
+        skip = 0 if kept is None else kept[0]
+        if kept is not None:
+            try:
+                collector.restore(kept[2])
+            except KeyError:
+                return None
+        done, saved = 0, time.monotonic()
+        session: Session | None = None
+        with contextlib.ExitStack() as stack, bar("calibrate", self.samples.count) as shown:
+            try:
+                for batch in self.samples.read(self.samples.batch):
+                    if done < skip:
+                        digest.update(batch)
+                        done += _length(batch)
+                        if kept is not None and done >= skip and digest.hexdigest() != kept[1]:
+                            return None
+                        continue
+                    if session is None:
+                        session = stack.enter_context(self.open_session())
+                    self._run(session, batch, collector)
+                    digest.update(batch)
+                    done += _length(batch)
+                    shown.update(done)
+                    if time.monotonic() - saved > _SAVE_EVERY_S:
+                        self.cache.save(done, digest.hexdigest(), collector.arrays())
+                        saved = time.monotonic()
+            except KeyboardInterrupt as stop:
+                self._stopped(done, skip, digest, collector)
+                raise Interrupted(
+                    f"calibration was stopped after {done} of {self.samples.count} samples"
+                    f"{self.cache.say() if done else ''}; no model was written"
+                ) from stop
+        if done < skip:
+            return None
+        if done > skip:
+            with contextlib.suppress(OutputError):
+                self.cache.save(done, digest.hexdigest(), collector.arrays())
+        ranges = collector.ranges()
+        return Ranges(
+            self.method,
+            done,
+            digest.hexdigest(),
+            {name: low for name, (low, _) in ranges.items()},
+            {name: high for name, (_, high) in ranges.items()},
+            skip,
+        )
+
+    def _stopped(self, done: int, skip: int, digest: SampleHash, collector: _Collector) -> None:
+        if done > skip:
+            with contextlib.suppress(OutputError):
+                self.cache.save(done, digest.hexdigest(), collector.arrays())
+
+    def _run(self, session: Session, batch: Batch, collector: _Collector) -> None:
+        feeds = fitted(batch, session.inputs, self.samples.source)
+        fixed = next((s.shape[0] for s in session.inputs if s.shape and isinstance(s.shape[0], int)), None)
+        length = _length(batch)
+        step = length if fixed is None else fixed
+        for start in range(0, length, step):
+            # A fixed batch is filled up with its last sample, which moves no extreme.
+            at = np.arange(start, start + step).clip(max=length - 1)
+            part = feeds if fixed is None else {name: array[at] for name, array in feeds.items()}
+            outputs = session.run(part)
+            if self.first is not None:
+                self.first(part, outputs)
+                self.first = None
+            collector.update(outputs)
+
+
+def _length(batch: Batch) -> int:
+    return len(next(iter(batch.values())))

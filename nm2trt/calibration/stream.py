@@ -1,0 +1,219 @@
+"""Calibration samples read batch by batch, so that memory does not grow with their number.
+
+They come from a recipe, or from an `.npz` that holds one array an input. Every batch is held to what the
+model takes before it runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nm2trt.backends.protocol import TensorSpec, numpy_dtype
+from nm2trt.errors import DataError
+from nm2trt.files import check_input
+
+__all__ = ["LABELS", "SampleHash", "SampleStream", "fitted", "open_samples"]
+
+Array = npt.NDArray[Any]
+Batch = dict[str, Array]
+LABELS = frozenset({"label", "labels"})
+# Few, since what a network computes on the way is many times as large as its input.
+_BATCH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class SampleStream:
+    """Samples that can be read from the start any number of times.
+
+    Args:
+        source: Where they are from, in one line.
+        count: How many there are.
+        batch: Samples of a batch.
+        read: Returns batches of a given size by input name, in order; the last may be smaller.
+    """
+
+    source: str
+    count: int
+    batch: int
+    read: Callable[[int], Iterator[Batch]]
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise DataError(f"{self.source} holds no sample")
+
+
+class SampleHash:
+    """Takes samples as they pass: names, dtypes, shapes and values, whatever the size of the batches."""
+
+    def __init__(self) -> None:
+        self._digests: dict[str, Any] = {}
+
+    def update(self, batch: Mapping[str, Array]) -> None:
+        """Add a batch."""
+        for name, array in batch.items():
+            head = f"{name} {array.dtype.str} {array.shape[1:]}\n".encode()
+            self._digests.setdefault(name, hashlib.sha256(head)).update(np.ascontiguousarray(array).data)
+
+    def hexdigest(self) -> str:
+        """Return the hash of what passed so far as 64 hexadecimal digits."""
+        parts = [self._digests[name].hexdigest() for name in sorted(self._digests)]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def open_samples(
+    path: str | os.PathLike[str],
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    allow_functions: bool = False,
+) -> SampleStream:
+    """Open an `.npz` of arrays by input name, or a calibration recipe.
+
+    Args:
+        path: The file; what ends in `.npz` is one, anything else is read as a recipe. Labels are left out.
+        data_root: Folder that a recipe's paths are relative to; its own by default.
+        allow_functions: Run a recipe's `function` source, which is code.
+
+    Raises:
+        InputError: The file, or one that the recipe names, is missing or wrong.
+        DataError: It holds no sample, or the arrays do not fit together.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".npz":
+        return _open_npz(path)
+    from nm2trt.calibration.recipe import load_recipe, open_recipe, read_recipe
+
+    if read_recipe(path).sha256 is not None:
+        # Its hash is over all samples at once.
+        whole = load_recipe(path, data_root=data_root, allow_functions=allow_functions)
+        arrays = whole.arrays
+        return SampleStream(
+            str(path),
+            len(whole),
+            min(whole.batch, _BATCH),
+            lambda size: (
+                {name: array[start : start + size] for name, array in arrays.items()}
+                for start in range(0, len(whole), size)
+            ),
+        )
+    opened = open_recipe(path, data_root=data_root, allow_functions=allow_functions)
+
+    def read(size: int) -> Iterator[Batch]:
+        for start in range(0, len(opened), size):
+            yield opened.read(start, min(start + size, len(opened)))
+
+    return SampleStream(str(path), len(opened), min(opened.recipe.batch, _BATCH), read)
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """One array of an `.npz`: where its numbers begin, and what they are."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+def _open_npz(path: Path) -> SampleStream:
+    check_input(path, "an .npz")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [_head(archive, name, path) for name in archive.namelist() if name.endswith(".npy")]
+    except DataError:
+        raise
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{path} is no sound .npz of plain arrays") from error
+    members = [member for member in members if member.name not in LABELS]
+    if not members:
+        raise DataError(f"{path} holds no array; give one for each input, under its name")
+    lengths = {member.name: member.shape[0] if member.shape else -1 for member in members}
+    if len(set(lengths.values())) != 1 or -1 in lengths.values():
+        shapes = {member.name: member.shape for member in members}
+        raise DataError(f"{path}: the arrays {shapes} do not have one sample each on their first dimension")
+    return SampleStream(str(path), members[0].shape[0], _BATCH, lambda size: _read_npz(path, members, size))
+
+
+def _head(archive: zipfile.ZipFile, name: str, path: Path) -> _Member:
+    with archive.open(name) as file:
+        shape, fortran, dtype = _read_header(file)
+    if dtype.hasobject or dtype.kind not in "biuf":
+        raise DataError(f"{path}: the array {name[:-4]!r} is of dtype {dtype}, which no input takes")
+    if fortran and len(shape) > 1:
+        raise DataError(f"{path}: the array {name[:-4]!r} is stored column by column; save it in C order")
+    return _Member(name[:-4], dtype, shape)
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)
+
+
+def _read_npz(path: Path, members: Sequence[_Member], size: int) -> Iterator[Batch]:
+    """Read all members side by side, stored or compressed, a batch of each at a time."""
+    count = members[0].shape[0]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            files = [archive.open(f"{member.name}.npy") for member in members]
+            for file in files:
+                _read_header(file)
+            for start in range(0, count, size):
+                length = min(size, count - start)
+                yield {
+                    member.name: _numbers(file, member, length)
+                    for member, file in zip(members, files, strict=True)
+                }
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{path} is damaged: an array in it ends early") from error
+
+
+def _numbers(file: IO[bytes], member: _Member, length: int) -> Array:
+    shape = (length, *member.shape[1:])
+    array = np.empty(shape, member.dtype)
+    data = file.read(array.nbytes)
+    if len(data) != array.nbytes:
+        raise EOFError
+    return np.frombuffer(data, member.dtype).reshape(shape)
+
+
+def fitted(batch: Mapping[str, Array], inputs: Sequence[TensorSpec], source: str) -> Batch:
+    """Return a batch as a model takes it; floats are converted to its type of float.
+
+    Raises:
+        DataError: An input is missing or unknown, or its shape, dtype or values do not fit.
+    """
+    names = [spec.name for spec in inputs]
+    if set(batch) != set(names):
+        raise DataError(f"{source}: the model's inputs are {names}, the samples have {sorted(batch)}")
+    return {spec.name: _fit_one(batch[spec.name], spec, source) for spec in inputs}
+
+
+def _fit_one(array: Array, spec: TensorSpec, source: str) -> Array:
+    wanted = numpy_dtype(spec.dtype)
+    fits = array.ndim == len(spec.shape) and all(
+        not isinstance(size, int) or size == have
+        for size, have in list(zip(spec.shape, array.shape, strict=True))[1:]
+    )
+    if not fits:
+        shape = "x".join(str(size if size is not None else "?") for size in spec.shape)
+        raise DataError(f"{source}: input {spec.name!r} takes shape {shape}, the samples have {array.shape}")
+    both_float = array.dtype.kind == "f" and wanted.kind not in "biu"
+    if array.dtype != wanted and not (both_float or np.can_cast(array.dtype, wanted, "safe")):
+        raise DataError(f"{source}: input {spec.name!r} takes {spec.dtype}, the samples have {array.dtype}")
+    if array.dtype.kind in "iub" and wanted.kind not in "iub":
+        raise DataError(
+            f"{source}: input {spec.name!r} takes {spec.dtype}, the samples have {array.dtype}; prepare them "
+            "as for inference"
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError(f"{source}: input {spec.name!r} holds NaN or infinity")
+    return np.ascontiguousarray(array.astype(wanted, copy=False))

@@ -1,0 +1,434 @@
+"""Quantise an ONNX model to INT8 or FP8 with explicit Q/DQ, symmetric, each layer quantised in and out.
+
+Where pairs stand is decided in `nm2trt.graph.placement`; ranges come from samples. docs/precision.md
+says why onnxruntime's own inserter is not used; its histograms and thresholds are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from nm2trt.backends.ort import open_onnx
+from nm2trt.calibration.ranges import Method, Ranges, calibrate
+from nm2trt.calibration.stream import SampleStream, fitted
+from nm2trt.compare import OutputDifference
+from nm2trt.errors import InputError, ModelError
+from nm2trt.files import check_output
+from nm2trt.graph.agreement import Agreement, Reference
+from nm2trt.graph.constants import evaluate, main_source
+from nm2trt.graph.descent import check_descent
+from nm2trt.graph.inserter import Inserter
+from nm2trt.graph.integers import FORMATS, Format, quantise_weight, scale_for
+from nm2trt.graph.islands import Island
+from nm2trt.graph.model import Model, load, metadata, opset
+from nm2trt.graph.observe import model_hash, observable
+from nm2trt.graph.operators import Opaque
+from nm2trt.graph.placement import Layer, Placement, place
+from nm2trt.graph.record import LineageEntry, Relation, record
+from nm2trt.graph.rewrite import Editor
+from nm2trt.graph.save import embed, refuse_data_file, refuse_same_file, save
+from nm2trt.graph.verify import VerifyReport, verify_model
+from nm2trt.nm.plan import METADATA_KEY, Plan
+
+__all__ = ["QuantizeOptions", "QuantizeReport", "QuantizedLayer", "quantize_model"]
+
+Array = npt.NDArray[Any]
+_QUANTISED = frozenset(
+    """QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearConv QLinearMatMul ConvInteger
+    MatMulInteger QGemm QAttention QLinearAdd QLinearConcat MatMulIntegerToFloat
+    DynamicQuantizeMatMul""".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeOptions:
+    """How to quantise.
+
+    Args:
+        to: "int8" or "fp8" (E4M3FN).
+        method: How ranges are chosen: "minmax", "percentile" or "entropy".
+        percentile: Share of magnitudes inside a range, in percent, for "percentile".
+        exclude: Globs on names of nodes and weights that stay float.
+        float_weights: Keep weights in float behind a Q/DQ pair, which older parsers ask for, instead of
+            storing the quantised numbers.
+
+    Raises:
+        InputError: `to` is no such format.
+    """
+
+    to: Literal["int8", "fp8"] = "int8"
+    method: Method = "minmax"
+    percentile: float = 99.99
+    exclude: tuple[str, ...] = ()
+    float_weights: bool = False
+
+    def __post_init__(self) -> None:
+        if self.to not in FORMATS:
+            raise InputError(f"cannot quantise to {self.to!r}; choose {' or '.join(FORMATS)}")
+
+    @property
+    def form(self) -> Format:
+        """The number format."""
+        return FORMATS[self.to]
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedLayer:
+    """What became of one layer.
+
+    Args:
+        layer: Its node.
+        operator: The node's type.
+        weight: Its weight.
+        quantised: Whether it computes in the new format.
+        reason: Why not, or "".
+        lost: Non-zero weights that rounding made zero.
+        parameters: Elements of its weight.
+    """
+
+    layer: str
+    operator: str
+    weight: str
+    quantised: bool
+    reason: str
+    lost: int
+    parameters: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeReport:
+    """What `quantize_model` did.
+
+    Args:
+        model: The model that was read.
+        output: The model that was written.
+        options: How.
+        layers: Every layer with a weight.
+        scales: Scale of each value that is quantised.
+        ranges: What calibration found.
+        islands: Layers that are not quantised from end to end, and why.
+        differences: How far each output is from the float model's on the first calibration batch.
+        not_measured: Why outputs were not compared, or "".
+        notes: What else there is to know, one sentence each.
+        parent_mask_sha256: Mask hash of the model that was read.
+        mask_sha256: Mask hash of the model that was written.
+        relation: "equal", or "subset" when rounding added zeros.
+    """
+
+    model: str
+    output: str
+    options: QuantizeOptions
+    layers: tuple[QuantizedLayer, ...]
+    scales: Mapping[str, float]
+    ranges: Ranges
+    islands: tuple[Island, ...]
+    differences: tuple[OutputDifference, ...]
+    not_measured: str
+    notes: tuple[str, ...]
+    parent_mask_sha256: str
+    mask_sha256: str
+    relation: Relation
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {
+            "model": self.model,
+            "output": self.output,
+            "options": asdict(self.options),
+            "layers": [layer.to_json() for layer in self.layers],
+            "scales": dict(self.scales),
+            "calibration": self.ranges.to_json(),
+            "islands": [island.to_json() for island in self.islands],
+            "differences": [item.to_json() for item in self.differences],
+            "not_measured": self.not_measured,
+            "notes": list(self.notes),
+            "parent_mask_sha256": self.parent_mask_sha256,
+            "mask_sha256": self.mask_sha256,
+            "relation": self.relation,
+        }
+
+
+def quantize_model(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    samples: SampleStream,
+    options: QuantizeOptions | None = None,
+    *,
+    cache: Path | None = None,
+    compare: bool = True,
+) -> QuantizeReport:
+    """Write a quantised copy of a float32 model.
+
+    Args:
+        source: The ONNX file.
+        target: The file to write; not the source.
+        samples: Calibration samples, by the model's input names.
+        options: How; None is INT8 by extremes.
+        cache: File that keeps what calibration found, and from which it goes on after an interruption.
+        compare: Run both models on the first batch of samples and say how far they differ.
+
+    Raises:
+        InputError: A path, a glob or an option is wrong.
+        ModelError: The model is no sound ONNX file, is quantised already, is not float32, or of too old
+            an opset.
+        DataError: The samples do not fit the model.
+        LineageError: A zero was lost; nothing is written.
+        OutputError: The output cannot be written.
+        Interrupted: Calibration was stopped; the cache is up to date and no model is written.
+    """
+    options = options or QuantizeOptions()
+    # Weights are read one at a time, and are never in memory together.
+    model = load(source, leave_weights=True)
+    _check_model(model, options.form)
+    refuse_same_file(source, target)
+    refuse_data_file(model, target)
+    check_output(target)
+    editor = Inserter(model, "quantized")
+    placed = _place(editor, options)
+    first: list[tuple[Any, Any]] = []
+    ranges = _calibrate(source, list(placed.points), samples, options, cache, first if compare else None)
+    parent = verify_model(source)
+    work = _Work(editor, placed, ranges, options)
+    work.insert_pairs()
+    layers = tuple(work.quantise(layer) for layer in placed.layers)
+    finals = editor.finish()
+    embed(model)
+    plan = work.plan(finals)
+    written: list[VerifyReport] = []
+    agreement = [Agreement((), "outputs were not compared: not asked for")]
+    reference = _reference(Path(source), samples, first) if compare else None
+
+    def finish(after: Model) -> None:
+        report = verify_model(after.proto, external_data_root=after.root)
+        relation = check_descent(parent, report, "quantise")
+        entry = LineageEntry(f"quantize {options.to}", parent.mask_sha256, report.mask_sha256, relation)
+        record(after.proto, entry, plan)
+        if reference is not None:
+            agreement[0] = reference.compare(after, required=False)
+        written.append(report)
+
+    save(model, target, external=editor.stored_externally(list(finals.values())), finish=finish)
+    child = written[0]
+    return QuantizeReport(
+        model=str(source),
+        output=str(target),
+        options=options,
+        layers=layers,
+        scales=work.scales,
+        ranges=ranges,
+        islands=child.islands,
+        differences=agreement[0].differences,
+        not_measured=agreement[0].sentence,
+        notes=tuple(work.notes),
+        parent_mask_sha256=parent.mask_sha256,
+        mask_sha256=child.mask_sha256,
+        relation="equal" if parent.mask_sha256 == child.mask_sha256 else "subset",
+    )
+
+
+def _check_model(model: Model, form: Format) -> None:
+    version = opset(model.proto) or 0
+    if version < form.opset:
+        raise ModelError(
+            f"{model.name} is of opset {version}; {form.name} needs opset {form.opset} or newer: export it "
+            "again, or convert it with onnx.version_converter"
+        )
+    for node in model.proto.graph.node:
+        if node.op_type in _QUANTISED:
+            raise ModelError(
+                f"{model.name} is quantised already: {node.op_type} at {node.name or node.output[0]!r}; "
+                "give the float model"
+            )
+
+
+def _place(editor: Editor, options: QuantizeOptions) -> Placement:
+    placed = place(editor, options.exclude)
+    if not placed.quantised:
+        first = f"; {placed.layers[0].label}: {placed.layers[0].why_float}" if placed.layers else ""
+        raise ModelError(f"{editor.model.name} has no Conv, Gemm or MatMul to quantise{first}")
+    for layer in placed.quantised:
+        source = main_source(layer.consumer.scope, layer.consumer.value)
+        if source is not None and source.dtype != "float32":
+            raise ModelError(
+                f"weight {layer.weight!r} of {editor.model.name} is {source.dtype}; quantise the float32 "
+                "model, and cast what stays float afterwards"
+            )
+    return placed
+
+
+def _calibrate(
+    source: str | os.PathLike[str],
+    points: Sequence[str],
+    samples: SampleStream,
+    options: QuantizeOptions,
+    cache: Path | None,
+    first: list[tuple[Any, Any]] | None,
+) -> Ranges:
+    seen = observable(source, points, whole=options.method != "minmax")
+    given = {value.name for value in load(source, leave_weights=True).proto.graph.output}
+
+    def keep(feeds: Any, outputs: Mapping[str, Array]) -> None:
+        if first is not None:
+            first.append((feeds, {name: outputs[name].copy() for name in given}))
+
+    return calibrate(
+        lambda: open_onnx(seen.data, weights_folder=seen.weights_folder),
+        seen.observed,
+        samples,
+        method=options.method,
+        percentile=options.percentile,
+        model_sha256=model_hash(source),
+        cache=cache,
+        first=keep,
+    )
+
+
+def _reference(source: Path, samples: SampleStream, first: Sequence[tuple[Any, Any]]) -> Reference:
+    """Return what the float model gives on a batch: as calibration saw it, or run anew after a full cache."""
+    if first:
+        return Reference(*first[0])
+    with open_onnx(source) as session:
+        size = next((s.shape[0] for s in session.inputs if s.shape and isinstance(s.shape[0], int)), None)
+        batch = fitted(next(samples.read(size or samples.batch)), session.inputs, samples.source)
+        return Reference(batch, session.run(batch))
+
+
+class _Work:
+    """The insertion itself."""
+
+    def __init__(self, editor: Inserter, placed: Placement, ranges: Ranges, options: QuantizeOptions) -> None:
+        self._editor, self._placed, self._ranges, self._options = editor, placed, ranges, options
+        self._form = options.form
+        self._weights: dict[tuple[str, int | None], tuple[str, int]] = {}
+        self._zero = ""
+        self._renamed: dict[str, str] = {}
+        self.scales: dict[str, float] = {}
+        self.notes: list[str] = []
+
+    def insert_pairs(self) -> None:
+        """Put a pair behind every point."""
+        largest = {
+            root: max(self._ranges.largest(value) for value in members)
+            for root, members in self._placed.members().items()
+        }
+        for value in self._placed.points:
+            top = largest[self._placed.scale_of[value]]
+            if self._ranges.low[value] == self._ranges.high[value]:
+                self.notes.append(f"{value!r} is {self._ranges.low[value]:g} for all samples")
+            self.scales[value] = scale_for(top, self._form)
+            self._pair(value, self.scales[value])
+        folded = sum(node.op_type == "BatchNormalization" for _, node in self._editor.live())
+        if folded:
+            self.notes.append(
+                f"{folded} BatchNormalizations are left, and compute in float where no builder folds them: "
+                "run nm2trt fuse first"
+            )
+
+    def _pair(self, value: str, scale: float) -> None:
+        editor = self._editor
+        behind = editor.producers.get(value, -1)
+        readers = sorted(editor.readers.get(value, ()))
+        scale_name = editor.add_tensor(np.array(scale, np.float32), f"{value}_scale")
+        zero = self._zero_point()
+        quantised = editor.unique(f"{value}_quantized")
+        editor.insert(
+            "QuantizeLinear",
+            [value, scale_name, zero],
+            quantised,
+            behind=behind,
+            label=f"{value}_QuantizeLinear",
+        )
+        back = editor.unique(f"{value}_dequantized")
+        editor.insert(
+            "DequantizeLinear",
+            [quantised, scale_name, zero],
+            back,
+            behind=behind,
+            label=f"{value}_DequantizeLinear",
+        )
+        for index, slot in readers:
+            editor.set_input(index, slot, back)
+
+    def _zero_point(self) -> str:
+        if not self._zero:
+            self._zero = self._editor.add_tensor(
+                np.zeros((), self._form.dtype), f"{self._form.name}_zero_point"
+            )
+        return self._zero
+
+    def quantise(self, layer: Layer) -> QuantizedLayer:
+        """Quantise a layer's weight, once for all layers that read it alike."""
+        if layer.why_float:
+            return QuantizedLayer(layer.label, layer.operator, layer.weight, False, layer.why_float, 0, 0)
+        weight = self._numbers(layer)
+        axis = _channel_axis(layer, weight.ndim)
+        key = (layer.consumer.value, axis)
+        lost = 0
+        if key not in self._weights:
+            self._weights[key] = self._weight(layer, weight, axis)
+        name, lost = self._weights[key]
+        self._editor.set_input(layer.index, layer.consumer.input_index, name)
+        return QuantizedLayer(layer.label, layer.operator, layer.weight, True, "", lost, weight.size)
+
+    def _numbers(self, layer: Layer) -> Array:
+        try:
+            weight = evaluate(layer.consumer.scope, layer.consumer.value)
+        except Opaque as why:
+            raise ModelError(
+                f"the weight of {layer.label} cannot be evaluated: {why}; leave the layer out with --exclude"
+            ) from why
+        if not np.isfinite(weight).all():
+            raise ModelError(f"weight {layer.weight!r} holds NaN or infinity; repair it before quantising")
+        return weight
+
+    def _weight(self, layer: Layer, weight: Array, axis: int | None) -> tuple[str, int]:
+        editor, form = self._editor, self._form
+        done = quantise_weight(weight, form, axis)
+        scale = editor.add_tensor(done.scale, f"{layer.weight}_scale")
+        zero = editor.add_tensor(np.zeros(done.scale.shape, form.dtype), f"{layer.weight}_zero_point")
+        attributes = {} if axis is None else {"axis": axis}
+        behind = -1
+        if self._options.float_weights:
+            numbers = editor.unique(f"{layer.weight}_quantized")
+            behind = editor.producers.get(layer.consumer.value, -1)
+            label = f"{layer.weight}_QuantizeLinear"
+            inputs = [layer.consumer.value, scale, zero]
+            editor.insert("QuantizeLinear", inputs, numbers, behind=behind, label=label, **attributes)
+        else:
+            numbers = editor.add_tensor(done.numbers, layer.weight)
+            self._renamed[layer.weight] = numbers
+        back = editor.unique(f"{layer.weight}_dequantized")
+        label = f"{layer.weight}_DequantizeLinear"
+        editor.insert(
+            "DequantizeLinear", [numbers, scale, zero], back, behind=behind, label=label, **attributes
+        )
+        return back, done.lost
+
+    def plan(self, finals: Mapping[str, str]) -> Plan | None:
+        """Return the model's plan under the names of the new tensors."""
+        text = metadata(self._editor.model.proto).get(METADATA_KEY)
+        if text is None:
+            return None
+        renamed = {old: finals[new] for old, new in self._renamed.items() if finals.get(new, old) != old}
+        plan = Plan.from_json(text)
+        return plan.renamed(renamed) if renamed else plan
+
+
+def _channel_axis(layer: Layer, rank: int) -> int | None:
+    """Return the axis of a weight's output channels."""
+    if layer.operator == "Conv":
+        return 0
+    if layer.operator == "Gemm":
+        return 0 if layer.consumer.attributes.get("transB") else 1
+    return rank - 1 if rank == 2 else None

@@ -1,0 +1,247 @@
+"""Ranges: each method against numpy over all samples at once; the cache; interruption; samples in pieces."""
+
+import numpy as np
+import pytest
+
+from nm2trt.backends.protocol import TensorSpec
+from nm2trt.calibration.ranges import Observed, calibrate
+from nm2trt.calibration.stream import SampleHash, SampleStream, fitted, open_samples
+from nm2trt.errors import DataError, Interrupted
+
+MODEL = "a" * 64
+
+
+class FakeSession:
+    """Gives its input back: whole, or its extremes."""
+
+    def __init__(self, whole, opened):
+        self.inputs = (TensorSpec("x", "float32", ("n", 50)),)
+        self.outputs = ()
+        self.whole = whole
+        self.largest_batch = 0
+        opened.append(self)
+
+    def run(self, feeds):
+        x = feeds["x"]
+        self.largest_batch = max(self.largest_batch, len(x))
+        return {"all": x} if self.whole else {"low": x.min(), "high": x.max()}
+
+    def close(self):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+
+class Calibration:
+    def __init__(self, data, method="minmax", percentile=99.0, batch=8):
+        self.data, self.method, self.percentile, self.batch = data, method, percentile, batch
+        self.opened = []
+
+    def read(self, size, stop_at=None):
+        for start in range(0, len(self.data), size):
+            if stop_at is not None and start >= stop_at:
+                raise KeyboardInterrupt
+            yield {"x": self.data[start : start + size]}
+
+    def __call__(self, cache=None, *, stop_at=None, model=MODEL):
+        whole = self.method != "minmax"
+        observed = (
+            {"all": Observed("v", "all")}
+            if whole
+            else {"low": Observed("v", "min"), "high": Observed("v", "max")}
+        )
+        samples = SampleStream("s", len(self.data), self.batch, lambda size: self.read(size, stop_at))
+        return calibrate(
+            lambda: FakeSession(whole, self.opened),
+            observed,
+            samples,
+            method=self.method,
+            percentile=self.percentile,
+            model_sha256=model,
+            cache=cache,
+        )
+
+
+def normal(count=64, seed=0):
+    return np.random.default_rng(seed).standard_normal((count, 50)).astype(np.float32)
+
+
+METHODS = ["minmax", "percentile", "entropy"]
+
+
+def test_minmax_is_the_extremes():
+    data = normal()
+    ranges = Calibration(data)()
+    assert (ranges.low["v"], ranges.high["v"]) == (data.min(), data.max())
+    assert ranges.largest("v") == np.abs(data).max()
+
+
+@pytest.mark.parametrize("percentile", [90.0, 99.0, 99.9])
+def test_a_percentile_is_that_of_all_magnitudes_to_the_width_of_a_bin(percentile):
+    data = normal()
+    ranges = Calibration(data, "percentile", percentile)()
+    wanted = np.percentile(np.abs(data), percentile)
+    assert ranges.largest("v") == pytest.approx(wanted, abs=float(np.abs(data).max()) / 512)
+
+
+def test_entropy_cuts_a_lone_outlier_off():
+    data = normal()
+    data[3, 7] = 40.0
+    assert 2.0 < Calibration(data, "entropy")().largest("v") < 20.0
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_values_that_grow_a_millionfold_do_not_exhaust_memory(method):
+    data = normal()
+    data[:8] *= 1e-6
+    ranges = Calibration(data, method)()
+    assert 1.0 < ranges.largest("v") <= np.abs(data).max() * 1.001
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("value", [0.0, 2.5, -2.5])
+def test_a_constant_has_a_range_that_reaches_it(method, value):
+    ranges = Calibration(np.full((16, 50), value, np.float32), method)()
+    assert ranges.largest("v") == pytest.approx(abs(value), rel=0.01)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_batch_at_a_time_is_run(method):
+    calibration = Calibration(normal(), method, batch=3)
+    calibration()
+    assert calibration.opened[0].largest_batch == 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_second_calibration_runs_nothing(tmp_path, method):
+    first = Calibration(normal(), method)
+    wanted = first(tmp_path / "cache.npz")
+    second = Calibration(normal(), method)
+    found = second(tmp_path / "cache.npz")
+    assert not second.opened
+    assert (found.low, found.high, found.reused) == (wanted.low, wanted.high, 64)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("stop_at", [8, 40])
+def test_an_interrupted_calibration_goes_on_where_it_stopped(tmp_path, method, stop_at):
+    cache = tmp_path / "cache.npz"
+    with pytest.raises(Interrupted, match=f"stopped after {stop_at} of 64 samples; what was found is in .*cache.npz, run again"):  # fmt: skip
+        Calibration(normal(), method)(cache, stop_at=stop_at)
+    found = Calibration(normal(), method)(cache)
+    assert found.reused == stop_at
+    whole = Calibration(normal(), method)()
+    assert found.low["v"] == pytest.approx(whole.low["v"], rel=1e-6)
+    assert found.high["v"] == pytest.approx(whole.high["v"], rel=1e-6)
+
+
+def test_an_interruption_before_the_first_batch_leaves_no_cache(tmp_path):
+    with pytest.raises(Interrupted, match="after 0 of 64 samples; no model was written"):
+        Calibration(normal())(tmp_path / "cache.npz", stop_at=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_more_samples_of_the_same_go_on_from_the_cache(tmp_path):
+    Calibration(normal()[:32])(tmp_path / "cache.npz")
+    found = Calibration(normal())(tmp_path / "cache.npz")
+    assert (found.reused, found.samples, found.high["v"]) == (32, 64, normal().max())
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        pytest.param(lambda cache: Calibration(normal(seed=1))(cache), id="other-samples"),
+        pytest.param(lambda cache: Calibration(normal()[:32])(cache), id="fewer-samples"),
+        pytest.param(lambda cache: Calibration(normal())(cache, model="b" * 64), id="other-model"),
+        pytest.param(lambda cache: Calibration(normal(), "percentile")(cache), id="other-method"),
+    ],
+)
+def test_a_cache_of_something_else_is_not_used(tmp_path, again):
+    Calibration(normal())(tmp_path / "cache.npz")
+    assert again(tmp_path / "cache.npz").reused == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", b"text"])
+def test_a_damaged_cache_is_replaced(tmp_path, content):
+    (tmp_path / "cache.npz").write_bytes(content)
+    assert Calibration(normal())(tmp_path / "cache.npz").reused == 0
+    assert Calibration(normal())(tmp_path / "cache.npz").reused == 64
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_infinity_inside_the_model_is_refused(method):
+    calibration = Calibration(normal(), method)
+    session = FakeSession.run
+    try:
+        FakeSession.run = lambda self, feeds: {name: value * np.float32(np.inf) for name, value in session(self, feeds).items()}  # fmt: skip
+        with pytest.raises(DataError, match="'v' becomes NaN or infinite inside the model"), np.errstate(all="ignore"):  # fmt: skip
+            calibration()
+    finally:
+        FakeSession.run = session
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("size", [1, 5, 100])
+def test_an_npz_is_read_in_pieces(tmp_path, save, size):
+    arrays = {"a": normal(23), "b": np.arange(46, dtype=np.int64).reshape(23, 2), "labels": np.zeros(3)}
+    save(tmp_path / "x.npz", **arrays)
+    stream = open_samples(tmp_path / "x.npz")
+    pieces = list(stream.read(size))
+    assert stream.count == 23
+    assert {len(piece["a"]) for piece in pieces[:-1]} <= {size}
+    for name in "ab":
+        assert np.array_equal(np.concatenate([piece[name] for piece in pieces]), arrays[name])
+
+
+def test_an_npz_that_is_cut_short_is_refused(tmp_path):
+    np.savez(tmp_path / "x.npz", x=normal())
+    data = (tmp_path / "x.npz").read_bytes()
+    (tmp_path / "x.npz").write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError, match="no sound"):
+        open_samples(tmp_path / "x.npz")
+
+
+def test_objects_and_columns_are_refused(tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.array([{}, {}], dtype=object))
+    with pytest.raises(DataError, match="of dtype object, which no input takes"):
+        open_samples(tmp_path / "x.npz")
+    np.savez(tmp_path / "x.npz", x=np.asfortranarray(normal()))
+    with pytest.raises(DataError, match="stored column by column"):
+        open_samples(tmp_path / "x.npz")
+
+
+def test_the_hash_does_not_depend_on_the_size_of_batches():
+    data = normal()
+    hashes = set()
+    for size in (1, 7, 64):
+        digest = SampleHash()
+        for start in range(0, 64, size):
+            digest.update(
+                {"x": data[start : start + size], "y": data[start : start + size, :1].astype(np.int64)}
+            )
+        hashes.add(digest.hexdigest())
+    assert len(hashes) == 1
+    changed = data.copy()
+    changed[63, 49] += 1
+    digest = SampleHash()
+    digest.update({"x": changed, "y": data[:, :1].astype(np.int64)})
+    assert digest.hexdigest() not in hashes
+
+
+SPEC = (TensorSpec("x", "float32", (None, 2)), TensorSpec("i", "int64", (None,)))
+
+
+@pytest.mark.parametrize("x", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("i", [np.int64, np.int32])
+def test_floats_become_the_models_and_integers_may_widen(x, i):
+    batch = fitted({"x": np.ones((3, 2), x), "i": np.ones(3, i)}, SPEC, "s")
+    assert (batch["x"].dtype, batch["i"].dtype) == (np.float32, np.int64)
+
+
+def test_a_float_is_no_integer():
+    with pytest.raises(DataError, match="input 'i' takes int64, the samples have float32"):
+        fitted({"x": np.ones((3, 2), np.float32), "i": np.ones(3, np.float32)}, SPEC, "s")
