@@ -5,7 +5,9 @@ import json
 
 import pytest
 
-from nm2trt.engine.proof import climb, readable
+from nm2trt.engine.evidence import Autotuned, Evidence, KernelUse, LayerRecord, SparsityList
+from nm2trt.engine.proof import LadderRow, climb, foreign_layers, lost_weights, readable, sparse_share
+from nm2trt.errors import InputError
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.verdict import WeightFacts, WeightVerdict
 
@@ -101,3 +103,183 @@ def test_a_row_is_json():
         "answer": "not measured",
         "detail": "not measured",
     }
+
+
+SPARSE = "sm80_xmma_fprop_sparse_conv_i8i8_i8i32_f32_nhwckrsc_nhwc_tilesize64x64x128"
+DENSE = "sm80_xmma_fprop_implicit_gemm_i8i8_i8i32_f32_nhwckrsc_nhwc_tilesize64x64x64"
+
+
+def layer(tactic="", *, nodes=("conv0", "relu0"), kind="CaskConvolution", sparse_weights=None):
+    return LayerRecord(" + ".join(nodes), kind, tuple(nodes), tactic, sparse_weights)
+
+
+def names(*layers):
+    return SparsityList(len(layers), layers)
+
+
+def proved(evidence):
+    (row,) = climb([HOLDS], sparsity="enable", builder="trt", targets=("sm86",), evidence=evidence)
+    return row
+
+
+@pytest.mark.parametrize(
+    ("evidence", "listed", "chosen", "detail"),
+    [
+        pytest.param(
+            Evidence(eligible=names("conv0 + relu0"), chosen=names("conv0 + relu0")),
+            "yes",
+            "yes",
+            "the builder chose it",
+            id="picked-line",
+        ),
+        pytest.param(
+            Evidence(eligible=names("conv0 + relu0"), chosen=names()),
+            "yes",
+            "no",
+            "not chosen",
+            id="picked-empty",
+        ),
+        pytest.param(
+            Evidence(eligible=names("other"), chosen=names("other")), "no", "not reached", "-", id="other"
+        ),
+        pytest.param(Evidence(layers=(layer(SPARSE),)), "not measured", "yes", SPARSE, id="sparse-tactic"),
+        pytest.param(
+            Evidence(layers=(layer(DENSE, sparse_weights=True),)),
+            "not measured",
+            "no",
+            "not chosen",
+            id="4694-sparse-weights-dense-tactic",
+        ),
+        pytest.param(
+            Evidence(layers=(layer("", sparse_weights=True),)),
+            "not measured",
+            "no",
+            "not chosen: HasSparseWeights alone is no proof",
+            id="sparse-weights-alone",
+        ),
+        pytest.param(
+            Evidence(layers=(layer("__myelin_CASK_STUB", kind="correlation"),)),
+            "not measured",
+            "not measured",
+            "not measured",
+            id="chosen-when-loaded",
+        ),
+        pytest.param(
+            Evidence(kernels=(KernelUse(SPARSE, 1, 5.0, ("conv0",)),), chosen=names()),
+            "not measured",
+            "yes",
+            f"ran {SPARSE}",
+            id="a-kernel-that-ran-beats-the-list",
+        ),
+        pytest.param(
+            Evidence(kernels=(KernelUse(DENSE, 1, 5.0),)),
+            "not measured",
+            "no",
+            "no sparse kernel ran at all",
+            id="trace-without-layers",
+        ),
+        pytest.param(
+            Evidence(kernels=(KernelUse(SPARSE, 1, 5.0),)),
+            "not measured",
+            "not measured",
+            "not measured",
+            id="a-sparse-kernel-of-some-layer",
+        ),
+        pytest.param(
+            Evidence(eligible=SparsityList(3, None), chosen=SparsityList(2, None)),
+            "unknown",
+            "not measured",
+            "not measured",
+            id="numbers-without-names",
+        ),
+        pytest.param(
+            Evidence(eligible=SparsityList(39, None), chosen=SparsityList(0, None)),
+            "unknown",
+            "no",
+            "not chosen",
+            id="chose-0",
+        ),
+        pytest.param(
+            Evidence(eligible=names("{ForeignNode[a...b]}"), chosen=names("{ForeignNode[a...b]}")),
+            "unknown",
+            "not measured",
+            "not measured",
+            id="hidden-in-a-region",
+        ),
+        pytest.param(
+            Evidence(chosen=names(), autotuned=(Autotuned("conv0", ("conv0",), 0.0125, 0.01),)),
+            "not measured",
+            "no",
+            "not chosen: dense was 1.25x as fast when the builder timed it",
+            id="the-builder-timed-it",
+        ),
+    ],
+)
+def test_what_was_listed_and_chosen(evidence, listed, chosen, detail):
+    row = proved(evidence)
+    assert (row.listed.answer, row.chosen.answer, row.chosen.detail) == (listed, chosen, detail)
+
+
+def test_gain_is_what_the_builder_timed():
+    row = proved(Evidence(layers=(layer(SPARSE),), autotuned=(Autotuned("conv0", ("conv0",), 0.008, 0.01),)))
+    assert (row.gain.answer, row.gain.detail) == ("yes", "1.25x when the builder timed it")
+
+
+def test_a_chosen_kernel_overrules_a_rule():
+    grouped = verdict(facts={"conv_groups": 2})
+    (row,) = climb([grouped], sparsity="enable", evidence=Evidence(layers=(layer(SPARSE),)))
+    assert (row.fits.answer, row.chosen.answer, row.eligible) == ("no", "yes", True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "share", "why"),
+    [
+        pytest.param([(300, SPARSE), (100, DENSE)], 0.75, "", id="three-quarters"),
+        pytest.param([(300, DENSE)], 0.0, "", id="none"),
+        pytest.param([(None, SPARSE)], None, "multiply-accumulates of 1 eligible", id="work-not-known"),
+        pytest.param([(300, SPARSE), (1, "")], None, "chosen is not known of 1 of 2", id="one-open"),
+        pytest.param([], None, "no weight is eligible", id="nothing-eligible"),
+    ],
+)
+def test_share_of_the_work_that_runs_sparse(rows, share, why):
+    verdicts = [verdict(node=f"n{i}", macs=macs) for i, (macs, _) in enumerate(rows)]
+    layers = tuple(layer(tactic, nodes=(f"n{i}",)) for i, (_, tactic) in enumerate(rows))
+    found, reason = sparse_share(climb(verdicts, sparsity="enable", evidence=Evidence(layers=layers)))
+    assert found == share
+    assert why in reason
+
+
+def test_what_is_not_eligible_does_not_count():
+    verdicts = [verdict(macs=100), verdict(macs=900, facts={"dtype": "float32"}, node="other")]
+    ladder = climb(verdicts, sparsity="enable", evidence=Evidence(layers=(layer(SPARSE),)))
+    assert sparse_share(ladder) == (1.0, "")
+
+
+def test_the_unmatched_are_listed():
+    verdicts = [HOLDS, verdict(weight="w1", node="conv1")]
+    layers = (layer(DENSE), layer(DENSE, nodes=("attention",)), layer("", nodes=("r",), kind="Reformat"))
+    evidence = Evidence(layers=layers)
+    ladder = climb(verdicts, sparsity="enable", evidence=evidence)
+    assert lost_weights(ladder, evidence) == ("1 weights have no layer of their own in the engine: w1",)
+    assert foreign_layers(ladder, evidence) == (
+        "1 matrix products of the engine belong to no weight: attention",
+    )
+
+
+def test_all_layers_fused_away():
+    evidence = Evidence(layers=(LayerRecord("__myl_Fc_myl0_1", "kgen", (), "__myl_Fc_0x1"),))
+    ladder = climb([HOLDS, HOLDS], sparsity="enable", evidence=evidence)
+    (sentence,) = lost_weights(ladder, evidence)
+    assert "all were fused away, into 1 layers" in sentence
+    assert ladder[0].chosen.answer == "not measured"
+
+
+def test_a_row_comes_back_from_json():
+    row = proved(Evidence(layers=(layer(SPARSE),)))
+    assert LadderRow.from_json(json.loads(json.dumps(row.to_json())), where="m.json") == row
+    old = {
+        key: value for key, value in row.to_json().items() if key not in ("macs", "node", "source", "basis")
+    }
+    assert LadderRow.from_json(old, where="m.json").macs is None
+    with pytest.raises(InputError, match=r"ladder in m.json is damaged"):
+        LadderRow.from_json({**old, "chosen": "yes"}, where="m.json")
