@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-__all__ = ["Bar", "bar", "track"]
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+__all__ = ["Bar", "bar", "hosted", "track"]
 
 T = TypeVar("T")
+
+# Two live displays would paint over each other: within `hosted`, bars become lines of the one that is there.
+_HOST: contextvars.ContextVar[Progress | None] = contextvars.ContextVar("progress_host", default=None)
 
 
 class Bar(Protocol):
@@ -25,11 +32,37 @@ class _SilentBar:
 
 
 @contextlib.contextmanager
+def hosted(progress: Progress) -> Iterator[None]:
+    """Let bars appear in a display that is shown already, until the block ends."""
+    token = _HOST.set(progress)
+    try:
+        yield
+    finally:
+        _HOST.reset(token)
+
+
+@contextlib.contextmanager
 def bar(description: str, total: float | None = None) -> Iterator[Bar]:
     """Show a bar until the block ends; `total=None` shows that work goes on without saying how much."""
-    if not sys.stderr.isatty():
+    host = _HOST.get()
+    if host is None and not sys.stderr.isatty():
         yield _SilentBar()
         return
+    with _display() if host is None else contextlib.nullcontext(host) as progress:
+        task = progress.add_task(description, total=total)
+
+        class _RichBar:
+            def update(self, done: float, total: float | None = None, description: str | None = None) -> None:
+                progress.update(task, completed=done, total=total, description=description)
+
+        try:
+            yield _RichBar()
+        finally:
+            if host is not None:
+                host.remove_task(task)
+
+
+def _display() -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -39,14 +72,7 @@ def bar(description: str, total: float | None = None) -> Iterator[Bar]:
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(description, total=total)
-
-        class _RichBar:
-            def update(self, done: float, total: float | None = None, description: str | None = None) -> None:
-                progress.update(task, completed=done, total=total, description=description)
-
-        yield _RichBar()
+    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from nm2trt.errors import BackendMissingError, InputError
@@ -14,17 +16,46 @@ try:
 except ImportError as error:
     raise BackendMissingError(f"{error.name} is not installed: pip install nm2trt[calib]") from error
 
-__all__ = ["Strict", "read_yaml", "validated"]
+__all__ = ["Document", "Strict", "nearest", "read_yaml", "validated"]
 
 _LARGEST_BYTES = 1 << 20
 
 T = TypeVar("T", bound=BaseModel)
+Place = tuple[str | int, ...]
 
 
 class Strict(BaseModel):
     """Base of every recipe: no unknown keys, no silent conversions."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Document(dict[str, Any]):
+    """The mapping that a YAML file holds, which knows where its keys stand.
+
+    Args:
+        data: The mapping.
+        lines: Line of each key and item, from 1, by its path.
+    """
+
+    def __init__(self, data: Mapping[str, Any], lines: Mapping[Place, int]) -> None:
+        super().__init__(data)
+        self.lines = lines
+
+    def line(self, place: Place) -> int:
+        """Return the line of a place, or of the closest one above it that the file has."""
+        while place and place not in self.lines:
+            place = place[:-1]
+        return self.lines.get(place, 1)
+
+    def part(self, *place: str | int) -> Document:
+        """Return the mapping at a place, with its lines; an empty one where the file has null."""
+        value: Any = self
+        for step in place:
+            value = value[step]
+        size = len(place)
+        lines = {key[size:]: line for key, line in self.lines.items() if key[:size] == place}
+        return Document(value or {}, lines)
 
 
 class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
@@ -37,17 +68,25 @@ class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
         return super().compose_node(parent, index)
 
 
-def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_yaml(path: str | os.PathLike[str]) -> Document:
     """Return the mapping that a YAML file holds; no tag builds a Python object.
 
     Raises:
-        InputError: The file is missing, too large, no YAML, or no mapping.
+        InputError: The file is missing, too large, no YAML, no mapping, or has a key twice.
     """
     path = check_input(path, "a YAML recipe")
     if path.stat().st_size > _LARGEST_BYTES:
         raise InputError(f"{path} is larger than 1 MB, which no recipe is")
+    lines: dict[Place, int] = {}
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)  # noqa: S506 - derived from SafeLoader
+        loader = _PlainLoader(path.read_text(encoding="utf-8"))
+        try:
+            node = loader.get_single_node()
+            data = None if node is None else loader.construct_document(node)
+            if node is not None:
+                _number(node, (), lines)
+        finally:
+            loader.dispose()
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f" at line {mark.line + 1}"
@@ -55,23 +94,53 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read{where}: {problem}") from error
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise InputError(f"{path} is no recipe; it should be a mapping of names to values")
-    return data
+    return Document(data, lines)
 
 
-def validated(kind: type[T], data: dict[str, Any], path: str | os.PathLike[str]) -> T:
+def _number(node: Any, place: Place, lines: dict[Place, int]) -> None:
+    """Note the line of every key and item below a node; raise where a mapping has a key twice."""
+    if isinstance(node, yaml.SequenceNode):
+        for at, item in enumerate(node.value):
+            lines[(*place, at)] = item.start_mark.line + 1
+            _number(item, (*place, at), lines)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if (*place, key.value) in lines:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark
+                )
+            lines[(*place, key.value)] = key.start_mark.line + 1
+            _number(value, (*place, key.value), lines)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean X?` for the known word that looks most like `word`, or what is known."""
+    names = sorted(known)
+    found = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return f"did you mean {found[0]!r}?" if found else f"known are {', '.join(names)}"
+
+
+def validated(kind: type[T], data: Mapping[str, Any], path: str | os.PathLike[str], *, at: str = "") -> T:
     """Return the recipe that `data` spells.
+
+    Args:
+        kind: What it should be.
+        data: The mapping; where it is a `Document`, messages name the line.
+        path: The file, for messages.
+        at: Where in the file the mapping stands, for messages, e.g. "stages.build".
 
     Raises:
         InputError: A key is unknown or missing, or a value is out of range; the first is named.
     """
     try:
-        return kind.model_validate(data)
+        return kind.model_validate(dict(data))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the recipe"
+        place = tuple(first["loc"])
+        where = ".".join([*filter(None, [at]), *(str(part) for part in place)]) or "the recipe"
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            message = f"unknown key; known are {', '.join(sorted(kind.model_fields))}"
-            if len(first["loc"]) > 1:
-                message = "unknown key"
-        raise InputError(f"{path}: {where}: {message}") from error
+            fields = (field.alias or name for name, field in kind.model_fields.items())
+            message = f"unknown key; {nearest(str(place[-1]), fields)}" if len(place) == 1 else "unknown key"
+        line = f" line {data.line(place)}" if isinstance(data, Document) else ""
+        raise InputError(f"{path}{line}: {where}: {message}") from error

@@ -182,7 +182,7 @@ BAD = {
     "alias": ("a: &a [1]\nb: *a\n", r"cannot be read at line 2: aliases \(\*name\) are not read"),
     "no-mapping": ("- 1\n", "is no recipe; it should be a mapping"),
     "broken": ("source: {kind: digits\n", "cannot be read at line 2"),
-    "unknown-key": ("source: {kind: digits}\ncount: 2\nseeds: 3\n", "seeds: unknown key; known are batch, count, input"),
+    "unknown-key": ("source: {kind: digits}\ncount: 2\nseeds: 3\n", "line 3: seeds: unknown key; did you mean 'seed'"),
     "unknown-inner-key": ("source: {kind: digits, path: x}\ncount: 2\n", "source.digits.path: unknown key"),
     "unknown-kind": ("source: {kind: tar}\ncount: 2\n", "source: .*'npz'.*'idx'"),
     "missing": ("source: {kind: digits}\n", "count: Field required"),

@@ -1,0 +1,242 @@
+"""What each kind of stage does: which function of the pipeline it calls, and what it says of the result."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nm2trt import pipeline
+from nm2trt.errors import InputError, Nm2trtError, SparsityError
+from nm2trt.recipe import schema
+
+__all__ = ["ACTIONS", "Job", "Outcome"]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a stage is given.
+
+    Args:
+        name: The stage's name.
+        options: What the recipe says.
+        sources: What it reads, by key: a path, or a URL as text.
+        files: Files that its options name, by key.
+        artefacts: Folder for what it makes.
+        run: The run's folder.
+        allow_functions: Whether it may run code that a recipe names.
+    """
+
+    name: str
+    options: Any
+    sources: Mapping[str, Path | str]
+    files: Mapping[str, Path]
+    artefacts: Path
+    run: Path
+    allow_functions: bool
+
+    @property
+    def source(self) -> Path:
+        """The file that it starts from.
+
+        Raises:
+            InputError: It is a URL.
+        """
+        source = self.sources["from"]
+        if isinstance(source, str):
+            raise InputError(f"{self.name} needs a file to start from, not {source}")
+        return source
+
+    def artefact(self, suffix: str) -> Path:
+        """Return where the stage's own file goes."""
+        return self.artefacts / f"{self.name}{suffix}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a stage did.
+
+    Args:
+        result: What its command prints with `--json`.
+        sentence: The same in one line.
+        command: The command that does the same, in words.
+        outputs: Files and folders that it wrote, the one for later stages first.
+        failure: Why the run stops here although there is a result, or None.
+    """
+
+    result: Mapping[str, Any]
+    sentence: str
+    command: Sequence[str]
+    outputs: tuple[Path, ...] = ()
+    failure: Nm2trtError | None = None
+
+    def line(self) -> str:
+        """Return the command as it would be typed."""
+        return shlex.join(("nm2trt", *self.command)) if self.command else ""
+
+
+@dataclass
+class _Words:
+    """A command line in the making; options that say nothing are left out."""
+
+    words: list[str] = field(default_factory=list)
+
+    def add(self, flag: str, value: object, *, unless: object = None) -> _Words:
+        if isinstance(value, bool):
+            if value and value != unless:
+                self.words.append(flag)
+        elif isinstance(value, list):
+            self.words += [word for item in value for word in (flag, str(item))]
+        elif value is not None and value != unless:
+            self.words += [flag, str(value)]
+        return self
+
+
+def _sparsify(job: Job) -> Outcome:
+    done = pipeline.sparsify_file(job.files["recipe"], job.artefact(""), allow_functions=job.allow_functions)
+    report = done.report
+    share = report.get("rate_of_all", report.get("sparsity", 0.0))
+    sentence = f"{share:.1%} of the weights are zero"
+    if "loss_after" in report:
+        sentence += f", distillation loss {report['loss_before']:.3g} to {report['loss_after']:.3g}"
+    command = ["sparsify", str(job.files["recipe"]), "-o", str(job.artefact(""))]
+    return Outcome(done.to_json(), sentence, command, (done.onnx, done.weights))
+
+
+def _export(job: Job) -> Outcome:
+    options: schema.ExportOptions = job.options
+    done = pipeline.export_file(
+        options.model,
+        job.files["weights"],
+        job.artefact(".onnx"),
+        inputs=options.inputs,
+        arguments=options.arguments,
+        dtype=options.dtype,
+        opset=options.opset,
+        folder=job.files["weights"].parent,
+    )
+    return Outcome(done.to_json(), f"opset {options.opset}", (), (job.artefact(".onnx"),))
+
+
+def _fuse(job: Job) -> Outcome:
+    options: schema.FuseOptions = job.options
+    target = job.artefact(".onnx")
+    done = pipeline.fuse(job.source, target, allow_broken=options.allow_broken, compare=options.compare)
+    sentence = (
+        f"{done.batchnorms_folded} BatchNorms folded, {done.branches_merged} branches merged, "
+        f"{done.nodes_before} nodes are now {done.nodes_after}"
+    )
+    words = _Words(["fuse", str(job.source), "-o", str(target)]).add("--allow-broken", options.allow_broken)
+    return Outcome(done.to_json(), sentence, words.words, _model_files(target))
+
+
+def _prune(job: Job) -> Outcome:
+    options: schema.PruneOptions = job.options
+    target = job.artefact(".onnx")
+    done = pipeline.prune(
+        job.source,
+        target,
+        pattern=options.pattern,
+        include=options.include,
+        exclude=options.exclude,
+        min_channels=options.min_channels,
+    )
+    result = done.to_json()
+    words = _Words(["prune", str(job.source), "-o", str(target)])
+    words.add("--pattern", options.pattern, unless="2:4").add("--include", options.include)
+    words.add("--exclude", options.exclude).add("--min-channels", options.min_channels, unless=16)
+    return Outcome(result, f"{options.pattern} by magnitude", words.words, _model_files(target))
+
+
+def _verify(job: Job) -> Outcome:
+    options: schema.VerifyOptions = job.options
+    done = pipeline.verify(job.source, pattern=options.pattern)
+    counts = ", ".join(
+        f"{number} {status.replace('-', ' ')}" for status, number in sorted(done.counts.items())
+    )
+    passed = done.passed(options.fail_on)
+    failure = None
+    if not passed:
+        failing = done.failures(options.fail_on)
+        first = (
+            f"first {failing[0].weight!r}: {failing[0].sentence}"
+            if failing
+            else (f"the planned {done.missing[0]!r} is read by no node")
+        )
+        failure = SparsityError(f"{job.source}: {first} (fail_on: {options.fail_on})")
+    words = _Words(["verify", str(job.source)]).add("--pattern", options.pattern)
+    words.add("--fail-on", options.fail_on, unless="broken")
+    result = {**done.to_json(), "fail_on": options.fail_on, "passed": passed}
+    return Outcome(result, counts or "no weights", words.words, failure=failure)
+
+
+def _build(job: Job) -> Outcome:
+    options: schema.BuildOptions = job.options
+    chosen = pipeline.build_options(
+        sparsity=options.sparsity,
+        targets=options.target,
+        profiles=options.profiles,
+        workspace=options.workspace,
+    )
+    target = job.artefact(".rtx")
+    done = pipeline.build(job.source, target, chosen)
+    sentence = (
+        f"{done.engine_bytes / 1e6:.1f} MB for {', '.join(done.options.targets)}, sparsity {options.sparsity}"
+    )
+    words = _Words(["build", str(job.source), f"--sparsity={options.sparsity}", "-o", str(target)])
+    words.add("--target", options.target).add("--profile", options.profiles)
+    words.add("--workspace", options.workspace)
+    result = done.to_json()
+    return Outcome(result, sentence, words.words, (done.engine, Path(result["manifest"])))
+
+
+def _validate(job: Job) -> Outcome:
+    options: schema.ValidateOptions = job.options
+    against = str(job.sources["against"])
+    done = pipeline.validate(
+        str(job.sources["from"]),
+        against=against,
+        data=job.files["data"],
+        output=options.output,
+        batch=options.batch,
+        runs=options.runs,
+        warmup=options.warmup,
+        threads=options.threads,
+    )
+    paired = done.accuracy.paired
+    sentence = (
+        f"{100 * paired.difference:+.2f} points, {100 * paired.low:+.2f} to {100 * paired.high:+.2f}, "
+        f"n = {paired.n}"
+    )
+    words = _Words(
+        ["validate", str(job.sources["from"]), "--against", against, "--data", str(job.files["data"])]
+    )
+    words.add("--output", options.output).add("--batch", options.batch)
+    words.add("--runs", options.runs, unless=200)
+    return Outcome(done.to_json(), sentence, words.words)
+
+
+def _report(job: Job) -> Outcome:
+    options: schema.ReportOptions = job.options
+    written = [pipeline.report(job.run, format=chosen) for chosen in options.formats]
+    command = ["report", str(job.run)]
+    sentence = ", ".join(str(item.report) for item in written)
+    return Outcome(written[0].to_json(), sentence, command, tuple(item.report for item in written))
+
+
+def _model_files(model: Path) -> tuple[Path, ...]:
+    return (model, *pipeline.data_files(model))
+
+
+ACTIONS: Mapping[str, Callable[[Job], Outcome]] = {
+    "sparsify": _sparsify,
+    "export": _export,
+    "fuse": _fuse,
+    "prune": _prune,
+    "verify": _verify,
+    "build": _build,
+    "validate": _validate,
+    "report": _report,
+}

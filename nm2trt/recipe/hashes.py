@@ -1,0 +1,150 @@
+"""What a stage depends on, as hashes; a file that has not changed is not read again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nm2trt.errors import InputError, OutputError
+from nm2trt.files import write_atomic
+from nm2trt.reporting.folder import FileRecord, file_record
+
+__all__ = ["FileIndex", "stage_key", "tool_versions"]
+
+_INDEX = "files.json"
+# What a result may depend on beside nm2trt itself; those that are installed are part of every key.
+_TOOLS = (
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "torch",
+    "tensorrt",
+    "tensorrt-rtx-cu12",
+    "tritonclient",
+)
+
+
+def tool_versions() -> dict[str, str]:
+    """Return nm2trt's version and those of the installed libraries, without importing them."""
+    from nm2trt import __version__
+
+    versions = {"nm2trt": __version__}
+    for name in _TOOLS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def stage_key(
+    kind: str, options: Mapping[str, Any], files: Iterable[FileRecord], versions: Mapping[str, str]
+) -> str:
+    """Hash everything that the result of a stage depends on.
+
+    Args:
+        kind: The stage's kind.
+        options: What was asked of it.
+        files: What it reads, in a fixed order.
+        versions: What runs it.
+    """
+    parts = [kind, dict(options), [file.sha256 for file in files], dict(versions)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class FileIndex:
+    """Hashes of files by path, size and time, kept in the run's folder; only a cache.
+
+    Args:
+        root: The run's folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._known: dict[str, dict[str, Any]] = {}
+        self._changed = False
+        with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
+            data = json.loads((root / _INDEX).read_text(encoding="utf-8"))
+            self._known = {str(path): dict(entry) for path, entry in data.items()}
+
+    def records(self, path: Path) -> list[FileRecord]:
+        """Return the record of a file and of the data files that an ONNX model refers to.
+
+        A folder is one record: the hash of its files' names, sizes and times.
+
+        Raises:
+            InputError: It is missing, or the model is not sound.
+        """
+        if path.is_dir():
+            return [_folder_record(path)]
+        if not path.is_file():
+            raise InputError(f"{path} does not exist")
+        record = self._file(path)
+        if path.suffix != ".onnx":
+            return [record]
+        entry = self._known[record.path]
+        if "data" not in entry:
+            from nm2trt import pipeline
+
+            entry["data"] = [str(found) for found in pipeline.data_files(path)]
+            self._changed = True
+        return [record, *(self._file(Path(found)) for found in entry["data"])]
+
+    def save(self) -> None:
+        """Write the index where it changed; that it cannot be written costs only time."""
+        if self._changed:
+            with contextlib.suppress(OutputError):
+                write_atomic(self._root / _INDEX, json.dumps(self._known, indent=1) + "\n")
+            self._changed = False
+
+    def unchanged(self, outputs: Sequence[FileRecord]) -> bool:
+        """Tell whether every file is there with the hash that it was recorded with."""
+        for output in outputs:
+            path = self._root / output.path
+            try:
+                found = _folder_record(path) if path.is_dir() else self._file(path)
+            except (OSError, InputError):
+                return False
+            if found.sha256 != output.sha256:
+                return False
+        return True
+
+    def _file(self, path: Path) -> FileRecord:
+        try:
+            entry = self._known.get(_shown(path, self._root))
+            known = None
+            if entry is not None:
+                with contextlib.suppress(KeyError, TypeError, ValueError):
+                    known = FileRecord(
+                        _shown(path, self._root), str(entry["sha256"]), int(entry["size"]), int(entry["time"])
+                    )
+            record = file_record(path, self._root, known)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        if known is None or record != known:
+            self._known[record.path] = {
+                "sha256": record.sha256,
+                "size": record.size_bytes,
+                "time": record.mtime_ns,
+            }
+            self._changed = True
+        return record
+
+
+def _shown(path: Path, root: Path) -> str:
+    real, base = path.resolve(), root.resolve()
+    return str(real.relative_to(base)) if real.is_relative_to(base) else str(path)
+
+
+def _folder_record(path: Path) -> FileRecord:
+    digest, size = hashlib.sha256(), 0
+    for found in sorted(path.rglob("*")):
+        if found.is_file():
+            status = found.stat()
+            digest.update(f"{found.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            size += status.st_size
+    return FileRecord(str(path), digest.hexdigest(), size)
