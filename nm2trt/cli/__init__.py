@@ -28,6 +28,8 @@ COMMANDS = {
     "quantize": "write explicit Q/DQ for INT8 or FP8 into an ONNX model, zeros kept",
     "build": "verify an ONNX model and build an engine, with sparse weights if asked",
     "validate": "compare accuracy, outputs and latency of two models on labelled data",
+    "run": "run a recipe from weights to a probed deployment, skipping what is done",
+    "init": "write a commented recipe for a model, which `nm2trt run` runs as it is",
     "report": "write what a run found as one page, as JSON, or as Markdown for a pull request",
     "info": "say what an engine or ONNX file is, and whether its manifest fits",
     "doctor": "say which backends, versions and GPUs are here, and what to install",

@@ -66,6 +66,20 @@ class ExportResult:
     plan: Plan | None = None
     mask_sha256: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values; the plan stands in the file itself."""
+        return {
+            "output": str(self.path),
+            "data_path": None if self.data_path is None else str(self.data_path),
+            "opset": self.opset,
+            "dtype": self.dtype,
+            "inputs": list(self.inputs),
+            "outputs": list(self.outputs),
+            "differences": [item.to_json() for item in self.differences],
+            "planned": self.plan is not None,
+            "mask_sha256": self.mask_sha256,
+        }
+
 
 def export(
     model: nn.Module,

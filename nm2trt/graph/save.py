@@ -36,7 +36,7 @@ from nm2trt.graph.model import Model, load
 from nm2trt.graph.tensors import DTYPE_NAMES, element_type, external_location
 from nm2trt.graph.wire import pieces
 
-__all__ = ["Rewrite", "all_tensors", "embed", "refuse_data_file", "refuse_same_file", "save"]
+__all__ = ["Rewrite", "all_tensors", "data_files", "embed", "refuse_data_file", "refuse_same_file", "save"]
 
 # A protobuf message ends at 2 GiB; some room is left for everything that is no tensor.
 _MOST_INLINE_BYTES = (1 << 31) - (64 << 20)
@@ -84,7 +84,7 @@ def save(
     """
     target = check_output(target)
     refuse_data_file(model, target)
-    sources = _data_files(model)
+    sources = data_files(model)
     own = model.path is not None and target.exists() and target.samefile(model.path)
     stale = _stale_data(target, keep=set() if own else sources)
     placed = _place(model, rewrites, external, most_inline_bytes)
@@ -113,7 +113,7 @@ def refuse_data_file(model: Model, target: str | os.PathLike[str]) -> None:
     Raises:
         InputError: It would.
     """
-    if Path(target).resolve() in _data_files(model):
+    if Path(target).resolve() in data_files(model):
         raise InputError(f"{target} holds weights of {model.name}; give another output path")
 
 
@@ -236,7 +236,8 @@ def _write_model(model: Model, target: Path) -> None:
             ) from error
 
 
-def _data_files(model: Model) -> set[Path]:
+def data_files(model: Model) -> set[Path]:
+    """Return the files that hold the external data of a model."""
     outside = (t for t in all_tensors(model.proto) if t.data_location == TensorProto.EXTERNAL)
     return {external_location(tensor, model.root)[0] for tensor in outside}
 
@@ -255,7 +256,7 @@ def _stale_data(target: Path, *, keep: set[Path]) -> list[Path]:
     if not near or not target.is_file():
         return []
     try:
-        named = {path.resolve() for path in _data_files(load(target))}
+        named = {path.resolve() for path in data_files(load(target))}
     except Nm2trtError:
         return []
     return [path for path in near if path.resolve() in named and path.resolve() not in keep]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nm2trt.engine.build import BuildResult
     from nm2trt.engine.machine import MachineReport
 
-__all__ = ["build", "build_options", "doctor"]
+__all__ = ["build", "build_options", "doctor", "engine_suffix"]
 
 
 def build_options(
@@ -150,6 +150,20 @@ def _share(given: str | float) -> float:
     if share is None or not 0 < share <= 1:
         raise InputError(f"{given!r} is no share of the work; write a percentage over 0, as in 80%")
     return float(share)
+
+
+def engine_suffix(backend: str | None = None) -> str:
+    """Return what names of engines end in, e.g. ".rtx".
+
+    Args:
+        backend: As `build` takes it.
+
+    Raises:
+        BackendError: The library is missing or cannot be used.
+    """
+    from nm2trt.backends.choice import choose_backend
+
+    return choose_backend(backend).suffix
 
 
 def doctor() -> MachineReport:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nm2trt.graph.verify import VerifyReport
     from nm2trt.nm.pattern import NMPattern
 
-__all__ = ["fuse", "info", "prune", "verify"]
+__all__ = ["data_files", "fuse", "info", "prune", "verify"]
 
 
 def verify(
@@ -108,6 +108,19 @@ def prune(
 
 def _beside(model: str | os.PathLike[str], output: str | os.PathLike[str] | None, what: str) -> Path:
     return Path(model).with_suffix(f".{what}.onnx") if output is None else Path(output)
+
+
+def data_files(model: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """Return the files beside an ONNX model that hold its weights; () where it holds them itself.
+
+    Raises:
+        InputError: The path is wrong.
+        ModelError: The file is no sound ONNX model.
+    """
+    from nm2trt.graph import save
+    from nm2trt.graph.model import load
+
+    return tuple(sorted(save.data_files(load(model, leave_weights=True))))
 
 
 def info(path: str | os.PathLike[str]) -> EngineInfo | OnnxInfo:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nm2trt.sparsity.policy import PatternChoice
     from nm2trt.sparsity.session import SparseSession
 
-__all__ = ["SparsifyResult", "calibration_samples", "export", "sparsify", "sparsify_file"]
+__all__ = ["SparsifyResult", "calibration_samples", "export", "export_file", "sparsify", "sparsify_file"]
 
 
 def sparsify(
@@ -217,3 +217,41 @@ def export(
         finish=lambda file: written.append(annotate(file, plan)),
     )
     return replace(result, plan=written[0].plan, mask_sha256=written[0].mask_sha256)
+
+
+def export_file(
+    model: str,
+    weights: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    inputs: Mapping[str, Sequence[int]],
+    arguments: Mapping[str, Any] | None = None,
+    dtype: str | None = None,
+    opset: int = 18,
+    folder: str | os.PathLike[str] = ".",
+) -> ExportResult:
+    """Write the ONNX file of a model that a function makes, with weights from a file. The code is run.
+
+    Args:
+        model: `file.py:function`, or `package.module:function`.
+        weights: A `.safetensors`.
+        path: The file to write.
+        inputs: Shape of each input of `forward` by name, float32; the first dimension stays free.
+        arguments: What the function is given.
+        dtype: "float16" or "bfloat16" exports a copy of that type; None keeps the model's.
+        opset: 17, or 18 and later.
+        folder: Folder of `file.py`.
+
+    Raises:
+        InputError: Function, weights or shapes are wrong, or the output path is.
+        DifferenceError: ONNX Runtime's outputs differ from PyTorch's beyond the tolerance.
+    """
+    import torch
+
+    from nm2trt.sparsity.job import load_weights, make_model
+
+    made = make_model(model, arguments or {}, Path(folder))
+    load_weights(made, Path(weights))
+    generator = torch.Generator().manual_seed(0)
+    example = {name: torch.randn(tuple(shape), generator=generator) for name, shape in inputs.items()}
+    return export(made.eval(), example, path, dtype=dtype, opset=opset)

@@ -179,15 +179,21 @@ def _build(job: Job) -> Outcome:
         targets=options.target,
         profiles=options.profiles,
         workspace=options.workspace,
+        static_shapes=options.shapes,
+        effort=options.effort,
     )
-    target = job.artefact(".rtx")
-    done = pipeline.build(job.source, target, chosen)
+    target = job.artefact(pipeline.engine_suffix(options.backend))
+    done = pipeline.build(
+        job.source, target, chosen, backend=options.backend, require_sparse=options.require_sparse
+    )
     sentence = (
         f"{done.engine_bytes / 1e6:.1f} MB for {', '.join(done.options.targets)}, sparsity {options.sparsity}"
     )
     words = _Words(["build", str(job.source), f"--sparsity={options.sparsity}", "-o", str(target)])
     words.add("--target", options.target).add("--profile", options.profiles)
-    words.add("--workspace", options.workspace)
+    words.add("--workspace", options.workspace).add("--shape", options.shapes)
+    words.add("--effort", options.effort).add("--backend", options.backend)
+    words.add("--require-sparse", options.require_sparse)
     result = done.to_json()
     return Outcome(result, sentence, words.words, (done.engine, Path(result["manifest"])))
 

@@ -6,86 +6,38 @@ stage writes, it writes whole or not at all.
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import os
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from nm2trt.calibration.yaml_file import nearest
 from nm2trt.errors import InputError, Nm2trtError
 from nm2trt.files import within
 from nm2trt.recipe.actions import ACTIONS, Job, Outcome
-from nm2trt.recipe.hashes import FileIndex, stage_key, tool_versions
-from nm2trt.recipe.live import SilentView, View
-from nm2trt.recipe.order import MODEL, Step, ordered
+from nm2trt.recipe.hashes import tool_versions
+from nm2trt.recipe.lock import one_run
+from nm2trt.recipe.order import Step, ordered
+from nm2trt.recipe.result import RunResult, StageResult
 from nm2trt.recipe.schema import Recipe, load_recipe
-from nm2trt.reporting.folder import FileRecord, RunFolder, StageRecord
+from nm2trt.recipe.sources import Sources
+from nm2trt.recipe.view import SilentView, View
+from nm2trt.reporting.folder import RunFolder, StageRecord
 
-__all__ = ["RunResult", "StageResult", "run_recipe"]
+__all__ = ["run_recipe", "stage_names"]
 
-_URL = ("http://", "https://", "grpc://", "grpcs://")
+_ENDS = {"failed": "failed", "running": "was stopped"}
 
 
-@dataclass(frozen=True, slots=True)
-class StageResult:
-    """What became of one stage.
+def stage_names(path: str | os.PathLike[str]) -> list[str]:
+    """Return the names of a recipe's stages, in the order in which they run.
 
-    Args:
-        name: Its name.
-        kind: Its kind.
-        status: "done", "cached", "failed", "skipped" (behind --until), or on a dry run "would run" or
-            "may run" (where something before it would run).
-        seconds: Wall time; of an earlier run where cached.
-        sentence: The result, or why it would run.
+    Raises:
+        InputError: The recipe is wrong.
     """
-
-    name: str
-    kind: str
-    status: str
-    seconds: float | None
-    sentence: str
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """What a run did.
-
-    Args:
-        run: Its folder.
-        stages: Its stages, in the order in which they ran.
-        report: The report, where one was written.
-        seconds: Wall time.
-        failure: The error of the stage that failed, or None.
-    """
-
-    run: Path
-    stages: tuple[StageResult, ...]
-    report: Path | None
-    seconds: float
-    failure: Nm2trtError | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {
-            "run": str(self.run),
-            "report": None if self.report is None else str(self.report),
-            "seconds": round(self.seconds, 3),
-            "error": None if self.failure is None else str(self.failure),
-            "stages": [
-                {
-                    "name": stage.name,
-                    "stage": stage.kind,
-                    "status": stage.status,
-                    "seconds": stage.seconds,
-                    "sentence": stage.sentence,
-                }
-                for stage in self.stages
-            ],
-        }
+    return [step.stage.name for step in ordered(load_recipe(path))]
 
 
 def run_recipe(
@@ -105,7 +57,7 @@ def run_recipe(
         path: The YAML file; `nm2trt.recipe.schema` says what it may hold.
         output: The run's folder; by default what the recipe says, or `runs/NAME` beside it.
         root: Folder that the recipe's paths are relative to and may not leave; its own by default.
-        first: Run this stage, and those that depend on it, even where they are done.
+        first: Run this stage and all behind it, even where they are done.
         until: Stop behind this stage.
         dry_run: Only say what would run.
         allow_functions: Run Python code that the recipe names.
@@ -121,157 +73,103 @@ def run_recipe(
     start = time.perf_counter()
     recipe = load_recipe(path)
     steps = ordered(recipe)
+    names = [step.stage.name for step in steps]
     for name in filter(None, (first, until)):
-        if name not in {step.stage.name for step in steps}:
-            known = [step.stage.name for step in steps]
-            raise InputError(f"{path} has no stage {name!r}; {nearest(name, known)}")
-    base = Path(path).resolve().parent if root is None else Path(root).resolve()
-    run = _Run(recipe, steps, base, _run_folder(recipe, base, output), allow_functions, view or SilentView())
+        if name not in names:
+            raise InputError(f"{path} has no stage {name!r}; {nearest(name, names)}")
     _refuse_code(recipe, steps, allow_functions=allow_functions)
-    run.check_files()
+    base = Path(path).resolve().parent if root is None else Path(root).resolve()
+    folder = _run_folder(recipe, base, output)
+    versions = tool_versions()
+    sources = Sources(recipe, steps, base, folder, versions)
+    sources.check()
     if dry_run:
-        stages = run.plan(first, until)
-        return RunResult(run.folder.path, stages, None, time.perf_counter() - start)
-    run.folder.start(recipe.name, [step.stage.name for step in steps])
-    with _one_run(run.folder.path):
+        stages = _planned(steps, sources, first, until)
+        return RunResult(folder.path, stages, None, time.perf_counter() - start)
+    folder.start(recipe.name, names)
+    with one_run(folder.path):
+        run = _Run(steps, sources, folder, versions, allow_functions, view or SilentView())
         stages, failure = run.all(first, until)
-    report = next(
-        (run.outputs[s.name][0] for s in stages if s.kind == "report" and run.outputs.get(s.name)), None
-    )
-    return RunResult(run.folder.path, stages, report, time.perf_counter() - start, failure)
+    reports = [sources.outputs.get(stage.name) for stage in stages if stage.kind == "report"]
+    report = next((files[0] for files in reports if files), None)
+    return RunResult(folder.path, stages, report, time.perf_counter() - start, failure)
 
 
 class _Run:
-    """One run of one recipe.
-
-    Attributes:
-        folder: Its folder.
-        outputs: Files that each stage left, by its name.
-    """
+    """One run of one recipe."""
 
     def __init__(
         self,
-        recipe: Recipe,
         steps: tuple[Step, ...],
-        base: Path,
+        sources: Sources,
         folder: RunFolder,
+        versions: Mapping[str, str],
         allow_functions: bool,
         view: View,
     ) -> None:
-        self.recipe, self.steps, self.base, self.folder = recipe, steps, base, folder
-        self.outputs: dict[str, tuple[Path, ...]] = {}
+        self._steps, self._sources, self._folder, self._versions = steps, sources, folder, versions
         self._allow_functions, self._view = allow_functions, view
-        self._index = FileIndex(folder.path)
-        self._versions = tool_versions()
-
-    def check_files(self) -> None:
-        """Raise before any work where a file that the recipe names is missing."""
-        for step in self.steps:
-            for key, path in self._files(step).items():
-                if not path.exists():
-                    place = ("stages", step.stage.name, key)
-                    raise self.recipe.error(f"{path} does not exist", *place)
-            for key, source in step.sources.items():
-                path = self._given(source, step, key) if source not in self._names() else None
-                if isinstance(path, Path) and not path.exists():
-                    place = ("model",) if source == MODEL else ("stages", step.stage.name, key)
-                    raise self.recipe.error(f"{path} does not exist", *place)
 
     def all(self, first: str | None, until: str | None) -> tuple[tuple[StageResult, ...], Nm2trtError | None]:
-        """Run what has to be run."""
+        """Run what has to be run; behind a failed stage only reports are still written."""
         results: list[StageResult] = []
-        forced: set[str] = set()
         failure: Nm2trtError | None = None
-        stopped = False
-        for step in self.steps:
-            name, report = step.stage.name, step.stage.kind == "report"
-            if (stopped or failure is not None) and not (report and until is None):
-                results.append(StageResult(name, step.stage.kind, "skipped", None, ""))
+        forced = stopped = False
+        for step in self._steps:
+            name, kind = step.stage.name, step.stage.kind
+            if stopped or (failure is not None and kind != "report"):
+                results.append(StageResult(name, kind, "skipped", None, ""))
                 continue
-            if name == first or forced & set(step.parents):
-                forced.add(name)
+            forced = forced or name == first
             try:
-                results.append(self._one(step, forced=name in forced))
+                results.append(self._one(step, forced=forced))
             except Nm2trtError as error:
-                results.append(StageResult(name, step.stage.kind, "failed", None, str(error)))
+                results.append(StageResult(name, kind, "failed", None, str(error)))
                 failure = failure or error
-            stopped = stopped or name == until
-            self._index.save()
+            finally:
+                self._sources.index.save()
+            stopped = name == until
         return tuple(results), failure
 
-    def plan(self, first: str | None, until: str | None) -> tuple[StageResult, ...]:
-        """Say what would run, without running or writing anything."""
-        results: list[StageResult] = []
-        again: set[str] = set()
-        stopped = False
-        for step in self.steps:
-            name, kind = step.stage.name, step.stage.kind
-            changed = next((parent for parent in step.parents if parent in again), None)
-            if stopped:
-                results.append(StageResult(name, kind, "skipped", None, f"--until {until}"))
-            elif name == first:
-                results.append(StageResult(name, kind, "would run", None, f"--from {first}"))
-            elif changed is not None:
-                results.append(StageResult(name, kind, "may run", None, f"{changed} runs before it"))
-            elif kind == "report" and again:
-                results.append(StageResult(name, kind, "would run", None, "stages run before it"))
-            else:
-                results.append(self._planned(step))
-            if results[-1].status in ("would run", "may run"):
-                again.add(name)
-            stopped = stopped or name == until
-        return tuple(results)
-
-    def _planned(self, step: Step) -> StageResult:
-        record = self._record(step)
-        if record is None or record.status != "done":
-            why = "it has not run" if record is None else f"it {_ENDS[record.status]} last time"
-            return StageResult(step.stage.name, step.stage.kind, "would run", None, why)
-        if record.key == self._key(step) and self._index.unchanged(record.outputs):
-            self._take(step, record)
-            return StageResult(step.stage.name, step.stage.kind, "cached", record.seconds, record.sentence)
-        why = "its inputs, options or versions changed"
-        if record.key == self._key(step):
-            why = "what it made is gone or changed"
-        return StageResult(step.stage.name, step.stage.kind, "would run", None, why)
-
     def _one(self, step: Step, *, forced: bool) -> StageResult:
-        stage = step.stage
-        inputs = self._inputs(step)
-        key = self._key(step)
-        record = self._record(step)
-        if (
-            not forced
-            and record is not None
-            and (record.status, record.key) == ("done", key)
-            and self._index.unchanged(record.outputs)
-        ):
-            self._take(step, record)
+        stage, sources = step.stage, self._sources
+        key = sources.key(step)
+        record = None if forced else _usable(step, sources, key)
+        if record is not None:
+            sources.take(step, record)
             self._view.ended(stage.name, "cached", record.seconds or 0.0, record.sentence)
             return StageResult(stage.name, stage.kind, "cached", record.seconds, record.sentence)
         self._view.started(stage.name)
         begun = StageRecord(
-            stage.kind, stage.name, "running", started=_now(), versions=self._versions, inputs=tuple(inputs)
+            stage.kind,
+            stage.name,
+            "running",
+            started=dt.datetime.now(dt.timezone.utc).isoformat(timespec="milliseconds"),
+            versions=self._versions,
+            inputs=tuple(sources.inputs(step)),
         )
-        self.folder.write(begun)
+        self._folder.write(begun)
         start = time.perf_counter()
         try:
             outcome = ACTIONS[stage.kind](self._job(step))
-            done = self._finished(begun, outcome, key, time.perf_counter() - start)
+            done = self._ended(begun, outcome, key, time.perf_counter() - start)
         except Nm2trtError as error:
-            seconds = time.perf_counter() - start
-            self.folder.write(replace(begun, status="failed", sentence=str(error), seconds=round(seconds, 3)))
-            self._view.ended(stage.name, "failed", seconds, str(error))
+            done = replace(
+                begun, status="failed", sentence=str(error), seconds=round(time.perf_counter() - start, 3)
+            )
+            self._tell(done)
             raise
-        self.folder.write(done)
-        self._view.ended(stage.name, done.status, done.seconds or 0.0, done.sentence)
+        self._tell(done)
         if outcome.failure is not None:
             raise outcome.failure
-        self._take(step, done)
+        sources.take(step, done)
         return StageResult(stage.name, stage.kind, "done", done.seconds, done.sentence)
 
-    def _finished(self, begun: StageRecord, outcome: Outcome, key: str, seconds: float) -> StageRecord:
-        outputs = [record for path in outcome.outputs for record in self._index.records(path)[:1]]
+    def _tell(self, record: StageRecord) -> None:
+        self._folder.write(record)
+        self._view.ended(record.name, record.status, record.seconds or 0.0, record.sentence)
+
+    def _ended(self, begun: StageRecord, outcome: Outcome, key: str, seconds: float) -> StageRecord:
         failed = outcome.failure is not None
         return replace(
             begun,
@@ -279,87 +177,78 @@ class _Run:
             sentence=str(outcome.failure) if failed else outcome.sentence,
             command=outcome.line(),
             seconds=round(seconds, 3),
-            outputs=tuple(outputs),
+            outputs=tuple(self._sources.index.records(path)[0] for path in outcome.outputs),
             key="" if failed else key,
             result=outcome.result,
         )
 
-    def _record(self, step: Step) -> StageRecord | None:
-        """Return the stage's record of an earlier run; a damaged one is as good as none."""
-        try:
-            return self.folder.record(step.stage.name)
-        except InputError:
-            return None
-
-    def _take(self, step: Step, record: StageRecord) -> None:
-        self.outputs[step.stage.name] = tuple(self.folder.path / file.path for file in record.outputs)
-
     def _job(self, step: Step) -> Job:
-        artefacts = self.folder.path / "artefacts"
+        artefacts = self._folder.path / "artefacts"
         artefacts.mkdir(exist_ok=True)
         return Job(
             step.stage.name,
             step.stage.options,
-            {key: self._source(step, key) for key in step.sources},
-            self._files(step),
+            self._sources.all(step),
+            self._sources.files(step),
             artefacts,
-            self.folder.path,
+            self._folder.path,
             self._allow_functions,
         )
 
-    def _inputs(self, step: Step) -> list[FileRecord]:
-        paths = [self._source(step, key) for key in step.sources]
-        paths += list(self._files(step).values())
-        if step.stage.kind == "sparsify":
-            paths += _named_by_job(self._files(step)["recipe"])
-        return [record for path in paths if isinstance(path, Path) for record in self._index.records(path)]
 
-    def _key(self, step: Step) -> str:
-        options: dict[str, Any] = {**step.stage.options.options(), "sources": dict(step.sources)}
-        if step.stage.kind == "report":
-            options["records"] = [
-                (record.name, record.key, record.started, record.status)
-                for record in map(self._record, self.steps)
-                if record is not None and record.stage != "report"
-            ]
-        return stage_key(step.stage.kind, options, self._inputs(step), self._versions)
-
-    def _names(self) -> set[str]:
-        return {step.stage.name for step in self.steps}
-
-    def _source(self, step: Step, key: str) -> Path | str:
-        source = step.sources[key]
-        if source not in self._names():
-            return self._given(source, step, key)
-        made = self.outputs.get(source)
-        if not made:
-            raise InputError(f"the stage {source!r} has made nothing for {step.stage.name!r} to start from")
-        return made[0]
-
-    def _given(self, source: str, step: Step, key: str) -> Path | str:
-        if source == MODEL:
-            return self._below(self.recipe.model or "", "model")
-        if source.startswith(_URL):
-            return source
-        return self._below(source, "stages", step.stage.name, key)
-
-    def _files(self, step: Step) -> Mapping[str, Path]:
-        options = step.stage.options
-        named = {key: getattr(options, key) for key in options.files}
-        return {
-            key: self._below(value, "stages", step.stage.name, key)
-            for key, value in named.items()
-            if value is not None
-        }
-
-    def _below(self, path: str, *place: str) -> Path:
-        try:
-            return within(self.base, path)
-        except InputError as error:
-            raise self.recipe.error(f"{error}; --root DIR allows more", *place) from error
+def _planned(
+    steps: tuple[Step, ...], sources: Sources, first: str | None, until: str | None
+) -> tuple[StageResult, ...]:
+    """Say what would run, without running or writing anything."""
+    results: list[StageResult] = []
+    again: set[str] = set()
+    forced = stopped = False
+    for step in steps:
+        name, kind = step.stage.name, step.stage.kind
+        changed = next((parent for parent in step.parents if parent in again), None)
+        if stopped:
+            result = StageResult(name, kind, "skipped", None, f"--until {until}")
+        elif name == first or forced:
+            forced = True
+            result = StageResult(name, kind, "would run", None, f"--from {first}")
+        elif changed is not None:
+            result = StageResult(name, kind, "would run", None, f"{changed} runs before it")
+        elif kind == "report" and again:
+            result = StageResult(name, kind, "would run", None, "stages run before it")
+        else:
+            result = _planned_alone(step, sources)
+        results.append(result)
+        if result.status == "would run":
+            again.add(name)
+        stopped = stopped or name == until
+    return tuple(results)
 
 
-_ENDS = {"failed": "failed", "running": "was stopped"}
+def _planned_alone(step: Step, sources: Sources) -> StageResult:
+    name, kind = step.stage.name, step.stage.kind
+    key = sources.key(step)
+    record = _usable(step, sources, key)
+    if record is not None:
+        sources.take(step, record)
+        return StageResult(name, kind, "cached", record.seconds, record.sentence)
+    record = sources.record(step)
+    if record is None:
+        why = "it has not run"
+    elif record.status != "done":
+        why = f"it {_ENDS[record.status]} last time"
+    elif record.key == key:
+        why = "what it made is gone or has changed"
+    else:
+        why = "its inputs, options or versions have changed"
+    return StageResult(name, kind, "would run", None, why)
+
+
+def _usable(step: Step, sources: Sources, key: str) -> StageRecord | None:
+    """Return the record of an earlier run where it still holds."""
+    record = sources.record(step)
+    if record is None or (record.status, record.key) != ("done", key):
+        return None
+    return record if sources.index.unchanged(record.outputs) else None
 
 
 def _run_folder(recipe: Recipe, base: Path, output: str | os.PathLike[str] | None) -> RunFolder:
@@ -380,41 +269,3 @@ def _refuse_code(recipe: Recipe, steps: tuple[Step, ...], *, allow_functions: bo
                 "stages",
                 step.stage.name,
             )
-
-
-def _named_by_job(path: Path) -> list[Path]:
-    """Return the files that a sparsify recipe names: model, weights, calibration recipe."""
-    from nm2trt.calibration.yaml_file import read_yaml
-
-    job = read_yaml(path)
-    named = [str(job.get("model", "")).rpartition(":")[0], job.get("weights"), job.get("calibration")]
-    found = [path.parent / name for name in named if isinstance(name, str) and name]
-    return [file for file in found if file.is_file()]
-
-
-@contextlib.contextmanager
-def _one_run(folder: Path) -> Iterator[None]:
-    """Let one process at a time work in a run's folder; the lock is on the folder and dies with the process."""
-    try:
-        import fcntl
-
-        descriptor = os.open(folder, os.O_RDONLY)
-    except (ImportError, OSError):
-        yield
-        return
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"another nm2trt run works in {folder}; wait for it, or choose another folder with -o"
-            ) from error
-        except OSError:
-            pass  # a network file system may know no locks
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _now() -> str:
-    return dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")

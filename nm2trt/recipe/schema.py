@@ -120,7 +120,11 @@ class BuildOptions(StageOptions):
     sparsity: Literal["disable", "enable", "force"] = "enable"
     target: str | None = None
     profiles: list[str] = Field(default_factory=list)
+    shapes: list[str] = Field(default_factory=list)
     workspace: str | None = None
+    effort: int | None = Field(default=None, ge=0, le=5)
+    backend: Literal["trt", "trt-rtx", "ort"] | None = None
+    require_sparse: str | None = None
 
 
 class ValidateOptions(StageOptions):
@@ -143,7 +147,7 @@ class ReportOptions(StageOptions):
 
     takes = ""
 
-    formats: list[Literal["html", "json", "md"]] = Field(default_factory=lambda: ["html"], min_length=1)
+    formats: list[Literal["html", "json", "md"]] = Field(default=["html"], min_length=1)
 
 
 KINDS: Mapping[str, type[StageOptions]] = {

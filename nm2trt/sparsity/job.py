@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -34,7 +35,7 @@ from nm2trt.files import atomic_path, check_input, check_output
 from nm2trt.sparsity.registry import METHODS
 from nm2trt.sparsity.session import SparseSession, sparsify
 
-__all__ = ["Job", "JobRecipe", "load_job", "read_job"]
+__all__ = ["Job", "JobRecipe", "load_job", "load_weights", "make_model", "read_job"]
 
 
 class JobRecipe(Strict):
@@ -174,8 +175,8 @@ def load_job(
     weights_path, onnx_path = (check_output(Path(f"{stem}{suffix}")) for suffix in (".safetensors", ".onnx"))
     if weights_path == weights:
         raise InputError(f"{path}: output: the result would take the place of {weights}; name another")
-    model = _model(recipe, folder)
-    _load_weights(model, weights)
+    model = make_model(recipe.model, recipe.arguments, folder)
+    load_weights(model, weights)
     samples = None
     if recipe.calibration is not None:
         where = folder / recipe.calibration
@@ -183,19 +184,29 @@ def load_job(
     return Job(recipe, model.eval(), samples, weights_path, onnx_path)
 
 
-def _model(recipe: JobRecipe, folder: Path) -> nn.Module:
-    module_name, _, function_name = recipe.model.rpartition(":")
+def make_model(named: str, arguments: Mapping[str, Any], folder: Path) -> nn.Module:
+    """Call the function that makes a model.
+
+    Args:
+        named: `file.py:function`, the file below `folder`, or `package.module:function`.
+        arguments: What it is given.
+        folder: Folder of the file.
+
+    Raises:
+        InputError: There is no such function, or it fails, or returns something else.
+    """
+    module_name, _, function_name = named.rpartition(":")
     try:
         module = _import(module_name, folder)
         function = getattr(module, function_name)
     except AttributeError as error:
         raise InputError(f"model: {module_name} has no function {function_name!r}") from error
     try:
-        model = function(**recipe.arguments)
+        model = function(**arguments)
     except Exception as error:
-        raise InputError(f"model: {recipe.model} failed: {type(error).__name__}: {error}") from error
+        raise InputError(f"model: {named} failed: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
-        raise InputError(f"model: {recipe.model} returned a {type(model).__name__}, not a torch.nn.Module")
+        raise InputError(f"model: {named} returned a {type(model).__name__}, not a torch.nn.Module")
     return model
 
 
@@ -220,7 +231,12 @@ def _import(name: str, folder: Path) -> ModuleType:
     return module
 
 
-def _load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a safetensors file into a model.
+
+    Raises:
+        InputError: The file is missing or damaged, or does not fit the model.
+    """
     check_input(path, "a safetensors")
     try:
         state = load_file(path)

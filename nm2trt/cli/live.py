@@ -5,37 +5,19 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from nm2trt import progress
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["LineView", "SilentView", "View", "live_view"]
+    from nm2trt.recipe.view import View
+
+__all__ = ["LineView", "live_view"]
 
 _MARKS = {"done": "✓", "cached": "=", "failed": "✗"}
 _COLOURS = {"done": "green", "cached": "bright_black", "failed": "red", "running": "cyan"}
-
-
-class View(Protocol):
-    """Who is told how a run goes."""
-
-    def started(self, name: str) -> None:
-        """Take note that a stage works."""
-
-    def ended(self, name: str, status: str, seconds: float, sentence: str) -> None:
-        """Take note of how it ended: "done", "cached" or "failed"."""
-
-
-class SilentView:
-    """Tells nobody."""
-
-    def started(self, name: str) -> None:
-        """Do nothing."""
-
-    def ended(self, name: str, status: str, seconds: float, sentence: str) -> None:
-        """Do nothing."""
 
 
 class LineView:
@@ -74,7 +56,7 @@ class _Table:
         self._shown.start_task(self._tasks[name])
         self._shown.update(self._tasks[name], status="running")
 
-    def ended(self, name: str, status: str, seconds: float, sentence: str) -> None:
+    def ended(self, name: str, status: str, seconds: float, sentence: str) -> None:  # noqa: ARG002 - View's
         task = self._tasks[name]
         if status == "cached":
             self._shown.start_task(task)

@@ -1,0 +1,173 @@
+"""What each stage of a recipe reads: files below the recipe's root, and what earlier stages made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nm2trt.errors import InputError
+from nm2trt.files import within
+from nm2trt.recipe.hashes import FileIndex, stage_key
+from nm2trt.recipe.order import MODEL, Step
+from nm2trt.recipe.schema import Recipe
+from nm2trt.reporting.folder import FileRecord, RunFolder, StageRecord
+
+__all__ = ["Sources"]
+
+_URL = ("http://", "https://", "grpc://", "grpcs://")
+
+
+class Sources:
+    """Resolves what stages read, and hashes it.
+
+    Args:
+        recipe: The recipe.
+        steps: Its stages in order.
+        base: Folder that its paths are relative to and may not leave.
+        folder: The run's folder.
+        versions: What runs the stages.
+
+    Attributes:
+        outputs: Files that each stage left, by its name; filled as the run goes.
+        index: Hashes of files.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        steps: tuple[Step, ...],
+        base: Path,
+        folder: RunFolder,
+        versions: Mapping[str, str],
+    ) -> None:
+        self.outputs: dict[str, tuple[Path, ...]] = {}
+        self.index = FileIndex(folder.path)
+        self._recipe, self._steps, self._base, self._folder = recipe, steps, base, folder
+        self._versions = versions
+        self._names = {step.stage.name for step in steps}
+
+    def check(self) -> None:
+        """Raise before any work where a file that the recipe names is missing or lies outside.
+
+        Raises:
+            InputError: One is.
+        """
+        for step in self._steps:
+            given: dict[tuple[str, ...], Path] = {
+                ("stages", step.stage.name, key): path for key, path in self.files(step).items()
+            }
+            for key, source in step.sources.items():
+                if source not in self._names:
+                    place = ("model",) if source == MODEL else ("stages", step.stage.name, key)
+                    path = self._given(source, step, key)
+                    if isinstance(path, Path):
+                        given[place] = path
+            for place, path in given.items():
+                if not path.exists():
+                    raise self._recipe.error(f"{path} does not exist", *place)
+
+    def take(self, step: Step, record: StageRecord) -> None:
+        """Remember what a stage left for those behind it."""
+        self.outputs[step.stage.name] = tuple(self._folder.path / file.path for file in record.outputs)
+
+    def record(self, step: Step) -> StageRecord | None:
+        """Return the stage's record of an earlier run; a damaged one is as good as none."""
+        try:
+            return self._folder.record(step.stage.name)
+        except InputError:
+            return None
+
+    def all(self, step: Step) -> dict[str, Path | str]:
+        """Return what a stage starts from and compares with: paths, or URLs as text.
+
+        Raises:
+            InputError: A stage before it has made nothing.
+        """
+        return {key: self._source(step, key) for key in step.sources}
+
+    def files(self, step: Step) -> dict[str, Path]:
+        """Return the files that a stage's options name, by key.
+
+        Raises:
+            InputError: One lies outside the recipe's root.
+        """
+        options = step.stage.options
+        named = {key: getattr(options, key) for key in options.files}
+        return {
+            key: self._below(value, "stages", step.stage.name, key)
+            for key, value in named.items()
+            if value is not None
+        }
+
+    def inputs(self, step: Step) -> list[FileRecord]:
+        """Hash everything that a stage reads.
+
+        Raises:
+            InputError: A file is missing or cannot be read.
+        """
+        files = self.files(step)
+        paths = [*self.all(step).values(), *files.values()]
+        for path in files.values():
+            if path.suffix in (".yaml", ".yml"):
+                paths += _named_by_recipe(path)
+        return [record for path in paths if isinstance(path, Path) for record in self.index.records(path)]
+
+    def key(self, step: Step) -> str:
+        """Hash everything that a stage's result depends on."""
+        options: dict[str, Any] = {**step.stage.options.options(), "sources": dict(step.sources)}
+        options["gpu"] = Path("/dev/nvidiactl").exists()
+        if step.stage.kind == "report":
+            records = (self.record(other) for other in self._steps if other.stage.kind != "report")
+            options["records"] = [
+                (record.name, record.key, record.started, record.status)
+                for record in records
+                if record is not None
+            ]
+        return stage_key(step.stage.kind, options, self.inputs(step), self._versions)
+
+    def _source(self, step: Step, key: str) -> Path | str:
+        source = step.sources[key]
+        if source not in self._names:
+            return self._given(source, step, key)
+        made = self.outputs.get(source)
+        if not made:
+            raise InputError(f"the stage {source!r} has made nothing for {step.stage.name!r} to start from")
+        return made[0]
+
+    def _given(self, source: str, step: Step, key: str) -> Path | str:
+        if source == MODEL:
+            return self._below(self._recipe.model or "", "model")
+        if source.startswith(_URL):
+            return source
+        return self._below(source, "stages", step.stage.name, key)
+
+    def _below(self, path: str, *place: str) -> Path:
+        try:
+            return within(self._base, path)
+        except InputError as error:
+            raise self._recipe.error(f"{error}; --root DIR allows more", *place) from error
+
+
+def _named_by_recipe(path: Path) -> list[Path]:
+    """Return the files and folders that a sparsify or calibration recipe names in turn."""
+    from nm2trt.calibration.yaml_file import read_yaml
+
+    data = read_yaml(path)
+    source = data.get("source")
+    source = source if isinstance(source, dict) else {}
+    named = [
+        str(data.get("model", "")).rpartition(":")[0],
+        data.get("weights"),
+        data.get("calibration"),
+        source.get("path"),
+        source.get("labels"),
+    ]
+    found = [path.parent / name for name in named if isinstance(name, str) and name]
+    nested = [
+        inner
+        for file in found
+        if file.suffix in (".yaml", ".yml") and file.is_file()
+        for inner in _named_by_recipe(file)
+    ]
+    return [file for file in (*found, *nested) if file.exists()]

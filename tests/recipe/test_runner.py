@@ -1,0 +1,405 @@
+"""nm2trt run: what runs, what is taken from before, and that a kill loses nothing."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from nm2trt.errors import InputError, OutputError, SparsityError
+from nm2trt.recipe.runner import run_recipe
+from nm2trt.recipe.starter import write_recipe
+from nm2trt.reporting.folder import RunFolder
+
+
+def statuses(result):
+    return {stage.name: stage.status for stage in result.stages}
+
+
+def run(project, **options):
+    return run_recipe(project / "recipe.yaml", **options)
+
+
+def edit(project, old, new):
+    path = project / "recipe.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+ALL_CACHED = dict.fromkeys(("prune", "fuse", "verify", "validate", "report"), "cached")
+
+
+def test_second_run_does_nothing(project):
+    first = run(project)
+    assert statuses(first) == dict.fromkeys(ALL_CACHED, "done")
+    assert first.report == project / "runs" / "recipe" / "report.html"
+    stamps = {path: path.stat().st_mtime_ns for path in first.run.rglob("*.onnx")}
+    second = run(project)
+    assert statuses(second) == ALL_CACHED
+    assert {path: path.stat().st_mtime_ns for path in first.run.rglob("*.onnx")} == stamps
+    record = RunFolder(first.run).record("verify")
+    assert record.result["counts"] == {"holds": 2}
+    assert "nm2trt verify" in record.command
+    assert "2 holds" in (first.run / "report.md").read_text()
+
+
+def test_only_what_an_option_reaches_runs_again(project):
+    run(project)
+    edit(project, "runs: 5", "runs: 6")
+    assert statuses(run(project)) == ALL_CACHED | {"validate": "done", "report": "done"}
+    edit(project, '{pattern: "2:4"}', '{pattern: "1:4"}')
+    edit(project, "verify:", 'verify: {pattern: "1:4"}')
+    assert set(statuses(run(project)).values()) == {"done"}
+
+
+def test_a_stage_whose_input_comes_out_the_same_is_not_run_again(project):
+    run(project)
+    edit(project, '{pattern: "2:4"}', '{pattern: "2:4", exclude: ["nothing*"], min_channels: 8}')
+    with pytest.raises(InputError, match="nothing"):
+        raise run(project).failure
+    edit(project, ', exclude: ["nothing*"]', "")
+    after = statuses(run(project))
+    assert (after["prune"], after["fuse"]) == ("done", "cached")
+
+
+def test_a_changed_file_is_noticed(project):
+    run(project)
+    with np.load(project / "test.npz") as data:
+        np.savez(project / "test.npz", x=data["x"], labels=(data["labels"] + 1) % 10)
+    assert statuses(run(project)) == ALL_CACHED | {"validate": "done", "report": "done"}
+
+
+def test_a_lost_or_changed_artefact_is_made_again(project):
+    result = run(project)
+    (result.run / "artefacts" / "fuse.onnx").unlink()
+    assert statuses(run(project))["fuse"] == "done"
+    (result.run / "artefacts" / "prune.onnx").write_bytes(b"spoiled")
+    after = statuses(run(project))
+    assert (after["prune"], after["fuse"]) == ("done", "cached")
+
+
+def test_a_damaged_record_is_made_again(project):
+    result = run(project)
+    path = RunFolder(result.run).stage_path("verify")
+    path.write_text(path.read_text()[:100])
+    assert statuses(run(project)) == ALL_CACHED | {"verify": "done", "report": "done"}
+
+
+def test_another_version_of_nm2trt_runs_again(project, monkeypatch):
+    run(project)
+    monkeypatch.setattr("nm2trt.__version__", "99.0")
+    assert set(statuses(run(project)).values()) == {"done"}
+
+
+def test_from_until_and_dry_run(project):
+    before = run(project, until="fuse")
+    assert statuses(before) == {
+        "prune": "done",
+        "fuse": "done",
+        "verify": "skipped",
+        "validate": "skipped",
+        "report": "skipped",
+    }
+    planned = run(project, dry_run=True)
+    assert statuses(planned) == {
+        "prune": "cached",
+        "fuse": "cached",
+        "verify": "would run",
+        "validate": "would run",
+        "report": "would run",
+    }
+    assert {stage.name: stage.sentence for stage in planned.stages}["verify"] == "it has not run"
+    run(project)
+    assert statuses(run(project, first="verify", until="verify")) == {
+        "prune": "cached",
+        "fuse": "cached",
+        "verify": "done",
+        "validate": "skipped",
+        "report": "skipped",
+    }
+    again = run(project, first="fuse", dry_run=True)
+    assert list(statuses(again).values()) == ["cached", *["would run"] * 4]
+
+
+def test_dry_run_writes_nothing(project):
+    before = sorted(project.rglob("*"))
+    run(project, dry_run=True)
+    assert sorted(project.rglob("*")) == before
+
+
+def test_a_failed_gate_stops_the_run_and_still_reports(project):
+    edit(project, "verify:", "verify: {fail_on: ineligible}")
+    result = run(project)
+    assert isinstance(result.failure, SparsityError)
+    assert statuses(result) == {
+        "prune": "done",
+        "fuse": "done",
+        "verify": "failed",
+        "validate": "skipped",
+        "report": "done",
+    }
+    assert "verify" in (result.run / "report.md").read_text()
+    edit(project, "verify: {fail_on: ineligible}", "verify: {fail_on: broken}")
+    assert statuses(run(project)) == {
+        "prune": "cached",
+        "fuse": "cached",
+        "verify": "done",
+        "validate": "done",
+        "report": "done",
+    }
+
+
+def test_two_validations_side_by_side(project):
+    edit(
+        project,
+        "  report:",
+        "  against-fused: {stage: validate, from: prune, against: fuse, data: test.npz, runs: 0}\n  report:",
+    )
+    result = run(project)
+    assert statuses(result)["against-fused"] == "done"
+    assert RunFolder(result.run).record("against-fused").result["reference"].endswith("fuse.onnx")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "match"),
+    [
+        pytest.param(
+            "  fuse:\n",
+            "  fuse: {from: verify-it}\n",
+            r"line 5: stages\.fuse\.from: 'verify-it' is no stage of this recipe and no file; did you mean|line 5: stages\.fuse\.from: .*known are",
+            id="unknown-source",
+        ),
+        pytest.param(
+            "  fuse:\n",
+            "  fuse: {from: verify}\n",
+            r"line 5: stages\.fuse\.from: the stage 'verify' makes no model",
+            id="source-makes-nothing",
+        ),
+        pytest.param(
+            'prune: {pattern: "2:4"}',
+            'prune: {pattern: "2:4", from: fuse}',
+            r"recipe\.yaml line 5: stages\.fuse: the stages go in a circle, prune -> fuse -> prune; let one",
+            id="circle",
+        ),
+        pytest.param(
+            "  fuse:\n",
+            "  fuse: {from: fuse}\n",
+            r"line 5: stages\.fuse: the stages go in a circle, fuse -> fuse",
+            id="circle-of-one",
+        ),
+        pytest.param(
+            "pattern:",
+            "patern:",
+            r"line 4: stages\.prune\.patern: unknown key; did you mean 'pattern'\?",
+            id="unknown-key",
+        ),
+        pytest.param(
+            "  fuse:",
+            "  fuze:",
+            r"line 5: stages\.fuze: there is no stage 'fuze', did you mean 'fuse'\?",
+            id="unknown-stage",
+        ),
+        pytest.param(
+            "model: model.onnx",
+            "modle: model.onnx",
+            r"line 2: modle: unknown key; did you mean 'model'\?",
+            id="unknown-top-key",
+        ),
+        pytest.param(
+            "runs: 5",
+            "runs: many",
+            r"line 7: stages\.validate\.runs: Input should be a valid integer",
+            id="wrong-type",
+        ),
+        pytest.param(
+            "  fuse:\n", "  fuse: 3\n", r"line 5: stages\.fuse: should be a mapping", id="no-mapping"
+        ),
+        pytest.param(
+            "  verify:", "  fuse:", r"cannot be read at line 6: the key 'fuse' is there twice", id="twice"
+        ),
+        pytest.param("version: 1", "version: 2", r"line 1: version: Input should be 1", id="later-recipe"),
+        pytest.param(
+            "test.npz",
+            "../test.npz",
+            r"line 7: stages\.validate\.data: .*leaves the folder.*--root DIR allows more",
+            id="outside",
+        ),
+        pytest.param(
+            "test.npz",
+            "tset.npz",
+            r"line 7: stages\.validate\.data: .*tset\.npz does not exist",
+            id="missing-file",
+        ),
+        pytest.param(
+            "model: model.onnx",
+            "model: no.onnx",
+            r"line 2: model: .*no\.onnx does not exist",
+            id="missing-model",
+        ),
+        pytest.param(
+            "model: model.onnx\n", "", r"line 3: stages\.prune: it has no model to start from", id="no-model"
+        ),
+        pytest.param(
+            "version: 1\n",
+            "version: 1\nrun: ../elsewhere\n",
+            r"line 2: run: .*leaves the folder.*give it with -o DIR",
+            id="run-outside",
+        ),
+        pytest.param(
+            "  fuse:\n",
+            "  export: {model: 'net.py:f', weights: w.safetensors, inputs: {x: [1]}}\n",
+            r"line 5: stages\.export: it would run Python code.*--allow-functions",
+            id="code",
+        ),
+        pytest.param(
+            "version: 1\n",
+            "version: 1\nname: !!python/object/apply:os.system [id]\n",
+            r"cannot be read at line 2: could not determine a constructor",
+            id="python-tag",
+        ),
+    ],
+)
+def test_refuses(project, old, new, match):
+    edit(project, old, new)
+    with pytest.raises(InputError, match=match):
+        run(project)
+    assert not (project / "runs").exists()
+
+
+def test_refuses_unknown_stages_on_the_command_line(project):
+    with pytest.raises(InputError, match="has no stage 'fues'; did you mean 'fuse'"):
+        run(project, first="fues")
+
+
+def test_refuses_a_run_folder_of_a_later_release(project):
+    result = run(project)
+    path = RunFolder(result.run).header_path
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 7}))
+    with pytest.raises(InputError, match="has schema 7, this release reads 1"):
+        run(project)
+
+
+def test_refuses_a_second_run_in_the_same_folder(project):
+    import fcntl
+
+    folder = run(project).run
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match=r"another nm2trt run works in .*choose another folder with -o"):
+            run(project)
+    finally:
+        os.close(descriptor)
+
+
+def digests(folder):
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((folder / "artefacts").iterdir())
+    }
+
+
+def command(project, *options):
+    return [sys.executable, "-m", "nm2trt", "run", str(project / "recipe.yaml"), *options]
+
+
+def test_killed_at_any_time_it_goes_on_and_comes_to_the_same_end(project, tmp_path_factory):
+    whole = tmp_path_factory.mktemp("whole")
+    run(project, output=whole)
+    generator = random.Random(1)
+    for _ in range(6):
+        started = subprocess.Popen(command(project), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(generator.uniform(0.2, 1.6))
+        started.send_signal(signal.SIGKILL)
+        started.wait()
+        folder = RunFolder(project / "runs" / "recipe")
+        if folder.header_path.exists():
+            assert all(record.status in ("done", "running") for record in folder.records())
+    done = subprocess.run(command(project, "--json"), capture_output=True, text=True, check=True)
+    assert {stage["status"] for stage in json.loads(done.stdout)["stages"]} <= {"done", "cached"}
+    assert digests(project / "runs" / "recipe") == digests(whole)
+    assert not [path for path in (project / "runs").rglob("*") if path.name.endswith(".tmp")]
+
+
+def test_a_stage_killed_half_way_is_named_and_run_again(project):
+    folder = RunFolder(run(project).run)
+    record = folder.record("fuse")
+    # What a SIGKILL leaves: the record says that the stage runs, and half a file lies beside the old one.
+    path = folder.stage_path("fuse")
+    path.write_text(
+        json.dumps({**record.to_json(), "status": "running", "key": "", "result": {}, "outputs": []})
+    )
+    planned = {stage.name: stage.sentence for stage in run(project, dry_run=True).stages}
+    assert planned["fuse"] == "it was stopped last time"
+    import nm2trt
+
+    assert "was stopped" in nm2trt.report(folder.path).report.read_text()
+    assert statuses(run(project)) == ALL_CACHED | {"fuse": "done", "report": "done"}
+
+
+def test_command_line_prints_stages_and_exit_status(project):
+    done = subprocess.run(command(project), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[0].startswith("✓ prune")
+    assert "report.html" in done.stdout
+    edit(project, "verify:", "verify: {fail_on: ineligible}")
+    done = subprocess.run(command(project), capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert "(fail_on: ineligible)" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_live_view_on_a_terminal(project):
+    script = shutil.which("script")
+    if script is None:
+        pytest.skip("script(1) is not installed")
+    line = " ".join(command(project))
+    done = subprocess.run(
+        [script, "-qec", line, "/dev/null"],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "\x1b[" in done.stdout
+    assert "validate" in done.stdout
+
+
+def test_init_writes_a_recipe_that_runs_unchanged(project):
+    written = write_recipe(project / "model.onnx")
+    assert written.recipe == project / "model.yaml"
+    assert written.recipe.read_text().count("#") > 5
+    result = run_recipe(written.recipe)
+    assert result.failure is None
+    assert statuses(result)["prune"] == "done"
+    pruned = result.run / "artefacts" / "prune.onnx"
+    target = project / "pruned.onnx"
+    target.write_bytes(pruned.read_bytes())
+    again = write_recipe(target)
+    assert again.holds == 2
+    assert "prune" not in statuses(run_recipe(again.recipe))
+
+
+def test_init_takes_names_as_they_are(project):
+    odd = project / 'a: "b" #c.onnx'
+    odd.write_bytes((project / "model.onnx").read_bytes())
+    result = run_recipe(write_recipe(odd).recipe, until="prune")
+    assert result.failure is None
+
+
+def test_init_refuses(project, tmp_path_factory):
+    with pytest.raises(OutputError, match=r"recipe\.yaml is there already.*--force"):
+        write_recipe(project / "model.onnx", project / "recipe.yaml")
+    with pytest.raises(InputError, match="does not lie below"):
+        write_recipe(project / "model.onnx", tmp_path_factory.mktemp("other") / "r.yaml")
+    with pytest.raises(InputError, match=r"no\.onnx does not exist"):
+        write_recipe(project / "no.onnx")
