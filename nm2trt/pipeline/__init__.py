@@ -8,9 +8,9 @@ Stages do not import one another: here they are called in turn, and hand over fi
 from __future__ import annotations
 
 from nm2trt.pipeline.checks import validate
-from nm2trt.pipeline.engines import (build, build_options, doctor, engine_suffix)
-from nm2trt.pipeline.models import (data_files, fuse, info, prune, verify)
-from nm2trt.pipeline.precisions import (quantize)
+from nm2trt.pipeline.engines import build, build_options, doctor, engine_suffix
+from nm2trt.pipeline.models import data_files, fuse, info, prune, verify
+from nm2trt.pipeline.precisions import quantize
 from nm2trt.pipeline.reports import ReportResult, report
 from nm2trt.pipeline.sessions import open_session
 from nm2trt.pipeline.training import (

@@ -150,6 +150,30 @@ def _prune(job: Job) -> Outcome:
     return Outcome(result, f"{options.pattern} by magnitude", words.words, _model_files(target))
 
 
+def _quantize(job: Job) -> Outcome:
+    options: schema.QuantizeOptions = job.options
+    target = job.artefact(".onnx")
+    done = pipeline.quantize(
+        job.source,
+        target,
+        calib=job.files["calib"],
+        to=options.to,
+        method=options.method,
+        percentile=options.percentile,
+        exclude=options.exclude,
+        float_weights=options.float_weights,
+        batch=options.batch,
+        allow_functions=job.allow_functions,
+    )
+    words = _Words(["quantize", str(job.source), "--to", options.to, "--calib", str(job.files["calib"])])
+    words.add("--method", options.method, unless="minmax").add("--exclude", options.exclude)
+    words.add("--float-weights", options.float_weights).add("--batch", options.batch)
+    words.words += ["-o", str(target)]
+    return Outcome(
+        done.to_json(), f"{options.to}, ranges by {options.method}", words.words, _model_files(target)
+    )
+
+
 def _verify(job: Job) -> Outcome:
     options: schema.VerifyOptions = job.options
     done = pipeline.verify(job.source, pattern=options.pattern)
@@ -241,6 +265,7 @@ ACTIONS: Mapping[str, Callable[[Job], Outcome]] = {
     "export": _export,
     "fuse": _fuse,
     "prune": _prune,
+    "quantize": _quantize,
     "verify": _verify,
     "build": _build,
     "validate": _validate,

@@ -105,6 +105,21 @@ class PruneOptions(StageOptions):
     min_channels: int = Field(default=16, ge=1)
 
 
+class QuantizeOptions(StageOptions):
+    """`nm2trt quantize`."""
+
+    makes = "model"
+    files = ("calib",)
+
+    to: Literal["int8", "fp8"] = "int8"
+    calib: str
+    method: Literal["minmax", "percentile", "entropy"] = "minmax"
+    percentile: float = Field(default=99.99, gt=0, le=100, strict=False)
+    exclude: list[str] = Field(default_factory=list)
+    float_weights: bool = False
+    batch: int | None = Field(default=None, ge=1)
+
+
 class VerifyOptions(StageOptions):
     """`nm2trt verify`."""
 
@@ -155,6 +170,7 @@ KINDS: Mapping[str, type[StageOptions]] = {
     "export": ExportOptions,
     "fuse": FuseOptions,
     "prune": PruneOptions,
+    "quantize": QuantizeOptions,
     "verify": VerifyOptions,
     "build": BuildOptions,
     "validate": ValidateOptions,

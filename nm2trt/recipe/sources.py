@@ -59,13 +59,14 @@ class Sources:
             }
             for key, source in step.sources.items():
                 if source not in self._names:
-                    place = ("model",) if source == MODEL else ("stages", step.stage.name, key)
+                    place: tuple[str, ...] = ("stages", step.stage.name, key)
+                    place = ("model",) if source == MODEL else place
                     path = self._given(source, step, key)
                     if isinstance(path, Path):
                         given[place] = path
-            for place, path in given.items():
-                if not path.exists():
-                    raise self._recipe.error(f"{path} does not exist", *place)
+            for where, named in given.items():
+                if not named.exists():
+                    raise self._recipe.error(f"{named} does not exist", *where)
 
     def take(self, step: Step, record: StageRecord) -> None:
         """Remember what a stage left for those behind it."""
