@@ -13,9 +13,22 @@ from torch import Tensor, nn
 
 from nm2trt.errors import DataError, InputError
 
-__all__ = ["Example"]
+__all__ = ["Example", "random_example"]
 
 _CONSTANTS = (bool, int, float, str, type(None))
+
+
+def random_example(shapes: Mapping[str, Sequence[int]], *, seed: int = 0) -> dict[str, Tensor]:
+    """Return float32 tensors of a normal distribution, by input name, of the given shapes.
+
+    Raises:
+        InputError: A size is less than 1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, shape in shapes.items():
+        if any(size < 1 for size in shape):
+            raise InputError(f"input {name!r} has the shape {list(shape)}; every size must be 1 or more")
+    return {name: torch.randn(tuple(shape), generator=generator) for name, shape in shapes.items()}
 
 
 @dataclass(frozen=True, slots=True)

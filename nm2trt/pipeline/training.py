@@ -246,12 +246,9 @@ def export_file(
         InputError: Function, weights or shapes are wrong, or the output path is.
         DifferenceError: ONNX Runtime's outputs differ from PyTorch's beyond the tolerance.
     """
-    import torch
-
+    from nm2trt.exporter.example import random_example
     from nm2trt.sparsity.job import load_weights, make_model
 
     made = make_model(model, arguments or {}, Path(folder))
     load_weights(made, Path(weights))
-    generator = torch.Generator().manual_seed(0)
-    example = {name: torch.randn(tuple(shape), generator=generator) for name, shape in inputs.items()}
-    return export(made.eval(), example, path, dtype=dtype, opset=opset)
+    return export(made.eval(), random_example(inputs), path, dtype=dtype, opset=opset)

@@ -26,6 +26,7 @@ class Job:
         files: Files that its options name, by key.
         artefacts: Folder for what it makes.
         run: The run's folder.
+        base: Folder that the recipe's paths are relative to.
         allow_functions: Whether it may run code that a recipe names.
     """
 
@@ -35,6 +36,7 @@ class Job:
     files: Mapping[str, Path]
     artefacts: Path
     run: Path
+    base: Path
     allow_functions: bool
 
     @property
@@ -115,7 +117,7 @@ def _export(job: Job) -> Outcome:
         arguments=options.arguments,
         dtype=options.dtype,
         opset=options.opset,
-        folder=job.files["weights"].parent,
+        folder=job.base,
     )
     return Outcome(done.to_json(), f"opset {options.opset}", (), (job.artefact(".onnx"),))
 

@@ -192,6 +192,7 @@ class _Run:
             self._sources.files(step),
             artefacts,
             self._folder.path,
+            self._sources.base,
             self._allow_functions,
         )
 

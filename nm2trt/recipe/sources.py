@@ -31,6 +31,7 @@ class Sources:
     Attributes:
         outputs: Files that each stage left, by its name; filled as the run goes.
         index: Hashes of files.
+        base: As given.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Sources:
     ) -> None:
         self.outputs: dict[str, tuple[Path, ...]] = {}
         self.index = FileIndex(folder.path)
-        self._recipe, self._steps, self._base, self._folder = recipe, steps, base, folder
+        self._recipe, self._steps, self.base, self._folder = recipe, steps, base, folder
         self._versions = versions
         self._names = {step.stage.name for step in steps}
 
@@ -112,6 +113,9 @@ class Sources:
         for path in files.values():
             if path.suffix in (".yaml", ".yml"):
                 paths += _named_by_recipe(path)
+        if step.stage.kind == "export":
+            code = self.base / step.stage.options.options()["model"].rpartition(":")[0]
+            paths += [code] if code.is_file() else []
         return [record for path in paths if isinstance(path, Path) for record in self.index.records(path)]
 
     def key(self, step: Step) -> str:
@@ -145,7 +149,7 @@ class Sources:
 
     def _below(self, path: str, *place: str) -> Path:
         try:
-            return within(self._base, path)
+            return within(self.base, path)
         except InputError as error:
             raise self._recipe.error(f"{error}; --root DIR allows more", *place) from error
 

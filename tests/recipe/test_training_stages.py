@@ -1,0 +1,75 @@
+"""The stages that run Python code which a recipe names: export and sparsify."""
+
+import numpy as np
+import pytest
+
+from nm2trt.recipe.runner import run_recipe
+from nm2trt.reporting.folder import RunFolder
+
+torch = pytest.importorskip("torch")
+safetensors = pytest.importorskip("safetensors.torch")
+
+NET = """\
+from torch import nn
+
+
+def make(classes):
+    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, classes))
+"""
+RECIPE = """\
+version: 1
+stages:
+  {first}
+  verify: {{fail_on: none}}
+  report:
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "net.py").write_text(NET)
+    model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+    safetensors.save_file(model.state_dict(), tmp_path / "net.safetensors")
+    np.savez(tmp_path / "samples.npz", input=np.random.default_rng(0).standard_normal((64, 16)).astype("f4"))
+    (tmp_path / "calib.yaml").write_text("source: {kind: npz, path: samples.npz}\ncount: 32\n")
+    (tmp_path / "job.yaml").write_text(
+        "model: net.py:make\narguments: {classes: 4}\nweights: net.safetensors\ncalibration: calib.yaml\n"
+        "method: magnitude\nmin_channels: 8\n"
+    )
+    return tmp_path
+
+
+def statuses(folder):
+    result = run_recipe(folder / "r.yaml", allow_functions=True)
+    assert result.failure is None
+    return {stage.name: stage.status for stage in result.stages}
+
+
+@pytest.mark.parametrize(
+    ("first", "changed"),
+    [
+        pytest.param(
+            "export: {model: 'net.py:make', arguments: {classes: 4}, weights: net.safetensors, inputs: {input: [2, 16]}}",
+            "net.safetensors",
+            id="export",
+        ),
+        pytest.param("sparsify: {recipe: job.yaml}", "net.safetensors", id="sparsify"),
+        pytest.param("sparsify: {recipe: job.yaml}", "net.py", id="sparsify-code"),
+        pytest.param("sparsify: {recipe: job.yaml}", "samples.npz", id="sparsify-samples"),
+    ],
+)
+def test_runs_and_notices_what_it_depends_on(folder, first, changed):
+    (folder / "r.yaml").write_text(RECIPE.format(first=first))
+    name = first.partition(":")[0]
+    assert statuses(folder)[name] == "done"
+    counts = RunFolder(folder / "runs" / "r").record("verify").result["counts"]
+    assert counts == ({"holds": 2} if name == "sparsify" else {"broken": 2})
+    assert statuses(folder)[name] == "cached"
+    if changed == "net.safetensors":
+        model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+        safetensors.save_file(model.state_dict(), folder / changed)
+    elif changed == "net.py":
+        (folder / changed).write_text(NET + "# another\n")
+    else:
+        np.savez(folder / changed, input=np.zeros((64, 16), "f4"))
+    assert statuses(folder)[name] == "done"
