@@ -1,0 +1,336 @@
+"""Triton's model configuration, made from an artefact: the ModelConfig protobuf, and its text form.
+
+With several optimisation profiles, Triton sends a request to any idle instance group. A group of its own for
+each profile is therefore right only where every profile takes every request; otherwise one group names all
+profiles, and the TensorRT backend picks the profile by the request's shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf import json_format, text_format
+
+from nm2trt.backends.protocol import TensorSpec
+from nm2trt.errors import BackendMissingError, InputError
+from nm2trt.serving.artefact import Artefact
+from nm2trt.serving.config_settings import apply_setting
+from nm2trt.serving.options import DeployOptions, ServingBackend
+
+__all__ = [
+    "DEFAULT_MAX_BATCH",
+    "Extras",
+    "build_config",
+    "choose_backend",
+    "from_text",
+    "parameter",
+    "serve_only",
+    "served_differences",
+    "to_text",
+]
+
+DEFAULT_MAX_BATCH = 32
+
+# Element types by numpy's names. What Triton cannot carry is not here.
+_TYPES = {
+    "bool": "TYPE_BOOL",
+    "uint8": "TYPE_UINT8",
+    "uint16": "TYPE_UINT16",
+    "uint32": "TYPE_UINT32",
+    "uint64": "TYPE_UINT64",
+    "int8": "TYPE_INT8",
+    "int16": "TYPE_INT16",
+    "int32": "TYPE_INT32",
+    "int64": "TYPE_INT64",
+    "float16": "TYPE_FP16",
+    "float32": "TYPE_FP32",
+    "float64": "TYPE_FP64",
+    "bfloat16": "TYPE_BF16",
+}
+_FILES = {"tensorrt": "model.plan", "onnxruntime": "model.onnx", "python": "model.py"}
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """Files that stand beside the versions, by the names that they have there.
+
+    Args:
+        warmup: By input: file name in the folder `warmup`, and the shape of the one sample in it.
+        labels: By output: file name in the model's folder.
+    """
+
+    warmup: Mapping[str, tuple[str, tuple[int, ...]]]
+    labels: Mapping[str, str]
+
+
+def choose_backend(artefact: Artefact, asked: ServingBackend | None) -> ServingBackend:
+    """Return Triton's backend for an artefact.
+
+    Raises:
+        InputError: The backend that was asked for does not run it.
+    """
+    fitting: dict[str, tuple[ServingBackend, ...]] = {
+        "trt": ("tensorrt",),
+        "onnx": ("onnxruntime", "python"),
+        "trt-rtx": ("python",),
+    }
+    choices = fitting[artefact.kind]
+    if asked is None:
+        return choices[0]
+    if asked not in choices:
+        what = {"trt": "a TensorRT plan", "onnx": "an ONNX model", "trt-rtx": "a TensorRT for RTX plan"}
+        why = ", which Triton's tensorrt backend cannot read" if artefact.kind == "trt-rtx" else ""
+        raise InputError(
+            f"{artefact.path} is {what[artefact.kind]}{why}: the backend {asked!r} does not run it; "
+            f"use {' or '.join(choices)}"
+        )
+    return asked
+
+
+def build_config(
+    artefact: Artefact, name: str, version: int, options: DeployOptions, extras: Extras
+) -> tuple[Any, list[str]]:
+    """Make the configuration of one version of a model.
+
+    Returns:
+        The ModelConfig message, and one sentence for every choice that was made for the user.
+
+    Raises:
+        InputError: An option or setting does not fit the model.
+        BackendMissingError: tritonclient is not installed.
+    """
+    notes: list[str] = []
+    backend = choose_backend(artefact, options.backend)
+    config = _message()
+    config.name, config.backend = name, backend
+    config.default_model_filename = _FILES[backend]
+    config.max_batch_size = _max_batch(artefact, options, notes)
+    batched = config.max_batch_size > 0
+    for entries, specs in ((config.input, artefact.inputs), (config.output, artefact.outputs)):
+        for spec in specs:
+            _add_tensor(entries.add(), spec, batched, artefact)
+    for output, file in extras.labels.items():
+        next(entry for entry in config.output if entry.name == output).label_filename = file
+    _set_policy(config, options.version_policy, version)
+    _add_groups(config, artefact, options, backend, notes)
+    if batched and options.dynamic_batching:
+        _add_batching(config, artefact, options)
+    _add_warmup(config, extras)
+    _add_parameters(config, artefact, options, backend)
+    for setting in options.settings:
+        apply_setting(config, setting)
+    return config, notes
+
+
+def to_text(config: Any) -> str:
+    """Return a configuration as it is written to `config.pbtxt`."""
+    return str(text_format.MessageToString(config))
+
+
+def from_text(text: str, where: str) -> Any:
+    """Read a `config.pbtxt`.
+
+    Raises:
+        InputError: It is no model configuration.
+    """
+    try:
+        return text_format.Parse(text, _message())
+    except text_format.ParseError as error:
+        raise InputError(f"{where} is no model configuration: {error}") from error
+
+
+def serve_only(config: Any, version: int) -> None:
+    """Make a configuration serve one version and no other."""
+    _set_policy(config, "deployed", version)
+
+
+def parameter(config: Any, key: str) -> str:
+    """Return a parameter's text, or ""."""
+    return str(config.parameters[key].string_value) if key in config.parameters else ""
+
+
+def served_differences(deployed: Any, served: Mapping[str, Any]) -> list[str]:
+    """Return what a server has otherwise than the configuration that was deployed, one sentence each.
+
+    The server completes a configuration, so only what is set in the deployed one is compared.
+
+    Args:
+        deployed: The ModelConfig that was deployed.
+        served: The server's, as its JSON.
+    """
+    theirs = json_format.ParseDict(dict(served), _message(), ignore_unknown_fields=True)
+    return _differences(_plain(deployed), _plain(theirs), "")
+
+
+def _message() -> Any:
+    try:
+        from tritonclient.grpc import model_config_pb2
+    except ImportError as error:
+        raise BackendMissingError("tritonclient is not installed: pip install nm2trt[triton]") from error
+    return model_config_pb2.ModelConfig()
+
+
+def _max_batch(artefact: Artefact, options: DeployOptions, notes: list[str]) -> int:
+    specs = (*artefact.inputs, *artefact.outputs)
+    fixed = [spec for spec in specs if not spec.shape or isinstance(spec.shape[0], int)]
+    if fixed or not artefact.inputs:
+        if options.max_batch:
+            raise InputError(
+                f"the first dimension of {fixed[0].name!r} is not free, so the server cannot form batches; "
+                "leave max_batch out, or export the model with a dynamic batch"
+            )
+        notes.append("the batch is fixed in the model: every request is one run of it (max_batch_size 0)")
+        return 0
+    names = {str(spec.shape[0]) for spec in specs if spec.shape[0] is not None}
+    if len(names) > 1 and options.max_batch is None and not artefact.profiles:
+        notes.append(
+            f"the first dimensions have different names ({', '.join(sorted(names))}), so they may be no "
+            "batch: every request is one run (max_batch_size 0); --max-batch says that they are"
+        )
+        return 0
+    if not artefact.profiles:
+        if options.max_batch is None:
+            notes.append(
+                f"the batch is free: the server forms batches of up to {DEFAULT_MAX_BATCH} (--max-batch)"
+            )
+        return DEFAULT_MAX_BATCH if options.max_batch is None else options.max_batch
+    most = _most(artefact, options)
+    if options.max_batch is not None and options.max_batch > most:
+        raise InputError(
+            f"max_batch {options.max_batch} is more than the engine's profiles take, which is {most}"
+        )
+    least = min(min(shapes.min[0] for shapes in profile) for profile in artefact.profiles)
+    if least > 1:
+        notes.append(f"the engine takes no batch under {least}: smaller requests fail unless they are joined")
+    return most if options.max_batch is None else options.max_batch
+
+
+def _most(artefact: Artefact, options: DeployOptions) -> int:
+    largest = [min(shapes.max[0] for shapes in profile) for profile in artefact.profiles]
+    # With a group for each profile, any of them may get the largest batch.
+    return min(largest) if _grouping(artefact, options) == "each" else max(largest)
+
+
+def _grouping(artefact: Artefact, options: DeployOptions) -> str:
+    if options.profile_groups != "auto":
+        return options.profile_groups
+    ranges = {tuple((r.input, r.min, r.max) for r in profile) for profile in artefact.profiles}
+    return "each" if len(ranges) == 1 else "together"
+
+
+def _add_tensor(entry: Any, spec: TensorSpec, batched: bool, artefact: Artefact) -> None:
+    if spec.dtype not in _TYPES:
+        raise InputError(
+            f"{spec.name!r} of {artefact.path} has type {spec.dtype}, which Triton does not carry; cast it"
+        )
+    entry.name = spec.name
+    entry.data_type = (
+        type(entry).DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_name[_TYPES[spec.dtype]].number
+    )
+    dims = [size if isinstance(size, int) else -1 for size in spec.shape[batched:]]
+    # Triton knows no tensor without dimensions: a scalar a sample travels as one element.
+    entry.dims.extend(dims or [1])
+    if not dims:
+        entry.reshape.SetInParent()
+
+
+def _set_policy(config: Any, policy: str, version: int) -> None:
+    config.ClearField("version_policy")
+    if policy == "all":
+        config.version_policy.all.SetInParent()
+    elif policy.startswith("latest:"):
+        config.version_policy.latest.num_versions = int(policy.partition(":")[2])
+    else:
+        config.version_policy.specific.versions.append(version)
+
+
+def _add_groups(
+    config: Any, artefact: Artefact, options: DeployOptions, backend: str, notes: list[str]
+) -> None:
+    kinds = {"cpu": "KIND_CPU", "gpu": "KIND_GPU"}
+    on_gpu = artefact.kind != "onnx"
+    if on_gpu and options.device == "cpu":
+        raise InputError(f"{artefact.path} is an engine, which runs on a GPU only; leave device out")
+    default = "KIND_GPU" if on_gpu or options.gpus else "KIND_CPU" if backend == "python" else "KIND_AUTO"
+    together = [[str(number) for number in range(len(artefact.profiles))]]
+    profiles: Sequence[list[str]] = [[]]
+    if backend == "tensorrt" and artefact.profiles:
+        grouping = _grouping(artefact, options)
+        profiles = [[number] for number in together[0]] if grouping == "each" else together
+        if len(profiles) < len(artefact.profiles):
+            notes.append(
+                f"the engine's {len(artefact.profiles)} profiles take different shapes, so they share one "
+                "instance group: Triton picks the profile by the request"
+            )
+    for names in profiles:
+        group = config.instance_group.add()
+        kind = kinds.get(options.device, default)
+        group.kind = group.DESCRIPTOR.fields_by_name["kind"].enum_type.values_by_name[kind].number
+        group.count = options.instances
+        group.gpus.extend(options.gpus)
+        group.profile.extend(names)
+
+
+def _add_batching(config: Any, artefact: Artefact, options: DeployOptions) -> None:
+    most = config.max_batch_size
+    preferred = options.preferred_batches or tuple(
+        sorted({profile[0].opt[0] for profile in artefact.profiles if profile and profile[0].opt[0] <= most})
+    )
+    too_large = [size for size in preferred if size > most]
+    if too_large:
+        raise InputError(f"preferred batch {too_large[0]} is more than the largest batch, {most}")
+    config.dynamic_batching.SetInParent()
+    config.dynamic_batching.preferred_batch_size.extend(preferred)
+    if options.queue_delay_us:
+        config.dynamic_batching.max_queue_delay_microseconds = options.queue_delay_us
+
+
+def _add_warmup(config: Any, extras: Extras) -> None:
+    if not extras.warmup:
+        return
+    types = {entry.name: entry.data_type for entry in config.input}
+    for batch in sorted({min(1, config.max_batch_size), config.max_batch_size}):
+        warmup = config.model_warmup.add(name=f"batch_{batch}" if batch else "sample", batch_size=batch)
+        for name, (file, shape) in extras.warmup.items():
+            # Triton repeats the one sample until the batch is full.
+            value = warmup.inputs[name]
+            value.data_type, value.input_data_file = types[name], file
+            value.dims.extend(shape or (1,))
+
+
+def _add_parameters(config: Any, artefact: Artefact, options: DeployOptions, backend: str) -> None:
+    ours = {
+        "nm2trt.pattern": artefact.pattern or "dense",
+        "nm2trt.mask_sha256": artefact.mask_sha256,
+        "nm2trt.artefact_sha256": artefact.sha256,
+        "nm2trt.model_sha256": artefact.model_sha256,
+        "nm2trt.threads": str(options.threads) if backend == "python" and artefact.kind == "onnx" else "",
+    }
+    for key, value in {**ours, **options.parameters}.items():
+        if value:
+            config.parameters[key].string_value = value
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    return dict(json_format.MessageToDict(config, preserving_proto_field_name=True))
+
+
+def _differences(ours: Any, theirs: Any, where: str) -> list[str]:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        found = []
+        for key, value in ours.items():
+            path = f"{where}.{key}" if where else key
+            if key not in theirs and value not in ({}, []):
+                found.append(f"{path} is {value!r} as deployed, and the server has none")
+            elif key in theirs:
+                found += _differences(value, theirs[key], path)
+        return found
+    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+        pairs = enumerate(zip(ours, theirs, strict=True))
+        return [line for at, (mine, other) in pairs for line in _differences(mine, other, f"{where}[{at}]")]
+    # The server resolves "auto" to what it has.
+    if ours == theirs or ours == "KIND_AUTO":
+        return []
+    return [f"{where} is {ours!r} as deployed, and {theirs!r} on the server"]

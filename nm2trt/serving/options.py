@@ -1,0 +1,115 @@
+"""How a model is to be served, as a value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from nm2trt.errors import InputError
+
+__all__ = ["DeployOptions", "Device", "ProfileGroups", "ServingBackend", "check_name"]
+
+ServingBackend = Literal["tensorrt", "onnxruntime", "python"]
+Device = Literal["auto", "cpu", "gpu"]
+ProfileGroups = Literal["auto", "each", "together"]
+
+_BACKENDS = ("tensorrt", "onnxruntime", "python")
+_MOST_NAME = 200
+
+
+@dataclass(frozen=True, slots=True)
+class DeployOptions:
+    """How a model is to be served; what is left out follows from the model.
+
+    Args:
+        backend: Triton's backend; None takes "tensorrt" for a TensorRT plan, "onnxruntime" for ONNX and
+            "python" for a TensorRT for RTX plan.
+        max_batch: Largest batch that the server may form; None takes the engine's own, and 32 for an ONNX
+            model whose batch is free. 0 serves requests as they come.
+        instances: Copies of the model on each device.
+        device: Where it runs; "auto" is the GPU for engines, Triton's choice for onnxruntime, else the CPU.
+        gpus: Numbers of the GPUs; () leaves them to Triton.
+        profile_groups: "each" gives every profile of an engine its own instance group, "together" puts all
+            into one, where Triton picks by the request's shape. "auto" is "each" where any profile takes any
+            request, else "together": Triton sends a request to any idle group.
+        dynamic_batching: Whether the server may join requests.
+        preferred_batches: Batch sizes that it prefers; () takes the profiles' optimal ones.
+        queue_delay_us: Longest that a request waits for others, in microseconds.
+        version_policy: "deployed" serves the version placed last, alone, so that placing the next one never
+            changes what is served before its configuration is there; "latest:N" or "all" as in Triton.
+        parameters: Parameters of your own, in the configuration.
+        settings: Any other field of the configuration, as "path=value".
+        keep: Versions to keep: the new one and those before it.
+        threads: Threads of ONNX Runtime within an operator, under the python backend; 0 is its own choice.
+
+    Raises:
+        InputError: A value is out of its range.
+    """
+
+    backend: ServingBackend | None = None
+    max_batch: int | None = None
+    instances: int = 1
+    device: Device = "auto"
+    gpus: tuple[int, ...] = ()
+    profile_groups: ProfileGroups = "auto"
+    dynamic_batching: bool = True
+    preferred_batches: tuple[int, ...] = ()
+    queue_delay_us: int = 0
+    version_policy: str = "deployed"
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    settings: tuple[str, ...] = ()
+    keep: int = 2
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.backend is not None and self.backend not in _BACKENDS:
+            raise InputError(f"backend {self.backend!r} is unknown; choose tensorrt, onnxruntime or python")
+        if self.device not in ("auto", "cpu", "gpu"):
+            raise InputError(f"device {self.device!r} is unknown; choose auto, cpu or gpu")
+        if self.profile_groups not in ("auto", "each", "together"):
+            raise InputError(
+                f"profile groups {self.profile_groups!r} are unknown; choose auto, each or together"
+            )
+        for name, value, least in (
+            ("max_batch", self.max_batch, 0),
+            ("instances", self.instances, 1),
+            ("queue_delay_us", self.queue_delay_us, 0),
+            ("keep", self.keep, 1),
+            ("threads", self.threads, 0),
+            *(("preferred_batches", size, 1) for size in self.preferred_batches),
+            *(("gpus", number, 0) for number in self.gpus),
+        ):
+            if value is not None and not least <= value < 1 << 31:
+                raise InputError(f"{name} {value} is out of range; give {least} or more")
+        if self.device == "cpu" and self.gpus:
+            raise InputError("GPUs are named for a model that is to run on the CPU; leave one of the two out")
+        if not re.fullmatch(r"deployed|all|latest:[1-9][0-9]{0,5}", self.version_policy):
+            raise InputError(
+                f"version policy {self.version_policy!r} is unknown; write deployed, latest:N or all"
+            )
+        for key in self.parameters:
+            if not key or key.startswith("nm2trt."):
+                raise InputError(
+                    f"parameter {key!r} is not yours to set; names in nm2trt. are written by deploy"
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+def check_name(name: str) -> str:
+    """Return a model's name when it can be a folder and a part of an address everywhere.
+
+    Raises:
+        InputError: It has other characters than letters, digits, `_`, `.` and `-`, or does not start with one
+            of the first three kinds.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or len(name) > _MOST_NAME:
+        raise InputError(
+            f"{name!r} cannot be a model's name, which becomes a folder and part of an address: write at "
+            f"most {_MOST_NAME} letters, digits, '_', '.' and '-', the first a letter, digit or '_'"
+        )
+    return name

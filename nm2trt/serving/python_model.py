@@ -1,0 +1,114 @@
+"""A model of Triton's Python backend that runs what lies beside it; copied into each version's folder.
+
+It stands alone: `model.onnx` runs in ONNX Runtime on the CPU, and `model.rtx` in the TensorRT for RTX
+runtime, through the copy of nm2trt's own session in the folder `runtime`. nm2trt need not be installed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+__all__ = ["TritonPythonModel"]
+
+
+class TritonPythonModel:
+    """What the server makes one of for every instance."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open the model; the server loads nothing whose opening raises."""
+        import triton_python_backend_utils as pb_utils
+
+        self._pb = pb_utils
+        _refuse_broken_numpy(pb_utils)
+        config = json.loads(args["model_config"])
+        folder = Path(args["model_repository"], args["model_version"])
+        threads = int(config.get("parameters", {}).get("nm2trt.threads", {}).get("string_value", "0"))
+        self._run = _open(folder, threads)
+        self._batched = int(config.get("max_batch_size", 0)) > 0
+        self._inputs = [entry["name"] for entry in config["input"]]
+        self._outputs = [entry["name"] for entry in config["output"]]
+        # A scalar a sample travels as one element.
+        self._scalars = {e["name"] for e in (*config["input"], *config["output"]) if "reshape" in e}
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer requests; those of one shape run together, and each gets its own part back."""
+        responses: list[Any] = [None] * len(requests)
+        groups: dict[Any, list[tuple[int, dict[str, Any]]]] = {}
+        for index, request in enumerate(requests):
+            feeds = {name: self._input(request, name) for name in self._inputs}
+            key = tuple(feed.shape[1:] for feed in feeds.values()) if self._batched else index
+            groups.setdefault(key, []).append((index, feeds))
+        for group in groups.values():
+            try:
+                answers = self._run_group([feeds for _, feeds in group])
+            except Exception as error:
+                answers = None
+                problem = self._pb.TritonError(f"{type(error).__name__}: {error}")
+            for position, (index, _) in enumerate(group):
+                if answers is None:
+                    responses[index] = self._pb.InferenceResponse(error=problem)
+                else:
+                    responses[index] = self._response(requests[index], answers[position])
+        return responses
+
+    def _input(self, request: Any, name: str) -> Any:
+        array = self._pb.get_input_tensor_by_name(request, name).as_numpy()
+        return array.reshape(array.shape[:-1]) if name in self._scalars else array
+
+    def _run_group(self, group: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if len(group) == 1:
+            return [self._run(group[0])]
+        import numpy as np
+
+        sizes = [len(feeds[self._inputs[0]]) for feeds in group]
+        joined = {name: np.concatenate([feeds[name] for feeds in group]) for name in self._inputs}
+        outputs = self._run(joined)
+        answers, start = [], 0
+        for size in sizes:
+            answers.append({name: array[start : start + size] for name, array in outputs.items()})
+            start += size
+        return answers
+
+    def _response(self, request: Any, outputs: dict[str, Any]) -> Any:
+        wanted = set(request.requested_output_names())
+        tensors = []
+        for name in self._outputs:
+            if name in wanted:
+                array = outputs[name]
+                tensors.append(self._pb.Tensor(name, array[..., None] if name in self._scalars else array))
+        return self._pb.InferenceResponse(tensors)
+
+
+def _open(folder: Path, threads: int) -> Any:
+    """Return a function from feeds to outputs, both by name."""
+    model = folder / "model.onnx"
+    if model.is_file():
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        # Several instances on few cores: a thread that spins takes the core from one that works.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return lambda feeds: dict(zip(names, session.run(names, feeds)))  # noqa: B905 - as many by contract
+    sys.path.insert(0, str(folder / "runtime"))
+    from nm2trt.backends import trt_rtx
+
+    return trt_rtx.load().open(folder / "model.rtx").run
+
+
+def _refuse_broken_numpy(pb_utils: Any) -> None:
+    """Raise where the server's stub and numpy do not fit: wrong numbers would be served, without an error."""
+    import numpy as np
+
+    sent = np.arange(6, dtype=np.float32).reshape(2, 3)
+    back = pb_utils.Tensor("check", sent).as_numpy()
+    if back.shape != sent.shape or not (back == sent).all():
+        raise RuntimeError(
+            f"numpy {np.__version__} does not work with this server's Python backend, which would give wrong "
+            "outputs; install numpy<2 in the server's environment"
+        )
