@@ -2,7 +2,7 @@
 
 The public functions, in the order of the pipeline:
 
-    sparsify -> export -> verify -> build -> validate
+    sparsify -> export -> verify -> build -> validate -> deploy -> probe
 
 They are loaded on first use: importing nm2trt imports no torch, onnx or TensorRT.
 """
@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nm2trt.pipeline import (
         build,
+        deploy,
         export,
         fuse,
+        probe,
         prune,
         quantize,
         report,
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
 __all__ = [
     "__version__",
     "build",
+    "deploy",
     "export",
     "fuse",
+    "probe",
     "prune",
     "quantize",
     "report",

@@ -17,9 +17,12 @@ __all__ = [
     "atomic_path",
     "check_input",
     "check_output",
+    "is_alive",
     "one_writer",
+    "os_reason",
     "sha256_bytes",
     "sha256_file",
+    "sync_folder",
     "within",
     "write_atomic",
 ]
@@ -52,7 +55,7 @@ def check_input(path: str | os.PathLike[str], what: str) -> Path:
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} cannot be read: {_reason(error)}") from error
+        raise InputError(f"{path} cannot be read: {os_reason(error)}") from error
     return path
 
 
@@ -80,7 +83,7 @@ def check_output(path: str | os.PathLike[str]) -> Path:
     except (OSError, ValueError) as error:
         if isinstance(error, OutputError):
             raise
-        raise OutputError(f"{path} cannot be written: {_reason(error)}") from error
+        raise OutputError(f"{path} cannot be written: {os_reason(error)}") from error
     return path
 
 
@@ -102,9 +105,9 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
-        raise OutputError(f"{target} cannot be written: {_reason(error)}; nothing was changed") from error
+        raise OutputError(f"{target} cannot be written: {os_reason(error)}; nothing was changed") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -181,12 +184,13 @@ def _remove_stale(target: Path) -> None:
     with contextlib.suppress(OSError):
         for entry in os.scandir(target.parent):
             match = pattern.fullmatch(entry.name)
-            if match and not _alive(int(match[1])):
+            if match and not is_alive(int(match[1])):
                 with contextlib.suppress(OSError):
                     Path(entry.path).unlink()
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Tell whether a process is there, whoever it belongs to."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -196,7 +200,8 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's own entries to disk, so that a rename in it survives a crash."""
     # Some file systems refuse fsync on a folder; the rename itself has been done by then.
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -206,7 +211,8 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _reason(error: Exception) -> str:
+def os_reason(error: Exception) -> str:
+    """Return why a file could not be read or written, in words."""
     if isinstance(error, OSError):
         if error.errno == errno.ENOSPC:
             return "the disk is full"

@@ -32,7 +32,8 @@ def tritonserver(tmp_path_factory):
     Where none is installed, tests that ask for it are skipped; they fail where NM2TRT_REQUIRE_TRITON is set.
     """
     from nm2trt.errors import BackendMissingError
-    from nm2trt.serving.server import ServerOptions, start_server
+    from nm2trt.serving.options import ServerOptions
+    from nm2trt.serving.server import start_server
 
     pytest.importorskip("tritonclient")
     folder = tmp_path_factory.mktemp("triton")

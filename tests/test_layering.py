@@ -27,7 +27,12 @@ LEVEL = {unit: number for number, units in enumerate(LEVELS) for unit in units}
 LIBRARIES = {
     "torch": ["nm/torch_mask.py", "sparsity/", "exporter/"],
     "onnx": ["graph/", "exporter/"],
-    "onnxruntime": ["backends/ort.py", "graph/quantize.py", "calibration/ranges.py"],
+    "onnxruntime": [
+        "backends/ort.py",
+        "serving/python_model.py",
+        "graph/quantize.py",
+        "calibration/ranges.py",
+    ],
     "tensorrt_rtx": ["backends/trt_rtx.py"],
     "tensorrt": ["backends/trt.py"],
     "tritonclient": ["backends/_triton_server.py", "serving/model_config.py"],

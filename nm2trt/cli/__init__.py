@@ -31,6 +31,10 @@ COMMANDS = {
     "run": "run a recipe from weights to a probed deployment, skipping what is done",
     "init": "write a commented recipe for a model, which `nm2trt run` runs as it is",
     "report": "write what a run found as one page, as JSON, or as Markdown for a pull request",
+    "deploy": "place a model in a Triton model repository, as the version served next",
+    "probe": "check what a Triton server answers against ONNX Runtime, also under load",
+    "rollback": "serve the version of a model that was served before",
+    "serve": "start a tritonserver on a model repository",
     "info": "say what an engine or ONNX file is, and whether its manifest fits",
     "doctor": "say which backends, versions and GPUs are here, and what to install",
 }

@@ -36,7 +36,16 @@ from nm2trt.graph.model import Model, load
 from nm2trt.graph.tensors import DTYPE_NAMES, element_type, external_location
 from nm2trt.graph.wire import pieces
 
-__all__ = ["Rewrite", "all_tensors", "data_files", "embed", "refuse_data_file", "refuse_same_file", "save"]
+__all__ = [
+    "Rewrite",
+    "all_tensors",
+    "data_files",
+    "data_locations",
+    "embed",
+    "refuse_data_file",
+    "refuse_same_file",
+    "save",
+]
 
 # A protobuf message ends at 2 GiB; some room is left for everything that is no tensor.
 _MOST_INLINE_BYTES = (1 << 31) - (64 << 20)
@@ -236,10 +245,23 @@ def _write_model(model: Model, target: Path) -> None:
             ) from error
 
 
+def data_locations(model: Model) -> dict[str, Path]:
+    """Return the files of a model's external data, by the location that its tensors state.
+
+    Raises:
+        ModelError: A location is missing, or leaves the model's folder.
+    """
+    files = {}
+    for tensor in all_tensors(model.proto):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            path = external_location(tensor, model.root)[0]
+            files[next(entry.value for entry in tensor.external_data if entry.key == "location")] = path
+    return files
+
+
 def data_files(model: Model) -> set[Path]:
     """Return the files that hold the external data of a model."""
-    outside = (t for t in all_tensors(model.proto) if t.data_location == TensorProto.EXTERNAL)
-    return {external_location(tensor, model.root)[0] for tensor in outside}
+    return set(data_locations(model).values())
 
 
 def _free_name(target: Path) -> Path:

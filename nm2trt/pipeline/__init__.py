@@ -1,6 +1,6 @@
 """The functions behind the public names; the only module that knows the whole order.
 
-    sparsify -> export -> (fuse, prune) -> verify -> build -> validate
+    sparsify -> export -> (fuse, prune) -> verify -> build -> validate -> deploy -> probe
 
 Stages do not import one another: here they are called in turn, and hand over files and values.
 """
@@ -8,6 +8,15 @@ Stages do not import one another: here they are called in turn, and hand over fi
 from __future__ import annotations
 
 from nm2trt.pipeline.checks import validate
+from nm2trt.pipeline.deployments import (
+    DeployOptions,
+    ProbeOptions,
+    ServerOptions,
+    deploy,
+    probe,
+    rollback,
+    serve,
+)
 from nm2trt.pipeline.engines import build, build_options, doctor, engine_suffix
 from nm2trt.pipeline.models import data_files, fuse, info, prune, verify
 from nm2trt.pipeline.precisions import quantize
@@ -23,12 +32,16 @@ from nm2trt.pipeline.training import (
 )
 
 __all__ = [
+    "DeployOptions",
+    "ProbeOptions",
     "ReportResult",
+    "ServerOptions",
     "SparsifyResult",
     "build",
     "build_options",
     "calibration_samples",
     "data_files",
+    "deploy",
     "doctor",
     "engine_suffix",
     "export",
@@ -36,9 +49,12 @@ __all__ = [
     "fuse",
     "info",
     "open_session",
+    "probe",
     "prune",
     "quantize",
     "report",
+    "rollback",
+    "serve",
     "sparsify",
     "sparsify_file",
     "validate",

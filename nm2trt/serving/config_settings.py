@@ -50,9 +50,13 @@ def apply_setting(config: Any, text: str) -> None:
         )
     if steps[0] in _OURS:
         raise InputError(f"{steps[0]!r} follows from what is deployed and is not set by hand ({text!r})")
-    message = config
+    # On a copy: a path that fails half-way has made the messages on its way.
+    changed = type(config)()
+    changed.CopyFrom(config)
+    message = changed
     while steps:
         message = _descend(message, steps, value.strip(), text)
+    config.CopyFrom(changed)
 
 
 def _descend(message: Any, steps: list[str], value: str, text: str) -> Any:

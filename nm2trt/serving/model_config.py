@@ -25,7 +25,7 @@ __all__ = [
     "build_config",
     "choose_backend",
     "from_text",
-    "parameter",
+    "parameter_of",
     "serve_only",
     "served_differences",
     "to_text",
@@ -146,9 +146,9 @@ def serve_only(config: Any, version: int) -> None:
     _set_policy(config, "deployed", version)
 
 
-def parameter(config: Any, key: str) -> str:
-    """Return a parameter's text, or ""."""
-    return str(config.parameters[key].string_value) if key in config.parameters else ""
+def parameter_of(config: Mapping[str, Any], key: str) -> str:
+    """Return the text of a parameter in a server's JSON of a configuration, or ""."""
+    return str(config.get("parameters", {}).get(key, {}).get("string_value", ""))
 
 
 def served_differences(deployed: Any, served: Mapping[str, Any]) -> list[str]:

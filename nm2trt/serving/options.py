@@ -1,19 +1,30 @@
-"""How a model is to be served, as a value."""
+"""How a model is to be served, how a server is started, and how a served model is probed: as values."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from nm2trt.errors import InputError
 
-__all__ = ["DeployOptions", "Device", "ProfileGroups", "ServingBackend", "check_name"]
+__all__ = [
+    "Control",
+    "DeployOptions",
+    "Device",
+    "ProbeOptions",
+    "ProfileGroups",
+    "ServerOptions",
+    "ServingBackend",
+    "check_name",
+]
 
 ServingBackend = Literal["tensorrt", "onnxruntime", "python"]
 Device = Literal["auto", "cpu", "gpu"]
 ProfileGroups = Literal["auto", "each", "together"]
+Control = Literal["explicit", "none", "poll"]
 
 _BACKENDS = ("tensorrt", "onnxruntime", "python")
 _MOST_NAME = 200
@@ -98,6 +109,84 @@ class DeployOptions:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How a server is started.
+
+    Args:
+        host: Address that it listens on.
+        http_port: Port of HTTP; 0 takes a free one.
+        grpc_port: Port of gRPC; likewise.
+        metrics_port: Port of the metrics; likewise.
+        control: "explicit" loads and reloads models on request; "none" loads all at the start; "poll"
+            follows the repository's files.
+        load: Models to load at the start under "explicit"; "*" is all of them.
+        ready_timeout_s: Longest wait until it is ready.
+        exit_timeout_s: Longest wait for requests in flight when it stops.
+        log: File of the server's log; None leaves it on stderr.
+
+    Raises:
+        InputError: A port is out of range, or two are the same.
+    """
+
+    host: str = "127.0.0.1"
+    http_port: int = 0
+    grpc_port: int = 0
+    metrics_port: int = 0
+    control: Control = "explicit"
+    load: tuple[str, ...] = ("*",)
+    ready_timeout_s: float = 60.0
+    exit_timeout_s: int = 10
+    log: Path | None = None
+
+    def __post_init__(self) -> None:
+        ports = (self.http_port, self.grpc_port, self.metrics_port)
+        for port in ports:
+            if not 0 <= port <= 65535:
+                raise InputError(f"{port} is no port; choose one from 1 to 65535, or 0 for a free one")
+        chosen = [port for port in ports if port]
+        if len(set(chosen)) != len(chosen):
+            raise InputError(
+                f"the ports {', '.join(map(str, ports))} name one twice; HTTP, gRPC and metrics differ"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeOptions:
+    """How a served model is probed.
+
+    Args:
+        batches: Batch sizes whose outputs are compared; () takes 1, odd sizes and the largest.
+        concurrency: Clients at a time, one round each; () leaves rounds and latency out.
+        requests: Requests of a round.
+        precision: Lowest type that the served model computes in, e.g. "float16" for an engine of a float32
+            model; None takes the outputs' own type. It sets the tolerance.
+        seed: Seed of the random samples.
+        timeout_s: Longest wait for an answer.
+
+    Raises:
+        InputError: A number is out of its range.
+    """
+
+    batches: tuple[int, ...] = ()
+    concurrency: tuple[int, ...] = (1, 4, 16)
+    requests: int = 200
+    precision: str | None = None
+    seed: int = 0
+    timeout_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name, values in (
+            ("batches", self.batches),
+            ("concurrency", self.concurrency),
+            ("requests", (self.requests,)),
+        ):
+            if any(not 1 <= value <= 1_000_000 for value in values):
+                raise InputError(f"{name} {', '.join(map(str, values))} is out of range; give 1 or more")
+        if not 0 < self.timeout_s < 86_400:
+            raise InputError(f"a wait of {self.timeout_s:g} s is out of range; give more than 0")
 
 
 def check_name(name: str) -> str:

@@ -14,14 +14,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
 
 from nm2trt.errors import BackendError, InputError
 from nm2trt.serving.installation import Installation, find_server
+from nm2trt.serving.options import ServerOptions
 
-__all__ = ["Control", "RunningServer", "ServerOptions", "start_server"]
-
-Control = Literal["explicit", "none", "poll"]
+__all__ = ["RunningServer", "start_server"]
 
 _ATTEMPTS = 3
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps shared memory, not a temporary file
@@ -32,48 +30,6 @@ _LAUNCHER = (
     "if os.getppid() != int(sys.argv[1]): sys.exit(1)\n"
     "os.execv(sys.argv[2], sys.argv[2:])\n"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ServerOptions:
-    """How a server is started.
-
-    Args:
-        host: Address that it listens on.
-        http_port: Port of HTTP; 0 takes a free one.
-        grpc_port: Port of gRPC; likewise.
-        metrics_port: Port of the metrics; likewise.
-        control: "explicit" loads and reloads models on request; "none" loads all at the start; "poll"
-            follows the repository's files.
-        load: Models to load at the start under "explicit"; "*" is all of them.
-        ready_timeout_s: Longest wait until it is ready.
-        exit_timeout_s: Longest wait for requests in flight when it stops.
-        log: File of the server's log; None leaves it on stderr.
-
-    Raises:
-        InputError: A port is out of range, or two are the same.
-    """
-
-    host: str = "127.0.0.1"
-    http_port: int = 0
-    grpc_port: int = 0
-    metrics_port: int = 0
-    control: Control = "explicit"
-    load: tuple[str, ...] = ("*",)
-    ready_timeout_s: float = 60.0
-    exit_timeout_s: int = 10
-    log: Path | None = None
-
-    def __post_init__(self) -> None:
-        ports = (self.http_port, self.grpc_port, self.metrics_port)
-        for port in ports:
-            if not 0 <= port <= 65535:
-                raise InputError(f"{port} is no port; choose one from 1 to 65535, or 0 for a free one")
-        chosen = [port for port in ports if port]
-        if len(set(chosen)) != len(chosen):
-            raise InputError(
-                f"the ports {', '.join(map(str, ports))} name one twice; HTTP, gRPC and metrics differ"
-            )
 
 
 @dataclass(slots=True)
@@ -195,6 +151,8 @@ def _launch(found: Installation, repository: Path, options: ServerOptions) -> tu
         # What nm2trt writes is complete; completing it would start every Python model twice.
         "--disable-auto-complete-config",
         "--exit-on-error=false",
+        # Strict readiness is denied while an old version unloads; a balancer would then send nobody.
+        "--strict-readiness=false",
         f"--exit-timeout-secs={options.exit_timeout_s}",
         f"--http-address={options.host}",
         f"--http-port={http_port}",

@@ -1,0 +1,276 @@
+"""A model repository, a server on it, and whether what it serves is right."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nm2trt.errors import InputError, Nm2trtError
+from nm2trt.serving.options import DeployOptions, ProbeOptions, ServerOptions
+
+if TYPE_CHECKING:
+    from nm2trt.serving.artefact import Artefact
+    from nm2trt.serving.probe_report import ProbeReport
+    from nm2trt.serving.repository import Deployment, Rollback
+    from nm2trt.serving.server import RunningServer
+
+__all__ = ["DeployOptions", "ProbeOptions", "ServerOptions", "deploy", "probe", "rollback", "serve"]
+
+
+def deploy(
+    artefact: str | os.PathLike[str],
+    repository: str | os.PathLike[str],
+    name: str,
+    options: DeployOptions | None = None,
+    *,
+    sample: str | os.PathLike[str] | None = None,
+    labels: Sequence[str | os.PathLike[str]] = (),
+    url: str = "",
+    triton_release: str = "",
+    server_tensorrt: str = "",
+    gpus: Sequence[str] = (),
+    canary: str = "",
+    reference: str | os.PathLike[str] | None = None,
+    probe_options: ProbeOptions | None = None,
+) -> Deployment:
+    """Place an engine or ONNX model in a Triton model repository, as the version that is served next.
+
+    Args:
+        artefact: A TensorRT plan, a TensorRT for RTX plan, or an ONNX model.
+        repository: The repository; made where its parent folder is there.
+        name: The model's name there.
+        options: How it is to be served; None takes what follows from the model.
+        sample: An `.npz` with a real sample by input name, for the warm-up.
+        labels: Text files of class names, one a line: FILE for the only output, or OUTPUT=FILE.
+        url: A server, asked for its version, which a plan's TensorRT and targets must fit.
+        triton_release: Release or image tag of the server, stated instead of asked for.
+        server_tensorrt: TensorRT of the server, likewise.
+        gpus: Compute capabilities of the server's GPUs, likewise.
+        canary: A server that reads this repository under explicit model control: the version is loaded and
+            probed there, and rolled back where it fails.
+        reference: ONNX model that the canary is compared with; an ONNX artefact itself by default.
+        probe_options: How the canary is probed.
+
+    Raises:
+        InputError: The artefact, name, an option, the sample or the labels are wrong.
+        OutputError: The repository cannot be written; what is served is unchanged.
+        BackendError: A plan does not fit the server; or the canary does not load, and was rolled back.
+        DifferenceError: The canary answers wrongly, and was rolled back.
+        ServerError: A server cannot be reached.
+    """
+    from nm2trt.serving import releases
+    from nm2trt.serving.repository import place
+
+    described = _artefact(Path(artefact))
+    if canary and reference is None and described.kind != "onnx":
+        raise InputError("the canary of an engine is compared with its ONNX model; give it with --reference")
+    fit_notes = releases.check_fit(
+        described,
+        release=triton_release,
+        tensorrt=server_tensorrt,
+        server_version=_server_version(url or canary),
+        gpus=gpus,
+    )
+    placed = place(
+        described,
+        repository,
+        name,
+        options,
+        sample=None if sample is None else _samples(sample, described),
+        labels=_labels(labels, described),
+    )
+    if canary:
+        _watch_canary(placed, canary, Path(reference or described.path), probe_options)
+    return _with_notes(placed, fit_notes)
+
+
+def rollback(
+    repository: str | os.PathLike[str], name: str, *, to: int | None = None, url: str = ""
+) -> Rollback:
+    """Serve the version before the one that is served, under the configuration that it had.
+
+    Args:
+        repository: The repository.
+        name: The model.
+        to: Another version that is kept there.
+        url: A server that reads this repository under explicit model control, told to load it.
+
+    Raises:
+        InputError: There is no such model or version.
+        OutputError: The repository cannot be written; what is served is unchanged.
+        BackendError: The server refuses to load it.
+        ServerError: The server cannot be reached.
+    """
+    from nm2trt.serving.repository import roll_back
+
+    done = roll_back(repository, name, to=to)
+    if url:
+        from nm2trt.backends.triton import TritonServer
+
+        with TritonServer(url) as server:
+            server.load(name)
+    return done
+
+
+def probe(
+    url: str,
+    name: str,
+    reference: str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    repository: str | os.PathLike[str] | None = None,
+    options: ProbeOptions | None = None,
+) -> ProbeReport:
+    """Check a served model against ONNX Runtime: outputs batch by batch and under concurrency, and latency.
+
+    Args:
+        url: The server, e.g. "localhost:8000" or "grpc://localhost:8001".
+        name: The model.
+        reference: The ONNX model that it should answer like.
+        data: An `.npz` with real samples by input name; random ones by default.
+        repository: The repository that it was deployed to: its configuration is compared with the server's.
+        options: Batches, concurrency and tolerance.
+
+    Raises:
+        InputError: The reference, the data or the address is wrong.
+        DifferenceError: `report.require_passed()` raises it; the report itself only says so.
+        BackendError: The model is not loaded, or refuses requests.
+        ServerError: The server cannot be reached.
+    """
+    from nm2trt.serving.probe import probe_model
+    from nm2trt.serving.repository import served_config
+
+    described = _artefact(Path(reference))
+    if described.kind != "onnx":
+        raise InputError(f"{reference} is an engine; the reference is the ONNX model that it was built from")
+    config = None if repository is None else served_config(repository, name)
+    samples = None if data is None else _samples(data, described)
+    return probe_model(url, name, described, samples=samples, config=config, options=options)
+
+
+def serve(repository: str | os.PathLike[str], options: ServerOptions | None = None) -> RunningServer:
+    """Start a tritonserver on a repository and wait until it is ready; stop it, or use it in a `with`.
+
+    Args:
+        repository: The repository.
+        options: Ports, model control, log; None takes free ports and loads every model.
+
+    Raises:
+        InputError: The repository is no folder, or a port is wrong.
+        BackendMissingError: No tritonserver is installed.
+        BackendError: The server does not start.
+    """
+    from nm2trt.serving.server import start_server
+
+    return start_server(repository, options)
+
+
+def _artefact(path: Path) -> Artefact:
+    from nm2trt.engine.inspection import is_engine
+    from nm2trt.manifest import read_manifest
+    from nm2trt.serving.artefact import Artefact, engine_artefact
+
+    if is_engine(path) or read_manifest(path).status == "fits":
+        return engine_artefact(path)
+    from nm2trt.backends.protocol import TensorSpec
+    from nm2trt.graph.describe import describe_model
+    from nm2trt.graph.model import load
+    from nm2trt.graph.save import data_locations
+
+    described = describe_model(path)
+    for tensor in (*described.inputs, *described.outputs):
+        if not tensor.dtype or tensor.shape is None:
+            raise InputError(
+                f"{tensor.name!r} of {path} is no tensor of a known type and rank, which a server needs"
+            )
+    plan, model = described.plan, load(path, leave_weights=True)
+    return Artefact(
+        path=path,
+        kind="onnx",
+        inputs=tuple(TensorSpec(t.name, t.dtype, t.shape or ()) for t in described.inputs),
+        outputs=tuple(TensorSpec(t.name, t.dtype, t.shape or ()) for t in described.outputs),
+        mask_sha256=described.mask_sha256,
+        pattern="" if plan is None else ",".join(sorted({str(entry.pattern) for entry in plan.sparse})),
+        data_files={place: file for place, file in data_locations(model).items() if file != path.resolve()},
+    )
+
+
+def _samples(path: str | os.PathLike[str], artefact: Artefact) -> dict[str, Any]:
+    from nm2trt.calibration.sources import read_arrays
+
+    reader = read_arrays(Path(path), None, artefact.inputs[0].name)
+    return dict(reader.take(range(reader.length)))
+
+
+def _labels(texts: Sequence[str | os.PathLike[str]], artefact: Artefact) -> dict[str, list[str]]:
+    from nm2trt.files import check_input
+
+    labels = {}
+    for text in texts:
+        output, equals, file = os.fspath(text).partition("=")
+        if not equals:
+            if len(artefact.outputs) != 1:
+                raise InputError(
+                    f"the model has {len(artefact.outputs)} outputs; write OUTPUT={text} for the labels"
+                )
+            output, file = artefact.outputs[0].name, os.fspath(text)
+        try:
+            labels[output] = check_input(file, "a text").read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{file} is no UTF-8 text; write one class name a line") from error
+    return labels
+
+
+def _server_version(url: str) -> str:
+    if not url:
+        return ""
+    from nm2trt.backends.triton import TritonServer
+
+    with TritonServer(url) as server:
+        return str(server.metadata().get("version", ""))
+
+
+def _watch_canary(placed: Deployment, url: str, reference: Path, options: ProbeOptions | None) -> None:
+    """Load and probe a version that was just placed; go back, and load what was there, where it fails."""
+    from nm2trt.backends.triton import TritonServer
+
+    try:
+        with TritonServer(url) as server:
+            server.load(placed.name)
+        report = probe(url, placed.name, reference, repository=placed.repository, options=options)
+        report.require_passed()
+    except BaseException as error:
+        told = _go_back(placed, url)
+        if isinstance(error, Nm2trtError):
+            raise type(error)(f"{error}; {told}") from error
+        raise
+
+
+def _go_back(placed: Deployment, url: str) -> str:
+    """Undo a placement, on disk and in the server; return what is served now, in words."""
+    from nm2trt.backends.triton import TritonServer
+    from nm2trt.serving.repository import remove, roll_back
+
+    if placed.previous is None:
+        remove(placed.repository, placed.name)
+        now = f"version {placed.version} was the first and was removed"
+    else:
+        roll_back(placed.repository, placed.name, to=placed.previous)
+        now = f"rolled back to version {placed.previous}"
+    try:
+        with TritonServer(url) as server:
+            if placed.previous is None:
+                server.unload(placed.name)
+            else:
+                server.load(placed.name)
+    except Nm2trtError as error:
+        return f"{now} in the repository, but the server was not told: {error}"
+    return now
+
+
+def _with_notes(placed: Deployment, notes: list[str]) -> Deployment:
+    from dataclasses import replace
+
+    return replace(placed, notes=(*placed.notes, *notes))

@@ -1,0 +1,80 @@
+"""Which versions a model has, which one is served, and which were before it: read from the folder alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from nm2trt.errors import InputError
+from nm2trt.serving.model_config import from_text
+from nm2trt.serving.staging import is_real_folder
+
+__all__ = ["CONFIG", "RECORD", "SCHEMA", "history", "model_names", "numbers", "read_record"]
+
+CONFIG = "config.pbtxt"
+RECORD = "deployment.json"
+SCHEMA = 1
+
+
+def history(model: Path) -> list[int]:
+    """Return the version that is served, then the one before it, and so on; [] where there is no model.
+
+    Raises:
+        InputError: The folder is not one that nm2trt placed.
+    """
+    if not is_real_folder(model):
+        return []
+    config = model / CONFIG
+    if config.is_symlink() or not config.is_file():
+        raise InputError(
+            f"{model} was not placed by nm2trt deploy: it has no {CONFIG} of its own; choose another name"
+        )
+    policy = from_text(config.read_text(encoding="utf-8", errors="replace"), str(config)).version_policy
+    ours = [number for number in numbers(model) if read_record(model / str(number))]
+    named = [number for number in policy.specific.versions if number in ours]
+    if not ours or (policy.HasField("specific") and not named):
+        raise InputError(
+            f"{model} was not placed by nm2trt deploy: what it serves has no {RECORD}; choose another name"
+        )
+    served: list[int] = []
+    version: int | None = max(named or ours)
+    while version is not None and version not in served:
+        record = read_record(model / str(version))
+        if record is None:
+            break
+        served.append(version)
+        version = record["previous"]
+    return served
+
+
+def numbers(model: Path) -> list[int]:
+    """Return the numbers that are taken, by whatever it is."""
+    try:
+        return sorted(
+            int(entry.name) for entry in os.scandir(model) if entry.name.isascii() and entry.name.isdigit()
+        )
+    except FileNotFoundError:
+        return []
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return a version's record, or None where nm2trt did not place it."""
+    try:
+        if folder.is_symlink():
+            return None
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        if record["schema"] != SCHEMA or not isinstance(record["config"], str):
+            return None
+        if not isinstance(record["previous"], int | None) or not isinstance(record["files"], list):
+            return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return dict(record)
+
+
+def model_names(root: Path) -> str:
+    """Return the names of the models in a repository, for messages."""
+    names = sorted(entry.name for entry in os.scandir(root) if (root / entry.name / CONFIG).is_file())
+    return ", ".join(names) or "none"

@@ -1,0 +1,240 @@
+"""Is what a server answers right: batch by batch, and while many ask at once; and how fast is it.
+
+Under concurrency every request carries samples of its own and is checked against their own answers, so that
+a batch whose answers are handed to the wrong clients shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nm2trt.backends.ort import open_onnx
+from nm2trt.backends.triton import TritonServer, TritonSession, open_triton
+from nm2trt.compare import OutputDifference, compare_outputs, require_close
+from nm2trt.errors import BackendError, DataError, DifferenceError
+from nm2trt.serving.artefact import Artefact
+from nm2trt.serving.load import LoadLevel, run_level
+from nm2trt.serving.model_config import parameter_of, served_differences
+from nm2trt.serving.options import ProbeOptions
+from nm2trt.serving.probe_report import BatchCheck, LoadCheck, ProbeReport, counted
+from nm2trt.serving.samples import fit_samples, random_samples
+
+__all__ = ["probe_model"]
+
+Array = npt.NDArray[Any]
+
+# Enough for every client to send something that no other client sends at the time.
+_POOL = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """Samples and what the reference answers to each."""
+
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+    count: int
+
+
+def probe_model(
+    url: str,
+    name: str,
+    reference: Artefact,
+    *,
+    samples: Mapping[str, Array] | None = None,
+    config: Any = None,
+    options: ProbeOptions | None = None,
+) -> ProbeReport:
+    """Probe a served model.
+
+    Args:
+        url: The server; `grpc://` in front speaks gRPC.
+        name: The model.
+        reference: The ONNX model.
+        samples: Real samples by input name; random ones by default.
+        config: The ModelConfig that was deployed, to compare the server's with.
+        options: How.
+
+    Raises:
+        InputError: The address is wrong.
+        DataError: The samples do not fit the reference.
+        DifferenceError: The served inputs or outputs are others than the reference's.
+        BackendError: The model is not loaded, or refuses a request.
+        ServerError: The server cannot be reached.
+    """
+    options = options or ProbeOptions()
+    with TritonServer(url, timeout_s=options.timeout_s) as server:
+        # Not the server's own readiness, which it denies while it unloads any version of any model.
+        if not server.is_model_ready(name):
+            raise BackendError(
+                f"the server at {server.address.host} has no model {name!r} loaded; see its log"
+            )
+        metadata, loaded = server.metadata(), server.model_metadata(name)
+        served = server.model_config(name)
+        notes: list[str] = []
+        before = server.statistics(name)
+        with open_triton(server.address, name, timeout_s=options.timeout_s) as session:
+            _require_same_tensors(session, reference)
+            known = _answers(reference, samples, session, options)
+            batches = tuple(
+                _check_batch(session, known, batch, options) for batch in _sizes(session, options)
+            )
+        loads: tuple[LoadCheck, ...] = ()
+        if options.concurrency:
+            alike = _alike(known)
+            if alike:
+                notes.append(
+                    f"{alike} of {known.count} samples have the answer of another: a mix-up of them hides"
+                )
+            loads = tuple(
+                _check_load(server, name, known, clients, options) for clients in options.concurrency
+            )
+        statistics = counted(before, server.statistics(name))
+    changes = [] if config is None else served_differences(config, served)
+    lineage, sentence = _lineage(parameter_of(served, "nm2trt.mask_sha256"), reference.mask_sha256)
+    notes += [*([sentence] if sentence else []), *(f"configuration: {change}" for change in changes)]
+    return ProbeReport(
+        url=str(server.address),
+        name=name,
+        server=f"{metadata.get('name')} {metadata.get('version')}",
+        versions=tuple(map(str, loaded.get("versions", []))),
+        reference=str(reference.path),
+        config="not compared" if config is None else "other" if changes else "same",
+        lineage=lineage,
+        notes=tuple(notes),
+        batches=batches,
+        loads=loads,
+        statistics=statistics,
+    )
+
+
+def _require_same_tensors(session: TritonSession, reference: Artefact) -> None:
+    for what, served, wanted in (
+        ("input", session.inputs, reference.inputs),
+        ("output", session.outputs, reference.outputs),
+    ):
+        theirs, ours = ({spec.name: spec.dtype for spec in specs} for specs in (served, wanted))
+        if theirs != ours:
+            raise DifferenceError(
+                f"the served model's {what}s are {theirs}, those of {reference.path} {ours}"
+            )
+
+
+def _answers(
+    reference: Artefact, samples: Mapping[str, Array] | None, session: TritonSession, options: ProbeOptions
+) -> _Reference:
+    """Run the reference on every sample; a fixed batch is one sample of its own here."""
+    fixed = _fixed_batch(session)
+    count = max(_POOL, *_sizes(session, options)) if fixed is None else _POOL * fixed
+    if samples is None:
+        inputs = random_samples(reference.inputs, count, seed=options.seed)
+    else:
+        given = fit_samples(reference.inputs, samples, "the data")
+        # Repeated where there are fewer than the largest batch holds.
+        picked = np.arange(max(count, 1)) % len(next(iter(given.values())))
+        inputs = {name: array[picked] for name, array in given.items()}
+    parts: dict[str, list[Array]] = {}
+    with open_onnx(reference.path) as runtime:
+        step = fixed or 1
+        for start in range(0, count, step):
+            outputs = runtime.run({name: array[start : start + step] for name, array in inputs.items()})
+            for name, array in outputs.items():
+                if array.ndim == 0 or len(array) != step:
+                    raise DataError(
+                        f"output {name!r} of {reference.path} has shape {array.shape} for a batch of {step}: "
+                        "only models whose outputs have the batch first can be probed"
+                    )
+                parts.setdefault(name, []).append(array)
+    return _Reference(inputs, {name: np.concatenate(arrays) for name, arrays in parts.items()}, count)
+
+
+def _fixed_batch(session: TritonSession) -> int | None:
+    sizes = [spec.shape[0] for spec in session.inputs if spec.shape]
+    return next((size for size in sizes if isinstance(size, int)), None)
+
+
+def _sizes(session: TritonSession, options: ProbeOptions) -> list[int]:
+    fixed, most = _fixed_batch(session), session.max_batch
+    if fixed is not None:
+        return [fixed]
+    if options.batches:
+        return list(options.batches)
+    if not most:
+        return [1, 3]
+    return sorted({size for size in (1, 3, most // 2 | 1, most - 1, most) if 1 <= size <= most})
+
+
+def _check_batch(session: TritonSession, known: _Reference, batch: int, options: ProbeOptions) -> BatchCheck:
+    picked = np.arange(batch)
+    answer = session.run({name: np.ascontiguousarray(array[picked]) for name, array in known.inputs.items()})
+    return BatchCheck(batch, *_compared(answer, known, picked, options))
+
+
+def _compared(
+    answer: Mapping[str, Array], known: _Reference, picked: Array, options: ProbeOptions
+) -> tuple[tuple[OutputDifference, ...], str]:
+    differences: list[OutputDifference] = []
+    try:
+        differences = compare_outputs(answer, {name: array[picked] for name, array in known.outputs.items()})
+        require_close(differences, dtype=options.precision, what="served")
+    except DifferenceError as error:
+        return tuple(differences), str(error)
+    return tuple(differences), ""
+
+
+def _alike(known: _Reference) -> int:
+    """Count the samples whose answer is that of another within a thousandth of the largest value."""
+    rows = np.concatenate(
+        [array.reshape(known.count, -1).astype(np.float64) for array in known.outputs.values()], axis=1
+    )[:_POOL]
+    scale = float(np.abs(rows).max(initial=0.0)) or 1.0
+    gaps = np.abs(rows[:, None] - rows[None]).max(axis=2)
+    np.fill_diagonal(gaps, np.inf)
+    return int((gaps.min(axis=1) < 1e-3 * scale).sum())
+
+
+def _check_load(
+    server: TritonServer, name: str, known: _Reference, clients: int, options: ProbeOptions
+) -> LoadCheck:
+    wrong, problem = 0, ""
+
+    def check(answer: Mapping[str, Array], picked: Array) -> None:
+        nonlocal wrong, problem
+        found = _compared(answer, known, picked, options)[1]
+        wrong += bool(found)
+        problem = problem or found
+
+    level: LoadLevel = run_level(
+        lambda: open_triton(server.address, name, timeout_s=options.timeout_s),
+        known.inputs,
+        clients=clients,
+        requests=max(options.requests, clients),
+        check=check,
+        seed=options.seed,
+    )
+    return LoadCheck(
+        concurrency=clients,
+        requests=level.requests,
+        samples=level.samples,
+        wrong=wrong,
+        problem=problem,
+        latency=level.latency,
+        requests_per_s=level.requests_per_s,
+    )
+
+
+def _lineage(served: str, reference: str) -> tuple[str, str]:
+    if not served or not reference:
+        whose = "the served model" if not served else "the reference"
+        return "unknown", f"{whose} carries no mask hash, so whether they are of one lineage is not known"
+    if served == reference:
+        return "same", ""
+    return "other", (
+        f"the served model has other masks ({served[:12]}) than the reference ({reference[:12]}): another "
+        "lineage; outputs are compared all the same"
+    )

@@ -1,0 +1,143 @@
+"""What a probe of a served model found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nm2trt.compare import OutputDifference
+from nm2trt.errors import DifferenceError
+from nm2trt.measure import Latency
+
+__all__ = ["BatchCheck", "LoadCheck", "ProbeReport", "counted"]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCheck:
+    """The outputs of one request.
+
+    Args:
+        batch: Samples in it.
+        differences: One an output.
+        problem: What is wrong, or "".
+    """
+
+    batch: int
+    differences: tuple[OutputDifference, ...]
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadCheck:
+    """One round of requests from several clients at a time.
+
+    Args:
+        concurrency: Clients.
+        requests: Requests that were answered.
+        samples: Samples in them.
+        wrong: Requests whose answer was not that of their own samples.
+        problem: What is wrong with the first of them, or "".
+        latency: From sending to the answer.
+        requests_per_s: Throughput.
+    """
+
+    concurrency: int
+    requests: int
+    samples: int
+    wrong: int
+    problem: str
+    latency: Latency
+    requests_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReport:
+    """What a probe found.
+
+    Args:
+        url: The server.
+        name: The model.
+        server: Name and version of the server.
+        versions: Versions of the model that are loaded.
+        reference: The ONNX model.
+        config: Whether the configuration is the deployed one: "same", "other" or "not compared".
+        lineage: Whether the masks are the reference's: "same", "other" or "unknown".
+        notes: One sentence each.
+        batches: Outputs by batch size.
+        loads: Rounds by concurrency.
+        statistics: What the server counted meanwhile.
+    """
+
+    url: str
+    name: str
+    server: str
+    versions: tuple[str, ...]
+    reference: str
+    config: str
+    lineage: str
+    notes: tuple[str, ...]
+    batches: tuple[BatchCheck, ...]
+    loads: tuple[LoadCheck, ...]
+    statistics: Mapping[str, Any]
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong, one sentence each; () when the probe passed."""
+        found = [f"batch {check.batch}: {check.problem}" for check in self.batches if check.problem]
+        found += [
+            f"{check.wrong} of {check.requests} answers to {check.concurrency} clients are wrong, the first: "
+            f"{check.problem}"
+            for check in self.loads
+            if check.wrong
+        ]
+        if self.config == "other":
+            found.append("the server's configuration is not the deployed one: load the model again")
+        return tuple(found)
+
+    def require_passed(self) -> None:
+        """Raise when something is wrong.
+
+        Raises:
+            DifferenceError: Outputs or configuration differ.
+        """
+        if self.problems:
+            more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
+            raise DifferenceError(
+                f"{self.name} at {self.url} is not what {self.reference} is: {self.problems[0]}{more}"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {**asdict(self), "passed": not self.problems, "problems": list(self.problems)}
+
+
+def counted(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what a server counted between two looks, over all versions of the model."""
+
+    def total(rows: list[dict[str, Any]], *keys: str) -> int:
+        values: list[Any] = list(rows)
+        for key in keys:
+            values = [value.get(key, {}) for value in values]
+        return sum(int(value) for value in values if not isinstance(value, dict))
+
+    def grown(*keys: str) -> int:
+        return total(after, *keys) - total(before, *keys)
+
+    batches: dict[str, int] = {}
+    for rows, sign in ((after, 1), (before, -1)):
+        for row in rows:
+            for item in row.get("batch_stats", []):
+                size = str(item.get("batch_size"))
+                batches[size] = batches.get(size, 0) + sign * int(
+                    item.get("compute_infer", {}).get("count", 0)
+                )
+    executions = grown("execution_count")
+    return {
+        "inferences": grown("inference_count"),
+        "executions": executions,
+        "failures": grown("inference_stats", "fail", "count"),
+        "queue_ms": grown("inference_stats", "queue", "ns") / 1e6,
+        "compute_ms": grown("inference_stats", "compute_infer", "ns") / 1e6,
+        "executions_by_batch": {size: count for size, count in batches.items() if count},
+    }

@@ -1,0 +1,276 @@
+"""Triton's model repository: a version placed whole, switched to in one step, kept, and gone back to.
+
+    models/resnet/config.pbtxt       what is served: replaced in one rename
+    models/resnet/2/model.plan       a version: built aside, flushed, moved into place
+    models/resnet/2/deployment.json  what it is, the configuration it was placed with, the version before it
+    models/resnet/warmup/            samples and label files carry their hash in their name and never change
+
+The configuration names the one version that it serves. A new version is therefore seen by nobody until its
+configuration is there, and at every instant, after a kill at any point too, the repository loads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from nm2trt.errors import InputError
+from nm2trt.files import one_writer, os_reason, sync_folder, write_atomic
+from nm2trt.serving.artefact import Artefact
+from nm2trt.serving.history import CONFIG, RECORD, history, model_names, numbers, read_record
+from nm2trt.serving.model_config import choose_backend, from_text, serve_only, to_text
+from nm2trt.serving.options import DeployOptions, check_name
+from nm2trt.serving.staging import clear_stale, move_away, staged, told, write_file
+from nm2trt.serving.version_folder import WARMUP, BesideFiles, beside_files, fill_version, write_beside
+
+__all__ = ["Deployment", "Rollback", "place", "remove", "roll_back", "served_config"]
+
+_HASH = "[0-9a-f]" * 16
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A version that was placed.
+
+    Args:
+        repository: The repository.
+        name: The model.
+        version: The version.
+        previous: The version that was served before, or None.
+        backend: Triton's backend.
+        artefact: The file that was deployed.
+        artefact_sha256: Hash of its bytes.
+        config: The configuration, as text.
+        notes: What was chosen for the user; one sentence each.
+        removed: Older versions that were removed.
+    """
+
+    repository: Path
+    name: str
+    version: int
+    previous: int | None
+    backend: str
+    artefact: Path
+    artefact_sha256: str
+    config: str
+    notes: tuple[str, ...]
+    removed: tuple[int, ...]
+
+    @property
+    def folder(self) -> Path:
+        """The version's folder."""
+        return self.repository / self.name / str(self.version)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            "repository": str(self.repository),
+            "name": self.name,
+            "version": self.version,
+            "previous": self.previous,
+            "folder": str(self.folder),
+            "backend": self.backend,
+            "artefact": str(self.artefact),
+            "artefact_sha256": self.artefact_sha256,
+            "config": self.config,
+            "notes": list(self.notes),
+            "removed": list(self.removed),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """A change back to a version that was served before.
+
+    Args:
+        repository: The repository.
+        name: The model.
+        left: The version that was served.
+        version: The one that is served now.
+    """
+
+    repository: Path
+    name: str
+    left: int
+    version: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            "repository": str(self.repository),
+            "name": self.name,
+            "left": self.left,
+            "version": self.version,
+        }
+
+
+def place(
+    artefact: Artefact,
+    repository: str | os.PathLike[str],
+    name: str,
+    options: DeployOptions | None = None,
+    *,
+    sample: Mapping[str, npt.NDArray[Any]] | None = None,
+    labels: Mapping[str, Sequence[str]] | None = None,
+) -> Deployment:
+    """Place a model's next version in a repository and make it the one that is served.
+
+    Args:
+        artefact: What to deploy.
+        repository: The repository; made where its parent folder is there.
+        name: The model's name.
+        options: How it is to be served.
+        sample: A real sample by input name, the samples along axis 0; the first one warms the model up.
+        labels: Names of the classes by output.
+
+    Raises:
+        InputError: The name, an option, the sample or the labels are wrong; the name belongs to a model that
+            something else placed, or to a link; or the artefact changed meanwhile.
+        OutputError: The repository cannot be written; what is served is unchanged.
+    """
+    options = options or DeployOptions()
+    check_name(name)
+    files = beside_files(artefact, sample, labels or {})
+    root = _repository(repository)
+    model = root / name
+    with one_writer(root), told(model):
+        clear_stale(root, model)
+        before = history(model)
+        version = max([0, *numbers(model)]) + 1
+        previous = before[0] if before else None
+        with staged(root, model) as stage:
+            target = stage / name / str(version) if previous is None else stage / "version"
+            target.mkdir(parents=previous is None)
+            digest, text, notes = fill_version(target, artefact, name, version, options, files, previous)
+            if previous is None:
+                write_beside(target.parent, files)
+                write_file(target.parent / CONFIG, text.encode())
+                sync_folder(target.parent)
+                target.parent.rename(model)
+                sync_folder(root)
+            else:
+                _switch(model, target, version, text, files)
+        removed = _prune(root, model, options.keep)
+    return Deployment(
+        root,
+        name,
+        version,
+        previous,
+        choose_backend(artefact, options.backend),
+        artefact.path,
+        digest,
+        text,
+        tuple(notes),
+        removed,
+    )
+
+
+def roll_back(repository: str | os.PathLike[str], name: str, *, to: int | None = None) -> Rollback:
+    """Serve a version that was served before, under the configuration that it had.
+
+    Args:
+        repository: The repository.
+        name: The model.
+        to: The version; None takes the one before the one that is served.
+
+    Raises:
+        InputError: There is no such model, or no version to go back to.
+        OutputError: The repository cannot be written; what is served is unchanged.
+    """
+    check_name(name)
+    root = _repository(repository, make=False)
+    model = root / name
+    with one_writer(root), told(model):
+        before = history(model)
+        if not before:
+            raise InputError(f"{root} holds no model {name!r}; it holds {model_names(root)}")
+        if to is None and len(before) < 2:
+            raise InputError(f"{model}: version {before[0]} is the only one, so there is none to go back to")
+        version = before[1] if to is None else to
+        record = read_record(model / str(version))
+        if record is None:
+            kept = ", ".join(str(number) for number in numbers(model) if read_record(model / str(number)))
+            raise InputError(f"{model} holds no version {version} that nm2trt placed; it holds {kept}")
+        config = from_text(record["config"], str(model / str(version) / RECORD))
+        serve_only(config, version)
+        write_atomic(model / CONFIG, to_text(config))
+    return Rollback(root, name, before[0], version)
+
+
+def remove(repository: str | os.PathLike[str], name: str) -> None:
+    """Take a model that nm2trt placed out of a repository.
+
+    Raises:
+        InputError: There is no such model, or something else placed it.
+        OutputError: The repository cannot be written.
+    """
+    root = _repository(repository, make=False)
+    model = root / check_name(name)
+    with one_writer(root), told(model):
+        if not history(model):
+            raise InputError(f"{root} holds no model {name!r}; it holds {model_names(root)}")
+        move_away(root, model)
+
+
+def served_config(repository: str | os.PathLike[str], name: str) -> Any:
+    """Return the configuration that a repository holds for a model, a ModelConfig message.
+
+    Raises:
+        InputError: There is no such model, or it is no configuration.
+    """
+    path = _repository(repository, make=False) / check_name(name) / CONFIG
+    try:
+        return from_text(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {os_reason(error)}") from error
+
+
+def _repository(path: str | os.PathLike[str], *, make: bool = True) -> Path:
+    root = Path(path)
+    if not root.is_dir():
+        if root.exists() or root.is_symlink():
+            raise InputError(f"{root} is no folder; give the folder of a model repository")
+        if not make:
+            raise InputError(f"{root} does not exist; give the folder of a model repository")
+        with told(root):
+            root.mkdir()
+    return root.resolve()
+
+
+def _switch(model: Path, built: Path, version: int, text: str, files: BesideFiles) -> None:
+    """Move a version into place, then the configuration that serves it."""
+    place_ = model / str(version)
+    write_beside(model, files)
+    built.rename(place_)
+    sync_folder(model)
+    try:
+        write_atomic(model / CONFIG, text)
+    except BaseException:
+        if (model / CONFIG).read_text(encoding="utf-8") != text:
+            move_away(model.parent, place_)
+        raise
+
+
+def _prune(root: Path, model: Path, keep: int) -> tuple[int, ...]:
+    """Remove versions that nm2trt placed beyond the newest `keep` that were served, and files of theirs."""
+    removed: list[int] = []
+    # The new version is served by now: what cannot be removed stays until the next deployment.
+    with contextlib.suppress(OSError):
+        kept = set(history(model)[:keep])
+        for number in numbers(model):
+            folder = model / str(number)
+            if number not in kept and read_record(folder) is not None:
+                move_away(root, folder)
+                removed.append(number)
+        records = [record for number in kept if (record := read_record(model / str(number)))]
+        used = {file for record in records for file in record["files"]}
+        for path in (*model.glob(f"labels-{_HASH}.txt"), *model.glob(f"{WARMUP}/{_HASH}.bin")):
+            if path.relative_to(model).as_posix() not in used and not path.parent.is_symlink():
+                path.unlink()
+    return tuple(removed)

@@ -1,0 +1,76 @@
+"""Samples as a served model takes them: names, shapes and types of its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nm2trt.backends.protocol import TensorSpec, numpy_dtype
+from nm2trt.errors import DataError
+
+__all__ = ["fit_samples", "random_samples"]
+
+Array = npt.NDArray[Any]
+
+# Stands for a free size other than the batch, where no data says what it is.
+_FREE_SIZE = 16
+
+
+def fit_samples(inputs: Sequence[TensorSpec], arrays: Mapping[str, Array], what: str) -> dict[str, Array]:
+    """Check samples against inputs and convert floating ones to their types.
+
+    Args:
+        inputs: The inputs, with the batch as their first dimension.
+        arrays: Samples by input name, along axis 0.
+        what: Where they come from, for messages.
+
+    Raises:
+        DataError: A name, shape, type or value does not fit, or the counts differ.
+    """
+    names = [spec.name for spec in inputs]
+    if set(arrays) != set(names):
+        raise DataError(f"{what}: the model's inputs are {names}, the data has {sorted(arrays)}")
+    if len({len(array) for array in arrays.values()}) != 1 or not len(next(iter(arrays.values()))):
+        raise DataError(f"{what}: the inputs do not hold the same number of samples, at least one")
+    fitted = {}
+    for spec in inputs:
+        array, wanted = arrays[spec.name], numpy_dtype(spec.dtype)
+        rest = spec.shape[1:]
+        fits = array.ndim == len(spec.shape) and all(
+            not isinstance(want, int) or want == have
+            for want, have in zip(rest, array.shape[1:], strict=True)
+        )
+        if not fits:
+            shape = "x".join(["n", *(str(size) if isinstance(size, int) else "?" for size in rest)])
+            raise DataError(
+                f"{what}: input {spec.name!r} takes samples of shape {shape}, the data has {array.shape}"
+            )
+        floating = array.dtype.kind == "f" and (wanted.kind == "f" or spec.dtype == "bfloat16")
+        if array.dtype != wanted and not floating and not np.can_cast(array.dtype, wanted, "safe"):
+            raise DataError(
+                f"{what}: input {spec.name!r} takes {spec.dtype}, the data has {array.dtype}; convert it"
+            )
+        fitted[spec.name] = np.ascontiguousarray(array.astype(wanted, copy=False))
+    return fitted
+
+
+def random_samples(inputs: Sequence[TensorSpec], count: int, *, seed: int = 0) -> dict[str, Array]:
+    """Make samples: normal for floating types, 0 and 1 for others, always the same.
+
+    Args:
+        inputs: The inputs, with the batch as their first dimension.
+        count: Samples.
+        seed: Another gives others.
+    """
+    generator = np.random.default_rng(seed)
+    samples = {}
+    for spec in inputs:
+        shape = (count, *(size if isinstance(size, int) else _FREE_SIZE for size in spec.shape[1:]))
+        dtype = numpy_dtype(spec.dtype)
+        floating = dtype.kind == "f" or spec.dtype == "bfloat16"
+        values = generator.standard_normal(shape) if floating else generator.integers(0, 2, shape)
+        samples[spec.name] = values.astype(dtype)
+    return samples

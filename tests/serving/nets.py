@@ -1,0 +1,106 @@
+"""Small models and manifests for the tests of serving."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from nm2trt.manifest import Manifest, write_pair
+
+ELEMENTS = {
+    "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    "int64": TensorProto.INT64,
+    "bool": TensorProto.BOOL,
+}
+
+
+def linear(path: Path, *, scale=1.0, features=4, classes=3, batch="n", mask="", seed=0, external=False):
+    """Return `path` of a model: output y = scale * (x @ w), with w the same for every scale."""
+    weight = np.random.default_rng(seed).standard_normal((features, classes)).astype(np.float32) * scale
+    return _save(
+        path,
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        {"x": ("float32", [batch, features])},
+        {"y": ("float32", [batch, classes])},
+        [numpy_helper.from_array(weight, "w")],
+        mask,
+        external=external,
+    )
+
+
+def two_inputs(path: Path):
+    """Return `path` of a model with a scalar a sample: y = x * s, with s of shape (n,)."""
+    axes = numpy_helper.from_array(np.array([1], np.int64), "axes")
+    return _save(
+        path,
+        [helper.make_node("Unsqueeze", ["s", "axes"], ["column"]), helper.make_node("Mul", ["x", "column"], ["y"]),
+         helper.make_node("ReduceSum", ["y", "axes"], ["total"], keepdims=0)],
+        {"x": ("float32", ["n", 4]), "s": ("float32", ["n"])},
+        {"y": ("float32", ["n", 4]), "total": ("float32", ["n"])},
+        [axes],
+        "",
+    )  # fmt: skip
+
+
+def _save(path: Path, nodes, inputs, outputs, weights, mask, *, external=False):
+    values = [
+        [
+            helper.make_tensor_value_info(name, ELEMENTS[dtype], shape)
+            for name, (dtype, shape) in tensors.items()
+        ]
+        for tensors in (inputs, outputs)
+    ]
+    model = helper.make_model(
+        helper.make_graph(nodes, "net", *values, weights),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=9,
+    )
+    if mask:
+        helper.set_model_props(model, {"nm2trt.mask_sha256": mask})
+    onnx.save(model, path, save_as_external_data=external, location=f"{path.name}.data", size_threshold=0)
+    return path
+
+
+def plan(
+    path: Path, *, profiles=((1, 8, 32),), backend="trt", version="10.9.0.34", targets=("sm86",), **changes
+):
+    """Write a stand-in for an engine, with a manifest as a build writes it; the bytes are no engine.
+
+    Args:
+        profiles: MIN, OPT, MAX of the batch of input x, one a profile; () is a static engine of batch 8.
+    """
+    batch = "n" if profiles else 8
+    values = {
+        "kind": "an engine",
+        "engine_sha256": "",
+        "engine_bytes": 0,
+        "model": "model.onnx",
+        "model_sha256": "ab" * 32,
+        "mask_sha256": "cd" * 32,
+        "plan": {"version": 1, "method": "sr-ste", "weights": [
+            {"weight": "w", "pattern": "2:4", "reason": "", "shape": [16, 16, 3, 3], "axis": 1},
+            {"weight": "v", "pattern": None, "reason": "", "shape": [16, 3, 3, 3], "axis": 1},
+        ]},
+        "backend": backend,
+        "versions": {"nm2trt": "0.1.0", backend: version},
+        "options": {
+            "sparsity": "enable",
+            "profiles": [
+                [{"input": "x", "min": [low, 16, 8, 8], "opt": [best, 16, 8, 8], "max": [high, 16, 8, 8]}]
+                for low, best, high in profiles
+            ],
+        },
+        "targets": targets,
+        "inputs": ({"name": "x", "dtype": "float16", "shape": [batch, 16, 8, 8]},),
+        "outputs": ({"name": "y", "dtype": "float16", "shape": [batch, 10]},),
+        "ladder": (),
+        "notes": (),
+        "created": "2026-01-01T00:00:00+00:00",
+        **changes,
+    }  # fmt: skip
+    write_pair(path, b"stands for an engine", Manifest(**values))
+    return path
