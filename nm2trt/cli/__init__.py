@@ -27,6 +27,7 @@ COMMANDS = {
     "prune": "make the weights of an ONNX model N:M by magnitude, one-shot",
     "quantize": "write explicit Q/DQ for INT8 or FP8 into an ONNX model, zeros kept",
     "build": "verify an ONNX model and build an engine, with sparse weights if asked",
+    "gain": "say which layers of a model would pay for 2:4 on one GPU, by a table measured there",
     "validate": "compare accuracy, outputs and latency of two models on labelled data",
     "run": "run a recipe from weights to a probed deployment, skipping what is done",
     "init": "write a commented recipe for a model, which `nm2trt run` runs as it is",

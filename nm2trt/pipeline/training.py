@@ -30,6 +30,7 @@ def sparsify(
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     min_channels: int = 16,
+    gain: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> SparseSession:
     """Make a model's weights N:M sparse by a method; the training loop does not change.
@@ -43,6 +44,7 @@ def sparsify(
         include: Globs on layer names; when given, only these become sparse.
         exclude: Globs on layer names that stay dense.
         min_channels: Fewest input channels of a sparse layer.
+        gain: What `nm2trt gain --json` wrote: weights that would not pay stay dense, each with its reason.
         **options: Options of the method, e.g. `lambda_w=2e-4` of SR-STE.
 
     Returns:
@@ -50,9 +52,11 @@ def sparsify(
 
     Raises:
         PatternError: A pattern cannot be read.
+        InputError: `gain` is no report of nm2trt gain.
         SparsifyError: No layer fits, an option or a glob is unknown, a weight holds NaN, or the model is
             attached, wrapped or sharded already.
     """
+    from nm2trt.nm.gain_table import dense_names
     from nm2trt.sparsity import session
 
     return session.sparsify(
@@ -63,6 +67,7 @@ def sparsify(
         include=include,
         exclude=exclude,
         min_channels=min_channels,
+        dense=None if gain is None else dense_names(gain),
         **options,
     )
 

@@ -68,6 +68,7 @@ class _Rules:
     exclude: tuple[str, ...]
     min_channels: int
     unstructured: bool
+    dense: Mapping[str, str]
 
 
 def select(
@@ -78,6 +79,7 @@ def select(
     exclude: str | Sequence[str] = (),
     min_channels: int = 16,
     unstructured: bool = False,
+    dense: Mapping[str, str] | None = None,
 ) -> tuple[Choice, ...]:
     """Decide for every matrix-product weight of a model whether it becomes sparse.
 
@@ -91,6 +93,8 @@ def select(
         min_channels: Fewest input channels of a sparse layer.
         unstructured: Zeros may stand anywhere: depthwise and narrow layers qualify too, and `min_channels` is
             not looked at.
+        dense: Names of weights that stay dense because sparsity would not pay, each with its reason; weaker
+            than a full name in `include`.
 
     Returns:
         One choice a weight, in the order of the model's modules.
@@ -99,7 +103,9 @@ def select(
         PatternError: A pattern cannot be read.
         SparsifyError: A glob matches no layer, a parameter has no shape yet, or a weight is sparse already.
     """
-    rules = _Rules(_patterns(pattern), _globs(include), _globs(exclude), min_channels, unstructured)
+    rules = _Rules(
+        _patterns(pattern), _globs(include), _globs(exclude), min_channels, unstructured, dense or {}
+    )
     sites: dict[int, list[tuple[Site, TorchWeight]]] = {}
     names: list[str] = []
     for site, where in _candidates(model):
@@ -110,6 +116,11 @@ def select(
         sites.setdefault(key, []).append((site, where))
         names.extend((site.module_name, site.weight_name))
     _check_globs(rules, names)
+    if rules.dense and not any(name in rules.dense for name in names):
+        raise SparsifyError(
+            f"gain: none of its {len(rules.dense)} weights, first {next(iter(rules.dense))!r}, is one of the "
+            "model's; export the model with its parameters' names"
+        )
     foreign = _foreign_owners(model, sites)
     return tuple(
         Choice(_decide(group, rules, foreign.get(key)), tuple(site for site, _ in group))
@@ -253,6 +264,8 @@ def _dense_reason(
     if conv_groups > 1 and length == 1:
         return "depthwise: one input channel a filter"
     named = site.module_name in rules.include or site.weight_name in rules.include
+    if site.weight_name in rules.dense and not named:
+        return f"2:4 would not pay: {rules.dense[site.weight_name]}"
     if channels < rules.min_channels and not named:
         return f"{channels} input channels are fewer than {rules.min_channels}"
     if length % pattern.m:

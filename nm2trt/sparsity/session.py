@@ -49,6 +49,7 @@ def sparsify(
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     min_channels: int = 16,
+    dense: Mapping[str, str] | None = None,
     **options: Any,
 ) -> SparseSession:
     """Make a model's weights N:M sparse by a method; the training loop does not change.
@@ -62,6 +63,7 @@ def sparsify(
         include: Globs on layer names; when given, only these become sparse.
         exclude: Globs on layer names that stay dense.
         min_channels: Fewest input channels of a sparse layer.
+        dense: Names of weights that stay dense because sparsity would not pay, each with its reason.
         **options: Options of the method, e.g. `lambda_w=2e-4` of SR-STE.
 
     Returns:
@@ -82,6 +84,7 @@ def sparsify(
         include=include,
         exclude=exclude,
         min_channels=min_channels,
+        dense=dense or {},
     )
     _check_model(model)
     if total_steps is not None and (not isinstance(total_steps, int) or total_steps < 1):
@@ -111,6 +114,7 @@ class Request:
         include: Globs on layer names.
         exclude: Globs on layer names.
         min_channels: Fewest input channels of a sparse layer.
+        dense: Names of weights that stay dense because sparsity would not pay, each with its reason.
     """
 
     model: nn.Module
@@ -121,6 +125,7 @@ class Request:
     include: str | Sequence[str]
     exclude: str | Sequence[str]
     min_channels: int
+    dense: Mapping[str, str]
 
     def choose(self, *, unstructured: bool = False) -> tuple[Choice, ...]:
         """Decide which weights become sparse.
@@ -140,6 +145,7 @@ class Request:
             exclude=self.exclude,
             min_channels=self.min_channels,
             unstructured=unstructured,
+            dense=self.dense,
         )
         chosen = [choice for choice in choices if choice.entry.pattern is not None]
         if not chosen:

@@ -1,0 +1,200 @@
+"""Which layers of a model would pay for 2:4 on one GPU, by a table that was measured there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from nm2trt.backends.cuda import Gpu
+from nm2trt.errors import InputError
+from nm2trt.nm.eligibility import Where, judge
+from nm2trt.nm.gain_table import GainTable
+from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.verdict import WeightVerdict
+
+__all__ = ["AT_LEAST", "GainReport", "LayerGain", "check_device", "estimate_gain"]
+
+# A layer pays from this speed-up of its own; below, the pruning costs accuracy for next to nothing.
+AT_LEAST = 1.05
+
+_TWO_OF_FOUR = NMPattern(2, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerGain:
+    """What the table says of one weight.
+
+    Args:
+        weight: Its name.
+        consumer: The node that reads it.
+        m: Rows of its product at the shapes asked for; None where they are not known.
+        n: Output channels.
+        k: Products a result.
+        dtype: Type that it was looked up in.
+        pays: "yes", "no", or "unknown".
+        speedup: That of the nearest row; None without one.
+        nearest: m, n and k of the nearest row; () without one.
+        factor: The largest factor by which these are off; None without one.
+        macs: Multiply-accumulates of one inference; None where they are not known.
+        sentence: The answer in words.
+    """
+
+    weight: str
+    consumer: str
+    m: int | None
+    n: int
+    k: int
+    dtype: str
+    pays: Literal["yes", "no", "unknown"]
+    speedup: float | None
+    nearest: tuple[int, ...]
+    factor: float | None
+    macs: int | None
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class GainReport:
+    """What a table says of a model.
+
+    Args:
+        model: The ONNX file.
+        table: The table's file.
+        device: The GPU that it was measured on.
+        at_least: Speed-up from which a layer pays.
+        layers: One entry a weight.
+        notes: What limits the answers; one sentence each.
+    """
+
+    model: str
+    table: str
+    device: str
+    at_least: float
+    layers: tuple[LayerGain, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def exclude(self) -> tuple[str, ...]:
+        """Weights that would not pay: what `nm2trt.sparsify(exclude=...)` may keep dense."""
+        return tuple(dict.fromkeys(layer.weight for layer in self.layers if layer.pays == "no"))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values; `nm2trt.sparsify(gain=...)` reads it back."""
+        return {**asdict(self), "schema": 1, "exclude": list(self.exclude)}
+
+
+def check_device(table: GainTable, asked: str | None, gpus: Sequence[Gpu]) -> tuple[str, ...]:
+    """Make sure that the table was measured on the GPU that the model is for.
+
+    Args:
+        table: The table.
+        asked: Name or architecture of that GPU; None takes the GPUs that are here.
+        gpus: The GPUs that the driver sees.
+
+    Returns:
+        What to tell the user.
+
+    Raises:
+        InputError: It was measured on another one.
+    """
+    wanted = [asked] if asked is not None else [name for gpu in gpus for name in (gpu.name, gpu.target)]
+    if not wanted:
+        return (f"no GPU is here to compare with: the table speaks for {table.device} alone",)
+    own = {name.lower() for name in (table.device, table.target) if name}
+    if own.isdisjoint(name.lower() for name in wanted):
+        there = asked if asked is not None else gpus[0].name
+        raise InputError(
+            f"{table.path} was measured on {table.device}{f' ({table.target})' if table.target else ''}, the "
+            f"model is for {there}; measure a table there with benchmarks/gpu_gain.py"
+        )
+    exact = table.device.lower() in {name.lower() for name in wanted}
+    return () if exact else (f"the table is of {table.device}, another GPU of the same {table.target}",)
+
+
+def estimate_gain(
+    verdicts: Sequence[WeightVerdict],
+    table: GainTable,
+    *,
+    model: str,
+    as_dtype: str | None = None,
+    at_least: float = AT_LEAST,
+    notes: Sequence[str] = (),
+) -> GainReport:
+    """Look every weight up.
+
+    Args:
+        verdicts: What `verify` found out, with the multiply-accumulates at the shapes asked for. Whether a
+            weight is sparse yet does not matter.
+        table: The table.
+        model: The model's path, for the report.
+        as_dtype: Type to look up instead of the model's own, e.g. "int8" of a model still to be quantised.
+        at_least: Speed-up from which a layer pays.
+        notes: Sentences to put in front.
+
+    Raises:
+        InputError: The table has no row of that type.
+    """
+    if as_dtype is not None and as_dtype not in table.dtypes():
+        raise InputError(f"{table.path} has no rows of {as_dtype}; it has {', '.join(table.dtypes())}")
+    layers = tuple(_layer(v, table, as_dtype, at_least) for v in verdicts if v.facts is not None)
+    found = list(notes)
+    far = [layer for layer in layers if layer.factor is not None and layer.pays == "unknown"]
+    if far:
+        found.append(
+            f"{len(far)} of {len(layers)} layers are more than a factor of two from any measured product: "
+            "the table says nothing of them"
+        )
+    return GainReport(model, str(table.path), table.device, at_least, layers, tuple(found))
+
+
+def _layer(verdict: WeightVerdict, table: GainTable, as_dtype: str | None, at_least: float) -> LayerGain:
+    facts = verdict.facts
+    if facts is None:
+        raise InputError(f"{verdict.weight} cannot be traced to its numbers")
+    n, k = facts.outputs, facts.inputs * facts.positions
+    m = None if verdict.macs is None else max(1, round(verdict.macs / (n * k)))
+    dtype = as_dtype or facts.dtype
+
+    def answer(
+        pays: Literal["yes", "no", "unknown"],
+        sentence: str,
+        speedup: float | None = None,
+        nearest: tuple[int, ...] = (),
+        factor: float | None = None,
+    ) -> LayerGain:
+        return LayerGain(
+            verdict.weight,
+            verdict.consumer,
+            m,
+            n,
+            k,
+            dtype,
+            pays,
+            speedup,
+            nearest,
+            factor,
+            verdict.macs,
+            sentence,
+        )
+
+    # Of the rules those on shape alone: the pattern is still to come, and the type is the caller's.
+    barred = judge(facts, Where(target=table.target), rung="shape")
+    if barred.answer == "no":
+        return answer("no", barred.sentence)
+    if facts.inputs % _TWO_OF_FOUR.m:
+        return answer("no", f"{facts.inputs} input channels are not a multiple of 4")
+    if m is None:
+        return answer("unknown", "its work is not known; give the shapes of the inputs with --shape")
+    estimate = table.nearest(m, n, k, dtype)
+    if estimate is None:
+        return answer("unknown", f"the table has no rows of {dtype}; it has {', '.join(table.dtypes())}")
+    row = estimate.row
+    where = f"{row.m}x{row.n}x{row.k} on {table.device}"
+    found = (row.speedup, (row.m, row.n, row.k), estimate.factor)
+    if estimate.extrapolated:
+        sentence = f"extrapolated: {m}x{n}x{k} is {estimate.factor:.1f} times off the nearest one, {where}"
+        return answer("unknown", sentence, *found)
+    pays = row.speedup >= at_least
+    near = "" if estimate.factor < 1.01 else f", the nearest to {m}x{n}x{k}"
+    return answer("yes" if pays else "no", f"{row.speedup:.2f}x in {dtype} at {where}{near}", *found)

@@ -1,0 +1,78 @@
+"""Is it eligible, was a sparse kernel chosen, does it pay?"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nm2trt.errors import InputError
+
+if TYPE_CHECKING:
+    from nm2trt.engine.gain import GainReport
+    from nm2trt.nm.verdict import WeightVerdict
+
+__all__ = ["gain"]
+
+_DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
+
+
+def gain(
+    model: str | os.PathLike[str],
+    table: str | os.PathLike[str],
+    *,
+    shapes: Sequence[str] = (),
+    as_dtype: str | None = None,
+    device: str | None = None,
+    at_least: float | None = None,
+) -> GainReport:
+    """Say which layers of a model would pay for 2:4, by a table that was measured on one GPU.
+
+    Args:
+        model: The ONNX model; whether it is sparse yet does not matter.
+        table: What `benchmarks/gpu_gain.py` wrote.
+        shapes: One NAME:SHAPE an input, as in "x:8x3x224x224" or "x:8"; a free batch is 1 by default.
+        as_dtype: "fp16", "bf16" or "int8" instead of the model's own type.
+        device: Name or architecture of the GPU that the model is for; by default the one that is here.
+        at_least: Speed-up from which a layer pays; 1.05 by default.
+
+    Raises:
+        InputError: A file or shape is wrong, or the table was measured on another GPU.
+    """
+    from nm2trt.backends.cuda import probe_gpus
+    from nm2trt.engine.gain import AT_LEAST, check_device, estimate_gain
+    from nm2trt.nm.gain_table import load_gain_table
+
+    if at_least is not None and not (math.isfinite(at_least) and at_least > 0):
+        raise InputError(f"a speed-up of {at_least} is none; give a number over 0, as in --at-least 1.05")
+    loaded = load_gain_table(table)
+    notes = check_device(loaded, device, probe_gpus()[0])
+    return estimate_gain(
+        _weights_at(Path(model), shapes),
+        loaded,
+        model=str(model),
+        as_dtype=None if as_dtype is None else _DTYPES.get(as_dtype, as_dtype),
+        at_least=AT_LEAST if at_least is None else at_least,
+        notes=notes,
+    )
+
+
+def _weights_at(model: Path, texts: Sequence[str]) -> tuple[WeightVerdict, ...]:
+    """Judge a model's weights, with their work at these shapes of its inputs."""
+    from nm2trt.backends.options import parse_static_shapes
+    from nm2trt.backends.protocol import TensorSpec
+    from nm2trt.engine.profiles import resolve_static
+    from nm2trt.graph.describe import describe_model
+    from nm2trt.graph.model import load
+    from nm2trt.graph.shapes import with_macs
+    from nm2trt.graph.verify import verify_model
+
+    report = verify_model(model)
+    if not texts:
+        return report.weights
+    inputs = tuple(TensorSpec(x.name, x.dtype, x.shape or ()) for x in describe_model(model).inputs)
+    fixed = resolve_static(inputs, parse_static_shapes(texts))
+    opened = load(model, leave_weights=True)
+    return with_macs(opened, report.weights, {shape.input: shape.shape for shape in fixed})

@@ -1,0 +1,109 @@
+"""benchmarks/gpu_gain.py without a GPU: its products, operands and numerics, and that it says what is missing."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu_gain.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("gpu_gain", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gpu_gain"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["gpu_gain"]
+
+
+def macs(script, network):
+    return sum(x.m * x.n * x.k for x in script.layers() if x.network == network)
+
+
+def test_resnet50_is_the_whole_network(script):
+    # Published count of multiply-accumulates of torchvision's ResNet-50: 4.09 G.
+    assert macs(script, "resnet50") == 4_089_184_256
+
+
+def test_mobilenet_v2_is_the_network_without_its_depthwise_layers(script):
+    # Published: 300.8 M with the depthwise convolutions, which are counted here by hand.
+    depthwise, size, inputs = 0, 112, 32
+    for expand, outputs, repeats, stride in script.MOBILENET_V2:
+        for repeat in range(repeats):
+            size //= stride if repeat == 0 else 1
+            depthwise += size * size * inputs * expand * 9
+            inputs = outputs
+    assert macs(script, "mobilenetv2") + depthwise == pytest.approx(300.8e6, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("network", "width", "tokens"), [("vit-s", 384, 197), ("vit-b", 768, 197), ("minilm", 384, 128)]
+)
+def test_a_transformer_block_is_twelve_squares_of_its_width_a_token(script, network, width, tokens):
+    block = [x for x in script.layers() if x.network == network and x.m == tokens]
+    factor = 12 if network.startswith("vit") else 10  # one of MiniLM's query, key and value
+    assert sum(x.m * x.n * x.k for x in block) == factor * width * width * tokens
+
+
+def test_products_are_distinct_and_scale_with_the_batch(script):
+    one, eight = script.products([1]), script.products([8])
+    assert {(8 * m, n, k) for m, n, k in one} == set(eight)
+    assert all(k % 4 == 0 for _, _, k in one)
+    assert "resnet50/layer1.1.conv2@1" in one[56 * 56, 64, 576]
+    assert set(script.products([1, 8])) == set(one) | set(eight)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16", "int8"])
+def test_operands_are_two_of_four_and_padding_adds_zeros_alone(script, dtype):
+    weight, x = script.operands(5, 10, 36, dtype)
+    assert (weight.shape, x.shape) == ((10, 36), (5, 36))
+    assert weight.reshape(10, 9, 4).ne(0).sum(-1).max() <= 2
+    big, rows = script.grown(weight, x, dtype)
+    assert (rows.shape[0], big.shape[0], big.shape[1]) == script.padded(5, 10, 36, dtype)
+    assert torch.equal(big[:10, :36], weight)
+    assert big.ne(0).sum() == weight.ne(0).sum()
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_numerics_are_judged_against_fp64(script, dtype):
+    weight, x = script.operands(16, 32, 64, dtype)
+    result = weight @ x.t()
+    assert script.off_from_fp64(result, weight, x) <= script.TOLERANCE[dtype]
+    wrong = result.clone()
+    wrong[3, 3] += 1.0
+    assert script.off_from_fp64(wrong, weight, x) > script.TOLERANCE[dtype]
+
+
+def test_int8_is_exact(script):
+    weight, x = script.operands(32, 32, 64, "int8")
+    exact = weight.int() @ x.int().t()
+    assert script.off_from_fp64(exact, weight, x) == 0.0
+    assert script.off_from_fp64(exact + 1, weight, x) > script.TOLERANCE["int8"]
+
+
+def test_median_and_spread(script):
+    timing = script.summarise([1.0] * 50 + [2.0] * 49)
+    assert (timing.ms, timing.spread) == (1.0, 1.0)
+
+
+def test_without_a_gpu_it_says_so_and_writes_nothing(script, tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert script.main(["-o", str(tmp_path / "t.json")]) == script.NO_GPU
+    assert "nothing was measured" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.gpu
+def test_a_small_table_on_a_gpu(script, tmp_path):
+    from nm2trt.nm.gain_table import load_gain_table
+
+    out = tmp_path / "t.json"
+    assert script.main(["-o", str(out), "--batches", "1", "--runs", "3", "--warmup", "1"]) == 0
+    assert json.loads(out.read_text())["failed"] == []
+    assert set(load_gain_table(out).dtypes()) == {"float16", "bfloat16", "int8"}

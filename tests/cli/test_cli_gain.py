@@ -1,0 +1,136 @@
+"""`nm2trt gain`: what would pay, on the right GPU; and a training run that keeps the rest dense."""
+
+import json
+
+import pytest
+from nets import conv_net
+from torch import nn
+
+import nm2trt
+from nm2trt.cli import main
+from nm2trt.errors import SparsifyError
+
+# Synthetic: no GPU ever took these times. Products of 16 x 16 channels, 3 x 3, on 8 x 8 places.
+ROWS = [
+    {"m": 64, "n": 16, "k": 144, "dtype": "float16", "dense_ms": 1.0, "sparse_ms": 2.0},
+    {"m": 512, "n": 16, "k": 144, "dtype": "float16", "dense_ms": 3.0, "sparse_ms": 2.0},
+    {"m": 64, "n": 16, "k": 144, "dtype": "int8", "dense_ms": 2.2, "sparse_ms": 2.0},
+]
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "table.json"
+    device = {"name": "Synthetic GPU", "target": "sm86"}
+    path.write_text(json.dumps({"schema": 1, "device": device, "versions": {}, "rows": ROWS}))
+    return path
+
+
+@pytest.fixture
+def net(tmp_path):
+    return conv_net(tmp_path / "net.onnx", sparse=False)
+
+
+def report(capsys, *words):
+    assert main(["gain", *map(str, words), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("words", "pays", "speedup"),
+    [
+        pytest.param([], "no", 0.5, id="batch-1"),
+        pytest.param(["--shape", "x:8"], "yes", 1.5, id="batch-8"),
+        pytest.param(["--as", "int8"], "yes", 1.1, id="int8"),
+        pytest.param(["--as", "int8", "--at-least", "1.2"], "no", 1.1, id="a-higher-bar"),
+        pytest.param(["--shape", "x:128"], "unknown", 1.5, id="extrapolated"),
+    ],
+)
+def test_what_would_pay(net, table, capsys, words, pays, speedup):
+    found = report(capsys, net, "--table", table, *words)
+    assert [layer["pays"] for layer in found["layers"]] == [pays] * 2
+    assert {layer["speedup"] for layer in found["layers"]} == {speedup}
+    assert found["exclude"] == (["w0", "w1"] if pays == "no" else [])
+
+
+def test_an_extrapolation_is_told(net, table, capsys):
+    assert main(["gain", str(net), "--table", str(table), "--shape", "x:128"]) == 0
+    captured = capsys.readouterr()
+    assert (
+        "extrapolated: 8192x16x144 is 16.0 times off the nearest one, 512x16x144 on Synthetic GPU"
+        in captured.out
+    )
+    assert "2 of 2 layers are more than a factor of two" in captured.err
+
+
+def test_a_grouped_convolution_pays_on_no_table(tmp_path, table, capsys):
+    grouped = conv_net(tmp_path / "grouped.onnx", group=4)
+    found = report(capsys, grouped, "--table", table)
+    assert found["exclude"] == ["w0", "w1"]
+    assert "groups is never given a sparse kernel" in found["layers"][0]["sentence"]
+
+
+def test_the_device_is_told_where_no_gpu_is(net, table, capsys):
+    assert main(["gain", str(net), "--table", str(table)]) == 0
+    assert "the table speaks for Synthetic GPU alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("device", "note"), [("synthetic gpu", ""), ("sm86", "another GPU of the same sm86")]
+)
+def test_the_device_may_be_named(net, table, capsys, device, note):
+    assert main(["gain", str(net), "--table", str(table), "--device", device]) == 0
+    assert note in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--device", "NVIDIA L4"],
+            "was measured on Synthetic GPU (sm86), the model is for NVIDIA L4; measure a table there",
+        ),
+        (["--as", "bf16"], "has no rows of bfloat16; it has float16, int8"),
+        (["--at-least", "-1"], "a speed-up of -1.0 is none"),
+        (["--shape", "z:8"], "names input 'z'; the model's inputs are 'x'"),
+        (["--shape", "x:8x3"], "rank"),
+    ],
+)
+def test_bad_input(net, table, capsys, words, message):
+    assert main(["gain", str(net), "--table", str(table), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_layers_that_would_not_pay_stay_dense(tmp_path):
+    path = tmp_path / "gain.json"
+    layers = [
+        {"weight": "0.weight", "sentence": "0.50x in float16"},
+        {"weight": "1.weight", "sentence": "1.5x"},
+    ]
+    path.write_text(json.dumps({"schema": 1, "exclude": ["0.weight"], "layers": layers}))
+    model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32))
+    plan = nm2trt.sparsify(model, method="magnitude", gain=path).plan
+    assert [entry.pattern is None for entry in plan] == [True, False]
+    assert plan.get("0.weight").reason == "2:4 would not pay: 0.50x in float16"
+
+
+def test_a_layer_named_in_full_is_sparse_all_the_same(tmp_path):
+    path = tmp_path / "gain.json"
+    path.write_text(
+        json.dumps(
+            {"schema": 1, "exclude": ["0.weight"], "layers": [{"weight": "0.weight", "sentence": "no"}]}
+        )
+    )
+    model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32))
+    assert len(nm2trt.sparsify(model, method="magnitude", gain=path, include=["0", "1"]).plan.sparse) == 2
+
+
+def test_a_report_of_another_model(tmp_path):
+    path = tmp_path / "gain.json"
+    path.write_text(
+        json.dumps({"schema": 1, "exclude": ["other"], "layers": [{"weight": "other", "sentence": "no"}]})
+    )
+    with pytest.raises(
+        SparsifyError, match=r"gain: none of its 1 weights, first 'other', is one of the model's"
+    ):
+        nm2trt.sparsify(nn.Sequential(nn.Linear(32, 32)), method="magnitude", gain=path)
