@@ -105,7 +105,7 @@ def check_device(table: GainTable, asked: str | None, gpus: Sequence[Gpu]) -> tu
     if own.isdisjoint(name.lower() for name in wanted):
         there = asked if asked is not None else gpus[0].name
         raise InputError(
-            f"{table.path} was measured on {table.device}{f' ({table.target})' if table.target else ''}, the "
+            f"{table.where} was measured on {table.device}{f' ({table.target})' if table.target else ''}, the "
             f"model is for {there}; measure a table there with benchmarks/gpu_gain.py"
         )
     exact = table.device.lower() in {name.lower() for name in wanted}
@@ -136,7 +136,7 @@ def estimate_gain(
         InputError: The table has no row of that type.
     """
     if as_dtype is not None and as_dtype not in table.dtypes():
-        raise InputError(f"{table.path} has no rows of {as_dtype}; it has {', '.join(table.dtypes())}")
+        raise InputError(f"{table.where} has no rows of {as_dtype}; it has {', '.join(table.dtypes())}")
     layers = tuple(_layer(v, table, as_dtype, at_least) for v in verdicts if v.facts is not None)
     found = list(notes)
     far = [layer for layer in layers if layer.factor is not None and layer.pays == "unknown"]
@@ -145,7 +145,7 @@ def estimate_gain(
             f"{len(far)} of {len(layers)} layers are more than a factor of two from any measured product: "
             "the table says nothing of them"
         )
-    return GainReport(model, str(table.path), table.device, at_least, layers, tuple(found))
+    return GainReport(model, table.where, table.device, at_least, layers, tuple(found))
 
 
 def _layer(verdict: WeightVerdict, table: GainTable, as_dtype: str | None, at_least: float) -> LayerGain:

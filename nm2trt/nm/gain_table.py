@@ -12,16 +12,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from nm2trt.errors import InputError
-from nm2trt.files import check_input
 
-__all__ = ["FARTHEST", "SCHEMA", "Estimate", "GainRow", "GainTable", "dense_names", "load_gain_table"]
+__all__ = ["FARTHEST", "SCHEMA", "Estimate", "GainRow", "GainTable", "parse_dense_names", "parse_gain_table"]
 
 SCHEMA = 1
 # Farther than this factor in m, n or k, the nearest row says nothing.
@@ -77,14 +74,14 @@ class GainTable:
     """A table of one GPU.
 
     Args:
-        path: The file.
+        where: The file.
         device: Name of the GPU.
         target: Its architecture, e.g. "sm86"; "" where the table does not tell.
         versions: Version by product.
         rows: What was measured.
     """
 
-    path: Path
+    where: str
     device: str
     target: str
     versions: Mapping[str, str]
@@ -115,18 +112,21 @@ class GainTable:
         return Estimate(row, factor)
 
 
-def load_gain_table(path: str | os.PathLike[str]) -> GainTable:
+def parse_gain_table(text: bytes | str, *, where: str) -> GainTable:
     """Read a table.
 
+    Args:
+        text: The JSON.
+        where: Its file, for messages.
+
     Raises:
-        InputError: It is missing, damaged, of a later schema, or empty.
+        InputError: It is damaged, of a later schema, or empty.
     """
-    path = check_input(path, "a gain table (benchmarks/gpu_gain.py makes one)")
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(text)
         if data["schema"] != SCHEMA:
             raise InputError(
-                f"{path} has schema {data['schema']!r}, this release reads {SCHEMA}; measure it again with "
+                f"{where} has schema {data['schema']!r}, this release reads {SCHEMA}; measure it again with "
                 "benchmarks/gpu_gain.py"
             )
         rows = tuple(_row(item) for item in data["rows"])
@@ -136,32 +136,32 @@ def load_gain_table(path: str | os.PathLike[str]) -> GainTable:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{path} is damaged or no gain table; measure one with benchmarks/gpu_gain.py"
+            f"{where} is damaged or no gain table; measure one with benchmarks/gpu_gain.py"
         ) from error
     if not rows:
-        raise InputError(f"{path} has no rows; measure it again with benchmarks/gpu_gain.py")
-    return GainTable(path, device, target, versions, rows)
+        raise InputError(f"{where} has no rows; measure it again with benchmarks/gpu_gain.py")
+    return GainTable(where, device, target, versions, rows)
 
 
-def dense_names(path: str | os.PathLike[str]) -> dict[str, str]:
+def parse_dense_names(text: bytes | str, *, where: str) -> dict[str, str]:
     """Read which weights a report keeps dense, each with its reason.
 
     Args:
-        path: What `nm2trt gain --json` printed.
+        text: What `nm2trt gain --json` printed.
+        where: Its file, for messages.
 
     Raises:
-        InputError: It is missing, damaged or no such report.
+        InputError: It is damaged or no such report.
     """
-    path = check_input(path, "a report of nm2trt gain --json")
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(text)
         if data["schema"] != 1:
             raise ValueError
         layers = {str(layer["weight"]): str(layer["sentence"]) for layer in data["layers"]}
         return {str(name): layers[name] for name in data["exclude"]}
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{path} is damaged or no report of nm2trt gain; make one with nm2trt gain --table FILE --json"
+            f"{where} is damaged or no report of nm2trt gain; make one with nm2trt gain --table FILE --json"
         ) from error
 
 

@@ -43,11 +43,13 @@ def gain(
     """
     from nm2trt.backends.cuda import probe_gpus
     from nm2trt.engine.gain import AT_LEAST, check_device, estimate_gain
-    from nm2trt.nm.gain_table import load_gain_table
+    from nm2trt.files import check_input
+    from nm2trt.nm.gain_table import parse_gain_table
 
     if at_least is not None and not (math.isfinite(at_least) and at_least > 0):
         raise InputError(f"a speed-up of {at_least} is none; give a number over 0, as in --at-least 1.05")
-    loaded = load_gain_table(table)
+    path = check_input(table, "a gain table (benchmarks/gpu_gain.py makes one)")
+    loaded = parse_gain_table(path.read_bytes(), where=str(path))
     notes = check_device(loaded, device, probe_gpus()[0])
     return estimate_gain(
         _weights_at(Path(model), shapes),

@@ -56,9 +56,15 @@ def sparsify(
         SparsifyError: No layer fits, an option or a glob is unknown, a weight holds NaN, or the model is
             attached, wrapped or sharded already.
     """
-    from nm2trt.nm.gain_table import dense_names
     from nm2trt.sparsity import session
 
+    dense = None
+    if gain is not None:
+        from nm2trt.files import check_input
+        from nm2trt.nm.gain_table import parse_dense_names
+
+        path = check_input(gain, "a report of nm2trt gain --json")
+        dense = parse_dense_names(path.read_bytes(), where=str(path))
     return session.sparsify(
         model,
         method=method,
@@ -67,7 +73,7 @@ def sparsify(
         include=include,
         exclude=exclude,
         min_channels=min_channels,
-        dense=None if gain is None else dense_names(gain),
+        dense=dense,
         **options,
     )
 

@@ -101,9 +101,9 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(script, tmp_path, capsys):
 
 @pytest.mark.gpu
 def test_a_small_table_on_a_gpu(script, tmp_path):
-    from nm2trt.nm.gain_table import load_gain_table
+    from nm2trt.nm.gain_table import parse_gain_table
 
     out = tmp_path / "t.json"
     assert script.main(["-o", str(out), "--batches", "1", "--runs", "3", "--warmup", "1"]) == 0
     assert json.loads(out.read_text())["failed"] == []
-    assert set(load_gain_table(out).dtypes()) == {"float16", "bfloat16", "int8"}
+    assert set(parse_gain_table(out.read_bytes(), where="t").dtypes()) == {"float16", "bfloat16", "int8"}

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from nm2trt.errors import InputError
-from nm2trt.nm.gain_table import dense_names, load_gain_table
+from nm2trt.nm.gain_table import parse_dense_names, parse_gain_table
 
 # Synthetic: no GPU ever took these times.
 SYNTHETIC = {
@@ -21,15 +21,13 @@ SYNTHETIC = {
 }
 
 
-def write(tmp_path, data):
-    path = tmp_path / "gain.json"
-    path.write_text(data if isinstance(data, str) else json.dumps(data))
-    return path
+def read(data):
+    return parse_gain_table(data if isinstance(data, (str, bytes)) else json.dumps(data), where="gain.json")
 
 
 @pytest.fixture
-def table(tmp_path):
-    return load_gain_table(write(tmp_path, SYNTHETIC))
+def table():
+    return read(SYNTHETIC)
 
 
 def test_the_very_product(table):
@@ -62,7 +60,8 @@ def test_types_are_not_mixed(table):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param("{", "is damaged or no gain table", id="cut-short"),
+        pytest.param("{", "gain.json is damaged or no gain table", id="cut-short"),
+        pytest.param(b"\xff\xfe\x00", "is damaged or no gain table", id="binary"),
         pytest.param({"schema": 2}, "has schema 2, this release reads 1", id="later"),
         pytest.param({"rows": []}, "has no rows", id="empty"),
         pytest.param({"rows": [{"m": 1}]}, "is damaged", id="half-a-row"),
@@ -71,23 +70,18 @@ def test_types_are_not_mixed(table):
         pytest.param({"device": "A100"}, "is damaged", id="no-device"),
     ],
 )
-def test_bad_tables(tmp_path, change, message):
-    data = change if isinstance(change, str) else {**SYNTHETIC, **change}
+def test_bad_tables(change, message):
+    data = change if isinstance(change, (str, bytes)) else {**SYNTHETIC, **change}
     with pytest.raises(InputError, match=message):
-        load_gain_table(write(tmp_path, data))
+        read(data)
 
 
-def test_a_table_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match="does not exist; give the path of a gain table"):
-        load_gain_table(tmp_path / "none.json")
-
-
-def test_names_that_stay_dense(tmp_path):
+def test_names_that_stay_dense():
     report = {
         "schema": 1,
         "exclude": ["fc.weight"],
         "layers": [{"weight": "fc.weight", "sentence": "0.9x"}, {"weight": "a", "sentence": "1.4x"}],
     }
-    assert dense_names(write(tmp_path, report)) == {"fc.weight": "0.9x"}
+    assert parse_dense_names(json.dumps(report), where="r.json") == {"fc.weight": "0.9x"}
     with pytest.raises(InputError, match="no report of nm2trt gain"):
-        dense_names(write(tmp_path, SYNTHETIC))
+        parse_dense_names(json.dumps(SYNTHETIC), where="r.json")
