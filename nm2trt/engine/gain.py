@@ -104,9 +104,10 @@ def check_device(table: GainTable, asked: str | None, gpus: Sequence[Gpu]) -> tu
     own = {name.lower() for name in (table.device, table.target) if name}
     if own.isdisjoint(name.lower() for name in wanted):
         there = asked if asked is not None else gpus[0].name
+        target = f" ({table.target})" if table.target else ""
         raise InputError(
-            f"{table.where} was measured on {table.device}{f' ({table.target})' if table.target else ''}, the "
-            f"model is for {there}; measure a table there with benchmarks/gpu_gain.py"
+            f"{table.where} was measured on {table.device}{target}, the model is for {there}; measure a "
+            "table there with benchmarks/gpu_gain.py"
         )
     exact = table.device.lower() in {name.lower() for name in wanted}
     return () if exact else (f"the table is of {table.device}, another GPU of the same {table.target}",)
