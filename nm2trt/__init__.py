@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nm2trt.pipeline import (
         build,
+        cast,
         deploy,
         export,
         fuse,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "__version__",
     "build",
+    "cast",
     "deploy",
     "export",
     "fuse",

@@ -25,6 +25,7 @@ COMMANDS = {
     "verify": "check which weights of an ONNX model are N:M on the axis the hardware reads",
     "fuse": "fold BatchNorms and merge parallel convolution branches in an ONNX model",
     "prune": "make the weights of an ONNX model N:M by magnitude, one-shot",
+    "cast": "write an ONNX model in fp16 or bf16, with what needs range kept in fp32",
     "quantize": "write explicit Q/DQ for INT8 or FP8 into an ONNX model, zeros kept",
     "build": "verify an ONNX model and build an engine, with sparse weights if asked",
     "gain": "say which layers of a model would pay for 2:4 on one GPU, by a table measured there",

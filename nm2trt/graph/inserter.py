@@ -74,12 +74,14 @@ class Inserter(Editor):
             return finals
         kept = list(self.graph.node)
         live = [index for index in range(self._original) if index not in self.dead]
-        order = [self.nodes[index] for index in self._behind.get(-1, ())]
+        order = self._added(-1)
         for index, node in zip(live, kept, strict=True):
-            order.append(node)
-            order += [self.nodes[new] for new in self._behind.get(index, ())]
+            order += [node, *self._added(index)]
         # Copies, since clearing the list would take the nodes in it along.
         copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in order]
         del self.graph.node[:]
         self.graph.node.extend(copies)
         return finals
+
+    def _added(self, behind: int) -> list[onnx.NodeProto]:
+        return [self.nodes[index] for index in self._behind.get(behind, ()) if index not in self.dead]

@@ -264,7 +264,8 @@ class Editor:
         for name in self._gone | dropped:
             self._names.discard(name)
         for index in sorted(self.dead, reverse=True):
-            del self.graph.node[index]
+            if index < len(self.graph.node):  # a node of the file, not one that was added
+                del self.graph.node[index]
         for field in (self.graph.initializer, self.graph.input, self.graph.value_info):
             stale = dropped if field is not self.graph.value_info else dropped | self._gone
             for position in range(len(field) - 1, -1, -1):

@@ -13,7 +13,7 @@ from nm2trt.graph.consumers import Consumer, consumers
 from nm2trt.graph.model import Model
 from nm2trt.nm.verdict import WeightVerdict
 
-__all__ = ["Shapes", "infer_shapes", "macs", "with_macs"]
+__all__ = ["Shapes", "infer_shapes", "infer_types", "macs", "with_macs"]
 
 Shapes = Mapping[str, tuple[int | None, ...]]
 
@@ -30,6 +30,30 @@ def infer_shapes(model: Model, inputs: Mapping[str, Sequence[int]] | None = None
         model: The model.
         inputs: Shapes of its inputs, e.g. those that an engine is optimised for; by default its own.
     """
+    shapes: dict[str, tuple[int | None, ...]] = {}
+    for value in _inferred(model, inputs):
+        if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
+            dims = value.type.tensor_type.shape.dim
+            # Some exporters write -1 for a free size.
+            sizes = (d.dim_value if d.HasField("dim_value") else -1 for d in dims)
+            shapes[value.name] = tuple(size if size >= 0 else None for size in sizes)
+    return shapes
+
+
+def infer_types(model: Model) -> Mapping[str, int]:
+    """Return the element types of the main graph's tensors, by ONNX's numbers, where they are known."""
+    types = {
+        value.name: int(value.type.tensor_type.elem_type)
+        for value in _inferred(model, None)
+        if value.type.HasField("tensor_type") and value.type.tensor_type.elem_type
+    }
+    graph = model.proto.graph
+    types.update({tensor.name: int(tensor.data_type) for tensor in graph.initializer})
+    types.update({sparse.values.name: int(sparse.values.data_type) for sparse in graph.sparse_initializer})
+    return types
+
+
+def _inferred(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> list[onnx.ValueInfoProto]:
     light = onnx.ModelProto(ir_version=model.proto.ir_version)
     light.opset_import.extend(model.proto.opset_import)
     light.functions.extend(model.proto.functions)
@@ -55,14 +79,7 @@ def infer_shapes(model: Model, inputs: Mapping[str, Sequence[int]] | None = None
         graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
     except Exception:  # inference is a courtesy of the format: without it MACs are simply not known
         graph = light.graph
-    shapes: dict[str, tuple[int | None, ...]] = {}
-    for value in [*graph.value_info, *graph.input, *graph.output]:
-        if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
-            dims = value.type.tensor_type.shape.dim
-            # Some exporters write -1 for a free size.
-            sizes = (d.dim_value if d.HasField("dim_value") else -1 for d in dims)
-            shapes[value.name] = tuple(size if size >= 0 else None for size in sizes)
-    return shapes
+    return [*graph.value_info, *graph.input, *graph.output]
 
 
 def macs(consumer: Consumer, weight_shape: tuple[int, ...], axis: int, shapes: Shapes) -> int | None:

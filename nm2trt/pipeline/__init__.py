@@ -19,7 +19,7 @@ from nm2trt.pipeline.deployments import (
 )
 from nm2trt.pipeline.engines import build, build_options, doctor, engine_suffix
 from nm2trt.pipeline.models import data_files, fuse, info, prune, verify
-from nm2trt.pipeline.precisions import quantize
+from nm2trt.pipeline.precisions import cast, quantize
 from nm2trt.pipeline.proofs import gain
 from nm2trt.pipeline.reports import ReportResult, report
 from nm2trt.pipeline.sessions import open_session
@@ -41,6 +41,7 @@ __all__ = [
     "build",
     "build_options",
     "calibration_samples",
+    "cast",
     "data_files",
     "deploy",
     "doctor",

@@ -1,0 +1,132 @@
+"""Which ONNX operators stay in float32 when a model is cast, and which of their operands may be cast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+__all__ = ["KEEP", "LOW", "Low", "Target", "keep_reason", "low_slots"]
+
+Target = Literal["fp16", "bf16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Low:
+    """A type with half of float32's bits.
+
+    Args:
+        name: "fp16" or "bf16".
+        onnx: ONNX's number of it.
+        schema: ONNX's name of a tensor of it.
+        dtype: numpy's dtype of one element.
+        largest: The largest finite number.
+        smallest: The smallest normal number.
+    """
+
+    name: Target
+    onnx: int
+    schema: str
+    dtype: np.dtype[np.generic]
+    largest: float
+    smallest: float
+
+
+LOW: Mapping[str, Low] = {
+    "fp16": Low("fp16", TensorProto.FLOAT16, "tensor(float16)", np.dtype(np.float16), 65504.0, 2.0**-14),
+    "bf16": Low(
+        "bf16",
+        TensorProto.BFLOAT16,
+        "tensor(bfloat16)",
+        np.dtype(ml_dtypes.bfloat16),
+        2.0**128 - 2.0**120,
+        2.0**-126,
+    ),
+}
+
+_GROWS = "its result grows past 65504 for ordinary inputs"
+_SUMS = "it sums many terms, which overflow fp16 and lose bf16's few digits"
+_NORMS = "it sums squares, which overflow fp16 above 255 and lose bf16's few digits"
+_REFUSED = "TensorRT for RTX 1.7 refuses it in bf16"
+_BOTH: tuple[Target, ...] = ("fp16", "bf16")
+
+# Operator -> why it stays in float32, and for which types.
+KEEP: Mapping[str, tuple[str, tuple[Target, ...]]] = {
+    **dict.fromkeys(("Exp", "Pow", "Sinh", "Cosh", "Tan", "Reciprocal", "Softplus"), (_GROWS, ("fp16",))),
+    "Log": ("small numbers that fp16 rounds to zero have no logarithm", ("fp16",)),
+    **dict.fromkeys(("HardSwish", "Mish", "ConvTranspose"), (_REFUSED, ("bf16",))),
+    "LogSoftmax": ("the logarithm of a small probability loses its digits", _BOTH),
+    **dict.fromkeys(
+        ("ReduceSum", "ReduceMean", "ReduceL1", "ReduceLogSum", "ReduceLogSumExp", "ReduceProd", "CumSum"),
+        (_SUMS, _BOTH),
+    ),
+    **dict.fromkeys(
+        (
+            "ReduceL2",
+            "ReduceSumSquare",
+            "LayerNormalization",
+            "InstanceNormalization",
+            "GroupNormalization",
+            "RMSNormalization",
+            "LpNormalization",
+            "MeanVarianceNormalization",
+            "LRN",
+        ),
+        (_NORMS, _BOTH),
+    ),
+}
+
+# The type of what they make is written in an attribute, or is a sequence's.
+_TYPED_BY_ATTRIBUTE = frozenset(
+    """Constant ConstantOfShape RandomNormal RandomUniform RandomNormalLike RandomUniformLike EyeLike
+    Multinomial Bernoulli CastLike SequenceEmpty SequenceConstruct SequenceInsert BlackmanWindow
+    HannWindow HammingWindow
+    MelWeightMatrix OptionalGetElement Optional""".split()
+)
+
+
+def keep_reason(operator: str, low: Low) -> str:
+    """Return why an operator stays in float32, or ""."""
+    reason, types = KEEP.get(operator, ("", ()))
+    return reason if low.name in types else ""
+
+
+def low_slots(node: onnx.NodeProto, opset: int, low: Low) -> tuple[set[int], set[int]] | None:
+    """Return which inputs and outputs of a node may be of a type; None where ONNX does not say.
+
+    bfloat16 came to many operators long after builders took it, so for it the newest schema decides.
+    """
+    if node.op_type in _TYPED_BY_ATTRIBUTE or node.domain not in ("", "ai.onnx"):
+        return None
+    schema = _schema(node.op_type, opset)
+    if schema is None:
+        return None
+    if low.name == "bf16":
+        schema = _schema(node.op_type, None) or schema
+    allowed = {
+        constraint.type_param_str
+        for constraint in schema.type_constraints
+        if low.schema in constraint.allowed_type_strs and "tensor(float)" in constraint.allowed_type_strs
+    }
+    inputs = {slot for slot in range(len(node.input)) if _type_of(schema.inputs, slot) in allowed}
+    outputs = {slot for slot in range(len(node.output)) if _type_of(schema.outputs, slot) in allowed}
+    return inputs, outputs
+
+
+def _type_of(parameters: Sequence[onnx.defs.OpSchema.FormalParameter], slot: int) -> str:
+    """Return the type variable of an operand; the last parameter may stand for any number."""
+    return str(parameters[min(slot, len(parameters) - 1)].type_str) if parameters else ""
+
+
+@lru_cache(maxsize=512)
+def _schema(operator: str, opset: int | None) -> onnx.defs.OpSchema | None:
+    try:
+        return onnx.defs.get_schema(operator) if opset is None else onnx.defs.get_schema(operator, opset, "")
+    except onnx.defs.SchemaError:
+        return None
