@@ -35,6 +35,7 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -188,19 +189,24 @@ def write_pair(engine: str | os.PathLike[str], data: bytes | memoryview, manifes
         OutputError: The folder is missing or read-only, or the disk is full; the old pair is unchanged.
     """
     engine = Path(engine)
-    manifest = replace(manifest, engine_sha256=sha256_bytes(data), engine_bytes=memoryview(data).nbytes)
     path = manifest_path(engine)
-    record = manifest.to_json()
-    with one_writer(engine.parent):
+    # Hashes are computed while the disk works.
+    with one_writer(engine.parent), ThreadPoolExecutor(1) as hashing:
+        digest = hashing.submit(sha256_bytes, data)
+        earlier = hashing.submit(_current_record, engine, path)
         before = _read_bytes(path)
-        previous = _current_record(engine, path)
         inode = None
         try:
             with atomic_path(engine) as temporary:
                 with temporary.open("wb") as file:
                     file.write(data)
+                    os.fsync(file.fileno())
                 inode = temporary.stat().st_ino
-                write_atomic(path, _dumps({**record, "previous": previous}))
+                manifest = replace(
+                    manifest, engine_sha256=digest.result(), engine_bytes=memoryview(data).nbytes
+                )
+                record = manifest.to_json()
+                write_atomic(path, _dumps({**record, "previous": earlier.result()}))
         except BaseException:
             if inode is None or not _is_inode(engine, inode):
                 _restore(path, before)

@@ -7,6 +7,7 @@ import functools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -197,7 +198,11 @@ def build_engine(
         fixed = {shape.input: shape.shape for shape in options.static_shapes}
         best = {shapes.input: shapes.opt for shapes in next(iter(options.profiles), ())}
         weights = at_shapes({**fixed, **best})
-    built = Engine(memoryview(b""), (), 0.0) if dry_run else backend.build(network, options)
+    # The model is hashed while the builder works.
+    with ThreadPoolExecutor(1) as hashing:
+        digest = hashing.submit(sha256_file, model)
+        built = Engine(memoryview(b""), (), 0.0) if dry_run else backend.build(network, options)
+        model_sha256 = digest.result()
     evidence = gather(built, backend)
     ladder = rungs(weights, evidence=evidence)
     if require_sparse is not None and not dry_run:
@@ -223,7 +228,7 @@ def build_engine(
     )
     if dry_run:
         return result
-    written = write_pair(out, built.data, _manifest(result, facts))
+    written = write_pair(out, built.data, _manifest(result, facts, model_sha256))
     return replace(result, engine_sha256=written.engine_sha256, engine_bytes=written.engine_bytes)
 
 
@@ -296,7 +301,7 @@ def _warnings(weights: Sequence[WeightVerdict], options: BuildOptions) -> list[s
     return notes
 
 
-def _manifest(result: BuildResult, facts: ModelFacts) -> Manifest:
+def _manifest(result: BuildResult, facts: ModelFacts, model_sha256: str) -> Manifest:
     # Imported here: the package's own module would be half-initialised if this one were loaded by it.
     from nm2trt import __version__
 
@@ -305,7 +310,7 @@ def _manifest(result: BuildResult, facts: ModelFacts) -> Manifest:
         engine_sha256=result.engine_sha256,
         engine_bytes=result.engine_bytes,
         model=result.model.name,
-        model_sha256=sha256_file(result.model),
+        model_sha256=model_sha256,
         mask_sha256=facts.mask_sha256,
         plan=None if facts.plan is None else json.loads(facts.plan.to_json()),
         backend=result.backend,

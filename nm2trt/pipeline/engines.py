@@ -105,7 +105,6 @@ def build(
     from nm2trt.backends.choice import choose_backend
     from nm2trt.engine.build import ModelFacts, build_engine, check_request, refuse_opset
     from nm2trt.graph.model import load, opset
-    from nm2trt.graph.prune import prune_model
     from nm2trt.graph.save import refuse_data_file
     from nm2trt.graph.shapes import with_macs
     from nm2trt.graph.verify import verify_model
@@ -121,6 +120,8 @@ def build(
     with contextlib.ExitStack() as stack:
         source = model
         if options.sparsity == "force":
+            from nm2trt.graph.prune import prune_model
+
             source = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nm2trt-"))) / model.name
             prune_model(model, source, pattern="2:4")
         report = verify_model(source)
