@@ -12,7 +12,7 @@ from nm2trt.nm.axes import onnx_weight
 from nm2trt.nm.mask import nm_mask
 from nm2trt.nm.pattern import NMPattern
 
-__all__ = ["TWO_FOUR", "half", "many_nodes", "matmuls", "resnet50", "sparse"]
+__all__ = ["TWO_FOUR", "half", "many_nodes", "matmuls", "minilm", "resnet50", "sparse"]
 
 TWO_FOUR = NMPattern(2, 4)
 
@@ -107,6 +107,54 @@ def matmuls(layers: int = 24, width: int = 1024) -> onnx.ModelProto:
     return b.model(["n", 128, width], ["n", 128, width], x)
 
 
+def minilm(*, layers: int = 6, width: int = 384, heads: int = 12, tokens: int = 128) -> onnx.ModelProto:
+    """Return a BERT of MiniLM-L6's sizes with random weights: 22.6 M of them."""
+    b = Builder()
+
+    def constant(name: str, value: np.ndarray) -> str:
+        b.weights.append(numpy_helper.from_array(value, name))
+        return name
+
+    def dense(x: str, name: str, i: int, o: int) -> str:
+        product = b.node("MatMul", x, b.weight(f"{name}.weight", i, o), name=f"{name}.product")
+        return b.node("Add", product, b.weight(f"{name}.bias", o), name=name)
+
+    def normal(x: str, name: str) -> str:
+        ones = constant(f"{name}.scale", np.ones(width, np.float32))
+        return b.node("LayerNormalization", x, ones, b.weight(f"{name}.shift", width), name=name, axis=-1)
+
+    size = width // heads
+    split = constant("split", np.array([0, tokens, heads, size], np.int64))
+    join = constant("join", np.array([0, tokens, width], np.int64))
+    scale = constant("scale", np.float32(size**-0.5))
+    one, half_of, root = (
+        constant(n, np.float32(v)) for n, v in (("one", 1), ("half", 0.5), ("root", 2**0.5))
+    )
+    x = normal(b.node("Gather", b.weight("words", 30522, width), "ids", name="embedding"), "norm")
+    for layer in range(layers):
+        name = f"layer{layer}"
+        parts = []
+        for part, order in (("query", [0, 2, 1, 3]), ("key", [0, 2, 3, 1]), ("value", [0, 2, 1, 3])):
+            y = b.node(
+                "Reshape", dense(x, f"{name}.{part}", width, width), split, name=f"{name}.{part}.split"
+            )
+            parts.append(b.node("Transpose", y, name=f"{name}.{part}.turned", perm=order))
+        y = b.node("Mul", b.node("MatMul", *parts[:2], name=f"{name}.scores"), scale, name=f"{name}.scaled")
+        y = b.node("MatMul", b.node("Softmax", y, name=f"{name}.soft"), parts[2], name=f"{name}.mixed")
+        y = b.node("Transpose", y, name=f"{name}.back", perm=[0, 2, 1, 3])
+        y = dense(b.node("Reshape", y, join, name=f"{name}.joined"), f"{name}.out", width, width)
+        x = normal(b.node("Add", x, y, name=f"{name}.sum1"), f"{name}.norm1")
+        y = dense(x, f"{name}.up", width, 4 * width)
+        bell = b.node("Erf", b.node("Div", y, root, name=f"{name}.div"), name=f"{name}.erf")
+        bell = b.node("Mul", b.node("Add", bell, one, name=f"{name}.plus"), half_of, name=f"{name}.bell")
+        y = dense(b.node("Mul", y, bell, name=f"{name}.gelu"), f"{name}.down", 4 * width, width)
+        x = normal(b.node("Add", x, y, name=f"{name}.sum2"), "y" if layer == layers - 1 else f"{name}.norm2")
+    model = b.model(["n", tokens], ["n", tokens, width], x)
+    model.graph.input[0].name = "ids"
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
+    return model
+
+
 def sparse(model: onnx.ModelProto) -> onnx.ModelProto:
     """Make every weight that can be 2:4 hold 2:4."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -121,11 +169,13 @@ def sparse(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Make weights, input and output fp16."""
+    """Make floating-point weights, inputs and outputs fp16."""
     for tensor in model.graph.initializer:
-        tensor.CopyFrom(
-            numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name)
-        )
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(
+                numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name)
+            )
     for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
     return model
