@@ -62,17 +62,17 @@ class Outcome:
 
     Args:
         result: What its command prints with `--json`.
-        sentence: The same in one line.
         command: The command that does the same, in words.
         outputs: Files and folders that it wrote, the one for later stages first.
         failure: Why the run stops here although there is a result, or None.
+        sentence: The result in one line, where the result itself does not tell.
     """
 
     result: Mapping[str, Any]
-    sentence: str
     command: Sequence[str]
     outputs: tuple[Path, ...] = ()
     failure: Nm2trtError | None = None
+    sentence: str = ""
 
     def line(self) -> str:
         """Return the command as it would be typed."""
@@ -98,13 +98,8 @@ class _Words:
 
 def _sparsify(job: Job) -> Outcome:
     done = pipeline.sparsify_file(job.files["recipe"], job.artefact(""), allow_functions=job.allow_functions)
-    report = done.report
-    share = report.get("rate_of_all", report.get("sparsity", 0.0))
-    sentence = f"{share:.1%} of the weights are zero"
-    if "loss_after" in report:
-        sentence += f", distillation loss {report['loss_before']:.3g} to {report['loss_after']:.3g}"
     command = ["sparsify", str(job.files["recipe"]), "-o", str(job.artefact(""))]
-    return Outcome(done.to_json(), sentence, command, (done.onnx, done.weights))
+    return Outcome(done.to_json(), command, (done.onnx, done.weights))
 
 
 def _export(job: Job) -> Outcome:
@@ -119,19 +114,15 @@ def _export(job: Job) -> Outcome:
         opset=options.opset,
         folder=job.base,
     )
-    return Outcome(done.to_json(), f"opset {options.opset}", (), (job.artefact(".onnx"),))
+    return Outcome(done.to_json(), (), (job.artefact(".onnx"),))
 
 
 def _fuse(job: Job) -> Outcome:
     options: schema.FuseOptions = job.options
     target = job.artefact(".onnx")
     done = pipeline.fuse(job.source, target, allow_broken=options.allow_broken, compare=options.compare)
-    sentence = (
-        f"{done.batchnorms_folded} BatchNorms folded, {done.branches_merged} branches merged, "
-        f"{done.nodes_before} nodes are now {done.nodes_after}"
-    )
     words = _Words(["fuse", str(job.source), "-o", str(target)]).add("--allow-broken", options.allow_broken)
-    return Outcome(done.to_json(), sentence, words.words, _model_files(target))
+    return Outcome(done.to_json(), words.words, _model_files(target))
 
 
 def _prune(job: Job) -> Outcome:
@@ -149,7 +140,7 @@ def _prune(job: Job) -> Outcome:
     words = _Words(["prune", str(job.source), "-o", str(target)])
     words.add("--pattern", options.pattern, unless="2:4").add("--include", options.include)
     words.add("--exclude", options.exclude).add("--min-channels", options.min_channels, unless=16)
-    return Outcome(result, f"{options.pattern} by magnitude", words.words, _model_files(target))
+    return Outcome(result, words.words, _model_files(target), sentence=f"{options.pattern} by magnitude")
 
 
 def _quantize(job: Job) -> Outcome:
@@ -171,17 +162,13 @@ def _quantize(job: Job) -> Outcome:
     words.add("--method", options.method, unless="minmax").add("--exclude", options.exclude)
     words.add("--float-weights", options.float_weights).add("--batch", options.batch)
     words.words += ["-o", str(target)]
-    return Outcome(
-        done.to_json(), f"{options.to}, ranges by {options.method}", words.words, _model_files(target)
-    )
+    sentence = f"{options.to}, ranges by {options.method}"
+    return Outcome(done.to_json(), words.words, _model_files(target), sentence=sentence)
 
 
 def _verify(job: Job) -> Outcome:
     options: schema.VerifyOptions = job.options
     done = pipeline.verify(job.source, pattern=options.pattern)
-    counts = ", ".join(
-        f"{number} {status.replace('-', ' ')}" for status, number in sorted(done.counts.items())
-    )
     passed = done.passed(options.fail_on)
     failure = None
     if not passed:
@@ -195,7 +182,7 @@ def _verify(job: Job) -> Outcome:
     words = _Words(["verify", str(job.source)]).add("--pattern", options.pattern)
     words.add("--fail-on", options.fail_on, unless="broken")
     result = {**done.to_json(), "fail_on": options.fail_on, "passed": passed}
-    return Outcome(result, counts or "no weights", words.words, failure=failure)
+    return Outcome(result, words.words, failure=failure)
 
 
 def _build(job: Job) -> Outcome:
@@ -212,16 +199,13 @@ def _build(job: Job) -> Outcome:
     done = pipeline.build(
         job.source, target, chosen, backend=options.backend, require_sparse=options.require_sparse
     )
-    sentence = (
-        f"{done.engine_bytes / 1e6:.1f} MB for {', '.join(done.options.targets)}, sparsity {options.sparsity}"
-    )
     words = _Words(["build", str(job.source), f"--sparsity={options.sparsity}", "-o", str(target)])
     words.add("--target", options.target).add("--profile", options.profiles)
     words.add("--workspace", options.workspace).add("--shape", options.shapes)
     words.add("--effort", options.effort).add("--backend", options.backend)
     words.add("--require-sparse", options.require_sparse)
     result = done.to_json()
-    return Outcome(result, sentence, words.words, (done.engine, Path(result["manifest"])))
+    return Outcome(result, words.words, (done.engine, Path(result["manifest"])))
 
 
 def _validate(job: Job) -> Outcome:
@@ -237,17 +221,12 @@ def _validate(job: Job) -> Outcome:
         warmup=options.warmup,
         threads=options.threads,
     )
-    paired = done.accuracy.paired
-    sentence = (
-        f"{100 * paired.difference:+.2f} points, {100 * paired.low:+.2f} to {100 * paired.high:+.2f}, "
-        f"n = {paired.n}"
-    )
     words = _Words(
         ["validate", str(job.sources["from"]), "--against", against, "--data", str(job.files["data"])]
     )
     words.add("--output", options.output).add("--batch", options.batch)
     words.add("--runs", options.runs, unless=200)
-    return Outcome(done.to_json(), sentence, words.words)
+    return Outcome(done.to_json(), words.words)
 
 
 def _report(job: Job) -> Outcome:
@@ -255,7 +234,8 @@ def _report(job: Job) -> Outcome:
     written = [pipeline.report(job.run, format=chosen) for chosen in options.formats]
     command = ["report", str(job.run)]
     sentence = ", ".join(str(item.report) for item in written)
-    return Outcome(written[0].to_json(), sentence, command, tuple(item.report for item in written))
+    outputs = tuple(item.report for item in written)
+    return Outcome(written[0].to_json(), command, outputs, sentence=sentence)
 
 
 def _model_files(model: Path) -> tuple[Path, ...]:

@@ -7,6 +7,7 @@ stage writes, it writes whole or not at all.
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
 import time
 from collections.abc import Mapping
@@ -24,7 +25,9 @@ from nm2trt.recipe.result import RunResult, StageResult
 from nm2trt.recipe.schema import Recipe, load_recipe
 from nm2trt.recipe.sources import Sources
 from nm2trt.recipe.view import SilentView, View
+from nm2trt.reporting.fields import Fields
 from nm2trt.reporting.folder import RunFolder, StageRecord
+from nm2trt.reporting.sentences import sentence_of
 
 __all__ = ["run_recipe", "stage_names"]
 
@@ -171,15 +174,17 @@ class _Run:
 
     def _ended(self, begun: StageRecord, outcome: Outcome, key: str, seconds: float) -> StageRecord:
         failed = outcome.failure is not None
+        result = json.loads(json.dumps(outcome.result, default=str))
+        sentence = outcome.sentence or sentence_of(begun.stage, Fields(result, f"the result of {begun.name}"))
         return replace(
             begun,
             status="failed" if failed else "done",
-            sentence=str(outcome.failure) if failed else outcome.sentence,
+            sentence=str(outcome.failure) if failed else sentence,
             command=outcome.line(),
             seconds=round(seconds, 3),
             outputs=tuple(self._sources.index.records(path)[0] for path in outcome.outputs),
             key="" if failed else key,
-            result=outcome.result,
+            result=result,
         )
 
     def _job(self, step: Step) -> Job:

@@ -72,7 +72,10 @@ def range_bar(row: LatencyRow, scale: tuple[float, float], colour: int) -> Marku
     parts += [
         (point if percentile == 50 else cap).format(_short(_percent(value, scale)), percentile, value)
         for percentile, value in values
+        if value <= scale[1]
     ]
+    if values[-1][1] > scale[1]:
+        parts.append(Markup('<text x="100%" y="16" text-anchor="end" class="beyond">▸</text>'))
     return Markup('<svg class="strip c{}" height="24" role="img">{}</svg>').format(
         colour % _COLOURS, Markup("").join(parts)
     )
@@ -151,24 +154,24 @@ def curve_chart(curve: Curve) -> Markup:
         for mark in marks
     ]
     lines = []
-    for at, series in enumerate(curve.series):
+    for series in curve.series:
         path = " ".join(
             f"{_short(_percent(x, (left, right)))},{_short(100 - _percent(y, (low, high)))}"
             for x, y in series.points
         )
         lines.append(
             Markup('<polyline class="c{}" points="{}"><title>{}</title></polyline>').format(
-                at % _COLOURS, path, series.name
+                series.index % _COLOURS, path, series.name
             )
         )
     dots = [
         Markup('<circle class="c{} dot" cx="{}%" cy="{}%" r="3"><title>{}</title></circle>').format(
-            at % _COLOURS,
+            series.index % _COLOURS,
             _short(_percent(series.points[0][0], (left, right))),
             _short(100 - _percent(series.points[0][1], (low, high))),
             series.name,
         )
-        for at, series in enumerate(curve.series)
+        for series in curve.series
         if len(series.points) == 1
     ]
     labels = Markup("").join(

@@ -13,8 +13,11 @@ from nm2trt.reporting.data import RUNGS, AccuracyRow, Answer, LatencyRow, Report
 from nm2trt.reporting.fields import Fields
 from nm2trt.reporting.folder import STAGES, RunFolder, StageRecord
 from nm2trt.reporting.lineage import lineage_of
+from nm2trt.reporting.sentences import sentence_of
 
 __all__ = ["collect"]
+
+Done = list[tuple[StageRecord, Fields]]
 
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:_\d+)?)_ms")
 _SERVED = re.compile(r"(https?|grpc)://")
@@ -33,12 +36,14 @@ def collect(folder: str | os.PathLike[str]) -> ReportData:
     producers = {PurePath(file.path).name: record for record, _ in done for file in record.outputs}
     weights, weights_of = _weights(done)
     versions: dict[str, str] = {"nm2trt": header.nm2trt}
-    for record, _ in done:
+    for record, fields in done:
         versions.update({str(key): str(value) for key, value in record.versions.items()})
+        if fields.has("backend") and fields.has("backend_version"):
+            versions[fields.text("backend")] = fields.text("backend_version")
     return ReportData(
         name=header.name,
         created=header.created,
-        stages=_stages(header.stages, records),
+        stages=_stages(header.stages, results),
         accuracy=_accuracy(done, producers),
         weights=weights,
         weights_of=weights_of,
@@ -56,21 +61,18 @@ def _where(run: RunFolder, record: StageRecord) -> str:
     return f"{path}: result" if wrapped else f"{path}: value"
 
 
-def _stages(wanted: Iterable[str], records: Iterable[StageRecord]) -> tuple[StageRow, ...]:
-    by_name = {record.name: record for record in records}
+def _stages(wanted: Iterable[str], results: Done) -> tuple[StageRow, ...]:
+    by_name = {record.name: (record, fields) for record, fields in results}
     rows = []
     for name in [*wanted, *(name for name in by_name if name not in set(wanted))]:
-        record = by_name.get(name)
-        if record is None:
+        if name not in by_name:
             rows.append(StageRow(name, name, "not run", None, "", ""))
-        else:
-            rows.append(
-                StageRow(name, record.stage, record.status, record.seconds, record.sentence, record.command)
-            )
+            continue
+        record, fields = by_name[name]
+        done = record.status == "done"
+        sentence = record.sentence or (sentence_of(record.stage, fields) if done else "")
+        rows.append(StageRow(name, record.stage, record.status, record.seconds, sentence, record.command))
     return tuple(rows)
-
-
-Done = list[tuple[StageRecord, Fields]]
 
 
 def _accuracy(done: Done, producers: Mapping[str, StageRecord]) -> tuple[AccuracyRow, ...]:

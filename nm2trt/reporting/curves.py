@@ -29,6 +29,7 @@ def curves_of(lines: Sequence[Mapping[str, Any]]) -> tuple[Curve, ...]:
         lines: Objects with `run`, `step` and numbers.
     """
     keys = [*_KNOWN, *sorted({key for line in lines for key in line} - {"run", "step", *_KNOWN})]
+    runs = {run: at for at, run in enumerate(dict.fromkeys(line["run"] for line in lines))}
     curves = []
     for key in keys:
         points: dict[str, dict[float, float]] = {}
@@ -40,7 +41,9 @@ def curves_of(lines: Sequence[Mapping[str, Any]]) -> tuple[Curve, ...]:
             points.setdefault(line["run"], {})[line["step"]] = value
         if points:
             title, share = _KNOWN.get(key, (key.replace("_", " "), False))
-            series = (Series(run, _thinned(sorted(values.items()))) for run, values in points.items())
+            series = (
+                Series(run, runs[run], _thinned(sorted(values.items()))) for run, values in points.items()
+            )
             curves.append(Curve(key, title, share, tuple(series)))
     return tuple(curves)
 

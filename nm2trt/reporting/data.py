@@ -165,11 +165,13 @@ class Series:
     """One line of a curve.
 
     Args:
-        name: What it is of.
+        name: The training run that it is of.
+        index: That run's number, from 0: one colour a run, on every curve.
         points: (step, value), ascending.
     """
 
     name: str
+    index: int
     points: tuple[tuple[float, float], ...]
 
 

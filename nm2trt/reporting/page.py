@@ -165,7 +165,10 @@ def _latency_groups(rows: Sequence[LatencyRow]) -> list[tuple[str, list[LatencyR
 
 
 def _latency_scale(rows: Sequence[LatencyRow]) -> tuple[float, float]:
-    return 0.0, 1.05 * max((value for row in rows for value in row.percentiles.values()), default=1.0)
+    """Return what the latency bars span; a rare slow run does not squeeze the rest, and is marked instead."""
+    highest = max((value for row in rows for value in row.percentiles.values()), default=1.0)
+    usual = max((v for row in rows for p, v in row.percentiles.items() if p <= 90), default=highest)
+    return 0.0, 1.05 * min(highest, 3 * usual)
 
 
 def _answered(weights: Sequence[WeightRow]) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import json
 import shlex
 import statistics
 import subprocess
@@ -24,11 +25,15 @@ from torch import Tensor, nn
 
 import nm2trt
 from nm2trt.progress import track
+from nm2trt.reporting.folder import RunFolder, StageRecord, file_record
+from nm2trt.validation.accuracy import Accuracy
 from nm2trt.validation.paired import PairedDifference
 
 sys.path.insert(0, str(Path(__file__).parent))
 from data import DEBIAN_FOLDER, Images, digits, fashion_mnist
 
+SCRIPT = Path(sys.executable).with_name("nm2trt")
+PROGRAM = [str(SCRIPT)] if SCRIPT.is_file() else [sys.executable, "-m", "nm2trt"]
 BACKEND_MISSING = 4  # exit status of nm2trt where TensorRT for RTX is not installed
 
 
@@ -90,8 +95,11 @@ def shifted(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
     return padded[torch.arange(count)[:, None, None, None], 0, rows, columns]
 
 
-def train(data: Images, recipe: Recipe, *, seed: int, method: str | None) -> Run:
-    """Train dense (`method` None) or 2:4; SpRe keeps its two branches, for `nm2trt fuse` to merge."""
+def train(data: Images, recipe: Recipe, folder: RunFolder, *, seed: int, method: str | None) -> Run:
+    """Train dense (`method` None) or 2:4; SpRe keeps its two branches, for `nm2trt fuse` to merge.
+
+    Loss, accuracy and what happened to the masks go to the folder's telemetry, epoch by epoch.
+    """
     torch.manual_seed(seed)
     model = SmallCNN(data.train_x.shape[-1], int(data.train_y.max()) + 1)
     steps = recipe.epochs * -(-len(data.train_x) // recipe.batch)
@@ -113,18 +121,24 @@ def train(data: Images, recipe: Recipe, *, seed: int, method: str | None) -> Run
     run, start = Run(model), time.perf_counter()
     # Its own generator: dense and sparse see the same images in the same order.
     generator = torch.Generator().manual_seed(seed)
-    for _ in track(range(recipe.epochs), f"seed {seed}, {method or 'dense'}", recipe.epochs):
+    name = f"{method or 'dense'}, seed {seed}"
+    for epoch in track(range(1, recipe.epochs + 1), name, recipe.epochs):
         model.train()
+        losses = []
         for picked in torch.randperm(len(data.train_x), generator=generator).split(recipe.batch):
             images = shifted(data.train_x[picked], recipe.shift, generator)
-            nn.functional.cross_entropy(model(images), data.train_y[picked]).backward()
+            loss = nn.functional.cross_entropy(model(images), data.train_y[picked])
+            loss.backward()
+            losses.append(loss.item())
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
         run.right = correct(model, data)
         run.accuracy.append(run.right.float().mean().item())
-        if session is not None:
-            run.sad.append(session.report()["sad_anchored"]["fraction"])  # nm2trt
+        report = None if session is None else session.report()  # nm2trt
+        if report is not None:
+            run.sad.append(report["sad_anchored"]["fraction"])
+        folder.log(name, epoch, report, loss=statistics.mean(losses), accuracy=run.accuracy[-1])
     if session is not None:
         session.finalize(**({"fuse": False} if method == "spre" else {}))  # nm2trt
         run.right = correct(model, data)
@@ -190,17 +204,47 @@ def plot(runs: dict[str, list[Run]], path: Path, title: str) -> None:
     plt.close(figure)
 
 
-def command(*words: str) -> None:
-    """Run `nm2trt` as it would be typed, and stop where it fails."""
+def command(*words: str) -> bool:
+    """Run `nm2trt` as it would be typed, and stop where it fails; False where no engine can be built here."""
     line = shlex.join(("nm2trt", *words))
     print(f"\n$ {line}", flush=True)
-    script = Path(sys.executable).with_name("nm2trt")
-    program = [str(script)] if script.is_file() else [sys.executable, "-m", "nm2trt"]
-    status = subprocess.run([*program, *words], check=False).returncode
+    status = subprocess.run([*PROGRAM, *words], check=False).returncode
     if status == BACKEND_MISSING:
         print("(no engine was built: `nm2trt doctor` says what to install)")
     elif status:
         raise SystemExit(f"{line} failed with exit status {status}")
+    return status == 0
+
+
+def recorded(folder: RunFolder, *words: str, writes: Path | None = None) -> None:
+    """Run a command, and once more with `--json` for the report."""
+    start = time.perf_counter()
+    if not command(*words):
+        return
+    seconds = time.perf_counter() - start
+    again = subprocess.run([*PROGRAM, *words, "--json"], check=True, stdout=subprocess.PIPE, text=True)
+    result = json.loads(again.stdout)
+    folder.write(
+        StageRecord(
+            stage=words[0],
+            name=words[0],
+            command=shlex.join(("nm2trt", *words)),
+            seconds=round(seconds, 2),
+            inputs=(file_record(words[1], folder.path),),
+            outputs=() if writes is None else (file_record(writes, folder.path),),
+            result=result,
+        )
+    )
+
+
+def write_accuracy(folder: RunFolder, runs: dict[str, list[Run]], count: int) -> None:
+    """Record the PyTorch models' accuracy, which no command measures."""
+    entries = []
+    for kind, (run, *_) in runs.items():
+        score = Accuracy.of(int(run.right.sum()), count)
+        figures = {"value": score.top1, "low": score.low, "high": score.high, "n": count}
+        entries.append({"stage": "PyTorch", "name": f"{kind}, seed 0", "metric": "top-1", **figures})
+    folder.write(StageRecord("accuracy", "accuracy", result={"entries": entries}))
 
 
 def arguments() -> argparse.Namespace:
@@ -236,14 +280,18 @@ def main() -> None:
     recipe = Recipe(options.epochs, batch=64 if options.data == "digits" else 128)
     print(f"{data.name}: {len(data.train_x):,} images to train on, {len(data.test_x):,} to test; {recipe}")
 
+    folder = RunFolder(options.out)
+    folder.telemetry_path.unlink(missing_ok=True)
+    folder.start(f"{data.name}, SR-STE 2:4", ["accuracy", "fuse", "verify", "build", "validate"])
     seeds = list(range(options.seeds))
     runs: dict[str, list[Run]] = {"dense": [], "sparse": []}
     for seed in seeds:
         for kind, of_kind in runs.items():
-            run = train(data, recipe, seed=seed, method="sr-ste" if kind == "sparse" else None)
+            run = train(data, recipe, folder, seed=seed, method="sr-ste" if kind == "sparse" else None)
             of_kind.append(run)
             print(f"  seed {seed}, {kind:6}  {run.seconds:5.1f} s   top-1 {run.accuracy[-1]:.2%}", flush=True)
     print_accuracy(runs, data, seeds)
+    write_accuracy(folder, runs, len(data.test_y))
     if importlib.util.find_spec("matplotlib"):
         plot(runs, options.out / "training.png", data.name)
 
@@ -257,17 +305,19 @@ def main() -> None:
     print(f"\nModels of seed {seeds[0]}, test set and plot are in {options.out}")
 
     sparse, dense = (str(options.out / f"{kind}_fp16.onnx") for kind in ("sparse", "dense"))
-    command("verify", sparse)
-    command("build", sparse, "--sparsity", "-o", str(options.out / "sparse_fp16.rtx"))
-    command("validate", sparse, "--against", dense, "--data", str(options.out / "test.npz"))
+    engine = options.out / "sparse_fp16.rtx"
+    recorded(folder, "verify", sparse)
+    recorded(folder, "build", sparse, "--sparsity", "-o", str(engine), writes=engine)
+    recorded(folder, "validate", sparse, "--against", dense, "--data", str(options.out / "test.npz"))
 
     print("\nOnce more by SpRe, which trains a second branch beside each sparse convolution")
-    run = train(data, recipe, seed=seeds[0], method="spre")
+    run = train(data, recipe, folder, seed=seeds[0], method="spre")
     print(f"  seed {seeds[0]}, spre    {run.seconds:5.1f} s   top-1 {run.accuracy[-1]:.2%}")
     branches, fused = options.out / "spre_branches.onnx", options.out / "spre_fused.onnx"
     nm2trt.export(run.model, example, branches)  # nm2trt
-    command("fuse", str(branches), "-o", str(fused))
+    recorded(folder, "fuse", str(branches), "-o", str(fused), writes=fused)
     command("verify", str(fused))
+    command("report", str(options.out), "-o", str(options.out.parent / "report.html"))
     print(f"\nThe whole took {time.perf_counter() - start:.0f} s.")
 
 

@@ -44,6 +44,7 @@ def test_quick_run_goes_all_the_way(tmp_path):
         "$ nm2trt build",
         "$ nm2trt validate",
         "$ nm2trt fuse",
+        "$ nm2trt report",
         "dense ",
         "sparse - dense:",
     ):
@@ -61,6 +62,11 @@ def test_quick_run_goes_all_the_way(tmp_path):
         assert sorted(set(test["labels"].tolist())) == list(range(10))
     if importlib.util.find_spec("tensorrt_rtx"):
         assert json.loads((out / "sparse_fp16.rtx.json").read_text())
+    page = (tmp_path / "results" / "report.html").read_text()
+    assert "digits, SR-STE 2:4" in page
+    assert all(
+        f'id="{section}"' in page for section in ("accuracy", "weights", "latency", "curves", "lineage")
+    )
     if importlib.util.find_spec("matplotlib"):
         assert (out / "training.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 

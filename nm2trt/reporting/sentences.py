@@ -1,0 +1,81 @@
+"""The result of a stage in one line, from the JSON that its command prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from nm2trt.reporting.fields import Fields
+
+__all__ = ["sentence_of"]
+
+
+def sentence_of(stage: str, result: Fields) -> str:
+    """Return what a stage found or made, in one line; "" where its kind has nothing to say.
+
+    Raises:
+        InputError: The result is damaged.
+    """
+    describe = _SENTENCES.get(stage)
+    return "" if describe is None else describe(result)
+
+
+def _sparsify(result: Fields) -> str:
+    report = result.object("report")
+    share = report.maybe("rate_of_all")
+    share = report.maybe("sparsity") if share is None else share
+    text = "" if share is None else f"{share:.1%} of the weights are zero"
+    before, after = report.maybe("loss_before"), report.maybe("loss_after")
+    if before is not None and after is not None:
+        text += f", distillation loss {before:.3g} to {after:.3g}"
+    return text
+
+
+def _export(result: Fields) -> str:
+    return f"opset {result.count('opset')}, {result.text('dtype', '')}"
+
+
+def _fuse(result: Fields) -> str:
+    return (
+        f"{result.count('batchnorms_folded')} BatchNorms folded, {result.count('branches_merged')} branches "
+        f"merged, {result.count('nodes_before')} nodes are now {result.count('nodes_after')}"
+    )
+
+
+def _verify(result: Fields) -> str:
+    counts: dict[str, int] = {}
+    for row in result.objects("weights"):
+        status = row.text("pattern", "").replace("-", " ")
+        counts[status] = counts.get(status, 0) + 1
+    missing = len(result.texts("missing"))
+    text = ", ".join(f"{number} {status}" for status, number in sorted(counts.items())) or "no weights"
+    return text + (f", {missing} planned ones missing" if missing else "")
+
+
+def _build(result: Fields) -> str:
+    options = result.object("options")
+    targets = ", ".join(options.texts("targets"))
+    size = (result.maybe("engine_bytes") or 0.0) / 1e6
+    return (
+        f"{size:.1f} MB"
+        + (f" for {targets}" if targets else "")
+        + f", sparsity {options.text('sparsity', '')}"
+    )
+
+
+def _validate(result: Fields) -> str:
+    paired = result.object("accuracy").object("paired")
+    difference, low, high = (paired.maybe(key) for key in ("difference", "low", "high"))
+    if difference is None or low is None or high is None:
+        return ""
+    text = f"{100 * difference:+.2f} points, {100 * low:+.2f} to {100 * high:+.2f}, n = {paired.count('n')}"
+    return text.replace("-", "−")
+
+
+_SENTENCES: Mapping[str, Callable[[Fields], str]] = {
+    "sparsify": _sparsify,
+    "export": _export,
+    "fuse": _fuse,
+    "verify": _verify,
+    "build": _build,
+    "validate": _validate,
+}
