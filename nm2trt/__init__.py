@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nm2trt.pipeline import (
+        bench,
         build,
         cast,
         deploy,
         export,
         fuse,
+        infer,
         probe,
         prune,
         quantize,
@@ -29,11 +31,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "__version__",
+    "bench",
     "build",
     "cast",
     "deploy",
     "export",
     "fuse",
+    "infer",
     "probe",
     "prune",
     "quantize",

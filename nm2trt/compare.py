@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,7 +12,10 @@ import numpy.typing as npt
 
 from nm2trt.errors import DifferenceError
 
-__all__ = ["TOLERANCE", "OutputDifference", "compare_outputs", "difference", "require_close"]
+__all__ = ["TOLERANCE", "DifferenceSum", "OutputDifference", "compare_outputs", "difference", "require_close"]
+
+_PIECE = 1 << 18
+_LEAST_PROBABILITY = 2.0**-25  # half of float16's smallest
 
 # Largest allowed max|a - b| / max|b| when a pass should not change a model's function: a few hundred
 # roundings of the dtype's epsilon, as deep networks accumulate.
@@ -34,6 +38,10 @@ class OutputDifference:
         mean_abs: Mean absolute difference.
         max_relative: `max_abs` over the reference's largest magnitude.
         cosine: Cosine similarity of the flattened outputs.
+        relative_l2: Norm of the difference over the reference's norm.
+        sqnr_db: Signal to quantisation noise, the same in decibels; None where nothing differs.
+        kl: Mean Kullback-Leibler divergence of the candidate's distribution over the last axis from the
+            reference's, in nats; None where it was not asked for.
     """
 
     name: str
@@ -42,10 +50,85 @@ class OutputDifference:
     mean_abs: float
     max_relative: float
     cosine: float
+    relative_l2: float = 0.0
+    sqnr_db: float | None = None
+    kl: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
+        """Return the fields as JSON values; what is infinite, for want of a reference, is None."""
+        return {key: None if value == float("inf") else value for key, value in asdict(self).items()}
+
+
+class DifferenceSum:
+    """Adds up the difference of one output from its reference, batch by batch, in float64.
+
+    Args:
+        name: The output.
+        distribution: Take the last axis for a distribution, given as probabilities or as logits, and measure
+            the Kullback-Leibler divergence too.
+    """
+
+    def __init__(self, name: str, *, distribution: bool = False) -> None:
+        self._name, self._dtype, self._distribution = name, "", distribution
+        self._count = self._rows = 0
+        self._max_abs = self._scale = self._sum_abs = self._divergence = 0.0
+        self._squares = np.zeros(3)  # of the difference, the candidate and the reference
+        self._product = 0.0
+
+    def add(self, candidate: npt.NDArray[Any], reference: npt.NDArray[Any]) -> None:
+        """Add one batch.
+
+        Raises:
+            DifferenceError: The shapes differ, or NaN or infinity stands in one where the other is finite.
+        """
+        if candidate.shape != reference.shape:
+            raise DifferenceError(
+                f"output {self._name!r} has shape {candidate.shape}, the reference {reference.shape}"
+            )
+        self._dtype = str(candidate.dtype)
+        a, b = candidate.reshape(-1), reference.reshape(-1)
+        for start in range(0, a.size, _PIECE):
+            self._add_piece(
+                a[start : start + _PIECE].astype(np.float64), b[start : start + _PIECE].astype(np.float64)
+            )
+        if self._distribution and candidate.size:
+            divergence = _divergences(candidate, reference)
+            self._rows += divergence.size
+            self._divergence += float(divergence.sum())
+
+    def _add_piece(self, a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> None:
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            finite = np.isfinite(a) & np.isfinite(b)
+            same = (a == b) | (np.isnan(a) & np.isnan(b))
+            if not np.all(finite | same):
+                raise DifferenceError(
+                    f"output {self._name!r} has NaN or infinity where the reference has not, or the reverse"
+                )
+            a, b = a[finite], b[finite]
+        gap = a - b
+        self._squares += (gap @ gap, a @ a, b @ b)
+        self._product += float(a @ b)
+        np.abs(gap, out=gap)
+        self._count += gap.size
+        self._sum_abs += float(gap.sum())
+        self._max_abs = max(self._max_abs, float(gap.max(initial=0.0)))
+        self._scale = max(self._scale, float(np.abs(b).max(initial=0.0)))
+
+    def result(self) -> OutputDifference:
+        """Return the difference of all that was added."""
+        noise, candidate, signal = (float(square) for square in self._squares)
+        norm = (candidate * signal) ** 0.5
+        return OutputDifference(
+            name=self._name,
+            dtype=self._dtype,
+            max_abs=self._max_abs,
+            mean_abs=self._sum_abs / self._count if self._count else 0.0,
+            max_relative=_ratio(self._max_abs, self._scale),
+            cosine=min(1.0, self._product / norm) if norm else 1.0,
+            relative_l2=_ratio(noise, signal) ** 0.5,
+            sqnr_db=10 * math.log10(signal / noise) if noise and signal else None,
+            kl=self._divergence / self._rows if self._rows else None,
+        )
 
 
 def difference(name: str, candidate: npt.NDArray[Any], reference: npt.NDArray[Any]) -> OutputDifference:
@@ -54,29 +137,9 @@ def difference(name: str, candidate: npt.NDArray[Any], reference: npt.NDArray[An
     Raises:
         DifferenceError: The shapes differ, or NaN or infinity stands in one where the other is finite.
     """
-    if candidate.shape != reference.shape:
-        raise DifferenceError(f"output {name!r} has shape {candidate.shape}, the reference {reference.shape}")
-    a = candidate.astype(np.float64).ravel()
-    b = reference.astype(np.float64).ravel()
-    finite = np.isfinite(a) & np.isfinite(b)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    if not np.all(finite | same):
-        raise DifferenceError(
-            f"output {name!r} has NaN or infinity where the reference has not, or the reverse"
-        )
-    a, b = a[finite], b[finite]
-    gap = np.abs(a - b)
-    max_abs = float(gap.max(initial=0.0))
-    scale = float(np.abs(b).max(initial=0.0))
-    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return OutputDifference(
-        name=name,
-        dtype=str(candidate.dtype),
-        max_abs=max_abs,
-        mean_abs=float(gap.mean()) if gap.size else 0.0,
-        max_relative=max_abs / scale if scale else (0.0 if max_abs == 0.0 else float("inf")),
-        cosine=float(a @ b) / norm if norm else 1.0,
-    )
+    total = DifferenceSum(name)
+    total.add(candidate, reference)
+    return total.result()
 
 
 def compare_outputs(
@@ -110,3 +173,28 @@ def require_close(differences: list[OutputDifference], *, dtype: str | None = No
                 f"{what}: output {item.name!r} differs by {item.max_relative:.3g} of its largest value, "
                 f"more than the {limit:g} allowed for {dtype or item.dtype}"
             )
+
+
+def _ratio(value: float, scale: float) -> float:
+    return value / scale if scale else (0.0 if value == 0.0 else float("inf"))
+
+
+def _divergences(candidate: npt.NDArray[Any], reference: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return sum p log(p / q) of each row of the last axis, p the reference and q the candidate."""
+    p, q = _log_probabilities(reference), _log_probabilities(candidate)
+    with np.errstate(invalid="ignore"):
+        terms = np.exp(p) * (p - q)
+    terms[np.isneginf(p)] = 0.0
+    total: npt.NDArray[np.float64] = terms.sum(-1)
+    return total
+
+
+def _log_probabilities(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    values = values.astype(np.float64)
+    if (values >= 0).all() and np.allclose(values.sum(-1), 1.0, atol=1e-2):
+        # What a half-precision softmax rounds to zero is not impossible.
+        logs: npt.NDArray[np.float64] = np.log(np.maximum(values, _LEAST_PROBABILITY))
+        return logs
+    shifted = values - values.max(-1, keepdims=True)
+    logs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return logs  # noqa: RET504 - the annotation is what mypy needs

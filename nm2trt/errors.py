@@ -23,7 +23,7 @@ A message is one sentence or two: what is wrong, where, and what to do next.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 __all__ = [
     "BackendError",
@@ -44,9 +44,14 @@ __all__ = [
 
 
 class Nm2trtError(Exception):
-    """Base of every exception raised on purpose; `exit_status` is what the command line returns."""
+    """Base of every exception raised on purpose; `exit_status` is what the command line returns.
+
+    Attributes:
+        partial: What had been found when the work ended early; it has `to_json`. None where nothing had.
+    """
 
     exit_status: ClassVar[int] = 1
+    partial: Any = None
 
 
 class InputError(Nm2trtError, ValueError):

@@ -1,17 +1,22 @@
-"""Latency: interleaved timing, warm-up, percentiles."""
+"""Latency: interleaved timing, warm-up until it is stable, percentiles."""
 
 from __future__ import annotations
 
+import gc
 import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Latency", "interleaved", "peak_resident_bytes"]
+__all__ = ["Latency", "WarmUp", "interleaved", "peak_resident_bytes", "rounds", "warm_up"]
+
+_WINDOW = 10
+_STABLE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,8 @@ class Latency:
         p99_ms: 99th percentile.
         mean_ms: Mean.
         runs: Timed runs.
+        p95_ms: 95th percentile.
+        spread: Distance between the quartiles over the median; 0.02 is a quiet machine, 0.2 a busy one.
     """
 
     p50_ms: float
@@ -31,17 +38,33 @@ class Latency:
     p99_ms: float
     mean_ms: float
     runs: int
+    p95_ms: float = 0.0
+    spread: float = 0.0
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Latency:
-        """Summarise run times in seconds."""
+        """Summarise run times in seconds; there is at least one."""
         ms = np.asarray(seconds, dtype=np.float64) * 1e3
-        p50, p90, p99 = np.percentile(ms, [50, 90, 99])
-        return cls(float(p50), float(p90), float(p99), float(ms.mean()), len(ms))
+        p25, p50, p75, p90, p95, p99 = (float(p) for p in np.percentile(ms, [25, 50, 75, 90, 95, 99]))
+        spread = (p75 - p25) / p50 if p50 else 0.0
+        return cls(p50, p90, p99, float(ms.mean()), len(ms), p95, spread)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """How a warm-up went.
+
+    Args:
+        runs: Runs of each callable.
+        stable: Whether the medians had settled; False where the limit came first.
+    """
+
+    runs: int
+    stable: bool
 
 
 def interleaved(calls: Mapping[str, Callable[[], object]], *, runs: int, warmup: int) -> dict[str, Latency]:
@@ -59,12 +82,54 @@ def interleaved(calls: Mapping[str, Callable[[], object]], *, runs: int, warmup:
         for call in calls.values():
             call()
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(runs):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
+    for taken in rounds(calls, runs):
+        for name, one in taken.items():
+            seconds[name].append(one)
     return {name: Latency.of(taken) for name, taken in seconds.items()}
+
+
+def rounds(calls: Mapping[str, Callable[[], object]], count: int) -> Iterator[dict[str, float]]:
+    """Call each in turn, `count` times; yield the seconds of each round, by name.
+
+    The order turns by one place a round, so that none always runs in the wake of the same other.
+    """
+    names = list(calls)
+    clock = time.perf_counter
+    for index in range(count):
+        shift = index % len(names)
+        taken = {}
+        with _no_collection():
+            for name in names[shift:] + names[:shift]:
+                call = calls[name]
+                start = clock()
+                call()
+                taken[name] = clock() - start
+        yield taken
+
+
+def warm_up(calls: Mapping[str, Callable[[], object]], *, least: int, most: int) -> WarmUp:
+    """Run each in turn until its median over ten runs moves by less than 5 % from one ten to the next.
+
+    Args:
+        calls: Name to callable.
+        least: Fewest runs of each.
+        most: Most runs of each, stable or not.
+    """
+    medians: dict[str, float] = {}
+    window: dict[str, list[float]] = {name: [] for name in calls}
+    done = 0
+    for taken in rounds(calls, most):
+        done += 1
+        for name, one in taken.items():
+            window[name].append(one)
+        if done % _WINDOW:
+            continue
+        now = {name: float(np.median(values)) for name, values in window.items()}
+        stable = bool(medians) and all(abs(now[n] - medians[n]) <= _STABLE * medians[n] for n in calls)
+        if stable and done >= least:
+            return WarmUp(done, True)
+        medians, window = now, {name: [] for name in calls}
+    return WarmUp(done, False)
 
 
 def peak_resident_bytes() -> int:
@@ -77,3 +142,15 @@ def peak_resident_bytes() -> int:
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector out of a round; what gathers is collected between rounds."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

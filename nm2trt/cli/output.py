@@ -2,18 +2,63 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
-__all__ = ["print_json", "print_table"]
+from nm2trt.errors import Nm2trtError
+from nm2trt.files import check_output, write_atomic
+
+__all__ = ["keep_json", "print_json", "print_table"]
+
+T = TypeVar("T")
 
 
 def print_json(value: Any) -> None:
     """Print a value as JSON."""
-    print(json.dumps(value, indent=2))
+    print(_dumps(value), end="")
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, indent=2) + "\n"
+
+
+@contextlib.contextmanager
+def keep_json(path: Path | None, *, printed: bool) -> Iterator[Callable[[T], T]]:
+    """Yield a function that writes a result to `path` and returns it; keep what an error leaves, too.
+
+    Where the block ends early, what had been found before is written, and printed if `printed`; the error's
+    sentence then says so.
+
+    Args:
+        path: The file; None writes none.
+        printed: Whether JSON goes to stdout.
+
+    Raises:
+        OutputError: The file cannot be written; told before the work begins.
+    """
+    if path is not None:
+        check_output(path)
+
+    def keep(result: T) -> T:
+        if path is not None:
+            write_atomic(path, _dumps(result.to_json()))  # type: ignore[attr-defined]
+        return result
+
+    try:
+        yield keep
+    except Nm2trtError as error:
+        if error.partial is not None:
+            keep(error.partial)
+            if printed:
+                print_json(error.partial.to_json())
+            if path is not None:
+                error.args = (f"{error}; what was found so far is in {path}",)
+        raise
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:

@@ -18,13 +18,14 @@ from onnx import TensorProto
 
 from nm2trt.backends.ort import open_onnx
 from nm2trt.backends.protocol import TensorSpec
+from nm2trt.backends.random_feeds import random_feeds
 from nm2trt.compare import OutputDifference, compare_outputs, require_close
 from nm2trt.errors import BackendError, DataError, DifferenceError, ModelError
 from nm2trt.files import atomic_path
 from nm2trt.graph.model import Model
 from nm2trt.graph.save import all_tensors
 
-__all__ = ["Agreement", "Reference", "run_reference"]
+__all__ = ["Agreement", "Reference", "lowest_type", "run_graph", "run_reference"]
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 
@@ -76,7 +77,7 @@ class Reference:
         """
         if self.sentence:
             return Agreement((), self.sentence)
-        outputs = _run(after, self.feeds)
+        outputs = run_graph(after, self.feeds)
         differences = compare_outputs(outputs, self.outputs)
         if not required:
             return Agreement(tuple(differences))
@@ -84,7 +85,7 @@ class Reference:
             if np.dtype(item.dtype).kind != "f":
                 _require_equal(item.name, outputs[item.name], self.outputs[item.name])
         floats = [item for item in differences if np.dtype(item.dtype).kind == "f"]
-        require_close(floats, dtype=_lowest_type(after.proto), what="before and after")
+        require_close(floats, dtype=lowest_type(after.proto), what="before and after")
         return Agreement(tuple(differences))
 
 
@@ -125,7 +126,13 @@ def _require_equal(name: str, after: npt.NDArray[Any], before: npt.NDArray[Any])
         raise DifferenceError(f"before and after: {share:.1%} of output {name!r} differ; nothing was written")
 
 
-def _run(model: Model, feeds: Feeds) -> Feeds:
+def run_graph(model: Model, feeds: Feeds) -> Feeds:
+    """Run a model in memory as it stands; external data is found in its `root`.
+
+    Raises:
+        ModelError: ONNX Runtime refuses the model.
+        BackendError: It fails in the run.
+    """
     if model.root is None or not any(
         t.data_location == TensorProto.EXTERNAL for t in all_tensors(model.proto)
     ):
@@ -146,8 +153,7 @@ def _feeds(inputs: tuple[TensorSpec, ...]) -> Iterator[Feeds]:
     free = any(not isinstance(size, int) for spec in inputs for size in spec.shape[1:])
     for size in _FREE_SIZES if free else _FREE_SIZES[:1]:
         for batch in (_BATCH, 1) if any(_free_batch(spec) for spec in inputs) else (1,):
-            rng = np.random.default_rng(0)
-            yield {spec.name: _random(spec, batch, size, rng) for spec in inputs}
+            yield random_feeds(inputs, batch=batch, free=size)
 
 
 def _is_array(spec: TensorSpec) -> bool:
@@ -161,18 +167,8 @@ def _free_batch(spec: TensorSpec) -> bool:
     return bool(spec.shape) and not isinstance(spec.shape[0], int)
 
 
-def _random(spec: TensorSpec, batch: int, free: int, rng: np.random.Generator) -> npt.NDArray[Any]:
-    shape = [
-        size if isinstance(size, int) else (batch if position == 0 else free)
-        for position, size in enumerate(spec.shape)
-    ]
-    dtype = np.dtype(spec.dtype)
-    if dtype.kind == "f":
-        return rng.standard_normal(shape).astype(dtype)
-    return rng.integers(0, 2, shape).astype(dtype)
-
-
-def _lowest_type(proto: onnx.ModelProto) -> str | None:
+def lowest_type(proto: onnx.ModelProto) -> str | None:
+    """Return the lowest half-precision type among the weights, or None."""
     kinds = {tensor.data_type for tensor in proto.graph.initializer}
     if TensorProto.BFLOAT16 in kinds:
         return "bfloat16"

@@ -7,6 +7,7 @@ Stages do not import one another: here they are called in turn, and hand over fi
 
 from __future__ import annotations
 
+from nm2trt.pipeline.benchmarks import bench
 from nm2trt.pipeline.checks import validate
 from nm2trt.pipeline.deployments import (
     DeployOptions,
@@ -18,6 +19,7 @@ from nm2trt.pipeline.deployments import (
     serve,
 )
 from nm2trt.pipeline.engines import build, build_options, doctor, engine_suffix
+from nm2trt.pipeline.inference import infer
 from nm2trt.pipeline.models import data_files, fuse, info, prune, verify
 from nm2trt.pipeline.precisions import cast, quantize
 from nm2trt.pipeline.proofs import gain
@@ -38,6 +40,7 @@ __all__ = [
     "ReportResult",
     "ServerOptions",
     "SparsifyResult",
+    "bench",
     "build",
     "build_options",
     "calibration_samples",
@@ -50,6 +53,7 @@ __all__ = [
     "export_file",
     "fuse",
     "gain",
+    "infer",
     "info",
     "open_session",
     "probe",

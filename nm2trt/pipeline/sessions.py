@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nm2trt.errors import BackendError
+from nm2trt.errors import BackendError, InputError
 from nm2trt.files import check_input
 
 if TYPE_CHECKING:
     from nm2trt.backends.protocol import Session
 
-__all__ = ["is_url", "open_session"]
+__all__ = ["backend_of", "is_url", "open_session", "parse_shapes"]
 
 _URL = re.compile(r"(https?|grpcs?)://", re.IGNORECASE)
 _ENGINES = {b"vtrt": "TensorRT for RTX", b"ftrt": "TensorRT"}
@@ -50,3 +52,35 @@ def open_session(artefact: str | os.PathLike[str], *, threads: int = 0) -> Sessi
     from nm2trt.backends.ort import open_onnx
 
     return open_onnx(path, threads=threads)
+
+
+def backend_of(artefact: str | os.PathLike[str]) -> str:
+    """Return what runs an artefact that `open_session` has opened, with its version, for a report."""
+    from importlib import metadata
+
+    if is_url(artefact):
+        return f"a server, over {str(artefact).partition(':')[0].upper()}"
+    path = Path(artefact)
+    if path.suffix == ".pt2":
+        return f"PyTorch {metadata.version('torch')} on the CPU"
+    with path.open("rb") as file:
+        product = _ENGINES.get(file.read(4))
+    if product is not None:
+        return f"{product} on the first GPU"
+    return f"ONNX Runtime {metadata.version('onnxruntime')} on the CPU"
+
+
+def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Return shapes by input name from texts as in "x:1x3x224x224".
+
+    Raises:
+        InputError: A text cannot be read.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        # The name may hold colons, the shape none.
+        name, colon, sizes = text.rpartition(":")
+        if not colon or not name or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sizes):
+            raise InputError(f"{text!r} is no shape; write NAME:SIZES as in x:1x3x224x224")
+        shapes[name] = tuple(int(size) for size in sizes.split("x"))
+    return shapes

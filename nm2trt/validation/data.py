@@ -1,211 +1,333 @@
-"""Labelled samples from an `.npz` file, and the batches that a session takes."""
+"""Samples, batch by batch: from arrays, an `.npz` that is never held whole, or a calibration recipe.
+
+What belongs to a sample beside the inputs is its truth: `labels`, arrays whose names begin with `label`, and
+`image_ids`. Memory does not grow with the number of samples; an array in Fortran order is the exception.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib import format as npy
 
-from nm2trt.backends.protocol import Session, TensorSpec
+from nm2trt.backends.protocol import TensorSpec
 from nm2trt.errors import DataError
 from nm2trt.files import check_input
 
-__all__ = ["LABELS", "Feeds", "LabelledSet", "fit_to", "load_labelled", "predict"]
+__all__ = ["ArraySamples", "Batch", "NpzSamples", "RecipeSamples", "Samples", "is_truth", "open_samples"]
 
 Array = npt.NDArray[Any]
-LABELS = "labels"
-_FREE_BATCH = 64
+Arrays = Mapping[str, Array]
+
+_UNSOUND = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError)
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledSet:
-    """Samples and what they are.
+class Batch:
+    """Some samples that follow one another.
 
     Args:
-        inputs: Arrays by input name, the samples along axis 0.
-        labels: Class index of each sample, shape (n,), an integer dtype.
-
-    Raises:
-        DataError: There is no sample, or the arrays' lengths or dtypes do not fit.
+        start: Position of the first.
+        inputs: By input name, samples along axis 0.
+        truth: What is known of them, by name.
     """
 
-    inputs: Mapping[str, Array]
-    labels: npt.NDArray[np.integer[Any]]
-
-    def __post_init__(self) -> None:
-        if self.labels.ndim != 1 or not np.issubdtype(self.labels.dtype, np.integer):
-            raise DataError(
-                f"{LABELS!r} has shape {self.labels.shape} and dtype {self.labels.dtype}; "
-                "it should be one class index a sample, shape (n,), of an integer dtype"
-            )
-        if not self.inputs:
-            raise DataError(
-                f"the data has {LABELS!r} but no input; add each input under its name in the model"
-            )
-        for name, array in self.inputs.items():
-            if array.ndim == 0 or len(array) != len(self.labels):
-                raise DataError(
-                    f"input {name!r} has shape {array.shape}, but there are {len(self.labels)} labels; "
-                    "the first dimension must be the sample"
-                )
-            if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-                raise DataError(f"input {name!r} holds NaN or infinity")
-        if not len(self.labels):
-            raise DataError("the data holds no sample")
+    start: int
+    inputs: Arrays
+    truth: Arrays
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(next(iter(self.inputs.values())))
 
 
-@dataclass(frozen=True, slots=True)
-class Feeds:
-    """Samples as one session takes them.
+class Samples(Protocol):
+    """Samples that can be read again and again, in order."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Name, dtype and shape of each input; the first dimension is free."""
+
+    @property
+    def truth(self) -> tuple[str, ...]:
+        """Names of what is known of each sample."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Yield all samples, `size` at a time; the last batch may be smaller.
+
+        Raises:
+            DataError: A value is NaN or infinite, or the file is damaged.
+        """
+
+
+def is_truth(name: str) -> bool:
+    """Tell what is known of samples from what a model is fed, by the array's name."""
+    return name.startswith("label") or name == "image_ids"
+
+
+class ArraySamples:
+    """Samples in memory; a `Samples`.
 
     Args:
-        arrays: All samples by input name, in the session's dtypes.
-        conversions: Sentences such as "x: float32 -> float16", for the report.
-        batch: Batch size to run: the session's own where it is fixed.
-        fixed: Whether the session takes that batch size alone.
+        arrays: Inputs and truth by name, the samples along axis 0.
+
+    Raises:
+        DataError: There is no input or no sample, or the lengths differ.
     """
 
-    arrays: Mapping[str, Array]
-    conversions: tuple[str, ...]
-    batch: int
-    fixed: bool
+    def __init__(self, arrays: Arrays) -> None:
+        self._arrays = arrays
+        shapes = {name: array.shape for name, array in arrays.items()}
+        dtypes = {name: array.dtype for name, array in arrays.items()}
+        self._length = _checked_length(shapes, dtypes)
+        self.inputs = tuple(_spec(name, dtypes[name], shapes[name]) for name in arrays if not is_truth(name))
+        self.truth = tuple(name for name in arrays if is_truth(name))
 
-    def batches(self) -> Iterator[tuple[int, dict[str, Array]]]:
-        """Yield (samples that count, feeds); a fixed batch is filled up with its last sample."""
-        count = len(next(iter(self.arrays.values())))
-        for start in range(0, count, self.batch):
-            stop = min(start + self.batch, count)
-            picked = np.arange(start, start + self.batch if self.fixed else stop).clip(max=count - 1)
-            yield (
-                stop - start,
-                {name: np.ascontiguousarray(array[picked]) for name, array in self.arrays.items()},
-            )
+    def __len__(self) -> int:
+        return self._length
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """See `Samples.batches`."""
+        for start in range(0, self._length, size):
+            yield _batch(start, {name: array[start : start + size] for name, array in self._arrays.items()})
 
 
-def load_labelled(path: str | os.PathLike[str]) -> LabelledSet:
-    """Read inputs by their names and class indices under `labels`.
+class NpzSamples:
+    """Samples in an `.npz`, read from the archive as they are needed; a `Samples`.
+
+    Args:
+        path: The file.
 
     Raises:
         InputError: The file is missing, empty or may not be read.
-        DataError: It is no `.npz`, holds pickled objects, or its arrays do not fit together.
+        DataError: It is no `.npz`, holds Python objects, or its arrays do not fit together.
     """
-    path = check_input(path, "a labelled .npz")
-    try:
-        # Opened here: numpy leaves its own file open when the archive is damaged.
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} holds a single array; save inputs and labels with numpy.savez")
-            with archive:
-                arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = check_input(path, "an .npz")
+        try:
+            if _is_npy(self._path):
+                raise DataError("holds a single array; save inputs and labels with numpy.savez")
+            with zipfile.ZipFile(self._path) as archive:
+                self._headers = dict(_read_header(archive, member) for member in archive.namelist())
+        except _UNSOUND as error:
+            raise self._unsound(error) from error
+        try:
+            shapes = {name: header.shape for name, header in self._headers.items()}
+            dtypes = {name: header.dtype for name, header in self._headers.items()}
+            self._length = _checked_length(shapes, dtypes)
+        except DataError as error:
+            raise DataError(f"{self._path}: {error}") from error
+        self.inputs = tuple(
+            _spec(name, header.dtype, header.shape)
+            for name, header in self._headers.items()
+            if not is_truth(name)
+        )
+        self.truth = tuple(name for name in self._headers if is_truth(name))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """See `Samples.batches`."""
+        with contextlib.ExitStack() as stack:
+            try:
+                archive = stack.enter_context(zipfile.ZipFile(self._path))
+                columns = {
+                    name: _Column(stack.enter_context(archive.open(header.member)), header)
+                    for name, header in self._headers.items()
+                }
+            except _UNSOUND as error:
+                raise self._unsound(error) from error
+            for start in range(0, self._length, size):
+                count = min(size, self._length - start)
+                try:
+                    arrays = {name: column.take(start, count) for name, column in columns.items()}
+                except _UNSOUND as error:
+                    raise self._unsound(error) from error
+                yield _batch(start, arrays)
+
+    def _unsound(self, error: Exception) -> DataError:
         if isinstance(error, DataError):
-            raise
-        if "pickle" in str(error) and zipfile.is_zipfile(path):
-            raise DataError(f"{path} holds Python objects, which are not read; save plain arrays") from error
-        raise DataError(f"{path} is not a sound .npz file; write it with numpy.savez") from error
-    labels = arrays.pop(LABELS, None)
-    if labels is None:
-        raise DataError(f"{path} has no array {LABELS!r}; it holds {sorted(arrays)}")
-    try:
-        return LabelledSet(arrays, labels)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+            return DataError(f"{self._path} {error}")
+        return DataError(f"{self._path} is not a sound .npz file; write it with numpy.savez")
 
 
-def fit_to(session: Session, data: LabelledSet, *, batch: int | None = None) -> Feeds:
-    """Check samples against a session's inputs and convert floating ones to its dtypes.
-
-    Args:
-        session: An open session whose inputs all have the batch first.
-        data: The samples.
-        batch: Batch size where the session leaves it free; 64 by default.
-
-    Raises:
-        DataError: Names, shapes or dtypes do not fit, or a value is too large for the session's dtype.
-    """
-    if batch is not None and batch < 1:
-        raise DataError(f"a batch of {batch} cannot be run; give 1 or more")
-    names = [spec.name for spec in session.inputs]
-    if set(data.inputs) != set(names):
-        raise DataError(f"the model's inputs are {names}, the data has {sorted(data.inputs)}")
-    fixed = {spec.shape[0] for spec in session.inputs if spec.shape and isinstance(spec.shape[0], int)}
-    if any(not spec.shape for spec in session.inputs) or len(fixed) > 1:
-        raise DataError("not every input of the model has the batch as its first dimension")
-    own = next((size for size in fixed if isinstance(size, int)), None)
-    if own is not None and batch is not None and batch != own:
-        raise DataError(f"the model's batch is fixed to {own}; it cannot run a batch of {batch}")
-    arrays: dict[str, Array] = {}
-    conversions = []
-    for spec in session.inputs:
-        given = data.inputs[spec.name]
-        _check_sample_shape(spec, given)
-        arrays[spec.name] = _converted(spec, given)
-        if given.dtype != arrays[spec.name].dtype:
-            conversions.append(f"{spec.name}: {given.dtype} -> {spec.dtype}")
-    return Feeds(arrays, tuple(conversions), own or batch or min(_FREE_BATCH, len(data)), own is not None)
+@dataclass(frozen=True, slots=True)
+class _Header:
+    member: str
+    dtype: np.dtype[Any]
+    fortran: bool
+    shape: tuple[int, ...]
 
 
-def predict(session: Session, feeds: Feeds, *, what: str) -> Iterator[tuple[int, dict[str, Array]]]:
-    """Run all batches; yield how many samples each holds and their outputs.
+class _Column:
+    """One array of the archive, read front to back."""
+
+    def __init__(self, stream: IO[bytes], header: _Header) -> None:
+        self._stream, self._header = stream, header
+        self._whole = npy.read_array(stream, allow_pickle=False) if header.fortran else None
+        if self._whole is None:
+            _skip_header(stream)
+
+    def take(self, start: int, count: int) -> Array:
+        if self._whole is not None:
+            return self._whole[start : start + count]
+        header = self._header
+        shape = (count, *header.shape[1:])
+        wanted = header.dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+        data = self._stream.read(wanted)
+        if len(data) != wanted:
+            raise EOFError
+        array = np.frombuffer(data, dtype=header.dtype).reshape(shape)
+        return array.astype(header.dtype.newbyteorder("="), copy=False)
+
+
+class RecipeSamples:
+    """The samples of a calibration recipe, prepared as they are needed; a `Samples`.
 
     Args:
-        session: The session.
-        feeds: What `fit_to` returned for it.
-        what: The session's name in messages.
+        path: The YAML file.
+        data_root: Folder that its paths are relative to and may not leave; its own by default.
+        allow_functions: Run a source of kind `function`.
 
     Raises:
-        DataError: An output does not have the batch as its first dimension.
-        BackendError: The session fails.
+        InputError: The recipe or its source is missing or wrong.
+        DataError: The samples are too few, or have another hash than the recipe says.
     """
-    for count, batch in feeds.batches():
-        outputs = session.run(batch)
-        size = len(next(iter(batch.values())))
-        for name, array in outputs.items():
-            if array.ndim == 0 or len(array) != size:
-                raise DataError(
-                    f"output {name!r} of {what} has shape {array.shape} for a batch of {size}; "
-                    "its first dimension should be the batch"
-                )
-        yield count, {name: array[:count] for name, array in outputs.items()}
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        data_root: str | os.PathLike[str] | None = None,
+        allow_functions: bool = False,
+    ) -> None:
+        from nm2trt.calibration.recipe import open_recipe
+
+        self._opened = open_recipe(path, data_root=data_root, allow_functions=allow_functions)
+        first = self._opened.read(0, 1)
+        self.inputs = tuple(_spec(name, array.dtype, array.shape) for name, array in first.items())
+        self.truth = () if self._opened.labels(0, 1) is None else ("labels",)
+        if self._opened.recipe.sha256 is not None:
+            self._opened.check_hash(self._sha256())
+
+    def __len__(self) -> int:
+        return len(self._opened)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """See `Samples.batches`."""
+        for start in range(0, len(self), size):
+            stop = min(start + size, len(self))
+            arrays = self._opened.read(start, stop)
+            labels = self._opened.labels(start, stop)
+            yield _batch(start, arrays if labels is None else {**arrays, "labels": labels})
+
+    def _sha256(self) -> str:
+        """Return the hash that `SampleSet` has, one input after another, a batch at a time."""
+        digest = hashlib.sha256()
+        for spec in sorted(self.inputs, key=lambda spec: spec.name):
+            for batch in self.batches(self._opened.recipe.batch):
+                array = batch.inputs[spec.name]
+                if batch.start == 0:
+                    shape = (len(self), *array.shape[1:])
+                    digest.update(f"{spec.name} {array.dtype.str} {shape}\n".encode())
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
 
-def _check_sample_shape(spec: TensorSpec, given: Array) -> None:
-    fits = given.ndim == len(spec.shape) and all(
-        not isinstance(want, int) or want == have
-        for want, have in zip(spec.shape[1:], given.shape[1:], strict=True)
-    )
-    if not fits:
-        wanted = "x".join(
-            ["n", *("?" if not isinstance(size, int) else str(size) for size in spec.shape[1:])]
-        )
-        raise DataError(f"input {spec.name!r} takes samples of shape {wanted}, the data has {given.shape}")
+def open_samples(
+    path: str | os.PathLike[str],
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    allow_functions: bool = False,
+) -> Samples:
+    """Open samples by what the file is: a recipe (`.yaml`), Polygraphy's inputs (`.json`), or an `.npz`.
+
+    Args:
+        path: The file.
+        data_root: Folder of a recipe's paths; its own by default.
+        allow_functions: Run a recipe's source of kind `function`.
+
+    Raises:
+        InputError: The file is missing or wrong.
+        DataError: Its samples do not fit together.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in (".yaml", ".yml"):
+        return RecipeSamples(path, data_root=data_root, allow_functions=allow_functions)
+    if suffix == ".json":
+        from nm2trt.validation.polygraphy_json import load_inputs
+
+        return ArraySamples(load_inputs(path))
+    return NpzSamples(path)
 
 
-def _converted(spec: TensorSpec, given: Array) -> Array:
-    wanted = np.dtype(spec.dtype)
-    if given.dtype == wanted:
-        return given
-    both_floating = np.issubdtype(given.dtype, np.floating) and np.issubdtype(wanted, np.floating)
-    if not both_floating and not np.can_cast(given.dtype, wanted, "safe"):
-        raise DataError(
-            f"input {spec.name!r} takes {spec.dtype}, the data has {given.dtype}; convert the data"
-        )
-    if np.issubdtype(given.dtype, np.integer) and np.issubdtype(wanted, np.floating):
-        # Whether 0..255 should become 0..1 only the model's author knows.
-        raise DataError(
-            f"input {spec.name!r} takes {spec.dtype}, the data has {given.dtype}; scale and convert it"
-        )
-    with np.errstate(over="ignore"):
-        converted = given.astype(wanted)
-    if both_floating and not np.isfinite(converted).all():
-        raise DataError(f"input {spec.name!r} holds values too large for {spec.dtype}; scale the data")
-    return converted
+def _spec(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> TensorSpec:
+    return TensorSpec(name, dtype.name, ("n", *shape[1:]))
+
+
+def _batch(start: int, arrays: Arrays) -> Batch:
+    inputs = {name: array for name, array in arrays.items() if not is_truth(name)}
+    for name, array in inputs.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise DataError(
+                f"input {name!r} holds NaN or infinity in samples {start} to {start + len(array) - 1}"
+            )
+    return Batch(start, inputs, {name: array for name, array in arrays.items() if is_truth(name)})
+
+
+def _checked_length(shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, np.dtype[Any]]) -> int:
+    """Return how many samples there are."""
+    inputs = [name for name in shapes if not is_truth(name)]
+    if not inputs:
+        held = sorted(shapes) or "no array"
+        raise DataError(f"the data has {held} but no input; add each input under its name in the model")
+    for name in inputs:
+        if dtypes[name].kind not in "biuf":
+            raise DataError(f"input {name!r} has dtype {dtypes[name]}, which is no number")
+    lengths = {name: shape[0] if shape else -1 for name, shape in shapes.items()}
+    length = lengths[inputs[0]]
+    for name, other in lengths.items():
+        if other != length or other < 0:
+            raise DataError(
+                f"{name!r} has shape {shapes[name]}, but input {inputs[0]!r} has {shapes[inputs[0]]}; "
+                "the first dimension of each must be the sample"
+            )
+    if not length:
+        raise DataError("the data holds no sample")
+    return length
+
+
+def _is_npy(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX
+
+
+def _read_header(archive: zipfile.ZipFile, member: str) -> tuple[str, _Header]:
+    with archive.open(member) as stream:
+        shape, fortran, dtype = _skip_header(stream)
+    name = member.removesuffix(".npy")
+    if dtype.hasobject:
+        raise DataError("holds Python objects, which are not read; save plain arrays")
+    if dtype.kind not in "biufU":
+        raise DataError(f"holds {name!r} of dtype {dtype}; save plain arrays of numbers or text")
+    return name, _Header(member, dtype, fortran, shape)
+
+
+def _skip_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read an array's header, and leave the stream where its values begin."""
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    shape, fortran, dtype = readers[npy.read_magic(stream)](stream)
+    return shape, fortran, dtype

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nm2trt.backends.protocol import Session
-from nm2trt.validation.accuracy import AccuracyComparison, compare_accuracy
-from nm2trt.validation.bench import Benchmark, bench_sessions
-from nm2trt.validation.data import LabelledSet
+from nm2trt.errors import DifferenceError
+from nm2trt.validation.bench import Benchmark
+from nm2trt.validation.comparison import Comparison
+from nm2trt.validation.gate import Gate
 
-__all__ = ["ValidationReport", "validate_sessions"]
+__all__ = ["ValidationReport"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +22,34 @@ class ValidationReport:
         candidate: The candidate's name, e.g. its path.
         reference: The reference's name.
         data: The samples' name.
-        n: Samples.
-        accuracy: Top-1 of both, the paired interval, and output differences.
+        comparison: Metrics with their paired intervals, and output differences.
         benchmark: Latency of both, or None when it was not asked for.
+        gates: Whether a larger loss than allowed is excluded, by metric; () when none was asked for.
+        bisection: Where the two graphs part, as `nm2trt.graph.bisect` says it; None when not asked for.
     """
 
     candidate: str
     reference: str
     data: str
-    n: int
-    accuracy: AccuracyComparison
-    benchmark: Benchmark | None
+    comparison: Comparison
+    benchmark: Benchmark | None = None
+    gates: tuple[Gate, ...] = ()
+    bisection: Mapping[str, Any] | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate was passed."""
+        return all(gate.passed for gate in self.gates)
+
+    def require_passed(self) -> None:
+        """Raise when a gate was not passed.
+
+        Raises:
+            DifferenceError: One was not; the sentences are those of the gates.
+        """
+        failed = [gate.sentence for gate in self.gates if not gate.passed]
+        if failed:
+            raise DifferenceError("; ".join(failed))
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -39,50 +57,9 @@ class ValidationReport:
             "candidate": self.candidate,
             "reference": self.reference,
             "data": self.data,
-            "n": self.n,
-            "accuracy": self.accuracy.to_json(),
+            **self.comparison.to_json(),
             "benchmark": None if self.benchmark is None else self.benchmark.to_json(),
+            "gates": [gate.to_json() for gate in self.gates],
+            "passed": self.passed,
+            "bisection": None if self.bisection is None else dict(self.bisection),
         }
-
-
-def validate_sessions(
-    candidate: Session,
-    reference: Session,
-    data: LabelledSet,
-    *,
-    names: tuple[str, str, str],
-    output: str | None = None,
-    batch: int | None = None,
-    runs: int = 200,
-    warmup: int = 20,
-    conditions: dict[str, str] | None = None,
-) -> ValidationReport:
-    """Compare accuracy, outputs and latency of two open sessions on the same samples.
-
-    Args:
-        candidate: The model in question.
-        reference: The model it is held against.
-        data: Labelled samples.
-        names: What to call candidate, reference and data.
-        output: Output of class scores; see `compare_accuracy`.
-        batch: Batch size: for accuracy 64 by default, for latency 1.
-        runs: Timed runs of each model; 0 leaves latency out.
-        warmup: Runs of each before, not timed.
-        conditions: What to add to the benchmark's conditions.
-
-    Raises:
-        DataError: The samples do not fit a model.
-        DifferenceError: The models cannot be compared, or their scores are NaN.
-    """
-    accuracy = compare_accuracy(candidate, reference, data, output=output, batch=batch)
-    benchmark = None
-    if runs:
-        benchmark = bench_sessions(
-            {"candidate": candidate, "reference": reference},
-            data,
-            runs=runs,
-            warmup=warmup,
-            batch=batch or 1,
-            conditions=conditions,
-        )
-    return ValidationReport(*names, len(data), accuracy, benchmark)

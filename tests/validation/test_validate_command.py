@@ -49,12 +49,14 @@ def test_json_holds_counts_interval_differences_and_latency(files, capsys):
 
     assert (status, err) == (0, "")
     report = json.loads(out)
-    accuracy = report["accuracy"]
-    assert (accuracy["candidate"]["right"], accuracy["reference"]["right"], report["n"]) == (20, 30, 30)
-    assert (accuracy["paired"]["gained"], accuracy["paired"]["lost"]) == (0, 10)
-    assert accuracy["paired"]["low"] < -1 / 3 < accuracy["paired"]["high"] < 0
-    assert accuracy["conversions"] == {"candidate": ["x: float32 -> float16"], "reference": []}
-    assert accuracy["differences"][0]["max_abs"] == 2.0
+    top1, agreement = report["metrics"]
+    assert (top1["name"], agreement["name"]) == ("top-1", "agreement")
+    assert (top1["candidate"]["right"], top1["reference"]["right"], report["n"]) == (20, 30, 30)
+    assert (top1["paired"]["gained"], top1["paired"]["lost"]) == (0, 10)
+    assert top1["paired"]["low"] < -1 / 3 < top1["paired"]["high"] < 0
+    assert agreement["candidate"]["value"] == pytest.approx(2 / 3)
+    assert report["conversions"] == {"candidate": ["x: float32 -> float16"], "reference": []}
+    assert report["differences"][0]["max_abs"] == 2.0
     latencies = report["benchmark"]["latencies"]
     assert {name: t["runs"] for name, t in latencies.items()} == {"candidate": 3, "reference": 3}
     assert {"p50_ms", "p90_ms", "p99_ms"} <= set(latencies["candidate"])
@@ -131,6 +133,6 @@ def test_static_batch_models_are_fed_their_own_batch(files, capsys, tmp_path):
     status, out, _ = run(capsys, files, "--json", candidate=tmp_path / "seven.onnx")
     assert status == 0
     report = json.loads(out)
-    assert report["accuracy"]["candidate"]["right"] == 20
+    assert report["metrics"][0]["candidate"]["right"] == 20
     assert report["benchmark"]["batch"] == {"candidate": 7, "reference": 1}
     assert model.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT16

@@ -1,0 +1,73 @@
+"""Random inputs that fit a session's declared inputs, for where no data is at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nm2trt.backends.protocol import TensorSpec
+from nm2trt.errors import DataError
+
+__all__ = ["random_feeds"]
+
+
+def random_feeds(
+    inputs: tuple[TensorSpec, ...],
+    *,
+    batch: int,
+    free: int | None,
+    seed: int = 0,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> dict[str, npt.NDArray[Any]]:
+    """Draw one batch: floats from the normal distribution, integers 0 or 1.
+
+    Args:
+        inputs: The session's inputs.
+        batch: Size of a free first dimension.
+        free: Size of every other free dimension; None refuses an input that has one.
+        seed: Seed of the draw.
+        shapes: Whole shapes by input name, which take the place of the declared ones.
+
+    Raises:
+        DataError: A free dimension has no size, a name is unknown, or a type is none of numbers.
+    """
+    given = dict(shapes or {})
+    unknown = set(given) - {spec.name for spec in inputs}
+    if unknown:
+        raise DataError(
+            f"the model has no input {sorted(unknown)[0]!r}; its inputs are {[s.name for s in inputs]}"
+        )
+    rng = np.random.default_rng(seed)
+    return {
+        spec.name: _drawn(spec, given.get(spec.name) or _shape(spec, batch, free), rng) for spec in inputs
+    }
+
+
+def _shape(spec: TensorSpec, batch: int, free: int | None) -> tuple[int, ...]:
+    sizes = []
+    for position, size in enumerate(spec.shape):
+        if isinstance(size, int):
+            sizes.append(size)
+        elif position == 0:
+            sizes.append(batch)
+        elif free is not None:
+            sizes.append(free)
+        else:
+            shape = "x".join(str(size) if size is not None else "?" for size in spec.shape)
+            raise DataError(
+                f"input {spec.name!r} leaves the size of {shape} free; give it: --shape {spec.name}:1x..."
+            )
+    return tuple(sizes)
+
+
+def _drawn(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[Any]:
+    try:
+        dtype = np.dtype(spec.dtype)
+    except TypeError as error:
+        raise DataError(f"input {spec.name!r} is of type {spec.dtype}, which numpy has not") from error
+    if dtype.kind == "f":
+        return rng.standard_normal(shape).astype(dtype)
+    return rng.integers(0, 2, shape).astype(dtype)

@@ -1,0 +1,148 @@
+"""`nm2trt bench`: latency and throughput, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nm2trt.cli.output import keep_json, print_json, print_table
+from nm2trt.errors import Nm2trtError
+
+if TYPE_CHECKING:
+    from nm2trt.pipeline.benchmarks import BenchResult
+    from nm2trt.validation.bench import Benchmark, Ratio
+
+__all__ = ["configure", "print_latency", "run"]
+
+_EPILOG = """examples:
+  nm2trt bench dense.onnx sparse.onnx
+  nm2trt bench model.onnx --batch 1,8,32 -o now.json
+  nm2trt bench model.onnx --compare before.json
+  nm2trt bench model.engine times.json --anyway      # times.json: trtexec --exportTimes=times.json
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog, parser.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "artefacts",
+        nargs="+",
+        metavar="ARTEFACT",
+        help="ONNX model, engine, .pt2, http://HOST:PORT/MODEL, grpc://..., or trtexec's times (.json)",
+    )
+    parser.add_argument("--data", metavar="FILE", help="real samples, as for validate (default: random ones)")
+    parser.add_argument("--batch", default="1", metavar="LIST", help="batch sizes, as in 1,8,32 (default: 1)")
+    parser.add_argument(
+        "--shape",
+        action="append",
+        default=[],
+        metavar="NAME:SIZES",
+        help="whole shape of an input of free size, as in x:1x3x224x224",
+    )
+    parser.add_argument(
+        "--runs", type=int, default=200, metavar="N", help="timed runs of each (default: 200)"
+    )
+    parser.add_argument(
+        "--warmup",
+        type=int,
+        default=20,
+        metavar="N",
+        help="fewest runs before, up to ten times as many until medians settle (default: 20)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        metavar="N",
+        help="threads of ONNX Runtime (default: its own choice)",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of random inputs (default: 0)")
+    parser.add_argument("--compare", metavar="FILE", help="JSON of an earlier benchmark, to compare with")
+    parser.add_argument(
+        "--anyway", action="store_true", help="compare although the conditions differ or are not known"
+    )
+    parser.add_argument("-o", dest="report", type=Path, metavar="FILE", help="write the JSON there too")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command and return its exit status."""
+    from nm2trt import pipeline
+    from nm2trt.pipeline.benchmarks import parse_batches
+
+    try:
+        with keep_json(arguments.report, printed=arguments.json) as keep:
+            result = keep(
+                pipeline.bench(
+                    arguments.artefacts,
+                    data=arguments.data,
+                    batches=parse_batches(arguments.batch),
+                    shapes=arguments.shape,
+                    runs=arguments.runs,
+                    warmup=arguments.warmup,
+                    threads=arguments.threads,
+                    seed=arguments.seed,
+                    compare=arguments.compare,
+                    anyway=arguments.anyway,
+                )
+            )
+    except Nm2trtError as error:
+        if error.partial is not None and not arguments.json:
+            _print(error.partial)
+        raise
+    if arguments.json:
+        print_json(result.to_json())
+    else:
+        _print(result)
+    return 0
+
+
+def print_latency(bench: Benchmark) -> None:
+    """Print conditions, latencies and ratios."""
+    for key, value in bench.conditions.items():
+        print(f"  {key}: {value}")
+    rows = [
+        [
+            timing.name,
+            "-" if timing.batch is None else str(timing.batch),
+            *(f"{value:.3f}" for value in (t.p50_ms, t.p90_ms, t.p95_ms, t.p99_ms)),
+            f"{t.spread:.1%}",
+            "-" if timing.per_second is None else f"{timing.per_second:.1f}",
+            str(t.runs),
+        ]
+        for timing in bench.timings
+        for t in (timing.latency,)
+    ]
+    headers = ["", "batch", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "spread", "samples/s", "runs"]
+    print_table(headers, rows, title="Latency")
+    for ratio in bench.ratios:
+        print(_ratio(ratio))
+    if bench.before != bench.after or bench.before:
+        drift = ", ".join(
+            f"{key} {value} -> {bench.after.get(key, '?')}" for key, value in bench.before.items()
+        )
+        print(f"before -> after: {drift}")
+    if not bench.warmup.stable:
+        print(f"the medians had not settled after {bench.warmup.runs} runs of warm-up: the machine is busy")
+
+
+def _print(result: BenchResult) -> None:
+    print_latency(result.benchmark)
+    for note in result.benchmark.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if result.earlier is not None:
+        for ratio in result.earlier.ratios:
+            print(_ratio(ratio))
+        for difference in result.earlier.differences:
+            print(f"note: not the same conditions: {difference}", file=sys.stderr)
+
+
+def _ratio(ratio: Ratio) -> str:
+    batch = "" if ratio.batch is None else f", batch {ratio.batch}"
+    return (
+        f"{ratio.name} / {ratio.base}{batch}: p50 ratio {ratio.p50:.3f}, 95 % interval {ratio.low:.3f} to "
+        f"{ratio.high:.3f}"
+    )

@@ -1,0 +1,261 @@
+"""Two models on the same samples: task metrics with paired intervals, and how far the outputs differ."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from nm2trt.backends.protocol import Session
+from nm2trt.compare import DifferenceSum, OutputDifference
+from nm2trt.errors import DifferenceError, Interrupted, Nm2trtError
+from nm2trt.progress import bar
+from nm2trt.validation.bootstrap import BootstrapDifference, redraw
+from nm2trt.validation.data import Batch, Samples
+from nm2trt.validation.feeding import Feeder, common_batch
+from nm2trt.validation.metrics import MetricSpec, find_metric
+from nm2trt.validation.paired import PairedDifference, wilson_interval
+from nm2trt.validation.scoring import Judged, Request, SampleScores, Scorer, Scores
+
+__all__ = ["Comparison", "MetricComparison", "Score", "compare_sessions", "default_metrics"]
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+SIDES = ("candidate", "reference")
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One model's score.
+
+    Args:
+        value: The metric.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        right: Samples that are right, where each is right or wrong; else None.
+    """
+
+    value: float
+    low: float
+    high: float
+    right: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricComparison:
+    """One metric of two models on the same samples.
+
+    Args:
+        name: The metric, e.g. "top-1".
+        summary: What it scores.
+        higher_is_better: Whether more of it is better.
+        against_reference: The reference's score is then 1 by definition.
+        candidate: The candidate's score.
+        reference: The reference's.
+        paired: Their difference, candidate minus reference, with its interval.
+    """
+
+    name: str
+    summary: str
+    higher_is_better: bool
+    against_reference: bool
+    candidate: Score
+    reference: Score
+    paired: PairedDifference | BootstrapDifference
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a run over samples found.
+
+    Args:
+        n: Samples that were run.
+        metrics: One a metric.
+        differences: How far each output is from the reference's.
+        conversions: What was converted to feed each side, by "candidate" and "reference".
+        batch: Samples in a batch.
+        stopped: Why the run ended before the last sample, or "".
+    """
+
+    n: int
+    metrics: tuple[MetricComparison, ...]
+    differences: tuple[OutputDifference, ...]
+    conversions: Mapping[str, tuple[str, ...]]
+    batch: int
+    stopped: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            "n": self.n,
+            "metrics": [metric.to_json() for metric in self.metrics],
+            "differences": [item.to_json() for item in self.differences],
+            "conversions": {side: list(sentences) for side, sentences in self.conversions.items()},
+            "batch": self.batch,
+            "stopped": self.stopped,
+        }
+
+
+def default_metrics(samples: Samples) -> tuple[str, ...]:
+    """Return the metrics to take where none is named: top-1 and agreement where there are labels."""
+    return ("top-1", "agreement") if "labels" in samples.truth else ()
+
+
+def compare_sessions(
+    candidate: Session,
+    reference: Session,
+    samples: Samples,
+    *,
+    metrics: Sequence[str] = (),
+    options: Mapping[str, str] | None = None,
+    output: str | None = None,
+    batch: int | None = None,
+) -> Comparison:
+    """Run all samples through both models, a batch at a time, and compare scores and outputs.
+
+    Args:
+        candidate: The model in question.
+        reference: The model it is held against; the same inputs and outputs by name.
+        samples: What to run; floating inputs are converted to each model's dtype.
+        metrics: Names in `METRICS`, or `module:function`.
+        options: Options of the metrics.
+        output: Output that the metrics read; by default the only one of a fitting rank.
+        batch: Batch size; by default the models' own, or 64.
+
+    Raises:
+        DataError: Samples, labels or outputs do not fit.
+        InputError: A metric is unknown or fails.
+        DifferenceError: The outputs have other names or shapes, or are NaN.
+        BackendError: A model fails.
+        ServerError: A model's server is gone.
+        Interrupted: The user stopped it.
+
+    An error that comes after the first batch carries what was found so far, as `error.partial`.
+    """
+    names = {spec.name for spec in candidate.outputs}
+    if names != {spec.name for spec in reference.outputs}:
+        raise DifferenceError(
+            f"the candidate's outputs are {sorted(names)}, the reference's "
+            f"{sorted(spec.name for spec in reference.outputs)}; only equal names can be compared"
+        )
+    sessions = dict(zip(SIDES, (candidate, reference), strict=True))
+    feeders = {side: Feeder(session, samples, what=side) for side, session in sessions.items()}
+    size = common_batch(list(feeders.values()), batch, len(samples))
+    tally = _Tally(sessions, metrics, options or {}, output)
+    conversions = {side: feeder.conversions for side, feeder in feeders.items()}
+
+    def found(stopped: str = "") -> Comparison:
+        return Comparison(tally.n, tally.metrics(), tally.differences(), conversions, size, stopped)
+
+    try:
+        with bar("comparing", len(samples)) as shown:
+            for one in samples.batches(size):
+                tally.add(one, {side: feeder.run(one.inputs) for side, feeder in feeders.items()})
+                shown.update(tally.n)
+        return found()
+    except (Nm2trtError, KeyboardInterrupt) as error:
+        if not tally.n:
+            raise
+        kind = type(error) if isinstance(error, Nm2trtError) else Interrupted
+        why = str(error) or "stopped by the user"
+        raised = kind(f"{why}; {tally.n} of {len(samples)} samples were compared before")
+        # A few samples may be too few for a metric; then the error alone is told.
+        with contextlib.suppress(Nm2trtError):
+            raised.partial = found(str(raised))
+        raise raised from error
+
+
+class _Tally:
+    """What has been added up so far."""
+
+    def __init__(
+        self,
+        sessions: Mapping[str, Session],
+        metrics: Sequence[str],
+        options: Mapping[str, str],
+        output: str | None,
+    ) -> None:
+        self.n = 0
+        self._adding = ""
+        self._specs: dict[str, MetricSpec] = {}
+        self._scorers: dict[str, dict[str, Scorer]] = {}
+        for name in metrics:
+            spec, argument = find_metric(name)
+            self._specs[name] = spec
+            self._scorers[name] = {
+                side: spec.make(Request(side, session.outputs, output, options, argument))
+                for side, session in sessions.items()
+            }
+        self._sums = {
+            spec.name: DifferenceSum(
+                spec.name, distribution=len(spec.shape) in (2, 3) and _floating(spec.dtype)
+            )
+            for spec in sessions["reference"].outputs
+        }
+
+    def add(self, batch: Batch, outputs: Mapping[str, Arrays]) -> None:
+        for name, scorers in self._scorers.items():
+            self._adding = name
+            for side, scorer in scorers.items():
+                scorer.add(Judged(outputs[side], outputs["reference"], batch.truth))
+        self._adding = ""
+        for name, total in self._sums.items():
+            total.add(outputs["candidate"][name], outputs["reference"][name])
+        self.n += len(batch)
+
+    def differences(self) -> tuple[OutputDifference, ...]:
+        return tuple(total.result() for total in self._sums.values())
+
+    def metrics(self) -> tuple[MetricComparison, ...]:
+        found = []
+        for name, scorers in self._scorers.items():
+            scores = [scorers[side].finish() for side in SIDES]
+            if name == self._adding:
+                # It failed in a batch that one side may have taken: the samples before it are kept.
+                whole = [one.first(self.n) for one in scores if isinstance(one, SampleScores)]
+                if len(whole) < len(SIDES):
+                    continue
+                scores = list(whole)
+            found.append(_compared(name, self._specs[name], *scores))
+        return tuple(found)
+
+
+def _compared(name: str, spec: MetricSpec, candidate: Scores, reference: Scores) -> MetricComparison:
+    paired: PairedDifference | BootstrapDifference
+    if (
+        isinstance(candidate, SampleScores)
+        and isinstance(reference, SampleScores)
+        and candidate.binary
+        and reference.binary
+    ):
+        a, b = candidate.values > 0, reference.values > 0
+        paired = PairedDifference.of(n=len(a), gained=int((a & ~b).sum()), lost=int((b & ~a).sum()))
+        own, other = (_share(int(side.sum()), len(side)) for side in (a, b))
+    else:
+        redrawn = redraw(candidate, reference)
+        paired = redrawn.paired
+        own, other = (
+            Score(one.value(), *ends, right=None)
+            for one, ends in ((candidate, redrawn.candidate), (reference, redrawn.reference))
+        )
+    return MetricComparison(
+        name, spec.summary, spec.higher_is_better, spec.against_reference, own, other, paired
+    )
+
+
+def _share(right: int, n: int) -> Score:
+    return Score(right / n, *wilson_interval(right, n), right=right)
+
+
+def _floating(dtype: str) -> bool:
+    return dtype.startswith(("float", "bfloat"))

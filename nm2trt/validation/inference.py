@@ -1,0 +1,161 @@
+"""One run of one session on what a file holds, or on random inputs, and what came out."""
+
+from __future__ import annotations
+
+import os
+import time
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib import format as npy
+
+from nm2trt.backends.protocol import Session, check_feeds
+from nm2trt.errors import DataError
+from nm2trt.files import atomic_path, check_input
+from nm2trt.validation.data import ArraySamples, is_truth, open_samples
+from nm2trt.validation.feeding import Feeder, common_batch
+
+__all__ = ["InferResult", "TensorSummary", "read_arrays", "run_once", "save_arrays", "summarise"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSummary:
+    """One output.
+
+    Args:
+        name: Its name.
+        dtype: Its element type.
+        shape: Its shape.
+        low: Smallest finite value; None where there is none.
+        high: Largest finite value.
+        mean: Mean of the finite values.
+        not_finite: Values that are NaN or infinite.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    low: float | None
+    high: float | None
+    mean: float | None
+    not_finite: int
+
+
+@dataclass(frozen=True, slots=True)
+class InferResult:
+    """What one artefact gave.
+
+    Args:
+        artefact: What was run.
+        source: Where the inputs are from.
+        output: The file that was written.
+        tensors: One an output.
+        conversions: What was converted to feed it.
+        milliseconds: Time from inputs to outputs, the first run's warming included.
+    """
+
+    artefact: str
+    source: str
+    output: Path
+    tensors: tuple[TensorSummary, ...]
+    conversions: tuple[str, ...]
+    milliseconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {**asdict(self), "output": str(self.output)}
+
+
+def read_arrays(path: str | os.PathLike[str], session: Session) -> dict[str, Array]:
+    """Return the inputs that a file holds: `.npz`, `.npy`, Polygraphy's `.json` or a recipe's `.yaml`.
+
+    Labels are left out. A `.npy` is the only input of a session that has one.
+
+    Raises:
+        InputError: The file is missing.
+        DataError: It is not sound, or holds Python objects.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".npz", ".npy"):
+        samples = open_samples(path)
+        return {name: np.asarray(array) for name, array in next(samples.batches(len(samples))).inputs.items()}
+    check_input(path, "an .npz or .npy")
+    try:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                if len(session.inputs) != 1:
+                    names = [spec.name for spec in session.inputs]
+                    raise DataError(f"{path} holds one array, the model's inputs are {names}; give an .npz")
+                return {session.inputs[0].name: loaded}
+            with loaded:
+                return {name: loaded[name] for name in loaded.files if not is_truth(name)}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} is no sound .npz or .npy of plain arrays") from error
+
+
+def run_once(
+    session: Session, arrays: Mapping[str, Array], *, batch: int | None
+) -> tuple[dict[str, Array], tuple[str, ...], float]:
+    """Run arrays through a session, at once where they fit it as they are, else batch by batch.
+
+    Args:
+        session: The session.
+        arrays: Its inputs.
+        batch: Largest batch; None runs everything at once where the session allows it.
+
+    Returns:
+        Outputs by name, sentences on what was converted, and milliseconds.
+
+    Raises:
+        DataError: The arrays do not fit.
+        BackendError: The session fails.
+    """
+    if batch is None:
+        try:
+            check_feeds(session.inputs, arrays)
+        except DataError:
+            pass
+        else:
+            start = time.perf_counter()
+            outputs = session.run(arrays)
+            return outputs, (), 1e3 * (time.perf_counter() - start)
+    samples = ArraySamples(arrays)
+    feeder = Feeder(session, samples, what="model")
+    size = common_batch([feeder], batch, len(samples)) if batch is not None else len(samples)
+    start = time.perf_counter()
+    parts = [feeder.run(one.inputs) for one in samples.batches(size)]
+    taken = 1e3 * (time.perf_counter() - start)
+    return {n: np.concatenate([part[n] for part in parts]) for n in parts[0]}, feeder.conversions, taken
+
+
+def summarise(name: str, array: Array) -> TensorSummary:
+    """Describe one output."""
+    values = array.astype(np.float64).ravel()
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return TensorSummary(name, str(array.dtype), array.shape, None, None, None, int(values.size))
+    low, high, mean = float(finite.min()), float(finite.max()), float(finite.mean())
+    return TensorSummary(name, str(array.dtype), array.shape, low, high, mean, int(values.size - finite.size))
+
+
+def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Array]) -> None:
+    """Write an `.npz`, whole or not at all; any name will do.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    # numpy.savez takes names as keyword arguments, among which `file` is its own.
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                npy.write_array(member, np.asarray(array), allow_pickle=False)

@@ -1,0 +1,96 @@
+"""What a latency depends on beside the model: conditions, which make two results comparable, and state.
+
+Conditions stay as they are during a run: processor, library versions, threads. State drifts: load of the
+machine, clocks, temperature and power of a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["gpu_conditions", "gpu_state", "machine_conditions", "machine_state", "parse_gpu_query"]
+
+_CONDITIONS = ("name", "driver_version", "persistence_mode", "power.limit", "clocks.max.sm")
+_STATE = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "clocks_throttle_reasons.active")
+_UNITS = {
+    "clocks.sm": "MHz",
+    "clocks.mem": "MHz",
+    "clocks.max.sm": "MHz",
+    "temperature.gpu": "C",
+    "power.draw": "W",
+    "power.limit": "W",
+}
+
+
+def machine_conditions() -> dict[str, str]:
+    """Return what stays the same during a run, as texts by name."""
+    return {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "not known",
+        **gpu_conditions(),
+    }
+
+
+def machine_state() -> dict[str, str]:
+    """Return what drifts, as texts by name."""
+    load, _, _ = os.getloadavg()
+    return {"load": f"{load:.2f}", **gpu_state()}
+
+
+def gpu_conditions() -> dict[str, str]:
+    """Return what the first GPU is; {} where there is none."""
+    return _query(_CONDITIONS)
+
+
+def gpu_state() -> dict[str, str]:
+    """Return clocks, temperature and power of the first GPU; {} where there is none."""
+    return _query(_STATE)
+
+
+def parse_gpu_query(fields: tuple[str, ...], text: str) -> dict[str, str]:
+    """Read the first line of `nvidia-smi --query-gpu=... --format=csv,noheader,nounits`."""
+    lines = text.strip().splitlines()
+    values = [value.strip() for value in lines[0].split(",")] if lines else []
+    if len(values) != len(fields):
+        return {}
+    return {
+        f"gpu {field}": f"{value} {_UNITS[field]}" if field in _UNITS and value[:1].isdigit() else value
+        for field, value in zip(fields, values, strict=True)
+    }
+
+
+def _query(fields: tuple[str, ...]) -> dict[str, str]:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return {}
+    command = [tool, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return parse_gpu_query(fields, done.stdout)
+
+
+def _processor() -> str:
+    for line in _read("/proc/cpuinfo").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or "not known"
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
