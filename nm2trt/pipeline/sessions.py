@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nm2trt.errors import BackendError, InputError
+from nm2trt.errors import InputError
 from nm2trt.files import check_input
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["backend_of", "is_url", "open_session", "parse_shapes"]
 
 _URL = re.compile(r"(https?|grpcs?)://", re.IGNORECASE)
-_ENGINES = {b"vtrt": "TensorRT for RTX", b"ftrt": "TensorRT"}
 
 
 def is_url(artefact: str | os.PathLike[str]) -> bool:
@@ -29,22 +29,27 @@ def open_session(artefact: str | os.PathLike[str], *, threads: int = 0) -> Sessi
     """Open something that can be run; close it, or use it as a context manager.
 
     Args:
-        artefact: An ONNX model, which runs in ONNX Runtime on the CPU, or an exported PyTorch program, a
-            `.pt2`, which runs in PyTorch on the CPU.
+        artefact: An ONNX model, which runs in ONNX Runtime on the CPU; an exported PyTorch program, a `.pt2`,
+            which runs in PyTorch on the CPU; an engine, which runs in its own library; or the address of a
+            served model, `http://HOST:PORT/MODEL` or `grpc://HOST:PORT/MODEL`.
         threads: Threads within an operator of ONNX Runtime; 0 leaves it to the library.
 
     Raises:
-        InputError: The file is missing or empty.
+        InputError: The file is missing or empty, or the address cannot be read.
         ModelError: The model cannot be loaded.
-        BackendError: Its library is missing, or nothing here runs it.
+        BackendError: Its library is missing or refuses it, or there is no GPU for it.
+        ServerError: The server cannot be reached.
     """
     if is_url(artefact):
-        raise BackendError(f"{artefact}: served models are not run yet; give a file")
+        from nm2trt.backends.triton import open_triton
+
+        return open_triton(str(artefact))
+    from nm2trt.backends.choice import identify, load_backend
+
     path = check_input(artefact, "an ONNX model, engine or .pt2")
-    with path.open("rb") as file:
-        product = _ENGINES.get(file.read(4))
-    if product is not None:
-        raise BackendError(f"{path} is an engine of {product}, which is not run yet; give its ONNX model")
+    kind = identify(path)
+    if kind is not None:
+        return load_backend(kind).open(path)
     if path.suffix == ".pt2":
         from nm2trt.exporter.program import open_program
 
@@ -56,18 +61,17 @@ def open_session(artefact: str | os.PathLike[str], *, threads: int = 0) -> Sessi
 
 def backend_of(artefact: str | os.PathLike[str]) -> str:
     """Return what runs an artefact that `open_session` has opened, with its version, for a report."""
-    from importlib import metadata
-
     if is_url(artefact):
         return f"a server, over {str(artefact).partition(':')[0].upper()}"
+    from nm2trt.backends.choice import identify, load_backend
+
     path = Path(artefact)
-    if path.suffix == ".pt2":
+    kind = identify(path)
+    if kind is None and path.suffix == ".pt2":
         return f"PyTorch {metadata.version('torch')} on the CPU"
-    with path.open("rb") as file:
-        product = _ENGINES.get(file.read(4))
-    if product is not None:
-        return f"{product} on the first GPU"
-    return f"ONNX Runtime {metadata.version('onnxruntime')} on the CPU"
+    if kind in (None, "ort"):
+        return f"ONNX Runtime {metadata.version('onnxruntime')} on the CPU"
+    return f"{kind} {load_backend(kind).version} on the first GPU"
 
 
 def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:

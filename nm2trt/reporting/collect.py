@@ -112,29 +112,26 @@ def _given_accuracy(item: Fields) -> AccuracyRow:
 
 
 def _validated_accuracy(fields: Fields, producers: Mapping[str, StageRecord]) -> list[AccuracyRow]:
-    accuracy = fields.object("accuracy")
     names = {side: fields.text(side) for side in ("candidate", "reference")}
-    paired = accuracy.object("paired")
-    rows = []
-    for side in ("reference", "candidate"):
-        score = accuracy.object(side)
-        candidate = side == "candidate"
-        rows.append(
-            AccuracyRow(
-                stage=_standing(names[side], producers),
-                model=PurePath(names[side]).name,
-                metric="top-1",
-                value=score.number("top1"),
-                low=score.maybe("low"),
-                high=score.maybe("high"),
-                n=score.count("n"),
-                reference=PurePath(names["reference"]).name if candidate else "",
-                difference=paired.maybe("difference") if candidate else None,
-                difference_low=paired.maybe("low") if candidate else None,
-                difference_high=paired.maybe("high") if candidate else None,
-            )
+    return [
+        AccuracyRow(
+            stage=_standing(names[side], producers),
+            model=PurePath(names[side]).name,
+            metric=metric.text("name"),
+            value=metric.object(side).number("value"),
+            low=metric.object(side).maybe("low"),
+            high=metric.object(side).maybe("high"),
+            n=paired.count("n"),
+            reference=PurePath(names["reference"]).name if side == "candidate" else "",
+            difference=paired.maybe("difference") if side == "candidate" else None,
+            difference_low=paired.maybe("low") if side == "candidate" else None,
+            difference_high=paired.maybe("high") if side == "candidate" else None,
         )
-    return rows
+        for metric in fields.objects("metrics")
+        if metric.data.get("against_reference") is not True
+        for paired in (metric.object("paired"),)
+        for side in ("reference", "candidate")
+    ]
 
 
 def _standing(name: str, producers: Mapping[str, StageRecord]) -> str:

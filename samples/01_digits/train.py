@@ -26,8 +26,7 @@ from torch import Tensor, nn
 import nm2trt
 from nm2trt.progress import track
 from nm2trt.reporting.folder import RunFolder, StageRecord, file_record
-from nm2trt.validation.accuracy import Accuracy
-from nm2trt.validation.paired import PairedDifference
+from nm2trt.validation.paired import PairedDifference, wilson_interval
 
 sys.path.insert(0, str(Path(__file__).parent))
 from data import DEBIAN_FOLDER, Images, digits, fashion_mnist
@@ -241,8 +240,9 @@ def write_accuracy(folder: RunFolder, runs: dict[str, list[Run]], count: int) ->
     """Record the PyTorch models' accuracy, which no command measures."""
     entries = []
     for kind, (run, *_) in runs.items():
-        score = Accuracy.of(int(run.right.sum()), count)
-        figures = {"value": score.top1, "low": score.low, "high": score.high, "n": count}
+        right = int(run.right.sum())
+        low, high = wilson_interval(right, count)
+        figures = {"value": right / count, "low": low, "high": high, "n": count}
         entries.append({"stage": "PyTorch", "name": f"{kind}, seed 0", "metric": "top-1", **figures})
     folder.write(StageRecord("accuracy", "accuracy", result={"entries": entries}))
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from nm2trt.backends.protocol import Session
-from nm2trt.errors import BackendError, InputError, ModelError
-from nm2trt.pipeline.sessions import is_url, open_session
+from nm2trt.errors import BackendError, InputError, ModelError, ServerError
+from nm2trt.pipeline.sessions import backend_of, is_url, open_session, parse_shapes
 
 onnx = pytest.importorskip("onnx")
 
@@ -45,7 +45,7 @@ def test_refuses_files(content, error, match, tmp_path):
 def test_an_engine_is_not_taken_for_a_model(magic, tmp_path):
     path = tmp_path / "m.bin"
     path.write_bytes(magic + bytes(60))
-    with pytest.raises((BackendError, InputError), match=r"m\.bin"):
+    with pytest.raises((BackendError, InputError), match=r"m\.bin|is not installed"):
         open_session(path)
 
 
@@ -60,3 +60,30 @@ def test_an_engine_is_not_taken_for_a_model(magic, tmp_path):
 )
 def test_urls_are_told_from_paths(text, url):
     assert is_url(text) is url
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_a_server_that_is_not_there_is_said_so(scheme):
+    with pytest.raises(ServerError, match=r"127\.0\.0\.1:9"):
+        open_session(f"{scheme}://127.0.0.1:9/model")
+
+
+def test_an_exported_program_runs(tmp_path):
+    import torch
+
+    torch.export.save(torch.export.export(torch.nn.Linear(4, 3), (torch.randn(2, 4),)), tmp_path / "l.pt2")
+    with open_session(tmp_path / "l.pt2") as session:
+        assert session.run({session.inputs[0].name: np.ones((2, 4), np.float32)})["output"].shape == (2, 3)
+    assert backend_of(tmp_path / "l.pt2").startswith("PyTorch 2.")
+
+
+def test_what_runs_it_is_named(tmp_path):
+    assert backend_of(doubling(tmp_path / "m.onnx")).startswith("ONNX Runtime 1.")
+    assert backend_of("grpc://h:8001/m") == "a server, over GRPC"
+
+
+def test_shapes_are_read():
+    assert parse_shapes(["x:1x3x8", "a:0:7"]) == {"x": (1, 3, 8), "a:0": (7,)}
+    for text in ("x", ":1x2", "x:", "x:0x2", "x:1x-1", "x:1,2"):
+        with pytest.raises(InputError, match="is no shape; write NAME:SIZES"):
+            parse_shapes([text])

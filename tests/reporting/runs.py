@@ -59,7 +59,7 @@ def validation(candidate, reference, *, right=(392, 394), n=397, p50=(0.041, 0.0
     def score(count):
         share = count / n
         half = 1.96 * math.sqrt(share * (1 - share) / n)
-        return {"right": count, "n": n, "top1": share, "low": share - half, "high": min(1.0, share + half)}
+        return {"right": count, "value": share, "low": share - half, "high": min(1.0, share + half)}
 
     def latency(ms):
         return {"p50_ms": ms, "p90_ms": 1.2 * ms, "p99_ms": 1.9 * ms, "mean_ms": 1.05 * ms, "runs": 200}
@@ -70,29 +70,31 @@ def validation(candidate, reference, *, right=(392, 394), n=397, p50=(0.041, 0.0
         "reference": reference,
         "data": "test.npz",
         "n": n,
-        "accuracy": {
-            "output": "output",
-            "candidate": score(right[0]),
-            "reference": score(right[1]),
-            "paired": {
-                "n": n,
-                "gained": 1,
-                "lost": 3,
-                "difference": difference,
-                "low": difference - 0.008,
-                "high": difference + 0.007,
-                "confidence": 0.95,
-                "p_value": 0.6,
-                "method": "Tango",
-            },
-            "agreement": 0.99,
-            "differences": [],
-            "conversions": {},
-        },
+        "metrics": [
+            {
+                "name": "top-1",
+                "against_reference": False,
+                "candidate": score(right[0]),
+                "reference": score(right[1]),
+                "paired": {
+                    "n": n,
+                    "gained": 1,
+                    "lost": 3,
+                    "difference": difference,
+                    "low": difference - 0.008,
+                    "high": difference + 0.007,
+                    "confidence": 0.95,
+                    "p_value": 0.6,
+                    "method": "Tango",
+                },
+            }
+        ],
+        "differences": [],
+        "conversions": {},
         "benchmark": {
             "latencies": {"candidate": latency(p50[0]), "reference": latency(p50[1])},
             "batch": {"candidate": 1, "reference": 1},
-            "warmup": 20,
+            "warmup": {"runs": 20, "stable": True},
             "conditions": {
                 "machine": "x86_64",
                 "cores": "2",

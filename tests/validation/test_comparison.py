@@ -127,7 +127,7 @@ def test_what_was_found_before_a_session_died_is_kept(raised, error, match):
 
 
 def test_a_session_that_dies_at_once_leaves_nothing():
-    with pytest.raises(BackendError, match="^dead$") as caught:
+    with pytest.raises(BackendError, match=r"^dead$") as caught:
         compare_sessions(*pair(dies_after=0, error=BackendError("dead")), rows(LABELS), metrics=TOP)
     assert caught.value.partial is None
 

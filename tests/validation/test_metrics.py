@@ -155,7 +155,7 @@ def test_a_wrong_number_of_characters_is_told(tmp_path):
     (tmp_path / "c.txt").write_text("a\nb\n", encoding="utf-8")
     scores = frames(TEXTS, 4)
     with pytest.raises(
-        DataError, match="has 4 classes, the characters with the blank are 3; use .*space=yes"
+        DataError, match=r"has 4 classes, the characters with the blank are 3; use .*space=yes"
     ):
         only(
             "cer",
