@@ -36,7 +36,7 @@ LIBRARIES = {
     "tensorrt_rtx": ["backends/trt_rtx.py"],
     "tensorrt": ["backends/trt.py"],
     "tritonclient": ["backends/_triton_server.py", "serving/model_config.py"],
-    "polygraphy": [],
+    "polygraphy": ["validation/polygraphy_json.py"],
 }
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
