@@ -6,7 +6,7 @@ a batch whose answers are handed to the wrong clients shows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nm2trt.backends.ort import open_onnx
+from nm2trt.backends.protocol import TensorSpec
 from nm2trt.backends.triton import TritonServer, TritonSession, open_triton
 from nm2trt.compare import OutputDifference, compare_outputs, require_close
 from nm2trt.errors import BackendError, DataError, DifferenceError
@@ -142,15 +143,24 @@ def _answers(
     with open_onnx(reference.path) as runtime:
         step = fixed or 1
         for start in range(0, count, step):
-            outputs = runtime.run({name: array[start : start + step] for name, array in inputs.items()})
-            for name, array in outputs.items():
+            answer = runtime.run({name: array[start : start + step] for name, array in inputs.items()})
+            for name, array in answer.items():
                 if array.ndim == 0 or len(array) != step:
                     raise DataError(
                         f"output {name!r} of {reference.path} has shape {array.shape} for a batch of {step}: "
                         "only models whose outputs have the batch first can be probed"
                     )
                 parts.setdefault(name, []).append(array)
-    return _Reference(inputs, {name: np.concatenate(arrays) for name, arrays in parts.items()}, count)
+    outputs = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    return _Reference(_as_served(session.inputs, inputs), _as_served(session.outputs, outputs), count)
+
+
+def _as_served(specs: Sequence[TensorSpec], arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Return arrays in the served shapes: a scalar a sample travels as one element."""
+    ranks = {spec.name: len(spec.shape) for spec in specs}
+    return {
+        name: array[..., None] if ranks[name] == array.ndim + 1 else array for name, array in arrays.items()
+    }
 
 
 def _fixed_batch(session: TritonSession) -> int | None:

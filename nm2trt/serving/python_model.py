@@ -30,15 +30,17 @@ class TritonPythonModel:
         self._batched = int(config.get("max_batch_size", 0)) > 0
         self._inputs = [entry["name"] for entry in config["input"]]
         self._outputs = [entry["name"] for entry in config["output"]]
-        # A scalar a sample travels as one element.
-        self._scalars = {e["name"] for e in (*config["input"], *config["output"]) if "reshape" in e}
+        # A scalar a sample travels as one element; the server takes it out of inputs, but not out of these.
+        self._scalars = {entry["name"] for entry in config["output"] if "reshape" in entry}
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer requests; those of one shape run together, and each gets its own part back."""
         responses: list[Any] = [None] * len(requests)
         groups: dict[Any, list[tuple[int, dict[str, Any]]]] = {}
         for index, request in enumerate(requests):
-            feeds = {name: self._input(request, name) for name in self._inputs}
+            feeds = {
+                name: self._pb.get_input_tensor_by_name(request, name).as_numpy() for name in self._inputs
+            }
             key = tuple(feed.shape[1:] for feed in feeds.values()) if self._batched else index
             groups.setdefault(key, []).append((index, feeds))
         for group in groups.values():
@@ -53,10 +55,6 @@ class TritonPythonModel:
                 else:
                     responses[index] = self._response(requests[index], answers[position])
         return responses
-
-    def _input(self, request: Any, name: str) -> Any:
-        array = self._pb.get_input_tensor_by_name(request, name).as_numpy()
-        return array.reshape(array.shape[:-1]) if name in self._scalars else array
 
     def _run_group(self, group: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if len(group) == 1:

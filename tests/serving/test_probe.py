@@ -1,0 +1,342 @@
+"""A probe against the real server: what agrees, what differs, what is mixed up, what has gone."""
+
+import threading
+import time
+
+import nets
+import numpy as np
+import pytest
+
+from nm2trt.errors import BackendError, DataError, DifferenceError, InputError, ServerError
+from nm2trt.pipeline import DeployOptions, ProbeOptions, ServerOptions, deploy, probe, rollback, serve
+
+pytest.importorskip("tritonclient")
+pytest.importorskip("onnxruntime")
+
+PYTHON = DeployOptions(backend="python", max_batch=8, queue_delay_us=2000)
+QUICK = ProbeOptions(concurrency=(4,), requests=40)
+
+
+def served(server, artefact, name, options=PYTHON, **extras):
+    """Deploy into the running server's repository and load it."""
+    from nm2trt.backends.triton import TritonServer
+
+    placed = deploy(artefact, server.repository, name, options, **extras)
+    with TritonServer(f"http://{server.http}") as client:
+        client.load(name)
+    return placed
+
+
+def url(server, protocol="http"):
+    return f"{protocol}://{getattr(server, protocol)}"
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_what_is_served_right(tmp_path, tritonserver, protocol):
+    model = nets.linear(tmp_path / "m.onnx", mask="ab" * 32)
+    served(tritonserver, model, f"right-{protocol}")
+    report = probe(
+        url(tritonserver, protocol),
+        f"right-{protocol}",
+        model,
+        repository=tritonserver.repository,
+        options=QUICK,
+    )
+    report.require_passed()
+    assert report.problems == ()
+    assert (report.config, report.lineage, report.versions) == ("same", "same", ("1",))
+    assert [check.batch for check in report.batches] == [1, 3, 5, 7, 8]
+    (load,) = report.loads
+    assert (load.requests, load.wrong, load.latency.runs) == (40, 0, 40)
+    assert load.samples >= 40
+    assert load.requests_per_s > 0
+    sent = sum(check.batch for check in report.batches) + load.samples
+    assert report.statistics["inferences"] == sent
+    assert report.statistics["failures"] == 0
+    assert sum(int(size) * n for size, n in report.statistics["executions_by_batch"].items()) == sent
+    assert report.to_json()["passed"] is True
+
+
+def test_real_data_and_scalars(tmp_path, tritonserver):
+    model = nets.two_inputs(tmp_path / "m.onnx")
+    rng = np.random.default_rng(0)
+    arrays = {"x": rng.standard_normal((5, 4)), "s": rng.standard_normal(5).astype(np.float32)}
+    np.savez(tmp_path / "data.npz", **arrays, labels=np.arange(5))
+    served(tritonserver, model, "scalars", sample=tmp_path / "data.npz")
+    report = probe(url(tritonserver), "scalars", model, data=tmp_path / "data.npz", options=QUICK)
+    report.require_passed()
+    assert "samples have the answer of another" in report.notes[0]  # five, repeated
+    np.savez(tmp_path / "other.npz", x=arrays["x"])
+    with pytest.raises(DataError, match=r"the model's inputs are \['x', 's'\], the data has \['x'\]"):
+        probe(url(tritonserver), "scalars", model, data=tmp_path / "other.npz")
+
+
+def test_a_fixed_batch(tmp_path, tritonserver):
+    model = nets.linear(tmp_path / "m.onnx", batch=2)
+    served(tritonserver, model, "fixed", DeployOptions(backend="python"))
+    report = probe(url(tritonserver), "fixed", model, options=QUICK)
+    report.require_passed()
+    assert [check.batch for check in report.batches] == [2]
+    assert report.loads[0].samples == 80
+
+
+def test_other_weights_differ(tmp_path, tritonserver):
+    reference = nets.linear(tmp_path / "m.onnx")
+    served(tritonserver, nets.linear(tmp_path / "other.onnx", scale=1.01), "other")
+    report = probe(url(tritonserver), "other", reference, options=QUICK)
+    assert len(report.batches) == 5
+    assert all("differs by 0.01 of its largest value" in check.problem for check in report.batches)
+    assert report.loads[0].wrong == 40
+    with pytest.raises(
+        DifferenceError, match=r"other at http://.* is not what .*m.onnx is: batch 1:.*\(and 5 more\)"
+    ):
+        report.require_passed()
+    assert probe(url(tritonserver), "other", reference, options=ProbeOptions(concurrency=(), precision="float16")).problems == ()  # fmt: skip
+
+
+def test_another_lineage_is_said_and_compared_all_the_same(tmp_path, tritonserver):
+    served(tritonserver, nets.linear(tmp_path / "a.onnx", mask="aa" * 32), "lineage")
+    same_numbers = nets.linear(tmp_path / "b.onnx", mask="bb" * 32)
+    report = probe(url(tritonserver), "lineage", same_numbers, options=QUICK)
+    report.require_passed()
+    assert report.lineage == "other"
+    assert "other masks (aaaaaaaaaaaa) than the reference (bbbbbbbbbbbb): another lineage" in report.notes[0]
+
+
+def test_answers_handed_to_the_wrong_clients(tmp_path, tritonserver):
+    """The fault that batching could have: right numbers, other people's."""
+    from nm2trt.backends.triton import TritonServer
+
+    model = nets.linear(tmp_path / "m.onnx")
+    placed = deploy(model, tritonserver.repository, "mixed", PYTHON)
+    code = placed.folder / "model.py"
+    text = code.read_text()
+    assert text.count("answers[position]") == 1
+    code.write_text(text.replace("answers[position]", "answers[len(group) - 1 - position]"))
+    with TritonServer(url(tritonserver)) as client:
+        client.load("mixed")
+    report = probe(url(tritonserver), "mixed", model, options=ProbeOptions(concurrency=(1, 8), requests=80))
+    assert not any(check.problem for check in report.batches)
+    alone, together = report.loads
+    assert alone.wrong == 0
+    assert together.wrong > 0
+    with pytest.raises(DifferenceError, match=r"of 80 answers to 8 clients are wrong"):
+        report.require_passed()
+
+
+def test_a_configuration_that_was_not_loaded(tmp_path, tritonserver):
+    model = nets.linear(tmp_path / "m.onnx")
+    served(tritonserver, model, "stale")
+    deploy(model, tritonserver.repository, "stale", DeployOptions(backend="python", max_batch=4))
+    report = probe(url(tritonserver), "stale", model, repository=tritonserver.repository, options=QUICK)
+    assert report.config == "other"
+    assert "configuration: max_batch_size is 4 as deployed, and 8 on the server" in report.notes
+    with pytest.raises(DifferenceError, match="configuration is not the deployed one: load the model again"):
+        report.require_passed()
+
+
+def test_other_inputs_and_outputs(tmp_path, tritonserver):
+    served(tritonserver, nets.linear(tmp_path / "m.onnx"), "tensors")
+    with pytest.raises(DifferenceError, match=r"the served model's inputs are \{'x': 'float32'\}, those of"):
+        probe(url(tritonserver), "tensors", nets.two_inputs(tmp_path / "two.onnx"))
+
+
+def test_a_model_that_fails_on_requests(tmp_path, tritonserver):
+    """An operator that no optimiser sees fail: an index that runs off its table."""
+    placed = served(tritonserver, nets.linear(tmp_path / "m.onnx"), "failing")
+    code = placed.folder / "model.py"
+    code.write_text(code.read_text().replace("answers = self._run_group(", "answers = self._gone("))
+    from nm2trt.backends.triton import TritonServer
+
+    with TritonServer(url(tritonserver)) as client:
+        client.load("failing")
+    with pytest.raises(BackendError, match=r"refused: .*AttributeError: .*_gone"):
+        probe(url(tritonserver), "failing", tmp_path / "m.onnx", options=QUICK)
+
+
+def test_what_cannot_be_probed(tmp_path, tritonserver):
+    model = nets.linear(tmp_path / "m.onnx")
+    with pytest.raises(BackendError, match="has no model 'nowhere' loaded"):
+        probe(url(tritonserver), "nowhere", model)
+    with pytest.raises(InputError, match="is an engine; the reference is the ONNX model"):
+        probe(url(tritonserver), "m", nets.plan(tmp_path / "m.engine"))
+    with pytest.raises(ServerError, match=r"no Triton server answers HTTP at 127.0.0.1:9"):
+        probe("127.0.0.1:9", "m", model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batches": (0,)}, "batches 0 is out of range"),
+        ({"concurrency": (1, -1)}, "concurrency 1, -1 is out of range"),
+        ({"requests": 0}, "requests 0 is out of range"),
+        ({"timeout_s": 0}, "a wait of 0 s is out of range"),
+    ],
+)
+def test_options_that_make_no_sense(changes, message):
+    with pytest.raises(InputError, match=message):
+        ProbeOptions(**changes)
+
+
+def test_labels_are_served(tmp_path, tritonserver):
+    tritonclient = pytest.importorskip("tritonclient.http")
+    (tmp_path / "names.txt").write_text("ant\nbee\ncat\n")
+    served(tritonserver, nets.linear(tmp_path / "m.onnx"), "labelled", labels=[tmp_path / "names.txt"])
+    client = tritonclient.InferenceServerClient(tritonserver.http)
+    feed = tritonclient.InferInput("x", [1, 4], "FP32")
+    feed.set_data_from_numpy(np.ones((1, 4), np.float32))
+    answer = client.infer("labelled", [feed], outputs=[tritonclient.InferRequestedOutput("y", class_count=3)])
+    names = {text.decode().split(":")[2] for text in answer.as_numpy("y").ravel()}
+    client.close()
+    assert names == {"ant", "bee", "cat"}
+
+
+def load_in_background(server, model, name, seconds, clients):
+    """Send checked requests from many clients; return where their outcome will be."""
+    import onnxruntime
+
+    from nm2trt.backends.triton import open_triton
+    from nm2trt.pipeline.deployments import _artefact
+    from nm2trt.serving.load import run_level
+    from nm2trt.serving.samples import random_samples
+
+    inputs = random_samples(_artefact(model).inputs, 64)
+    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    expected = session.run(None, inputs)[0]
+    outcome = {"wrong": 0}
+
+    def check(answer, picked):
+        outcome["wrong"] += not np.allclose(answer["y"], expected[picked], rtol=1e-4, atol=1e-5)
+
+    def run():
+        try:
+            outcome["level"] = run_level(
+                lambda: open_triton(url(server), name), inputs, clients=clients, seconds=seconds, check=check
+            )
+        except Exception as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, outcome
+
+
+def reload_under_load(server, tmp_path, *, seconds, clients):
+    """Serve one function by two files, and change from one to the other and back under load."""
+    a = nets.linear(tmp_path / "a.onnx", mask="aa" * 32)
+    b = nets.linear(tmp_path / "b.onnx", mask="bb" * 32)
+    served(server, a, "live")
+    thread, outcome = load_in_background(server, a, "live", seconds, clients)
+    time.sleep(seconds / 3)
+    deploy(b, server.repository, "live", PYTHON, canary=url(server), reference=a, probe_options=QUICK)
+    time.sleep(seconds / 3)
+    rollback(server.repository, "live", url=url(server))
+    thread.join()
+    assert "error" not in outcome, outcome
+    assert outcome["wrong"] == 0
+    return outcome["level"]
+
+
+def test_a_reload_under_load_loses_no_request(tmp_path, tritonserver):
+    level = reload_under_load(tritonserver, tmp_path, seconds=3, clients=8)
+    assert level.requests > 100
+
+
+@pytest.mark.slow
+def test_50_clients_for_60_seconds_with_a_reload(tmp_path, tritonserver):
+    level = reload_under_load(tritonserver, tmp_path, seconds=60, clients=50)
+    assert level.requests > 5000
+
+
+def test_a_server_that_is_killed_under_load(tmp_path):
+    model = nets.linear(tmp_path / "m.onnx")
+    deploy(model, tmp_path / "models", "m", PYTHON)
+    deploy(model, tmp_path / "models", "m", PYTHON)
+    options = ServerOptions(log=tmp_path / "log.txt")
+    with serve(tmp_path / "models", options) as server:
+        thread, outcome = load_in_background(server, model, "m", 30, 4)
+        time.sleep(0.5)
+        server.kill()
+        thread.join()
+    error = outcome["error"]
+    assert isinstance(error, ServerError), error
+    assert "no Triton server answers HTTP at" in str(error)
+    with serve(tmp_path / "models", options) as again:
+        report = probe(url(again), "m", model, repository=tmp_path / "models", options=QUICK)
+        report.require_passed()
+        assert report.versions == ("2",)
+        again.kill()
+
+
+class TestCanary:
+    def test_that_passes(self, tmp_path, tritonserver):
+        models = [nets.linear(tmp_path / f"{name}.onnx", mask=name * 32) for name in ("aa", "bb")]
+        for number, model in enumerate(models, start=1):
+            placed = deploy(
+                model,
+                tritonserver.repository,
+                "canary",
+                PYTHON,
+                canary=url(tritonserver),
+                probe_options=QUICK,
+            )
+            assert placed.version == number
+        assert probe(url(tritonserver), "canary", models[1], options=QUICK).versions == ("2",)
+
+    def test_that_answers_wrongly(self, tmp_path, tritonserver):
+        good = nets.linear(tmp_path / "good.onnx")
+        served(tritonserver, good, "wrong")
+        with pytest.raises(DifferenceError, match=r"batch 1: .* differs by .*; rolled back to version 1"):
+            deploy(
+                nets.linear(tmp_path / "bad.onnx", scale=2),
+                tritonserver.repository,
+                "wrong",
+                PYTHON,
+                canary=url(tritonserver),
+                reference=good,
+                probe_options=QUICK,
+            )
+        report = probe(url(tritonserver), "wrong", good, repository=tritonserver.repository, options=QUICK)
+        report.require_passed()
+        assert report.versions == ("1",)
+
+    def test_that_does_not_load(self, tmp_path, tritonserver):
+        good = nets.linear(tmp_path / "good.onnx")
+        served(tritonserver, good, "unloadable")
+        with pytest.raises(BackendError, match=r"unable to find backend library.*; rolled back to version 1"):
+            deploy(
+                good,
+                tritonserver.repository,
+                "unloadable",
+                DeployOptions(backend="onnxruntime"),
+                canary=url(tritonserver),
+            )
+        probe(url(tritonserver), "unloadable", good, options=QUICK).require_passed()
+
+    def test_that_was_the_first(self, tmp_path, tritonserver):
+        with pytest.raises(
+            BackendError, match=r"unable to find backend.*version 1 was the first and was removed"
+        ):
+            deploy(
+                nets.linear(tmp_path / "m.onnx"), tritonserver.repository, "first", canary=url(tritonserver)
+            )
+        assert not (tritonserver.repository / "first").exists()
+
+    def test_of_an_engine_needs_a_reference(self, tmp_path, tritonserver):
+        with pytest.raises(InputError, match="compared with its ONNX model; give it with --reference"):
+            deploy(nets.plan(tmp_path / "m.engine"), tmp_path / "models", "m", canary=url(tritonserver))
+        assert not (tmp_path / "models").exists()
+
+    def test_without_a_server_nothing_is_placed(self, tmp_path):
+        with pytest.raises(ServerError, match="no Triton server answers"):
+            deploy(nets.linear(tmp_path / "m.onnx"), tmp_path / "models", "m", canary="127.0.0.1:9")
+        assert not (tmp_path / "models").exists()
+
+
+def test_a_plan_is_held_against_the_servers_own_version(tmp_path, tritonserver):
+    old = nets.plan(tmp_path / "m.engine", version="8.6.1.6")
+    with pytest.raises(BackendError, match=r"built by TensorRT 8.6.1.6.*the server is Triton 24.10"):
+        deploy(old, tmp_path / "models", "m", url=url(tritonserver))
+    near = nets.plan(tmp_path / "n.engine", version="10.5.0.18")
+    placed = deploy(near, tmp_path / "models", "m", url=url(tritonserver))
+    assert any("does not say which image it is" in note for note in placed.notes)

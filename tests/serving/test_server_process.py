@@ -1,0 +1,149 @@
+"""A tritonserver of one's own: found, started, watched, stopped; and what stands in the way."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nets
+import pytest
+
+from nm2trt.errors import BackendError, BackendMissingError, InputError
+from nm2trt.pipeline import DeployOptions, ServerOptions, deploy, serve
+from nm2trt.serving.installation import find_server
+
+ROOT = Path(__file__).parents[2]
+
+
+def processes_below(folder):
+    """Return the command lines of processes that were started on a repository in `folder`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if entry.name.isdigit() and str(folder).encode() in b" ".join(words):
+            found.append(words)
+    return found
+
+
+def test_clean_stop(tmp_path, tritonserver):
+    deploy(nets.linear(tmp_path / "m.onnx"), tmp_path / "models", "m", DeployOptions(backend="python"))
+    server = serve(tmp_path / "models", ServerOptions(log=tmp_path / "log.txt"))
+    with server:
+        assert len({server.http, server.grpc, server.metrics}) == 3
+        assert server.is_running()
+        assert len(processes_below(tmp_path)) >= 2  # the server and its model
+    assert server.stop() == 0
+    assert not server.is_running()
+    assert processes_below(tmp_path) == []
+    assert not list(Path("/dev/shm").glob(f"{server._memory_prefix}*"))
+
+
+def test_a_model_that_does_not_load_does_not_keep_the_others_from_it(tmp_path, tritonserver):
+    from nm2trt.backends.triton import TritonServer
+
+    models = tmp_path / "models"
+    deploy(nets.linear(tmp_path / "m.onnx"), models, "good", DeployOptions(backend="python"))
+    broken = deploy(nets.linear(tmp_path / "m.onnx"), models, "broken", DeployOptions(backend="python"))
+    (broken.folder / "model.onnx").write_bytes(b"no model")
+    server = serve(models, ServerOptions(log=tmp_path / "log.txt"))
+    with TritonServer(f"http://{server.http}") as client:
+        states = {row["name"]: row.get("state") for row in client.index()}
+    server.kill()
+    assert states == {"good": "READY", "broken": "UNAVAILABLE"}
+
+
+def test_it_ends_with_whoever_started_it(tmp_path, tritonserver):
+    deploy(nets.linear(tmp_path / "m.onnx"), tmp_path / "models", "m", DeployOptions(backend="python"))
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom nm2trt.pipeline import ServerOptions, serve\n"
+        "server = serve(sys.argv[1], ServerOptions(log=Path(sys.argv[2])))\n"
+        "print(server.pid, flush=True)\ntime.sleep(60)\n"
+    )
+    starter = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "models"), str(tmp_path / "log.txt")],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        text=True,
+    )
+    pid = int(starter.stdout.readline())
+    starter.kill()
+    starter.communicate()
+    limit = time.monotonic() + 30
+    while Path(f"/proc/{pid}").exists() and Path(f"/proc/{pid}/status").read_text().find("zombie") < 0:
+        assert time.monotonic() < limit, "the server outlived its starter"
+        time.sleep(0.1)
+
+
+def test_a_port_that_is_taken(tmp_path, tritonserver):
+    (tmp_path / "models").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(BackendError, match=r"the server (cannot listen|stopped with status)"):
+            serve(tmp_path / "models", ServerOptions(http_port=port, load=(), log=tmp_path / "log.txt"))
+    assert processes_below(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"http_port": 70000}, "70000 is no port"),
+        ({"grpc_port": -1}, "-1 is no port"),
+        ({"http_port": 8000, "metrics_port": 8000}, "the ports 8000, 0, 8000 name one twice"),
+    ],
+)
+def test_ports_that_make_no_sense(changes, message):
+    with pytest.raises(InputError, match=message):
+        ServerOptions(**changes)
+
+
+def test_what_is_no_repository(tmp_path):
+    with pytest.raises(InputError, match="nowhere is no folder; give a model repository"):
+        serve(tmp_path / "nowhere")
+
+
+def test_a_host_that_is_not_here(tmp_path, tritonserver):
+    with pytest.raises(InputError, match=r"nothing can listen on 192\.0\.2\.1"):
+        serve(tmp_path, ServerOptions(host="192.0.2.1", log=tmp_path / "log.txt"))
+
+
+def test_named_by_the_environment(tmp_path, tritonserver, monkeypatch):
+    found = find_server()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NM2TRT_TRITONSERVER", str(found.binary))
+    assert find_server().binary == found.binary
+    if found.environment is not None:
+        monkeypatch.setenv("NM2TRT_TRITONSERVER", str(found.environment))
+        assert find_server() == found
+
+
+@pytest.mark.parametrize("named", ["nowhere", "."])
+def test_named_and_not_there(tmp_path, monkeypatch, named):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NM2TRT_TRITONSERVER", named)
+    with pytest.raises(
+        InputError, match=f"NM2TRT_TRITONSERVER={named} names no tritonserver".replace(".", r"\.")
+    ):
+        find_server()
+
+
+def test_an_environment_that_was_not_finished(tmp_path, monkeypatch):
+    binary = tmp_path / "env" / "lib" / "python3.11" / "site-packages" / "pytriton" / "tritonserver" / "bin"
+    binary.mkdir(parents=True)
+    (binary / "tritonserver").write_text("")
+    monkeypatch.setenv("NM2TRT_TRITONSERVER", str(tmp_path / "env"))
+    with pytest.raises(BackendMissingError, match=r"is not complete: .* run make serve-env again"):
+        find_server()
+
+
+def test_python_of_the_environment_comes_first(tritonserver):
+    found = find_server()
+    if found.environment is None:
+        pytest.skip("the server is no environment's")
+    variables = found.variables()
+    assert variables["PATH"].split(os.pathsep)[0] == str(found.environment / "bin")
+    assert "PYTHONPATH" not in variables
