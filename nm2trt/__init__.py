@@ -2,7 +2,7 @@
 
 The public functions, in the order of the pipeline:
 
-    sparsify -> export -> verify -> build -> validate -> deploy -> probe
+    sparsify -> export -> verify -> build -> prove -> validate -> deploy -> probe
 
 They are loaded on first use: importing nm2trt imports no torch, onnx or TensorRT.
 """
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         fuse,
         infer,
         probe,
+        prove,
         prune,
         quantize,
         report,
@@ -39,6 +40,7 @@ __all__ = [
     "fuse",
     "infer",
     "probe",
+    "prove",
     "prune",
     "quantize",
     "report",

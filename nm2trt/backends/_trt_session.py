@@ -42,6 +42,7 @@ class EngineSession:
         self._library, self._device = library, device
         self._runtime, self._engine = runtime, engine
         self._buffers: dict[str, tuple[int, int]] = {}
+        self._profiler: Any = None
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         modes = {name: engine.get_tensor_mode(name) for name in names}
         self.inputs = tuple(_spec(engine, name) for name in names if modes[name] == trt.TensorIOMode.INPUT)
@@ -77,6 +78,28 @@ class EngineSession:
         """Return what the engine inspector says of every layer, tactics included, as JSON."""
         layout = self._library.module.LayerInformationFormat.JSON
         return str(self._engine.create_engine_inspector().get_engine_information(layout))
+
+    def layer_times(self, feeds: Mapping[str, Array], *, runs: int) -> dict[str, float]:
+        """Return the mean time of every layer, in milliseconds, by its name in the engine.
+
+        The library's profiler slows the engine, and stays with this session.
+        """
+        trt = self._library.module
+        totals: dict[str, float] = {}
+
+        class Profiler(trt.IProfiler):  # type: ignore[misc]  # the module is only known at run time
+            def __init__(self) -> None:
+                trt.IProfiler.__init__(self)
+
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                totals[layer_name] = totals.get(layer_name, 0.0) + ms
+
+        # Kept until the session closes: the library does not own it.
+        self._profiler = Profiler()
+        self._context.profiler = self._profiler
+        for _ in range(runs):
+            self.run(feeds)
+        return {name: total / runs for name, total in totals.items()}
 
     def close(self) -> None:
         """Free the engine and its memory on the device."""

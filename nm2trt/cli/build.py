@@ -8,16 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import print_json, print_table
+from nm2trt.cli.ladder import print_ladder
+from nm2trt.cli.output import print_json
 from nm2trt.errors import SparsityError
 
 if TYPE_CHECKING:
     from nm2trt.engine.build import BuildResult
-    from nm2trt.engine.proof import LadderRow
 
 __all__ = ["configure", "run"]
 
-_MOST_REASONS = 8
 _EPILOG = """examples:
   nm2trt build model.onnx --sparsity
   nm2trt build model.onnx --sparsity -o out/model.rtx --target sm80,sm86 --profile x:1,16,64
@@ -131,7 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print_json({"error": str(error), "ladder": [row.to_json() for row in ladder]})
         elif ladder:
-            _print_ladder(ladder)
+            print_ladder(ladder)
         raise
     for note in result.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -145,7 +144,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _print_result(result: BuildResult) -> None:
     options = result.options
     if result.ladder:
-        _print_ladder(result.ladder)
+        print_ladder(result.ladder)
         print()
     targets = ", ".join(options.targets)
     name = f"{result.backend} {result.backend_version}, {targets}, sparsity {options.sparsity}"
@@ -190,32 +189,3 @@ def _print_forecast(result: BuildResult) -> None:
         f"{work.share(work.likely):.0%} with nothing against a sparse kernel{unknown}",
     )
     print(", ".join(parts))
-
-
-def _print_ladder(ladder: Sequence[LadderRow]) -> None:
-    headers = (
-        "weight",
-        "op",
-        "shape",
-        "pattern",
-        "shape/groups",
-        "dtype",
-        "builder lists it",
-        "sparse tactic",
-        "gain",
-    )
-    rows = [(*_name(row), *(rung.detail for rung in row.rungs)) for row in ladder]
-    print_table(headers, rows)
-    stopped: dict[str, list[str]] = {}
-    for row in ladder:
-        if row.stopped:
-            stopped.setdefault(row.sentence, []).append(row.weight)
-    for sentence, weights in list(stopped.items())[:_MOST_REASONS]:
-        more = f" and {len(weights) - 1} more" if len(weights) > 1 else ""
-        print(f"  {weights[0]}{more}: {sentence}")
-    if len(stopped) > _MOST_REASONS:
-        print(f"  and {len(stopped) - _MOST_REASONS} more reasons; --json has them all")
-
-
-def _name(row: LadderRow) -> tuple[str, str, str]:
-    return row.weight, row.operator, "x".join(str(size) for size in row.shape)

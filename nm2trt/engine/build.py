@@ -14,6 +14,7 @@ from typing import Any
 
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Backend, Engine, Network, TensorSpec
+from nm2trt.engine.evidence import Evidence
 from nm2trt.engine.forecast import Forecast, forecast
 from nm2trt.engine.profiles import resolve_profiles, resolve_static
 from nm2trt.engine.proof import LadderRow, climb, lost_weights, readable
@@ -203,7 +204,9 @@ def build_engine(
         digest = hashing.submit(sha256_file, model)
         built = Engine(memoryview(b""), (), 0.0) if dry_run else backend.build(network, options)
         model_sha256 = digest.result()
-    evidence = gather(built, backend)
+    # A dense build is asked nothing of its kernels.
+    sparse = options.sparsity != "disable"
+    evidence = gather(built, backend, options.plugins) if sparse else Evidence()
     ladder = rungs(weights, evidence=evidence)
     if require_sparse is not None and not dry_run:
         check_share(model, ladder, evidence, require_sparse)

@@ -1,0 +1,93 @@
+"""`nm2trt prove`: three engines of one model, and what sparsity brought."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nm2trt.cli.ladder import print_ladder
+from nm2trt.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from nm2trt.engine.twin import TwinReport
+
+__all__ = ["configure", "run"]
+
+_MOST_LAYERS = 10
+_EPILOG = """examples:
+  nm2trt prove model.onnx                               the zeros of model.onnx are filled in for the dense twin
+  nm2trt prove sparse.onnx --dense dense.onnx --json > prove.json
+
+Without a GPU the three engines are built, and everything up to the timing is told.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.epilog, parser.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("model", type=Path, help="the sparse ONNX model")
+    parser.add_argument(
+        "--dense", type=Path, metavar="FILE", help="the dense ONNX model; default: the sparse one, filled in"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER", help="folder to keep the engines in; default: none"
+    )
+    parser.add_argument("--backend", choices=("trt", "trt-rtx"), help="the builder; default: as nm2trt build")
+    parser.add_argument("--target", metavar="LIST", help="compute capabilities, as in sm80,sm86")
+    parser.add_argument(
+        "--profile", action="append", default=[], metavar="NAME:MIN,OPT,MAX", help="as of nm2trt build"
+    )
+    parser.add_argument("--runs", type=int, default=200, help="timed runs of each engine; default: 200")
+    parser.add_argument("--warmup", type=int, default=20, help="runs before, not timed; default: 20")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Build, time and print."""
+    from nm2trt import pipeline
+
+    report = pipeline.prove(
+        arguments.model,
+        arguments.dense,
+        output=arguments.output,
+        options=pipeline.build_options(
+            sparsity="enable", targets=arguments.target, profiles=arguments.profile
+        ),
+        backend=arguments.backend,
+        runs=arguments.runs,
+        warmup=arguments.warmup,
+    )
+    for note in report.notes:
+        print(f"note: {note}", file=sys.stderr)
+    if arguments.json:
+        print_json(report.to_json())
+    else:
+        _print(report)
+    return 0
+
+
+def _print(report: TwinReport) -> None:
+    print_ladder(report.ladder)
+    print()
+    rows = []
+    for variant in report.variants:
+        latency = variant.latency
+        times = ("not measured",) * 2 if latency is None else (f"{latency.p50_ms:.3f}", f"{latency.p99_ms:.3f}")
+        rows.append((variant.name, f"{variant.engine_bytes / 1e6:.1f} MB", f"{variant.build_ms / 1e3:.1f} s", *times))
+    print_table(("engine", "size", "build", "p50 ms", "p99 ms"), rows)
+    for pair in report.comparisons:
+        sure = "" if pair.certain else "; the blocks disagree on which is faster"
+        print(f"{pair.name} over {pair.against}: {pair.speedup:.3f}x ({pair.low:.3f} to {pair.high:.3f}){sure}")
+    if report.layers:
+        print("\nlayers, by what the flag saves:")
+        shown = [(x.layer, f"{x.off_ms:.4f}", f"{x.on_ms:.4f}", f"{x.saved_ms:+.4f}") for x in report.layers]
+        print_table(("layer", "off ms", "on ms", "saved"), shown[:_MOST_LAYERS])
+    share = "not measured" if report.sparse_share is None else f"{report.sparse_share:.0%}"
+    print(f"\neligible work that runs sparse kernels: {share}")
+    if not report.measured:
+        print(f"not measured: {report.why_not}")
+    else:
+        state = ", ".join(f"{name} {value}" for name, value in report.clocks_after.items())
+        print(f"on {report.device or 'this machine'}{f', after: {state}' if state else ''}")
