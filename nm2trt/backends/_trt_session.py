@@ -84,18 +84,9 @@ class EngineSession:
 
         The library's profiler slows the engine, and stays with this session.
         """
-        trt = self._library.module
         totals: dict[str, float] = {}
-
-        class Profiler(trt.IProfiler):  # type: ignore[misc]  # the module is only known at run time
-            def __init__(self) -> None:
-                trt.IProfiler.__init__(self)
-
-            def report_layer_time(self, layer_name: str, ms: float) -> None:
-                totals[layer_name] = totals.get(layer_name, 0.0) + ms
-
         # Kept until the session closes: the library does not own it.
-        self._profiler = Profiler()
+        self._profiler = _layer_clock(self._library.module, totals)
         self._context.profiler = self._profiler
         for _ in range(runs):
             self.run(feeds)
@@ -223,3 +214,16 @@ def _within(shape: tuple[int, ...], profile: tuple[tuple[int, ...], ...]) -> boo
     return len(shape) == len(low) and all(
         least <= size <= most for least, size, most in zip(low, shape, high, strict=True)
     )
+
+
+def _layer_clock(trt: Any, totals: dict[str, float]) -> Any:
+    """Return a profiler that adds up the times of the layers, in milliseconds."""
+
+    class Profiler(trt.IProfiler):  # type: ignore[misc]  # the module is only known at run time
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            totals[layer_name] = totals.get(layer_name, 0.0) + ms
+
+    return Profiler()

@@ -17,7 +17,7 @@ __all__ = ["configure", "run"]
 
 _MOST_LAYERS = 10
 _EPILOG = """examples:
-  nm2trt prove model.onnx                               the zeros of model.onnx are filled in for the dense twin
+  nm2trt prove model.onnx                       its zeros are filled in for the dense twin
   nm2trt prove sparse.onnx --dense dense.onnx --json > prove.json
 
 Without a GPU the three engines are built, and everything up to the timing is told.
@@ -74,12 +74,18 @@ def _print(report: TwinReport) -> None:
     rows = []
     for variant in report.variants:
         latency = variant.latency
-        times = ("not measured",) * 2 if latency is None else (f"{latency.p50_ms:.3f}", f"{latency.p99_ms:.3f}")
-        rows.append((variant.name, f"{variant.engine_bytes / 1e6:.1f} MB", f"{variant.build_ms / 1e3:.1f} s", *times))
+        times = (
+            ("not measured",) * 2 if latency is None else (f"{latency.p50_ms:.3f}", f"{latency.p99_ms:.3f}")
+        )
+        rows.append(
+            (variant.name, f"{variant.engine_bytes / 1e6:.1f} MB", f"{variant.build_ms / 1e3:.1f} s", *times)
+        )
     print_table(("engine", "size", "build", "p50 ms", "p99 ms"), rows)
     for pair in report.comparisons:
         sure = "" if pair.certain else "; the blocks disagree on which is faster"
-        print(f"{pair.name} over {pair.against}: {pair.speedup:.3f}x ({pair.low:.3f} to {pair.high:.3f}){sure}")
+        print(
+            f"{pair.name} over {pair.against}: {pair.speedup:.3f}x ({pair.low:.3f} to {pair.high:.3f}){sure}"
+        )
     if report.layers:
         print("\nlayers, by what the flag saves:")
         shown = [(x.layer, f"{x.off_ms:.4f}", f"{x.on_ms:.4f}", f"{x.saved_ms:+.4f}") for x in report.layers]

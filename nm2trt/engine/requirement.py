@@ -50,7 +50,7 @@ def gather(built: Engine, backend: Backend, plugins: Sequence[Path] = ()) -> Evi
     if not built.log:
         return Evidence()
     parts = [parse_build_log(built.log, builder=backend.name, version=backend.version)]
-    layers = built.layers or _inspected(built, backend, plugins)
+    layers = _inspected(built, backend, plugins)
     if layers:
         parts.append(parse_layer_information(layers, builder=backend.name, version=backend.version))
     return Evidence.merged(parts)

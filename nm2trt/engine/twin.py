@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from statistics import median
 from typing import Any, Protocol, runtime_checkable
 
@@ -225,10 +224,13 @@ def compare_twins(
 
 def random_feeds(result: BuildResult) -> dict[str, Array]:
     """Return inputs of the shapes that an engine is optimised for, the same every time."""
-    best = {shapes.input: shapes.opt for shapes in next(iter(result.options.profiles), ())}
+    best = {given.input: given.opt for given in next(iter(result.options.profiles), ())}
     fixed = {shape.input: shape.shape for shape in result.options.static_shapes}
     generator = np.random.default_rng(0)
-    return {spec.name: _random(spec, best.get(spec.name) or fixed.get(spec.name), generator) for spec in result.inputs}
+    return {
+        spec.name: _random(spec, best.get(spec.name) or fixed.get(spec.name), generator)
+        for spec in result.inputs
+    }
 
 
 def _random(spec: TensorSpec, shape: tuple[int, ...] | None, generator: np.random.Generator) -> Array:
