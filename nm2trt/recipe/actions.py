@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nm2trt import pipeline
-from nm2trt.errors import InputError, Nm2trtError, SparsityError
+from nm2trt.errors import DifferenceError, InputError, Nm2trtError, SparsityError
 from nm2trt.recipe import schema
 
 __all__ = ["ACTIONS", "Job", "Outcome"]
@@ -23,7 +23,7 @@ class Job:
         name: The stage's name.
         options: What the recipe says.
         sources: What it reads, by key: a path, or a URL as text.
-        files: Files that its options name, by key.
+        files: Files and folders that its options name, by key.
         artefacts: Folder for what it makes.
         run: The run's folder.
         base: Folder that the recipe's paths are relative to.
@@ -143,6 +143,25 @@ def _prune(job: Job) -> Outcome:
     return Outcome(result, words.words, _model_files(target), sentence=f"{options.pattern} by magnitude")
 
 
+def _cast(job: Job) -> Outcome:
+    options: schema.CastOptions = job.options
+    target = job.artefact(".onnx")
+    done = pipeline.cast(
+        job.source,
+        target,
+        to=options.to,
+        keep=options.keep,
+        io=options.io,
+        calib=job.files.get("calib"),
+        batch=options.batch,
+        allow_functions=job.allow_functions,
+    )
+    words = _Words(["cast", str(job.source), "--to", options.to, "-o", str(target)])
+    words.add("--keep", options.keep).add("--io", options.io).add("--calib", job.files.get("calib"))
+    words.add("--batch", options.batch)
+    return Outcome(done.to_json(), words.words, _model_files(target))
+
+
 def _quantize(job: Job) -> Outcome:
     options: schema.QuantizeOptions = job.options
     target = job.artefact(".onnx")
@@ -162,8 +181,7 @@ def _quantize(job: Job) -> Outcome:
     words.add("--method", options.method, unless="minmax").add("--exclude", options.exclude)
     words.add("--float-weights", options.float_weights).add("--batch", options.batch)
     words.words += ["-o", str(target)]
-    sentence = f"{options.to}, ranges by {options.method}"
-    return Outcome(done.to_json(), words.words, _model_files(target), sentence=sentence)
+    return Outcome(done.to_json(), words.words, _model_files(target))
 
 
 def _verify(job: Job) -> Outcome:
@@ -229,6 +247,86 @@ def _validate(job: Job) -> Outcome:
     return Outcome(done.to_json(), words.words)
 
 
+def _gain(job: Job) -> Outcome:
+    options: schema.GainOptions = job.options
+    done = pipeline.gain(
+        job.source,
+        job.files["table"],
+        shapes=options.shapes,
+        as_dtype=options.as_dtype,
+        device=options.device,
+        at_least=options.at_least,
+    )
+    words = _Words(["gain", str(job.source), "--table", str(job.files["table"])])
+    words.add("--shape", options.shapes).add("--as", options.as_dtype).add("--device", options.device)
+    words.add("--at-least", options.at_least)
+    return Outcome(done.to_json(), words.words)
+
+
+def _deploy(job: Job) -> Outcome:
+    options: schema.DeployOptions = job.options
+    chosen = pipeline.DeployOptions(
+        backend=options.backend,
+        max_batch=options.max_batch,
+        instances=options.instances,
+        device=options.device,
+        queue_delay_us=options.queue_delay_us,
+        settings=tuple(options.settings),
+        keep=options.keep,
+        threads=options.threads,
+    )
+    repository = job.files["repository"]
+    done = pipeline.deploy(
+        job.source,
+        repository,
+        options.name,
+        chosen,
+        sample=job.files.get("sample"),
+        url=options.url,
+        triton_release=options.triton_release,
+        server_tensorrt=options.server_tensorrt,
+        gpus=options.gpus,
+        canary=options.canary,
+        reference=job.sources["reference"] if options.canary else None,
+    )
+    words = _Words(["deploy", str(job.source), "--repository", str(repository), "--name", options.name])
+    words.add("--backend", options.backend).add("--max-batch", options.max_batch)
+    words.add("--instances", options.instances, unless=1).add("--device", options.device, unless="auto")
+    words.add("--queue-delay-us", options.queue_delay_us, unless=0).add("--set", options.settings)
+    words.add("--keep", options.keep, unless=2).add("--threads", options.threads, unless=1)
+    words.add("--sample", job.files.get("sample")).add("--url", options.url, unless="")
+    words.add("--triton-release", options.triton_release, unless="")
+    words.add("--server-tensorrt", options.server_tensorrt, unless="").add("--gpu", options.gpus)
+    words.add("--canary", options.canary, unless="")
+    config = done.repository / done.name / "config.pbtxt"
+    return Outcome(done.to_json(), words.words, (done.folder, config))
+
+
+def _probe(job: Job) -> Outcome:
+    options: schema.ProbeOptions = job.options
+    folder = Path(job.sources["from"])
+    repository, name, reference = folder.parents[1], folder.parent.name, Path(job.sources["reference"])
+    done = pipeline.probe(
+        options.url,
+        name,
+        reference,
+        data=job.files.get("data"),
+        repository=repository,
+        options=pipeline.ProbeOptions(
+            concurrency=tuple(options.concurrency), requests=options.requests, precision=options.precision
+        ),
+    )
+    failure: Nm2trtError | None = None
+    try:
+        done.require_passed()
+    except DifferenceError as error:
+        failure = error
+    words = _Words(["probe", "--url", options.url, "--name", name, "--reference", str(reference)])
+    words.add("--data", job.files.get("data")).add("--precision", options.precision)
+    words.add("--repository", repository).add("--requests", options.requests, unless=200)
+    return Outcome(done.to_json(), words.words, failure=failure)
+
+
 def _report(job: Job) -> Outcome:
     options: schema.ReportOptions = job.options
     written = [pipeline.report(job.run, format=chosen) for chosen in options.formats]
@@ -247,9 +345,13 @@ ACTIONS: Mapping[str, Callable[[Job], Outcome]] = {
     "export": _export,
     "fuse": _fuse,
     "prune": _prune,
+    "cast": _cast,
     "quantize": _quantize,
     "verify": _verify,
     "build": _build,
     "validate": _validate,
+    "gain": _gain,
+    "deploy": _deploy,
+    "probe": _probe,
     "report": _report,
 }

@@ -65,6 +65,8 @@ def _step(recipe: Recipe, stage: Stage) -> Step:
         sources["from"] = stage.options.from_ or _latest(recipe, stage)
     for key in stage.options.sources:
         named = getattr(stage.options, key)
+        if named is None and key == "reference":
+            named = _model_behind(recipe, sources["from"])
         if named is not None:
             sources[key] = named
     names = {other.name: other for other in recipe.stages}
@@ -89,6 +91,16 @@ def _latest(recipe: Recipe, stage: Stage) -> str:
             stage.name,
         )
     return MODEL
+
+
+def _model_behind(recipe: Recipe, source: str) -> str:
+    """Return the model that a deployment or an engine was made from."""
+    names = {stage.name: stage for stage in recipe.stages}
+    seen: set[str] = set()
+    while source in names and names[source].options.makes in ("engine", "deployment") and source not in seen:
+        seen.add(source)
+        source = names[source].options.from_ or _latest(recipe, names[source])
+    return source
 
 
 def _check(recipe: Recipe, stage: Stage, key: str, source: str, names: Mapping[str, Stage]) -> None:

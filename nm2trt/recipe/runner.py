@@ -194,7 +194,7 @@ class _Run:
             step.stage.name,
             step.stage.options,
             self._sources.all(step),
-            self._sources.files(step),
+            {**self._sources.files(step), **self._sources.folders(step)},
             artefacts,
             self._folder.path,
             self._sources.base,

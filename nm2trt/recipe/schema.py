@@ -41,6 +41,7 @@ class StageOptions(Strict):
             the last "deployment", or "" for nothing.
         files: Keys whose values are files that the result depends on.
         sources: Keys, beside `from`, whose values name a stage, `model` or a file.
+        folders: Keys whose values are folders that it writes into.
         runs_code: Whether it runs Python code that the recipe names.
     """
 
@@ -48,6 +49,7 @@ class StageOptions(Strict):
     takes: ClassVar[str] = "model"
     files: ClassVar[tuple[str, ...]] = ()
     sources: ClassVar[tuple[str, ...]] = ()
+    folders: ClassVar[tuple[str, ...]] = ()
     runs_code: ClassVar[bool] = False
 
     stage: str | None = None
@@ -105,6 +107,19 @@ class PruneOptions(StageOptions):
     min_channels: int = Field(default=16, ge=1)
 
 
+class CastOptions(StageOptions):
+    """`nm2trt cast`."""
+
+    makes = "model"
+    files = ("calib",)
+
+    to: Literal["fp16", "bf16"] = "fp16"
+    keep: list[str] = Field(default_factory=list)
+    io: bool = False
+    calib: str | None = None
+    batch: int | None = Field(default=None, ge=1)
+
+
 class QuantizeOptions(StageOptions):
     """`nm2trt quantize`."""
 
@@ -157,6 +172,64 @@ class ValidateOptions(StageOptions):
     threads: int = Field(default=0, ge=0)
 
 
+class GainOptions(StageOptions):
+    """`nm2trt gain`: which layers would pay, by a table measured on one GPU."""
+
+    files = ("table",)
+
+    table: str
+    shapes: list[str] = Field(default_factory=list)
+    as_dtype: Literal["fp16", "bf16", "int8"] | None = None
+    device: str | None = None
+    at_least: float | None = Field(default=None, gt=0, strict=False)
+
+
+class DeployOptions(StageOptions):
+    """`nm2trt deploy`; `settings` are other fields of Triton's configuration, as `path=value`.
+
+    `canary` names a server on the repository that loads and probes the version, which goes back if it fails.
+    """
+
+    makes = "deployment"
+    takes = "artefact"
+    files = ("sample",)
+    sources = ("reference",)
+    folders = ("repository",)
+
+    repository: str
+    name: str
+    backend: Literal["tensorrt", "onnxruntime", "python"] | None = None
+    max_batch: int | None = Field(default=None, ge=0)
+    instances: int = Field(default=1, ge=1)
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    queue_delay_us: int = Field(default=0, ge=0)
+    settings: list[str] = Field(default_factory=list)
+    keep: int = Field(default=2, ge=1)
+    threads: int = Field(default=1, ge=0)
+    sample: str | None = None
+    url: str = ""
+    triton_release: str = ""
+    server_tensorrt: str = ""
+    gpus: list[str] = Field(default_factory=list)
+    canary: str = ""
+    reference: str | None = None
+
+
+class ProbeOptions(StageOptions):
+    """`nm2trt probe`: what a running server answers; by default like the ONNX model behind the deployment."""
+
+    takes = "deployment"
+    files = ("data",)
+    sources = ("reference",)
+
+    url: str
+    reference: str | None = None
+    data: str | None = None
+    concurrency: list[int] = Field(default=[1, 4, 16])
+    requests: int = Field(default=200, ge=1)
+    precision: str | None = None
+
+
 class ReportOptions(StageOptions):
     """`nm2trt report`: written when the other stages are done, or one has failed."""
 
@@ -170,10 +243,14 @@ KINDS: Mapping[str, type[StageOptions]] = {
     "export": ExportOptions,
     "fuse": FuseOptions,
     "prune": PruneOptions,
+    "cast": CastOptions,
     "quantize": QuantizeOptions,
     "verify": VerifyOptions,
     "build": BuildOptions,
     "validate": ValidateOptions,
+    "gain": GainOptions,
+    "deploy": DeployOptions,
+    "probe": ProbeOptions,
     "report": ReportOptions,
 }
 

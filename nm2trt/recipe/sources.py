@@ -55,6 +55,7 @@ class Sources:
             InputError: One is.
         """
         for step in self._steps:
+            self.folders(step)
             given: dict[tuple[str, ...], Path] = {
                 ("stages", step.stage.name, key): path for key, path in self.files(step).items()
             }
@@ -100,6 +101,17 @@ class Sources:
             key: self._below(value, "stages", step.stage.name, key)
             for key, value in named.items()
             if value is not None
+        }
+
+    def folders(self, step: Step) -> dict[str, Path]:
+        """Return the folders that a stage writes into, by key; they need not be there yet.
+
+        Raises:
+            InputError: One lies outside the recipe's root.
+        """
+        options = step.stage.options
+        return {
+            key: self._below(getattr(options, key), "stages", step.stage.name, key) for key in options.folders
         }
 
     def inputs(self, step: Step) -> list[FileRecord]:

@@ -217,6 +217,16 @@ def _benched(group: str, fields: Fields) -> list[LatencyRow]:
     return _benchmark(group, fields, {})
 
 
+def _probed(group: str, fields: Fields) -> list[LatencyRow]:
+    where = f"{fields.text('server', '')} at {fields.text('url', '')}, from sending to the answer"
+    rows = []
+    for load in fields.objects("loads"):
+        clients, rate = load.count("concurrency"), load.maybe("requests_per_s")
+        name = f"{clients} client{'' if clients == 1 else 's'}" + (f", {rate:.0f} requests/s" if rate else "")
+        rows.append(_latency_row(group, name, None, load.object("latency"), where))
+    return rows
+
+
 def _benchmark(group: str, bench: Fields, names: Mapping[str, str]) -> list[LatencyRow]:
     conditions = bench.object("conditions").data
     shown = ", ".join(f"{key} {value}" for key, value in conditions.items())
@@ -244,6 +254,7 @@ def _latency_row(group: str, name: str, batch: int | None, fields: Fields, condi
 _LATENCIES: Mapping[str, Callable[[str, Fields], list[LatencyRow]]] = {
     "validate": _validated_latency,
     "bench": _benched,
+    "probe": _probed,
 }
 
 

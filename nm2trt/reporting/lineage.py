@@ -15,6 +15,8 @@ __all__ = ["lineage_of"]
 _MAKERS = frozenset(
     {"train", "sparsify", "export", "fuse", "prune", "cast", "quantize", "build", "prove", "deploy"}
 )
+# Samples, recipes, code and what belongs to a model: files that stages read or write beside models.
+_NO_MODELS = (".data", ".json", ".npz", ".npy", ".yaml", ".yml", ".py", ".pbtxt")
 
 
 def lineage_of(records: Sequence[StageRecord]) -> tuple[LineageNode, ...]:
@@ -28,13 +30,14 @@ def lineage_of(records: Sequence[StageRecord]) -> tuple[LineageNode, ...]:
     for record in records:
         if record.stage not in _MAKERS:
             continue
-        for file in record.inputs:
+        models = [file for file in record.inputs if not file.path.endswith(_NO_MODELS)]
+        for file in models:
             if _key(file) not in nodes:
                 nodes[_key(file)] = _node(file, "given", (), "", masks)
         relation = Fields(dict(record.result), record.name).text("relation", "")
-        parents = tuple(dict.fromkeys(_key(file) for file in record.inputs))
+        parents = tuple(dict.fromkeys(_key(file) for file in models))
         for file in record.outputs:
-            if _key(file) not in parents and not file.path.endswith((".onnx.data", ".json")):
+            if _key(file) not in parents and not file.path.endswith(_NO_MODELS):
                 nodes[_key(file)] = _node(file, record.name, parents, relation, masks)
     return tuple(nodes.values())
 

@@ -41,6 +41,20 @@ def _fuse(result: Fields) -> str:
     )
 
 
+def _cast(result: Fields) -> str:
+    kept = len(result.objects("kept"))
+    text = f"{result.count('cast_nodes')} nodes compute in {result.text('to', '')}"
+    return text + (f", {kept} stay in float32" if kept else "")
+
+
+def _quantize(result: Fields) -> str:
+    options = result.object("options")
+    layers, method = len(result.objects("layers")), options.text("method", "")
+    text = f"{layers} layers, {options.text('to', '')}, ranges by {method}"
+    islands = len(result.objects("islands"))
+    return text + (f", {islands} not quantised from end to end" if islands else "")
+
+
 def _verify(result: Fields) -> str:
     counts: dict[str, int] = {}
     for row in result.objects("weights"):
@@ -71,11 +85,39 @@ def _validate(result: Fields) -> str:
     return text.replace("-", "−")
 
 
+def _gain(result: Fields) -> str:
+    layers = result.objects("layers")
+    pays = sum(layer.text("pays", "") == "yes" for layer in layers)
+    return f"{pays} of {len(layers)} weights would pay on {result.text('device', 'that GPU')}"
+
+
+def _deploy(result: Fields) -> str:
+    return (
+        f"{result.text('name', '')} version {result.count('version')}, backend {result.text('backend', '')}"
+    )
+
+
+def _probe(result: Fields) -> str:
+    problems = result.texts("problems")
+    if problems:
+        return problems[0]
+    requests = sum(load.count("requests") or 0 for load in result.objects("loads"))
+    batches = ", ".join(str(check.count("batch")) for check in result.objects("batches"))
+    return f"answers as its reference does at batch {batches}" + (
+        f" and in {requests} requests under load" if requests else ""
+    )
+
+
 _SENTENCES: Mapping[str, Callable[[Fields], str]] = {
     "sparsify": _sparsify,
     "export": _export,
     "fuse": _fuse,
+    "cast": _cast,
+    "quantize": _quantize,
     "verify": _verify,
     "build": _build,
     "validate": _validate,
+    "gain": _gain,
+    "deploy": _deploy,
+    "probe": _probe,
 }

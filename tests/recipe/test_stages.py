@@ -1,0 +1,134 @@
+"""The kinds of stages that change precision, deploy and probe: they do what their commands do."""
+
+import numpy as np
+import pytest
+
+import nm2trt
+from nm2trt.errors import DifferenceError, InputError, ServerError
+from nm2trt.graph.verify import verify_model
+from nm2trt.recipe.order import ordered
+from nm2trt.recipe.runner import run_recipe
+from nm2trt.recipe.schema import KINDS, load_recipe
+from nm2trt.reporting.collect import collect
+from nm2trt.reporting.folder import STAGES, RunFolder
+
+HEAD = "version: 1\nmodel: model.onnx\nstages:\n  prune:\n"
+
+
+def run(project, stages, **options):
+    (project / "recipe.yaml").write_text(HEAD + stages)
+    return run_recipe(project / "recipe.yaml", **options)
+
+
+def statuses(result):
+    return {stage.name: stage.status for stage in result.stages}
+
+
+def test_every_kind_has_an_action_and_a_place_in_the_report():
+    from nm2trt.recipe.actions import ACTIONS
+
+    assert set(ACTIONS) == set(KINDS)
+    assert set(KINDS) <= set(STAGES)
+
+
+def test_cast_and_quantize_keep_the_zeros_and_are_cached(project):
+    stages = """\
+  cast: {to: fp16}
+  quantize: {from: prune, calib: test.npz, batch: 16}
+  check-cast: {stage: verify, from: cast}
+  check-int8: {stage: verify, from: quantize}
+  report:
+"""
+    result = run(project, stages)
+    assert result.failure is None
+    for name in ("cast", "quantize"):
+        assert verify_model(result.run / "artefacts" / f"{name}.onnx").counts == {"holds": 2}
+    assert set(statuses(run(project, stages)).values()) == {"cached"}
+    lineage = {node.name: node for node in collect(result.run).lineage}
+    assert lineage["cast.onnx"].parents == lineage["quantize.onnx"].parents == (lineage["prune.onnx"].key,)
+    assert lineage["cast.onnx"].relation in ("equal", "subset")
+    np.savez(project / "test.npz", x=np.ones((20, 16, 8, 8), "float32"), labels=np.zeros(20, int))
+    changed = statuses(run(project, stages))
+    assert (changed["cast"], changed["quantize"]) == ("cached", "done")
+
+
+DEPLOY = """\
+  deploy: {repository: models, name: net, backend: python, max_batch: 8}
+"""
+
+
+def test_deploy_writes_a_version_once_and_again_when_it_was_changed(project):
+    result = run(project, DEPLOY)
+    assert result.failure is None
+    assert RunFolder(result.run).record("deploy").result["version"] == 1
+    assert statuses(run(project, DEPLOY))["deploy"] == "cached"
+    (project / "models" / "net" / "config.pbtxt").write_text("")
+    again = run(project, DEPLOY)
+    assert statuses(again)["deploy"] == "done"
+    assert RunFolder(again.run).record("deploy").result["version"] == 2
+    assert (project / "models" / "net" / "1").is_dir()
+
+
+def test_repository_stays_below_the_root(project):
+    with pytest.raises(InputError, match=r"line 5: stages\.deploy\.repository: .*leaves the folder"):
+        run(project, DEPLOY.replace("repository: models", "repository: ../models"))
+
+
+def test_probe_needs_a_deployment_and_finds_the_model_behind_it(project):
+    with pytest.raises(InputError, match=r"stages\.probe: no stage before it deploys anything"):
+        run(project, "  probe: {url: 'localhost:1'}\n")
+    build = (
+        "  build: {from: prune}\n  deploy: {repository: models, name: net}\n  probe: {url: 'localhost:1'}\n"
+    )
+    (project / "recipe.yaml").write_text(HEAD + build)
+    steps = {step.stage.name: step for step in ordered(load_recipe(project / "recipe.yaml"))}
+    assert steps["deploy"].sources == {"from": "build", "reference": "prune"}
+    assert steps["probe"].sources == {"from": "deploy", "reference": "prune"}
+
+
+def test_no_server_is_one_sentence(project):
+    result = run(project, DEPLOY + "  probe: {url: 'localhost:9', requests: 2}\n  report:\n")
+    assert isinstance(result.failure, ServerError)
+    assert statuses(result) == {"prune": "done", "deploy": "done", "probe": "failed", "report": "done"}
+
+
+@pytest.fixture
+def server(project, tritonserver):
+    from nm2trt.serving.options import ServerOptions
+    from nm2trt.serving.server import start_server
+
+    (project / "models").mkdir()
+    with start_server(project / "models", ServerOptions(load=(), log=project / "log.txt")) as running:
+        yield running
+
+
+@pytest.mark.slow
+def test_from_weights_to_a_probed_deployment_on_a_real_server(project, server):
+    url = server.http
+    stages = DEPLOY.replace("max_batch: 8", f"max_batch: 8, canary: '{url}'") + (
+        f"  probe: {{url: '{url}', requests: 20, concurrency: [1, 4]}}\n  report:\n"
+    )
+    result = run(project, stages)
+    assert result.failure is None
+    data = collect(result.run)
+    assert any(row.name.startswith("4 clients") for row in data.latency)
+    assert set(statuses(run(project, stages)).values()) == {"cached"}
+
+
+def test_a_wrong_answer_fails_the_probe_with_its_record(project, monkeypatch):
+    from nm2trt.serving.probe_report import BatchCheck, ProbeReport
+
+    report = ProbeReport(
+        "u", "net", "triton", ("1",), "m", "same", "same", (), (BatchCheck(1, (), "is 3 off"),), (), {}
+    )
+    monkeypatch.setattr("nm2trt.pipeline.probe", lambda *_, **__: report)
+    result = run(project, DEPLOY + "  probe: {url: 'u'}\n")
+    assert isinstance(result.failure, DifferenceError)
+    record = RunFolder(result.run).record("probe")
+    assert (record.status, record.result["passed"]) == ("failed", False)
+
+
+def test_gain_by_a_table_of_another_device_is_one_sentence(project):
+    (project / "table.json").write_text("{}")
+    result = run(project, "  gain: {table: table.json}\n")
+    assert isinstance(result.failure, nm2trt.errors.InputError)
