@@ -2,14 +2,16 @@
 # make test    lint and all default tests
 # make lint    ruff and mypy --strict
 # make serve-env a real tritonserver for the tests, samples and `nm2trt serve`
+# make trt-env  TensorRT 8.6 for Python 3.10, and the tests that need it (1 GB to download)
 # make samples the slow samples and tests
 PYTHON ?= python3
 VENV ?= .venv
 SERVE_ENV ?= .serve-env
+TRT_ENV ?= .trt-env
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint samples bench clean serve-env
+.PHONY: demo test lint samples bench clean serve-env trt-env
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "nm2trt needs Python 3.10 or newer: make PYTHON=python3.11 ...")'
@@ -24,6 +26,12 @@ $(SERVE_ENV)/.ready: tools/serve_env.sh constraints-serve.txt
 	tools/serve_env.sh $(SERVE_ENV)
 
 serve-env: $(SERVE_ENV)/.ready
+
+$(TRT_ENV)/.ready: tools/trt_env.sh constraints-trt86.txt
+	tools/trt_env.sh $(TRT_ENV)
+
+trt-env: $(TRT_ENV)/.ready
+	$(TRT_ENV)/bin/python -m pytest -m "trt and not gpu" tests/trt
 
 test: lint
 	@$(MAKE) --no-print-directory serve-env || echo "The tests that need a real tritonserver are skipped: it could not be installed, see above."
@@ -41,4 +49,4 @@ bench: $(READY)
 	for script in startup mask verify graph build train_step report; do $(BIN)/python benchmarks/$$script.py || exit; done
 
 clean:
-	rm -rf $(VENV) $(SERVE_ENV) results .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(SERVE_ENV) $(TRT_ENV) results .mypy_cache .pytest_cache .ruff_cache

@@ -22,7 +22,7 @@ from nm2trt.backends.protocol import TensorSpec, check_feeds, numpy_dtype
 from nm2trt.errors import BackendError, DataError
 from nm2trt.files import check_input
 
-__all__ = ["EngineSession", "open_engine"]
+__all__ = ["EngineSession", "inspect", "open_engine"]
 
 Array = npt.NDArray[Any]
 
@@ -74,10 +74,17 @@ class EngineSession:
         del sent
         return outputs
 
-    def layers_json(self) -> str:
-        """Return what the engine inspector says of every layer, tactics included, as JSON."""
-        layout = self._library.module.LayerInformationFormat.JSON
-        return str(self._engine.create_engine_inspector().get_engine_information(layout))
+    def repeat(self) -> None:
+        """Compute again on the inputs that the last `run` left on the device, without copies, and wait.
+
+        Raises:
+            BackendError: The library failed.
+        """
+        self._device.use()
+        with recorded(self._library.module) as log:
+            if not self._context.execute_async_v3(self._device.stream):
+                raise BackendError(f"{self._library.product} failed to run the engine: {first_error(log)}")
+            self._device.synchronize()
 
     def layer_times(self, feeds: Mapping[str, Array], *, runs: int) -> dict[str, float]:
         """Return the mean time of every layer, in milliseconds, by its name in the engine.
@@ -190,7 +197,7 @@ def open_engine(
     """
     check_input(path, "an engine")
     # Asked first: without a driver, TensorRT's runtime ends the process instead of failing.
-    gpu = require_gpu(f"run {path.name}, an engine of {library.product}")
+    gpu = require_gpu(f"running {path.name}, an engine of {library.product},")
     trt = library.module
     with recorded(trt) as log:
         runtime = trt.Runtime(logger(trt))
@@ -202,6 +209,21 @@ def open_engine(
             f"here are version {here} and a GPU of {gpu.target}: build it again for this machine"
         )
     return EngineSession(library, engine, runtime, Device())
+
+
+def inspect(library: Library, engine: bytes | memoryview) -> str:
+    """Return what the engine inspector says of every layer, tactics included, as JSON; it takes a GPU.
+
+    Returns:
+        The text, or "" where the library cannot load what it built.
+    """
+    trt = library.module
+    with recorded(trt):
+        runtime = trt.Runtime(logger(trt))
+        loaded = runtime.deserialize_cuda_engine(engine)
+        if loaded is None:
+            return ""
+        return str(loaded.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def _spec(engine: Any, name: str) -> TensorSpec:

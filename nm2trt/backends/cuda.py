@@ -57,11 +57,12 @@ def probe_gpus() -> tuple[tuple[Gpu, ...], str]:
     return tuple(_gpu(cuda, index) for index in range(count.value)), text
 
 
-def require_gpu(to: str) -> Gpu:
+def require_gpu(what: str, instead: str = "") -> Gpu:
     """Return the first GPU, the one that engines run on.
 
     Args:
-        to: What it is needed for, for the message, e.g. "run an engine of TensorRT".
+        what: What needs it, for the message, e.g. "building with TensorRT 8.6.0".
+        instead: What to do without one.
 
     Raises:
         BackendMissingError: There is no driver or no GPU.
@@ -69,7 +70,8 @@ def require_gpu(to: str) -> Gpu:
     gpus, driver = probe_gpus()
     if not gpus:
         why = driver if driver.startswith(("no ", "the ")) else f"{driver}, and it sees none"
-        raise BackendMissingError(f"it takes a GPU to {to}, and there is none here: {why}")
+        then = f"; {instead}" if instead else ""
+        raise BackendMissingError(f"{what} takes a GPU, and there is none here: {why}{then}")
     return gpus[0]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class TrtBackend:
 
     def choose_targets(self, targets: tuple[str, ...]) -> tuple[str, ...]:
         """See `Backend.choose_targets`; the one target is the GPU that is here."""
-        gpu = require_gpu(f"build with {self._library.product}; --backend trt-rtx builds without")
+        gpu = require_gpu(f"building with {self._library.product}", "--backend trt-rtx builds without one")
         if targets not in ((), (gpu.target,)):
             raise InputError(
                 f"{self._library.product} builds for the GPU that is here, {gpu.target}, and not for "
@@ -82,7 +82,7 @@ class TrtBackend:
 
     def parse(self, model: Path, plugins: Sequence[Path] = ()) -> Network:
         """See `Backend.parse`."""
-        require_gpu(f"build with {self._library.product}")
+        require_gpu(f"building with {self._library.product}", "--backend trt-rtx builds without one")
         return _trt_shared.parse(self._library, model, plugins)
 
     def fix(self, network: Network, shapes: Mapping[str, tuple[int, ...]]) -> Network:
@@ -91,7 +91,8 @@ class TrtBackend:
 
     def build(self, network: Network, options: BuildOptions) -> Engine:
         """See `Backend.build`."""
-        return _trt_shared.build(self._library, _trt_shared.own(network), options)
+        engine = _trt_shared.build(self._library, _trt_shared.own(network), options)
+        return replace(engine, layers=_trt_session.inspect(self._library, engine.data))
 
     def open(self, path: Path, plugins: Sequence[Path] = ()) -> _trt_session.EngineSession:
         """See `Backend.open`."""

@@ -24,16 +24,21 @@ _LIBRARIES: dict[str, tuple[str, tuple[str, ...], str, str]] = {
     "trt": (
         "tensorrt",
         ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
-        "builds TensorRT engines on a GPU; this release does not use it yet",
+        "builds TensorRT engines on the GPU that they are for",
         "pip install nm2trt[trt]",
     ),
-    "ort": ("onnxruntime", ("onnxruntime", "onnxruntime-gpu"), "runs ONNX models", "pip install nm2trt[ort]"),
+    "ort": (
+        "onnxruntime",
+        ("onnxruntime", "onnxruntime-gpu"),
+        "runs ONNX models on the CPU",
+        "pip install nm2trt[ort]",
+    ),
     "onnx": ("onnx", ("onnx",), "verifies and rewrites ONNX models", "pip install onnx"),
     "torch": ("torch", ("torch",), "trains and exports", "pip install nm2trt[torch]"),
     "triton": (
         "tritonclient",
         ("tritonclient",),
-        "talks to a Triton server; this release does not use it yet",
+        "talks to a Triton server",
         "pip install nm2trt[triton]",
     ),
 }

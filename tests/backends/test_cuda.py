@@ -61,10 +61,12 @@ def test_what_needs_a_gpu_says_so_in_one_sentence(monkeypatch, status):
         return Driver(status)
 
     monkeypatch.setattr(ctypes, "CDLL", load)
-    with pytest.raises(BackendMissingError, match=r"it takes a GPU to fly, and there is none here: .*driver"):
-        cuda.require_gpu("fly")
+    with pytest.raises(
+        BackendMissingError, match=r"flying takes a GPU, and there is none here: .*driver.*; walk"
+    ):
+        cuda.require_gpu("flying", "walk")
 
 
 def test_the_first_gpu_is_the_one_to_run_on(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver())
-    assert cuda.require_gpu("fly").target == "sm86"
+    assert cuda.require_gpu("flying").target == "sm86"

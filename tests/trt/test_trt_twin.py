@@ -1,0 +1,40 @@
+"""Twin builds: on a GPU with TensorRT proper; the same script, smaller, ahead of time with TensorRT for RTX."""
+
+import json
+
+import pytest
+
+from benchmarks import trt_twin
+
+
+@pytest.mark.trt
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", trt_twin.PRECISIONS)
+@pytest.mark.parametrize("net", trt_twin.NETS)
+def test_twins_on_a_gpu(tmp_path, net, precision):
+    pytest.importorskip("onnxruntime")
+    result = trt_twin.twin("trt", net, precision, tmp_path, batch=8, runs=20, out=tmp_path / "logs")
+    assert result["max_relative_difference"] < 0.05, "the flag changed what the engine computes"
+    assert result["flag_on"]["sparsity_lines"] > 0, "the builder does not speak of sparsity"
+    assert result["flag_off"]["sparse_tactics"] == result["dense"]["sparse_tactics"] == 0
+    for case in ("dense", "flag_off", "flag_on"):
+        assert result[case]["p50_ms"] > 0
+
+
+@pytest.mark.parametrize(
+    ("net", "precision", "sizes"),
+    [
+        pytest.param("conv", "fp16", {"channels": 16, "size": 8, "layers": 2}, id="conv-fp16"),
+        pytest.param("conv", "int8", {"channels": 16, "size": 8, "layers": 2}, id="conv-int8"),
+        pytest.param("minilm", "fp16", {"layers": 1, "tokens": 8}, id="minilm-fp16"),
+    ],
+)
+def test_the_twins_build_ahead_of_time(tmp_path, net, precision, sizes):
+    pytest.importorskip("tensorrt_rtx")
+    pytest.importorskip("onnxruntime")
+    out = tmp_path / "logs"
+    result = trt_twin.twin("trt-rtx", net, precision, tmp_path, batch=2, runs=1, out=out, **sizes)
+    for case in ("dense", "flag_off", "flag_on"):
+        assert result[case]["engine_bytes"] > 0
+    assert len(list(out.glob("*.log"))) == 3
+    json.dumps(result)
