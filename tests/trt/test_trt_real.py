@@ -15,9 +15,13 @@ from nm2trt.backends.protocol import Backend
 from nm2trt.cli import main
 from nm2trt.errors import BackendError, BackendMissingError, InputError
 
-pytestmark = pytest.mark.trt
+try:
+    import tensorrt
+except ImportError:
+    tensorrt = None
 
-tensorrt = pytest.importorskip("tensorrt")
+pytestmark = [pytest.mark.trt, pytest.mark.skipif(tensorrt is None, reason="TensorRT is not installed")]
+
 without_gpu = pytest.mark.skipif(bool(cuda.probe_gpus()[0]), reason="a GPU is here")
 
 
