@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-import nets
 import numpy as np
 import pytest
+import served_nets as nets
 
 from nm2trt.errors import BackendError, InputError
 from nm2trt.pipeline.deployments import _artefact

@@ -3,9 +3,9 @@
 import threading
 import time
 
-import nets
 import numpy as np
 import pytest
+import served_nets as nets
 
 from nm2trt.errors import BackendError, DataError, DifferenceError, InputError, ServerError
 from nm2trt.pipeline import DeployOptions, ProbeOptions, ServerOptions, deploy, probe, rollback, serve

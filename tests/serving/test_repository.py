@@ -13,9 +13,9 @@ import textwrap
 import time
 from pathlib import Path
 
-import nets
 import numpy as np
 import pytest
+import served_nets as nets
 
 from nm2trt.errors import InputError, OutputError
 from nm2trt.pipeline.deployments import _artefact

@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-import nets
 import pytest
+import served_nets as nets
 
 from nm2trt.errors import BackendError, BackendMissingError, InputError
 from nm2trt.pipeline import DeployOptions, ServerOptions, deploy, serve
