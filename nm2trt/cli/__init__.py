@@ -29,6 +29,7 @@ COMMANDS = {
     "quantize": "write explicit Q/DQ for INT8 or FP8 into an ONNX model, zeros kept",
     "build": "verify an ONNX model and build an engine, with sparse weights if asked",
     "prove": "build a sparse model three times, and time what sparsity brought",
+    "explain": "say why an engine is not faster: the reasons in order, their share of the work, what to do",
     "gain": "say which layers of a model would pay for 2:4 on one GPU, by a table measured there",
     "infer": "run one model, engine or served model once and save its outputs",
     "validate": "compare accuracy, outputs and latency of two models on the same samples",

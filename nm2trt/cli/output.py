@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from nm2trt.errors import Nm2trtError
 from nm2trt.files import check_output, write_atomic
 
-__all__ = ["keep_json", "print_json", "print_table"]
+__all__ = ["keep_json", "print_json", "print_table", "printable"]
 
 T = TypeVar("T")
 
@@ -66,13 +66,13 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title:
 
     Cells are data: control characters are shown escaped, so that a name cannot repaint the terminal.
     """
-    cells = [[_printable(cell) for cell in row] for row in rows]
+    cells = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
     if sys.stdout.isatty() and sum(widths) + 2 * len(widths) > shutil.get_terminal_size().columns:
         _print_folded(headers, cells, title)
         return
     if title:
-        print(_printable(title))
+        print(printable(title))
     for row in (headers, *cells):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
@@ -97,5 +97,6 @@ def _print_folded(headers: Sequence[str], cells: Sequence[Sequence[str]], title:
     Console(highlight=False).print(table)
 
 
-def _printable(cell: str) -> str:
+def printable(cell: str) -> str:
+    """Return data with its control characters escaped, so that a name cannot repaint the terminal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in cell)

@@ -221,7 +221,7 @@ def build_engine(
         inputs=network.inputs,
         outputs=network.outputs,
         ladder=ladder,
-        forecast=forecast(weights, ladder, builder=backend.name, targets=options.targets),
+        forecast=forecast(ladder),
         notes=(*notes, *_warnings(weights, options), *lost_weights(ladder, evidence)),
         engine_sha256="",
         engine_bytes=0,

@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nm2trt.engine.proof import LadderRow
-from nm2trt.nm.eligibility import Where, expectations
-from nm2trt.nm.verdict import WeightVerdict
 
 __all__ = ["Forecast", "forecast"]
 
@@ -43,29 +41,18 @@ class Forecast:
         return asdict(self)
 
 
-def forecast(
-    verdicts: Sequence[WeightVerdict], ladder: Sequence[LadderRow], *, builder: str, targets: Sequence[str]
-) -> Forecast:
-    """Add up what may run sparse.
-
-    Args:
-        verdicts: What `verify` found out, with the multiply-accumulates at the optimum profile.
-        ladder: Their rows, in the same order.
-        builder: "trt" or "trt-rtx".
-        targets: Architectures; the most favourable one counts.
-    """
+def forecast(ladder: Sequence[LadderRow]) -> Forecast:
+    """Add up what may run sparse, from rows whose work is that at the optimum profile."""
     total = holding = eligible = likely = unknown = 0
-    for verdict, row in zip(verdicts, ladder, strict=True):
-        if verdict.macs is None:
+    for row in ladder:
+        if row.macs is None:
             unknown += 1
             continue
-        total += verdict.macs
+        total += row.macs
         if row.pattern.answer != "yes":
             continue
-        holding += verdict.macs
-        if row.fits.answer == row.dtype.answer == "yes" and verdict.facts is not None:
-            eligible += verdict.macs
-            facts = verdict.facts
-            if any(not expectations(facts, Where(builder, target)) for target in targets or ("",)):
-                likely += verdict.macs
+        holding += row.macs
+        if row.fits.answer == row.dtype.answer == "yes":
+            eligible += row.macs
+            likely += 0 if row.doubts else row.macs
     return Forecast(total, holding, eligible, likely, unknown)

@@ -11,18 +11,19 @@ line or a kernel's name is.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from nm2trt.engine.chosen import NOT_MEASURED, Rung, asked, gained, listed
 from nm2trt.engine.evidence import Evidence
 from nm2trt.errors import InputError
-from nm2trt.nm.eligibility import judge_targets
+from nm2trt.nm.eligibility import Where, expectations, judge_targets
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.verdict import Eligibility, WeightVerdict
 
 __all__ = [
     "NOT_MEASURED",
+    "SPARSITY_OFF",
     "LadderRow",
     "Rung",
     "climb",
@@ -30,10 +31,12 @@ __all__ = [
     "lost_weights",
     "readable",
     "sparse_share",
+    "with_evidence",
 ]
 
 _TWO_OF_FOUR = NMPattern(2, 4)
 _NOT_REACHED = "-"
+SPARSITY_OFF = "sparsity off"
 _RUNGS = ("pattern", "fits", "dtype", "listed", "chosen", "gain")
 
 
@@ -58,6 +61,7 @@ class LadderRow:
         node: The name that the builder's parser gives the consumer.
         source: Where the deciding rule comes from; "" where the pattern decided.
         basis: How far to trust it.
+        doubts: What speaks against a sparse kernel winning though it may run, by the rule's code.
     """
 
     weight: str
@@ -76,6 +80,7 @@ class LadderRow:
     node: str = ""
     source: str = ""
     basis: str = ""
+    doubts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def rungs(self) -> tuple[Rung, ...]:
@@ -108,10 +113,11 @@ class LadderRow:
             InputError: The record is damaged.
         """
         try:
-            values = {field.name: data[field.name] for field in fields(cls) if field.name in data}
+            values = {item.name: data[item.name] for item in fields(cls) if item.name in data}
             for name in _RUNGS:
                 values[name] = Rung(values[name]["answer"], str(values[name]["detail"]))
             values["shape"] = tuple(int(size) for size in values["shape"])
+            values["doubts"] = {str(code): str(text) for code, text in dict(values.get("doubts", {})).items()}
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the ladder in {where} is damaged; build the engine again") from error
@@ -140,6 +146,19 @@ def climb(
         evidence: What builder and profiler said of the engine; None where nothing was built.
     """
     return tuple(_row(verdict, sparsity, builder, targets, evidence or Evidence()) for verdict in verdicts)
+
+
+def with_evidence(ladder: Sequence[LadderRow], evidence: Evidence) -> tuple[LadderRow, ...]:
+    """Return rows of an engine that was built, with what is said of it now on the upper three rungs."""
+    rows = []
+    for row in ladder:
+        if row.listed.detail == SPARSITY_OFF:
+            rows.append(row)
+            continue
+        above = _above_builder(row.node, evidence)
+        *_, listed_now, chosen_now, gain_now = _until_no([row.pattern, row.fits, row.dtype, *above])
+        rows.append(replace(row, listed=listed_now, chosen=chosen_now, gain=gain_now))
+    return tuple(rows)
 
 
 def sparse_share(ladder: Sequence[LadderRow]) -> tuple[float | None, str]:
@@ -208,20 +227,10 @@ def _row(
     judged = _judged(verdict, builder, targets)
     rungs = [_pattern(verdict), *_below_builder(verdict, builder, targets)]
     if sparsity == "disable":
-        rungs += [Rung("no", "sparsity off")] * 3
+        rungs += [Rung("no", SPARSITY_OFF)] * 3
     else:
-        rungs += [
-            listed(verdict.node, evidence),
-            asked(verdict.node, evidence),
-            gained(verdict.node, evidence),
-        ]
-    stopped = next((i for i, rung in enumerate(rungs) if rung.answer == "no"), len(rungs))
-    if stopped in (1, 2, 3) and rungs[4].answer == "yes":
-        stopped = len(rungs)  # a kernel that was chosen says more than a rule, or a list that lost its name
-    rungs = [
-        rung if position <= stopped else Rung("not reached", _NOT_REACHED)
-        for position, rung in enumerate(rungs)
-    ]
+        rungs += _above_builder(verdict.node, evidence)
+    rungs = _until_no(rungs)
     decided = judged is not None and readable(verdict)
     return LadderRow(
         weight=verdict.weight,
@@ -235,11 +244,36 @@ def _row(
         node=verdict.node,
         source=judged.source if judged is not None and decided else verdict.source,
         basis=judged.basis if judged is not None and decided else verdict.basis,
+        doubts=_doubts(verdict, builder, targets),
     )
+
+
+def _above_builder(node: str, evidence: Evidence) -> list[Rung]:
+    """Return the rungs that builder and GPU answer."""
+    return [listed(node, evidence), asked(node, evidence), gained(node, evidence)]
+
+
+def _until_no(rungs: Sequence[Rung]) -> list[Rung]:
+    """Return the rungs with those above the first "no" not reached."""
+    stopped = next((i for i, rung in enumerate(rungs) if rung.answer == "no"), len(rungs))
+    if stopped in (1, 2, 3) and rungs[4].answer == "yes":
+        stopped = len(rungs)  # a kernel that was chosen says more than a rule, or a list that lost its name
+    return [rung if i <= stopped else Rung("not reached", _NOT_REACHED) for i, rung in enumerate(rungs)]
 
 
 def _judged(verdict: WeightVerdict, builder: str, targets: Sequence[str]) -> Eligibility | None:
     return None if verdict.facts is None else judge_targets(verdict.facts, builder, targets)
+
+
+def _doubts(verdict: WeightVerdict, builder: str, targets: Sequence[str]) -> dict[str, str]:
+    """Return what speaks against a sparse kernel on every target."""
+    if verdict.facts is None:
+        return {}
+    found = [
+        {item.code: item.sentence for item in expectations(verdict.facts, Where(builder, target))}
+        for target in targets or ("",)
+    ]
+    return {code: text for code, text in found[0].items() if all(code in other for other in found)}
 
 
 def _pattern(verdict: WeightVerdict) -> Rung:

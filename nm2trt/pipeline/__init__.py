@@ -22,7 +22,7 @@ from nm2trt.pipeline.engines import build, build_options, doctor, engine_suffix
 from nm2trt.pipeline.inference import infer
 from nm2trt.pipeline.models import data_files, fuse, info, prune, verify
 from nm2trt.pipeline.precisions import cast, quantize
-from nm2trt.pipeline.proofs import gain, prove
+from nm2trt.pipeline.proofs import explain, gain, prove
 from nm2trt.pipeline.reports import ReportResult, report
 from nm2trt.pipeline.sessions import open_session
 from nm2trt.pipeline.training import (
@@ -49,6 +49,7 @@ __all__ = [
     "deploy",
     "doctor",
     "engine_suffix",
+    "explain",
     "export",
     "export_file",
     "fuse",
