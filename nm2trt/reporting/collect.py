@@ -108,6 +108,10 @@ def _given_accuracy(item: Fields) -> AccuracyRow:
         low=item.maybe("low"),
         high=item.maybe("high"),
         n=item.count("n"),
+        reference=item.text("reference", ""),
+        difference=item.maybe("difference"),
+        difference_low=item.maybe("difference_low"),
+        difference_high=item.maybe("difference_high"),
     )
 
 
