@@ -12,7 +12,7 @@ from typing import Any
 
 from nm2trt.errors import InputError, OutputError
 from nm2trt.files import write_atomic
-from nm2trt.reporting.folder import FileRecord, file_record
+from nm2trt.reporting.records import FileRecord, file_record
 
 __all__ = ["FileIndex", "stage_key", "tool_versions"]
 

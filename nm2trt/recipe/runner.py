@@ -26,7 +26,8 @@ from nm2trt.recipe.schema import Recipe, load_recipe
 from nm2trt.recipe.sources import Sources
 from nm2trt.recipe.view import SilentView, View
 from nm2trt.reporting.fields import Fields
-from nm2trt.reporting.folder import RunFolder, StageRecord
+from nm2trt.reporting.folder import RunFolder
+from nm2trt.reporting.records import StageRecord
 from nm2trt.reporting.sentences import sentence_of
 
 __all__ = ["run_recipe", "stage_names"]

@@ -11,7 +11,8 @@ from nm2trt.files import within
 from nm2trt.recipe.hashes import FileIndex, stage_key
 from nm2trt.recipe.order import MODEL, Step
 from nm2trt.recipe.schema import Recipe
-from nm2trt.reporting.folder import FileRecord, RunFolder, StageRecord
+from nm2trt.reporting.folder import RunFolder
+from nm2trt.reporting.records import FileRecord, StageRecord
 
 __all__ = ["Sources"]
 

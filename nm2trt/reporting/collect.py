@@ -11,8 +11,9 @@ from typing import Any
 from nm2trt.reporting.curves import curves_of
 from nm2trt.reporting.data import RUNGS, AccuracyRow, Answer, LatencyRow, ReportData, StageRow, WeightRow
 from nm2trt.reporting.fields import Fields
-from nm2trt.reporting.folder import STAGES, RunFolder, StageRecord
+from nm2trt.reporting.folder import RunFolder
 from nm2trt.reporting.lineage import lineage_of
+from nm2trt.reporting.records import STAGES, StageRecord
 from nm2trt.reporting.sentences import sentence_of
 
 __all__ = ["collect"]
@@ -231,6 +232,16 @@ def _probed(group: str, fields: Fields) -> list[LatencyRow]:
     return rows
 
 
+def _proved(group: str, fields: Fields) -> list[LatencyRow]:
+    taken = ", ".join(f"{key} {value}" for key, value in fields.object("conditions").data.items())
+    where = f"{fields.text('device', '')}, {taken}".strip(", ")
+    return [
+        _latency_row(group, variant.text("name"), None, variant.object("latency"), where)
+        for variant in fields.objects("variants")
+        if variant.has("latency")
+    ]
+
+
 def _benchmark(group: str, bench: Fields, names: Mapping[str, str]) -> list[LatencyRow]:
     conditions = bench.object("conditions").data
     shown = ", ".join(f"{key} {value}" for key, value in conditions.items())
@@ -259,6 +270,7 @@ _LATENCIES: Mapping[str, Callable[[str, Fields], list[LatencyRow]]] = {
     "validate": _validated_latency,
     "bench": _benched,
     "probe": _probed,
+    "prove": _proved,
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import PurePath
 
 from nm2trt.reporting.data import LineageNode
 from nm2trt.reporting.fields import Fields
-from nm2trt.reporting.folder import FileRecord, StageRecord
+from nm2trt.reporting.records import FileRecord, StageRecord
 
 __all__ = ["lineage_of"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import PurePath
 
 from nm2trt.reporting.fields import Fields
 
@@ -77,12 +78,38 @@ def _build(result: Fields) -> str:
 
 
 def _validate(result: Fields) -> str:
-    paired = result.object("accuracy").object("paired")
-    difference, low, high = (paired.maybe(key) for key in ("difference", "low", "high"))
-    if difference is None or low is None or high is None:
-        return ""
-    text = f"{100 * difference:+.2f} points, {100 * low:+.2f} to {100 * high:+.2f}, n = {paired.count('n')}"
-    return text.replace("-", "−")
+    for metric in result.objects("metrics"):
+        paired = metric.object("paired")
+        difference, low, high = (paired.maybe(key) for key in ("difference", "low", "high"))
+        if difference is None or low is None or high is None:
+            continue
+        text = f"{metric.text('name', '')} {100 * difference:+.2f} points, {100 * low:+.2f} to "
+        return (text + f"{100 * high:+.2f}, n = {paired.count('n')}").replace("-", "−", 3)
+    return f"{result.count('n')} samples"
+
+
+def _bench(result: Fields) -> str:
+    ratios = result.objects("ratios")
+    if ratios:
+        ratio = ratios[0]
+        return (
+            f"{PurePath(ratio.text('name', '')).name} takes {ratio.number('p50'):.2f} of "
+            f"{PurePath(ratio.text('base', '')).name}'s time, {ratio.number('low'):.2f} to "
+            f"{ratio.number('high'):.2f}"
+        )
+    rows = list(result.object("latencies").entries())
+    return "" if not rows else f"p50 {rows[0][1].number('p50_ms'):.3g} ms"
+
+
+def _prove(result: Fields) -> str:
+    if result.data.get("measured") is not True:
+        return "not measured: " + result.text("why_not", "")
+    for pair in result.objects("comparisons"):
+        return (
+            f"{pair.text('name', '')} is {pair.number('speedup'):.2f}x {pair.text('against', '')}, "
+            f"{pair.number('low'):.2f} to {pair.number('high'):.2f}"
+        )
+    return ""
 
 
 def _gain(result: Fields) -> str:
@@ -116,7 +143,9 @@ _SENTENCES: Mapping[str, Callable[[Fields], str]] = {
     "quantize": _quantize,
     "verify": _verify,
     "build": _build,
+    "prove": _prove,
     "validate": _validate,
+    "bench": _bench,
     "gain": _gain,
     "deploy": _deploy,
     "probe": _probe,

@@ -6,11 +6,13 @@ import pytest
 import nm2trt
 from nm2trt.errors import DifferenceError, InputError, ServerError
 from nm2trt.graph.verify import verify_model
+from nm2trt.recipe.options import KINDS
 from nm2trt.recipe.order import ordered
 from nm2trt.recipe.runner import run_recipe
-from nm2trt.recipe.schema import KINDS, load_recipe
+from nm2trt.recipe.schema import load_recipe
 from nm2trt.reporting.collect import collect
-from nm2trt.reporting.folder import STAGES, RunFolder
+from nm2trt.reporting.folder import RunFolder
+from nm2trt.reporting.records import STAGES
 
 HEAD = "version: 1\nmodel: model.onnx\nstages:\n  prune:\n"
 
@@ -132,3 +134,32 @@ def test_gain_by_a_table_of_another_device_is_one_sentence(project):
     (project / "table.json").write_text("{}")
     result = run(project, "  gain: {table: table.json}\n")
     assert isinstance(result.failure, nm2trt.errors.InputError)
+
+
+def test_bench_prove_and_a_gate_on_accuracy(project):
+    stages = """\
+  cast: {to: fp16}
+  prove: {from: cast, runs: 5, warmup: 1}
+  bench: {from: cast, against: prune, runs: 5, warmup: 1}
+  validate: {from: prune, data: test.npz, runs: 0, metrics: [top-1], max_drop: 0.001pt}
+  report:
+"""
+    result = run(project, stages)
+    assert isinstance(result.failure, DifferenceError)
+    assert statuses(result) == {
+        "prune": "done",
+        "cast": "done",
+        "prove": "done",
+        "bench": "done",
+        "validate": "failed",
+        "report": "done",
+    }
+    record = RunFolder(result.run).record("validate")
+    assert record.result["passed"] is False
+    data = collect(result.run)
+    assert {row.name for row in data.latency} == {"cast.onnx", "prune.onnx"}
+    assert all(len(row.samples_ms) == 5 for row in data.latency)
+    sentences = {row.name: row.sentence for row in data.stages}
+    assert "of prune.onnx's time" in sentences["bench"]
+    assert sentences["prove"]
+    assert "histogram" in (result.run / "report.html").read_text()

@@ -3,7 +3,8 @@
 import json
 import math
 
-from nm2trt.reporting.folder import FileRecord, RunFolder, StageRecord
+from nm2trt.reporting.folder import RunFolder
+from nm2trt.reporting.records import FileRecord, StageRecord
 
 
 def verdict(weight, *, status="holds", shape=(64, 64, 3, 3), zero_share=0.5, consumer=None, **changes):

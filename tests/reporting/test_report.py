@@ -12,7 +12,8 @@ from nm2trt.errors import InputError, OutputError
 from nm2trt.reporting.charts import lanes, ticks
 from nm2trt.reporting.collect import collect
 from nm2trt.reporting.data import LineageNode
-from nm2trt.reporting.folder import RunFolder, StageRecord, file_record
+from nm2trt.reporting.folder import RunFolder
+from nm2trt.reporting.records import StageRecord, file_record
 
 
 @pytest.fixture

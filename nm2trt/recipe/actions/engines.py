@@ -1,0 +1,57 @@
+"""Engines, and what they prove."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nm2trt import pipeline
+from nm2trt.recipe import options as options_of
+from nm2trt.recipe.actions.job import Job, Outcome, Words
+
+__all__ = ["build", "prove"]
+
+
+def build(job: Job) -> Outcome:
+    """Run `nm2trt build`."""
+    options: options_of.BuildOptions = job.options
+    chosen = pipeline.build_options(
+        sparsity=options.sparsity,
+        targets=options.target,
+        profiles=options.profiles,
+        workspace=options.workspace,
+        static_shapes=options.shapes,
+        effort=options.effort,
+    )
+    target = job.artefact(pipeline.engine_suffix(options.backend))
+    done = pipeline.build(
+        job.source, target, chosen, backend=options.backend, require_sparse=options.require_sparse
+    )
+    words = Words(["build", str(job.source), f"--sparsity={options.sparsity}", "-o", str(target)])
+    words.add("--target", options.target).add("--profile", options.profiles)
+    words.add("--workspace", options.workspace).add("--shape", options.shapes)
+    words.add("--effort", options.effort).add("--backend", options.backend)
+    words.add("--require-sparse", options.require_sparse)
+    result = done.to_json()
+    return Outcome(result, words.words, (done.engine, Path(result["manifest"])))
+
+
+def prove(job: Job) -> Outcome:
+    """Run `nm2trt prove`."""
+    options: options_of.ProveOptions = job.options
+    dense = job.sources.get("dense")
+    folder = job.artefact("")
+    folder.mkdir(exist_ok=True)
+    done = pipeline.prove(
+        job.source,
+        dense,
+        output=folder,
+        options=pipeline.build_options(sparsity="enable", targets=options.target, profiles=options.profiles),
+        backend=options.backend,
+        runs=options.runs,
+        warmup=options.warmup,
+    )
+    words = Words(["prove", str(job.source), "-o", str(folder)]).add("--dense", dense)
+    words.add("--backend", options.backend).add("--target", options.target)
+    words.add("--profile", options.profiles).add("--runs", options.runs, unless=200)
+    engines = tuple(Path(variant.engine) for variant in done.variants if variant.engine)
+    return Outcome(done.to_json(), words.words, engines)

@@ -1,0 +1,101 @@
+"""What a stage is given, and what it leaves."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nm2trt import pipeline
+from nm2trt.errors import InputError, Nm2trtError
+
+__all__ = ["Job", "Outcome", "Words", "model_files"]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a stage is given.
+
+    Args:
+        name: The stage's name.
+        options: What the recipe says.
+        sources: What it reads, by key: a path, or a URL as text.
+        files: Files and folders that its options name, by key.
+        artefacts: Folder for what it makes.
+        run: The run's folder.
+        base: Folder that the recipe's paths are relative to.
+        allow_functions: Whether it may run code that a recipe names.
+    """
+
+    name: str
+    options: Any
+    sources: Mapping[str, Path | str]
+    files: Mapping[str, Path]
+    artefacts: Path
+    run: Path
+    base: Path
+    allow_functions: bool
+
+    @property
+    def source(self) -> Path:
+        """The file that it starts from.
+
+        Raises:
+            InputError: It is a URL.
+        """
+        source = self.sources["from"]
+        if isinstance(source, str):
+            raise InputError(f"{self.name} needs a file to start from, not {source}")
+        return source
+
+    def artefact(self, suffix: str) -> Path:
+        """Return where the stage's own file goes."""
+        return self.artefacts / f"{self.name}{suffix}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a stage did.
+
+    Args:
+        result: What its command prints with `--json`.
+        command: The command that does the same, in words.
+        outputs: Files and folders that it wrote, the one for later stages first.
+        failure: Why the run stops here although there is a result, or None.
+        sentence: The result in one line, where the result itself does not tell.
+    """
+
+    result: Mapping[str, Any]
+    command: Sequence[str]
+    outputs: tuple[Path, ...] = ()
+    failure: Nm2trtError | None = None
+    sentence: str = ""
+
+    def line(self) -> str:
+        """Return the command as it would be typed."""
+        return shlex.join(("nm2trt", *self.command)) if self.command else ""
+
+
+@dataclass
+class Words:
+    """A command line in the making; options that say nothing are left out."""
+
+    words: list[str] = field(default_factory=list)
+
+    def add(self, flag: str, value: object, *, unless: object = None) -> Words:
+        """Append a flag and its value, once for each item of a list; nothing where it is None or `unless`."""
+        if isinstance(value, bool):
+            if value and value != unless:
+                self.words.append(flag)
+        elif isinstance(value, list):
+            self.words += [word for item in value for word in (flag, str(item))]
+        elif value is not None and value != unless:
+            self.words += [flag, str(value)]
+        return self
+
+
+def model_files(model: Path) -> tuple[Path, ...]:
+    """Return a model and the data files beside it."""
+    return (model, *pipeline.data_files(model))
