@@ -107,14 +107,18 @@ def rounds(calls: Mapping[str, Callable[[], object]], count: int) -> Iterator[di
         yield taken
 
 
-def warm_up(calls: Mapping[str, Callable[[], object]], *, least: int, most: int) -> WarmUp:
+def warm_up(
+    calls: Mapping[str, Callable[[], object]], *, least: int, most: int, most_s: float = 10.0
+) -> WarmUp:
     """Run each in turn until its median over ten runs moves by less than 5 % from one ten to the next.
 
     Args:
         calls: Name to callable.
         least: Fewest runs of each.
         most: Most runs of each, stable or not.
+        most_s: Longest warm-up beyond the fewest runs, in seconds.
     """
+    started = time.perf_counter()
     medians: dict[str, float] = {}
     window: dict[str, list[float]] = {name: [] for name in calls}
     done = 0
@@ -128,6 +132,8 @@ def warm_up(calls: Mapping[str, Callable[[], object]], *, least: int, most: int)
         stable = bool(medians) and all(abs(now[n] - medians[n]) <= _STABLE * medians[n] for n in calls)
         if stable and done >= least:
             return WarmUp(done, True)
+        if done >= least and time.perf_counter() - started > most_s:
+            return WarmUp(done, False)
         medians, window = now, {name: [] for name in calls}
     return WarmUp(done, False)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nm2trt.errors import InputError, Nm2trtError
+from nm2trt.files import check_input
 from nm2trt.pipeline.sessions import backend_of, is_url, open_session, parse_shapes
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def bench(
 
     if not artefacts:
         raise InputError("there is nothing to time; name one artefact or more")
+    if compare is not None:
+        check_input(compare, "an earlier benchmark's JSON")
     recorded = tuple(read_trtexec(one) for one in artefacts if _is_times(one))
     live = [one for one in artefacts if not _is_times(one)]
     samples = None if data is None else open_samples(data)
