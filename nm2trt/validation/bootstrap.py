@@ -2,8 +2,8 @@
 
 Both models are scored on the same draw, so what makes a sample hard for both does not widen the interval.
 The interval is that between percentiles of the redrawn differences; for n below about 50 it is too narrow.
-Where no sample differs, redrawing says nothing: the interval is then that of a share of which none of n was
-seen, times the largest difference that a sample can make.
+Where every draw gives the same difference, redrawing says nothing: the interval then reaches as far to both
+sides as that of a share of which none of n was seen.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def redraw(candidate: Scores, reference: Scores, *, confidence: float = 0.95, se
     if low == high == difference:
         reach = score_interval(n=n, gained=0, lost=0, confidence=confidence)
         low, high = difference + reach[0], difference + reach[1]
-        method = "no sample differs: score interval of a share of which none of n was seen"
+        method = "every draw differs alike: score interval of a share of which none of n was seen"
     return Redrawn(
         candidate=_ends(values[:, 0], ends),
         reference=_ends(values[:, 1], ends),

@@ -1,0 +1,94 @@
+"""Output differences: against numpy on the whole, however the batches are cut."""
+
+import math
+
+import numpy as np
+import pytest
+
+from nm2trt.compare import DifferenceSum, difference
+from nm2trt.errors import DifferenceError
+
+RNG = np.random.default_rng(0)
+
+
+def added(a, b, size, **options):
+    total = DifferenceSum("y", **options)
+    for start in range(0, len(a), size):
+        total.add(a[start : start + size], b[start : start + size])
+    return total.result()
+
+
+@pytest.mark.parametrize("size", [1, 7, 50], ids="batch-{}".format)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int32"])
+def test_sums_are_those_of_the_whole(size, dtype):
+    b = (100 * RNG.standard_normal((50, 9))).astype(dtype)
+    a = (b + RNG.integers(-2, 3, b.shape)).astype(dtype)
+    found = added(a, b, size)
+    x, y = a.astype(float).ravel(), b.astype(float).ravel()
+    gap = np.abs(x - y)
+    assert found.max_abs == gap.max()
+    assert found.mean_abs == pytest.approx(gap.mean())
+    assert found.max_relative == pytest.approx(gap.max() / np.abs(y).max())
+    assert found.cosine == pytest.approx(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
+    assert found.relative_l2 == pytest.approx(np.linalg.norm(x - y) / np.linalg.norm(y))
+    assert found.sqnr_db == pytest.approx(20 * math.log10(np.linalg.norm(y) / np.linalg.norm(x - y)))
+    assert (found.dtype, found.kl) == (dtype, None)
+
+
+def test_pieces_make_no_difference(monkeypatch):
+    a, b = RNG.standard_normal((2, 1000))
+    whole = difference("y", a, b)
+    monkeypatch.setattr("nm2trt.compare._PIECE", 17)
+    pieces = difference("y", a, b)
+    assert (pieces.max_abs, pieces.cosine) == (whole.max_abs, pytest.approx(whole.cosine))
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("shape", [(20, 5), (4, 6, 5)])
+@pytest.mark.parametrize("as_probabilities", [False, True], ids=["logits", "probabilities"])
+def test_divergence_is_the_mean_of_p_log_p_over_q(shape, as_probabilities):
+    b = RNG.standard_normal(shape)
+    a = b + 0.3 * RNG.standard_normal(shape)
+    p, q = softmax(b), softmax(a)
+    given = (q, p) if as_probabilities else (a, b)
+    found = added(*given, 3, distribution=True)
+    assert found.kl == pytest.approx((p * np.log(p / q)).sum(-1).mean(), rel=1e-6)
+
+
+def test_divergence_of_the_same_is_nothing_and_of_rounded_zeros_is_finite():
+    p = np.array([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
+    assert added(p, p, 2, distribution=True).kl == 0.0
+    assert 0 < added(p[::-1], p, 2, distribution=True).kl < 20
+
+
+def test_identical_outputs_have_no_noise():
+    found = difference("y", np.ones(4), np.ones(4))
+    assert (found.max_abs, found.sqnr_db, found.cosine, found.relative_l2) == (0.0, None, 1.0, 0.0)
+
+
+def test_nothing_to_compare_with_is_infinitely_far_and_null_in_json():
+    found = difference("y", np.ones(4), np.zeros(4))
+    assert found.max_relative == math.inf
+    assert found.to_json()["max_relative"] is None
+
+
+INF, NAN = np.inf, np.nan
+
+
+@pytest.mark.parametrize("a", [[1, NAN, INF], [1, NAN, -INF, 2][:3], [INF, 0, 0]], ids=str)
+def test_what_is_not_finite_must_be_so_in_both(a):
+    b = np.array([1.5, NAN, INF])
+    if a == [1, NAN, INF]:
+        assert difference("y", np.array(a), b).max_abs == 0.5
+        return
+    with pytest.raises(DifferenceError, match="'y' has NaN or infinity where the reference has not"):
+        difference("y", np.array(a), b)
+
+
+def test_shapes_must_be_equal():
+    with pytest.raises(DifferenceError, match=r"'y' has shape \(2, 3\), the reference \(3, 2\)"):
+        difference("y", np.ones((2, 3)), np.ones((3, 2)))

@@ -1,0 +1,72 @@
+"""--max-drop: what passes, what fails, and the words for either."""
+
+import numpy as np
+import pytest
+from validation_fakes import Lookup, one_hot, rows
+
+from nm2trt.errors import InputError
+from nm2trt.validation.comparison import MetricComparison, Score, compare_sessions
+from nm2trt.validation.gate import hold_to, parse_drop
+from nm2trt.validation.paired import PairedDifference
+
+
+def metric(n, gained, lost, *, higher=True):
+    score = Score(0.9, 0.8, 0.95, None)
+    paired = PairedDifference.of(n=n, gained=gained, lost=lost)
+    return MetricComparison("top-1", "share", higher, False, score, score, paired)
+
+
+@pytest.mark.parametrize(
+    ("text", "drop"),
+    [("0.5pt", 0.005), ("1 points", 0.01), ("2pts", 0.02), (".5pt", 0.005), ("0.01", 0.01), ("0pt", 0.0)],
+)
+def test_drops_are_read(text, drop):
+    assert parse_drop(text) == pytest.approx(drop)
+
+
+@pytest.mark.parametrize("text", ["0.5%", "-1pt", "pt", "", "nan", "1e-2"])
+def test_other_texts_are_no_drops(text):
+    with pytest.raises(InputError, match="is no drop; write percentage points"):
+        parse_drop(text)
+
+
+@pytest.mark.parametrize(
+    ("n", "gained", "lost", "drop", "passed", "words"),
+    [
+        pytest.param(10000, 20, 25, 0.005, True, "a drop of more than 0.5 points is excluded", id="excluded"),
+        pytest.param(300, 0, 0, 0.005, False, "0.5 points is not excluded", id="too-few-samples"),
+        pytest.param(10000, 0, 200, 0.005, False, "the drop is 2.00 points, more than 0.5 points", id="lost"),
+        pytest.param(100, 50, 0, 0.0, True, "a drop of more than 0 points is excluded", id="gained"),
+    ],
+)
+def test_the_interval_decides(n, gained, lost, drop, passed, words):
+    gate = hold_to(metric(n, gained, lost), drop)
+    assert (gate.passed, words in gate.sentence) == (passed, True)
+    assert f"n = {n}" in gate.sentence
+    assert "95% interval of the difference" in gate.sentence
+
+
+def test_as_many_samples_as_are_said_to_decide_do():
+    gate = hold_to(metric(300, 3, 3), 0.005)
+    needed = int(gate.sentence.split("about ")[1].split(" ")[0])
+    scale = needed / 300
+    assert hold_to(metric(needed, round(3 * scale), round(3 * scale)), 0.005).passed
+    fewer = int(0.5 * needed)
+    assert not hold_to(metric(fewer, round(1.5 * scale), round(1.5 * scale)), 0.005).passed
+
+
+def test_more_errors_are_a_loss_where_lower_is_better():
+    worse = hold_to(metric(2000, 100, 0, higher=False), 0.01)
+    assert (worse.passed, "the rise is 5.00 points" in worse.sentence) == (False, True)
+    assert hold_to(metric(2000, 0, 100, higher=False), 0.01).passed
+
+
+def test_a_loss_that_is_there_is_found_from_the_outputs():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 600)
+    wrong = np.where(rng.random(600) < 0.1, (labels + 1) % 3, labels)
+    found = compare_sessions(
+        Lookup(one_hot(wrong)), Lookup(one_hot(labels)), rows(labels), metrics=("top-1",)
+    )
+    assert not hold_to(found.metrics[0], 0.05).passed
+    assert hold_to(found.metrics[0], 0.15).passed
