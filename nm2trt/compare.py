@@ -12,7 +12,15 @@ import numpy.typing as npt
 
 from nm2trt.errors import DifferenceError
 
-__all__ = ["TOLERANCE", "DifferenceSum", "OutputDifference", "compare_outputs", "difference", "require_close"]
+__all__ = [
+    "TOLERANCE",
+    "DifferenceSum",
+    "OutputDifference",
+    "compare_outputs",
+    "difference",
+    "is_floating",
+    "require_close",
+]
 
 _PIECE = 1 << 18
 _LEAST_PROBABILITY = 2.0**-25  # half of float16's smallest
@@ -129,6 +137,11 @@ class DifferenceSum:
             sqnr_db=10 * math.log10(signal / noise) if noise and signal else None,
             kl=self._divergence / self._rows if self._rows else None,
         )
+
+
+def is_floating(dtype: np.dtype[Any]) -> bool:
+    """Tell floating types from others, those of ml_dtypes, which numpy takes for raw bytes, included."""
+    return dtype.kind == "f" or dtype.name.startswith(("bfloat", "float"))
 
 
 def difference(name: str, candidate: npt.NDArray[Any], reference: npt.NDArray[Any]) -> OutputDifference:

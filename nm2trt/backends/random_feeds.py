@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nm2trt.backends.protocol import TensorSpec
+from nm2trt.backends.protocol import TensorSpec, numpy_dtype
+from nm2trt.compare import is_floating
 from nm2trt.errors import DataError
 
 __all__ = ["random_feeds"]
@@ -64,10 +65,7 @@ def _shape(spec: TensorSpec, batch: int, free: int | None) -> tuple[int, ...]:
 
 
 def _drawn(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[Any]:
-    try:
-        dtype = np.dtype(spec.dtype)
-    except TypeError as error:
-        raise DataError(f"input {spec.name!r} is of type {spec.dtype}, which numpy has not") from error
-    if dtype.kind == "f":
+    dtype = numpy_dtype(spec.dtype)
+    if is_floating(dtype):
         return rng.standard_normal(shape).astype(dtype)
     return rng.integers(0, 2, shape).astype(dtype)

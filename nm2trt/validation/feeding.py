@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nm2trt.backends.protocol import Session, TensorSpec
+from nm2trt.backends.protocol import Session, TensorSpec, numpy_dtype
+from nm2trt.compare import is_floating
 from nm2trt.errors import DataError
 from nm2trt.validation.data import Samples
 
@@ -136,12 +137,12 @@ def _check_sample_shape(spec: TensorSpec, given: TensorSpec, length: int) -> Non
 
 def _check_dtype(spec: TensorSpec, given: str) -> None:
     try:
-        have, wanted = np.dtype(given), np.dtype(spec.dtype)
-    except TypeError as error:
+        have, wanted = numpy_dtype(given), numpy_dtype(spec.dtype)
+    except DataError as error:
         raise DataError(f"input {spec.name!r} takes {spec.dtype}, which no array here holds") from error
-    if have == wanted or (_floating(have) and _floating(wanted)):
+    if have == wanted or (is_floating(have) and is_floating(wanted)):
         return
-    if have.kind in "iu" and _floating(wanted):
+    if have.kind in "iu" and is_floating(wanted):
         # Whether 0..255 should become 0..1 only the model's author knows.
         raise DataError(f"input {spec.name!r} takes {spec.dtype}, the data has {given}; scale and convert it")
     if not np.can_cast(have, wanted, "safe"):
@@ -149,18 +150,14 @@ def _check_dtype(spec: TensorSpec, given: str) -> None:
 
 
 def _converted(spec: TensorSpec, given: Array) -> Array:
-    wanted = np.dtype(spec.dtype)
+    wanted = numpy_dtype(spec.dtype)
     if given.dtype == wanted:
         return np.ascontiguousarray(given)
     with np.errstate(over="ignore"):
         converted = np.ascontiguousarray(given, dtype=wanted)
-    if _floating(wanted) and not np.isfinite(converted).all():
+    if is_floating(wanted) and not np.isfinite(converted).all():
         raise DataError(f"input {spec.name!r} holds values too large for {spec.dtype}; scale the data")
     return converted
-
-
-def _floating(dtype: np.dtype[Any]) -> bool:
-    return np.issubdtype(dtype, np.floating)
 
 
 def first_batch(session: Session, samples: Samples, size: int) -> dict[str, Array]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nm2trt.backends.protocol import TensorSpec
+from nm2trt.compare import is_floating
 from nm2trt.errors import DataError, DifferenceError, InputError
 
 __all__ = [
@@ -199,7 +200,7 @@ def require_finite(scores: Array, output: str, side: str) -> None:
     Raises:
         DifferenceError: It is.
     """
-    if scores.dtype.kind != "f":
+    if not is_floating(scores.dtype):
         return
     bad = int(np.isnan(scores).reshape(len(scores), -1).any(axis=1).sum())
     if bad:

@@ -87,3 +87,21 @@ def test_shapes_are_read():
     for text in ("x", ":1x2", "x:", "x:0x2", "x:1x-1", "x:1,2"):
         with pytest.raises(InputError, match="is no shape; write NAME:SIZES"):
             parse_shapes([text])
+
+
+def test_an_engine_without_a_gpu_is_one_sentence(tmp_path, capsys):
+    pytest.importorskip("tensorrt_rtx")
+    from nm2trt.backends.cuda import probe_gpus
+    from nm2trt.cli import main
+
+    if probe_gpus()[0]:
+        pytest.skip("a GPU is here")
+    model = str(doubling(tmp_path / "m.onnx"))
+    assert main(["build", model]) == 0
+    capsys.readouterr()
+    for words in (["infer"], ["bench"]):
+        assert main([*words, str(tmp_path / "m.rtx")]) == 4
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert "m.rtx" in err
+        assert "GPU" in err

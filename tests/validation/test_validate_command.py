@@ -1,6 +1,11 @@
 """`nm2trt validate` on real ONNX files: what it prints, and the exit status and sentence of bad input."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -8,6 +13,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from nm2trt.cli import main
+
+ROOT = Path(__file__).parents[2]
 
 
 def linear(path, weight, *, dtype=np.float32, output="scores"):
@@ -136,3 +143,111 @@ def test_static_batch_models_are_fed_their_own_batch(files, capsys, tmp_path):
     assert report["metrics"][0]["candidate"]["right"] == 20
     assert report["benchmark"]["batch"] == {"candidate": 7, "reference": 1}
     assert model.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT16
+
+
+def test_a_drop_that_is_not_excluded_is_exit_5_in_words(files, capsys, tmp_path):
+    status, out, err = run(capsys, files, "--max-drop", "0.5pt", "-o", str(tmp_path / "r.json"))
+    assert status == 5
+    assert "difference -33.33 points" in out  # the result is printed all the same
+    assert "top-1: the drop is 33.33 points, more than 0.5 points" in err
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert (report["passed"], report["gates"][0]["metric"], len(report["gates"])) == (False, "top-1", 1)
+
+
+def test_a_drop_that_is_excluded_is_said_so(files, capsys):
+    status, _, err = run(capsys, files, "--max-drop", "60pt")
+    assert status == 0
+    assert "top-1: a drop of more than 60 points is excluded" in err
+
+
+def test_metrics_that_are_named_are_all_held_to_it(files, capsys):
+    words = ("--metric", "top-2", "--metric", "agreement", "--max-drop", "10pt", "--json")
+    status, out, _ = run(capsys, files, *words)
+    report = json.loads(out)
+    assert status == 5
+    assert {gate["metric"]: gate["passed"] for gate in report["gates"]} == {
+        "top-2": False,
+        "agreement": False,
+    }
+    assert [metric["name"] for metric in report["metrics"]] == ["top-2", "agreement"]
+
+
+def test_unlabelled_data_compares_outputs(files, capsys, tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.eye(3, dtype=np.float32))
+    status, out, _ = run(capsys, files, data=tmp_path / "x.npz")
+    assert status == 0
+    assert "Outputs, candidate against reference, 3 samples" in out
+    status, _, err = run(capsys, files, "--max-drop", "1pt", data=tmp_path / "x.npz")
+    assert (status, "--max-drop needs a metric, and the data has no labels" in err) == (2, True)
+
+
+def test_bisection_names_the_node(files, capsys):
+    status, out, _ = run(capsys, files, "--bisect")
+    assert status == 0
+    assert "first to differ: tensor 'scores', made by MatMul 'scores': max relative difference 2" in out
+
+
+def test_bisection_of_what_shows_no_inside_is_refused(files, capsys):
+    status, out, err = run(capsys, files, "--bisect", candidate="http://127.0.0.1:9/m")
+    assert (status, out) == (2, "")
+    assert "http://127.0.0.1:9/m shows its outputs alone; give the ONNX model" in err
+    assert "polygraphy run MODEL.onnx --onnxrt --trt" in err
+
+
+def fails_late(outputs, truth):
+    if len(truth["labels"]) < 8:
+        raise RuntimeError("planted")
+    return outputs["scores"].argmax(1) == truth["labels"]
+
+
+def test_what_was_done_before_a_metric_failed_is_written(files, capsys, tmp_path):
+    name, kept = f"{__name__}:fails_late", tmp_path / "r.json"
+    status, out, err = run(capsys, files, "--metric", name, "--batch", "8", "-o", str(kept))
+    assert status == 2
+    assert (
+        f"{name} failed on the candidate's outputs: RuntimeError: planted; 24 of 30 samples were compared"
+        in err
+    )
+    assert f"what was found so far is in {kept}" in err
+    assert err.count("\n") == 1
+    report = json.loads(kept.read_text())
+    assert (report["n"], report["metrics"][0]["paired"]["n"]) == (24, 24)
+    assert "planted" in report["stopped"]
+    assert "24 samples" in out
+
+
+def test_a_report_that_cannot_be_written_is_told_before_the_work(files, capsys, tmp_path):
+    status, out, err = run(capsys, files, "-o", str(tmp_path / "no" / "r.json"))
+    assert (status, out, "does not exist" in err) == (2, "", True)
+
+
+def test_a_recipe_is_data(files, capsys, tmp_path):
+    (tmp_path / "r.yaml").write_text("source: {kind: npz, path: test.npz}\ncount: 12\nrange: [0, 24]\n")
+    status, out, _ = run(capsys, files, "--json", data=tmp_path / "r.yaml")
+    assert (status, json.loads(out)["n"]) == (0, 12)
+
+
+def test_ctrl_c_keeps_what_was_done(files, tmp_path):
+    """A real process, interrupted in its samples."""
+    kept = tmp_path / "r.json"
+    (tmp_path / "slow.py").write_text(
+        "import sys, time\n"
+        "def metric(outputs, truth):\n"
+        "    print('scored', file=sys.stderr, flush=True)\n"
+        "    time.sleep(0.02)\n"
+        "    return outputs['scores'].argmax(1) == truth['labels']\n"
+    )
+    words = ["validate", files["candidate"], "--against", files["reference"], "--data", files["data"]]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nm2trt", *words, "--metric", "slow:metric", "--batch", "1", "-o", str(kept)],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+    )  # fmt: skip
+    for _ in range(6):
+        assert process.stderr.readline() == "scored\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    report = json.loads(kept.read_text())
+    assert 2 <= report["n"] < 30
+    assert f"{report['n']} of 30 samples were compared before" in err
