@@ -88,11 +88,13 @@ class Engine:
         data: The serialized engine's bytes.
         log: The builder's messages, one line each, most detailed level.
         build_ms: Wall time of the build, without parsing.
+        layers: The engine inspector's JSON, where the library can load what it built; "" otherwise.
     """
 
     data: memoryview
     log: tuple[str, ...]
     build_ms: float
+    layers: str = ""
 
 
 @runtime_checkable

@@ -206,7 +206,7 @@ def build_engine(
         model_sha256 = digest.result()
     # A dense build is asked nothing of its kernels.
     sparse = options.sparsity != "disable"
-    evidence = gather(built, backend, options.plugins) if sparse else Evidence()
+    evidence = gather(built, backend) if sparse else Evidence()
     ladder = rungs(weights, evidence=evidence)
     if require_sparse is not None and not dry_run:
         check_share(model, ladder, evidence, require_sparse)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from nm2trt.backends.protocol import Backend, Engine
 from nm2trt.engine.build_log import parse_build_log
 from nm2trt.engine.evidence import Evidence
 from nm2trt.engine.layer_information import parse_layer_information
 from nm2trt.engine.proof import LadderRow, sparse_share
-from nm2trt.errors import BackendError, SparsityError
+from nm2trt.errors import SparsityError
 
 __all__ = ["LadderError", "NothingSparseError", "TooFewSparseError", "cannot_know", "check_share", "gather"]
 
@@ -39,33 +35,14 @@ class TooFewSparseError(LadderError):
     """Fewer sparse kernels run than were required, or it cannot be known here."""
 
 
-@runtime_checkable
-class _Inspectable(Protocol):
-    def layers_json(self) -> str:
-        """Return the engine inspector's JSON."""
-
-
-def gather(built: Engine, backend: Backend, plugins: Sequence[Path] = ()) -> Evidence:
-    """Read what the builder said of an engine, and what its inspector says where it can be loaded here."""
+def gather(built: Engine, backend: Backend) -> Evidence:
+    """Read what the builder said of an engine, and what its inspector says where it could be loaded."""
     if not built.log:
         return Evidence()
     parts = [parse_build_log(built.log, builder=backend.name, version=backend.version)]
-    layers = _inspected(built, backend, plugins)
-    if layers:
-        parts.append(parse_layer_information(layers, builder=backend.name, version=backend.version))
+    if built.layers:
+        parts.append(parse_layer_information(built.layers, builder=backend.name, version=backend.version))
     return Evidence.merged(parts)
-
-
-def _inspected(built: Engine, backend: Backend, plugins: Sequence[Path]) -> str:
-    """Load what TensorRT built on this very GPU, and ask its inspector; "" for all other builders."""
-    if backend.name != "trt":
-        return ""
-    with tempfile.TemporaryDirectory(prefix="nm2trt-") as folder:
-        path = Path(folder) / f"model{backend.suffix}"
-        path.write_bytes(built.data)
-        with contextlib.suppress(BackendError), backend.open(path, plugins) as session:
-            return session.layers_json() if isinstance(session, _Inspectable) else ""
-    return ""
 
 
 def cannot_know(model: Path, sparsity: str, backend: Backend, ladder: tuple[LadderRow, ...]) -> None:

@@ -103,6 +103,7 @@ def prove(
     from nm2trt.files import check_input
     from nm2trt.graph.densify import densify_model
     from nm2trt.graph.verify import verify_model
+    from nm2trt.validation.machine_state import machine_state
 
     if runs < 1 or warmup < 0:
         raise InputError(f"{runs} runs after {warmup} are no measurement; give at least one run")
@@ -124,6 +125,7 @@ def prove(
             kept=output is not None,
             runs=runs,
             warmup=warmup,
+            state=machine_state,
         )
 
 

@@ -1,6 +1,5 @@
 """--require-sparse: refused where it cannot be known, failed where too little runs sparse."""
 
-import contextlib
 import dataclasses
 
 import pytest
@@ -11,7 +10,6 @@ from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine
 from nm2trt.engine.build import ModelFacts, build_engine
 from nm2trt.engine.requirement import TooFewSparseError, gather
-from nm2trt.errors import BackendError
 
 
 class OnAGpu:
@@ -26,22 +24,7 @@ class OnAGpu:
         return getattr(self.real, name)
 
     def build(self, network, options):
-        return Engine(memoryview(b"an engine"), self.log, 1.0)
-
-    @contextlib.contextmanager
-    def open(self, path, plugins=()):
-        assert path.read_bytes() == b"an engine"
-        if not self.layers:
-            raise BackendError("the engine cannot be loaded")
-        yield Inspected(self.layers)
-
-
-class Inspected:
-    def __init__(self, layers):
-        self.layers = layers
-
-    def layers_json(self):
-        return self.layers
+        return Engine(memoryview(b"an engine"), self.log, 1.0, self.layers)
 
 
 def chose(*names):
@@ -128,7 +111,7 @@ def test_inspector_and_log_are_read_together():
         f'{{"Layers": [{{"Name": "conv0", "LayerType": "CaskConvolution", "TacticName": "{SPARSE}"}},'
         f'{{"Name": "conv1", "LayerType": "CaskConvolution", "TacticName": "{DENSE}"}}], "Bindings": []}}'
     )
-    found = gather(Engine(memoryview(b"an engine"), chose("conv0"), 1.0), OnAGpu(layers=layers))
+    found = gather(Engine(memoryview(b""), chose("conv0"), 1.0, layers), OnAGpu())
     assert (found.eligible.count, found.chosen.count, len(found.layers)) == (2, 1, 2)
 
 
