@@ -3,6 +3,7 @@
 # make lint    ruff and mypy --strict
 # make serve-env a real tritonserver for the tests, samples and `nm2trt serve`
 # make trt-env  TensorRT 8.6 for Python 3.10, and the tests that need it (1 GB to download)
+# make typecheck-trt  the TensorRT backend against TensorRT's own types
 # make samples the slow samples and tests
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +12,7 @@ TRT_ENV ?= .trt-env
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint samples bench clean serve-env trt-env
+.PHONY: demo test lint samples bench clean serve-env trt-env typecheck-trt
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "nm2trt needs Python 3.10 or newer: make PYTHON=python3.11 ...")'
@@ -32,6 +33,9 @@ $(TRT_ENV)/.ready: tools/trt_env.sh constraints-trt86.txt
 
 trt-env: $(TRT_ENV)/.ready
 	$(TRT_ENV)/bin/python -m pytest -m "trt and not gpu" tests/trt
+
+typecheck-trt: $(READY)
+	$(BIN)/python tools/trt_typecheck.py
 
 test: lint
 	@$(MAKE) --no-print-directory serve-env || echo "The tests that need a real tritonserver are skipped: it could not be installed, see above."

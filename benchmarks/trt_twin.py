@@ -158,30 +158,35 @@ def twin(
             "engine_bytes": built.data.nbytes,
             "build_ms": round(built.build_ms, 1),
             "sparsity_lines": sum("parsity" in line for line in built.log),
-            "sparse_tactics": sparse_tactics(built.layers),
+            "sparse_tactics": None,
             "p50_ms": None,
         }
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
-            stem = out / f"{backend_name}-{backend.version}-{net}-{precision}-{case}"
-            Path(f"{stem}.log").write_text("\n".join(built.log) + "\n")
-            Path(f"{stem}.layers.json").write_text(built.layers)
+            stem(out, backend, result, case, "log").write_text("\n".join(built.log) + "\n")
     if probe_gpus()[0]:
-        run(backend, engines, feeds(onnx.load(models["sparse"])), runs, result)
+        run(backend, engines, feeds(onnx.load(models["sparse"])), runs, result, out)
     return result
 
 
-def sparse_tactics(layers: str) -> int | None:
-    """Count layers whose tactic is a sparse kernel; None where nothing was inspected."""
-    if not layers:
-        return None
+def stem(out: Path, backend, result: dict, case: str, suffix: str) -> Path:
+    return out / f"{backend.name}-{backend.version}-{result['net']}-{result['precision']}-{case}.{suffix}"
+
+
+def sparse_tactics(layers: str) -> int:
+    """Count layers whose tactic is a sparse kernel."""
     records = [layer for layer in json.loads(layers)["Layers"] if isinstance(layer, dict)]
     return sum(is_sparse_kernel(layer.get("TacticName", "")) for layer in records)
 
 
-def run(backend, engines, inputs, runs: int, result: dict) -> None:
+def run(backend, engines, inputs, runs: int, result: dict, out: Path | None) -> None:
     sessions = {case: backend.open(path) for case, path in engines.items()}
     try:
+        for case, session in sessions.items():
+            layers = session.layers_json()
+            result[case]["sparse_tactics"] = sparse_tactics(layers)
+            if out is not None:
+                stem(out, backend, result, case, "layers.json").write_text(layers)
         outputs = {case: session.run(inputs) for case, session in sessions.items()}
         differences = compare_outputs(outputs["flag_on"], outputs["flag_off"])
         result["max_relative_difference"] = max(item.max_relative for item in differences)

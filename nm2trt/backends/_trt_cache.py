@@ -10,16 +10,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nm2trt.backends._trt_words import first_error
 from nm2trt.errors import InputError, OutputError
 from nm2trt.files import one_writer, write_atomic
 
+if TYPE_CHECKING:
+    # TensorRT's own types; they fit TensorRT for RTX too.
+    import tensorrt
+
 __all__ = ["attach", "merge", "save"]
 
 
-def attach(product: str, config: Any, path: Path | None, log: list[str]) -> Any:
+def attach(
+    product: str, config: tensorrt.IBuilderConfig, path: Path | None, log: list[str]
+) -> tensorrt.ITimingCache | None:
     """Give the builder the file's timings, or none where it is not there yet.
 
     Args:
@@ -46,7 +52,7 @@ def attach(product: str, config: Any, path: Path | None, log: list[str]) -> Any:
     return cache
 
 
-def save(config: Any, cache: Any, path: Path, log: list[str]) -> None:
+def save(config: tensorrt.IBuilderConfig, cache: tensorrt.ITimingCache, path: Path, log: list[str]) -> None:
     """Add what was timed to the file; a failure costs the timings, not the engine, and goes into the log."""
 
     def combine(theirs: bytes, mine: bytes) -> bytes:

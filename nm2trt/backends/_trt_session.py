@@ -8,21 +8,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nm2trt.backends._trt_shared import Library, load_plugins
 from nm2trt.backends._trt_watch import logger, recorded
-from nm2trt.backends._trt_words import dtype_name, first_error
+from nm2trt.backends._trt_words import dtype_name, first_error, sizes
 from nm2trt.backends.cuda import Device, require_gpu
 from nm2trt.backends.options import format_shape
 from nm2trt.backends.protocol import TensorSpec, check_feeds, numpy_dtype
 from nm2trt.errors import BackendError, DataError
 from nm2trt.files import check_input
 
-__all__ = ["EngineSession", "inspect", "open_engine"]
+if TYPE_CHECKING:
+    # TensorRT's own types; they fit TensorRT for RTX too.
+    import tensorrt
+
+__all__ = ["EngineSession", "open_engine"]
 
 Array = npt.NDArray[Any]
 
@@ -37,9 +41,11 @@ class EngineSession:
         device: The GPU.
     """
 
-    def __init__(self, library: Library, engine: Any, runtime: Any, device: Device) -> None:
+    def __init__(
+        self, library: Library, engine: tensorrt.ICudaEngine, runtime: tensorrt.Runtime, device: Device
+    ) -> None:
         trt = library.module
-        self._library, self._device = library, device
+        self._library, self._device, self._closed = library, device, False
         self._runtime, self._engine = runtime, engine
         self._buffers: dict[str, tuple[int, int]] = {}
         self._profiler: Any = None
@@ -99,15 +105,25 @@ class EngineSession:
             self.run(feeds)
         return {name: total / runs for name, total in totals.items()}
 
+    def layers_json(self) -> str:
+        """Return what the engine inspector says of every layer, tactics included, as JSON."""
+        trt = self._library.module
+        inspector = self._engine.create_engine_inspector()
+        return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
     def close(self) -> None:
         """Free the engine and its memory on the device."""
-        if self._engine is None:
+        if self._closed:
             return
+        self._closed = True
         self._device.use()
         for address, _ in self._buffers.values():
             self._device.free(address)
         self._buffers = {}
-        self._context = self._engine = self._runtime = None
+        # In this order: each holds on to the next.
+        del self._context
+        del self._engine
+        del self._runtime
         self._device.close()
 
     def __enter__(self) -> EngineSession:  # noqa: PYI034 - typing.Self is newer than Python 3.10
@@ -123,8 +139,8 @@ class EngineSession:
         ranges: list[dict[str, tuple[tuple[int, ...], ...]]] = []
         free = [spec.name for spec in self.inputs if None in spec.shape]
         for index in range(self._engine.num_optimization_profiles if free else 0):
-            profile = {
-                name: tuple(tuple(shape) for shape in self._engine.get_tensor_profile_shape(name, index))
+            profile: dict[str, tuple[tuple[int, ...], ...]] = {
+                name: tuple(sizes(shape) for shape in self._engine.get_tensor_profile_shape(name, index))
                 for name in free
             }
             ranges.append(profile)
@@ -154,7 +170,7 @@ class EngineSession:
 
     def _room(self, name: str) -> Array:
         """Return an array for an output, in the shape that the inputs give it."""
-        shape = tuple(int(size) for size in self._context.get_tensor_shape(name))
+        shape = sizes(self._context.get_tensor_shape(name))
         if any(size < 0 for size in shape):
             raise BackendError(
                 f"output {name!r} has a shape that depends on the values ({format_shape(shape)}), which is "
@@ -201,7 +217,8 @@ def open_engine(
     trt = library.module
     with recorded(trt) as log:
         runtime = trt.Runtime(logger(trt))
-        load_plugins(library, runtime.get_plugin_registry() if plugins else None, plugins)
+        if plugins:
+            load_plugins(library, runtime.get_plugin_registry(), plugins)
         engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
         raise BackendError(
@@ -211,23 +228,8 @@ def open_engine(
     return EngineSession(library, engine, runtime, Device())
 
 
-def inspect(library: Library, engine: bytes | memoryview) -> str:
-    """Return what the engine inspector says of every layer, tactics included, as JSON; it takes a GPU.
-
-    Returns:
-        The text, or "" where the library cannot load what it built.
-    """
-    trt = library.module
-    with recorded(trt):
-        runtime = trt.Runtime(logger(trt))
-        loaded = runtime.deserialize_cuda_engine(engine)
-        if loaded is None:
-            return ""
-        return str(loaded.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
-
-
-def _spec(engine: Any, name: str) -> TensorSpec:
-    shape = tuple(int(size) if size >= 0 else None for size in engine.get_tensor_shape(name))
+def _spec(engine: tensorrt.ICudaEngine, name: str) -> TensorSpec:
+    shape = tuple(size if size >= 0 else None for size in sizes(engine.get_tensor_shape(name)))
     return TensorSpec(name, dtype_name(engine.get_tensor_dtype(name)), shape)
 
 

@@ -8,17 +8,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nm2trt.backends import _trt_cache
 from nm2trt.backends._trt_versions import VersionRow
 from nm2trt.backends._trt_watch import logger, monitor_class, recorded, stoppable
-from nm2trt.backends._trt_words import clean, dtype_name, first_error
+from nm2trt.backends._trt_words import dtype_name, first_error, parser_failure
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, Network, TensorSpec
 from nm2trt.errors import BackendError, InputError, ModelError
 from nm2trt.files import check_input
 from nm2trt.progress import Bar, bar
+
+if TYPE_CHECKING:
+    # TensorRT's own types; they fit TensorRT for RTX too.
+    import tensorrt
 
 __all__ = [
     "Library",
@@ -70,9 +74,9 @@ class ParsedNetwork:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     layers: frozenset[tuple[str, str]]
-    builder: Any = field(repr=False)
-    network: Any = field(repr=False)
-    parser: Any = field(repr=False)
+    builder: tensorrt.Builder = field(repr=False)
+    network: tensorrt.INetworkDefinition = field(repr=False)
+    parser: tensorrt.OnnxParser = field(repr=False)
     log: tuple[str, ...] = field(repr=False)
 
     @property
@@ -89,7 +93,8 @@ def parse(library: Library, model: Path, plugins: Sequence[Path] = ()) -> Parsed
 
 def fix(library: Library, parsed: ParsedNetwork, shapes: Mapping[str, tuple[int, ...]]) -> ParsedNetwork:
     """Fix inputs to full-rank shapes; see `Backend.fix`."""
-    trt, network = library.module, parsed.network
+    trt = library.module
+    network = parsed.network
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         if tensor.name in shapes:
@@ -119,7 +124,7 @@ def build(library: Library, network: ParsedNetwork, options: BuildOptions) -> En
         )
 
 
-def load_plugins(library: Library, registry: Any, plugins: Sequence[Path]) -> None:
+def load_plugins(library: Library, registry: tensorrt.IPluginRegistry, plugins: Sequence[Path]) -> None:
     """Load shared libraries of operators into the library's registry, which is the process's own.
 
     Raises:
@@ -162,15 +167,16 @@ def needed_flags(library: Library, parsed: ParsedNetwork) -> tuple[str, ...]:
 def _parse(library: Library, model: Path, plugins: Sequence[Path]) -> ParsedNetwork:
     trt = library.module
     with recorded(trt) as log:
-        builder = _create(library, lambda: trt.Builder(logger(trt)), log)
-        load_plugins(library, builder.get_plugin_registry() if plugins else None, plugins)
+        builder: tensorrt.Builder = _create(library, lambda: trt.Builder(logger(trt)), log)
+        if plugins:
+            load_plugins(library, builder.get_plugin_registry(), plugins)
         flags = (getattr(trt.NetworkDefinitionCreationFlag, name) for name in library.row.network_flags)
         network = builder.create_network(sum(1 << int(flag) for flag in flags))
         parser = trt.OnnxParser(network, logger(trt))
         # By path, so that external data is found; resolved, so that it is looked for beside the real file
         # when the model is a link into a cache.
         if not parser.parse_from_file(str(model.resolve())):
-            raise _parser_failure(library, model, parser, log)
+            raise parser_failure(library.product, model, parser, log)
         if network.num_outputs == 0:
             raise ModelError(f"{model} has no outputs; export the model again")
         inputs, outputs = _tensors(library, network)
@@ -183,7 +189,7 @@ def _build(
 ) -> Engine:
     trt = library.module
     with recorded(trt) as log:
-        config = _create(library, parsed.builder.create_builder_config, log)
+        config: tensorrt.IBuilderConfig = _create(library, parsed.builder.create_builder_config, log)
         # Kept in a variable: the library does not own the monitor.
         monitor = monitor_class(trt)(shown, stop) if library.row.progress else None
         if monitor is not None:
@@ -198,16 +204,21 @@ def _build(
             if options.workspace_bytes is not None and re.search("workspace|OutOfMemory", reason):
                 reason += f"; {options.workspace_bytes} bytes of workspace are too few, give more or none"
             raise BackendError(f"{library.product} could not build {parsed.model}: {reason}")
-        if options.timing_cache is not None:
+        if cache is not None and options.timing_cache is not None:
             _trt_cache.save(config, cache, options.timing_cache, log)
     shown.update(1.0, 1.0)
     return Engine(memoryview(plan), (*parsed.log, *log), build_ms)
 
 
 def _configure(
-    library: Library, config: Any, parsed: ParsedNetwork, options: BuildOptions, log: list[str]
+    library: Library,
+    config: tensorrt.IBuilderConfig,
+    parsed: ParsedNetwork,
+    options: BuildOptions,
+    log: list[str],
 ) -> None:
-    trt, flags = library.module, library.row.flags
+    trt = library.module
+    flags = library.row.flags
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     for name in needed_flags(library, parsed):
         config.set_flag(getattr(trt.BuilderFlag, name))
@@ -244,13 +255,15 @@ def _create(library: Library, create: Callable[[], Any], log: list[str]) -> Any:
     return made
 
 
-def _tensors(library: Library, network: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+def _tensors(
+    library: Library, network: tensorrt.INetworkDefinition
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     inputs = tuple(_spec(library, network.get_input(index)) for index in range(network.num_inputs))
     outputs = tuple(_spec(library, network.get_output(index)) for index in range(network.num_outputs))
     return inputs, outputs
 
 
-def _spec(library: Library, tensor: Any) -> TensorSpec:
+def _spec(library: Library, tensor: tensorrt.ITensor) -> TensorSpec:
     if tensor.is_shape_tensor and tensor.is_network_input:
         raise InputError(
             f"input {tensor.name!r} decides shapes inside the model; make it a constant before building for "
@@ -263,7 +276,7 @@ def _spec(library: Library, tensor: Any) -> TensorSpec:
     return TensorSpec(tensor.name, dtype_name(tensor.dtype), shape)
 
 
-def _layers(library: Library, network: Any) -> set[tuple[str, str]]:
+def _layers(library: Library, network: tensorrt.INetworkDefinition) -> set[tuple[str, str]]:
     trt = library.module
     found: set[tuple[str, str]] = set()
     for index in range(network.num_layers):
@@ -273,28 +286,6 @@ def _layers(library: Library, network: Any) -> set[tuple[str, str]]:
         if library.row.type_flags and kind in ("CONVOLUTION", "DECONVOLUTION"):
             # Its weights are no layer of their own; the class must be set for its attributes to be there.
             layer.__class__ = trt.IConvolutionLayer if kind == "CONVOLUTION" else trt.IDeconvolutionLayer
-            found.add((kind, str(layer.kernel.dtype)))
+            convolution: Any = layer
+            found.add((kind, str(convolution.kernel.dtype)))
     return found
-
-
-def _parser_failure(library: Library, model: Path, parser: Any, log: list[str]) -> BackendError | ModelError:
-    if parser.num_errors == 0:
-        return BackendError(f"{library.product} cannot read {model}: {first_error(log)}")
-    error = parser.get_error(0)
-    code = str(error.code()).rpartition(".")[2]
-    if code == "MODEL_DESERIALIZE_FAILED":
-        return ModelError(
-            f"{model} is not a readable ONNX file: it is damaged, cut short or of another format"
-        )
-    reason = clean(error.desc())
-    if reason in ("", "false") or "Plugin not found" in reason:
-        reason = "it has no implementation of this operator; export the model without it"
-    # TensorRT 8 says neither the operator nor the node's name.
-    operator = error.node_operator() if hasattr(error, "node_operator") else ""
-    node = error.node_name() if hasattr(error, "node_name") else ""
-    if not operator and hasattr(error, "node_operator"):
-        # Not of one node, e.g. external data that is missing: the log's first error names the cause.
-        return ModelError(f"{library.product} cannot read {model}: {first_error(log)}")
-    where = f"node {node!r}" if node else f"node number {error.node()}"
-    what = f", operator {operator}," if operator else ""
-    return BackendError(f"{library.product} refuses {where}{what} of {model}: {reason}")

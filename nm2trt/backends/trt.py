@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nm2trt.backends import _trt_session, _trt_shared
 from nm2trt.backends._trt_versions import VersionRow, row_of
@@ -19,6 +19,9 @@ from nm2trt.backends.cuda import require_gpu
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, Network
 from nm2trt.errors import BackendMissingError, InputError
+
+if TYPE_CHECKING:
+    import tensorrt
 
 __all__ = ["KIND", "MAGIC", "EngineHeader", "TrtBackend", "load", "read_header"]
 
@@ -91,8 +94,7 @@ class TrtBackend:
 
     def build(self, network: Network, options: BuildOptions) -> Engine:
         """See `Backend.build`."""
-        engine = _trt_shared.build(self._library, _trt_shared.own(network), options)
-        return replace(engine, layers=_trt_session.inspect(self._library, engine.data))
+        return _trt_shared.build(self._library, _trt_shared.own(network), options)
 
     def open(self, path: Path, plugins: Sequence[Path] = ()) -> _trt_session.EngineSession:
         """See `Backend.open`."""
@@ -155,7 +157,7 @@ def read_header(path: str | os.PathLike[str]) -> EngineHeader:
     return EngineHeader(".".join(map(str, version)) if layout == _KNOWN_LAYOUT else None)
 
 
-def _set_tactics(trt: Any, config: Any, options: BuildOptions) -> None:
+def _set_tactics(trt: Any, config: tensorrt.IBuilderConfig, options: BuildOptions) -> None:
     if not options.library_tactics:
         sources = config.get_tactic_sources()
         for name in _LIBRARY_TACTICS:
