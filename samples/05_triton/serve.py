@@ -48,36 +48,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=Path, default=Path("results/01_digits"), help="results of sample 01")
     parser.add_argument("--out", type=Path, default=Path("results/05_triton"), help="repository and log")
+    parser.add_argument("--requests", type=int, default=200, help="requests of a round (default: 200)")
     options = parser.parse_args()
-    sparse, dense, test = (
-        options.models / name for name in ("sparse_fp32.onnx", "dense_fp32.onnx", "test.npz")
-    )
+    names = ("sparse_fp32.onnx", "dense_fp32.onnx", "test.npz")
+    sparse, dense, test = (options.models / name for name in names)
     for path in (sparse, dense, test):
         if not path.is_file():
-            raise SystemExit(
-                f"{path} is not there; run samples/01_digits/train.py first, or name its results"
-            )
+            raise SystemExit(f"{path} is not there; run samples/01_digits/train.py first, or use --models")
     repository = options.out / "models"
     shutil.rmtree(options.out, ignore_errors=True)
     options.out.mkdir(parents=True)
     (options.out / "digits.txt").write_text("\n".join(map(str, range(10))) + "\n")
 
-    place = [
-        "deploy",
-        str(sparse),
-        "--repository",
-        str(repository),
-        "--name",
-        "digits",
-        "--backend",
-        "python",
-    ]
+    to = ["--repository", str(repository), "--name", "digits"]
+    place = ["deploy", str(sparse), *to, "--backend", "python"]
     command(*place, "--sample", str(test), "--labels", str(options.out / "digits.txt"))
     print((repository / "digits" / "config.pbtxt").read_text())
 
     with serve(repository, ServerOptions(log=options.out / "server.log")) as server:
         print(f"tritonserver {server.pid}: http {server.http}, grpc {server.grpc}, metrics {server.metrics}")
         probe = ["--name", "digits", "--reference", str(sparse), "--data", str(test)]
+        probe += ["--requests", str(options.requests)]
         command("probe", "--url", server.http, *probe, "--repository", str(repository))
         command("probe", "--url", f"grpc://{server.grpc}", *probe)
         url = f"http://{server.http}"
@@ -91,7 +82,7 @@ def main() -> None:
 
         print("\nOne that answers as it should is taken, and can be left again:")
         command(*place, "--canary", server.http)
-        command("rollback", "--repository", str(repository), "--name", "digits", "--url", server.http)
+        command("rollback", *to, "--url", server.http)
         command("probe", "--url", server.http, *probe, "--concurrency", "8")
     print("\nthe server has stopped")
 
