@@ -1,7 +1,7 @@
 # make demo    train, export, verify, build and validate on real data
 # make test    lint and all default tests
 # make lint    ruff and mypy --strict
-# make serve-env a real tritonserver for the tests, samples and `nm2trt serve`
+# make serve-env  a real tritonserver for the tests, the samples and `nm2trt serve`
 # make trt-env  TensorRT 8.6 for Python 3.10, and the tests that need it (1 GB to download)
 # make typecheck-trt  the TensorRT backend against TensorRT's own types
 # make samples the slow samples and tests

@@ -121,7 +121,7 @@ class TritonServer:
             return client.infer(model, inputs, model_version=version, outputs=wanted, **timeout)
 
         result = self._ask(send)
-        return {name: _array(result.as_numpy(name), name, dtype) for name, dtype in outputs.items()}
+        return {name: _array(result, name, dtype) for name, dtype in outputs.items()}
 
     def close(self) -> None:
         """Close the connection; a second call does nothing."""
@@ -187,10 +187,17 @@ def _input(library: Any, name: str, dtype: str, array: Array) -> Any:
     return entry
 
 
-def _array(value: Array | None, name: str, dtype: str) -> Array:
+def _array(result: Any, name: str, dtype: str) -> Array:
+    try:
+        value = result.as_numpy(name)
+    except ValueError as error:
+        raise BackendError(
+            f"the server's answer for output {name!r} does not fill its shape: {error}"
+        ) from error
     if value is None:
         raise BackendError(f"the server's answer has no output {name!r}")
-    return value.astype(_BFLOAT16) if dtype == "BF16" else value
+    array: Array = value.astype(_BFLOAT16) if dtype == "BF16" else value
+    return array
 
 
 def _translated(error: Exception, address: Address) -> BackendError | ServerError:
