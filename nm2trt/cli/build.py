@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nm2trt.cli.calibration_arguments import add_calibration
 from nm2trt.cli.ladder import print_ladder
 from nm2trt.cli.output import print_json
-from nm2trt.errors import SparsityError
+from nm2trt.errors import InputError, SparsityError
 
 if TYPE_CHECKING:
     from nm2trt.engine.build import BuildResult
+    from nm2trt.pipeline import Lowering
 
 __all__ = ["configure", "run"]
 
@@ -20,6 +22,7 @@ _EPILOG = """examples:
   nm2trt build model.onnx --sparsity
   nm2trt build model.onnx --sparsity -o out/model.rtx --target sm80,sm86 --profile x:1,16,64
   nm2trt build model.onnx --sparsity --dry-run --json
+  nm2trt build model.onnx --sparsity --precision int8 --calib inputs.npz
 """
 
 
@@ -92,6 +95,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="fail, with exit status 3 and no engine, where sparse kernels run less than this share of the "
         "eligible work, as in 80%%, or where this machine cannot know",
     )
+    precision = parser.add_argument_group("precision, brought into a float32 model before it is built")
+    precision.add_argument(
+        "--precision",
+        choices=("fp16", "bf16", "int8", "fp8"),
+        help="what the engine computes in; default: the types that the file has",
+    )
+    add_calibration(precision, required=False)
+    precision.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="layers that keep the precision they have; may be repeated",
+    )
+    precision.add_argument(
+        "--keep", action="store_true", help="keep the ONNX file in that precision beside the engine"
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything, build nothing, write nothing"
     )
@@ -123,6 +143,7 @@ def run(arguments: argparse.Namespace) -> int:
             backend=arguments.backend,
             dry_run=arguments.dry_run,
             require_sparse=arguments.require_sparse,
+            precision=_lowering(arguments),
         )
     except SparsityError as error:
         ladder = getattr(error, "ladder", ())
@@ -138,6 +159,27 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _print_result(result)
     return 0
+
+
+def _lowering(arguments: argparse.Namespace) -> Lowering | None:
+    from nm2trt import pipeline
+
+    if arguments.precision is None:
+        given = [name for name in ("calib", "exclude", "keep") if getattr(arguments, name)]
+        if given:
+            raise InputError(f"--{given[0]} says how to reach a precision; give --precision too")
+        return None
+    return pipeline.Lowering(
+        arguments.precision,
+        calib=arguments.calib,
+        method=arguments.method,
+        percentile=arguments.percentile,
+        exclude=tuple(arguments.exclude),
+        batch=arguments.batch,
+        data_root=arguments.data_root,
+        allow_functions=arguments.allow_functions,
+        keep=arguments.keep,
+    )
 
 
 def _print_result(result: BuildResult) -> None:

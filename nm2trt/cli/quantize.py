@@ -6,12 +6,13 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from nm2trt.cli.calibration_arguments import add_calibration
 from nm2trt.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from nm2trt.graph.quantize import QuantizeReport
 
-__all__ = ["add_calibration", "configure", "run"]
+__all__ = ["configure", "run"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +25,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--to", choices=("int8", "fp8"), default="int8", help="number format; fp8 is E4M3FN (default: int8)"
     )
     add_calibration(parser, required=True)
+    parser.add_argument(
+        "--cache", metavar="FILE", help="what calibration found (default: .ranges.npz beside the output)"
+    )
     parser.add_argument(
         "--exclude",
         action="append",
@@ -38,37 +42,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-compare", action="store_true", help="do not compare outputs on the first batch")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-
-
-def add_calibration(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """Add the arguments that say which samples choose the ranges, and how."""
-    parser.add_argument(
-        "--calib",
-        required=required,
-        metavar="SAMPLES",
-        help="samples: INPUTS.npz with an array an input, or a RECIPE.yaml",
-    )
-    parser.add_argument(
-        "--method",
-        choices=("minmax", "percentile", "entropy"),
-        default="minmax",
-        help="how ranges of activations are chosen (default: minmax)",
-    )
-    parser.add_argument(
-        "--percentile",
-        type=float,
-        default=99.99,
-        metavar="P",
-        help="percent of magnitudes inside a range, for --method percentile (default: 99.99)",
-    )
-    parser.add_argument("--batch", type=int, metavar="N", help="samples of a batch (default: few)")
-    parser.add_argument(
-        "--cache", metavar="FILE", help="what calibration found (default: .ranges.npz beside the output)"
-    )
-    parser.add_argument(
-        "--data-root", metavar="DIR", help="folder that the recipe's paths are relative to (default: its own)"
-    )
-    parser.add_argument("--allow-functions", action="store_true", help="run a source of kind function")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -39,11 +39,13 @@ class ModelFacts:
         mask_sha256: Hash of its masks.
         plan: Its sparsity plan, or None.
         missing: Weights of the plan that no node of the model reads.
+        notes: What was done with the model before, one sentence each.
     """
 
     mask_sha256: str = ""
     plan: Plan | None = None
     missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +224,7 @@ def build_engine(
         outputs=network.outputs,
         ladder=ladder,
         forecast=forecast(ladder),
-        notes=(*notes, *_warnings(weights, options), *lost_weights(ladder, evidence)),
+        notes=(*facts.notes, *notes, *_warnings(weights, options), *lost_weights(ladder, evidence)),
         engine_sha256="",
         engine_bytes=0,
         parse_ms=parse_ms,

@@ -14,7 +14,17 @@ from nm2trt.graph.tensors import DTYPE_NAMES
 from nm2trt.nm import lineage
 from nm2trt.nm.plan import METADATA_KEY, Plan
 
-__all__ = ["OnnxInfo", "OnnxTensor", "describe_model"]
+__all__ = ["OnnxInfo", "OnnxTensor", "describe_model", "stores_fp8"]
+
+
+def stores_fp8(source: str | os.PathLike[str]) -> bool:
+    """Tell whether a model stores numbers of an eight-bit float type, as zero points of FP8 pairs are.
+
+    Raises:
+        ModelError: The file is no sound ONNX model.
+    """
+    graph = load(source, leave_weights=True).proto.graph
+    return any(DTYPE_NAMES.get(tensor.data_type, "").startswith("float8") for tensor in graph.initializer)
 
 
 @dataclass(frozen=True, slots=True)

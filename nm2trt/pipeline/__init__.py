@@ -20,6 +20,7 @@ from nm2trt.pipeline.deployments import (
 )
 from nm2trt.pipeline.engines import build, build_options, doctor, engine_suffix
 from nm2trt.pipeline.inference import infer
+from nm2trt.pipeline.lowering import Lowering
 from nm2trt.pipeline.models import data_files, fuse, info, prune, verify
 from nm2trt.pipeline.precisions import cast, quantize
 from nm2trt.pipeline.proofs import explain, gain, prove
@@ -36,6 +37,7 @@ from nm2trt.pipeline.training import (
 
 __all__ = [
     "DeployOptions",
+    "Lowering",
     "ProbeOptions",
     "ReportResult",
     "ServerOptions",

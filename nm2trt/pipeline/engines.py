@@ -19,6 +19,7 @@ from nm2trt.backends.options import (
     parse_targets,
 )
 from nm2trt.errors import InputError
+from nm2trt.pipeline.lowering import Lowering, Precision, lowered, refuse_fp8
 
 if TYPE_CHECKING:
     from nm2trt.engine.build import BuildResult
@@ -82,6 +83,7 @@ def build(
     backend: str | None = None,
     dry_run: bool = False,
     require_sparse: str | float | None = None,
+    precision: Lowering | Precision | None = None,
 ) -> BuildResult:
     """Verify an ONNX model and build an engine from it, written whole or not at all, with its manifest.
 
@@ -94,6 +96,8 @@ def build(
         dry_run: Stop before the builder starts, and write nothing.
         require_sparse: Least share of the eligible multiply-accumulates that sparse kernels must run: "80%",
             or 0.8.
+        precision: What the engine should compute in: "fp16", "bf16", "int8" or "fp8", or a `Lowering` that
+            says how to reach it; None takes the types that the file has.
 
     Raises:
         SparsityError: Sparse kernels are asked for, and no weight holds 2:4 or one breaks its plan; or fewer
@@ -110,6 +114,7 @@ def build(
     from nm2trt.graph.verify import verify_model
 
     model, options = Path(model), options or BuildOptions()
+    lowering = Lowering(precision) if isinstance(precision, str) else precision
     required = None if require_sparse is None else _share(require_sparse)
     builder = choose_backend(backend)
     # Before the work of verifying: a wrong path or target should be told at once.
@@ -117,6 +122,7 @@ def build(
     opened = load(model, leave_weights=True)
     refuse_data_file(opened, out)
     refuse_opset(opset(opened.proto), builder, model)
+    refuse_fp8(model, options.targets, None if lowering is None else lowering.precision)
     with contextlib.ExitStack() as stack:
         source = model
         if options.sparsity == "force":
@@ -124,13 +130,17 @@ def build(
 
             source = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nm2trt-"))) / model.name
             prune_model(model, source, pattern="2:4")
+        notes: tuple[str, ...] = ()
+        if lowering is not None:
+            low = stack.enter_context(lowered(source, out, lowering))
+            source, notes = low.path, low.notes
         report = verify_model(source)
         return build_engine(
             model,
             out,
             options,
             weights=report.weights,
-            facts=ModelFacts(report.mask_sha256, report.plan, report.missing),
+            facts=ModelFacts(report.mask_sha256, report.plan, report.missing, notes),
             backend=builder,
             source=source,
             dry_run=dry_run,
