@@ -84,7 +84,7 @@ def gain(job: Job) -> Outcome:
 def bench(job: Job) -> Outcome:
     """Run `nm2trt bench`."""
     options: options_of.BenchOptions = job.options
-    artefacts = [job.sources[key] for key in ("from", "against") if key in job.sources]
+    artefacts = [job.sources[key] for key in ("against", "from") if key in job.sources]
     done = pipeline.bench(
         artefacts,
         data=job.files.get("data"),
