@@ -83,8 +83,8 @@ def _validate(result: Fields) -> str:
         difference, low, high = (paired.maybe(key) for key in ("difference", "low", "high"))
         if difference is None or low is None or high is None:
             continue
-        text = f"{metric.text('name', '')} {100 * difference:+.2f} points, {100 * low:+.2f} to "
-        return (text + f"{100 * high:+.2f}, n = {paired.count('n')}").replace("-", "−", 3)
+        text = f"{100 * difference:+.2f} points, {100 * low:+.2f} to {100 * high:+.2f}".replace("-", "−")
+        return f"{metric.text('name', '')} {text}, n = {paired.count('n')}"
     return f"{result.count('n')} samples"
 
 

@@ -58,7 +58,7 @@ def embeddings_of(path: Path, inputs: Tokens, batch: int = 64) -> npt.NDArray[np
     with pipeline.open_session(path) as session:
         for start in track(range(0, count, batch), path.stem, -(-count // batch)):
             feeds = {name: array[start : start + batch] for name, array in inputs.items()}
-            found.append(session.run(feeds)["embedding"])
+            found.append(session.run(feeds)["sentence"])
     return np.concatenate(found).astype(np.float32)
 
 
@@ -125,8 +125,8 @@ def main() -> None:
 
     example = {name: torch.from_numpy(array[:2]) for name, array in inputs.items()}
     model = embedder(wheel)
-    nm2trt.export(model, example, out / "dense.onnx", output_names=["embedding"])  # nm2trt
-    nm2trt.export(sparse(model), example, out / "sparse.onnx", output_names=["embedding"])  # nm2trt
+    nm2trt.export(model, example, out / "dense.onnx", output_names=["sentence"])  # nm2trt
+    nm2trt.export(sparse(model), example, out / "sparse.onnx", output_names=["sentence"])  # nm2trt
 
     recipe = out / "recipe.yaml"
     recipe.write_text((HERE / "recipe.yaml").read_text())
