@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from nm2trt.cli.output import print_json, printable
 
 if TYPE_CHECKING:
-    from nm2trt.engine.explain import Explanation, Reason
+    from nm2trt.engine.reasons import Explanation, Reason
 
 __all__ = ["configure", "run"]
 

@@ -74,13 +74,12 @@ def _print(report: TwinReport) -> None:
     rows = []
     for variant in report.variants:
         latency = variant.latency
-        times = (
-            ("not measured",) * 2 if latency is None else (f"{latency.p50_ms:.3f}", f"{latency.p99_ms:.3f}")
-        )
-        rows.append(
-            (variant.name, f"{variant.engine_bytes / 1e6:.1f} MB", f"{variant.build_ms / 1e3:.1f} s", *times)
-        )
-    print_table(("engine", "size", "build", "p50 ms", "p99 ms"), rows)
+        times: tuple[str, ...] = ("not measured",) * 3
+        if latency is not None:
+            times = (f"{latency.p50_ms:.3f}", f"{latency.p99_ms:.3f}", f"{latency.spread:.1%}")
+        size, build = f"{variant.engine_bytes / 1e6:.1f} MB", f"{variant.build_ms / 1e3:.1f} s"
+        rows.append((variant.name, size, build, *times))
+    print_table(("engine", "size", "build", "p50 ms", "p99 ms", "spread"), rows)
     for pair in report.comparisons:
         sure = "" if pair.certain else "; the blocks disagree on which is faster"
         print(

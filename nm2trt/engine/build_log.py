@@ -43,10 +43,6 @@ _LISTS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
 _AUTOTUNING = re.compile(r"Autotuning op (?P<name>.*?)\(key: 0x[0-9a-fA-F]+\):?(?P<metadata>.*)")
 # tactic_id, cost(in ms), cost/fastest_cost, prediction_correlation, kernel_name, tactic_hash, ...
 _TACTIC = re.compile(r"^\s*\d+,\s*(?P<ms>[\d.eE+-]+),\s*[\d.eE+-]+,\s*[\w.+-]+,\s*(?P<kernel>[^,\s]+),\s*0x")
-_LAYER = re.compile(
-    r"Name: (?P<name>.*?), LayerType: (?P<kind>[^,]*),.*?(?:HasSparseWeights: (?P<sparse>\d+),.*?)?"
-    r"(?:TacticName: (?P<tactic>[^,]*),.*?)?(?:Metadata: (?P<metadata>.*))?$"
-)
 # What trtexec, Polygraphy and our own loggers put in front of a message.
 _PREFIX = re.compile(
     r"^(?:\[\d\d/\d\d/\d{4}-[\d:]+\]\s*|\[[IVWEFX]\]\s*|\[(?:TRT|TensorRT)\]\s*"
@@ -117,7 +113,7 @@ class _Reading:
             self._list(message)
             return
         lines = message.split("\n")
-        tuning = _AUTOTUNING.search(lines[0])
+        tuning = _AUTOTUNING.search(lines[0]) if "(key: 0x" in lines[0] else None
         if tuning:
             self.autotuned.append(
                 Autotuned(tuning["name"], onnx_nodes(tuning["name"], tuning["metadata"]), None, None)
@@ -126,9 +122,9 @@ class _Reading:
             tactic = _TACTIC.search(line) if self.autotuned else None
             if tactic:
                 self._tactic(tactic["kernel"], float(tactic["ms"]))
-            layer = _LAYER.search(line)
-            if layer:
-                self.layers.append(_record(layer))
+            layer = _record(line)
+            if layer is not None:
+                self.layers.append(layer)
 
     def _list(self, message: str) -> None:
         for kind, pattern in _LISTS:
@@ -183,14 +179,26 @@ def _faster(one: Autotuned, other: Autotuned) -> Autotuned:
     )
 
 
-def _record(found: re.Match[str]) -> LayerRecord:
+def _record(line: str) -> LayerRecord | None:
+    """Read one line of the `Layers:` block; by searching, because a fused layer's line may be very long."""
+    start, kind = line.find("Name: "), line.find(", LayerType: ")
+    if not 0 <= start < kind:
+        return None
+    name = line[start + len("Name: ") : kind]
+    sparse = _field(line, "HasSparseWeights")
+    metadata = line.rpartition(", Metadata: ")[2] if ", Metadata: " in line else ""
     return LayerRecord(
-        found["name"],
-        found["kind"],
-        onnx_nodes(found["name"], found["metadata"] or ""),
-        found["tactic"] or "",
-        None if found["sparse"] is None else found["sparse"] != "0",
+        name,
+        _field(line, "LayerType"),
+        onnx_nodes(name, metadata),
+        _field(line, "TacticName"),
+        None if sparse == "" else sparse != "0",
     )
+
+
+def _field(line: str, key: str) -> str:
+    _, found, rest = line.partition(f", {key}: ")
+    return rest.split(",", 1)[0].strip() if found else ""
 
 
 def _messages(lines: Iterable[str]) -> Iterator[str]:

@@ -59,7 +59,7 @@ def _from_csv(text: str) -> Iterable[KernelUse]:
             "the trace is no CSV report of nsys stats and no JSON trace; give the CSV of cuda_gpu_kern_sum, "
             "cuda_gpu_trace or nvtx_kern_sum"
         )
-    for row in csv.DictReader(io.StringIO("\n".join(lines[start:]))):
+    for row in _rows(lines[start:]):
         name = _first(row, _NAMES)
         total = _number(_first(row, _TIMES))
         if not name or total is None or name.startswith(("[CUDA mem", "[CUDA Unified")):
@@ -67,6 +67,15 @@ def _from_csv(text: str) -> Iterable[KernelUse]:
         launches = _number(_first(row, _LAUNCHES))
         layer = _first(row, _RANGES)
         yield KernelUse(name, int(launches or 1), total / 1e3, onnx_nodes(layer.lstrip(":")) if layer else ())
+
+
+def _rows(lines: list[str]) -> Iterable[Mapping[str, Any]]:
+    try:
+        yield from csv.DictReader(io.StringIO("\n".join(lines)))
+    except csv.Error as error:
+        raise InputError(
+            f"the trace's table cannot be read ({error}); write it again with nsys stats"
+        ) from error
 
 
 def _from_json(text: str) -> Iterable[KernelUse]:
@@ -84,7 +93,12 @@ def _from_json(text: str) -> Iterable[KernelUse]:
 
 
 def _is_header(line: str) -> bool:
-    cells = next(csv.reader([line]), [])
+    if not any(name in line for name in _TIMES):
+        return False
+    try:
+        cells = next(csv.reader([line]), [])
+    except csv.Error:
+        return False
     return any(name in cells for name in _NAMES) and any(name in cells for name in _TIMES)
 
 

@@ -20,7 +20,9 @@ from collections.abc import Iterable
 
 __all__ = ["is_region", "onnx_nodes", "split_list"]
 
-_METADATA = re.compile(r"\[ONNX Layer: (.*?)\](?=$|[\x1e\x1f\s\[])")
+_METADATA = "[ONNX Layer: "
+# No builder nests point-wise kernels deeper; a text that does is no log.
+_DEEPEST = 64
 _REGION = re.compile(r"\{ForeignNode\[(.*)\.\.\.(.*)\]\}", re.DOTALL)
 _MYELIN_SUFFIX = re.compile(r"_myl\d+_\d+$")
 _NO_NODES = re.compile(
@@ -30,7 +32,9 @@ _NO_NODES = re.compile(
 
 def onnx_nodes(name: str, metadata: str = "") -> tuple[str, ...]:
     """Return the ONNX nodes that a layer runs, as far as its metadata, else its name, tells."""
-    named = _METADATA.findall(metadata)
+    # Each entry ends at its last bracket: names may have brackets of their own.
+    parts = metadata.split(_METADATA)[1:]
+    named = [part[: part.rfind("]")] for part in parts if "]" in part]
     if named:
         return tuple(dict.fromkeys(named))
     return tuple(dict.fromkeys(_from_name(name.strip())))
@@ -38,7 +42,7 @@ def onnx_nodes(name: str, metadata: str = "") -> tuple[str, ...]:
 
 def is_region(name: str) -> bool:
     """Tell whether a name stands for a region of nodes, of which it names the first and last alone."""
-    return _REGION.search(name) is not None
+    return name.startswith("{ForeignNode[") and name.endswith("]}")
 
 
 def split_list(text: str) -> tuple[str, ...]:
@@ -57,14 +61,14 @@ def split_list(text: str) -> tuple[str, ...]:
 
 
 def _from_name(name: str) -> Iterable[str]:
-    region = _REGION.fullmatch(name)
+    region = _REGION.fullmatch(name) if is_region(name) else None
     if region:
         return [part for part in region.groups() if part]
     for separator in (" || ", " + "):
         if separator in name:
             return [node for part in name.split(separator) for node in _from_name(part.strip())]
-    inside = re.fullmatch(r"PWN\((.*)\)", name)
-    if inside:
+    inside = re.fullmatch(r"PWN\((.*)\)", name, re.DOTALL)
+    if inside and name.count("PWN(") <= _DEEPEST:
         return [node for part in split_list(inside[1]) for node in _from_name(part)]
     if not name or _NO_NODES.match(name):
         return []

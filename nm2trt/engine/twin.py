@@ -29,7 +29,7 @@ from nm2trt.backends.protocol import Backend, Session, TensorSpec, numpy_dtype
 from nm2trt.engine.build import BuildResult
 from nm2trt.engine.forecast import Forecast
 from nm2trt.engine.proof import LadderRow, sparse_share
-from nm2trt.errors import BackendError, BackendMissingError
+from nm2trt.errors import BackendError
 from nm2trt.measure import Latency, interleaved
 
 __all__ = ["BLOCKS", "Comparison", "LayerDelta", "TwinReport", "Variant", "compare_twins", "random_feeds"]
@@ -217,7 +217,7 @@ def compare_twins(
             sessions = {
                 name: stack.enter_context(backend.open(result.engine)) for name, result in builds.items()
             }
-        except (BackendMissingError, NotImplementedError) as error:
+        except BackendError as error:
             return replace(report, why_not=str(error))
         return _timed(report, sessions, feeds, state, runs=runs, warmup=warmup)
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from nm2trt.backends.options import BuildOptions
     from nm2trt.engine.build import BuildResult
     from nm2trt.engine.evidence import Evidence
-    from nm2trt.engine.explain import Explanation
     from nm2trt.engine.gain import GainReport
+    from nm2trt.engine.reasons import Explanation
     from nm2trt.engine.twin import TwinReport
     from nm2trt.manifest import Manifest
     from nm2trt.nm.verdict import WeightVerdict
@@ -136,11 +136,17 @@ def _twins(
     from dataclasses import replace
 
     from nm2trt.backends.choice import load_backend
+    from nm2trt.backends.cuda import probe_gpus
     from nm2trt.backends.options import BuildOptions
     from nm2trt.pipeline.engines import build
 
-    options = options or BuildOptions()
-    suffix = load_backend(backend).suffix
+    options, builder = options or BuildOptions(), load_backend(backend)
+    suffix = builder.suffix
+    gpus = probe_gpus()[0]
+    if gpus and not options.targets and backend == "trt-rtx":
+        # What is built is to run here; a GPU that the library cannot build for is told when it is loaded.
+        with contextlib.suppress(InputError):
+            options = replace(options, targets=builder.choose_targets((gpus[0].target,)))
     on, off = replace(options, sparsity="enable"), replace(options, sparsity="disable")
     found = {
         "sparse-on": build(model, folder / f"{model.stem}.sparse-on{suffix}", on, backend=backend),
@@ -185,8 +191,8 @@ def explain(
         InputError: A file is wrong, or an engine has no manifest.
     """
     from nm2trt.backends.choice import identify
-    from nm2trt.engine.explain import explain as explain_ladder
     from nm2trt.engine.proof import LadderRow, climb, with_evidence
+    from nm2trt.engine.reasons import explain as explain_ladder
 
     path = Path(path)
     kind = identify(path)

@@ -4,7 +4,6 @@ import json
 
 import pytest
 from nets import conv_net
-from torch import nn
 
 import nm2trt
 from nm2trt.cli import main
@@ -102,6 +101,11 @@ def test_bad_input(net, table, capsys, words, message):
     assert message in capsys.readouterr().err
 
 
+def two_layers():
+    nn = pytest.importorskip("torch.nn")
+    return nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32))
+
+
 def test_layers_that_would_not_pay_stay_dense(tmp_path):
     path = tmp_path / "gain.json"
     layers = [
@@ -109,7 +113,7 @@ def test_layers_that_would_not_pay_stay_dense(tmp_path):
         {"weight": "1.weight", "sentence": "1.5x"},
     ]
     path.write_text(json.dumps({"schema": 1, "exclude": ["0.weight"], "layers": layers}))
-    model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32))
+    model = two_layers()
     plan = nm2trt.sparsify(model, method="magnitude", gain=path).plan
     assert [entry.pattern is None for entry in plan] == [True, False]
     assert plan.get("0.weight").reason == "2:4 would not pay: 0.50x in float16"
@@ -122,7 +126,7 @@ def test_a_layer_named_in_full_is_sparse_all_the_same(tmp_path):
             {"schema": 1, "exclude": ["0.weight"], "layers": [{"weight": "0.weight", "sentence": "no"}]}
         )
     )
-    model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32))
+    model = two_layers()
     assert len(nm2trt.sparsify(model, method="magnitude", gain=path, include=["0", "1"]).plan.sparse) == 2
 
 
@@ -134,4 +138,4 @@ def test_a_report_of_another_model(tmp_path):
     with pytest.raises(
         SparsifyError, match=r"gain: none of its 1 weights, first 'other', is one of the model's"
     ):
-        nm2trt.sparsify(nn.Sequential(nn.Linear(32, 32)), method="magnitude", gain=path)
+        nm2trt.sparsify(two_layers(), method="magnitude", gain=path)

@@ -83,6 +83,17 @@ def test_without_a_gpu_all_but_the_times_is_told(net):
     assert [path.name for path in net.parent.iterdir()] == ["net.onnx"]
 
 
+@pytest.mark.gpu
+def test_a_gpu_times_all_three(net):
+    target = probe_gpus()[0][0].target
+    if target not in trt_rtx.load().targets:
+        pytest.skip(f"TensorRT for RTX cannot build for {target}")
+    report = nm2trt.prove(net, backend="trt-rtx", runs=50)
+    assert report.measured, report.why_not
+    assert all(variant.latency.p50_ms > 0 for variant in report.variants)
+    assert report.clocks_after
+
+
 def test_the_engines_may_be_kept(net, tmp_path):
     (tmp_path / "kept").mkdir()
     report = nm2trt.prove(net, output=tmp_path / "kept", backend="trt-rtx")

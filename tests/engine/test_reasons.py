@@ -6,8 +6,8 @@ import pytest
 from test_proof import DENSE, HOLDS, SPARSE, layer, verdict
 
 from nm2trt.engine.evidence import Autotuned, Evidence, SparsityList
-from nm2trt.engine.explain import explain
 from nm2trt.engine.proof import climb
+from nm2trt.engine.reasons import explain
 
 LARGE = {"shape": (512, 512, 3, 3)}
 
