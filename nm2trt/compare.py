@@ -105,7 +105,10 @@ class DifferenceSum:
             self._divergence += float(divergence.sum())
 
     def _add_piece(self, a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> None:
-        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        with np.errstate(invalid="ignore", over="ignore"):
+            gap = a - b
+            squares = (float(gap @ gap), float(a @ a), float(b @ b))
+        if not np.isfinite(squares).all():
             finite = np.isfinite(a) & np.isfinite(b)
             same = (a == b) | (np.isnan(a) & np.isnan(b))
             if not np.all(finite | same):
@@ -113,14 +116,16 @@ class DifferenceSum:
                     f"output {self._name!r} has NaN or infinity where the reference has not, or the reverse"
                 )
             a, b = a[finite], b[finite]
-        gap = a - b
-        self._squares += (gap @ gap, a @ a, b @ b)
+            gap = a - b
+            squares = (float(gap @ gap), float(a @ a), float(b @ b))
+        self._squares += squares
         self._product += float(a @ b)
         np.abs(gap, out=gap)
         self._count += gap.size
         self._sum_abs += float(gap.sum())
         self._max_abs = max(self._max_abs, float(gap.max(initial=0.0)))
-        self._scale = max(self._scale, float(np.abs(b).max(initial=0.0)))
+        if b.size:
+            self._scale = max(self._scale, float(b.max()), -float(b.min()))
 
     def result(self) -> OutputDifference:
         """Return the difference of all that was added."""
@@ -193,21 +198,26 @@ def _ratio(value: float, scale: float) -> float:
 
 
 def _divergences(candidate: npt.NDArray[Any], reference: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return sum p log(p / q) of each row of the last axis, p the reference and q the candidate."""
+    """Return sum p log(p / q) of each row of the last axis, p the reference and q the candidate.
+
+    A logit of minus infinity has no part in its row; a row that holds NaN is left out.
+    """
     p, q = _log_probabilities(reference), _log_probabilities(candidate)
     with np.errstate(invalid="ignore"):
-        terms = np.exp(p) * (p - q)
-    terms[np.isneginf(p)] = 0.0
-    total: npt.NDArray[np.float64] = terms.sum(-1)
+        total: npt.NDArray[np.float64] = (np.exp(p) * (p - q)).sum(-1)
+        if not np.isfinite(total).all():
+            total = np.where(np.isneginf(p), 0.0, np.exp(p) * (p - q)).sum(-1)
+            total = total[np.isfinite(total)]
     return total
 
 
 def _log_probabilities(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     values = values.astype(np.float64)
-    if (values >= 0).all() and np.allclose(values.sum(-1), 1.0, atol=1e-2):
+    if values.min() >= 0 and np.allclose(values.sum(-1), 1.0, atol=1e-2):
         # What a half-precision softmax rounds to zero is not impossible.
         logs: npt.NDArray[np.float64] = np.log(np.maximum(values, _LEAST_PROBABILITY))
         return logs
-    shifted = values - values.max(-1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        shifted = values - values.max(-1, keepdims=True)
     logs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     return logs  # noqa: RET504 - the annotation is what mypy needs

@@ -92,3 +92,10 @@ def test_what_is_not_finite_must_be_so_in_both(a):
 def test_shapes_must_be_equal():
     with pytest.raises(DifferenceError, match=r"'y' has shape \(2, 3\), the reference \(3, 2\)"):
         difference("y", np.ones((2, 3)), np.ones((3, 2)))
+
+
+def test_divergence_passes_over_masked_logits_and_rows_of_nan():
+    b = np.array([[1.0, 2.0, -INF], [NAN, 1.0, 2.0]])
+    a = np.array([[1.5, 2.0, -INF], [NAN, 1.0, 2.0]])
+    p, q = softmax(b[:1, :2]), softmax(a[:1, :2])
+    assert added(a, b, 2, distribution=True).kl == pytest.approx((p * np.log(p / q)).sum())

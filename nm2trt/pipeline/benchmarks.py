@@ -77,7 +77,7 @@ def bench(
     An error in the midst of the runs carries the times before it, as `error.partial`.
     """
     from nm2trt.validation.bench_files import compare_with, read_trtexec, with_recorded
-    from nm2trt.validation.data import open_samples
+    from nm2trt.validation.sample_files import open_samples
 
     if not artefacts:
         raise InputError("there is nothing to time; name one artefact or more")

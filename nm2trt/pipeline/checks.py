@@ -74,10 +74,10 @@ def validate(
     An error in the midst of the samples carries the report of those before it, as `error.partial`.
     """
     from nm2trt.validation.comparison import compare_sessions, default_metrics
-    from nm2trt.validation.data import open_samples
     from nm2trt.validation.gate import hold_to, parse_drop
     from nm2trt.validation.metrics import metric_options as read_options
     from nm2trt.validation.report import ValidationReport
+    from nm2trt.validation.sample_files import open_samples
 
     if runs < 0 or warmup < 0:
         raise InputError(f"{runs} runs after {warmup} cannot be timed; give 0 or more")

@@ -16,7 +16,7 @@ from nm2trt.measure import Latency, WarmUp, rounds, warm_up
 from nm2trt.progress import bar
 from nm2trt.validation.machine_state import machine_conditions, machine_state
 
-__all__ = ["Benchmark", "Ratio", "Timing", "bench_sessions", "ratio_of"]
+__all__ = ["Benchmark", "Ratio", "Timing", "bench_sessions", "prepared", "ratio_of"]
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 MakeFeeds = Callable[[Session, int], Arrays]
@@ -203,6 +203,12 @@ def bench_sessions(
     return result()
 
 
+def prepared(session: Session, feeds: Arrays) -> Callable[[], object]:
+    """Return what runs a session on the same feeds again and again, checked once where it can be."""
+    prepare: Callable[[Arrays], Callable[[], object]] | None = getattr(session, "prepare", None)
+    return partial(session.run, feeds) if prepare is None else prepare(feeds)
+
+
 def ratio_of(
     name: str, base: str, batch: int | None, times: Sequence[float], others: Sequence[float]
 ) -> Ratio:
@@ -268,7 +274,7 @@ def _calls(
             continue
         made = feeds(session, int(fixed[0]) if fixed else batch)
         size = len(next(iter(made.values()))) if made else batch
-        calls[name] = (size, partial(session.run, made))
+        calls[name] = (size, prepared(session, made))
     return calls
 
 

@@ -17,8 +17,9 @@ from numpy.lib import format as npy
 from nm2trt.backends.protocol import Session, check_feeds
 from nm2trt.errors import DataError
 from nm2trt.files import atomic_path, check_input
-from nm2trt.validation.data import ArraySamples, is_truth, open_samples
+from nm2trt.validation.data import ArraySamples, is_truth
 from nm2trt.validation.feeding import Feeder, common_batch
+from nm2trt.validation.sample_files import open_samples
 
 __all__ = ["InferResult", "TensorSummary", "read_arrays", "run_once", "save_arrays", "summarise"]
 

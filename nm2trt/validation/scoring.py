@@ -200,7 +200,8 @@ def require_finite(scores: Array, output: str, side: str) -> None:
     Raises:
         DifferenceError: It is.
     """
-    if not is_floating(scores.dtype):
+    # The smallest is NaN where any value is, and is found several times faster than each is looked at.
+    if not is_floating(scores.dtype) or not scores.size or not np.isnan(scores.min()):
         return
     bad = int(np.isnan(scores).reshape(len(scores), -1).any(axis=1).sum())
     if bad:

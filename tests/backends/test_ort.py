@@ -1,14 +1,16 @@
 """ONNX Runtime as a backend: what it builds opens again and computes the same."""
 
 import numpy as np
+import onnx
 import pytest
 from nets import conv_net
 
 from nm2trt.backends import ort
 from nm2trt.backends.choice import identify
 from nm2trt.backends.options import BuildOptions
+from nm2trt.backends.ort import open_onnx
 from nm2trt.backends.protocol import Backend, Session
-from nm2trt.errors import InputError, ModelError
+from nm2trt.errors import BackendError, DataError, InputError, ModelError
 
 pytest.importorskip("onnxruntime")
 
@@ -63,3 +65,22 @@ def test_a_truncated_file_is_refused(backend, net, tmp_path):
 def test_a_target_is_refused(backend):
     with pytest.raises(InputError, match="runs on the CPU; leave --target sm80 out"):
         backend.choose_targets(("sm80",))
+
+
+def test_prepared_feeds_are_checked_once_and_run_again_and_again(tmp_path):
+    path = tmp_path / "m.onnx"
+    graph = onnx.parser.parse_graph(
+        "g (float[n, 2] x, int64[k] at) => (float[m, 2] y) { y = Gather<axis=0>(x, at) }"
+    )
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8), path
+    )
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    with open_onnx(path, threads=1) as session:
+        call = session.prepare({"x": x, "at": np.array([2])})
+        for _ in range(2):
+            np.testing.assert_array_equal(call()[0], x[2:])
+        with pytest.raises(DataError, match="takes float32, the data has float64"):
+            session.prepare({"x": x.astype(np.float64), "at": np.array([2])})
+        with pytest.raises(BackendError, match="ONNX Runtime failed"):
+            session.prepare({"x": x, "at": np.array([7])})()

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from nm2trt.errors import DataError, InputError
-from nm2trt.validation.data import ArraySamples, NpzSamples, RecipeSamples, open_samples
+from nm2trt.validation.data import ArraySamples
+from nm2trt.validation.npz import NpzSamples
+from nm2trt.validation.sample_files import RecipeSamples, open_samples
 
 X = np.zeros((3, 2), np.float32)
 LABELS = np.zeros(3, np.int64)
