@@ -5,28 +5,8 @@ written first, describing the new engine and, under `previous`, the one that it 
 is renamed into place; then the manifest is written again without `previous`. A reader hashes the engine
 and takes the record with that hash, so the pair is valid at every instant and after every crash.
 
-Schema 1, a JSON object:
-
-| key                   | meaning                                                                |
-|-----------------------|------------------------------------------------------------------------|
-| `schema`              | 1; a reader refuses a higher one                                       |
-| `kind`                | what the engine is and where it runs, in a sentence                    |
-| `engine_sha256`       | hash of the engine's bytes                                             |
-| `engine_bytes`        | its size                                                               |
-| `model`               | file name of the ONNX model                                            |
-| `model_sha256`        | hash of the ONNX file's bytes                                          |
-| `mask_sha256`         | hash of the masks (`nm2trt.nm.lineage`)                                |
-| `plan`                | the sparsity plan of the model (`nm2trt.nm.plan`), or null             |
-| `backend`             | name of the builder, e.g. "trt-rtx"                                    |
-| `versions`            | version by product: "nm2trt" and the builder                           |
-| `options`             | what was asked of the builder, complete: profiles and targets included |
-| `targets`             | compute capabilities that the engine is for                            |
-| `inputs`, `outputs`   | name, dtype and shape of each                                          |
-| `ladder`              | one row a weight (`nm2trt.engine.proof`)                               |
-| `notes`               | what the user was told                                                 |
-| `created`             | UTC time, ISO 8601                                                     |
-| `previous`            | only during replacement: the record of the engine being replaced; for  |
-|                       | one that had none, its hash and `built_elsewhere: true`                |
+The keys are those of `Manifest`, explained in docs/manifest.md, with `schema` in front; a record under
+`previous` of an engine that had none holds its hash and `built_elsewhere: true`.
 """
 
 from __future__ import annotations
@@ -36,7 +16,7 @@ import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,7 +32,27 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What is recorded of one engine; the module's table says what each field means."""
+    """What is recorded of one engine; docs/manifest.md is the schema.
+
+    Args:
+        kind: What the engine is and where it runs, in a sentence.
+        engine_sha256: Hash of its bytes.
+        engine_bytes: Its size.
+        model: File name of the ONNX model.
+        model_sha256: Hash of that file.
+        mask_sha256: Hash of the masks (`nm2trt.nm.lineage`).
+        plan: The model's sparsity plan (`nm2trt.nm.plan`), or None.
+        backend: Name of the builder.
+        versions: Version by product: "nm2trt" and the builder.
+        options: `BuildOptions`, complete: profiles and targets included.
+        targets: Compute capabilities that it is for.
+        inputs: Name, dtype and shape of each input; a free dimension is its name, or None.
+        outputs: The same of each output.
+        ladder: One row a weight (`nm2trt.engine.proof`).
+        notes: What the user was told.
+        created: UTC time, ISO 8601.
+        device: The GPU that it was built on; "" for a build ahead of time.
+    """
 
     kind: str
     engine_sha256: str
@@ -70,6 +70,7 @@ class Manifest:
     ladder: tuple[Json, ...]
     notes: tuple[str, ...]
     created: str
+    device: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values, the schema's number first."""
@@ -93,7 +94,12 @@ class Manifest:
         try:
             if data["schema"] != SCHEMA:
                 raise ValueError
-            values = {field.name: data[field.name] for field in fields(cls)}
+            # What has a default came later, and may be absent.
+            values = {
+                field.name: data[field.name]
+                for field in fields(cls)
+                if field.default is MISSING or field.name in data
+            }
             for name in ("targets", "inputs", "outputs", "ladder", "notes"):
                 if not isinstance(values[name], list):
                     raise TypeError
@@ -106,8 +112,9 @@ class Manifest:
                 "mask_sha256",
                 "backend",
                 "created",
+                "device",
             ):
-                if not isinstance(values[name], str):
+                if not isinstance(values.get(name, ""), str):
                     raise TypeError
             for name in ("versions", "options"):
                 if not isinstance(values[name], dict):
@@ -169,9 +176,19 @@ def read_manifest(engine: str | os.PathLike[str]) -> Fit:
                 return Fit("fits", f"{path.name} describes this very engine", digest, manifest)
     if not records:
         return Fit("missing", f"{path.name} is not there; build the engine again to have one", digest, None)
-    return Fit(
-        "other", f"{path.name} describes another engine than {engine.name}; build it again", digest, None
-    )
+    return Fit("other", _other(engine, path, records), digest, None)
+
+
+def _other(engine: Path, path: Path, records: list[dict[str, Any]]) -> str:
+    """Say how an engine differs from the one that its manifest describes."""
+    size, recorded = engine.stat().st_size, records[0].get("engine_bytes")
+    if isinstance(recorded, int) and size < recorded:
+        why = (
+            f"{engine.name} has {size} bytes where {path.name} says {recorded}: it is cut short, or another's"
+        )
+    else:
+        why = f"{path.name} describes another engine than {engine.name}"
+    return f"{why}; build it again"
 
 
 def write_pair(engine: str | os.PathLike[str], data: bytes | memoryview, manifest: Manifest) -> Manifest:

@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -236,6 +238,24 @@ def test_two_writers_at_once_leave_one_whole_pair(engine):
         assert fit.status == "fits"
     assert [writer.returncode for writer in writers] == [0, 0]
     assert files(engine.parent) == ["model.rtx", "model.rtx.json"]
+
+
+def test_a_field_that_came_later_may_be_absent(engine):
+    write_pair(engine, NEW, manifest_of(NEW, device="a GPU"))
+    record = json.loads(manifest_path(engine).read_text())
+    del record["device"]
+    manifest_path(engine).write_text(json.dumps(record))
+    assert read_manifest(engine).manifest == manifest_of(NEW)
+
+
+def test_the_schema_is_documented():
+    text = (Path(__file__).parents[1] / "docs" / "manifest.md").read_text()
+    documented = set(
+        re.findall(
+            r"`(\w+)`", " ".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+        )
+    )
+    assert documented == {"schema", "previous"} | {field.name for field in dataclasses.fields(Manifest)}
 
 
 def test_to_json_has_every_field():

@@ -114,6 +114,7 @@ class OrtBackend:
     name = "ort"
     kind = KIND
     suffix = ".ort"
+    device = ""
     max_opset = None
     has_profiles = False
 

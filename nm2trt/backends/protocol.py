@@ -118,6 +118,10 @@ class Backend(Protocol):
         """Version of the library."""
 
     @property
+    def device(self) -> str:
+        """Name of the GPU that it builds on; "" where it builds without."""
+
+    @property
     def max_opset(self) -> int | None:
         """Highest ONNX opset that it reads; None leaves that to its parser."""
 

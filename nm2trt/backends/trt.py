@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nm2trt.backends import _trt_session, _trt_shared
 from nm2trt.backends._trt_versions import VersionRow, row_of
-from nm2trt.backends.cuda import require_gpu
+from nm2trt.backends.cuda import probe_gpus, require_gpu
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, Network
 from nm2trt.errors import BackendMissingError, InputError
@@ -58,6 +58,12 @@ class TrtBackend:
         self.version = str(module.__version__)
         product = f"TensorRT {self.version}"
         self._library = _trt_shared.Library(module, product, row_of(self.name, self.version), _set_tactics)
+
+    @property
+    def device(self) -> str:
+        """See `Backend.device`."""
+        gpus, _ = probe_gpus()
+        return gpus[0].name if gpus else ""
 
     @property
     def row(self) -> VersionRow:

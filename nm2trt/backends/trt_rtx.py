@@ -47,6 +47,7 @@ class RtxBackend:
     name = "trt-rtx"
     kind = KIND
     suffix = ".rtx"
+    device = ""
     has_profiles = True
 
     def __init__(self, module: Any) -> None:

@@ -58,21 +58,22 @@ def _print_model(model: OnnxInfo) -> None:
 
 
 def _print_engine(engine: EngineInfo) -> None:
-    header = engine.header
     print(f"{engine.path}: {engine.kind}")
-    rows = [
-        ("size", f"{engine.file_bytes / 1e6:.2f} MB"),
-        ("sha256", engine.fit.engine_sha256),
-        ("built by", f"TensorRT for RTX {header.version}"),
-    ]
-    if header.targets is None:
+    header = {} if engine.header is None else engine.header.to_json()
+    manifest = engine.fit.manifest
+    rows = [("size", f"{engine.file_bytes / 1e6:.2f} MB"), ("sha256", engine.fit.engine_sha256)]
+    if header:
+        rows.append(("built by", f"{engine.product} {header['version'] or 'of an unknown version'}"))
+    if header.get("targets"):
+        rows.append(("runs on", ", ".join(header["targets"])))
+        rows.append(("weights", f"{(header['weights_bytes'] or 0) / 1e6:.2f} MB"))
+    elif header and not (header.get("version") and engine.backend == "trt"):
         rows.append(("header", "its layout is not known for this version; nothing more is read from it"))
-    else:
-        rows.append(("runs on", ", ".join(header.targets)))
-        rows.append(("weights", f"{(header.weights_bytes or 0) / 1e6:.2f} MB"))
-    rows.append(("manifest", engine.fit.sentence))
-    if engine.fit.manifest is not None:
-        rows += _manifest_rows(engine.fit.manifest)
+    if manifest is not None and manifest.device:
+        rows.append(("built on", manifest.device))
+    rows += [("here", engine.here), ("manifest", engine.fit.sentence)]
+    if manifest is not None:
+        rows += _manifest_rows(manifest)
     print_table(("", ""), rows)
 
 

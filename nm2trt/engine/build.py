@@ -70,6 +70,7 @@ class BuildResult:
         parse_ms: Wall time of reading the model.
         build_ms: Wall time of the builder.
         log: The builder's messages, most detailed level.
+        device: The GPU that it was built on; "" for a build ahead of time.
     """
 
     engine: Path
@@ -89,6 +90,7 @@ class BuildResult:
     parse_ms: float
     build_ms: float
     log: tuple[str, ...] = field(repr=False)
+    device: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values, without the log."""
@@ -230,6 +232,7 @@ def build_engine(
         parse_ms=parse_ms,
         build_ms=built.build_ms,
         log=built.log,
+        device=backend.device,
     )
     if dry_run:
         return result
@@ -326,6 +329,7 @@ def _manifest(result: BuildResult, facts: ModelFacts, model_sha256: str) -> Mani
         outputs=tuple(_tensor(spec) for spec in result.outputs),
         ladder=tuple(row.to_json() for row in result.ladder),
         notes=result.notes,
+        device=result.device,
         created=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
     )
 

@@ -1,17 +1,26 @@
-"""What an engine file says of itself, and whether its manifest is the one it was written with."""
+"""What an engine file says of itself, and whether its manifest and this machine fit it."""
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nm2trt.backends import trt_rtx
+from nm2trt.backends import ort, trt, trt_rtx
+from nm2trt.backends.choice import BACKENDS, identify
+from nm2trt.backends.cuda import probe_gpus
+from nm2trt.engine.machine import library_version
 from nm2trt.errors import InputError
 from nm2trt.files import check_input
 from nm2trt.manifest import Fit, read_manifest
 
 __all__ = ["EngineInfo", "inspect_engine", "is_engine"]
+
+_PRODUCTS = {"trt": "TensorRT", "trt-rtx": "TensorRT for RTX", "ort": "ONNX Runtime"}
+_KINDS = {"trt": trt.KIND, "trt-rtx": trt_rtx.KIND, "ort": ort.KIND}
+
+Header = trt.EngineHeader | trt_rtx.PlanHeader
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,27 +29,35 @@ class EngineInfo:
 
     Args:
         path: The file.
+        backend: The backend that it is for, e.g. "trt-rtx".
+        product: That library's name.
         kind: What it is and where it runs.
         file_bytes: Its size.
-        header: What its first bytes say.
+        header: What its first bytes say; None for a kind whose header says nothing.
         fit: What its manifest says, and whether the two belong together.
+        here: What speaks against loading it on this machine, in a sentence.
         family: Tells it apart from `nm2trt.graph.describe.OnnxInfo`.
     """
 
     path: Path
+    backend: str
+    product: str
     kind: str
     file_bytes: int
-    header: trt_rtx.PlanHeader
+    header: Header | None
     fit: Fit
+    here: str
     family: Literal["engine"] = "engine"
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return {
             "path": str(self.path),
+            "backend": self.backend,
             "kind": self.kind,
             "file_bytes": self.file_bytes,
-            "header": self.header.to_json(),
+            "header": None if self.header is None else self.header.to_json(),
+            "here": self.here,
             **self.fit.to_json(),
         }
 
@@ -51,23 +68,54 @@ def is_engine(path: Path) -> bool:
     Raises:
         InputError: The file is missing, a folder, empty, or may not be read.
     """
-    with check_input(path, "an engine or ONNX model").open("rb") as file:
-        return file.read(len(trt_rtx.MAGIC)) == trt_rtx.MAGIC
+    return identify(check_input(path, "an engine or ONNX model")) is not None
 
 
 def inspect_engine(path: Path) -> EngineInfo:
-    """Read an engine's header and manifest.
+    """Read an engine's header and manifest; no library is loaded, so a damaged file cannot end the process.
 
     Raises:
         InputError: The file is no engine, is damaged or cut short, or its manifest is damaged.
     """
-    if not is_engine(path):
+    backend = identify(path)
+    if backend is None:
         raise InputError(
             f"{path} is no engine of a kind that is known here; for an ONNX model, use nm2trt verify"
         )
-    header = trt_rtx.read_header(path)
+    header: Header | None = None
+    if backend != "ort":
+        header = trt.read_header(path) if backend == "trt" else trt_rtx.read_header(path)
     try:
         fit = read_manifest(path)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    return EngineInfo(path, trt_rtx.KIND, path.stat().st_size, header, fit)
+    return EngineInfo(
+        path,
+        backend,
+        _PRODUCTS[backend],
+        _KINDS[backend],
+        path.stat().st_size,
+        header,
+        fit,
+        _here(backend, header, fit),
+    )
+
+
+def _here(backend: str, header: Header | None, fit: Fit) -> str:
+    """Compare version and architecture with this machine's; what only loading can tell is not claimed."""
+    product = _PRODUCTS[backend]
+    installed = library_version(backend) if importlib.util.find_spec(BACKENDS[backend][1]) else ""
+    if not installed:
+        return f"{product} is not installed"
+    if header is None:
+        return f"{product} {installed} is here and runs it on the CPU"
+    built = header.version or "an unknown version"
+    if not f"{built}.".startswith(f"{installed}."):
+        return f"built by {product} {built}, here is {installed}: build it again with this version"
+    gpus, driver = probe_gpus()
+    if not gpus:
+        return f"no GPU to load it: {driver}"
+    targets = fit.manifest.targets if fit.manifest is not None else getattr(header, "targets", None) or ()
+    if targets and gpus[0].target not in targets:
+        return f"built for {', '.join(targets)}, the GPU here is {gpus[0].target}: build it again for that"
+    return f"version and GPU ({gpus[0].name}, {gpus[0].target}) are those that it was built for"

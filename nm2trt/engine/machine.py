@@ -11,7 +11,7 @@ from nm2trt.backends import trt_rtx
 from nm2trt.backends.cuda import Gpu, probe_gpus
 from nm2trt.errors import BackendMissingError
 
-__all__ = ["BackendReport", "MachineReport", "survey"]
+__all__ = ["BackendReport", "MachineReport", "library_version", "survey"]
 
 # Stage or backend -> (module, distributions that carry it, what it is for, how to get it).
 _LIBRARIES: dict[str, tuple[str, tuple[str, ...], str, str]] = {
@@ -88,15 +88,18 @@ def survey() -> MachineReport:
     return MachineReport(tuple(_library(name) for name in _LIBRARIES), gpus, driver)
 
 
+def library_version(name: str) -> str:
+    """Return the version of a backend's installed library, without importing it; "" if unknown."""
+    return next(filter(None, (_version(distribution) for distribution in _LIBRARIES[name][1])), "")
+
+
 def _library(name: str) -> BackendReport:
-    module, distributions, purpose, install = _LIBRARIES[name]
+    module, _, purpose, install = _LIBRARIES[name]
     if importlib.util.find_spec(module) is None:
         return BackendReport(name, module, "", purpose, install)
     if name == trt_rtx.RtxBackend.name:
         return _rtx(module, purpose)
-    versions = (_version(distribution) for distribution in distributions)
-    version = next((version for version in versions if version), "unknown version")
-    return BackendReport(name, module, version, purpose, "")
+    return BackendReport(name, module, library_version(name) or "unknown version", purpose, "")
 
 
 def _rtx(module: str, purpose: str) -> BackendReport:

@@ -1,16 +1,26 @@
 """inspect_engine: the kind, the header and whether the pair fits."""
 
 import json
+import re
+import sys
+from pathlib import Path
 
 import pytest
 from nets import conv_net
 
 from nm2trt.backends import trt_rtx
+from nm2trt.backends.choice import load_backend
+from nm2trt.backends.cuda import Gpu
 from nm2trt.backends.options import BuildOptions
+from nm2trt.engine import inspection
 from nm2trt.engine.build import ModelFacts, build_engine
 from nm2trt.engine.inspection import inspect_engine, is_engine
 from nm2trt.errors import InputError
-from nm2trt.manifest import manifest_path
+from nm2trt.manifest import manifest_path, write_pair
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from test_manifest import manifest_of
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -41,6 +51,72 @@ def test_an_engine_that_is_not_the_manifest_s_is_told_apart(engine):
     data[-9] ^= 1
     engine.write_bytes(data)
     assert inspect_engine(engine).fit.status == "other"
+
+
+@pytest.fixture
+def trt_engine(tmp_path):
+    """A file with the head of an engine of TensorRT 8.6.0 and a manifest; no GPU made it."""
+    path = tmp_path / "net.engine"
+    data = b"ftrt" + bytes(20) + bytes([8, 6, 0, 12]) + bytes(200)
+    manifest = manifest_of(data, backend="trt", targets=("sm87",), device="Orin")
+    write_pair(path, data, manifest)
+    return path
+
+
+def test_a_tensorrt_engine_says_its_version(trt_engine):
+    info = inspect_engine(trt_engine)
+    assert info.kind.startswith("TensorRT engine: runs in the TensorRT version that built it")
+    assert (info.backend, info.header.version, info.fit.status) == ("trt", "8.6.0.12", "fits")
+    assert json.loads(json.dumps(info.to_json()))["manifest"]["device"] == "Orin"
+
+
+def test_a_layout_that_was_never_seen_is_not_read(trt_engine):
+    data = bytearray(trt_engine.read_bytes())
+    data[4] = 1
+    trt_engine.write_bytes(data)
+    assert inspect_engine(trt_engine).header.version is None
+
+
+def test_a_truncated_tensorrt_engine_is_told_by_its_manifest(trt_engine):
+    trt_engine.write_bytes(trt_engine.read_bytes()[:100])
+    fit = inspect_engine(trt_engine).fit
+    assert fit.status == "other"
+    assert "net.engine has 100 bytes where net.engine.json says 228: it is cut short" in fit.sentence
+    trt_engine.write_bytes(trt_engine.read_bytes()[:20])
+    with pytest.raises(InputError, match="is cut short: 20 bytes are less than an engine's header"):
+        inspect_engine(trt_engine)
+
+
+@pytest.mark.parametrize(
+    ("installed", "gpus", "here"),
+    [
+        pytest.param("", (), "TensorRT is not installed", id="no-library"),
+        pytest.param(
+            "10.3.0", (), "built by TensorRT 8.6.0.12, here is 10.3.0: build it again", id="version"
+        ),
+        pytest.param("8.6.0", (), "no GPU to load it: no driver", id="no-gpu"),
+        pytest.param(
+            "8.6.0", (Gpu("A", "sm86", True),), "built for sm87, the GPU here is sm86", id="architecture"
+        ),
+        pytest.param("8.6.0", (Gpu("O", "sm87", True),), r"version and GPU \(O, sm87\) are those", id="fits"),
+    ],
+)
+def test_what_speaks_against_loading_it_here(trt_engine, monkeypatch, installed, gpus, here):
+    monkeypatch.setattr(inspection.importlib.util, "find_spec", lambda _: object() if installed else None)
+    monkeypatch.setattr(inspection, "library_version", lambda _: installed)
+    monkeypatch.setattr(inspection, "probe_gpus", lambda: (gpus, "no driver"))
+    assert re.match(here, inspect_engine(trt_engine).here)
+
+
+def test_an_onnx_runtime_model_is_an_engine_too(tmp_path):
+    pytest.importorskip("onnxruntime")
+    net = conv_net(tmp_path / "net.onnx")
+    built = build_engine(
+        net, None, BuildOptions(), weights=(), facts=ModelFacts(), backend=load_backend("ort")
+    )
+    info = inspect_engine(built.engine)
+    assert (info.backend, info.header, info.fit.status) == ("ort", None, "fits")
+    assert "is here and runs it on the CPU" in info.here
 
 
 def test_other_files_are_no_engines(engine):
