@@ -92,6 +92,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="load and probe the version there, and roll back where it fails",
     )
+    server.add_argument(
+        "--precision", metavar="DTYPE", help="lowest type that the canary computes in: sets the tolerance"
+    )
     server.add_argument("--reference", metavar="MODEL.onnx", help="what the canary is compared with")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
@@ -129,6 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
         gpus=arguments.gpu,
         canary=arguments.canary,
         reference=arguments.reference,
+        precision=arguments.precision,
     )
     if arguments.json:
         print_json(deployment.to_json())

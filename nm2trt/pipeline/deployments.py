@@ -33,6 +33,7 @@ def deploy(
     gpus: Sequence[str] = (),
     canary: str = "",
     reference: str | os.PathLike[str] | None = None,
+    precision: str | None = None,
     probe_options: ProbeOptions | None = None,
 ) -> Deployment:
     """Place an engine or ONNX model in a Triton model repository, as the version that is served next.
@@ -47,11 +48,12 @@ def deploy(
         url: A server, asked for its version, which a plan's TensorRT and targets must fit.
         triton_release: Release or image tag of the server, stated instead of asked for.
         server_tensorrt: TensorRT of the server, likewise.
-        gpus: Compute capabilities of the server's GPUs, likewise.
+        gpus: Compute capabilities of the server's GPUs; this machine's, where the server runs on it.
         canary: A server that reads this repository under explicit model control: the version is loaded and
             probed there, and rolled back where it fails.
         reference: ONNX model that the canary is compared with; an ONNX artefact itself by default.
-        probe_options: How the canary is probed; None sends 100 requests from 4 clients.
+        precision: Lowest type that the canary computes in, which sets the tolerance.
+        probe_options: How the canary is probed, instead of 100 requests from 4 clients in that precision.
 
     Raises:
         InputError: The artefact, name, an option, the sample or the labels are wrong.
@@ -71,7 +73,7 @@ def deploy(
         release=triton_release,
         tensorrt=server_tensorrt,
         server_version=_server_version(url or canary),
-        gpus=gpus,
+        gpus=gpus or _local_gpus(url or canary),
     )
     placed = place(
         described,
@@ -82,7 +84,8 @@ def deploy(
         labels=_labels(labels, described),
     )
     if canary:
-        _watch_canary(placed, canary, Path(reference or described.path), probe_options)
+        quick = ProbeOptions(concurrency=(4,), requests=100, precision=precision)
+        _watch_canary(placed, canary, Path(reference or described.path), probe_options or quick)
     return _with_notes(placed, fit_notes)
 
 
@@ -232,6 +235,18 @@ def _server_version(url: str) -> str:
         return str(server.metadata().get("version", ""))
 
 
+def _local_gpus(url: str) -> tuple[str, ...]:
+    """Return the compute capabilities of this machine's GPUs, where the server runs on it."""
+    if not url:
+        return ()
+    from nm2trt.backends.address import parse_url
+    from nm2trt.backends.cuda import probe_gpus
+
+    if parse_url(url).host.rpartition(":")[0] not in ("localhost", "127.0.0.1", "[::1]"):
+        return ()
+    return tuple(gpu.target for gpu in probe_gpus()[0])
+
+
 def _watch_canary(placed: Deployment, url: str, reference: Path, options: ProbeOptions | None) -> None:
     """Load and probe a version that was just placed; go back, and load what was there, where it fails."""
     from nm2trt.backends.triton import TritonServer
@@ -239,8 +254,7 @@ def _watch_canary(placed: Deployment, url: str, reference: Path, options: ProbeO
     try:
         with TritonServer(url) as server:
             server.load(placed.name)
-        quick = ProbeOptions(concurrency=(4,), requests=100)
-        report = probe(url, placed.name, reference, repository=placed.repository, options=options or quick)
+        report = probe(url, placed.name, reference, repository=placed.repository, options=options)
         report.require_passed()
     except BaseException as error:
         told = _go_back(placed, url)

@@ -19,7 +19,16 @@ __all__ = ["apply_setting"]
 
 # Written from the artefact and the options; another value would no longer describe what is deployed.
 _OURS = frozenset(
-    {"name", "platform", "backend", "input", "output", "version_policy", "default_model_filename"}
+    {
+        "name",
+        "platform",
+        "backend",
+        "input",
+        "output",
+        "version_policy",
+        "default_model_filename",
+        "max_batch_size",
+    }
 )
 _INTEGERS = {
     FieldDescriptor.CPPTYPE_INT32: (-(1 << 31), (1 << 31) - 1),
@@ -49,7 +58,9 @@ def apply_setting(config: Any, text: str) -> None:
             f"{text!r} is no setting; write PATH=VALUE, as in optimization.priority=PRIORITY_MAX"
         )
     if steps[0] in _OURS:
-        raise InputError(f"{steps[0]!r} follows from what is deployed and is not set by hand ({text!r})")
+        raise InputError(
+            f"{steps[0]!r} follows from what is deployed and its options, and is not set by hand ({text!r})"
+        )
     # On a copy: a path that fails half-way has made the messages on its way.
     changed = type(config)()
     changed.CopyFrom(config)

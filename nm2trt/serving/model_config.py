@@ -2,7 +2,8 @@
 
 With several optimisation profiles, Triton sends a request to any idle instance group. A group of its own for
 each profile is therefore right only where every profile takes every request; otherwise one group names all
-profiles, and the TensorRT backend picks the profile by the request's shape.
+profiles, and the TensorRT backend picks the profile by the request's shape (`GetMostOptimizedProfile` in
+`instance_state.cc` of triton-inference-server/tensorrt_backend).
 """
 
 from __future__ import annotations

@@ -116,6 +116,7 @@ def start_server(
         raise InputError(
             f"{repository} is no folder; give a model repository, e.g. one that nm2trt deploy made"
         )
+    _refuse_hanging(repository)
     found = installation or find_server()
     fixed = all((options.http_port, options.grpc_port, options.metrics_port))
     attempts = 1 if fixed else _ATTEMPTS
@@ -134,6 +135,19 @@ def start_server(
             raise
         else:
             return server
+
+
+def _refuse_hanging(repository: Path) -> None:
+    """Raise where a Python model has no code: Triton then waits for it without end, and cannot be stopped."""
+    for config in sorted(repository.glob("*/config.pbtxt")):
+        with contextlib.suppress(OSError):
+            if 'backend: "python"' not in config.read_text(encoding="utf-8", errors="replace"):
+                continue
+        for version in config.parent.iterdir():
+            if version.name.isdigit() and version.is_dir() and not any(version.glob("*.py")):
+                raise InputError(
+                    f"{version} holds no model.py, and a server would hang on it; deploy it again"
+                )
 
 
 class _PortTakenError(Exception):

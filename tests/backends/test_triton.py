@@ -9,6 +9,8 @@ import pytest
 from nm2trt.backends.address import parse_url
 from nm2trt.errors import BackendError, DataError, InputError, ServerError
 
+pytest.importorskip("tritonclient")
+
 # Answers with its inputs, through the path that knows every type.
 ECHO = """
 import triton_python_backend_utils as pb

@@ -276,6 +276,8 @@ print("ready", flush=True)
 count = int(sys.stdin.readline())
 for turn in range(count):
     place(described[turn % 2], repository, "m", DeployOptions(backend=backend), sample=sample)
+    if turn == 0:
+        print("placed", flush=True)
 """
 
 
@@ -310,6 +312,8 @@ def kill_at_random(repository, models, server, *, kills, seed):
                 remove(repository, "m")  # a first deployment is killed too
             process = deployer(repository, models, "python")
             begin(process, 1_000_000)
+            if attempt % 2:
+                assert process.stdout.readline() == "placed\n"
             time.sleep(generator.uniform(0, 0.1))
             process.send_signal(signal.SIGKILL)
             process.communicate()
@@ -338,14 +342,15 @@ def own_server(tritonserver, tmp_path):
 
 def test_killed_at_random_the_repository_always_loads(tmp_path, own_server):
     models = [nets.linear(tmp_path / f"{scale}.onnx", scale=scale) for scale in (1, 2)]
-    assert kill_at_random(tmp_path / "models", models, own_server, kills=4, seed=1)
+    versions = kill_at_random(tmp_path / "models", models, own_server, kills=4, seed=1)
+    assert len(versions) >= 2
 
 
 @pytest.mark.slow
 def test_killed_at_100_random_times_the_repository_always_loads(tmp_path, own_server):
     models = [nets.linear(tmp_path / f"{scale}.onnx", scale=scale) for scale in (1, 2)]
     versions = kill_at_random(tmp_path / "models", models, own_server, kills=100, seed=2)
-    assert len(versions) > 50
+    assert len(versions) >= 50
 
 
 def test_two_deploys_at_once_to_one_name(tmp_path):

@@ -101,6 +101,17 @@ def test_ports_that_make_no_sense(changes, message):
         ServerOptions(**changes)
 
 
+def test_a_python_model_without_its_code_is_told_before_the_server_hangs_on_it(tmp_path):
+    placed = deploy(
+        nets.linear(tmp_path / "m.onnx"), tmp_path / "models", "m", DeployOptions(backend="python")
+    )
+    (placed.folder / "model.py").unlink()
+    with pytest.raises(
+        InputError, match=r"m/1 holds no model.py, and a server would hang on it; deploy it again"
+    ):
+        serve(tmp_path / "models")
+
+
 def test_what_is_no_repository(tmp_path):
     with pytest.raises(InputError, match="nowhere is no folder; give a model repository"):
         serve(tmp_path / "nowhere")
