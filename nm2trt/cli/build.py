@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nm2trt.cli.calibration_arguments import add_calibration
 from nm2trt.cli.ladder import print_ladder
-from nm2trt.cli.output import print_json
+from nm2trt.cli.output import print_json, short_count
 from nm2trt.errors import InputError, SparsityError
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def _print_forecast(result: BuildResult) -> None:
         return
     unknown = f"; of {work.unknown_weights} weights the work is not known" if work.unknown_weights else ""
     parts = (
-        f"work: {work.macs / 1e6:.1f} M multiply-accumulates at the optimum profile",
+        f"work: {short_count(work.macs)} multiply-accumulates at the optimum profile",
         f"{work.share(work.holding):.0%} hold 2:4",
         f"{work.share(work.eligible):.0%} eligible",
         f"{work.share(work.likely):.0%} with nothing against a sparse kernel{unknown}",

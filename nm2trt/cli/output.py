@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from nm2trt.errors import Nm2trtError
 from nm2trt.files import check_output, write_atomic
 
-__all__ = ["keep_json", "print_json", "print_table", "printable"]
+__all__ = ["keep_json", "print_json", "print_table", "printable", "short_count"]
 
 T = TypeVar("T")
 
@@ -100,3 +100,11 @@ def _print_folded(headers: Sequence[str], cells: Sequence[Sequence[str]], title:
 def printable(cell: str) -> str:
     """Return data with its control characters escaped, so that a name cannot repaint the terminal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in cell)
+
+
+def short_count(number: int) -> str:
+    """Return a count with three digits or so, as in "4.09 G"."""
+    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= unit:
+            return f"{number / unit:.2f} {name}"
+    return str(number)

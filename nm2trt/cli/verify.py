@@ -92,8 +92,8 @@ def _print_report(report: VerifyReport, fail_on: FailOn, passed: bool) -> None:
     )
     print(f"\n{counts}")
     print(
-        f"parameters {_count(summary.parameters)}, left {_count(summary.parameters_left)}; "
-        f"MACs {_count(summary.macs)}, left {_count(summary.macs_left)}"
+        f"parameters {short_count(summary.parameters)}, left {short_count(summary.parameters_left)}; "
+        f"MACs {short_count(summary.macs)}, left {short_count(summary.macs_left)}"
         + (f" (not known for {summary.macs_unknown} weights)" if summary.macs_unknown else "")
     )
     failing = len(report.failures(fail_on)) + (len(report.missing) if fail_on != "none" else 0)
@@ -101,10 +101,3 @@ def _print_report(report: VerifyReport, fail_on: FailOn, passed: bool) -> None:
         "passed" if passed else f"FAILED: {failing} of {len(report.weights) + len(report.missing)} weights"
     )
     print(f"{verdict} (--fail-on {fail_on})")
-
-
-def _count(number: int) -> str:
-    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number >= unit:
-            return f"{number / unit:.2f} {name}"
-    return str(number)

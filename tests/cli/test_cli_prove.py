@@ -1,0 +1,74 @@
+"""`nm2trt prove`: the table of three engines, with times and without."""
+
+import json
+
+import pytest
+from nets import conv_net
+from test_twin import NO_GPU, OnThisCpu
+
+from nm2trt.cli import main, prove
+from nm2trt.engine.twin import compare_twins
+from nm2trt.pipeline.proofs import _twins
+
+
+@pytest.fixture
+def net(tmp_path):
+    return conv_net(tmp_path / "net.onnx")
+
+
+@NO_GPU
+def test_without_a_gpu_the_engines_are_built_and_nothing_is_timed(net, capsys):
+    assert main(["prove", str(net), "--backend", "trt-rtx"]) == 0
+    out = capsys.readouterr().out
+    for name in ("dense", "sparse-off", "sparse-on"):
+        (line,) = [line for line in out.splitlines() if line.split()[:1] == [name]]
+        assert line.count("not measured") == 3
+    assert "eligible work that runs sparse kernels: not measured" in out
+    assert "takes a GPU" in out.splitlines()[-1]
+    assert [path.name for path in net.parent.iterdir()] == ["net.onnx"]
+
+
+@NO_GPU
+def test_the_report_as_json(net, capsys):
+    assert main(["prove", str(net), "--backend", "trt-rtx", "--json"]) == 0
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    assert (report["measured"], len(report["variants"]), len(report["ladder"])) == (False, 3, 2)
+    assert "which kernel was chosen is not known of 2 of 2 eligible weights" in captured.err
+
+
+def test_times_speeds_and_layers_are_printed(tmp_path, capsys):
+    models = {name: conv_net(tmp_path / f"{name}.onnx", dtype="float32", sparse=name != "dense") for name in ("dense", "sparse-off", "sparse-on")}  # fmt: skip
+    builds = _twins(models["sparse-on"], models["dense"], tmp_path, None, "trt-rtx")
+    report = compare_twins(
+        builds, OnThisCpu(models), runs=10, warmup=1, state=lambda: {"gpu clocks.sm": "1400 MHz"}
+    )
+    capsys.readouterr()
+    prove._print(report)
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [line.split() for line in lines if line.startswith("sparse-on  ")]
+    assert len(row) == 8  # name, size, build, median, 99th percentile, spread; units stand apart
+    assert float(row[5]) == pytest.approx(report.variants[2].latency.p50_ms, abs=1e-3)
+    assert any(line.startswith("sparse-on over sparse-off: ") for line in lines)
+    assert ["conv1", "2.0000", "1.0000", "+1.0000"] in [line.split() for line in lines]
+    assert lines[-1].endswith("after: gpu clocks.sm 1400 MHz")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--runs", "0"], "0 runs after 20 are no measurement"),
+        (["-o", "no/such"], "no/such is no folder"),
+        (["--dense", "none.onnx"], "none.onnx does not exist"),
+        (["--profile", "x"], "is not a profile"),
+    ],
+)
+def test_bad_input(net, capsys, words, message):
+    assert main(["prove", str(net), "--backend", "trt-rtx", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_dense_model_is_refused(tmp_path, capsys):
+    dense = conv_net(tmp_path / "dense.onnx", sparse=False)
+    assert main(["prove", str(dense), "--backend", "trt-rtx"]) == 3
+    assert "no stored weight holds a pattern" in capsys.readouterr().err
