@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_report(report: VerifyReport, fail_on: FailOn, passed: bool) -> None:
-    from nm2trt.cli.output import print_table
+    from nm2trt.cli.output import print_table, short_count
 
     print_table(
         ("weight", "consumer", "op", "shape", "dtype", "axis", "pattern", "zeros", "eligible", "why"),
