@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import time
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nm2trt.backends.protocol import Session
+from nm2trt.calibration.range_cache import RangeCache
 from nm2trt.calibration.stream import Batch, SampleHash, SampleStream, fitted
 from nm2trt.errors import BackendMissingError, DataError, InputError, Interrupted, OutputError
-from nm2trt.files import atomic_path
 from nm2trt.progress import bar
 
 __all__ = ["METHODS", "Method", "Observed", "Ranges", "calibrate"]
@@ -238,40 +236,8 @@ def calibrate(
         "percentile": percentile if method == "percentile" else None,
         "values": list(dict.fromkeys(item.value for item in observed.values())),
     }
-    run = _Run(open_session, samples, collector, _Cache(cache, key), method, first)
+    run = _Run(open_session, samples, collector, RangeCache(cache, key), method, first)
     return run()
-
-
-class _Cache:
-    """What one calibration has found so far, in a file."""
-
-    def __init__(self, path: Path | None, key: Mapping[str, Any]) -> None:
-        self._path, self._key = path, key
-
-    def load(self) -> tuple[int, str, dict[str, Array]] | None:
-        """Return samples done, their hash, and the collector's arrays; None where there is nothing usable."""
-        if self._path is None or not self._path.is_file():
-            return None
-        try:
-            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                head = json.loads(str(archive["head"]))
-                if {name: head.get(name) for name in self._key} != dict(self._key):
-                    return None
-                arrays = {name: archive[name] for name in archive.files if name != "head"}
-                return int(head["samples"]), str(head["sha256"]), arrays
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
-            return None
-
-    def save(self, samples: int, sha256: str, arrays: Mapping[str, Array]) -> None:
-        if self._path is None or not samples:
-            return
-        head = json.dumps({**self._key, "samples": samples, "sha256": sha256})
-        with atomic_path(self._path) as temporary, temporary.open("xb") as file:
-            kept: dict[str, Any] = {"head": np.array(head), **arrays}
-            np.savez(file, **kept)
-
-    def say(self) -> str:
-        return "" if self._path is None else f"; what was found is in {self._path}, run again to go on"
 
 
 @dataclass(slots=True)
@@ -279,7 +245,7 @@ class _Run:
     open_session: Callable[[], Session]
     samples: SampleStream
     collector: Callable[[], _Collector]
-    cache: _Cache
+    cache: RangeCache
     method: Method
     first: Callable[[Batch, Mapping[str, Array]], None] | None
 

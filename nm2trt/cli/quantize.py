@@ -10,7 +10,7 @@ from nm2trt.cli.calibration_arguments import add_calibration
 from nm2trt.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from nm2trt.graph.quantize import QuantizeReport
+    from nm2trt.graph.quantize_report import QuantizeReport
 
 __all__ = ["configure", "run"]
 

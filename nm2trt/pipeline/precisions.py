@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nm2trt.calibration.ranges import Method
     from nm2trt.calibration.stream import SampleStream
     from nm2trt.graph.precision import CastReport
-    from nm2trt.graph.quantize import QuantizeReport
+    from nm2trt.graph.quantize_report import QuantizeReport
 
 __all__ = ["cast", "quantize"]
 
@@ -109,7 +109,8 @@ def quantize(
         LineageError: A zero was lost.
         Interrupted: Calibration was stopped; the cache is up to date.
     """
-    from nm2trt.graph.quantize import QuantizeOptions, quantize_model
+    from nm2trt.graph.quantize import quantize_model
+    from nm2trt.graph.quantize_report import QuantizeOptions
 
     options = QuantizeOptions(to, method, percentile, tuple(exclude), float_weights)
     model = Path(model)

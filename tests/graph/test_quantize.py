@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from qdq_nets import NODE, Builder, every_value, residual_net, samples, transformer_net
 
 import nm2trt
+from nm2trt.backends.ort import OrtSession
 from nm2trt.cli import main
 from nm2trt.errors import DataError, InputError, ModelError
 from nm2trt.graph.integers import FORMATS, quantise_weight, scale_for
@@ -300,6 +301,34 @@ def test_a_recipe_that_names_a_missing_file_is_refused(folder, capsys):
     status = main(["quantize", str(folder / "m.onnx"), "--calib", str(recipe)])
     assert status == 2
     assert "gone.npz does not exist" in capsys.readouterr().err
+
+
+def test_an_interruption_leaves_a_cache_and_no_model(folder, monkeypatch, capsys):
+    whole = quantise(folder, output=folder / "whole.onnx").scales
+    run, batches = OrtSession.run, []
+
+    def stopped(self, feeds):
+        batches.append(feeds)
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        return run(self, feeds)
+
+    monkeypatch.setattr(OrtSession, "run", stopped)
+    words = [
+        "quantize",
+        str(folder / "m.onnx"),
+        "--calib",
+        str(folder / "x.npz"),
+        "-o",
+        str(folder / "q.onnx"),
+    ]
+    assert main(words) == 130
+    assert "stopped after 8 of 12 samples; what was found is in" in capsys.readouterr().err
+    assert not (folder / "q.onnx").exists()
+    assert (folder / "q.ranges.npz").is_file()
+    monkeypatch.setattr(OrtSession, "run", run)
+    report = quantise(folder)
+    assert (report.ranges.reused, report.scales) == (8, whole)
 
 
 def test_a_recipe_calibrates_like_its_arrays(folder):

@@ -1,0 +1,61 @@
+"""What a calibration has found so far, kept in a file from which it goes on; plain arrays, no pickle."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nm2trt.files import atomic_path
+
+__all__ = ["RangeCache"]
+
+Array = npt.NDArray[Any]
+
+
+class RangeCache:
+    """What one calibration has found so far, in a file.
+
+    Args:
+        path: The file; None keeps nothing.
+        key: What the calibration is of: a file of another one counts as empty.
+    """
+
+    def __init__(self, path: Path | None, key: Mapping[str, Any]) -> None:
+        self._path, self._key = path, key
+
+    def load(self) -> tuple[int, str, dict[str, Array]] | None:
+        """Return samples done, their hash, and the collector's arrays; None where there is nothing usable."""
+        if self._path is None or not self._path.is_file():
+            return None
+        try:
+            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                head = json.loads(str(archive["head"]))
+                if {name: head.get(name) for name in self._key} != dict(self._key):
+                    return None
+                arrays = {name: archive[name] for name in archive.files if name != "head"}
+                return int(head["samples"]), str(head["sha256"]), arrays
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def save(self, samples: int, sha256: str, arrays: Mapping[str, Array]) -> None:
+        """Replace the file's content, whole or not at all.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        if self._path is None or not samples:
+            return
+        head = json.dumps({**self._key, "samples": samples, "sha256": sha256})
+        with atomic_path(self._path) as temporary, temporary.open("xb") as file:
+            kept: dict[str, Any] = {"head": np.array(head), **arrays}
+            np.savez(file, **kept)
+
+    def say(self) -> str:
+        """Return a clause that says where to go on from, or ""."""
+        return "" if self._path is None else f"; what was found is in {self._path}, run again to go on"
