@@ -64,13 +64,13 @@ def test_urls_are_told_from_paths(text, url):
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
 def test_a_server_that_is_not_there_is_said_so(scheme):
+    pytest.importorskip("tritonclient")
     with pytest.raises(ServerError, match=r"127\.0\.0\.1:9"):
         open_session(f"{scheme}://127.0.0.1:9/model")
 
 
 def test_an_exported_program_runs(tmp_path):
-    import torch
-
+    torch = pytest.importorskip("torch")
     torch.export.save(torch.export.export(torch.nn.Linear(4, 3), (torch.randn(2, 4),)), tmp_path / "l.pt2")
     with open_session(tmp_path / "l.pt2") as session:
         assert session.run({session.inputs[0].name: np.ones((2, 4), np.float32)})["output"].shape == (2, 3)

@@ -15,7 +15,12 @@ from nm2trt.validation.text import greedy_ctc
 RNG = np.random.default_rng(0)
 
 
+LIBRARIES = {"cer": "jiwer", "map": "pycocotools"}
+
+
 def only(metric, candidate, reference, samples, **options):
+    if metric in LIBRARIES:
+        pytest.importorskip(LIBRARIES[metric])
     found = compare_sessions(
         candidate, reference, samples, metrics=(metric,), options=options, output=options.pop("output", None)
     )
@@ -221,6 +226,7 @@ def average_precision(boxes, labels, found, scores, classes):
 
 @pytest.mark.parametrize("batch", [5, 12])
 def test_map_follows_its_definition(batch, capsys):
+    pytest.importorskip("pycocotools")
     boxes, noisy, scores, classes = detections()
     exact, rough = Detector(boxes.astype(np.float32), scores, classes), Detector(noisy, scores, classes)
     samples = rows(classes, labels_boxes=boxes)

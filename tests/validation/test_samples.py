@@ -124,6 +124,7 @@ def test_nan_names_the_samples():
 
 
 def recipe(folder, extra=""):
+    pytest.importorskip("pydantic")
     np.savez(folder / "data.npz", x=np.arange(60, dtype=np.float32).reshape(20, 3), labels=np.arange(20) % 4)
     (folder / "r.yaml").write_text(f"source: {{kind: npz, path: data.npz}}\ncount: 8\nbatch: 3\n{extra}")
     return folder / "r.yaml"
@@ -139,6 +140,7 @@ def test_a_recipe_gives_the_samples_it_chooses_and_their_labels(tmp_path):
 
 
 def test_a_recipes_hash_is_that_of_the_calibration_set(tmp_path):
+    pytest.importorskip("pydantic")
     from nm2trt.calibration.recipe import load_recipe
 
     digest = load_recipe(recipe(tmp_path)).sha256

@@ -222,6 +222,7 @@ def test_a_report_that_cannot_be_written_is_told_before_the_work(files, capsys, 
 
 
 def test_a_recipe_is_data(files, capsys, tmp_path):
+    pytest.importorskip("pydantic")
     (tmp_path / "r.yaml").write_text("source: {kind: npz, path: test.npz}\ncount: 12\nrange: [0, 24]\n")
     status, out, _ = run(capsys, files, "--json", data=tmp_path / "r.yaml")
     assert (status, json.loads(out)["n"]) == (0, 12)
