@@ -90,13 +90,13 @@ def redraw(candidate: Scores, reference: Scores, *, confidence: float = 0.95, se
     low, high = (float(end) for end in np.percentile(values[:, 0] - values[:, 1], ends))
     method = f"paired bootstrap, {resamples} draws, percentiles"
     difference = candidate.value() - reference.value()
+    reach = score_interval(n=n, gained=0, lost=0, confidence=confidence)
     if low == high == difference:
-        reach = score_interval(n=n, gained=0, lost=0, confidence=confidence)
         low, high = difference + reach[0], difference + reach[1]
         method = "every draw differs alike: score interval of a share of which none of n was seen"
     return Redrawn(
-        candidate=_ends(values[:, 0], ends),
-        reference=_ends(values[:, 1], ends),
+        candidate=_ends(values[:, 0], ends, reach),
+        reference=_ends(values[:, 1], ends, reach),
         paired=BootstrapDifference(n, difference, low, high, confidence, method),
     )
 
@@ -114,6 +114,9 @@ def _values(scores: Scores, draws: npt.NDArray[np.int64]) -> Floats:
     return rates
 
 
-def _ends(values: Floats, ends: list[float]) -> tuple[float, float]:
-    low, high = np.percentile(values, ends)
-    return float(low), float(high)
+def _ends(values: Floats, ends: list[float], reach: tuple[float, float]) -> tuple[float, float]:
+    low, high = (float(end) for end in np.percentile(values, ends))
+    if low < high:
+        return low, high
+    # Neither below nothing nor above everything, where the score itself is not.
+    return max(low + reach[0], min(low, 0.0)), min(high + reach[1], max(high, 1.0))
