@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     # TensorRT's own types; they fit TensorRT for RTX too.
     import tensorrt
 
-__all__ = ["EngineSession", "open_engine"]
+__all__ = ["EngineSession", "most_samples", "open_engine"]
 
 Array = npt.NDArray[Any]
 
@@ -39,6 +39,9 @@ class EngineSession:
         engine: Its engine, deserialized.
         runtime: Its runtime, which must outlive the engine.
         device: The GPU.
+
+    Attributes:
+        max_batch: Most samples that a profile takes at once; 0 where the batch is not free.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class EngineSession:
         modes = {name: engine.get_tensor_mode(name) for name in names}
         self.inputs = tuple(_spec(engine, name) for name in names if modes[name] == trt.TensorIOMode.INPUT)
         self.outputs = tuple(_spec(engine, name) for name in names if modes[name] == trt.TensorIOMode.OUTPUT)
+        self.max_batch = most_samples(engine, self.inputs)
         self._dtypes = {spec.name: numpy_dtype(spec.dtype) for spec in (*self.inputs, *self.outputs)}
         self._on_host = {
             name for name in names if engine.get_tensor_location(name) == trt.TensorLocation.HOST
@@ -226,6 +230,19 @@ def open_engine(
             f"here are version {here} and a GPU of {gpu.target}: build it again for this machine"
         )
     return EngineSession(library, engine, runtime, Device())
+
+
+def most_samples(engine: Any, inputs: Sequence[TensorSpec]) -> int:
+    """Return the largest batch of any profile, which every input whose first dimension is free must take."""
+    free = [spec.name for spec in inputs if spec.shape and spec.shape[0] is None]
+    profiles = range(engine.num_optimization_profiles if free else 0)
+    return max(
+        (
+            min(int(engine.get_tensor_profile_shape(name, index)[-1][0]) for name in free)
+            for index in profiles
+        ),
+        default=0,
+    )
 
 
 def _spec(engine: tensorrt.ICudaEngine, name: str) -> TensorSpec:

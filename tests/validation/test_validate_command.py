@@ -252,3 +252,37 @@ def test_ctrl_c_keeps_what_was_done(files, tmp_path):
     report = json.loads(kept.read_text())
     assert 2 <= report["n"] < 30
     assert f"{report['n']} of 30 samples were compared before" in err
+
+
+MEASURE = """
+import sys
+from nm2trt.cli import main
+from nm2trt.measure import peak_resident_bytes
+assert main(sys.argv[1:]) == 0
+print(peak_resident_bytes(), file=sys.stderr)
+"""
+
+
+def test_memory_does_not_grow_with_the_samples(tmp_path):
+    model = linear(tmp_path / "m.onnx", np.eye(1000)[:, :4])
+    peaks = []
+    for count in (500, 15000):
+        np.savez(tmp_path / "d.npz", x=np.zeros((count, 1000), np.float32), labels=np.zeros(count, int))
+        words = [
+            "validate",
+            model,
+            "--against",
+            model,
+            "--data",
+            str(tmp_path / "d.npz"),
+            "--runs",
+            "0",
+            "--json",
+        ]
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURE, *words], capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        assert json.loads(done.stdout)["n"] == count
+        peaks.append(int(done.stderr))
+    assert peaks[1] - peaks[0] < 20e6 < 15000 * 4000
