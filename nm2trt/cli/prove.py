@@ -11,7 +11,7 @@ from nm2trt.cli.ladder import print_ladder
 from nm2trt.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from nm2trt.engine.twin import TwinReport
+    from nm2trt.engine.twin_report import TwinReport
 
 __all__ = ["configure", "run"]
 

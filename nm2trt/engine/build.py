@@ -17,8 +17,9 @@ from nm2trt.backends.protocol import Backend, Engine, Network, TensorSpec
 from nm2trt.engine.evidence import Evidence
 from nm2trt.engine.forecast import Forecast, forecast
 from nm2trt.engine.profiles import resolve_profiles, resolve_static
-from nm2trt.engine.proof import LadderRow, climb, lost_weights, readable
+from nm2trt.engine.proof import LadderRow, climb, readable
 from nm2trt.engine.requirement import NothingSparseError, cannot_know, check_share, gather
+from nm2trt.engine.unmatched import lost_weights
 from nm2trt.errors import BackendError, InputError
 from nm2trt.files import check_input, check_output, sha256_file
 from nm2trt.manifest import Manifest, manifest_path, write_pair

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from nm2trt.backends.cuda import Gpu
 from nm2trt.errors import InputError
 from nm2trt.nm.eligibility import Where, judge
-from nm2trt.nm.gain_table import GainTable
+from nm2trt.nm.gain_table import Estimate, GainTable
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.nm.verdict import WeightVerdict
+from nm2trt.nm.verdict import WeightFacts, WeightVerdict
 
 __all__ = ["AT_LEAST", "GainReport", "LayerGain", "check_device", "estimate_gain"]
 
@@ -149,6 +149,9 @@ def estimate_gain(
     return GainReport(model, table.where, table.device, at_least, layers, tuple(found))
 
 
+_Answer = tuple[Literal["yes", "no", "unknown"], str]
+
+
 def _layer(verdict: WeightVerdict, table: GainTable, as_dtype: str | None, at_least: float) -> LayerGain:
     facts = verdict.facts
     if facts is None:
@@ -156,46 +159,51 @@ def _layer(verdict: WeightVerdict, table: GainTable, as_dtype: str | None, at_le
     n, k = facts.outputs, facts.inputs * facts.positions
     m = None if verdict.macs is None else max(1, round(verdict.macs / (n * k)))
     dtype = as_dtype or facts.dtype
+    estimate = None
+    answer = _barred(facts, table)
+    if answer is None and m is None:
+        answer = ("unknown", "its work is not known; give the shapes of the inputs with --shape")
+    if answer is None and m is not None:
+        estimate = table.nearest(m, n, k, dtype)
+        answer = _looked_up(estimate, f"{m}x{n}x{k}", dtype, table, at_least)
+    pays, sentence = answer or ("unknown", "")
+    row = None if estimate is None else estimate.row
+    return LayerGain(
+        weight=verdict.weight,
+        consumer=verdict.consumer,
+        m=m,
+        n=n,
+        k=k,
+        dtype=dtype,
+        pays=pays,
+        speedup=None if row is None else row.speedup,
+        nearest=() if row is None else (row.m, row.n, row.k),
+        factor=None if estimate is None else estimate.factor,
+        macs=verdict.macs,
+        sentence=sentence,
+    )
 
-    def answer(
-        pays: Literal["yes", "no", "unknown"],
-        sentence: str,
-        speedup: float | None = None,
-        nearest: tuple[int, ...] = (),
-        factor: float | None = None,
-    ) -> LayerGain:
-        return LayerGain(
-            verdict.weight,
-            verdict.consumer,
-            m,
-            n,
-            k,
-            dtype,
-            pays,
-            speedup,
-            nearest,
-            factor,
-            verdict.macs,
-            sentence,
-        )
 
-    # Of the rules those on shape alone: the pattern is still to come, and the type is the caller's.
+def _barred(facts: WeightFacts, table: GainTable) -> _Answer | None:
+    """Return the answer of the rules on shape alone: the pattern is to come, the type is the caller's."""
     barred = judge(facts, Where(target=table.target), rung="shape")
     if barred.answer == "no":
-        return answer("no", barred.sentence)
+        return "no", barred.sentence
     if facts.inputs % _TWO_OF_FOUR.m:
-        return answer("no", f"{facts.inputs} input channels are not a multiple of 4")
-    if m is None:
-        return answer("unknown", "its work is not known; give the shapes of the inputs with --shape")
-    estimate = table.nearest(m, n, k, dtype)
+        return "no", f"{facts.inputs} input channels are not a multiple of {_TWO_OF_FOUR.m}"
+    return None
+
+
+def _looked_up(
+    estimate: Estimate | None, product: str, dtype: str, table: GainTable, at_least: float
+) -> _Answer:
     if estimate is None:
-        return answer("unknown", f"the table has no rows of {dtype}; it has {', '.join(table.dtypes())}")
+        return "unknown", f"the table has no rows of {dtype}; it has {', '.join(table.dtypes())}"
     row = estimate.row
     where = f"{row.m}x{row.n}x{row.k} on {table.device}"
-    found = (row.speedup, (row.m, row.n, row.k), estimate.factor)
     if estimate.extrapolated:
-        sentence = f"extrapolated: {m}x{n}x{k} is {estimate.factor:.1f} times off the nearest one, {where}"
-        return answer("unknown", sentence, *found)
-    pays = row.speedup >= at_least
-    near = "" if estimate.factor < 1.01 else f", the nearest to {m}x{n}x{k}"
-    return answer("yes" if pays else "no", f"{row.speedup:.2f}x in {dtype} at {where}{near}", *found)
+        off = f"{estimate.factor:.1f} times off the nearest one, {where}"
+        return "unknown", f"extrapolated: {product} is {off}"
+    near = "" if estimate.factor < 1.01 else f", the nearest to {product}"
+    pays: Literal["yes", "no"] = "yes" if row.speedup >= at_least else "no"
+    return pays, f"{row.speedup:.2f}x in {dtype} at {where}{near}"

@@ -27,8 +27,6 @@ __all__ = [
     "LadderRow",
     "Rung",
     "climb",
-    "foreign_layers",
-    "lost_weights",
     "readable",
     "sparse_share",
     "with_evidence",
@@ -188,37 +186,6 @@ def sparse_share(ladder: Sequence[LadderRow]) -> tuple[float | None, str]:
     total = sum(row.macs or 0 for row in eligible)
     sparse = sum(row.macs or 0 for row in eligible if row.chosen.answer == "yes")
     return (sparse / total if total else 0.0), ""
-
-
-def lost_weights(ladder: Sequence[LadderRow], evidence: Evidence) -> tuple[str, ...]:
-    """Say which weights have no layer of their own in the engine; one sentence, or none."""
-    named = [row for row in ladder if row.node]
-    if not evidence.layers or not named:
-        return ()
-    nodes = {node for layer in evidence.layers for node in layer.nodes}
-    lost = [row.weight for row in named if row.node not in nodes]
-    if len(lost) == len(named):
-        sentence = (
-            f"no layer of the engine names one of the model's {len(named)} weights: all were fused away, "
-            f"into {len(evidence.layers)} layers without their names, and nothing can be said of a single one"
-        )
-        return (sentence,)
-    if lost:
-        return (f"{len(lost)} weights have no layer of their own in the engine: {_some(lost)}",)
-    return ()
-
-
-def foreign_layers(ladder: Sequence[LadderRow], evidence: Evidence) -> tuple[str, ...]:
-    """Say which matrix products of the engine belong to no weight; one sentence, or none."""
-    known = {row.node for row in ladder}
-    foreign = [x.name for x in evidence.layers if x.multiplies and not known.intersection(x.nodes)]
-    if not foreign:
-        return ()
-    return (f"{len(foreign)} matrix products of the engine belong to no weight: {_some(foreign)}",)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _row(

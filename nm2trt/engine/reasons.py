@@ -8,7 +8,8 @@ from typing import Any
 
 from nm2trt.engine.evidence import Evidence
 from nm2trt.engine.forecast import Forecast, forecast
-from nm2trt.engine.proof import SPARSITY_OFF, LadderRow, foreign_layers, lost_weights, sparse_share
+from nm2trt.engine.proof import SPARSITY_OFF, LadderRow, sparse_share
+from nm2trt.engine.unmatched import foreign_layers, lost_weights
 from nm2trt.nm.eligibility import rule_of
 
 __all__ = ["Explanation", "Reason", "explain"]

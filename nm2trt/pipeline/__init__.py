@@ -23,7 +23,7 @@ from nm2trt.pipeline.inference import infer
 from nm2trt.pipeline.lowering import Lowering
 from nm2trt.pipeline.models import data_files, fuse, info, prune, verify
 from nm2trt.pipeline.precisions import cast, quantize
-from nm2trt.pipeline.proofs import explain, gain, prove
+from nm2trt.pipeline.proofs import explain, gain
 from nm2trt.pipeline.reports import ReportResult, report
 from nm2trt.pipeline.sessions import open_session
 from nm2trt.pipeline.training import (
@@ -34,6 +34,7 @@ from nm2trt.pipeline.training import (
     sparsify,
     sparsify_file,
 )
+from nm2trt.pipeline.twins import prove
 
 __all__ = [
     "DeployOptions",

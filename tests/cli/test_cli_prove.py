@@ -8,7 +8,7 @@ from test_twin import NO_GPU, OnThisCpu
 
 from nm2trt.cli import main, prove
 from nm2trt.engine.twin import compare_twins
-from nm2trt.pipeline.proofs import _twins
+from nm2trt.pipeline.twins import _twins
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from nm2trt.engine.evidence import Autotuned, Evidence, KernelUse, LayerRecord, SparsityList
-from nm2trt.engine.proof import LadderRow, climb, foreign_layers, lost_weights, readable, sparse_share
+from nm2trt.engine.proof import LadderRow, climb, readable, sparse_share
+from nm2trt.engine.unmatched import foreign_layers, lost_weights
 from nm2trt.errors import InputError
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.verdict import WeightFacts, WeightVerdict

@@ -15,7 +15,8 @@ from nm2trt.backends import trt_rtx
 from nm2trt.backends.cuda import probe_gpus
 from nm2trt.backends.ort import open_onnx
 from nm2trt.engine import twin
-from nm2trt.engine.twin import Comparison, LayerDelta, compare_twins
+from nm2trt.engine.twin import compare_twins
+from nm2trt.engine.twin_report import Comparison, LayerDelta
 from nm2trt.errors import InputError, SparsityError
 from nm2trt.graph.densify import densify_model
 from nm2trt.graph.verify import verify_model
@@ -127,7 +128,7 @@ def test_a_dense_model_has_nothing_to_compare(tmp_path):
 
 
 def test_what_runs_is_timed_in_turn(net, tmp_path):
-    from nm2trt.pipeline.proofs import _twins
+    from nm2trt.pipeline.twins import _twins
 
     dense = conv_net(tmp_path / "dense.onnx", sparse=False, dtype="float32")
     sparse = conv_net(tmp_path / "sparse32.onnx", dtype="float32")
