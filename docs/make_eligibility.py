@@ -18,7 +18,8 @@ PAGE = Path(__file__).with_name("eligibility.md")
 
 _HEAD = """# Which weights a sparse kernel may run
 
-Made from the rules and tables in `nm2trt/nm/eligibility_*.py` by `python docs/make_eligibility.py`; edit those.
+Made from `nm2trt/nm/eligibility_rules.py` and `eligibility_tables.py` by
+`python docs/make_eligibility.py`; edit those.
 
 `basis` says how far to trust a row: *measured* was seen by us, *cited* stands in a maintainer's answer, in
 documentation or in another project's source, *assumed* is neither. No speed in this page was measured by us.
