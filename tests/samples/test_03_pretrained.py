@@ -71,7 +71,6 @@ def test_mobilenet_is_repaired_exported_and_verified(tmp_path):
 
 @pytest.mark.slow
 def test_sentence_encoder_is_repaired(tmp_path):
-    pytest.importorskip("tokenizers")
     output = quick("sentences.py", tmp_path)
     assert output.count("agreement") == 2
     assert (tmp_path / "results" / "03_pretrained" / "minilm.json").is_file()
