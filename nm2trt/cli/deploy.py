@@ -87,6 +87,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     server.add_argument("--gpu", action="append", default=[], metavar="SM", help="its GPU, e.g. sm86")
     server.add_argument(
+        "--load",
+        default="",
+        metavar="HOST:PORT",
+        help="load the version there; roll back where it does not load",
+    )
+    server.add_argument(
         "--canary",
         default="",
         metavar="HOST:PORT",
@@ -130,6 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
         triton_release=arguments.triton_release,
         server_tensorrt=arguments.server_tensorrt,
         gpus=arguments.gpu,
+        load=arguments.load,
         canary=arguments.canary,
         reference=arguments.reference,
         precision=arguments.precision,
@@ -137,11 +144,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(deployment.to_json())
     else:
-        _print(deployment, arguments.canary)
+        _print(deployment, arguments.load, arguments.canary)
     return 0
 
 
-def _print(deployment: Deployment, canary: str) -> None:
+def _print(deployment: Deployment, load: str, canary: str) -> None:
     before = "the first" if deployment.previous is None else f"{deployment.previous} before"
     print(f"{deployment.folder}  ({deployment.backend}; version {deployment.version}, {before})")
     for note in deployment.notes:
@@ -150,6 +157,8 @@ def _print(deployment: Deployment, canary: str) -> None:
         print(f"removed: version {', '.join(map(str, deployment.removed))}")
     if canary:
         print(f"loaded and probed on {canary}: it answers like the reference")
+    if load:
+        print(f"loaded on {load}")
 
 
 def _numbers(text: str) -> tuple[int, ...]:

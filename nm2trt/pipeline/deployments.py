@@ -31,6 +31,7 @@ def deploy(
     triton_release: str = "",
     server_tensorrt: str = "",
     gpus: Sequence[str] = (),
+    load: str = "",
     canary: str = "",
     reference: str | os.PathLike[str] | None = None,
     precision: str | None = None,
@@ -49,8 +50,9 @@ def deploy(
         triton_release: Release or image tag of the server, stated instead of asked for.
         server_tensorrt: TensorRT of the server, likewise.
         gpus: Compute capabilities of the server's GPUs; this machine's, where the server runs on it.
-        canary: A server that reads this repository under explicit model control: the version is loaded and
-            probed there, and rolled back where it fails.
+        load: A server that reads this repository under explicit model control: the version is loaded there,
+            and rolled back where it does not load.
+        canary: Such a server, where the version is loaded and probed, and rolled back where either fails.
         reference: ONNX model that the canary is compared with; an ONNX artefact itself by default.
         precision: Lowest type that the canary computes in, which sets the tolerance.
         probe_options: How the canary is probed, instead of 100 requests from 4 clients in that precision.
@@ -58,7 +60,7 @@ def deploy(
     Raises:
         InputError: The artefact, name, an option, the sample or the labels are wrong.
         OutputError: The repository cannot be written; what is served is unchanged.
-        BackendError: A plan does not fit the server; or the canary does not load, and was rolled back.
+        BackendError: A plan does not fit the server; or the version does not load, and was rolled back.
         DifferenceError: The canary answers wrongly, and was rolled back.
         ServerError: A server cannot be reached.
     """
@@ -72,8 +74,8 @@ def deploy(
         described,
         release=triton_release,
         tensorrt=server_tensorrt,
-        server_version=_server_version(url or canary),
-        gpus=gpus or _local_gpus(url or canary),
+        server_version=_server_version(url or canary or load),
+        gpus=gpus or _local_gpus(url or canary or load),
     )
     placed = place(
         described,
@@ -83,9 +85,11 @@ def deploy(
         sample=None if sample is None else _samples(sample, described),
         labels=_labels(labels, described),
     )
+    quick = ProbeOptions(concurrency=(4,), requests=100, precision=precision)
     if canary:
-        quick = ProbeOptions(concurrency=(4,), requests=100, precision=precision)
-        _watch_canary(placed, canary, Path(reference or described.path), probe_options or quick)
+        _bring_up(placed, canary, Path(reference or described.path), probe_options or quick)
+    if load and load != canary:
+        _bring_up(placed, load)
     return _with_notes(placed, fit_notes)
 
 
@@ -247,15 +251,18 @@ def _local_gpus(url: str) -> tuple[str, ...]:
     return tuple(gpu.target for gpu in probe_gpus()[0])
 
 
-def _watch_canary(placed: Deployment, url: str, reference: Path, options: ProbeOptions | None) -> None:
-    """Load and probe a version that was just placed; go back, and load what was there, where it fails."""
+def _bring_up(
+    placed: Deployment, url: str, reference: Path | None = None, options: ProbeOptions | None = None
+) -> None:
+    """Load a version that was just placed, and probe it where there is a reference; go back on failure."""
     from nm2trt.backends.triton import TritonServer
 
     try:
         with TritonServer(url) as server:
             server.load(placed.name)
-        report = probe(url, placed.name, reference, repository=placed.repository, options=options)
-        report.require_passed()
+        if reference is not None:
+            report = probe(url, placed.name, reference, repository=placed.repository, options=options)
+            report.require_passed()
     except BaseException as error:
         told = _go_back(placed, url)
         if isinstance(error, Nm2trtError):

@@ -268,6 +268,22 @@ def test_a_server_that_is_killed_under_load(tmp_path):
         again.kill()
 
 
+def test_loading_without_a_probe(tmp_path, tritonserver):
+    from nm2trt.backends.triton import TritonServer
+
+    models = [nets.linear(tmp_path / f"{scale}.onnx", scale=scale) for scale in (1, 2)]
+    for model in models:
+        deploy(model, tritonserver.repository, "loaded", PYTHON, load=url(tritonserver))
+        probe(url(tritonserver), "loaded", model, options=QUICK).require_passed()
+    with pytest.raises(BackendError, match=r"unable to find backend library.*; rolled back to version 2"):
+        deploy(models[0], tritonserver.repository, "loaded", load=url(tritonserver))
+    probe(url(tritonserver), "loaded", models[1], options=QUICK).require_passed()
+    with TritonServer(url(tritonserver)) as client:
+        client.unload("loaded")
+    with pytest.raises(BackendError, match="has no model 'loaded' loaded"):
+        probe(url(tritonserver), "loaded", models[1])
+
+
 class TestCanary:
     def test_that_passes(self, tmp_path, tritonserver):
         models = [nets.linear(tmp_path / f"{name}.onnx", mask=name * 32) for name in ("aa", "bb")]
