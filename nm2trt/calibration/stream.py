@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nm2trt.backends.protocol import TensorSpec, numpy_dtype
-from nm2trt.errors import DataError
+from nm2trt.errors import BackendMissingError, DataError
 from nm2trt.files import check_input
 
 __all__ = ["LABELS", "SampleHash", "SampleStream", "fitted", "open_samples"]
@@ -86,12 +86,15 @@ def open_samples(
     Raises:
         InputError: The file, or one that the recipe names, is missing or wrong.
         DataError: It holds no sample, or the arrays do not fit together.
+        BackendMissingError: A recipe is given, and what reads it is not installed.
     """
     path = Path(path)
     if path.suffix.lower() == ".npz":
         return _open_npz(path)
-    from nm2trt.calibration.recipe import load_recipe, open_recipe, read_recipe
-
+    try:
+        from nm2trt.calibration.recipe import load_recipe, open_recipe, read_recipe
+    except ImportError as error:
+        raise BackendMissingError(f"{error.name} is not installed: pip install nm2trt[calib]") from error
     if read_recipe(path).sha256 is not None:
         # Its hash is over all samples at once.
         whole = load_recipe(path, data_root=data_root, allow_functions=allow_functions)

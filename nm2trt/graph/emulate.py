@@ -27,10 +27,13 @@ def rounded_in_float32(model: Model, low_values: frozenset[str], low: int) -> Mo
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     graph = proto.graph
+    listed = {value.name: value for value in graph.input}
     for tensor in graph.initializer:
         if tensor.data_type == low:
             array = read_tensor(tensor, model.root).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+            if tensor.name in listed:
+                listed[tensor.name].type.tensor_type.elem_type = TensorProto.FLOAT
     del graph.value_info[:]
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:

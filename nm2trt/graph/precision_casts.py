@@ -109,7 +109,9 @@ class Casts:
         """Return a stored tensor's copy in the lower type; None for a computed value or an input."""
         editor = self._editor
         producer = editor.producer(value, "Constant")
-        given = any(item.name == value for item in editor.model.proto.graph.input)
+        proto = editor.model.proto
+        # An initializer that is an input too is its default, except before IR 4, where each had to be both.
+        given = proto.ir_version >= 4 and any(item.name == value for item in proto.graph.input)
         if producer is None and (value not in editor.scope.initializers or given):
             return None
         array = cast_array(evaluate(editor.scope, value), self._low.dtype)

@@ -200,6 +200,30 @@ def test_casts_of_the_file_lead_straight_to_the_lower_type(tmp_path):
     ]
 
 
+def listed(model, ir_version):
+    """List every weight as an input too."""
+    for tensor in model.graph.initializer:
+        value = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+        model.graph.input.append(value)
+    model.ir_version = ir_version
+    return model
+
+
+@pytest.mark.parametrize("ir_version", [3, 10])
+def test_weights_that_are_inputs_too(tmp_path, ir_version):
+    model = listed(with_weight(np.eye(4)), ir_version)
+    _, out = cast(model, tmp_path)
+    stored = {tensor.name: tensor.data_type for tensor in out.graph.initializer}
+    # From IR 4 on a caller may put another weight in its place, which would be float32.
+    assert stored == {"w": HALF if ir_version == 3 else FLOAT}
+    assert {value.name: value.type.tensor_type.elem_type for value in out.graph.input} == {
+        "x": FLOAT,
+        **stored,
+    }
+    feeds = {"x": samples(shape=(4,))}
+    assert run(out, feeds)[0] == pytest.approx(run(model, feeds)[0], rel=0.01, abs=0.01)
+
+
 def test_inputs_and_outputs_are_cast_where_asked(tmp_path):
     report, model = cast(residual_net(), tmp_path, io=True)
     assert {types_of(model)["x"], types_of(model)["y"]} == {HALF}
