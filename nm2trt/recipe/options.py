@@ -150,6 +150,16 @@ class ProveOptions(StageOptions):
     warmup: int = Field(default=20, ge=0)
 
 
+class ExplainOptions(StageOptions):
+    """`nm2trt explain`: why an engine is not faster; for a model, `target` and `shapes` say where."""
+
+    takes = "artefact"
+
+    target: str | None = None
+    shapes: list[str] = Field(default_factory=list)
+    backend: Literal["trt", "trt-rtx"] | None = None
+
+
 class ValidateOptions(StageOptions):
     """`nm2trt validate`; with `max_drop` the run stops where a larger loss cannot be excluded."""
 
@@ -261,6 +271,7 @@ KINDS: Mapping[str, type[StageOptions]] = {
     "verify": VerifyOptions,
     "build": BuildOptions,
     "prove": ProveOptions,
+    "explain": ExplainOptions,
     "validate": ValidateOptions,
     "bench": BenchOptions,
     "gain": GainOptions,

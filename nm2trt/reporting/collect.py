@@ -9,7 +9,16 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from nm2trt.reporting.curves import curves_of
-from nm2trt.reporting.data import RUNGS, AccuracyRow, Answer, LatencyRow, ReportData, StageRow, WeightRow
+from nm2trt.reporting.data import (
+    RUNGS,
+    AccuracyRow,
+    Answer,
+    LatencyRow,
+    ReasonRow,
+    ReportData,
+    StageRow,
+    WeightRow,
+)
 from nm2trt.reporting.fields import Fields
 from nm2trt.reporting.folder import RunFolder
 from nm2trt.reporting.lineage import lineage_of
@@ -48,6 +57,7 @@ def collect(folder: str | os.PathLike[str]) -> ReportData:
         accuracy=_accuracy(done, producers),
         weights=weights,
         weights_of=weights_of,
+        reasons=_reasons(done),
         latency=_latency(done),
         curves=curves_of(run.telemetry()),
         lineage=lineage_of([record for record, _ in done]),
@@ -158,10 +168,10 @@ def _weights(done: Done) -> tuple[tuple[WeightRow, ...], str]:
     for record, fields in done:
         if record.stage == "verify":
             verdicts, model = fields.objects("weights"), fields.text("model", "")
-        elif record.stage in ("build", "prove"):
+        elif record.stage in ("build", "prove", "explain"):
             found = fields.objects("ladder")
             if found:
-                ladder, model = found, fields.text("model", model)
+                ladder, model = found, fields.text("model", "") or fields.text("subject", model)
     rungs = {(row.text("weight"), row.text("consumer", "")): row for row in ladder}
     seen = {(row.text("weight"), row.text("consumer", "")) for row in verdicts}
     rows = [_weight(row, rungs.get((row.text("weight"), row.text("consumer", "")))) for row in verdicts]
@@ -202,6 +212,21 @@ def _from_verdict(verdict: Fields) -> dict[str, Answer]:
         answers["fits"] = Answer(eligible, "eligible" if eligible == "yes" else verdict.text("reason", ""))
         answers["dtype"] = Answer("", verdict.text("dtype", ""))
     return answers
+
+
+def _reasons(done: Done) -> tuple[ReasonRow, ...]:
+    """Return the reasons of the last `explain`."""
+    found = [fields for record, fields in done if record.stage == "explain"]
+    return tuple(
+        ReasonRow(
+            reason.text("rung", ""),
+            reason.text("sentence"),
+            len(reason.texts("weights")),
+            reason.maybe("share"),
+            reason.text("remedy", ""),
+        )
+        for reason in (found[-1].objects("reasons") if found else ())
+    )
 
 
 def _latency(done: Done) -> tuple[LatencyRow, ...]:
@@ -278,7 +303,7 @@ _LATENCIES: Mapping[str, Callable[[str, Fields], list[LatencyRow]]] = {
 def _notes(done: Done) -> tuple[str, ...]:
     notes: list[str] = []
     for record, fields in done:
-        if record.stage in ("build", "prove", "deploy", "probe", "gain"):
+        if record.stage in ("build", "prove", "explain", "quantize", "cast", "deploy", "probe", "gain"):
             notes += [f"{record.name}: {note}" for note in fields.texts("notes")]
             kind = fields.text("kind", "")
             if record.stage == "build" and kind:

@@ -14,6 +14,7 @@ __all__ = [
     "Curve",
     "LatencyRow",
     "LineageNode",
+    "ReasonRow",
     "ReportData",
     "Series",
     "StageRow",
@@ -218,6 +219,25 @@ class LineageNode:
 
 
 @dataclass(frozen=True, slots=True)
+class ReasonRow:
+    """One reason why an engine is not faster.
+
+    Args:
+        rung: Where on the ladder.
+        sentence: The reason.
+        weights: Number of weights it applies to; 0 for the whole engine.
+        share: Their share of the work, 0..1, or None.
+        remedy: What to do.
+    """
+
+    rung: str
+    sentence: str
+    weights: int
+    share: float | None
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReportData:
     """Everything that a report shows.
 
@@ -228,6 +248,7 @@ class ReportData:
         accuracy: Scores, in the order of the pipeline.
         weights: One row a weight.
         weights_of: The model that `weights` are of.
+        reasons: Why an engine is not faster, as `nm2trt explain` orders them.
         latency: Latencies, by group.
         curves: What training logged.
         lineage: Artefacts, parents first.
@@ -241,6 +262,7 @@ class ReportData:
     accuracy: tuple[AccuracyRow, ...]
     weights: tuple[WeightRow, ...]
     weights_of: str
+    reasons: tuple[ReasonRow, ...]
     latency: tuple[LatencyRow, ...]
     curves: tuple[Curve, ...]
     lineage: tuple[LineageNode, ...]

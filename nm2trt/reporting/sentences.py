@@ -112,6 +112,15 @@ def _prove(result: Fields) -> str:
     return ""
 
 
+def _explain(result: Fields) -> str:
+    reasons = result.objects("reasons")
+    return (
+        f"{len(reasons)} reason{'s'[: len(reasons) != 1]}, the first: {reasons[0].text('sentence')}"
+        if reasons
+        else ""
+    )
+
+
 def _gain(result: Fields) -> str:
     layers = result.objects("layers")
     pays = sum(layer.text("pays", "") == "yes" for layer in layers)
@@ -146,6 +155,7 @@ _SENTENCES: Mapping[str, Callable[[Fields], str]] = {
     "prove": _prove,
     "validate": _validate,
     "bench": _bench,
+    "explain": _explain,
     "gain": _gain,
     "deploy": _deploy,
     "probe": _probe,

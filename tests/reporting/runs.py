@@ -209,6 +209,30 @@ def small_run(folder, *, names=("stem.weight", "body.0.weight", "body.1.weight",
             },
         )
     )
+    reasons = [
+        {
+            "rung": "pattern",
+            "code": "broken",
+            "sentence": "3 of 100 groups have more than 2 non-zeros",
+            "weights": ["body.0.weight"],
+            "share": 0.31,
+            "remedy": "export the finalised model again",
+            "source": "",
+            "basis": "",
+        }
+    ]
+    run.write(
+        StageRecord(
+            "explain",
+            "explain",
+            result={
+                "subject": "model.rtx",
+                "reasons": reasons,
+                "ladder": [ladder_row(row) for row in rows],
+                "notes": [],
+            },
+        )
+    )
     for epoch in range(1, 31):
         for seed in (0, 1):
             settled = 1 - math.exp(-epoch / (8 + seed))

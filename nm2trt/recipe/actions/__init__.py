@@ -19,6 +19,7 @@ ACTIONS: Mapping[str, Callable[[Job], Outcome]] = {
     "verify": checks.verify,
     "build": engines.build,
     "prove": engines.prove,
+    "explain": engines.explain,
     "validate": checks.validate,
     "bench": checks.bench,
     "gain": checks.gain,

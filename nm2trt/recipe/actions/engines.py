@@ -8,7 +8,7 @@ from nm2trt import pipeline
 from nm2trt.recipe import options as options_of
 from nm2trt.recipe.actions.job import Job, Outcome, Words
 
-__all__ = ["build", "prove"]
+__all__ = ["build", "explain", "prove"]
 
 
 def build(job: Job) -> Outcome:
@@ -55,3 +55,14 @@ def prove(job: Job) -> Outcome:
     words.add("--profile", options.profiles).add("--runs", options.runs, unless=200)
     engines = tuple(Path(variant.engine) for variant in done.variants if variant.engine)
     return Outcome(done.to_json(), words.words, engines)
+
+
+def explain(job: Job) -> Outcome:
+    """Run `nm2trt explain`."""
+    options: options_of.ExplainOptions = job.options
+    done = pipeline.explain(
+        job.source, backend=options.backend, targets=options.target, shapes=options.shapes
+    )
+    words = Words(["explain", str(job.source)]).add("--backend", options.backend)
+    words.add("--target", options.target).add("--shape", options.shapes)
+    return Outcome(done.to_json(), words.words)
