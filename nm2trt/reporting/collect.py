@@ -174,8 +174,10 @@ def _weights(done: Done) -> tuple[tuple[WeightRow, ...], str]:
                 ladder, model = found, fields.text("model", "") or fields.text("subject", model)
     rungs = {(row.text("weight"), row.text("consumer", "")): row for row in ladder}
     seen = {(row.text("weight"), row.text("consumer", "")) for row in verdicts}
+    if rungs and not seen & rungs.keys():
+        # Another model was built than verified: what was built counts.
+        return tuple(_weight(row, row) for row in ladder), PurePath(model).name
     rows = [_weight(row, rungs.get((row.text("weight"), row.text("consumer", "")))) for row in verdicts]
-    rows += [_weight(row, row) for key, row in rungs.items() if key not in seen]
     return tuple(rows), PurePath(model).name
 
 

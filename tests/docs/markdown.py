@@ -11,7 +11,7 @@ OTHERS = sorted([ROOT / "CHANGELOG.md", *(ROOT / "calib").glob("*.md")])
 
 # The first word of a line that somebody would type.
 _COMMANDS = re.compile(r"(\$ )?(nm2trt|pip|python|make|torchrun|npm|source|export|cd) ")
-_PYTHON = re.compile(r"(import |from \w+ import|\w+ = |nm2trt\.|sparse\.)")
+_PYTHON = re.compile(r"(import |from \w+ import|(\w+ = )?nm2trt\.|sparse\.)")
 _MARK = re.compile(r"<!-- not run: (.+?) -->")
 _PAGE_MARK = re.compile(r"<!-- this page is not run: (.+?) -->")
 

@@ -1,14 +1,18 @@
 """Documentation that is true: code blocks run as they stand, or say why not; links and paths lead somewhere."""
 
-import os
+import contextlib
+import io
+import shlex
 import subprocess
-import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from markdown import OTHERS, PAGES, ROOT, SAMPLES, Block, anchors, blocks, links, named_paths
 
+from nm2trt.cli import main
 from nm2trt.recipe.options import KINDS
+from nm2trt.reporting.folder import RunFolder
 
 RUN = [page for page in PAGES if any(b.language in ("python", "sh") and not b.reason for b in blocks(page))]
 
@@ -51,7 +55,7 @@ def test_recipes_page_names_every_stage_and_key():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Give a folder with what the pages name: models, data, and `nm2trt` on the path."""
+    """Give a folder with what the pages name: models and data."""
     from nets import save
     from onnx import helper, numpy_helper
 
@@ -75,15 +79,7 @@ def folder(tmp_path, monkeypatch):
     x = random.standard_normal((48, 32, 8, 8)).astype("f4")
     np.savez(tmp_path / "test.npz", x=x, labels=random.integers(0, 16, 48))
     np.savez(tmp_path / "samples.npz", x=random.standard_normal((16, 32, 8, 8)).astype("f4"))
-    programs = tmp_path / ".bin"
-    programs.mkdir()
-    for word, module in (("nm2trt", "-m nm2trt"), ("python", "")):
-        program = programs / word
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} {module} "$@"\n')
-        program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    RunFolder(tmp_path / "runs" / "mine").start("mine", [])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -124,11 +120,35 @@ def run_python(block: Block, page, names):
 
 
 def run_shell(block: Block, page):
-    script = "set -euo pipefail\n" + block.text.replace("\n$ ", "\n").removeprefix("$ ")
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, (
-        f"{name(page)} line {block.line}:\n{block.text}\n{done.stdout[-2000:]}\n{done.stderr}"
-    )
+    """Run each line; `nm2trt` in this process, which has its libraries loaded already, the rest by bash."""
+    for line in block.text.splitlines():
+        words = shlex.split(line.removeprefix("$ "), comments=True)
+        status, told = 0, ""
+        if set(words) & {"|", ";", "<"} or any("$" in word for word in words):
+            words = ["bash", "-c", line]
+        while words and not status:
+            end = words.index("&&") if "&&" in words else len(words)
+            status, told = run_command(words[:end])
+            words = words[end + 1 :]
+        assert status == 0, f"{name(page)} line {block.line}: {line}\n{told}"
+
+
+def run_command(words):
+    output = io.StringIO()
+    target = None
+    if ">" in words:
+        target, words = words[words.index(">") + 1], words[: words.index(">")]
+    if words[0] != "nm2trt":
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
+        except OSError as error:
+            return 127, str(error)
+        return done.returncode, done.stdout + done.stderr
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(io.StringIO()) as errors:
+        status = main(words[1:])
+    if target is not None:
+        Path(target).write_text(output.getvalue())
+    return status, output.getvalue()[-2000:] + errors.getvalue()
 
 
 def write_yaml(block: Block, page):
