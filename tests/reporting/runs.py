@@ -285,7 +285,13 @@ def large_run(folder, layers=1000):
             result={"model": "big.onnx", "engine": "big.rtx", "ladder": [ladder_row(row) for row in rows]},
         )
     )
-    run.write(StageRecord("explain", "explain", result={"subject": "big.rtx", "reasons": [], "ladder": [ladder_row(row) for row in rows]}))
+    run.write(
+        StageRecord(
+            "explain",
+            "explain",
+            result={"subject": "big.rtx", "reasons": [], "ladder": [ladder_row(row) for row in rows]},
+        )
+    )
     return run
 
 
