@@ -240,7 +240,7 @@ def test_command_line(run, tmp_path):
     command = [sys.executable, "-m", "nm2trt", "report", str(run.path), "-o", str(tmp_path / "r.md")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "8 stages, 4 weights" in done.stdout
+    assert "9 stages, 4 weights" in done.stdout
     damage(run.stage_path("build"))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
