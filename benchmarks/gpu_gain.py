@@ -177,15 +177,16 @@ def _up(size: int, step: int) -> int:
     return -(-size // step) * step
 
 
-def operands(m: int, n: int, k: int, dtype: str) -> tuple[Tensor, Tensor]:
+def operands(m: int, n: int, k: int, dtype: str, device: str = "cpu") -> tuple[Tensor, Tensor]:
     """Return a 2:4 weight (n, k) and an input (m, k) of random numbers."""
-    generator = torch.Generator().manual_seed(0)
-    if dtype == "int8":
-        weight = torch.randint(-127, 128, (n, k), generator=generator, dtype=torch.int8)
-        x = torch.randint(-127, 128, (m, k), generator=generator, dtype=torch.int8)
-    else:
-        weight = torch.randn(n, k, generator=generator).to(DTYPES[dtype])
-        x = torch.randn(m, k, generator=generator).to(DTYPES[dtype])
+    generator = torch.Generator(device).manual_seed(0)
+    made = []
+    for rows in (n, m):
+        if dtype == "int8":
+            made.append(torch.randint(-127, 128, (rows, k), generator=generator, device=device))
+        else:
+            made.append(torch.randn(rows, k, generator=generator, device=device).to(DTYPES[dtype]))
+    weight, x = made
     return weight * nm_mask(weight.float().abs(), NMPattern(2, 4), axis=1), x
 
 
@@ -262,7 +263,7 @@ def measure(m: int, n: int, k: int, dtype: str, *, rounds: int, warmup: int) -> 
     Raises:
         ArithmeticError: The sparse product differs from fp64 by more than rounding explains.
     """
-    weight, x = (tensor.cuda() for tensor in operands(m, n, k, dtype))
+    weight, x = operands(m, n, k, dtype, "cuda")
     runs = calls(weight, x, dtype)
     off = {name: off_from_fp64(run(), weight, x) for name, run in runs.items()}
     if off["sparse"] > TOLERANCE[dtype]:

@@ -227,7 +227,13 @@ def build_engine(
         outputs=network.outputs,
         ladder=ladder,
         forecast=forecast(ladder),
-        notes=(*facts.notes, *notes, *_warnings(weights, options), *lost_weights(ladder, evidence)),
+        notes=(
+            *facts.notes,
+            *notes,
+            *_warnings(weights, options),
+            *lost_weights(ladder, evidence),
+            *_unread(evidence),
+        ),
         engine_sha256="",
         engine_bytes=0,
         parse_ms=parse_ms,
@@ -308,6 +314,11 @@ def _warnings(weights: Sequence[WeightVerdict], options: BuildOptions) -> list[s
     if old:
         notes.append(f"{', '.join(old)} has no sparse tensor cores: the engine runs dense there")
     return notes
+
+
+def _missed(ladder: tuple[LadderRow, ...], evidence: Evidence) -> tuple[str, ...]:
+    """Return what the builder's words leave open; of one that defers the choice nothing else is expected."""
+    return (*lost_weights(ladder, evidence), *(() if evidence.deferred else evidence.notes))
 
 
 def _manifest(result: BuildResult, facts: ModelFacts, model_sha256: str) -> Manifest:

@@ -96,6 +96,15 @@ def test_a_log_of_an_unknown_version_fails(net):
         build(net, backend)
 
 
+def test_what_could_not_be_read_is_told_without_the_gate_too(net):
+    backend = OnAGpu(*chose("conv0 + relu0"))
+    backend.version = "12.3"
+    assert any(
+        "wording this release of nm2trt does not know" in note
+        for note in build(net, backend, require=None).notes
+    )
+
+
 def test_ahead_of_time_can_never_know(net):
     with pytest.raises(TooFewSparseError, match="can never be answered by an ahead-of-time build"):
         build(net, trt_rtx.load())
