@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import warnings
 from collections.abc import Mapping
 from types import TracebackType
@@ -16,7 +17,7 @@ from torch.utils import _pytree
 
 from nm2trt.backends.protocol import TensorSpec, check_feeds
 from nm2trt.errors import BackendError, ModelError
-from nm2trt.exporter.program_archive import check_archive
+from nm2trt.exporter.program_archive import copy_checked
 from nm2trt.exporter.reference import output_names_of
 from nm2trt.files import check_input
 
@@ -91,13 +92,13 @@ def open_program(path: str | os.PathLike[str]) -> ProgramSession:
     path = check_input(path, "an exported PyTorch program")
     loader = logging.getLogger("torch.export")
     level = loader.level
-    with path.open("rb") as file:
-        check_archive(file, str(path))
+    with path.open("rb") as file, tempfile.TemporaryFile() as checked:
+        copy_checked(file, checked, str(path))
         loader.setLevel(logging.CRITICAL)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                program = torch.export.load(file)
+                program = torch.export.load(checked)
         except Exception as error:
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(f"PyTorch cannot load {path}: {line}") from error

@@ -7,6 +7,9 @@ resolves any name below `torch` to a function that the program then calls. An ar
 - every call is an ATen operator, or arithmetic on sizes;
 - every shape expression is arithmetic over names of sizes;
 - no argument structure names a Python class or module to import.
+
+What passes is copied into a new archive, member by member, and the copy is what PyTorch opens: two readers of
+ZIP need not see the same members in one file.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import zipfile
 from collections.abc import Iterator
 from typing import IO, Any
@@ -22,7 +26,9 @@ import torch
 
 from nm2trt.errors import ModelError
 
-__all__ = ["check_archive"]
+__all__ = ["copy_checked"]
+
+_LARGEST_TEXT = 1 << 28
 
 _WEIGHTS = re.compile(r"data/weights/weight_\d+")
 _CONSTANTS = re.compile(r"data/constants/tensor_\d+")
@@ -52,43 +58,63 @@ _ARITHMETIC = re.compile(r"[\w\s+\-*/(),<>=]*")
 _IMPORTS = re.compile(r"default_factory|__enum__|namedtuple", re.IGNORECASE)
 
 
-def check_archive(file: IO[bytes], name: str) -> None:
-    """Refuse an archive that is unsound, or whose loading or running could execute what it carries.
+def copy_checked(file: IO[bytes], copy: IO[bytes], name: str) -> None:
+    """Copy an archive, or refuse one that is unsound, or that could execute what it carries.
 
     Args:
-        file: The archive; its position is left at the start.
-        name: Its name in messages.
+        file: The archive.
+        copy: Where the checked members are written; its position is left at the start.
+        name: The archive's name in messages.
 
     Raises:
         ModelError: It is refused; the message names the member and the reason.
     """
+    seen: set[str] = set()
     try:
-        with zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(file) as archive, zipfile.ZipFile(copy, "w", allowZip64=True) as checked:
             for info in archive.infolist():
-                _check_member(archive, info.filename, name)
+                if info.filename in seen:
+                    raise _unsafe(name, f"it has two members {info.filename!r}")
+                seen.add(info.filename)
+                _copy_member(archive, info, checked, name)
     except (zipfile.BadZipFile, ValueError, KeyError, RecursionError, OSError, EOFError) as error:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"{name} is no sound .pt2 archive; write it with torch.export.save") from error
-    file.seek(0)
+    copy.seek(0)
 
 
-def _check_member(archive: zipfile.ZipFile, member: str, name: str) -> None:
+def _copy_member(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, checked: zipfile.ZipFile, name: str
+) -> None:
     # All members lie below one folder, whose name is the file's when it was written.
-    _, _, inner = member.partition("/")
-    if _WEIGHTS.fullmatch(inner) or _CONSTANTS.fullmatch(inner) or _INERT.fullmatch(inner):
-        return
+    folder, _, inner = info.filename.partition("/")
+    numbers = _WEIGHTS.fullmatch(inner) or _CONSTANTS.fullmatch(inner)
+    with archive.open(info) as source:
+        if numbers:
+            with checked.open(f"{folder}/{inner}", "w", force_zip64=True) as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            return
+        if info.file_size > _LARGEST_TEXT:
+            raise _unsafe(name, f"its member {info.filename!r} is larger than {_LARGEST_TEXT >> 20} MB")
+        data = source.read()
+    if not _INERT.fullmatch(inner):
+        _check_member(data, inner, info.filename, name)
+    checked.writestr(f"{folder}/{inner}", data)
+
+
+def _check_member(data: bytes, inner: str, member: str, name: str) -> None:
     if _CONFIG.fullmatch(inner):
-        for key, payload in json.loads(archive.read(member)).get("config", {}).items():
+        for key, payload in json.loads(data).get("config", {}).items():
             if payload.get("use_pickle") is not False:
                 raise _unsafe(name, f"{key!r} is pickled")
             if not re.fullmatch(r"(weight|tensor)_\d+", str(payload.get("path_name"))):
                 raise _unsafe(name, f"{key!r} is a Python object, not a tensor")
     elif _MODEL.fullmatch(inner):
-        _check_program(json.loads(archive.read(member)), name)
+        _check_program(json.loads(data), name)
     elif _SAMPLE.fullmatch(inner):
         try:
-            torch.load(io.BytesIO(archive.read(member)), weights_only=True)
+            torch.load(io.BytesIO(data), weights_only=True)
         except Exception as error:
             raise _unsafe(name, "its sample inputs are Python objects beyond plain tensors") from error
     else:

@@ -162,3 +162,36 @@ def test_other_files_are_refused(content, tmp_path):
 def test_the_plain_copy_is_accepted(saved, tmp_path):
     # Otherwise the refusals above could come from the copying.
     open_program(rewritten(saved[1], tmp_path / "same.pt2", lambda name, data: data)).close()
+
+
+def test_a_member_that_is_there_twice_is_refused(saved, tmp_path):
+    # Readers of ZIP differ in which of two they take.
+    path = rewritten(saved[1], tmp_path / "bad.pt2", lambda name, data: data)
+    with zipfile.ZipFile(path) as archive:
+        name = next(name for name in archive.namelist() if "sample_inputs" in name)
+        data = archive.read(name)
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr(name, data)
+    with pytest.raises(ModelError, match="it has two members"):
+        open_program(path)
+
+
+def test_what_lies_in_front_of_the_archive_is_not_opened(saved, tmp_path):
+    # A second archive in front: what one reader takes for the file, another takes for padding.
+    (tmp_path / "two.pt2").write_bytes(
+        rewritten(saved[1], tmp_path / "bad.pt2", planted_sample).read_bytes() + saved[1].read_bytes()
+    )
+    with open_program(tmp_path / "two.pt2") as session:
+        assert [spec.name for spec in session.inputs] == ["x", "bias"]
+
+
+def test_shape_expressions_with_arithmetic_are_accepted(tmp_path):
+    class Flat(torch.nn.Module):
+        def forward(self, x):
+            return x.reshape(x.shape[0] * x.shape[1] // 2, 2)
+
+    sizes = {0: torch.export.Dim("a", max=8), 1: 2 * torch.export.Dim("h", max=8)}
+    program = torch.export.export(Flat(), (torch.randn(3, 4),), dynamic_shapes=(sizes,))
+    torch.export.save(program, tmp_path / "f.pt2")
+    with open_program(tmp_path / "f.pt2") as session:
+        assert session.run({"x": np.ones((5, 6), np.float32)})["output"].shape == (15, 2)
