@@ -50,7 +50,7 @@ samples: $(READY)
 	$(BIN)/python -m pytest -m slow
 
 bench: $(READY)
-	for script in startup mask verify graph build train_step spre fcpts report; do $(BIN)/python benchmarks/$$script.py || exit; done
+	for script in startup mask verify graph build train_step spre fcpts report bench_overhead; do $(BIN)/python benchmarks/$$script.py || exit; done
 
 clean:
 	rm -rf $(VENV) $(SERVE_ENV) $(TRT_ENV) results .mypy_cache .pytest_cache .ruff_cache

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nm2trt.errors import InputError, Nm2trtError
+from nm2trt.files import check_input
 from nm2trt.pipeline.sessions import backend_of, is_url, open_session
 
 if TYPE_CHECKING:
@@ -164,10 +165,24 @@ def _require_onnx(*artefacts: _Artefact) -> None:
     for artefact in artefacts:
         if is_url(artefact) or Path(artefact).suffix.lower() != ".onnx":
             raise InputError(
-                f"--bisect looks inside both models, and {artefact} shows its outputs alone; give the ONNX "
-                "model that it was made from, or let Polygraphy build that with every tensor as an output: "
-                "polygraphy run MODEL.onnx --onnxrt --trt --onnx-outputs mark all --trt-outputs mark all"
+                f"--bisect looks inside both models, and {artefact} shows its outputs alone; bisect the ONNX "
+                "model that it was made from, or let Polygraphy build that with every tensor as an output, "
+                f"on the engine's GPU: {_polygraphy(artefact)}"
             )
+
+
+def _polygraphy(artefact: _Artefact) -> str:
+    """Return the command that compares every tensor of an engine's model, which its manifest names."""
+    from nm2trt.backends.choice import identify
+    from nm2trt.manifest import read_manifest
+
+    model, library = "MODEL.onnx", ""
+    if not is_url(artefact):
+        path = check_input(artefact, "an engine")
+        manifest = read_manifest(path).manifest
+        model = model if manifest is None else str(path.with_name(manifest.model))
+        library = "POLYGRAPHY_USE_TENSORRT_RTX=1 " if identify(path) == "trt-rtx" else ""
+    return f"{library}polygraphy run {model} --onnxrt --trt --onnx-outputs mark all --trt-outputs mark all"
 
 
 def _bisection(

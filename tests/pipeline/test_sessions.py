@@ -105,3 +105,24 @@ def test_an_engine_without_a_gpu_is_one_sentence(tmp_path, capsys):
         assert (out, err.count("\n")) == ("", 1)
         assert "m.rtx" in err
         assert "GPU" in err
+
+
+def test_bisecting_an_engine_names_the_model_that_it_was_made_from(tmp_path, capsys):
+    pytest.importorskip("tensorrt_rtx")
+    from nm2trt.cli import main
+
+    model = str(doubling(tmp_path / "m.onnx"))
+    assert main(["build", model]) == 0
+    np.savez(tmp_path / "d.npz", x=np.ones((2, 2), np.float32))
+    capsys.readouterr()
+    words = [
+        "validate",
+        str(tmp_path / "m.rtx"),
+        "--against",
+        model,
+        "--data",
+        str(tmp_path / "d.npz"),
+        "--bisect",
+    ]
+    assert main(words) == 2
+    assert f"POLYGRAPHY_USE_TENSORRT_RTX=1 polygraphy run {model} --onnxrt --trt" in capsys.readouterr().err

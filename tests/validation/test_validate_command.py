@@ -190,7 +190,7 @@ def test_bisection_names_the_node(files, capsys):
 def test_bisection_of_what_shows_no_inside_is_refused(files, capsys):
     status, out, err = run(capsys, files, "--bisect", candidate="http://127.0.0.1:9/m")
     assert (status, out) == (2, "")
-    assert "http://127.0.0.1:9/m shows its outputs alone; give the ONNX model" in err
+    assert "http://127.0.0.1:9/m shows its outputs alone; bisect the ONNX model" in err
     assert "polygraphy run MODEL.onnx --onnxrt --trt" in err
 
 
