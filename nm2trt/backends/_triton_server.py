@@ -50,7 +50,7 @@ class TritonServer:
         Raises:
             ServerError: It cannot be reached.
         """
-        return bool(self._ask(lambda client: client.is_server_ready()))
+        return bool(self._ask(lambda client: client.is_server_ready(**self._limit)))
 
     def is_model_ready(self, model: str, version: str = "") -> bool:
         """Tell whether a model is loaded.
@@ -58,7 +58,7 @@ class TritonServer:
         Raises:
             ServerError: The server cannot be reached.
         """
-        return bool(self._ask(lambda client: client.is_model_ready(model, version)))
+        return bool(self._ask(lambda client: client.is_model_ready(model, version, **self._limit)))
 
     def metadata(self) -> dict[str, Any]:
         """Return the server's `name`, `version` and `extensions`."""
@@ -95,11 +95,11 @@ class TritonServer:
             BackendError: The server refuses it, with its reason.
             ServerError: The server cannot be reached, or does not answer in time.
         """
-        self._steer(lambda client: client.load_model(model))
+        self._steer(lambda client, limit: client.load_model(model, **limit))
 
     def unload(self, model: str) -> None:
         """Unload a model; see `load`."""
-        self._steer(lambda client: client.unload_model(model))
+        self._steer(lambda client, limit: client.unload_model(model, **limit))
 
     def infer(
         self, model: str, version: str, feeds: Mapping[str, tuple[str, Array]], outputs: Mapping[str, str]
@@ -113,12 +113,11 @@ class TritonServer:
             outputs: Triton's dtype by output name.
         """
         library = self._library
-        timeout = {"client_timeout": self._timeout_s} if self.address.protocol == "grpc" else {}
         wanted = [library.InferRequestedOutput(name) for name in outputs]
 
         def send(client: Any) -> Any:
             inputs = [_input(library, name, dtype, array) for name, (dtype, array) in feeds.items()]
-            return client.infer(model, inputs, model_version=version, outputs=wanted, **timeout)
+            return client.infer(model, inputs, model_version=version, outputs=wanted, **self._limit)
 
         result = self._ask(send)
         return {name: _array(result, name, dtype) for name, dtype in outputs.items()}
@@ -139,7 +138,12 @@ class TritonServer:
 
     @property
     def _json(self) -> dict[str, Any]:
-        return {"as_json": True, "client_timeout": self._timeout_s} if self.address.protocol == "grpc" else {}
+        return {"as_json": True, **self._limit} if self.address.protocol == "grpc" else {}
+
+    @property
+    def _limit(self) -> dict[str, float]:
+        """Over gRPC a timeout belongs to each call; over HTTP, to the connection."""
+        return {"client_timeout": self._timeout_s} if self.address.protocol == "grpc" else {}
 
     def _connect(self, timeout_s: float) -> Any:
         options: dict[str, Any] = {"ssl": self.address.secure}
@@ -147,11 +151,12 @@ class TritonServer:
             options |= {"connection_timeout": min(timeout_s, 10.0), "network_timeout": timeout_s}
         return self._library.InferenceServerClient(self.address.host, **options)
 
-    def _steer(self, call: Callable[[Any], object]) -> None:
-        # A connection of its own: over HTTP a timeout belongs to the connection, and loading takes longer.
+    def _steer(self, call: Callable[[Any, dict[str, float]], object]) -> None:
+        # A connection of its own, as loading takes longer than answering.
+        limit = {"client_timeout": self._load_timeout_s} if self.address.protocol == "grpc" else {}
         client = self._connect(self._load_timeout_s)
         try:
-            self._ask(call, client)
+            self._ask(lambda client: call(client, limit), client)
         finally:
             client.close()
 

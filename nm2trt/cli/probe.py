@@ -84,20 +84,17 @@ def _print(report: ProbeReport) -> None:
     for note in report.notes:
         print(note)
     print()
+    rows = []
+    for check in report.batches:
+        verdict = "differs" if check.problem else "agrees"
+        for d in check.differences:
+            numbers = [f"{d.max_abs:.3g}", f"{d.max_relative:.3g}"]
+            rows.append([str(check.batch), d.name, d.dtype, *numbers, verdict])
+        if not check.differences:
+            rows.append([str(check.batch), "-", "-", "-", "-", verdict])
     print_table(
         ["batch", "output", "dtype", "max |a-b|", "max relative", "verdict"],
-        [
-            [
-                str(check.batch),
-                d.name,
-                d.dtype,
-                f"{d.max_abs:.3g}",
-                f"{d.max_relative:.3g}",
-                "differs" if check.problem else "agrees",
-            ]
-            for check in report.batches
-            for d in check.differences
-        ],
+        rows,
         title="Outputs, served against ONNX Runtime",
     )
     if report.loads:

@@ -65,7 +65,7 @@ def run_level(
         seed: Another gives other choices.
 
     Raises:
-        InputError: Neither requests nor seconds are given.
+        InputError: Neither requests nor seconds are given, or too few of the latter for one answer.
         Nm2trtError: What the first client that failed met; the others stop.
     """
     if not requests and not seconds > 0:
@@ -85,7 +85,9 @@ def run_level(
         shared.stop.set()
     if shared.failure is not None:
         raise shared.failure
-    taken = [seconds for seconds, _ in shared.done]
+    taken = [taken_s for taken_s, _ in shared.done]
+    if not taken:
+        raise InputError(f"no request was answered within {seconds:g} s; give the round longer")
     return LoadLevel(
         requests=len(taken),
         samples=sum(count for _, count in shared.done),

@@ -22,6 +22,7 @@ from nm2trt.serving.options import ServerOptions
 __all__ = ["RunningServer", "start_server"]
 
 _ATTEMPTS = 3
+_STDERR = 2
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps shared memory, not a temporary file
 # The server must not outlive whoever started it, even one that is killed: Linux then sends it SIGTERM.
 _LAUNCHER = (
@@ -186,8 +187,8 @@ def _launch(found: Installation, repository: Path, options: ServerOptions) -> tu
         process = subprocess.Popen(  # noqa: S603 - a list of words, no shell
             [sys.executable, "-S", "-c", _LAUNCHER, str(os.getpid()), *words],
             stdin=subprocess.DEVNULL,
-            stdout=log or sys.stderr.fileno(),
-            stderr=log or sys.stderr.fileno(),
+            stdout=log or _STDERR,
+            stderr=log or _STDERR,
             env=found.variables(),
             # Ctrl-C in a terminal reaches only us; we then stop the server in order.
             start_new_session=True,

@@ -139,13 +139,21 @@ def test_nobody_there(protocol):
         open_triton(f"{protocol}://127.0.0.1:{port}/m")
 
 
-def test_somebody_who_never_answers():
-    from nm2trt.backends.triton import open_triton
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_somebody_who_never_answers(protocol):
+    from nm2trt.backends.triton import TritonServer
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(ServerError, match=f"the server at {address} did not answer in time"):
-            open_triton(f"http://{address}/m", timeout_s=0.2)
+        with TritonServer(f"{protocol}://{address}", timeout_s=0.2, load_timeout_s=0.2) as server:
+            for ask in (
+                server.is_ready,
+                server.metadata,
+                lambda: server.load("m"),
+                lambda: server.model_config("m"),
+            ):
+                with pytest.raises(ServerError, match=f"at {address}"):
+                    ask()
 
 
 @pytest.mark.parametrize(
