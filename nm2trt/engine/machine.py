@@ -18,13 +18,13 @@ _LIBRARIES: dict[str, tuple[str, tuple[str, ...], str, str]] = {
     "trt-rtx": (
         "tensorrt_rtx",
         ("tensorrt-rtx-cu12", "tensorrt-rtx"),
-        "builds .rtx plans ahead of time; no GPU needed",
+        "builds .rtx plans without a GPU; loading them was never run by its makers",
         "pip install nm2trt[rtx]",
     ),
     "trt": (
         "tensorrt",
         ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
-        "builds TensorRT engines on the GPU that they are for",
+        "builds and runs engines on the GPU at hand; never run on one by its makers",
         "pip install nm2trt[trt]",
     ),
     "ort": (
