@@ -46,6 +46,9 @@ COMMANDS = {
 }
 
 
+_INTERRUPTED = "interrupted; nothing was left half-written"
+
+
 class _Parser(argparse.ArgumentParser):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         # `--spars MODEL` would be taken for `--sparsity=MODEL`.
@@ -74,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Nm2trtError as error:
         return _fail(str(error), error.exit_status, verbosity)
     except KeyboardInterrupt:
-        return _fail("interrupted; nothing was left half-written", Interrupted.exit_status, verbosity)
+        return _fail(_INTERRUPTED, Interrupted.exit_status, verbosity)
     except BrokenPipeError:
         # The reader of our output has gone; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -82,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
     except Exception as error:
+        if _stopped(error):
+            return _fail(_INTERRUPTED, Interrupted.exit_status, verbosity)
         text = f"internal error: {type(error).__name__}: {error}; please report it, with the output of -vv"
         return _fail(text, 1, verbosity)
 
@@ -122,6 +127,14 @@ def _join_sparsity(arguments: list[str]) -> list[str]:
             if following is not None:
                 joined.append(following)
     return joined
+
+
+def _stopped(error: BaseException) -> bool:
+    """Tell whether Ctrl-C lies behind an error: hooks of Python and of C extensions wrap what they meet."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
 
 
 def _fail(message: str, status: int, verbosity: int) -> int:
