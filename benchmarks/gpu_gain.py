@@ -183,9 +183,10 @@ def operands(m: int, n: int, k: int, dtype: str, device: str = "cpu") -> tuple[T
     made = []
     for rows in (n, m):
         if dtype == "int8":
-            made.append(torch.randint(-127, 128, (rows, k), generator=generator, device=device))
+            numbers = torch.randint(-127, 128, (rows, k), generator=generator, device=device)
         else:
-            made.append(torch.randn(rows, k, generator=generator, device=device).to(DTYPES[dtype]))
+            numbers = torch.randn(rows, k, generator=generator, device=device)
+        made.append(numbers.to(DTYPES[dtype]))
     weight, x = made
     return weight * nm_mask(weight.float().abs(), NMPattern(2, 4), axis=1), x
 

@@ -63,6 +63,7 @@ def test_products_are_distinct_and_scale_with_the_batch(script):
 def test_operands_are_two_of_four_and_padding_adds_zeros_alone(script, dtype):
     weight, x = script.operands(5, 10, 36, dtype)
     assert (weight.shape, x.shape) == ((10, 36), (5, 36))
+    assert weight.dtype == x.dtype == script.DTYPES[dtype]
     assert weight.reshape(10, 9, 4).ne(0).sum(-1).max() <= 2
     big, rows = script.grown(weight, x, dtype)
     assert (rows.shape[0], big.shape[0], big.shape[1]) == script.padded(5, 10, 36, dtype)
