@@ -16,7 +16,7 @@ _MOST_REASONS = 8
 
 
 def print_ladder(ladder: Sequence[LadderRow]) -> None:
-    """Print one row a weight, and the reasons of those that stop."""
+    """Print one row a weight, and the reasons of those that stop or that no rule is sure of."""
     headers = (
         "weight",
         "op",
@@ -32,7 +32,7 @@ def print_ladder(ladder: Sequence[LadderRow]) -> None:
     print_table(headers, rows)
     stopped: dict[str, list[str]] = {}
     for row in ladder:
-        if row.stopped:
+        if row.stopped or "unknown" in (row.fits.answer, row.dtype.answer):
             stopped.setdefault(row.sentence, []).append(row.weight)
     for sentence, weights in list(stopped.items())[:_MOST_REASONS]:
         more = f" and {len(weights) - 1} more" if len(weights) > 1 else ""

@@ -270,6 +270,6 @@ def _below_builder(verdict: WeightVerdict, builder: str, targets: Sequence[str])
 
 _DTYPE_DETAILS: Mapping[str, str] = {
     "fp32": "{}: no sparse kernel known",
-    "dtype": "{}: not known there",
+    "dtype": "{}: unknown",
     "qdq-island": "{}: an island among Q/DQ",
 }
