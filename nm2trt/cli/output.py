@@ -44,19 +44,26 @@ def keep_json(path: Path | None, *, printed: bool) -> Iterator[Callable[[T], T]]
     if path is not None:
         check_output(path)
 
+    unwritten: list[Nm2trtError] = []
+
     def keep(result: T) -> T:
         if path is not None:
-            write_atomic(path, _dumps(result.to_json()))  # type: ignore[attr-defined]
+            try:
+                write_atomic(path, _dumps(result.to_json()))  # type: ignore[attr-defined]
+            except Nm2trtError as error:
+                error.partial = result
+                unwritten.append(error)
+                raise
         return result
 
     try:
         yield keep
     except Nm2trtError as error:
         if error.partial is not None:
-            keep(error.partial)
             if printed:
                 print_json(error.partial.to_json())
-            if path is not None:
+            if path is not None and error not in unwritten:
+                keep(error.partial)
                 error.args = (f"{error}; what was found so far is in {path}",)
         raise
 

@@ -14,7 +14,7 @@ from nm2trt.compare import is_floating
 from nm2trt.errors import DataError
 from nm2trt.validation.data import Samples
 
-__all__ = ["Feeder", "common_batch", "first_batch"]
+__all__ = ["Feeder", "common_batch", "first_batch", "require_numbers"]
 
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -86,6 +86,7 @@ class Feeder:
 
     def _run(self, feeds: Arrays, size: int) -> dict[str, Array]:
         outputs = self._session.run(feeds)
+        require_numbers(outputs, self._what)
         for name, array in outputs.items():
             if array.ndim == 0 or len(array) != size:
                 raise DataError(
@@ -93,6 +94,20 @@ class Feeder:
                     "its first dimension should be the batch"
                 )
         return outputs
+
+
+def require_numbers(outputs: Arrays, what: str) -> None:
+    """Raise when an output holds something but numbers, such as texts or a sequence of maps.
+
+    Raises:
+        DataError: One does.
+    """
+    for name, array in outputs.items():
+        if array.dtype.kind not in "biuf" and not is_floating(array.dtype):
+            raise DataError(
+                f"output {name!r} of the {what} holds values of type {array.dtype}, not numbers; take it out "
+                "of the model's outputs"
+            )
 
 
 def common_batch(feeders: Sequence[Feeder], asked: int | None, length: int) -> int:

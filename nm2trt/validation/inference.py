@@ -18,7 +18,7 @@ from nm2trt.backends.protocol import Session, check_feeds
 from nm2trt.errors import DataError
 from nm2trt.files import atomic_path, check_input
 from nm2trt.validation.data import ArraySamples, is_truth
-from nm2trt.validation.feeding import Feeder, common_batch
+from nm2trt.validation.feeding import Feeder, common_batch, require_numbers
 from nm2trt.validation.sample_files import open_samples
 
 __all__ = ["InferResult", "TensorSummary", "read_arrays", "run_once", "save_arrays", "summarise"]
@@ -129,6 +129,7 @@ def run_once(
         else:
             start = time.perf_counter()
             outputs = session.run(arrays)
+            require_numbers(outputs, "model")
             return outputs, (), 1e3 * (time.perf_counter() - start)
     samples = ArraySamples(arrays)
     feeder = Feeder(session, samples, what="model")

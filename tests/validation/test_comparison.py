@@ -147,3 +147,15 @@ def test_what_a_metric_had_found_before_it_failed_is_kept():
     top1, own = caught.value.partial.metrics
     assert (own.paired.n, own.candidate.value) == (2, 1.0)
     assert top1.candidate.right >= 2
+
+
+class Words(Lookup):
+    def run(self, feeds):
+        return {name: array.astype(str).astype(object) for name, array in super().run(feeds).items()}
+
+
+def test_outputs_that_are_no_numbers_are_refused():
+    with pytest.raises(
+        DataError, match="output 'scores' of the candidate holds values of type object, not numbers"
+    ):
+        compare_sessions(Words(one_hot(CANDIDATE)), Lookup(one_hot(REFERENCE)), rows(LABELS))

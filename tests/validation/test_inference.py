@@ -100,6 +100,7 @@ def test_an_input_without_batch_is_fed_as_it_is(tmp_path):
         pytest.param(["m.onnx", "--data", "other.npz"], 2, "the model's inputs are ['x'], the data has ['z']", id="names"),
         pytest.param(["m.onnx", "--data", "wide.npy"], 2, "takes samples of shape nx3, the data has (2, 4)", id="shape"),
         pytest.param(["two.onnx", "--data", "wide.npy"], 2, "holds one array, the model's inputs are ['x', 'z']", id="one-array"),
+        pytest.param(["words.onnx"], 2, "output 'y' of the model holds values of type object, not numbers", id="texts"),
         pytest.param(["free.onnx"], 2, "give it: --shape x:1x...", id="free-size"),
         pytest.param(["m.onnx", "--shape", "x:2"], 2, "input 'x' takes samples of shape nx3, the data has (2,)", id="rank"),
         pytest.param(["m.onnx", "-o", "no/o.npz"], 2, "the folder no does not exist", id="output"),
@@ -113,6 +114,7 @@ def test_bad_input_is_one_sentence(words, status, sentence, tmp_path, capsys, mo
     model("m.onnx")
     model("free.onnx", "float[n, k] x", result="float[n, k] y")
     model("two.onnx", "float[n, 3] x, float[n, 3] z", body="y = Add(x, z)")
+    model("words.onnx", result="string[n, 3] y", body="y = Cast<to=8>(x)")
     np.savez("other.npz", z=X)
     np.save("wide.npy", np.ones((2, 4), np.float32))
     (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04")

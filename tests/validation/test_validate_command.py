@@ -286,3 +286,27 @@ def test_memory_does_not_grow_with_the_samples(tmp_path):
         assert json.loads(done.stdout)["n"] == count
         peaks.append(int(done.stderr))
     assert peaks[1] - peaks[0] < 20e6 < 15000 * 4000
+
+
+FOLDER = []
+
+
+def removes_the_folder(outputs, truth):
+    if FOLDER[0].exists():
+        FOLDER[0].rmdir()
+    return outputs["scores"].argmax(1) == truth["labels"]
+
+
+@pytest.mark.parametrize("shown", [[], ["--json"]], ids=["tables", "json"])
+def test_a_result_that_cannot_be_written_is_printed(shown, files, capsys, tmp_path):
+    FOLDER[:] = [tmp_path / "gone"]
+    FOLDER[0].mkdir()
+    name, kept = f"{__name__}:removes_the_folder", FOLDER[0] / "r.json"
+    words = ["--metric", name, "-o", str(kept), *shown]
+    data = tmp_path / "x.npz"
+    np.savez(data, x=np.eye(3, dtype=np.float32), labels=np.arange(3))
+
+    status, out, err = run(capsys, files, *words, data=data)
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"{kept} cannot be written" in err
+    assert ("difference" in out, "Traceback" in err) == (True, False)
