@@ -108,7 +108,7 @@ class Wiring:
             folded = node.op_type == "BatchNormalization" and slot == 0 and len(nodes) == 1
             bias = node.op_type == "Add" and add is None and self.constant(node.input[1 - slot])
             residual = add is None and self.is_residual(position) and joins(position)
-            if not (active or folded or bias or residual):
+            if not (active or folded or bias or residual or node.op_type == "Identity"):
                 break
             add = position if residual else add
             nodes.append(position)

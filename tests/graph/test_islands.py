@@ -112,6 +112,13 @@ def test_a_residual_add_behind_belongs_to_the_kernel():
     assert not verify_model(net.model()).islands
 
 
+def test_an_identity_in_between_is_nothing():
+    net = Net(quantised=("in", "weight"))
+    net.nodes[-2:] = [NODE("Identity", ["c"], ["i"], "i"), NODE("Relu", ["i"], ["r"], "relu")]
+    net.nodes.append(NODE("Softmax", [net.pair("r")], ["y"], "softmax"))
+    assert not verify_model(net.model()).islands
+
+
 def test_a_float_model_has_no_islands():
     model = Net(quantised=()).model()
     assert not verify_model(model).islands
