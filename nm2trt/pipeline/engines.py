@@ -77,7 +77,7 @@ def build_options(
 
 def build(
     model: str | os.PathLike[str],
-    output: str | os.PathLike[str] | None = None,
+    output: str | os.PathLike[str] | BuildOptions | None = None,
     options: BuildOptions | None = None,
     *,
     backend: str | None = None,
@@ -89,7 +89,7 @@ def build(
 
     Args:
         model: The ONNX file.
-        output: The engine's path; None puts it beside the model.
+        output: The engine's path; None puts it beside the model. `build(model, options)` does so too.
         options: What to build; None builds dense.
         backend: "trt", "trt-rtx" or "ort"; None takes TensorRT if it and a GPU are here, else TensorRT for
             RTX.
@@ -113,6 +113,10 @@ def build(
     from nm2trt.graph.shapes import with_macs
     from nm2trt.graph.verify import verify_model
 
+    if isinstance(output, BuildOptions):
+        if options is not None:
+            raise InputError("the options of the build are given twice")
+        output, options = None, output
     model, options = Path(model), options or BuildOptions()
     lowering = Lowering(precision) if isinstance(precision, str) else precision
     required = None if require_sparse is None else _share(require_sparse)

@@ -1,5 +1,6 @@
 """BuildOptions and its texts: what is read, and what is refused with which words."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -163,6 +164,18 @@ def test_other_static_shapes_are_refused(text):
 def test_only_what_was_asked_is_named():
     assert BuildOptions().asked() == ()
     assert BuildOptions(tf32=False, effort=3).asked() == ("effort", "tf32")
+
+
+def test_every_option_is_documented():
+    text = (Path(__file__).parents[2] / "docs" / "build.md").read_text()
+    rows = [
+        line.split("|")[2].strip()
+        for line in text.replace("\\|", "/").splitlines()
+        if line.startswith("| `--")
+    ]
+    assert {row.strip("`") for row in rows if row} >= {
+        field.name for field in dataclasses.fields(BuildOptions)
+    }
 
 
 def test_options_are_json_and_say_no_folder():

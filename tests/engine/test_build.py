@@ -7,6 +7,7 @@ import pytest
 from nets import conv_net, elementwise_net
 from test_proof import HOLDS
 
+import nm2trt
 from nm2trt.backends import trt_rtx
 from nm2trt.backends.options import BuildOptions, parse_profiles
 from nm2trt.engine.build import ModelFacts, NothingSparseError, build_engine, refuse_opset
@@ -77,6 +78,14 @@ def test_the_result_is_json_without_the_log(net):
 
 def test_the_log_is_in_the_result(net):
     assert any("Engine generation completed" in line for line in build(net).log)
+
+
+def test_the_public_function_takes_the_options_second(net):
+    result = nm2trt.build(net, BuildOptions(sparsity="enable", targets=("sm89",)), backend="trt-rtx")
+    assert (result.engine, result.options.targets) == (net.with_suffix(".rtx"), ("sm89",))
+    assert result.backend == "trt-rtx"
+    with pytest.raises(InputError, match="given twice"):
+        nm2trt.build(net, BuildOptions(), BuildOptions())
 
 
 def test_a_dry_run_writes_nothing(net):
