@@ -1,6 +1,6 @@
 """Two processes on one machine's CPU, by DDP or FSDP2: a small CNN on handwritten digits, 2:4 by SR-STE.
 
-    torchrun --nproc-per-node 2 samples/06_trainers/distributed.py [--fsdp]
+    torchrun --standalone --nproc-per-node 2 samples/06_trainers/distributed.py [--fsdp]
 
 Each process sees its own half of every batch; masks are the same on all of them.
 """

@@ -108,11 +108,13 @@ def server(project, tritonserver):
 def test_from_weights_to_a_probed_deployment_on_a_real_server(project, server):
     url = server.http
     stages = DEPLOY.replace("max_batch: 8", f"max_batch: 8, canary: '{url}'") + (
-        f"  probe: {{url: '{url}', requests: 20, concurrency: [1, 4]}}\n  report:\n"
+        f"  probe: {{url: '{url}', requests: 20, concurrency: [1, 4]}}\n"
+        f"  served: {{stage: validate, from: 'http://{url}/net', against: model, data: test.npz, runs: 5}}\n  report:\n"
     )
     result = run(project, stages)
     assert result.failure is None
     data = collect(result.run)
+    assert [row.stage for row in data.accuracy] == ["ONNX", "served"]
     assert any(row.name.startswith("4 clients") for row in data.latency)
     assert set(statuses(run(project, stages)).values()) == {"cached"}
 
