@@ -96,11 +96,11 @@ def _latency(data: ReportData) -> Fact | None:
     for row in data.latency:
         if 50 in row.percentiles:
             groups.setdefault(row.group, []).append((row.name, row.percentiles[50]))
-    pairs = [rows for rows in groups.values() if len(rows) == 2 and rows[0][1] > 0]
+    pairs = [(group, rows) for group, rows in groups.items() if len(rows) == 2 and rows[0][1] > 0]
     if not pairs:
         return None
-    (name, first), (other, second) = pairs[-1]
-    return Fact(f"{second / first:.2f}x", "speed at the median", f"{name} against {other}")
+    group, ((name, first), (other, second)) = pairs[-1]
+    return Fact(f"{second / first:.2f}x", "speed at the median", f"{name} against {other}, see {group}")
 
 
 def _kernels(data: ReportData) -> Fact | None:

@@ -12,9 +12,7 @@ from nm2trt.reporting.records import FileRecord, StageRecord
 __all__ = ["lineage_of"]
 
 # Stages whose outputs are models or engines; what the others write is no part of the lineage.
-_MAKERS = frozenset(
-    {"train", "sparsify", "export", "fuse", "prune", "cast", "quantize", "build", "prove", "deploy"}
-)
+_MAKERS = frozenset({"train", "sparsify", "export", "fuse", "prune", "cast", "quantize", "build", "deploy"})
 # Samples, recipes, code and what belongs to a model: files that stages read or write beside models.
 _NO_MODELS = (".data", ".json", ".npz", ".npy", ".yaml", ".yml", ".py", ".pbtxt")
 
@@ -37,7 +35,8 @@ def lineage_of(records: Sequence[StageRecord]) -> tuple[LineageNode, ...]:
         relation = Fields(dict(record.result), record.name).text("relation", "")
         parents = tuple(dict.fromkeys(_key(file) for file in models))
         for file in record.outputs:
-            if _key(file) not in parents and not file.path.endswith(_NO_MODELS):
+            # A file with the bytes of an earlier one is that artefact under another name.
+            if _key(file) not in (*parents, *nodes) and not file.path.endswith(_NO_MODELS):
                 nodes[_key(file)] = _node(file, record.name, parents, relation, masks)
     return tuple(nodes.values())
 
@@ -50,8 +49,9 @@ def _node(
     file: FileRecord, stage: str, parents: tuple[str, ...], relation: str, masks: Mapping[str, str]
 ) -> LineageNode:
     name = PurePath(file.path).name
+    shown = "/".join(PurePath(file.path).parts[-2:]) if name.isdigit() else name  # a version's folder
     return LineageNode(
-        _key(file), name, stage, parents, relation, file.sha256, masks.get(name, ""), file.size_bytes
+        _key(file), shown, stage, parents, relation, file.sha256, masks.get(name, ""), file.size_bytes
     )
 
 

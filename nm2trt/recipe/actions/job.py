@@ -74,8 +74,10 @@ class Outcome:
     sentence: str = ""
 
     def line(self) -> str:
-        """Return the command as it would be typed."""
-        return shlex.join(("nm2trt", *self.command)) if self.command else ""
+        """Return the command as it would be typed, paths below the current folder shortened."""
+        here = f"{Path.cwd()}/"
+        words = (word.removeprefix(here) for word in self.command)
+        return shlex.join(("nm2trt", *words)) if self.command else ""
 
 
 @dataclass

@@ -14,6 +14,6 @@ def report(job: Job) -> Outcome:
     options: options_of.ReportOptions = job.options
     written = [pipeline.report(job.run, format=chosen) for chosen in options.formats]
     command = ["report", str(job.run)]
-    sentence = ", ".join(str(item.report) for item in written)
+    sentence = ", ".join(item.report.name for item in written)
     outputs = tuple(item.report for item in written)
     return Outcome(written[0].to_json(), command, outputs, sentence=sentence)
