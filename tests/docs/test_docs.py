@@ -78,7 +78,8 @@ def folder(tmp_path, monkeypatch):
     nm2trt.prune(tmp_path / "model.onnx", tmp_path / "sparse.onnx")
     x = random.standard_normal((48, 32, 8, 8)).astype("f4")
     np.savez(tmp_path / "test.npz", x=x, labels=random.integers(0, 16, 48))
-    np.savez(tmp_path / "samples.npz", x=random.standard_normal((16, 32, 8, 8)).astype("f4"))
+    for file in ("samples.npz", "inputs.npz"):
+        np.savez(tmp_path / file, x=random.standard_normal((16, 32, 8, 8)).astype("f4"))
     RunFolder(tmp_path / "runs" / "mine").start("mine", [])
     monkeypatch.chdir(tmp_path)
     return tmp_path
