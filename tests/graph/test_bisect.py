@@ -131,3 +131,14 @@ def test_a_model_that_cannot_run_is_named(tmp_path):
     onnx.save(model, broken)
     with pytest.raises(ModelError, match=r"c\.onnx, run with its inner tensors as outputs"):
         bisected(broken, saved(tmp_path / "r.onnx"))
+
+
+def test_the_largest_difference_before_is_told(tmp_path):
+    reference = saved(tmp_path / "r.onnx")
+    candidate = saved(tmp_path / "c.onnx", w1=WEIGHTS["w1"] * 1.01, w3=WEIGHTS["w3"] * 2)
+    found = bisected(candidate, reference, tolerance=0.1)
+    assert found.first.tensor == "e"
+    assert found.largest_before == pytest.approx(0.01, rel=0.5)
+    agreeing = bisected(candidate, reference, tolerance=10.0)
+    assert agreeing.first is None
+    assert agreeing.largest_before > 0.5  # of e, which is not the last

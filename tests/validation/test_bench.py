@@ -68,6 +68,12 @@ def test_warm_up_ends_when_medians_settle(monkeypatch):
     assert (found.runs, found.stable) == (40, True)
 
 
+def test_warm_up_has_its_fewest_runs(monkeypatch):
+    clock = Clock(monkeypatch)
+    found = warm_up({"a": clock.call([1.0] * 100)}, least=45, most=100, most_s=1e9)
+    assert (found.runs, found.stable) == (50, True)
+
+
 def test_warm_up_has_ends_though_it_never_settles(monkeypatch):
     clock = Clock(monkeypatch)
     doubling = [2.0 ** (index // 10) for index in range(100)]

@@ -149,6 +149,25 @@ def test_what_a_metric_had_found_before_it_failed_is_kept():
     assert top1.candidate.right >= 2
 
 
+CALLS = []
+
+
+def fails_for_the_reference(outputs, truth):
+    CALLS.append(1)
+    if len(CALLS) == 4:
+        raise ZeroDivisionError("planted")
+    return outputs["scores"].argmax(1) == truth["labels"]
+
+
+def test_a_batch_that_one_side_alone_has_been_scored_on_is_left_out():
+    CALLS.clear()
+    name = f"{__name__}:fails_for_the_reference"
+    with pytest.raises(InputError, match="failed on the reference's outputs") as caught:
+        compare_sessions(*pair(), rows(LABELS), metrics=(name,), batch=4)
+    (own,) = caught.value.partial.metrics
+    assert (own.paired.n, own.candidate.right, own.reference.right) == (4, 4, 3)
+
+
 class Words(Lookup):
     def run(self, feeds):
         return {name: array.astype(str).astype(object) for name, array in super().run(feeds).items()}
