@@ -110,6 +110,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="layers that keep the precision they have; may be repeated",
     )
     precision.add_argument(
+        "--float-depthwise",
+        action="store_true",
+        help="so do depthwise convolutions, which never have sparse kernels, in int8 and fp8",
+    )
+    precision.add_argument(
         "--keep", action="store_true", help="keep the ONNX file in that precision beside the engine"
     )
     parser.add_argument(
@@ -175,6 +180,7 @@ def _lowering(arguments: argparse.Namespace) -> Lowering | None:
         method=arguments.method,
         percentile=arguments.percentile,
         exclude=tuple(arguments.exclude),
+        float_depthwise=arguments.float_depthwise,
         batch=arguments.batch,
         data_root=arguments.data_root,
         allow_functions=arguments.allow_functions,

@@ -36,6 +36,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="keep layers whose node or weight matches in float; may be repeated",
     )
     parser.add_argument(
+        "--float-depthwise",
+        action="store_true",
+        help="leave depthwise convolutions, which never have sparse kernels, in float",
+    )
+    parser.add_argument(
         "--float-weights",
         action="store_true",
         help="keep weights in float behind a Q/DQ pair, as older parsers want them",
@@ -57,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         percentile=arguments.percentile,
         exclude=arguments.exclude,
         float_weights=arguments.float_weights,
+        float_depthwise=arguments.float_depthwise,
         batch=arguments.batch,
         cache=arguments.cache,
         data_root=arguments.data_root,

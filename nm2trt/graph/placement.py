@@ -23,6 +23,7 @@ from fnmatch import fnmatchcase
 import onnx
 
 from nm2trt.errors import InputError
+from nm2trt.graph.constants import main_source
 from nm2trt.graph.consumers import Consumer, consumers
 from nm2trt.graph.islands import MOVERS
 from nm2trt.graph.rewrite import Editor
@@ -83,18 +84,19 @@ class Placement:
         return groups
 
 
-def place(editor: Editor, exclude: Sequence[str]) -> Placement:
+def place(editor: Editor, exclude: Sequence[str], *, float_depthwise: bool = False) -> Placement:
     """Decide where pairs go.
 
     Args:
         editor: The graph.
         exclude: Globs on names of nodes and of weights that stay float.
+        float_depthwise: Leave depthwise convolutions in float too.
 
     Raises:
         InputError: A glob matches nothing.
     """
     wiring = Wiring(editor.nodes, editor.pinned, lambda name: editor.scope.state(name).kind == "constant")
-    layers = tuple(_layers(editor, wiring, exclude))
+    layers = tuple(_layers(editor, wiring, exclude, float_depthwise=float_depthwise))
     _check_globs(exclude, layers)
     placed = Placement(layers)
     quantised = {layer.index: layer for layer in placed.quantised}
@@ -124,7 +126,9 @@ def _with_chain(layer: Layer, chain: Chain) -> Layer:
     )
 
 
-def _layers(editor: Editor, wiring: Wiring, exclude: Sequence[str]) -> Iterable[Layer]:
+def _layers(
+    editor: Editor, wiring: Wiring, exclude: Sequence[str], *, float_depthwise: bool
+) -> Iterable[Layer]:
     for consumer in consumers(editor.model):
         main = consumer.scope.name == ""
         # The walk behind consumers keeps the order of the file, as the editor does.
@@ -137,6 +141,8 @@ def _layers(editor: Editor, wiring: Wiring, exclude: Sequence[str]) -> Iterable[
             why = f"excluded by {glob!r}"
         elif not why and wiring.constant(consumer.node.input[1 - consumer.input_index]):
             why = "its input is constant"
+        elif not why and float_depthwise and _is_depthwise(consumer):
+            why = "depthwise: one input channel a filter"
         yield Layer(index, label, consumer.operator, weight, why, consumer)
 
 
@@ -150,6 +156,12 @@ def _why_float(consumer: Consumer, *, main: bool) -> str:
     if consumer.input_index != 1:
         return "its constant is the left operand"
     return ""
+
+
+def _is_depthwise(consumer: Consumer) -> bool:
+    source = main_source(consumer.scope, consumer.value)
+    channels = source.shape[1] if source is not None and len(source.shape) > 2 else 0
+    return int(consumer.attributes.get("group", 1)) > 1 and channels == 1
 
 
 def _check_globs(exclude: Sequence[str], layers: Sequence[Layer]) -> None:

@@ -139,7 +139,7 @@ def _check_model(model: Model, form: Format) -> None:
 
 
 def _place(editor: Editor, options: QuantizeOptions) -> Placement:
-    placed = place(editor, options.exclude)
+    placed = place(editor, options.exclude, float_depthwise=options.float_depthwise)
     if not placed.quantised:
         first = f"; {placed.layers[0].label}: {placed.layers[0].why_float}" if placed.layers else ""
         raise ModelError(f"{editor.model.name} has no Conv, Gemm or MatMul to quantise{first}")

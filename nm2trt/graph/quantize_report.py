@@ -27,6 +27,8 @@ class QuantizeOptions:
         exclude: Globs on names of nodes and weights that stay float.
         float_weights: Keep weights in float behind a Q/DQ pair, which older parsers ask for, instead of
             storing the quantised numbers.
+        float_depthwise: Leave depthwise convolutions in float: they never have sparse kernels, and one scale
+            for channels of very different ranges costs accuracy.
 
     Raises:
         InputError: `to` is no such format.
@@ -37,6 +39,7 @@ class QuantizeOptions:
     percentile: float = 99.99
     exclude: tuple[str, ...] = ()
     float_weights: bool = False
+    float_depthwise: bool = False
 
     def __post_init__(self) -> None:
         if self.to not in FORMATS:

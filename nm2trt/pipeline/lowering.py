@@ -37,6 +37,7 @@ class Lowering:
         method: How ranges are chosen; see `nm2trt.quantize`.
         percentile: Share of magnitudes inside a range, in percent, for "percentile".
         exclude: Globs on layers that keep the precision that they have.
+        float_depthwise: So do depthwise convolutions, where the precision is INT8 or FP8.
         batch: Samples of a batch; None leaves it to the samples.
         data_root: Folder that a recipe's paths are relative to; its own by default.
         allow_functions: Run a recipe's `function` source, which is code.
@@ -51,6 +52,7 @@ class Lowering:
     method: Method = "minmax"
     percentile: float = 99.99
     exclude: tuple[str, ...] = ()
+    float_depthwise: bool = False
     batch: int | None = None
     data_root: str | os.PathLike[str] | None = None
     allow_functions: bool = False
@@ -127,6 +129,7 @@ def lowered(source: Path, engine: Path, lowering: Lowering) -> Iterator[Lowered]
             method=lowering.method,
             percentile=lowering.percentile,
             exclude=lowering.exclude,
+            float_depthwise=lowering.float_depthwise,
             batch=lowering.batch,
             data_root=lowering.data_root,
             allow_functions=lowering.allow_functions,

@@ -79,6 +79,7 @@ def quantize(
     percentile: float = 99.99,
     exclude: Sequence[str] = (),
     float_weights: bool = False,
+    float_depthwise: bool = False,
     batch: int | None = None,
     cache: str | os.PathLike[str] | None = None,
     data_root: str | os.PathLike[str] | None = None,
@@ -96,6 +97,7 @@ def quantize(
         percentile: Share of magnitudes inside a range, in percent, for "percentile".
         exclude: Globs on names of nodes and weights that stay float.
         float_weights: Keep weights in float behind a Q/DQ pair, as older parsers want them.
+        float_depthwise: Leave depthwise convolutions, which never have sparse kernels, in float.
         batch: Samples of a batch; None takes the recipe's, and few for an `.npz`.
         cache: File that keeps what calibration found; None puts `.ranges.npz` beside the output.
         data_root: Folder that a recipe's paths are relative to; its own by default.
@@ -112,7 +114,7 @@ def quantize(
     from nm2trt.graph.quantize import quantize_model
     from nm2trt.graph.quantize_report import QuantizeOptions
 
-    options = QuantizeOptions(to, method, percentile, tuple(exclude), float_weights)
+    options = QuantizeOptions(to, method, percentile, tuple(exclude), float_weights, float_depthwise)
     model = Path(model)
     out = model.with_suffix(f".{to}.onnx") if output is None else Path(output)
     samples = _samples(calib, batch, data_root, allow_functions=allow_functions)

@@ -123,6 +123,17 @@ def test_excluded_layers_stay_float_and_are_listed_as_islands(folder):
     assert islands["stem"] == islands["y"] == "float"
 
 
+def test_depthwise_convolutions_stay_float_where_asked(tmp_path):
+    b = Builder()
+    w, v = b.weight("w", 8, 1, 3, 3), b.weight("v", 8, 4, 1, 1)
+    b.node("Conv", [b.conv("x", "plain", 8, 8), w], "depthwise", group=8, pads=[1] * 4)
+    onnx.save(b.model(b.node("Conv", ["depthwise", v], "grouped", group=2)), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=samples())
+    report = quantise(tmp_path, float_depthwise=True)
+    assert [layer.layer for layer in report.layers if not layer.quantised] == ["depthwise"]
+    assert all(layer.quantised for layer in quantise(tmp_path).layers)
+
+
 def test_a_sum_that_goes_on_in_float_stays_float(tmp_path):
     onnx.save(transformer_net(), tmp_path / "m.onnx")
     np.savez(tmp_path / "x.npz", x=samples(shape=(5, 16)))
