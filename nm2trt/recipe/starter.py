@@ -38,6 +38,10 @@ _FUSE = """\
   # Folds BatchNorms and merges parallel convolution branches; outputs are compared before it is written.
   fuse:
 """
+_CAST = """\
+  # No sparse kernel is known for fp32. For int8 put this in its place: quantize: {calib: samples.npz}
+  cast: {to: fp16}
+"""
 _VERIFY = """\
   # One row a weight; the run stops where one breaks its pattern. fail_on: broken, ineligible, any or none.
   verify: {{fail_on: {gate}}}
@@ -117,6 +121,7 @@ def write_recipe(
         holds=holds,
         weights=len(report.weights),
         broken=bool(report.failures("broken")) and holds > 0,
+        single=any(verdict.dtype == "float32" for verdict in report.weights),
         inputs=[(tensor.name, list(tensor.shape or ())) for tensor in getattr(info, "inputs", ())],
     )
     write_atomic(target, text)
@@ -131,6 +136,7 @@ def _text(
     holds: int,
     weights: int,
     broken: bool,
+    single: bool,
     inputs: list[tuple[str, list[Any]]],
 ) -> str:
     parts = [_HEAD.format(file=_word(file), version=RECIPE_VERSION, name=_quoted(name), model=_quoted(model))]
@@ -140,9 +146,11 @@ def _text(
     else:
         parts.append(_PRUNE.format(why=f"None of the {weights} weights holds 2:4 yet"))
     parts.append(_FUSE)
+    if single:
+        parts.append(_CAST)
     parts.append(_VERIFY.format(gate="none" if broken else "broken"))
     parts.append(_build(inputs, sparse=weights > 0))
-    parts.append(_VALIDATE.format(candidate="fuse"))
+    parts.append(_VALIDATE.format(candidate="cast" if single else "fuse"))
     parts.append(_REPORT)
     return "".join(parts)
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from nm2trt.errors import InputError, OutputError, SparsityError
+from nm2trt.graph.verify import verify_model
 from nm2trt.recipe.runner import run_recipe
 from nm2trt.recipe.starter import write_recipe
 from nm2trt.reporting.folder import RunFolder
@@ -380,7 +381,8 @@ def test_init_writes_a_recipe_that_runs_unchanged(project):
     assert written.recipe.read_text().count("#") > 5
     result = run_recipe(written.recipe)
     assert result.failure is None
-    assert statuses(result)["prune"] == "done"
+    assert statuses(result)["prune"] == statuses(result)["cast"] == "done"
+    assert verify_model(result.run / "artefacts" / "cast.onnx").weights[0].eligible == "yes"
     pruned = result.run / "artefacts" / "prune.onnx"
     target = project / "pruned.onnx"
     target.write_bytes(pruned.read_bytes())
