@@ -81,7 +81,8 @@ def start(request: Request) -> FcptsSession:
             outcome = _unstructured(request, distiller)
         else:
             outcome = _structured(request, distiller)
-        loss_after = distiller.loss()
+        untrained = not options.steps and "loss_fitted" in outcome.facts
+        loss_after = outcome.facts["loss_fitted"] if untrained else distiller.loss()
     if checkpoint is not None:
         checkpoint.done()
     facts = {

@@ -208,7 +208,7 @@ def main() -> None:
     data = digits() if options.data == "digits" else fashion_mnist(options.data_dir)
     options.out.mkdir(parents=True, exist_ok=True)
     batch = 64 if options.data == "digits" else 128
-    names = options.only or [*METHODS, *(CONTROLS if options.controls else ())]
+    names = dict.fromkeys([*(options.only or METHODS), *(CONTROLS if options.controls else ())])
     trainings = [
         (name, pattern, seed)
         for seed in range(options.seeds)

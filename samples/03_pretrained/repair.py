@@ -30,8 +30,12 @@ from nm2trt.validation.paired import score_interval, wilson_interval
 # The sharpest direction of the loss allows no more than about 2e-4 with momentum; see the README.
 GENTLE = {"lr": 1e-4, "batch_norm": "frozen"}
 RECIPE = {"lr": 0.01, "batch_norm": "train"}
+DENSE = {"pattern": None, "rate": 0.001, "allocation": "uniform"}
 # Name -> arguments of sparsify; `repair` says whether the distillation runs.
 ARMS: dict[str, dict[str, Any]] = {
+    # Controls: with next to nothing pruned, a sound repair must leave the network as it is.
+    "0.001 distilled, lr 0.01": {**DENSE, "repair": True, **RECIPE},
+    "0.001 distilled": {**DENSE, "repair": True},
     "2:4 one-shot": {"pattern": "2:4"},
     "2:4 distilled, lr 0.01": {"pattern": "2:4", "repair": True, **RECIPE},
     "2:4 distilled": {"pattern": "2:4", "repair": True},
@@ -78,7 +82,7 @@ def compared(found: Tensor, dense: Tensor) -> dict[str, Any]:
 
 
 def difference(mine: Tensor, theirs: Tensor, dense: Tensor) -> list[float]:
-    """Return how much more often one model agrees with the dense one than another does, with its interval."""
+    """Return how much more often one model than another agrees with the dense one, with its interval."""
     right, other = (part.argmax(1) == dense.argmax(1) for part in (mine, theirs))
     gained, lost = int((right & ~other).sum()), int((other & ~right).sum())
     low, high = score_interval(n=len(dense), gained=gained, lost=lost)
@@ -106,9 +110,12 @@ def pictures(options: argparse.Namespace) -> tuple[Tensor, dict[str, Tensor], st
     return calibration[order], evaluation, what
 
 
-def run(name: str, model: nn.Module, batches: list[Tensor], steps: int) -> tuple[nn.Module, dict[str, Any]]:
+def run(
+    name: str, model: nn.Module, batches: list[Tensor], options: argparse.Namespace
+) -> tuple[nn.Module, dict[str, Any]]:
     arguments = {**GENTLE, "min_channels": 16, **ARMS[name]}
-    arguments["steps"] = steps if arguments.pop("repair", False) else 0
+    arguments["steps"] = options.steps if arguments.pop("repair", False) else 0
+    arguments["fit_samples"] = options.fit_samples
     pruned = copy.deepcopy(model)
     start, cpu = time.perf_counter(), time.process_time()
     sparse = nm2trt.sparsify(pruned, method="fcpts", calibration=batches, **arguments)
@@ -132,6 +139,9 @@ def main() -> int:
         "--images", type=int, default=512, help="calibration pictures of stamps (default: 512)"
     )
     parser.add_argument("--steps", type=int, default=100, help="steps of each distillation (default: 100)")
+    parser.add_argument(
+        "--fit-samples", type=int, default=256, help="pictures that a fit uses (default: 256)"
+    )
     parser.add_argument("--quick", action="store_true", help="two of the variants, 5 steps, 96 pixels")
     parser.add_argument("--only", action="append", default=[], choices=ARMS, help="may be repeated")
     options = parser.parse_args()
@@ -156,6 +166,7 @@ def every_arm(options: argparse.Namespace) -> int:
         "command": shlex.join(["python", "samples/03_pretrained/repair.py", *sys.argv[1:]]),
         "size": options.size,
         "batch": 16,
+        "fit_samples": options.fit_samples,
         "calibration": what,
         "evaluation": {kind: len(images) for kind, images in evaluation.items()},
         "threads": torch.get_num_threads(),
@@ -166,7 +177,7 @@ def every_arm(options: argparse.Namespace) -> int:
     print(f"dense: {results['dense_photos_right']} of 20 photographs right", flush=True)
     first: dict[str, Tensor] = {}
     for name in options.only or (QUICK if options.quick else ARMS):
-        pruned, facts = run(name, model, list(calibration.split(16)), options.steps)
+        pruned, facts = run(name, model, list(calibration.split(16)), options)
         found = {kind: scores(pruned, images) for kind, images in evaluation.items()}
         first = first or found
         for kind, logits in found.items():

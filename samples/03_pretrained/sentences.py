@@ -35,24 +35,24 @@ ARMS: dict[str, dict[str, Any]] = {
     "2:4 distilled": {"pattern": "2:4", "repair": True},
     "2:4 fitted": {"pattern": "2:4", "layer_fit": True},
     "2:4 fitted, distilled": {"pattern": "2:4", "layer_fit": True, "repair": True},
-    "menu 0.35 distilled": {"pattern": "2:4", "rate": 0.35, "cost": "sensitivity", "repair": True},
-    "menu 0.6 distilled": {
+    "menu 0.35 fitted": {"pattern": "2:4", "rate": 0.35, "cost": "sensitivity", "layer_fit": True},
+    "menu 0.6 fitted": {
         "pattern": "2:4",
         "menu": ["3:4", "2:4", "1:4"],
         "rate": 0.6,
         "cost": "sensitivity",
-        "repair": True,
+        "layer_fit": True,
     },
     **{
         f"{allocation} {rate} {what}": {
             "pattern": None,
             "rate": rate,
             "allocation": allocation,
-            "repair": what == "distilled",
+            "layer_fit": what == "fitted",
         }
         for rate in (0.5, 0.6, 0.7, 0.8)
         for allocation in ("uniform", "erk")
-        for what in ("one-shot", "distilled")
+        for what in ("one-shot", "fitted")
     },
 }
 QUICK = ("2:4 one-shot", "2:4 distilled")
@@ -99,7 +99,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--archives", type=Path, required=True, help="folder of packages, fetched if missing")
     parser.add_argument("--out", type=Path, default=Path("results/03_pretrained"))
-    parser.add_argument("--steps", type=int, default=200, help="steps of each distillation (default: 200)")
+    parser.add_argument("--steps", type=int, default=60, help="steps of each distillation (default: 60)")
     parser.add_argument("--lr", type=float, default=1.0, help="peak learning rate (default: 1)")
     parser.add_argument("--quick", action="store_true", help="two of the variants, 5 steps, few texts")
     parser.add_argument("--only", action="append", default=[], choices=ARMS, help="may be repeated")

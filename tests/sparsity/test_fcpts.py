@@ -556,8 +556,13 @@ def interrupted_after(steps, monkeypatch):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"rate": 0.3, "allocation_steps": 4}, {"pattern": None, "rate": 0.7}],
-    ids=["uniform", "menu", "unstructured"],
+    [
+        {},
+        {"rate": 0.3, "allocation_steps": 4},
+        {"pattern": None, "rate": 0.7},
+        {"layer_fit": True, "batch_norm": "frozen"},
+    ],
+    ids=["uniform", "menu", "unstructured", "fitted"],
 )
 def test_a_stopped_run_goes_on_and_ends_as_if_never_stopped(arguments, tmp_path, monkeypatch):
     arguments = {"steps": 12, "refresh_every": 3, **arguments}
