@@ -63,3 +63,11 @@ def test_every_module_says_what_it_is_for_and_what_it_gives(module):
 def test_unknown_name():
     with pytest.raises(AttributeError, match="has no attribute 'prove_it'"):
         _ = nm2trt.prove_it
+
+
+def test_every_function_of_the_pipeline_is_found_in_its_module():
+    from nm2trt import pipeline
+
+    assert sorted(pipeline._HOME) == sorted(pipeline.__all__)
+    for name, module in pipeline._HOME.items():
+        assert getattr(pipeline, name).__module__ == f"nm2trt.pipeline.{module}"
