@@ -70,4 +70,4 @@ def test_every_function_of_the_pipeline_is_found_in_its_module():
 
     assert sorted(pipeline._HOME) == sorted(pipeline.__all__)
     for name, module in pipeline._HOME.items():
-        assert getattr(pipeline, name).__module__ == f"nm2trt.pipeline.{module}"
+        assert getattr(pipeline, name) is getattr(import_module(f"nm2trt.pipeline.{module}"), name)
