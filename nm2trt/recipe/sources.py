@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nm2trt.errors import InputError
-from nm2trt.files import within
+from nm2trt.files import sha256_file, within
 from nm2trt.recipe.hashes import FileIndex, stage_key
 from nm2trt.recipe.order import MODEL, Step
 from nm2trt.recipe.schema import Recipe
@@ -136,13 +136,16 @@ class Sources:
         options: dict[str, Any] = {**step.stage.options.options(), "sources": dict(step.sources)}
         options["gpu"] = Path("/dev/nvidiactl").exists()
         if step.stage.kind == "report":
-            records = (self.record(other) for other in self._steps if other.stage.kind != "report")
-            options["records"] = [
-                (record.name, record.key, record.started, record.status)
-                for record in records
-                if record is not None
-            ]
+            options["records"] = self._reported()
         return stage_key(step.stage.kind, options, self.inputs(step), self._versions)
+
+    def _reported(self) -> list[tuple[str, str]]:
+        """Hash everything in the run's folder that a report shows, whoever wrote it."""
+        reports = {step.stage.name for step in self._steps if step.stage.kind == "report"}
+        paths = [path for path in self._folder.record_paths() if path.stem not in reports]
+        if self._folder.telemetry_path.is_file():
+            paths.append(self._folder.telemetry_path)
+        return [(path.name, sha256_file(path)) for path in paths]
 
     def _source(self, step: Step, key: str) -> Path | str:
         source = step.sources[key]

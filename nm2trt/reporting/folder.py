@@ -145,6 +145,10 @@ class RunFolder:
         path = self.stage_path(name)
         return read_record(path) if path.exists() else None
 
+    def record_paths(self) -> list[Path]:
+        """Return the files of all records, by name."""
+        return sorted(path for path in (self.path / "stages").glob("*.json") if not path.name.startswith("."))
+
     def records(self) -> list[StageRecord]:
         """Read the records of all stages that ran: those of the header in its order, then others by name.
 
@@ -152,9 +156,7 @@ class RunFolder:
             InputError: The folder is not that of a run, or a record is damaged or of a later release.
         """
         wanted = {name: position for position, name in enumerate(self.header().stages)}
-        folder = self.path / "stages"
-        paths = [path for path in folder.glob("*.json") if not path.name.startswith(".")]
-        paths.sort(key=lambda path: (wanted.get(path.stem, len(wanted)), path.stem))
+        paths = sorted(self.record_paths(), key=lambda path: wanted.get(path.stem, len(wanted)))
         return [read_record(path) for path in paths]
 
     def telemetry(self) -> list[dict[str, Any]]:

@@ -87,6 +87,14 @@ def test_a_lost_or_changed_artefact_is_made_again(project):
     assert (after["prune"], after["fuse"]) == ("done", "cached")
 
 
+def test_what_others_wrote_into_the_folder_is_reported_anew(project):
+    folder = RunFolder(run(project).run)
+    folder.log("dense", 1, loss=1.0)
+    assert statuses(run(project)) == ALL_CACHED | {"report": "done"}
+    assert "Loss" in (folder.path / "report.html").read_text()
+    assert statuses(run(project)) == ALL_CACHED
+
+
 def test_a_damaged_record_is_made_again(project):
     result = run(project)
     path = RunFolder(result.run).stage_path("verify")
