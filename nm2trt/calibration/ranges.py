@@ -321,14 +321,15 @@ class _Run:
         length = _length(batch)
         step = length if fixed is None else fixed
         for start in range(0, length, step):
-            # A fixed batch is filled up with its last sample, which moves no extreme.
+            # A fixed batch is filled up with its last sample, which is not counted again.
             at = np.arange(start, start + step).clip(max=length - 1)
             part = feeds if fixed is None else {name: array[at] for name, array in feeds.items()}
             outputs = session.run(part)
             if self.first is not None:
                 self.first(part, outputs)
                 self.first = None
-            collector.update(outputs)
+            real = min(step, length - start)
+            collector.update({n: a[:real] if a.ndim and len(a) == step else a for n, a in outputs.items()})
 
 
 def _length(batch: Batch) -> int:

@@ -125,6 +125,8 @@ def cast_model(
     model = load(source, leave_weights=True)
     refuse_same_file(source, target)
     refuse_data_file(model, target)
+    if cache is not None:
+        refuse_data_file(model, cache)
     check_output(target)
     _check_scales(model)
     _check_opset(model, low)

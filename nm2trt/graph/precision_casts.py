@@ -53,9 +53,10 @@ class Casts:
         live = list(editor.live())
         graph = editor.model.proto.graph
         if self._io:
-            for value in graph.input:
-                if self._types.get(value.name) == _FLOAT and value.name not in editor.scope.initializers:
-                    self.made_low.add(value.name)
+            fixed = self._captured | editor.scope.initializers.keys()
+            self.made_low.update(
+                v.name for v in graph.input if self._types.get(v.name) == _FLOAT and v.name not in fixed
+            )
         for index, node in live:
             if plan.is_low(index):
                 self.cast_nodes += 1
@@ -133,7 +134,11 @@ class Casts:
     def _settle_output(self, output: onnx.ValueInfoProto) -> None:
         """Give an output of the model the type that it had, or the lower one where that is asked for."""
         name = output.name
-        if self._types.get(name) != _FLOAT or name not in self._editor.producers:
+        if self._types.get(name) != _FLOAT:
+            return
+        if name not in self._editor.producers:
+            if name in self.made_low:  # an input that leaves as it came
+                output.type.tensor_type.elem_type = self._low.onnx
             return
         if name in self.made_low and not self._io:
             self._keep_name(name)

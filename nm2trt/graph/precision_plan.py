@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
 from nm2trt.errors import InputError
-from nm2trt.graph.constants import direct_initializer
+from nm2trt.graph.constants import Opaque, direct_initializer, evaluate, main_source
 from nm2trt.graph.model import opset
 from nm2trt.graph.operators import cast_array
 from nm2trt.graph.precision_rules import Low, keep_reason, low_slots
@@ -23,6 +25,7 @@ from nm2trt.graph.tensors import iter_elements
 __all__ = ["CastTensor", "KeptNode", "PrecisionPlan"]
 
 _FLOAT = TensorProto.FLOAT
+_FEW = 1024
 # They only move or compare numbers, so that they may as well run in the type of what they read.
 _FOLLOWS = frozenset(
     """Identity Transpose Reshape Flatten Squeeze Unsqueeze Slice Split Concat Gather Expand Tile Pad Neg Abs
@@ -181,39 +184,44 @@ class PrecisionPlan:
         yield from {index for index, _ in self._editor.readers.get(value, ())}
 
     def _keep_constants(self) -> None:
-        """Look at every stored tensor that would be cast; what overflows stays, with who reads it."""
+        """Look at every constant that would be cast; what overflows stays, with who reads it."""
+        already = set(self.reasons)
+        measured: dict[str, CastTensor | None] = {}
         for index, node in self._editor.live():
             for slot in sorted(self.inputs.get(index, ())):
                 value = node.input[slot]
-                if not self._constant(value) or index in self.reasons:
+                if not self._constant(value) or index in already:
                     continue
-                found = self.tensors.get(value) or self._measure(value)
+                if value not in measured:
+                    measured[value] = self._measure(value)
+                found = measured[value]
                 if found is None:
                     continue
-                single = found.size == 1 and found.lost
-                if found.overflow or single:
+                if found.overflow or (found.size == 1 and found.lost):
                     what = "overflows" if found.overflow else "becomes zero"
                     self._keep_reader(index, node, f"its constant {value!r} of {found.largest:.4g} {what}")
-                    found = CastTensor(found.name, found.size, found.largest, found.overflow, 0, 0, False)
+                    found = replace(found, subnormal=0, lost=0, cast=False)
+                elif index in self.reasons:
+                    continue
                 self.tensors[value] = found
 
     def _keep_reader(self, index: int, node: onnx.NodeProto, reason: str) -> None:
         self.reasons.setdefault(index, reason)
-        if "overflows" not in reason:
-            return
-        # What it makes may be as large, so that a cast right behind would overflow instead.
+        # What it makes may be as large or small, so that a cast right behind would do the same to it; a
+        # product of many terms does not depend on one that small.
         for value in node.output:
             for reader, _ in self._editor.readers.get(value, ()):
-                if reader in self.inputs:
+                product = self._editor.nodes[reader].op_type in ("Conv", "Gemm", "MatMul")
+                if reader in self.inputs and ("overflows" in reason or not product):
                     self.reasons.setdefault(reader, f"{self._editor.label(index)} in front of it: {reason}")
 
     def _measure(self, value: str) -> CastTensor | None:
-        tensor = _stored(self._editor.scope, value)
-        if tensor is None or tensor.data_type != _FLOAT:
+        pieces = self._pieces(value)
+        if pieces is None:
             return None
         size = overflow = subnormal = lost = 0
         largest = 0.0
-        for piece in iter_elements(tensor, self._editor.model.root):
+        for piece in pieces:
             rounded = cast_array(piece, self._low.dtype).astype(np.float32)
             magnitude = np.abs(rounded)
             size += piece.size
@@ -222,6 +230,21 @@ class PrecisionPlan:
             lost += int(np.count_nonzero((rounded == 0) & (piece != 0)))
             subnormal += int(np.count_nonzero((magnitude > 0) & (magnitude < self._low.smallest)))
         return CastTensor(value, size, largest, overflow, subnormal, lost, True)
+
+    def _pieces(self, value: str) -> Iterable[npt.NDArray[np.float32]] | None:
+        """Return the float32 numbers of a constant; None for many that are computed of stored ones."""
+        scope = self._editor.scope
+        tensor = _stored(scope, value)
+        if tensor is not None:
+            return iter_elements(tensor, self._editor.model.root) if tensor.data_type == _FLOAT else None
+        try:
+            source = main_source(scope, value)
+            if source is None or math.prod(source.shape) > _FEW:
+                return None
+            found = evaluate(scope, value)
+        except Opaque:
+            return None
+        return [found] if found.dtype == np.float32 else None
 
     def _follow(self) -> None:
         """Leave a node that only moves numbers in float32 where all around it is."""

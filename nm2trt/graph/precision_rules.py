@@ -82,12 +82,12 @@ KEEP: Mapping[str, tuple[str, tuple[Target, ...]]] = {
     ),
 }
 
-# The type of what they make is written in an attribute, or is a sequence's.
-_TYPED_BY_ATTRIBUTE = frozenset(
+# The type of what they make is written in an attribute or in a body, or is a sequence's.
+_TYPED_ELSEWHERE = frozenset(
     """Constant ConstantOfShape RandomNormal RandomUniform RandomNormalLike RandomUniformLike EyeLike
-    Multinomial Bernoulli CastLike SequenceEmpty SequenceConstruct SequenceInsert BlackmanWindow
-    HannWindow HammingWindow
-    MelWeightMatrix OptionalGetElement Optional""".split()
+    Multinomial Bernoulli CastLike SequenceEmpty SequenceConstruct SequenceInsert SequenceMap
+    SplitToSequence ConcatFromSequence BlackmanWindow HannWindow HammingWindow MelWeightMatrix
+    OptionalGetElement Optional If Loop Scan""".split()
 )
 
 
@@ -102,7 +102,7 @@ def low_slots(node: onnx.NodeProto, opset: int, low: Low) -> tuple[set[int], set
 
     bfloat16 came to many operators long after builders took it, so for it the newest schema decides.
     """
-    if node.op_type in _TYPED_BY_ATTRIBUTE or node.domain not in ("", "ai.onnx"):
+    if node.op_type in _TYPED_ELSEWHERE or node.domain not in ("", "ai.onnx"):
         return None
     schema = _schema(node.op_type, opset)
     if schema is None:

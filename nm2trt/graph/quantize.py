@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from onnx import TensorProto
 
 from nm2trt.backends.ort import open_onnx
 from nm2trt.calibration.ranges import Ranges, calibrate
@@ -32,6 +33,8 @@ from nm2trt.graph.quantize_report import QuantizedLayer, QuantizeOptions, Quanti
 from nm2trt.graph.record import LineageEntry, record
 from nm2trt.graph.rewrite import Editor
 from nm2trt.graph.save import embed, refuse_data_file, refuse_same_file, save
+from nm2trt.graph.shapes import infer_types
+from nm2trt.graph.tensors import DTYPE_NAMES
 from nm2trt.graph.verify import VerifyReport, verify_model
 from nm2trt.nm.plan import METADATA_KEY, Plan
 
@@ -79,6 +82,8 @@ def quantize_model(
     _check_model(model, options.form)
     refuse_same_file(source, target)
     refuse_data_file(model, target)
+    if cache is not None:
+        refuse_data_file(model, cache)
     check_output(target)
     editor = Inserter(model, "quantized")
     placed = _place(editor, options)
@@ -143,11 +148,15 @@ def _place(editor: Editor, options: QuantizeOptions) -> Placement:
     if not placed.quantised:
         first = f"; {placed.layers[0].label}: {placed.layers[0].why_float}" if placed.layers else ""
         raise ModelError(f"{editor.model.name} has no Conv, Gemm or MatMul to quantise{first}")
+    types = infer_types(editor.model)
     for layer in placed.quantised:
         source = main_source(layer.consumer.scope, layer.consumer.value)
-        if source is not None and source.dtype != "float32":
+        stored = "float32" if source is None else source.dtype
+        read = types.get(layer.consumer.value, TensorProto.FLOAT)
+        if stored != "float32" or read != TensorProto.FLOAT:
+            found = stored if stored != "float32" else DTYPE_NAMES.get(read, "of another type")
             raise ModelError(
-                f"weight {layer.weight!r} of {editor.model.name} is {source.dtype}; quantise the float32 "
+                f"weight {layer.weight!r} of {editor.model.name} is {found}; quantise the float32 "
                 "model, and cast what stays float afterwards"
             )
     return placed
@@ -187,6 +196,9 @@ def _reference(source: Path, samples: SampleStream, first: Sequence[tuple[Any, A
     with open_onnx(source) as session:
         size = next((s.shape[0] for s in session.inputs if s.shape and isinstance(s.shape[0], int)), None)
         batch = fitted(next(samples.read(size or samples.batch)), session.inputs, samples.source)
+        if size is not None:
+            at = np.arange(size).clip(max=len(next(iter(batch.values()))) - 1)
+            batch = {name: array[at] for name, array in batch.items()}
         return Reference(batch, session.run(batch))
 
 

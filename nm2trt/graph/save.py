@@ -42,6 +42,7 @@ __all__ = [
     "data_files",
     "data_locations",
     "embed",
+    "is_same_file",
     "refuse_data_file",
     "refuse_same_file",
     "save",
@@ -132,11 +133,16 @@ def refuse_same_file(source: str | os.PathLike[str], target: str | os.PathLike[s
     Raises:
         InputError: Both paths are one file, through links too.
     """
+    if is_same_file(source, target):
+        raise InputError(f"the output {Path(target)} is the input; give another path with -o")
+
+
+def is_same_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> bool:
+    """Tell whether two paths are one file, through links too."""
     source, target = Path(source), Path(target)
     with contextlib.suppress(OSError):
-        same = source.resolve() == target.resolve() or (target.exists() and source.samefile(target))
-        if same:
-            raise InputError(f"the output {target} is the input; give another path with -o")
+        return source.resolve() == target.resolve() or (target.exists() and source.samefile(target))
+    return False
 
 
 def embed(model: Model) -> None:

@@ -91,11 +91,15 @@ def lowered(source: Path, engine: Path, lowering: Lowering) -> Iterator[Lowered]
         lowering: The precision.
 
     Raises:
-        InputError: As `nm2trt.cast` and `nm2trt.quantize`.
+        InputError: As `nm2trt.cast` and `nm2trt.quantize`, or the engine would replace the samples.
     """
     from nm2trt.graph.fuse import fuse_model
     from nm2trt.graph.model import load
+    from nm2trt.graph.save import is_same_file
     from nm2trt.pipeline import precisions
+
+    if lowering.calib is not None and is_same_file(lowering.calib, engine):
+        raise InputError(f"the output {engine} is the file of samples; give another path with -o")
 
     with tempfile.TemporaryDirectory(prefix="nm2trt-") as folder:
         place = engine.parent if lowering.keep else Path(folder)

@@ -61,9 +61,10 @@ def cast(
     model = Path(model)
     out = model.with_suffix(f".{to}.onnx") if output is None else Path(output)
     samples = None
-    if calib is not None:
-        samples = _samples(calib, batch, data_root, allow_functions=allow_functions)
     kept = out.with_suffix(".ranges.npz") if cache is None else Path(cache)
+    if calib is not None:
+        _refuse_replacing(model, out, kept, calib)
+        samples = _samples(calib, batch, data_root, allow_functions=allow_functions)
     return cast_model(
         model, out, to=to, keep=tuple(keep), io=io, samples=samples, cache=kept, compare=compare
     )
@@ -117,9 +118,22 @@ def quantize(
     options = QuantizeOptions(to, method, percentile, tuple(exclude), float_weights, float_depthwise)
     model = Path(model)
     out = model.with_suffix(f".{to}.onnx") if output is None else Path(output)
-    samples = _samples(calib, batch, data_root, allow_functions=allow_functions)
     kept = out.with_suffix(".ranges.npz") if cache is None else Path(cache)
+    _refuse_replacing(model, out, kept, calib)
+    samples = _samples(calib, batch, data_root, allow_functions=allow_functions)
     return quantize_model(model, out, samples, options, cache=kept, compare=compare)
+
+
+def _refuse_replacing(model: Path, out: Path, cache: Path, calib: str | os.PathLike[str]) -> None:
+    """Raise when the output or the cache would replace what is read, or each other."""
+    from nm2trt.graph.save import is_same_file
+
+    samples = Path(calib)
+    if is_same_file(samples, out):
+        raise InputError(f"the output {out} is the file of samples; give another path with -o")
+    for other, what in ((model, "the model"), (samples, "the file of samples"), (out, "the output")):
+        if is_same_file(other, cache):
+            raise InputError(f"the cache {cache} is {what}; give another path with --cache")
 
 
 def _samples(

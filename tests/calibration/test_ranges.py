@@ -14,8 +14,8 @@ MODEL = "a" * 64
 class FakeSession:
     """Gives its input back: whole, or its extremes."""
 
-    def __init__(self, whole, opened):
-        self.inputs = (TensorSpec("x", "float32", ("n", 50)),)
+    def __init__(self, whole, opened, fixed):
+        self.inputs = (TensorSpec("x", "float32", (fixed or "n", 50)),)
         self.outputs = ()
         self.whole = whole
         self.largest_batch = 0
@@ -37,9 +37,9 @@ class FakeSession:
 
 
 class Calibration:
-    def __init__(self, data, method="minmax", percentile=99.0, batch=8):
+    def __init__(self, data, method="minmax", percentile=99.0, batch=8, fixed=0):
         self.data, self.method, self.percentile, self.batch = data, method, percentile, batch
-        self.opened = []
+        self.opened, self.fixed = [], fixed
 
     def read(self, size, stop_at=None):
         for start in range(0, len(self.data), size):
@@ -56,7 +56,7 @@ class Calibration:
         )
         samples = SampleStream("s", len(self.data), self.batch, lambda size: self.read(size, stop_at))
         return calibrate(
-            lambda: FakeSession(whole, self.opened),
+            lambda: FakeSession(whole, self.opened, self.fixed),
             observed,
             samples,
             method=self.method,
@@ -86,6 +86,14 @@ def test_a_percentile_is_that_of_all_magnitudes_to_the_width_of_a_bin(percentile
     ranges = Calibration(data, "percentile", percentile)()
     wanted = np.percentile(np.abs(data), percentile)
     assert ranges.largest("v") == pytest.approx(wanted, abs=float(np.abs(data).max()) / 512)
+
+
+@pytest.mark.parametrize("method", ["percentile", "entropy"])
+def test_what_fills_up_a_fixed_batch_is_not_counted(method):
+    data = normal(3)
+    data[2] *= 50
+    wanted = Calibration(data, method, batch=3)().largest("v")
+    assert Calibration(data, method, batch=3, fixed=32)().largest("v") == wanted
 
 
 def test_entropy_cuts_a_lone_outlier_off():

@@ -147,6 +147,54 @@ def test_a_small_constant_that_would_vanish_stays(tmp_path):
     assert types_of(model)["eps"] == FLOAT
 
 
+def held_by_attribute(b):
+    b.nodes.append(NODE("Constant", [], ["eps"], "c", value_float=1e-12))
+    return "eps"
+
+
+def behind(operator, *more):
+    def make(b):
+        inputs = [b.constant("stored", np.array(1e-12, np.float32)), *(b.constant("axes", a) for a in more)]
+        return b.node(operator, inputs, "eps")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda b: b.constant("eps", np.array(1e-12, np.float32)), id="stored"),
+        pytest.param(held_by_attribute, id="value_float"),
+        pytest.param(behind("Identity"), id="Identity"),
+        pytest.param(behind("Unsqueeze", np.array([0])), id="Unsqueeze"),
+    ],
+)
+def test_an_epsilon_under_a_root_holds_for_all_who_read_it(tmp_path, make):
+    b = Builder()
+    eps = make(b)
+    zero = b.node("Mul", ["x", b.constant("zero", np.array(0, np.float32))], "zeros")
+    ends = []
+    for i in "01":
+        root = b.node("Sqrt", [b.node("Add", [zero, eps], f"sum{i}")], f"root{i}")
+        ends.append(b.node("Div", [zero, root], f"div{i}"))
+    last = b.node("Add", [b.node("Add", ends, "both"), "x"], "all")
+    model = b.model(b.node("MatMul", [last, b.weight("w", 4, 4)], "y"), shape=("n", 4))
+    report, out = cast(model, tmp_path)
+    assert {"sum0", "sum1", "root0", "root1"} <= {node.node for node in report.kept}
+    feeds = {"x": samples(shape=(4,))}
+    assert run(out, feeds)[0] == pytest.approx(run(model, feeds)[0], rel=0.02, abs=0.02)
+
+
+def test_a_large_number_in_an_attribute_stays_in_fp32(tmp_path):
+    b = Builder()
+    b.nodes.append(NODE("Constant", [], ["k"], "c", value_floats=[7e4] * 4))
+    back = b.node("Relu", [b.node("Div", [b.node("Mul", ["x", "k"], "m"), "k"], "d")], "r")
+    model = b.model(b.node("MatMul", [back, b.weight("w", 4, 4)], "y"), shape=("n", 4))
+    report, _ = cast(model, tmp_path)
+    assert [node.node for node in report.kept] == ["m", "d", "r"]
+    assert [(t.name, t.overflow, t.cast) for t in report.tensors] == [("k", 4, False)]
+
+
 def growing():
     b = Builder()
     large = b.node("Mul", ["x", b.constant("k", np.array(6e4, np.float32))], "large")
@@ -257,6 +305,68 @@ def test_what_a_body_reads_stays_float32(tmp_path):
     _, out = cast(model, tmp_path)
     feeds = {"x": samples()}
     assert run(out, feeds)[0] == pytest.approx(run(model, feeds)[0], rel=0.01, abs=0.02)
+
+
+def test_a_model_whose_body_reads_an_input_keeps_its_type(tmp_path):
+    b = Builder()
+    value = helper.make_tensor_value_info("n", FLOAT, None)
+    body = helper.make_graph([NODE("Neg", ["x"], ["n"], "neg")], "body", [], [value])
+    b.constant("yes", np.array(True))
+    b.nodes.append(NODE("If", ["yes"], ["z"], "if", then_branch=body, else_branch=body))
+    model = b.model(b.conv("z", "y", 8, 8))
+    _, out = cast(model, tmp_path, io=True)
+    assert (types_of(out)["x"], types_of(out)["y"]) == (FLOAT, HALF)
+    feeds = {"x": samples()}
+    assert run(out, feeds)[0] == pytest.approx(run(model, feeds)[0], rel=0.01, abs=0.02)
+
+
+def test_what_a_loop_or_a_scan_carries_stays_float32(tmp_path):
+    def value(name, kind=FLOAT, shape=(8,)):
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    b = Builder()
+    for name, number in (("n", np.int64(3)), ("yes", np.array(True))):
+        b.constant(name, number)
+    looped = helper.make_graph(
+        [NODE("Identity", ["go"], ["on"]), NODE("Neg", ["c"], ["d"])],
+        "loop",
+        [value("i", TensorProto.INT64, []), value("go", TensorProto.BOOL, []), value("c", FLOAT, [4, 8])],
+        [value("on", TensorProto.BOOL, []), value("d", FLOAT, [4, 8])],
+    )
+    scanned = helper.make_graph(
+        [NODE("Add", ["s", "e"], ["t"]), NODE("Identity", ["t"], ["o"])],
+        "scan",
+        [value("s"), value("e")],
+        [value("t"), value("o")],
+    )
+    b.node("MatMul", ["x", b.weight("w", 8, 8)], "a")
+    b.nodes.append(NODE("Loop", ["n", "yes", "a"], ["l"], "loop", body=looped))
+    start = b.constant("start", np.zeros(8, np.float32))
+    scan = NODE("Scan", [start, "l"], ["f", "k"], "scan", body=scanned, num_scan_inputs=1)
+    b.nodes.append(scan)
+    model = b.model(b.node("MatMul", ["k", "w"], "y"), shape=(4, 8))
+    _, out = cast(model, tmp_path)
+    assert types_of(out)["w"] == HALF
+    feeds = {"x": np.random.default_rng(1).standard_normal((4, 8)).astype(np.float32)}
+    assert run(out, feeds)[0] == pytest.approx(run(model, feeds)[0], rel=0.01, abs=0.05)
+
+
+def test_what_goes_through_a_sequence_stays_float32(tmp_path):
+    b = Builder()
+    b.node("SplitToSequence", [b.node("Relu", ["x"], "r")], "s", axis=0)
+    part = b.node("SequenceAt", ["s", b.constant("at", np.int64(1))], "part")
+    model = b.model(b.node("Exp", [part], "y"), shape=(2, 4), more=["r"])
+    _, out = cast(model, tmp_path)
+    assert types_of(out)["y"] == FLOAT
+    feeds = {"x": np.random.default_rng(1).standard_normal((2, 4)).astype(np.float32)}
+    assert run(out, feeds)[0] == pytest.approx(run(model, feeds)[0], rel=0.01)
+
+
+def test_an_input_that_is_an_output_too_has_one_type(tmp_path):
+    b = Builder()
+    model = b.model(b.conv("x", "y", 8, 8), more=["x"])
+    _, out = cast(model, tmp_path, io=True)
+    assert {v.type.tensor_type.elem_type for v in [*out.graph.input, *out.graph.output]} == {HALF}
 
 
 def test_a_quantised_model_is_cast_around_its_pairs(tmp_path):

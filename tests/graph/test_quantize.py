@@ -306,6 +306,27 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(folder, monkeypatch, chang
     assert not (folder / "out.onnx").exists()
 
 
+@pytest.mark.parametrize("command", ["quantize", "cast"])
+@pytest.mark.parametrize(
+    ("output", "cache", "words"),
+    [
+        pytest.param("x.npz", "c.npz", "output x.npz is the file of samples", id="output"),
+        pytest.param("q.onnx", "x.npz", "cache x.npz is the file of samples", id="samples"),
+        pytest.param("q.onnx", "m.onnx", "cache m.onnx is the model", id="model"),
+        pytest.param("q.onnx", "q.onnx", "cache q.onnx is the output", id="both"),
+        pytest.param("q.onnx", "w.data", "w.data holds weights of m.onnx", id="weights"),
+    ],
+)
+def test_nothing_that_is_read_is_replaced(folder, monkeypatch, capsys, command, output, cache, words):
+    monkeypatch.chdir(folder)
+    onnx.save(onnx.load("m.onnx"), "m.onnx", save_as_external_data=True, location="w.data", size_threshold=0)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    arguments = [command, "m.onnx", "--calib", "x.npz", "-o", output, "--cache", cache]
+    assert main([*arguments, "--to", "int8" if command == "quantize" else "fp16"]) == 2
+    assert words in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_a_recipe_that_names_a_missing_file_is_refused(folder, capsys):
     pytest.importorskip("pydantic")
     recipe = folder / "r.yaml"
@@ -374,3 +395,34 @@ def test_a_body_is_left_in_float(tmp_path):
     assert c == "c"
     assert {layer.layer for layer in report.layers if not layer.quantised} == {"if/then_branch/inner", "if/else_branch/inner"}  # fmt: skip
     assert metadata(load(tmp_path / "q.onnx").proto)
+
+
+def fixed_net(dtype=TensorProto.FLOAT):
+    b = Builder()
+    model = b.model(b.node("MatMul", [b.node("Relu", ["x"], "r"), b.weight("w", 4, 4)], "y"), shape=(8, 4))
+    if dtype != TensorProto.FLOAT:
+        model.graph.node[1].input[:] = ["r16", "w16"]
+        model.graph.node[1].output[0] = "y16"
+        cast = [("r", "r16", dtype), ("w", "w16", dtype), ("y16", "y", TensorProto.FLOAT)]
+        nodes = [NODE("Cast", [a], [b], b, to=to) for a, b, to in cast]
+        old = [onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node]
+        del model.graph.node[:]
+        model.graph.node.extend([old[0], *nodes[:2], old[1], nodes[2]])
+    return model
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile"])
+def test_fewer_samples_than_a_fixed_batch_serve_again_from_the_cache(tmp_path, method):
+    onnx.save(fixed_net(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=samples(5, shape=(4,)))
+    once, again = (quantise(tmp_path, method=method) for _ in range(2))
+    assert (once.ranges.reused, again.ranges.reused) == (0, 5)
+    assert again.differences[0].max_abs == pytest.approx(once.differences[0].max_abs)
+
+
+def test_a_float32_weight_that_is_read_as_fp16_is_refused(tmp_path):
+    onnx.save(fixed_net(TensorProto.FLOAT16), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=samples(8, shape=(4,)))
+    with pytest.raises(ModelError, match=r"weight 'w' .* is float16; quantise the float32 model"):
+        quantise(tmp_path, compare=False)
+    assert not (tmp_path / "q.onnx").exists()

@@ -119,3 +119,11 @@ def test_an_fp8_file_is_refused_for_ampere_too(folder, capsys):
 def test_a_precision_that_is_none_is_refused():
     with pytest.raises(InputError, match="'int4' is no precision; choose fp16, bf16, int8, fp8"):
         pipeline.Lowering("int4")
+
+
+def test_the_engine_does_not_replace_the_samples(folder, capsys):
+    before = (folder / "x.npz").read_bytes()
+    words = ["build", "m.onnx", "--precision", "int8", "--calib", "x.npz", "--target", "sm80", "-o", "x.npz"]
+    assert main(words) == 2
+    assert "the output x.npz is the file of samples" in capsys.readouterr().err
+    assert (folder / "x.npz").read_bytes() == before
