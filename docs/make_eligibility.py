@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nm2trt.engine.evidence import SPARSE_KERNEL_NAMES
 from nm2trt.nm.eligibility import EXPECTATIONS, RULES, Rule
-from nm2trt.nm.eligibility_tables import BEFORE_SPARSE, CHANNEL_MULTIPLES, DTYPE_ROWS, MINIMUM
+from nm2trt.nm.eligibility_tables import CHANNEL_MULTIPLES, DTYPE_ROWS, FIRST_SPARSE, MINIMUM
 
 PAGE = Path(__file__).with_name("eligibility.md")
 
@@ -94,7 +94,7 @@ def page() -> str:
                 for row in DTYPE_ROWS
             ),
         ),
-        f"\nWithout sparse tensor cores: {', '.join(sorted(BEFORE_SPARSE))}.\n",
+        f"\nWithout sparse tensor cores: everything below sm{FIRST_SPARSE}.\n",
         _MULTIPLES,
         _table(
             ("type", "in", "out", "asked by", "source", "basis"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nm2trt.cli.calibration_arguments import add_calibration
 from nm2trt.cli.ladder import print_ladder
-from nm2trt.cli.output import print_json, short_count
+from nm2trt.cli.output import print_json, printable, short_count
 from nm2trt.errors import InputError, SparsityError
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def run(arguments: argparse.Namespace) -> int:
             print_ladder(ladder)
         raise
     for note in result.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {printable(note)}", file=sys.stderr)
     if arguments.json:
         print_json(result.to_json())
     else:

@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         shapes=arguments.shape,
     )
     for note in found.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {printable(note)}", file=sys.stderr)
     if arguments.json:
         print_json(found.to_json())
     else:

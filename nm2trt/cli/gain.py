@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import print_json, print_table
+from nm2trt.cli.output import print_json, print_table, printable
 
 if TYPE_CHECKING:
     from nm2trt.engine.gain import GainReport
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         at_least=arguments.at_least,
     )
     for note in report.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {printable(note)}", file=sys.stderr)
     if arguments.json:
         print_json(report.to_json())
     else:
@@ -80,7 +80,8 @@ def _print(report: GainReport) -> None:
         rows.append((layer.weight, product, layer.dtype, speedup, layer.pays, layer.sentence))
     print_table(("weight", "m x n x k", "type", "nearest", "pays", "why"), rows)
     paying = sum(layer.pays == "yes" for layer in report.layers)
+    where = f"{printable(report.device)} (from {report.at_least:.2f}x)"
     print(
-        f"\n{paying} of {len(report.layers)} layers pay on {report.device} (from {report.at_least:.2f}x), "
-        f"{len(report.exclude)} weights do not; --json lists them under exclude, for sparsify(gain=...)"
+        f"\n{paying} of {len(report.layers)} layers pay on {where}, {len(report.exclude)} weights do not; "
+        "--json lists them under exclude, for sparsify(gain=...)"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.ladder import print_ladder
-from nm2trt.cli.output import print_json, print_table
+from nm2trt.cli.output import print_json, print_table, printable
 
 if TYPE_CHECKING:
     from nm2trt.engine.twin_report import TwinReport
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         warmup=arguments.warmup,
     )
     for note in report.notes:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {printable(note)}", file=sys.stderr)
     if arguments.json:
         print_json(report.to_json())
     else:

@@ -193,7 +193,7 @@ def build_engine(
     rungs = functools.partial(climb, sparsity=options.sparsity, builder=backend.name, targets=options.targets)
     if options.sparsity != "disable":
         _require_sparse(model, weights, facts, rungs(weights))
-    if require_sparse is not None and not dry_run:
+    if require_sparse is not None:
         cannot_know(model, options.sparsity, backend, rungs(weights))
     start = time.perf_counter()
     network = backend.parse(source or model, options.plugins)

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nm2trt.engine.evidence import Evidence, SparsityList, is_sparse_kernel, is_stub
-from nm2trt.engine.layer_names import is_region, onnx_nodes
+from nm2trt.engine.layer_names import is_region, onnx_nodes, split_list
 
-__all__ = ["NOT_MEASURED", "Answer", "Rung", "asked", "gained", "listed"]
+__all__ = ["NOT_MEASURED", "TIMED", "Answer", "Rung", "asked", "gained", "listed"]
 
 Answer = Literal["yes", "no", "unknown", "not measured", "not reached"]
 
 NOT_MEASURED = "not measured"
+TIMED = "when the builder timed it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,8 @@ def gained(node: str, evidence: Evidence) -> Rung:
         return Rung("not measured", NOT_MEASURED)
     best = max(timed)
     if best > 1.0:
-        return Rung("yes", f"{best:.2f}x when the builder timed it")
-    return Rung("no", f"dense was {1 / best:.2f}x as fast when the builder timed it")
+        return Rung("yes", f"{best:.2f}x {TIMED}")
+    return Rung("no", f"dense was {1 / best:.2f}x as fast {TIMED}")
 
 
 def _kernel(node: str, evidence: Evidence) -> Rung | None:
@@ -76,7 +77,10 @@ def _kernel(node: str, evidence: Evidence) -> Rung | None:
 
 def _tactic(node: str, evidence: Evidence) -> Rung | None:
     tactics = [
-        layer.tactic for layer in evidence.layers if node in layer.nodes and layer.computes and layer.tactic
+        layer.tactic
+        for layer in evidence.layers
+        # A region runs many kernels, of which its tactic is one.
+        if node in layer.nodes and layer.computes and layer.tactic and not is_region(layer.name)
     ]
     sparse = next((tactic for tactic in tactics if is_sparse_kernel(tactic)), None)
     if sparse is not None:
@@ -112,4 +116,6 @@ def _named(node: str, found: SparsityList | None) -> bool | None:
         return True
     # A region names its ends alone, and Myelin's own names tell nothing: the node may be among them.
     hidden = any(is_region(layer) or not onnx_nodes(layer) for layer in found.layers)
+    # A name that reads as a list of layers cannot be found in one.
+    hidden = hidden or split_list(node) != (node,) or onnx_nodes(node) != (node,)
     return None if hidden else False

@@ -76,8 +76,9 @@ class GainReport:
 
     @property
     def exclude(self) -> tuple[str, ...]:
-        """Weights that would not pay: what `nm2trt.sparsify(exclude=...)` may keep dense."""
-        return tuple(dict.fromkeys(layer.weight for layer in self.layers if layer.pays == "no"))
+        """Weights that pay nowhere: what `nm2trt.sparsify(exclude=...)` may keep dense."""
+        elsewhere = {layer.weight for layer in self.layers if layer.pays != "no"}
+        return tuple(dict.fromkeys(layer.weight for layer in self.layers if layer.weight not in elsewhere))
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values; `nm2trt.sparsify(gain=...)` reads it back."""
@@ -189,6 +190,8 @@ def _barred(facts: WeightFacts, table: GainTable) -> _Answer | None:
     barred = judge(facts, Where(target=table.target), rung="shape")
     if barred.answer == "no":
         return "no", barred.sentence
+    if barred.code == "operator":
+        return "unknown", f"{barred.sentence}, and the table's products are not what it computes"
     if facts.inputs % _TWO_OF_FOUR.m:
         return "no", f"{facts.inputs} input channels are not a multiple of {_TWO_OF_FOUR.m}"
     return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -87,9 +88,9 @@ def _from_json(text: str) -> Iterable[KernelUse]:
     for event in events if isinstance(events, list) else []:
         if not isinstance(event, dict) or str(event.get("cat", "")).lower() != "kernel":
             continue
-        duration = event.get("dur")
-        if isinstance(event.get("name"), str) and isinstance(duration, (int, float)):
-            yield KernelUse(event["name"], 1, float(duration))
+        duration = _number(str(event.get("dur")))
+        if isinstance(event.get("name"), str) and duration is not None:
+            yield KernelUse(event["name"], 1, duration)
 
 
 def _is_header(line: str) -> bool:
@@ -110,6 +111,7 @@ def _number(text: str) -> float | None:
     # Some locales group digits.
     digits = re.sub(r"[,'\s]", "", text)
     try:
-        return float(digits)
+        number = float(digits)
     except ValueError:
         return None
+    return number if math.isfinite(number) else None

@@ -41,7 +41,7 @@ def parse_layer_information(text: str, *, builder: str = "trt", version: str = "
     data = _decoded(text)
     generation = "11" if "I/O Tensors" in data else "10" if "Bindings" in data else ""
     if not knows(builder, version or ("1" if generation and builder == "trt-rtx" else generation)):
-        sentence = unknown_version("the inspector's output", builder, version or "of an unknown version")
+        sentence = unknown_version("the inspector's output", builder, version)
         return Evidence(notes=(sentence,))
     layers = [_layer(item) for item in data["Layers"]]
     named = [layer for layer in layers if layer is not None]

@@ -10,6 +10,7 @@ line or a kernel's name is.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -28,6 +29,7 @@ __all__ = [
     "Rung",
     "climb",
     "readable",
+    "shared_names",
     "sparse_share",
     "with_evidence",
 ]
@@ -143,20 +145,32 @@ def climb(
         targets: Architectures that the engine is for.
         evidence: What builder and profiler said of the engine; None where nothing was built.
     """
-    return tuple(_row(verdict, sparsity, builder, targets, evidence or Evidence()) for verdict in verdicts)
+    shared, said = shared_names(verdicts), evidence or Evidence()
+    return tuple(
+        _row(verdict, sparsity, builder, targets, Evidence() if verdict.node in shared else said)
+        for verdict in verdicts
+    )
 
 
 def with_evidence(ladder: Sequence[LadderRow], evidence: Evidence) -> tuple[LadderRow, ...]:
     """Return rows of an engine that was built, with what is said of it now on the upper three rungs."""
     rows = []
+    shared = shared_names(ladder)
     for row in ladder:
         if row.listed.detail == SPARSITY_OFF:
             rows.append(row)
             continue
-        above = _above_builder(row.node, evidence)
+        above = _above_builder(row.node, Evidence() if row.node in shared else evidence)
         *_, listed_now, chosen_now, gain_now = _until_no([row.pattern, row.fits, row.dtype, *above])
         rows.append(replace(row, listed=listed_now, chosen=chosen_now, gain=gain_now))
     return tuple(rows)
+
+
+def shared_names(ladder: Sequence[LadderRow] | Sequence[WeightVerdict]) -> frozenset[str]:
+    """Return the node names that several matrix products have: what is said of one may be of another."""
+    pairs = {(row.node, row.weight) for row in ladder if row.operator in ("Conv", "Gemm", "MatMul")}
+    seen = Counter(node for node, _ in pairs if node)
+    return frozenset(name for name, count in seen.items() if count > 1)
 
 
 def sparse_share(ladder: Sequence[LadderRow]) -> tuple[float | None, str]:
@@ -233,9 +247,12 @@ def _judged(verdict: WeightVerdict, builder: str, targets: Sequence[str]) -> Eli
 
 
 def _doubts(verdict: WeightVerdict, builder: str, targets: Sequence[str]) -> dict[str, str]:
-    """Return what speaks against a sparse kernel on every target."""
+    """Return what speaks against a sparse kernel on every target, training it sparse first included."""
     if verdict.facts is None:
         return {}
+    shape = judge_targets(verdict.facts, builder, targets, rung="shape")
+    if shape.answer == "no":
+        return {shape.code: shape.sentence}
     found = [
         {item.code: item.sentence for item in expectations(verdict.facts, Where(builder, target))}
         for target in targets or ("",)

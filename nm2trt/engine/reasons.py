@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from nm2trt.engine.chosen import TIMED
 from nm2trt.engine.evidence import Evidence
 from nm2trt.engine.forecast import Forecast, forecast
 from nm2trt.engine.proof import SPARSITY_OFF, LadderRow, sparse_share
@@ -158,22 +159,8 @@ def _grouped(ladder: Sequence[LadderRow], match: _Match, work: Forecast) -> list
     for matches in found.values():
         rows = sorted((row for row, _ in matches), key=lambda row: -(row.macs or 0))
         first = next(reason for row, reason in matches if row is rows[0])
-        names = tuple(row.weight for row in rows)
-        reasons.append(_with(first, names, _share(rows, work)))
+        reasons.append(replace(first, weights=tuple(row.weight for row in rows), share=_share(rows, work)))
     return sorted(reasons, key=lambda reason: -(reason.share or 0.0))
-
-
-def _with(reason: Reason, weights: tuple[str, ...], share: float | None) -> Reason:
-    return Reason(
-        reason.rung,
-        reason.code,
-        reason.sentence,
-        weights,
-        share,
-        reason.remedy,
-        reason.source,
-        reason.basis,
-    )
 
 
 def _share(rows: Iterable[LadderRow], work: Forecast) -> float | None:
@@ -183,15 +170,24 @@ def _share(rows: Iterable[LadderRow], work: Forecast) -> float | None:
 
 
 def _pattern(row: LadderRow) -> Reason | None:
-    if row.pattern.answer != "no":
+    if row.pattern.answer != "no" or _hopeless(row):
         return None
-    remedy = _PATTERN_REMEDIES.get(row.reason, "see nm2trt verify")
-    return Reason("pattern", row.reason, row.sentence, (), None, remedy, row.source, row.basis)
+    do = _PATTERN_REMEDIES.get(row.reason, "see nm2trt verify")
+    return Reason("pattern", row.reason, row.sentence, (), None, do, row.source, row.basis)
+
+
+def _hopeless(row: LadderRow) -> Reason | None:
+    """Return the rule that forbids a sparse kernel whatever the weight holds: pruning is no advice."""
+    for code, sentence in row.doubts.items():
+        rule = rule_of(code)
+        if rule is not None and rule.rung == "shape" and row.pattern.answer == "no":
+            return Reason(rule.rung, code, sentence, (), None, rule.remedy, rule.source, rule.basis)
+    return None
 
 
 def _shape(row: LadderRow) -> Reason | None:
     # The rung's detail is the rule's code; the row's own reason may be one of a later rung.
-    return _rule(row, row.fits.answer, row.fits.detail)
+    return _hopeless(row) or _rule(row, row.fits.answer, row.fits.detail)
 
 
 def _dtype(row: LadderRow) -> Reason | None:
@@ -226,6 +222,15 @@ def _listed(row: LadderRow) -> Reason | None:
 def _tactic(row: LadderRow) -> Reason | None:
     if row.chosen.answer != "no":
         return None
+    if row.listed.answer != "yes" and TIMED not in row.chosen.detail:
+        return Reason(
+            "tactic",
+            "dense-kernel",
+            f"a dense kernel runs it ({row.chosen.detail}); whether sparse ones were tried is not told",
+            (),
+            None,
+            "build it with --sparsity (trtexec: --sparsity=enable), and give the verbose build log (--log)",
+        )
     return Reason(
         "tactic",
         "not-chosen",

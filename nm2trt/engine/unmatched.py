@@ -5,15 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nm2trt.engine.evidence import Evidence
-from nm2trt.engine.proof import LadderRow
+from nm2trt.engine.proof import LadderRow, shared_names
 
 __all__ = ["foreign_layers", "lost_weights"]
 
 
 def lost_weights(ladder: Sequence[LadderRow], evidence: Evidence) -> tuple[str, ...]:
-    """Say which weights have no layer of their own in the engine; one sentence, or none."""
+    """Say which weights cannot be told apart, and which have no layer of their own; a sentence each."""
     named = [row for row in ladder if row.node]
-    if not evidence.layers or not named:
+    if not (evidence.layers or evidence.chosen or evidence.kernels) or not named:
+        return ()
+    return (*_alike(named), *_without_a_layer(named, evidence))
+
+
+def _alike(named: Sequence[LadderRow]) -> tuple[str, ...]:
+    shared = shared_names(named)
+    weights = [row.weight for row in named if row.node in shared]
+    if not weights:
+        return ()
+    sentence = (
+        f"the nodes of {len(weights)} weights share their names, so that what is said of one is believed of "
+        f"none: {_some(weights)}; give every node a name of its own"
+    )
+    return (sentence,)
+
+
+def _without_a_layer(named: Sequence[LadderRow], evidence: Evidence) -> tuple[str, ...]:
+    if not evidence.layers:
         return ()
     nodes = {node for layer in evidence.layers for node in layer.nodes}
     lost = [row.weight for row in named if row.node not in nodes]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from nm2trt.nm.eligibility_tables import (
-    BEFORE_SPARSE,
     CHANNEL_MULTIPLES,
     DTYPE_ROWS,
+    FIRST_SPARSE,
     MINIMUM,
     DtypeRow,
     Where,
@@ -66,7 +67,8 @@ def _group_conv(facts: WeightFacts, _: Where) -> str | None:
 
 
 def _old_architecture(_: WeightFacts, where: Where) -> str | None:
-    if where.target in BEFORE_SPARSE:
+    capability = re.fullmatch(r"sm([0-9]{2,3})", where.target)
+    if capability and int(capability[1]) < FIRST_SPARSE:
         return f"{where.target} has no sparse tensor cores"
     return None
 

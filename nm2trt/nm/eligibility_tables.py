@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from nm2trt.nm.verdict import Basis, Eligible
 
 __all__ = [
-    "BEFORE_SPARSE",
     "CHANNEL_MULTIPLES",
     "DTYPE_ROWS",
+    "FIRST_SPARSE",
     "MINIMUM",
     "ChannelMultiple",
     "DtypeRow",
@@ -20,8 +20,8 @@ __all__ = [
     "Where",
 ]
 
-# Architectures that builders still name and that have no sparse tensor cores.
-BEFORE_SPARSE = frozenset({"sm50", "sm60", "sm61", "sm70", "sm72", "sm75"})
+# Compute capability from which GPUs have sparse tensor cores.
+FIRST_SPARSE = 80
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ __all__ = ["FARTHEST", "SCHEMA", "Estimate", "GainRow", "GainTable", "parse_dens
 SCHEMA = 1
 # Farther than this factor in m, n or k, the nearest row says nothing.
 FARTHEST = 2.0
+# No dimension of a product that was measured is larger.
+_LARGEST = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ def parse_gain_table(text: bytes | str, *, where: str) -> GainTable:
         rows = tuple(_row(item) for item in data["rows"])
         device, target = str(data["device"]["name"]), str(data["device"].get("target", ""))
         versions = {str(name): str(version) for name, version in data.get("versions", {}).items()}
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
@@ -174,6 +176,8 @@ def _row(item: Mapping[str, Any]) -> GainRow:
         dense_ms=float(item["dense_ms"]),
         sparse_ms=float(item["sparse_ms"]),
     )
-    if min(row.m, row.n, row.k) < 1 or not (0 < row.dense_ms < math.inf and 0 < row.sparse_ms < math.inf):
-        raise ValueError("sizes and times are positive")
+    if not all(1 <= size <= _LARGEST for size in (row.m, row.n, row.k)):
+        raise ValueError("sizes are those of a product")
+    if not (0 < row.dense_ms < math.inf and 0 < row.sparse_ms < math.inf):
+        raise ValueError("times are positive")
     return row

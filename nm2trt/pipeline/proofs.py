@@ -110,7 +110,8 @@ def explain(
         layers,
         trace,
         builder=manifest.backend,
-        version=version or manifest.versions.get(manifest.backend, ""),
+        version=version or "",
+        built_by=manifest.versions.get(manifest.backend, ""),
     )
     rows = tuple(LadderRow.from_json(row, where=f"{path.name}.json") for row in manifest.ladder)
     if log or layers or trace:
@@ -149,8 +150,12 @@ def _evidence(
     *,
     builder: str,
     version: str,
+    built_by: str = "",
 ) -> Evidence:
-    """Read what a builder and a profiler said of an engine."""
+    """Read what a builder and a profiler said of an engine.
+
+    A log's own word on its version goes before `built_by`, that of the engine's manifest.
+    """
     from nm2trt.engine.build_log import identify_log, parse_build_log
     from nm2trt.engine.evidence import Evidence
     from nm2trt.engine.kernel_trace import parse_kernel_trace
@@ -160,11 +165,11 @@ def _evidence(
     parts = []
     if log is not None:
         lines = check_input(log, "a build log").read_text(errors="replace").splitlines()
-        version = version or identify_log(lines)
+        version = version or identify_log(lines) or built_by
         parts.append(parse_build_log(lines, builder=builder, version=version))
     if layers is not None:
         text = check_input(layers, "a layer information").read_text(errors="replace")
-        parts.append(parse_layer_information(text, builder=builder, version=version))
+        parts.append(parse_layer_information(text, builder=builder, version=version or built_by))
     if trace is not None:
         parts.append(parse_kernel_trace(check_input(trace, "a kernel trace").read_text(errors="replace")))
     return Evidence.merged(parts)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +46,7 @@ def prove(
 
     Raises:
         SparsityError: No weight of the model holds 2:4.
-        InputError: A path or option is wrong.
+        InputError: A path or option is wrong, or the dense model is not the same network.
         BackendError: The library is missing, refused a model or failed.
     """
     from nm2trt.backends.choice import choose_backend
@@ -66,6 +68,7 @@ def prove(
             densify_model(model, source, verify_model(model).weights)
         else:
             source = check_input(dense, "an ONNX model")
+            _refuse_another_network(model, source)
         builds = _twins(model, source, folder, options, builder.name)
         return compare_twins(
             builds,
@@ -76,6 +79,36 @@ def prove(
             warmup=warmup,
             state=machine_state,
         )
+
+
+def _refuse_another_network(sparse: Path, dense: Path) -> None:
+    """Refuse a dense model that differs in more than the numbers of its weights: nothing could be compared.
+
+    Raises:
+        InputError: Inputs, or operators, shapes and types of the weights are others.
+    """
+    from nm2trt.graph.describe import describe_model
+    from nm2trt.graph.verify import verify_model
+
+    def inputs(model: Path) -> list[str]:
+        return [f"input {x.name} {x.dtype} {_size(x.shape or ())}" for x in describe_model(model).inputs]
+
+    def weights(model: Path) -> list[str]:
+        return [f"{x.operator} {_size(x.shape)} {x.dtype}" for x in verify_model(model).weights]
+
+    for read in (inputs, weights):
+        ours, theirs = Counter(read(sparse)), Counter(read(dense))
+        different = [*(ours - theirs), *(theirs - ours)]
+        if different:
+            where = sparse if different[0] in ours - theirs else dense
+            raise InputError(
+                f"{dense} is not {sparse} before it was pruned: {different[0]} is in {where} alone; export "
+                "both from one network in one type, or leave --dense out to have the zeros filled in"
+            )
+
+
+def _size(shape: Sequence[int | str | None]) -> str:
+    return "x".join(str(size) for size in shape)
 
 
 def _twins(

@@ -109,3 +109,24 @@ def test_a_small_table_on_a_gpu(script, tmp_path):
     assert script.main(["-o", str(out), "--batches", "1", "--runs", "3", "--warmup", "1"]) == 0
     assert json.loads(out.read_text())["failed"] == []
     assert set(parse_gain_table(out.read_bytes(), where="t").dtypes()) == {"float16", "bfloat16", "int8"}
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), 0.5])
+def test_a_product_that_is_wrong_or_no_number_is_refused(script, wrong):
+    script.check_numerics({"dense": 0.0, "sparse": 1e-4}, "fp16")
+    with pytest.raises(ArithmeticError, match="the sparse product is off by"):
+        script.check_numerics({"dense": 0.0, "sparse": wrong}, "fp16")
+
+
+def test_what_the_search_finds_is_what_is_run(script, monkeypatch):
+    # No search runs without a GPU: this one stands for that of PyTorch, called as its own tests call it.
+    class Search:
+        @staticmethod
+        def mm_search(packed, columns, bias, alpha, out_dtype, transpose_result):
+            return (7, 4, 1, 20)
+
+    monkeypatch.setattr(torch._C, "_cusparselt", Search, raising=False)
+    chosen = script.fastest(torch.zeros(1), torch.zeros(1))
+    assert chosen == {"alg_id": 7, "split_k": 4, "split_k_mode": 1}
+    schema = str(torch.ops.aten._cslt_sparse_mm.default._schema)
+    assert all(f" {name}=" in schema for name in chosen)

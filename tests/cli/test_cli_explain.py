@@ -103,6 +103,15 @@ def test_a_log_of_an_unknown_version_is_told_and_not_read(net, tmp_path, capsys)
     assert found["sparse_share"] is None
 
 
+def test_a_log_says_its_version_better_than_the_engine(net, tmp_path, capsys):
+    assert main(["build", str(net), "--sparsity", "--backend", "trt-rtx"]) == 0
+    capsys.readouterr()
+    log = write(tmp_path / "build.log", CHOSE.replace("v101401", "v120000"))
+    found, err = explained(capsys, net.with_suffix(".rtx"), "--log", log)
+    assert "12.0.0, whose wording" in err
+    assert found["ladder"][0]["chosen"]["answer"] == "not measured"
+
+
 def test_a_log_without_a_version(net, tmp_path, capsys):
     log = write(tmp_path / "build.log", "\n".join(CHOSE.splitlines()[1:]))
     _, err = explained(capsys, net, "--log", log)

@@ -2,6 +2,7 @@
 
 import json
 
+import onnx
 import pytest
 from nets import conv_net
 
@@ -67,6 +68,34 @@ def test_a_grouped_convolution_pays_on_no_table(tmp_path, table, capsys):
     found = report(capsys, grouped, "--table", table)
     assert found["exclude"] == ["w0", "w1"]
     assert "groups is never given a sparse kernel" in found["layers"][0]["sentence"]
+
+
+def test_a_shared_weight_is_excluded_only_where_it_pays_nowhere(tmp_path, table, capsys):
+    # One convolution on 8 x 8 places, which pays at batch 8, and again on 2 x 2, for which no row is near.
+    model = onnx.load(conv_net(tmp_path / "net.onnx", layers=1, sparse=False))
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("MaxPool", ["y"], ["small"], kernel_shape=[4, 4], strides=[4, 4]),
+            onnx.helper.make_node("Conv", ["small", "w0"], ["again"], name="again", pads=[1] * 4),
+        ]
+    )
+    model.graph.output.append(onnx.helper.make_tensor_value_info("again", 10, ["n", 16, 2, 2]))
+    onnx.save(model, tmp_path / "tied.onnx")
+    data = json.loads(table.read_text())
+    data["rows"].append({"m": 32, "n": 16, "k": 144, "dtype": "float16", "dense_ms": 1.0, "sparse_ms": 2.0})
+    table.write_text(json.dumps(data))
+    found = report(capsys, tmp_path / "tied.onnx", "--table", table, "--shape", "x:8")
+    assert [layer["pays"] for layer in found["layers"]] == ["yes", "no"]
+    assert found["exclude"] == []
+
+
+def test_the_table_says_nothing_of_a_transposed_convolution(tmp_path, table, capsys):
+    model = onnx.load(conv_net(tmp_path / "net.onnx", layers=1, sparse=False))
+    model.graph.node[0].op_type = "ConvTranspose"
+    onnx.save(model, tmp_path / "up.onnx")
+    (layer,) = report(capsys, tmp_path / "up.onnx", "--table", table)["layers"]
+    assert (layer["pays"], layer["speedup"]) == ("unknown", None)
+    assert "nothing says that ConvTranspose has sparse kernels" in layer["sentence"]
 
 
 def test_the_device_is_told_where_no_gpu_is(net, table, capsys):
@@ -139,3 +168,12 @@ def test_a_report_of_another_model(tmp_path):
         SparsifyError, match=r"gain: none of its 1 weights, first 'other', is one of the model's"
     ):
         nm2trt.sparsify(two_layers(), method="magnitude", gain=path)
+
+
+def test_the_name_of_a_device_cannot_repaint_the_terminal(net, table, capsys):
+    data = json.loads(table.read_text())
+    table.write_text(json.dumps({**data, "device": {"name": "\x1b[31mGPU", "target": "sm86"}}))
+    assert main(["gain", str(net), "--table", str(table)]) == 0
+    captured = capsys.readouterr()
+    assert "\x1b" not in captured.out + captured.err
+    assert "\\x1b[31mGPU" in captured.out

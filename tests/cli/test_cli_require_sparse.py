@@ -27,6 +27,12 @@ def test_what_is_no_share(net, capsys, share):
     assert "is no share of the work; write a percentage over 0, as in 80%" in capsys.readouterr().err
 
 
+def test_a_dry_run_refuses_what_the_build_would(net, capsys):
+    words = ["build", str(net), "--sparsity", "--backend", "trt-rtx", "--require-sparse", "80%", "--dry-run"]
+    assert main(words) == 3
+    assert "can never be answered" in capsys.readouterr().err
+
+
 def test_a_dry_run_tells_the_work_and_its_share(net, capsys):
     assert main(["build", str(net), "--sparsity", "--dry-run", "--backend", "trt-rtx"]) == 0
     out = capsys.readouterr().out

@@ -82,9 +82,17 @@ def test_names_of_sparse_kernels(name, sparse):
         ('{"traceEvents": []}', "lists no kernel"),
         ("Total Time (ns),Name\n", "lists no kernel"),
         ("Total Time (ns),Name\nnot a number,k\n", "lists no kernel"),
+        ("Total Time (ns),Name\ninf,k\n", "lists no kernel"),
+        ('{"traceEvents": [{"cat": "kernel", "name": "k", "dur": NaN}]}', "lists no kernel"),
+        ('{"traceEvents": [{"cat": "kernel", "name": "k", "dur": 1' + "0" * 400 + "}]}", "lists no kernel"),
     ],
-    ids=["other-csv", "cut-short", "no-events", "header-alone", "no-number"],
+    ids=["other-csv", "cut-short", "no-events", "header-alone", "no-number", "inf", "nan", "huge"],
 )
 def test_what_is_no_trace(text, message):
     with pytest.raises(InputError, match=message):
         parse_kernel_trace(text)
+
+
+def test_launches_that_are_no_count_are_one():
+    (kernel,) = parse_kernel_trace("Total Time (ns),Instances,Name\n1000,inf,k\n").kernels
+    assert (kernel.launches, kernel.total_us) == (1, 1.0)

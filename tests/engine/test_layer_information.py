@@ -1,6 +1,7 @@
 """The inspector's JSON by version, and engines that were built without detailed verbosity."""
 
 import json
+import re
 
 import pytest
 
@@ -113,15 +114,16 @@ def test_an_engine_without_detailed_verbosity(layers):
 @pytest.mark.parametrize(
     ("data", "version", "named"),
     [
-        pytest.param({"Layers": []}, "", "unknown version", id="neither-generation"),
-        pytest.param(ELEVEN, "12.0", "12.0", id="later"),
+        pytest.param(
+            {"Layers": []}, "", "does not say which version wrote it; name it with --version", id="none"
+        ),
+        pytest.param(ELEVEN, "12.0", "12.0, whose wording .* nothing was read", id="later"),
     ],
 )
 def test_of_an_unknown_version_nothing_is_read(data, version, named):
     found = read(data, version=version)
     assert found.layers == ()
-    assert named in found.notes[0]
-    assert "nothing was read" in found.notes[0]
+    assert re.search(named, found.notes[0])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from nm2trt.engine.evidence import Autotuned, Evidence, KernelUse, LayerRecord, SparsityList
-from nm2trt.engine.proof import LadderRow, climb, readable, sparse_share
+from nm2trt.engine.proof import LadderRow, climb, readable, sparse_share, with_evidence
 from nm2trt.engine.unmatched import foreign_layers, lost_weights
 from nm2trt.errors import InputError
 from nm2trt.nm.pattern import NMPattern
@@ -284,3 +284,32 @@ def test_a_row_comes_back_from_json():
     assert LadderRow.from_json(old, where="m.json").macs is None
     with pytest.raises(InputError, match=r"ladder in m.json is damaged"):
         LadderRow.from_json({**old, "chosen": "yes"}, where="m.json")
+
+
+def test_nodes_of_one_name_prove_nothing_of_one_another():
+    rows = [verdict(weight="w0", macs=1), verdict(weight="w1", macs=1)]
+    found = Evidence(chosen=SparsityList(1, ("conv0",)), eligible=SparsityList(1, ("conv0",)))
+    ladder = climb(rows, sparsity="enable", evidence=found)
+    assert [row.chosen.answer for row in ladder] == ["not measured"] * 2
+    assert [row.chosen.answer for row in with_evidence(ladder, found)] == ["not measured"] * 2
+    assert "2 weights share their names" in lost_weights(ladder, found)[0]
+    assert climb(rows[:1], sparsity="enable", evidence=found)[0].chosen.answer == "yes"
+
+
+@pytest.mark.parametrize("name", ["a,b", "a + b", "a || b", "PWN(a)"])
+def test_a_name_that_reads_as_a_list_is_not_called_missing(name):
+    (row,) = climb(
+        [verdict(node=name)], sparsity="enable", evidence=Evidence(chosen=SparsityList(2, ("a", "b")))
+    )
+    assert row.chosen.answer == "not measured"
+
+
+@pytest.mark.parametrize("tactic", [SPARSE, DENSE])
+def test_the_tactic_of_a_region_is_that_of_no_single_node(tactic):
+    region = LayerRecord("{ForeignNode[conv0...conv9]}", "conv", ("conv0", "conv9"), tactic)
+    assert rungs_of(Evidence((region,)))[4] == "not measured"
+
+
+def rungs_of(evidence):
+    (row,) = climb([verdict()], sparsity="enable", evidence=evidence)
+    return [rung.answer for rung in row.rungs]

@@ -67,7 +67,13 @@ def test_what_runs_sparse_has_nothing_against_it():
 @pytest.mark.parametrize(
     ("evidence", "expected", "sentence"),
     [
-        pytest.param(Evidence(layers=(layer(DENSE),)), "not-chosen", "took a dense one", id="dense-tactic"),
+        pytest.param(Evidence(layers=(layer(DENSE),)), "dense-kernel", "is not told", id="dense-tactic"),
+        pytest.param(
+            Evidence(layers=(layer(DENSE),), eligible=SparsityList(1, ("conv0",))),
+            "not-chosen",
+            "took a dense one",
+            id="listed-and-dense",
+        ),
         pytest.param(
             Evidence(chosen=SparsityList(0, ()), autotuned=(Autotuned("c", ("conv0",), 0.0125, 0.01),)),
             "not-chosen",
@@ -129,3 +135,19 @@ def test_shares_are_not_guessed():
 def test_an_explanation_is_json():
     text = json.dumps(why([HOLDS], evidence=Evidence(notes=("a note",))).to_json())
     assert json.loads(text)["notes"] == ["a note"]
+
+
+def test_a_weight_that_no_rule_would_allow_is_not_to_be_pruned():
+    rows = [
+        verdict(
+            weight="depthwise",
+            macs=100,
+            pattern="not-groupable",
+            reason="not-a-multiple",
+            sentence="axis 1 has 1 elements",
+            facts={"conv_groups": 32, "pattern": None},
+        )
+    ]
+    (reason,) = why(rows, built=False).reasons
+    assert (reason.rung, reason.code, reason.share) == ("shape", "group-conv", 1.0)
+    assert reason.remedy.startswith("leave it dense")

@@ -110,6 +110,20 @@ def test_a_dense_model_may_be_given(net, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        pytest.param({"channels": 32, "shape": ("n", 32, 8, 8)}, "input x float16 nx16x8x8", id="width"),
+        pytest.param({"dtype": "float32"}, "input x float16 nx16x8x8", id="type"),
+        pytest.param({"layers": 3}, "Conv 16x16x3x3 float16", id="depth"),
+    ],
+)
+def test_a_dense_model_of_another_network_is_refused(net, tmp_path, other, told):
+    dense = conv_net(tmp_path / "dense.onnx", sparse=False, **other)
+    with pytest.raises(InputError, match=f"is not .* before it was pruned: {told} is in"):
+        nm2trt.prove(net, dense, backend="trt-rtx")
+
+
+@pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         pytest.param({"runs": 0}, InputError, "0 runs after 20 are no measurement", id="no-runs"),

@@ -123,3 +123,13 @@ def test_the_page_is_what_the_rules_say():
     made = runpy.run_path(str(DOCS / "make_eligibility.py"))["page"]()
     assert (DOCS / "eligibility.md").read_text() == made, "run python docs/make_eligibility.py"
     assert all(f"| `{rule.code}` |" in made for rule in (*RULES, *EXPECTATIONS))
+
+
+@pytest.mark.parametrize("target", ["sm53", "sm62", "sm37", "sm75"])
+def test_every_architecture_before_ampere_runs_dense(target):
+    assert judge(CONV, Where("trt", target)).code == "architecture"
+
+
+@pytest.mark.parametrize("target", ["sm80", "sm121", "gfx942", ""])
+def test_later_and_foreign_architectures_are_not_ruled_out(target):
+    assert judge(CONV, Where("trt", target), rung="shape").answer == "yes"

@@ -67,6 +67,10 @@ def test_types_are_not_mixed(table):
         pytest.param({"rows": [{"m": 1}]}, "is damaged", id="half-a-row"),
         pytest.param({"rows": [{**SYNTHETIC["rows"][0], "sparse_ms": 0}]}, "is damaged", id="no-time"),
         pytest.param({"rows": [{**SYNTHETIC["rows"][0], "m": -1}]}, "is damaged", id="negative"),
+        pytest.param({"rows": [{**SYNTHETIC["rows"][0], "m": 10**400}]}, "is damaged", id="beyond-any-size"),
+        pytest.param(
+            '{"schema": 1, "device": {"name": ""}, "rows": [{"m": 1e400}]}', "is damaged", id="infinite"
+        ),
         pytest.param({"device": "A100"}, "is damaged", id="no-device"),
     ],
 )
