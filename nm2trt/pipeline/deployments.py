@@ -64,9 +64,15 @@ def deploy(
         DifferenceError: The canary answers wrongly, and was rolled back.
         ServerError: A server cannot be reached.
     """
-    from nm2trt.serving import releases
-    from nm2trt.serving.repository import place
+    from dataclasses import replace
 
+    from nm2trt.serving import releases
+    from nm2trt.serving.repository import place, prune
+
+    if not canary and (reference is not None or precision is not None or probe_options is not None):
+        raise InputError("a reference and a precision are for a canary, and none is named; see --canary")
+    quick = ProbeOptions(concurrency=(4,), requests=100, precision=precision)
+    options = options or DeployOptions()
     described = _artefact(Path(artefact))
     if canary and reference is None and described.kind != "onnx":
         raise InputError("the canary of an engine is compared with its ONNX model; give it with --reference")
@@ -81,16 +87,17 @@ def deploy(
         described,
         repository,
         name,
-        options,
+        # Until the new version has loaded, there must be one to go back to.
+        replace(options, keep=max(options.keep, 2)) if canary or load else options,
         sample=None if sample is None else _samples(sample, described),
         labels=_labels(labels, described),
     )
-    quick = ProbeOptions(concurrency=(4,), requests=100, precision=precision)
     if canary:
         _bring_up(placed, canary, Path(reference or described.path), probe_options or quick)
     if load and load != canary:
         _bring_up(placed, load)
-    return _with_notes(placed, fit_notes)
+    removed = prune(placed, options.keep) if canary or load else ()
+    return replace(placed, notes=(*placed.notes, *fit_notes), removed=(*placed.removed, *removed))
 
 
 def rollback(
@@ -116,8 +123,13 @@ def rollback(
     if url:
         from nm2trt.backends.triton import TritonServer
 
-        with TritonServer(url) as server:
-            server.load(name)
+        try:
+            with TritonServer(url) as server:
+                server.load(name)
+        except Nm2trtError as error:
+            raise type(error)(
+                f"{error}; the repository is rolled back to version {done.version}, the server is not"
+            ) from error
     return done
 
 
@@ -273,13 +285,16 @@ def _bring_up(
 def _go_back(placed: Deployment, url: str) -> str:
     """Undo a placement, on disk and in the server; return what is served now, in words."""
     from nm2trt.backends.triton import TritonServer
-    from nm2trt.serving.repository import remove, roll_back
+    from nm2trt.serving.repository import undo
 
+    try:
+        if not undo(placed):
+            return f"version {placed.version} is no longer the one to serve, so nothing was rolled back"
+    except Nm2trtError as error:
+        return f"it could not be rolled back: {error}"
     if placed.previous is None:
-        remove(placed.repository, placed.name)
         now = f"version {placed.version} was the first and was removed"
     else:
-        roll_back(placed.repository, placed.name, to=placed.previous)
         now = f"rolled back to version {placed.previous}"
     try:
         with TritonServer(url) as server:
@@ -290,9 +305,3 @@ def _go_back(placed: Deployment, url: str) -> str:
     except Nm2trtError as error:
         return f"{now} in the repository, but the server was not told: {error}"
     return now
-
-
-def _with_notes(placed: Deployment, notes: list[str]) -> Deployment:
-    from dataclasses import replace
-
-    return replace(placed, notes=(*placed.notes, *notes))

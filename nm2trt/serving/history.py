@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,10 @@ def history(model: Path) -> list[int]:
 
 
 def numbers(model: Path) -> list[int]:
-    """Return the numbers that are taken, by whatever it is."""
+    """Return the numbers that are taken, by whatever it is; those that Triton cannot hold are none."""
     try:
         return sorted(
-            int(entry.name) for entry in os.scandir(model) if entry.name.isascii() and entry.name.isdigit()
+            int(entry.name) for entry in os.scandir(model) if re.fullmatch(r"[0-9]{1,18}", entry.name)
         )
     except FileNotFoundError:
         return []

@@ -102,6 +102,8 @@ def build_config(
         InputError: An option or setting does not fit the model.
         BackendMissingError: tritonclient is not installed.
     """
+    if not artefact.inputs:
+        raise InputError(f"{artefact.path} has no inputs, so there is nothing to request of it")
     notes: list[str] = []
     backend = choose_backend(artefact, options.backend)
     config = _message()
@@ -111,17 +113,23 @@ def build_config(
     batched = config.max_batch_size > 0
     for entries, specs in ((config.input, artefact.inputs), (config.output, artefact.outputs)):
         for spec in specs:
-            _add_tensor(entries.add(), spec, batched, artefact)
+            _add_tensor(entries.add(), spec, batched, artefact, backend)
     for output, file in extras.labels.items():
         next(entry for entry in config.output if entry.name == output).label_filename = file
     _set_policy(config, options.version_policy, version)
     _add_groups(config, artefact, options, backend, notes)
     if batched and options.dynamic_batching:
         _add_batching(config, artefact, options)
+    elif options.queue_delay_us or options.preferred_batches:
+        raise InputError(
+            "queue_delay_us and preferred_batches are of dynamic batching, which is "
+            + ("switched off" if batched else "not possible here: " + notes[0] if notes else "switched off")
+        )
     _add_warmup(config, extras)
     _add_parameters(config, artefact, options, backend)
     for setting in options.settings:
         apply_setting(config, setting)
+    _require_preferred(config)
     return config, notes
 
 
@@ -176,7 +184,7 @@ def _message() -> Any:
 def _max_batch(artefact: Artefact, options: DeployOptions, notes: list[str]) -> int:
     specs = (*artefact.inputs, *artefact.outputs)
     fixed = [spec for spec in specs if not spec.shape or isinstance(spec.shape[0], int)]
-    if fixed or not artefact.inputs:
+    if fixed:
         if options.max_batch:
             raise InputError(
                 f"the first dimension of {fixed[0].name!r} is not free, so the server cannot form batches; "
@@ -221,10 +229,17 @@ def _grouping(artefact: Artefact, options: DeployOptions) -> str:
     return "each" if len(ranges) == 1 else "together"
 
 
-def _add_tensor(entry: Any, spec: TensorSpec, batched: bool, artefact: Artefact) -> None:
+def _add_tensor(entry: Any, spec: TensorSpec, batched: bool, artefact: Artefact, backend: str) -> None:
+    what = f"{spec.name!r} of {artefact.path}"
     if spec.dtype not in _TYPES:
+        raise InputError(f"{what} has type {spec.dtype}, which Triton does not carry; cast it")
+    if spec.dtype == "bfloat16" and backend == "python":
+        raise InputError(f"{what} has type bfloat16, which the python backend hands to no numpy; cast it")
+    if 0 in spec.shape:
+        raise InputError(f"{what} has shape {spec.shape}; Triton takes no tensor without elements")
+    if not spec.shape:
         raise InputError(
-            f"{spec.name!r} of {artefact.path} has type {spec.dtype}, which Triton does not carry; cast it"
+            f"{what} is a scalar, which Triton takes only as one a sample of a batch; give it a dimension"
         )
     entry.name = spec.name
     entry.data_type = (
@@ -254,6 +269,8 @@ def _add_groups(
     on_gpu = artefact.kind != "onnx"
     if on_gpu and options.device == "cpu":
         raise InputError(f"{artefact.path} is an engine, which runs on a GPU only; leave device out")
+    if backend == "python" and not on_gpu and (options.device == "gpu" or options.gpus):
+        raise InputError("the python backend runs ONNX models on the CPU; leave device and GPUs out")
     default = "KIND_GPU" if on_gpu or options.gpus else "KIND_CPU" if backend == "python" else "KIND_AUTO"
     together = [[str(number) for number in range(len(artefact.profiles))]]
     profiles: Sequence[list[str]] = [[]]
@@ -279,13 +296,17 @@ def _add_batching(config: Any, artefact: Artefact, options: DeployOptions) -> No
     preferred = options.preferred_batches or tuple(
         sorted({profile[0].opt[0] for profile in artefact.profiles if profile and profile[0].opt[0] <= most})
     )
-    too_large = [size for size in preferred if size > most]
-    if too_large:
-        raise InputError(f"preferred batch {too_large[0]} is more than the largest batch, {most}")
     config.dynamic_batching.SetInParent()
     config.dynamic_batching.preferred_batch_size.extend(preferred)
     if options.queue_delay_us:
         config.dynamic_batching.max_queue_delay_microseconds = options.queue_delay_us
+
+
+def _require_preferred(config: Any) -> None:
+    most = config.max_batch_size
+    too_large = [size for size in config.dynamic_batching.preferred_batch_size if size > most]
+    if too_large:
+        raise InputError(f"preferred batch {too_large[0]} is more than the largest batch, {most}")
 
 
 def _add_warmup(config: Any, extras: Extras) -> None:

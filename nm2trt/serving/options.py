@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from nm2trt.compare import TOLERANCE
 from nm2trt.errors import InputError
 
 __all__ = [
@@ -185,6 +186,8 @@ class ProbeOptions:
         ):
             if any(not 1 <= value <= 1_000_000 for value in values):
                 raise InputError(f"{name} {', '.join(map(str, values))} is out of range; give 1 or more")
+        if self.precision is not None and self.precision not in TOLERANCE:
+            raise InputError(f"precision {self.precision!r} is unknown; choose {', '.join(TOLERANCE)}")
         if not 0 < self.timeout_s < 86_400:
             raise InputError(f"a wait of {self.timeout_s:g} s is out of range; give more than 0")
 

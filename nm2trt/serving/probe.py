@@ -132,6 +132,12 @@ def _answers(
 ) -> _Reference:
     """Run the reference on every sample; a fixed batch is one sample of its own here."""
     fixed = _fixed_batch(session)
+    firsts = {spec.shape[0] for spec in reference.inputs if spec.shape and isinstance(spec.shape[0], int)}
+    if len(firsts) > 1:
+        raise DataError(
+            f"the inputs of {reference.path} have different first dimensions, {sorted(firsts)}: only models "
+            "whose inputs have the batch first can be probed"
+        )
     count = max(_POOL, *_sizes(session, options)) if fixed is None else _POOL * fixed
     if samples is None:
         inputs = random_samples(reference.inputs, count, seed=options.seed)
@@ -205,6 +211,7 @@ def _alike(known: _Reference) -> int:
     rows = np.concatenate(
         [part[:, :: part.shape[1] // _MOST_COMPARED + 1].astype(np.float64) for part in columns], axis=1
     )
+    rows = np.nan_to_num(rows, posinf=0.0, neginf=0.0)
     limit = 1e-3 * (float(np.abs(rows).max(initial=0.0)) or 1.0)
     return sum(int((np.abs(rows - row).max(axis=1, initial=0.0) < limit).sum()) > 1 for row in rows)
 

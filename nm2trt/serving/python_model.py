@@ -44,17 +44,19 @@ class TritonPythonModel:
             key = tuple(feed.shape[1:] for feed in feeds.values()) if self._batched else index
             groups.setdefault(key, []).append((index, feeds))
         for group in groups.values():
-            try:
-                answers = self._run_group([feeds for _, feeds in group])
-            except Exception as error:
-                answers = None
-                problem = self._pb.TritonError(f"{type(error).__name__}: {error}")
-            for position, (index, _) in enumerate(group):
-                if answers is None:
-                    responses[index] = self._pb.InferenceResponse(error=problem)
-                else:
-                    responses[index] = self._response(requests[index], answers[position])
+            answers = self._answer([feeds for _, feeds in group])
+            for (index, _), answer in zip(group, answers):  # noqa: B905 - as many by contract
+                responses[index] = self._response(requests[index], answer)
         return responses
+
+    def _answer(self, group: list[dict[str, Any]]) -> list[Any]:
+        """Return each request's outputs, or the exception that it met; one's fault is not the others'."""
+        try:
+            return self._run_group(group)
+        except Exception as error:
+            if len(group) == 1:
+                return [error]
+            return [self._answer([feeds])[0] for feeds in group]
 
     def _run_group(self, group: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if len(group) == 1:
@@ -64,13 +66,21 @@ class TritonPythonModel:
         sizes = [len(feeds[self._inputs[0]]) for feeds in group]
         joined = {name: np.concatenate([feeds[name] for feeds in group]) for name in self._inputs}
         outputs = self._run(joined)
+        for name, array in outputs.items():
+            # Cut by samples, such an output would hand one client's rows to another.
+            if len(array) != sum(sizes):
+                raise ValueError(f"output {name!r} has {len(array)} rows for {sum(sizes)} samples")
         answers, start = [], 0
         for size in sizes:
             answers.append({name: array[start : start + size] for name, array in outputs.items()})
             start += size
         return answers
 
-    def _response(self, request: Any, outputs: dict[str, Any]) -> Any:
+    def _response(self, request: Any, outputs: Any) -> Any:
+        if isinstance(outputs, Exception):
+            # An error object of its own: the server crashes where two responses share one.
+            error = self._pb.TritonError(f"{type(outputs).__name__}: {outputs}")
+            return self._pb.InferenceResponse(error=error)
         wanted = set(request.requested_output_names())
         tensors = []
         for name in self._outputs:

@@ -7,6 +7,7 @@ its GPU's; what follows from it stands in the tables below, each row as its sour
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -154,6 +155,8 @@ def check_fit(
     notes: list[str] = []
     told = release or release_of_server(server_version)
     if tensorrt:
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+){2,3}", tensorrt):
+            raise InputError(f"{tensorrt!r} is no version of TensorRT; write it whole, as in 10.9.0.34")
         _require_version(artefact, built, tensorrt, f"the server has TensorRT {tensorrt}")
     elif release:
         rows = find_releases(release)
@@ -169,6 +172,9 @@ def check_fit(
         notes.append(
             f"the plan needs TensorRT {built}; the version{where} is not known here and was not checked"
         )
+    for gpu in gpus:
+        if not re.fullmatch(r"sm[0-9]{2,3}[a-z]?", gpu):
+            raise InputError(f"{gpu!r} is no compute capability; write it as in sm86")
     _require_targets(artefact, told, gpus)
     if not gpus:
         notes.append(f"the plan is for {', '.join(artefact.targets)}; the server's GPU was not asked (--gpu)")

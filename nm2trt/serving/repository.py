@@ -29,7 +29,7 @@ from nm2trt.serving.options import DeployOptions, check_name
 from nm2trt.serving.staging import clear_stale, move_away, staged, told, write_file
 from nm2trt.serving.version_folder import WARMUP, BesideFiles, beside_files, fill_version, write_beside
 
-__all__ = ["Deployment", "Rollback", "place", "remove", "roll_back", "served_config"]
+__all__ = ["Deployment", "Rollback", "place", "prune", "remove", "roll_back", "served_config", "undo"]
 
 _HASH = "[0-9a-f]" * 16
 
@@ -197,10 +197,39 @@ def roll_back(repository: str | os.PathLike[str], name: str, *, to: int | None =
         if record is None:
             kept = ", ".join(str(number) for number in numbers(model) if read_record(model / str(number)))
             raise InputError(f"{model} holds no version {version} that nm2trt placed; it holds {kept}")
-        config = from_text(record["config"], str(model / str(version) / RECORD))
-        serve_only(config, version)
-        write_atomic(model / CONFIG, to_text(config))
+        _serve(model, version, record)
     return Rollback(root, name, before[0], version)
+
+
+def undo(placed: Deployment) -> bool:
+    """Go back to the version before a placement, or remove the model that it was the first of.
+
+    Returns:
+        False where another placement or rollback came after it: then nothing is changed.
+
+    Raises:
+        InputError: The version before has gone.
+        OutputError: The repository cannot be written.
+    """
+    root, model = placed.repository, placed.repository / placed.name
+    with one_writer(root), told(model):
+        if history(model)[:1] != [placed.version]:
+            return False
+        if placed.previous is None:
+            move_away(root, model)
+            return True
+        record = read_record(model / str(placed.previous))
+        if record is None:
+            raise InputError(f"{model} no longer holds version {placed.previous}")
+        _serve(model, placed.previous, record)
+    return True
+
+
+def prune(placed: Deployment, keep: int) -> tuple[int, ...]:
+    """Remove versions older than the newest `keep`, where the one that was placed is still served."""
+    root, model = placed.repository, placed.repository / placed.name
+    with one_writer(root), told(model):
+        return _prune(root, model, keep) if history(model)[:1] == [placed.version] else ()
 
 
 def remove(repository: str | os.PathLike[str], name: str) -> None:
@@ -241,6 +270,12 @@ def _repository(path: str | os.PathLike[str], *, make: bool = True) -> Path:
         with told(root):
             root.mkdir()
     return root.resolve()
+
+
+def _serve(model: Path, version: int, record: Mapping[str, Any]) -> None:
+    config = from_text(record["config"], str(model / str(version) / RECORD))
+    serve_only(config, version)
+    write_atomic(model / CONFIG, to_text(config))
 
 
 def _switch(model: Path, built: Path, version: int, text: str, files: BesideFiles) -> None:

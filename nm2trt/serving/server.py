@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from nm2trt.errors import BackendError, InputError
+from nm2trt.errors import BackendError, InputError, OutputError
+from nm2trt.files import os_reason
 from nm2trt.serving.installation import Installation, find_server
 from nm2trt.serving.options import ServerOptions
 
@@ -107,7 +108,8 @@ def start_server(
         installation: Which server; None takes what `find_server` finds.
 
     Raises:
-        InputError: The repository is no folder.
+        InputError: The repository is no folder, or holds no model of a name to load.
+        OutputError: The log cannot be written.
         BackendMissingError: No server is installed.
         BackendError: The server stops or is not ready in time; its last words are in the message.
     """
@@ -117,6 +119,10 @@ def start_server(
         raise InputError(
             f"{repository} is no folder; give a model repository, e.g. one that nm2trt deploy made"
         )
+    if options.control == "explicit":
+        for name in options.load:
+            if name != "*" and not (repository / name).is_dir():
+                raise InputError(f"{repository} holds no model {name!r} to load")
     _refuse_hanging(repository)
     found = installation or find_server()
     fixed = all((options.http_port, options.grpc_port, options.metrics_port))
@@ -182,7 +188,10 @@ def _launch(found: Installation, repository: Path, options: ServerOptions) -> tu
     if options.control == "explicit":
         words += [f"--load-model={name}" for name in options.load]
     with contextlib.ExitStack() as stack:
-        log = None if options.log is None else stack.enter_context(options.log.open("ab"))
+        try:
+            log = None if options.log is None else stack.enter_context(options.log.open("ab"))
+        except OSError as error:
+            raise OutputError(f"{options.log} cannot be written: {os_reason(error)}") from error
         start = 0 if log is None else log.tell()
         process = subprocess.Popen(  # noqa: S603 - a list of words, no shell
             [sys.executable, "-S", "-c", _LAUNCHER, str(os.getpid()), *words],

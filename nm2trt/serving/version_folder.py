@@ -94,12 +94,12 @@ def fill_version(
     digest = copy_file(artefact.path, model)
     if artefact.sha256 not in ("", digest):
         raise InputError(f"{artefact.path} changed while it was deployed; deploy it again")
-    copies = dict(artefact.data_files)
+    copies: dict[str, Path] = {}
     if artefact.kind == "trt-rtx":
         copies |= {f"runtime/{place}": path for place, path in runtime_modules().items()}
     if backend == "python":
         copies["model.py"] = Path(__file__).with_name("python_model.py")
-    for place_, source in copies.items():
+    for place_, source in [*copies.items(), *artefact.data_files.items()]:
         target = folder / place_
         if not target.resolve().is_relative_to(folder.resolve()) or target.name == RECORD or target.exists():
             raise InputError(

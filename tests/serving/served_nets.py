@@ -15,6 +15,7 @@ ELEMENTS = {
     "float16": TensorProto.FLOAT16,
     "int64": TensorProto.INT64,
     "bool": TensorProto.BOOL,
+    "bfloat16": TensorProto.BFLOAT16,
 }
 
 
@@ -44,6 +45,44 @@ def two_inputs(path: Path):
         [axes],
         "",
     )  # fmt: skip
+
+
+def found(path: Path):
+    """Return `path` of a model whose output holds the rows of x, of shape (n, 1), that are not 0."""
+    return _save(
+        path,
+        [helper.make_node("Reshape", ["x", "flat"], ["row"]), helper.make_node("Cast", ["row"], ["is"], to=TensorProto.BOOL),
+         helper.make_node("Compress", ["x", "is"], ["y"], axis=0)],
+        {"x": ("float32", ["n", 1])},
+        {"y": ("float32", [None, 1])},
+        [numpy_helper.from_array(np.array([-1]), "flat")],
+        "",
+    )  # fmt: skip
+
+
+def lookup(path: Path):
+    """Return `path` of a model that looks x, of shape (n, 1), up in 0, 10, 20, and fails on what is above."""
+    table = numpy_helper.from_array(np.arange(0, 30, 10, dtype=np.int64), "table")
+    node = helper.make_node("Gather", ["table", "x"], ["y"])
+    return _save(path, [node], {"x": ("int64", ["n", 1])}, {"y": ("int64", ["n", 1])}, [table], "")
+
+
+def product(path: Path):
+    """Return `path` of a model of two inputs of fixed shapes: y = x @ t."""
+    return _save(
+        path,
+        [helper.make_node("MatMul", ["x", "t"], ["y"])],
+        {"x": ("float32", [2, 4]), "t": ("float32", [4, 3])},
+        {"y": ("float32", [2, 3])},
+        [],
+        "",
+    )
+
+
+def identity(path: Path, dtype="float32", shape=("n", 4)):
+    """Return `path` of a model that gives x back as y."""
+    node = helper.make_node("Identity", ["x"], ["y"])
+    return _save(path, [node], {"x": (dtype, shape)}, {"y": (dtype, shape)}, [], "")
 
 
 def _save(path: Path, nodes, inputs, outputs, weights, mask, *, external=False):

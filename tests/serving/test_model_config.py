@@ -197,6 +197,53 @@ def test_preferred_batches_above_the_largest(tmp_path):
         )
 
 
+def test_preferred_batches_above_the_largest_by_a_setting(tmp_path):
+    options = DeployOptions(max_batch=8, settings=("dynamic_batching.preferred_batch_size=4,9",))
+    with pytest.raises(InputError, match="preferred batch 9 is more than the largest batch, 8"):
+        deployed(tmp_path, nets.linear(tmp_path / "m.onnx"), options)
+
+
+@pytest.mark.parametrize(
+    ("batch", "changes", "message"),
+    [
+        (2, {"queue_delay_us": 5}, "dynamic batching, which is not possible here: the batch is fixed in the"),
+        (2, {"preferred_batches": (2,)}, "dynamic batching, which is not possible here: the batch is fixed"),
+        ("n", {"max_batch": 0, "queue_delay_us": 5}, "dynamic batching, which is switched off"),
+        ("n", {"dynamic_batching": False, "queue_delay_us": 5}, "dynamic batching, which is switched off"),
+        ("n", {"backend": "python", "device": "gpu"}, "the python backend runs ONNX models on the CPU"),
+        ("n", {"backend": "python", "gpus": (0,)}, "the python backend runs ONNX models on the CPU"),
+    ],
+)
+def test_options_that_would_come_to_nothing(tmp_path, batch, changes, message):
+    with pytest.raises(InputError, match=message):
+        deployed(tmp_path, nets.linear(tmp_path / "m.onnx", batch=batch), DeployOptions(**changes))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "message"),
+    [
+        ("float32", (), "'x' of .* is a scalar, which Triton takes only as one a sample of a batch"),
+        ("float32", ("n", 0), r"'x' of .* has shape \('n', 0\); Triton takes no tensor without elements"),
+        ("bfloat16", ("n", 4), "'x' of .* has type bfloat16, which the python backend hands to no numpy"),
+    ],
+)
+def test_tensors_that_cannot_be_served(tmp_path, dtype, shape, message):
+    model = nets.identity(tmp_path / "m.onnx", dtype, shape)
+    with pytest.raises(InputError, match=message):
+        deployed(tmp_path, model, DeployOptions(backend="python"))
+
+
+def test_a_model_without_inputs(tmp_path):
+    import onnx
+
+    proto = onnx.load(nets.identity(tmp_path / "m.onnx"))
+    proto.graph.node[0].CopyFrom(onnx.helper.make_node("Constant", [], ["y"], value_floats=[1.0]))
+    del proto.graph.input[:]
+    onnx.save(proto, tmp_path / "m.onnx")
+    with pytest.raises(InputError, match="has no inputs, so there is nothing to request of it"):
+        deployed(tmp_path, tmp_path / "m.onnx", DeployOptions(max_batch=4))
+
+
 @pytest.mark.parametrize(
     ("kind", "backend", "message"),
     [
@@ -256,9 +303,7 @@ def load_by_server(server, artefact, name, options=None, **extras):
 
 
 @pytest.mark.parametrize("changes", ENGINES.values(), ids=ENGINES)
-@pytest.mark.parametrize(
-    "options", [None, DeployOptions(gpus=(0, 1), queue_delay_us=5)], ids=["plain", "more"]
-)
+@pytest.mark.parametrize("options", [None, DeployOptions(gpus=(0, 1))], ids=["plain", "more"])
 def test_the_servers_parser_takes_tensorrt_configurations(tmp_path, tritonserver, changes, options):
     engine = nets.plan(tmp_path / "m.engine", **changes)
     name = f"plan-{len(str(changes))}-{0 if options is None else 1}"

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from nm2trt.pipeline import DeployOptions, ProbeOptions, ServerOptions, deploy, 
 
 pytest.importorskip("tritonclient")
 pytest.importorskip("onnxruntime")
+
+from nm2trt.serving.probe import _alike, _Reference
 
 PYTHON = DeployOptions(backend="python", max_batch=8, queue_delay_us=2000)
 QUICK = ProbeOptions(concurrency=(4,), requests=40)
@@ -111,8 +114,8 @@ def test_answers_handed_to_the_wrong_clients(tmp_path, tritonserver):
     placed = deploy(model, tritonserver.repository, "mixed", PYTHON)
     code = placed.folder / "model.py"
     text = code.read_text()
-    assert text.count("answers[position]") == 1
-    code.write_text(text.replace("answers[position]", "answers[len(group) - 1 - position]"))
+    assert text.count("zip(group, answers)") == 1
+    code.write_text(text.replace("zip(group, answers)", "zip(group, answers[::-1])"))
     with TritonServer(url(tritonserver)) as client:
         client.load("mixed")
     report = probe(url(tritonserver), "mixed", model, options=ProbeOptions(concurrency=(1, 8), requests=80))
@@ -145,7 +148,7 @@ def test_a_model_that_fails_on_requests(tmp_path, tritonserver):
     """An operator that no optimiser sees fail: an index that runs off its table."""
     placed = served(tritonserver, nets.linear(tmp_path / "m.onnx"), "failing")
     code = placed.folder / "model.py"
-    code.write_text(code.read_text().replace("answers = self._run_group(", "answers = self._gone("))
+    code.write_text(code.read_text().replace("return self._run_group(", "return self._gone("))
     from nm2trt.backends.triton import TritonServer
 
     with TritonServer(url(tritonserver)) as client:
@@ -171,6 +174,7 @@ def test_what_cannot_be_probed(tmp_path, tritonserver):
         ({"concurrency": (1, -1)}, "concurrency 1, -1 is out of range"),
         ({"requests": 0}, "requests 0 is out of range"),
         ({"timeout_s": 0}, "a wait of 0 s is out of range"),
+        ({"precision": "fp16"}, "precision 'fp16' is unknown; choose float64, float32, float16, bfloat16"),
     ],
 )
 def test_options_that_make_no_sense(changes, message):
@@ -191,81 +195,184 @@ def test_labels_are_served(tmp_path, tritonserver):
     assert names == {"ant", "bee", "cat"}
 
 
-def load_in_background(server, model, name, seconds, clients):
-    """Send checked requests from many clients; return where their outcome will be."""
-    import onnxruntime
+class Load:
+    """Checked requests from many clients in the background, for as long as the block lasts."""
 
-    from nm2trt.backends.triton import open_triton
-    from nm2trt.pipeline.deployments import _artefact
-    from nm2trt.serving.load import run_level
-    from nm2trt.serving.samples import random_samples
+    class Done(Exception):
+        pass
 
-    inputs = random_samples(_artefact(model).inputs, 64)
-    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-    expected = session.run(None, inputs)[0]
-    outcome = {"wrong": 0}
+    def __init__(self, server, model, name, clients):
+        import onnxruntime
 
-    def check(answer, picked):
-        outcome["wrong"] += not np.allclose(answer["y"], expected[picked], rtol=1e-4, atol=1e-5)
+        self.url, self.name, self.clients = url(server), name, clients
+        self.inputs = {"x": np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)}
+        session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+        self.expected = session.run(None, self.inputs)[0]
+        self.answered = self.wrong = 0
+        self.changed = threading.Condition()
+        self.over = threading.Event()
+        self.error = None
+        self.thread = threading.Thread(target=self.run)
 
-    def run():
+    def run(self):
+        from nm2trt.backends.triton import open_triton
+        from nm2trt.serving.load import run_level
+
+        def connect():
+            return Counted(self, open_triton(self.url, self.name))
+
         try:
-            outcome["level"] = run_level(
-                lambda: open_triton(url(server), name), inputs, clients=clients, seconds=seconds, check=check
-            )
+            run_level(connect, self.inputs, clients=self.clients, seconds=3600, check=lambda *_: None)
         except Exception as error:
-            outcome["error"] = error
+            self.error = error
+        with self.changed:
+            self.changed.notify_all()
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread, outcome
+    def count(self, feeds, answer):
+        rows = (feeds["x"][:, None] == self.inputs["x"]).all(-1).argmax(1)
+        right = np.allclose(answer["y"], self.expected[rows], rtol=1e-4, atol=1e-5)
+        with self.changed:
+            self.answered += 1
+            self.wrong += not right
+            self.changed.notify_all()
+
+    def wait_for_more(self):
+        """Wait until some answers have come that were not there before."""
+        with self.changed:
+            goal = self.answered + 5 * self.clients
+            self.changed.wait_for(lambda: self.answered >= goal or self.error, timeout=120)
+            assert self.answered >= goal, self.error
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.thread.join()
 
 
-def reload_under_load(server, tmp_path, *, seconds, clients):
+class Counted:
+    """A session that counts and checks its answers, and ends the load when it is over."""
+
+    def __init__(self, load, session):
+        self.load, self.session = load, session
+        self.inputs, self.max_batch = session.inputs, session.max_batch
+
+    def run(self, feeds):
+        if self.load.over.is_set():
+            raise Load.Done
+        answer = self.session.run(feeds)
+        self.load.count(feeds, answer)
+        return answer
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.session.close()
+
+
+def reload_under_load(server, tmp_path, *, clients, pause=0):
     """Serve one function by two files, and change from one to the other and back under load."""
     a = nets.linear(tmp_path / "a.onnx", mask="aa" * 32)
     b = nets.linear(tmp_path / "b.onnx", mask="bb" * 32)
     served(server, a, "live")
-    thread, outcome = load_in_background(server, a, "live", seconds, clients)
-    time.sleep(seconds / 3)
-    deploy(b, server.repository, "live", PYTHON, canary=url(server), reference=a, probe_options=QUICK)
-    time.sleep(seconds / 3)
-    rollback(server.repository, "live", url=url(server))
-    thread.join()
-    assert "error" not in outcome, outcome
-    assert outcome["wrong"] == 0
-    return outcome["level"]
+    with Load(server, a, "live", clients) as load:
+        load.wait_for_more()
+        time.sleep(pause)
+        deploy(b, server.repository, "live", PYTHON, canary=url(server), reference=a, probe_options=QUICK)
+        load.wait_for_more()
+        time.sleep(pause)
+        rollback(server.repository, "live", url=url(server))
+        load.wait_for_more()
+        time.sleep(pause)
+    assert isinstance(load.error, Load.Done), load.error
+    assert load.wrong == 0
+    return load.answered
 
 
 def test_a_reload_under_load_loses_no_request(tmp_path, tritonserver):
-    level = reload_under_load(tritonserver, tmp_path, seconds=3, clients=8)
-    assert level.requests > 100
+    reload_under_load(tritonserver, tmp_path, clients=8)
 
 
 @pytest.mark.slow
 def test_50_clients_for_60_seconds_with_a_reload(tmp_path, tritonserver):
-    level = reload_under_load(tritonserver, tmp_path, seconds=60, clients=50)
-    assert level.requests > 5000
+    assert reload_under_load(tritonserver, tmp_path, clients=50, pause=20) > 5000
 
 
-def test_a_server_that_is_killed_under_load(tmp_path):
+def test_a_server_that_is_killed_under_load(tmp_path, tritonserver):
     model = nets.linear(tmp_path / "m.onnx")
     deploy(model, tmp_path / "models", "m", PYTHON)
     deploy(model, tmp_path / "models", "m", PYTHON)
     options = ServerOptions(log=tmp_path / "log.txt")
-    with serve(tmp_path / "models", options) as server:
-        thread, outcome = load_in_background(server, model, "m", 30, 4)
-        time.sleep(0.5)
+    with serve(tmp_path / "models", options) as server, Load(server, model, "m", 4) as load:
+        load.wait_for_more()
         server.kill()
-        thread.join()
-    error = outcome["error"]
-    assert isinstance(error, ServerError), error
-    assert "no Triton server answers HTTP at" in str(error)
+        load.thread.join(120)
+    assert isinstance(load.error, ServerError), load.error
+    assert "no Triton server answers HTTP at" in str(load.error)
     with serve(tmp_path / "models", options) as again:
         report = probe(url(again), "m", model, repository=tmp_path / "models", options=QUICK)
         report.require_passed()
         assert report.versions == ("2",)
         again.kill()
+
+
+def ask_at_once(server, name, requests):
+    """Send requests at one time, to be joined by a server that waits for them; return answers and errors."""
+    from nm2trt.backends.triton import open_triton
+
+    def ask(feeds):
+        try:
+            with open_triton(url(server), name) as session:
+                return session.run(feeds)["y"].tolist()
+        except BackendError as error:
+            return error
+
+    with ThreadPoolExecutor(len(requests)) as clients:
+        return list(clients.map(ask, requests))
+
+
+PATIENT = DeployOptions(backend="python", queue_delay_us=500_000)
+
+
+def test_outputs_whose_rows_are_no_batch_are_not_cut(tmp_path, tritonserver):
+    """As many rows as were found in all samples: cut by samples, clients would get one another's."""
+    served(tritonserver, nets.found(tmp_path / "m.onnx"), "found", PATIENT)
+    requests = [{"x": np.array([[number], [0]], np.float32)} for number in range(1, 5)]
+    assert ask_at_once(tritonserver, "found", requests) == [[[1]], [[2]], [[3]], [[4]]]
+
+
+def test_a_request_that_fails_fails_alone(tmp_path, tritonserver):
+    """Also where it was joined with others; with an error object in common, the server crashed."""
+    served(tritonserver, nets.lookup(tmp_path / "m.onnx"), "lookup", PATIENT)
+    numbers = [0, 99, 1, 98, 2, 97]
+    answers = ask_at_once(tritonserver, "lookup", [{"x": np.array([[number]])} for number in numbers])
+    assert answers[::2] == [[[0]], [[10]], [[20]]]
+    assert all("out of data bounds" in str(error) for error in answers[1::2]), answers
+    assert tritonserver.is_running()
+
+
+def test_answers_that_are_all_nan_are_said_to_be_alike():
+    known = _Reference({}, {"y": np.full((8, 3), np.nan, np.float32)}, 8)
+    assert _alike(known) == 8
+
+
+def test_inputs_of_different_fixed_sizes_cannot_be_probed(tmp_path, tritonserver):
+    served(tritonserver, nets.product(tmp_path / "m.onnx"), "product", DeployOptions(backend="python"))
+    with pytest.raises(
+        DataError, match=r"have different first dimensions, \[2, 4\]: only models whose inputs"
+    ):
+        probe(url(tritonserver), "product", tmp_path / "m.onnx")
+
+
+def test_a_rollback_that_the_server_is_not_told(tmp_path):
+    model = nets.linear(tmp_path / "m.onnx")
+    for _ in range(2):
+        deploy(model, tmp_path / "models", "m", PYTHON)
+    with pytest.raises(ServerError, match="the repository is rolled back to version 1, the server is not"):
+        rollback(tmp_path / "models", "m", url="127.0.0.1:9")
 
 
 def test_loading_without_a_probe(tmp_path, tritonserver):
@@ -337,6 +444,44 @@ class TestCanary:
                 nets.linear(tmp_path / "m.onnx"), tritonserver.repository, "first", canary=url(tritonserver)
             )
         assert not (tritonserver.repository / "first").exists()
+
+    @pytest.mark.parametrize("check", ["canary", "load"])
+    def test_that_fails_goes_back_where_only_one_version_is_kept(self, tmp_path, tritonserver, check):
+        good, name = nets.linear(tmp_path / "good.onnx"), f"only-{check}"
+        options = DeployOptions(backend="python", keep=1)
+        folder = tritonserver.repository / name
+        deploy(good, tritonserver.repository, name, options)
+        with pytest.raises(BackendError, match=r"unable to find backend.*; rolled back to version 1"):
+            deploy(good, tritonserver.repository, name, DeployOptions(keep=1), **{check: url(tritonserver)})
+        assert (folder / "1" / "model.onnx").read_bytes() == good.read_bytes()
+        placed = deploy(good, tritonserver.repository, name, options, **{check: url(tritonserver)})
+        assert (placed.version, sorted(placed.removed)) == (3, [1, 2])
+        assert [path.name for path in folder.iterdir() if path.is_dir()] == ["3"]
+
+    def test_that_fails_after_another_was_placed(self, tmp_path, tritonserver, monkeypatch):
+        """What another deployment placed meanwhile is not taken away with the canary."""
+        from nm2trt.backends.triton import TritonServer
+
+        good = nets.linear(tmp_path / "good.onnx")
+        load = TritonServer.load
+
+        def meanwhile(server, name):
+            monkeypatch.setattr(TritonServer, "load", load)
+            deploy(good, tritonserver.repository, name, PYTHON)
+            raise BackendError("it does not load")
+
+        monkeypatch.setattr(TritonServer, "load", meanwhile)
+        with pytest.raises(
+            BackendError, match="version 1 is no longer the one to serve, so nothing was roll"
+        ):
+            deploy(good, tritonserver.repository, "rival", PYTHON, canary=url(tritonserver))
+        config = (tritonserver.repository / "rival" / "config.pbtxt").read_text()
+        assert "versions: 2" in config
+
+    def test_options_of_a_canary_without_one(self, tmp_path):
+        with pytest.raises(InputError, match="are for a canary, and none is named"):
+            deploy(nets.linear(tmp_path / "m.onnx"), tmp_path / "models", "m", precision="float16")
+        assert not (tmp_path / "models").exists()
 
     def test_of_an_engine_needs_a_reference(self, tmp_path, tritonserver):
         with pytest.raises(InputError, match="compared with its ONNX model; give it with --reference"):

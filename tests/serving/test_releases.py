@@ -58,8 +58,12 @@ def test_a_stated_tensorrt():
     assert check_fit(PLAN, tensorrt="10.9.0", gpus=("sm80", "sm86")) == []
     with pytest.raises(BackendError, match=r"loads in its own only: the server has TensorRT 10.9.0.33"):
         check_fit(PLAN, tensorrt="10.9.0.33")
-    with pytest.raises(BackendError, match=r"the server has TensorRT 10.9;"):
-        check_fit(PLAN, tensorrt="10.9")
+
+
+@pytest.mark.parametrize("text", ["10.9", "10", "v10.9.0", "10.9.0.34.1", "new"])
+def test_a_tensorrt_that_is_not_stated_whole(text):
+    with pytest.raises(InputError, match=r"is no version of TensorRT; write it whole, as in 10\.9\.0\.34"):
+        check_fit(PLAN, tensorrt=text)
 
 
 def test_a_server_that_tells_its_version():
@@ -86,6 +90,11 @@ def test_another_gpu():
         BackendError, match=r"m.plan is for sm86, the server's GPU is sm90; build it on that GPU"
     ):
         check_fit(PLAN, release="25.03", gpus=("sm90",))
+
+
+def test_a_gpu_that_is_written_otherwise():
+    with pytest.raises(InputError, match="'86' is no compute capability; write it as in sm86"):
+        check_fit(PLAN, release="25.03", gpus=("86",))
 
 
 def test_a_target_that_the_release_gave_up():

@@ -100,6 +100,12 @@ def test_rollback_under_another_version_policy_serves_the_old_version(tmp_path):
     assert list(served_config(tmp_path / "models", "m").version_policy.specific.versions) == [1]
 
 
+def test_a_folder_whose_number_no_server_holds(tmp_path):
+    place(model(tmp_path, 1), tmp_path / "models", "m")
+    (tmp_path / "models" / "m" / "9999999999999999999").mkdir()
+    assert place(model(tmp_path, 2), tmp_path / "models", "m").version == 2
+
+
 def test_rollback_to_what_is_not_there(tmp_path):
     place(model(tmp_path), tmp_path / "models", "m")
     with pytest.raises(InputError, match="holds no version 7 that nm2trt placed; it holds 1"):
@@ -139,16 +145,17 @@ def test_external_data_comes_along(tmp_path):
     assert session.run(None, {"x": np.zeros((1, 4), np.float32)})[0].shape == (1, 3)
 
 
-def test_external_data_named_like_what_is_written_there(tmp_path):
+@pytest.mark.parametrize("name", ["model.onnx", "model.py"])
+def test_external_data_named_like_what_is_written_there(tmp_path, name):
     import onnx
 
     source = nets.linear(tmp_path / "big.onnx", external=True)
     proto = onnx.load(source, load_external_data=False)
-    proto.graph.initializer[0].external_data[0].value = "model.onnx"
-    (tmp_path / "big.onnx.data").rename(tmp_path / "model.onnx")
+    proto.graph.initializer[0].external_data[0].value = name
+    (tmp_path / "big.onnx.data").rename(tmp_path / name)
     onnx.save(proto, source)
-    with pytest.raises(InputError, match=r"external data at 'model.onnx' cannot be placed beside the model"):
-        place(_artefact(source), tmp_path / "models", "m")
+    with pytest.raises(InputError, match=f"external data at '{name}' cannot be placed beside the model"):
+        place(_artefact(source), tmp_path / "models", "m", DeployOptions(backend="python"))
     assert tree(tmp_path / "models") == []
 
 
@@ -361,7 +368,7 @@ def test_two_deploys_at_once_to_one_name(tmp_path):
     for rival in rivals:
         begin(rival, 10)
     for rival in rivals:
-        rival.communicate(timeout=60)
+        rival.communicate(timeout=300)
         assert rival.returncode == 0
     known = {hashlib.sha256(path.read_bytes()).hexdigest() for path in models}
     assert check_whole(repository, known=known) == 20

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import served_nets as nets
 
-from nm2trt.errors import BackendError, BackendMissingError, InputError
+from nm2trt.errors import BackendError, BackendMissingError, InputError, OutputError
 from nm2trt.pipeline import DeployOptions, ServerOptions, deploy, serve
 from nm2trt.serving.installation import find_server
 
@@ -30,31 +30,25 @@ def processes_below(folder):
     return found
 
 
-def test_clean_stop(tmp_path, tritonserver):
-    deploy(nets.linear(tmp_path / "m.onnx"), tmp_path / "models", "m", DeployOptions(backend="python"))
-    server = serve(tmp_path / "models", ServerOptions(log=tmp_path / "log.txt"))
-    with server:
-        assert len({server.http, server.grpc, server.metrics}) == 3
-        assert server.is_running()
-        assert len(processes_below(tmp_path)) >= 2  # the server and its model
-    assert server.stop() == 0
-    assert not server.is_running()
-    assert processes_below(tmp_path) == []
-    assert not list(Path("/dev/shm").glob(f"{server._memory_prefix}*"))
-
-
-def test_a_model_that_does_not_load_does_not_keep_the_others_from_it(tmp_path, tritonserver):
+def test_clean_stop_and_a_model_that_does_not_keep_the_others_from_loading(tmp_path, tritonserver):
     from nm2trt.backends.triton import TritonServer
 
     models = tmp_path / "models"
     deploy(nets.linear(tmp_path / "m.onnx"), models, "good", DeployOptions(backend="python"))
-    broken = deploy(nets.linear(tmp_path / "m.onnx"), models, "broken", DeployOptions(backend="python"))
+    broken = deploy(tmp_path / "m.onnx", models, "broken", DeployOptions(backend="python"))
     (broken.folder / "model.onnx").write_bytes(b"no model")
     server = serve(models, ServerOptions(log=tmp_path / "log.txt"))
-    with TritonServer(f"http://{server.http}") as client:
-        states = {row["name"]: row.get("state") for row in client.index()}
-    server.kill()
-    assert states == {"good": "READY", "broken": "UNAVAILABLE"}
+    with server:
+        assert len({server.http, server.grpc, server.metrics}) == 3
+        assert server.is_running()
+        assert len(processes_below(tmp_path)) >= 2  # the server and its model
+        with TritonServer(f"http://{server.http}") as client:
+            states = {row["name"]: row.get("state") for row in client.index()}
+        assert states == {"good": "READY", "broken": "UNAVAILABLE"}
+    assert server.stop() == 0
+    assert not server.is_running()
+    assert processes_below(tmp_path) == []
+    assert not list(Path("/dev/shm").glob(f"{server._memory_prefix}*"))
 
 
 def test_it_ends_with_whoever_started_it(tmp_path, tritonserver):
@@ -73,7 +67,7 @@ def test_it_ends_with_whoever_started_it(tmp_path, tritonserver):
     pid = int(starter.stdout.readline())
     starter.kill()
     starter.communicate()
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 120
     while Path(f"/proc/{pid}").exists() and Path(f"/proc/{pid}/status").read_text().find("zombie") < 0:
         assert time.monotonic() < limit, "the server outlived its starter"
         time.sleep(0.1)
@@ -115,6 +109,16 @@ def test_a_python_model_without_its_code_is_told_before_the_server_hangs_on_it(t
 def test_what_is_no_repository(tmp_path):
     with pytest.raises(InputError, match="nowhere is no folder; give a model repository"):
         serve(tmp_path / "nowhere")
+
+
+def test_a_name_to_load_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="holds no model 'resnat' to load"):
+        serve(tmp_path, ServerOptions(load=("resnat",)))
+
+
+def test_a_log_that_cannot_be_written(tmp_path, tritonserver):
+    with pytest.raises(OutputError, match=r"nowhere/log\.txt cannot be written: No such file"):
+        serve(tmp_path, ServerOptions(log=tmp_path / "nowhere" / "log.txt"))
 
 
 def test_a_host_that_is_not_here(tmp_path, tritonserver):
