@@ -17,9 +17,15 @@ from nm2trt.backends.protocol import Backend, Engine, Network, TensorSpec
 from nm2trt.engine.evidence import Evidence
 from nm2trt.engine.forecast import Forecast, forecast
 from nm2trt.engine.profiles import resolve_profiles, resolve_static
-from nm2trt.engine.proof import LadderRow, climb, readable
-from nm2trt.engine.requirement import NothingSparseError, cannot_know, check_share, gather
-from nm2trt.engine.unmatched import lost_weights
+from nm2trt.engine.proof import LadderRow, climb
+from nm2trt.engine.remarks import remarks
+from nm2trt.engine.requirement import (
+    NothingSparseError,
+    cannot_know,
+    check_share,
+    gather,
+    require_pattern,
+)
 from nm2trt.errors import BackendError, InputError
 from nm2trt.files import check_input, check_output, sha256_file
 from nm2trt.manifest import Manifest, manifest_path, write_pair
@@ -192,7 +198,7 @@ def build_engine(
     out, options = check_request(model, out, options or BuildOptions(), backend)
     rungs = functools.partial(climb, sparsity=options.sparsity, builder=backend.name, targets=options.targets)
     if options.sparsity != "disable":
-        _require_sparse(model, weights, facts, rungs(weights))
+        require_pattern(model, weights, rungs(weights), planned=facts.plan is not None, missing=facts.missing)
     if require_sparse is not None:
         cannot_know(model, options.sparsity, backend, rungs(weights))
     start = time.perf_counter()
@@ -230,8 +236,7 @@ def build_engine(
         notes=(
             *facts.notes,
             *notes,
-            *_warnings(weights, options),
-            *_missed(ladder, evidence),
+            *remarks(weights, options, ladder, evidence),
         ),
         engine_sha256="",
         engine_bytes=0,
@@ -258,66 +263,6 @@ def _shaped(
         return network, options, ()
     profiles, notes = resolve_profiles(network.inputs, options.profiles)
     return network, replace(options, profiles=profiles), notes
-
-
-def _require_sparse(
-    model: Path, weights: Sequence[WeightVerdict], facts: ModelFacts, ladder: tuple[LadderRow, ...]
-) -> None:
-    """Refuse a sparse build that could only come out dense, or that the model's plan does not back."""
-    broken = [verdict for verdict in weights if verdict.pattern == "broken"]
-    if facts.missing:
-        raise NothingSparseError(
-            f"{model}: the plan that the model carries names {facts.missing[0]!r}, which no node reads; "
-            "export the finalised model again",
-            ladder,
-        )
-    if facts.plan is not None and broken:
-        first = broken[0]
-        raise NothingSparseError(
-            f"{model}: {len(broken)} of {len(weights)} weights break the plan that the model carries, first "
-            f"{first.weight!r}: {first.sentence}; export the finalised model again, or build with "
-            "--sparsity=force",
-            ladder,
-        )
-    if not any(readable(verdict) for verdict in weights):
-        what = f"none of its {len(weights)} weights holds 2:4" if weights else "it has no weights to judge"
-        raise NothingSparseError(
-            f"{model}: {what}, so no sparse kernel could run; train it sparse (nm2trt.sparsify), prune it "
-            f"(nm2trt prune), or build dense with --sparsity=disable",
-            ladder,
-        )
-
-
-def _warnings(weights: Sequence[WeightVerdict], options: BuildOptions) -> list[str]:
-    if options.sparsity == "disable":
-        return []
-    holding = [verdict for verdict in weights if readable(verdict)]
-    notes = []
-    single = [verdict for verdict in holding if verdict.dtype in ("float32", "float64")]
-    if single:
-        notes.append(
-            f"{len(single)} of {len(holding)} weights that hold 2:4 are {single[0].dtype}, for which no "
-            "sparse kernel is known: export in fp16 or quantise to int8"
-        )
-    if options.sparsity == "force":
-        notes.append(
-            f"the weights were forced to 2:4 by magnitude, {len(holding)} of {len(weights)} hold it: compare "
-            "the accuracy with the original's, as nothing was trained"
-        )
-    if options.strict_nans:
-        notes.append(
-            "strict NaNs limit sparse kernels to layers where NaNs pass through unchanged; leave "
-            "--strict-nans out unless the model needs it"
-        )
-    old = [target for target in options.targets if int(target[2:]) < 80]
-    if old:
-        notes.append(f"{', '.join(old)} has no sparse tensor cores: the engine runs dense there")
-    return notes
-
-
-def _missed(ladder: tuple[LadderRow, ...], evidence: Evidence) -> tuple[str, ...]:
-    """Return what the builder's words leave open; of one that defers the choice nothing else is expected."""
-    return (*lost_weights(ladder, evidence), *(() if evidence.deferred else evidence.notes))
 
 
 def _manifest(result: BuildResult, facts: ModelFacts, model_sha256: str) -> Manifest:

@@ -202,14 +202,20 @@ def _field(line: str, key: str) -> str:
 
 
 def _messages(lines: Iterable[str]) -> Iterator[str]:
-    """Join the lines of a message; a terminal may have folded a list in the middle of a name."""
+    """Join the lines of a message; a terminal may have folded a list in the middle of a name.
+
+    Behind a "(Sparsity)" line of a logger whose prefix is not known, nothing tells what belongs to it: such a
+    message is one line.
+    """
     gathered: list[str] = []
+    alone = False
     for line in lines:
-        prefix = _PREFIX.match(line)
-        if prefix or not gathered:
+        prefix, begin = _PREFIX.match(line), line.find("(Sparsity) ")
+        if prefix or begin >= 0 or alone or not gathered:
             if gathered:
                 yield _joined(gathered)
-            gathered = [line[prefix.end() :] if prefix else line]
+            gathered = [line[prefix.end() if prefix else max(begin, 0) :]]
+            alone = begin >= 0 and not prefix
         else:
             gathered.append(line)
     if gathered:

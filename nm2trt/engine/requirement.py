@@ -1,17 +1,27 @@
-"""`--require-sparse`: the share of the eligible work that must run sparse kernels, or there is no engine."""
+"""Builds refused for want of sparse kernels: no weight holds 2:4, or `--require-sparse` is missed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from nm2trt.backends.protocol import Backend, Engine
 from nm2trt.engine.build_log import parse_build_log
 from nm2trt.engine.evidence import Evidence
 from nm2trt.engine.layer_information import parse_layer_information
-from nm2trt.engine.proof import LadderRow, sparse_share
+from nm2trt.engine.proof import LadderRow, readable, sparse_share
 from nm2trt.errors import SparsityError
+from nm2trt.nm.verdict import WeightVerdict
 
-__all__ = ["LadderError", "NothingSparseError", "TooFewSparseError", "cannot_know", "check_share", "gather"]
+__all__ = [
+    "LadderError",
+    "NothingSparseError",
+    "TooFewSparseError",
+    "cannot_know",
+    "check_share",
+    "gather",
+    "require_pattern",
+]
 
 
 class LadderError(SparsityError):
@@ -33,6 +43,50 @@ class NothingSparseError(LadderError):
 
 class TooFewSparseError(LadderError):
     """Fewer sparse kernels run than were required, or it cannot be known here."""
+
+
+def require_pattern(
+    model: Path,
+    weights: Sequence[WeightVerdict],
+    ladder: tuple[LadderRow, ...],
+    *,
+    planned: bool,
+    missing: Sequence[str],
+) -> None:
+    """Refuse a sparse build that could only come out dense, or that the model's plan does not back.
+
+    Args:
+        model: The model, for the message.
+        weights: What `verify` found out of every weight.
+        ladder: One row a weight.
+        planned: Whether the model carries a plan.
+        missing: Weights of the plan that no node reads.
+
+    Raises:
+        NothingSparseError: No weight holds 2:4, or the plan is broken.
+    """
+    broken = [verdict for verdict in weights if verdict.pattern == "broken"]
+    if missing:
+        raise NothingSparseError(
+            f"{model}: the plan that the model carries names {missing[0]!r}, which no node reads; "
+            "export the finalised model again",
+            ladder,
+        )
+    if planned and broken:
+        first = broken[0]
+        raise NothingSparseError(
+            f"{model}: {len(broken)} of {len(weights)} weights break the plan that the model carries, first "
+            f"{first.weight!r}: {first.sentence}; export the finalised model again, or build with "
+            "--sparsity=force",
+            ladder,
+        )
+    if not any(readable(verdict) for verdict in weights):
+        what = f"none of its {len(weights)} weights holds 2:4" if weights else "it has no weights to judge"
+        raise NothingSparseError(
+            f"{model}: {what}, so no sparse kernel could run; train it sparse (nm2trt.sparsify), prune it "
+            f"(nm2trt prune), or build dense with --sparsity=disable",
+            ladder,
+        )
 
 
 def gather(built: Engine, backend: Backend) -> Evidence:

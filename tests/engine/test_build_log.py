@@ -158,3 +158,24 @@ def test_names_are_not_split_inside_brackets():
         "(Sparsity) Layers eligible for sparse math: PWN(PWN(relu_1), add_1), {ForeignNode[a, b...c]}, conv"
     )
     assert read(text).eligible.layers == ("PWN(PWN(relu_1), add_1)", "{ForeignNode[a, b...c]}", "conv")
+
+
+@pytest.mark.parametrize("prefix", ["", "2026-11-22 10:00:00,123 VERBOSE [TRT] "], ids=["none", "unknown"])
+@pytest.mark.parametrize(
+    ("listed", "picked"),
+    [
+        ("Found 2 layer(s) eligible to use sparse tactics", "Chose 1 layer(s) using sparse tactics"),
+        ("Layers eligible for sparse math", "TRT inference plan picked sparse implementation for layers"),
+    ],
+    ids=["later", "eight"],
+)
+def test_what_follows_in_a_log_without_a_known_prefix_is_no_part_of_a_name(prefix, listed, picked):
+    lines = (
+        "[V] Loaded",
+        f"(Sparsity) {listed}: a, b",
+        f"(Sparsity) {picked}: b",
+        "Engine generation completed",
+    )
+    found = read("\n".join(prefix + line for line in lines))
+    assert found.eligible.layers == ("a", "b")
+    assert found.chosen.layers == ("b",)
