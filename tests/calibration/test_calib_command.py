@@ -141,7 +141,7 @@ BAD = {
     "no-method": ("method: fcpts", "method: prune", "there is no method 'prune'"),
     "no-calibration": ("calibration: digits64.yaml\n", "", "'fcpts' learns from samples; name a calibration recipe"),
     "option": ("steps: 6", "step: 6", "'fcpts' does not know the option 'step'"),
-    "unknown-key": ("model:", "modle: x\nmodel:", "line 1: modle: unknown key; did you mean 'model'"),
+    "unknown-key": ("model:", "modle: x\nmodel:", "line 2: modle: unknown key; did you mean 'model'"),
     "onto-itself": ("weights:", "output: net\nweights:", "the result would take the place of"),
 }  # fmt: skip
 
