@@ -21,13 +21,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nm2trt.errors import InputError, OutputError
-from nm2trt.files import atomic_path, one_writer, sha256_bytes, sha256_file, write_atomic
+from nm2trt.files import atomic_path, one_writer, os_reason, sha256_bytes, sha256_file, write_atomic
 
-__all__ = ["SCHEMA", "Fit", "Manifest", "manifest_path", "read_manifest", "write_pair"]
+__all__ = ["SCHEMA", "Fit", "Manifest", "manifest_path", "read_manifest", "refuse_foreign", "write_pair"]
 
 SCHEMA = 1
 
 Json = Mapping[str, Any]
+
+# What the items of the record's lists are; and which of its values are texts.
+_LISTS = {"targets": str, "notes": str, "inputs": dict, "outputs": dict, "ladder": dict}
+_TEXTS = ("kind", "engine_sha256", "model", "model_sha256", "mask_sha256", "backend", "created", "device")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,29 +104,12 @@ class Manifest:
                 for field in fields(cls)
                 if field.default is MISSING or field.name in data
             }
-            for name in ("targets", "inputs", "outputs", "ladder", "notes"):
-                if not isinstance(values[name], list):
-                    raise TypeError
-                values[name] = tuple(values[name])
-            for name in (
-                "kind",
-                "engine_sha256",
-                "model",
-                "model_sha256",
-                "mask_sha256",
-                "backend",
-                "created",
-                "device",
-            ):
-                if not isinstance(values.get(name, ""), str):
-                    raise TypeError
-            for name in ("versions", "options"):
-                if not isinstance(values[name], dict):
-                    raise TypeError
-        except (KeyError, TypeError, ValueError) as error:
+            _check_types(values)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{where} is damaged or no manifest of nm2trt; build the engine again"
             ) from error
+        values |= {name: tuple(values[name]) for name in _LISTS}
         return cls(**values)
 
 
@@ -191,6 +178,23 @@ def _other(engine: Path, path: Path, records: list[dict[str, Any]]) -> str:
     return f"{why}; build it again"
 
 
+def refuse_foreign(engine: str | os.PathLike[str]) -> None:
+    """Raise where no engine is, and what lies in its manifest's place is a file of somebody else's.
+
+    Raises:
+        OutputError: It would be replaced, and nobody named it.
+    """
+    path = manifest_path(engine)
+    if Path(engine).exists():
+        return
+    try:
+        _records(path)
+    except InputError as error:
+        raise OutputError(
+            f"{path} is there, is no manifest of nm2trt, and would be replaced; choose another output path"
+        ) from error
+
+
 def write_pair(engine: str | os.PathLike[str], data: bytes | memoryview, manifest: Manifest) -> Manifest:
     """Write an engine and its manifest, replacing the pair that is there; see the module's text.
 
@@ -234,16 +238,41 @@ def write_pair(engine: str | os.PathLike[str], data: bytes | memoryview, manifes
     return manifest
 
 
+def _check_types(values: Json) -> None:
+    """Raise an error of Python's where a record is not what docs/manifest.md says, as far as it is read."""
+    profiles = values["options"].get("profiles", [])
+    right = (
+        all(isinstance(values.get(name, ""), str) for name in _TEXTS),
+        all(isinstance(values[name], list) for name in _LISTS),
+        all(isinstance(item, kind) for name, kind in _LISTS.items() for item in values[name]),
+        all(isinstance(version, str) for version in values["versions"].values()),
+        isinstance(values["options"], dict),
+        isinstance(values["plan"], (dict, type(None))),
+        all(isinstance(row.get("pattern", {}), dict) for row in values["ladder"]),
+        all(isinstance(shapes["input"], str) for profile in profiles for shapes in profile),
+        all(
+            isinstance(size, int)
+            for profile in profiles
+            for shapes in profile
+            for end in ("min", "opt", "max")
+            for size in shapes[end]
+        ),
+    )
+    if not all(right):
+        raise TypeError
+
+
 def _records(path: Path) -> list[dict[str, Any]]:
     """Return the manifest's record and, during a replacement, the previous one; [] without a manifest."""
-    text = _read_bytes(path)
-    if text is None:
-        return []
     try:
-        data = json.loads(text)
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {os_reason(error)}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: it is no JSON; build the engine again") from error
-    if not isinstance(data, dict):
+    if not isinstance(data, dict) or not isinstance(data.get("engine_sha256"), str):
         raise InputError(f"{path} is damaged or no manifest of nm2trt; build the engine again")
     previous = data.pop("previous", None)
     return [data, previous] if isinstance(previous, dict) else [data]

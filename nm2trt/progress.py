@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["Bar", "bar", "hosted", "track"]
+__all__ = ["BUILDER_THREAD", "Bar", "bar", "hosted", "track"]
 
 T = TypeVar("T")
+
+# The name of a thread in which a library works that Python cannot stop.
+BUILDER_THREAD = "nm2trt-builder"
 
 # Two live displays would paint over each other: within `hosted`, bars become lines of the one that is there.
 _HOST: contextvars.ContextVar[Progress | None] = contextvars.ContextVar("progress_host", default=None)

@@ -14,7 +14,7 @@ import pytest
 
 from nm2trt.errors import InputError, OutputError
 from nm2trt.files import sha256_bytes
-from nm2trt.manifest import Manifest, manifest_path, read_manifest, write_pair
+from nm2trt.manifest import Manifest, manifest_path, read_manifest, refuse_foreign, write_pair
 
 OLD, NEW = b"old engine", b"the new engine"
 
@@ -261,3 +261,53 @@ def test_the_schema_is_documented():
 def test_to_json_has_every_field():
     record = manifest_of(NEW).to_json()
     assert set(record) == {"schema"} | {field.name for field in dataclasses.fields(Manifest)}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"options": {"profiles": 3}}, id="profiles"),
+        pytest.param({"options": {"profiles": [[{"input": "x"}]]}}, id="half-a-profile"),
+        pytest.param({"options": {"profiles": [[{"input": "x", "min": [1], "opt": [1], "max": ["1"]}]]}}, id="sizes"),
+        pytest.param({"ladder": [1]}, id="ladder"),
+        pytest.param({"ladder": [{"pattern": "yes"}]}, id="rung"),
+        pytest.param({"inputs": ["x"]}, id="inputs"),
+        pytest.param({"notes": [1]}, id="notes"),
+        pytest.param({"targets": [80]}, id="targets"),
+        pytest.param({"versions": {"nm2trt": 1}}, id="versions"),
+        pytest.param({"plan": "2:4"}, id="plan"),
+    ],
+)  # fmt: skip
+def test_values_of_another_type_are_damage(engine, fields):
+    write_pair(engine, NEW, manifest_of(NEW))
+    path = manifest_path(engine)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    with pytest.raises(InputError, match=r"model\.rtx\.json is damaged or no manifest of nm2trt"):
+        read_manifest(engine)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"learning_rate": 0.1}', "half a rec"])
+def test_a_file_of_somebody_else_s_in_its_place_is_refused(engine, content):
+    path = manifest_path(engine)
+    path.write_text(content)
+    with pytest.raises(
+        OutputError, match=r"model\.rtx\.json is there, is no manifest of nm2trt, and would be"
+    ):
+        refuse_foreign(engine)
+    engine.write_bytes(OLD)
+    with pytest.raises(InputError, match="damaged"):
+        read_manifest(engine)
+    refuse_foreign(engine)  # an engine whose manifest is damaged may be built again
+
+
+def test_a_manifest_whose_engine_is_gone_may_be_replaced(engine):
+    write_pair(engine, OLD, manifest_of(OLD))
+    engine.unlink()
+    refuse_foreign(engine)
+
+
+def test_a_manifest_that_cannot_be_read_is_not_called_missing(engine):
+    engine.write_bytes(NEW)
+    manifest_path(engine).mkdir()
+    with pytest.raises(InputError, match=r"model\.rtx\.json cannot be read: Is a directory"):
+        read_manifest(engine)

@@ -111,8 +111,11 @@ def check(library: Library, options: BuildOptions) -> None:
             f"{library.product} has no timing cache: kernels are chosen on the GPU that loads the engine; "
             "leave --timing-cache out"
         )
-    if options.strict_nans and "strict_nans" not in row.flags:
-        raise BackendError(f"{library.product} has no strict NaNs, TensorRT 10 has; leave --strict-nans out")
+    # The flag came within the 10.x releases, later than the first.
+    if options.strict_nans and not hasattr(library.module.BuilderFlag, row.flags.get("strict_nans", "")):
+        raise BackendError(
+            f"{library.product} has no strict NaNs, later releases of TensorRT have; leave --strict-nans out"
+        )
 
 
 def build(library: Library, network: ParsedNetwork, options: BuildOptions) -> Engine:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from nm2trt.errors import Interrupted
-from nm2trt.progress import Bar
+from nm2trt.progress import BUILDER_THREAD, Bar
 
 __all__ = ["logger", "monitor_class", "recorded", "stoppable"]
 
@@ -37,12 +37,12 @@ def stoppable(work: Callable[[threading.Event], T], doing: str) -> T:
             done.set()
 
     try:
-        threading.Thread(target=run, name="nm2trt-builder").start()
+        threading.Thread(target=run, name=BUILDER_THREAD).start()
         _wait(done)
     except KeyboardInterrupt:
         stop.set()
         # It may have come before the thread had begun; then there is nothing to wait for. If it comes
-        # again, it leaves this wait, and the builder ends by itself.
+        # again, it leaves this wait, and the command line ends the process at once.
         if begun.wait(1.0):
             _wait(done)
         raise Interrupted(f"stopped while {doing}; nothing was written") from None

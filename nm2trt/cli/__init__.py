@@ -7,14 +7,19 @@ the exit status. It is imported only when its command is asked for, so that `--h
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import importlib
 import io
 import os
 import sys
+import threading
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from nm2trt.errors import Interrupted, Nm2trtError
+from nm2trt.files import os_reason
+from nm2trt.progress import BUILDER_THREAD
 
 __all__ = ["COMMANDS", "main"]
 
@@ -46,7 +51,8 @@ COMMANDS = {
 }
 
 
-_INTERRUPTED = "interrupted; nothing was left half-written"
+# What a standard stream fails with; a file of ours would have a name, or be an OutputError.
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -62,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status, which `nm2trt.errors` lists."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbosity = 0
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names are data; not every terminal can show them
@@ -73,20 +80,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         if chosen is None:
             parser.print_help()
             return 2
-        return int(chosen.run(options))
+        status = int(chosen.run(options))
+        sys.stdout.flush()  # here, and not when the interpreter ends, where a failure has no words
+        return status
     except Nm2trtError as error:
+        if not isinstance(error, Interrupted) and _stopped(error):
+            return _interrupted(verbosity)  # e.g. a library that was stopped in mid-import, and does not load
         return _fail(str(error), error.exit_status, verbosity)
     except KeyboardInterrupt:
-        return _fail(_INTERRUPTED, Interrupted.exit_status, verbosity)
+        return _interrupted(verbosity)
     except BrokenPipeError:
         # The reader of our output has gone; there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard(sys.stdout)
         return 0
     except SystemExit as stop:
+        _flush(sys.stdout)
+        _flush(sys.stderr)
         return stop.code if isinstance(stop.code, int) else 2
     except Exception as error:
         if _stopped(error):
-            return _fail(_INTERRUPTED, Interrupted.exit_status, verbosity)
+            return _interrupted(verbosity)
+        if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None:
+            _discard(sys.stdout)
+            return _fail(f"output could not be written: {os_reason(error)}", 2, verbosity)
         text = f"internal error: {type(error).__name__}: {error}; please report it, with the output of -vv"
         return _fail(text, 1, verbosity)
 
@@ -142,8 +158,42 @@ def _fail(message: str, status: int, verbosity: int) -> int:
         import traceback
 
         traceback.print_exc()
-    print(f"nm2trt: {' '.join(message.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print(f"nm2trt: {' '.join(message.split())}", file=sys.stderr)
+    _flush(sys.stderr)
     return status
+
+
+def _interrupted(verbosity: int) -> int:
+    status = _fail("interrupted; nothing was left half-written", Interrupted.exit_status, verbosity)
+    if any(thread.name == BUILDER_THREAD for thread in threading.enumerate()):
+        # Stopped twice, and a library still works: Python would wait for it, or crash beneath it.
+        os._exit(status)
+    return status
+
+
+def _open_streams() -> None:
+    """Let what a caller has closed lead nowhere; else the next file that is opened would take its number."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_WRONLY)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
+
+
+def _flush(stream: TextIO) -> None:
+    try:
+        stream.flush()
+    except OSError:
+        _discard(stream)
+
+
+def _discard(stream: TextIO) -> None:
+    """Lead a stream that fails nowhere, so that what it still holds does not fail again at the end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _version() -> str:

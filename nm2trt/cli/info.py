@@ -81,13 +81,14 @@ def _manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
     profiles = [
         f"{shapes['input']}: "
         + ", ".join("x".join(str(size) for size in shapes[end]) for end in ("min", "opt", "max"))
-        for profile in manifest.options["profiles"]
+        for profile in manifest.options.get("profiles", ())
         for shapes in profile
     ]
-    holding = sum(row["pattern"]["answer"] == "yes" for row in manifest.ladder)
+    holding = sum(row.get("pattern", {}).get("answer") == "yes" for row in manifest.ladder)
+    sparsity = manifest.options.get("sparsity", "not recorded")
     rows = [
         ("model", f"{manifest.model} (sha256 {manifest.model_sha256[:16]}…)"),
-        ("sparsity", f"{manifest.options['sparsity']}; {holding} of {len(manifest.ladder)} weights hold 2:4"),
+        ("sparsity", f"{sparsity}; {holding} of {len(manifest.ladder)} weights hold 2:4"),
         *(("profile", profile) for profile in profiles),
         ("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
         ("created", manifest.created),

@@ -28,7 +28,7 @@ from nm2trt.engine.requirement import (
 )
 from nm2trt.errors import BackendError, InputError
 from nm2trt.files import check_input, check_output, sha256_file
-from nm2trt.manifest import Manifest, manifest_path, write_pair
+from nm2trt.manifest import Manifest, manifest_path, refuse_foreign, write_pair
 from nm2trt.nm.plan import Plan
 from nm2trt.nm.verdict import WeightVerdict
 
@@ -144,6 +144,10 @@ def check_request(
     for path in (check_output(out), check_output(manifest_path(out))):
         if path.exists() and path.samefile(model):
             raise InputError(f"{path} is the model itself; choose another output path with -o")
+    refuse_foreign(out)
+    cache = options.timing_cache
+    if cache is not None and cache.resolve() in [path.resolve() for path in (model, out, manifest_path(out))]:
+        raise InputError(f"{cache} is the model, the engine or its manifest; name another timing cache")
     return out, options
 
 
@@ -255,13 +259,17 @@ def _shaped(
     backend: Backend, network: Network, options: BuildOptions
 ) -> tuple[Network, BuildOptions, tuple[str, ...]]:
     """Fix the inputs that are to be static, and complete the profiles of the others."""
+    fixed: dict[str, int] = {}
     if options.static_shapes:
+        before = {spec.name: spec.shape for spec in network.inputs}
         shapes = resolve_static(network.inputs, options.static_shapes)
         network = backend.fix(network, {shape.input: shape.shape for shape in shapes})
         options = replace(options, static_shapes=shapes)
+        names = ((shape, before[shape.input]) for shape in shapes if shape.shape)
+        fixed = {free[0]: shape.shape[0] for shape, free in names if isinstance(free[0], str)}
     if not backend.has_profiles:
         return network, options, ()
-    profiles, notes = resolve_profiles(network.inputs, options.profiles)
+    profiles, notes = resolve_profiles(network.inputs, options.profiles, fixed)
     return network, replace(options, profiles=profiles), notes
 
 

@@ -110,7 +110,8 @@ def _here(backend: str, header: Header | None, fit: Fit) -> str:
     if header is None:
         return f"{product} {installed} is here and runs it on the CPU"
     built = header.version or "an unknown version"
-    if not f"{built}.".startswith(f"{installed}."):
+    # The package may have been packed again: 8.6.1.post1 holds the library 8.6.1.6.
+    if not f"{built}.".startswith(f"{installed.partition('.post')[0]}."):
         return f"built by {product} {built}, here is {installed}: build it again with this version"
     gpus, driver = probe_gpus()
     if not gpus:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from nm2trt.backends.options import Profile, ShapeRange, StaticShape, format_shape
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.errors import InputError
@@ -13,13 +15,14 @@ DEFAULT_BATCH = (1, 8, 32)
 
 
 def resolve_profiles(
-    inputs: tuple[TensorSpec, ...], profiles: tuple[Profile, ...]
+    inputs: tuple[TensorSpec, ...], profiles: tuple[Profile, ...], fixed: Mapping[str, int] | None = None
 ) -> tuple[tuple[Profile, ...], tuple[str, ...]]:
     """Return complete profiles for a model's dynamic inputs, and what the user should be told.
 
     Args:
         inputs: The model's inputs.
         profiles: What was asked for; () gives a dynamic batch `DEFAULT_BATCH`.
+        fixed: Batches by their name in the model, of inputs that were fixed to one shape.
 
     Returns:
         The profiles, each with one full-rank range for every dynamic input, () for a static model; and
@@ -33,7 +36,8 @@ def resolve_profiles(
         for shapes in profile:
             _require_input(inputs, shapes.input, "profile")
     notes: list[str] = []
-    complete = tuple(_complete(inputs, profile, notes) for profile in profiles or ((),))
+    known = {name: (size, size, size) for name, size in (fixed or {}).items()}
+    complete = tuple(_complete(inputs, profile, dict(known), notes) for profile in profiles or ((),))
     return tuple(profile for profile in complete if profile), tuple(dict.fromkeys(notes))
 
 
@@ -60,9 +64,13 @@ def _require_input(inputs: tuple[TensorSpec, ...], name: str, what: str) -> None
         raise InputError(f"the {what} names input {name!r}; the model's inputs are {names}")
 
 
-def _complete(inputs: tuple[TensorSpec, ...], profile: Profile, notes: list[str]) -> Profile:
+def _complete(
+    inputs: tuple[TensorSpec, ...],
+    profile: Profile,
+    batches: dict[str, tuple[int, int, int]],
+    notes: list[str],
+) -> Profile:
     given = {shapes.input: shapes for shapes in profile}
-    batches: dict[str, tuple[int, int, int]] = {}
     complete: dict[str, ShapeRange] = {}
     for spec in inputs:
         if spec.name in given:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import types
 
 import numpy as np
 import onnx
@@ -396,3 +397,13 @@ def test_a_damaged_engine_is_told_before_the_gpu_is_asked_for(backend, net, tmp_
     path.write_bytes(damage(bytes(backend.build(backend.parse(net), options()).data)))
     with pytest.raises(InputError, match=message):
         backend.open(path)
+
+
+@pytest.mark.parametrize("version", ["8.6.0", "10.0.1"])
+def test_a_library_without_strict_nans_refuses_them(backend, version):
+    """8.6 has no such flag in its row, and the first releases of 10 none in their module."""
+    flags = types.SimpleNamespace(SPARSE_WEIGHTS=0, TF32=1)
+    module = types.SimpleNamespace(BuilderFlag=flags)
+    library = dataclasses.replace(backend._library, module=module, row=row_of("trt", version))
+    with pytest.raises(BackendError, match="has no strict NaNs, later releases of TensorRT have"):
+        _trt_shared.check(library, options(strict_nans=True))

@@ -447,3 +447,80 @@ def test_a_folder_without_write_permission_is_refused(net, capsys):
 def test_an_abbreviated_option_is_refused_not_guessed(folder, capsys):
     assert main(["build", str(folder / "a.onnx"), "--spars"]) == 2
     assert "--spars" in capsys.readouterr().err
+
+
+def test_a_file_that_the_manifest_would_replace_is_refused_before_the_build(net, capsys):
+    (net.parent / "net.json").write_text('{"learning_rate": 0.1}')
+    told = refuse(capsys, 2, "build", "net.onnx", "-o", "net")
+    assert "net.json is there, is no manifest of nm2trt, and would be replaced" in told
+    assert (net.parent / "net.json").read_text() == '{"learning_rate": 0.1}'
+    assert files(net.parent) == ["net.json", "net.onnx"]
+
+
+def test_an_input_that_shares_a_fixed_batch_takes_it(folder, capsys):
+    elementwise_net(folder / "add.onnx", {"a": ("n", 4), "b": ("n", 4)}, dtype="float16")
+    assert main(["build", "add.onnx", "--shape", "a:8", "--json"]) == 0
+    profiles = json.loads(capsys.readouterr().out)["options"]["profiles"]
+    assert profiles == [[{"input": "b", "min": [8, 4], "opt": [8, 4], "max": [8, 4]}]]
+
+
+@pytest.mark.parametrize(
+    ("streams", "status", "told"),
+    [
+        (">&-", 0, ""),
+        (">/dev/full", 2, "nm2trt: output could not be written: the disk is full\n"),
+        (">/dev/full 2>/dev/full", 2, ""),
+        (">&- 2>&-", 0, ""),
+    ],
+    ids=["closed", "full", "both-full", "both-closed"],
+)
+def test_a_result_that_cannot_be_printed_is_no_bug_of_ours(net, streams, status, told):
+    command = f"{sys.executable} -m nm2trt build net.onnx --profile x:1,2,3 {streams}"
+    ran = subprocess.run(command, shell=True, cwd=net.parent, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (status, told)
+    assert read_manifest(net.with_suffix(".rtx")).status == "fits"
+
+
+def test_a_failure_keeps_its_status_where_nothing_can_be_said(folder):
+    for streams in ("2>&-", "2>/dev/full"):
+        command = f"{sys.executable} -m nm2trt build none.onnx {streams}"
+        assert subprocess.run(command, shell=True, check=False).returncode == 2
+
+
+def test_ctrl_c_in_mid_import_of_the_library_is_an_interruption(net):
+    """What the bindings make of it: an ImportError, caused by the KeyboardInterrupt."""
+    code = """
+        import sys
+        from nm2trt.cli import main
+
+        class Finder:
+            def find_spec(self, name, path=None, target=None):
+                if name == "tensorrt_rtx":
+                    raise ImportError("initialization failed") from KeyboardInterrupt()
+
+        sys.meta_path.insert(0, Finder())
+        sys.exit(main(["build", "net.onnx", "--backend", "trt-rtx"]))
+    """
+    ran = run_python(code, cwd=net.parent)
+    assert (ran.returncode, ran.stderr) == (130, "nm2trt: interrupted; nothing was left half-written\n")
+
+
+def test_a_second_ctrl_c_ends_the_process_while_the_builder_works(net):
+    """A builder that hears nothing for a minute; Python alone would wait for its thread."""
+    code = """
+        import os, signal, sys, time
+        from nm2trt.backends import _trt_shared
+        from nm2trt.cli import main
+
+        def deaf(*_):
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.5)
+            time.sleep(60)
+
+        _trt_shared._build = deaf
+        sys.exit(main(["build", "net.onnx"]))
+    """
+    ran = run_python(code, cwd=net.parent, timeout=30)
+    assert (ran.returncode, ran.stderr) == (130, "nm2trt: interrupted; nothing was left half-written\n")
+    assert files(net.parent) == ["net.onnx"]

@@ -95,6 +95,7 @@ def test_a_truncated_tensorrt_engine_is_told_by_its_manifest(trt_engine):
             "10.3.0", (), "built by TensorRT 8.6.0.12, here is 10.3.0: build it again", id="version"
         ),
         pytest.param("8.6.0", (), "no GPU to load it: no driver", id="no-gpu"),
+        pytest.param("8.6.0.post1", (), "no GPU to load it: no driver", id="packed-again"),
         pytest.param(
             "8.6.0", (Gpu("A", "sm86", True),), "built for sm87, the GPU here is sm86", id="architecture"
         ),

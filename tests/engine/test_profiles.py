@@ -12,8 +12,8 @@ def inputs(**shapes):
     return tuple(TensorSpec(name, "float16", shape) for name, shape in shapes.items())
 
 
-def resolve(specs, *texts):
-    profiles, notes = resolve_profiles(specs, parse_profiles(texts))
+def resolve(specs, *texts, fixed=None):
+    profiles, notes = resolve_profiles(specs, parse_profiles(texts), fixed)
     return [{shapes.input: str(shapes) for shapes in profile} for profile in profiles], notes
 
 
@@ -47,6 +47,12 @@ def test_an_input_takes_the_batch_of_the_one_it_shares_it_with():
     profiles, notes = resolve(inputs(ids=("n", "s"), mask=("n", 4)), "ids:1x8,4x16,9x32")
     assert profiles == [{"ids": "1x8,4x16,9x32", "mask": "1x4,4x4,9x4"}]
     assert notes == ("input 'mask' takes the batch 1/4/9 of the input that shares its 'n'",)
+
+
+def test_an_input_takes_the_batch_that_another_was_fixed_to():
+    profiles, notes = resolve(inputs(x=(8, 3), y=("n", 4), z=("m", 4)), fixed={"n": 8})
+    assert profiles == [{"y": "8x4,8x4,8x4", "z": "1x4,8x4,32x4"}]
+    assert notes[0] == "input 'y' takes the batch 8/8/8 of the input that shares its 'n'"
 
 
 def test_an_input_that_shares_no_batch_is_asked_for():
