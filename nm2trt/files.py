@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nm2trt.errors import InputError, OutputError
@@ -59,11 +59,15 @@ def check_input(path: str | os.PathLike[str], what: str) -> Path:
     return path
 
 
-def check_output(path: str | os.PathLike[str]) -> Path:
+def check_output(path: str | os.PathLike[str], *, sources: Iterable[str | os.PathLike[str]] = ()) -> Path:
     """Return `path` when a file can be written there, so that long work is not done in vain.
 
+    Args:
+        path: The file to write.
+        sources: Files that are read, which it may not replace; what is no file is passed over.
+
     Raises:
-        OutputError: The folder is missing or read-only, or `path` is a folder, a device or a pipe.
+        OutputError: The folder is missing or read-only, `path` is a folder, a device or a pipe, or a source.
     """
     path = Path(path)
     folder = path.parent
@@ -74,6 +78,8 @@ def check_output(path: str | os.PathLike[str]) -> Path:
             raise OutputError(
                 f"{path} is no regular file, and would be replaced; give the path of a file to write"
             )
+        if path.exists() and any(Path(one).is_file() and path.samefile(one) for one in sources):
+            raise OutputError(f"{path} is read, and would be replaced; choose another output path")
         if not folder.is_dir():
             raise OutputError(f"the folder {folder} does not exist; create it or choose another output path")
         probe = folder / _temporary_name(path)

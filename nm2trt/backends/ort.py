@@ -61,7 +61,7 @@ class OrtSession:
             results = self._session.run(None, dict(feeds))
         except Exception as error:
             raise BackendError(f"ONNX Runtime failed: {_first_line(error)}") from error
-        return {spec.name: np.asarray(result) for spec, result in zip(self.outputs, results, strict=True)}
+        return {spec.name: _array(result) for spec, result in zip(self.outputs, results, strict=True)}
 
     def prepare(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Callable[[], object]:
         """Check feeds once, and return what runs them as often as it is called, for timing.
@@ -226,6 +226,15 @@ def _session(onnxruntime: Any, source: str | bytes, options: Any, name: str) -> 
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ModelError(f"ONNX Runtime cannot load {name}: {_first_line(error)}") from error
+
+
+def _array(result: Any) -> npt.NDArray[Any]:
+    if not isinstance(result, list):
+        return np.asarray(result)
+    # A sequence, whose parts need not have one shape.
+    sequence = np.empty(len(result), dtype=object)
+    sequence[:] = result
+    return sequence
 
 
 def _spec(value: Any) -> TensorSpec:

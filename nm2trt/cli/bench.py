@@ -74,7 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
     from nm2trt.pipeline.benchmarks import parse_batches
 
     try:
-        with keep_json(arguments.report, printed=arguments.json) as keep:
+        sources = (*arguments.artefacts, arguments.data)
+        with keep_json(arguments.report, printed=arguments.json, sources=sources) as keep:
             result = keep(
                 pipeline.bench(
                     arguments.artefacts,

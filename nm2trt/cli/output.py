@@ -28,7 +28,9 @@ def _dumps(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def keep_json(path: Path | None, *, printed: bool) -> Iterator[Callable[[T], T]]:
+def keep_json(
+    path: Path | None, *, printed: bool, sources: Iterable[str | None] = ()
+) -> Iterator[Callable[[T], T]]:
     """Yield a function that writes a result to `path` and returns it; keep what an error leaves, too.
 
     Where the block ends early, what had been found before is written, and printed if `printed`; the error's
@@ -37,12 +39,13 @@ def keep_json(path: Path | None, *, printed: bool) -> Iterator[Callable[[T], T]]
     Args:
         path: The file; None writes none.
         printed: Whether JSON goes to stdout.
+        sources: Files that are read, which the JSON may not replace.
 
     Raises:
         OutputError: The file cannot be written; told before the work begins.
     """
     if path is not None:
-        check_output(path)
+        check_output(path, sources=[source for source in sources if source is not None])
 
     unwritten: list[Nm2trtError] = []
 

@@ -101,7 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
     from nm2trt import pipeline
 
     try:
-        with keep_json(arguments.report, printed=arguments.json) as keep:
+        sources = (arguments.model, arguments.against, arguments.data)
+        with keep_json(arguments.report, printed=arguments.json, sources=sources) as keep:
             report = keep(
                 pipeline.validate(
                     arguments.model,

@@ -6,7 +6,9 @@ resolves any name below `torch` to a function that the program then calls. An ar
 - every weight and constant is stored as raw numbers, and the sample inputs load with `weights_only=True`;
 - every call is an ATen operator, or arithmetic on sizes;
 - every shape expression is arithmetic over names of sizes;
-- no argument structure names a Python class or module to import.
+- arguments and results are arranged in tuples, lists and dicts: other arrangements name modules to import.
+
+Its members hold no more bytes than the file itself: PyTorch compresses none.
 
 What passes is copied into a new archive, member by member, and the copy is what PyTorch opens: two readers of
 ZIP need not see the same members in one file.
@@ -29,6 +31,16 @@ from nm2trt.errors import ModelError
 __all__ = ["copy_checked"]
 
 _LARGEST_TEXT = 1 << 28
+_UNSOUND = (
+    zipfile.BadZipFile,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    OSError,
+    EOFError,
+)
 
 _WEIGHTS = re.compile(r"data/weights/weight_\d+")
 _CONSTANTS = re.compile(r"data/constants/tensor_\d+")
@@ -39,8 +51,8 @@ _INERT = re.compile(
     r"archive_format|archive_version|version|byteorder|\.data/(version|serialization_id)|\.format_version"
 )
 
-# aten::from_file maps, and may create, any file.
-_OPERATOR = re.compile(r"torch\.ops\.aten\.(?!from_file\b)\w+\.\w+")
+# aten::from_file maps, and may create, any file; aten::save writes one.
+_OPERATOR = re.compile(r"torch\.ops\.aten\.(?!(?:from_file|save)\b)\w+\.\w+")
 _SIZE_CALL = re.compile(
     r"_operator\.(add|sub|mul|floordiv|mod|neg|pos|truediv|pow|eq|ne|lt|le|gt|ge|getitem|and_|or_|not_)"
     r"|math\.(ceil|floor|trunc|sqrt)|torch\.sym_\w+"
@@ -55,7 +67,9 @@ _FUNCTIONS = frozenset(
 _QUOTED = re.compile(r"'([a-z]{1,3}\d+|[\d.+\-e]+)'")
 _WORD = re.compile(r"[^\W\d]\w*")
 _ARITHMETIC = re.compile(r"[\w\s+\-*/(),<>=]*")
-_IMPORTS = re.compile(r"default_factory|__enum__|namedtuple", re.IGNORECASE)
+_ARRANGEMENTS = frozenset(
+    {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"}
+)
 
 
 def copy_checked(file: IO[bytes], copy: IO[bytes], name: str) -> None:
@@ -72,12 +86,15 @@ def copy_checked(file: IO[bytes], copy: IO[bytes], name: str) -> None:
     seen: set[str] = set()
     try:
         with zipfile.ZipFile(file) as archive, zipfile.ZipFile(copy, "w", allowZip64=True) as checked:
-            for info in archive.infolist():
+            members = archive.infolist()
+            if sum(info.file_size for info in members) > file.seek(0, io.SEEK_END):
+                raise _unsafe(name, "its members unpack to more than the file holds")
+            for info in members:
                 if info.filename in seen:
                     raise _unsafe(name, f"it has two members {info.filename!r}")
                 seen.add(info.filename)
                 _copy_member(archive, info, checked, name)
-    except (zipfile.BadZipFile, ValueError, KeyError, RecursionError, OSError, EOFError) as error:
+    except _UNSOUND as error:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"{name} is no sound .pt2 archive; write it with torch.export.save") from error
@@ -129,7 +146,7 @@ def _check_program(program: Any, name: str) -> None:
             raise _unsafe(name, f"it calls {value!r}, which is no ATen operator")
         if key == "expr_str" and not _is_arithmetic(value):
             raise _unsafe(name, f"its size {value[:40]!r} is no plain arithmetic")
-        if key in ("in_spec", "out_spec") and _IMPORTS.search(value):
+        if key in ("in_spec", "out_spec") and value and not _is_plain(json.loads(value)[1]):
             raise _unsafe(name, "its inputs or outputs are Python classes")
 
 
@@ -138,6 +155,17 @@ def _is_arithmetic(text: str) -> bool:
     words = _WORD.findall(text)
     return _ARITHMETIC.fullmatch(text) is not None and all(
         word in _FUNCTIONS or _SYMBOL.fullmatch(word) for word in words
+    )
+
+
+def _is_plain(arrangement: Any) -> bool:
+    """Tell tuples, lists and dicts with texts or numbers for keys from what names a module to import."""
+    keys = arrangement["context"]
+    keys = json.loads(keys) if isinstance(keys, str) else keys
+    return (
+        arrangement["type"] in _ARRANGEMENTS
+        and (keys is None or all(isinstance(key, str | int) for key in keys))
+        and all(map(_is_plain, arrangement["children_spec"]))
     )
 
 

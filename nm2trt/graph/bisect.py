@@ -30,6 +30,18 @@ Match = Literal["name", "position"]
 # Tensors fetched in one run: what they hold together is what a run needs.
 _AT_ONCE = 32
 _MOST_FLIPPED = 0.01
+# What they make is no tensor.
+_SEQUENCES = frozenset(
+    {
+        "SplitToSequence",
+        "SequenceConstruct",
+        "SequenceEmpty",
+        "SequenceErase",
+        "SequenceInsert",
+        "SequenceMap",
+    }
+    | {"Optional"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +187,7 @@ def _tensors(graph: onnx.GraphProto) -> list[_Tensor]:
     return [
         _Tensor(name, node.name or node.output[0], node.op_type)
         for node in graph.node
-        if node.op_type != "Constant"
+        if node.op_type != "Constant" and node.op_type not in _SEQUENCES
         for name in node.output
         if name
     ]

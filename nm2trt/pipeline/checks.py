@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nm2trt.errors import InputError, Nm2trtError
+from nm2trt.errors import DifferenceError, InputError, Nm2trtError
 from nm2trt.files import check_input
 from nm2trt.pipeline.sessions import backend_of, is_url, open_session
 
@@ -109,6 +109,11 @@ def validate(
         except Nm2trtError as error:
             if error.partial is not None:
                 error.partial = ValidationReport(*names, error.partial)
+            if bisect and isinstance(error, DifferenceError):
+                # Outputs that cannot be compared are when the node is wanted most.
+                with contextlib.suppress(Nm2trtError):
+                    where = _bisection(Path(model), Path(against), candidate, reference, samples)
+                    error.args = (f"{error}; {where['sentence']}",)
             raise
         gates = () if drop is None else tuple(hold_to(m, drop) for m in comparison.metrics if m.name in gated)
         report = ValidationReport(*names, comparison, gates=gates)
@@ -189,8 +194,16 @@ def _bisection(
     model: Path, against: Path, candidate: Session, reference: Session, samples: Samples
 ) -> dict[str, Any]:
     from nm2trt.graph.bisect import bisect_models
-    from nm2trt.validation.feeding import first_batch
+    from nm2trt.validation.feeding import Feeder, first_batch
 
-    size = min(4, len(samples))
-    feeds = [first_batch(session, samples, size) for session in (candidate, reference)]
+    sides = {"candidate": candidate, "reference": reference}
+    batches = {Feeder(session, samples, what=side).fixed for side, session in sides.items()}
+    fixed = sorted(batch for batch in batches if batch is not None)
+    if len(fixed) > 1:
+        raise InputError(
+            f"--bisect gives both models the same samples, and their batches are fixed to {fixed[0]} and "
+            f"{fixed[1]}; export one with the other's batch, or with a free one"
+        )
+    size = fixed[0] if fixed else min(4, len(samples))
+    feeds = [first_batch(session, samples, size) for session in sides.values()]
     return bisect_models(model, against, *feeds).to_json()

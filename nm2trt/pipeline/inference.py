@@ -49,7 +49,8 @@ def infer(
     from nm2trt.files import check_output
     from nm2trt.validation.inference import InferResult, read_arrays, run_once, save_arrays, summarise
 
-    target = check_output(_default_output(artefact) if output is None else output)
+    sources = [artefact] if data is None else [artefact, data]
+    target = check_output(_default_output(artefact) if output is None else output, sources=sources)
     given = parse_shapes(shapes)
     with open_session(artefact, threads=threads) as session:
         if data is None:

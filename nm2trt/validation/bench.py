@@ -182,7 +182,8 @@ def bench_sessions(
     try:
         with bar("timing", runs * len(batches)) as shown:
             for position, batch in enumerate(batches):
-                calls = _calls(sessions, feeds, batch, first=position == 0)
+                calls, shapes = _calls(sessions, feeds, batch, first=position == 0)
+                every.update(shapes if position == 0 else {})
                 if not calls:
                     continue
                 collected.begin({key: size for key, (size, _) in calls.items()})
@@ -265,9 +266,13 @@ class _Collected:
 
 def _calls(
     sessions: Mapping[str, Session], feeds: MakeFeeds, batch: int, *, first: bool
-) -> dict[str, tuple[int, Callable[[], object]]]:
-    """Return the batch and the call of each session; one whose batch is fixed takes part once."""
+) -> tuple[dict[str, tuple[int, Callable[[], object]]], dict[str, str]]:
+    """Return the batch and the call of each session, and what samples it is fed, as conditions.
+
+    A session whose batch is fixed takes part once.
+    """
     calls: dict[str, tuple[int, Callable[[], object]]] = {}
+    shapes = {}
     for name, session in sessions.items():
         fixed = [spec.shape[0] for spec in session.inputs if spec.shape and isinstance(spec.shape[0], int)]
         if fixed and not first:
@@ -275,7 +280,10 @@ def _calls(
         made = feeds(session, int(fixed[0]) if fixed else batch)
         size = len(next(iter(made.values()))) if made else batch
         calls[name] = (size, prepared(session, made))
-    return calls
+        shapes[f"samples of {name}"] = ", ".join(
+            f"{key} {'x'.join(map(str, array.shape[1:])) or 'of one number'}" for key, array in made.items()
+        )
+    return calls, shapes
 
 
 def _graphs(sessions: Mapping[str, Session]) -> dict[str, str]:

@@ -102,7 +102,7 @@ def compare_with(benchmark: Benchmark, earlier: str | os.PathLike[str], *, anywa
     path = check_input(earlier, "an earlier benchmark's JSON")
     data = _json(path)
     try:
-        conditions: Mapping[str, str] = data["conditions"]
+        conditions: Mapping[str, str] = dict(data["conditions"])
         old = {
             (str(entry["name"]), entry["batch"]): [float(one) for one in entry["samples_ms"]]
             for entry in data["latencies"].values()

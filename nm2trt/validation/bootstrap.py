@@ -23,6 +23,7 @@ Floats = npt.NDArray[np.float64]
 _RESAMPLES = 2000
 _SET_RESAMPLES = 200
 _MOST_DRAWN = 1 << 21
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,8 @@ def redraw(candidate: Scores, reference: Scores, *, confidence: float = 0.95, se
     method = f"paired bootstrap, {resamples} draws, percentiles"
     difference = candidate.value() - reference.value()
     reach = score_interval(n=n, gained=0, lost=0, confidence=confidence)
-    if low == high == difference:
+    # Sums of the same numbers in another order differ in their last digits.
+    if max(abs(low - difference), abs(high - difference)) <= _ROUNDING * max(1.0, abs(candidate.value())):
         low, high = difference + reach[0], difference + reach[1]
         method = "every draw differs alike: score interval of a share of which none of n was seen"
     return Redrawn(
@@ -116,7 +118,7 @@ def _values(scores: Scores, draws: npt.NDArray[np.int64]) -> Floats:
 
 def _ends(values: Floats, ends: list[float], reach: tuple[float, float]) -> tuple[float, float]:
     low, high = (float(end) for end in np.percentile(values, ends))
-    if low < high:
+    if high - low > _ROUNDING * max(1.0, abs(high)):
         return low, high
     # Neither below nothing nor above everything, where the score itself is not.
     return max(low + reach[0], min(low, 0.0)), min(high + reach[1], max(high, 1.0))

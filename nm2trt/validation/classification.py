@@ -47,8 +47,8 @@ def make_agreement(request: Request) -> EachSample:
     def score(batch: Judged) -> Array:
         if batch.outputs is batch.reference:
             return np.ones(len(batch.outputs[output]))
-        sides = (batch.outputs, batch.reference)
-        own, wanted = (_class_scores(one[output], output, side).argmax(axis=1) for one in sides)
+        sides = ((batch.outputs, side), (batch.reference, "reference"))
+        own, wanted = (_class_scores(one[output], output, name).argmax(axis=1) for one, name in sides)
         return np.asarray(own == wanted)
 
     return EachSample(score)

@@ -186,7 +186,6 @@ class _Tally:
         output: str | None,
     ) -> None:
         self.n = 0
-        self._adding = ""
         self._specs: dict[str, MetricSpec] = {}
         self._scorers: dict[str, dict[str, Scorer]] = {}
         for name in metrics:
@@ -204,11 +203,9 @@ class _Tally:
         }
 
     def add(self, batch: Batch, outputs: Mapping[str, Arrays]) -> None:
-        for name, scorers in self._scorers.items():
-            self._adding = name
+        for scorers in self._scorers.values():
             for side, scorer in scorers.items():
                 scorer.add(Judged(outputs[side], outputs["reference"], batch.truth))
-        self._adding = ""
         for name, total in self._sums.items():
             total.add(outputs["candidate"][name], outputs["reference"][name])
         self.n += len(batch)
@@ -220,12 +217,12 @@ class _Tally:
         found = []
         for name, scorers in self._scorers.items():
             scores = [scorers[side].finish() for side in SIDES]
-            if name == self._adding:
-                # It failed in a batch that one side may have taken: the samples before it are kept.
-                whole = [one.first(self.n) for one in scores if isinstance(one, SampleScores)]
-                if len(whole) < len(SIDES):
-                    continue
+            # What failed in a batch left its samples with one side, or with the metrics before it.
+            whole = [one.first(self.n) for one in scores if isinstance(one, SampleScores)]
+            if len(whole) == len(SIDES):
                 scores = list(whole)
+            elif len(scores[0]) != len(scores[1]):
+                continue
             found.append(_compared(name, self._specs[name], *scores))
         return tuple(found)
 

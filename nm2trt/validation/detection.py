@@ -92,19 +92,24 @@ class Detections:
             )
         require_finite(boxes, self._outputs["boxes"], self._side)
         require_finite(scores, self._outputs["scores"], self._side)
+        require_finite(classes, self._outputs["classes"], self._side)
         images = self._image_ids(batch.truth, len(boxes))
         corners = _xywh(boxes.astype(np.float64), self._format)
+        found: list[Json] = []
         for at, image in enumerate(images):
             kept = np.flatnonzero(scores[at] > 0)
-            for index in kept[np.argsort(-scores[at][kept], kind="stable")][:_MOST_DETECTIONS]:
-                self._found.append(
-                    {
-                        "image_id": image,
-                        "category_id": self._category(int(classes[at, index])),
-                        "bbox": corners[at, index].tolist(),
-                        "score": float(scores[at, index]),
-                    }
-                )
+            best = kept[np.argsort(-scores[at][kept], kind="stable")][:_MOST_DETECTIONS]
+            found += [
+                {
+                    "image_id": image,
+                    "category_id": self._category(int(classes[at, index])),
+                    "bbox": corners[at, index].tolist(),
+                    "score": float(scores[at, index]),
+                }
+                for index in best
+            ]
+        # Not before: where a class is wrong, nothing of its batch is kept.
+        self._found += found
         self._images += images
 
     def finish(self) -> MapScores:

@@ -77,7 +77,8 @@ class InferResult:
 def read_arrays(path: str | os.PathLike[str], session: Session) -> dict[str, Array]:
     """Return the inputs that a file holds: `.npz`, `.npy`, Polygraphy's `.json` or a recipe's `.yaml`.
 
-    Labels are left out. A `.npy` is the only input of a session that has one.
+    Labels are left out, unless the session has such an input. A `.npy` is the input of a session that has
+    one alone.
 
     Raises:
         InputError: The file is missing.
@@ -97,7 +98,8 @@ def read_arrays(path: str | os.PathLike[str], session: Session) -> dict[str, Arr
                     raise DataError(f"{path} holds one array, the model's inputs are {names}; give an .npz")
                 return {session.inputs[0].name: loaded}
             with loaded:
-                return {name: loaded[name] for name in loaded.files if not is_truth(name)}
+                wanted = {spec.name for spec in session.inputs}
+                return {n: loaded[n] for n in loaded.files if n in wanted or not is_truth(n)}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, DataError):
             raise

@@ -15,6 +15,8 @@ from typing import Any
 
 __all__ = ["PairedDifference", "mcnemar_exact", "score_interval", "wilson_interval"]
 
+_NEGLIGIBLE = 1e-17
+
 
 @dataclass(frozen=True, slots=True)
 class PairedDifference:
@@ -64,13 +66,15 @@ class PairedDifference:
 
 def mcnemar_exact(gained: int, lost: int) -> float:
     """Return the two-sided p-value of `gained` and `lost` coming from a fair coin."""
-    flips = gained + lost
-    tail = ways = 1  # of all sequences of flips, those at most as balanced, and those with just k
-    for k in range(min(gained, lost)):
-        ways = ways * (flips - k) // (k + 1)
-        tail += ways
-    # Integers divide exactly where 2**flips is beyond a float.
-    return float(min(1.0, 2 * tail / (1 << flips)))
+    flips, least = gained + lost, min(gained, lost)
+    tail = share = 1.0  # sequences with at most `least` of the rarer side, over those with just as many
+    for k in range(least, 0, -1):
+        share *= k / (flips - k + 1)
+        tail += share
+        if share < tail * _NEGLIGIBLE:
+            break
+    ways = math.lgamma(flips + 1) - math.lgamma(least + 1) - math.lgamma(flips - least + 1)
+    return min(1.0, 2 * tail * math.exp(ways - flips * math.log(2)))
 
 
 def score_interval(*, n: int, gained: int, lost: int, confidence: float = 0.95) -> tuple[float, float]:

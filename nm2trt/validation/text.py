@@ -28,6 +28,7 @@ Array = npt.NDArray[Any]
 _TEXT = "one output of character scores, shape (n, time, classes), or of class indices, shape (n, time),"
 # Where labels are class indices, each index stands for one character, beyond those that have cases.
 _FIRST_STAND_IN = 0x10000
+_MOST_STAND_INS = 0x100000
 
 
 def make_exact_match(request: Request) -> EachSample:
@@ -97,13 +98,20 @@ def _reader(request: Request, metric: str) -> Callable[[Arrays, Arrays], tuple[l
                 f"output {output!r} of the {request.side} has shape {scores.shape}; {_TEXT} is read"
             )
         require_finite(scores, output, request.side)
+        if scores.ndim == 2 and scores.dtype.kind not in "iu":
+            raise DataError(
+                f"output {output!r} of the {request.side} has dtype {scores.dtype} and shape {scores.shape}; "
+                "class indices are integers, and scores have a third dimension, the classes"
+            )
         labels = require_truth(truth, "labels", metric)
         if scores.ndim == 3 and alphabet is not None and len(alphabet) != scores.shape[2]:
             raise DataError(
                 f"output {output!r} of the {request.side} has {scores.shape[2]} classes, the characters with "
                 f"the blank are {len(alphabet)}; use --metric-option space=yes where the space is the last"
             )
-        return _texts(greedy_ctc(scores, blank=blank), alphabet), _label_texts(labels, alphabet)
+        decoded = greedy_ctc(scores, blank=blank)
+        what = f"output {output!r} of the {request.side}"
+        return _texts(decoded, alphabet, what), _label_texts(labels, alphabet)
 
     return read
 
@@ -123,7 +131,12 @@ def _alphabet(request: Request, blank: int) -> list[str] | None:
     return [*characters[:blank], "", *characters[blank:]]
 
 
-def _texts(decoded: Sequence[Sequence[int]], alphabet: Sequence[str] | None) -> list[str]:
+def _texts(decoded: Sequence[Sequence[int]], alphabet: Sequence[str] | None, what: str) -> list[str]:
+    most = _MOST_STAND_INS if alphabet is None else len(alphabet)
+    for row in decoded:
+        for index in row:
+            if not 0 <= index < most:
+                raise DataError(f"{what} names class {index}, and the classes run from 0 to {most - 1}")
     if alphabet is None:
         return ["".join(chr(_FIRST_STAND_IN + index) for index in row) for row in decoded]
     return ["".join(alphabet[index] for index in row) for row in decoded]
@@ -142,4 +155,4 @@ def _label_texts(labels: Array, alphabet: Sequence[str] | None) -> list[str]:
             f"'labels' has shape {labels.shape} and dtype {labels.dtype}; it should be texts, shape (n,), or "
             "class indices, shape (n, length), filled up with -1"
         )
-    return _texts([row[row >= 0].tolist() for row in labels], alphabet)
+    return _texts([row[row >= 0].tolist() for row in labels], alphabet, "'labels'")

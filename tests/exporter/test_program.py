@@ -111,6 +111,21 @@ def planted_weight(name, data):
     return pickle.dumps(Planted()) if "weights/weight_" in name else data
 
 
+def planted_import(name, data):
+    if "models/" not in name:
+        return data
+    program = json.loads(data)
+    # The escapes are those of the JSON within the JSON.
+    arrangement = {
+        "type": "collections.def@ultdict",
+        "context": {"def@ult_factory_module": "antigravity", "def@ult_factory_name": "x", "dict_context": []},
+        "children_spec": [],
+    }
+    calls = program["graph_module"]["module_call_graph"]
+    calls[0]["signature"]["out_spec"] = json.dumps([1, arrangement]).replace("@", "\\u0061")
+    return json.dumps(program).encode()
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -123,6 +138,15 @@ def planted_weight(name, data):
         pytest.param(
             in_member("models/", '"torch.ops.aten.linear.default"', '"torch.ops.aten.from_file.default"'),
             "no ATen operator", id="operator-that-opens-files",
+        ),
+        pytest.param(
+            in_member("models/", '"torch.ops.aten.linear.default"', '"torch.ops.aten.save.default"'),
+            "no ATen operator", id="operator-that-writes-files",
+        ),
+        pytest.param(planted_import, "Python classes", id="module-to-import-in-escapes"),
+        pytest.param(
+            lambda name, data: b"[]" if "weights_config" in name else data, "no sound .pt2 archive",
+            id="config-of-another-shape",
         ),
         pytest.param(
             in_member("models/", '"expr_str": "Symbol(', '"expr_str": "__import__(\'os\').system(\'true\')+Symbol('),
@@ -195,3 +219,18 @@ def test_shape_expressions_with_arithmetic_are_accepted(tmp_path):
     torch.export.save(program, tmp_path / "f.pt2")
     with open_program(tmp_path / "f.pt2") as session:
         assert session.run({"x": np.ones((5, 6), np.float32)})["output"].shape == (15, 2)
+
+
+def test_an_archive_that_unpacks_to_more_than_it_holds_is_refused(saved, tmp_path):
+    def bomb(name, data):
+        return bytes(1 << 20) if "weights/weight_0" in name else data
+
+    rewritten(saved[1], tmp_path / "flat.pt2", bomb)
+    with (
+        zipfile.ZipFile(tmp_path / "flat.pt2") as flat,
+        zipfile.ZipFile(tmp_path / "bomb.pt2", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in flat.namelist():
+            packed.writestr(name, flat.read(name))
+    with pytest.raises(ModelError, match="unpack to more than the file holds"):
+        open_program(tmp_path / "bomb.pt2")

@@ -213,6 +213,7 @@ def test_an_earlier_benchmark_under_other_conditions_is_refused_by_name(tmp_path
         "{}",
         "[]",
         '{"conditions": {}, "latencies": []}',
+        '{"conditions": [1], "latencies": {}}',
         '{"conditions": {}, "latencies": {"a": {"name": "a"}}}',
     ],
 )
@@ -329,3 +330,18 @@ def test_first_batch_is_what_bench_feeds():
         {"a": Lookup(TABLE)}, lambda s, n: first_batch(s, samples, n), runs=1, warmup=0, batches=(6,)
     )
     assert found.timings[0].batch == 6
+
+
+def test_samples_of_another_size_are_another_condition(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model("m.onnx", shape='"n", "m"')
+    words = ["bench", "m.onnx", "--runs", "3", "--warmup", "1"]
+    assert main([*words, "--shape", "x:1x3", "-o", "old.json"]) == 0
+    assert main([*words, "--shape", "x:1x5", "--compare", "old.json"]) == 2
+    assert "samples of m.onnx: x 3 then, x 5 now" in capsys.readouterr().err
+
+
+def test_the_report_does_not_replace_a_model(tmp_path, capsys):
+    a = model(tmp_path / "a.onnx")
+    assert main(["bench", a, "--runs", "3", "-o", a]) == 2
+    assert "a.onnx is read, and would be replaced" in capsys.readouterr().err

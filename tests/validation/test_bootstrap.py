@@ -79,3 +79,11 @@ def test_the_same_scores_give_the_same_interval():
     a, b = SampleScores(rng.random(50)), SampleScores(rng.random(50))
     assert redraw(a, b) == redraw(a, b)
     assert redraw(a, b, seed=1) != redraw(a, b)
+
+
+@pytest.mark.parametrize("offset", [0.1, 1e-16], ids=["constant", "rounding"])
+def test_draws_that_differ_by_rounding_are_no_certainty(offset):
+    values = np.random.default_rng(0).random(8)
+    paired = redraw(SampleScores(values + offset), SampleScores(values)).paired
+    assert paired.high - paired.low > 0.5
+    assert "every draw differs alike" in paired.method

@@ -178,3 +178,16 @@ def test_outputs_that_are_no_numbers_are_refused():
         DataError, match="output 'scores' of the candidate holds values of type object, not numbers"
     ):
         compare_sessions(Words(one_hot(CANDIDATE)), Lookup(one_hot(REFERENCE)), rows(LABELS))
+
+
+def test_agreement_blames_the_side_that_is_nan():
+    with pytest.raises(DifferenceError, match="'scores' of the reference is NaN for 2 of 8"):
+        compare_sessions(Lookup(one_hot(CANDIDATE)), Lookup(NAN), rows(LABELS), metrics=("agreement",))
+
+
+def test_every_metric_ends_with_the_sample_where_the_last_one_failed():
+    name = f"{__name__}:fails_on_the_second_batch"
+    with pytest.raises(InputError, match="2 of 8") as caught:
+        compare_sessions(*pair(), rows(LABELS), metrics=("top-1", "agreement", name), batch=2)
+    partial = caught.value.partial
+    assert [metric.paired.n for metric in partial.metrics] == [partial.n] * 3 == [2, 2, 2]

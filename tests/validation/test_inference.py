@@ -156,3 +156,30 @@ def test_random_inputs_follow_what_is_declared():
     np.testing.assert_array_equal(again["x"], found["x"])
     with pytest.raises(DataError, match=r"leaves the size of nx3x\? free"):
         random_feeds(specs, batch=2, free=None)
+
+
+def test_an_input_may_have_the_name_of_labels(tmp_path):
+    path = model(tmp_path / "m.onnx", "float[n, 3] x, float[n, 3] labels", body="y = Sub(x, labels)")
+    np.savez(tmp_path / "in.npz", x=X, labels=X / 2)
+    assert main(["infer", path, "--data", str(tmp_path / "in.npz"), "-o", str(tmp_path / "o.npz")]) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "o.npz")["y"], X / 2)
+
+
+@pytest.mark.parametrize("own", ["m.onnx", "in.npz"])
+def test_what_is_read_is_not_replaced(own, tmp_path, capsys):
+    path, data = model(tmp_path / "m.onnx"), tmp_path / "in.npz"
+    npz(data)
+    before = (tmp_path / own).read_bytes()
+    assert main(["infer", path, "--data", str(data), "-o", str(tmp_path / own)]) == 2
+    assert f"{own} is read, and would be replaced" in capsys.readouterr().err
+    assert (tmp_path / own).read_bytes() == before
+
+
+def test_a_sequence_is_no_output_to_save(tmp_path, capsys):
+    body = "s = SplitToSequence<axis = 1>(x, k)"
+    graph = onnx.parser.parse_graph(f"g (float[n, 3] x) => (seq(float[n, k]) s) {{ {body} }}")
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 2]), "k"))
+    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    onnx.save(made, tmp_path / "m.onnx")
+    assert main(["infer", str(tmp_path / "m.onnx")]) == 2
+    assert "output 's' of the model holds values of type object" in capsys.readouterr().err

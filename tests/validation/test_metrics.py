@@ -355,3 +355,20 @@ def test_the_documentation_names_every_metric(name):
     assert f"`{name}`" in text
     for option in METRICS[name].options:
         assert f"`{option}`" in text
+
+
+@pytest.mark.parametrize("index", [9, -3])
+def test_text_metrics_refuse_classes_without_a_character(index, tmp_path):
+    (tmp_path / "c.txt").write_text("a\nb\nc\n")
+    found = np.array([[1, 2, index]] * 2)
+    options = {"characters": str(tmp_path / "c.txt"), "output": "scores"}
+    with pytest.raises(DataError, match=f"of the candidate names class {index}.* 0 to 3"):
+        only("exact-match", Lookup(found), Lookup(found), rows(np.array([[1, 2]] * 2)), **options)
+    with pytest.raises(DataError, match="'labels' names class 9"):
+        only("exact-match", Lookup(found * 0), Lookup(found), rows(np.array([[1, 9]] * 2)), **options)
+
+
+def test_scores_are_not_taken_for_class_indices():
+    found = np.array([[0.3, 1.7]] * 2)
+    with pytest.raises(DataError, match=r"has dtype float32.*class indices are integers"):
+        only("exact-match", Lookup(found), Lookup(found), rows(np.array([[1]] * 2)), output="scores")

@@ -95,3 +95,9 @@ def test_difference_states_counts_and_direction():
     assert paired.difference == pytest.approx(-0.025)
     assert paired.to_json()["n"] == 200
     assert paired.p_value == mcnemar_exact(3, 8)
+
+
+def test_mcnemar_of_very_many_flips_is_the_normal_tail():
+    # 2 (1 - Phi(z)), with the correction for counts: z = (|gained - lost| - 1) / sqrt(gained + lost).
+    z = (3000 - 1) / math.sqrt(1_003_000)
+    assert mcnemar_exact(500_000, 503_000) == pytest.approx(math.erfc(z / math.sqrt(2)), rel=1e-4)

@@ -187,6 +187,36 @@ def test_bisection_names_the_node(files, capsys):
     assert "first to differ: tensor 'scores', made by MatMul 'scores': max relative difference 2" in out
 
 
+def fixed(path, batch):
+    model = onnx.load(path)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = batch
+    onnx.save(model, path)
+
+
+def test_bisection_gives_both_models_the_same_samples(files, capsys):
+    fixed(files["reference"], 3)
+    assert "MatMul 'scores': max relative difference 2" in run(capsys, files, "--bisect")[1]
+    fixed(files["candidate"], 2)
+    status, _, err = run(capsys, files, "--bisect")
+    assert status == 2
+    assert "their batches are fixed to 2 and 3" in err
+
+
+def test_bisection_names_the_node_that_makes_nan(files, capsys, tmp_path):
+    linear(tmp_path / "candidate.onnx", np.full((3, 3), np.nan))
+    status, _, err = run(capsys, files, "--bisect")
+    assert status == 5
+    assert "is NaN for 30 of 30 samples; first to differ: tensor 'scores', made by MatMul" in err
+
+
+def test_the_report_does_not_replace_the_data(files, capsys):
+    before = Path(files["data"]).read_bytes()
+    status, _, err = run(capsys, files, "-o", files["data"])
+    assert (status, Path(files["data"]).read_bytes()) == (2, before)
+    assert "is read, and would be replaced" in err
+
+
 def test_bisection_of_what_shows_no_inside_is_refused(files, capsys):
     status, out, err = run(capsys, files, "--bisect", candidate="http://127.0.0.1:9/m")
     assert (status, out) == (2, "")
