@@ -187,7 +187,7 @@ RULES: tuple[Rule, ...] = (
         _EPILOGUE,
         "cited",
         "A quantised layer is INT8-in and INT8-out, its weight included.",
-        "quantise its inputs and its output (nm2trt quantize does)",
+        "quantise its inputs and its output (nm2trt quantize does, but where the output is the graph's own)",
     ),
     Rule(
         "fp32",
