@@ -6,6 +6,7 @@ a batch whose answers are handed to the wrong clients shows.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ Array = npt.NDArray[Any]
 # Enough for every client to send something that no other client sends at the time.
 _POOL = 64
 _MOST_COMPARED = 4096
+_STATISTICS_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,11 @@ def probe_model(
             batches = tuple(
                 _check_batch(session, known, batch, options) for batch in _sizes(session, options)
             )
+        notes += [
+            f"output {output!r} of the reference is not finite for any sample, so its numbers say nothing"
+            for output, array in known.outputs.items()
+            if array.size and not np.isfinite(array.astype(np.float64)).any()
+        ]
         loads: tuple[LoadCheck, ...] = ()
         if options.concurrency:
             alike = _alike(known)
@@ -96,7 +103,9 @@ def probe_model(
             loads = tuple(
                 _check_load(server, name, known, clients, options) for clients in options.concurrency
             )
-        statistics = counted(before, server.statistics(name))
+        sent = sum(check.batch if session.max_batch else 1 for check in batches)
+        sent += sum(check.samples if session.max_batch else check.requests for check in loads)
+        statistics = _statistics(server, name, before, sent)
     changes = [] if config is None else served_differences(config, served)
     lineage, sentence = _lineage(parameter_of(served, "nm2trt.mask_sha256"), reference.mask_sha256)
     notes += [*([sentence] if sentence else []), *(f"configuration: {change}" for change in changes)]
@@ -244,6 +253,16 @@ def _check_load(
         latency=level.latency,
         requests_per_s=level.requests_per_s,
     )
+
+
+def _statistics(server: TritonServer, name: str, before: list[dict[str, Any]], sent: int) -> dict[str, Any]:
+    """Return what the server counted, which it does a moment after it has answered."""
+    limit = time.monotonic() + _STATISTICS_S
+    while True:
+        found = counted(before, server.statistics(name))
+        if found["inferences"] >= sent or time.monotonic() > limit:
+            return found
+        time.sleep(0.01)
 
 
 def _lineage(served: str, reference: str) -> tuple[str, str]:

@@ -213,14 +213,13 @@ def _free_ports(options: ServerOptions) -> list[int]:
     with contextlib.ExitStack() as stack:
         # All are held until all are found, so that no two are the same.
         for index, port in enumerate(chosen):
-            if port == 0:
-                try:
-                    bound = stack.enter_context(socket.create_server((options.host, 0)))
-                except OSError as error:
-                    raise InputError(
-                        f"nothing can listen on {options.host}: {error.strerror or error}"
-                    ) from error
-                chosen[index] = bound.getsockname()[1]
+            try:
+                bound = stack.enter_context(socket.create_server((options.host, port)))
+            except OSError as error:
+                reason = str(error.strerror or error).partition(" (")[0]
+                where = f"port {port} of {options.host}" if port else options.host
+                raise InputError(f"nothing can listen on {where}: {reason}") from error
+            chosen[index] = bound.getsockname()[1]
     return chosen
 
 

@@ -359,6 +359,15 @@ def test_answers_that_are_all_nan_are_said_to_be_alike():
     assert _alike(known) == 8
 
 
+def test_a_reference_that_answers_nan(tmp_path, tritonserver):
+    model = nets.linear(tmp_path / "m.onnx", scale=np.nan)
+    served(tritonserver, model, "nan")
+    report = probe(url(tritonserver), "nan", model, options=QUICK)
+    assert (
+        "output 'y' of the reference is not finite for any sample, so its numbers say nothing" in report.notes
+    )
+
+
 def test_inputs_of_different_fixed_sizes_cannot_be_probed(tmp_path, tritonserver):
     served(tritonserver, nets.product(tmp_path / "m.onnx"), "product", DeployOptions(backend="python"))
     with pytest.raises(
