@@ -10,6 +10,7 @@ line or a kernel's name is.
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -37,6 +38,7 @@ __all__ = [
 _TWO_OF_FOUR = NMPattern(2, 4)
 _NOT_REACHED = "-"
 SPARSITY_OFF = "sparsity off"
+_TEXTS = ("weight", "consumer", "operator", "reason", "sentence", "node", "source", "basis")
 _RUNGS = ("pattern", "fits", "dtype", "listed", "chosen", "gain")
 
 
@@ -118,6 +120,10 @@ class LadderRow:
                 values[name] = Rung(values[name]["answer"], str(values[name]["detail"]))
             values["shape"] = tuple(int(size) for size in values["shape"])
             values["doubts"] = {str(code): str(text) for code, text in dict(values.get("doubts", {})).items()}
+            if not all(isinstance(values.get(name, ""), str) for name in _TEXTS):
+                raise TypeError("names and sentences are texts")
+            macs = values.get("macs")
+            values["macs"] = None if macs is None else operator.index(macs)
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the ladder in {where} is damaged; build the engine again") from error

@@ -313,3 +313,12 @@ def test_the_tactic_of_a_region_is_that_of_no_single_node(tactic):
 def rungs_of(evidence):
     (row,) = climb([verdict()], sparsity="enable", evidence=evidence)
     return [rung.answer for rung in row.rungs]
+
+
+@pytest.mark.parametrize("change", [{"macs": "x"}, {"macs": 1.5}, {"weight": 3}, {"operator": ["Conv"]}])
+def test_a_record_of_other_types_is_damaged(change):
+    (row,) = climb([HOLDS], sparsity="enable")
+    written = row.to_json()
+    assert LadderRow.from_json(written, where="m.json") == row
+    with pytest.raises(InputError, match=r"the ladder in m\.json is damaged"):
+        LadderRow.from_json({**written, **change}, where="m.json")
