@@ -9,47 +9,28 @@ interrupted calibration goes on.
 from __future__ import annotations
 
 import contextlib
-import io
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nm2trt.backends.protocol import Session
+from nm2trt.calibration.collectors import METHODS, Collector, Method, Observed, collector_for
 from nm2trt.calibration.range_cache import RangeCache
 from nm2trt.calibration.stream import Batch, SampleHash, SampleStream, fitted
-from nm2trt.errors import BackendMissingError, DataError, InputError, Interrupted, OutputError
+from nm2trt.errors import DataError, InputError, Interrupted, OutputError
 from nm2trt.progress import bar
 
 __all__ = ["METHODS", "Method", "Observed", "Ranges", "calibrate"]
 
 Array = npt.NDArray[Any]
-Method = Literal["minmax", "percentile", "entropy"]
-METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy")
 
 _FORMAT = 1
 _SAVE_EVERY_S = 5.0
-_BINS = {"percentile": 2048, "entropy": 512}
-# A histogram is not refined beyond this: values that grow a millionfold would exhaust memory.
-_MOST_BINS = 1 << 16
-_ENTROPY_LEVELS = 128
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """What one output of the running model says of a value.
-
-    Args:
-        value: The value.
-        kind: "min" or "max" over the batch, or "all" of it.
-    """
-
-    value: str
-    kind: Literal["min", "max", "all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,112 +68,6 @@ class Ranges:
         }
 
 
-class _Collector(Protocol):
-    def update(self, outputs: Mapping[str, Array]) -> None: ...
-    def arrays(self) -> dict[str, Array]: ...
-    def restore(self, arrays: Mapping[str, Array]) -> None: ...
-    def ranges(self) -> dict[str, tuple[float, float]]: ...
-
-
-class _Extremes:
-    """Smallest and largest value; a value whose smallest is not observed is never negative."""
-
-    def __init__(self, observed: Mapping[str, Observed]) -> None:
-        self._observed = observed
-        self._names = list(dict.fromkeys(item.value for item in observed.values()))
-        self._at = {name: index for index, name in enumerate(self._names)}
-        with_low = {item.value for item in observed.values() if item.kind == "min"}
-        self._low = np.array([np.inf if name in with_low else 0.0 for name in self._names])
-        self._high = np.full(len(self._names), -np.inf)
-
-    def update(self, outputs: Mapping[str, Array]) -> None:
-        for name, item in self._observed.items():
-            at, found = self._at[item.value], float(outputs[name])
-            if not np.isfinite(found):
-                raise DataError(f"{item.value!r} becomes NaN or infinite inside the model on these samples")
-            if item.kind == "min":
-                self._low[at] = min(self._low[at], found)
-            else:
-                self._high[at] = max(self._high[at], found)
-
-    def arrays(self) -> dict[str, Array]:
-        return {"low": self._low, "high": self._high}
-
-    def restore(self, arrays: Mapping[str, Array]) -> None:
-        self._low, self._high = arrays["low"].copy(), arrays["high"].copy()
-
-    def ranges(self) -> dict[str, tuple[float, float]]:
-        return {n: (float(self._low[i]), float(self._high[i])) for n, i in self._at.items()}
-
-
-class _Histograms:
-    """onnxruntime.quantization's histograms, and its threshold from them."""
-
-    def __init__(self, observed: Mapping[str, Observed], method: Method, percentile: float) -> None:
-        try:
-            from onnxruntime.quantization.calibrate import HistogramCollector
-        except ImportError as error:
-            raise BackendMissingError("ONNX Runtime is not installed: pip install nm2trt[ort]") from error
-        self._observed = observed
-        self._bins = _BINS[method]
-        # Percentiles are of magnitudes; entropy is lost on both sides of zero.
-        symmetric = method == "percentile"
-        self._library = HistogramCollector(
-            method, symmetric, self._bins, _ENTROPY_LEVELS, percentile, scenario="same"
-        )
-        self._absolute = symmetric
-
-    def update(self, outputs: Mapping[str, Array]) -> None:
-        values = {item.value: np.asarray(outputs[name]) for name, item in self._observed.items()}
-        for name, array in values.items():
-            if array.size and not np.isfinite(array).all():
-                raise DataError(f"{name!r} becomes NaN or infinite inside the model on these samples")
-            self._coarsen(name, float(np.abs(array).max(initial=0.0)))
-        numbers = {name: array.astype(np.float32, copy=False) for name, array in values.items()}
-        if self._absolute:
-            self._library.collect_absolute_value({name: [array] for name, array in numbers.items()})
-        else:
-            self._library.collect_value(numbers)
-
-    def _coarsen(self, name: str, largest: float) -> None:
-        """Give a histogram wider bins where the library would add too many of the old width."""
-        entry = self._library.histogram_dict.get(name)
-        if entry is None:
-            return
-        counts, edges = entry[0], entry[1]
-        width = float(edges[1] - edges[0])
-        if width > 0 and largest / width <= _MOST_BINS:
-            return
-        low = 0.0 if self._absolute else -largest
-        wide = np.linspace(low, largest, self._bins + 1, dtype=edges.dtype)
-        centres = (edges[:-1].astype(np.float64) + edges[1:]) / 2
-        moved, _ = np.histogram(centres, bins=wide, weights=counts)
-        tail = (np.asarray(largest, edges.dtype),) if len(entry) == 5 else ()
-        self._library.histogram_dict[name] = (moved.astype(counts.dtype), wide, *entry[2:4], *tail)
-
-    def arrays(self) -> dict[str, Array]:
-        found = {}
-        for index, entry in enumerate(self._library.histogram_dict.values()):
-            for part, array in enumerate(entry):
-                found[f"{index}.{part}"] = np.asarray(array)
-        return found
-
-    def restore(self, arrays: Mapping[str, Array]) -> None:
-        names = list(dict.fromkeys(item.value for item in self._observed.values()))
-        parts = 4 if self._absolute else 5
-        # Scalars come back as such, since the library compares and joins them with numpy's own.
-        self._library.histogram_dict = {
-            name: tuple(arrays[f"{index}.{part}"][()] for part in range(parts))
-            for index, name in enumerate(names)
-        }
-
-    def ranges(self) -> dict[str, tuple[float, float]]:
-        # The library prints what it does; stdout is ours.
-        with contextlib.redirect_stdout(io.StringIO()):
-            found = self._library.compute_collection_result()
-        return {name: (float(result[0]), float(result[1])) for name, result in found.items()}
-
-
 def calibrate(
     open_session: Callable[[], Session],
     observed: Mapping[str, Observed],
@@ -226,8 +101,8 @@ def calibrate(
     if not 50 < percentile <= 100:
         raise InputError(f"a percentile of {percentile:g} is not over 50 and up to 100")
 
-    def collector() -> _Collector:
-        return _Extremes(observed) if method == "minmax" else _Histograms(observed, method, percentile)
+    def collector() -> Collector:
+        return collector_for(observed, method, percentile)
 
     key = {
         "format": _FORMAT,
@@ -244,7 +119,7 @@ def calibrate(
 class _Run:
     open_session: Callable[[], Session]
     samples: SampleStream
-    collector: Callable[[], _Collector]
+    collector: Callable[[], Collector]
     cache: RangeCache
     method: Method
     first: Callable[[Batch, Mapping[str, Array]], None] | None
@@ -310,12 +185,12 @@ class _Run:
             skip,
         )
 
-    def _stopped(self, done: int, skip: int, digest: SampleHash, collector: _Collector) -> None:
+    def _stopped(self, done: int, skip: int, digest: SampleHash, collector: Collector) -> None:
         if done > skip:
             with contextlib.suppress(OutputError):
                 self.cache.save(done, digest.hexdigest(), collector.arrays())
 
-    def _run(self, session: Session, batch: Batch, collector: _Collector) -> None:
+    def _run(self, session: Session, batch: Batch, collector: Collector) -> None:
         feeds = fitted(batch, session.inputs, self.samples.source)
         fixed = next((s.shape[0] for s in session.inputs if s.shape and isinstance(s.shape[0], int)), None)
         length = _length(batch)

@@ -7,7 +7,7 @@ is cast once for all who read it in the other type, and a tensor is stored in th
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,8 @@ def cast_model(
         report = verify_model(after.proto, external_data_root=after.root)
         relation = check_descent(parent, report, f"cast to {to}")
         entry = LineageEntry(f"cast {to}", parent.mask_sha256, report.mask_sha256, relation)
-        record(after.proto, entry, _plan(model, finals, work.renamed))
+        weights = {row.weight for row in report.weights}
+        record(after.proto, entry, _plan(model, finals, work.renamed, weights))
         if reference is not None:
             agreement[0] = _compare(reference, after, low, work.made_low, io=io)
         written.append(report)
@@ -237,14 +238,16 @@ def _compare(reference: Reference, after: Model, low: Low, made_low: set[str], *
     return Agreement(found.differences, f"compared in float32 arithmetic, each value rounded to {low.name}")
 
 
-def _plan(model: Model, finals: Mapping[str, str], renamed: Mapping[str, str]) -> Plan | None:
+def _plan(
+    model: Model, finals: Mapping[str, str], renamed: Mapping[str, str], weights: Collection[str]
+) -> Plan | None:
     text = metadata(model.proto).get(METADATA_KEY)
     if text is None:
         return None
     names = {old: finals[new] for old, new in renamed.items() if finals.get(new, old) != old}
     plan = Plan.from_json(text)
     known = {entry.weight for entry in plan}
-    return plan.renamed({old: new for old, new in names.items() if old in known})
+    return plan.renamed({old: new for old, new in names.items() if old in known}, weights)
 
 
 def _notes(model: Model, low: Low) -> list[str]:

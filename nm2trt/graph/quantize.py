@@ -7,7 +7,7 @@ says why onnxruntime's own inserter is not used; its histograms and thresholds a
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,6 @@ def quantize_model(
     layers = tuple(work.quantise(layer) for layer in placed.layers)
     finals = editor.finish()
     embed(model)
-    plan = work.plan(finals)
     written: list[VerifyReport] = []
     agreement = [Agreement((), "outputs were not compared: not asked for")]
     reference = _reference(Path(source), samples, first) if compare else None
@@ -104,7 +103,7 @@ def quantize_model(
         report = verify_model(after.proto, external_data_root=after.root)
         relation = check_descent(parent, report, "quantise")
         entry = LineageEntry(f"quantize {options.to}", parent.mask_sha256, report.mask_sha256, relation)
-        record(after.proto, entry, plan)
+        record(after.proto, entry, work.plan(finals, {row.weight for row in report.weights}))
         if reference is not None:
             agreement[0] = reference.compare(after, required=False)
         written.append(report)
@@ -313,14 +312,14 @@ class _Work:
         )
         return back, done.lost
 
-    def plan(self, finals: Mapping[str, str]) -> Plan | None:
-        """Return the model's plan under the names of the new tensors."""
+    def plan(self, finals: Mapping[str, str], weights: Collection[str]) -> Plan | None:
+        """Return the model's plan under the names of the new tensors, and of those that layers still read."""
         text = metadata(self._editor.model.proto).get(METADATA_KEY)
         if text is None:
             return None
         renamed = {old: finals[new] for old, new in self._renamed.items() if finals.get(new, old) != old}
         plan = Plan.from_json(text)
-        return plan.renamed(renamed) if renamed else plan
+        return plan.renamed(renamed, weights) if renamed else plan
 
 
 def _channel_axis(layer: Layer, rank: int) -> int | None:

@@ -6,7 +6,7 @@ The training side writes it, every later stage reads it from the ONNX metadata a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,11 +76,20 @@ class Plan:
         """Entries with a pattern."""
         return tuple(entry for entry in self.entries if entry.pattern is not None)
 
-    def renamed(self, names: dict[str, str]) -> Plan:
-        """Return the plan with weights renamed; names that are not in the map stay."""
-        return replace(
-            self, entries=tuple(replace(e, weight=names.get(e.weight, e.weight)) for e in self.entries)
-        )
+    def renamed(self, names: dict[str, str], both: Collection[str] = ()) -> Plan:
+        """Return the plan with weights renamed; names that are not in the map stay.
+
+        Args:
+            names: Old name to new.
+            both: Old names that are still weights, and keep an entry beside the new one's.
+        """
+        entries: list[PlanEntry] = []
+        for entry in self.entries:
+            new = names.get(entry.weight, entry.weight)
+            if new != entry.weight and entry.weight in both:
+                entries.append(entry)
+            entries.append(replace(entry, weight=new))
+        return replace(self, entries=tuple(entries))
 
     def to_json(self) -> str:
         """Return the plan as JSON text, for ONNX metadata."""

@@ -426,3 +426,20 @@ def test_a_float32_weight_that_is_read_as_fp16_is_refused(tmp_path):
     with pytest.raises(ModelError, match=r"weight 'w' .* is float16; quantise the float32 model"):
         quantise(tmp_path, compare=False)
     assert not (tmp_path / "q.onnx").exists()
+
+
+@pytest.mark.parametrize("verb", ["quantize", "cast"])
+def test_a_weight_that_stays_float_for_another_layer_keeps_its_place_in_the_plan(tmp_path, verb):
+    b = Builder()
+    weight = b.weight("w", 32, 32, axis=0)
+    first = b.node("Relu", [b.node("MatMul", ["x", weight], "one")], "r")
+    onnx.save(b.model(b.node("MatMul", [first, weight], "two"), shape=("n", 32)), tmp_path / "d.onnx")
+    nm2trt.prune(tmp_path / "d.onnx", tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=samples(8, shape=(32,)))
+    if verb == "quantize":
+        quantise(tmp_path, exclude=["two"])
+    else:
+        nm2trt.cast(tmp_path / "m.onnx", tmp_path / "q.onnx", keep=["two"])
+    plan = Plan.from_json(metadata(load(tmp_path / "q.onnx").proto)[METADATA_KEY])
+    suffix = "quantized" if verb == "quantize" else "fp16"
+    assert [entry.weight for entry in plan.sparse] == ["w", f"w_{suffix}"]

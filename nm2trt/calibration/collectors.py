@@ -1,0 +1,158 @@
+"""What calibration keeps of each batch: the extremes of every value, or its histogram."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from nm2trt.errors import BackendMissingError, DataError
+
+__all__ = ["METHODS", "Collector", "Method", "Observed", "collector_for"]
+
+Array = npt.NDArray[Any]
+Method = Literal["minmax", "percentile", "entropy"]
+METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy")
+
+_BINS = {"percentile": 2048, "entropy": 512}
+# A histogram is not refined beyond this: values that grow a millionfold would exhaust memory.
+_MOST_BINS = 1 << 16
+_ENTROPY_LEVELS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What one output of the running model says of a value.
+
+    Args:
+        value: The value.
+        kind: "min" or "max" over the batch, or "all" of it.
+    """
+
+    value: str
+    kind: Literal["min", "max", "all"]
+
+
+class Collector(Protocol):
+    """What one calibration keeps of a batch."""
+
+    def update(self, outputs: Mapping[str, Array]) -> None:
+        """Take in what the model gave for a batch."""
+
+    def arrays(self) -> dict[str, Array]:
+        """Return all that was kept, for a cache."""
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        """Go on from what `arrays` returned."""
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Return the range of each value."""
+
+
+class _Extremes:
+    """Smallest and largest value; a value whose smallest is not observed is never negative."""
+
+    def __init__(self, observed: Mapping[str, Observed]) -> None:
+        self._observed = observed
+        self._names = list(dict.fromkeys(item.value for item in observed.values()))
+        self._at = {name: index for index, name in enumerate(self._names)}
+        with_low = {item.value for item in observed.values() if item.kind == "min"}
+        self._low = np.array([np.inf if name in with_low else 0.0 for name in self._names])
+        self._high = np.full(len(self._names), -np.inf)
+
+    def update(self, outputs: Mapping[str, Array]) -> None:
+        for name, item in self._observed.items():
+            at, found = self._at[item.value], float(outputs[name])
+            if not np.isfinite(found):
+                raise DataError(f"{item.value!r} becomes NaN or infinite inside the model on these samples")
+            if item.kind == "min":
+                self._low[at] = min(self._low[at], found)
+            else:
+                self._high[at] = max(self._high[at], found)
+
+    def arrays(self) -> dict[str, Array]:
+        return {"low": self._low, "high": self._high}
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        self._low, self._high = arrays["low"].copy(), arrays["high"].copy()
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        return {n: (float(self._low[i]), float(self._high[i])) for n, i in self._at.items()}
+
+
+class _Histograms:
+    """onnxruntime.quantization's histograms, and its threshold from them."""
+
+    def __init__(self, observed: Mapping[str, Observed], method: Method, percentile: float) -> None:
+        try:
+            from onnxruntime.quantization.calibrate import HistogramCollector
+        except ImportError as error:
+            raise BackendMissingError("ONNX Runtime is not installed: pip install nm2trt[ort]") from error
+        self._observed = observed
+        self._bins = _BINS[method]
+        # Percentiles are of magnitudes; entropy is lost on both sides of zero.
+        symmetric = method == "percentile"
+        self._library = HistogramCollector(
+            method, symmetric, self._bins, _ENTROPY_LEVELS, percentile, scenario="same"
+        )
+        self._absolute = symmetric
+
+    def update(self, outputs: Mapping[str, Array]) -> None:
+        values = {item.value: np.asarray(outputs[name]) for name, item in self._observed.items()}
+        for name, array in values.items():
+            if array.size and not np.isfinite(array).all():
+                raise DataError(f"{name!r} becomes NaN or infinite inside the model on these samples")
+            self._coarsen(name, float(np.abs(array).max(initial=0.0)))
+        numbers = {name: array.astype(np.float32, copy=False) for name, array in values.items()}
+        if self._absolute:
+            self._library.collect_absolute_value({name: [array] for name, array in numbers.items()})
+        else:
+            self._library.collect_value(numbers)
+
+    def _coarsen(self, name: str, largest: float) -> None:
+        """Give a histogram wider bins where the library would add too many of the old width."""
+        entry = self._library.histogram_dict.get(name)
+        if entry is None:
+            return
+        counts, edges = entry[0], entry[1]
+        width = float(edges[1] - edges[0])
+        if width > 0 and largest / width <= _MOST_BINS:
+            return
+        low = 0.0 if self._absolute else -largest
+        wide = np.linspace(low, largest, self._bins + 1, dtype=edges.dtype)
+        centres = (edges[:-1].astype(np.float64) + edges[1:]) / 2
+        moved, _ = np.histogram(centres, bins=wide, weights=counts)
+        tail = (np.asarray(largest, edges.dtype),) if len(entry) == 5 else ()
+        self._library.histogram_dict[name] = (moved.astype(counts.dtype), wide, *entry[2:4], *tail)
+
+    def arrays(self) -> dict[str, Array]:
+        found = {}
+        for index, entry in enumerate(self._library.histogram_dict.values()):
+            for part, array in enumerate(entry):
+                found[f"{index}.{part}"] = np.asarray(array)
+        return found
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        names = list(dict.fromkeys(item.value for item in self._observed.values()))
+        parts = 4 if self._absolute else 5
+        # Scalars come back as such, since the library compares and joins them with numpy's own.
+        self._library.histogram_dict = {
+            name: tuple(arrays[f"{index}.{part}"][()] for part in range(parts))
+            for index, name in enumerate(names)
+        }
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        # The library prints what it does; stdout is ours.
+        with contextlib.redirect_stdout(io.StringIO()):
+            found = self._library.compute_collection_result()
+        return {name: (float(result[0]), float(result[1])) for name, result in found.items()}
+
+
+def collector_for(observed: Mapping[str, Observed], method: Method, percentile: float) -> Collector:
+    """Return an empty collector of a method."""
+    return _Extremes(observed) if method == "minmax" else _Histograms(observed, method, percentile)
