@@ -31,7 +31,7 @@ LIBRARIES = {
         "backends/ort.py",
         "serving/python_model.py",
         "graph/quantize.py",
-        "calibration/ranges.py",
+        "calibration/collectors.py",
     ],
     "tensorrt_rtx": ["backends/trt_rtx.py"],
     "tensorrt": ["backends/trt.py"],

@@ -362,6 +362,22 @@ def test_what_goes_through_a_sequence_stays_float32(tmp_path):
     assert run(out, feeds)[0] == pytest.approx(run(model, feeds)[0], rel=0.01)
 
 
+def test_a_model_that_gives_fp16_already_is_cast_and_not_compared(tmp_path):
+    b = Builder()
+    b.conv("x", "y", 8, 8)
+    b.node("Cast", ["y"], "half", to=HALF)
+    model = b.model("y", more=["half"])
+    model.graph.output[1].type.tensor_type.elem_type = HALF
+    report, out = cast(model, tmp_path)
+    assert (report.differences, report.comparison) == (
+        (),
+        "outputs were not compared: inputs or outputs are fp16",
+    )
+    for one, other in zip(run(out, {"x": samples()}), run(model, {"x": samples()}), strict=True):
+        assert one.dtype == other.dtype
+        assert one == pytest.approx(other, rel=0.01, abs=0.05)
+
+
 def test_an_input_that_is_an_output_too_has_one_type(tmp_path):
     b = Builder()
     model = b.model(b.conv("x", "y", 8, 8), more=["x"])
