@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch.utils import _pytree
 
-from nm2trt.backends.protocol import TensorSpec, check_feeds
+from nm2trt.backends.protocol import TensorSpec, check_feeds, numpy_dtype
 from nm2trt.errors import BackendError, ModelError
 from nm2trt.exporter.program_archive import copy_checked
 from nm2trt.exporter.reference import output_names_of
@@ -56,9 +56,7 @@ class ProgramSession:
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Run one batch; see `Session.run`."""
         check_feeds(self.inputs, feeds)
-        tensors = [
-            torch.from_numpy(np.require(feeds[spec.name], requirements=["C", "W"])) for spec in self.inputs
-        ]
+        tensors = [_tensor(feeds[spec.name]) for spec in self.inputs]
         args, kwargs = _pytree.tree_unflatten(tensors, self._in_spec)
         try:
             with torch.no_grad():
@@ -67,7 +65,7 @@ class ProgramSession:
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise BackendError(f"PyTorch failed to run {self._name}: {line}") from error
         leaves = _pytree.tree_leaves(returned)
-        return {spec.name: leaf.numpy() for spec, leaf in zip(self.outputs, leaves, strict=True)}
+        return {spec.name: _array(leaf) for spec, leaf in zip(self.outputs, leaves, strict=True)}
 
     def close(self) -> None:
         """Free the program."""
@@ -105,6 +103,21 @@ def open_program(path: str | os.PathLike[str]) -> ProgramSession:
         finally:
             loader.setLevel(level)
     return ProgramSession(program, str(path))
+
+
+def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+    array = np.require(array, requirements=["C", "W"])
+    if array.dtype.name != "bfloat16":
+        return torch.from_numpy(array)
+    # Neither library knows the other's bfloat16; the bits are the same.
+    return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+
+
+def _array(tensor: torch.Tensor) -> npt.NDArray[Any]:
+    tensor = tensor.detach()
+    if tensor.dtype != torch.bfloat16:
+        return np.asarray(tensor.numpy())
+    return np.asarray(tensor.contiguous().view(torch.int16).numpy().view(numpy_dtype("bfloat16")))
 
 
 def _spec(node: str | None, name: str, values: Mapping[str, Any], path: str) -> TensorSpec:

@@ -189,7 +189,7 @@ def bench_sessions(
                 collected.begin({key: size for key, (size, _) in calls.items()})
                 timed = {key: call for key, (_, call) in calls.items()}
                 if warmup:
-                    collected.warmed(warm_up(timed, least=warmup, most=_MOST_WARM_UP * warmup))
+                    collected.warmed(warm_up(timed, least=warmup, most=_MOST_WARM_UP * max(warmup, 2)))
                 for index, taken in enumerate(rounds(timed, runs)):
                     collected.add(taken)
                     shown.update(position * runs + index + 1)

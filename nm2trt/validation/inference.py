@@ -153,13 +153,16 @@ def summarise(name: str, array: Array) -> TensorSummary:
 
 
 def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Array]) -> None:
-    """Write an `.npz`, whole or not at all; any name will do.
+    """Write an `.npz`, whole or not at all; any name will do. Types that numpy lacks are saved as float32.
 
     Raises:
         OutputError: It cannot be written.
     """
     # numpy.savez takes names as keyword arguments, among which `file` is its own.
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
-        for name, array in arrays.items():
+        for name, given in arrays.items():
+            array = np.asarray(given)
+            if array.dtype.kind not in "biuf":
+                array = array.astype(np.float32)
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                npy.write_array(member, np.asarray(array), allow_pickle=False)
+                npy.write_array(member, array, allow_pickle=False)

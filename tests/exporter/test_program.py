@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from nm2trt.backends.protocol import numpy_dtype
 from nm2trt.errors import BackendError, DataError, ModelError
 from nm2trt.exporter.program import open_program
 
@@ -234,3 +235,31 @@ def test_an_archive_that_unpacks_to_more_than_it_holds_is_refused(saved, tmp_pat
             packed.writestr(name, flat.read(name))
     with pytest.raises(ModelError, match="unpack to more than the file holds"):
         open_program(tmp_path / "bomb.pt2")
+
+
+def test_bfloat16_goes_in_and_comes_out(tmp_path):
+    class Half(torch.nn.Module):
+        def forward(self, x):
+            return x * 3
+
+    torch.export.save(torch.export.export(Half(), (torch.ones(2, 3).bfloat16(),)), tmp_path / "h.pt2")
+    x = np.arange(6).reshape(2, 3).astype(numpy_dtype("bfloat16"))
+    with open_program(tmp_path / "h.pt2") as session:
+        (found,) = session.run({"x": x}).values()
+    assert found.dtype == x.dtype
+    np.testing.assert_array_equal(found.astype(float), 3 * x.astype(float))
+
+
+def test_a_parameter_may_be_returned(tmp_path):
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.full((2,), 7.0))
+
+        def forward(self, x):
+            return x + 1, self.weight
+
+    torch.export.save(torch.export.export(Own(), (torch.ones(2),)), tmp_path / "p.pt2")
+    with open_program(tmp_path / "p.pt2") as session:
+        found = session.run({"x": np.ones(2, np.float32)})
+    assert found["output_1"].tolist() == [7, 7]

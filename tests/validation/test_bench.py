@@ -74,6 +74,10 @@ def test_warm_up_has_its_fewest_runs(monkeypatch):
     assert (found.runs, found.stable) == (50, True)
 
 
+def test_one_run_of_warm_up_leaves_two_medians_to_compare():
+    assert benched("a", runs=1, warmup=1).warmup.runs == 20
+
+
 def test_warm_up_has_ends_though_it_never_settles(monkeypatch):
     clock = Clock(monkeypatch)
     doubling = [2.0 ** (index // 10) for index in range(100)]

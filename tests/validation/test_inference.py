@@ -183,3 +183,10 @@ def test_a_sequence_is_no_output_to_save(tmp_path, capsys):
     onnx.save(made, tmp_path / "m.onnx")
     assert main(["infer", str(tmp_path / "m.onnx")]) == 2
     assert "output 's' of the model holds values of type object" in capsys.readouterr().err
+
+
+def test_types_that_numpy_lacks_are_saved_as_float32(tmp_path):
+    save_arrays(tmp_path / "o.npz", {"y": X.astype(pytest.importorskip("ml_dtypes").bfloat16)})
+    with np.load(tmp_path / "o.npz") as saved:
+        assert saved["y"].dtype == np.float32
+        np.testing.assert_array_equal(saved["y"], X)
