@@ -9,8 +9,9 @@ from test_proof import HOLDS
 
 import nm2trt
 from nm2trt.backends import trt_rtx
+from nm2trt.backends._trt_versions import row_of
 from nm2trt.backends.options import BuildOptions, parse_profiles
-from nm2trt.engine.build import ModelFacts, NothingSparseError, build_engine, refuse_opset
+from nm2trt.engine.build import ModelFacts, NothingSparseError, build_engine, check_request, refuse_opset
 from nm2trt.errors import BackendError, InputError, OutputError
 from nm2trt.files import sha256_file
 from nm2trt.manifest import read_manifest
@@ -200,3 +201,16 @@ def test_a_failed_build_leaves_the_old_pair(net):
         build(net, workspace_bytes=64)
     assert sha256_file(old.engine) == old.engine_sha256
     assert read_manifest(old.engine).status == "fits"
+
+
+@pytest.mark.parametrize("cache", ["net.onnx", "net.rtx", "net.rtx.json"])
+def test_a_timing_cache_that_would_be_another_file_of_the_build_is_refused(tmp_path, cache):
+    """On the row of TensorRT 10, as TensorRT for RTX takes no timing cache."""
+    net, backend = conv_net(tmp_path / "net.onnx"), trt_rtx.load()
+    backend._library = dataclasses.replace(backend._library, row=row_of("trt", "10.0"))
+    options = BuildOptions(timing_cache=tmp_path / "." / cache)
+    with pytest.raises(
+        InputError, match="is the model, the engine or its manifest; name another timing cache"
+    ):
+        check_request(net, None, options, backend)
+    assert check_request(net, None, BuildOptions(timing_cache=tmp_path / "t.cache"), backend)
