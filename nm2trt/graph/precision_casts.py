@@ -63,12 +63,12 @@ class Casts:
                 self.made_low.update(node.output[slot] for slot in plan.outputs[index])
         if not self.cast_nodes:
             raise ModelError(f"{editor.model.name} has no float32 node to cast to {self._low.name}")
-        self._drop_old_casts(live)
+        already = self._drop_old_casts(live)
         readings = [
             (index, slot, name)
             for index, node in live
             for slot, name in enumerate(node.input)
-            if name and self._types.get(name) == _FLOAT
+            if name and self._types.get(name) == _FLOAT and (index, slot) not in already
         ]
         for index, slot, name in readings:
             wants_low = plan.is_low(index) and slot in plan.inputs[index]
@@ -82,9 +82,10 @@ class Casts:
         for name in self._captured & self.made_low:
             self._keep_name(name)
 
-    def _drop_old_casts(self, live: Sequence[tuple[int, onnx.NodeProto]]) -> None:
-        """Let who reads a cast to the lower type read what is of that type already."""
+    def _drop_old_casts(self, live: Sequence[tuple[int, onnx.NodeProto]]) -> set[tuple[int, int]]:
+        """Let who reads a cast to the lower type read what is of that type already; return those operands."""
         editor = self._editor
+        found: set[tuple[int, int]] = set()
         for index, node in live:
             if node.op_type != "Cast" or node.input[0] not in self.made_low:
                 continue
@@ -92,6 +93,8 @@ class Casts:
             if editor.attributes(index)["to"] == self._low.onnx and name not in editor.pinned:
                 for reader, slot in sorted(editor.readers.get(name, ())):
                     editor.set_input(reader, slot, node.input[0])
+                    found.add((reader, slot))
+        return found
 
     def _lowered(self, value: str) -> str:
         """Return a value in the lower type: a tensor stored so, or one cast for all readers."""

@@ -362,6 +362,19 @@ def test_what_goes_through_a_sequence_stays_float32(tmp_path):
     assert run(out, feeds)[0] == pytest.approx(run(model, feeds)[0], rel=0.01)
 
 
+def test_an_fp16_island_of_the_file_stays_one(tmp_path):
+    b = Builder()
+    b.node("Cast", [b.conv("x", "one", 8, 8)], "down", to=HALF)
+    b.node("Neg", ["down"], "inside")
+    model = b.model(b.conv(b.node("Cast", ["inside"], "up", to=FLOAT), "y", 8, 8))
+    _, out = cast(model, tmp_path)
+    types = types_of(out)
+    assert {types["one"], types["inside"]} == {HALF}
+    assert casts(out)[0].input[0] == "x"
+    feeds = {"x": samples()}
+    assert run(out, feeds)[0] == pytest.approx(run(model, feeds)[0], rel=0.02, abs=0.1)
+
+
 def test_a_model_that_gives_fp16_already_is_cast_and_not_compared(tmp_path):
     b = Builder()
     b.conv("x", "y", 8, 8)
