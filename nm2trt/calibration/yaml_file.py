@@ -19,6 +19,7 @@ except ImportError as error:
 __all__ = ["Document", "Strict", "nearest", "read_yaml", "validated"]
 
 _LARGEST_BYTES = 1 << 20
+_NO_TEXT = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "null", "timestamp"))
 
 T = TypeVar("T", bound=BaseModel)
 Place = tuple[str | int, ...]
@@ -105,6 +106,11 @@ def _number(node: Any, place: Place, lines: dict[Place, int]) -> None:
             _number(item, (*place, at), lines)
     elif isinstance(node, yaml.MappingNode):
         for key, value in node.value:
+            if key.tag in _NO_TEXT:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key.value!r} is no text to YAML; put it in quotes",
+                    problem_mark=key.start_mark,
+                )
             if (*place, key.value) in lines:
                 raise yaml.MarkedYAMLError(
                     problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark
@@ -139,6 +145,8 @@ def validated(kind: type[T], data: Mapping[str, Any], path: str | os.PathLike[st
         place = tuple(first["loc"])
         where = ".".join([*filter(None, [at]), *(str(part) for part in place)]) or "the recipe"
         message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "string_type" and isinstance(first["input"], bool | int | float):
+            message += f", and YAML reads {first['input']!r} here; put it in quotes"
         if first["type"] == "extra_forbidden":
             fields = (field.alias or name for name, field in kind.model_fields.items())
             message = f"unknown key; {nearest(str(place[-1]), fields)}" if len(place) == 1 else "unknown key"

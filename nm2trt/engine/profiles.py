@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from nm2trt.backends.options import Profile, ShapeRange, StaticShape, format_shape
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.errors import InputError
 
-__all__ = ["DEFAULT_BATCH", "resolve_profiles", "resolve_static"]
+__all__ = ["DEFAULT_BATCH", "example_profile", "resolve_profiles", "resolve_static"]
 
 # Smallest, optimal and largest batch of a model whose first dimension alone is free.
 DEFAULT_BATCH = (1, 8, 32)
@@ -93,7 +93,7 @@ def _default(
         open_axes = ", ".join(f"{axis} ({_label(spec, axis)})" for axis in _free(spec))
         raise InputError(
             f"input {spec.name!r} of shape {format_shape(spec.shape)} has dynamic dimensions {open_axes}; "
-            f"say what they may be, as in --profile {spec.name}:{_example(spec)}"
+            f"say what they may be, as in --profile {example_profile(spec.name, spec.shape)}"
         )
     first = spec.shape[0]
     if isinstance(first, str) and first in batches:
@@ -148,15 +148,15 @@ def _label(spec: TensorSpec, axis: int) -> str:
     return str(spec.shape[axis] or "unnamed")
 
 
-def _example(spec: TensorSpec) -> str:
+def example_profile(name: str, shape: Sequence[int | str | None]) -> str:
+    """Return a profile of an input that leaves more than its batch free, its sizes guessed."""
     shapes = []
     for batch, other in zip(DEFAULT_BATCH, (64, 128, 256), strict=True):
         sizes = [
-            size if isinstance(size, int) else other if axis else batch
-            for axis, size in enumerate(spec.shape)
+            size if isinstance(size, int) else other if axis else batch for axis, size in enumerate(shape)
         ]
         shapes.append(format_shape(sizes))
-    return ",".join(shapes)
+    return f"{name}:{','.join(shapes)}"
 
 
 def _slashes(batch: tuple[int, int, int]) -> str:

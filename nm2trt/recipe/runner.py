@@ -150,13 +150,14 @@ class _Run:
             "running",
             started=dt.datetime.now(dt.timezone.utc).isoformat(timespec="milliseconds"),
             versions=self._versions,
+            key=key,
             inputs=tuple(sources.inputs(step)),
         )
         self._folder.write(begun)
         start = time.perf_counter()
         try:
             outcome = ACTIONS[stage.kind](self._job(step))
-            done = self._ended(begun, outcome, key, time.perf_counter() - start)
+            done = self._ended(begun, outcome, time.perf_counter() - start)
         except Nm2trtError as error:
             done = replace(
                 begun, status="failed", sentence=str(error), seconds=round(time.perf_counter() - start, 3)
@@ -173,7 +174,7 @@ class _Run:
         self._folder.write(record)
         self._view.ended(record.name, record.status, record.seconds or 0.0, record.sentence)
 
-    def _ended(self, begun: StageRecord, outcome: Outcome, key: str, seconds: float) -> StageRecord:
+    def _ended(self, begun: StageRecord, outcome: Outcome, seconds: float) -> StageRecord:
         failed = outcome.failure is not None
         result = json.loads(json.dumps(outcome.result, default=str))
         sentence = outcome.sentence or sentence_of(begun.stage, Fields(result, f"the result of {begun.name}"))
@@ -184,7 +185,6 @@ class _Run:
             command=outcome.line(),
             seconds=round(seconds, 3),
             outputs=tuple(self._sources.index.records(path)[0] for path in outcome.outputs),
-            key="" if failed else key,
             result=result,
         )
 

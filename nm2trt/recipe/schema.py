@@ -26,6 +26,7 @@ from pydantic import Field
 from nm2trt.calibration.yaml_file import Document, Strict, nearest, read_yaml, validated
 from nm2trt.errors import InputError
 from nm2trt.recipe.options import KINDS, StageOptions
+from nm2trt.reporting.folder import is_stage_name
 
 __all__ = ["RECIPE_VERSION", "Recipe", "Stage", "load_recipe"]
 
@@ -101,6 +102,11 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
 def _stage(name: str, document: Document, path: Path) -> Stage:
     place = ("stages", name)
     line = document.line(place)
+    if name == "model" or not is_stage_name(name):
+        raise InputError(
+            f"{path} line {line}: stages.{name}: give the stage another name, of letters, digits, '-', '_' "
+            "and '.'; `model` means the recipe's own"
+        )
     values = document["stages"][name]
     if values is not None and not isinstance(values, dict):
         raise InputError(f"{path} line {line}: stages.{name}: should be a mapping of options, or nothing")

@@ -136,7 +136,11 @@ class Sources:
         options: dict[str, Any] = {**step.stage.options.options(), "sources": dict(step.sources)}
         options["gpu"] = Path("/dev/nvidiactl").exists()
         if step.stage.kind == "report":
-            options["records"] = self._reported()
+            options["records"] = [
+                self._recipe.name,
+                *(step.stage.name for step in self._steps),
+                *self._reported(),
+            ]
         return stage_key(step.stage.kind, options, self.inputs(step), self._versions)
 
     def _reported(self) -> list[tuple[str, str]]:
@@ -170,8 +174,13 @@ class Sources:
             raise self._recipe.error(f"{error}; --root DIR allows more", *place) from error
 
 
-def _named_by_recipe(path: Path) -> list[Path]:
-    """Return the files and folders that a sparsify or calibration recipe names in turn."""
+def _named_by_recipe(path: Path, above: tuple[Path, ...] = ()) -> list[Path]:
+    """Return the files and folders that a sparsify or calibration recipe names in turn.
+
+    Args:
+        path: The recipe.
+        above: Those that named it; one that comes back to them is not read again.
+    """
     from nm2trt.calibration.yaml_file import read_yaml
 
     data = read_yaml(path)
@@ -188,7 +197,7 @@ def _named_by_recipe(path: Path) -> list[Path]:
     nested = [
         inner
         for file in found
-        if file.suffix in (".yaml", ".yml") and file.is_file()
-        for inner in _named_by_recipe(file)
+        if file.suffix in (".yaml", ".yml") and file.is_file() and file not in (path, *above)
+        for inner in _named_by_recipe(file, (path, *above))
     ]
     return [file for file in (*found, *nested) if file.exists()]

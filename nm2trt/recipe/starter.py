@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nm2trt.engine.profiles import DEFAULT_BATCH, example_profile
 from nm2trt.errors import InputError, OutputError
 from nm2trt.files import check_output, write_atomic
 from nm2trt.recipe.schema import RECIPE_VERSION
@@ -163,17 +164,21 @@ def _build(inputs: list[tuple[str, list[Any]]], *, sparse: bool) -> str:
         else "No TensorRT is installed here (pip install nm2trt[rtx]); with it, take the # away for an engine"
     )
     mark = "" if here else "  # "
-    profiles = [
-        f'{mark}    # profiles: ["{name}:1,8,32"]    # smallest, usual and largest batch\n'
-        for name, shape in inputs
-        if shape
-        and not isinstance(shape[0], int)
-        and all(isinstance(size, int) for size in shape[1:])
-        and name.isidentifier()
-    ]
     return _BUILD.format(
-        why=why, mark=mark, sparsity="enable" if sparse else "disable", profile="".join(profiles[:1])
+        why=why, mark=mark, sparsity="enable" if sparse else "disable", profile=_profiles(inputs, mark)
     )
+
+
+def _profiles(inputs: list[tuple[str, list[Any]]], mark: str) -> str:
+    """Return the line of profiles: the default's as a comment, or a guess where there is no default."""
+    free = [(name, shape) for name, shape in inputs if not all(isinstance(size, int) for size in shape)]
+    if not free:
+        return ""
+    if all(isinstance(size, int) for _, shape in free for size in shape[1:]):
+        chosen = [f"{name}:{','.join(map(str, DEFAULT_BATCH))}" for name, _ in free]
+        return f"{mark}    # profiles: {json.dumps(chosen)}    # smallest, usual and largest batch\n"
+    chosen = [example_profile(name, shape) for name, shape in free]
+    return f"{mark}    profiles: {json.dumps(chosen)}    # smallest, usual, largest: a guess\n"
 
 
 def _quoted(text: str) -> str:

@@ -22,12 +22,13 @@ from nm2trt.reporting.data import (
 from nm2trt.reporting.fields import Fields
 from nm2trt.reporting.folder import RunFolder
 from nm2trt.reporting.lineage import lineage_of
-from nm2trt.reporting.records import STAGES, StageRecord
+from nm2trt.reporting.records import STAGES, RunHeader, StageRecord
 from nm2trt.reporting.sentences import sentence_of
 
 __all__ = ["collect"]
 
 Done = list[tuple[StageRecord, Fields]]
+Producers = list[tuple[PurePath, StageRecord]]
 
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:_\d+)?)_ms")
 _SERVED = re.compile(r"(https?|grpc)://")
@@ -40,10 +41,13 @@ def collect(folder: str | os.PathLike[str]) -> ReportData:
         InputError: It is not the folder of a run, of another release, or a record is damaged.
     """
     run = RunFolder(folder)
-    header, records = run.header(), run.records()
+    header, found = run.header(), run.records()
+    records = [record for record in found if _belongs(record, header)]
+    reports = {"report", *(record.name for record in found if record.stage == "report")}
     results = [(record, Fields(dict(record.result), _where(run, record))) for record in records]
-    done = [(record, fields) for record, fields in results if record.status == "done"]
-    producers = {PurePath(file.path).name: record for record, _ in done for file in record.outputs}
+    # A gate that failed has its figures; they are why one looks.
+    done = [(record, fields) for record, fields in results if record.status == "done" or record.result]
+    producers = [(PurePath(file.path), record) for record, _ in done for file in record.outputs]
     weights, weights_of = _weights(done)
     versions: dict[str, str] = {"nm2trt": header.nm2trt}
     for record, fields in done:
@@ -53,7 +57,7 @@ def collect(folder: str | os.PathLike[str]) -> ReportData:
     return ReportData(
         name=header.name,
         created=header.created,
-        stages=_stages(header.stages, results),
+        stages=_stages([name for name in header.stages if name not in reports], results),
         accuracy=_accuracy(done, producers),
         weights=weights,
         weights_of=weights_of,
@@ -64,6 +68,15 @@ def collect(folder: str | os.PathLike[str]) -> ReportData:
         versions=versions,
         notes=_notes(done),
     )
+
+
+def _belongs(record: StageRecord, header: RunHeader) -> bool:
+    """Tell whether a record is part of the run: not a report, nor a stage that the recipe has no longer.
+
+    Only `nm2trt run` writes a key; what others put into the folder stays.
+    """
+    dropped = bool(record.key and header.stages) and record.name not in header.stages
+    return record.stage != "report" and not dropped
 
 
 def _where(run: RunFolder, record: StageRecord) -> str:
@@ -86,8 +99,8 @@ def _stages(wanted: Iterable[str], results: Done) -> tuple[StageRow, ...]:
     return tuple(rows)
 
 
-def _accuracy(done: Done, producers: Mapping[str, StageRecord]) -> tuple[AccuracyRow, ...]:
-    rows: dict[tuple[str, str, str], AccuracyRow] = {}
+def _accuracy(done: Done, producers: Producers) -> tuple[AccuracyRow, ...]:
+    rows: dict[tuple[str, ...], AccuracyRow] = {}
     for record, fields in done:
         if record.stage == "accuracy":
             found = [_given_accuracy(item) for item in fields.objects("entries")]
@@ -96,12 +109,12 @@ def _accuracy(done: Done, producers: Mapping[str, StageRecord]) -> tuple[Accurac
         else:
             continue
         for row in found:
-            key = (row.stage, row.model, row.metric)
-            # A reference is met in every comparison; what says more about it stays.
-            if key not in rows or row.difference is not None:
-                rows[key] = row
-    kinds = {record.name: record.stage for record in producers.values()}
-    return tuple(sorted(rows.values(), key=lambda row: _rank(row.stage, kinds)))
+            rows[row.stage, row.model, row.metric, fields.text("data", ""), row.reference] = row
+    # A reference is met in every comparison; where it was itself compared on the same data, that says more.
+    compared = {key[:4] for key in rows if key[4]}
+    kept = [row for key, row in rows.items() if key[4] or key[:4] not in compared]
+    kinds = {record.name: record.stage for _, record in producers}
+    return tuple(sorted(kept, key=lambda row: _rank(row.stage, kinds)))
 
 
 def _rank(standing: str, kinds: Mapping[str, str]) -> int:
@@ -126,7 +139,7 @@ def _given_accuracy(item: Fields) -> AccuracyRow:
     )
 
 
-def _validated_accuracy(fields: Fields, producers: Mapping[str, StageRecord]) -> list[AccuracyRow]:
+def _validated_accuracy(fields: Fields, producers: Producers) -> list[AccuracyRow]:
     names = {side: fields.text(side) for side in ("candidate", "reference")}
     return [
         AccuracyRow(
@@ -149,11 +162,14 @@ def _validated_accuracy(fields: Fields, producers: Mapping[str, StageRecord]) ->
     ]
 
 
-def _standing(name: str, producers: Mapping[str, StageRecord]) -> str:
+def _standing(name: str, producers: Producers) -> str:
     """Say where in the pipeline a model stands: by the stage that wrote it, or by its kind."""
     if _SERVED.match(name):
         return "served"
-    producer = producers.get(PurePath(name).name)
+    parts = PurePath(name).parts
+    producer = next(
+        (record for path, record in reversed(producers) if parts[-len(path.parts) :] == path.parts), None
+    )
     if producer is not None and producer.stage != "export":
         return "engine" if producer.stage == "build" else producer.name
     suffix = PurePath(name).suffix

@@ -24,9 +24,14 @@ from nm2trt.errors import InputError, OutputError
 from nm2trt.files import check_input, write_atomic
 from nm2trt.reporting.records import SCHEMA, STAGES, RunHeader, StageRecord, read_json, read_record, text
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "is_stage_name"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+def is_stage_name(name: str) -> bool:
+    """Tell whether a stage may be called so: its record and what it makes are files of that name."""
+    return _NAME.fullmatch(name) is not None
 
 
 class RunFolder:
@@ -55,7 +60,7 @@ class RunFolder:
         Raises:
             InputError: The name could leave the folder, or is no name.
         """
-        if not _NAME.fullmatch(name):
+        if not is_stage_name(name):
             raise InputError(f"{name!r} is no name of a stage: use letters, digits, '-', '_' and '.'")
         return self.path / "stages" / f"{name}.json"
 

@@ -13,10 +13,11 @@ import time
 import numpy as np
 import pytest
 
-from nm2trt.errors import InputError, OutputError, SparsityError
+from nm2trt.errors import DifferenceError, InputError, OutputError, SparsityError
 from nm2trt.graph.verify import verify_model
 from nm2trt.recipe.runner import run_recipe
 from nm2trt.recipe.starter import write_recipe
+from nm2trt.reporting.collect import collect
 from nm2trt.reporting.folder import RunFolder
 
 
@@ -166,6 +167,40 @@ def test_a_failed_gate_stops_the_run_and_still_reports(project):
     }
 
 
+def test_a_failed_gate_shows_its_figures(project):
+    edit(project, "data: test.npz,", "data: test.npz, max_drop: 0.001pt,")
+    result = run(project)
+    assert isinstance(result.failure, DifferenceError)
+    data = collect(result.run)
+    assert [row.model for row in data.accuracy] == ["model.onnx", "fuse.onnx"]
+    assert len(data.latency) == 2
+    assert [(row.name, row.status) for row in data.stages][-1] == ("validate", "failed")
+
+
+def test_the_report_forgets_a_stage_that_the_recipe_has_no_longer(project):
+    first = run(project)
+    assert "- **4 of 4** stages done" in (first.run / "report.md").read_text()
+    edit(project, "  verify:", '  check: {stage: verify, pattern: "1:4", fail_on: none}')
+    RunFolder(first.run).stage_path("bench").write_text('{"latencies": {"m.onnx": {"p50_ms": 1.0}}}')
+    data = collect(run(project).run)
+    assert [row.name for row in data.stages] == ["prune", "fuse", "check", "validate", "bench"]
+    assert {row.status for row in data.weights} == {"broken"}
+    edit(project, "  validate: {data: test.npz, runs: 5, warmup: 1}\n", "")
+    assert statuses(run(project))["report"] == "done"
+    assert "validate" not in (first.run / "report.md").read_text()
+
+
+def test_a_model_named_like_what_a_stage_makes(project):
+    (project / "model.onnx").rename(project / "prune.onnx")
+    edit(project, "model: model.onnx", "model: prune.onnx")
+    edit(project, "  fuse:\n", "")
+    rows = collect(run(project).run).accuracy
+    assert [(row.stage, row.model, row.reference) for row in rows] == [
+        ("ONNX", "prune.onnx", ""),
+        ("prune", "prune.onnx", "prune.onnx"),
+    ]
+
+
 def test_two_validations_side_by_side(project):
     edit(
         project,
@@ -175,6 +210,18 @@ def test_two_validations_side_by_side(project):
     result = run(project)
     assert statuses(result)["against-fused"] == "done"
     assert RunFolder(result.run).record("against-fused").result["reference"].endswith("fuse.onnx")
+
+
+def test_each_comparison_of_one_model_is_reported(project):
+    other = "  other: {stage: validate, from: fuse, against: prune, data: test.npz, runs: 0}\n  report:"
+    edit(project, "  report:", other)
+    rows = collect(run(project).run).accuracy
+    assert [(row.model, row.reference) for row in rows] == [
+        ("model.onnx", ""),
+        ("fuse.onnx", "model.onnx"),
+        ("fuse.onnx", "prune.onnx"),
+        ("prune.onnx", ""),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -235,6 +282,27 @@ def test_two_validations_side_by_side(project):
             "  verify:", "  fuse:", r"cannot be read at line 6: the key 'fuse' is there twice", id="twice"
         ),
         pytest.param("version: 1", "version: 2", r"line 1: version: Input should be 1", id="later-recipe"),
+        pytest.param(
+            "  fuse:\n",
+            "  model: {stage: fuse}\n",
+            r"line 5: stages\.model: give the stage another name.*`model` means",
+            id="stage-called-model",
+        ),
+        pytest.param(
+            "  fuse:\n",
+            "  ../../fuse: {stage: fuse}\n",
+            r"line 5: stages\.\.\./\.\./fuse: give the stage another name",
+            id="stage-outside",
+        ),
+        pytest.param(
+            "  fuse:\n", "  on:\n", r"line 5: the key 'on' is no text to YAML; put it in quotes", id="key-on"
+        ),
+        pytest.param(
+            '"2:4"',
+            "2:4",
+            r"line 4: stages\.prune\.pattern: .*YAML reads 124 here; put it in quotes",
+            id="unquoted-pattern",
+        ),
         pytest.param(
             "test.npz",
             "../test.npz",
@@ -404,6 +472,19 @@ def test_init_takes_names_as_they_are(project):
     odd.write_bytes((project / "model.onnx").read_bytes())
     result = run_recipe(write_recipe(odd).recipe, until="prune")
     assert result.failure is None
+
+
+def test_init_guesses_sizes_that_have_no_default(project):
+    import onnx
+
+    model = onnx.load(project / "model.onnx")
+    for axis in (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"size{axis}"
+    onnx.save(model, project / "model.onnx")
+    recipe = write_recipe(project / "model.onnx").recipe
+    profile = 'profiles: ["x:1x16x64x64,8x16x128x128,32x16x256x256"]'
+    assert profile in recipe.read_text()
+    assert run_recipe(recipe).failure is None
 
 
 def test_init_refuses(project, tmp_path_factory):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from nm2trt.errors import InputError
 from nm2trt.recipe.runner import run_recipe
 from nm2trt.reporting.folder import RunFolder
 
@@ -73,3 +74,13 @@ def test_runs_and_notices_what_it_depends_on(folder, first, changed):
     else:
         np.savez(folder / changed, input=np.zeros((64, 16), "f4"))
     assert statuses(folder)[name] == "done"
+
+
+def test_a_recipe_that_names_itself_is_one_sentence(folder):
+    job = (folder / "job.yaml").read_text().replace("calib.yaml", "job.yaml").replace("magnitude", "fcpts")
+    (folder / "job.yaml").write_text(job)
+    (folder / "r.yaml").write_text(RECIPE.format(first="sparsify: {recipe: job.yaml}"))
+    result = run_recipe(folder / "r.yaml", allow_functions=True)
+    assert isinstance(result.failure, InputError)
+    assert "job.yaml" in str(result.failure)
+    assert "cannot be read" not in str(result.failure), "it was read over and over"
