@@ -392,7 +392,7 @@ def test_killed_at_any_time_it_goes_on_and_comes_to_the_same_end(project, tmp_pa
     whole = tmp_path_factory.mktemp("whole")
     run(project, output=whole)
     generator = random.Random(1)
-    for _ in range(6):
+    for _ in range(4):
         started = subprocess.Popen(command(project), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(generator.uniform(0.2, 1.6))
         started.send_signal(signal.SIGKILL)
