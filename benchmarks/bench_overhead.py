@@ -31,10 +31,10 @@ from onnx import numpy_helper
 
 from nm2trt.backends.ort import open_onnx
 from nm2trt.measure import rounds
-from nm2trt.validation.bench import prepared
 from nm2trt.validation.comparison import compare_sessions, default_metrics
-from nm2trt.validation.machine_state import machine_conditions, machine_state
-from nm2trt.validation.npz import NpzSamples
+from nm2trt.validation.latency.bench import prepared
+from nm2trt.validation.latency.machine_state import machine_conditions, machine_state
+from nm2trt.validation.samples.npz import NpzSamples
 
 CLASSES = 100
 BATCH = 64

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from nm2trt.graph.consumers import consumers
-from nm2trt.graph.model import load
+from nm2trt.graph.analysis.weight_operands import consumers
+from nm2trt.graph.storage.model import load
 from nm2trt.nm.axes import onnx_weight
 from nm2trt.nm.mask import nm_mask
 from nm2trt.nm.pattern import NMPattern

@@ -24,9 +24,9 @@ from nets import resnet50
 import nm2trt
 from nm2trt.measure import interleaved
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "reporting"))
-from browser import CHROMIUM, Browser  # the tests' own client
-from runs import large_run
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.reporting.browser import CHROMIUM, Browser  # the tests' own client
+from tests.reporting.runs import large_run
 
 RECIPE = "version: 1\nmodel: model.onnx\nstages:\n  prune:\n  fuse: {compare: false}\n  verify:\n  report:\n"
 MOST_OPEN_S, MOST_BYTES, MOST_CACHED_S = 2.0, 5_000_000, 2.0

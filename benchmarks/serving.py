@@ -31,8 +31,10 @@ from nm2trt.backends.triton import open_triton
 from nm2trt.compare import compare_outputs, require_close
 from nm2trt.errors import DifferenceError
 from nm2trt.measure import interleaved
-from nm2trt.pipeline import DeployOptions, ProbeOptions, ServerOptions, deploy, serve
+from nm2trt.pipeline.deploy import deploy
+from nm2trt.pipeline.serve import serve
 from nm2trt.serving.load import run_level
+from nm2trt.serving.options import DeployOptions, ProbeOptions, ServerOptions
 from nm2trt.serving.samples import random_samples
 from nm2trt.serving.server import RunningServer
 

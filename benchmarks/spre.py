@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 import nm2trt
 from nm2trt.measure import peak_resident_bytes
-from nm2trt.sparsity.spre_block import SpatialBranches
+from nm2trt.sparsity.spre.branches import SpatialBranches
 
 RESULTS = Path(__file__).parent / "results" / "spre.json"
 VARIANTS = ("sr-ste", "spre", "spre, interval 10")

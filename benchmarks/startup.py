@@ -33,10 +33,10 @@ def main() -> None:
             f"import {name}": [python, "-c", f"import {name}"]
             for name in (
                 "nm2trt",
-                "nm2trt.graph.verify",
+                "nm2trt.graph.verify.verify_model",
                 "nm2trt.backends.trt_rtx, tensorrt_rtx",
                 "nm2trt.backends.ort, onnxruntime",
-                "nm2trt.sparsity.session",
+                "nm2trt.sparsity.core.session",
                 "nm2trt.exporter.torch_onnx",
             )
         },

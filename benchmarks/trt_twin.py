@@ -25,7 +25,7 @@ from nm2trt.backends.choice import load_backend
 from nm2trt.backends.cuda import probe_gpus
 from nm2trt.backends.options import BuildOptions
 from nm2trt.compare import compare_outputs
-from nm2trt.engine.evidence import is_sparse_kernel
+from nm2trt.engine.evidence.evidence import is_sparse_kernel
 from nm2trt.measure import interleaved
 
 try:

@@ -23,9 +23,9 @@ import onnx
 from nets import TWO_FOUR, matmuls, resnet50, sparse
 from onnx import numpy_helper
 
-from nm2trt.graph.consumers import consumers
-from nm2trt.graph.judge import count_groups, read_weight
-from nm2trt.graph.model import load
+from nm2trt.graph.analysis.weight_operands import consumers
+from nm2trt.graph.storage.model import load
+from nm2trt.graph.verify.group_counts import count_groups, read_weight
 from nm2trt.nm.axes import onnx_weight
 
 POLYGRAPHY = "from polygraphy.tools import main; main()"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nm2trt.engine.evidence import SPARSE_KERNEL_NAMES
+from nm2trt.engine.evidence.evidence import SPARSE_KERNEL_NAMES
 from nm2trt.nm.eligibility import EXPECTATIONS, RULES, Rule
 from nm2trt.nm.eligibility_tables import CHANNEL_MULTIPLES, DTYPE_ROWS, FIRST_SPARSE, MINIMUM
 

@@ -9,26 +9,31 @@ They are loaded on first use: importing nm2trt imports no torch, onnx or TensorR
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nm2trt.pipeline import (
-        bench,
-        build,
-        cast,
-        deploy,
-        export,
-        fuse,
-        infer,
-        probe,
-        prove,
-        prune,
-        quantize,
-        report,
-        sparsify,
-        validate,
-        verify,
-    )
+    from nm2trt.pipeline.bench import bench
+    from nm2trt.pipeline.build import build
+    from nm2trt.pipeline.cast import cast
+    from nm2trt.pipeline.deploy import deploy
+    from nm2trt.pipeline.doctor import doctor
+    from nm2trt.pipeline.explain import explain
+    from nm2trt.pipeline.export import export
+    from nm2trt.pipeline.fuse import fuse
+    from nm2trt.pipeline.gain import gain
+    from nm2trt.pipeline.infer import infer
+    from nm2trt.pipeline.info import info
+    from nm2trt.pipeline.probe import probe
+    from nm2trt.pipeline.prove import prove
+    from nm2trt.pipeline.prune import prune
+    from nm2trt.pipeline.quantize import quantize
+    from nm2trt.pipeline.report import report
+    from nm2trt.pipeline.rollback import rollback
+    from nm2trt.pipeline.serve import serve
+    from nm2trt.pipeline.sparsify import sparsify
+    from nm2trt.pipeline.validate import validate
+    from nm2trt.pipeline.verify import verify
 
 __all__ = [
     "__version__",
@@ -36,14 +41,20 @@ __all__ = [
     "build",
     "cast",
     "deploy",
+    "doctor",
+    "explain",
     "export",
     "fuse",
+    "gain",
     "infer",
+    "info",
     "probe",
     "prove",
     "prune",
     "quantize",
     "report",
+    "rollback",
+    "serve",
     "sparsify",
     "validate",
     "verify",
@@ -51,14 +62,13 @@ __all__ = [
 
 __version__ = "0.1.0"
 
+# Each public function bears the name of the module of `nm2trt.pipeline` that holds it.
 _FUNCTIONS = frozenset(__all__) - {"__version__"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _FUNCTIONS:
-        from nm2trt import pipeline
-
-        return getattr(pipeline, name)
+        return getattr(importlib.import_module(f"nm2trt.pipeline.{name}"), name)
     raise AttributeError(f"module 'nm2trt' has no attribute {name!r}")
 
 

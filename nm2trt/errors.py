@@ -8,7 +8,7 @@
     │   ├── DataError                  2   samples of the wrong names, shapes, dtypes or values
     │   └── SparsifyError              2   a layer, module or call that a sparsity method cannot take
     ├── SparsityError                  3   weights that do not hold the pattern that was asked for
-    │   └── LadderError                3   in `nm2trt.engine.requirement`; carries the ladder
+    │   └── LadderError                3   in `nm2trt.engine.ladder.requirement`; carries the ladder
     │       ├── NothingSparseError     3   sparse kernels were asked for, and no weight allows one
     │       └── TooFewSparseError      3   fewer run sparse kernels than --require-sparse asks for
     ├── BackendError                   4   an engine library that is missing or refused

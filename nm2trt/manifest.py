@@ -52,7 +52,7 @@ class Manifest:
         targets: Compute capabilities that it is for.
         inputs: Name, dtype and shape of each input; a free dimension is its name, or None.
         outputs: The same of each output.
-        ladder: One row a weight (`nm2trt.engine.proof`).
+        ladder: One row a weight (`nm2trt.engine.ladder.ladder`).
         notes: What the user was told.
         created: UTC time, ISO 8601.
         device: The GPU that it was built on; "" for a build ahead of time.

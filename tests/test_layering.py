@@ -23,6 +23,39 @@ LEVELS = [
 ]
 LEVEL = {unit: number for number, units in enumerate(LEVELS) for unit in units}
 
+# Inside a unit: sub-package (or module beside the sub-packages) -> floor. Imports go down only; what shares a
+# floor does not import one another, except inside a sub-package and among modules that lie beside them.
+FLOORS = {
+    "graph": [
+        {"storage"},
+        {"analysis"},
+        {"edit", "execute", "verify"},
+        {"fuse", "permute", "prune", "reconstruct", "cast", "quantize"},
+    ],
+    "sparsity": [{"core"}, {"methods"}, {"spre", "fcpts"}, {"registry"}, {"sparsify"}, {"recipe_file"}],
+    "validation": [
+        {"samples", "metrics"},
+        {"statistics"},
+        {"latency"},
+        {"comparison"},
+        {"gate", "inference"},
+        {"report"},
+    ],
+    "engine": [
+        {"machine"},
+        {"inspection", "evidence"},
+        {"ladder"},
+        {"gain", "profiles"},
+        {"build"},
+        {"twin"},
+    ],
+}
+FLOOR = {
+    unit: {part: number for number, parts in enumerate(floors) for part in parts}
+    for unit, floors in FLOORS.items()
+}
+WIDE = 20  # modules of a folder; `cli` and `pipeline` hold one per command
+
 # A library, and the only places that may import it.
 LIBRARIES = {
     "torch": ["nm/torch_mask.py", "sparsity/", "exporter/"],
@@ -30,13 +63,13 @@ LIBRARIES = {
     "onnxruntime": [
         "backends/ort.py",
         "serving/python_model.py",
-        "graph/quantize.py",
+        "graph/quantize/quantize_model.py",
         "calibration/collectors.py",
     ],
     "tensorrt_rtx": ["backends/trt_rtx.py"],
     "tensorrt": ["backends/trt.py"],
     "tritonclient": ["backends/_triton_server.py", "serving/model_config.py"],
-    "polygraphy": ["validation/polygraphy_json.py"],
+    "polygraphy": ["validation/samples/polygraphy_json.py"],
 }
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -82,6 +115,31 @@ def test_module_imports_only_what_lies_below_it(path):
         assert LEVEL[other] < LEVEL[unit], (
             f"{path.relative_to(ROOT)} imports {name}, which does not lie below it"
         )
+
+
+FLOORED = [path for path in MODULES if unit_of(path) in FLOORS and path.parent.name + path.stem != "__init__"]
+
+
+@pytest.mark.parametrize("path", FLOORED, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_module_imports_only_lower_floors_of_its_unit(path):
+    unit, part = path.relative_to(PACKAGE).with_suffix("").parts[:2]
+    if part == "__init__":
+        return
+    floors = FLOOR[unit]
+    assert part in floors, f"{path.relative_to(ROOT)} belongs to no floor; add it to FLOORS and to the docs"
+    for name in imports(path, with_typing=True):
+        if not name.startswith(f"nm2trt.{unit}."):
+            continue
+        other = name.split(".")[2]
+        assert other == part or floors[other] < floors[part], (
+            f"{path.relative_to(ROOT)} imports {name}, which does not lie on a lower floor"
+        )
+
+
+def test_no_folder_is_too_wide():
+    folders = {path.parent for path in MODULES} - {PACKAGE / "cli", PACKAGE / "pipeline"}
+    wide = {str(f.relative_to(ROOT)): len(list(f.glob("*.py"))) for f in folders}
+    assert not {name: count for name, count in wide.items() if count > WIDE}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))

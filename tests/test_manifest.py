@@ -126,7 +126,7 @@ KILLED = """
     import os, signal, sys
     from pathlib import Path
     sys.path.insert(0, sys.argv[1])
-    from test_manifest import NEW, manifest_of
+    from tests.test_manifest import NEW, manifest_of
     from nm2trt.manifest import write_pair
 
     left, when = int(sys.argv[3]), sys.argv[4]
@@ -220,7 +220,7 @@ def test_two_writers_at_once_leave_one_whole_pair(engine):
         import sys
         from pathlib import Path
         sys.path.insert(0, sys.argv[1])
-        from test_manifest import manifest_of
+        from tests.test_manifest import manifest_of
         from nm2trt.manifest import write_pair
         data = sys.argv[3].encode()
         for _ in range(25):

@@ -11,8 +11,8 @@ from nm2trt.cli.output import keep_json, print_json, print_table
 from nm2trt.errors import Nm2trtError
 
 if TYPE_CHECKING:
-    from nm2trt.pipeline.benchmarks import BenchResult
-    from nm2trt.validation.bench import Benchmark, Ratio
+    from nm2trt.pipeline.bench import BenchResult
+    from nm2trt.validation.latency.bench import Benchmark, Ratio
 
 __all__ = ["configure", "print_latency", "run"]
 
@@ -70,14 +70,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    from nm2trt import pipeline
-    from nm2trt.pipeline.benchmarks import parse_batches
+    from nm2trt.pipeline.bench import bench, parse_batches
 
     try:
         sources = (*arguments.artefacts, arguments.data)
         with keep_json(arguments.report, printed=arguments.json, sources=sources) as keep:
             result = keep(
-                pipeline.bench(
+                bench(
                     arguments.artefacts,
                     data=arguments.data,
                     batches=parse_batches(arguments.batch),

@@ -14,7 +14,7 @@ from nm2trt.errors import InputError, SparsityError
 
 if TYPE_CHECKING:
     from nm2trt.engine.build import BuildResult
-    from nm2trt.pipeline import Lowering
+    from nm2trt.pipeline.lowering import Lowering
 
 __all__ = ["configure", "run"]
 
@@ -125,9 +125,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Build and print the ladder."""
-    from nm2trt import pipeline
+    from nm2trt.pipeline.build import build, build_options
 
-    options = pipeline.build_options(
+    options = build_options(
         sparsity=arguments.sparsity,
         targets=arguments.target,
         profiles=arguments.profile,
@@ -141,7 +141,7 @@ def run(arguments: argparse.Namespace) -> int:
         library_tactics=not arguments.no_library_tactics,
     )
     try:
-        result = pipeline.build(
+        result = build(
             arguments.model,
             arguments.output,
             options,
@@ -167,14 +167,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _lowering(arguments: argparse.Namespace) -> Lowering | None:
-    from nm2trt import pipeline
+    from nm2trt.pipeline.lowering import Lowering
 
     if arguments.precision is None:
         given = [name for name in ("calib", "exclude", "keep") if getattr(arguments, name)]
         if given:
             raise InputError(f"--{given[0]} says how to reach a precision; give --precision too")
         return None
-    return pipeline.Lowering(
+    return Lowering(
         arguments.precision,
         calib=arguments.calib,
         method=arguments.method,

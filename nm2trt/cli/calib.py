@@ -23,9 +23,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check, print, and return 0."""
-    from nm2trt import pipeline
+    from nm2trt.pipeline.calib import calibration_samples
 
-    samples = pipeline.calibration_samples(
+    samples = calibration_samples(
         arguments.recipe,
         data_root=arguments.data_root,
         allow_functions=arguments.allow_functions,

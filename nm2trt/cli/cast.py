@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from nm2trt.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from nm2trt.graph.precision import CastReport
+    from nm2trt.graph.cast.cast_model import CastReport
 
 __all__ = ["configure", "run"]
 
@@ -50,9 +50,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Cast, print, and return 0."""
-    from nm2trt import pipeline
+    from nm2trt.pipeline.cast import cast
 
-    report = pipeline.cast(
+    report = cast(
         arguments.model,
         arguments.output,
         to=arguments.to,

@@ -107,9 +107,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    from nm2trt import pipeline
+    from nm2trt.pipeline.deploy import deploy
+    from nm2trt.serving.options import DeployOptions
 
-    options = pipeline.DeployOptions(
+    options = DeployOptions(
         backend=arguments.backend,
         max_batch=arguments.max_batch,
         instances=arguments.instances,
@@ -125,7 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
         keep=arguments.keep,
         threads=arguments.threads,
     )
-    deployment = pipeline.deploy(
+    deployment = deploy(
         arguments.artefact,
         arguments.repository,
         arguments.name,

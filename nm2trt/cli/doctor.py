@@ -16,9 +16,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what was found; what is missing is no failure."""
-    from nm2trt import pipeline
+    from nm2trt.pipeline.doctor import doctor
 
-    report = pipeline.doctor()
+    report = doctor()
     if arguments.json:
         print_json(report.to_json())
         return 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from nm2trt.cli.output import print_json, printable
 
 if TYPE_CHECKING:
-    from nm2trt.engine.reasons import Explanation, Reason
+    from nm2trt.engine.ladder.explain import Explanation, Reason
 
 __all__ = ["configure", "run"]
 
@@ -55,9 +55,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Collect the reasons and print them."""
-    from nm2trt import pipeline
+    from nm2trt.pipeline.explain import explain
 
-    found = pipeline.explain(
+    found = explain(
         arguments.file,
         log=arguments.log,
         layers=arguments.layers,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nm2trt.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from nm2trt.graph.fuse import FuseReport
+    from nm2trt.graph.fuse.fuse_model import FuseReport
 
 __all__ = ["configure", "run"]
 
@@ -34,9 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Fuse, print, and return 0."""
-    from nm2trt import pipeline
+    from nm2trt.pipeline.fuse import fuse
 
-    report = pipeline.fuse(
+    report = fuse(
         arguments.model,
         arguments.output,
         allow_broken=arguments.allow_broken,

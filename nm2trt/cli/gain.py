@@ -53,9 +53,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Look the layers up and print the answers."""
-    from nm2trt import pipeline
+    from nm2trt.pipeline.gain import gain
 
-    report = pipeline.gain(
+    report = gain(
         arguments.model,
         arguments.table,
         shapes=arguments.shape,

@@ -55,9 +55,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    from nm2trt import pipeline
+    from nm2trt.pipeline.infer import infer
 
-    result = pipeline.infer(
+    result = infer(
         arguments.artefact,
         arguments.output,
         data=arguments.data,

@@ -10,7 +10,7 @@ from nm2trt.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from nm2trt.engine.inspection import EngineInfo
-    from nm2trt.graph.describe import OnnxInfo
+    from nm2trt.graph.storage.model_info import OnnxInfo
     from nm2trt.manifest import Manifest
 
 __all__ = ["configure", "run"]
@@ -24,9 +24,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what the file is."""
-    from nm2trt import pipeline
+    from nm2trt.pipeline.info import info
 
-    result = pipeline.info(arguments.file)
+    result = info(arguments.file)
     if arguments.json:
         print_json(result.to_json())
     elif result.family == "engine":

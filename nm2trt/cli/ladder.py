@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nm2trt.cli.output import print_table
 
 if TYPE_CHECKING:
-    from nm2trt.engine.proof import LadderRow
+    from nm2trt.engine.ladder.ladder import LadderRow
 
 __all__ = ["print_ladder"]
 

@@ -54,15 +54,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    from nm2trt import pipeline
+    from nm2trt.pipeline.probe import probe
+    from nm2trt.serving.options import ProbeOptions
 
-    report = pipeline.probe(
+    report = probe(
         arguments.url,
         arguments.name,
         arguments.reference,
         data=arguments.data,
         repository=arguments.repository,
-        options=pipeline.ProbeOptions(
+        options=ProbeOptions(
             batches=arguments.batches,
             concurrency=arguments.concurrency,
             requests=arguments.requests,

@@ -11,7 +11,7 @@ from nm2trt.cli.ladder import print_ladder
 from nm2trt.cli.output import print_json, print_table, printable
 
 if TYPE_CHECKING:
-    from nm2trt.engine.twin_report import TwinReport
+    from nm2trt.engine.twin.report import TwinReport
 
 __all__ = ["configure", "run"]
 
@@ -46,15 +46,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Build, time and print."""
-    from nm2trt import pipeline
+    from nm2trt.pipeline.build import build_options
+    from nm2trt.pipeline.prove import prove
 
-    report = pipeline.prove(
+    report = prove(
         arguments.model,
         arguments.dense,
         output=arguments.output,
-        options=pipeline.build_options(
-            sparsity="enable", targets=arguments.target, profiles=arguments.profile
-        ),
+        options=build_options(sparsity="enable", targets=arguments.target, profiles=arguments.profile),
         backend=arguments.backend,
         runs=arguments.runs,
         warmup=arguments.warmup,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nm2trt.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from nm2trt.graph.prune import PruneReport
+    from nm2trt.graph.prune.prune_model import PruneReport
 
 __all__ = ["configure", "run"]
 
@@ -48,9 +48,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prune, print, and return 0."""
-    from nm2trt import pipeline
+    from nm2trt.pipeline.prune import prune
 
-    report = pipeline.prune(
+    report = prune(
         arguments.model,
         arguments.output,
         pattern=arguments.pattern,

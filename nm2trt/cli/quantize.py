@@ -10,7 +10,7 @@ from nm2trt.cli.calibration_arguments import add_calibration
 from nm2trt.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from nm2trt.graph.quantize_report import QuantizeReport
+    from nm2trt.graph.quantize.report import QuantizeReport
 
 __all__ = ["configure", "run"]
 
@@ -51,9 +51,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Quantise, print, and return 0."""
-    from nm2trt import pipeline
+    from nm2trt.pipeline.quantize import quantize
 
-    report = pipeline.quantize(
+    report = quantize(
         arguments.model,
         arguments.output,
         calib=arguments.calib,

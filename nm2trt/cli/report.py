@@ -28,10 +28,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the report and return 0."""
-    from nm2trt import pipeline
     from nm2trt.cli.output import print_json
+    from nm2trt.pipeline.report import report
 
-    result = pipeline.report(arguments.run, arguments.output, format=arguments.format)
+    result = report(arguments.run, arguments.output, format=arguments.format)
     if arguments.json:
         print_json(result.to_json())
     else:

@@ -22,9 +22,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    from nm2trt import pipeline
+    from nm2trt.pipeline.rollback import rollback
 
-    done = pipeline.rollback(arguments.repository, arguments.name, to=arguments.to, url=arguments.url)
+    done = rollback(arguments.repository, arguments.name, to=arguments.to, url=arguments.url)
     if arguments.json:
         print_json(done.to_json())
     else:

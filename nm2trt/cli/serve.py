@@ -47,9 +47,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    from nm2trt import pipeline
+    from nm2trt.pipeline.serve import serve
+    from nm2trt.serving.options import ServerOptions
 
-    options = pipeline.ServerOptions(
+    options = ServerOptions(
         host=arguments.host,
         http_port=arguments.http_port,
         grpc_port=arguments.grpc_port,
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     # A supervisor's SIGTERM stops the server in order, like Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
-    with pipeline.serve(arguments.repository, options) as server:
+    with serve(arguments.repository, options) as server:
         _print(server, arguments.json)
         try:
             status = server.process.wait()

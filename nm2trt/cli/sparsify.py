@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nm2trt.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from nm2trt.pipeline import SparsifyResult
+    from nm2trt.pipeline.sparsify import SparsifyResult
 
 __all__ = ["configure", "run"]
 
@@ -35,9 +35,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Sparsify, print, and return 0."""
-    from nm2trt import pipeline
+    from nm2trt.pipeline.sparsify import sparsify_file
 
-    result = pipeline.sparsify_file(
+    result = sparsify_file(
         arguments.recipe,
         arguments.output,
         data_root=arguments.data_root,

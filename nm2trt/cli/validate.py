@@ -98,13 +98,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    from nm2trt import pipeline
+    from nm2trt.pipeline.validate import validate
 
     try:
         sources = (arguments.model, arguments.against, arguments.data)
         with keep_json(arguments.report, printed=arguments.json, sources=sources) as keep:
             report = keep(
-                pipeline.validate(
+                validate(
                     arguments.model,
                     against=arguments.against,
                     data=arguments.data,

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nm2trt.graph.verify import FailOn, VerifyReport
+    from nm2trt.graph.verify.verify_model import FailOn, VerifyReport
 
 __all__ = ["configure", "run"]
 
@@ -40,10 +40,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Verify, print, and return 0, or 3 when the gate fails."""
-    from nm2trt import pipeline
     from nm2trt.cli.output import print_json
+    from nm2trt.pipeline.verify import verify
 
-    report = pipeline.verify(
+    report = verify(
         arguments.model,
         pattern=arguments.pattern,
         as_dtype=arguments.as_dtype,

@@ -14,18 +14,18 @@ from typing import Any
 
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Backend, Engine, Network, TensorSpec
-from nm2trt.engine.evidence import Evidence
-from nm2trt.engine.forecast import Forecast, forecast
-from nm2trt.engine.profiles import resolve_profiles, resolve_static
-from nm2trt.engine.proof import LadderRow, climb
-from nm2trt.engine.remarks import remarks
-from nm2trt.engine.requirement import (
+from nm2trt.engine.evidence.evidence import Evidence
+from nm2trt.engine.ladder.forecast import Forecast, forecast
+from nm2trt.engine.ladder.ladder import LadderRow, climb
+from nm2trt.engine.ladder.remarks import remarks
+from nm2trt.engine.ladder.requirement import (
     NothingSparseError,
     cannot_know,
     check_share,
     gather,
     require_pattern,
 )
+from nm2trt.engine.profiles import resolve_profiles, resolve_static
 from nm2trt.errors import BackendError, InputError
 from nm2trt.files import check_input, check_output, sha256_file
 from nm2trt.manifest import Manifest, manifest_path, refuse_foreign, write_pair

@@ -36,7 +36,7 @@ class EngineInfo:
         header: What its first bytes say; None for a kind whose header says nothing.
         fit: What its manifest says, and whether the two belong together.
         here: What speaks against loading it on this machine, in a sentence.
-        family: Tells it apart from `nm2trt.graph.describe.OnnxInfo`.
+        family: Tells it apart from `nm2trt.graph.storage.model_info.OnnxInfo`.
     """
 
     path: Path

@@ -93,10 +93,11 @@ def lowered(source: Path, engine: Path, lowering: Lowering) -> Iterator[Lowered]
     Raises:
         InputError: As `nm2trt.cast` and `nm2trt.quantize`, or the engine would replace the samples.
     """
-    from nm2trt.graph.fuse import fuse_model
-    from nm2trt.graph.model import load
-    from nm2trt.graph.save import is_same_file
-    from nm2trt.pipeline import precisions
+    from nm2trt.graph.fuse.fuse_model import fuse_model
+    from nm2trt.graph.storage.model import load
+    from nm2trt.graph.storage.save import is_same_file
+    from nm2trt.pipeline.cast import cast as cast_file
+    from nm2trt.pipeline.quantize import quantize
 
     if lowering.calib is not None and is_same_file(lowering.calib, engine):
         raise InputError(f"the output {engine} is the file of samples; give another path with -o")
@@ -105,7 +106,7 @@ def lowered(source: Path, engine: Path, lowering: Lowering) -> Iterator[Lowered]
         place = engine.parent if lowering.keep else Path(folder)
         target = place / f"{engine.stem}.{lowering.precision}.onnx"
         if lowering.precision in ("fp16", "bf16"):
-            cast = precisions.cast(
+            cast = cast_file(
                 source,
                 target,
                 to=lowering.precision,
@@ -124,7 +125,7 @@ def lowered(source: Path, engine: Path, lowering: Lowering) -> Iterator[Lowered]
             source = fused
         # Beside the engine, so that an interrupted calibration can go on.
         cache = engine.parent / f"{engine.stem}.{lowering.precision}.ranges.npz"
-        report = precisions.quantize(
+        report = quantize(
             source,
             target,
             cache=cache,
@@ -154,7 +155,7 @@ def refuse_fp8(model: Path, targets: tuple[str, ...], precision: str | None) -> 
     Raises:
         InputError: A target is older than sm89.
     """
-    from nm2trt.graph.describe import stores_fp8
+    from nm2trt.graph.storage.model_info import stores_fp8
 
     old = [target for target in targets if int(target[2:]) < _FIRST_FP8]
     if old and (precision == "fp8" or stores_fp8(model)):

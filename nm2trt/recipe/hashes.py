@@ -88,9 +88,9 @@ class FileIndex:
             return [record]
         entry = self._known[record.path]
         if "data" not in entry:
-            from nm2trt import pipeline
+            from nm2trt.pipeline.info import data_files
 
-            entry["data"] = [str(found) for found in pipeline.data_files(path)]
+            entry["data"] = [str(found) for found in data_files(path)]
             self._changed = True
         return [record, *(self._file(Path(found)) for found in entry["data"])]
 

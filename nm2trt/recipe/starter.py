@@ -103,11 +103,12 @@ def write_recipe(
         InputError: The model is missing or not sound, or does not lie below the recipe's folder.
         OutputError: The recipe is there already, or cannot be written.
     """
-    from nm2trt import pipeline
+    from nm2trt.pipeline.info import info as describe
+    from nm2trt.pipeline.verify import verify
 
     model = Path(model)
-    report = pipeline.verify(model)
-    info = pipeline.info(model)
+    report = verify(model)
+    info = describe(model)
     target = check_output(model.with_suffix(".yaml") if output is None else output)
     if target.exists() and not force:
         raise OutputError(f"{target} is there already; give another path with -o, or replace it with --force")

@@ -13,12 +13,12 @@ from nm2trt.backends.protocol import Session
 from nm2trt.compare import DifferenceSum, OutputDifference
 from nm2trt.errors import DifferenceError, Interrupted, Nm2trtError
 from nm2trt.progress import bar
-from nm2trt.validation.bootstrap import BootstrapDifference, redraw
-from nm2trt.validation.data import Batch, Samples
-from nm2trt.validation.feeding import Feeder, common_batch
-from nm2trt.validation.metrics import MetricSpec, find_metric
-from nm2trt.validation.paired import PairedDifference, wilson_interval
-from nm2trt.validation.scoring import Judged, Request, SampleScores, Scorer, Scores
+from nm2trt.validation.metrics.scoring import Judged, Request, SampleScores, Scorer, Scores
+from nm2trt.validation.metrics.table import MetricSpec, find_metric
+from nm2trt.validation.samples.feeder import Feeder, common_batch
+from nm2trt.validation.samples.samples import Batch, Samples
+from nm2trt.validation.statistics.bootstrap import BootstrapDifference, redraw
+from nm2trt.validation.statistics.paired import PairedDifference, wilson_interval
 
 __all__ = ["Comparison", "MetricComparison", "Score", "compare_sessions", "default_metrics"]
 

@@ -17,9 +17,9 @@ from numpy.lib import format as npy
 from nm2trt.backends.protocol import Session, check_feeds
 from nm2trt.errors import DataError
 from nm2trt.files import atomic_path, check_input
-from nm2trt.validation.data import ArraySamples, is_truth
-from nm2trt.validation.feeding import Feeder, common_batch, require_numbers
-from nm2trt.validation.sample_files import open_samples
+from nm2trt.validation.samples.feeder import Feeder, common_batch, require_numbers
+from nm2trt.validation.samples.open_samples import open_samples
+from nm2trt.validation.samples.samples import ArraySamples, is_truth
 
 __all__ = ["InferResult", "TensorSummary", "read_arrays", "run_once", "save_arrays", "summarise"]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from nm2trt.errors import DifferenceError
-from nm2trt.validation.bench import Benchmark
 from nm2trt.validation.comparison import Comparison
 from nm2trt.validation.gate import Gate
+from nm2trt.validation.latency.bench import Benchmark
 
 __all__ = ["ValidationReport"]
 
@@ -25,7 +25,7 @@ class ValidationReport:
         comparison: Metrics with their paired intervals, and output differences.
         benchmark: Latency of both, or None when it was not asked for.
         gates: Whether a larger loss than allowed is excluded, by metric; () when none was asked for.
-        bisection: Where the two graphs part, as `nm2trt.graph.bisect` says it; None when not asked for.
+        bisection: Where the two graphs part, by `nm2trt.graph.execute.bisect`; None when not asked for.
     """
 
     candidate: str

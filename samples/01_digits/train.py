@@ -27,7 +27,7 @@ import nm2trt
 from nm2trt.progress import track
 from nm2trt.reporting.folder import RunFolder
 from nm2trt.reporting.records import StageRecord, file_record
-from nm2trt.validation.paired import PairedDifference, wilson_interval
+from nm2trt.validation.statistics.paired import PairedDifference, wilson_interval
 
 sys.path.insert(0, str(Path(__file__).parent))
 from data import DEBIAN_FOLDER, Images, digits, fashion_mnist

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import nm2trt
-from nm2trt.validation.paired import score_interval, wilson_interval
+from nm2trt.validation.statistics.paired import score_interval, wilson_interval
 
 # The sharpest direction of the loss allows no more than about 2e-4 with momentum; see the README.
 GENTLE = {"lr": 1e-4, "batch_norm": "frozen"}

@@ -26,7 +26,7 @@ from names import labelled_names, other_names, tokens
 from torch import Tensor, nn
 
 import nm2trt
-from nm2trt.validation.paired import score_interval, wilson_interval
+from nm2trt.validation.statistics.paired import score_interval, wilson_interval
 
 LEARNED = {"batch_norm": "frozen", "loss": "mse", "min_channels": 16, "max_samples": 4096}
 # Name -> arguments of sparsify; `repair` says whether the distillation runs.

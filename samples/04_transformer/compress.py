@@ -17,11 +17,11 @@ import numpy.typing as npt
 import torch
 
 import nm2trt
-from nm2trt import pipeline
+from nm2trt.pipeline.sessions import open_session
 from nm2trt.progress import track
 from nm2trt.reporting.folder import RunFolder
 from nm2trt.reporting.records import StageRecord
-from nm2trt.validation.paired import PairedDifference, wilson_interval
+from nm2trt.validation.statistics.paired import PairedDifference, wilson_interval
 
 sys.path.insert(0, str(Path(__file__).parent))
 from minilm import Embedder, embedder, member
@@ -55,7 +55,7 @@ def embeddings_of(path: Path, inputs: Tokens, batch: int = 64) -> npt.NDArray[np
     """Run an ONNX file on ONNX Runtime."""
     found = []
     count = len(inputs["ids"])
-    with pipeline.open_session(path) as session:
+    with open_session(path) as session:
         for start in track(range(0, count, batch), path.stem, -(-count // batch)):
             feeds = {name: array[start : start + batch] for name, array in inputs.items()}
             found.append(session.run(feeds)["sentence"])

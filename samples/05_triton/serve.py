@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from nm2trt.backends.triton import TritonServer, open_triton
-from nm2trt.pipeline import ServerOptions, serve
+from nm2trt.pipeline.serve import serve
+from nm2trt.serving.options import ServerOptions
 
 DIFFERS = 5  # exit status of nm2trt where outputs differ
 

@@ -1,10 +1,10 @@
 """Which backend: by name, by what is here, by a file's first bytes."""
 
 import pytest
-from nets import conv_net
 
 from nm2trt.backends import choice, cuda
 from nm2trt.errors import InputError
+from tests.engine.nets import conv_net
 
 GPU = cuda.Gpu("Ampere GPU", "sm86", True)
 

@@ -3,7 +3,6 @@
 import numpy as np
 import onnx
 import pytest
-from nets import conv_net
 
 from nm2trt.backends import ort
 from nm2trt.backends.choice import identify
@@ -11,6 +10,7 @@ from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.ort import open_onnx
 from nm2trt.backends.protocol import Backend, Session
 from nm2trt.errors import BackendError, DataError, InputError, ModelError
+from tests.engine.nets import conv_net
 
 pytest.importorskip("onnxruntime")
 

@@ -6,13 +6,13 @@ import sys
 
 import numpy as np
 import pytest
-from nets import conv_net
 
 import nm2trt
 from nm2trt.backends import choice, cuda
 from nm2trt.backends.ort import open_onnx
 from nm2trt.cli import main
-from nm2trt.validation.polygraphy_json import load_inputs, load_outputs
+from nm2trt.validation.samples.polygraphy_json import load_inputs, load_outputs
+from tests.engine.nets import conv_net
 
 pytest.importorskip("polygraphy")
 

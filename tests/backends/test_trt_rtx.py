@@ -11,7 +11,6 @@ import types
 import numpy as np
 import onnx
 import pytest
-from nets import conv_net, elementwise_net, save, two_of_four
 from onnx import helper, numpy_helper
 
 from nm2trt.backends import _trt_session, _trt_shared, trt_rtx
@@ -19,6 +18,7 @@ from nm2trt.backends._trt_versions import row_of
 from nm2trt.backends.options import BuildOptions, ShapeRange
 from nm2trt.backends.protocol import Backend
 from nm2trt.errors import BackendError, BackendMissingError, InputError, Interrupted, ModelError
+from tests.engine.nets import conv_net, elementwise_net, save, two_of_four
 
 pytest.importorskip("tensorrt_rtx")
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import nm2trt
 from nm2trt.cli import main
-from nm2trt.sparsity.distill import Distiller
+from nm2trt.sparsity.fcpts.distill import Distiller
 
 CALIB = Path(__file__).parents[2] / "calib"
 NET = """

@@ -12,10 +12,10 @@ import textwrap
 import time
 
 import pytest
-from nets import conv_net, elementwise_net
 
 from nm2trt.cli import main
 from nm2trt.manifest import read_manifest
+from tests.engine.nets import conv_net, elementwise_net
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -132,7 +132,7 @@ def test_nothing_that_holds_the_pattern_as_json(folder, capsys):
 
 
 def test_force_makes_the_weights_two_of_four_first(folder, capsys):
-    pytest.importorskip("nm2trt.graph.prune")
+    pytest.importorskip("nm2trt.graph.prune.prune_model")
     model = conv_net(folder / "net.onnx", sparse=False)
     before = model.read_bytes()
     assert main(["build", "net.onnx", "--sparsity=force", "--json"]) == 0

@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import onnx
 import pytest
-from nets import conv_net
 
 from nm2trt.cli import main
+from tests.engine.nets import conv_net
 
 pytest.importorskip("tritonclient")
 

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from nets import conv_net
 
 from nm2trt.cli import main
+from tests.engine.nets import conv_net
 
 SPARSE = "sm80_xmma_fprop_sparse_conv_i8i8_i8i32_f32_nhwckrsc_nhwc_tilesize64x64x128"
 DENSE = "sm80_xmma_fprop_implicit_gemm_f16f16_f16f16_f16_nhwckrsc_nhwc_tilesize64x64x64"

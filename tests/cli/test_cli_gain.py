@@ -4,11 +4,11 @@ import json
 
 import onnx
 import pytest
-from nets import conv_net
 
 import nm2trt
 from nm2trt.cli import main
 from nm2trt.errors import SparsifyError
+from tests.engine.nets import conv_net
 
 # Synthetic: no GPU ever took these times. Products of 16 x 16 channels, 3 x 3, on 8 x 8 places.
 ROWS = [

@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from nets import conv_net
 
 from nm2trt.cli import main
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan, PlanEntry
+from tests.engine.nets import conv_net
 
 pytest.importorskip("tensorrt_rtx")
 

@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from nets import conv_net
-from test_twin import NO_GPU, OnThisCpu
 
 from nm2trt.cli import main, prove
-from nm2trt.engine.twin import compare_twins
-from nm2trt.pipeline.twins import _twins
+from nm2trt.engine.twin.compare import compare_twins
+from nm2trt.pipeline.prove import _twins
+from tests.engine.nets import conv_net
+from tests.engine.twin.test_compare import NO_GPU, OnThisCpu
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from nets import conv_net
 
 from nm2trt.cli import main
+from tests.engine.nets import conv_net
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def test_unknown_command(capsys):
 
 
 def test_a_bug_of_ours_is_exit_1_without_a_traceback(path, capsys, monkeypatch):
-    monkeypatch.setattr("nm2trt.graph.verify.verify_model", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("nm2trt.graph.verify.verify_model.verify_model", lambda *a, **k: 1 / 0)
     assert main(["verify", str(path)]) == 1
     err = capsys.readouterr().err
     assert "internal error: ZeroDivisionError" in err

@@ -11,10 +11,10 @@ import threading
 import time
 
 import pytest
-from nets import conv_net
 
 from nm2trt.cli import main
 from nm2trt.manifest import read_manifest
+from tests.engine.nets import conv_net
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -23,7 +23,7 @@ pytest.importorskip("tensorrt_rtx")
 NURSERY = """
 import os, signal, sys
 import onnx, tensorrt_rtx
-import nm2trt.graph.verify, nm2trt.engine.build, nm2trt.graph.save
+import nm2trt.graph.verify.verify_model, nm2trt.engine.build, nm2trt.graph.storage.save
 from nm2trt.cli import main
 null, said = os.open(os.devnull, os.O_WRONLY), os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 print("ready", flush=True)

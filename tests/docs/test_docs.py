@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from markdown import OTHERS, PAGES, ROOT, SAMPLES, Block, anchors, blocks, links, named_paths
 
 from nm2trt.cli import main
 from nm2trt.recipe.options import KINDS
 from nm2trt.reporting.folder import RunFolder
+from tests.docs.markdown import OTHERS, PAGES, ROOT, SAMPLES, Block, anchors, blocks, links, named_paths
 
 RUN = [page for page in PAGES if any(b.language in ("python", "sh") and not b.reason for b in blocks(page))]
 
@@ -56,10 +56,10 @@ def test_recipes_page_names_every_stage_and_key():
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Give a folder with what the pages name: models and data."""
-    from nets import save
     from onnx import helper, numpy_helper
 
     import nm2trt
+    from tests.engine.nets import save
 
     random = np.random.default_rng(3)
     weights = [

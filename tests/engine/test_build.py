@@ -4,8 +4,6 @@ import dataclasses
 import json
 
 import pytest
-from nets import conv_net, elementwise_net
-from test_proof import HOLDS
 
 import nm2trt
 from nm2trt.backends import trt_rtx
@@ -17,6 +15,8 @@ from nm2trt.files import sha256_file
 from nm2trt.manifest import read_manifest
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan, PlanEntry
+from tests.engine.ladder.test_ladder import HOLDS
+from tests.engine.nets import conv_net, elementwise_net
 
 pytest.importorskip("tensorrt_rtx")
 

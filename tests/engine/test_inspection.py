@@ -2,11 +2,8 @@
 
 import json
 import re
-import sys
-from pathlib import Path
 
 import pytest
-from nets import conv_net
 
 from nm2trt.backends import trt_rtx
 from nm2trt.backends.choice import load_backend
@@ -17,10 +14,8 @@ from nm2trt.engine.build import ModelFacts, build_engine
 from nm2trt.engine.inspection import inspect_engine, is_engine
 from nm2trt.errors import InputError
 from nm2trt.manifest import manifest_path, write_pair
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from test_manifest import manifest_of
+from tests.engine.nets import conv_net
+from tests.test_manifest import manifest_of
 
 pytest.importorskip("tensorrt_rtx")
 

@@ -7,7 +7,7 @@ from torch import nn
 
 import nm2trt
 from nm2trt.errors import SparsifyError
-from nm2trt.graph.verify import verify_model
+from nm2trt.graph.verify.verify_model import verify_model
 from nm2trt.nm.plan import METADATA_KEY
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import onnx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from qdq_nets import Builder, samples
 
 import nm2trt
-from nm2trt.graph.verify import verify_model
+from nm2trt.graph.verify.verify_model import verify_model
+from tests.graph.qdq_nets import Builder, samples
 
 SETTINGS = settings(
     max_examples=25,

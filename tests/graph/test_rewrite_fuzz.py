@@ -4,13 +4,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from test_fuse import Net, sparse_weight
 
 from nm2trt.errors import ModelError, Nm2trtError
-from nm2trt.graph.fuse import fuse_model
-from nm2trt.graph.model import load
-from nm2trt.graph.prune import prune_model
-from nm2trt.graph.verify import verify_model
+from nm2trt.graph.fuse.fuse_model import fuse_model
+from nm2trt.graph.prune.prune_model import prune_model
+from nm2trt.graph.storage.model import load
+from nm2trt.graph.verify.verify_model import verify_model
+from tests.graph.fuse.test_fuse_model import Net, sparse_weight
 
 SIZES = [-1, 0, 1, 5, 16, 2**31, 2**62]
 OPERATORS = ["Conv", "ConvTranspose", "Gemm", "BatchNormalization", "Add", "Sum", "Transpose", "Identity"]

@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from nm2trt import pipeline
 from nm2trt.cli import main
 from nm2trt.errors import InputError
+from nm2trt.pipeline.lowering import Lowering
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -118,7 +118,7 @@ def test_an_fp8_file_is_refused_for_ampere_too(folder, capsys):
 
 def test_a_precision_that_is_none_is_refused():
     with pytest.raises(InputError, match="'int4' is no precision; choose fp16, bf16, int8, fp8"):
-        pipeline.Lowering("int4")
+        Lowering("int4")
 
 
 def test_the_engine_does_not_replace_the_samples(folder, capsys):

@@ -1,14 +1,11 @@
-"""The nets lie with the engine's tests; child processes find the package of this checkout."""
+"""Child processes find the package of this checkout."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-
-sys.path.insert(0, str(ROOT / "tests" / "engine"))
 
 
 @pytest.fixture(autouse=True)
@@ -21,8 +18,9 @@ def _package_for_child_processes(monkeypatch):
 def project(tmp_path):
     """Give a folder with a dense model, labelled data, and a recipe from one to the other."""
     import numpy as np
-    from nets import conv_net, save, two_of_four  # noqa: F401 - conv_net is for the tests
     from onnx import helper, numpy_helper
+
+    from tests.engine.nets import conv_net, save, two_of_four  # noqa: F401 - conv_net is for the tests
 
     weight = np.random.default_rng(3).standard_normal((10, 16)).astype("float32")
     conv = np.random.default_rng(4).standard_normal((16, 16, 3, 3)).astype("float32") / 12

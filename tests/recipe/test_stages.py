@@ -5,7 +5,7 @@ import pytest
 
 import nm2trt
 from nm2trt.errors import DifferenceError, InputError, ServerError
-from nm2trt.graph.verify import verify_model
+from nm2trt.graph.verify.verify_model import verify_model
 from nm2trt.recipe.options import KINDS
 from nm2trt.recipe.order import ordered
 from nm2trt.recipe.runner import run_recipe

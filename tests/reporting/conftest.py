@@ -1,11 +1,6 @@
-"""The run folders and the browser lie beside the tests; one browser serves them all."""
-
-import sys
-from pathlib import Path
+"""One browser for all tests of the page."""
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
@@ -13,7 +8,7 @@ def browser():
     """Give a page of headless Chromium; on a machine of continuous integration it must be there."""
     import os
 
-    from browser import CHROMIUM, Browser
+    from tests.reporting.browser import CHROMIUM, Browser
 
     if CHROMIUM is None:
         if os.environ.get("CI"):

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-from runs import large_run, small_run
 
 import nm2trt
+from tests.reporting.runs import large_run, small_run
 
 HOSTILE = "<script>alert('pwned')</script>"
 NAMES = (

@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-from runs import change, damage, file, small_run, validation, verdict
 
 import nm2trt
 from nm2trt.errors import InputError, OutputError
@@ -14,6 +13,7 @@ from nm2trt.reporting.collect import collect
 from nm2trt.reporting.data import LineageNode
 from nm2trt.reporting.folder import RunFolder
 from nm2trt.reporting.records import StageRecord, file_record
+from tests.reporting.runs import change, damage, file, small_run, validation, verdict
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nm2trt.graph.verify import verify_model
+from nm2trt.graph.verify.verify_model import verify_model
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "samples" / "01_digits"

@@ -11,7 +11,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "samples" / "07_bring_your_own_onnx"
 ARCHIVES = os.environ.get("NM2TRT_ARCHIVES", "")
-sys.path.insert(0, str(ROOT / "tests" / "engine"))
 
 
 def run(tmp_path, *options):
@@ -22,7 +21,7 @@ def run(tmp_path, *options):
 
 def test_a_model_of_ones_own(tmp_path):
     pytest.importorskip("matplotlib")
-    from nets import conv_net
+    from tests.engine.nets import conv_net
 
     model = conv_net(
         tmp_path / "mine.onnx", dtype="float32", sparse=False, channels=32, shape=("n", 32, 8, 8)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import served_nets as nets
 
 from nm2trt.errors import BackendError, InputError
-from nm2trt.pipeline.deployments import _artefact
+from nm2trt.pipeline.served_artefact import describe_artefact
 from nm2trt.serving.options import DeployOptions
 from nm2trt.serving.repository import place
+from tests.serving import served_nets as nets
 
 pytest.importorskip("tritonclient")
 
@@ -20,7 +20,7 @@ from nm2trt.serving.repository import served_config
 
 def deployed(tmp_path, artefact, options=None, **extras):
     """Return the configuration that a deployment wrote, read from its file."""
-    place(_artefact(artefact), tmp_path / "models", "m", options, **extras)
+    place(describe_artefact(artefact), tmp_path / "models", "m", options, **extras)
     return served_config(tmp_path / "models", "m")
 
 
@@ -66,7 +66,7 @@ def test_a_group_each_on_request_takes_what_every_profile_takes(tmp_path):
 
 
 def test_a_batch_above_the_profile_is_refused(tmp_path):
-    engine = _artefact(nets.plan(tmp_path / "m.engine"))
+    engine = describe_artefact(nets.plan(tmp_path / "m.engine"))
     with pytest.raises(InputError, match="max_batch 64 is more than the engine's profiles take, which is 32"):
         place(engine, tmp_path / "models", "m", DeployOptions(max_batch=64))
     assert list((tmp_path / "models").iterdir()) == []
@@ -97,7 +97,7 @@ def test_onnx_of_a_fixed_batch(tmp_path):
     config = deployed(tmp_path, model)
     assert (config.max_batch_size, list(config.input[0].dims)) == (0, [2, 4])
     with pytest.raises(InputError, match="the first dimension of 'x' is not free, so the server cannot form"):
-        place(_artefact(model), tmp_path / "models", "n", DeployOptions(max_batch=4))
+        place(describe_artefact(model), tmp_path / "models", "n", DeployOptions(max_batch=4))
 
 
 def test_scalars_a_sample_travel_as_one_element(tmp_path):
@@ -297,7 +297,7 @@ def load_by_server(server, artefact, name, options=None, **extras):
     """Deploy into the running server's repository and load it there; return what it says."""
     from nm2trt.backends.triton import TritonServer
 
-    place(_artefact(artefact), server.repository, name, options, **extras)
+    place(describe_artefact(artefact), server.repository, name, options, **extras)
     with TritonServer(f"http://{server.http}") as client:
         client.load(name)
 
@@ -323,7 +323,7 @@ def test_the_servers_parser_takes_onnxruntime_configurations(tmp_path, tritonser
 def test_the_servers_parser_refuses_a_planted_fault(tmp_path, tritonserver):
     from nm2trt.backends.triton import TritonServer
 
-    place(_artefact(nets.plan(tmp_path / "m.engine")), tritonserver.repository, "broken")
+    place(describe_artefact(nets.plan(tmp_path / "m.engine")), tritonserver.repository, "broken")
     config = tritonserver.repository / "broken" / "config.pbtxt"
     config.write_text(config.read_text() + "no_such_field: 1\n")
     with (
@@ -344,14 +344,14 @@ def test_the_server_reports_the_configuration_as_it_was_deployed(tmp_path, trito
         with TritonServer(f"{protocol}://{getattr(tritonserver, protocol)}") as client:
             served = client.model_config("same")
         assert served_differences(served_config(tritonserver.repository, "same"), served) == [], protocol
-    place(_artefact(nets.linear(tmp_path / "m.onnx")), tritonserver.repository, "same", options)
+    place(describe_artefact(nets.linear(tmp_path / "m.onnx")), tritonserver.repository, "same", options)
     differences = served_differences(served_config(tritonserver.repository, "same"), served)
     assert "version_policy.specific.versions[0] is '2' as deployed, and '1' on the server" in differences
 
 
 def test_a_record_says_what_was_deployed(tmp_path):
     model = nets.linear(tmp_path / "m.onnx")
-    placed = place(_artefact(model), tmp_path / "models", "m")
+    placed = place(describe_artefact(model), tmp_path / "models", "m")
     record = json.loads((placed.folder / "deployment.json").read_text())
     assert record["artefact_sha256"] == placed.artefact_sha256
     assert record["config"] == Path(tmp_path, "models", "m", "config.pbtxt").read_text()

@@ -6,10 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import served_nets as nets
 
 from nm2trt.errors import BackendError, DataError, DifferenceError, InputError, ServerError
-from nm2trt.pipeline import DeployOptions, ProbeOptions, ServerOptions, deploy, probe, rollback, serve
+from nm2trt.pipeline.deploy import deploy
+from nm2trt.pipeline.probe import probe
+from nm2trt.pipeline.rollback import rollback
+from nm2trt.pipeline.serve import serve
+from nm2trt.serving.options import DeployOptions, ProbeOptions, ServerOptions
+from tests.serving import served_nets as nets
 
 pytest.importorskip("tritonclient")
 pytest.importorskip("onnxruntime")

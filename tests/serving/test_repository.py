@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import served_nets as nets
 
 from nm2trt.errors import InputError, OutputError
-from nm2trt.pipeline.deployments import _artefact
+from nm2trt.pipeline.served_artefact import describe_artefact
 from nm2trt.serving.options import DeployOptions
 from nm2trt.serving.repository import place, remove, roll_back, served_config
+from tests.serving import served_nets as nets
 
 pytest.importorskip("tritonclient")
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def model(tmp_path, scale=1.0):
-    return _artefact(nets.linear(tmp_path / f"m{scale:g}.onnx", scale=scale))
+    return describe_artefact(nets.linear(tmp_path / f"m{scale:g}.onnx", scale=scale))
 
 
 def tree(folder):
@@ -135,7 +135,7 @@ def test_samples_and_labels_go_with_the_last_version_that_used_them(tmp_path):
 
 def test_external_data_comes_along(tmp_path):
     source = nets.linear(tmp_path / "big.onnx", external=True)
-    placed = place(_artefact(source), tmp_path / "models", "m")
+    placed = place(describe_artefact(source), tmp_path / "models", "m")
     assert (placed.folder / "big.onnx.data").read_bytes() == (tmp_path / "big.onnx.data").read_bytes()
     import onnxruntime
 
@@ -155,12 +155,12 @@ def test_external_data_named_like_what_is_written_there(tmp_path, name):
     (tmp_path / "big.onnx.data").rename(tmp_path / name)
     onnx.save(proto, source)
     with pytest.raises(InputError, match=f"external data at '{name}' cannot be placed beside the model"):
-        place(_artefact(source), tmp_path / "models", "m", DeployOptions(backend="python"))
+        place(describe_artefact(source), tmp_path / "models", "m", DeployOptions(backend="python"))
     assert tree(tmp_path / "models") == []
 
 
 def test_an_artefact_that_changes_meanwhile(tmp_path):
-    engine = _artefact(nets.plan(tmp_path / "m.engine"))
+    engine = describe_artefact(nets.plan(tmp_path / "m.engine"))
     engine.path.write_bytes(b"something else by now")
     with pytest.raises(InputError, match="changed while it was deployed; deploy it again"):
         place(engine, tmp_path / "models", "m")
@@ -173,7 +173,7 @@ def test_an_artefact_that_changes_meanwhile(tmp_path):
 )  # fmt: skip
 def test_hostile_names(tmp_path, name):
     (tmp_path / "models").mkdir()
-    artefact = _artefact(nets.linear(tmp_path / "m.onnx"))
+    artefact = describe_artefact(nets.linear(tmp_path / "m.onnx"))
     with pytest.raises(InputError, match="cannot be a model's name"):
         place(artefact, tmp_path / "models", name)
     with pytest.raises(InputError, match="cannot be a model's name"):
@@ -271,11 +271,11 @@ def test_left_behind_by_a_killed_process(tmp_path):
 DEPLOYER = """
 import sys, tempfile
 from pathlib import Path
-from nm2trt.pipeline.deployments import _artefact
+from nm2trt.pipeline.served_artefact import describe_artefact
 from nm2trt.serving.options import DeployOptions
 from nm2trt.serving.repository import place
 repository, backend, *models = sys.argv[1:]
-described = [_artefact(Path(model)) for model in models]
+described = [describe_artefact(Path(model)) for model in models]
 sample = {"x": __import__("numpy").ones((1, 4), "float32")}
 with tempfile.TemporaryDirectory() as warm:
     place(described[0], warm, "m", DeployOptions(backend=backend), sample=sample)
@@ -329,7 +329,7 @@ def kill_at_random(repository, models, server, *, kills, seed):
                 client.load("m")
                 assert client.is_model_ready("m", str(version))
                 versions.append(version)
-    place(_artefact(models[0]), repository, "m")
+    place(describe_artefact(models[0]), repository, "m")
     assert not list(repository.parent.glob(".*nm2trt*")), "what was left behind is removed by the next"
     assert not list((repository / "m").glob(".*"))
     return versions
@@ -419,7 +419,7 @@ def test_a_tiny_file_system_that_is_full(tmp_path):
         pytest.skip(f"a file system may not be mounted here: {mounted.stderr.decode().strip()}")
     try:
         place(model(tmp_path, 1), repository, "m")
-        large = _artefact(nets.linear(tmp_path / "large.onnx", classes=9000))
+        large = describe_artefact(nets.linear(tmp_path / "large.onnx", classes=9000))
         for name in ("m", "n"):
             with pytest.raises(OutputError, match="the disk is full; what is served is unchanged"):
                 place(large, repository, name)
@@ -436,7 +436,7 @@ def test_a_repository_that_may_not_be_written():
         base.chmod(0o755)
         repository = base / "models"
         source = nets.linear(base / "m.onnx")
-        place(_artefact(source), repository, "m")
+        place(describe_artefact(source), repository, "m")
         for path in (base, repository, *repository.rglob("*"), source):
             path.chmod(0o555 if path.is_dir() else 0o444)
         before = tree(base)

@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
-import served_nets as nets
 
 from nm2trt.errors import BackendMissingError, InputError, OutputError
-from nm2trt.pipeline import DeployOptions, ServerOptions, deploy, serve
+from nm2trt.pipeline.deploy import deploy
+from nm2trt.pipeline.serve import serve
 from nm2trt.serving.installation import find_server
+from nm2trt.serving.options import DeployOptions, ServerOptions
+from tests.serving import served_nets as nets
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,7 +56,7 @@ def test_clean_stop_and_a_model_that_does_not_keep_the_others_from_loading(tmp_p
 def test_it_ends_with_whoever_started_it(tmp_path, tritonserver):
     (tmp_path / "models").mkdir()
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom nm2trt.pipeline import ServerOptions, serve\n"
+        "import sys, time\nfrom pathlib import Path\nfrom nm2trt.pipeline.serve import serve\nfrom nm2trt.serving.options import ServerOptions\n"
         "server = serve(sys.argv[1], ServerOptions(log=Path(sys.argv[2])))\n"
         "print(server.pid, flush=True)\ntime.sleep(60)\n"
     )

@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-from nets import conv_net
 
 import nm2trt
 from nm2trt.backends import _trt_shared, choice, cuda, trt
@@ -14,6 +13,7 @@ from nm2trt.backends._trt_versions import row_of
 from nm2trt.backends.protocol import Backend
 from nm2trt.cli import main
 from nm2trt.errors import BackendError, BackendMissingError, InputError
+from tests.engine.nets import conv_net
 
 try:
     import tensorrt

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from validation_fakes import Lookup, one_hot, rows
 
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.errors import BackendError, DataError, DifferenceError, InputError, Interrupted, ServerError
 from nm2trt.validation.comparison import compare_sessions, default_metrics
+from tests.validation.validation_fakes import Lookup, one_hot, rows
 
 LABELS = [0, 1, 2, 0, 1, 2, 0, 1]
 CANDIDATE = [0, 1, 2, 0, 2, 2, 1, 1]  # wrong on 4 and 6

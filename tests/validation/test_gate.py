@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from validation_fakes import Lookup, one_hot, rows
 
 from nm2trt.errors import InputError
 from nm2trt.validation.comparison import MetricComparison, Score, compare_sessions
 from nm2trt.validation.gate import hold_to, parse_drop
-from nm2trt.validation.paired import PairedDifference
+from nm2trt.validation.statistics.paired import PairedDifference
+from tests.validation.validation_fakes import Lookup, one_hot, rows
 
 
 def metric(n, gained, lost, *, higher=True):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from nm2trt.backends.protocol import TensorSpec
-from nm2trt.validation.data import ArraySamples
+from nm2trt.validation.samples.samples import ArraySamples
 
 
 class Lookup:

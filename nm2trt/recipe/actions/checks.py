@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from nm2trt import pipeline
 from nm2trt.errors import DifferenceError, Nm2trtError, SparsityError
 from nm2trt.recipe import options as options_of
 from nm2trt.recipe.actions.job import Job, Outcome, Words
@@ -12,8 +11,10 @@ __all__ = ["bench", "gain", "validate", "verify"]
 
 def verify(job: Job) -> Outcome:
     """Run `nm2trt verify`."""
+    from nm2trt.pipeline.verify import verify
+
     options: options_of.VerifyOptions = job.options
-    done = pipeline.verify(job.source, pattern=options.pattern)
+    done = verify(job.source, pattern=options.pattern)
     passed = done.passed(options.fail_on)
     failure = None
     if not passed:
@@ -32,9 +33,11 @@ def verify(job: Job) -> Outcome:
 
 def validate(job: Job) -> Outcome:
     """Run `nm2trt validate`."""
+    from nm2trt.pipeline.validate import validate
+
     options: options_of.ValidateOptions = job.options
     against = str(job.sources["against"])
-    done = pipeline.validate(
+    done = validate(
         str(job.sources["from"]),
         against=against,
         data=job.files["data"],
@@ -66,8 +69,10 @@ def validate(job: Job) -> Outcome:
 
 def gain(job: Job) -> Outcome:
     """Run `nm2trt gain`."""
+    from nm2trt.pipeline.gain import gain
+
     options: options_of.GainOptions = job.options
-    done = pipeline.gain(
+    done = gain(
         job.source,
         job.files["table"],
         shapes=options.shapes,
@@ -83,9 +88,11 @@ def gain(job: Job) -> Outcome:
 
 def bench(job: Job) -> Outcome:
     """Run `nm2trt bench`."""
+    from nm2trt.pipeline.bench import bench
+
     options: options_of.BenchOptions = job.options
     artefacts = [job.sources[key] for key in ("against", "from") if key in job.sources]
-    done = pipeline.bench(
+    done = bench(
         artefacts,
         data=job.files.get("data"),
         batches=options.batches,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nm2trt import pipeline
 from nm2trt.recipe import options as options_of
 from nm2trt.recipe.actions.job import Job, Outcome, Words
 
@@ -13,8 +12,10 @@ __all__ = ["build", "explain", "prove"]
 
 def build(job: Job) -> Outcome:
     """Run `nm2trt build`."""
+    from nm2trt.pipeline.build import build, build_options, engine_suffix
+
     options: options_of.BuildOptions = job.options
-    chosen = pipeline.build_options(
+    chosen = build_options(
         sparsity=options.sparsity,
         targets=options.target,
         profiles=options.profiles,
@@ -22,10 +23,8 @@ def build(job: Job) -> Outcome:
         static_shapes=options.shapes,
         effort=options.effort,
     )
-    target = job.artefact(pipeline.engine_suffix(options.backend))
-    done = pipeline.build(
-        job.source, target, chosen, backend=options.backend, require_sparse=options.require_sparse
-    )
+    target = job.artefact(engine_suffix(options.backend))
+    done = build(job.source, target, chosen, backend=options.backend, require_sparse=options.require_sparse)
     words = Words(["build", str(job.source), f"--sparsity={options.sparsity}", "-o", str(target)])
     words.add("--target", options.target).add("--profile", options.profiles)
     words.add("--workspace", options.workspace).add("--shape", options.shapes)
@@ -37,15 +36,18 @@ def build(job: Job) -> Outcome:
 
 def prove(job: Job) -> Outcome:
     """Run `nm2trt prove`."""
+    from nm2trt.pipeline.build import build_options
+    from nm2trt.pipeline.prove import prove
+
     options: options_of.ProveOptions = job.options
     dense = job.sources.get("dense")
     folder = job.artefact("")
     folder.mkdir(exist_ok=True)
-    done = pipeline.prove(
+    done = prove(
         job.source,
         dense,
         output=folder,
-        options=pipeline.build_options(sparsity="enable", targets=options.target, profiles=options.profiles),
+        options=build_options(sparsity="enable", targets=options.target, profiles=options.profiles),
         backend=options.backend,
         runs=options.runs,
         warmup=options.warmup,
@@ -59,10 +61,10 @@ def prove(job: Job) -> Outcome:
 
 def explain(job: Job) -> Outcome:
     """Run `nm2trt explain`."""
+    from nm2trt.pipeline.explain import explain
+
     options: options_of.ExplainOptions = job.options
-    done = pipeline.explain(
-        job.source, backend=options.backend, targets=options.target, shapes=options.shapes
-    )
+    done = explain(job.source, backend=options.backend, targets=options.target, shapes=options.shapes)
     words = Words(["explain", str(job.source)]).add("--backend", options.backend)
     words.add("--target", options.target).add("--shape", options.shapes)
     return Outcome(done.to_json(), words.words)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nm2trt import pipeline
 from nm2trt.errors import InputError, Nm2trtError
 
 __all__ = ["Job", "Outcome", "Words", "model_files"]
@@ -100,4 +99,6 @@ class Words:
 
 def model_files(model: Path) -> tuple[Path, ...]:
     """Return a model and the data files beside it."""
-    return (model, *pipeline.data_files(model))
+    from nm2trt.pipeline.info import data_files
+
+    return (model, *data_files(model))

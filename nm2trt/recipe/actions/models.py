@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from nm2trt import pipeline
 from nm2trt.recipe import options as options_of
 from nm2trt.recipe.actions.job import Job, Outcome, Words, model_files
 
@@ -11,15 +10,19 @@ __all__ = ["cast", "export", "fuse", "prune", "quantize", "sparsify"]
 
 def sparsify(job: Job) -> Outcome:
     """Run `nm2trt sparsify`."""
-    done = pipeline.sparsify_file(job.files["recipe"], job.artefact(""), allow_functions=job.allow_functions)
+    from nm2trt.pipeline.sparsify import sparsify_file
+
+    done = sparsify_file(job.files["recipe"], job.artefact(""), allow_functions=job.allow_functions)
     command = ["sparsify", str(job.files["recipe"]), "-o", str(job.artefact(""))]
     return Outcome(done.to_json(), command, (done.onnx, done.weights))
 
 
 def export(job: Job) -> Outcome:
     """Export a torch model."""
+    from nm2trt.pipeline.export import export_file
+
     options: options_of.ExportOptions = job.options
-    done = pipeline.export_file(
+    done = export_file(
         options.model,
         job.files["weights"],
         job.artefact(".onnx"),
@@ -34,18 +37,22 @@ def export(job: Job) -> Outcome:
 
 def fuse(job: Job) -> Outcome:
     """Run `nm2trt fuse`."""
+    from nm2trt.pipeline.fuse import fuse
+
     options: options_of.FuseOptions = job.options
     target = job.artefact(".onnx")
-    done = pipeline.fuse(job.source, target, allow_broken=options.allow_broken, compare=options.compare)
+    done = fuse(job.source, target, allow_broken=options.allow_broken, compare=options.compare)
     words = Words(["fuse", str(job.source), "-o", str(target)]).add("--allow-broken", options.allow_broken)
     return Outcome(done.to_json(), words.words, model_files(target))
 
 
 def prune(job: Job) -> Outcome:
     """Run `nm2trt prune`."""
+    from nm2trt.pipeline.prune import prune
+
     options: options_of.PruneOptions = job.options
     target = job.artefact(".onnx")
-    done = pipeline.prune(
+    done = prune(
         job.source,
         target,
         pattern=options.pattern,
@@ -62,9 +69,11 @@ def prune(job: Job) -> Outcome:
 
 def cast(job: Job) -> Outcome:
     """Run `nm2trt cast`."""
+    from nm2trt.pipeline.cast import cast
+
     options: options_of.CastOptions = job.options
     target = job.artefact(".onnx")
-    done = pipeline.cast(
+    done = cast(
         job.source,
         target,
         to=options.to,
@@ -82,9 +91,11 @@ def cast(job: Job) -> Outcome:
 
 def quantize(job: Job) -> Outcome:
     """Run `nm2trt quantize`."""
+    from nm2trt.pipeline.quantize import quantize
+
     options: options_of.QuantizeOptions = job.options
     target = job.artefact(".onnx")
-    done = pipeline.quantize(
+    done = quantize(
         job.source,
         target,
         calib=job.files["calib"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nm2trt import pipeline
 from nm2trt.errors import DifferenceError, Nm2trtError
 from nm2trt.recipe import options as options_of
 from nm2trt.recipe.actions.job import Job, Outcome, Words
@@ -14,8 +13,11 @@ __all__ = ["deploy", "probe"]
 
 def deploy(job: Job) -> Outcome:
     """Run `nm2trt deploy`."""
+    from nm2trt.pipeline.deploy import deploy
+    from nm2trt.serving.options import DeployOptions
+
     options: options_of.DeployOptions = job.options
-    chosen = pipeline.DeployOptions(
+    chosen = DeployOptions(
         backend=options.backend,
         max_batch=options.max_batch,
         instances=options.instances,
@@ -26,7 +28,7 @@ def deploy(job: Job) -> Outcome:
         threads=options.threads,
     )
     repository = job.files["repository"]
-    done = pipeline.deploy(
+    done = deploy(
         job.source,
         repository,
         options.name,
@@ -54,16 +56,19 @@ def deploy(job: Job) -> Outcome:
 
 def probe(job: Job) -> Outcome:
     """Run `nm2trt probe`."""
+    from nm2trt.pipeline.probe import probe
+    from nm2trt.serving.options import ProbeOptions
+
     options: options_of.ProbeOptions = job.options
     folder = Path(job.sources["from"])
     repository, name, reference = folder.parents[1], folder.parent.name, Path(job.sources["reference"])
-    done = pipeline.probe(
+    done = probe(
         options.url,
         name,
         reference,
         data=job.files.get("data"),
         repository=repository,
-        options=pipeline.ProbeOptions(
+        options=ProbeOptions(
             concurrency=tuple(options.concurrency), requests=options.requests, precision=options.precision
         ),
     )

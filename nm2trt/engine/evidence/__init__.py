@@ -1,0 +1,1 @@
+"""What an engine library said: build logs, inspector JSON, kernel traces."""

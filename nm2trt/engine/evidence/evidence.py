@@ -1,0 +1,187 @@
+"""What a builder or a profiler said of an engine's layers and kernels, whatever said it.
+
+`build_log`, `inspector_json` and `kernel_trace` beside this module read it; `nm2trt.engine.ladder.ladder`
+judges it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "SPARSE_KERNEL_NAMES",
+    "Autotuned",
+    "Evidence",
+    "KernelUse",
+    "LayerRecord",
+    "SparsityList",
+    "is_sparse_kernel",
+    "is_stub",
+]
+
+# Pieces of names that only 2:4 kernels have, and where each was read.
+SPARSE_KERNEL_NAMES: tuple[tuple[str, str], ...] = (
+    (r"xmma_(\w+_)?sparse_(conv|gemm|fprop|int8|i8|f16|bf16|e4m3)", "names in TensorRT for RTX 1.7.1.116"),
+    (r"xmma_sparse_(conv|gemm)", "lists of tensor core kernels in PyTorch's and TensorFlow's profilers"),
+    (
+        r"_sptensor\d+x\d+x\d+",
+        "suffix of cuSPARSELt's and TensorRT's kernels for sparse tensor cores",
+    ),
+    (r"(^|[_\d])spgemm(_|$)", "CUTLASS profiler, NVIDIA/cutlass issue 103"),
+    (r"spmma", "NVIDIA/Model-Optimizer pull request 1664"),
+)
+_SPARSE = re.compile("|".join(f"(?:{pattern})" for pattern, _ in SPARSE_KERNEL_NAMES), re.IGNORECASE)
+# The kernel is chosen where the engine is loaded; measured with TensorRT for RTX 1.7.1.116.
+_STUBS = frozenset({"__myelin_CASK_STUB"})
+
+
+def is_sparse_kernel(name: str) -> bool:
+    """Tell whether a tactic's or kernel's name is that of a kernel for sparse tensor cores."""
+    return _SPARSE.search(name) is not None
+
+
+def is_stub(tactic: str) -> bool:
+    """Tell whether a tactic stands for a choice that is made later, on the GPU that loads the engine."""
+    return tactic in _STUBS
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRecord:
+    """One layer of an engine.
+
+    Args:
+        name: Its name in the engine.
+        kind: Its type, e.g. "CaskConvolution", "gemm".
+        nodes: The ONNX nodes that it runs, as far as its metadata or name tells.
+        tactic: Name of its kernel; "" where that is not told.
+        sparse_weights: What `HasSparseWeights` says, which is no proof; None where it is not told.
+    """
+
+    name: str
+    kind: str
+    nodes: tuple[str, ...]
+    tactic: str
+    sparse_weights: bool | None = None
+
+    @property
+    def computes(self) -> bool:
+        """Whether it may hold a matrix product: anything but moves, constants and point-wise kernels."""
+        return not re.search(r"reformat|noop|constant|shuffle|pointwise|^kgen$|signal|wait", self.kind, re.I)
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether its type is that of a matrix product or convolution."""
+        return re.search(r"conv|gemm|correlation|matmul|matrix|fully", self.kind, re.IGNORECASE) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class SparsityList:
+    """One of the builder's "(Sparsity)" lines.
+
+    Args:
+        count: How many layers it speaks of.
+        layers: Their names in the engine; None where the line gives the number alone.
+    """
+
+    count: int
+    layers: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Autotuned:
+    """One layer as the builder timed it.
+
+    Args:
+        layer: Its name.
+        nodes: The ONNX nodes that it runs.
+        sparse_ms: Time of the fastest sparse kernel; None where none was timed.
+        dense_ms: Time of the fastest dense kernel; None where none was timed.
+    """
+
+    layer: str
+    nodes: tuple[str, ...]
+    sparse_ms: float | None
+    dense_ms: float | None
+
+    @property
+    def speedup(self) -> float | None:
+        """Time of the fastest dense kernel over that of the fastest sparse one."""
+        if not self.sparse_ms or not self.dense_ms:
+            return None
+        return self.dense_ms / self.sparse_ms
+
+
+@dataclass(frozen=True, slots=True)
+class KernelUse:
+    """One kernel of a profiler's trace.
+
+    Args:
+        name: Its name.
+        launches: How often it ran.
+        total_us: Its time in all, in microseconds.
+        nodes: The ONNX nodes of the layer that launched it; () where the trace does not say.
+    """
+
+    name: str
+    launches: int
+    total_us: float
+    nodes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Everything that was said of one engine.
+
+    Args:
+        layers: Its layers.
+        eligible: Layers that the builder lists as eligible; None where no such line was found.
+        chosen: Layers that it chose sparse kernels for; None where no such line was found.
+        autotuned: What it timed.
+        kernels: What a profiler saw.
+        notes: What could not be read and why; one sentence each.
+    """
+
+    layers: tuple[LayerRecord, ...] = ()
+    eligible: SparsityList | None = None
+    chosen: SparsityList | None = None
+    autotuned: tuple[Autotuned, ...] = ()
+    kernels: tuple[KernelUse, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def deferred(self) -> bool:
+        """Whether kernels are chosen where the engine is loaded, so that no build can name them."""
+        return any(is_stub(layer.tactic) for layer in self.layers)
+
+    @classmethod
+    def merged(cls, parts: Iterable[Evidence]) -> Evidence:
+        """Put what several sources say of one engine together; the later of two lists stands."""
+        whole = cls()
+        for part in parts:
+            whole = cls(
+                (*whole.layers, *part.layers),
+                part.eligible or whole.eligible,
+                part.chosen or whole.chosen,
+                (*whole.autotuned, *part.autotuned),
+                (*whole.kernels, *part.kernels),
+                tuple(dict.fromkeys((*whole.notes, *part.notes))),
+            )
+        return whole
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a summary as JSON values; kernels and layers are counted, not listed."""
+        sparse = [kernel for kernel in self.kernels if is_sparse_kernel(kernel.name)]
+        return {
+            "layers": len(self.layers),
+            "layers_with_sparse_tactic": sum(is_sparse_kernel(layer.tactic) for layer in self.layers),
+            "eligible": None if self.eligible is None else self.eligible.count,
+            "chosen": None if self.chosen is None else self.chosen.count,
+            "autotuned": len(self.autotuned),
+            "kernels": len(self.kernels),
+            "sparse_kernels": [kernel.name for kernel in sparse],
+            "kernels_chosen_when_loaded": self.deferred,
+            "notes": list(self.notes),
+        }

@@ -1,0 +1,1 @@
+"""One row per weight from pattern to measured gain, and what a build requires of it."""

@@ -1,0 +1,121 @@
+"""What the evidence of one engine says of one ONNX node: listed, chosen, gained.
+
+Trusted in this order: a kernel that a profiler saw in the node's layer, the tactic that the inspector names,
+the builder's list. A source that does not name the node says nothing of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nm2trt.engine.evidence.evidence import Evidence, SparsityList, is_sparse_kernel, is_stub
+from nm2trt.engine.evidence.layer_names import is_region, onnx_nodes, split_list
+
+__all__ = ["NOT_MEASURED", "TIMED", "Answer", "Rung", "asked", "gained", "listed"]
+
+Answer = Literal["yes", "no", "unknown", "not measured", "not reached"]
+
+NOT_MEASURED = "not measured"
+TIMED = "when the builder timed it"
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One answer.
+
+    Args:
+        answer: "yes", "no", "unknown", "not measured" (this machine cannot answer) or "not reached" (an
+            earlier rung said no).
+        detail: The answer in a few words, for a table's cell.
+    """
+
+    answer: Answer
+    detail: str
+
+
+def listed(node: str, evidence: Evidence) -> Rung:
+    """Say whether the builder lists a node as eligible."""
+    named = _named(node, evidence.eligible)
+    if named is None:
+        if evidence.eligible is not None and evidence.eligible.count:
+            return Rung("unknown", f"{evidence.eligible.count} layers, not named")
+        return Rung("not measured", NOT_MEASURED)
+    return Rung("yes", "listed") if named else Rung("no", "not listed")
+
+
+def asked(node: str, evidence: Evidence) -> Rung:
+    """Say whether a sparse kernel was chosen for a node."""
+    for answer in (_kernel(node, evidence), _tactic(node, evidence), _line(node, evidence)):
+        if answer is not None:
+            return answer
+    if evidence.kernels and not any(is_sparse_kernel(kernel.name) for kernel in evidence.kernels):
+        return Rung("no", "no sparse kernel ran at all")
+    if any(layer.sparse_weights and node in layer.nodes for layer in evidence.layers):
+        return Rung("no", "not chosen: HasSparseWeights alone is no proof")
+    return Rung("not measured", NOT_MEASURED)
+
+
+def gained(node: str, evidence: Evidence) -> Rung:
+    """Say what the builder measured when it timed the node's sparse kernels against its dense ones."""
+    timed = [item.speedup for item in evidence.autotuned if node in item.nodes and item.speedup is not None]
+    if not timed:
+        return Rung("not measured", NOT_MEASURED)
+    best = max(timed)
+    if best > 1.0:
+        return Rung("yes", f"{best:.2f}x {TIMED}")
+    return Rung("no", f"dense was {1 / best:.2f}x as fast {TIMED}")
+
+
+def _kernel(node: str, evidence: Evidence) -> Rung | None:
+    names = [kernel.name for kernel in evidence.kernels if node in kernel.nodes]
+    sparse = next((name for name in names if is_sparse_kernel(name)), None)
+    if sparse is not None:
+        return Rung("yes", f"ran {sparse}")
+    return Rung("no", "its kernels were dense") if names else None
+
+
+def _tactic(node: str, evidence: Evidence) -> Rung | None:
+    tactics = [
+        layer.tactic
+        for layer in evidence.layers
+        # A region runs many kernels, of which its tactic is one.
+        if node in layer.nodes and layer.computes and layer.tactic and not is_region(layer.name)
+    ]
+    sparse = next((tactic for tactic in tactics if is_sparse_kernel(tactic)), None)
+    if sparse is not None:
+        return Rung("yes", sparse)
+    if not tactics or any(is_stub(tactic) for tactic in tactics):
+        return None
+    return Rung("no", f"not chosen{_because(node, evidence)}")
+
+
+def _line(node: str, evidence: Evidence) -> Rung | None:
+    named = _named(node, evidence.chosen)
+    if named is None:
+        return None
+    return (
+        Rung("yes", "the builder chose it") if named else Rung("no", f"not chosen{_because(node, evidence)}")
+    )
+
+
+def _because(node: str, evidence: Evidence) -> str:
+    gain = gained(node, evidence)
+    return f": {gain.detail}" if gain.answer == "no" else ""
+
+
+def _named(node: str, found: SparsityList | None) -> bool | None:
+    """Tell whether a line names a node; None where it does not say which layers it means."""
+    if found is None:
+        return None
+    if found.count == 0:
+        return False
+    if found.layers is None or not node:
+        return None
+    if any(node in onnx_nodes(layer) for layer in found.layers):
+        return True
+    # A region names its ends alone, and Myelin's own names tell nothing: the node may be among them.
+    hidden = any(is_region(layer) or not onnx_nodes(layer) for layer in found.layers)
+    # A name that reads as a list of layers cannot be found in one.
+    hidden = hidden or split_list(node) != (node,) or onnx_nodes(node) != (node,)
+    return None if hidden else False

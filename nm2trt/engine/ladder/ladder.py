@@ -1,0 +1,298 @@
+"""The ladder: how far each weight gets on the way to a faster kernel, and where it stops.
+
+    pattern -> shape/groups -> dtype -> builder lists it eligible -> sparse tactic chosen -> measured gain
+
+The first three rungs are answered from the model, the builder and the architectures. The last three are
+the builder's and the GPU's to answer; where this machine cannot ask them they read `not measured`. That a
+weight has zeros, or that an engine calls it sparse, is never proof: a tactic's name, the builder's "chosen"
+line or a kernel's name is.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from nm2trt.engine.evidence.evidence import Evidence
+from nm2trt.engine.ladder.builder_rungs import NOT_MEASURED, Rung, asked, gained, listed
+from nm2trt.errors import InputError
+from nm2trt.nm.eligibility import Where, expectations, judge_targets
+from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.verdict import Eligibility, WeightVerdict
+
+__all__ = [
+    "NOT_MEASURED",
+    "SPARSITY_OFF",
+    "LadderRow",
+    "Rung",
+    "climb",
+    "readable",
+    "shared_names",
+    "sparse_share",
+    "with_evidence",
+]
+
+_TWO_OF_FOUR = NMPattern(2, 4)
+_NOT_REACHED = "-"
+SPARSITY_OFF = "sparsity off"
+_TEXTS = ("weight", "consumer", "operator", "reason", "sentence", "node", "source", "basis")
+_RUNGS = ("pattern", "fits", "dtype", "listed", "chosen", "gain")
+
+
+@dataclass(frozen=True, slots=True)
+class LadderRow:
+    """How far one weight gets.
+
+    Args:
+        weight: Its name.
+        consumer: The node that reads it.
+        operator: That node's operator.
+        shape: Its shape.
+        reason: Code of the rule that decided, e.g. "group-conv".
+        sentence: What decided, in words.
+        pattern: Whether it holds a pattern that sparse tensor cores read.
+        fits: Whether shape, groups and operator allow a sparse kernel.
+        dtype: Whether its dtype does.
+        listed: Whether the builder lists it eligible.
+        chosen: Whether a sparse tactic was chosen.
+        gain: What it saved.
+        macs: Multiply-accumulates of one inference at the optimum profile; None where shapes are not known.
+        node: The name that the builder's parser gives the consumer.
+        source: Where the deciding rule comes from; "" where the pattern decided.
+        basis: How far to trust it.
+        doubts: What speaks against a sparse kernel winning though it may run, by the rule's code.
+    """
+
+    weight: str
+    consumer: str
+    operator: str
+    shape: tuple[int, ...]
+    reason: str
+    sentence: str
+    pattern: Rung
+    fits: Rung
+    dtype: Rung
+    listed: Rung
+    chosen: Rung
+    gain: Rung
+    macs: int | None = None
+    node: str = ""
+    source: str = ""
+    basis: str = ""
+    doubts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        """The six rungs, lowest first."""
+        return (self.pattern, self.fits, self.dtype, self.listed, self.chosen, self.gain)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a rung below the builder's said no."""
+        return any(rung.answer == "no" for rung in self.rungs[:3])
+
+    @property
+    def eligible(self) -> bool:
+        """Whether no rung below the builder's said no, or a sparse kernel was chosen all the same."""
+        return self.chosen.answer == "yes" or not self.stopped
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], *, where: str) -> LadderRow:
+        """Read what `to_json` wrote; a manifest of an earlier release lacks the last fields.
+
+        Args:
+            data: The decoded JSON.
+            where: The file, for messages.
+
+        Raises:
+            InputError: The record is damaged.
+        """
+        try:
+            values = {item.name: data[item.name] for item in fields(cls) if item.name in data}
+            for name in _RUNGS:
+                values[name] = Rung(values[name]["answer"], str(values[name]["detail"]))
+            values["shape"] = tuple(int(size) for size in values["shape"])
+            values["doubts"] = {str(code): str(text) for code, text in dict(values.get("doubts", {})).items()}
+            if not all(isinstance(values.get(name, ""), str) for name in _TEXTS):
+                raise TypeError("names and sentences are texts")
+            macs = values.get("macs")
+            values["macs"] = None if macs is None else operator.index(macs)
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"the ladder in {where} is damaged; build the engine again") from error
+
+
+def readable(verdict: WeightVerdict) -> bool:
+    """Tell whether the weight holds a pattern that sparse tensor cores read: 2:4, or one that implies it."""
+    return verdict.pattern == "holds" and _TWO_OF_FOUR.admits(NMPattern.parse(verdict.wanted))
+
+
+def climb(
+    verdicts: Sequence[WeightVerdict],
+    *,
+    sparsity: str,
+    builder: str = "",
+    targets: Sequence[str] = (),
+    evidence: Evidence | None = None,
+) -> tuple[LadderRow, ...]:
+    """Return one row a verdict, as far as model, builder and evidence can answer.
+
+    Args:
+        verdicts: What `verify` found out.
+        sparsity: The build's "disable", "enable" or "force".
+        builder: "trt" or "trt-rtx"; "" where none is chosen yet.
+        targets: Architectures that the engine is for.
+        evidence: What builder and profiler said of the engine; None where nothing was built.
+    """
+    shared, said = shared_names(verdicts), evidence or Evidence()
+    return tuple(
+        _row(verdict, sparsity, builder, targets, Evidence() if verdict.node in shared else said)
+        for verdict in verdicts
+    )
+
+
+def with_evidence(ladder: Sequence[LadderRow], evidence: Evidence) -> tuple[LadderRow, ...]:
+    """Return rows of an engine that was built, with what is said of it now on the upper three rungs."""
+    rows = []
+    shared = shared_names(ladder)
+    for row in ladder:
+        if row.listed.detail == SPARSITY_OFF:
+            rows.append(row)
+            continue
+        above = _above_builder(row.node, Evidence() if row.node in shared else evidence)
+        *_, listed_now, chosen_now, gain_now = _until_no([row.pattern, row.fits, row.dtype, *above])
+        rows.append(replace(row, listed=listed_now, chosen=chosen_now, gain=gain_now))
+    return tuple(rows)
+
+
+def shared_names(ladder: Sequence[LadderRow] | Sequence[WeightVerdict]) -> frozenset[str]:
+    """Return the node names that several matrix products have: what is said of one may be of another."""
+    pairs = {(row.node, row.weight) for row in ladder if row.operator in ("Conv", "Gemm", "MatMul")}
+    seen = Counter(node for node, _ in pairs if node)
+    return frozenset(name for name, count in seen.items() if count > 1)
+
+
+def sparse_share(ladder: Sequence[LadderRow]) -> tuple[float | None, str]:
+    """Return the share of eligible multiply-accumulates that run sparse kernels, and why it is not known.
+
+    Args:
+        ladder: One row a weight.
+
+    Returns:
+        The share, 0..1, and ""; or None and one sentence.
+    """
+    eligible = [row for row in ladder if row.eligible]
+    if not eligible:
+        return None, "no weight is eligible for a sparse kernel"
+    uncounted = [row for row in eligible if row.macs is None]
+    if uncounted:
+        return None, (
+            f"the multiply-accumulates of {len(uncounted)} eligible weights are not known, first "
+            f"{uncounted[0].weight!r}; give static shapes or a profile"
+        )
+    open_rows = [row for row in eligible if row.chosen.answer not in ("yes", "no", "not reached")]
+    if open_rows:
+        return None, (
+            f"which kernel was chosen is not known of {len(open_rows)} of {len(eligible)} eligible weights, "
+            f"first {open_rows[0].weight!r}"
+        )
+    total = sum(row.macs or 0 for row in eligible)
+    sparse = sum(row.macs or 0 for row in eligible if row.chosen.answer == "yes")
+    return (sparse / total if total else 0.0), ""
+
+
+def _row(
+    verdict: WeightVerdict, sparsity: str, builder: str, targets: Sequence[str], evidence: Evidence
+) -> LadderRow:
+    judged = _judged(verdict, builder, targets)
+    rungs = [_pattern(verdict), *_below_builder(verdict, builder, targets)]
+    if sparsity == "disable":
+        rungs += [Rung("no", SPARSITY_OFF)] * 3
+    else:
+        rungs += _above_builder(verdict.node, evidence)
+    rungs = _until_no(rungs)
+    decided = judged is not None and readable(verdict)
+    return LadderRow(
+        weight=verdict.weight,
+        consumer=verdict.consumer,
+        operator=verdict.operator,
+        shape=verdict.shape,
+        reason=judged.code if judged is not None and decided else verdict.reason,
+        sentence=judged.sentence if judged is not None and decided else verdict.sentence,
+        **dict(zip(_RUNGS, rungs, strict=True)),
+        macs=verdict.macs,
+        node=verdict.node,
+        source=judged.source if judged is not None and decided else verdict.source,
+        basis=judged.basis if judged is not None and decided else verdict.basis,
+        doubts=_doubts(verdict, builder, targets),
+    )
+
+
+def _above_builder(node: str, evidence: Evidence) -> list[Rung]:
+    """Return the rungs that builder and GPU answer."""
+    return [listed(node, evidence), asked(node, evidence), gained(node, evidence)]
+
+
+def _until_no(rungs: Sequence[Rung]) -> list[Rung]:
+    """Return the rungs with those above the first "no" not reached."""
+    stopped = next((i for i, rung in enumerate(rungs) if rung.answer == "no"), len(rungs))
+    if stopped in (1, 2, 3) and rungs[4].answer == "yes":
+        stopped = len(rungs)  # a kernel that was chosen says more than a rule, or a list that lost its name
+    return [rung if i <= stopped else Rung("not reached", _NOT_REACHED) for i, rung in enumerate(rungs)]
+
+
+def _judged(verdict: WeightVerdict, builder: str, targets: Sequence[str]) -> Eligibility | None:
+    return None if verdict.facts is None else judge_targets(verdict.facts, builder, targets)
+
+
+def _doubts(verdict: WeightVerdict, builder: str, targets: Sequence[str]) -> dict[str, str]:
+    """Return what speaks against a sparse kernel on every target, training it sparse first included."""
+    if verdict.facts is None:
+        return {}
+    shape = judge_targets(verdict.facts, builder, targets, rung="shape")
+    if shape.answer == "no":
+        return {shape.code: shape.sentence}
+    found = [
+        {item.code: item.sentence for item in expectations(verdict.facts, Where(builder, target))}
+        for target in targets or ("",)
+    ]
+    return {code: text for code, text in found[0].items() if all(code in other for other in found)}
+
+
+def _pattern(verdict: WeightVerdict) -> Rung:
+    if readable(verdict):
+        return Rung("yes", verdict.wanted)
+    if verdict.pattern == "holds":
+        return Rung("no", f"{verdict.wanted} is not 2:4")
+    if verdict.pattern == "broken":
+        return Rung("no", f"broken, {verdict.broken_groups} of {verdict.groups} groups")
+    if verdict.pattern == "dense-by-plan":
+        return Rung("no", "dense by plan")
+    return Rung("no", verdict.pattern.replace("-", " "))
+
+
+def _below_builder(verdict: WeightVerdict, builder: str, targets: Sequence[str]) -> tuple[Rung, Rung]:
+    """Return the rungs of shape and dtype."""
+    if verdict.facts is None:
+        return Rung("unknown", "untraceable"), Rung("unknown", verdict.dtype)
+    facts = verdict.facts
+    shape = judge_targets(facts, builder, targets, rung="shape")
+    dtype = judge_targets(facts, builder, targets, rung="dtype")
+    fits = Rung("yes", "fits") if shape.answer == "yes" else Rung(shape.answer, shape.code)
+    if dtype.answer == "yes":
+        return fits, Rung("yes", facts.dtype)
+    return fits, Rung(dtype.answer, _DTYPE_DETAILS.get(dtype.code, "{}").format(facts.dtype))
+
+
+_DTYPE_DETAILS: Mapping[str, str] = {
+    "fp32": "{}: no sparse kernel known",
+    "dtype": "{}: unknown",
+    "qdq-island": "{}: an island among Q/DQ",
+}

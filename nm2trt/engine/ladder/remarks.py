@@ -1,0 +1,60 @@
+"""What the user of a build should know: what speaks against a gain, and what the builder left open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nm2trt.backends.options import BuildOptions
+from nm2trt.engine.evidence.evidence import Evidence
+from nm2trt.engine.ladder.ladder import LadderRow, readable
+from nm2trt.engine.ladder.unmatched import lost_weights
+from nm2trt.nm.eligibility_tables import FIRST_SPARSE
+from nm2trt.nm.verdict import WeightVerdict
+
+__all__ = ["remarks"]
+
+
+def remarks(
+    weights: Sequence[WeightVerdict],
+    options: BuildOptions,
+    ladder: Sequence[LadderRow],
+    evidence: Evidence,
+) -> tuple[str, ...]:
+    """Return one sentence a remark.
+
+    Args:
+        weights: What `verify` found out of every weight.
+        options: What was asked of the builder.
+        ladder: One row a weight.
+        evidence: What the builder said.
+    """
+    # Of a builder that defers the choice nothing else is expected.
+    said = () if evidence.deferred else evidence.notes
+    return (*_warnings(weights, options), *lost_weights(ladder, evidence), *said)
+
+
+def _warnings(weights: Sequence[WeightVerdict], options: BuildOptions) -> list[str]:
+    if options.sparsity == "disable":
+        return []
+    holding = [verdict for verdict in weights if readable(verdict)]
+    notes = []
+    single = [verdict for verdict in holding if verdict.dtype in ("float32", "float64")]
+    if single:
+        notes.append(
+            f"{len(single)} of {len(holding)} weights that hold 2:4 are {single[0].dtype}, for which no "
+            "sparse kernel is known: export in fp16 or quantise to int8"
+        )
+    if options.sparsity == "force":
+        notes.append(
+            f"the weights were forced to 2:4 by magnitude, {len(holding)} of {len(weights)} hold it: compare "
+            "the accuracy with the original's, as nothing was trained"
+        )
+    if options.strict_nans:
+        notes.append(
+            "strict NaNs limit sparse kernels to layers where NaNs pass through unchanged; leave "
+            "--strict-nans out unless the model needs it"
+        )
+    old = [target for target in options.targets if int(target[2:]) < FIRST_SPARSE]
+    if old:
+        notes.append(f"{', '.join(old)} has no sparse tensor cores: the engine runs dense there")
+    return notes

@@ -1,0 +1,153 @@
+"""Builds refused for want of sparse kernels: no weight holds 2:4, or `--require-sparse` is missed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nm2trt.backends.protocol import Backend, Engine
+from nm2trt.engine.evidence.build_log import parse_build_log
+from nm2trt.engine.evidence.evidence import Evidence
+from nm2trt.engine.evidence.inspector_json import parse_layer_information
+from nm2trt.engine.ladder.ladder import LadderRow, readable, sparse_share
+from nm2trt.errors import SparsityError
+from nm2trt.nm.verdict import WeightVerdict
+
+__all__ = [
+    "LadderError",
+    "NothingSparseError",
+    "TooFewSparseError",
+    "cannot_know",
+    "check_share",
+    "gather",
+    "require_pattern",
+]
+
+
+class LadderError(SparsityError):
+    """What was asked of sparse kernels cannot be had; `ladder` says why, weight by weight.
+
+    Args:
+        message: The sentence.
+        ladder: One row a weight.
+    """
+
+    def __init__(self, message: str, ladder: tuple[LadderRow, ...]) -> None:
+        super().__init__(message)
+        self.ladder = ladder
+
+
+class NothingSparseError(LadderError):
+    """Sparse kernels were asked for and the weights do not allow them."""
+
+
+class TooFewSparseError(LadderError):
+    """Fewer sparse kernels run than were required, or it cannot be known here."""
+
+
+def require_pattern(
+    model: Path,
+    weights: Sequence[WeightVerdict],
+    ladder: tuple[LadderRow, ...],
+    *,
+    planned: bool,
+    missing: Sequence[str],
+) -> None:
+    """Refuse a sparse build that could only come out dense, or that the model's plan does not back.
+
+    Args:
+        model: The model, for the message.
+        weights: What `verify` found out of every weight.
+        ladder: One row a weight.
+        planned: Whether the model carries a plan.
+        missing: Weights of the plan that no node reads.
+
+    Raises:
+        NothingSparseError: No weight holds 2:4, or the plan is broken.
+    """
+    broken = [verdict for verdict in weights if verdict.pattern == "broken"]
+    if missing:
+        raise NothingSparseError(
+            f"{model}: the plan that the model carries names {missing[0]!r}, which no node reads; "
+            "export the finalised model again",
+            ladder,
+        )
+    if planned and broken:
+        first = broken[0]
+        raise NothingSparseError(
+            f"{model}: {len(broken)} of {len(weights)} weights break the plan that the model carries, first "
+            f"{first.weight!r}: {first.sentence}; export the finalised model again, or build with "
+            "--sparsity=force",
+            ladder,
+        )
+    if not any(readable(verdict) for verdict in weights):
+        what = f"none of its {len(weights)} weights holds 2:4" if weights else "it has no weights to judge"
+        raise NothingSparseError(
+            f"{model}: {what}, so no sparse kernel could run; train it sparse (nm2trt.sparsify), prune it "
+            f"(nm2trt prune), or build dense with --sparsity=disable",
+            ladder,
+        )
+
+
+def gather(built: Engine, backend: Backend) -> Evidence:
+    """Read what the builder said of an engine, and what its inspector says where it could be loaded."""
+    if not built.log:
+        return Evidence()
+    parts = [parse_build_log(built.log, builder=backend.name, version=backend.version)]
+    if built.layers:
+        parts.append(parse_layer_information(built.layers, builder=backend.name, version=backend.version))
+    return Evidence.merged(parts)
+
+
+def cannot_know(model: Path, sparsity: str, backend: Backend, ladder: tuple[LadderRow, ...]) -> None:
+    """Raise before the build where it could not tell which kernels run.
+
+    Raises:
+        TooFewSparseError: Sparsity is off, or the builder leaves the choice to the machine that loads.
+    """
+    if sparsity == "disable":
+        raise TooFewSparseError(
+            f"{model}: --require-sparse needs --sparsity, without which no sparse kernel is considered",
+            ladder,
+        )
+    if backend.name == "ort":
+        raise TooFewSparseError(
+            f"{model}: --require-sparse has no answer in ONNX Runtime, which has no sparse kernels; build "
+            "for TensorRT on a GPU; nothing was built",
+            ladder,
+        )
+    if backend.name == "trt-rtx":
+        raise TooFewSparseError(
+            f"{model}: --require-sparse can never be answered by an ahead-of-time build for TensorRT for "
+            "RTX, which chooses kernels on the GPU that loads the plan; build for TensorRT on a GPU, or run "
+            "nm2trt prove there; nothing was built",
+            ladder,
+        )
+
+
+def check_share(model: Path, ladder: tuple[LadderRow, ...], evidence: Evidence, required: float) -> None:
+    """Raise where fewer sparse kernels run than are required; the engine is not written then.
+
+    Args:
+        model: The model, for the message.
+        ladder: One row a weight.
+        evidence: What the builder said.
+        required: Least share of the eligible multiply-accumulates, 0..1.
+
+    Raises:
+        TooFewSparseError: It is less, or not known.
+    """
+    share, why = sparse_share(ladder)
+    if share is None:
+        reasons = "; ".join((why, *evidence.notes))
+        raise TooFewSparseError(
+            f"{model}: {required:.0%} of the eligible work is required to run sparse kernels, and it cannot "
+            f"be known here: {reasons}; no engine was written",
+            ladder,
+        )
+    if share < required:
+        raise TooFewSparseError(
+            f"{model}: {share:.1%} of the eligible work runs sparse kernels, {required:.0%} is required; "
+            "nm2trt explain says why; no engine was written",
+            ladder,
+        )

@@ -1,0 +1,1 @@
+"""Engines of one network with and without sparsity, compared."""

@@ -1,0 +1,202 @@
+"""The twin build: what did sparsity bring, all else equal?
+
+Three engines are built one after the other, with the same options, targets and profiles:
+
+| name         | weights               | sparse weights flag |
+|--------------|-----------------------|---------------------|
+| `dense`      | dense                 | off                 |
+| `sparse-off` | sparse                | off                 |
+| `sparse-on`  | sparse                | on                  |
+
+The first two should take the same time: a difference there is the machine's, not sparsity's. On a GPU all
+three run in turn, in blocks; of each block the ratio of medians is taken, so that clocks that drift fall on
+all of them. Without a GPU everything up to the timing is done, and the rest reads `not measured`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from statistics import median
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from nm2trt.backends.cuda import probe_gpus
+from nm2trt.backends.protocol import Backend, Session, TensorSpec, numpy_dtype
+from nm2trt.engine.build import BuildResult
+from nm2trt.engine.ladder.ladder import sparse_share
+from nm2trt.engine.twin.report import Comparison, LayerDelta, TwinReport, Variant
+from nm2trt.errors import BackendError
+from nm2trt.measure import Latency, interleaved
+
+__all__ = ["BLOCKS", "compare_twins", "random_feeds"]
+
+BLOCKS = 10
+# (faster, slower) in the reading "this over that".
+_PAIRS = (("sparse-on", "sparse-off"), ("sparse-on", "dense"), ("sparse-off", "dense"))
+
+Array = npt.NDArray[Any]
+
+
+@runtime_checkable
+class _TimesLayers(Protocol):
+    def layer_times(self, feeds: Mapping[str, Array], *, runs: int) -> dict[str, float]:
+        """Return the mean time of every layer, in milliseconds, by its name in the engine."""
+
+
+def compare_twins(
+    builds: Mapping[str, BuildResult],
+    backend: Backend,
+    *,
+    dense_model: str = "",
+    kept: bool = True,
+    runs: int = 200,
+    warmup: int = 20,
+    state: Callable[[], Mapping[str, str]] = dict,
+    notes: Sequence[str] = (),
+) -> TwinReport:
+    """Time three engines that were built, where this machine can run them.
+
+    Args:
+        builds: `dense`, `sparse-off` and `sparse-on`, in this order.
+        backend: What built them.
+        dense_model: The dense ONNX model, or "" where the zeros were filled in.
+        kept: Whether the files stay where they are.
+        runs: Timed runs of each.
+        warmup: Runs of each before, not timed.
+        state: Returns the machine's clocks, power and temperature, as texts by name.
+        notes: Sentences to put in front.
+
+    Raises:
+        BackendError: An engine was loaded and failed.
+    """
+    on = builds["sparse-on"]
+    feeds = random_feeds(on)
+    share, unknown = sparse_share(on.ladder)
+    report = TwinReport(
+        model=str(on.model),
+        dense_model=dense_model,
+        backend=on.backend,
+        backend_version=on.backend_version,
+        measured=False,
+        why_not="",
+        device="",
+        clocks_before={},
+        clocks_after={},
+        conditions={},
+        feeds={name: array.shape for name, array in feeds.items()},
+        variants=tuple(_variant(name, result, kept) for name, result in builds.items()),
+        comparisons=(),
+        layers=(),
+        ladder=on.ladder,
+        sparse_share=share,
+        forecast=on.forecast,
+        notes=tuple(dict.fromkeys((*notes, *on.notes, *([unknown] if unknown else [])))),
+    )
+    with contextlib.ExitStack() as stack:
+        try:
+            sessions = {
+                name: stack.enter_context(backend.open(result.engine)) for name, result in builds.items()
+            }
+        except BackendError as error:
+            return replace(report, why_not=str(error))
+        return _timed(report, sessions, feeds, state, runs=runs, warmup=warmup)
+
+
+def random_feeds(result: BuildResult) -> dict[str, Array]:
+    """Return inputs of the shapes that an engine is optimised for, the same every time."""
+    best = {given.input: given.opt for given in next(iter(result.options.profiles), ())}
+    fixed = {shape.input: shape.shape for shape in result.options.static_shapes}
+    generator = np.random.default_rng(0)
+    return {
+        spec.name: _random(spec, best.get(spec.name) or fixed.get(spec.name), generator)
+        for spec in result.inputs
+    }
+
+
+def _random(spec: TensorSpec, shape: tuple[int, ...] | None, generator: np.random.Generator) -> Array:
+    sizes = shape or tuple(size if isinstance(size, int) else 1 for size in spec.shape)
+    dtype = numpy_dtype(spec.dtype)
+    if dtype.kind in "iub":
+        # Indices and masks: 0 and 1 are in range wherever an integer means something.
+        return generator.integers(0, 2, sizes).astype(dtype)
+    return generator.standard_normal(sizes).astype(dtype)
+
+
+def _variant(name: str, result: BuildResult, kept: bool) -> Variant:
+    return Variant(
+        name,
+        result.options.sparsity,
+        str(result.engine) if kept else "",
+        result.engine_bytes,
+        result.engine_sha256,
+        round(result.build_ms, 3),
+    )
+
+
+def _timed(
+    report: TwinReport,
+    sessions: Mapping[str, Session],
+    feeds: Mapping[str, Array],
+    state: Callable[[], Mapping[str, str]],
+    *,
+    runs: int,
+    warmup: int,
+) -> TwinReport:
+    def run(session: Session) -> Callable[[], object]:
+        return lambda: session.run(feeds)
+
+    calls = {name: run(session) for name, session in sessions.items()}
+    before = state()
+    blocks = [
+        interleaved(calls, runs=max(1, runs // BLOCKS), warmup=warmup if block == 0 else 0)
+        for block in range(BLOCKS)
+    ]
+    after = state()
+    medians = {name: [block[name].p50_ms for block in blocks] for name in calls}
+    gpus = probe_gpus()[0]
+    return replace(
+        report,
+        measured=True,
+        device=gpus[0].name if gpus else "",
+        clocks_before=before,
+        clocks_after=after,
+        conditions={
+            "runs": str(max(1, runs // BLOCKS) * BLOCKS),
+            "warm-up": str(warmup),
+            "order": f"in turn, {BLOCKS} blocks",
+            "time": "host to host: copies of inputs and outputs included, no CUDA graph",
+        },
+        variants=tuple(
+            replace(variant, latency=_middle([block[variant.name] for block in blocks]))
+            for variant in report.variants
+        ),
+        comparisons=tuple(_compare(name, other, medians) for name, other in _PAIRS),
+        layers=_layer_deltas(sessions, feeds),
+    )
+
+
+def _middle(blocks: Sequence[Latency]) -> Latency:
+    """Return the block whose median is the middle one, with the runs of all."""
+    chosen = sorted(blocks, key=lambda block: block.p50_ms)[len(blocks) // 2]
+    return replace(chosen, runs=sum(block.runs for block in blocks))
+
+
+def _compare(name: str, other: str, medians: Mapping[str, Sequence[float]]) -> Comparison:
+    ratios = [theirs / own for own, theirs in zip(medians[name], medians[other], strict=True)]
+    return Comparison(name, other, median(ratios), min(ratios), max(ratios))
+
+
+def _layer_deltas(sessions: Mapping[str, Session], feeds: Mapping[str, Array]) -> tuple[LayerDelta, ...]:
+    """Time the layers that both engines have; an engine's profiler slows it, so this comes last."""
+    off, on = sessions["sparse-off"], sessions["sparse-on"]
+    if not (isinstance(off, _TimesLayers) and isinstance(on, _TimesLayers)):
+        return ()
+    with contextlib.suppress(BackendError):
+        times = [session.layer_times(feeds, runs=20) for session in (off, on)]
+        shared = [LayerDelta(name, times[0][name], ms) for name, ms in times[1].items() if name in times[0]]
+        return tuple(sorted(shared, key=lambda delta: -delta.saved_ms))
+    return ()

@@ -1,0 +1,345 @@
+"""Constant subgraphs: what stands in front of a consumer is evaluated, one weight at a time.
+
+Exporters leave a weight behind Transpose, Cast, And/Cast/Mul of a mask, quantise/dequantise pairs and
+more. The consumer reads the result, so the result is what is judged. Operators that only move elements
+can also be followed backwards, to name the place in the stored tensor where a group is broken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from nm2trt.errors import ModelError
+from nm2trt.graph.analysis.numpy_operators import (
+    BY_REFERENCE,
+    MOST_ELEMENTS,
+    MOVES,
+    VALUES,
+    Opaque,
+    by_reference,
+    check_growth,
+)
+from nm2trt.graph.analysis.scopes import Scope
+from nm2trt.graph.storage.tensors import DTYPE_NAMES, read_tensor
+
+__all__ = [
+    "Opaque",
+    "Source",
+    "constant_value",
+    "direct_initializer",
+    "evaluate",
+    "main_source",
+    "readable",
+    "stored_index",
+    "stored_places",
+]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A tensor that is stored in the file and feeds a weight.
+
+    Args:
+        scope: The scope that stores it.
+        name: Its name there.
+        dtype: ONNX name of its element type.
+        shape: Its shape.
+    """
+
+    scope: Scope
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def direct_initializer(scope: Scope, value: str) -> onnx.TensorProto | None:
+    """Return the initializer that a value is, through Identity nodes too; None when it is anything else."""
+    while True:
+        found = scope.owner(value)
+        if found is None:
+            return None
+        scope, value = found
+        if value in scope.initializers:
+            return scope.initializers[value]
+        node = scope.producers.get(value)
+        if node is None or node.op_type != "Identity" or not _is_default(node):
+            return None
+        value = node.input[0]
+
+
+def constant_value(scope: Scope, value: str) -> Array:
+    """Return a small constant, e.g. a zero point.
+
+    Raises:
+        Opaque: It is not constant or cannot be evaluated.
+    """
+    state = scope.state(value)
+    if state.kind != "constant":
+        raise Opaque(state.why)
+    return evaluate(scope, value)
+
+
+def evaluate(scope: Scope, value: str) -> Array:
+    """Return the array that a constant value holds.
+
+    Raises:
+        Opaque: An operator on the way cannot be evaluated; the text names its node.
+        ModelError: A stored tensor is damaged.
+    """
+    return _evaluate(scope, value, None)[0]
+
+
+def main_source(scope: Scope, value: str) -> Source | None:
+    """Return the stored tensor that carries a weight's numbers: the largest on the way, floats first."""
+    best: tuple[tuple[bool, int], Source] | None = None
+    for source in _sources(scope, value):
+        numeric = source.dtype not in ("bool", "int64", "int32")
+        rank = (numeric, math.prod(source.shape))
+        if best is None or rank > best[0]:
+            best = (rank, source)
+    return None if best is None else best[1]
+
+
+def stored_index(scope: Scope, value: str, index: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return where in its stored tensor an element of a weight comes from; None when not from one place."""
+    source = main_source(scope, value)
+    places = None if source is None else stored_places(scope, value, source)
+    if source is None or places is None:
+        return None
+    try:
+        flat = int(places[index])
+    except IndexError:
+        return None
+    return None if flat < 0 else tuple(int(i) for i in np.unravel_index(flat, source.shape))
+
+
+def stored_places(scope: Scope, value: str, source: Source) -> Array | None:
+    """Say where in a stored tensor each element of a constant value comes from.
+
+    Returns:
+        int64 array of the value's shape: flat indices into `source`, -1 for an element that comes from
+        elsewhere. None when an operator on the way mixes elements, or `source` is not on the way.
+    """
+    try:
+        places, tracked = _evaluate(scope, value, source)
+    except (Opaque, ValueError, IndexError):
+        return None
+    return places if tracked else None
+
+
+def readable(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """Return an initializer whose element type can be read.
+
+    Raises:
+        Opaque: It is a type that ONNX has and this release does not read.
+    """
+    if tensor.data_type not in DTYPE_NAMES:
+        raise Opaque(
+            f"the element type of {tensor.name!r}, number {tensor.data_type}, is not read by this release"
+        )
+    return tensor
+
+
+def _sources(scope: Scope, value: str) -> list[Source]:
+    found: list[Source] = []
+    seen: set[tuple[int, str]] = set()
+    stack = [(scope, value)]
+    while stack:
+        inside, wanted = stack.pop()
+        owner = inside.owner(wanted)
+        if owner is None or (id(owner[0]), owner[1]) in seen:
+            continue
+        seen.add((id(owner[0]), owner[1]))
+        where, name = owner
+        if name in where.initializers:
+            tensor = where.initializers[name]
+            found.append(
+                Source(where, name, DTYPE_NAMES.get(tensor.data_type, "unknown"), tuple(tensor.dims))
+            )
+        elif name in where.sparse:
+            sparse = where.sparse[name]
+            found.append(
+                Source(where, name, DTYPE_NAMES.get(sparse.values.data_type, "unknown"), tuple(sparse.dims))
+            )
+        elif name in where.producers:
+            node = where.producers[name]
+            if node.op_type == "Constant" and _is_default(node):
+                array = _constant_node(where, node)
+                found.append(Source(where, name, str(array.dtype), array.shape))
+            stack.extend((where, item) for item in reversed(node.input) if item)
+    return found
+
+
+def _is_default(node: onnx.NodeProto) -> bool:
+    return node.domain in ("", "ai.onnx")
+
+
+# A tracked array holds, for each element, its flat place in the source, or -1.
+_Tracked = tuple[Array, bool]
+
+
+def _evaluate(scope: Scope, value: str, source: Source | None) -> _Tracked:
+    """Evaluate in postorder with a stack of its own: chains may be longer than Python's."""
+    done: dict[tuple[int, str], _Tracked] = {}
+    stack: list[tuple[Scope, str]] = [(scope, value)]
+    while stack:
+        owner = stack[-1][0].owner(stack[-1][1])
+        if owner is None:
+            raise Opaque(f"nothing defines {stack[-1][1]!r}")
+        where, name = owner
+        key = (id(where), name)
+        if key in done:
+            stack.pop()
+            continue
+        if source is not None and source.scope is where and source.name == name:
+            done[key] = (np.arange(math.prod(source.shape)).reshape(source.shape), True)
+            continue
+        if name in where.initializers:
+            done[key] = (read_tensor(readable(where.initializers[name]), where.model.root), False)
+            continue
+        if name in where.sparse:
+            done[key] = (_dense(where.sparse[name], where), False)
+            continue
+        node = where.producers[name]
+        missing = []
+        for item in node.input:
+            if item:
+                inner = where.owner(item)
+                if inner is None or (id(inner[0]), inner[1]) not in done:
+                    missing.append((where, item))
+        if missing:
+            stack.extend(missing)
+            continue
+        inputs: list[_Tracked | None] = []
+        for item in node.input:
+            inner = where.owner(item) if item else None
+            inputs.append(None if inner is None else done[id(inner[0]), inner[1]])
+        results = _run(where, node, inputs)
+        for output, result in zip(node.output, results, strict=False):
+            if output:
+                done[id(where), output] = result
+        if key not in done:
+            raise Opaque(f"{node.op_type} at {where.label(node)} gives no {name!r}")
+    found = scope.owner(value)
+    if found is None:
+        raise Opaque(f"nothing defines {value!r}")
+    return done[id(found[0]), found[1]]
+
+
+def _dense(sparse: onnx.SparseTensorProto, scope: Scope) -> Array:
+    shape = tuple(int(size) for size in sparse.dims)
+    name = sparse.values.name
+    if any(size < 0 for size in shape) or math.prod(shape) > MOST_ELEMENTS:
+        raise ModelError(f"sparse tensor {name!r} has an impossible shape {list(shape)}")
+    values = read_tensor(sparse.values, scope.model.root)
+    indices = read_tensor(sparse.indices, scope.model.root).astype(np.int64)
+    if indices.ndim == 2:
+        if indices.shape != (values.size, len(shape)):
+            raise ModelError(
+                f"sparse tensor {name!r} has indices of shape {indices.shape}; the model is damaged"
+            )
+        inside = bool(((indices >= 0) & (indices < np.array(shape))).all())
+        flat = np.ravel_multi_index(tuple(indices.T), shape) if inside and indices.size else indices[:, 0]
+    else:
+        flat = indices
+        inside = bool(((flat >= 0) & (flat < math.prod(shape))).all())
+    if not inside or flat.shape != (values.size,):
+        raise ModelError(
+            f"sparse tensor {name!r} has indices outside its shape {list(shape)}; the model is damaged"
+        )
+    dense = np.zeros(math.prod(shape), values.dtype)
+    dense[flat] = values
+    return dense.reshape(shape)
+
+
+def _constant_node(scope: Scope, node: onnx.NodeProto) -> Array:
+    for attribute in node.attribute:
+        if attribute.ref_attr_name:
+            supplied = scope.attributes.get(attribute.ref_attr_name)
+            if supplied is None:
+                continue
+            attribute_name = attribute.name
+            attribute = supplied
+        else:
+            attribute_name = attribute.name
+        if attribute_name == "value":
+            return read_tensor(attribute.t, scope.model.root)
+        if attribute_name == "sparse_value":
+            return _dense(attribute.sparse_tensor, scope)
+        if attribute_name in ("value_float", "value_floats"):
+            return np.array(attribute.floats if attribute_name.endswith("s") else attribute.f, np.float32)
+        if attribute_name in ("value_int", "value_ints"):
+            return np.array(attribute.ints if attribute_name.endswith("s") else attribute.i, np.int64)
+        if attribute_name in ("value_string", "value_strings"):
+            raise Opaque(f"Constant at {scope.label(node)} holds text")
+    raise Opaque(f"Constant at {scope.label(node)} holds nothing")
+
+
+def _run(scope: Scope, node: onnx.NodeProto, inputs: Sequence[_Tracked | None]) -> list[_Tracked]:
+    label = f"{node.op_type} at {scope.label(node)}"
+    if not _is_default(node):
+        raise Opaque(f"{label} is of domain {node.domain}, which is not evaluated")
+    if node.op_type == "Constant":
+        return [(_constant_node(scope, node), False)]
+    arrays = [None if item is None else item[0] for item in inputs]
+    tracked = [position for position, item in enumerate(inputs) if item is not None and item[1]]
+    attributes = scope.node_attributes(node)
+    if node.op_type == "Split":
+        attributes.setdefault("num_outputs", len(node.output))
+    if attributes.get("broadcast") and node.op_type in VALUES:
+        raise Opaque(f"{label} broadcasts as opset 6 did, which is not evaluated")
+    try:
+        check_growth(node.op_type, arrays, label)
+        if tracked:
+            return [(array, True) for array in _follow(node.op_type, arrays, tracked, attributes)]
+        if node.op_type in MOVES:
+            results = MOVES[node.op_type](arrays, attributes)
+        elif node.op_type in VALUES:
+            results = [VALUES[node.op_type](arrays, attributes)]
+        elif node.op_type in BY_REFERENCE:
+            results = by_reference(node, arrays, attributes, scope.model.proto.opset_import)
+        else:
+            raise Opaque(f"{label} is not evaluated")
+        return [(array, False) for array in results]
+    except (Opaque, ModelError):
+        raise
+    except Exception as error:  # a malformed constant fails in whatever way numpy or onnx finds first
+        raise Opaque(f"{label} cannot be evaluated: {' '.join(str(error).split())[:200]}") from error
+
+
+def _follow(
+    operator: str, arrays: list[Array | None], tracked: list[int], attributes: dict[str, Any]
+) -> list[Array]:
+    """Apply an operator to places instead of numbers: where does each element of the result come from?"""
+    if operator in MOVES:
+        joined = operator == "Concat"
+        moved = [
+            np.full(array.shape, -1) if array is not None and joined and position not in tracked else array
+            for position, array in enumerate(arrays)
+        ]
+        if operator == "Pad":
+            moved = [moved[0], moved[1], np.array(-1), *moved[3:]]
+        return MOVES[operator](moved, attributes)
+    places = arrays[tracked[0]]
+    others = [
+        array.shape for position, array in enumerate(arrays) if array is not None and position not in tracked
+    ]
+    if places is None or len(tracked) > 1:
+        raise Opaque(f"{operator} mixes elements")
+    if (
+        operator not in ("QuantizeLinear", "DequantizeLinear")
+        and np.broadcast_shapes(places.shape, *others) != places.shape
+    ):
+        raise Opaque(f"{operator} mixes elements")
+    if operator not in VALUES or operator in ("ConstantOfShape", "Shape"):
+        raise Opaque(f"{operator} mixes elements")
+    return [places]

@@ -1,0 +1,206 @@
+"""Q/DQ islands: layers of a quantised model that do not compute in INT8 (or FP8) from end to end, and why.
+
+A sparse INT8 kernel is considered where a layer is INT8-in and INT8-out: activation and weight come out of
+symmetric quantise/dequantise pairs, and what its kernel gives goes into nothing but QuantizeLinear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from nm2trt.graph.analysis.constant_values import constant_value, direct_initializer
+from nm2trt.graph.analysis.kernel_chains import Wiring
+from nm2trt.graph.analysis.numpy_operators import Opaque
+from nm2trt.graph.analysis.pinned_values import pins
+from nm2trt.graph.analysis.scopes import Scope, node_name
+from nm2trt.graph.analysis.weight_operands import Consumer
+from nm2trt.graph.storage.model import Model
+from nm2trt.graph.storage.tensors import DTYPE_NAMES
+
+__all__ = ["MOVERS", "Island", "find_islands"]
+
+# Operators that only move numbers, so that what went in quantised comes out quantised alike.
+MOVERS = frozenset(
+    """Identity Transpose Reshape Flatten Squeeze Unsqueeze Slice Split MaxPool Concat DepthToSpace
+    SpaceToDepth""".split()
+)
+_FLOAT_SIDES = frozenset({"float", "input-float", "weight-float"})
+
+
+@dataclass(frozen=True, slots=True)
+class Island:
+    """One layer that is not quantised from end to end.
+
+    Args:
+        consumer: Its node.
+        operator: The node's type.
+        code: Short stable name of the cause: "float", "input-float", "weight-float", "asymmetric",
+            "unsigned", "mixed-types", "per-channel-input", "weight-axis" or "output-float".
+        sentence: The cause in words.
+    """
+
+    consumer: str
+    operator: str
+    code: str
+    sentence: str
+
+    @property
+    def computes_in_float(self) -> bool:
+        """Whether the layer multiplies floats."""
+        return self.code in _FLOAT_SIDES
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """What a DequantizeLinear says of an operand.
+
+    Args:
+        dtype: ONNX name of the quantised type.
+        symmetric: Whether every zero point is zero.
+        axis: The axis with a scale an index; None for one scale.
+        rank: Rank of what is dequantised, where it is stored; else None.
+    """
+
+    dtype: str
+    symmetric: bool
+    axis: int | None
+    rank: int | None
+
+
+def find_islands(model: Model, operands: Iterable[Consumer]) -> Mapping[str, Island]:
+    """Return the islands of a model by the label of their node; none in a model without Q/DQ.
+
+    Args:
+        model: The model.
+        operands: Its weights, as `consumers` yields them.
+    """
+    if not any(node.op_type == "QuantizeLinear" for node in model.proto.graph.node):
+        return {}
+    found: dict[str, Island] = {}
+    wiring: Wiring | None = None
+    for operand in operands:
+        if operand.scope.name or operand.operator not in ("Conv", "Gemm", "MatMul"):
+            continue
+        if wiring is None:
+            wiring = _wiring(model, operand.scope)
+        code, sentence = _judge(wiring, operand)
+        if code:
+            found[operand.label] = Island(operand.label, operand.operator, code, sentence)
+    return found
+
+
+def _wiring(model: Model, scope: Scope) -> Wiring:
+    pinned = {name for name, _ in pins(model.proto)}
+    return Wiring(scope.nodes, pinned, lambda name: scope.state(name).kind == "constant")
+
+
+def _judge(wiring: Wiring, operand: Consumer) -> tuple[str, str]:
+    node, which = operand.node, operand.input_index
+    data = _side(wiring, operand.scope, node.input[1 - which])
+    weight = _side(wiring, operand.scope, node.input[which])
+    if data is None and weight is None:
+        return "float", "neither its input nor its weight is quantised"
+    if data is None:
+        return "input-float", f"its input comes in float from {_maker(wiring, node.input[1 - which])}"
+    if weight is None:
+        return "weight-float", "its weight is not quantised"
+    return _mismatch(operand, data, weight) or _output(wiring, operand, data.dtype)
+
+
+def _mismatch(operand: Consumer, data: _Side, weight: _Side) -> tuple[str, str] | None:
+    for what, side in (("input", data), ("weight", weight)):
+        if side.dtype.startswith("u"):
+            return "unsigned", f"its {what} is quantised to {side.dtype}; INT8 kernels take int8"
+        if not side.symmetric:
+            return "asymmetric", f"its {what} has a zero point other than 0"
+    if data.dtype != weight.dtype:
+        return "mixed-types", f"its input is quantised to {data.dtype}, its weight to {weight.dtype}"
+    if data.axis is not None:
+        return "per-channel-input", f"its input has a scale an index of axis {data.axis}; one is read"
+    wanted = _output_axis(operand, weight.rank)
+    if None not in (weight.axis, wanted) and weight.axis != wanted:
+        return "weight-axis", f"its weight has scales along axis {weight.axis}, not its output channels"
+    return None
+
+
+def _output_axis(operand: Consumer, rank: int | None) -> int | None:
+    """Return the axis of a weight's output channels, the one along which scales may differ."""
+    if operand.operator == "Conv":
+        return 0
+    if operand.operator == "Gemm":
+        return 0 if operand.attributes.get("transB") else 1
+    return None if rank is None else rank - 1
+
+
+def _output(wiring: Wiring, operand: Consumer, dtype: str) -> tuple[str, str]:
+    value = wiring.chain(wiring.position(operand.node)).value
+    readers = [wiring.nodes[position] for position, _ in wiring.readers.get(value, ())]
+    floats = [node for node in readers if node.op_type != "QuantizeLinear"]
+    if value in wiring.pinned:
+        return "output-float", f"{dtype} in, but its output {value!r} leaves the graph in float"
+    if floats:
+        first = wiring.readers[value][readers.index(floats[0])][0]
+        label = f"{floats[0].op_type} {node_name(floats[0], first)!r}"
+        return "output-float", f"{dtype} in, but its output goes in float to {label}"
+    return ("", "") if readers else ("output-float", f"{dtype} in, but nothing reads its output")
+
+
+def _maker(wiring: Wiring, value: str) -> str:
+    position = wiring.producers.get(value)
+    if position is None:
+        return f"{value!r}"
+    node = wiring.nodes[position]
+    return f"{node.op_type} {node_name(node, position)!r}"
+
+
+def _side(wiring: Wiring, scope: Scope, value: str) -> _Side | None:
+    """Return how a value is dequantised, through operators that only move numbers; None when it is float."""
+    moved = False
+    for _ in range(16):
+        node = wiring.producer(value)
+        if node is None or node.domain not in ("", "ai.onnx"):
+            return None
+        if node.op_type == "DequantizeLinear":
+            break
+        if node.op_type not in MOVERS:
+            return None
+        moved = moved or node.op_type == "Transpose"
+        value = node.input[0]
+    else:
+        return None
+    attributes = scope.node_attributes(node)
+    scale, zero, dtype = _parameters(scope, node)
+    axis = int(attributes.get("axis", 1)) if scale.ndim and scale.size > 1 else None
+    if moved and axis is not None:
+        axis = None  # the scales moved with the numbers, and are judged by the evaluation of the weight
+    symmetric = zero is None or not np.any(zero.astype(np.float32))
+    return _Side(dtype, symmetric, axis, None if moved else _rank(wiring, scope, node.input[0]))
+
+
+def _rank(wiring: Wiring, scope: Scope, value: str) -> int | None:
+    quantize = wiring.producer(value, "QuantizeLinear")
+    tensor = direct_initializer(scope, value if quantize is None else quantize.input[0])
+    return None if tensor is None else len(tensor.dims)
+
+
+def _parameters(scope: Scope, node: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None, str]:
+    try:
+        scale = constant_value(scope, node.input[1])
+        zero = constant_value(scope, node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    except Opaque:
+        return np.zeros(()), np.ones(()), "unknown"
+    tensor = direct_initializer(scope, node.input[0])
+    if tensor is not None:
+        return scale, zero, DTYPE_NAMES.get(tensor.data_type, "unknown")
+    if zero is None:
+        return scale, zero, "uint8"
+    name = str(zero.dtype)
+    return scale, zero, {"float8_e4m3fn": "float8e4m3fn", "float8_e5m2": "float8e5m2"}.get(name, name)

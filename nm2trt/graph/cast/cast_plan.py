@@ -1,0 +1,276 @@
+"""Which nodes of a graph compute in the lower type, and why the others do not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto
+
+from nm2trt.errors import InputError
+from nm2trt.graph.analysis.constant_values import Opaque, direct_initializer, evaluate, main_source
+from nm2trt.graph.analysis.numpy_operators import cast_array
+from nm2trt.graph.analysis.scopes import Scope
+from nm2trt.graph.cast.cast_rules import Low, keep_reason, low_slots
+from nm2trt.graph.edit.editor import Editor
+from nm2trt.graph.storage.model import opset
+from nm2trt.graph.storage.tensors import iter_elements
+
+__all__ = ["CastTensor", "KeptNode", "PrecisionPlan"]
+
+_FLOAT = TensorProto.FLOAT
+_FEW = 1024
+# They only move or compare numbers, so that they may as well run in the type of what they read.
+_FOLLOWS = frozenset(
+    """Identity Transpose Reshape Flatten Squeeze Unsqueeze Slice Split Concat Gather Expand Tile Pad Neg Abs
+    Sqrt Relu Max Min""".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptNode:
+    """One node that stays in float32.
+
+    Args:
+        node: Its name.
+        operator: Its type.
+        reason: Why.
+    """
+
+    node: str
+    operator: str
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class CastTensor:
+    """What rounding does to one stored tensor.
+
+    Args:
+        name: Its name.
+        size: Elements.
+        largest: Largest magnitude before.
+        overflow: Elements beyond the type's largest number.
+        subnormal: Elements that lose digits, since they are below its smallest normal number.
+        lost: Non-zero elements that become zero.
+        cast: Whether it was cast; a tensor that overflows is not.
+    """
+
+    name: str
+    size: int
+    largest: float
+    overflow: int
+    subnormal: int
+    lost: int
+    cast: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+class PrecisionPlan:
+    """Decides for every node of the main graph.
+
+    Args:
+        editor: The graph.
+        types: Element type of each value, by ONNX's numbers, where it is known.
+        low: The type to cast to.
+        keep: Globs on names of nodes, or types of operators, that stay in float32.
+        overflowing: Values that calibration saw beyond the type's range, with their largest magnitude.
+
+    Raises:
+        InputError: A glob matches nothing.
+        ModelError: A stored tensor is damaged.
+    """
+
+    def __init__(
+        self,
+        editor: Editor,
+        types: Mapping[str, int],
+        low: Low,
+        keep: Sequence[str],
+        overflowing: Mapping[str, float],
+    ) -> None:
+        self._editor, self._types, self._low = editor, types, low
+        self._opset = opset(editor.model.proto) or 0
+        self.reasons: dict[int, str] = {}
+        self.inputs: dict[int, set[int]] = {}
+        self.outputs: dict[int, set[int]] = {}
+        self.tensors: dict[str, CastTensor] = {}
+        self._check_globs(keep)
+        for index, node in editor.live():
+            self._look(index, node, keep)
+        self._keep_overflowing(overflowing)
+        self._keep_constants()
+        self._follow()
+
+    def is_low(self, index: int) -> bool:
+        """Tell whether a node computes in the lower type."""
+        return index in self.inputs and index not in self.reasons
+
+    def low_values(self) -> list[str]:
+        """Return every value that is of the lower type somewhere, in the order of the graph; no constants."""
+        found: dict[str, None] = {}
+        for index, node in self._editor.live():
+            if self.is_low(index):
+                for slot in sorted(self.inputs[index]):
+                    if not self._constant(node.input[slot]):
+                        found[node.input[slot]] = None
+                for slot in sorted(self.outputs[index]):
+                    found[node.output[slot]] = None
+        return list(found)
+
+    def kept(self) -> list[KeptNode]:
+        """Return the nodes that stay in float32 and could be cast, in the order of the graph."""
+        return [
+            KeptNode(self._editor.label(index), self._editor.nodes[index].op_type, reason)
+            for index, reason in sorted(self.reasons.items())
+            if index in self.inputs
+        ]
+
+    def _constant(self, value: str) -> bool:
+        return self._editor.scope.state(value).kind == "constant"
+
+    def _check_globs(self, keep: Sequence[str]) -> None:
+        names = [(self._editor.label(index), node.op_type) for index, node in self._editor.live()]
+        for glob in keep:
+            if not any(fnmatchcase(name, glob) or operator == glob for name, operator in names):
+                shown = ", ".join(name for name, _ in names[:6]) or "none"
+                raise InputError(f"keep: {glob!r} matches no node and no operator; the model has {shown} ...")
+
+    def _look(self, index: int, node: onnx.NodeProto, keep: Sequence[str]) -> None:
+        slots = low_slots(node, self._opset, self._low)
+        if slots is None or node.op_type == "Cast":
+            return
+        inputs = {slot for slot in slots[0] if node.input[slot]}
+        kinds = [self._types.get(node.input[slot]) for slot in inputs]
+        outputs = {
+            s for s in slots[1] if node.output[s] and self._types.get(node.output[s], _FLOAT) == _FLOAT
+        }
+        if _FLOAT not in kinds or any(kind not in (_FLOAT, None) for kind in kinds):
+            inputs = {slot for slot in inputs if self._types.get(node.input[slot]) == _FLOAT}
+            if not inputs:
+                return
+        self.inputs[index], self.outputs[index] = inputs, outputs
+        if None in kinds:
+            self.reasons[index] = "the type of what it reads is not known"
+        label = self._editor.label(index)
+        glob = next((g for g in keep if fnmatchcase(label, g) or node.op_type == g), None)
+        if glob is not None:
+            self.reasons[index] = f"kept by {glob!r}"
+        elif reason := keep_reason(node.op_type, self._low):
+            self.reasons[index] = reason
+
+    def _keep_overflowing(self, overflowing: Mapping[str, float]) -> None:
+        for value, largest in overflowing.items():
+            reason = f"{value!r} reached {largest:.4g} in calibration"
+            for index in self._around(value):
+                self.reasons.setdefault(index, reason)
+
+    def _around(self, value: str) -> Iterable[int]:
+        maker = self._editor.producers.get(value)
+        yield from () if maker is None else (maker,)
+        yield from {index for index, _ in self._editor.readers.get(value, ())}
+
+    def _keep_constants(self) -> None:
+        """Look at every constant that would be cast; what overflows stays, with who reads it."""
+        already = set(self.reasons)
+        measured: dict[str, CastTensor | None] = {}
+        for index, node in self._editor.live():
+            for slot in sorted(self.inputs.get(index, ())):
+                value = node.input[slot]
+                if not self._constant(value) or index in already:
+                    continue
+                if value not in measured:
+                    measured[value] = self._measure(value)
+                found = measured[value]
+                if found is None:
+                    continue
+                if found.overflow or (found.size == 1 and found.lost):
+                    what = "overflows" if found.overflow else "becomes zero"
+                    self._keep_reader(index, node, f"its constant {value!r} of {found.largest:.4g} {what}")
+                    found = replace(found, subnormal=0, lost=0, cast=False)
+                elif index in self.reasons:
+                    continue
+                self.tensors[value] = found
+
+    def _keep_reader(self, index: int, node: onnx.NodeProto, reason: str) -> None:
+        self.reasons.setdefault(index, reason)
+        # What it makes may be as large or small, so that a cast right behind would do the same to it; a
+        # product of many terms does not depend on one that small.
+        for value in node.output:
+            for reader, _ in self._editor.readers.get(value, ()):
+                product = self._editor.nodes[reader].op_type in ("Conv", "Gemm", "MatMul")
+                if reader in self.inputs and ("overflows" in reason or not product):
+                    self.reasons.setdefault(reader, f"{self._editor.label(index)} in front of it: {reason}")
+
+    def _measure(self, value: str) -> CastTensor | None:
+        pieces = self._pieces(value)
+        if pieces is None:
+            return None
+        size = overflow = subnormal = lost = 0
+        largest = 0.0
+        for piece in pieces:
+            rounded = cast_array(piece, self._low.dtype).astype(np.float32)
+            magnitude = np.abs(rounded)
+            size += piece.size
+            largest = max(largest, float(np.abs(piece).max(initial=0.0)))
+            overflow += int(np.count_nonzero(np.isinf(rounded) & np.isfinite(piece)))
+            lost += int(np.count_nonzero((rounded == 0) & (piece != 0)))
+            subnormal += int(np.count_nonzero((magnitude > 0) & (magnitude < self._low.smallest)))
+        return CastTensor(value, size, largest, overflow, subnormal, lost, True)
+
+    def _pieces(self, value: str) -> Iterable[npt.NDArray[np.float32]] | None:
+        """Return the float32 numbers of a constant; None for many that are computed of stored ones."""
+        scope = self._editor.scope
+        tensor = _stored(scope, value)
+        if tensor is not None:
+            return iter_elements(tensor, self._editor.model.root) if tensor.data_type == _FLOAT else None
+        try:
+            source = main_source(scope, value)
+            if source is None or math.prod(source.shape) > _FEW:
+                return None
+            found = evaluate(scope, value)
+        except Opaque:
+            return None
+        return [found] if found.dtype == np.float32 else None
+
+    def _follow(self) -> None:
+        """Leave a node that only moves numbers in float32 where all around it is."""
+        changed = True
+        while changed:
+            changed = False
+            for index, node in self._editor.live():
+                if not self.is_low(index) or node.op_type not in _FOLLOWS:
+                    continue
+                makers = {
+                    self._editor.producers.get(node.input[slot])
+                    for slot in self.inputs[index]
+                    if not self._constant(node.input[slot])
+                }
+                readers = {r for name in node.output for r, _ in self._editor.readers.get(name, ())}
+                around = makers | readers
+                if around and all(item is not None and item in self.reasons for item in around):
+                    self.reasons[index] = "all around it is float32"
+                    changed = True
+
+
+def _stored(scope: Scope, value: str) -> TensorProto | None:
+    tensor = direct_initializer(scope, value)
+    if tensor is not None:
+        return tensor
+    node = scope.producers.get(value)
+    if node is None or node.op_type != "Constant":
+        return None
+    return next((attribute.t for attribute in node.attribute if attribute.name == "value"), None)

@@ -1,0 +1,1 @@
+"""Changing a graph in memory: the editor and the node inserter that every pass uses."""

@@ -1,0 +1,87 @@
+"""An `Editor` that also puts new nodes into the graph, behind the nodes whose values they read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+
+from nm2trt.graph.edit.editor import Editor
+from nm2trt.graph.storage.model import Model
+
+__all__ = ["Inserter"]
+
+
+class Inserter(Editor):
+    """The main graph, open to new nodes.
+
+    Args:
+        model: The model; its protobuf is changed by `finish`.
+        suffix: Added to the name of a new tensor where the one it should have is taken.
+
+    Raises:
+        ModelError: As `Editor`.
+    """
+
+    def __init__(self, model: Model, suffix: str) -> None:
+        super().__init__(model)
+        self._suffix = suffix
+        self._original = len(self.nodes)
+        self._behind: dict[int, list[int]] = {}
+        self._labels = {node.name for node in self.nodes if node.name}
+
+    def unique(self, wanted: str) -> str:
+        """Return a name for a value that is not taken, and take it."""
+        name, count = wanted, 1
+        while name in self._names:
+            count += 1
+            name = f"{wanted}_{count}"
+        self._names.add(name)
+        return name
+
+    def insert(
+        self, operator: str, inputs: list[str], output: str, *, behind: int, label: str, **attributes: Any
+    ) -> int:
+        """Add a node of one output.
+
+        Args:
+            operator: Its type.
+            inputs: What it reads.
+            output: What it gives; a name from `unique`.
+            behind: The node of the file behind which it stands, or -1 for the front. Nodes behind one
+                another stand in the order in which they were added.
+            label: Its name, made unique.
+            attributes: Its attributes.
+        """
+        name, count = label, 1
+        while name in self._labels:
+            count += 1
+            name = f"{label}_{count}"
+        self._labels.add(name)
+        index = len(self.nodes)
+        self.nodes.append(onnx.helper.make_node(operator, inputs, [output], name, **attributes))
+        self._behind.setdefault(behind, []).append(index)
+        self.producers[output] = index
+        for slot, value in enumerate(inputs):
+            if value:
+                self.readers.setdefault(value, set()).add((index, slot))
+        return index
+
+    def finish(self) -> dict[str, str]:
+        """Apply everything to the protobuf; see `Editor.finish`."""
+        finals = super().finish()
+        if not self._behind:
+            return finals
+        kept = list(self.graph.node)
+        live = [index for index in range(self._original) if index not in self.dead]
+        order = self._added(-1)
+        for index, node in zip(live, kept, strict=True):
+            order += [node, *self._added(index)]
+        # Copies, since clearing the list would take the nodes in it along.
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in order]
+        del self.graph.node[:]
+        self.graph.node.extend(copies)
+        return finals
+
+    def _added(self, behind: int) -> list[onnx.NodeProto]:
+        return [self.nodes[index] for index in self._behind.get(behind, ()) if index not in self.dead]

@@ -1,0 +1,175 @@
+"""Run a model before and after a pass in ONNX Runtime, on the same random inputs.
+
+ONNX Runtime runs both as they stand: with its own rewriting on, it would fuse what the pass was to fuse.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto
+
+from nm2trt.backends.ort import open_onnx
+from nm2trt.backends.protocol import TensorSpec
+from nm2trt.backends.random_feeds import random_feeds
+from nm2trt.compare import OutputDifference, compare_outputs, require_close
+from nm2trt.errors import BackendError, DataError, DifferenceError, ModelError
+from nm2trt.files import atomic_path
+from nm2trt.graph.storage.model import Model
+from nm2trt.graph.storage.save import all_tensors
+
+__all__ = ["Agreement", "Reference", "lowest_type", "run_graph", "run_reference"]
+
+Feeds = Mapping[str, npt.NDArray[Any]]
+
+# Tried in turn for a free size other than the batch: what a model accepts, only it knows.
+_FREE_SIZES = (64, 224, 32, 128, 16, 8, 1)
+_BATCH = 2
+_MOST_FLIPPED = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far the outputs agree.
+
+    Args:
+        differences: One an output; () when they were not compared.
+        sentence: Why they were not compared, or "".
+    """
+
+    differences: tuple[OutputDifference, ...]
+    sentence: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """What the model gave before a pass.
+
+    Args:
+        feeds: The random inputs.
+        outputs: Every output by name.
+        sentence: Why there are none, or "".
+    """
+
+    feeds: Feeds
+    outputs: Feeds
+    sentence: str = ""
+
+    def compare(self, after: Model, *, required: bool = True) -> Agreement:
+        """Run the changed model on the same inputs.
+
+        Args:
+            after: The model; external data lies in its `root`.
+            required: Raise where outputs differ too much; otherwise only where one is NaN or infinite that
+                was not.
+
+        Raises:
+            DifferenceError: An output differs by more than its dtype allows.
+            ModelError: ONNX Runtime refuses the changed model, though it took the original.
+            BackendError: It fails in a run.
+        """
+        if self.sentence:
+            return Agreement((), self.sentence)
+        outputs = run_graph(after, self.feeds)
+        differences = compare_outputs(outputs, self.outputs)
+        if not required:
+            return Agreement(tuple(differences))
+        for item in differences:
+            if np.dtype(item.dtype).kind != "f":
+                _require_equal(item.name, outputs[item.name], self.outputs[item.name])
+        floats = [item for item in differences if np.dtype(item.dtype).kind == "f"]
+        require_close(floats, dtype=lowest_type(after.proto), what="before and after")
+        return Agreement(tuple(differences))
+
+
+def run_reference(source: Path) -> Reference:
+    """Run a model on random inputs; what stands in the way becomes the result's sentence.
+
+    Floats are drawn from the normal distribution, integers are 0 or 1. A free batch is 2; other free
+    sizes are tried until the model accepts one.
+    """
+    try:
+        with open_onnx(source, optimize=False) as session:
+            why = next(
+                (
+                    f"{spec.name!r} is of type {spec.dtype}"
+                    for spec in (*session.inputs, *session.outputs)
+                    if not _is_array(spec)
+                ),
+                "",
+            )
+            for feeds in () if why else _feeds(session.inputs):
+                try:
+                    outputs = session.run(feeds)
+                except (BackendError, DataError) as error:
+                    why = why or str(error)
+                    continue
+                if all(np.isfinite(o).all() for o in outputs.values() if o.dtype.kind == "f"):
+                    return Reference(feeds, outputs)
+                why = why or "the model gives NaN or infinity on random inputs"
+    except (BackendError, ModelError) as error:
+        why = str(error)
+    return Reference({}, {}, f"outputs were not compared: {why}")
+
+
+def _require_equal(name: str, after: npt.NDArray[Any], before: npt.NDArray[Any]) -> None:
+    """Raise when integers, such as classes, differ by more than rounding near a tie explains."""
+    share = float(np.mean(after != before)) if before.size else 0.0
+    if share > _MOST_FLIPPED:
+        raise DifferenceError(f"before and after: {share:.1%} of output {name!r} differ; nothing was written")
+
+
+def run_graph(model: Model, feeds: Feeds) -> Feeds:
+    """Run a model in memory as it stands; external data is found in its `root`.
+
+    Raises:
+        ModelError: ONNX Runtime refuses the model.
+        BackendError: It fails in the run.
+    """
+    if model.root is None or not any(
+        t.data_location == TensorProto.EXTERNAL for t in all_tensors(model.proto)
+    ):
+        with open_onnx(model.proto.SerializeToString(), optimize=False) as session:
+            return session.run(feeds)
+    # ONNX Runtime finds external data only from a file beside it.
+    probe = model.root / f"nm2trt-probe-{os.getpid()}.onnx"
+    try:
+        with atomic_path(probe) as temporary:
+            temporary.write_bytes(model.proto.SerializeToString())
+        with open_onnx(probe, optimize=False) as session:
+            return session.run(feeds)
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _feeds(inputs: tuple[TensorSpec, ...]) -> Iterator[Feeds]:
+    free = any(not isinstance(size, int) for spec in inputs for size in spec.shape[1:])
+    for size in _FREE_SIZES if free else _FREE_SIZES[:1]:
+        for batch in (_BATCH, 1) if any(_free_batch(spec) for spec in inputs) else (1,):
+            yield random_feeds(inputs, batch=batch, free=size)
+
+
+def _is_array(spec: TensorSpec) -> bool:
+    try:
+        return np.dtype(spec.dtype).kind in "biuf"
+    except TypeError:
+        return False
+
+
+def _free_batch(spec: TensorSpec) -> bool:
+    return bool(spec.shape) and not isinstance(spec.shape[0], int)
+
+
+def lowest_type(proto: onnx.ModelProto) -> str | None:
+    """Return the lowest half-precision type among the weights, or None."""
+    kinds = {tensor.data_type for tensor in proto.graph.initializer}
+    if TensorProto.BFLOAT16 in kinds:
+        return "bfloat16"
+    return "float16" if TensorProto.FLOAT16 in kinds else None

@@ -1,0 +1,92 @@
+"""A model that gives what its inner values reach, for calibration; its weights stay in the file.
+
+Extremes are reduced where a value is made. ONNX Runtime orders nodes depth first from the last ending node
+backwards: with the reductions in reverse order each runs as soon as its value is there, so that no value
+has to wait in memory for the end of the run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto
+
+from nm2trt.calibration.ranges import Observed
+from nm2trt.files import sha256_bytes, sha256_file
+from nm2trt.graph.analysis.pinned_values import all_names
+from nm2trt.graph.storage.model import load
+from nm2trt.graph.storage.save import all_tensors
+from nm2trt.graph.storage.tensors import external_location
+
+__all__ = ["Observable", "model_hash", "observable"]
+
+# Their results are never negative, so that only the largest need be found.
+_NOT_NEGATIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Sqrt"})
+
+
+@dataclass(frozen=True, slots=True)
+class Observable:
+    """A model with outputs added.
+
+    Args:
+        data: The model's bytes, without large weights.
+        weights_folder: Where it finds them.
+        observed: The outputs that were added, and what each says.
+    """
+
+    data: bytes
+    weights_folder: Path | None
+    observed: Mapping[str, Observed]
+
+
+def observable(source: str | os.PathLike[str], values: Sequence[str], *, whole: bool) -> Observable:
+    """Return a model that also gives the extremes, or all numbers, of some of its values.
+
+    Args:
+        source: The ONNX file.
+        values: The values of its main graph.
+        whole: Give whole values; otherwise their smallest and largest number.
+
+    Raises:
+        ModelError: The file is no sound ONNX model.
+    """
+    model = load(source, leave_weights=True)
+    graph = model.proto.graph
+    makers = {name: node.op_type for node in graph.node for name in node.output}
+    given = {value.name for value in graph.output}
+    taken = all_names(graph)
+    observed: dict[str, Observed] = {}
+    for value in reversed(values):
+        if whole:
+            observed[value] = Observed(value, "all")
+            if value not in given:
+                graph.output.append(onnx.ValueInfoProto(name=value))
+            continue
+        for operator, kind in (("ReduceMin", "min"), ("ReduceMax", "max")):
+            if kind == "min" and makers.get(value) in _NOT_NEGATIVE:
+                continue
+            name = f"{value}/{kind}"
+            while name in taken:
+                name += "_"
+            taken.add(name)
+            graph.node.append(onnx.helper.make_node(operator, [value], [name], name, keepdims=0))
+            graph.output.append(onnx.ValueInfoProto(name=name))
+            observed[name] = Observed(value, "min" if kind == "min" else "max")
+    return Observable(model.proto.SerializeToString(), model.root, observed)
+
+
+def model_hash(source: str | os.PathLike[str]) -> str:
+    """Return one hash over a model's file and all external data that it names."""
+    model = load(source, leave_weights=True)
+    path = Path(source)
+    files = {
+        external_location(tensor, model.root)[0]
+        for tensor in all_tensors(model.proto)
+        if tensor.data_location == TensorProto.EXTERNAL
+    }
+    parts = [sha256_file(path), *(sha256_file(file) for file in sorted(files - {path.resolve()}))]
+    return sha256_bytes("".join(parts).encode())

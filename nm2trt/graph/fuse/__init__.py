@@ -1,0 +1,1 @@
+"""BatchNorm folding and merging of parallel convolution branches."""

@@ -1,0 +1,76 @@
+"""A copy of a model whose sparse weights are dense: what the engine would be, had nobody pruned.
+
+For timing alone: every zero of a weight that holds an N:M pattern is replaced by one of the same tensor's own
+non-zeros, drawn at random. What the copy computes means nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto
+
+from nm2trt.errors import SparsityError
+from nm2trt.files import check_output
+from nm2trt.graph.prune.stored_weights import stored_weights
+from nm2trt.graph.storage.external_data import pack
+from nm2trt.graph.storage.model import load
+from nm2trt.graph.storage.save import Rewrite, refuse_same_file, save
+from nm2trt.graph.storage.tensors import element_type, iter_elements
+from nm2trt.nm.verdict import WeightVerdict
+
+__all__ = ["densify_model"]
+
+Array = npt.NDArray[Any]
+
+_UNIT = 8
+
+
+def densify_model(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], weights: Sequence[WeightVerdict]
+) -> int:
+    """Write a copy without the zeros of the weights that hold a pattern.
+
+    Args:
+        source: The ONNX file.
+        target: The file to write; not the source.
+        weights: What `verify` found out of the source.
+
+    Returns:
+        How many stored tensors were filled.
+
+    Raises:
+        SparsityError: No weight holds a pattern, so that there is nothing to compare with.
+        ModelError: The model is no sound ONNX file.
+        OutputError: The copy cannot be written.
+    """
+    model = load(source)
+    refuse_same_file(source, target)
+    check_output(target)
+    sparse = {verdict.weight for verdict in weights if verdict.pattern == "holds" and verdict.zero_share}
+    found = (weight.open() for weight in stored_weights(model) if weight.name in sparse)
+    tensors = [candidate.tensor for candidate in found if candidate.tensor is not None]
+    if not tensors:
+        raise SparsityError(f"{source}: no stored weight holds a pattern, so there is nothing to compare")
+    save(model, target, rewrites=[_rewrite(tensor, model.root) for tensor in tensors])
+    return len(tensors)
+
+
+def _rewrite(tensor: TensorProto, root: Any) -> Rewrite:
+    return Rewrite(tensor, lambda: _filled(tensor, root))
+
+
+def _filled(tensor: TensorProto, root: Any) -> Iterator[bytes | memoryview]:
+    kind = element_type(tensor)
+    random = np.random.default_rng(0)
+    for piece in iter_elements(tensor, root, unit=_UNIT):
+        nonzero = np.flatnonzero(piece)
+        zeros = np.flatnonzero(piece == 0)
+        filled = piece.copy()
+        if nonzero.size:
+            filled[zeros] = piece[random.choice(nonzero, zeros.size)]
+        yield pack(filled, kind)

@@ -1,0 +1,241 @@
+"""Zero the weakest weights of a stored tensor, so that every consumer reads N:M groups.
+
+A tensor that its consumers read directly goes through by pieces. One that stands behind operators is
+evaluated, and every element that should become zero is followed back to its place in the stored tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto
+
+from nm2trt.graph.analysis.constant_values import Source, constant_value, evaluate, stored_places
+from nm2trt.graph.analysis.numpy_operators import MOVES, VALUES, Opaque
+from nm2trt.graph.analysis.scopes import Scope
+from nm2trt.graph.storage.external_data import pack
+from nm2trt.graph.storage.save import Rewrite
+from nm2trt.graph.storage.tensors import element_type, iter_elements, read_tensor
+from nm2trt.graph.verify.group_counts import ReadWeight
+from nm2trt.nm.axes import OnnxWeight
+from nm2trt.nm.mask import nm_mask
+from nm2trt.nm.pattern import NMPattern
+
+__all__ = ["Reading", "zero_weakest"]
+
+Array = npt.NDArray[Any]
+
+# Operators that carry a zero of the stored tensor to a zero of the weight, besides those that move elements.
+_KEEPS_ZERO = frozenset({"Cast", "CastLike", "DequantizeLinear", "QuantizeLinear"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """How one consumer reads a stored tensor.
+
+    Args:
+        weight: The weight as the consumer reads it.
+        how: Its reduction axis.
+    """
+
+    weight: ReadWeight
+    how: OnnxWeight
+
+
+def zero_weakest(
+    tensor: TensorProto, source: Source, readings: Sequence[Reading], pattern: NMPattern
+) -> Rewrite:
+    """Return the rewrite of a stored tensor that leaves the `pattern.n` largest magnitudes of each group.
+
+    Integers are measured from their zero point, and become it. Magnitudes are those that the consumer
+    reads: behind a DequantizeLinear, with the scale.
+
+    Args:
+        tensor: The stored tensor.
+        source: The same, with the scope that it stands in.
+        readings: Every consumer's way of reading it; all must agree on the groups.
+        pattern: The pattern, which divides every reading's axis.
+
+    Raises:
+        Opaque: The consumers disagree, or an operator on the way is more than a move or a quantisation.
+        ModelError: A stored tensor is damaged.
+    """
+    first = readings[0]
+    kind = element_type(tensor)
+    if bool(np.zeros(1).astype(kind.numpy).astype(np.float64)[0]):
+        raise Opaque(f"{kind.name} has no zero")
+    if all(r.weight.tensor is tensor and not r.weight.consumer.zero_point for r in readings):
+        for other in readings[1:]:
+            if other.how != first.how:
+                raise Opaque(_disagree(first, other))
+        inner = math.prod(first.weight.shape[first.how.axis + 1 :])
+        return Rewrite(tensor, lambda: _stream(tensor, first.weight, pattern, inner))
+    kept = _agreed(readings, source, pattern)
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return Rewrite(tensor, lambda: iter([_masked(tensor, first, source, kept)]))
+    # A large model keeps nothing in memory: this is done again when its turn to be written comes.
+    light = [replace(r, weight=replace(r.weight, value=None)) for r in readings]
+    return Rewrite(tensor, lambda: iter([_masked(tensor, light[0], source, _agreed(light, source, pattern))]))
+
+
+def _agreed(readings: Sequence[Reading], source: Source, pattern: NMPattern) -> Array:
+    kept = _kept(readings[0], source, pattern)
+    for other in readings[1:]:
+        if not np.array_equal(_kept(other, source, pattern), kept):
+            raise Opaque(_disagree(readings[0], other))
+    return kept
+
+
+def _masked(tensor: TensorProto, reading: Reading, source: Source, kept: Array) -> bytes:
+    stored = read_tensor(tensor, reading.weight.consumer.scope.model.root)
+    left = np.where(kept.reshape(stored.shape), stored, _stored_zero(reading, source, stored))
+    kind = element_type(tensor)
+    return pack(left.astype(kind.numpy), kind)
+
+
+def _disagree(first: Reading, other: Reading) -> str:
+    return (
+        f"{first.weight.consumer.label} and {other.weight.consumer.label} both read it, and reduce it along "
+        "different axes"
+    )
+
+
+def _stream(
+    tensor: TensorProto, weight: ReadWeight, pattern: NMPattern, inner: int
+) -> Iterator[bytes | memoryview]:
+    kind = element_type(tensor)
+    root = weight.consumer.scope.model.root
+    for piece in iter_elements(tensor, root, unit=pattern.m * inner):
+        groups = piece.reshape(-1, pattern.m, inner)
+        kept = nm_mask(_magnitude(groups), pattern, axis=1)
+        left = np.where(kept, groups, np.zeros((), piece.dtype))
+        yield pack(left, kind) if kind.bits == 4 else left.reshape(-1).view(np.uint8).data
+
+
+def _magnitude(elements: Array, zero: Array | None = None) -> Array:
+    """Return distances from zero, or from the zero point, exact in every dtype."""
+    if elements.dtype.kind in "iub" or "int" in str(elements.dtype):
+        wide = elements.astype(np.int64 if elements.dtype.itemsize > 2 else np.int32)
+        return np.asarray(np.abs(wide - (0 if zero is None else zero.astype(wide.dtype))))
+    exact = elements if elements.dtype in (np.float32, np.float64) else elements.astype(np.float32)
+    return np.asarray(np.abs(exact))
+
+
+def _kept(reading: Reading, source: Source, pattern: NMPattern) -> npt.NDArray[np.bool_]:
+    """Mark the elements of the stored tensor, flat, that one consumer lets stand."""
+    weight, scope = reading.weight, reading.weight.consumer.scope
+    value = weight.value if weight.value is not None else evaluate(scope, weight.consumer.value)
+    _check_way(scope, weight.consumer.value, source)
+    places = stored_places(scope, weight.consumer.value, source)
+    if places is None or places.shape != value.shape:
+        raise Opaque(f"{source.name} is mixed with other numbers before {weight.consumer.label} reads it")
+    mask = nm_mask(_magnitude(value, _operand_zero(reading)), pattern, axis=reading.how.axis)
+    kept = np.ones(math.prod(source.shape), dtype=np.bool_)
+    dropped = places[~mask]
+    kept[dropped[dropped >= 0]] = False
+    return kept
+
+
+def _operand_zero(reading: Reading) -> Array | None:
+    """Return the zero point that an integer operator subtracts from its weight, shaped to broadcast."""
+    consumer, shape = reading.weight.consumer, reading.weight.shape
+    if not consumer.zero_point:
+        return None
+    zero = constant_value(consumer.scope, consumer.zero_point)
+    if zero.size == 1:
+        return zero.reshape(())
+    if reading.how.convolution:
+        return zero.reshape((-1,) + (1,) * (len(shape) - 1))
+    if zero.ndim == 1:
+        return zero.reshape((1, -1) if reading.how.axis == len(shape) - 2 else (-1, 1))
+    return zero
+
+
+def _check_way(scope: Scope, value: str, source: Source) -> None:
+    """Raise unless every operator between the stored tensor and the weight moves or quantises it."""
+    for where, node in _way(scope, value, source):
+        if node.op_type not in MOVES and node.op_type not in _KEEPS_ZERO:
+            raise Opaque(
+                f"{node.op_type} at {where.label(node)} stands between {source.name} and its consumer; "
+                "run nm2trt fuse first"
+            )
+
+
+def _way(scope: Scope, value: str, source: Source) -> list[tuple[Scope, onnx.NodeProto]]:
+    """List the nodes through which a stored tensor reaches a value, nearest to the value first."""
+    nodes: list[tuple[Scope, onnx.NodeProto]] = []
+    inputs: dict[tuple[int, str], list[tuple[Scope, str]]] = {}
+    order: list[tuple[Scope, str]] = []
+    stack = [(scope, value)]
+    while stack:
+        owner = stack.pop()
+        found = owner[0].owner(owner[1])
+        if found is None or (id(found[0]), found[1]) in inputs:
+            continue
+        node = found[0].producers.get(found[1])
+        inputs[id(found[0]), found[1]] = [(found[0], name) for name in node.input if name] if node else []
+        order.append(found)
+        stack.extend(inputs[id(found[0]), found[1]])
+    reached = {(id(source.scope), source.name)}
+    changed = True
+    while changed:
+        changed = False
+        # From the stored tensors on, so that one round nearly always settles it.
+        for where, name in reversed(order):
+            if (id(where), name) in reached:
+                continue
+            owners = [inner.owner(item) for inner, item in inputs[id(where), name]]
+            if any(o is not None and (id(o[0]), o[1]) in reached for o in owners):
+                reached.add((id(where), name))
+                changed = True
+    for where, name in order:
+        if (id(where), name) in reached and name in where.producers and name != source.name:
+            nodes.append((where, where.producers[name]))
+    return nodes
+
+
+def _stored_zero(reading: Reading, source: Source, stored: Array) -> Array:
+    """Return what stands for zero in the stored tensor: nought, or each element's zero point."""
+    consumer = reading.weight.consumer
+    zero = np.zeros(stored.shape, stored.dtype)
+    operand = _operand_zero(reading)
+    dequantize = [
+        (where, node)
+        for where, node in _way(consumer.scope, consumer.value, source)
+        if node.op_type == "DequantizeLinear"
+    ]
+    if operand is None and not dequantize:
+        return zero
+    if operand is not None and dequantize:
+        raise Opaque(f"{source.name} is dequantised and has a zero point at {consumer.label} too")
+    if operand is not None:
+        end: tuple[Scope, str] = (consumer.scope, consumer.value)
+        wide = np.broadcast_to(operand, reading.weight.shape)
+    else:
+        where, node = dequantize[-1]
+        end = (where, node.input[0])
+        wide = _dequantized_zero(where, node, end)
+    places = stored_places(*end, source)
+    if places is None:
+        raise Opaque(f"{source.name} is mixed with other numbers before it is dequantised")
+    inside = places >= 0
+    zero.reshape(-1)[places[inside]] = wide[inside].astype(stored.dtype)
+    return zero
+
+
+def _dequantized_zero(where: Scope, node: onnx.NodeProto, data: tuple[Scope, str]) -> Array:
+    """Return the zero point of every element that a DequantizeLinear reads."""
+    shape = evaluate(*data).shape
+    scale = constant_value(where, node.input[1])
+    zero = constant_value(where, node.input[2]) if len(node.input) > 2 and node.input[2] else None
+    if zero is None:
+        return np.zeros(shape, np.int8)
+    # Quantising nought gives the zero point, in every layout that the operator has.
+    nought = np.zeros(shape, np.float32)
+    return VALUES["QuantizeLinear"]([nought, scale.astype(np.float32), zero], where.node_attributes(node))

@@ -1,0 +1,298 @@
+"""One-shot magnitude pruning of an ONNX file: the largest weights of every group stay, the rest become zero.
+
+Only the numbers of the pruned tensors change, where they are stored and as they are stored; everything
+else of the file is kept as it is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from nm2trt.errors import InputError, LineageError, SparsityError
+from nm2trt.files import check_output
+from nm2trt.graph.analysis.numpy_operators import Opaque
+from nm2trt.graph.prune.magnitude import Reading, zero_weakest
+from nm2trt.graph.prune.stored_weights import Candidate, stored_weights
+from nm2trt.graph.storage.model import Model, load, metadata
+from nm2trt.graph.storage.save import Rewrite, refuse_same_file, save
+from nm2trt.graph.storage.stage_metadata import LineageEntry, Relation, record
+from nm2trt.graph.verify.group_counts import count_groups
+from nm2trt.graph.verify.verify_model import VerifyReport, verify_model
+from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.plan import METADATA_KEY, Plan, PlanEntry
+from nm2trt.nm.verdict import WeightVerdict
+
+__all__ = ["PruneReport", "PrunedWeight", "prune_model"]
+
+# What this command writes as the method of its plan.
+METHOD = "magnitude-onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class PrunedWeight:
+    """What was done with one stored tensor.
+
+    Args:
+        weight: Its name.
+        consumers: The nodes that read it as a weight.
+        shape: Its shape as the first consumer reads it; () when it cannot be told.
+        dtype: ONNX name of its stored element type.
+        axis: Reduction axis in `shape`; None when it cannot be told.
+        status: "pruned"; "kept" when it held the pattern already; "dense".
+        reason: One clause that says why.
+    """
+
+    weight: str
+    consumers: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    axis: int | None
+    status: Literal["pruned", "kept", "dense"]
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class PruneReport:
+    """What `prune_model` did.
+
+    Args:
+        model: The model that was read.
+        output: The model that was written.
+        pattern: The pattern.
+        weights: One entry a stored weight, in the order of their consumers.
+        plan: The plan that was written.
+        parent_mask_sha256: Mask hash of the model that was read.
+        mask_sha256: Mask hash of the model that was written.
+        relation: "subset", or "equal" when nothing had to be zeroed.
+    """
+
+    model: str
+    output: str
+    pattern: NMPattern
+    weights: tuple[PrunedWeight, ...]
+    plan: Plan
+    parent_mask_sha256: str
+    mask_sha256: str
+    relation: Relation
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of weights by status."""
+        found: dict[str, int] = {"pruned": 0, "kept": 0, "dense": 0}
+        for weight in self.weights:
+            found[weight.status] += 1
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {
+            "model": self.model,
+            "output": self.output,
+            "pattern": str(self.pattern),
+            "counts": self.counts,
+            "weights": [weight.to_json() for weight in self.weights],
+            "parent_mask_sha256": self.parent_mask_sha256,
+            "mask_sha256": self.mask_sha256,
+            "relation": self.relation,
+        }
+
+
+def prune_model(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    pattern: NMPattern | str = NMPattern(2, 4),  # noqa: B008 - a frozen value
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    min_channels: int = 16,
+) -> PruneReport:
+    """Write a copy of a model whose weights hold an N:M pattern, the largest magnitudes kept.
+
+    A weight is pruned when its reduction axis (in each group of a convolution) is a multiple of M and it
+    has at least `min_channels` input channels. One that several operators read is pruned when they agree
+    on the groups; one that anything else reads, an embedding for example, stays dense.
+
+    Args:
+        source: The ONNX file; its external data is read by pieces.
+        target: The file to write; not the source.
+        pattern: The pattern, e.g. `NMPattern(2, 4)` or "2:4".
+        include: Globs on names of weights; when given, all others stay dense. A full name, without
+            wildcards, also prunes a weight that has fewer than `min_channels`, or that the plan keeps dense.
+        exclude: Globs on names of weights that stay dense; stronger than `include`.
+        min_channels: Fewest input channels of a pruned weight.
+
+    Returns:
+        What was done with each weight, and why.
+
+    Raises:
+        InputError: A path or a glob is wrong.
+        PatternError: `pattern` is no N:M pattern.
+        ModelError: The model is no sound ONNX file.
+        SparsityError: No weight can hold the pattern; nothing is written.
+        LineageError: What was written does not hold what it should; nothing is left behind.
+        OutputError: The output cannot be written.
+    """
+    pattern = NMPattern.parse(pattern)
+    model = load(source)
+    refuse_same_file(source, target)
+    check_output(target)
+    parent = verify_model(model.proto, pattern=pattern, external_data_root=model.root)
+    rules = _Rules(pattern, tuple(include), tuple(exclude), min_channels, _earlier_plan(model))
+    judged = {(row.weight, row.consumer): row for row in parent.weights}
+    found = stored_weights(model)
+    _check_globs(rules, [weight.name for weight in found])
+    outcomes = [_decide(weight.open(), rules, judged) for weight in found]
+    weights = tuple(weight for weight, _ in outcomes)
+    if all(weight.status == "dense" for weight in weights):
+        first = f"; {weights[0].weight}: {weights[0].reason}" if weights else ""
+        raise SparsityError(f"no weight of {source} can hold {pattern}{first}")
+    rewrites = [rewrite for _, rewrite in outcomes if rewrite is not None]
+    plan = Plan(tuple(_entry(weight, rules) for weight in weights), METHOD)
+    relation: Relation = "subset" if rewrites else "equal"
+    written: list[VerifyReport] = []
+
+    def finish(after: Model) -> None:
+        report = verify_model(after.proto, pattern=pattern, external_data_root=after.root)
+        _check_result(report, weights, pattern)
+        record(after.proto, LineageEntry("prune", parent.mask_sha256, report.mask_sha256, relation), plan)
+        written.append(report)
+
+    save(model, target, rewrites=rewrites, finish=finish)
+    return PruneReport(
+        model=str(source),
+        output=str(target),
+        pattern=pattern,
+        weights=weights,
+        plan=plan,
+        parent_mask_sha256=parent.mask_sha256,
+        mask_sha256=written[0].mask_sha256,
+        relation=relation,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    pattern: NMPattern
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    min_channels: int
+    plan: Plan | None
+
+
+def _earlier_plan(model: Model) -> Plan | None:
+    """Return a plan that training made; one of this command is made anew."""
+    text = metadata(model.proto).get(METADATA_KEY)
+    plan = None if text is None else Plan.from_json(text)
+    return plan if plan is not None and plan.method != METHOD else None
+
+
+def _check_globs(rules: _Rules, names: Sequence[str]) -> None:
+    for argument, globs in (("include", rules.include), ("exclude", rules.exclude)):
+        for glob in globs:
+            if not any(fnmatchcase(name, glob) for name in names):
+                shown = ", ".join(names[:6]) or "none"
+                raise InputError(f"{argument}: {glob!r} matches no weight; the model has {shown} ...")
+
+
+def _decide(
+    candidate: Candidate, rules: _Rules, judged: Mapping[tuple[str, str], WeightVerdict]
+) -> tuple[PrunedWeight, Rewrite | None]:
+    first = candidate.readings[0] if candidate.readings else None
+
+    def outcome(status: Literal["pruned", "kept", "dense"], reason: str) -> PrunedWeight:
+        return PrunedWeight(
+            weight=candidate.name,
+            consumers=candidate.consumers,
+            shape=first.weight.shape if first else candidate.shape,
+            dtype=candidate.dtype,
+            axis=first.how.axis if first else None,
+            status=status,
+            reason=reason,
+        )
+
+    reason = _dense_reason(candidate, rules)
+    if reason is not None or candidate.tensor is None or candidate.source is None or first is None:
+        return outcome("dense", reason or candidate.obstacle), None
+    try:
+        rows = [judged[candidate.name, reading.weight.consumer.label] for reading in candidate.readings]
+        if any(row.nonfinite for row in rows):
+            return outcome("dense", "it holds NaN or infinity; repair it before pruning"), None
+        if all(
+            row.pattern == "holds" or _holds(reading, row, rules)
+            for reading, row in zip(candidate.readings, rows, strict=True)
+        ):
+            return outcome("kept", f"it held {rules.pattern} already"), None
+        rewrite = zero_weakest(candidate.tensor, candidate.source, candidate.readings, rules.pattern)
+    except Opaque as why:
+        return outcome("dense", str(why)), None
+    length = first.weight.shape[first.how.axis]
+    return outcome("pruned", f"{length} elements on axis {first.how.axis}"), rewrite
+
+
+def _holds(reading: Reading, row: WeightVerdict, rules: _Rules) -> bool:
+    """Tell whether a weight that the plan wants dense holds the pattern all the same."""
+    if row.pattern != "dense-by-plan":
+        return False
+    return not count_groups(reading.weight, reading.how, rules.pattern).broken
+
+
+def _dense_reason(candidate: Candidate, rules: _Rules) -> str | None:
+    """Say why a weight stays dense, or None when it may be pruned."""
+    glob = next((g for g in rules.exclude if fnmatchcase(candidate.name, g)), None)
+    if glob is not None:
+        return f"excluded by {glob!r}"
+    if rules.include and not any(fnmatchcase(candidate.name, g) for g in rules.include):
+        return "not among the included weights"
+    if candidate.obstacle:
+        return candidate.obstacle
+    named = candidate.name in rules.include
+    entry = None if rules.plan is None else rules.plan.get(candidate.name)
+    if entry is not None and entry.pattern is None and not named:
+        return f"the plan keeps it dense: {entry.reason}"
+    for reading in candidate.readings:
+        runs, shape = reading.how.runs, reading.weight.shape
+        length = shape[reading.how.axis] // runs
+        attributes = reading.weight.consumer.attributes
+        groups = int(attributes.get("group", 1)) if reading.how.convolution else 1
+        channels = length * groups
+        of_group = f" in each of {groups} groups" if groups > 1 else ""
+        operator = reading.weight.consumer.operator
+        if operator in ("LSTM", "GRU", "RNN") and not named:
+            return f"{operator} has no known sparse kernel; name it in --include to prune it all the same"
+        if 0 in shape:
+            return f"its shape {list(shape)} has no elements"
+        if groups > 1 and length == 1:
+            return "depthwise: one input channel a filter"
+        if channels < rules.min_channels and not named:
+            return f"{channels} input channels are fewer than {rules.min_channels}"
+        if length % rules.pattern.m or shape[reading.how.axis] % runs:
+            return f"{length} input channels{of_group} are not a multiple of {rules.pattern.m}"
+    return None
+
+
+def _entry(weight: PrunedWeight, rules: _Rules) -> PlanEntry:
+    wanted = None if weight.status == "dense" else rules.pattern
+    earlier = None if rules.plan is None else rules.plan.get(weight.weight)
+    if weight.status == "kept" and earlier is not None and earlier.pattern is not None:
+        # Training may have asked for more, which the weight still holds.
+        wanted = earlier.pattern if rules.pattern.admits(earlier.pattern) else wanted
+    return PlanEntry(weight.weight, wanted, weight.reason, weight.shape, weight.axis)
+
+
+def _check_result(report: VerifyReport, weights: Sequence[PrunedWeight], pattern: NMPattern) -> None:
+    """Hold the written model to its promise, read back as any consumer reads it."""
+    sparse = {weight.weight for weight in weights if weight.status != "dense"}
+    for verdict in report.weights:
+        if verdict.weight in sparse and verdict.broken_groups:
+            raise LineageError(
+                f"{verdict.weight} does not hold {pattern} for {verdict.consumer} after pruning: "
+                f"{verdict.sentence}; nothing was written"
+            )

@@ -1,0 +1,256 @@
+"""Where Q/DQ pairs go: which layers are quantised, behind which values a pair stands, which share a scale.
+
+The rules, each by a value's place:
+
+- *in*: what a quantised Conv, Gemm or MatMul reads beside its weight;
+- *out*: what its kernel gives (`graph.analysis.kernel_chains.Chain`), so that it is INT8-in and INT8-out;
+- *residual*: an Add joins the kernel of its last product where a quantised layer reads the sum; what it adds
+  is quantised. A sum that goes on in float, as in front of a LayerNormalization, stays float, and the product
+  in front of it is INT8-out by itself;
+- *concat*: where the result of a Concat is quantised, all that it joins is, with one scale, which the result
+  has anyhow;
+- what only moves numbers (MaxPool, Reshape ...) has one scale before and behind.
+
+An output of the model stays float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import onnx
+
+from nm2trt.errors import InputError
+from nm2trt.graph.analysis.constant_values import main_source
+from nm2trt.graph.analysis.kernel_chains import Chain, Wiring
+from nm2trt.graph.analysis.qdq_islands import MOVERS
+from nm2trt.graph.analysis.weight_operands import Consumer, consumers
+from nm2trt.graph.edit.editor import Editor
+
+__all__ = ["Layer", "Placement", "place"]
+
+_OPERATORS = ("Conv", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer with a weight.
+
+    Args:
+        index: Position of its node in the graph.
+        label: The node's name.
+        operator: The node's type.
+        weight: Name of its weight.
+        why_float: Why it stays float; "" when it is quantised.
+        consumer: Its weight operand.
+        chain: What its kernel computes, when it is quantised.
+    """
+
+    index: int
+    label: str
+    operator: str
+    weight: str
+    why_float: str
+    consumer: Consumer
+    chain: Chain | None = None
+
+
+@dataclass(slots=True)
+class Placement:
+    """Where the pairs go.
+
+    Args:
+        layers: Every layer with a weight, in the order of the graph.
+        points: The values behind which a pair stands, in the order of the graph, with the rule that says so.
+        scale_of: Each point's representative: points with the same one share a scale.
+    """
+
+    layers: tuple[Layer, ...]
+    points: dict[str, str] = field(default_factory=dict)
+    scale_of: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def quantised(self) -> list[Layer]:
+        """The layers that are quantised."""
+        return [layer for layer in self.layers if not layer.why_float]
+
+    def members(self) -> dict[str, list[str]]:
+        """Return the points of each shared scale."""
+        groups: dict[str, list[str]] = {}
+        for value in self.points:
+            groups.setdefault(self.scale_of[value], []).append(value)
+        return groups
+
+
+def place(editor: Editor, exclude: Sequence[str], *, float_depthwise: bool = False) -> Placement:
+    """Decide where pairs go.
+
+    Args:
+        editor: The graph.
+        exclude: Globs on names of nodes and of weights that stay float.
+        float_depthwise: Leave depthwise convolutions in float too.
+
+    Raises:
+        InputError: A glob matches nothing.
+    """
+    wiring = Wiring(editor.nodes, editor.pinned, lambda name: editor.scope.state(name).kind == "constant")
+    layers = tuple(_layers(editor, wiring, exclude, float_depthwise=float_depthwise))
+    _check_globs(exclude, layers)
+    placed = Placement(layers)
+    quantised = {layer.index: layer for layer in placed.quantised}
+    chains = _chains(wiring, quantised)
+    placed.layers = tuple(
+        layer if layer.index not in chains else _with_chain(layer, chains[layer.index]) for layer in layers
+    )
+    points = _Points(wiring)
+    for layer in placed.quantised:
+        points.add(layer.consumer.node.input[1 - layer.consumer.input_index], "in")
+        if layer.chain is None:
+            continue
+        if layer.chain.add is not None:
+            inside = {wiring.nodes[position].output[0] for position in layer.chain.nodes}
+            for operand in wiring.nodes[layer.chain.add].input:
+                if operand not in inside:
+                    points.add(operand, "residual")
+        points.add(layer.chain.value, "out")
+    points.join()
+    placed.points, placed.scale_of = points.ordered()
+    return placed
+
+
+def _with_chain(layer: Layer, chain: Chain) -> Layer:
+    return Layer(
+        layer.index, layer.label, layer.operator, layer.weight, layer.why_float, layer.consumer, chain
+    )
+
+
+def _layers(
+    editor: Editor, wiring: Wiring, exclude: Sequence[str], *, float_depthwise: bool
+) -> Iterable[Layer]:
+    for consumer in consumers(editor.model):
+        main = consumer.scope.name == ""
+        # The walk behind consumers keeps the order of the file, as the editor does.
+        index = consumer.scope.positions[id(consumer.node)] if main else -1
+        label = consumer.label
+        weight = editor.source_name(consumer.value) if main else consumer.value
+        why = _why_float(consumer, main=main)
+        glob = next((g for g in exclude if fnmatchcase(label, g) or fnmatchcase(weight, g)), None)
+        if glob is not None:
+            why = f"excluded by {glob!r}"
+        elif not why and wiring.constant(consumer.node.input[1 - consumer.input_index]):
+            why = "its input is constant"
+        elif not why and float_depthwise and _is_depthwise(consumer):
+            why = "depthwise: one input channel a filter"
+        yield Layer(index, label, consumer.operator, weight, why, consumer)
+
+
+def _why_float(consumer: Consumer, *, main: bool) -> str:
+    if not main:
+        return "it stands in a body or a local function"
+    if consumer.domain or consumer.operator not in _OPERATORS:
+        return f"{consumer.operator} is left in float"
+    if consumer.state.kind != "constant":
+        return f"its weight is not constant: {consumer.state.why}"
+    if consumer.input_index != 1:
+        return "its constant is the left operand"
+    return ""
+
+
+def _is_depthwise(consumer: Consumer) -> bool:
+    source = main_source(consumer.scope, consumer.value)
+    channels = source.shape[1] if source is not None and len(source.shape) > 2 else 0
+    return int(consumer.attributes.get("group", 1)) > 1 and channels == 1
+
+
+def _check_globs(exclude: Sequence[str], layers: Sequence[Layer]) -> None:
+    for glob in exclude:
+        if not any(fnmatchcase(layer.label, glob) or fnmatchcase(layer.weight, glob) for layer in layers):
+            shown = ", ".join(layer.label for layer in layers[:6]) or "none"
+            raise InputError(f"exclude: {glob!r} matches no layer; the model has {shown} ...")
+
+
+def _chains(wiring: Wiring, quantised: Mapping[int, Layer]) -> dict[int, Chain]:
+    """Follow each kernel; of several that reach one residual Add, the last takes it in."""
+    reached: dict[int, list[int]] = {}
+    for index in quantised:
+        chain = wiring.chain(index)
+        if chain.add is not None:
+            reached.setdefault(chain.add, []).append(index)
+    taken: dict[int, int] = {}
+    for add, starts in reached.items():
+        end = wiring.chain(starts[-1]).value
+        if _read_by_quantised(wiring, end, quantised):
+            taken[add] = starts[-1]
+    return {
+        index: wiring.chain(index, lambda position, index=index: taken.get(position) == index)  # type: ignore[misc]
+        for index in quantised
+    }
+
+
+def _read_by_quantised(wiring: Wiring, value: str, quantised: Mapping[int, Layer]) -> bool:
+    """Tell whether a quantised layer reads a value, as it is, moved or joined to others."""
+    stack, seen = [value], set()
+    while stack:
+        name = stack.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for position, slot in wiring.readers.get(name, ()):
+            node = wiring.nodes[position]
+            if position in quantised and slot == 0:
+                return True
+            if (node.op_type in MOVERS and slot == 0) or node.op_type == "Concat":
+                stack.extend(node.output)
+    return False
+
+
+class _Points:
+    """Values with pairs, and which of them share a scale."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        self._wiring = wiring
+        self._found: dict[str, str] = {}
+        self._parent: dict[str, str] = {}
+        self._outputs = {value for value in wiring.pinned if not wiring.readers.get(value)}
+
+    def add(self, value: str, rule: str) -> bool:
+        """Add a value; constants and values that only leave the graph get no pair."""
+        if value in self._found or value in self._outputs or self._wiring.constant(value):
+            return False
+        self._found[value] = rule
+        self._parent[value] = value
+        return True
+
+    def join(self) -> None:
+        """Add what quantised Concats join, and join the scales of values that are only moved."""
+        nodes = self._wiring.nodes
+        grown = True
+        while grown:
+            grown = False
+            for node in nodes:
+                if node.op_type == "Concat" and _default(node) and self._found.get(node.output[0]):
+                    for value in node.input:
+                        grown = self.add(value, "concat") or grown
+        for node in nodes:
+            if node.op_type not in MOVERS or not _default(node):
+                continue
+            sources = node.input if node.op_type == "Concat" else node.input[:1]
+            moved = [value for value in (*sources, *node.output) if value in self._found]
+            for value in moved[1:]:
+                self._parent[self._root(value)] = self._root(moved[0])
+
+    def ordered(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the points in the order in which they are made, and each one's representative."""
+        order = sorted(self._found, key=lambda value: self._wiring.producers.get(value, -1))
+        return {v: self._found[v] for v in order}, {v: self._root(v) for v in order}
+
+    def _root(self, value: str) -> str:
+        while self._parent[value] != value:
+            value = self._parent[value]
+        return value
+
+
+def _default(node: onnx.NodeProto) -> bool:
+    return node.domain in ("", "ai.onnx")

@@ -1,0 +1,331 @@
+"""Quantise an ONNX model to INT8 or FP8 with explicit Q/DQ, symmetric, each layer quantised in and out.
+
+`nm2trt.graph.quantize.qdq_placement` decides where pairs stand; ranges come from samples. docs/precision.md
+says why onnxruntime's own inserter is not used; its histograms and thresholds are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto
+
+from nm2trt.backends.ort import open_onnx
+from nm2trt.calibration.ranges import Ranges, calibrate
+from nm2trt.calibration.stream import SampleStream, fitted
+from nm2trt.errors import ModelError
+from nm2trt.files import check_output
+from nm2trt.graph.analysis.constant_values import evaluate, main_source
+from nm2trt.graph.analysis.numpy_operators import Opaque
+from nm2trt.graph.analysis.shapes import infer_types
+from nm2trt.graph.edit.editor import Editor
+from nm2trt.graph.edit.node_inserter import Inserter
+from nm2trt.graph.execute.output_comparison import Agreement, Reference
+from nm2trt.graph.execute.range_probes import model_hash, observable
+from nm2trt.graph.quantize.number_formats import Format, quantise_weight, scale_for
+from nm2trt.graph.quantize.qdq_placement import Layer, Placement, place
+from nm2trt.graph.quantize.report import QuantizedLayer, QuantizeOptions, QuantizeReport
+from nm2trt.graph.storage.model import Model, load, metadata, opset
+from nm2trt.graph.storage.save import embed, refuse_data_file, refuse_same_file, save
+from nm2trt.graph.storage.stage_metadata import LineageEntry, record
+from nm2trt.graph.storage.tensors import DTYPE_NAMES
+from nm2trt.graph.verify.mask_lineage import check_descent
+from nm2trt.graph.verify.verify_model import VerifyReport, verify_model
+from nm2trt.nm.plan import METADATA_KEY, Plan
+
+__all__ = ["QuantizeOptions", "QuantizeReport", "QuantizedLayer", "quantize_model"]
+
+Array = npt.NDArray[Any]
+_QUANTISED = frozenset(
+    """QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearConv QLinearMatMul ConvInteger
+    MatMulInteger QGemm QAttention QLinearAdd QLinearConcat MatMulIntegerToFloat
+    DynamicQuantizeMatMul""".split()
+)
+
+
+def quantize_model(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    samples: SampleStream,
+    options: QuantizeOptions | None = None,
+    *,
+    cache: Path | None = None,
+    compare: bool = True,
+) -> QuantizeReport:
+    """Write a quantised copy of a float32 model.
+
+    Args:
+        source: The ONNX file.
+        target: The file to write; not the source.
+        samples: Calibration samples, by the model's input names.
+        options: How; None is INT8 by extremes.
+        cache: File that keeps what calibration found, and from which it goes on after an interruption.
+        compare: Run both models on the first batch of samples and say how far they differ.
+
+    Raises:
+        InputError: A path, a glob or an option is wrong.
+        ModelError: The model is no sound ONNX file, is quantised already, is not float32, or of too old
+            an opset.
+        DataError: The samples do not fit the model.
+        LineageError: A zero was lost; nothing is written.
+        OutputError: The output cannot be written.
+        Interrupted: Calibration was stopped; the cache is up to date and no model is written.
+    """
+    options = options or QuantizeOptions()
+    # Weights are read one at a time, and are never in memory together.
+    model = load(source, leave_weights=True)
+    _check_model(model, options.form)
+    refuse_same_file(source, target)
+    refuse_data_file(model, target)
+    if cache is not None:
+        refuse_data_file(model, cache)
+    check_output(target)
+    editor = Inserter(model, "quantized")
+    placed = _place(editor, options)
+    first: list[tuple[Any, Any]] = []
+    ranges = _calibrate(source, list(placed.points), samples, options, cache, first if compare else None)
+    parent = verify_model(source)
+    work = _Work(editor, placed, ranges, options)
+    work.insert_pairs()
+    layers = tuple(work.quantise(layer) for layer in placed.layers)
+    finals = editor.finish()
+    embed(model)
+    written: list[VerifyReport] = []
+    agreement = [Agreement((), "outputs were not compared: not asked for")]
+    reference = _reference(Path(source), samples, first) if compare else None
+
+    def finish(after: Model) -> None:
+        report = verify_model(after.proto, external_data_root=after.root)
+        relation = check_descent(parent, report, "quantise")
+        entry = LineageEntry(f"quantize {options.to}", parent.mask_sha256, report.mask_sha256, relation)
+        record(after.proto, entry, work.plan(finals, {row.weight for row in report.weights}))
+        if reference is not None:
+            agreement[0] = reference.compare(after, required=False)
+        written.append(report)
+
+    save(model, target, external=editor.stored_externally(list(finals.values())), finish=finish)
+    child = written[0]
+    return QuantizeReport(
+        model=str(source),
+        output=str(target),
+        options=options,
+        layers=layers,
+        scales=work.scales,
+        ranges=ranges,
+        islands=child.islands,
+        differences=agreement[0].differences,
+        not_measured=agreement[0].sentence,
+        notes=tuple(work.notes),
+        parent_mask_sha256=parent.mask_sha256,
+        mask_sha256=child.mask_sha256,
+        relation="equal" if parent.mask_sha256 == child.mask_sha256 else "subset",
+    )
+
+
+def _check_model(model: Model, form: Format) -> None:
+    version = opset(model.proto) or 0
+    if version < form.opset:
+        raise ModelError(
+            f"{model.name} is of opset {version}; {form.name} needs opset {form.opset} or newer: export it "
+            "again, or convert it with onnx.version_converter"
+        )
+    for node in model.proto.graph.node:
+        if node.op_type in _QUANTISED:
+            raise ModelError(
+                f"{model.name} is quantised already: {node.op_type} at {node.name or node.output[0]!r}; "
+                "give the float model"
+            )
+
+
+def _place(editor: Editor, options: QuantizeOptions) -> Placement:
+    placed = place(editor, options.exclude, float_depthwise=options.float_depthwise)
+    if not placed.quantised:
+        first = f"; {placed.layers[0].label}: {placed.layers[0].why_float}" if placed.layers else ""
+        raise ModelError(f"{editor.model.name} has no Conv, Gemm or MatMul to quantise{first}")
+    types = infer_types(editor.model)
+    for layer in placed.quantised:
+        source = main_source(layer.consumer.scope, layer.consumer.value)
+        stored = "float32" if source is None else source.dtype
+        read = types.get(layer.consumer.value, TensorProto.FLOAT)
+        if stored != "float32" or read != TensorProto.FLOAT:
+            found = stored if stored != "float32" else DTYPE_NAMES.get(read, "of another type")
+            raise ModelError(
+                f"weight {layer.weight!r} of {editor.model.name} is {found}; quantise the float32 "
+                "model, and cast what stays float afterwards"
+            )
+    return placed
+
+
+def _calibrate(
+    source: str | os.PathLike[str],
+    points: Sequence[str],
+    samples: SampleStream,
+    options: QuantizeOptions,
+    cache: Path | None,
+    first: list[tuple[Any, Any]] | None,
+) -> Ranges:
+    seen = observable(source, points, whole=options.method != "minmax")
+    given = {value.name for value in load(source, leave_weights=True).proto.graph.output}
+
+    def keep(feeds: Any, outputs: Mapping[str, Array]) -> None:
+        if first is not None:
+            first.append((feeds, {name: outputs[name].copy() for name in given}))
+
+    return calibrate(
+        lambda: open_onnx(seen.data, weights_folder=seen.weights_folder),
+        seen.observed,
+        samples,
+        method=options.method,
+        percentile=options.percentile,
+        model_sha256=model_hash(source),
+        cache=cache,
+        first=keep,
+    )
+
+
+def _reference(source: Path, samples: SampleStream, first: Sequence[tuple[Any, Any]]) -> Reference:
+    """Return what the float model gives on a batch: as calibration saw it, or run anew after a full cache."""
+    if first:
+        return Reference(*first[0])
+    with open_onnx(source) as session:
+        size = next((s.shape[0] for s in session.inputs if s.shape and isinstance(s.shape[0], int)), None)
+        batch = fitted(next(samples.read(size or samples.batch)), session.inputs, samples.source)
+        if size is not None:
+            at = np.arange(size).clip(max=len(next(iter(batch.values()))) - 1)
+            batch = {name: array[at] for name, array in batch.items()}
+        return Reference(batch, session.run(batch))
+
+
+class _Work:
+    """The insertion itself."""
+
+    def __init__(self, editor: Inserter, placed: Placement, ranges: Ranges, options: QuantizeOptions) -> None:
+        self._editor, self._placed, self._ranges, self._options = editor, placed, ranges, options
+        self._form = options.form
+        self._weights: dict[tuple[str, int | None], tuple[str, int]] = {}
+        self._zero = ""
+        self._renamed: dict[str, str] = {}
+        self.scales: dict[str, float] = {}
+        self.notes: list[str] = []
+
+    def insert_pairs(self) -> None:
+        """Put a pair behind every point."""
+        largest = {
+            root: max(self._ranges.largest(value) for value in members)
+            for root, members in self._placed.members().items()
+        }
+        for value in self._placed.points:
+            top = largest[self._placed.scale_of[value]]
+            if self._ranges.low[value] == self._ranges.high[value]:
+                self.notes.append(f"{value!r} is {self._ranges.low[value]:g} for all samples")
+            self.scales[value] = scale_for(top, self._form)
+            self._pair(value, self.scales[value])
+        folded = sum(node.op_type == "BatchNormalization" for _, node in self._editor.live())
+        if folded:
+            self.notes.append(
+                f"{folded} BatchNormalizations are left, and compute in float where no builder folds them: "
+                "run nm2trt fuse first"
+            )
+
+    def _pair(self, value: str, scale: float) -> None:
+        editor = self._editor
+        behind = editor.producers.get(value, -1)
+        readers = sorted(editor.readers.get(value, ()))
+        scale_name = editor.add_tensor(np.array(scale, np.float32), f"{value}_scale")
+        zero = self._zero_point()
+        quantised = editor.unique(f"{value}_quantized")
+        editor.insert(
+            "QuantizeLinear",
+            [value, scale_name, zero],
+            quantised,
+            behind=behind,
+            label=f"{value}_QuantizeLinear",
+        )
+        back = editor.unique(f"{value}_dequantized")
+        editor.insert(
+            "DequantizeLinear",
+            [quantised, scale_name, zero],
+            back,
+            behind=behind,
+            label=f"{value}_DequantizeLinear",
+        )
+        for index, slot in readers:
+            editor.set_input(index, slot, back)
+
+    def _zero_point(self) -> str:
+        if not self._zero:
+            self._zero = self._editor.add_tensor(
+                np.zeros((), self._form.dtype), f"{self._form.name}_zero_point"
+            )
+        return self._zero
+
+    def quantise(self, layer: Layer) -> QuantizedLayer:
+        """Quantise a layer's weight, once for all layers that read it alike."""
+        if layer.why_float:
+            return QuantizedLayer(layer.label, layer.operator, layer.weight, False, layer.why_float, 0, 0)
+        weight = self._numbers(layer)
+        axis = _channel_axis(layer, weight.ndim)
+        key = (layer.consumer.value, axis)
+        lost = 0
+        if key not in self._weights:
+            self._weights[key] = self._weight(layer, weight, axis)
+        name, lost = self._weights[key]
+        self._editor.set_input(layer.index, layer.consumer.input_index, name)
+        return QuantizedLayer(layer.label, layer.operator, layer.weight, True, "", lost, weight.size)
+
+    def _numbers(self, layer: Layer) -> Array:
+        try:
+            weight = evaluate(layer.consumer.scope, layer.consumer.value)
+        except Opaque as why:
+            raise ModelError(
+                f"the weight of {layer.label} cannot be evaluated: {why}; leave the layer out with --exclude"
+            ) from why
+        if not np.isfinite(weight).all():
+            raise ModelError(f"weight {layer.weight!r} holds NaN or infinity; repair it before quantising")
+        return weight
+
+    def _weight(self, layer: Layer, weight: Array, axis: int | None) -> tuple[str, int]:
+        editor, form = self._editor, self._form
+        done = quantise_weight(weight, form, axis)
+        scale = editor.add_tensor(done.scale, f"{layer.weight}_scale")
+        zero = editor.add_tensor(np.zeros(done.scale.shape, form.dtype), f"{layer.weight}_zero_point")
+        attributes = {} if axis is None else {"axis": axis}
+        behind = -1
+        if self._options.float_weights:
+            numbers = editor.unique(f"{layer.weight}_quantized")
+            behind = editor.producers.get(layer.consumer.value, -1)
+            label = f"{layer.weight}_QuantizeLinear"
+            inputs = [layer.consumer.value, scale, zero]
+            editor.insert("QuantizeLinear", inputs, numbers, behind=behind, label=label, **attributes)
+        else:
+            numbers = editor.add_tensor(done.numbers, layer.weight)
+            self._renamed[layer.weight] = numbers
+        back = editor.unique(f"{layer.weight}_dequantized")
+        label = f"{layer.weight}_DequantizeLinear"
+        editor.insert(
+            "DequantizeLinear", [numbers, scale, zero], back, behind=behind, label=label, **attributes
+        )
+        return back, done.lost
+
+    def plan(self, finals: Mapping[str, str], weights: Collection[str]) -> Plan | None:
+        """Return the model's plan under the names of the new tensors, and of those that layers still read."""
+        text = metadata(self._editor.model.proto).get(METADATA_KEY)
+        if text is None:
+            return None
+        renamed = {old: finals[new] for old, new in self._renamed.items() if finals.get(new, old) != old}
+        plan = Plan.from_json(text)
+        return plan.renamed(renamed, weights) if renamed else plan
+
+
+def _channel_axis(layer: Layer, rank: int) -> int | None:
+    """Return the axis of a weight's output channels."""
+    if layer.operator == "Conv":
+        return 0
+    if layer.operator == "Gemm":
+        return 0 if layer.consumer.attributes.get("transB") else 1
+    return rank - 1 if rank == 2 else None

@@ -1,0 +1,131 @@
+"""What can be asked of `quantize`, and what it says that it did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from nm2trt.calibration.ranges import Method, Ranges
+from nm2trt.compare import OutputDifference
+from nm2trt.errors import InputError
+from nm2trt.graph.analysis.qdq_islands import Island
+from nm2trt.graph.quantize.number_formats import FORMATS, Format
+from nm2trt.graph.storage.stage_metadata import Relation
+
+__all__ = ["QuantizeOptions", "QuantizeReport", "QuantizedLayer"]
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeOptions:
+    """How to quantise.
+
+    Args:
+        to: "int8" or "fp8" (E4M3FN).
+        method: How ranges are chosen: "minmax", "percentile" or "entropy".
+        percentile: Share of magnitudes inside a range, in percent, for "percentile".
+        exclude: Globs on names of nodes and weights that stay float.
+        float_weights: Keep weights in float behind a Q/DQ pair, which older parsers ask for, instead of
+            storing the quantised numbers.
+        float_depthwise: Leave depthwise convolutions in float: they never have sparse kernels, and one scale
+            for channels of very different ranges costs accuracy.
+
+    Raises:
+        InputError: `to` is no such format.
+    """
+
+    to: Literal["int8", "fp8"] = "int8"
+    method: Method = "minmax"
+    percentile: float = 99.99
+    exclude: tuple[str, ...] = ()
+    float_weights: bool = False
+    float_depthwise: bool = False
+
+    def __post_init__(self) -> None:
+        if self.to not in FORMATS:
+            raise InputError(f"cannot quantise to {self.to!r}; choose {' or '.join(FORMATS)}")
+
+    @property
+    def form(self) -> Format:
+        """The number format."""
+        return FORMATS[self.to]
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedLayer:
+    """What became of one layer.
+
+    Args:
+        layer: Its node.
+        operator: The node's type.
+        weight: Its weight.
+        quantised: Whether it computes in the new format.
+        reason: Why not, or "".
+        lost: Non-zero weights that rounding made zero.
+        parameters: Elements of its weight.
+    """
+
+    layer: str
+    operator: str
+    weight: str
+    quantised: bool
+    reason: str
+    lost: int
+    parameters: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeReport:
+    """What `quantize_model` did.
+
+    Args:
+        model: The model that was read.
+        output: The model that was written.
+        options: How.
+        layers: Every layer with a weight.
+        scales: Scale of each value that is quantised.
+        ranges: What calibration found.
+        islands: Layers that are not quantised from end to end, and why.
+        differences: How far each output is from the float model's on the first calibration batch.
+        not_measured: Why outputs were not compared, or "".
+        notes: What else there is to know, one sentence each.
+        parent_mask_sha256: Mask hash of the model that was read.
+        mask_sha256: Mask hash of the model that was written.
+        relation: "equal", or "subset" when rounding added zeros.
+    """
+
+    model: str
+    output: str
+    options: QuantizeOptions
+    layers: tuple[QuantizedLayer, ...]
+    scales: Mapping[str, float]
+    ranges: Ranges
+    islands: tuple[Island, ...]
+    differences: tuple[OutputDifference, ...]
+    not_measured: str
+    notes: tuple[str, ...]
+    parent_mask_sha256: str
+    mask_sha256: str
+    relation: Relation
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {
+            "model": self.model,
+            "output": self.output,
+            "options": asdict(self.options),
+            "layers": [layer.to_json() for layer in self.layers],
+            "scales": dict(self.scales),
+            "calibration": self.ranges.to_json(),
+            "islands": [island.to_json() for island in self.islands],
+            "differences": [item.to_json() for item in self.differences],
+            "not_measured": self.not_measured,
+            "notes": list(self.notes),
+            "parent_mask_sha256": self.parent_mask_sha256,
+            "mask_sha256": self.mask_sha256,
+            "relation": self.relation,
+        }

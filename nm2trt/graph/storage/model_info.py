@@ -1,0 +1,134 @@
+"""What an ONNX file is, without judging its weights: opset, inputs, outputs, plan."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+
+from nm2trt.graph.storage.model import load, metadata, opset
+from nm2trt.graph.storage.tensors import DTYPE_NAMES
+from nm2trt.nm import lineage
+from nm2trt.nm.plan import METADATA_KEY, Plan
+
+__all__ = ["OnnxInfo", "OnnxTensor", "describe_model", "stores_fp8"]
+
+
+def stores_fp8(source: str | os.PathLike[str]) -> bool:
+    """Tell whether a model stores numbers of an eight-bit float type, as zero points of FP8 pairs are.
+
+    Raises:
+        ModelError: The file is no sound ONNX model.
+    """
+    graph = load(source, leave_weights=True).proto.graph
+    return any(DTYPE_NAMES.get(tensor.data_type, "").startswith("float8") for tensor in graph.initializer)
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxTensor:
+    """One input or output.
+
+    Args:
+        name: Its name.
+        dtype: Its element type, e.g. "float16"; "" where it is no tensor.
+        shape: Its dimensions; a name or None where the size is free. None where the rank is unknown.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            "name": self.name,
+            "dtype": self.dtype,
+            "shape": None if self.shape is None else list(self.shape),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxInfo:
+    """What an ONNX file says of itself.
+
+    Args:
+        path: The file.
+        file_bytes: Its size, without external data.
+        opset: Version of the standard operators, or None.
+        producer: Who wrote it.
+        nodes: Nodes of the main graph.
+        inputs: Inputs that are no initializers.
+        outputs: Outputs.
+        plan: The sparsity plan, or None.
+        mask_sha256: The recorded hash of the masks, or "".
+        family: Tells it apart from `nm2trt.engine.inspection.EngineInfo`.
+    """
+
+    path: Path
+    file_bytes: int
+    opset: int | None
+    producer: str
+    nodes: int
+    inputs: tuple[OnnxTensor, ...]
+    outputs: tuple[OnnxTensor, ...]
+    plan: Plan | None
+    mask_sha256: str
+    family: Literal["onnx"] = "onnx"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            "path": str(self.path),
+            "kind": "ONNX model",
+            "file_bytes": self.file_bytes,
+            "opset": self.opset,
+            "producer": self.producer,
+            "nodes": self.nodes,
+            "inputs": [tensor.to_json() for tensor in self.inputs],
+            "outputs": [tensor.to_json() for tensor in self.outputs],
+            "planned_sparse": None if self.plan is None else len(self.plan.sparse),
+            "planned_dense": None if self.plan is None else len(self.plan) - len(self.plan.sparse),
+            "method": None if self.plan is None else self.plan.method,
+            "mask_sha256": self.mask_sha256,
+        }
+
+
+def describe_model(path: str | os.PathLike[str]) -> OnnxInfo:
+    """Read what an ONNX file says of itself; its weights are not read.
+
+    Raises:
+        InputError: The path is missing, a folder, empty, or may not be read.
+        ModelError: The content is no ONNX model, or its plan is damaged.
+    """
+    path = Path(path)
+    proto = load(path).proto
+    entries = metadata(proto)
+    graph = proto.graph
+    stored = {tensor.name for tensor in graph.initializer}
+    return OnnxInfo(
+        path=path,
+        file_bytes=path.stat().st_size,
+        opset=opset(proto),
+        producer=f"{proto.producer_name} {proto.producer_version}".strip(),
+        nodes=len(graph.node),
+        inputs=tuple(_tensor(value) for value in graph.input if value.name not in stored),
+        outputs=tuple(_tensor(value) for value in graph.output),
+        plan=Plan.from_json(entries[METADATA_KEY]) if METADATA_KEY in entries else None,
+        mask_sha256=entries.get(lineage.METADATA_KEY, ""),
+    )
+
+
+def _tensor(value: onnx.ValueInfoProto) -> OnnxTensor:
+    if not value.type.HasField("tensor_type"):
+        return OnnxTensor(value.name, "", None)
+    kind = value.type.tensor_type
+    dtype = DTYPE_NAMES.get(kind.elem_type, "")
+    if not kind.HasField("shape"):
+        return OnnxTensor(value.name, dtype, None)
+    shape = tuple(
+        size.dim_value if size.HasField("dim_value") else (size.dim_param or None) for size in kind.shape.dim
+    )
+    return OnnxTensor(value.name, dtype, shape)

@@ -1,0 +1,290 @@
+"""Write a model: weights in memory, weights made while they are written, weights copied by the kernel.
+
+External data that did not change goes from file to file without passing through the process. The data
+file is written first, under a name that nothing uses yet; then the model is renamed into place. So at
+every instant the model on disk, old or new, finds the data that it names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto
+
+from nm2trt.errors import InputError, ModelError, Nm2trtError
+from nm2trt.files import atomic_path, check_output
+from nm2trt.graph.storage.external_data import (
+    Chunks,
+    Placed,
+    clear_values,
+    in_memory,
+    lay_out,
+    point_to,
+    stored_at,
+    write_data,
+    write_fully,
+)
+from nm2trt.graph.storage.model import Model, load
+from nm2trt.graph.storage.protobuf_stream import pieces
+from nm2trt.graph.storage.tensors import DTYPE_NAMES, element_type, external_location
+
+__all__ = [
+    "Rewrite",
+    "all_tensors",
+    "data_files",
+    "data_locations",
+    "embed",
+    "is_same_file",
+    "refuse_data_file",
+    "refuse_same_file",
+    "save",
+]
+
+# A protobuf message ends at 2 GiB; some room is left for everything that is no tensor.
+_MOST_INLINE_BYTES = (1 << 31) - (64 << 20)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rewrite:
+    """New numbers for a tensor of the model, of the shape and type that it has.
+
+    Args:
+        tensor: The tensor; where it was stored (inline or external) it stays.
+        chunks: Returns the raw bytes, in pieces; it is called once, while the file is written.
+    """
+
+    tensor: TensorProto
+    chunks: Chunks
+
+
+def save(
+    model: Model,
+    target: str | os.PathLike[str],
+    *,
+    rewrites: Sequence[Rewrite] = (),
+    external: Sequence[TensorProto] = (),
+    finish: Callable[[Model], None] | None = None,
+    most_inline_bytes: int = _MOST_INLINE_BYTES,
+) -> None:
+    """Write a model and, where it has any, its external data beside it: both, or neither.
+
+    Args:
+        model: The model. It is spent: its tensors' locations become those of the new data file, and
+            large inline tensors are empty afterwards.
+        target: The `.onnx` to write. An old one, and the data file that only it names, are replaced.
+        rewrites: Tensors whose numbers change.
+        external: Tensors with raw data in memory that should go into the data file.
+        finish: Called with the model as it will be read back, its data file in place, before the model
+            itself is written. It may change metadata; if it raises, nothing is left behind.
+        most_inline_bytes: When more than this is stored inline, the largest initializers move to the
+            data file, since no ONNX file may reach 2 GiB.
+
+    Raises:
+        ModelError: External data is missing or damaged, or the model without its weights is too large.
+        OutputError: A file cannot be written.
+        InputError: `target` is a data file of the model.
+    """
+    target = check_output(target)
+    refuse_data_file(model, target)
+    sources = data_files(model)
+    own = model.path is not None and target.exists() and target.samefile(model.path)
+    stale = _stale_data(target, keep=set() if own else sources)
+    placed = _place(model, rewrites, external, most_inline_bytes)
+    data = _free_name(target) if placed else None
+    try:
+        if data is not None:
+            write_data(data, placed)
+            for item in placed:
+                point_to(item, data.name)
+        if finish is not None:
+            finish(Model(model.proto, None, target.parent.resolve()))
+        _write_model(model, target)
+    except BaseException:
+        if data is not None:
+            with contextlib.suppress(OSError):
+                data.unlink(missing_ok=True)
+        raise
+    for path in stale:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def refuse_data_file(model: Model, target: str | os.PathLike[str]) -> None:
+    """Raise when an output would replace a file that holds weights of the model.
+
+    Raises:
+        InputError: It would.
+    """
+    if Path(target).resolve() in data_files(model):
+        raise InputError(f"{target} holds weights of {model.name}; give another output path")
+
+
+def refuse_same_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Raise when the output would replace the input.
+
+    Raises:
+        InputError: Both paths are one file, through links too.
+    """
+    if is_same_file(source, target):
+        raise InputError(f"the output {Path(target)} is the input; give another path with -o")
+
+
+def is_same_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> bool:
+    """Tell whether two paths are one file, through links too."""
+    source, target = Path(source), Path(target)
+    with contextlib.suppress(OSError):
+        return source.resolve() == target.resolve() or (target.exists() and source.samefile(target))
+    return False
+
+
+def embed(model: Model) -> None:
+    """Take in the weights that `load(..., leave_weights=True)` left in the model's own file.
+
+    Raises:
+        ModelError: The file has become shorter since.
+    """
+    own = None if model.path is None else model.path.resolve()
+    for tensor in list(all_tensors(model.proto)):
+        if tensor.data_location != TensorProto.EXTERNAL or own is None:
+            continue
+        length, (path, offset) = stored_at(tensor, model.root)
+        if path == own:
+            with path.open("rb", buffering=0) as file:
+                data = os.pread(file.fileno(), length, offset)
+            clear_values(tensor)
+            tensor.raw_data = data
+
+
+def all_tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:
+    """Yield every tensor that a model stores: in graphs, bodies, functions, attributes, training info."""
+    graphs = [proto.graph]
+    for training in proto.training_info:
+        graphs += [training.initialization, training.algorithm]
+    nodes = [node for function in proto.functions for node in function.node]
+    defaults = [a for function in proto.functions for a in getattr(function, "attribute_proto", [])]
+    while graphs or nodes or defaults:
+        found = list(defaults)
+        for node in nodes:
+            found.extend(node.attribute)
+        nodes, defaults = [], []
+        for attribute in found:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            sparse = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+            for item in [*sparse, *attribute.sparse_tensors]:
+                yield from (item.values, item.indices)
+            graphs += [attribute.g] if attribute.HasField("g") else []
+            graphs += attribute.graphs
+        for graph in graphs:
+            yield from graph.initializer
+            for item in graph.sparse_initializer:
+                yield from (item.values, item.indices)
+            nodes.extend(graph.node)
+        graphs = []
+
+
+def _place(
+    model: Model, rewrites: Sequence[Rewrite], external: Sequence[TensorProto], most_inline_bytes: int
+) -> list[Placed]:
+    """Fill inline tensors, and lay out the data file."""
+    changed = {id(rewrite.tensor): rewrite for rewrite in rewrites}
+    # The wrappers are held, since `id` names an object only while it lives.
+    tensors = list(all_tensors(model.proto))
+    outside: list[tuple[TensorProto, int, tuple[Path, int] | Chunks]] = []
+    for tensor in tensors:
+        rewrite = changed.get(id(tensor))
+        if tensor.data_location == TensorProto.EXTERNAL:
+            length, where = stored_at(tensor, model.root)
+            outside.append((tensor, length, where if rewrite is None else rewrite.chunks))
+        elif rewrite is not None:
+            data = b"".join(rewrite.chunks())
+            clear_values(tensor)
+            tensor.raw_data = data
+    inline = sum(_inline_bytes(tensor) for tensor in tensors)
+    wanted = {id(tensor) for tensor in external}
+    movable = sorted(model.proto.graph.initializer, key=_inline_bytes, reverse=True)
+    for tensor in movable:
+        size = _inline_bytes(tensor)
+        if size == 0 or (id(tensor) not in wanted and inline <= most_inline_bytes):
+            continue
+        if tensor.data_type != TensorProto.STRING:
+            inline -= size
+            kind = element_type(tensor)
+            outside.append((tensor, (math.prod(tensor.dims) * kind.bits + 7) // 8, in_memory(tensor, kind)))
+    # In the order of the model, so that writing what was written changes nothing.
+    order = {id(tensor): position for position, tensor in enumerate(tensors)}
+    return lay_out(sorted(outside, key=lambda item: order[id(item[0])]))
+
+
+def _inline_bytes(tensor: TensorProto) -> int:
+    if tensor.data_location == TensorProto.EXTERNAL:
+        return 0
+    if tensor.HasField("raw_data"):
+        # Reading the field would copy it; a damaged one is found when it is used.
+        bits = element_type(tensor).bits if tensor.data_type in DTYPE_NAMES else 128
+        return (int(math.prod(tensor.dims)) * bits + 7) // 8
+    # A typed field spends up to ten bytes on an integer.
+    fixed = 4 * len(tensor.float_data) + 8 * len(tensor.double_data) + sum(map(len, tensor.string_data))
+    words = len(tensor.int32_data) + len(tensor.int64_data) + len(tensor.uint64_data)
+    return int(fixed + 10 * words)
+
+
+def _write_model(model: Model, target: Path) -> None:
+    with atomic_path(target) as temporary, temporary.open("xb", buffering=0) as file:
+        try:
+            for piece in pieces(model.proto, spend=True):
+                write_fully(file.fileno(), piece)
+        except OSError:
+            raise
+        except Exception as error:  # protobuf's own exception differs between its implementations
+            raise ModelError(
+                f"{model.name} cannot be written: without its initializers it is still larger than 2 GiB"
+            ) from error
+
+
+def data_locations(model: Model) -> dict[str, Path]:
+    """Return the files of a model's external data, by the location that its tensors state.
+
+    Raises:
+        ModelError: A location is missing, or leaves the model's folder.
+    """
+    files = {}
+    for tensor in all_tensors(model.proto):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            path = external_location(tensor, model.root)[0]
+            files[next(entry.value for entry in tensor.external_data if entry.key == "location")] = path
+    return files
+
+
+def data_files(model: Model) -> set[Path]:
+    """Return the files that hold the external data of a model."""
+    return set(data_locations(model).values())
+
+
+def _free_name(target: Path) -> Path:
+    plain = target.with_name(f"{target.name}.data")
+    if not os.path.lexists(plain):
+        return plain
+    return target.with_name(f"{target.name}.{secrets.token_hex(4)}.data")
+
+
+def _stale_data(target: Path, *, keep: set[Path]) -> list[Path]:
+    """List the data files that the model now at `target` names, and whose names say that they are its own."""
+    own = re.compile(rf"{re.escape(target.name)}(\.[0-9a-f]{{8}})?\.data")
+    near = [path for path in target.parent.iterdir() if own.fullmatch(path.name)]
+    if not near or not target.is_file():
+        return []
+    try:
+        named = {path.resolve() for path in data_files(load(target))}
+    except Nm2trtError:
+        return []
+    return [path for path in near if path.resolve() in named and path.resolve() not in keep]

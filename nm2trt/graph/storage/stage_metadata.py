@@ -1,0 +1,76 @@
+"""What a stage writes into the metadata of the model that it made: plan, mask hash, and lineage.
+
+Each stage appends one entry: the mask hash that it found, the one that it left, and how they relate.
+"equal" is the same masks; "subset" has zeros added; "merged" joins the weights of parallel branches.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import onnx
+
+from nm2trt.errors import ModelError
+from nm2trt.graph.storage.model import metadata, set_metadata
+from nm2trt.nm.lineage import METADATA_KEY as MASK_KEY
+from nm2trt.nm.plan import METADATA_KEY as PLAN_KEY
+from nm2trt.nm.plan import Plan
+
+__all__ = ["LINEAGE_KEY", "LineageEntry", "Relation", "read_lineage", "record"]
+
+LINEAGE_KEY = "nm2trt.lineage"
+
+Relation = Literal["equal", "subset", "merged"]
+
+
+@dataclass(frozen=True, slots=True)
+class LineageEntry:
+    """What one stage did to the masks.
+
+    Args:
+        stage: Its name, e.g. "fuse".
+        parent: Mask hash of the model that it read.
+        child: Mask hash of the model that it wrote.
+        relation: How the masks relate.
+    """
+
+    stage: str
+    parent: str
+    child: str
+    relation: Relation
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+def read_lineage(proto: onnx.ModelProto) -> list[LineageEntry]:
+    """Return the stages that a model has gone through, oldest first.
+
+    Raises:
+        ModelError: The metadata entry is damaged.
+    """
+    text = metadata(proto).get(LINEAGE_KEY)
+    if text is None:
+        return []
+    try:
+        return [LineageEntry(**item) for item in json.loads(text)]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ModelError(
+            f"the lineage in the ONNX metadata ({LINEAGE_KEY}) is damaged; remove it or export again"
+        ) from error
+
+
+def record(proto: onnx.ModelProto, entry: LineageEntry, plan: Plan | None) -> None:
+    """Append a stage to a model's lineage, and set its mask hash and plan.
+
+    Raises:
+        ModelError: The lineage that is there is damaged.
+    """
+    stages = [*read_lineage(proto), entry]
+    values = {MASK_KEY: entry.child, LINEAGE_KEY: json.dumps([stage.to_json() for stage in stages])}
+    if plan is not None:
+        values[PLAN_KEY] = plan.to_json()
+    set_metadata(proto, values)

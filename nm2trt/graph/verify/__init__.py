@@ -1,0 +1,1 @@
+"""N:M verdicts per weight: group counts, the plan in the metadata, mask lineage."""

@@ -1,0 +1,266 @@
+"""From a consumer to a verdict: the pattern's answer, the hardware rules' answer, and both in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nm2trt.graph.analysis.constant_values import Source, direct_initializer, main_source
+from nm2trt.graph.analysis.numpy_operators import Opaque
+from nm2trt.graph.analysis.qdq_islands import Island
+from nm2trt.graph.analysis.shapes import Shapes, macs
+from nm2trt.graph.analysis.weight_operands import Consumer
+from nm2trt.graph.storage.tensors import ElementType, element_type
+from nm2trt.graph.verify.group_counts import Finding, ReadWeight, count_groups, read_weight
+from nm2trt.nm.axes import OnnxWeight, onnx_weight
+from nm2trt.nm.eligibility import WeightFacts, judge
+from nm2trt.nm.lineage import MaskHash
+from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.plan import Plan, PlanEntry
+from nm2trt.nm.verdict import PatternStatus, WeightVerdict
+
+__all__ = ["DEFAULT_PATTERN", "Judge"]
+
+DEFAULT_PATTERN = NMPattern(2, 4)
+# Looked for where the pattern asked for is broken, to say what the weight holds instead.
+_KNOWN = tuple(NMPattern(n, m) for n, m in ((2, 4), (4, 8), (8, 16)))
+
+
+class Judge:
+    """Turns consumers into verdicts; holds what is common to one model."""
+
+    def __init__(
+        self,
+        asked: NMPattern | None,
+        plan: Plan | None,
+        rounded: ElementType | None,
+        shapes: Shapes,
+        islands: Mapping[str, Island],
+    ) -> None:
+        self.asked = asked
+        self.plan = {entry.weight: entry for entry in plan or ()}
+        self.rounded = rounded
+        self.shapes = shapes
+        self.islands = islands
+        self.masks = MaskHash()
+
+    def __call__(self, consumer: Consumer) -> WeightVerdict:
+        """Judge one operand; what cannot be evaluated is untraceable, with the reason.
+
+        Raises:
+            ModelError: A stored tensor is damaged.
+        """
+        source = main_source(consumer.scope, consumer.value)
+        name = consumer.scope.name + consumer.value if source is None else source.scope.name + source.name
+        entry = self.plan.get(name)
+        case = _Case(consumer, source, name, self._wanted(entry))
+        try:
+            if consumer.state.kind != "constant":
+                raise Opaque(consumer.state.why)
+            return self._traced(case, entry)
+        except Opaque as why:
+            return _untraceable(case, str(why))
+
+    def _wanted(self, entry: PlanEntry | None) -> NMPattern | None:
+        if entry is None:
+            return self.asked or DEFAULT_PATTERN
+        return None if entry.pattern is None else self.asked or entry.pattern
+
+    def _traced(self, case: _Case, entry: PlanEntry | None) -> WeightVerdict:
+        consumer, wanted = case.consumer, case.wanted
+        weight = read_weight(consumer)
+        rank = len(weight.shape)
+        how = onnx_weight(consumer.domain, consumer.operator, consumer.input_index, rank, consumer.attributes)
+        if how is None:
+            raise Opaque(
+                f"{consumer.operator} reduces no single axis of a weight of shape {list(weight.shape)}"
+            )
+        length = weight.shape[how.axis] // how.runs
+        divides = wanted is not None and length % wanted.m == 0 and weight.shape[how.axis] % how.runs == 0
+        finding = count_groups(
+            weight, how, wanted if divides else None, rounded=self.rounded, masks=self.masks
+        )
+        status, reason, sentence = self._pattern_answer(weight, how, wanted, entry, finding, length)
+        if finding.nonfinite:
+            sentence += f"; {finding.nonfinite} elements are NaN or infinite"
+        computed = _computed_in(consumer, weight)
+        facts = WeightFacts(
+            operator=consumer.operator,
+            shape=weight.shape,
+            axis=how.axis,
+            dtype=computed,
+            conv_groups=int(consumer.attributes.get("group", 1)) if how.convolution else 1,
+            pattern=wanted if status == "holds" else None,
+            constant_input_index=consumer.input_index,
+            convolution=how.convolution,
+            island=_obstacle(self.islands.get(consumer.label), computed),
+        )
+        eligible = judge(facts)
+        if status == "holds":
+            reason, sentence = eligible.code, f"{sentence}; {eligible.sentence}"
+        return WeightVerdict(
+            weight=case.name,
+            consumer=consumer.label,
+            operator=consumer.operator,
+            shape=weight.shape,
+            dtype=case.source.dtype if case.source is not None else weight.dtype,
+            axis=how.axis,
+            wanted="" if wanted is None else str(wanted),
+            pattern=status,
+            groups=finding.groups,
+            broken_groups=finding.broken,
+            first_broken=finding.stored_at or finding.first_broken,
+            zero_share=finding.zeros / finding.size if finding.size else 0.0,
+            nonfinite=finding.nonfinite,
+            parameters=finding.size,
+            macs=macs(consumer, weight.shape, how.axis, self.shapes),
+            eligible=eligible.answer,
+            reason=reason,
+            sentence=sentence,
+            source=eligible.source if status == "holds" else "",
+            basis=eligible.basis if status == "holds" else "",
+            facts=facts,
+            node=_parsed_name(consumer),
+        )
+
+    def _pattern_answer(
+        self,
+        weight: ReadWeight,
+        how: OnnxWeight,
+        wanted: NMPattern | None,
+        entry: PlanEntry | None,
+        finding: Finding,
+        length: int,
+    ) -> tuple[PatternStatus, str, str]:
+        """Return status, reason code and sentence."""
+        if wanted is None:
+            return (
+                "dense-by-plan",
+                "dense-by-plan",
+                f"dense by plan: {entry.reason if entry else 'not named'}",
+            )
+        if finding.size == 0:
+            return "not-groupable", "empty", f"a weight of shape {list(weight.shape)} has no elements"
+        if not finding.groups:
+            per_group = " a group" if how.runs > 1 else ""
+            sentence = f"axis {how.axis} has {length} elements{per_group}, not a multiple of {wanted.m}"
+            return "not-groupable", "not-a-multiple", sentence
+        if not finding.broken:
+            rounded = f" after rounding to {self.rounded.name}" if self.rounded is not None else ""
+            return "holds", "holds", f"{wanted} holds along axis {how.axis}{rounded}"
+        place = finding.stored_at or finding.first_broken or ()
+        where = (
+            "stored tensor"
+            if finding.stored_at is not None
+            else f"weight as {weight.consumer.operator} reads it"
+        )
+        sentence = (
+            f"{finding.broken} of {finding.groups} groups of {wanted.m} along axis {how.axis} have more than "
+            f"{wanted.n} non-zeros, the first at {list(place)} of the {where}"
+        )
+        return "broken", "broken", sentence + self._what_holds(weight, how, wanted, finding)
+
+    def _what_holds(self, weight: ReadWeight, how: OnnxWeight, wanted: NMPattern, finding: Finding) -> str:
+        """Say what a broken weight holds instead: another pattern, or the same on another axis."""
+        share = finding.zeros / finding.size
+        # Zeros may have been lost to something else too, so that a few groups are broken besides.
+        if share >= wanted.sparsity - 0.01:
+            for axis, size in enumerate(weight.shape):
+                if axis != how.axis and size >= wanted.m and size % wanted.m == 0:
+                    turned = OnnxWeight(axis, convolution=how.convolution)
+                    if not count_groups(weight, turned, wanted, rounded=self.rounded).broken:
+                        operator = weight.consumer.operator
+                        return f"; it holds {wanted} along axis {axis}, which {operator} does not reduce"
+        length = weight.shape[how.axis] // how.runs
+        for other in _KNOWN:
+            if wanted.admits(other) or length % other.m or share < other.sparsity - 1e-9:
+                continue
+            if not count_groups(weight, how, other, rounded=self.rounded).broken:
+                return (
+                    f"; it holds {other}, which is not {wanted}: up to {min(other.n, wanted.m)} non-zeros "
+                    f"of a group of {other.m} may stand in one group of {wanted.m}"
+                )
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    consumer: Consumer
+    source: Source | None
+    name: str
+    wanted: NMPattern | None
+
+
+def _untraceable(case: _Case, why: str) -> WeightVerdict:
+    shape = case.source.shape if case.source is not None else ()
+    return WeightVerdict(
+        weight=case.name,
+        consumer=case.consumer.label,
+        operator=case.consumer.operator,
+        shape=shape,
+        dtype=case.source.dtype if case.source is not None else "unknown",
+        axis=None,
+        wanted="" if case.wanted is None else str(case.wanted),
+        pattern="untraceable",
+        groups=0,
+        broken_groups=0,
+        first_broken=None,
+        zero_share=None,
+        nonfinite=0,
+        parameters=math.prod(shape) if shape else 0,
+        macs=None,
+        eligible="unknown",
+        reason="untraceable",
+        sentence=why,
+        source="",
+        node=_parsed_name(case.consumer),
+    )
+
+
+def _obstacle(island: Island | None, computed: str) -> str:
+    """Return why a layer among Q/DQ has no sparse kernel; one that computes in fp16 or bf16 may have one."""
+    if island is None or (island.computes_in_float and computed != "float32"):
+        return ""
+    return island.sentence
+
+
+def _parsed_name(consumer: Consumer) -> str:
+    node = consumer.node
+    return node.name or (f"node_of_{node.output[0]}" if node.output else "")
+
+
+def _computed_in(consumer: Consumer, weight: ReadWeight) -> str:
+    """Return the type a kernel computes in: the quantised one where both operands come out of a Q/DQ pair."""
+    node = consumer.node
+    behind = [_quantised_type(consumer, name) for name in node.input[:2] if name]
+    if consumer.operator in ("Conv", "ConvTranspose", "Gemm", "MatMul") and len(behind) == 2 and all(behind):
+        return str(behind[consumer.input_index])
+    return weight.dtype
+
+
+def _quantised_type(consumer: Consumer, value: str) -> str | None:
+    """Return the element type that a value was dequantised from, or None when it was not."""
+    for _ in range(8):
+        owner = consumer.scope.owner(value)
+        node = owner[0].producers.get(owner[1]) if owner is not None else None
+        if owner is None or node is None:
+            return None
+        if node.op_type == "DequantizeLinear":
+            tensor = direct_initializer(owner[0], node.input[0])
+            if tensor is not None:
+                return element_type(tensor).name
+            zero = direct_initializer(owner[0], node.input[2]) if len(node.input) > 2 else None
+            return element_type(zero).name if zero is not None else "uint8"
+        if node.op_type not in (
+            "Identity",
+            "Transpose",
+            "Reshape",
+            "Squeeze",
+            "Unsqueeze",
+            "Flatten",
+            "MaxPool",
+        ):
+            return None
+        value = node.input[0]
+    return None

@@ -1,0 +1,243 @@
+"""Which weights of an ONNX model hold an N:M pattern on the axis that their consumer reduces.
+
+For every weight and every consumer two questions are answered apart: does the pattern hold, and may a
+sparse kernel run it. Only the first is a property of the file; the second follows the rules of
+`nm2trt.nm.eligibility`, each of which names its source.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import onnx
+
+from nm2trt.errors import InputError
+from nm2trt.graph.analysis.qdq_islands import Island, find_islands
+from nm2trt.graph.analysis.shapes import infer_shapes
+from nm2trt.graph.analysis.weight_operands import consumers
+from nm2trt.graph.storage.model import Model, load, metadata
+from nm2trt.graph.storage.tensors import DTYPE_NAMES, ElementType, element_type
+from nm2trt.graph.verify.verdicts import DEFAULT_PATTERN, Judge
+from nm2trt.nm import lineage
+from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.plan import METADATA_KEY, Plan
+from nm2trt.nm.verdict import WeightVerdict
+
+__all__ = ["FAIL_ON", "FailOn", "Summary", "VerifyReport", "verify_model"]
+
+FailOn = Literal["broken", "ineligible", "any", "none"]
+FAIL_ON: tuple[FailOn, ...] = ("broken", "ineligible", "any", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The file in numbers; a weight with several consumers counts once.
+
+    Args:
+        parameters: Elements of all numeric initializers and judged weights.
+        parameters_left: Those that are not zeros of a weight that holds its pattern.
+        macs: Multiply-accumulates of one inference over weights whose shapes are known.
+        macs_left: Those whose weight is kept.
+        macs_unknown: Weights whose multiply-accumulates are not known.
+    """
+
+    parameters: int
+    parameters_left: int
+    macs: int
+    macs_left: int
+    macs_unknown: int
+
+    def to_json(self) -> dict[str, int]:
+        """Return the fields as JSON values."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What `verify_model` found.
+
+    Args:
+        model: Path of the model, or "".
+        pattern: The pattern asked for where no plan says otherwise.
+        weights: One verdict for each weight and consumer, in graph order.
+        plan: The plan in the metadata, or None.
+        missing: Planned weights that no consumer reads.
+        mask_sha256: Hash over all masks; see `nm2trt.nm.lineage`.
+        recorded_mask_sha256: The hash in the metadata, or "".
+        summary: The file in numbers.
+        islands: Layers of a quantised model that do not compute in INT8 (FP8) from end to end.
+    """
+
+    model: str
+    pattern: NMPattern
+    weights: tuple[WeightVerdict, ...]
+    plan: Plan | None
+    missing: tuple[str, ...]
+    mask_sha256: str
+    recorded_mask_sha256: str
+    summary: Summary
+    islands: tuple[Island, ...] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of verdicts by pattern status."""
+        counts: dict[str, int] = {}
+        for verdict in self.weights:
+            counts[verdict.pattern] = counts.get(verdict.pattern, 0) + 1
+        return counts
+
+    @property
+    def any_holds(self) -> bool:
+        """Whether at least one weight holds its pattern."""
+        return any(verdict.pattern == "holds" for verdict in self.weights)
+
+    def failures(self, fail_on: FailOn = "broken") -> list[WeightVerdict]:
+        """Return the verdicts that fail a gate.
+
+        Args:
+            fail_on: "broken": the pattern is broken, or an untraceable weight was planned sparse.
+                "ineligible": also what holds the pattern but is not known to be eligible. "any": all
+                that is neither held nor dense by plan. "none": nothing.
+
+        Raises:
+            InputError: `fail_on` is none of these.
+        """
+        if fail_on not in FAIL_ON:
+            raise InputError(f"{fail_on!r} is not one of {', '.join(FAIL_ON)}")
+        return [verdict for verdict in self.weights if _fails(verdict, fail_on)]
+
+    def passed(self, fail_on: FailOn = "broken") -> bool:
+        """Tell whether the model passes; planned weights that are missing fail every gate but "none"."""
+        return fail_on == "none" or not (self.failures(fail_on) or self.missing)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {
+            "model": self.model,
+            "pattern": str(self.pattern),
+            "weights": [verdict.to_json() for verdict in self.weights],
+            "missing": list(self.missing),
+            "counts": self.counts,
+            "summary": self.summary.to_json(),
+            "mask_sha256": self.mask_sha256,
+            "recorded_mask_sha256": self.recorded_mask_sha256,
+            "planned": self.plan is not None,
+            "islands": [island.to_json() for island in self.islands],
+        }
+
+
+def verify_model(
+    source: str | os.PathLike[str] | bytes | Any,
+    *,
+    pattern: NMPattern | str | None = None,
+    as_dtype: str | None = None,
+    external_data_root: str | os.PathLike[str] | None = None,
+) -> VerifyReport:
+    """Judge every weight of a model.
+
+    Args:
+        source: A path, the bytes of a file, or an `onnx.ModelProto`.
+        pattern: The pattern to hold. By default each weight is held to its plan, or to 2:4 where the
+            metadata has no plan. Given, it takes the place of the plan's patterns, not of its dense layers.
+        as_dtype: "fp16" or "bf16" judges what rounding floating-point weights to that type leaves.
+        external_data_root: Folder below which external data is read; by default the real model's folder.
+
+    Raises:
+        InputError: The path or an argument is wrong.
+        ModelError: The file is no sound ONNX model.
+        PatternError: `pattern` is no N:M pattern.
+    """
+    model = load(source, external_data_root=external_data_root, leave_weights=True)
+    asked = None if pattern is None else NMPattern.parse(pattern)
+    entries = metadata(model.proto)
+    plan = Plan.from_json(entries[METADATA_KEY]) if METADATA_KEY in entries else None
+    # First: onnx's shape inference unfolds functions without a bound, and this refuses those that have none.
+    operands = list(consumers(model))
+    islands = find_islands(model, operands)
+    judge_one = Judge(asked, plan, _rounding(as_dtype), infer_shapes(model), islands)
+    found = [judge_one(operand) for operand in operands]
+    planned = {entry.weight for entry in plan or ()}
+    seen = {verdict.weight for verdict in found}
+    missing = tuple(e.weight for e in (plan.sparse if plan else ()) if e.weight not in seen)
+    if plan is not None and not missing:
+        # Every planned weight is accounted for, so that one the plan does not name was never to be sparse.
+        found = [_unplanned(verdict) if verdict.weight not in planned else verdict for verdict in found]
+    return VerifyReport(
+        model=str(model.path or ""),
+        pattern=asked or DEFAULT_PATTERN,
+        weights=tuple(found),
+        plan=plan,
+        missing=missing,
+        mask_sha256=judge_one.masks.hexdigest(),
+        recorded_mask_sha256=entries.get(lineage.METADATA_KEY, ""),
+        summary=_summarise(model, found),
+        islands=tuple(islands.values()),
+    )
+
+
+def _rounding(as_dtype: str | None) -> ElementType | None:
+    if as_dtype is None:
+        return None
+    names = {"fp16": "float16", "float16": "float16", "bf16": "bfloat16", "bfloat16": "bfloat16"}
+    if as_dtype not in names:
+        raise InputError(f"--as takes fp16 or bf16, not {as_dtype!r}")
+    number = next(key for key, name in DTYPE_NAMES.items() if name == names[as_dtype])
+    return element_type(onnx.TensorProto(data_type=number))
+
+
+def _unplanned(verdict: WeightVerdict) -> WeightVerdict:
+    if verdict.pattern != "broken":
+        return verdict
+    return replace(
+        verdict,
+        pattern="dense-by-plan",
+        wanted="",
+        reason="dense-by-plan",
+        sentence="dense by plan: the plan does not name it, and every weight that it names is here",
+    )
+
+
+def _fails(verdict: WeightVerdict, fail_on: FailOn) -> bool:
+    if fail_on == "none":
+        return False
+    if verdict.pattern == "broken" or (
+        verdict.pattern == "untraceable" and verdict.wanted and fail_on == "any"
+    ):
+        return True
+    if fail_on == "ineligible":
+        return verdict.pattern == "holds" and verdict.eligible != "yes"
+    return fail_on == "any" and (verdict.pattern != "dense-by-plan") and verdict.eligible != "yes"
+
+
+def _summarise(model: Model, verdicts: Iterable[WeightVerdict]) -> Summary:
+    unique: dict[str, WeightVerdict] = {}
+    macs_all = macs_left = 0.0
+    unknown = 0
+    for verdict in verdicts:
+        if verdict.pattern == "untraceable":
+            continue
+        # A weight that several consumers read is as sparse as its best holder says.
+        if verdict.weight not in unique or verdict.pattern == "holds":
+            unique[verdict.weight] = verdict
+        if verdict.macs is None:
+            unknown += 1
+            continue
+        macs_all += verdict.macs
+        macs_left += verdict.macs * (1.0 - _saved(verdict))
+    judged = sum(verdict.parameters for verdict in unique.values())
+    other = sum(
+        math.prod(tensor.dims)
+        for tensor in model.proto.graph.initializer
+        if tensor.name not in unique
+        and DTYPE_NAMES.get(tensor.data_type, "int64") not in ("int64", "int32", "bool")
+    )
+    kept = sum(round(verdict.parameters * (1.0 - _saved(verdict))) for verdict in unique.values())
+    return Summary(judged + other, kept + other, round(macs_all), round(macs_left), unknown)
+
+
+def _saved(verdict: WeightVerdict) -> float:
+    return (verdict.zero_share or 0.0) if verdict.pattern == "holds" else 0.0

@@ -1,0 +1,182 @@
+"""Is it faster: anything that runs, timed in turn."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nm2trt.errors import InputError, Nm2trtError
+from nm2trt.files import check_input
+from nm2trt.pipeline.sessions import backend_of, is_url, open_session, parse_shapes
+
+if TYPE_CHECKING:
+    from nm2trt.backends.protocol import Session
+    from nm2trt.validation.latency.bench import Benchmark
+    from nm2trt.validation.latency.bench_files import Comparability
+    from nm2trt.validation.samples.samples import Samples
+
+__all__ = ["BenchResult", "bench", "parse_batches"]
+
+
+@dataclass(frozen=True, slots=True)
+class BenchResult:
+    """A benchmark, and an earlier one beside it.
+
+    Args:
+        benchmark: What was measured or read now.
+        earlier: The comparison with an earlier one; None when none was asked for.
+    """
+
+    benchmark: Benchmark
+    earlier: Comparability | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        earlier = None if self.earlier is None else self.earlier.to_json()
+        return {**self.benchmark.to_json(), "earlier": earlier}
+
+
+def bench(
+    artefacts: Sequence[str | os.PathLike[str]],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    batches: Sequence[int] = (1,),
+    shapes: Sequence[str] = (),
+    runs: int = 200,
+    warmup: int = 20,
+    threads: int = 0,
+    seed: int = 0,
+    compare: str | os.PathLike[str] | None = None,
+    anyway: bool = False,
+) -> BenchResult:
+    """Time artefacts in turn, from host to host, at each batch size, after a warm-up until they are stable.
+
+    Args:
+        artefacts: ONNX models, engines, `.pt2` programs or addresses of served models; a `.json` is what
+            `trtexec --exportTimes` wrote.
+        data: Real samples, as for `validate`; random inputs by default.
+        batches: Batch sizes.
+        shapes: Whole shapes of inputs of free size, as "x:1x3x224x224"; the first number is the batch.
+        runs: Timed runs of each, at each batch size.
+        warmup: Fewest runs before, not timed.
+        threads: Threads of ONNX Runtime; 0 leaves it to the library.
+        seed: Seed of the random inputs.
+        compare: JSON of an earlier benchmark.
+        anyway: Compare although conditions differ.
+
+    Raises:
+        InputError: An argument or file is wrong, or `compare` was taken under other conditions.
+        DataError: Samples or sizes do not fit a model.
+        BackendError: A library is missing or failed.
+        ServerError: A server cannot be reached.
+
+    An error in the midst of the runs carries the times before it, as `error.partial`.
+    """
+    from nm2trt.validation.latency.bench_files import compare_with, read_trtexec, with_recorded
+    from nm2trt.validation.samples.open_samples import open_samples
+
+    if not artefacts:
+        raise InputError("there is nothing to time; name one artefact or more")
+    if compare is not None:
+        check_input(compare, "an earlier benchmark's JSON")
+    recorded = tuple(read_trtexec(one) for one in artefacts if _is_times(one))
+    live = [one for one in artefacts if not _is_times(one)]
+    samples = None if data is None else open_samples(data)
+    with contextlib.ExitStack() as stack:
+        sessions: dict[str, Session] = {}
+        backends: dict[str, str] = {}
+        for one in live:
+            name = _unused(str(one), sessions)
+            sessions[name] = stack.enter_context(open_session(one, threads=threads))
+            backends[f"backend of {name}"] = backend_of(one)
+        if sessions:
+            benchmark = _measured(sessions, samples, batches, shapes, runs, warmup, threads, seed, backends)
+        else:
+            benchmark = _nothing_measured()
+    benchmark = with_recorded(benchmark, recorded, anyway=anyway)
+    earlier = None
+    if compare is not None:
+        try:
+            earlier = compare_with(benchmark, compare, anyway=anyway)
+        except Nm2trtError as error:
+            error.partial = BenchResult(benchmark, None)
+            raise
+    return BenchResult(benchmark, earlier)
+
+
+def parse_batches(text: str) -> tuple[int, ...]:
+    """Return batch sizes from a text as in "1,8,32".
+
+    Raises:
+        InputError: The text is no list of sizes from 1 up.
+    """
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise InputError(f"{text!r} is no list of batch sizes; write them as in 1,8,32")
+    return tuple(dict.fromkeys(sizes))
+
+
+def _measured(
+    sessions: dict[str, Session],
+    samples: Samples | None,
+    batches: Sequence[int],
+    shapes: Sequence[str],
+    runs: int,
+    warmup: int,
+    threads: int,
+    seed: int,
+    backends: dict[str, str],
+) -> Benchmark:
+    from nm2trt.backends.random_feeds import random_feeds
+    from nm2trt.validation.latency.bench import bench_sessions
+    from nm2trt.validation.samples.feeder import first_batch
+
+    given = parse_shapes(shapes)
+
+    def feeds(session: Session, size: int) -> Any:
+        if samples is not None:
+            return first_batch(session, samples, size)
+        return random_feeds(session.inputs, batch=size, free=None, seed=seed, shapes=given)
+
+    try:
+        return bench_sessions(
+            sessions,
+            feeds,
+            runs=runs,
+            warmup=warmup,
+            batches=batches,
+            conditions={
+                **backends,
+                "threads": str(threads or "the library's default"),
+                "inputs": "real samples" if samples is not None else "random",
+            },
+        )
+    except Nm2trtError as error:
+        if error.partial is not None:
+            error.partial = BenchResult(error.partial, None)
+        raise
+
+
+def _nothing_measured() -> Benchmark:
+    from nm2trt.measure import WarmUp
+    from nm2trt.validation.latency.bench import Benchmark
+
+    return Benchmark((), (), WarmUp(0, True), {}, {}, {})
+
+
+def _is_times(artefact: str | os.PathLike[str]) -> bool:
+    return not is_url(artefact) and Path(artefact).suffix.lower() == ".json"
+
+
+def _unused(name: str, taken: dict[str, Session]) -> str:
+    number, chosen = 2, name
+    while chosen in taken:
+        chosen, number = f"{name} #{number}", number + 1
+    return chosen

@@ -1,0 +1,180 @@
+"""An engine built from an ONNX file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nm2trt.backends.options import (
+    BuildOptions,
+    Sparsity,
+    parse_profiles,
+    parse_size,
+    parse_static_shapes,
+    parse_targets,
+)
+from nm2trt.errors import InputError
+from nm2trt.pipeline.lowering import Lowering, Precision, lowered, refuse_fp8
+
+if TYPE_CHECKING:
+    from nm2trt.engine.build import BuildResult
+
+__all__ = ["build", "build_options", "engine_suffix"]
+
+
+def build_options(
+    *,
+    sparsity: Sparsity = "disable",
+    targets: str | None = None,
+    profiles: Sequence[str] = (),
+    workspace: str | None = None,
+    static_shapes: Sequence[str] = (),
+    effort: int | None = None,
+    timing_cache: str | os.PathLike[str] | None = None,
+    tf32: bool = True,
+    strict_nans: bool = False,
+    plugins: Sequence[str | os.PathLike[str]] = (),
+    library_tactics: bool = True,
+) -> BuildOptions:
+    """Return `BuildOptions` from texts as the command line takes them.
+
+    Args:
+        sparsity: "disable", "enable" or "force".
+        targets: Compute capabilities, as in "sm80,sm86".
+        profiles: One NAME:MIN,OPT,MAX an input, as in "x:1,8,32".
+        workspace: A size, as in "512M".
+        static_shapes: One NAME:SHAPE an input, as in "x:8x3x224x224".
+        effort: 0 to 5; None leaves it to the builder.
+        timing_cache: File of kernel timings.
+        tf32: Whether fp32 products may be rounded to TF32.
+        strict_nans: Whether NaNs must pass through every layer.
+        plugins: Shared libraries of operators; their code is run.
+        library_tactics: Whether TensorRT may use cuBLAS and cuDNN.
+
+    Raises:
+        InputError: A text cannot be read.
+    """
+    return BuildOptions(
+        sparsity=sparsity,
+        targets=() if targets is None else parse_targets(targets),
+        profiles=parse_profiles(profiles),
+        workspace_bytes=None if workspace is None else parse_size(workspace),
+        static_shapes=parse_static_shapes(static_shapes),
+        effort=effort,
+        timing_cache=None if timing_cache is None else Path(timing_cache),
+        tf32=tf32,
+        strict_nans=strict_nans,
+        plugins=tuple(Path(plugin) for plugin in plugins),
+        library_tactics=library_tactics,
+    )
+
+
+def build(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str] | BuildOptions | None = None,
+    options: BuildOptions | None = None,
+    *,
+    backend: str | None = None,
+    dry_run: bool = False,
+    require_sparse: str | float | None = None,
+    precision: Lowering | Precision | None = None,
+) -> BuildResult:
+    """Verify an ONNX model and build an engine from it, written whole or not at all, with its manifest.
+
+    Args:
+        model: The ONNX file.
+        output: The engine's path; None puts it beside the model. `build(model, options)` does so too.
+        options: What to build; None builds dense.
+        backend: "trt", "trt-rtx" or "ort"; None takes TensorRT if it and a GPU are here, else TensorRT for
+            RTX.
+        dry_run: Stop before the builder starts, and write nothing.
+        require_sparse: Least share of the eligible multiply-accumulates that sparse kernels must run: "80%",
+            or 0.8.
+        precision: What the engine should compute in: "fp16", "bf16", "int8" or "fp8", or a `Lowering` that
+            says how to reach it; None takes the types that the file has.
+
+    Raises:
+        SparsityError: Sparse kernels are asked for, and no weight holds 2:4 or one breaks its plan; or fewer
+            run than `require_sparse` asks for, or nobody can know here.
+        InputError: The model, a profile, a target or the output path is wrong.
+        BackendError: The library is missing, refused the model or failed.
+        Interrupted: The user stopped it.
+    """
+    from nm2trt.backends.choice import choose_backend
+    from nm2trt.engine.build import ModelFacts, build_engine, check_request, refuse_opset
+    from nm2trt.graph.analysis.shapes import with_macs
+    from nm2trt.graph.storage.model import load, opset
+    from nm2trt.graph.storage.save import refuse_data_file
+    from nm2trt.graph.verify.verify_model import verify_model
+
+    if isinstance(output, BuildOptions):
+        if options is not None:
+            raise InputError("the options of the build are given twice")
+        output, options = None, output
+    model, options = Path(model), options or BuildOptions()
+    lowering = Lowering(precision) if isinstance(precision, str) else precision
+    required = None if require_sparse is None else _share(require_sparse)
+    builder = choose_backend(backend)
+    # Before the work of verifying: a wrong path or target should be told at once.
+    out, options = check_request(model, None if output is None else Path(output), options, builder)
+    opened = load(model, leave_weights=True)
+    refuse_data_file(opened, out)
+    refuse_opset(opset(opened.proto), builder, model)
+    refuse_fp8(model, options.targets, None if lowering is None else lowering.precision)
+    with contextlib.ExitStack() as stack:
+        source = model
+        if options.sparsity == "force":
+            from nm2trt.graph.prune.prune_model import prune_model
+
+            source = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nm2trt-"))) / model.name
+            prune_model(model, source, pattern="2:4")
+        notes: tuple[str, ...] = ()
+        if lowering is not None:
+            low = stack.enter_context(lowered(source, out, lowering))
+            source, notes = low.path, low.notes
+        report = verify_model(source)
+        return build_engine(
+            model,
+            out,
+            options,
+            weights=report.weights,
+            facts=ModelFacts(report.mask_sha256, report.plan, report.missing, notes),
+            backend=builder,
+            source=source,
+            dry_run=dry_run,
+            at_shapes=lambda shapes: with_macs(load(source, leave_weights=True), report.weights, shapes),
+            require_sparse=required,
+        )
+
+
+def _share(given: str | float) -> float:
+    """Read a share: "80%" or "80" as text, 0.8 as a number."""
+    share = given if isinstance(given, (int, float)) else None
+    match = (
+        re.fullmatch(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*(%?)\s*", given) if isinstance(given, str) else None
+    )
+    # "0.8" may mean 80 % or 0.8 %: it is not guessed.
+    if match is not None and (match[2] or float(match[1]) >= 1):
+        share = float(match[1]) / 100
+    if share is None or not 0 < share <= 1:
+        raise InputError(f"{given!r} is no share of the work; write a percentage over 0, as in 80%")
+    return float(share)
+
+
+def engine_suffix(backend: str | None = None) -> str:
+    """Return what names of engines end in, e.g. ".rtx".
+
+    Args:
+        backend: As `build` takes it.
+
+    Raises:
+        BackendError: The library is missing or cannot be used.
+    """
+    from nm2trt.backends.choice import choose_backend
+
+    return choose_backend(backend).suffix

@@ -1,0 +1,184 @@
+"""An engine or ONNX model placed in a Triton model repository, loaded and probed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nm2trt.errors import InputError, Nm2trtError
+from nm2trt.pipeline.probe import probe
+from nm2trt.pipeline.served_artefact import describe_artefact, read_samples
+from nm2trt.serving.options import DeployOptions, ProbeOptions
+
+if TYPE_CHECKING:
+    from nm2trt.serving.artefact import Artefact
+    from nm2trt.serving.repository import Deployment
+
+__all__ = ["deploy"]
+
+
+def deploy(
+    artefact: str | os.PathLike[str],
+    repository: str | os.PathLike[str],
+    name: str,
+    options: DeployOptions | None = None,
+    *,
+    sample: str | os.PathLike[str] | None = None,
+    labels: Sequence[str | os.PathLike[str]] = (),
+    url: str = "",
+    triton_release: str = "",
+    server_tensorrt: str = "",
+    gpus: Sequence[str] = (),
+    load: str = "",
+    canary: str = "",
+    reference: str | os.PathLike[str] | None = None,
+    precision: str | None = None,
+    probe_options: ProbeOptions | None = None,
+) -> Deployment:
+    """Place an engine or ONNX model in a Triton model repository, as the version that is served next.
+
+    Args:
+        artefact: A TensorRT plan, a TensorRT for RTX plan, or an ONNX model.
+        repository: The repository; made where its parent folder is there.
+        name: The model's name there.
+        options: How it is to be served; None takes what follows from the model.
+        sample: An `.npz` with a real sample by input name, for the warm-up.
+        labels: Text files of class names, one a line: FILE for the only output, or OUTPUT=FILE.
+        url: A server, asked for its version, which a plan's TensorRT and targets must fit.
+        triton_release: Release or image tag of the server, stated instead of asked for.
+        server_tensorrt: TensorRT of the server, likewise.
+        gpus: Compute capabilities of the server's GPUs; this machine's, where the server runs on it.
+        load: A server that reads this repository under explicit model control: the version is loaded there,
+            and rolled back where it does not load.
+        canary: Such a server, where the version is loaded and probed, and rolled back where either fails.
+        reference: ONNX model that the canary is compared with; an ONNX artefact itself by default.
+        precision: Lowest type that the canary computes in, which sets the tolerance.
+        probe_options: How the canary is probed, instead of 100 requests from 4 clients in that precision.
+
+    Raises:
+        InputError: The artefact, name, an option, the sample or the labels are wrong.
+        OutputError: The repository cannot be written; what is served is unchanged.
+        BackendError: A plan does not fit the server; or the version does not load, and was rolled back.
+        DifferenceError: The canary answers wrongly, and was rolled back.
+        ServerError: A server cannot be reached.
+    """
+    from dataclasses import replace
+
+    from nm2trt.serving import releases
+    from nm2trt.serving.repository import place, prune
+
+    if not canary and (reference is not None or precision is not None or probe_options is not None):
+        raise InputError("a reference and a precision are for a canary, and none is named; see --canary")
+    quick = ProbeOptions(concurrency=(4,), requests=100, precision=precision)
+    options = options or DeployOptions()
+    described = describe_artefact(Path(artefact))
+    if canary and reference is None and described.kind != "onnx":
+        raise InputError("the canary of an engine is compared with its ONNX model; give it with --reference")
+    fit_notes = releases.check_fit(
+        described,
+        release=triton_release,
+        tensorrt=server_tensorrt,
+        server_version=_server_version(url or canary or load),
+        gpus=gpus or _local_gpus(url or canary or load),
+    )
+    placed = place(
+        described,
+        repository,
+        name,
+        # Until the new version has loaded, there must be one to go back to.
+        replace(options, keep=max(options.keep, 2)) if canary or load else options,
+        sample=None if sample is None else read_samples(sample, described),
+        labels=_labels(labels, described),
+    )
+    if canary:
+        _bring_up(placed, canary, Path(reference or described.path), probe_options or quick)
+    if load and load != canary:
+        _bring_up(placed, load)
+    removed = prune(placed, options.keep) if canary or load else ()
+    return replace(placed, notes=(*placed.notes, *fit_notes), removed=(*placed.removed, *removed))
+
+
+def _labels(texts: Sequence[str | os.PathLike[str]], artefact: Artefact) -> dict[str, list[str]]:
+    from nm2trt.files import check_input
+
+    labels = {}
+    for text in texts:
+        output, equals, file = os.fspath(text).partition("=")
+        if not equals:
+            if len(artefact.outputs) != 1:
+                raise InputError(
+                    f"the model has {len(artefact.outputs)} outputs; write OUTPUT={text} for the labels"
+                )
+            output, file = artefact.outputs[0].name, os.fspath(text)
+        try:
+            labels[output] = check_input(file, "a text").read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{file} is no UTF-8 text; write one class name a line") from error
+    return labels
+
+
+def _server_version(url: str) -> str:
+    if not url:
+        return ""
+    from nm2trt.backends.triton import TritonServer
+
+    with TritonServer(url) as server:
+        return str(server.metadata().get("version", ""))
+
+
+def _local_gpus(url: str) -> tuple[str, ...]:
+    """Return the compute capabilities of this machine's GPUs, where the server runs on it."""
+    if not url:
+        return ()
+    from nm2trt.backends.address import parse_url
+    from nm2trt.backends.cuda import probe_gpus
+
+    if parse_url(url).host.rpartition(":")[0] not in ("localhost", "127.0.0.1", "[::1]"):
+        return ()
+    return tuple(gpu.target for gpu in probe_gpus()[0])
+
+
+def _bring_up(
+    placed: Deployment, url: str, reference: Path | None = None, options: ProbeOptions | None = None
+) -> None:
+    """Load a version that was just placed, and probe it where there is a reference; go back on failure."""
+    from nm2trt.backends.triton import TritonServer
+
+    try:
+        with TritonServer(url) as server:
+            server.load(placed.name)
+        if reference is not None:
+            report = probe(url, placed.name, reference, repository=placed.repository, options=options)
+            report.require_passed()
+    except BaseException as error:
+        told = _go_back(placed, url)
+        if isinstance(error, Nm2trtError):
+            raise type(error)(f"{error}; {told}") from error
+        raise
+
+
+def _go_back(placed: Deployment, url: str) -> str:
+    """Undo a placement, on disk and in the server; return what is served now, in words."""
+    from nm2trt.backends.triton import TritonServer
+    from nm2trt.serving.repository import undo
+
+    try:
+        if not undo(placed):
+            return f"version {placed.version} is no longer the one to serve, so nothing was rolled back"
+    except Nm2trtError as error:
+        return f"it could not be rolled back: {error}"
+    if placed.previous is None:
+        now = f"version {placed.version} was the first and was removed"
+    else:
+        now = f"rolled back to version {placed.previous}"
+    try:
+        with TritonServer(url) as server:
+            if placed.previous is None:
+                server.unload(placed.name)
+            else:
+                server.load(placed.name)
+    except Nm2trtError as error:
+        return f"{now} in the repository, but the server was not told: {error}"
+    return now

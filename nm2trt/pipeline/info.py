@@ -1,0 +1,46 @@
+"""What an engine or ONNX file is, and which files hold its weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nm2trt.errors import InputError, ModelError
+
+if TYPE_CHECKING:
+    from nm2trt.engine.inspection import EngineInfo
+    from nm2trt.graph.storage.model_info import OnnxInfo
+
+__all__ = ["data_files", "info"]
+
+
+def info(path: str | os.PathLike[str]) -> EngineInfo | OnnxInfo:
+    """Say what an engine or ONNX file is, and whether an engine's manifest fits; no runtime is loaded.
+
+    Raises:
+        InputError: The file is missing, damaged, or neither.
+    """
+    from nm2trt.engine.inspection import inspect_engine, is_engine
+
+    if is_engine(Path(path)):
+        return inspect_engine(Path(path))
+    from nm2trt.graph.storage.model_info import describe_model
+
+    try:
+        return describe_model(path)
+    except ModelError as error:
+        raise InputError(f"{path} is no engine of a known kind, and no model: {error}") from error
+
+
+def data_files(model: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """Return the files beside an ONNX model that hold its weights; () where it holds them itself.
+
+    Raises:
+        InputError: The path is wrong.
+        ModelError: The file is no sound ONNX model.
+    """
+    from nm2trt.graph.storage import save
+    from nm2trt.graph.storage.model import load
+
+    return tuple(sorted(save.data_files(load(model, leave_weights=True))))

@@ -1,0 +1,31 @@
+"""A model's weights judged, with their multiply-accumulates at given input shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nm2trt.nm.verdict import WeightVerdict
+
+__all__ = ["weights_at"]
+
+
+def weights_at(model: Path, texts: Sequence[str]) -> tuple[WeightVerdict, ...]:
+    """Judge a model's weights, with their work at these shapes of its inputs."""
+    from nm2trt.backends.options import parse_static_shapes
+    from nm2trt.backends.protocol import TensorSpec
+    from nm2trt.engine.profiles import resolve_static
+    from nm2trt.graph.analysis.shapes import with_macs
+    from nm2trt.graph.storage.model import load
+    from nm2trt.graph.storage.model_info import describe_model
+    from nm2trt.graph.verify.verify_model import verify_model
+
+    report = verify_model(model)
+    if not texts:
+        return report.weights
+    inputs = tuple(TensorSpec(x.name, x.dtype, x.shape or ()) for x in describe_model(model).inputs)
+    fixed = resolve_static(inputs, parse_static_shapes(texts))
+    opened = load(model, leave_weights=True)
+    return with_macs(opened, report.weights, {shape.input: shape.shape for shape in fixed})

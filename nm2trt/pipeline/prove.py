@@ -1,0 +1,145 @@
+"""The twin build: three engines of one model, and what sparsity brought."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nm2trt.errors import InputError
+
+if TYPE_CHECKING:
+    from nm2trt.backends.options import BuildOptions
+    from nm2trt.engine.build import BuildResult
+    from nm2trt.engine.twin.report import TwinReport
+
+__all__ = ["prove"]
+
+
+def prove(
+    model: str | os.PathLike[str],
+    dense: str | os.PathLike[str] | None = None,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    options: BuildOptions | None = None,
+    backend: str | None = None,
+    runs: int = 200,
+    warmup: int = 20,
+) -> TwinReport:
+    """Build a sparse model three times, and time what sparsity brought: see `nm2trt.engine.twin.compare`.
+
+    Args:
+        model: The sparse ONNX model.
+        dense: The dense one; None fills the sparse one's zeros in, which is as good for timing.
+        output: Folder to keep the engines in; None keeps none.
+        options: What to build; `sparsity` is set for each of the three.
+        backend: "trt" or "trt-rtx"; by default as `build` chooses.
+        runs: Timed runs of each engine.
+        warmup: Runs of each before, not timed.
+
+    Returns:
+        The report. Without a GPU everything but times is in it.
+
+    Raises:
+        SparsityError: No weight of the model holds 2:4.
+        InputError: A path or option is wrong, or the dense model is not the same network.
+        BackendError: The library is missing, refused a model or failed.
+    """
+    from nm2trt.backends.choice import choose_backend
+    from nm2trt.engine.twin.compare import compare_twins
+    from nm2trt.files import check_input
+    from nm2trt.graph.prune.dense_twin import densify_model
+    from nm2trt.graph.verify.verify_model import verify_model
+    from nm2trt.validation.latency.machine_state import machine_state
+
+    if runs < 1 or warmup < 0:
+        raise InputError(f"{runs} runs after {warmup} are no measurement; give at least one run")
+    model = check_input(model, "an ONNX model")
+    builder = choose_backend(backend)
+    with contextlib.ExitStack() as stack:
+        temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nm2trt-")))
+        folder = temporary if output is None else _folder(output)
+        if dense is None:
+            source = temporary / f"{model.stem}.dense.onnx"
+            densify_model(model, source, verify_model(model).weights)
+        else:
+            source = check_input(dense, "an ONNX model")
+            _refuse_another_network(model, source)
+        builds = _twins(model, source, folder, options, builder.name)
+        return compare_twins(
+            builds,
+            builder,
+            dense_model="" if dense is None else str(dense),
+            kept=output is not None,
+            runs=runs,
+            warmup=warmup,
+            state=machine_state,
+        )
+
+
+def _refuse_another_network(sparse: Path, dense: Path) -> None:
+    """Refuse a dense model that differs in more than the numbers of its weights: nothing could be compared.
+
+    Raises:
+        InputError: Inputs, or operators, shapes and types of the weights are others.
+    """
+    from nm2trt.graph.storage.model_info import describe_model
+    from nm2trt.graph.verify.verify_model import verify_model
+
+    def inputs(model: Path) -> list[str]:
+        return [f"input {x.name} {x.dtype} {_size(x.shape or ())}" for x in describe_model(model).inputs]
+
+    def weights(model: Path) -> list[str]:
+        return [f"{x.operator} {_size(x.shape)} {x.dtype}" for x in verify_model(model).weights]
+
+    for read in (inputs, weights):
+        ours, theirs = Counter(read(sparse)), Counter(read(dense))
+        different = [*(ours - theirs), *(theirs - ours)]
+        if different:
+            where = sparse if different[0] in ours - theirs else dense
+            raise InputError(
+                f"{dense} is not {sparse} before it was pruned: {different[0]} is in {where} alone; export "
+                "both from one network in one type, or leave --dense out to have the zeros filled in"
+            )
+
+
+def _size(shape: Sequence[int | str | None]) -> str:
+    return "x".join(str(size) for size in shape)
+
+
+def _twins(
+    model: Path, dense: Path, folder: Path, options: BuildOptions | None, backend: str
+) -> dict[str, BuildResult]:
+    """Build the three engines; the sparse one first, which refuses what could not come out sparse."""
+    from dataclasses import replace
+
+    from nm2trt.backends.choice import load_backend
+    from nm2trt.backends.cuda import probe_gpus
+    from nm2trt.backends.options import BuildOptions
+    from nm2trt.pipeline.build import build
+
+    options, builder = options or BuildOptions(), load_backend(backend)
+    suffix = builder.suffix
+    gpus = probe_gpus()[0]
+    if gpus and not options.targets and backend == "trt-rtx":
+        # What is built is to run here; a GPU that the library cannot build for is told when it is loaded.
+        with contextlib.suppress(InputError):
+            options = replace(options, targets=builder.choose_targets((gpus[0].target,)))
+    on, off = replace(options, sparsity="enable"), replace(options, sparsity="disable")
+    found = {
+        "sparse-on": build(model, folder / f"{model.stem}.sparse-on{suffix}", on, backend=backend),
+        "sparse-off": build(model, folder / f"{model.stem}.sparse-off{suffix}", off, backend=backend),
+        "dense": build(dense, folder / f"{model.stem}.dense{suffix}", off, backend=backend),
+    }
+    return {name: found[name] for name in ("dense", "sparse-off", "sparse-on")}
+
+
+def _folder(path: str | os.PathLike[str]) -> Path:
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; create it, or give another one with -o")
+    return folder

@@ -1,0 +1,70 @@
+"""INT8 or FP8 written into an ONNX file as Q/DQ nodes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from nm2trt.pipeline.calibration_input import open_calibration, refuse_replacing
+
+if TYPE_CHECKING:
+    from nm2trt.calibration.ranges import Method
+    from nm2trt.graph.quantize.report import QuantizeReport
+
+__all__ = ["quantize"]
+
+
+def quantize(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    calib: str | os.PathLike[str],
+    to: Literal["int8", "fp8"] = "int8",
+    method: Method = "minmax",
+    percentile: float = 99.99,
+    exclude: Sequence[str] = (),
+    float_weights: bool = False,
+    float_depthwise: bool = False,
+    batch: int | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+    allow_functions: bool = False,
+    compare: bool = True,
+) -> QuantizeReport:
+    """Quantise an ONNX model with explicit Q/DQ; weights that hold N:M still do.
+
+    Args:
+        model: The float32 ONNX file.
+        output: The file to write; None puts `.int8.onnx` (or `.fp8.onnx`) beside the model.
+        calib: Samples: an `.npz` of arrays by input name, or a calibration recipe.
+        to: "int8" or "fp8" (E4M3FN).
+        method: How ranges are chosen: "minmax", "percentile" or "entropy".
+        percentile: Share of magnitudes inside a range, in percent, for "percentile".
+        exclude: Globs on names of nodes and weights that stay float.
+        float_weights: Keep weights in float behind a Q/DQ pair, as older parsers want them.
+        float_depthwise: Leave depthwise convolutions, which never have sparse kernels, in float.
+        batch: Samples of a batch; None takes the recipe's, and few for an `.npz`.
+        cache: File that keeps what calibration found; None puts `.ranges.npz` beside the output.
+        data_root: Folder that a recipe's paths are relative to; its own by default.
+        allow_functions: Run a recipe's `function` source, which is code.
+        compare: Run both models on the first batch and say how far they differ.
+
+    Raises:
+        InputError: A path or an option is wrong, or the model is not sound, not float32, or of too old an
+            opset.
+        DataError: The samples do not fit the model.
+        LineageError: A zero was lost.
+        Interrupted: Calibration was stopped; the cache is up to date.
+    """
+    from nm2trt.graph.quantize.quantize_model import quantize_model
+    from nm2trt.graph.quantize.report import QuantizeOptions
+
+    options = QuantizeOptions(to, method, percentile, tuple(exclude), float_weights, float_depthwise)
+    model = Path(model)
+    out = model.with_suffix(f".{to}.onnx") if output is None else Path(output)
+    kept = out.with_suffix(".ranges.npz") if cache is None else Path(cache)
+    refuse_replacing(model, out, kept, calib)
+    samples = open_calibration(calib, batch, data_root, allow_functions=allow_functions)
+    return quantize_model(model, out, samples, options, cache=kept, compare=compare)

@@ -1,0 +1,38 @@
+"""Every weight of an ONNX model judged: does it hold the pattern, may it run sparse?"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nm2trt.graph.verify.verify_model import VerifyReport
+    from nm2trt.nm.pattern import NMPattern
+
+__all__ = ["verify"]
+
+
+def verify(
+    model: str | os.PathLike[str],
+    *,
+    pattern: NMPattern | str | None = None,
+    as_dtype: str | None = None,
+    external_data_root: str | os.PathLike[str] | None = None,
+) -> VerifyReport:
+    """Judge every weight of an ONNX model: does it hold the pattern, and may a sparse kernel run it?
+
+    Args:
+        model: The ONNX file.
+        pattern: The pattern to hold. By default each weight is held to the plan in the file, or to 2:4
+            where there is none. Given, it takes the place of the plan's patterns, not of its dense layers.
+        as_dtype: "fp16" or "bf16" judges what rounding floating-point weights to that type leaves.
+        external_data_root: Folder below which external data is read; by default the real model's folder.
+
+    Raises:
+        InputError: The path or an argument is wrong.
+        ModelError: The file is no sound ONNX model.
+        PatternError: `pattern` is no N:M pattern.
+    """
+    from nm2trt.graph.verify.verify_model import verify_model
+
+    return verify_model(model, pattern=pattern, as_dtype=as_dtype, external_data_root=external_data_root)

@@ -1,0 +1,1 @@
+"""What every training method shares: parametrisation, layer choice, session, optimizer hooks, finalize."""

@@ -1,0 +1,85 @@
+"""Turn an attached model into plain layers whose weights hold their zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from nm2trt.errors import SparsityError
+from nm2trt.nm.mask import check
+from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan
+from nm2trt.sparsity.core import state_keys
+from nm2trt.sparsity.core.distributed import full, is_sharded, plain_copy
+from nm2trt.sparsity.core.layer_choice import check_finite
+from nm2trt.sparsity.core.tracked_weight import TrackedWeight
+
+__all__ = ["bake", "make_plain"]
+
+
+def bake(model: nn.Module, plan: Plan, weights: Sequence[TrackedWeight]) -> nn.Module:
+    """Write the zeros into the parameters, remove the parametrisations, check the pattern, keep the plan.
+
+    Args:
+        model: The attached model, or a copy of it.
+        plan: Stored on the model for the exporter.
+        weights: The sparse weights of `model`.
+
+    Returns:
+        `model`; a new, unsharded one where FSDP2 has split its parameters.
+
+    Raises:
+        SparsifyError: A weight holds NaN or infinity; nothing was changed then.
+        SparsityError: A weight does not hold its pattern.
+    """
+    values = {weight.name: full(weight.original).detach() for weight in weights}
+    for weight in weights:
+        check_finite(weight.name, values[weight.name])
+    with torch.no_grad():
+        for weight in weights:
+            if is_sharded(weight.original):
+                values[weight.name] = values[weight.name].clone()
+            values[weight.name].masked_fill_(weight.sparse.mask.logical_not(), 0)
+            _require_pattern(weight, values[weight.name])
+    if any(is_sharded(parameter) for parameter in model.parameters()):
+        baked = {(id(s.module), s.tensor): values[w.name] for w in weights for s in w.sites}
+        model = plain_copy(model, baked)
+    else:
+        for site in (site for weight in weights for site in weight.sites):
+            if parametrize.is_parametrized(site.module, site.tensor):
+                make_plain(site.module)
+    setattr(model, PLAN_ATTRIBUTE, plan)
+    return model
+
+
+def make_plain(module: nn.Module) -> None:
+    """Remove our parametrisations from a layer; the originals become its parameters again."""
+    # Not torch's own function: it edits the class, which deepcopies of the layer share.
+    parametrizations = module.parametrizations
+    attached = module.__class__
+    originals: dict[str, Any] = {name: p.original for name, p, _ in state_keys.sparse_weights(module)}
+    for name in originals:
+        del parametrizations[name]  # type: ignore[operator, union-attr]
+    if len(parametrizations) == 0:  # type: ignore[arg-type]
+        del module.parametrizations
+        module.__class__ = attached.__bases__[0]
+    else:
+        rest = {key: value for key, value in vars(attached).items() if key not in originals}
+        module.__class__ = type(attached.__name__, attached.__bases__, rest)
+    behind = list(module._parameters)
+    for name, original in originals.items():
+        module.register_parameter(name, original)
+    for name in behind:  # the weight stands in front of its bias again, as in the layer that was given
+        module._parameters[name] = module._parameters.pop(name)
+
+
+def _require_pattern(weight: TrackedWeight, values: Tensor) -> None:
+    held = check(values.float().cpu().numpy(), weight.sparse.pattern, axis=weight.sparse.axis)
+    if not held.holds:
+        raise SparsityError(
+            f"{weight.name} breaks {weight.sparse.pattern} in {held.broken} of {held.groups} groups, "
+            f"first at {held.first_broken}; the mask was changed from outside"
+        )

@@ -1,0 +1,235 @@
+"""What every method has in common: a parametrisation that holds one weight's mask.
+
+A layer's `weight` becomes `original * mask`, where `original` is the dense parameter that the
+optimizer sees and `mask` is a bool buffer. The mask is never computed in forward: exporters cannot
+express it, and it would be paid for once a forward instead of once a step.
+
+A subclass says what the backward is, how the mask follows the weight or a schedule, and what is added
+before an optimizer step. All state that a resumed run needs is in the model's own `state_dict`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from nm2trt.errors import SparsifyError
+from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.torch_mask import magnitude_mask
+from nm2trt.sparsity.core.distributed import full
+from nm2trt.sparsity.core.mask_divergence import sad_count
+
+__all__ = ["NoOptions", "SparseWeight", "UpdateContext", "keep_straight_through"]
+
+
+@dataclass(frozen=True, slots=True)
+class NoOptions:
+    """The options of a method that has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateContext:
+    """What a method may need to know of the optimizer step that is about to run.
+
+    Args:
+        learning_rate: Of the weight's parameter group.
+        grad_scale: Factor on the gradients that the step itself takes off again (a fused optimizer under
+            a GradScaler); 1 otherwise.
+    """
+
+    learning_rate: float
+    grad_scale: float | Tensor = 1.0
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(weight: Tensor, mask: Tensor) -> Tensor:
+        # On a CPU four times as fast as torch.where.
+        return weight * mask
+
+    @staticmethod
+    def setup_context(_ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(_ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
+def keep_straight_through(weight: Tensor, mask: Tensor) -> Tensor:
+    """Zero the pruned entries; the gradient reaches all entries, pruned ones included."""
+    result: Tensor = _StraightThrough.apply(weight, mask)  # type: ignore[no-untyped-call]
+    return result
+
+
+class SparseWeight(nn.Module):
+    """The parametrisation of one weight; the base of every method.
+
+    Args:
+        weight: The dense weight; only its values, shape and device are read.
+        pattern: The pattern to end with.
+        axis: Reduction axis of `weight`.
+        options: The method's own options.
+        total_steps: Optimizer steps of the whole run, for methods with a schedule.
+
+    Attributes:
+        mask: Bool, of the weight's shape; True where kept.
+        updates: Optimizer steps taken.
+        flips: Entries of the mask that the last step changed, 0-dim; None before the first.
+        loads_dense: Whether the state being loaded has the layer's weight but none of the method's keys.
+    """
+
+    nm2trt_method: ClassVar[str] = ""
+    # Whether the mask is a function of the weight alone, so that a state_dict need not hold it.
+    mask_follows_weight: ClassVar[bool] = True
+    # Whether a state_dict holds the mask, which is then neither in the weight nor in other state.
+    saves_mask: ClassVar[bool] = False
+
+    mask: Tensor
+
+    def __init__(
+        self, weight: Tensor, pattern: NMPattern, *, axis: int, options: Any, total_steps: int | None = None
+    ) -> None:
+        super().__init__()
+        self.pattern = pattern
+        self.axis = axis
+        self.options = options
+        self.total_steps = total_steps
+        self.updates = 0
+        self.flips: Tensor | None = None
+        self.loads_dense = False
+        self.register_buffer("mask", self.first_mask(weight), persistent=self.saves_mask)
+
+    @classmethod
+    def has_schedule(cls, _options: Any) -> bool:
+        """Tell whether the method needs to know `total_steps`."""
+        return False
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the sparse weight that the layer computes with, of `weight`'s shape and dtype."""
+        return keep_straight_through(weight, self.mask)
+
+    def first_mask(self, weight: Tensor) -> Tensor:
+        """Return the mask to start with."""
+        return magnitude_mask(weight, self.pattern, axis=self.axis)
+
+    def new_mask(self, weight: Tensor) -> Tensor | None:
+        """Return the mask after a step, or None when it stays; `weight` is whole."""
+        return magnitude_mask(weight, self.pattern, axis=self.axis)
+
+    def before_update(self, weight: nn.Parameter, context: UpdateContext) -> None:
+        """Run before each optimizer step, when `weight.grad` is complete."""
+
+    @torch.no_grad()
+    def after_update(self, weight: Tensor) -> None:
+        """Run after each optimizer step: advance the schedule, then set the mask."""
+        self.updates += 1
+        self.refresh(weight)
+
+    @torch.no_grad()
+    def refresh(self, weight: Tensor) -> None:
+        """Set the mask from the weight and the schedule as they stand."""
+        mask = self.new_mask(full(weight))
+        if mask is None:
+            self.flips = torch.zeros((), dtype=torch.int64, device=self.mask.device)
+            return
+        self.flips = sad_count(self.mask, mask)
+        self.mask.copy_(mask)
+
+    @torch.no_grad()
+    def follow(self, other: SparseWeight) -> None:
+        """Take over schedule and mask from the weight that this one is a copy of."""
+        self.updates = other.updates
+        if not self.mask_follows_weight:
+            self.mask.copy_(other.mask)
+
+    @torch.no_grad()
+    def after_load(self, weight: Tensor) -> None:
+        """Run after a state was loaded into the layer."""
+        if self.mask_follows_weight:
+            self.mask.copy_(self.first_mask(full(weight)))
+        elif self.loads_dense:
+            self.start_again(weight)
+
+    def unfinished(self) -> str | None:
+        """Say what keeps the mask from holding the pattern yet, or None."""
+        return None
+
+    def telemetry(self) -> dict[str, float]:
+        """Return the method's own numbers, for `SparseSession.report`."""
+        return {}
+
+    def saved(self) -> dict[str, Tensor]:
+        """Return what a state_dict holds beside parameters and persistent buffers."""
+        if self.mask_follows_weight:
+            return {}
+        pattern = torch.tensor([self.pattern.n, self.pattern.m])
+        return {"pattern": pattern, "updates": torch.tensor(self.updates)}
+
+    def known_keys(self) -> set[str]:
+        """Return every key that a state of this method may have."""
+        return {
+            *self.saved(),
+            *self._parameters,
+            *(b for b in self._buffers if b not in self._non_persistent_buffers_set),
+        }
+
+    def restore(self, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Take back what `saved` returned, and return parameters and buffers that only it implies."""
+        if "updates" in saved:
+            self.updates = int(saved["updates"])
+        return {}
+
+    def start_again(self, weight: Tensor) -> None:
+        """Return to the first step: a dense checkpoint was loaded, which knows nothing of this method."""
+        self.updates = 0
+        self.mask.copy_(self.first_mask(full(weight)))
+
+    def extra_repr(self) -> str:
+        """Return what `print(model)` shows of this weight."""
+        return f"method={self.nm2trt_method!r}, pattern={self.pattern}, axis={self.axis}"
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination.update({prefix + key: value for key, value in self.saved().items()})
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        own = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+        if not own:  # a dense checkpoint, or one without this layer
+            return
+        self._check_state(own, prefix)
+        implied = self.restore(own)
+        for key in set(own) - set(self._parameters) - set(self._buffers):
+            del state_dict[prefix + key]
+        state_dict.update({prefix + key: value for key, value in implied.items()})
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+    def _check_state(self, own: Mapping[str, Tensor], prefix: str) -> None:
+        name = prefix.replace("parametrizations.", "").removesuffix(".0.")
+        if not set(own) <= self.known_keys():
+            raise SparsifyError(
+                f"the state of {name} holds {', '.join(sorted(own))}, which {self.nm2trt_method!r} does not "
+                "keep: it was saved by another method; sparsify with that one, or load only its dense keys"
+            )
+        saved = own.get("pattern")
+        if saved is not None and tuple(saved.tolist()) != (self.pattern.n, self.pattern.m):
+            n, m = saved.tolist()
+            raise SparsifyError(
+                f"the state of {name} was saved with the pattern {n}:{m}, the model is attached with "
+                f"{self.pattern}; sparsify with pattern={f'{n}:{m}'!r}"
+            )

@@ -1,0 +1,258 @@
+"""The handle of an attached model: follow its training, and leave plain sparse layers behind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.nn.utils import parametrize
+from torch.optim import Optimizer
+
+from nm2trt.errors import SparsifyError
+from nm2trt.nm.plan import Plan
+from nm2trt.sparsity.core import state_keys
+from nm2trt.sparsity.core.finalize import bake
+from nm2trt.sparsity.core.layer_choice import Choice, PatternChoice, Site, check_finite, select
+from nm2trt.sparsity.core.method_spec import MethodSpec
+from nm2trt.sparsity.core.optimizer_hooks import OptimizerHooks
+from nm2trt.sparsity.core.parametrization import SparseWeight
+from nm2trt.sparsity.core.telemetry import Anchor, report
+from nm2trt.sparsity.core.tracked_weight import TrackedWeight
+
+__all__ = ["Request", "SparseSession"]
+
+_SHOWN_REASONS = 4
+# What AveragedModel, DistributedDataParallel and torch.compile put before names.
+_WRAPPERS = ("", "module.", "_orig_mod.", "module._orig_mod.")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What `sparsify` was asked for, checked; a method that does more than parametrise starts from it.
+
+    Args:
+        model: Plain layers.
+        spec: The method.
+        options: The method's options.
+        pattern: As `sparsify` was given it.
+        total_steps: Optimizer steps of the whole run, or None.
+        include: Globs on layer names.
+        exclude: Globs on layer names.
+        min_channels: Fewest input channels of a sparse layer.
+        dense: Names of weights that stay dense because sparsity would not pay, each with its reason.
+    """
+
+    model: nn.Module
+    spec: MethodSpec
+    options: Any
+    pattern: PatternChoice | None
+    total_steps: int | None
+    include: str | Sequence[str]
+    exclude: str | Sequence[str]
+    min_channels: int
+    dense: Mapping[str, str]
+
+    def choose(self, *, unstructured: bool = False) -> tuple[Choice, ...]:
+        """Decide which weights become sparse.
+
+        Args:
+            unstructured: Zeros may stand anywhere, so that every layer qualifies.
+
+        Raises:
+            SparsifyError: None can, or one of those that can holds NaN.
+        """
+        if self.pattern is None:
+            raise SparsifyError(f'{self.spec.name!r} needs a pattern, as in pattern="2:4"')
+        choices = select(
+            self.model,
+            self.pattern,
+            include=self.include,
+            exclude=self.exclude,
+            min_channels=self.min_channels,
+            unstructured=unstructured,
+            dense=self.dense,
+        )
+        chosen = [choice for choice in choices if choice.entry.pattern is not None]
+        if not chosen:
+            reasons = [f"{c.entry.weight}: {c.entry.reason}" for c in choices[:_SHOWN_REASONS]]
+            found = "; ".join(reasons) or "it has no convolution, linear or attention layer"
+            raise SparsifyError(f"no layer of {type(self.model).__name__} can be made sparse ({found})")
+        for choice in chosen:
+            check_finite(choice.entry.weight, getattr(choice.sites[0].module, choice.sites[0].tensor))
+        return choices
+
+    def parametrize(
+        self, choices: Sequence[Choice], weight: type[SparseWeight] | None = None
+    ) -> tuple[TrackedWeight, ...]:
+        """Attach a parametrisation, the method's own unless another is given, to each chosen weight."""
+        return _parametrize(choices, weight or self.spec.weight, self.options, self.total_steps)
+
+
+def _parametrize(
+    chosen: Sequence[Choice], weight: type[SparseWeight], options: Any, total_steps: int | None
+) -> tuple[TrackedWeight, ...]:
+    made = []
+    for choice in chosen:  # all masks first: a method that refuses one leaves the model as it was
+        tensor = getattr(choice.sites[0].module, choice.sites[0].tensor)
+        entry = choice.entry
+        if entry.pattern is None or entry.axis is None:
+            continue
+        try:
+            sparse = weight(
+                tensor.detach(), entry.pattern, axis=entry.axis, options=options, total_steps=total_steps
+            )
+        except SparsifyError as error:
+            raise SparsifyError(f"{choice.entry.weight}: {error}") from error
+        made.append(TrackedWeight(choice.entry.weight, choice.sites, sparse))
+    for tracked in made:
+        for site in tracked.sites:
+            parametrize.register_parametrization(site.module, site.tensor, tracked.sparse)
+    return tuple(made)
+
+
+class SparseSession:
+    """The handle of an attached model; made by `sparsify`.
+
+    Attributes:
+        model: The attached model.
+        plan: What is sparse and what is dense, with reasons.
+        weights: The sparse weights, in the plan's order.
+    """
+
+    def __init__(self, model: nn.Module, plan: Plan, weights: tuple[TrackedWeight, ...]) -> None:
+        self.model = model
+        self.plan = plan
+        self.weights = weights
+        self._finalized = False
+        modules = {id(site.module): site.module for weight in weights for site in weight.sites}
+        self._key_hooks = [handle for module in modules.values() for handle in state_keys.install(module)]
+        self._anchors = {weight.name: Anchor.of(weight.sparse) for weight in weights}
+        self._hooks = OptimizerHooks(weights)
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken."""
+        return max(weight.sparse.updates for weight in self.weights)
+
+    def attach(self, *optimizers: Optimizer) -> None:
+        """Follow the optimizers that train the sparse weights; once, before the first step.
+
+        Raises:
+            SparsifyError: Attached already, finalised, or a trained parameter is in none of them.
+        """
+        self._check_open("attach")
+        self._hooks.attach(optimizers)
+
+    def refresh(self, copy: nn.Module | None = None) -> None:
+        """Set the masks from the weights as they stand now.
+
+        Args:
+            copy: A copy of the attached model with other weights, e.g. an exponential moving average
+                (`AveragedModel` too); its masks are set from its own weights, or follow the attached
+                model's where the method's masks do not depend on the weights alone.
+
+        Raises:
+            SparsifyError: `copy` is no copy of the attached model, or the session is finalised.
+        """
+        self._check_open("refresh")
+        for weight in self.weights if copy is None else self._in_copy(copy):
+            if weight.sparse.mask_follows_weight:
+                weight.sparse.refresh(weight.original)
+        if copy is not None:
+            for mine, theirs in zip(self.weights, self._in_copy(copy), strict=True):
+                theirs.sparse.follow(mine.sparse)
+
+    def report(self) -> dict[str, Any]:
+        """Return SAD, sparsity and the method's own numbers, by layer and in all, as a plain dict."""
+        return report(self.plan, self.step, [(w.name, w.sparse, self._anchors[w.name]) for w in self.weights])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the session's own state: method, patterns, step and the anchors of SAD.
+
+        What training depends on is in the model's state_dict; this adds what telemetry remembers.
+        """
+        return {
+            "method": self.plan.method,
+            "patterns": {entry.weight: str(entry.pattern) for entry in self.plan.sparse},
+            "updates": {weight.name: weight.sparse.updates for weight in self.weights},
+            "anchors": {name: anchor.state() for name, anchor in self._anchors.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned; load the model's state_dict too, in either order.
+
+        Raises:
+            SparsifyError: The state is of another method, other layers or another pattern.
+        """
+        self._check_open("load_state_dict")
+        mine = self.state_dict()
+        for key, what in (("method", "method"), ("patterns", "layers or patterns")):
+            if state.get(key) != mine[key]:
+                raise SparsifyError(
+                    f"the state has other {what} than the model: {_short(state.get(key))} there, "
+                    f"{_short(mine[key])} here; call sparsify with the arguments of the saved run"
+                )
+        for weight in self.weights:
+            weight.sparse.updates = int(state["updates"][weight.name])
+            self._anchors[weight.name] = Anchor.restored(state["anchors"][weight.name], weight.sparse)
+
+    def finalize(self, copy: nn.Module | None = None) -> nn.Module:
+        """Bake the zeros in, leave plain layers, and check that every sparse weight holds its pattern.
+
+        Args:
+            copy: Finalise this copy of the model (an EMA) instead; the attached model stays attached.
+
+        Returns:
+            The finalised model, which carries the plan; under FSDP2 a new, unsharded one.
+
+        Raises:
+            SparsifyError: Finalised before, a schedule has not ended, or a weight holds NaN.
+            SparsityError: A weight does not hold its pattern.
+        """
+        self._check_open("finalize")
+        for weight in self.weights:
+            unfinished = weight.sparse.unfinished()
+            if unfinished is not None:
+                raise SparsifyError(f"{weight.name} does not hold {weight.sparse.pattern} yet: {unfinished}")
+        if copy is not None:
+            self.refresh(copy)
+            return bake(copy, self.plan, self._in_copy(copy))
+        finished = bake(self.model, self.plan, self.weights)
+        self._hooks.remove()
+        for handle in self._key_hooks:
+            handle.remove()
+        self._finalized = True
+        return finished
+
+    def _check_open(self, call: str) -> None:
+        if self._finalized:
+            raise SparsifyError(f"{call}: the model is finalised already; call sparsify to start again")
+
+    def _in_copy(self, copy: nn.Module) -> tuple[TrackedWeight, ...]:
+        modules = dict(copy.named_modules())
+        for prefix in _WRAPPERS:
+            found = [_same_weight(weight, modules, prefix) for weight in self.weights]
+            if None not in found:
+                return tuple(weight for weight in found if weight is not None)
+        raise SparsifyError("the copy has not the attached layers; make it by copy.deepcopy(model)")
+
+
+def _same_weight(
+    weight: TrackedWeight, modules: Mapping[str, nn.Module], prefix: str
+) -> TrackedWeight | None:
+    """Find a weight in a copy of the model whose names have `prefix` in front."""
+    sites = []
+    for site in weight.sites:
+        module = modules.get(f"{prefix}{site.module_name}".removesuffix("."))
+        if module is None or site.tensor not in {name for name, _, _ in state_keys.sparse_weights(module)}:
+            return None
+        sites.append(Site(module, site.module_name, site.tensor))
+    found = {name: sparse for name, _, sparse in state_keys.sparse_weights(sites[0].module)}
+    return TrackedWeight(weight.name, tuple(sites), found[sites[0].tensor])
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,1 @@
+"""FCPTS: post-training sparsity from calibration samples, by learned thresholds and distillation."""

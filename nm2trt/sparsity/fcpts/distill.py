@@ -1,0 +1,224 @@
+"""Train a sparse model towards its dense self's outputs, without labels.
+
+The dense outputs are computed once, in eval mode; then the weights, biases and BatchNorms of the sparse model
+follow them by SGD with a warm-up of one epoch and a cosine to zero. Only BatchNorm layers are ever in
+training mode: dropout would be noise on the target.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from nm2trt.errors import SparsifyError
+from nm2trt.progress import Bar
+from nm2trt.sparsity.fcpts.calibration_batches import Batch, outputs_of
+from nm2trt.sparsity.fcpts.checkpoint import Checkpoint
+
+__all__ = ["Distiller", "Settings", "distillation_loss", "eval_mode"]
+
+Loss = Literal["kl", "mse"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to train.
+
+    Args:
+        steps: Optimizer steps; 0 trains nothing.
+        learning_rate: Peak rate of SGD with momentum 0.9, for weights, biases and BatchNorms.
+        threshold_learning_rate: Peak rate of the thresholds.
+        weight_decay: Of everything but thresholds.
+        loss: "kl" between class scores, or "mse".
+        temperature: Of "kl".
+        train_norms: Let BatchNorms use and collect batch statistics; False keeps them as they are.
+        seed: Of the order of the batches.
+    """
+
+    steps: int
+    learning_rate: float
+    threshold_learning_rate: float
+    weight_decay: float
+    loss: Loss
+    temperature: float
+    train_norms: bool
+    seed: int
+
+
+def distillation_loss(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], *, loss: Loss, temperature: float
+) -> Tensor:
+    """Return how far a model's outputs are from its teacher's, summed over the outputs.
+
+    Args:
+        student: Outputs, the sample first. For "kl" classes are on axis 1 of rank 2 and of images (rank 4 or
+            more), and last in between.
+        teacher: The same of the dense model.
+        loss: "kl" is T^2 KL(softmax(teacher / T) || softmax(student / T)), summed over classes and averaged
+            over everything else; "mse" is the mean squared difference.
+        temperature: T.
+    """
+    total = student[0].new_zeros(())
+    for mine, theirs in zip(student, teacher, strict=True):
+        if loss == "mse":
+            total = total + functional.mse_loss(mine, theirs)
+            continue
+        axis = -1 if mine.ndim in (1, 3) else 1
+        wanted = functional.log_softmax(theirs / temperature, axis)
+        got = functional.log_softmax(mine / temperature, axis)
+        total = total + temperature**2 * (wanted.exp() * (wanted - got)).sum(axis).mean()
+    return total
+
+
+class Distiller:
+    """Trains one model towards outputs that its dense form gave.
+
+    Args:
+        model: Still dense; its outputs are taken now.
+        batches: Calibration input, on any device.
+        settings: How to train.
+        checkpoint: Where a stopped run goes on from, or None.
+
+    Raises:
+        DataError: The model cannot run a batch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Sequence[Batch],
+        settings: Settings,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        self.model = model
+        self.settings = settings
+        self.checkpoint = checkpoint
+        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self.batches = [batch.to(self.device) for batch in batches]
+        with eval_mode(model), torch.no_grad():
+            self.targets = [outputs_of(model, batch, i) for i, batch in enumerate(self.batches)]
+
+    @torch.no_grad()
+    def loss(self, limit: int | None = None) -> float:
+        """Return the mean loss in eval mode, over all batches or the first `limit` samples' worth."""
+        total, samples = 0.0, 0
+        with eval_mode(self.model):
+            for index, batch in enumerate(self.batches):
+                total += float(self._batch_loss(index)) * batch.samples
+                samples += batch.samples
+                if limit is not None and samples >= limit:
+                    break
+        return total / samples
+
+    def run(
+        self,
+        phase: str,
+        bar: Bar,
+        *,
+        thresholds: Mapping[str, nn.Parameter] | None = None,
+        penalty: Callable[[], Tensor] | None = None,
+        after_step: Callable[[int], None] | None = None,
+    ) -> None:
+        """Take the settings' steps.
+
+        Args:
+            phase: Name of this run among those of one checkpoint.
+            bar: Told of each step.
+            thresholds: Learnable thresholds, with a learning rate of their own and no decay.
+            penalty: Added to the loss.
+            after_step: Called with the number of steps taken.
+
+        Raises:
+            SparsifyError: The loss is no longer finite.
+        """
+        settings = self.settings
+        if settings.steps == 0:
+            return
+        optimizer = self._optimizer(thresholds or {})
+        warmup = min(len(self.batches), max(1, settings.steps // 10))
+        peaks = [float(group["lr"]) for group in optimizer.param_groups]
+        start = 0 if self.checkpoint is None else self.checkpoint.restore(phase, self.model, optimizer)
+        with eval_mode(self.model, train_norms=settings.train_norms):
+            for step in range(start, settings.steps):
+                for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                    group["lr"] = peak * _factor(step, warmup, settings.steps)
+                self._step(self._index(step), optimizer, penalty, step)
+                if after_step is not None:
+                    after_step(step + 1)
+                bar.update(step + 1)
+                if self.checkpoint is not None:
+                    self.checkpoint.maybe_save(phase, step + 1, settings.steps, self.model, optimizer)
+
+    def _step(
+        self,
+        index: int,
+        optimizer: torch.optim.Optimizer,
+        penalty: Callable[[], Tensor] | None,
+        step: int,
+    ) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss = self._batch_loss(index)
+        if penalty is not None:
+            loss = loss + penalty()
+        if not bool(loss.isfinite()):
+            raise SparsifyError(
+                f"the distillation diverged at step {step + 1}: its loss is {float(loss.detach())}; "
+                f"lower lr, now {self.settings.learning_rate:g}"
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    def _batch_loss(self, index: int) -> Tensor:
+        outputs = outputs_of(self.model, self.batches[index], index)
+        return distillation_loss(
+            outputs,
+            self.targets[index],
+            loss=self.settings.loss,
+            temperature=self.settings.temperature,
+        )
+
+    def _index(self, step: int) -> int:
+        """Return the batch of a step: all once an epoch, in an order that the seed and epoch give."""
+        epoch, within = divmod(step, len(self.batches))
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
+        return int(torch.randperm(len(self.batches), generator=generator)[within])
+
+    def _optimizer(self, thresholds: Mapping[str, nn.Parameter]) -> torch.optim.SGD:
+        own = {id(p) for p in thresholds.values()}
+        rest = [p for p in self.model.parameters() if p.requires_grad and id(p) not in own]
+        groups: list[dict[str, Any]] = [{"params": rest, "weight_decay": self.settings.weight_decay}]
+        if thresholds:
+            rate = self.settings.threshold_learning_rate
+            groups.append({"params": list(thresholds.values()), "weight_decay": 0.0, "lr": rate})
+        return torch.optim.SGD(groups, lr=self.settings.learning_rate, momentum=0.9)
+
+
+def _factor(step: int, warmup: int, steps: int) -> float:
+    """Return the share of the peak rate: linear over `warmup` steps, then a cosine to 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+@contextlib.contextmanager
+def eval_mode(model: nn.Module, *, train_norms: bool = False) -> Iterator[None]:
+    """Put a model into eval mode, its BatchNorms into training if wanted, and back afterwards."""
+    before = {module: module.training for module in model.modules()}
+    model.eval()
+    if train_norms:
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.train()
+    try:
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training

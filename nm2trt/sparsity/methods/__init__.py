@@ -1,0 +1,1 @@
+"""Methods that only parametrise a weight: SR-STE, STE, LBC and magnitude."""

@@ -1,0 +1,287 @@
+"""LBC: learn which combination of N weights each group of M keeps (Zhang et al., NeurIPS 2022, 2206.06662).
+
+Each group has C = C(M, N) candidate combinations with one learnable score each, trained by the task loss.
+The mask is the union of the candidates that are left; the lowest scores are removed on a schedule,
+
+    r(t) = 1 + ceil((C - 1) (1 - t / t_end)^p),
+
+until one candidate a group is left. With g the gradient of the masked weight, the score of candidate c
+gets the sum of g_j W_j over its members, and the weight gets g where the mask is true.
+
+Removal is permanent here: a candidate is dead by a flag, not by a score of zero that momentum revives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from nm2trt.errors import SparsifyError
+from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.torch_mask import nm_mask
+from nm2trt.sparsity.core.distributed import full
+from nm2trt.sparsity.core.parametrization import SparseWeight
+
+__all__ = ["LbcOptions", "LbcWeight", "candidates", "pack_winners", "survivors", "unpack_winners"]
+
+
+@dataclass(frozen=True, slots=True)
+class LbcOptions:
+    """Options of LBC.
+
+    Args:
+        end: Share of `total_steps` after which one candidate a group is left.
+        exponent: p of the schedule; 3 for convolutional networks, 4 for vision transformers.
+        max_candidates: Refuse patterns with more candidates: every group has a score for each.
+
+    Raises:
+        SparsifyError: `end` is not in (0, 1], or `exponent` is not positive.
+    """
+
+    end: float = 0.5
+    exponent: float = 3.0
+    max_candidates: int = 256
+
+    def __post_init__(self) -> None:
+        if not 0 < self.end <= 1:
+            raise SparsifyError(f"end must be above 0 and at most 1, a share of total_steps, not {self.end}")
+        if not self.exponent > 0:
+            raise SparsifyError(f"exponent must be positive, not {self.exponent}; the default is 3")
+
+
+def candidates(pattern: NMPattern) -> Tensor:
+    """Return every choice of N of M in lexicographic order: float32 (C, M), 1 where a member."""
+    table = torch.zeros(math.comb(pattern.m, pattern.n), pattern.m)
+    for row, members in enumerate(combinations(range(pattern.m), pattern.n)):
+        table[row, list(members)] = 1
+    return table
+
+
+def survivors(step: int, *, end_step: int, count: int, exponent: float = 3.0) -> int:
+    """Return r(t), how many of `count` candidates are left at a step; steps outside 0..end are clamped."""
+    left = 1 - min(max(step, 0), end_step) / end_step
+    # A product that is a whole number but for rounding must not be rounded up.
+    return 1 + math.ceil((count - 1) * math.pow(left, exponent) - 1e-9)
+
+
+def pack_winners(alive: Tensor) -> Tensor:
+    """Pack the one survivor of each group into ceil(log2 C) bits: uint8, from bool (G, C)."""
+    bits = _bits(alive.shape[1])
+    index = alive.to(torch.uint8).argmax(dim=1)
+    flags = (index[:, None] >> torch.arange(bits, device=alive.device)) & 1
+    flat = torch.nn.functional.pad(flags.flatten(), (0, -flags.numel() % 8)).view(-1, 8)
+    return (flat << torch.arange(8, device=alive.device)).sum(dim=1).to(torch.uint8)
+
+
+def unpack_winners(packed: Tensor, *, groups: int, count: int) -> Tensor:
+    """Return bool (groups, count), one True a row, from what `pack_winners` returned."""
+    bits = _bits(count)
+    flags = (packed[:, None].long() >> torch.arange(8, device=packed.device)) & 1
+    flags = flags.flatten()[: groups * bits].view(groups, bits)
+    index = (flags << torch.arange(bits, device=packed.device)).sum(dim=1)
+    return nn.functional.one_hot(index, count).bool()
+
+
+def _bits(count: int) -> int:
+    return max(0, count - 1).bit_length()
+
+
+def _to_groups(tensor: Tensor, m: int, axis: int) -> Tensor:
+    return tensor.movedim(axis, -1).reshape(-1, m)
+
+
+def _from_groups(groups: Tensor, like: Tensor, axis: int) -> Tensor:
+    lines = like.movedim(axis, -1).shape
+    return groups.reshape(lines).movedim(-1, axis)
+
+
+class _Combine(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, scores: Tensor, mask: Tensor, alive: Tensor, table: Tensor, axis: int
+    ) -> Tensor:
+        ctx.save_for_backward(weight, mask, alive, table)
+        ctx.axis, ctx.dtype = axis, scores.dtype
+        return weight * mask
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        weight, mask, alive, table = ctx.saved_tensors
+        of_weight = grad * mask if ctx.needs_input_grad[0] else None
+        of_scores = None
+        if ctx.needs_input_grad[1]:
+            with torch.autocast(grad.device.type, enabled=False):
+                member = _to_groups(grad * weight, table.shape[1], ctx.axis).to(ctx.dtype)
+                of_scores = (member @ table.T.to(ctx.dtype).contiguous()).mul_(alive)
+        return of_weight, of_scores, None, None, None, None
+
+
+class _Chosen(torch.autograd.Function):
+    """The mask after the schedule, with zero gradients for scores that a reducer still waits for."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(scores, mask)
+        return weight * mask
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        scores, mask = ctx.saved_tensors
+        return grad * mask, torch.zeros_like(scores), None
+
+
+class LbcWeight(SparseWeight):
+    """One weight's candidates, their scores and which of them are left.
+
+    Attributes:
+        scores: float32 (G, C), a parameter; groups in the order of the weight with its reduction axis last.
+        alive: Bool (G, C).
+        table: The candidates, (C, M).
+        learning: Whether more than one candidate a group is left; forward reads this and no step number,
+            which a compiled model would be compiled anew for.
+    """
+
+    nm2trt_method: ClassVar[str] = "lbc"
+    mask_follows_weight: ClassVar[bool] = False
+    saves_mask: ClassVar[bool] = False
+    options: LbcOptions
+    alive: Tensor
+    table: Tensor
+
+    def __init__(
+        self, weight: Tensor, pattern: NMPattern, *, axis: int, options: Any, total_steps: int | None = None
+    ) -> None:
+        super().__init__(weight, pattern, axis=axis, options=options, total_steps=total_steps)
+        count = math.comb(pattern.m, pattern.n)
+        if count > options.max_candidates:
+            raise SparsifyError(
+                f"{pattern} has {count} combinations a group, more than "
+                f"max_candidates={options.max_candidates}: scores outgrow the weights; use sr-ste for it"
+            )
+        groups = weight.numel() // pattern.m
+        self.scores = nn.Parameter(torch.empty(groups, count, device=weight.device))
+        self.register_buffer("alive", torch.ones(groups, count, dtype=torch.bool, device=weight.device))
+        self.register_buffer("table", candidates(pattern).to(weight.device), persistent=False)
+        self.start_again(weight)
+
+    @classmethod
+    def has_schedule(cls, _options: Any) -> bool:
+        """Candidates are removed on a schedule."""
+        return True
+
+    @property
+    def end_step(self) -> int:
+        """The step after which one candidate a group is left."""
+        return max(1, round((self.total_steps or 0) * self.options.end))
+
+    def left(self) -> int:
+        """Return r(t) at the steps taken."""
+        return survivors(
+            self.updates, end_step=self.end_step, count=self.table.shape[0], exponent=self.options.exponent
+        )
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Zero what no surviving candidate contains."""
+        combined: Tensor
+        if self.learning:
+            args = (weight, self.scores, self.mask, self.alive, self.table, self.axis)
+            combined = _Combine.apply(*args)  # type: ignore[no-untyped-call]
+        elif self.scores.requires_grad:
+            combined = _Chosen.apply(weight, self.scores, self.mask)  # type: ignore[no-untyped-call]
+        else:
+            combined = weight * self.mask
+        return combined
+
+    def first_mask(self, weight: Tensor) -> Tensor:
+        """Return the union of all candidates: every entry."""
+        return torch.ones_like(weight, dtype=torch.bool)
+
+    def new_mask(self, weight: Tensor) -> Tensor | None:
+        """Remove the lowest scores where the schedule asks for fewer survivors."""
+        left = self.left()
+        if left >= self._survivors:
+            return None
+        scores = full(self.scores).detach()
+        if not bool(torch.isfinite(scores).all()):
+            raise SparsifyError("a score is NaN or infinite; lower the learning rate or clip the gradients")
+        ranked = torch.where(self.alive, scores, -math.inf)
+        self.alive &= nm_mask(ranked, NMPattern(left, self.table.shape[0]), axis=1)
+        self._settle(left)
+        return self._union(weight)
+
+    def follow(self, other: SparseWeight) -> None:
+        """Take over schedule, survivors and mask from the weight that this one is a copy of."""
+        super().follow(other)
+        if isinstance(other, LbcWeight):
+            self.alive.copy_(other.alive)
+            self._settle(other._survivors)
+
+    @torch.no_grad()
+    def after_load(self, weight: Tensor) -> None:
+        """Set the mask from the survivors that were loaded."""
+        super().after_load(weight)
+        if not self.loads_dense:
+            self._settle(int(self.alive[0].sum()))
+            self.mask.copy_(self._union(full(weight)))
+
+    @torch.no_grad()
+    def start_again(self, weight: Tensor) -> None:
+        """Make all candidates alive with equal scores, whose sum for each weight is 1."""
+        super().start_again(weight)
+        self.scores.fill_(1 / math.comb(self.pattern.m - 1, self.pattern.n - 1))
+        self.alive.fill_(True)
+        self._settle(self.table.shape[0])
+
+    def unfinished(self) -> str | None:
+        """Say which step leaves one candidate, when that lies ahead."""
+        if self._survivors == 1:
+            return None
+        return (
+            f"{self._survivors} candidates a group are left at step {self.updates}, one after {self.end_step}"
+        )
+
+    def telemetry(self) -> dict[str, float]:
+        """Return how many candidates a group are left."""
+        return {"survivors": self._survivors}
+
+    def saved(self) -> dict[str, Tensor]:
+        """Return pattern and steps, and at the end the packed winners in place of scores and survivors."""
+        winner = {"winner": pack_winners(self.alive)} if self._survivors == 1 else {}
+        return {**super().saved(), **winner}
+
+    def known_keys(self) -> set[str]:
+        """Return every key that a state may have."""
+        return {*super().known_keys(), "winner"}
+
+    def restore(self, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Unpack the winners."""
+        super().restore(saved)
+        if "winner" not in saved:
+            return {}
+        groups, count = self.alive.shape
+        alive = unpack_winners(saved["winner"].to(self.alive.device), groups=groups, count=count)
+        return {"alive": alive, "scores": self.scores.detach()}
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self._survivors == 1:
+            del destination[f"{prefix}scores"], destination[f"{prefix}alive"]
+
+    def _settle(self, left: int) -> None:
+        """Note how many survive; at the last one the scores are no longer trained."""
+        self._survivors = left
+        self.learning = left > 1
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        # DDP and FSDP wait for the gradient of every parameter that they were built with.
+        if not distributed:
+            self.scores.requires_grad_(left > 1)
+            self.scores.grad = None if left == 1 else self.scores.grad
+
+    def _union(self, weight: Tensor) -> Tensor:
+        return _from_groups((self.alive.to(self.table.dtype) @ self.table) > 0, weight, self.axis)

@@ -1,0 +1,98 @@
+"""Magnitude pruning with a mask that stays: one-shot, fine-tuned, or gradual.
+
+The N largest magnitudes of each group are kept once, and the rest gets no gradient. Without training this
+is one-shot pruning; with it, the fine-tuning of a fixed mask from a dense model. `gradual=True` keeps
+
+    n(t) = N + ceil((M - N) (1 - t / t_end)^3)
+
+of each M at step t, so that pruning is spread over the first `end` of the run; what is pruned stays pruned.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from nm2trt.errors import SparsifyError
+from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.torch_mask import nm_mask
+from nm2trt.sparsity.core.parametrization import SparseWeight
+
+__all__ = ["MagnitudeOptions", "MagnitudeWeight"]
+
+
+@dataclass(frozen=True, slots=True)
+class MagnitudeOptions:
+    """Options of magnitude pruning.
+
+    Args:
+        gradual: Start dense and prune step by step; needs `total_steps`.
+        end: Share of `total_steps` after which the pattern holds.
+
+    Raises:
+        SparsifyError: `end` is not in (0, 1].
+    """
+
+    gradual: bool = False
+    end: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.end <= 1:
+            raise SparsifyError(f"end must be above 0 and at most 1, a share of total_steps, not {self.end}")
+
+
+class MagnitudeWeight(SparseWeight):
+    """A mask by magnitude that no later step revives."""
+
+    nm2trt_method: ClassVar[str] = "magnitude"
+    mask_follows_weight: ClassVar[bool] = False
+    saves_mask: ClassVar[bool] = True
+    options: MagnitudeOptions
+
+    @classmethod
+    def has_schedule(cls, options: Any) -> bool:
+        """Only gradual pruning has one."""
+        return bool(options.gradual)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Zero the pruned entries; they get no gradient."""
+        return weight * self.mask
+
+    def kept(self, step: int) -> int:
+        """Return how many of each M are kept at a step."""
+        if not self.options.gradual:
+            return self.pattern.n
+        last = self._last_step()
+        left = 1 - min(max(step, 0), last) / last
+        return self.pattern.n + math.ceil((self.pattern.m - self.pattern.n) * left**3)
+
+    def first_mask(self, weight: Tensor) -> Tensor:
+        """Return the N:M mask, or an all-true one when pruning is gradual."""
+        if self.options.gradual:
+            return torch.ones_like(weight, dtype=torch.bool)
+        return super().first_mask(weight)
+
+    def new_mask(self, weight: Tensor) -> Tensor | None:
+        """Prune further when the schedule says so."""
+        kept = self.kept(self.updates)
+        if kept == self.kept(self.updates - 1) and self.updates > 0:
+            return None
+        score = torch.where(self.mask, weight.abs(), -1)
+        return nm_mask(score, NMPattern(kept, self.pattern.m), axis=self.axis)
+
+    def unfinished(self) -> str | None:
+        """Say which step ends the schedule, when that lies ahead."""
+        if self.kept(self.updates) == self.pattern.n:
+            return None
+        return f"gradual pruning ends at step {self._last_step()}, and {self.updates} were taken"
+
+    def telemetry(self) -> dict[str, float]:
+        """Return how many of each M are kept now."""
+        return {"kept_of_m": self.kept(self.updates)}
+
+    def _last_step(self) -> int:
+        return max(1, round((self.total_steps or 0) * self.options.end))

@@ -1,0 +1,1 @@
+"""SpRe: a second convolution branch at the kernel positions that matter most."""

@@ -1,0 +1,96 @@
+"""Options and base weights of SpRe; the method itself is `nm2trt.sparsity.spre.session`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+from torch import Tensor
+
+from nm2trt.errors import SparsifyError
+from nm2trt.nm.torch_mask import magnitude_mask
+from nm2trt.sparsity.methods.magnitude import MagnitudeWeight
+from nm2trt.sparsity.methods.sr_ste import SrSteWeight
+
+__all__ = ["SpReFixedWeight", "SpReOptions", "SpReWeight"]
+
+Base = Literal["sr-ste", "magnitude"]
+Spatial = Literal["denser", "ones", "random", "inverted"]
+
+
+@dataclass(frozen=True, slots=True)
+class SpReOptions:
+    """Options of SpRe.
+
+    Args:
+        base: How the main branch is trained: "sr-ste", or "magnitude" for a mask fixed at the start, from a
+            dense model; the spatial mask is then fixed too.
+        lambda_w: SR-STE's decay of pruned entries in the main branch; the second branch has none.
+        decoupled: Apply that decay to the weight, not to its gradient.
+        pairs: (conv, BatchNorm) names, in place of those that torch.fx finds; only these get a branch.
+        interval: Optimizer steps between two updates of the spatial masks.
+        smoothing: Decay of the running mean of position sparsity, 0..1; 0 looks at the present step only.
+        freeze: Last share of `total_steps` in which the spatial masks stay.
+        spatial: Which kernel positions the branch has: "denser" is the method; "ones", "random" (as many
+            as "denser") and "inverted" are controls that tell what the choice is worth.
+        branch_norm: Give the branch a BatchNorm of its own; False is a control.
+        seed: Of the branches' initial weights and of `spatial="random"`; None takes torch's generator.
+
+    Raises:
+        SparsifyError: A value is out of range.
+    """
+
+    base: Base = "sr-ste"
+    lambda_w: float = 2e-4
+    decoupled: bool = False
+    pairs: tuple[tuple[str, str], ...] | list[tuple[str, str]] | dict[str, str] | None = None
+    interval: int = 1
+    smoothing: float = 0.0
+    freeze: float = 0.0
+    spatial: Spatial = "denser"
+    branch_norm: bool = True
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.base not in get_args(Base):
+            raise SparsifyError(f'base must be "sr-ste" or "magnitude", not {self.base!r}')
+        if self.spatial not in get_args(Spatial):
+            raise SparsifyError(
+                f"spatial must be one of {', '.join(get_args(Spatial))}, not {self.spatial!r}"
+            )
+        if not math.isfinite(self.lambda_w):
+            raise SparsifyError(f"lambda_w must be a finite number, not {self.lambda_w}; the default is 2e-4")
+        if not isinstance(self.interval, int) or self.interval < 1:
+            raise SparsifyError(f"interval must be a whole number of steps from 1 on, not {self.interval!r}")
+        if not 0 <= self.smoothing < 1:
+            raise SparsifyError(f"smoothing must be at least 0 and below 1, not {self.smoothing}")
+        if not 0 <= self.freeze <= 1:
+            raise SparsifyError(f"freeze is a share of total_steps, 0 to 1, not {self.freeze}")
+
+
+class SpReWeight(SrSteWeight):
+    """The main branch, and every sparse weight without a branch: SR-STE."""
+
+    nm2trt_method: ClassVar[str] = "spre"
+    options: SpReOptions  # type: ignore[assignment]
+
+
+class SpReFixedWeight(MagnitudeWeight):
+    """The same with a mask fixed at the start."""
+
+    nm2trt_method: ClassVar[str] = "spre"
+    options: SpReOptions  # type: ignore[assignment]
+
+    @classmethod
+    def has_schedule(cls, _options: Any) -> bool:
+        """Pruning is not gradual here."""
+        return False
+
+    def kept(self, step: int) -> int:  # noqa: ARG002 - the same at every step
+        """Return N at every step."""
+        return self.pattern.n
+
+    def first_mask(self, weight: Tensor) -> Tensor:
+        """Return the mask that stays."""
+        return magnitude_mask(weight, self.pattern, axis=self.axis)

@@ -1,0 +1,1 @@
+"""Latency: interleaved timing, its files, the machine's state."""

@@ -1,0 +1,136 @@
+"""Times from files: trtexec's `--exportTimes`, and an earlier benchmark to compare with."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nm2trt.errors import DataError, InputError
+from nm2trt.files import check_input
+from nm2trt.measure import Latency
+from nm2trt.validation.latency.bench import Benchmark, Ratio, Timing, ratio_of
+
+__all__ = ["Comparability", "compare_with", "read_trtexec", "with_recorded"]
+
+# What says nothing of how the times were taken.
+_SELF = frozenset({"models"})
+
+
+@dataclass(frozen=True, slots=True)
+class Comparability:
+    """An earlier benchmark beside this one.
+
+    Args:
+        ratios: This one's medians over the earlier ones', by session and batch size.
+        differences: Sentences on conditions that are not the same.
+    """
+
+    ratios: tuple[Ratio, ...]
+    differences: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {"ratios": [ratio.to_json() for ratio in self.ratios], "differences": list(self.differences)}
+
+
+def read_trtexec(path: str | os.PathLike[str]) -> Timing:
+    """Read what `trtexec --exportTimes=FILE` wrote: latency with transfers, one entry a query.
+
+    Raises:
+        InputError: The file is missing.
+        DataError: It is no such file.
+    """
+    path = check_input(path, "a trtexec times")
+    data = _json(path)
+    try:
+        ms = tuple(float(entry["latencyMs"]) for entry in data)
+    except (TypeError, KeyError, ValueError) as error:
+        raise DataError(
+            f"{path} holds no times of trtexec; write them with trtexec --exportTimes={path.name}"
+        ) from error
+    if not ms:
+        raise DataError(f"{path} holds no time")
+    latency = Latency.of([one / 1e3 for one in ms])
+    return Timing(str(path), None, latency, ms, source="trtexec, H2D + compute + D2H")
+
+
+def with_recorded(benchmark: Benchmark, recorded: tuple[Timing, ...], *, anyway: bool) -> Benchmark:
+    """Put recorded times beside measured ones; ratios across them only `anyway`."""
+    if not recorded:
+        return benchmark
+    timings = (*benchmark.timings, *recorded)
+    ratios, notes = benchmark.ratios, benchmark.notes
+    if anyway:
+        base = timings[0]
+        ratios += tuple(
+            ratio_of(one.name, base.name, one.batch, one.samples_ms, base.samples_ms)
+            for one in recorded
+            if one is not base
+        )
+    elif len(timings) > 1:
+        names = ", ".join(one.name for one in recorded)
+        note = f"{names}: taken by trtexec, which records no conditions, so no ratio is given; see --anyway"
+        notes = (*notes, note)
+    return Benchmark(
+        timings,
+        ratios,
+        benchmark.warmup,
+        benchmark.conditions,
+        benchmark.before,
+        benchmark.after,
+        benchmark.stopped,
+        notes,
+    )
+
+
+def compare_with(benchmark: Benchmark, earlier: str | os.PathLike[str], *, anyway: bool) -> Comparability:
+    """Divide this benchmark's medians by an earlier one's.
+
+    Args:
+        benchmark: What was measured now.
+        earlier: The JSON that `nm2trt bench` wrote before.
+        anyway: Compare although conditions differ.
+
+    Raises:
+        InputError: The file is missing, or conditions differ and `anyway` is False.
+        DataError: It is no benchmark, or has no session and batch size of this one.
+    """
+    path = check_input(earlier, "an earlier benchmark's JSON")
+    data = _json(path)
+    try:
+        conditions: Mapping[str, str] = dict(data["conditions"])
+        old = {
+            (str(entry["name"]), entry["batch"]): [float(one) for one in entry["samples_ms"]]
+            for entry in data["latencies"].values()
+        }
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise DataError(f"{path} is no benchmark; write one with nm2trt bench ... -o FILE.json") from error
+    differences = tuple(
+        f"{key}: {conditions.get(key, 'not recorded')} then, {benchmark.conditions.get(key, 'none')} now"
+        for key in sorted((set(conditions) | set(benchmark.conditions)) - _SELF)
+        if conditions.get(key) != benchmark.conditions.get(key)
+    )
+    if differences and not anyway:
+        raise InputError(
+            f"{path} was taken under other conditions ({'; '.join(differences)}); --anyway compares them"
+        )
+    ratios = tuple(
+        ratio_of(one.name, str(path), one.batch, one.samples_ms, old[one.name, one.batch])
+        for one in benchmark.timings
+        if old.get((one.name, one.batch))
+    )
+    if not ratios:
+        held = ", ".join(f"{name} at batch {batch}" for name, batch in old) or "nothing"
+        raise DataError(f"{path} has times of {held}, and none of what was measured now")
+    return Comparability(ratios, differences)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise DataError(f"{path} is no sound JSON") from error

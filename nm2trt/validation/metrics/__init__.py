@@ -1,0 +1,1 @@
+"""Scores by task: classification, detection, embeddings, text."""

@@ -1,0 +1,87 @@
+"""Metrics on embeddings: cosine to the reference's, and whether the nearest neighbour is of one class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nm2trt.errors import DataError
+from nm2trt.validation.metrics.scoring import (
+    EachSample,
+    Judged,
+    Request,
+    SampleScores,
+    choose_output,
+    require_finite,
+    require_truth,
+)
+
+__all__ = ["Retrieval", "make_cosine", "make_retrieval"]
+
+Array = npt.NDArray[Any]
+_EMBEDDING = "one output of embeddings, shape (n, size),"
+_QUERIES = 256
+
+
+def make_cosine(request: Request) -> EachSample:
+    """Score the cosine between the model's embedding of a sample and the reference's; its own is 1."""
+    output = choose_output(request, ranks=(2, 3), meaning=_EMBEDDING)
+
+    def score(batch: Judged) -> Array:
+        require_finite(batch.outputs[output], output, request.side)
+        a, b = (
+            one[output].reshape(len(one[output]), -1).astype(np.float64)
+            for one in (batch.outputs, batch.reference)
+        )
+        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        products = np.einsum("ij,ij->i", a, b)
+        both_zero = ~a.any(axis=1) & ~b.any(axis=1)
+        return np.where(norms > 0, products / np.where(norms > 0, norms, 1.0), both_zero)
+
+    return EachSample(score)
+
+
+class Retrieval:
+    """Keeps every embedding, normalised, as float32: memory grows with the samples; a `Scorer`.
+
+    Args:
+        output: The output of embeddings.
+        side: The model's side, for messages.
+    """
+
+    def __init__(self, output: str, side: str) -> None:
+        self._output, self._side = output, side
+        self._embeddings: list[npt.NDArray[np.float32]] = []
+        self._labels: list[Array] = []
+
+    def add(self, batch: Judged) -> None:
+        """See `Scorer.add`."""
+        labels = require_truth(batch.truth, "labels", "retrieval")
+        if labels.ndim != 1:
+            raise DataError(f"'labels' has shape {labels.shape}; retrieval takes one class a sample, (n,)")
+        rows = batch.outputs[self._output]
+        require_finite(rows, self._output, self._side)
+        rows = rows.reshape(len(rows), -1).astype(np.float32)
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        self._embeddings.append((rows / np.where(norms > 0, norms, 1)).astype(np.float32))
+        self._labels.append(labels)
+
+    def finish(self) -> SampleScores:
+        """Score 1 where the nearest other sample has the same label; of equal ones the first is nearest."""
+        everything, labels = np.concatenate(self._embeddings), np.concatenate(self._labels)
+        if len(everything) < 2:
+            raise DataError("retrieval needs two samples or more: each is looked up among the others")
+        right = np.empty(len(everything))
+        for start in range(0, len(everything), _QUERIES):
+            rows = np.arange(start, min(start + _QUERIES, len(everything)))
+            similar = everything[rows] @ everything.T
+            similar[np.arange(len(rows)), rows] = -np.inf
+            right[rows] = labels[similar.argmax(axis=1)] == labels[rows]
+        return SampleScores(right)
+
+
+def make_retrieval(request: Request) -> Retrieval:
+    """Score 1 where the nearest other sample, by cosine of this model's embeddings, has the same label."""
+    return Retrieval(choose_output(request, ranks=(2, 3), meaning=_EMBEDDING), request.side)

@@ -1,0 +1,1 @@
+"""Samples to run: npz, recipes, Polygraphy's JSON, and how they are fed."""

@@ -1,0 +1,144 @@
+"""Samples in an `.npz`, read from the archive a batch at a time.
+
+Memory does not grow with the number of samples; an array in Fortran order, whose samples do not lie one
+behind the other, is the exception.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib import format as npy
+
+from nm2trt.errors import DataError
+from nm2trt.files import check_input
+from nm2trt.validation.samples.samples import Batch, batch_of, checked_length, is_truth, spec_of
+
+__all__ = ["NpzSamples"]
+
+Array = npt.NDArray[Any]
+
+_UNSOUND = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError)
+
+
+class NpzSamples:
+    """Samples in an `.npz`, read from the archive as they are needed; a `Samples`.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: The file is missing, empty or may not be read.
+        DataError: It is no `.npz`, holds Python objects, or its arrays do not fit together.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = check_input(path, "an .npz")
+        try:
+            if _is_npy(self._path):
+                raise DataError("holds a single array; save inputs and labels with numpy.savez")
+            with zipfile.ZipFile(self._path) as archive:
+                self._headers = dict(_read_header(archive, member) for member in archive.namelist())
+        except _UNSOUND as error:
+            raise self._unsound(error) from error
+        try:
+            shapes = {name: header.shape for name, header in self._headers.items()}
+            dtypes = {name: header.dtype for name, header in self._headers.items()}
+            self._length = checked_length(shapes, dtypes)
+        except DataError as error:
+            raise DataError(f"{self._path}: {error}") from error
+        self.inputs = tuple(
+            spec_of(name, header.dtype, header.shape)
+            for name, header in self._headers.items()
+            if not is_truth(name)
+        )
+        self.truth = tuple(name for name in self._headers if is_truth(name))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """See `Samples.batches`."""
+        with contextlib.ExitStack() as stack:
+            try:
+                archive = stack.enter_context(zipfile.ZipFile(self._path))
+                columns = {
+                    name: _Column(stack.enter_context(archive.open(header.member)), header)
+                    for name, header in self._headers.items()
+                }
+            except _UNSOUND as error:
+                raise self._unsound(error) from error
+            for start in range(0, self._length, size):
+                count = min(size, self._length - start)
+                try:
+                    arrays = {name: column.take(start, count) for name, column in columns.items()}
+                except _UNSOUND as error:
+                    raise self._unsound(error) from error
+                yield batch_of(start, arrays)
+
+    def _unsound(self, error: Exception) -> DataError:
+        if isinstance(error, DataError):
+            return DataError(f"{self._path} {error}")
+        return DataError(f"{self._path} is not a sound .npz file; write it with numpy.savez")
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    member: str
+    dtype: np.dtype[Any]
+    fortran: bool
+    shape: tuple[int, ...]
+
+
+class _Column:
+    """One array of the archive, read front to back."""
+
+    def __init__(self, stream: IO[bytes], header: _Header) -> None:
+        self._stream, self._header = stream, header
+        self._whole = npy.read_array(stream, allow_pickle=False) if header.fortran else None
+        if self._whole is None:
+            _skip_header(stream)
+
+    def take(self, start: int, count: int) -> Array:
+        if self._whole is not None:
+            return self._whole[start : start + count]
+        header = self._header
+        shape = (count, *header.shape[1:])
+        wanted = header.dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+        data = self._stream.read(wanted)
+        if len(data) != wanted:
+            raise EOFError
+        array = np.frombuffer(data, dtype=header.dtype).reshape(shape)
+        return array.astype(header.dtype.newbyteorder("="), copy=False)
+
+
+def _is_npy(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX
+
+
+def _read_header(archive: zipfile.ZipFile, member: str) -> tuple[str, _Header]:
+    with archive.open(member) as stream:
+        shape, fortran, dtype = _skip_header(stream)
+    name = member.removesuffix(".npy")
+    if dtype.hasobject:
+        raise DataError("holds Python objects, which are not read; save plain arrays")
+    if dtype.kind not in "biufU":
+        raise DataError(f"holds {name!r} of dtype {dtype}; save plain arrays of numbers or text")
+    return name, _Header(member, dtype, fortran, shape)
+
+
+def _skip_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read an array's header, and leave the stream where its values begin."""
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    shape, fortran, dtype = readers[npy.read_magic(stream)](stream)
+    return shape, fortran, dtype

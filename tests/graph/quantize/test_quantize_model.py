@@ -1,0 +1,445 @@
+"""quantize: where pairs stand, what the numbers are, that zeros stay, and what is refused."""
+
+import json
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import nm2trt
+from nm2trt.backends.ort import OrtSession
+from nm2trt.cli import main
+from nm2trt.errors import DataError, InputError, ModelError
+from nm2trt.graph.quantize.number_formats import FORMATS, quantise_weight, scale_for
+from nm2trt.graph.storage.model import load, metadata
+from nm2trt.graph.storage.stage_metadata import read_lineage
+from nm2trt.graph.storage.tensors import read_tensor
+from nm2trt.graph.verify.verify_model import verify_model
+from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.plan import METADATA_KEY, Plan, PlanEntry
+from tests.graph.qdq_nets import NODE, Builder, every_value, residual_net, samples, transformer_net
+
+
+@pytest.fixture
+def folder(tmp_path):
+    onnx.save(residual_net(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=samples(), labels=np.zeros(12, np.int64))
+    return tmp_path
+
+
+def quantise(folder, **arguments):
+    arguments = {"calib": folder / "x.npz", "output": folder / "q.onnx", **arguments}
+    return nm2trt.quantize(folder / "m.onnx", **arguments)
+
+
+def tensors(path):
+    model = load(path)
+    return {t.name: read_tensor(t, model.root) for t in model.proto.graph.initializer}
+
+
+def readers(path, value):
+    return sorted(node.op_type for node in load(path).proto.graph.node if value in node.input)
+
+
+def test_every_layer_is_int8_in_and_out_but_the_last_which_leaves_the_model(folder):
+    report = quantise(folder)
+    assert all(layer.quantised for layer in report.layers)
+    assert [(island.consumer, island.code) for island in report.islands] == [("y", "output-float")]
+
+
+def test_pairs_stand_behind_kernels_and_not_inside(folder):
+    report = quantise(folder)
+    # "two" goes into the residual Add with its kernel; "one" and "stem" end behind their Relu.
+    assert list(report.scales) == ["x", "stem.relu", "one.relu", "sum.relu", "left.relu", "pool", "joined", "last", "flat"]  # fmt: skip
+    assert readers(folder / "q.onnx", "two") == ["Add"]
+    assert readers(folder / "q.onnx", "stem.relu") == ["QuantizeLinear"]
+    assert readers(folder / "q.onnx", "last") == ["QuantizeLinear"]
+
+
+def test_what_a_concat_joins_and_what_is_only_moved_share_a_scale(folder):
+    scales = quantise(folder).scales
+    assert scales["left.relu"] == scales["joined"] == scales["pool"] == scales["sum.relu"]
+    assert scales["x"] != scales["stem.relu"]
+
+
+def test_scales_are_the_largest_magnitude_over_127(folder):
+    report = quantise(folder, batch=5)
+    reached = every_value(residual_net(), {"x": samples()})
+    for value in ("x", "stem.relu", "one.relu", "last", "flat"):
+        largest = np.abs(reached[value]).max()
+        assert report.scales[value] == pytest.approx(largest / 127, rel=1e-5), value
+    shared = max(np.abs(reached[v]).max() for v in ("left.relu", "sum.relu", "joined", "pool"))
+    assert report.scales["joined"] == pytest.approx(shared / 127, rel=1e-5)
+
+
+def test_weights_are_rounded_channel_by_channel(folder):
+    quantise(folder)
+    before, after = tensors(folder / "m.onnx"), tensors(folder / "q.onnx")
+    for name in ("stem.weight", "two.weight", "fc.weight"):
+        assert after[name].dtype == np.int8
+        for channel, scale in enumerate(after[f"{name}_scale"]):
+            exact = before[name][channel] / scale
+            assert np.abs(exact - after[name][channel]).max() <= 0.5001
+            assert np.abs(after[name][channel]).max() == 127
+        assert not after[f"{name}_zero_point"].any()
+        assert not after[name][before[name] == 0].any()
+
+
+def test_what_held_holds_in_the_integer_domain(folder):
+    before = {row.weight: row for row in verify_model(folder / "m.onnx").weights}
+    report = quantise(folder)
+    rows = verify_model(folder / "q.onnx").weights
+    assert [row.weight for row in rows] == list(before)
+    for row in rows:
+        assert (row.pattern, row.dtype) == (before[row.weight].pattern, "int8")
+        assert row.eligible == ("no" if row.consumer == "y" or row.pattern != "holds" else "yes")
+    entry = read_lineage(load(folder / "q.onnx").proto)[-1]
+    assert (entry.stage, entry.parent, entry.child) == ("quantize int8", report.parent_mask_sha256, report.mask_sha256)  # fmt: skip
+
+
+def test_outputs_are_near_the_float_models(folder):
+    (item,) = quantise(folder).differences
+    assert item.name == "y"
+    assert 0 < item.max_relative < 0.05
+    assert item.cosine > 0.999
+
+
+def test_weights_may_stay_float_behind_a_pair(folder):
+    quantise(folder, float_weights=True)
+    after = tensors(folder / "q.onnx")
+    assert after["one.weight"].dtype == np.float32
+    assert all(
+        row.eligible == "yes" for row in verify_model(folder / "q.onnx").weights if row.consumer != "y"
+    )
+
+
+def test_excluded_layers_stay_float_and_are_listed_as_islands(folder):
+    report = quantise(folder, exclude=["stem", "fc.*"])
+    left = {layer.layer: layer.reason for layer in report.layers if not layer.quantised}
+    assert left == {"stem": "excluded by 'stem'", "y": "excluded by 'fc.*'"}
+    islands = {island.consumer: island.code for island in report.islands}
+    assert islands["stem"] == islands["y"] == "float"
+
+
+def test_depthwise_convolutions_stay_float_where_asked(tmp_path):
+    b = Builder()
+    w, v = b.weight("w", 8, 1, 3, 3), b.weight("v", 8, 4, 1, 1)
+    b.node("Conv", [b.conv("x", "plain", 8, 8), w], "depthwise", group=8, pads=[1] * 4)
+    onnx.save(b.model(b.node("Conv", ["depthwise", v], "grouped", group=2)), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=samples())
+    report = quantise(tmp_path, float_depthwise=True)
+    assert [layer.layer for layer in report.layers if not layer.quantised] == ["depthwise"]
+    assert all(layer.quantised for layer in quantise(tmp_path).layers)
+
+
+def test_a_sum_that_goes_on_in_float_stays_float(tmp_path):
+    onnx.save(transformer_net(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=samples(shape=(5, 16)))
+    report = quantise(tmp_path)
+    assert list(report.scales) == ["x", "r1", "a2", "norm", "m3"]
+    assert not report.islands
+    assert readers(tmp_path / "q.onnx", "sum") == ["LayerNormalization"]
+
+
+def test_a_weight_that_two_layers_read_is_stored_once(tmp_path):
+    b = Builder()
+    w = b.weight("w", 8, 8, 1, 1)
+    one = b.node("Relu", [b.node("Conv", ["x", w], "c1")], "r1")
+    onnx.save(b.model(b.node("Conv", [one, w], "c2")), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=samples())
+    quantise(tmp_path)
+    assert [a.dtype for n, a in tensors(tmp_path / "q.onnx").items() if n == "w"] == [np.int8]
+    assert all(row.pattern == "holds" for row in verify_model(tmp_path / "q.onnx").weights)
+
+
+def test_a_weight_that_is_an_embedding_too_keeps_its_floats_and_the_plan_follows(tmp_path):
+    b = Builder()
+    table = b.weight("table", 32, 16)
+    rows = b.node("Gather", [table, b.constant("ids", np.arange(3))], "rows")
+    total = b.node("Add", ["x", b.node("ReduceSum", [rows], "bag", keepdims=0)], "total")
+    transposed = b.node("Transpose", [table], "transposed", perm=[1, 0])
+    model = b.model(b.node("MatMul", [total, transposed], "y"), shape=("n", 16))
+    plan = Plan((PlanEntry("table", NMPattern(2, 4), "", (16, 32), 0),), "test")
+    model.metadata_props.add(key=METADATA_KEY, value=plan.to_json())
+    onnx.save(model, tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=samples(shape=(16,)))
+    quantise(tmp_path)
+    report = verify_model(tmp_path / "q.onnx")
+    assert tensors(tmp_path / "q.onnx")["table"].dtype == np.float32
+    assert not report.missing
+    assert [(row.weight, row.pattern, row.dtype) for row in report.weights] == [
+        ("table_quantized", "holds", "int8")
+    ]
+
+
+def test_external_data_stays_external(folder):
+    onnx.save(
+        residual_net(), folder / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0
+    )
+    quantise(folder)
+    assert (folder / "q.onnx.data").is_file()
+    assert [row.pattern for row in verify_model(folder / "q.onnx").weights].count("holds") == 6
+
+
+def test_fp8_is_e4m3fn_and_keeps_the_zeros(tmp_path):
+    onnx.save(residual_net(opset=19), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=samples())
+    report = quantise(tmp_path, to="fp8")
+    after = tensors(tmp_path / "q.onnx")
+    assert after["one.weight"].dtype == ml_dtypes.float8_e4m3fn
+    assert report.scales["x"] == pytest.approx(np.abs(samples()).max() / 448, rel=1e-5)
+    assert [row.pattern for row in verify_model(tmp_path / "q.onnx").weights].count("holds") == 6
+    assert report.differences[0].max_relative < 0.1
+
+
+@pytest.mark.parametrize(("to", "opset", "target"), [("int8", 18, "sm80"), ("fp8", 19, "sm89")])
+def test_tensorrt_for_rtx_builds_it(tmp_path, to, opset, target):
+    pytest.importorskip("tensorrt_rtx")
+    onnx.save(residual_net(opset=opset), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=samples())
+    quantise(tmp_path, to=to)
+    options = ["--sparsity", "--target", target, "-o", str(tmp_path / "q.rtx")]
+    assert main(["build", str(tmp_path / "q.onnx"), *options]) == 0
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("axis", [0, 1, None])
+def test_rounding_is_to_the_nearest_number_of_the_format(form, axis):
+    weight = np.random.default_rng(3).standard_normal((5, 7)).astype(np.float32)
+    weight[2] = 0
+    done = quantise_weight(weight, form, axis)
+    scale = done.scale.reshape((-1, 1) if axis == 0 else (1, -1) if axis == 1 else ())
+    grid = np.arange(-127, 128.0) if form.name == "int8" else np.arange(256, dtype=np.uint8).view(form.dtype).astype(np.float32)  # fmt: skip
+    grid = grid[np.isfinite(grid)]
+    gaps = np.abs(weight[..., None] / np.broadcast_to(scale, weight.shape)[..., None] - grid)
+    chosen = np.abs(weight / scale - done.numbers.astype(np.float32))
+    assert chosen == pytest.approx(gaps.min(-1), abs=1e-5)
+    assert done.lost == np.count_nonzero((weight != 0) & (done.numbers.astype(np.float32) == 0))
+
+
+def test_a_range_of_nothing_but_zeros_has_a_scale_all_the_same():
+    assert scale_for(0.0, FORMATS["int8"]) == 1.0
+    assert scale_for(1e-44, FORMATS["int8"]) == 1.0
+
+
+def test_constant_activations_are_noted_and_give_no_nan(folder):
+    np.savez(folder / "x.npz", x=np.zeros((4, 8, 6, 6), np.float32))
+    report = quantise(folder)
+    assert "'x' is 0 for all samples" in report.notes
+    assert report.scales["x"] == 1.0
+    assert np.isfinite(report.differences[0].max_abs)
+
+
+def test_unfused_batchnorms_are_noted(tmp_path):
+    b = Builder()
+    norm = [b.constant(name, np.ones(8, np.float32)) for name in "gbmv"]
+    onnx.save(
+        b.model(b.node("BatchNormalization", [b.conv("x", "c", 8, 8), *norm], "y")), tmp_path / "m.onnx"
+    )
+    np.savez(tmp_path / "x.npz", x=samples())
+    assert "run nm2trt fuse first" in quantise(tmp_path).notes[0]
+
+
+def old(folder):
+    onnx.save(residual_net_without_hardswish(12), folder / "m.onnx")
+
+
+def residual_net_without_hardswish(opset):
+    b = Builder()
+    return b.model(b.conv("x", "c", 8, 8), opset=opset)
+
+
+def twice(folder):
+    quantise(folder)
+    (folder / "q.onnx").rename(folder / "m.onnx")
+
+
+def half(folder):
+    model = onnx.load(folder / "m.onnx")
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(
+            numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name)
+        )
+    onnx.save(model, folder / "m.onnx")
+
+
+def samples_of(**arrays):
+    return lambda folder: np.savez(folder / "x.npz", **arrays)
+
+
+X = samples()
+BAD = np.where(np.arange(X.size).reshape(X.shape) == 70, np.nan, X).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "kind", "words"),
+    [
+        pytest.param(old, {}, ModelError, "opset 12; int8 needs opset 13 or newer", id="old-opset"),
+        pytest.param(None, {"to": "fp8"}, ModelError, "opset 18; fp8 needs opset 19", id="fp8-opset"),
+        pytest.param(twice, {}, ModelError, "is quantised already: QuantizeLinear", id="twice"),
+        pytest.param(half, {}, ModelError, "is float16; quantise the float32 model", id="fp16"),
+        pytest.param(None, {"exclude": ["nothing*"]}, InputError, "'nothing\\*' matches no layer; the model has stem", id="glob"),
+        pytest.param(None, {"exclude": ["*"]}, ModelError, "no Conv, Gemm or MatMul to quantise", id="all-excluded"),
+        pytest.param(None, {"to": "int4"}, InputError, "cannot quantise to 'int4'; choose int8 or fp8", id="format"),
+        pytest.param(None, {"method": "best"}, InputError, "'best' is no calibration method; choose minmax", id="method"),
+        pytest.param(None, {"method": "percentile", "percentile": 7}, InputError, "a percentile of 7", id="percentile"),
+        pytest.param(None, {"calib": "none.npz"}, InputError, "none.npz does not exist", id="missing"),
+        pytest.param(samples_of(z=X), {}, DataError, r"inputs are \['x'\], the samples have \['z'\]", id="names"),
+        pytest.param(samples_of(x=X[:, :4]), {}, DataError, r"takes shape nx8x6x6, the samples have \(4, 4, 6, 6\)", id="shape"),
+        pytest.param(samples_of(x=(X * 9).astype(np.uint8)), {}, DataError, "takes float32, the samples have uint8", id="dtype"),
+        pytest.param(samples_of(x=BAD), {}, DataError, "input 'x' holds NaN or infinity", id="nan"),
+        pytest.param(samples_of(x=X[:0]), {}, DataError, "holds no sample", id="none"),
+        pytest.param(samples_of(x=X, z=X[:3]), {}, DataError, "do not have one sample each", id="lengths"),
+        pytest.param(samples_of(labels=X), {}, DataError, "holds no array", id="only-labels"),
+        pytest.param(samples_of(x=np.full_like(X, 3e38)), {}, DataError, "becomes NaN or infinite inside the model", id="overflow"),
+        pytest.param(None, {"output": "m.onnx"}, InputError, "the output m.onnx is the input", id="same"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_sentence_and_leaves_nothing(folder, monkeypatch, change, arguments, kind, words):
+    if change is not None:
+        change(folder)
+    monkeypatch.chdir(folder)
+    with pytest.raises(kind, match=words):
+        quantise(folder, **{"output": "out.onnx", **arguments})
+    assert not (folder / "out.onnx").exists()
+
+
+@pytest.mark.parametrize("command", ["quantize", "cast"])
+@pytest.mark.parametrize(
+    ("output", "cache", "words"),
+    [
+        pytest.param("x.npz", "c.npz", "output x.npz is the file of samples", id="output"),
+        pytest.param("q.onnx", "x.npz", "cache x.npz is the file of samples", id="samples"),
+        pytest.param("q.onnx", "m.onnx", "cache m.onnx is the model", id="model"),
+        pytest.param("q.onnx", "q.onnx", "cache q.onnx is the output", id="both"),
+        pytest.param("q.onnx", "w.data", "w.data holds weights of m.onnx", id="weights"),
+    ],
+)
+def test_nothing_that_is_read_is_replaced(folder, monkeypatch, capsys, command, output, cache, words):
+    monkeypatch.chdir(folder)
+    onnx.save(onnx.load("m.onnx"), "m.onnx", save_as_external_data=True, location="w.data", size_threshold=0)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    arguments = [command, "m.onnx", "--calib", "x.npz", "-o", output, "--cache", cache]
+    assert main([*arguments, "--to", "int8" if command == "quantize" else "fp16"]) == 2
+    assert words in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_recipe_that_names_a_missing_file_is_refused(folder, capsys):
+    pytest.importorskip("pydantic")
+    recipe = folder / "r.yaml"
+    recipe.write_text("source: {kind: npz, path: gone.npz}\ncount: 4\ninput: x\n")
+    status = main(["quantize", str(folder / "m.onnx"), "--calib", str(recipe)])
+    assert status == 2
+    assert "gone.npz does not exist" in capsys.readouterr().err
+
+
+def test_an_interruption_leaves_a_cache_and_no_model(folder, monkeypatch, capsys):
+    whole = quantise(folder, output=folder / "whole.onnx").scales
+    run, batches = OrtSession.run, []
+
+    def stopped(self, feeds):
+        batches.append(feeds)
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        return run(self, feeds)
+
+    monkeypatch.setattr(OrtSession, "run", stopped)
+    words = [
+        "quantize",
+        str(folder / "m.onnx"),
+        "--calib",
+        str(folder / "x.npz"),
+        "-o",
+        str(folder / "q.onnx"),
+    ]
+    assert main(words) == 130
+    assert "stopped after 8 of 12 samples; what was found is in" in capsys.readouterr().err
+    assert not (folder / "q.onnx").exists()
+    assert (folder / "q.ranges.npz").is_file()
+    monkeypatch.setattr(OrtSession, "run", run)
+    report = quantise(folder)
+    assert (report.ranges.reused, report.scales) == (8, whole)
+
+
+def test_a_recipe_calibrates_like_its_arrays(folder):
+    pytest.importorskip("pydantic")
+    recipe = folder / "r.yaml"
+    recipe.write_text("source: {kind: npz, path: x.npz}\ncount: 12\ninput: x\nbatch: 3\n")
+    assert quantise(folder, calib=recipe).scales == quantise(folder).scales
+
+
+def test_the_command_prints_what_was_done(folder, capsys):
+    arguments = ["quantize", str(folder / "m.onnx"), "--calib", str(folder / "x.npz"), "--exclude", "stem"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "excluded by 'stem'" in printed
+    assert "5 of 6 layers compute in int8, 4 of them in and out" in printed
+    assert (folder / "m.int8.onnx").is_file()
+    assert main([*arguments, "--json", "-o", str(folder / "other.onnx")]) == 0
+    assert json.loads(capsys.readouterr().out)["calibration"]["samples"] == 12
+
+
+def test_a_body_is_left_in_float(tmp_path):
+    b = Builder()
+    w = b.weight("w", 8, 8, 1, 1)
+    c = b.node("Conv", ["x", w], "c")
+    body = helper.make_graph([NODE("Conv", ["c", w], ["inner"], "inner")], "body", [], [helper.make_tensor_value_info("inner", TensorProto.FLOAT, None)])  # fmt: skip
+    b.constant("yes", np.array(True))
+    b.nodes.append(NODE("If", ["yes"], ["y"], "if", then_branch=body, else_branch=body))
+    onnx.save(b.model("y"), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=samples())
+    report = quantise(tmp_path)
+    assert c == "c"
+    assert {layer.layer for layer in report.layers if not layer.quantised} == {"if/then_branch/inner", "if/else_branch/inner"}  # fmt: skip
+    assert metadata(load(tmp_path / "q.onnx").proto)
+
+
+def fixed_net(dtype=TensorProto.FLOAT):
+    b = Builder()
+    model = b.model(b.node("MatMul", [b.node("Relu", ["x"], "r"), b.weight("w", 4, 4)], "y"), shape=(8, 4))
+    if dtype != TensorProto.FLOAT:
+        model.graph.node[1].input[:] = ["r16", "w16"]
+        model.graph.node[1].output[0] = "y16"
+        cast = [("r", "r16", dtype), ("w", "w16", dtype), ("y16", "y", TensorProto.FLOAT)]
+        nodes = [NODE("Cast", [a], [b], b, to=to) for a, b, to in cast]
+        old = [onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node]
+        del model.graph.node[:]
+        model.graph.node.extend([old[0], *nodes[:2], old[1], nodes[2]])
+    return model
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile"])
+def test_fewer_samples_than_a_fixed_batch_serve_again_from_the_cache(tmp_path, method):
+    onnx.save(fixed_net(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=samples(5, shape=(4,)))
+    once, again = (quantise(tmp_path, method=method) for _ in range(2))
+    assert (once.ranges.reused, again.ranges.reused) == (0, 5)
+    assert again.differences[0].max_abs == pytest.approx(once.differences[0].max_abs)
+
+
+def test_a_float32_weight_that_is_read_as_fp16_is_refused(tmp_path):
+    onnx.save(fixed_net(TensorProto.FLOAT16), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=samples(8, shape=(4,)))
+    with pytest.raises(ModelError, match=r"weight 'w' .* is float16; quantise the float32 model"):
+        quantise(tmp_path, compare=False)
+    assert not (tmp_path / "q.onnx").exists()
+
+
+@pytest.mark.parametrize("verb", ["quantize", "cast"])
+def test_a_weight_that_stays_float_for_another_layer_keeps_its_place_in_the_plan(tmp_path, verb):
+    b = Builder()
+    weight = b.weight("w", 32, 32, axis=0)
+    first = b.node("Relu", [b.node("MatMul", ["x", weight], "one")], "r")
+    onnx.save(b.model(b.node("MatMul", [first, weight], "two"), shape=("n", 32)), tmp_path / "d.onnx")
+    nm2trt.prune(tmp_path / "d.onnx", tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=samples(8, shape=(32,)))
+    if verb == "quantize":
+        quantise(tmp_path, exclude=["two"])
+    else:
+        nm2trt.cast(tmp_path / "m.onnx", tmp_path / "q.onnx", keep=["two"])
+    plan = Plan.from_json(metadata(load(tmp_path / "q.onnx").proto)[METADATA_KEY])
+    suffix = "quantized" if verb == "quantize" else "fp16"
+    assert [entry.weight for entry in plan.sparse] == ["w", f"w_{suffix}"]

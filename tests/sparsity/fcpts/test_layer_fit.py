@@ -1,0 +1,149 @@
+"""The layer-wise fit: least squares over kept weights, and BatchNorm statistics that change nothing when dense."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.torch_mask import magnitude_mask
+from nm2trt.sparsity.fcpts.calibration_batches import read_batches
+from nm2trt.sparsity.fcpts.layer_fit import LayerFit, masked_regression
+from nm2trt.sparsity.sparsify import sparsify
+
+
+def ridge_by_row(rows, wanted, mask, start):
+    """Solve every output on its own, with numpy."""
+    x, y = rows.double().numpy(), wanted.double().numpy()
+    share = 0.01 + 0.2 * x.shape[1] / len(x)
+    result = np.zeros(mask.shape)
+    for output, kept in enumerate(mask.numpy()):
+        inside = x[:, kept]
+        ridge = share * np.mean(np.square(x)) * np.eye(kept.sum())
+        near = start[output].double().numpy()[kept]
+        gram = inside.T @ inside / len(x)
+        target = inside.T @ y[:, output] / len(x) + ridge @ near
+        result[output, kept] = np.linalg.solve(gram + ridge, target)
+    return result
+
+
+def test_regression_is_that_of_every_output_alone():
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(16, 16, generator=generator)
+    rows = torch.randn(200, 16, generator=generator) @ mixing  # correlated inputs
+    start = torch.randn(6, 16, generator=generator)
+    wanted = rows @ torch.randn(16, 6, generator=generator)
+    mask = torch.rand(6, 16, generator=generator) < 0.5
+    found = masked_regression(rows, wanted, mask, start)
+    assert torch.equal(found != 0, mask)
+    np.testing.assert_allclose(found, ridge_by_row(rows, wanted, mask, start), atol=1e-3)
+
+
+def convolutions():
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1, dilation=1),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(32, 10),
+    )
+
+
+def signals():
+    return nn.Sequential(
+        nn.Conv1d(16, 32, (5,), padding=2), nn.BatchNorm1d(32), nn.ReLU(), nn.Conv1d(32, 16, 3)
+    )
+
+
+def tokens():
+    return nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
+
+
+CASES = {
+    "convolutions": (convolutions, (3, 12, 12)),
+    "signals": (signals, (16, 20)),
+    "tokens": (tokens, (7, 16)),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    make, shape = CASES[request.param]
+    model = make()
+    batches = [torch.randn(32, *shape) for _ in range(8)]
+    for batch in batches:  # statistics that are not those of the start
+        model.train()(batch)
+    return model.eval(), batches
+
+
+@torch.no_grad()
+def test_a_dense_model_stays_as_it_is(case):
+    model, batches = case
+    dense = copy.deepcopy(model)
+    layers = [name for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
+    fit = LayerFit(model, read_batches(batches, max_samples=1000), layers, samples=1000)
+    modules = dict(model.named_modules())
+    masks = {name: torch.ones_like(modules[name].weight, dtype=torch.bool) for name in layers}
+    fit.apply(masks, {name: modules[name].weight for name in layers})
+    for batch in batches:
+        torch.testing.assert_close(model(batch), dense(batch), atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_a_pruned_model_comes_nearer_also_on_data_not_seen(case):
+    model, batches = case
+    fresh = torch.randn(64, *batches[0].shape[1:])
+    wanted = model(fresh)
+    distance = {}
+    for layer_fit in (False, True):
+        pruned = copy.deepcopy(model)
+        session = sparsify(
+            pruned, method="fcpts", calibration=batches, loss="mse", steps=0, layer_fit=layer_fit
+        )
+        weights = {w.name: w.sparse.mask.clone() for w in session.weights}
+        report = session.report()
+        session.finalize()
+        distance[layer_fit] = float((pruned(fresh) - wanted).square().mean())
+        for name, mask in weights.items():
+            expected = magnitude_mask(model.get_parameter(name), NMPattern(2, 4), axis=1)
+            assert torch.equal(mask, expected)
+            assert not pruned.get_parameter(name)[~mask].any()
+    assert distance[True] < 0.7 * distance[False]
+    assert report["loss_fitted"] < report["loss_before"]
+
+
+@pytest.mark.parametrize("allocation", ["learned", "erk"])
+def test_unstructured_keeps_its_exact_count(allocation):
+    model = convolutions().eval()
+    batches = [torch.randn(16, 3, 12, 12) for _ in range(4)]
+    session = sparsify(
+        model, method="fcpts", pattern=None, rate=0.6, calibration=batches,
+        allocation=allocation, steps=4, layer_fit=True,
+    )  # fmt: skip
+    sizes = [w.sparse.mask.numel() for w in session.weights]
+    zeros = sum(int((~w.sparse.mask).sum()) for w in session.weights)
+    assert zeros == round(0.6 * sum(sizes))
+    session.finalize()
+
+
+def test_grouped_convolutions_and_reused_layers_are_left_alone():
+    shared = nn.Linear(16, 16)
+    model = nn.Sequential(shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(16, 16)).eval()
+    session = sparsify(
+        model, method="fcpts", calibration=[torch.randn(32, 16)], loss="mse", steps=0, layer_fit=True
+    )
+    assert session.report()["loss_fitted"] < session.report()["loss_before"]
+    grouped = nn.Sequential(nn.Conv2d(32, 32, 3, groups=2), nn.ReLU(), nn.Conv2d(32, 16, 1)).eval()
+    before = grouped[0].weight.detach().clone()
+    sparsify(
+        grouped, method="fcpts", calibration=[torch.randn(8, 32, 6, 6)], loss="mse", steps=0, layer_fit=True
+    )
+    assert torch.equal(grouped[0].parametrizations.weight.original, before)

@@ -1,0 +1,40 @@
+"""The kit for a GPU machine fits the code: every module, attribute and test file that it names is here."""
+
+import ast
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "tools" / "gpu").glob("*.py"))
+
+
+def named(text):
+    """Return the (module, attribute) pairs that a script imports of this project."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names if alias.name.split(".")[0] == "nm2trt")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "nm2trt":
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_every_module_that_the_kit_imports_is_there(script):
+    for module, attribute in named(script.read_text()):
+        loaded = import_module(module)
+        if attribute and not hasattr(loaded, attribute):
+            import_module(f"{module}.{attribute}")
+
+
+def test_every_test_file_that_the_queue_runs_is_there():
+    paths = re.findall(r'"\$P"/(tests/\S+\.py)', (ROOT / "tools" / "gpu" / "queue.sh").read_text())
+    assert paths
+    assert [path for path in paths if not (ROOT / path).is_file()] == []
+
+
+def test_a_module_that_moved_is_seen():
+    (pair,) = named("from nm2trt.engine.build_log import parse_build_log")
+    with pytest.raises(ModuleNotFoundError):
+        import_module(pair[0])

@@ -1,0 +1,351 @@
+"""Benchmarks: turns, warm-up, percentiles, files of others, and what conditions forbid."""
+
+import json
+
+import numpy as np
+import pytest
+
+from nm2trt.backends.protocol import TensorSpec
+from nm2trt.cli import main
+from nm2trt.errors import BackendError, DataError, InputError
+from nm2trt.measure import Latency, interleaved, rounds, warm_up
+from nm2trt.validation.latency import machine_state
+from nm2trt.validation.latency.bench import Timing, bench_sessions, ratio_of
+from nm2trt.validation.latency.bench_files import compare_with, read_trtexec, with_recorded
+from nm2trt.validation.latency.machine_state import parse_gpu_query
+from nm2trt.validation.samples.feeder import first_batch
+from tests.validation.validation_fakes import Lookup, one_hot
+
+TABLE = one_hot([0, 1, 2, 0])
+
+
+def feeds(session, size):
+    return {"row": np.arange(size, dtype=np.float32) % 4}
+
+
+def benched(*names, **options):
+    given = {"runs": 7, "warmup": 0, **options}
+    return bench_sessions({name: Lookup(TABLE) for name in names}, feeds, **given)
+
+
+def test_sessions_take_turns_and_none_always_follows_the_same():
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "abc"}
+    assert [set(taken) for taken in rounds(calls, 6)] == [set("abc")] * 6
+    assert "".join(order) == "abcbcacab" * 2
+
+
+def test_percentiles_are_numpys():
+    seconds = np.random.default_rng(0).random(50)
+    found = Latency.of(seconds)
+    assert [found.p50_ms, found.p90_ms, found.p95_ms, found.p99_ms] == pytest.approx(
+        1e3 * np.percentile(seconds, [50, 90, 95, 99])
+    )
+    low, high = np.percentile(seconds, [25, 75])
+    assert found.spread == pytest.approx((high - low) / np.median(seconds))
+
+
+class Clock:
+    """Time that passes only when a call says so."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr("nm2trt.measure.time.perf_counter", lambda: self.now)
+
+    def call(self, durations):
+        durations = iter(durations)
+
+        def run():
+            self.now += next(durations)
+
+        return run
+
+
+def test_warm_up_ends_when_medians_settle(monkeypatch):
+    clock = Clock(monkeypatch)
+    slow_start = [5.0] * 10 + [2.0] * 10 + [1.0] * 30
+    found = warm_up({"a": clock.call(slow_start), "b": clock.call([1.0] * 50)}, least=5, most=50, most_s=1e9)
+    assert (found.runs, found.stable) == (40, True)
+
+
+def test_warm_up_has_its_fewest_runs(monkeypatch):
+    clock = Clock(monkeypatch)
+    found = warm_up({"a": clock.call([1.0] * 100)}, least=45, most=100, most_s=1e9)
+    assert (found.runs, found.stable) == (50, True)
+
+
+def test_one_run_of_warm_up_leaves_two_medians_to_compare():
+    assert benched("a", runs=1, warmup=1).warmup.runs == 20
+
+
+def test_warm_up_has_ends_though_it_never_settles(monkeypatch):
+    clock = Clock(monkeypatch)
+    doubling = [2.0 ** (index // 10) for index in range(100)]
+    assert not warm_up({"a": clock.call(doubling)}, least=5, most=50, most_s=1e9).stable
+    clock = Clock(monkeypatch)
+    found = warm_up({"a": clock.call(doubling)}, least=15, most=100, most_s=20.0)
+    assert (found.runs, found.stable) == (20, False)
+
+
+def test_interleaved_still_gives_latencies_by_name(monkeypatch):
+    clock = Clock(monkeypatch)
+    found = interleaved(
+        {"a": clock.call([9.0, 1.0, 1.0]), "b": clock.call([9.0, 2.0, 2.0])}, runs=2, warmup=1
+    )
+    assert {name: (t.p50_ms, t.runs) for name, t in found.items()} == {"a": (1000.0, 2), "b": (2000.0, 2)}
+
+
+def test_every_session_is_timed_at_every_batch():
+    found = benched("a", "b", batches=(1, 4), conditions={"backend": "lookup"})
+    assert [(t.name, t.batch, t.latency.runs) for t in found.timings] == [
+        ("a", 1, 7), ("b", 1, 7), ("a", 4, 7), ("b", 4, 7),
+    ]  # fmt: skip
+    for timing in found.timings:
+        assert timing.per_second == pytest.approx(1e3 * timing.batch / timing.latency.p50_ms)
+        assert len(timing.samples_ms) == 7
+    assert [(r.name, r.base, r.batch) for r in found.ratios] == [("b", "a", 1), ("b", "a", 4)]
+    assert all(r.low <= r.p50 <= r.high for r in found.ratios)
+    assert (found.conditions["backend"], found.conditions["CUDA graphs"]) == ("lookup", "none")
+    assert "host to host" in found.conditions["transfers"]
+    assert set(found.to_json()["latencies"]) == {"a (batch 1)", "a (batch 4)", "b (batch 1)", "b (batch 4)"}
+
+
+def test_a_session_whose_batch_is_fixed_runs_its_own_once():
+    fixed = Lookup(TABLE)
+    fixed.inputs = (TensorSpec("row", "float32", (3,)),)
+    found = bench_sessions({"fixed": fixed, "free": Lookup(TABLE)}, feeds, runs=3, warmup=0, batches=(1, 8))
+    assert sorted((t.name, t.batch) for t in found.timings) == [("fixed", 3), ("free", 1), ("free", 8)]
+    assert found.ratios == ()
+
+
+@pytest.mark.parametrize("wrong", [{"runs": 0}, {"batches": (0,)}, {"warmup": -1}, {"batches": ()}], ids=str)
+def test_refuses_counts(wrong):
+    with pytest.raises(InputError, match="cannot be timed"):
+        benched("a", **wrong)
+
+
+def test_rounds_before_a_session_died_are_kept():
+    dying = Lookup(TABLE, dies_after=5, error=BackendError("the engine died"))
+    with pytest.raises(BackendError, match="the engine died; the runs before it are kept") as caught:
+        bench_sessions({"a": Lookup(TABLE), "b": dying}, feeds, runs=10, warmup=0)
+    partial = caught.value.partial
+    assert {t.latency.runs for t in partial.timings} == {5}
+    assert partial.stopped == "the engine died"
+
+
+def test_ratio_is_that_of_medians_and_its_interval_covers_it():
+    rng = np.random.default_rng(0)
+    load = rng.exponential(1.0, 400)  # the same disturbance for both
+    a, b = 2.0 + load, 1.0 + load
+    found = ratio_of("a", "b", 1, a, b)
+    assert found.p50 == pytest.approx(np.median(a) / np.median(b))
+    assert found.low < found.p50 < found.high
+    apart = ratio_of("a", "b", 1, a, rng.permutation(b))
+    assert found.high - found.low < 0.7 * (apart.high - apart.low)
+
+
+TIMES = [
+    {
+        "startComputeMs": 1.0,
+        "endComputeMs": 2.0,
+        "h2dMs": 0.1,
+        "computeMs": 1.0,
+        "d2hMs": 0.1,
+        "latencyMs": ms,
+    }
+    for ms in (1.0, 1.2, 1.4)
+]
+
+
+def test_times_of_trtexec_are_read(tmp_path):
+    (tmp_path / "times.json").write_text(json.dumps(TIMES))
+    found = read_trtexec(tmp_path / "times.json")
+    assert (found.latency.p50_ms, found.latency.runs, found.batch) == (pytest.approx(1.2), 3, None)
+    assert found.per_second is None
+
+
+def test_no_ratio_to_times_of_unknown_conditions_unless_asked():
+    other = Timing("times.json", None, Latency.of([0.001, 0.002]), (1.0, 2.0), source="trtexec")
+    here = benched("a")
+    silent = with_recorded(here, (other,), anyway=False)
+    assert silent.ratios == ()
+    assert "times.json: taken by trtexec, which records no conditions" in silent.notes[0]
+    asked = with_recorded(here, (other,), anyway=True)
+    assert [(r.name, r.base) for r in asked.ratios] == [("times.json", "a")]
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [("[]", "holds no time"), ("{}", "holds no time"), ("[1]", "no times of trtexec"), ("nonsense", "no sound JSON"), ('[{"ms": 1}]', "no times")],
+)  # fmt: skip
+def test_other_json_is_refused(content, match, tmp_path):
+    (tmp_path / "times.json").write_text(content)
+    with pytest.raises(DataError, match=match):
+        read_trtexec(tmp_path / "times.json")
+
+
+def saved(path, bench, **conditions):
+    data = bench.to_json()
+    data["conditions"].update(conditions)
+    path.write_text(json.dumps(data))
+    return path
+
+
+def test_an_earlier_benchmark_is_compared_where_conditions_are_the_same(tmp_path):
+    now = benched("a", batches=(1, 4))
+    found = compare_with(now, saved(tmp_path / "old.json", now), anyway=False)
+    assert [(r.name, r.batch, r.p50) for r in found.ratios] == [("a", 1, 1.0), ("a", 4, 1.0)]
+    assert found.differences == ()
+
+
+def test_an_earlier_benchmark_under_other_conditions_is_refused_by_name(tmp_path):
+    now = benched("a")
+    old = saved(tmp_path / "old.json", now, processor="another", threads="7")
+    with pytest.raises(
+        InputError,
+        match=r"under other conditions \(processor: another then, .*; threads: 7 then, none now\); --anyway",
+    ):
+        compare_with(now, old, anyway=False)
+    found = compare_with(now, old, anyway=True)
+    assert len(found.ratios) == 1
+    assert len(found.differences) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}",
+        "[]",
+        '{"conditions": {}, "latencies": []}',
+        '{"conditions": [1], "latencies": {}}',
+        '{"conditions": {}, "latencies": {"a": {"name": "a"}}}',
+    ],
+)
+def test_a_file_that_is_no_benchmark_is_refused(content, tmp_path):
+    (tmp_path / "old.json").write_text(content)
+    with pytest.raises(DataError, match="is no benchmark"):
+        compare_with(benched("a"), tmp_path / "old.json", anyway=True)
+
+
+def test_a_benchmark_of_other_models_is_refused(tmp_path):
+    with pytest.raises(DataError, match="has times of other at batch 1, and none of what was measured now"):
+        compare_with(benched("a"), saved(tmp_path / "old.json", benched("other")), anyway=True)
+
+
+def test_gpu_queries_are_read_as_nvidia_smi_writes_them():
+    fields = ("name", "clocks.sm", "temperature.gpu", "power.draw", "clocks_throttle_reasons.active")
+    text = "NVIDIA H100 80GB HBM3, 1980, 34, 118.32, 0x0000000000000001\nNVIDIA H100 80GB HBM3, 1, 2, 3, 4\n"
+    assert parse_gpu_query(fields, text) == {
+        "gpu name": "NVIDIA H100 80GB HBM3",
+        "gpu clocks.sm": "1980 MHz",
+        "gpu temperature.gpu": "34 C",
+        "gpu power.draw": "118.32 W",
+        "gpu clocks_throttle_reasons.active": "0x0000000000000001",
+    }
+    assert parse_gpu_query(("power.draw",), "[N/A]\n") == {"gpu power.draw": "[N/A]"}
+    assert parse_gpu_query(fields, "") == {}
+
+
+def test_a_tool_that_fails_is_no_gpu(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine_state.gpu_state() == {}
+    tool.write_text("#!/bin/sh\necho '1500, 5001, 40, 90.1, 0x0'\n")
+    assert machine_state.gpu_state()["gpu clocks.sm"] == "1500 MHz"
+
+
+def model(path, *, shape='"n", 3'):
+    import onnx
+
+    text = f"g (float[{shape.replace(chr(34), '')}] x) => (float[{shape.replace(chr(34), '')}] y) {{ y = Add(x, x) }}"
+    graph = onnx.parser.parse_graph(text)
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8), path
+    )
+    return str(path)
+
+
+def test_the_command_writes_what_it_prints_and_compares_with_it(tmp_path, capsys):
+    a, old = model(tmp_path / "a.onnx"), str(tmp_path / "old.json")
+    assert main(["bench", a, a, "--batch", "1,4", "--runs", "5", "--warmup", "1", "--json", "-o", old]) == 0
+    out, _ = capsys.readouterr()
+    assert json.loads(out) == {**json.loads((tmp_path / "old.json").read_text())}
+    names = {entry["name"] for entry in json.loads(out)["latencies"].values()}
+    assert names == {a, f"{a} #2"}
+    capsys.readouterr()
+    assert main(["bench", a, a, "--runs", "5", "--warmup", "1", "--compare", old]) == 0
+    out, err = capsys.readouterr()
+    assert f"{a} / {old}, batch 1: p50 ratio" in out
+    assert "samples/s" in out
+    assert main(["bench", a, a, "--runs", "5", "--threads", "1", "--compare", old]) == 2
+    out, err = capsys.readouterr()
+    assert "p50 ms" in out  # what was measured is not lost
+    assert "under other conditions" in err
+    assert "threads: the library's default then, 1 now" in err
+    assert main(["bench", a, a, "--runs", "5", "--threads", "1", "--compare", old, "--anyway"]) == 0
+    assert "not the same conditions: threads" in capsys.readouterr().err
+
+
+def test_the_command_reads_real_samples(tmp_path, capsys):
+    a = model(tmp_path / "a.onnx")
+    np.savez(tmp_path / "d.npz", x=np.ones((2, 3), np.float32))
+    assert main(["bench", a, "--data", str(tmp_path / "d.npz"), "--batch", "3", "--runs", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["conditions"]["inputs"] == "real samples"
+    assert list(found["batch"].values()) == [3]
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "sentence"),
+    [
+        pytest.param(["none.onnx"], 2, "none.onnx does not exist", id="missing"),
+        pytest.param(["a.onnx", "--batch", "1,x"], 2, "'1,x' is no list of batch sizes", id="batches"),
+        pytest.param(["a.onnx", "--batch", "0"], 2, "'0' is no list of batch sizes", id="batch-0"),
+        pytest.param(["a.onnx", "--runs", "0"], 2, "cannot be timed", id="runs"),
+        pytest.param(
+            ["free.onnx"], 2, "leaves the size of n?xm free; give it: --shape x:1x...", id="free-size"
+        ),
+        pytest.param(["free.onnx", "--shape", "y:1x2"], 2, "the model has no input 'y'", id="unknown-input"),
+        pytest.param(["a.onnx", "--compare", "none.json"], 2, "none.json does not exist", id="no-earlier"),
+        pytest.param(["a.onnx", "-o", "no/where.json"], 2, "the folder no does not exist", id="output"),
+        pytest.param(["http://127.0.0.1:9/m"], 7, "127.0.0.1:9", id="no-server"),
+    ],
+)
+def test_bad_input_is_one_sentence(words, status, sentence, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if words[0].startswith("http"):
+        pytest.importorskip("tritonclient")
+    model("a.onnx")
+    model("free.onnx", shape='"n", "m"')
+    assert main(["bench", *words, *([] if "--runs" in words else ["--runs", "2"])]) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert sentence.replace("n?xm", "nxm") in err
+    assert err.count("\n") == 1
+
+
+def test_first_batch_is_what_bench_feeds():
+    from nm2trt.validation.samples.samples import ArraySamples
+
+    samples = ArraySamples({"row": np.arange(4, dtype=np.float32)})
+    found = bench_sessions(
+        {"a": Lookup(TABLE)}, lambda s, n: first_batch(s, samples, n), runs=1, warmup=0, batches=(6,)
+    )
+    assert found.timings[0].batch == 6
+
+
+def test_samples_of_another_size_are_another_condition(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model("m.onnx", shape='"n", "m"')
+    words = ["bench", "m.onnx", "--runs", "3", "--warmup", "1"]
+    assert main([*words, "--shape", "x:1x3", "-o", "old.json"]) == 0
+    assert main([*words, "--shape", "x:1x5", "--compare", "old.json"]) == 2
+    assert "samples of m.onnx: x 3 then, x 5 now" in capsys.readouterr().err
+
+
+def test_the_report_does_not_replace_a_model(tmp_path, capsys):
+    a = model(tmp_path / "a.onnx")
+    assert main(["bench", a, "--runs", "3", "-o", a]) == 2
+    assert "a.onnx is read, and would be replaced" in capsys.readouterr().err
