@@ -178,7 +178,7 @@ def test_ctrl_c_inside_a_hook_that_wraps_it_is_still_ctrl_c(folder, capsys, monk
         except KeyboardInterrupt as error:
             raise RuntimeError("as before 3.12") from error
 
-    monkeypatch.setattr("nm2trt.pipeline.build", stopped)
+    monkeypatch.setattr("nm2trt.pipeline.build.build", stopped)
     assert main(["build", str(folder / "one.onnx")]) == 130
     assert capsys.readouterr().err == "nm2trt: interrupted; nothing was left half-written\n"
 

@@ -125,7 +125,7 @@ def test_a_wrong_answer_fails_the_probe_with_its_record(project, monkeypatch):
     report = ProbeReport(
         "u", "net", "triton", ("1",), "m", "same", "same", (), (BatchCheck(1, (), "is 3 off"),), (), {}
     )
-    monkeypatch.setattr("nm2trt.pipeline.probe", lambda *_, **__: report)
+    monkeypatch.setattr("nm2trt.pipeline.probe.probe", lambda *_, **__: report)
     result = run(project, DEPLOY + "  probe: {url: 'u'}\n")
     assert isinstance(result.failure, DifferenceError)
     record = RunFolder(result.run).record("probe")
