@@ -1,0 +1,116 @@
+"""Second moments of a layer's inputs and wanted outputs: sums over rows, centred, scaled to unit inputs.
+
+Everything works on numpy arrays and on torch tensors alike; see `nm2trt.nm.array_namespace`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nm2trt.nm.array_namespace import Array, float64, namespace
+
+__all__ = ["Centred", "Moments", "centre", "input_scale", "moments_of"]
+
+# What a dead input channel, whose variance is 0, is given in mean variances.
+_DEAD = 1e-3
+_TINY = 1e-10
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments:
+    """Sums over rows of a layer, float64; for a depthwise layer one such set per channel.
+
+    Args:
+        xx: Sum of x x', (d, d); depthwise (c, d, d).
+        yx: Sum of y x', (o, d); depthwise (c, d).
+        x: Sum of the inputs, (d,); depthwise (c, d).
+        y: Sum of the wanted outputs, (o,); depthwise (c,).
+        yy: Sum of |y|^2.
+        rows: Number of rows.
+    """
+
+    xx: Array
+    yx: Array
+    x: Array
+    y: Array
+    yy: float
+    rows: int
+
+    def __add__(self, other: Moments) -> Moments:
+        """Return the sums over the rows of both."""
+        return Moments(
+            self.xx + other.xx,
+            self.yx + other.yx,
+            self.x + other.x,
+            self.y + other.y,
+            self.yy + other.yy,
+            self.rows + other.rows,
+        )
+
+
+def moments_of(x: Array, y: Array) -> Moments:
+    """Return the sums over the rows of one chunk.
+
+    Args:
+        x: Inputs, float32 (n, d).
+        y: Wanted outputs, float32 (n, o).
+    """
+    xp = namespace(x)
+    return Moments(
+        float64(x.T @ x),
+        float64(y.T @ x),
+        xp.sum(x, 0, dtype=xp.float64),
+        xp.sum(y, 0, dtype=xp.float64),
+        float(xp.sum(float64(y) ** 2)),
+        int(x.shape[0]),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Centred:
+    """A least-squares problem per output: loss(w) = w H w' - 2 w g' + yy, a mean over rows.
+
+    Args:
+        h: Covariance of the inputs, (..., d, d).
+        g: Covariance of wanted outputs and inputs, (o, d).
+        yy: Sum over the outputs of their mean squares about the mean.
+    """
+
+    h: Array
+    g: Array
+    yy: float
+
+    def loss(self, weight: Array) -> float:
+        """Return the mean squared error of a weight (o, d), summed over the outputs."""
+        # With three dimensions there is one system per channel.
+        through = (weight[:, None, :] @ self.h)[:, 0, :] if self.h.ndim == 3 else weight @ self.h
+        return float(((through - 2 * self.g) * weight).sum()) + self.yy
+
+    def scaled(self, scale: Array) -> Centred:
+        """Return the problem in inputs that are divided by `scale` (d,), or (c, d) for one per channel."""
+        return Centred(self.h / scale[..., :, None] / scale[..., None, :], self.g / scale, self.yy)
+
+
+def centre(sums: Moments, mean_x: Array | None, mean_y: Array | None) -> Centred:
+    """Return the problem about given means; without them (a layer that has no bias) about zero."""
+    h, g, yy = sums.xx / sums.rows, sums.yx / sums.rows, sums.yy / sums.rows
+    if mean_x is None or mean_y is None:
+        return Centred(h, g, yy)
+    x, y = sums.x / sums.rows, sums.y / sums.rows
+    cross = mean_x[..., :, None] * x[..., None, :]
+    h = h - cross - cross.swapaxes(-1, -2) + mean_x[..., :, None] * mean_x[..., None, :]
+    if h.ndim == 3:
+        g = g - mean_y[:, None] * x - y[:, None] * mean_x + mean_y[:, None] * mean_x
+    else:
+        g = g - mean_y[:, None] * x[None] - y[:, None] * mean_x[None] + mean_y[:, None] * mean_x[None]
+    yy -= float((2 * mean_y * y - mean_y**2).sum())
+    return Centred(h, g, max(yy, 0.0))
+
+
+def input_scale(h: Array) -> Array:
+    """Return the root of S = diag(H) + 1e-3 mean(diag H): (..., d), positive for dead channels too."""
+    xp = namespace(h)
+    diagonal = xp.diagonal(h, 0, -2, -1)
+    mean = diagonal.mean(-1)[..., None]
+    # A negative variance is a rounding error of the centring.
+    return xp.sqrt(xp.clip(diagonal, 0, None) + _DEAD * mean + _TINY)

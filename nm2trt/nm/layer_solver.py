@@ -1,0 +1,284 @@
+"""Mask, values and bias of one N:M layer from second moments of its inputs and wanted outputs.
+
+For rows x of the layer's inputs and wanted outputs y, with H = cov(x), g = cov(y, x) and the weight W0 as it
+was, every output minimises over N:M supports
+
+    |y - W x|^2 + lambda |(W - W0) S^(1/2)|^2,        S = diag(H) + 1e-3 mean(diag H).
+
+lambda comes from rows that are never fitted; the support from ADMM (splitting W = D, D in the set of N:M
+matrices, as ALPS does for unstructured sparsity: Meng et al. 2024, arXiv:2406.07831); the values are the
+exact minimum on the support. Magnitude with the same fit is always tried, and the better of both is kept.
+
+Numpy arrays and torch tensors are taken alike; the work runs where the moments lie, on a GPU too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nm2trt.errors import SparsityError
+from nm2trt.nm.array_namespace import Array, float32, float64, identity, namespace, row_numbers, top_mask
+from nm2trt.nm.layer_moments import Centred, Moments, centre, input_scale
+from nm2trt.nm.pattern import NMPattern
+
+__all__ = ["LayerFit", "SolverOptions", "fit_layer", "support_values"]
+
+# Without held-out rows: a base, and a part that grows if few rows would be fitted with their noise.
+_RIDGE, _RIDGE_OF_FEW = 0.01, 0.2
+# Losses that differ by less than this, of themselves or of the variance, are equal.
+_EQUAL_LOSS = 1e-4
+# Dual penalty of ADMM, first and last; it grows by a constant factor per iteration.
+_FIRST_RHO, _LAST_RHO = 0.01, 4.0
+_UNCHANGED = 6
+# Above this many outputs x kept^3 the values come from conjugate gradients.
+_MOST_EXACT = 1.2e11
+_GRADIENT_STEPS = 40
+_GATHERED_BYTES = 400_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class SolverOptions:
+    """How a layer is solved.
+
+    Args:
+        ridges: Candidates for lambda, of which the least held-out loss picks one.
+        iterations: ADMM iterations at most.
+    """
+
+    ridges: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
+    iterations: int = 60
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerFit:
+    """What was found for one layer.
+
+    Args:
+        weight: (o, d), zero outside the mask; in the dtype of the moments.
+        bias_change: What to add to the bias, (o,); None when the layer has none.
+        mask: True where kept, (o, d); None for a layer that stays dense.
+        ridge: lambda.
+        held_out: Whether the errors below were measured on rows that were not fitted.
+        dense_error: Error of the best unpruned weight, as a share of the wanted outputs' variance.
+        error: The same of `weight`.
+        magnitude_error: The same of the magnitude mask with the same fit; None for a dense layer.
+        chosen: "admm", "magnitude", or "dense".
+    """
+
+    weight: Array
+    bias_change: Array | None
+    mask: Array | None
+    ridge: float
+    held_out: bool
+    dense_error: float
+    error: float
+    magnitude_error: float | None
+    chosen: Literal["admm", "magnitude", "dense"]
+
+
+def fit_layer(
+    fitted: Moments,
+    held_out: Moments | None,
+    weight: Array,
+    pattern: NMPattern | None,
+    *,
+    bias: bool,
+    options: SolverOptions = SolverOptions(),
+) -> LayerFit:
+    """Solve one layer.
+
+    Args:
+        fitted: Moments that the weight is fitted to.
+        held_out: Moments of other rows, which pick lambda and the better mask; None when there are none.
+        weight: The weight as it was, float64 (o, d), groups of M contiguous; depthwise (c, d).
+        pattern: The pattern, which divides d; None refits the layer dense, as a depthwise layer always is.
+        bias: Whether the layer has a bias, which then takes the difference of the means.
+        options: How.
+
+    Raises:
+        SparsityError: The moments hold NaN or infinity, or a system has no solution.
+    """
+    xp = namespace(weight)
+    if not (bool(xp.isfinite(fitted.xx).all()) and bool(xp.isfinite(fitted.yx).all())):
+        raise SparsityError("its inputs or outputs hold NaN or infinity on the calibration samples")
+    mean_x, mean_y = (fitted.x / fitted.rows, fitted.y / fitted.rows) if bias else (None, None)
+    problem = centre(fitted, mean_x, mean_y)
+    check = centre(held_out, mean_x, mean_y) if held_out is not None and held_out.rows else None
+    scale = input_scale(problem.h)
+    scaled_check = None if check is None else check.scaled(scale)
+    task = _Task(problem.scaled(scale), scaled_check, weight * scale, weight)
+    try:
+        found = _solve(task, fitted.rows, pattern, options)
+    except (
+        ArithmeticError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # LinAlgError of either library is one of these
+        raise SparsityError(f"its least-squares system has no solution: {error}") from error
+    solved = found.weight / scale
+    change = None
+    if mean_x is not None and mean_y is not None:
+        through = (solved * mean_x).sum(-1) if mean_x.ndim == 2 else solved @ mean_x
+        change = mean_y - through
+    variance = max((check or problem).yy, 1e-30)
+    return LayerFit(
+        weight=solved,
+        bias_change=change,
+        mask=found.mask,
+        ridge=found.ridge,
+        held_out=check is not None,
+        dense_error=found.dense_loss / variance,
+        error=found.loss / variance,
+        magnitude_error=None if found.magnitude_loss is None else found.magnitude_loss / variance,
+        chosen=found.chosen,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Task:
+    """The scaled problem, the held-out one in the same scale, and the weight as it was, scaled and not."""
+
+    problem: Centred
+    check: Centred | None
+    weight: Array
+    original: Array
+
+    def judge(self, weight: Array, ridge: float) -> float:
+        """Return the held-out loss, or the fitted one with its ridge."""
+        if self.check is not None:
+            return self.check.loss(weight)
+        return self.problem.loss(weight) + ridge * float(((weight - self.weight) ** 2).sum())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    weight: Array
+    mask: Array | None
+    ridge: float
+    dense_loss: float
+    loss: float
+    magnitude_loss: float | None
+    chosen: Literal["admm", "magnitude", "dense"]
+
+
+def _solve(task: _Task, rows: int, pattern: NMPattern | None, options: SolverOptions) -> _Found:
+    values, basis = _eigen(task.problem.h)
+    ridge = _pick_ridge(task, values, basis, rows, options)
+    dense = _unpruned(task, values, basis, ridge)
+    dense_loss = (task.check or task.problem).loss(dense)
+    if pattern is None:
+        return _Found(dense, None, ridge, dense_loss, dense_loss, None, "dense")
+    xp = namespace(dense)
+    h = task.problem.h + ridge * identity(task.problem.h)
+    g = task.problem.g + ridge * task.weight
+    candidates: list[tuple[float, Literal["admm", "magnitude"], Array, Array]] = []
+    masks: tuple[tuple[Literal["admm", "magnitude"], Array], ...] = (
+        ("admm", _admm_mask(g, values + ridge, basis, dense, pattern, options.iterations)),
+        ("magnitude", top_mask(xp.abs(task.original), pattern)),
+    )
+    for name, mask in masks:
+        weight = support_values(h, g, mask)
+        candidates.append((task.judge(weight, ridge), name, mask, weight))
+    losses = {name: (task.check or task.problem).loss(weight) for _, name, _, weight in candidates}
+    _, chosen, mask, weight = min(candidates, key=lambda item: item[0])
+    return _Found(weight, mask, ridge, dense_loss, losses[chosen], losses["magnitude"], chosen)
+
+
+def _eigen(h: Array) -> tuple[Array, Array]:
+    xp = namespace(h)
+    values, basis = xp.linalg.eigh((h + h.swapaxes(-1, -2)) / 2)
+    return xp.clip(values, 0, None), basis
+
+
+def _pick_ridge(task: _Task, values: Array, basis: Array, rows: int, options: SolverOptions) -> float:
+    if task.check is None:
+        return float(_RIDGE + _RIDGE_OF_FEW * task.weight.shape[-1] / max(rows, 1))
+    # In the eigenbasis a candidate costs one product.
+    turned = Centred(basis.swapaxes(-1, -2) @ task.check.h @ basis, _turn(task.check.g, basis), task.check.yy)
+    g, start = _turn(task.problem.g, basis), _turn(task.weight, basis)
+    losses = [turned.loss((g + ridge * start) / (values + ridge)) for ridge in options.ridges]
+    # Ahead of the first pruned layer the old weight is exact, and every lambda as good: the least frees most.
+    enough = min(losses) * (1 + _EQUAL_LOSS) + _EQUAL_LOSS * task.check.yy
+    return float(next(r for r, loss in zip(options.ridges, losses, strict=True) if loss <= enough))
+
+
+def _unpruned(task: _Task, values: Array, basis: Array, ridge: float) -> Array:
+    turned = (_turn(task.problem.g, basis) + ridge * _turn(task.weight, basis)) / (values + ridge)
+    return _turn(turned, basis.swapaxes(-1, -2))
+
+
+def _turn(rows: Array, basis: Array) -> Array:
+    """Return rows (o, d) in a basis (d, d), or each row in a basis of its own (c, d, d)."""
+    return (rows[:, None, :] @ basis)[:, 0, :] if basis.ndim == 3 else rows @ basis
+
+
+def _admm_mask(
+    g: Array, values: Array, basis: Array, start: Array, pattern: NMPattern, iterations: int
+) -> Array:
+    """Return the N:M support that ADMM settles on; all arrays scaled, the ridge in `values` and `g`."""
+    growth = (_LAST_RHO / _FIRST_RHO) ** (1 / max(iterations, 1))
+    back, basis = float32(basis.T), float32(basis)
+    turned, values, weight = float32(g) @ basis, float32(values), float32(start)
+    xp = namespace(weight)
+    mask = top_mask(xp.abs(weight), pattern)
+    split, dual, rho, same = weight * mask, xp.zeros_like(weight), _FIRST_RHO, 0
+    for _ in range(iterations):
+        weight = ((turned + (rho * split - dual) @ basis) / (values + rho)) @ back
+        wanted = weight + dual / rho
+        new = top_mask(xp.abs(wanted), pattern)
+        split = wanted * new
+        dual = dual + rho * (weight - split)
+        same = same + 1 if bool((new == mask).all()) else 0
+        mask, rho = new, rho * growth
+        if same == _UNCHANGED:
+            break
+    return mask
+
+
+def support_values(h: Array, g: Array, mask: Array) -> Array:
+    """Minimise w h w' - 2 w g' for every output over the weights that its mask keeps.
+
+    Args:
+        h: Positive definite, float64 (d, d).
+        g: float64 (o, d).
+        mask: (o, d), as many kept in every row.
+
+    Returns:
+        (o, d), zero outside the mask: exact, or 40 steps of conjugate gradients if the systems are too many.
+    """
+    outputs, kept = mask.shape[0], int(mask[0].sum())
+    if outputs * kept**3 > _MOST_EXACT:
+        return _conjugate_gradients(h, g, mask)
+    xp = namespace(h)
+    places = xp.where(mask)[1].reshape(outputs, kept)
+    found = xp.zeros_like(g)
+    step = max(1, _GATHERED_BYTES // (2 * 8 * kept * kept))
+    for start in range(0, outputs, step):
+        at = places[start : start + step]
+        system = h[at[:, :, None], at[:, None, :]]
+        rows = row_numbers(start, at.shape[0], at)
+        found[rows, at] = xp.linalg.solve(system, g[rows, at][:, :, None])[:, :, 0]
+    return found
+
+
+def _conjugate_gradients(h: Array, g: Array, mask: Array) -> Array:
+    h, g = float32(h), float32(g)
+    xp = namespace(h)
+    scale = mask / xp.diagonal(h)
+    tiny = float(xp.finfo(h.dtype).tiny)
+    weight = xp.zeros_like(g)
+    left = g * mask
+    step = left * scale
+    energy = (left * step).sum(1)[:, None]
+    direction = step
+    for _ in range(_GRADIENT_STEPS):
+        curved = (direction @ h) * mask
+        length = energy / xp.clip((direction * curved).sum(1)[:, None], tiny, None)
+        weight = weight + length * direction
+        left = left - length * curved
+        step = left * scale
+        new = (left * step).sum(1)[:, None]
+        direction = step + direction * (new / xp.clip(energy, tiny, None))
+        energy = new
+    return float64(weight)
