@@ -2,19 +2,32 @@
 
 It is taken over the non-zero pattern of every weight in the order of their consumers, with shape and
 axis but without names: exporters rename weights, and folding a BatchNorm scales them, but the zeros stay.
+Each stage records the hash that it read, the hash that it left, and one of `RELATIONS` between the two.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["METADATA_KEY", "MaskHash"]
+__all__ = ["METADATA_KEY", "RELATIONS", "MaskHash", "Relation"]
 
 METADATA_KEY = "nm2trt.mask_sha256"
+
+Relation = Literal["equal", "subset", "merged", "permuted", "rebuilt"]
+
+# How the masks that a stage left relate to those that it read.
+RELATIONS: Mapping[Relation, str] = {
+    "equal": "the same masks",
+    "subset": "zeros added, none taken away",
+    "merged": "the weights of parallel branches joined into one",
+    "permuted": "the same zeros, at permuted channels",
+    "rebuilt": "new masks and new values, solved from samples",
+}
 
 
 class MaskHash:

@@ -202,7 +202,7 @@ class LineageNode:
         name: File name.
         stage: Name of the stage that wrote it, or "given".
         parents: Keys of the artefacts that it was made from.
-        relation: How its masks relate to its parent's: "equal", "subset", "merged", or "".
+        relation: How its masks relate to its parent's: one of `nm2trt.nm.lineage.RELATIONS`, or "".
         sha256: Hash of the file, or "".
         mask_sha256: Hash of its masks, or "".
         size_bytes: Its size, or None.

@@ -1,28 +1,27 @@
 """What a stage writes into the metadata of the model that it made: plan, mask hash, and lineage.
 
-Each stage appends one entry: the mask hash that it found, the one that it left, and how they relate.
-"equal" is the same masks; "subset" has zeros added; "merged" joins the weights of parallel branches.
+Each stage appends one entry: the mask hash that it found, the one that it left, and how they relate
+(`nm2trt.nm.lineage.RELATIONS`).
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 
 from nm2trt.errors import ModelError
 from nm2trt.graph.storage.model import metadata, set_metadata
 from nm2trt.nm.lineage import METADATA_KEY as MASK_KEY
+from nm2trt.nm.lineage import Relation
 from nm2trt.nm.plan import METADATA_KEY as PLAN_KEY
 from nm2trt.nm.plan import Plan
 
 __all__ = ["LINEAGE_KEY", "LineageEntry", "Relation", "read_lineage", "record"]
 
 LINEAGE_KEY = "nm2trt.lineage"
-
-Relation = Literal["equal", "subset", "merged"]
 
 
 @dataclass(frozen=True, slots=True)

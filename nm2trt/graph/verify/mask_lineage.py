@@ -1,12 +1,15 @@
-"""Whether a rewritten model's masks come from its parent's by adding zeros alone."""
+"""How a rewritten model's masks relate to its parent's: zeros added, channels permuted, or masks rebuilt."""
 
 from __future__ import annotations
 
-from nm2trt.errors import LineageError
-from nm2trt.graph.storage.stage_metadata import Relation
-from nm2trt.graph.verify.verify_model import VerifyReport
+from collections.abc import Iterator
 
-__all__ = ["check_descent"]
+from nm2trt.errors import LineageError
+from nm2trt.graph.verify.verify_model import VerifyReport
+from nm2trt.nm.lineage import Relation
+from nm2trt.nm.verdict import WeightVerdict
+
+__all__ = ["check_descent", "check_permuted", "check_rebuilt"]
 
 
 def check_descent(parent: VerifyReport, child: VerifyReport, what: str) -> Relation:
@@ -20,11 +23,7 @@ def check_descent(parent: VerifyReport, child: VerifyReport, what: str) -> Relat
     Raises:
         LineageError: A weight is missing, has fewer zeros than before, or no longer holds its pattern.
     """
-    if len(parent.weights) != len(child.weights):
-        raise LineageError(
-            f"{what}: {len(parent.weights)} weights became {len(child.weights)}; nothing was written"
-        )
-    for before, after in zip(parent.weights, child.weights, strict=True):
+    for before, after in _pairs(parent, child, what):
         if before.pattern == "holds" and after.pattern != "holds":
             raise LineageError(
                 f"{what}: {before.weight} held {before.wanted} and does not any more: {after.sentence}; "
@@ -35,3 +34,63 @@ def check_descent(parent: VerifyReport, child: VerifyReport, what: str) -> Relat
         ):
             raise LineageError(f"{what}: {before.weight} has fewer zeros than before; nothing was written")
     return "equal" if parent.mask_sha256 == child.mask_sha256 else "subset"
+
+
+def check_permuted(parent: VerifyReport, child: VerifyReport, what: str) -> Relation:
+    """Return "permuted" if every weight kept its shape and its number of zeros.
+
+    Args:
+        parent: The report on the model that was read.
+        child: The report on the model that was written, read back.
+        what: The operation, for the message.
+
+    Raises:
+        LineageError: A weight is missing, has another shape, or has more or fewer zeros than before.
+    """
+    for before, after in _pairs(parent, child, what):
+        _check_shape(before, after, what)
+        if before.zero_share != after.zero_share:
+            raise LineageError(
+                f"{what}: {before.weight} has {after.zero_share or 0.0:.1%} zeros, and had "
+                f"{before.zero_share or 0.0:.1%}; a permutation keeps their number; nothing was written"
+            )
+    return "permuted"
+
+
+def check_rebuilt(parent: VerifyReport, child: VerifyReport, what: str) -> Relation:
+    """Return "rebuilt" if every weight kept its shape and those that held their pattern still hold it.
+
+    Args:
+        parent: The report on the model that was read.
+        child: The report on the model that was written, read back.
+        what: The operation, for the message.
+
+    Raises:
+        LineageError: A weight is missing, has another shape, or no longer holds its pattern.
+    """
+    for before, after in _pairs(parent, child, what):
+        _check_shape(before, after, what)
+        if before.pattern == "holds" and after.pattern == "broken":
+            raise LineageError(
+                f"{what}: {before.weight} held {before.wanted} and no longer does: {after.sentence}; "
+                "nothing was written"
+            )
+    return "rebuilt"
+
+
+def _pairs(
+    parent: VerifyReport, child: VerifyReport, what: str
+) -> Iterator[tuple[WeightVerdict, WeightVerdict]]:
+    if len(parent.weights) != len(child.weights):
+        raise LineageError(
+            f"{what}: {len(parent.weights)} weights became {len(child.weights)}; nothing was written"
+        )
+    return zip(parent.weights, child.weights, strict=True)
+
+
+def _check_shape(before: WeightVerdict, after: WeightVerdict, what: str) -> None:
+    if before.shape != after.shape:
+        raise LineageError(
+            f"{what}: {before.weight} had shape {list(before.shape)} and has {list(after.shape)} now; "
+            "nothing was written"
+        )

@@ -1,0 +1,68 @@
+"""Mask lineage: a relation that a stage claims is checked against the weights that were read back."""
+
+from typing import get_args
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from nm2trt.errors import LineageError
+from nm2trt.graph.verify.mask_lineage import check_descent, check_permuted, check_rebuilt
+from nm2trt.graph.verify.verify_model import verify_model
+from nm2trt.nm.lineage import RELATIONS, Relation
+
+HELD = np.tile([[1.0], [2.0], [0.0], [0.0]], (2, 3)).astype(np.float32)  # (8, 3), 2:4 along axis 0
+
+
+def report(*weights):
+    """Judge x @ w1 @ w2 ..., each weight of shape (in, out)."""
+    nodes = [
+        helper.make_node("MatMul", [f"h{i}", f"w{i}"], [f"h{i + 1}"], name=f"product_{i}")
+        for i in range(len(weights))
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("h0", onnx.TensorProto.FLOAT, ["n", weights[0].shape[0]])],
+        [helper.make_tensor_value_info(f"h{len(weights)}", onnx.TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(weight, f"w{i}") for i, weight in enumerate(weights)],
+    )
+    return verify_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]))
+
+
+def test_relations_are_named_once():
+    assert tuple(RELATIONS) == get_args(Relation)
+
+
+def test_moved_zeros_are_permuted_and_rebuilt_but_no_descent():
+    moved = np.ascontiguousarray(np.roll(HELD, 1, axis=1)[[2, 0, 3, 1, 4, 6, 5, 7]])
+    # A column with another number of zeros: descent compares numbers, so it must see this one.
+    fewer = np.where(np.arange(8)[:, None] < 4, 1.0, HELD).astype(np.float32)
+    assert check_permuted(report(HELD), report(moved), "permute") == "permuted"
+    assert check_rebuilt(report(HELD), report(moved), "reconstruct") == "rebuilt"
+    with pytest.raises(LineageError, match="does not any more"):
+        check_descent(report(HELD), report(fewer), "fuse")
+
+
+@pytest.mark.parametrize("value", [0.0, 5.0])
+def test_a_permutation_neither_adds_nor_takes_zeros(value):
+    changed = HELD.copy()
+    changed[0 if value == 0.0 else 2, 0] = value
+    with pytest.raises(LineageError, match=r"permute: w0 has .* zeros, and had 50\.0%"):
+        check_permuted(report(HELD), report(changed), "permute")
+
+
+def test_rebuilt_weights_hold_what_they_held():
+    dense = np.ones_like(HELD)
+    assert check_rebuilt(report(dense), report(HELD), "reconstruct") == "rebuilt"
+    with pytest.raises(LineageError, match="w0 held 2:4 and no longer does"):
+        check_rebuilt(report(HELD), report(dense), "reconstruct")
+
+
+@pytest.mark.parametrize("check", [check_permuted, check_rebuilt])
+def test_weights_that_vanish_or_change_shape_break_the_lineage(check):
+    with pytest.raises(LineageError, match="1 weights became 2"):
+        check(report(HELD), report(HELD, np.ones((3, 4), np.float32)), "stage")
+    with pytest.raises(LineageError, match=r"had shape \[8, 3\] and has \[8, 2\] now"):
+        check(report(HELD), report(HELD[:, :2].copy()), "stage")
