@@ -39,17 +39,27 @@ TOLERANCE: Mapping[str, float] = {
 class OutputDifference:
     """Difference of one output from its reference.
 
+    NaN and infinity at the same place on both sides are counted, and left out of every other figure; if
+    nothing else is left, the figures are NaN and not 0.
+
     Args:
         name: The output.
         dtype: The candidate's dtype.
-        max_abs: Largest absolute difference.
+        max_abs: Largest absolute difference; exact for integers.
         mean_abs: Mean absolute difference.
         max_relative: `max_abs` over the reference's largest magnitude.
-        cosine: Cosine similarity of the flattened outputs.
+        cosine: Cosine similarity of the flattened outputs; None if one of them is all zero, which has no
+            direction.
         relative_l2: Norm of the difference over the reference's norm.
-        sqnr_db: Signal to quantisation noise, the same in decibels; None where nothing differs.
+        sqnr_db: Signal to quantisation noise, the same in decibels; None if nothing differs.
         kl: Mean Kullback-Leibler divergence of the candidate's distribution over the last axis from the
-            reference's, in nats; None where it was not asked for.
+            reference's, in nats; None if it was not asked for.
+        elements: Elements of the output.
+        nan_in_both: Elements that are NaN on both sides.
+        infinite_in_both: Elements that are the same infinity on both sides.
+        outside: Elements beyond the tolerance that was given; None without one. NaN is always beyond.
+        unequal_shapes: Batches in which the output, whose size depends on the data, had another size than the
+            reference; their elements are not compared.
     """
 
     name: str
@@ -57,27 +67,75 @@ class OutputDifference:
     max_abs: float
     mean_abs: float
     max_relative: float
-    cosine: float
+    cosine: float | None
     relative_l2: float = 0.0
     sqnr_db: float | None = None
     kl: float | None = None
+    elements: int = 0
+    nan_in_both: int = 0
+    infinite_in_both: int = 0
+    outside: int | None = None
+    unequal_shapes: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values; what is infinite, for want of a reference, is None."""
-        return {key: None if value == float("inf") else value for key, value in asdict(self).items()}
+        """Return the fields as JSON values; infinite or undefined figures are None."""
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in asdict(self).items()
+        }
+
+    @property
+    def cosine_text(self) -> str:
+        """The cosine with six digits, or "undefined"."""
+        return "undefined" if self.cosine is None else f"{self.cosine:.6f}"
+
+    @property
+    def remark(self) -> str:
+        """What the figures leave out, or ""."""
+        if self.unequal_shapes:
+            return (
+                f"its size depends on the data, and is not the reference's in {self.unequal_shapes} batches"
+            )
+        counts = ((self.nan_in_both, "NaN"), (self.infinite_in_both, "infinite"))
+        found = [f"{count} of {self.elements} elements are {what}" for count, what in counts if count]
+        return f"{' and '.join(found)} on both sides, and are not compared" if found else ""
+
+    @property
+    def sentence(self) -> str:
+        """The difference in words."""
+        if math.isnan(self.max_abs):
+            return f"output {self.name}: nothing to compare, {self.remark}"
+        return (
+            f"output {self.name}: max difference {self.max_abs:.3g}, {self.max_relative:.3g} of its largest "
+            f"value, cosine {self.cosine_text}" + (f"; {self.remark}" if self.remark else "")
+        )
 
 
 class DifferenceSum:
     """Adds up the difference of one output from its reference, batch by batch, in float64.
 
+    Integers are subtracted exactly first: float64 does not tell 2**53 from 2**53 + 1.
+
     Args:
         name: The output.
         distribution: Take the last axis for a distribution, given as probabilities or as logits, and measure
             the Kullback-Leibler divergence too.
+        tolerance: (atol, rtol): count the elements where |a - b| > atol + rtol * |b|, b the reference.
+        free_size: The output's size depends on the data, as that of NonMaxSuppression: another size than the
+            reference's is counted, not refused.
     """
 
-    def __init__(self, name: str, *, distribution: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        distribution: bool = False,
+        tolerance: tuple[float, float] | None = None,
+        free_size: bool = False,
+    ) -> None:
         self._name, self._dtype, self._distribution = name, "", distribution
+        self._tolerance, self._free_size, self._unequal = tolerance, free_size, 0
+        self._elements = self._nan = self._infinite = self._outside = 0
         self._count = self._rows = 0
         self._max_abs = self._scale = self._sum_abs = self._divergence = 0.0
         self._squares = np.zeros(3)  # of the difference, the candidate and the reference
@@ -89,38 +147,50 @@ class DifferenceSum:
         Raises:
             DifferenceError: The shapes differ, or NaN or infinity stands in one where the other is finite.
         """
+        self._dtype = str(candidate.dtype)
         if candidate.shape != reference.shape:
+            if self._free_size and candidate.ndim == reference.ndim:
+                self._unequal += 1
+                return
             raise DifferenceError(
                 f"output {self._name!r} has shape {candidate.shape}, the reference {reference.shape}"
             )
-        self._dtype = str(candidate.dtype)
+        self._elements += candidate.size
         a, b = candidate.reshape(-1), reference.reshape(-1)
+        exact = a.dtype.kind in "iub" and b.dtype.kind in "iub"
         for start in range(0, a.size, _PIECE):
-            self._add_piece(
-                a[start : start + _PIECE].astype(np.float64), b[start : start + _PIECE].astype(np.float64)
-            )
+            own, other = a[start : start + _PIECE], b[start : start + _PIECE]
+            gap = _integer_gap(own, other) if exact else None
+            self._add_piece(own.astype(np.float64), other.astype(np.float64), gap)
         if self._distribution and candidate.size:
             divergence = _divergences(candidate, reference)
             self._rows += divergence.size
             self._divergence += float(divergence.sum())
 
-    def _add_piece(self, a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> None:
+    def _add_piece(
+        self, a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], gap: npt.NDArray[np.float64] | None
+    ) -> None:
         with np.errstate(invalid="ignore", over="ignore"):
-            gap = a - b
-            squares = (float(gap @ gap), float(a @ a), float(b @ b))
-        if not np.isfinite(squares).all():
+            sound = math.isfinite(float(a @ a) + float(b @ b))
+        if not sound:
             finite = np.isfinite(a) & np.isfinite(b)
-            same = (a == b) | (np.isnan(a) & np.isnan(b))
-            if not np.all(finite | same):
+            nan = np.isnan(a) & np.isnan(b)
+            if not np.all(finite | nan | (a == b)):
                 raise DifferenceError(
                     f"output {self._name!r} has NaN or infinity where the reference has not, or the reverse"
                 )
+            self._nan += int(nan.sum())
+            self._outside += int(nan.sum())
+            self._infinite += int((~finite & ~nan).sum())
             a, b = a[finite], b[finite]
-            gap = a - b
-            squares = (float(gap @ gap), float(a @ a), float(b @ b))
-        self._squares += squares
-        self._product += float(a @ b)
-        np.abs(gap, out=gap)
+        if gap is None:
+            gap = np.abs(a - b)
+        if self._tolerance is not None:
+            atol, rtol = self._tolerance
+            self._outside += int(np.count_nonzero(gap > atol + rtol * np.abs(b)))
+        with np.errstate(over="ignore"):
+            self._squares += (float(gap @ gap), float(a @ a), float(b @ b))
+            self._product += float(a @ b)
         self._count += gap.size
         self._sum_abs += float(gap.sum())
         self._max_abs = max(self._max_abs, float(gap.max(initial=0.0)))
@@ -130,17 +200,24 @@ class DifferenceSum:
     def result(self) -> OutputDifference:
         """Return the difference of all that was added."""
         noise, candidate, signal = (float(square) for square in self._squares)
-        norm = (candidate * signal) ** 0.5
+        norm = candidate**0.5 * signal**0.5
+        # Without one element that was compared there is no difference, and 0 would read as agreement.
+        empty = not self._count and self._nan + self._unequal > 0
         return OutputDifference(
             name=self._name,
             dtype=self._dtype,
-            max_abs=self._max_abs,
-            mean_abs=self._sum_abs / self._count if self._count else 0.0,
-            max_relative=_ratio(self._max_abs, self._scale),
-            cosine=min(1.0, self._product / norm) if norm else 1.0,
-            relative_l2=_ratio(noise, signal) ** 0.5,
+            max_abs=math.nan if empty else self._max_abs,
+            mean_abs=math.nan if empty else (self._sum_abs / self._count if self._count else 0.0),
+            max_relative=math.nan if empty else _ratio(self._max_abs, self._scale),
+            cosine=max(-1.0, min(1.0, self._product / norm)) if 0 < norm < math.inf else None,
+            relative_l2=math.nan if empty else _ratio(noise, signal) ** 0.5,
             sqnr_db=10 * math.log10(signal / noise) if noise and signal else None,
             kl=self._divergence / self._rows if self._rows else None,
+            elements=self._elements,
+            nan_in_both=self._nan,
+            infinite_in_both=self._infinite,
+            outside=None if self._tolerance is None else self._outside,
+            unequal_shapes=self._unequal,
         )
 
 
@@ -186,11 +263,28 @@ def require_close(differences: list[OutputDifference], *, dtype: str | None = No
     """
     for item in differences:
         limit = max(TOLERANCE.get(item.dtype, 0.0), TOLERANCE.get(dtype or "", 0.0))
+        if math.isnan(item.max_relative):
+            raise DifferenceError(
+                f"{what}: output {item.name!r} has {item.remark}; nothing is left to compare"
+            )
         if not item.max_relative <= limit:
             raise DifferenceError(
                 f"{what}: output {item.name!r} differs by {item.max_relative:.3g} of its largest value, "
                 f"more than the {limit:g} allowed for {dtype or item.dtype}"
             )
+
+
+def _integer_gap(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return |a - b| of integers, subtracted modulo 2**64, which is exact for any two of 64 bits."""
+    own, other = _as_uint64(a), _as_uint64(b)
+    gap = np.where(a >= b, own - other, other - own).astype(np.float64)
+    # Only 2**64 itself, between the largest unsigned number and -1, comes out as 0.
+    return np.where((a != b) & (gap == 0), 2.0**64, gap)
+
+
+def _as_uint64(values: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    wide = values.astype(np.int64) if values.dtype.kind == "i" else values.astype(np.uint64)
+    return wide.view(np.uint64)
 
 
 def _ratio(value: float, scale: float) -> float:
@@ -215,9 +309,9 @@ def _log_probabilities(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     values = values.astype(np.float64)
     if values.min() >= 0 and np.allclose(values.sum(-1), 1.0, atol=1e-2):
         # What a half-precision softmax rounds to zero is not impossible.
-        logs: npt.NDArray[np.float64] = np.log(np.maximum(values, _LEAST_PROBABILITY))
-        return logs
+        values = np.log(np.maximum(values, _LEAST_PROBABILITY))
     with np.errstate(invalid="ignore"):
         shifted = values - values.max(-1, keepdims=True)
-    logs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return logs  # noqa: RET504 - the annotation is what mypy needs
+    # Probabilities are normalised too: rounded rows do not sum to 1, and the divergence would turn negative.
+    logs: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return logs

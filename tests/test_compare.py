@@ -99,3 +99,69 @@ def test_divergence_passes_over_masked_logits_and_rows_of_nan():
     a = np.array([[1.5, 2.0, -INF], [NAN, 1.0, 2.0]])
     p, q = softmax(b[:1, :2]), softmax(a[:1, :2])
     assert added(a, b, 2, distribution=True).kl == pytest.approx((p * np.log(p / q)).sum())
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "gap"),
+    [
+        (np.array([2**53 + 1]), np.array([2**53]), 1),
+        (np.array([2**63 - 1]), np.array([2**63 - 2]), 1),
+        (np.array([2**63 - 1]), np.array([-(2**63)]), 2**64 - 1),
+        (np.array([2**64 - 1], np.uint64), np.array([2**64 - 2], np.uint64), 1),
+        (np.array([2**64 - 1], np.uint64), np.array([-1]), 2**64),
+        (np.array([200], np.uint8), np.array([-100], np.int8), 300),
+        (np.array([True, False]), np.array([True, True]), 1),
+    ],
+    ids=str,
+)
+def test_integers_are_compared_exactly(a, b, gap):
+    """Against Python's own integers; float64 sees no difference in the first two."""
+    assert gap == abs(int(a[-1]) - int(b[-1])) or a.dtype == bool
+    found = difference("y", a, b)
+    assert found.max_abs == float(gap)
+    total = DifferenceSum("y", tolerance=(0.0, 0.0))
+    total.add(b, a)
+    assert total.result().outside == 1
+
+
+def test_the_cosine_of_a_zero_vector_is_undefined():
+    zero, one = np.zeros(4), np.ones(4)
+    assert [difference("y", *pair).cosine for pair in ((zero, one), (one, zero), (zero, zero))] == [None] * 3
+    assert "cosine undefined" in difference("y", zero, one).sentence
+
+
+def test_nan_on_both_sides_is_counted_and_never_a_difference_of_nothing():
+    found = difference("y", np.full(4, NAN), np.full(4, NAN))
+    assert math.isnan(found.max_abs)
+    assert math.isnan(found.mean_abs)
+    assert found.sentence == (
+        "output y: nothing to compare, 4 of 4 elements are NaN on both sides, and are not compared"
+    )
+    some = difference("y", np.array([NAN, 1.0, INF]), np.array([NAN, 1.0, INF]))
+    assert (some.nan_in_both, some.infinite_in_both, some.max_abs) == (1, 1, 0.0)
+    assert "1 of 3 elements are NaN and 1 of 3 elements are infinite on both sides" in some.sentence
+
+
+def test_elements_outside_a_tolerance_are_those_of_the_formula():
+    b = RNG.standard_normal(1000).astype(np.float32)
+    a = b + 0.1 * RNG.standard_normal(1000).astype(np.float32)
+    total = DifferenceSum("y", tolerance=(0.02, 0.05))
+    total.add(a, b)
+    x, y = a.astype(float), b.astype(float)
+    assert total.result().outside == sum(abs(p - q) > 0.02 + 0.05 * abs(q) for p, q in zip(x, y, strict=True))
+
+
+def test_a_size_that_depends_on_the_data_may_differ_and_is_counted():
+    total = DifferenceSum("y", free_size=True, tolerance=(1.0, 0.0))
+    total.add(np.ones((3, 2)), np.ones((4, 2)))
+    assert math.isnan(total.result().max_abs)
+    total.add(np.ones((3, 2)), np.ones((3, 2)))
+    found = total.result()
+    assert (found.unequal_shapes, found.max_abs, found.elements) == (1, 0.0, 6)
+    assert "its size depends on the data" in found.sentence
+
+
+def test_rounded_probabilities_have_no_negative_divergence():
+    p = softmax(RNG.standard_normal((50, 7)))
+    rounded = p.astype(np.float16).astype(np.float64) * 1.004
+    assert added(rounded, p, 50, distribution=True).kl >= 0

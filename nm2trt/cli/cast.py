@@ -110,9 +110,6 @@ def _print(report: CastReport) -> None:
         f"casts added; masks: {report.relation}"
     )
     for item in report.differences:
-        print(
-            f"output {item.name}: max difference {item.max_abs:.3g}, {item.max_relative:.3g} of its largest "
-            f"value, cosine {item.cosine:.6f}"
-        )
+        print(item.sentence)
     print(report.comparison)
     print(f"wrote {report.output}")

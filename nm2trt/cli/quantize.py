@@ -108,10 +108,7 @@ def _print(report: QuantizeReport) -> None:
     )
     print(f"{lost} of {parameters} weights were rounded to zero; masks: {report.relation}")
     for item in report.differences:
-        print(
-            f"output {item.name}: max difference {item.max_abs:.3g}, {item.max_relative:.3g} of its largest "
-            f"value, cosine {item.cosine:.5f}"
-        )
+        print(item.sentence)
     if report.not_measured:
         print(report.not_measured)
     print(f"wrote {report.output}")

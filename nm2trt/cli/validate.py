@@ -61,6 +61,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="exit 5 unless the interval excludes a larger loss, as in 0.5pt (percentage points)",
     )
     parser.add_argument(
+        "--rtol", type=float, metavar="R", help="exit 5 if |a-b| > atol + R |b| anywhere (default: 0)"
+    )
+    parser.add_argument(
+        "--atol", type=float, metavar="A", help="exit 5 if |a-b| > A + rtol |b| anywhere (default: 0)"
+    )
+    parser.add_argument(
+        "--min-cosine", type=float, metavar="C", help="exit 5 if an output's cosine is under C, or undefined"
+    )
+    parser.add_argument(
+        "--min-agreement",
+        type=float,
+        metavar="SHARE",
+        help="exit 5 if both name the same class for less than this share of the samples, as in 0.99",
+    )
+    parser.add_argument(
         "--bisect",
         action="store_true",
         help="also name the first tensor inside that differs; both ONNX models",
@@ -111,6 +126,10 @@ def run(arguments: argparse.Namespace) -> int:
                     metrics=arguments.metric,
                     metric_options=arguments.metric_option,
                     max_drop=arguments.max_drop,
+                    rtol=arguments.rtol,
+                    atol=arguments.atol,
+                    min_cosine=arguments.min_cosine,
+                    min_agreement=arguments.min_agreement,
                     output=arguments.output,
                     batch=arguments.batch,
                     runs=arguments.runs,
@@ -129,9 +148,12 @@ def run(arguments: argparse.Namespace) -> int:
         print_json(report.to_json())
     else:
         _print(report)
+    for warning in () if arguments.json else report.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     report.require_passed()
-    for gate in report.gates:
-        print(gate.sentence, file=sys.stderr)
+    if arguments.json:
+        for gate in report.gates:
+            print(gate.sentence, file=sys.stderr)
     return 0
 
 
@@ -166,12 +188,15 @@ def _print(report: ValidationReport) -> None:
                 f"{d.relative_l2:.3g}",
                 "-" if d.sqnr_db is None else f"{d.sqnr_db:.1f}",
                 "-" if d.kl is None else f"{d.kl:.3g}",
-                f"{d.cosine:.6f}",
+                d.cosine_text,
             ]
             for d in comparison.differences
         ],
         title=f"Outputs, candidate against reference, {comparison.n} samples",
     )
+    for d in comparison.differences:
+        if d.remark:
+            print(f"output {d.name}: {d.remark}")
     for side, sentences in comparison.conversions.items():
         for sentence in sentences:
             print(f"converted for the {side}: {sentence}")
@@ -180,6 +205,10 @@ def _print(report: ValidationReport) -> None:
     if report.benchmark is not None:
         print()
         print_latency(report.benchmark)
+    print()
+    for gate in report.gates:
+        print(f"{'pass' if gate.passed else 'FAIL'}  {gate.sentence}")
+    print(report.verdict)
 
 
 def _print_metric(report: ValidationReport, metric: MetricComparison) -> None:

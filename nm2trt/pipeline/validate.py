@@ -31,6 +31,10 @@ def validate(
     metrics: Sequence[str] = (),
     metric_options: Sequence[str] = (),
     max_drop: str | None = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    min_cosine: float | None = None,
+    min_agreement: float | None = None,
     output: str | None = None,
     batch: int | None = None,
     runs: int = 200,
@@ -56,7 +60,13 @@ def validate(
         metric_options: Options of the metrics, as "blank=0".
         max_drop: Largest loss that may not be excluded, as "0.5pt"; judged for each metric that was named, or
             for top-1. `ValidationReport.require_passed` raises when it is.
-        output: Output that the metrics read; by default the only one of a fitting rank.
+        rtol: With `atol`, a limit for every element of every output: |a - b| <= atol + rtol * |b|, b the
+            reference; one that is not given is 0.
+        atol: See `rtol`.
+        min_cosine: Lowest cosine of every output; that of an all-zero output is undefined, and fails.
+        min_agreement: Lowest share of samples for which both name the same class, from 0 to 1.
+        output: Output that the metrics read; by default the only one of a fitting rank. If only one side
+            has other outputs, only those that both have are compared.
         batch: Batch size; for the metrics 64 by default, for latency 1.
         runs: Timed runs of each model; 0 leaves latency out.
         warmup: Fewest runs before, not timed.
@@ -75,7 +85,7 @@ def validate(
     An error in the midst of the samples carries the report of those before it, as `error.partial`.
     """
     from nm2trt.validation.comparison import compare_sessions, default_metrics
-    from nm2trt.validation.gate import hold_to, parse_drop
+    from nm2trt.validation.gate import Limits, hold_to, parse_drop
     from nm2trt.validation.metrics.table import metric_options as read_options
     from nm2trt.validation.report import ValidationReport
     from nm2trt.validation.samples.open_samples import open_samples
@@ -83,6 +93,7 @@ def validate(
     if runs < 0 or warmup < 0:
         raise InputError(f"{runs} runs after {warmup} cannot be timed; give 0 or more")
     drop = None if max_drop is None else parse_drop(max_drop)
+    limits = Limits(rtol, atol, min_cosine, min_agreement)
     if bisect:
         _require_onnx(model, against)
     samples = open_samples(data, data_root=data_root, allow_functions=allow_functions)
@@ -90,6 +101,8 @@ def validate(
     gated = set(metrics) or set(chosen[:1])
     if drop is not None and not gated:
         raise InputError("--max-drop needs a metric, and the data has no labels; name one with --metric")
+    if min_agreement is not None and "agreement" not in chosen:
+        chosen = (*chosen, "agreement")
     options = read_options(metric_options, chosen)
     names = (str(model), str(against), str(data))
     with contextlib.ExitStack() as stack:
@@ -105,6 +118,7 @@ def validate(
                 options=options,
                 output=output,
                 batch=batch,
+                tolerance=limits.tolerance,
             )
         except Nm2trtError as error:
             if error.partial is not None:
@@ -116,6 +130,7 @@ def validate(
                     error.args = (f"{error}; {where['sentence']}",)
             raise
         gates = () if drop is None else tuple(hold_to(m, drop) for m in comparison.metrics if m.name in gated)
+        gates += tuple(limits.judge(comparison.differences, comparison.metrics))
         report = ValidationReport(*names, comparison, gates=gates)
         try:
             found = _bisection(Path(model), Path(against), candidate, reference, samples) if bisect else None

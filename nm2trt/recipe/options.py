@@ -161,7 +161,7 @@ class ExplainOptions(StageOptions):
 
 
 class ValidateOptions(StageOptions):
-    """`nm2trt validate`; with `max_drop` the run stops where a larger loss cannot be excluded."""
+    """`nm2trt validate`; with `max_drop` or another limit the run stops if it is not kept."""
 
     files = ("data",)
     sources = ("against",)
@@ -171,6 +171,10 @@ class ValidateOptions(StageOptions):
     metrics: list[str] = Field(default_factory=list)
     metric_options: list[str] = Field(default_factory=list)
     max_drop: str | None = None
+    rtol: float | None = Field(default=None, ge=0, strict=False)
+    atol: float | None = Field(default=None, ge=0, strict=False)
+    min_cosine: float | None = Field(default=None, ge=-1, le=1, strict=False)
+    min_agreement: float | None = Field(default=None, ge=0, le=1, strict=False)
     bisect: bool = False
     output: str | None = None
     batch: int | None = Field(default=None, ge=1)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy.typing as npt
 
+from nm2trt.backends.batch_axes import data_dependent
 from nm2trt.backends.protocol import Session
 from nm2trt.compare import DifferenceSum, OutputDifference
 from nm2trt.errors import DifferenceError, Interrupted, Nm2trtError
@@ -120,6 +121,7 @@ def compare_sessions(
     options: Mapping[str, str] | None = None,
     output: str | None = None,
     batch: int | None = None,
+    tolerance: tuple[float, float] | None = None,
 ) -> Comparison:
     """Run all samples through both models, a batch at a time, and compare scores and outputs.
 
@@ -131,6 +133,7 @@ def compare_sessions(
         options: Options of the metrics.
         output: Output that the metrics read; by default the only one of a fitting rank.
         batch: Batch size; by default the models' own, or 64.
+        tolerance: (atol, rtol): count the elements that are farther than atol + rtol * |reference|.
 
     Raises:
         DataError: Samples, labels or outputs do not fit.
@@ -142,16 +145,11 @@ def compare_sessions(
 
     An error that comes after the first batch carries what was found so far, as `error.partial`.
     """
-    names = {spec.name for spec in candidate.outputs}
-    if names != {spec.name for spec in reference.outputs}:
-        raise DifferenceError(
-            f"the candidate's outputs are {sorted(names)}, the reference's "
-            f"{sorted(spec.name for spec in reference.outputs)}; only equal names can be compared"
-        )
+    shared = _shared_outputs(candidate, reference, output)
     sessions = dict(zip(SIDES, (candidate, reference), strict=True))
     feeders = {side: Feeder(session, samples, what=side) for side, session in sessions.items()}
     size = common_batch(list(feeders.values()), batch, len(samples))
-    tally = _Tally(sessions, metrics, options or {}, output)
+    tally = _Tally(sessions, metrics, options or {}, output, shared, tolerance)
     conversions = {side: feeder.conversions for side, feeder in feeders.items()}
 
     def found(stopped: str = "") -> Comparison:
@@ -175,6 +173,17 @@ def compare_sessions(
         raise raised from error
 
 
+def _shared_outputs(candidate: Session, reference: Session, output: str | None) -> set[str]:
+    """Return the outputs to compare: all, or those that both have if the metrics read one of them."""
+    own, other = ({spec.name for spec in session.outputs} for session in (candidate, reference))
+    if own == other or output in own & other:
+        return own & other
+    raise DifferenceError(
+        f"the candidate's outputs are {sorted(own)}, the reference's {sorted(other)}; only equal names can "
+        "be compared: name one that both have with --output"
+    )
+
+
 class _Tally:
     """What has been added up so far."""
 
@@ -184,6 +193,8 @@ class _Tally:
         metrics: Sequence[str],
         options: Mapping[str, str],
         output: str | None,
+        shared: Collection[str],
+        tolerance: tuple[float, float] | None,
     ) -> None:
         self.n = 0
         self._specs: dict[str, MetricSpec] = {}
@@ -195,11 +206,16 @@ class _Tally:
                 side: spec.make(Request(side, session.outputs, output, options, argument))
                 for side, session in sessions.items()
             }
+        free = data_dependent(sessions["reference"].inputs, sessions["reference"].outputs)
         self._sums = {
             spec.name: DifferenceSum(
-                spec.name, distribution=len(spec.shape) in (2, 3) and _floating(spec.dtype)
+                spec.name,
+                distribution=len(spec.shape) in (2, 3) and _floating(spec.dtype),
+                tolerance=tolerance,
+                free_size=spec.name in free,
             )
             for spec in sessions["reference"].outputs
+            if spec.name in shared
         }
 
     def add(self, batch: Batch, outputs: Mapping[str, Arrays]) -> None:

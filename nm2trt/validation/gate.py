@@ -1,39 +1,162 @@
-"""Is a loss excluded: the interval of a difference against the largest drop that is allowed."""
+"""Pass or fail: the interval of a loss against the largest drop, and outputs against tolerances."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from nm2trt.compare import OutputDifference
 from nm2trt.errors import InputError
 from nm2trt.validation.comparison import MetricComparison
 
-__all__ = ["Gate", "hold_to", "parse_drop"]
+__all__ = ["Gate", "Limits", "hold_to", "parse_drop", "suspicions"]
 
+_UNRELATED = 0.5
 _DROP = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(pt|pts|points?)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Whether a metric lost no more than was allowed.
+    """Whether a metric lost no more than was allowed, or an output stayed within its limits.
 
     Args:
-        metric: The metric.
-        max_drop: Largest loss allowed, in the metric's own unit.
-        passed: The interval excludes a larger one.
+        metric: The metric, "tolerance" or "cosine".
+        max_drop: Largest loss allowed, in the metric's own unit; None for a limit of another kind.
+        passed: The limit was kept; for `max_drop`, the interval excludes a larger loss.
         sentence: The same in words, with the numbers.
+        output: The output that was judged, or "".
+        limits: The limits by their option's name.
     """
 
     metric: str
-    max_drop: float
+    max_drop: float | None
     passed: bool
     sentence: str
+    output: str = ""
+    limits: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What outputs are held to; None leaves a limit out.
+
+    Args:
+        rtol: With `atol`: every element keeps |a - b| <= atol + rtol * |b|, b the reference. One that is not
+            given counts as 0, so that only one of the two is needed.
+        atol: See `rtol`.
+        min_cosine: Lowest cosine of an output; that of an all-zero output is undefined, and fails.
+        min_agreement: Lowest share of samples for which both name the same class.
+
+    Raises:
+        InputError: A limit is out of its range.
+    """
+
+    rtol: float | None = None
+    atol: float | None = None
+    min_cosine: float | None = None
+    min_agreement: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("rtol", 0.0, math.inf),
+            ("atol", 0.0, math.inf),
+            ("min_cosine", -1.0, 1.0),
+            ("min_agreement", 0.0, 1.0),
+        ):
+            value = getattr(self, name)
+            if value is not None and not (low <= value <= high and math.isfinite(value)):
+                option = f"--{name.replace('_', '-')}"
+                allowed = "0 or more" if high == math.inf else f"from {low:g} to {high:g}"
+                raise InputError(f"{option} {value:g} is out of range; give a number {allowed}")
+
+    @property
+    def tolerance(self) -> tuple[float, float] | None:
+        """(atol, rtol), or None if neither was given."""
+        if self.rtol is None and self.atol is None:
+            return None
+        return self.atol or 0.0, self.rtol or 0.0
+
+    def judge(
+        self, differences: Sequence[OutputDifference], metrics: Sequence[MetricComparison]
+    ) -> Iterator[Gate]:
+        """Yield a gate for every output and limit, and one for the agreement."""
+        for item in differences:
+            if self.tolerance is not None:
+                yield _hold_to_tolerance(item, *self.tolerance)
+            if self.min_cosine is not None:
+                yield _hold_to_cosine(item, self.min_cosine)
+        for metric in metrics:
+            if self.min_agreement is not None and metric.name == "agreement":
+                yield _hold_to_agreement(metric, self.min_agreement)
+
+
+def _hold_to_tolerance(item: OutputDifference, atol: float, rtol: float) -> Gate:
+    outside = item.outside or 0
+    limit = f"{atol:g} + {rtol:g} |b|"
+    if item.unequal_shapes:
+        words = f"its size differs from the reference's in {item.unequal_shapes} runs"
+    elif outside:
+        worst = "" if math.isnan(item.max_abs) else f"; the largest difference is {item.max_abs:.3g}"
+        words = f"{outside} of {item.elements} elements are beyond {limit}{worst}"
+    else:
+        words = f"all {item.elements} elements are within {limit}"
+    sentence = f"output {item.name!r}: {words}" + (f"; {item.remark}" if item.remark else "")
+    passed = not outside and not item.unequal_shapes
+    return Gate("tolerance", None, passed, sentence, item.name, {"atol": atol, "rtol": rtol})
+
+
+def _hold_to_cosine(item: OutputDifference, least: float) -> Gate:
+    passed = item.cosine is not None and item.cosine >= least and not item.unequal_shapes
+    if item.unequal_shapes:
+        words = f"its size differs from the reference's in {item.unequal_shapes} runs"
+    elif item.cosine is None:
+        words = f"the cosine is undefined, since {_why_undefined(item)}"
+    else:
+        words = f"cosine {item.cosine:.6f}, {'at least' if passed else 'less than'} {least:g}"
+    return Gate("cosine", None, passed, f"output {item.name!r}: {words}", item.name, {"min_cosine": least})
+
+
+def _hold_to_agreement(metric: MetricComparison, least: float) -> Gate:
+    score = metric.candidate
+    passed = score.value >= least
+    sentence = (
+        f"agreement {score.value:.2%} (95 % interval {score.low:.2%} to {score.high:.2%}), "
+        f"{'at least' if passed else 'less than'} {least:.2%}"
+    )
+    return Gate("agreement", None, passed, sentence, limits={"min_agreement": least})
+
+
+def _why_undefined(item: OutputDifference) -> str:
+    if math.isnan(item.max_abs):
+        return item.remark
+    if item.max_abs == 0:
+        return "the output is all zero on both sides (--atol 0 asks for equality)"
+    return f"the {'reference' if item.max_relative == math.inf else 'candidate'} is all zero"
+
+
+def suspicions(differences: Sequence[OutputDifference]) -> tuple[str, ...]:
+    """Return a sentence for each output that looks unrelated to the reference, or could not be compared."""
+    found = []
+    for item in differences:
+        name = f"output {item.name!r}"
+        if item.unequal_shapes:
+            found.append(f"{name} has another size than the reference in {item.unequal_shapes} runs")
+        elif item.nan_in_both:
+            found.append(f"{name}: {item.remark}")
+        elif item.cosine is None and item.elements:
+            found.append(f"{name}: {_why_undefined(item)}")
+        elif item.cosine is not None and item.cosine < _UNRELATED:
+            found.append(
+                f"{name} has a cosine of {item.cosine:.3f} to the reference: the models may be unrelated"
+            )
+    return tuple(found)
 
 
 def parse_drop(text: str) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 from nm2trt.errors import DifferenceError
 from nm2trt.validation.comparison import Comparison
-from nm2trt.validation.gate import Gate
+from nm2trt.validation.gate import Gate, suspicions
 from nm2trt.validation.latency.bench import Benchmark
 
 __all__ = ["ValidationReport"]
@@ -24,7 +24,7 @@ class ValidationReport:
         data: The samples' name.
         comparison: Metrics with their paired intervals, and output differences.
         benchmark: Latency of both, or None when it was not asked for.
-        gates: Whether a larger loss than allowed is excluded, by metric; () when none was asked for.
+        gates: Whether each limit was kept; () if none was given.
         bisection: Where the two graphs part, by `nm2trt.graph.execute.bisect`; None when not asked for.
     """
 
@@ -37,9 +37,26 @@ class ValidationReport:
     bisection: Mapping[str, Any] | None = None
 
     @property
-    def passed(self) -> bool:
-        """Whether every gate was passed."""
-        return all(gate.passed for gate in self.gates)
+    def passed(self) -> bool | None:
+        """Whether every gate was passed; None if no gate was set."""
+        return all(gate.passed for gate in self.gates) if self.gates else None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What no gate judged and looks wrong, one sentence each."""
+        return () if self.gates else suspicions(self.comparison.differences)
+
+    @property
+    def verdict(self) -> str:
+        """The line that says PASS, FAIL, or that no gate was set."""
+        if not self.gates:
+            return (
+                "no gate set: differences are shown, not judged (--rtol, --atol, --min-cosine, "
+                "--min-agreement, --max-drop)"
+            )
+        failed = sum(not gate.passed for gate in self.gates)
+        count = len(self.gates)
+        return f"FAIL: {failed} of {count} gates" if failed else f"PASS: {count} of {count} gates"
 
     def require_passed(self) -> None:
         """Raise when a gate was not passed.
@@ -61,5 +78,6 @@ class ValidationReport:
             "benchmark": None if self.benchmark is None else self.benchmark.to_json(),
             "gates": [gate.to_json() for gate in self.gates],
             "passed": self.passed,
+            "warnings": list(self.warnings),
             "bisection": None if self.bisection is None else dict(self.bisection),
         }

@@ -155,9 +155,10 @@ def test_a_drop_that_is_not_excluded_is_exit_5_in_words(files, capsys, tmp_path)
 
 
 def test_a_drop_that_is_excluded_is_said_so(files, capsys):
-    status, _, err = run(capsys, files, "--max-drop", "60pt")
+    status, out, _ = run(capsys, files, "--max-drop", "60pt")
     assert status == 0
-    assert "top-1: a drop of more than 60 points is excluded" in err
+    assert "top-1: a drop of more than 60 points is excluded" in out
+    assert out.endswith("PASS: 1 of 1 gates\n")
 
 
 def test_metrics_that_are_named_are_all_held_to_it(files, capsys):
@@ -340,3 +341,112 @@ def test_a_result_that_cannot_be_written_is_printed(shown, files, capsys, tmp_pa
     assert (status, err.count("\n")) == (2, 1)
     assert f"{kept} cannot be written" in err
     assert ("difference" in out, "Traceback" in err) == (True, False)
+
+
+def scaled(path, weight, factor):
+    """y = factor * (x @ weight): a factor of 0 is a dead network, one of NaN a broken one."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Mul", ["h", "k"], ["scores"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 3])],
+        [
+            numpy_helper.from_array(weight.astype(np.float32), "w"),
+            numpy_helper.from_array(np.float32(factor), "k"),
+        ],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
+    return str(path)
+
+
+def test_without_a_gate_it_says_so_and_warns_of_unrelated_outputs(files, capsys, tmp_path):
+    turned = np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]])  # every row is orthogonal to the reference's
+    other = scaled(tmp_path / "other.onnx", turned, 1)
+    status, out, err = run(capsys, files, candidate=other)
+    assert status == 0
+    assert "no gate set" in out
+    assert "warning: output 'scores' has a cosine of 0.000" in err
+
+    status, out, err = run(capsys, files, candidate=scaled(tmp_path / "near.onnx", np.eye(3), 1.01))
+    assert (status, err) == (0, "")
+    assert "no gate set" in out
+
+
+def test_a_dead_network_has_no_cosine(files, capsys, tmp_path):
+    dead = scaled(tmp_path / "dead.onnx", np.eye(3), 0)
+    status, out, err = run(capsys, files, candidate=dead)
+    assert status == 0
+    assert "undefined" in out
+    assert "1.000000" not in out
+    assert "warning: output 'scores': the candidate is all zero" in err
+    for reference in (files["reference"], dead):
+        status, out, _ = run(capsys, files, "--min-cosine", "-1", candidate=dead, reference=reference)
+        assert status == 5
+        assert "the cosine is undefined" in out
+
+
+def test_nan_on_both_sides_is_named_and_fails_every_gate_on_outputs(files, capsys, tmp_path):
+    broken = scaled(tmp_path / "nan.onnx", np.eye(3), np.nan)
+    np.savez(tmp_path / "unlabelled.npz", x=np.ones((30, 3), np.float32))
+    files = {**files, "data": str(tmp_path / "unlabelled.npz")}
+    status, out, err = run(capsys, files, candidate=broken, reference=broken)
+    assert status == 0
+    assert "90 of 90 elements are NaN on both sides" in out
+    assert "90 of 90 elements are NaN on both sides" in err
+    status, out, _ = run(capsys, files, "--json", candidate=broken, reference=broken)
+    found = json.loads(out)
+    (item,) = found["differences"]
+    assert (item["max_abs"], item["cosine"], item["nan_in_both"], found["passed"]) == (None, None, 90, None)
+    for gate in (("--atol", "1e9"), ("--min-cosine", "-1")):
+        assert run(capsys, files, *gate, candidate=broken, reference=broken)[0] == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "sentence"),
+    [
+        # The candidate is 1.01 of the reference, whose elements are 0 and 1.
+        pytest.param(("--atol", "0.011"), 0, "within 0.011 + 0 |b|", id="absolute"),
+        pytest.param(("--rtol", "0.011"), 0, "within 0 + 0.011 |b|", id="relative"),
+        pytest.param(("--rtol", "0.009"), 5, "30 of 90 elements are beyond 0 + 0.009 |b|", id="too-far"),
+        pytest.param(("--rtol", "0.006", "--atol", "0.005"), 0, "within 0.005", id="both-add-up"),
+        pytest.param(("--min-cosine", "0.999"), 0, "at least 0.999", id="cosine"),
+        pytest.param(("--min-agreement", "1"), 0, "agreement 100.00%", id="agreement"),
+    ],
+)
+def test_gates_on_outputs(files, capsys, tmp_path, words, status, sentence):
+    near = scaled(tmp_path / "near.onnx", np.eye(3), 1.01)
+    found, out, err = run(capsys, files, *words, candidate=near)
+    assert (found, sentence in out) == (status, True), out
+    assert ("FAIL: 1 of 1" if status else "PASS: 1 of 1") in out
+    assert (sentence in err) == bool(status)
+
+
+def test_agreement_and_cosine_below_their_limits_fail(files, capsys):
+    status, out, _ = run(capsys, files, "--min-agreement", "0.7", "--min-cosine", "0.9")
+    assert status == 5
+    assert "FAIL  agreement 66.67%" in out
+    assert "FAIL  output 'scores': cosine 0.333333, less than 0.9" in out
+    assert "FAIL: 2 of 2 gates" in out
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--rtol", "-1"), ("--atol", "nan"), ("--min-cosine", "1.5"), ("--min-agreement", "99")],
+)
+def test_limits_out_of_range(files, capsys, option, value):
+    status, out, err = run(capsys, files, option, value)
+    assert (status, out) == (2, "")
+    assert f"{option} {value} is out of range" in err
+
+
+def test_an_output_that_both_have_is_compared_if_it_is_named(files, capsys, tmp_path):
+    model = onnx.load(files["reference"])
+    model.graph.node.append(helper.make_node("Relu", ["scores"], ["more"]))
+    model.graph.output.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, ["n", 3]))
+    onnx.save(model, tmp_path / "two.onnx")
+    two = tmp_path / "two.onnx"
+    status, _, err = run(capsys, files, candidate=two)
+    assert (status, "--output" in err) == (5, True)
+    status, out, _ = run(capsys, files, "--output", "scores", "--atol", "0", "--json", candidate=two)
+    assert status == 0
+    assert [item["name"] for item in json.loads(out)["differences"]] == ["scores"]

@@ -44,6 +44,10 @@ def validate(job: Job) -> Outcome:
         metrics=options.metrics,
         metric_options=options.metric_options,
         max_drop=options.max_drop,
+        rtol=options.rtol,
+        atol=options.atol,
+        min_cosine=options.min_cosine,
+        min_agreement=options.min_agreement,
         bisect=options.bisect,
         allow_functions=job.allow_functions,
         output=options.output,
@@ -56,7 +60,9 @@ def validate(job: Job) -> Outcome:
         ["validate", str(job.sources["from"]), "--against", against, "--data", str(job.files["data"])]
     )
     words.add("--metric", options.metrics).add("--metric-option", options.metric_options)
-    words.add("--max-drop", options.max_drop).add("--bisect", options.bisect)
+    words.add("--max-drop", options.max_drop).add("--rtol", options.rtol).add("--atol", options.atol)
+    words.add("--min-cosine", options.min_cosine).add("--min-agreement", options.min_agreement)
+    words.add("--bisect", options.bisect)
     words.add("--output", options.output).add("--batch", options.batch)
     words.add("--runs", options.runs, unless=200)
     failure: Nm2trtError | None = None

