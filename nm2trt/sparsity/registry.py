@@ -6,12 +6,11 @@ from collections.abc import Mapping
 
 from nm2trt.errors import SparsifyError
 from nm2trt.sparsity.core.method_spec import MethodSpec
-from nm2trt.sparsity.core.parametrization import NoOptions
 from nm2trt.sparsity.fcpts.options import FcptsOptions, FcptsWeight
 from nm2trt.sparsity.fcpts.session import start as start_fcpts
 from nm2trt.sparsity.methods.lbc import LbcOptions, LbcWeight
 from nm2trt.sparsity.methods.magnitude import MagnitudeOptions, MagnitudeWeight
-from nm2trt.sparsity.methods.sr_ste import SrSteOptions, SrSteWeight, SteWeight
+from nm2trt.sparsity.methods.sr_ste import SrSteOptions, SrSteWeight, SteOptions, SteWeight
 from nm2trt.sparsity.spre.options import SpReOptions, SpReWeight
 from nm2trt.sparsity.spre.session import start as start_spre
 
@@ -20,7 +19,7 @@ __all__ = ["METHODS", "method"]
 
 _ALL = (
     MethodSpec("sr-ste", SrSteWeight, SrSteOptions, "from scratch, with a decay that steadies the mask"),
-    MethodSpec("ste", SteWeight, NoOptions, "from scratch, straight-through only"),
+    MethodSpec("ste", SteWeight, SteOptions, "from scratch, straight-through only"),
     MethodSpec("lbc", LbcWeight, LbcOptions, "from scratch, learns the best combination of each group"),
     MethodSpec("magnitude", MagnitudeWeight, MagnitudeOptions, "from a dense model: one-shot or gradual"),
     MethodSpec(

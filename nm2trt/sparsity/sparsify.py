@@ -80,6 +80,7 @@ def sparsify(
             f"{method!r} has a schedule: give total_steps, the optimizer steps of the whole run"
         )
     if spec.start:
+        _refuse_meta(model, method)
         return spec.start(request)
     choices = request.choose()
     weights = request.parametrize(choices)
@@ -96,3 +97,12 @@ def _check_model(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if is_sharded(parameter):
             raise SparsifyError(f"{name} is sharded already; call sparsify before fully_shard")
+
+
+def _refuse_meta(model: nn.Module, method: str) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.device.type == "meta":
+            raise SparsifyError(
+                f"{method!r} reads the model's values, and {name} is on the meta device; call to_empty() and "
+                "load_state_dict() first"
+            )

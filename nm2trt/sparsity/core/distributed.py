@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-__all__ = ["full", "is_sharded", "local", "local_part", "plain_copy"]
+__all__ = ["full", "is_sharded", "local", "local_part", "plain_copy", "shard_like"]
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -29,10 +28,14 @@ def local_part(whole: Tensor, like: Tensor) -> Tensor:
     """Cut from `whole` the part that this process holds of `like`, without communication."""
     if not is_sharded(like):
         return whole
+    return local(shard_like(whole, like))
+
+
+def shard_like(whole: Tensor, like: Tensor) -> Tensor:
+    """Return `whole` as a DTensor placed as `like` is, without communication."""
     from torch.distributed.tensor import distribute_tensor
 
-    cut = distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)  # type: ignore[attr-defined]
-    return cut.to_local()
+    return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)  # type: ignore[attr-defined]
 
 
 def plain_copy(model: nn.Module, baked: Mapping[tuple[int, str], Tensor]) -> nn.Module:
@@ -78,7 +81,7 @@ class _Rebuild:
 
     def _children(self, sharded: nn.Module, plain: nn.Module) -> None:
         for name, child in sharded._modules.items():
-            if child is not None and name == "parametrizations" and parametrize.is_parametrized(sharded):
+            if child is not None and name == "parametrizations" and _has_parametrizations(sharded):
                 for tensor, parametrizations in child.named_children():
                     original: nn.Parameter = parametrizations.original  # type: ignore[assignment]
                     values = self._baked[id(sharded), tensor]
@@ -98,4 +101,9 @@ def _plain_class(module: nn.Module) -> type[nn.Module]:
     cls = type(module)
     if any(base.__name__ == "FSDPModule" for base in cls.__bases__):
         cls = next(base for base in cls.__bases__ if base.__name__ != "FSDPModule")
-    return cls.__bases__[0] if parametrize.is_parametrized(module) else cls
+    return cls.__bases__[0] if _has_parametrizations(module) else cls
+
+
+def _has_parametrizations(module: nn.Module) -> bool:
+    # Not torch's is_parametrized: a wrapper such as ActivationWrapper forwards the attribute of its layer.
+    return "parametrizations" in module._modules

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from nm2trt.errors import SparsityError
+from nm2trt.errors import SparsifyError, SparsityError
 from nm2trt.nm.mask import check
 from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan
 from nm2trt.sparsity.core import state_keys
@@ -17,7 +17,42 @@ from nm2trt.sparsity.core.distributed import full, is_sharded, plain_copy
 from nm2trt.sparsity.core.layer_choice import check_finite
 from nm2trt.sparsity.core.tracked_weight import TrackedWeight
 
-__all__ = ["bake", "make_plain"]
+__all__ = ["bake", "make_plain", "refuse_others", "refuse_stale"]
+
+
+def refuse_others(weight: TrackedWeight) -> None:
+    """Raise when another parametrisation was registered on a sparse weight: baking would drop it.
+
+    Raises:
+        SparsifyError: One was.
+    """
+    for site in weight.sites:
+        listed: Any = site.module.parametrizations[site.tensor]  # type: ignore[index]
+        others = ", ".join(type(p).__name__ for p in listed if p is not weight.sparse)
+        if others:
+            raise SparsifyError(
+                f"{site.weight_name} has another parametrisation ({others}), which finalize would drop; "
+                "remove it, or register it before sparsify and exclude the layer"
+            )
+
+
+@torch.no_grad()
+def refuse_stale(weight: TrackedWeight) -> None:
+    """Raise when a mask that follows its weight is another weight's: a step was not followed.
+
+    Raises:
+        SparsifyError: It is, or the weight was changed where the change is lost.
+    """
+    weight.sparse.check_unchanged()
+    values = full(weight.original).detach()
+    check_finite(weight.name, values)
+    stale = weight.sparse.stale_entries(values)
+    if stale:
+        raise SparsifyError(
+            f"{stale:,} of {values.numel():,} mask entries of {weight.name} are not those of its values: an "
+            "optimizer that is not attached changed it; call refresh() to take its values as they are, and "
+            "attach(optimizer) before training"
+        )
 
 
 def bake(model: nn.Module, plan: Plan, weights: Sequence[TrackedWeight]) -> nn.Module:

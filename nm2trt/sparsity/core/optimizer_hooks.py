@@ -1,7 +1,8 @@
-"""The method's work around each optimizer step.
+"""Hooks around each optimizer step: the decay before it, schedule and masks after it.
 
-Before the step the decay is added, once and to unscaled gradients; after it the schedule advances and the
-masks are set. The optimizer itself calls the hooks, so a training loop has nothing to remember.
+The decay is added once per step and to unscaled gradients. The optimizer itself calls the hooks, so a
+training loop has nothing to remember. Which weights an optimizer trains is looked up at each step, so that
+parameter groups and layers may join later.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -27,57 +28,93 @@ Keywords = dict[str, Any]
 
 
 class OptimizerHooks:
-    """Follows the optimizers of one session's weights.
+    """The optimizers that one session follows.
 
     Args:
+        model: The attached model.
         weights: The session's sparse weights.
+        after_step: Called after a followed step, once the masks are set.
     """
 
-    def __init__(self, weights: Sequence[TrackedWeight]) -> None:
+    def __init__(
+        self, model: nn.Module, weights: Sequence[TrackedWeight], after_step: Callable[[], None] | None = None
+    ) -> None:
+        self._model = model
         self._weights = tuple(weights)
-        self._of: dict[int, tuple[TrackedWeight, ...]] = {}
-        self._handles: list[Any] = []
+        self._after = after_step
+        self._followed: weakref.WeakKeyDictionary[Optimizer, list[Any]] = weakref.WeakKeyDictionary()
+        self._warned: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        # An optimizer may step others inside its own step (ZeroRedundancyOptimizer does).
+        self._inside = False
         _watch_all_optimizers()
-        _UNATTACHED.add(self)
-
-    @property
-    def attached(self) -> bool:
-        """Whether there is an optimizer to follow."""
-        return bool(self._of)
+        _OPEN.add(self)
 
     def attach(self, optimizers: Sequence[Optimizer]) -> None:
-        """Hook the step of each optimizer.
+        """Follow these optimizers too.
 
         Raises:
-            SparsifyError: Called before, or a trained parameter is in none of the optimizers.
+            SparsifyError: One is no optimizer or is of another model, or a trained parameter is in none of
+                the followed ones.
         """
-        if self._of:
-            raise SparsifyError("attach was called before; give all optimizers in one call, attach(one, two)")
         if not optimizers or not all(isinstance(o, Optimizer) for o in optimizers):
             raise SparsifyError("attach takes torch optimizers, as in attach(torch.optim.SGD(...))")
-        held = {id(o): _held(o) for o in optimizers}
-        everything = set().union(*held.values())
+        own = {id(parameter) for parameter in self._model.parameters()}
+        held = self.held(optimizers)
         for weight in self._weights:
-            if any(p.requires_grad and id(p) not in everything for p in weight.parameters()):
+            if any(p.requires_grad and id(p) not in held for p in weight.parameters()):
                 raise SparsifyError(
                     f"the optimizer does not train {weight.name}; make it from model.parameters() after "
                     "sparsify, and after fully_shard where that is used"
                 )
-        _UNATTACHED.discard(self)
         for optimizer in optimizers:
-            self._of[id(optimizer)] = tuple(w for w in self._weights if id(w.original) in held[id(optimizer)])
-            self._handles.append(optimizer.register_step_pre_hook(self._before_step))
-            self._handles.append(optimizer.register_step_post_hook(self._after_step))
+            if not own & _held(optimizer):
+                raise SparsifyError(
+                    f"the {type(optimizer).__name__} holds no parameter of the sparsified "
+                    f"{type(self._model).__name__}; attach the optimizer that trains this model"
+                )
+            for weight in self._weights:
+                weight.sparse.check_optimizer(weight.name, _group_of(optimizer, weight))
+        for optimizer in optimizers:
+            if optimizer not in self._followed:
+                self._followed[optimizer] = [
+                    optimizer.register_step_pre_hook(self._before_step),
+                    optimizer.register_step_post_hook(self._after_step),
+                ]
+        self.warn_again()
+
+    def detach(self, optimizers: Sequence[Optimizer]) -> None:
+        """Follow these optimizers no longer; all of them when none is given.
+
+        Raises:
+            SparsifyError: One is not followed.
+        """
+        for optimizer in optimizers:
+            if optimizer not in self._followed:
+                raise SparsifyError(
+                    f"detach: the {type(optimizer).__name__} is not attached; give one that attach was given"
+                )
+        for optimizer in tuple(optimizers or self._followed):
+            for handle in self._followed.pop(optimizer):
+                handle.remove()
+        self.warn_again()
+
+    def held(self, more: Sequence[Optimizer] = ()) -> set[int]:
+        """Return the ids of all parameters of the followed optimizers, and of some more."""
+        return set().union(*(_held(o) for o in (*self._followed, *more)))
 
     def remove(self) -> None:
-        """Leave the optimizers as they were."""
-        _UNATTACHED.discard(self)
-        for handle in self._handles:
-            handle.remove()
+        """Leave the optimizers as they were, and warn of none any more."""
+        self.detach(())
+        _OPEN.discard(self)
+
+    def warn_again(self) -> None:
+        """Let the next step of an optimizer that is not followed warn, even if it did before."""
+        self._warned.clear()
 
     def _before_step(
         self, optimizer: Optimizer, args: Arguments, kwargs: Keywords
     ) -> tuple[Arguments, Keywords] | None:
+        self._inside = True
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
             self._before_update(optimizer)
@@ -99,27 +136,73 @@ class OptimizerHooks:
     def _before_update(self, optimizer: Optimizer) -> None:
         if _skipped(optimizer):
             return
-        # A GradScaler sets it on optimizers that unscale in their own fused step.
-        grad_scale = getattr(optimizer, "grad_scale", None)
-        rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-        for weight in self._of[id(optimizer)]:
+        groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+        for weight in self._weights:
             parameter = weight.original
-            context = UpdateContext(float(rates[id(parameter)]), 1.0 if grad_scale is None else grad_scale)
-            weight.sparse.before_update(parameter, context)
+            if id(parameter) in groups:
+                weight.sparse.before_update(parameter, _context(optimizer, groups[id(parameter)]))
 
     def _after_step(self, optimizer: Optimizer, _args: Arguments, _kwargs: Keywords) -> None:
-        if not _skipped(optimizer):
-            for weight in self._of[id(optimizer)]:
-                weight.sparse.after_update(weight.original)
-
-    def trains_some(self, optimizer: Optimizer) -> bool:
-        """Tell whether an optimizer holds one of the weights."""
+        self._inside = False
+        if _skipped(optimizer):
+            return
         held = _held(optimizer)
-        return any(id(weight.original) in held for weight in self._weights)
+        for weight in self._weights:
+            if any(id(parameter) in held for parameter in weight.parameters()):
+                weight.sparse.after_update(weight.original)
+        self._advance_frozen()
+        if self._after is not None:
+            self._after()
+
+    def _advance_frozen(self) -> None:
+        """Bring the schedule of weights that no optimizer holds to where the others stand."""
+        behind = [w for w in self._weights if w.sparse.has_schedule(w.sparse.options)]
+        now = max(weight.sparse.updates for weight in self._weights)
+        behind = [weight for weight in behind if weight.sparse.updates < now]
+        held = self.held() if behind else set()
+        for weight in behind:
+            if not any(id(parameter) in held for parameter in weight.parameters()):
+                while weight.sparse.updates < now:  # step by step: a schedule may act at any of them
+                    weight.sparse.after_update(weight.original)
+
+    def warn_of(self, optimizer: Optimizer) -> None:
+        """Warn when an optimizer that is not followed has stepped one of the weights."""
+        if self._inside or optimizer in self._followed or optimizer in self._warned:
+            return
+        held = _held(optimizer)
+        if any(id(weight.original) in held for weight in self._weights):
+            self._warned.add(optimizer)
+            warnings.warn(
+                f"an optimizer ({type(optimizer).__name__}) stepped a sparsified model without being "
+                "attached to it, so the masks did not follow; call attach(optimizer) on the session that "
+                "sparsify returned, before training",
+                stacklevel=5,
+            )
 
 
 def _held(optimizer: Optimizer) -> set[int]:
     return {id(p) for group in optimizer.param_groups for p in group["params"]}
+
+
+def _group_of(optimizer: Optimizer, weight: TrackedWeight) -> dict[str, Any] | None:
+    parameter = weight.original
+    for group in optimizer.param_groups:
+        if any(p is parameter for p in group["params"]):
+            return group
+    return None
+
+
+def _context(optimizer: Optimizer, group: dict[str, Any]) -> UpdateContext:
+    # A GradScaler sets grad_scale on optimizers that unscale in their own fused step.
+    grad_scale = getattr(optimizer, "grad_scale", None)
+    rate = float(group["lr"])
+    gain = (1 - float(group.get("dampening", 0.0))) / (1 - float(group.get("momentum", 0.0)))
+    return UpdateContext(
+        learning_rate=rate,
+        grad_scale=1.0 if grad_scale is None else grad_scale,
+        peak_rate=max(rate, float(group.get("initial_lr", rate))),
+        gain=gain,
+    )
 
 
 def _skipped(optimizer: Optimizer) -> bool:
@@ -128,22 +211,16 @@ def _skipped(optimizer: Optimizer) -> bool:
     return found_inf is not None and bool(found_inf)
 
 
-# Sessions that no optimizer follows yet. One hook watches for all of them and is never removed: torch
-# iterates over its hooks while they run, so none may take itself out.
-_UNATTACHED: weakref.WeakSet[OptimizerHooks] = weakref.WeakSet()
+# Sessions that are not finalised. One hook watches for all of them and is never removed: torch iterates over
+# its hooks while they run, so none may take itself out.
+_OPEN: weakref.WeakSet[OptimizerHooks] = weakref.WeakSet()
 
 
 @functools.cache
 def _watch_all_optimizers() -> None:
-    register_optimizer_step_post_hook(_warn_unattached)
+    register_optimizer_step_post_hook(_warn_unfollowed)
 
 
-def _warn_unattached(optimizer: Optimizer, _args: Arguments, _kwargs: Keywords) -> None:
-    for hooks in list(_UNATTACHED):
-        if hooks.trains_some(optimizer):
-            _UNATTACHED.discard(hooks)
-            warnings.warn(
-                "an optimizer stepped a sparsified model without being attached to it, so the masks did not "
-                "follow; call attach(optimizer) on what sparsify returned before training",
-                stacklevel=4,
-            )
+def _warn_unfollowed(optimizer: Optimizer, _args: Arguments, _kwargs: Keywords) -> None:
+    for hooks in list(_OPEN):
+        hooks.warn_of(optimizer)

@@ -20,15 +20,11 @@ from torch import Tensor, nn
 from nm2trt.errors import SparsifyError
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.torch_mask import magnitude_mask
-from nm2trt.sparsity.core.distributed import full
+from nm2trt.sparsity.core.distributed import full, is_sharded, shard_like
+from nm2trt.sparsity.core.lost_changes import ChangeWatch
 from nm2trt.sparsity.core.mask_divergence import sad_count
 
-__all__ = ["NoOptions", "SparseWeight", "UpdateContext", "keep_straight_through"]
-
-
-@dataclass(frozen=True, slots=True)
-class NoOptions:
-    """The options of a method that has none."""
+__all__ = ["SparseWeight", "UpdateContext", "keep_straight_through"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +35,21 @@ class UpdateContext:
         learning_rate: Of the weight's parameter group.
         grad_scale: Factor on the gradients that the step itself takes off again (a fused optimizer under
             a GradScaler); 1 otherwise.
+        peak_rate: Largest learning rate known of the run so far: the present one, or the one that a scheduler
+            noted as the initial one.
+        gain: What a constant gradient of 1 moves a weight by per step in the long run, in learning rates:
+            (1 - dampening) / (1 - momentum) for SGD, None for optimizers that rescale gradients.
     """
 
     learning_rate: float
     grad_scale: float | Tensor = 1.0
+    peak_rate: float = 0.0
+    gain: float | None = 1.0
 
 
 class _StraightThrough(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(weight: Tensor, mask: Tensor) -> Tensor:
         # On a CPU four times as fast as torch.where.
@@ -80,12 +84,13 @@ class SparseWeight(nn.Module):
         mask: Bool, of the weight's shape; True where kept.
         updates: Optimizer steps taken.
         flips: Entries of the mask that the last step changed, 0-dim; None before the first.
+        loads: Whether the state being loaded has the layer's weight.
         loads_dense: Whether the state being loaded has the layer's weight but none of the method's keys.
+        unset: Whether the weight was attached on the meta device and has had no values since.
+        weight_name: The plan's name of the weight, for messages.
     """
 
     nm2trt_method: ClassVar[str] = ""
-    # Whether the mask is a function of the weight alone, so that a state_dict need not hold it.
-    mask_follows_weight: ClassVar[bool] = True
     # Whether a state_dict holds the mask, which is then neither in the weight nor in other state.
     saves_mask: ClassVar[bool] = False
 
@@ -101,7 +106,10 @@ class SparseWeight(nn.Module):
         self.total_steps = total_steps
         self.updates = 0
         self.flips: Tensor | None = None
-        self.loads_dense = False
+        self.loads = self.loads_dense = False
+        self.unset = weight.device.type == "meta"
+        self.weight_name = "a weight"
+        self._watch = ChangeWatch()
         self.register_buffer("mask", self.first_mask(weight), persistent=self.saves_mask)
 
     @classmethod
@@ -109,8 +117,42 @@ class SparseWeight(nn.Module):
         """Tell whether the method needs to know `total_steps`."""
         return False
 
+    @property
+    def mask_follows_weight(self) -> bool:
+        """Whether the mask is now a function of weight and schedule; a state_dict need not hold it then."""
+        return True
+
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the sparse weight that the layer computes with, of `weight`'s shape and dtype."""
+        """Return the sparse weight that the layer computes with, of `weight`'s shape and dtype.
+
+        Raises:
+            SparsifyError: The last tensor returned was changed in place since, or the weight was attached on
+                the meta device and has had no values yet.
+        """
+        if is_sharded(weight):  # read from outside, as torch.distributed.checkpoint does: FSDP2 runs it whole
+            return weight * shard_like(self.mask, weight)
+        if self.unset and weight.device.type != "meta":
+            raise SparsifyError(
+                f"{self.weight_name} was attached on the meta device and its mask is not set; load a "
+                "state_dict, or call refresh() once its values are there"
+            )
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+            return self.masked(weight)
+        self.check_unchanged()
+        result = self.masked(weight)
+        self._watch.look_after(result)
+        return result
+
+    def check_unchanged(self) -> None:
+        """Raise when the tensor that the layer's attribute gave was changed in place: the change is lost.
+
+        Raises:
+            SparsifyError: It was.
+        """
+        self._watch.check(self.weight_name)
+
+    def masked(self, weight: Tensor) -> Tensor:
+        """Zero what the mask leaves out, with the method's own backward."""
         return keep_straight_through(weight, self.mask)
 
     def first_mask(self, weight: Tensor) -> Tensor:
@@ -120,6 +162,18 @@ class SparseWeight(nn.Module):
     def new_mask(self, weight: Tensor) -> Tensor | None:
         """Return the mask after a step, or None when it stays; `weight` is whole."""
         return magnitude_mask(weight, self.pattern, axis=self.axis)
+
+    def stale_entries(self, weight: Tensor) -> int:
+        """Count mask entries that are not those of a whole weight; 0 for masks that do not follow it."""
+        mask = self.new_mask(weight) if self.mask_follows_weight else None
+        return 0 if mask is None else int(sad_count(self.mask, mask))
+
+    def check_optimizer(self, name: str, group: Mapping[str, Any] | None) -> None:
+        """Look at the parameter group that will train the weight; None where this optimizer does not.
+
+        Raises:
+            SparsifyError: The method cannot work with it.
+        """
 
     def before_update(self, weight: nn.Parameter, context: UpdateContext) -> None:
         """Run before each optimizer step, when `weight.grad` is complete."""
@@ -133,6 +187,9 @@ class SparseWeight(nn.Module):
     @torch.no_grad()
     def refresh(self, weight: Tensor) -> None:
         """Set the mask from the weight and the schedule as they stand."""
+        if self.unset:
+            self.start_again(weight)
+            self.unset = False
         mask = self.new_mask(full(weight))
         if mask is None:
             self.flips = torch.zeros((), dtype=torch.int64, device=self.mask.device)
@@ -150,10 +207,15 @@ class SparseWeight(nn.Module):
     @torch.no_grad()
     def after_load(self, weight: Tensor) -> None:
         """Run after a state was loaded into the layer."""
-        if self.mask_follows_weight:
-            self.mask.copy_(self.first_mask(full(weight)))
-        elif self.loads_dense:
+        if weight.device.type == "meta" or (self.unset and not self.loads):
+            return
+        if self.loads_dense and (not self.mask_follows_weight or self.has_schedule(self.options)):
             self.start_again(weight)
+        elif self.mask_follows_weight:
+            mask = self.new_mask(full(weight))
+            if mask is not None:
+                self.mask.copy_(mask)
+        self.unset = False
 
     def unfinished(self) -> str | None:
         """Say what keeps the mask from holding the pattern yet, or None."""
@@ -165,9 +227,10 @@ class SparseWeight(nn.Module):
 
     def saved(self) -> dict[str, Tensor]:
         """Return what a state_dict holds beside parameters and persistent buffers."""
-        if self.mask_follows_weight:
-            return {}
+        # The pattern is always there: a plain model refuses the key, and with it the dense master weights.
         pattern = torch.tensor([self.pattern.n, self.pattern.m])
+        if self.mask_follows_weight and not self.has_schedule(self.options):
+            return {"pattern": pattern}
         return {"pattern": pattern, "updates": torch.tensor(self.updates)}
 
     def known_keys(self) -> set[str]:
@@ -177,6 +240,10 @@ class SparseWeight(nn.Module):
             *self._parameters,
             *(b for b in self._buffers if b not in self._non_persistent_buffers_set),
         }
+
+    def needed_keys(self, saved: Mapping[str, Tensor]) -> set[str]:  # noqa: ARG002 - for methods with two forms
+        """Return the keys without which a state of this method is not whole."""
+        return {*self._parameters, *(b for b in self._buffers if b not in self._non_persistent_buffers_set)}
 
     def restore(self, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Take back what `saved` returned, and return parameters and buffers that only it implies."""
@@ -192,6 +259,13 @@ class SparseWeight(nn.Module):
     def extra_repr(self) -> str:
         """Return what `print(model)` shows of this weight."""
         return f"method={self.nm2trt_method!r}, pattern={self.pattern}, axis={self.axis}"
+
+    def counters(self) -> dict[str, float]:
+        """Return what telemetry counts over the run; `SparseSession.state_dict` keeps it."""
+        return {}
+
+    def restore_counters(self, counters: Mapping[str, float]) -> None:
+        """Take back what `counters` returned."""
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -225,6 +299,12 @@ class SparseWeight(nn.Module):
             raise SparsifyError(
                 f"the state of {name} holds {', '.join(sorted(own))}, which {self.nm2trt_method!r} does not "
                 "keep: it was saved by another method; sparsify with that one, or load only its dense keys"
+            )
+        lacking = self.needed_keys(own) - set(own)
+        if lacking:
+            raise SparsifyError(
+                f"the state of {name} lacks {', '.join(sorted(lacking))}, which {self.nm2trt_method!r} "
+                "keeps: it was saved by another method; sparsify with that one, or load only its dense keys"
             )
         saved = own.get("pattern")
         if saved is not None and tuple(saved.tolist()) != (self.pattern.n, self.pattern.m):

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
 from nm2trt.errors import SparsifyError
 from nm2trt.nm.plan import Plan
 from nm2trt.sparsity.core import state_keys
-from nm2trt.sparsity.core.finalize import bake
+from nm2trt.sparsity.core.finalize import bake, refuse_others, refuse_stale
 from nm2trt.sparsity.core.layer_choice import Choice, PatternChoice, Site, check_finite, select
 from nm2trt.sparsity.core.method_spec import MethodSpec
 from nm2trt.sparsity.core.optimizer_hooks import OptimizerHooks
@@ -105,6 +105,7 @@ def _parametrize(
             )
         except SparsifyError as error:
             raise SparsifyError(f"{choice.entry.weight}: {error}") from error
+        sparse.weight_name = entry.weight
         made.append(TrackedWeight(choice.entry.weight, choice.sites, sparse))
     for tracked in made:
         for site in tracked.sites:
@@ -129,7 +130,7 @@ class SparseSession:
         modules = {id(site.module): site.module for weight in weights for site in weight.sites}
         self._key_hooks = [handle for module in modules.values() for handle in state_keys.install(module)]
         self._anchors = {weight.name: Anchor.of(weight.sparse) for weight in weights}
-        self._hooks = OptimizerHooks(weights)
+        self._hooks = OptimizerHooks(model, weights, self._after_step)
 
     @property
     def step(self) -> int:
@@ -137,13 +138,33 @@ class SparseSession:
         return max(weight.sparse.updates for weight in self.weights)
 
     def attach(self, *optimizers: Optimizer) -> None:
-        """Follow the optimizers that train the sparse weights; once, before the first step.
+        """Follow the optimizers that train the sparse weights, besides those attached already.
+
+        Parameter groups and layers may join an attached optimizer later. A frozen layer needs no optimizer:
+        where the method has a schedule, it follows that of the others.
 
         Raises:
-            SparsifyError: Attached already, finalised, or a trained parameter is in none of them.
+            SparsifyError: Finalised, an optimizer holds nothing of this model or cannot serve the method, or
+                a trained parameter is in none of those attached.
         """
         self._check_open("attach")
         self._hooks.attach(optimizers)
+        for weight in self.weights:
+            if weight.sparse.unset:
+                weight.sparse.refresh(weight.original)
+
+    def detach(self, *optimizers: Optimizer) -> None:
+        """Stop following these optimizers, or all of them when none is given.
+
+        Raises:
+            SparsifyError: Finalised, or one is not attached.
+        """
+        self._check_open("detach")
+        self._hooks.detach(optimizers)
+
+    def masks(self) -> dict[str, Tensor]:
+        """Return a copy of each sparse weight's mask by the weight's name: bool, True where kept."""
+        return {weight.name: weight.sparse.mask.detach().clone() for weight in self.weights}
 
     def refresh(self, copy: nn.Module | None = None) -> None:
         """Set the masks from the weights as they stand now.
@@ -157,12 +178,14 @@ class SparseSession:
             SparsifyError: `copy` is no copy of the attached model, or the session is finalised.
         """
         self._check_open("refresh")
-        for weight in self.weights if copy is None else self._in_copy(copy):
-            if weight.sparse.mask_follows_weight:
-                weight.sparse.refresh(weight.original)
+        target = self.weights if copy is None else self._in_copy(copy)
         if copy is not None:
-            for mine, theirs in zip(self.weights, self._in_copy(copy), strict=True):
+            for mine, theirs in zip(self.weights, target, strict=True):
                 theirs.sparse.follow(mine.sparse)
+        for weight in target:
+            if weight.sparse.mask_follows_weight or weight.sparse.unset:
+                weight.sparse.refresh(weight.original)
+        self._hooks.warn_again()
 
     def report(self) -> dict[str, Any]:
         """Return SAD, sparsity and the method's own numbers, by layer and in all, as a plain dict."""
@@ -178,6 +201,7 @@ class SparseSession:
             "patterns": {entry.weight: str(entry.pattern) for entry in self.plan.sparse},
             "updates": {weight.name: weight.sparse.updates for weight in self.weights},
             "anchors": {name: anchor.state() for name, anchor in self._anchors.items()},
+            "counters": {weight.name: weight.sparse.counters() for weight in self.weights},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -196,6 +220,7 @@ class SparseSession:
                 )
         for weight in self.weights:
             weight.sparse.updates = int(state["updates"][weight.name])
+            weight.sparse.restore_counters(state.get("counters", {}).get(weight.name, {}))
             self._anchors[weight.name] = Anchor.restored(state["anchors"][weight.name], weight.sparse)
 
     def finalize(self, copy: nn.Module | None = None) -> nn.Module:
@@ -208,7 +233,8 @@ class SparseSession:
             The finalised model, which carries the plan; under FSDP2 a new, unsharded one.
 
         Raises:
-            SparsifyError: Finalised before, a schedule has not ended, or a weight holds NaN.
+            SparsifyError: Finalised before, a schedule has not ended, a weight holds NaN, a mask is not its
+                weight's, or another parametrisation was registered on a sparse weight.
             SparsityError: A weight does not hold its pattern.
         """
         self._check_open("finalize")
@@ -218,13 +244,21 @@ class SparseSession:
                 raise SparsifyError(f"{weight.name} does not hold {weight.sparse.pattern} yet: {unfinished}")
         if copy is not None:
             self.refresh(copy)
-            return bake(copy, self.plan, self._in_copy(copy))
+        target = self.weights if copy is None else self._in_copy(copy)
+        for weight in target:
+            refuse_others(weight)
+            refuse_stale(weight)
+        if copy is not None:
+            return bake(copy, self.plan, target)
         finished = bake(self.model, self.plan, self.weights)
         self._hooks.remove()
         for handle in self._key_hooks:
             handle.remove()
         self._finalized = True
         return finished
+
+    def _after_step(self) -> None:
+        """Run after each followed step, when the masks are set; for sessions that have more to set."""
 
     def _check_open(self, call: str) -> None:
         if self._finalized:

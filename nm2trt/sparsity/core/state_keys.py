@@ -21,7 +21,9 @@ __all__ = ["dense_keys", "install", "sparse_weights"]
 
 def sparse_weights(module: nn.Module) -> Iterator[tuple[str, ParametrizationList, SparseWeight]]:
     """Yield the attached weights of one layer: parameter name, parametrisations, ours."""
-    for name, parametrizations in (getattr(module, "parametrizations", None) or {}).items():
+    # Not by getattr: a wrapper such as ActivationWrapper forwards the attribute of its layer.
+    found: Any = module._modules.get("parametrizations") or {}
+    for name, parametrizations in found.items():
         if isinstance(parametrizations[0], SparseWeight):
             yield name, parametrizations, parametrizations[0]
 
@@ -53,12 +55,11 @@ def _load_plain_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str,
         inside = f"{prefix}parametrizations.{name}."
         if prefix + name in state_dict:
             state_dict[f"{inside}original"] = state_dict.pop(prefix + name)
-        sparse.loads_dense = f"{inside}original" in state_dict and not any(
-            key.startswith(f"{inside}0.") for key in state_dict
-        )
+        sparse.loads = f"{inside}original" in state_dict
+        sparse.loads_dense = sparse.loads and not any(key.startswith(f"{inside}0.") for key in state_dict)
 
 
 def _after_load(module: nn.Module, _incompatible: Any) -> None:
     for _, parametrizations, sparse in sparse_weights(module):
         sparse.after_load(parametrizations.original)
-        sparse.loads_dense = False
+        sparse.loads = sparse.loads_dense = False

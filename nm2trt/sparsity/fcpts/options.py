@@ -154,11 +154,15 @@ class FcptsWeight(SparseWeight):
     """An N:M weight whose mask is set by magnitude, from time to time and then no more."""
 
     nm2trt_method: ClassVar[str] = "fcpts"
-    mask_follows_weight: ClassVar[bool] = False
     saves_mask: ClassVar[bool] = True
     options: FcptsOptions
 
-    def forward(self, weight: Tensor) -> Tensor:
+    @property
+    def mask_follows_weight(self) -> bool:
+        """False: the mask has a history."""
+        return False
+
+    def masked(self, weight: Tensor) -> Tensor:
         """Zero the pruned entries."""
         if self.options.straight_through:
             return keep_straight_through(weight, self.mask)

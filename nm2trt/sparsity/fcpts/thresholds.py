@@ -96,11 +96,16 @@ def kernel_density(weight: Tensor, threshold: Tensor) -> Tensor:
 class _Masked(torch.autograd.Function):
     """Hard mask |w| >= t; backward is that of (sign(|w| - t) + 1) / 2 with a straight-through sign."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, threshold: Tensor, live: bool) -> Tensor:
-        ctx.save_for_backward(weight, threshold)
-        ctx.live = live
+    def forward(weight: Tensor, threshold: Tensor, _live: bool) -> Tensor:
         return weight * (weight.abs() >= threshold)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Any) -> None:
+        weight, threshold, ctx.live = inputs
+        ctx.save_for_backward(weight, threshold)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
@@ -117,10 +122,13 @@ class _Masked(torch.autograd.Function):
 
 class _Rate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, threshold: Tensor, bridge: Bridge) -> Tensor:
-        ctx.save_for_backward(weight, threshold)
-        ctx.bridge = bridge
+    def forward(weight: Tensor, threshold: Tensor, _bridge: Bridge) -> Tensor:
         return torch.count_nonzero(weight.abs() < threshold).to(threshold.dtype) / weight.numel()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Any) -> None:
+        weight, threshold, ctx.bridge = inputs
+        ctx.save_for_backward(weight, threshold)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
@@ -138,7 +146,6 @@ class ThresholdWeight(SparseWeight):
     """
 
     nm2trt_method: ClassVar[str] = "fcpts"
-    mask_follows_weight: ClassVar[bool] = False
     saves_mask: ClassVar[bool] = True
     raw: nn.Parameter | None
 
@@ -165,7 +172,12 @@ class ThresholdWeight(SparseWeight):
         """Return None: the mask stays."""
         return None
 
-    def forward(self, weight: Tensor) -> Tensor:
+    @property
+    def mask_follows_weight(self) -> bool:
+        """False: the mask has a history."""
+        return False
+
+    def masked(self, weight: Tensor) -> Tensor:
         """Zero what lies below the threshold, or what the frozen mask leaves out."""
         if self.raw is None:
             return weight * self.mask

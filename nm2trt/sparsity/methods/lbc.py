@@ -26,6 +26,7 @@ from nm2trt.errors import SparsifyError
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.torch_mask import nm_mask
 from nm2trt.sparsity.core.distributed import full
+from nm2trt.sparsity.core.mask_schedule import check_share, share_in_steps
 from nm2trt.sparsity.core.parametrization import SparseWeight
 
 __all__ = ["LbcOptions", "LbcWeight", "candidates", "pack_winners", "survivors", "unpack_winners"]
@@ -49,8 +50,7 @@ class LbcOptions:
     max_candidates: int = 256
 
     def __post_init__(self) -> None:
-        if not 0 < self.end <= 1:
-            raise SparsifyError(f"end must be above 0 and at most 1, a share of total_steps, not {self.end}")
+        check_share("end", self.end)
         if not self.exponent > 0:
             raise SparsifyError(f"exponent must be positive, not {self.exponent}; the default is 3")
 
@@ -102,13 +102,19 @@ def _from_groups(groups: Tensor, like: Tensor, axis: int) -> Tensor:
 
 
 class _Combine(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, scores: Tensor, mask: Tensor, alive: Tensor, table: Tensor, axis: int
+        weight: Tensor, _scores: Tensor, mask: Tensor, _alive: Tensor, _table: Tensor, _axis: int
     ) -> Tensor:
+        return weight * mask
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Any) -> None:
+        weight, scores, mask, alive, table, axis = inputs
         ctx.save_for_backward(weight, mask, alive, table)
         ctx.axis, ctx.dtype = axis, scores.dtype
-        return weight * mask
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
@@ -118,17 +124,23 @@ class _Combine(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             with torch.autocast(grad.device.type, enabled=False):
                 member = _to_groups(grad * weight, table.shape[1], ctx.axis).to(ctx.dtype)
-                of_scores = (member @ table.T.to(ctx.dtype).contiguous()).mul_(alive)
+                of_scores = (member @ table.T.to(ctx.dtype).contiguous()) * alive
         return of_weight, of_scores, None, None, None, None
 
 
 class _Chosen(torch.autograd.Function):
     """The mask after the schedule, with zero gradients for scores that a reducer still waits for."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
-        ctx.save_for_backward(scores, mask)
+    def forward(weight: Tensor, _scores: Tensor, mask: Tensor) -> Tensor:
         return weight * mask
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Any) -> None:
+        _, scores, mask = inputs
+        ctx.save_for_backward(scores, mask)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
@@ -148,7 +160,6 @@ class LbcWeight(SparseWeight):
     """
 
     nm2trt_method: ClassVar[str] = "lbc"
-    mask_follows_weight: ClassVar[bool] = False
     saves_mask: ClassVar[bool] = False
     options: LbcOptions
     alive: Tensor
@@ -158,6 +169,7 @@ class LbcWeight(SparseWeight):
         self, weight: Tensor, pattern: NMPattern, *, axis: int, options: Any, total_steps: int | None = None
     ) -> None:
         super().__init__(weight, pattern, axis=axis, options=options, total_steps=total_steps)
+        share_in_steps("end", options.end, total_steps)
         count = math.comb(pattern.m, pattern.n)
         if count > options.max_candidates:
             raise SparsifyError(
@@ -178,7 +190,7 @@ class LbcWeight(SparseWeight):
     @property
     def end_step(self) -> int:
         """The step after which one candidate a group is left."""
-        return max(1, round((self.total_steps or 0) * self.options.end))
+        return share_in_steps("end", self.options.end, self.total_steps)
 
     def left(self) -> int:
         """Return r(t) at the steps taken."""
@@ -186,7 +198,12 @@ class LbcWeight(SparseWeight):
             self.updates, end_step=self.end_step, count=self.table.shape[0], exponent=self.options.exponent
         )
 
-    def forward(self, weight: Tensor) -> Tensor:
+    @property
+    def mask_follows_weight(self) -> bool:
+        """False: the mask has a history."""
+        return False
+
+    def masked(self, weight: Tensor) -> Tensor:
         """Zero what no surviving candidate contains."""
         combined: Tensor
         if self.learning:
@@ -210,6 +227,8 @@ class LbcWeight(SparseWeight):
         scores = full(self.scores).detach()
         if not bool(torch.isfinite(scores).all()):
             raise SparsifyError("a score is NaN or infinite; lower the learning rate or clip the gradients")
+        if bool((scores == scores[0, 0]).all()):  # never trained, as in a frozen layer: rank by magnitude
+            scores = _to_groups(weight.abs(), self.pattern.m, self.axis).to(scores.dtype) @ self.table.T
         ranked = torch.where(self.alive, scores, -math.inf)
         self.alive &= nm_mask(ranked, NMPattern(left, self.table.shape[0]), axis=1)
         self._settle(left)
@@ -225,8 +244,10 @@ class LbcWeight(SparseWeight):
     @torch.no_grad()
     def after_load(self, weight: Tensor) -> None:
         """Set the mask from the survivors that were loaded."""
+        if self.unset and weight.device.type != "meta":
+            self.table.copy_(candidates(self.pattern))
         super().after_load(weight)
-        if not self.loads_dense:
+        if not self.loads_dense and weight.device.type != "meta":
             self._settle(int(self.alive[0].sum()))
             self.mask.copy_(self._union(full(weight)))
 
@@ -234,6 +255,7 @@ class LbcWeight(SparseWeight):
     def start_again(self, weight: Tensor) -> None:
         """Make all candidates alive with equal scores, whose sum for each weight is 1."""
         super().start_again(weight)
+        self.table.copy_(candidates(self.pattern))
         self.scores.fill_(1 / math.comb(self.pattern.m - 1, self.pattern.n - 1))
         self.alive.fill_(True)
         self._settle(self.table.shape[0])
@@ -258,6 +280,10 @@ class LbcWeight(SparseWeight):
     def known_keys(self) -> set[str]:
         """Return every key that a state may have."""
         return {*super().known_keys(), "winner"}
+
+    def needed_keys(self, saved: Mapping[str, Tensor]) -> set[str]:
+        """Return scores and survivors, or the winner in their place."""
+        return {"winner"} if "winner" in saved else super().needed_keys(saved)
 
     def restore(self, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Unpack the winners."""

@@ -10,16 +10,15 @@ of each M at step t, so that pruning is spread over the first `end` of the run; 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from nm2trt.errors import SparsifyError
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.torch_mask import nm_mask
+from nm2trt.sparsity.core.mask_schedule import check_share, kept_of_m, share_in_steps
 from nm2trt.sparsity.core.parametrization import SparseWeight
 
 __all__ = ["MagnitudeOptions", "MagnitudeWeight"]
@@ -41,15 +40,13 @@ class MagnitudeOptions:
     end: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.end <= 1:
-            raise SparsifyError(f"end must be above 0 and at most 1, a share of total_steps, not {self.end}")
+        check_share("end", self.end)
 
 
 class MagnitudeWeight(SparseWeight):
     """A mask by magnitude that no later step revives."""
 
     nm2trt_method: ClassVar[str] = "magnitude"
-    mask_follows_weight: ClassVar[bool] = False
     saves_mask: ClassVar[bool] = True
     options: MagnitudeOptions
 
@@ -58,7 +55,12 @@ class MagnitudeWeight(SparseWeight):
         """Only gradual pruning has one."""
         return bool(options.gradual)
 
-    def forward(self, weight: Tensor) -> Tensor:
+    @property
+    def mask_follows_weight(self) -> bool:
+        """False: the mask has a history."""
+        return False
+
+    def masked(self, weight: Tensor) -> Tensor:
         """Zero the pruned entries; they get no gradient."""
         return weight * self.mask
 
@@ -66,13 +68,12 @@ class MagnitudeWeight(SparseWeight):
         """Return how many of each M are kept at a step."""
         if not self.options.gradual:
             return self.pattern.n
-        last = self._last_step()
-        left = 1 - min(max(step, 0), last) / last
-        return self.pattern.n + math.ceil((self.pattern.m - self.pattern.n) * left**3)
+        return kept_of_m(self.pattern, step, self._last_step())
 
     def first_mask(self, weight: Tensor) -> Tensor:
         """Return the N:M mask, or an all-true one when pruning is gradual."""
         if self.options.gradual:
+            self._last_step()  # refuses a run that is too short
             return torch.ones_like(weight, dtype=torch.bool)
         return super().first_mask(weight)
 
@@ -95,4 +96,4 @@ class MagnitudeWeight(SparseWeight):
         return {"kept_of_m": self.kept(self.updates)}
 
     def _last_step(self) -> int:
-        return max(1, round((self.total_steps or 0) * self.options.end))
+        return share_in_steps("end", self.options.end, self.total_steps)

@@ -83,7 +83,8 @@ class SpatialBranches(TwoBranches):
 
     Attributes:
         spatial: S, bool (1, 1, k...).
-        smoothed: Running mean of position sparsity, float (k...); NaN before the first update.
+        smoothed: Running mean of position sparsity, float (k...); NaN before the first update, None without
+            smoothing.
         flips: Positions of S that the last update changed; `flips_total` since the start.
         seen: The main weight's update count at the last look.
         loads_dense: Whether the state being loaded has no branch.
@@ -91,7 +92,7 @@ class SpatialBranches(TwoBranches):
 
     nm2trt_method = "spre"
     spatial: Tensor
-    smoothed: Tensor
+    smoothed: Tensor | None
 
     def __init__(self, main: Convolution, norm: _BatchNorm, norm_name: str, options: SpReOptions) -> None:
         branch = copy.deepcopy(main)
@@ -100,6 +101,8 @@ class SpatialBranches(TwoBranches):
         if options.branch_norm:
             second = copy.deepcopy(norm)
             second.reset_parameters()
+            if second.weight is not None:
+                nn.init.constant_(second.weight, options.branch_gamma)
         super().__init__(main, norm, branch, second)
         self.norm_name = norm_name
         self.options = options
@@ -108,7 +111,8 @@ class SpatialBranches(TwoBranches):
         kernel = main.weight.shape[2:]
         device = main.weight.device
         self.register_buffer("spatial", torch.ones(1, 1, *kernel, dtype=torch.bool, device=device))
-        self.register_buffer("smoothed", torch.full(kernel, torch.nan, device=device))
+        smoothed = torch.full(kernel, torch.nan, device=device) if options.smoothing else None
+        self.register_buffer("smoothed", smoothed)
         self.train(main.training)
 
     @property
@@ -141,7 +145,7 @@ class SpatialBranches(TwoBranches):
         counts = pruned_counts(weight, pattern)
         lines = weight.shape[0] * weight.shape[1]
         chosen = counts * pattern.m < (pattern.m - pattern.n) * lines
-        if options.smoothing:
+        if self.smoothed is not None:
             now = counts.to(self.smoothed.dtype) / lines
             first = self.smoothed.isnan()
             mean = options.smoothing * self.smoothed + (1 - options.smoothing) * now

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from nm2trt.errors import SparsifyError
 from nm2trt.nm.torch_mask import magnitude_mask
+from nm2trt.sparsity.core.mask_schedule import check_freeze_and_ramp
 from nm2trt.sparsity.methods.magnitude import MagnitudeWeight
-from nm2trt.sparsity.methods.sr_ste import SrSteWeight
+from nm2trt.sparsity.methods.sr_ste import SrSteWeight, check_decay
 
 __all__ = ["SpReFixedWeight", "SpReOptions", "SpReWeight"]
 
@@ -26,14 +27,20 @@ class SpReOptions:
     Args:
         base: How the main branch is trained: "sr-ste", or "magnitude" for a mask fixed at the start, from a
             dense model; the spatial mask is then fixed too.
-        lambda_w: SR-STE's decay of pruned entries in the main branch; the second branch has none.
+        lambda_w: SR-STE's decay of pruned entries in the main branch, or "auto"; the second branch has none.
         decoupled: Apply that decay to the weight, not to its gradient.
+        efoldings: How far "auto" shrinks an entry that stays pruned, in powers of e.
         pairs: (conv, BatchNorm) names, in place of those that torch.fx finds; only these get a branch.
         interval: Optimizer steps between two updates of the spatial masks.
         smoothing: Decay of the running mean of position sparsity, 0..1; 0 looks at the present step only.
-        freeze: Last share of `total_steps` in which the spatial masks stay.
+        freeze: Last share of `total_steps` in which all masks stay, those of the main branch and the spatial
+            ones.
+        ramp: First share of `total_steps` over which the main branch goes from dense to the pattern.
         spatial: Which kernel positions the branch has: "denser" is the method; "ones", "random" (as many
             as "denser") and "inverted" are controls that tell what the choice is worth.
+        branch_gamma: What the scale of the branch's BatchNorm starts from. 1 is the released code's: each
+            block then starts with twice the variance. 0 starts with the branch switched off, which short runs
+            need, and keeps a BatchNorm that the model starts at zero from being undone.
         branch_norm: Give the branch a BatchNorm of its own; False is a control.
         seed: Of the branches' initial weights and of `spatial="random"`; None takes torch's generator.
 
@@ -42,13 +49,16 @@ class SpReOptions:
     """
 
     base: Base = "sr-ste"
-    lambda_w: float = 2e-4
+    lambda_w: float | Literal["auto"] = 2e-4
     decoupled: bool = False
+    efoldings: float = 2.0
     pairs: tuple[tuple[str, str], ...] | list[tuple[str, str]] | dict[str, str] | None = None
     interval: int = 1
     smoothing: float = 0.0
     freeze: float = 0.0
+    ramp: float = 0.0
     spatial: Spatial = "denser"
+    branch_gamma: float = 1.0
     branch_norm: bool = True
     seed: int | None = None
 
@@ -59,14 +69,16 @@ class SpReOptions:
             raise SparsifyError(
                 f"spatial must be one of {', '.join(get_args(Spatial))}, not {self.spatial!r}"
             )
-        if not math.isfinite(self.lambda_w):
-            raise SparsifyError(f"lambda_w must be a finite number, not {self.lambda_w}; the default is 2e-4")
+        check_decay(self.lambda_w, self.efoldings)
         if not isinstance(self.interval, int) or self.interval < 1:
             raise SparsifyError(f"interval must be a whole number of steps from 1 on, not {self.interval!r}")
         if not 0 <= self.smoothing < 1:
             raise SparsifyError(f"smoothing must be at least 0 and below 1, not {self.smoothing}")
-        if not 0 <= self.freeze <= 1:
-            raise SparsifyError(f"freeze is a share of total_steps, 0 to 1, not {self.freeze}")
+        check_freeze_and_ramp(self.freeze, self.ramp)
+        if self.base == "magnitude" and self.ramp:
+            raise SparsifyError('ramp: the masks of base="magnitude" stay as they start; use base="sr-ste"')
+        if not math.isfinite(self.branch_gamma):
+            raise SparsifyError(f"branch_gamma must be a finite number, 0 or 1, not {self.branch_gamma}")
 
 
 class SpReWeight(SrSteWeight):

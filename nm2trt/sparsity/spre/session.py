@@ -96,12 +96,14 @@ class SpReSession(SparseSession):
         ]
 
     def attach(self, *optimizers: Optimizer) -> None:
-        """Follow the optimizers that train both branches; once, before the first step.
+        """Follow the optimizers that train both branches, besides those attached already.
 
         Raises:
-            SparsifyError: Attached already, finalised, or a trained parameter is in none of them.
+            SparsifyError: Finalised, an optimizer is of another model, or a trained parameter is in none of
+                those attached.
         """
-        held = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
+        self._check_open("attach")
+        held = self._hooks.held(optimizers)
         for name, block in _blocks(self.model):
             if any(p.requires_grad and id(p) not in held for p in block.parameters()):
                 raise SparsifyError(
@@ -109,8 +111,6 @@ class SpReSession(SparseSession):
                     "sparsify"
                 )
         super().attach(*optimizers)
-        # Behind the base's own hook: the masks are set by then.
-        self._handles += [o.register_step_post_hook(self._after_branch_step) for o in optimizers]
 
     def refresh(self, copy: nn.Module | None = None) -> None:
         """Set the masks from the weights; a copy's spatial masks follow the attached model's.
@@ -126,7 +126,8 @@ class SpReSession(SparseSession):
             return
         for (_, mine), (_, theirs) in zip(_blocks(self.model), _blocks(copy), strict=True):
             theirs.spatial.copy_(mine.spatial)
-            theirs.smoothed.copy_(mine.smoothed)
+            if theirs.smoothed is not None and mine.smoothed is not None:
+                theirs.smoothed.copy_(mine.smoothed)
 
     def report(self) -> dict[str, Any]:
         """Return the base's numbers; a layer with a branch has `spatial`, and the sums stand at the top."""
@@ -178,7 +179,23 @@ class SpReSession(SparseSession):
                 handle.remove()
         return finished
 
-    def _after_branch_step(self, _optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Return the base's state, and how often the spatial masks flipped."""
+        flips = {name: (block.flips, block.flips_total) for name, block in _blocks(self.model)}
+        return {**super().state_dict(), "spatial_flips": flips}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned.
+
+        Raises:
+            SparsifyError: The state is of another method, other layers or another pattern.
+        """
+        super().load_state_dict(state)
+        for name, block in _blocks(self.model):
+            block.flips, block.flips_total = state.get("spatial_flips", {}).get(name, (0, 0))
+            block.seen = block.base.updates
+
+    def _after_step(self) -> None:
         for _, block in _blocks(self.model):
             steps = block.base.updates
             if steps == block.seen:  # another optimizer's step, or one that was skipped
@@ -299,6 +316,7 @@ def _load_plain_keys(root: nn.Module, state_dict: dict[str, Any], prefix: str, *
 def _after_load(root: nn.Module, _incompatible: Any) -> None:
     for _, block in _blocks(root):
         if block.loads_dense:
-            block.smoothed.fill_(torch.nan)
+            if block.smoothed is not None:
+                block.smoothed.fill_(torch.nan)
             block.update_spatial()
             block.loads_dense = False

@@ -503,7 +503,7 @@ REFUSED = {
     "pairs-two-users": (TwoUsers, {"pairs": [("conv1", "bn1")]}, "conv1 cannot have a branch: its output has 2 users"),
     "interval": (Net, {"interval": 0}, "interval must be a whole number of steps"),
     "smoothing": (Net, {"smoothing": 1.0}, "smoothing must be at least 0 and below 1"),
-    "freeze-alone": (Net, {"freeze": 0.1}, "freeze is a share of the run: give total_steps"),
+    "freeze-alone": (Net, {"freeze": 0.1}, "give total_steps, the "),
     "base": (Net, {"base": "asp"}, 'base must be "sr-ste" or "magnitude"'),
     "spatial": (Net, {"spatial": "soft"}, "spatial must be one of denser, ones, random, inverted"),
 }  # fmt: skip
