@@ -196,7 +196,9 @@ def _context(optimizer: Optimizer, group: dict[str, Any]) -> UpdateContext:
     # A GradScaler sets grad_scale on optimizers that unscale in their own fused step.
     grad_scale = getattr(optimizer, "grad_scale", None)
     rate = float(group["lr"])
-    gain = (1 - float(group.get("dampening", 0.0))) / (1 - float(group.get("momentum", 0.0)))
+    gain = None
+    if "eps" not in group:  # what rescales gradients has one
+        gain = (1 - float(group.get("dampening", 0.0))) / (1 - float(group.get("momentum", 0.0)))
     return UpdateContext(
         learning_rate=rate,
         grad_scale=1.0 if grad_scale is None else grad_scale,

@@ -235,15 +235,11 @@ class SparseWeight(nn.Module):
 
     def known_keys(self) -> set[str]:
         """Return every key that a state of this method may have."""
-        return {
-            *self.saved(),
-            *self._parameters,
-            *(b for b in self._buffers if b not in self._non_persistent_buffers_set),
-        }
+        return {*self.saved(), *self._parameters, *self._persistent_buffers()}
 
     def needed_keys(self, saved: Mapping[str, Tensor]) -> set[str]:  # noqa: ARG002 - for methods with two forms
         """Return the keys without which a state of this method is not whole."""
-        return {*self._parameters, *(b for b in self._buffers if b not in self._non_persistent_buffers_set)}
+        return {*self._parameters, *self._persistent_buffers()}
 
     def restore(self, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Take back what `saved` returned, and return parameters and buffers that only it implies."""
@@ -267,6 +263,9 @@ class SparseWeight(nn.Module):
     def restore_counters(self, counters: Mapping[str, float]) -> None:
         """Take back what `counters` returned."""
 
+    def _persistent_buffers(self) -> set[str]:
+        return set(self._buffers) - self._non_persistent_buffers_set
+
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination.update({prefix + key: value for key, value in self.saved().items()})
@@ -286,7 +285,7 @@ class SparseWeight(nn.Module):
             return
         self._check_state(own, prefix)
         implied = self.restore(own)
-        for key in set(own) - set(self._parameters) - set(self._buffers):
+        for key in set(own) - set(self._parameters) - self._persistent_buffers():
             del state_dict[prefix + key]
         state_dict.update({prefix + key: value for key, value in implied.items()})
         super()._load_from_state_dict(
