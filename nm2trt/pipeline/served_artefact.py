@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ def describe_artefact(path: Path) -> Artefact:
     from nm2trt.backends.protocol import TensorSpec
     from nm2trt.graph.storage.model import load
     from nm2trt.graph.storage.model_info import describe_model
-    from nm2trt.graph.storage.save import data_locations
+    from nm2trt.graph.storage.save import data_files
 
     described = describe_model(path)
     for tensor in (*described.inputs, *described.outputs):
@@ -45,8 +46,15 @@ def describe_artefact(path: Path) -> Artefact:
         outputs=tuple(TensorSpec(t.name, t.dtype, t.shape or ()) for t in described.outputs),
         mask_sha256=described.mask_sha256,
         pattern="" if plan is None else ",".join(sorted({str(entry.pattern) for entry in plan.sparse})),
-        data_files={place: file for place, file in data_locations(model).items() if file != path.resolve()},
+        write=partial(_rewrite, path) if data_files(model) - {path.resolve()} else None,
     )
+
+
+def _rewrite(source: Path, target: Path) -> None:
+    from nm2trt.graph.storage.model import load
+    from nm2trt.graph.storage.save import save
+
+    save(load(source), target)
 
 
 def read_samples(path: str | os.PathLike[str], artefact: Artefact) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +34,8 @@ class Artefact:
         pattern: Patterns that its weights hold by plan, as "2:4"; "" where none are known.
         versions: Version by product that made it.
         targets: Compute capabilities that an engine is for.
-        data_files: Files of an ONNX model's external data, by their location relative to the model.
+        write: Writes an ONNX model of external data anew, with all of the data in `FILE.data` beside it; None
+            if the file is complete in itself. The names that a model gives its data files are never used.
     """
 
     path: Path
@@ -48,7 +49,7 @@ class Artefact:
     pattern: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
-    data_files: Mapping[str, Path] = field(default_factory=dict)
+    write: Callable[[Path], None] | None = None
 
 
 def engine_artefact(path: str | os.PathLike[str]) -> Artefact:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy.typing as npt
 
 from nm2trt.errors import InputError
-from nm2trt.files import sha256_bytes, sync_folder, write_atomic
+from nm2trt.files import sha256_bytes, sha256_file, sync_folder, write_atomic
 from nm2trt.serving.artefact import Artefact
 from nm2trt.serving.history import RECORD, SCHEMA
 from nm2trt.serving.model_config import Extras, build_config, choose_backend, to_text
@@ -91,7 +91,9 @@ def fill_version(
     """Write a version's folder; return the artefact's hash, the configuration and the notes."""
     backend = choose_backend(artefact, options.backend)
     model = folder / {"trt": "model.plan", "onnx": "model.onnx", "trt-rtx": "model.rtx"}[artefact.kind]
-    digest = copy_file(artefact.path, model)
+    digest = copy_file(artefact.path, model) if artefact.write is None else sha256_file(artefact.path)
+    if artefact.write is not None:
+        artefact.write(model)
     if artefact.sha256 not in ("", digest):
         raise InputError(f"{artefact.path} changed while it was deployed; deploy it again")
     copies: dict[str, Path] = {}
@@ -99,12 +101,8 @@ def fill_version(
         copies |= {f"runtime/{place}": path for place, path in runtime_modules().items()}
     if backend == "python":
         copies["model.py"] = Path(__file__).with_name("python_model.py")
-    for place_, source in [*copies.items(), *artefact.data_files.items()]:
+    for place_, source in copies.items():
         target = folder / place_
-        if not target.resolve().is_relative_to(folder.resolve()) or target.name == RECORD or target.exists():
-            raise InputError(
-                f"external data at {place_!r} cannot be placed beside the model; save it under one name"
-            )
         target.parent.mkdir(parents=True, exist_ok=True)
         copy_file(source, target)
     known = replace(artefact, sha256=digest)

@@ -85,6 +85,55 @@ def identity(path: Path, dtype="float32", shape=("n", 4)):
     return _save(path, [node], {"x": (dtype, shape)}, {"y": (dtype, shape)}, [], "")
 
 
+# Where Triton, its Python backend or Python itself looks for code in a version's folder.
+HOSTILE_LOCATIONS = [
+    "__init__.py",
+    "model.py",
+    "model/__init__.py",
+    "triton_python_backend_utils.py",
+    "onnxruntime.py",
+    "numpy/__init__.py",
+    "encodings.py",
+    "sitecustomize.py",
+    "libtriton_python.so",
+    "triton_python_backend_stub",
+    "model.onnx",
+    "deployment.json",
+    "config.pbtxt",
+]
+
+
+def with_data_at(folder: Path, location: str, payload: bytes):
+    """Return the path of a model y = x @ I + 0 * sum(payload), whose payload lies at `location`."""
+    file = folder / location
+    file.parent.mkdir(parents=True)
+    file.write_bytes(payload)
+    blob = TensorProto(name="blob", data_type=TensorProto.UINT8, dims=[len(payload)], data_location=1)
+    for key, value in (("location", location), ("offset", "0"), ("length", str(len(payload)))):
+        blob.external_data.add(key=key, value=value)
+    nodes = [
+        helper.make_node("Cast", ["blob"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["wide"], ["sum"], keepdims=0),
+        helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
+        helper.make_node("MatMul", ["x", "w"], ["product"]),
+        helper.make_node("Add", ["product", "nothing"], ["y"]),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in ("x", "y")]
+    weights = [
+        blob,
+        numpy_helper.from_array(np.eye(4, dtype=np.float32), "w"),
+        numpy_helper.from_array(np.zeros(1, np.float32), "zero"),
+    ]
+    model = helper.make_model(
+        helper.make_graph(nodes, "net", values[:1], values[1:], weights),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=9,
+    )
+    path = folder / "net.onnx"
+    onnx.save(model, path)
+    return path
+
+
 def _save(path: Path, nodes, inputs, outputs, weights, mask, *, external=False):
     values = [
         [

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from nm2trt.errors import InputError, OutputError
+from nm2trt.files import sha256_file
 from nm2trt.pipeline.served_artefact import describe_artefact
 from nm2trt.serving.options import DeployOptions
 from nm2trt.serving.repository import place, remove, roll_back, served_config
@@ -136,27 +137,29 @@ def test_samples_and_labels_go_with_the_last_version_that_used_them(tmp_path):
 def test_external_data_comes_along(tmp_path):
     source = nets.linear(tmp_path / "big.onnx", external=True)
     placed = place(describe_artefact(source), tmp_path / "models", "m")
-    assert (placed.folder / "big.onnx.data").read_bytes() == (tmp_path / "big.onnx.data").read_bytes()
+    assert sorted(path.name for path in placed.folder.iterdir()) == [
+        "deployment.json",
+        "model.onnx",
+        "model.onnx.data",
+    ]
+    assert placed.artefact_sha256 == sha256_file(source)
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(
-        str(placed.folder / "model.onnx"), providers=["CPUExecutionProvider"]
-    )
-    assert session.run(None, {"x": np.zeros((1, 4), np.float32)})[0].shape == (1, 3)
+    feeds = {"x": np.random.default_rng(1).standard_normal((2, 4)).astype(np.float32)}
+    answers = [
+        onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, feeds)[0]
+        for path in (source, placed.folder / "model.onnx")
+    ]
+    assert np.array_equal(*answers)
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.py"])
-def test_external_data_named_like_what_is_written_there(tmp_path, name):
-    import onnx
-
-    source = nets.linear(tmp_path / "big.onnx", external=True)
-    proto = onnx.load(source, load_external_data=False)
-    proto.graph.initializer[0].external_data[0].value = name
-    (tmp_path / "big.onnx.data").rename(tmp_path / name)
-    onnx.save(proto, source)
-    with pytest.raises(InputError, match=f"external data at '{name}' cannot be placed beside the model"):
-        place(describe_artefact(source), tmp_path / "models", "m", DeployOptions(backend="python"))
-    assert tree(tmp_path / "models") == []
+@pytest.mark.parametrize("location", nets.HOSTILE_LOCATIONS)
+def test_no_name_in_a_model_becomes_a_file_of_the_version(tmp_path, location):
+    source = nets.with_data_at(tmp_path / "sent", location, b"import os\n")
+    placed = place(describe_artefact(source), tmp_path / "models", "m", DeployOptions(backend="python"))
+    names = sorted(path.relative_to(placed.folder).as_posix() for path in placed.folder.rglob("*"))
+    assert names == ["deployment.json", "model.onnx", "model.onnx.data", "model.py"]
+    assert (placed.folder / "model.py").read_bytes() != b"import os\n"
 
 
 def test_an_artefact_that_changes_meanwhile(tmp_path):

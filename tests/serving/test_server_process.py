@@ -1,5 +1,6 @@
 """A tritonserver of one's own: found, started, watched, stopped; and what stands in the way."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nm2trt.errors import BackendMissingError, InputError, OutputError
+from nm2trt.errors import BackendMissingError, InputError, Nm2trtError, OutputError
 from nm2trt.pipeline.deploy import deploy
 from nm2trt.pipeline.serve import serve
 from nm2trt.serving.installation import find_server
@@ -166,3 +167,29 @@ def test_python_of_the_environment_comes_first(tritonserver):
     variables = found.variables()
     assert variables["PATH"].split(os.pathsep)[0] == str(found.environment / "bin")
     assert "PYTHONPATH" not in variables
+
+
+def test_a_server_runs_nothing_that_came_as_external_data(tmp_path, tritonserver):
+    import numpy as np
+
+    from nm2trt.backends.triton import TritonServer
+
+    mark = tmp_path / "ran"
+    payload = f"open({str(mark)!r}, 'a').write(__file__)\n".encode()
+    control = tritonserver.repository / "hostile-control"
+    with TritonServer(f"http://{tritonserver.http}") as client:
+        for number, location in enumerate(nets.HOSTILE_LOCATIONS):
+            source = nets.with_data_at(tmp_path / f"sent-{number}", location, payload)
+            name = f"hostile-{number}"
+            deploy(source, tritonserver.repository, name, DeployOptions(backend="python"))
+            client.load(name)
+            answer = client.infer(name, "1", {"x": ("FP32", np.eye(4, dtype=np.float32))}, {"y": "FP32"})
+            assert np.array_equal(answer["y"], np.eye(4, dtype=np.float32)), location
+            client.unload(name)
+        assert not mark.exists()
+        # The payload is live: where the data file kept its name, the server's stub runs it.
+        deploy(source, tritonserver.repository, control.name, DeployOptions(backend="python"))
+        (control / "1" / "__init__.py").write_bytes(payload)
+        with contextlib.suppress(Nm2trtError):
+            client.load(control.name)
+    assert mark.exists()
