@@ -5,6 +5,7 @@ TensorRT 8.5 and everything later have the calls by tensor name that are used he
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nm2trt.backends._trt_shared import Library, load_plugins
-from nm2trt.backends._trt_watch import logger, recorded
+from nm2trt.backends._trt_runs import Buffers, EngineRuns
+from nm2trt.backends._trt_shared import Library, create, load_plugins
+from nm2trt.backends._trt_watch import layer_clock, logger, recorded
 from nm2trt.backends._trt_words import dtype_name, first_error, sizes
 from nm2trt.backends.cuda import Device, require_gpu
 from nm2trt.backends.options import format_shape
@@ -32,16 +34,20 @@ Array = npt.NDArray[Any]
 
 
 class EngineSession:
-    """An engine on the first GPU; a `Session`. Inputs and outputs are copied to and from the host.
+    """An engine on the first GPU; a `Session` and `DeviceTimed`. Its inputs and outputs lie on the host.
 
     Args:
         library: The library.
         engine: Its engine, deserialized.
         runtime: Its runtime, which must outlive the engine.
-        device: The GPU.
+        device: The GPU; the session closes it, even if the session itself cannot be made.
 
     Attributes:
-        max_batch: Most samples that a profile takes at once; 0 where the batch is not free.
+        max_batch: Most samples that a profile takes at once; 0 if the batch is not free.
+
+    Raises:
+        BackendError: The library cannot make a context for the engine, e.g. for lack of memory.
+        DataError: A tensor has a type that no array holds.
     """
 
     def __init__(
@@ -50,8 +56,17 @@ class EngineSession:
         trt = library.module
         self._library, self._device, self._closed = library, device, False
         self._runtime, self._engine = runtime, engine
-        self._buffers: dict[str, tuple[int, int]] = {}
+        self._buffers = Buffers(device)
+        self._runs: EngineRuns | None = None
         self._profiler: Any = None
+        self._context: Any = None
+        try:
+            self._read(trt, engine)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self, trt: Any, engine: tensorrt.ICudaEngine) -> None:
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         modes = {name: engine.get_tensor_mode(name) for name in names}
         self.inputs = tuple(_spec(engine, name) for name in names if modes[name] == trt.TensorIOMode.INPUT)
@@ -61,13 +76,15 @@ class EngineSession:
         self._on_host = {
             name for name in names if engine.get_tensor_location(name) == trt.TensorLocation.HOST
         }
+        library = self._library
         with recorded(trt) as log:
-            self._context = engine.create_execution_context()
+            self._context = library.make_context(trt, engine)
         if self._context is None:
             raise BackendError(f"{library.product} cannot run the engine: {first_error(log)}")
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run one batch; see `Session.run`."""
+        feeds = self._narrowed(feeds)
         check_feeds(self.inputs, feeds)
         self._device.use()
         with recorded(self._library.module) as log:
@@ -75,14 +92,14 @@ class EngineSession:
             # Kept until the stream is empty: the copies read from it.
             sent = [self._send(spec.name, np.ascontiguousarray(feeds[spec.name])) for spec in self.inputs]
             outputs = {spec.name: self._room(spec.name) for spec in self.outputs}
-            if not self._context.execute_async_v3(self._device.stream):
-                raise BackendError(f"{self._library.product} failed to run the engine: {first_error(log)}")
+            self._enqueue(log)
             for name, array in outputs.items():
                 if name not in self._on_host:
-                    self._device.download(array, self._buffers[name][0])
+                    self._device.download(array, self._buffers.device(name, array.nbytes))
             self._device.synchronize()
         del sent
-        return outputs
+        # The engine writes these again in the next run.
+        return {name: array.copy() if name in self._on_host else array for name, array in outputs.items()}
 
     def repeat(self) -> None:
         """Compute again on the inputs that the last `run` left on the device, without copies, and wait.
@@ -92,9 +109,22 @@ class EngineSession:
         """
         self._device.use()
         with recorded(self._library.module) as log:
-            if not self._context.execute_async_v3(self._device.stream):
-                raise BackendError(f"{self._library.product} failed to run the engine: {first_error(log)}")
+            self._enqueue(log)
             self._device.synchronize()
+
+    def on_device(self, feeds: Mapping[str, Array]) -> EngineRuns:
+        """See `DeviceTimed.on_device`."""
+        feeds = self._narrowed(feeds)
+        outputs = self.run(feeds)
+        if self._runs is not None:
+            self._runs.close()
+        sent, fetched = (
+            [self._pinned(name, array) for name, array in arrays.items() if name not in self._on_host]
+            for arrays in (feeds, outputs)
+        )
+        with recorded(self._library.module) as log:
+            self._runs = EngineRuns(self._device, lambda: self._enqueue(log), sent, fetched)
+        return self._runs
 
     def layer_times(self, feeds: Mapping[str, Array], *, runs: int) -> dict[str, float]:
         """Return the mean time of every layer, in milliseconds, by its name in the engine.
@@ -103,7 +133,7 @@ class EngineSession:
         """
         totals: dict[str, float] = {}
         # Kept until the session closes: the library does not own it.
-        self._profiler = _layer_clock(self._library.module, totals)
+        self._profiler = layer_clock(self._library.module, totals)
         self._context.profiler = self._profiler
         for _ in range(runs):
             self.run(feeds)
@@ -120,10 +150,11 @@ class EngineSession:
         if self._closed:
             return
         self._closed = True
-        self._device.use()
-        for address, _ in self._buffers.values():
-            self._device.free(address)
-        self._buffers = {}
+        with contextlib.suppress(BackendError):
+            self._device.use()
+        if self._runs is not None:
+            self._runs.close()
+        self._buffers.close()
         # In this order: each holds on to the next.
         del self._context
         del self._engine
@@ -162,12 +193,37 @@ class EngineSession:
                 f"it was built for {taken}"
             )
 
+    def _enqueue(self, log: Sequence[str] = ()) -> None:
+        if not self._context.execute_async_v3(self._device.stream):
+            raise BackendError(f"{self._library.product} failed to run the engine: {first_error(log)}")
+
+    def _narrowed(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the feeds, 64-bit integers as 32-bit ones if the library has no others.
+
+        TensorRT 8 reads an int64 input of a model as int32.
+
+        Raises:
+            DataError: A value does not fit.
+        """
+        made = dict(feeds)
+        for spec in self.inputs if not self._library.row.int64 else ():
+            array = made.get(spec.name)
+            if array is None or spec.dtype != "int32" or array.dtype != np.int64:
+                continue
+            made[spec.name] = array.astype(np.int32)
+            if not np.array_equal(made[spec.name], array):
+                raise DataError(
+                    f"input {spec.name!r} holds numbers beyond 32 bits, and {self._library.product} has no "
+                    "64-bit integers"
+                )
+        return made
+
     def _send(self, name: str, array: Array) -> Array:
         trt = self._library.module
         if not self._context.set_input_shape(name, trt.Dims(list(array.shape))):
             raise DataError(f"the engine refuses input {name!r} of shape {format_shape(array.shape)}")
         if name in self._on_host:
-            self._context.set_tensor_address(name, array.ctypes.data)
+            self._on_this_side(name, array.shape)[...] = array
         else:
             self._device.upload(self._address(name, array.nbytes), array)
         return array
@@ -180,22 +236,28 @@ class EngineSession:
                 f"output {name!r} has a shape that depends on the values ({format_shape(shape)}), which is "
                 "not supported; take the operator out of the model, e.g. do NonMaxSuppression outside"
             )
-        array = np.empty(shape, self._dtypes[name])
         if name in self._on_host:
-            self._context.set_tensor_address(name, array.ctypes.data)
-        else:
-            self._address(name, array.nbytes)
+            return self._on_this_side(name, shape)
+        array = np.empty(shape, self._dtypes[name])
+        self._address(name, array.nbytes)
+        return array
+
+    def _on_this_side(self, name: str, shape: tuple[int, ...]) -> Array:
+        """Return the memory of a tensor that the engine reads or writes on the host; it outlives the run."""
+        array = self._buffers.pinned(name, shape, self._dtypes[name])
+        self._context.set_tensor_address(name, array.ctypes.data)
         return array
 
     def _address(self, name: str, size_bytes: int) -> int:
-        address, room = self._buffers.get(name, (0, -1))
-        if room < size_bytes:
-            if room >= 0:
-                self._device.free(address)
-            address = self._device.allocate(size_bytes)
-            self._buffers[name] = (address, size_bytes)
+        address = self._buffers.device(name, size_bytes)
         self._context.set_tensor_address(name, address)
         return address
+
+    def _pinned(self, name: str, array: Array) -> tuple[Array, int]:
+        """Return a pinned copy of a tensor's values, and where the tensor lies on the device."""
+        pinned = self._buffers.pinned(name, array.shape, array.dtype)
+        pinned[...] = array
+        return pinned, self._buffers.device(name, array.nbytes)
 
 
 def open_engine(
@@ -220,7 +282,7 @@ def open_engine(
     gpu = require_gpu(f"running {path.name}, an engine of {library.product},")
     trt = library.module
     with recorded(trt) as log:
-        runtime = trt.Runtime(logger(trt))
+        runtime = create(library, lambda: trt.Runtime(logger(trt)), log)
         if plugins:
             load_plugins(library, runtime.get_plugin_registry(), plugins)
         engine = runtime.deserialize_cuda_engine(path.read_bytes())
@@ -229,6 +291,7 @@ def open_engine(
             f"{library.product} refuses {path}: {first_error(log)}; it was built by version {built}, "
             f"here are version {here} and a GPU of {gpu.target}: build it again for this machine"
         )
+    # The session closes the device.
     return EngineSession(library, engine, runtime, Device())
 
 
@@ -255,16 +318,3 @@ def _within(shape: tuple[int, ...], profile: tuple[tuple[int, ...], ...]) -> boo
     return len(shape) == len(low) and all(
         least <= size <= most for least, size, most in zip(low, shape, high, strict=True)
     )
-
-
-def _layer_clock(trt: Any, totals: dict[str, float]) -> Any:
-    """Return a profiler that adds up the times of the layers, in milliseconds."""
-
-    class Profiler(trt.IProfiler):  # type: ignore[misc]  # the module is only known at run time
-        def __init__(self) -> None:
-            trt.IProfiler.__init__(self)
-
-        def report_layer_time(self, layer_name: str, ms: float) -> None:
-            totals[layer_name] = totals.get(layer_name, 0.0) + ms
-
-    return Profiler()

@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     # TensorRT's own types; they fit TensorRT for RTX too.
     import tensorrt
 
+_DRIVER_TOO_OLD = "the NVIDIA driver is missing or too old for it; update the driver"
+
 __all__ = [
     "Library",
     "ParsedNetwork",
     "build",
     "check",
+    "create",
     "fix",
     "load_plugins",
     "needed_flags",
@@ -47,12 +50,14 @@ class Library:
         row: What its version has.
         configure: Called with the module, the builder configuration and the options, for what only this
             library has.
+        make_context: Called with the module and an engine; returns its execution context, or None.
     """
 
     module: Any
     product: str
     row: VersionRow
     configure: Callable[[Any, Any, BuildOptions], None]
+    make_context: Callable[[Any, Any], Any] = lambda _, engine: engine.create_execution_context()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +175,7 @@ def needed_flags(library: Library, parsed: ParsedNetwork) -> tuple[str, ...]:
 def _parse(library: Library, model: Path, plugins: Sequence[Path]) -> ParsedNetwork:
     trt = library.module
     with recorded(trt) as log:
-        builder: tensorrt.Builder = _create(library, lambda: trt.Builder(logger(trt)), log)
+        builder: tensorrt.Builder = create(library, lambda: trt.Builder(logger(trt)), log)
         if plugins:
             load_plugins(library, builder.get_plugin_registry(), plugins)
         flags = (getattr(trt.NetworkDefinitionCreationFlag, name) for name in library.row.network_flags)
@@ -192,7 +197,7 @@ def _build(
 ) -> Engine:
     trt = library.module
     with recorded(trt) as log:
-        config: tensorrt.IBuilderConfig = _create(library, parsed.builder.create_builder_config, log)
+        config: tensorrt.IBuilderConfig = create(library, parsed.builder.create_builder_config, log)
         # Kept in a variable: the library does not own the monitor.
         monitor = monitor_class(trt)(shown, stop) if library.row.progress else None
         if monitor is not None:
@@ -247,14 +252,24 @@ def _configure(
     library.configure(trt, config, options)
 
 
-def _create(library: Library, create: Callable[[], Any], log: list[str]) -> Any:
+def create(library: Library, make: Callable[[], Any], log: Sequence[str]) -> Any:
+    """Make one of the library's objects that need a device.
+
+    Raises:
+        BackendError: The library cannot, e.g. because the driver is too old for it.
+    """
+    failed: Exception | None = None
     try:
-        made = create()
+        made = make()
     except (TypeError, RuntimeError) as error:
         # Without a device, TensorRT's factories return a null pointer, which arrives as a TypeError.
-        raise BackendError(f"{library.product} cannot start: {first_error(log)}") from error
-    if made is None:
-        raise BackendError(f"{library.product} cannot start: {first_error(log)}")
+        made, failed = None, error
+    reason = first_error(log)
+    started = re.search(r"CUDA initialization failure with error: (\d+)", reason)
+    # TensorRT's runtime returns an object all the same, and ends the process when that is used.
+    if made is None or started:
+        why = f" ({_DRIVER_TOO_OLD})" if started and started[1] == "35" else ""
+        raise BackendError(f"{library.product} cannot start: {reason}{why}") from failed
     return made
 
 

@@ -16,15 +16,6 @@ from nm2trt.errors import BackendMissingError
 
 __all__ = ["ROWS", "VersionRow", "row_of"]
 
-_INSPECTOR_8 = {
-    "layers": "Layers",
-    "name": "Name",
-    "type": "LayerType",
-    "tactic": "TacticName",
-    "weights": "HasSparseWeights",
-}
-_INSPECTOR = {**_INSPECTOR_8, "metadata": "Metadata"}
-
 
 @dataclass(frozen=True, slots=True)
 class VersionRow:
@@ -37,7 +28,7 @@ class VersionRow:
         type_flags: `BuilderFlag` that a dtype in the graph needs; empty where networks are strongly typed.
         flags: `BuilderFlag` by option of `BuildOptions`.
         max_opset: Highest ONNX opset that the parser reads; None leaves it to the parser.
-        inspector: Key of the engine inspector's JSON by what it tells.
+        int64: Whether there are 64-bit integers; without, the parser makes them 32-bit ones.
         timing_cache: Whether a timing cache has an effect.
         progress: Whether the builder reports progress, and so can be stopped.
     """
@@ -48,7 +39,7 @@ class VersionRow:
     type_flags: Mapping[str, str]
     flags: Mapping[str, str]
     max_opset: int | None
-    inspector: Mapping[str, str]
+    int64: bool
     timing_cache: bool
     progress: bool
 
@@ -61,7 +52,7 @@ ROWS = (
         type_flags={"float16": "FP16", "int8": "INT8"},
         flags={"sparsity": "SPARSE_WEIGHTS", "tf32": "TF32"},
         max_opset=17,
-        inspector=_INSPECTOR_8,
+        int64=False,
         timing_cache=True,
         progress=False,
     ),
@@ -72,7 +63,7 @@ ROWS = (
         type_flags={},
         flags={"sparsity": "SPARSE_WEIGHTS", "tf32": "TF32", "strict_nans": "STRICT_NANS"},
         max_opset=24,
-        inspector=_INSPECTOR,
+        int64=True,
         timing_cache=True,
         progress=True,
     ),
@@ -83,7 +74,7 @@ ROWS = (
         type_flags={},
         flags={"sparsity": "SPARSE_WEIGHTS", "tf32": "TF32", "strict_nans": "STRICT_NANS"},
         max_opset=25,
-        inspector=_INSPECTOR,
+        int64=True,
         timing_cache=True,
         progress=True,
     ),
@@ -94,7 +85,7 @@ ROWS = (
         type_flags={},
         flags={"sparsity": "SPARSE_WEIGHTS", "tf32": "TF32", "strict_nans": "STRICT_NANS"},
         max_opset=None,
-        inspector=_INSPECTOR,
+        int64=True,
         timing_cache=False,
         progress=True,
     ),

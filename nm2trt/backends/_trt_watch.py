@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from nm2trt.errors import Interrupted
 from nm2trt.progress import BUILDER_THREAD, Bar
 
-__all__ = ["logger", "monitor_class", "recorded", "stoppable"]
+__all__ = ["layer_clock", "logger", "monitor_class", "recorded", "stoppable"]
 
 T = TypeVar("T")
 
@@ -91,6 +91,19 @@ def recorded(trt: Any) -> Iterator[list[str]]:
         else:
             outer += log
             sinks[thread] = outer
+
+
+def layer_clock(trt: Any, totals: dict[str, float]) -> Any:
+    """Return a profiler of the library that adds up the times of the layers, in milliseconds."""
+
+    class Profiler(trt.IProfiler):  # type: ignore[misc]  # the module is only known at run time
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            totals[layer_name] = totals.get(layer_name, 0.0) + ms
+
+    return Profiler()
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The NVIDIA driver through ctypes: which GPUs there are, and device memory for engines that run.
+"""The NVIDIA driver through ctypes: GPUs, device and pinned memory, streams, events and CUDA graphs.
 
 The driver is asked before any engine library touches a device, because a runtime that finds no driver may
 bring the whole process down. Nothing here needs a CUDA toolkit, only the driver's own library.
@@ -6,8 +6,11 @@ bring the whole process down. Nothing here needs a CUDA toolkit, only the driver
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +23,25 @@ __all__ = ["Device", "Gpu", "probe_gpus", "require_gpu"]
 # Attribute numbers of the CUDA driver's cuDeviceGetAttribute.
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 _OUT_OF_MEMORY = 2
+# Only the calling thread's own calls can spoil the capture of a graph.
+_CAPTURE_THREAD_LOCAL = 1
+# Driver errors after which the reader can do something, by their number in cuda.h.
+_REASONS = {
+    46: "the GPU is busy or in exclusive mode; end the process that holds it",
+    100: "there is no GPU any more",
+    101: "there is no GPU any more",
+    201: "the GPU was lost while it ran; restart the process",
+    209: "the driver has no kernel for this GPU",
+    214: "the GPU reported an uncorrectable memory error; restart the process",
+    222: "the driver is too old for these kernels; update it",
+    700: "a kernel read or wrote an illegal address; restart the process",
+    702: "a kernel ran into the system's time limit",
+    719: "a kernel failed, or the GPU was lost while it ran; restart the process",
+    802: "the GPU is not ready yet",
+    803: "the driver and its kernel module are of different versions; restart the machine",
+    804: "the driver is too old for this library; update it",
+    999: "the GPU was lost while it ran; restart the process",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +52,14 @@ class Gpu:
         name: Its name.
         target: Its compute capability, e.g. "sm86".
         sparse: Whether it has sparse tensor cores.
+        uuid: Its identifier as `nvidia-smi -L` prints it, e.g. "GPU-8f6c...", since the driver and nvidia-smi
+            number several GPUs in different orders; "" if the driver does not tell.
     """
 
     name: str
     target: str
     sparse: bool
+    uuid: str = ""
 
 
 def probe_gpus() -> tuple[tuple[Gpu, ...], str]:
@@ -76,7 +101,7 @@ def require_gpu(what: str, instead: str = "") -> Gpu:
 
 
 class Device:
-    """The first GPU with a stream of its own; addresses are plain integers.
+    """The first GPU with a stream of its own; addresses and handles are plain integers.
 
     Raises:
         BackendError: The driver refuses.
@@ -86,14 +111,16 @@ class Device:
         self._cuda = _driver()
         self._handle = ctypes.c_int()
         self._context = ctypes.c_void_p()
-        stream = ctypes.c_void_p()
         self._call("cuInit", 0)
         self._call("cuDeviceGet", ctypes.byref(self._handle), 0)
         # The primary context is the one that the runtime API, and so every engine library, uses.
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), self._handle)
-        self.use()
-        self._call("cuStreamCreate", ctypes.byref(stream), 0)
-        self.stream = int(stream.value or 0)
+        try:
+            self.use()
+            self.stream = self._made("cuStreamCreate", 0)
+        except BackendError:
+            self._cuda.cuDevicePrimaryCtxRelease_v2(self._handle)
+            raise
 
     def use(self) -> None:
         """Make the device the calling thread's own."""
@@ -101,13 +128,22 @@ class Device:
 
     def allocate(self, size_bytes: int) -> int:
         """Return the address of new device memory."""
-        address = ctypes.c_uint64()
-        self._call("cuMemAlloc_v2", ctypes.byref(address), max(1, size_bytes))
-        return address.value
+        return self._made("cuMemAlloc_v2", max(1, size_bytes))
 
     def free(self, address: int) -> None:
         """Give memory back."""
         self._call("cuMemFree_v2", address)
+
+    def allocate_pinned(self, size_bytes: int) -> int:
+        """Return the address of new host memory that the GPU reads and writes directly.
+
+        It begins at a page, so it satisfies the 256 bytes that engine libraries align to.
+        """
+        return self._made("cuMemAllocHost_v2", max(1, size_bytes))
+
+    def free_pinned(self, address: int) -> None:
+        """Give pinned memory back."""
+        self._call("cuMemFreeHost", address)
 
     def upload(self, address: int, array: npt.NDArray[Any]) -> None:
         """Copy a C-contiguous array to the device, in the stream's order."""
@@ -123,17 +159,77 @@ class Device:
         """Wait until the stream is empty."""
         self._call("cuStreamSynchronize", self.stream)
 
+    def event(self) -> int:
+        """Return a new event that holds a time."""
+        return self._made("cuEventCreate", 0)
+
+    def record(self, event: int) -> None:
+        """Put an event into the stream: it takes the GPU's time when everything before it is done."""
+        self._call("cuEventRecord", event, self.stream)
+
+    def elapsed_ms(self, begin: int, end: int) -> float:
+        """Return the milliseconds between two events, after the second has passed."""
+        self._call("cuEventSynchronize", end)
+        elapsed = ctypes.c_float()
+        self._call("cuEventElapsedTime", ctypes.byref(elapsed), begin, end)
+        return elapsed.value
+
+    def destroy_event(self, event: int) -> None:
+        """Give an event back."""
+        self._call("cuEventDestroy_v2", event)
+
+    def capture(self, work: Callable[[], None]) -> int:
+        """Return a CUDA graph of what `work` puts into the stream; nothing runs.
+
+        Raises:
+            BackendError: `work` fails, or does something that a graph cannot hold.
+        """
+        self._call("cuStreamBeginCapture_v2", self.stream, _CAPTURE_THREAD_LOCAL)
+        graph = ctypes.c_void_p()
+        try:
+            work()
+        except BackendError:
+            # The stream takes no other work until the capture has ended.
+            if self._cuda.cuStreamEndCapture(self.stream, ctypes.byref(graph)) == 0:
+                self._cuda.cuGraphDestroy(graph)
+            raise
+        self._call("cuStreamEndCapture", self.stream, ctypes.byref(graph))
+        try:
+            return self._made("cuGraphInstantiateWithFlags", graph, 0)
+        finally:
+            self._cuda.cuGraphDestroy(graph)
+
+    def launch(self, graph: int) -> None:
+        """Put a captured graph into the stream."""
+        self._call("cuGraphLaunch", graph, self.stream)
+
+    def destroy_graph(self, graph: int) -> None:
+        """Give a graph back."""
+        self._call("cuGraphExecDestroy", graph)
+
     def close(self) -> None:
-        """Give the stream and the context back."""
-        self._call("cuStreamDestroy_v2", self.stream)
-        self._call("cuDevicePrimaryCtxRelease_v2", self._handle)
+        """Give the stream and the context back; a GPU that was lost has nothing left to give."""
+        with contextlib.suppress(BackendError):
+            self._call("cuStreamDestroy_v2", self.stream)
+        with contextlib.suppress(BackendError):
+            self._call("cuDevicePrimaryCtxRelease_v2", self._handle)
+
+    def _made(self, name: str, *arguments: Any) -> int:
+        """Call a function that writes a new address or handle to its first argument; return that."""
+        out = ctypes.c_uint64()
+        self._call(name, ctypes.byref(out), *arguments)
+        return out.value
 
     def _call(self, name: str, *arguments: Any) -> None:
-        status = getattr(self._cuda, name)(*arguments)
+        function = getattr(self._cuda, name, None)
+        if function is None:
+            raise BackendError(f"the NVIDIA driver is too old: it has no {name}; update it")
+        status = function(*arguments)
         if status == _OUT_OF_MEMORY:
             raise BackendError("the GPU's memory is full; run a smaller batch, or free the GPU")
         if status != 0:
-            raise BackendError(f"the NVIDIA driver failed: {name} returned {status}")
+            reason = f": {_REASONS[status]}" if status in _REASONS else ""
+            raise BackendError(f"the NVIDIA driver failed: {name} returned {status}{reason}")
 
 
 @functools.cache
@@ -145,13 +241,28 @@ def _driver() -> ctypes.CDLL:
         "cuCtxSetCurrent": (handle,),
         "cuMemAlloc_v2": (handle, size),
         "cuMemFree_v2": (address,),
+        "cuMemAllocHost_v2": (handle, size),
+        "cuMemFreeHost": (address,),
         "cuMemcpyHtoDAsync_v2": (address, handle, size, handle),
         "cuMemcpyDtoHAsync_v2": (handle, address, size, handle),
         "cuStreamCreate": (handle, ctypes.c_uint),
         "cuStreamSynchronize": (handle,),
         "cuStreamDestroy_v2": (handle,),
+        "cuStreamBeginCapture_v2": (handle, ctypes.c_int),
+        "cuStreamEndCapture": (handle, handle),
+        "cuEventCreate": (handle, ctypes.c_uint),
+        "cuEventRecord": (handle, handle),
+        "cuEventSynchronize": (handle,),
+        "cuEventElapsedTime": (handle, handle, handle),
+        "cuEventDestroy_v2": (handle,),
+        "cuGraphInstantiateWithFlags": (handle, handle, ctypes.c_ulonglong),
+        "cuGraphLaunch": (handle, handle),
+        "cuGraphExecDestroy": (handle,),
+        "cuGraphDestroy": (handle,),
     }.items():
-        getattr(cuda, name).argtypes = arguments
+        function = getattr(cuda, name, None)
+        if function is not None:  # an old driver lacks what only timing needs
+            function.argtypes = arguments
     return cuda
 
 
@@ -162,4 +273,18 @@ def _gpu(cuda: ctypes.CDLL, index: int) -> Gpu:
     cuda.cuDeviceGetName(name, len(name), device)
     cuda.cuDeviceGetAttribute(ctypes.byref(major), _CAPABILITY_MAJOR, device)
     cuda.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
-    return Gpu(name.value.decode(errors="replace"), f"sm{major.value}{minor.value}", major.value >= 8)
+    return Gpu(
+        name.value.decode(errors="replace"),
+        f"sm{major.value}{minor.value}",
+        major.value >= 8,
+        _uuid(cuda, device),
+    )
+
+
+def _uuid(cuda: ctypes.CDLL, device: ctypes.c_int) -> str:
+    # Not the second version of this call: it names a slice of a GPU, and nvidia-smi has no clocks for slices.
+    ask = getattr(cuda, "cuDeviceGetUuid", None)
+    raw = ctypes.create_string_buffer(16)
+    if ask is None or ask(raw, device) != 0:
+        return ""
+    return f"GPU-{uuid.UUID(bytes=raw.raw)}"

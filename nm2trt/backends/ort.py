@@ -117,6 +117,7 @@ class OrtBackend:
     device = ""
     max_opset = None
     has_profiles = False
+    has_timing_cache = False
 
     def __init__(self) -> None:
         _import()

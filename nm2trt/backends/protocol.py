@@ -14,7 +14,17 @@ import numpy.typing as npt
 from nm2trt.backends.options import BuildOptions
 from nm2trt.errors import DataError
 
-__all__ = ["Backend", "Engine", "Network", "Session", "TensorSpec", "check_feeds", "numpy_dtype"]
+__all__ = [
+    "Backend",
+    "DeviceRuns",
+    "DeviceTimed",
+    "Engine",
+    "Network",
+    "Session",
+    "TensorSpec",
+    "check_feeds",
+    "numpy_dtype",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,40 @@ class Session(Protocol):
     ) -> None: ...
 
 
+class DeviceRuns(Protocol):
+    """One batch that lies on the GPU, inferred again and again; each clock returns seconds per inference."""
+
+    @property
+    def no_graph(self) -> str:
+        """Why no CUDA graph of the inference could be made; "" if there is one."""
+
+    def device_seconds(self) -> float:
+        """Return the GPU's own time, by events around a burst of inferences: no copies, no waits between."""
+
+    def graph_seconds(self) -> float:
+        """Return the same for a burst of replays of a CUDA graph.
+
+        Raises:
+            BackendError: There is no graph; `no_graph` says why.
+        """
+
+    def host_seconds(self) -> float:
+        """Return the wall time from inputs to outputs in pinned host memory, copies and waits included."""
+
+
+@runtime_checkable
+class DeviceTimed(Protocol):
+    """A `Session` on a GPU that can be timed by the GPU's own clock."""
+
+    def on_device(self, feeds: Mapping[str, npt.NDArray[Any]]) -> DeviceRuns:
+        """Put a batch on the GPU, run it once, and return what times it until the session's next run.
+
+        Raises:
+            DataError: The feeds do not fit; see `Session.run`.
+            BackendError: The library failed.
+        """
+
+
 class Network(Protocol):
     """A model as a builder has read it."""
 
@@ -88,7 +132,8 @@ class Engine:
         data: The serialized engine's bytes.
         log: The builder's messages, one line each, most detailed level.
         build_ms: Wall time of the build, without parsing.
-        layers: The engine inspector's JSON, where the library can load what it built; "" otherwise.
+        layers: The engine inspector's JSON, with the tactic of every layer; "" if the library cannot load on
+            this machine what it built.
     """
 
     data: memoryview
@@ -128,6 +173,10 @@ class Backend(Protocol):
     @property
     def has_profiles(self) -> bool:
         """Whether dynamic inputs need optimisation profiles."""
+
+    @property
+    def has_timing_cache(self) -> bool:
+        """Whether builds can share their kernel timings through a file."""
 
     def choose_targets(self, targets: tuple[str, ...]) -> tuple[str, ...]:
         """Return the compute capabilities to build for: `targets`, or the backend's own choice for ().
@@ -195,14 +244,17 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     Raises:
         DataError: numpy has none, as for four-bit types.
     """
+    # Asked first: numpy takes these names too, in one byte each, once ml_dtypes has been imported by anyone.
+    packed = name.startswith(("int4", "uint4", "float4"))
     try:
-        return np.dtype(name)
+        if not packed:
+            return np.dtype(name)
     except TypeError:
         pass
     import ml_dtypes
 
     extended: type[Any] | None = getattr(ml_dtypes, name, None)
-    if extended is None or name.startswith(("int4", "uint4", "float4")):
+    if extended is None or packed:
         raise DataError(f"a tensor of type {name} cannot be handed over; cast it in the model")
     return np.dtype(extended)
 

@@ -52,6 +52,7 @@ class TrtBackend:
     kind = KIND
     suffix = ".engine"
     has_profiles = True
+    has_timing_cache = True
 
     def __init__(self, module: Any) -> None:
         self._module = module

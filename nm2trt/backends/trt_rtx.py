@@ -49,12 +49,14 @@ class RtxBackend:
     suffix = ".rtx"
     device = ""
     has_profiles = True
+    has_timing_cache = False
 
     def __init__(self, module: Any) -> None:
         self._module = module
         self.version = str(module.__version__)
         product = f"TensorRT for RTX {self.version}"
-        self._library = _trt_shared.Library(module, product, row_of(self.name, self.version), _set_targets)
+        row = row_of(self.name, self.version)
+        self._library = _trt_shared.Library(module, product, row, _set_targets, _specialised_context)
 
     @property
     def row(self) -> VersionRow:
@@ -187,3 +189,17 @@ def _set_targets(trt: Any, config: Any, options: BuildOptions) -> None:
     config.num_compute_capabilities = len(options.targets)
     for index, target in enumerate(options.targets):
         config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), index)
+
+
+def _specialised_context(trt: Any, engine: Any) -> Any:
+    """Return a context that compiles the kernels for new shapes before it runs them.
+
+    By default the library runs slower fallback kernels until a compilation in the background has ended, and
+    whoever times the engine then would time those.
+    """
+    strategies = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
+    if strategies is None or not hasattr(engine, "create_runtime_config"):
+        return engine.create_execution_context()
+    config = engine.create_runtime_config()
+    config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+    return engine.create_execution_context(config)

@@ -29,6 +29,10 @@ class Driver:
     def cuDeviceGetName(self, buffer, size, device):
         buffer.value = [b"Ampere GPU", b"Turing GPU"][device.value]
 
+    def cuDeviceGetUuid(self, out, device):
+        out.raw = bytes([device.value] * 16)
+        return device.value  # the second one does not tell
+
     def cuDeviceGetAttribute(self, out, attribute, device):
         out._obj.value = {75: (8, 7), 76: (6, 5)}[attribute][device.value]
 
@@ -36,7 +40,8 @@ class Driver:
 def test_the_driver_s_gpus_are_listed(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver())
     gpus, driver = cuda.probe_gpus()
-    assert gpus == (cuda.Gpu("Ampere GPU", "sm86", True), cuda.Gpu("Turing GPU", "sm75", False))
+    first = cuda.Gpu("Ampere GPU", "sm86", True, "GPU-00000000-0000-0000-0000-000000000000")
+    assert gpus == (first, cuda.Gpu("Turing GPU", "sm75", False))
     assert driver == "NVIDIA driver for CUDA 12.8"
 
 

@@ -1,164 +1,40 @@
-"""An engine's session on a driver and a library made for the test: addresses, profiles, memory given back.
-
-No GPU is here. The driver is a real shared library, compiled from C, in which device memory is host memory; so
-the calls through ctypes, their 64-bit addresses and copies are real. The library doubles its input on it.
-"""
-
-import ctypes
-import shutil
-import subprocess
-from types import SimpleNamespace
+"""An engine's session: addresses, profiles, clocks, and what is given back when something fails."""
 
 import numpy as np
 import pytest
 
-from nm2trt.backends import _trt_session, _trt_shared, cuda
-from nm2trt.backends._trt_versions import row_of
-from nm2trt.backends.protocol import Session
+from nm2trt.backends import _trt_session, cuda, trt_rtx
+from nm2trt.backends.protocol import DeviceTimed, Session
 from nm2trt.errors import BackendError, DataError
-
-DRIVER = """
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-static int live, contexts, streams;
-int cuInit(unsigned f) { return 0; }
-int cuDriverGetVersion(int *v) { *v = 12040; return 0; }
-int cuDeviceGetCount(int *n) { *n = 1; return 0; }
-int cuDeviceGet(int *d, int i) { *d = i; return 0; }
-int cuDeviceGetName(char *s, int n, int d) { strncpy(s, "Test GPU", n); return 0; }
-int cuDeviceGetAttribute(int *v, int a, int d) { *v = a == 75 ? 8 : 6; return 0; }
-int cuDevicePrimaryCtxRetain(void **c, int d) { contexts++; *c = (void *)0x7fff12345678; return 0; }
-int cuDevicePrimaryCtxRelease_v2(int d) { contexts--; return 0; }
-int cuCtxSetCurrent(void *c) { return c == (void *)0x7fff12345678 ? 0 : 201; }
-int cuMemAlloc_v2(uint64_t *p, size_t n) {
-  if (n > (1u << 20)) return 2;
-  live++; *p = (uint64_t)malloc(n); return 0; }
-int cuMemFree_v2(uint64_t p) { live--; free((void *)p); return 0; }
-int cuMemcpyHtoDAsync_v2(uint64_t d, void *h, size_t n, void *s) { memcpy((void *)d, h, n); return 0; }
-int cuMemcpyDtoHAsync_v2(void *h, uint64_t d, size_t n, void *s) { memcpy(h, (void *)d, n); return 0; }
-int cuStreamCreate(void **s, unsigned f) { streams++; *s = (void *)0x7fff87654320; return 0; }
-int cuStreamSynchronize(void *s) { return s == (void *)0x7fff87654320 ? 0 : 400; }
-int cuStreamDestroy_v2(void *s) { streams--; return 0; }
-int count(int what) { return what == 0 ? live : what == 1 ? contexts : streams; }
-"""
+from tests.backends import gpu_double as double
+from tests.backends.gpu_double import Engine, Module, batch, held, library, session_of
 
 
 @pytest.fixture(scope="module")
 def library_path(tmp_path_factory):
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler is here")
-    folder = tmp_path_factory.mktemp("driver")
-    (folder / "cuda.c").write_text(DRIVER)
-    command = [compiler, "-w", "-shared", "-fPIC", "-o", str(folder / "libcuda.so.1"), str(folder / "cuda.c")]
-    subprocess.run(command, check=True)
-    return str(folder / "libcuda.so.1")
+    return double.compiled(tmp_path_factory.mktemp("driver"))
 
 
 @pytest.fixture
-def driver(library_path, monkeypatch):
-    load = ctypes.CDLL
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: load(library_path))
-    cuda._driver.cache_clear()
-    yield load(library_path)
+def driver(library_path, tmp_path, monkeypatch):
+    yield double.loaded(library_path, tmp_path, monkeypatch)
     cuda._driver.cache_clear()
 
 
-class Context:
-    """y = 2 x, z = the batch as a shape on the host."""
-
-    def __init__(self, engine):
-        self.engine, self.shapes, self.addresses, self.active_optimization_profile = engine, {}, {}, 0
-
-    def set_optimization_profile_async(self, index, stream):
-        self.active_optimization_profile = index
-        return True
-
-    def set_input_shape(self, name, shape):
-        self.shapes[name] = tuple(shape)
-        return True
-
-    def set_tensor_address(self, name, address):
-        self.addresses[name] = address
-        return True
-
-    def get_tensor_shape(self, name):
-        return {"y": self.engine.output_shape or self.shapes["x"], "z": (1,)}[name]
-
-    def execute_async_v3(self, stream):
-        if self.engine.fails:
-            return False
-        size = int(np.prod(self.shapes["x"]))
-
-        def at(name, dtype, count):
-            buffer = (ctypes.c_char * (np.dtype(dtype).itemsize * count)).from_address(self.addresses[name])
-            return np.frombuffer(buffer, dtype)
-
-        at("y", np.float16, size)[:] = 2 * at("x", np.float16, size)
-        at("z", np.int32, 1)[:] = self.shapes["x"][0]
-        return True
-
-
-class Engine:
-    num_io_tensors, num_optimization_profiles = 3, 2
-    profiles = (((1, 4), (2, 4), (4, 4)), ((5, 4), (8, 4), (16, 4)))
-
-    def __init__(self):
-        self.fails, self.output_shape = False, None
-
-    def get_tensor_name(self, index):
-        return "xyz"[index]
-
-    def get_tensor_mode(self, name):
-        return "INPUT" if name == "x" else "OUTPUT"
-
-    def get_tensor_shape(self, name):
-        return {"x": (-1, 4), "y": (-1, 4), "z": (1,)}[name]
-
-    def get_tensor_dtype(self, name):
-        return "DataType.INT32" if name == "z" else "DataType.HALF"
-
-    def get_tensor_location(self, name):
-        return "HOST" if name == "z" else "DEVICE"
-
-    def get_tensor_profile_shape(self, name, index):
-        return self.profiles[index]
-
-    def create_execution_context(self):
-        self.context = Context(self)
-        return self.context
-
-
-class Module:
-    """What the session asks of the library's module."""
-
-    Dims = list
-    TensorIOMode = SimpleNamespace(INPUT="INPUT", OUTPUT="OUTPUT")
-    TensorLocation = SimpleNamespace(HOST="HOST")
-
-    class ILogger:
-        pass
+@pytest.fixture
+def engine(driver):
+    return Engine(driver)
 
 
 @pytest.fixture
-def engine():
-    return Engine()
-
-
-@pytest.fixture
-def session(driver, engine):
-    library = _trt_shared.Library(Module(), "TensorRT 10.3.0", row_of("trt", "10.3.0"), lambda *_: None)
-    with _trt_session.EngineSession(library, engine, object(), cuda.Device()) as session:
+def session(engine):
+    with session_of(engine) as session:
         yield session
-
-
-def batch(size, seed=0):
-    return {"x": np.random.default_rng(seed).standard_normal((size, 4)).astype(np.float16)}
 
 
 def test_it_is_a_session_with_the_engine_s_tensors(session):
     assert isinstance(session, Session)
+    assert isinstance(session, DeviceTimed)
     assert [(spec.name, spec.dtype, spec.shape) for spec in session.inputs] == [("x", "float16", (None, 4))]
     assert [(spec.name, spec.dtype) for spec in session.outputs] == [("y", "float16"), ("z", "int32")]
 
@@ -196,18 +72,21 @@ def test_memory_is_used_again_and_grows(session, driver):
     session.run(batch(4))
     assert driver.count(0) == 2, "one buffer for x, one for y; z lies on the host"
     session.run(batch(2))
-    first = session._buffers["x"]
+    first = session._buffers.device("x", 1)
     session.run(batch(16))
     assert driver.count(0) == 2
-    assert session._buffers["x"] != first
+    assert session._buffers.device("x", 1) != first
 
 
 def test_everything_is_given_back(session, driver):
-    session.run(batch(4))
-    assert [driver.count(what) for what in range(3)] == [2, 1, 1]
+    session.on_device(batch(4))
+    session.on_device(batch(2))
+    assert held(driver) == [2, 1, 1, 3, 2, 1], (
+        "pinned: x and y for their copies, z where the engine writes it"
+    )
     session.close()
     session.close()
-    assert [driver.count(what) for what in range(3)] == [0, 0, 0]
+    assert held(driver) == [0] * 6
 
 
 def test_repeat_computes_on_what_lies_on_the_device(session, engine):
@@ -246,7 +125,9 @@ def test_a_full_gpu_says_so(driver):
 
 
 def test_the_gpu_of_this_driver_is_found(driver):
-    assert cuda.require_gpu("testing") == cuda.Gpu("Test GPU", "sm86", True)
+    assert cuda.require_gpu("testing") == cuda.Gpu(
+        "Test GPU", "sm86", True, "GPU-01112131-4151-6171-8191-a1b1c1d1e1f1"
+    )
 
 
 @pytest.mark.parametrize(
@@ -268,11 +149,142 @@ def test_a_refused_engine_says_why_and_what_is_here(driver, tmp_path, reason):
                     "Severity.ERROR", f"[runtime.cpp::parsePlan::314] Error Code 1: Serialization ({reason})"
                 )
 
-    library = _trt_shared.Library(Refusing(), "TensorRT 10.3.0", row_of("trt", "10.3.0"), lambda *_: None)
     path = tmp_path / "net.engine"
     path.write_bytes(b"ftrt")
     with pytest.raises(BackendError) as caught:
-        _trt_session.open_engine(library, path, built="8.6.0.12", here="10.3.0")
+        _trt_session.open_engine(library(Refusing()), path, built="8.6.0.12", here="10.3.0")
     message = str(caught.value)
     assert reason.rstrip(".") in message
     assert "built by version 8.6.0.12, here are version 10.3.0 and a GPU of sm86: build it again" in message
+
+
+def test_what_lies_on_the_host_is_written_where_it_still_is(session, driver):
+    """The engine keeps the address after `run`; whoever got the outputs may have let go of them."""
+    outputs = session.run(batch(4))
+    kept = outputs["z"]
+    address = session._context.addresses["z"]
+    assert address != kept.ctypes.data
+    assert address % 256 == 0
+    del outputs
+    session._context.shapes["x"] = (3, 4)
+    session.repeat()
+    assert kept.tolist() == [4], "the engine wrote into the caller's array"
+    assert driver.count(double.PINNED) == 1
+
+
+@pytest.mark.parametrize("copies_ms", [0.0, 40.0])
+def test_device_time_is_the_engine_s_and_copies_do_not_count(session, driver, copies_ms):
+    driver.copies_take(copies_ms)
+    runs = session.on_device(batch(4))
+    assert runs.device_seconds() == pytest.approx(1e-3)
+    assert runs.graph_seconds() == pytest.approx(1e-3)
+
+
+def test_host_to_host_copies_from_and_to_pinned_memory(session, driver, monkeypatch):
+    driver.copies_take(5.0)
+    runs = session.on_device(batch(4))
+    monkeypatch.setattr("time.perf_counter", lambda: driver.now() / 1e3)
+    before = driver.count(double.PAGEABLE)
+    assert runs.host_seconds() == pytest.approx(11e-3)
+    assert driver.count(double.PAGEABLE) == before
+
+
+@pytest.mark.parametrize(("cost_ms", "burst"), [(0.001, 64), (1.0, 10), (3.0, 4), (100.0, 1)])
+def test_a_burst_is_long_enough_and_no_longer(session, engine, cost_ms, burst):
+    engine.cost_ms = cost_ms
+    assert session.on_device(batch(1)).burst == burst
+
+
+def test_an_engine_that_no_graph_can_hold_is_timed_without(session, driver):
+    driver.refuse_graphs(1)
+    runs = session.on_device(batch(4))
+    assert "cuStreamEndCapture returned 900" in runs.no_graph
+    assert runs.device_seconds() == pytest.approx(1e-3)
+    with pytest.raises(BackendError, match=r"cannot be replayed as a CUDA graph: .*900"):
+        runs.graph_seconds()
+
+
+def test_a_capture_that_fails_leaves_the_stream_usable(driver, engine):
+    device = cuda.Device()
+
+    def failing():
+        raise BackendError("refused while it was captured")
+
+    with pytest.raises(BackendError, match="refused while"):
+        device.capture(failing)
+    device.destroy_graph(device.capture(lambda: None))
+    device.close()
+    assert held(driver) == [0] * 6
+
+
+@pytest.mark.parametrize("fault", ["no-context", "no-such-type", "no-stream"])
+def test_a_session_that_cannot_be_made_leaves_nothing_behind(driver, engine, fault):
+    engine.no_context = fault == "no-context"
+    engine.dtype = "int4" if fault == "no-such-type" else engine.dtype
+    if fault == "no-stream":
+        make = cuda.Device._made
+        cuda.Device._made = lambda *_: (_ for _ in ()).throw(BackendError("no stream"))
+    try:
+        with pytest.raises((BackendError, DataError)):
+            session_of(engine)
+    finally:
+        if fault == "no-stream":
+            cuda.Device._made = make
+    assert held(driver) == [0] * 6
+
+
+def test_a_gpu_that_is_lost_is_one_sentence(driver, engine):
+    session = session_of(engine)
+    session.run(batch(4))
+    driver.lose(999)
+    with pytest.raises(BackendError, match=r"cu\w+ returned 999: the GPU was lost.*restart the process"):
+        session.run(batch(4))
+    session.close()
+
+
+def test_eight_takes_int64_as_int32_and_later_versions_do_not(driver):
+    ids = {"x": np.arange(8, dtype=np.int64).reshape(2, 4)}
+    with session_of(Engine(driver, dtype=np.int32), version="8.6.0") as session:
+        np.testing.assert_array_equal(session.run(ids)["y"], 2 * ids["x"])
+        with pytest.raises(
+            DataError, match=r"input 'x' holds numbers beyond 32 bits, and TensorRT 8\.6\.0 has no"
+        ):
+            session.run({"x": ids["x"] + 2**40})
+    with session_of(Engine(driver, dtype=np.int32)) as session, pytest.raises(DataError, match="takes int32"):
+        session.run(ids)
+
+
+def test_tensorrt_for_rtx_compiles_the_kernels_for_new_shapes_first():
+    """Its default times fallback kernels while it compiles in the background."""
+    rtx = pytest.importorskip("tensorrt_rtx")
+    assert hasattr(rtx.ICudaEngine, "create_runtime_config")
+    assert hasattr(rtx.IRuntimeConfig, "dynamic_shapes_kernel_specialization_strategy")
+
+    class RtxEngine(Engine):
+        def create_runtime_config(self):
+            class Config:
+                pass
+
+            return Config()
+
+    engine, made = RtxEngine(), trt_rtx.RtxBackend(rtx)._library.make_context
+    made(rtx, engine)
+    (config,) = engine.configs
+    wanted = rtx.DynamicShapesKernelSpecializationStrategy.EAGER
+    assert config.dynamic_shapes_kernel_specialization_strategy == wanted
+
+
+def test_a_runtime_that_did_not_start_is_told_before_it_is_used(driver, tmp_path):
+    """TensorRT returns a runtime for a driver that is too old, and ends the process when an engine is loaded."""
+
+    class TooNew(Module):
+        class Runtime:
+            def __init__(self, logger):
+                logger.log("Severity.ERROR", "CUDA initialization failure with error: 35")
+
+    path = tmp_path / "net.engine"
+    path.write_bytes(b"ftrt")
+    with pytest.raises(
+        BackendError, match=r"cannot start: .*error: 35 \(the NVIDIA driver is missing or too old"
+    ):
+        _trt_session.open_engine(library(TooNew()), path, built="10.3.0", here="10.3.0")

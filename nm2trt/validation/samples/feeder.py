@@ -160,6 +160,8 @@ def _check_dtype(spec: TensorSpec, given: str) -> None:
     if have.kind in "iu" and is_floating(wanted):
         # Whether 0..255 should become 0..1 only the model's author knows.
         raise DataError(f"input {spec.name!r} takes {spec.dtype}, the data has {given}; scale and convert it")
+    if have.kind in "iu" and wanted.kind in "iu":
+        return  # narrower integers hold the same ids; values that do not fit are refused when they are fed
     if not np.can_cast(have, wanted, "safe"):
         raise DataError(f"input {spec.name!r} takes {spec.dtype}, the data has {given}; convert the data")
 
@@ -170,6 +172,8 @@ def _converted(spec: TensorSpec, given: Array) -> Array:
         return np.ascontiguousarray(given)
     with np.errstate(over="ignore"):
         converted = np.ascontiguousarray(given, dtype=wanted)
+    if wanted.kind in "iu" and not np.array_equal(converted, given):
+        raise DataError(f"input {spec.name!r} holds values too large for {spec.dtype}; convert the data")
     if is_floating(wanted) and not np.isfinite(converted).all():
         raise DataError(f"input {spec.name!r} holds values too large for {spec.dtype}; scale the data")
     return converted
