@@ -187,6 +187,7 @@ def open_onnx(
     threads: int = 0,
     optimize: bool = True,
     weights_folder: Path | None = None,
+    flush_denormals: bool = False,
 ) -> OrtSession:
     """Open an ONNX model (or one in the `.ort` format), by path or as bytes, on the CPU.
 
@@ -195,6 +196,7 @@ def open_onnx(
         threads: Threads within an operator; 0 leaves it to ONNX Runtime.
         optimize: Let ONNX Runtime rewrite the graph first; False runs it node by node as it stands.
         weights_folder: Where the external data of a model given as bytes lies.
+        flush_denormals: Take numbers below the normal range of floats, which are slow, for zero.
 
     Raises:
         BackendMissingError: onnxruntime is not installed.
@@ -207,6 +209,8 @@ def open_onnx(
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.enable_cpu_mem_arena = False  # it takes twice the memory, to save time in later runs
+    if flush_denormals:
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
     if weights_folder is not None:
         key = "session.model_external_initializers_file_folder_path"
         options.add_session_config_entry(key, str(weights_folder))

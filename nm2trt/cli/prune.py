@@ -1,4 +1,4 @@
-"""`nm2trt prune`: one row a weight, and the file that was written."""
+"""`nm2trt prune`: one row per weight, the verdict on the outputs, and the file that was written."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from nm2trt.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from nm2trt.graph.prune.prune_model import PruneReport
+    from nm2trt.graph.reconstruct.report import ReconstructReport
 
 __all__ = ["configure", "run"]
 
@@ -43,11 +44,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="keep weights with fewer input channels dense (default: 16)",
     )
+    parser.add_argument(
+        "--calib",
+        metavar="SAMPLES",
+        help="rebuild masks and values from unlabelled samples: INPUTS.npz with an array per input, or a "
+        "RECIPE.yaml (default: keep the largest magnitudes, repair nothing)",
+    )
+    parser.add_argument(
+        "--valid", metavar="INPUT", help="with --calib: the input that is not 0 at real tokens"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="with --calib: seed of the rows drawn (default: 0)"
+    )
+    parser.add_argument(
+        "--data-root", metavar="DIR", help="folder that the recipe's paths are relative to (default: its own)"
+    )
+    parser.add_argument("--allow-functions", action="store_true", help="run a source of kind function")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prune, print, and return 0."""
+    from nm2trt.graph.prune.prune_model import PruneReport
     from nm2trt.pipeline.prune import prune
 
     report = prune(
@@ -57,11 +75,18 @@ def run(arguments: argparse.Namespace) -> int:
         include=arguments.include,
         exclude=arguments.exclude,
         min_channels=arguments.min_channels,
+        calib=arguments.calib,
+        valid=arguments.valid,
+        seed=arguments.seed,
+        data_root=arguments.data_root,
+        allow_functions=arguments.allow_functions,
     )
     if arguments.json:
         print_json(report.to_json())
-    else:
+    elif isinstance(report, PruneReport):
         _print(report)
+    else:
+        _print_rebuilt(report)
     return 0
 
 
@@ -85,4 +110,50 @@ def _print(report: PruneReport) -> None:
         f"\n{counts['pruned']} weights pruned to {report.pattern}, {counts['kept']} held it already, "
         f"{counts['dense']} stay dense"
     )
+    print(
+        "magnitude repairs nothing, and compact networks often lose most of their accuracy to it; --calib "
+        "SAMPLES rebuilds masks and values from about 100 unlabelled samples"
+    )
     print(f"wrote {report.output}")
+
+
+def _print_rebuilt(report: ReconstructReport) -> None:
+    print_table(
+        ("weight", "shape", "result", "lambda", "error dense", "magnitude", "written", "why"),
+        (
+            (
+                weight.weight,
+                "x".join(map(str, weight.shape)),
+                weight.status,
+                "-" if weight.ridge is None else f"{weight.ridge:g}",
+                _number(weight.dense_error),
+                _number(weight.magnitude_error),
+                _number(weight.error),
+                weight.reason,
+            )
+            for weight in report.weights
+        ),
+    )
+    counts = report.counts
+    print(
+        f"\n{counts['pruned']} weights pruned to {report.pattern}, {counts['refitted']} refitted, "
+        f"{counts['kept']} held it already, {counts['dense']} stay dense"
+    )
+    solved = [weight for weight in report.weights if weight.ridge is not None]
+    if solved and not all(weight.held_out for weight in solved):
+        print(
+            "errors are those of the fitted rows: there are too few samples to hold any out; give 8 or more"
+        )
+    kind = "held-out" if report.outputs_held_out else "fitted"
+    for output in report.outputs:
+        scores = "" if output.kl is None else f", KL {output.kl:.4g}, {output.agreement:.1%} the same class"
+        print(
+            f"output {output.output}: error {output.error:.4g} of the variance, cosine {output.cosine:.4f}"
+            f"{scores} ({output.samples} {kind} calibration samples)"
+        )
+    print(f"calibrated on {report.samples} samples of {report.source} (sha256 {report.samples_sha256[:12]})")
+    print(f"wrote {report.output} in {report.seconds:.0f} s")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

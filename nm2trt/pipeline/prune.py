@@ -1,4 +1,4 @@
-"""N:M zeros written into an ONNX file."""
+"""N:M zeros written into an ONNX file, by magnitude or rebuilt from samples."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nm2trt.errors import InputError
+from nm2trt.nm.pattern import NMPattern
+
 if TYPE_CHECKING:
     from nm2trt.graph.prune.prune_model import PruneReport
-    from nm2trt.nm.pattern import NMPattern
+    from nm2trt.graph.reconstruct.report import ReconstructReport
 
 __all__ = ["prune"]
 
@@ -22,8 +25,13 @@ def prune(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     min_channels: int = 16,
-) -> PruneReport:
-    """Make the weights of an ONNX model N:M by magnitude, one-shot.
+    calib: str | os.PathLike[str] | None = None,
+    valid: str | None = None,
+    seed: int = 0,
+    data_root: str | os.PathLike[str] | None = None,
+    allow_functions: bool = False,
+) -> PruneReport | ReconstructReport:
+    """Make the weights of an ONNX model N:M: by magnitude, one-shot, or rebuilt from unlabelled samples.
 
     Args:
         model: The ONNX file.
@@ -32,18 +40,33 @@ def prune(
         include: Globs on names of weights; when given, all others stay dense.
         exclude: Globs on names of weights that stay dense.
         min_channels: Fewest input channels of a pruned weight.
+        calib: Samples (an `.npz` of arrays by input name, or a calibration recipe) from which masks and
+            values are solved, layer by layer; None keeps the largest magnitudes and repairs nothing.
+        valid: With `calib`, an input that is not 0 at real tokens, such as an attention mask.
+        seed: With `calib`, the seed of the rows that are drawn.
+        data_root: With `calib`, the folder that a recipe's paths are relative to; its own by default.
+        allow_functions: With `calib`, run a recipe's `function` source, which is code.
 
     Raises:
         InputError: A path, a glob or the pattern is wrong, or the model is no sound ONNX file.
+        DataError: The samples do not fit the model.
         SparsityError: No weight can hold the pattern.
     """
+    target = Path(model).with_suffix(".pruned.onnx") if output is None else Path(output)
+    if calib is not None:
+        from nm2trt.graph.reconstruct.report import ReconstructOptions
+        from nm2trt.pipeline.reconstruct import reconstruct
+
+        options = ReconstructOptions(
+            NMPattern.parse(pattern), tuple(include), tuple(exclude), min_channels, valid, seed
+        )
+        return reconstruct(
+            model, target, options, calib=calib, data_root=data_root, allow_functions=allow_functions
+        )
+    if valid is not None:
+        raise InputError("valid marks real tokens in samples; give the samples too, with --calib")
     from nm2trt.graph.prune.prune_model import prune_model
 
     return prune_model(
-        model,
-        Path(model).with_suffix(".pruned.onnx") if output is None else Path(output),
-        pattern=pattern,
-        include=include,
-        exclude=exclude,
-        min_channels=min_channels,
+        model, target, pattern=pattern, include=include, exclude=exclude, min_channels=min_channels
     )

@@ -80,11 +80,15 @@ class PruneOptions(StageOptions):
     """`nm2trt prune`."""
 
     makes = "model"
+    files = ("calib",)
 
     pattern: str = "2:4"
     include: list[str] = Field(default_factory=list)
     exclude: list[str] = Field(default_factory=list)
     min_channels: int = Field(default=16, ge=1)
+    calib: str | None = None
+    valid: str | None = None
+    seed: int = Field(default=0, ge=0)
 
 
 class CastOptions(StageOptions):

@@ -15,7 +15,7 @@ import onnx
 from nm2trt.errors import ModelError
 from nm2trt.graph.storage.model import Model
 
-__all__ = ["CONSTANT", "Scope", "State", "node_name", "walk"]
+__all__ = ["CONSTANT", "Scope", "State", "node_name", "visible", "walk"]
 
 # Bounds that no real model reaches: a file that needs more is built to exhaust its reader.
 _MOST_NODES = 2_000_000
@@ -346,7 +346,7 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def _node_state(scope: Scope, node: onnx.NodeProto) -> State:
-    states = [scope.state(name) for name in _visible(scope, node)]
+    states = [scope.state(name) for name in visible(scope, node)]
     for state in states:
         if state.kind == "dynamic":
             return state
@@ -368,7 +368,7 @@ def _node_state(scope: Scope, node: onnx.NodeProto) -> State:
     return CONSTANT
 
 
-def _visible(scope: Scope, node: onnx.NodeProto) -> Iterator[str]:
+def visible(scope: Scope, node: onnx.NodeProto) -> Iterator[str]:
     """Yield what a node reads from its own scope; names that its bodies define themselves are left out."""
     yield from (name for name in node.input if name)
     if any(_bodies(node)):

@@ -59,12 +59,19 @@ def prune(job: Job) -> Outcome:
         include=options.include,
         exclude=options.exclude,
         min_channels=options.min_channels,
+        calib=job.files.get("calib"),
+        valid=options.valid,
+        seed=options.seed,
+        allow_functions=job.allow_functions,
     )
     result = done.to_json()
     words = Words(["prune", str(job.source), "-o", str(target)])
     words.add("--pattern", options.pattern, unless="2:4").add("--include", options.include)
     words.add("--exclude", options.exclude).add("--min-channels", options.min_channels, unless=16)
-    return Outcome(result, words.words, model_files(target), sentence=f"{options.pattern} by magnitude")
+    words.add("--calib", job.files.get("calib")).add("--valid", options.valid)
+    words.add("--seed", options.seed, unless=0)
+    how = "by magnitude" if options.calib is None else "rebuilt from samples"
+    return Outcome(result, words.words, model_files(target), sentence=f"{options.pattern} {how}")
 
 
 def cast(job: Job) -> Outcome:

@@ -1,0 +1,165 @@
+"""The walk over the layers: two streams are moved to each layer, which is solved and takes its new weight."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nm2trt.errors import SparsityError
+from nm2trt.graph.reconstruct.chunks import Chunks
+from nm2trt.graph.reconstruct.layers import Layer
+from nm2trt.graph.reconstruct.network import Network
+from nm2trt.graph.reconstruct.report import RebuiltLayer, ReconstructOptions
+from nm2trt.graph.reconstruct.statistics import gather_moments
+from nm2trt.graph.reconstruct.streams import Segments, Stream
+from nm2trt.nm.layer_solver import LayerFit, fit_layer
+from nm2trt.nm.mask import check
+
+__all__ = ["LayerWalk"]
+
+Array = npt.NDArray[Any]
+# What is shown while the walk goes on: part done (0..1) and words.
+Show = Callable[[float, str], None]
+
+
+@dataclass
+class LayerWalk:
+    """One pass over a network.
+
+    Args:
+        network: The dense network.
+        options: How.
+        chunks: The samples.
+        folder: An empty folder for activations.
+        show: Called as the walk goes on.
+
+    Attributes:
+        weights: New numbers by name of the stored tensor, weights and biases.
+        layers: What was done, in the order of the graph.
+        dense: The stream of the dense network.
+        pruned: The stream of the pruned one; the same object as `dense` until something is pruned.
+    """
+
+    network: Network
+    options: ReconstructOptions
+    chunks: Chunks
+    folder: Path
+    show: Show
+    weights: dict[str, Array] = field(default_factory=dict)
+    layers: list[RebuiltLayer] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        keep = [self.options.valid] if self.options.valid is not None else []
+        self.segments = Segments(self.network, keep)
+        self.dense = self._stream("dense", self.chunks.feeds)
+        self.pruned = self.dense
+        self._start = time.monotonic()
+
+    def _stream(self, name: str, feeds: Sequence[Mapping[str, Array]]) -> Stream:
+        folder = self.folder / name
+        folder.mkdir()
+        return Stream(folder, feeds)
+
+    def run(self, layers: Sequence[Layer], dense: Mapping[str, str], kept: Mapping[str, str]) -> None:
+        """Solve every layer, then move both streams to the end.
+
+        Args:
+            layers: In the order of the graph.
+            dense: Reasons by weight of layers that are not pruned.
+            kept: Reasons by weight of layers that are left as they are.
+        """
+        for number, layer in enumerate(layers):
+            prune = layer.weight not in dense
+            untouched = self.pruned is self.dense and not prune
+            if layer.weight in kept or untouched:
+                status = "kept" if layer.weight in kept else "dense"
+                reason = kept.get(layer.weight) or dense.get(layer.weight, "")
+                self.layers.append(_row(layer, status, reason))
+                continue
+            self._advance(layer.index, f"{number + 1}/{len(layers)} {layer.label}", number / len(layers))
+            self._solve(number, layer, prune=prune, reason=dense.get(layer.weight, ""))
+            self._tell(number, layers)
+        self._advance(len(self.network.nodes), "outputs", 1.0)
+
+    def _advance(self, cut: int, words: str, done: float) -> None:
+        def step() -> None:
+            self.show(done, words)
+
+        step()
+        self.dense.advance(self.segments, cut, {}, step)
+        if self.pruned is not self.dense:
+            self.pruned.advance(self.segments, cut, self.weights, step)
+
+    def _solve(self, number: int, layer: Layer, *, prune: bool, reason: str) -> None:
+        stored = self.network.read(layer.weight)
+        rows = layer.rows(stored)
+        random = np.random.default_rng([self.options.seed, number])
+        try:
+            moments = gather_moments(
+                layer, rows, self.dense, self.pruned, valid=self.options.valid, random=random
+            )
+            fit = fit_layer(
+                moments.fitted,
+                moments.held_out,
+                rows.astype(np.float64),
+                self.options.pattern if prune else None,
+                bias=layer.bias is not None,
+            )
+            new = self._new_weight(layer, fit)
+        except SparsityError as error:
+            self.layers.append(_row(layer, "dense", str(error)))
+            return
+        if self.pruned is self.dense:
+            folder = self.folder / "pruned"
+            folder.mkdir()
+            self.pruned = self.dense.fork(folder)
+        self.weights[layer.weight] = new
+        if layer.bias is not None and fit.bias_change is not None:
+            old = self.network.read(layer.bias)
+            self.weights[layer.bias] = (old + fit.bias_change.reshape(old.shape)).astype(np.float32)
+        words = f"{layer.inputs} inputs, {moments.rows} rows" if prune else reason
+        row = _row(layer, "pruned" if prune else "refitted", words, fit, moments.rows)
+        self.layers.append(row)
+
+    def _new_weight(self, layer: Layer, fit: LayerFit) -> Array:
+        with np.errstate(over="ignore", invalid="ignore"):
+            new = layer.stored(fit.weight.astype(np.float32))
+        if not np.isfinite(new).all():
+            raise SparsityError("its solution is not finite")
+        if fit.mask is not None and not check(new, self.options.pattern, axis=layer.axis).holds:
+            raise SparsityError(f"its solution does not hold {self.options.pattern}")
+        return new
+
+    def _tell(self, number: int, layers: Sequence[Layer]) -> None:
+        row = self.layers[-1]
+        done = (number + 1) / len(layers)
+        left = (time.monotonic() - self._start) * (1 - done) / done
+        loss = "" if row.error is None else f" loss {row.error:.4f}"
+        words = f"{number + 1}/{len(layers)} {row.weight}{loss}, about {math.ceil(left)} s left"
+        self.show(done, words)
+
+
+def _row(layer: Layer, status: Any, reason: str, fit: LayerFit | None = None, rows: int = 0) -> RebuiltLayer:
+    return RebuiltLayer(
+        weight=layer.weight,
+        consumers=(layer.label,),
+        shape=layer.shape,
+        dtype="float32",
+        axis=layer.axis,
+        status=status,
+        reason=reason,
+        ridge=None if fit is None else fit.ridge,
+        held_out=fit is not None and fit.held_out,
+        rows=rows,
+        dense_error=None if fit is None else fit.dense_error,
+        error=None if fit is None else fit.error,
+        magnitude_error=None if fit is None else fit.magnitude_error,
+        chosen="" if fit is None else fit.chosen,
+    )

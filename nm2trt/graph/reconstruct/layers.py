@@ -1,0 +1,189 @@
+"""Layers that can be rebuilt: their weight, bias and skip tensor, and the reason if one is left alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nm2trt.graph.reconstruct.network import Network, Reader
+from nm2trt.graph.reconstruct.rows import Window
+
+__all__ = ["Layer", "find_layers"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One Conv, Gemm or MatMul whose weight is a stored float32 tensor that nothing else reads.
+
+    Args:
+        index: Position of its node in the graph.
+        label: The node's name.
+        operator: The node's type.
+        x: The value that it multiplies.
+        output: The value that it makes.
+        weight: Name of the stored weight.
+        shape: The weight's shape.
+        axis: Reduction axis of the weight.
+        bias: Name of the stored bias, inside the node or in an Add after it; None when there is none.
+        skip: The value that an Add after the layer adds to its output; None when there is none.
+        window: The convolution's geometry; None for a matrix.
+        depthwise: Whether it is a convolution with one input channel per filter.
+    """
+
+    index: int
+    label: str
+    operator: str
+    x: str
+    output: str
+    weight: str
+    shape: tuple[int, ...]
+    axis: int
+    bias: str | None
+    skip: str | None
+    window: Window | None
+    depthwise: bool
+
+    @property
+    def outputs(self) -> int:
+        """Number of output channels."""
+        return self.shape[0] if self.window is not None or self.axis == 1 else self.shape[1]
+
+    @property
+    def channels(self) -> int:
+        """Length of the reduction axis."""
+        return self.shape[self.axis]
+
+    @property
+    def inputs(self) -> int:
+        """Weights of one output."""
+        return math.prod(self.shape) // self.outputs
+
+    def rows(self, weight: Array) -> Array:
+        """Return a stored weight as (outputs, inputs), inputs in the order kernel position, channel."""
+        if self.window is not None:
+            return np.ascontiguousarray(np.moveaxis(weight, 1, -1).reshape(self.outputs, -1))
+        return np.ascontiguousarray(weight if self.axis == 1 else weight.T)
+
+    def stored(self, rows: Array) -> Array:
+        """Return (outputs, inputs) in the layout of the stored weight; the inverse of `rows`."""
+        if self.window is not None:
+            kernel = (self.outputs, *self.shape[2:], self.shape[1])
+            return np.ascontiguousarray(np.moveaxis(rows.reshape(kernel), -1, 1))
+        return np.ascontiguousarray(rows if self.axis == 1 else rows.T)
+
+
+def find_layers(network: Network) -> tuple[list[Layer], dict[str, str]]:
+    """Return the layers in the order of the graph, and a clause for each node that is none, by its label."""
+    layers: list[Layer] = []
+    declined: dict[str, str] = {}
+    for index in network.dynamic:
+        node = network.nodes[index]
+        if node.domain not in ("", "ai.onnx") or node.op_type not in ("Conv", "Gemm", "MatMul"):
+            continue
+        if len(node.input) < 2 or not network.is_constant(node.input[1]):
+            continue  # a product of activations, or a weight on the left
+        found = _layer(network, index)
+        if isinstance(found, Layer):
+            layers.append(found)
+        else:
+            declined[network.label(index)] = found
+    return layers, declined
+
+
+def _layer(network: Network, index: int) -> Layer | str:
+    node, attributes = network.nodes[index], network.attributes(index)
+    weight = network.stored(node.input[1])
+    if weight is None:
+        return "its weight is computed, or not stored as float32; nm2trt fuse evaluates what can be"
+    shape = network.shape(weight)
+    obstacle = _shape_obstacle(node.op_type, shape, attributes)
+    if obstacle:
+        return obstacle
+    if len(network.readers(weight)) != 1 or weight in network.outputs:
+        return "its weight is read more than once"
+    window = Window.of(shape, attributes) if node.op_type == "Conv" else None
+    axis = 1 if window is not None or (node.op_type == "Gemm" and attributes.get("transB", 0)) else 0
+    outputs = shape[0] if axis == 1 else shape[1]
+    bias, skip = _after(network, index, outputs, 1 if window is None else len(shape) - 1)
+    return Layer(
+        index=index,
+        label=network.label(index),
+        operator=node.op_type,
+        x=node.input[0],
+        output=node.output[0],
+        weight=weight,
+        shape=shape,
+        axis=axis,
+        bias=bias,
+        skip=skip,
+        window=window,
+        depthwise=window is not None and int(attributes.get("group", 1)) > 1,
+    )
+
+
+def _shape_obstacle(operator: str, shape: tuple[int, ...], attributes: dict[str, Any]) -> str:
+    if operator == "Conv":
+        group = int(attributes.get("group", 1))
+        if len(shape) < 3:
+            return f"a convolution's weight has no shape {list(shape)}"
+        if group > 1 and (shape[1] != 1 or shape[0] != group):
+            return f"a convolution in {group} groups is not rebuilt"
+        return ""
+    if len(shape) != 2:
+        return f"a weight of shape {list(shape)} is no matrix"
+    if attributes.get("transA", 0):
+        return "its input is transposed"
+    if any(float(attributes.get(name, 1.0)) != 1.0 for name in ("alpha", "beta")):
+        return "it scales its product"
+    return ""
+
+
+def _after(network: Network, index: int, outputs: int, from_end: int) -> tuple[str | None, str | None]:
+    """Return the bias and the skip tensor that belong to a node.
+
+    Args:
+        network: The graph.
+        index: The node.
+        outputs: Number of output channels.
+        from_end: Which dimension of the output holds them, from the end.
+    """
+    node = network.nodes[index]
+    bias = _bias(network, node.input[2], outputs, 1) if len(node.input) > 2 and node.input[2] else None
+    value = node.output[0]
+    for _ in range(2):
+        add = _only_add(network, network.readers(value), value)
+        if add is None:
+            return bias, None
+        at, other = add
+        if not network.is_constant(other):
+            return bias, other
+        if bias is None:
+            bias = _bias(network, other, outputs, from_end)
+        value = network.nodes[at].output[0]
+    return bias, None
+
+
+def _only_add(network: Network, readers: list[Reader], value: str) -> tuple[int, str] | None:
+    """Return the Add that alone reads a value, and its other operand."""
+    if len(readers) != 1 or readers[0].slot < 0 or value in network.outputs:
+        return None
+    node = network.nodes[readers[0].index]
+    if node.op_type != "Add" or node.domain not in ("", "ai.onnx"):
+        return None
+    return readers[0].index, node.input[1 - readers[0].slot]
+
+
+def _bias(network: Network, value: str, outputs: int, from_end: int) -> str | None:
+    """Return the stored tensor that adds one number per output channel, or None."""
+    name = network.stored(value)
+    if name is None or len(network.readers(name)) != 1 or name in network.outputs:
+        return None
+    shape = network.shape(name)
+    per_channel = len(shape) >= from_end and shape[-from_end] == outputs == math.prod(shape)
+    return name if per_channel else None

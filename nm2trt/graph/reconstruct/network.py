@@ -1,0 +1,161 @@
+"""The main graph as the reconstruction sees it: nodes in order, readers of a value, stored float32 tensors.
+
+Identity nodes are looked through in both directions. Nodes that only compute constants belong to no segment:
+each segment that reads a constant computes it again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto
+
+from nm2trt.errors import ModelError
+from nm2trt.graph.analysis.scopes import Scope, visible, walk
+from nm2trt.graph.storage.model import Model
+from nm2trt.graph.storage.tensors import read_tensor
+
+__all__ = ["Network", "Reader"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """One input of one node.
+
+    Args:
+        index: Position of the node in the graph.
+        slot: Which input; -1 when a body of the node reads the value.
+    """
+
+    index: int
+    slot: int
+
+
+class Network:
+    """The main graph.
+
+    Args:
+        model: The model; its external data is read when a tensor is asked for.
+
+    Attributes:
+        nodes: In the order of the file.
+        dynamic: Positions of the nodes that depend on an input of the model.
+        outputs: Names of the model's outputs.
+
+    Raises:
+        ModelError: The graph breaks a rule of the format.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        graph = model.proto.graph
+        first = next(walk(model), None)
+        self.scope = Scope(model, "", []) if first is None else first[0]
+        self.nodes: list[onnx.NodeProto] = list(self.scope.nodes)
+        self.outputs = [value.name for value in graph.output]
+        self.reads = [list(dict.fromkeys(visible(self.scope, node))) for node in self.nodes]
+        self.dynamic = [i for i, node in enumerate(self.nodes) if not self._is_constant(node)]
+        self._made_by = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
+        self._readers: dict[str, list[Reader]] = {}
+        for index, node in enumerate(self.nodes):
+            for name in self.reads[index]:
+                slots = [slot for slot, value in enumerate(node.input) if value == name] or [-1]
+                self._readers.setdefault(name, []).extend(Reader(index, slot) for slot in slots)
+        self._stored = self._stored_tensors()
+
+    def _is_constant(self, node: onnx.NodeProto) -> bool:
+        return all(self.scope.state(name).kind == "constant" for name in node.output if name)
+
+    def _stored_tensors(self) -> dict[str, TensorProto]:
+        found = {tensor.name: tensor for tensor in self.model.proto.graph.initializer}
+        for node in self.nodes:
+            if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+                for attribute in node.attribute:
+                    if attribute.name == "value":
+                        found[node.output[0]] = attribute.t
+        given = {value.name for value in self.model.proto.graph.input}
+        return {name: tensor for name, tensor in found.items() if name not in given}
+
+    def attributes(self, index: int) -> dict[str, Any]:
+        """Return a node's attributes as Python values."""
+        return self.scope.node_attributes(self.nodes[index])
+
+    def label(self, index: int) -> str:
+        """Return a node's name, for messages."""
+        return self.scope.label(self.nodes[index])
+
+    def origin(self, value: str) -> str:
+        """Return the value that a chain of Identity nodes copies."""
+        while value in self._made_by and self._is_identity(self._made_by[value]):
+            value = self.nodes[self._made_by[value]].input[0]
+        return value
+
+    def _is_identity(self, index: int) -> bool:
+        node = self.nodes[index]
+        return node.op_type == "Identity" and node.domain in ("", "ai.onnx")
+
+    def readers(self, value: str) -> list[Reader]:
+        """List who reads a value or a copy of it by Identity."""
+        found: list[Reader] = []
+        for reader in self._readers.get(value, []):
+            if self._is_identity(reader.index):
+                found += self.readers(self.nodes[reader.index].output[0])
+            else:
+                found.append(reader)
+        return found
+
+    def stored(self, value: str) -> str | None:
+        """Return the name of the float32 tensor that a value is, or None."""
+        name = self.origin(value)
+        tensor = self._stored.get(name)
+        return name if tensor is not None and tensor.data_type == TensorProto.FLOAT else None
+
+    def is_constant(self, value: str) -> bool:
+        """Tell whether a value does not depend on the model's inputs."""
+        return self.scope.state(value).kind == "constant"
+
+    def tensor(self, name: str) -> TensorProto:
+        """Return where a stored tensor's numbers are kept."""
+        return self._stored[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a stored tensor."""
+        return tuple(self._stored[name].dims)
+
+    def read(self, name: str) -> Array:
+        """Return the numbers of a stored float32 tensor.
+
+        Raises:
+            ModelError: They are missing or damaged.
+        """
+        return np.array(read_tensor(self._stored[name], self.model.root), np.float32)
+
+    def constant_producers(self, values: set[str]) -> list[int]:
+        """Return the positions of the nodes, in order, that compute the constants among `values`."""
+        found: set[int] = set()
+        stack = list(values)
+        while stack:
+            index = self._made_by.get(stack.pop())
+            if index is not None and index not in found and self._is_constant(self.nodes[index]):
+                found.add(index)
+                stack.extend(self.reads[index])
+        return sorted(found)
+
+    def refuse_quantised(self) -> None:
+        """Raise if a node quantises or dequantises.
+
+        Raises:
+            ModelError: There is such a node.
+        """
+        for index, node in enumerate(self.nodes):
+            if "Quantize" in node.op_type or node.op_type.startswith(("QLinear", "QGemm")):
+                raise ModelError(
+                    f"{self.model.name} is quantised: {node.op_type} at {self.label(index)}; prune the float "
+                    "model with --calib first, and quantize the result"
+                )

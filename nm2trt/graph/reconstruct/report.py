@@ -1,0 +1,166 @@
+"""What a reconstruction was asked for, and what it did: per layer, and for the network's outputs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.plan import Plan
+
+__all__ = ["OutputVerdict", "RebuiltLayer", "ReconstructOptions", "ReconstructReport"]
+
+_TWO_FOUR = NMPattern(2, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class ReconstructOptions:
+    """How a model is reconstructed.
+
+    Args:
+        pattern: The pattern.
+        include: Globs on names of weights; when given, all others stay dense.
+        exclude: Globs on names of weights that stay dense.
+        min_channels: Fewest input channels of a pruned weight.
+        valid: An input of the model that is not 0 at real tokens; rows are drawn from those.
+        seed: Seed of the rows that are drawn.
+    """
+
+    pattern: NMPattern = _TWO_FOUR
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    min_channels: int = 16
+    valid: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RebuiltLayer:
+    """What was done with one weight.
+
+    Args:
+        weight: Its name.
+        consumers: Names of the nodes that read it.
+        shape: Its shape.
+        dtype: ONNX name of its element type.
+        axis: Reduction axis in `shape`; None when it cannot be told.
+        status: "pruned"; "refitted" when dense values were fitted to the pruned inputs; "kept" when it held
+            the pattern already; "dense".
+        reason: One clause that says why.
+        ridge: lambda; None if nothing was solved.
+        held_out: Whether the errors were measured on rows that were not fitted.
+        rows: Input rows that were used.
+        dense_error: Error of the best unpruned fit, as a share of the output's variance.
+        error: The same of what was written.
+        magnitude_error: The same of the magnitude mask with the same fit.
+        chosen: "admm", "magnitude" or "dense"; "" if nothing was solved.
+    """
+
+    weight: str
+    consumers: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    axis: int | None
+    status: Literal["pruned", "refitted", "kept", "dense"]
+    reason: str
+    ridge: float | None = None
+    held_out: bool = False
+    rows: int = 0
+    dense_error: float | None = None
+    error: float | None = None
+    magnitude_error: float | None = None
+    chosen: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputVerdict:
+    """How far an output of the pruned network is from the dense one's, on calibration samples.
+
+    Args:
+        output: Its name.
+        samples: Samples that were compared.
+        error: Squared difference as a share of the dense output's variance.
+        cosine: Cosine of both outputs, mean over rows of the last axis.
+        agreement: Share of rows of the last axis whose largest entry is the same one; None if the output is
+            no score per class.
+        kl: Kullback-Leibler divergence of the pruned rows from the dense ones, in nats; None likewise.
+    """
+
+    output: str
+    samples: int
+    error: float
+    cosine: float
+    agreement: float | None
+    kl: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReconstructReport:
+    """What `reconstruct_model` did.
+
+    Args:
+        model: The model that was read.
+        output: The model that was written.
+        pattern: The pattern.
+        weights: One entry per stored weight, in the order of their consumers.
+        outputs: The verdict of the run, one entry per output.
+        outputs_held_out: Whether its samples were never fitted.
+        samples: Calibration samples.
+        source: Where they are from.
+        samples_sha256: Hash of the samples.
+        plan: The plan that was written.
+        seconds: Time that the run took.
+        parent_mask_sha256: Mask hash of the model that was read.
+        mask_sha256: Mask hash of the model that was written.
+        batchnorms_folded: BatchNorms that were folded into layers first.
+        relation: "rebuilt".
+    """
+
+    model: str
+    output: str
+    pattern: NMPattern
+    weights: tuple[RebuiltLayer, ...]
+    outputs: tuple[OutputVerdict, ...]
+    outputs_held_out: bool
+    samples: int
+    source: str
+    samples_sha256: str
+    plan: Plan
+    seconds: float
+    parent_mask_sha256: str
+    mask_sha256: str
+    batchnorms_folded: int = 0
+    relation: Literal["rebuilt"] = "rebuilt"
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of weights by status."""
+        found: dict[str, int] = {"pruned": 0, "refitted": 0, "kept": 0, "dense": 0}
+        for weight in self.weights:
+            found[weight.status] += 1
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {
+            "model": self.model,
+            "output": self.output,
+            "method": "reconstruct",
+            "pattern": str(self.pattern),
+            "counts": self.counts,
+            "weights": [weight.to_json() for weight in self.weights],
+            "outputs": [asdict(output) for output in self.outputs],
+            "outputs_held_out": self.outputs_held_out,
+            "samples": self.samples,
+            "source": self.source,
+            "samples_sha256": self.samples_sha256,
+            "seconds": self.seconds,
+            "batchnorms_folded": self.batchnorms_folded,
+            "parent_mask_sha256": self.parent_mask_sha256,
+            "mask_sha256": self.mask_sha256,
+            "relation": self.relation,
+        }

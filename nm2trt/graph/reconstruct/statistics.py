@@ -1,0 +1,162 @@
+"""Moments of one layer from both streams: rows of the pruned network's inputs, outputs of the dense network.
+
+The wanted output is W0 x_d, with W0 the dense weight and x_d the dense network's input at the same position.
+If an Add joins the output with a skip tensor, its difference between the streams is wanted too, so that the
+layer repairs the error that the skip brings along.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nm2trt.graph.reconstruct.layers import Layer
+from nm2trt.graph.reconstruct.rows import conv_rows, matrix_rows, output_rows
+from nm2trt.graph.reconstruct.streams import Stream
+from nm2trt.nm.layer_moments import Moments, moments_of
+
+__all__ = ["LayerMoments", "gather_moments", "held_out"]
+
+Array = npt.NDArray[Any]
+
+# Rows per layer, or this many per weight of an output if that is more.
+_ROWS, _ROWS_PER_INPUT = 16_384, 24
+# Every eighth chunk is held out.
+_HELD_OUT = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerMoments:
+    """What a layer is fitted to, and what lambda and the mask are judged on.
+
+    Args:
+        fitted: Moments of the rows that are fitted.
+        held_out: Moments of the rows that are not; None if there are too few chunks.
+        rows: Rows of both.
+    """
+
+    fitted: Moments
+    held_out: Moments | None
+    rows: int
+
+
+def held_out(chunk: int) -> bool:
+    """Tell whether a chunk is never fitted."""
+    return chunk % _HELD_OUT == _HELD_OUT - 1
+
+
+def gather_moments(
+    layer: Layer,
+    weight: Array,
+    dense: Stream,
+    pruned: Stream,
+    *,
+    valid: str | None,
+    random: np.random.Generator,
+) -> LayerMoments:
+    """Read a layer's inputs in both streams, which stand in front of it.
+
+    Args:
+        layer: The layer.
+        weight: Its dense weight, float32 (outputs, inputs).
+        dense: The stream of the dense network.
+        pruned: The stream of the network as it is so far.
+        valid: An input of the model that is not 0 at real tokens; rows are drawn from those.
+        random: Draws the rows.
+    """
+    found: dict[bool, Moments] = {}
+    wanted = max(_ROWS // (4 if layer.depthwise else 1), _ROWS_PER_INPUT * layer.inputs)
+    for chunk in range(len(dense)):
+        x = pruned.read(chunk, layer.x)
+        mask = dense.read(chunk, valid) if valid is not None and valid in dense else None
+        picked = _pick(_positions(layer, x), math.ceil(wanted / len(dense)), mask, random)
+        x_dense = x if dense is pruned else dense.read(chunk, layer.x)
+        skip = _skip(layer, dense, pruned, chunk, picked)
+        rows = _rows(layer, x, picked)
+        wanted_rows = rows if dense is pruned else _rows(layer, x_dense, picked)
+        if layer.depthwise:
+            moments = _depthwise_moments(rows, wanted_rows, weight)
+        else:
+            moments = _moments(rows, wanted_rows, weight, skip)
+        kind = held_out(chunk)
+        found[kind] = found[kind] + moments if kind in found else moments
+    return LayerMoments(found[False], found.get(True), sum(item.rows for item in found.values()))
+
+
+def _positions(layer: Layer, x: Array) -> int:
+    if layer.window is None:
+        return math.prod(x.shape[:-1])
+    return int(x.shape[0]) * math.prod(layer.window.placed(x.shape[2:])[1])
+
+
+def _pick(positions: int, count: int, mask: Array | None, random: np.random.Generator) -> Array:
+    """Draw output positions, sorted; among those that the mask marks if it has one entry per position."""
+    if mask is not None and mask.size == positions and mask.any():
+        real = np.flatnonzero(mask.reshape(-1))
+        return np.sort(random.choice(real, min(count, real.size), replace=False))
+    if count >= positions:
+        return np.arange(positions)
+    return np.sort(random.choice(positions, count, replace=False))
+
+
+def _rows(layer: Layer, x: Array, picked: Array) -> Array:
+    """Return (p, inputs); depthwise (p, kernel positions, channels)."""
+    if layer.window is None:
+        return matrix_rows(x, picked)
+    rows = conv_rows(layer.window, x, picked)
+    return rows if layer.depthwise else rows.reshape(len(picked), -1)
+
+
+def _skip(layer: Layer, dense: Stream, pruned: Stream, chunk: int, picked: Array) -> Array | None:
+    """Return what the skip tensor lost at the picked positions, (p, outputs), or None."""
+    if layer.skip is None or dense is pruned or layer.skip not in dense or layer.depthwise:
+        return None
+    lost = dense.read(chunk, layer.skip) - pruned.read(chunk, layer.skip)
+    x = pruned.read(chunk, layer.x)
+    if layer.window is None:
+        shape: tuple[int, ...] = (*x.shape[:-1], layer.outputs)
+    else:
+        shape = (x.shape[0], layer.outputs, *layer.window.placed(x.shape[2:])[1])
+    if lost.shape != shape:
+        return None  # it is broadcast
+    return output_rows(lost, picked, convolution=layer.window is not None)
+
+
+def _moments(x: Array, x_dense: Array, weight: Array, skip: Array | None) -> Moments:
+    outputs, inputs = weight.shape
+    if skip is None and outputs > 2 * inputs:
+        return _through_weight(x, x_dense, weight)
+    y = x_dense @ weight.T
+    return moments_of(x, y if skip is None else y + skip)
+
+
+def _through_weight(x: Array, x_dense: Array, weight: Array) -> Moments:
+    """Return `moments_of(x, x_dense @ weight.T)` without the outputs, which are many."""
+    wide = weight.astype(np.float64)
+    crossed = (x_dense.T @ x).astype(np.float64)
+    square = crossed if x is x_dense else (x_dense.T @ x_dense).astype(np.float64)
+    return Moments(
+        xx=(x.T @ x).astype(np.float64),
+        yx=wide @ crossed,
+        x=x.sum(0, dtype=np.float64),
+        y=wide @ x_dense.sum(0, dtype=np.float64),
+        yy=float(((wide @ square) * wide).sum()),
+        rows=len(x),
+    )
+
+
+def _depthwise_moments(x: Array, x_dense: Array, weight: Array) -> Moments:
+    y = np.einsum("pkc,ck->pc", x_dense, weight)
+    by_channel = np.ascontiguousarray(x.transpose(2, 0, 1))
+    return Moments(
+        xx=(by_channel.transpose(0, 2, 1) @ by_channel).astype(np.float64),
+        yx=(y.T[:, None, :] @ by_channel)[:, 0, :].astype(np.float64),
+        x=x.sum(0, dtype=np.float64).T,
+        y=y.sum(0, dtype=np.float64),
+        yy=float((y.astype(np.float64) ** 2).sum()),
+        rows=len(x),
+    )

@@ -1,0 +1,358 @@
+"""prune --calib: the written model holds the pattern, stays near the dense one, and says what was done."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import nm2trt
+from nm2trt.backends.ort import open_onnx
+from nm2trt.calibration.stream import open_samples
+from nm2trt.cli import main
+from nm2trt.errors import DataError, InputError, ModelError, SparsityError
+from nm2trt.graph.reconstruct.layers import find_layers
+from nm2trt.graph.reconstruct.network import Network
+from nm2trt.graph.reconstruct.reconstruct_model import METHOD, reconstruct_model
+from nm2trt.graph.reconstruct.report import ReconstructOptions
+from nm2trt.graph.storage.model import load, metadata
+from nm2trt.graph.storage.stage_metadata import read_lineage
+from nm2trt.graph.verify.verify_model import verify_model
+from nm2trt.nm.plan import METADATA_KEY, Plan
+
+CHANNELS, SIZE = 16, 8
+
+
+def network(path, *, batch="n", seed=0, between=(), weights=()):
+    """A small residual network: conv, depthwise, conv, skip, pooling, two matrices, one with a bias Add."""
+    random = np.random.default_rng(seed)
+
+    def stored(name, *shape, scale=None):
+        spread = scale or (2 / np.prod(shape[1:])) ** 0.5
+        return numpy_helper.from_array((spread * random.normal(size=shape)).astype(np.float32), name)
+
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "w1", "b1"], ["c1"], "c1", pads=[1, 1, 1, 1]),
+        node("Relu", ["c1"], ["r1"], "r1"),
+        node("Conv", ["r1", "w2", "b2"], ["c2"], "c2", pads=[1, 1, 1, 1], group=CHANNELS),
+        node("Relu", ["c2"], ["r2"], "r2"),
+        node("Conv", ["r2", "w3", "b3"], ["c3"], "c3"),
+        node("Add", ["c3", "r1"], ["s"], "s"),
+        node("Conv", ["s", "w4"], ["c4"], "c4", pads=[0, 0, 1, 1], strides=[2, 2]),
+        node("Add", ["c4", "b4"], ["a4"], "a4"),
+        node("Relu", ["a4"], ["r4"], "r4"),
+        node("GlobalAveragePool", ["r4"], ["p"], "p"),
+        node("Flatten", ["p"], ["f"], "f"),
+        node("MatMul", ["f", "w5"], ["m5"], "m5"),
+        node("Add", ["m5", "b5"], ["a5"], "a5"),
+        *between,
+        node("Gemm", ["a5", "w6"], ["y"], "y", transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, CHANNELS, SIZE, SIZE])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [
+            stored("w1", CHANNELS, CHANNELS, 3, 3),
+            stored("b1", CHANNELS, scale=0.1),
+            stored("w2", CHANNELS, 1, 3, 3),
+            stored("b2", CHANNELS, scale=0.1),
+            stored("w3", CHANNELS, CHANNELS, 1, 1),
+            stored("b3", CHANNELS, scale=0.1),
+            stored("w4", 32, CHANNELS, 2, 2),
+            stored("b4", 1, 32, 1, 1, scale=0.1),
+            stored("w5", 32, 16),
+            stored("b5", 16, scale=0.1),
+            stored("w6", 10, 16),
+            *weights,
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, path)
+    return path
+
+
+def samples(path, count=64, seed=1, **more):
+    random = np.random.default_rng(seed)
+    coarse = random.normal(size=(count, 4, 2, 2)).astype(np.float32)
+    mixed = np.einsum("nchw,dc->ndhw", coarse, np.random.default_rng(9).normal(size=(CHANNELS, 4)))
+    x = np.repeat(np.repeat(mixed, SIZE // 2, 2), SIZE // 2, 3) + 0.3 * random.normal(
+        size=(count, CHANNELS, SIZE, SIZE)
+    )
+    np.savez(path, x=x.astype(np.float32), **more)
+    return path
+
+
+def outputs(path, x):
+    with open_onnx(path) as session:
+        return session.run({"x": x})["y"]
+
+
+@pytest.fixture
+def made(tmp_path):
+    return network(tmp_path / "a.onnx"), samples(tmp_path / "s.npz")
+
+
+def test_holds_the_pattern_and_beats_magnitude(tmp_path, made):
+    model, calib = made
+    report = nm2trt.prune(model, tmp_path / "b.onnx", calib=calib)
+    nm2trt.prune(model, tmp_path / "m.onnx")
+    assert report.counts == {"pruned": 5, "refitted": 1, "kept": 0, "dense": 0}
+    checked = verify_model(tmp_path / "b.onnx")
+    assert checked.passed()
+    assert {row.weight for row in checked.weights if row.pattern == "holds"} == {"w1", "w3", "w4", "w5", "w6"}
+    x = np.load(samples(tmp_path / "t.npz", seed=7))["x"]
+    dense, mine, magnitude = (outputs(tmp_path / f"{n}.onnx", x) for n in "abm")
+    assert np.square(mine - dense).mean() < 0.4 * np.square(magnitude - dense).mean()
+    error = np.square(mine - dense).sum() / np.square(dense - dense.mean()).sum()
+    assert report.outputs[0].error == pytest.approx(error, rel=0.8)
+    assert report.outputs_held_out
+
+
+def test_plan_and_lineage_say_what_was_done(tmp_path, made):
+    model, calib = made
+    report = nm2trt.prune(model, tmp_path / "b.onnx", calib=calib, exclude=["w3"])
+    written = load(tmp_path / "b.onnx").proto
+    plan = Plan.from_json(metadata(written)[METADATA_KEY])
+    assert plan.method == METHOD
+    assert {e.weight: str(e.pattern) for e in plan} == {
+        **dict.fromkeys(("w1", "w4", "w5", "w6"), "2:4"),
+        **dict.fromkeys(("w2", "w3"), "None"),
+    }
+    last = read_lineage(written)[-1]
+    assert (last.stage, last.relation, last.child) == ("prune --calib", "rebuilt", report.mask_sha256)
+    assert verify_model(tmp_path / "b.onnx").passed()
+    excluded = next(row for row in report.weights if row.weight == "w3")
+    assert (excluded.status, excluded.reason) == ("refitted", "excluded by 'w3'")
+
+
+def test_same_bits_again_and_another_seed_other_rows(tmp_path, made):
+    model, calib = made
+    for name, seed in (("b", 0), ("c", 0), ("d", 1)):
+        nm2trt.prune(model, tmp_path / f"{name}.onnx", calib=calib, seed=seed)
+    assert (tmp_path / "b.onnx").read_bytes() == (tmp_path / "c.onnx").read_bytes()
+
+
+def test_every_layer_reports_its_errors(made, tmp_path):
+    model, calib = made
+    report = nm2trt.prune(model, tmp_path / "b.onnx", calib=calib)
+    for row in report.weights:
+        assert row.ridge is not None
+        assert row.held_out
+        assert row.rows > 0
+        if row.status == "pruned":
+            assert row.error <= row.magnitude_error * (1 + 1e-9)
+            assert row.chosen in ("admm", "magnitude")
+        else:
+            assert row.error == row.dense_error
+    json.dumps(report.to_json())
+
+
+def test_skip_and_bias_of_an_add_are_found(made):
+    layers, _ = find_layers(Network(load(made[0])))
+    assert [(layer.weight, layer.bias, layer.skip) for layer in layers] == [
+        ("w1", "b1", None),
+        ("w2", "b2", None),
+        ("w3", "b3", "r1"),
+        ("w4", "b4", None),
+        ("w5", "b5", None),
+        ("w6", None, None),
+    ]
+
+
+@pytest.mark.parametrize("pattern", ["1:4", "3:4", "4:8"])
+def test_other_patterns(tmp_path, made, pattern):
+    nm2trt.prune(made[0], tmp_path / "b.onnx", calib=made[1], pattern=pattern)
+    assert verify_model(tmp_path / "b.onnx", pattern=pattern).passed()
+
+
+def test_include_keeps_others_dense(tmp_path, made):
+    report = nm2trt.prune(made[0], tmp_path / "b.onnx", calib=made[1], include=["w4"])
+    status = {row.weight: row.status for row in report.weights}
+    # Nothing in front of the first pruned layer changes, what lies behind it is refitted.
+    assert status == {
+        "w1": "dense",
+        "w2": "dense",
+        "w3": "dense",
+        "w4": "pruned",
+        "w5": "refitted",
+        "w6": "refitted",
+    }
+
+
+def test_weights_that_hold_already_are_left_alone(tmp_path, made):
+    nm2trt.prune(made[0], tmp_path / "m.onnx", include=["w3"])
+    before = np.array(numpy_helper.to_array(stored(tmp_path / "m.onnx", "w3")))
+    report = nm2trt.prune(tmp_path / "m.onnx", tmp_path / "b.onnx", calib=made[1])
+    assert {row.weight: row.status for row in report.weights}["w3"] == "kept"
+    np.testing.assert_array_equal(numpy_helper.to_array(stored(tmp_path / "b.onnx", "w3")), before)
+
+
+def stored(path, name):
+    return next(t for t in onnx.load(path).graph.initializer if t.name == name)
+
+
+def test_batchnorms_are_folded_first(tmp_path, made):
+    node = helper.make_node("BatchNormalization", ["c9", "g", "h", "mu", "va"], ["y"], "bn")
+    random = np.random.default_rng(0)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["c9"], "c9"), node],
+        "bn",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", CHANNELS, SIZE, SIZE])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [
+            numpy_helper.from_array(random.normal(size=(16, CHANNELS, 1, 1)).astype(np.float32), "w"),
+            *(
+                numpy_helper.from_array(np.full(16, v, np.float32), n)
+                for n, v in zip(("g", "h", "mu", "va"), (2, 1, 3, 4), strict=True)
+            ),
+        ],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9),
+        tmp_path / "n.onnx",
+    )
+    report = nm2trt.prune(tmp_path / "n.onnx", tmp_path / "b.onnx", calib=made[1])
+    assert report.batchnorms_folded == 1
+    assert [s.stage for s in read_lineage(load(tmp_path / "b.onnx").proto)] == ["fuse", "prune --calib"]
+    assert [n.op_type for n in onnx.load(tmp_path / "b.onnx").graph.node] == ["Conv"]
+
+
+def test_a_fixed_batch_is_fed_as_it_is(tmp_path):
+    model = network(tmp_path / "a.onnx", batch=3)
+    report = nm2trt.prune(model, tmp_path / "b.onnx", calib=samples(tmp_path / "s.npz", 26))
+    assert report.samples == 24
+    with pytest.raises(DataError, match="2 samples do not fill the model's batch of 3"):
+        nm2trt.prune(model, tmp_path / "c.onnx", calib=samples(tmp_path / "s.npz", 2))
+
+
+def test_too_few_samples_to_hold_any_out_say_so(tmp_path, made, capsys):
+    few = samples(tmp_path / "few.npz", 5)
+    assert main(["prune", str(made[0]), "--calib", str(few), "-o", str(tmp_path / "b.onnx")]) == 0
+    assert "too few samples to hold any out" in capsys.readouterr().out
+    assert verify_model(tmp_path / "b.onnx").passed()
+
+
+def test_external_data_stays_external(tmp_path, made):
+    proto = onnx.load(made[0])
+    onnx.save(proto, tmp_path / "e.onnx", save_as_external_data=True, size_threshold=0)
+    nm2trt.prune(tmp_path / "e.onnx", tmp_path / "x.onnx", calib=made[1])
+    nm2trt.prune(made[0], tmp_path / "b.onnx", calib=made[1])
+    x = np.load(made[1])["x"]
+    np.testing.assert_allclose(
+        outputs(tmp_path / "x.onnx", x), outputs(tmp_path / "b.onnx", x), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_one_layer_without_a_solution_leaves_the_others_unharmed(tmp_path, made):
+    # The square root of a negative number feeds only w6.
+    model = onnx.load(made[0])
+    model.graph.node.insert(13, helper.make_node("Sqrt", ["a5"], ["q"], "q"))
+    model.graph.node[14].input[0] = "q"
+    onnx.save(model, tmp_path / "n.onnx")
+    report = reconstruct_model(tmp_path / "n.onnx", tmp_path / "b.onnx", open_samples(made[1]))
+    rows = {row.weight: row for row in report.weights}
+    assert rows["w6"].status == "dense"
+    assert "NaN or infinity on the calibration samples" in rows["w6"].reason
+    assert all(rows[name].status == "pruned" for name in ("w1", "w3", "w4", "w5"))
+
+
+def quantised(path):
+    model = onnx.load(path)
+    model.graph.node.insert(0, helper.make_node("QuantizeLinear", ["x", "scale"], ["xq"], "quant"))
+    model.graph.node.insert(1, helper.make_node("DequantizeLinear", ["xq", "scale"], ["xd"], "dequant"))
+    model.graph.node[2].input[0] = "xd"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0.1, np.float32), "scale"))
+    onnx.save(model, path)
+
+
+def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path, made):
+    model, calib = made
+    target = tmp_path / "b.onnx"
+
+    def refused(error, words, *, source=model, **options):
+        with pytest.raises(error, match=words):
+            nm2trt.prune(source, target, **{"calib": calib, **options})
+        assert not target.exists()
+
+    refused(DataError, "the model's inputs are", calib=renamed(tmp_path / "r.npz"))
+    refused(DataError, "takes shape", calib=shrunk(tmp_path / "k.npz"))
+    refused(DataError, "NaN or infinity", calib=broken(tmp_path / "n.npz"))
+    refused(DataError, "no input 'mask'", valid="mask")
+    refused(InputError, "matches no weight", include=["nothing*"])
+    refused(SparsityError, "no weight of .* is left to prune to 2:4", exclude=["w*"])
+    refused(InputError, "valid marks real tokens", calib=None, valid="x")
+    quantised(network(tmp_path / "q.onnx"))
+    refused(ModelError, "prune the float model with --calib first", source=tmp_path / "q.onnx")
+    with pytest.raises(InputError, match="is the file of samples"):
+        nm2trt.prune(model, calib, calib=calib)
+
+
+def renamed(path):
+    np.savez(path, z=np.zeros((8, CHANNELS, SIZE, SIZE), np.float32))
+    return path
+
+
+def shrunk(path):
+    np.savez(path, x=np.zeros((8, CHANNELS + 1, SIZE, SIZE), np.float32))
+    return path
+
+
+def broken(path):
+    np.savez(path, x=np.full((8, CHANNELS, SIZE, SIZE), np.nan, np.float32))
+    return path
+
+
+def test_valid_draws_rows_at_real_tokens_only(tmp_path):
+    random = np.random.default_rng(0)
+    weight = random.normal(size=(16, 16)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["mask"], ["m"], "m", to=TensorProto.FLOAT),
+            helper.make_node("ReduceSum", ["m"], ["length"], "length"),
+            helper.make_node("MatMul", ["x", "w"], ["y"], "y"),
+        ],
+        "tokens",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 6, 16]),
+            helper.make_tensor_value_info("mask", TensorProto.INT64, ["n", 6]),
+        ],
+        [
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
+            helper.make_tensor_value_info("length", TensorProto.FLOAT, None),
+        ],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9),
+        tmp_path / "a.onnx",
+    )
+    mask = (np.arange(6) < random.integers(1, 6, (64, 1))).astype(np.int64)
+    x = random.normal(size=(64, 6, 16)).astype(np.float32)
+    options = ReconstructOptions(valid="mask")
+    for name, padding in (("b", 0.0), ("c", 100.0)):
+        given = np.where(mask[..., None] == 1, x, np.float32(padding) * x)
+        np.savez(tmp_path / "s.npz", x=given, mask=mask)
+        report = reconstruct_model(
+            tmp_path / "a.onnx", tmp_path / f"{name}.onnx", open_samples(tmp_path / "s.npz"), options
+        )
+        assert report.weights[0].rows == mask.sum()
+    # What stands at padding tokens plays no part.
+    assert stored(tmp_path / "b.onnx", "w").raw_data == stored(tmp_path / "c.onnx", "w").raw_data
+
+
+def test_command_prints_layers_and_verdict(made, tmp_path, capsys):
+    model, calib = made
+    assert main(["prune", str(model), "--calib", str(calib), "-o", str(tmp_path / "b.onnx")]) == 0
+    printed = capsys.readouterr().out
+    assert "5 weights pruned to 2:4, 1 refitted" in printed
+    assert "8 held-out calibration samples" in printed
+    assert main(["prune", str(model), "--calib", str(calib), "-o", str(tmp_path / "b.onnx"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["method"] == "reconstruct"
+    assert report["outputs"][0]["samples"] == 8
+    assert main(["prune", str(model), "-o", str(tmp_path / "m.onnx")]) == 0
+    assert "--calib SAMPLES rebuilds" in capsys.readouterr().out
