@@ -96,7 +96,13 @@ def _print_report(report: VerifyReport, fail_on: FailOn, passed: bool) -> None:
         f"MACs {short_count(summary.macs)}, left {short_count(summary.macs_left)}"
         + (f" (not known for {summary.macs_unknown} weights)" if summary.macs_unknown else "")
     )
+    unseen = len(report.weights) - report.judged
+    if report.blind:
+        print(f"none of {len(report.weights)} weights could be judged: all are untraceable")
+    elif unseen:
+        print(f"{unseen} of {len(report.weights)} weights could not be judged: they are untraceable")
     failing = len(report.failures(fail_on)) + (len(report.missing) if fail_on != "none" else 0)
+    failing = failing or (len(report.weights) if report.blind else 0)
     verdict = (
         "passed" if passed else f"FAILED: {failing} of {len(report.weights) + len(report.missing)} weights"
     )

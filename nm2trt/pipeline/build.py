@@ -107,7 +107,7 @@ def build(
     """
     from nm2trt.backends.choice import choose_backend
     from nm2trt.engine.build import ModelFacts, build_engine, check_request, refuse_opset
-    from nm2trt.graph.analysis.shapes import with_macs
+    from nm2trt.graph.analysis.multiply_accumulates import with_macs
     from nm2trt.graph.storage.model import load, opset
     from nm2trt.graph.storage.save import refuse_data_file
     from nm2trt.graph.verify.verify_model import verify_model
