@@ -163,10 +163,14 @@ CASES = [
 ]
 
 
+# The others take half a minute together.
+QUICK = {("sr-ste", "fsdp2", None), ("lbc", "checkpointed", None), ("spre", "ddp", None)}
+
+
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize(
     ("way", "kind", "options"),
-    CASES,
+    [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow) for case in CASES],
     ids=[f"{w}-{k}{'-full' if o else ''}" for w, k, o in CASES],
 )
 def test_two_processes(way, kind, options, tmp_path):
