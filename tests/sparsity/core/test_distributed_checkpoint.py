@@ -164,7 +164,7 @@ CASES = [
 
 
 # The others take half a minute together.
-QUICK = {("sr-ste", "fsdp2", None), ("lbc", "checkpointed", None), ("spre", "ddp", None)}
+QUICK = [("sr-ste", "fsdp2", None), ("lbc", "checkpointed", None), ("spre", "ddp", None)]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
