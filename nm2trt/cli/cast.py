@@ -101,9 +101,9 @@ def _print(report: CastReport) -> None:
         )
         more = len(report.tensors) - _MOST_ROWS
         print(f"and {more} more tensors; --json has them all\n" if more > 0 else "")
+    for value, largest in report.overflowing.items():
+        print(f"value {value} reaches {largest:.4g}: kept in fp32")
     if report.samples:
-        for value, largest in report.overflowing.items():
-            print(f"value {value} reaches {largest:.4g}: kept in fp32")
         print(f"{len(report.overflowing)} values overflow on {report.samples} samples")
     print(
         f"{report.cast_nodes} nodes compute in {report.to}, {len(report.kept)} stay in fp32; {report.casts} "

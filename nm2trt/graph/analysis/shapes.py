@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 from nm2trt.graph.storage.model import Model
 
-__all__ = ["Shapes", "infer_shapes", "infer_types"]
+__all__ = ["Shapes", "infer_body_types", "infer_shapes", "infer_types"]
 
 Shapes = Mapping[str, tuple[int | None, ...]]
 
@@ -50,7 +50,34 @@ def infer_types(model: Model) -> Mapping[str, int]:
     return types
 
 
+def infer_body_types(model: Model) -> Mapping[str, int]:
+    """Return the element types of the values inside bodies of If, Loop and Scan, where they are known.
+
+    Two bodies may use one name; the types of the last one stand then.
+    """
+    types: dict[str, int] = {}
+    graphs = [graph for node in _light(model, None).node for graph in _bodies_of(node)]
+    while graphs:
+        body = graphs.pop()
+        for value in [*body.value_info, *body.input, *body.output]:
+            if value.type.tensor_type.elem_type:
+                types[value.name] = int(value.type.tensor_type.elem_type)
+        types.update({tensor.name: int(tensor.data_type) for tensor in body.initializer})
+        graphs += [graph for node in body.node for graph in _bodies_of(node)]
+    return types
+
+
+def _bodies_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    return [g for a in node.attribute for g in ([a.g] if a.HasField("g") else list(a.graphs))]
+
+
 def _inferred(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> list[onnx.ValueInfoProto]:
+    graph = _light(model, inputs)
+    return [*graph.value_info, *graph.input, *graph.output]
+
+
+def _light(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> onnx.GraphProto:
+    """Return the graph without its weights, with all types and shapes that onnx infers."""
     light = onnx.ModelProto(ir_version=model.proto.ir_version)
     light.opset_import.extend(model.proto.opset_import)
     light.functions.extend(model.proto.functions)
@@ -73,10 +100,9 @@ def _inferred(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> list[
         if sparse.values.name not in given:
             graph.input.append(_typed_value(sparse.values.name, sparse.values.data_type, sparse.dims))
     try:
-        graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
+        return onnx.shape_inference.infer_shapes(light, data_prop=True).graph
     except Exception:  # inference is a courtesy of the format: without it shapes are simply not known
-        graph = light.graph
-    return [*graph.value_info, *graph.input, *graph.output]
+        return light.graph
 
 
 def _fix_inputs(graph: onnx.GraphProto, inputs: Mapping[str, Sequence[int]]) -> None:
