@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.backends._trt_inspect import inspect_engine
 from nm2trt.backends._trt_runs import Buffers, EngineRuns
 from nm2trt.backends._trt_shared import Library, create, load_plugins
 from nm2trt.backends._trt_watch import layer_clock, logger, recorded
@@ -141,9 +142,7 @@ class EngineSession:
 
     def layers_json(self) -> str:
         """Return what the engine inspector says of every layer, tactics included, as JSON."""
-        trt = self._library.module
-        inspector = self._engine.create_engine_inspector()
-        return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+        return inspect_engine(self._library, self._engine, self._context)
 
     def close(self) -> None:
         """Free the engine and its memory on the device."""

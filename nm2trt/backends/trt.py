@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nm2trt.backends import _trt_session, _trt_shared
+from nm2trt.backends import _trt_inspect, _trt_session, _trt_shared
 from nm2trt.backends._trt_versions import VersionRow, row_of
 from nm2trt.backends.cuda import probe_gpus, require_gpu
 from nm2trt.backends.options import BuildOptions
@@ -100,8 +100,10 @@ class TrtBackend:
         return _trt_shared.fix(self._library, _trt_shared.own(network), shapes)
 
     def build(self, network: Network, options: BuildOptions) -> Engine:
-        """See `Backend.build`."""
-        return _trt_shared.build(self._library, _trt_shared.own(network), options)
+        """See `Backend.build`; the inspector is asked which tactic each layer of the engine runs."""
+        built = _trt_shared.build(self._library, _trt_shared.own(network), options)
+        layers, why_not = _trt_inspect.inspect_plan(self._library, built.data, options.plugins)
+        return replace(built, layers=layers, log=(*built.log, *([f"warning: {why_not}"] if why_not else [])))
 
     def open(self, path: Path, plugins: Sequence[Path] = ()) -> _trt_session.EngineSession:
         """See `Backend.open`."""

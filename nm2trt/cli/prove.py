@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nm2trt.cli.builder_arguments import add_builder, builder_options
 from nm2trt.cli.ladder import print_ladder
 from nm2trt.cli.output import print_json, print_table, printable
 
@@ -35,10 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, metavar="FOLDER", help="folder to keep the engines in; default: none"
     )
     parser.add_argument("--backend", choices=("trt", "trt-rtx"), help="the builder; default: as nm2trt build")
-    parser.add_argument("--target", metavar="LIST", help="compute capabilities, as in sm80,sm86")
-    parser.add_argument(
-        "--profile", action="append", default=[], metavar="NAME:MIN,OPT,MAX", help="as of nm2trt build"
-    )
+    add_builder(parser)
     parser.add_argument("--runs", type=int, default=200, help="timed runs of each engine; default: 200")
     parser.add_argument("--warmup", type=int, default=20, help="runs before, not timed; default: 20")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -46,14 +44,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Build, time and print."""
-    from nm2trt.pipeline.build import build_options
     from nm2trt.pipeline.prove import prove
 
     report = prove(
         arguments.model,
         arguments.dense,
         output=arguments.output,
-        options=build_options(sparsity="enable", targets=arguments.target, profiles=arguments.profile),
+        options=builder_options(arguments, "enable"),
         backend=arguments.backend,
         runs=arguments.runs,
         warmup=arguments.warmup,
