@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -226,28 +226,40 @@ def is_floating(dtype: np.dtype[Any]) -> bool:
     return dtype.kind == "f" or dtype.name.startswith(("bfloat", "float"))
 
 
-def difference(name: str, candidate: npt.NDArray[Any], reference: npt.NDArray[Any]) -> OutputDifference:
-    """Compare one output with its reference, element by element in float64.
+def difference(
+    name: str, candidate: npt.NDArray[Any], reference: npt.NDArray[Any], *, free_size: bool = False
+) -> OutputDifference:
+    """Compare one output with its reference, element by element in float64; see `DifferenceSum`.
 
     Raises:
         DifferenceError: The shapes differ, or NaN or infinity stands in one where the other is finite.
     """
-    total = DifferenceSum(name)
+    total = DifferenceSum(name, free_size=free_size)
     total.add(candidate, reference)
     return total.result()
 
 
 def compare_outputs(
-    candidate: Mapping[str, npt.NDArray[Any]], reference: Mapping[str, npt.NDArray[Any]]
+    candidate: Mapping[str, npt.NDArray[Any]],
+    reference: Mapping[str, npt.NDArray[Any]],
+    *,
+    free_size: Collection[str] = (),
 ) -> list[OutputDifference]:
     """Compare outputs by name.
+
+    Args:
+        candidate: Outputs by name.
+        reference: Those they are held against.
+        free_size: Outputs whose size depends on the data, and may differ.
 
     Raises:
         DifferenceError: The names or shapes differ.
     """
     if set(candidate) != set(reference):
         raise DifferenceError(f"the outputs are {sorted(candidate)}, the reference's {sorted(reference)}")
-    return [difference(name, candidate[name], reference[name]) for name in reference]
+    return [
+        difference(name, candidate[name], reference[name], free_size=name in free_size) for name in reference
+    ]
 
 
 def require_close(differences: list[OutputDifference], *, dtype: str | None = None, what: str) -> None:

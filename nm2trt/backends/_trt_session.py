@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from nm2trt.backends._trt_runs import Buffers, EngineRuns
 from nm2trt.backends._trt_shared import Library, create, load_plugins
-from nm2trt.backends._trt_watch import layer_clock, logger, recorded
+from nm2trt.backends._trt_watch import inspect_engine, layer_clock, logger, recorded
 from nm2trt.backends._trt_words import dtype_name, first_error, sizes
 from nm2trt.backends.cuda import Device, require_gpu
 from nm2trt.backends.options import format_shape
@@ -141,9 +141,7 @@ class EngineSession:
 
     def layers_json(self) -> str:
         """Return what the engine inspector says of every layer, tactics included, as JSON."""
-        trt = self._library.module
-        inspector = self._engine.create_engine_inspector()
-        return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+        return inspect_engine(self._library.module, self._engine, self._context)
 
     def close(self) -> None:
         """Free the engine and its memory on the device."""

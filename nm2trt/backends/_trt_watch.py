@@ -1,4 +1,4 @@
-"""Watching a TensorRT library at work: its messages, its progress, and stopping it.
+"""Watching a TensorRT library at work: its messages, its progress, stopping it, and the engine inspector.
 
 Parsing and building run in a thread of their own: the library lets go of the interpreter there, so the
 caller's thread can take Ctrl-C and ask the builder, through its progress monitor, to stop.
@@ -11,12 +11,16 @@ import functools
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nm2trt.errors import Interrupted
 from nm2trt.progress import BUILDER_THREAD, Bar
 
-__all__ = ["layer_clock", "logger", "monitor_class", "recorded", "stoppable"]
+if TYPE_CHECKING:
+    # TensorRT's own types; they fit TensorRT for RTX too.
+    import tensorrt
+
+__all__ = ["inspect_engine", "layer_clock", "logger", "monitor_class", "recorded", "stoppable"]
 
 T = TypeVar("T")
 
@@ -104,6 +108,22 @@ def layer_clock(trt: Any, totals: dict[str, float]) -> Any:
             totals[layer_name] = totals.get(layer_name, 0.0) + ms
 
     return Profiler()
+
+
+def inspect_engine(
+    trt: Any, engine: tensorrt.ICudaEngine, context: tensorrt.IExecutionContext | None = None
+) -> str:
+    """Return what the inspector says of every layer, as JSON.
+
+    Args:
+        trt: The library's module.
+        engine: The engine; built without detailed profiling verbosity it tells names only.
+        context: Its execution context, where shapes are known and TensorRT for RTX has chosen kernels.
+    """
+    inspector = engine.create_engine_inspector()
+    if context is not None:
+        inspector.execution_context = context
+    return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON) or "")
 
 
 @functools.cache

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nm2trt.backends import _trt_session, _trt_shared
 from nm2trt.backends._trt_versions import VersionRow, row_of
+from nm2trt.backends._trt_watch import inspect_engine, logger, recorded
+from nm2trt.backends._trt_words import first_error
 from nm2trt.backends.cuda import probe_gpus, require_gpu
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, Network
@@ -100,8 +102,10 @@ class TrtBackend:
         return _trt_shared.fix(self._library, _trt_shared.own(network), shapes)
 
     def build(self, network: Network, options: BuildOptions) -> Engine:
-        """See `Backend.build`."""
-        return _trt_shared.build(self._library, _trt_shared.own(network), options)
+        """See `Backend.build`; the inspector is asked which tactic each layer of the engine runs."""
+        built = _trt_shared.build(self._library, _trt_shared.own(network), options)
+        layers, why_not = _inspected(self._library, built.data, options.plugins)
+        return replace(built, layers=layers, log=(*built.log, *([f"warning: {why_not}"] if why_not else [])))
 
     def open(self, path: Path, plugins: Sequence[Path] = ()) -> _trt_session.EngineSession:
         """See `Backend.open`."""
@@ -162,6 +166,31 @@ def read_header(path: str | os.PathLike[str]) -> EngineHeader:
         )
     _, layout, *version = _HEADER.unpack(head)
     return EngineHeader(".".join(map(str, version)) if layout == _KNOWN_LAYOUT else None)
+
+
+def _inspected(
+    library: _trt_shared.Library, plan: memoryview, plugins: Sequence[Path] = ()
+) -> tuple[str, str]:
+    """Load a plan that was just built, and inspect it.
+
+    Args:
+        library: The library.
+        plan: The serialized engine.
+        plugins: Shared libraries of operators that it needs.
+
+    Returns:
+        The inspector's JSON and "", or "" and a sentence that says why it could not be asked.
+    """
+    trt = library.module
+    with recorded(trt) as log:
+        runtime = _trt_shared.create(library, lambda: trt.Runtime(logger(trt)), log)
+        if plugins:
+            _trt_shared.load_plugins(library, runtime.get_plugin_registry(), plugins)
+        engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        return "", f"the engine could not be loaded again to be inspected: {first_error(log)}"
+    text = inspect_engine(trt, engine)
+    return text, "" if text else f"the inspector of {library.product} says nothing of the engine"
 
 
 def _set_tactics(trt: Any, config: tensorrt.IBuilderConfig, options: BuildOptions) -> None:

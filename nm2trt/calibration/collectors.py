@@ -55,10 +55,15 @@ class Collector(Protocol):
 
 
 class _Extremes:
-    """Smallest and largest value; a value whose smallest is not observed is never negative."""
+    """Smallest and largest value; a value whose smallest is not observed is never negative.
 
-    def __init__(self, observed: Mapping[str, Observed]) -> None:
-        self._observed = observed
+    Args:
+        observed: The outputs that give them.
+        infinite: Take infinity for a value as any other, as masks hold it; NaN is refused all the same.
+    """
+
+    def __init__(self, observed: Mapping[str, Observed], *, infinite: bool = False) -> None:
+        self._observed, self._infinite = observed, infinite
         self._names = list(dict.fromkeys(item.value for item in observed.values()))
         self._at = {name: index for index, name in enumerate(self._names)}
         with_low = {item.value for item in observed.values() if item.kind == "min"}
@@ -68,7 +73,7 @@ class _Extremes:
     def update(self, outputs: Mapping[str, Array]) -> None:
         for name, item in self._observed.items():
             at, found = self._at[item.value], float(outputs[name])
-            if not np.isfinite(found):
+            if np.isnan(found) or not (self._infinite or np.isfinite(found)):
                 raise DataError(f"{item.value!r} becomes NaN or infinite inside the model on these samples")
             if item.kind == "min":
                 self._low[at] = min(self._low[at], found)
@@ -153,6 +158,10 @@ class _Histograms:
         return {name: (float(result[0]), float(result[1])) for name, result in found.items()}
 
 
-def collector_for(observed: Mapping[str, Observed], method: Method, percentile: float) -> Collector:
-    """Return an empty collector of a method."""
-    return _Extremes(observed) if method == "minmax" else _Histograms(observed, method, percentile)
+def collector_for(
+    observed: Mapping[str, Observed], method: Method, percentile: float, *, infinite: bool = False
+) -> Collector:
+    """Return an empty collector of a method; `infinite` lets extremes be so."""
+    if method == "minmax":
+        return _Extremes(observed, infinite=infinite)
+    return _Histograms(observed, method, percentile)

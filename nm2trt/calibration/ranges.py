@@ -78,6 +78,7 @@ def calibrate(
     model_sha256: str,
     cache: Path | None = None,
     first: Callable[[Batch, Mapping[str, Array]], None] | None = None,
+    infinite: bool = False,
 ) -> Ranges:
     """Run all samples and return the range of every observed value.
 
@@ -90,6 +91,7 @@ def calibrate(
         model_sha256: Hash of the model, for the cache.
         cache: File that keeps what was found; one of another model, method or samples is replaced.
         first: Called with the first batch that runs, and what the model gave.
+        infinite: Let a range by "minmax" end in infinity, as that of an attention mask does.
 
     Raises:
         InputError: The method or the percentile is none.
@@ -102,7 +104,7 @@ def calibrate(
         raise InputError(f"a percentile of {percentile:g} is not over 50 and up to 100")
 
     def collector() -> Collector:
-        return collector_for(observed, method, percentile)
+        return collector_for(observed, method, percentile, infinite=infinite)
 
     key = {
         "format": _FORMAT,

@@ -21,7 +21,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ONNX_WEIGHTS", "TORCH_WEIGHTS", "OnnxWeight", "TorchWeight", "einsum_axis", "onnx_weight"]
+__all__ = [
+    "ONNX_WEIGHTS",
+    "TORCH_WEIGHTS",
+    "OnnxWeight",
+    "TorchWeight",
+    "einsum_axis",
+    "einsum_terms",
+    "onnx_weight",
+]
 
 Attributes = Mapping[str, Any]
 
@@ -168,6 +176,15 @@ def onnx_weight(
     return None if rule is None else rule(rank, attributes)
 
 
+def einsum_terms(equation: str) -> tuple[list[str], str]:
+    """Split an ONNX Einsum equation into the labels of each operand and those of the output."""
+    left, arrow, output = equation.replace(" ", "").partition("->")
+    if not arrow:
+        letters = left.replace(",", "").replace(".", "")
+        output = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
+    return left.split(","), output
+
+
 def einsum_axis(equation: str, operand: int, rank: int) -> int | None:
     """Return the axis of the one label that `operand` shares with another operand and the output lacks.
 
@@ -179,14 +196,9 @@ def einsum_axis(equation: str, operand: int, rank: int) -> int | None:
     Returns:
         The axis, or None when no label or more than one is contracted, or one is repeated (a diagonal).
     """
-    equation = equation.replace(" ", "")
-    left, arrow, output = equation.partition("->")
-    terms = left.split(",")
+    terms, output = einsum_terms(equation)
     if operand >= len(terms):
         return None
-    if not arrow:
-        letters = left.replace(",", "").replace(".", "")
-        output = "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
     term = terms[operand]
     others = set("".join(t for i, t in enumerate(terms) if i != operand))
     labels = term.replace("...", "")

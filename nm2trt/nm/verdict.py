@@ -115,6 +115,7 @@ class WeightVerdict:
         basis: How far to trust it: "measured", "cited" or "assumed"; "" when the pattern decided.
         facts: What the rules looked at; None when untraceable.
         node: Name that TensorRT's parser gives the consumer: its own, or `node_of_` and its first output.
+        parts: The other stored tensors that the weight is made of: joined parts, masks, scales.
     """
 
     weight: str
@@ -139,6 +140,7 @@ class WeightVerdict:
     basis: str = ""
     facts: WeightFacts | None = None
     node: str = ""
+    parts: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

@@ -17,7 +17,7 @@ def weights_at(model: Path, texts: Sequence[str]) -> tuple[WeightVerdict, ...]:
     from nm2trt.backends.options import parse_static_shapes
     from nm2trt.backends.protocol import TensorSpec
     from nm2trt.engine.profiles import resolve_static
-    from nm2trt.graph.analysis.shapes import with_macs
+    from nm2trt.graph.analysis.multiply_accumulates import with_macs
     from nm2trt.graph.storage.model import load
     from nm2trt.graph.storage.model_info import describe_model
     from nm2trt.graph.verify.verify_model import verify_model

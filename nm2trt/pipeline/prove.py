@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nm2trt.errors import InputError
-from nm2trt.options.engines import ProveCommand
 
 if TYPE_CHECKING:
     from nm2trt.backends.options import BuildOptions
     from nm2trt.engine.build import BuildResult
     from nm2trt.engine.twin.report import TwinReport
 
-__all__ = ["prove", "prove_command"]
+__all__ = ["prove"]
 
 
 def prove(
@@ -144,18 +143,3 @@ def _folder(path: str | os.PathLike[str]) -> Path:
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; create it, or give another one with -o")
     return folder
-
-
-def prove_command(command: ProveCommand) -> TwinReport:
-    """Prove as the options of `nm2trt prove` say; raises what `prove` does."""
-    from nm2trt.pipeline.build import build_options
-
-    return prove(
-        command.model,
-        command.dense,
-        output=command.output,
-        options=build_options(sparsity="enable", targets=command.targets, profiles=command.profiles),
-        backend=command.backend,
-        runs=command.runs,
-        warmup=command.warmup,
-    )

@@ -57,7 +57,7 @@ def test_times_speeds_and_layers_are_printed(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--runs", "0"], "--runs 0 is out of range; give 1 or more"),
+        (["--runs", "0"], "0 runs after 20 are no measurement"),
         (["-o", "no/such"], "no/such is no folder"),
         (["--dense", "none.onnx"], "none.onnx does not exist"),
         (["--profile", "x"], "is not a profile"),
@@ -72,3 +72,30 @@ def test_a_dense_model_is_refused(tmp_path, capsys):
     dense = conv_net(tmp_path / "dense.onnx", sparse=False)
     assert main(["prove", str(dense), "--backend", "trt-rtx"]) == 3
     assert "no stored weight holds a pattern" in capsys.readouterr().err
+
+
+@NO_GPU
+@pytest.mark.parametrize(
+    ("words", "field", "value"),
+    [
+        pytest.param(
+            ["--shape", "x:4"], "static_shapes", [{"input": "x", "shape": [4, 16, 8, 8]}], id="shape"
+        ),
+        pytest.param(["--workspace", "64M"], "workspace_bytes", 64 << 20, id="workspace"),
+        pytest.param(["--effort", "1"], "effort", 1, id="effort"),
+        pytest.param(["--no-tf32"], "tf32", False, id="no-tf32"),
+        pytest.param(["--strict-nans"], "strict_nans", True, id="strict-nans"),
+        pytest.param(["--no-library-tactics"], "library_tactics", False, id="no-library-tactics"),
+    ],
+)
+def test_the_builder_s_options_reach_all_three_engines(net, tmp_path, words, field, value, capsys):
+    (tmp_path / "kept").mkdir()
+    assert main(["prove", str(net), "--backend", "trt-rtx", "-o", str(tmp_path / "kept"), *words]) == 0
+    manifests = [json.loads(path.read_text()) for path in sorted((tmp_path / "kept").glob("*.json"))]
+    assert [manifest["options"][field] for manifest in manifests] == [value] * 3
+
+
+def test_a_timing_cache_is_refused_where_it_has_no_effect(net, tmp_path, capsys):
+    words = ["prove", str(net), "--backend", "trt-rtx", "--timing-cache", str(tmp_path / "kernels.cache")]
+    assert main(words) == 4
+    assert "has no timing cache" in capsys.readouterr().err

@@ -12,8 +12,9 @@ TensorRT 10.14 (NVIDIA/Model-Optimizer pull request 1664) and the strings of Ten
     (Sparsity) Chose 1 layer(s) using sparse tactics: conv2
 
 The lines come once for each pass of tactic selection: the last of each kind belongs to the engine. Read too
-are the tables of tactics behind `Autotuning op` and, with detailed verbosity, the `Layers:` block. Of a
-version whose wording nobody here has seen nothing is read, and a note says so.
+are the tables of tactics after `Autotuning op`, with detailed verbosity the `Layers:` block, and the tactic
+timings and layer lines of 8.x (`nm2trt.engine.evidence.tactic_timings`). Of a version whose wording nobody
+here has seen nothing is read, and a note says so.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from dataclasses import dataclass, field
 
 from nm2trt.engine.evidence.evidence import Autotuned, Evidence, LayerRecord, SparsityList, is_sparse_kernel
 from nm2trt.engine.evidence.layer_names import onnx_nodes, split_list
+from nm2trt.engine.evidence.tactic_timings import TacticTimings, faster
 
 __all__ = ["KNOWN_VERSIONS", "identify_log", "knows", "parse_build_log", "unknown_version"]
 
@@ -107,6 +109,7 @@ class _Reading:
     lists: dict[str, SparsityList] = field(default_factory=dict)
     layers: list[LayerRecord] = field(default_factory=list)
     autotuned: list[Autotuned] = field(default_factory=list)
+    timings: TacticTimings = field(default_factory=TacticTimings)
 
     def take(self, message: str) -> None:
         if "(Sparsity)" in message:
@@ -125,6 +128,7 @@ class _Reading:
             layer = _record(line)
             if layer is not None:
                 self.layers.append(layer)
+            self.timings.take(line)
 
     def _list(self, message: str) -> None:
         for kind, pattern in _LISTS:
@@ -151,9 +155,9 @@ class _Reading:
     def evidence(self) -> Evidence:
         # Of a layer that was timed in several passes or formats, the fastest of each kind counts.
         best: dict[str, Autotuned] = {}
-        for item in self.autotuned:
+        for item in (*self.autotuned, *self.timings.timed()):
             known = best.get(item.layer)
-            best[item.layer] = item if known is None else _faster(known, item)
+            best[item.layer] = item if known is None else faster(known, item)
         notes: list[str] = []
         if "chosen" not in self.lists:
             notes.append(
@@ -161,22 +165,12 @@ class _Reading:
                 "and the sparse weights flag set"
             )
         return Evidence(
-            tuple(self.layers),
+            (*self.layers, *self.timings.records()),
             self.lists.get("eligible"),
             self.lists.get("chosen"),
             tuple(best.values()),
             notes=tuple(notes),
         )
-
-
-def _faster(one: Autotuned, other: Autotuned) -> Autotuned:
-    def least(a: float | None, b: float | None) -> float | None:
-        known = [value for value in (a, b) if value is not None]
-        return min(known) if known else None
-
-    return Autotuned(
-        one.layer, one.nodes, least(one.sparse_ms, other.sparse_ms), least(one.dense_ms, other.dense_ms)
-    )
 
 
 def _record(line: str) -> LayerRecord | None:

@@ -10,7 +10,7 @@ from nm2trt.engine.evidence.build_log import parse_build_log
 from nm2trt.engine.evidence.evidence import Evidence
 from nm2trt.engine.evidence.inspector_json import parse_layer_information
 from nm2trt.engine.ladder.ladder import LadderRow, readable, sparse_share
-from nm2trt.errors import SparsityError
+from nm2trt.errors import InputError, SparsityError
 from nm2trt.nm.verdict import WeightVerdict
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "cannot_know",
     "check_share",
     "gather",
+    "read_evidence",
     "require_pattern",
 ]
 
@@ -90,12 +91,21 @@ def require_pattern(
 
 
 def gather(built: Engine, backend: Backend) -> Evidence:
-    """Read what the builder said of an engine, and what its inspector says where it could be loaded."""
-    if not built.log:
-        return Evidence()
-    parts = [parse_build_log(built.log, builder=backend.name, version=backend.version)]
-    if built.layers:
-        parts.append(parse_layer_information(built.layers, builder=backend.name, version=backend.version))
+    """Read what the builder said of an engine, and what its inspector says if it could be loaded."""
+    return read_evidence(built.log, built.layers, builder=backend.name, version=backend.version)
+
+
+def read_evidence(log: Sequence[str], layers: str, *, builder: str, version: str) -> Evidence:
+    """Read a builder's messages and the engine inspector's JSON of one engine; "" is no JSON.
+
+    An inspector's text that cannot be read costs its evidence, not the engine: a note says so.
+    """
+    parts = [parse_build_log(log, builder=builder, version=version)] if log else []
+    if layers:
+        try:
+            parts.append(parse_layer_information(layers, builder=builder, version=version))
+        except InputError as error:
+            parts.append(Evidence(notes=(f"the inspector of {builder} {version} was not read: {error}",)))
     return Evidence.merged(parts)
 
 

@@ -27,9 +27,10 @@ import numpy.typing as npt
 from nm2trt.backends.cuda import probe_gpus
 from nm2trt.backends.protocol import Backend, Session, TensorSpec, numpy_dtype
 from nm2trt.engine.build import BuildResult
-from nm2trt.engine.ladder.ladder import sparse_share
+from nm2trt.engine.ladder.ladder import sparse_share, with_evidence
+from nm2trt.engine.ladder.requirement import read_evidence
 from nm2trt.engine.twin.report import Comparison, LayerDelta, TwinReport, Variant
-from nm2trt.errors import BackendError
+from nm2trt.errors import BackendError, BackendMissingError
 from nm2trt.measure import Latency, interleaved
 
 __all__ = ["BLOCKS", "compare_twins", "random_feeds"]
@@ -45,6 +46,12 @@ Array = npt.NDArray[Any]
 class _TimesLayers(Protocol):
     def layer_times(self, feeds: Mapping[str, Array], *, runs: int) -> dict[str, float]:
         """Return the mean time of every layer, in milliseconds, by its name in the engine."""
+
+
+@runtime_checkable
+class _TellsLayers(Protocol):
+    def layers_json(self) -> str:
+        """Return the engine inspector's JSON."""
 
 
 def compare_twins(
@@ -71,7 +78,7 @@ def compare_twins(
         notes: Sentences to put in front.
 
     Raises:
-        BackendError: An engine was loaded and failed.
+        BackendError: There is a GPU, and an engine was refused or failed on it.
     """
     on = builds["sparse-on"]
     feeds = random_feeds(on)
@@ -97,13 +104,35 @@ def compare_twins(
         notes=tuple(dict.fromkeys((*notes, *on.notes, *([unknown] if unknown else [])))),
     )
     with contextlib.ExitStack() as stack:
+        sessions: dict[str, Session] = {}
         try:
-            sessions = {
-                name: stack.enter_context(backend.open(result.engine)) for name, result in builds.items()
-            }
-        except BackendError as error:
+            for name, result in builds.items():
+                sessions[name] = stack.enter_context(backend.open(result.engine))
+        except BackendMissingError as error:
             return replace(report, why_not=str(error))
-        return _timed(report, sessions, feeds, state, runs=runs, warmup=warmup)
+        except BackendError as error:
+            raise type(error)(f"the engine {name}: {error}") from error
+        timed = _timed(report, sessions, feeds, state, runs=runs, warmup=warmup)
+        return _asked(timed, sessions["sparse-on"], on)
+
+
+def _asked(report: TwinReport, session: Session, on: BuildResult) -> TwinReport:
+    """Fill the ladder's upper rungs from what the engine that ran says of its tactics.
+
+    A build for TensorRT for RTX cannot know them, and that for TensorRT may have been told less.
+    """
+    layers = session.layers_json() if isinstance(session, _TellsLayers) else ""
+    if not layers:
+        return report
+    evidence = read_evidence(on.log, layers, builder=on.backend, version=on.backend_version)
+    ladder = with_evidence(report.ladder, evidence)
+    known, unknown = sparse_share(report.ladder)
+    share, still_unknown = sparse_share(ladder)
+    if share is None and known is not None:
+        return report
+    notes = [note for note in report.notes if note != unknown]
+    notes += [*evidence.notes, *([still_unknown] if still_unknown else [])]
+    return replace(report, ladder=ladder, sparse_share=share, notes=tuple(dict.fromkeys(notes)))
 
 
 def random_feeds(result: BuildResult) -> dict[str, Array]:

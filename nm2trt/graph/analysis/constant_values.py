@@ -39,6 +39,7 @@ __all__ = [
     "readable",
     "stored_index",
     "stored_places",
+    "stored_sources",
 ]
 
 Array = npt.NDArray[Any]
@@ -100,13 +101,17 @@ def evaluate(scope: Scope, value: str) -> Array:
 
 def main_source(scope: Scope, value: str) -> Source | None:
     """Return the stored tensor that carries a weight's numbers: the largest on the way, floats first."""
-    best: tuple[tuple[bool, int], Source] | None = None
-    for source in _sources(scope, value):
-        numeric = source.dtype not in ("bool", "int64", "int32")
-        rank = (numeric, math.prod(source.shape))
-        if best is None or rank > best[0]:
-            best = (rank, source)
-    return None if best is None else best[1]
+    return next(iter(stored_sources(scope, value)), None)
+
+
+def stored_sources(scope: Scope, value: str) -> list[Source]:
+    """Return every stored tensor that a value is made of, the one that carries its numbers first."""
+    found = _sources(scope, value)
+    return sorted(
+        found,
+        key=lambda source: (source.dtype not in _INDEX_TYPES, math.prod(source.shape)),
+        reverse=True,
+    )
 
 
 def stored_index(scope: Scope, value: str, index: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -142,6 +147,8 @@ def readable(tensor: onnx.TensorProto) -> onnx.TensorProto:
     Raises:
         Opaque: It is a type that ONNX has and this release does not read.
     """
+    if tensor.data_type == onnx.TensorProto.STRING:
+        raise Opaque(f"{tensor.name!r} holds text")
     if tensor.data_type not in DTYPE_NAMES:
         raise Opaque(
             f"the element type of {tensor.name!r}, number {tensor.data_type}, is not read by this release"
@@ -173,15 +180,25 @@ def _sources(scope: Scope, value: str) -> list[Source]:
         elif name in where.producers:
             node = where.producers[name]
             if node.op_type == "Constant" and _is_default(node):
-                array = _constant_node(where, node)
-                found.append(Source(where, name, str(array.dtype), array.shape))
+                found.append(_constant_source(where, node, name))
             stack.extend((where, item) for item in reversed(node.input) if item)
     return found
+
+
+def _constant_source(scope: Scope, node: onnx.NodeProto, name: str) -> Source:
+    """Describe what a Constant node holds, a text or an unreadable type included."""
+    try:
+        array = _constant_node(scope, node)
+    except Opaque:
+        return Source(scope, name, "string", ())
+    return Source(scope, name, str(array.dtype), array.shape)
 
 
 def _is_default(node: onnx.NodeProto) -> bool:
     return node.domain in ("", "ai.onnx")
 
+
+_INDEX_TYPES = ("bool", "int64", "int32", "string")
 
 # A tracked array holds, for each element, its flat place in the source, or -1.
 _Tracked = tuple[Array, bool]
@@ -207,6 +224,7 @@ def _evaluate(scope: Scope, value: str, source: Source | None) -> _Tracked:
             done[key] = (read_tensor(readable(where.initializers[name]), where.model.root), False)
             continue
         if name in where.sparse:
+            readable(where.sparse[name].values)
             done[key] = (_dense(where.sparse[name], where), False)
             continue
         node = where.producers[name]
@@ -272,8 +290,9 @@ def _constant_node(scope: Scope, node: onnx.NodeProto) -> Array:
         else:
             attribute_name = attribute.name
         if attribute_name == "value":
-            return read_tensor(attribute.t, scope.model.root)
+            return read_tensor(_readable_constant(attribute.t, scope, node), scope.model.root)
         if attribute_name == "sparse_value":
+            _readable_constant(attribute.sparse_tensor.values, scope, node)
             return _dense(attribute.sparse_tensor, scope)
         if attribute_name in ("value_float", "value_floats"):
             return np.array(attribute.floats if attribute_name.endswith("s") else attribute.f, np.float32)
@@ -281,7 +300,13 @@ def _constant_node(scope: Scope, node: onnx.NodeProto) -> Array:
             return np.array(attribute.ints if attribute_name.endswith("s") else attribute.i, np.int64)
         if attribute_name in ("value_string", "value_strings"):
             raise Opaque(f"Constant at {scope.label(node)} holds text")
-    raise Opaque(f"Constant at {scope.label(node)} holds nothing")
+    raise Opaque(f"Constant at {scope.label(node)} holds nothing that is read here")
+
+
+def _readable_constant(tensor: onnx.TensorProto, scope: Scope, node: onnx.NodeProto) -> onnx.TensorProto:
+    if tensor.data_type == onnx.TensorProto.STRING:
+        raise Opaque(f"Constant at {scope.label(node)} holds text")
+    return readable(tensor)
 
 
 def _run(scope: Scope, node: onnx.NodeProto, inputs: Sequence[_Tracked | None]) -> list[_Tracked]:

@@ -16,18 +16,13 @@ from nm2trt.graph.analysis.constant_values import constant_value, direct_initial
 from nm2trt.graph.analysis.kernel_chains import Wiring
 from nm2trt.graph.analysis.numpy_operators import Opaque
 from nm2trt.graph.analysis.pinned_values import pins
+from nm2trt.graph.analysis.quantised_values import dequantised
 from nm2trt.graph.analysis.scopes import Scope, node_name
 from nm2trt.graph.analysis.weight_operands import Consumer
 from nm2trt.graph.storage.model import Model
-from nm2trt.graph.storage.tensors import DTYPE_NAMES
 
-__all__ = ["MOVERS", "Island", "find_islands"]
+__all__ = ["Island", "find_islands"]
 
-# Operators that only move numbers, so that what went in quantised comes out quantised alike.
-MOVERS = frozenset(
-    """Identity Transpose Reshape Flatten Squeeze Unsqueeze Slice Split MaxPool Concat DepthToSpace
-    SpaceToDepth""".split()
-)
 _FLOAT_SIDES = frozenset({"float", "input-float", "weight-float"})
 
 
@@ -104,8 +99,8 @@ def _wiring(model: Model, scope: Scope) -> Wiring:
 
 def _judge(wiring: Wiring, operand: Consumer) -> tuple[str, str]:
     node, which = operand.node, operand.input_index
-    data = _side(wiring, operand.scope, node.input[1 - which])
-    weight = _side(wiring, operand.scope, node.input[which])
+    data = _side(operand.scope, node.input[1 - which])
+    weight = _side(operand.scope, node.input[which])
     if data is None and weight is None:
         return "float", "neither its input nor its weight is quantised"
     if data is None:
@@ -161,46 +156,34 @@ def _maker(wiring: Wiring, value: str) -> str:
     return f"{node.op_type} {node_name(node, position)!r}"
 
 
-def _side(wiring: Wiring, scope: Scope, value: str) -> _Side | None:
+def _side(scope: Scope, value: str) -> _Side | None:
     """Return how a value is dequantised, through operators that only move numbers; None when it is float."""
-    moved = False
-    for _ in range(16):
-        node = wiring.producer(value)
-        if node is None or node.domain not in ("", "ai.onnx"):
-            return None
-        if node.op_type == "DequantizeLinear":
-            break
-        if node.op_type not in MOVERS:
-            return None
-        moved = moved or node.op_type == "Transpose"
-        value = node.input[0]
-    else:
+    found = dequantised(scope, value)
+    if found is None:
         return None
-    attributes = scope.node_attributes(node)
-    scale, zero, dtype = _parameters(scope, node)
-    axis = int(attributes.get("axis", 1)) if scale.ndim and scale.size > 1 else None
-    if moved and axis is not None:
+    where, node = found.scope, found.node
+    scale, zero = _parameters(where, node)
+    axis = int(where.node_attributes(node).get("axis", 1)) if scale.ndim and scale.size > 1 else None
+    if found.transposed:
         axis = None  # the scales moved with the numbers, and are judged by the evaluation of the weight
     symmetric = zero is None or not np.any(zero.astype(np.float32))
-    return _Side(dtype, symmetric, axis, None if moved else _rank(wiring, scope, node.input[0]))
+    return _Side(found.dtype, symmetric, axis, None if found.transposed else _rank(where, node.input[0]))
 
 
-def _rank(wiring: Wiring, scope: Scope, value: str) -> int | None:
-    quantize = wiring.producer(value, "QuantizeLinear")
-    tensor = direct_initializer(scope, value if quantize is None else quantize.input[0])
+def _rank(scope: Scope, value: str) -> int | None:
+    owner = scope.owner(value)
+    node = owner[0].producers.get(owner[1]) if owner is not None else None
+    if owner is not None and node is not None and node.op_type == "QuantizeLinear":
+        scope, value = owner[0], node.input[0]
+    tensor = direct_initializer(scope, value)
     return None if tensor is None else len(tensor.dims)
 
 
-def _parameters(scope: Scope, node: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None, str]:
+def _parameters(scope: Scope, node: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
+    """Return scale and zero point; what is not constant counts as asymmetric."""
     try:
         scale = constant_value(scope, node.input[1])
         zero = constant_value(scope, node.input[2]) if len(node.input) > 2 and node.input[2] else None
     except Opaque:
-        return np.zeros(()), np.ones(()), "unknown"
-    tensor = direct_initializer(scope, node.input[0])
-    if tensor is not None:
-        return scale, zero, DTYPE_NAMES.get(tensor.data_type, "unknown")
-    if zero is None:
-        return scale, zero, "uint8"
-    name = str(zero.dtype)
-    return scale, zero, {"float8_e4m3fn": "float8e4m3fn", "float8_e5m2": "float8e5m2"}.get(name, name)
+        return np.zeros(()), np.ones(())
+    return scale, zero

@@ -15,7 +15,7 @@ import onnx
 from nm2trt.errors import ModelError
 from nm2trt.graph.storage.model import Model
 
-__all__ = ["CONSTANT", "Scope", "State", "node_name", "visible", "walk"]
+__all__ = ["CONSTANT", "Scope", "State", "inner_outputs", "node_name", "visible", "walk"]
 
 # Bounds that no real model reaches: a file that needs more is built to exhaust its reader.
 _MOST_NODES = 2_000_000
@@ -161,6 +161,27 @@ def walk(model: Model) -> Iterator[tuple[Scope, onnx.NodeProto]]:
                 _turn_by_turn(scope, node, body),
             )
             stack.append((inner, iter(inner.nodes)))
+
+
+def inner_outputs(scope: Scope, node: onnx.NodeProto) -> list[tuple[Scope, list[str]]]:
+    """Return the scopes where an If or a call of a local function makes its outputs, with their names there.
+
+    Args:
+        scope: Where the node stands; `walk` has yielded it, so that functions are known to end.
+        node: The node; any other has none.
+    """
+    function = next((f for f in scope.model.proto.functions if (f.domain, f.name) == _call(node)[:2]), None)
+    if function is not None:
+        return [(_function_scope(scope, node, function), list(function.output))]
+    if node.op_type != "If" or node.domain not in ("", "ai.onnx"):
+        return []
+    return [
+        (
+            _graph_scope(scope.model, body, f"{scope.label(node)}/{name}/", scope, f"an input of {name}"),
+            [value.name for value in body.output],
+        )
+        for name, body in _bodies(node)
+    ]
 
 
 _Call = tuple[str, str, str]

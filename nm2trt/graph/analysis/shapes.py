@@ -1,19 +1,16 @@
-"""Multiply-accumulates of each weight's consumer, from shapes that onnx infers without the weights."""
+"""Shapes and element types of a model's values, which onnx infers without the weights."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 import onnx
 from onnx import TensorProto
 
-from nm2trt.graph.analysis.weight_operands import Consumer, consumers
 from nm2trt.graph.storage.model import Model
-from nm2trt.nm.verdict import WeightVerdict
 
-__all__ = ["Shapes", "infer_shapes", "infer_types", "macs", "with_macs"]
+__all__ = ["Shapes", "infer_body_types", "infer_shapes", "infer_types"]
 
 Shapes = Mapping[str, tuple[int | None, ...]]
 
@@ -53,7 +50,34 @@ def infer_types(model: Model) -> Mapping[str, int]:
     return types
 
 
+def infer_body_types(model: Model) -> Mapping[str, int]:
+    """Return the element types of the values inside bodies of If, Loop and Scan, where they are known.
+
+    Two bodies may use one name; the types of the last one stand then.
+    """
+    types: dict[str, int] = {}
+    graphs = [graph for node in _light(model, None).node for graph in _bodies_of(node)]
+    while graphs:
+        body = graphs.pop()
+        for value in [*body.value_info, *body.input, *body.output]:
+            if value.type.tensor_type.elem_type:
+                types[value.name] = int(value.type.tensor_type.elem_type)
+        types.update({tensor.name: int(tensor.data_type) for tensor in body.initializer})
+        graphs += [graph for node in body.node for graph in _bodies_of(node)]
+    return types
+
+
+def _bodies_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    return [g for a in node.attribute for g in ([a.g] if a.HasField("g") else list(a.graphs))]
+
+
 def _inferred(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> list[onnx.ValueInfoProto]:
+    graph = _light(model, inputs)
+    return [*graph.value_info, *graph.input, *graph.output]
+
+
+def _light(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> onnx.GraphProto:
+    """Return the graph without its weights, with all types and shapes that onnx infers."""
     light = onnx.ModelProto(ir_version=model.proto.ir_version)
     light.opset_import.extend(model.proto.opset_import)
     light.functions.extend(model.proto.functions)
@@ -76,51 +100,9 @@ def _inferred(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> list[
         if sparse.values.name not in given:
             graph.input.append(_typed_value(sparse.values.name, sparse.values.data_type, sparse.dims))
     try:
-        graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
-    except Exception:  # inference is a courtesy of the format: without it MACs are simply not known
-        graph = light.graph
-    return [*graph.value_info, *graph.input, *graph.output]
-
-
-def macs(consumer: Consumer, weight_shape: tuple[int, ...], axis: int, shapes: Shapes) -> int | None:
-    """Return multiply-accumulates of one inference; a free batch counts as 1, other free sizes give None."""
-    if consumer.scope.name:
-        return None  # a body may run any number of times
-    if consumer.operator == "ConvTranspose":
-        # Every input element meets every weight of its channel.
-        moving = shapes.get(consumer.node.input[0])
-        repeats = _product(moving, skip={1})
-        return None if repeats is None else repeats * math.prod(weight_shape)
-    output = shapes.get(consumer.node.output[0]) if consumer.node.output else None
-    size = _product(output, skip=set())
-    if size is None:
-        return None
-    if len(weight_shape) >= 3 and consumer.operator in _CONVOLUTIONS:
-        return size * math.prod(weight_shape[1:])
-    return size * weight_shape[axis]
-
-
-def with_macs(
-    model: Model, verdicts: Sequence[WeightVerdict], inputs: Mapping[str, Sequence[int]]
-) -> tuple[WeightVerdict, ...]:
-    """Return the verdicts with the multiply-accumulates that their consumers do at these input shapes.
-
-    Args:
-        model: The model that was judged.
-        verdicts: What `verify` found out of it.
-        inputs: Shape of every input that has free sizes.
-    """
-    shapes = infer_shapes(model, inputs)
-    operands = {(operand.label, operand.input_index): operand for operand in consumers(model)}
-    counted = []
-    for verdict in verdicts:
-        index = verdict.facts.constant_input_index if verdict.facts is not None else -1
-        operand = operands.get((verdict.consumer, index))
-        if operand is None or verdict.axis is None:
-            counted.append(verdict)
-        else:
-            counted.append(replace(verdict, macs=macs(operand, verdict.shape, verdict.axis, shapes)))
-    return tuple(counted)
+        return onnx.shape_inference.infer_shapes(light, data_prop=True).graph
+    except Exception:  # inference is a courtesy of the format: without it shapes are simply not known
+        return light.graph
 
 
 def _fix_inputs(graph: onnx.GraphProto, inputs: Mapping[str, Sequence[int]]) -> None:
@@ -132,16 +114,3 @@ def _fix_inputs(graph: onnx.GraphProto, inputs: Mapping[str, Sequence[int]]) -> 
 
 def _typed_value(name: str, dtype: int, dims: Iterable[int]) -> onnx.ValueInfoProto:
     return onnx.helper.make_tensor_value_info(name, dtype, list(dims))
-
-
-_CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "QLinearConv", "FusedConv", "NhwcFusedConv"})
-
-
-def _product(shape: tuple[int | None, ...] | None, *, skip: set[int]) -> int | None:
-    if shape is None:
-        return None
-    sizes = [1 if size is None and position == 0 else size for position, size in enumerate(shape)]
-    known = [size for position, size in enumerate(sizes) if position not in skip and size is not None]
-    if len(known) + len(skip) < len(sizes):
-        return None
-    return math.prod(known)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from nm2trt.backends.ort import open_onnx
 from nm2trt.calibration.ranges import Ranges, calibrate
@@ -18,71 +20,32 @@ from nm2trt.calibration.stream import SampleStream
 from nm2trt.compare import OutputDifference
 from nm2trt.errors import DifferenceError, InputError, ModelError
 from nm2trt.files import check_output
-from nm2trt.graph.analysis.shapes import infer_types
+from nm2trt.graph.analysis.shapes import infer_shapes, infer_types
 from nm2trt.graph.cast.cast_nodes import Casts
-from nm2trt.graph.cast.cast_plan import CastTensor, KeptNode, PrecisionPlan
+from nm2trt.graph.cast.cast_plan import PrecisionPlan
 from nm2trt.graph.cast.cast_rules import LOW, Low
+from nm2trt.graph.cast.report import CastReport
+from nm2trt.graph.cast.trial import TRIAL, trial_overflows
+from nm2trt.graph.cast.value_bounds import ValueBounds
 from nm2trt.graph.edit.node_inserter import Inserter
 from nm2trt.graph.execute.half_precision_emulation import rounded_in_float32
 from nm2trt.graph.execute.output_comparison import Agreement, Reference, run_reference
 from nm2trt.graph.execute.range_probes import model_hash, observable
 from nm2trt.graph.storage.model import Model, load, metadata, opset
 from nm2trt.graph.storage.save import embed, refuse_data_file, refuse_same_file, save
-from nm2trt.graph.storage.stage_metadata import LineageEntry, Relation, record
+from nm2trt.graph.storage.stage_metadata import LineageEntry, record
 from nm2trt.graph.verify.mask_lineage import check_descent
 from nm2trt.graph.verify.verify_model import VerifyReport, verify_model
 from nm2trt.nm.plan import METADATA_KEY, Plan
 
 __all__ = ["CastReport", "cast_model"]
 
+# One batch: what the model was fed, and what it gave.
+_Run: TypeAlias = tuple[Mapping[str, npt.NDArray[Any]], Mapping[str, npt.NDArray[Any]]]
+
 _OPSET_OF_TYPED_SCALES = 19
 _OPSET_OF_BF16 = 13
-
-
-@dataclass(frozen=True, slots=True)
-class CastReport:
-    """What `cast_model` did.
-
-    Args:
-        model: The model that was read.
-        output: The model that was written.
-        to: "fp16" or "bf16".
-        cast_nodes: Nodes that compute in that type.
-        kept: Nodes that stay in float32, and why.
-        casts: Cast nodes that were added.
-        tensors: Stored tensors in which rounding overflows, loses digits or makes zeros.
-        overflowing: Values that calibration saw beyond the type's range, with their largest magnitude.
-        samples: Calibration samples; 0 where there was no calibration.
-        differences: How far each output is from the float32 model's.
-        comparison: How outputs were compared, or why not.
-        notes: What else there is to know, one sentence each.
-        parent_mask_sha256: Mask hash of the model that was read.
-        mask_sha256: Mask hash of the model that was written.
-        relation: "equal", or "subset" when rounding added zeros.
-    """
-
-    model: str
-    output: str
-    to: str
-    cast_nodes: int
-    kept: tuple[KeptNode, ...]
-    casts: int
-    tensors: tuple[CastTensor, ...]
-    overflowing: Mapping[str, float]
-    samples: int
-    differences: tuple[OutputDifference, ...]
-    comparison: str
-    notes: tuple[str, ...]
-    parent_mask_sha256: str
-    mask_sha256: str
-    relation: Relation
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
-        lists = ("kept", "tensors", "differences")
-        plain = {name: getattr(self, name) for name in self.__slots__ if name not in lists}
-        plain["overflowing"], plain["notes"] = dict(self.overflowing), list(self.notes)
-        return {**plain, **{name: [asdict(item) for item in getattr(self, name)] for name in lists}}
+_UNRELATED = 0.5
 
 
 def cast_model(
@@ -131,21 +94,16 @@ def cast_model(
     _check_scales(model)
     _check_opset(model, low)
     editor, types = Inserter(model, to), infer_types(model)
-    plan = PrecisionPlan(editor, types, low, keep, {})
-    first: list[tuple[Any, Any]] = []
-    overflowing: dict[str, float] = {}
-    if samples is not None:
-        ranges = _calibrate(source, plan.low_values(), samples, cache, first)
-        largest = {value: ranges.largest(value) for value in ranges.low}
-        overflowing = {value: top for value, top in largest.items() if top > low.largest}
-        plan = PrecisionPlan(editor, types, low, keep, overflowing)
+    reference = run_reference(source) if compare and samples is None else None
+    plan, overflowing, first = _planned(source, editor, types, low, keep, samples, cache, reference)
     work = Casts(editor, plan, types, low, io=io)
     work.run()
     parent = verify_model(source)
     finals = editor.finish()
     work.retype(finals)
     embed(model)
-    reference = _reference(source, first) if compare else None
+    if compare and reference is None:
+        reference = Reference(*first) if first is not None else run_reference(source)
     agreement = [Agreement((), "outputs were not compared: not asked for")]
     written: list[VerifyReport] = []
 
@@ -156,7 +114,7 @@ def cast_model(
         weights = {row.weight for row in report.weights}
         record(after.proto, entry, _plan(model, finals, work.renamed, weights))
         if reference is not None:
-            agreement[0] = _compare(reference, after, low, work.made_low, io=io)
+            agreement[0] = _compare(reference, after, low, work.made_low)
         written.append(report)
 
     save(model, target, external=editor.stored_externally(list(finals.values())), finish=finish)
@@ -172,7 +130,7 @@ def cast_model(
         samples=0 if samples is None else samples.count,
         differences=agreement[0].differences,
         comparison=agreement[0].sentence,
-        notes=tuple(_notes(model, low)),
+        notes=(*_notes(model, low), *_doubts(agreement[0].differences)),
         parent_mask_sha256=parent.mask_sha256,
         mask_sha256=written[0].mask_sha256,
         relation="equal" if parent.mask_sha256 == written[0].mask_sha256 else "subset",
@@ -199,44 +157,71 @@ def _check_scales(model: Model) -> None:
         )
 
 
-def _calibrate(
+def _planned(
     source: Path,
-    values: Sequence[str],
-    samples: SampleStream,
+    editor: Inserter,
+    types: Mapping[str, int],
+    low: Low,
+    keep: Sequence[str],
+    samples: SampleStream | None,
     cache: Path | None,
-    first: list[tuple[Any, Any]],
-) -> Ranges:
+    reference: Reference | None,
+) -> tuple[PrecisionPlan, dict[str, float], _Run | None]:
+    """Decide what is cast: by samples, or by the graph and a trial on random inputs."""
+    if samples is not None:
+        plan = PrecisionPlan(editor, types, low, keep, {})
+        ranges, first = _calibrate(source, plan.low_values(), samples, cache)
+        overflowing = {v: ranges.largest(v) for v in ranges.low if ranges.largest(v) > low.largest}
+        return PrecisionPlan(editor, types, low, keep, overflowing), overflowing, first
+    bounds = ValueBounds(editor, infer_shapes(editor.model)) if low.name == "fp16" else None
+    plan = PrecisionPlan(editor, types, low, keep, {}, bounds=bounds)
+    if reference is None or reference.sentence or low.name != "fp16":
+        return plan, {}, None
+    overflowing = trial_overflows(source, plan.low_values(), reference.feeds, low.largest)
+    if overflowing:
+        plan = PrecisionPlan(editor, types, low, keep, overflowing, bounds=bounds, seen_in=TRIAL)
+    return plan, overflowing, None
+
+
+def _calibrate(
+    source: Path, values: Sequence[str], samples: SampleStream, cache: Path | None
+) -> tuple[Ranges, _Run | None]:
+    """Return every value's range, and the first batch with the outputs it gave."""
     seen = observable(source, values, whole=False)
     given = {value.name for value in load(source, leave_weights=True).proto.graph.output}
-    return calibrate(
+    first: list[_Run] = []
+    ranges = calibrate(
         lambda: open_onnx(seen.data, weights_folder=seen.weights_folder),
         seen.observed,
         samples,
         model_sha256=model_hash(source),
         cache=cache,
         first=lambda feeds, outputs: first.append((feeds, {name: outputs[name].copy() for name in given})),
+        infinite=True,
     )
+    return ranges, first[0] if first else None
 
 
-def _reference(source: Path, first: Sequence[tuple[Any, Any]]) -> Reference:
-    return Reference(*first[0]) if first else run_reference(source)
-
-
-def _compare(reference: Reference, after: Model, low: Low, made_low: set[str], *, io: bool) -> Agreement:
+def _compare(reference: Reference, after: Model, low: Low, made_low: set[str]) -> Agreement:
     if reference.sentence:
         return Agreement((), reference.sentence)
-    graph = after.proto.graph
-    if io or any(v.type.tensor_type.elem_type == low.onnx for v in [*graph.input, *graph.output]):
-        return Agreement((), f"outputs were not compared: inputs or outputs are {low.name}")
+    feeds = {name: _readable(array, low) for name, array in reference.feeds.items()}
     rounded = rounded_in_float32(after, frozenset(made_low), low.onnx)
     try:
-        found = reference.compare(rounded, required=False)
+        found = Reference(feeds, reference.outputs).compare(
+            rounded, required=False, alive=(low.epsilon, low.floor)
+        )
     except DifferenceError as error:
         raise DifferenceError(
             f"{error}; give samples (--calib) that show which values overflow {low.name}, or name nodes to "
             "keep in float32 (--keep); nothing was written"
         ) from error
     return Agreement(found.differences, f"compared in float32 arithmetic, each value rounded to {low.name}")
+
+
+def _readable(array: npt.NDArray[Any], low: Low) -> npt.NDArray[Any]:
+    """Return an input of the lower type as float32, in which the comparison runs."""
+    return array.astype(np.float32) if array.dtype == low.dtype else array
 
 
 def _plan(
@@ -249,6 +234,15 @@ def _plan(
     plan = Plan.from_json(text)
     known = {entry.weight for entry in plan}
     return plan.renamed({old: new for old, new in names.items() if old in known}, weights)
+
+
+def _doubts(differences: Sequence[OutputDifference]) -> list[str]:
+    return [
+        f"output {item.name!r} has a cosine of {item.cosine_text} to the original's: give samples (--calib), "
+        "or keep nodes in float32 (--keep)"
+        for item in differences
+        if item.elements and (item.cosine is None or item.cosine < _UNRELATED)
+    ]
 
 
 def _notes(model: Model, low: Low) -> list[str]:

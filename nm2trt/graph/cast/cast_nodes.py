@@ -62,7 +62,12 @@ class Casts:
                 self.cast_nodes += 1
                 self.made_low.update(node.output[slot] for slot in plan.outputs[index])
         if not self.cast_nodes:
-            raise ModelError(f"{editor.model.name} has no float32 node to cast to {self._low.name}")
+            kept = plan.kept()
+            why = f": {kept[0].operator} {kept[0].node!r} stays, since {kept[0].reason}" if kept else ""
+            more = f", and {len(kept) - 1} more stay" if len(kept) > 1 else ""
+            raise ModelError(
+                f"{editor.model.name} has no float32 node to cast to {self._low.name}{why}{more}"
+            )
         already = self._drop_old_casts(live)
         readings = [
             (index, slot, name)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,8 @@ from nm2trt.graph.analysis.constant_values import Opaque, direct_initializer, ev
 from nm2trt.graph.analysis.numpy_operators import cast_array
 from nm2trt.graph.analysis.scopes import Scope
 from nm2trt.graph.cast.cast_rules import Low, keep_reason, low_slots
+from nm2trt.graph.cast.report import CastTensor, KeptNode, body_nodes
+from nm2trt.graph.cast.value_bounds import ValueBounds
 from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.storage.model import opset
 from nm2trt.graph.storage.tensors import iter_elements
@@ -33,52 +34,6 @@ _FOLLOWS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class KeptNode:
-    """One node that stays in float32.
-
-    Args:
-        node: Its name.
-        operator: Its type.
-        reason: Why.
-    """
-
-    node: str
-    operator: str
-    reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class CastTensor:
-    """What rounding does to one stored tensor.
-
-    Args:
-        name: Its name.
-        size: Elements.
-        largest: Largest magnitude before.
-        overflow: Elements beyond the type's largest number.
-        subnormal: Elements that lose digits, since they are below its smallest normal number.
-        lost: Non-zero elements that become zero.
-        cast: Whether it was cast; a tensor that overflows is not.
-    """
-
-    name: str
-    size: int
-    largest: float
-    overflow: int
-    subnormal: int
-    lost: int
-    cast: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
-
-
 class PrecisionPlan:
     """Decides for every node of the main graph.
 
@@ -87,7 +42,9 @@ class PrecisionPlan:
         types: Element type of each value, by ONNX's numbers, where it is known.
         low: The type to cast to.
         keep: Globs on names of nodes, or types of operators, that stay in float32.
-        overflowing: Values that calibration saw beyond the type's range, with their largest magnitude.
+        overflowing: Values that were seen beyond the type's range, with their largest magnitude.
+        bounds: Magnitudes expected of the graph's values; None if samples show them.
+        seen_in: What showed `overflowing`, for the reason.
 
     Raises:
         InputError: A glob matches nothing.
@@ -101,6 +58,9 @@ class PrecisionPlan:
         low: Low,
         keep: Sequence[str],
         overflowing: Mapping[str, float],
+        *,
+        bounds: ValueBounds | None = None,
+        seen_in: str = "calibration",
     ) -> None:
         self._editor, self._types, self._low = editor, types, low
         self._opset = opset(editor.model.proto) or 0
@@ -111,7 +71,9 @@ class PrecisionPlan:
         self._check_globs(keep)
         for index, node in editor.live():
             self._look(index, node, keep)
-        self._keep_overflowing(overflowing)
+        self._keep_overflowing(overflowing, seen_in)
+        if bounds is not None:
+            self._keep_growing(bounds)
         self._keep_constants()
         self._follow()
 
@@ -132,12 +94,13 @@ class PrecisionPlan:
         return list(found)
 
     def kept(self) -> list[KeptNode]:
-        """Return the nodes that stay in float32 and could be cast, in the order of the graph."""
-        return [
+        """Return the nodes that stay in float32 and could be cast, in the graph's order, bodies' last."""
+        found = [
             KeptNode(self._editor.label(index), self._editor.nodes[index].op_type, reason)
             for index, reason in sorted(self.reasons.items())
             if index in self.inputs
         ]
+        return [*found, *body_nodes(self._editor, self._types, self._low)]
 
     def _constant(self, value: str) -> bool:
         return self._editor.scope.state(value).kind == "constant"
@@ -172,9 +135,24 @@ class PrecisionPlan:
         elif reason := keep_reason(node.op_type, self._low):
             self.reasons[index] = reason
 
-    def _keep_overflowing(self, overflowing: Mapping[str, float]) -> None:
+    def _keep_growing(self, bounds: ValueBounds) -> None:
+        """Keep what makes and reads squares and sums in float32 until they are back in the type's range."""
+        for index, node in self._editor.live():
+            if index not in self.inputs:
+                continue
+            touched = [node.output[slot] for slot in self.outputs[index]]
+            touched += [node.input[slot] for slot in self.inputs[index]]
+            for value in touched:
+                if not self._constant(value) and bounds.largest(value) > self._low.largest:
+                    top = bounds.largest(value)
+                    self.reasons.setdefault(
+                        index,
+                        f"{value!r} may reach {top:.1g}, beyond {self._low.largest:g}: it squares or sums",
+                    )
+
+    def _keep_overflowing(self, overflowing: Mapping[str, float], seen_in: str) -> None:
         for value, largest in overflowing.items():
-            reason = f"{value!r} reached {largest:.4g} in calibration"
+            reason = f"{value!r} reached {largest:.4g} in {seen_in}"
             for index in self._around(value):
                 self.reasons.setdefault(index, reason)
 

@@ -28,6 +28,8 @@ class Low:
         dtype: numpy's dtype of one element.
         largest: The largest finite number.
         smallest: The smallest normal number.
+        epsilon: Relative distance between 1 and the next number.
+        floor: Magnitude under which an output may round to zero on the way.
     """
 
     name: Target
@@ -36,10 +38,21 @@ class Low:
     dtype: np.dtype[np.generic]
     largest: float
     smallest: float
+    epsilon: float
+    floor: float
 
 
 LOW: Mapping[str, Low] = {
-    "fp16": Low("fp16", TensorProto.FLOAT16, "tensor(float16)", np.dtype(np.float16), 65504.0, 2.0**-14),
+    "fp16": Low(
+        "fp16",
+        TensorProto.FLOAT16,
+        "tensor(float16)",
+        np.dtype(np.float16),
+        65504.0,
+        2.0**-14,
+        2.0**-10,
+        1e-5,
+    ),
     "bf16": Low(
         "bf16",
         TensorProto.BFLOAT16,
@@ -47,6 +60,8 @@ LOW: Mapping[str, Low] = {
         np.dtype(ml_dtypes.bfloat16),
         2.0**128 - 2.0**120,
         2.0**-126,
+        2.0**-7,
+        1e-30,
     ),
 }
 
@@ -60,7 +75,7 @@ _BOTH: tuple[Target, ...] = ("fp16", "bf16")
 KEEP: Mapping[str, tuple[str, tuple[Target, ...]]] = {
     **dict.fromkeys(("Exp", "Pow", "Sinh", "Cosh", "Tan", "Reciprocal", "Softplus"), (_GROWS, ("fp16",))),
     "Log": ("small numbers that fp16 rounds to zero have no logarithm", ("fp16",)),
-    **dict.fromkeys(("HardSwish", "Mish", "ConvTranspose"), (_REFUSED, ("bf16",))),
+    **dict.fromkeys(("HardSwish", "Mish", "ConvTranspose", "GRU"), (_REFUSED, ("bf16",))),
     "LogSoftmax": ("the logarithm of a small probability loses its digits", _BOTH),
     **dict.fromkeys(
         ("ReduceSum", "ReduceMean", "ReduceL1", "ReduceLogSum", "ReduceLogSumExp", "ReduceProd", "CumSum"),

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from nm2trt.graph.analysis.pinned_values import all_names
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.tensors import read_tensor
 
@@ -20,30 +21,35 @@ def rounded_in_float32(model: Model, low_values: frozenset[str], low: int) -> Mo
     """Return a model that gives what the lower one does where products are summed in float32.
 
     Args:
-        model: The model in the lower type; its inputs and outputs are of other types.
+        model: The model in the lower type. Inputs and outputs of that type are float32 in the result.
         low_values: The values that its nodes make in the lower type.
         low: ONNX's number of that type.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     graph = proto.graph
-    listed = {value.name: value for value in graph.input}
+    for value in [*graph.input, *graph.output]:
+        if value.type.tensor_type.elem_type == low:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+    taken = all_names(graph)
     for tensor in graph.initializer:
         if tensor.data_type == low:
             array = read_tensor(tensor, model.root).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-            if tensor.name in listed:
-                listed[tensor.name].type.tensor_type.elem_type = TensorProto.FLOAT
     del graph.value_info[:]
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         copy = onnx.NodeProto.FromString(node.SerializeToString())
         nodes.append(copy)
+        for attribute in copy.attribute:
+            if attribute.HasField("t") and attribute.t.data_type == low:
+                array = read_tensor(attribute.t, model.root).astype(np.float32)
+                attribute.t.CopyFrom(numpy_helper.from_array(array, attribute.t.name))
         cast_to_low = node.op_type == "Cast" and any(a.name == "to" and a.i == low for a in node.attribute)
         for slot, name in enumerate(node.output):
             if not cast_to_low and name not in low_values:
                 continue
-            raw, rounded = f"{name}/raw", f"{name}/rounded"
+            raw, rounded = _free(f"{name}/raw", taken), _free(f"{name}/rounded", taken)
             copy.output[slot] = rounded if cast_to_low else raw
             if not cast_to_low:
                 nodes.append(helper.make_node("Cast", [raw], [rounded], to=low))
@@ -51,3 +57,10 @@ def rounded_in_float32(model: Model, low_values: frozenset[str], low: int) -> Mo
     del graph.node[:]
     graph.node.extend(nodes)
     return Model(proto, None, model.root)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name

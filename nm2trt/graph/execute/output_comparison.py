@@ -25,7 +25,7 @@ from nm2trt.files import atomic_path
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.save import all_tensors
 
-__all__ = ["Agreement", "Reference", "lowest_type", "run_graph", "run_reference"]
+__all__ = ["Agreement", "Reference", "lowest_type", "require_alive", "run_graph", "run_reference"]
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 
@@ -33,6 +33,7 @@ Feeds = Mapping[str, npt.NDArray[Any]]
 _FREE_SIZES = (64, 224, 32, 128, 16, 8, 1)
 _BATCH = 2
 _MOST_FLIPPED = 0.01
+_FREE_SIZED = frozenset({"NonZero", "NonMaxSuppression", "Unique", "Compress", "If", "Loop"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +63,18 @@ class Reference:
     outputs: Feeds
     sentence: str = ""
 
-    def compare(self, after: Model, *, required: bool = True) -> Agreement:
+    def compare(
+        self, after: Model, *, required: bool = True, alive: tuple[float, float] | None = None
+    ) -> Agreement:
         """Run the changed model on the same inputs.
 
         Args:
             after: The model; external data lies in its `root`.
-            required: Raise where outputs differ too much; otherwise only where one is NaN or infinite that
-                was not.
+            required: Raise if outputs differ too much; otherwise only if one is NaN or infinite that was not.
+                An output whose size depends on the data, as that of NonMaxSuppression, is never held to a
+                tolerance: rounding may add or drop a row.
+            alive: Relative precision, and the magnitude that may round to zero: raise if an output becomes
+                all zero or constant and was not.
 
         Raises:
             DifferenceError: An output differs by more than its dtype allows.
@@ -78,15 +84,56 @@ class Reference:
         if self.sentence:
             return Agreement((), self.sentence)
         outputs = run_graph(after, self.feeds)
-        differences = compare_outputs(outputs, self.outputs)
+        free = data_dependent(after.proto.graph)
+        differences = compare_outputs(outputs, self.outputs, free_size=free)
+        if alive is not None:
+            require_alive(self.outputs, outputs, epsilon=alive[0], floor=alive[1])
         if not required:
             return Agreement(tuple(differences))
         for item in differences:
-            if np.dtype(item.dtype).kind != "f":
+            if np.dtype(item.dtype).kind != "f" and item.name not in free:
                 _require_equal(item.name, outputs[item.name], self.outputs[item.name])
-        floats = [item for item in differences if np.dtype(item.dtype).kind == "f"]
+        floats = [d for d in differences if np.dtype(d.dtype).kind == "f" and d.name not in free]
         require_close(floats, dtype=lowest_type(after.proto), what="before and after")
         return Agreement(tuple(differences))
+
+
+def data_dependent(graph: onnx.GraphProto) -> frozenset[str]:
+    """Return the outputs that come after an operator whose result's size depends on the data."""
+    found: set[str] = set()
+    for node in graph.node:  # in topological order, as the format requires
+        if node.op_type in _FREE_SIZED or not found.isdisjoint(node.input):
+            found.update(node.output)
+    return frozenset(value.name for value in graph.output if value.name in found)
+
+
+def require_alive(before: Feeds, after: Feeds, *, epsilon: float, floor: float) -> None:
+    """Raise when an output is all zero or constant, and the original's is not.
+
+    Args:
+        before: The original's outputs.
+        after: The changed model's.
+        epsilon: Relative precision that the changed model computes in.
+        floor: Magnitude that it may round to zero.
+
+    Raises:
+        DifferenceError: An output is dead.
+    """
+    for name, array in before.items():
+        original, changed = (np.asarray(a, np.float64) for a in (array, after[name]))
+        if array.dtype.kind != "f" or original.size < 2 or changed.size < 2:
+            continue
+        finite = original[np.isfinite(original)]
+        top = float(np.abs(finite).max(initial=0.0))
+        spread = float(np.ptp(finite)) if finite.size else 0.0
+        if top > floor and not changed.any():
+            raise DifferenceError(f"output {name!r} becomes all zero, and reaches {top:.3g} in the original")
+        # Numbers that differ by no more than a few roundings may all round to one.
+        if spread > floor and spread > 16 * epsilon * top and np.ptp(changed) == 0:
+            raise DifferenceError(
+                f"output {name!r} becomes the constant {changed.flat[0]:.3g}, and varies by {spread:.3g} in "
+                "the original"
+            )
 
 
 def run_reference(source: Path) -> Reference:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from nm2trt.graph.analysis.constant_values import Source, main_source
+from nm2trt.graph.analysis.constant_values import Source
 from nm2trt.graph.analysis.numpy_operators import Opaque
 from nm2trt.graph.analysis.scopes import Scope, walk
 from nm2trt.graph.analysis.weight_operands import Consumer, consumers
@@ -75,9 +75,7 @@ def stored_weights(model: Model) -> list[StoredWeight]:
     """
     groups: dict[str, list[tuple[Consumer, Source | None]]] = {}
     for consumer in consumers(model):
-        source = main_source(consumer.scope, consumer.value)
-        name = consumer.scope.name + consumer.value if source is None else source.scope.name + source.name
-        groups.setdefault(name, []).append((consumer, source))
+        groups.setdefault(consumer.weight_name, []).append((consumer, consumer.source))
     readers = Readers(model)
     return [StoredWeight(name, tuple(group), readers) for name, group in groups.items()]
 

@@ -25,7 +25,7 @@ import onnx
 from nm2trt.errors import InputError
 from nm2trt.graph.analysis.constant_values import main_source
 from nm2trt.graph.analysis.kernel_chains import Chain, Wiring
-from nm2trt.graph.analysis.qdq_islands import MOVERS
+from nm2trt.graph.analysis.quantised_values import MOVERS
 from nm2trt.graph.analysis.weight_operands import Consumer, consumers
 from nm2trt.graph.edit.editor import Editor
 

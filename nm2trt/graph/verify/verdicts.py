@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nm2trt.graph.analysis.constant_values import Source, direct_initializer, main_source
+from nm2trt.graph.analysis.constant_values import Source
+from nm2trt.graph.analysis.multiply_accumulates import macs
 from nm2trt.graph.analysis.numpy_operators import Opaque
 from nm2trt.graph.analysis.qdq_islands import Island
-from nm2trt.graph.analysis.shapes import Shapes, macs
+from nm2trt.graph.analysis.quantised_values import dequantised
+from nm2trt.graph.analysis.shapes import Shapes
 from nm2trt.graph.analysis.weight_operands import Consumer
-from nm2trt.graph.storage.tensors import ElementType, element_type
+from nm2trt.graph.storage.tensors import ElementType
 from nm2trt.graph.verify.group_counts import Finding, ReadWeight, count_groups, read_weight
 from nm2trt.nm.axes import OnnxWeight, onnx_weight
 from nm2trt.nm.eligibility import WeightFacts, judge
@@ -51,16 +53,22 @@ class Judge:
         Raises:
             ModelError: A stored tensor is damaged.
         """
-        source = main_source(consumer.scope, consumer.value)
-        name = consumer.scope.name + consumer.value if source is None else source.scope.name + source.name
-        entry = self.plan.get(name)
-        case = _Case(consumer, source, name, self._wanted(entry))
+        sources = consumer.sources
+        names = tuple(source.scope.name + source.name for source in sources)
+        name = names[0] if names else consumer.weight_name
+        entry = self._entry((name, *names[1:]))
+        case = _Case(consumer, sources[0] if sources else None, name, names[1:], self._wanted(entry))
         try:
             if consumer.state.kind != "constant":
                 raise Opaque(consumer.state.why)
             return self._traced(case, entry)
         except Opaque as why:
             return _untraceable(case, str(why))
+
+    def _entry(self, names: tuple[str, ...]) -> PlanEntry | None:
+        """Return the plan's entry; a part of a Concat that the plan wants sparse binds the whole."""
+        found = [self.plan[name] for name in names if name in self.plan]
+        return next((entry for entry in found if entry.pattern is not None), found[0] if found else None)
 
     def _wanted(self, entry: PlanEntry | None) -> NMPattern | None:
         if entry is None:
@@ -122,6 +130,7 @@ class Judge:
             basis=eligible.basis if status == "holds" else "",
             facts=facts,
             node=_parsed_name(consumer),
+            parts=case.parts,
         )
 
     def _pattern_answer(
@@ -189,6 +198,7 @@ class _Case:
     consumer: Consumer
     source: Source | None
     name: str
+    parts: tuple[str, ...]
     wanted: NMPattern | None
 
 
@@ -215,6 +225,7 @@ def _untraceable(case: _Case, why: str) -> WeightVerdict:
         sentence=why,
         source="",
         node=_parsed_name(case.consumer),
+        parts=case.parts,
     )
 
 
@@ -241,26 +252,5 @@ def _computed_in(consumer: Consumer, weight: ReadWeight) -> str:
 
 def _quantised_type(consumer: Consumer, value: str) -> str | None:
     """Return the element type that a value was dequantised from, or None when it was not."""
-    for _ in range(8):
-        owner = consumer.scope.owner(value)
-        node = owner[0].producers.get(owner[1]) if owner is not None else None
-        if owner is None or node is None:
-            return None
-        if node.op_type == "DequantizeLinear":
-            tensor = direct_initializer(owner[0], node.input[0])
-            if tensor is not None:
-                return element_type(tensor).name
-            zero = direct_initializer(owner[0], node.input[2]) if len(node.input) > 2 else None
-            return element_type(zero).name if zero is not None else "uint8"
-        if node.op_type not in (
-            "Identity",
-            "Transpose",
-            "Reshape",
-            "Squeeze",
-            "Unsqueeze",
-            "Flatten",
-            "MaxPool",
-        ):
-            return None
-        value = node.input[0]
-    return None
+    found = dequantised(consumer.scope, value)
+    return None if found is None else found.dtype

@@ -108,11 +108,30 @@ class VerifyReport:
         """
         if fail_on not in FAIL_ON:
             raise InputError(f"{fail_on!r} is not one of {', '.join(FAIL_ON)}")
-        return [verdict for verdict in self.weights if _fails(verdict, fail_on)]
+        planned = {entry.weight for entry in (self.plan.sparse if self.plan else ())}
+        return [
+            verdict
+            for verdict in self.weights
+            if _fails(verdict, fail_on, planned=not planned.isdisjoint((verdict.weight, *verdict.parts)))
+        ]
+
+    @property
+    def judged(self) -> int:
+        """Number of verdicts that say something of the weight's pattern: all but untraceable ones."""
+        return sum(verdict.pattern != "untraceable" for verdict in self.weights)
+
+    @property
+    def blind(self) -> bool:
+        """Whether the model has weights and none of them could be judged."""
+        return bool(self.weights) and not self.judged
 
     def passed(self, fail_on: FailOn = "broken") -> bool:
-        """Tell whether the model passes; planned weights that are missing fail every gate but "none"."""
-        return fail_on == "none" or not (self.failures(fail_on) or self.missing)
+        """Tell whether the model passes.
+
+        Planned weights that are missing fail every gate but "none", and so does a model with weights of which
+        none could be judged.
+        """
+        return fail_on == "none" or not (self.failures(fail_on) or self.missing or self.blind)
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
@@ -122,6 +141,7 @@ class VerifyReport:
             "weights": [verdict.to_json() for verdict in self.weights],
             "missing": list(self.missing),
             "counts": self.counts,
+            "judged": self.judged,
             "summary": self.summary.to_json(),
             "mask_sha256": self.mask_sha256,
             "recorded_mask_sha256": self.recorded_mask_sha256,
@@ -161,11 +181,14 @@ def verify_model(
     judge_one = Judge(asked, plan, _rounding(as_dtype), infer_shapes(model), islands)
     found = [judge_one(operand) for operand in operands]
     planned = {entry.weight for entry in plan or ()}
-    seen = {verdict.weight for verdict in found}
+    seen = {name for verdict in found for name in (verdict.weight, *verdict.parts)}
     missing = tuple(e.weight for e in (plan.sparse if plan else ()) if e.weight not in seen)
     if plan is not None and not missing:
         # Every planned weight is accounted for, so that one the plan does not name was never to be sparse.
-        found = [_unplanned(verdict) if verdict.weight not in planned else verdict for verdict in found]
+        found = [
+            _unplanned(verdict) if planned.isdisjoint((verdict.weight, *verdict.parts)) else verdict
+            for verdict in found
+        ]
     return VerifyReport(
         model=str(model.path or ""),
         pattern=asked or DEFAULT_PATTERN,
@@ -201,16 +224,21 @@ def _unplanned(verdict: WeightVerdict) -> WeightVerdict:
     )
 
 
-def _fails(verdict: WeightVerdict, fail_on: FailOn) -> bool:
+def _fails(verdict: WeightVerdict, fail_on: FailOn, *, planned: bool) -> bool:
+    """Tell whether a verdict fails a gate.
+
+    Args:
+        verdict: The verdict.
+        fail_on: The gate.
+        planned: Whether the plan wants the weight, or a part of it, sparse.
+    """
     if fail_on == "none":
         return False
-    if verdict.pattern == "broken" or (
-        verdict.pattern == "untraceable" and verdict.wanted and fail_on == "any"
-    ):
+    if verdict.pattern == "broken" or (verdict.pattern == "untraceable" and planned):
         return True
     if fail_on == "ineligible":
         return verdict.pattern == "holds" and verdict.eligible != "yes"
-    return fail_on == "any" and (verdict.pattern != "dense-by-plan") and verdict.eligible != "yes"
+    return fail_on == "any" and verdict.pattern != "dense-by-plan" and verdict.eligible != "yes"
 
 
 def _summarise(model: Model, verdicts: Iterable[WeightVerdict]) -> Summary:

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 __all__ = ["full", "is_sharded", "local", "local_part", "plain_copy", "shard_like"]
 
 
+_CHECKPOINTED = "_checkpoint_wrapped_module"
+
+
 def is_sharded(tensor: Tensor) -> bool:
     """Tell whether a tensor is a DTensor, without importing torch.distributed for those that are not."""
     return hasattr(tensor, "full_tensor")
@@ -61,6 +64,11 @@ class _Rebuild:
     def module(self, sharded: nn.Module) -> nn.Module:
         if id(sharded) in self._modules:
             return self._modules[id(sharded)]
+        inner = sharded._modules.get(_CHECKPOINTED)
+        if (
+            inner is not None
+        ):  # an activation checkpoint's wrapper renames keys by hooks, which are not carried over
+            return self.module(inner)
         cls = _plain_class(sharded)
         plain: nn.Module = cls.__new__(cls)
         nn.Module.__init__(plain)

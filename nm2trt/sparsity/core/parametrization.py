@@ -10,7 +10,7 @@ before an optimizer step. All state that a resumed run needs is in the model's o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -225,26 +225,40 @@ class SparseWeight(nn.Module):
         """Return the method's own numbers, for `SparseSession.report`."""
         return {}
 
-    def saved(self) -> dict[str, Tensor]:
-        """Return what a state_dict holds beside parameters and persistent buffers."""
-        # The pattern is always there: a plain model refuses the key, and with it the dense master weights.
-        pattern = torch.tensor([self.pattern.n, self.pattern.m])
-        if self.mask_follows_weight and not self.has_schedule(self.options):
-            return {"pattern": pattern}
-        return {"pattern": pattern, "updates": torch.tensor(self.updates)}
+    def get_extra_state(self) -> Tensor:
+        """Return N, M, the steps taken and what `progress` adds: float64 (3 + k,).
+
+        It stands under torch's own key, which torch.distributed.checkpoint knows, and which a plain model
+        refuses, and with it the dense master weights.
+        """
+        return torch.tensor(
+            [self.pattern.n, self.pattern.m, self.updates, *self.progress()], dtype=torch.float64
+        )
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take back the steps, where the method depends on them, and what `progress` returned."""
+        _, _, updates, *progress = state.tolist()
+        if not self.mask_follows_weight or self.has_schedule(self.options):
+            self.updates = int(updates)
+        self.restore_progress(progress)
+
+    def progress(self) -> tuple[float, ...]:
+        """Return numbers that the rest of the run depends on, besides the steps taken."""
+        return ()
+
+    def restore_progress(self, progress: Sequence[float]) -> None:
+        """Take back what `progress` returned."""
 
     def known_keys(self) -> set[str]:
         """Return every key that a state of this method may have."""
-        return {*self.saved(), *self._parameters, *self._persistent_buffers()}
+        return {"_extra_state", *self._parameters, *self._persistent_buffers()}
 
     def needed_keys(self, saved: Mapping[str, Tensor]) -> set[str]:  # noqa: ARG002 - for methods with two forms
         """Return the keys without which a state of this method is not whole."""
-        return {*self._parameters, *self._persistent_buffers()}
+        return self.known_keys()
 
-    def restore(self, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Take back what `saved` returned, and return parameters and buffers that only it implies."""
-        if "updates" in saved:
-            self.updates = int(saved["updates"])
+    def implied(self, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:  # noqa: ARG002 - as above
+        """Return parameters and buffers that other keys of a saved state imply."""
         return {}
 
     def start_again(self, weight: Tensor) -> None:
@@ -266,10 +280,6 @@ class SparseWeight(nn.Module):
     def _persistent_buffers(self) -> set[str]:
         return set(self._buffers) - self._non_persistent_buffers_set
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination.update({prefix + key: value for key, value in self.saved().items()})
-
     def _load_from_state_dict(
         self,
         state_dict: dict[str, Any],
@@ -284,10 +294,9 @@ class SparseWeight(nn.Module):
         if not own:  # a dense checkpoint, or one without this layer
             return
         self._check_state(own, prefix)
-        implied = self.restore(own)
-        for key in set(own) - set(self._parameters) - self._persistent_buffers():
+        for key in set(own) - SparseWeight.known_keys(self):
             del state_dict[prefix + key]
-        state_dict.update({prefix + key: value for key, value in implied.items()})
+        state_dict.update({prefix + key: value for key, value in self.implied(own).items()})
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
@@ -305,9 +314,8 @@ class SparseWeight(nn.Module):
                 f"the state of {name} lacks {', '.join(sorted(lacking))}, which {self.nm2trt_method!r} "
                 "keeps: it was saved by another method; sparsify with that one, or load only its dense keys"
             )
-        saved = own.get("pattern")
-        if saved is not None and tuple(saved.tolist()) != (self.pattern.n, self.pattern.m):
-            n, m = saved.tolist()
+        n, m = (int(value) for value in own["_extra_state"][:2])
+        if (n, m) != (self.pattern.n, self.pattern.m):
             raise SparsifyError(
                 f"the state of {name} was saved with the pattern {n}:{m}, the model is attached with "
                 f"{self.pattern}; sparsify with pattern={f'{n}:{m}'!r}"

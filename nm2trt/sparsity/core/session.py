@@ -187,6 +187,10 @@ class SparseSession:
                 weight.sparse.refresh(weight.original)
         self._hooks.warn_again()
 
+    def dense_state_dict(self) -> dict[str, Any]:
+        """Return the model's state under the dense model's keys: the dense master weights, without zeros."""
+        return state_keys.dense_keys(self.model.state_dict())
+
     def report(self) -> dict[str, Any]:
         """Return SAD, sparsity and the method's own numbers, by layer and in all, as a plain dict."""
         return report(self.plan, self.step, [(w.name, w.sparse, self._anchors[w.name]) for w in self.weights])

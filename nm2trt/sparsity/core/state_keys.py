@@ -1,17 +1,16 @@
-"""One set of keys for dense and attached models.
+"""Keys of attached models: a dense checkpoint loads, and a dense state can be had back.
 
-torch names a parametrised weight `conv.parametrizations.weight.original`. Here an attached model saves it
-as `conv.weight`, as a dense model does, and loads it from there. What a method keeps besides (scores, a
-mask that no longer follows the weight) stays under `conv.parametrizations.weight.0.`, so that any key
-with `.parametrizations.` in it belongs to the method and every other key to the dense model.
+An attached model saves torch's own names, `conv.parametrizations.weight.original` for the dense weight and
+`conv.parametrizations.weight.0.` for what a method keeps: the names lead to the tensors, as
+torch.distributed.checkpoint needs, and a plain model refuses them. `conv.weight` of a dense model loads too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from nm2trt.sparsity.core.parametrization import SparseWeight
@@ -29,25 +28,28 @@ def sparse_weights(module: nn.Module) -> Iterator[tuple[str, ParametrizationList
 
 
 def install(module: nn.Module) -> list[Any]:
-    """Map a layer's keys when a state is saved or loaded; returns the handles that undo it."""
+    """Map a dense model's keys when a state is loaded into a layer; returns the handles that undo it."""
     # Hooks are plain functions that are given the module: a deepcopy of the model keeps working ones.
     return [
-        module.register_state_dict_post_hook(_save_plain_keys),  # type: ignore[no-untyped-call]
         module.register_load_state_dict_pre_hook(_load_plain_keys),  # type: ignore[no-untyped-call]
         module.register_load_state_dict_post_hook(_after_load),  # type: ignore[no-untyped-call]
     ]
 
 
-def dense_keys(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Keep what a dense model knows; `dense.load_state_dict(dense_keys(attached.state_dict()))` is strict."""
-    return {key: value for key, value in state_dict.items() if "parametrizations" not in key.split(".")}
+def dense_keys(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an attached model's state under a dense model's keys: the dense master weights, without zeros.
 
-
-def _save_plain_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, _metadata: Any) -> None:
-    for name, _, _ in sparse_weights(module):
-        original = f"{prefix}parametrizations.{name}.original"
-        if original in state_dict:
-            state_dict[prefix + name] = state_dict.pop(original)
+    A model with spatial branches (SpRe) needs `SparseSession.dense_state_dict`, which knows its BatchNorms.
+    """
+    found = {}
+    for key, value in state_dict.items():
+        layer, middle, rest = key.rpartition("parametrizations.")
+        name = rest.partition(".")[0]
+        if not middle or f"{layer}{middle}{name}.0._extra_state" not in state_dict:
+            found[key] = value
+        elif rest == f"{name}.original":
+            found[layer + name] = value
+    return found
 
 
 def _load_plain_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_unused: Any) -> None:

@@ -92,6 +92,10 @@ def _bits(count: int) -> int:
     return max(0, count - 1).bit_length()
 
 
+def _among_processes() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def _to_groups(tensor: Tensor, m: int, axis: int) -> Tensor:
     return tensor.movedim(axis, -1).reshape(-1, m)
 
@@ -272,22 +276,16 @@ class LbcWeight(SparseWeight):
         """Return how many candidates a group are left."""
         return {"survivors": self._survivors}
 
-    def saved(self) -> dict[str, Tensor]:
-        """Return pattern and steps, and at the end the packed winners in place of scores and survivors."""
-        winner = {"winner": pack_winners(self.alive)} if self._survivors == 1 else {}
-        return {**super().saved(), **winner}
-
     def known_keys(self) -> set[str]:
         """Return every key that a state may have."""
         return {*super().known_keys(), "winner"}
 
     def needed_keys(self, saved: Mapping[str, Tensor]) -> set[str]:
         """Return scores and survivors, or the winner in their place."""
-        return {"winner"} if "winner" in saved else super().needed_keys(saved)
+        return {"winner", "_extra_state"} if "winner" in saved else super().known_keys()
 
-    def restore(self, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def implied(self, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Unpack the winners."""
-        super().restore(saved)
         if "winner" not in saved:
             return {}
         groups, count = self.alive.shape
@@ -296,16 +294,17 @@ class LbcWeight(SparseWeight):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self._survivors == 1:
+        # torch.distributed.checkpoint asks for a fresh model's keys: among processes they stay the same.
+        if self._survivors == 1 and not _among_processes():
             del destination[f"{prefix}scores"], destination[f"{prefix}alive"]
+            destination[f"{prefix}winner"] = pack_winners(self.alive)
 
     def _settle(self, left: int) -> None:
         """Note how many survive; at the last one the scores are no longer trained."""
         self._survivors = left
         self.learning = left > 1
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         # DDP and FSDP wait for the gradient of every parameter that they were built with.
-        if not distributed:
+        if not _among_processes():
             self.scores.requires_grad_(left > 1)
             self.scores.grad = None if left == 1 else self.scores.grad
 

@@ -19,7 +19,7 @@ the decay's e-foldings: below about 1 the decay does nothing, and the method is 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -117,6 +117,8 @@ class SteWeight(SparseWeight):
         frozen_for = share_in_steps("freeze", options.freeze, total) if options.freeze else 0
         self._last_change = total - frozen_for if frozen_for else None
         super().__init__(weight, pattern, axis=axis, options=options, total_steps=total_steps)
+        if options.freeze:  # a frozen mask is in no weight; the state has the same keys all through the run
+            self.register_buffer("mask", self.mask)
 
     @classmethod
     def has_schedule(cls, options: Any) -> bool:
@@ -158,21 +160,6 @@ class SteWeight(SparseWeight):
         """Return how many of each M are kept during a ramp, and whether the mask is frozen."""
         found: dict[str, float] = {"kept_of_m": self._kept()} if self._ramp_end else {}
         return found if self._last_change is None else {**found, "frozen": self.frozen}
-
-    def saved(self) -> dict[str, Tensor]:
-        """Return the base's state, and a frozen mask."""
-        return {**super().saved(), **({"mask": self.mask} if self.frozen else {})}
-
-    def known_keys(self) -> set[str]:
-        """Return every key that a state may have."""
-        return {*super().known_keys(), "updates", "mask"} if self.has_schedule(self.options) else {"pattern"}
-
-    def restore(self, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Take back steps and a frozen mask."""
-        super().restore(saved)
-        if "mask" in saved:
-            self.mask.copy_(saved["mask"])
-        return {}
 
     def _kept(self) -> int:
         return kept_of_m(self.pattern, self.updates, self._ramp_end) if self._ramp_end else self.pattern.n
@@ -235,22 +222,14 @@ class SrSteWeight(SteWeight):
         self._peak = counters.get("peak", 0.0)
         self.efoldings = counters.get("efoldings")
 
-    def saved(self) -> dict[str, Tensor]:
-        """Return the base's state, and under "auto" what the decay has reached, on which the rest depends."""
-        if self.options.lambda_w != "auto":
-            return super().saved()
-        decay = torch.tensor([self.efoldings or 0.0, self._peak], dtype=torch.float64)
-        return {**super().saved(), "decay": decay}
+    def progress(self) -> tuple[float, ...]:
+        """Return what the decay has reached, on which "auto" depends."""
+        return (self.efoldings or 0.0, self._peak) if self.options.lambda_w == "auto" else ()
 
-    def known_keys(self) -> set[str]:
-        """Return every key that a state may have."""
-        return {*super().known_keys(), *(("decay",) if self.options.lambda_w == "auto" else ())}
-
-    def restore(self, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Take back the base's state and the decay's."""
-        if "decay" in saved:
-            self.efoldings, self._peak = (float(value) for value in saved["decay"])
-        return super().restore(saved)
+    def restore_progress(self, progress: Sequence[float]) -> None:
+        """Take back what `progress` returned."""
+        if self.options.lambda_w == "auto" and progress:
+            self.efoldings, self._peak = progress
 
     def start_again(self, weight: Tensor) -> None:
         """Return to the first step."""

@@ -34,7 +34,6 @@ from nm2trt.sparsity.spre.options import SpReFixedWeight, SpReOptions, SpReWeigh
 
 __all__ = ["SpReSession", "start"]
 
-_OWN_KEYS = "parametrizations.spre."
 _SHOWN_REASONS = 4
 
 
@@ -90,7 +89,6 @@ class SpReSession(SparseSession):
         self.options = options
         self._total_steps = total_steps
         self._handles: list[Any] = [
-            model.register_state_dict_post_hook(_save_plain_keys),  # type: ignore[no-untyped-call]
             model.register_load_state_dict_pre_hook(_load_plain_keys),  # type: ignore[no-untyped-call]
             model.register_load_state_dict_post_hook(_after_load),  # type: ignore[no-untyped-call]
         ]
@@ -178,6 +176,18 @@ class SpReSession(SparseSession):
             for handle in self._handles:
                 handle.remove()
         return finished
+
+    def dense_state_dict(self) -> dict[str, Any]:
+        """Return the model's state under the dense model's keys; the second branches are left out."""
+        found = super().dense_state_dict()
+        for name, block in _blocks(self.model):
+            for key in [key for key in found if key.startswith(f"{name}.")]:
+                value, rest = found.pop(key), key.removeprefix(f"{name}.")
+                if rest.startswith("main."):
+                    found[f"{name}.{rest.removeprefix('main.')}"] = value
+                elif rest.startswith("main_norm."):
+                    found[f"{block.norm_name}.{rest.removeprefix('main_norm.')}"] = value
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Return the base's state, and how often the spatial masks flipped."""
@@ -282,34 +292,18 @@ def _replace(model: nn.Module, name: str, new: nn.Module) -> None:
     setattr(model.get_submodule(parent), child, new)
 
 
-def _save_plain_keys(root: nn.Module, state_dict: dict[str, Any], prefix: str, _metadata: Any) -> None:
-    """Name the main branch and its BatchNorm as the dense model does; the rest belongs to the method."""
-    for name, block in _blocks(root):
-        inside = f"{prefix}{name}." if name else prefix
-        for key in [key for key in state_dict if key.startswith(inside)]:
-            rest = key.removeprefix(inside)
-            if rest.startswith("main_norm."):
-                new = f"{prefix}{block.norm_name}.{rest.removeprefix('main_norm.')}"
-            elif rest.startswith("main."):
-                new = inside + rest.removeprefix("main.")
-            else:
-                new = f"{inside}{_OWN_KEYS}{rest}"
-            state_dict[new] = state_dict.pop(key)
-
-
 def _load_plain_keys(root: nn.Module, state_dict: dict[str, Any], prefix: str, *_unused: Any) -> None:
+    """Give a dense model's keys to the main branch and its BatchNorm; keys of attached models stay."""
     for name, block in _blocks(root):
         inside, norm = f"{prefix}{name}.", f"{prefix}{block.norm_name}."
-        block.loads_dense = f"{inside}{_OWN_KEYS}branch.weight" not in state_dict
+        block.loads_dense = f"{inside}branch.weight" not in state_dict
+        if not block.loads_dense:
+            continue
         for key in [key for key in state_dict if key.startswith((inside, norm))]:
-            if key.startswith(norm):
-                new = f"{inside}main_norm.{key.removeprefix(norm)}"
-            else:
-                rest = key.removeprefix(inside)
-                own = rest.startswith(_OWN_KEYS)
-                new = inside + (rest.removeprefix(_OWN_KEYS) if own else f"main.{rest}")
-            state_dict[new] = state_dict.pop(key)
-        if block.loads_dense and any(key.startswith(inside) for key in state_dict):
+            branch = "main_norm" if key.startswith(norm) else "main"
+            rest = key.removeprefix(norm if branch == "main_norm" else inside)
+            state_dict[f"{inside}{branch}.{rest}"] = state_dict.pop(key)
+        if any(key.startswith(inside) for key in state_dict):
             state_dict.update({inside + key: value for key, value in block.own_state().items()})
 
 

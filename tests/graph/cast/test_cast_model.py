@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 import nm2trt
 from nm2trt.cli import main
-from nm2trt.errors import DifferenceError, InputError, ModelError
+from nm2trt.errors import InputError, ModelError
 from nm2trt.graph.cast.cast_rules import KEEP, LOW, low_slots
 from nm2trt.graph.storage.model import load
 from nm2trt.graph.storage.stage_metadata import read_lineage
@@ -212,12 +212,6 @@ def test_values_that_calibration_shows_to_overflow_stay(tmp_path):
     assert np.isfinite(run(model, feeds)[0]).all()
 
 
-def test_without_calibration_the_overflow_is_found_when_outputs_are_compared(tmp_path):
-    with pytest.raises(DifferenceError, match=r"NaN or infinity where the reference has not.*give samples"):
-        cast(growing(), tmp_path)
-    assert not (tmp_path / "c.onnx").exists()
-
-
 def test_nodes_and_operators_are_kept_by_name(tmp_path):
     report, _ = cast(residual_net(), tmp_path, keep=["stem*", "Gemm"])
     assert [node.node for node in report.kept] == ["stem", "stem.relu", "y"]
@@ -375,17 +369,15 @@ def test_an_fp16_island_of_the_file_stays_one(tmp_path):
     assert run(out, feeds)[0] == pytest.approx(run(model, feeds)[0], rel=0.02, abs=0.1)
 
 
-def test_a_model_that_gives_fp16_already_is_cast_and_not_compared(tmp_path):
+def test_a_model_that_gives_fp16_already_is_cast_and_compared(tmp_path):
     b = Builder()
     b.conv("x", "y", 8, 8)
     b.node("Cast", ["y"], "half", to=HALF)
     model = b.model("y", more=["half"])
     model.graph.output[1].type.tensor_type.elem_type = HALF
     report, out = cast(model, tmp_path)
-    assert (report.differences, report.comparison) == (
-        (),
-        "outputs were not compared: inputs or outputs are fp16",
-    )
+    assert [item.name for item in report.differences] == ["y", "half"]
+    assert all(item.max_relative < 0.01 for item in report.differences)
     for one, other in zip(run(out, {"x": samples()}), run(model, {"x": samples()}), strict=True):
         assert one.dtype == other.dtype
         assert one == pytest.approx(other, rel=0.01, abs=0.05)

@@ -12,7 +12,6 @@ import nm2trt
 from nm2trt.errors import SparsifyError
 from nm2trt.nm.mask import check
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.sparsity.core.state_keys import dense_keys
 from nm2trt.sparsity.sparsify import sparsify
 from nm2trt.sparsity.spre import spatial_mask as spatial
 from nm2trt.sparsity.spre.branches import SpatialBranches, TwoBranches
@@ -387,12 +386,12 @@ def test_dense_checkpoint_loads_and_comes_back():
             if tensor.is_floating_point():
                 tensor.copy_(torch.rand_like(tensor) + 0.1)
     attached = net()
-    sparsify(attached, method="spre", seed=0)
+    sparse = sparsify(attached, method="spre", seed=0)
     attached.load_state_dict(dense.state_dict())
     wanted = spatial.spatial_mask(dense.conv1.weight, TWO_FOUR)
     assert torch.equal(attached.conv1.spatial[0, 0], wanted)
     back = net()
-    back.load_state_dict(dense_keys(attached.state_dict()))
+    back.load_state_dict(sparse.dense_state_dict())
     for key, value in dense.state_dict().items():
         assert torch.equal(back.state_dict()[key], value), key
 

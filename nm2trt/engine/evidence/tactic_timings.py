@@ -1,0 +1,114 @@
+"""Tactic timings and layer lines of TensorRT's verbose build log, as 8.x and 10.x write them.
+
+    --------------- Timing Runner: conv0 + relu0 (CaskConvolution[0x80000009])
+    Tactic Name: sm80_xmma_fprop_... Tactic: 0x5deb29b7a8e275f7 Time: 0.0521752
+    >>>>>>>>>>>>>>> Chose Runner Type: CaskConvolution Tactic: 0x5deb29b7a8e275f7
+    Layer(CaskConvolution): conv0 + relu0, Tactic: 0x5deb29b7a8e275f7, x (Half[8,64,56,56]) -> y (...)
+
+Until 8.4 the kernel's name comes on a line of its own (`conv0 Set Tactic Name: K Tactic: 0x..`), its time on
+the next (`Tactic: 0x.. Time: T`). The wording is that of the strings in TensorRT 8.6.0's library and of
+public logs of 8.0, 8.2, 8.6 and 10.4. A timing that the timing cache answers leaves no line: then the kernel
+is known only if another layer timed the same tactic.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from nm2trt.engine.evidence.evidence import Autotuned, LayerRecord, is_sparse_kernel
+from nm2trt.engine.evidence.layer_names import onnx_nodes
+
+__all__ = ["TacticTimings", "faster"]
+
+_RUNNER = "--------------- Timing Runner: "
+_ID = r"Tactic: (?P<id>(?:0x)?-?[0-9a-fA-F]+)"
+_NAMED = re.compile(rf"Tactic Name: (?P<kernel>\S+) {_ID}(?:.*? Time: (?P<ms>\S+))?")
+_TIMED = re.compile(rf"^\s*{_ID}(?:.*? Time: (?P<ms>\S+))")
+_LAYER = re.compile(r"^\s*Layer\((?P<kind>\w+)\): ")
+_LAYER_TACTIC = re.compile(rf", {_ID}(?:,|$)")
+
+
+@dataclass(slots=True)
+class TacticTimings:
+    """What the lines that were taken say; `records` and `timed` tell it."""
+
+    _runner: str = ""
+    _best: dict[str, Autotuned] = field(default_factory=dict)
+    _kernels: dict[tuple[str, str], str] = field(default_factory=dict)
+    _by_id: dict[str, set[str]] = field(default_factory=dict)
+    _layers: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def take(self, line: str) -> None:
+        """Read one line, without its logger's prefix."""
+        if _RUNNER in line:
+            layer, _, runner = line.partition(_RUNNER)[2].rstrip().rpartition(" (")
+            # Reformatting has no products, and its layer is named after two tensors.
+            self._runner = "" if runner.startswith("Reformat") else layer
+            return
+        if "Tactic" not in line:
+            return
+        kind = _LAYER.match(line)
+        if kind is not None:
+            self._layer(line[kind.end() :], kind["kind"])
+        elif self._runner:
+            self._timing(line)
+
+    def timed(self) -> tuple[Autotuned, ...]:
+        """Return the fastest sparse and dense time of every layer that was timed."""
+        return tuple(self._best.values())
+
+    def records(self) -> Iterator[LayerRecord]:
+        """Yield the engine's layers, each with its kernel's name where a timing told it."""
+        for kind, name, tactic in self._layers:
+            yield LayerRecord(name, kind, onnx_nodes(name), self._kernel(name, tactic))
+
+    def _timing(self, line: str) -> None:
+        found = _NAMED.search(line) or _TIMED.match(line)
+        if found is None:
+            return
+        known = found.groupdict()
+        tactic, kernel, ms = known["id"], known.get("kernel"), known["ms"]
+        if kernel is not None:
+            self._kernels[self._runner, tactic] = kernel
+            self._by_id.setdefault(tactic, set()).add(kernel)
+        if ms is not None:
+            self._time(self._kernels.get((self._runner, tactic), ""), ms)
+
+    def _time(self, kernel: str, text: str) -> None:
+        try:
+            ms = float(text)
+        except ValueError:
+            return
+        if not 0 < ms < math.inf:
+            return  # the tactic failed
+        sparse, dense = (ms, None) if is_sparse_kernel(kernel) else (None, ms)
+        new = Autotuned(self._runner, onnx_nodes(self._runner), sparse, dense)
+        known = self._best.get(self._runner)
+        self._best[self._runner] = new if known is None else faster(known, new)
+
+    def _layer(self, text: str, kind: str) -> None:
+        found = _LAYER_TACTIC.search(text)
+        if found is not None:
+            self._layers.append((kind, text[: found.start()], found["id"]))
+
+    def _kernel(self, layer: str, tactic: str) -> str:
+        own = self._kernels.get((layer, tactic))
+        if own is not None:
+            return own
+        alike = self._by_id.get(tactic, set())
+        return next(iter(alike)) if len(alike) == 1 else ""
+
+
+def faster(one: Autotuned, other: Autotuned) -> Autotuned:
+    """Return the fastest time of each kind, of two timings of one layer."""
+
+    def least(a: float | None, b: float | None) -> float | None:
+        known = [value for value in (a, b) if value is not None]
+        return min(known) if known else None
+
+    return Autotuned(
+        one.layer, one.nodes, least(one.sparse_ms, other.sparse_ms), least(one.dense_ms, other.dense_ms)
+    )

@@ -1,0 +1,159 @@
+"""Weights whose final values only a run decides: chosen, scaled or patched by an input.
+
+An expert picked by a router (Gather), one of two matrices (Where, If), a matrix times a scale that is an
+input (Mul, DequantizeLinear): stored numbers are multiplied, and no file can say which. `stored_behind`
+follows such a value back to the stored tensor that carries its numbers; an activation gives None.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx
+
+from nm2trt.graph.analysis.constant_values import Source, main_source
+from nm2trt.graph.analysis.numpy_operators import MOVES
+from nm2trt.graph.analysis.scopes import Scope, inner_outputs
+from nm2trt.graph.analysis.shapes import Shapes
+
+__all__ = ["StoredBehind", "is_matrix", "stored_behind"]
+
+# Their first input carries the numbers; the others say which, where to, or by what.
+_FIRST_CARRIES = frozenset(
+    {
+        *MOVES,
+        *"""Cast CastLike QuantizeLinear DequantizeLinear GatherElements GatherND ScatterElements ScatterND
+        Scatter Compress Trilu Clip Abs Neg Sqrt Reciprocal Sign Exp Log Tanh Sigmoid Relu LeakyRelu Erf Round
+        Floor Ceil DepthToSpace SpaceToDepth Softmax CumSum ReverseSequence Upsample Resize""".split(),
+    }
+) - {"Concat"}
+_BINARY = frozenset("Mul Div Add Sub Pow Max Min Mod PRelu BitwiseAnd".split())
+_ALL_CARRY = frozenset({"Concat", "Sum", "Mean"})
+_CHOOSERS = frozenset({"Gather", "GatherND", "GatherElements", "Compress"})
+# What a weight is never stored as.
+_NO_WEIGHT = frozenset({"bool", "int64", "int32", "uint64", "uint32", "string", "unknown"})
+_DEEPEST = 64
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBehind:
+    """The stored tensor behind a value that depends on an input.
+
+    Args:
+        scope: Where the carrying value stands.
+        value: Its name there: a constant.
+        why: The clause that says which node makes it depend on an input.
+        whole: Whether a choice leaves at least a matrix; a row of a table, as of an embedding, is not one.
+    """
+
+    scope: Scope
+    value: str
+    why: str
+    whole: bool = True
+
+
+def is_matrix(source: Source | None) -> bool:
+    """Tell whether a stored tensor may be a weight: numbers, with two dimensions larger than one."""
+    return source is not None and source.dtype not in _NO_WEIGHT and sum(s > 1 for s in source.shape) >= 2
+
+
+def stored_behind(
+    scope: Scope, value: str, shapes: Callable[[], Shapes], depth: int = 0
+) -> StoredBehind | None:
+    """Return the stored tensor that carries the numbers of a value; None for an activation.
+
+    Args:
+        scope: Where the value is read.
+        value: Its name.
+        shapes: Returns the shapes of the main graph's values, asked for only where a scale has to be told
+            from an activation.
+        depth: Nodes followed so far.
+    """
+    owner = scope.owner(value)
+    if owner is None or depth > _DEEPEST:
+        return None
+    where, name = owner
+    state = where.states[name]
+    if state.kind in ("constant", "opaque"):
+        return StoredBehind(where, name, state.why)
+    node = where.producers.get(name)
+    if node is None:
+        return None
+    found = _through(where, node, name, shapes, depth + 1)
+    if found is None or found.why:
+        return found
+    why = f"{node.op_type} at {where.label(node)} decides it while the model runs: {state.why}"
+    return StoredBehind(found.scope, found.value, why, found.whole)
+
+
+def _through(
+    scope: Scope, node: onnx.NodeProto, name: str, shapes: Callable[[], Shapes], depth: int
+) -> StoredBehind | None:
+    inner = inner_outputs(scope, node)
+    if inner:
+        place = list(node.output).index(name)
+        found = [
+            stored_behind(body, outputs[place], shapes, depth) if place < len(outputs) else None
+            for body, outputs in inner
+        ]
+        return _largest(found) if all(found) else None
+    if node.domain not in ("", "ai.onnx"):
+        return None
+    if node.op_type in _FIRST_CARRIES and node.input:
+        return _chosen(node, stored_behind(scope, node.input[0], shapes, depth))
+    if node.op_type == "Where" or node.op_type in _ALL_CARRY:
+        inputs = node.input[1:] if node.op_type == "Where" else node.input
+        found = [stored_behind(scope, item, shapes, depth) for item in inputs]
+        return _largest(found) if all(found) else None
+    if node.op_type in _BINARY and len(node.input) == 2:
+        return _scaled(scope, node, shapes, depth)
+    return None
+
+
+def _chosen(node: onnx.NodeProto, found: StoredBehind | None) -> StoredBehind | None:
+    if found is None or node.op_type not in _CHOOSERS:
+        return found
+    source = main_source(found.scope, found.value)
+    whole = source is not None and sum(size > 1 for size in source.shape) >= 3
+    return StoredBehind(found.scope, found.value, found.why, found.whole and whole)
+
+
+def _scaled(
+    scope: Scope, node: onnx.NodeProto, shapes: Callable[[], Shapes], depth: int
+) -> StoredBehind | None:
+    """Tell a weight times a scale from an activation times one: the larger of the two is what is scaled."""
+    sides = [stored_behind(scope, item, shapes, depth) for item in node.input]
+    if all(sides):
+        return _largest(sides)
+    found = sides[0] or sides[1]
+    if found is None:
+        return None
+    source = main_source(found.scope, found.value)
+    if source is None or not is_matrix(source):
+        return None
+    size = _elements(scope, node.input[1 if sides[0] else 0], shapes)
+    if size is None:
+        return found if node.op_type in ("Mul", "Div") else None
+    return found if size <= math.prod(source.shape) else None
+
+
+def _elements(scope: Scope, value: str, shapes: Callable[[], Shapes]) -> int | None:
+    """Return how many elements a value has, a free size counting as many; None where nothing says."""
+    owner = scope.owner(value)
+    shape = shapes().get(owner[1]) if owner is not None and owner[0].name == "" else None
+    if shape is None:
+        return None
+    return math.prod(1 << 31 if size is None else size for size in shape)
+
+
+def _largest(found: list[StoredBehind | None]) -> StoredBehind | None:
+    def size(item: StoredBehind) -> int:
+        source = main_source(item.scope, item.value)
+        return 0 if source is None else math.prod(source.shape)
+
+    items = [item for item in found if item is not None]
+    best = max(items, key=size, default=None)
+    why = next((item.why for item in items if item.why), "")
+    return None if best is None else StoredBehind(best.scope, best.value, why, best.whole)

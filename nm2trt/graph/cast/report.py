@@ -1,0 +1,148 @@
+"""What `cast` says that it did: nodes that stay in float32, stored tensors, and the whole report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import onnx
+from onnx import TensorProto
+
+from nm2trt.compare import OutputDifference
+from nm2trt.graph.analysis.scopes import node_name
+from nm2trt.graph.analysis.shapes import infer_body_types
+from nm2trt.graph.cast.cast_rules import Low, low_slots
+from nm2trt.graph.edit.editor import Editor
+from nm2trt.graph.storage.model import opset
+from nm2trt.graph.storage.stage_metadata import Relation
+
+__all__ = ["CastReport", "CastTensor", "KeptNode", "body_nodes"]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptNode:
+    """One node that stays in float32.
+
+    Args:
+        node: Its name.
+        operator: Its type.
+        reason: Why.
+    """
+
+    node: str
+    operator: str
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class CastTensor:
+    """What rounding does to one stored tensor.
+
+    Args:
+        name: Its name.
+        size: Elements.
+        largest: Largest magnitude before.
+        overflow: Elements beyond the type's largest number.
+        subnormal: Elements that lose digits, since they are below its smallest normal number.
+        lost: Non-zero elements that become zero.
+        cast: Whether it was cast; a tensor that overflows is not.
+    """
+
+    name: str
+    size: int
+    largest: float
+    overflow: int
+    subnormal: int
+    lost: int
+    cast: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class CastReport:
+    """What `cast_model` did.
+
+    Args:
+        model: The model that was read.
+        output: The model that was written.
+        to: "fp16" or "bf16".
+        cast_nodes: Nodes that compute in that type.
+        kept: Nodes that stay in float32, and why.
+        casts: Cast nodes that were added.
+        tensors: Stored tensors in which rounding overflows, loses digits or makes zeros.
+        overflowing: Values that calibration, or a trial on random inputs, saw beyond the type's range, with
+            their largest magnitude.
+        samples: Calibration samples; 0 where there was no calibration.
+        differences: How far each output is from the float32 model's.
+        comparison: How outputs were compared, or why not.
+        notes: What else there is to know, one sentence each.
+        parent_mask_sha256: Mask hash of the model that was read.
+        mask_sha256: Mask hash of the model that was written.
+        relation: "equal", or "subset" when rounding added zeros.
+    """
+
+    model: str
+    output: str
+    to: str
+    cast_nodes: int
+    kept: tuple[KeptNode, ...]
+    casts: int
+    tensors: tuple[CastTensor, ...]
+    overflowing: Mapping[str, float]
+    samples: int
+    differences: tuple[OutputDifference, ...]
+    comparison: str
+    notes: tuple[str, ...]
+    parent_mask_sha256: str
+    mask_sha256: str
+    relation: Relation
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        lists = ("kept", "tensors")
+        plain = {name: getattr(self, name) for name in self.__slots__ if name not in (*lists, "differences")}
+        plain["differences"] = [item.to_json() for item in self.differences]
+        plain["overflowing"] = {n: top if math.isfinite(top) else None for n, top in self.overflowing.items()}
+        plain["notes"] = list(self.notes)
+        return {**plain, **{name: [asdict(item) for item in getattr(self, name)] for name in lists}}
+
+
+def body_nodes(editor: Editor, types: Mapping[str, int], low: Low) -> Iterator[KeptNode]:
+    """Yield the float32 nodes inside bodies of If, Loop and Scan, which stay as they are.
+
+    Args:
+        editor: The main graph.
+        types: Element type of each of its values, by ONNX's numbers.
+        low: The type that the main graph is cast to.
+    """
+    if not any(_bodies_of(node) for _, node in editor.live()):
+        return
+    version = opset(editor.model.proto) or 0
+    known = {**types, **infer_body_types(editor.model)}
+    for index, holder in editor.live():
+        bodies = list(reversed(_bodies_of(holder)))
+        # A node that the cast added has no label, and no body either.
+        reason = f"it stands in a body of {holder.op_type} {editor.label(index)!r}" if bodies else ""
+        while bodies:
+            for position, node in enumerate(bodies.pop().node):
+                bodies += reversed(_bodies_of(node))
+                slots = low_slots(node, version, low)
+                if slots is None or node.op_type == "Cast":
+                    continue
+                if any(
+                    known.get(node.input[slot]) == TensorProto.FLOAT for slot in slots[0] if node.input[slot]
+                ):
+                    yield KeptNode(node_name(node, position), node.op_type, reason)
+
+
+def _bodies_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    return [g for a in node.attribute for g in ([a.g] if a.HasField("g") else list(a.graphs))]

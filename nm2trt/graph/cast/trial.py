@@ -1,0 +1,64 @@
+"""A trial before a cast: which values leave the type's range on random inputs, or on ones 100 times larger.
+
+On the larger inputs only a value that grows faster than the inputs counts, such as a square or an
+exponential: one that grows with them only says that random inputs were scaled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nm2trt.backends.ort import open_onnx
+from nm2trt.errors import BackendError, DataError, ModelError
+from nm2trt.graph.execute.range_probes import observable
+
+__all__ = ["TRIAL", "trial_overflows"]
+
+TRIAL = "a trial on random inputs, up to 100 times larger"
+_SCALE = 100.0
+# A value that grows by more than this grows faster than its inputs; a square grows by 10,000.
+_FASTER = 10 * _SCALE
+
+
+def trial_overflows(
+    source: Path, values: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]], largest: float
+) -> dict[str, float]:
+    """Return the values that exceed a type's range on these inputs, or on 100 times as large ones.
+
+    Integer inputs stay as they are. A model that ONNX Runtime cannot run so gives nothing.
+
+    Args:
+        source: The float32 ONNX file.
+        values: Values of its main graph.
+        feeds: Inputs that it takes.
+        largest: The type's largest number.
+    """
+    seen = observable(source, values, whole=False)
+    reached: list[dict[str, float]] = []
+    try:
+        with open_onnx(seen.data, weights_folder=seen.weights_folder) as session:
+            for factor in (1.0, _SCALE):
+                scaled = {
+                    name: (array * factor).astype(array.dtype) if array.dtype.kind == "f" else array
+                    for name, array in feeds.items()
+                }
+                outputs, tops = session.run(scaled), dict.fromkeys(values, 0.0)
+                for name, item in seen.observed.items():
+                    # The comparison passes NaN over, which says nothing of the range.
+                    tops[item.value] = max(
+                        tops[item.value], abs(float(np.asarray(outputs[name], np.float64)))
+                    )
+                reached.append(tops)
+    except (BackendError, DataError, ModelError):
+        pass
+    found = {value: top for value, top in reached[0].items() if top > largest} if reached else {}
+    if len(reached) > 1:
+        for value, top in reached[1].items():
+            if top > largest and top > _FASTER * reached[0][value] > 0:
+                found.setdefault(value, top)
+    return found

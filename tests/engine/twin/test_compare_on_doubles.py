@@ -1,0 +1,146 @@
+"""Twins on a driver and engines made for the tests: the ladder is the engine's own, a failing GPU is one sentence."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nm2trt.backends.options import BuildOptions, parse_profiles
+from nm2trt.backends.protocol import TensorSpec
+from nm2trt.engine.build import BuildResult
+from nm2trt.engine.ladder.forecast import forecast
+from nm2trt.engine.ladder.ladder import climb
+from nm2trt.engine.twin.compare import compare_twins
+from nm2trt.errors import BackendError, BackendMissingError
+from tests.backends import gpu_double
+from tests.engine.ladder.test_ladder import DENSE, SPARSE, verdict
+
+NAMES = ("dense", "sparse-off", "sparse-on")
+WEIGHTS = (verdict(macs=300), verdict(macs=100, weight="w1", node="conv1"))
+LOST = 999
+
+
+def built(name):
+    sparsity = "enable" if name == "sparse-on" else "disable"
+    ladder = climb(WEIGHTS, sparsity="enable", builder="trt", targets=("sm86",))
+    return BuildResult(
+        engine=Path(f"net.{name}.engine"), written=True, kind="", model=Path("net.onnx"), backend="trt",
+        backend_version="10.3.0", options=BuildOptions(sparsity=sparsity, profiles=parse_profiles(["x:1x4,2x4,4x4"])),
+        inputs=(TensorSpec("x", "float16", (None, 4)),), outputs=(), ladder=ladder, forecast=forecast(ladder),
+        notes=(), engine_sha256="", engine_bytes=1, parse_ms=1.0, build_ms=1.0, log=(),
+    )  # fmt: skip
+
+
+BUILDS = {name: built(name) for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def driver_path(tmp_path_factory):
+    return gpu_double.compiled(tmp_path_factory.mktemp("driver"))
+
+
+@pytest.fixture
+def driver(driver_path, tmp_path, monkeypatch):
+    return gpu_double.loaded(driver_path, tmp_path, monkeypatch)
+
+
+class Inspected(gpu_double.Module):
+    """The library's module, its inspector and profiler included."""
+
+    class LayerInformationFormat:
+        JSON = "json"
+
+    class IProfiler:
+        pass
+
+
+class InspectedEngine(gpu_double.Engine):
+    """An engine whose inspector tells planted layers, on the context that it is given."""
+
+    text = ""
+
+    def create_engine_inspector(self):
+        return self
+
+    def get_engine_information(self, kind):
+        assert self.execution_context is self.context, "TensorRT for RTX chooses kernels in the context"
+        return self.text
+
+
+class OnDoubles:
+    """A backend whose engines are doubles."""
+
+    name, version = "trt", "10.3.0"
+
+    def __init__(self, driver, *, text="", no_context="", run=lambda driver: None):
+        self.driver, self.text, self.no_context, self.run = driver, text, no_context, run
+
+    def open(self, path, plugins=()):
+        name = path.name.split(".")[1]
+        engine = InspectedEngine(self.driver)
+        engine.text, engine.no_context = self.text, name == self.no_context
+        if name == NAMES[-1]:
+            self.run(self.driver)
+        return gpu_double.session_of(engine, module=Inspected())
+
+
+def layers(*tactics):
+    records = [
+        {"Name": f"conv{index}", "LayerType": "CaskConvolution", "TacticName": tactic}
+        for index, tactic in enumerate(tactics)
+    ]
+    return json.dumps({"Layers": records, "Bindings": []})
+
+
+def compare(backend):
+    return compare_twins(BUILDS, backend, runs=10, warmup=1, **BRIEF)
+
+
+BRIEF = {}
+
+
+def test_the_ladder_is_filled_from_the_engine_that_ran(driver):
+    report = compare(OnDoubles(driver, text=layers(SPARSE, DENSE)))
+    assert report.measured
+    assert [row.chosen.answer for row in report.ladder] == ["yes", "no"]
+    assert report.sparse_share == 0.75
+    assert not any("is not known" in note for note in report.notes)
+    assert [row.chosen.answer for row in BUILDS["sparse-on"].ladder] == ["not measured"] * 2
+    assert gpu_double.held(driver) == [0] * 6
+
+
+def test_an_engine_that_tells_no_tactics_leaves_the_question_open(driver):
+    report = compare(OnDoubles(driver, text=layers("", "")))
+    assert report.sparse_share is None
+    assert any("which kernel was chosen is not known of 2 of 2" in note for note in report.notes)
+
+
+def test_an_inspector_that_writes_no_json_costs_a_note(driver):
+    report = compare(OnDoubles(driver, text='{"Layers": ['))
+    assert report.measured
+    said = "the inspector of trt 10.3.0 was not read: the layer information is no JSON"
+    assert any(said in note for note in report.notes)
+
+
+def test_memory_that_lacks_for_the_third_engine_is_one_sentence(driver):
+    with pytest.raises(BackendError, match=r"the engine sparse-on: TensorRT 10\.3\.0 cannot run") as caught:
+        compare(OnDoubles(driver, no_context="sparse-on"))
+    assert caught.value.exit_status == 4
+    assert "\n" not in str(caught.value)
+    assert gpu_double.held(driver) == [0] * 6
+
+
+def test_a_gpu_that_is_lost_before_the_third_engine_is_one_sentence(driver):
+    with pytest.raises(BackendError, match=r"the engine sparse-on: .*GPU") as caught:
+        compare(OnDoubles(driver, run=lambda driver: driver.lose(LOST)))
+    assert caught.value.exit_status == 4
+
+
+def test_no_gpu_is_no_error(driver):
+    class Missing(OnDoubles):
+        def open(self, path, plugins=()):
+            raise BackendMissingError("running it takes a GPU, and there is none here")
+
+    report = compare(Missing(driver))
+    assert not report.measured
+    assert "takes a GPU" in report.why_not
