@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from nm2trt.pipeline.gain import gain
     from nm2trt.pipeline.infer import infer
     from nm2trt.pipeline.info import info
+    from nm2trt.pipeline.keep_zeros import keep_zeros
+    from nm2trt.pipeline.load_sparse import load_sparse
     from nm2trt.pipeline.probe import probe
     from nm2trt.pipeline.prove import prove
     from nm2trt.pipeline.prune import prune
@@ -48,6 +50,8 @@ __all__ = [
     "gain",
     "infer",
     "info",
+    "keep_zeros",
+    "load_sparse",
     "probe",
     "prove",
     "prune",

@@ -32,7 +32,14 @@ FLOORS = {
         {"edit", "execute", "verify"},
         {"fuse", "permute", "prune", "reconstruct", "cast", "quantize"},
     ],
-    "sparsity": [{"core"}, {"methods"}, {"spre", "fcpts"}, {"registry"}, {"sparsify"}, {"recipe_file"}],
+    "sparsity": [
+        {"core"},
+        {"methods"},
+        {"spre", "fcpts"},
+        {"registry"},
+        {"sparsify"},
+        {"recipe_file", "load_sparse"},
+    ],
     "validation": [
         {"samples", "metrics"},
         {"statistics"},

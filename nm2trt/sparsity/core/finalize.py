@@ -11,13 +11,14 @@ from torch.nn.utils import parametrize
 
 from nm2trt.errors import SparsifyError, SparsityError
 from nm2trt.nm.mask import check
+from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan
 from nm2trt.sparsity.core import state_keys
 from nm2trt.sparsity.core.distributed import full, is_sharded, plain_copy
 from nm2trt.sparsity.core.layer_choice import check_finite
 from nm2trt.sparsity.core.tracked_weight import TrackedWeight
 
-__all__ = ["bake", "make_plain", "refuse_others", "refuse_stale"]
+__all__ = ["bake", "make_plain", "refuse_others", "refuse_stale", "require_pattern"]
 
 
 def refuse_others(weight: TrackedWeight) -> None:
@@ -78,7 +79,8 @@ def bake(model: nn.Module, plan: Plan, weights: Sequence[TrackedWeight]) -> nn.M
             if is_sharded(weight.original):
                 values[weight.name] = values[weight.name].clone()
             values[weight.name].masked_fill_(weight.sparse.mask.logical_not(), 0)
-            _require_pattern(weight, values[weight.name])
+            sparse = weight.sparse
+            require_pattern(weight.name, values[weight.name], sparse.pattern, axis=sparse.axis)
     if any(is_sharded(parameter) for parameter in model.parameters()):
         baked = {(id(s.module), s.tensor): values[w.name] for w in weights for s in w.sites}
         model = plain_copy(model, baked)
@@ -111,10 +113,15 @@ def make_plain(module: nn.Module) -> None:
         module._parameters[name] = module._parameters.pop(name)
 
 
-def _require_pattern(weight: TrackedWeight, values: Tensor) -> None:
-    held = check(values.float().cpu().numpy(), weight.sparse.pattern, axis=weight.sparse.axis)
+def require_pattern(name: str, values: Tensor, pattern: NMPattern, *, axis: int) -> None:
+    """Raise when a whole weight does not hold its pattern.
+
+    Raises:
+        SparsityError: It does not.
+    """
+    held = check(values.float().cpu().numpy(), pattern, axis=axis)
     if not held.holds:
         raise SparsityError(
-            f"{weight.name} breaks {weight.sparse.pattern} in {held.broken} of {held.groups} groups, "
+            f"{name} breaks {pattern} in {held.broken} of {held.groups} groups, "
             f"first at {held.first_broken}; the mask was changed from outside"
         )

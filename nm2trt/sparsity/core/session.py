@@ -14,6 +14,7 @@ from nm2trt.errors import SparsifyError
 from nm2trt.nm.plan import Plan
 from nm2trt.sparsity.core import state_keys
 from nm2trt.sparsity.core.finalize import bake, refuse_others, refuse_stale
+from nm2trt.sparsity.core.kept_zeros import watch_zeros
 from nm2trt.sparsity.core.layer_choice import Choice, PatternChoice, Site, check_finite, select
 from nm2trt.sparsity.core.method_spec import MethodSpec
 from nm2trt.sparsity.core.optimizer_hooks import OptimizerHooks
@@ -255,6 +256,7 @@ class SparseSession:
         if copy is not None:
             return bake(copy, self.plan, target)
         finished = bake(self.model, self.plan, self.weights)
+        watch_zeros(finished)
         self._hooks.remove()
         for handle in self._key_hooks:
             handle.remove()

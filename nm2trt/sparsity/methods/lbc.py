@@ -29,7 +29,15 @@ from nm2trt.sparsity.core.distributed import full
 from nm2trt.sparsity.core.mask_schedule import check_share, share_in_steps
 from nm2trt.sparsity.core.parametrization import SparseWeight
 
-__all__ = ["LbcOptions", "LbcWeight", "candidates", "pack_winners", "survivors", "unpack_winners"]
+__all__ = [
+    "LbcOptions",
+    "LbcWeight",
+    "candidates",
+    "pack_winners",
+    "survivors",
+    "union_of_winners",
+    "unpack_winners",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,12 @@ def unpack_winners(packed: Tensor, *, groups: int, count: int) -> Tensor:
     flags = flags.flatten()[: groups * bits].view(groups, bits)
     index = (flags << torch.arange(bits, device=packed.device)).sum(dim=1)
     return nn.functional.one_hot(index, count).bool()
+
+
+def union_of_winners(alive: Tensor, weight: Tensor, pattern: NMPattern, *, axis: int) -> Tensor:
+    """Return the mask of the candidates that are left, of the weight's shape, from bool (G, C)."""
+    members = candidates(pattern).to(alive.device)
+    return _from_groups((alive.to(members.dtype) @ members) > 0, weight, axis)
 
 
 def _bits(count: int) -> int:
@@ -309,4 +323,4 @@ class LbcWeight(SparseWeight):
             self.scores.grad = None if left == 1 else self.scores.grad
 
     def _union(self, weight: Tensor) -> Tensor:
-        return _from_groups((self.alive.to(self.table.dtype) @ self.table) > 0, weight, self.axis)
+        return union_of_winners(self.alive, weight, self.pattern, axis=self.axis)

@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 from nm2trt.errors import SparsifyError
 from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan, PlanEntry
 from nm2trt.sparsity.core.distributed import is_sharded
+from nm2trt.sparsity.core.kept_zeros import watch_zeros
 from nm2trt.sparsity.core.layer_choice import Choice, Site
 from nm2trt.sparsity.core.session import Request, SparseSession
 from nm2trt.sparsity.core.tracked_weight import TrackedWeight
@@ -173,6 +174,7 @@ class SpReSession(SparseSession):
             entries = tuple(e for entry in self.plan for e in _of_branches(entry, names))
             setattr(finished, PLAN_ATTRIBUTE, replace(self.plan, entries=entries))
         if copy is None:
+            watch_zeros(finished)
             for handle in self._handles:
                 handle.remove()
         return finished

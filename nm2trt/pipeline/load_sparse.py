@@ -1,0 +1,32 @@
+"""An attached model's checkpoint, loaded as a finalised model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["load_sparse"]
+
+
+def load_sparse(model: torch.nn.Module, state: Mapping[str, Any]) -> torch.nn.Module:
+    """Load an attached model's state into a plain model, as `finalize` would leave it.
+
+    The state says by itself which weights are sparse, and how; method and options need not be known.
+
+    Args:
+        model: The plain model that was sparsified.
+        state: What `state_dict` of the attached model returned, e.g. from `torch.load`.
+
+    Returns:
+        `model`, whose sparse weights hold their zeros, and which carries a plan for `nm2trt.export`.
+
+    Raises:
+        SparsifyError: The state is of a plain model, of other layers, or of a schedule that has not ended.
+        SparsityError: A weight does not hold its pattern.
+    """
+    from nm2trt.sparsity.load_sparse import load_sparse as load
+
+    return load(model, state)

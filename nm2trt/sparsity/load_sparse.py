@@ -1,0 +1,157 @@
+"""An attached model's checkpoint as a finalised model: zeros in the weights, plain keys, the plan beside.
+
+The state says by itself what each sparse weight needs: its pattern, and a mask, LBC's winners, or neither
+where the mask follows the weight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nm2trt.errors import SparsifyError
+from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan, PlanEntry
+from nm2trt.nm.torch_mask import magnitude_mask
+from nm2trt.sparsity.core.finalize import require_pattern
+from nm2trt.sparsity.core.kept_zeros import watch_zeros
+from nm2trt.sparsity.core.layer_choice import Choice, select
+from nm2trt.sparsity.methods.lbc import union_of_winners, unpack_winners
+from nm2trt.sparsity.sparsify import sparsify
+
+__all__ = ["load_sparse"]
+
+_MARK = ".0._extra_state"
+
+
+def load_sparse(model: nn.Module, state: Mapping[str, Any]) -> nn.Module:
+    """Load an attached model's state into a plain model, as `finalize` would leave it.
+
+    Args:
+        model: The plain model that was sparsified; on an error it stays as it is.
+        state: What `state_dict` of the attached model returned; "module." of a wrapper in front is taken off.
+
+    Returns:
+        `model`, whose sparse weights hold their patterns, and which carries a plan.
+
+    Raises:
+        SparsifyError: The state is of a plain model, of other layers, or of a schedule that has not ended.
+        SparsityError: A weight does not hold its pattern.
+    """
+    if state and all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    patterns = _patterns(state)
+    if not patterns:
+        raise SparsifyError(
+            "the state is not of an attached model: it holds no pattern; load it by model.load_state_dict"
+        )
+    if any(key.endswith(".branch.weight") and _spre_prefix(key) in patterns for key in state):
+        return _load_spre(model, state, patterns)
+    choices = {c.sites[0].weight_name: c for c in select(model, NMPattern(1, 1), unstructured=True)}
+    plain = {key: value for key, value in state.items() if "parametrizations" not in key.split(".")}
+    for name, pattern in patterns.items():
+        if name not in choices:
+            raise SparsifyError(f"the state's sparse weight {name} is no weight of {type(model).__name__}")
+        for site in choices[name].sites:
+            plain[site.weight_name] = _masked(name, pattern, choices[name].entry, state)
+    _refuse_other_keys(model, plain)
+    model.load_state_dict(plain)
+    entries = tuple(_entry(choice, patterns) for choice in choices.values())
+    setattr(model, PLAN_ATTRIBUTE, Plan(entries))
+    watch_zeros(model)
+    return model
+
+
+def _patterns(state: Mapping[str, Any]) -> dict[str, NMPattern]:
+    """Return the pattern of each sparse weight, by the weight's name in a plain model."""
+    found = {}
+    for key, value in state.items():
+        layer, middle, rest = key.rpartition("parametrizations.")
+        if middle and rest.endswith(_MARK) and isinstance(value, Tensor) and value.numel() >= 3:
+            n, m = (int(number) for number in value[:2])
+            found[layer + rest.removesuffix(_MARK)] = NMPattern(n, m)
+    return found
+
+
+@torch.no_grad()
+def _masked(name: str, pattern: NMPattern, entry: PlanEntry, state: Mapping[str, Any]) -> Tensor:
+    layer, _, tensor = name.rpartition(".")
+    inside = f"{layer}.parametrizations.{tensor}." if layer else f"parametrizations.{tensor}."
+    weight: Tensor | None = state.get(f"{inside}original")
+    axis = entry.axis if entry.axis is not None else 1
+    if weight is None:
+        raise SparsifyError(f"the state lacks {inside}original; save the attached model's whole state_dict")
+    if not bool(torch.isfinite(weight).all()):
+        raise SparsifyError(f"{name} holds NaN or infinity; load an earlier checkpoint")
+    alive = state.get(f"{inside}0.alive")
+    if f"{inside}0.winner" in state:
+        groups, count = weight.numel() // pattern.m, math.comb(pattern.m, pattern.n)
+        alive = unpack_winners(state[f"{inside}0.winner"], groups=groups, count=count)
+    if alive is not None:
+        left = int(alive[0].sum())
+        if left > 1:
+            raise SparsifyError(
+                f"{name} does not hold {pattern} yet: {left} candidates a group are left in the state; train "
+                "it to the end of its schedule"
+            )
+        mask = union_of_winners(alive, weight, pattern, axis=axis)
+    elif f"{inside}0.mask" in state:
+        mask = state[f"{inside}0.mask"].bool()
+    else:
+        mask = magnitude_mask(weight, pattern, axis=axis)
+    values = weight * mask
+    require_pattern(name, values, pattern, axis=axis)
+    return values
+
+
+def _entry(choice: Choice, patterns: Mapping[str, NMPattern]) -> PlanEntry:
+    entry = choice.entry
+    pattern = patterns.get(entry.weight)
+    if pattern is None:
+        return replace(entry, pattern=None, reason="dense in the checkpoint")
+    if pattern.n == pattern.m:
+        return replace(entry, pattern=None, unstructured=True, reason="zeros anywhere, from a checkpoint")
+    return replace(entry, pattern=pattern, reason="sparse in the checkpoint")
+
+
+def _refuse_other_keys(model: nn.Module, plain: Mapping[str, Tensor]) -> None:
+    """Compare keys and shapes before anything is loaded."""
+    own = model.state_dict()
+    for what, keys in (("lacks", own.keys() - plain.keys()), ("also has", plain.keys() - own.keys())):
+        if keys:
+            raise SparsifyError(
+                f"the state is of another model than {type(model).__name__}: it {what} "
+                f"{', '.join(sorted(keys)[:3])}; make the model that was trained"
+            )
+    for key, value in plain.items():
+        if own[key].shape != value.shape:
+            raise SparsifyError(
+                f"{key} has shape {tuple(value.shape)} in the state and {tuple(own[key].shape)} in the "
+                "model; make the model that was trained"
+            )
+
+
+def _spre_prefix(key: str) -> str:
+    return f"{key.removesuffix('branch.weight')}main.weight"
+
+
+def _load_spre(model: nn.Module, state: Mapping[str, Any], patterns: Mapping[str, NMPattern]) -> nn.Module:
+    """Attach the branches that the state has, load, and merge them."""
+    by_layer = {name.rpartition(".")[0].removesuffix(".main"): p for name, p in patterns.items()}
+    options: dict[str, Any] = {
+        "branch_norm": any(".branch_norm." in key for key in state),
+        "smoothing": 0.5 if any(key.endswith(".smoothed") for key in state) else 0.0,
+        "base": "magnitude" if any(key.endswith(".0.mask") for key in state) else "sr-ste",
+    }
+    session = sparsify(model, method="spre", pattern=by_layer, include=list(by_layer), **options)
+    try:
+        model.load_state_dict(dict(state))
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise SparsifyError(f"the state is of another model than {type(model).__name__}: {first}") from error
+    return session.finalize()
