@@ -24,8 +24,9 @@ from nm2trt.calibration import sources
 from nm2trt.calibration.sample_set import SampleSet
 from nm2trt.calibration.sources import Reader
 from nm2trt.calibration.yaml_file import Strict, read_yaml, validated
-from nm2trt.errors import DataError, InputError
+from nm2trt.errors import DataError
 from nm2trt.files import within
+from nm2trt.named_code import refuse_code
 
 __all__ = ["OpenRecipe", "Preprocess", "Recipe", "load_recipe", "open_recipe", "read_recipe"]
 
@@ -227,11 +228,7 @@ def _open(recipe: Recipe, root: Path, *, allow_functions: bool) -> Reader:
     if isinstance(source, DigitsSource):
         return sources.read_digits(recipe.input)
     if isinstance(source, FunctionSource):
-        if not allow_functions:
-            raise InputError(
-                f"the recipe would run {source.function}; allow it with --allow-functions, or "
-                "allow_functions=True, if you trust it"
-            )
+        refuse_code(source.function, allowed=allow_functions)
         return sources.call_function(source.function, source.arguments, recipe.input)
     path = within(root, source.path)
     if isinstance(source, IdxSource):

@@ -28,7 +28,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="folder that the calibration recipe's paths are relative to (default: its own)",
     )
     parser.add_argument(
-        "--allow-functions", action="store_true", help="run a calibration source of kind function"
+        "--allow-functions",
+        action="store_true",
+        help="run the Python code that the recipe names; without it, a recipe is refused",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 

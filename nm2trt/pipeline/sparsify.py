@@ -118,14 +118,14 @@ def sparsify_file(
 ) -> SparsifyResult:
     """Run a sparsify recipe: prune and repair its model, and write weights and ONNX.
 
-    A run that was stopped goes on from the checkpoint it left beside the result. The recipe names Python
-    code, which is run.
+    A run that was stopped goes on from the checkpoint it left beside the result.
 
     Args:
         recipe: The YAML file.
         output: The result's path without its suffix; by default what the recipe says.
         data_root: Folder of the calibration recipe's paths; by default its own.
-        allow_functions: Run a calibration source of kind `function`.
+        allow_functions: Run the Python code that the recipe names: the function that makes the model, and a
+            calibration source of kind `function`.
 
     Raises:
         InputError: The recipe, or something that it names, is missing or does not fit.

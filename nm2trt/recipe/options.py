@@ -22,7 +22,6 @@ class StageOptions(Strict):
         files: Keys whose values are files that the result depends on.
         sources: Keys, beside `from`, whose values name a stage, `model` or a file.
         folders: Keys whose values are folders that it writes into.
-        runs_code: Whether it runs Python code that the recipe names.
     """
 
     makes: ClassVar[str] = ""
@@ -30,7 +29,6 @@ class StageOptions(Strict):
     files: ClassVar[tuple[str, ...]] = ()
     sources: ClassVar[tuple[str, ...]] = ()
     folders: ClassVar[tuple[str, ...]] = ()
-    runs_code: ClassVar[bool] = False
 
     stage: str | None = None
     from_: str | None = Field(default=None, alias="from")
@@ -46,7 +44,6 @@ class SparsifyOptions(StageOptions):
     makes = "model"
     takes = ""
     files = ("recipe",)
-    runs_code = True
 
     recipe: str
 
@@ -57,7 +54,6 @@ class ExportOptions(StageOptions):
     makes = "model"
     takes = ""
     files = ("weights",)
-    runs_code = True
 
     model: str = Field(pattern=r"^[^:]+:[A-Za-z_]\w*$")
     weights: str

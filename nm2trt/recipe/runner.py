@@ -17,9 +17,11 @@ from pathlib import Path
 from nm2trt.calibration.yaml_file import nearest
 from nm2trt.errors import InputError, Nm2trtError
 from nm2trt.files import within
+from nm2trt.named_code import refuse_code
 from nm2trt.recipe.actions import ACTIONS, Job, Outcome
 from nm2trt.recipe.hashes import tool_versions
 from nm2trt.recipe.lock import one_run
+from nm2trt.recipe.named import named_code
 from nm2trt.recipe.order import Step, ordered
 from nm2trt.recipe.result import RunResult, StageResult
 from nm2trt.recipe.schema import Recipe, load_recipe
@@ -269,10 +271,8 @@ def _run_folder(recipe: Recipe, base: Path, output: str | os.PathLike[str] | Non
 
 def _refuse_code(recipe: Recipe, steps: tuple[Step, ...], *, allow_functions: bool) -> None:
     for step in steps:
-        if step.stage.options.runs_code and not allow_functions:
-            raise recipe.error(
-                "it would run Python code that the recipe names; allow it with --allow-functions if you "
-                "trust it",
-                "stages",
-                step.stage.name,
-            )
+        code = ", ".join(named_code(step.stage))
+        try:
+            refuse_code(code, allowed=allow_functions or not code)
+        except InputError as error:
+            raise recipe.error(str(error), "stages", step.stage.name) from error

@@ -8,7 +8,10 @@ from typing import Any
 
 from nm2trt.errors import InputError
 from nm2trt.files import sha256_file, within
+from nm2trt.manifest import manifest_path
+from nm2trt.named_code import code_files
 from nm2trt.recipe.hashes import FileIndex, stage_key
+from nm2trt.recipe.named import named_code, named_files
 from nm2trt.recipe.order import MODEL, Step
 from nm2trt.recipe.schema import Recipe
 from nm2trt.reporting.folder import RunFolder
@@ -58,7 +61,7 @@ class Sources:
         for step in self._steps:
             self.folders(step)
             given: dict[tuple[str, ...], Path] = {
-                ("stages", step.stage.name, key): path for key, path in self.files(step).items()
+                ("stages", step.stage.name, *key.split(".")): path for key, path in self.files(step).items()
             }
             for key, source in step.sources.items():
                 if source not in self._names:
@@ -96,12 +99,10 @@ class Sources:
         Raises:
             InputError: One lies outside the recipe's root.
         """
-        options = step.stage.options
-        named = {key: getattr(options, key) for key in options.files}
+        named = named_files(step.stage)
         return {
-            key: self._below(value, "stages", step.stage.name, key)
+            key: self._below(value, "stages", step.stage.name, *key.split("."))
             for key, value in named.items()
-            if value is not None
         }
 
     def folders(self, step: Step) -> dict[str, Path]:
@@ -123,12 +124,14 @@ class Sources:
         """
         files = self.files(step)
         paths = [*self.all(step).values(), *files.values()]
+        paths += [
+            record for path in paths if isinstance(path, Path) and (record := manifest_path(path)).is_file()
+        ]
         for path in files.values():
             if path.suffix in (".yaml", ".yml"):
                 paths += _named_by_recipe(path)
-        if step.stage.kind == "export":
-            code = self.base / step.stage.options.options()["model"].rpartition(":")[0]
-            paths += [code] if code.is_file() else []
+        for named in named_code(step.stage):
+            paths += code_files(named.rpartition(":")[0], self.base)
         return [record for path in paths if isinstance(path, Path) for record in self.index.records(path)]
 
     def key(self, step: Step) -> str:
@@ -186,8 +189,13 @@ def _named_by_recipe(path: Path, above: tuple[Path, ...] = ()) -> list[Path]:
     data = read_yaml(path)
     source = data.get("source")
     source = source if isinstance(source, dict) else {}
+    code = [
+        file
+        for named in (data.get("model"), source.get("function"))
+        if isinstance(named, str)
+        for file in code_files(named.rpartition(":")[0], path.parent)
+    ]
     named = [
-        str(data.get("model", "")).rpartition(":")[0],
         data.get("weights"),
         data.get("calibration"),
         source.get("path"),
@@ -200,4 +208,4 @@ def _named_by_recipe(path: Path, above: tuple[Path, ...] = ()) -> list[Path]:
         if file.suffix in (".yaml", ".yml") and file.is_file() and file not in (path, *above)
         for inner in _named_by_recipe(file, (path, *above))
     ]
-    return [file for file in (*found, *nested) if file.exists()]
+    return [file for file in (*code, *found, *nested) if file.exists()]

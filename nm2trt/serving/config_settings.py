@@ -15,7 +15,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from nm2trt.errors import InputError
 
-__all__ = ["apply_setting"]
+__all__ = ["apply_setting", "names_code"]
 
 # Written from the artefact and the options; another value would no longer describe what is deployed.
 _OURS = frozenset(
@@ -29,6 +29,11 @@ _OURS = frozenset(
         "default_model_filename",
         "max_batch_size",
     }
+)
+# What a server loads libraries, environments or files by; the parameters of a backend may name anything.
+_CODE = re.compile(
+    r"\s*(runtime|cc_model_filenames|parameters|model_operations|model_repository_agents|optimization\s*\."
+    r"\s*execution_accelerators)\b"
 )
 _INTEGERS = {
     FieldDescriptor.CPPTYPE_INT32: (-(1 << 31), (1 << 31) - 1),
@@ -68,6 +73,11 @@ def apply_setting(config: Any, text: str) -> None:
     while steps:
         message = _descend(message, steps, value.strip(), text)
     config.CopyFrom(changed)
+
+
+def names_code(text: str) -> bool:
+    """Tell whether a setting, "path=value", may make a server load code or a file that the value names."""
+    return _CODE.match(text) is not None
 
 
 def _descend(message: Any, steps: list[str], value: str, text: str) -> Any:

@@ -32,6 +32,7 @@ from nm2trt.calibration.sample_set import SampleSet
 from nm2trt.calibration.yaml_file import Strict, read_yaml, validated
 from nm2trt.errors import InputError
 from nm2trt.files import atomic_path, check_input, check_output
+from nm2trt.named_code import refuse_code
 from nm2trt.sparsity.core.session import SparseSession
 from nm2trt.sparsity.registry import METHODS
 from nm2trt.sparsity.sparsify import sparsify
@@ -164,10 +165,11 @@ def load_job(
         path: The YAML file; the paths in it are relative to its folder.
         output: The result's path without its suffix, in place of the recipe's.
         data_root: Folder of the calibration recipe's paths, in place of its own.
-        allow_functions: Run a calibration source of kind `function`.
+        allow_functions: Run the code that the recipe names: the function that makes the model, and a
+            calibration source of kind `function`.
 
     Raises:
-        InputError: The recipe, model, weights or samples are missing or do not fit together.
+        InputError: The recipe names code that is not allowed, or what it names is missing or does not fit.
         OutputError: The result cannot be written where it should go.
     """
     recipe, folder = read_job(path), Path(path).resolve().parent
@@ -176,6 +178,7 @@ def load_job(
     weights_path, onnx_path = (check_output(Path(f"{stem}{suffix}")) for suffix in (".safetensors", ".onnx"))
     if weights_path == weights:
         raise InputError(f"{path}: output: the result would take the place of {weights}; name another")
+    refuse_code(f"{recipe.model} of {path}", allowed=allow_functions)
     model = make_model(recipe.model, recipe.arguments, folder)
     load_weights(model, weights)
     samples = None

@@ -75,7 +75,7 @@ def test_calib_check_says_what_is_wrong(tmp_path, capsys):
 
 
 def test_sparsify_writes_weights_and_onnx_that_hold_the_pattern(folder, capsys):
-    assert main(["sparsify", str(folder / "job.yaml")]) == 0
+    assert main(["sparsify", "--allow-functions", str(folder / "job.yaml")]) == 0
     out = capsys.readouterr().out
     assert "3.weight" in out
     assert "distillation loss" in out
@@ -85,7 +85,12 @@ def test_sparsify_writes_weights_and_onnx_that_hold_the_pattern(folder, capsys):
     statuses = {v.weight: v.pattern for v in nm2trt.verify(folder / "net.sparse.onnx").weights}
     assert statuses["3.weight"] == "holds"
     assert not list(folder.glob("*.partial*")), "the checkpoint is gone"
-    assert main(["sparsify", str(folder / "job.yaml"), "-o", str(folder / "other"), "--json"]) == 0
+    assert (
+        main(
+            ["sparsify", "--allow-functions", str(folder / "job.yaml"), "-o", str(folder / "other"), "--json"]
+        )
+        == 0
+    )
     report = json.loads(capsys.readouterr().out)
     assert report["weights"].endswith("other.safetensors")
     for key, value in load_file(folder / "other.safetensors").items():
@@ -93,7 +98,7 @@ def test_sparsify_writes_weights_and_onnx_that_hold_the_pattern(folder, capsys):
 
 
 def test_a_stopped_command_goes_on(folder, capsys, monkeypatch):
-    assert main(["sparsify", str(folder / "job.yaml"), "-o", str(folder / "whole")]) == 0
+    assert main(["sparsify", "--allow-functions", str(folder / "job.yaml"), "-o", str(folder / "whole")]) == 0
     real, steps = Distiller._step, []
 
     def step(self, *arguments):
@@ -104,11 +109,11 @@ def test_a_stopped_command_goes_on(folder, capsys, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Distiller, "_step", step)
-        assert main(["sparsify", str(folder / "job.yaml")]) == 130
+        assert main(["sparsify", "--allow-functions", str(folder / "job.yaml")]) == 130
     assert (folder / "net.sparse.partial.safetensors").is_file()
     assert not (folder / "net.sparse.safetensors").exists()
     capsys.readouterr()
-    assert main(["sparsify", str(folder / "job.yaml")]) == 0
+    assert main(["sparsify", "--allow-functions", str(folder / "job.yaml")]) == 0
     assert "went on from step 4 of a stopped run" in capsys.readouterr().out
     whole = load_file(folder / "whole.safetensors")
     for key, value in load_file(folder / "net.sparse.safetensors").items():
@@ -122,7 +127,7 @@ def test_magnitude_and_unstructured_recipes(folder, capsys):
     ):
         text = RECIPE[: RECIPE.index("method")] + changes
         (folder / "job.yaml").write_text(text)
-        assert main(["sparsify", str(folder / "job.yaml")]) == 0, capsys.readouterr().err
+        assert main(["sparsify", "--allow-functions", str(folder / "job.yaml")]) == 0, capsys.readouterr().err
     state = load_file(folder / "net.sparse.safetensors")
     weights = [state[name] for name in ("0.weight", "3.weight", "6.weight")]
     total = sum(w.numel() for w in weights)
@@ -151,7 +156,7 @@ def test_one_sentence_for_each_mistake(case, folder, capsys):
     old, new, message = BAD[case]
     assert old in RECIPE
     (folder / "job.yaml").write_text(RECIPE.replace(old, new, 1))
-    assert main(["sparsify", str(folder / "job.yaml")]) == 2
+    assert main(["sparsify", "--allow-functions", str(folder / "job.yaml")]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -37,12 +37,17 @@ def validate(job: Job) -> Outcome:
 
     options: options_of.ValidateOptions = job.options
     against = str(job.sources["against"])
+    metric_options = []
+    for text in options.metric_options:
+        key = text.partition("=")[0]
+        file = job.files.get(f"metric_options.{key}")
+        metric_options.append(text if file is None else f"{key}={file}")
     done = validate(
         str(job.sources["from"]),
         against=against,
         data=job.files["data"],
         metrics=options.metrics,
-        metric_options=options.metric_options,
+        metric_options=metric_options,
         max_drop=options.max_drop,
         rtol=options.rtol,
         atol=options.atol,
@@ -59,7 +64,7 @@ def validate(job: Job) -> Outcome:
     words = Words(
         ["validate", str(job.sources["from"]), "--against", against, "--data", str(job.files["data"])]
     )
-    words.add("--metric", options.metrics).add("--metric-option", options.metric_options)
+    words.add("--metric", options.metrics).add("--metric-option", metric_options)
     words.add("--max-drop", options.max_drop).add("--rtol", options.rtol).add("--atol", options.atol)
     words.add("--min-cosine", options.min_cosine).add("--min-agreement", options.min_agreement)
     words.add("--bisect", options.bisect)

@@ -13,7 +13,7 @@ def sparsify(job: Job) -> Outcome:
     from nm2trt.pipeline.sparsify import sparsify_file
 
     done = sparsify_file(job.files["recipe"], job.artefact(""), allow_functions=job.allow_functions)
-    command = ["sparsify", str(job.files["recipe"]), "-o", str(job.artefact(""))]
+    command = ["sparsify", str(job.files["recipe"]), "-o", str(job.artefact("")), "--allow-functions"]
     return Outcome(done.to_json(), command, (done.onnx, done.weights))
 
 

@@ -18,7 +18,7 @@ from nm2trt.validation.metrics.embeddings import make_cosine, make_retrieval
 from nm2trt.validation.metrics.scoring import EachSample, Judged, Request, Scorer
 from nm2trt.validation.metrics.text import make_character_errors, make_exact_match
 
-__all__ = ["METRICS", "MetricSpec", "find_metric", "function_metric", "metric_options"]
+__all__ = ["FILE_OPTIONS", "METRICS", "MetricSpec", "find_metric", "function_metric", "metric_options"]
 
 Array = npt.NDArray[Any]
 
@@ -52,6 +52,9 @@ _CTC_OPTIONS = {
     "blank": "class of the CTC blank; 0 by default",
     "space": "yes: the space is one more character, after those of the file",
 }
+
+# The options of metrics whose values are paths.
+FILE_OPTIONS = frozenset({"annotations", "characters"})
 
 # "top-K" stands for top-1, top-5 and so on.
 METRICS: Mapping[str, MetricSpec] = {

@@ -1,0 +1,39 @@
+"""What a stage names: the files that it reads, and the Python code that it would run."""
+
+from __future__ import annotations
+
+from nm2trt.recipe.schema import Stage
+
+__all__ = ["named_code", "named_files"]
+
+_METRIC_OPTIONS = "metric_options"
+
+
+def named_files(stage: Stage) -> dict[str, str]:
+    """Return the files that a stage's options name, by key, e.g. "metric_options.annotations"."""
+    options = stage.options
+    named = {key: getattr(options, key) for key in options.files}
+    if stage.kind == "validate":
+        from nm2trt.validation.metrics.table import FILE_OPTIONS
+
+        for text in options.metric_options:  # type: ignore[attr-defined]
+            key, _, value = text.partition("=")
+            if key in FILE_OPTIONS and value:
+                named[f"{_METRIC_OPTIONS}.{key}"] = value
+    return {key: value for key, value in named.items() if value is not None}
+
+
+def named_code(stage: Stage) -> tuple[str, ...]:
+    """Return the code that a stage names, as it is spelt: `module:function`, or a server's setting."""
+    options = stage.options
+    if stage.kind == "sparsify":
+        return (f"named by {options.recipe}",)  # type: ignore[attr-defined]
+    if stage.kind == "export":
+        return (options.model,)  # type: ignore[attr-defined]
+    if stage.kind == "validate":
+        return tuple(name for name in options.metrics if ":" in name)  # type: ignore[attr-defined]
+    if stage.kind == "deploy":
+        from nm2trt.serving.config_settings import names_code
+
+        return tuple(text for text in options.settings if names_code(text))  # type: ignore[attr-defined]
+    return ()
