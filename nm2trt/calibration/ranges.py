@@ -147,6 +147,8 @@ class _Run:
             except KeyError:
                 return None
         done, saved = 0, time.monotonic()
+        # What was collected up to the last whole batch: an interruption inside one must not count part of it.
+        whole = _copied(collector)
         session: Session | None = None
         with contextlib.ExitStack() as stack, bar("calibrate", self.samples.count) as shown:
             try:
@@ -160,14 +162,17 @@ class _Run:
                     if session is None:
                         session = stack.enter_context(self.open_session())
                     self._run(session, batch, collector)
-                    digest.update(batch)
-                    done += _length(batch)
+                    # The three change together: a stop between them would count the batch twice.
+                    after, length = digest.copy(), _length(batch)
+                    after.update(batch)
+                    state = (done + length, after, _copied(collector))
+                    done, digest, whole = state
                     shown.update(done)
                     if time.monotonic() - saved > _SAVE_EVERY_S:
                         self.cache.save(done, digest.hexdigest(), collector.arrays())
                         saved = time.monotonic()
             except KeyboardInterrupt as stop:
-                self._stopped(done, skip, digest, collector)
+                self._stopped(done, skip, digest, whole)
                 raise Interrupted(
                     f"calibration was stopped after {done} of {self.samples.count} samples"
                     f"{self.cache.say() if done else ''}; no model was written"
@@ -187,10 +192,10 @@ class _Run:
             skip,
         )
 
-    def _stopped(self, done: int, skip: int, digest: SampleHash, collector: Collector) -> None:
+    def _stopped(self, done: int, skip: int, digest: SampleHash, arrays: Mapping[str, Array]) -> None:
         if done > skip:
             with contextlib.suppress(OutputError):
-                self.cache.save(done, digest.hexdigest(), collector.arrays())
+                self.cache.save(done, digest.hexdigest(), arrays)
 
     def _run(self, session: Session, batch: Batch, collector: Collector) -> None:
         feeds = fitted(batch, session.inputs, self.samples.source)
@@ -206,7 +211,19 @@ class _Run:
                 self.first(part, outputs)
                 self.first = None
             real = min(step, length - start)
-            collector.update({n: a[:real] if a.ndim and len(a) == step else a for n, a in outputs.items()})
+            collector.update({n: _without_pads(a, real, step) for n, a in outputs.items()})
+
+
+def _copied(collector: Collector) -> dict[str, Array]:
+    return {name: np.array(array) for name, array in collector.arrays().items()}
+
+
+def _without_pads(array: Array, real: int, step: int) -> Array:
+    """Leave out what the pads of a batch of `step` gave; the axis may also hold several rows per sample."""
+    if real == step:
+        return array
+    axis = next((axis for axis, size in enumerate(array.shape) if size and size % step == 0), None)
+    return array if axis is None else array.take(range(array.shape[axis] // step * real), axis)
 
 
 def _length(batch: Batch) -> int:

@@ -64,6 +64,12 @@ class SampleHash:
             head = f"{name} {array.dtype.str} {array.shape[1:]}\n".encode()
             self._digests.setdefault(name, hashlib.sha256(head)).update(np.ascontiguousarray(array).data)
 
+    def copy(self) -> SampleHash:
+        """Return one that goes on from here on its own."""
+        other = SampleHash()
+        other._digests = {name: digest.copy() for name, digest in self._digests.items()}
+        return other
+
     def hexdigest(self) -> str:
         """Return the hash of what passed so far as 64 hexadecimal digits."""
         parts = [self._digests[name].hexdigest() for name in sorted(self._digests)]

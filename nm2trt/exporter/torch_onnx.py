@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
 
 from nm2trt.compare import OutputDifference
 from nm2trt.errors import BackendMissingError, InputError, SparsifyError
@@ -183,6 +184,13 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def _refuse_attached(model: nn.Module) -> None:
     for name, module in model.named_modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, BasePruningMethod):
+                layer, weight = name or "the model", hook._tensor_name
+                raise SparsifyError(
+                    f"torch.nn.utils.prune still holds {weight!r} of {layer}; call "
+                    f"torch.nn.utils.prune.remove(module, {weight!r}), which keeps the zeros, then export"
+                )
         method = getattr(type(module), "nm2trt_method", None)
         if method is not None:
             layer = name.partition(".parametrizations")[0] or "the model"

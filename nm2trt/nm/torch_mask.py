@@ -22,6 +22,9 @@ _CPU_BLOCK_ELEMENTS = 1 << 18
 # A GPU has no cache to stay in; larger blocks keep the number of kernel launches small.
 _GPU_BLOCK_ELEMENTS = 1 << 22
 
+# Smaller floats are widened: few have comparisons of their own.
+_COMPARED_BYTES = 4
+
 
 def nm_mask(score: Tensor, pattern: NMPattern, *, axis: int) -> Tensor:
     """Mark the `pattern.n` highest scores in every group of `pattern.m` along `axis`.
@@ -114,10 +117,20 @@ def _beaten(score: Tensor, valid: Tensor) -> Tensor:
 
 def _ordered(block: Tensor, *, magnitude: bool) -> Tensor:
     """Return a contiguous copy in which every pair compares: NaN ranks lowest, half precision widens."""
-    if block.dtype in (torch.float16, torch.bfloat16):
+    if block.is_floating_point() and block.element_size() < _COMPARED_BYTES:
         block = block.float()
-    block = block.abs() if magnitude else block
+    if magnitude:
+        block = block.abs() if block.is_floating_point() else _integer_magnitude(block)
     # A sum is the cheapest sign of a NaN on a CPU; on a GPU reading it would wait for the device.
     if block.is_floating_point() and (block.device.type != "cpu" or bool(block.sum().isnan())):
         block = torch.where(block.isnan(), -math.inf, block)
     return block.contiguous()
+
+
+def _integer_magnitude(block: Tensor) -> Tensor:
+    """Return magnitudes in a type that holds them: |-128| is no int8."""
+    if not block.dtype.is_signed:
+        return block
+    wide = block.long()
+    # |-2**63| is beyond every integer type; it counts as one less.
+    return wide.clamp(min=-torch.iinfo(torch.int64).max).abs()

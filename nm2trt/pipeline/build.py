@@ -135,7 +135,7 @@ def build(
             prune_model(model, source, pattern="2:4")
         notes: tuple[str, ...] = ()
         if lowering is not None:
-            low = stack.enter_context(lowered(source, out, lowering))
+            low = stack.enter_context(lowered(source, out, lowering, dry_run=dry_run))
             source, notes = low.path, low.notes
         report = verify_model(source)
         return build_engine(

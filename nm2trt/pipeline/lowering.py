@@ -6,6 +6,7 @@ TensorRT 11 has no precision flags: a network computes in the types that its gra
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,13 +83,14 @@ class Lowered:
 
 
 @contextmanager
-def lowered(source: Path, engine: Path, lowering: Lowering) -> Iterator[Lowered]:
+def lowered(source: Path, engine: Path, lowering: Lowering, *, dry_run: bool = False) -> Iterator[Lowered]:
     """Yield a copy of a model in another precision; it vanishes again, unless it is to be kept.
 
     Args:
         source: The float32 ONNX file.
         engine: The engine that is built from the copy.
         lowering: The precision.
+        dry_run: Keep nothing, and leave the engine's folder as it is.
 
     Raises:
         InputError: As `nm2trt.cast` and `nm2trt.quantize`, or the engine would replace the samples.
@@ -103,7 +105,8 @@ def lowered(source: Path, engine: Path, lowering: Lowering) -> Iterator[Lowered]
         raise InputError(f"the output {engine} is the file of samples; give another path with -o")
 
     with tempfile.TemporaryDirectory(prefix="nm2trt-") as folder:
-        place = engine.parent if lowering.keep else Path(folder)
+        place = engine.parent if lowering.keep and not dry_run else Path(folder)
+        kept = Path(folder) if dry_run else engine.parent
         target = place / f"{engine.stem}.{lowering.precision}.onnx"
         if lowering.precision in ("fp16", "bf16"):
             cast = cast_file(
@@ -124,7 +127,10 @@ def lowered(source: Path, engine: Path, lowering: Lowering) -> Iterator[Lowered]
             fuse_model(source, fused)
             source = fused
         # Beside the engine, so that an interrupted calibration can go on.
-        cache = engine.parent / f"{engine.stem}.{lowering.precision}.ranges.npz"
+        cache = kept / f"{engine.stem}.{lowering.precision}.ranges.npz"
+        found = engine.parent / cache.name
+        if dry_run and found.is_file():
+            shutil.copyfile(found, cache)
         report = quantize(
             source,
             target,

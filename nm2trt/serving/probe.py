@@ -17,7 +17,7 @@ import numpy.typing as npt
 from nm2trt.backends.ort import open_onnx
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.backends.triton import TritonServer, TritonSession, open_triton
-from nm2trt.compare import OutputDifference, compare_outputs, require_close
+from nm2trt.compare import OutputDifference, compare_outputs, is_floating, require_close
 from nm2trt.errors import BackendError, DataError, DifferenceError
 from nm2trt.serving.artefact import Artefact
 from nm2trt.serving.load import LoadLevel, run_level
@@ -152,9 +152,7 @@ def _answers(
         inputs = random_samples(reference.inputs, count, seed=options.seed)
     else:
         given = fit_samples(reference.inputs, samples, "the data")
-        # Repeated where there are fewer than the largest batch holds.
-        picked = np.arange(max(count, 1)) % len(next(iter(given.values())))
-        inputs = {name: array[picked] for name, array in given.items()}
+        inputs = _repeated(given, max(count, 1), options.seed)
     parts: dict[str, list[Array]] = {}
     with open_onnx(reference.path) as runtime:
         step = fixed or 1
@@ -169,6 +167,29 @@ def _answers(
                 parts.setdefault(name, []).append(array)
     outputs = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     return _Reference(_as_served(session.inputs, inputs), _as_served(session.outputs, outputs), count)
+
+
+def _repeated(given: Mapping[str, Array], count: int, seed: int) -> dict[str, Array]:
+    """Return `count` samples made of fewer; each repeat is changed a little, since equal ones hide a mix-up.
+
+    Floats get noise of a twentieth of their spread; integers, such as tokens, are rolled on their last axis.
+    """
+    rng = np.random.default_rng(seed)
+    length = len(next(iter(given.values())))
+    picked = np.arange(count) % length
+    inputs = {}
+    for name, array in given.items():
+        rows = array[picked].copy()
+        for position in range(length, count):
+            row = rows[position]
+            if is_floating(row.dtype):
+                spread = float(np.std(row.astype(np.float64))) or float(np.abs(row).max(initial=0.0)) or 1.0
+                noise = 0.05 * spread * rng.standard_normal(row.shape)
+                rows[position] = (row.astype(np.float64) + noise).astype(row.dtype)
+            elif row.ndim:
+                rows[position] = np.roll(row, position // length, axis=-1)
+        inputs[name] = rows
+    return inputs
 
 
 def _as_served(specs: Sequence[TensorSpec], arrays: Mapping[str, Array]) -> dict[str, Array]:

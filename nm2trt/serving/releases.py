@@ -97,12 +97,12 @@ _LOWEST_TARGETS = (("25.01", 75), ("20.12", 60))
 
 
 def find_releases(text: str) -> tuple[Release, ...]:
-    """Return the images that a release, or an image's tag, names.
+    """Return the images that a release, an image's tag, or its whole name with registry and digest names.
 
     Raises:
         InputError: Nothing is known of it here.
     """
-    tag = text.rpartition(":")[2]
+    tag = _tag(text)
     found = tuple(row for row in RELEASES if tag in (row.tag, row.release))
     if not found:
         known = ", ".join(row.tag for row in RELEASES[:5])
@@ -111,6 +111,11 @@ def find_releases(text: str) -> tuple[Release, ...]:
             f"trtllm-python-py3 images of 24.04 to 26.07; state the version instead, with --server-tensorrt"
         )
     return found
+
+
+def _tag(text: str) -> str:
+    """Return the tag of REGISTRY:PORT/REPOSITORY:TAG@DIGEST; a colon before the last slash is the port's."""
+    return text.partition("@")[0].rpartition("/")[2].rpartition(":")[2]
 
 
 def release_of_server(version: str) -> str:
@@ -215,6 +220,7 @@ def _require_targets(artefact: Artefact, release: str, gpus: Sequence[str]) -> N
             f"{artefact.path} is for {', '.join(artefact.targets)}, the server's GPU is {', '.join(gpus)}; "
             "build it on that GPU"
         )
+    release = _tag(release)
     lowest = next((target for first, target in _LOWEST_TARGETS if release and release >= first), 0)
     old = [target for target in artefact.targets if int(target.removeprefix("sm")) < lowest]
     if old and len(old) == len(artefact.targets):

@@ -12,6 +12,7 @@ The recipe names code that is then run: it is a script in another form, not data
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import sys
@@ -131,6 +132,9 @@ class Job:
         return next(iter(arrays.values())) if len(arrays) == 1 else arrays
 
 
+_FILE_MODULE = "nm2trt_model_file_"
+
+
 def read_job(path: str | os.PathLike[str]) -> JobRecipe:
     """Read a recipe; nothing that it names is opened.
 
@@ -221,14 +225,19 @@ def _import(name: str, folder: Path) -> ModuleType:
         except ImportError as error:
             raise InputError(f"model: {name} cannot be imported ({error})") from error
     path = check_input(folder / name, "a Python")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # Not the bare stem, which may be the name of an installed module.
+    own = f"{_FILE_MODULE}{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(own, path)
     if spec is None or spec.loader is None:
         raise InputError(f"model: {path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
+    # dataclasses and pickle look a class's module up there.
+    sys.modules[own] = module
     sys.path.insert(0, str(path.parent))  # for what the file imports from beside it
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[own]
         raise InputError(f"model: {path} cannot be imported: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.parent))

@@ -253,3 +253,70 @@ def test_floats_become_the_models_and_integers_may_widen(x, i):
 def test_a_float_is_no_integer():
     with pytest.raises(DataError, match="input 'i' takes int64, the samples have float32"):
         fitted({"x": np.ones((3, 2), np.float32), "i": np.ones(3, np.float32)}, SPEC, "s")
+
+
+class Stops(FakeSession):
+    """Is interrupted at one of its runs."""
+
+    def __init__(self, *arguments, stop):
+        super().__init__(*arguments)
+        self.left = stop
+
+    def run(self, feeds):
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        return super().run(feeds)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_calibration_stopped_inside_any_batch_goes_on_as_if_it_had_not(method, tmp_path):
+    """A fixed batch of 3 cuts each batch of 8 in three runs; the stop comes at every one of them."""
+    data = normal(24)
+    data[17] *= 7
+    observed = Calibration(data, method, fixed=3)
+    wanted = observed()
+    whole = method != "minmax"
+    reads = (
+        {"all": Observed("v", "all")}
+        if whole
+        else {"low": Observed("v", "min"), "high": Observed("v", "max")}
+    )
+    samples = SampleStream("s", len(data), 8, observed.read)
+    for stop in range(9):
+        cache = tmp_path / f"{stop}.npz"
+        with pytest.raises(Interrupted):
+            calibrate(
+                lambda: Stops(whole, [], 3, stop=stop),  # noqa: B023 - called at once
+                reads,
+                samples,
+                method=method,
+                percentile=99.0,
+                model_sha256=MODEL,
+                cache=cache,
+            )
+        found = observed(cache)
+        assert (found.low, found.high, found.samples) == (wanted.low, wanted.high, 24)
+
+
+@pytest.mark.parametrize("heads", [1, 4], ids="{}-rows-per-sample".format)
+def test_pads_are_not_counted_where_each_sample_has_several_rows(heads):
+    class Heads(FakeSession):
+        def run(self, feeds):
+            return {"all": np.repeat(feeds["x"], heads, axis=0)}
+
+    data = normal(3)
+    data[2] *= 50
+    counts = []
+    for fixed in (3, 32):
+        calibration = Calibration(data, "percentile", fixed=fixed)
+        found = calibrate(
+            lambda: Heads(True, [], fixed),  # noqa: B023 - called at once
+            {"all": Observed("v", "all")},
+            SampleStream("s", 3, 8, calibration.read),
+            method="percentile",
+            percentile=90.0,
+            model_sha256=MODEL,
+        )
+        counts.append(found.largest("v"))
+    assert counts[0] == counts[1]

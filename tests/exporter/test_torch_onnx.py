@@ -307,3 +307,16 @@ def test_external_data_lies_beside_and_old_data_goes(model, tmp_path):
 def _fail(path):
     assert path.is_file()
     raise RuntimeError("planted")
+
+
+def test_pytorch_prune_masks_that_are_still_attached_are_named_with_their_remedy(tmp_path):
+    from torch.nn.utils import prune
+
+    model = nn.Sequential(nn.Linear(32, 32), nn.ReLU()).eval()
+    mask = torch.zeros(32, 32)
+    mask[:, ::4] = mask[:, 1::4] = 1
+    prune.custom_from_mask(model[0], "weight", mask)
+    with pytest.raises(SparsifyError, match=r"holds 'weight' of 0; call torch.nn.utils.prune.remove"):
+        export(model, torch.randn(2, 32), tmp_path / "m.onnx")
+    prune.remove(model[0], "weight")
+    export(model, torch.randn(2, 32), tmp_path / "m.onnx")

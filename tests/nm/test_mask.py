@@ -238,3 +238,25 @@ def test_checker_in_pieces_equals_check_at_once():
     whole = check(weight, TWO_FOUR, axis=1)
     assert (checker.groups, checker.broken, checker.worst) == (whole.groups, whole.broken, whole.worst)
     assert np.unravel_index(checker.first_broken, weight.shape) == whole.first_broken
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "float16", "bfloat16"])
+def test_small_floats_are_ranked_as_the_numbers_they_hold(dtype):
+    weight = torch.randn(8, 16, generator=torch.Generator().manual_seed(0)).to(getattr(torch, dtype))
+    assert torch.equal(
+        torch_mask.nm_mask(weight, NMPattern(2, 4), axis=1),
+        torch_mask.nm_mask(weight.float(), NMPattern(2, 4), axis=1),
+    )
+    assert torch.equal(
+        torch_mask.magnitude_mask(weight, NMPattern(2, 4), axis=1),
+        torch_mask.magnitude_mask(weight.float(), NMPattern(2, 4), axis=1),
+    )
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32, 64])
+def test_the_lowest_integer_has_the_largest_magnitude(bits):
+    """Its absolute value is beyond the type, and wraps around to itself."""
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    weight = torch.tensor([[1, 2, low, 3, high - 1, low, 2, 1]], dtype=getattr(torch, f"int{bits}"))
+    kept = torch_mask.magnitude_mask(weight, NMPattern(1, 4), axis=1)
+    assert kept.nonzero()[:, 1].tolist() == [2, 5]

@@ -127,3 +127,38 @@ def test_the_engine_does_not_replace_the_samples(folder, capsys):
     assert main(words) == 2
     assert "the output x.npz is the file of samples" in capsys.readouterr().err
     assert (folder / "x.npz").read_bytes() == before
+
+
+def contents(folder):
+    """Every file below a folder, with its bytes and the time of its last change."""
+    return {
+        path.relative_to(folder): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def untouched(folder):
+    """Fail the test if anything in its folder changed; a dry run of any command runs under this."""
+    holder = {}
+
+    def freeze():
+        holder["before"] = contents(folder)
+
+    yield freeze
+    assert contents(folder) == holder["before"]
+
+
+@pytest.mark.parametrize("keep", [[], ["--keep"]], ids=["", "keep"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
+@pytest.mark.parametrize("force", [[], ["--sparsity=force"]], ids=["", "force"])
+def test_a_dry_run_of_build_leaves_the_folder_byte_for_byte(
+    folder, untouched, capsys, precision, keep, force
+):
+    """Also what an earlier build with --keep left there, and files that only bear such names."""
+    for suffix in ("fp16.onnx", "bf16.onnx", "int8.onnx", "int8.ranges.npz", "fp16.ranges.npz"):
+        (folder / f"m.{suffix}").write_bytes(b"precious")
+    untouched()
+    words = ["build", "m.onnx", "--precision", precision, "--calib", "x.npz", *keep, *force]
+    assert main([*words, "--dry-run"]) == 0, capsys.readouterr().err

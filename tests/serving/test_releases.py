@@ -110,3 +110,23 @@ def test_only_tensorrt_plans_are_bound_to_a_version(kind):
 
 def test_finding_a_release():
     assert [row.tag for row in find_releases("23.04")] == ["23.04-py3"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "23.05-py3",
+        "nvidia/tritonserver:23.05-py3",
+        "registry.example/nvidia/tritonserver:23.05-py3",
+        "registry.example:5000/nvidia/tritonserver:23.05-py3",
+        "registry.example:5000/nvidia/tritonserver:23.05-py3@sha256:" + "0" * 64,
+    ],
+)
+def test_a_release_is_found_by_its_image(text):
+    assert find_releases(text) == find_releases("23.05-py3")
+
+
+def test_a_target_too_old_or_not_is_judged_by_the_image_too():
+    for image in ("23.05-py3", "registry.example/nvidia/tritonserver:23.05-py3"):
+        plan = Artefact(Path("m.plan"), "trt", (), (), versions={"trt": "8.6.1.2"}, targets=("sm70",))
+        check_fit(plan, release=image, gpus=("sm70",))
