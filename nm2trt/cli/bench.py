@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.output import keep_json, print_json, print_table
 from nm2trt.errors import Nm2trtError
+from nm2trt.options.checks import BenchCommand
+from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.options.field import keywords
 
 if TYPE_CHECKING:
     from nm2trt.pipeline.bench import BenchResult
@@ -27,73 +29,23 @@ _EPILOG = """examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog, parser.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
-        "artefacts",
-        nargs="+",
-        metavar="ARTEFACT",
-        help="ONNX model, engine, .pt2, http://HOST:PORT/MODEL, grpc://..., or trtexec's times (.json)",
-    )
-    parser.add_argument("--data", metavar="FILE", help="real samples, as for validate (default: random ones)")
-    parser.add_argument("--batch", default="1", metavar="LIST", help="batch sizes, as in 1,8,32 (default: 1)")
-    parser.add_argument(
-        "--shape",
-        action="append",
-        default=[],
-        metavar="NAME:SIZES",
-        help="whole shape of an input of free size, as in x:1x3x224x224",
-    )
-    parser.add_argument(
-        "--runs", type=int, default=200, metavar="N", help="timed runs of each (default: 200)"
-    )
-    parser.add_argument(
-        "--warmup",
-        type=int,
-        default=20,
-        metavar="N",
-        help="fewest runs before, up to ten times as many until medians settle (default: 20)",
-    )
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=0,
-        metavar="N",
-        help="threads of ONNX Runtime (default: its own choice)",
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of random inputs (default: 0)")
-    parser.add_argument("--compare", metavar="FILE", help="JSON of an earlier benchmark, to compare with")
-    parser.add_argument(
-        "--anyway", action="store_true", help="compare although the conditions differ or are not known"
-    )
-    parser.add_argument("-o", dest="report", type=Path, metavar="FILE", help="write the JSON there too")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    add_arguments(parser, BenchCommand)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    from nm2trt.pipeline.bench import bench, parse_batches
+    options = options_from(arguments, BenchCommand)
+    from nm2trt.pipeline.bench import bench
 
     try:
-        sources = (*arguments.artefacts, arguments.data)
-        with keep_json(arguments.report, printed=arguments.json, sources=sources) as keep:
-            result = keep(
-                bench(
-                    arguments.artefacts,
-                    data=arguments.data,
-                    batches=parse_batches(arguments.batch),
-                    shapes=arguments.shape,
-                    runs=arguments.runs,
-                    warmup=arguments.warmup,
-                    threads=arguments.threads,
-                    seed=arguments.seed,
-                    compare=arguments.compare,
-                    anyway=arguments.anyway,
-                )
-            )
+        sources = (*options.artefacts, options.data)
+        with keep_json(options.report, printed=options.json, sources=sources) as keep:
+            result = keep(bench(**keywords(options)))
     except Nm2trtError as error:
-        if error.partial is not None and not arguments.json:
+        if error.partial is not None and not options.json:
             _print(error.partial)
         raise
-    if arguments.json:
+    if options.json:
         print_json(result.to_json())
     else:
         _print(result)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.builder_arguments import add_builder, builder_options
-from nm2trt.cli.calibration_arguments import add_calibration
 from nm2trt.cli.ladder import print_ladder
 from nm2trt.cli.output import print_json, printable, short_count
-from nm2trt.errors import InputError, SparsityError
+from nm2trt.errors import SparsityError
+from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.options.engines import BuildCommand
 
 if TYPE_CHECKING:
     from nm2trt.engine.build import BuildResult
-    from nm2trt.pipeline.lowering import Lowering
 
 __all__ = ["configure", "run"]
 
@@ -30,108 +28,30 @@ _EPILOG = """examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog, parser.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("model", type=Path, help="the ONNX model")
-    parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="the engine; default: model.rtx beside the model"
-    )
-    parser.add_argument(
-        "--sparsity",
-        choices=("disable", "enable", "force"),
-        default="disable",
-        help="enable allows sparse kernels where weights hold 2:4, force prunes them by magnitude first; "
-        "default: disable, and enable when no value is given",
-    )
-    add_builder(parser)
-    parser.add_argument(
-        "--backend",
-        choices=("trt", "trt-rtx", "ort"),
-        help="the builder; default: trt if TensorRT and a GPU are here, else trt-rtx, which needs none",
-    )
-    parser.add_argument(
-        "--require-sparse",
-        metavar="PCT",
-        help="fail, with exit status 3 and no engine, where sparse kernels run less than this share of the "
-        "eligible work, as in 80%%, or where this machine cannot know",
-    )
-    precision = parser.add_argument_group("precision, brought into a float32 model before it is built")
-    precision.add_argument(
-        "--precision",
-        choices=("fp16", "bf16", "int8", "fp8"),
-        help="what the engine computes in; default: the types that the file has",
-    )
-    add_calibration(precision, required=False)
-    precision.add_argument(
-        "--exclude",
-        action="append",
-        default=[],
-        metavar="GLOB",
-        help="layers that keep the precision they have; may be repeated",
-    )
-    precision.add_argument(
-        "--float-depthwise",
-        action="store_true",
-        help="so do depthwise convolutions, which never have sparse kernels, in int8 and fp8",
-    )
-    precision.add_argument(
-        "--keep", action="store_true", help="keep the ONNX file in that precision beside the engine"
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="check everything, build nothing, write nothing"
-    )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_arguments(parser, BuildCommand)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Build and print the ladder."""
-    from nm2trt.pipeline.build import build
+    options = options_from(arguments, BuildCommand)
+    from nm2trt.pipeline.build import build_command
 
-    options = builder_options(arguments, arguments.sparsity)
     try:
-        result = build(
-            arguments.model,
-            arguments.output,
-            options,
-            backend=arguments.backend,
-            dry_run=arguments.dry_run,
-            require_sparse=arguments.require_sparse,
-            precision=_lowering(arguments),
-        )
+        result = build_command(options)
     except SparsityError as error:
         ladder = getattr(error, "ladder", ())
-        if arguments.json:
+        if options.json:
             print_json({"error": str(error), "ladder": [row.to_json() for row in ladder]})
         elif ladder:
             print_ladder(ladder)
         raise
     for note in result.notes:
         print(f"note: {printable(note)}", file=sys.stderr)
-    if arguments.json:
+    if options.json:
         print_json(result.to_json())
     else:
         _print_result(result)
     return 0
-
-
-def _lowering(arguments: argparse.Namespace) -> Lowering | None:
-    from nm2trt.pipeline.lowering import Lowering
-
-    if arguments.precision is None:
-        given = [name for name in ("calib", "exclude", "keep") if getattr(arguments, name)]
-        if given:
-            raise InputError(f"--{given[0]} says how to reach a precision; give --precision too")
-        return None
-    return Lowering(
-        arguments.precision,
-        calib=arguments.calib,
-        method=arguments.method,
-        percentile=arguments.percentile,
-        exclude=tuple(arguments.exclude),
-        float_depthwise=arguments.float_depthwise,
-        batch=arguments.batch,
-        data_root=arguments.data_root,
-        allow_functions=arguments.allow_functions,
-        keep=arguments.keep,
-    )
 
 
 def _print_result(result: BuildResult) -> None:

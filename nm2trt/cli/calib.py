@@ -5,33 +5,25 @@ from __future__ import annotations
 import argparse
 
 from nm2trt.cli.output import print_json, print_table
+from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.options.field import keywords
+from nm2trt.options.runs import CalibCommand
 
 __all__ = ["configure", "run"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("action", choices=["check"], help="read the samples and say what they are")
-    parser.add_argument("recipe", metavar="RECIPE.yaml", help="calibration recipe")
-    parser.add_argument("--sheet", metavar="FILE.png", help="draw the first 64 images there")
-    parser.add_argument(
-        "--data-root", metavar="DIR", help="folder that the recipe's paths are relative to (default: its own)"
-    )
-    parser.add_argument("--allow-functions", action="store_true", help="run a source of kind function")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_arguments(parser, CalibCommand)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Check, print, and return 0."""
+    options = options_from(arguments, CalibCommand)
     from nm2trt.pipeline.calib import calibration_samples
 
-    samples = calibration_samples(
-        arguments.recipe,
-        data_root=arguments.data_root,
-        allow_functions=arguments.allow_functions,
-        sheet=arguments.sheet,
-    )
-    if arguments.json:
+    samples = calibration_samples(**keywords(options))
+    if options.json:
         print_json(samples.to_json())
         return 0
     print_table(
@@ -48,6 +40,6 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print(f"\n{len(samples)} samples of {samples.source}, in batches of {samples.batch}")
     print(f"sha256 {samples.sha256}")
-    if arguments.sheet is not None:
-        print(f"wrote {arguments.sheet}")
+    if options.sheet is not None:
+        print(f"wrote {options.sheet}")
     return 0

@@ -7,6 +7,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.output import print_json, print_table
+from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.options.field import keywords
+from nm2trt.options.models import CastCommand
 
 if TYPE_CHECKING:
     from nm2trt.graph.cast.cast_model import CastReport
@@ -18,56 +21,18 @@ _MOST_ROWS = 20
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("model", help="float32 ONNX file")
-    parser.add_argument(
-        "-o", "--output", metavar="FILE", help="file to write (default: MODEL.fp16.onnx beside the model)"
-    )
-    parser.add_argument("--to", choices=("fp16", "bf16"), default="fp16", help="type (default: fp16)")
-    parser.add_argument(
-        "--keep",
-        action="append",
-        default=[],
-        metavar="GLOB",
-        help="keep nodes whose name matches, or operators of this type, in float32 too; may be repeated",
-    )
-    parser.add_argument("--io", action="store_true", help="cast inputs and outputs too (default: kept)")
-    parser.add_argument(
-        "--calib",
-        metavar="SAMPLES",
-        help="INPUTS.npz or RECIPE.yaml: run these and keep what overflows in float32",
-    )
-    parser.add_argument("--batch", type=int, metavar="N", help="samples of a batch (default: few)")
-    parser.add_argument(
-        "--cache", metavar="FILE", help="what calibration found (default: .ranges.npz beside the output)"
-    )
-    parser.add_argument(
-        "--data-root", metavar="DIR", help="folder that the recipe's paths are relative to (default: its own)"
-    )
-    parser.add_argument("--allow-functions", action="store_true", help="run a source of kind function")
-    parser.add_argument("--no-compare", action="store_true", help="do not compare outputs in ONNX Runtime")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_arguments(parser, CastCommand)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Cast, print, and return 0."""
+    options = options_from(arguments, CastCommand)
     from nm2trt.pipeline.cast import cast
 
-    report = cast(
-        arguments.model,
-        arguments.output,
-        to=arguments.to,
-        keep=arguments.keep,
-        io=arguments.io,
-        calib=arguments.calib,
-        batch=arguments.batch,
-        cache=arguments.cache,
-        data_root=arguments.data_root,
-        allow_functions=arguments.allow_functions,
-        compare=not arguments.no_compare,
-    )
+    report = cast(**keywords(options))
     for note in report.notes:
         print(f"note: {note}", file=sys.stderr)
-    if arguments.json:
+    if options.json:
         print_json(report.to_json())
     else:
         _print(report)

@@ -5,21 +5,24 @@ from __future__ import annotations
 import argparse
 
 from nm2trt.cli.output import print_json, print_table
+from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.options.runs import DoctorCommand
 
 __all__ = ["configure", "run"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_arguments(parser, DoctorCommand)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what was found; what is missing is no failure."""
+    options = options_from(arguments, DoctorCommand)
     from nm2trt.pipeline.doctor import doctor
 
     report = doctor()
-    if arguments.json:
+    if options.json:
         print_json(report.to_json())
         return 0
     rows = [(item.name, item.version or "missing", item.purpose, item.install) for item in report.backends]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.output import print_json, printable
+from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.options.engines import ExplainCommand
+from nm2trt.options.field import keywords
 
 if TYPE_CHECKING:
     from nm2trt.engine.ladder.explain import Explanation, Reason
@@ -28,48 +30,18 @@ _EPILOG = """examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog, parser.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("file", type=Path, metavar="ENGINE|MODEL", help="an engine or an ONNX model")
-    parser.add_argument("--log", type=Path, metavar="FILE", help="the builder's verbose log")
-    parser.add_argument("--layers", type=Path, metavar="FILE", help="the engine inspector's JSON")
-    parser.add_argument("--trace", type=Path, metavar="FILE", help="a profiler's list of kernels")
-    parser.add_argument(
-        "--version",
-        metavar="X.Y",
-        help="version that wrote log and layers; default: what they say",
-    )
-    parser.add_argument(
-        "--backend",
-        choices=("trt", "trt-rtx"),
-        help="judge a model for this builder; default: as nm2trt build",
-    )
-    parser.add_argument("--target", metavar="LIST", help="judge a model for these, as in sm80,sm86")
-    parser.add_argument(
-        "--shape",
-        action="append",
-        default=[],
-        metavar="NAME:SHAPE",
-        help="shape of a model's input, as in x:8",
-    )
-    parser.add_argument("--json", action="store_true", help="print the explanation as JSON")
+    add_arguments(parser, ExplainCommand)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Collect the reasons and print them."""
+    options = options_from(arguments, ExplainCommand)
     from nm2trt.pipeline.explain import explain
 
-    found = explain(
-        arguments.file,
-        log=arguments.log,
-        layers=arguments.layers,
-        trace=arguments.trace,
-        version=arguments.version,
-        backend=arguments.backend,
-        targets=arguments.target,
-        shapes=arguments.shape,
-    )
+    found = explain(options.file, **keywords(options, "file"))
     for note in found.notes:
         print(f"note: {printable(note)}", file=sys.stderr)
-    if arguments.json:
+    if options.json:
         print_json(found.to_json())
     else:
         _print(found)

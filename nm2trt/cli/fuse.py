@@ -6,6 +6,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.output import print_json, print_table
+from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.options.field import keywords
+from nm2trt.options.models import FuseCommand
 
 if TYPE_CHECKING:
     from nm2trt.graph.fuse.fuse_model import FuseReport
@@ -15,34 +18,16 @@ __all__ = ["configure", "run"]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("model", help="ONNX file")
-    parser.add_argument(
-        "-o", "--output", metavar="FILE", help="file to write (default: MODEL.fused.onnx beside the model)"
-    )
-    parser.add_argument(
-        "--allow-broken",
-        action="store_true",
-        help="merge branches even where the result loses the pattern that they held",
-    )
-    parser.add_argument(
-        "--no-compare",
-        action="store_true",
-        help="do not run the model before and after on random inputs in ONNX Runtime",
-    )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_arguments(parser, FuseCommand)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Fuse, print, and return 0."""
+    options = options_from(arguments, FuseCommand)
     from nm2trt.pipeline.fuse import fuse
 
-    report = fuse(
-        arguments.model,
-        arguments.output,
-        allow_broken=arguments.allow_broken,
-        compare=not arguments.no_compare,
-    )
-    if arguments.json:
+    report = fuse(**keywords(options))
+    if options.json:
         print_json(report.to_json())
     else:
         _print(report)

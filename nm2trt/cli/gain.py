@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.output import print_json, print_table, printable
+from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.options.engines import GainCommand
+from nm2trt.options.field import keywords
 
 if TYPE_CHECKING:
     from nm2trt.engine.gain import GainReport
@@ -25,47 +27,18 @@ The table is measured by benchmarks/gpu_gain.py on the GPU that the model is for
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog, parser.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("model", type=Path, help="the ONNX model, sparse or not")
-    parser.add_argument("--table", type=Path, required=True, metavar="FILE", help="the gain table")
-    parser.add_argument(
-        "--shape",
-        action="append",
-        default=[],
-        metavar="NAME:SHAPE",
-        help="shape of an input, as in x:8x3x224x224, or x:8 where only the batch is free; default: batch 1",
-    )
-    parser.add_argument(
-        "--as",
-        dest="as_dtype",
-        choices=("fp16", "bf16", "int8"),
-        help="look up this type instead of the model's own: for one that is still to be cast or quantised",
-    )
-    parser.add_argument(
-        "--device",
-        metavar="NAME",
-        help="GPU or architecture that the model is for; default: the GPU that is here",
-    )
-    parser.add_argument(
-        "--at-least", type=float, metavar="X", help="speed-up from which a layer pays; default: 1.05"
-    )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_arguments(parser, GainCommand)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Look the layers up and print the answers."""
+    options = options_from(arguments, GainCommand)
     from nm2trt.pipeline.gain import gain
 
-    report = gain(
-        arguments.model,
-        arguments.table,
-        shapes=arguments.shape,
-        as_dtype=arguments.as_dtype,
-        device=arguments.device,
-        at_least=arguments.at_least,
-    )
+    report = gain(**keywords(options))
     for note in report.notes:
         print(f"note: {printable(note)}", file=sys.stderr)
-    if arguments.json:
+    if options.json:
         print_json(report.to_json())
     else:
         _print(report)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from nm2trt.cli.output import print_json, print_table
+from nm2trt.options.checks import InferCommand
+from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.options.field import keywords
 
 __all__ = ["configure", "run"]
 
@@ -19,54 +21,16 @@ _EPILOG = """examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog, parser.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
-        "artefact", help="ONNX model, engine, .pt2 program, http://HOST:PORT/MODEL or grpc://..."
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="outputs by their names (default: ARTEFACT.outputs.npz beside it)",
-    )
-    parser.add_argument(
-        "--data",
-        metavar="FILE",
-        help=".npz, .npy, Polygraphy's .json or a recipe (default: random inputs of the declared shapes)",
-    )
-    parser.add_argument("--batch", type=int, metavar="N", help="samples to draw, or to run at once")
-    parser.add_argument(
-        "--shape",
-        action="append",
-        default=[],
-        metavar="NAME:SIZES",
-        help="whole shape of a random input, as in x:1x3x224x224",
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of random inputs (default: 0)")
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=0,
-        metavar="N",
-        help="threads of ONNX Runtime (default: its own choice)",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_arguments(parser, InferCommand)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
+    options = options_from(arguments, InferCommand)
     from nm2trt.pipeline.infer import infer
 
-    result = infer(
-        arguments.artefact,
-        arguments.output,
-        data=arguments.data,
-        batch=arguments.batch,
-        shapes=arguments.shape,
-        seed=arguments.seed,
-        threads=arguments.threads,
-    )
-    if arguments.json:
+    result = infer(**keywords(options))
+    if options.json:
         print_json(result.to_json())
         return 0
     rows = [

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.output import print_json, print_table
+from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.options.models import InfoCommand
 
 if TYPE_CHECKING:
     from nm2trt.engine.inspection import EngineInfo
@@ -18,16 +19,16 @@ __all__ = ["configure", "run"]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("file", type=Path, help="an engine or ONNX file, e.g. model.rtx")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_arguments(parser, InfoCommand)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what the file is."""
+    options = options_from(arguments, InfoCommand)
     from nm2trt.pipeline.info import info
 
-    result = info(arguments.file)
-    if arguments.json:
+    result = info(options.file)
+    if options.json:
         print_json(result.to_json())
     elif result.family == "engine":
         _print_engine(result)

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import argparse
 
+from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.options.field import keywords
+from nm2trt.options.runs import InitCommand
+
 __all__ = ["configure", "run"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("model", metavar="MODEL", help="the ONNX model")
-    parser.add_argument(
-        "-o", "--output", metavar="RECIPE.yaml", help="the recipe (default: NAME.yaml beside the model)"
-    )
-    parser.add_argument("--force", action="store_true", help="replace a recipe that is there")
-    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
+    add_arguments(parser, InitCommand)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the recipe and return 0."""
+    options = options_from(arguments, InitCommand)
     from nm2trt.cli.output import print_json
     from nm2trt.recipe.starter import write_recipe
 
-    result = write_recipe(arguments.model, arguments.output, force=arguments.force)
-    if arguments.json:
+    result = write_recipe(**keywords(options))
+    if options.json:
         print_json(result.to_json())
     else:
         print(f"{result.recipe}: {result.holds} of {result.weights} weights hold 2:4")

@@ -6,6 +6,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.output import print_json, print_table
+from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.options.serving import ProbeCommand
 
 if TYPE_CHECKING:
     from nm2trt.serving.probe_report import ProbeReport
@@ -15,63 +17,16 @@ __all__ = ["configure", "run"]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--url", required=True, help="HOST:PORT, or grpc://HOST:PORT to speak gRPC")
-    parser.add_argument("--name", required=True, help="the model's name")
-    parser.add_argument("--reference", required=True, metavar="MODEL.onnx", help="what it should answer like")
-    parser.add_argument(
-        "--data", metavar="FILE.npz", help="real samples by input name (default: random ones)"
-    )
-    parser.add_argument(
-        "--repository", metavar="FOLDER", help="where it was deployed to: its configuration is compared too"
-    )
-    parser.add_argument(
-        "--batches",
-        type=_numbers,
-        default=(),
-        metavar="N,N",
-        help="batches to compare (default: 1, odd, largest)",
-    )
-    parser.add_argument(
-        "--concurrency",
-        type=_numbers,
-        default=(1, 4, 16),
-        metavar="N,N",
-        help="clients at a time (default: 1,4,16)",
-    )
-    parser.add_argument(
-        "--requests", type=int, default=200, metavar="N", help="requests a round (default: 200)"
-    )
-    parser.add_argument(
-        "--precision",
-        metavar="DTYPE",
-        help="lowest type that it computes in, which sets the tolerance (default: that of the outputs)",
-    )
-    parser.add_argument(
-        "--timeout", type=float, default=30.0, metavar="S", help="longest wait (default: 30 s)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    add_arguments(parser, ProbeCommand)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    from nm2trt.pipeline.probe import probe
-    from nm2trt.serving.options import ProbeOptions
+    options = options_from(arguments, ProbeCommand)
+    from nm2trt.pipeline.probe import probe_command
 
-    report = probe(
-        arguments.url,
-        arguments.name,
-        arguments.reference,
-        data=arguments.data,
-        repository=arguments.repository,
-        options=ProbeOptions(
-            batches=arguments.batches,
-            concurrency=arguments.concurrency,
-            requests=arguments.requests,
-            precision=arguments.precision,
-            timeout_s=arguments.timeout,
-        ),
-    )
-    if arguments.json:
+    report = probe_command(options)
+    if options.json:
         print_json(report.to_json())
     else:
         _print(report)
@@ -123,7 +78,3 @@ def _print(report: ProbeReport) -> None:
         f"\nserver: {counted['inferences']} inferences in {counted['executions']} executions{joined}; "
         f"{counted['failures']} failures"
     )
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(",") if part)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.builder_arguments import add_builder, builder_options
 from nm2trt.cli.ladder import print_ladder
 from nm2trt.cli.output import print_json, print_table, printable
+from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.options.engines import ProveCommand
 
 if TYPE_CHECKING:
     from nm2trt.engine.twin.report import TwinReport
@@ -28,36 +28,18 @@ Without a GPU the three engines are built, and everything up to the timing is to
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog, parser.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("model", type=Path, help="the sparse ONNX model")
-    parser.add_argument(
-        "--dense", type=Path, metavar="FILE", help="the dense ONNX model; default: the sparse one, filled in"
-    )
-    parser.add_argument(
-        "-o", "--output", type=Path, metavar="FOLDER", help="folder to keep the engines in; default: none"
-    )
-    parser.add_argument("--backend", choices=("trt", "trt-rtx"), help="the builder; default: as nm2trt build")
-    add_builder(parser)
-    parser.add_argument("--runs", type=int, default=200, help="timed runs of each engine; default: 200")
-    parser.add_argument("--warmup", type=int, default=20, help="runs before, not timed; default: 20")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_arguments(parser, ProveCommand)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Build, time and print."""
-    from nm2trt.pipeline.prove import prove
+    options = options_from(arguments, ProveCommand)
+    from nm2trt.pipeline.prove import prove_command
 
-    report = prove(
-        arguments.model,
-        arguments.dense,
-        output=arguments.output,
-        options=builder_options(arguments, "enable"),
-        backend=arguments.backend,
-        runs=arguments.runs,
-        warmup=arguments.warmup,
-    )
+    report = prove_command(options)
     for note in report.notes:
         print(f"note: {printable(note)}", file=sys.stderr)
-    if arguments.json:
+    if options.json:
         print_json(report.to_json())
     else:
         _print(report)

@@ -6,6 +6,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.output import print_json, print_table
+from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.options.field import keywords
+from nm2trt.options.models import PruneCommand
 
 if TYPE_CHECKING:
     from nm2trt.graph.prune.prune_model import PruneReport
@@ -16,51 +19,7 @@ __all__ = ["configure", "run"]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("model", help="ONNX file")
-    parser.add_argument(
-        "-o", "--output", metavar="FILE", help="file to write (default: MODEL.pruned.onnx beside the model)"
-    )
-    parser.add_argument(
-        "--pattern", default="2:4", metavar="N:M", help="N weights of every M are kept (default: 2:4)"
-    )
-    parser.add_argument(
-        "--include",
-        action="append",
-        default=[],
-        metavar="GLOB",
-        help="prune only weights whose name matches; may be repeated (default: all that can be)",
-    )
-    parser.add_argument(
-        "--exclude",
-        action="append",
-        default=[],
-        metavar="GLOB",
-        help="keep weights whose name matches dense; may be repeated, stronger than --include",
-    )
-    parser.add_argument(
-        "--min-channels",
-        type=int,
-        default=16,
-        metavar="N",
-        help="keep weights with fewer input channels dense (default: 16)",
-    )
-    parser.add_argument(
-        "--calib",
-        metavar="SAMPLES",
-        help="rebuild masks and values from unlabelled samples: INPUTS.npz with an array per input, or a "
-        "RECIPE.yaml (default: keep the largest magnitudes, repair nothing)",
-    )
-    parser.add_argument(
-        "--valid", metavar="INPUT", help="with --calib: the input that is not 0 at real tokens"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="with --calib: seed of the rows drawn (default: 0)"
-    )
-    parser.add_argument(
-        "--data-root", metavar="DIR", help="folder that the recipe's paths are relative to (default: its own)"
-    )
-    parser.add_argument("--allow-functions", action="store_true", help="run a source of kind function")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_arguments(parser, PruneCommand)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -68,20 +27,9 @@ def run(arguments: argparse.Namespace) -> int:
     from nm2trt.graph.prune.prune_model import PruneReport
     from nm2trt.pipeline.prune import prune
 
-    report = prune(
-        arguments.model,
-        arguments.output,
-        pattern=arguments.pattern,
-        include=arguments.include,
-        exclude=arguments.exclude,
-        min_channels=arguments.min_channels,
-        calib=arguments.calib,
-        valid=arguments.valid,
-        seed=arguments.seed,
-        data_root=arguments.data_root,
-        allow_functions=arguments.allow_functions,
-    )
-    if arguments.json:
+    options = options_from(arguments, PruneCommand)
+    report = prune(**keywords(options))
+    if options.json:
         print_json(report.to_json())
     elif isinstance(report, PruneReport):
         _print(report)

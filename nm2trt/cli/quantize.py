@@ -6,8 +6,10 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.calibration_arguments import add_calibration
 from nm2trt.cli.output import print_json, print_table
+from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.options.field import keywords
+from nm2trt.options.models import QuantizeCommand
 
 if TYPE_CHECKING:
     from nm2trt.graph.quantize.report import QuantizeReport
@@ -17,61 +19,18 @@ __all__ = ["configure", "run"]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("model", help="float32 ONNX file")
-    parser.add_argument(
-        "-o", "--output", metavar="FILE", help="file to write (default: MODEL.int8.onnx beside the model)"
-    )
-    parser.add_argument(
-        "--to", choices=("int8", "fp8"), default="int8", help="number format; fp8 is E4M3FN (default: int8)"
-    )
-    add_calibration(parser, required=True)
-    parser.add_argument(
-        "--cache", metavar="FILE", help="what calibration found (default: .ranges.npz beside the output)"
-    )
-    parser.add_argument(
-        "--exclude",
-        action="append",
-        default=[],
-        metavar="GLOB",
-        help="keep layers whose node or weight matches in float; may be repeated",
-    )
-    parser.add_argument(
-        "--float-depthwise",
-        action="store_true",
-        help="leave depthwise convolutions, which never have sparse kernels, in float",
-    )
-    parser.add_argument(
-        "--float-weights",
-        action="store_true",
-        help="keep weights in float behind a Q/DQ pair, as older parsers want them",
-    )
-    parser.add_argument("--no-compare", action="store_true", help="do not compare outputs on the first batch")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_arguments(parser, QuantizeCommand)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Quantise, print, and return 0."""
+    options = options_from(arguments, QuantizeCommand)
     from nm2trt.pipeline.quantize import quantize
 
-    report = quantize(
-        arguments.model,
-        arguments.output,
-        calib=arguments.calib,
-        to=arguments.to,
-        method=arguments.method,
-        percentile=arguments.percentile,
-        exclude=arguments.exclude,
-        float_weights=arguments.float_weights,
-        float_depthwise=arguments.float_depthwise,
-        batch=arguments.batch,
-        cache=arguments.cache,
-        data_root=arguments.data_root,
-        allow_functions=arguments.allow_functions,
-        compare=not arguments.no_compare,
-    )
+    report = quantize(**keywords(options))
     for note in report.notes:
         print(f"note: {note}", file=sys.stderr)
-    if arguments.json:
+    if options.json:
         print_json(report.to_json())
     else:
         _print(report)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.options.field import keywords
+from nm2trt.options.runs import ReportCommand
+
 __all__ = ["configure", "run"]
 
 _EPILOG = """examples:
@@ -15,24 +19,17 @@ _EPILOG = """examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog, parser.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("run", metavar="RUN_DIR", help="folder of a run, as `nm2trt run` writes it")
-    parser.add_argument("-o", "--output", metavar="FILE", help="the report; default: RUN_DIR/report.html")
-    parser.add_argument(
-        "--format",
-        choices=("html", "json", "md"),
-        help="html: one self-contained page; json: all figures; md: for a pull request (default: by the "
-        "suffix of FILE, else html)",
-    )
-    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
+    add_arguments(parser, ReportCommand)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the report and return 0."""
+    options = options_from(arguments, ReportCommand)
     from nm2trt.cli.output import print_json
     from nm2trt.pipeline.report import report
 
-    result = report(arguments.run, arguments.output, format=arguments.format)
-    if arguments.json:
+    result = report(**keywords(options))
+    if options.json:
         print_json(result.to_json())
     else:
         print(

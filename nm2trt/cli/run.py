@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.options.field import keywords
+from nm2trt.options.runs import RunCommand
+
 if TYPE_CHECKING:
     from nm2trt.recipe.result import RunResult
 
@@ -21,47 +25,22 @@ _EPILOG = """examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog, parser.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("recipe", metavar="RECIPE.yaml", help="the recipe; `nm2trt init MODEL` writes one")
-    parser.add_argument(
-        "-o", "--output", metavar="DIR", help="folder of the run (default: the recipe's, or runs/NAME)"
-    )
-    parser.add_argument(
-        "--from", dest="first", metavar="STAGE", help="run it and all behind it, even where they are done"
-    )
-    parser.add_argument("--until", metavar="STAGE", help="stop behind it")
-    parser.add_argument("--dry-run", action="store_true", help="say what would run, and why; write nothing")
-    parser.add_argument(
-        "--root",
-        metavar="DIR",
-        help="folder that the recipe's paths are relative to and may not leave (default: its own)",
-    )
-    parser.add_argument(
-        "--allow-functions", action="store_true", help="run Python code that the recipe names"
-    )
-    parser.add_argument("--json", action="store_true", help="print what became of the stages as JSON")
+    add_arguments(parser, RunCommand)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the recipe, print what became of its stages, and return 0."""
+    options = options_from(arguments, RunCommand)
     from nm2trt.cli.live import live_view
     from nm2trt.cli.output import print_json
     from nm2trt.recipe.runner import run_recipe, stage_names
 
-    with live_view([] if arguments.dry_run else stage_names(arguments.recipe)) as view:
-        result = run_recipe(
-            arguments.recipe,
-            output=arguments.output,
-            root=arguments.root,
-            first=arguments.first,
-            until=arguments.until,
-            dry_run=arguments.dry_run,
-            allow_functions=arguments.allow_functions,
-            view=view,
-        )
-    if arguments.json:
+    with live_view([] if options.dry_run else stage_names(options.recipe)) as view:
+        result = run_recipe(options.recipe, **keywords(options, "recipe"), view=view)
+    if options.json:
         print_json(result.to_json())
     else:
-        _print(result, dry_run=arguments.dry_run)
+        _print(result, dry_run=options.dry_run)
     if result.failure is not None:
         raise result.failure
     return 0

@@ -6,11 +6,12 @@ import argparse
 import json
 import signal
 import sys
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from nm2trt.errors import BackendError
+from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.options.serving import ServeCommand
 
 if TYPE_CHECKING:
     from nm2trt.serving.server import RunningServer
@@ -20,49 +21,28 @@ __all__ = ["configure", "run"]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "--repository", required=True, metavar="FOLDER", help="model repository, e.g. models/"
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    for name in ("http", "grpc", "metrics"):
-        parser.add_argument(
-            f"--{name}-port",
-            type=int,
-            default=0,
-            metavar="PORT",
-            help=f"port of {name} (default: a free one)",
-        )
-    parser.add_argument(
-        "--model-control",
-        choices=("explicit", "none", "poll"),
-        default="explicit",
-        help="explicit (default): loads on request; none: loads at the start; poll: follows the files",
-    )
-    parser.add_argument(
-        "--load", action="append", metavar="NAME", help="model to load at the start (default: all of them)"
-    )
-    parser.add_argument("--log", type=Path, metavar="FILE", help="the server's log (default: stderr)")
-    parser.add_argument("--json", action="store_true", help="print the addresses as JSON, on one line")
+    add_arguments(parser, ServeCommand)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
+    options = options_from(arguments, ServeCommand)
     from nm2trt.pipeline.serve import serve
     from nm2trt.serving.options import ServerOptions
 
-    options = ServerOptions(
-        host=arguments.host,
-        http_port=arguments.http_port,
-        grpc_port=arguments.grpc_port,
-        metrics_port=arguments.metrics_port,
-        control=arguments.model_control,
-        load=tuple(arguments.load or ("*",)),
-        log=arguments.log,
+    started = ServerOptions(
+        host=options.host,
+        http_port=options.http_port,
+        grpc_port=options.grpc_port,
+        metrics_port=options.metrics_port,
+        control=options.control,
+        load=options.load or ("*",),
+        log=options.log,
     )
     # A supervisor's SIGTERM stops the server in order, like Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
-    with serve(arguments.repository, options) as server:
-        _print(server, arguments.json)
+    with serve(options.repository, started) as server:
+        _print(server, options.json)
         try:
             status = server.process.wait()
         except KeyboardInterrupt:

@@ -6,6 +6,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.output import print_json, print_table
+from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.options.field import keywords
+from nm2trt.options.runs import SparsifyCommand
 
 if TYPE_CHECKING:
     from nm2trt.pipeline.sparsify import SparsifyResult
@@ -15,37 +18,16 @@ __all__ = ["configure", "run"]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("recipe", metavar="RECIPE.yaml", help="names model, weights, calibration and method")
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="STEM",
-        help="path of the results without suffix (default: the recipe's output, or WEIGHTS.sparse)",
-    )
-    parser.add_argument(
-        "--data-root",
-        metavar="DIR",
-        help="folder that the calibration recipe's paths are relative to (default: its own)",
-    )
-    parser.add_argument(
-        "--allow-functions",
-        action="store_true",
-        help="run the Python code that the recipe names; without it, a recipe is refused",
-    )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_arguments(parser, SparsifyCommand)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Sparsify, print, and return 0."""
+    options = options_from(arguments, SparsifyCommand)
     from nm2trt.pipeline.sparsify import sparsify_file
 
-    result = sparsify_file(
-        arguments.recipe,
-        arguments.output,
-        data_root=arguments.data_root,
-        allow_functions=arguments.allow_functions,
-    )
-    if arguments.json:
+    result = sparsify_file(**keywords(options))
+    if options.json:
         print_json(result.to_json())
     else:
         _print(result)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.bench import print_latency
 from nm2trt.cli.output import keep_json, print_json, print_table
 from nm2trt.errors import Nm2trtError
+from nm2trt.options.checks import ValidateCommand
+from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.options.field import keywords
 
 if TYPE_CHECKING:
     from nm2trt.validation.comparison import MetricComparison
@@ -31,127 +33,30 @@ docs/validation.md says what each reads.
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.epilog, parser.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
-    what = "ONNX model, engine, .pt2 program, http://HOST:PORT/MODEL or grpc://..."
-    parser.add_argument("model", help=f"{what}, e.g. the sparse one")
-    parser.add_argument(
-        "--against",
-        required=True,
-        metavar="MODEL",
-        help="what to compare with, of any of these kinds, or outputs that Polygraphy saved (.json)",
-    )
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="FILE",
-        help=".npz with inputs by their names and 'labels', a recipe (.yaml), or Polygraphy's inputs (.json)",
-    )
-    parser.add_argument(
-        "--metric",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a task metric, again for more (default: top-1 and agreement where there are labels)",
-    )
-    parser.add_argument(
-        "--metric-option", action="append", default=[], metavar="KEY=VALUE", help="an option of a metric"
-    )
-    parser.add_argument(
-        "--max-drop",
-        metavar="DROP",
-        help="exit 5 unless the interval excludes a larger loss, as in 0.5pt (percentage points)",
-    )
-    parser.add_argument(
-        "--rtol", type=float, metavar="R", help="exit 5 if |a-b| > atol + R |b| anywhere (default: 0)"
-    )
-    parser.add_argument(
-        "--atol", type=float, metavar="A", help="exit 5 if |a-b| > A + rtol |b| anywhere (default: 0)"
-    )
-    parser.add_argument(
-        "--min-cosine", type=float, metavar="C", help="exit 5 if an output's cosine is under C, or undefined"
-    )
-    parser.add_argument(
-        "--min-agreement",
-        type=float,
-        metavar="SHARE",
-        help="exit 5 if both name the same class for less than this share of the samples, as in 0.99",
-    )
-    parser.add_argument(
-        "--bisect",
-        action="store_true",
-        help="also name the first tensor inside that differs; both ONNX models",
-    )
-    parser.add_argument(
-        "--output", metavar="NAME", help="output that the metrics read (default: the only one of its rank)"
-    )
-    parser.add_argument(
-        "--batch", type=int, metavar="N", help="batch size (default: 64 for metrics, 1 for latency)"
-    )
-    parser.add_argument(
-        "--runs",
-        type=int,
-        default=200,
-        metavar="N",
-        help="timed runs of each model; 0: no timing (default: 200)",
-    )
-    parser.add_argument(
-        "--warmup", type=int, default=20, metavar="N", help="fewest runs before, not timed (default: 20)"
-    )
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=0,
-        metavar="N",
-        help="threads of ONNX Runtime (default: its own choice)",
-    )
-    parser.add_argument("--data-root", metavar="FOLDER", help="folder of a recipe's paths (default: its own)")
-    parser.add_argument(
-        "--allow-functions", action="store_true", help="run a recipe's source of kind function"
-    )
-    parser.add_argument("-o", dest="report", type=Path, metavar="FILE", help="write the JSON there too")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    add_arguments(parser, ValidateCommand)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
+    options = options_from(arguments, ValidateCommand)
     from nm2trt.pipeline.validate import validate
 
     try:
-        sources = (arguments.model, arguments.against, arguments.data)
-        with keep_json(arguments.report, printed=arguments.json, sources=sources) as keep:
-            report = keep(
-                validate(
-                    arguments.model,
-                    against=arguments.against,
-                    data=arguments.data,
-                    metrics=arguments.metric,
-                    metric_options=arguments.metric_option,
-                    max_drop=arguments.max_drop,
-                    rtol=arguments.rtol,
-                    atol=arguments.atol,
-                    min_cosine=arguments.min_cosine,
-                    min_agreement=arguments.min_agreement,
-                    output=arguments.output,
-                    batch=arguments.batch,
-                    runs=arguments.runs,
-                    warmup=arguments.warmup,
-                    threads=arguments.threads,
-                    bisect=arguments.bisect,
-                    data_root=arguments.data_root,
-                    allow_functions=arguments.allow_functions,
-                )
-            )
+        sources = (options.model, options.against, options.data)
+        with keep_json(options.report, printed=options.json, sources=sources) as keep:
+            report = keep(validate(**keywords(options)))
     except Nm2trtError as error:
-        if error.partial is not None and not arguments.json:
+        if error.partial is not None and not options.json:
             _print(error.partial)
         raise
-    if arguments.json:
+    if options.json:
         print_json(report.to_json())
     else:
         _print(report)
-    for warning in () if arguments.json else report.warnings:
+    for warning in () if options.json else report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     report.require_passed()
-    if arguments.json:
+    if options.json:
         for gate in report.gates:
             print(gate.sentence, file=sys.stderr)
     return 0

@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.options.field import keywords
+from nm2trt.options.models import VerifyCommand
+
 if TYPE_CHECKING:
     from nm2trt.graph.verify.verify_model import FailOn, VerifyReport
 
@@ -13,47 +17,21 @@ __all__ = ["configure", "run"]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("model", help="ONNX file")
-    parser.add_argument(
-        "--pattern",
-        metavar="N:M",
-        help="pattern to hold (default: the plan in the file, or 2:4 where there is none)",
-    )
-    parser.add_argument(
-        "--as",
-        dest="as_dtype",
-        choices=("fp16", "bf16"),
-        help="judge floats as rounded to this type",
-    )
-    parser.add_argument(
-        "--fail-on",
-        choices=("broken", "ineligible", "any", "none"),
-        default="broken",
-        help="what makes the exit status 3: a broken pattern (default), also a held one that no sparse "
-        "kernel is known to run, anything not held or not eligible, or nothing",
-    )
-    parser.add_argument(
-        "--external-data-root", metavar="DIR", help="folder of the external data (default: the model's own)"
-    )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_arguments(parser, VerifyCommand)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Verify, print, and return 0, or 3 when the gate fails."""
+    options = options_from(arguments, VerifyCommand)
     from nm2trt.cli.output import print_json
     from nm2trt.pipeline.verify import verify
 
-    report = verify(
-        arguments.model,
-        pattern=arguments.pattern,
-        as_dtype=arguments.as_dtype,
-        external_data_root=arguments.external_data_root,
-    )
-    passed = report.passed(arguments.fail_on)
-    if arguments.json:
-        print_json({**report.to_json(), "fail_on": arguments.fail_on, "passed": passed})
+    report = verify(**keywords(options))
+    passed = report.passed(options.fail_on)
+    if options.json:
+        print_json({**report.to_json(), "fail_on": options.fail_on, "passed": passed})
     else:
-        _print_report(report, arguments.fail_on, passed)
+        _print_report(report, options.fail_on, passed)
     return 0 if passed else 3
 
 

@@ -19,12 +19,13 @@ from nm2trt.backends.options import (
     parse_targets,
 )
 from nm2trt.errors import InputError
+from nm2trt.options.engines import BuildCommand, BuilderCommand
 from nm2trt.pipeline.lowering import Lowering, Precision, lowered, refuse_fp8
 
 if TYPE_CHECKING:
     from nm2trt.engine.build import BuildResult
 
-__all__ = ["build", "build_options", "engine_suffix"]
+__all__ = ["build", "build_command", "build_options", "builder_options", "engine_suffix"]
 
 
 def build_options(
@@ -178,3 +179,51 @@ def engine_suffix(backend: str | None = None) -> str:
     from nm2trt.backends.choice import choose_backend
 
     return choose_backend(backend).suffix
+
+
+def build_command(command: BuildCommand) -> BuildResult:
+    """Build as the options of `nm2trt build` say; raises what `build` does."""
+    lowering = None
+    if command.precision is not None:
+        lowering = Lowering(
+            command.precision,
+            calib=command.calib,
+            method=command.method,
+            percentile=command.percentile,
+            exclude=command.exclude,
+            float_depthwise=command.float_depthwise,
+            batch=command.batch,
+            data_root=command.data_root,
+            allow_functions=command.allow_functions,
+            keep=command.keep,
+        )
+    return build(
+        command.model,
+        command.output,
+        builder_options(command, command.sparsity),
+        backend=command.backend,
+        dry_run=command.dry_run,
+        require_sparse=command.require_sparse,
+        precision=lowering,
+    )
+
+
+def builder_options(command: BuilderCommand, sparsity: Sparsity) -> BuildOptions:
+    """Return what a command's options ask of the builder.
+
+    Raises:
+        InputError: A text cannot be read.
+    """
+    return build_options(
+        sparsity=sparsity,
+        targets=command.targets,
+        profiles=command.profiles,
+        workspace=command.workspace,
+        static_shapes=command.shapes,
+        effort=command.effort,
+        timing_cache=command.timing_cache,
+        tf32=command.tf32,
+        strict_nans=command.strict_nans,
+        plugins=command.plugins,
+        library_tactics=command.library_tactics,
+    )

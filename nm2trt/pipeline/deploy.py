@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nm2trt.errors import InputError, Nm2trtError
+from nm2trt.options.serving import DeployCommand
 from nm2trt.pipeline.probe import probe
 from nm2trt.pipeline.served_artefact import describe_artefact, read_samples
 from nm2trt.serving.options import DeployOptions, ProbeOptions
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from nm2trt.serving.artefact import Artefact
     from nm2trt.serving.repository import Deployment
 
-__all__ = ["deploy"]
+__all__ = ["deploy", "deploy_command"]
 
 
 def deploy(
@@ -182,3 +183,46 @@ def _go_back(placed: Deployment, url: str) -> str:
     except Nm2trtError as error:
         return f"{now} in the repository, but the server was not told: {error}"
     return now
+
+
+def deploy_command(command: DeployCommand) -> Deployment:
+    """Deploy as the options of `nm2trt deploy` say; raises what `deploy` does."""
+    options = DeployOptions(
+        backend=command.backend,
+        max_batch=command.max_batch,
+        instances=command.instances,
+        device=command.device,
+        gpus=command.gpus,
+        profile_groups=command.profile_groups,
+        dynamic_batching=command.dynamic_batching,
+        preferred_batches=command.preferred_batches,
+        queue_delay_us=command.queue_delay_us,
+        version_policy=command.version_policy,
+        parameters=dict(_pair(text) for text in command.parameters),
+        settings=command.settings,
+        keep=command.keep,
+        threads=command.threads,
+    )
+    return deploy(
+        command.artefact,
+        command.repository,
+        command.name,
+        options,
+        sample=command.sample,
+        labels=command.labels,
+        url=command.url,
+        triton_release=command.triton_release,
+        server_tensorrt=command.server_tensorrt,
+        gpus=command.server_gpus,
+        load=command.load,
+        canary=command.canary,
+        reference=command.reference,
+        precision=command.precision,
+    )
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"{text!r} is no parameter; write KEY=VALUE")
+    return key, value

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nm2trt.errors import InputError
+from nm2trt.options.serving import ProbeCommand
 from nm2trt.pipeline.served_artefact import describe_artefact, read_samples
 from nm2trt.serving.options import ProbeOptions
 
 if TYPE_CHECKING:
     from nm2trt.serving.probe_report import ProbeReport
 
-__all__ = ["probe"]
+__all__ = ["probe", "probe_command"]
 
 
 def probe(
@@ -50,3 +51,21 @@ def probe(
     config = None if repository is None else served_config(repository, name)
     samples = None if data is None else read_samples(data, described)
     return probe_model(url, name, described, samples=samples, config=config, options=options)
+
+
+def probe_command(command: ProbeCommand) -> ProbeReport:
+    """Probe as the options of `nm2trt probe` say; raises what `probe` does."""
+    return probe(
+        command.url,
+        command.name,
+        command.reference,
+        data=command.data,
+        repository=command.repository,
+        options=ProbeOptions(
+            batches=command.batches,
+            concurrency=command.concurrency,
+            requests=command.requests,
+            precision=command.precision,
+            timeout_s=command.timeout_s,
+        ),
+    )

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nm2trt.errors import InputError
+from nm2trt.options.engines import ProveCommand
 
 if TYPE_CHECKING:
     from nm2trt.backends.options import BuildOptions
     from nm2trt.engine.build import BuildResult
     from nm2trt.engine.twin.report import TwinReport
 
-__all__ = ["prove"]
+__all__ = ["prove", "prove_command"]
 
 
 def prove(
@@ -143,3 +144,18 @@ def _folder(path: str | os.PathLike[str]) -> Path:
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; create it, or give another one with -o")
     return folder
+
+
+def prove_command(command: ProveCommand) -> TwinReport:
+    """Prove as the options of `nm2trt prove` say; raises what `prove` does."""
+    from nm2trt.pipeline.build import builder_options
+
+    return prove(
+        command.model,
+        command.dense,
+        output=command.output,
+        options=builder_options(command, "enable"),
+        backend=command.backend,
+        runs=command.runs,
+        warmup=command.warmup,
+    )

@@ -1,15 +1,25 @@
-"""What each kind of stage may say in a recipe: the command's own options, with its defaults."""
+"""The options of each kind of stage in a recipe, made from its command's dataclass."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from nm2trt.calibration.yaml_file import Strict
+from nm2trt.options.checks import BenchCommand, ValidateCommand
+from nm2trt.options.engines import BuildCommand, ExplainCommand, GainCommand, ProveCommand
+from nm2trt.options.field import Option, options_of
+from nm2trt.options.models import CastCommand, FuseCommand, PruneCommand, QuantizeCommand, VerifyCommand
+from nm2trt.options.runs import ReportCommand, SparsifyCommand
+from nm2trt.options.serving import DeployCommand, ProbeCommand
 
-__all__ = ["KINDS", "StageOptions"]
+__all__ = ["KINDS", "ExportOptions", "ReportOptions", "StageOptions"]
+
+_Command = TypeVar("_Command")
 
 
 class StageOptions(Strict):
@@ -22,6 +32,7 @@ class StageOptions(Strict):
         files: Keys whose values are files that the result depends on.
         sources: Keys, beside `from`, whose values name a stage, `model` or a file.
         folders: Keys whose values are folders that it writes into.
+        options_class: The command's dataclass; None for a stage without a command.
     """
 
     makes: ClassVar[str] = ""
@@ -29,6 +40,7 @@ class StageOptions(Strict):
     files: ClassVar[tuple[str, ...]] = ()
     sources: ClassVar[tuple[str, ...]] = ()
     folders: ClassVar[tuple[str, ...]] = ()
+    options_class: ClassVar[type | None] = None
 
     stage: str | None = None
     from_: str | None = Field(default=None, alias="from")
@@ -37,15 +49,77 @@ class StageOptions(Strict):
         """Return what was chosen, without the stage's place in the recipe."""
         return self.model_dump(exclude={"stage", "from_"})
 
+    def command(self, command: type[_Command], **given: Any) -> _Command:
+        """Return the options of the stage's command.
 
-class SparsifyOptions(StageOptions):
-    """`nm2trt sparsify`: prune a torch model and repair it, as a recipe of its own says."""
+        Args:
+            command: Its dataclass.
+            **given: What the stage's place decides: sources, files, outputs, permissions.
+        """
+        values = dict(given)
+        for known in options_of(command):
+            if known.stage and known.name not in values:
+                value = getattr(self, known.stage)
+                values[known.name] = tuple(value) if known.many else value
+        return command(**values)
 
-    makes = "model"
-    takes = ""
-    files = ("recipe",)
 
-    recipe: str
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A command's place in a recipe; see `StageOptions`.
+
+    Args:
+        command: The command's dataclass.
+        defaults: Defaults that differ from the command line's, by key.
+        more: Keys that the command line has no flag for.
+        free: Keys that may be left out although the command line asks for them: the recipe's place tells.
+    """
+
+    command: type[Any]
+    makes: str = ""
+    takes: str = "model"
+    files: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    free: tuple[str, ...] = ()
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _stage(name: str, place: _Place) -> type[StageOptions]:
+    fields: dict[str, Any] = {
+        known.stage: _field(known, place) for known in options_of(place.command) if known.stage
+    }
+    fields |= place.more
+    made = create_model(
+        f"{name.capitalize()}Stage", __base__=StageOptions, __doc__=f"`nm2trt {name}`.", **fields
+    )
+    for key in ("makes", "takes", "files", "sources", "folders"):
+        setattr(made, key, getattr(place, key))
+    made.options_class = place.command
+    return made
+
+
+def _field(known: Option, place: _Place) -> tuple[Any, Any]:
+    one: Any = str if known.kind is Path else known.kind
+    if known.choices:
+        one = Literal[known.choices]
+    limits = {"ge": known.at_least, "gt": known.over, "le": known.at_most}
+    settings: dict[str, Any] = {key: value for key, value in limits.items() if value is not None}
+    if known.kind is float:
+        settings["strict"] = False  # 1 is a number, too
+    default = known.default
+    if known.stage in place.defaults:
+        default = place.defaults[known.stage]
+    elif known.stage in place.free:
+        default = None
+    if known.many:
+        item = Annotated[one, Field(**settings)] if settings else one
+        return list[item], Field(default=list(default), min_length=1 if default else None)  # type: ignore[valid-type]
+    if known.required and known.stage not in place.free and default is known.default:
+        return one, Field(**settings)
+    hint = one if default is not None else one | None
+    return hint, Field(default=default, **settings)
 
 
 class ExportOptions(StageOptions):
@@ -59,227 +133,53 @@ class ExportOptions(StageOptions):
     weights: str
     arguments: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
     inputs: dict[str, list[int]]
-    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    dtype: Literal["float32", "float16"] | None = None
     opset: int = 18
-
-
-class FuseOptions(StageOptions):
-    """`nm2trt fuse`."""
-
-    makes = "model"
-
-    allow_broken: bool = False
-    compare: bool = True
-
-
-class PruneOptions(StageOptions):
-    """`nm2trt prune`."""
-
-    makes = "model"
-    files = ("calib",)
-
-    pattern: str = "2:4"
-    include: list[str] = Field(default_factory=list)
-    exclude: list[str] = Field(default_factory=list)
-    min_channels: int = Field(default=16, ge=1)
-    calib: str | None = None
-    valid: str | None = None
-    seed: int = Field(default=0, ge=0)
-
-
-class CastOptions(StageOptions):
-    """`nm2trt cast`."""
-
-    makes = "model"
-    files = ("calib",)
-
-    to: Literal["fp16", "bf16"] = "fp16"
-    keep: list[str] = Field(default_factory=list)
-    io: bool = False
-    calib: str | None = None
-    batch: int | None = Field(default=None, ge=1)
-
-
-class QuantizeOptions(StageOptions):
-    """`nm2trt quantize`."""
-
-    makes = "model"
-    files = ("calib",)
-
-    to: Literal["int8", "fp8"] = "int8"
-    calib: str
-    method: Literal["minmax", "percentile", "entropy"] = "minmax"
-    percentile: float = Field(default=99.99, gt=0, le=100, strict=False)
-    exclude: list[str] = Field(default_factory=list)
-    float_weights: bool = False
-    batch: int | None = Field(default=None, ge=1)
-
-
-class VerifyOptions(StageOptions):
-    """`nm2trt verify`."""
-
-    pattern: str | None = None
-    fail_on: Literal["broken", "ineligible", "any", "none"] = "broken"
-
-
-class BuildOptions(StageOptions):
-    """`nm2trt build`."""
-
-    makes = "engine"
-
-    sparsity: Literal["disable", "enable", "force"] = "enable"
-    target: str | None = None
-    profiles: list[str] = Field(default_factory=list)
-    shapes: list[str] = Field(default_factory=list)
-    workspace: str | None = None
-    effort: int | None = Field(default=None, ge=0, le=5)
-    backend: Literal["trt", "trt-rtx", "ort"] | None = None
-    require_sparse: str | None = None
-
-
-class ProveOptions(StageOptions):
-    """`nm2trt prove`: three engines, with and without sparsity, timed in turn where there is a GPU."""
-
-    sources = ("dense",)
-
-    dense: str | None = None
-    target: str | None = None
-    profiles: list[str] = Field(default_factory=list)
-    backend: Literal["trt", "trt-rtx"] | None = None
-    runs: int = Field(default=200, ge=1)
-    warmup: int = Field(default=20, ge=0)
-
-
-class ExplainOptions(StageOptions):
-    """`nm2trt explain`: why an engine is not faster; for a model, `target` and `shapes` say where."""
-
-    takes = "artefact"
-
-    target: str | None = None
-    shapes: list[str] = Field(default_factory=list)
-    backend: Literal["trt", "trt-rtx"] | None = None
-
-
-class ValidateOptions(StageOptions):
-    """`nm2trt validate`; with `max_drop` or another limit the run stops if it is not kept."""
-
-    files = ("data",)
-    sources = ("against",)
-
-    against: str = "model"
-    data: str
-    metrics: list[str] = Field(default_factory=list)
-    metric_options: list[str] = Field(default_factory=list)
-    max_drop: str | None = None
-    rtol: float | None = Field(default=None, ge=0, strict=False)
-    atol: float | None = Field(default=None, ge=0, strict=False)
-    min_cosine: float | None = Field(default=None, ge=-1, le=1, strict=False)
-    min_agreement: float | None = Field(default=None, ge=0, le=1, strict=False)
-    bisect: bool = False
-    output: str | None = None
-    batch: int | None = Field(default=None, ge=1)
-    runs: int = Field(default=200, ge=0)
-    warmup: int = Field(default=20, ge=0)
-    threads: int = Field(default=0, ge=0)
-
-
-class BenchOptions(StageOptions):
-    """`nm2trt bench`: what it starts from, timed in turn with `against`."""
-
-    takes = "artefact"
-    files = ("data",)
-    sources = ("against",)
-
-    against: str | None = None
-    data: str | None = None
-    batches: list[int] = Field(default=[1], min_length=1)
-    shapes: list[str] = Field(default_factory=list)
-    runs: int = Field(default=200, ge=1)
-    warmup: int = Field(default=20, ge=0)
-    threads: int = Field(default=0, ge=0)
-
-
-class GainOptions(StageOptions):
-    """`nm2trt gain`: which layers would pay, by a table measured on one GPU."""
-
-    files = ("table",)
-
-    table: str
-    shapes: list[str] = Field(default_factory=list)
-    as_dtype: Literal["fp16", "bf16", "int8"] | None = None
-    device: str | None = None
-    at_least: float | None = Field(default=None, gt=0, strict=False)
-
-
-class DeployOptions(StageOptions):
-    """`nm2trt deploy`; `settings` are other fields of Triton's configuration, as `path=value`.
-
-    `canary` names a server on the repository that loads and probes the version, which goes back if it fails.
-    """
-
-    makes = "deployment"
-    takes = "artefact"
-    files = ("sample",)
-    sources = ("reference",)
-    folders = ("repository",)
-
-    repository: str
-    name: str
-    backend: Literal["tensorrt", "onnxruntime", "python"] | None = None
-    max_batch: int | None = Field(default=None, ge=0)
-    instances: int = Field(default=1, ge=1)
-    device: Literal["auto", "cpu", "gpu"] = "auto"
-    queue_delay_us: int = Field(default=0, ge=0)
-    settings: list[str] = Field(default_factory=list)
-    keep: int = Field(default=2, ge=1)
-    threads: int = Field(default=1, ge=0)
-    sample: str | None = None
-    url: str = ""
-    triton_release: str = ""
-    server_tensorrt: str = ""
-    gpus: list[str] = Field(default_factory=list)
-    canary: str = ""
-    reference: str | None = None
-
-
-class ProbeOptions(StageOptions):
-    """`nm2trt probe`: what a running server answers; by default like the ONNX model behind the deployment."""
-
-    takes = "deployment"
-    files = ("data",)
-    sources = ("reference",)
-
-    url: str
-    reference: str | None = None
-    data: str | None = None
-    concurrency: list[int] = Field(default=[1, 4, 16])
-    requests: int = Field(default=200, ge=1)
-    precision: str | None = None
 
 
 class ReportOptions(StageOptions):
     """`nm2trt report`: written when the other stages are done, or one has failed."""
 
     takes = ""
+    options_class = ReportCommand
 
     formats: list[Literal["html", "json", "md"]] = Field(default=["html"], min_length=1)
 
 
+_PLACES = {
+    "sparsify": _Place(SparsifyCommand, makes="model", takes="", files=("recipe",)),
+    "fuse": _Place(FuseCommand, makes="model"),
+    "prune": _Place(PruneCommand, makes="model", files=("calib",)),
+    "cast": _Place(CastCommand, makes="model", files=("calib",)),
+    "quantize": _Place(QuantizeCommand, makes="model", files=("calib",)),
+    "verify": _Place(VerifyCommand),
+    "build": _Place(BuildCommand, makes="engine", defaults={"sparsity": "enable"}),
+    "prove": _Place(ProveCommand, sources=("dense",)),
+    "explain": _Place(ExplainCommand, takes="artefact"),
+    "validate": _Place(ValidateCommand, files=("data",), sources=("against",), defaults={"against": "model"}),
+    "bench": _Place(
+        BenchCommand,
+        takes="artefact",
+        files=("data",),
+        sources=("against",),
+        more={"against": (str | None, None)},
+    ),
+    "gain": _Place(GainCommand, files=("table",)),
+    "deploy": _Place(
+        DeployCommand,
+        makes="deployment",
+        takes="artefact",
+        files=("sample",),
+        sources=("reference",),
+        folders=("repository",),
+    ),
+    "probe": _Place(
+        ProbeCommand, takes="deployment", files=("data",), sources=("reference",), free=("reference",)
+    ),
+}
+
 KINDS: Mapping[str, type[StageOptions]] = {
-    "sparsify": SparsifyOptions,
+    **{name: _stage(name, place) for name, place in _PLACES.items()},
     "export": ExportOptions,
-    "fuse": FuseOptions,
-    "prune": PruneOptions,
-    "cast": CastOptions,
-    "quantize": QuantizeOptions,
-    "verify": VerifyOptions,
-    "build": BuildOptions,
-    "prove": ProveOptions,
-    "explain": ExplainOptions,
-    "validate": ValidateOptions,
-    "bench": BenchOptions,
-    "gain": GainOptions,
-    "deploy": DeployOptions,
-    "probe": ProbeOptions,
     "report": ReportOptions,
 }

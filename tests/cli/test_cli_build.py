@@ -232,7 +232,7 @@ def test_the_other_options_reach_the_manifest(net, capsys):
         ),
         pytest.param(["--shape", "x"], "is not a shape; write NAME:SHAPE", id="form"),
         pytest.param(["--shape", "x:4", "--profile", "x:1,2,3"], "input 'x' is given twice", id="twice"),
-        pytest.param(["--effort", "9"], "an effort of 9 is not possible; choose 0 to 5", id="effort"),
+        pytest.param(["--effort", "9"], "--effort 9 is out of range; give 0 to 5", id="effort"),
         pytest.param(["--plugin", "gone.so"], "gone.so does not exist", id="plugin"),
         pytest.param(["--backend", "tvm"], "invalid choice: 'tvm'", id="backend"),
     ],

@@ -61,7 +61,7 @@ def test_deploy_says_what_it_did(tmp_path, capsys):
         (["--set", "max_batch=3"], 2, "no field 'max_batch'"),
         (["--set", "nonsense"], 2, "'nonsense' is no setting; write PATH=VALUE"),
         (["--parameter", "x"], 2, "'x' is no parameter; write KEY=VALUE"),
-        (["--preferred-batch", "a"], 2, "invalid _numbers value: 'a'"),
+        (["--preferred-batch", "a"], 2, "'a' is not a list of numbers; write them as in 1,8,32"),
         (["--backend", "torch"], 2, "invalid choice: 'torch'"),
         (["--backend", "tensorrt"], 2, "does not run it; use onnxruntime or python"),
         (["--sample", "nowhere.npz"], 2, "nowhere.npz does not exist"),

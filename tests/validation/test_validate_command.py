@@ -120,8 +120,8 @@ def test_bad_input_is_one_sentence(replace, status, sentence, files, capsys, tmp
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        pytest.param(["--batch", "0"], "batch of 0 cannot be run", id="batch"),
-        pytest.param(["--runs", "-1"], "cannot be timed", id="runs"),
+        pytest.param(["--batch", "0"], "--batch 0 is out of range; give 1 or more", id="batch"),
+        pytest.param(["--runs", "-1"], "--runs -1 is out of range; give 0 or more", id="runs"),
         pytest.param(["--output", "y"], "no output 'y'", id="output"),
     ],
 )

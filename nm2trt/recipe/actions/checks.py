@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from nm2trt.errors import DifferenceError, Nm2trtError, SparsityError
-from nm2trt.recipe import options as options_of
-from nm2trt.recipe.actions.job import Job, Outcome, Words
+from nm2trt.options.checks import BenchCommand, ValidateCommand
+from nm2trt.options.command_line import words
+from nm2trt.options.engines import GainCommand
+from nm2trt.options.field import keywords
+from nm2trt.options.models import VerifyCommand
+from nm2trt.recipe.actions.job import Job, Outcome
 
 __all__ = ["bench", "gain", "validate", "verify"]
 
@@ -13,8 +17,8 @@ def verify(job: Job) -> Outcome:
     """Run `nm2trt verify`."""
     from nm2trt.pipeline.verify import verify
 
-    options: options_of.VerifyOptions = job.options
-    done = verify(job.source, pattern=options.pattern)
+    options = job.command(VerifyCommand, model=str(job.source))
+    done = verify(**keywords(options))
     passed = done.passed(options.fail_on)
     failure = None
     if not passed:
@@ -25,94 +29,48 @@ def verify(job: Job) -> Outcome:
             else (f"the planned {done.missing[0]!r} is read by no node")
         )
         failure = SparsityError(f"{job.source}: {first} (fail_on: {options.fail_on})")
-    words = Words(["verify", str(job.source)]).add("--pattern", options.pattern)
-    words.add("--fail-on", options.fail_on, unless="broken")
     result = {**done.to_json(), "fail_on": options.fail_on, "passed": passed}
-    return Outcome(result, words.words, failure=failure)
+    return Outcome(result, words("verify", options), failure=failure)
 
 
 def validate(job: Job) -> Outcome:
     """Run `nm2trt validate`."""
     from nm2trt.pipeline.validate import validate
 
-    options: options_of.ValidateOptions = job.options
-    against = str(job.sources["against"])
     metric_options = []
-    for text in options.metric_options:
+    for text in job.options.metric_options:
         key = text.partition("=")[0]
         file = job.files.get(f"metric_options.{key}")
         metric_options.append(text if file is None else f"{key}={file}")
-    done = validate(
-        str(job.sources["from"]),
-        against=against,
-        data=job.files["data"],
-        metrics=options.metrics,
-        metric_options=metric_options,
-        max_drop=options.max_drop,
-        rtol=options.rtol,
-        atol=options.atol,
-        min_cosine=options.min_cosine,
-        min_agreement=options.min_agreement,
-        bisect=options.bisect,
+    options = job.command(
+        ValidateCommand,
+        model=str(job.sources["from"]),
+        against=str(job.sources["against"]),
+        data=str(job.files["data"]),
+        metric_options=tuple(metric_options),
         allow_functions=job.allow_functions,
-        output=options.output,
-        batch=options.batch,
-        runs=options.runs,
-        warmup=options.warmup,
-        threads=options.threads,
     )
-    words = Words(
-        ["validate", str(job.sources["from"]), "--against", against, "--data", str(job.files["data"])]
-    )
-    words.add("--metric", options.metrics).add("--metric-option", metric_options)
-    words.add("--max-drop", options.max_drop).add("--rtol", options.rtol).add("--atol", options.atol)
-    words.add("--min-cosine", options.min_cosine).add("--min-agreement", options.min_agreement)
-    words.add("--bisect", options.bisect)
-    words.add("--output", options.output).add("--batch", options.batch)
-    words.add("--runs", options.runs, unless=200)
+    done = validate(**keywords(options))
     failure: Nm2trtError | None = None
     try:
         done.require_passed()
     except DifferenceError as error:
         failure = error
-    return Outcome(done.to_json(), words.words, failure=failure)
+    return Outcome(done.to_json(), words("validate", options), failure=failure)
 
 
 def gain(job: Job) -> Outcome:
     """Run `nm2trt gain`."""
     from nm2trt.pipeline.gain import gain
 
-    options: options_of.GainOptions = job.options
-    done = gain(
-        job.source,
-        job.files["table"],
-        shapes=options.shapes,
-        as_dtype=options.as_dtype,
-        device=options.device,
-        at_least=options.at_least,
-    )
-    words = Words(["gain", str(job.source), "--table", str(job.files["table"])])
-    words.add("--shape", options.shapes).add("--as", options.as_dtype).add("--device", options.device)
-    words.add("--at-least", options.at_least)
-    return Outcome(done.to_json(), words.words)
+    options = job.command(GainCommand, model=job.source, table=job.files["table"])
+    return Outcome(gain(**keywords(options)).to_json(), words("gain", options))
 
 
 def bench(job: Job) -> Outcome:
     """Run `nm2trt bench`."""
     from nm2trt.pipeline.bench import bench
 
-    options: options_of.BenchOptions = job.options
-    artefacts = [job.sources[key] for key in ("against", "from") if key in job.sources]
-    done = bench(
-        artefacts,
-        data=job.files.get("data"),
-        batches=options.batches,
-        shapes=options.shapes,
-        runs=options.runs,
-        warmup=options.warmup,
-        threads=options.threads,
-    )
-    words = Words(["bench", *map(str, artefacts)]).add("--data", job.files.get("data"))
-    words.add("--batch", ",".join(map(str, options.batches)), unless="1").add("--shape", options.shapes)
-    words.add("--runs", options.runs, unless=200).add("--threads", options.threads, unless=0)
-    return Outcome(done.to_json(), words.words)
+    artefacts = tuple(str(job.sources[key]) for key in ("against", "from") if key in job.sources)
+    options = job.command(BenchCommand, artefacts=artefacts, data=job.file("data"))
+    return Outcome(bench(**keywords(options)).to_json(), words("bench", options))

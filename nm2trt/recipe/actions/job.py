@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nm2trt.errors import InputError, Nm2trtError
 
-__all__ = ["Job", "Outcome", "Words", "model_files"]
+__all__ = ["Job", "Outcome", "model_files"]
+
+_Command = TypeVar("_Command")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,15 @@ class Job:
             raise InputError(f"{self.name} needs a file to start from, not {source}")
         return source
 
+    def command(self, command: type[_Command], **given: Any) -> _Command:
+        """Return the options of the stage's command: what the recipe says, and what its place decides."""
+        made: _Command = self.options.command(command, **given)
+        return made
+
+    def file(self, key: str) -> str | None:
+        """Return the path that an option names, or None if it names none."""
+        return str(self.files[key]) if key in self.files else None
+
     def artefact(self, suffix: str) -> Path:
         """Return where the stage's own file goes."""
         return self.artefacts / f"{self.name}{suffix}"
@@ -77,24 +88,6 @@ class Outcome:
         here = f"{Path.cwd()}/"
         words = (word.removeprefix(here) for word in self.command)
         return shlex.join(("nm2trt", *words)) if self.command else ""
-
-
-@dataclass
-class Words:
-    """A command line in the making; options that say nothing are left out."""
-
-    words: list[str] = field(default_factory=list)
-
-    def add(self, flag: str, value: object, *, unless: object = None) -> Words:
-        """Append a flag and its value, once for each item of a list; nothing where it is None or `unless`."""
-        if isinstance(value, bool):
-            if value and value != unless:
-                self.words.append(flag)
-        elif isinstance(value, list):
-            self.words += [word for item in value for word in (flag, str(item))]
-        elif value is not None and value != unless:
-            self.words += [flag, str(value)]
-        return self
 
 
 def model_files(model: Path) -> tuple[Path, ...]:

@@ -301,9 +301,16 @@ def test_the_command_reads_real_samples(tmp_path, capsys):
     ("words", "status", "sentence"),
     [
         pytest.param(["none.onnx"], 2, "none.onnx does not exist", id="missing"),
-        pytest.param(["a.onnx", "--batch", "1,x"], 2, "'1,x' is no list of batch sizes", id="batches"),
-        pytest.param(["a.onnx", "--batch", "0"], 2, "'0' is no list of batch sizes", id="batch-0"),
-        pytest.param(["a.onnx", "--runs", "0"], 2, "cannot be timed", id="runs"),
+        pytest.param(
+            ["a.onnx", "--batch", "1,x"],
+            2,
+            "'1,x' is not a list of numbers; write them as in 1,8,32",
+            id="batches",
+        ),
+        pytest.param(
+            ["a.onnx", "--batch", "0"], 2, "--batch 0 is out of range; give 1 or more", id="batch-0"
+        ),
+        pytest.param(["a.onnx", "--runs", "0"], 2, "--runs 0 is out of range; give 1 or more", id="runs"),
         pytest.param(
             ["free.onnx"], 2, "leaves the size of n?xm free; give it: --shape x:1x...", id="free-size"
         ),

@@ -1,0 +1,209 @@
+"""Options of the commands that build engines and judge them: build, prove, explain, gain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nm2trt.errors import InputError
+from nm2trt.options.field import option, options_of
+from nm2trt.options.models import ALLOW_FUNCTIONS, BATCH, CALIB, DATA_ROOT, METHOD, PERCENTILE
+
+__all__ = ["BuildCommand", "BuilderCommand", "ExplainCommand", "GainCommand", "ProveCommand"]
+
+_PRECISION = "precision, brought into a float32 model before it is built"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuilderCommand:
+    """Options of the builder that `nm2trt build` and `nm2trt prove` share."""
+
+    targets: str | None = option(
+        None,
+        flag="--target",
+        stage="target",
+        metavar="LIST",
+        help="compute capabilities, as in sm80,sm86 (the default)",
+    )
+    profiles: tuple[str, ...] = option(
+        (),
+        flag="--profile",
+        metavar="NAME:MIN,OPT,MAX",
+        help="shapes of a dynamic input, as in x:1x3x224x224,8x3x224x224,32x3x224x224, or x:1,8,32 where "
+        "only the batch is dynamic; once an input, and again for a second profile; default: batches 1,8,32",
+    )
+    workspace: str | None = option(
+        None,
+        metavar="SIZE",
+        help="most scratch memory for a kernel, as in 512M or 2G; default: the builder's",
+    )
+    shapes: tuple[str, ...] = option(
+        (),
+        flag="--shape",
+        metavar="NAME:SHAPE",
+        help="fix an input to one shape, as in x:8x3x224x224, or x:8 where only the batch is dynamic",
+    )
+    effort: int | None = option(
+        None,
+        metavar="0-5",
+        at_least=0,
+        at_most=5,
+        help="how long the builder searches; default: the builder's",
+    )
+    timing_cache: Path | None = option(
+        None, metavar="FILE", stage=False, help="kernel timings to start from and to add to (trt)"
+    )
+    tf32: bool = option(True, help="do not round fp32 products to TF32")
+    strict_nans: bool = option(False, help="pass NaNs through every layer; limits sparse kernels")
+    plugins: tuple[Path, ...] = option(
+        (), flag="--plugin", metavar="FILE.so", stage=False, help="library of operators; its code is run"
+    )
+    library_tactics: bool = option(True, help="let TensorRT use neither cuBLAS nor cuDNN (trt)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildCommand(BuilderCommand):
+    """Options of `nm2trt build`."""
+
+    model: Path = option(flag="", help="the ONNX model")
+    output: Path | None = option(
+        None,
+        short="-o",
+        metavar="FILE",
+        stage=False,
+        help="the engine; default: model.rtx beside the model",
+    )
+    sparsity: Literal["disable", "enable", "force"] = option(
+        "disable",
+        joined=True,
+        help="enable allows sparse kernels where weights hold 2:4, force prunes them by magnitude first; "
+        "default: disable, and enable when no value is given",
+    )
+    backend: Literal["trt", "trt-rtx", "ort"] | None = option(
+        None, help="the builder; default: trt if TensorRT and a GPU are here, else trt-rtx, which needs none"
+    )
+    require_sparse: str | None = option(
+        None,
+        metavar="PCT",
+        help="fail, with exit status 3 and no engine, where sparse kernels run less than this share of the "
+        "eligible work, as in 80%, or where this machine cannot know",
+    )
+    precision: Literal["fp16", "bf16", "int8", "fp8"] | None = option(
+        None,
+        group=_PRECISION,
+        stage=False,
+        help="what the engine computes in; default: the types that the file has",
+    )
+    calib: str | None = option(None, group=_PRECISION, metavar="SAMPLES", stage=False, help=CALIB)
+    method: Literal["minmax", "percentile", "entropy"] = option(
+        "minmax", group=_PRECISION, stage=False, help=METHOD
+    )
+    percentile: float = option(
+        99.99, group=_PRECISION, metavar="P", over=50, at_most=100, stage=False, help=PERCENTILE
+    )
+    batch: int | None = option(None, group=_PRECISION, metavar="N", at_least=1, stage=False, help=BATCH)
+    data_root: str | None = option(None, group=_PRECISION, metavar="DIR", stage=False, help=DATA_ROOT)
+    allow_functions: bool = option(False, group=_PRECISION, stage=False, help=ALLOW_FUNCTIONS)
+    exclude: tuple[str, ...] = option(
+        (),
+        group=_PRECISION,
+        metavar="GLOB",
+        stage=False,
+        help="layers that keep the precision they have; may be repeated",
+    )
+    float_depthwise: bool = option(
+        False,
+        group=_PRECISION,
+        stage=False,
+        help="so do depthwise convolutions, which never have sparse kernels, in int8 and fp8",
+    )
+    keep: bool = option(
+        False, group=_PRECISION, stage=False, help="keep the ONNX file in that precision beside the engine"
+    )
+    dry_run: bool = option(False, stage=False, help="check everything, build nothing, write nothing")
+    json: bool = option(False, stage=False, keyword=False, help="print the result as JSON")
+
+    def __post_init__(self) -> None:
+        """Refuse options that say how to reach a precision when none is named."""
+        if self.precision is not None:
+            return
+        for known in options_of(BuildCommand):
+            given = getattr(self, known.name) != known.default
+            if given and known.group == _PRECISION and known.name != "precision":
+                raise InputError(f"{known.flag} says how to reach a precision; give --precision too")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProveCommand(BuilderCommand):
+    """Options of `nm2trt prove`."""
+
+    model: Path = option(flag="", help="the sparse ONNX model")
+    dense: Path | None = option(
+        None, metavar="FILE", help="the dense ONNX model; default: the sparse one, filled in"
+    )
+    output: Path | None = option(
+        None,
+        short="-o",
+        metavar="FOLDER",
+        stage=False,
+        help="folder to keep the engines in; default: none",
+    )
+    backend: Literal["trt", "trt-rtx"] | None = option(None, help="the builder; default: as nm2trt build")
+    runs: int = option(200, metavar="N", at_least=1, help="timed runs of each engine; default: 200")
+    warmup: int = option(20, metavar="N", at_least=0, help="runs before, not timed; default: 20")
+    json: bool = option(False, stage=False, keyword=False, help="print the report as JSON")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainCommand:
+    """Options of `nm2trt explain`."""
+
+    file: Path = option(flag="", metavar="ENGINE|MODEL", help="an engine or an ONNX model")
+    log: Path | None = option(None, metavar="FILE", stage=False, help="the builder's verbose log")
+    layers: Path | None = option(None, metavar="FILE", stage=False, help="the engine inspector's JSON")
+    trace: Path | None = option(None, metavar="FILE", stage=False, help="a profiler's list of kernels")
+    version: str | None = option(
+        None,
+        metavar="X.Y",
+        stage=False,
+        help="version that wrote log and layers; default: what they say",
+    )
+    backend: Literal["trt", "trt-rtx"] | None = option(
+        None, help="judge a model for this builder; default: as nm2trt build"
+    )
+    targets: str | None = option(
+        None, flag="--target", stage="target", metavar="LIST", help="judge a model for these, as in sm80,sm86"
+    )
+    shapes: tuple[str, ...] = option(
+        (), flag="--shape", metavar="NAME:SHAPE", help="shape of a model's input, as in x:8"
+    )
+    json: bool = option(False, stage=False, keyword=False, help="print the explanation as JSON")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GainCommand:
+    """Options of `nm2trt gain`."""
+
+    model: Path = option(flag="", help="the ONNX model, sparse or not")
+    table: Path = option(metavar="FILE", help="the gain table")
+    shapes: tuple[str, ...] = option(
+        (),
+        flag="--shape",
+        metavar="NAME:SHAPE",
+        help="shape of an input, as in x:8x3x224x224, or x:8 where only the batch is free; default: batch 1",
+    )
+    as_dtype: Literal["fp16", "bf16", "int8"] | None = option(
+        None,
+        flag="--as",
+        help="look up this type instead of the model's own: for one that is still to be cast or quantised",
+    )
+    device: str | None = option(
+        None,
+        metavar="NAME",
+        help="GPU or architecture that the model is for; default: the GPU that is here",
+    )
+    at_least: float | None = option(
+        None, metavar="X", over=0, help="speed-up from which a layer pays; default: 1.05"
+    )
+    json: bool = option(False, stage=False, keyword=False, help="print the report as JSON")

@@ -1,0 +1,201 @@
+"""One option of a command: its type and default, and beside them help text, unit, range and flag.
+
+A command's dataclass is the only place where its options stand. `nm2trt.options.command_line` makes the
+arguments and the recorded command from it, `nm2trt.recipe.options` the schema of its stage, and the pipeline
+takes its names as keywords.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from nm2trt.errors import InputError
+
+__all__ = ["Option", "check_ranges", "keywords", "option", "options_of"]
+
+_KEY = "nm2trt.option"
+_READ: dict[type[Any], tuple[Option, ...]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What stands beside an option's name, type and default.
+
+    Args:
+        name: The field's name: the keyword of the Python function.
+        kind: Type of one value: str, int, float, Path or bool.
+        choices: The values that there are; () for any.
+        many: Whether it is a tuple of values.
+        default: The default; `dataclasses.MISSING` if the option is required.
+        help: One clause for `--help` and the reference.
+        flag: The flag, as in "--batch"; "" for a positional argument.
+        short: A second, short flag, as in "-o".
+        metavar: Placeholder of the value.
+        group: Title of the group of arguments that it belongs to.
+        at_least: Smallest value.
+        over: Value that it must exceed.
+        at_most: Largest value.
+        comma: Whether the values of a tuple are one word, separated by commas.
+        joined: Whether the recorded command writes `flag=value`.
+        stage: Key in a stage of a recipe; "" if recipes do not set it.
+        keyword: Whether the Python function takes it.
+    """
+
+    name: str
+    kind: type
+    choices: tuple[Any, ...]
+    many: bool
+    default: Any
+    help: str
+    flag: str
+    short: str
+    metavar: str
+    group: str
+    at_least: float | None
+    over: float | None
+    at_most: float | None
+    comma: bool
+    joined: bool
+    stage: str
+    keyword: bool
+
+    @property
+    def required(self) -> bool:
+        """Whether there is no default."""
+        return self.default is MISSING
+
+    def range_text(self) -> str:
+        """Return the range in words, as in "1 or more"; "" if any value will do."""
+        if self.over is not None and self.at_most is not None:
+            return f"over {self.over:g} and up to {self.at_most:g}"
+        if self.at_least is not None and self.at_most is not None:
+            return f"{self.at_least:g} to {self.at_most:g}"
+        if self.over is not None:
+            return f"over {self.over:g}"
+        return "" if self.at_least is None else f"{self.at_least:g} or more"
+
+    def holds(self, value: float) -> bool:
+        """Tell whether a number lies in the range."""
+        return (
+            (self.at_least is None or value >= self.at_least)
+            and (self.over is None or value > self.over)
+            and (self.at_most is None or value <= self.at_most)
+        )
+
+
+def option(
+    default: Any = MISSING,
+    *,
+    help: str,  # noqa: A002 - argparse's own name for it
+    flag: str | None = None,
+    short: str = "",
+    metavar: str = "",
+    group: str = "",
+    at_least: float | None = None,
+    over: float | None = None,
+    at_most: float | None = None,
+    comma: bool = False,
+    joined: bool = False,
+    stage: str | bool = True,
+    keyword: bool = True,
+) -> Any:
+    """Return a dataclass field that describes an option; see `Option` for the arguments.
+
+    `flag` is made from the field's name unless it is given; "" makes a positional argument, which a recipe
+    sets by the place of the stage and not by a key. `stage` is the key in a recipe, or False.
+    """
+    told = {
+        "help": help,
+        "flag": flag,
+        "short": short,
+        "metavar": metavar,
+        "group": group,
+        "at_least": at_least,
+        "over": over,
+        "at_most": at_most,
+        "comma": comma,
+        "joined": joined,
+        "stage": stage,
+        "keyword": keyword,
+    }
+    return dataclasses.field(default=default, metadata={_KEY: told})
+
+
+def options_of(command: type[Any]) -> tuple[Option, ...]:
+    """Return the options of a command's dataclass, in the order of its fields."""
+    if command not in _READ:
+        hints = get_type_hints(command)
+        _READ[command] = tuple(_read(field, hints[field.name]) for field in dataclasses.fields(command))
+    return _READ[command]
+
+
+def _read(field: dataclasses.Field[Any], hint: Any) -> Option:
+    told = dict(field.metadata[_KEY])
+    kind, choices, many = _kind(hint)
+    flag = told.pop("flag")
+    if flag is None:
+        plain = field.name.replace("_", "-")
+        flag = f"--no-{plain}" if kind is bool and field.default is True else f"--{plain}"
+    stage = told.pop("stage")
+    if stage is True:
+        stage = field.name if flag else ""
+    return Option(
+        name=field.name,
+        kind=kind,
+        choices=choices,
+        many=many,
+        default=field.default,
+        flag=flag,
+        stage=stage or "",
+        **told,
+    )
+
+
+def _kind(hint: Any) -> tuple[type, tuple[Any, ...], bool]:
+    """Return the type of one value, its choices, and whether there are many."""
+    if get_origin(hint) in (Union, UnionType):
+        (hint,) = (part for part in get_args(hint) if part is not NoneType)
+    if get_origin(hint) is tuple:
+        kind, choices, _ = _kind(get_args(hint)[0])
+        return kind, choices, True
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        return type(choices[0]), choices, False
+    if hint not in (str, int, float, bool, Path):
+        raise TypeError(f"no option can be of type {hint}")
+    return hint, (), False
+
+
+_Command = TypeVar("_Command")
+
+
+def check_ranges(options: _Command) -> _Command:
+    """Return a command's options if every number lies in its range.
+
+    Raises:
+        InputError: One does not; the sentence names its flag.
+    """
+    for known, value in _values(options):
+        for number in value if known.many else (value,):
+            if isinstance(number, (int, float)) and not known.holds(number):
+                raise InputError(f"{known.flag} {number:g} is out of range; give {known.range_text()}")
+    return options
+
+
+def keywords(options: object, *leave_out: str) -> Mapping[str, Any]:
+    """Return a command's options as the keywords of its Python function."""
+    return {
+        known.name: value
+        for known, value in _values(options)
+        if known.keyword and known.name not in leave_out
+    }
+
+
+def _values(options: object) -> Iterator[tuple[Option, Any]]:
+    for known in options_of(type(options)):
+        yield known, getattr(options, known.name)

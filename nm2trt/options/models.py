@@ -1,0 +1,187 @@
+"""Options of the commands from ONNX to ONNX: verify, fuse, prune, cast, quantize; and of info."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nm2trt.options.field import option
+
+__all__ = [
+    "CastCommand",
+    "FuseCommand",
+    "InfoCommand",
+    "PruneCommand",
+    "QuantizeCommand",
+    "VerifyCommand",
+]
+
+ALLOW_FUNCTIONS = "run a source of kind function"
+BATCH = "samples of a batch (default: few)"
+CALIB = "samples: INPUTS.npz with an array per input, or a RECIPE.yaml"
+DATA_ROOT = "folder that the recipe's paths are relative to (default: its own)"
+JSON = "print the report as JSON"
+METHOD = "how ranges of activations are chosen (default: minmax)"
+PERCENTILE = "percent of magnitudes inside a range, for --method percentile (default: 99.99)"
+RANGES = "what calibration found (default: .ranges.npz beside the output)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyCommand:
+    """Options of `nm2trt verify`."""
+
+    model: str = option(flag="", help="ONNX file")
+    pattern: str | None = option(
+        None,
+        metavar="N:M",
+        help="pattern to hold (default: the plan in the file, or 2:4 where there is none)",
+    )
+    as_dtype: Literal["fp16", "bf16"] | None = option(
+        None, flag="--as", help="judge floats as rounded to this type"
+    )
+    fail_on: Literal["broken", "ineligible", "any", "none"] = option(
+        "broken",
+        keyword=False,
+        help="what makes the exit status 3: a broken pattern (default), also a held one that no sparse "
+        "kernel is known to run, anything not held or not eligible, or nothing",
+    )
+    external_data_root: str | None = option(
+        None, metavar="DIR", stage=False, help="folder of the external data (default: the model's own)"
+    )
+    json: bool = option(False, stage=False, keyword=False, help=JSON)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FuseCommand:
+    """Options of `nm2trt fuse`."""
+
+    model: str = option(flag="", help="ONNX file")
+    output: str | None = option(
+        None,
+        short="-o",
+        metavar="FILE",
+        stage=False,
+        help="file to write (default: MODEL.fused.onnx beside the model)",
+    )
+    allow_broken: bool = option(
+        False, help="merge branches even where the result loses the pattern that they held"
+    )
+    compare: bool = option(
+        True, help="do not run the model before and after on random inputs in ONNX Runtime"
+    )
+    json: bool = option(False, stage=False, keyword=False, help=JSON)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneCommand:
+    """Options of `nm2trt prune`."""
+
+    model: str = option(flag="", help="ONNX file")
+    output: str | None = option(
+        None,
+        short="-o",
+        metavar="FILE",
+        stage=False,
+        help="file to write (default: MODEL.pruned.onnx beside the model)",
+    )
+    pattern: str = option("2:4", metavar="N:M", help="N weights of every M are kept (default: 2:4)")
+    include: tuple[str, ...] = option(
+        (),
+        metavar="GLOB",
+        help="prune only weights whose name matches; may be repeated (default: all that can be)",
+    )
+    exclude: tuple[str, ...] = option(
+        (),
+        metavar="GLOB",
+        help="keep weights whose name matches dense; may be repeated, stronger than --include",
+    )
+    min_channels: int = option(
+        16, metavar="N", at_least=1, help="keep weights with fewer input channels dense (default: 16)"
+    )
+    calib: str | None = option(
+        None,
+        metavar="SAMPLES",
+        help="rebuild masks and values from unlabelled samples: INPUTS.npz with an array per input, or a "
+        "RECIPE.yaml (default: keep the largest magnitudes, repair nothing)",
+    )
+    valid: str | None = option(
+        None, metavar="INPUT", help="with --calib: the input that is not 0 at real tokens"
+    )
+    seed: int = option(0, metavar="N", at_least=0, help="with --calib: seed of the rows drawn (default: 0)")
+    data_root: str | None = option(None, metavar="DIR", stage=False, help=DATA_ROOT)
+    allow_functions: bool = option(False, stage=False, help=ALLOW_FUNCTIONS)
+    json: bool = option(False, stage=False, keyword=False, help=JSON)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CastCommand:
+    """Options of `nm2trt cast`."""
+
+    model: str = option(flag="", help="float32 ONNX file")
+    output: str | None = option(
+        None,
+        short="-o",
+        metavar="FILE",
+        stage=False,
+        help="file to write (default: MODEL.fp16.onnx beside the model)",
+    )
+    to: Literal["fp16", "bf16"] = option("fp16", help="type (default: fp16)")
+    keep: tuple[str, ...] = option(
+        (),
+        metavar="GLOB",
+        help="keep nodes whose name matches, or operators of this type, in float32 too; may be repeated",
+    )
+    io: bool = option(False, help="cast inputs and outputs too (default: kept)")
+    calib: str | None = option(
+        None,
+        metavar="SAMPLES",
+        help="INPUTS.npz or RECIPE.yaml: run these and keep what overflows in float32",
+    )
+    batch: int | None = option(None, metavar="N", at_least=1, help=BATCH)
+    cache: str | None = option(None, metavar="FILE", stage=False, help=RANGES)
+    data_root: str | None = option(None, metavar="DIR", stage=False, help=DATA_ROOT)
+    allow_functions: bool = option(False, stage=False, help=ALLOW_FUNCTIONS)
+    compare: bool = option(True, help="do not compare outputs in ONNX Runtime")
+    json: bool = option(False, stage=False, keyword=False, help=JSON)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizeCommand:
+    """Options of `nm2trt quantize`."""
+
+    model: str = option(flag="", help="float32 ONNX file")
+    output: str | None = option(
+        None,
+        short="-o",
+        metavar="FILE",
+        stage=False,
+        help="file to write (default: MODEL.int8.onnx beside the model)",
+    )
+    to: Literal["int8", "fp8"] = option("int8", help="number format; fp8 is E4M3FN (default: int8)")
+    calib: str = option(metavar="SAMPLES", help=CALIB)
+    method: Literal["minmax", "percentile", "entropy"] = option("minmax", help=METHOD)
+    percentile: float = option(99.99, metavar="P", over=50, at_most=100, help=PERCENTILE)
+    batch: int | None = option(None, metavar="N", at_least=1, help=BATCH)
+    data_root: str | None = option(None, metavar="DIR", stage=False, help=DATA_ROOT)
+    allow_functions: bool = option(False, stage=False, help=ALLOW_FUNCTIONS)
+    cache: str | None = option(None, metavar="FILE", stage=False, help=RANGES)
+    exclude: tuple[str, ...] = option(
+        (), metavar="GLOB", help="keep layers whose node or weight matches in float; may be repeated"
+    )
+    float_depthwise: bool = option(
+        False, help="leave depthwise convolutions, which never have sparse kernels, in float"
+    )
+    float_weights: bool = option(
+        False, help="keep weights in float behind a Q/DQ pair, as older parsers want them"
+    )
+    compare: bool = option(True, help="do not compare outputs on the first batch")
+    json: bool = option(False, stage=False, keyword=False, help=JSON)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InfoCommand:
+    """Options of `nm2trt info`."""
+
+    file: Path = option(flag="", help="an engine or ONNX file, e.g. model.rtx")
+    json: bool = option(False, keyword=False, help="print the result as JSON")

@@ -1,0 +1,117 @@
+"""Options of the commands around recipes and runs: sparsify, calib, run, init, report, doctor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nm2trt.options.field import option
+from nm2trt.options.models import ALLOW_FUNCTIONS, DATA_ROOT
+
+__all__ = ["CalibCommand", "DoctorCommand", "InitCommand", "ReportCommand", "RunCommand", "SparsifyCommand"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparsifyCommand:
+    """Options of `nm2trt sparsify`."""
+
+    recipe: str = option(
+        flag="", metavar="RECIPE.yaml", stage="recipe", help="names model, weights, calibration and method"
+    )
+    output: str | None = option(
+        None,
+        short="-o",
+        metavar="STEM",
+        stage=False,
+        help="path of the results without suffix (default: the recipe's output, or WEIGHTS.sparse)",
+    )
+    data_root: str | None = option(
+        None,
+        metavar="DIR",
+        stage=False,
+        help="folder that the calibration recipe's paths are relative to (default: its own)",
+    )
+    allow_functions: bool = option(
+        False, stage=False, help="run the Python code that the recipe names; without it, a recipe is refused"
+    )
+    json: bool = option(False, stage=False, keyword=False, help="print the report as JSON")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibCommand:
+    """Options of `nm2trt calib`."""
+
+    action: Literal["check"] = option(flag="", keyword=False, help="read the samples and say what they are")
+    recipe: str = option(flag="", metavar="RECIPE.yaml", help="calibration recipe")
+    sheet: str | None = option(None, metavar="FILE.png", help="draw the first 64 images there")
+    data_root: str | None = option(None, metavar="DIR", help=DATA_ROOT)
+    allow_functions: bool = option(False, help=ALLOW_FUNCTIONS)
+    json: bool = option(False, keyword=False, help="print the report as JSON")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunCommand:
+    """Options of `nm2trt run`."""
+
+    recipe: str = option(flag="", metavar="RECIPE.yaml", help="the recipe; `nm2trt init MODEL` writes one")
+    output: str | None = option(
+        None, short="-o", metavar="DIR", help="folder of the run (default: the recipe's, or runs/NAME)"
+    )
+    first: str | None = option(
+        None,
+        flag="--from",
+        metavar="STAGE",
+        help="run it and all stages after it, even where they are done",
+    )
+    until: str | None = option(None, metavar="STAGE", help="stop after it")
+    dry_run: bool = option(False, help="say what would run, and why; write nothing")
+    root: str | None = option(
+        None,
+        metavar="DIR",
+        help="folder that the recipe's paths are relative to and may not leave (default: its own)",
+    )
+    allow_functions: bool = option(False, help="run Python code that the recipe names")
+    json: bool = option(False, keyword=False, help="print what became of the stages as JSON")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitCommand:
+    """Options of `nm2trt init`."""
+
+    model: str = option(flag="", metavar="MODEL", help="the ONNX model")
+    output: str | None = option(
+        None,
+        short="-o",
+        metavar="RECIPE.yaml",
+        help="the recipe (default: NAME.yaml beside the model)",
+    )
+    force: bool = option(False, help="replace a recipe that is there")
+    json: bool = option(False, keyword=False, help="print what was written as JSON")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportCommand:
+    """Options of `nm2trt report`."""
+
+    run: str = option(flag="", metavar="RUN_DIR", help="folder of a run, as `nm2trt run` writes it")
+    output: str | None = option(
+        None,
+        short="-o",
+        metavar="FILE",
+        stage=False,
+        help="the report; default: RUN_DIR/report.html",
+    )
+    format: Literal["html", "json", "md"] | None = option(
+        None,
+        stage=False,
+        help="html: one self-contained page; json: all figures; md: for a pull request (default: by the "
+        "suffix of FILE, else html)",
+    )
+    json: bool = option(False, stage=False, keyword=False, help="print what was written as JSON")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorCommand:
+    """Options of `nm2trt doctor`."""
+
+    json: bool = option(False, keyword=False, help="print the result as JSON")
