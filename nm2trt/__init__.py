@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from nm2trt.pipeline.rollback import rollback
     from nm2trt.pipeline.serve import serve
     from nm2trt.pipeline.sparsify import sparsify
+    from nm2trt.pipeline.to_semi_structured import to_semi_structured
     from nm2trt.pipeline.validate import validate
     from nm2trt.pipeline.verify import verify
 
@@ -60,6 +61,7 @@ __all__ = [
     "rollback",
     "serve",
     "sparsify",
+    "to_semi_structured",
     "validate",
     "verify",
 ]

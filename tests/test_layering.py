@@ -38,7 +38,7 @@ FLOORS = {
         {"spre", "fcpts"},
         {"registry"},
         {"sparsify"},
-        {"recipe_file", "load_sparse"},
+        {"recipe_file", "load_sparse", "semi_structured"},
     ],
     "validation": [
         {"samples", "metrics"},

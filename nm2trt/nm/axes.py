@@ -13,6 +13,7 @@ the shared dimension for a matrix product. N:M groups are M consecutive elements
 | MatMul left, right          |                   | -1; -2 (a vector: 0)                        |
 | Einsum                      |                   | the one label that the operands contract    |
 | LSTM, GRU, RNN: W, R        | (d, gates·H, in)  | 2                                           |
+| LSTMCell, GRUCell, RNNCell  | (gates·H, in)     | 1                                           |
 """
 
 from __future__ import annotations
@@ -137,6 +138,8 @@ ONNX_WEIGHTS: Mapping[tuple[str, str], Mapping[int, _Rule]] = {
     ("com.microsoft", "QAttention"): {1: _RIGHT},
 }
 
+_CELL = (TorchWeight("weight_ih", 1), TorchWeight("weight_hh", 1))
+
 # Class name -> weights. Subclasses are found by their bases' names, so that torch stays unimported here.
 TORCH_WEIGHTS: Mapping[str, tuple[TorchWeight, ...]] = {
     "Linear": (TorchWeight("weight", 1),),
@@ -147,6 +150,9 @@ TORCH_WEIGHTS: Mapping[str, tuple[TorchWeight, ...]] = {
     "ConvTranspose2d": (TorchWeight("weight", 0),),
     "ConvTranspose3d": (TorchWeight("weight", 0),),
     "Conv1D": (TorchWeight("weight", 0),),
+    "LSTMCell": _CELL,
+    "GRUCell": _CELL,
+    "RNNCell": _CELL,
     "MultiheadAttention": (
         TorchWeight("in_proj_weight", 1),
         TorchWeight("q_proj_weight", 1),

@@ -24,7 +24,7 @@ __all__ = ["SparsifyResult", "sparsify", "sparsify_file"]
 def sparsify(
     model: torch.nn.Module,
     *,
-    method: str = "sr-ste",
+    method: str | Mapping[str, str] = "sr-ste",
     pattern: PatternChoice | None = "2:4",
     total_steps: int | None = None,
     include: str | Sequence[str] = (),
@@ -38,6 +38,7 @@ def sparsify(
     Args:
         model: Plain layers; their weights become parametrised in place.
         method: "sr-ste", "ste", "lbc", "magnitude" or "spre"; "fcpts" trains by itself, from `calibration=`.
+            A dict from globs on layer names to methods gives each layer its own.
         pattern: "2:4", an `NMPattern`, or a dict from globs on layer names to patterns (None: dense). FCPTS
             takes None for zeros anywhere.
         total_steps: Optimizer steps of the whole run, for methods with a schedule.

@@ -12,6 +12,8 @@ The whole of a training script that changes:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
@@ -19,8 +21,9 @@ from torch import nn
 from nm2trt.errors import SparsifyError
 from nm2trt.nm.plan import Plan
 from nm2trt.sparsity.core.distributed import is_sharded
-from nm2trt.sparsity.core.layer_choice import PatternChoice
-from nm2trt.sparsity.core.session import Request, SparseSession
+from nm2trt.sparsity.core.layer_choice import Choice, PatternChoice
+from nm2trt.sparsity.core.method_spec import MethodSpec
+from nm2trt.sparsity.core.session import Request, SparseSession, parametrize_each
 from nm2trt.sparsity.registry import method as find_method
 
 __all__ = ["sparsify"]
@@ -29,7 +32,7 @@ __all__ = ["sparsify"]
 def sparsify(
     model: nn.Module,
     *,
-    method: str = "sr-ste",
+    method: str | Mapping[str, str] = "sr-ste",
     pattern: PatternChoice | None = "2:4",
     total_steps: int | None = None,
     include: str | Sequence[str] = (),
@@ -42,7 +45,8 @@ def sparsify(
 
     Args:
         model: Plain layers; their weights become parametrised in place.
-        method: A name of `nm2trt.sparsity.registry.METHODS`.
+        method: A name of `nm2trt.sparsity.registry.METHODS`, or a dict from globs on layer names to such
+            names: the first glob that matches decides, and a layer that none matches stays dense.
         pattern: "2:4", an `NMPattern`, or a dict from globs on layer names to patterns (None: dense). FCPTS
             takes None for zeros anywhere.
         total_steps: Optimizer steps of the whole run, for methods with a schedule.
@@ -60,11 +64,13 @@ def sparsify(
         SparsifyError: No layer fits, an option or a glob is unknown, a weight holds NaN, or the model is
             attached, compiled, wrapped or sharded already.
     """
-    spec = find_method(method)
+    by_glob = {"*": method} if isinstance(method, str) else dict(method)
+    ways = _read_methods(by_glob, options)
+    spec = next(iter(ways.values())).spec
     request = Request(
         model=model,
         spec=spec,
-        options=spec.read_options(options),
+        options=next(iter(ways.values())).options,
         pattern=pattern,
         total_steps=total_steps,
         include=include,
@@ -75,16 +81,78 @@ def sparsify(
     _check_model(model)
     if total_steps is not None and (not isinstance(total_steps, int) or total_steps < 1):
         raise SparsifyError(f"total_steps must be a positive whole number, not {total_steps!r}")
-    if total_steps is None and spec.weight.has_schedule(request.options):
-        raise SparsifyError(
-            f"{method!r} has a schedule: give total_steps, the optimizer steps of the whole run"
-        )
+    for way in ways.values():
+        if total_steps is None and way.spec.weight.has_schedule(way.options):
+            raise SparsifyError(
+                f"{way.spec.name!r} has a schedule: give total_steps, the optimizer steps of the whole run"
+            )
     if spec.start:
-        _refuse_meta(model, method)
+        _refuse_meta(model, spec.name)
         return spec.start(request)
-    choices = request.choose()
-    weights = request.parametrize(choices)
-    return SparseSession(model, Plan(tuple(c.entry for c in choices), spec.name), weights)
+    chosen = _assign(request.choose(), by_glob, ways)
+    weights = parametrize_each([(c, way.spec.weight, way.options) for c, way in chosen], total_steps)
+    used = dict.fromkeys(way.spec.name for c, way in chosen if c.entry.pattern is not None)
+    return SparseSession(model, Plan(tuple(c.entry for c, _ in chosen), ", ".join(used)), weights)
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """A method with its options."""
+
+    spec: MethodSpec
+    options: Any
+
+
+def _read_methods(by_glob: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, _Way]:
+    """Read each method with those of the options that it knows, by name."""
+    specs = {name: find_method(name) for name in by_glob.values()}
+    if not specs:
+        raise SparsifyError('the methods by name are empty; give at least one glob, as in {"*": "sr-ste"}')
+    if len(specs) == 1:
+        return {name: _Way(spec, spec.read_options(options)) for name, spec in specs.items()}
+    for name, spec in specs.items():
+        if spec.start:
+            raise SparsifyError(
+                f"{name!r} changes more than weights and cannot share a session with "
+                f"{', '.join(repr(n) for n in specs if n != name)}; sparsify submodules one by one"
+            )
+    known = {name: {field.name for field in fields(spec.options)} for name, spec in specs.items()}
+    for option in options:
+        if not any(option in of_method for of_method in known.values()):
+            raise SparsifyError(f"none of {', '.join(specs)} knows the option {option!r}")
+    return {
+        name: _Way(spec, spec.read_options({o: v for o, v in options.items() if o in known[name]}))
+        for name, spec in specs.items()
+    }
+
+
+def _assign(
+    choices: Sequence[Choice], by_glob: Mapping[str, str], ways: Mapping[str, _Way]
+) -> list[tuple[Choice, _Way]]:
+    """Give each weight its method; what no glob matches stays dense."""
+    names = [name for c in choices for s in c.sites for name in (s.module_name, s.weight_name)]
+    for glob in by_glob:
+        if glob != "*" and not any(fnmatchcase(name, glob) for name in names):
+            raise SparsifyError(
+                f"method: {glob!r} matches no layer; the model has {', '.join(names[:6])} ..."
+            )
+    assigned = []
+    for choice in choices:
+        site, entry = choice.sites[0], choice.entry
+        found = [
+            name
+            for glob, name in by_glob.items()
+            if fnmatchcase(site.module_name, glob) or fnmatchcase(site.weight_name, glob)
+        ]
+        if entry.pattern is not None and not found:
+            entry = replace(entry, pattern=None, reason="no method is given for its name")
+        elif entry.pattern is not None and len(ways) > 1:
+            entry = replace(entry, reason=f"{entry.reason}; by {found[0]}")
+        way = ways[found[0]] if found else next(iter(ways.values()))
+        assigned.append((replace(choice, entry=entry), way))
+    if all(choice.entry.pattern is None for choice, _ in assigned):
+        raise SparsifyError("method: no layer that can be sparse has a method; add a glob that matches one")
+    return assigned
 
 
 def _check_model(model: nn.Module) -> None:

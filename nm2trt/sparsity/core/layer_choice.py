@@ -25,6 +25,8 @@ from nm2trt.nm.plan import PlanEntry
 
 __all__ = ["Choice", "PatternChoice", "Site", "check_finite", "select"]
 
+_INSTEAD = "use cells, or prune the exported file"
+
 PatternChoice: TypeAlias = "str | NMPattern | Mapping[str, str | NMPattern | None]"
 
 
@@ -149,6 +151,10 @@ def _candidates(model: nn.Module) -> Iterator[tuple[Site, TorchWeight]]:
                     if getattr(module, where.name, None) is not None:
                         yield site, where
                 break
+        if isinstance(module, nn.RNNBase):
+            for tensor in module._flat_weights_names:
+                if tensor.startswith("weight_"):
+                    yield Site(module, name, tensor), TorchWeight(tensor, 1)
 
 
 def _tensor(site: Site) -> Tensor:
@@ -251,6 +257,8 @@ def _dense_reason(
         return excluded
     if pattern is None:
         return "no pattern is given for its name"
+    if isinstance(site.module, nn.RNNBase):
+        return f"torch reads the weights of {type(site.module).__name__} as one flat block; {_INSTEAD}"
     if site.module._parameters.get(site.tensor) is None:
         return "it is computed by another parametrisation"
     if not _tensor(site).is_floating_point():

@@ -22,7 +22,7 @@ from nm2trt.sparsity.core.parametrization import SparseWeight
 from nm2trt.sparsity.core.telemetry import Anchor, report
 from nm2trt.sparsity.core.tracked_weight import TrackedWeight
 
-__all__ = ["Request", "SparseSession"]
+__all__ = ["Request", "SparseSession", "parametrize_each"]
 
 _SHOWN_REASONS = 4
 # What AveragedModel, DistributedDataParallel and torch.compile put before names.
@@ -88,14 +88,20 @@ class Request:
         self, choices: Sequence[Choice], weight: type[SparseWeight] | None = None
     ) -> tuple[TrackedWeight, ...]:
         """Attach a parametrisation, the method's own unless another is given, to each chosen weight."""
-        return _parametrize(choices, weight or self.spec.weight, self.options, self.total_steps)
+        way = weight or self.spec.weight, self.options
+        return parametrize_each([(choice, *way) for choice in choices], self.total_steps)
 
 
-def _parametrize(
-    chosen: Sequence[Choice], weight: type[SparseWeight], options: Any, total_steps: int | None
+def parametrize_each(
+    chosen: Sequence[tuple[Choice, type[SparseWeight], Any]], total_steps: int | None
 ) -> tuple[TrackedWeight, ...]:
+    """Attach to each chosen weight a parametrisation of its own class and options.
+
+    Raises:
+        SparsifyError: A method cannot take a weight; the model is as it was.
+    """
     made = []
-    for choice in chosen:  # all masks first: a method that refuses one leaves the model as it was
+    for choice, weight, options in chosen:  # all masks first: one that is refused leaves the model as it was
         tensor = getattr(choice.sites[0].module, choice.sites[0].tensor)
         entry = choice.entry
         if entry.pattern is None or entry.axis is None:

@@ -61,7 +61,7 @@ class FcptsOptions:
         refresh_every: N:M: steps between two new masks in the first half of the run; 0 keeps the first.
         layer_fit: After pruning, fit each layer in turn to the dense layers' outputs by least squares, and
             shift BatchNorm statistics alike (ours; see `layer_fit.py`). N:M masks then stay
-            as they are; learned thresholds are frozen first.
+            as they are; learned thresholds are frozen first. It is kept only if the loss falls.
         fit_samples: Calibration samples that the fit runs at once.
         straight_through: N:M: give pruned weights the gradient too.
         max_samples: Stop reading calibration there.

@@ -112,7 +112,8 @@ class FcptsSession(SparseSession):
 
         `rate` is the share of zeros over the layers that are sparse, `rate_of_all` over every convolution and
         linear weight; `loss_before` is the distillation loss right after pruning, `loss_after` that of the
-        result, both in eval mode on the calibration data.
+        result, both in eval mode on the calibration data. With `layer_fit`, `fitted` names the layers that
+        were fitted; it is empty where the fit raised the loss and was dropped (`loss_of_dropped_fit`).
         """
         result = super().report()
         for entry in self.plan:
@@ -194,14 +195,28 @@ def _layer_fit(options: FcptsOptions, distiller: Distiller, choices: Sequence[Ch
     return LayerFit(distiller.model, distiller.batches, names, samples=options.fit_samples)
 
 
-def _fitted(fit: LayerFit | None, distiller: Distiller, weights: Sequence[TrackedWeight]) -> dict[str, float]:
-    """Apply the fit, and say what loss is left."""
+@torch.no_grad()
+def _fitted(fit: LayerFit | None, distiller: Distiller, weights: Sequence[TrackedWeight]) -> dict[str, Any]:
+    """Apply the fit, keep it only if the loss falls, and say which layers it reached and what loss is left.
+
+    After learned thresholds the weights are distilled already: a fit to each layer's dense outputs may then
+    undo more than it repairs.
+    """
     if fit is None:
         return {}
+    model = distiller.model
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    kept = [(tensor, tensor.detach().clone()) for tensor in tensors.values()]
+    before = distiller.loss()
     by_layer = {weight.sites[0].module_name: weight for weight in weights}
     masks = {name: weight.sparse.mask for name, weight in by_layer.items()}
     fit.apply(masks, {name: weight.original for name, weight in by_layer.items()})
-    return {"loss_fitted": distiller.loss()}
+    after = distiller.loss()
+    if after < before:
+        return {"loss_fitted": after, "fitted": list(fit.layers)}
+    for tensor, value in kept:
+        tensor.copy_(value)
+    return {"loss_fitted": before, "loss_of_dropped_fit": after, "fitted": []}
 
 
 @torch.no_grad()

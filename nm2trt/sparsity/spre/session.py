@@ -72,7 +72,7 @@ def start(request: Request) -> SpReSession:
         block.update_spatial()
         block.flips = block.flips_total = 0
     plan = Plan(tuple(choice.entry for choice in choices), request.spec.name)
-    return SpReSession(request.model, plan, weights, options, request.total_steps)
+    return SpReSession(request.model, plan, weights, options)
 
 
 class SpReSession(SparseSession):
@@ -84,11 +84,9 @@ class SpReSession(SparseSession):
         plan: Plan,
         weights: tuple[TrackedWeight, ...],
         options: SpReOptions,
-        total_steps: int | None,
     ) -> None:
         super().__init__(model, plan, weights)
         self.options = options
-        self._total_steps = total_steps
         self._handles: list[Any] = [
             model.register_load_state_dict_pre_hook(_load_plain_keys),  # type: ignore[no-untyped-call]
             model.register_load_state_dict_post_hook(_after_load),  # type: ignore[no-untyped-call]
@@ -120,7 +118,7 @@ class SpReSession(SparseSession):
         super().refresh(copy)
         if copy is None:
             for _, block in _blocks(self.model):
-                if not self._frozen(block):
+                if not _frozen(block):
                     block.update_spatial()
             return
         for (_, mine), (_, theirs) in zip(_blocks(self.model), _blocks(copy), strict=True):
@@ -215,21 +213,18 @@ class SpReSession(SparseSession):
             block.seen = steps
             block.flips = 0
             fixed = self.options.base == "magnitude"
-            if not fixed and not self._frozen(block) and steps % self.options.interval == 0:
+            if not fixed and not _frozen(block) and steps % self.options.interval == 0:
                 block.update_spatial()
-
-    def _frozen(self, block: SpatialBranches) -> bool:
-        return bool(
-            self.options.freeze
-            and self._total_steps is not None
-            and block.base.updates > (1 - self.options.freeze) * self._total_steps
-        )
 
 
 def _blocks(model: nn.Module) -> Iterator[tuple[str, SpatialBranches]]:
     for name, module in model.named_modules():
         if isinstance(module, SpatialBranches):
             yield name, module
+
+
+def _frozen(block: SpatialBranches) -> bool:
+    return isinstance(block.base, SpReWeight) and block.base.frozen
 
 
 def _may_branch(choice: Choice) -> bool:

@@ -147,3 +147,34 @@ def test_grouped_convolutions_and_reused_layers_are_left_alone():
         grouped, method="fcpts", calibration=[torch.randn(8, 32, 6, 6)], loss="mse", steps=0, layer_fit=True
     )
     assert torch.equal(grouped[0].parametrizations.weight.original, before)
+
+
+@pytest.mark.parametrize("factor", [1.0, 10.0], ids=["helps", "harms"])
+def test_a_fit_that_raises_the_loss_is_dropped_whole_and_said(factor, monkeypatch):
+    """Planted fault: after the real fit, every weight and statistic is scaled."""
+    real = LayerFit.apply
+
+    def apply(self, masks, weights):
+        real(self, masks, weights)
+        with torch.no_grad():
+            for tensor in (*self.model.parameters(), *self.model.buffers()):
+                if tensor.is_floating_point():
+                    tensor.mul_(factor)
+
+    monkeypatch.setattr(LayerFit, "apply", apply)
+    torch.manual_seed(0)
+    model = convolutions().eval()
+    options = {
+        "method": "fcpts", "calibration": [torch.randn(16, 3, 12, 12)], "loss": "mse", "steps": 0, "seed": 0
+    }  # fmt: skip
+    plain, fitted = copy.deepcopy(model), copy.deepcopy(model)
+    without = sparsify(plain, **options)
+    report = sparsify(fitted, layer_fit=True, **options).report()
+    same = all(torch.equal(v, fitted.state_dict()[k]) for k, v in plain.state_dict().items())
+    assert same == (factor != 1)
+    if factor == 1:
+        assert report["fitted"]
+        assert report["loss_after"] == report["loss_fitted"] < without.report()["loss_after"]
+    else:
+        assert report["fitted"] == []
+        assert report["loss_after"] == report["loss_before"] < report["loss_of_dropped_fit"]
