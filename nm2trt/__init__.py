@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nm2trt.pipeline.info import info
     from nm2trt.pipeline.keep_zeros import keep_zeros
     from nm2trt.pipeline.load_sparse import load_sparse
+    from nm2trt.pipeline.permute import permute
     from nm2trt.pipeline.probe import probe
     from nm2trt.pipeline.prove import prove
     from nm2trt.pipeline.prune import prune
@@ -53,6 +54,7 @@ __all__ = [
     "info",
     "keep_zeros",
     "load_sparse",
+    "permute",
     "probe",
     "prove",
     "prune",

@@ -1,4 +1,4 @@
-"""Options of the commands from ONNX to ONNX: verify, fuse, prune, cast, quantize; and of info."""
+"""Options of the commands from ONNX to ONNX: verify, fuse, permute, prune, cast, quantize; and of info."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ __all__ = [
     "CastCommand",
     "FuseCommand",
     "InfoCommand",
+    "PermuteCommand",
     "PruneCommand",
     "QuantizeCommand",
     "VerifyCommand",
@@ -67,6 +68,41 @@ class FuseCommand:
     allow_broken: bool = option(
         False, help="merge branches even where the result loses the pattern that they held"
     )
+    compare: bool = option(
+        True, help="do not run the model before and after on random inputs in ONNX Runtime"
+    )
+    json: bool = option(False, stage=False, keyword=False, help=JSON)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PermuteCommand:
+    """Options of `nm2trt permute`."""
+
+    model: str = option(flag="", help="ONNX file, dense and in float")
+    output: str | None = option(
+        None,
+        short="-o",
+        metavar="FILE",
+        stage=False,
+        help="file to write (default: MODEL.permuted.onnx beside the model)",
+    )
+    pattern: str = option(
+        "2:4", metavar="N:M", help="pattern that the weights will be pruned to (default: 2:4)"
+    )
+    include: tuple[str, ...] = option(
+        (),
+        metavar="GLOB",
+        help="only weights whose name matches will be pruned; may be repeated (default: all that can be)",
+    )
+    exclude: tuple[str, ...] = option(
+        (),
+        metavar="GLOB",
+        help="weights whose name matches will stay dense; may be repeated, stronger than --include",
+    )
+    min_channels: int = option(
+        16, metavar="N", at_least=1, help="weights with fewer input channels will stay dense (default: 16)"
+    )
+    seed: int = option(0, metavar="N", at_least=0, help="seed of the search (default: 0)")
     compare: bool = option(
         True, help="do not run the model before and after on random inputs in ONNX Runtime"
     )

@@ -13,7 +13,14 @@ from nm2trt.calibration.yaml_file import Strict
 from nm2trt.options.checks import BenchCommand, ValidateCommand
 from nm2trt.options.engines import BuildCommand, ExplainCommand, GainCommand, ProveCommand
 from nm2trt.options.field import Option, options_of
-from nm2trt.options.models import CastCommand, FuseCommand, PruneCommand, QuantizeCommand, VerifyCommand
+from nm2trt.options.models import (
+    CastCommand,
+    FuseCommand,
+    PermuteCommand,
+    PruneCommand,
+    QuantizeCommand,
+    VerifyCommand,
+)
 from nm2trt.options.runs import ReportCommand, SparsifyCommand
 from nm2trt.options.serving import DeployCommand, ProbeCommand
 
@@ -149,6 +156,7 @@ class ReportOptions(StageOptions):
 _PLACES = {
     "sparsify": _Place(SparsifyCommand, makes="model", takes="", files=("recipe",)),
     "fuse": _Place(FuseCommand, makes="model"),
+    "permute": _Place(PermuteCommand, makes="model"),
     "prune": _Place(PruneCommand, makes="model", files=("calib",)),
     "cast": _Place(CastCommand, makes="model", files=("calib",)),
     "quantize": _Place(QuantizeCommand, makes="model", files=("calib",)),

@@ -12,7 +12,9 @@ from nm2trt.reporting.records import FileRecord, StageRecord
 __all__ = ["lineage_of"]
 
 # Stages whose outputs are models or engines; what the others write is no part of the lineage.
-_MAKERS = frozenset({"train", "sparsify", "export", "fuse", "prune", "cast", "quantize", "build", "deploy"})
+_MAKERS = frozenset(
+    {"train", "sparsify", "export", "fuse", "permute", "prune", "cast", "quantize", "build", "deploy"}
+)
 # Samples, recipes, code and what belongs to a model: files that stages read or write beside models.
 _NO_MODELS = (".data", ".json", ".npz", ".npy", ".yaml", ".yml", ".py", ".pbtxt")
 

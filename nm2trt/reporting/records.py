@@ -32,6 +32,7 @@ STAGES = (
     "sparsify",
     "export",
     "fuse",
+    "permute",
     "prune",
     "cast",
     "quantize",

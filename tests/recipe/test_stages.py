@@ -59,6 +59,17 @@ DEPLOY = """\
 """
 
 
+def test_permute_stands_before_prune_and_both_leave_their_relation(project):
+    text = HEAD.replace("  prune:\n", "  permute: {seed: 3, min_channels: 8}\n  prune:\n  verify:\n")
+    (project / "recipe.yaml").write_text(text)
+    result = run_recipe(project / "recipe.yaml")
+    assert statuses(result) == {"permute": "done", "prune": "done", "verify": "done"}
+    lineage = {node.name: node for node in collect(result.run).lineage}
+    assert (lineage["permute.onnx"].relation, lineage["prune.onnx"].relation) == ("permuted", "subset")
+    assert lineage["prune.onnx"].parents == (lineage["permute.onnx"].key,)
+    assert set(statuses(run_recipe(project / "recipe.yaml")).values()) == {"cached"}
+
+
 def test_deploy_writes_a_version_once_and_again_when_it_was_changed(project):
     result = run(project, DEPLOY)
     assert result.failure is None

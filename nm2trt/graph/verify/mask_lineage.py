@@ -37,7 +37,7 @@ def check_descent(parent: VerifyReport, child: VerifyReport, what: str) -> Relat
 
 
 def check_permuted(parent: VerifyReport, child: VerifyReport, what: str) -> Relation:
-    """Return "permuted" if every weight kept its shape and its number of zeros.
+    """Return "permuted" if every weight kept its shape, its number of zeros, and the pattern that it held.
 
     Args:
         parent: The report on the model that was read.
@@ -45,7 +45,8 @@ def check_permuted(parent: VerifyReport, child: VerifyReport, what: str) -> Rela
         what: The operation, for the message.
 
     Raises:
-        LineageError: A weight is missing, has another shape, or has more or fewer zeros than before.
+        LineageError: A weight is missing, has another shape, has more or fewer zeros than before, or no
+            longer holds its pattern.
     """
     for before, after in _pairs(parent, child, what):
         _check_shape(before, after, what)
@@ -54,6 +55,7 @@ def check_permuted(parent: VerifyReport, child: VerifyReport, what: str) -> Rela
                 f"{what}: {before.weight} has {after.zero_share or 0.0:.1%} zeros, and had "
                 f"{before.zero_share or 0.0:.1%}; a permutation keeps their number; nothing was written"
             )
+        _check_holds(before, after, what)
     return "permuted"
 
 
@@ -70,11 +72,7 @@ def check_rebuilt(parent: VerifyReport, child: VerifyReport, what: str) -> Relat
     """
     for before, after in _pairs(parent, child, what):
         _check_shape(before, after, what)
-        if before.pattern == "holds" and after.pattern == "broken":
-            raise LineageError(
-                f"{what}: {before.weight} held {before.wanted} and no longer does: {after.sentence}; "
-                "nothing was written"
-            )
+        _check_holds(before, after, what)
     return "rebuilt"
 
 
@@ -92,5 +90,13 @@ def _check_shape(before: WeightVerdict, after: WeightVerdict, what: str) -> None
     if before.shape != after.shape:
         raise LineageError(
             f"{what}: {before.weight} had shape {list(before.shape)} and has {list(after.shape)} now; "
+            "nothing was written"
+        )
+
+
+def _check_holds(before: WeightVerdict, after: WeightVerdict, what: str) -> None:
+    if before.pattern == "holds" and after.pattern == "broken":
+        raise LineageError(
+            f"{what}: {before.weight} held {before.wanted} and no longer does: {after.sentence}; "
             "nothing was written"
         )

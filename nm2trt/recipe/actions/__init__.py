@@ -13,6 +13,7 @@ ACTIONS: Mapping[str, Callable[[Job], Outcome]] = {
     "sparsify": models.sparsify,
     "export": models.export,
     "fuse": models.fuse,
+    "permute": models.permute,
     "prune": models.prune,
     "cast": models.cast,
     "quantize": models.quantize,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from nm2trt.options.command_line import words
 from nm2trt.options.field import keywords
-from nm2trt.options.models import CastCommand, FuseCommand, PruneCommand, QuantizeCommand
+from nm2trt.options.models import CastCommand, FuseCommand, PermuteCommand, PruneCommand, QuantizeCommand
 from nm2trt.options.runs import SparsifyCommand
 from nm2trt.recipe import options as options_of
 from nm2trt.recipe.actions.job import Job, Outcome, model_files
 
-__all__ = ["cast", "export", "fuse", "prune", "quantize", "sparsify"]
+__all__ = ["cast", "export", "fuse", "permute", "prune", "quantize", "sparsify"]
 
 
 def sparsify(job: Job) -> Outcome:
@@ -52,6 +52,17 @@ def fuse(job: Job) -> Outcome:
     options = job.command(FuseCommand, model=str(job.source), output=str(target))
     done = fuse(**keywords(options))
     return Outcome(done.to_json(), words("fuse", options), model_files(target))
+
+
+def permute(job: Job) -> Outcome:
+    """Run `nm2trt permute`."""
+    from nm2trt.pipeline.permute import permute
+
+    target = job.artefact(".onnx")
+    options = job.command(PermuteCommand, model=str(job.source), output=str(target))
+    done = permute(**keywords(options))
+    sentence = f"{done.moved} channel spaces permuted for {options.pattern}"
+    return Outcome(done.to_json(), words("permute", options), model_files(target), sentence=sentence)
 
 
 def prune(job: Job) -> Outcome:

@@ -36,7 +36,7 @@ def test_relations_are_named_once():
 
 
 def test_moved_zeros_are_permuted_and_rebuilt_but_no_descent():
-    moved = np.ascontiguousarray(np.roll(HELD, 1, axis=1)[[2, 0, 3, 1, 4, 6, 5, 7]])
+    moved = np.ascontiguousarray(HELD[[2, 0, 3, 1, 4, 6, 5, 7]])  # inside the groups
     # A column with another number of zeros: descent compares numbers, so it must see this one.
     fewer = np.where(np.arange(8)[:, None] < 4, 1.0, HELD).astype(np.float32)
     assert check_permuted(report(HELD), report(moved), "permute") == "permuted"
@@ -51,6 +51,11 @@ def test_a_permutation_neither_adds_nor_takes_zeros(value):
     changed[0 if value == 0.0 else 2, 0] = value
     with pytest.raises(LineageError, match=r"permute: w0 has .* zeros, and had 50\.0%"):
         check_permuted(report(HELD), report(changed), "permute")
+
+
+def test_a_permutation_across_groups_may_not_break_what_was_held():
+    with pytest.raises(LineageError, match="permute: w0 held 2:4 and no longer does"):
+        check_permuted(report(HELD), report(np.ascontiguousarray(HELD[[0, 1, 4, 2, 3, 5, 6, 7]])), "permute")
 
 
 def test_rebuilt_weights_hold_what_they_held():

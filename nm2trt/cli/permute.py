@@ -1,0 +1,64 @@
+"""`nm2trt permute`: how much N:M keeps in each channel space before and after, and the file written."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from nm2trt.cli.output import print_json, print_table
+from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.options.field import keywords
+from nm2trt.options.models import PermuteCommand
+
+if TYPE_CHECKING:
+    from nm2trt.graph.permute.permute_model import PermuteReport
+
+__all__ = ["configure", "run"]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_arguments(parser, PermuteCommand)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Permute, print, and return 0."""
+    from nm2trt.pipeline.permute import permute
+
+    options = options_from(arguments, PermuteCommand)
+    report = permute(**keywords(options))
+    if options.json:
+        print_json(report.to_json())
+    else:
+        _print(report)
+    return 0
+
+
+def _print(report: PermuteReport) -> None:
+    print_table(
+        ("channels of", "number", "weights", "kept before", "kept after", "why not"),
+        (
+            (
+                space.space,
+                str(space.channels),
+                ", ".join(space.weights),
+                f"{space.kept_before:.2%}",
+                f"{space.kept_after:.2%}" if space.moved else "-",
+                space.reason,
+            )
+            for space in report.spaces
+        ),
+    )
+    print(
+        f"\n{report.moved} of {len(report.spaces)} channel spaces permuted; {report.pattern} keeps "
+        f"{report.kept_after:.2%} of the weights' magnitude, before {report.kept_before:.2%}"
+    )
+    for item in report.differences:
+        print(
+            f"output {item.name} ({item.dtype}): max difference {item.max_abs:.3g}, "
+            f"{item.max_relative:.3g} of its largest value"
+        )
+    if report.not_measured:
+        print(report.not_measured)
+    print(f"masks: {report.relation}")
+    print(f"wrote {report.output}")

@@ -1,0 +1,149 @@
+"""Permute the channels of an open model: find the spaces, search an order for each, move the stored tensors.
+
+The saliency is an argument, so that a pass with samples can give a better one than the magnitude.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto
+
+from nm2trt.errors import InputError
+from nm2trt.graph.analysis.scopes import Scope, walk
+from nm2trt.graph.permute.channel_spaces import find_spaces, refuse_quantised
+from nm2trt.graph.permute.space_search import (
+    Order,
+    PermuteOptions,
+    SaliencyOf,
+    SpaceResult,
+    SpaceSearch,
+    magnitude,
+)
+from nm2trt.graph.storage.external_data import Chunks, clear_values, pack
+from nm2trt.graph.storage.model import Model, metadata
+from nm2trt.graph.storage.save import Rewrite
+from nm2trt.graph.storage.tensors import element_type, read_tensor
+from nm2trt.nm.plan import METADATA_KEY, Plan
+
+__all__ = ["Permutation", "apply_permutation", "find_permutation", "rewrites_of"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Permutation:
+    """Orders for the stored tensors of one model.
+
+    Args:
+        spaces: The result for each space that a weight to be pruned reduces.
+        orders: Name of a stored tensor, then axis: place i of the axis gets what stood at `order[i]`.
+        kept_before: Share of all weights' saliency that the pattern keeps in the stored order, 0..1.
+        kept_after: The same after the permutation.
+    """
+
+    spaces: tuple[SpaceResult, ...]
+    orders: Mapping[str, Mapping[int, Order]]
+    kept_before: float
+    kept_after: float
+
+    @property
+    def moved(self) -> int:
+        """Number of spaces whose channels move."""
+        return sum(space.moved for space in self.spaces)
+
+
+def find_permutation(
+    model: Model,
+    options: PermuteOptions | None = None,
+    *,
+    saliency: SaliencyOf = magnitude,
+    fixed: Mapping[str, str] | None = None,
+    same: Iterable[Sequence[str]] = (),
+) -> Permutation:
+    """Search orders of channels under which an N:M pattern keeps more saliency; the model is not changed.
+
+    Args:
+        model: The model; its weights are read one at a time.
+        options: Which weights count, and how long to search.
+        saliency: How much each element of a weight matters; weights that share a space are added up.
+        fixed: Names of tensors that must keep their order, each with the clause that says why.
+        same: Groups of stored tensors that hold one parameter, and are permuted alike.
+
+    Raises:
+        InputError: A glob matches no weight.
+        ModelError: The model is quantised, or is no sound ONNX file.
+    """
+    options = options or PermuteOptions()
+    refuse_quantised(model)
+    spaces = find_spaces(model, fixed=fixed, same=same)
+    _check_globs(options, sorted({weight.weight for space in spaces for weight in space.weights}))
+    scope = next(walk(model))[0] if model.proto.graph.node else Scope(model, "", [])
+    text = metadata(model.proto).get(METADATA_KEY)
+    chosen = SpaceSearch(options, saliency, scope, None if text is None else Plan.from_json(text))
+    results: list[SpaceResult] = []
+    orders: dict[str, dict[int, Order]] = {}
+    total = np.zeros(3)  # saliency, kept before, kept after
+    for space in spaces:
+        found = chosen.run(space)
+        if found is None:
+            continue
+        result, order, sums = found
+        results.append(result)
+        total += sums
+        if result.moved:
+            for name, axis in space.stored:
+                orders.setdefault(name, {})[axis] = order
+    before, after = (float(part / total[0]) if total[0] else 1.0 for part in total[1:])
+    return Permutation(tuple(results), orders, before, after)
+
+
+def apply_permutation(model: Model, permutation: Permutation) -> None:
+    """Move the stored tensors of a model in memory; those with external data are taken in.
+
+    Raises:
+        ModelError: A stored tensor is damaged.
+    """
+    for tensor, orders in _moved(model, permutation):
+        data = _permuted(tensor, model, orders)
+        clear_values(tensor)
+        tensor.raw_data = data
+
+
+def rewrites_of(model: Model, permutation: Permutation) -> list[Rewrite]:
+    """Return the same as rewrites, so that a file is written without holding all of its weights in memory."""
+
+    def chunks(tensor: TensorProto, orders: Mapping[int, Order]) -> Chunks:
+        return lambda: iter([_permuted(tensor, model, orders)])
+
+    return [Rewrite(tensor, chunks(tensor, orders)) for tensor, orders in _moved(model, permutation)]
+
+
+def _moved(model: Model, permutation: Permutation) -> Iterator[tuple[TensorProto, Mapping[int, Order]]]:
+    for tensor in model.proto.graph.initializer:
+        if tensor.name in permutation.orders:
+            yield tensor, permutation.orders[tensor.name]
+    for node in model.proto.graph.node:
+        if node.op_type == "Constant" and node.output and node.output[0] in permutation.orders:
+            yield next(a.t for a in node.attribute if a.name == "value"), permutation.orders[node.output[0]]
+
+
+def _permuted(tensor: onnx.TensorProto, model: Model, orders: Mapping[int, Order]) -> bytes:
+    numbers = read_tensor(tensor, model.root)
+    for axis, order in orders.items():
+        numbers = numbers.take(order, axis=axis)
+    return pack(numbers, element_type(tensor))
+
+
+def _check_globs(options: PermuteOptions, names: Sequence[str]) -> None:
+    for argument, globs in (("include", options.include), ("exclude", options.exclude)):
+        for glob in globs:
+            if not any(fnmatchcase(name, glob) for name in names):
+                shown = ", ".join(names[:6]) or "no weights"
+                raise InputError(f"{argument}: {glob!r} matches no weight; the model has {shown} ...")
