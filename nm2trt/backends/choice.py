@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from nm2trt.backends.cuda import probe_gpus
 from nm2trt.backends.protocol import Backend
 from nm2trt.errors import InputError
 from nm2trt.files import check_input
+from nm2trt.nm.eligibility import Place
 
-__all__ = ["BACKENDS", "choose_backend", "identify", "load_backend"]
+__all__ = ["BACKENDS", "choose_backend", "identify", "load_backend", "place_of"]
 
 # Name -> its module, the library that the module imports, and (offset, bytes) that its files have.
 BACKENDS: dict[str, tuple[str, str, int, bytes]] = {
@@ -44,10 +46,43 @@ def choose_backend(name: str | None = None) -> Backend:
         InputError: There is no backend of that name.
         BackendMissingError: Its library is not installed, or does not load here.
     """
+    return load_backend(_chosen(name))
+
+
+def place_of(name: str | None = None, targets: tuple[str, ...] = ()) -> Place:
+    """Return what `build` would build for here, without importing an engine library.
+
+    Args:
+        name: The builder; None takes the one that `choose_backend` would.
+        targets: Architectures; () takes the builder's own choice: the GPU that is here, or Ampere.
+
+    Raises:
+        InputError: There is no backend of that name.
+    """
+    builder = _chosen(name)
+    if builder not in BACKENDS:
+        raise InputError(f"backend {builder!r} is unknown; choose {', '.join(BACKENDS)}")
+    if not targets and builder == "trt-rtx":
+        from nm2trt.backends.trt_rtx import DEFAULT_TARGETS
+
+        targets = DEFAULT_TARGETS
+    if not targets and builder == "trt":
+        targets = tuple(gpu.target for gpu in probe_gpus()[0][:1])
+    return Place(builder, _installed_version(BACKENDS[builder][1]), targets)
+
+
+def _chosen(name: str | None) -> str:
     if name is not None:
-        return load_backend(name)
+        return name
     proper = importlib.util.find_spec(BACKENDS["trt"][1]) is not None and probe_gpus()[0]
-    return load_backend("trt" if proper else "trt-rtx")
+    return "trt" if proper else "trt-rtx"
+
+
+def _installed_version(module: str) -> str:
+    """Return the version of the distribution that holds a library; "" where it is not installed."""
+    names = (module, *(f"{module}_cu{major}" for major in (13, 12, 11)))
+    found = (item for name in names for item in importlib.metadata.distributions(name=name))
+    return next((item.version for item in found), "")
 
 
 def identify(path: Path) -> str | None:

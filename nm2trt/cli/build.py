@@ -102,3 +102,5 @@ def _print_forecast(result: BuildResult) -> None:
         f"{work.share(work.likely):.0%} with nothing against a sparse kernel{unknown}",
     )
     print(", ".join(parts))
+    if result.options.sparsity != "disable":
+        print(result.outlook)

@@ -50,8 +50,8 @@ def _print(report: GainReport) -> None:
     for layer in report.layers:
         product = "x".join("?" if size is None else str(size) for size in (layer.m, layer.n, layer.k))
         speedup = "-" if layer.speedup is None else f"{layer.speedup:.2f}x"
-        rows.append((layer.weight, product, layer.dtype, speedup, layer.pays, layer.sentence))
-    print_table(("weight", "m x n x k", "type", "nearest", "pays", "why"), rows)
+        rows.append((layer.weight, product, layer.dtype, speedup, layer.pays, layer.eligible, layer.sentence))
+    print_table(("weight", "m x n x k", "type", "nearest", "pays", "eligible", "why"), rows)
     paying = sum(layer.pays == "yes" for layer in report.layers)
     where = f"{printable(report.device)} (from {report.at_least:.2f}x)"
     print(

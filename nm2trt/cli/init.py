@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the recipe and return 0."""
     options = options_from(arguments, InitCommand)
-    from nm2trt.cli.output import print_json
+    from nm2trt.cli.output import print_json, printable
     from nm2trt.recipe.starter import write_recipe
 
     result = write_recipe(**keywords(options))
@@ -27,5 +27,6 @@ def run(arguments: argparse.Namespace) -> int:
         print_json(result.to_json())
     else:
         print(f"{result.recipe}: {result.holds} of {result.weights} weights hold 2:4")
+        print(printable(result.outlook))
         print(f"next: nm2trt run {result.recipe}")
     return 0

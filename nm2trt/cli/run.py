@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print(result: RunResult, *, dry_run: bool) -> None:
-    from nm2trt.cli.output import print_table
+    from nm2trt.cli.output import print_table, printable
 
     print_table(
         ("stage", "status", "time", "why" if dry_run else "result"),
@@ -65,3 +65,5 @@ def _print(result: RunResult, *, dry_run: bool) -> None:
         print(f"\n{result.run}  in {result.seconds:.1f} s")
     if result.report is not None:
         print(result.report)
+    if result.outlook:
+        print(printable(result.outlook))

@@ -74,6 +74,7 @@ def _print_report(report: VerifyReport, fail_on: FailOn, passed: bool) -> None:
         f"MACs {short_count(summary.macs)}, left {short_count(summary.macs_left)}"
         + (f" (not known for {summary.macs_unknown} weights)" if summary.macs_unknown else "")
     )
+    print(f"eligible: {report.outlook}")
     unseen = len(report.weights) - report.judged
     if report.blind:
         print(f"none of {len(report.weights)} weights could be judged: all are untraceable")

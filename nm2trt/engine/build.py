@@ -29,6 +29,8 @@ from nm2trt.engine.profiles import resolve_profiles, resolve_static
 from nm2trt.errors import BackendError, InputError
 from nm2trt.files import check_input, check_output, sha256_file
 from nm2trt.manifest import Manifest, manifest_path, refuse_foreign, write_pair
+from nm2trt.nm.eligibility import Place
+from nm2trt.nm.outlook import outlook
 from nm2trt.nm.plan import Plan
 from nm2trt.nm.verdict import WeightVerdict
 
@@ -71,6 +73,7 @@ class BuildResult:
         outputs: The model's outputs.
         ladder: One row a weight.
         forecast: Which share of the work may run sparse.
+        outlook: The same in one sentence, and if nothing may, what would.
         notes: What was chosen for the user, and what speaks against a gain; one sentence each.
         engine_sha256: Hash of the engine; "" after a dry run.
         engine_bytes: Its size; 0 after a dry run.
@@ -91,6 +94,7 @@ class BuildResult:
     outputs: tuple[TensorSpec, ...]
     ladder: tuple[LadderRow, ...]
     forecast: Forecast
+    outlook: str
     notes: tuple[str, ...]
     engine_sha256: str
     engine_bytes: int
@@ -114,6 +118,7 @@ class BuildResult:
             "outputs": [_tensor(spec) for spec in self.outputs],
             "ladder": [row.to_json() for row in self.ladder],
             "forecast": self.forecast.to_json(),
+            "outlook": self.outlook,
             "notes": list(self.notes),
             "engine_sha256": self.engine_sha256,
             "engine_bytes": self.engine_bytes,
@@ -200,7 +205,13 @@ def build_engine(
         Interrupted: The user stopped it.
     """
     out, options = check_request(model, out, options or BuildOptions(), backend)
-    rungs = functools.partial(climb, sparsity=options.sparsity, builder=backend.name, targets=options.targets)
+    rungs = functools.partial(
+        climb,
+        sparsity=options.sparsity,
+        builder=backend.name,
+        targets=options.targets,
+        version=backend.version,
+    )
     if options.sparsity != "disable":
         require_pattern(model, weights, rungs(weights), planned=facts.plan is not None, missing=facts.missing)
     if require_sparse is not None:
@@ -219,6 +230,7 @@ def build_engine(
         digest = hashing.submit(sha256_file, model)
         built = Engine(memoryview(b""), (), 0.0) if dry_run else backend.build(network, options)
         model_sha256 = digest.result()
+    place = Place(backend.name, backend.version, options.targets)
     # A dense build is asked nothing of its kernels.
     sparse = options.sparsity != "disable"
     evidence = gather(built, backend) if sparse else Evidence()
@@ -237,10 +249,11 @@ def build_engine(
         outputs=network.outputs,
         ladder=ladder,
         forecast=forecast(ladder),
+        outlook=outlook(weights, place),
         notes=(
             *facts.notes,
             *notes,
-            *remarks(weights, options, ladder, evidence),
+            *remarks(weights, options, ladder, evidence, place=place),
         ),
         engine_sha256="",
         engine_bytes=0,

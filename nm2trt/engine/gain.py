@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from nm2trt.backends.cuda import Gpu
 from nm2trt.errors import InputError
-from nm2trt.nm.eligibility import Where, judge
+from nm2trt.nm.eligibility import NOWHERE, Place, can_run_sparse
 from nm2trt.nm.gain_table import Estimate, GainTable
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.nm.verdict import WeightFacts, WeightVerdict
+from nm2trt.nm.verdict import Eligible, WeightFacts, WeightVerdict
 
 __all__ = ["AT_LEAST", "GainReport", "LayerGain", "check_device", "estimate_gain"]
 
@@ -38,6 +38,7 @@ class LayerGain:
         factor: The largest factor by which these are off; None without one.
         macs: Multiply-accumulates of one inference; None where they are not known.
         sentence: The answer in words.
+        eligible: Whether a sparse kernel may run the weight as the file has it, as `nm2trt verify` answers.
     """
 
     weight: str
@@ -52,6 +53,7 @@ class LayerGain:
     factor: float | None
     macs: int | None
     sentence: str
+    eligible: Eligible = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ def estimate_gain(
     as_dtype: str | None = None,
     at_least: float = AT_LEAST,
     notes: Sequence[str] = (),
+    place: Place = NOWHERE,
 ) -> GainReport:
     """Look every weight up.
 
@@ -133,13 +136,15 @@ def estimate_gain(
         as_dtype: Type to look up instead of the model's own, e.g. "int8" of a model still to be quantised.
         at_least: Speed-up from which a layer pays.
         notes: Sentences to put in front.
+        place: Builder that the model is for; its targets are the table's.
 
     Raises:
         InputError: The table has no row of that type.
     """
     if as_dtype is not None and as_dtype not in table.dtypes():
         raise InputError(f"{table.where} has no rows of {as_dtype}; it has {', '.join(table.dtypes())}")
-    layers = tuple(_layer(v, table, as_dtype, at_least) for v in verdicts if v.facts is not None)
+    place = replace(place, targets=(table.target,) if table.target else ())
+    layers = tuple(_layer(v, table, as_dtype, at_least, place) for v in verdicts if v.facts is not None)
     found = list(notes)
     far = [layer for layer in layers if layer.factor is not None and layer.pays == "unknown"]
     if far:
@@ -153,7 +158,9 @@ def estimate_gain(
 _Answer = tuple[Literal["yes", "no", "unknown"], str]
 
 
-def _layer(verdict: WeightVerdict, table: GainTable, as_dtype: str | None, at_least: float) -> LayerGain:
+def _layer(
+    verdict: WeightVerdict, table: GainTable, as_dtype: str | None, at_least: float, place: Place
+) -> LayerGain:
     facts = verdict.facts
     if facts is None:
         raise InputError(f"{verdict.weight} cannot be traced to its numbers")
@@ -161,7 +168,7 @@ def _layer(verdict: WeightVerdict, table: GainTable, as_dtype: str | None, at_le
     m = None if verdict.macs is None else max(1, round(verdict.macs / (n * k)))
     dtype = as_dtype or facts.dtype
     estimate = None
-    answer = _barred(facts, table)
+    answer = _barred(facts, place)
     if answer is None and m is None:
         answer = ("unknown", "its work is not known; give the shapes of the inputs with --shape")
     if answer is None and m is not None:
@@ -182,12 +189,13 @@ def _layer(verdict: WeightVerdict, table: GainTable, as_dtype: str | None, at_le
         factor=None if estimate is None else estimate.factor,
         macs=verdict.macs,
         sentence=sentence,
+        eligible=can_run_sparse(facts, place).answer,
     )
 
 
-def _barred(facts: WeightFacts, table: GainTable) -> _Answer | None:
+def _barred(facts: WeightFacts, place: Place) -> _Answer | None:
     """Return the answer of the rules on shape alone: the pattern is to come, the type is the caller's."""
-    barred = judge(facts, Where(target=table.target), rung="shape")
+    barred = can_run_sparse(facts, place, rung="shape")
     if barred.answer == "no":
         return "no", barred.sentence
     if barred.code == "operator":

@@ -12,8 +12,9 @@ this module.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from nm2trt.nm.advice import dtype_advice
 from nm2trt.nm.eligibility_rules import DEVELOPER_GUIDE, EXPECTATIONS, RULES, Rule, dtype_row
 from nm2trt.nm.eligibility_tables import Where
 from nm2trt.nm.verdict import Eligibility, WeightFacts
@@ -21,17 +22,48 @@ from nm2trt.nm.verdict import Eligibility, WeightFacts
 __all__ = [
     "ANYWHERE",
     "EXPECTATIONS",
+    "NOWHERE",
     "RULES",
+    "Place",
     "Rule",
     "WeightFacts",
     "Where",
+    "can_run_sparse",
+    "eligibility_of",
     "expectations",
-    "judge",
-    "judge_targets",
     "rule_of",
 ]
 
 ANYWHERE = Where()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What an answer is for: a builder, its version, and every architecture of the engine.
+
+    Args:
+        builder: "trt", "trt-rtx" or "ort"; "" where none is chosen.
+        version: Its version; "" where it is not known.
+        targets: Architectures; () for one that is not known.
+    """
+
+    builder: str = ""
+    version: str = ""
+    targets: tuple[str, ...] = ()
+
+    @property
+    def each(self) -> tuple[Where, ...]:
+        """One `Where` a target."""
+        return tuple(Where(self.builder, target, self.version) for target in self.targets or ("",))
+
+    @property
+    def suffix(self) -> str:
+        """The place for a sentence, e.g. " on sm80, sm86 with trt-rtx 1.7.1"."""
+        where = f" on {', '.join(self.targets)}" if self.targets else ""
+        return f"{where} with {self.builder} {self.version}".rstrip() if self.builder else where
+
+
+NOWHERE = Place()
 
 _BY_CODE = {rule.code: rule for rule in (*RULES, *EXPECTATIONS)}
 _RANK = {"yes": 0, "unknown": 1, "no": 2}
@@ -42,7 +74,7 @@ def rule_of(code: str) -> Rule | None:
     return _BY_CODE.get(code)
 
 
-def judge(facts: WeightFacts, where: Where = ANYWHERE, *, rung: str = "") -> Eligibility:
+def eligibility_of(facts: WeightFacts, where: Where = ANYWHERE, *, rung: str = "") -> Eligibility:
     """Apply `RULES`: the first "no" decides, without one the first "unknown".
 
     Args:
@@ -59,7 +91,9 @@ def judge(facts: WeightFacts, where: Where = ANYWHERE, *, rung: str = "") -> Eli
         rule, sentence = min(found, key=lambda item: item[0].answer != "no")
         row = dtype_row(facts, where, "unknown") if rule.code == "dtype" else None
         source, basis = (rule.source, rule.basis) if row is None else (row.source, row.basis)
-        return Eligibility(rule.answer, rule.code, sentence, source, basis, rule.rung)
+        return Eligibility(
+            rule.answer, rule.code, sentence, source, basis, rule.rung, _remedy(rule, facts, where)
+        )
     row = dtype_row(facts, where, "yes")
     return Eligibility(
         "yes",
@@ -70,23 +104,26 @@ def judge(facts: WeightFacts, where: Where = ANYWHERE, *, rung: str = "") -> Eli
     )
 
 
-def judge_targets(facts: WeightFacts, builder: str, targets: Sequence[str], *, rung: str = "") -> Eligibility:
-    """Judge a weight for every target of an engine; the most favourable answer stands, and names the others.
+def _remedy(rule: Rule, facts: WeightFacts, where: Where) -> str:
+    return dtype_advice(facts, where) if rule.code in ("fp32", "dtype") else rule.remedy
+
+
+def can_run_sparse(facts: WeightFacts, place: Place = NOWHERE, *, rung: str = "") -> Eligibility:
+    """Answer whether a sparse kernel may run a weight: the one answer that every command gives.
 
     Args:
         facts: The weight.
-        builder: "trt" or "trt-rtx".
-        targets: Architectures, e.g. ("sm80", "sm86"); () judges for an unknown one.
+        place: Builder, version and targets. Of several targets the least favourable decides: "yes" only
+            if all say yes.
         rung: Apply the rules of this rung alone; "" applies all.
     """
-    found = [judge(facts, Where(builder, target), rung=rung) for target in targets or ("",)]
-    best = min(found, key=lambda item: _RANK[item.answer])
-    worse = [t for t, item in zip(targets, found, strict=False) if item.answer != best.answer]
-    if not worse:
-        return best
-    other = next(item for item in found if item.answer != best.answer)
-    sentence = f"{best.sentence}; not so on {', '.join(worse)}: {other.sentence}"
-    return Eligibility(best.answer, best.code, sentence, best.source, best.basis, best.rung)
+    found = [eligibility_of(facts, where, rung=rung) for where in place.each]
+    worst = max(found, key=lambda item: _RANK[item.answer])
+    better = [w.target for w, item in zip(place.each, found, strict=True) if item.answer != worst.answer]
+    if not better:
+        return worst
+    here = [w.target for w, item in zip(place.each, found, strict=True) if item.answer == worst.answer]
+    return replace(worst, sentence=f"{worst.sentence} (so on {', '.join(here)}, not on {', '.join(better)})")
 
 
 def expectations(facts: WeightFacts, where: Where = ANYWHERE) -> tuple[Eligibility, ...]:

@@ -6,11 +6,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from nm2trt.nm.advice import dtype_advice
 from nm2trt.nm.eligibility_tables import (
     CHANNEL_MULTIPLES,
     DTYPE_ROWS,
     FIRST_SPARSE,
     MINIMUM,
+    UNREAD_BY_RTX,
     DtypeRow,
     Where,
 )
@@ -19,6 +21,7 @@ from nm2trt.nm.verdict import Basis, Eligible, WeightFacts
 
 __all__ = ["DEVELOPER_GUIDE", "EXPECTATIONS", "RULES", "Rule", "dtype_row"]
 
+_FIRST_SPARSE_TENSORRT = 8
 _TWO_OF_FOUR = NMPattern(2, 4)
 DEVELOPER_GUIDE = "TensorRT 8.x developer guide, section on sparsity"
 _EPILOGUE = (
@@ -85,9 +88,26 @@ def _left_constant(facts: WeightFacts, _: Where) -> str | None:
     return None
 
 
-def _float32(facts: WeightFacts, _: Where) -> str | None:
+def _no_kernels(_: WeightFacts, where: Where) -> str | None:
+    if where.builder == "ort":
+        return "ONNX Runtime has no sparse kernels"
+    major = re.match(r"[0-9]+", where.version) if where.builder == "trt" else None
+    if major and int(major[0]) < _FIRST_SPARSE_TENSORRT:
+        return f"TensorRT {where.version} has no sparse kernels; they came with {_FIRST_SPARSE_TENSORRT}.0"
+    return None
+
+
+def _unread(facts: WeightFacts, where: Where) -> str | None:
+    if facts.unread:
+        return f"no TensorRT reads this model: it has {facts.unread}"
+    if where.builder == "trt-rtx" and facts.operator in UNREAD_BY_RTX:
+        return f"TensorRT for RTX does not read {facts.operator}"
+    return None
+
+
+def _float32(facts: WeightFacts, where: Where) -> str | None:
     if facts.dtype in ("float32", "float64"):
-        return f"no {facts.dtype} sparse kernel is known; cast to fp16 or quantise to int8"
+        return f"no {facts.dtype} sparse kernel is known; {dtype_advice(facts, where)}"
     return None
 
 
@@ -105,7 +125,9 @@ def _other_dtype(facts: WeightFacts, where: Where) -> str | None:
     if not any(row.fits(facts.dtype, where) for row in DTYPE_ROWS):
         return f"nothing says that {facts.dtype} has sparse kernels"
     row = dtype_row(facts, where, "unknown")
-    return None if row is None else f"{facts.dtype}{where.suffix}: {row.sentence}"
+    if row is None:
+        return None
+    return f"{facts.dtype}{where.suffix}: {row.sentence}; {dtype_advice(facts, where)}"
 
 
 def _channel_multiple(facts: WeightFacts, _: Where) -> str | None:
@@ -138,6 +160,27 @@ RULES: tuple[Rule, ...] = (
         "cited",
         "The weight holds 2:4 along its reduction axis, or a pattern that implies it (1:4, 2:8).",
         "train it sparse (nm2trt.sparsify) or prune it (nm2trt prune) to 2:4",
+    ),
+    Rule(
+        "builder",
+        "shape",
+        _no_kernels,
+        "no",
+        "ONNX Runtime's documentation; release notes of TensorRT 8.0",
+        "cited",
+        "The builder has sparse kernels: TensorRT 8.0 or later, or TensorRT for RTX.",
+        "build with TensorRT on a GPU, or with --backend trt-rtx",
+    ),
+    Rule(
+        "unread-operator",
+        "shape",
+        _unread,
+        "no",
+        "OnnxParser.supports_operator of TensorRT for RTX 1.7.1.116",
+        "measured",
+        "TensorRT's parser reads every operator of the model; it reads no QLinear and integer products, and "
+        "nothing that ONNX Runtime's optimiser fused.",
+        "export the original model, which ONNX Runtime neither optimised nor quantised",
     ),
     Rule(
         "group-conv",
@@ -187,7 +230,7 @@ RULES: tuple[Rule, ...] = (
         _EPILOGUE,
         "cited",
         "A quantised layer is INT8-in and INT8-out, its weight included.",
-        "quantise its inputs and its output (nm2trt quantize does, but where the output is the graph's own)",
+        "quantise its input, weight and output symmetrically to int8; an output of the graph stays float",
     ),
     Rule(
         "fp32",
@@ -197,7 +240,7 @@ RULES: tuple[Rule, ...] = (
         f"{DEVELOPER_GUIDE}: FP16 or INT8 had to be enabled",
         "cited",
         "It computes in a type other than float32 and float64.",
-        "cast the model to fp16 (nm2trt cast) or quantise it to int8 (nm2trt quantize)",
+        "lower a float32 model to a type with sparse kernels there: int8 for trt-rtx, fp16 or int8 for trt",
     ),
     Rule(
         "dtype",
@@ -207,7 +250,7 @@ RULES: tuple[Rule, ...] = (
         "see the table of types",
         "cited",
         "Its type has sparse kernels on this architecture, with this builder.",
-        "quantise to int8 with int8 results (nm2trt quantize), or build with the other builder",
+        "quantise the float32 model to int8 with int8 results, or build with the other builder",
     ),
 )
 
@@ -230,6 +273,6 @@ EXPECTATIONS: tuple[Rule, ...] = (
         MINIMUM.source,
         MINIMUM.basis,
         "The layer is large enough for a sparse kernel to win the builder's timing.",
-        "measure it (nm2trt gain), and keep it dense where the table says that it does not pay",
+        "measure it on the GPU, and keep it dense if it does not pay",
     ),
 )

@@ -14,11 +14,25 @@ __all__ = [
     "DTYPE_ROWS",
     "FIRST_SPARSE",
     "MINIMUM",
+    "UNREAD_BY_RTX",
+    "UNREAD_OPERATORS",
     "ChannelMultiple",
     "DtypeRow",
     "MinimumSize",
     "Where",
 ]
+
+# Integer products, and what ONNX Runtime's optimiser makes: `OnnxParser.supports_operator` of TensorRT for
+# RTX 1.7.1.116 denies each of them. A parser knows operators by their type only, whatever their domain.
+UNREAD_OPERATORS = frozenset(
+    """QLinearConv QLinearMatMul QGemm ConvInteger MatMulInteger DynamicQuantizeMatMul MatMulIntegerToFloat
+    MatMulInteger16 QAttention FusedConv NhwcFusedConv FusedGemm FusedMatMul FusedMatMulActivation
+    TransposeMatMul GemmFastGelu BiasGelu FastGelu QuickGelu SkipLayerNormalization EmbedLayerNormalization
+    BiasSoftmax DynamicQuantizeLinear QLinearAdd QLinearMul QLinearConcat QLinearGlobalAveragePool
+    QLinearLeakyRelu QLinearSigmoid QLinearSoftmax PackedAttention MoE ReorderInput ReorderOutput""".split()
+)
+# The same answer of that release; other builders were not asked.
+UNREAD_BY_RTX = frozenset({"DeformConv"})
 
 # Compute capability from which GPUs have sparse tensor cores.
 FIRST_SPARSE = 80
@@ -31,10 +45,12 @@ class Where:
     Args:
         builder: "trt" or "trt-rtx".
         target: Architecture, e.g. "sm86".
+        version: The builder's version.
     """
 
     builder: str = ""
     target: str = ""
+    version: str = ""
 
     @property
     def suffix(self) -> str:

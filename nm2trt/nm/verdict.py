@@ -30,6 +30,8 @@ class WeightFacts:
         constant_input_index: The consumer's input that the weight feeds.
         convolution: Whether the consumer is a convolution, so that dimensions may be kernel positions.
         island: What keeps a layer of a quantised model from computing in INT8 from end to end, or "".
+        unread: The first node of the model that TensorRT's parsers do not read, or "".
+        opset: The model's opset; 0 where it is not known.
     """
 
     operator: str
@@ -41,6 +43,8 @@ class WeightFacts:
     constant_input_index: int = 1
     convolution: bool = False
     island: str = ""
+    unread: str = ""
+    opset: int = 0
 
     @property
     def inputs(self) -> int:
@@ -78,6 +82,7 @@ class Eligibility:
         source: Where the rule comes from.
         basis: "measured", "cited" or "assumed".
         rung: Rung of the ladder that the rule speaks of: "pattern", "shape" or "dtype"; "" where all passed.
+        remedy: What to do about it; "" where all passed.
     """
 
     answer: Eligible
@@ -86,6 +91,7 @@ class Eligibility:
     source: str
     basis: Basis
     rung: str = ""
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,4 +206,7 @@ class GainCommand:
     at_least: float | None = option(
         None, metavar="X", over=0, help="speed-up from which a layer pays; default: 1.05"
     )
+    backend: Literal["trt", "trt-rtx"] | None = option(
+        None, help="builder that the model is for; default: as nm2trt build"
+    )
     json: bool = option(False, stage=False, keyword=False, help="print the report as JSON")

@@ -47,6 +47,16 @@ class VerifyCommand:
         help="what makes the exit status 3: a broken pattern (default), also a held one that no sparse "
         "kernel is known to run, anything not held or not eligible, or nothing",
     )
+    backend: Literal["trt", "trt-rtx", "ort"] | None = option(
+        None, help='answer "eligible" for this builder (default: the one that nm2trt build takes here)'
+    )
+    targets: str | None = option(
+        None,
+        flag="--target",
+        stage="target",
+        metavar="LIST",
+        help="and for these architectures, as in sm80,sm86; yes only if all say yes (default: as build)",
+    )
     external_data_root: str | None = option(
         None, metavar="DIR", stage=False, help="folder of the external data (default: the model's own)"
     )

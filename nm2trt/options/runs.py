@@ -86,6 +86,15 @@ class InitCommand:
         help="the recipe (default: NAME.yaml beside the model)",
     )
     force: bool = option(False, help="replace a recipe that is there")
+    calib: str | None = option(
+        None, metavar="FILE", help="samples (.npz or a calibration recipe): quantise to int8 with them"
+    )
+    backend: Literal["trt", "trt-rtx"] | None = option(
+        None, help="builder that the recipe is for (default: as nm2trt build)"
+    )
+    targets: str | None = option(
+        None, flag="--target", metavar="LIST", help="and architectures, as in sm80,sm86"
+    )
     json: bool = option(False, keyword=False, help="print what was written as JSON")
 
 

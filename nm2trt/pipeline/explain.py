@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nm2trt.engine.evidence.evidence import Evidence
     from nm2trt.engine.ladder.explain import Explanation
     from nm2trt.manifest import Manifest
+    from nm2trt.nm.eligibility import Place
 
 __all__ = ["explain"]
 
@@ -52,10 +53,16 @@ def explain(
     path = Path(path)
     kind = identify(path)
     if kind is None:
-        builder, wanted = _judged_for(backend, targets, foreign=log is not None or layers is not None)
+        place = _judged_for(backend, targets, foreign=log is not None or layers is not None)
+        builder, wanted = place.builder, place.targets
         evidence = _evidence(log, layers, trace, builder=builder, version=version or "")
         rows = climb(
-            weights_at(path, shapes), sparsity="enable", builder=builder, targets=wanted, evidence=evidence
+            weights_at(path, shapes),
+            sparsity="enable",
+            builder=builder,
+            targets=wanted,
+            version=place.version,
+            evidence=evidence,
         )
         return explain_ladder(str(path), rows, evidence, builder=builder, targets=wanted, built=False)
     manifest = _manifest_of(path)
@@ -81,20 +88,13 @@ def explain(
     )
 
 
-def _judged_for(backend: str | None, targets: str | None, *, foreign: bool) -> tuple[str, tuple[str, ...]]:
-    """Return builder and architectures that a model is judged for."""
-    from nm2trt.backends.choice import choose_backend
+def _judged_for(backend: str | None, targets: str | None, *, foreign: bool) -> Place:
+    """Return builder and architectures that a model is judged for: of a log by another tool, TensorRT's."""
+    from nm2trt.backends.choice import place_of
     from nm2trt.backends.options import parse_targets
-    from nm2trt.errors import BackendMissingError
 
     wanted = () if targets is None else parse_targets(targets)
-    if backend is not None or foreign:
-        return backend or "trt", wanted
-    try:
-        builder = choose_backend()
-    except BackendMissingError:
-        return "", wanted
-    return builder.name, builder.choose_targets(wanted)
+    return place_of("trt" if foreign and backend is None else backend, wanted)
 
 
 def _evidence(

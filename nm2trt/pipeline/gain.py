@@ -28,6 +28,7 @@ def gain(
     as_dtype: str | None = None,
     device: str | None = None,
     at_least: float | None = None,
+    backend: str | None = None,
 ) -> GainReport:
     """Say which layers of a model would pay for 2:4, by a table that was measured on one GPU.
 
@@ -38,10 +39,12 @@ def gain(
         as_dtype: "fp16", "bf16" or "int8" instead of the model's own type.
         device: Name or architecture of the GPU that the model is for; by default the one that is here.
         at_least: Speed-up from which a layer pays; 1.05 by default.
+        backend: Builder that the model is for; by default the one that `build` takes here.
 
     Raises:
         InputError: A file or shape is wrong, or the table was measured on another GPU.
     """
+    from nm2trt.backends.choice import place_of
     from nm2trt.backends.cuda import probe_gpus
     from nm2trt.engine.gain import AT_LEAST, check_device, estimate_gain
     from nm2trt.files import check_input
@@ -59,4 +62,5 @@ def gain(
         as_dtype=None if as_dtype is None else _DTYPES.get(as_dtype, as_dtype),
         at_least=AT_LEAST if at_least is None else at_least,
         notes=notes,
+        place=place_of(backend),
     )

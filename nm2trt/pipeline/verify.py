@@ -18,6 +18,8 @@ def verify(
     pattern: NMPattern | str | None = None,
     as_dtype: str | None = None,
     external_data_root: str | os.PathLike[str] | None = None,
+    backend: str | None = None,
+    targets: str | None = None,
 ) -> VerifyReport:
     """Judge every weight of an ONNX model: does it hold the pattern, and may a sparse kernel run it?
 
@@ -27,12 +29,21 @@ def verify(
             where there is none. Given, it takes the place of the plan's patterns, not of its dense layers.
         as_dtype: "fp16" or "bf16" judges what rounding floating-point weights to that type leaves.
         external_data_root: Folder below which external data is read; by default the real model's folder.
+        backend: Builder that "eligible" is answered for: "trt", "trt-rtx" or "ort"; by default the one that
+            `build` takes here. No engine library is imported.
+        targets: Architectures, as in "sm80,sm86"; "yes" only if all of them say yes. By default those that
+            `build` takes here.
 
     Raises:
         InputError: The path or an argument is wrong.
         ModelError: The file is no sound ONNX model.
         PatternError: `pattern` is no N:M pattern.
     """
+    from nm2trt.backends.choice import place_of
+    from nm2trt.backends.options import parse_targets
     from nm2trt.graph.verify.verify_model import verify_model
 
-    return verify_model(model, pattern=pattern, as_dtype=as_dtype, external_data_root=external_data_root)
+    place = place_of(backend, () if targets is None else parse_targets(targets))
+    return verify_model(
+        model, pattern=pattern, as_dtype=as_dtype, external_data_root=external_data_root, place=place
+    )

@@ -41,6 +41,7 @@ class RunResult:
         report: The report, where one was written.
         seconds: Wall time.
         failure: The error of the stage that failed, or None.
+        outlook: How much can run sparse, and if nothing can, what would; "" where no stage answered.
     """
 
     run: Path
@@ -48,6 +49,7 @@ class RunResult:
     report: Path | None
     seconds: float
     failure: Nm2trtError | None = None
+    outlook: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -55,6 +57,7 @@ class RunResult:
             "run": str(self.run),
             "report": None if self.report is None else str(self.report),
             "seconds": round(self.seconds, 3),
+            "outlook": self.outlook,
             "error": None if self.failure is None else str(self.failure),
             "stages": [
                 {

@@ -10,7 +10,7 @@ import datetime as dt
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from nm2trt.recipe.result import RunResult, StageResult
 from nm2trt.recipe.schema import Recipe, load_recipe
 from nm2trt.recipe.sources import Sources
 from nm2trt.recipe.view import SilentView, View
+from nm2trt.reporting.collect import outlook_of
 from nm2trt.reporting.fields import Fields
 from nm2trt.reporting.folder import RunFolder
 from nm2trt.reporting.records import StageRecord
@@ -98,7 +99,16 @@ def run_recipe(
         stages, failure = run.all(first, until)
     reports = [sources.outputs.get(stage.name) for stage in stages if stage.kind == "report"]
     report = next((files[0] for files in reports if files), None)
-    return RunResult(folder.path, stages, report, time.perf_counter() - start, failure)
+    return RunResult(
+        folder.path, stages, report, time.perf_counter() - start, failure, _outlook(folder, stages)
+    )
+
+
+def _outlook(folder: RunFolder, stages: Sequence[StageResult]) -> str:
+    """Return what the stages of this run say of sparse kernels."""
+    found = [folder.record(stage.name) for stage in stages if stage.status in ("done", "cached", "failed")]
+    records = [record for record in found if record is not None]
+    return outlook_of((r, Fields(dict(r.result), r.name)) for r in records)
 
 
 class _Run:

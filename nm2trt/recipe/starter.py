@@ -7,15 +7,21 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nm2trt.engine.profiles import DEFAULT_BATCH, example_profile
 from nm2trt.errors import InputError, OutputError
-from nm2trt.files import check_output, write_atomic
+from nm2trt.files import check_input, check_output, write_atomic
+from nm2trt.nm.eligibility import can_run_sparse
+from nm2trt.nm.outlook import assumed_sparse, outlook
 from nm2trt.recipe.schema import RECIPE_VERSION
+
+if TYPE_CHECKING:
+    from nm2trt.graph.verify.verify_model import VerifyReport
 
 __all__ = ["StarterRecipe", "write_recipe"]
 
+_FIRST_QDQ_OPSET = 13
 _HEAD = """\
 # A recipe of nm2trt: `nm2trt run {file}` runs it, skipping what is done; `--dry-run` says what would run.
 # A stage starts from what the last one before it made, unless `from:` names another, `model`, or a path.
@@ -40,8 +46,15 @@ _FUSE = """\
   fuse:
 """
 _CAST = """\
-  # No sparse kernel is known for fp32. For int8 put this in its place: quantize: {calib: samples.npz}
+  # fp16. With samples, `nm2trt init --calib SAMPLES.npz --force` writes int8 here.
   cast: {to: fp16}
+"""
+_QUANTIZE = """\
+  # int8, by ranges that these samples give.
+  quantize: {{calib: {calib}}}
+"""
+_OUTLOOK = """\
+  # {sentence}
 """
 _VERIFY = """\
   # One row a weight; the run stops where one breaks its pattern. fail_on: broken, ineligible, any or none.
@@ -51,7 +64,7 @@ _BUILD = """\
   # {why}.
 {mark}  build:
 {mark}    sparsity: {sparsity}              # disable, enable or force
-{mark}    # target: sm80,sm86
+{mark}    {target}
 {profile}"""
 _VALIDATE = """\
   # Accuracy and latency against the model given, once there is labelled data: inputs by name, and labels.
@@ -72,12 +85,14 @@ class StarterRecipe:
         model: The model.
         holds: Weights that hold 2:4 already.
         weights: Weights in all.
+        outlook: How much can run sparse once the recipe has run, and if nothing can, what would.
     """
 
     recipe: Path
     model: Path
     holds: int
     weights: int
+    outlook: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -86,11 +101,18 @@ class StarterRecipe:
             "model": str(self.model),
             "holds": self.holds,
             "weights": self.weights,
+            "outlook": self.outlook,
         }
 
 
 def write_recipe(
-    model: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, *, force: bool = False
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    force: bool = False,
+    calib: str | os.PathLike[str] | None = None,
+    backend: str | None = None,
+    targets: str | None = None,
 ) -> StarterRecipe:
     """Write a commented recipe that takes an ONNX model to an engine and a report.
 
@@ -98,6 +120,9 @@ def write_recipe(
         model: The ONNX file.
         output: The recipe; None puts `NAME.yaml` beside the model. The model must lie in its folder or below.
         force: Replace a file that is there.
+        calib: Samples; with them the recipe quantises a float32 model to int8.
+        backend: Builder that the recipe is for; by default the one that `build` takes here.
+        targets: Architectures, as in "sm80,sm86"; by default those that `build` takes here.
 
     Raises:
         InputError: The model is missing or not sound, or does not lie below the recipe's folder.
@@ -107,7 +132,7 @@ def write_recipe(
     from nm2trt.pipeline.verify import verify
 
     model = Path(model)
-    report = verify(model)
+    report = verify(model, backend=backend, targets=targets)
     info = describe(model)
     target = check_output(model.with_suffix(".yaml") if output is None else output)
     if target.exists() and not force:
@@ -115,7 +140,11 @@ def write_recipe(
     root = target.resolve().parent
     if not model.resolve().is_relative_to(root):
         raise InputError(f"{model} does not lie below {root}, where the recipe would be; put them together")
+    samples = None if calib is None else _below(check_input(calib, "a file of samples"), root)
     holds = report.counts.get("holds", 0)
+    single = any(verdict.dtype == "float32" for verdict in report.weights)
+    precision = _precision(report, single=single, calib=samples)
+    sentence = _outlook(report, model, precision)
     text = _text(
         target.name,
         str(model.resolve().relative_to(root)),
@@ -123,11 +152,48 @@ def write_recipe(
         holds=holds,
         weights=len(report.weights),
         broken=bool(report.failures("broken")) and holds > 0,
-        single=any(verdict.dtype == "float32" for verdict in report.weights),
+        precision=precision,
+        calib=samples,
+        sentence=sentence,
+        choice=(backend, targets),
         inputs=[(tensor.name, list(tensor.shape or ())) for tensor in getattr(info, "inputs", ())],
     )
     write_atomic(target, text)
-    return StarterRecipe(target, model, holds, len(report.weights))
+    return StarterRecipe(target, model, holds, len(report.weights), sentence)
+
+
+def _below(path: Path, root: Path) -> str:
+    if not path.resolve().is_relative_to(root):
+        raise InputError(f"{path} does not lie below {root}, where the recipe would be; put them together")
+    return str(path.resolve().relative_to(root))
+
+
+def _precision(report: VerifyReport, *, single: bool, calib: str | None) -> str:
+    """Return the type that the recipe lowers to: int8 with samples, else fp16; "" if none is float32."""
+    if not single:
+        return ""
+    opset = next((v.facts.opset for v in report.weights if v.facts is not None), 0)
+    return "int8" if calib is not None and opset >= _FIRST_QDQ_OPSET else "fp16"
+
+
+def _outlook(report: VerifyReport, model: Path, precision: str) -> str:
+    """Say what the recipe's result can run sparse, and if nothing, what would."""
+    dtype = {"int8": "int8", "fp16": "float16"}.get(precision)
+    assumed = assumed_sparse(report.weights, dtype=dtype)
+    sentence = outlook(assumed, report.place)
+    if any(v.facts is not None and can_run_sparse(v.facts, report.place).answer == "yes" for v in assumed):
+        return f"once the recipe has run, up to {sentence}" if precision else sentence
+    in_int8 = assumed_sparse(report.weights, dtype="int8")
+    able = [
+        v for v in in_int8 if v.facts is not None and can_run_sparse(v.facts, report.place).answer == "yes"
+    ]
+    if precision == "fp16" and able and able[0].facts is not None and able[0].facts.opset >= _FIRST_QDQ_OPSET:
+        start = sentence.partition(":")[0]
+        return (
+            f"{start} in fp16: int8 is needed; nm2trt init {model} --calib SAMPLES.npz --force writes a "
+            "recipe that quantises"
+        )
+    return sentence
 
 
 def _text(
@@ -138,8 +204,11 @@ def _text(
     holds: int,
     weights: int,
     broken: bool,
-    single: bool,
+    precision: str,
+    calib: str | None,
+    sentence: str,
     inputs: list[tuple[str, list[Any]]],
+    choice: tuple[str | None, str | None],
 ) -> str:
     parts = [_HEAD.format(file=_word(file), version=RECIPE_VERSION, name=_quoted(name), model=_quoted(model))]
     planned = holds > 0
@@ -148,16 +217,21 @@ def _text(
     else:
         parts.append(_PRUNE.format(why=f"None of the {weights} weights holds 2:4 yet"))
     parts.append(_FUSE)
-    if single:
+    if precision == "fp16":
         parts.append(_CAST)
+    elif precision == "int8":
+        parts.append(_QUANTIZE.format(calib=_quoted(calib or "")))
+    parts.append(_OUTLOOK.format(sentence=_word(sentence)))
     parts.append(_VERIFY.format(gate="none" if broken else "broken"))
-    parts.append(_build(inputs, sparse=weights > 0))
-    parts.append(_VALIDATE.format(candidate="cast" if single else "fuse"))
+    parts.append(_build(inputs, sparse=weights > 0, choice=choice))
+    parts.append(_VALIDATE.format(candidate={"fp16": "cast", "int8": "quantize"}.get(precision, "fuse")))
     parts.append(_REPORT)
     return "".join(parts)
 
 
-def _build(inputs: list[tuple[str, list[Any]]], *, sparse: bool) -> str:
+def _build(
+    inputs: list[tuple[str, list[Any]]], *, sparse: bool, choice: tuple[str | None, str | None]
+) -> str:
     here = any(importlib.util.find_spec(name) for name in ("tensorrt_rtx", "tensorrt"))
     why = (
         "An engine, with its manifest and the ladder: which weights may, and which do, run sparse kernels"
@@ -165,8 +239,15 @@ def _build(inputs: list[tuple[str, list[Any]]], *, sparse: bool) -> str:
         else "No TensorRT is installed here (pip install nm2trt[rtx]); with it, take the # away for an engine"
     )
     mark = "" if here else "  # "
+    backend, targets = choice
+    lines = [f"target: {targets}" if targets else "# target: sm80,sm86"]
+    lines += [f"backend: {backend}"] if backend else []
     return _BUILD.format(
-        why=why, mark=mark, sparsity="enable" if sparse else "disable", profile=_profiles(inputs, mark)
+        why=why,
+        mark=mark,
+        sparsity="enable" if sparse else "disable",
+        target=f"\n{mark}    ".join(lines),
+        profile=_profiles(inputs, mark),
     )
 
 

@@ -25,7 +25,7 @@ from nm2trt.reporting.lineage import lineage_of
 from nm2trt.reporting.records import STAGES, RunHeader, StageRecord
 from nm2trt.reporting.sentences import sentence_of
 
-__all__ = ["collect"]
+__all__ = ["collect", "outlook_of"]
 
 Done = list[tuple[StageRecord, Fields]]
 Producers = list[tuple[PurePath, StageRecord]]
@@ -67,7 +67,15 @@ def collect(folder: str | os.PathLike[str]) -> ReportData:
         lineage=lineage_of([record for record, _ in done]),
         versions=versions,
         notes=_notes(done),
+        outlook=outlook_of(done),
     )
+
+
+def outlook_of(done: Iterable[tuple[StageRecord, Fields]]) -> str:
+    """Return the last answer of a stage to "how much can run sparse?": a build's, or else `verify`'s."""
+    said = [(record.stage, fields.text("outlook", "")) for record, fields in done]
+    builds = [text for stage, text in said if text and stage == "build"]
+    return next(reversed(builds or [text for _, text in said if text]), "")
 
 
 def _belongs(record: StageRecord, header: RunHeader) -> bool:

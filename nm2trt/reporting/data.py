@@ -254,6 +254,7 @@ class ReportData:
         lineage: Artefacts, parents first.
         versions: Version by product.
         notes: What the user was told, and what is missing.
+        outlook: How much can run sparse, and if nothing can, what would; "" where no stage answered.
     """
 
     name: str
@@ -268,6 +269,7 @@ class ReportData:
     lineage: tuple[LineageNode, ...]
     versions: Mapping[str, str]
     notes: tuple[str, ...] = field(default=())
+    outlook: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values, the schema's number first."""

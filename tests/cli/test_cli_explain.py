@@ -50,7 +50,7 @@ def test_a_model_in_words(net, capsys):
     out = capsys.readouterr().out
     assert "(for trt sm86)" in out
     assert "1. tactic, 100% of the work, w0 and 1 more" in out
-    assert "do: measure it (nm2trt gain)" in out
+    assert "do: measure it on the GPU" in out
     assert "source: maintainers' answers, NVIDIA/TensorRT issues 3849" in out
     assert "eligible work that runs sparse kernels: not measured" in out
 
@@ -83,7 +83,7 @@ def test_an_engine_reads_its_manifest(net, tmp_path, capsys):
     capsys.readouterr()
     found, _ = explained(capsys, net.with_suffix(".rtx"))
     assert found["builder"] == "trt-rtx"
-    assert [reason["code"] for reason in found["reasons"]] == ["dtype", "small", "not-measured", "bound"]
+    assert [reason["code"] for reason in found["reasons"]] == ["dtype", "small", "not-measured"]
     trace = write(tmp_path / "kern.csv", "Total Time (ns),Instances,Name\n100,1,dense_kernel\n")
     found, _ = explained(capsys, net.with_suffix(".rtx"), "--trace", trace)
     assert "no sparse kernel ran at all" in found["ladder"][0]["chosen"]["detail"]

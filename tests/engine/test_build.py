@@ -115,7 +115,8 @@ def test_two_dynamic_inputs_are_built_together(tmp_path):
 
 
 def test_fp32_is_told_that_no_sparse_kernel_is_known(tmp_path):
-    weights = (dataclasses.replace(HOLDS, dtype="float32", eligible="no", reason="fp32"), HOLDS)
+    facts = dataclasses.replace(HOLDS.facts, dtype="float32")
+    weights = (dataclasses.replace(HOLDS, dtype="float32", facts=facts, eligible="no", reason="fp32"), HOLDS)
     notes = build(conv_net(tmp_path / "net.onnx", dtype="float32"), weights=weights).notes
     assert "1 of 2 weights that hold 2:4 are float32, for which no sparse kernel is known" in notes[-1]
 

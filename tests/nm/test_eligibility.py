@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from nm2trt.nm.eligibility import EXPECTATIONS, RULES, Where, expectations, judge, judge_targets
+from nm2trt.nm.eligibility import (
+    EXPECTATIONS,
+    RULES,
+    Place,
+    Where,
+    can_run_sparse,
+    eligibility_of,
+    expectations,
+)
 from nm2trt.nm.eligibility_tables import CHANNEL_MULTIPLES, DTYPE_ROWS
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.verdict import WeightFacts
@@ -21,7 +29,7 @@ def facts(**fields):
 
 
 def test_nothing_speaks_against_a_large_fp16_convolution():
-    assert (judge(CONV).answer, judge(CONV).code) == ("yes", "eligible")
+    assert (eligibility_of(CONV).answer, eligibility_of(CONV).code) == ("yes", "eligible")
     assert expectations(CONV) == ()
 
 
@@ -43,7 +51,7 @@ def test_nothing_speaks_against_a_large_fp16_convolution():
     ],
 )
 def test_the_rule_that_decides(fields, answer, code):
-    found = judge(facts(**fields))
+    found = eligibility_of(facts(**fields))
     assert (found.answer, found.code) == (answer, code)
     assert found.source
     assert found.basis in ("measured", "cited", "assumed")
@@ -51,7 +59,9 @@ def test_the_rule_that_decides(fields, answer, code):
 
 def test_patterns_that_imply_two_of_four_pass():
     assert (
-        judge(facts(pattern=NMPattern(1, 4))).answer == judge(facts(pattern=NMPattern(2, 8))).answer == "yes"
+        eligibility_of(facts(pattern=NMPattern(1, 4))).answer
+        == eligibility_of(facts(pattern=NMPattern(2, 8))).answer
+        == "yes"
     )
 
 
@@ -67,22 +77,23 @@ def test_patterns_that_imply_two_of_four_pass():
     ],
 )
 def test_a_type_depends_on_builder_and_architecture(dtype, builder, target, answer, basis):
-    found = judge(facts(dtype=dtype), Where(builder, target))
+    found = eligibility_of(facts(dtype=dtype), Where(builder, target))
     assert (found.answer, found.basis) == (answer, basis)
 
 
-def test_the_most_favourable_target_stands_and_names_the_others():
-    found = judge_targets(CONV, "trt", ("sm75", "sm86"))
-    assert found.answer == "yes"
-    assert "not so on sm75: sm75 has no sparse tensor cores" in found.sentence
-    assert judge_targets(CONV, "trt", ("sm75",)).code == "architecture"
+def test_of_several_targets_all_must_say_yes():
+    found = can_run_sparse(CONV, Place("trt", "", ("sm75", "sm86")))
+    assert found.answer == "no"
+    assert "sm75 has no sparse tensor cores (so on sm75, not on sm86)" in found.sentence
+    assert can_run_sparse(CONV, Place("trt", "", ("sm80", "sm86"))).answer == "yes"
+    assert can_run_sparse(CONV, Place("trt", "", ("sm75",))).code == "architecture"
 
 
 def test_rules_of_one_rung_leave_the_others_out():
     bad = facts(conv_groups=2, dtype="float32")
-    assert judge(bad, rung="shape").code == "group-conv"
-    assert judge(bad, rung="dtype").code == "fp32"
-    assert judge(bad, rung="pattern").answer == "yes"
+    assert eligibility_of(bad, rung="shape").code == "group-conv"
+    assert eligibility_of(bad, rung="dtype").code == "fp32"
+    assert eligibility_of(bad, rung="pattern").answer == "yes"
 
 
 @pytest.mark.parametrize(
@@ -107,7 +118,7 @@ def test_rules_of_one_rung_leave_the_others_out():
 )
 def test_what_speaks_against_a_sparse_kernel_that_may_run(fields, codes):
     assert [item.code for item in expectations(facts(**fields))] == codes
-    assert judge(facts(**fields)).answer == "yes"
+    assert eligibility_of(facts(**fields)).answer == "yes"
 
 
 def test_every_row_and_rule_names_its_source():
@@ -127,9 +138,9 @@ def test_the_page_is_what_the_rules_say():
 
 @pytest.mark.parametrize("target", ["sm53", "sm62", "sm37", "sm75"])
 def test_every_architecture_before_ampere_runs_dense(target):
-    assert judge(CONV, Where("trt", target)).code == "architecture"
+    assert eligibility_of(CONV, Where("trt", target)).code == "architecture"
 
 
 @pytest.mark.parametrize("target", ["sm80", "sm121", "gfx942", ""])
 def test_later_and_foreign_architectures_are_not_ruled_out(target):
-    assert judge(CONV, Where("trt", target), rung="shape").answer == "yes"
+    assert eligibility_of(CONV, Where("trt", target), rung="shape").answer == "yes"

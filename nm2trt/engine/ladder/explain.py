@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,14 +16,6 @@ from nm2trt.nm.eligibility import rule_of
 __all__ = ["Explanation", "Reason", "explain"]
 
 _BOUND_SOURCE = "maintainer's answer, NVIDIA/TensorRT issue 2310"
-# Pattern's codes are `verify`'s own; what to do about each.
-_PATTERN_REMEDIES: Mapping[str, str] = {
-    "broken": "train it sparse (nm2trt.sparsify), prune it (nm2trt prune), or export it again, finalised",
-    "dense-by-plan": "nothing, where it is dense on purpose; else name it in include= and train again",
-    "not-a-multiple": "pad its input channels to a multiple of four, or leave it dense",
-    "untraceable": "run nm2trt fuse, which evaluates what stands in front of a weight",
-    "not-2:4": "train or prune to 2:4: no other pattern runs on sparse tensor cores",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +162,9 @@ def _share(rows: Iterable[LadderRow], work: Forecast) -> float | None:
 
 
 def _pattern(row: LadderRow) -> Reason | None:
-    if row.pattern.answer != "no" or _hopeless(row):
+    if row.pattern.answer == "yes" or row.chosen.answer == "yes" or _hopeless(row):
         return None
-    do = _PATTERN_REMEDIES.get(row.reason, "see nm2trt verify")
-    return Reason("pattern", row.reason, row.sentence, (), None, do, row.source, row.basis)
+    return Reason("pattern", row.reason, row.sentence, (), None, row.remedy, row.source, row.basis)
 
 
 def _hopeless(row: LadderRow) -> Reason | None:
@@ -203,7 +194,8 @@ def _rule(row: LadderRow, answer: str, code: str) -> Reason | None:
     if answer == "unknown":
         sentence += " (not known to be impossible)"
     source, basis = (row.source, row.basis) if own else (rule.source, rule.basis)
-    return Reason(rule.rung, rule.code, sentence, (), None, rule.remedy, source, basis)
+    remedy = row.remedy if own and row.remedy else rule.remedy
+    return Reason(rule.rung, rule.code, sentence, (), None, remedy, source, basis)
 
 
 def _listed(row: LadderRow) -> Reason | None:
@@ -284,13 +276,15 @@ def _bound(ladder: Sequence[LadderRow], work: Forecast) -> Iterable[Reason]:
     """Say what is left to gain at most: at best, sparse tensor cores halve the time of the eligible work."""
     if not work.macs or work.unknown_weights:
         return
-    share = sum(row.macs or 0 for row in ladder if row.eligible) / work.macs
+    share = (
+        sum(row.macs or 0 for row in ladder if row.answer == "yes" or row.chosen.answer == "yes") / work.macs
+    )
     if share:
         bound = 1.0 / (1.0 - share / 2.0)
         yield Reason(
             "whole",
             "bound",
-            f"{share:.0%} of the multiply-accumulates may run sparse: at twice the speed there, and with "
+            f"{share:.0%} of the multiply-accumulates can run sparse: at twice the speed there, and with "
             f"nothing else taking time, the whole gains {bound:.2f}x at most; 15 % is called a usual best",
             (),
             share,

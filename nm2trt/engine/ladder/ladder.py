@@ -17,11 +17,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from nm2trt.engine.evidence.evidence import Evidence
-from nm2trt.engine.ladder.builder_rungs import NOT_MEASURED, Rung, asked, gained, listed
+from nm2trt.engine.ladder.builder_rungs import NOT_MEASURED, Answer, Rung, asked, gained, listed
 from nm2trt.errors import InputError
-from nm2trt.nm.eligibility import Where, expectations, judge_targets
+from nm2trt.nm.advice import pattern_advice
+from nm2trt.nm.eligibility import Place, can_run_sparse, expectations
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.nm.verdict import Eligibility, WeightVerdict
+from nm2trt.nm.verdict import Eligibility, Eligible, WeightVerdict
 
 __all__ = [
     "NOT_MEASURED",
@@ -64,6 +65,7 @@ class LadderRow:
         source: Where the deciding rule comes from; "" where the pattern decided.
         basis: How far to trust it.
         doubts: What speaks against a sparse kernel winning though it may run, by the rule's code.
+        remedy: What to do about what decided; "" where nothing speaks against a sparse kernel.
     """
 
     weight: str
@@ -83,6 +85,13 @@ class LadderRow:
     source: str = ""
     basis: str = ""
     doubts: Mapping[str, str] = field(default_factory=dict)
+    remedy: str = ""
+
+    @property
+    def answer(self) -> Eligible:
+        """The one answer to "can it run sparse?", as `nm2trt.nm.eligibility.can_run_sparse` gives it."""
+        answers = {rung.answer for rung in self.rungs[:3]}
+        return "no" if "no" in answers else "unknown" if "unknown" in answers else "yes"
 
     @property
     def rungs(self) -> tuple[Rung, ...]:
@@ -96,8 +105,8 @@ class LadderRow:
 
     @property
     def eligible(self) -> bool:
-        """Whether no rung below the builder's said no, or a sparse kernel was chosen all the same."""
-        return self.chosen.answer == "yes" or not self.stopped
+        """Whether it holds 2:4 and no rule said no, or a sparse kernel was chosen all the same."""
+        return self.chosen.answer == "yes" or (self.pattern.answer == "yes" and not self.stopped)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -140,6 +149,7 @@ def climb(
     sparsity: str,
     builder: str = "",
     targets: Sequence[str] = (),
+    version: str = "",
     evidence: Evidence | None = None,
 ) -> tuple[LadderRow, ...]:
     """Return one row a verdict, as far as model, builder and evidence can answer.
@@ -149,12 +159,13 @@ def climb(
         sparsity: The build's "disable", "enable" or "force".
         builder: "trt" or "trt-rtx"; "" where none is chosen yet.
         targets: Architectures that the engine is for.
+        version: The builder's version.
         evidence: What builder and profiler said of the engine; None where nothing was built.
     """
+    place = Place(builder, version, tuple(targets))
     shared, said = shared_names(verdicts), evidence or Evidence()
     return tuple(
-        _row(verdict, sparsity, builder, targets, Evidence() if verdict.node in shared else said)
-        for verdict in verdicts
+        _row(verdict, sparsity, place, Evidence() if verdict.node in shared else said) for verdict in verdicts
     )
 
 
@@ -208,11 +219,9 @@ def sparse_share(ladder: Sequence[LadderRow]) -> tuple[float | None, str]:
     return (sparse / total if total else 0.0), ""
 
 
-def _row(
-    verdict: WeightVerdict, sparsity: str, builder: str, targets: Sequence[str], evidence: Evidence
-) -> LadderRow:
-    judged = _judged(verdict, builder, targets)
-    rungs = [_pattern(verdict), *_below_builder(verdict, builder, targets)]
+def _row(verdict: WeightVerdict, sparsity: str, place: Place, evidence: Evidence) -> LadderRow:
+    judged = _judged(verdict, place)
+    rungs = [_pattern(verdict), *_below_builder(verdict, place)]
     if sparsity == "disable":
         rungs += [Rung("no", SPARSITY_OFF)] * 3
     else:
@@ -231,7 +240,8 @@ def _row(
         node=verdict.node,
         source=judged.source if judged is not None and decided else verdict.source,
         basis=judged.basis if judged is not None and decided else verdict.basis,
-        doubts=_doubts(verdict, builder, targets),
+        doubts=_doubts(verdict, place),
+        remedy=judged.remedy if judged is not None and decided else pattern_advice(verdict),
     )
 
 
@@ -248,20 +258,19 @@ def _until_no(rungs: Sequence[Rung]) -> list[Rung]:
     return [rung if i <= stopped else Rung("not reached", _NOT_REACHED) for i, rung in enumerate(rungs)]
 
 
-def _judged(verdict: WeightVerdict, builder: str, targets: Sequence[str]) -> Eligibility | None:
-    return None if verdict.facts is None else judge_targets(verdict.facts, builder, targets)
+def _judged(verdict: WeightVerdict, place: Place) -> Eligibility | None:
+    return None if verdict.facts is None else can_run_sparse(verdict.facts, place)
 
 
-def _doubts(verdict: WeightVerdict, builder: str, targets: Sequence[str]) -> dict[str, str]:
+def _doubts(verdict: WeightVerdict, place: Place) -> dict[str, str]:
     """Return what speaks against a sparse kernel on every target, training it sparse first included."""
     if verdict.facts is None:
         return {}
-    shape = judge_targets(verdict.facts, builder, targets, rung="shape")
+    shape = can_run_sparse(verdict.facts, place, rung="shape")
     if shape.answer == "no":
         return {shape.code: shape.sentence}
     found = [
-        {item.code: item.sentence for item in expectations(verdict.facts, Where(builder, target))}
-        for target in targets or ("",)
+        {item.code: item.sentence for item in expectations(verdict.facts, where)} for where in place.each
     ]
     return {code: text for code, text in found[0].items() if all(code in other for other in found)}
 
@@ -275,16 +284,17 @@ def _pattern(verdict: WeightVerdict) -> Rung:
         return Rung("no", f"broken, {verdict.broken_groups} of {verdict.groups} groups")
     if verdict.pattern == "dense-by-plan":
         return Rung("no", "dense by plan")
-    return Rung("no", verdict.pattern.replace("-", " "))
+    answer: Answer = "unknown" if verdict.pattern == "untraceable" else "no"
+    return Rung(answer, verdict.pattern.replace("-", " "))
 
 
-def _below_builder(verdict: WeightVerdict, builder: str, targets: Sequence[str]) -> tuple[Rung, Rung]:
+def _below_builder(verdict: WeightVerdict, place: Place) -> tuple[Rung, Rung]:
     """Return the rungs of shape and dtype."""
     if verdict.facts is None:
         return Rung("unknown", "untraceable"), Rung("unknown", verdict.dtype)
     facts = verdict.facts
-    shape = judge_targets(facts, builder, targets, rung="shape")
-    dtype = judge_targets(facts, builder, targets, rung="dtype")
+    shape = can_run_sparse(facts, place, rung="shape")
+    dtype = can_run_sparse(facts, place, rung="dtype")
     fits = Rung("yes", "fits") if shape.answer == "yes" else Rung(shape.answer, shape.code)
     if dtype.answer == "yes":
         return fits, Rung("yes", facts.dtype)

@@ -8,6 +8,8 @@ from nm2trt.backends.options import BuildOptions
 from nm2trt.engine.evidence.evidence import Evidence
 from nm2trt.engine.ladder.ladder import LadderRow, readable
 from nm2trt.engine.ladder.unmatched import lost_weights
+from nm2trt.nm.advice import dtype_advice
+from nm2trt.nm.eligibility import Place
 from nm2trt.nm.eligibility_tables import FIRST_SPARSE
 from nm2trt.nm.verdict import WeightVerdict
 
@@ -19,6 +21,8 @@ def remarks(
     options: BuildOptions,
     ladder: Sequence[LadderRow],
     evidence: Evidence,
+    *,
+    place: Place,
 ) -> tuple[str, ...]:
     """Return one sentence a remark.
 
@@ -27,22 +31,24 @@ def remarks(
         options: What was asked of the builder.
         ladder: One row a weight.
         evidence: What the builder said.
+        place: Builder, version and targets.
     """
     # Of a builder that defers the choice nothing else is expected.
     said = () if evidence.deferred else evidence.notes
-    return (*_warnings(weights, options), *lost_weights(ladder, evidence), *said)
+    return (*_warnings(weights, options, place), *lost_weights(ladder, evidence), *said)
 
 
-def _warnings(weights: Sequence[WeightVerdict], options: BuildOptions) -> list[str]:
+def _warnings(weights: Sequence[WeightVerdict], options: BuildOptions, place: Place) -> list[str]:
     if options.sparsity == "disable":
         return []
     holding = [verdict for verdict in weights if readable(verdict)]
     notes = []
-    single = [verdict for verdict in holding if verdict.dtype in ("float32", "float64")]
+    # The type that a kernel computes in, which in a quantised model is not the stored one.
+    single = [v.facts for v in holding if v.facts is not None and v.facts.dtype in ("float32", "float64")]
     if single:
         notes.append(
             f"{len(single)} of {len(holding)} weights that hold 2:4 are {single[0].dtype}, for which no "
-            "sparse kernel is known: export in fp16 or quantise to int8"
+            f"sparse kernel is known: {dtype_advice(single[0], place.each[0])}"
         )
     if options.sparsity == "force":
         notes.append(

@@ -11,6 +11,7 @@ from nm2trt.engine.evidence.evidence import Evidence
 from nm2trt.engine.evidence.inspector_json import parse_layer_information
 from nm2trt.engine.ladder.ladder import LadderRow, readable, sparse_share
 from nm2trt.errors import InputError, SparsityError
+from nm2trt.nm.advice import is_prunable
 from nm2trt.nm.verdict import WeightVerdict
 
 __all__ = [
@@ -83,9 +84,10 @@ def require_pattern(
         )
     if not any(readable(verdict) for verdict in weights):
         what = f"none of its {len(weights)} weights holds 2:4" if weights else "it has no weights to judge"
+        prune = "prune it (nm2trt prune), " if any(map(is_prunable, weights)) else ""
         raise NothingSparseError(
-            f"{model}: {what}, so no sparse kernel could run; train it sparse (nm2trt.sparsify), prune it "
-            f"(nm2trt prune), or build dense with --sparsity=disable",
+            f"{model}: {what}, so no sparse kernel could run; train it sparse (nm2trt.sparsify), {prune}"
+            "or build dense with --sparsity=disable",
             ladder,
         )
 

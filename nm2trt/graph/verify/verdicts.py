@@ -16,7 +16,7 @@ from nm2trt.graph.analysis.weight_operands import Consumer
 from nm2trt.graph.storage.tensors import ElementType
 from nm2trt.graph.verify.group_counts import Finding, ReadWeight, count_groups, read_weight
 from nm2trt.nm.axes import OnnxWeight, onnx_weight
-from nm2trt.nm.eligibility import WeightFacts, judge
+from nm2trt.nm.eligibility import NOWHERE, Place, WeightFacts, can_run_sparse
 from nm2trt.nm.lineage import MaskHash
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan, PlanEntry
@@ -39,12 +39,17 @@ class Judge:
         rounded: ElementType | None,
         shapes: Shapes,
         islands: Mapping[str, Island],
+        *,
+        place: Place = NOWHERE,
+        unread: str = "",
+        opset: int = 0,
     ) -> None:
         self.asked = asked
         self.plan = {entry.weight: entry for entry in plan or ()}
         self.rounded = rounded
         self.shapes = shapes
         self.islands = islands
+        self.place, self.unread, self.opset = place, unread, opset
         self.masks = MaskHash()
 
     def __call__(self, consumer: Consumer) -> WeightVerdict:
@@ -103,8 +108,10 @@ class Judge:
             constant_input_index=consumer.input_index,
             convolution=how.convolution,
             island=_obstacle(self.islands.get(consumer.label), computed),
+            unread=self.unread,
+            opset=self.opset,
         )
-        eligible = judge(facts)
+        eligible = can_run_sparse(facts, self.place)
         if status == "holds":
             reason, sentence = eligible.code, f"{sentence}; {eligible.sentence}"
         return WeightVerdict(

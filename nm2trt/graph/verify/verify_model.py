@@ -17,12 +17,16 @@ import onnx
 
 from nm2trt.errors import InputError
 from nm2trt.graph.analysis.qdq_islands import Island, find_islands
+from nm2trt.graph.analysis.scopes import walk
 from nm2trt.graph.analysis.shapes import infer_shapes
 from nm2trt.graph.analysis.weight_operands import consumers
-from nm2trt.graph.storage.model import Model, load, metadata
+from nm2trt.graph.storage.model import Model, load, metadata, opset
 from nm2trt.graph.storage.tensors import DTYPE_NAMES, ElementType, element_type
 from nm2trt.graph.verify.verdicts import DEFAULT_PATTERN, Judge
 from nm2trt.nm import lineage
+from nm2trt.nm.eligibility import NOWHERE, Place
+from nm2trt.nm.eligibility_tables import UNREAD_OPERATORS
+from nm2trt.nm.outlook import outlook
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import METADATA_KEY, Plan
 from nm2trt.nm.verdict import WeightVerdict
@@ -70,6 +74,7 @@ class VerifyReport:
         recorded_mask_sha256: The hash in the metadata, or "".
         summary: The file in numbers.
         islands: Layers of a quantised model that do not compute in INT8 (FP8) from end to end.
+        place: Builder, version and targets that eligibility was answered for.
     """
 
     model: str
@@ -81,6 +86,12 @@ class VerifyReport:
     recorded_mask_sha256: str
     summary: Summary
     islands: tuple[Island, ...] = ()
+    place: Place = NOWHERE
+
+    @property
+    def outlook(self) -> str:
+        """One sentence: how much can run sparse at `place`, and if nothing can, what would."""
+        return outlook(self.weights, self.place)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -146,6 +157,10 @@ class VerifyReport:
             "mask_sha256": self.mask_sha256,
             "recorded_mask_sha256": self.recorded_mask_sha256,
             "planned": self.plan is not None,
+            "builder": self.place.builder,
+            "builder_version": self.place.version,
+            "targets": list(self.place.targets),
+            "outlook": self.outlook,
             "islands": [island.to_json() for island in self.islands],
         }
 
@@ -156,6 +171,7 @@ def verify_model(
     pattern: NMPattern | str | None = None,
     as_dtype: str | None = None,
     external_data_root: str | os.PathLike[str] | None = None,
+    place: Place = NOWHERE,
 ) -> VerifyReport:
     """Judge every weight of a model.
 
@@ -165,6 +181,7 @@ def verify_model(
             metadata has no plan. Given, it takes the place of the plan's patterns, not of its dense layers.
         as_dtype: "fp16" or "bf16" judges what rounding floating-point weights to that type leaves.
         external_data_root: Folder below which external data is read; by default the real model's folder.
+        place: Builder, version and targets that eligibility is answered for.
 
     Raises:
         InputError: The path or an argument is wrong.
@@ -178,7 +195,16 @@ def verify_model(
     # First: onnx's shape inference unfolds functions without a bound, and this refuses those that have none.
     operands = list(consumers(model))
     islands = find_islands(model, operands)
-    judge_one = Judge(asked, plan, _rounding(as_dtype), infer_shapes(model), islands)
+    judge_one = Judge(
+        asked,
+        plan,
+        _rounding(as_dtype),
+        infer_shapes(model),
+        islands,
+        place=place,
+        unread=_unread(model),
+        opset=opset(model.proto) or 0,
+    )
     found = [judge_one(operand) for operand in operands]
     planned = {entry.weight for entry in plan or ()}
     seen = {name for verdict in found for name in (verdict.weight, *verdict.parts)}
@@ -199,7 +225,18 @@ def verify_model(
         recorded_mask_sha256=entries.get(lineage.METADATA_KEY, ""),
         summary=_summarise(model, found),
         islands=tuple(islands.values()),
+        place=place,
     )
+
+
+def _unread(model: Model) -> str:
+    """Return the first node that no parser of TensorRT reads, or ""."""
+    for scope, node in walk(model):
+        if (node.domain, node.op_type) in scope.functions:
+            continue
+        if node.op_type in UNREAD_OPERATORS or node.domain == "com.microsoft.nchwc":
+            return f"{node.op_type} at {scope.label(node)}"
+    return ""
 
 
 def _rounding(as_dtype: str | None) -> ElementType | None:

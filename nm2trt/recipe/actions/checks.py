@@ -26,7 +26,9 @@ def verify(job: Job) -> Outcome:
         first = (
             f"first {failing[0].weight!r}: {failing[0].sentence}"
             if failing
-            else (f"the planned {done.missing[0]!r} is read by no node")
+            else f"the planned {done.missing[0]!r} is read by no node"
+            if done.missing
+            else "none of its weights could be judged"
         )
         failure = SparsityError(f"{job.source}: {first} (fail_on: {options.fail_on})")
     result = {**done.to_json(), "fail_on": options.fail_on, "passed": passed}

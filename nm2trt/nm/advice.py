@@ -1,0 +1,71 @@
+"""Advice: what to do so that a weight can run sparse, in words that hold for this file, builder and target.
+
+A command is named only if it works on the very file that the advice is about.
+"""
+
+from __future__ import annotations
+
+from nm2trt.nm.eligibility_tables import DTYPE_ROWS, FIRST_SPARSE, Where
+from nm2trt.nm.verdict import WeightFacts, WeightVerdict
+
+__all__ = ["LEAST_CHANNELS", "dtype_advice", "is_prunable", "pattern_advice", "sparse_dtypes"]
+
+# Fewest input channels that `nm2trt prune` takes without being asked for the weight by name.
+LEAST_CHANNELS = 16
+_FIRST_QDQ_OPSET = 13
+# What `nm2trt quantize` lowers.
+_LOWERED = ("Conv", "Gemm", "MatMul")
+_TYPES = ("float16", "int8")
+_NAMES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
+
+
+def sparse_dtypes(where: Where) -> tuple[str, ...]:
+    """Return the types, of float16 and int8, that have sparse kernels there."""
+    if where.builder == "ort" or (where.target and int(where.target[2:]) < FIRST_SPARSE):
+        return ()
+    rows = {dtype: next((row for row in DTYPE_ROWS if row.fits(dtype, where)), None) for dtype in _TYPES}
+    return tuple(dtype for dtype, row in rows.items() if row is not None and row.answer == "yes")
+
+
+def dtype_advice(facts: WeightFacts, where: Where) -> str:
+    """Return what to do about a type without sparse kernels there."""
+    found = sparse_dtypes(where)
+    if not found:
+        return "build for a target with known sparse kernels, as sm80 and sm86 with trt-rtx in int8"
+    if facts.operator not in _LOWERED or facts.constant_input_index != 1:
+        return "rewrite it as a Conv, Gemm or MatMul with the weight on the right, and lower that"
+    if facts.dtype == "float64":
+        return f"export the model in float32, then lower it to {' or '.join(map(_name, found))}"
+    if facts.dtype != "float32":
+        first = f"{_name(found[-1])} is needed" if len(found) == 1 else "fp16 or int8 is needed"
+        return f"{first}: start again from the float32 model"
+    if 0 < facts.opset < _FIRST_QDQ_OPSET:
+        whole = "export it with opset 13 or later and quantise it to int8"
+    else:
+        whole = "quantise it to int8 (nm2trt quantize --calib SAMPLES)"
+    return whole if "float16" not in found else f"cast it to fp16 (nm2trt cast), or {whole}"
+
+
+def is_prunable(verdict: WeightVerdict) -> bool:
+    """Tell whether `nm2trt prune` without options makes a weight 2:4, as far as its shape tells."""
+    facts = verdict.facts
+    if facts is None or verdict.pattern != "broken" or verdict.nonfinite:
+        return False
+    channels = facts.inputs * (facts.conv_groups if facts.operator != "ConvTranspose" else 1)
+    return channels >= LEAST_CHANNELS and facts.operator not in ("LSTM", "GRU", "RNN")
+
+
+def pattern_advice(verdict: WeightVerdict) -> str:
+    """Return what to do about a weight that does not hold 2:4."""
+    if verdict.pattern == "broken":
+        prune = "prune it (nm2trt prune)" if is_prunable(verdict) else "prune it by name (--include of prune)"
+        return f"train it sparse (nm2trt.sparsify), {prune}, or export it again, finalised"
+    return {
+        "dense-by-plan": "nothing, if it is dense on purpose; else name it in include= and train again",
+        "not-groupable": "pad its input channels to a multiple of four, or leave it dense",
+        "untraceable": "export it as a constant that a Conv, Gemm or MatMul of ONNX's own reads",
+    }.get(verdict.pattern, "train or prune it to 2:4: no other pattern runs on sparse tensor cores")
+
+
+def _name(dtype: str) -> str:
+    return _NAMES.get(dtype, dtype)
