@@ -145,7 +145,7 @@ def test_build_refuses_how_to_reach_a_precision_that_is_not_named(field):
 
 def test_keywords_leave_out_what_only_the_command_line_knows():
     given = keywords(base(CLASSES["verify"]))
-    assert set(given) == {"model", "pattern", "as_dtype", "external_data_root"}
+    assert set(given) == {"model", "pattern", "as_dtype", "backend", "targets", "external_data_root"}
 
 
 def test_an_option_of_an_unknown_type_is_refused():
