@@ -82,9 +82,7 @@ def _print_result(result: BuildResult) -> None:
 def _print_steps(result: BuildResult) -> None:
     holding = sum(row.pattern.answer == "yes" for row in result.ladder)
     allowed = "no sparse kernels" if result.options.sparsity == "disable" else "sparse kernels allowed"
-    first = (
-        "prune by magnitude to 2:4" if result.options.sparsity == "force" else "take the weights as they are"
-    )
+    first = "prune to 2:4" if result.options.sparsity == "force" else "take the weights as they are"
     print(f"  1. {first}: {holding} of {len(result.ladder)} weights hold 2:4")
     print(f"  2. build for {', '.join(result.options.targets)} with {allowed}")
     print(f"  3. write {result.engine} and {result.engine.name}.json")

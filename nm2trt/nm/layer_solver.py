@@ -180,12 +180,13 @@ def _solve(task: _Task, rows: int, pattern: NMPattern | None, options: SolverOpt
     h = task.problem.h + ridge * identity(task.problem.h)
     g = task.problem.g + ridge * task.weight
     candidates: list[tuple[float, Literal["admm", "magnitude"], Array, Array]] = []
-    masks: tuple[tuple[Literal["admm", "magnitude"], Array], ...] = (
-        ("admm", _admm_mask(g, values + ridge, basis, dense, pattern, options.iterations)),
-        ("magnitude", by_magnitude),
+    by_admm, start = _admm(g, values + ridge, basis, dense, pattern, options.iterations)
+    masks: tuple[tuple[Literal["admm", "magnitude"], Array, Array], ...] = (
+        ("admm", by_admm, start),
+        ("magnitude", by_magnitude, dense),
     )
-    for name, mask in masks:
-        weight = support_values(h, g, mask)
+    for name, mask, near in masks:
+        weight = support_values(h, g, mask, near)
         candidates.append((task.judge(weight, ridge), name, mask, weight))
     losses = {name: (task.check or task.problem).loss(weight) for _, name, _, weight in candidates}
     _, chosen, mask, weight = min(candidates, key=lambda item: item[0])
@@ -241,10 +242,10 @@ def _turn(rows: Array, basis: Array) -> Array:
     return (rows[:, None, :] @ basis)[:, 0, :] if basis.ndim == 3 else rows @ basis
 
 
-def _admm_mask(
+def _admm(
     g: Array, values: Array, basis: Array, start: Array, pattern: NMPattern, iterations: int
-) -> Array:
-    """Return the N:M support that ADMM settles on; all arrays scaled, the ridge in `values` and `g`."""
+) -> tuple[Array, Array]:
+    """Return the N:M support that ADMM settles on, and its values; all scaled, lambda in `values` and `g`."""
     growth = (_LAST_RHO / _FIRST_RHO) ** (1 / max(iterations, 1))
     back, basis = float32(basis.T), float32(basis)
     turned, values, weight = float32(g) @ basis, float32(values), float32(start)
@@ -261,42 +262,43 @@ def _admm_mask(
         mask, rho = new, rho * growth
         if same == _UNCHANGED:
             break
-    return mask
+    return mask, split
 
 
-def support_values(h: Array, g: Array, mask: Array) -> Array:
+def support_values(h: Array, g: Array, mask: Array, start: Array | None = None) -> Array:
     """Minimise w h w' - 2 w g' for every output over the weights that its mask keeps.
 
     Args:
         h: Positive definite, float64 (d, d).
         g: float64 (o, d).
         mask: (o, d), as many kept in every row.
+        start: Where conjugate gradients begin, (o, d); None is zero.
 
     Returns:
         (o, d), zero outside the mask: exact, or 40 steps of conjugate gradients if the systems are too many.
     """
     outputs, kept = mask.shape[0], int(mask[0].sum())
     if outputs * kept**3 > _MOST_EXACT:
-        return _conjugate_gradients(h, g, mask)
+        return _conjugate_gradients(h, g, mask, start)
     xp = namespace(h)
     places = xp.where(mask)[1].reshape(outputs, kept)
     found = xp.zeros_like(g)
     step = max(1, _GATHERED_BYTES // (2 * 8 * kept * kept))
-    for start in range(0, outputs, step):
-        at = places[start : start + step]
+    for first in range(0, outputs, step):
+        at = places[first : first + step]
         system = h[at[:, :, None], at[:, None, :]]
-        rows = row_numbers(start, at.shape[0], at)
+        rows = row_numbers(first, at.shape[0], at)
         found[rows, at] = xp.linalg.solve(system, g[rows, at][:, :, None])[:, :, 0]
     return found
 
 
-def _conjugate_gradients(h: Array, g: Array, mask: Array) -> Array:
+def _conjugate_gradients(h: Array, g: Array, mask: Array, start: Array | None) -> Array:
     h, g = float32(h), float32(g)
     xp = namespace(h)
     scale = mask / xp.diagonal(h)
     tiny = float(xp.finfo(h.dtype).tiny)
-    weight = xp.zeros_like(g)
-    left = g * mask
+    weight = xp.zeros_like(g) if start is None else float32(start) * mask
+    left = (g - weight @ h) * mask
     step = left * scale
     energy = (left * step).sum(1)[:, None]
     direction = step

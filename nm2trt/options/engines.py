@@ -77,8 +77,13 @@ class BuildCommand(BuilderCommand):
     sparsity: Literal["disable", "enable", "force"] = option(
         "disable",
         joined=True,
-        help="enable allows sparse kernels where weights hold 2:4, force prunes them by magnitude first; "
-        "default: disable, and enable when no value is given",
+        help="enable allows sparse kernels where weights hold 2:4, force prunes them first, by magnitude or "
+        "from the samples of --calib; default: disable, and enable when no value is given",
+    )
+    prune_method: Literal["magnitude", "reconstruct"] | None = option(
+        None,
+        stage=False,
+        help="how --sparsity=force prunes; default: reconstruct if --calib gives samples",
     )
     backend: Literal["trt", "trt-rtx", "ort"] | None = option(
         None, help="the builder; default: trt if TensorRT and a GPU are here, else trt-rtx, which needs none"
@@ -128,9 +133,11 @@ class BuildCommand(BuilderCommand):
         """Refuse options that say how to reach a precision when none is named."""
         if self.precision is not None:
             return
+        # Samples also rebuild forced weights.
+        free = ("calib",) if self.sparsity == "force" else ()
         for known in options_of(BuildCommand):
             given = getattr(self, known.name) != known.default
-            if given and known.group == _PRECISION and known.name != "precision":
+            if given and known.group == _PRECISION and known.name not in ("precision", *free):
                 raise InputError(f"{known.flag} says how to reach a precision; give --precision too")
 
 

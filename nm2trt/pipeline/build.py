@@ -8,7 +8,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from nm2trt.backends.options import (
     BuildOptions,
@@ -84,6 +84,8 @@ def build(
     dry_run: bool = False,
     require_sparse: str | float | None = None,
     precision: Lowering | Precision | None = None,
+    calib: str | os.PathLike[str] | None = None,
+    prune_method: Literal["magnitude", "reconstruct"] | None = None,
 ) -> BuildResult:
     """Verify an ONNX model and build an engine from it, written whole or not at all, with its manifest.
 
@@ -98,6 +100,9 @@ def build(
             or 0.8.
         precision: What the engine should compute in: "fp16", "bf16", "int8" or "fp8", or a `Lowering` that
             says how to reach it; None takes the types that the file has.
+        calib: Samples from which `sparsity="force"` rebuilds the weights; None takes those of `precision`.
+        prune_method: How `sparsity="force"` prunes: "magnitude", or "reconstruct" from samples; None
+            reconstructs if there are samples.
 
     Raises:
         SparsityError: Sparse kernels are asked for, and no weight holds 2:4 or one breaks its plan; or fewer
@@ -129,15 +134,17 @@ def build(
     refuse_fp8(model, options.targets, None if lowering is None else lowering.precision)
     with contextlib.ExitStack() as stack:
         source = model
-        if options.sparsity == "force":
-            from nm2trt.graph.prune.prune_model import prune_model
-
-            source = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nm2trt-"))) / model.name
-            prune_model(model, source, pattern="2:4")
         notes: tuple[str, ...] = ()
+        if options.sparsity == "force":
+            source = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nm2trt-"))) / model.name
+            notes = (_forced(model, source, out, lowering, calib, prune_method),)
+        elif calib is not None or prune_method is not None:
+            raise InputError(
+                "calib and prune_method say how weights are forced to 2:4; set sparsity to force"
+            )
         if lowering is not None:
             low = stack.enter_context(lowered(source, out, lowering, dry_run=dry_run))
-            source, notes = low.path, low.notes
+            source, notes = low.path, (*notes, *low.notes)
         report = verify_model(source)
         return build_engine(
             model,
@@ -151,6 +158,45 @@ def build(
             at_shapes=lambda shapes: with_macs(load(source, leave_weights=True), report.weights, shapes),
             require_sparse=required,
         )
+
+
+def _forced(
+    model: Path,
+    target: Path,
+    engine: Path,
+    lowering: Lowering | None,
+    calib: str | os.PathLike[str] | None,
+    method: Literal["magnitude", "reconstruct"] | None,
+) -> str:
+    """Write a 2:4 copy of a model, and return the note that says how it came about."""
+    from nm2trt.graph.reconstruct.report import ReconstructReport
+    from nm2trt.graph.storage.save import is_same_file
+    from nm2trt.pipeline.prune import prune
+
+    samples = calib if calib is not None or lowering is None else lowering.calib
+    if method == "reconstruct" and samples is None:
+        raise InputError(
+            "the weights are rebuilt from samples; give them with --calib, or prune by magnitude"
+        )
+    if samples is not None and is_same_file(samples, engine):
+        raise InputError(f"the output {engine} is the file of samples; give another path with -o")
+    report = prune(
+        model,
+        target,
+        calib=None if method == "magnitude" else samples,
+        data_root=None if lowering is None else lowering.data_root,
+        allow_functions=lowering is not None and lowering.allow_functions,
+    )
+    count = report.counts["pruned"] + report.counts["kept"]
+    hold = f"{count} of {len(report.weights)} hold it"
+    if isinstance(report, ReconstructReport):
+        agreement = next((o.agreement for o in report.outputs if o.agreement is not None), None)
+        same = "" if agreement is None else f", {agreement:.1%} of held-out outputs name the same class"
+        return f"the weights were rebuilt to 2:4 from {report.samples} samples, {hold}{same}"
+    return (
+        f"the weights were forced to 2:4 by magnitude, {hold}: compare the accuracy with the original's, as "
+        "nothing was trained; --calib SAMPLES rebuilds them"
+    )
 
 
 def _share(given: str | float) -> float:
@@ -205,6 +251,8 @@ def build_command(command: BuildCommand) -> BuildResult:
         dry_run=command.dry_run,
         require_sparse=command.require_sparse,
         precision=lowering,
+        calib=command.calib if lowering is None else None,
+        prune_method=command.prune_method,
     )
 
 

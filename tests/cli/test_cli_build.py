@@ -11,8 +11,10 @@ import sys
 import textwrap
 import time
 
+import numpy as np
 import pytest
 
+from nm2trt.backends.ort import open_onnx
 from nm2trt.cli import main
 from nm2trt.manifest import read_manifest
 from tests.engine.nets import conv_net, elementwise_net
@@ -524,3 +526,21 @@ def test_a_second_ctrl_c_ends_the_process_while_the_builder_works(net):
     ran = run_python(code, cwd=net.parent, timeout=30)
     assert (ran.returncode, ran.stderr) == (130, "nm2trt: interrupted; nothing was left half-written\n")
     assert files(net.parent) == ["net.onnx"]
+
+
+def test_force_with_samples_rebuilds_the_weights(folder, capsys):
+    conv_net(folder / "net.onnx", sparse=False)
+    shape = next(iter(open_onnx("net.onnx").inputs)).shape
+    x = np.random.default_rng(0).normal(size=(32, *shape[1:]))
+    np.savez("samples.npz", **{open_onnx("net.onnx").inputs[0].name: x.astype(np.float32)})
+    assert main(["build", "net.onnx", "--sparsity=force", "--calib", "samples.npz", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {row["pattern"]["answer"] for row in result["ladder"]} == {"yes"}
+    assert any("rebuilt to 2:4 from 32 samples, 2 of 2 hold it" in note for note in result["notes"])
+    words = ["build", "net.onnx", "--sparsity=force", "--calib", "samples.npz", "--prune-method=magnitude"]
+    assert main([*words, "--json"]) == 0
+    notes = json.loads(capsys.readouterr().out)["notes"]
+    assert any("forced to 2:4 by magnitude" in note for note in notes)
+    assert "set sparsity to force" in refuse(capsys, 2, "build", "net.onnx", "--prune-method", "magnitude")
+    refused = refuse(capsys, 2, "build", "net.onnx", "--sparsity=force", "--prune-method=reconstruct")
+    assert "give them with --calib" in refused

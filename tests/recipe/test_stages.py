@@ -54,6 +54,23 @@ def test_cast_and_quantize_keep_the_zeros_and_are_cached(project):
     assert (changed["cast"], changed["quantize"]) == ("cached", "done")
 
 
+def test_prune_with_calib_rebuilds_and_is_cached(project):
+    stages = """\
+    calib: test.npz
+  check: {stage: verify}
+  report:
+"""
+    result = run(project, stages)
+    assert result.failure is None
+    made = RunFolder(result.run).record("prune").result
+    assert (made["method"], made["relation"], made["samples"]) == ("reconstruct", "rebuilt", 64)
+    assert made["outputs"][0]["samples"] > 0
+    assert verify_model(result.run / "artefacts" / "prune.onnx").passed()
+    assert set(statuses(run(project, stages)).values()) == {"cached"}
+    np.savez(project / "test.npz", x=np.ones((20, 16, 8, 8), "float32"), labels=np.zeros(20, int))
+    assert statuses(run(project, stages))["prune"] == "done"
+
+
 DEPLOY = """\
   deploy: {repository: models, name: net, backend: python, max_batch: 8}
 """

@@ -50,11 +50,6 @@ def _warnings(weights: Sequence[WeightVerdict], options: BuildOptions, place: Pl
             f"{len(single)} of {len(holding)} weights that hold 2:4 are {single[0].dtype}, for which no "
             f"sparse kernel is known: {dtype_advice(single[0], place.each[0])}"
         )
-    if options.sparsity == "force":
-        notes.append(
-            f"the weights were forced to 2:4 by magnitude, {len(holding)} of {len(weights)} hold it: compare "
-            "the accuracy with the original's, as nothing was trained"
-        )
     if options.strict_nans:
         notes.append(
             "strict NaNs limit sparse kernels to layers where NaNs pass through unchanged; leave "

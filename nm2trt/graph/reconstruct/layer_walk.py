@@ -81,7 +81,7 @@ class LayerWalk:
             if layer.weight in kept or untouched:
                 status = "kept" if layer.weight in kept else "dense"
                 reason = kept.get(layer.weight) or dense.get(layer.weight, "")
-                self.layers.append(_row(layer, status, reason))
+                self.layers.append(self._row(layer, status, reason))
                 continue
             self._advance(layer.index, f"{number + 1}/{len(layers)} {layer.label}", number / len(layers))
             self._solve(number, layer, prune=prune, reason=dense.get(layer.weight, ""))
@@ -114,7 +114,7 @@ class LayerWalk:
             )
             new = self._new_weight(layer, fit)
         except SparsityError as error:
-            self.layers.append(_row(layer, "dense", str(error)))
+            self.layers.append(self._row(layer, "dense", str(error)))
             return
         if self.pruned is self.dense:
             folder = self.folder / "pruned"
@@ -123,14 +123,15 @@ class LayerWalk:
         self.weights[layer.weight] = new
         if layer.bias is not None and fit.bias_change is not None:
             old = self.network.read(layer.bias)
-            self.weights[layer.bias] = (old + fit.bias_change.reshape(old.shape)).astype(np.float32)
+            new_bias = old + fit.bias_change.reshape(old.shape)
+            self.weights[layer.bias] = new_bias.astype(self.network.dtype(layer.bias))
         words = f"{layer.inputs} inputs, {moments.rows} rows" if prune else reason
-        row = _row(layer, "pruned" if prune else "refitted", words, fit, moments.rows)
+        row = self._row(layer, "pruned" if prune else "refitted", words, fit, moments.rows)
         self.layers.append(row)
 
     def _new_weight(self, layer: Layer, fit: LayerFit) -> Array:
         with np.errstate(over="ignore", invalid="ignore"):
-            new = layer.stored(fit.weight.astype(np.float32))
+            new = layer.stored(fit.weight).astype(self.network.dtype(layer.weight))
         if not np.isfinite(new).all():
             raise SparsityError("its solution is not finite")
         if fit.mask is not None and not check(new, self.options.pattern, axis=layer.axis).holds:
@@ -145,21 +146,22 @@ class LayerWalk:
         words = f"{number + 1}/{len(layers)} {row.weight}{loss}, about {math.ceil(left)} s left"
         self.show(done, words)
 
-
-def _row(layer: Layer, status: Any, reason: str, fit: LayerFit | None = None, rows: int = 0) -> RebuiltLayer:
-    return RebuiltLayer(
-        weight=layer.weight,
-        consumers=(layer.label,),
-        shape=layer.shape,
-        dtype="float32",
-        axis=layer.axis,
-        status=status,
-        reason=reason,
-        ridge=None if fit is None else fit.ridge,
-        held_out=fit is not None and fit.held_out,
-        rows=rows,
-        dense_error=None if fit is None else fit.dense_error,
-        error=None if fit is None else fit.error,
-        magnitude_error=None if fit is None else fit.magnitude_error,
-        chosen="" if fit is None else fit.chosen,
-    )
+    def _row(
+        self, layer: Layer, status: Any, reason: str, fit: LayerFit | None = None, rows: int = 0
+    ) -> RebuiltLayer:
+        return RebuiltLayer(
+            weight=layer.weight,
+            consumers=(layer.label,),
+            shape=layer.shape,
+            dtype=str(self.network.dtype(layer.weight)),
+            axis=layer.axis,
+            status=status,
+            reason=reason,
+            ridge=None if fit is None else fit.ridge,
+            held_out=fit is not None and fit.held_out,
+            rows=rows,
+            dense_error=None if fit is None else fit.dense_error,
+            error=None if fit is None else fit.error,
+            magnitude_error=None if fit is None else fit.magnitude_error,
+            chosen="" if fit is None else fit.chosen,
+        )

@@ -19,7 +19,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One Conv, Gemm or MatMul whose weight is a stored float32 tensor that nothing else reads.
+    """One Conv, Gemm or MatMul whose weight is a stored float tensor that nothing else reads.
 
     Args:
         index: Position of its node in the graph.
@@ -100,7 +100,7 @@ def _layer(network: Network, index: int) -> Layer | str:
     node, attributes = network.nodes[index], network.attributes(index)
     weight = network.stored(node.input[1])
     if weight is None:
-        return "its weight is computed, or not stored as float32; nm2trt fuse evaluates what can be"
+        return "its weight is computed, or not stored as float32 or float16"
     shape = network.shape(weight)
     obstacle = _shape_obstacle(node.op_type, shape, attributes)
     if obstacle:

@@ -1,4 +1,4 @@
-"""The main graph as the reconstruction sees it: nodes in order, readers of a value, stored float32 tensors.
+"""The main graph as the reconstruction sees it: nodes in order, readers of a value, stored tensors.
 
 Identity nodes are looked through in both directions. Nodes that only compute constants belong to no segment:
 each segment that reads a constant computes it again.
@@ -17,11 +17,12 @@ from onnx import TensorProto
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.scopes import Scope, visible, walk
 from nm2trt.graph.storage.model import Model
-from nm2trt.graph.storage.tensors import read_tensor
+from nm2trt.graph.storage.tensors import element_type, read_tensor
 
 __all__ = ["Network", "Reader"]
 
 Array = npt.NDArray[Any]
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +112,10 @@ class Network:
         return found
 
     def stored(self, value: str) -> str | None:
-        """Return the name of the float32 tensor that a value is, or None."""
+        """Return the name of the stored float32 or float16 tensor that a value is, or None."""
         name = self.origin(value)
         tensor = self._stored.get(name)
-        return name if tensor is not None and tensor.data_type == TensorProto.FLOAT else None
+        return name if tensor is not None and tensor.data_type in _FLOATS else None
 
     def is_constant(self, value: str) -> bool:
         """Tell whether a value does not depend on the model's inputs."""
@@ -129,12 +130,16 @@ class Network:
         return tuple(self._stored[name].dims)
 
     def read(self, name: str) -> Array:
-        """Return the numbers of a stored float32 tensor.
+        """Return the numbers of a stored tensor in float32.
 
         Raises:
             ModelError: They are missing or damaged.
         """
         return np.array(read_tensor(self._stored[name], self.model.root), np.float32)
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Return the type that a stored tensor keeps its numbers in."""
+        return np.dtype(element_type(self._stored[name]).numpy)
 
     def constant_producers(self, values: set[str]) -> list[int]:
         """Return the positions of the nodes, in order, that compute the constants among `values`."""

@@ -1,7 +1,7 @@
 """Input rows of a layer: what one output position reads, in the order kernel position, channel.
 
 With rows in that order, groups of M neighbours are M channels at one kernel position, which is how N:M groups
-lie in a stored convolution. Rows times weights equals the node's own output.
+lie in a stored convolution. Rows times weights equals the node's own output. Rows are float32.
 """
 
 from __future__ import annotations
@@ -99,17 +99,21 @@ def conv_rows(window: Window, x: Array, picked: Array | None) -> Array:
         sum(i * dilation * pitch for i, dilation, pitch in zip(at, window.dilations, pitches, strict=True))
         for at in itertools.product(*(range(k) for k in window.kernel))
     ]
-    return np.asarray(flat[starts[:, None] + np.array(steps)[None]])
+    return _float32(flat[starts[:, None] + np.array(steps)[None]])
 
 
 def matrix_rows(x: Array, picked: Array | None) -> Array:
     """Return the rows (p, d) of a product whose left operand is x (..., d)."""
     rows = x.reshape(-1, x.shape[-1])
-    return rows if picked is None else np.asarray(rows[picked])
+    return _float32(rows if picked is None else rows[picked])
 
 
 def output_rows(y: Array, picked: Array, *, convolution: bool) -> Array:
     """Return a layer's outputs (p, o), or those of a tensor of the same shape, at picked positions."""
     if convolution:
         y = y.reshape(*y.shape[:2], -1).transpose(0, 2, 1)
-    return np.asarray(y.reshape(-1, y.shape[-1])[picked])
+    return _float32(y.reshape(-1, y.shape[-1])[picked])
+
+
+def _float32(array: Array) -> Array:
+    return np.asarray(array, np.float32)

@@ -94,10 +94,17 @@ def _positions(layer: Layer, x: Array) -> int:
 
 
 def _pick(positions: int, count: int, mask: Array | None, random: np.random.Generator) -> Array:
-    """Draw output positions, sorted; among those that the mask marks if it has one entry per position."""
-    if mask is not None and mask.size == positions and mask.any():
-        real = np.flatnonzero(mask.reshape(-1))
-        return np.sort(random.choice(real, min(count, real.size), replace=False))
+    """Draw output positions, sorted; of a mask with one entry per position, as many real ones per sample."""
+    if mask is not None and mask.size == positions and mask.ndim > 1 and mask.any():
+        by_sample = mask.reshape(len(mask), -1)
+        per_sample = math.ceil(count / len(mask))
+        # With replacement, so that short samples weigh as much as long ones.
+        drawn = [
+            random.choice(np.flatnonzero(row), per_sample) + number * len(row)
+            for number, row in enumerate(by_sample)
+            if row.any()
+        ]
+        return np.sort(np.concatenate(drawn))
     if count >= positions:
         return np.arange(positions)
     return np.sort(random.choice(positions, count, replace=False))
