@@ -13,10 +13,22 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Latency", "WarmUp", "interleaved", "peak_resident_bytes", "rounds", "warm_up"]
+__all__ = [
+    "Clocked",
+    "Latency",
+    "WarmUp",
+    "blocks_in_turn",
+    "interleaved",
+    "peak_resident_bytes",
+    "rounds",
+    "warm_up",
+    "warm_up_for",
+]
 
 _WINDOW = 10
 _STABLE = 0.05
+_WINDOW_S = 0.1
+_FEWEST_IN_A_WINDOW = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +64,21 @@ class Latency:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Clocked:
+    """A call that is timed by a clock of its own, such as a GPU's, instead of this process's.
+
+    Args:
+        seconds: Makes the call and returns its time, in seconds.
+    """
+
+    seconds: Callable[[], float]
+
+    def __call__(self) -> float:
+        """Make the call."""
+        return self.seconds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +128,9 @@ def rounds(calls: Mapping[str, Callable[[], object]], count: int) -> Iterator[di
         with _no_collection():
             for name in names[shift:] + names[:shift]:
                 call = calls[name]
+                if isinstance(call, Clocked):
+                    taken[name] = call.seconds()
+                    continue
                 start = clock()
                 call()
                 taken[name] = clock() - start
@@ -136,6 +166,68 @@ def warm_up(
             return WarmUp(done, False)
         medians, window = now, {name: [] for name in calls}
     return WarmUp(done, False)
+
+
+def warm_up_for(
+    calls: Mapping[str, Callable[[], object]], *, least_s: float, least: int, most_s: float = 10.0
+) -> WarmUp:
+    """Run each in turn for a while, then until the median over a tenth of a second moves by less than 5 %.
+
+    A GPU that was idle raises its clocks within this time; until it has, every time is too long.
+
+    Args:
+        calls: Name to callable.
+        least_s: Shortest warm-up, in seconds.
+        least: Fewest runs of each.
+        most_s: Longest warm-up beyond those, in seconds.
+    """
+    started = since = time.perf_counter()
+    medians: dict[str, float] = {}
+    window: dict[str, list[float]] = {name: [] for name in calls}
+    done = 0
+    while least_s > 0 or done < least:
+        for taken in rounds(calls, 1):
+            done += 1
+            for name, one in taken.items():
+                window[name].append(one)
+        now_s = time.perf_counter()
+        enough = done >= least and now_s - started >= least_s
+        if enough and now_s - started > least_s + most_s:
+            return WarmUp(done, False)
+        if now_s - since < _WINDOW_S or len(next(iter(window.values()))) < _FEWEST_IN_A_WINDOW:
+            continue
+        now = {name: float(np.median(values)) for name, values in window.items()}
+        if enough and medians and all(abs(now[n] - medians[n]) <= _STABLE * medians[n] for n in calls):
+            return WarmUp(done, True)
+        medians, window, since = now, {name: [] for name in calls}, now_s
+    return WarmUp(done, True)
+
+
+def blocks_in_turn(
+    calls: Mapping[str, Callable[[], object]], *, blocks: int, runs: int, seconds: float
+) -> list[dict[str, Latency]]:
+    """Time several callables in turn, in blocks: a ratio is taken within each, so a drift falls on all alike.
+
+    Args:
+        calls: Name to callable.
+        blocks: How many blocks.
+        runs: Fewest runs of each, over all blocks.
+        seconds: Shortest wall time of each, over all blocks.
+
+    Returns:
+        Latency by name, one mapping per block.
+    """
+    found = []
+    for _ in range(blocks):
+        taken: dict[str, list[float]] = {name: [] for name in calls}
+        least, until = -(-runs // blocks), time.perf_counter() + seconds * len(calls) / blocks
+        while len(next(iter(taken.values()))) < least or time.perf_counter() < until:
+            # By as many rounds as there are callables, so that each has every place in the order as often.
+            for one in rounds(calls, len(calls)):
+                for name, value in one.items():
+                    taken[name].append(value)
+        found.append({name: Latency.of(own) for name, own in taken.items()})
+    return found
 
 
 def peak_resident_bytes() -> int:

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 from nm2trt.cli.ladder import print_ladder
 from nm2trt.cli.output import print_json, print_table, printable
+from nm2trt.errors import BackendError
 from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.engines import ProveCommand
 
 if TYPE_CHECKING:
-    from nm2trt.engine.twin.report import TwinReport
+    from collections.abc import Sequence
+
+    from nm2trt.engine.twin.report import Comparison, TwinReport
 
 __all__ = ["configure", "run"]
 
@@ -36,14 +39,24 @@ def run(arguments: argparse.Namespace) -> int:
     options = options_from(arguments, ProveCommand)
     from nm2trt.pipeline.prove import prove_command
 
-    report = prove_command(options)
+    try:
+        report = prove_command(options)
+    except BackendError as error:
+        # The engines were built; only the GPU could not run them.
+        if error.partial is not None:
+            _show(error.partial, as_json=options.json)
+        raise
+    _show(report, as_json=options.json)
+    return 0
+
+
+def _show(report: TwinReport, *, as_json: bool) -> None:
     for note in report.notes:
         print(f"note: {printable(note)}", file=sys.stderr)
-    if options.json:
+    if as_json:
         print_json(report.to_json())
     else:
         _print(report)
-    return 0
 
 
 def _print(report: TwinReport) -> None:
@@ -58,11 +71,13 @@ def _print(report: TwinReport) -> None:
         size, build = f"{variant.engine_bytes / 1e6:.1f} MB", f"{variant.build_ms / 1e3:.1f} s"
         rows.append((variant.name, size, build, *times))
     print_table(("engine", "size", "build", "p50 ms", "p99 ms", "spread"), rows)
-    for pair in report.comparisons:
-        sure = "" if pair.certain else "; the blocks disagree on which is faster"
-        print(
-            f"{pair.name} over {pair.against}: {pair.speedup:.3f}x ({pair.low:.3f} to {pair.high:.3f}){sure}"
-        )
+    if report.measured:
+        print(report.conditions.get("time", ""))
+    _print_pairs(report.comparisons)
+    for other in report.other_clocks:
+        p50 = ", ".join(f"{name} {latency.p50_ms:.3f} ms" for name, latency in other.latencies.items())
+        print(f"\n{other.time}: {p50}")
+        _print_pairs(other.comparisons)
     if report.layers:
         print("\nlayers, by what the flag saves:")
         shown = [(x.layer, f"{x.off_ms:.4f}", f"{x.on_ms:.4f}", f"{x.saved_ms:+.4f}") for x in report.layers]
@@ -74,3 +89,11 @@ def _print(report: TwinReport) -> None:
     else:
         state = ", ".join(f"{name} {value}" for name, value in report.clocks_after.items())
         print(f"on {report.device or 'this machine'}{f', after: {state}' if state else ''}")
+
+
+def _print_pairs(pairs: Sequence[Comparison]) -> None:
+    for pair in pairs:
+        sure = "" if pair.certain else "; the blocks disagree on which is faster"
+        print(
+            f"{pair.name} over {pair.against}: {pair.speedup:.3f}x ({pair.low:.3f} to {pair.high:.3f}){sure}"
+        )

@@ -157,8 +157,20 @@ class ProveCommand(BuilderCommand):
         help="folder to keep the engines in; default: none",
     )
     backend: Literal["trt", "trt-rtx"] | None = option(None, help="the builder; default: as nm2trt build")
-    runs: int = option(200, metavar="N", at_least=1, help="timed runs of each engine; default: 200")
-    warmup: int = option(20, metavar="N", at_least=0, help="runs before, not timed; default: 20")
+    runs: int = option(
+        200, metavar="N", at_least=1, help="fewest timed runs (bursts) of each engine; default: 200"
+    )
+    warmup: int = option(20, metavar="N", at_least=0, help="fewest runs before, not timed; default: 20")
+    seconds: float = option(
+        2.0,
+        metavar="S",
+        at_least=0,
+        at_most=3600,
+        help="shortest time that each engine is timed for; default: 2",
+    )
+    warmup_seconds: float = option(
+        0.5, metavar="S", at_least=0, at_most=3600, help="shortest warm-up before; default: 0.5"
+    )
     json: bool = option(False, stage=False, keyword=False, help="print the report as JSON")
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["prove", "prove_command"]
 
+_LONGEST_S = 3600.0
+
 
 def prove(
     model: str | os.PathLike[str],
@@ -30,6 +32,8 @@ def prove(
     backend: str | None = None,
     runs: int = 200,
     warmup: int = 20,
+    seconds: float = 2.0,
+    warmup_seconds: float = 0.5,
 ) -> TwinReport:
     """Build a sparse model three times, and time what sparsity brought: see `nm2trt.engine.twin.compare`.
 
@@ -39,8 +43,10 @@ def prove(
         output: Folder to keep the engines in; None keeps none.
         options: What to build; `sparsity` is set for each of the three.
         backend: "trt" or "trt-rtx"; by default as `build` chooses.
-        runs: Timed runs of each engine.
-        warmup: Runs of each before, not timed.
+        runs: Fewest timed runs of each engine; on a GPU a run is a burst of inferences.
+        warmup: Fewest runs of each before, not timed.
+        seconds: Shortest time that each engine is timed for.
+        warmup_seconds: Shortest warm-up; it goes on until the times settle, as a GPU raises its clocks.
 
     Returns:
         The report. Without a GPU everything but times is in it.
@@ -48,9 +54,13 @@ def prove(
     Raises:
         SparsityError: No weight of the model holds 2:4.
         InputError: A path or option is wrong, or the dense model is not the same network.
-        BackendError: The library is missing, refused a model or failed.
+        BackendError: The library is missing, refused a model or failed; if only the timing failed, the report
+            without times is in `error.partial`.
     """
+    from dataclasses import replace
+
     from nm2trt.backends.choice import choose_backend
+    from nm2trt.backends.options import BuildOptions
     from nm2trt.engine.twin.compare import compare_twins
     from nm2trt.files import check_input
     from nm2trt.graph.prune.dense_twin import densify_model
@@ -59,6 +69,10 @@ def prove(
 
     if runs < 1 or warmup < 0:
         raise InputError(f"{runs} runs after {warmup} are no measurement; give at least one run")
+    if not (0 <= seconds <= _LONGEST_S and 0 <= warmup_seconds <= _LONGEST_S):
+        raise InputError(
+            f"{seconds} seconds after {warmup_seconds} cannot be timed; give 0 to {_LONGEST_S:g} seconds"
+        )
     model = check_input(model, "an ONNX model")
     builder = choose_backend(backend)
     with contextlib.ExitStack() as stack:
@@ -70,6 +84,10 @@ def prove(
         else:
             source = check_input(dense, "an ONNX model")
             _refuse_another_network(model, source)
+        options = options or BuildOptions()
+        if options.timing_cache is None and builder.has_timing_cache:
+            # Tuned apart, the three could differ by the noise of the tuning.
+            options = replace(options, timing_cache=temporary / "timings.cache")
         builds = _twins(model, source, folder, options, builder.name)
         return compare_twins(
             builds,
@@ -78,6 +96,8 @@ def prove(
             kept=output is not None,
             runs=runs,
             warmup=warmup,
+            seconds=seconds,
+            warmup_seconds=warmup_seconds,
             state=machine_state,
         )
 
@@ -158,4 +178,6 @@ def prove_command(command: ProveCommand) -> TwinReport:
         backend=command.backend,
         runs=command.runs,
         warmup=command.warmup,
+        seconds=command.seconds,
+        warmup_seconds=command.warmup_seconds,
     )

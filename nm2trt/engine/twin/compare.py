@@ -11,6 +11,10 @@ Three engines are built one after the other, with the same options, targets and 
 The first two should take the same time: a difference there is the machine's, not sparsity's. On a GPU all
 three run in turn, in blocks; of each block the ratio of medians is taken, so that clocks that drift fall on
 all of them. Without a GPU everything up to the timing is done, and the rest reads `not measured`.
+
+Times are the GPU's own, by events around bursts of inferences on data that lies on the device, since that is
+what sparse kernels change. The wall time with copies from and to pinned memory, and the time as a CUDA graph,
+stand beside it. A session that has no such clock is timed host to host.
 """
 
 from __future__ import annotations
@@ -18,7 +22,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from statistics import median
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -29,15 +32,11 @@ from nm2trt.backends.protocol import Backend, Session, TensorSpec, numpy_dtype
 from nm2trt.engine.build import BuildResult
 from nm2trt.engine.ladder.ladder import sparse_share, with_evidence
 from nm2trt.engine.ladder.requirement import read_evidence
-from nm2trt.engine.twin.report import Comparison, LayerDelta, TwinReport, Variant
+from nm2trt.engine.twin.clocks import BLOCKS, Clocks, Effort, clock_sessions
+from nm2trt.engine.twin.report import LayerDelta, TwinReport, Variant
 from nm2trt.errors import BackendError, BackendMissingError
-from nm2trt.measure import Latency, interleaved
 
-__all__ = ["BLOCKS", "compare_twins", "random_feeds"]
-
-BLOCKS = 10
-# (faster, slower) in the reading "this over that".
-_PAIRS = (("sparse-on", "sparse-off"), ("sparse-on", "dense"), ("sparse-off", "dense"))
+__all__ = ["compare_twins", "random_feeds"]
 
 Array = npt.NDArray[Any]
 
@@ -62,6 +61,8 @@ def compare_twins(
     kept: bool = True,
     runs: int = 200,
     warmup: int = 20,
+    seconds: float = 0.0,
+    warmup_seconds: float = 0.0,
     state: Callable[[], Mapping[str, str]] = dict,
     notes: Sequence[str] = (),
 ) -> TwinReport:
@@ -72,13 +73,16 @@ def compare_twins(
         backend: What built them.
         dense_model: The dense ONNX model, or "" where the zeros were filled in.
         kept: Whether the files stay where they are.
-        runs: Timed runs of each.
-        warmup: Runs of each before, not timed.
+        runs: Fewest timed runs of each; on a GPU a run is a burst of inferences.
+        warmup: Fewest runs of each before, not timed.
+        seconds: Shortest time that each is timed for; half of it by each further clock.
+        warmup_seconds: Shortest warm-up; beyond it, it lasts until the medians settle.
         state: Returns the machine's clocks, power and temperature, as texts by name.
         notes: Sentences to put in front.
 
     Raises:
-        BackendError: There is a GPU, and an engine was refused or failed on it.
+        BackendError: There is a GPU, and an engine cannot be loaded or fails, e.g. for lack of memory; the
+            report without times is in `error.partial`.
     """
     on = builds["sparse-on"]
     feeds = random_feeds(on)
@@ -104,16 +108,35 @@ def compare_twins(
         notes=tuple(dict.fromkeys((*notes, *on.notes, *([unknown] if unknown else [])))),
     )
     with contextlib.ExitStack() as stack:
-        sessions: dict[str, Session] = {}
         try:
-            for name, result in builds.items():
-                sessions[name] = stack.enter_context(backend.open(result.engine))
+            sessions = _opened(builds, backend, stack)
+            report = _asked(report, sessions["sparse-on"], on)
+            clocks = clock_sessions(sessions, feeds, Effort(runs, warmup, seconds, warmup_seconds), state)
+            return _timed(report, clocks, sessions, feeds)
         except BackendMissingError as error:
             return replace(report, why_not=str(error))
         except BackendError as error:
-            raise type(error)(f"the engine {name}: {error}") from error
-        timed = _timed(report, sessions, feeds, state, runs=runs, warmup=warmup)
-        return _asked(timed, sessions["sparse-on"], on)
+            error.partial = replace(report, why_not=str(error))
+            raise
+
+
+def _opened(
+    builds: Mapping[str, BuildResult], backend: Backend, stack: contextlib.ExitStack
+) -> dict[str, Session]:
+    sessions: dict[str, Session] = {}
+    for name, result in builds.items():
+        sessions[name] = stack.enter_context(_open(name, result, backend, beside=tuple(sessions)))
+    return sessions
+
+
+def _open(name: str, result: BuildResult, backend: Backend, *, beside: tuple[str, ...]) -> Session:
+    try:
+        return backend.open(result.engine)
+    except BackendMissingError:
+        raise
+    except BackendError as error:
+        loaded = f" beside {' and '.join(beside)}" if beside else ""
+        raise BackendError(f"the engine {name!r} cannot be loaded{loaded}: {error}") from error
 
 
 def _asked(report: TwinReport, session: Session, on: BuildResult) -> TwinReport:
@@ -167,56 +190,32 @@ def _variant(name: str, result: BuildResult, kept: bool) -> Variant:
 
 
 def _timed(
-    report: TwinReport,
-    sessions: Mapping[str, Session],
-    feeds: Mapping[str, Array],
-    state: Callable[[], Mapping[str, str]],
-    *,
-    runs: int,
-    warmup: int,
+    report: TwinReport, clocks: Clocks, sessions: Mapping[str, Session], feeds: Mapping[str, Array]
 ) -> TwinReport:
-    def run(session: Session) -> Callable[[], object]:
-        return lambda: session.run(feeds)
-
-    calls = {name: run(session) for name, session in sessions.items()}
-    before = state()
-    blocks = [
-        interleaved(calls, runs=max(1, runs // BLOCKS), warmup=warmup if block == 0 else 0)
-        for block in range(BLOCKS)
-    ]
-    after = state()
-    medians = {name: [block[name].p50_ms for block in blocks] for name in calls}
     gpus = probe_gpus()[0]
+    warm = clocks.warm
     return replace(
         report,
         measured=True,
         device=gpus[0].name if gpus else "",
-        clocks_before=before,
-        clocks_after=after,
+        clocks_before=clocks.before,
+        clocks_after=clocks.after,
         conditions={
-            "runs": str(max(1, runs // BLOCKS) * BLOCKS),
-            "warm-up": str(warmup),
+            "runs": str(clocks.latencies["dense"].runs),
+            "warm-up": f"{warm.runs}{'' if warm.stable else ', and the times had not settled'}",
             "order": f"in turn, {BLOCKS} blocks",
-            "time": "host to host: copies of inputs and outputs included, no CUDA graph",
+            "time": clocks.time,
         },
         variants=tuple(
-            replace(variant, latency=_middle([block[variant.name] for block in blocks]))
-            for variant in report.variants
+            replace(variant, latency=clocks.latencies[variant.name]) for variant in report.variants
         ),
-        comparisons=tuple(_compare(name, other, medians) for name, other in _PAIRS),
+        comparisons=clocks.comparisons,
+        notes=(*report.notes, *clocks.notes),
+        clock=clocks.clock,
+        other_clocks=clocks.others,
+        # The profiler slows an engine for good, so its layers come last.
         layers=_layer_deltas(sessions, feeds),
     )
-
-
-def _middle(blocks: Sequence[Latency]) -> Latency:
-    """Return the block whose median is the middle one, with the runs of all."""
-    chosen = sorted(blocks, key=lambda block: block.p50_ms)[len(blocks) // 2]
-    return replace(chosen, runs=sum(block.runs for block in blocks))
-
-
-def _compare(name: str, other: str, medians: Mapping[str, Sequence[float]]) -> Comparison:
-    ratios = [theirs / own for own, theirs in zip(medians[name], medians[other], strict=True)]
-    return Comparison(name, other, median(ratios), min(ratios), max(ratios))
 
 
 def _layer_deltas(sessions: Mapping[str, Session], feeds: Mapping[str, Array]) -> tuple[LayerDelta, ...]:

@@ -10,7 +10,7 @@ from nm2trt.engine.ladder.forecast import Forecast
 from nm2trt.engine.ladder.ladder import LadderRow
 from nm2trt.measure import Latency
 
-__all__ = ["Comparison", "LayerDelta", "TwinReport", "Variant"]
+__all__ = ["ClockReport", "Comparison", "LayerDelta", "TwinReport", "Variant"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Variant:
         engine_bytes: Its size.
         engine_sha256: Its hash.
         build_ms: Wall time of the builder.
-        latency: Latency of one inference; None where it was not measured.
+        latency: Latency of one inference by the report's clock; None if it was not measured.
     """
 
     name: str
@@ -58,6 +58,23 @@ class Comparison:
     def certain(self) -> bool:
         """Whether every block agrees on which is faster."""
         return self.low > 1.0 or self.high < 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClockReport:
+    """The same engines by a second clock.
+
+    Args:
+        clock: "graph" or "host".
+        time: What it measures, in words.
+        latencies: Latency of one inference, by the engine's name.
+        comparisons: The engines' speeds.
+    """
+
+    clock: str
+    time: str
+    latencies: Mapping[str, Latency]
+    comparisons: tuple[Comparison, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +114,15 @@ class TwinReport:
         conditions: How it was timed.
         feeds: Shape by input.
         variants: The engines.
-        comparisons: Their speeds.
+        comparisons: Their speeds, by the report's clock.
         layers: Times of layers that both engines have, by what they save; () where not measured.
         ladder: One row a weight, of `sparse-on`.
         sparse_share: Share of the eligible work that runs sparse kernels; None where it is not known.
         forecast: Which share of the work may run sparse.
         notes: What the user should know; one sentence each.
+        clock: "device" (the GPU's own time, without copies) or "host" (wall time with copies); "" if nothing
+            was timed.
+        other_clocks: The same engines by other clocks.
     """
 
     model: str
@@ -123,6 +143,8 @@ class TwinReport:
     sparse_share: float | None
     forecast: Forecast
     notes: tuple[str, ...]
+    clock: str = ""
+    other_clocks: tuple[ClockReport, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nm2trt.backends.protocol import Session
+from nm2trt.backends.protocol import DeviceTimed, Session
 from nm2trt.errors import InputError, Interrupted, Nm2trtError
-from nm2trt.measure import Latency, WarmUp, rounds, warm_up
+from nm2trt.measure import Clocked, Latency, WarmUp, rounds, warm_up, warm_up_for
 from nm2trt.progress import bar
 from nm2trt.validation.latency.machine_state import machine_conditions, machine_state
 
@@ -24,6 +24,11 @@ _DRAWS = 500
 _MOST_WARM_UP = 10
 _ORDER = "interleaved, in one process"
 _TRANSFERS = "host to host: every run takes its inputs from main memory and leaves its outputs there"
+_DEVICE = (
+    "none: the GPU's own time, by CUDA events around a burst of inferences on data that lies on the device"
+)
+# An idle GPU needs about this long to raise its clocks.
+_WARM_UP_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,7 @@ class Timing:
     Args:
         name: The session, e.g. its path.
         batch: Samples in a run; None where the source does not say.
-        latency: A run, from host to host.
+        latency: A run, from host to host; if every session has the GPU's clock, the GPU's own time.
         samples_ms: Every timed run, in order.
         source: "measured here", or who took the times.
     """
@@ -140,6 +145,10 @@ def bench_sessions(
 ) -> Benchmark:
     """Time sessions turn by turn, at each batch size.
 
+    If every session has a GPU's clock (`DeviceTimed`), times are the GPU's own, the mean of a burst of
+    inferences per run, as `prove` takes them; otherwise all are wall times from host to host, since two
+    clocks give no ratio.
+
     Args:
         sessions: Name to open session.
         feeds: Makes the inputs of a session for a batch size; they are made once.
@@ -159,12 +168,13 @@ def bench_sessions(
         raise InputError(
             f"{runs} runs of batch {sizes} after {warmup} cannot be timed; give 1, 1 and 0 or more"
         )
+    on_device = bool(sessions) and all(isinstance(session, DeviceTimed) for session in sessions.values())
     before = machine_state()
     collected = _Collected(list(sessions))
     every = {
         **machine_conditions(),
         "order": _ORDER,
-        "transfers": _TRANSFERS,
+        "transfers": _DEVICE if on_device else _TRANSFERS,
         **_graphs(sessions),
         **(conditions or {}),
     }
@@ -182,13 +192,15 @@ def bench_sessions(
     try:
         with bar("timing", runs * len(batches)) as shown:
             for position, batch in enumerate(batches):
-                calls, shapes = _calls(sessions, feeds, batch, first=position == 0)
+                calls, shapes = _calls(sessions, feeds, batch, position == 0, on_device)
                 every.update(shapes if position == 0 else {})
                 if not calls:
                     continue
                 collected.begin({key: size for key, (size, _) in calls.items()})
                 timed = {key: call for key, (_, call) in calls.items()}
-                if warmup:
+                if warmup and on_device:
+                    collected.warmed(warm_up_for(timed, least_s=_WARM_UP_S, least=warmup))
+                elif warmup:
                     collected.warmed(warm_up(timed, least=warmup, most=_MOST_WARM_UP * max(warmup, 2)))
                 for index, taken in enumerate(rounds(timed, runs)):
                     collected.add(taken)
@@ -204,8 +216,14 @@ def bench_sessions(
     return result()
 
 
-def prepared(session: Session, feeds: Arrays) -> Callable[[], object]:
-    """Return what runs a session on the same feeds again and again, checked once where it can be."""
+def prepared(session: Session, feeds: Arrays, *, on_device: bool = False) -> Callable[[], object]:
+    """Return what runs a session on the same feeds again and again, checked once where it can be.
+
+    A session on a GPU is timed by the GPU's clock if `on_device`, else from and to pinned memory.
+    """
+    if isinstance(session, DeviceTimed):
+        runs = session.on_device(feeds)
+        return Clocked(runs.device_seconds if on_device else runs.host_seconds)
     prepare: Callable[[Arrays], Callable[[], object]] | None = getattr(session, "prepare", None)
     return partial(session.run, feeds) if prepare is None else prepare(feeds)
 
@@ -265,7 +283,11 @@ class _Collected:
 
 
 def _calls(
-    sessions: Mapping[str, Session], feeds: MakeFeeds, batch: int, *, first: bool
+    sessions: Mapping[str, Session],
+    feeds: MakeFeeds,
+    batch: int,
+    first: bool,
+    on_device: bool,
 ) -> tuple[dict[str, tuple[int, Callable[[], object]]], dict[str, str]]:
     """Return the batch and the call of each session, and what samples it is fed, as conditions.
 
@@ -279,7 +301,7 @@ def _calls(
             continue
         made = feeds(session, int(fixed[0]) if fixed else batch)
         size = len(next(iter(made.values()))) if made else batch
-        calls[name] = (size, prepared(session, made))
+        calls[name] = (size, prepared(session, made, on_device=on_device))
         shapes[f"samples of {name}"] = ", ".join(
             f"{key} {'x'.join(map(str, array.shape[1:])) or 'of one number'}" for key, array in made.items()
         )

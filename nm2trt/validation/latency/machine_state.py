@@ -14,10 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
+from nm2trt.backends.cuda import probe_gpus
+
 __all__ = ["gpu_conditions", "gpu_state", "machine_conditions", "machine_state", "parse_gpu_query"]
 
 _CONDITIONS = ("name", "driver_version", "persistence_mode", "power.limit", "clocks.max.sm")
-_STATE = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "clocks_throttle_reasons.active")
+_STATE = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw")
+# What holds the clocks down; drivers since 535 have the first name, older ones the second.
+_THROTTLED = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
 _UNITS = {
     "clocks.sm": "MHz",
     "clocks.mem": "MHz",
@@ -49,12 +53,17 @@ def machine_state() -> dict[str, str]:
 
 
 def gpu_conditions() -> dict[str, str]:
-    """Return what the first GPU is; {} where there is none."""
+    """Return what the GPU that engines run on is; {} if there is none."""
     return _query(_CONDITIONS)
 
 
 def gpu_state() -> dict[str, str]:
-    """Return clocks, temperature and power of the first GPU; {} where there is none."""
+    """Return clocks, temperature and power of the GPU that engines run on; {} if there is none."""
+    # One name that a driver does not know fails the whole query.
+    for reasons in _THROTTLED:
+        found = _query((*_STATE, reasons))
+        if found:
+            return found
     return _query(_STATE)
 
 
@@ -75,6 +84,10 @@ def _query(fields: tuple[str, ...]) -> dict[str, str]:
     if tool is None:
         return {}
     command = [tool, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    gpus, _ = probe_gpus()
+    if gpus and gpus[0].uuid:
+        # CUDA's first GPU is the fastest, or the first of CUDA_VISIBLE_DEVICES; nvidia-smi goes by the bus.
+        command.append(f"--id={gpus[0].uuid}")
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603
     except (OSError, subprocess.SubprocessError):

@@ -12,11 +12,12 @@ from onnx import numpy_helper
 import nm2trt
 from nm2trt.backends import trt_rtx
 from nm2trt.backends.cuda import probe_gpus
+from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.ort import open_onnx
-from nm2trt.engine.twin import compare as twin
+from nm2trt.engine.twin import clocks
 from nm2trt.engine.twin.compare import compare_twins
 from nm2trt.engine.twin.report import Comparison, LayerDelta
-from nm2trt.errors import InputError, SparsityError
+from nm2trt.errors import BackendError, InputError, SparsityError
 from nm2trt.graph.prune.dense_twin import densify_model
 from nm2trt.graph.verify.verify_model import verify_model
 from tests.engine.nets import conv_net
@@ -174,7 +175,7 @@ def test_what_runs_is_timed_in_turn(net, tmp_path):
     ],
 )
 def test_a_comparison_is_of_the_blocks(own, theirs, speedup, certain):
-    found = twin._compare("on", "off", {"on": own, "off": theirs})
+    found = clocks._compare("on", "off", {"on": own, "off": theirs})
     assert isinstance(found, Comparison)
     assert found.speedup == pytest.approx(speedup)
     assert found.certain is certain
@@ -201,3 +202,68 @@ def test_a_weight_that_holds_nothing_is_left_alone(tmp_path):
     first = [dataclasses.replace(weights[0], pattern="broken"), weights[1]]
     densify_model(net, tmp_path / "dense.onnx", first)
     assert [v.zero_share for v in verify_model(tmp_path / "dense.onnx").weights] == [0.5, 0.0]
+
+
+class FullAfterTwo(OnThisCpu):
+    """A GPU whose memory holds two of the engines."""
+
+    def open(self, path, plugins=()):
+        if len(self.sessions) == 2:
+            raise BackendError("TensorRT cannot run the engine: out of memory")
+        return super().open(path, plugins)
+
+
+def test_no_memory_for_the_third_twin_is_one_sentence_with_what_was_built(net, tmp_path):
+    from nm2trt.pipeline.prove import _twins
+
+    net32 = conv_net(tmp_path / "sparse32.onnx", dtype="float32")
+    builds = _twins(net32, net32, tmp_path, None, "trt-rtx")
+    backend = FullAfterTwo(dict.fromkeys(builds, net32))
+    with pytest.raises(
+        BackendError,
+        match=r"the engine 'sparse-on' cannot be loaded beside dense and sparse-off: .*out of memory",
+    ) as caught:
+        compare_twins(builds, backend, runs=10, warmup=0)
+    assert caught.value.exit_status == 4
+    report = caught.value.partial
+    assert not report.measured
+    assert [variant.name for variant in report.variants] == ["dense", "sparse-off", "sparse-on"]
+
+
+def test_the_command_shows_what_was_built_and_ends_with_4(net, monkeypatch, capsys):
+    from nm2trt.cli import main
+
+    def fail(builds, backend, **options):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(backend), "open", refuse)
+            return compare_twins(builds, backend, **options)
+
+    def refuse(self, path, plugins=()):
+        raise BackendError("the plan is for another GPU: build it again for this machine")
+
+    monkeypatch.setattr("nm2trt.engine.twin.compare.compare_twins", fail)
+    assert main(["prove", str(net), "--backend", "trt-rtx"]) == 4
+    captured = capsys.readouterr()
+    assert "sparse-on" in captured.out
+    assert captured.err.rstrip().splitlines()[-1] == (
+        "nm2trt: the engine 'dense' cannot be loaded: the plan is for another GPU: build it again for this machine"
+    )
+
+
+@pytest.mark.parametrize("given", [None, "mine.cache"])
+def test_the_three_builds_share_one_timing_cache(net, tmp_path, monkeypatch, given):
+    """Tuned apart, dense and sparse-off may get other kernels by the noise of the tuning alone."""
+    from nm2trt.pipeline import prove as pipeline
+
+    seen = []
+
+    def stop(model, dense, folder, options, backend):
+        seen.append(options)
+        raise InputError("far enough")
+
+    monkeypatch.setattr(pipeline, "_twins", stop)
+    monkeypatch.setattr(trt_rtx.RtxBackend, "has_timing_cache", True)
+    options = BuildOptions(timing_cache=None if given is None else tmp_path / given)
+    with pytest.raises(InputError, match="far enough"):
+        nm2trt.prove(net, backend="trt-rtx", options=options)
+    assert seen[0].timing_cache.name == (given or "timings.cache")

@@ -123,7 +123,10 @@ def test_an_inspector_that_writes_no_json_costs_a_note(driver):
 
 
 def test_memory_that_lacks_for_the_third_engine_is_one_sentence(driver):
-    with pytest.raises(BackendError, match=r"the engine sparse-on: TensorRT 10\.3\.0 cannot run") as caught:
+    with pytest.raises(
+        BackendError,
+        match=r"the engine 'sparse-on' cannot be loaded beside dense and sparse-off: TensorRT 10\.3\.0 cannot run",
+    ) as caught:
         compare(OnDoubles(driver, no_context="sparse-on"))
     assert caught.value.exit_status == 4
     assert "\n" not in str(caught.value)
@@ -131,7 +134,7 @@ def test_memory_that_lacks_for_the_third_engine_is_one_sentence(driver):
 
 
 def test_a_gpu_that_is_lost_before_the_third_engine_is_one_sentence(driver):
-    with pytest.raises(BackendError, match=r"the engine sparse-on: .*GPU") as caught:
+    with pytest.raises(BackendError, match=r"the engine 'sparse-on' cannot be loaded .*GPU") as caught:
         compare(OnDoubles(driver, run=lambda driver: driver.lose(LOST)))
     assert caught.value.exit_status == 4
 

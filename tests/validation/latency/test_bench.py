@@ -1,14 +1,24 @@
 """Benchmarks: turns, warm-up, percentiles, files of others, and what conditions forbid."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from nm2trt.backends.cuda import Gpu
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.cli import main
 from nm2trt.errors import BackendError, DataError, InputError
-from nm2trt.measure import Latency, interleaved, rounds, warm_up
+from nm2trt.measure import (
+    Clocked,
+    Latency,
+    blocks_in_turn,
+    interleaved,
+    rounds,
+    warm_up,
+    warm_up_for,
+)
 from nm2trt.validation.latency import machine_state
 from nm2trt.validation.latency.bench import Timing, bench_sessions, ratio_of
 from nm2trt.validation.latency.bench_files import compare_with, read_trtexec, with_recorded
@@ -66,6 +76,46 @@ def test_warm_up_ends_when_medians_settle(monkeypatch):
     slow_start = [5.0] * 10 + [2.0] * 10 + [1.0] * 30
     found = warm_up({"a": clock.call(slow_start), "b": clock.call([1.0] * 50)}, least=5, most=50, most_s=1e9)
     assert (found.runs, found.stable) == (40, True)
+
+
+def test_warm_up_lasts_until_the_clocks_are_up(monkeypatch):
+    clock = Clock(monkeypatch)
+    rising = [0.05 - 0.001 * i for i in range(40)] + [0.01] * 200
+    found = warm_up_for({"a": clock.call(rising)}, least_s=0.1, least=2)
+    assert found.stable
+    assert 40 < found.runs < 80
+    assert clock.now > sum(rising[:40])
+
+
+@pytest.mark.parametrize("one_s", [0.001, 0.7])
+def test_warm_up_by_time_has_its_shortest_time_and_its_longest(monkeypatch, one_s):
+    clock = Clock(monkeypatch)
+    assert warm_up_for({"a": clock.call([one_s] * 5000)}, least_s=0.5, least=1).stable
+    assert clock.now >= 0.5
+    doubling = [one_s * 1.5**i for i in range(100)]
+    assert not warm_up_for({"a": clock.call(doubling)}, least_s=0.5, least=1, most_s=1.0).stable
+
+
+def test_blocks_last_their_time_and_have_their_runs(monkeypatch):
+    clock = Clock(monkeypatch)
+    calls = {"a": clock.call([0.01] * 10000), "b": clock.call([0.03] * 10000)}
+    blocks = blocks_in_turn(calls, blocks=5, runs=1, seconds=2.0)
+    assert clock.now >= 4.0
+    assert len(blocks) == 5
+    assert all(block["a"].runs == block["b"].runs for block in blocks)
+    many = blocks_in_turn(calls, blocks=5, runs=21, seconds=0.0)
+    assert sum(block["a"].runs for block in many) >= 21
+
+
+def test_a_call_with_a_clock_of_its_own_is_timed_by_it(monkeypatch):
+    clock = Clock(monkeypatch)
+    slow = clock.call([5.0] * 10)
+
+    def device():
+        slow()  # copies and waits, which the GPU's clock does not count
+        return 0.25
+
+    assert list(rounds({"gpu": Clocked(device)}, 2)) == [{"gpu": 0.25}] * 2
 
 
 def test_warm_up_has_its_fewest_runs(monkeypatch):
@@ -254,6 +304,53 @@ def test_a_tool_that_fails_is_no_gpu(tmp_path, monkeypatch):
     assert machine_state.gpu_state() == {}
     tool.write_text("#!/bin/sh\necho '1500, 5001, 40, 90.1, 0x0'\n")
     assert machine_state.gpu_state()["gpu clocks.sm"] == "1500 MHz"
+
+
+@pytest.mark.parametrize(
+    "known", ["clocks_event_reasons.active", "clocks_throttle_reasons.active", "neither"]
+)
+def test_a_field_that_the_driver_renamed_costs_no_other(tmp_path, monkeypatch, known):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        f"#!/bin/sh\ncase $1 in *{known}*) echo '1500, 5001, 40, 90.1, 0x4';; *reasons*) exit 2;; "
+        "*) echo '1500, 5001, 40, 90.1';; esac\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    state = machine_state.gpu_state()
+    assert state["gpu clocks.sm"] == "1500 MHz"
+    assert state.get(f"gpu {known}") == (None if known == "neither" else "0x4")
+
+
+def test_the_clocks_are_those_of_the_gpu_that_runs(tmp_path, monkeypatch):
+    """CUDA puts the fastest GPU first, nvidia-smi the first on the bus."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        "#!/bin/sh\ncase \"$*\" in *--id=GPU-b*) echo '1980, 2619, 60, 500.0, 0x0';; "
+        "*) echo '345, 405, 30, 20.0, 0x1';; esac\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(machine_state, "probe_gpus", lambda: ((Gpu("Fast", "sm90", True, "GPU-b"),), ""))
+    assert machine_state.gpu_state()["gpu clocks.sm"] == "1980 MHz"
+
+
+class OnAGpu(Lookup):
+    """A session with a GPU's clock: kernels take 2 ms, copies 7 ms, and the wall clock says nothing of either."""
+
+    def on_device(self, feeds):
+        self.feeds = feeds
+        return SimpleNamespace(device_seconds=lambda: 2e-3, host_seconds=lambda: 9e-3, no_graph="")
+
+
+def test_engines_are_timed_by_the_gpu_and_beside_a_cpu_from_host_to_host():
+    engines = {"a": OnAGpu(TABLE), "b": OnAGpu(TABLE)}
+    found = bench_sessions(engines, feeds, runs=7, warmup=0)
+    assert [timing.latency.p50_ms for timing in found.timings] == pytest.approx([2.0, 2.0])
+    assert found.conditions["transfers"].startswith("none: the GPU's own time")
+    mixed = bench_sessions({"a": OnAGpu(TABLE), "cpu": Lookup(TABLE)}, feeds, runs=7, warmup=0)
+    assert mixed.timings[0].latency.p50_ms == pytest.approx(9.0)
+    assert mixed.conditions["transfers"].startswith("host to host")
 
 
 def model(path, *, shape='"n", 3'):
