@@ -11,7 +11,7 @@ PACKAGE = ROOT / "nm2trt"
 # Each unit may import those on a lower level; units of one level may not import one another.
 LEVELS = [
     {"errors"},
-    {"files", "named_code", "compare", "measure", "progress", "nm", "options"},
+    {"files", "named_code", "bounds", "compare", "measure", "progress", "nm", "options"},
     {"manifest"},
     {"backends"},
     {"calibration"},

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, NoReturn, TextIO
 
+from nm2trt import bounds
 from nm2trt.errors import Interrupted, Nm2trtError
 from nm2trt.files import os_reason
 from nm2trt.progress import BUILDER_THREAD
@@ -74,13 +75,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names are data; not every terminal can show them
     try:
-        command = next((word for word in arguments if not word.startswith("-")), None)
+        command = next((word for word in arguments if word in COMMANDS), None)
         parser, chosen = _parser(command)
         options = parser.parse_args(_join_sparsity(arguments))
         verbosity = options.verbose
         if chosen is None:
             parser.print_help()
             return 2
+        bounds.use(constant_gb=options.constant_memory, constant_seconds=options.constant_time)
         status = int(chosen.run(options))
         sys.stdout.flush()  # here, and not when the interpreter ends, where a failure has no words
         return status
@@ -114,6 +116,18 @@ def _parser(command: str | None) -> tuple[argparse.ArgumentParser, Any]:
     )
     parser.add_argument("--version", action="version", version=_version())
     parser.add_argument("-v", "--verbose", action="count", default=0, help="-vv shows tracebacks")
+    parser.add_argument(
+        "--constant-memory",
+        type=float,
+        metavar="GB",
+        help="memory for constants that a model computes, beyond what it stores (default: 2)",
+    )
+    parser.add_argument(
+        "--constant-time",
+        type=float,
+        metavar="SECONDS",
+        help="time for constants that a model computes (default: 60)",
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
     chosen = None
     for name, summary in COMMANDS.items():

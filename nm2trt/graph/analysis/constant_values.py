@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from nm2trt.bounds import constant_work
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.numpy_operators import (
     BY_REFERENCE,
@@ -208,6 +209,7 @@ def _evaluate(scope: Scope, value: str, source: Source | None) -> _Tracked:
     """Evaluate in postorder with a stack of its own: chains may be longer than Python's."""
     done: dict[tuple[int, str], _Tracked] = {}
     stack: list[tuple[Scope, str]] = [(scope, value)]
+    held = stored = 0
     while stack:
         owner = stack[-1][0].owner(stack[-1][1])
         if owner is None:
@@ -222,6 +224,7 @@ def _evaluate(scope: Scope, value: str, source: Source | None) -> _Tracked:
             continue
         if name in where.initializers:
             done[key] = (read_tensor(readable(where.initializers[name]), where.model.root), False)
+            stored += done[key][0].nbytes
             continue
         if name in where.sparse:
             readable(where.sparse[name].values)
@@ -241,7 +244,9 @@ def _evaluate(scope: Scope, value: str, source: Source | None) -> _Tracked:
         for item in node.input:
             inner = where.owner(item) if item else None
             inputs.append(None if inner is None else done[id(inner[0]), inner[1]])
-        results = _run(where, node, inputs)
+        with constant_work():
+            results = _run(where, node, inputs, held=held, stored=stored)
+        held += sum(result[0].nbytes for result in results if result[0].base is None)
         for output, result in zip(node.output, results, strict=False):
             if output:
                 done[id(where), output] = result
@@ -309,7 +314,9 @@ def _readable_constant(tensor: onnx.TensorProto, scope: Scope, node: onnx.NodePr
     return readable(tensor)
 
 
-def _run(scope: Scope, node: onnx.NodeProto, inputs: Sequence[_Tracked | None]) -> list[_Tracked]:
+def _run(
+    scope: Scope, node: onnx.NodeProto, inputs: Sequence[_Tracked | None], *, held: int, stored: int
+) -> list[_Tracked]:
     label = f"{node.op_type} at {scope.label(node)}"
     if not _is_default(node):
         raise Opaque(f"{label} is of domain {node.domain}, which is not evaluated")
@@ -323,7 +330,7 @@ def _run(scope: Scope, node: onnx.NodeProto, inputs: Sequence[_Tracked | None]) 
     if attributes.get("broadcast") and node.op_type in VALUES:
         raise Opaque(f"{label} broadcasts as opset 6 did, which is not evaluated")
     try:
-        check_growth(node.op_type, arrays, label)
+        check_growth(node.op_type, arrays, label, attributes, held=held, stored=stored)
         if tracked:
             return [(array, True) for array in _follow(node.op_type, arrays, tracked, attributes)]
         if node.op_type in MOVES:

@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 import onnx
 
+from nm2trt.bounds import bounds
 from nm2trt.errors import ModelError
 from nm2trt.graph.storage.model import Model
 
 __all__ = ["CONSTANT", "Scope", "State", "inner_outputs", "node_name", "visible", "walk"]
 
-# Bounds that no real model reaches: a file that needs more is built to exhaust its reader.
-_MOST_NODES = 2_000_000
+# A bound that no real model reaches: a file that needs more is built to exhaust its reader.
 _MOST_NESTING = 64
 
 _NONDETERMINISTIC = frozenset(
@@ -222,8 +222,11 @@ def _check_unfolding(model: Model, functions: dict[_Call, onnx.FunctionProto]) -
         return total
 
     total = size(model.proto.graph.node, ())
-    if total > _MOST_NODES:
-        raise ModelError(f"{model.name} unfolds to {total} nodes, too many to be real; it is refused")
+    most = bounds().unfolded_nodes + len(model.proto.graph.node)
+    if functions and total > most:
+        raise ModelError(
+            f"{model.name}: its functions unfold to {total} nodes, more than {most}; inline them"
+        )
 
 
 def _turn_by_turn(scope: Scope, node: onnx.NodeProto, body: onnx.GraphProto) -> dict[str, State]:

@@ -16,6 +16,8 @@ Shapes = Mapping[str, tuple[int | None, ...]]
 
 # Shape tensors are small; anything larger is a weight, whose values no shape depends on.
 _LARGEST_SHAPE_TENSOR = 64
+# A bias or an index is shorter.
+_LONGEST_VECTOR = 1 << 22
 
 
 def infer_shapes(model: Model, inputs: Mapping[str, Sequence[int]] | None = None) -> Shapes:
@@ -100,9 +102,21 @@ def _light(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> onnx.Gra
         if sparse.values.name not in given:
             graph.input.append(_typed_value(sparse.values.name, sparse.values.data_type, sparse.dims))
     try:
+        found = onnx.shape_inference.infer_shapes(light).graph
+        if _has_long_vector(found):
+            return found
         return onnx.shape_inference.infer_shapes(light, data_prop=True).graph
     except Exception:  # inference is a courtesy of the format: without it shapes are simply not known
         return light.graph
+
+
+def _has_long_vector(graph: onnx.GraphProto) -> bool:
+    """Tell whether propagating values would make a list of millions: onnx does so for every vector."""
+    for value in (*graph.value_info, *graph.input, *graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if len(dims) == 1 and dims[0].dim_value > _LONGEST_VECTOR:
+            return True
+    return False
 
 
 def _fix_inputs(graph: onnx.GraphProto, inputs: Mapping[str, Sequence[int]]) -> None:

@@ -1,0 +1,79 @@
+"""Bounds on what a file may cost its reader: memory and time that no real model asks for.
+
+They keep a small file from exhausting the machine. `use` raises them for what runs afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from nm2trt.errors import InputError
+
+__all__ = ["Bounds", "bounds", "constant_work", "seconds_left", "use"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one command may spend on a file.
+
+    Args:
+        constant_bytes: Memory for constants that are computed, beyond what the model stores of them.
+        constant_seconds: Time for computing constants, all of a command together.
+        unfolded_nodes: Nodes that local functions may unfold to, beyond those that the file holds.
+    """
+
+    constant_bytes: int = 2 << 30
+    constant_seconds: float = 60.0
+    unfolded_nodes: int = 300_000
+
+
+_current = Bounds()
+_spent = 0.0
+
+
+def bounds() -> Bounds:
+    """Return the bounds that hold now."""
+    return _current
+
+
+def use(*, constant_gb: float | None = None, constant_seconds: float | None = None) -> None:
+    """Set bounds for the rest of the process, and begin to count time anew.
+
+    Args:
+        constant_gb: Memory for constants that are computed, in GB; None takes the default.
+        constant_seconds: Time for them; None takes the default.
+
+    Raises:
+        InputError: A number is not positive.
+    """
+    global _current, _spent
+    given = {"constant_bytes": constant_gb, "constant_seconds": constant_seconds}
+    for name, value in given.items():
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"a bound of {value:g} for {name} is out of range; give more than 0")
+    chosen = Bounds()
+    if constant_gb is not None:
+        chosen = replace(chosen, constant_bytes=int(constant_gb * (1 << 30)))
+    if constant_seconds is not None:
+        chosen = replace(chosen, constant_seconds=float(constant_seconds))
+    _current, _spent = chosen, 0.0
+
+
+def seconds_left() -> float:
+    """Return how much time is left for computing constants, in seconds."""
+    return _current.constant_seconds - _spent
+
+
+@contextmanager
+def constant_work() -> Iterator[None]:
+    """Count the time of the block as work on constants."""
+    global _spent
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        _spent += time.perf_counter() - start
