@@ -72,6 +72,9 @@ def print_latency(bench: Benchmark) -> None:
     print_table(headers, rows, title="Latency")
     for ratio in bench.ratios:
         print(_ratio(ratio))
+    backends = [value for key, value in bench.conditions.items() if key.startswith("backend of ")]
+    if backends and all(value.startswith("ONNX Runtime") for value in backends):
+        print("ONNX Runtime on a CPU has no sparse kernels: zeros bring no speed here")
     if bench.before != bench.after or bench.before:
         drift = ", ".join(
             f"{key} {value} -> {bench.after.get(key, '?')}" for key, value in bench.before.items()

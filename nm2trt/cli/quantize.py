@@ -39,7 +39,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print(report: QuantizeReport) -> None:
     left = [layer for layer in report.layers if not layer.quantised]
-    islands = {island.consumer for island in report.islands}
     if left:
         print_table(
             ("left in float", "op", "weight", "why"),
@@ -53,7 +52,7 @@ def _print(report: QuantizeReport) -> None:
             ((item.consumer, item.operator, item.code, item.sentence) for item in partial),
         )
         print()
-    whole = sum(layer.layer not in islands for layer in report.layers)
+    whole = sum(layer.whole for layer in report.layers)
     ranges = report.ranges
     lost = sum(layer.lost for layer in report.layers)
     parameters = sum(layer.parameters for layer in report.layers)

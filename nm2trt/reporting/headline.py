@@ -28,8 +28,13 @@ class Fact:
 
 
 def headline(data: ReportData) -> list[Fact]:
-    """Return the facts that this run can back, at most one of each kind."""
-    facts = [_stages(data), _pattern(data), _zeros(data), _accuracy(data), _latency(data), _kernels(data)]
+    """Return the facts that this run can back, at most one of each kind.
+
+    A speed is none of them: a run in one process has no interval that holds, and ONNX Runtime on a CPU has no
+    sparse kernels, so that the ratio of two medians there is noise. The tables of latencies show what was
+    measured.
+    """
+    facts = [_stages(data), _pattern(data), _zeros(data), _accuracy(data), _kernels(data)]
     return [fact for fact in facts if fact is not None]
 
 
@@ -89,18 +94,6 @@ def _accuracy(data: ReportData) -> Fact | None:
         f"{row.confidence:.0%} interval {interval}, n = {row.n}",
         tone,
     )
-
-
-def _latency(data: ReportData) -> Fact | None:
-    groups: dict[str, list[tuple[str, float]]] = {}
-    for row in data.latency:
-        if 50 in row.percentiles:
-            groups.setdefault(row.group, []).append((row.name, row.percentiles[50]))
-    pairs = [(group, rows) for group, rows in groups.items() if len(rows) == 2 and rows[0][1] > 0]
-    if not pairs:
-        return None
-    group, ((name, first), (other, second)) = pairs[-1]
-    return Fact(f"{second / first:.2f}x", "speed at the median", f"{name} against {other}, see {group}")
 
 
 def _kernels(data: ReportData) -> Fact | None:

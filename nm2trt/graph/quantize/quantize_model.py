@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from nm2trt.errors import ModelError
 from nm2trt.files import check_output
 from nm2trt.graph.analysis.constant_values import evaluate, main_source
 from nm2trt.graph.analysis.numpy_operators import Opaque
+from nm2trt.graph.analysis.qdq_islands import Island
+from nm2trt.graph.analysis.scopes import node_name
 from nm2trt.graph.analysis.shapes import infer_types
 from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.edit.node_inserter import Inserter
@@ -93,6 +96,8 @@ def quantize_model(
     work = _Work(editor, placed, ranges, options)
     work.insert_pairs()
     layers = tuple(work.quantise(layer) for layer in placed.layers)
+    # A node without a name is called by its position, which pairs in front of it change.
+    labels = {editor.nodes[layer.index].output[0]: layer.label for layer in placed.layers}
     finals = editor.finish()
     embed(model)
     written: list[VerifyReport] = []
@@ -110,6 +115,9 @@ def quantize_model(
 
     save(model, target, external=editor.stored_externally(list(finals.values())), finish=finish)
     child = written[0]
+    islands = _under_old_labels(child.islands, model, labels)
+    inside = {island.consumer for island in islands}
+    layers = tuple(replace(one, whole=one.quantised and one.layer not in inside) for one in layers)
     return QuantizeReport(
         model=str(source),
         output=str(target),
@@ -117,7 +125,7 @@ def quantize_model(
         layers=layers,
         scales=work.scales,
         ranges=ranges,
-        islands=child.islands,
+        islands=islands,
         differences=agreement[0].differences,
         not_measured=agreement[0].sentence,
         notes=tuple(work.notes),
@@ -125,6 +133,18 @@ def quantize_model(
         mask_sha256=child.mask_sha256,
         relation="equal" if parent.mask_sha256 == child.mask_sha256 else "subset",
     )
+
+
+def _under_old_labels(
+    islands: Sequence[Island], after: Model, labels: Mapping[str, str]
+) -> tuple[Island, ...]:
+    """Return islands under the labels that their nodes had before pairs were inserted."""
+    now = {
+        node_name(node, position): labels[node.output[0]]
+        for position, node in enumerate(after.proto.graph.node)
+        if node.output and node.output[0] in labels
+    }
+    return tuple(replace(island, consumer=now.get(island.consumer, island.consumer)) for island in islands)
 
 
 def _check_model(model: Model, form: Format) -> None:

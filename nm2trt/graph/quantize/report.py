@@ -63,6 +63,7 @@ class QuantizedLayer:
         reason: Why not, or "".
         lost: Non-zero weights that rounding made zero.
         parameters: Elements of its weight.
+        whole: Whether it computes so from end to end, its input and output too.
     """
 
     layer: str
@@ -72,6 +73,7 @@ class QuantizedLayer:
     reason: str
     lost: int
     parameters: int
+    whole: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

@@ -443,3 +443,63 @@ def test_a_weight_that_stays_float_for_another_layer_keeps_its_place_in_the_plan
     plan = Plan.from_json(metadata(load(tmp_path / "q.onnx").proto)[METADATA_KEY])
     suffix = "quantized" if verb == "quantize" else "fp16"
     assert [entry.weight for entry in plan.sparse] == ["w", f"w_{suffix}"]
+
+
+def test_counts_are_of_layers_that_are_quantised_and_carry_their_names(tmp_path, capsys):
+    """A ConvTranspose stays float; unnamed layers are called by positions, which pairs in front shift."""
+    random = np.random.default_rng(0)
+    shapes = {"wt": (16, 16, 2, 2), "w": (16, 16, 1, 1), "u": (16, 16, 1, 1)}
+    tensors = [
+        onnx.numpy_helper.from_array(random.standard_normal(shape).astype(np.float32), name)
+        for name, shape in shapes.items()
+    ]
+    nodes = [
+        onnx.helper.make_node("ConvTranspose", ["x", "wt"], ["t"], strides=[2, 2]),
+        onnx.helper.make_node("Conv", ["t", "w"], ["c"]),
+        onnx.helper.make_node("Conv", ["c", "u"], ["y"]),
+    ]
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes,
+        "g",
+        [value("x", onnx.TensorProto.FLOAT, ["n", 16, 4, 4])],
+        [value("y", onnx.TensorProto.FLOAT, ["n", 16, 8, 8])],
+        tensors,
+    )
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=random.standard_normal((4, 16, 4, 4)).astype(np.float32))
+    words = ["quantize", str(tmp_path / "m.onnx"), "--calib", str(tmp_path / "x.npz")]
+    assert main([*words, "-o", str(tmp_path / "q.onnx")]) == 0
+    said = capsys.readouterr().out
+    assert "2 of 3 layers compute in int8, 1 of them in and out" in said
+    island = next(line for line in said.splitlines() if "output-float" in line)
+    assert island.startswith("Conv#2"), "the last layer's output is the model's, and its old name is this"
+
+
+def test_a_size_that_depends_on_the_data_does_not_stop_it(tmp_path):
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((4, 16, 1, 1)).astype(np.float32)
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "w"], ["c"]),
+        onnx.helper.make_node("Greater", ["c", "th"], ["g"]),
+        onnx.helper.make_node("NonZero", ["g"], ["y"]),
+    ]
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes,
+        "g",
+        [value("x", onnx.TensorProto.FLOAT, [2, 16, 8, 8])],
+        [value("y", onnx.TensorProto.INT64, [4, "rows"])],
+        [onnx.numpy_helper.from_array(weight, "w"), onnx.numpy_helper.from_array(np.float32(0.5), "th")],
+    )
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=random.standard_normal((2, 16, 8, 8)).astype(np.float32))
+    for done in (
+        nm2trt.quantize(tmp_path / "m.onnx", tmp_path / "q.onnx", calib=tmp_path / "x.npz"),
+        nm2trt.cast(tmp_path / "m.onnx", tmp_path / "c.onnx", to="bf16"),
+        nm2trt.cast(tmp_path / "m.onnx", tmp_path / "h.onnx", to="fp16", calib=tmp_path / "x.npz"),
+    ):
+        (item,) = done.differences
+        assert item.unequal_shapes in (0, 1)
