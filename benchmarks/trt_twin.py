@@ -24,6 +24,7 @@ import nm2trt
 from nm2trt.backends.choice import load_backend
 from nm2trt.backends.cuda import probe_gpus
 from nm2trt.backends.options import BuildOptions
+from nm2trt.backends.protocol import numpy_dtype
 from nm2trt.compare import compare_outputs
 from nm2trt.engine.evidence.evidence import is_sparse_kernel
 from nm2trt.measure import interleaved
@@ -179,9 +180,15 @@ def sparse_tactics(layers: str) -> int:
     return sum(is_sparse_kernel(layer.get("TacticName", "")) for layer in records)
 
 
+def fitted(inputs: dict[str, np.ndarray], session) -> dict[str, np.ndarray]:
+    """Return the inputs in the engine's own types: TensorRT 8 makes int64 inputs int32."""
+    return {spec.name: inputs[spec.name].astype(numpy_dtype(spec.dtype)) for spec in session.inputs}
+
+
 def run(backend, engines, inputs, runs: int, result: dict, out: Path | None) -> None:
     sessions = {case: backend.open(path) for case, path in engines.items()}
     try:
+        inputs = fitted(inputs, sessions["dense"])
         for case, session in sessions.items():
             layers = session.layers_json()
             result[case]["sparse_tactics"] = sparse_tactics(layers)

@@ -57,9 +57,10 @@ def save(config: tensorrt.IBuilderConfig, cache: tensorrt.ITimingCache, path: Pa
 
     def combine(theirs: bytes, mine: bytes) -> bytes:
         # Read into the builder's own kind of cache: the bytes have no meaning outside the library.
-        merged = config.create_timing_cache(theirs)
-        if not merged.combine(config.create_timing_cache(mine), False):
-            raise OutputError("it is of another GPU or version by now")
+        merged, own = config.create_timing_cache(theirs), config.create_timing_cache(mine)
+        # Damaged bytes, and on some versions those of another version, make no cache at all.
+        if merged is None or own is None or not merged.combine(own, False):
+            raise OutputError("it is damaged, or of another GPU or version by now")
         return bytes(memoryview(merged.serialize()))
 
     try:

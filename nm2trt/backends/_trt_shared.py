@@ -35,6 +35,7 @@ __all__ = [
     "fix",
     "load_plugins",
     "needed_flags",
+    "network_flags",
     "own",
     "parse",
 ]
@@ -161,6 +162,12 @@ def own(network: Network) -> ParsedNetwork:
     return network
 
 
+def network_flags(trt: Any, row: VersionRow) -> int:
+    """Return the bits that a network is made with; what has no flag in a later version is always on there."""
+    known = trt.NetworkDefinitionCreationFlag
+    return sum(1 << int(getattr(known, name)) for name in row.network_flags if hasattr(known, name))
+
+
 def needed_flags(library: Library, parsed: ParsedNetwork) -> tuple[str, ...]:
     """Return the `BuilderFlag`s that the graph's own types need; () where networks are strongly typed."""
     if not library.row.type_flags:
@@ -178,8 +185,7 @@ def _parse(library: Library, model: Path, plugins: Sequence[Path]) -> ParsedNetw
         builder: tensorrt.Builder = create(library, lambda: trt.Builder(logger(trt)), log)
         if plugins:
             load_plugins(library, builder.get_plugin_registry(), plugins)
-        flags = (getattr(trt.NetworkDefinitionCreationFlag, name) for name in library.row.network_flags)
-        network = builder.create_network(sum(1 << int(flag) for flag in flags))
+        network = builder.create_network(network_flags(trt, library.row))
         parser = trt.OnnxParser(network, logger(trt))
         # By path, so that external data is found; resolved, so that it is looked for beside the real file
         # when the model is a link into a cache.

@@ -68,15 +68,16 @@ def test_a_file_that_does_not_fit_is_refused_before_the_build(path, data):
     assert path.read_bytes() == data
 
 
-def test_a_file_that_was_replaced_meanwhile_is_left_alone(path):
+@pytest.mark.parametrize("data", [b"\0garbage", b"other-gpu"], ids=["damaged", "other-gpu"])
+def test_a_file_that_was_replaced_meanwhile_is_left_alone(path, data):
+    """The engine is built by then: it must not be lost for the sake of its timings."""
     log = []
     cache = _trt_cache.attach("TensorRT", Config(), path, log)
-    path.write_bytes(b"other-gpu")
+    path.write_bytes(data)
     _trt_cache.save(Config(), cache, path, log)
-    assert path.read_bytes() == b"other-gpu"
-    assert log == [
-        f"warning: the timing cache {path} was not updated: it is of another GPU or version by now"
-    ]
+    assert path.read_bytes() == data
+    said = "it is damaged, or of another GPU or version by now"
+    assert log == [f"warning: the timing cache {path} was not updated: {said}"]
 
 
 def test_a_folder_that_is_gone_is_told(path):

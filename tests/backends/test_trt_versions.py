@@ -1,9 +1,13 @@
 """The table of versions: which row a version gets, and that TensorRT for RTX is as its row says."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from nm2trt.backends import _trt_shared, trt
 from nm2trt.backends._trt_versions import ROWS, row_of
-from nm2trt.errors import BackendMissingError
+from nm2trt.backends.options import BuildOptions
+from nm2trt.errors import BackendError, BackendMissingError
 
 
 @pytest.mark.parametrize(
@@ -35,12 +39,59 @@ def test_only_eight_is_weakly_typed():
 
 
 def test_tensorrt_for_rtx_is_as_its_row_says():
-    trt = pytest.importorskip("tensorrt_rtx")
-    row = row_of("trt-rtx", trt.__version__)
+    rtx = pytest.importorskip("tensorrt_rtx")
+    row = row_of("trt-rtx", rtx.__version__)
     for name in row.network_flags:
-        assert hasattr(trt.NetworkDefinitionCreationFlag, name)
+        assert hasattr(rtx.NetworkDefinitionCreationFlag, name)
     for name in row.flags.values():
-        assert hasattr(trt.BuilderFlag, name)
+        assert hasattr(rtx.BuilderFlag, name)
     for name in row_of("trt", "8.6.0").type_flags.values():
-        assert not hasattr(trt.BuilderFlag, name), "precision would not come from the network alone"
-    assert row.progress == hasattr(trt, "IProgressMonitor")
+        assert not hasattr(rtx.BuilderFlag, name), "precision would not come from the network alone"
+    assert row.progress == hasattr(rtx, "IProgressMonitor")
+
+
+class Flag:
+    """An enumeration of NVIDIA's bindings: members that turn to numbers."""
+
+    def __init__(self, *names):
+        for number, name in enumerate(names):
+            setattr(self, name, number)
+
+
+@pytest.mark.parametrize(
+    ("version", "members", "bits"),
+    [
+        ("8.6.0", ("EXPLICIT_BATCH",), 1),
+        ("10.0.1", ("EXPLICIT_BATCH", "STRONGLY_TYPED"), 2),
+        ("11.1.0", ("EXPLICIT_BATCH", "STRONGLY_TYPED"), 2),
+        ("12.0.0", ("EXPLICIT_BATCH",), 0),
+    ],
+)
+def test_a_network_flag_that_a_later_version_has_dropped_is_left_out(version, members, bits):
+    module = SimpleNamespace(NetworkDefinitionCreationFlag=Flag(*members))
+    assert _trt_shared.network_flags(module, row_of("trt", version)) == bits
+
+
+@pytest.mark.parametrize(
+    ("members", "left"),
+    [
+        (("CUBLAS", "CUBLAS_LT", "CUDNN", "EDGE_MASK_CONVOLUTIONS"), 0b1000),
+        (("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS"), 0b1111),
+    ],
+    ids=["8.6-to-10", "11"],
+)
+def test_library_tactics_are_left_out_where_there_are_such(members, left):
+    set_to = []
+    config = SimpleNamespace(get_tactic_sources=lambda: 0b1111, set_tactic_sources=set_to.append)
+    trt._set_tactics(
+        SimpleNamespace(TacticSource=Flag(*members)), config, BuildOptions(library_tactics=False)
+    )
+    assert set_to == [left]
+
+
+@pytest.mark.parametrize("version", ["10.0.1", "10.5.0"])
+def test_strict_nans_are_refused_before_the_release_that_has_them(version):
+    module = SimpleNamespace(BuilderFlag=Flag("SPARSE_WEIGHTS", "TF32"))
+    library = _trt_shared.Library(module, f"TensorRT {version}", row_of("trt", version), lambda *_: None)
+    with pytest.raises(BackendError, match=rf"TensorRT {version} has no strict NaNs"):
+        _trt_shared.check(library, BuildOptions(strict_nans=True))

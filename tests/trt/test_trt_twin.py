@@ -1,10 +1,13 @@
 """Twin builds: on a GPU with TensorRT proper; the same script, smaller, ahead of time with TensorRT for RTX."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from benchmarks import trt_twin
+from nm2trt.backends.protocol import TensorSpec
 
 
 @pytest.mark.trt
@@ -12,6 +15,7 @@ from benchmarks import trt_twin
 @pytest.mark.parametrize("precision", trt_twin.PRECISIONS)
 @pytest.mark.parametrize("net", trt_twin.NETS)
 def test_twins_on_a_gpu(tmp_path, net, precision):
+    pytest.importorskip("tensorrt")
     pytest.importorskip("onnxruntime")
     result = trt_twin.twin("trt", net, precision, tmp_path, batch=8, runs=20, out=tmp_path / "logs")
     assert result["max_relative_difference"] < 0.05, "the flag changed what the engine computes"
@@ -38,3 +42,11 @@ def test_the_twins_build_ahead_of_time(tmp_path, net, precision, sizes):
         assert result[case]["engine_bytes"] > 0
     assert len(list(out.glob("*.log"))) == 3
     json.dumps(result)
+
+
+def test_inputs_are_fed_in_the_engine_s_types():
+    """TensorRT 8 makes an int64 input int32."""
+    session = SimpleNamespace(inputs=(TensorSpec("ids", "int32", (1, 2)), TensorSpec("x", "float16", (1,))))
+    fed = trt_twin.fitted({"ids": np.array([[1, 29999]]), "x": np.ones(1, np.float32)}, session)
+    assert {name: str(array.dtype) for name, array in fed.items()} == {"ids": "int32", "x": "float16"}
+    assert fed["ids"].tolist() == [[1, 29999]]

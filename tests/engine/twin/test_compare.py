@@ -87,6 +87,7 @@ def test_without_a_gpu_all_but_the_times_is_told(net):
 
 @pytest.mark.gpu
 def test_a_gpu_times_all_three(net):
+    pytest.importorskip("tensorrt_rtx")
     target = probe_gpus()[0][0].target
     if target not in trt_rtx.load().targets:
         pytest.skip(f"TensorRT for RTX cannot build for {target}")
