@@ -4,6 +4,7 @@
 # make serve-env  a real tritonserver for the tests, the samples and `nm2trt serve`
 # make trt-env  TensorRT 8.6 for Python 3.10, and the tests that need it (1 GB to download)
 # make typecheck-trt  the TensorRT backend against TensorRT's own types
+# make gpu-evidence OUT=DIR  every GPU check on this machine, as figures, logs and a summary; exit 4 without a GPU
 # make samples the slow samples and tests
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ TRT_ENV ?= .trt-env
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint samples bench clean serve-env trt-env typecheck-trt
+.PHONY: demo test lint samples bench clean serve-env trt-env typecheck-trt gpu-evidence
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "nm2trt needs Python 3.10 or newer: make PYTHON=python3.11 ...")'
@@ -36,6 +37,10 @@ trt-env: $(TRT_ENV)/.ready
 
 typecheck-trt: $(READY)
 	$(BIN)/python tools/trt_typecheck.py
+
+gpu-evidence: $(READY)
+	@test -n "$(OUT)" || { echo "name the folder: make gpu-evidence OUT=DIR" >&2; exit 2; }
+	@$(BIN)/python tools/gpu/evidence.py "$(OUT)"
 
 test: lint
 	@$(MAKE) --no-print-directory serve-env || echo "The tests that need a real tritonserver are skipped: it could not be installed, see above."
