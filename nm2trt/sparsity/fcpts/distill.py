@@ -1,13 +1,14 @@
 """Train a sparse model towards its dense self's outputs, without labels.
 
-The dense outputs are computed once, in eval mode; then the weights, biases and BatchNorms of the sparse model
-follow them by SGD with a warm-up of one epoch and a cosine to zero. Only BatchNorm layers are ever in
-training mode: dropout would be noise on the target.
+The dense outputs are computed in eval mode, once or for each epoch's own samples. The weights, biases and
+BatchNorms of the sparse model follow them by SGD with a warm-up of one epoch and a cosine to zero. Only
+BatchNorm layers are ever in training mode: dropout would be noise on the target.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nm2trt.errors import SparsifyError
+from nm2trt.errors import DataError, SparsifyError
 from nm2trt.progress import Bar
 from nm2trt.sparsity.fcpts.calibration_batches import Batch, outputs_of
 from nm2trt.sparsity.fcpts.checkpoint import Checkpoint
@@ -86,6 +87,8 @@ class Distiller:
         batches: Calibration input, on any device.
         settings: How to train.
         checkpoint: Where a stopped run goes on from, or None.
+        fresh: Gives other samples for an epoch, by its number; epoch 0 has `batches`. The dense model is then
+            kept, and teaches on the same samples. None trains on `batches` in every epoch.
 
     Raises:
         DataError: The model cannot run a batch.
@@ -97,6 +100,7 @@ class Distiller:
         batches: Sequence[Batch],
         settings: Settings,
         checkpoint: Checkpoint | None = None,
+        fresh: Callable[[int], Sequence[Batch]] | None = None,
     ) -> None:
         self.model = model
         self.settings = settings
@@ -105,6 +109,9 @@ class Distiller:
         self.batches = [batch.to(self.device) for batch in batches]
         with eval_mode(model), torch.no_grad():
             self.targets = [outputs_of(model, batch, i) for i, batch in enumerate(self.batches)]
+        self._fresh = fresh
+        self._teacher = copy.deepcopy(model).eval() if fresh is not None else None
+        self._epoch, self._pairs = 0, list(zip(self.batches, self.targets, strict=True))
 
     @torch.no_grad()
     def loss(self, limit: int | None = None) -> float:
@@ -112,7 +119,7 @@ class Distiller:
         total, samples = 0.0, 0
         with eval_mode(self.model):
             for index, batch in enumerate(self.batches):
-                total += float(self._batch_loss(index)) * batch.samples
+                total += float(self._batch_loss(batch, self.targets[index], index)) * batch.samples
                 samples += batch.samples
                 if limit is not None and samples >= limit:
                     break
@@ -150,7 +157,7 @@ class Distiller:
             for step in range(start, settings.steps):
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * _factor(step, warmup, settings.steps)
-                self._step(self._index(step), optimizer, penalty, step)
+                self._step(optimizer, penalty, step)
                 if after_step is not None:
                     after_step(step + 1)
                 bar.update(step + 1)
@@ -159,13 +166,13 @@ class Distiller:
 
     def _step(
         self,
-        index: int,
         optimizer: torch.optim.Optimizer,
         penalty: Callable[[], Tensor] | None,
         step: int,
     ) -> None:
         optimizer.zero_grad(set_to_none=True)
-        loss = self._batch_loss(index)
+        index = self._index(step)
+        loss = self._batch_loss(*self._of_epoch(step // len(self.batches))[index], index)
         if penalty is not None:
             loss = loss + penalty()
         if not bool(loss.isfinite()):
@@ -176,13 +183,24 @@ class Distiller:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    def _batch_loss(self, index: int) -> Tensor:
-        outputs = outputs_of(self.model, self.batches[index], index)
+    def _of_epoch(self, epoch: int) -> list[tuple[Batch, tuple[Tensor, ...]]]:
+        """Return an epoch's batches with the dense model's outputs."""
+        if self._fresh is not None and self._teacher is not None and epoch != self._epoch:
+            batches = [batch.to(self.device) for batch in self._fresh(epoch)]
+            if len(batches) != len(self.batches):
+                raise DataError(
+                    f"calibration gave {len(batches)} batches for epoch {epoch} and {len(self.batches)} for "
+                    "epoch 0; give as many each time"
+                )
+            with torch.no_grad():
+                targets = [outputs_of(self._teacher, batch, i) for i, batch in enumerate(batches)]
+            self._epoch, self._pairs = epoch, list(zip(batches, targets, strict=True))
+        return self._pairs
+
+    def _batch_loss(self, batch: Batch, targets: tuple[Tensor, ...], index: int) -> Tensor:
+        outputs = outputs_of(self.model, batch, index)
         return distillation_loss(
-            outputs,
-            self.targets[index],
-            loss=self.settings.loss,
-            temperature=self.settings.temperature,
+            outputs, targets, loss=self.settings.loss, temperature=self.settings.temperature
         )
 
     def _index(self, step: int) -> int:

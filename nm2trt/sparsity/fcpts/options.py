@@ -32,7 +32,9 @@ class FcptsOptions:
     """Options of FCPTS.
 
     Args:
-        calibration: Unlabelled input: any iterable of batches, a DataLoader, or the path of a recipe.
+        calibration: Unlabelled input: any iterable of batches, a DataLoader, or the path of a recipe; read
+            once. A function of the epoch's number that returns one of these gives each epoch its own samples,
+            e.g. augmented anew (`lambda epoch: loader`); the dense model teaches on the same ones.
         rate: Global share of zeros, 0..1. With a pattern: over all convolution and linear weights, met by
             giving some layers the pattern; None gives it to every layer that can hold it. Without one
             (`pattern=None`): over the layers that become sparse; required.

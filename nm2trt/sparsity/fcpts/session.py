@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,13 +70,15 @@ def start(request: Request) -> FcptsSession:
         )
     if options.menu is not None and options.rate is None:
         raise SparsifyError("a menu needs rate=, the global share of zeros that the layers reach together")
-    batches = read_batches(options.calibration, max_samples=options.max_samples)
+    given = options.calibration
+    fresh = _read_epochs(given, options.max_samples) if callable(given) else None
+    batches = fresh(0) if fresh is not None else read_batches(given, max_samples=options.max_samples)
     checkpoint = None
     if options.checkpoint is not None:
         fingerprint = _fingerprint(request, batches)
         checkpoint = Checkpoint(options.checkpoint, fingerprint, options.checkpoint_every)
     with denormals_flushed(), _kept_on_error(request.model):
-        distiller = Distiller(request.model, batches, options.settings(options.steps), checkpoint)
+        distiller = Distiller(request.model, batches, options.settings(options.steps), checkpoint, fresh)
         if request.pattern is None:
             outcome = _unstructured(request, distiller)
         else:
@@ -93,6 +95,10 @@ def start(request: Request) -> FcptsSession:
     }
     plan = Plan(tuple(choice.entry for choice in outcome.choices), request.spec.name)
     return FcptsSession(request.model, plan, outcome.weights, facts)
+
+
+def _read_epochs(given: Callable[[int], Any], max_samples: int) -> Callable[[int], tuple[Batch, ...]]:
+    return lambda epoch: read_batches(given(epoch), max_samples=max_samples)
 
 
 class FcptsSession(SparseSession):
