@@ -1,6 +1,7 @@
 """What 2:4 saves on this GPU: dense against sparse products over the layers of five networks.
 
     python benchmarks/gpu_gain.py -o gain.json [--dtypes fp16,bf16,int8] [--batches 1,8,32,128] [--runs 50]
+                                  [--minutes 10]
 
 Every convolution and linear layer of ResNet-50, MobileNetV2, ViT-S/16, ViT-B/16 and MiniLM-L6 (128 tokens)
 is taken as the product that it comes to: m rows, n output channels, k products a result. Depthwise
@@ -9,8 +10,10 @@ Each distinct product is run by PyTorch's cuSPARSELt kernels with a random 2:4 w
 product of the same numbers: fp16 and bf16 by what `torch.sparse.to_sparse_semi_structured` makes against
 `torch.mm`, int8 by `torch._cslt_sparse_mm` against `torch._int_mm`. cuSPARSELt searches for its fastest
 algorithm first; sizes that it does not take are padded with zeros, at the sparse product's cost alone
-(int8: at both). Both take turns, each run timed by CUDA events; kept are median, spread (90th less 10th
-percentile, over the median) and the difference from fp64.
+(int8: at both). Both are captured as CUDA graphs and replayed in turn, each replay timed by CUDA events:
+launched one by one, small products would be timed as the host's work of making cuSPARSELt's plan. Kept are
+median, spread (90th less 10th percentile, over the median) and the difference from fp64. The table is written
+as it grows; started again on the same GPU and versions, the script goes on where the table ends.
 
 These are PyTorch's kernels, not TensorRT's: the table says where 2:4 can pay on this GPU, not that a builder
 will choose it. Without a CUDA GPU the script says so and exits with status 4; `--list` prints the products.
@@ -25,6 +28,7 @@ import json
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +58,9 @@ MOBILENET_V2 = (
     (6, 320, 1, 1),
 )
 NO_GPU = 4
+TIMING = "CUDA events around replays of a CUDA graph, dense and sparse in turn"
+# A table that is killed loses at most this many rows.
+WRITE_EVERY = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +208,9 @@ def calls(weight: Tensor, x: Tensor, dtype: str) -> dict[str, Callable[[], Tenso
             "dense": lambda: torch._int_mm(big, columns),
             "sparse": lambda: torch._cslt_sparse_mm(packed, columns, out_dtype=torch.int32, **chosen),
         }
-    made = torch.sparse.SparseSemiStructuredTensorCUSPARSELT.from_dense(big).packed
-    if made is None:
-        raise RuntimeError("PyTorch compressed no weight")
-    packed, chosen = made, fastest(made, columns)
+    # As int8 is: the tensor class around it warns that it is a prototype.
+    packed = torch._cslt_compress(big)
+    chosen = fastest(packed, columns)
     rows = x.t()
     return {
         "dense": lambda: torch.mm(weight, rows),
@@ -240,8 +246,9 @@ def check_numerics(off: Mapping[str, float], dtype: str) -> None:
             raise ArithmeticError(f"the {name} product is off by {value:.3g}")
 
 
-def timed(runs: dict[str, Callable[[], Tensor]], *, rounds: int, warmup: int) -> dict[str, Timing]:
-    """Time the calls in turn on the GPU, each run between two events."""
+def timed(runs: dict[str, Callable[[], object]], *, rounds: int, warmup: int) -> dict[str, Timing]:
+    """Time the calls in turn on the GPU, each a CUDA graph that is replayed between two events."""
+    runs = {name: graphed(run) for name, run in runs.items()}
     for _ in range(warmup):
         for run in runs.values():
             run()
@@ -256,6 +263,25 @@ def timed(runs: dict[str, Callable[[], Tensor]], *, rounds: int, warmup: int) ->
             marks[name].append((begin, end))
     torch.cuda.synchronize()
     return {name: summarise([a.elapsed_time(b) for a, b in pairs]) for name, pairs in marks.items()}
+
+
+def graphed(run: Callable[[], object]) -> Callable[[], object]:
+    """Return the replay of a call as a CUDA graph.
+
+    Raises:
+        RuntimeError: The call cannot be captured.
+    """
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        # Handles and workspaces are made outside the graph.
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
 
 
 def _event() -> torch.cuda.Event:
@@ -280,7 +306,7 @@ def measure(m: int, n: int, k: int, dtype: str, *, rounds: int, warmup: int) -> 
     runs = calls(weight, x, dtype)
     off = {name: off_from_fp64(run(), weight, x) for name, run in runs.items()}
     check_numerics(off, dtype)
-    found = timed(runs, rounds=rounds, warmup=warmup)
+    found = timed(dict(runs), rounds=rounds, warmup=warmup)
     return {
         "m": m,
         "n": n,
@@ -320,22 +346,27 @@ def clocks() -> str:
     return ""
 
 
+def versions() -> dict[str, str]:
+    """Return the versions that the times depend on."""
+    return {
+        "torch": torch.__version__,
+        "cuda": str(torch.version.cuda),
+        "cusparselt": str(torch.backends.cusparselt.version()),
+    }
+
+
 def table(rows: list[dict[str, Any]], failed: list[str], options: argparse.Namespace) -> dict[str, Any]:
     """Return the table as JSON values."""
     return {
         "schema": SCHEMA,
         "created": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         "device": device_record(),
-        "versions": {
-            "torch": torch.__version__,
-            "cuda": str(torch.version.cuda),
-            "cusparselt": str(torch.backends.cusparselt.version()),
-        },
+        "versions": versions(),
         "conditions": {
             "kernels": "PyTorch's cuSPARSELt, its fastest algorithm; dense: torch.mm and torch._int_mm",
             "runs": options.runs,
             "warmup": options.warmup,
-            "timing": "CUDA events, dense and sparse in turn",
+            "timing": TIMING,
             "clocks_after": clocks(),
         },
         "rows": rows,
@@ -351,6 +382,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batches", default="1,8,32,128")
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--warmup", type=int, default=10)
+    parser.add_argument("--minutes", type=float, help="begin no product after this time")
     parser.add_argument("--list", action="store_true", help="print the products, measure nothing")
     options = parser.parse_args(words)
     options.dtypes = options.dtypes.split(",")
@@ -371,21 +403,45 @@ def main(words: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available() or not torch.backends.cusparselt.is_available():
         print("no CUDA GPU with cuSPARSELt is here; nothing was measured", file=sys.stderr)
         return NO_GPU
-    rows: list[dict[str, Any]] = []
+    rows = earlier(options.output)
+    done = {(row["m"], row["n"], row["k"], row["dtype"]) for row in rows}
     failed: list[str] = []
-    for position, (m, n, k) in enumerate(found):
-        for dtype in options.dtypes:
-            try:
-                row = measure(m, n, k, dtype, rounds=options.runs, warmup=options.warmup)
-            except (RuntimeError, ArithmeticError) as error:
-                failed.append(f"{m}x{n}x{k} {dtype}: {str(error).splitlines()[0]}")
-                continue
-            rows.append({**row, "layers": found[m, n, k]})
-            speedup = row["dense_ms"] / row["sparse_ms"]
-            print(f"[{position + 1}/{len(found)}] {m}x{n}x{k} {dtype}: {speedup:.2f}x", file=sys.stderr)
-    write_atomic(options.output, json.dumps(table(rows, failed, options), indent=1) + "\n")
+    wanted = [(*size, dtype) for size in found for dtype in options.dtypes]
+    left = [item for item in wanted if (*item[:3], NAMES[item[3]]) not in done]
+    until = float("inf") if options.minutes is None else time.monotonic() + 60 * options.minutes
+    for position, (m, n, k, dtype) in enumerate(left):
+        if time.monotonic() >= until:
+            print(f"{len(left) - position} products are left; run it again to go on", file=sys.stderr)
+            break
+        try:
+            row = measure(m, n, k, dtype, rounds=options.runs, warmup=options.warmup)
+        except (RuntimeError, ArithmeticError) as error:
+            failed.append(f"{m}x{n}x{k} {dtype}: {str(error).splitlines()[0]}")
+            continue
+        rows.append({**row, "layers": found[m, n, k]})
+        speedup = row["dense_ms"] / row["sparse_ms"]
+        print(f"[{position + 1}/{len(left)}] {m}x{n}x{k} {dtype}: {speedup:.2f}x", file=sys.stderr)
+        if len(rows) % WRITE_EVERY == 0:
+            write(rows, failed, options)
+    write(rows, failed, options)
     print(f"{options.output}: {len(rows)} rows, {len(failed)} failed")
     return 0 if rows else 1
+
+
+def earlier(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a table of this GPU and these versions; none of another, which is written over."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads(path.read_text())
+        same = known["device"]["name"] == device_record()["name"] and known["versions"] == versions()
+        if same and known["schema"] == SCHEMA and known["conditions"]["timing"] == TIMING:
+            return list(known["rows"])
+        print(f"{path} is of another GPU, version or timing; it is written anew", file=sys.stderr)
+    return []
+
+
+def write(rows: list[dict[str, Any]], failed: list[str], options: argparse.Namespace) -> None:
+    """Write what there is, whole or not at all."""
+    write_atomic(options.output, json.dumps(table(rows, failed, options), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -130,3 +130,57 @@ def test_what_the_search_finds_is_what_is_run(script, monkeypatch):
     assert chosen == {"alg_id": 7, "split_k": 4, "split_k_mode": 1}
     schema = str(torch.ops.aten._cslt_sparse_mm.default._schema)
     assert all(f" {name}=" in schema for name in chosen)
+
+
+@pytest.fixture
+def pretended(script, monkeypatch):
+    """A GPU whose products take no time; returns what was measured."""
+    measured = []
+
+    def measure(m, n, k, dtype, **options):
+        measured.append((m, n, k, dtype))
+        return {"m": m, "n": n, "k": k, "dtype": script.NAMES[dtype], "dense_ms": 2.0, "sparse_ms": 1.0}
+
+    monkeypatch.setattr(script, "measure", measure)
+    monkeypatch.setattr(script, "device_record", lambda: {"name": "Test GPU", "target": "sm90"})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cusparselt, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cusparselt, "version", lambda: 700)
+    return measured
+
+
+def test_a_table_that_is_killed_keeps_its_rows_and_goes_on(script, pretended, monkeypatch, tmp_path):
+    from nm2trt.nm.gain_table import parse_gain_table
+
+    words = ["-o", str(tmp_path / "t.json"), "--batches", "1", "--dtypes", "fp16"]
+    measure, total = script.measure, len(script.products([1]))
+
+    def killed(*arguments, **options):
+        if len(pretended) == 25:
+            raise KeyboardInterrupt
+        return measure(*arguments, **options)
+
+    monkeypatch.setattr(script, "measure", killed)
+    with pytest.raises(KeyboardInterrupt):
+        script.main(words)
+    kept = json.loads((tmp_path / "t.json").read_text())["rows"]
+    assert len(kept) == 20
+    monkeypatch.setattr(script, "measure", measure)
+    assert script.main(words) == 0
+    assert len(pretended) == 25 + total - 20
+    assert len(parse_gain_table((tmp_path / "t.json").read_bytes(), where="t").rows) == total
+
+
+def test_rows_of_another_gpu_are_not_gone_on_with(script, pretended, monkeypatch, tmp_path, capsys):
+    words = ["-o", str(tmp_path / "t.json"), "--batches", "1", "--dtypes", "int8"]
+    script.main(words)
+    monkeypatch.setattr(script, "device_record", lambda: {"name": "Other GPU", "target": "sm86"})
+    script.main(words)
+    assert len(pretended) == 2 * len(script.products([1]))
+    assert "of another GPU" in capsys.readouterr().err
+
+
+def test_no_product_begins_after_its_minutes(script, pretended, tmp_path, capsys):
+    assert script.main(["-o", str(tmp_path / "t.json"), "--batches", "1", "--minutes", "0"]) == 1
+    assert pretended == []
+    assert "products are left; run it again" in capsys.readouterr().err
