@@ -13,6 +13,7 @@ import numpy.typing as npt
 from nm2trt.errors import DifferenceError
 
 __all__ = [
+    "NOISE",
     "TOLERANCE",
     "DifferenceSum",
     "OutputDifference",
@@ -262,13 +263,21 @@ def compare_outputs(
     ]
 
 
-def require_close(differences: list[OutputDifference], *, dtype: str | None = None, what: str) -> None:
+# Largest difference of an output that is small itself, as a saturated probability: a few roundings of 1.
+NOISE: Mapping[str, float] = {"float64": 2e-15, "float32": 1e-6, "float16": 8e-3, "bfloat16": 6e-2}
+
+
+def require_close(
+    differences: list[OutputDifference], *, dtype: str | None = None, what: str, noise: bool = False
+) -> None:
     """Raise when an output differs by more than its dtype's `TOLERANCE`.
 
     Args:
         differences: What `compare_outputs` returned.
         dtype: Lowest precision computed in, where that is lower than the outputs' own.
         what: What was compared, for the message.
+        noise: Allow the dtype's `NOISE` besides. Only for outputs of a change that was judged where it was
+            made: an output that is tiny may be wrong by all of that.
 
     Raises:
         DifferenceError: An output differs too much.
@@ -279,7 +288,9 @@ def require_close(differences: list[OutputDifference], *, dtype: str | None = No
             raise DifferenceError(
                 f"{what}: output {item.name!r} has {item.remark}; nothing is left to compare"
             )
-        if not item.max_relative <= limit:
+        floor = max(NOISE.get(item.dtype, 0.0), NOISE.get(dtype or "", 0.0)) if noise else 0.0
+        scale = item.max_abs / item.max_relative if 0 < item.max_relative < math.inf else 0.0
+        if not item.max_relative <= limit and not item.max_abs <= floor + limit * scale:
             raise DifferenceError(
                 f"{what}: output {item.name!r} differs by {item.max_relative:.3g} of its largest value, "
                 f"more than the {limit:g} allowed for {dtype or item.dtype}"

@@ -6,8 +6,8 @@ ONNX Runtime runs both as they stand: with its own rewriting on, it would fuse w
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from nm2trt.backends.random_feeds import random_feeds
 from nm2trt.compare import OutputDifference, compare_outputs, require_close
 from nm2trt.errors import BackendError, DataError, DifferenceError, ModelError
 from nm2trt.files import atomic_path
-from nm2trt.graph.storage.model import Model
+from nm2trt.graph.storage.model import Model, load
 from nm2trt.graph.storage.save import all_tensors
 
 __all__ = ["Agreement", "Reference", "lowest_type", "require_alive", "run_graph", "run_reference"]
@@ -57,11 +57,13 @@ class Reference:
         feeds: The random inputs.
         outputs: Every output by name.
         sentence: Why there are none, or "".
+        inside: Values inside the graph by name, where a pass changed it; they are compared too.
     """
 
     feeds: Feeds
     outputs: Feeds
     sentence: str = ""
+    inside: Feeds = field(default_factory=dict)
 
     def compare(
         self, after: Model, *, required: bool = True, alive: tuple[float, float] | None = None
@@ -83,7 +85,7 @@ class Reference:
         """
         if self.sentence:
             return Agreement((), self.sentence)
-        outputs = run_graph(after, self.feeds)
+        outputs = run_graph(after, self.feeds) if not self.inside else self._compare_inside(after)
         free = data_dependent(after.proto.graph)
         differences = compare_outputs(outputs, self.outputs, free_size=free)
         if alive is not None:
@@ -94,8 +96,29 @@ class Reference:
             if np.dtype(item.dtype).kind != "f" and item.name not in free:
                 _require_equal(item.name, outputs[item.name], self.outputs[item.name])
         floats = [d for d in differences if np.dtype(d.dtype).kind == "f" and d.name not in free]
-        require_close(floats, dtype=lowest_type(after.proto), what="before and after")
+        require_close(
+            floats, dtype=lowest_type(after.proto), what="before and after", noise=bool(self.inside)
+        )
         return Agreement(tuple(differences))
+
+    def _compare_inside(self, after: Model) -> Feeds:
+        """Run the changed model, hold its values inside to their tolerance, and return its outputs."""
+        found = dict(run_inside(after, self.feeds, self.inside))
+        changed = {name: found.pop(name) for name in self.inside}
+        differences = compare_outputs(changed, self.inside)
+        require_close(differences, dtype=lowest_type(after.proto), what="where the graph was changed")
+        return found
+
+
+def run_inside(model: Model, feeds: Feeds, names: Collection[str]) -> Feeds:
+    """Run a model in memory with values inside it as outputs besides its own; the model is left as it was."""
+    graph = model.proto.graph
+    count = len(graph.output)
+    graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    try:
+        return run_graph(model, feeds)
+    finally:
+        del graph.output[count:]
 
 
 def data_dependent(graph: onnx.GraphProto) -> frozenset[str]:
@@ -136,7 +159,7 @@ def require_alive(before: Feeds, after: Feeds, *, epsilon: float, floor: float) 
             )
 
 
-def run_reference(source: Path) -> Reference:
+def run_reference(source: Path, inside: Collection[str] = ()) -> Reference:
     """Run a model on random inputs; what stands in the way becomes the result's sentence.
 
     Floats are drawn from the normal distribution, integers are 0 or 1. A free batch is 2; other free
@@ -159,11 +182,25 @@ def run_reference(source: Path) -> Reference:
                     why = why or str(error)
                     continue
                 if all(np.isfinite(o).all() for o in outputs.values() if o.dtype.kind == "f"):
-                    return Reference(feeds, outputs)
+                    return Reference(feeds, outputs, inside=_inside(source, feeds, inside))
                 why = why or "the model gives NaN or infinity on random inputs"
     except (BackendError, ModelError) as error:
         why = str(error)
     return Reference({}, {}, f"outputs were not compared: {why}")
+
+
+def _inside(source: Path, feeds: Feeds, names: Collection[str]) -> Feeds:
+    """Return the finite floats of values inside a model; a value that cannot be an output is left out."""
+    if not names:
+        return {}
+    try:
+        found = run_inside(load(source), feeds, names)
+    except (BackendError, ModelError, DataError):
+        return {}
+    kept = {name: found[name] for name in names if name in found}
+    return {
+        name: value for name, value in kept.items() if value.dtype.kind == "f" and np.isfinite(value).all()
+    }
 
 
 def _require_equal(name: str, after: npt.NDArray[Any], before: npt.NDArray[Any]) -> None:

@@ -1,0 +1,74 @@
+"""A fold in front of a saturated output: right ones pass, wrong ones do not, though the output is noise either way."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from nm2trt.errors import DifferenceError
+from nm2trt.graph.fuse import fuse_model as module
+from nm2trt.graph.fuse.fuse_model import fuse_model
+
+NODE = helper.make_node
+SIDE = 16
+
+
+@pytest.fixture(params=["Sigmoid", "Softmax"])
+def saturated(request, tmp_path):
+    random = np.random.default_rng(1)
+    nodes = [
+        NODE("Conv", ["x", "w"], ["c"], name="conv", pads=[1] * 4),
+        NODE("BatchNormalization", ["c", "g", "b", "m", "v"], ["n"]),
+        NODE("Add", ["n", "off"], ["l"]),
+        NODE(request.param, ["l"], ["p"]),
+        NODE("Slice", ["p", "from", "to", "axes"], ["y"]),
+    ]
+    offset = np.full((SIDE, 1, 1), -17, np.float32)
+    if request.param == "Softmax":  # over the last axis, where the first column wins by far
+        offset = np.tile(np.array([17] + [0] * 7, np.float32), (SIDE, 8, 1))
+    stored = {
+        "w": (random.standard_normal((SIDE, SIDE, 3, 3)) * 0.02).astype(np.float32),
+        "g": (random.random(SIDE) + 0.5).astype(np.float32),
+        "b": random.standard_normal(SIDE).astype(np.float32),
+        "m": random.standard_normal(SIDE).astype(np.float32),
+        "v": (random.random(SIDE) + 0.5).astype(np.float32),
+        "off": offset,
+        "from": np.array([1]),
+        "to": np.array([8]),
+        "axes": np.array([3]),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", SIDE, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", SIDE, 8, 7])],
+        [numpy_helper.from_array(value, name) for name, value in stored.items()],
+    )
+    path = tmp_path / "net.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def test_a_right_fold_passes(saturated, tmp_path):
+    report = fuse_model(saturated, tmp_path / "fused.onnx")
+    assert report.batchnorms_folded == 1
+    assert report.differences[0].max_abs < 1e-6
+    written = onnx.load(tmp_path / "fused.onnx")
+    assert [value.name for value in written.graph.output] == ["y"]
+
+
+def test_a_wrong_fold_does_not(saturated, tmp_path, monkeypatch):
+    right = module.fold_batchnorm
+
+    def wrong(editor, index):
+        zeros = right(editor, index)
+        for new in editor.new.values():
+            value = numpy_helper.to_array(new.tensor)
+            if value.ndim == 4:
+                new.tensor.CopyFrom(numpy_helper.from_array(value * np.float32(1.01), new.tensor.name))
+        return zeros
+
+    monkeypatch.setattr(module, "fold_batchnorm", wrong)
+    with pytest.raises(DifferenceError, match="where the graph was changed"):
+        fuse_model(saturated, tmp_path / "fused.onnx")
+    assert not (tmp_path / "fused.onnx").exists()
