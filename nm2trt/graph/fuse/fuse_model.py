@@ -123,7 +123,7 @@ def fuse_model(
     nodes_before = len(model.proto.graph.node)
     made_by = {name: node.op_type for node in model.proto.graph.node for name in node.output if name}
     fused = _fuse_graph(model, allow_broken=allow_broken)
-    reference = run_reference(source, _changed_values(model, made_by)) if compare else None
+    reference = run_reference(source, _folded_values(model, made_by, fused.merges)) if compare else None
     agreement = [Agreement((), "outputs were not compared: not asked for")]
     child: list[str] = []
     relation: list[Relation] = []
@@ -157,22 +157,22 @@ def fuse_model(
     )
 
 
-def _changed_values(model: Model, made_by: dict[str, str]) -> list[str]:
-    """Return the values of the fused graph that a product makes, and another operator made before.
-
-    That is where a BatchNormalization was folded or a branch merged.
+def _folded_values(model: Model, made_by: dict[str, str], merges: Sequence[Merging]) -> list[str]:
+    """Return the values that a BatchNormalization made before, and a product makes now.
 
     Args:
         model: The fused model.
         made_by: The operator that made each value before.
+        merges: The merges; what a merged product gives is the sum of its branches, under the name of one.
     """
+    merged = {merge.weight for merge in merges}
     outputs = {value.name for value in model.proto.graph.output}
     return [
         name
         for node in model.proto.graph.node
-        if node.op_type in _PRODUCTS
+        if node.op_type in _PRODUCTS and merged.isdisjoint(node.input)
         for name in node.output
-        if name not in outputs and made_by.get(name, node.op_type) != node.op_type
+        if name not in outputs and made_by.get(name) == "BatchNormalization"
     ]
 
 
