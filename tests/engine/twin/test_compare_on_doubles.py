@@ -26,7 +26,7 @@ def built(name):
     return BuildResult(
         engine=Path(f"net.{name}.engine"), written=True, kind="", model=Path("net.onnx"), backend="trt",
         backend_version="10.3.0", options=BuildOptions(sparsity=sparsity, profiles=parse_profiles(["x:1x4,2x4,4x4"])),
-        inputs=(TensorSpec("x", "float16", (None, 4)),), outputs=(), ladder=ladder, forecast=forecast(ladder),
+        inputs=(TensorSpec("x", "float16", (None, 4)),), outputs=(), ladder=ladder, forecast=forecast(ladder), outlook="",
         notes=(), engine_sha256="", engine_bytes=1, parse_ms=1.0, build_ms=1.0, log=(),
     )  # fmt: skip
 
