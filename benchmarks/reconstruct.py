@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def pruned(task: Task, target: Path, samples: Path | None) -> dict[str, Any]:
     command = [sys.executable, "-m", "nm2trt", "prune", str(task.dense), "-o", str(target), "--json"]
     if samples is not None:
         command += ["--calib", str(samples), *task.options]
-    core = min(os.sched_getaffinity(0))
+    core = random.choice(sorted(os.sched_getaffinity(0)))
     single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     process = subprocess.Popen(
         ["taskset", "-c", str(core), *command], stdout=subprocess.PIPE, env={**os.environ, **single}

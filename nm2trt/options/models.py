@@ -155,6 +155,7 @@ class PruneCommand:
         None, metavar="INPUT", help="with --calib: the input that is not 0 at real tokens"
     )
     seed: int = option(0, metavar="N", at_least=0, help="with --calib: seed of the rows drawn (default: 0)")
+    permute: bool = option(True, help="with --calib: do not permute channels first")
     data_root: str | None = option(None, metavar="DIR", stage=False, help=DATA_ROOT)
     allow_functions: bool = option(False, stage=False, help=ALLOW_FUNCTIONS)
     json: bool = option(False, stage=False, keyword=False, help=JSON)

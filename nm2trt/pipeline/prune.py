@@ -28,6 +28,7 @@ def prune(
     calib: str | os.PathLike[str] | None = None,
     valid: str | None = None,
     seed: int = 0,
+    permute: bool = True,
     data_root: str | os.PathLike[str] | None = None,
     allow_functions: bool = False,
 ) -> PruneReport | ReconstructReport:
@@ -44,6 +45,7 @@ def prune(
             values are solved, layer by layer; None keeps the largest magnitudes and repairs nothing.
         valid: With `calib`, an input that is not 0 at real tokens, such as an attention mask.
         seed: With `calib`, the seed of the rows that are drawn.
+        permute: With `calib`, permute channels first, which keeps the function and makes the pattern cheaper.
         data_root: With `calib`, the folder that a recipe's paths are relative to; its own by default.
         allow_functions: With `calib`, run a recipe's `function` source, which is code.
 
@@ -61,7 +63,13 @@ def prune(
             NMPattern.parse(pattern), tuple(include), tuple(exclude), min_channels, valid, seed
         )
         return reconstruct(
-            model, target, options, calib=calib, data_root=data_root, allow_functions=allow_functions
+            model,
+            target,
+            options,
+            calib=calib,
+            permute=permute,
+            data_root=data_root,
+            allow_functions=allow_functions,
         )
     if valid is not None:
         raise InputError("valid marks real tokens in samples; give the samples too, with --calib")

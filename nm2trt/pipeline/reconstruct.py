@@ -1,4 +1,4 @@
-"""A model rebuilt to N:M from samples: BatchNorms folded, then masks and values solved layer by layer."""
+"""A model rebuilt to N:M from samples: BatchNorms folded, channels permuted, then each layer solved."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from nm2trt.errors import InputError
+from nm2trt.errors import InputError, SparsityError
 from nm2trt.pipeline.calibration_input import open_calibration
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from nm2trt.calibration.stream import SampleStream
+    from nm2trt.graph.permute.channel_spaces import SpaceWeight
     from nm2trt.graph.reconstruct.report import ReconstructOptions, ReconstructReport
 
 __all__ = ["reconstruct"]
@@ -23,6 +27,7 @@ def reconstruct(
     options: ReconstructOptions,
     *,
     calib: str | os.PathLike[str],
+    permute: bool = True,
     data_root: str | os.PathLike[str] | None = None,
     allow_functions: bool = False,
 ) -> ReconstructReport:
@@ -33,6 +38,7 @@ def reconstruct(
         output: The file to write.
         options: Pattern, weights, seed.
         calib: Samples: an `.npz` of arrays by input name, or a calibration recipe.
+        permute: Permute channels first, so that the pattern costs less; the function is unchanged.
         data_root: Folder that a recipe's paths are relative to; its own by default.
         allow_functions: Run a recipe's `function` source, which is code.
 
@@ -54,7 +60,35 @@ def reconstruct(
         # A folded BatchNorm leaves each layer a bias, which is what repairs means.
         fused = Path(folder) / model.name
         done = fuse_model(model, fused)
-        report = reconstruct_model(fused, output, samples, options, name=str(model))
+        source = fused
+        if permute:
+            source = _permuted(fused, Path(folder) / f"{model.stem}.permuted.onnx", samples, options)
+        report = reconstruct_model(source, output, samples, options, name=str(model))
     return replace(
-        report, batchnorms_folded=done.batchnorms_folded, parent_mask_sha256=done.parent_mask_sha256
+        report,
+        batchnorms_folded=done.batchnorms_folded,
+        permuted=source is not fused,
+        parent_mask_sha256=done.parent_mask_sha256,
     )
+
+
+def _permuted(source: Path, target: Path, samples: SampleStream, options: ReconstructOptions) -> Path:
+    """Return a copy with permuted channels, or the source if no channel can move to a better place."""
+    from nm2trt.graph.permute.permute_model import permute_model
+    from nm2trt.graph.permute.space_search import PermuteOptions
+    from nm2trt.graph.reconstruct.saliency import weight_saliency
+
+    chosen = PermuteOptions(
+        options.pattern, options.include, options.exclude, options.min_channels, options.seed
+    )
+    found = weight_saliency(source, samples, options)
+
+    def saliency(weight: SpaceWeight, numbers: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
+        scores = found.get(weight.weight)
+        return scores if scores is not None and scores.shape == numbers.shape else None
+
+    try:
+        permute_model(source, target, chosen, saliency=saliency)
+    except SparsityError:
+        return source
+    return target

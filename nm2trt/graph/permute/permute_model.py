@@ -12,7 +12,7 @@ from nm2trt.errors import DifferenceError, SparsityError
 from nm2trt.files import check_output
 from nm2trt.graph.execute.output_comparison import Agreement, Reference, lowest_type, run_reference
 from nm2trt.graph.permute.permute_graph import Permutation, find_permutation, rewrites_of
-from nm2trt.graph.permute.space_search import PermuteOptions, SpaceResult
+from nm2trt.graph.permute.space_search import PermuteOptions, SaliencyOf, SpaceResult, magnitude
 from nm2trt.graph.storage.model import Model, load
 from nm2trt.graph.storage.save import refuse_data_file, refuse_same_file, save
 from nm2trt.graph.storage.stage_metadata import LineageEntry, record
@@ -74,6 +74,7 @@ def permute_model(
     options: PermuteOptions | None = None,
     *,
     compare: bool = True,
+    saliency: SaliencyOf = magnitude,
 ) -> PermuteReport:
     """Write a copy of a model with permuted channels.
 
@@ -82,6 +83,7 @@ def permute_model(
         target: The file to write; not the source.
         options: Which weights count, and how long to search.
         compare: Run both models in ONNX Runtime on random inputs, and refuse a result that differs.
+        saliency: How much each element of a weight matters.
 
     Returns:
         How much the pattern keeps in each channel space before and after, and how far the outputs moved.
@@ -99,7 +101,7 @@ def permute_model(
     refuse_same_file(source, target)
     refuse_data_file(model, target)
     check_output(target)
-    permutation = find_permutation(model, options)
+    permutation = find_permutation(model, options, saliency=saliency)
     _refuse_unmoved(permutation, str(source), options)
     parent = verify_model(model.proto, pattern=options.pattern, external_data_root=model.root)
     unasked = "outputs were not compared: not asked for"

@@ -117,6 +117,7 @@ class ReconstructReport:
         parent_mask_sha256: Mask hash of the model that was read.
         mask_sha256: Mask hash of the model that was written.
         batchnorms_folded: BatchNorms that were folded into layers first.
+        permuted: Whether channels were permuted first.
         relation: "rebuilt".
     """
 
@@ -134,6 +135,7 @@ class ReconstructReport:
     parent_mask_sha256: str
     mask_sha256: str
     batchnorms_folded: int = 0
+    permuted: bool = False
     relation: Literal["rebuilt"] = "rebuilt"
 
     @property
@@ -160,6 +162,7 @@ class ReconstructReport:
             "samples_sha256": self.samples_sha256,
             "seconds": self.seconds,
             "batchnorms_folded": self.batchnorms_folded,
+            "permuted": self.permuted,
             "parent_mask_sha256": self.parent_mask_sha256,
             "mask_sha256": self.mask_sha256,
             "relation": self.relation,

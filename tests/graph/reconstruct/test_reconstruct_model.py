@@ -136,6 +136,18 @@ def test_same_bits_again_and_another_seed_other_rows(tmp_path, made):
     assert (tmp_path / "b.onnx").read_bytes() == (tmp_path / "c.onnx").read_bytes()
 
 
+def test_channels_are_permuted_unless_told_not_to(tmp_path, made):
+    found = {}
+    for permute in (True, False):
+        report = nm2trt.prune(made[0], tmp_path / "b.onnx", calib=made[1], permute=permute)
+        assert report.permuted is permute
+        stages = [stage.stage for stage in read_lineage(load(tmp_path / "b.onnx").proto)]
+        assert stages == (["permute", "prune --calib"] if permute else ["prune --calib"])
+        assert verify_model(tmp_path / "b.onnx").passed()
+        found[permute] = sum(row.error for row in report.weights if row.status == "pruned")
+    assert found[True] < found[False]
+
+
 def test_every_layer_reports_its_errors(made, tmp_path):
     model, calib = made
     report = nm2trt.prune(model, tmp_path / "b.onnx", calib=calib)

@@ -1,0 +1,85 @@
+"""How much each weight matters on calibration samples: the loss that removing it costs after the best repair.
+
+Optimal brain surgeon (Hassibi and Stork 1993): w^2 / [H^-1]_jj, here divided by the variance of the layer's
+output, so that layers that share a channel space can be added up.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nm2trt.calibration.stream import SampleStream
+from nm2trt.graph.reconstruct.chunks import read_chunks
+from nm2trt.graph.reconstruct.layers import Layer, find_layers
+from nm2trt.graph.reconstruct.network import Network
+from nm2trt.graph.reconstruct.report import ReconstructOptions
+from nm2trt.graph.reconstruct.statistics import gather_moments
+from nm2trt.graph.reconstruct.streams import Segments, Stream
+from nm2trt.graph.storage.model import load
+from nm2trt.nm.layer_moments import centre, input_scale
+from nm2trt.progress import bar
+
+__all__ = ["weight_saliency"]
+
+Array = npt.NDArray[Any]
+
+_MOST_SAMPLES = 128
+_RIDGE, _RIDGE_OF_FEW = 0.01, 0.2
+
+
+def weight_saliency(source: Path, samples: SampleStream, options: ReconstructOptions) -> dict[str, Array]:
+    """Return the saliency of every layer's weight, in the weight's own shape, float32.
+
+    One pass of the dense network over at most 128 samples; layers whose inputs are not finite are left out.
+
+    Args:
+        source: The ONNX file.
+        samples: Calibration samples.
+        options: Seed and mask input.
+
+    Raises:
+        DataError: The samples do not fit the model.
+        OutputError: The disk cannot hold the activations.
+    """
+    network = Network(load(source))
+    layers = [layer for layer in find_layers(network)[0] if not layer.depthwise]
+    chunks = read_chunks(source, samples).feeds
+    chunks = chunks[: max(1, _MOST_SAMPLES // len(next(iter(chunks[0].values()))))]
+    segments = Segments(network, [options.valid] if options.valid is not None else [])
+    found: dict[str, Array] = {}
+    with tempfile.TemporaryDirectory(prefix="nm2trt-saliency-") as folder, bar("saliency", 1.0) as shown:
+        stream = Stream(Path(folder), chunks)
+        for number, layer in enumerate(layers):
+            shown.update(number / len(layers), description=f"saliency {layer.weight}")
+            stream.advance(segments, layer.index, {}, lambda: None)
+            scores = _layer_saliency(layer, network, stream, options, number)
+            if np.isfinite(scores).all():
+                found[layer.weight] = scores
+    return found
+
+
+def _layer_saliency(
+    layer: Layer, network: Network, stream: Stream, options: ReconstructOptions, number: int
+) -> Array:
+    rows = layer.rows(network.read(layer.weight))
+    random = np.random.default_rng([options.seed, number])
+    gathered = gather_moments(layer, rows, stream, stream, valid=options.valid, random=random)
+    sums = gathered.fitted if gathered.held_out is None else gathered.fitted + gathered.held_out
+    if not np.isfinite(sums.xx).all():
+        return np.full(layer.shape, np.nan, np.float32)
+    means: Sequence[Array] | tuple[None, None] = (None, None)
+    if layer.bias is not None:
+        means = (sums.x / sums.rows, sums.y / sums.rows)
+    problem = centre(sums, *means)
+    scale = input_scale(problem.h)
+    ridge = _RIDGE + _RIDGE_OF_FEW * layer.inputs / sums.rows
+    scaled = problem.h / scale / scale[:, None] + ridge * np.eye(layer.inputs)
+    left = np.diagonal(np.linalg.inv(scaled))
+    scores = (rows * scale) ** 2 / left / max(problem.yy, 1e-30)
+    return np.asarray(layer.stored(scores), np.float32)
