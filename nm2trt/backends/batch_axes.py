@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from nm2trt.backends.protocol import TensorSpec
+from nm2trt.errors import DataError
 
-__all__ = ["batch_axis", "batch_name", "data_dependent"]
+__all__ = ["as_feed", "batch_axis", "batch_name", "data_dependent", "fixed_batch", "sample_first"]
+
+Array = npt.NDArray[Any]
 
 
 def batch_name(inputs: Sequence[TensorSpec]) -> str | None:
@@ -48,3 +55,106 @@ def data_dependent(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) 
             if not isinstance(size, int)
         )
     )
+
+
+def sample_first(inputs: Sequence[TensorSpec], arrays: Mapping[str, Array]) -> dict[str, Array] | None:
+    """Put the samples first in arrays that have the batch elsewhere, or none; None if all have it first.
+
+    What an input declares as fixed and gets whole, such as a rate or an initial state, is the same for every
+    sample: it is repeated without a copy.
+
+    Args:
+        inputs: What the model takes.
+        arrays: Arrays as it takes them, the batch axis as long as there are samples.
+    """
+    axes = _sample_axes(inputs, {name: array.shape for name, array in arrays.items()})
+    if all(axis == 0 for axis in axes.values()):
+        return None
+    lengths = {arrays[name].shape[axis] for name, axis in axes.items() if axis is not None}
+    if len(lengths) > 1:
+        shapes = {name: array.shape for name, array in arrays.items()}
+        raise DataError(
+            f"the arrays {shapes} do not hold the same number of samples on the model's batch axis"
+        )
+    count = lengths.pop() if lengths else 1
+    return {
+        name: np.broadcast_to(arrays[name], (count, *arrays[name].shape))
+        if axis is None
+        else np.moveaxis(arrays[name], axis, 0)
+        for name, axis in axes.items()
+    }
+
+
+def _sample_axes(
+    inputs: Sequence[TensorSpec], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, int | None]:
+    batch = batch_name(inputs)
+    axes: dict[str, int | None] = {}
+    for spec in inputs:
+        shape = shapes[spec.name]
+        if len(shape) != len(spec.shape):
+            axes[spec.name] = 0  # a later check says what is wrong
+        elif batch is not None and batch in spec.shape:
+            axes[spec.name] = spec.shape.index(batch)
+        elif shape == spec.shape:
+            axes[spec.name] = None
+        else:
+            other = [k for k, size in enumerate(spec.shape) if isinstance(size, int) and size != shape[k]]
+            free = [k for k, size in enumerate(spec.shape) if not isinstance(size, int)]
+            axes[spec.name] = other[0] if other else free[0] if free else 0
+    if all(axis is None for axis in axes.values()):
+        firsts = {spec.shape[:1] for spec in inputs}
+        if len(firsts) == 1 and firsts != {()}:
+            return dict.fromkeys(axes, 0)
+    return axes
+
+
+def _feed_axis(spec: TensorSpec, row: tuple[int, ...], batch: str | None) -> int | None:
+    """Return where the samples, whose shape is `row`, go in an input; None if one sample is all of it."""
+    if len(row) == len(spec.shape):
+        return None
+    if batch is not None and batch in spec.shape:
+        return spec.shape.index(batch)
+    for axis in range(len(spec.shape)):
+        rest = (*spec.shape[:axis], *spec.shape[axis + 1 :])
+        if len(rest) == len(row) and all(
+            not isinstance(want, int) or want == have for want, have in zip(rest, row, strict=True)
+        ):
+            return axis
+    return 0
+
+
+def fixed_batch(inputs: Sequence[TensorSpec], arrays: Mapping[str, Array]) -> int | None:
+    """Return the only batch size that inputs take, for arrays with the samples first; None if it is free.
+
+    Raises:
+        DataError: Two inputs take batches of different sizes.
+    """
+    batch = batch_name(inputs)
+    sizes: set[int] = set()
+    for spec in inputs:
+        axis = _feed_axis(spec, arrays[spec.name].shape[1:], batch)
+        size = None if axis is None or axis >= len(spec.shape) else spec.shape[axis]
+        if isinstance(size, int):
+            sizes.add(size)
+    if len(sizes) > 1:
+        raise DataError(f"the model's inputs take batches of different sizes, {sorted(sizes)}")
+    return next(iter(sizes), None)
+
+
+def as_feed(spec: TensorSpec, array: Array, inputs: Sequence[TensorSpec]) -> Array:
+    """Return samples, first in the array, as an input takes them.
+
+    Raises:
+        DataError: The input takes one value for the whole batch, and the samples have several.
+    """
+    axis = _feed_axis(spec, array.shape[1:], batch_name(inputs))
+    if axis is not None:
+        return np.moveaxis(array, 0, axis) if axis < array.ndim else array
+    if (array[1:] != array[:1]).any():
+        raise DataError(
+            f"input {spec.name!r} is one for the whole batch, and the samples have different ones; run those "
+            "apart"
+        )
+    first: Array = np.asarray(array[0])
+    return first

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.backends.batch_axes import fixed_batch
 from nm2trt.backends.protocol import Session
 from nm2trt.calibration.collectors import METHODS, Collector, Method, Observed, collector_for
 from nm2trt.calibration.range_cache import RangeCache
@@ -198,14 +199,14 @@ class _Run:
                 self.cache.save(done, digest.hexdigest(), arrays)
 
     def _run(self, session: Session, batch: Batch, collector: Collector) -> None:
-        feeds = fitted(batch, session.inputs, self.samples.source)
-        fixed = next((s.shape[0] for s in session.inputs if s.shape and isinstance(s.shape[0], int)), None)
+        fitted(batch, session.inputs, self.samples.source)
+        fixed = fixed_batch(session.inputs, batch)
         length = _length(batch)
         step = length if fixed is None else fixed
         for start in range(0, length, step):
             # A fixed batch is filled up with its last sample, which is not counted again.
             at = np.arange(start, start + step).clip(max=length - 1)
-            part = feeds if fixed is None else {name: array[at] for name, array in feeds.items()}
+            part = fitted({n: a[at] for n, a in batch.items()}, session.inputs, self.samples.source)
             outputs = session.run(part)
             if self.first is not None:
                 self.first(part, outputs)

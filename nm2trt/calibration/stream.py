@@ -18,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.backends.batch_axes import as_feed, fixed_batch, sample_first
 from nm2trt.backends.protocol import TensorSpec, numpy_dtype
 from nm2trt.errors import BackendMissingError, DataError
 from nm2trt.files import check_input
@@ -81,6 +82,7 @@ def open_samples(
     *,
     data_root: str | os.PathLike[str] | None = None,
     allow_functions: bool = False,
+    inputs: Sequence[TensorSpec] = (),
 ) -> SampleStream:
     """Open an `.npz` of arrays by input name, or a calibration recipe.
 
@@ -88,6 +90,8 @@ def open_samples(
         path: The file; what ends in `.npz` is one, anything else is read as a recipe. Labels are left out.
         data_root: Folder that a recipe's paths are relative to; its own by default.
         allow_functions: Run a recipe's `function` source, which is code.
+        inputs: What the model takes: arrays of an `.npz` may then have the batch on another axis, or be one
+            value for all samples.
 
     Raises:
         InputError: The file, or one that the recipe names, is missing or wrong.
@@ -96,7 +100,7 @@ def open_samples(
     """
     path = Path(path)
     if path.suffix.lower() == ".npz":
-        return _open_npz(path)
+        return _open_npz(path, inputs)
     try:
         from nm2trt.calibration.recipe import load_recipe, open_recipe, read_recipe
     except ImportError as error:
@@ -132,7 +136,7 @@ class _Member:
     shape: tuple[int, ...]
 
 
-def _open_npz(path: Path) -> SampleStream:
+def _open_npz(path: Path, inputs: Sequence[TensorSpec]) -> SampleStream:
     check_input(path, "an .npz")
     try:
         with zipfile.ZipFile(path) as archive:
@@ -144,11 +148,37 @@ def _open_npz(path: Path) -> SampleStream:
     members = [member for member in members if member.name not in LABELS]
     if not members:
         raise DataError(f"{path} holds no array; give one for each input, under its name")
+    if {spec.name for spec in inputs} == {member.name for member in members}:
+        arranged = _arranged(path, members, inputs)
+        if arranged is not None:
+            return arranged
     lengths = {member.name: member.shape[0] if member.shape else -1 for member in members}
     if len(set(lengths.values())) != 1 or -1 in lengths.values():
         shapes = {member.name: member.shape for member in members}
         raise DataError(f"{path}: the arrays {shapes} do not have one sample each on their first dimension")
     return SampleStream(str(path), members[0].shape[0], _BATCH, lambda size: _read_npz(path, members, size))
+
+
+def _arranged(path: Path, members: Sequence[_Member], inputs: Sequence[TensorSpec]) -> SampleStream | None:
+    """Return samples in memory, first in each array; None if every array has them first in the file."""
+    shapes = {member.name: np.broadcast_to(np.int8(0), member.shape) for member in members}
+    if sample_first(inputs, shapes) is None:
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = sample_first(inputs, {member.name: archive[member.name] for member in members}) or {}
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, zlib.error) as error:
+        raise DataError(f"{path} is damaged: an array in it ends early") from error
+    count = len(next(iter(arrays.values())))
+    return SampleStream(
+        str(path),
+        count,
+        _BATCH,
+        lambda size: (
+            {name: array[start : start + size] for name, array in arrays.items()}
+            for start in range(0, count, size)
+        ),
+    )
 
 
 def _head(archive: zipfile.ZipFile, name: str, path: Path) -> _Member:
@@ -203,14 +233,16 @@ def fitted(batch: Mapping[str, Array], inputs: Sequence[TensorSpec], source: str
     names = [spec.name for spec in inputs]
     if set(batch) != set(names):
         raise DataError(f"{source}: the model's inputs are {names}, the samples have {sorted(batch)}")
-    return {spec.name: _fit_one(batch[spec.name], spec, source) for spec in inputs}
+    return {spec.name: _fit_one(batch[spec.name], spec, source, inputs) for spec in inputs}
 
 
-def _fit_one(array: Array, spec: TensorSpec, source: str) -> Array:
+def _fit_one(given: Array, spec: TensorSpec, source: str, inputs: Sequence[TensorSpec]) -> Array:
     wanted = numpy_dtype(spec.dtype)
+    array = as_feed(spec, given, inputs)
+    whole = fixed_batch([spec], {spec.name: given}) if given.ndim == len(spec.shape) else None
     fits = array.ndim == len(spec.shape) and all(
-        not isinstance(size, int) or size == have
-        for size, have in list(zip(spec.shape, array.shape, strict=True))[1:]
+        not isinstance(size, int) or size == have or (size == whole and have == len(given))
+        for size, have in zip(spec.shape, array.shape, strict=True)
     )
     if not fits:
         shape = "x".join(str(size if size is not None else "?") for size in spec.shape)
@@ -225,4 +257,4 @@ def _fit_one(array: Array, spec: TensorSpec, source: str) -> Array:
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"{source}: input {spec.name!r} holds NaN or infinity")
-    return np.ascontiguousarray(array.astype(wanted, copy=False))
+    return np.asarray(array, wanted, order="C")  # ascontiguousarray gives a scalar an axis

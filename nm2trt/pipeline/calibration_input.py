@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from nm2trt.errors import InputError
 
 if TYPE_CHECKING:
+    from nm2trt.backends.protocol import TensorSpec
     from nm2trt.calibration.stream import SampleStream
 
 __all__ = ["open_calibration", "refuse_replacing"]
@@ -33,8 +34,9 @@ def open_calibration(
     data_root: str | os.PathLike[str] | None,
     *,
     allow_functions: bool,
+    model: Path | None = None,
 ) -> SampleStream:
-    """Open calibration samples, in batches of `batch` unless it is None.
+    """Open calibration samples, in batches of `batch` unless it is None, as `model`'s inputs lay them out.
 
     Raises:
         InputError: The batch is below 1, or a path is wrong.
@@ -44,5 +46,11 @@ def open_calibration(
 
     if batch is not None and batch < 1:
         raise InputError(f"a batch of {batch} holds no sample; give 1 or more")
-    samples = open_samples(calib, data_root=data_root, allow_functions=allow_functions)
+    inputs: tuple[TensorSpec, ...] = ()
+    if model is not None and Path(calib).suffix.lower() == ".npz":
+        from nm2trt.backends.protocol import TensorSpec
+        from nm2trt.graph.storage.model_info import describe_model
+
+        inputs = tuple(TensorSpec(x.name, x.dtype, x.shape or ()) for x in describe_model(model).inputs)
+    samples = open_samples(calib, data_root=data_root, allow_functions=allow_functions, inputs=inputs)
     return samples if batch is None else replace(samples, batch=batch)

@@ -60,7 +60,7 @@ def cast(
     kept = out.with_suffix(".ranges.npz") if cache is None else Path(cache)
     if calib is not None:
         refuse_replacing(model, out, kept, calib)
-        samples = open_calibration(calib, batch, data_root, allow_functions=allow_functions)
+        samples = open_calibration(calib, batch, data_root, allow_functions=allow_functions, model=model)
     return cast_model(
         model, out, to=to, keep=tuple(keep), io=io, samples=samples, cache=kept, compare=compare
     )

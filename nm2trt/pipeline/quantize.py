@@ -66,5 +66,5 @@ def quantize(
     out = model.with_suffix(f".{to}.onnx") if output is None else Path(output)
     kept = out.with_suffix(".ranges.npz") if cache is None else Path(cache)
     refuse_replacing(model, out, kept, calib)
-    samples = open_calibration(calib, batch, data_root, allow_functions=allow_functions)
+    samples = open_calibration(calib, batch, data_root, allow_functions=allow_functions, model=model)
     return quantize_model(model, out, samples, options, cache=kept, compare=compare)

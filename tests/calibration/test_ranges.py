@@ -320,3 +320,46 @@ def test_pads_are_not_counted_where_each_sample_has_several_rows(heads):
         )
         counts.append(found.largest("v"))
     assert counts[0] == counts[1]
+
+
+STATEFUL = (
+    TensorSpec("x", "float32", ("n", 16)),
+    TensorSpec("state", "float32", (2, "n", 8)),
+    TensorSpec("rate", "int64", ()),
+)
+FIXED = (
+    TensorSpec("x", "float32", (1, 16)),
+    TensorSpec("state", "float32", (2, 1, 8)),
+    TensorSpec("rate", "int64", ()),
+)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "state"),
+    [(STATEFUL, (2, 6, 8)), (FIXED, (2, 1, 8)), (FIXED, (2, 6, 8))],
+    ids=["batch second", "one state for all", "batch second, fixed to 1"],
+)
+def test_states_and_scalars_are_fed_as_the_model_takes_them(tmp_path, inputs, state):
+    """Each sample's run against the rows of the file, by hand."""
+    random = np.random.default_rng(0)
+    x, states = random.standard_normal((6, 16)), random.standard_normal(state)
+    np.savez(tmp_path / "x.npz", x=x, state=states, rate=np.array(16000))
+    stream = open_samples(tmp_path / "x.npz", inputs=inputs)
+    assert stream.count == 6
+    (batch,) = stream.read(6)
+    for at in range(6):
+        one = fitted({name: array[at : at + 1] for name, array in batch.items()}, inputs, "s")
+        assert one["rate"].shape == ()
+        assert one["rate"] == 16000
+        assert one["x"] == pytest.approx(x[at : at + 1])
+        mine = states[:, at : at + 1] if state[1] == 6 else states
+        assert one["state"] == pytest.approx(mine)
+    if inputs is STATEFUL:
+        assert fitted(batch, inputs, "s")["state"] == pytest.approx(states)
+
+
+def test_one_state_for_all_cannot_differ_within_a_batch():
+    inputs = (TensorSpec("x", "float32", ("n", 4)), TensorSpec("rate", "int64", ()))
+    batch = {"x": np.zeros((2, 4), np.float32), "rate": np.array([8000, 16000])}
+    with pytest.raises(DataError, match="input 'rate' is one for the whole batch"):
+        fitted(batch, inputs, "s")

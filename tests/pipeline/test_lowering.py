@@ -152,7 +152,6 @@ def untouched(folder):
 
 @pytest.mark.parametrize("keep", [[], ["--keep"]], ids=["", "keep"])
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
-@pytest.mark.parametrize("force", [[], ["--sparsity=force"]], ids=["", "force"])
 def test_a_dry_run_of_build_leaves_the_folder_byte_for_byte(
     folder, untouched, capsys, precision, keep, force
 ):
@@ -160,5 +159,5 @@ def test_a_dry_run_of_build_leaves_the_folder_byte_for_byte(
     for suffix in ("fp16.onnx", "bf16.onnx", "int8.onnx", "int8.ranges.npz", "fp16.ranges.npz"):
         (folder / f"m.{suffix}").write_bytes(b"precious")
     untouched()
-    words = ["build", "m.onnx", "--precision", precision, "--calib", "x.npz", *keep, *force]
+    words = ["build", "m.onnx", "--precision", precision, "--calib", "x.npz", *keep]
     assert main([*words, "--dry-run"]) == 0, capsys.readouterr().err

@@ -241,7 +241,7 @@ def _doubts(differences: Sequence[OutputDifference]) -> list[str]:
         f"output {item.name!r} has a cosine of {item.cosine_text} to the original's: give samples (--calib), "
         "or keep nodes in float32 (--keep)"
         for item in differences
-        if item.elements and (item.cosine is None or item.cosine < _UNRELATED)
+        if item.max_abs > 0 and (item.cosine is None or item.cosine < _UNRELATED)
     ]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
+from nm2trt.backends.batch_axes import fixed_batch
 from nm2trt.backends.ort import open_onnx
 from nm2trt.calibration.ranges import Ranges, calibrate
 from nm2trt.calibration.stream import SampleStream, fitted
@@ -213,11 +214,14 @@ def _reference(source: Path, samples: SampleStream, first: Sequence[tuple[Any, A
     if first:
         return Reference(*first[0])
     with open_onnx(source) as session:
-        size = next((s.shape[0] for s in session.inputs if s.shape and isinstance(s.shape[0], int)), None)
-        batch = fitted(next(samples.read(size or samples.batch)), session.inputs, samples.source)
+        given = next(samples.read(samples.batch))
+        fitted(given, session.inputs, samples.source)
+        size = fixed_batch(session.inputs, given)
         if size is not None:
-            at = np.arange(size).clip(max=len(next(iter(batch.values()))) - 1)
-            batch = {name: array[at] for name, array in batch.items()}
+            given = next(samples.read(size))
+            at = np.arange(size).clip(max=len(next(iter(given.values()))) - 1)
+            given = {name: array[at] for name, array in given.items()}
+        batch = fitted(given, session.inputs, samples.source)
         return Reference(batch, session.run(batch))
 
 
