@@ -27,7 +27,7 @@ from nm2trt.nm.axes import OnnxWeight
 from nm2trt.nm.mask import nm_mask
 from nm2trt.nm.pattern import NMPattern
 
-__all__ = ["Reading", "zero_weakest"]
+__all__ = ["Reading", "check_reach", "zero_weakest"]
 
 Array = npt.NDArray[Any]
 
@@ -82,6 +82,27 @@ def zero_weakest(
     # A large model keeps nothing in memory: this is done again when its turn to be written comes.
     light = [replace(r, weight=replace(r.weight, value=None)) for r in readings]
     return Rewrite(tensor, lambda: iter([_masked(tensor, light[0], source, _agreed(light, source, pattern))]))
+
+
+def check_reach(readings: Sequence[Reading], sources: Sequence[Source], pattern: NMPattern) -> None:
+    """Raise unless every element that must become zero lies in one of the stored tensors.
+
+    Raises:
+        Opaque: An element comes from elsewhere.
+    """
+    for reading in readings:
+        consumer = reading.weight.consumer
+        value = reading.weight.value
+        value = evaluate(consumer.scope, consumer.value) if value is None else value
+        magnitude = _magnitude(value, _operand_zero(reading))
+        reached = np.zeros(value.shape, np.bool_)
+        for source in sources:
+            places = stored_places(consumer.scope, consumer.value, source)
+            if places is not None and places.shape == reached.shape:
+                reached |= places >= 0
+        mask = nm_mask(magnitude, pattern, axis=reading.how.axis)
+        if bool((~mask & ~reached & (magnitude != 0)).any()):
+            raise Opaque(f"part of what {consumer.label} reads is not a stored tensor that can be changed")
 
 
 def _agreed(readings: Sequence[Reading], source: Source, pattern: NMPattern) -> Array:

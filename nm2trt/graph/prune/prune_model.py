@@ -15,7 +15,7 @@ from typing import Any, Literal
 from nm2trt.errors import InputError, LineageError, SparsityError
 from nm2trt.files import check_output
 from nm2trt.graph.analysis.numpy_operators import Opaque
-from nm2trt.graph.prune.magnitude import Reading, zero_weakest
+from nm2trt.graph.prune.magnitude import Reading, check_reach, zero_weakest
 from nm2trt.graph.prune.stored_weights import Candidate, stored_weights
 from nm2trt.graph.storage.model import Model, load, metadata
 from nm2trt.graph.storage.save import Rewrite, refuse_same_file, save
@@ -148,13 +148,24 @@ def prune_model(
     rules = _Rules(pattern, tuple(include), tuple(exclude), min_channels, _earlier_plan(model))
     judged = {(row.weight, row.consumer): row for row in parent.weights}
     found = stored_weights(model)
-    _check_globs(rules, [weight.name for weight in found])
-    outcomes = [_decide(weight.open(), rules, judged) for weight in found]
+    outcomes = []
+    names: list[str] = []
+    for stored in found:
+        candidate = stored.open()
+        names += [candidate.name, *candidate.part_names]
+        # A part that is a weight of its own has its own row.
+        own = {item.name for item in found}
+        outcomes += [
+            row
+            for row in _decide_all(candidate, rules, judged)
+            if row[0].weight == candidate.name or row[0].weight not in own
+        ]
+    _check_globs(rules, names)
     weights = tuple(weight for weight, _ in outcomes)
     if all(weight.status == "dense" for weight in weights):
         first = f"; {weights[0].weight}: {weights[0].reason}" if weights else ""
         raise SparsityError(f"no weight of {source} can hold {pattern}{first}")
-    rewrites = [rewrite for _, rewrite in outcomes if rewrite is not None]
+    rewrites = [rewrite for _, found in outcomes for rewrite in found]
     plan = Plan(tuple(_entry(weight, rules) for weight in weights), METHOD)
     relation: Relation = "subset" if rewrites else "equal"
     written: list[VerifyReport] = []
@@ -202,9 +213,29 @@ def _check_globs(rules: _Rules, names: Sequence[str]) -> None:
                 raise InputError(f"{argument}: {glob!r} matches no weight; the model has {shown} ...")
 
 
+def _decide_all(
+    candidate: Candidate, rules: _Rules, judged: Mapping[tuple[str, str], WeightVerdict]
+) -> list[tuple[PrunedWeight, tuple[Rewrite, ...]]]:
+    """Decide on a weight; the parts that a Concat joins to it share its fate, and have a row each."""
+    weight, rewrites = _decide(candidate, rules, judged)
+    rows = [(weight, rewrites)]
+    for (source, _), name in zip(candidate.parts, candidate.part_names, strict=True):
+        part = PrunedWeight(
+            weight=name,
+            consumers=candidate.consumers,
+            shape=source.shape,
+            dtype=source.dtype,
+            axis=None,
+            status=weight.status,
+            reason=f"joined with {candidate.name}: {weight.reason}",
+        )
+        rows.append((part, ()))
+    return rows
+
+
 def _decide(
     candidate: Candidate, rules: _Rules, judged: Mapping[tuple[str, str], WeightVerdict]
-) -> tuple[PrunedWeight, Rewrite | None]:
+) -> tuple[PrunedWeight, tuple[Rewrite, ...]]:
     first = candidate.readings[0] if candidate.readings else None
 
     def outcome(status: Literal["pruned", "kept", "dense"], reason: str) -> PrunedWeight:
@@ -220,21 +251,26 @@ def _decide(
 
     reason = _dense_reason(candidate, rules)
     if reason is not None or candidate.tensor is None or candidate.source is None or first is None:
-        return outcome("dense", reason or candidate.obstacle), None
+        return outcome("dense", reason or candidate.obstacle), ()
     try:
         rows = [judged[candidate.name, reading.weight.consumer.label] for reading in candidate.readings]
         if any(row.nonfinite for row in rows):
-            return outcome("dense", "it holds NaN or infinity; repair it before pruning"), None
+            return outcome("dense", "it holds NaN or infinity; repair it before pruning"), ()
         if all(
             row.pattern == "holds" or _holds(reading, row, rules)
             for reading, row in zip(candidate.readings, rows, strict=True)
         ):
-            return outcome("kept", f"it held {rules.pattern} already"), None
-        rewrite = zero_weakest(candidate.tensor, candidate.source, candidate.readings, rules.pattern)
+            return outcome("kept", f"it held {rules.pattern} already"), ()
+        stored = [(candidate.source, candidate.tensor), *candidate.parts]
+        if candidate.parts or any(reading.weight.tensor is None for reading in candidate.readings):
+            check_reach(candidate.readings, [source for source, _ in stored], rules.pattern)
+        rewrites = tuple(
+            zero_weakest(tensor, source, candidate.readings, rules.pattern) for source, tensor in stored
+        )
     except Opaque as why:
-        return outcome("dense", str(why)), None
+        return outcome("dense", str(why)), ()
     length = first.weight.shape[first.how.axis]
-    return outcome("pruned", f"{length} elements on axis {first.how.axis}"), rewrite
+    return outcome("pruned", f"{length} elements on axis {first.how.axis}"), rewrites
 
 
 def _holds(reading: Reading, row: WeightVerdict, rules: _Rules) -> bool:
@@ -246,10 +282,11 @@ def _holds(reading: Reading, row: WeightVerdict, rules: _Rules) -> bool:
 
 def _dense_reason(candidate: Candidate, rules: _Rules) -> str | None:
     """Say why a weight stays dense, or None when it may be pruned."""
-    glob = next((g for g in rules.exclude if fnmatchcase(candidate.name, g)), None)
+    names = (candidate.name, *candidate.part_names)
+    glob = next((g for g in rules.exclude if any(fnmatchcase(name, g) for name in names)), None)
     if glob is not None:
         return f"excluded by {glob!r}"
-    if rules.include and not any(fnmatchcase(candidate.name, g) for g in rules.include):
+    if rules.include and not any(fnmatchcase(name, g) for g in rules.include for name in names):
         return "not among the included weights"
     if candidate.obstacle:
         return candidate.obstacle

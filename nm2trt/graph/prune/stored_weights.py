@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from nm2trt.graph.analysis.constant_values import Source
+from nm2trt.graph.analysis.constant_values import Source, stored_places
 from nm2trt.graph.analysis.numpy_operators import Opaque
 from nm2trt.graph.analysis.scopes import Scope, walk
 from nm2trt.graph.analysis.weight_operands import Consumer, consumers
@@ -32,6 +32,7 @@ class Candidate:
         consumers: Labels of the nodes that read it as a weight.
         readings: How they do, where all of them can be told.
         obstacle: The clause that says why it cannot be changed, or "".
+        parts: The other stored tensors of a weight that a Concat joins, with where each is stored.
     """
 
     name: str
@@ -42,6 +43,12 @@ class Candidate:
     consumers: tuple[str, ...]
     readings: tuple[Reading, ...]
     obstacle: str
+    parts: tuple[tuple[Source, onnx.TensorProto], ...] = ()
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Names of the parts, with their scopes in front."""
+        return tuple(source.scope.name + source.name for source, _ in self.parts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,8 +97,17 @@ def _candidate(name: str, group: Sequence[tuple[Consumer, Source | None]], reade
             readings.append(reading)
         else:
             obstacle = obstacle or reading
+    parts: list[tuple[Source, onnx.TensorProto]] = []
     if source is not None and not obstacle:
-        obstacle = readers.foreign(source, {(c.scope.name, id(c.node), c.input_index) for c, _ in group})
+        weights = {(c.scope.name, id(c.node), c.input_index) for c, _ in group}
+        obstacle = readers.foreign(source, weights)
+        for part in _parts(group[0][0], source):
+            stored, why = _stored(part)
+            why = why or readers.foreign(part, weights)
+            if stored is not None:
+                parts.append((part, stored))
+            if why and not obstacle:
+                obstacle = f"it is joined with {part.scope.name + part.name}: {why}"
     return Candidate(
         name=name,
         tensor=tensor,
@@ -101,7 +117,30 @@ def _candidate(name: str, group: Sequence[tuple[Consumer, Source | None]], reade
         consumers=tuple(consumer.label for consumer, _ in group),
         readings=tuple(readings) if len(readings) == len(group) else (),
         obstacle=obstacle,
+        parts=tuple(parts),
     )
+
+
+def _parts(consumer: Consumer, main: Source) -> list[Source]:
+    """Return the stored tensors that a Concat joins to the main one."""
+    sources = consumer.sources
+    if len(sources) < 2 or consumer.state.kind != "constant":
+        return []
+    whole = stored_places(consumer.scope, consumer.value, main)
+    if whole is None or bool((whole >= 0).all()):
+        return []
+    found = []
+    for source in sources:
+        if source is main or source.dtype in ("bool", "int64", "int32", "string"):
+            continue
+        if (source.scope is main.scope) and source.name == main.name:
+            continue
+        places = stored_places(consumer.scope, consumer.value, source)
+        if places is None or places.shape != whole.shape:
+            continue
+        if bool((places >= 0).any()) and not bool(((places >= 0) & (whole >= 0)).any()):
+            found.append(source)
+    return found
 
 
 def _stored(source: Source | None) -> tuple[onnx.TensorProto | None, str]:
