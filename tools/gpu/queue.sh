@@ -16,7 +16,7 @@ job() { # name, limit in seconds, command: less where the queue's time is shorte
 (while [ ! -e "$W/pieces/trt.here" ]; do sleep 1; done; cd "$W/pieces" && sha256sum -c --quiet SHA256SUMS && mkdir -p "$W/b" && cat p[0-9]* | xz -dc -T0 | tar x -C "$W/b" && touch "$W/trt.ready" || touch "$W/trt.broken") &
 trt() { LINES_OF=12 job trt-"$1" "$2" env NM2TRT_PYTHONPATH="$P" "$W/b/trt86/run" python3.10 "$K/twins.py" "$W/models" "$O/trt" "${@:3}" --project "$P" --deadline "$(($2 - 5))"; }
 
-job pytest-gpu 90 "$PY" -m pytest -p no:cacheprovider -q -m "gpu and not trt" --rootdir "$P" -c "$P/setup.cfg" "$P"/tests/nm/test_mask.py "$P"/tests/sparsity/fcpts/test_session.py "$P"/tests/benchmarks/test_gpu_gain.py
+job pytest-gpu 90 "$PY" -m pytest -p no:cacheprovider -q -m "gpu and not trt" --rootdir "$P" -c "$P/setup.cfg" "$P"/tests/nm/test_mask.py "$P"/tests/sparsity/fcpts/test_session.py "$P"/tests/sparsity/test_mixed_precision.py "$P"/tests/benchmarks/test_gpu_gain.py
 job mask 60 "$PY" "$K/mask_gpu.py" "$O/mask.json" ${X:+--device cpu --tiny --runs 2}
 LINES_OF=8 job train 130 "$PY" "$K/train_gpu.py" "$O/train.json" --deadline 110 ${X:+--device cpu --tiny --batch 2 --steps 1}
 if [ -e "$W/rtx.ready" ]; then LINES_OF=10 job rtx 120 env PYTHONPATH="$P:$W/rtx/site" "$PY" "$K/rtx_probe.py" "$W/models" "$O/rtx.json" --project "$P" --timeout 40; touch "$W/rtx.done"; fi
