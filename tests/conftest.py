@@ -1,12 +1,17 @@
 """Shared by all tests."""
 
 import os
+import signal
 import sys
 
 import pytest
 
 # Two test processes on a small machine: more threads than cores only make them wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell that starts the tests in the background of a script lets them ignore SIGINT, and their children too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 try:
     from hypothesis import settings

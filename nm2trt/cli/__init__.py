@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, TextIO
 
 from nm2trt import bounds
+from nm2trt.cli.output import printable
 from nm2trt.errors import Interrupted, Nm2trtError
 from nm2trt.files import os_reason
 from nm2trt.progress import BUILDER_THREAD
@@ -174,7 +175,8 @@ def _fail(message: str, status: int, verbosity: int) -> int:
 
         traceback.print_exc()
     with contextlib.suppress(OSError):
-        print(f"nm2trt: {' '.join(message.split())}", file=sys.stderr)
+        # A message may quote a file: no escape or bidi character of it reaches the terminal.
+        print(f"nm2trt: {printable(' '.join(message.split()))}", file=sys.stderr)
     _flush(sys.stderr)
     return status
 

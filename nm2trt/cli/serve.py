@@ -39,11 +39,13 @@ def run(arguments: argparse.Namespace) -> int:
         load=options.load or ("*",),
         log=options.log,
     )
-    # A supervisor's SIGTERM stops the server in order, like Ctrl-C.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # A supervisor's SIGTERM stops the server in order, like Ctrl-C; and a shell that starts a command in the
+    # background of a script lets it ignore SIGINT, which should stop a server all the same.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     with serve(options.repository, started) as server:
-        _print(server, options.json)
         try:
+            _print(server, options.json)
             status = server.process.wait()
         except KeyboardInterrupt:
             print("stopping", file=sys.stderr)

@@ -38,13 +38,17 @@ _LISTS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     for kind, text in (
         ("eligible", r"Layers eligible for sparse math:"),
         ("chosen", r"TRT inference plan picked sparse implementation for layers:"),
-        ("eligible", r"Found (?P<count>\d+) layer\(s\) eligible to use sparse tactics:?"),
-        ("chosen", r"Chose (?P<count>\d+) layer\(s\) using sparse tactics:?"),
+        ("eligible", r"Found (?P<count>\d{1,9}) layer\(s\) eligible to use sparse tactics:?"),
+        ("chosen", r"Chose (?P<count>\d{1,9}) layer\(s\) using sparse tactics:?"),
     )
 )
-_AUTOTUNING = re.compile(r"Autotuning op (?P<name>.*?)\(key: 0x[0-9a-fA-F]+\):?(?P<metadata>.*)")
+# Searched from the first "Autotuning op " only: one pattern for both takes quadratic time on a hostile log.
+_AUTOTUNING = "Autotuning op "
+_KEY = re.compile(r"\(key: 0x[0-9a-fA-F]+\):?")
 # tactic_id, cost(in ms), cost/fastest_cost, prediction_correlation, kernel_name, tactic_hash, ...
-_TACTIC = re.compile(r"^\s*\d+,\s*(?P<ms>[\d.eE+-]+),\s*[\d.eE+-]+,\s*[\w.+-]+,\s*(?P<kernel>[^,\s]+),\s*0x")
+_TACTIC = re.compile(
+    r"^\s*\d+,\s*(?P<ms>\d+(?:\.\d+)?(?:[eE][+-]?\d{1,3})?),\s*[\d.eE+-]+,\s*[\w.+-]+,\s*(?P<kernel>[^,\s]+),\s*0x"
+)
 # What trtexec, Polygraphy and our own loggers put in front of a message.
 _PREFIX = re.compile(
     r"^(?:\[\d\d/\d\d/\d{4}-[\d:]+\]\s*|\[[IVWEFX]\]\s*|\[(?:TRT|TensorRT)\]\s*"
@@ -116,11 +120,11 @@ class _Reading:
             self._list(message)
             return
         lines = message.split("\n")
-        tuning = _AUTOTUNING.search(lines[0]) if "(key: 0x" in lines[0] else None
-        if tuning:
-            self.autotuned.append(
-                Autotuned(tuning["name"], onnx_nodes(tuning["name"], tuning["metadata"]), None, None)
-            )
+        _, tuning, text = lines[0].partition(_AUTOTUNING)
+        key = _KEY.search(text) if tuning else None
+        if key:
+            name = text[: key.start()]
+            self.autotuned.append(Autotuned(name, onnx_nodes(name, text[key.end() :]), None, None))
         for line in lines:
             tactic = _TACTIC.search(line) if self.autotuned else None
             if tactic:

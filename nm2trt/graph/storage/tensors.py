@@ -295,6 +295,10 @@ def external_location(tensor: onnx.TensorProto, root: Path | None) -> tuple[Path
     except ValueError as error:
         message = f"the external data of tensor {tensor.name!r} has an offset or length that is no number"
         raise ModelError(message) from error
+    if path.exists() and not path.is_file():
+        raise ModelError(
+            f"the external data of tensor {tensor.name!r} is no regular file ({path}); it is not read"
+        )
     if offset < 0 or (length is not None and length < 0):
         raise ModelError(f"the external data of tensor {tensor.name!r} has a negative offset or length")
     return path, offset, length

@@ -1,0 +1,96 @@
+"""Malformed files from strangers: exit status 2 with one printable sentence, or an answer; never a hang."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = {
+    "verify": ["verify", "{model}"],
+    "info": ["info", "{model}"],
+    "fuse": ["fuse", "{model}", "-o", "out.onnx"],
+    "prune": ["prune", "{model}", "-o", "out.onnx"],
+    "cast": ["cast", "{model}", "-o", "out.onnx"],
+    "quantize": ["quantize", "{model}", "--calib", "x.npz", "-o", "out.onnx"],
+    "deploy": ["deploy", "{model}", "--repository", "models", "--name", "m"],
+}
+
+
+def run(words, folder, limit=100):
+    return subprocess.run(
+        [sys.executable, "-m", "nm2trt", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=limit,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def external(folder, location):
+    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[16, 16], data_location=1)
+    for key, value in (("location", location), ("offset", "0"), ("length", "1024")):
+        weight.external_data.add(key=key, value=value)
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 16]) for name in ("x", "y")]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], "g", values[:1], values[1:], [weight]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    (folder / "m.onnx").write_bytes(model.SerializeToString())
+    np.savez(folder / "x.npz", x=np.zeros((4, 16), "f4"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("kind", ["pipe", "missing"])
+def test_external_data_that_is_no_file(tmp_path, command, kind):
+    external(tmp_path, "w.bin")
+    if kind == "pipe":
+        os.mkfifo(tmp_path / "w.bin")
+    done = run([word.format(model="m.onnx") for word in COMMANDS[command]], tmp_path)
+    if command != "info":
+        assert done.returncode == 2, done.stderr
+    assert "internal error" not in done.stderr
+    assert done.stderr.count("\n") <= 1
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_message_quotes_a_file_without_its_escapes(tmp_path):
+    name = "\x1b[31mred\u202e\x07"
+    weight = numpy_helper.from_array(np.ones((16, 16), "f4"), name)
+    values = [helper.make_tensor_value_info(key, TensorProto.FLOAT, ["n", 16]) for key in ("x", "y")]
+    node = helper.make_node("MatMul", ["x", name], ["y"])
+    graph = helper.make_graph([node], "g", values[:1], values[1:], [weight, weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    onnx.save(model, tmp_path / "m.onnx")
+    done = run(["verify", "m.onnx"], tmp_path)
+    assert done.returncode == 2
+    assert "red" in done.stderr
+    assert all(c.isprintable() or c == "\n" for c in done.stdout + done.stderr)
+
+
+def test_ctrl_c_stops_a_server_that_a_script_started_in_its_background(tmp_path, tritonserver):
+    (tmp_path / "models").mkdir()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "nm2trt", "serve", "--repository", "models", "--log", "log.txt", "--json"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
+        assert "http" in server.stdout.readline()
+        server.send_signal(signal.SIGINT)
+        assert server.wait(60) == 0
+    finally:
+        server.kill()
+        server.communicate()
