@@ -73,7 +73,7 @@ def direct_initializer(scope: Scope, value: str) -> onnx.TensorProto | None:
         if value in scope.initializers:
             return scope.initializers[value]
         node = scope.producers.get(value)
-        if node is None or node.op_type != "Identity" or not _is_default(node):
+        if node is None or node.op_type != "Identity" or not _is_default(node) or len(node.input) != 1:
             return None
         value = node.input[0]
 
