@@ -17,7 +17,7 @@ from nm2trt.compare import OutputDifference, compare_outputs, require_close
 from nm2trt.errors import DataError, DifferenceError, InputError, ModelError
 from nm2trt.exporter.example import Example
 
-__all__ = ["compare_with_runtime", "output_names_of", "run_reference"]
+__all__ = ["arrays_of", "compare_with_runtime", "output_names_of", "run_reference"]
 
 
 def run_reference(model: nn.Module, example: Example, dtype: torch.dtype) -> Any:
@@ -106,7 +106,7 @@ def compare_with_runtime(
                 for name, tensor in zip(sized.names, sized.typed(dtype).tensors, strict=True)
             }
             outputs = session.run(feeds)
-            reference = dict(zip(names, _arrays(expected), strict=True))
+            reference = dict(zip(names, arrays_of(expected), strict=True))
             what = f"ONNX Runtime against PyTorch (batch {batch})"
             try:
                 differences = compare_outputs(outputs, reference)
@@ -121,5 +121,6 @@ def _tensors(returned: Any) -> list[Tensor]:
     return [leaf for leaf in _pytree.tree_leaves(returned) if isinstance(leaf, Tensor)]
 
 
-def _arrays(returned: Any) -> list[npt.NDArray[Any]]:
+def arrays_of(returned: Any) -> list[npt.NDArray[Any]]:
+    """Return the tensors of what a model returned as arrays, in order."""
     return [np.asarray(tensor.detach().numpy()) for tensor in _tensors(returned)]

@@ -31,7 +31,15 @@ from nm2trt.exporter.saving import replaced_data, saved
 from nm2trt.files import atomic_path, check_output
 from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan
 
-__all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "ExportResult", "export", "unwrapped"]
+__all__ = [
+    "NEWEST_OPSET",
+    "OLDEST_OPSET",
+    "ExportResult",
+    "eval_copy",
+    "export",
+    "to_onnx",
+    "unwrapped",
+]
 
 OLDEST_OPSET = 17
 NEWEST_OPSET = 23
@@ -135,15 +143,15 @@ def export(
     chosen = _chosen_dtype(model, dtype)
     plan = plan if plan is not None else getattr(model, PLAN_ATTRIBUTE, None)
 
-    reference_model = _eval_copy(model, torch.float32)
+    reference_model = eval_copy(model, torch.float32)
     reference = run_reference(reference_model, inputs, torch.float32)
     names = output_names_of(reference, output_names)
-    program = _to_onnx(reference_model.to(chosen), inputs.traced(chosen), opset, names)
+    program = to_onnx(reference_model.to(chosen), inputs.traced(chosen), opset, names)
     restore_names(program.model, reference_model)
     _tidy(program.model, opset)
     inputs.name_batch(program.model)
     if chosen != torch.float32:  # the copy has been rounded
-        reference_model = _eval_copy(model, torch.float32)
+        reference_model = eval_copy(model, torch.float32)
     with (
         replaced_data(target),
         atomic_path(target) as temporary,
@@ -218,14 +226,39 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _eval_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+def eval_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return a copy of a model on the CPU, in eval mode.
+
+    Raises:
+        InputError: It cannot be copied.
+    """
     try:
         return copy.deepcopy(model).cpu().to(dtype).eval()
     except Exception as error:
         raise InputError(f"the model cannot be copied for export: {_first_line(error)}") from error
 
 
-def _to_onnx(model: nn.Module, example: Example, opset: int, output_names: tuple[str, ...]) -> Any:
+def to_onnx(
+    model: nn.Module,
+    example: Example,
+    opset: int,
+    output_names: tuple[str, ...] | None,
+    *,
+    optimize: bool = True,
+) -> Any:
+    """Return PyTorch's ONNX program of a model.
+
+    Args:
+        model: The model, in eval mode.
+        example: What to trace it with.
+        opset: Version of ONNX's operators; 18 at least is traced.
+        output_names: Names of the outputs; None leaves them to PyTorch.
+        optimize: Let PyTorch fold constants; without it, every parameter is stored as it is.
+
+    Raises:
+        InputError: PyTorch cannot export the model.
+        BackendMissingError: onnxscript is not installed.
+    """
     try:
         import onnxscript  # noqa: F401 - torch.onnx imports it only half-way through
     except ImportError as error:
@@ -241,6 +274,7 @@ def _to_onnx(model: nn.Module, example: Example, opset: int, output_names: tuple
                 dynamic_shapes=example.dynamic_shapes(),
                 input_names=example.names,
                 output_names=output_names,
+                optimize=optimize,
                 verbose=False,
             )
     except Exception as error:

@@ -2,8 +2,8 @@
 
 A rule settles the dimensions through which a permutation passes unchanged; all others of the node are
 frozen, and so is every dimension of a node that has no rule. The exact cases besides convolutions and
-products: Concat, Slice, Split, Gather and Softmax freeze the axis that they work along; a Reshape passes
-dimensions only if it adds or drops sizes of 1.
+products: Concat, Slice, Split, Gather and Softmax freeze the axis that they work along; a Reshape freezes the
+sizes that it splits or joins.
 """
 
 from __future__ import annotations
@@ -35,8 +35,21 @@ def _elementwise(node: NodeDimensions) -> None:
         node.broadcast(node.slots)
 
 
-def _expand(node: NodeDimensions) -> None:
+def _cast_like(node: NodeDimensions) -> None:
     node.broadcast([0])
+    for axis in range(len(node.shape(1))):
+        node.free(1, axis)  # its type alone counts
+
+
+def _expand(node: NodeDimensions) -> None:
+    """Pass on what is known to be longer than 1; what is repeated is the same at every place."""
+    ahead = len(node.result_shape()) - len(node.shape(0))
+    for result in range(len(node.result_shape())):
+        size = node.shape(0)[result - ahead] if result >= ahead else 1
+        if size == 1:
+            node.free_result(result)
+        elif size is not None:
+            node.pass_on(0, result - ahead, result)
 
 
 def _conv(node: NodeDimensions) -> None:
@@ -165,16 +178,16 @@ def _transpose(node: NodeDimensions) -> None:
 
 
 def _reshape(node: NodeDimensions) -> None:
-    """Pass dimensions if sizes of 1 alone come or go; a Flatten behind a global pooling is such a case."""
+    """Pass the first and the last sizes that stay, sizes of 1 aside; those between are split or joined."""
     before, after = node.shape(0), node.result_shape()
     old = [axis for axis, size in enumerate(before) if size != 1]
     new = [axis for axis, size in enumerate(after) if size != 1]
-    if [before[axis] for axis in old] != [after[axis] for axis in new] or [
-        before[axis] for axis in old
-    ].count(None) > 1:
-        return
-    for axis, result in zip(old, new, strict=True):
-        node.pass_on(0, axis, result)
+    least = min(len(old), len(new))
+    for pairs in (zip(old, new, strict=False), zip(old[::-1], new[::-1], strict=False)):
+        for axis, result in list(pairs)[:least]:
+            if before[axis] is None or before[axis] != after[result]:
+                break
+            node.pass_on(0, axis, result)
 
 
 def _squeeze(node: NodeDimensions) -> None:
@@ -290,6 +303,7 @@ _DEFAULT: dict[str, Rule] = {
     **dict.fromkeys(["Softmax", "LogSoftmax", "Hardmax"], _softmax),
     **dict.fromkeys(["LayerNormalization", "RMSNormalization"], _layer_norm),
     **dict.fromkeys(["Shape", "Size"], _shape),
+    "CastLike": _cast_like,
     "Expand": _expand,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,

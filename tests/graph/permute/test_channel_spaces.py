@@ -107,6 +107,18 @@ def test_softmax_freezes_the_axis_that_it_sums_over_alone(tmp_path):
     assert "Softmax" in find_spaces(load(old.proto("second")))[-1].obstacle
 
 
+@pytest.mark.parametrize(
+    ("sizes", "free"),
+    [((1, 16, 64), True), ((1, 1, 16, 8, 8), True), ((1, 4, 4, 64), False)],
+)
+def test_a_reshape_passes_the_sizes_that_it_leaves(sizes, free):
+    net = two_convolutions(lambda n: (n.node("Reshape", ["first", n.ints("s", *sizes)], "mid"), 16))
+    net.nodes = [node for node in net.nodes if node.output[0] != "second"]
+    net.node("ReduceSum", ["mid", net.ints("all", *range(1, len(sizes)))], "second")
+    (space,) = (s for s in find_spaces(load(net.proto("second", "side_y"))) if s.channels == 16)
+    assert (space.obstacle == "") is free
+
+
 def test_inputs_and_outputs_of_the_model_are_frozen(tmp_path, monkeypatch):
     net = Net((1, 16, 8, 8))
     net.conv("x", "first", 16, 16)
