@@ -181,6 +181,7 @@ def build_engine(
     dry_run: bool = False,
     at_shapes: AtShapes | None = None,
     require_sparse: float | None = None,
+    hash_model: Callable[[Path], str] = sha256_file,
 ) -> BuildResult:
     """Build an engine and write it with its manifest, whole or not at all.
 
@@ -195,6 +196,7 @@ def build_engine(
         dry_run: Stop before the builder starts, and write nothing.
         at_shapes: Returns `weights` with their work at the shapes that the engine is optimised for.
         require_sparse: Least share, 0..1, of the eligible multiply-accumulates that sparse kernels must run.
+        hash_model: Hashes the model for the manifest, its external data too.
 
     Raises:
         NothingSparseError: Sparse kernels are asked for, and no weight holds 2:4 or one breaks its plan.
@@ -227,7 +229,7 @@ def build_engine(
         weights = at_shapes({**fixed, **best})
     # The model is hashed while the builder works.
     with ThreadPoolExecutor(1) as hashing:
-        digest = hashing.submit(sha256_file, model)
+        digest = hashing.submit(hash_model, model)
         built = Engine(memoryview(b""), (), 0.0) if dry_run else backend.build(network, options)
         model_sha256 = digest.result()
     place = Place(backend.name, backend.version, options.targets)

@@ -115,6 +115,7 @@ def build(
     from nm2trt.engine.build import ModelFacts, build_engine, check_request, refuse_opset
     from nm2trt.graph.analysis.multiply_accumulates import with_macs
     from nm2trt.graph.storage.model import load, opset
+    from nm2trt.graph.storage.model_hash import model_sha256
     from nm2trt.graph.storage.save import refuse_data_file
     from nm2trt.graph.verify.verify_model import verify_model
 
@@ -157,6 +158,7 @@ def build(
             dry_run=dry_run,
             at_shapes=lambda shapes: with_macs(load(source, leave_weights=True), report.weights, shapes),
             require_sparse=required,
+            hash_model=model_sha256,
         )
 
 

@@ -30,8 +30,9 @@ from nm2trt.graph.cast.value_bounds import ValueBounds
 from nm2trt.graph.edit.node_inserter import Inserter
 from nm2trt.graph.execute.half_precision_emulation import rounded_in_float32
 from nm2trt.graph.execute.output_comparison import Agreement, Reference, run_reference
-from nm2trt.graph.execute.range_probes import model_hash, observable
+from nm2trt.graph.execute.range_probes import observable
 from nm2trt.graph.storage.model import Model, load, metadata, opset
+from nm2trt.graph.storage.model_hash import model_hash
 from nm2trt.graph.storage.save import embed, refuse_data_file, refuse_same_file, save
 from nm2trt.graph.storage.stage_metadata import LineageEntry, record
 from nm2trt.graph.verify.mask_lineage import check_descent

@@ -13,16 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto
 
 from nm2trt.calibration.ranges import Observed
-from nm2trt.files import sha256_bytes, sha256_file
 from nm2trt.graph.analysis.pinned_values import all_names
 from nm2trt.graph.storage.model import load
-from nm2trt.graph.storage.save import all_tensors
-from nm2trt.graph.storage.tensors import external_location
 
-__all__ = ["Observable", "model_hash", "observable"]
+__all__ = ["Observable", "observable"]
 
 # Their results are never negative, so that only the largest need be found.
 _NOT_NEGATIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Sqrt"})
@@ -77,16 +73,3 @@ def observable(source: str | os.PathLike[str], values: Sequence[str], *, whole: 
             graph.output.append(onnx.ValueInfoProto(name=name))
             observed[name] = Observed(value, "min" if kind == "min" else "max")
     return Observable(model.proto.SerializeToString(), model.root, observed)
-
-
-def model_hash(source: str | os.PathLike[str]) -> str:
-    """Return one hash over a model's file and all external data that it names."""
-    model = load(source, leave_weights=True)
-    path = Path(source)
-    files = {
-        external_location(tensor, model.root)[0]
-        for tensor in all_tensors(model.proto)
-        if tensor.data_location == TensorProto.EXTERNAL
-    }
-    parts = [sha256_file(path), *(sha256_file(file) for file in sorted(files - {path.resolve()}))]
-    return sha256_bytes("".join(parts).encode())

@@ -30,11 +30,12 @@ from nm2trt.graph.analysis.shapes import infer_types
 from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.edit.node_inserter import Inserter
 from nm2trt.graph.execute.output_comparison import Agreement, Reference
-from nm2trt.graph.execute.range_probes import model_hash, observable
+from nm2trt.graph.execute.range_probes import observable
 from nm2trt.graph.quantize.number_formats import Format, quantise_weight, scale_for
 from nm2trt.graph.quantize.qdq_placement import Layer, Placement, place
 from nm2trt.graph.quantize.report import QuantizedLayer, QuantizeOptions, QuantizeReport
 from nm2trt.graph.storage.model import Model, load, metadata, opset
+from nm2trt.graph.storage.model_hash import model_hash
 from nm2trt.graph.storage.save import embed, refuse_data_file, refuse_same_file, save
 from nm2trt.graph.storage.stage_metadata import LineageEntry, record
 from nm2trt.graph.storage.tensors import DTYPE_NAMES

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import onnx
 
 from nm2trt.graph.storage.model import load, metadata, opset
+from nm2trt.graph.storage.model_hash import model_bytes
 from nm2trt.graph.storage.tensors import DTYPE_NAMES
 from nm2trt.nm import lineage
 from nm2trt.nm.plan import METADATA_KEY, Plan
@@ -56,7 +57,7 @@ class OnnxInfo:
 
     Args:
         path: The file.
-        file_bytes: Its size, without external data.
+        file_bytes: Its size, with external data.
         opset: Version of the standard operators, or None.
         producer: Who wrote it.
         nodes: Nodes of the main graph.
@@ -104,13 +105,14 @@ def describe_model(path: str | os.PathLike[str]) -> OnnxInfo:
         ModelError: The content is no ONNX model, or its plan is damaged.
     """
     path = Path(path)
-    proto = load(path).proto
+    model = load(path)
+    proto = model.proto
     entries = metadata(proto)
     graph = proto.graph
     stored = {tensor.name for tensor in graph.initializer}
     return OnnxInfo(
         path=path,
-        file_bytes=path.stat().st_size,
+        file_bytes=model_bytes(model),
         opset=opset(proto),
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
         nodes=len(graph.node),
