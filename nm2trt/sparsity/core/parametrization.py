@@ -70,6 +70,9 @@ def keep_straight_through(weight: Tensor, mask: Tensor) -> Tensor:
     return result
 
 
+_PLAIN = (Tensor, nn.Parameter)
+
+
 class SparseWeight(nn.Module):
     """The parametrisation of one weight; the base of every method.
 
@@ -129,7 +132,9 @@ class SparseWeight(nn.Module):
             SparsifyError: The last tensor returned was changed in place since, or the weight was attached on
                 the meta device and has had no values yet.
         """
-        if is_sharded(weight):  # read from outside, as torch.distributed.checkpoint does: FSDP2 runs it whole
+        if type(weight) not in _PLAIN and is_sharded(
+            weight
+        ):  # read from outside, as torch.distributed.checkpoint does: FSDP2 runs it whole
             return weight * shard_like(self.mask, weight)
         if self.unset and weight.device.type != "meta":
             raise SparsifyError(

@@ -148,7 +148,8 @@ class SteWeight(SparseWeight):
         kept = self._kept()
         if kept == self.pattern.m:
             return torch.ones_like(weight, dtype=torch.bool)
-        return magnitude_mask(weight, NMPattern(kept, self.pattern.m), axis=self.axis)
+        pattern = self.pattern if kept == self.pattern.n else NMPattern(kept, self.pattern.m)
+        return magnitude_mask(weight, pattern, axis=self.axis)
 
     def unfinished(self) -> str | None:
         """Say which step ends the ramp, when that lies ahead."""
