@@ -32,7 +32,7 @@ COMMANDS = {
     "verify": "check which weights of an ONNX model are N:M on the axis the hardware reads",
     "fuse": "fold BatchNorms and merge parallel convolution branches in an ONNX model",
     "permute": "reorder channels of an ONNX model so that N:M keeps larger weights; outputs stay",
-    "prune": "make the weights of an ONNX model N:M by magnitude, one-shot",
+    "prune": "make the weights of an ONNX model N:M, by magnitude or rebuilt from samples",
     "cast": "write an ONNX model in fp16 or bf16, with what needs range kept in fp32",
     "quantize": "write explicit Q/DQ for INT8 or FP8 into an ONNX model, zeros kept",
     "build": "verify an ONNX model and build an engine, with sparse weights if asked",
