@@ -10,7 +10,6 @@ import gzip
 import importlib
 import math
 import struct
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import BackendMissingError, DataError, InputError
 from nm2trt.files import check_input
 
@@ -84,7 +84,7 @@ def read_arrays(path: Path, names: Sequence[str] | None, input_name: str) -> Rea
                     raise DataError(f"{path} has no array {missing[0]!r}; it holds {sorted(archive.files)}")
                 labels = next((archive[name] for name in archive.files if name in LABELS), None)
                 return Reader.of({name: archive[name] for name in wanted}, str(path), labels=labels)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except UNSOUND_ARCHIVE as error:
         if isinstance(error, DataError | InputError):
             raise
         raise DataError(f"{path} is no sound .npz or .npy of plain arrays") from error

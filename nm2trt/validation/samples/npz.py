@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
+from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import DataError
 from nm2trt.files import check_input
 from nm2trt.validation.samples.samples import Batch, batch_of, checked_length, is_truth, spec_of
@@ -27,7 +27,7 @@ __all__ = ["NpzSamples"]
 
 Array = npt.NDArray[Any]
 
-_UNSOUND = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError)
+_UNSOUND = UNSOUND_ARCHIVE
 
 
 class NpzSamples:

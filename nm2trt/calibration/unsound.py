@@ -1,0 +1,23 @@
+"""What zipfile, its decompressors and numpy raise on a damaged, encrypted or hostile `.npz`."""
+
+from __future__ import annotations
+
+import contextlib
+import tokenize
+import zipfile
+import zlib
+
+__all__ = ["UNSOUND_ARCHIVE"]
+
+_kinds: list[type[Exception]] = [
+    *(ValueError, KeyError, OverflowError, MemoryError, OSError, EOFError, NotImplementedError),
+    RuntimeError,  # an encrypted member
+    *(zipfile.BadZipFile, zlib.error),
+    *(tokenize.TokenError, SyntaxError),  # a header that is no Python literal
+]
+with contextlib.suppress(ImportError):  # a Python may be built without it
+    import lzma
+
+    _kinds.append(lzma.LZMAError)
+
+UNSOUND_ARCHIVE = tuple(_kinds)
