@@ -59,7 +59,8 @@ def _shape(spec: TensorSpec, batch: int, free: int | None) -> tuple[int, ...]:
         else:
             shape = "x".join(str(size) if size is not None else "?" for size in spec.shape)
             raise DataError(
-                f"input {spec.name!r} leaves the size of {shape} free; give it: --shape {spec.name}:1x..."
+                f"input {spec.name!r} leaves the size of {shape} free; give it: --shape "
+                f"{spec.name}:{'x'.join(str(s if isinstance(s, int) else 1) for s in spec.shape)}"
             )
     return tuple(sizes)
 

@@ -5,7 +5,6 @@ ONNX Runtime runs both as they stand: with its own rewriting on, it would fuse w
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,6 @@ from nm2trt.backends.protocol import TensorSpec
 from nm2trt.backends.random_feeds import random_feeds
 from nm2trt.compare import OutputDifference, compare_outputs, require_close
 from nm2trt.errors import BackendError, DataError, DifferenceError, ModelError
-from nm2trt.files import atomic_path
 from nm2trt.graph.storage.model import Model, load
 from nm2trt.graph.storage.save import all_tensors
 
@@ -217,20 +215,11 @@ def run_graph(model: Model, feeds: Feeds) -> Feeds:
         ModelError: ONNX Runtime refuses the model.
         BackendError: It fails in the run.
     """
-    if model.root is None or not any(
-        t.data_location == TensorProto.EXTERNAL for t in all_tensors(model.proto)
-    ):
-        with open_onnx(model.proto.SerializeToString(), optimize=False) as session:
-            return session.run(feeds)
-    # ONNX Runtime finds external data only from a file beside it.
-    probe = model.root / f"nm2trt-probe-{os.getpid()}.onnx"
-    try:
-        with atomic_path(probe) as temporary:
-            temporary.write_bytes(model.proto.SerializeToString())
-        with open_onnx(probe, optimize=False) as session:
-            return session.run(feeds)
-    finally:
-        probe.unlink(missing_ok=True)
+    # Bytes and a folder: a file beside the data would need a model's folder that can be written.
+    external = any(t.data_location == TensorProto.EXTERNAL for t in all_tensors(model.proto))
+    folder = model.root if external else None
+    with open_onnx(model.proto.SerializeToString(), optimize=False, weights_folder=folder) as session:
+        return session.run(feeds)
 
 
 def _feeds(inputs: tuple[TensorSpec, ...]) -> Iterator[Feeds]:
