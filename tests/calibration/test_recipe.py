@@ -110,7 +110,7 @@ def test_function_runs_only_when_allowed(tmp_path):
     )
     path = written(tmp_path, text % __name__)
     with pytest.raises(
-        InputError, match=r"the recipe would run .*make_samples; allow it with --allow-functions"
+        InputError, match=r"it would run Python code, .*make_samples; allow it with --allow-functions"
     ):
         load_recipe(path)
     samples = load_recipe(path, allow_functions=True)
