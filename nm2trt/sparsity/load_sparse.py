@@ -21,7 +21,7 @@ from nm2trt.nm.torch_mask import magnitude_mask
 from nm2trt.sparsity.core.finalize import require_pattern
 from nm2trt.sparsity.core.kept_zeros import watch_zeros
 from nm2trt.sparsity.core.layer_choice import Choice, select
-from nm2trt.sparsity.methods.lbc import union_of_winners, unpack_winners
+from nm2trt.sparsity.methods.lbc import candidates, union_of_winners, unpack_winners
 from nm2trt.sparsity.sparsify import sparsify
 
 __all__ = ["load_sparse"]
@@ -99,7 +99,7 @@ def _masked(name: str, pattern: NMPattern, entry: PlanEntry, state: Mapping[str,
                 f"{name} does not hold {pattern} yet: {left} candidates a group are left in the state; train "
                 "it to the end of its schedule"
             )
-        mask = union_of_winners(alive, weight, pattern, axis=axis)
+        mask = union_of_winners(alive, weight, candidates(pattern).to(alive.device), axis=axis)
     elif f"{inside}0.mask" in state:
         mask = state[f"{inside}0.mask"].bool()
     else:

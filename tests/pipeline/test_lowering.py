@@ -152,9 +152,7 @@ def untouched(folder):
 
 @pytest.mark.parametrize("keep", [[], ["--keep"]], ids=["", "keep"])
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "int8"])
-def test_a_dry_run_of_build_leaves_the_folder_byte_for_byte(
-    folder, untouched, capsys, precision, keep, force
-):
+def test_a_dry_run_of_build_leaves_the_folder_byte_for_byte(folder, untouched, capsys, precision, keep):
     """Also what an earlier build with --keep left there, and files that only bear such names."""
     for suffix in ("fp16.onnx", "bf16.onnx", "int8.onnx", "int8.ranges.npz", "fp16.ranges.npz"):
         (folder / f"m.{suffix}").write_bytes(b"precious")

@@ -96,9 +96,15 @@ def unpack_winners(packed: Tensor, *, groups: int, count: int) -> Tensor:
     return nn.functional.one_hot(index, count).bool()
 
 
-def union_of_winners(alive: Tensor, weight: Tensor, pattern: NMPattern, *, axis: int) -> Tensor:
-    """Return the mask of the candidates that are left, of the weight's shape, from bool (G, C)."""
-    members = candidates(pattern).to(alive.device)
+def union_of_winners(alive: Tensor, weight: Tensor, members: Tensor, *, axis: int) -> Tensor:
+    """Return the mask of the candidates that are left, of the weight's shape, from bool (G, C).
+
+    Args:
+        alive: Bool (G, C): candidates that are left in each group.
+        weight: Gives shape and layout.
+        members: The candidates, (C, M).
+        axis: Reduction axis.
+    """
     return _from_groups((alive.to(members.dtype) @ members) > 0, weight, axis)
 
 
@@ -323,4 +329,4 @@ class LbcWeight(SparseWeight):
             self.scores.grad = None if left == 1 else self.scores.grad
 
     def _union(self, weight: Tensor) -> Tensor:
-        return union_of_winners(self.alive, weight, self.pattern, axis=self.axis)
+        return union_of_winners(self.alive, weight, self.table, axis=self.axis)
