@@ -95,10 +95,11 @@ def _print_rebuilt(report: ReconstructReport) -> None:
     kind = "held-out" if report.outputs_held_out else "fitted"
     for output in report.outputs:
         scores = "" if output.kl is None else f", KL {output.kl:.4g}, {output.agreement:.1%} the same class"
-        print(
-            f"output {output.output}: error {output.error:.4g} of the variance, cosine {output.cosine:.4f}"
-            f"{scores} ({output.samples} {kind} calibration samples)"
-        )
+        found = "not compared"
+        if output.error is not None and output.cosine is not None:
+            found = f"error {output.error:.4g} of the variance, cosine {output.cosine:.4f}{scores}"
+        remark = f"; {output.remark}" if output.remark else ""
+        print(f"output {output.output}: {found} ({output.samples} {kind} calibration samples){remark}")
     print(f"calibrated on {report.samples} samples of {report.source} (sha256 {report.samples_sha256[:12]})")
     print(f"wrote {report.output} in {report.seconds:.0f} s")
 

@@ -103,7 +103,8 @@ def fit_layer(
         SparsityError: The moments hold NaN or infinity, or a system has no solution.
     """
     xp = namespace(weight)
-    if not (bool(xp.isfinite(fitted.xx).all()) and bool(xp.isfinite(fitted.yx).all())):
+    sums = [fitted] if held_out is None else [fitted, held_out]
+    if not all(bool(xp.isfinite(array).all()) for item in sums for array in (item.xx, item.yx)):
         raise SparsityError("its inputs or outputs hold NaN or infinity on the calibration samples")
     mean_x, mean_y = (fitted.x / fitted.rows, fitted.y / fitted.rows) if bias else (None, None)
     problem = centre(fitted, mean_x, mean_y)

@@ -45,8 +45,6 @@ def dense_reason(layer: Layer, options: ReconstructOptions, planned_dense: Mappi
     named = name in options.include
     if name in planned_dense and not named:
         return f"the plan keeps it dense: {planned_dense[name]}"
-    if 0 in layer.shape:
-        return f"its shape {list(layer.shape)} has no elements"
     if layer.channels < options.min_channels and not named:
         return f"{layer.channels} input channels are fewer than {options.min_channels}"
     if layer.channels % options.pattern.m:

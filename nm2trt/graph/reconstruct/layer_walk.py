@@ -113,6 +113,7 @@ class LayerWalk:
                 bias=layer.bias is not None,
             )
             new = self._new_weight(layer, fit)
+            new_bias = self._new_bias(layer, fit)
         except SparsityError as error:
             self.layers.append(self._row(layer, "dense", str(error)))
             return
@@ -121,10 +122,8 @@ class LayerWalk:
             folder.mkdir()
             self.pruned = self.dense.fork(folder)
         self.weights[layer.weight] = new
-        if layer.bias is not None and fit.bias_change is not None:
-            old = self.network.read(layer.bias)
-            new_bias = old + fit.bias_change.reshape(old.shape)
-            self.weights[layer.bias] = new_bias.astype(self.network.dtype(layer.bias))
+        if layer.bias is not None and new_bias is not None:
+            self.weights[layer.bias] = new_bias
         words = f"{layer.inputs} inputs, {moments.rows} rows" if prune else reason
         row = self._row(layer, "pruned" if prune else "refitted", words, fit, moments.rows)
         self.layers.append(row)
@@ -137,6 +136,16 @@ class LayerWalk:
         if fit.mask is not None and not check(new, self.options.pattern, axis=layer.axis).holds:
             raise SparsityError(f"its solution does not hold {self.options.pattern}")
         return new
+
+    def _new_bias(self, layer: Layer, fit: LayerFit) -> Array | None:
+        if layer.bias is None or fit.bias_change is None:
+            return None
+        old = self.network.read(layer.bias)
+        with np.errstate(over="ignore", invalid="ignore"):
+            new = (old + fit.bias_change.reshape(old.shape)).astype(self.network.dtype(layer.bias))
+        if not np.isfinite(new).all():
+            raise SparsityError("its new bias is not finite")
+        return np.asarray(new)
 
     def _tell(self, number: int, layers: Sequence[Layer]) -> None:
         row = self.layers[-1]

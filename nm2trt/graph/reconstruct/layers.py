@@ -12,9 +12,12 @@ import numpy.typing as npt
 from nm2trt.graph.reconstruct.network import Network, Reader
 from nm2trt.graph.reconstruct.rows import Window
 
-__all__ = ["Layer", "find_layers"]
+__all__ = ["REBUILT", "Layer", "find_layers"]
 
 Array = npt.NDArray[Any]
+
+# Operators whose weights are rebuilt.
+REBUILT = ("Conv", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +87,12 @@ def find_layers(network: Network) -> tuple[list[Layer], dict[str, str]]:
     declined: dict[str, str] = {}
     for index in network.dynamic:
         node = network.nodes[index]
-        if node.domain not in ("", "ai.onnx") or node.op_type not in ("Conv", "Gemm", "MatMul"):
+        if node.domain not in ("", "ai.onnx") or node.op_type not in REBUILT:
             continue
         if len(node.input) < 2 or not network.is_constant(node.input[1]):
-            continue  # a product of activations, or a weight on the left
+            if node.input and network.is_constant(node.input[0]):
+                declined[network.label(index)] = "its weight is the left operand"
+            continue  # else a product of activations
         found = _layer(network, index)
         if isinstance(found, Layer):
             layers.append(found)
@@ -105,7 +110,7 @@ def _layer(network: Network, index: int) -> Layer | str:
     obstacle = _shape_obstacle(node.op_type, shape, attributes)
     if obstacle:
         return obstacle
-    if len(network.readers(weight)) != 1 or weight in network.outputs:
+    if len(network.readers(weight)) != 1 or network.is_output(weight):
         return "its weight is read more than once"
     window = Window.of(shape, attributes) if node.op_type == "Conv" else None
     axis = 1 if window is not None or (node.op_type == "Gemm" and attributes.get("transB", 0)) else 0
@@ -128,6 +133,8 @@ def _layer(network: Network, index: int) -> Layer | str:
 
 
 def _shape_obstacle(operator: str, shape: tuple[int, ...], attributes: dict[str, Any]) -> str:
+    if 0 in shape:
+        return f"its shape {list(shape)} has no elements"
     if operator == "Conv":
         group = int(attributes.get("group", 1))
         if len(shape) < 3:
@@ -171,7 +178,7 @@ def _after(network: Network, index: int, outputs: int, from_end: int) -> tuple[s
 
 def _only_add(network: Network, readers: list[Reader], value: str) -> tuple[int, str] | None:
     """Return the Add that alone reads a value, and its other operand."""
-    if len(readers) != 1 or readers[0].slot < 0 or value in network.outputs:
+    if len(readers) != 1 or readers[0].slot < 0 or network.is_output(value):
         return None
     node = network.nodes[readers[0].index]
     if node.op_type != "Add" or node.domain not in ("", "ai.onnx"):
@@ -182,7 +189,7 @@ def _only_add(network: Network, readers: list[Reader], value: str) -> tuple[int,
 def _bias(network: Network, value: str, outputs: int, from_end: int) -> str | None:
     """Return the stored tensor that adds one number per output channel, or None."""
     name = network.stored(value)
-    if name is None or len(network.readers(name)) != 1 or name in network.outputs:
+    if name is None or len(network.readers(name)) != 1 or network.is_output(name):
         return None
     shape = network.shape(name)
     per_channel = len(shape) >= from_end and shape[-from_end] == outputs == math.prod(shape)

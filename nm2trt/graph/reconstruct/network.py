@@ -111,6 +111,15 @@ class Network:
                 found.append(reader)
         return found
 
+    def is_output(self, value: str) -> bool:
+        """Tell whether a value or a copy of it by Identity is an output of the model."""
+        copies = (
+            self.nodes[reader.index].output[0]
+            for reader in self._readers.get(value, [])
+            if self._is_identity(reader.index)
+        )
+        return value in self.outputs or any(self.is_output(copy) for copy in copies)
+
     def stored(self, value: str) -> str | None:
         """Return the name of the stored float32 or float16 tensor that a value is, or None."""
         name = self.origin(value)

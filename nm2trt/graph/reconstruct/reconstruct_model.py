@@ -18,7 +18,7 @@ from nm2trt.files import check_output
 from nm2trt.graph.reconstruct.choice import check_globs, dense_reason, holds
 from nm2trt.graph.reconstruct.chunks import Chunks, read_chunks
 from nm2trt.graph.reconstruct.layer_walk import LayerWalk
-from nm2trt.graph.reconstruct.layers import Layer, find_layers
+from nm2trt.graph.reconstruct.layers import REBUILT, Layer, find_layers
 from nm2trt.graph.reconstruct.network import Network
 from nm2trt.graph.reconstruct.output_verdict import judge_outputs
 from nm2trt.graph.reconstruct.report import OutputVerdict, RebuiltLayer, ReconstructOptions, ReconstructReport
@@ -94,7 +94,7 @@ def reconstruct_model(
     check_globs(options, list(dict.fromkeys(row.weight for row in parent.weights)))
     dense, kept = _sorted_out(layers, parent, options, model)
     if all(layer.weight in dense or layer.weight in kept for layer in layers):
-        raise SparsityError(_nothing(name, layers, {**dense, **kept}, declined, options))
+        raise SparsityError(_nothing(name, layers, {**dense, **kept}, parent, declined, options))
     chunks = read_chunks(Path(source), samples)
     if options.valid is not None and options.valid not in chunks.feeds[0]:
         raise DataError(f"the model has no input {options.valid!r}; its inputs are {sorted(chunks.feeds[0])}")
@@ -166,11 +166,13 @@ def _nothing(
     source: str,
     layers: Sequence[Layer],
     reasons: dict[str, str],
+    parent: VerifyReport,
     declined: dict[str, str],
     options: ReconstructOptions,
 ) -> str:
     first = next((f"; {layer.weight}: {reasons[layer.weight]}" for layer in layers), "")
-    first = first or next((f"; {label}: {why}" for label, why in declined.items()), "")
+    others = _others(parent, (), declined)
+    first = first or next((f"; {row.weight}: {row.reason}" for row in others), "; it has no weight")
     return f"no weight of {source} is left to prune to {options.pattern}{first}"
 
 
@@ -189,7 +191,10 @@ def _others(
     for row in parent.weights:
         if row.weight in walked or row.weight in found:
             continue
-        reason = declined.get(row.consumer, f"{row.operator} is not rebuilt")
+        reason = declined.get(row.consumer)
+        if reason is None and row.operator in REBUILT:
+            reason = "it lies in a body or in a function"
+        reason = reason or f"{row.operator} is not rebuilt"
         kept = row.pattern == "holds"
         found[row.weight] = RebuiltLayer(
             weight=row.weight,

@@ -83,19 +83,22 @@ class OutputVerdict:
     Args:
         output: Its name.
         samples: Samples that were compared.
-        error: Squared difference as a share of the dense output's variance.
-        cosine: Cosine of both outputs, mean over rows of the last axis.
+        error: Squared difference as a share of the dense output's variance, or of its mean square where it is
+            constant; None if nothing could be compared.
+        cosine: Cosine of both outputs, mean over rows of the last axis; None likewise.
         agreement: Share of rows of the last axis whose largest entry is the same one; None if the output is
             no score per class.
         kl: Kullback-Leibler divergence of the pruned rows from the dense ones, in nats; None likewise.
+        remark: What could not be compared, and why; "" if everything could.
     """
 
     output: str
     samples: int
-    error: float
-    cosine: float
+    error: float | None
+    cosine: float | None
     agreement: float | None
     kl: float | None
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)

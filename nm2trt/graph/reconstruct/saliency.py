@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nm2trt.calibration.stream import SampleStream
+from nm2trt.errors import SparsityError
 from nm2trt.graph.reconstruct.chunks import read_chunks
 from nm2trt.graph.reconstruct.layers import Layer, find_layers
 from nm2trt.graph.reconstruct.network import Network
@@ -58,7 +59,10 @@ def weight_saliency(source: Path, samples: SampleStream, options: ReconstructOpt
         for number, layer in enumerate(layers):
             shown.update(number / len(layers), description=f"saliency {layer.weight}")
             stream.advance(segments, layer.index, {}, lambda: None)
-            scores = _layer_saliency(layer, network, stream, options, number)
+            try:
+                scores = _layer_saliency(layer, network, stream, options, number)
+            except (SparsityError, np.linalg.LinAlgError):
+                continue  # its magnitudes are taken instead
             if np.isfinite(scores).all():
                 found[layer.weight] = scores
     return found

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.errors import SparsityError
 from nm2trt.graph.reconstruct.layers import Layer
 from nm2trt.graph.reconstruct.rows import conv_rows, matrix_rows, output_rows
 from nm2trt.graph.reconstruct.streams import Stream
@@ -67,6 +68,9 @@ def gather_moments(
         pruned: The stream of the network as it is so far.
         valid: An input of the model that is not 0 at real tokens; rows are drawn from those.
         random: Draws the rows.
+
+    Raises:
+        SparsityError: No row reaches the layer, or its inputs have other shapes in the pruned network.
     """
     found: dict[bool, Moments] = {}
     wanted = max(_ROWS // (4 if layer.depthwise else 1), _ROWS_PER_INPUT * layer.inputs)
@@ -75,15 +79,20 @@ def gather_moments(
         mask = dense.read(chunk, valid) if valid is not None and valid in dense else None
         picked = _pick(_positions(layer, x), math.ceil(wanted / len(dense)), mask, random)
         x_dense = x if dense is pruned else dense.read(chunk, layer.x)
-        skip = _skip(layer, dense, pruned, chunk, picked)
+        if x_dense.shape != x.shape:
+            raise SparsityError("the shape of its input depends on values that pruning changes")
+        if not len(picked):
+            continue
         rows = _rows(layer, x, picked)
         wanted_rows = rows if dense is pruned else _rows(layer, x_dense, picked)
-        if layer.depthwise:
-            moments = _depthwise_moments(rows, wanted_rows, weight)
-        else:
-            moments = _moments(rows, wanted_rows, weight, skip)
+        with np.errstate(over="ignore", invalid="ignore"):  # the solver looks for NaN and infinity
+            skip = _skip(layer, dense, pruned, chunk, picked)
+            of = _depthwise_moments if layer.depthwise else _moments
+            moments = of(rows, wanted_rows, weight, skip)
         kind = held_out(chunk)
         found[kind] = found[kind] + moments if kind in found else moments
+    if False not in found:
+        raise SparsityError("no calibration sample reaches it")
     return LayerMoments(found[False], found.get(True), sum(item.rows for item in found.values()))
 
 
@@ -122,7 +131,10 @@ def _skip(layer: Layer, dense: Stream, pruned: Stream, chunk: int, picked: Array
     """Return what the skip tensor lost at the picked positions, (p, outputs), or None."""
     if layer.skip is None or dense is pruned or layer.skip not in dense or layer.depthwise:
         return None
-    lost = dense.read(chunk, layer.skip) - pruned.read(chunk, layer.skip)
+    wanted, given = dense.read(chunk, layer.skip), pruned.read(chunk, layer.skip)
+    if wanted.shape != given.shape:
+        return None
+    lost = wanted - given
     x = pruned.read(chunk, layer.x)
     if layer.window is None:
         shape: tuple[int, ...] = (*x.shape[:-1], layer.outputs)
@@ -156,7 +168,8 @@ def _through_weight(x: Array, x_dense: Array, weight: Array) -> Moments:
     )
 
 
-def _depthwise_moments(x: Array, x_dense: Array, weight: Array) -> Moments:
+def _depthwise_moments(x: Array, x_dense: Array, weight: Array, skip: Array | None) -> Moments:
+    del skip  # a depthwise layer has none
     y = np.einsum("pkc,ck->pc", x_dense, weight)
     by_channel = np.ascontiguousarray(x.transpose(2, 0, 1))
     return Moments(

@@ -51,7 +51,7 @@ class Segments:
     def open(
         self, start: int, end: int, weights: Mapping[str, Array], at: Mapping[str, Spec]
     ) -> OrtSession | None:
-        """Return a session of the dynamic nodes `start` .. `end - 1`; None if there is none.
+        """Return a session of the dynamic nodes `start` .. `end - 1`; None if none of them is needed.
 
         Args:
             start: First node.
@@ -75,6 +75,8 @@ class Segments:
         read |= {name for i in constant for name in network.reads[i]}
         # The file's own order of outputs is kept, so that the same segment is the same file again.
         outputs = [name for i in chosen for name in network.nodes[i].output if name and self.alive(name, end)]
+        if not outputs:
+            return None  # nothing reads what these nodes make
         given = sorted(name for name in read - made if name in at)
         graph = helper.make_graph(
             nodes,

@@ -1,0 +1,174 @@
+"""prune --calib on graphs that are legal and unkind: the one layer is left alone, the command does not fail."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import nm2trt
+from nm2trt.cli import main
+from nm2trt.errors import SparsityError
+from nm2trt.graph.verify.verify_model import verify_model
+
+WIDTH = 16
+node = helper.make_node
+
+
+def made(folder, nodes, *, outputs=("y",), weights=("w", "w2"), stored=(), samples=64, change=None):
+    """Write a model of `x` (n, 16), its samples, and return what rebuilding it reports."""
+    random = np.random.default_rng(0)
+    numbers = [
+        numpy_helper.from_array((random.normal(size=(WIDTH, WIDTH)) / 4).astype(np.float32), name)
+        for name in weights
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", WIDTH])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [*numbers, *(numpy_helper.from_array(array, name) for name, array in dict(stored).items())],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8),
+        folder / "a.onnx",
+    )
+    x = random.normal(size=(samples, WIDTH)).astype(np.float32)
+    if change is not None:
+        change(x)
+    np.savez(folder / "s.npz", x=x)
+    report = nm2trt.prune(folder / "a.onnx", folder / "b.onnx", calib=folder / "s.npz")
+    assert verify_model(folder / "b.onnx").passed()
+    return report
+
+
+def status(report):
+    return {row.weight: row.status for row in report.weights}
+
+
+def first_positive(value, limit):
+    """Keep the rows whose first entry exceeds a limit: a shape that depends on the values."""
+    nodes = [
+        node("Gather", [value, "zero"], ["first"], axis=1),
+        node("Greater", ["first", "limit"], ["keep"]),
+        node("Compress", [value, "keep"], ["kept"], axis=0),
+    ]
+    return nodes, {"zero": np.array(0), "limit": np.array(limit, np.float32)}
+
+
+def test_nodes_that_nothing_reads(tmp_path):
+    nodes = [
+        node("Relu", ["x"], ["unread"]),
+        node("MatMul", ["x", "w"], ["a"]),
+        node("MatMul", ["a", "w2"], ["y"]),
+        node("Relu", ["a"], ["unread2"]),
+    ]
+    assert made(tmp_path, nodes).counts["pruned"] == 2
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"), [(0.0, "depends on values"), (1e9, "no calibration sample reaches it")]
+)
+def test_shapes_that_depend_on_values(tmp_path, limit, reason):
+    kept, stored = first_positive("a", limit)
+    nodes = [
+        node("MatMul", ["x", "w"], ["a"]),
+        *kept,
+        node("MatMul", ["kept", "w2"], ["y"]),
+        node("MatMul", ["a", "w3"], ["z"]),
+    ]
+    report = made(tmp_path, nodes, outputs=("y", "z"), weights=("w", "w2", "w3"), stored=stored)
+    assert status(report) == {"w": "pruned", "w2": "dense", "w3": "pruned"}
+    assert reason in report.weights[1].reason
+    assert report.outputs[0].error is None
+    assert report.outputs[1].error < 0.5
+
+
+def test_a_held_out_sample_that_is_not_finite_behind_a_root(tmp_path):
+    nodes = [
+        node("Add", ["x", "ten"], ["p"]),
+        node("Sqrt", ["p"], ["q"]),
+        node("MatMul", ["x", "w"], ["a"]),
+        node("Add", ["a", "q"], ["s"]),
+        node("MatMul", ["s", "w2"], ["y"]),
+    ]
+
+    def change(x):
+        x[60, 3] = -20  # the last of eight chunks is held out
+
+    report = made(tmp_path, nodes, stored={"ten": np.array(10, np.float32)}, change=change)
+    assert status(report) == {"w": "pruned", "w2": "dense"}
+    assert "NaN or infinity" in report.weights[1].reason
+    assert report.outputs[0].remark.startswith("1 rows hold NaN")
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_weights_without_elements(tmp_path):
+    nodes = [
+        node("MatMul", ["x", "w"], ["a"]),
+        node("MatMul", ["a", "e"], ["nothing"]),
+        node("MatMul", ["nothing", "f"], ["zeros"]),
+        node("Add", ["a", "zeros"], ["s"]),
+        node("MatMul", ["s", "w2"], ["y"]),
+    ]
+    stored = {"e": np.zeros((WIDTH, 0), np.float32), "f": np.zeros((0, WIDTH), np.float32)}
+    assert made(tmp_path, nodes, stored=stored).counts["pruned"] == 2
+
+
+def test_a_weight_that_is_an_output_under_another_name_stays(tmp_path):
+    nodes = [
+        node("MatMul", ["x", "w"], ["a"]),
+        node("MatMul", ["a", "w2"], ["y"]),
+        node("Identity", ["w"], ["copy"]),
+    ]
+    report = made(tmp_path, nodes, outputs=("y", "copy"))
+    assert status(report) == {"w": "dense", "w2": "pruned"}
+
+
+def test_a_bias_that_would_overflow_leaves_its_layer_alone(tmp_path):
+    # The mean of the output moves by more than float16 holds beyond the old bias.
+    random = np.random.default_rng(0)
+    numbers = {
+        "w": random.normal(size=(WIDTH, WIDTH)),
+        "b": np.full(WIDTH, -65504.0),
+        "w2": random.normal(size=(WIDTH, WIDTH)) / 256,
+    }
+    graph = helper.make_graph(
+        [
+            node("Gemm", ["x", "w", "b"], ["a"]),
+            node("Mul", ["a", "small"], ["r"]),
+            node("MatMul", ["r", "w2"], ["y"]),
+        ],
+        "half",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT16, ["n", WIDTH])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT16, ["n", WIDTH])],
+        [
+            *(numpy_helper.from_array(array.astype(np.float16), name) for name, array in numbers.items()),
+            numpy_helper.from_array(np.array(1e-4, np.float16), "small"),
+        ],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8),
+        tmp_path / "a.onnx",
+    )
+    np.savez(tmp_path / "s.npz", x=(3000 + 30 * random.normal(size=(64, WIDTH))).astype(np.float16))
+    report = nm2trt.prune(tmp_path / "a.onnx", tmp_path / "b.onnx", calib=tmp_path / "s.npz")
+    rows = {row.weight: row for row in report.weights}
+    assert (rows["w"].status, rows["w"].reason) == ("dense", "its new bias is not finite")
+    assert rows["w2"].status == "pruned"
+
+
+def test_a_constant_output_has_an_error_all_the_same(tmp_path):
+    nodes = [node("MatMul", ["x", "w"], ["a"]), node("ReduceMean", ["a"], ["y"], keepdims=0)]
+    assert made(tmp_path, nodes, weights=("w",)).outputs[0].error < 1e3
+
+
+def test_nothing_to_prune_says_which_weight_and_why(tmp_path, capsys):
+    with pytest.raises(SparsityError, match="w: its weight is the left operand"):
+        made(tmp_path, [node("MatMul", ["w", "x"], ["y"])], weights=("w",), samples=16)
+    with pytest.raises(SparsityError, match="it has no weight"):
+        made(tmp_path, [node("Relu", ["x"], ["y"])], weights=())
+    assert main(["prune", str(tmp_path / "a.onnx"), "--calib", str(tmp_path / "s.npz")]) == 3
+    assert capsys.readouterr().err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "s.npz"]
