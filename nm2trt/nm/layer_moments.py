@@ -86,6 +86,10 @@ class Centred:
         through = (weight[:, None, :] @ self.h)[:, 0, :] if self.h.ndim == 3 else weight @ self.h
         return float(((through - 2 * self.g) * weight).sum()) + self.yy
 
+    def without_inputs(self) -> Centred:
+        """Return the problem of inputs that do not vary."""
+        return Centred(0 * self.h, 0 * self.g, self.yy)
+
     def scaled(self, scale: Array) -> Centred:
         """Return the problem in inputs that are divided by `scale` (d,), or (c, d) for one per channel."""
         return Centred(self.h / scale[..., :, None] / scale[..., None, :], self.g / scale, self.yy)

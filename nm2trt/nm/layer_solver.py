@@ -38,6 +38,8 @@ _JUDGED_OUTPUTS = 16
 # With fewer rows per input than this, a smaller lambda would be chosen by chance.
 _ENOUGH_ROWS = 4
 _GATHERED_BYTES = 400_000_000
+# Sums of float32 products are good to this share.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,9 @@ def fit_layer(
     mean_x, mean_y = (fitted.x / fitted.rows, fitted.y / fitted.rows) if bias else (None, None)
     problem = centre(fitted, mean_x, mean_y)
     check = centre(held_out, mean_x, mean_y) if held_out is not None and held_out.rows else None
+    if bias and _constant(fitted, problem):
+        # What the products left is rounding; without it the weight stays as it was, and the bias does the rest.
+        problem, check = problem.without_inputs(), None if check is None else check.without_inputs()
     scale = input_scale(problem.h)
     scaled_check = None if check is None else check.scaled(scale)
     task = _Task(problem.scaled(scale), scaled_check, weight * scale, weight)
@@ -125,7 +130,9 @@ def fit_layer(
     if mean_x is not None and mean_y is not None:
         through = (solved * mean_x).sum(-1) if mean_x.ndim == 2 else solved @ mean_x
         change = mean_y - through
-    variance = max((check or problem).yy, 1e-30)
+    judged = fitted if held_out is None or check is None else held_out
+    # Products in float32 say nothing of a variance below this share of the mean square.
+    variance = max((check or problem).yy, _ROUNDING * judged.yy / judged.rows, 1e-30)
     return LayerFit(
         weight=solved,
         bias_change=change,
@@ -137,6 +144,12 @@ def fit_layer(
         magnitude_error=None if found.magnitude_loss is None else found.magnitude_loss / variance,
         chosen=found.chosen,
     )
+
+
+def _constant(sums: Moments, problem: Centred) -> bool:
+    xp = namespace(sums.xx)
+    squares, left = (xp.diagonal(item, 0, -2, -1) for item in (sums.xx / sums.rows, problem.h))
+    return bool((left <= _ROUNDING * squares).all())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -208,7 +221,9 @@ def _pick_ridge(task: _Task, values: Array, basis: Array, rows: int, options: So
     g, start = _turn(task.problem.g, basis), _turn(task.weight, basis)
     losses = [turned.loss((g + ridge * start) / (values + ridge)) for ridge in options.ridges]
     # Ahead of the first pruned layer the old weight is exact, and every lambda as good: the least frees most.
-    enough = min(losses) * (1 + _EQUAL_LOSS) + _EQUAL_LOSS * task.check.yy
+    least = min(losses)
+    # Where nothing varies, rounding leaves losses below 0.
+    enough = max(least, least * (1 + _EQUAL_LOSS)) + _EQUAL_LOSS * task.check.yy
     return float(next(r for r, loss in zip(options.ridges, losses, strict=True) if loss <= enough))
 
 

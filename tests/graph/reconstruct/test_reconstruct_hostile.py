@@ -159,6 +159,31 @@ def test_a_bias_that_would_overflow_leaves_its_layer_alone(tmp_path):
     assert rows["w2"].status == "pruned"
 
 
+def weights_of(path):
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e-30])
+def test_samples_that_do_not_vary(tmp_path, scale):
+    nodes = [
+        node("Gemm", ["x", "w", "b"], ["a"]),
+        node("Relu", ["a"], ["r"]),
+        node("Gemm", ["r", "w2", "b2"], ["y"]),
+    ]
+    stored = {name: np.linspace(-1, 1, WIDTH, dtype=np.float32) for name in ("b", "b2")}
+
+    def change(x):
+        x[:] = scale * np.linspace(0.5, 2, WIDTH)
+
+    report = made(tmp_path, nodes, stored=stored, change=change)
+    assert status(report) == {"w": "pruned", "w2": "pruned"}
+    assert report.outputs[0].cosine > 0.999
+    assert all(abs(row.error) < 1e-3 for row in report.weights)
+    before, after = (weights_of(tmp_path / f"{name}.onnx") for name in "ab")
+    assert all(np.abs(after[name]).max() <= np.abs(before[name]).max() + 1e-6 for name in ("w", "w2"))
+    json.dumps(report.to_json(), allow_nan=False)
+
+
 def test_a_constant_output_has_an_error_all_the_same(tmp_path):
     nodes = [node("MatMul", ["x", "w"], ["a"]), node("ReduceMean", ["a"], ["y"], keepdims=0)]
     assert made(tmp_path, nodes, weights=("w",)).outputs[0].error < 1e3
