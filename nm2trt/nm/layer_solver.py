@@ -112,7 +112,7 @@ def fit_layer(
     problem = centre(fitted, mean_x, mean_y)
     check = centre(held_out, mean_x, mean_y) if held_out is not None and held_out.rows else None
     if bias and _constant(fitted, problem):
-        # What the products left is rounding; without it the weight stays as it was, and the bias does the rest.
+        # What the products left is rounding: the weight stays as it was, and the bias does the rest.
         problem, check = problem.without_inputs(), None if check is None else check.without_inputs()
     scale = input_scale(problem.h)
     scaled_check = None if check is None else check.scaled(scale)
