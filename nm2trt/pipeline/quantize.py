@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -35,6 +37,8 @@ def quantize(
 ) -> QuantizeReport:
     """Quantise an ONNX model with explicit Q/DQ; weights that hold N:M still do.
 
+    A file of too old an opset is converted first, and its outputs are compared.
+
     Args:
         model: The float32 ONNX file.
         output: The file to write; None puts `.int8.onnx` (or `.fp8.onnx`) beside the model.
@@ -52,14 +56,19 @@ def quantize(
         compare: Run both models on the first batch and say how far they differ.
 
     Raises:
-        InputError: A path or an option is wrong, or the model is not sound, not float32, or of too old an
-            opset.
+        InputError: A path or an option is wrong, or the model is not sound or not float32, or it is of too
+            old an opset and cannot be converted.
+        DifferenceError: The conversion to a newer opset changed the outputs.
         DataError: The samples do not fit the model.
         LineageError: A zero was lost.
         Interrupted: Calibration was stopped; the cache is up to date.
     """
+    from nm2trt.files import check_output
+    from nm2trt.graph.quantize.opset_conversion import convert_opset
     from nm2trt.graph.quantize.quantize_model import quantize_model
     from nm2trt.graph.quantize.report import QuantizeOptions
+    from nm2trt.graph.storage.model import load, opset
+    from nm2trt.graph.storage.save import refuse_data_file, refuse_same_file
 
     options = QuantizeOptions(to, method, percentile, tuple(exclude), float_weights, float_depthwise)
     model = Path(model)
@@ -67,4 +76,14 @@ def quantize(
     kept = out.with_suffix(".ranges.npz") if cache is None else Path(cache)
     refuse_replacing(model, out, kept, calib)
     samples = open_calibration(calib, batch, data_root, allow_functions=allow_functions, model=model)
-    return quantize_model(model, out, samples, options, cache=kept, compare=compare)
+    opened = load(model, leave_weights=True)
+    if (opset(opened.proto) or 0) >= options.form.opset:
+        return quantize_model(model, out, samples, options, cache=kept, compare=compare)
+    refuse_same_file(model, out)
+    refuse_data_file(opened, out)
+    check_output(out)
+    with tempfile.TemporaryDirectory(prefix="nm2trt-") as folder:
+        newer = Path(folder) / model.name
+        note = convert_opset(model, newer, options.form.opset)
+        report = quantize_model(newer, out, samples, options, cache=kept, compare=compare)
+    return replace(report, model=str(model), notes=(note, *report.notes))

@@ -7,7 +7,7 @@ says why onnxruntime's own inserter is not used; its histograms and thresholds a
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,7 @@ from nm2trt.calibration.ranges import Ranges, calibrate
 from nm2trt.calibration.stream import SampleStream, fitted
 from nm2trt.errors import ModelError
 from nm2trt.files import check_output
-from nm2trt.graph.analysis.constant_values import evaluate, main_source
-from nm2trt.graph.analysis.numpy_operators import Opaque
+from nm2trt.graph.analysis.constant_values import main_source
 from nm2trt.graph.analysis.qdq_islands import Island
 from nm2trt.graph.analysis.scopes import node_name
 from nm2trt.graph.analysis.shapes import infer_types
@@ -31,17 +30,17 @@ from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.edit.node_inserter import Inserter
 from nm2trt.graph.execute.output_comparison import Agreement, Reference
 from nm2trt.graph.execute.range_probes import observable
-from nm2trt.graph.quantize.number_formats import Format, quantise_weight, scale_for
-from nm2trt.graph.quantize.qdq_placement import Layer, Placement, place
+from nm2trt.graph.quantize.number_formats import Format
+from nm2trt.graph.quantize.pair_insertion import PairInsertion
+from nm2trt.graph.quantize.qdq_placement import Placement, place
 from nm2trt.graph.quantize.report import QuantizedLayer, QuantizeOptions, QuantizeReport
-from nm2trt.graph.storage.model import Model, load, metadata, opset
+from nm2trt.graph.storage.model import Model, load, opset
 from nm2trt.graph.storage.model_hash import model_hash
 from nm2trt.graph.storage.save import embed, refuse_data_file, refuse_same_file, save
 from nm2trt.graph.storage.stage_metadata import LineageEntry, record
 from nm2trt.graph.storage.tensors import DTYPE_NAMES
 from nm2trt.graph.verify.mask_lineage import check_descent
 from nm2trt.graph.verify.verify_model import VerifyReport, verify_model
-from nm2trt.nm.plan import METADATA_KEY, Plan
 
 __all__ = ["QuantizeOptions", "QuantizeReport", "QuantizedLayer", "quantize_model"]
 
@@ -95,7 +94,7 @@ def quantize_model(
     first: list[tuple[Any, Any]] = []
     ranges = _calibrate(source, list(placed.points), samples, options, cache, first if compare else None)
     parent = verify_model(source)
-    work = _Work(editor, placed, ranges, options)
+    work = PairInsertion(editor, placed, ranges, options)
     work.insert_pairs()
     layers = tuple(work.quantise(layer) for layer in placed.layers)
     # A node without a name is called by its position, which pairs in front of it change.
@@ -224,133 +223,3 @@ def _reference(source: Path, samples: SampleStream, first: Sequence[tuple[Any, A
             given = {name: array[at] for name, array in given.items()}
         batch = fitted(given, session.inputs, samples.source)
         return Reference(batch, session.run(batch))
-
-
-class _Work:
-    """The insertion itself."""
-
-    def __init__(self, editor: Inserter, placed: Placement, ranges: Ranges, options: QuantizeOptions) -> None:
-        self._editor, self._placed, self._ranges, self._options = editor, placed, ranges, options
-        self._form = options.form
-        self._weights: dict[tuple[str, int | None], tuple[str, int]] = {}
-        self._zero = ""
-        self._renamed: dict[str, str] = {}
-        self.scales: dict[str, float] = {}
-        self.notes: list[str] = []
-
-    def insert_pairs(self) -> None:
-        """Put a pair behind every point."""
-        largest = {
-            root: max(self._ranges.largest(value) for value in members)
-            for root, members in self._placed.members().items()
-        }
-        for value in self._placed.points:
-            top = largest[self._placed.scale_of[value]]
-            if self._ranges.low[value] == self._ranges.high[value]:
-                self.notes.append(f"{value!r} is {self._ranges.low[value]:g} for all samples")
-            self.scales[value] = scale_for(top, self._form)
-            self._pair(value, self.scales[value])
-        folded = sum(node.op_type == "BatchNormalization" for _, node in self._editor.live())
-        if folded:
-            self.notes.append(
-                f"{folded} BatchNormalizations are left, and compute in float where no builder folds them: "
-                "run nm2trt fuse first"
-            )
-
-    def _pair(self, value: str, scale: float) -> None:
-        editor = self._editor
-        behind = editor.producers.get(value, -1)
-        readers = sorted(editor.readers.get(value, ()))
-        scale_name = editor.add_tensor(np.array(scale, np.float32), f"{value}_scale")
-        zero = self._zero_point()
-        quantised = editor.unique(f"{value}_quantized")
-        editor.insert(
-            "QuantizeLinear",
-            [value, scale_name, zero],
-            quantised,
-            behind=behind,
-            label=f"{value}_QuantizeLinear",
-        )
-        back = editor.unique(f"{value}_dequantized")
-        editor.insert(
-            "DequantizeLinear",
-            [quantised, scale_name, zero],
-            back,
-            behind=behind,
-            label=f"{value}_DequantizeLinear",
-        )
-        for index, slot in readers:
-            editor.set_input(index, slot, back)
-
-    def _zero_point(self) -> str:
-        if not self._zero:
-            self._zero = self._editor.add_tensor(
-                np.zeros((), self._form.dtype), f"{self._form.name}_zero_point"
-            )
-        return self._zero
-
-    def quantise(self, layer: Layer) -> QuantizedLayer:
-        """Quantise a layer's weight, once for all layers that read it alike."""
-        if layer.why_float:
-            return QuantizedLayer(layer.label, layer.operator, layer.weight, False, layer.why_float, 0, 0)
-        weight = self._numbers(layer)
-        axis = _channel_axis(layer, weight.ndim)
-        key = (layer.consumer.value, axis)
-        lost = 0
-        if key not in self._weights:
-            self._weights[key] = self._weight(layer, weight, axis)
-        name, lost = self._weights[key]
-        self._editor.set_input(layer.index, layer.consumer.input_index, name)
-        return QuantizedLayer(layer.label, layer.operator, layer.weight, True, "", lost, weight.size)
-
-    def _numbers(self, layer: Layer) -> Array:
-        try:
-            weight = evaluate(layer.consumer.scope, layer.consumer.value)
-        except Opaque as why:
-            raise ModelError(
-                f"the weight of {layer.label} cannot be evaluated: {why}; leave the layer out with --exclude"
-            ) from why
-        if not np.isfinite(weight).all():
-            raise ModelError(f"weight {layer.weight!r} holds NaN or infinity; repair it before quantising")
-        return weight
-
-    def _weight(self, layer: Layer, weight: Array, axis: int | None) -> tuple[str, int]:
-        editor, form = self._editor, self._form
-        done = quantise_weight(weight, form, axis)
-        scale = editor.add_tensor(done.scale, f"{layer.weight}_scale")
-        zero = editor.add_tensor(np.zeros(done.scale.shape, form.dtype), f"{layer.weight}_zero_point")
-        attributes = {} if axis is None else {"axis": axis}
-        behind = -1
-        if self._options.float_weights:
-            numbers = editor.unique(f"{layer.weight}_quantized")
-            behind = editor.producers.get(layer.consumer.value, -1)
-            label = f"{layer.weight}_QuantizeLinear"
-            inputs = [layer.consumer.value, scale, zero]
-            editor.insert("QuantizeLinear", inputs, numbers, behind=behind, label=label, **attributes)
-        else:
-            numbers = editor.add_tensor(done.numbers, layer.weight)
-            self._renamed[layer.weight] = numbers
-        back = editor.unique(f"{layer.weight}_dequantized")
-        label = f"{layer.weight}_DequantizeLinear"
-        editor.insert(
-            "DequantizeLinear", [numbers, scale, zero], back, behind=behind, label=label, **attributes
-        )
-        return back, done.lost
-
-    def plan(self, finals: Mapping[str, str], weights: Collection[str]) -> Plan | None:
-        """Return the model's plan under the names of the new tensors, and of those that layers still read."""
-        text = metadata(self._editor.model.proto).get(METADATA_KEY)
-        if text is None:
-            return None
-        renamed = {old: finals[new] for old, new in self._renamed.items() if finals.get(new, old) != old}
-        plan = Plan.from_json(text)
-        return plan.renamed(renamed, weights) if renamed else plan
-
-
-def _channel_axis(layer: Layer, rank: int) -> int | None:
-    """Return the axis of a weight's output channels."""
-    if layer.operator == "Conv":
-        return 0
-    if layer.operator == "Gemm":
-        return 0 if layer.consumer.attributes.get("transB") else 1
-    return rank - 1 if rank == 2 else None

@@ -15,13 +15,14 @@ from pathlib import Path
 from nm2trt.calibration.stream import SampleStream
 from nm2trt.errors import DataError, SparsityError
 from nm2trt.files import check_output
+from nm2trt.graph.execute.output_verdict import OutputVerdict
 from nm2trt.graph.reconstruct.choice import check_globs, dense_reason, holds
 from nm2trt.graph.reconstruct.chunks import Chunks, read_chunks
 from nm2trt.graph.reconstruct.layer_walk import LayerWalk
 from nm2trt.graph.reconstruct.layers import REBUILT, Layer, find_layers
 from nm2trt.graph.reconstruct.network import Network
 from nm2trt.graph.reconstruct.output_verdict import judge_outputs
-from nm2trt.graph.reconstruct.report import OutputVerdict, RebuiltLayer, ReconstructOptions, ReconstructReport
+from nm2trt.graph.reconstruct.report import RebuiltLayer, ReconstructOptions, ReconstructReport
 from nm2trt.graph.reconstruct.statistics import held_out
 from nm2trt.graph.storage.external_data import pack
 from nm2trt.graph.storage.model import Model, load, metadata

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from nm2trt.graph.execute.output_verdict import OutputVerdict
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan
 
-__all__ = ["OutputVerdict", "RebuiltLayer", "ReconstructOptions", "ReconstructReport"]
+__all__ = ["RebuiltLayer", "ReconstructOptions", "ReconstructReport"]
 
 _TWO_FOUR = NMPattern(2, 4)
 
@@ -74,31 +75,6 @@ class RebuiltLayer:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class OutputVerdict:
-    """How far an output of the pruned network is from the dense one's, on calibration samples.
-
-    Args:
-        output: Its name.
-        samples: Samples that were compared.
-        error: Squared difference as a share of the dense output's variance, or of its mean square where it is
-            constant; None if nothing could be compared.
-        cosine: Cosine of both outputs, mean over rows of the last axis; None likewise.
-        agreement: Share of rows of the last axis whose largest entry is the same one; None if the output is
-            no score per class.
-        kl: Kullback-Leibler divergence of the pruned rows from the dense ones, in nats; None likewise.
-        remark: What could not be compared, and why; "" if everything could.
-    """
-
-    output: str
-    samples: int
-    error: float | None
-    cosine: float | None
-    agreement: float | None
-    kl: float | None
-    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,13 +242,44 @@ def test_unfused_batchnorms_are_noted(tmp_path):
     assert "run nm2trt fuse first" in quantise(tmp_path).notes[0]
 
 
-def old(folder):
-    onnx.save(residual_net_without_hardswish(12), folder / "m.onnx")
-
-
-def residual_net_without_hardswish(opset):
+def old_net():
+    """A file of an old opset whose Squeeze has its axes as an attribute, as opset 13 no longer does."""
     b = Builder()
-    return b.model(b.conv("x", "c", 8, 8), opset=opset)
+    wide = b.node("Unsqueeze", [b.conv("x", "c", 8, 8)], "wide", axes=[0])
+    return b.model(b.node("Squeeze", [wide], "narrow", axes=[0]), opset=12)
+
+
+def unconvertible(folder):
+    model = old_net()
+    model.graph.node[-1].op_type = "Upsample"
+    del model.graph.node[-1].attribute[:]
+    onnx.save(model, folder / "m.onnx")
+
+
+def test_a_file_of_an_old_opset_is_converted_and_its_outputs_compared(folder):
+    model = old_net()
+    plan = Plan((PlanEntry("c.weight", NMPattern(2, 4), "", (8, 8, 1, 1), 1),), "test")
+    model.metadata_props.add(key=METADATA_KEY, value=plan.to_json())
+    model.metadata_props.add(key="character", value="a\nb")
+    onnx.save(model, folder / "m.onnx")
+    before = (folder / "m.onnx").read_bytes()
+    report = quantise(folder)
+    assert report.model == str(folder / "m.onnx")
+    assert (folder / "m.onnx").read_bytes() == before
+    assert report.notes[0].startswith("converted from opset 12 to 13 first; outputs moved by ")
+    written = load(folder / "q.onnx").proto
+    assert [(entry.domain, entry.version) for entry in written.opset_import] == [("", 13)]
+    assert metadata(written)["character"] == "a\nb"
+    assert [entry.stage for entry in read_lineage(written)] == ["convert opset 13", "quantize int8"]
+    onnx.save(onnx.version_converter.convert_version(old_net(), 13), folder / "m13.onnx")
+    nm2trt.quantize(folder / "m13.onnx", folder / "q13.onnx", calib=folder / "x.npz")
+    x = {"x": samples()}
+    first, second = (every_value(onnx.load(folder / name), x) for name in ("q.onnx", "q13.onnx"))
+    np.testing.assert_array_equal(first["narrow"], second["narrow"])
+
+
+def test_fp8_converts_to_its_own_opset(folder):
+    assert quantise(folder, to="fp8").notes[0].startswith("converted from opset 18 to 19 first")
 
 
 def twice(folder):
@@ -276,8 +307,7 @@ BAD = np.where(np.arange(X.size).reshape(X.shape) == 70, np.nan, X).astype(np.fl
 @pytest.mark.parametrize(
     ("change", "arguments", "kind", "words"),
     [
-        pytest.param(old, {}, ModelError, "opset 12; int8 needs opset 13 or newer", id="old-opset"),
-        pytest.param(None, {"to": "fp8"}, ModelError, "opset 18; fp8 needs opset 19", id="fp8-opset"),
+        pytest.param(unconvertible, {}, ModelError, "of opset 12 and cannot be converted to opset 13: .*export it again", id="old-opset"),
         pytest.param(twice, {}, ModelError, "is quantised already: QuantizeLinear", id="twice"),
         pytest.param(half, {}, ModelError, "is float16; quantise the float32 model", id="fp16"),
         pytest.param(None, {"exclude": ["nothing*"]}, InputError, "'nothing\\*' matches no layer; the model has stem", id="glob"),

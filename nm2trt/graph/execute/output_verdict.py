@@ -1,0 +1,149 @@
+"""How far a changed network's outputs are from the original's, without labels: error, KL, equal answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["OutputVerdict", "VerdictSum"]
+
+Array = npt.NDArray[Any]
+
+# An output whose variance is less of its mean square than this is constant.
+_CONSTANT = 1e-12
+# A sample of more rows than this is a map, not a sequence.
+_MOST_STEPS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class OutputVerdict:
+    """How far an output of the pruned network is from the dense one's, on calibration samples.
+
+    Args:
+        output: Its name.
+        samples: Samples that were compared.
+        error: Squared difference as a share of the dense output's variance, or of its mean square where it is
+            constant; None if nothing could be compared.
+        cosine: Cosine of both outputs, mean over rows of the last axis; None likewise.
+        agreement: Share of rows of the last axis whose largest entry is the same one; None if the output is
+            no score per class.
+        kl: Kullback-Leibler divergence of the pruned rows from the dense ones, in nats; None likewise.
+        remark: What could not be compared, and why; "" if everything could.
+        same_answers: Share of samples whose classes are the same, in order and without repeats, as greedy CTC
+            reads a sequence; None if the output is no score per class.
+    """
+
+    output: str
+    samples: int
+    error: float | None
+    cosine: float | None
+    agreement: float | None
+    kl: float | None
+    remark: str = ""
+    same_answers: float | None = None
+
+    @property
+    def loss(self) -> float | None:
+        """Share of samples whose answer changed; without scores, the share of the variance that is lost."""
+        return self.error if self.same_answers is None else 1.0 - self.same_answers
+
+    @property
+    def divergence(self) -> float | None:
+        """KL divergence; without scores, the share of the variance that is lost."""
+        return self.error if self.kl is None else self.kl
+
+
+class VerdictSum:
+    """Adds up the verdict on one output, batch by batch.
+
+    Args:
+        name: The output.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._samples = self._rows = self._size = self._broken = self._unequal = self._answers = 0
+        self._difference = self._square = self._sum = self._cosine = self._equal = self._kl = 0.0
+        self._scores = self._has_answers = True
+
+    def add(self, dense: Array, pruned: Array) -> None:
+        """Add one batch: the original's output and the changed network's."""
+        self._samples += int(dense.shape[0]) if dense.ndim else 1
+        if dense.shape != pruned.shape:
+            self._unequal += 1
+            return
+        if not dense.size:
+            return
+        rows, others = (
+            item.astype(np.float64).reshape(-1, item.shape[-1] if item.ndim else 1)
+            for item in (dense, pruned)
+        )
+        sound = np.isfinite(rows).all(1) & np.isfinite(others).all(1)
+        whole = bool(sound.all())
+        self._broken += int((~sound).sum())
+        rows, others = rows[sound], others[sound]
+        self._difference += float(((others - rows) ** 2).sum())
+        self._square += float((rows**2).sum())
+        self._sum += float(rows.sum())
+        self._size += rows.size
+        self._rows += len(rows)
+        norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(others, axis=1)
+        self._cosine += float(((rows * others).sum(1) / np.maximum(norms, 1e-30)).sum())
+        # One row per sample is a score per class; so is a row that sums to one. Anything else is a map.
+        is_distribution = bool((rows >= 0).all() and np.allclose(rows.sum(1), 1, atol=1e-3))
+        is_embedding = not is_distribution and bool(np.allclose((rows**2).sum(1), 1, atol=1e-3))
+        self._scores &= rows.shape[1] > 1 and (dense.ndim == 2 or is_distribution) and not is_embedding
+        if self._scores:
+            best, other = rows.argmax(1), others.argmax(1)
+            self._equal += float((best == other).sum())
+            p, q = (_log_shares(item, is_distribution) for item in (rows, others))
+            self._kl += float((np.exp(p) * (p - q)).sum())
+            self._count_answers(dense.shape, best, other, whole=whole)
+
+    def _count_answers(self, shape: tuple[int, ...], best: Array, other: Array, *, whole: bool) -> None:
+        steps = len(best) // shape[0] if shape[0] else 0
+        if not whole or not 0 < steps <= _MOST_STEPS:
+            self._has_answers = False
+            return
+        pairs = zip(best.reshape(shape[0], -1), other.reshape(shape[0], -1), strict=True)
+        self._answers += sum(_without_repeats(a) == _without_repeats(b) for a, b in pairs)
+
+    def verdict(self) -> OutputVerdict:
+        """Return what the sums say."""
+        remark = ""
+        if self._broken:
+            remark = f"{self._broken} rows hold NaN or infinity in either network and are left out"
+        elif self._unequal:
+            remark = f"{self._unequal} chunks have other shapes in the pruned network and are left out"
+        if not self._rows:
+            return OutputVerdict(self._name, self._samples, None, None, None, None, remark or "it is empty")
+        variance = self._square - self._sum**2 / self._size
+        if variance <= _CONSTANT * self._square:
+            variance = self._square
+        rows = self._rows
+        with_answers = self._scores and self._has_answers and not self._unequal
+        return OutputVerdict(
+            output=self._name,
+            samples=self._samples,
+            error=self._difference / max(variance, 1e-30),
+            cosine=self._cosine / rows,
+            agreement=self._equal / rows if self._scores else None,
+            kl=max(self._kl / rows, 0.0) if self._scores else None,
+            remark=remark,
+            same_answers=self._answers / self._samples if with_answers else None,
+        )
+
+
+def _without_repeats(classes: Array) -> list[int]:
+    return [int(c) for c, before in zip(classes, [-1, *classes[:-1]], strict=True) if c != before]
+
+
+def _log_shares(rows: Array, is_distribution: bool) -> Array:
+    """Return log probabilities; scores go through a softmax."""
+    if is_distribution:
+        return np.asarray(np.log(np.clip(rows, 1e-12, None)))
+    shifted = rows - rows.max(1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))

@@ -1,0 +1,174 @@
+"""Q/DQ pairs written into a graph: scales of values, integers of weights, and the plan under new names."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, MutableMapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nm2trt.calibration.ranges import Ranges
+from nm2trt.errors import ModelError
+from nm2trt.graph.analysis.constant_values import evaluate
+from nm2trt.graph.analysis.numpy_operators import Opaque
+from nm2trt.graph.edit.node_inserter import Inserter
+from nm2trt.graph.quantize.number_formats import Quantised, quantise_weight, scale_for
+from nm2trt.graph.quantize.qdq_placement import Layer, Placement
+from nm2trt.graph.quantize.report import QuantizedLayer, QuantizeOptions
+from nm2trt.graph.storage.model import metadata
+from nm2trt.nm.plan import METADATA_KEY, Plan
+
+__all__ = ["PairInsertion", "Rounded"]
+
+Array = npt.NDArray[Any]
+# Weights that were rounded already, by value, operator and `transB`: a search rounds each of them once.
+Rounded = MutableMapping[tuple[str, str, bool], Quantised]
+
+
+class PairInsertion:
+    """The insertion of all pairs into one graph.
+
+    Args:
+        editor: The graph.
+        placed: Where pairs go.
+        ranges: Range of each value.
+        options: How to quantise.
+        rounded: Weights that were rounded already; what is rounded here is added to it.
+    """
+
+    def __init__(
+        self,
+        editor: Inserter,
+        placed: Placement,
+        ranges: Ranges,
+        options: QuantizeOptions,
+        rounded: Rounded | None = None,
+    ) -> None:
+        self._rounded: Rounded = {} if rounded is None else rounded
+        self._editor, self._placed, self._ranges, self._options = editor, placed, ranges, options
+        self._form = options.form
+        self._weights: dict[tuple[str, int | None], str] = {}
+        self._zero = ""
+        self._renamed: dict[str, str] = {}
+        self.scales: dict[str, float] = {}
+        self.notes: list[str] = []
+
+    def insert_pairs(self) -> None:
+        """Put a pair behind every point."""
+        largest = {
+            root: max(self._ranges.largest(value) for value in members)
+            for root, members in self._placed.members().items()
+        }
+        for value in self._placed.points:
+            top = largest[self._placed.scale_of[value]]
+            if self._ranges.low[value] == self._ranges.high[value]:
+                self.notes.append(f"{value!r} is {self._ranges.low[value]:g} for all samples")
+            self.scales[value] = scale_for(top, self._form)
+            self._pair(value, self.scales[value])
+        folded = sum(node.op_type == "BatchNormalization" for _, node in self._editor.live())
+        if folded:
+            self.notes.append(
+                f"{folded} BatchNormalizations are left, and compute in float where no builder folds them: "
+                "run nm2trt fuse first"
+            )
+
+    def _pair(self, value: str, scale: float) -> None:
+        editor = self._editor
+        behind = editor.producers.get(value, -1)
+        readers = sorted(editor.readers.get(value, ()))
+        scale_name = editor.add_tensor(np.array(scale, np.float32), f"{value}_scale")
+        zero = self._zero_point()
+        quantised = editor.unique(f"{value}_quantized")
+        editor.insert(
+            "QuantizeLinear",
+            [value, scale_name, zero],
+            quantised,
+            behind=behind,
+            label=f"{value}_QuantizeLinear",
+        )
+        back = editor.unique(f"{value}_dequantized")
+        editor.insert(
+            "DequantizeLinear",
+            [quantised, scale_name, zero],
+            back,
+            behind=behind,
+            label=f"{value}_DequantizeLinear",
+        )
+        for index, slot in readers:
+            editor.set_input(index, slot, back)
+
+    def _zero_point(self) -> str:
+        if not self._zero:
+            self._zero = self._editor.add_tensor(
+                np.zeros((), self._form.dtype), f"{self._form.name}_zero_point"
+            )
+        return self._zero
+
+    def quantise(self, layer: Layer) -> QuantizedLayer:
+        """Quantise a layer's weight, once for all layers that read it alike."""
+        if layer.why_float:
+            return QuantizedLayer(layer.label, layer.operator, layer.weight, False, layer.why_float, 0, 0)
+        key = (layer.consumer.value, layer.operator, bool(layer.consumer.attributes.get("transB")))
+        if key not in self._rounded:
+            weight = self._numbers(layer)
+            self._rounded[key] = quantise_weight(weight, self._form, _channel_axis(layer, weight.ndim))
+        done = self._rounded[key]
+        place = (layer.consumer.value, done.axis)
+        if place not in self._weights:
+            self._weights[place] = self._weight(layer, done)
+        self._editor.set_input(layer.index, layer.consumer.input_index, self._weights[place])
+        return QuantizedLayer(
+            layer.label, layer.operator, layer.weight, True, "", done.lost, done.numbers.size
+        )
+
+    def _numbers(self, layer: Layer) -> Array:
+        try:
+            weight = evaluate(layer.consumer.scope, layer.consumer.value)
+        except Opaque as why:
+            raise ModelError(
+                f"the weight of {layer.label} cannot be evaluated: {why}; leave the layer out with --exclude"
+            ) from why
+        if not np.isfinite(weight).all():
+            raise ModelError(f"weight {layer.weight!r} holds NaN or infinity; repair it before quantising")
+        return weight
+
+    def _weight(self, layer: Layer, done: Quantised) -> str:
+        editor, form, axis = self._editor, self._form, done.axis
+        scale = editor.add_tensor(done.scale, f"{layer.weight}_scale")
+        zero = editor.add_tensor(np.zeros(done.scale.shape, form.dtype), f"{layer.weight}_zero_point")
+        attributes = {} if axis is None else {"axis": axis}
+        behind = -1
+        if self._options.float_weights:
+            numbers = editor.unique(f"{layer.weight}_quantized")
+            behind = editor.producers.get(layer.consumer.value, -1)
+            label = f"{layer.weight}_QuantizeLinear"
+            inputs = [layer.consumer.value, scale, zero]
+            editor.insert("QuantizeLinear", inputs, numbers, behind=behind, label=label, **attributes)
+        else:
+            numbers = editor.add_tensor(done.numbers, layer.weight)
+            self._renamed[layer.weight] = numbers
+        back = editor.unique(f"{layer.weight}_dequantized")
+        label = f"{layer.weight}_DequantizeLinear"
+        editor.insert(
+            "DequantizeLinear", [numbers, scale, zero], back, behind=behind, label=label, **attributes
+        )
+        return back
+
+    def plan(self, finals: Mapping[str, str], weights: Collection[str]) -> Plan | None:
+        """Return the model's plan under the names of the new tensors, and of those that layers still read."""
+        text = metadata(self._editor.model.proto).get(METADATA_KEY)
+        if text is None:
+            return None
+        renamed = {old: finals[new] for old, new in self._renamed.items() if finals.get(new, old) != old}
+        plan = Plan.from_json(text)
+        return plan.renamed(renamed, weights) if renamed else plan
+
+
+def _channel_axis(layer: Layer, rank: int) -> int | None:
+    """Return the axis of a weight's output channels."""
+    if layer.operator == "Conv":
+        return 0
+    if layer.operator == "Gemm":
+        return 0 if layer.consumer.attributes.get("transB") else 1
+    return rank - 1 if rank == 2 else None

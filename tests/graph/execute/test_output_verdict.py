@@ -1,0 +1,52 @@
+"""OutputVerdict: what counts as a score, as an embedding, as an equal answer."""
+
+import numpy as np
+import pytest
+
+from nm2trt.graph.execute.output_verdict import VerdictSum
+
+
+def verdict(dense, pruned):
+    total = VerdictSum("y")
+    total.add(np.asarray(dense, np.float32), np.asarray(pruned, np.float32))
+    return total.verdict()
+
+
+def one_hot(classes, count=5):
+    return 0.9 * np.eye(count)[np.asarray(classes)] + 0.1 / count
+
+
+def test_kl_is_that_of_the_softmax_and_one_answer_of_four_changed():
+    dense = np.array([[2, 0, 1], [0, 3, 0], [1, 0, 4], [5, 1, 0]], float)
+    pruned = dense.copy()
+    pruned[0] = [0, 2, 1]
+    p, q = (np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (dense, pruned))
+    found = verdict(dense, pruned)
+    assert found.kl == pytest.approx((p * np.log(p / q)).sum() / 4, rel=1e-6)
+    assert (found.agreement, found.same_answers, found.loss) == (0.75, 0.75, 0.25)
+
+
+def test_sequences_are_read_without_repeats():
+    dense = one_hot([[0, 1, 1, 0, 2], [3, 3, 0, 0, 4], [1, 0, 2, 2, 2]])
+    shifted = one_hot([[0, 0, 1, 0, 2], [3, 0, 0, 4, 4], [1, 0, 2, 0, 2]])
+    found = verdict(dense, shifted)
+    # Two frames moved inside runs and two more; only the third sample reads otherwise.
+    assert found.same_answers == pytest.approx(2 / 3)
+    assert found.agreement == pytest.approx(11 / 15)
+
+
+def test_unit_vectors_are_embeddings_and_no_scores():
+    rows = np.random.default_rng(0).normal(size=(6, 8))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    found = verdict(rows, -rows)
+    assert (found.kl, found.agreement, found.same_answers) == (None, None, None)
+    assert found.loss == found.divergence == found.error > 3
+
+
+def test_nan_leaves_no_answers():
+    dense = np.ones((2, 3)) * [1, 2, 3]
+    broken = dense.copy()
+    broken[1, 1] = np.nan
+    found = verdict(dense, broken)
+    assert found.same_answers is None
+    assert found.remark.startswith("1 rows hold NaN")
