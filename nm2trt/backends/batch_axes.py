@@ -12,15 +12,28 @@ import numpy.typing as npt
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.errors import DataError
 
-__all__ = ["as_feed", "batch_axis", "batch_name", "data_dependent", "fixed_batch", "sample_first"]
+__all__ = [
+    "as_feed",
+    "batch_axis",
+    "batch_name",
+    "batch_size",
+    "data_dependent",
+    "feed_axis",
+    "fixed_batch",
+    "has_free_batch",
+    "output_axis",
+    "sample_first",
+    "sample_shapes",
+]
 
 Array = npt.NDArray[Any]
 
 
 def batch_name(inputs: Sequence[TensorSpec]) -> str | None:
-    """Return the name of the free dimension that is the batch; None if none has a name.
+    """Return the name of the free dimension that is the batch; None if no name can be it.
 
-    It is the one that most inputs share; of several, one that comes first in a shape.
+    It comes first in some input, or is called a batch; of several such names it is the one that most inputs
+    share. A free size after a fixed one, as in (1, "sequence") or (1, 3, "height", "width"), is not.
     """
     held: Counter[str] = Counter()
     leading: set[str] = set()
@@ -28,9 +41,12 @@ def batch_name(inputs: Sequence[TensorSpec]) -> str | None:
         held.update({size for size in spec.shape if isinstance(size, str)})
         if spec.shape and isinstance(spec.shape[0], str):
             leading.add(spec.shape[0])
-    if not held:
-        return None
-    return max(held, key=lambda name: (held[name], name in leading))
+    fitting = [name for name in held if name in leading or _called_batch(name)]
+    return max(fitting, key=lambda name: (held[name], _called_batch(name)), default=None)
+
+
+def _called_batch(name: str) -> bool:
+    return "batch" in name.lower() or name.lower() in ("b", "n")
 
 
 def batch_axis(spec: TensorSpec, batch: str | None) -> int | None:
@@ -38,6 +54,22 @@ def batch_axis(spec: TensorSpec, batch: str | None) -> int | None:
     if batch is not None and batch in spec.shape:
         return spec.shape.index(batch)
     return 0 if spec.shape and spec.shape[0] is None else None
+
+
+def batch_size(inputs: Sequence[TensorSpec], feeds: Mapping[str, Array]) -> int:
+    """Return how many samples feeds hold, laid out as the inputs are; a fixed model's is its first size."""
+    name = batch_name(inputs)
+    for spec in inputs:
+        axis = batch_axis(spec, name)
+        if axis is not None:
+            return int(feeds[spec.name].shape[axis])
+    return next((int(spec.shape[0]) for spec in inputs if spec.shape and isinstance(spec.shape[0], int)), 1)
+
+
+def has_free_batch(inputs: Sequence[TensorSpec]) -> bool:
+    """Tell whether a model takes batches of any size."""
+    name = batch_name(inputs)
+    return any(batch_axis(spec, name) is not None for spec in inputs)
 
 
 def data_dependent(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> frozenset[str]:
@@ -58,7 +90,9 @@ def data_dependent(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) 
 
 
 def sample_first(inputs: Sequence[TensorSpec], arrays: Mapping[str, Array]) -> dict[str, Array] | None:
-    """Put the samples first in arrays that have the batch elsewhere, or none; None if all have it first.
+    """Put the samples first in arrays that have the batch elsewhere or lack it; None if all have it first.
+
+    It is None too if the arrays are not those of the inputs.
 
     What an input declares as fixed and gets whole, such as a rate or an initial state, is the same for every
     sample: it is repeated without a copy.
@@ -67,6 +101,8 @@ def sample_first(inputs: Sequence[TensorSpec], arrays: Mapping[str, Array]) -> d
         inputs: What the model takes.
         arrays: Arrays as it takes them, the batch axis as long as there are samples.
     """
+    if {spec.name for spec in inputs} != set(arrays):
+        return None
     axes = _sample_axes(inputs, {name: array.shape for name, array in arrays.items()})
     if all(axis == 0 for axis in axes.values()):
         return None
@@ -109,23 +145,40 @@ def _sample_axes(
     return axes
 
 
-def _feed_axis(spec: TensorSpec, row: tuple[int, ...], batch: str | None) -> int | None:
-    """Return where the samples, whose shape is `row`, go in an input; None if one sample is all of it."""
-    if len(row) == len(spec.shape):
+def feed_axis(spec: TensorSpec, row: tuple[int, ...], batch: str | None) -> int | None:
+    """Return where samples of shape `row` go in an input; None if one sample is the whole input.
+
+    Args:
+        spec: The input.
+        row: Shape of one sample.
+        batch: What `batch_name` returned.
+    """
+    if row == spec.shape:
         return None
     if batch is not None and batch in spec.shape:
         return spec.shape.index(batch)
+    fitting = []
     for axis in range(len(spec.shape)):
         rest = (*spec.shape[:axis], *spec.shape[axis + 1 :])
         if len(rest) == len(row) and all(
             not isinstance(want, int) or want == have for want, have in zip(rest, row, strict=True)
         ):
-            return axis
-    return 0
+            fitting.append(axis)
+    # A free dimension rather than a fixed one: (2, ?, 8) takes samples of (2, 8) on axis 1, not 0.
+    return min(fitting, key=lambda axis: isinstance(spec.shape[axis], int), default=0)
 
 
-def fixed_batch(inputs: Sequence[TensorSpec], arrays: Mapping[str, Array]) -> int | None:
-    """Return the only batch size that inputs take, for arrays with the samples first; None if it is free.
+def sample_shapes(arrays: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of one sample of each array, for arrays with the samples first."""
+    return {name: array.shape[1:] for name, array in arrays.items()}
+
+
+def fixed_batch(inputs: Sequence[TensorSpec], rows: Mapping[str, tuple[int, ...]]) -> int | None:
+    """Return the only batch size that inputs take; None if it is free.
+
+    Args:
+        inputs: What the model takes.
+        rows: Shape of one sample of each input.
 
     Raises:
         DataError: Two inputs take batches of different sizes.
@@ -133,7 +186,7 @@ def fixed_batch(inputs: Sequence[TensorSpec], arrays: Mapping[str, Array]) -> in
     batch = batch_name(inputs)
     sizes: set[int] = set()
     for spec in inputs:
-        axis = _feed_axis(spec, arrays[spec.name].shape[1:], batch)
+        axis = feed_axis(spec, rows[spec.name], batch)
         size = None if axis is None or axis >= len(spec.shape) else spec.shape[axis]
         if isinstance(size, int):
             sizes.add(size)
@@ -142,13 +195,46 @@ def fixed_batch(inputs: Sequence[TensorSpec], arrays: Mapping[str, Array]) -> in
     return next(iter(sizes), None)
 
 
+def output_axis(
+    spec: TensorSpec,
+    shape: tuple[int, ...],
+    size: int,
+    *,
+    batch: str | None,
+    fixed: bool,
+    fed: Mapping[tuple[int, ...], int],
+    free_size: bool = False,
+) -> int | None:
+    """Return the axis of an output that holds the samples; None if it holds no samples.
+
+    Args:
+        spec: The output.
+        shape: Its shape after a run.
+        size: Samples that were run.
+        batch: What `batch_name` returned for the inputs.
+        fixed: The inputs take batches of `size` only; else a dimension that is declared as fixed is no batch.
+        fed: Batch axis of each input by the shape in which it was fed: a state comes out as it goes in.
+        free_size: The output's size depends on the data; see `data_dependent`.
+    """
+    named = None if batch is None or batch not in spec.shape else spec.shape.index(batch)
+    if named is not None and shape[named : named + 1] == (size,):
+        return named
+    if shape in fed:
+        return fed[shape]
+    for axis, have in enumerate(shape[:1] if free_size else shape):
+        declared = spec.shape[axis] if axis < len(spec.shape) else None
+        if have == size and (fixed or not isinstance(declared, int)):
+            return axis
+    return None
+
+
 def as_feed(spec: TensorSpec, array: Array, inputs: Sequence[TensorSpec]) -> Array:
     """Return samples, first in the array, as an input takes them.
 
     Raises:
         DataError: The input takes one value for the whole batch, and the samples have several.
     """
-    axis = _feed_axis(spec, array.shape[1:], batch_name(inputs))
+    axis = feed_axis(spec, array.shape[1:], batch_name(inputs))
     if axis is not None:
         return np.moveaxis(array, 0, axis) if axis < array.ndim else array
     if (array[1:] != array[:1]).any():

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.backends.batch_axes import batch_axis, batch_name
 from nm2trt.backends.protocol import TensorSpec, numpy_dtype
 from nm2trt.compare import is_floating
 from nm2trt.errors import DataError
@@ -27,7 +28,7 @@ def random_feeds(
 
     Args:
         inputs: The session's inputs.
-        batch: Size of a free first dimension.
+        batch: Size of the batch, on whichever axis an input has it; see `batch_name`.
         free: Size of every other free dimension; None refuses an input that has one.
         seed: Seed of the draw.
         shapes: Whole shapes by input name, which take the place of the declared ones.
@@ -42,17 +43,20 @@ def random_feeds(
             f"the model has no input {sorted(unknown)[0]!r}; its inputs are {[s.name for s in inputs]}"
         )
     rng = np.random.default_rng(seed)
+    name = batch_name(inputs)
     return {
-        spec.name: _drawn(spec, given.get(spec.name) or _shape(spec, batch, free), rng) for spec in inputs
+        spec.name: _drawn(spec, given.get(spec.name) or _shape(spec, batch, name, free), rng)
+        for spec in inputs
     }
 
 
-def _shape(spec: TensorSpec, batch: int, free: int | None) -> tuple[int, ...]:
+def _shape(spec: TensorSpec, batch: int, name: str | None, free: int | None) -> tuple[int, ...]:
     sizes = []
+    axis = batch_axis(spec, name)
     for position, size in enumerate(spec.shape):
         if isinstance(size, int):
             sizes.append(size)
-        elif position == 0:
+        elif position == axis or (size is not None and size == name):
             sizes.append(batch)
         elif free is not None:
             sizes.append(free)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nm2trt.backends.batch_axes import fixed_batch
+from nm2trt.backends.batch_axes import fixed_batch, sample_shapes
 from nm2trt.backends.protocol import Session
 from nm2trt.calibration.collectors import METHODS, Collector, Method, Observed, collector_for
 from nm2trt.calibration.range_cache import RangeCache
@@ -200,7 +200,7 @@ class _Run:
 
     def _run(self, session: Session, batch: Batch, collector: Collector) -> None:
         fitted(batch, session.inputs, self.samples.source)
-        fixed = fixed_batch(session.inputs, batch)
+        fixed = fixed_batch(session.inputs, sample_shapes(batch))
         length = _length(batch)
         step = length if fixed is None else fixed
         for start in range(0, length, step):

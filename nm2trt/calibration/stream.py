@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from nm2trt.backends.batch_axes import as_feed, fixed_batch, sample_first
+from nm2trt.backends.batch_axes import as_feed, fixed_batch, sample_first, sample_shapes
 from nm2trt.backends.protocol import TensorSpec, numpy_dtype
 from nm2trt.errors import BackendMissingError, DataError
 from nm2trt.files import check_input
@@ -239,7 +239,7 @@ def fitted(batch: Mapping[str, Array], inputs: Sequence[TensorSpec], source: str
 def _fit_one(given: Array, spec: TensorSpec, source: str, inputs: Sequence[TensorSpec]) -> Array:
     wanted = numpy_dtype(spec.dtype)
     array = as_feed(spec, given, inputs)
-    whole = fixed_batch([spec], {spec.name: given}) if given.ndim == len(spec.shape) else None
+    whole = fixed_batch([spec], sample_shapes({spec.name: given})) if given.ndim == len(spec.shape) else None
     fits = array.ndim == len(spec.shape) and all(
         not isinstance(size, int) or size == have or (size == whole and have == len(given))
         for size, have in zip(spec.shape, array.shape, strict=True)

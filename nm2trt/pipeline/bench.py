@@ -85,7 +85,6 @@ def bench(
         check_input(compare, "an earlier benchmark's JSON")
     recorded = tuple(read_trtexec(one) for one in artefacts if _is_times(one))
     live = [one for one in artefacts if not _is_times(one)]
-    samples = None if data is None else open_samples(data)
     with contextlib.ExitStack() as stack:
         sessions: dict[str, Session] = {}
         backends: dict[str, str] = {}
@@ -93,6 +92,8 @@ def bench(
             name = _unused(str(one), sessions)
             sessions[name] = stack.enter_context(open_session(one, threads=threads))
             backends[f"backend of {name}"] = backend_of(one)
+        inputs = next((session.inputs for session in sessions.values()), ())
+        samples = None if data is None else open_samples(data, inputs=inputs)
         if sessions:
             benchmark = _measured(sessions, samples, batches, shapes, runs, warmup, threads, seed, backends)
         else:

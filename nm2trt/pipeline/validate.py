@@ -96,18 +96,25 @@ def validate(
     limits = Limits(rtol, atol, min_cosine, min_agreement)
     if bisect:
         _require_onnx(model, against)
-    samples = open_samples(data, data_root=data_root, allow_functions=allow_functions)
-    chosen = tuple(metrics) or default_metrics(samples)
-    gated = set(metrics) or set(chosen[:1])
-    if drop is not None and not gated:
-        raise InputError("--max-drop needs a metric, and the data has no labels; name one with --metric")
-    if min_agreement is not None and "agreement" not in chosen:
-        chosen = (*chosen, "agreement")
-    options = read_options(metric_options, chosen)
     names = (str(model), str(against), str(data))
     with contextlib.ExitStack() as stack:
+        # The samples are laid out as a model's inputs are, and recorded outputs are those of the samples.
+        live = [
+            None if _is_recorded(side) else stack.enter_context(open_session(side, threads=threads))
+            for side in (model, against)
+        ]
+        inputs = next((session.inputs for session in live if session is not None), ())
+        samples = open_samples(data, data_root=data_root, allow_functions=allow_functions, inputs=inputs)
+        chosen = tuple(metrics) or default_metrics(samples)
+        gated = set(metrics) or set(chosen[:1])
+        if drop is not None and not gated:
+            raise InputError("--max-drop needs a metric, and the data has no labels; name one with --metric")
+        if min_agreement is not None and "agreement" not in chosen:
+            chosen = (*chosen, "agreement")
+        options = read_options(metric_options, chosen)
         candidate, reference = (
-            stack.enter_context(_open(side, samples, threads=threads)) for side in (model, against)
+            session or stack.enter_context(_recorded(side, samples))
+            for session, side in zip(live, (model, against), strict=True)
         )
         try:
             comparison = compare_sessions(
@@ -144,9 +151,7 @@ def validate(
     return ValidationReport(*names, comparison, benchmark, gates, found)
 
 
-def _open(artefact: _Artefact, samples: Samples, *, threads: int) -> Session:
-    if not _is_recorded(artefact):
-        return open_session(artefact, threads=threads)
+def _recorded(artefact: _Artefact, samples: Samples) -> Session:
     from nm2trt.validation.samples.polygraphy_json import load_outputs
     from nm2trt.validation.samples.recorded_session import RecordedSession
 

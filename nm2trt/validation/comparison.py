@@ -12,7 +12,7 @@ import numpy.typing as npt
 from nm2trt.backends.batch_axes import data_dependent
 from nm2trt.backends.protocol import Session
 from nm2trt.compare import DifferenceSum, OutputDifference
-from nm2trt.errors import DifferenceError, Interrupted, Nm2trtError
+from nm2trt.errors import DataError, DifferenceError, Interrupted, Nm2trtError
 from nm2trt.progress import bar
 from nm2trt.validation.metrics.scoring import Judged, Request, SampleScores, Scorer, Scores
 from nm2trt.validation.metrics.table import MetricSpec, find_metric
@@ -184,6 +184,18 @@ def _shared_outputs(candidate: Session, reference: Session, output: str | None) 
     )
 
 
+class _SampleOutputs(dict[str, npt.NDArray[Any]]):
+    """Outputs that hold one row per sample; a metric that reads another one is told."""
+
+    def __init__(self, outputs: Arrays, count: int) -> None:
+        super().__init__({n: array for n, array in outputs.items() if array.shape[:1] == (count,)})
+
+    def __missing__(self, name: str) -> npt.NDArray[Any]:
+        raise DataError(
+            f"output {name!r} has no batch dimension, so no metric can read it; name another with --output"
+        )
+
+
 class _Tally:
     """What has been added up so far."""
 
@@ -219,9 +231,10 @@ class _Tally:
         }
 
     def add(self, batch: Batch, outputs: Mapping[str, Arrays]) -> None:
+        scored = {side: _SampleOutputs(arrays, len(batch)) for side, arrays in outputs.items()}
         for scorers in self._scorers.values():
             for side, scorer in scorers.items():
-                scorer.add(Judged(outputs[side], outputs["reference"], batch.truth))
+                scorer.add(Judged(scored[side], scored["reference"], batch.truth))
         for name, total in self._sums.items():
             total.add(outputs["candidate"][name], outputs["reference"][name])
         self.n += len(batch)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
+from nm2trt.backends.batch_axes import sample_first
 from nm2trt.backends.protocol import Session, check_feeds
 from nm2trt.errors import DataError
 from nm2trt.files import atomic_path, check_input
@@ -133,13 +134,14 @@ def run_once(
             outputs = session.run(arrays)
             require_numbers(outputs, "model")
             return outputs, (), 1e3 * (time.perf_counter() - start)
-    samples = ArraySamples(arrays)
+    samples = ArraySamples(sample_first(session.inputs, arrays) or arrays)
     feeder = Feeder(session, samples, what="model")
     size = common_batch([feeder], batch, len(samples)) if batch is not None else len(samples)
     start = time.perf_counter()
     parts = [feeder.run(one.inputs) for one in samples.batches(size)]
     taken = 1e3 * (time.perf_counter() - start)
-    return {n: np.concatenate([part[n] for part in parts]) for n in parts[0]}, feeder.conversions, taken
+    outputs = {name: feeder.as_model(name, array) for name, array in feeder.joined(parts).items()}
+    return outputs, feeder.conversions, taken
 
 
 def summarise(name: str, array: Array) -> TensorSummary:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
-from nm2trt.backends.batch_axes import fixed_batch
+from nm2trt.backends.batch_axes import fixed_batch, sample_shapes
 from nm2trt.backends.ort import open_onnx
 from nm2trt.calibration.ranges import Ranges, calibrate
 from nm2trt.calibration.stream import SampleStream, fitted
@@ -216,7 +216,7 @@ def _reference(source: Path, samples: SampleStream, first: Sequence[tuple[Any, A
     with open_onnx(source) as session:
         given = next(samples.read(samples.batch))
         fitted(given, session.inputs, samples.source)
-        size = fixed_batch(session.inputs, given)
+        size = fixed_batch(session.inputs, sample_shapes(given))
         if size is not None:
             given = next(samples.read(size))
             at = np.arange(size).clip(max=len(next(iter(given.values()))) - 1)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.backends.batch_axes import batch_size, has_free_batch
 from nm2trt.backends.protocol import DeviceTimed, Session
 from nm2trt.errors import InputError, Interrupted, Nm2trtError
 from nm2trt.measure import Clocked, Latency, WarmUp, rounds, warm_up, warm_up_for
@@ -296,11 +297,10 @@ def _calls(
     calls: dict[str, tuple[int, Callable[[], object]]] = {}
     shapes = {}
     for name, session in sessions.items():
-        fixed = [spec.shape[0] for spec in session.inputs if spec.shape and isinstance(spec.shape[0], int)]
-        if fixed and not first:
+        if not first and not has_free_batch(session.inputs):
             continue
-        made = feeds(session, int(fixed[0]) if fixed else batch)
-        size = len(next(iter(made.values()))) if made else batch
+        made = feeds(session, batch)
+        size = batch_size(session.inputs, made)
         calls[name] = (size, prepared(session, made, on_device=on_device))
         shapes[f"samples of {name}"] = ", ".join(
             f"{key} {'x'.join(map(str, array.shape[1:])) or 'of one number'}" for key, array in made.items()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nm2trt.errors import InputError, Nm2trtError
+from nm2trt.errors import DataError, InputError, Nm2trtError
 from nm2trt.validation.metrics.classification import make_agreement, make_top_k
 from nm2trt.validation.metrics.detection import make_mean_average_precision
 from nm2trt.validation.metrics.embeddings import make_cosine, make_retrieval
@@ -159,6 +159,8 @@ def function_metric(name: str) -> MetricSpec:
 
     def make(request: Request) -> Scorer:
         def score(batch: Judged) -> Array:
+            if not batch.outputs:
+                raise DataError(f"no output has a batch dimension, so {name} cannot score samples")
             count = len(next(iter(batch.outputs.values())))
             try:
                 values = np.asarray(function(dict(batch.outputs), dict(batch.truth)), dtype=np.float64)

@@ -9,6 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.backends.batch_axes import (
+    as_feed,
+    batch_name,
+    data_dependent,
+    feed_axis,
+    fixed_batch,
+    output_axis,
+)
 from nm2trt.backends.protocol import Session, TensorSpec, numpy_dtype
 from nm2trt.compare import is_floating
 from nm2trt.errors import DataError
@@ -23,10 +31,11 @@ _MOST_COMMON = 4096
 
 
 class Feeder:
-    """Feeds one session.
+    """Feeds one session: each sample goes on the batch axis of its input, wherever that is.
 
     Args:
-        session: An open session whose inputs all have the batch first.
+        session: An open session. An input may have its batch on any axis, or none if all samples share its
+            value, as a rate or an initial state.
         samples: What it will be fed.
         what: The session's name in messages, e.g. "candidate".
 
@@ -45,10 +54,17 @@ class Feeder:
         given = {spec.name: spec for spec in samples.inputs}
         if set(given) != set(names):
             raise DataError(f"the {what}'s inputs are {names}, the data has {sorted(given)}")
-        self.fixed = _fixed_batch(session.inputs, what)
+        rows = {
+            name: tuple(size for size in given[name].shape[1:] if isinstance(size, int)) for name in names
+        }
+        self._batch = batch_name(session.inputs)
+        self._axes = {spec.name: feed_axis(spec, rows[spec.name], self._batch) for spec in session.inputs}
+        self._free = data_dependent(session.inputs, session.outputs)
+        self._output_axes: dict[str, int | None] = {}
+        self.fixed = fixed_batch(session.inputs, rows)
         self.most: int | None = getattr(session, "max_batch", None) or None
         for spec in session.inputs:
-            _check_sample_shape(spec, given[spec.name], len(samples))
+            _check_sample_shape(spec, rows[spec.name], self._axes[spec.name], len(samples))
             _check_dtype(spec, given[spec.name].dtype)
         self.conversions = tuple(
             f"{spec.name}: {given[spec.name].dtype} -> {spec.dtype}"
@@ -57,43 +73,81 @@ class Feeder:
         )
 
     def feeds(self, inputs: Arrays) -> dict[str, Array]:
-        """Return the inputs in the session's dtypes, contiguous.
+        """Return samples, first in each array, as the session takes them: its layout and dtypes, contiguous.
 
         Raises:
-            DataError: A value is too large for the session's dtype.
+            DataError: A value is too large for the session's dtype, or the samples differ in an input that
+                has no batch.
         """
-        return {spec.name: _converted(spec, inputs[spec.name]) for spec in self._session.inputs}
+        specs = self._session.inputs
+        return {spec.name: _converted(spec, as_feed(spec, inputs[spec.name], specs)) for spec in specs}
 
     def run(self, inputs: Arrays) -> dict[str, Array]:
         """Run some samples and return their outputs by name; a fixed batch is filled up with the last sample.
+
+        Each output has its samples first; one that has no batch is returned as it is.
 
         Raises:
             DataError: A value or an output does not fit.
             BackendError: The session fails.
             ServerError: Its server is gone.
         """
-        feeds = self.feeds(inputs)
-        count = len(next(iter(feeds.values())))
+        count = len(next(iter(inputs.values())))
         if self.fixed is None or self.fixed == count:
-            return self._run(feeds, count)
+            return self._run(inputs, count)
         parts = []
         for start in range(0, count, self.fixed):
             stop = min(start + self.fixed, count)
             picked = np.arange(start, start + self.fixed).clip(max=count - 1)
-            outputs = self._run({name: array[picked] for name, array in feeds.items()}, self.fixed)
-            parts.append({name: array[: stop - start] for name, array in outputs.items()})
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            outputs = self._run({name: array[picked] for name, array in inputs.items()}, self.fixed)
+            parts.append({n: a if self._is_whole(n) else a[: stop - start] for n, a in outputs.items()})
+        return self.joined(parts)
 
-    def _run(self, feeds: Arrays, size: int) -> dict[str, Array]:
+    def joined(self, parts: Sequence[Arrays]) -> dict[str, Array]:
+        """Return the outputs of several runs as those of one.
+
+        Raises:
+            DataError: An output has no batch, so that its values belong to one run each.
+        """
+        whole = next((name for name in parts[0] if self._is_whole(name)), None)
+        if len(parts) > 1 and whole is not None:
+            raise DataError(
+                f"output {whole!r} of the {self._what} has no batch dimension, so the outputs of "
+                f"{len(parts)} batches cannot be joined; run all samples in one batch"
+            )
+        return {
+            n: np.concatenate([part[n] for part in parts]) if len(parts) > 1 else a
+            for n, a in parts[0].items()
+        }
+
+    def as_model(self, name: str, output: Array) -> Array:
+        """Return an output, samples first as `run` gives it, in the session's own layout."""
+        axis = self._output_axes.get(name)
+        return np.moveaxis(output, 0, axis) if axis else output
+
+    def _is_whole(self, name: str) -> bool:
+        return self._output_axes.get(name) is None
+
+    def _run(self, inputs: Arrays, size: int) -> dict[str, Array]:
+        feeds = self.feeds(inputs)
         outputs = self._session.run(feeds)
         require_numbers(outputs, self._what)
-        for name, array in outputs.items():
-            if array.ndim == 0 or len(array) != size:
-                raise DataError(
-                    f"output {name!r} of the {self._what} has shape {array.shape} for a batch of {size}; "
-                    "its first dimension should be the batch"
-                )
-        return outputs
+        fed = {feeds[name].shape: axis for name, axis in self._axes.items() if axis is not None}
+        for spec in self._session.outputs:
+            self._output_axes[spec.name] = output_axis(
+                spec,
+                outputs[spec.name].shape,
+                size,
+                batch=self._batch,
+                fixed=self.fixed is not None,
+                fed=fed,
+                free_size=spec.name in self._free,
+            )
+        return {name: _sample_first(array, self._output_axes.get(name)) for name, array in outputs.items()}
+
+
+def _sample_first(array: Array, axis: int | None) -> Array:
+    return np.moveaxis(array, axis, 0) if axis else array
 
 
 def require_numbers(outputs: Arrays, what: str) -> None:
@@ -130,24 +184,17 @@ def common_batch(feeders: Sequence[Feeder], asked: int | None, length: int) -> i
     return common if common <= _MOST_COMMON else max(fixed)
 
 
-def _fixed_batch(inputs: tuple[TensorSpec, ...], what: str) -> int | None:
-    fixed = {spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], int)}
-    if any(not spec.shape for spec in inputs) or len(fixed) > 1:
-        raise DataError(f"not every input of the {what} has the batch as its first dimension")
-    return next((size for size in fixed if isinstance(size, int)), None)
-
-
-def _check_sample_shape(spec: TensorSpec, given: TensorSpec, length: int) -> None:
-    fits = len(given.shape) == len(spec.shape) and all(
-        not isinstance(want, int) or want == have
-        for want, have in zip(spec.shape[1:], given.shape[1:], strict=True)
+def _check_sample_shape(spec: TensorSpec, row: tuple[int, ...], axis: int | None, length: int) -> None:
+    rest = spec.shape if axis is None else (*spec.shape[:axis], *spec.shape[axis + 1 :])
+    fits = len(row) == len(rest) and all(
+        not isinstance(want, int) or want == have for want, have in zip(rest, row, strict=True)
     )
     if not fits:
-        wanted = "x".join(
-            ["n", *("?" if not isinstance(size, int) else str(size) for size in spec.shape[1:])]
-        )
-        have = (length, *given.shape[1:])
-        raise DataError(f"input {spec.name!r} takes samples of shape {wanted}, the data has {have}")
+        sizes = ["?" if not isinstance(size, int) else str(size) for size in spec.shape]
+        if axis is not None and axis < len(sizes):
+            sizes[axis] = "n"
+        shape = "x".join(sizes) or "()"
+        raise DataError(f"input {spec.name!r} takes samples of shape {shape}, the data has {(length, *row)}")
 
 
 def _check_dtype(spec: TensorSpec, given: str) -> None:
@@ -169,9 +216,9 @@ def _check_dtype(spec: TensorSpec, given: str) -> None:
 def _converted(spec: TensorSpec, given: Array) -> Array:
     wanted = numpy_dtype(spec.dtype)
     if given.dtype == wanted:
-        return np.ascontiguousarray(given)
+        return np.asarray(given, order="C")  # ascontiguousarray gives a scalar an axis
     with np.errstate(over="ignore"):
-        converted = np.ascontiguousarray(given, dtype=wanted)
+        converted = np.asarray(given, dtype=wanted, order="C")
     if wanted.kind in "iu" and not np.array_equal(converted, given):
         raise DataError(f"input {spec.name!r} holds values too large for {spec.dtype}; convert the data")
     if is_floating(wanted) and not np.isfinite(converted).all():

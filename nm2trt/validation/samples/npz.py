@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -18,12 +18,22 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
+from nm2trt.backends.batch_axes import sample_first
+from nm2trt.backends.protocol import TensorSpec
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import DataError
 from nm2trt.files import check_input
-from nm2trt.validation.samples.samples import Batch, batch_of, checked_length, is_truth, spec_of
+from nm2trt.validation.samples.samples import (
+    ArraySamples,
+    Batch,
+    Samples,
+    batch_of,
+    checked_length,
+    is_truth,
+    spec_of,
+)
 
-__all__ = ["NpzSamples"]
+__all__ = ["NpzSamples", "open_npz"]
 
 Array = npt.NDArray[Any]
 
@@ -43,13 +53,7 @@ class NpzSamples:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = check_input(path, "an .npz")
-        try:
-            if _is_npy(self._path):
-                raise DataError("holds a single array; save inputs and labels with numpy.savez")
-            with zipfile.ZipFile(self._path) as archive:
-                self._headers = dict(_read_header(archive, member) for member in archive.namelist())
-        except _UNSOUND as error:
-            raise self._unsound(error) from error
+        self._headers = _read_headers(self._path)
         try:
             shapes = {name: header.shape for name, header in self._headers.items()}
             dtypes = {name: header.dtype for name, header in self._headers.items()}
@@ -76,19 +80,43 @@ class NpzSamples:
                     for name, header in self._headers.items()
                 }
             except _UNSOUND as error:
-                raise self._unsound(error) from error
+                raise _unsound(self._path, error) from error
             for start in range(0, self._length, size):
                 count = min(size, self._length - start)
                 try:
                     arrays = {name: column.take(start, count) for name, column in columns.items()}
                 except _UNSOUND as error:
-                    raise self._unsound(error) from error
+                    raise _unsound(self._path, error) from error
                 yield batch_of(start, arrays)
 
-    def _unsound(self, error: Exception) -> DataError:
-        if isinstance(error, DataError):
-            return DataError(f"{self._path} {error}")
-        return DataError(f"{self._path} is not a sound .npz file; write it with numpy.savez")
+
+def open_npz(path: str | os.PathLike[str], inputs: Sequence[TensorSpec]) -> Samples:
+    """Open an `.npz`, laid out as a model's inputs are.
+
+    If an array has its samples on another axis than the first, or is one value for all samples, the arrays
+    are read into memory; else they are read a batch at a time.
+
+    Args:
+        path: The file.
+        inputs: Inputs of the model; () if every array has its samples first.
+
+    Raises:
+        InputError: The file is missing, empty or may not be read.
+        DataError: It is no `.npz`, holds Python objects, or its arrays do not fit together.
+    """
+    path = check_input(path, "an .npz")
+    headers = _read_headers(path)
+    shapes = {n: np.broadcast_to(np.int8(0), h.shape) for n, h in headers.items() if not is_truth(n)}
+    try:
+        if sample_first(inputs, shapes) is None:
+            return NpzSamples(path)
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in headers}
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    except _UNSOUND as error:
+        raise _unsound(path, error) from error
+    return ArraySamples({**arrays, **(sample_first(inputs, {name: arrays[name] for name in shapes}) or {})})
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +147,22 @@ class _Column:
             raise EOFError
         array = np.frombuffer(data, dtype=header.dtype).reshape(shape)
         return array.astype(header.dtype.newbyteorder("="), copy=False)
+
+
+def _unsound(path: Path, error: Exception) -> DataError:
+    if isinstance(error, DataError):
+        return DataError(f"{path} {error}")
+    return DataError(f"{path} is not a sound .npz file; write it with numpy.savez")
+
+
+def _read_headers(path: Path) -> dict[str, _Header]:
+    try:
+        if _is_npy(path):
+            raise DataError("holds a single array; save inputs and labels with numpy.savez")
+        with zipfile.ZipFile(path) as archive:
+            return dict(_read_header(archive, member) for member in archive.namelist())
+    except _UNSOUND as error:
+        raise _unsound(path, error) from error
 
 
 def _is_npy(path: Path) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from nm2trt.validation.samples.npz import NpzSamples
+from nm2trt.backends.protocol import TensorSpec
+from nm2trt.validation.samples.npz import open_npz
 from nm2trt.validation.samples.samples import ArraySamples, Batch, Samples, batch_of, spec_of
 
 __all__ = ["RecipeSamples", "open_samples"]
@@ -73,6 +74,7 @@ def open_samples(
     *,
     data_root: str | os.PathLike[str] | None = None,
     allow_functions: bool = False,
+    inputs: Sequence[TensorSpec] = (),
 ) -> Samples:
     """Open samples by what the file is: a recipe (`.yaml`), Polygraphy's inputs (`.json`), or an `.npz`.
 
@@ -80,6 +82,8 @@ def open_samples(
         path: The file.
         data_root: Folder of a recipe's paths; its own by default.
         allow_functions: Run a recipe's source of kind `function`.
+        inputs: Inputs of the model: arrays of an `.npz` may then have the batch on another axis, or be one
+            value for all samples.
 
     Raises:
         InputError: The file is missing or wrong.
@@ -92,4 +96,4 @@ def open_samples(
         from nm2trt.validation.samples.polygraphy_json import load_inputs
 
         return ArraySamples(load_inputs(path))
-    return NpzSamples(path)
+    return open_npz(path, inputs)

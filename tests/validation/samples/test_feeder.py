@@ -53,7 +53,7 @@ def test_converts_and_says_so(given, taken, sentences):
         pytest.param(np.full((5, 2), 1e5, np.float32), ("float16", ("n", 2)), r"too large for float16", id="overflow"),
         pytest.param(np.ones((5, 3), np.float32), ("float32", ("n", 2)), r"shape nx2, the data has \(5, 3\)", id="size"),
         pytest.param(np.ones((5, 2, 1), np.float32), ("float32", ("n", 2)), r"nx2.*\(5, 2, 1\)", id="rank"),
-        pytest.param(np.ones((5, 2), np.float32), ("float32", ()), r"batch as its first", id="no-batch"),
+        pytest.param(np.ones((5, 2), np.float32), ("float32", ()), r"samples of shape \(\), the data has \(5, 2\)", id="no-batch"),
         pytest.param(np.ones((5, 2), np.float32), ("tensor(string)", ("n", 2)), r"which no array", id="strings"),
     ],
 )  # fmt: skip
@@ -123,11 +123,13 @@ def test_a_server_is_asked_for_no_more_than_it_takes():
     assert common_batch([feeder], None, 1000) == 4
 
 
-def test_refuses_an_output_without_batch():
+def test_an_output_without_batch_is_returned_whole_and_never_joined():
     data = samples(5)
     feeder = Feeder(Mean(output=np.float32(3.0)), data, what="candidate")
-    with pytest.raises(DataError, match=r"'y' of the candidate has shape \(\) for a batch of 5"):
-        feeder.run(next(data.batches(5)).inputs)
+    parts = [feeder.run(one.inputs) for one in data.batches(3)]
+    assert parts[0]["y"] == 3
+    with pytest.raises(DataError, match="'y' of the candidate has no batch dimension"):
+        feeder.joined(parts)
 
 
 def test_the_first_batch_repeats_where_there_are_few():
