@@ -30,6 +30,7 @@ FLOORS = {
         {"storage"},
         {"analysis"},
         {"edit", "execute", "verify"},
+        {"pass_frame"},
         {"fuse", "permute", "prune", "reconstruct", "cast", "quantize"},
     ],
     "sparsity": [

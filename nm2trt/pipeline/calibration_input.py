@@ -12,6 +12,7 @@ from nm2trt.errors import InputError
 if TYPE_CHECKING:
     from nm2trt.backends.protocol import TensorSpec
     from nm2trt.calibration.stream import SampleStream
+    from nm2trt.graph.storage.model import Model
 
 __all__ = ["open_calibration", "refuse_replacing"]
 
@@ -34,7 +35,7 @@ def open_calibration(
     data_root: str | os.PathLike[str] | None,
     *,
     allow_functions: bool,
-    model: Path | None = None,
+    model: Model | None = None,
 ) -> SampleStream:
     """Open calibration samples, in batches of `batch` unless it is None, as `model`'s inputs lay them out.
 

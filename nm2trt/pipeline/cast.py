@@ -53,14 +53,16 @@ def cast(
         Interrupted: Calibration was stopped.
     """
     from nm2trt.graph.cast.cast_model import cast_model
+    from nm2trt.graph.storage.model import load
 
     model = Path(model)
+    opened = load(model, leave_weights=True)
     out = model.with_suffix(f".{to}.onnx") if output is None else Path(output)
     samples = None
     kept = out.with_suffix(".ranges.npz") if cache is None else Path(cache)
     if calib is not None:
         refuse_replacing(model, out, kept, calib)
-        samples = open_calibration(calib, batch, data_root, allow_functions=allow_functions, model=model)
+        samples = open_calibration(calib, batch, data_root, allow_functions=allow_functions, model=opened)
     return cast_model(
-        model, out, to=to, keep=tuple(keep), io=io, samples=samples, cache=kept, compare=compare
+        opened, out, to=to, keep=tuple(keep), io=io, samples=samples, cache=kept, compare=compare
     )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -63,27 +61,15 @@ def quantize(
         LineageError: A zero was lost.
         Interrupted: Calibration was stopped; the cache is up to date.
     """
-    from nm2trt.files import check_output
-    from nm2trt.graph.quantize.opset_conversion import convert_opset
     from nm2trt.graph.quantize.quantize_model import quantize_model
     from nm2trt.graph.quantize.report import QuantizeOptions
-    from nm2trt.graph.storage.model import load, opset
-    from nm2trt.graph.storage.save import refuse_data_file, refuse_same_file
+    from nm2trt.graph.storage.model import load
 
     options = QuantizeOptions(to, method, percentile, tuple(exclude), float_weights, float_depthwise)
     model = Path(model)
     out = model.with_suffix(f".{to}.onnx") if output is None else Path(output)
     kept = out.with_suffix(".ranges.npz") if cache is None else Path(cache)
     refuse_replacing(model, out, kept, calib)
-    samples = open_calibration(calib, batch, data_root, allow_functions=allow_functions, model=model)
     opened = load(model, leave_weights=True)
-    if (opset(opened.proto) or 0) >= options.form.opset:
-        return quantize_model(model, out, samples, options, cache=kept, compare=compare)
-    refuse_same_file(model, out)
-    refuse_data_file(opened, out)
-    check_output(out)
-    with tempfile.TemporaryDirectory(prefix="nm2trt-") as folder:
-        newer = Path(folder) / model.name
-        note = convert_opset(model, newer, options.form.opset)
-        report = quantize_model(newer, out, samples, options, cache=kept, compare=compare)
-    return replace(report, model=str(model), notes=(note, *report.notes))
+    samples = open_calibration(calib, batch, data_root, allow_functions=allow_functions, model=opened)
+    return quantize_model(opened, out, samples, options, cache=kept, compare=compare)

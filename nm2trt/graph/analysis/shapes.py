@@ -58,7 +58,11 @@ def infer_body_types(model: Model) -> Mapping[str, int]:
     Two bodies may use one name; the types of the last one stand then.
     """
     types: dict[str, int] = {}
-    graphs = [graph for node in _light(model, None).node for graph in _bodies_of(node)]
+    graphs = [
+        graph
+        for node in model.once(("shapes", None), lambda: _light(model, None)).node
+        for graph in _bodies_of(node)
+    ]
     while graphs:
         body = graphs.pop()
         for value in [*body.value_info, *body.input, *body.output]:
@@ -74,7 +78,8 @@ def _bodies_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
 
 
 def _inferred(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> list[onnx.ValueInfoProto]:
-    graph = _light(model, inputs)
+    fixed = None if inputs is None else tuple((name, tuple(sizes)) for name, sizes in sorted(inputs.items()))
+    graph = model.once(("shapes", fixed), lambda: _light(model, inputs))
     return [*graph.value_info, *graph.input, *graph.output]
 
 

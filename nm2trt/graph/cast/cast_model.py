@@ -19,7 +19,6 @@ from nm2trt.calibration.ranges import Ranges, calibrate
 from nm2trt.calibration.stream import SampleStream
 from nm2trt.compare import OutputDifference
 from nm2trt.errors import DifferenceError, InputError, ModelError
-from nm2trt.files import check_output
 from nm2trt.graph.analysis.shapes import infer_shapes, infer_types
 from nm2trt.graph.cast.cast_nodes import Casts
 from nm2trt.graph.cast.cast_plan import PrecisionPlan
@@ -29,15 +28,16 @@ from nm2trt.graph.cast.trial import TRIAL, trial_overflows
 from nm2trt.graph.cast.value_bounds import ValueBounds
 from nm2trt.graph.edit.node_inserter import Inserter
 from nm2trt.graph.execute.half_precision_emulation import rounded_in_float32
-from nm2trt.graph.execute.output_comparison import Agreement, Reference, run_reference
+from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, run_reference
 from nm2trt.graph.execute.range_probes import observable
-from nm2trt.graph.storage.model import Model, load, metadata, opset
+from nm2trt.graph.pass_frame import Change, Pass, plan_of, run_pass
+from nm2trt.graph.storage.model import Model, opset
 from nm2trt.graph.storage.model_hash import model_hash
-from nm2trt.graph.storage.save import embed, refuse_data_file, refuse_same_file, save
-from nm2trt.graph.storage.stage_metadata import LineageEntry, record
+from nm2trt.graph.storage.save import refuse_data_file
 from nm2trt.graph.verify.mask_lineage import check_descent
-from nm2trt.graph.verify.verify_model import VerifyReport, verify_model
-from nm2trt.nm.plan import METADATA_KEY, Plan
+from nm2trt.graph.verify.verify_model import VerifyReport
+from nm2trt.nm.lineage import Relation
+from nm2trt.nm.plan import Plan
 
 __all__ = ["CastReport", "cast_model"]
 
@@ -50,8 +50,8 @@ _UNRELATED = 0.5
 
 
 def cast_model(
-    source: str | os.PathLike[str],
-    target: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Model,
+    target: str | os.PathLike[str] | None,
     *,
     to: str = "fp16",
     keep: Sequence[str] = (),
@@ -60,11 +60,11 @@ def cast_model(
     cache: Path | None = None,
     compare: bool = True,
 ) -> CastReport:
-    """Write a copy of a float32 model that computes in fp16 or bf16.
+    """Make an open float32 model, or a copy of a file, compute in fp16 or bf16.
 
     Args:
-        source: The ONNX file.
-        target: The file to write; not the source.
+        source: The ONNX file, or an open model.
+        target: The file to write, not the source; None changes the open model.
         to: "fp16" or "bf16".
         keep: Globs on names of nodes, or types of operators, that stay in float32 too.
         io: Cast the model's inputs and outputs too.
@@ -84,58 +84,79 @@ def cast_model(
     """
     if to not in LOW:
         raise InputError(f"cannot cast to {to!r}; choose {' or '.join(LOW)}")
-    low = LOW[to]
-    source = Path(source)
-    model = load(source, leave_weights=True)
-    refuse_same_file(source, target)
-    refuse_data_file(model, target)
-    if cache is not None:
-        refuse_data_file(model, cache)
-    check_output(target)
-    _check_scales(model)
-    _check_opset(model, low)
-    editor, types = Inserter(model, to), infer_types(model)
-    reference = run_reference(source) if compare and samples is None else None
-    plan, overflowing, first = _planned(source, editor, types, low, keep, samples, cache, reference)
-    work = Casts(editor, plan, types, low, io=io)
-    work.run()
-    parent = verify_model(source)
-    finals = editor.finish()
-    work.retype(finals)
-    embed(model)
-    if compare and reference is None:
-        reference = Reference(*first) if first is not None else run_reference(source)
-    agreement = [Agreement((), "outputs were not compared: not asked for")]
-    written: list[VerifyReport] = []
-
-    def finish(after: Model) -> None:
-        report = verify_model(after.proto, external_data_root=after.root)
-        relation = check_descent(parent, report, f"cast to {to}")
-        entry = LineageEntry(f"cast {to}", parent.mask_sha256, report.mask_sha256, relation)
-        weights = {row.weight for row in report.weights}
-        record(after.proto, entry, _plan(model, finals, work.renamed, weights))
-        if reference is not None:
-            agreement[0] = _compare(reference, after, low, work.made_low)
-        written.append(report)
-
-    save(model, target, external=editor.stored_externally(list(finals.values())), finish=finish)
+    step = _Cast(LOW[to], keep, samples, cache, io=io, compared=compare)
+    passed = run_pass(source, target, step)
+    agreement = passed.agreement
     return CastReport(
-        model=str(source),
-        output=str(target),
+        model=source.name if isinstance(source, Model) else str(source),
+        output="" if target is None else str(target),
         to=to,
-        cast_nodes=work.cast_nodes,
-        kept=tuple(plan.kept()),
-        casts=work.casts,
-        tensors=tuple(t for t in plan.tensors.values() if t.overflow or t.subnormal or t.lost),
-        overflowing=overflowing,
+        cast_nodes=step.work.cast_nodes,
+        kept=tuple(step.cast_plan.kept()),
+        casts=step.work.casts,
+        tensors=tuple(t for t in step.cast_plan.tensors.values() if t.overflow or t.subnormal or t.lost),
+        overflowing=step.overflowing,
         samples=0 if samples is None else samples.count,
-        differences=agreement[0].differences,
-        comparison=agreement[0].sentence,
-        notes=(*_notes(model, low), *_doubts(agreement[0].differences)),
-        parent_mask_sha256=parent.mask_sha256,
-        mask_sha256=written[0].mask_sha256,
-        relation="equal" if parent.mask_sha256 == written[0].mask_sha256 else "subset",
+        differences=agreement.differences,
+        comparison=agreement.sentence,
+        notes=(*step.notes, *_doubts(agreement.differences)),
+        parent_mask_sha256=passed.parent.mask_sha256,
+        mask_sha256=passed.child.mask_sha256,
+        relation=passed.relation,
     )
+
+
+class _Cast(Pass):
+    """Requires an opset that names the type; ensures that no weight loses a zero."""
+
+    def __init__(
+        self,
+        low: Low,
+        keep: Sequence[str],
+        samples: SampleStream | None,
+        cache: Path | None,
+        *,
+        io: bool,
+        compared: bool,
+    ) -> None:
+        self.stage = f"cast {low.name}"
+        self._low, self._keep, self._samples, self._cache = low, keep, samples, cache
+        self._io, self._compared = io, compared
+        self._reference: Reference | None = None
+
+    def requires(self, model: Model) -> None:
+        if self._cache is not None:
+            refuse_data_file(model, self._cache)
+        _check_scales(model)
+        _check_opset(model, self._low)
+
+    def rewrite(self, model: Model, parent: VerifyReport) -> Change:  # noqa: ARG002
+        low, samples = self._low, self._samples
+        editor, types = Inserter(model, low.name), infer_types(model)
+        if self._compared and samples is None:
+            self._reference = run_reference(model)
+        self.cast_plan, self.overflowing, first = _planned(
+            editor, types, low, self._keep, samples, self._cache, self._reference
+        )
+        if self._compared and self._reference is None:
+            self._reference = run_reference(model) if first is None else Reference(*first)
+        self.work = Casts(editor, self.cast_plan, types, low, io=self._io)
+        self.work.run()
+        self._finals = editor.finish()
+        self.work.retype(self._finals)
+        self.notes = _notes(model, low)
+        return Change(new=set(self._finals.values()))
+
+    def plan(self, model: Model, weights: Collection[str]) -> Plan | None:
+        return _plan(model, self._finals, self.work.renamed, weights)
+
+    def ensures(self, parent: VerifyReport, child: VerifyReport) -> Relation:
+        return check_descent(parent, child, f"cast to {self._low.name}")
+
+    def compare(self, after: Model) -> Agreement:
+        if self._reference is None:
+            return NOT_ASKED
+        return _compare(self._reference, after, self._low, self.work.made_low)
 
 
 def _check_opset(model: Model, low: Low) -> None:
@@ -159,7 +180,6 @@ def _check_scales(model: Model) -> None:
 
 
 def _planned(
-    source: Path,
     editor: Inserter,
     types: Mapping[str, int],
     low: Low,
@@ -171,31 +191,31 @@ def _planned(
     """Decide what is cast: by samples, or by the graph and a trial on random inputs."""
     if samples is not None:
         plan = PrecisionPlan(editor, types, low, keep, {})
-        ranges, first = _calibrate(source, plan.low_values(), samples, cache)
+        ranges, first = _calibrate(editor.model, plan.low_values(), samples, cache)
         overflowing = {v: ranges.largest(v) for v in ranges.low if ranges.largest(v) > low.largest}
         return PrecisionPlan(editor, types, low, keep, overflowing), overflowing, first
     bounds = ValueBounds(editor, infer_shapes(editor.model)) if low.name == "fp16" else None
     plan = PrecisionPlan(editor, types, low, keep, {}, bounds=bounds)
     if reference is None or reference.sentence or low.name != "fp16":
         return plan, {}, None
-    overflowing = trial_overflows(source, plan.low_values(), reference.feeds, low.largest)
+    overflowing = trial_overflows(editor.model, plan.low_values(), reference.feeds, low.largest)
     if overflowing:
         plan = PrecisionPlan(editor, types, low, keep, overflowing, bounds=bounds, seen_in=TRIAL)
     return plan, overflowing, None
 
 
 def _calibrate(
-    source: Path, values: Sequence[str], samples: SampleStream, cache: Path | None
+    model: Model, values: Sequence[str], samples: SampleStream, cache: Path | None
 ) -> tuple[Ranges, _Run | None]:
     """Return every value's range, and the first batch with the outputs it gave."""
-    seen = observable(source, values, whole=False)
-    given = {value.name for value in load(source, leave_weights=True).proto.graph.output}
+    seen = observable(model, values, whole=False)
+    given = {value.name for value in model.proto.graph.output}
     first: list[_Run] = []
     ranges = calibrate(
         lambda: open_onnx(seen.data, weights_folder=seen.weights_folder),
         seen.observed,
         samples,
-        model_sha256=model_hash(source),
+        model_sha256=model_hash(model),
         cache=cache,
         first=lambda feeds, outputs: first.append((feeds, {name: outputs[name].copy() for name in given})),
         infinite=True,
@@ -228,11 +248,10 @@ def _readable(array: npt.NDArray[Any], low: Low) -> npt.NDArray[Any]:
 def _plan(
     model: Model, finals: Mapping[str, str], renamed: Mapping[str, str], weights: Collection[str]
 ) -> Plan | None:
-    text = metadata(model.proto).get(METADATA_KEY)
-    if text is None:
+    plan = plan_of(model)
+    if plan is None:
         return None
     names = {old: finals[new] for old, new in renamed.items() if finals.get(new, old) != old}
-    plan = Plan.from_json(text)
     known = {entry.weight for entry in plan}
     return plan.renamed({old: new for old, new in names.items() if old in known}, weights)
 

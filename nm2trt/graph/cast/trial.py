@@ -7,7 +7,6 @@ exponential: one that grows with them only says that random inputs were scaled.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from nm2trt.backends.ort import open_onnx
 from nm2trt.errors import BackendError, DataError, ModelError
 from nm2trt.graph.execute.range_probes import observable
+from nm2trt.graph.storage.model import Model
 
 __all__ = ["TRIAL", "trial_overflows"]
 
@@ -26,19 +26,19 @@ _FASTER = 10 * _SCALE
 
 
 def trial_overflows(
-    source: Path, values: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]], largest: float
+    model: Model, values: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]], largest: float
 ) -> dict[str, float]:
     """Return the values that exceed a type's range on these inputs, or on 100 times as large ones.
 
     Integer inputs stay as they are. A model that ONNX Runtime cannot run so gives nothing.
 
     Args:
-        source: The float32 ONNX file.
+        model: The float32 model.
         values: Values of its main graph.
         feeds: Inputs that it takes.
         largest: The type's largest number.
     """
-    seen = observable(source, values, whole=False)
+    seen = observable(model, values, whole=False)
     reached: list[dict[str, float]] = []
     try:
         with open_onnx(seen.data, weights_folder=seen.weights_folder) as session:

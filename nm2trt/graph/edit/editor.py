@@ -29,7 +29,6 @@ __all__ = ["Declined", "Editor"]
 Array = npt.NDArray[Any]
 
 _IR_WITH_FREE_INITIALIZERS = 4
-_LARGE_BYTES = 1024
 
 
 class Declined(Exception):  # noqa: N818 - it is an answer, not an error
@@ -290,14 +289,6 @@ class Editor:
             info = onnx.helper.make_tensor_value_info(final, new.tensor.data_type, list(new.tensor.dims))
             self.graph.input.append(info)
         return final
-
-    def stored_externally(self, names: Sequence[str]) -> list[TensorProto]:
-        """Return those of the new tensors that belong in a data file, when the model has one."""
-        tensors = list(self.graph.initializer)
-        if not any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors):
-            return []
-        wanted = set(names)
-        return [t for t in tensors if t.name in wanted and len(t.raw_data) >= _LARGE_BYTES]
 
     def _collect(self) -> set[str]:
         """Remove what only removed nodes read, and return the names of stored tensors among it."""

@@ -236,7 +236,7 @@ def _fetched(model: Model, names: Sequence[str], feeds: Feeds) -> Feeds:
     del proto.graph.output[:]
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names))
     try:
-        return run_graph(Model(proto, model.path, model.root), feeds)
+        return run_graph(Model(proto, model.path, model.root, changed=True), feeds)
     except (ModelError, BackendError) as error:
         raise type(error)(f"{model.name}, run with its inner tensors as outputs: {error}") from error
 

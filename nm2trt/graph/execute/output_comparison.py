@@ -5,9 +5,9 @@ ONNX Runtime runs both as they stand: with its own rewriting on, it would fuse w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,24 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
-from nm2trt.backends.ort import open_onnx
+from nm2trt.backends.ort import OrtSession, open_onnx
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.backends.random_feeds import random_feeds
 from nm2trt.compare import OutputDifference, compare_outputs, require_close
 from nm2trt.errors import BackendError, DataError, DifferenceError, ModelError
-from nm2trt.graph.storage.model import Model, load
+from nm2trt.graph.storage.model import Model, load, serialized
 from nm2trt.graph.storage.save import all_tensors
 
-__all__ = ["Agreement", "Reference", "lowest_type", "require_alive", "run_graph", "run_reference"]
+__all__ = [
+    "NOT_ASKED",
+    "Agreement",
+    "Reference",
+    "lowest_type",
+    "open_session",
+    "require_alive",
+    "run_graph",
+    "run_reference",
+]
 
 Feeds = Mapping[str, npt.NDArray[Any]]
 
@@ -45,6 +54,9 @@ class Agreement:
 
     differences: tuple[OutputDifference, ...]
     sentence: str = ""
+
+
+NOT_ASKED = Agreement((), "outputs were not compared: not asked for")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,14 +169,19 @@ def require_alive(before: Feeds, after: Feeds, *, epsilon: float, floor: float) 
             )
 
 
-def run_reference(source: Path, inside: Collection[str] = ()) -> Reference:
-    """Run a model on random inputs; what stands in the way becomes the result's sentence.
+def run_reference(source: str | os.PathLike[str] | Model, inside: Collection[str] = ()) -> Reference:
+    """Run a model on random inputs; if that fails, the result's sentence says why.
 
     Floats are drawn from the normal distribution, integers are 0 or 1. A free batch is 2; other free
     sizes are tried until the model accepts one.
+
+    Args:
+        source: The file, or an open model.
+        inside: Values inside the model that are returned too, if they are finite floats.
     """
+    model = load(source, leave_weights=True)
     try:
-        with open_onnx(source, optimize=False) as session:
+        with open_session(model, optimize=False) as session:
             why = next(
                 (
                     f"{spec.name!r} is of type {spec.dtype}"
@@ -180,19 +197,19 @@ def run_reference(source: Path, inside: Collection[str] = ()) -> Reference:
                     why = why or str(error)
                     continue
                 if all(np.isfinite(o).all() for o in outputs.values() if o.dtype.kind == "f"):
-                    return Reference(feeds, outputs, inside=_inside(source, feeds, inside))
+                    return Reference(feeds, outputs, inside=_inside(model, feeds, inside))
                 why = why or "the model gives NaN or infinity on random inputs"
     except (BackendError, ModelError) as error:
         why = str(error)
     return Reference({}, {}, f"outputs were not compared: {why}")
 
 
-def _inside(source: Path, feeds: Feeds, names: Collection[str]) -> Feeds:
+def _inside(model: Model, feeds: Feeds, names: Collection[str]) -> Feeds:
     """Return the finite floats of values inside a model; a value that cannot be an output is left out."""
     if not names:
         return {}
     try:
-        found = run_inside(load(source), feeds, names)
+        found = run_inside(model, feeds, names)
     except (BackendError, ModelError, DataError):
         return {}
     kept = {name: found[name] for name in names if name in found}
@@ -215,11 +232,32 @@ def run_graph(model: Model, feeds: Feeds) -> Feeds:
         ModelError: ONNX Runtime refuses the model.
         BackendError: It fails in the run.
     """
+    with _in_memory(model, optimize=False) as session:
+        return session.run(feeds)
+
+
+def open_session(model: Model, *, optimize: bool = True) -> OrtSession:
+    """Open a model in ONNX Runtime: from its file if that holds it as it is now, else from memory.
+
+    Args:
+        model: The model.
+        optimize: As `open_onnx` takes it.
+
+    Raises:
+        ModelError: ONNX Runtime refuses the model.
+    """
+    return (
+        _in_memory(model, optimize=optimize)
+        if model.file is None
+        else open_onnx(model.file, optimize=optimize)
+    )
+
+
+def _in_memory(model: Model, *, optimize: bool) -> OrtSession:
     # Bytes and a folder: a file beside the data would need a model's folder that can be written.
     external = any(t.data_location == TensorProto.EXTERNAL for t in all_tensors(model.proto))
     folder = model.root if external else None
-    with open_onnx(model.proto.SerializeToString(), optimize=False, weights_folder=folder) as session:
-        return session.run(feeds)
+    return open_onnx(serialized(model), optimize=optimize, weights_folder=folder)
 
 
 def _feeds(inputs: tuple[TensorSpec, ...]) -> Iterator[Feeds]:

@@ -7,7 +7,6 @@ has to wait in memory for the end of the run.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import onnx
 
 from nm2trt.calibration.ranges import Observed
 from nm2trt.graph.analysis.pinned_values import all_names
-from nm2trt.graph.storage.model import load
+from nm2trt.graph.storage.model import Model, serialized
 
 __all__ = ["Observable", "observable"]
 
@@ -39,23 +38,23 @@ class Observable:
     observed: Mapping[str, Observed]
 
 
-def observable(source: str | os.PathLike[str], values: Sequence[str], *, whole: bool) -> Observable:
+def observable(model: Model, values: Sequence[str], *, whole: bool) -> Observable:
     """Return a model that also gives the extremes, or all numbers, of some of its values.
 
     Args:
-        source: The ONNX file.
+        model: The model; it is left as it was.
         values: The values of its main graph.
         whole: Give whole values; otherwise their smallest and largest number.
 
     Raises:
-        ModelError: The file is no sound ONNX model.
+        ModelError: It is too large to be run from memory.
     """
-    model = load(source, leave_weights=True)
     graph = model.proto.graph
     makers = {name: node.op_type for node in graph.node for name in node.output}
     given = {value.name for value in graph.output}
     taken = all_names(graph)
     observed: dict[str, Observed] = {}
+    nodes, outputs = len(graph.node), len(graph.output)
     for value in reversed(values):
         if whole:
             observed[value] = Observed(value, "all")
@@ -72,4 +71,8 @@ def observable(source: str | os.PathLike[str], values: Sequence[str], *, whole: 
             graph.node.append(onnx.helper.make_node(operator, [value], [name], name, keepdims=0))
             graph.output.append(onnx.ValueInfoProto(name=name))
             observed[name] = Observed(value, "min" if kind == "min" else "max")
-    return Observable(model.proto.SerializeToString(), model.root, observed)
+    try:
+        return Observable(serialized(model), model.root, observed)
+    finally:
+        del graph.node[nodes:]
+        del graph.output[outputs:]

@@ -7,23 +7,21 @@ written, and no weight that holds a pattern loses it: a merge that would is decl
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from nm2trt.compare import OutputDifference
 from nm2trt.errors import LineageError
-from nm2trt.files import check_output
 from nm2trt.graph.edit.editor import Declined, Editor
-from nm2trt.graph.execute.output_comparison import Agreement, run_reference
+from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, run_reference
 from nm2trt.graph.fuse.batchnorm import fold_batchnorm, fold_constant
 from nm2trt.graph.fuse.branch_merge import Merger, Merging
-from nm2trt.graph.storage.model import Model, load, metadata
-from nm2trt.graph.storage.save import refuse_data_file, refuse_same_file, save
-from nm2trt.graph.storage.stage_metadata import LineageEntry, Relation, record
-from nm2trt.graph.verify.verify_model import verify_model
-from nm2trt.nm.plan import METADATA_KEY, Plan, PlanEntry
+from nm2trt.graph.pass_frame import Change, Pass, plan_of, run_pass
+from nm2trt.graph.storage.model import Model
+from nm2trt.graph.storage.stage_metadata import Relation
+from nm2trt.graph.verify.verify_model import VerifyReport
+from nm2trt.nm.plan import Plan, PlanEntry
 
 __all__ = ["DeclinedFusion", "FuseReport", "fuse_model"]
 
@@ -88,19 +86,19 @@ class FuseReport:
 
 
 def fuse_model(
-    source: str | os.PathLike[str],
-    target: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Model,
+    target: str | os.PathLike[str] | None,
     *,
     allow_broken: bool = False,
     compare: bool = True,
 ) -> FuseReport:
-    """Write a copy of a model with masks evaluated, BatchNormalizations folded and branches merged.
+    """Evaluate masks, fold BatchNormalizations and merge branches, in a copy of a file or in an open model.
 
     Only the main graph is changed. Fusing the result again changes nothing.
 
     Args:
-        source: The ONNX file.
-        target: The file to write; not the source.
+        source: The ONNX file, or an open model.
+        target: The file to write, not the source; None changes the open model.
         allow_broken: Merge branches even where the result loses the pattern that they held.
         compare: Run both models in ONNX Runtime on random inputs, and refuse a result that differs.
 
@@ -114,66 +112,83 @@ def fuse_model(
         LineageError: A mask changed in a way that no fusion explains; nothing is written.
         OutputError: The output cannot be written.
     """
-    source = Path(source)
-    model = load(source)
-    refuse_same_file(source, target)
-    refuse_data_file(model, target)
-    check_output(target)
-    parent = verify_model(model.proto, external_data_root=model.root)
-    nodes_before = len(model.proto.graph.node)
-    made_by = {name: node.op_type for node in model.proto.graph.node for name in node.output if name}
-    fused = _fuse_graph(model, allow_broken=allow_broken)
-    reference = run_reference(source, _folded_values(model, made_by, fused.merges)) if compare else None
-    agreement = [Agreement((), "outputs were not compared: not asked for")]
-    child: list[str] = []
-    relation: list[Relation] = []
-
-    def finish(after: Model) -> None:
-        report = verify_model(after.proto, external_data_root=after.root)
-        relation.append(_relation(fused, parent.mask_sha256, report.mask_sha256))
-        child.append(report.mask_sha256)
-        if fused.changed:
-            entry = LineageEntry("fuse", parent.mask_sha256, report.mask_sha256, relation[0])
-            record(after.proto, entry, fused.plan)
-        if reference is not None:
-            agreement[0] = reference.compare(after)
-
-    save(model, target, external=fused.external, finish=finish)
+    step = _Fuse(allow_broken=allow_broken, compared=compare)
+    passed = run_pass(source, target, step)
+    fused, agreement = step.fused, passed.agreement
     return FuseReport(
-        model=str(source),
-        output=str(target),
-        nodes_before=nodes_before,
-        nodes_after=len(model.proto.graph.node),
+        model=source.name if isinstance(source, Model) else str(source),
+        output="" if target is None else str(target),
+        nodes_before=step.nodes_before,
+        nodes_after=step.nodes_after,
         constants_evaluated=fused.constants,
         batchnorms_folded=fused.folded,
         branches_merged=sum(len(merge.branches) for merge in fused.merges),
         merges=fused.merges,
         declined=fused.declined,
-        differences=agreement[0].differences,
-        not_measured=agreement[0].sentence,
-        parent_mask_sha256=parent.mask_sha256,
-        mask_sha256=child[0],
-        relation=relation[0],
+        differences=agreement.differences,
+        not_measured=agreement.sentence,
+        parent_mask_sha256=passed.parent.mask_sha256,
+        mask_sha256=passed.child.mask_sha256,
+        relation=passed.relation,
     )
 
 
-def _folded_values(model: Model, made_by: dict[str, str], merges: Sequence[Merging]) -> list[str]:
+class _Fuse(Pass):
+    """Requires a float model with sorted nodes; ensures equal masks, more zeros, or merged branches."""
+
+    stage = "fuse"
+
+    def __init__(self, *, allow_broken: bool, compared: bool) -> None:
+        self._allow_broken, self._compared = allow_broken, compared
+        self._reference: Reference | None = None
+
+    def rewrite(self, model: Model, parent: VerifyReport) -> Change:  # noqa: ARG002 - one frame for all passes
+        graph = model.proto.graph
+        self.nodes_before = len(graph.node)
+        normed = {
+            name
+            for node in graph.node
+            if node.op_type == "BatchNormalization"
+            for name in node.output
+            if name
+        }
+        if self._compared:
+            inside = sorted(normed - {value.name for value in graph.output})
+            self._reference = run_reference(model, inside)
+        self.fused = _fuse_graph(model, allow_broken=self._allow_broken)
+        self.nodes_after = len(graph.node)
+        if self._reference is not None:
+            folded = _folded_values(model, normed, self.fused.merges)
+            kept = {name: value for name, value in self._reference.inside.items() if name in folded}
+            self._reference = replace(self._reference, inside=kept)
+        return Change(new=self.fused.new, idle=not self.fused.changed)
+
+    def plan(self, model: Model, weights: Collection[str]) -> Plan | None:  # noqa: ARG002
+        return self.fused.plan if self.fused.changed else None
+
+    def ensures(self, parent: VerifyReport, child: VerifyReport) -> Relation:
+        return _relation(self.fused, parent.mask_sha256, child.mask_sha256)
+
+    def compare(self, after: Model) -> Agreement:
+        return NOT_ASKED if self._reference is None else self._reference.compare(after)
+
+
+def _folded_values(model: Model, normed: Collection[str], merges: Sequence[Merging]) -> set[str]:
     """Return the values that a BatchNormalization made before, and a product makes now.
 
     Args:
         model: The fused model.
-        made_by: The operator that made each value before.
+        normed: The values that BatchNormalizations made before.
         merges: The merges; what a merged product gives is the sum of its branches, under the name of one.
     """
     merged = {merge.weight for merge in merges}
-    outputs = {value.name for value in model.proto.graph.output}
-    return [
+    return {
         name
         for node in model.proto.graph.node
         if node.op_type in _PRODUCTS and merged.isdisjoint(node.input)
         for name in node.output
-        if name not in outputs and made_by.get(name) == "BatchNormalization"
-    ]
+        if name in normed
+    }
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,7 +199,7 @@ class _Fused:
     merges: tuple[Merging, ...]
     declined: tuple[DeclinedFusion, ...]
     plan: Plan | None
-    external: Sequence[Any]
+    new: Collection[str]
 
     @property
     def changed(self) -> bool:
@@ -193,8 +208,7 @@ class _Fused:
 
 def _fuse_graph(model: Model, *, allow_broken: bool) -> _Fused:
     """Run the passes until none finds anything, and apply them to the protobuf."""
-    text = metadata(model.proto).get(METADATA_KEY)
-    plan = None if text is None else Plan.from_json(text)
+    plan = plan_of(model)
     editor = Editor(model)
     constants = sum(fold_constant(editor, index) for index, _ in list(editor.live()))
     folded = zeros = 0
@@ -218,7 +232,7 @@ def _fuse_graph(model: Model, *, allow_broken: bool) -> _Fused:
         named,
         tuple(declined),
         None if plan is None else _merged_plan(plan, named, {finals[n]: w for n, w in wanted.items()}),
-        editor.stored_externally(list(finals.values())),
+        set(finals.values()),
     )
 
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from nm2trt.compare import OutputDifference
 from nm2trt.errors import DifferenceError, SparsityError
-from nm2trt.files import check_output
-from nm2trt.graph.execute.output_comparison import Agreement, Reference, lowest_type, run_reference
+from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, lowest_type, run_reference
+from nm2trt.graph.pass_frame import Change, Pass, run_pass
 from nm2trt.graph.permute.permute_graph import Permutation, find_permutation, rewrites_of
 from nm2trt.graph.permute.space_search import PermuteOptions, SaliencyOf, SpaceResult, magnitude
-from nm2trt.graph.storage.model import Model, load
-from nm2trt.graph.storage.save import refuse_data_file, refuse_same_file, save
-from nm2trt.graph.storage.stage_metadata import LineageEntry, record
+from nm2trt.graph.storage.model import Model
 from nm2trt.graph.verify.mask_lineage import check_permuted
-from nm2trt.graph.verify.verify_model import verify_model
+from nm2trt.graph.verify.verify_model import VerifyReport
 from nm2trt.nm.lineage import Relation
 from nm2trt.nm.pattern import NMPattern
 
@@ -69,18 +66,18 @@ class PermuteReport:
 
 
 def permute_model(
-    source: str | os.PathLike[str],
-    target: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Model,
+    target: str | os.PathLike[str] | None,
     options: PermuteOptions | None = None,
     *,
     compare: bool = True,
     saliency: SaliencyOf = magnitude,
 ) -> PermuteReport:
-    """Write a copy of a model with permuted channels.
+    """Permute the channels of an open model, or of a copy of a file.
 
     Args:
-        source: The ONNX file; weights are read one at a time.
-        target: The file to write; not the source.
+        source: The ONNX file, or an open model; weights are read one at a time.
+        target: The file to write, not the source; None changes the open model.
         options: Which weights count, and how long to search.
         compare: Run both models in ONNX Runtime on random inputs, and refuse a result that differs.
         saliency: How much each element of a weight matters.
@@ -96,40 +93,48 @@ def permute_model(
         LineageError: A weight lost its zeros or the pattern that it held; nothing is written.
         OutputError: The output cannot be written.
     """
-    options = options or PermuteOptions()
-    model = load(source)
-    refuse_same_file(source, target)
-    refuse_data_file(model, target)
-    check_output(target)
-    permutation = find_permutation(model, options, saliency=saliency)
-    _refuse_unmoved(permutation, str(source), options)
-    parent = verify_model(model.proto, pattern=options.pattern, external_data_root=model.root)
-    unasked = "outputs were not compared: not asked for"
-    reference = run_reference(Path(source)) if compare else Reference({}, {}, unasked)
-    agreement: list[Agreement] = []
-    child: list[str] = []
-
-    def finish(after: Model) -> None:
-        report = verify_model(after.proto, pattern=options.pattern, external_data_root=after.root)
-        relation = check_permuted(parent, report, "permute")
-        record(after.proto, LineageEntry("permute", parent.mask_sha256, report.mask_sha256, relation), None)
-        agreement.append(_compared(reference, after))
-        child.append(report.mask_sha256)
-
-    save(model, target, rewrites=rewrites_of(model, permutation), finish=finish)
+    step = _Permute(options or PermuteOptions(), saliency, compared=compare)
+    passed = run_pass(source, target, step)
+    permutation, agreement = step.permutation, passed.agreement
     return PermuteReport(
-        model=str(source),
-        output=str(target),
-        pattern=options.pattern,
+        model=source.name if isinstance(source, Model) else str(source),
+        output="" if target is None else str(target),
+        pattern=step.pattern,
         spaces=permutation.spaces,
         kept_before=permutation.kept_before,
         kept_after=permutation.kept_after,
-        differences=agreement[0].differences,
-        not_measured=agreement[0].sentence,
-        parent_mask_sha256=parent.mask_sha256,
-        mask_sha256=child[0],
-        relation="permuted",
+        differences=agreement.differences,
+        not_measured=agreement.sentence,
+        parent_mask_sha256=passed.parent.mask_sha256,
+        mask_sha256=passed.child.mask_sha256,
+        relation=passed.relation,
     )
+
+
+class _Permute(Pass):
+    """Requires a float model with a channel that can move; ensures the same zeros at permuted channels."""
+
+    stage = "permute"
+    pattern: NMPattern
+
+    def __init__(self, options: PermuteOptions, saliency: SaliencyOf, *, compared: bool) -> None:
+        self.pattern = options.pattern
+        self._options, self._saliency, self._compared = options, saliency, compared
+        self._reference: Reference | None = None
+
+    def requires(self, model: Model) -> None:
+        self.permutation = find_permutation(model, self._options, saliency=self._saliency)
+        _refuse_unmoved(self.permutation, model.name, self._options)
+
+    def rewrite(self, model: Model, parent: VerifyReport) -> Change:  # noqa: ARG002
+        self._reference = run_reference(model) if self._compared else None
+        return Change(rewrites_of(model, self.permutation))
+
+    def ensures(self, parent: VerifyReport, child: VerifyReport) -> Relation:
+        return check_permuted(parent, child, "permute")
+
+    def compare(self, after: Model) -> Agreement:
+        return NOT_ASKED if self._reference is None else _compared(self._reference, after)
 
 
 def _refuse_unmoved(permutation: Permutation, name: str, options: PermuteOptions) -> None:

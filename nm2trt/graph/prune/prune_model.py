@@ -7,23 +7,23 @@ else of the file is kept as it is.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from nm2trt.errors import InputError, LineageError, SparsityError
-from nm2trt.files import check_output
 from nm2trt.graph.analysis.numpy_operators import Opaque
+from nm2trt.graph.pass_frame import Change, Pass, plan_of, run_pass
 from nm2trt.graph.prune.magnitude import Reading, check_reach, zero_weakest
 from nm2trt.graph.prune.stored_weights import Candidate, stored_weights
-from nm2trt.graph.storage.model import Model, load, metadata
-from nm2trt.graph.storage.save import Rewrite, refuse_same_file, save
-from nm2trt.graph.storage.stage_metadata import LineageEntry, Relation, record
+from nm2trt.graph.storage.model import Model
+from nm2trt.graph.storage.save import Rewrite
+from nm2trt.graph.storage.stage_metadata import Relation
 from nm2trt.graph.verify.group_counts import count_groups
-from nm2trt.graph.verify.verify_model import VerifyReport, verify_model
+from nm2trt.graph.verify.verify_model import VerifyReport
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.nm.plan import METADATA_KEY, Plan, PlanEntry
+from nm2trt.nm.plan import Plan, PlanEntry
 from nm2trt.nm.verdict import WeightVerdict
 
 __all__ = ["PruneReport", "PrunedWeight", "prune_model"]
@@ -106,23 +106,23 @@ class PruneReport:
 
 
 def prune_model(
-    source: str | os.PathLike[str],
-    target: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Model,
+    target: str | os.PathLike[str] | None,
     *,
     pattern: NMPattern | str = NMPattern(2, 4),  # noqa: B008 - a frozen value
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     min_channels: int = 16,
 ) -> PruneReport:
-    """Write a copy of a model whose weights hold an N:M pattern, the largest magnitudes kept.
+    """Make weights hold an N:M pattern, the largest magnitudes kept, in a copy of a file or in an open model.
 
     A weight is pruned when its reduction axis (in each group of a convolution) is a multiple of M and it
     has at least `min_channels` input channels. One that several operators read is pruned when they agree
     on the groups; one that anything else reads, an embedding for example, stays dense.
 
     Args:
-        source: The ONNX file; its external data is read by pieces.
-        target: The file to write; not the source.
+        source: The ONNX file, or an open model; external data is read by pieces.
+        target: The file to write, not the source; None changes the open model.
         pattern: The pattern, e.g. `NMPattern(2, 4)` or "2:4".
         include: Globs on names of weights; when given, all others stay dense. A full name, without
             wildcards, also prunes a weight that has fewer than `min_channels`, or that the plan keeps dense.
@@ -140,53 +140,61 @@ def prune_model(
         LineageError: What was written does not hold what it should; nothing is left behind.
         OutputError: The output cannot be written.
     """
-    pattern = NMPattern.parse(pattern)
-    model = load(source)
-    refuse_same_file(source, target)
-    check_output(target)
-    parent = verify_model(model.proto, pattern=pattern, external_data_root=model.root)
-    rules = _Rules(pattern, tuple(include), tuple(exclude), min_channels, _earlier_plan(model))
-    judged = {(row.weight, row.consumer): row for row in parent.weights}
-    found = stored_weights(model)
-    outcomes = []
-    names: list[str] = []
-    for stored in found:
-        candidate = stored.open()
-        names += [candidate.name, *candidate.part_names]
+    step = _Prune(NMPattern.parse(pattern), tuple(include), tuple(exclude), min_channels)
+    passed = run_pass(source, target, step)
+    return PruneReport(
+        model=source.name if isinstance(source, Model) else str(source),
+        output="" if target is None else str(target),
+        pattern=step.pattern,
+        weights=step.weights,
+        plan=step.made,
+        parent_mask_sha256=passed.parent.mask_sha256,
+        mask_sha256=passed.child.mask_sha256,
+        relation=passed.relation,
+    )
+
+
+class _Prune(Pass):
+    """Requires a weight that can hold the pattern; ensures that each one it chose does."""
+
+    stage = "prune"
+    pattern: NMPattern
+
+    def __init__(
+        self, pattern: NMPattern, include: tuple[str, ...], exclude: tuple[str, ...], min_channels: int
+    ) -> None:
+        self.pattern = pattern
+        self._globs, self._min_channels = (include, exclude), min_channels
+
+    def rewrite(self, model: Model, parent: VerifyReport) -> Change:
+        rules = _Rules(self.pattern, *self._globs, self._min_channels, _earlier_plan(model))
+        judged = {(row.weight, row.consumer): row for row in parent.weights}
+        found = stored_weights(model)
         # A part that is a weight of its own has its own row.
         own = {item.name for item in found}
-        outcomes += [
-            row
-            for row in _decide_all(candidate, rules, judged)
-            if row[0].weight == candidate.name or row[0].weight not in own
-        ]
-    _check_globs(rules, names)
-    weights = tuple(weight for weight, _ in outcomes)
-    if all(weight.status == "dense" for weight in weights):
-        first = f"; {weights[0].weight}: {weights[0].reason}" if weights else ""
-        raise SparsityError(f"no weight of {source} can hold {pattern}{first}")
-    rewrites = [rewrite for _, found in outcomes for rewrite in found]
-    plan = Plan(tuple(_entry(weight, rules) for weight in weights), METHOD)
-    relation: Relation = "subset" if rewrites else "equal"
-    written: list[VerifyReport] = []
+        outcomes: list[tuple[PrunedWeight, tuple[Rewrite, ...]]] = []
+        names: list[str] = []
+        for stored in found:
+            candidate = stored.open()
+            names += [candidate.name, *candidate.part_names]
+            rows = _decide_all(candidate, rules, judged)
+            outcomes += [r for r in rows if r[0].weight == candidate.name or r[0].weight not in own]
+        _check_globs(rules, names)
+        self.weights = tuple(weight for weight, _ in outcomes)
+        if all(weight.status == "dense" for weight in self.weights):
+            first = f"; {self.weights[0].weight}: {self.weights[0].reason}" if self.weights else ""
+            raise SparsityError(f"no weight of {model.name} can hold {self.pattern}{first}")
+        self.made = Plan(tuple(_entry(weight, rules) for weight in self.weights), METHOD)
+        rewrites = [rewrite for _, found in outcomes for rewrite in found]
+        self._relation: Relation = "subset" if rewrites else "equal"
+        return Change(rewrites)
 
-    def finish(after: Model) -> None:
-        report = verify_model(after.proto, pattern=pattern, external_data_root=after.root)
-        _check_result(report, weights, pattern)
-        record(after.proto, LineageEntry("prune", parent.mask_sha256, report.mask_sha256, relation), plan)
-        written.append(report)
+    def plan(self, model: Model, weights: Collection[str]) -> Plan:  # noqa: ARG002
+        return self.made
 
-    save(model, target, rewrites=rewrites, finish=finish)
-    return PruneReport(
-        model=str(source),
-        output=str(target),
-        pattern=pattern,
-        weights=weights,
-        plan=plan,
-        parent_mask_sha256=parent.mask_sha256,
-        mask_sha256=written[0].mask_sha256,
-        relation=relation,
-    )
+    def ensures(self, parent: VerifyReport, child: VerifyReport) -> Relation:  # noqa: ARG002
+        _check_result(child, self.weights, self.pattern)
+        return self._relation
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +208,7 @@ class _Rules:
 
 def _earlier_plan(model: Model) -> Plan | None:
     """Return a plan that training made; one of this command is made anew."""
-    text = metadata(model.proto).get(METADATA_KEY)
-    plan = None if text is None else Plan.from_json(text)
+    plan = plan_of(model)
     return plan if plan is not None and plan.method != METHOD else None
 
 

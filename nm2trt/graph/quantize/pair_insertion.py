@@ -13,11 +13,11 @@ from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.constant_values import evaluate
 from nm2trt.graph.analysis.numpy_operators import Opaque
 from nm2trt.graph.edit.node_inserter import Inserter
+from nm2trt.graph.pass_frame import plan_of
 from nm2trt.graph.quantize.number_formats import Quantised, quantise_weight, scale_for
 from nm2trt.graph.quantize.qdq_placement import Layer, Placement
 from nm2trt.graph.quantize.report import QuantizedLayer, QuantizeOptions
-from nm2trt.graph.storage.model import metadata
-from nm2trt.nm.plan import METADATA_KEY, Plan
+from nm2trt.nm.plan import Plan
 
 __all__ = ["PairInsertion", "Rounded"]
 
@@ -157,11 +157,10 @@ class PairInsertion:
 
     def plan(self, finals: Mapping[str, str], weights: Collection[str]) -> Plan | None:
         """Return the model's plan under the names of the new tensors, and of those that layers still read."""
-        text = metadata(self._editor.model.proto).get(METADATA_KEY)
-        if text is None:
+        plan = plan_of(self._editor.model)
+        if plan is None:
             return None
         renamed = {old: finals[new] for old, new in self._renamed.items() if finals.get(new, old) != old}
-        plan = Plan.from_json(text)
         return plan.renamed(renamed, weights) if renamed else plan
 
 

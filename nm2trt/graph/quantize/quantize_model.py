@@ -7,7 +7,7 @@ says why onnxruntime's own inserter is not used; its histograms and thresholds a
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,26 +21,27 @@ from nm2trt.backends.ort import open_onnx
 from nm2trt.calibration.ranges import Ranges, calibrate
 from nm2trt.calibration.stream import SampleStream, fitted
 from nm2trt.errors import ModelError
-from nm2trt.files import check_output
 from nm2trt.graph.analysis.constant_values import main_source
 from nm2trt.graph.analysis.qdq_islands import Island
 from nm2trt.graph.analysis.scopes import node_name
 from nm2trt.graph.analysis.shapes import infer_types
 from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.edit.node_inserter import Inserter
-from nm2trt.graph.execute.output_comparison import Agreement, Reference
+from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, open_session
 from nm2trt.graph.execute.range_probes import observable
-from nm2trt.graph.quantize.number_formats import Format
+from nm2trt.graph.pass_frame import Change, Pass, run_passes
+from nm2trt.graph.quantize.opset_conversion import OpsetConversion
 from nm2trt.graph.quantize.pair_insertion import PairInsertion
 from nm2trt.graph.quantize.qdq_placement import Placement, place
 from nm2trt.graph.quantize.report import QuantizedLayer, QuantizeOptions, QuantizeReport
 from nm2trt.graph.storage.model import Model, load, opset
 from nm2trt.graph.storage.model_hash import model_hash
-from nm2trt.graph.storage.save import embed, refuse_data_file, refuse_same_file, save
-from nm2trt.graph.storage.stage_metadata import LineageEntry, record
+from nm2trt.graph.storage.save import refuse_data_file
 from nm2trt.graph.storage.tensors import DTYPE_NAMES
 from nm2trt.graph.verify.mask_lineage import check_descent
-from nm2trt.graph.verify.verify_model import VerifyReport, verify_model
+from nm2trt.graph.verify.verify_model import VerifyReport
+from nm2trt.nm.lineage import Relation
+from nm2trt.nm.plan import Plan
 
 __all__ = ["QuantizeOptions", "QuantizeReport", "QuantizedLayer", "quantize_model"]
 
@@ -53,19 +54,19 @@ _QUANTISED = frozenset(
 
 
 def quantize_model(
-    source: str | os.PathLike[str],
-    target: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Model,
+    target: str | os.PathLike[str] | None,
     samples: SampleStream,
     options: QuantizeOptions | None = None,
     *,
     cache: Path | None = None,
     compare: bool = True,
 ) -> QuantizeReport:
-    """Write a quantised copy of a float32 model.
+    """Quantise an open float32 model, or a copy of a file; one of too old an opset is converted first.
 
     Args:
-        source: The ONNX file.
-        target: The file to write; not the source.
+        source: The ONNX file, or an open model; weights are read one at a time.
+        target: The file to write, not the source; None changes the open model.
         samples: Calibration samples, by the model's input names.
         options: How; None is INT8 by extremes.
         cache: File that keeps what calibration found, and from which it goes on after an interruption.
@@ -73,67 +74,88 @@ def quantize_model(
 
     Raises:
         InputError: A path, a glob or an option is wrong.
-        ModelError: The model is no sound ONNX file, is quantised already, is not float32, or of too old
-            an opset.
+        ModelError: The model is no sound ONNX file, is quantised already, is not float32, or is of too old
+            an opset and cannot be converted.
+        DifferenceError: The conversion to a newer opset changed the outputs; nothing is written.
         DataError: The samples do not fit the model.
         LineageError: A zero was lost; nothing is written.
         OutputError: The output cannot be written.
         Interrupted: Calibration was stopped; the cache is up to date and no model is written.
     """
     options = options or QuantizeOptions()
-    # Weights are read one at a time, and are never in memory together.
     model = load(source, leave_weights=True)
-    _check_model(model, options.form)
-    refuse_same_file(source, target)
-    refuse_data_file(model, target)
-    if cache is not None:
-        refuse_data_file(model, cache)
-    check_output(target)
-    editor = Inserter(model, "quantized")
-    placed = _place(editor, options)
-    first: list[tuple[Any, Any]] = []
-    ranges = _calibrate(source, list(placed.points), samples, options, cache, first if compare else None)
-    parent = verify_model(source)
-    work = PairInsertion(editor, placed, ranges, options)
-    work.insert_pairs()
-    layers = tuple(work.quantise(layer) for layer in placed.layers)
-    # A node without a name is called by its position, which pairs in front of it change.
-    labels = {editor.nodes[layer.index].output[0]: layer.label for layer in placed.layers}
-    finals = editor.finish()
-    embed(model)
-    written: list[VerifyReport] = []
-    agreement = [Agreement((), "outputs were not compared: not asked for")]
-    reference = _reference(Path(source), samples, first) if compare else None
-
-    def finish(after: Model) -> None:
-        report = verify_model(after.proto, external_data_root=after.root)
-        relation = check_descent(parent, report, "quantise")
-        entry = LineageEntry(f"quantize {options.to}", parent.mask_sha256, report.mask_sha256, relation)
-        record(after.proto, entry, work.plan(finals, {row.weight for row in report.weights}))
-        if reference is not None:
-            agreement[0] = reference.compare(after, required=False)
-        written.append(report)
-
-    save(model, target, external=editor.stored_externally(list(finals.values())), finish=finish)
-    child = written[0]
-    islands = _under_old_labels(child.islands, model, labels)
-    inside = {island.consumer for island in islands}
-    layers = tuple(replace(one, whole=one.quantised and one.layer not in inside) for one in layers)
+    _refuse_quantised(model)
+    converted = OpsetConversion(options.form.opset)
+    step = _Quantize(options, samples, cache, compared=compare)
+    old = (opset(model.proto) or 0) < options.form.opset
+    passed = run_passes(model, target, [converted, step] if old else [step])[-1]
+    agreement, work = passed.agreement, step.work
+    inside = {island.consumer for island in step.islands}
     return QuantizeReport(
-        model=str(source),
-        output=str(target),
+        model=source.name if isinstance(source, Model) else str(source),
+        output="" if target is None else str(target),
         options=options,
-        layers=layers,
+        layers=tuple(replace(one, whole=one.quantised and one.layer not in inside) for one in step.layers),
         scales=work.scales,
-        ranges=ranges,
-        islands=islands,
-        differences=agreement[0].differences,
-        not_measured=agreement[0].sentence,
-        notes=tuple(work.notes),
-        parent_mask_sha256=parent.mask_sha256,
-        mask_sha256=child.mask_sha256,
-        relation="equal" if parent.mask_sha256 == child.mask_sha256 else "subset",
+        ranges=step.ranges,
+        islands=step.islands,
+        differences=agreement.differences,
+        not_measured=agreement.sentence,
+        notes=(*([converted.note] if old else []), *work.notes),
+        parent_mask_sha256=passed.parent.mask_sha256,
+        mask_sha256=passed.child.mask_sha256,
+        relation=passed.relation,
     )
+
+
+class _Quantize(Pass):
+    """Requires a float32 model that is not quantised; ensures that no weight loses a zero."""
+
+    def __init__(
+        self, options: QuantizeOptions, samples: SampleStream, cache: Path | None, *, compared: bool
+    ) -> None:
+        self.stage = f"quantize {options.to}"
+        self._options, self._samples, self._cache, self._compared = options, samples, cache, compared
+        self._reference: Reference | None = None
+
+    def requires(self, model: Model) -> None:
+        _refuse_quantised(model)
+        if self._cache is not None:
+            refuse_data_file(model, self._cache)
+
+    def rewrite(self, model: Model, parent: VerifyReport) -> Change:  # noqa: ARG002
+        editor = Inserter(model, "quantized")
+        placed = _place(editor, self._options)
+        first: list[tuple[Any, Any]] = []
+        self.ranges = _calibrate(
+            model,
+            list(placed.points),
+            self._samples,
+            self._options,
+            self._cache,
+            first if self._compared else None,
+        )
+        if self._compared:
+            self._reference = _reference(model, self._samples, first)
+        self.work = PairInsertion(editor, placed, self.ranges, self._options)
+        self.work.insert_pairs()
+        # Weights are read one at a time, and are never in memory together.
+        self.layers = tuple(self.work.quantise(layer) for layer in placed.layers)
+        # A node without a name is called by its position, which pairs in front of it change.
+        self._labels = {editor.nodes[layer.index].output[0]: layer.label for layer in placed.layers}
+        self._finals = editor.finish()
+        return Change(new=set(self._finals.values()))
+
+    def plan(self, model: Model, weights: Collection[str]) -> Plan | None:  # noqa: ARG002
+        return self.work.plan(self._finals, weights)
+
+    def ensures(self, parent: VerifyReport, child: VerifyReport) -> Relation:
+        self._child = child
+        return check_descent(parent, child, "quantise")
+
+    def compare(self, after: Model) -> Agreement:
+        self.islands = _under_old_labels(self._child.islands, after, self._labels)
+        return NOT_ASKED if self._reference is None else self._reference.compare(after, required=False)
 
 
 def _under_old_labels(
@@ -148,13 +170,7 @@ def _under_old_labels(
     return tuple(replace(island, consumer=now.get(island.consumer, island.consumer)) for island in islands)
 
 
-def _check_model(model: Model, form: Format) -> None:
-    version = opset(model.proto) or 0
-    if version < form.opset:
-        raise ModelError(
-            f"{model.name} is of opset {version}; {form.name} needs opset {form.opset} or newer: export it "
-            "again, or convert it with onnx.version_converter"
-        )
+def _refuse_quantised(model: Model) -> None:
     for node in model.proto.graph.node:
         if node.op_type in _QUANTISED:
             raise ModelError(
@@ -183,15 +199,15 @@ def _place(editor: Editor, options: QuantizeOptions) -> Placement:
 
 
 def _calibrate(
-    source: str | os.PathLike[str],
+    model: Model,
     points: Sequence[str],
     samples: SampleStream,
     options: QuantizeOptions,
     cache: Path | None,
     first: list[tuple[Any, Any]] | None,
 ) -> Ranges:
-    seen = observable(source, points, whole=options.method != "minmax")
-    given = {value.name for value in load(source, leave_weights=True).proto.graph.output}
+    seen = observable(model, points, whole=options.method != "minmax")
+    given = {value.name for value in model.proto.graph.output}
 
     def keep(feeds: Any, outputs: Mapping[str, Array]) -> None:
         if first is not None:
@@ -203,17 +219,17 @@ def _calibrate(
         samples,
         method=options.method,
         percentile=options.percentile,
-        model_sha256=model_hash(source),
+        model_sha256=model_hash(model),
         cache=cache,
         first=keep,
     )
 
 
-def _reference(source: Path, samples: SampleStream, first: Sequence[tuple[Any, Any]]) -> Reference:
+def _reference(model: Model, samples: SampleStream, first: Sequence[tuple[Any, Any]]) -> Reference:
     """Return what the float model gives on a batch: as calibration saw it, or run anew after a full cache."""
     if first:
         return Reference(*first[0])
-    with open_onnx(source) as session:
+    with open_session(model) as session:
         given = next(samples.read(samples.batch))
         fitted(given, session.inputs, samples.source)
         size = fixed_batch(session.inputs, sample_shapes(given))

@@ -1,17 +1,19 @@
-"""An ONNX model as it lies on disk, read with its external data left where it is.
+"""An open ONNX model: the parsed protobuf, its path and folder, and the facts that were found of it so far.
 
 The protobuf itself is kept, not a translation of it, so that whatever stands in a file (sparse
 initializers, quantization annotations, training information, functions, metadata) survives a round trip.
+External data stays where it is. A stage takes an open model and hands it on, so that a command parses its
+file once and reads the weights only as often as they change.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx
 
@@ -19,39 +21,65 @@ from nm2trt.errors import InputError, ModelError
 from nm2trt.files import check_input
 from nm2trt.graph.storage.protobuf_stream import referring
 
-__all__ = ["Model", "attributes", "load", "metadata", "opset", "set_metadata"]
+__all__ = ["Model", "attributes", "load", "metadata", "opset", "serialized", "set_metadata"]
 
 
-@dataclass(frozen=True, slots=True)
+_Fact = TypeVar("_Fact")
+
+
+@dataclass(slots=True, eq=False)
 class Model:
-    """A model and the folder of its external data.
+    """A model, the folder of its external data, and the facts that were found of it.
 
     Args:
         proto: The model; tensors with external data hold only their location.
         path: Where it was read from, or None.
         root: Folder below which its external data is read, or None.
+        changed: Whether `proto` differs from the file at `path`.
+        facts: Facts about `proto`, by the question that they answer; see `once`.
+        digests: SHA-256 of files that the model reads.
     """
 
     proto: onnx.ModelProto
     path: Path | None
     root: Path | None
+    changed: bool = False
+    facts: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+    digests: dict[Path, str] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
         """The path, for messages."""
         return str(self.path) if self.path is not None else "the model"
 
+    @property
+    def file(self) -> Path | None:
+        """The file that holds the model as it is now, or None if it is only in memory."""
+        return None if self.changed else self.path
+
+    def once(self, question: Hashable, find: Callable[[], _Fact]) -> _Fact:
+        """Return a fact about the model, found at the first call and remembered until the model changes."""
+        if question not in self.facts:
+            self.facts[question] = find()
+        found: _Fact = self.facts[question]
+        return found
+
+    def touch(self) -> None:
+        """Say that the protobuf was changed: what was found of it no longer holds."""
+        self.changed = True
+        self.facts.clear()
+
 
 def load(
-    source: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model,
     *,
     external_data_root: str | os.PathLike[str] | None = None,
     leave_weights: bool = False,
 ) -> Model:
-    """Read a model; external data is not read.
+    """Read a model, unless it is open already; external data is not read.
 
     Args:
-        source: A path, the bytes of a file, or a model.
+        source: A path, the bytes of a file, a protobuf, or an open model, which is returned as it is.
         leave_weights: Leave large weights in the file too; they then look like external data of it. For
             reading only.
         external_data_root: Folder of the external data; by default the folder of the real file behind
@@ -61,6 +89,8 @@ def load(
         InputError: The path is missing, a folder, empty, or may not be read.
         ModelError: The content is no ONNX model.
     """
+    if isinstance(source, Model):
+        return source
     root = None if external_data_root is None else Path(external_data_root).resolve()
     if root is not None and not root.is_dir():
         raise InputError(f"{external_data_root} is no folder; give the folder that holds the external data")
@@ -125,6 +155,18 @@ def _read_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
 def _text(value: str | bytes) -> None:
     if not isinstance(value, str):
         raise TypeError("a name of bytes")
+
+
+def serialized(model: Model) -> bytes:
+    """Return the protobuf as bytes; external data, and weights that were left in the file, are not in it.
+
+    Raises:
+        ModelError: It is larger than 2 GiB, which no protobuf may be.
+    """
+    try:
+        return bytes(model.proto.SerializeToString())
+    except Exception as error:  # protobuf's own exception differs between its implementations
+        raise ModelError(f"{model.name} is larger than 2 GiB in memory; run the stages one by one") from error
 
 
 def metadata(proto: onnx.ModelProto) -> dict[str, str]:

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 from nm2trt.files import sha256_bytes, sha256_file
 from nm2trt.graph.storage.model import Model, load
+from nm2trt.graph.storage.protobuf_stream import pieces
 from nm2trt.graph.storage.save import data_files
 
 __all__ = ["model_bytes", "model_hash", "model_sha256"]
 
 
-def model_sha256(source: str | os.PathLike[str]) -> str:
+def model_sha256(source: str | os.PathLike[str] | Model) -> str:
     """Return the SHA-256 of a model's file, or with external data `model_hash`.
 
     Raises:
         InputError: The path is wrong.
         ModelError: The file is no sound ONNX model.
     """
-    path = Path(source)
-    return model_hash(path) if _beside(load(path, leave_weights=True)) else sha256_file(path)
+    model = load(source, leave_weights=True)
+    return model_hash(model) if _beside(model) or model.file is None else _digest(model, model.file)
 
 
-def model_hash(source: str | os.PathLike[str]) -> str:
-    """Return one hash over a model's file and all external data that it names."""
-    path = Path(source)
-    parts = [sha256_file(path), *(sha256_file(file) for file in _beside(load(path, leave_weights=True)))]
-    return sha256_bytes("".join(parts).encode())
+def model_hash(source: str | os.PathLike[str] | Model) -> str:
+    """Return one hash over a model's file and all external data that it names; each file is read once.
+
+    A model that was changed in memory is hashed as it would be written, with the files that it still reads.
+    """
+    model = load(source, leave_weights=True)
+    if model.file is not None:
+        parts = [model.file, *_beside(model)]
+        return sha256_bytes("".join(_digest(model, file) for file in parts).encode())
+    own = hashlib.sha256()
+    for piece in pieces(model.proto):
+        own.update(piece)
+    parts = sorted(data_files(model))
+    return sha256_bytes("".join([own.hexdigest(), *(_digest(model, file) for file in parts)]).encode())
 
 
 def model_bytes(model: Model) -> int:
@@ -35,6 +46,12 @@ def model_bytes(model: Model) -> int:
     path = model.path
     files = [*([] if path is None else [path]), *_beside(model)]
     return sum(file.stat().st_size for file in files if file.exists())
+
+
+def _digest(model: Model, file: Path) -> str:
+    if file.resolve() not in model.digests:
+        model.digests[file.resolve()] = sha256_file(file)
+    return model.digests[file.resolve()]
 
 
 def _beside(model: Model) -> list[Path]:

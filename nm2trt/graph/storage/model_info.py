@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import onnx
 
-from nm2trt.graph.storage.model import load, metadata, opset
+from nm2trt.graph.storage.model import Model, load, metadata, opset
 from nm2trt.graph.storage.model_hash import model_bytes
 from nm2trt.graph.storage.tensors import DTYPE_NAMES
 from nm2trt.nm import lineage
@@ -18,7 +18,7 @@ from nm2trt.nm.plan import METADATA_KEY, Plan
 __all__ = ["OnnxInfo", "OnnxTensor", "describe_model", "stores_fp8"]
 
 
-def stores_fp8(source: str | os.PathLike[str]) -> bool:
+def stores_fp8(source: str | os.PathLike[str] | Model) -> bool:
     """Tell whether a model stores numbers of an eight-bit float type, as zero points of FP8 pairs are.
 
     Raises:
@@ -97,21 +97,23 @@ class OnnxInfo:
         }
 
 
-def describe_model(path: str | os.PathLike[str]) -> OnnxInfo:
+def describe_model(source: str | os.PathLike[str] | Model) -> OnnxInfo:
     """Read what an ONNX file says of itself; its weights are not read.
+
+    Args:
+        source: The file, or the model if it is open already.
 
     Raises:
         InputError: The path is missing, a folder, empty, or may not be read.
         ModelError: The content is no ONNX model, or its plan is damaged.
     """
-    path = Path(path)
-    model = load(path)
+    model = load(source, leave_weights=True)
     proto = model.proto
     entries = metadata(proto)
     graph = proto.graph
     stored = {tensor.name for tensor in graph.initializer}
     return OnnxInfo(
-        path=path,
+        path=model.path or Path(),
         file_bytes=model_bytes(model),
         opset=opset(proto),
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),

@@ -284,7 +284,7 @@ def _stale_data(target: Path, *, keep: set[Path]) -> list[Path]:
     if not near or not target.is_file():
         return []
     try:
-        named = {path.resolve() for path in data_files(load(target))}
+        named = {path.resolve() for path in data_files(load(target, leave_weights=True))}
     except Nm2trtError:
         return []
     return [path for path in near if path.resolve() in named and path.resolve() not in keep]

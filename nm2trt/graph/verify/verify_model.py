@@ -166,7 +166,7 @@ class VerifyReport:
 
 
 def verify_model(
-    source: str | os.PathLike[str] | bytes | Any,
+    source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model,
     *,
     pattern: NMPattern | str | None = None,
     as_dtype: str | None = None,
@@ -176,7 +176,8 @@ def verify_model(
     """Judge every weight of a model.
 
     Args:
-        source: A path, the bytes of a file, or an `onnx.ModelProto`.
+        source: A path, the bytes of a file, a protobuf, or an open model, whose weights are read once for
+            each set of the other arguments.
         pattern: The pattern to hold. By default each weight is held to its plan, or to 2:4 where the
             metadata has no plan. Given, it takes the place of the plan's patterns, not of its dense layers.
         as_dtype: "fp16" or "bf16" judges what rounding floating-point weights to that type leaves.
@@ -190,6 +191,11 @@ def verify_model(
     """
     model = load(source, external_data_root=external_data_root, leave_weights=True)
     asked = None if pattern is None else NMPattern.parse(pattern)
+    question = ("verify", asked, as_dtype, place)
+    return model.once(question, lambda: _verify(model, asked, as_dtype, place))
+
+
+def _verify(model: Model, asked: NMPattern | None, as_dtype: str | None, place: Place) -> VerifyReport:
     entries = metadata(model.proto)
     plan = Plan.from_json(entries[METADATA_KEY]) if METADATA_KEY in entries else None
     # First: onnx's shape inference unfolds functions without a bound, and this refuses those that have none.

@@ -1,0 +1,215 @@
+"""The frame of a pass: refuse or take a model, rewrite it, verify, compare, record, and write it if asked.
+
+A pass says what it requires of a model and what it ensures of the masks. The frame runs it on a file or on an
+open model. Passes on one open model compose in memory: the report that one leaves is the next one's parent.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+
+from onnx import TensorProto
+
+from nm2trt.files import check_output
+from nm2trt.graph.analysis.weight_operands import consumers
+from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement
+from nm2trt.graph.storage.external_data import clear_values
+from nm2trt.graph.storage.model import Model, load, metadata, set_metadata
+from nm2trt.graph.storage.save import Rewrite, embed, refuse_data_file, refuse_same_file, save
+from nm2trt.graph.storage.stage_metadata import LineageEntry, record
+from nm2trt.graph.verify.verify_model import VerifyReport, verify_model
+from nm2trt.nm.lineage import Relation
+from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.plan import METADATA_KEY, Plan
+
+__all__ = ["Change", "Pass", "Passed", "plan_of", "run_pass", "run_passes", "write_model"]
+
+_LARGE_BYTES = 1024
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Change:
+    """What a pass did to the protobuf, and what is left to do when the model is written.
+
+    Args:
+        rewrites: Tensors whose numbers change.
+        new: Names of initializers that the pass added; they go into the data file if the model has one.
+        idle: Whether the pass found nothing to do, so that the model's lineage stays as it is.
+    """
+
+    rewrites: Sequence[Rewrite] = ()
+    new: Collection[str] = ()
+    idle: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What the frame saw of a pass.
+
+    Args:
+        parent: The report on the model before.
+        child: The report on the model after, as it will be read back.
+        relation: How the masks relate.
+        agreement: How far the outputs agree.
+    """
+
+    parent: VerifyReport
+    child: VerifyReport
+    relation: Relation
+    agreement: Agreement
+
+
+class Pass:
+    """One rewriting of a model.
+
+    Attributes:
+        stage: Its name in the model's lineage.
+        pattern: The pattern that `verify` holds all weights to; None takes the model's plan.
+    """
+
+    stage: str
+    pattern: NMPattern | None = None
+
+    def requires(self, model: Model) -> None:
+        """Raise if the pass cannot take the model."""
+
+    def rewrite(self, model: Model, parent: VerifyReport) -> Change:
+        """Change the protobuf; the frame does the rest.
+
+        Args:
+            model: The model; weights that it left in its file are read from there.
+            parent: The report on it.
+        """
+        raise NotImplementedError
+
+    def plan(self, model: Model, weights: Collection[str]) -> Plan | None:  # noqa: ARG002 - for passes that rename
+        """Return the plan under the names of the changed model, which has these weights; None keeps it."""
+        return None
+
+    def ensures(self, parent: VerifyReport, child: VerifyReport) -> Relation:
+        """Return how the masks before and after relate.
+
+        Raises:
+            LineageError: They do not relate as the pass promises.
+        """
+        raise NotImplementedError
+
+    def compare(self, after: Model) -> Agreement:  # noqa: ARG002 - for passes that compare
+        """Compare the outputs before and after.
+
+        Raises:
+            DifferenceError: They differ by more than the pass may change.
+        """
+        return NOT_ASKED
+
+
+def run_pass(
+    source: str | os.PathLike[str] | Model, target: str | os.PathLike[str] | None, step: Pass
+) -> Passed:
+    """Run one pass; see `run_passes`."""
+    return run_passes(source, target, [step])[-1]
+
+
+def run_passes(
+    source: str | os.PathLike[str] | Model, target: str | os.PathLike[str] | None, steps: Sequence[Pass]
+) -> list[Passed]:
+    """Run passes on a model one after the other, and write the last result or keep it in memory.
+
+    Args:
+        source: The file, or an open model, which is changed.
+        target: The file to write, not the source; None leaves the result in the open model.
+        steps: The passes, at least one.
+
+    Raises:
+        InputError: A path is wrong, or the target is the source or holds weights of it.
+        ModelError: The model is not sound, or a pass does not take it.
+        LineageError: The masks do not relate as a pass promises; nothing is written.
+        DifferenceError: The outputs differ by more than a pass may change; nothing is written.
+        OutputError: The target cannot be written.
+    """
+    model = load(source, leave_weights=True)
+    if target is not None:
+        if model.path is not None:
+            refuse_same_file(model.path, target)
+        refuse_data_file(model, target)
+        check_output(target)
+    return [_run(model, target if step is steps[-1] else None, step) for step in steps]
+
+
+def _run(model: Model, target: str | os.PathLike[str] | None, step: Pass) -> Passed:
+    step.requires(model)
+    parent = verify_model(model, pattern=step.pattern)
+    change = step.rewrite(model, parent)
+    model.touch()
+    if target is None:
+        # All are made before the first is stored: one may be made from another.
+        made = [(rewrite.tensor, b"".join(rewrite.chunks())) for rewrite in change.rewrites]
+        for tensor, data in made:
+            clear_values(tensor)
+            tensor.raw_data = data
+        return _finish(model, step, parent, change)
+    passed: list[Passed] = []
+    write_model(
+        model,
+        target,
+        rewrites=change.rewrites,
+        new=change.new,
+        finish=lambda after: passed.append(_finish(after, step, parent, change)),
+    )
+    return passed[0]
+
+
+def _finish(after: Model, step: Pass, parent: VerifyReport, change: Change) -> Passed:
+    """Verify, record and compare the changed model."""
+    plan = step.plan(after, {operand.weight_name for operand in consumers(after)})
+    if plan is not None:
+        set_metadata(after.proto, {METADATA_KEY: plan.to_json()})
+    child = verify_model(after, pattern=step.pattern)
+    relation = step.ensures(parent, child)
+    if not change.idle:
+        record(after.proto, LineageEntry(step.stage, parent.mask_sha256, child.mask_sha256, relation), plan)
+        recorded = replace(child, recorded_mask_sha256=child.mask_sha256)
+        for question, fact in after.facts.items():
+            after.facts[question] = recorded if fact is child else fact
+    return Passed(parent, child, relation, step.compare(after))
+
+
+def write_model(
+    model: Model,
+    target: str | os.PathLike[str],
+    *,
+    rewrites: Sequence[Rewrite] = (),
+    new: Collection[str] | None = None,
+    finish: Callable[[Model], None] | None = None,
+) -> None:
+    """Write an open model, which is spent afterwards; weights that were left in its file are taken in.
+
+    Args:
+        model: The model.
+        target: The file to write.
+        rewrites: Tensors whose numbers change.
+        new: Names of initializers that go into the data file if the model has one; None takes all.
+        finish: As `save` takes it.
+
+    Raises:
+        ModelError: As `save`.
+        OutputError: As `save`.
+    """
+    embed(model)
+    stored = list(model.proto.graph.initializer)
+    external: list[TensorProto] = []
+    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in stored):
+        external = [t for t in stored if (new is None or t.name in new) and len(t.raw_data) >= _LARGE_BYTES]
+    save(model, target, rewrites=rewrites, external=external, finish=finish)
+
+
+def plan_of(model: Model) -> Plan | None:
+    """Return the plan in a model's metadata, or None.
+
+    Raises:
+        ModelError: It is damaged.
+    """
+    text = metadata(model.proto).get(METADATA_KEY)
+    return None if text is None else Plan.from_json(text)
