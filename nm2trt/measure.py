@@ -19,6 +19,7 @@ __all__ = [
     "WarmUp",
     "blocks_in_turn",
     "interleaved",
+    "no_speed",
     "peak_resident_bytes",
     "rounds",
     "warm_up",
@@ -228,6 +229,14 @@ def blocks_in_turn(
                     taken[name].append(value)
         found.append({name: Latency.of(own) for name, own in taken.items()})
     return found
+
+
+def no_speed(conditions: Mapping[str, str]) -> str:
+    """Return why a benchmark cannot show what zeros bring, from its conditions; "" if it can."""
+    backends = [value for key, value in conditions.items() if key.startswith("backend of ")]
+    if backends and all(value.startswith("ONNX Runtime") for value in backends):
+        return "ONNX Runtime on a CPU has no sparse kernels: zeros bring no speed here"
+    return ""
 
 
 def peak_resident_bytes() -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from nm2trt.cli.output import keep_json, print_json, print_table
 from nm2trt.errors import Nm2trtError
+from nm2trt.measure import no_speed
 from nm2trt.options.checks import BenchCommand
 from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.field import keywords
@@ -20,6 +21,7 @@ __all__ = ["configure", "print_latency", "run"]
 
 _EPILOG = """examples:
   nm2trt bench dense.onnx sparse.onnx
+  nm2trt bench dense.engine sparse.engine --processes 6      # the ratio with its interval
   nm2trt bench model.onnx --batch 1,8,32 -o now.json
   nm2trt bench model.onnx --compare before.json
   nm2trt bench model.engine times.json --anyway      # times.json: trtexec --exportTimes=times.json
@@ -72,9 +74,8 @@ def print_latency(bench: Benchmark) -> None:
     print_table(headers, rows, title="Latency")
     for ratio in bench.ratios:
         print(_ratio(ratio))
-    backends = [value for key, value in bench.conditions.items() if key.startswith("backend of ")]
-    if backends and all(value.startswith("ONNX Runtime") for value in backends):
-        print("ONNX Runtime on a CPU has no sparse kernels: zeros bring no speed here")
+    if warning := no_speed(bench.conditions):
+        print(warning)
     if bench.before != bench.after or bench.before:
         drift = ", ".join(
             f"{key} {value} -> {bench.after.get(key, '?')}" for key, value in bench.before.items()
@@ -97,7 +98,7 @@ def _print(result: BenchResult) -> None:
 
 def _ratio(ratio: Ratio) -> str:
     batch = "" if ratio.batch is None else f", batch {ratio.batch}"
-    return (
-        f"{ratio.name} / {ratio.base}{batch}: p50 ratio {ratio.p50:.3f}, 95 % interval {ratio.low:.3f} to "
-        f"{ratio.high:.3f}"
-    )
+    found = f"{ratio.name} / {ratio.base}{batch}: p50 ratio {ratio.p50:.3f}"
+    if ratio.low is None or ratio.high is None:
+        return f"{found}; one process gives no interval: see nm2trt bench --processes"
+    return f"{found}, 95 % interval {ratio.low:.3f} to {ratio.high:.3f} over {len(ratio.processes)} processes"

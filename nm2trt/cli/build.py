@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.ladder import print_ladder
-from nm2trt.cli.output import print_json, printable, short_count
+from nm2trt.cli.output import keep_json, print_json, printable, short_count
 from nm2trt.errors import SparsityError
 from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.engines import BuildCommand
@@ -36,8 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
     options = options_from(arguments, BuildCommand)
     from nm2trt.pipeline.build import build_command
 
+    sources = (str(options.model), options.calib)
     try:
-        result = build_command(options)
+        with keep_json(options.report, printed=options.json, sources=sources) as keep:
+            result = keep(build_command(options))
     except SparsityError as error:
         ladder = getattr(error, "ladder", ())
         if options.json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import print_json, print_table
+from nm2trt.cli.output import keep_json, print_json, print_table
 from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.field import keywords
 from nm2trt.options.models import FuseCommand
@@ -26,7 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     options = options_from(arguments, FuseCommand)
     from nm2trt.pipeline.fuse import fuse
 
-    report = fuse(**keywords(options))
+    with keep_json(options.report, printed=options.json, sources=(options.model,)) as keep:
+        report = keep(fuse(**keywords(options)))
     if options.json:
         print_json(report.to_json())
     else:

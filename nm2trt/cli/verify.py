@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.field import keywords
@@ -23,16 +24,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Verify, print, and return 0, or 3 when the gate fails."""
     options = options_from(arguments, VerifyCommand)
-    from nm2trt.cli.output import print_json
+    from nm2trt.cli.output import keep_json, print_json
     from nm2trt.pipeline.verify import verify
 
-    report = verify(**keywords(options))
-    passed = report.passed(options.fail_on)
+    with keep_json(options.report, printed=options.json, sources=(options.model,)) as keep:
+        report = verify(**keywords(options))
+        passed = report.passed(options.fail_on)
+        told = keep(_Told(report, options.fail_on, passed))
     if options.json:
-        print_json({**report.to_json(), "fail_on": options.fail_on, "passed": passed})
+        print_json(told.to_json())
     else:
         _print_report(report, options.fail_on, passed)
     return 0 if passed else 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """The report with the gate's answer, as JSON."""
+
+    report: VerifyReport
+    fail_on: FailOn
+    passed: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.report.to_json(), "fail_on": self.fail_on, "passed": self.passed}
 
 
 def _print_report(report: VerifyReport, fail_on: FailOn, passed: bool) -> None:

@@ -147,6 +147,13 @@ class BenchCommand:
         at_least=0,
         help="fewest runs before, up to ten times as many until medians settle (default: 20)",
     )
+    processes: int = option(
+        1,
+        metavar="N",
+        at_least=1,
+        help="processes that share the runs; 2 or more give each ratio an interval, 6 is a good number "
+        "(default: 1)",
+    )
     threads: int = option(0, metavar="N", at_least=0, help=_THREADS)
     seed: int = option(0, metavar="N", stage=False, help="seed of random inputs (default: 0)")
     compare: str | None = option(

@@ -127,6 +127,9 @@ class BuildCommand(BuilderCommand):
         False, group=_PRECISION, stage=False, help="keep the ONNX file in that precision beside the engine"
     )
     dry_run: bool = option(False, stage=False, help="check everything, build nothing, write nothing")
+    report: Path | None = option(
+        None, metavar="FILE", stage=False, keyword=False, help="write the JSON there too"
+    )
     json: bool = option(False, stage=False, keyword=False, help="print the result as JSON")
 
     def __post_init__(self) -> None:

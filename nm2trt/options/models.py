@@ -60,6 +60,9 @@ class VerifyCommand:
     external_data_root: str | None = option(
         None, metavar="DIR", stage=False, help="folder of the external data (default: the model's own)"
     )
+    report: Path | None = option(
+        None, metavar="FILE", stage=False, keyword=False, help="write the JSON there too"
+    )
     json: bool = option(False, stage=False, keyword=False, help=JSON)
 
 
@@ -80,6 +83,9 @@ class FuseCommand:
     )
     compare: bool = option(
         True, help="do not run the model before and after on random inputs in ONNX Runtime"
+    )
+    report: Path | None = option(
+        None, metavar="FILE", stage=False, keyword=False, help="write the JSON there too"
     )
     json: bool = option(False, stage=False, keyword=False, help=JSON)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nm2trt.validation.latency.bench_files import Comparability
     from nm2trt.validation.samples.samples import Samples
 
-__all__ = ["BenchResult", "bench", "parse_batches"]
+__all__ = ["BenchResult", "bench", "parse_batches", "unique_names"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,7 @@ def bench(
     shapes: Sequence[str] = (),
     runs: int = 200,
     warmup: int = 20,
+    processes: int = 1,
     threads: int = 0,
     seed: int = 0,
     compare: str | os.PathLike[str] | None = None,
@@ -55,14 +56,19 @@ def bench(
 ) -> BenchResult:
     """Time artefacts in turn, from host to host, at each batch size, after a warm-up until they are stable.
 
+    A ratio of one process has no interval: how its memory came to lie and who ran beside it falls on all its
+    runs alike.
+
     Args:
         artefacts: ONNX models, engines, `.pt2` programs or addresses of served models; a `.json` is what
             `trtexec --exportTimes` wrote.
         data: Real samples, as for `validate`; random inputs by default.
         batches: Batch sizes.
         shapes: Whole shapes of inputs of free size, as "x:1x3x224x224"; the first number is the batch.
-        runs: Timed runs of each, at each batch size.
-        warmup: Fewest runs before, not timed.
+        runs: Timed runs of each, at each batch size, over all processes.
+        warmup: Fewest runs before, not timed, in each process.
+        processes: Processes that share the runs, one after another, each with the artefacts in another order;
+            two or more give each ratio an interval.
         threads: Threads of ONNX Runtime; 0 leaves it to the library.
         seed: Seed of the random inputs.
         compare: JSON of an earlier benchmark.
@@ -77,7 +83,6 @@ def bench(
     An error in the midst of the runs carries the times before it, as `error.partial`.
     """
     from nm2trt.validation.latency.bench_files import compare_with, read_trtexec, with_recorded
-    from nm2trt.validation.samples.open_samples import open_samples
 
     if not artefacts:
         raise InputError("there is nothing to time; name one artefact or more")
@@ -85,19 +90,27 @@ def bench(
         check_input(compare, "an earlier benchmark's JSON")
     recorded = tuple(read_trtexec(one) for one in artefacts if _is_times(one))
     live = [one for one in artefacts if not _is_times(one)]
-    with contextlib.ExitStack() as stack:
-        sessions: dict[str, Session] = {}
-        backends: dict[str, str] = {}
-        for one in live:
-            name = _unused(str(one), sessions)
-            sessions[name] = stack.enter_context(open_session(one, threads=threads))
-            backends[f"backend of {name}"] = backend_of(one)
-        inputs = next((session.inputs for session in sessions.values()), ())
-        samples = None if data is None else open_samples(data, inputs=inputs)
-        if sessions:
-            benchmark = _measured(sessions, samples, batches, shapes, runs, warmup, threads, seed, backends)
-        else:
-            benchmark = _nothing_measured()
+    if live and processes > 1:
+        from nm2trt.options.checks import BenchCommand
+        from nm2trt.pipeline.bench_processes import bench_in_processes
+
+        benchmark = bench_in_processes(
+            BenchCommand(
+                artefacts=tuple(map(str, live)),
+                data=None if data is None else str(data),
+                batches=tuple(batches),
+                shapes=tuple(shapes),
+                runs=runs,
+                warmup=warmup,
+                processes=processes,
+                threads=threads,
+                seed=seed,
+            )
+        )
+    elif live:
+        benchmark = _in_this_process(live, data, batches, shapes, runs, warmup, threads, seed)
+    else:
+        benchmark = _nothing_measured()
     benchmark = with_recorded(benchmark, recorded, anyway=anyway)
     earlier = None
     if compare is not None:
@@ -122,6 +135,40 @@ def parse_batches(text: str) -> tuple[int, ...]:
     if not sizes or min(sizes) < 1:
         raise InputError(f"{text!r} is no list of batch sizes; write them as in 1,8,32")
     return tuple(dict.fromkeys(sizes))
+
+
+def unique_names(artefacts: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Return a name per artefact: its path, with a number if the same path came before."""
+    names: list[str] = []
+    for one in artefacts:
+        number, chosen = 2, str(one)
+        while chosen in names:
+            chosen, number = f"{one} #{number}", number + 1
+        names.append(chosen)
+    return names
+
+
+def _in_this_process(
+    artefacts: Sequence[str | os.PathLike[str]],
+    data: str | os.PathLike[str] | None,
+    batches: Sequence[int],
+    shapes: Sequence[str],
+    runs: int,
+    warmup: int,
+    threads: int,
+    seed: int,
+) -> Benchmark:
+    from nm2trt.validation.samples.open_samples import open_samples
+
+    names = unique_names(artefacts)
+    with contextlib.ExitStack() as stack:
+        sessions = {
+            name: stack.enter_context(open_session(one, threads=threads))
+            for name, one in zip(names, artefacts, strict=True)
+        }
+        backends = {f"backend of {name}": backend_of(one) for name, one in zip(names, artefacts, strict=True)}
+        samples = None if data is None else open_samples(data, inputs=sessions[names[0]].inputs)
+        return _measured(sessions, samples, batches, shapes, runs, warmup, threads, seed, backends)
 
 
 def _measured(
@@ -174,10 +221,3 @@ def _nothing_measured() -> Benchmark:
 
 def _is_times(artefact: str | os.PathLike[str]) -> bool:
     return not is_url(artefact) and Path(artefact).suffix.lower() == ".json"
-
-
-def _unused(name: str, taken: dict[str, Session]) -> str:
-    number, chosen = 2, name
-    while chosen in taken:
-        chosen, number = f"{name} #{number}", number + 1
-    return chosen

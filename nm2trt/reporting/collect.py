@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+from nm2trt.measure import no_speed
 from nm2trt.reporting.curves import curves_of
 from nm2trt.reporting.data import (
     RUNGS,
@@ -297,6 +298,8 @@ def _proved(group: str, fields: Fields) -> list[LatencyRow]:
 def _benchmark(group: str, bench: Fields, names: Mapping[str, str]) -> list[LatencyRow]:
     conditions = bench.object("conditions").data
     shown = ", ".join(f"{key} {value}" for key, value in conditions.items())
+    if warning := no_speed({key: str(value) for key, value in conditions.items()}):
+        shown = f"{warning}. {shown}"
     batch = bench.object("batch")
     return [
         _latency_row(group, names.get(name, PurePath(name).name), batch.count(name), fields, shown)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import PurePath
 
+from nm2trt.measure import no_speed
 from nm2trt.reporting.fields import Fields
 
 __all__ = ["sentence_of"]
@@ -92,11 +93,14 @@ def _bench(result: Fields) -> str:
     ratios = result.objects("ratios")
     if ratios:
         ratio = ratios[0]
-        return (
+        text = (
             f"{PurePath(ratio.text('name', '')).name} takes {ratio.number('p50'):.2f} of "
-            f"{PurePath(ratio.text('base', '')).name}'s time, {ratio.number('low'):.2f} to "
-            f"{ratio.number('high'):.2f}"
+            f"{PurePath(ratio.text('base', '')).name}'s time, "
         )
+        low, high = ratio.maybe("low"), ratio.maybe("high")
+        text += "without an interval" if low is None or high is None else f"{low:.2f} to {high:.2f}"
+        warning = no_speed({key: str(value) for key, value in result.object("conditions").data.items()})
+        return f"{text} ({warning})" if warning else text
     rows = list(result.object("latencies").entries())
     return "" if not rows else f"p50 {rows[0][1].number('p50_ms'):.3g} ms"
 

@@ -15,6 +15,7 @@ import shlex
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -204,11 +205,17 @@ def plot(runs: dict[str, list[Run]], path: Path, title: str) -> None:
     plt.close(figure)
 
 
-def command(*words: str) -> bool:
-    """Run `nm2trt` as it would be typed, and stop where it fails; False where no engine can be built here."""
+def command(*words: str, report: Path | None = None) -> bool:
+    """Run `nm2trt` as it would be typed, and stop where it fails; False where no engine can be built here.
+
+    Args:
+        words: The command.
+        report: File for the JSON of what the command prints.
+    """
     line = shlex.join(("nm2trt", *words))
     print(f"\n$ {line}", flush=True)
-    status = subprocess.run([*PROGRAM, *words], check=False).returncode
+    extra = [] if report is None else ["--report", str(report)]
+    status = subprocess.run([*PROGRAM, *words, *extra], check=False).returncode
     if status == BACKEND_MISSING:
         print("(no engine was built: `nm2trt doctor` says what to install)")
     elif status:
@@ -217,13 +224,14 @@ def command(*words: str) -> bool:
 
 
 def recorded(folder: RunFolder, *words: str, writes: Path | None = None) -> None:
-    """Run a command, and once more with `--json` for the report."""
+    """Run a command once, and record for the report what it printed."""
     start = time.perf_counter()
-    if not command(*words):
-        return
-    seconds = time.perf_counter() - start
-    again = subprocess.run([*PROGRAM, *words, "--json"], check=True, stdout=subprocess.PIPE, text=True)
-    result = json.loads(again.stdout)
+    with tempfile.TemporaryDirectory() as scratch:
+        report = Path(scratch) / "report.json"
+        if not command(*words, report=report):
+            return
+        seconds = time.perf_counter() - start
+        result = json.loads(report.read_text())
     folder.write(
         StageRecord(
             stage=words[0],

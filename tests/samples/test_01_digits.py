@@ -4,6 +4,7 @@ import gzip
 import importlib.util
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -67,6 +68,15 @@ def test_quick_run_goes_all_the_way(tmp_path):
     assert all(
         f'id="{section}"' in page for section in ("accuracy", "weights", "latency", "curves", "lineage")
     )
+    assert ran.stdout.count("zeros bring no speed here") == 1
+    assert "zeros bring no speed here" in page
+    stages = {path.stem: json.loads(path.read_text()) for path in (out / "stages").iterdir()}
+    validated = next(stage for stage in stages.values() if stage["stage"] == "validate")
+    for side, latency in validated["result"]["benchmark"]["latencies"].items():
+        p50 = latency["p50_ms"]
+        # One run: what the console printed is what the page shows.
+        assert re.search(rf"^{side} .*{p50:.3f}", ran.stdout, re.MULTILINE)
+        assert f"<b>{p50:.3g}</b>" in page
     if importlib.util.find_spec("matplotlib"):
         assert (out / "training.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,6 @@ __all__ = ["Benchmark", "Ratio", "Timing", "bench_sessions", "prepared", "ratio_
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 MakeFeeds = Callable[[Session, int], Arrays]
-_DRAWS = 500
 _MOST_WARM_UP = 10
 _ORDER = "interleaved, in one process"
 _TRANSFERS = "host to host: every run takes its inputs from main memory and leaves its outputs there"
@@ -75,21 +74,23 @@ class Ratio:
         name: The session.
         base: The one that it is divided by.
         batch: Samples in a run.
-        p50: Ratio of the medians; below 1 is faster than `base`.
-        low: Lower end of the 95 % bootstrap interval over rounds.
+        p50: Ratio of the medians, over several processes their geometric mean; below 1 is faster than `base`.
+        low: Lower end of its 95 % interval; None for one process, whose runs cannot tell what another finds.
         high: Upper end.
+        processes: The ratio in each process; () for one.
     """
 
     name: str
     base: str
     batch: int | None
     p50: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
+    processes: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {name: getattr(self, name) for name in ("name", "base", "batch", "p50", "low", "high")}
+        return {**asdict(self), "processes": list(self.processes)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,15 +233,8 @@ def prepared(session: Session, feeds: Arrays, *, on_device: bool = False) -> Cal
 def ratio_of(
     name: str, base: str, batch: int | None, times: Sequence[float], others: Sequence[float]
 ) -> Ratio:
-    """Return the ratio of two medians with its interval; rounds are drawn together where they are as many."""
-    a, b = np.asarray(times, dtype=np.float64), np.asarray(others, dtype=np.float64)
-    rng = np.random.default_rng(0)
-    at = rng.integers(0, len(a), (_DRAWS, len(a)))
-    # Rounds that took place together share what disturbed them.
-    bt = at if len(a) == len(b) else rng.integers(0, len(b), (_DRAWS, len(b)))
-    drawn = np.median(a[at], axis=1) / np.median(b[bt], axis=1)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return Ratio(name, base, batch, float(np.median(a) / np.median(b)), float(low), float(high))
+    """Return the ratio of two medians; one process gives it no interval."""
+    return Ratio(name, base, batch, float(np.median(times) / np.median(others)))
 
 
 class _Collected:

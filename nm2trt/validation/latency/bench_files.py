@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nm2trt.errors import DataError, InputError
 from nm2trt.files import check_input
-from nm2trt.measure import Latency
+from nm2trt.measure import Latency, WarmUp
 from nm2trt.validation.latency.bench import Benchmark, Ratio, Timing, ratio_of
+from nm2trt.validation.statistics.process_means import ratio_interval
 
-__all__ = ["Comparability", "compare_with", "read_trtexec", "with_recorded"]
+__all__ = ["Comparability", "compare_with", "merged", "read_trtexec", "with_recorded"]
 
 # What says nothing of how the times were taken.
 _SELF = frozenset({"models"})
@@ -127,6 +128,51 @@ def compare_with(benchmark: Benchmark, earlier: str | os.PathLike[str], *, anywa
         held = ", ".join(f"{name} at batch {batch}" for name, batch in old) or "nothing"
         raise DataError(f"{path} has times of {held}, and none of what was measured now")
     return Comparability(ratios, differences)
+
+
+def merged(parts: Sequence[tuple[Mapping[str, Any], Mapping[str, str]]], names: Sequence[str]) -> Benchmark:
+    """Return one benchmark of those that several processes took, with intervals over the processes.
+
+    Args:
+        parts: What each process printed as JSON, and the session's name here by its name there.
+        names: The sessions in their order; the first is the base of the ratios.
+    """
+    runs: dict[tuple[str, int], list[list[float]]] = {}
+    for data, name_of in parts:
+        for entry in data["latencies"].values():
+            key = (name_of[entry["name"]], entry["batch"])
+            runs.setdefault(key, []).append(entry["samples_ms"])
+    batches = list(dict.fromkeys(batch for _, batch in runs))
+    timings = tuple(
+        Timing(name, batch, Latency.of([1e-3 * one for one in pooled]), tuple(pooled))
+        for batch in batches
+        for name in names
+        if (pooled := [one for block in runs.get((name, batch), ()) for one in block])
+    )
+    ratios = tuple(
+        _over_processes(timing, names[0], runs[timing.name, timing.batch or 0], base)
+        for timing in timings
+        if timing.name != names[0] and (base := runs.get((names[0], timing.batch or 0)))
+    )
+    first, last = parts[0][0], parts[-1][0]
+    order = f"interleaved, in {len(parts)} processes one after another"
+    warm = WarmUp(
+        max(data["warmup"]["runs"] for data, _ in parts), all(data["warmup"]["stable"] for data, _ in parts)
+    )
+    conditions = {**first["conditions"], "order": order}
+    return Benchmark(timings, ratios, warm, conditions, first["state"]["before"], last["state"]["after"])
+
+
+def _over_processes(
+    timing: Timing, base: str, blocks: Sequence[Sequence[float]], others: Sequence[Sequence[float]]
+) -> Ratio:
+    each = tuple(
+        ratio_of(timing.name, base, timing.batch, own, other).p50
+        for own, other in zip(blocks, others, strict=True)
+    )
+    if len(each) < 2:
+        return Ratio(timing.name, base, timing.batch, each[0])
+    return Ratio(timing.name, base, timing.batch, *ratio_interval(each), each)
 
 
 def _json(path: Path) -> Any:

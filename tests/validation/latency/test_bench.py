@@ -154,7 +154,7 @@ def test_every_session_is_timed_at_every_batch():
         assert timing.per_second == pytest.approx(1e3 * timing.batch / timing.latency.p50_ms)
         assert len(timing.samples_ms) == 7
     assert [(r.name, r.base, r.batch) for r in found.ratios] == [("b", "a", 1), ("b", "a", 4)]
-    assert all(r.low <= r.p50 <= r.high for r in found.ratios)
+    assert all((r.low, r.high, r.processes) == (None, None, ()) for r in found.ratios)
     assert (found.conditions["backend"], found.conditions["CUDA graphs"]) == ("lookup", "none")
     assert "host to host" in found.conditions["transfers"]
     assert set(found.to_json()["latencies"]) == {"a (batch 1)", "a (batch 4)", "b (batch 1)", "b (batch 4)"}
@@ -183,15 +183,12 @@ def test_rounds_before_a_session_died_are_kept():
     assert partial.stopped == "the engine died"
 
 
-def test_ratio_is_that_of_medians_and_its_interval_covers_it():
+def test_ratio_is_that_of_medians_and_has_no_interval():
     rng = np.random.default_rng(0)
-    load = rng.exponential(1.0, 400)  # the same disturbance for both
-    a, b = 2.0 + load, 1.0 + load
+    a, b = 2.0 + rng.exponential(1.0, 400), 1.0 + rng.exponential(1.0, 400)
     found = ratio_of("a", "b", 1, a, b)
     assert found.p50 == pytest.approx(np.median(a) / np.median(b))
-    assert found.low < found.p50 < found.high
-    apart = ratio_of("a", "b", 1, a, rng.permutation(b))
-    assert found.high - found.low < 0.7 * (apart.high - apart.low)
+    assert (found.low, found.high) == (None, None)
 
 
 TIMES = [
