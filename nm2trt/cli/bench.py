@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from nm2trt.cli.output import keep_json, print_json, print_table
 from nm2trt.errors import Nm2trtError
-from nm2trt.measure import no_speed
 from nm2trt.options.checks import BenchCommand
 from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.field import keywords
@@ -56,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def print_latency(bench: Benchmark) -> None:
     """Print conditions, latencies and ratios."""
+    from nm2trt.measure import no_speed
+
     for key, value in bench.conditions.items():
         print(f"  {key}: {value}")
     rows = [
