@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nm2trt.calibration.recipe import load_recipe
 from nm2trt.errors import DataError
 
 __all__ = ["Batch", "outputs_of", "read_batches"]
@@ -59,6 +58,8 @@ def read_batches(
             'give calibration=, an iterable of input batches, a DataLoader or a recipe "calib/NAME.yaml"'
         )
     if isinstance(calibration, str | os.PathLike):
+        from nm2trt.calibration.recipe import load_recipe  # its schema needs pydantic; tensors do not
+
         calibration = load_recipe(calibration)
     if isinstance(calibration, torch.Tensor | np.ndarray) or not isinstance(calibration, Iterable):
         raise DataError(

@@ -3,6 +3,8 @@
 import copy
 import itertools
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -639,3 +641,14 @@ def test_plan_says_why(tmp_path):
     assert "depthwise" in reasons["depthwise.weight"]
     assert fcpts.FcptsSession is type(sparse)
     assert thresholds.ThresholdWeight.nm2trt_method == "fcpts"
+
+
+def test_tensors_need_no_package_that_reads_recipes():
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('pydantic', 'yaml', 'PIL', 'onnx')))\n"
+        "import torch, nm2trt\n"
+        "model = torch.nn.Sequential(torch.nn.Linear(16, 16))\n"
+        "data = [torch.randn(4, 16)] * 2\n"
+        "nm2trt.sparsify(model, method='fcpts', steps=1, calibration=data).finalize()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
