@@ -16,7 +16,7 @@
     ├── DifferenceError                5   outputs or accuracy that differ beyond the tolerance
     ├── LineageError                   6   a mask that a stage should have kept and did not
     ├── ServerError                    7   an inference server that cannot be reached
-    └── Interrupted                  130   stopped by the user
+    └── Interrupted                  130   stopped by the user; 143 after SIGTERM, 129 after SIGHUP
 
 A message is one sentence or two: what is wrong, where, and what to do next.
 """

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nm2trt.errors import InputError, OutputError
+from nm2trt.file_replacement import put_in_place
+from nm2trt.output_lock import OutputLock, output_lock, undisturbed
 
 __all__ = [
     "atomic_path",
@@ -20,6 +22,7 @@ __all__ = [
     "is_alive",
     "one_writer",
     "os_reason",
+    "real_output",
     "sha256_bytes",
     "sha256_file",
     "sync_folder",
@@ -70,8 +73,8 @@ def check_output(path: str | os.PathLike[str], *, sources: Iterable[str | os.Pat
         OutputError: The folder is missing or read-only, `path` is a folder, a device or a pipe, or a source.
     """
     path = Path(path)
-    folder = path.parent
     try:
+        folder = real_output(path).parent
         if path.is_dir():
             raise OutputError(f"{path} is a folder; give the path of a file to write")
         if path.exists() and not path.is_file():
@@ -82,10 +85,7 @@ def check_output(path: str | os.PathLike[str], *, sources: Iterable[str | os.Pat
             raise OutputError(f"{path} is read, and would be replaced; choose another output path")
         if not folder.is_dir():
             raise OutputError(f"the folder {folder} does not exist; create it or choose another output path")
-        probe = folder / _temporary_name(path)
-        with probe.open("xb"):
-            pass
-        probe.unlink()
+        _try_to_write(folder, path)
     except (OSError, ValueError) as error:
         if isinstance(error, OutputError):
             raise
@@ -93,30 +93,67 @@ def check_output(path: str | os.PathLike[str], *, sources: Iterable[str | os.Pat
     return path
 
 
+def _try_to_write(folder: Path, path: Path) -> None:
+    """Make a file in the folder: one without a name, if the file system has such files."""
+    with contextlib.suppress(FileNotFoundError):
+        (folder / _temporary_name(path)).lstat()  # finds out that a name is too long
+    try:
+        os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC))
+    except (AttributeError, OSError):
+        with undisturbed():
+            probe = folder / _temporary_name(path)
+            with probe.open("xb"):
+                pass
+            probe.unlink(missing_ok=True)
+
+
+def real_output(path: str | os.PathLike[str]) -> Path:
+    """Return the file that writing to `path` replaces: the one that a symbolic link leads to, else `path`.
+
+    Raises:
+        OutputError: The link leads to itself.
+    """
+    path = Path(path)
+    real = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if real.is_symlink():
+        raise OutputError(f"{path} is a link that leads to itself; choose another output path")
+    return real
+
+
 @contextlib.contextmanager
-def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(target: str | os.PathLike[str], *, lock: OutputLock | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `target`; on success it becomes `target`, on failure it vanishes.
 
     The file is flushed to disk before it is renamed, so after a crash `target` holds either its old or
-    its new content. Temporary files that a killed process left for the same target are removed first.
+    its new content. A replaced file keeps its mode and owner, and the links that lead to it. One process at a
+    time writes a target; what a killed one left is removed first.
+
+    Args:
+        target: The file.
+        lock: The held lock of the output that the file belongs to, e.g. of a model if it holds its weights;
+            None takes the target's own.
 
     Raises:
         OutputError: The file cannot be written, for want of a folder, rights or space.
     """
-    target = Path(target)
-    temporary = target.parent / _temporary_name(target)
-    _remove_stale(target)
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
-        sync_folder(target.parent)
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {os_reason(error)}; nothing was changed") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    real = real_output(target)
+    with contextlib.nullcontext(lock) if lock is not None else output_lock(real.absolute()) as held:
+        temporary = real.parent / _temporary_name(real)
+        held.will_write(temporary)
+        _remove_stale(real)
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            put_in_place(temporary, real)
+            sync_folder(real.parent)
+        except OSError as error:
+            raise OutputError(
+                f"{target} cannot be written: {os_reason(error)}; nothing was changed"
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 def write_atomic(target: str | os.PathLike[str], data: bytes | str) -> None:

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nm2trt.errors import InputError, OutputError
-from nm2trt.files import atomic_path, one_writer, os_reason, sha256_bytes, sha256_file, write_atomic
+from nm2trt.files import atomic_path, os_reason, real_output, sha256_bytes, sha256_file, write_atomic
+from nm2trt.output_lock import output_lock
 
 __all__ = ["SCHEMA", "Fit", "Manifest", "manifest_path", "read_manifest", "refuse_foreign", "write_pair"]
 
@@ -212,7 +213,7 @@ def write_pair(engine: str | os.PathLike[str], data: bytes | memoryview, manifes
     engine = Path(engine)
     path = manifest_path(engine)
     # Hashes are computed while the disk works.
-    with one_writer(engine.parent), ThreadPoolExecutor(1) as hashing:
+    with output_lock(real_output(engine).absolute()), ThreadPoolExecutor(1) as hashing:
         digest = hashing.submit(sha256_bytes, data)
         earlier = hashing.submit(_current_record, engine, path)
         before = _read_bytes(path)

@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from nm2trt.errors import InputError, OutputError
 from nm2trt.files import atomic_path, check_input, check_output, sha256_file, within, write_atomic
+from nm2trt.output_lock import output_lock
 
 
 def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path):
@@ -39,11 +41,81 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
         "with atomic_path(sys.argv[1]) as t:\n    t.write_text('half'); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, str(target)], check=False)
-    left = list(tmp_path.iterdir())
-    assert len(left) == 1
-    assert left[0].name.endswith(".tmp")
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".lock", ".tmp"]
     write_atomic(target, "whole")
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_killed_writers_list_is_followed_only_to_its_own_unused_files(tmp_path):
+    target, used, other = (tmp_path / name for name in ("m.onnx", "m.onnx.data", "m.onnx.txt"))
+    target.write_text("weights are in m.onnx.0a1b2c3d.data")
+    kept = [used, other, tmp_path / "m.onnx.0a1b2c3d.data", tmp_path / "secret"]
+    for path in [*kept, tmp_path / ".m.onnx.7-01234567.tmp", tmp_path / "m.onnx.1.data"]:
+        path.write_text("x")
+    used.write_text("of a model that was renamed, and in nobody's list")
+    listed = ["m.onnx.0a1b2c3d.data", ".m.onnx.7-01234567.tmp", "m.onnx.1.data", "m.onnx.txt"]
+    listed += ["../secret", "secret", "/etc/passwd", "", "m.onnx"]
+    (tmp_path / ".m.onnx.lock").write_text("\n".join(listed))
+    with output_lock(target):
+        assert sorted(tmp_path.iterdir()) == sorted([*kept, target, tmp_path / ".m.onnx.lock"])
+    assert not (tmp_path / ".m.onnx.lock").exists()
+
+
+def test_one_thread_at_a_time_holds_an_output(tmp_path):
+    inside, most = [0], [0]
+
+    def write(_):
+        with output_lock(tmp_path / "x"), output_lock(tmp_path / "x"):
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            sum(range(2000))
+            inside[0] -= 1
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(400)))
+    assert most == [1]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
+def test_what_stands_in_the_locks_place_is_left_alone(tmp_path, kind):
+    lock = tmp_path / ".x.lock"
+    {"folder": lock.mkdir, "pipe": lambda: os.mkfifo(lock), "link": lambda: lock.symlink_to("y")}[kind]()
+    write_atomic(tmp_path / "x", "whole")
+    assert (tmp_path / "x").read_text() == "whole"
+    assert not (tmp_path / "y").exists()
+
+
+def test_a_replaced_file_keeps_its_mode_and_its_links(tmp_path):
+    (tmp_path / "real").mkdir()
+    real = tmp_path / "real" / "m.onnx"
+    real.write_text("a longer old text")
+    real.chmod(0o640)
+    (tmp_path / "soft").symlink_to("real/m.onnx")
+    (tmp_path / "soft2").symlink_to("soft")
+    write_atomic(tmp_path / "soft2", "by link")
+    assert (tmp_path / "soft2").is_symlink()
+    assert real.read_text() == "by link"
+    assert real.stat().st_mode & 0o7777 == 0o640
+    (tmp_path / "hard").hardlink_to(real)
+    write_atomic(tmp_path / "hard", "both")
+    assert (real.read_text(), (tmp_path / "hard").read_text()) == ("both", "both")
+    assert real.samefile(tmp_path / "hard")
+    write_atomic(real, "a longer text for both")
+    assert (tmp_path / "hard").read_text() == "a longer text for both"
+    assert real.stat().st_mode & 0o7777 == 0o640
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["hard", "m.onnx", "real", "soft", "soft2"]
+
+
+def test_a_link_to_a_missing_file_is_written_through_and_a_loop_is_refused(tmp_path):
+    (tmp_path / "new").symlink_to("store")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "nowhere").symlink_to("no/store")
+    write_atomic(check_output(tmp_path / "new"), "x")
+    assert (tmp_path / "store").read_text() == "x"
+    for name in ("loop", "nowhere"):
+        with pytest.raises(OutputError, match=r"leads to itself|does not exist"):
+            check_output(tmp_path / name)
 
 
 def test_files_of_a_living_process_are_left_alone(tmp_path):

@@ -10,7 +10,8 @@ PACKAGE = ROOT / "nm2trt"
 
 # Each unit may import those on a lower level; units of one level may not import one another.
 LEVELS = [
-    {"errors"},
+    {"errors", "output_lock"},
+    {"file_replacement"},
     {"files", "named_code", "bounds", "compare", "measure", "progress", "nm", "options"},
     {"manifest"},
     {"backends"},

@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TextIO
 
 from nm2trt import bounds
 from nm2trt.cli.output import printable
+from nm2trt.cli.signals import Stopped, signals_stop
 from nm2trt.errors import Interrupted, Nm2trtError
 from nm2trt.files import os_reason
 from nm2trt.progress import BUILDER_THREAD
@@ -69,7 +70,11 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status, which `nm2trt.errors` lists."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with signals_stop():
+        return _run(list(sys.argv[1:] if argv is None else argv))
+
+
+def _run(arguments: list[str]) -> int:
     verbosity = 0
     _open_streams()
     for stream in (sys.stdout, sys.stderr):
@@ -88,11 +93,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, and not when the interpreter ends, where a failure has no words
         return status
     except Nm2trtError as error:
-        if not isinstance(error, Interrupted) and _stopped(error):
-            return _interrupted(verbosity)  # e.g. a library that was stopped in mid-import, and does not load
-        return _fail(str(error), error.exit_status, verbosity)
-    except KeyboardInterrupt:
-        return _interrupted(verbosity)
+        cause = _stopped(error)
+        if cause is not None and not isinstance(error, Interrupted):
+            return _interrupted(verbosity, cause)  # e.g. a library that was stopped while it loaded
+        status = cause.exit_status if isinstance(cause, Stopped) else error.exit_status
+        return _fail(str(error), status, verbosity)
+    except KeyboardInterrupt as signalled:
+        return _interrupted(verbosity, signalled)
     except BrokenPipeError:
         # The reader of our output has gone; there is nobody to tell.
         _discard(sys.stdout)
@@ -102,8 +109,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _flush(sys.stderr)
         return stop.code if isinstance(stop.code, int) else 2
     except Exception as error:
-        if _stopped(error):
-            return _interrupted(verbosity)
+        cause = _stopped(error)
+        if cause is not None:
+            return _interrupted(verbosity, cause)
         if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None:
             _discard(sys.stdout)
             return _fail(f"output could not be written: {os_reason(error)}", 2, verbosity)
@@ -161,12 +169,12 @@ def _join_sparsity(arguments: list[str]) -> list[str]:
     return joined
 
 
-def _stopped(error: BaseException) -> bool:
-    """Tell whether Ctrl-C lies behind an error: hooks of Python and of C extensions wrap what they meet."""
+def _stopped(error: BaseException) -> KeyboardInterrupt | None:
+    """Return the signal that an error comes from: hooks of Python and of C extensions wrap what they meet."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, KeyboardInterrupt):
         cause = cause.__cause__ or cause.__context__
-    return cause is not None
+    return cause
 
 
 def _fail(message: str, status: int, verbosity: int) -> int:
@@ -181,8 +189,10 @@ def _fail(message: str, status: int, verbosity: int) -> int:
     return status
 
 
-def _interrupted(verbosity: int) -> int:
-    status = _fail("interrupted; nothing was left half-written", Interrupted.exit_status, verbosity)
+def _interrupted(verbosity: int, stop: KeyboardInterrupt) -> int:
+    status = stop.exit_status if isinstance(stop, Stopped) else Interrupted.exit_status
+    word = "interrupted" if status == Interrupted.exit_status else f"ended by {stop}"
+    _fail(f"{word}; nothing was left half-written", status, verbosity)
     if any(thread.name == BUILDER_THREAD for thread in threading.enumerate()):
         # Stopped twice, and a library still works: Python would wait for it, or crash beneath it.
         os._exit(status)

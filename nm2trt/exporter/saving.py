@@ -11,20 +11,26 @@ from typing import Any
 import onnx
 import onnx_ir
 
-__all__ = ["replaced_data", "saved"]
+from nm2trt.file_replacement import copy_rights
+from nm2trt.output_lock import OutputLock
+
+__all__ = ["list_replaced_data", "saved"]
 
 # Protobuf cannot hold 2 GiB; the graph itself needs some of it.
 _EMBEDDED_LIMIT_BYTES = (1 << 31) - (1 << 25)
 
 
 @contextlib.contextmanager
-def saved(model: Any, temporary: Path, target: Path, *, external: bool | None) -> Iterator[Path | None]:
-    """Save `model` to `temporary`; the data file beside it is removed again if the block fails.
+def saved(
+    model: Any, temporary: Path, target: Path, lock: OutputLock, *, external: bool | None
+) -> Iterator[Path | None]:
+    """Save `model` to `temporary`; the lock removes the data file beside it if the model is not written.
 
     Args:
         model: An onnx_ir model.
         temporary: Where the ONNX file is written.
         target: The name that it will take.
+        lock: The lock of the target.
         external: Whether the weights go to a data file; None decides by size.
 
     Yields:
@@ -38,22 +44,18 @@ def saved(model: Any, temporary: Path, target: Path, *, external: bool | None) -
         yield None
         return
     data_path = _unused_data_path(target)
-    try:
-        onnx_ir.save(model, temporary, external_data=data_path.name)
-        # onnx_ir leaves small tensors inside; a model of only those has no data file.
-        yield data_path if data_path.exists() else None
-    except BaseException:
-        data_path.unlink(missing_ok=True)
-        raise
+    lock.will_write(data_path)
+    onnx_ir.save(model, temporary, external_data=data_path.name)
+    if target.exists() and data_path.exists():
+        copy_rights(data_path, target.stat())
+    # onnx_ir leaves small tensors inside; a model of only those has no data file.
+    yield data_path if data_path.exists() else None
 
 
-@contextlib.contextmanager
-def replaced_data(target: Path) -> Iterator[None]:
-    """Remove the data files of the model that the block replaces, once it has replaced it."""
-    old = _own_data_files(target)
-    yield
-    for path in old:
-        path.unlink(missing_ok=True)
+def list_replaced_data(target: Path, lock: OutputLock) -> None:
+    """Let the lock remove the data files of the model at `target`, once it is replaced."""
+    for path in _own_data_files(target):
+        lock.will_write(path)
 
 
 def _unused_data_path(target: Path) -> Path:

@@ -27,9 +27,10 @@ from nm2trt.errors import BackendMissingError, InputError, SparsifyError
 from nm2trt.exporter.example import Example
 from nm2trt.exporter.names import restore_names
 from nm2trt.exporter.reference import compare_with_runtime, output_names_of, run_reference
-from nm2trt.exporter.saving import replaced_data, saved
-from nm2trt.files import atomic_path, check_output
+from nm2trt.exporter.saving import list_replaced_data, saved
+from nm2trt.files import atomic_path, check_output, real_output
 from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan
+from nm2trt.output_lock import output_lock
 
 __all__ = [
     "NEWEST_OPSET",
@@ -152,14 +153,16 @@ def export(
     inputs.name_batch(program.model)
     if chosen != torch.float32:  # the copy has been rounded
         reference_model = eval_copy(model, torch.float32)
-    with (
-        replaced_data(target),
-        atomic_path(target) as temporary,
-        saved(program.model, temporary, target, external=external_data) as data_path,
-    ):
-        differences = compare_with_runtime(temporary, reference_model, inputs, reference, names, chosen)
-        if finish is not None:
-            finish(temporary)
+    real = real_output(target).absolute()
+    with output_lock(real) as lock:
+        list_replaced_data(real, lock)
+        with (
+            atomic_path(target) as temporary,
+            saved(program.model, temporary, real, lock, external=external_data) as data_path,
+        ):
+            differences = compare_with_runtime(temporary, reference_model, inputs, reference, names, chosen)
+            if finish is not None:
+                finish(temporary)
     return ExportResult(
         path=target,
         data_path=data_path,

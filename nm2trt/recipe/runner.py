@@ -87,6 +87,8 @@ def run_recipe(
     _refuse_code(recipe, steps, allow_functions=allow_functions)
     base = Path(path).resolve().parent if root is None else Path(root).resolve()
     folder = _run_folder(recipe, base, output)
+    if output is None:
+        _refuse_links_out(folder.path)
     versions = tool_versions()
     sources = Sources(recipe, steps, base, folder, versions)
     sources.check()
@@ -277,6 +279,15 @@ def _run_folder(recipe: Recipe, base: Path, output: str | os.PathLike[str] | Non
         return RunFolder(within(base, recipe.run or f"runs/{recipe.name}"))
     except InputError as error:
         raise recipe.error(f"{error}; give it with -o DIR", "run") from error
+
+
+def _refuse_links_out(folder: Path) -> None:
+    """Raise if the folder that a recipe names holds a link by which a stage would write somewhere else."""
+    real = folder.resolve()
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place) / name for name in (*folders, *files)):
+            if path.is_symlink() and not path.resolve().is_relative_to(real):
+                raise InputError(f"{path} is a link that leaves the run's folder; remove it, or give -o DIR")
 
 
 def _refuse_code(recipe: Recipe, steps: tuple[Step, ...], *, allow_functions: bool) -> None:

@@ -131,6 +131,8 @@ def write_beside(model: Path, files: BesideFiles) -> None:
         target = model / name
         if target.parent != model and not is_real_folder(target.parent):
             target.parent.mkdir()
-        if target.is_symlink() or not target.is_file() or target.read_bytes() != data:
+        if target.is_symlink():
+            target.unlink()  # what is written goes into the repository, not to where a link leads
+        if not target.is_file() or target.read_bytes() != data:
             write_atomic(target, data)
     sync_folder(model)

@@ -19,6 +19,7 @@ from onnx import TensorProto
 from nm2trt.errors import ModelError
 from nm2trt.files import atomic_path
 from nm2trt.graph.storage.tensors import ElementType, element_type, external_location, iter_elements
+from nm2trt.output_lock import OutputLock
 
 __all__ = [
     "Chunks",
@@ -70,14 +71,19 @@ def clear_values(tensor: TensorProto) -> None:
     del tensor.external_data[:]
 
 
-def write_data(path: Path, placed: Sequence[Placed]) -> None:
+def write_data(path: Path, placed: Sequence[Placed], lock: OutputLock) -> None:
     """Write the file, whole or not at all.
+
+    Args:
+        path: The file.
+        placed: What it holds.
+        lock: The lock of the model that it belongs to.
 
     Raises:
         ModelError: A source ended early, or made more or fewer bytes than its tensor needs.
         OutputError: The file cannot be written.
     """
-    with atomic_path(path) as temporary, temporary.open("xb", buffering=0) as file:
+    with atomic_path(path, lock=lock) as temporary, temporary.open("xb", buffering=0) as file:
         for item in placed:
             file.seek(item.offset)
             if isinstance(item.source, tuple):

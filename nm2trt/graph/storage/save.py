@@ -20,7 +20,8 @@ import onnx
 from onnx import TensorProto
 
 from nm2trt.errors import InputError, ModelError, Nm2trtError
-from nm2trt.files import atomic_path, check_output
+from nm2trt.file_replacement import copy_rights
+from nm2trt.files import atomic_path, check_output, real_output
 from nm2trt.graph.storage.external_data import (
     Chunks,
     Placed,
@@ -35,6 +36,7 @@ from nm2trt.graph.storage.external_data import (
 from nm2trt.graph.storage.model import Model, load
 from nm2trt.graph.storage.protobuf_stream import pieces
 from nm2trt.graph.storage.tensors import DTYPE_NAMES, element_type, external_location
+from nm2trt.output_lock import output_lock
 
 __all__ = [
     "Rewrite",
@@ -92,29 +94,26 @@ def save(
         OutputError: A file cannot be written.
         InputError: `target` is a data file of the model.
     """
-    target = check_output(target)
-    refuse_data_file(model, target)
+    # Data lies beside the real file, where it is read too.
+    real = real_output(check_output(target)).absolute()
+    refuse_data_file(model, real)
     sources = data_files(model)
-    own = model.path is not None and target.exists() and target.samefile(model.path)
-    stale = _stale_data(target, keep=set() if own else sources)
-    placed = _place(model, rewrites, external, most_inline_bytes)
-    data = _free_name(target) if placed else None
-    try:
-        if data is not None:
-            write_data(data, placed)
+    with output_lock(real) as lock:
+        own = model.path is not None and real.exists() and real.samefile(model.path)
+        for path in _stale_data(real, keep=set() if own else sources):
+            lock.will_write(path)
+        placed = _place(model, rewrites, external, most_inline_bytes)
+        if placed:
+            data = _free_name(real)
+            lock.will_write(data)
+            write_data(data, placed, lock)
+            if real.exists():
+                copy_rights(data, real.stat())
             for item in placed:
                 point_to(item, data.name)
         if finish is not None:
-            finish(Model(model.proto, None, target.parent.resolve()))
-        _write_model(model, target)
-    except BaseException:
-        if data is not None:
-            with contextlib.suppress(OSError):
-                data.unlink(missing_ok=True)
-        raise
-    for path in stale:
-        with contextlib.suppress(OSError):
-            path.unlink()
+            finish(Model(model.proto, None, real.parent.resolve()))
+        _write_model(model, real)
 
 
 def refuse_data_file(model: Model, target: str | os.PathLike[str]) -> None:

@@ -1,0 +1,92 @@
+"""Signals that end a command in order: temporary files go, and the exit status names the signal.
+
+An import is never cut short. Extension modules that are interrupted while they initialise may crash the
+process, so a signal that arrives during an import is delivered again when the import has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from nm2trt.errors import Interrupted
+
+__all__ = ["Stopped", "signals_stop"]
+
+_DELAY_S = 0.02
+_PATIENCE = 3  # signals of a user during one import, after which the process ends at once
+_IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal that ends the command.
+
+    Args:
+        number: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+    @property
+    def exit_status(self) -> int:
+        """130 after Ctrl-C; 128 and the signal's number after another signal, as shells count."""
+        return Interrupted.exit_status if self.number == signal.SIGINT else 128 + self.number
+
+
+@contextlib.contextmanager
+def signals_stop() -> Iterator[None]:
+    """Raise `Stopped` in the block at SIGINT, SIGTERM and SIGHUP; signals that are ignored stay ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    defaults: dict[signal.Signals, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    taken = [number for number, default in defaults.items() if signal.getsignal(number) == default]
+    handler = _Handler()
+    for number in taken:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        handler.closed = True
+        for number in taken:
+            signal.signal(number, defaults[number])
+
+
+class _Handler:
+    def __init__(self) -> None:
+        self.closed = False
+        self._waiting = False
+        self._during_import = 0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        again, self._waiting = self._waiting, False
+        if not _is_importing(frame):
+            raise Stopped(number)
+        self._during_import += not again
+        if self._during_import >= _PATIENCE:
+            os._exit(Stopped(number).exit_status)
+        self._waiting = True
+        timer = threading.Timer(_DELAY_S, self._send, (number,))
+        timer.daemon = True
+        timer.start()
+
+    def _send(self, number: int) -> None:
+        if not self.closed:
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != _IMPORT_SYSTEM:
+        frame = frame.f_back
+    return frame is not None

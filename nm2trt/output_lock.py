@@ -1,0 +1,168 @@
+"""One lock for each output file, and the list of what its writer has not finished.
+
+The lock is on `.NAME.lock` beside the output; a writer that ends removes that file. A writer that is killed
+leaves it with the names of the files that it was making, so that the next writer can remove them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+__all__ = ["OutputLock", "output_lock", "undisturbed"]
+
+_MOST_LIST_BYTES = 1 << 20
+_held = threading.local()
+
+
+class OutputLock:
+    """The lock of one output; `output_lock` takes and releases it.
+
+    Args:
+        target: The output.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self._path = target.with_name(f".{target.name}.lock")
+        self._descriptor: int | None = None
+        self._listed: list[str] = []
+
+    def will_write(self, path: Path) -> None:
+        """List a file beside the output that goes at the end of the lock, unless the output mentions it.
+
+        So a data file goes if the model that names it was not written, and an old one if the model that named
+        it was replaced. If the process is killed, the next writer of the output removes what is listed.
+
+        Args:
+            path: `.NAME.….tmp`, `NAME.data` or `NAME.HEX.data`; other names are never removed.
+        """
+        self._listed.append(path.name)
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.write(self._descriptor, os.fsencode(path.name) + b"\n")
+
+    def take(self) -> None:
+        """Wait for the lock; without locks in the file system, or rights in the folder, do without."""
+        try:
+            import fcntl
+        except ImportError:
+            return
+        # Only waiting can be interrupted, so that no lock is left that nobody knows of.
+        with contextlib.suppress(OSError):
+            while not self._try(fcntl.LOCK_EX | fcntl.LOCK_NB):
+                descriptor = _open(self._path)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+                finally:
+                    os.close(descriptor)
+
+    def _try(self, operation: int) -> bool:
+        """Take the lock if it is free; false if another holds it, or a killed writer had left it."""
+        import fcntl
+
+        with undisturbed():
+            descriptor = _open(self._path)
+            try:
+                fcntl.flock(descriptor, operation)
+                status = os.fstat(descriptor)
+                if status.st_nlink and status.st_size == 0 and os.access(self._path, os.W_OK):
+                    self._descriptor, descriptor = descriptor, -1
+                    return True
+                if status.st_nlink:
+                    _clear(self._path, self.target)
+            except BlockingIOError:
+                pass
+            finally:
+                if descriptor >= 0:
+                    os.close(descriptor)
+        return False
+
+    def release(self) -> None:
+        """Remove what is listed, and the lock file."""
+        with contextlib.suppress(OSError):
+            _remove(self.target, self._listed)
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+            os.close(self._descriptor)
+
+
+@contextlib.contextmanager
+def output_lock(target: Path) -> Iterator[OutputLock]:
+    """Wait until no other process or thread writes an output, and hold it; a thread may hold it twice.
+
+    Args:
+        target: The output, without links in its name.
+    """
+    mine: dict[Path, OutputLock] = _held.__dict__.setdefault("locks", {})
+    if target in mine:
+        yield mine[target]
+        return
+    lock = OutputLock(target)
+    try:
+        lock.take()
+        mine[target] = lock
+        yield lock
+    finally:
+        with undisturbed():
+            mine.pop(target, None)
+            lock.release()
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the block has ended, if it runs in the main thread."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _open(path: Path) -> int:
+    flags = os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        return os.open(path, flags | os.O_RDWR, 0o666)
+    except PermissionError:
+        # The lock of another user, who writes there now or was killed; it can be waited for all the same.
+        return os.open(path, flags & ~os.O_CREAT | os.O_RDONLY)
+
+
+def _clear(path: Path, target: Path) -> None:
+    """Remove what a killed writer had listed, then its list."""
+    with path.open("rb") as file:
+        _remove(target, [os.fsdecode(name) for name in file.read(_MOST_LIST_BYTES).split(b"\n")])
+    path.unlink()
+
+
+def _remove(target: Path, names: Sequence[str]) -> None:
+    own = re.escape(target.name)
+    temporary = re.compile(rf"\.{own}\.[^/]*\.tmp")
+    data = re.compile(rf"{own}(\.[0-9a-f]+)?\.data")
+    for name in dict.fromkeys(names):
+        unfinished = temporary.fullmatch(name) or (data.fullmatch(name) and not _mentions(target, name))
+        if unfinished:
+            with contextlib.suppress(OSError):
+                target.with_name(name).unlink()
+
+
+def _mentions(target: Path, name: str) -> bool:
+    try:
+        with target.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(os.fsencode(name)) >= 0
+    except FileNotFoundError:
+        return False
+    except ValueError:  # empty
+        return False
+    except OSError:
+        return True

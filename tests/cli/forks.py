@@ -1,0 +1,93 @@
+"""Commands run in forks of one process that has imported everything: together, or killed on the way."""
+
+import json
+import os
+import subprocess
+import sys
+
+# A line on stdin is {"commands": [[word, ...], ...], "after": seconds or null, "signal": number}. All start at
+# once; the answer is a line with their exit statuses, a signal's number negative.
+_SOURCE = """
+import contextlib, importlib, json, os, signal, sys, time
+import onnx, onnxruntime, numpy, tensorrt_rtx
+import nm2trt.graph.verify.verify_model, nm2trt.graph.fuse.fuse_model, nm2trt.graph.permute.permute_model
+import nm2trt.graph.prune.prune_model, nm2trt.graph.cast.cast_model, nm2trt.graph.quantize.quantize_model
+import nm2trt.graph.execute.output_comparison, nm2trt.engine.build, nm2trt.backends.ort, nm2trt.pipeline.validate
+from nm2trt.cli import main
+null, said = os.open(os.devnull, os.O_WRONLY), os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+print("ready", flush=True)
+for line in sys.stdin:
+    order = json.loads(line)
+    begin, let = os.pipe()
+    children = []
+    for command in order["commands"]:
+        child = os.fork()
+        if child == 0:
+            os.close(let)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.dup2(null, 1)
+            os.dup2(said, 2)
+            os.read(begin, 1)
+            status = main(["-vv", *command])
+            if order["after"] is None:
+                with open(sys.argv[2], "w") as file:
+                    file.write("\\n".join(sys.modules))
+            os._exit(status)
+        children.append(child)
+    os.close(begin)
+    os.close(let)
+    if order["after"] is not None:
+        time.sleep(order["after"])
+        for child in children:
+            os.kill(child, order["signal"])
+    ended = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    print(json.dumps(ended), flush=True)
+    if os.path.exists(sys.argv[2]):
+        # What the command imported is imported once for all that follow.
+        with open(sys.argv[2]) as file, contextlib.suppress(ImportError):
+            for name in file.read().split():
+                if name.startswith(("nm2trt.", "pydantic", "yaml", "zipfile")):
+                    importlib.import_module(name)
+        os.remove(sys.argv[2])
+"""
+
+
+class Forks:
+    """The process that forks.
+
+    Args:
+        folder: Where the commands run; their stderr goes to a file beside it.
+    """
+
+    def __init__(self, folder):
+        self.said = folder.parent / f"{folder.name}-stderr.txt"
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                _SOURCE,
+                str(self.said),
+                str(folder.parent / f"{folder.name}-imports.txt"),
+            ],
+            cwd=folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        )
+        assert self.process.stdout.readline().strip() == "ready"
+
+    def run(self, *commands, after=None, signal=0):
+        """Run commands at once; return their exit statuses."""
+        order = {"commands": [list(map(str, one)) for one in commands], "after": after, "signal": int(signal)}
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def last_words(self):
+        """Return the end of what the commands wrote to stderr."""
+        return self.said.read_text()[-3000:]
+
+    def close(self):
+        """End the process."""
+        self.process.communicate()

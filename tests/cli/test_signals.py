@@ -1,0 +1,71 @@
+"""Ctrl-C and SIGTERM: the exit status, and imports that are never cut short."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nm2trt.cli.signals import Stopped, signals_stop
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_during_an_import_waits_until_it_has_ended(tmp_path, monkeypatch, number):
+    name = f"interrupted_{number.name.lower()}"
+    (tmp_path / f"{name}.py").write_text(
+        f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(0.1)\nwhole = True\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = signal.getsignal(number)
+
+    def import_it():
+        with signals_stop():
+            __import__(name)
+            time.sleep(60)
+
+    with pytest.raises(Stopped) as stopped:
+        import_it()
+    assert sys.modules.pop(name).whole
+    assert stopped.value.exit_status == (130 if number == signal.SIGINT else 128 + number)
+    assert signal.getsignal(number) == before
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals_stop():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def interrupt(after):
+    """Start a command, interrupt it after some seconds, and return its exit status."""
+    command = subprocess.Popen(
+        [sys.executable, "-m", "nm2trt", "verify", "missing.onnx"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    time.sleep(after)
+    command.send_signal(signal.SIGINT)
+    command.communicate()
+    return command.returncode
+
+
+@pytest.mark.slow
+def test_two_hundred_ctrl_c_at_random_times_of_a_start():
+    rng = random.Random(0)
+    began = time.monotonic()
+    assert interrupt(30) == 2
+    longest = min(time.monotonic() - began, 3)
+    ended = [interrupt(longest * rng.random()) for _ in range(200)]
+    # 1 and -2: before the command's own first line ran.
+    assert set(ended) <= {2, 130, 1, -signal.SIGINT}
+    assert 130 in ended
