@@ -3,12 +3,20 @@
 The method is the numpy module's: the tensor, flat in memory order, is compared with itself shifted by
 1 .. M-1 neighbours on the axis, and each element counts those that beat it. Every operation runs over
 contiguous memory, in blocks that stay in the cache, which is several times faster than sorting groups.
+
+On a CUDA device with the package `triton`, one kernel of `nm2trt.nm.gpu_kernels` does it instead, with the same
+result; the environment variable NM2TRT_FUSED_KERNELS=0 switches that off.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
 import math
+import os
+import warnings
 from collections.abc import Iterator
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -16,7 +24,11 @@ from torch import Tensor
 from nm2trt.nm.mask import check_groupable
 from nm2trt.nm.pattern import NMPattern
 
-__all__ = ["magnitude_mask", "nm_mask"]
+__all__ = ["add_pruned", "fused_kernels", "magnitude_mask", "nm_mask", "update_magnitude_mask"]
+
+# Set to 0 to run eager torch on GPUs too.
+_SWITCH = "NM2TRT_FUSED_KERNELS"
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 _CPU_BLOCK_ELEMENTS = 1 << 18
 # A GPU has no cache to stay in; larger blocks keep the number of kernel launches small.
@@ -24,6 +36,7 @@ _GPU_BLOCK_ELEMENTS = 1 << 22
 
 # Smaller floats are widened: few have comparisons of their own.
 _COMPARED_BYTES = 4
+_DECAYED = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def nm_mask(score: Tensor, pattern: NMPattern, *, axis: int) -> Tensor:
@@ -51,31 +64,149 @@ def magnitude_mask(weight: Tensor, pattern: NMPattern, *, axis: int) -> Tensor:
 
 
 @torch.no_grad()
+def update_magnitude_mask(mask: Tensor, weight: Tensor, pattern: NMPattern, *, axis: int) -> Tensor:
+    """Set `mask` in place to `magnitude_mask(weight, pattern, axis=axis)`.
+
+    Args:
+        mask: Bool, of the weight's shape and device.
+        weight: As `magnitude_mask` takes it.
+        pattern: `NMPattern(2, 4)` keeps 2 of every 4.
+        axis: Reduction axis.
+
+    Returns:
+        How many entries changed: int64, 0-dim, on the weight's device.
+
+    Raises:
+        PatternError: The length of `axis` is not a multiple of `pattern.m`.
+    """
+    axis = check_groupable(tuple(weight.shape), pattern, axis=axis)
+    weight, order = weight.detach(), _memory_order(weight)
+    dense, kept = weight.permute(order), mask.permute(order)
+    if dense.is_contiguous() and kept.is_contiguous() and _is_fused(dense, pattern.m):
+        inner = math.prod(dense.shape[order.index(axis) + 1 :])
+        flips = torch.zeros((), dtype=torch.int64, device=weight.device)
+        given = {"n": pattern.n, "m": pattern.m, "inner": inner, "magnitude": True, "flips": flips}
+        if _launch("set_mask", dense, kept, **given):
+            return flips
+    new = magnitude_mask(weight, pattern, axis=axis)
+    flips = torch.count_nonzero(mask != new)
+    mask.copy_(new)
+    return flips
+
+
+@torch.no_grad()
+def add_pruned(target: Tensor, values: Tensor, mask: Tensor, factor: float | Tensor) -> None:
+    """Add `factor * (1 - mask) * values` to `target` in place.
+
+    Args:
+        target: Floats of any shape; may be `values` itself.
+        values: Of the target's shape, dtype and device.
+        mask: Bool, of the target's shape.
+        factor: A number, or a tensor of one.
+    """
+    order = _memory_order(target)
+    parts = [tensor.detach().permute(order) for tensor in (target, values, mask)]
+    if all(tensor.is_contiguous() for tensor in parts):
+        small = target.dtype == values.dtype and target.dtype in _DECAYED and not isinstance(factor, Tensor)
+        if small and _is_fused(parts[0], 4) and _launch("add_pruned", *parts, factor=factor):
+            return
+        if target.device.type == "cpu":  # in blocks whose temporaries stay in the cache
+            split = (torch.split(tensor.view(-1), _CPU_BLOCK_ELEMENTS) for tensor in parts)
+            for into, of, kept in zip(*split, strict=True):
+                _add_pruned(into, of, kept, factor)
+            return
+    _add_pruned(target, values, mask, factor)
+
+
+def _add_pruned(target: Tensor, values: Tensor, mask: Tensor, factor: float | Tensor) -> None:
+    pruned = values * mask.logical_not()
+    if isinstance(factor, Tensor):
+        target.add_(pruned.mul_(factor.to(pruned.device)))
+    else:
+        target.add_(pruned, alpha=factor)
+
+
+@torch.no_grad()
 def _mask(score: Tensor, pattern: NMPattern, axis: int, *, magnitude: bool) -> Tensor:
     axis = check_groupable(tuple(score.shape), pattern, axis=axis)
     score = score.detach()
-    # Dimensions from outermost to innermost in memory: channels_last tensors need no copy.
-    strides = score.stride()
-    order = sorted(range(score.ndim), key=lambda dim: (-strides[dim], -score.shape[dim], dim))
+    order = _memory_order(score)
     dense = score.permute(order)
     if not dense.is_contiguous():
         order = list(range(score.ndim))
         dense = score.contiguous()
     mask = torch.empty(dense.shape, dtype=torch.bool, device=score.device)
-    where = order.index(axis)
-    inner = math.prod(dense.shape[where + 1 :])
-    limit = _CPU_BLOCK_ELEMENTS if score.device.type == "cpu" else _GPU_BLOCK_ELEMENTS
+    inner = math.prod(dense.shape[order.index(axis) + 1 :])
+    inverse = sorted(range(score.ndim), key=order.__getitem__)
+    given = {"n": pattern.n, "m": pattern.m, "inner": inner, "magnitude": magnitude}
+    if not (_is_fused(dense, pattern.m) and _launch("set_mask", dense, mask, **given)):
+        _set_mask(dense, mask, pattern, inner, magnitude=magnitude)
+    return mask.permute(inverse)
+
+
+def _memory_order(tensor: Tensor) -> list[int]:
+    """Return the dimensions from outermost to innermost in memory: channels_last tensors need no copy."""
+    strides = tensor.stride()
+    return sorted(range(tensor.ndim), key=lambda dim: (-strides[dim], -tensor.shape[dim], dim))
+
+
+def fused_kernels() -> ModuleType | None:
+    """Return `nm2trt.nm.gpu_kernels`, or None where it is switched off, cannot be imported, or has failed."""
+    if _FAILED or os.environ.get(_SWITCH) == "0":
+        return None
+    return _imported()
+
+
+@functools.cache
+def _imported() -> ModuleType | None:
+    try:
+        return importlib.import_module("nm2trt.nm.gpu_kernels")
+    except ImportError:
+        return None
+
+
+# Why the kernels do not run here, once one has failed.
+_FAILED: list[str] = []
+
+
+def _is_fused(tensor: Tensor, m: int) -> bool:
+    """Tell whether a kernel takes a tensor: a plain one on a CUDA device, outside of torch.compile."""
+    if not tensor.is_cuda or type(tensor) not in _PLAIN or torch.compiler.is_compiling():
+        return False
+    kernels = fused_kernels()
+    return kernels is not None and bool(kernels.can_rank(tensor, m))
+
+
+def _launch(name: str, *tensors: Tensor, **given: object) -> bool:
+    """Run a kernel; False, with one warning, where it cannot be compiled (a C compiler is missing)."""
+    try:
+        with torch.cuda.device(tensors[0].device):
+            getattr(fused_kernels(), name)(*tensors, **given)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # Triton has no common base for what goes wrong while it compiles
+        _FAILED.append(f"{type(error).__name__}: {error}".splitlines()[0])
+        warnings.warn(
+            f"the fused mask kernels cannot run here, so masks come from eager torch, which is slower "
+            f"({_FAILED[0]}); {_SWITCH}=0 silences this",
+            stacklevel=4,
+        )
+        return False
+    return True
+
+
+def _set_mask(dense: Tensor, mask: Tensor, pattern: NMPattern, inner: int, *, magnitude: bool) -> None:
+    """Write the mask of a contiguous tensor with eager torch, block by block."""
+    limit = _CPU_BLOCK_ELEMENTS if dense.device.type == "cpu" else _GPU_BLOCK_ELEMENTS
     valid = torch.empty(0)
     for block, out in zip(
         _blocks(dense, pattern.m, inner, limit), _blocks(mask, pattern.m, inner, limit), strict=True
     ):
         if valid.shape[1:] != block.shape:  # only the last block of a row may be smaller
-            valid = _same_group(block.shape, score.device)
+            valid = _same_group(block.shape, dense.device)
         beaten = _beaten(_ordered(block, magnitude=magnitude), valid)
         # Into the dtype it comes from: torch's vectorised comparison, ten times its boolean one on a CPU.
         torch.lt(beaten, pattern.n, out=out.view(beaten.dtype) if beaten.dtype == torch.uint8 else out)
-    inverse = sorted(range(score.ndim), key=order.__getitem__)
-    return mask.permute(inverse)
 
 
 def _blocks(tensor: Tensor, m: int, inner: int, limit: int) -> Iterator[Tensor]:

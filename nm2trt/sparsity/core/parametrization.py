@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nm2trt.errors import SparsifyError
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.nm.torch_mask import magnitude_mask
+from nm2trt.nm.torch_mask import magnitude_mask, update_magnitude_mask
 from nm2trt.sparsity.core.distributed import full, is_sharded, shard_like
 from nm2trt.sparsity.core.lost_changes import ChangeWatch
 from nm2trt.sparsity.core.mask_divergence import sad_count
@@ -168,6 +168,13 @@ class SparseWeight(nn.Module):
         """Return the mask after a step, or None when it stays; `weight` is whole."""
         return magnitude_mask(weight, self.pattern, axis=self.axis)
 
+    def followed_pattern(self) -> NMPattern | None:
+        """Return the pattern if `new_mask` is the magnitude mask of it; None for all other rules.
+
+        A mask of magnitudes is then set in place and its changes are counted, in one kernel on a GPU.
+        """
+        return None
+
     def stale_entries(self, weight: Tensor) -> int:
         """Count mask entries that are not those of a whole weight; 0 for masks that do not follow it."""
         mask = self.new_mask(weight) if self.mask_follows_weight else None
@@ -195,6 +202,10 @@ class SparseWeight(nn.Module):
         if self.unset:
             self.start_again(weight)
             self.unset = False
+        pattern = self.followed_pattern()
+        if pattern is not None:
+            self.flips = update_magnitude_mask(self.mask, full(weight), pattern, axis=self.axis)
+            return
         mask = self.new_mask(full(weight))
         if mask is None:
             self.flips = torch.zeros((), dtype=torch.int64, device=self.mask.device)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from nm2trt.errors import SparsifyError
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.nm.torch_mask import magnitude_mask
+from nm2trt.nm.torch_mask import add_pruned, magnitude_mask
 from nm2trt.sparsity.core.distributed import local, local_part
 from nm2trt.sparsity.core.mask_schedule import check_freeze_and_ramp, kept_of_m, share_in_steps
 from nm2trt.sparsity.core.parametrization import SparseWeight, UpdateContext
@@ -99,7 +99,6 @@ def check_decay(lambda_w: float | str, efoldings: float) -> None:
         raise SparsifyError(f"efoldings must be a positive number, not {efoldings}; the default is 2")
 
 
-_BLOCK_ELEMENTS = 1 << 18
 # How far "auto" may exceed, near the end, the strength that a learning rate of half the peak needs.
 _STRONGEST = 4.0
 
@@ -145,11 +144,15 @@ class SteWeight(SparseWeight):
         """Return the mask of the weight's magnitudes, or None once it stays."""
         if self.frozen:
             return None
-        kept = self._kept()
-        if kept == self.pattern.m:
+        pattern = self.followed_pattern()
+        if pattern is None:
             return torch.ones_like(weight, dtype=torch.bool)
-        pattern = self.pattern if kept == self.pattern.n else NMPattern(kept, self.pattern.m)
         return magnitude_mask(weight, pattern, axis=self.axis)
+
+    def followed_pattern(self) -> NMPattern | None:
+        """Return the pattern of the weight's magnitudes that the mask has now, unless all or none changes."""
+        kept = self._kept()
+        return None if self.frozen or kept == self.pattern.m else NMPattern(kept, self.pattern.m)
 
     def unfinished(self) -> str | None:
         """Say which step ends the ramp, when that lies ahead."""
@@ -205,9 +208,9 @@ class SrSteWeight(SteWeight):
         strength = self._strength(context)
         values, mask = local(weight), local_part(self.mask, weight)
         if self.options.decoupled:
-            _add_pruned(values, values, mask, -context.learning_rate * strength)
+            add_pruned(values, values, mask, -context.learning_rate * strength)
         else:
-            _add_pruned(local(weight.grad), values, mask, context.grad_scale * strength)
+            add_pruned(local(weight.grad), values, mask, context.grad_scale * strength)
 
     def telemetry(self) -> dict[str, float]:
         """Return the base's numbers and the decay's e-foldings."""
@@ -263,16 +266,3 @@ class SrSteWeight(SteWeight):
         missing = max(0.0, goal - (self.efoldings or 0.0))
         expected = min(half, context.learning_rate) * gain * max(1, total - self.updates)
         return min(strongest, missing / expected) if expected > 0 else 0.0
-
-
-def _add_pruned(target: Tensor, values: Tensor, mask: Tensor, factor: float | Tensor) -> None:
-    """Add `factor * (1 - mask) * values` to `target`, in blocks whose temporaries stay in the cache."""
-    blocks = [(target, values, mask)]
-    if target.device.type == "cpu" and all(t.is_contiguous() for t in blocks[0]):
-        blocks = list(zip(*(torch.split(t.view(-1), _BLOCK_ELEMENTS) for t in blocks[0]), strict=True))
-    for into, of, kept in blocks:
-        pruned = of * kept.logical_not()
-        if isinstance(factor, Tensor):
-            into.add_(pruned.mul_(factor.to(pruned.device)))
-        else:
-            into.add_(pruned, alpha=factor)

@@ -1,0 +1,140 @@
+"""GPU kernels in the Triton language: an N:M mask in one launch, and the decay of pruned entries in one.
+
+Eager torch reads and writes a weight about thirty times for a mask; a kernel reads it once. The results are those
+of eager torch, bit for bit: equal scores keep the lower index, NaN ranks with minus infinity, half precision is
+compared in float32.
+
+Call `nm2trt.nm.torch_mask`, not this module: it takes eager torch wherever these kernels cannot run. Importing
+this module imports `triton`, which comes with torch's CUDA builds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+__all__ = ["add_pruned", "can_rank", "set_mask"]
+
+_MOST_M = 16
+_BLOCK = 512
+# Offsets are 32-bit: 64-bit divisions are several times slower.
+_MOST_ELEMENTS = 2**31 - 2**20
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _rankable(value: Any, KIND: tl.constexpr, MAGNITUDE: tl.constexpr) -> Any:
+    """Return values of which every pair compares, as `torch_mask` does for eager torch."""
+    if KIND == "half":
+        value = value.to(tl.float32)
+    if MAGNITUDE:
+        if KIND == "integer":
+            value = value.to(tl.int64)  # |-128| is no int8
+        value = tl.abs(value)
+    if KIND != "integer":
+        value = tl.where(value != value, float("-inf"), value)
+    return value
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _mask_kernel(  # noqa: ANN202 - Triton reads the annotations
+    score,  # noqa: ANN001
+    mask,  # noqa: ANN001
+    flips,  # noqa: ANN001
+    columns,  # noqa: ANN001
+    inner,  # noqa: ANN001
+    N: tl.constexpr,
+    M: tl.constexpr,
+    KIND: tl.constexpr,
+    MAGNITUDE: tl.constexpr,
+    COUNT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Rank each group of M: an element is kept if fewer than N others of its group go before it."""
+    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < columns
+    first = (column // inner) * (M * inner) + column % inner
+    changed = tl.zeros([BLOCK], tl.int32)
+    for place in tl.static_range(M):
+        own = _rankable(tl.load(score + first + place * inner, mask=inside, other=0), KIND, MAGNITUDE)
+        before = tl.zeros([BLOCK], tl.int32)
+        for rival in tl.static_range(M):
+            if rival != place:
+                # Loaded again for each place, from the nearest cache: M registers of rivals would have no name.
+                other = _rankable(
+                    tl.load(score + first + rival * inner, mask=inside, other=0), KIND, MAGNITUDE
+                )
+                if rival < place:
+                    before += (other >= own).to(tl.int32)
+                else:
+                    before += (other > own).to(tl.int32)
+        kept = (before < N).to(tl.uint8)
+        if COUNT:
+            old = tl.load(mask + first + place * inner, mask=inside, other=0)
+            changed += ((old != kept) & inside).to(tl.int32)
+        tl.store(mask + first + place * inner, kept, mask=inside)
+    if COUNT:
+        tl.atomic_add(flips, tl.sum(changed, axis=0).to(tl.int64))
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _decay_kernel(target, values, mask, factor, count, BLOCK: tl.constexpr):  # noqa: ANN001, ANN202
+    """Add `factor * (1 - mask) * values` to `target`."""
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = place < count
+    into = tl.load(target + place, mask=inside, other=0)
+    pruned = 1 - tl.load(mask + place, mask=inside, other=0).to(tl.int32)
+    added = tl.load(values + place, mask=inside, other=0).to(tl.float32) * pruned.to(tl.float32)
+    tl.store(target + place, (into.to(tl.float32) + factor * added).to(into.dtype), mask=inside)
+
+
+def can_rank(score: Tensor, m: int) -> bool:
+    """Tell whether `set_mask` takes a tensor and a group size."""
+    known = score.dtype in _FLOATS or score.dtype in _INTEGERS
+    return known and 1 < m <= _MOST_M and 0 < score.numel() <= _MOST_ELEMENTS
+
+
+def set_mask(
+    score: Tensor, mask: Tensor, *, n: int, m: int, inner: int, magnitude: bool, flips: Tensor | None = None
+) -> None:
+    """Write the mask of a contiguous tensor whose group members lie `inner` apart.
+
+    Args:
+        score: Contiguous, float or integer; see `can_rank`.
+        mask: Bool, contiguous, of as many elements; overwritten.
+        n: Kept of each group.
+        m: Elements of a group.
+        inner: Distance between neighbours of a group.
+        magnitude: Rank by absolute value.
+        flips: int64, 0-dim; the number of entries that change is added to it.
+    """
+    columns = score.numel() // m
+    kind = "integer" if score.dtype in _INTEGERS else "half" if score.element_size() == 2 else "float"
+    raw = mask.view(torch.uint8)
+    count = flips is not None
+    _mask_kernel[triton.cdiv(columns, _BLOCK),](
+        score,
+        raw,
+        flips if count else raw,
+        columns,
+        inner,
+        N=n,
+        M=m,
+        KIND=kind,
+        MAGNITUDE=magnitude,
+        COUNT=count,
+        BLOCK=_BLOCK,
+    )
+
+
+def add_pruned(target: Tensor, values: Tensor, mask: Tensor, factor: float) -> None:
+    """Add `factor * (1 - mask) * values` to `target`; all three flat and contiguous, floats below 64 bits."""
+    count = target.numel()
+    _decay_kernel[triton.cdiv(count, 1024),](
+        target, values, mask.view(torch.uint8), float(factor), count, BLOCK=1024
+    )
