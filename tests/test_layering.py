@@ -67,7 +67,7 @@ WIDE = 20  # modules of a folder; `cli` and `pipeline` hold one per command
 
 # A library, and the only places that may import it.
 LIBRARIES = {
-    "torch": ["nm/torch_mask.py", "sparsity/", "exporter/"],
+    "torch": ["nm/torch_mask.py", "nm/gpu_kernels.py", "sparsity/", "exporter/"],
     "onnx": ["graph/", "exporter/"],
     "onnxruntime": [
         "backends/ort.py",
@@ -78,6 +78,7 @@ LIBRARIES = {
     "tensorrt_rtx": ["backends/trt_rtx.py"],
     "tensorrt": ["backends/trt.py"],
     "tritonclient": ["backends/_triton_server.py", "serving/model_config.py"],
+    "triton": ["nm/gpu_kernels.py"],
     "polygraphy": ["validation/samples/polygraphy_json.py"],
 }
 

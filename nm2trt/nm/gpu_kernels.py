@@ -1,16 +1,14 @@
 """GPU kernels in the Triton language: an N:M mask in one launch, and the decay of pruned entries in one.
 
-Eager torch reads and writes a weight about thirty times for a mask; a kernel reads it once. The results are those
-of eager torch, bit for bit: equal scores keep the lower index, NaN ranks with minus infinity, half precision is
-compared in float32.
+Eager torch reads and writes a weight about thirty times for a mask; a kernel reads it once. The masks are
+those of eager torch, bit for bit: equal scores keep the lower index, NaN ranks with minus infinity, half
+precision is compared in float32.
 
-Call `nm2trt.nm.torch_mask`, not this module: it takes eager torch wherever these kernels cannot run. Importing
-this module imports `triton`, which comes with torch's CUDA builds.
+Call `nm2trt.nm.torch_mask`, not this module: it takes eager torch wherever these kernels cannot run.
+Importing this module imports `triton`, which comes with torch's CUDA builds.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import triton
@@ -26,66 +24,70 @@ _MOST_ELEMENTS = 2**31 - 2**20
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32)
 
+# Triton reads a kernel's annotations and takes no other than its own, so the kernels have no types.
+
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _rankable(value: Any, KIND: tl.constexpr, MAGNITUDE: tl.constexpr) -> Any:
+def _rankable(value, kind: tl.constexpr, magnitude: tl.constexpr):  # type: ignore[no-untyped-def]
     """Return values of which every pair compares, as `torch_mask` does for eager torch."""
-    if KIND == "half":
+    if kind == "half":
         value = value.to(tl.float32)
-    if MAGNITUDE:
-        if KIND == "integer":
+    if magnitude:
+        if kind == "integer":
             value = value.to(tl.int64)  # |-128| is no int8
         value = tl.abs(value)
-    if KIND != "integer":
+    if kind != "integer":
         value = tl.where(value != value, float("-inf"), value)
     return value
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _mask_kernel(  # noqa: ANN202 - Triton reads the annotations
-    score,  # noqa: ANN001
-    mask,  # noqa: ANN001
-    flips,  # noqa: ANN001
-    columns,  # noqa: ANN001
-    inner,  # noqa: ANN001
-    N: tl.constexpr,
-    M: tl.constexpr,
-    KIND: tl.constexpr,
-    MAGNITUDE: tl.constexpr,
-    COUNT: tl.constexpr,
-    BLOCK: tl.constexpr,
+def _mask_kernel(  # type: ignore[no-untyped-def]
+    score,
+    mask,
+    flips,
+    columns,
+    inner,
+    n: tl.constexpr,
+    m: tl.constexpr,
+    kind: tl.constexpr,
+    magnitude: tl.constexpr,
+    count: tl.constexpr,
+    block: tl.constexpr,
 ):
     """Rank each group of M: an element is kept if fewer than N others of its group go before it."""
-    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    column = tl.program_id(0) * block + tl.arange(0, block)
     inside = column < columns
-    first = (column // inner) * (M * inner) + column % inner
-    changed = tl.zeros([BLOCK], tl.int32)
-    for place in tl.static_range(M):
-        own = _rankable(tl.load(score + first + place * inner, mask=inside, other=0), KIND, MAGNITUDE)
-        before = tl.zeros([BLOCK], tl.int32)
-        for rival in tl.static_range(M):
+    first = (column // inner) * (m * inner) + column % inner
+    changed = tl.zeros([block], tl.int32)
+    for place in tl.static_range(m):
+        own = _rankable(tl.load(score + first + place * inner, mask=inside, other=0), kind, magnitude)
+        before = tl.zeros([block], tl.int32)
+        for rival in tl.static_range(m):
             if rival != place:
-                # Loaded again for each place, from the nearest cache: M registers of rivals would have no name.
+                # Loaded again for each place, out of the nearest cache: Triton has no arrays of registers.
                 other = _rankable(
-                    tl.load(score + first + rival * inner, mask=inside, other=0), KIND, MAGNITUDE
+                    tl.load(score + first + rival * inner, mask=inside, other=0), kind, magnitude
                 )
                 if rival < place:
                     before += (other >= own).to(tl.int32)
                 else:
                     before += (other > own).to(tl.int32)
-        kept = (before < N).to(tl.uint8)
-        if COUNT:
+        kept = (before < n).to(tl.uint8)
+        if count:
             old = tl.load(mask + first + place * inner, mask=inside, other=0)
             changed += ((old != kept) & inside).to(tl.int32)
         tl.store(mask + first + place * inner, kept, mask=inside)
-    if COUNT:
+    if count:
         tl.atomic_add(flips, tl.sum(changed, axis=0).to(tl.int64))
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _decay_kernel(target, values, mask, factor, count, BLOCK: tl.constexpr):  # noqa: ANN001, ANN202
+def _decay_kernel(  # type: ignore[no-untyped-def]
+    target, values, mask, factor, count, block: tl.constexpr
+):
     """Add `factor * (1 - mask) * values` to `target`."""
-    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    place = tl.program_id(0) * block + tl.arange(0, block)
     inside = place < count
     into = tl.load(target + place, mask=inside, other=0)
     pruned = 1 - tl.load(mask + place, mask=inside, other=0).to(tl.int32)
@@ -123,12 +125,12 @@ def set_mask(
         flips if count else raw,
         columns,
         inner,
-        N=n,
-        M=m,
-        KIND=kind,
-        MAGNITUDE=magnitude,
-        COUNT=count,
-        BLOCK=_BLOCK,
+        n=n,
+        m=m,
+        kind=kind,
+        magnitude=magnitude,
+        count=count,
+        block=_BLOCK,
     )
 
 
@@ -136,5 +138,5 @@ def add_pruned(target: Tensor, values: Tensor, mask: Tensor, factor: float) -> N
     """Add `factor * (1 - mask) * values` to `target`; all three flat and contiguous, floats below 64 bits."""
     count = target.numel()
     _decay_kernel[triton.cdiv(count, 1024),](
-        target, values, mask.view(torch.uint8), float(factor), count, BLOCK=1024
+        target, values, mask.view(torch.uint8), float(factor), count, block=1024
     )

@@ -4,8 +4,8 @@ The method is the numpy module's: the tensor, flat in memory order, is compared 
 1 .. M-1 neighbours on the axis, and each element counts those that beat it. Every operation runs over
 contiguous memory, in blocks that stay in the cache, which is several times faster than sorting groups.
 
-On a CUDA device with the package `triton`, one kernel of `nm2trt.nm.gpu_kernels` does it instead, with the same
-result; the environment variable NM2TRT_FUSED_KERNELS=0 switches that off.
+On a CUDA device with the package `triton`, one kernel of `nm2trt.nm.gpu_kernels` does it instead, with the
+same result; the environment variable NM2TRT_FUSED_KERNELS=0 switches that off.
 """
 
 from __future__ import annotations

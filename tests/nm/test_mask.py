@@ -1,5 +1,6 @@
 """nm_mask and check: one contract in numpy and torch, against sorting every group by hand."""
 
+import contextlib
 import itertools
 
 import ml_dtypes
@@ -260,3 +261,48 @@ def test_the_lowest_integer_has_the_largest_magnitude(bits):
     weight = torch.tensor([[1, 2, low, 3, high - 1, low, 2, 1]], dtype=getattr(torch, f"int{bits}"))
     kept = torch_mask.magnitude_mask(weight, NMPattern(1, 4), axis=1)
     assert kept.nonzero()[:, 1].tolist() == [2, 5]
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels-last", "other-mask"])
+def test_a_mask_updated_in_place_is_the_new_one_and_its_changes_are_counted(layout):
+    weight = torch.randn(8, 16, 3, 3, generator=torch.Generator().manual_seed(0))
+    before = torch_mask.magnitude_mask(torch.randn(8, 16, 3, 3), TWO_FOUR, axis=1)
+    if layout != "contiguous":
+        weight = weight.to(memory_format=torch.channels_last)
+    mask = before.to(memory_format=torch.channels_last) if layout == "channels-last" else before.clone()
+    flips = torch_mask.update_magnitude_mask(mask, weight, TWO_FOUR, axis=1)
+    expected = sorted_mask(weight.abs().numpy(), TWO_FOUR, 1)
+    assert (mask.numpy() == expected).all()
+    assert int(flips) == int((before.numpy() != expected).sum())
+
+
+@pytest.mark.parametrize("factor", [2e-4, torch.tensor(2e-4)], ids=["number", "tensor"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels-last", "mixed"])
+def test_the_decay_is_added_to_pruned_entries_alone(layout, factor):
+    target, values, mask = torch.randn(4, 8, 3, 3), torch.randn(4, 8, 3, 3), torch.rand(4, 8, 3, 3) > 0.5
+    expected = torch.where(mask, target, target + 2e-4 * values)
+    if layout != "contiguous":
+        target = target.to(memory_format=torch.channels_last)
+    if layout == "channels-last":
+        values, mask = (t.to(memory_format=torch.channels_last) for t in (values, mask))
+    torch_mask.add_pruned(target, values, mask, factor)
+    torch.testing.assert_close(target, expected)
+
+
+def test_a_kernel_that_cannot_be_compiled_is_told_once_and_eager_torch_goes_on(monkeypatch):
+    class Broken:
+        @staticmethod
+        def set_mask(*_tensors, **_given):
+            raise RuntimeError("Failed to find C compiler.\nsee the log")
+
+    monkeypatch.setattr(torch_mask, "_FAILED", [])
+    monkeypatch.setattr(torch_mask, "_imported", lambda: Broken)
+    monkeypatch.setattr(torch_mask, "_is_fused", lambda _tensor, _m: torch_mask.fused_kernels() is not None)
+    monkeypatch.setattr(torch.cuda, "device", lambda _device: contextlib.nullcontext())
+    weight = torch.randn(8, 16)
+    with pytest.warns(
+        UserWarning, match=r"eager torch, which is slower \(RuntimeError: Failed to find C compiler"
+    ):
+        mask = torch_mask.magnitude_mask(weight, TWO_FOUR, axis=1)
+    assert (mask.numpy() == sorted_mask(weight.abs().numpy(), TWO_FOUR, 1)).all()
+    torch_mask.magnitude_mask(weight, TWO_FOUR, axis=1)  # not told again

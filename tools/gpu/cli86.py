@@ -1,4 +1,4 @@
-"""The commands on a GPU with TensorRT 8.6: build --sparsity, info, explain, prove (through Python: cuBLAS and cuDNN are stand-ins).
+"""The commands on a GPU with TensorRT 8.6: build --sparsity, info, explain, bench, prove (through Python: cuBLAS and cuDNN are stand-ins).
 
 python cli86.py MODELS OUT [--project NM2TRT]      writes OUT/cli86.txt and OUT/prove86.json
 """
@@ -45,6 +45,9 @@ def main():
                 "--timing-cache",
                 str(cache),
             ],
+            ["info", str(folder / "net.engine")],
+            ["explain", str(folder / "net.engine")],
+            ["bench", str(folder / "net.engine"), "--batch", "32"],
             [
                 "build",
                 str(net),
@@ -57,8 +60,6 @@ def main():
                 "--require-sparse",
                 "50%",
             ],
-            ["info", str(folder / "net.engine")],
-            ["explain", str(folder / "net.engine")],
         ):
             text, start = io.StringIO(), time.perf_counter()
             with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):

@@ -1,10 +1,14 @@
-"""The 2:4 mask on a GPU beside `tensor.clone()` and a mask by argsort; 25 M weights; equal to the CPU's, and its memory.
+"""The 2:4 mask on a GPU, by the fused kernel and by eager torch, beside `tensor.clone()` and a mask by argsort.
+
+25 M weights; each mask is compared with the CPU's, and its memory is read. `update` is the training step's: the mask
+set in place and its changes counted. `decay` is SR-STE's, beside the two eager passes that it replaces.
 
 python mask_gpu.py OUT.json [--device cpu --tiny]
 """
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import time
@@ -29,6 +33,7 @@ def main():
     a.add_argument("--project", type=Path, default=Path(__file__).resolve().parent.parent / "nm2trt")
     o = a.parse_args()
     sys.path.insert(0, str(o.project))
+    from nm2trt.nm import torch_mask
     from nm2trt.nm.pattern import NMPattern
     from nm2trt.nm.torch_mask import magnitude_mask
 
@@ -64,6 +69,60 @@ def main():
             .movedim(-1, 1)
         )
 
+    def ways():
+        """Eager torch, then the fused kernels, each with the setting that chooses it."""
+        for way, switch in (("eager", "0"), ("fused", "1")):
+            os.environ["NM2TRT_FUSED_KERNELS"] = switch
+            if way == "eager" or (gpu and torch_mask.fused_kernels() is not None):
+                yield way
+
+    def add(row, name, work, clone):
+        row[f"{name}_ms"] = round(timed(work), 4)
+        row[f"{name}_over_clone"] = round(row[f"{name}_ms"] / clone, 2)
+
+    def peak(work, bytes_of):
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        kept = work()
+        found = round((torch.cuda.max_memory_allocated() - before) / bytes_of, 3)
+        del kept
+        return found
+
+    def measure(name, dtype, host, w, text):
+        p = NMPattern.parse(text)
+        row = {"shape": name, "dtype": dtype, "pattern": text}
+        clone = timed(lambda: w.clone())
+        row["clone_ms"] = round(clone, 4)
+        expected = magnitude_mask(host, p, axis=1)
+        grads = {}
+        for way in ways():
+            mask = magnitude_mask(w, p, axis=1)
+            row[f"{way}_equal_to_cpu"] = bool(torch.equal(mask.cpu(), expected))
+            if gpu:
+                row[f"{way}_peak_over_tensor"] = peak(
+                    lambda: magnitude_mask(w, p, axis=1), w.numel() * w.element_size()
+                )
+            add(row, f"{way}_mask", lambda: magnitude_mask(w, p, axis=1), clone)
+            if text == "2:4":
+                state = torch.ones_like(w, dtype=torch.bool)
+                flips = torch_mask.update_magnitude_mask(state, w, p, axis=1)
+                changed = torch.equal(state, mask) and int(flips) == int((~mask).sum())
+                row[f"{way}_update_right"] = bool(changed)
+                add(
+                    row, f"{way}_update", lambda: torch_mask.update_magnitude_mask(state, w, p, axis=1), clone
+                )
+                grads[way] = torch.ones_like(w)
+                torch_mask.add_pruned(grads[way], w, mask, 2e-4)
+                other = torch.ones_like(w)
+                add(row, f"{way}_decay", lambda: torch_mask.add_pruned(other, w, mask, 2e-4), clone)
+        if "fused" in grads:
+            row["decays_equal"] = bool(torch.equal(grads["eager"], grads["fused"]))
+        if text == "2:4":
+            row["equal_to_argsort"] = bool(torch.equal(argsort_mask(w, p).cpu(), expected))
+            row["argsort_ms"] = round(timed(lambda: argsort_mask(w, p)), 4)
+        return row
+
     for name, shape in SHAPES.items():
         if o.tiny:
             shape = (64, 64, *shape[2:])
@@ -73,30 +132,22 @@ def main():
                 host = host.to(memory_format=torch.channels_last)
             w = host.to(o.device)
             for text in ("2:4", "4:8") if dtype == "float32" else ("2:4",):
-                p = NMPattern.parse(text)
-                mask = magnitude_mask(w, p, axis=1)
-                row = {"shape": name, "dtype": dtype, "pattern": text}
-                row["equal_to_cpu"] = bool(torch.equal(mask.cpu(), magnitude_mask(host, p, axis=1)))
-                row["equal_to_argsort"] = bool(torch.equal(mask, argsort_mask(w, p)))
-                del mask
-                if gpu:
-                    torch.cuda.synchronize()
-                    torch.cuda.reset_peak_memory_stats()
-                    before = torch.cuda.memory_allocated()
-                    kept = magnitude_mask(w, p, axis=1)
-                    row["peak_over_tensor"] = round(
-                        (torch.cuda.max_memory_allocated() - before) / (w.numel() * w.element_size()), 3
-                    )
-                    del kept
-                clone = timed(lambda: w.clone())
-                row["clone_ms"] = round(clone, 4)
-                row["mask_ms"] = round(timed(lambda: magnitude_mask(w, p, axis=1)), 4)
-                row["mask_over_clone"] = round(row["mask_ms"] / clone, 2)
-                if text == "2:4":
-                    row["argsort_ms"] = round(timed(lambda: argsort_mask(w, p)), 4)
+                try:
+                    row = measure(name, dtype, host, w, text)
+                except Exception as error:
+                    row = {"shape": name, "dtype": dtype, "pattern": text, "error": str(error)[:400]}
                 rows.append(row)
-                o.out.write_text(json.dumps({"torch": torch.__version__, "rows": rows}, indent=1) + "\n")
+                found = {"torch": torch.__version__, "fused": fused_state(torch_mask), "rows": rows}
+                o.out.write_text(json.dumps(found, indent=1) + "\n")
                 print(json.dumps(row), flush=True)
+
+
+def fused_state(torch_mask):
+    """Say whether the fused kernels run, or why not."""
+    if torch_mask._FAILED:
+        return torch_mask._FAILED[0]
+    kernels = torch_mask._imported()
+    return "triton is missing" if kernels is None else f"triton {kernels.triton.__version__}"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ torch's peak of the block. `masks` is setting all masks anew; `added` is what a 
 import argparse
 import gc
 import json
+import os
 import statistics
 import sys
 import time
@@ -16,7 +17,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-METHODS = ("dense", "sr-ste", "lbc, before t_f", "lbc, after t_f", "ste", "magnitude", "dense again")
+# "(eager)" runs without the fused kernels.
+METHODS = (
+    "dense",
+    "sr-ste",
+    "lbc, before t_f",
+    "sr-ste (eager)",
+    "dense again",
+    "lbc, after t_f",
+    "ste",
+    "magnitude",
+)
 
 
 class Bottleneck(nn.Module):
@@ -82,6 +93,9 @@ def main():
         except Exception as error:
             row = {"error": f"{type(error).__name__}: {error}"[:400]}
         results["variants"][method] = row
+        plain = results["variants"].get("dense", {}).get("step_p50_ms")
+        if plain and "step_p50_ms" in row:
+            row["over_dense"] = round(row["step_p50_ms"] / plain, 4)
         o.out.write_text(json.dumps(results, indent=1) + "\n")
         print(method, json.dumps(row), flush=True)
         gc.collect()
@@ -114,7 +128,8 @@ def measure(method, o, gpu):
     x = torch.randn(o.batch, 3, size, size, device=o.device).to(memory_format=torch.channels_last)
     y = torch.randint(0, 1000, (o.batch,), device=o.device)
     session = None
-    name, _, phase = method.partition(", ")
+    os.environ["NM2TRT_FUSED_KERNELS"] = "0" if "(eager)" in method else "1"
+    name, _, phase = method.replace(" (eager)", "").partition(", ")
     if not name.startswith("dense"):
         session = nm2trt.sparsify(
             model, method=name, pattern="2:4", total_steps=2 if phase == "after t_f" else 1_000_000
@@ -181,6 +196,10 @@ def measure(method, o, gpu):
             for weight in session.weights:
                 weight.sparse.refresh(weight.original)
 
+        if gpu:
+            from nm2trt.nm import torch_mask
+
+            row["fused"] = torch_mask.fused_kernels() is not None
         for key, work in (("masks_ms", masks), ("added_ms", added)):
             try:
                 row[key] = timed(work)
