@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import tempfile
@@ -20,10 +19,11 @@ from nm2trt.backends.options import (
 )
 from nm2trt.errors import InputError
 from nm2trt.options.engines import BuildCommand, BuilderCommand
-from nm2trt.pipeline.lowering import Lowering, Precision, lowered, refuse_fp8
+from nm2trt.pipeline.lowering import Lowering, Precision, lower, refuse_fp8
 
 if TYPE_CHECKING:
     from nm2trt.engine.build import BuildResult
+    from nm2trt.graph.storage.model import Model
 
 __all__ = ["build", "build_command", "build_options", "builder_options", "engine_suffix"]
 
@@ -114,8 +114,9 @@ def build(
     from nm2trt.backends.choice import choose_backend
     from nm2trt.engine.build import ModelFacts, build_engine, check_request, refuse_opset
     from nm2trt.graph.analysis.multiply_accumulates import with_macs
+    from nm2trt.graph.pass_frame import write_model
     from nm2trt.graph.storage.model import load, opset
-    from nm2trt.graph.storage.model_hash import model_sha256
+    from nm2trt.graph.storage.model_hash import files_sha256
     from nm2trt.graph.storage.save import refuse_data_file
     from nm2trt.graph.verify.verify_model import verify_model
 
@@ -132,21 +133,27 @@ def build(
     opened = load(model, leave_weights=True)
     refuse_data_file(opened, out)
     refuse_opset(opset(opened.proto), builder, model)
-    refuse_fp8(model, options.targets, None if lowering is None else lowering.precision)
-    with contextlib.ExitStack() as stack:
-        source = model
+    refuse_fp8(opened, options.targets, None if lowering is None else lowering.precision)
+    hash_files = files_sha256(opened)
+    with tempfile.TemporaryDirectory(prefix="nm2trt-") as name:
+        folder = Path(name)
         notes: tuple[str, ...] = ()
         if options.sparsity == "force":
-            source = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nm2trt-"))) / model.name
-            notes = (_forced(model, source, out, lowering, calib, prune_method),)
+            opened, note = _forced(opened, folder, out, lowering, calib, prune_method)
+            notes = (note,)
         elif calib is not None or prune_method is not None:
             raise InputError(
                 "calib and prune_method say how weights are forced to 2:4; set sparsity to force"
             )
         if lowering is not None:
-            low = stack.enter_context(lowered(source, out, lowering, dry_run=dry_run))
-            source, notes = low.path, (*notes, *low.notes)
-        report = verify_model(source)
+            notes = (*notes, *lower(opened, out, lowering, dry_run=dry_run))
+        report = verify_model(opened)
+        source = opened.file
+        if source is None:
+            kept = lowering is not None and lowering.keep and not dry_run
+            suffix = "" if lowering is None else f".{lowering.precision}"
+            source = (out.parent if kept else folder) / f"{out.stem}{suffix}.onnx"
+            write_model(opened, source)
         return build_engine(
             model,
             out,
@@ -156,22 +163,24 @@ def build(
             backend=builder,
             source=source,
             dry_run=dry_run,
-            at_shapes=lambda shapes: with_macs(load(source, leave_weights=True), report.weights, shapes),
+            at_shapes=lambda shapes: with_macs(opened, report.weights, shapes),
             require_sparse=required,
-            hash_model=model_sha256,
+            hash_model=hash_files,
         )
 
 
 def _forced(
-    model: Path,
-    target: Path,
+    model: Model,
+    folder: Path,
     engine: Path,
     lowering: Lowering | None,
     calib: str | os.PathLike[str] | None,
     method: Literal["magnitude", "reconstruct"] | None,
-) -> str:
-    """Write a 2:4 copy of a model, and return the note that says how it came about."""
+) -> tuple[Model, str]:
+    """Return an open model with 2:4 weights, and the note that says how it came about."""
+    from nm2trt.graph.prune.prune_model import PruneReport, prune_model
     from nm2trt.graph.reconstruct.report import ReconstructReport
+    from nm2trt.graph.storage.model import load
     from nm2trt.graph.storage.save import is_same_file
     from nm2trt.pipeline.prune import prune
 
@@ -182,20 +191,26 @@ def _forced(
         )
     if samples is not None and is_same_file(samples, engine):
         raise InputError(f"the output {engine} is the file of samples; give another path with -o")
-    report = prune(
-        model,
-        target,
-        calib=None if method == "magnitude" else samples,
-        data_root=None if lowering is None else lowering.data_root,
-        allow_functions=lowering is not None and lowering.allow_functions,
-    )
+    report: PruneReport | ReconstructReport
+    if method == "magnitude" or samples is None:
+        report = prune_model(model, None)
+    else:
+        source = model.path or Path()
+        report = prune(
+            source,
+            folder / source.name,
+            calib=samples,
+            data_root=None if lowering is None else lowering.data_root,
+            allow_functions=lowering is not None and lowering.allow_functions,
+        )
+        model = load(folder / source.name, leave_weights=True)
     count = report.counts["pruned"] + report.counts["kept"]
     hold = f"{count} of {len(report.weights)} hold it"
     if isinstance(report, ReconstructReport):
         agreement = next((o.agreement for o in report.outputs if o.agreement is not None), None)
         same = "" if agreement is None else f", {agreement:.1%} of held-out outputs name the same class"
-        return f"the weights were rebuilt to 2:4 from {report.samples} samples, {hold}{same}"
-    return (
+        return model, f"the weights were rebuilt to 2:4 from {report.samples} samples, {hold}{same}"
+    return model, (
         f"the weights were forced to 2:4 by magnitude, {hold}: compare the accuracy with the original's, as "
         "nothing was trained; --calib SAMPLES rebuilds them"
     )

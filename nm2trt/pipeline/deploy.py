@@ -94,7 +94,8 @@ def deploy(
         labels=_labels(labels, described),
     )
     if canary:
-        _bring_up(placed, canary, Path(reference or described.path), probe_options or quick)
+        against = described if reference is None else Path(reference)
+        _bring_up(placed, canary, against, probe_options or quick)
     if load and load != canary:
         _bring_up(placed, load)
     removed = prune(placed, options.keep) if canary or load else ()
@@ -142,7 +143,10 @@ def _local_gpus(url: str) -> tuple[str, ...]:
 
 
 def _bring_up(
-    placed: Deployment, url: str, reference: Path | None = None, options: ProbeOptions | None = None
+    placed: Deployment,
+    url: str,
+    reference: Path | Artefact | None = None,
+    options: ProbeOptions | None = None,
 ) -> None:
     """Load a version that was just placed, and probe it where there is a reference; go back on failure."""
     from nm2trt.backends.triton import TritonServer

@@ -22,10 +22,10 @@ def weights_at(model: Path, texts: Sequence[str]) -> tuple[WeightVerdict, ...]:
     from nm2trt.graph.storage.model_info import describe_model
     from nm2trt.graph.verify.verify_model import verify_model
 
-    report = verify_model(model)
+    opened = load(model, leave_weights=True)
+    report = verify_model(opened)
     if not texts:
         return report.weights
-    inputs = tuple(TensorSpec(x.name, x.dtype, x.shape or ()) for x in describe_model(model).inputs)
+    inputs = tuple(TensorSpec(x.name, x.dtype, x.shape or ()) for x in describe_model(opened).inputs)
     fixed = resolve_static(inputs, parse_static_shapes(texts))
-    opened = load(model, leave_weights=True)
     return with_macs(opened, report.weights, {shape.input: shape.shape for shape in fixed})

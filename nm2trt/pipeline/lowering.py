@@ -8,18 +8,19 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nm2trt.errors import InputError
+from nm2trt.pipeline.calibration_input import open_calibration, refuse_replacing
 
 if TYPE_CHECKING:
     from nm2trt.calibration.ranges import Method
+    from nm2trt.calibration.stream import SampleStream
+    from nm2trt.graph.storage.model import Model
 
-__all__ = ["Lowered", "Lowering", "Precision", "lowered", "refuse_fp8"]
+__all__ = ["Lowering", "Precision", "lower", "refuse_fp8"]
 
 Precision = Literal["fp16", "bf16", "int8", "fp8"]
 PRECISIONS: tuple[Precision, ...] = ("fp16", "bf16", "int8", "fp8")
@@ -69,93 +70,80 @@ class Lowering:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Lowered:
-    """A model in the precision that was asked for.
+def lower(model: Model, engine: Path, lowering: Lowering, *, dry_run: bool = False) -> tuple[str, ...]:
+    """Bring an open model into another precision, in memory.
 
     Args:
-        path: The ONNX file.
-        notes: How it came about, one sentence each.
-    """
-
-    path: Path
-    notes: tuple[str, ...]
-
-
-@contextmanager
-def lowered(source: Path, engine: Path, lowering: Lowering, *, dry_run: bool = False) -> Iterator[Lowered]:
-    """Yield a copy of a model in another precision; it vanishes again, unless it is to be kept.
-
-    Args:
-        source: The float32 ONNX file.
-        engine: The engine that is built from the copy.
+        model: The float32 model, which is changed.
+        engine: The engine that is built from it.
         lowering: The precision.
         dry_run: Keep nothing, and leave the engine's folder as it is.
+
+    Returns:
+        How it came about, one sentence each.
 
     Raises:
         InputError: As `nm2trt.cast` and `nm2trt.quantize`, or the engine would replace the samples.
     """
-    from nm2trt.graph.fuse.fuse_model import fuse_model
-    from nm2trt.graph.storage.model import load
+    from nm2trt.graph.cast.cast_model import cast_model
     from nm2trt.graph.storage.save import is_same_file
-    from nm2trt.pipeline.cast import cast as cast_file
-    from nm2trt.pipeline.quantize import quantize
 
     if lowering.calib is not None and is_same_file(lowering.calib, engine):
         raise InputError(f"the output {engine} is the file of samples; give another path with -o")
-
     with tempfile.TemporaryDirectory(prefix="nm2trt-") as folder:
-        place = engine.parent if lowering.keep and not dry_run else Path(folder)
-        kept = Path(folder) if dry_run else engine.parent
-        target = place / f"{engine.stem}.{lowering.precision}.onnx"
-        if lowering.precision in ("fp16", "bf16"):
-            cast = cast_file(
-                source,
-                target,
-                to=lowering.precision,
-                keep=lowering.exclude,
-                calib=lowering.calib,
-                batch=lowering.batch,
-                data_root=lowering.data_root,
-                allow_functions=lowering.allow_functions,
-            )
-            note = f"precision {cast.to}: {cast.cast_nodes} nodes cast, {len(cast.kept)} kept in fp32"
-            yield Lowered(target, (note, *cast.notes))
-            return
-        if any(n.op_type == "BatchNormalization" for n in load(source, leave_weights=True).proto.graph.node):
-            fused = Path(folder) / f"{source.stem}.fused.onnx"
-            fuse_model(source, fused)
-            source = fused
         # Beside the engine, so that an interrupted calibration can go on.
-        cache = kept / f"{engine.stem}.{lowering.precision}.ranges.npz"
-        found = engine.parent / cache.name
+        found = engine.parent / f"{engine.stem}.{lowering.precision}.ranges.npz"
+        cache = Path(folder) / found.name if dry_run else found
         if dry_run and found.is_file():
             shutil.copyfile(found, cache)
-        report = quantize(
-            source,
-            target,
-            cache=cache,
-            calib=lowering.calib or "",
-            to="int8" if lowering.precision == "int8" else "fp8",
-            method=lowering.method,
-            percentile=lowering.percentile,
-            exclude=lowering.exclude,
-            float_depthwise=lowering.float_depthwise,
-            batch=lowering.batch,
-            data_root=lowering.data_root,
-            allow_functions=lowering.allow_functions,
-        )
+        samples = None
+        if lowering.calib is not None:
+            if model.path is not None:
+                refuse_replacing(model.path, engine, cache, lowering.calib)
+            samples = open_calibration(
+                lowering.calib,
+                lowering.batch,
+                lowering.data_root,
+                allow_functions=lowering.allow_functions,
+                model=model,
+            )
+        if samples is not None and lowering.precision in ("int8", "fp8"):
+            notes = _quantised(model, samples, lowering, cache)
+        else:
+            report = cast_model(
+                model, None, to=lowering.precision, keep=lowering.exclude, samples=samples, cache=cache
+            )
+            cast = f"{report.cast_nodes} nodes cast, {len(report.kept)} kept in fp32"
+            notes = (f"precision {report.to}: {cast}", *report.notes)
         if not lowering.keep:
             cache.unlink(missing_ok=True)
-        layers, ranges = report.layers, report.ranges
-        note = (
-            f"precision {lowering.precision}: {sum(layer.quantised for layer in layers)} of {len(layers)} "
-            f"layers, ranges by {ranges.method} over {ranges.samples} samples (sha256 {ranges.sha256[:12]})"
-        )
-        yield Lowered(target, (note, *report.notes))
+        return notes
 
 
-def refuse_fp8(model: Path, targets: tuple[str, ...], precision: str | None) -> None:
+def _quantised(model: Model, samples: SampleStream, lowering: Lowering, cache: Path) -> tuple[str, ...]:
+    from nm2trt.graph.fuse.fuse_model import fuse_model
+    from nm2trt.graph.quantize.quantize_model import quantize_model
+    from nm2trt.graph.quantize.report import QuantizeOptions
+
+    if any(node.op_type == "BatchNormalization" for node in model.proto.graph.node):
+        fuse_model(model, None)
+    options = QuantizeOptions(
+        "int8" if lowering.precision == "int8" else "fp8",
+        lowering.method,
+        lowering.percentile,
+        lowering.exclude,
+        float_depthwise=lowering.float_depthwise,
+    )
+    report = quantize_model(model, None, samples, options, cache=cache)
+    layers, ranges = report.layers, report.ranges
+    note = (
+        f"precision {lowering.precision}: {sum(layer.quantised for layer in layers)} of {len(layers)} "
+        f"layers, ranges by {ranges.method} over {ranges.samples} samples (sha256 {ranges.sha256[:12]})"
+    )
+    return (note, *report.notes)
+
+
+def refuse_fp8(model: Model, targets: tuple[str, ...], precision: str | None) -> None:
     """Raise when FP8 is asked for, by option or in the file, of an architecture that cannot multiply it.
 
     Raises:

@@ -12,6 +12,7 @@ from nm2trt.pipeline.served_artefact import describe_artefact, read_samples
 from nm2trt.serving.options import ProbeOptions
 
 if TYPE_CHECKING:
+    from nm2trt.serving.artefact import Artefact
     from nm2trt.serving.probe_report import ProbeReport
 
 __all__ = ["probe", "probe_command"]
@@ -20,7 +21,7 @@ __all__ = ["probe", "probe_command"]
 def probe(
     url: str,
     name: str,
-    reference: str | os.PathLike[str],
+    reference: str | os.PathLike[str] | Artefact,
     *,
     data: str | os.PathLike[str] | None = None,
     repository: str | os.PathLike[str] | None = None,
@@ -31,7 +32,7 @@ def probe(
     Args:
         url: The server, e.g. "localhost:8000" or "grpc://localhost:8001".
         name: The model.
-        reference: The ONNX model that it should answer like.
+        reference: The ONNX model that it should answer like, or its description if it was read already.
         data: An `.npz` with real samples by input name; random ones by default.
         repository: The repository that it was deployed to: its configuration is compared with the server's.
         options: Batches, concurrency and tolerance.
@@ -42,12 +43,15 @@ def probe(
         BackendError: The model is not loaded, or refuses requests.
         ServerError: The server cannot be reached.
     """
+    from nm2trt.serving.artefact import Artefact
     from nm2trt.serving.probe import probe_model
     from nm2trt.serving.repository import served_config
 
-    described = describe_artefact(Path(reference))
+    described = reference if isinstance(reference, Artefact) else describe_artefact(Path(reference))
     if described.kind != "onnx":
-        raise InputError(f"{reference} is an engine; the reference is the ONNX model that it was built from")
+        raise InputError(
+            f"{described.path} is an engine; the reference is the ONNX model that it was built from"
+        )
     config = None if repository is None else served_config(repository, name)
     samples = None if data is None else read_samples(data, described)
     return probe_model(url, name, described, samples=samples, config=config, options=options)

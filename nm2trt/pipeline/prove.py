@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nm2trt.backends.options import BuildOptions
     from nm2trt.engine.build import BuildResult
     from nm2trt.engine.twin.report import TwinReport
+    from nm2trt.graph.storage.model import Model
 
 __all__ = ["prove", "prove_command"]
 
@@ -108,17 +109,19 @@ def _refuse_another_network(sparse: Path, dense: Path) -> None:
     Raises:
         InputError: Inputs, or operators, shapes and types of the weights are others.
     """
+    from nm2trt.graph.storage.model import load
     from nm2trt.graph.storage.model_info import describe_model
     from nm2trt.graph.verify.verify_model import verify_model
 
-    def inputs(model: Path) -> list[str]:
+    def inputs(model: Model) -> list[str]:
         return [f"input {x.name} {x.dtype} {_size(x.shape or ())}" for x in describe_model(model).inputs]
 
-    def weights(model: Path) -> list[str]:
+    def weights(model: Model) -> list[str]:
         return [f"{x.operator} {_size(x.shape)} {x.dtype}" for x in verify_model(model).weights]
 
+    opened = [load(path, leave_weights=True) for path in (sparse, dense)]
     for read in (inputs, weights):
-        ours, theirs = Counter(read(sparse)), Counter(read(dense))
+        ours, theirs = (Counter(read(model)) for model in opened)
         different = [*(ours - theirs), *(theirs - ours)]
         if different:
             where = sparse if different[0] in ours - theirs else dense

@@ -32,13 +32,14 @@ def describe_artefact(path: Path) -> Artefact:
     from nm2trt.graph.storage.model_info import describe_model
     from nm2trt.graph.storage.save import data_files
 
-    described = describe_model(path)
+    model = load(path, leave_weights=True)
+    described = describe_model(model)
     for tensor in (*described.inputs, *described.outputs):
         if not tensor.dtype or tensor.shape is None:
             raise InputError(
                 f"{tensor.name!r} of {path} is no tensor of a known type and rank, which a server needs"
             )
-    plan, model = described.plan, load(path, leave_weights=True)
+    plan = described.plan
     return Artefact(
         path=path,
         kind="onnx",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from nm2trt.files import sha256_bytes, sha256_file
@@ -11,18 +12,29 @@ from nm2trt.graph.storage.model import Model, load
 from nm2trt.graph.storage.protobuf_stream import pieces
 from nm2trt.graph.storage.save import data_files
 
-__all__ = ["model_bytes", "model_hash", "model_sha256"]
+__all__ = ["files_sha256", "model_bytes", "model_hash", "model_sha256"]
 
 
-def model_sha256(source: str | os.PathLike[str] | Model) -> str:
+def model_sha256(source: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a model's file, or with external data `model_hash`.
 
     Raises:
         InputError: The path is wrong.
         ModelError: The file is no sound ONNX model.
     """
-    model = load(source, leave_weights=True)
-    return model_hash(model) if _beside(model) or model.file is None else _digest(model, model.file)
+    path = Path(source)
+    return files_sha256(load(path, leave_weights=True))(path)
+
+
+def files_sha256(model: Model) -> Callable[[Path], str]:
+    """Return `model_sha256`, for later, of the files of a model that may change in memory meanwhile."""
+    beside = _beside(model)
+
+    def hashed(path: Path) -> str:
+        parts = [_digest(model, file) for file in (path, *beside)]
+        return parts[0] if not beside else sha256_bytes("".join(parts).encode())
+
+    return hashed
 
 
 def model_hash(source: str | os.PathLike[str] | Model) -> str:
