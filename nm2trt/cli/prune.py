@@ -67,7 +67,7 @@ def _print(report: PruneReport) -> None:
 
 def _print_rebuilt(report: ReconstructReport) -> None:
     print_table(
-        ("weight", "shape", "result", "lambda", "error dense", "magnitude", "written", "why"),
+        ("weight", "shape", "result", "lambda", "error dense", "magnitude", "written", "alone", "why"),
         (
             (
                 weight.weight,
@@ -77,6 +77,7 @@ def _print_rebuilt(report: ReconstructReport) -> None:
                 _number(weight.dense_error),
                 _number(weight.magnitude_error),
                 _number(weight.error),
+                "-" if weight.divergence_alone is None else f"{weight.divergence_alone:.3g}",
                 weight.reason,
             )
             for weight in report.weights
@@ -87,6 +88,8 @@ def _print_rebuilt(report: ReconstructReport) -> None:
         f"\n{counts['pruned']} weights pruned to {report.pattern}, {counts['refitted']} refitted, "
         f"{counts['kept']} held it already, {counts['dense']} stay dense"
     )
+    if report.pruned_share is not None:
+        print(f"{report.pruned_share:.1%} of the work that can be pruned holds {report.pattern}")
     solved = [weight for weight in report.weights if weight.ridge is not None]
     if solved and not all(weight.held_out for weight in solved):
         print(

@@ -162,6 +162,17 @@ class PruneCommand:
     )
     seed: int = option(0, metavar="N", at_least=0, help="with --calib: seed of the rows drawn (default: 0)")
     permute: bool = option(True, help="with --calib: do not permute channels first")
+    share: str = option(
+        "100%",
+        metavar="SHARE",
+        help="with --calib: share of the work to prune, as in 50%; the layers that move the outputs most per "
+        "work stay dense (default: 100%)",
+    )
+    dense_choice: Literal["sensitivity", "none"] | None = option(
+        None,
+        help="with --calib: sensitivity prunes each layer alone and reports how far the outputs move "
+        "(default: only if --share needs it)",
+    )
     data_root: str | None = option(None, metavar="DIR", stage=False, help=DATA_ROOT)
     allow_functions: bool = option(False, stage=False, help=ALLOW_FUNCTIONS)
     json: bool = option(False, stage=False, keyword=False, help=JSON)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from nm2trt.errors import InputError
 from nm2trt.nm.pattern import NMPattern
+from nm2trt.options.shares import parse_share
 
 if TYPE_CHECKING:
     from nm2trt.graph.prune.prune_model import PruneReport
@@ -29,6 +30,8 @@ def prune(
     valid: str | None = None,
     seed: int = 0,
     permute: bool = True,
+    share: str | float = 1.0,
+    dense_choice: Literal["sensitivity", "none"] | None = None,
     data_root: str | os.PathLike[str] | None = None,
     allow_functions: bool = False,
 ) -> PruneReport | ReconstructReport:
@@ -46,6 +49,10 @@ def prune(
         valid: With `calib`, an input that is not 0 at real tokens, such as an attention mask.
         seed: With `calib`, the seed of the rows that are drawn.
         permute: With `calib`, permute channels first, which keeps the function and makes the pattern cheaper.
+        share: With `calib`, prune at least this share of the work, "50%" or 0.5; the layers
+            that move the outputs most per work stay dense.
+        dense_choice: With `calib`: "sensitivity" measures how far each layer alone moves the outputs, and
+            `share` chooses by it; "none" does not. None measures if `share` needs it.
         data_root: With `calib`, the folder that a recipe's paths are relative to; its own by default.
         allow_functions: With `calib`, run a recipe's `function` source, which is code.
 
@@ -60,7 +67,14 @@ def prune(
         from nm2trt.pipeline.reconstruct import reconstruct
 
         options = ReconstructOptions(
-            NMPattern.parse(pattern), tuple(include), tuple(exclude), min_channels, valid, seed
+            NMPattern.parse(pattern),
+            tuple(include),
+            tuple(exclude),
+            min_channels,
+            valid,
+            seed,
+            _share(share, dense_choice),
+            dense_choice == "sensitivity",
         )
         return reconstruct(
             model,
@@ -73,8 +87,23 @@ def prune(
         )
     if valid is not None:
         raise InputError("valid marks real tokens in samples; give the samples too, with --calib")
+    if parse_share(share, "the work", "50%") < 1 or dense_choice == "sensitivity":
+        raise InputError(
+            "a layer's sensitivity is measured on samples; give them with --calib, or keep layers dense with "
+            "--exclude"
+        )
     from nm2trt.graph.prune.prune_model import prune_model
 
     return prune_model(
         model, target, pattern=pattern, include=include, exclude=exclude, min_channels=min_channels
     )
+
+
+def _share(share: str | float, choice: str | None) -> float:
+    parsed = parse_share(share, "the work", "50%")
+    if parsed < 1 and choice == "none":
+        raise InputError(
+            f"a share of {share} needs a choice of the dense layers; leave --dense-choice none out, or name "
+            "the layers with --exclude"
+        )
+    return parsed

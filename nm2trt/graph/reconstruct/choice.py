@@ -8,9 +8,16 @@ from fnmatch import fnmatchcase
 from nm2trt.errors import InputError
 from nm2trt.graph.reconstruct.layers import Layer
 from nm2trt.graph.reconstruct.report import ReconstructOptions
+from nm2trt.graph.storage.model import Model, metadata
+from nm2trt.graph.verify.verify_model import VerifyReport
+from nm2trt.nm.plan import METADATA_KEY, Plan
 from nm2trt.nm.verdict import WeightVerdict
 
-__all__ = ["check_globs", "dense_reason", "holds"]
+__all__ = ["METHOD", "check_globs", "dense_reason", "holds", "sort_layers"]
+
+# What this pass writes as the method of its plan.
+METHOD = "reconstruct-onnx"
+_OWN_METHODS = (METHOD, "magnitude-onnx")
 
 
 def check_globs(options: ReconstructOptions, names: Sequence[str]) -> None:
@@ -35,6 +42,8 @@ def dense_reason(layer: Layer, options: ReconstructOptions, planned_dense: Mappi
         planned_dense: Weights that an earlier plan keeps dense, with its reasons.
     """
     name = layer.weight
+    if name in options.dense:
+        return options.dense[name]
     glob = next((g for g in options.exclude if fnmatchcase(name, g)), None)
     if glob is not None:
         return f"excluded by {glob!r}"
@@ -55,3 +64,33 @@ def dense_reason(layer: Layer, options: ReconstructOptions, planned_dense: Mappi
 def holds(rows: Sequence[WeightVerdict]) -> bool:
     """Tell whether every consumer of a weight found the pattern in it already."""
     return bool(rows) and all(row.pattern == "holds" for row in rows)
+
+
+def sort_layers(
+    layers: Sequence[Layer], parent: VerifyReport, options: ReconstructOptions, model: Model
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the reasons of the layers that stay dense, and of those that are left as they are, by weight.
+
+    Args:
+        layers: All layers.
+        parent: What verify says about the model.
+        options: Pattern, globs and layers that stay dense.
+        model: The model; a plan in it that another tool made is followed.
+    """
+    text = metadata(model.proto).get(METADATA_KEY)
+    plan = None if text is None else Plan.from_json(text)
+    planned = {e.weight: e.reason for e in plan or () if e.pattern is None} if plan is not None else {}
+    if plan is not None and plan.method in _OWN_METHODS:
+        planned = {}  # a plan of prune itself is made anew
+    judged: dict[str, list[int]] = {}
+    for position, row in enumerate(parent.weights):
+        judged.setdefault(row.weight, []).append(position)
+    dense: dict[str, str] = {}
+    kept: dict[str, str] = {}
+    for layer in layers:
+        reason = dense_reason(layer, options, planned)
+        if holds([parent.weights[i] for i in judged.get(layer.weight, [])]):
+            kept[layer.weight] = f"it held {options.pattern} already"
+        elif reason is not None:
+            dense[layer.weight] = reason
+    return dense, kept

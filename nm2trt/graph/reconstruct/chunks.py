@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import collections
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,50 +23,83 @@ Array = npt.NDArray[Any]
 _CHUNKS, _MOST_SAMPLES = 8, 32
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Chunks:
-    """Samples as the model takes them.
+    """Samples as the model takes them; they are read chunk by chunk, each time anew.
 
     Args:
-        feeds: The model's inputs, chunk by chunk.
+        inputs: What the model takes.
+        samples: The samples. With a fixed batch, those that do not fill the last one are left out.
+
+    Attributes:
+        count: Number of chunks.
         samples: Number of samples.
-        sha256: Hash over all of them.
+
+    Raises:
+        DataError: The first samples do not fit the model, or all of them do not fill one batch.
     """
 
-    feeds: Sequence[Mapping[str, Array]]
-    samples: int
-    sha256: str
+    def __init__(self, inputs: Sequence[TensorSpec], samples: SampleStream) -> None:
+        batch = _batch(inputs)
+        self._inputs, self._stream = inputs, samples
+        self._size = batch or min(max(samples.count // _CHUNKS, 1), _MOST_SAMPLES)
+        self.count = samples.count // batch if batch else math.ceil(samples.count / self._size)
+        self.samples = self.count * batch if batch else samples.count
+        self._sha256: str | None = None
+        if not self.count:
+            raise DataError(
+                f"{samples.source}: {samples.count} samples do not fill the model's batch of {batch}; give "
+                "more, or export the model with a free batch"
+            )
+        self.names = sorted(next(self.feeds([0])))
+
+    def feeds(self, numbers: Sequence[int] | None = None) -> Iterator[dict[str, Array]]:
+        """Read the model's inputs chunk by chunk.
+
+        Args:
+            numbers: The chunks to read, in order; None reads all.
+
+        Raises:
+            DataError: The samples do not fit the model.
+        """
+        wanted = set(range(self.count) if numbers is None else numbers)
+        digest = SampleHash()
+        for number, part in enumerate(self._stream.read(self._size)):
+            if number > max(wanted, default=-1):
+                return
+            if number in wanted:
+                fed = fitted(part, self._inputs, self._stream.source)
+                digest.update(fed)
+                yield fed
+            if number == self.count - 1:
+                break
+        if len(wanted) == self.count:
+            self._sha256 = digest.hexdigest()
+
+    def first(self, numbers: Sequence[int], samples: int) -> list[int]:
+        """Return the first of these chunks that hold as many samples, or one more."""
+        return list(numbers[: max(1, math.ceil(samples / self._size))])
+
+    @property
+    def sha256(self) -> str:
+        """Hash over all samples; they are read for it if no pass has gone over all of them."""
+        if self._sha256 is None:
+            collections.deque(self.feeds(), maxlen=0)
+        return self._sha256 or ""
 
 
 def read_chunks(source: Path, samples: SampleStream) -> Chunks:
-    """Read samples in chunks of a size that leaves at least one of eight chunks to hold out.
+    """Cut samples into chunks of a size that leaves at least one of eight chunks to hold out.
 
     Args:
         source: The model; ONNX Runtime says what it takes.
-        samples: The samples. With a fixed batch, those that do not fill the last one are left out.
+        samples: The samples.
 
     Raises:
         DataError: The samples do not fit the model, or do not fill one batch.
         ModelError: ONNX Runtime cannot load the model.
     """
     with open_onnx(source) as session:
-        inputs = session.inputs
-    batch = _batch(inputs)
-    size = batch or min(max(samples.count // _CHUNKS, 1), _MOST_SAMPLES)
-    digest = SampleHash()
-    feeds = []
-    for part in samples.read(size):
-        fed = fitted(part, inputs, samples.source)
-        if batch is None or len(next(iter(fed.values()))) == batch:
-            digest.update(fed)
-            feeds.append(fed)
-    if not feeds:
-        raise DataError(
-            f"{samples.source}: {samples.count} samples do not fill the model's batch of {batch}; give more, "
-            "or export the model with a free batch"
-        )
-    count = sum(len(next(iter(fed.values()))) for fed in feeds)
-    return Chunks(feeds, count, digest.hexdigest())
+        return Chunks(session.inputs, samples)
 
 
 def _batch(inputs: Sequence[TensorSpec]) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,11 +58,11 @@ class LayerWalk:
     def __post_init__(self) -> None:
         keep = [self.options.valid] if self.options.valid is not None else []
         self.segments = Segments(self.network, keep)
-        self.dense = self._stream("dense", self.chunks.feeds)
+        self.dense = self._stream("dense", self.chunks.feeds())
         self.pruned = self.dense
         self._start = time.monotonic()
 
-    def _stream(self, name: str, feeds: Sequence[Mapping[str, Array]]) -> Stream:
+    def _stream(self, name: str, feeds: Iterable[Mapping[str, Array]]) -> Stream:
         folder = self.folder / name
         folder.mkdir()
         return Stream(folder, feeds)

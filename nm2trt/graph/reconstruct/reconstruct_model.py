@@ -9,35 +9,38 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nm2trt.calibration.stream import SampleStream
 from nm2trt.errors import DataError, SparsityError
 from nm2trt.files import check_output
 from nm2trt.graph.execute.output_verdict import OutputVerdict
-from nm2trt.graph.reconstruct.choice import check_globs, dense_reason, holds
+from nm2trt.graph.reconstruct.choice import METHOD, check_globs, sort_layers
 from nm2trt.graph.reconstruct.chunks import Chunks, read_chunks
 from nm2trt.graph.reconstruct.layer_walk import LayerWalk
 from nm2trt.graph.reconstruct.layers import REBUILT, Layer, find_layers
 from nm2trt.graph.reconstruct.network import Network
 from nm2trt.graph.reconstruct.output_verdict import judge_outputs
 from nm2trt.graph.reconstruct.report import RebuiltLayer, ReconstructOptions, ReconstructReport
+from nm2trt.graph.reconstruct.sensitivity import (
+    Sensitivity,
+    dense_by_sensitivity,
+    layer_sensitivities,
+)
 from nm2trt.graph.reconstruct.statistics import held_out
 from nm2trt.graph.storage.external_data import pack
-from nm2trt.graph.storage.model import Model, load, metadata
+from nm2trt.graph.storage.model import Model, load
 from nm2trt.graph.storage.save import Rewrite, refuse_data_file, refuse_same_file, save
 from nm2trt.graph.storage.stage_metadata import LineageEntry, record
 from nm2trt.graph.storage.tensors import element_type
 from nm2trt.graph.verify.mask_lineage import check_rebuilt
 from nm2trt.graph.verify.verify_model import VerifyReport, verify_model
-from nm2trt.nm.plan import METADATA_KEY, Plan, PlanEntry
+from nm2trt.nm.plan import Plan, PlanEntry
 from nm2trt.progress import bar
 
-__all__ = ["METHOD", "check_request", "reconstruct_model"]
-
-# What this pass writes as the method of its plan.
-METHOD = "reconstruct-onnx"
+__all__ = ["METHOD", "check_request", "measure_sensitivities", "reconstruct_model"]
 
 
 def check_request(source: Path, target: Path) -> None:
@@ -62,6 +65,8 @@ def reconstruct_model(
     options: ReconstructOptions | None = None,
     *,
     name: str | None = None,
+    sensitivities: Mapping[str, Sensitivity] | None = None,
+    gains: Mapping[str, float] | None = None,
 ) -> ReconstructReport:
     """Write a copy of a model whose weights hold N:M, masks and values solved from samples.
 
@@ -71,6 +76,8 @@ def reconstruct_model(
         samples: Calibration samples, by the model's input names.
         options: How; None is 2:4 wherever it can be.
         name: What to call the model in messages and in the report; None takes `source`.
+        sensitivities: What `measure_sensitivities` found for this file; None measures if the options ask.
+        gains: What pruning a layer brings, by weight, for `share`; None takes its multiply-accumulates.
 
     Returns:
         What was done with each weight, and how far the outputs are from the dense network's.
@@ -93,12 +100,17 @@ def reconstruct_model(
     layers, declined = find_layers(network)
     parent = verify_model(model.proto, pattern=options.pattern, external_data_root=model.root)
     check_globs(options, list(dict.fromkeys(row.weight for row in parent.weights)))
-    dense, kept = _sorted_out(layers, parent, options, model)
+    dense, kept = sort_layers(layers, parent, options, model)
     if all(layer.weight in dense or layer.weight in kept for layer in layers):
         raise SparsityError(_nothing(name, layers, {**dense, **kept}, parent, declined, options))
     chunks = read_chunks(Path(source), samples)
-    if options.valid is not None and options.valid not in chunks.feeds[0]:
-        raise DataError(f"the model has no input {options.valid!r}; its inputs are {sorted(chunks.feeds[0])}")
+    if options.valid is not None and options.valid not in chunks.names:
+        raise DataError(f"the model has no input {options.valid!r}; its inputs are {chunks.names}")
+    if sensitivities is None and options.measures:
+        open_layers = [layer for layer in layers if layer.weight not in dense]
+        sensitivities = _measured(network, open_layers, kept, chunks, options)
+    if sensitivities is not None and options.share < 1:
+        dense.update(dense_by_sensitivity(sensitivities, options.share, gains=gains, sparse=kept))
     with (
         tempfile.TemporaryDirectory(prefix="nm2trt-reconstruct-") as folder,
         bar("reconstruct", 1.0) as shown,
@@ -107,11 +119,12 @@ def reconstruct_model(
             network, options, chunks, Path(folder), lambda done, words: shown.update(done, description=words)
         )
         walk.run(layers, dense, kept)
+        rows = tuple(_with_sensitivity(row, sensitivities or {}) for row in walk.layers)
         outputs, outside = _judged(walk, network, chunks)
     if not any(row.status == "pruned" for row in walk.layers):
         why = next(row.reason for row in walk.layers if row.weight not in {*dense, *kept})
         raise SparsityError(f"no layer of {name} has a solution: {why}; nothing was written")
-    weights = (*walk.layers, *_others(parent, walk.layers, declined))
+    weights = (*rows, *_others(parent, walk.layers, declined))
     plan = _plan(weights, options)
     written: list[VerifyReport] = []
 
@@ -140,27 +153,49 @@ def reconstruct_model(
     )
 
 
-def _sorted_out(
-    layers: Sequence[Layer], parent: VerifyReport, options: ReconstructOptions, model: Model
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the reasons of the layers that stay dense, and of those that are left as they are."""
-    text = metadata(model.proto).get(METADATA_KEY)
-    plan = None if text is None else Plan.from_json(text)
-    planned = {e.weight: e.reason for e in plan or () if e.pattern is None} if plan is not None else {}
-    if plan is not None and plan.method in (METHOD, "magnitude-onnx"):
-        planned = {}  # a plan of prune itself is made anew
-    judged: dict[str, list[int]] = {}
-    for position, row in enumerate(parent.weights):
-        judged.setdefault(row.weight, []).append(position)
-    dense: dict[str, str] = {}
-    kept: dict[str, str] = {}
-    for layer in layers:
-        reason = dense_reason(layer, options, planned)
-        if holds([parent.weights[i] for i in judged.get(layer.weight, [])]):
-            kept[layer.weight] = f"it held {options.pattern} already"
-        elif reason is not None:
-            dense[layer.weight] = reason
-    return dense, kept
+def measure_sensitivities(
+    source: str | os.PathLike[str], samples: SampleStream, options: ReconstructOptions
+) -> dict[str, Sensitivity]:
+    """Prune each layer of a model alone, and measure how far its outputs move; by weight.
+
+    Args:
+        source: The float32 ONNX file.
+        samples: Calibration samples.
+        options: Pattern and weights.
+
+    Raises:
+        InputError: A path or a glob is wrong.
+        ModelError: The model is not sound, or is quantised.
+        DataError: The samples do not fit the model.
+        OutputError: The disk cannot hold the activations.
+    """
+    model = load(source)
+    network = Network(model)
+    network.refuse_quantised()
+    layers, _ = find_layers(network)
+    parent = verify_model(model.proto, pattern=options.pattern, external_data_root=model.root)
+    check_globs(options, list(dict.fromkeys(row.weight for row in parent.weights)))
+    dense, kept = sort_layers(layers, parent, options, model)
+    open_layers = [layer for layer in layers if layer.weight not in dense]
+    return _measured(network, open_layers, kept, read_chunks(Path(source), samples), options)
+
+
+def _measured(
+    network: Network,
+    layers: Sequence[Layer],
+    kept: Mapping[str, str],
+    chunks: Chunks,
+    options: ReconstructOptions,
+) -> dict[str, Sensitivity]:
+    with bar("sensitivity", 1.0) as shown:
+        return layer_sensitivities(
+            network, layers, chunks, options, kept, lambda done, words: shown.update(done, description=words)
+        )
+
+
+def _with_sensitivity(row: RebuiltLayer, found: Mapping[str, Sensitivity]) -> RebuiltLayer:
+    known = found.get(row.weight)
+    return row if known is None else replace(row, divergence_alone=known.divergence, work=known.work)
 
 
 def _nothing(
@@ -178,8 +213,8 @@ def _nothing(
 
 
 def _judged(walk: LayerWalk, network: Network, chunks: Chunks) -> tuple[tuple[OutputVerdict, ...], bool]:
-    outside = [chunk for chunk in range(len(chunks.feeds)) if held_out(chunk)]
-    used = outside or list(range(len(chunks.feeds)))
+    outside = [chunk for chunk in range(chunks.count) if held_out(chunk)]
+    used = outside or list(range(chunks.count))
     return judge_outputs(network.outputs, walk.dense, walk.pruned, used), bool(outside)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from nm2trt.graph.execute.output_verdict import OutputVerdict
@@ -25,6 +26,10 @@ class ReconstructOptions:
         min_channels: Fewest input channels of a pruned weight.
         valid: An input of the model that is not 0 at real tokens; rows are drawn from those.
         seed: Seed of the rows that are drawn.
+        share: Share of the work that can be pruned, in multiply-accumulates, that is pruned at least; over 0
+            and up to 1. Below 1 the layers that move the outputs most per work stay dense.
+        sensitivity: Measure how far each layer moves the outputs alone although `share` does not need it.
+        dense: Weights that stay dense, each with the clause that says why.
     """
 
     pattern: NMPattern = _TWO_FOUR
@@ -33,6 +38,14 @@ class ReconstructOptions:
     min_channels: int = 16
     valid: str | None = None
     seed: int = 0
+    share: float = 1.0
+    sensitivity: bool = False
+    dense: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def measures(self) -> bool:
+        """Whether each layer is pruned alone first."""
+        return self.sensitivity or self.share < 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +68,9 @@ class RebuiltLayer:
         error: The same of what was written.
         magnitude_error: The same of the magnitude mask with the same fit.
         chosen: "admm", "magnitude" or "dense"; "" if nothing was solved.
+        divergence_alone: KL divergence of the outputs with only this layer pruned, in nats (without scores
+            per class, the share of their variance that is lost); None if it was not measured.
+        work: Multiply-accumulates of one sample; None if they were not counted.
     """
 
     weight: str
@@ -71,6 +87,8 @@ class RebuiltLayer:
     error: float | None = None
     magnitude_error: float | None = None
     chosen: str = ""
+    divergence_alone: float | None = None
+    work: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -125,6 +143,14 @@ class ReconstructReport:
             found[weight.status] += 1
         return found
 
+    @property
+    def pruned_share(self) -> float | None:
+        """Share of the work that can be pruned that is; None if no layer was measured alone."""
+        counted = [weight for weight in self.weights if weight.work is not None]
+        total = sum(weight.work or 0.0 for weight in counted)
+        done = sum(weight.work or 0.0 for weight in counted if weight.status in ("pruned", "kept"))
+        return done / total if total else None
+
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         return {
@@ -133,6 +159,7 @@ class ReconstructReport:
             "method": "reconstruct",
             "pattern": str(self.pattern),
             "counts": self.counts,
+            "pruned_share": self.pruned_share,
             "weights": [weight.to_json() for weight in self.weights],
             "outputs": [asdict(output) for output in self.outputs],
             "outputs_held_out": self.outputs_held_out,

@@ -50,12 +50,12 @@ def weight_saliency(source: Path, samples: SampleStream, options: ReconstructOpt
     """
     network = Network(load(source))
     layers = [layer for layer in find_layers(network)[0] if not layer.depthwise]
-    chunks = read_chunks(source, samples).feeds
-    chunks = chunks[: max(1, _MOST_SAMPLES // len(next(iter(chunks[0].values()))))]
+    chunks = read_chunks(source, samples)
+    first = chunks.first(range(chunks.count), _MOST_SAMPLES)
     segments = Segments(network, [options.valid] if options.valid is not None else [])
     found: dict[str, Array] = {}
     with tempfile.TemporaryDirectory(prefix="nm2trt-saliency-") as folder, bar("saliency", 1.0) as shown:
-        stream = Stream(Path(folder), chunks)
+        stream = Stream(Path(folder), chunks.feeds(first))
         for number, layer in enumerate(layers):
             shown.update(number / len(layers), description=f"saliency {layer.weight}")
             stream.advance(segments, layer.index, {}, lambda: None)

@@ -8,6 +8,7 @@ layer repairs the error that the skip brings along.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from nm2trt.graph.reconstruct.rows import conv_rows, matrix_rows, output_rows
 from nm2trt.graph.reconstruct.streams import Stream
 from nm2trt.nm.layer_moments import Moments, moments_of
 
-__all__ = ["LayerMoments", "gather_moments", "held_out"]
+__all__ = ["LayerMoments", "gather_moments", "held_out", "positions"]
 
 Array = npt.NDArray[Any]
 
@@ -58,6 +59,8 @@ def gather_moments(
     *,
     valid: str | None,
     random: np.random.Generator,
+    least_rows: int = _ROWS,
+    outside: Collection[int] | None = None,
 ) -> LayerMoments:
     """Read a layer's inputs in both streams, which stand in front of it.
 
@@ -68,16 +71,18 @@ def gather_moments(
         pruned: The stream of the network as it is so far.
         valid: An input of the model that is not 0 at real tokens; rows are drawn from those.
         random: Draws the rows.
+        least_rows: Rows that are drawn at least, if there are as many.
+        outside: Chunks that are held out; None takes every eighth.
 
     Raises:
         SparsityError: No row reaches the layer, or its inputs have other shapes in the pruned network.
     """
     found: dict[bool, Moments] = {}
-    wanted = max(_ROWS // (4 if layer.depthwise else 1), _ROWS_PER_INPUT * layer.inputs)
+    wanted = max(least_rows // (4 if layer.depthwise else 1), _ROWS_PER_INPUT * layer.inputs)
     for chunk in range(len(dense)):
         x = pruned.read(chunk, layer.x)
         mask = dense.read(chunk, valid) if valid is not None and valid in dense else None
-        picked = _pick(_positions(layer, x), math.ceil(wanted / len(dense)), mask, random)
+        picked = _pick(positions(layer, x), math.ceil(wanted / len(dense)), mask, random)
         x_dense = x if dense is pruned else dense.read(chunk, layer.x)
         if x_dense.shape != x.shape:
             raise SparsityError("the shape of its input depends on values that pruning changes")
@@ -89,14 +94,15 @@ def gather_moments(
             skip = _skip(layer, dense, pruned, chunk, picked)
             of = _depthwise_moments if layer.depthwise else _moments
             moments = of(rows, wanted_rows, weight, skip)
-        kind = held_out(chunk)
+        kind = held_out(chunk) if outside is None else chunk in outside
         found[kind] = found[kind] + moments if kind in found else moments
     if False not in found:
         raise SparsityError("no calibration sample reaches it")
     return LayerMoments(found[False], found.get(True), sum(item.rows for item in found.values()))
 
 
-def _positions(layer: Layer, x: Array) -> int:
+def positions(layer: Layer, x: Array) -> int:
+    """Return how many rows a layer multiplies for one input array."""
     if layer.window is None:
         return math.prod(x.shape[:-1])
     return int(x.shape[0]) * math.prod(layer.window.placed(x.shape[2:])[1])

@@ -7,7 +7,7 @@ of samples. Moving it on runs the nodes between two cuts once. Large arrays lie 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ class Stream:
         chunks: The model's inputs by chunk.
     """
 
-    def __init__(self, folder: Path, chunks: Sequence[Mapping[str, Array]]) -> None:
+    def __init__(self, folder: Path, chunks: Iterable[Mapping[str, Array]]) -> None:
         self._folder = folder
         self._count = 0
         self._chunks: list[dict[str, Array | _OnDisk]] = [
