@@ -1,11 +1,15 @@
 """`nm2trt build` beside the bare builder and Polygraphy: wall time and peak memory, interleaved, in one run.
 
     python benchmarks/build.py [--runs 9] [--net resnet50 minilm] [--model FILE] [--json FILE]
+                               [--against TREE [--large]]
 
 Each measurement is a process of its own, from its start to its exit, so imports count. The bare builder
 is the least that makes the same plan: import, parse, build with the same flags and profile, write.
 The nets are made up, in fp16 with 2:4 weights and a dynamic batch: a ResNet-50, and a BERT of MiniLM's sizes.
 The aim is at most 10 % and 0.5 s over the bare builder, and 1.2 times its memory.
+
+`--against TREE` runs stages of this tree and of another one in turn, on a ResNet-50 in fp32: `build` as
+it is, to fp16, and to int8 from 8 images; with `--large`, also verify, prune and quantize on a model of 3 GB.
 """
 
 from __future__ import annotations
@@ -61,13 +65,17 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--net", nargs="+", choices=NETS, default=list(NETS))
     parser.add_argument("--model", type=Path, help="an ONNX file with a dynamic batch instead")
+    parser.add_argument("--against", type=Path, metavar="TREE", help="run stages of this tree and that one")
+    parser.add_argument("--large", action="store_true", help="and stages on a model of 3 GB")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     arguments = parser.parse_args()
     results = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if arguments.against:
+            compare_trees(arguments.against.resolve(), folder, arguments.runs, results, large=arguments.large)
         models = [arguments.model] if arguments.model else [make(net, folder) for net in arguments.net]
-        for model in models:
+        for model in () if arguments.against else models:
             results[model.stem] = measure(commands(model, folder), arguments.runs, folder)
             show(model.stem, results[model.stem], arguments.runs)
     if arguments.json:
@@ -87,6 +95,53 @@ def make(net: str, folder: Path) -> Path:
     command = [sys.executable, "-c", MAKE, net, str(path)]
     subprocess.run(command, cwd=Path(__file__).parent, env=environment, check=True)
     return path
+
+
+LARGE = (
+    "import sys, onnx, nets, numpy as np; net = nets.matmuls(layers=12, width=8192); "
+    "onnx.save(net, sys.argv[1], save_as_external_data=True); "
+    "np.savez(sys.argv[2], x=np.random.default_rng(0).standard_normal((1, 128, 8192)).astype(np.float32))"
+)
+FP32 = (
+    "import sys, onnx, nets, numpy as np; onnx.save(nets.sparse(nets.resnet50()), sys.argv[1]); "
+    "np.savez(sys.argv[2], x=np.random.default_rng(0).standard_normal((8, 3, 224, 224)).astype(np.float32))"
+)
+
+
+def compare_trees(
+    tree: Path, folder: Path, runs: int, results: dict[str, dict[str, dict[str, float]]], *, large: bool
+) -> None:
+    """Run the same stages of two trees in turn; a stage's results go under its name."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    model, calib = folder / "m.onnx", folder / "x.npz"
+    code = [sys.executable, "-c", FP32, str(model), str(calib)]
+    subprocess.run(code, cwd=Path(__file__).parent, env=environment, check=True)
+    samples = ["--calib", str(calib)]
+    stages = {
+        "build": ["build", str(model), "--sparsity", "-o", str(folder / "e.rtx")],
+        "build to fp16": ["build", str(model), "--precision", "fp16", "-o", str(folder / "e.rtx")],
+        "build to int8": ["build", str(model), "--precision", "int8", *samples, "-o", str(folder / "e.rtx")],
+    }
+    if large:
+        big, few = folder / "big.onnx", folder / "few.npz"
+        code = [sys.executable, "-c", LARGE, str(big), str(few)]
+        subprocess.run(code, cwd=Path(__file__).parent, env=environment, check=True)
+        out = str(folder / "out.onnx")
+        stages |= {
+            "verify 3 GB": ["verify", str(big), "--fail-on", "none"],
+            "prune 3 GB": ["prune", str(big), "-o", out],
+            "quantize 3 GB": ["quantize", str(big), "--calib", str(few), "--no-compare", "-o", out],
+        }
+    for stage, words in stages.items():
+        command = [sys.executable, "-m", "nm2trt", *words]
+        trees = {"other tree": tree, "this tree": ROOT}
+        chosen = {label: ["env", f"PYTHONPATH={root}", *command] for label, root in trees.items()}
+        results[stage] = measure(chosen, runs, folder)
+        for label, found in results[stage].items():
+            print(
+                f"{stage:14} {label:11} {found['seconds']:6.2f} s ({found['min']:.2f}-{found['max']:.2f}), "
+                f"cpu {found['cpu']:.2f} s, {found['peak_mb']:5.0f} MB"
+            )
 
 
 def show(name: str, results: dict[str, dict[str, float]], runs: int) -> None:
