@@ -10,7 +10,7 @@ PACKAGE = ROOT / "nm2trt"
 
 # Each unit may import those on a lower level; units of one level may not import one another.
 LEVELS = [
-    {"errors", "output_lock"},
+    {"errors", "output_lock", "tables"},
     {"file_replacement"},
     {"files", "named_code", "bounds", "compare", "measure", "progress", "nm", "options"},
     {"manifest"},
@@ -54,7 +54,7 @@ FLOORS = {
         {"machine"},
         {"inspection", "evidence"},
         {"ladder"},
-        {"gain", "profiles"},
+        {"gain", "profiles", "build_result"},
         {"build"},
         {"twin"},
     ],

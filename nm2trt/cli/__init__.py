@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, TextIO
 
 from nm2trt import bounds
-from nm2trt.cli.output import printable
+from nm2trt.cli.output import print_error
 from nm2trt.cli.signals import Stopped, signals_stop
 from nm2trt.errors import Interrupted, Nm2trtError
 from nm2trt.files import os_reason
@@ -178,13 +178,7 @@ def _stopped(error: BaseException) -> KeyboardInterrupt | None:
 
 
 def _fail(message: str, status: int, verbosity: int) -> int:
-    if verbosity >= 2:
-        import traceback
-
-        traceback.print_exc()
-    with contextlib.suppress(OSError):
-        # A message may quote a file: no escape or bidi character of it reaches the terminal.
-        print(f"nm2trt: {printable(' '.join(message.split()))}", file=sys.stderr)
+    print_error(message, verbosity)
     _flush(sys.stderr)
     return status
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import keep_json, print_json, print_table
+from nm2trt.cli.output import keep_json, plain_table, print_json
 from nm2trt.errors import Nm2trtError
 from nm2trt.options.checks import BenchCommand
 from nm2trt.options.command_line import add_arguments, options_from
@@ -72,7 +72,7 @@ def print_latency(bench: Benchmark) -> None:
         for t in (timing.latency,)
     ]
     headers = ["", "batch", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "spread", "samples/s", "runs"]
-    print_table(headers, rows, title="Latency")
+    plain_table(headers, rows, title="Latency")
     for ratio in bench.ratios:
         print(_ratio(ratio))
     if warning := no_speed(bench.conditions):

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.ladder import print_ladder
-from nm2trt.cli.output import keep_json, print_json, printable, short_count
+from nm2trt.cli.output import (
+    keep_json,
+    print_error,
+    print_json,
+    print_table,
+    print_verdict,
+    printable,
+    show,
+)
 from nm2trt.errors import SparsityError
-from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.options.command_line import add_arguments, options_from, words
 from nm2trt.options.engines import BuildCommand
 
 if TYPE_CHECKING:
@@ -34,6 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Build and print the ladder."""
     options = options_from(arguments, BuildCommand)
+    from nm2trt.engine.ladder.ladder_table import ladder_table
     from nm2trt.pipeline.build import build_command
 
     sources = (str(options.model), options.calib)
@@ -44,63 +54,45 @@ def run(arguments: argparse.Namespace) -> int:
         ladder = getattr(error, "ladder", ())
         if options.json:
             print_json({"error": str(error), "ladder": [row.to_json() for row in ladder]})
-        elif ladder:
-            print_ladder(ladder)
-        raise
+            raise
+        # The sentence leads; the table that backs it comes after.
+        print_error(str(error), arguments.verbose)
+        if ladder:
+            print_table(ladder_table(ladder), every_row=options.every_row)
+        return error.exit_status
     for note in result.notes:
         print(f"note: {printable(note)}", file=sys.stderr)
     if options.json:
         print_json(result.to_json())
     else:
-        _print_result(result)
+        show(result, every_row=options.every_row)
+        _print_end(result, options)
     return 0
 
 
-def _print_result(result: BuildResult) -> None:
-    options = result.options
-    if result.ladder:
-        print_ladder(result.ladder)
-        print()
-    targets = ", ".join(options.targets)
-    name = f"{result.backend} {result.backend_version}, {targets}, sparsity {options.sparsity}"
-    if result.written:
-        print(
-            f"{result.engine}  {result.engine_bytes / 1e6:.1f} MB in {result.build_ms / 1e3:.1f} s  ({name})"
-        )
-    else:
-        print(f"dry run: {result.engine} would be built  ({name}); nothing was written")
-        _print_steps(result)
-    print(result.kind)
-    if any(rung.answer == "not measured" for row in result.ladder for rung in row.rungs):
-        print(
-            "not measured: the kernels are chosen on the GPU that loads the engine, and none was asked here"
-        )
-    for profile in options.profiles:
-        for shapes in profile:
-            print(f"profile {shapes.input}: {shapes}")
-    _print_forecast(result)
-
-
-def _print_steps(result: BuildResult) -> None:
-    holding = sum(row.pattern.answer == "yes" for row in result.ladder)
-    allowed = "no sparse kernels" if result.options.sparsity == "disable" else "sparse kernels allowed"
-    first = "prune to 2:4" if result.options.sparsity == "force" else "take the weights as they are"
-    print(f"  1. {first}: {holding} of {len(result.ladder)} weights hold 2:4")
-    print(f"  2. build for {', '.join(result.options.targets)} with {allowed}")
-    print(f"  3. write {result.engine} and {result.engine.name}.json")
-
-
-def _print_forecast(result: BuildResult) -> None:
-    work = result.forecast
-    if not result.ladder or not work.macs:
+def _print_end(result: BuildResult, options: BuildCommand) -> None:
+    if result.options.sparsity == "disable":
+        print_verdict("a dense engine: no sparse kernel was considered")
         return
-    unknown = f"; of {work.unknown_weights} weights the work is not known" if work.unknown_weights else ""
-    parts = (
-        f"work: {short_count(work.macs)} multiply-accumulates at the optimum profile",
-        f"{work.share(work.holding):.0%} hold 2:4",
-        f"{work.share(work.eligible):.0%} eligible",
-        f"{work.share(work.likely):.0%} with nothing against a sparse kernel{unknown}",
-    )
-    print(", ".join(parts))
-    if result.options.sparsity != "disable":
-        print(result.outlook)
+    able = any(row.answer == "yes" for row in result.ladder)
+    print_verdict(result.outlook, _next(result, options, able=able), "good" if able else "no")
+
+
+def _next(result: BuildResult, options: BuildCommand, *, able: bool) -> str:
+    """Return the command to type next: build in earnest, prove on a GPU, or what lets weights run sparse."""
+    if not able:
+        from nm2trt.pipeline.next_step import next_step
+
+        lowered = options.precision is not None or options.sparsity == "force"
+        step = next_step(result.model, backend=options.backend, targets=options.targets)
+        return (
+            f"nm2trt explain {shlex.quote(str(result.engine))}"
+            if lowered and result.written
+            else step.command
+        )
+    if not result.written:
+        return shlex.join(["nm2trt", *words("build", replace(options, dry_run=False))])
+    if options.precision is not None or options.sparsity == "force" or result.backend == "ort":
+        return f"nm2trt info {shlex.quote(str(result.engine))}"
+    model = shlex.quote(str(result.model))
+    return f"nm2trt prove {model}" + (f" --backend {options.backend}" if options.backend else "")

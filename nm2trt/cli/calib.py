@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nm2trt.cli.output import print_json, print_table
+from nm2trt.cli.output import plain_table, print_json
 from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import CalibCommand
@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     if options.json:
         print_json(samples.to_json())
         return 0
-    print_table(
+    plain_table(
         ("input", "shape", "dtype", "min", "max", "mean", "std"),
         (
             (

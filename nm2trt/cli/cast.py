@@ -10,6 +10,7 @@ from nm2trt.cli.output import print_json, print_table
 from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.field import keywords
 from nm2trt.options.models import CastCommand
+from nm2trt.tables import Column, Row, Table
 
 if TYPE_CHECKING:
     from nm2trt.graph.cast.cast_model import CastReport
@@ -35,37 +36,43 @@ def run(arguments: argparse.Namespace) -> int:
     if options.json:
         print_json(report.to_json())
     else:
-        _print(report)
+        _print(report, every_row=options.every_row)
     return 0
 
 
-def _print(report: CastReport) -> None:
+def _print(report: CastReport, *, every_row: bool) -> None:
     if report.kept:
         found: dict[tuple[str, str], list[str]] = {}
         for node in report.kept:
             found.setdefault((node.operator, node.reason), []).append(node.node)
-        print_table(
-            ("kept in fp32", "nodes", "first", "why"),
-            ((operator, str(len(nodes)), nodes[0], reason) for (operator, reason), nodes in found.items()),
+        columns = (Column("kept in fp32"), Column("nodes", "number"), Column("first", "name"))
+        kept = (
+            Row((operator, str(len(nodes)), nodes[0]), "", reason)
+            for (operator, reason), nodes in found.items()
         )
+        print_table(Table(columns, tuple(kept), noun="operators"), every_row=every_row)
         print()
     if report.tensors:
-        print_table(
-            ("tensor", "elements", "largest", "overflow", "subnormal", "to zero"),
-            (
+        headers = ("elements", "largest", "overflow", "subnormal", "to zero")
+        heads = (Column("tensor", "name"), *(Column(header, "number") for header in headers))
+        tensors = (
+            Row(
                 (
                     item.name,
                     str(item.size),
                     f"{item.largest:.3g}",
-                    f"{item.overflow}, kept in fp32" if not item.cast else str(item.overflow),
+                    str(item.overflow),
                     str(item.subnormal),
                     str(item.lost),
-                )
-                for item in report.tensors[:_MOST_ROWS]
-            ),
+                ),
+                "" if item.cast else "doubt",
+                "" if item.cast else "kept in fp32",
+            )
+            for item in report.tensors[: None if every_row else _MOST_ROWS]
         )
-        more = len(report.tensors) - _MOST_ROWS
-        print(f"and {more} more tensors; --json has them all\n" if more > 0 else "")
+        print_table(Table(heads, tuple(tensors), noun="tensors"), every_row=True)
+        more = 0 if every_row else len(report.tensors) - _MOST_ROWS
+        print(f"and {more} more tensors; --all shows them\n" if more > 0 else "")
     for value, largest in report.overflowing.items():
         print(f"value {value} reaches {largest:.4g}: kept in fp32")
     if report.samples:

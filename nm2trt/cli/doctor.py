@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nm2trt.cli.output import print_json, print_table
+from nm2trt.cli.output import plain_table, print_json
 from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.runs import DoctorCommand
 
@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_json(report.to_json())
         return 0
     rows = [(item.name, item.version or "missing", item.purpose, item.install) for item in report.backends]
-    print_table(("backend", "version", "for", "to install"), rows)
+    plain_table(("backend", "version", "for", "to install"), rows)
     print(f"\n{report.driver}")
     for gpu in report.gpus:
         print(f"{gpu.name}: {gpu.target}, {'has' if gpu.sparse else 'has no'} sparse tensor cores")

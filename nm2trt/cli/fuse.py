@@ -9,6 +9,7 @@ from nm2trt.cli.output import keep_json, print_json, print_table
 from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.field import keywords
 from nm2trt.options.models import FuseCommand
+from nm2trt.tables import Column, Row, Table
 
 if TYPE_CHECKING:
     from nm2trt.graph.fuse.fuse_model import FuseReport
@@ -31,25 +32,31 @@ def run(arguments: argparse.Namespace) -> int:
     if options.json:
         print_json(report.to_json())
     else:
-        _print(report)
+        _print(report, every_row=options.every_row)
     return 0
 
 
-def _print(report: FuseReport) -> None:
+def _print(report: FuseReport, *, every_row: bool) -> None:
     if report.merges:
-        print_table(
-            ("convolution", "took in", "weight", "holds"),
-            (
-                (merge.node, ", ".join(merge.branches), merge.weight, _holds(merge.patterns, merge.broken))
-                for merge in report.merges
-            ),
+        columns = (
+            Column("convolution", "name"),
+            Column("took in", "name", rank=1),
+            Column("weight", "name"),
+            Column("holds"),
         )
+        merges = (
+            Row(
+                (m.node, ", ".join(m.branches), m.weight, _holds(m.patterns, m.broken)),
+                "bad" if m.broken else "",
+            )
+            for m in report.merges
+        )
+        print_table(Table(columns, tuple(merges), noun="convolutions"), every_row=True)
         print()
     if report.declined:
-        print_table(
-            ("left as it is", "fusion", "why"),
-            ((item.node, item.fusion, item.reason) for item in report.declined),
-        )
+        left = (Row((item.node, item.fusion), "no", item.reason) for item in report.declined)
+        table = Table((Column("left as it is", "name"), Column("fusion")), tuple(left), noun="nodes")
+        print_table(table, every_row=every_row)
         print()
     print(
         f"{report.batchnorms_folded} BatchNormalizations folded, {report.branches_merged} branches merged, "

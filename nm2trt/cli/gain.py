@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import print_json, print_table, printable
+from nm2trt.cli.output import print_json, printable, show
 from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.engines import GainCommand
 from nm2trt.options.field import keywords
-
-if TYPE_CHECKING:
-    from nm2trt.engine.gain import GainReport
 
 __all__ = ["configure", "run"]
 
@@ -41,20 +37,5 @@ def run(arguments: argparse.Namespace) -> int:
     if options.json:
         print_json(report.to_json())
     else:
-        _print(report)
+        show(report, every_row=options.every_row)
     return 0
-
-
-def _print(report: GainReport) -> None:
-    rows = []
-    for layer in report.layers:
-        product = "x".join("?" if size is None else str(size) for size in (layer.m, layer.n, layer.k))
-        speedup = "-" if layer.speedup is None else f"{layer.speedup:.2f}x"
-        rows.append((layer.weight, product, layer.dtype, speedup, layer.pays, layer.eligible, layer.sentence))
-    print_table(("weight", "m x n x k", "type", "nearest", "pays", "eligible", "why"), rows)
-    paying = sum(layer.pays == "yes" for layer in report.layers)
-    where = f"{printable(report.device)} (from {report.at_least:.2f}x)"
-    print(
-        f"\n{paying} of {len(report.layers)} layers pay on {where}, {len(report.exclude)} weights do not; "
-        "--json lists them under exclude, for sparsify(gain=...)"
-    )

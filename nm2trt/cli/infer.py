@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from nm2trt.cli.output import print_json, print_table
+from nm2trt.cli.output import plain_table, print_json
 from nm2trt.options.checks import InferCommand
 from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.field import keywords
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         ]
         for tensor in result.tensors
     ]
-    print_table(["output", "dtype", "shape", "min", "max", "mean", "NaN or inf"], rows)
+    plain_table(["output", "dtype", "shape", "min", "max", "mean", "NaN or inf"], rows)
     for sentence in result.conversions:
         print(f"converted: {sentence}")
     print(f"\n{result.output}  ({result.milliseconds:.1f} ms; inputs: {result.source})")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import print_json, print_table
+from nm2trt.cli.output import plain_table, print_json
 from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.models import InfoCommand
 
@@ -55,7 +55,7 @@ def _print_model(model: OnnxInfo) -> None:
             ("plan", f"{sparse} weights sparse, {len(model.plan) - sparse} dense on purpose ({method})")
         )
         rows.append(("masks", model.mask_sha256 or "not recorded"))
-    print_table(("", ""), rows)
+    plain_table(("", ""), rows)
 
 
 def _print_engine(engine: EngineInfo) -> None:
@@ -75,7 +75,7 @@ def _print_engine(engine: EngineInfo) -> None:
     rows += [("here", engine.here), ("manifest", engine.fit.sentence)]
     if manifest is not None:
         rows += _manifest_rows(manifest)
-    print_table(("", ""), rows)
+    plain_table(("", ""), rows)
 
 
 def _manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,10 +13,31 @@ from typing import Any, TypeVar
 
 from nm2trt.errors import Nm2trtError
 from nm2trt.files import check_output, write_atomic
+from nm2trt.tables import Column, Mark, Result, Row, Table, fill, lay_out, printable, short_count
 
-__all__ = ["keep_json", "print_json", "print_table", "printable", "short_count"]
+__all__ = [
+    "keep_json",
+    "plain_table",
+    "print_error",
+    "print_json",
+    "print_table",
+    "print_verdict",
+    "printable",
+    "say",
+    "short_count",
+    "show",
+]
 
 T = TypeVar("T")
+
+_STYLES = {
+    "bad": "red",
+    "no": "yellow",
+    "doubt": "magenta",
+    "good": "green",
+    "header": "bold",
+    "title": "bold",
+}
 
 
 def print_json(value: Any) -> None:
@@ -71,50 +93,81 @@ def keep_json(
         raise
 
 
-def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
-    """Print a table; columns are as wide as their longest cell, and fold where a terminal is narrower.
+def print_table(table: Table, *, every_row: bool = False) -> None:
+    """Print a table as `nm2trt.tables` lays it out: as wide as the terminal, or as needed if there is none.
 
-    Cells are data: control characters are shown escaped, so that a name cannot repaint the terminal.
+    Args:
+        table: The table.
+        every_row: Whether `--all` was given.
     """
-    cells = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
-    if sys.stdout.isatty() and sum(widths) + 2 * len(widths) > shutil.get_terminal_size().columns:
-        _print_folded(headers, cells, title)
+    _write(lay_out(table, _width(), every_row=every_row).lines())
+
+
+def show(result: Result, *, every_row: bool = False) -> None:
+    """Print a result's tables, and its remarks below them."""
+    for table in result.tables():
+        print_table(table, every_row=every_row)
+        print()
+    for remark in result.remarks():
+        say(remark)
+
+
+def print_error(message: str, verbosity: int = 0) -> None:
+    """Print an error's sentence on stderr, and with `-vv` the traceback of the error in hand before it."""
+    if verbosity >= 2:
+        import traceback
+
+        traceback.print_exc()
+    with contextlib.suppress(OSError):
+        # A message may quote a file: no escape or bidi character of it reaches the terminal.
+        print(f"nm2trt: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
+
+
+def plain_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
+    """Print a small table whose rows all differ; the last column is wrapped if space is short."""
+    last = len(headers) - 1
+    columns = tuple(Column(header, "text" if i == last else "fixed") for i, header in enumerate(headers))
+    table = Table(columns, tuple(Row(tuple(row)) for row in rows), title)
+    print_table(table, every_row=True)
+
+
+def say(sentence: str = "", mark: Mark = "", *, indent: str = "") -> None:
+    """Print a sentence, wrapped between words on a terminal."""
+    lines = fill(printable(sentence), _width(), indent) if sentence else [""]
+    _write((line, mark) for line in lines)
+
+
+def print_verdict(verdict: str, command: str = "", mark: Mark = "") -> None:
+    """Print how a command ends: the verdict, and the command to type next, which is never wrapped.
+
+    Args:
+        verdict: One sentence.
+        command: The command; "" if there is none to recommend.
+        mark: What the verdict says.
+    """
+    if verdict:
+        say(f"verdict: {verdict}", mark, indent=" " * 9)
+    if command:
+        _write([(f"next:    {printable(command)}", "")])
+
+
+def _write(lines: Iterable[tuple[str, str]]) -> None:
+    if not _coloured():
+        for line, _ in lines:
+            print(line)
         return
-    if title:
-        print(printable(title))
-    for row in (headers, *cells):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _print_folded(headers: Sequence[str], cells: Sequence[Sequence[str]], title: str) -> None:
     # Only here: it takes longer to import than most commands take to run.
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=Text(title) if title else None,
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-    )
-    for header in headers:
-        table.add_column(Text(header), overflow="fold")
-    for row in cells:
-        table.add_row(*map(Text, row))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False, soft_wrap=True)
+    for line, mark in lines:
+        console.print(Text(line, style=_STYLES.get(mark, "")))
 
 
-def printable(cell: str) -> str:
-    """Return data with its control characters escaped, so that a name cannot repaint the terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in cell)
+def _coloured() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def short_count(number: int) -> str:
-    """Return a count with three digits or so, as in "4.09 G"."""
-    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number >= unit:
-            return f"{number / unit:.2f} {name}"
-    return str(number)
+def _width() -> int | None:
+    return max(shutil.get_terminal_size().columns, 20) if sys.stdout.isatty() else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import print_json, print_table
+from nm2trt.cli.output import plain_table, print_json
 from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.serving import ProbeCommand
 
@@ -48,14 +48,14 @@ def _print(report: ProbeReport) -> None:
             rows.append([str(check.batch), d.name, d.dtype, *numbers, verdict])
         if not check.differences:
             rows.append([str(check.batch), "-", "-", "-", "-", verdict])
-    print_table(
+    plain_table(
         ["batch", "output", "dtype", "max |a-b|", "max relative", "verdict"],
         rows,
         title="Outputs, served against ONNX Runtime",
     )
     if report.loads:
         print()
-        print_table(
+        plain_table(
             ["clients", "requests", "wrong", "p50 ms", "p90 ms", "p99 ms", "requests/s"],
             [
                 [

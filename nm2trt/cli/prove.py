@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.ladder import print_ladder
-from nm2trt.cli.output import print_json, print_table, printable
+from nm2trt.cli.output import print_json, print_verdict, printable, show
 from nm2trt.errors import BackendError
-from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.options.command_line import add_arguments, options_from, words
 from nm2trt.options.engines import ProveCommand
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from nm2trt.engine.twin.report import Comparison, TwinReport
+    from nm2trt.engine.twin.report import TwinReport
+    from nm2trt.tables import Mark
 
 __all__ = ["configure", "run"]
 
-_MOST_LAYERS = 10
 _EPILOG = """examples:
   nm2trt prove model.onnx                       its zeros are filled in for the dense twin
   nm2trt prove sparse.onnx --dense dense.onnx --json > prove.json
@@ -44,56 +42,37 @@ def run(arguments: argparse.Namespace) -> int:
     except BackendError as error:
         # The engines were built; only the GPU could not run them.
         if error.partial is not None:
-            _show(error.partial, as_json=options.json)
+            _show(error.partial, options)
         raise
-    _show(report, as_json=options.json)
+    _show(report, options)
     return 0
 
 
-def _show(report: TwinReport, *, as_json: bool) -> None:
+def _show(report: TwinReport, options: ProveCommand) -> None:
     for note in report.notes:
         print(f"note: {printable(note)}", file=sys.stderr)
-    if as_json:
+    if options.json:
         print_json(report.to_json())
-    else:
-        _print(report)
+        return
+    show(report, every_row=options.every_row)
+    verdict, mark = _verdict(report)
+    print_verdict(verdict, _next(report, options), mark)
 
 
-def _print(report: TwinReport) -> None:
-    print_ladder(report.ladder)
-    print()
-    rows = []
-    for variant in report.variants:
-        latency = variant.latency
-        times: tuple[str, ...] = ("not measured",) * 3
-        if latency is not None:
-            times = (f"{latency.p50_ms:.3f}", f"{latency.p99_ms:.3f}", f"{latency.spread:.1%}")
-        size, build = f"{variant.engine_bytes / 1e6:.1f} MB", f"{variant.build_ms / 1e3:.1f} s"
-        rows.append((variant.name, size, build, *times))
-    print_table(("engine", "size", "build", "p50 ms", "p99 ms", "spread"), rows)
-    if report.measured:
-        print(report.conditions.get("time", ""))
-    _print_pairs(report.comparisons)
-    for other in report.other_clocks:
-        p50 = ", ".join(f"{name} {latency.p50_ms:.3f} ms" for name, latency in other.latencies.items())
-        print(f"\n{other.time}: {p50}")
-        _print_pairs(other.comparisons)
-    if report.layers:
-        print("\nlayers, by what the flag saves:")
-        shown = [(x.layer, f"{x.off_ms:.4f}", f"{x.on_ms:.4f}", f"{x.saved_ms:+.4f}") for x in report.layers]
-        print_table(("layer", "off ms", "on ms", "saved"), shown[:_MOST_LAYERS])
-    share = "not measured" if report.sparse_share is None else f"{report.sparse_share:.0%}"
-    print(f"\neligible work that runs sparse kernels: {share}")
+def _verdict(report: TwinReport) -> tuple[str, Mark]:
     if not report.measured:
-        print(f"not measured: {report.why_not}")
-    else:
-        state = ", ".join(f"{name} {value}" for name, value in report.clocks_after.items())
-        print(f"on {report.device or 'this machine'}{f', after: {state}' if state else ''}")
+        return f"no speed was measured: {report.why_not}", "doubt"
+    pair = next((p for p in report.comparisons if (p.name, p.against) == ("sparse-on", "sparse-off")), None)
+    if pair is None or not pair.certain:
+        return "sparsity brings no speed that these blocks agree on", "doubt"
+    word = "faster" if pair.low > 1.0 else "slower"
+    sentence = (
+        f"with sparse kernels {pair.speedup:.3f}x ({pair.low:.3f} to {pair.high:.3f}), {word} in every block"
+    )
+    return sentence, "good" if pair.low > 1.0 else "no"
 
 
-def _print_pairs(pairs: Sequence[Comparison]) -> None:
-    for pair in pairs:
-        sure = "" if pair.certain else "; the blocks disagree on which is faster"
-        print(
-            f"{pair.name} over {pair.against}: {pair.speedup:.3f}x ({pair.low:.3f} to {pair.high:.3f}){sure}"
-        )
+def _next(report: TwinReport, options: ProveCommand) -> str:
+    if not report.measured:
+        return shlex.join(["nm2trt", *words("prove", options)]) + "    # on the GPU"
+    return f"nm2trt explain {shlex.quote(str(options.model))} --backend {report.backend}"

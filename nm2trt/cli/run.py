@@ -47,9 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _print(result: RunResult, *, dry_run: bool) -> None:
-    from nm2trt.cli.output import print_table, printable
+    from nm2trt.cli.output import plain_table, printable
 
-    print_table(
+    plain_table(
         ("stage", "status", "time", "why" if dry_run else "result"),
         (
             (

@@ -9,6 +9,7 @@ from nm2trt.cli.output import print_json, print_table
 from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import SparsifyCommand
+from nm2trt.tables import Column, Row, Table
 
 if TYPE_CHECKING:
     from nm2trt.pipeline.sparsify import SparsifyResult
@@ -30,25 +31,27 @@ def run(arguments: argparse.Namespace) -> int:
     if options.json:
         print_json(result.to_json())
     else:
-        _print(result)
+        _print(result, every_row=options.every_row)
     return 0
 
 
-def _print(result: SparsifyResult) -> None:
+def _print(result: SparsifyResult, *, every_row: bool) -> None:
     layers = result.report["layers"]
-    print_table(
-        ("weight", "shape", "pattern", "zeros", "why"),
-        (
+    columns = (Column("weight", "name"), Column("shape"), Column("pattern"), Column("zeros", "number"))
+    rows = (
+        Row(
             (
                 entry.weight,
                 "x".join(map(str, entry.shape)),
                 "anywhere" if entry.unstructured else str(entry.pattern or "dense"),
                 f"{layers[entry.weight]['sparsity']:.1%}" if entry.weight in layers else "-",
-                entry.reason,
-            )
-            for entry in result.plan
-        ),
+            ),
+            "good" if entry.weight in layers else "",
+            entry.reason,
+        )
+        for entry in result.plan
     )
+    print_table(Table(columns, tuple(rows)), every_row=every_row)
     report = result.report
     if "loss_after" in report:
         print(f"\n{report['rate_of_all']:.1%} of all weights are zero")

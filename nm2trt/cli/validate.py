@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.bench import print_latency
-from nm2trt.cli.output import keep_json, print_json, print_table
+from nm2trt.cli.output import keep_json, plain_table, print_json
 from nm2trt.errors import Nm2trtError
 from nm2trt.options.checks import ValidateCommand
 from nm2trt.options.command_line import add_arguments, options_from
@@ -71,7 +71,7 @@ def _print(report: ValidationReport) -> None:
         if metric.against_reference:
             _print_against(metric)
     print()
-    print_table(
+    plain_table(
         [
             "output",
             "dtype",
@@ -140,7 +140,7 @@ def _print_metric(report: ValidationReport, metric: MetricComparison) -> None:
         *([f"right of {metric.paired.n}"] if counted else []),
     ]
     title = "Accuracy" if counted else metric.summary[0].upper() + metric.summary[1:]
-    print_table(headers, rows, title=f"{title} on {report.data}")
+    plain_table(headers, rows, title=f"{title} on {report.data}")
     paired = metric.paired
     gained, lost = getattr(paired, "gained", None), getattr(paired, "lost", None)
     counts = (

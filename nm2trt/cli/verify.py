@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     if options.json:
         print_json(told.to_json())
     else:
-        _print_report(report, options.fail_on, passed)
+        _print(report, options, passed)
     return 0 if passed else 3
 
 
@@ -50,54 +50,15 @@ class _Told:
         return {**self.report.to_json(), "fail_on": self.fail_on, "passed": self.passed}
 
 
-def _print_report(report: VerifyReport, fail_on: FailOn, passed: bool) -> None:
-    from nm2trt.cli.output import print_table, short_count
+def _print(report: VerifyReport, options: VerifyCommand, passed: bool) -> None:
+    from nm2trt.cli.output import print_verdict, say, show
+    from nm2trt.pipeline.next_step import next_step
 
-    print_table(
-        ("weight", "consumer", "op", "shape", "dtype", "axis", "pattern", "zeros", "eligible", "why"),
-        (
-            (
-                verdict.weight,
-                verdict.consumer,
-                verdict.operator,
-                "x".join(map(str, verdict.shape)),
-                verdict.dtype,
-                "-" if verdict.axis is None else str(verdict.axis),
-                f"{verdict.pattern} {verdict.wanted}".strip(),
-                "-" if verdict.zero_share is None else f"{verdict.zero_share:.1%}",
-                verdict.eligible,
-                verdict.sentence,
-            )
-            for verdict in report.weights
-        ),
-    )
-    for name in report.missing:
-        print(f"planned sparse, but no consumer reads it: {name}")
-    if report.islands:
-        print()
-        print_table(
-            ("Q/DQ island", "op", "cause", "why"),
-            ((item.consumer, item.operator, item.code, item.sentence) for item in report.islands),
-        )
-    summary = report.summary
-    counts = (
-        ", ".join(f"{number} {status}" for status, number in sorted(report.counts.items())) or "no weights"
-    )
-    print(f"\n{counts}")
-    print(
-        f"parameters {short_count(summary.parameters)}, left {short_count(summary.parameters_left)}; "
-        f"MACs {short_count(summary.macs)}, left {short_count(summary.macs_left)}"
-        + (f" (not known for {summary.macs_unknown} weights)" if summary.macs_unknown else "")
-    )
-    print(f"eligible: {report.outlook}")
-    unseen = len(report.weights) - report.judged
-    if report.blind:
-        print(f"none of {len(report.weights)} weights could be judged: all are untraceable")
-    elif unseen:
-        print(f"{unseen} of {len(report.weights)} weights could not be judged: they are untraceable")
+    fail_on: FailOn = options.fail_on
+    show(report, every_row=options.every_row)
     failing = len(report.failures(fail_on)) + (len(report.missing) if fail_on != "none" else 0)
     failing = failing or (len(report.weights) if report.blind else 0)
-    verdict = (
-        "passed" if passed else f"FAILED: {failing} of {len(report.weights) + len(report.missing)} weights"
-    )
-    print(f"{verdict} (--fail-on {fail_on})")
+    gate = "passed" if passed else f"FAILED: {failing} of {len(report.weights) + len(report.missing)} weights"
+    say(f"{gate} (--fail-on {fail_on})", "good" if passed else "bad")
+    step = next_step(options.model, report, backend=options.backend, targets=options.targets)
+    print_verdict(step.verdict, step.command, step.mark)

@@ -8,15 +8,15 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from nm2trt.backends.options import BuildOptions
-from nm2trt.backends.protocol import Backend, Engine, Network, TensorSpec
+from nm2trt.backends.protocol import Backend, Engine, Network
+from nm2trt.engine.build_result import BuildResult, tensor_json
 from nm2trt.engine.evidence.evidence import Evidence
-from nm2trt.engine.ladder.forecast import Forecast, forecast
-from nm2trt.engine.ladder.ladder import LadderRow, climb
+from nm2trt.engine.ladder.forecast import forecast
+from nm2trt.engine.ladder.ladder import climb
 from nm2trt.engine.ladder.remarks import remarks
 from nm2trt.engine.ladder.requirement import (
     NothingSparseError,
@@ -55,76 +55,6 @@ class ModelFacts:
     plan: Plan | None = None
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class BuildResult:
-    """What was built, or on a dry run what would be.
-
-    Args:
-        engine: Where the engine is.
-        written: False after a dry run.
-        kind: What the engine is and where it runs.
-        model: The ONNX file.
-        backend: Name of the builder.
-        backend_version: Its version.
-        options: What was asked of it, with targets and profiles complete.
-        inputs: The model's inputs.
-        outputs: The model's outputs.
-        ladder: One row a weight.
-        forecast: Which share of the work may run sparse.
-        outlook: The same in one sentence, and if nothing may, what would.
-        notes: What was chosen for the user, and what speaks against a gain; one sentence each.
-        engine_sha256: Hash of the engine; "" after a dry run.
-        engine_bytes: Its size; 0 after a dry run.
-        parse_ms: Wall time of reading the model.
-        build_ms: Wall time of the builder.
-        log: The builder's messages, most detailed level.
-        device: The GPU that it was built on; "" for a build ahead of time.
-    """
-
-    engine: Path
-    written: bool
-    kind: str
-    model: Path
-    backend: str
-    backend_version: str
-    options: BuildOptions
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    ladder: tuple[LadderRow, ...]
-    forecast: Forecast
-    outlook: str
-    notes: tuple[str, ...]
-    engine_sha256: str
-    engine_bytes: int
-    parse_ms: float
-    build_ms: float
-    log: tuple[str, ...] = field(repr=False)
-    device: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values, without the log."""
-        return {
-            "engine": str(self.engine),
-            "manifest": str(manifest_path(self.engine)),
-            "written": self.written,
-            "kind": self.kind,
-            "model": str(self.model),
-            "backend": self.backend,
-            "backend_version": self.backend_version,
-            "options": self.options.to_json(),
-            "inputs": [_tensor(spec) for spec in self.inputs],
-            "outputs": [_tensor(spec) for spec in self.outputs],
-            "ladder": [row.to_json() for row in self.ladder],
-            "forecast": self.forecast.to_json(),
-            "outlook": self.outlook,
-            "notes": list(self.notes),
-            "engine_sha256": self.engine_sha256,
-            "engine_bytes": self.engine_bytes,
-            "parse_ms": round(self.parse_ms, 3),
-            "build_ms": round(self.build_ms, 3),
-        }
 
 
 def check_request(
@@ -304,14 +234,10 @@ def _manifest(result: BuildResult, facts: ModelFacts, model_sha256: str) -> Mani
         versions={"nm2trt": __version__, result.backend: result.backend_version},
         options=result.options.to_json(),
         targets=result.options.targets,
-        inputs=tuple(_tensor(spec) for spec in result.inputs),
-        outputs=tuple(_tensor(spec) for spec in result.outputs),
+        inputs=tuple(tensor_json(spec) for spec in result.inputs),
+        outputs=tuple(tensor_json(spec) for spec in result.outputs),
         ladder=tuple(row.to_json() for row in result.ladder),
         notes=result.notes,
         device=result.device,
         created=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
     )
-
-
-def _tensor(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}

@@ -12,6 +12,7 @@ from nm2trt.nm.eligibility import NOWHERE, Place, can_run_sparse
 from nm2trt.nm.gain_table import Estimate, GainTable
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.verdict import Eligible, WeightFacts, WeightVerdict
+from nm2trt.tables import Column, Result, Row, Table
 
 __all__ = ["AT_LEAST", "GainReport", "LayerGain", "check_device", "estimate_gain"]
 
@@ -56,8 +57,8 @@ class LayerGain:
     eligible: Eligible = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class GainReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class GainReport(Result):
     """What a table says of a model.
 
     Args:
@@ -75,6 +76,33 @@ class GainReport:
     at_least: float
     layers: tuple[LayerGain, ...]
     notes: tuple[str, ...]
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return one row per weight."""
+        columns = (
+            Column("weight", "name"),
+            Column("m x n x k"),
+            Column("type", rank=1, fold=True),
+            Column("nearest", "number"),
+            Column("pays"),
+            Column("sparse"),
+        )
+        rows = []
+        for layer in self.layers:
+            product = "x".join("?" if size is None else str(size) for size in (layer.m, layer.n, layer.k))
+            speedup = "-" if layer.speedup is None else f"{layer.speedup:.2f}x"
+            cells = (layer.weight, product, layer.dtype, speedup, layer.pays, layer.eligible)
+            rows.append(Row(cells, "good" if layer.pays == "yes" else "no", layer.sentence))
+        return (Table(columns, tuple(rows)),)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return how many layers pay, and where."""
+        paying = sum(layer.pays == "yes" for layer in self.layers)
+        sentence = (
+            f"{paying} of {len(self.layers)} layers pay on {self.device} (from {self.at_least:.2f}x), "
+            f"{len(self.exclude)} weights do not; --json lists them under exclude, for sparsify(gain=...)"
+        )
+        return (sentence,)
 
     @property
     def exclude(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from nm2trt.errors import InputError
 from nm2trt.options.field import option, options_of
-from nm2trt.options.models import ALLOW_FUNCTIONS, BATCH, CALIB, DATA_ROOT, METHOD, PERCENTILE
+from nm2trt.options.models import ALL, ALLOW_FUNCTIONS, BATCH, CALIB, DATA_ROOT, METHOD, PERCENTILE
 
 __all__ = ["BuildCommand", "BuilderCommand", "ExplainCommand", "GainCommand", "ProveCommand"]
 
@@ -130,6 +130,7 @@ class BuildCommand(BuilderCommand):
     report: Path | None = option(
         None, metavar="FILE", stage=False, keyword=False, help="write the JSON there too"
     )
+    every_row: bool = option(False, flag="--all", stage=False, keyword=False, help=ALL)
     json: bool = option(False, stage=False, keyword=False, help="print the result as JSON")
 
     def __post_init__(self) -> None:
@@ -174,6 +175,7 @@ class ProveCommand(BuilderCommand):
     warmup_seconds: float = option(
         0.5, metavar="S", at_least=0, at_most=3600, help="shortest warm-up before; default: 0.5"
     )
+    every_row: bool = option(False, flag="--all", stage=False, keyword=False, help=ALL)
     json: bool = option(False, stage=False, keyword=False, help="print the report as JSON")
 
 
@@ -200,6 +202,7 @@ class ExplainCommand:
     shapes: tuple[str, ...] = option(
         (), flag="--shape", metavar="NAME:SHAPE", help="shape of a model's input, as in x:8"
     )
+    every_row: bool = option(False, flag="--all", stage=False, keyword=False, help=ALL)
     json: bool = option(False, stage=False, keyword=False, help="print the explanation as JSON")
 
 
@@ -231,4 +234,5 @@ class GainCommand:
     backend: Literal["trt", "trt-rtx"] | None = option(
         None, help="builder that the model is for; default: as nm2trt build"
     )
+    every_row: bool = option(False, flag="--all", stage=False, keyword=False, help=ALL)
     json: bool = option(False, stage=False, keyword=False, help="print the report as JSON")

@@ -22,6 +22,7 @@ ALLOW_FUNCTIONS = "run a source of kind function"
 BATCH = "samples of a batch (default: few)"
 CALIB = "samples: INPUTS.npz with an array per input, or a RECIPE.yaml"
 DATA_ROOT = "folder that the recipe's paths are relative to (default: its own)"
+ALL = "show every row and every reason; rows that are equal are one row otherwise"
 JSON = "print the report as JSON"
 METHOD = "how ranges of activations are chosen (default: minmax)"
 PERCENTILE = "percent of magnitudes inside a range, for --method percentile (default: 99.99)"
@@ -63,6 +64,7 @@ class VerifyCommand:
     report: Path | None = option(
         None, metavar="FILE", stage=False, keyword=False, help="write the JSON there too"
     )
+    every_row: bool = option(False, flag="--all", stage=False, keyword=False, help=ALL)
     json: bool = option(False, stage=False, keyword=False, help=JSON)
 
 
@@ -87,6 +89,7 @@ class FuseCommand:
     report: Path | None = option(
         None, metavar="FILE", stage=False, keyword=False, help="write the JSON there too"
     )
+    every_row: bool = option(False, flag="--all", stage=False, keyword=False, help=ALL)
     json: bool = option(False, stage=False, keyword=False, help=JSON)
 
 
@@ -122,6 +125,7 @@ class PermuteCommand:
     compare: bool = option(
         True, help="do not run the model before and after on random inputs in ONNX Runtime"
     )
+    every_row: bool = option(False, flag="--all", stage=False, keyword=False, help=ALL)
     json: bool = option(False, stage=False, keyword=False, help=JSON)
 
 
@@ -175,6 +179,7 @@ class PruneCommand:
     )
     data_root: str | None = option(None, metavar="DIR", stage=False, help=DATA_ROOT)
     allow_functions: bool = option(False, stage=False, help=ALLOW_FUNCTIONS)
+    every_row: bool = option(False, flag="--all", stage=False, keyword=False, help=ALL)
     json: bool = option(False, stage=False, keyword=False, help=JSON)
 
 
@@ -207,6 +212,7 @@ class CastCommand:
     data_root: str | None = option(None, metavar="DIR", stage=False, help=DATA_ROOT)
     allow_functions: bool = option(False, stage=False, help=ALLOW_FUNCTIONS)
     compare: bool = option(True, help="do not compare outputs in ONNX Runtime")
+    every_row: bool = option(False, flag="--all", stage=False, keyword=False, help=ALL)
     json: bool = option(False, stage=False, keyword=False, help=JSON)
 
 
@@ -240,6 +246,7 @@ class QuantizeCommand:
         False, help="keep weights in float behind a Q/DQ pair, as older parsers want them"
     )
     compare: bool = option(True, help="do not compare outputs on the first batch")
+    every_row: bool = option(False, flag="--all", stage=False, keyword=False, help=ALL)
     json: bool = option(False, stage=False, keyword=False, help=JSON)
 
 

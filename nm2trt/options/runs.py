@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nm2trt.options.field import option
-from nm2trt.options.models import ALLOW_FUNCTIONS, DATA_ROOT
+from nm2trt.options.models import ALL, ALLOW_FUNCTIONS, DATA_ROOT
 
 __all__ = ["CalibCommand", "DoctorCommand", "InitCommand", "ReportCommand", "RunCommand", "SparsifyCommand"]
 
@@ -34,6 +34,7 @@ class SparsifyCommand:
     allow_functions: bool = option(
         False, stage=False, help="run the Python code that the recipe names; without it, a recipe is refused"
     )
+    every_row: bool = option(False, flag="--all", stage=False, keyword=False, help=ALL)
     json: bool = option(False, stage=False, keyword=False, help="print the report as JSON")
 
 

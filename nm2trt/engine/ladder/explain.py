@@ -12,6 +12,7 @@ from nm2trt.engine.ladder.forecast import Forecast, forecast
 from nm2trt.engine.ladder.ladder import SPARSITY_OFF, LadderRow, sparse_share
 from nm2trt.engine.ladder.unmatched import foreign_layers, lost_weights
 from nm2trt.nm.eligibility import rule_of
+from nm2trt.tables import Result, shorten
 
 __all__ = ["Explanation", "Reason", "explain"]
 
@@ -42,9 +43,21 @@ class Reason:
     source: str = ""
     basis: str = ""
 
+    def lines(self, number: int) -> list[str]:
+        """Return a heading, and indented the reason, what to do, and where the reason comes from."""
+        whom = ""
+        if self.weights:
+            more = f" and {len(self.weights) - 1} more" if len(self.weights) > 1 else ""
+            whom = f", {shorten(self.weights[0], 40)}{more}"
+        share = "" if self.share is None else f", {self.share:.0%} of the work"
+        lines = [f"{number}. {self.rung}{share}{whom}", f"   {self.sentence}", f"   do: {self.remedy}"]
+        if self.source:
+            lines.append(f"   source: {self.source}" + (f" ({self.basis})" if self.basis else ""))
+        return lines
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Explanation(Result):
     """Why a model or engine is not faster.
 
     Args:
@@ -66,6 +79,17 @@ class Explanation:
     forecast: Forecast
     sparse_share: float | None
     notes: tuple[str, ...]
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return the reasons, each with what to do about it."""
+        where = " ".join(filter(None, (self.builder, ",".join(self.targets))))
+        lines = [f"{self.subject}{f'  (for {where})' if where else ''}"]
+        for number, reason in enumerate(self.reasons, start=1):
+            lines += ["", *reason.lines(number)]
+        if not self.reasons:
+            lines.append("nothing speaks against it: every eligible layer runs a sparse kernel")
+        share = "not measured" if self.sparse_share is None else f"{self.sparse_share:.0%}"
+        return (*lines, "", f"eligible work that runs sparse kernels: {share}")
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

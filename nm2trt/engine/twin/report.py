@@ -8,9 +8,13 @@ from typing import Any
 
 from nm2trt.engine.ladder.forecast import Forecast
 from nm2trt.engine.ladder.ladder import LadderRow
+from nm2trt.engine.ladder.ladder_table import ladder_table
 from nm2trt.measure import Latency
+from nm2trt.tables import Column, Result, Row, Table
 
 __all__ = ["ClockReport", "Comparison", "LayerDelta", "TwinReport", "Variant"]
+
+_MOST_LAYERS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,14 @@ class Comparison:
         """Whether every block agrees on which is faster."""
         return self.low > 1.0 or self.high < 1.0
 
+    @property
+    def sentence(self) -> str:
+        """The speed in words."""
+        sure = "" if self.certain else "; the blocks disagree on which is faster"
+        return (
+            f"{self.name} over {self.against}: {self.speedup:.3f}x ({self.low:.3f} to {self.high:.3f}){sure}"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ClockReport:
@@ -97,8 +109,8 @@ class LayerDelta:
         return self.off_ms - self.on_ms
 
 
-@dataclass(frozen=True, slots=True)
-class TwinReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class TwinReport(Result):
     """What a twin build found.
 
     Args:
@@ -146,6 +158,46 @@ class TwinReport:
     clock: str = ""
     other_clocks: tuple[ClockReport, ...] = ()
 
+    def tables(self) -> tuple[Table, ...]:
+        """Return the ladder, the engines, and the layers by what the flag saves."""
+        tables = [ladder_table(self.ladder), _engines(self.variants)]
+        if self.layers:
+            columns = (Column("layer", "name"), *(Column(h, "number") for h in ("off ms", "on ms", "saved")))
+            rows = (
+                Row((x.layer, f"{x.off_ms:.4f}", f"{x.on_ms:.4f}", f"{x.saved_ms:+.4f}"))
+                for x in self.layers[:_MOST_LAYERS]
+            )
+            tables.append(Table(columns, tuple(rows), "layers, by what the flag saves", "layers"))
+        return tuple(tables)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return the speeds, by each clock, and what was not measured."""
+        lines = [self.conditions.get("time", "")] if self.measured else []
+        lines += [pair.sentence for pair in self.comparisons]
+        for other in self.other_clocks:
+            p50 = ", ".join(f"{name} {latency.p50_ms:.3f} ms" for name, latency in other.latencies.items())
+            lines += [f"{other.time}: {p50}", *(pair.sentence for pair in other.comparisons)]
+        share = "not measured" if self.sparse_share is None else f"{self.sparse_share:.0%}"
+        lines.append(f"eligible work that runs sparse kernels: {share}")
+        if self.measured:
+            state = ", ".join(f"{name} {value}" for name, value in self.clocks_after.items())
+            lines.append(f"on {self.device or 'this machine'}{f', after: {state}' if state else ''}")
+        return tuple(lines)
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return asdict(self)
+
+
+def _engines(variants: tuple[Variant, ...]) -> Table:
+    headers = ("size", "build", "p50 ms", "p99 ms", "spread")
+    columns = (Column("engine"), *(Column(header, "number", fold=True) for header in headers))
+    rows = []
+    for variant in variants:
+        latency = variant.latency
+        times: tuple[str, ...] = ("not measured",) * 3
+        if latency is not None:
+            times = (f"{latency.p50_ms:.3f}", f"{latency.p99_ms:.3f}", f"{latency.spread:.1%}")
+        size, build = f"{variant.engine_bytes / 1e6:.1f} MB", f"{variant.build_ms / 1e3:.1f} s"
+        rows.append(Row((variant.name, size, build, *times)))
+    return Table(columns, tuple(rows), noun="engines")

@@ -6,7 +6,7 @@ symmetric quantise/dequantise pairs, and what its kernel gives goes into nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,8 +20,9 @@ from nm2trt.graph.analysis.quantised_values import dequantised
 from nm2trt.graph.analysis.scopes import Scope, node_name
 from nm2trt.graph.analysis.weight_operands import Consumer
 from nm2trt.graph.storage.model import Model
+from nm2trt.tables import Column, Row, Table
 
-__all__ = ["Island", "find_islands"]
+__all__ = ["Island", "find_islands", "island_table"]
 
 _FLOAT_SIDES = frozenset({"float", "input-float", "weight-float"})
 
@@ -187,3 +188,10 @@ def _parameters(scope: Scope, node: Any) -> tuple[np.ndarray[Any, Any], np.ndarr
     except Opaque:
         return np.zeros(()), np.ones(())
     return scale, zero
+
+
+def island_table(islands: Sequence[Island]) -> Table:
+    """Return one row per layer that does not compute in INT8 or FP8 from end to end."""
+    columns = (Column("Q/DQ island", "name"), Column("op"), Column("cause"))
+    rows = (Row((item.consumer, item.operator, item.code), "doubt", item.sentence) for item in islands)
+    return Table(columns, tuple(rows), noun="layers")

@@ -55,6 +55,15 @@ class OutputVerdict:
         """KL divergence; without scores, the share of the variance that is lost."""
         return self.error if self.kl is None else self.kl
 
+    def sentence(self, kind: str) -> str:
+        """Return the verdict in words; `kind` says which samples were compared, as in "held-out"."""
+        scores = "" if self.kl is None else f", KL {self.kl:.4g}, {self.agreement:.1%} the same class"
+        found = "not compared"
+        if self.error is not None and self.cosine is not None:
+            found = f"error {self.error:.4g} of the variance, cosine {self.cosine:.4f}{scores}"
+        remark = f"; {self.remark}" if self.remark else ""
+        return f"output {self.output}: {found} ({self.samples} {kind} calibration samples){remark}"
+
 
 class VerdictSum:
     """Adds up the verdict on one output, batch by batch.

@@ -25,6 +25,7 @@ from nm2trt.graph.verify.verify_model import VerifyReport
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan, PlanEntry
 from nm2trt.nm.verdict import WeightVerdict
+from nm2trt.tables import Column, Result, Row, Table
 
 __all__ = ["PruneReport", "PrunedWeight", "prune_model"]
 
@@ -59,8 +60,8 @@ class PrunedWeight:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class PruneReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class PruneReport(Result):
     """What `prune_model` did.
 
     Args:
@@ -91,6 +92,35 @@ class PruneReport:
             found[weight.status] += 1
         return found
 
+    def tables(self) -> tuple[Table, ...]:
+        """Return one row per stored weight."""
+        columns = (
+            Column("weight", "name"),
+            Column("shape"),
+            Column("dtype", rank=2, fold=True),
+            Column("axis", "number", rank=1),
+            Column("result"),
+        )
+        rows = (
+            Row(
+                (w.weight, _size(w.shape), w.dtype, "-" if w.axis is None else str(w.axis), w.status),
+                "" if w.status == "dense" else "good",
+                w.reason if w.status == "dense" else "",
+            )
+            for w in self.weights
+        )
+        return (Table(columns, tuple(rows)),)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return what was done, and where it is."""
+        counts = self.counts
+        done = f"{counts['pruned']} weights pruned to {self.pattern}, {counts['kept']} held it already"
+        caution = (
+            "magnitude repairs nothing, and compact networks often lose most of their accuracy to it; "
+            "--calib SAMPLES rebuilds masks and values from about 100 unlabelled samples"
+        )
+        return (f"{done}, {counts['dense']} stay dense", caution, f"wrote {self.output}")
+
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         return {
@@ -103,6 +133,10 @@ class PruneReport:
             "mask_sha256": self.mask_sha256,
             "relation": self.relation,
         }
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 def prune_model(

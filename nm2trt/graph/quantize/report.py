@@ -9,9 +9,10 @@ from typing import Any, Literal
 from nm2trt.calibration.ranges import Method, Ranges
 from nm2trt.compare import OutputDifference
 from nm2trt.errors import InputError
-from nm2trt.graph.analysis.qdq_islands import Island
+from nm2trt.graph.analysis.qdq_islands import Island, island_table
 from nm2trt.graph.quantize.number_formats import FORMATS, Format
 from nm2trt.graph.storage.stage_metadata import Relation
+from nm2trt.tables import Column, Result, Row, Table
 
 __all__ = ["QuantizeOptions", "QuantizeReport", "QuantizedLayer"]
 
@@ -80,8 +81,8 @@ class QuantizedLayer:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class QuantizeReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class QuantizeReport(Result):
     """What `quantize_model` did.
 
     Args:
@@ -113,6 +114,36 @@ class QuantizeReport:
     parent_mask_sha256: str
     mask_sha256: str
     relation: Relation
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return the layers that stay float, and those that are quantised in part."""
+        left = [layer for layer in self.layers if not layer.quantised]
+        names = {layer.layer for layer in left}
+        part = [item for item in self.islands if item.consumer not in names]
+        found = []
+        if left:
+            columns = (Column("left in float", "name"), Column("op"), Column("weight", "name", rank=1))
+            rows = (Row((x.layer, x.operator, x.weight), "doubt", x.reason) for x in left)
+            found.append(Table(columns, tuple(rows), noun="layers"))
+        if part:
+            found.append(island_table(part))
+        return tuple(found)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return what was done, how far the outputs moved, and where the file is."""
+        quantised, whole = (sum(getattr(x, key) for x in self.layers) for key in ("quantised", "whole"))
+        lost, parameters = (sum(getattr(x, key) for x in self.layers) for key in ("lost", "parameters"))
+        ranges, count = self.ranges, len(self.layers)
+        layers = f"{quantised} of {count} layers compute in {self.options.to}, {whole} of them in and out"
+        reused = f", {ranges.reused} of them from the cache" if ranges.reused else ""
+        return (
+            f"{layers}; {len(self.scales)} values quantised",
+            f"ranges by {ranges.method} over {ranges.samples} samples{reused}",
+            f"{lost} of {parameters} weights were rounded to zero; masks: {self.relation}",
+            *(item.sentence for item in self.differences),
+            *((self.not_measured,) if self.not_measured else ()),
+            f"wrote {self.output}",
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from nm2trt.graph.execute.output_verdict import OutputVerdict
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan
+from nm2trt.tables import Column, Result, Row, Table
 
 __all__ = ["RebuiltLayer", "ReconstructOptions", "ReconstructReport"]
 
@@ -95,8 +96,8 @@ class RebuiltLayer:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class ReconstructReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class ReconstructReport(Result):
     """What `reconstruct_model` did.
 
     Args:
@@ -150,6 +151,54 @@ class ReconstructReport:
         total = sum(weight.work or 0.0 for weight in counted)
         done = sum(weight.work or 0.0 for weight in counted if weight.status in ("pruned", "kept"))
         return done / total if total else None
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return one row per stored weight, with the error of its layer's output."""
+        columns = (
+            Column("weight", "name"),
+            Column("shape"),
+            Column("result"),
+            Column("lambda", "number", rank=1),
+            Column("error dense", "number"),
+            Column("magnitude", "number"),
+            Column("written", "number"),
+            Column("alone", "number", fold=True),
+        )
+        rows = (
+            Row(
+                (
+                    w.weight,
+                    "x".join(map(str, w.shape)),
+                    w.status,
+                    "-" if w.ridge is None else f"{w.ridge:g}",
+                    *("-" if e is None else f"{e:.4f}" for e in (w.dense_error, w.magnitude_error, w.error)),
+                    "-" if w.divergence_alone is None else f"{w.divergence_alone:.3g}",
+                ),
+                "" if w.status == "dense" else "good",
+                w.reason if w.status in ("dense", "kept") else "",
+            )
+            for w in self.weights
+        )
+        return (Table(columns, tuple(rows)),)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return what was done, how far the outputs moved, and where the file is."""
+        counts = self.counts
+        done = f"{counts['pruned']} weights pruned to {self.pattern}, {counts['refitted']} refitted"
+        lines = [f"{done}, {counts['kept']} held it already, {counts['dense']} stay dense"]
+        if self.pruned_share is not None:
+            lines.append(f"{self.pruned_share:.1%} of the work that can be pruned holds {self.pattern}")
+        solved = [weight for weight in self.weights if weight.ridge is not None]
+        if solved and not all(weight.held_out for weight in solved):
+            lines.append(
+                "errors are those of the fitted rows, as there are too few samples to hold any out; give 8"
+            )
+        kind = "held-out" if self.outputs_held_out else "fitted"
+        lines += [output.sentence(kind) for output in self.outputs]
+        lines.append(
+            f"calibrated on {self.samples} samples of {self.source} (sha256 {self.samples_sha256[:12]})"
+        )
+        return (*lines, f"wrote {self.output} in {self.seconds:.0f} s")
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""

@@ -16,12 +16,13 @@ from typing import Any, Literal
 import onnx
 
 from nm2trt.errors import InputError
-from nm2trt.graph.analysis.qdq_islands import Island, find_islands
+from nm2trt.graph.analysis.qdq_islands import Island, find_islands, island_table
 from nm2trt.graph.analysis.scopes import walk
 from nm2trt.graph.analysis.shapes import infer_shapes
 from nm2trt.graph.analysis.weight_operands import consumers
 from nm2trt.graph.storage.model import Model, load, metadata, opset
 from nm2trt.graph.storage.tensors import DTYPE_NAMES, ElementType, element_type
+from nm2trt.graph.verify.verdict_table import verdict_table
 from nm2trt.graph.verify.verdicts import DEFAULT_PATTERN, Judge
 from nm2trt.nm import lineage
 from nm2trt.nm.eligibility import NOWHERE, Place
@@ -30,6 +31,7 @@ from nm2trt.nm.outlook import outlook
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import METADATA_KEY, Plan
 from nm2trt.nm.verdict import WeightVerdict
+from nm2trt.tables import Result, Table, short_count
 
 __all__ = ["FAIL_ON", "FailOn", "Summary", "VerifyReport", "verify_model"]
 
@@ -60,8 +62,8 @@ class Summary:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class VerifyReport(Result):
     """What `verify_model` found.
 
     Args:
@@ -143,6 +145,32 @@ class VerifyReport:
         none could be judged.
         """
         return fail_on == "none" or not (self.failures(fail_on) or self.missing or self.blind)
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return the verdicts as a table, and the islands among Q/DQ if there are any."""
+        islands = (island_table(self.islands),) if self.islands else ()
+        return (verdict_table(self.weights), *islands)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return the file in numbers, and what could not be judged."""
+        counts = ", ".join(f"{number} {status}" for status, number in sorted(self.counts.items()))
+        total, unseen = len(self.weights), len(self.weights) - self.judged
+        numbers = self.summary
+        unknown = f" (not known for {numbers.macs_unknown} weights)" if numbers.macs_unknown else ""
+        lines = [f"planned sparse, but no consumer reads it: {name}" for name in self.missing]
+        parameters, macs = (
+            f"{short_count(before)}, left {short_count(left)}"
+            for before, left in (
+                (numbers.parameters, numbers.parameters_left),
+                (numbers.macs, numbers.macs_left),
+            )
+        )
+        lines += [counts or "no weights", f"parameters {parameters}; MACs {macs}{unknown}"]
+        if self.blind:
+            lines.append(f"none of {total} weights could be judged: all are untraceable")
+        elif unseen:
+            lines.append(f"{unseen} of {total} weights could not be judged: they are untraceable")
+        return tuple(lines)
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""

@@ -1,0 +1,53 @@
+"""The table of verdicts that `nm2trt verify` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nm2trt.nm.verdict import WeightVerdict
+from nm2trt.tables import Column, Mark, Row, Table
+
+__all__ = ["verdict_table"]
+
+
+def verdict_table(weights: Sequence[WeightVerdict]) -> Table:
+    """Return one row per weight and consumer; what speaks against a sparse kernel stands below."""
+    wanted = {verdict.wanted for verdict in weights if verdict.wanted}
+    one = len(wanted) == 1
+    columns = (
+        Column("weight", "name"),
+        Column("consumer", "name", rank=4),
+        Column("op", rank=1),
+        Column("shape"),
+        Column("dtype", rank=2, fold=True),
+        Column("axis", "number", rank=3),
+        Column(next(iter(wanted)) if one else "pattern"),
+        Column("zeros", "number"),
+        Column("sparse"),
+    )
+    return Table(columns, tuple(_row(verdict, "" if one else verdict.wanted) for verdict in weights))
+
+
+def _row(verdict: WeightVerdict, wanted: str) -> Row:
+    cells = (
+        verdict.weight,
+        verdict.consumer,
+        verdict.operator,
+        "x".join(map(str, verdict.shape)),
+        verdict.dtype,
+        "-" if verdict.axis is None else str(verdict.axis),
+        f"{verdict.pattern.replace('-', ' ')} {wanted}".strip(),
+        "-" if verdict.zero_share is None else f"{verdict.zero_share:.1%}",
+        verdict.eligible,
+    )
+    return Row(cells, _mark(verdict), "" if verdict.eligible == "yes" else verdict.sentence)
+
+
+def _mark(verdict: WeightVerdict) -> Mark:
+    if verdict.pattern == "broken":
+        return "bad"
+    if verdict.pattern == "dense-by-plan":
+        return ""
+    if verdict.eligible == "yes":
+        return "good"
+    return "no" if verdict.eligible == "no" and verdict.pattern != "untraceable" else "doubt"

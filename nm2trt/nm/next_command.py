@@ -1,0 +1,60 @@
+"""The next command: what to type after a command, in words that work on the very file that it speaks of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nm2trt.nm.advice import is_prunable
+from nm2trt.nm.eligibility import Place, can_run_sparse
+from nm2trt.nm.outlook import assumed_sparse
+from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.verdict import WeightVerdict
+
+__all__ = ["SAMPLES", "next_command", "sparse_dtype"]
+
+# Stands for a file that only the user has: about a hundred unlabelled inputs.
+SAMPLES = "SAMPLES.npz"
+_TWO_OF_FOUR = NMPattern(2, 4)
+_FIRST_QDQ_OPSET = 13
+
+
+def next_command(model: str, weights: Sequence[WeightVerdict], place: Place, *, planned: bool = False) -> str:
+    """Return the command that brings an ONNX file closer to running sparse; "" if none is known.
+
+    Args:
+        model: The file, as a word of a shell.
+        weights: What `verify` found out of every weight.
+        place: Builder, version and targets.
+        planned: Whether the file carries a plan, which a broken weight then breaks.
+    """
+    broken = [verdict for verdict in weights if verdict.pattern == "broken"]
+    holding = [v for v in weights if v.pattern == "holds" and _TWO_OF_FOUR.admits(NMPattern.parse(v.wanted))]
+    if not holding or (planned and broken):
+        prunable = any(map(is_prunable, weights))
+        return f"nm2trt prune {model} --calib {SAMPLES}" if prunable else ""
+    build = f"nm2trt build {model} --sparsity"
+    dtype = sparse_dtype(holding, place)
+    if dtype is None:
+        return f"nm2trt explain {model}"
+    return {
+        "float16": f"{build} --precision fp16",
+        "int8": f"{build} --precision int8 --calib {SAMPLES}",
+    }.get(dtype, build)
+
+
+def sparse_dtype(weights: Sequence[WeightVerdict], place: Place) -> str | None:
+    """Return the type in which weights can run sparse: "" for their own, "float16", "int8"; None for no type.
+
+    Args:
+        weights: Weights, also ones that are not pruned yet.
+        place: Builder, version and targets.
+    """
+    single = any(v.facts is not None and v.facts.dtype == "float32" for v in weights)
+    opset = min((v.facts.opset for v in weights if v.facts is not None and v.facts.opset), default=13)
+    for dtype in ("", "float16", "int8") if single else ("",):
+        if dtype == "int8" and opset < _FIRST_QDQ_OPSET:
+            continue
+        assumed = assumed_sparse(weights, dtype=dtype or None)
+        if any(v.facts is not None and can_run_sparse(v.facts, place).answer == "yes" for v in assumed):
+            return dtype
+    return None

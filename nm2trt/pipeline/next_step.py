@@ -1,0 +1,75 @@
+"""How a command ends: whether a file can run sparse, and the command to type next."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from nm2trt.graph.verify.verify_model import VerifyReport
+
+__all__ = ["NextStep", "next_step"]
+
+
+@dataclass(frozen=True, slots=True)
+class NextStep:
+    """The verdict on a file, and what to do with it.
+
+    Args:
+        verdict: One sentence: how much of the work can run sparse, where, and if nothing can, what would.
+        command: The command; "" if none is known. It works as it stands, once `SAMPLES.npz` is there.
+        mark: "good" if some of the work can run sparse, "no" if not.
+    """
+
+    verdict: str
+    command: str
+    mark: Literal["good", "no"]
+
+
+def next_step(
+    model: str | os.PathLike[str],
+    report: VerifyReport | None = None,
+    *,
+    backend: str | None = None,
+    targets: str | None = None,
+) -> NextStep:
+    """Return the verdict on an ONNX file and the next command.
+
+    Args:
+        model: The file.
+        report: What `verify` found of it; None verifies it.
+        backend: Builder that was named on the command line.
+        targets: Architectures that were named.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    from nm2trt.nm.next_command import next_command, sparse_dtype
+
+    if report is None:
+        from nm2trt.pipeline.verify import verify
+
+        report = verify(model, backend=backend, targets=targets)
+    command = next_command(
+        shlex.quote(str(model)), report.weights, report.place, planned=report.plan is not None
+    )
+    if command.startswith(("nm2trt build", "nm2trt explain")):
+        command += f" --backend {backend}" if backend else ""
+        command += f" --target {shlex.quote(targets)}" if targets else ""
+    if command.startswith("nm2trt build"):
+        command = f"{_installation(report.place.builder)}{command}"
+    able = sparse_dtype([v for v in report.weights if v.pattern == "holds"], report.place) == ""
+    return NextStep(report.outlook, command, "good" if able else "no")
+
+
+def _installation(builder: str) -> str:
+    """Return the installation that has to come first; "" if the builder is here."""
+    from nm2trt.backends.choice import BACKENDS
+
+    extra = {"trt": "trt", "trt-rtx": "rtx", "ort": "ort"}.get(builder)
+    if extra is None or importlib.util.find_spec(BACKENDS[builder][1]) is not None:
+        return ""
+    return f"pip install 'nm2trt[{extra}]' && "

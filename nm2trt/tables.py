@@ -1,0 +1,404 @@
+"""Tables that fit: equal rows grouped, reasons once below, names cut at the front, words never broken.
+
+A `Table` is a value; `lay_out` gives it the widths of a terminal, `text` and `html` write it. Every command
+and every result uses it, so that a table looks the same in a terminal, in a log and in a notebook.
+"""
+
+from __future__ import annotations
+
+import html as markup
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+__all__ = [
+    "Column",
+    "Layout",
+    "Mark",
+    "Result",
+    "Row",
+    "Table",
+    "fill",
+    "html",
+    "lay_out",
+    "printable",
+    "short_count",
+    "shorten",
+    "text",
+]
+
+# What a row says: "bad" is broken or failed, "no" cannot, "doubt" differs or is not known, "good" passed.
+Mark = Literal["", "bad", "no", "doubt", "good"]
+_WORST = ("bad", "no", "doubt", "good", "")
+_GAP = 2
+_NAME, _LEAST_NAME, _LEAST_TEXT = 30, 10, 8
+_MOST_ROWS, _MOST_REASONS = 40, 8
+_LONGEST_REPR = 1900
+_NUMBERS = re.compile(r"\[[0-9, ]*\]|[0-9]+(\.[0-9]+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column.
+
+    Args:
+        header: Its header.
+        kind: "name" is cut at the front if space is short, "text" is wrapped between words, "fixed" keeps
+            its width, "number" too and stands to the right.
+        rank: Columns of a higher rank are left out first where space is short; 0 always stays.
+        fold: Whether one line below replaces the column if every row says the same.
+    """
+
+    header: str
+    kind: Literal["name", "text", "fixed", "number"] = "fixed"
+    rank: int = 0
+    fold: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row.
+
+    Args:
+        cells: One text per column.
+        mark: What the row says, which gives its colour.
+        why: The reason in words; it stands below the table, once. Rows whose reasons differ in numbers only
+            share that of the first.
+        more: Equal rows that this one stands for.
+    """
+
+    cells: tuple[str, ...]
+    mark: Mark = ""
+    why: str = ""
+    more: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Columns and rows, as data: cells may hold anything a file holds, and are escaped when written.
+
+    Args:
+        columns: The columns; rows that differ in "name" columns only are grouped.
+        rows: The rows.
+        title: A line above; "" for none.
+        noun: What a row is, in the plural.
+    """
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    title: str = ""
+    noun: str = "weights"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A table ready to be written.
+
+    Args:
+        title: A line above, or "".
+        headers: Lines of each header.
+        rows: Lines of each cell, by row.
+        marks: The mark of each row.
+        widths: Width of each column.
+        right: Whether a column stands to the right.
+        notes: Lines below: folded columns, reasons, rows left out.
+    """
+
+    title: str
+    headers: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[tuple[str, ...], ...], ...]
+    marks: tuple[Mark, ...]
+    widths: tuple[int, ...]
+    right: tuple[bool, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    def lines(self) -> Iterator[tuple[str, Mark | Literal["title", "header", "note"]]]:
+        """Yield each line with what it is."""
+        if self.title:
+            yield self.title, "title"
+        if self.widths:
+            for line in self._lines(self.headers):
+                yield line, "header"
+            for cells, mark in zip(self.rows, self.marks, strict=True):
+                for line in self._lines(cells):
+                    yield line, mark
+        for line in self.notes:
+            yield line, "note"
+
+    def _lines(self, cells: tuple[tuple[str, ...], ...]) -> Iterator[str]:
+        for number in range(max(map(len, cells))):
+            parts = (cell[number] if number < len(cell) else "" for cell in cells)
+            fitted = (
+                part.rjust(width) if right else part.ljust(width)
+                for part, width, right in zip(parts, self.widths, self.right, strict=True)
+            )
+            yield (" " * _GAP).join(fitted).rstrip()
+
+
+def short_count(number: int) -> str:
+    """Return a count with three digits or so, as in "4.09 G"."""
+    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= unit:
+            return f"{number / unit:.2f} {name}"
+    return str(number)
+
+
+def printable(cell: str) -> str:
+    """Return data with its control characters escaped, so that a name cannot repaint the terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in cell)
+
+
+def shorten(name: str, width: int) -> str:
+    """Return a name of at most `width` characters that keeps its end, as in `...layer3.0.conv1`."""
+    if len(name) <= width:
+        return name
+    if width <= 3:
+        return name[len(name) - width :]
+    end = name[len(name) - width + 3 :]
+    # At a dot or slash where that costs little.
+    places = [end.find(sign) + 1 for sign in "./" if 0 <= end.find(sign) < width // 5]
+    return "..." + end[min(places, default=0) :]
+
+
+def lay_out(table: Table, width: int | None = None, *, every_row: bool = False) -> Layout:
+    """Group a table's rows, number its reasons and give its columns their widths.
+
+    Args:
+        table: The table.
+        width: Columns that there are; None for as many as it takes.
+        every_row: Group nothing, leave no row out, and write every sentence.
+    """
+    table = _escaped(table)
+    reasons, table = _numbered(table, every_row)
+    notes: list[str] = []
+    if not every_row:
+        table = _grouped(table)
+        table, notes = _folded(table)
+        table, left_out = _capped(table)
+        notes += left_out
+    columns, cells, widths = _fitted(table, width)
+    below = [*((note, "") for note in notes), *reasons]
+    return Layout(
+        title=table.title,
+        headers=tuple(tuple(_wrapped(c.header, w)) for c, w in zip(columns, widths, strict=True)),
+        rows=tuple(
+            tuple(_cell(c, x, w) for c, x, w in zip(columns, row, widths, strict=True)) for row in cells
+        ),
+        marks=tuple(row.mark for row in table.rows),
+        widths=tuple(widths),
+        right=tuple(column.kind == "number" for column in columns),
+        notes=tuple(line for note, indent in below for line in fill(note, width, indent)),
+    )
+
+
+def text(table: Table, width: int | None = None, *, every_row: bool = False) -> str:
+    """Return a table as plain text, without a line feed at its end."""
+    return "\n".join(line for line, _ in lay_out(table, width, every_row=every_row).lines())
+
+
+def html(table: Table, *, every_row: bool = False) -> str:
+    """Return a table as HTML, for a notebook."""
+    laid = lay_out(table, every_row=every_row)
+    head = "".join(f"<th>{markup.escape(' '.join(header))}</th>" for header in laid.headers)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{markup.escape(' '.join(cell))}</td>" for cell in row) + "</tr>"
+        for row in laid.rows
+    )
+    title = f"<caption>{markup.escape(laid.title)}</caption>" if laid.title else ""
+    notes = "".join(f"<div>{markup.escape(note)}</div>" for note in laid.notes)
+    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
+
+
+def fill(sentence: str, width: int | None, indent: str = "") -> list[str]:
+    """Return a sentence as lines between words; a word that is longer than a line is not broken."""
+    if width is None or len(sentence) <= width:
+        return [sentence]
+    return textwrap.wrap(
+        sentence,
+        width,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+class Result:
+    """A result that prints as a short table, in a terminal and in a notebook."""
+
+    __slots__ = ()
+
+    def tables(self) -> Sequence[Table]:
+        """Return what is shown of the result."""
+        return ()
+
+    def remarks(self) -> Sequence[str]:
+        """Return the lines below the tables, the verdict last."""
+        return ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values, those of `--json`."""
+        return self.to_json()
+
+    def __str__(self) -> str:
+        return "\n".join([*(text(table, 110) for table in self.tables()), *map(printable, self.remarks())])
+
+    def __repr__(self) -> str:
+        lines = str(self)
+        if len(lines) > _LONGEST_REPR:
+            lines = f"{lines[:_LONGEST_REPR].rsplit(chr(10), 1)[0]}\n... print() shows all of it"
+        return f"<{type(self).__name__}>\n{lines}"
+
+    def _repr_html_(self) -> str:
+        lines = "".join(f"<div>{markup.escape(printable(line))}</div>" for line in self.remarks())
+        return "".join(map(html, self.tables())) + lines
+
+
+def _escaped(table: Table) -> Table:
+    rows = (
+        replace(row, cells=tuple(map(printable, row.cells)), why=printable(" ".join(row.why.split())))
+        for row in table.rows
+    )
+    return replace(table, rows=tuple(rows), title=printable(table.title))
+
+
+def _numbered(table: Table, every_row: bool) -> tuple[list[tuple[str, str]], Table]:
+    """Return the reasons, each with the indent of its further lines, and the table with their numbers."""
+    found: dict[str, list[Row]] = {}
+    keys = [row.why if every_row else _NUMBERS.sub("#", row.why) for row in table.rows]
+    for key, row in zip(keys, table.rows, strict=True):
+        if key:
+            found.setdefault(key, []).append(row)
+    if not found:
+        return [], table
+    numbers = {key: str(number) for number, key in enumerate(found, start=1)}
+    names = [i for i, column in enumerate(table.columns) if column.kind == "name"]
+    reasons = []
+    for key, rows in list(found.items())[: None if every_row else _MOST_REASONS]:
+        alike = len({row.why for row in rows}) == 1
+        of = "" if alike or not names else f"{shorten(rows[0].cells[names[0]], 40)}: "
+        count = f" ({len(rows)} {table.noun})" if len(rows) > 1 else ""
+        reasons.append((f"{numbers[key]:>2}  {of}{rows[0].why}{count}", "    "))
+    if not every_row and len(found) > _MOST_REASONS:
+        reasons.append((f"    and {len(found) - _MOST_REASONS} more reasons; --all shows them", "    "))
+    numbered = (
+        replace(row, cells=(*row.cells, numbers.get(key, "")))
+        for key, row in zip(keys, table.rows, strict=True)
+    )
+    return reasons, replace(table, columns=(*table.columns, Column("why", "number")), rows=tuple(numbered))
+
+
+def _grouped(table: Table) -> Table:
+    """Merge rows that differ in their names only."""
+    if not any(column.kind == "name" for column in table.columns):
+        return table
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in table.rows:
+        key = tuple(c for c, column in zip(row.cells, table.columns, strict=True) if column.kind != "name")
+        found.setdefault(key, []).append(row)
+    if len(found) == len(table.rows):
+        return table
+    place = next(i for i, column in enumerate(table.columns) if column.kind == "name") + 1
+    rows = tuple(
+        replace(
+            same[0],
+            cells=(
+                *same[0].cells[:place],
+                f"+{len(same) - 1}" if len(same) > 1 else "",
+                *same[0].cells[place:],
+            ),
+            more=len(same) - 1,
+        )
+        for same in found.values()
+    )
+    return replace(table, columns=(*table.columns[:place], Column(""), *table.columns[place:]), rows=rows)
+
+
+def _folded(table: Table) -> tuple[Table, list[str]]:
+    """Take out the columns in which every row says the same, and return what they say."""
+    said: dict[str, list[str]] = {}
+    keep = []
+    for index, column in enumerate(table.columns):
+        values = {row.cells[index] for row in table.rows}
+        if column.fold and len(values - {"-"}) <= 1 and len(table.rows) > 1:
+            said.setdefault(next(iter(values - {"-"}), "-"), []).append(column.header)
+        else:
+            keep.append(index)
+    rows = tuple(replace(row, cells=tuple(row.cells[i] for i in keep)) for row in table.rows)
+    notes = [f"{', '.join(headers)}: {value}" for value, headers in said.items() if value != "-"]
+    return replace(table, columns=tuple(table.columns[i] for i in keep), rows=rows), notes
+
+
+def _capped(table: Table) -> tuple[Table, list[str]]:
+    """Leave out the least telling of very many rows, and say so."""
+    grouped = sum(row.more for row in table.rows)
+    if len(table.rows) <= _MOST_ROWS:
+        return table, ["+N: so many more with the same row; --all shows every row"] if grouped else []
+    order = sorted(range(len(table.rows)), key=lambda i: (_WORST.index(table.rows[i].mark), i))
+    shown = sorted(order[:_MOST_ROWS])
+    hidden = sum(1 + table.rows[i].more for i in order[_MOST_ROWS:])
+    rows = tuple(table.rows[i] for i in shown)
+    return replace(table, rows=rows), [f"and {hidden} more {table.noun}; --all shows every row"]
+
+
+def _fitted(table: Table, width: int | None) -> tuple[list[Column], list[list[str]], list[int]]:
+    """Return the columns that fit, their cells and their widths."""
+    keep = list(range(len(table.columns)))
+    while True:
+        columns = [table.columns[i] for i in keep]
+        cells = [[row.cells[i] for i in keep] for row in table.rows]
+        widths = [_natural(c, [row[i] for row in cells]) for i, c in enumerate(columns)]
+        room = None if width is None else width - _GAP * (len(widths) - 1)
+        if room is None or _squeeze(columns, widths, room, names=_NAME, texts=None):
+            return columns, cells, widths
+        ranked = [i for i in keep if table.columns[i].rank]
+        if not ranked:
+            break
+        keep.remove(max(ranked, key=lambda i: table.columns[i].rank))
+    _squeeze(columns, widths, room, names=_LEAST_NAME, texts=_LEAST_TEXT)
+    return columns, cells, widths
+
+
+def _natural(column: Column, cells: Iterable[str]) -> int:
+    """Return the width that a column would have: a header may be wrapped, a cell not."""
+    words = column.header.split() or [""]
+    longest = max((len(cell) for cell in cells), default=0)
+    header = len(column.header) if column.kind == "name" else max(map(len, words))
+    # A header of several words takes several lines only if its cells are narrower.
+    return max(longest, min(header if longest < header else len(column.header), max(header, longest)))
+
+
+def _squeeze(
+    columns: Sequence[Column], widths: list[int], room: int, *, names: int, texts: int | None
+) -> bool:
+    """Narrow names, then texts, until they fit; the widest gives first. Return whether they do."""
+    least = {"name": names, "text": texts}
+    while sum(widths) > room:
+        can = [
+            i
+            for i, column in enumerate(columns)
+            if (floor := least.get(column.kind)) is not None and widths[i] > max(floor, _longest_word(column))
+        ]
+        if not can:
+            return False
+        widths[max(can, key=lambda i: widths[i])] -= 1
+    return True
+
+
+def _longest_word(column: Column) -> int:
+    return max(map(len, column.header.split()), default=0)
+
+
+def _wrapped(words: str, width: int) -> list[str]:
+    return textwrap.wrap(words, max(width, 1), break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def _cell(column: Column, cell: str, width: int) -> tuple[str, ...]:
+    if column.kind == "text":
+        return tuple(shorten(line, width) for line in _wrapped(cell, width))
+    return (shorten(cell, width),)
