@@ -174,8 +174,8 @@ def lay_out(table: Table, width: int | None = None, *, every_row: bool = False) 
     reasons, table = _numbered(table, every_row)
     notes: list[str] = []
     if not every_row:
-        table = _grouped(table)
         table, notes = _folded(table)
+        table = _grouped(table)
         table, left_out = _capped(table)
         notes += left_out
     columns, cells, widths = _fitted(table, width)

@@ -58,7 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
         # The sentence leads; the table that backs it comes after.
         print_error(str(error), arguments.verbose)
         if ladder:
+            from nm2trt.pipeline.next_step import next_step
+
             print_table(ladder_table(ladder), every_row=options.every_row)
+            step = next_step(options.model, backend=options.backend, targets=options.targets)
+            print_verdict("", step.command)
         return error.exit_status
     for note in result.notes:
         print(f"note: {printable(note)}", file=sys.stderr)

@@ -56,11 +56,9 @@ def test_what_everyone_types_first(net, capsys, words):
     assert main(["build", *words]) == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
-    headers = ["weight", "pattern", "shape/groups", "dtype", "builder lists it", "sparse tactic", "gain"]
-    assert all(header in lines[0] for header in headers)
-    for line, weight in zip(lines[1:3], ("w0", "w1"), strict=True):
-        assert line.split()[:6] == [weight, "Conv", "16x16x3x3", "2:4", "fits", "float16:"]
-        assert line.count("not measured") == 3
+    assert lines[0].split() == ["weight", "op", "shape", "pattern", "dtype", "why"]
+    assert lines[1].split() == ["w0", "+1", "Conv", "16x16x3x3", "2:4", "float16:", "?", "1"]
+    assert lines[2:4] == ["groups: fits", "builder lists it, sparse tactic, gain: not measured"]
     assert "TensorRT for RTX plan: runs only in the TensorRT-RTX runtime" in captured.out
     assert "built for batches 1/8/32" in captured.err
     assert files(net.parent) == ["net.onnx", "net.rtx", "net.rtx.json"]
@@ -103,7 +101,8 @@ def test_fp32_is_told(folder, capsys):
     conv_net(folder / "net.onnx", dtype="float32")
     assert main(["build", "net.onnx", "--sparsity"]) == 0
     captured = capsys.readouterr()
-    assert "float32: no sparse kernel known" in captured.out
+    assert "float32: no" in captured.out
+    assert "no float32 sparse kernel is known" in captured.out
     assert "2 of 2 weights that hold 2:4 are float32, for which no sparse kernel is known" in captured.err
 
 
@@ -111,7 +110,7 @@ def test_group_convolutions_stop_at_their_rung(folder, capsys):
     conv_net(folder / "net.onnx", group=2)
     assert main(["build", "net.onnx", "--sparsity"]) == 0
     out = capsys.readouterr().out
-    assert "group-conv" in out.splitlines()[1]
+    assert "groups: group-conv" in out
     assert "a convolution with 2 groups is never given a sparse kernel" in out
 
 
@@ -119,7 +118,9 @@ def test_nothing_that_holds_the_pattern_is_exit_3_with_the_table(folder, capsys)
     conv_net(folder / "net.onnx", sparse=False)
     assert main(["build", "net.onnx", "--sparsity"]) == 3
     captured = capsys.readouterr()
-    assert captured.out.count("broken, 576 of 576 groups") == 2
+    assert captured.out.count("broken") == 1, "two equal rows are one"
+    assert "576 of 576 groups" in captured.out
+    assert captured.out.endswith("next:    nm2trt prune net.onnx --calib SAMPLES.npz\n")
     assert "none of its 2 weights holds 2:4" in captured.err
     assert "train it sparse (nm2trt.sparsify), prune it (nm2trt prune), or build dense" in captured.err
     assert files(folder) == ["net.onnx"]

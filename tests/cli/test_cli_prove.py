@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from nm2trt.cli import main, prove
+from nm2trt.cli import main
+from nm2trt.cli.output import show
 from nm2trt.engine.twin.compare import compare_twins
 from nm2trt.pipeline.prove import _twins
 from tests.engine.nets import conv_net
@@ -21,10 +22,13 @@ def test_without_a_gpu_the_engines_are_built_and_nothing_is_timed(net, capsys):
     assert main(["prove", str(net), "--backend", "trt-rtx"]) == 0
     out = capsys.readouterr().out
     for name in ("dense", "sparse-off", "sparse-on"):
-        (line,) = [line for line in out.splitlines() if line.split()[:1] == [name]]
-        assert line.count("not measured") == 3
+        assert [line for line in out.splitlines() if line.split()[:1] == [name]]
+    assert "p50 ms, p99 ms, spread: not measured" in out
     assert "eligible work that runs sparse kernels: not measured" in out
-    assert "takes a GPU" in out.splitlines()[-1]
+    verdict, following = out.splitlines()[-2:]
+    assert verdict.startswith("verdict: no speed was measured: ")
+    assert "takes a GPU" in verdict
+    assert following == f"next:    nm2trt prove {net} --backend trt-rtx    # on the GPU"
     assert [path.name for path in net.parent.iterdir()] == ["net.onnx"]
 
 
@@ -44,11 +48,13 @@ def test_times_speeds_and_layers_are_printed(tmp_path, capsys):
         builds, OnThisCpu(models), runs=10, warmup=1, state=lambda: {"gpu clocks.sm": "1400 MHz"}
     )
     capsys.readouterr()
-    prove._print(report)
+    show(report)
     lines = capsys.readouterr().out.splitlines()
     (row,) = [line.split() for line in lines if line.startswith("sparse-on  ")]
-    assert len(row) == 8  # name, size, build, median, 99th percentile, spread; units stand apart
-    assert float(row[5]) == pytest.approx(report.variants[2].latency.p50_ms, abs=1e-3)
+    header = next(line for line in lines if line.startswith("engine  "))
+    # Units stand apart from size and build time, each of which stands below if all engines share it.
+    place = 1 + 2 * ("size" in header) + 2 * ("build" in header)
+    assert float(row[place]) == pytest.approx(report.variants[2].latency.p50_ms, abs=1e-3)
     assert any(line.startswith("sparse-on over sparse-off: ") for line in lines)
     assert ["conv1", "2.0000", "1.0000", "+1.0000"] in [line.split() for line in lines]
     assert lines[-1].endswith("after: gpu clocks.sm 1400 MHz")

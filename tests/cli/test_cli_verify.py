@@ -32,10 +32,13 @@ def path(tmp_path):
 def test_table(path, capsys):
     assert main(["verify", str(path)]) == 3
     out = capsys.readouterr().out
-    first, second = out.splitlines()[1:3]
-    assert first.split()[:9] == ["good", "first", "Gemm", "8x16", "float16", "1", "holds", "2:4", "50.0%"]
-    assert "broken 2:4" in second
-    assert "8 of 8 groups" in second
+    header, first, second = out.splitlines()[:3]
+    assert header.split() == ["weight", "consumer", "op", "shape", "axis", "2:4", "zeros", "sparse", "why"]
+    assert first.split()[:7] == ["good", "first", "Gemm", "8x16", "1", "holds", "50.0%"]
+    assert second.split()[:2] == ["bad", "second\\x1b[31m"]
+    assert " broken " in second
+    assert "dtype: float16" in out
+    assert "8 of 8 groups" in out
     assert "\x1b" not in out, "a name repainted the terminal"
     assert "FAILED: 1 of 2 weights (--fail-on broken)" in out
 

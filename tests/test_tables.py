@@ -1,0 +1,152 @@
+"""Tables that fit: what is grouped, cut, folded and told once, as goldens and as rules on any width."""
+
+import itertools
+import random
+
+import pytest
+
+from nm2trt.tables import Column, Result, Row, Table, html, lay_out, shorten, text
+
+COLUMNS = (
+    Column("weight", "name"),
+    Column("node", "name", rank=2),
+    Column("shape", rank=1),
+    Column("zeros", "number"),
+    Column("sparse tactic", "text", fold=True),
+)
+
+
+def row(weight, shape="64x64x3x3", zeros="50.0%", tactic="not measured", **told):
+    return Row((weight, f"/net/{weight.replace('.', '/')}/Conv", shape, zeros, tactic), **told)
+
+
+BROKEN = "{} of 9 groups have more than 2 non-zeros, the first at [{}, 0, 0, 0] of the stored tensor"
+TABLE = Table(
+    COLUMNS,
+    (
+        row("backbone.layer1.0.conv1.weight"),
+        row("backbone.layer1.0.conv2.weight"),
+        row("backbone.layer2.0.conv1.weight", "128x64x3x3", "0.0%", mark="bad", why=BROKEN.format(4, 0)),
+        row("backbone.layer2.0.conv2.weight", "128x128x3x3", "0.1%", mark="bad", why=BROKEN.format(7, 3)),
+        row("backbone.layer1.1.conv1.weight"),
+    ),
+)
+
+
+def test_at_80_columns():
+    assert (
+        text(TABLE, 80)
+        == """\
+weight                              shape        zeros  why
+backbone.layer1.0.conv1.weight  +2  64x64x3x3    50.0%
+backbone.layer2.0.conv1.weight      128x64x3x3    0.0%    1
+backbone.layer2.0.conv2.weight      128x128x3x3   0.1%    1
+sparse tactic: not measured
++N: so many more with the same row; --all shows every row
+ 1  backbone.layer2.0.conv1.weight: 4 of 9 groups have more than 2 non-zeros,
+    the first at [0, 0, 0, 0] of the stored tensor (2 weights)"""
+    )
+
+
+def test_at_120_columns():
+    weight = "backbone.layer1.0.conv1.weight"
+    first, second, *_ = text(TABLE, 120).splitlines()
+    assert first == f"weight{' ' * 30}node{' ' * 38}shape        zeros  why"
+    assert second == f"{weight}  +2  /net/backbone/layer1/0/conv1/weight/Conv  64x64x3x3    50.0%"
+
+
+def test_without_a_terminal_nothing_is_cut_and_a_reason_is_one_line():
+    lines = text(TABLE).splitlines()
+    assert "/net/backbone/layer1/0/conv1/weight/Conv" in lines[1]
+    assert lines[-1] == f" 1  backbone.layer2.0.conv1.weight: {BROKEN.format(4, 0)} (2 weights)"
+
+
+def test_all_shows_every_row_and_every_reason():
+    lines = text(TABLE, 100, every_row=True).splitlines()
+    for one in TABLE.rows:
+        assert any(one.cells[0] in line for line in lines)
+    assert sum("of 9 groups" in line for line in lines) == 2
+    assert not any(line.startswith("+N") for line in lines)
+
+
+def test_a_name_keeps_its_end():
+    assert shorten("backbone.encoder.layer3.0.conv1", 20) == "...layer3.0.conv1"
+    assert shorten("conv1", 20) == "conv1"
+    name = "a" * 50
+    assert shorten(name, 12) == "..." + "a" * 9
+
+
+def words_of(table):
+    cells = itertools.chain.from_iterable(r.cells for r in table.rows)
+    return {word for cell in [*cells, *(r.why for r in table.rows)] for word in cell.split()}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_table_fits_and_breaks_no_word(seed):
+    draw = random.Random(seed)
+    names = [
+        f"net.block{draw.randint(0, 9)}.{'x' * draw.randint(1, 60)}.{i}" for i in range(draw.randint(1, 60))
+    ]
+    table = Table(
+        COLUMNS,
+        tuple(
+            row(
+                name,
+                draw.choice(["8x8", "512x512x3x3"]),
+                draw.choice(["0.0%", "50.0%"]),
+                draw.choice(["not measured", "dense", "sparse kernel, among others"]),
+                why=draw.choice(["", "a sentence that says why it cannot be so, with 3 of 4", "other"]),
+            )
+            for name in names
+        ),
+    )
+    width = draw.choice([60, 80, 100, 120])
+    laid = lay_out(table, width)
+    lines = [line for line, _ in laid.lines()]
+    assert max(map(len, lines)) <= width
+    known = words_of(table) | {word for column in COLUMNS for word in column.header.split()}
+    for line in lines[len(laid.headers[0]) :]:
+        if line.startswith(("+N", "and ", "sparse tactic", " ")):
+            continue
+        for word in line.split():
+            assert word in known or word.startswith(("...", "+")) or word.isdecimal(), word
+    shown = sum(1 for line, kind in laid.lines() if kind == "")
+    assert shown >= min(len({r.cells[2:] for r in table.rows}), 1)
+
+
+def test_of_very_many_rows_the_broken_ones_stay():
+    rows = [row(f"layer{i}.weight", zeros=f"{i}%") for i in range(200)]
+    rows[150] = row("layer150.weight", zeros="150%", mark="bad", why="it is broken")
+    lines = text(Table(COLUMNS, tuple(rows)), 80).splitlines()
+    assert any(line.startswith("layer150.weight") for line in lines)
+    assert "and 160 more weights; --all shows every row" in lines
+    assert len(lines) < 50
+    assert len(text(Table(COLUMNS, tuple(rows)), 80, every_row=True).splitlines()) > 200
+
+
+def test_names_cannot_repaint_the_terminal_or_a_notebook():
+    table = Table(COLUMNS, (row("evil\x1b[31m\n<script>"),))
+    assert "\x1b" not in text(table, 80)
+    assert text(table, 80).count("\n") == 2, "a header of two lines, and one row"
+    assert "<script>" not in html(table)
+    assert "&lt;script&gt;" in html(table)
+
+
+class Many(Result):
+    def tables(self):
+        return [Table(COLUMNS, tuple(row(f"layer{i}.weight", zeros=f"{i}%") for i in range(300)))]
+
+    def remarks(self):
+        return ["the verdict"]
+
+    def to_json(self):
+        return {"rows": 300}
+
+
+def test_a_result_prints_and_its_repr_stays_short():
+    result = Many()
+    assert str(result).endswith("\nthe verdict")
+    assert repr(result).startswith("<Many>\nweight")
+    assert len(repr(result)) < 2000
+    assert result._repr_html_().startswith("<table>")
+    assert result.to_dict() == {"rows": 300}
