@@ -352,7 +352,7 @@ def _fitted(table: Table, width: int | None) -> tuple[list[Column], list[list[st
     while True:
         columns = [table.columns[i] for i in keep]
         cells = [[row.cells[i] for i in keep] for row in table.rows]
-        widths = [_natural(c, [row[i] for row in cells]) for i, c in enumerate(columns)]
+        widths = [_natural(c, [row[i] for row in cells], width) for i, c in enumerate(columns)]
         room = None if width is None else width - _GAP * (len(widths) - 1)
         if room is None or _squeeze(columns, widths, room, names=_NAME, texts=None):
             return columns, cells, widths
@@ -364,13 +364,11 @@ def _fitted(table: Table, width: int | None) -> tuple[list[Column], list[list[st
     return columns, cells, widths
 
 
-def _natural(column: Column, cells: Iterable[str]) -> int:
-    """Return the width that a column would have: a header may be wrapped, a cell not."""
-    words = column.header.split() or [""]
-    longest = max((len(cell) for cell in cells), default=0)
-    header = len(column.header) if column.kind == "name" else max(map(len, words))
-    # A header of several words takes several lines only if its cells are narrower.
-    return max(longest, min(header if longest < header else len(column.header), max(header, longest)))
+def _natural(column: Column, cells: Iterable[str], width: int | None) -> int:
+    """Return a column's natural width: on a terminal a header may take several lines, a cell not."""
+    whole = width is None or column.kind == "name"
+    words = [column.header] if whole else column.header.split()
+    return max((len(part) for part in (*cells, *words)), default=0)
 
 
 def _squeeze(
