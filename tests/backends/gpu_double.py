@@ -123,6 +123,7 @@ class Context:
 
     def __init__(self, engine):
         self.engine, self.shapes, self.addresses, self.active_optimization_profile = engine, {}, {}, 0
+        self.profiler = None
 
     def set_optimization_profile_async(self, index, stream):
         self.active_optimization_profile = index
@@ -144,6 +145,9 @@ class Context:
             return False
         if self.engine.driver is not None:
             self.engine.driver.gpu_works(self.engine.cost_ms)
+        if self.profiler is not None:
+            for name, ms in self.engine.layer_ms.items():
+                self.profiler.report_layer_time(name, ms)
         size = int(np.prod(self.shapes["x"]))
 
         def at(name, dtype, count):
@@ -157,14 +161,14 @@ class Context:
 
 
 class Engine:
-    """An engine with two profiles; `cost_ms` of the GPU's time an inference."""
+    """An engine with two profiles; `cost_ms` of the GPU's time an inference, `layer_ms` of each layer's."""
 
     num_io_tensors, num_optimization_profiles = 3, 2
     profiles = (((1, 4), (2, 4), (4, 4)), ((5, 4), (8, 4), (16, 4)))
 
     def __init__(self, driver=None, cost_ms=1.0, dtype=np.float16):
         self.fails, self.output_shape, self.no_context = False, None, False
-        self.driver, self.cost_ms, self.dtype = driver, cost_ms, dtype
+        self.driver, self.cost_ms, self.dtype, self.layer_ms = driver, cost_ms, dtype, {}
 
     def get_tensor_name(self, index):
         return "xyz"[index]

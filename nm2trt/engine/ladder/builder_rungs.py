@@ -12,12 +12,15 @@ from typing import Literal
 from nm2trt.engine.evidence.evidence import Evidence, SparsityList, is_sparse_kernel, is_stub
 from nm2trt.engine.evidence.layer_names import is_region, onnx_nodes, split_list
 
-__all__ = ["NOT_MEASURED", "TIMED", "Answer", "Rung", "asked", "gained", "listed"]
+__all__ = ["NOT_MEASURED", "TIMED", "Answer", "Rung", "asked", "gained", "gained_by_layer", "listed"]
 
 Answer = Literal["yes", "no", "unknown", "not measured", "not reached"]
 
 NOT_MEASURED = "not measured"
 TIMED = "when the builder timed it"
+BY_LAYER = "by the layer's time"
+# Two runs of one kernel differ by less than this share under a layer profiler's events.
+_NOISE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,21 @@ def gained(node: str, evidence: Evidence) -> Rung:
     if best > 1.0:
         return Rung("yes", f"{best:.2f}x {TIMED}")
     return Rung("no", f"dense was {1 / best:.2f}x as fast {TIMED}")
+
+
+def gained_by_layer(off_ms: float, on_ms: float) -> Rung:
+    """Say what the flag saved of the layer that runs a node, from its times in two engines.
+
+    Args:
+        off_ms: Time without sparse kernels, in milliseconds.
+        on_ms: Time with them allowed.
+    """
+    if not (off_ms > 0 and on_ms > 0):
+        return Rung("not measured", NOT_MEASURED)
+    speed = off_ms / on_ms
+    if abs(speed - 1) <= _NOISE:
+        return Rung("no", f"{speed:.2f}x {BY_LAYER}: no difference")
+    return Rung("yes" if speed > 1 else "no", f"{speed:.2f}x {BY_LAYER}")
 
 
 def _kernel(node: str, evidence: Evidence) -> Rung | None:

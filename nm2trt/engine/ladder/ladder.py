@@ -17,7 +17,15 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from nm2trt.engine.evidence.evidence import Evidence
-from nm2trt.engine.ladder.builder_rungs import NOT_MEASURED, Answer, Rung, asked, gained, listed
+from nm2trt.engine.ladder.builder_rungs import (
+    NOT_MEASURED,
+    Answer,
+    Rung,
+    asked,
+    gained,
+    gained_by_layer,
+    listed,
+)
 from nm2trt.errors import InputError
 from nm2trt.nm.advice import pattern_advice
 from nm2trt.nm.eligibility import Place, can_run_sparse, expectations
@@ -34,6 +42,7 @@ __all__ = [
     "shared_names",
     "sparse_share",
     "with_evidence",
+    "with_layer_times",
 ]
 
 _TWO_OF_FOUR = NMPattern(2, 4)
@@ -180,6 +189,24 @@ def with_evidence(ladder: Sequence[LadderRow], evidence: Evidence) -> tuple[Ladd
         above = _above_builder(row.node, Evidence() if row.node in shared else evidence)
         *_, listed_now, chosen_now, gain_now = _until_no([row.pattern, row.fits, row.dtype, *above])
         rows.append(replace(row, listed=listed_now, chosen=chosen_now, gain=gain_now))
+    return tuple(rows)
+
+
+def with_layer_times(
+    ladder: Sequence[LadderRow], times: Mapping[str, tuple[float, float]]
+) -> tuple[LadderRow, ...]:
+    """Return rows with the gain that layer times tell, where the builder measured none.
+
+    Args:
+        ladder: One row a weight.
+        times: By ONNX node: milliseconds of the layers that run it, without sparse kernels and with them.
+    """
+    shared, rows = shared_names(ladder), []
+    for row in ladder:
+        open_gain = row.gain.answer in ("not measured", "unknown")
+        if open_gain and row.node in times and row.node not in shared:
+            row = replace(row, gain=gained_by_layer(*times[row.node]))
+        rows.append(row)
     return tuple(rows)
 
 

@@ -30,7 +30,8 @@ import numpy.typing as npt
 from nm2trt.backends.cuda import probe_gpus
 from nm2trt.backends.protocol import Backend, Session, TensorSpec, numpy_dtype
 from nm2trt.engine.build import BuildResult
-from nm2trt.engine.ladder.ladder import sparse_share, with_evidence
+from nm2trt.engine.evidence.layer_names import is_region, onnx_nodes
+from nm2trt.engine.ladder.ladder import sparse_share, with_evidence, with_layer_times
 from nm2trt.engine.ladder.requirement import read_evidence
 from nm2trt.engine.twin.clocks import BLOCKS, Clocks, Effort, clock_sessions
 from nm2trt.engine.twin.report import LayerDelta, TwinReport, Variant
@@ -194,6 +195,8 @@ def _timed(
 ) -> TwinReport:
     gpus = probe_gpus()[0]
     warm = clocks.warm
+    # The profiler slows an engine for good, so its layers come last.
+    off, on = _layer_times(sessions, feeds)
     return replace(
         report,
         measured=True,
@@ -213,18 +216,34 @@ def _timed(
         notes=(*report.notes, *clocks.notes),
         clock=clocks.clock,
         other_clocks=clocks.others,
-        # The profiler slows an engine for good, so its layers come last.
-        layers=_layer_deltas(sessions, feeds),
+        layers=_deltas(off, on),
+        ladder=with_layer_times(report.ladder, _by_node(off, on)),
     )
 
 
-def _layer_deltas(sessions: Mapping[str, Session], feeds: Mapping[str, Array]) -> tuple[LayerDelta, ...]:
-    """Time the layers that both engines have; an engine's profiler slows it, so this comes last."""
+def _layer_times(
+    sessions: Mapping[str, Session], feeds: Mapping[str, Array]
+) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """Return the time of every layer in ms, without the flag and with it; {} if an engine tells none."""
     off, on = sessions["sparse-off"], sessions["sparse-on"]
-    if not (isinstance(off, _TimesLayers) and isinstance(on, _TimesLayers)):
-        return ()
-    with contextlib.suppress(BackendError):
-        times = [session.layer_times(feeds, runs=20) for session in (off, on)]
-        shared = [LayerDelta(name, times[0][name], ms) for name, ms in times[1].items() if name in times[0]]
-        return tuple(sorted(shared, key=lambda delta: -delta.saved_ms))
-    return ()
+    if isinstance(off, _TimesLayers) and isinstance(on, _TimesLayers):
+        with contextlib.suppress(BackendError):
+            return off.layer_times(feeds, runs=20), on.layer_times(feeds, runs=20)
+    return {}, {}
+
+
+def _deltas(off: Mapping[str, float], on: Mapping[str, float]) -> tuple[LayerDelta, ...]:
+    shared = [LayerDelta(name, off[name], ms) for name, ms in on.items() if name in off]
+    return tuple(sorted(shared, key=lambda delta: -delta.saved_ms))
+
+
+def _by_node(off: Mapping[str, float], on: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Return the layers' times by the ONNX nodes that both engines name, regions of many nodes left out."""
+    sums = []
+    for times in (off, on):
+        found: dict[str, float] = {}
+        for name, ms in times.items():
+            for node in () if is_region(name) else onnx_nodes(name):
+                found[node] = found.get(node, 0.0) + ms
+        sums.append(found)
+    return {node: (ms, sums[1][node]) for node, ms in sums[0].items() if node in sums[1]}

@@ -72,13 +72,15 @@ class OnDoubles:
 
     name, version = "trt", "10.3.0"
 
-    def __init__(self, driver, *, text="", no_context="", run=lambda driver: None):
+    def __init__(self, driver, *, text="", no_context="", run=lambda driver: None, layer_ms=None):
         self.driver, self.text, self.no_context, self.run = driver, text, no_context, run
+        self.layer_ms = layer_ms or {}
 
     def open(self, path, plugins=()):
         name = path.name.split(".")[1]
         engine = InspectedEngine(self.driver)
         engine.text, engine.no_context = self.text, name == self.no_context
+        engine.layer_ms = self.layer_ms.get(name, {})
         if name == NAMES[-1]:
             self.run(self.driver)
         return gpu_double.session_of(engine, module=Inspected())
@@ -120,6 +122,26 @@ def test_an_inspector_that_writes_no_json_costs_a_note(driver):
     assert report.measured
     said = "the inspector of trt 10.3.0 was not read: the layer information is no JSON"
     assert any(said in note for note in report.notes)
+
+
+def test_layer_times_fill_the_gain_that_no_builder_measured(driver):
+    times = {
+        "sparse-off": {"conv0 + relu0": 1.5, "conv1": 1.0, "Reformatting CopyNode for Input Tensor 0": 0.1},
+        "sparse-on": {"conv0_myl0_1": 1.0, "conv1": 1.01, "{ForeignNode[conv1...conv9]}": 9.0},
+    }
+    report = compare(OnDoubles(driver, text=layers(SPARSE, SPARSE), layer_ms=times))
+    assert [row.gain.answer for row in report.ladder] == ["yes", "no"]
+    assert [row.gain.detail for row in report.ladder] == [
+        "1.50x by the layer's time",
+        "0.99x by the layer's time: no difference",
+    ]
+    assert [(delta.layer, round(delta.saved_ms, 3)) for delta in report.layers] == [("conv1", -0.01)]
+
+
+def test_a_weight_whose_kernel_stayed_dense_has_no_gain_to_measure(driver):
+    times = {name: {"conv0": 1.0, "conv1": 1.0} for name in ("sparse-off", "sparse-on")}
+    report = compare(OnDoubles(driver, text=layers(DENSE, DENSE), layer_ms=times))
+    assert [row.gain.answer for row in report.ladder] == ["not reached"] * 2
 
 
 def test_memory_that_lacks_for_the_third_engine_is_one_sentence(driver):
