@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -13,11 +13,13 @@ import numpy.typing as npt
 
 from nm2trt.errors import BackendMissingError, DataError
 
-__all__ = ["METHODS", "Collector", "Method", "Observed", "collector_for"]
+__all__ = ["METHODS", "Choice", "Collector", "EachChoice", "Method", "Observed", "collector_for"]
 
 Array = npt.NDArray[Any]
 Method = Literal["minmax", "percentile", "entropy"]
 METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy")
+# A method and its percentile, which only "percentile" reads.
+Choice = tuple[Method, float]
 
 _BINS = {"percentile": 2048, "entropy": 512}
 # A histogram is not refined beyond this: values that grow a millionfold would exhaust memory.
@@ -66,19 +68,24 @@ class _Extremes:
         self._observed, self._infinite = observed, infinite
         self._names = list(dict.fromkeys(item.value for item in observed.values()))
         self._at = {name: index for index, name in enumerate(self._names)}
-        with_low = {item.value for item in observed.values() if item.kind == "min"}
+        with_low = {item.value for item in observed.values() if item.kind != "max"}
         self._low = np.array([np.inf if name in with_low else 0.0 for name in self._names])
         self._high = np.full(len(self._names), -np.inf)
 
     def update(self, outputs: Mapping[str, Array]) -> None:
         for name, item in self._observed.items():
-            at, found = self._at[item.value], float(outputs[name])
-            if np.isnan(found) or not (self._infinite or np.isfinite(found)):
-                raise DataError(f"{item.value!r} becomes NaN or infinite inside the model on these samples")
-            if item.kind == "min":
-                self._low[at] = min(self._low[at], found)
-            else:
-                self._high[at] = max(self._high[at], found)
+            at, whole = self._at[item.value], outputs[name]
+            ends = (whole.min(), whole.max()) if item.kind == "all" and whole.size else (whole,)
+            for end in ends if whole.size else ():
+                found = float(end)
+                if np.isnan(found) or not (self._infinite or np.isfinite(found)):
+                    raise DataError(
+                        f"{item.value!r} becomes NaN or infinite inside the model on these samples"
+                    )
+                if item.kind != "max":
+                    self._low[at] = min(self._low[at], found)
+                if item.kind != "min":
+                    self._high[at] = max(self._high[at], found)
 
     def arrays(self) -> dict[str, Array]:
         return {"low": self._low, "high": self._high}
@@ -156,6 +163,52 @@ class _Histograms:
         with contextlib.redirect_stdout(io.StringIO()):
             found = self._library.compute_collection_result()
         return {name: (float(result[0]), float(result[1])) for name, result in found.items()}
+
+
+class EachChoice:
+    """Keeps what several methods need of each batch, so that the model runs once for all of them.
+
+    Args:
+        observed: The outputs that give whole values.
+        choices: Method and percentile of each.
+    """
+
+    def __init__(self, observed: Mapping[str, Observed], choices: Sequence[Choice]) -> None:
+        self._observed = observed
+        self._parts = {
+            method: collector_for(observed, method, percentile) for method, percentile in reversed(choices)
+        }
+
+    def update(self, outputs: Mapping[str, Array]) -> None:
+        """Take in what the model gave for a batch."""
+        for part in self._parts.values():
+            part.update(outputs)
+
+    def arrays(self) -> dict[str, Array]:
+        """Return all that was kept, for a cache."""
+        return {
+            f"{m}/{name}": array for m, part in self._parts.items() for name, array in part.arrays().items()
+        }
+
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        """Go on from what `arrays` returned."""
+        for method, part in self._parts.items():
+            start = f"{method}/"
+            part.restore({name[len(start) :]: a for name, a in arrays.items() if name.startswith(start)})
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Return the ranges of the first choice."""
+        return next(reversed(self._parts.values())).ranges()
+
+    def ranges_of(self, choice: Choice) -> dict[str, tuple[float, float]]:
+        """Return the range of each value by one of the choices."""
+        method, percentile = choice
+        part = self._parts[method]
+        if method == "percentile":
+            # A histogram serves every percentile.
+            kept, part = part.arrays(), collector_for(self._observed, method, percentile)
+            part.restore(kept)
+        return part.ranges()
 
 
 def collector_for(

@@ -10,23 +10,31 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nm2trt.backends.batch_axes import fixed_batch, sample_shapes
 from nm2trt.backends.protocol import Session
-from nm2trt.calibration.collectors import METHODS, Collector, Method, Observed, collector_for
+from nm2trt.calibration.collectors import (
+    METHODS,
+    Choice,
+    Collector,
+    EachChoice,
+    Method,
+    Observed,
+    collector_for,
+)
 from nm2trt.calibration.range_cache import RangeCache
 from nm2trt.calibration.stream import Batch, SampleHash, SampleStream, fitted
 from nm2trt.errors import DataError, InputError, Interrupted, OutputError
 from nm2trt.progress import bar
 
-__all__ = ["METHODS", "Method", "Observed", "Ranges", "calibrate"]
+__all__ = ["METHODS", "Choice", "Method", "Observed", "Ranges", "calibrate", "calibrate_each"]
 
 Array = npt.NDArray[Any]
 
@@ -114,20 +122,73 @@ def calibrate(
         "percentile": percentile if method == "percentile" else None,
         "values": list(dict.fromkeys(item.value for item in observed.values())),
     }
-    run = _Run(open_session, samples, collector, RangeCache(cache, key), method, first)
-    return run()
+    run = _Run(open_session, samples, collector, RangeCache(cache, key), first)
+    found = run()
+    return found.ranges(method, found.collector.ranges())
+
+
+def calibrate_each(
+    open_session: Callable[[], Session],
+    observed: Mapping[str, Observed],
+    samples: SampleStream,
+    choices: Sequence[Choice],
+    *,
+    model_sha256: str,
+    cache: Path | None = None,
+) -> dict[Choice, Ranges]:
+    """Run all samples once and return the ranges by each of several methods.
+
+    Args:
+        open_session: Opens the model that gives what is observed.
+        observed: Its outputs that do, by name, each of kind "all".
+        samples: The samples.
+        choices: Method and percentile of each.
+        model_sha256: Hash of the model, for the cache.
+        cache: As `calibrate` takes it.
+
+    Raises:
+        DataError: As `calibrate`.
+        Interrupted: As `calibrate`.
+    """
+    values = list(dict.fromkeys(item.value for item in observed.values()))
+    key = {
+        "format": _FORMAT,
+        "model": model_sha256,
+        "choices": [list(one) for one in choices],
+        "values": values,
+    }
+    run = _Run(open_session, samples, lambda: EachChoice(observed, choices), RangeCache(cache, key), None)
+    found = run()
+    return {one: found.ranges(one[0], found.collector.ranges_of(one)) for one in choices}
+
+
+_Kept = TypeVar("_Kept", bound=Collector)
+
+
+@dataclass(frozen=True, slots=True)
+class _Collected(Generic[_Kept]):
+    """What a run over the samples left: the collector, samples, their hash, and how many the cache had."""
+
+    collector: _Kept
+    done: int
+    sha256: str
+    reused: int
+
+    def ranges(self, method: Method, found: Mapping[str, tuple[float, float]]) -> Ranges:
+        low = {name: ends[0] for name, ends in found.items()}
+        high = {name: ends[1] for name, ends in found.items()}
+        return Ranges(method, self.done, self.sha256, low, high, self.reused)
 
 
 @dataclass(slots=True)
-class _Run:
+class _Run(Generic[_Kept]):
     open_session: Callable[[], Session]
     samples: SampleStream
-    collector: Callable[[], Collector]
+    collector: Callable[[], _Kept]
     cache: RangeCache
-    method: Method
     first: Callable[[Batch, Mapping[str, Array]], None] | None
 
-    def __call__(self) -> Ranges:
+    def __call__(self) -> _Collected[_Kept]:
         kept = self.cache.load()
         if kept is not None:
             found = self._collect(kept)
@@ -138,7 +199,7 @@ class _Run:
             raise DataError(f"{self.samples.source} could not be read twice alike")
         return found
 
-    def _collect(self, kept: tuple[int, str, dict[str, Array]] | None) -> Ranges | None:
+    def _collect(self, kept: tuple[int, str, dict[str, Array]] | None) -> _Collected[_Kept] | None:
         """Go through the samples; None where the cache is of others."""
         collector, digest = self.collector(), SampleHash()
         skip = 0 if kept is None else kept[0]
@@ -183,15 +244,7 @@ class _Run:
         if done > skip:
             with contextlib.suppress(OutputError):
                 self.cache.save(done, digest.hexdigest(), collector.arrays())
-        ranges = collector.ranges()
-        return Ranges(
-            self.method,
-            done,
-            digest.hexdigest(),
-            {name: low for name, (low, _) in ranges.items()},
-            {name: high for name, (_, high) in ranges.items()},
-            skip,
-        )
+        return _Collected(collector, done, digest.hexdigest(), skip)
 
     def _stopped(self, done: int, skip: int, digest: SampleHash, arrays: Mapping[str, Array]) -> None:
         if done > skip:

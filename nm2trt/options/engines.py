@@ -8,7 +8,16 @@ from typing import Literal
 
 from nm2trt.errors import InputError
 from nm2trt.options.field import option, options_of
-from nm2trt.options.models import ALL, ALLOW_FUNCTIONS, BATCH, CALIB, DATA_ROOT, METHOD, PERCENTILE
+from nm2trt.options.models import (
+    ALL,
+    ALLOW_FUNCTIONS,
+    BATCH,
+    CALIB,
+    DATA_ROOT,
+    MAX_LOSS,
+    METHOD,
+    PERCENTILE,
+)
 
 __all__ = ["BuildCommand", "BuilderCommand", "ExplainCommand", "GainCommand", "ProveCommand"]
 
@@ -122,6 +131,13 @@ class BuildCommand(BuilderCommand):
         group=_PRECISION,
         stage=False,
         help="so do depthwise convolutions, which never have sparse kernels, in int8 and fp8",
+    )
+    max_loss: str | None = option(
+        None,
+        group=_PRECISION,
+        metavar="PCT",
+        stage=False,
+        help=MAX_LOSS,
     )
     keep: bool = option(
         False, group=_PRECISION, stage=False, help="keep the ONNX file in that precision beside the engine"

@@ -24,6 +24,11 @@ CALIB = "samples: INPUTS.npz with an array per input, or a RECIPE.yaml"
 DATA_ROOT = "folder that the recipe's paths are relative to (default: its own)"
 ALL = "show every row and every reason; rows that are equal are one row otherwise"
 JSON = "print the report as JSON"
+MAX_LOSS = (
+    "search ranges, and leave layers in float, until at most this share of held-out samples changes its "
+    "answer, as in 2% (of an output without scores: until this share of its variance is lost); replaces "
+    "--method and --percentile"
+)
 METHOD = "how ranges of activations are chosen (default: minmax)"
 PERCENTILE = "percent of magnitudes inside a range, for --method percentile (default: 99.99)"
 RANGES = "what calibration found (default: .ranges.npz beside the output)"
@@ -242,6 +247,7 @@ class QuantizeCommand:
     float_depthwise: bool = option(
         False, help="leave depthwise convolutions, which never have sparse kernels, in float"
     )
+    max_loss: str | None = option(None, metavar="PCT", help=MAX_LOSS)
     float_weights: bool = option(
         False, help="keep weights in float behind a Q/DQ pair, as older parsers want them"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from nm2trt.backends.options import (
 )
 from nm2trt.errors import InputError
 from nm2trt.options.engines import BuildCommand, BuilderCommand
+from nm2trt.options.shares import parse_share
 from nm2trt.pipeline.lowering import Lowering, Precision, lower, refuse_fp8
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def build(
         output, options = None, output
     model, options = Path(model), options or BuildOptions()
     lowering = Lowering(precision) if isinstance(precision, str) else precision
-    required = None if require_sparse is None else _share(require_sparse)
+    required = None if require_sparse is None else parse_share(require_sparse, "the work", "80%")
     builder = choose_backend(backend)
     # Before the work of verifying: a wrong path or target should be told at once.
     out, options = check_request(model, None if output is None else Path(output), options, builder)
@@ -216,20 +216,6 @@ def _forced(
     )
 
 
-def _share(given: str | float) -> float:
-    """Read a share: "80%" or "80" as text, 0.8 as a number."""
-    share = given if isinstance(given, (int, float)) else None
-    match = (
-        re.fullmatch(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*(%?)\s*", given) if isinstance(given, str) else None
-    )
-    # "0.8" may mean 80 % or 0.8 %: it is not guessed.
-    if match is not None and (match[2] or float(match[1]) >= 1):
-        share = float(match[1]) / 100
-    if share is None or not 0 < share <= 1:
-        raise InputError(f"{given!r} is no share of the work; write a percentage over 0, as in 80%")
-    return float(share)
-
-
 def engine_suffix(backend: str | None = None) -> str:
     """Return what names of engines end in, e.g. ".rtx".
 
@@ -255,6 +241,7 @@ def build_command(command: BuildCommand) -> BuildResult:
             percentile=command.percentile,
             exclude=command.exclude,
             float_depthwise=command.float_depthwise,
+            max_loss=command.max_loss,
             batch=command.batch,
             data_root=command.data_root,
             allow_functions=command.allow_functions,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nm2trt.errors import InputError
+from nm2trt.options.shares import parse_share
 from nm2trt.pipeline.calibration_input import open_calibration, refuse_replacing
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Lowering:
         percentile: Share of magnitudes inside a range, in percent, for "percentile".
         exclude: Globs on layers that keep the precision that they have.
         float_depthwise: So do depthwise convolutions, where the precision is INT8 or FP8.
+        max_loss: Search ranges and layers to leave in float; see `nm2trt.quantize`. INT8 and FP8 only.
         batch: Samples of a batch; None leaves it to the samples.
         data_root: Folder that a recipe's paths are relative to; its own by default.
         allow_functions: Run a recipe's `function` source, which is code.
@@ -55,6 +57,7 @@ class Lowering:
     percentile: float = 99.99
     exclude: tuple[str, ...] = ()
     float_depthwise: bool = False
+    max_loss: str | float | None = None
     batch: int | None = None
     data_root: str | os.PathLike[str] | None = None
     allow_functions: bool = False
@@ -133,6 +136,7 @@ def _quantised(model: Model, samples: SampleStream, lowering: Lowering, cache: P
         lowering.percentile,
         lowering.exclude,
         float_depthwise=lowering.float_depthwise,
+        max_loss=None if lowering.max_loss is None else parse_share(lowering.max_loss, "the samples", "2%"),
     )
     report = quantize_model(model, None, samples, options, cache=cache)
     layers, ranges = report.layers, report.ranges
@@ -140,7 +144,7 @@ def _quantised(model: Model, samples: SampleStream, lowering: Lowering, cache: P
         f"precision {lowering.precision}: {sum(layer.quantised for layer in layers)} of {len(layers)} "
         f"layers, ranges by {ranges.method} over {ranges.samples} samples (sha256 {ranges.sha256[:12]})"
     )
-    return (note, *report.notes)
+    return (note, report.work.sentence(lowering.precision), *report.notes)
 
 
 def refuse_fp8(model: Model, targets: tuple[str, ...], precision: str | None) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from nm2trt.options.shares import parse_share
 from nm2trt.pipeline.calibration_input import open_calibration, refuse_replacing
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def quantize(
     exclude: Sequence[str] = (),
     float_weights: bool = False,
     float_depthwise: bool = False,
+    max_loss: str | float | None = None,
     batch: int | None = None,
     cache: str | os.PathLike[str] | None = None,
     data_root: str | os.PathLike[str] | None = None,
@@ -47,6 +49,9 @@ def quantize(
         exclude: Globs on names of nodes and weights that stay float.
         float_weights: Keep weights in float behind a Q/DQ pair, as older parsers want them.
         float_depthwise: Leave depthwise convolutions, which never have sparse kernels, in float.
+        max_loss: Search ranges, and layers to leave in float, until at most this share of held-out samples
+            changes its answer ("2%" or 0.02; of an output without scores: until at most this share of its
+            variance is lost); `method` and `percentile` are then ignored.
         batch: Samples of a batch; None takes the recipe's, and few for an `.npz`.
         cache: File that keeps what calibration found; None puts `.ranges.npz` beside the output.
         data_root: Folder that a recipe's paths are relative to; its own by default.
@@ -56,7 +61,8 @@ def quantize(
     Raises:
         InputError: A path or an option is wrong, or the model is not sound or not float32, or it is of too
             old an opset and cannot be converted.
-        DifferenceError: The conversion to a newer opset changed the outputs.
+        DifferenceError: The conversion to a newer opset changed the outputs, or no ranges and placement are
+            within `max_loss`; nothing is written.
         DataError: The samples do not fit the model.
         LineageError: A zero was lost.
         Interrupted: Calibration was stopped; the cache is up to date.
@@ -65,7 +71,8 @@ def quantize(
     from nm2trt.graph.quantize.report import QuantizeOptions
     from nm2trt.graph.storage.model import load
 
-    options = QuantizeOptions(to, method, percentile, tuple(exclude), float_weights, float_depthwise)
+    limit = None if max_loss is None else parse_share(max_loss, "the samples", "2%")
+    options = QuantizeOptions(to, method, percentile, tuple(exclude), float_weights, float_depthwise, limit)
     model = Path(model)
     out = model.with_suffix(f".{to}.onnx") if output is None else Path(output)
     kept = out.with_suffix(".ranges.npz") if cache is None else Path(cache)

@@ -17,7 +17,7 @@ An output of the model stays float.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 import onnx
@@ -46,6 +46,7 @@ class Layer:
         why_float: Why it stays float; "" when it is quantised.
         consumer: Its weight operand.
         chain: What its kernel computes, when it is quantised.
+        is_depthwise: Whether it is a convolution with one input channel per filter.
     """
 
     index: int
@@ -55,6 +56,7 @@ class Layer:
     why_float: str
     consumer: Consumer
     chain: Chain | None = None
+    is_depthwise: bool = False
 
 
 @dataclass(slots=True)
@@ -84,19 +86,26 @@ class Placement:
         return groups
 
 
-def place(editor: Editor, exclude: Sequence[str], *, float_depthwise: bool = False) -> Placement:
+def place(
+    editor: Editor,
+    exclude: Sequence[str],
+    *,
+    float_depthwise: bool = False,
+    sharp: Mapping[str, str] | None = None,
+) -> Placement:
     """Decide where pairs go.
 
     Args:
         editor: The graph.
         exclude: Globs on names of nodes and of weights that stay float.
         float_depthwise: Leave depthwise convolutions in float too.
+        sharp: Labels of further layers that stay float, with reasons.
 
     Raises:
         InputError: A glob matches nothing.
     """
     wiring = Wiring(editor.nodes, editor.pinned, lambda name: editor.scope.state(name).kind == "constant")
-    layers = tuple(_layers(editor, wiring, exclude, float_depthwise=float_depthwise))
+    layers = tuple(_layers(editor, wiring, exclude, sharp or {}, float_depthwise=float_depthwise))
     _check_globs(exclude, layers)
     placed = Placement(layers)
     quantised = {layer.index: layer for layer in placed.quantised}
@@ -121,13 +130,16 @@ def place(editor: Editor, exclude: Sequence[str], *, float_depthwise: bool = Fal
 
 
 def _with_chain(layer: Layer, chain: Chain) -> Layer:
-    return Layer(
-        layer.index, layer.label, layer.operator, layer.weight, layer.why_float, layer.consumer, chain
-    )
+    return replace(layer, chain=chain)
 
 
 def _layers(
-    editor: Editor, wiring: Wiring, exclude: Sequence[str], *, float_depthwise: bool
+    editor: Editor,
+    wiring: Wiring,
+    exclude: Sequence[str],
+    sharp: Mapping[str, str],
+    *,
+    float_depthwise: bool,
 ) -> Iterable[Layer]:
     for consumer in consumers(editor.model):
         main = consumer.scope.name == ""
@@ -141,9 +153,11 @@ def _layers(
             why = f"excluded by {glob!r}"
         elif not why and wiring.constant(consumer.node.input[1 - consumer.input_index]):
             why = "its input is constant"
-        elif not why and float_depthwise and _is_depthwise(consumer):
+        depthwise = _is_depthwise(consumer)
+        if not why and float_depthwise and depthwise:
             why = "depthwise: one input channel a filter"
-        yield Layer(index, label, consumer.operator, weight, why, consumer)
+        why = why or sharp.get(label, "")
+        yield Layer(index, label, consumer.operator, weight, why, consumer, is_depthwise=depthwise)
 
 
 def _why_float(consumer: Consumer, *, main: bool) -> str:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from onnx import TensorProto
 
 from nm2trt.backends.batch_axes import fixed_batch, sample_shapes
+from nm2trt.backends.choice import place_of
 from nm2trt.backends.ort import open_onnx
 from nm2trt.calibration.ranges import Ranges, calibrate
 from nm2trt.calibration.stream import SampleStream, fitted
@@ -33,9 +34,13 @@ from nm2trt.graph.pass_frame import Change, Pass, run_passes
 from nm2trt.graph.quantize.opset_conversion import OpsetConversion
 from nm2trt.graph.quantize.pair_insertion import PairInsertion
 from nm2trt.graph.quantize.qdq_placement import Placement, place
+from nm2trt.graph.quantize.range_search import search_ranges
 from nm2trt.graph.quantize.report import QuantizedLayer, QuantizeOptions, QuantizeReport
+from nm2trt.graph.quantize.search_report import RangeSearch
+from nm2trt.graph.quantize.work_shares import layer_work, work_shares
 from nm2trt.graph.storage.model import Model, load, opset
 from nm2trt.graph.storage.model_hash import model_hash
+from nm2trt.graph.storage.model_info import describe_model
 from nm2trt.graph.storage.save import refuse_data_file
 from nm2trt.graph.storage.tensors import DTYPE_NAMES
 from nm2trt.graph.verify.mask_lineage import check_descent
@@ -46,6 +51,8 @@ from nm2trt.nm.plan import Plan
 __all__ = ["QuantizeOptions", "QuantizeReport", "QuantizedLayer", "quantize_model"]
 
 Array = npt.NDArray[Any]
+# For which architectures work is counted; () takes the builder's own choice.
+_TARGETS: Mapping[str, tuple[str, ...]] = {"int8": (), "fp8": ("sm89",)}
 _QUANTISED = frozenset(
     """QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearConv QLinearMatMul ConvInteger
     MatMulInteger QGemm QAttention QLinearAdd QLinearConcat MatMulIntegerToFloat
@@ -76,7 +83,8 @@ def quantize_model(
         InputError: A path, a glob or an option is wrong.
         ModelError: The model is no sound ONNX file, is quantised already, is not float32, or is of too old
             an opset and cannot be converted.
-        DifferenceError: The conversion to a newer opset changed the outputs; nothing is written.
+        DifferenceError: The conversion to a newer opset changed the outputs, or no trial of a search is
+            within its limit; nothing is written.
         DataError: The samples do not fit the model.
         LineageError: A zero was lost; nothing is written.
         OutputError: The output cannot be written.
@@ -94,7 +102,7 @@ def quantize_model(
     return QuantizeReport(
         model=source.name if isinstance(source, Model) else str(source),
         output="" if target is None else str(target),
-        options=options,
+        options=step.options,
         layers=tuple(replace(one, whole=one.quantised and one.layer not in inside) for one in step.layers),
         scales=work.scales,
         ranges=step.ranges,
@@ -105,6 +113,8 @@ def quantize_model(
         parent_mask_sha256=passed.parent.mask_sha256,
         mask_sha256=passed.child.mask_sha256,
         relation=passed.relation,
+        work=step.shares,
+        search=step.search,
     )
 
 
@@ -115,7 +125,8 @@ class _Quantize(Pass):
         self, options: QuantizeOptions, samples: SampleStream, cache: Path | None, *, compared: bool
     ) -> None:
         self.stage = f"quantize {options.to}"
-        self._options, self._samples, self._cache, self._compared = options, samples, cache, compared
+        self.options, self._samples, self._cache, self._compared = options, samples, cache, compared
+        self.search: RangeSearch | None = None
         self._reference: Reference | None = None
 
     def requires(self, model: Model) -> None:
@@ -123,21 +134,23 @@ class _Quantize(Pass):
         if self._cache is not None:
             refuse_data_file(model, self._cache)
 
-    def rewrite(self, model: Model, parent: VerifyReport) -> Change:  # noqa: ARG002
+    def rewrite(self, model: Model, parent: VerifyReport) -> Change:
         editor = Inserter(model, "quantized")
-        placed = _place(editor, self._options)
+        placed = _place(editor, self.options)
+        self._shapes = _input_shapes(model, self._samples)
         first: list[tuple[Any, Any]] = []
-        self.ranges = _calibrate(
-            model,
-            list(placed.points),
-            self._samples,
-            self._options,
-            self._cache,
-            first if self._compared else None,
-        )
+        if self.options.max_loss is None:
+            kept = first if self._compared else None
+            points = list(placed.points)
+            self.ranges = _calibrate(model, points, self._samples, self.options, self._cache, kept)
+        else:
+            work = layer_work(model, parent, self._shapes)
+            found = search_ranges(model, self._samples, self.options, work, cache=self._cache)
+            self.options, self.ranges, self.search = found.options, found.ranges, found.record
+            placed = _place(editor, self.options, found.sharp)
         if self._compared:
             self._reference = _reference(model, self._samples, first)
-        self.work = PairInsertion(editor, placed, self.ranges, self._options)
+        self.work = PairInsertion(editor, placed, self.ranges, self.options)
         self.work.insert_pairs()
         # Weights are read one at a time, and are never in memory together.
         self.layers = tuple(self.work.quantise(layer) for layer in placed.layers)
@@ -155,7 +168,23 @@ class _Quantize(Pass):
 
     def compare(self, after: Model) -> Agreement:
         self.islands = _under_old_labels(self._child.islands, after, self._labels)
+        place = place_of(None, _TARGETS[self.options.to])
+        self.shares = work_shares(after, self._child, self._shapes, place)
         return NOT_ASKED if self._reference is None else self._reference.compare(after, required=False)
+
+
+def _input_shapes(model: Model, samples: SampleStream) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every input with free sizes for one sample."""
+    given = next(samples.read(1))
+    found = {}
+    for value in describe_model(model).inputs:
+        array = given.get(value.name)
+        shape = value.shape or ()
+        if array is None or len(shape) != array.ndim or all(isinstance(size, int) for size in shape):
+            continue
+        sizes = zip(shape, (1, *array.shape[1:]), strict=True)
+        found[value.name] = tuple(size if isinstance(size, int) else have for size, have in sizes)
+    return found
 
 
 def _under_old_labels(
@@ -179,8 +208,8 @@ def _refuse_quantised(model: Model) -> None:
             )
 
 
-def _place(editor: Editor, options: QuantizeOptions) -> Placement:
-    placed = place(editor, options.exclude, float_depthwise=options.float_depthwise)
+def _place(editor: Editor, options: QuantizeOptions, sharp: Mapping[str, str] | None = None) -> Placement:
+    placed = place(editor, options.exclude, float_depthwise=options.float_depthwise, sharp=sharp)
     if not placed.quantised:
         first = f"; {placed.layers[0].label}: {placed.layers[0].why_float}" if placed.layers else ""
         raise ModelError(f"{editor.model.name} has no Conv, Gemm or MatMul to quantise{first}")

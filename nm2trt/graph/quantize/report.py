@@ -11,6 +11,7 @@ from nm2trt.compare import OutputDifference
 from nm2trt.errors import InputError
 from nm2trt.graph.analysis.qdq_islands import Island, island_table
 from nm2trt.graph.quantize.number_formats import FORMATS, Format
+from nm2trt.graph.quantize.search_report import RangeSearch, WorkShares
 from nm2trt.graph.storage.stage_metadata import Relation
 from nm2trt.tables import Column, Result, Row, Table
 
@@ -30,9 +31,12 @@ class QuantizeOptions:
             storing the quantised numbers.
         float_depthwise: Leave depthwise convolutions in float: they never have sparse kernels, and one scale
             for channels of very different ranges costs accuracy.
+        max_loss: Search for ranges, and for layers to leave in float, until at most this share of held-out
+            samples has another answer than in float (of an output without scores: until at most this share
+            of its variance is lost); None searches nothing.
 
     Raises:
-        InputError: `to` is no such format.
+        InputError: `to` is no such format, or `max_loss` is out of range.
     """
 
     to: Literal["int8", "fp8"] = "int8"
@@ -41,8 +45,11 @@ class QuantizeOptions:
     exclude: tuple[str, ...] = ()
     float_weights: bool = False
     float_depthwise: bool = False
+    max_loss: float | None = None
 
     def __post_init__(self) -> None:
+        if self.max_loss is not None and not 0 <= self.max_loss < 1:
+            raise InputError(f"a loss of {self.max_loss:g} is out of range; write a share, as in 2% or 0.02")
         if self.to not in FORMATS:
             raise InputError(f"cannot quantise to {self.to!r}; choose {' or '.join(FORMATS)}")
 
@@ -99,6 +106,8 @@ class QuantizeReport(Result):
         parent_mask_sha256: Mask hash of the model that was read.
         mask_sha256: Mask hash of the model that was written.
         relation: "equal", or "subset" when rounding added zeros.
+        work: Work by what it computes in.
+        search: What was tried, if `max_loss` asked for a search.
     """
 
     model: str
@@ -114,6 +123,8 @@ class QuantizeReport(Result):
     parent_mask_sha256: str
     mask_sha256: str
     relation: Relation
+    work: WorkShares
+    search: RangeSearch | None = None
 
     def tables(self) -> tuple[Table, ...]:
         """Return the layers that stay float, and those that are quantised in part."""
@@ -139,6 +150,8 @@ class QuantizeReport(Result):
         return (
             f"{layers}; {len(self.scales)} values quantised",
             f"ranges by {ranges.method} over {ranges.samples} samples{reused}",
+            *((self.search.sentence,) if self.search is not None else ()),
+            self.work.sentence(self.options.to),
             f"{lost} of {parameters} weights were rounded to zero; masks: {self.relation}",
             *(item.sentence for item in self.differences),
             *((self.not_measured,) if self.not_measured else ()),
@@ -161,4 +174,6 @@ class QuantizeReport(Result):
             "parent_mask_sha256": self.parent_mask_sha256,
             "mask_sha256": self.mask_sha256,
             "relation": self.relation,
+            "work": asdict(self.work),
+            "search": None if self.search is None else self.search.to_json(),
         }

@@ -1,0 +1,352 @@
+"""Search for ranges and placement: calibration method, and layers that stay in float, by held-out loss.
+
+Half of the samples choose the ranges, the other half judges. Methods are tried on the whole network; if none
+keeps the loss within its limit, depthwise convolutions go back to float (they have no sparse kernels), then
+the sharpest layers: those that alone cost the most divergence per sparse work that floating them gives up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from nm2trt.backends.batch_axes import fixed_batch, sample_shapes
+from nm2trt.backends.ort import OrtSession, open_onnx
+from nm2trt.calibration.ranges import Choice, Ranges, calibrate_each
+from nm2trt.calibration.stream import SampleStream, fitted
+from nm2trt.errors import DifferenceError, ModelError
+from nm2trt.graph.edit.node_inserter import Inserter
+from nm2trt.graph.execute.output_comparison import open_session
+from nm2trt.graph.execute.output_verdict import OutputVerdict, VerdictSum
+from nm2trt.graph.execute.range_probes import observable
+from nm2trt.graph.quantize.pair_insertion import PairInsertion, Rounded
+from nm2trt.graph.quantize.qdq_placement import Layer, Placement, place
+from nm2trt.graph.quantize.report import QuantizeOptions
+from nm2trt.graph.quantize.search_report import RangeSearch, Trial
+from nm2trt.graph.storage.model import Model
+from nm2trt.graph.storage.model_hash import model_hash
+from nm2trt.progress import Bar, bar
+
+__all__ = ["Searched", "search_ranges", "split"]
+
+Array = npt.NDArray[Any]
+Feeds = Mapping[str, Array]
+
+# Entropy is left out: it takes longer than all of these together.
+CHOICES: tuple[Choice, ...] = (
+    ("minmax", 100.0),
+    ("percentile", 99.999),
+    ("percentile", 99.99),
+    ("percentile", 99.9),
+)
+_FITTED, _JUDGED, _PROBED = 64, 64, 16
+_BATCH = 8
+# Floating a layer that no sparse kernel could run gives up this share of what a sparse one would.
+_NOT_SPARSE = 0.05
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Searched:
+    """What a search settled on.
+
+    Args:
+        options: The options with the method that was found.
+        placed: The placement with the layers that stay in float.
+        sharp: Reasons of the layers that stay in float, by label.
+        ranges: The ranges.
+        record: Every trial.
+    """
+
+    options: QuantizeOptions
+    sharp: Mapping[str, str]
+    ranges: Ranges
+    record: RangeSearch
+
+
+def split(samples: SampleStream) -> tuple[SampleStream, SampleStream]:
+    """Return the samples at even and at odd places; one sample alone is both."""
+    if samples.count < 2:
+        return samples, samples
+
+    def half(first: int) -> SampleStream:
+        def read(size: int) -> Iterator[dict[str, Array]]:
+            for batch in samples.read(2 * size):
+                part = {name: array[first::2] for name, array in batch.items()}
+                if len(next(iter(part.values()))):
+                    yield part
+
+        return replace(samples, count=(samples.count + 1 - first) // 2, read=read)
+
+    return half(0), half(1)
+
+
+def first_samples(samples: SampleStream, most: int) -> SampleStream:
+    """Return at most so many samples of a stream."""
+
+    def read(size: int) -> Iterator[dict[str, Array]]:
+        left = most
+        for batch in samples.read(size):
+            part = {name: array[:left] for name, array in batch.items()}
+            left -= len(next(iter(part.values())))
+            yield part
+            if left <= 0:
+                return
+
+    return replace(samples, count=min(samples.count, most), read=read)
+
+
+def search_ranges(
+    model: Model,
+    samples: SampleStream,
+    options: QuantizeOptions,
+    work: Mapping[str, tuple[float, bool]],
+    *,
+    cache: Path | None,
+) -> Searched:
+    """Find ranges and placement whose loss on held-out samples is within `options.max_loss`.
+
+    Args:
+        model: The float32 model; it is left as it was.
+        samples: Calibration samples.
+        options: How to quantise; `max_loss` is the limit.
+        work: By label of a layer: its multiply-accumulates, and whether they can run sparse in INT8.
+        cache: File that keeps what calibration found.
+
+    Raises:
+        DifferenceError: No trial is within the limit; the message names the best one.
+        DataError: The samples do not fit the model.
+    """
+    fit, judged = split(samples)
+    with bar("search", 1.0) as shown:
+        trials = _Trials(model, options, judged, shown)
+        return _Search(trials, first_samples(fit, _FITTED), work, cache).run()
+
+
+class _Trials:
+    """Quantised copies of a model in memory, judged against the float model on held-out samples."""
+
+    def __init__(self, model: Model, options: QuantizeOptions, judged: SampleStream, shown: Bar) -> None:
+        self.model, self.options, self.shown = model, options, shown
+        self._rounded: Rounded = {}
+        self._batches: list[tuple[Feeds, Feeds]] = []
+        with open_session(model, optimize=False) as session:
+            for feeds in _batches(session, first_samples(judged, _JUDGED)):
+                self._batches.append((feeds, session.run(feeds)))
+        self.samples = sum(_length(feeds) for feeds, _ in self._batches)
+
+    def copy(self) -> Inserter:
+        """Return the graph of a fresh copy of the model."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.model.proto)
+        return Inserter(Model(proto, self.model.path, self.model.root, changed=True), "quantized")
+
+    def place(self, editor: Inserter, sharp: Mapping[str, str]) -> Placement:
+        """Decide where pairs go if some layers stay in float."""
+        options = self.options
+        return place(editor, options.exclude, float_depthwise=options.float_depthwise, sharp=sharp)
+
+    def run(
+        self, ranges: Ranges, sharp: Mapping[str, str], *, most: int | None = None
+    ) -> list[OutputVerdict]:
+        """Return the verdict on each output of the model quantised so, on all held-out samples or `most`."""
+        editor = self.copy()
+        placed = self.place(editor, sharp)
+        pairs = PairInsertion(editor, placed, ranges, self.options, self._rounded)
+        pairs.insert_pairs()
+        for layer in placed.layers:
+            pairs.quantise(layer)
+        editor.finish()
+        data = editor.model.proto.SerializeToString()
+        sums: dict[str, VerdictSum] = {}
+        seen = 0
+        with open_onnx(data, optimize=False, weights_folder=self.model.root) as session:
+            for feeds, outputs in self._batches:
+                if most is not None and seen >= most:
+                    break
+                seen += _length(feeds)
+                found = session.run(feeds)
+                for name, array in outputs.items():
+                    if array.dtype.kind == "f":
+                        sums.setdefault(name, VerdictSum(name)).add(array, found[name])
+        return [total.verdict() for total in sums.values()]
+
+
+class _Search:
+    """The order of trials."""
+
+    def __init__(
+        self,
+        trials: _Trials,
+        fit: SampleStream,
+        work: Mapping[str, tuple[float, bool]],
+        cache: Path | None,
+    ) -> None:
+        self._trials, self._fit, self._work, self._cache = trials, fit, work, cache
+        self._options = trials.options
+        self._limit = float(self._options.max_loss or 0.0)
+        editor = trials.copy()
+        self._placed = trials.place(editor, {})
+        if not self._placed.quantised:
+            raise ModelError(f"{editor.model.name} has no Conv, Gemm or MatMul to quantise")
+        self._record: list[Trial] = []
+
+    def run(self) -> Searched:
+        """Return the first placement within the limit that gives up least."""
+        found = self._calibrated(list(self._placed.points), CHOICES)
+        tried: list[tuple[Trial, Ranges]] = []
+        for number, (choice, ranges) in enumerate(found.items()):
+            self._trials.shown.update(0.1 * number / len(found), description=f"search {_words(choice)}")
+            tried.append((self._try(choice, ranges, {}), ranges))
+        trial, ranges = min(tried, key=lambda item: (item[0].loss > self._limit, item[0].divergence))
+        if trial.loss <= self._limit:
+            return self._settled(trial, ranges, {})
+        depthwise = {
+            layer.label: "depthwise: never sparse, and the loss is smaller with it in float"
+            for layer in self._placed.quantised
+            if layer.is_depthwise
+        }
+        sharp: dict[str, str] = {}
+        if 0 < len(depthwise) < len(self._placed.quantised):
+            ranges = self._covering(ranges, trial, [depthwise])
+            other = self._try((trial.method, trial.percentile), ranges, depthwise)
+            if other.divergence < trial.divergence:
+                trial, sharp = other, depthwise
+            if trial.loss <= self._limit:
+                return self._settled(trial, ranges, sharp)
+        return self._float_the_sharpest(trial, ranges, sharp)
+
+    def _calibrated(self, values: Sequence[str], choices: Sequence[Choice]) -> dict[Choice, Ranges]:
+        seen = observable(self._trials.model, values, whole=True)
+        return calibrate_each(
+            lambda: open_onnx(seen.data, weights_folder=seen.weights_folder),
+            seen.observed,
+            self._fit,
+            choices,
+            model_sha256=model_hash(self._trials.model),
+            cache=self._cache if choices is CHOICES else None,
+        )
+
+    def _covering(self, ranges: Ranges, trial: Trial, sharps: Iterable[Mapping[str, str]]) -> Ranges:
+        """Return ranges that cover the values of other placements too: a layer in float moves pairs."""
+        needed: dict[str, None] = {}
+        for sharp in sharps:
+            needed |= dict.fromkeys(self._trials.place(self._trials.copy(), sharp).points)
+        missing = [value for value in needed if value not in ranges.low]
+        if not missing:
+            return ranges
+        choice: Choice = (trial.method, trial.percentile)
+        more = self._calibrated(missing, (choice,))[choice]
+        return replace(ranges, low={**ranges.low, **more.low}, high={**ranges.high, **more.high})
+
+    def _try(self, choice: Choice, ranges: Ranges, sharp: Mapping[str, str]) -> Trial:
+        verdicts = self._trials.run(ranges, sharp)
+        trial = Trial(
+            choice[0], choice[1], tuple(sharp), _loss(verdicts), _divergence(verdicts), self._trials.samples
+        )
+        self._record.append(trial)
+        return trial
+
+    def _settled(self, trial: Trial, ranges: Ranges, sharp: Mapping[str, str]) -> Searched:
+        options = replace(self._options, method=trial.method, percentile=trial.percentile)
+        record = RangeSearch(self._limit, tuple(self._record), trial)
+        return Searched(options, sharp, ranges, record)
+
+    def _float_the_sharpest(self, trial: Trial, ranges: Ranges, sharp: dict[str, str]) -> Searched:
+        """Leave in float as few of the sharpest layers as keep the limit, found by doubling and halving."""
+        choice: Choice = (trial.method, trial.percentile)
+        rest = [layer for layer in self._placed.quantised if layer.label not in sharp]
+        ranges = self._covering(ranges, trial, [self._all_but(layer) for layer in rest])
+        order = self._sharpest(ranges, rest)
+        covered = [ranges]
+
+        def attempt(count: int) -> tuple[Trial, dict[str, str]]:
+            self._trials.shown.update(0.7, description=f"search {count} layers in float")
+            chosen = {**sharp, **dict(order[:count])}
+            covered.append(self._covering(covered[-1], trial, [chosen]))
+            return self._try(choice, covered[-1], chosen), chosen
+
+        most = len(order) - 1
+        low, high = 0, 1
+        fits: dict[int, tuple[Trial, dict[str, str]]] = {}
+        while high < most:
+            fits[high] = attempt(high)
+            if fits[high][0].loss <= self._limit:
+                break
+            low, high = high, 2 * high
+        high = min(high, most)
+        if high > 0 and high not in fits:
+            fits[high] = attempt(high)
+        if high <= 0 or fits[high][0].loss > self._limit:
+            raise DifferenceError(self._nothing())
+        while high - low > 1:
+            middle = (low + high) // 2
+            fits[middle] = attempt(middle)
+            if fits[middle][0].loss <= self._limit:
+                high = middle
+            else:
+                low = middle
+        return self._settled(fits[high][0], covered[-1], fits[high][1])
+
+    def _all_but(self, layer: Layer) -> dict[str, str]:
+        return {x.label: "another layer" for x in self._placed.quantised if x.label != layer.label}
+
+    def _sharpest(self, ranges: Ranges, layers: Sequence[Layer]) -> list[tuple[str, str]]:
+        """Return labels and reasons, the layer whose float form pays most per lost sparse work first."""
+        total = sum(self._work.get(layer.label, (0.0, False))[0] for layer in layers) or 1.0
+        scored = []
+        for number, layer in enumerate(layers):
+            self._trials.shown.update(
+                0.1 + 0.6 * number / len(layers), description=f"search {layer.label} alone"
+            )
+            alone = _divergence(self._trials.run(ranges, self._all_but(layer), most=_PROBED))
+            macs, sparse = self._work.get(layer.label, (0.0, False))
+            cost = (1.0 if sparse else _NOT_SPARSE) * max(macs / total, 1e-3)
+            scored.append((alone / cost, layer.label, f"sharp: a divergence of {alone:.2g} by itself"))
+        scored.sort(key=lambda item: -item[0])
+        return [(label, reason) for _, label, reason in scored]
+
+    def _nothing(self) -> str:
+        best = min(self._record, key=lambda trial: (trial.loss, trial.divergence))
+        return (
+            f"no trial of {self._trials.model.name} in {self._options.to} loses at most {self._limit:.1%} on "
+            f"{best.samples} held-out samples; the best, {_words((best.method, best.percentile))} with "
+            f"{len(best.float_layers)} layers in float, loses {best.loss:.1%}: allow more with --max-loss, "
+            "or give more samples; nothing was written"
+        )
+
+
+def _words(choice: Choice) -> str:
+    return f"{choice[0]} {choice[1]:g}" if choice[0] == "percentile" else choice[0]
+
+
+def _loss(verdicts: Sequence[OutputVerdict]) -> float:
+    return max((_or_worst(verdict.loss, verdict) for verdict in verdicts), default=float("inf"))
+
+
+def _divergence(verdicts: Sequence[OutputVerdict]) -> float:
+    return sum(_or_worst(verdict.divergence, verdict) for verdict in verdicts) if verdicts else float("inf")
+
+
+def _or_worst(value: float | None, verdict: OutputVerdict) -> float:
+    """Return a figure; infinity if rows were NaN or infinite, or could not be compared."""
+    return float("inf") if value is None or verdict.remark else value
+
+
+def _length(feeds: Feeds) -> int:
+    return len(next(iter(feeds.values())))
+
+
+def _batches(session: OrtSession, samples: SampleStream) -> Iterator[Feeds]:
+    """Yield held-out samples as the model takes them; a fixed batch is filled up with its last sample."""
+    probe = next(samples.read(1))
+    fixed = fixed_batch(session.inputs, sample_shapes(probe))
+    size = _BATCH if fixed is None else fixed
+    for given in samples.read(size):
+        at = np.arange(size if fixed is not None else _length(given)).clip(max=_length(given) - 1)
+        yield fitted({name: array[at] for name, array in given.items()}, session.inputs, samples.source)

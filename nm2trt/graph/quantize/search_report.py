@@ -1,0 +1,98 @@
+"""What a search of ranges and placement tried, and what the work of the result computes in."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nm2trt.calibration.ranges import Method
+
+__all__ = ["RangeSearch", "Trial", "WorkShares"]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One combination of ranges and placement, judged on held-out samples.
+
+    Args:
+        method: How ranges were chosen.
+        percentile: Share of magnitudes inside a range, for "percentile".
+        float_layers: Layers that the search left in float.
+        loss: Share of samples whose answer changed, or of the variance that was lost.
+        divergence: KL divergence from the float model's scores, or the share of the variance that was lost.
+        samples: Held-out samples.
+    """
+
+    method: Method
+    percentile: float
+    float_layers: tuple[str, ...]
+    loss: float
+    divergence: float
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class RangeSearch:
+    """What a search tried.
+
+    Args:
+        limit: Largest loss allowed.
+        trials: Every trial, in order.
+        chosen: The trial that was written.
+    """
+
+    limit: float
+    trials: tuple[Trial, ...]
+    chosen: Trial
+
+    @property
+    def sentence(self) -> str:
+        """What was chosen, in words."""
+        best = self.chosen
+        return (
+            f"{len(self.trials)} trials; the one written loses {best.loss:.1%} on {best.samples} held-out "
+            f"samples (divergence {best.divergence:.3g}), with {len(best.float_layers)} layers left in float "
+            "for it"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values; an infinite figure is None."""
+
+        def plain(trial: Trial) -> dict[str, Any]:
+            return {
+                key: None if isinstance(value, float) and not math.isfinite(value) else value
+                for key, value in asdict(trial).items()
+            }
+
+        return {
+            "limit": self.limit,
+            "trials": [plain(trial) for trial in self.trials],
+            "chosen": plain(self.chosen),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class WorkShares:
+    """The work of one inference by what it computes in, in multiply-accumulates.
+
+    Args:
+        total: All of it; 0 if shapes are not known.
+        low: What computes in the low format from end to end.
+        sparse: What holds 2:4 besides and can run sparse; work left in float does not.
+        place: For which builder and targets, as a clause.
+    """
+
+    total: int
+    low: int
+    sparse: int
+    place: str
+
+    def sentence(self, to: str) -> str:
+        """Return the shares in words."""
+        if not self.total:
+            return "the work cannot be counted: shapes are not known"
+        return (
+            f"{self.low / self.total:.1%} of the work computes in {to} from end to end; "
+            f"{self.sparse / self.total:.1%} is 2:4 {to} that can run sparse{self.place}"
+        )
