@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from nm2trt.nm.array_namespace import Array, float64, namespace
 
-__all__ = ["Centred", "Moments", "centre", "input_scale", "moments_of"]
+__all__ = ["Centred", "Moments", "centre", "input_scale", "moments_of", "sums_of"]
 
 # What a dead input channel, whose variance is 0, is given in mean variances.
 _DEAD = 1e-3
@@ -47,14 +47,40 @@ class Moments:
             self.rows + other.rows,
         )
 
+    def moved(self, x0: Array, y0: Array) -> Moments:
+        """Return the sums of x + x0 and y + y0.
+
+        Args:
+            x0: What was taken off the inputs, (d,); depthwise (c, d).
+            y0: What was taken off the wanted outputs, (o,); depthwise (c,).
+        """
+        x0, y0, rows = float64(x0), float64(y0), self.rows
+        cross = self.x[..., :, None] * x0[..., None, :]
+        return Moments(
+            self.xx + cross + cross.swapaxes(-1, -2) + rows * x0[..., :, None] * x0[..., None, :],
+            self.yx + y0[:, None] * self.x + self.y[:, None] * x0 + rows * y0[:, None] * x0,
+            self.x + rows * x0,
+            self.y + rows * y0,
+            self.yy + float((y0 * (2 * self.y + rows * y0)).sum()),
+            rows,
+        )
+
 
 def moments_of(x: Array, y: Array) -> Moments:
-    """Return the sums over the rows of one chunk.
+    """Return the sums over the rows of one chunk; products are taken about the mean, then moved back.
+
+    Without that a mean of a thousand deviations leaves nothing of a covariance in float32.
 
     Args:
         x: Inputs, float32 (n, d).
         y: Wanted outputs, float32 (n, o).
     """
+    x0, y0 = x.mean(0), y.mean(0)
+    return sums_of(x - x0, y - y0).moved(x0, y0)
+
+
+def sums_of(x: Array, y: Array) -> Moments:
+    """Return the sums of rows whose means are small already, (n, d) and (n, o), float32."""
     xp = namespace(x)
     return Moments(
         float64(x.T @ x),

@@ -38,8 +38,8 @@ _JUDGED_OUTPUTS = 16
 # With fewer rows per input than this, a smaller lambda would be chosen by chance.
 _ENOUGH_ROWS = 4
 _GATHERED_BYTES = 400_000_000
-# Sums of float32 products are good to this share.
-_ROUNDING = 1e-6
+# A variance below this share of the mean square is rounding of float32 numbers.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def fit_layer(
     problem = centre(fitted, mean_x, mean_y)
     check = centre(held_out, mean_x, mean_y) if held_out is not None and held_out.rows else None
     if bias and _constant(fitted, problem):
-        # What the products left is rounding: the weight stays as it was, and the bias does the rest.
+        # What varies is rounding: the weight stays as it was, and the bias does the rest.
         problem, check = problem.without_inputs(), None if check is None else check.without_inputs()
     scale = input_scale(problem.h)
     scaled_check = None if check is None else check.scaled(scale)
@@ -131,7 +131,7 @@ def fit_layer(
         through = (solved * mean_x).sum(-1) if mean_x.ndim == 2 else solved @ mean_x
         change = mean_y - through
     judged = fitted if held_out is None or check is None else held_out
-    # Products in float32 say nothing of a variance below this share of the mean square.
+    # A variance below this share of the mean square is rounding.
     variance = max((check or problem).yy, _ROUNDING * judged.yy / judged.rows, 1e-30)
     return LayerFit(
         weight=solved,

@@ -182,6 +182,12 @@ class PruneCommand:
         help="with --calib: sensitivity prunes each layer alone and reports how far the outputs move "
         "(default: only if --share needs it)",
     )
+    cache: str | None = option(
+        None,
+        metavar="DIR",
+        stage=False,
+        help="with --calib: folder that keeps solved layers, so that a run that was stopped goes on",
+    )
     data_root: str | None = option(None, metavar="DIR", stage=False, help=DATA_ROOT)
     allow_functions: bool = option(False, stage=False, help=ALLOW_FUNCTIONS)
     every_row: bool = option(False, flag="--all", stage=False, keyword=False, help=ALL)

@@ -32,6 +32,7 @@ def prune(
     permute: bool = True,
     share: str | float = 1.0,
     dense_choice: Literal["sensitivity", "none"] | None = None,
+    cache: str | os.PathLike[str] | None = None,
     data_root: str | os.PathLike[str] | None = None,
     allow_functions: bool = False,
 ) -> PruneReport | ReconstructReport:
@@ -53,6 +54,7 @@ def prune(
             that move the outputs most per work stay dense.
         dense_choice: With `calib`: "sensitivity" measures how far each layer alone moves the outputs, and
             `share` chooses by it; "none" does not. None measures if `share` needs it.
+        cache: With `calib`, a folder that keeps solved layers: a run that was stopped goes on from there.
         data_root: With `calib`, the folder that a recipe's paths are relative to; its own by default.
         allow_functions: With `calib`, run a recipe's `function` source, which is code.
 
@@ -82,11 +84,14 @@ def prune(
             options,
             calib=calib,
             permute=permute,
+            cache=cache,
             data_root=data_root,
             allow_functions=allow_functions,
         )
     if valid is not None:
         raise InputError("valid marks real tokens in samples; give the samples too, with --calib")
+    if cache is not None:
+        raise InputError("the cache keeps layers that are solved from samples; give them with --calib")
     if parse_share(share, "the work", "50%") < 1 or dense_choice == "sensitivity":
         raise InputError(
             "a layer's sensitivity is measured on samples; give them with --calib, or keep layers dense with "

@@ -28,6 +28,7 @@ def reconstruct(
     *,
     calib: str | os.PathLike[str],
     permute: bool = True,
+    cache: str | os.PathLike[str] | None = None,
     data_root: str | os.PathLike[str] | None = None,
     allow_functions: bool = False,
 ) -> ReconstructReport:
@@ -39,6 +40,7 @@ def reconstruct(
         options: Pattern, weights, seed.
         calib: Samples: an `.npz` of arrays by input name, or a calibration recipe.
         permute: Permute channels first, so that the pattern costs less; the function is unchanged.
+        cache: Folder that keeps solved layers, so that a run that was stopped goes on.
         data_root: Folder that a recipe's paths are relative to; its own by default.
         allow_functions: Run a recipe's `function` source, which is code.
 
@@ -63,7 +65,7 @@ def reconstruct(
         source = fused
         if permute:
             source = _permuted(fused, Path(folder) / f"{model.stem}.permuted.onnx", samples, options)
-        report = reconstruct_model(source, output, samples, options, name=str(model))
+        report = reconstruct_model(source, output, samples, options, name=str(model), cache=cache)
     return replace(
         report,
         batchnorms_folded=done.batchnorms_folded,

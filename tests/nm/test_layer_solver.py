@@ -197,3 +197,15 @@ def test_nan_is_named():
     x[3, 2] = np.nan
     with pytest.raises(SparsityError, match="NaN or infinity on the calibration samples"):
         fit_layer(moments_of(x, y), None, weight, TWO_FOUR, bias=True)
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e4])
+def test_moments_keep_a_covariance_that_is_small_beside_the_mean(scale):
+    random = np.random.default_rng(0)
+    x = (scale + random.normal(size=(2000, 16))).astype(np.float32)
+    y = (x.astype(np.float64) @ random.normal(size=(16, 4))).astype(np.float32)
+    sums = moments_of(x, y)
+    exact = np.cov(x.astype(np.float64), rowvar=False, bias=True)
+    mean = sums.x / sums.rows
+    np.testing.assert_allclose(sums.xx / sums.rows - np.outer(mean, mean), exact, atol=1e-3)
+    np.testing.assert_allclose(mean, x.astype(np.float64).mean(0), rtol=1e-12)

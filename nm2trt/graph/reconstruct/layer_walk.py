@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from nm2trt.errors import SparsityError
 from nm2trt.graph.reconstruct.chunks import Chunks
+from nm2trt.graph.reconstruct.layer_cache import LayerCache, SolvedLayer
 from nm2trt.graph.reconstruct.layers import Layer
 from nm2trt.graph.reconstruct.network import Network
 from nm2trt.graph.reconstruct.report import RebuiltLayer, ReconstructOptions
@@ -39,6 +40,7 @@ class LayerWalk:
         chunks: The samples.
         folder: An empty folder for activations.
         show: Called as the walk goes on.
+        cache: Keeps solved layers, and gives those of an earlier run; None solves all.
 
     Attributes:
         weights: New numbers by name of the stored tensor, weights and biases.
@@ -52,6 +54,7 @@ class LayerWalk:
     chunks: Chunks
     folder: Path
     show: Show
+    cache: LayerCache | None = None
     weights: dict[str, Array] = field(default_factory=dict)
     layers: list[RebuiltLayer] = field(default_factory=list)
 
@@ -98,6 +101,30 @@ class LayerWalk:
             self.pruned.advance(self.segments, cut, self.weights, step)
 
     def _solve(self, number: int, layer: Layer, *, prune: bool, reason: str) -> None:
+        solved = None if self.cache is None else self.cache.read(number, layer.weight)
+        if solved is None or not self._fits(solved):
+            solved = self._solved(number, layer, prune=prune, reason=reason)
+            if self.cache is not None:
+                self.cache.write(number, solved)
+        if solved.weights and self.pruned is self.dense:
+            folder = self.folder / "pruned"
+            folder.mkdir()
+            self.pruned = self.dense.fork(folder)
+        self.weights.update(solved.weights)
+        self.layers.append(solved.row)
+
+    def _fits(self, solved: SolvedLayer) -> bool:
+        """Tell whether a result of the cache is one that this network can take."""
+        shapes = all(
+            array.shape == self.network.shape(name) and array.dtype == self.network.dtype(name)
+            for name, array in solved.weights.items()
+        )
+        row = solved.row
+        if not shapes or row.status != "pruned" or row.axis is None:
+            return shapes
+        return check(solved.weights[row.weight], self.options.pattern, axis=row.axis).holds
+
+    def _solved(self, number: int, layer: Layer, *, prune: bool, reason: str) -> SolvedLayer:
         stored = self.network.read(layer.weight)
         rows = layer.rows(stored)
         random = np.random.default_rng([self.options.seed, number])
@@ -115,18 +142,14 @@ class LayerWalk:
             new = self._new_weight(layer, fit)
             new_bias = self._new_bias(layer, fit)
         except SparsityError as error:
-            self.layers.append(self._row(layer, "dense", str(error)))
-            return
-        if self.pruned is self.dense:
-            folder = self.folder / "pruned"
-            folder.mkdir()
-            self.pruned = self.dense.fork(folder)
-        self.weights[layer.weight] = new
+            return SolvedLayer(self._row(layer, "dense", str(error)), {})
+        weights = {layer.weight: new}
         if layer.bias is not None and new_bias is not None:
-            self.weights[layer.bias] = new_bias
+            weights[layer.bias] = new_bias
         words = f"{layer.inputs} inputs, {moments.rows} rows" if prune else reason
-        row = self._row(layer, "pruned" if prune else "refitted", words, fit, moments.rows)
-        self.layers.append(row)
+        return SolvedLayer(
+            self._row(layer, "pruned" if prune else "refitted", words, fit, moments.rows), weights
+        )
 
     def _new_weight(self, layer: Layer, fit: LayerFit) -> Array:
         with np.errstate(over="ignore", invalid="ignore"):

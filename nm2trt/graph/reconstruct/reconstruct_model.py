@@ -19,6 +19,7 @@ from nm2trt.files import check_output
 from nm2trt.graph.execute.output_verdict import OutputVerdict
 from nm2trt.graph.reconstruct.choice import METHOD, check_globs, sort_layers
 from nm2trt.graph.reconstruct.chunks import Chunks, read_chunks
+from nm2trt.graph.reconstruct.layer_cache import LayerCache
 from nm2trt.graph.reconstruct.layer_walk import LayerWalk
 from nm2trt.graph.reconstruct.layers import REBUILT, Layer, find_layers
 from nm2trt.graph.reconstruct.network import Network
@@ -67,6 +68,7 @@ def reconstruct_model(
     name: str | None = None,
     sensitivities: Mapping[str, Sensitivity] | None = None,
     gains: Mapping[str, float] | None = None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> ReconstructReport:
     """Write a copy of a model whose weights hold N:M, masks and values solved from samples.
 
@@ -78,6 +80,7 @@ def reconstruct_model(
         name: What to call the model in messages and in the report; None takes `source`.
         sensitivities: What `measure_sensitivities` found for this file; None measures if the options ask.
         gains: What pruning a layer brings, by weight, for `share`; None takes its multiply-accumulates.
+        cache: Folder that keeps solved layers, so that a run that was stopped goes on; None keeps nothing.
 
     Returns:
         What was done with each weight, and how far the outputs are from the dense network's.
@@ -118,6 +121,8 @@ def reconstruct_model(
         walk = LayerWalk(
             network, options, chunks, Path(folder), lambda done, words: shown.update(done, description=words)
         )
+        if cache is not None:
+            walk.cache = LayerCache(Path(cache), Path(source), chunks.sha256, options, dense, kept)
         walk.run(layers, dense, kept)
         rows = tuple(_with_sensitivity(row, sensitivities or {}) for row in walk.layers)
         outputs, outside = _judged(walk, network, chunks)

@@ -19,7 +19,7 @@ from nm2trt.errors import SparsityError
 from nm2trt.graph.reconstruct.layers import Layer
 from nm2trt.graph.reconstruct.rows import conv_rows, matrix_rows, output_rows
 from nm2trt.graph.reconstruct.streams import Stream
-from nm2trt.nm.layer_moments import Moments, moments_of
+from nm2trt.nm.layer_moments import Moments, sums_of
 
 __all__ = ["LayerMoments", "gather_moments", "held_out", "positions"]
 
@@ -153,14 +153,19 @@ def _skip(layer: Layer, dense: Stream, pruned: Stream, chunk: int, picked: Array
 
 def _moments(x: Array, x_dense: Array, weight: Array, skip: Array | None) -> Moments:
     outputs, inputs = weight.shape
+    # Means are taken off before anything is multiplied in float32, and put back in float64.
+    x0, x1 = x.mean(0), x_dense.mean(0)
+    y0 = weight.astype(np.float64) @ x1.astype(np.float64)
+    about = x - x0
+    about_dense = about if x is x_dense else x_dense - x1
     if skip is None and outputs > 2 * inputs:
-        return _through_weight(x, x_dense, weight)
-    y = x_dense @ weight.T
-    return moments_of(x, y if skip is None else y + skip)
+        return _through_weight(about, about_dense, weight).moved(x0, y0)
+    y = about_dense @ weight.T
+    return sums_of(about, y if skip is None else y + skip).moved(x0, y0)
 
 
 def _through_weight(x: Array, x_dense: Array, weight: Array) -> Moments:
-    """Return `moments_of(x, x_dense @ weight.T)` without the outputs, which are many."""
+    """Return `sums_of(x, x_dense @ weight.T)` without the outputs, which are many."""
     wide = weight.astype(np.float64)
     crossed = (x_dense.T @ x).astype(np.float64)
     square = crossed if x is x_dense else (x_dense.T @ x_dense).astype(np.float64)
@@ -176,6 +181,9 @@ def _through_weight(x: Array, x_dense: Array, weight: Array) -> Moments:
 
 def _depthwise_moments(x: Array, x_dense: Array, weight: Array, skip: Array | None) -> Moments:
     del skip  # a depthwise layer has none
+    x0, x1 = x.mean(0), x_dense.mean(0)
+    y0 = (weight.astype(np.float64) * x1.T).sum(1)
+    x, x_dense = x - x0, x_dense - x1
     y = np.einsum("pkc,ck->pc", x_dense, weight)
     by_channel = np.ascontiguousarray(x.transpose(2, 0, 1))
     return Moments(
@@ -185,4 +193,4 @@ def _depthwise_moments(x: Array, x_dense: Array, weight: Array, skip: Array | No
         y=y.sum(0, dtype=np.float64),
         yy=float((y.astype(np.float64) ** 2).sum()),
         rows=len(x),
-    )
+    ).moved(np.ascontiguousarray(x0.T), y0)

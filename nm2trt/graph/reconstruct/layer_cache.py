@@ -1,0 +1,116 @@
+"""Cache of solved layers: a run that was stopped goes on from there, and ends in the same bytes.
+
+The folder holds one folder per task. Its name is a hash over the model, the samples, the options, the
+versions and the thread count, so that a result is taken only if it would come out again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import nm2trt
+from nm2trt.backends.ort import OrtBackend
+from nm2trt.errors import OutputError
+from nm2trt.files import os_reason, sha256_file, write_atomic
+from nm2trt.graph.reconstruct.report import RebuiltLayer, ReconstructOptions
+
+__all__ = ["LayerCache", "SolvedLayer"]
+
+Array = npt.NDArray[Any]
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SolvedLayer:
+    """The result for one layer.
+
+    Args:
+        row: What the report says.
+        weights: New numbers by name of the stored tensor; empty if the layer was left as it was.
+    """
+
+    row: RebuiltLayer
+    weights: Mapping[str, Array]
+
+
+class LayerCache:
+    """Solved layers of one task in a folder.
+
+    Args:
+        folder: Folder of the cache; it is made if it is missing.
+        source: The model that is pruned, BatchNorms folded and channels permuted.
+        samples_sha256: Hash of the samples.
+        options: How the layers are solved.
+        dense: Weights that are not pruned.
+        kept: Weights that are left as they are.
+
+    Raises:
+        OutputError: The folder cannot be made.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        source: Path,
+        samples_sha256: str,
+        options: ReconstructOptions,
+        dense: Mapping[str, str],
+        kept: Mapping[str, str],
+    ) -> None:
+        task = {
+            "model": sha256_file(source),
+            "samples": samples_sha256,
+            "options": [str(options.pattern), options.valid, options.seed],
+            "dense": sorted(dense),
+            "kept": sorted(kept),
+            "versions": [nm2trt.__version__, np.__version__, OrtBackend().version],
+            "threads": [len(os.sched_getaffinity(0)), *(os.environ.get(name) for name in _THREADS)],
+        }
+        self._folder = folder / hashlib.sha256(json.dumps(task).encode()).hexdigest()[:16]
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"the cache {folder} cannot be made: {os_reason(error)}; give another folder with --cache"
+            ) from error
+
+    def read(self, number: int, weight: str) -> SolvedLayer | None:
+        """Return the result for a layer; None if there is no sound one."""
+        try:
+            with self._path(number).open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                told = json.loads(str(archive["row"]))
+                names = json.loads(str(archive["names"]))
+                arrays = {name: archive[f"array{index}"] for index, name in enumerate(names)}
+            if told["weight"] != weight:
+                return None
+            told.update({key: tuple(told[key]) for key in ("consumers", "shape")})
+            return SolvedLayer(RebuiltLayer(**told), arrays)
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+            return None  # it is solved again
+
+    def write(self, number: int, solved: SolvedLayer) -> None:
+        """Keep the result for a layer.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        data = io.BytesIO()
+        arrays = {f"array{index}": array for index, array in enumerate(solved.weights.values())}
+        row = json.dumps(asdict(solved.row))
+        np.savez(data, row=np.array(row), names=np.array(json.dumps(list(solved.weights))), **arrays)  # type: ignore[arg-type]
+        write_atomic(self._path(number), data.getvalue())
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"layer{number:05d}.npz"

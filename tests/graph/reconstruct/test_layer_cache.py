@@ -1,0 +1,81 @@
+"""prune --calib --cache: a run that was stopped goes on, and ends in the bytes of one that was not."""
+
+import numpy as np
+import pytest
+
+import nm2trt
+from nm2trt.errors import InputError
+from nm2trt.graph.reconstruct import layer_walk
+from tests.graph.reconstruct.test_reconstruct_model import network, samples
+
+
+@pytest.fixture
+def made(tmp_path):
+    return network(tmp_path / "a.onnx"), samples(tmp_path / "s.npz")
+
+
+@pytest.fixture
+def solved(monkeypatch):
+    """Count the layers that are solved; `limit` stops the run as Ctrl-C does."""
+    state = {"count": 0, "limit": 99}
+    real = layer_walk.fit_layer
+
+    def counted(*arguments, **keywords):
+        state["count"] += 1
+        if state["count"] > state["limit"]:
+            raise KeyboardInterrupt
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(layer_walk, "fit_layer", counted)
+    return state
+
+
+def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path, made, solved):
+    model, calib = made
+    nm2trt.prune(model, tmp_path / "whole.onnx", calib=calib)
+    every = solved["count"]
+    solved.update(count=0, limit=3)
+    with pytest.raises(KeyboardInterrupt):
+        nm2trt.prune(model, tmp_path / "b.onnx", calib=calib, cache=tmp_path / "cache")
+    assert not (tmp_path / "b.onnx").exists()
+    solved.update(count=0, limit=99)
+    report = nm2trt.prune(model, tmp_path / "b.onnx", calib=calib, cache=tmp_path / "cache")
+    assert solved["count"] == every - 3
+    assert (tmp_path / "b.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()
+    assert [row.status for row in report.weights].count("pruned") == 5
+
+
+@pytest.mark.parametrize("change", ["samples", "seed", "damage"])
+def test_a_result_of_another_task_is_not_taken(tmp_path, made, solved, change):
+    model, calib = made
+    nm2trt.prune(model, tmp_path / "b.onnx", calib=calib, cache=tmp_path / "cache")
+    every = solved["count"]
+    options = {"calib": calib, "cache": tmp_path / "cache"}
+    if change == "samples":
+        options["calib"] = samples(tmp_path / "t.npz", seed=5)
+    elif change == "seed":
+        options["seed"] = 1
+    else:
+        for path in (tmp_path / "cache").rglob("*.npz"):
+            path.write_bytes(path.read_bytes()[:200])
+    solved["count"] = 0
+    nm2trt.prune(model, tmp_path / "c.onnx", **options)
+    assert solved["count"] == every
+
+
+def test_a_cached_weight_that_breaks_the_pattern_is_solved_again(tmp_path, made, solved):
+    model, calib = made
+    nm2trt.prune(model, tmp_path / "b.onnx", calib=calib, cache=tmp_path / "cache")
+    first = next((tmp_path / "cache").rglob("layer00000.npz"))
+    arrays = dict(np.load(first))
+    arrays["array0"] = np.ones_like(arrays["array0"])
+    np.savez(first, **arrays)
+    solved["count"] = 0
+    nm2trt.prune(model, tmp_path / "c.onnx", calib=calib, cache=tmp_path / "cache")
+    assert solved["count"] == 1
+    assert (tmp_path / "c.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_a_cache_needs_samples(tmp_path, made):
+    with pytest.raises(InputError, match="give them with --calib"):
+        nm2trt.prune(made[0], tmp_path / "b.onnx", cache=tmp_path / "cache")
