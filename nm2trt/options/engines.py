@@ -154,7 +154,7 @@ class BuildCommand(BuilderCommand):
         if self.precision is not None:
             return
         # Samples also rebuild forced weights.
-        free = ("calib",) if self.sparsity == "force" else ()
+        free = ("calib", "data_root", "allow_functions") if self.sparsity == "force" else ()
         for known in options_of(BuildCommand):
             given = getattr(self, known.name) != known.default
             if given and known.group == _PRECISION and known.name not in ("precision", *free):

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from nm2trt.backends.options import (
     BuildOptions,
@@ -86,6 +86,8 @@ def build(
     precision: Lowering | Precision | None = None,
     calib: str | os.PathLike[str] | None = None,
     prune_method: Literal["magnitude", "reconstruct"] | None = None,
+    data_root: str | os.PathLike[str] | None = None,
+    allow_functions: bool = False,
 ) -> BuildResult:
     """Verify an ONNX model and build an engine from it, written whole or not at all, with its manifest.
 
@@ -103,6 +105,8 @@ def build(
         calib: Samples from which `sparsity="force"` rebuilds the weights; None takes those of `precision`.
         prune_method: How `sparsity="force"` prunes: "magnitude", or "reconstruct" from samples; None
             reconstructs if there are samples.
+        data_root: Folder that the paths of a recipe in `calib` are relative to; its own by default.
+        allow_functions: Run the `function` source of a recipe in `calib`, which is code.
 
     Raises:
         SparsityError: Sparse kernels are asked for, and no weight holds 2:4 or one breaks its plan; or fewer
@@ -139,7 +143,10 @@ def build(
         folder = Path(name)
         notes: tuple[str, ...] = ()
         if options.sparsity == "force":
-            opened, note = _forced(opened, folder, out, lowering, calib, prune_method)
+            samples = _Samples(calib, data_root, allow_functions)
+            if calib is None and lowering is not None:
+                samples = _Samples(lowering.calib, lowering.data_root, lowering.allow_functions)
+            opened, note = _forced(opened, folder, out, samples, prune_method)
             notes = (note,)
         elif calib is not None or prune_method is not None:
             raise InputError(
@@ -169,12 +176,19 @@ def build(
         )
 
 
+class _Samples(NamedTuple):
+    """Samples that forced weights are rebuilt from, and how their recipe is read."""
+
+    calib: str | os.PathLike[str] | None
+    data_root: str | os.PathLike[str] | None
+    allow_functions: bool
+
+
 def _forced(
     model: Model,
     folder: Path,
     engine: Path,
-    lowering: Lowering | None,
-    calib: str | os.PathLike[str] | None,
+    samples: _Samples,
     method: Literal["magnitude", "reconstruct"] | None,
 ) -> tuple[Model, str]:
     """Return an open model with 2:4 weights, and the note that says how it came about."""
@@ -184,24 +198,24 @@ def _forced(
     from nm2trt.graph.storage.save import is_same_file
     from nm2trt.pipeline.prune import prune
 
-    samples = calib if calib is not None or lowering is None else lowering.calib
-    if method == "reconstruct" and samples is None:
+    calib = samples.calib
+    if method == "reconstruct" and calib is None:
         raise InputError(
             "the weights are rebuilt from samples; give them with --calib, or prune by magnitude"
         )
-    if samples is not None and is_same_file(samples, engine):
+    if calib is not None and is_same_file(calib, engine):
         raise InputError(f"the output {engine} is the file of samples; give another path with -o")
     report: PruneReport | ReconstructReport
-    if method == "magnitude" or samples is None:
+    if method == "magnitude" or calib is None:
         report = prune_model(model, None)
     else:
         source = model.path or Path()
         report = prune(
             source,
             folder / source.name,
-            calib=samples,
-            data_root=None if lowering is None else lowering.data_root,
-            allow_functions=lowering is not None and lowering.allow_functions,
+            calib=calib,
+            data_root=samples.data_root,
+            allow_functions=samples.allow_functions,
         )
         model = load(folder / source.name, leave_weights=True)
     count = report.counts["pruned"] + report.counts["kept"]
@@ -257,6 +271,8 @@ def build_command(command: BuildCommand) -> BuildResult:
         precision=lowering,
         calib=command.calib if lowering is None else None,
         prune_method=command.prune_method,
+        data_root=command.data_root,
+        allow_functions=command.allow_functions,
     )
 
 

@@ -538,6 +538,13 @@ def test_force_with_samples_rebuilds_the_weights(folder, capsys):
     result = json.loads(capsys.readouterr().out)
     assert {row["pattern"]["answer"] for row in result["ladder"]} == {"yes"}
     assert any("rebuilt to 2:4 from 32 samples, 2 of 2 hold it" in note for note in result["notes"])
+    (folder / "elsewhere").mkdir()
+    (folder / "samples.npz").replace(folder / "elsewhere" / "samples.npz")
+    (folder / "samples.yaml").write_text("source: {kind: npz, path: samples.npz}\ncount: 32\n")
+    words = ["build", "net.onnx", "--sparsity=force", "--calib", "samples.yaml", "--data-root", "elsewhere"]
+    assert main([*words, "--json"]) == 0
+    assert "rebuilt to 2:4 from 32 samples" in capsys.readouterr().out
+    (folder / "elsewhere" / "samples.npz").replace(folder / "samples.npz")
     words = ["build", "net.onnx", "--sparsity=force", "--calib", "samples.npz", "--prune-method=magnitude"]
     assert main([*words, "--json"]) == 0
     notes = json.loads(capsys.readouterr().out)["notes"]
