@@ -273,11 +273,20 @@ def _copied(collector: Collector) -> dict[str, Array]:
 
 
 def _without_pads(array: Array, real: int, step: int) -> Array:
-    """Leave out what the pads of a batch of `step` gave; the axis may also hold several rows per sample."""
+    """Leave out what the pads of a batch of `step` gave; the axis may also hold several rows per sample.
+
+    The pads repeat the last sample, so the batch lies on the axis along which values repeat. If there is no
+    such axis, the array is left whole: a pad that is counted repeats numbers, a wrong axis would lose some.
+    """
     if real == step:
         return array
-    axis = next((axis for axis, size in enumerate(array.shape) if size and size % step == 0), None)
-    return array if axis is None else array.take(range(array.shape[axis] // step * real), axis)
+    for axis, size in enumerate(array.shape):
+        if not size or size % step:
+            continue
+        samples = np.moveaxis(array, axis, 0).reshape(step, -1)
+        if np.allclose(samples[real:], samples[real - 1], rtol=1e-4, equal_nan=True):
+            return array.take(range(size // step * real), axis)
+    return array
 
 
 def _length(batch: Batch) -> int:

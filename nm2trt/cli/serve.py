@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     with serve(options.repository, started) as server:
         try:
             _print(server, options.json)
-            status = server.process.wait()
+            status = server.wait()
         except KeyboardInterrupt:
             print("stopping", file=sys.stderr)
             server.stop()

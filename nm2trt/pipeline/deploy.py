@@ -160,7 +160,7 @@ def _bring_up(
     except BaseException as error:
         told = _go_back(placed, url)
         if isinstance(error, Nm2trtError):
-            raise type(error)(f"{error}; {told}") from error
+            error.args = (f"{error}; {told}",)
         raise
 
 

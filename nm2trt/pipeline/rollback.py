@@ -40,7 +40,8 @@ def rollback(
             with TritonServer(url) as server:
                 server.load(name)
         except Nm2trtError as error:
-            raise type(error)(
-                f"{error}; the repository is rolled back to version {done.version}, the server is not"
-            ) from error
+            error.args = (
+                f"{error}; the repository is rolled back to version {done.version}, the server is not",
+            )
+            raise
     return done

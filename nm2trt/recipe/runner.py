@@ -95,8 +95,9 @@ def run_recipe(
     if dry_run:
         stages = _planned(steps, sources, first, until)
         return RunResult(folder.path, stages, None, time.perf_counter() - start)
-    folder.start(recipe.name, names)
+    folder.make()
     with one_run(folder.path):
+        folder.start(recipe.name, names)
         run = _Run(steps, sources, folder, versions, allow_functions, view or SilentView())
         stages, failure = run.all(first, until)
     reports = [sources.outputs.get(stage.name) for stage in stages if stage.kind == "report"]

@@ -64,6 +64,17 @@ class RunFolder:
             raise InputError(f"{name!r} is no name of a stage: use letters, digits, '-', '_' and '.'")
         return self.path / "stages" / f"{name}.json"
 
+    def make(self) -> None:
+        """Make the folder, if it is not there.
+
+        Raises:
+            OutputError: The folder cannot be made.
+        """
+        try:
+            (self.path / "stages").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be made the folder of a run: {error.strerror}") from error
+
     def start(self, name: str, stages: Iterable[str]) -> RunHeader:
         """Make the folder, or take up the one that is there, and say which stages are meant.
 
@@ -73,10 +84,7 @@ class RunFolder:
         """
         from nm2trt import __version__
 
-        try:
-            (self.path / "stages").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{self.path} cannot be made the folder of a run: {error.strerror}") from error
+        self.make()
         created = self.header().created if self.header_path.exists() else _now()
         header = RunHeader(name, created, tuple(stages), __version__)
         write_atomic(self.header_path, _dumps({"schema": SCHEMA, "kind": "nm2trt run", **asdict(header)}))

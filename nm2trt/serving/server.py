@@ -61,18 +61,42 @@ class RunningServer:
 
     def is_running(self) -> bool:
         """Tell whether the process is there."""
-        return self.process.poll() is None
+        return self._status(block=False) is None
+
+    def wait(self) -> int:
+        """Wait until the server ends by itself, and return its exit status; `kill` ends what is left."""
+        status = self._status(block=True)
+        return self.process.wait() if status is None else status
+
+    def _status(self, *, block: bool) -> int | None:
+        """Return the exit status as Popen has it, or None if the server runs.
+
+        The process stays a zombie until `kill`, so that no other one gets its number before.
+        """
+        if self.process.returncode is not None:
+            return self.process.returncode
+        wanted = os.WEXITED | os.WNOWAIT | (0 if block else os.WNOHANG)
+        try:
+            ended = os.waitid(os.P_PID, self.pid, wanted)
+        except ChildProcessError:  # reaped by somebody else
+            return self.process.wait()
+        if ended is None:
+            return None
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
     def stop(self) -> int:
         """Stop the server, at first gently, and return its exit status; a second call does nothing."""
         if self.is_running():
-            self.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(self._exit_timeout_s + 10)
+            os.kill(self.pid, signal.SIGTERM)
+            until = time.monotonic() + self._exit_timeout_s + 10
+            while self.is_running() and time.monotonic() < until:
+                time.sleep(0.02)
         return self.kill()
 
     def kill(self) -> int:
-        """End the server and its Python models at once, and return its exit status."""
+        """End the server and its Python models at once, and return its exit status; once is enough."""
+        if self.process.returncode is not None:
+            return self.process.returncode
         # The group is the server's own; models of a server that has gone are in it too.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -230,7 +254,7 @@ def _wait_until_ready(server: RunningServer, options: ServerOptions, log_start: 
             said = _last_words(options.log, log_start)
             if "failed to bind" in said.lower() or "address already in use" in said.lower():
                 raise _PortTakenError(f"the server cannot listen: {said}")
-            raise BackendError(f"the server stopped with status {server.process.returncode}: {said}")
+            raise BackendError(f"the server stopped with status {server.wait()}: {said}")
         if time.monotonic() > limit:
             said = _last_words(options.log, log_start)
             raise BackendError(f"the server was not ready within {options.ready_timeout_s:g} s: {said}")

@@ -15,6 +15,8 @@ from nm2trt.validation.comparison import MetricComparison
 __all__ = ["Gate", "Limits", "hold_to", "parse_drop", "suspicions"]
 
 _UNRELATED = 0.5
+# A bare number from here up is more often meant as percentage points than as a share.
+_AMBIGUOUS = 0.1
 _DROP = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(pt|pts|points?)?")
 
 
@@ -163,12 +165,17 @@ def parse_drop(text: str) -> float:
     """Return a drop in the metric's unit: "0.5pt" is half a percentage point, 0.005; "0.005" is the same.
 
     Raises:
-        InputError: The text is neither.
+        InputError: The text is neither, or a bare number that may be meant as points.
     """
     match = _DROP.fullmatch(text.strip())
     if match is None:
         raise InputError(
             f"{text!r} is no drop; write percentage points as in 0.5pt, or a number in the metric's unit"
+        )
+    if match[2] is None and float(match[1]) >= _AMBIGUOUS:
+        raise InputError(
+            f"a drop of {text.strip()} may mean {match[1]} points or a share; write {match[1]}pt or "
+            f"{100 * float(match[1]):g}pt"
         )
     return float(match[1]) / (100 if match[2] else 1)
 

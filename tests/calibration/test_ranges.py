@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nm2trt.backends.protocol import TensorSpec
-from nm2trt.calibration.ranges import Observed, calibrate
+from nm2trt.calibration.ranges import Observed, _without_pads, calibrate
 from nm2trt.calibration.stream import SampleHash, SampleStream, fitted, open_samples
 from nm2trt.errors import DataError, Interrupted
 
@@ -94,6 +94,21 @@ def test_what_fills_up_a_fixed_batch_is_not_counted(method):
     data[2] *= 50
     wanted = Calibration(data, method, batch=3)().largest("v")
     assert Calibration(data, method, batch=3, fixed=32)().largest("v") == wanted
+
+
+@pytest.mark.parametrize("real", [1, 2, 3])
+def test_pads_are_found_on_the_axis_on_which_they_repeat(real):
+    """Time first, batch second: eight steps are a multiple of four samples too, and none of them is a pad."""
+    values = np.random.default_rng(0).standard_normal((8, 4, 5)).astype(np.float32)
+    values[:, real:] = values[:, real - 1 : real]
+    np.testing.assert_array_equal(_without_pads(values, real, 4), values[:, :real])
+    heads = np.moveaxis(values, 1, 0).reshape(32, 5)  # eight rows per sample
+    np.testing.assert_array_equal(_without_pads(heads, real, 4), heads[: 8 * real])
+
+
+def test_without_an_axis_that_repeats_nothing_is_lost():
+    values = np.random.default_rng(0).standard_normal((8, 4, 5)).astype(np.float32)
+    assert _without_pads(values, 1, 4) is values
 
 
 def test_entropy_cuts_a_lone_outlier_off():

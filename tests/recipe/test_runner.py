@@ -368,11 +368,15 @@ def test_refuses_a_second_run_in_the_same_folder(project):
     import fcntl
 
     folder = run(project).run
+    header = RunFolder(folder).header_path.read_bytes()
+    edit(project, "version: 1", "version: 1\nname: other")
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         with pytest.raises(InputError, match=r"another nm2trt run works in .*choose another folder with -o"):
-            run(project)
+            run(project, output=folder)
+        # The other run goes on with the header that it wrote.
+        assert RunFolder(folder).header_path.read_bytes() == header
     finally:
         os.close(descriptor)
 

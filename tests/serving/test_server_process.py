@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from nm2trt.pipeline.deploy import deploy
 from nm2trt.pipeline.serve import serve
 from nm2trt.serving.installation import find_server
 from nm2trt.serving.options import DeployOptions, ServerOptions
+from nm2trt.serving.server import RunningServer
 from tests.serving import served_nets as nets
 
 ROOT = Path(__file__).parents[2]
@@ -193,3 +195,43 @@ def test_a_server_runs_nothing_that_came_as_external_data(tmp_path, tritonserver
         with contextlib.suppress(Nm2trtError):
             client.load(control.name)
     assert mark.exists()
+
+
+def running(tmp_path, code):
+    """Return a `RunningServer` around a Python process of its own group that stands for the server."""
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    return RunningServer(tmp_path, "", "", "", process)
+
+
+def test_a_second_stop_signals_nobody(tmp_path, monkeypatch):
+    server = running(tmp_path, "import time; time.sleep(60)")
+    assert server.is_running()
+    assert server.stop() == -signal.SIGTERM
+    # The number of the process may be another one's by now.
+    monkeypatch.setattr(os, "killpg", lambda *_: pytest.fail("a group that is gone was signalled"))
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a process that is gone was signalled"))
+    assert (server.stop(), server.kill(), server.wait(), server.is_running()) == (
+        *[-signal.SIGTERM] * 3,
+        False,
+    )
+
+
+def test_a_server_that_ended_keeps_its_number_until_its_group_is_ended(tmp_path):
+    code = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); sys.exit(3)"
+    server = running(tmp_path, code)
+    assert server.wait() == 3
+    assert not server.is_running()
+    # A zombie, so that no other process gets its number while the models of its group are ended.
+    assert Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    members = [
+        entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and group_of(entry) == server.pid
+    ]
+    assert len(members) == 2
+    assert server.kill() == 3
+    assert not Path(f"/proc/{server.pid}").exists()
+
+
+def group_of(entry):
+    with contextlib.suppress(OSError):
+        return int((entry / "stat").read_text().rpartition(")")[2].split()[2])
+    return None

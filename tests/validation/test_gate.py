@@ -24,6 +24,12 @@ def test_drops_are_read(text, drop):
     assert parse_drop(text) == pytest.approx(drop)
 
 
+@pytest.mark.parametrize("text", ["0.5", "0.8", "1", " 0.1 "])
+def test_a_bare_number_that_may_mean_points_is_refused(text):
+    with pytest.raises(InputError, match=r"may mean .* points or a share; write .*pt or .*pt"):
+        parse_drop(text)
+
+
 @pytest.mark.parametrize("text", ["0.5%", "-1pt", "pt", "", "nan", "1e-2"])
 def test_other_texts_are_no_drops(text):
     with pytest.raises(InputError, match="is no drop; write percentage points"):

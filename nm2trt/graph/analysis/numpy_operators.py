@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -281,8 +282,16 @@ MOVES: dict[str, Callable[..., list[Array]]] = {
 
 
 def _cast(arrays: Any, attributes: dict[str, Any]) -> Array:
-    probe = TensorProto(data_type=int(attributes["to"]))
-    return cast_array(arrays[0], element_type(probe).numpy)
+    dtype = element_type(TensorProto(data_type=int(attributes["to"]))).numpy
+    return cast_array(_saturated(arrays[0], dtype, attributes), dtype)
+
+
+def _saturated(array: Array, dtype: np.dtype[Any], attributes: dict[str, Any]) -> Array:
+    """Clip to an eight-bit float's range, as ONNX does unless `saturate` is 0; NaN stays."""
+    if not dtype.name.startswith("float8") or array.dtype.kind in "US" or not attributes.get("saturate", 1):
+        return array
+    largest = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
+    return np.asarray(np.clip(array.astype(np.float32), -largest, largest))
 
 
 def cast_array(array: Array, dtype: np.dtype[Any]) -> Array:
@@ -327,7 +336,7 @@ def _quantize(arrays: Any, attributes: dict[str, Any]) -> Array:
         dtype = element_type(TensorProto(data_type=wanted or TensorProto.UINT8)).numpy
     scaled = data.astype(np.float32) / _broadcast_scale(scale, data, attributes).astype(np.float32)
     if dtype.kind not in "iu" and "int" not in str(dtype):
-        return np.asarray(scaled.astype(dtype))
+        return np.asarray(_saturated(scaled, dtype, attributes).astype(dtype))
     limits = {"int4": (-8, 7), "uint4": (0, 15)}.get(str(dtype))
     low, high = limits or (np.iinfo(dtype).min, np.iinfo(dtype).max)
     offset = 0 if zero is None else _broadcast_scale(zero, data, attributes).astype(np.float32)
@@ -337,9 +346,11 @@ def _quantize(arrays: Any, attributes: dict[str, Any]) -> Array:
 def _divide(arrays: Any, _: dict[str, Any]) -> Array:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         if arrays[0].dtype.kind in "iu":
-            # ONNX truncates towards zero.
-            quotient = np.trunc(arrays[0] / np.where(arrays[1] == 0, 1, arrays[1]))
-            return np.asarray(quotient.astype(arrays[0].dtype))
+            # ONNX truncates towards zero; in integers throughout, since float64 ends at 2**53.
+            divisor = np.where(arrays[1] == 0, 1, arrays[1]).astype(arrays[1].dtype)
+            quotient = arrays[0] // divisor
+            inexact = (arrays[0] % divisor != 0) & ((arrays[0] < 0) != (divisor < 0))
+            return np.asarray((quotient + inexact).astype(arrays[0].dtype))
         return np.asarray(arrays[0] / arrays[1])
 
 

@@ -150,32 +150,40 @@ def bisect_models(
             "and position; nothing can be compared inside them"
         )
     limit = _tolerance(models) if tolerance is None else tolerance
-    compared, largest = 0, 0.0
+    compared: list[_Pair] = []
+    matched, largest = 0, 0.0
     for pair, own, other in _values(models, pairs, (candidate_feeds, reference_feeds)):
+        matched += 1
+        if not all(value.dtype.kind in "biuf" for value in (own, other)):
+            continue
         first, relative = _judged(pair, own, other, limit)
+        compared.append(pair)
         if first is not None:
-            return _result(tensors[0], pairs, compared, largest, limit, first)
-        compared, largest = compared + 1, max(largest, relative)
-    return _result(tensors[0], pairs, compared, largest, limit, None)
+            return _result(tensors[0], compared, matched, largest, limit, first)
+        largest = max(largest, relative)
+    return _result(tensors[0], compared, matched, largest, limit, None)
 
 
 def _result(
     tensors: Sequence[_Tensor],
-    pairs: Sequence[_Pair],
-    compared: int,
+    compared: Sequence[_Pair],
+    matched: int,
     largest: float,
     limit: float,
     first: Divergence | None,
 ) -> Bisection:
-    seen = pairs[: compared + (first is not None)]
+    """Sum up; `matched` counts the tensors that have a counterpart, of numbers or not."""
+    agreeing = len(compared) - (first is not None)
     reached = len(tensors) if first is None else [t.name for t in tensors].index(first.tensor) + 1
-    agree = f"{compared} tensors before it agree" if first else f"all {compared} inner tensors agree"
-    sentence = f"{agree} within {limit:g} of their largest value; the largest difference is {largest:.3g}"
+    agree = f"{agreeing} tensors before it agree" if first else f"all {agreeing} inner tensors agree"
+    sentence = f"{agree} within {limit:g} of their largest value"
+    if agreeing:
+        sentence += f"; the largest difference among them is {largest:.3g}"
     return Bisection(
         first=first,
-        compared=len(seen),
-        by_position=sum(pair.matched_by == "position" for pair in seen),
-        unmatched=reached - len(seen),
+        compared=len(compared),
+        by_position=sum(pair.matched_by == "position" for pair in compared),
+        unmatched=reached - matched,
         largest_before=largest,
         tolerance=limit,
         sentence=f"{first.sentence}; {sentence}" if first else sentence,
@@ -224,9 +232,7 @@ def _values(
         own = _fetched(models[0], [pair.candidate.name for pair in group], feeds[0])
         other = _fetched(models[1], [pair.reference.name for pair in group], feeds[1])
         for pair in group:
-            values = own[pair.candidate.name], other[pair.reference.name]
-            if all(value.dtype.kind in "biuf" for value in values):
-                yield pair, *values
+            yield pair, own[pair.candidate.name], other[pair.reference.name]
 
 
 def _fetched(model: Model, names: Sequence[str], feeds: Feeds) -> Feeds:
@@ -238,7 +244,8 @@ def _fetched(model: Model, names: Sequence[str], feeds: Feeds) -> Feeds:
     try:
         return run_graph(Model(proto, model.path, model.root, changed=True), feeds)
     except (ModelError, BackendError) as error:
-        raise type(error)(f"{model.name}, run with its inner tensors as outputs: {error}") from error
+        error.args = (f"{model.name}, run with its inner tensors as outputs: {error}",)
+        raise
 
 
 def _judged(

@@ -82,6 +82,40 @@ def test_an_extra_node_has_no_counterpart_and_is_passed_over(tmp_path):
     assert (found.first.tensor, found.unmatched, found.compared) == ("e", 1, 5)
 
 
+def test_tensors_of_text_are_passed_over_and_counted_apart(tmp_path):
+    texts = TEXT.replace("b = Relu(a)", "s = Cast<to=8>(a)\n u = Cast<to=1>(s)\n b = Relu(a)")
+    reference = saved(tmp_path / "r.onnx", texts)
+    found = bisected(saved(tmp_path / "c.onnx", texts, w3=WEIGHTS["w3"] * 2), reference)
+    # s holds texts; it has its counterpart and is not compared: a, u, b, c, d and e are.
+    assert (found.first.tensor, found.compared, found.unmatched) == ("e", 6, 0)
+    assert "5 tensors before it agree" in found.sentence
+
+
+def test_the_first_tensor_of_all_differs(tmp_path):
+    found = bisected(saved(tmp_path / "c.onnx", w1=WEIGHTS["w1"] * 2), saved(tmp_path / "r.onnx"))
+    assert found.sentence.endswith("0 tensors before it agree within 0.0001 of their largest value")
+
+
+def test_an_error_keeps_what_it_carries(tmp_path, monkeypatch):
+    from nm2trt.errors import BackendError
+    from nm2trt.graph.execute import bisect
+
+    class Picky(BackendError):
+        def __init__(self, code, text):
+            super().__init__(text)
+            self.code, self.partial = code, "half"
+
+    def fail(*_):
+        raise Picky(7, "out of memory")
+
+    monkeypatch.setattr(bisect, "run_graph", fail)
+    with pytest.raises(
+        Picky, match=r"c\.onnx, run with its inner tensors as outputs: out of memory"
+    ) as caught:
+        bisected(saved(tmp_path / "c.onnx"), saved(tmp_path / "r.onnx"))
+    assert (caught.value.code, caught.value.partial) == (7, "half")
+
+
 def test_half_precision_is_held_to_its_own_tolerance(tmp_path):
     half = {"x": FEEDS["x"].astype(np.float16)}
     reference = saved(tmp_path / "r.onnx")
