@@ -57,17 +57,21 @@ def start(request: Request) -> SpReSession:
         raise SparsifyError(_no_branch(request.model, choices, found.reasons))
     generator = None if options.seed is None else torch.Generator().manual_seed(options.seed)
     modules = dict(request.model.named_modules())
-    moved: dict[str, str] = {}
-    for conv_name, norm_name in found.pairs.items():
-        conv: Any = modules[conv_name]
-        norm: Any = modules[norm_name]
-        block = SpatialBranches(conv, norm, norm_name, options)
-        _initialise(block.branch.weight, generator)
-        _replace(request.model, conv_name, block)
-        _replace(request.model, norm_name, nn.Identity())
-        moved[conv_name] = f"{conv_name}.main"
-    choices = tuple(_explained(_moved(choice, moved), found.pairs, found.reasons) for choice in choices)
-    weights = request.parametrize(choices, SpReFixedWeight if options.base == "magnitude" else SpReWeight)
+    moved = {conv_name: f"{conv_name}.main" for conv_name in found.pairs}
+    try:
+        for conv_name, norm_name in found.pairs.items():
+            conv: Any = modules[conv_name]
+            norm: Any = modules[norm_name]
+            block = SpatialBranches(conv, norm, norm_name, options)
+            _initialise(block.branch.weight, generator)
+            _replace(request.model, conv_name, block)
+            _replace(request.model, norm_name, nn.Identity())
+        choices = tuple(_explained(_moved(choice, moved), found.pairs, found.reasons) for choice in choices)
+        weights = request.parametrize(choices, SpReFixedWeight if options.base == "magnitude" else SpReWeight)
+    except BaseException:
+        for name in (*found.pairs, *found.pairs.values()):
+            _replace(request.model, name, modules[name])
+        raise
     for _, block in _blocks(request.model):
         block.update_spatial()
         block.flips = block.flips_total = 0

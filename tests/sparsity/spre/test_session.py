@@ -539,3 +539,24 @@ def test_optimizer_without_the_branch_is_refused():
     rest = [p for name, p in model.named_parameters() if "branch" not in name]
     with pytest.raises(SparsifyError, match="the optimizer does not train all of conv1"):
         sparse.attach(torch.optim.SGD(rest, lr=0.1))
+
+
+def test_a_start_that_fails_leaves_the_model_as_it_was(monkeypatch):
+    from nm2trt.sparsity.spre import session
+
+    model = net()
+    before = {name: id(module) for name, module in model.named_modules()}
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    real, calls = session._initialise, []
+
+    def fail_late(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise MemoryError
+        real(*arguments)
+
+    monkeypatch.setattr(session, "_initialise", fail_late)
+    with pytest.raises(MemoryError):
+        sparsify(model, method="spre", pattern="2:4", total_steps=STEPS)
+    assert {name: id(module) for name, module in model.named_modules()} == before
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
