@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
+import platform
 import re
 import secrets
 from collections.abc import Iterable, Iterator
@@ -16,9 +18,11 @@ from nm2trt.file_replacement import put_in_place
 from nm2trt.output_lock import OutputLock, output_lock, undisturbed
 
 __all__ = [
+    "MARK",
     "atomic_path",
     "check_input",
     "check_output",
+    "is_abandoned",
     "is_alive",
     "one_writer",
     "os_reason",
@@ -28,9 +32,11 @@ __all__ = [
     "sync_folder",
     "within",
     "write_atomic",
+    "writer_mark",
 ]
 
 _CHUNK_BYTES = 1 << 20
+MARK = r"[0-9a-f]{8}-[0-9]+-[0-9a-f]{8}"  # what `writer_mark` returns
 
 
 def check_input(path: str | os.PathLike[str], what: str) -> Path:
@@ -135,6 +141,7 @@ def atomic_path(target: str | os.PathLike[str], *, lock: OutputLock | None = Non
 
     Raises:
         OutputError: The file cannot be written, for want of a folder, rights or space.
+        InputError: The block failed on another file.
     """
     real = real_output(target)
     with contextlib.nullcontext(lock) if lock is not None else output_lock(real.absolute()) as held:
@@ -148,6 +155,11 @@ def atomic_path(target: str | os.PathLike[str], *, lock: OutputLock | None = Non
             put_in_place(temporary, real)
             sync_folder(real.parent)
         except OSError as error:
+            named = error.filename if isinstance(error.filename, str) else ""
+            if named and Path(named) not in (temporary, real, real.parent):
+                raise InputError(
+                    f"{named} cannot be used: {os_reason(error)}; {target} was not changed"
+                ) from error
             raise OutputError(
                 f"{target} cannot be written: {os_reason(error)}; nothing was changed"
             ) from error
@@ -226,15 +238,38 @@ def within(root: str | os.PathLike[str], relative: str) -> Path:
 
 
 def _temporary_name(target: Path) -> str:
-    return f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    return f".{target.name}.{writer_mark()}.tmp"
+
+
+def writer_mark() -> str:
+    """Return a mark for the name of something unfinished: this machine, this process, and a random part."""
+    return f"{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def is_abandoned(mark: str) -> bool:
+    """Tell whether the process that made a `writer_mark` has gone.
+
+    A process of another machine, or of a container with its own process numbers, counts as alive: both may
+    write to one shared folder.
+    """
+    machine, _, rest = mark.partition("-")
+    return machine == _machine() and not is_alive(int(rest.partition("-")[0]))
+
+
+@functools.cache
+def _machine() -> str:
+    space = ""
+    with contextlib.suppress(OSError):
+        space = str(Path("/proc/self/ns/pid").readlink())
+    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:8]
 
 
 def _remove_stale(target: Path) -> None:
-    pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)-[0-9a-f]{{8}}\.tmp")
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.({MARK})\.tmp")
     with contextlib.suppress(OSError):
         for entry in os.scandir(target.parent):
             match = pattern.fullmatch(entry.name)
-            if match and not is_alive(int(match[1])):
+            if match and is_abandoned(match[1]):
                 with contextlib.suppress(OSError):
                     Path(entry.path).unlink()
 

@@ -8,7 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from nm2trt.errors import InputError, OutputError
-from nm2trt.files import atomic_path, check_input, check_output, sha256_file, within, write_atomic
+from nm2trt.files import (
+    atomic_path,
+    check_input,
+    check_output,
+    sha256_file,
+    within,
+    write_atomic,
+    writer_mark,
+)
 from nm2trt.output_lock import output_lock
 
 
@@ -120,7 +128,8 @@ def test_a_link_to_a_missing_file_is_written_through_and_a_loop_is_refused(tmp_p
 
 def test_files_of_a_living_process_are_left_alone(tmp_path):
     target = tmp_path / "plan"
-    other = tmp_path / f".plan.{os.getppid()}-0123abcd.tmp"
+    here = writer_mark().partition("-")[0]
+    other = tmp_path / f".plan.{here}-{os.getppid()}-0123abcd.tmp"
     other.write_text("in work")
     write_atomic(target, "whole")
     assert other.exists()
@@ -200,3 +209,28 @@ def test_within_follows_a_linked_cache(tmp_path):
 def test_hash(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256_file(tmp_path / "x").startswith("ba7816bf8f01cfea")
+
+
+def test_what_another_machine_writes_into_a_shared_folder_stays(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    here = writer_mark().partition("-")[0]
+    there = "0" * 8 if here != "0" * 8 else "1" * 8
+    theirs = tmp_path / f".plan.{there}-{gone.pid}-0123abcd.tmp"
+    mine = tmp_path / f".plan.{here}-{gone.pid}-0123abcd.tmp"
+    for path in (theirs, mine):
+        path.write_text("half")
+    write_atomic(tmp_path / "plan", "whole")
+    assert sorted(tmp_path.iterdir()) == sorted([theirs, tmp_path / "plan"])
+
+
+def test_an_error_on_another_file_names_that_file(tmp_path):
+    absent = tmp_path / "absent.png"
+
+    def copy():
+        with atomic_path(tmp_path / "plan") as temporary:
+            temporary.write_bytes(absent.read_bytes())
+
+    with pytest.raises(InputError, match=r"absent\.png cannot be used: No such file.*plan was not changed"):
+        copy()
+    assert list(tmp_path.iterdir()) == []

@@ -72,7 +72,7 @@ def _own_data_files(target: Path) -> list[Path]:
         model = onnx.load(str(target), load_external_data=False)
     except Exception:  # whatever stands there is replaced, and nothing of it is removed
         return []
-    ours = re.compile(rf"{re.escape(target.name)}(\.\d+)?\.data")
+    ours = re.compile(rf"{re.escape(target.name)}(\.[0-9a-f]+)?\.data")
     locations = {
         entry.value
         for tensor in model.graph.initializer

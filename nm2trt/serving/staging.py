@@ -10,14 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from nm2trt.errors import InputError, OutputError
-from nm2trt.files import is_alive, os_reason, sync_folder
+from nm2trt.files import MARK, is_abandoned, os_reason, sync_folder, writer_mark
 
 __all__ = ["clear_stale", "copy_file", "is_real_folder", "move_away", "staged", "told", "write_file"]
 
@@ -66,7 +65,7 @@ def staged(root: Path, model: Path) -> Iterator[Path]:
         root: The repository.
         model: The model's folder; where it exists, the new folder lies in it.
     """
-    suffix = f"{_MARK}-{os.getpid()}-{secrets.token_hex(4)}"
+    suffix = f"{_MARK}-{writer_mark()}"
     folder = model / f".{suffix}" if model.is_dir() else _aside(root, suffix)
     folder.mkdir(mode=0o755)
     try:
@@ -77,7 +76,7 @@ def staged(root: Path, model: Path) -> Iterator[Path]:
 
 def move_away(root: Path, folder: Path) -> None:
     """Take a version, or a whole model, out of the repository in one step, and remove it."""
-    suffix = f"{_MARK}-{os.getpid()}-{secrets.token_hex(4)}"
+    suffix = f"{_MARK}-{writer_mark()}"
     away = _aside(root, suffix) if folder.parent == root else folder.with_name(f".{suffix}")
     folder.rename(away)
     sync_folder(folder.parent)
@@ -88,11 +87,11 @@ def clear_stale(root: Path, model: Path) -> None:
     """Remove what killed processes left behind."""
     places = [(model, ""), (root, ""), (root.parent, f".{root.name}")]
     for folder, prefix in places:
-        pattern = re.compile(rf"{re.escape(prefix)}\.{_MARK}-([0-9]+)-[0-9a-f]{{8}}")
+        pattern = re.compile(rf"{re.escape(prefix)}\.{_MARK}-({MARK})")
         with contextlib.suppress(OSError):
             for entry in list(os.scandir(folder)):
                 match = pattern.fullmatch(entry.name)
-                if match and entry.is_dir(follow_symlinks=False) and not is_alive(int(match[1])):
+                if match and entry.is_dir(follow_symlinks=False) and is_abandoned(match[1]):
                     shutil.rmtree(entry.path, ignore_errors=True)
 
 

@@ -290,6 +290,19 @@ def test_refuses_a_missing_folder_before_any_work(tmp_path):
         export(nn.Identity(), EXAMPLE, tmp_path / "none" / "model.onnx")
 
 
+def test_exports_and_passes_in_turn_leave_no_data_file_behind(model, tmp_path):
+    from nm2trt.pipeline.prune import prune
+
+    path, source = tmp_path / "m.onnx", tmp_path / "source.onnx"
+    export(model, EXAMPLE, source)
+    for _ in range(2):
+        for _ in range(2):
+            export(model, EXAMPLE, path, external_data=True)
+            assert len(list(tmp_path.glob("m.onnx*.data"))) == 1
+        prune(source, path)  # over a model whose data file has a number in its name
+        assert list(tmp_path.glob("m.onnx*.data")) == []
+
+
 def test_external_data_lies_beside_and_old_data_goes(model, tmp_path):
     path = tmp_path / "model.onnx"
     first = export(model, EXAMPLE, path, external_data=True)

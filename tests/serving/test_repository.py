@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from nm2trt.errors import InputError, OutputError
-from nm2trt.files import sha256_file
+from nm2trt.files import sha256_file, writer_mark
 from nm2trt.pipeline.served_artefact import describe_artefact
 from nm2trt.serving.options import DeployOptions
 from nm2trt.serving.repository import place, remove, roll_back, served_config
@@ -255,15 +255,16 @@ def test_remove(tmp_path):
 
 
 def test_left_behind_by_a_killed_process(tmp_path):
+    here = writer_mark().partition("-")[0]
     repository = tmp_path / "models"
     place(model(tmp_path, 1), repository, "m")
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     stale = [
-        repository / "m" / f".nm2trt-{dead.pid}-0123abcd",
-        tmp_path / f".models.nm2trt-{dead.pid}-0123abcd",
+        repository / "m" / f".nm2trt-{here}-{dead.pid}-0123abcd",
+        tmp_path / f".models.nm2trt-{here}-{dead.pid}-0123abcd",
     ]
-    mine = repository / "m" / f".nm2trt-{os.getpid()}-0123abcd"
+    mine = repository / "m" / f".nm2trt-{here}-{os.getpid()}-0123abcd"
     for folder in (*stale, mine):
         (folder / "1").mkdir(parents=True)
     place(model(tmp_path, 2), repository, "m")

@@ -278,7 +278,7 @@ def _free_name(target: Path) -> Path:
 
 def _stale_data(target: Path, *, keep: set[Path]) -> list[Path]:
     """List the data files that the model now at `target` names, and whose names say that they are its own."""
-    own = re.compile(rf"{re.escape(target.name)}(\.[0-9a-f]{{8}})?\.data")
+    own = re.compile(rf"{re.escape(target.name)}(\.[0-9a-f]+)?\.data")
     near = [path for path in target.parent.iterdir() if own.fullmatch(path.name)]
     if not near or not target.is_file():
         return []
