@@ -23,6 +23,8 @@ SECTION = re.compile(r"^(Args|Attributes|Returns|Raises):$", re.MULTILINE)
 ENTRY = re.compile(r"^    ([\w, *]+):\s", re.MULTILINE)
 HEAD = """# Python
 
+<!-- this page is not run: its code is signatures -->
+
 Made by `docs/make_api_reference.py` from signatures and docstrings. Everything under [Functions](#functions)
 is an attribute of `nm2trt`, loaded at first use: `import nm2trt` alone imports no PyTorch, onnx or TensorRT.
 The classes that functions take and return are under [Classes](#classes), the exceptions that they raise under
