@@ -19,7 +19,7 @@ READY := $(VENV)/.ready
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "nm2trt needs Python 3.10 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[torch,ort,rtx,triton,calib,report,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[torch,ort,rtx,serving,recipes,report,dev]'
 	@touch $@
 
 demo: $(READY)

@@ -12,6 +12,23 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from nm2trt.errors import (
+    BackendError,
+    BackendMissingError,
+    DataError,
+    DifferenceError,
+    InputError,
+    Interrupted,
+    LineageError,
+    ModelError,
+    Nm2trtError,
+    OutputError,
+    PatternError,
+    ServerError,
+    SparsifyError,
+    SparsityError,
+)
+
 if TYPE_CHECKING:
     from nm2trt.pipeline.bench import bench
     from nm2trt.pipeline.build import build
@@ -38,8 +55,23 @@ if TYPE_CHECKING:
     from nm2trt.pipeline.to_semi_structured import to_semi_structured
     from nm2trt.pipeline.validate import validate
     from nm2trt.pipeline.verify import verify
+    from nm2trt.recipe.runner import run
 
 __all__ = [
+    "BackendError",
+    "BackendMissingError",
+    "DataError",
+    "DifferenceError",
+    "InputError",
+    "Interrupted",
+    "LineageError",
+    "ModelError",
+    "Nm2trtError",
+    "OutputError",
+    "PatternError",
+    "ServerError",
+    "SparsifyError",
+    "SparsityError",
     "__version__",
     "bench",
     "build",
@@ -61,6 +93,7 @@ __all__ = [
     "quantize",
     "report",
     "rollback",
+    "run",
     "serve",
     "sparsify",
     "to_semi_structured",
@@ -70,13 +103,15 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# Each public function bears the name of the module of `nm2trt.pipeline` that holds it.
-_FUNCTIONS = frozenset(__all__) - {"__version__"}
+# Each public function bears the name of the module of `nm2trt.pipeline` that holds it, but for recipes.
+_FUNCTIONS = frozenset(name for name in __all__ if name.islower() and name != "__version__")
+_ELSEWHERE = {"run": "nm2trt.recipe.runner"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _FUNCTIONS:
-        return getattr(importlib.import_module(f"nm2trt.pipeline.{name}"), name)
+        module = _ELSEWHERE.get(name, f"nm2trt.pipeline.{name}")
+        return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module 'nm2trt' has no attribute {name!r}")
 
 

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "nm2trt"
 # Each unit may import those on a lower level; units of one level may not import one another.
 LEVELS = [
     {"errors", "output_lock", "tables"},
-    {"file_replacement"},
+    {"file_replacement", "extras"},
     {"files", "named_code", "bounds", "compare", "measure", "progress", "nm", "options"},
     {"manifest"},
     {"backends"},

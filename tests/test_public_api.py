@@ -8,6 +8,7 @@ from importlib import import_module
 import pytest
 
 import nm2trt
+from nm2trt import errors
 from nm2trt.cli import COMMANDS
 
 HEAVY = ("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "numpy", "rich", "matplotlib")
@@ -39,7 +40,9 @@ def test_help_loads_nothing_heavy(command):
 
 def test_all_is_sorted_and_complete():
     assert nm2trt.__all__ == sorted(nm2trt.__all__)
-    assert [name for name in nm2trt.__all__ if not name.startswith("_")] == sorted(nm2trt._FUNCTIONS)
+    public = {name for name in nm2trt.__all__ if not name.startswith("_")}
+    assert public == nm2trt._FUNCTIONS | set(errors.__all__)
+    assert all(getattr(nm2trt, name) is getattr(errors, name) for name in errors.__all__)
 
 
 @pytest.mark.parametrize("name", sorted(nm2trt._FUNCTIONS))
@@ -66,5 +69,6 @@ def test_unknown_name():
 
 
 def test_public_functions_are_those_of_the_pipeline_that_bear_the_name_of_their_module():
-    for name in sorted(nm2trt._FUNCTIONS):
+    assert nm2trt.run is import_module("nm2trt.recipe.runner").run_recipe
+    for name in sorted(nm2trt._FUNCTIONS - {"run"}):
         assert getattr(nm2trt, name) is getattr(import_module(f"nm2trt.pipeline.{name}"), name)

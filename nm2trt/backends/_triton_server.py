@@ -177,7 +177,7 @@ def _library(protocol: str) -> Any:
         else:
             import tritonclient.http as library
     except ImportError as error:
-        raise BackendMissingError("tritonclient is not installed: pip install nm2trt[triton]") from error
+        raise BackendMissingError("tritonclient is not installed: pip install 'nm2trt[serving]'") from error
     return library
 
 

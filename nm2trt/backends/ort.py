@@ -222,7 +222,7 @@ def _import() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise BackendMissingError("ONNX Runtime is not installed: pip install nm2trt[ort]") from error
+        raise BackendMissingError("ONNX Runtime is not installed: pip install 'nm2trt[ort]'") from error
     return onnxruntime
 
 

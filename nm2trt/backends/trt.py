@@ -33,7 +33,7 @@ KIND = (
 )
 MAGIC = b"ftrt"
 
-_INSTALL = "pip install nm2trt[trt]"
+_INSTALL = "pip install 'nm2trt[trt]'"
 # The head of an engine as NVIDIA's own trtexec reads it: tag, version of the layout, and at 24 the library's.
 _HEADER = struct.Struct("<4sI16x4B")
 _KNOWN_LAYOUT = 0

@@ -28,7 +28,7 @@ KIND = (
 MAGIC = b"vtrt"
 DEFAULT_TARGETS = ("sm80", "sm86")
 
-_INSTALL = "pip install nm2trt[rtx]"
+_INSTALL = "pip install 'nm2trt[rtx]'"
 # The plan's header as observed in plans of these versions; NVIDIA documents none of it.
 _KNOWN_FORMAT = 2
 _KNOWN_VERSIONS = ("1.7.",)

@@ -104,7 +104,7 @@ class _Histograms:
         try:
             from onnxruntime.quantization.calibrate import HistogramCollector
         except ImportError as error:
-            raise BackendMissingError("ONNX Runtime is not installed: pip install nm2trt[ort]") from error
+            raise BackendMissingError("ONNX Runtime is not installed: pip install 'nm2trt[ort]'") from error
         self._observed = observed
         self._bins = _BINS[method]
         # Percentiles are of magnitudes; entropy is lost on both sides of zero.

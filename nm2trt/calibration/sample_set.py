@@ -120,7 +120,7 @@ def write_contact_sheet(samples: SampleSet, path: str | Path) -> str:
     try:
         from PIL import Image
     except ImportError as error:
-        raise BackendMissingError("Pillow is not installed: pip install nm2trt[calib]") from error
+        raise BackendMissingError("Pillow is not installed: pip install 'nm2trt[recipes]'") from error
     target = check_output(path)
     found = next(((n, i) for n, a in samples.arrays.items() if (i := _as_images(a)) is not None), None)
     if found is None:

@@ -145,7 +145,7 @@ def read_images(
     try:
         from PIL import Image
     except ImportError as error:
-        raise BackendMissingError("Pillow is not installed: pip install nm2trt[calib]") from error
+        raise BackendMissingError("Pillow is not installed: pip install 'nm2trt[recipes]'") from error
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; give one with images")
     root = folder.resolve()

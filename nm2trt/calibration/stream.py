@@ -104,7 +104,7 @@ def open_samples(
     try:
         from nm2trt.calibration.recipe import load_recipe, open_recipe, read_recipe
     except ImportError as error:
-        raise BackendMissingError(f"{error.name} is not installed: pip install nm2trt[calib]") from error
+        raise BackendMissingError(f"{error.name} is not installed: pip install 'nm2trt[recipes]'") from error
     if read_recipe(path).sha256 is not None:
         # Its hash is over all samples at once.
         whole = load_recipe(path, data_root=data_root, allow_functions=allow_functions)

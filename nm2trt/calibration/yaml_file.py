@@ -14,7 +14,7 @@ try:
     import yaml
     from pydantic import BaseModel, ConfigDict, ValidationError
 except ImportError as error:
-    raise BackendMissingError(f"{error.name} is not installed: pip install nm2trt[calib]") from error
+    raise BackendMissingError(f"{error.name} is not installed: pip install 'nm2trt[recipes]'") from error
 
 __all__ = ["Document", "Strict", "nearest", "read_yaml", "validated"]
 

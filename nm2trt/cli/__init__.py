@@ -21,6 +21,7 @@ from nm2trt import bounds
 from nm2trt.cli.output import print_error
 from nm2trt.cli.signals import Stopped, signals_stop
 from nm2trt.errors import Interrupted, Nm2trtError
+from nm2trt.extras import missing
 from nm2trt.files import os_reason
 from nm2trt.progress import BUILDER_THREAD
 
@@ -112,6 +113,9 @@ def _run(arguments: list[str]) -> int:
         cause = _stopped(error)
         if cause is not None:
             return _interrupted(verbosity, cause)
+        absent = missing(error) if isinstance(error, ModuleNotFoundError) else None
+        if absent is not None:
+            return _fail(str(absent), absent.exit_status, verbosity)
         if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None:
             _discard(sys.stdout)
             return _fail(f"output could not be written: {os_reason(error)}", 2, verbosity)

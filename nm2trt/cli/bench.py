@@ -6,11 +6,12 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import keep_json, plain_table, print_json
+from nm2trt.cli.output import keep_json, print_json, print_table, say
 from nm2trt.errors import Nm2trtError
 from nm2trt.options.checks import BenchCommand
 from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.field import keywords
+from nm2trt.tables import Column, Row, Table
 
 if TYPE_CHECKING:
     from nm2trt.pipeline.bench import BenchResult
@@ -53,12 +54,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def print_latency(bench: Benchmark) -> None:
-    """Print conditions, latencies and ratios."""
+def print_latency(bench: Benchmark, *, conditions: bool = True) -> None:
+    """Print latencies and ratios, and before them the conditions under which they were measured."""
     from nm2trt.measure import no_speed
 
-    for key, value in bench.conditions.items():
-        print(f"  {key}: {value}")
+    for key, value in bench.conditions.items() if conditions else ():
+        say(f"  {key}: {value}", indent="    ")
     rows = [
         [
             timing.name,
@@ -71,13 +72,14 @@ def print_latency(bench: Benchmark) -> None:
         for timing in bench.timings
         for t in (timing.latency,)
     ]
-    headers = ["", "batch", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "spread", "samples/s", "runs"]
-    plain_table(headers, rows, title="Latency")
+    headers = ("batch", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "spread", "samples/s", "runs")
+    columns = (Column("model", "name"), *(Column(header, "number") for header in headers))
+    print_table(Table(columns, tuple(Row(tuple(row)) for row in rows), "Latency"), every_row=True)
     for ratio in bench.ratios:
-        print(_ratio(ratio))
+        say(_ratio(ratio))
     if warning := no_speed(bench.conditions):
-        print(warning)
-    if bench.before != bench.after or bench.before:
+        say(warning)
+    if conditions and (bench.before != bench.after or bench.before):
         drift = ", ".join(
             f"{key} {value} -> {bench.after.get(key, '?')}" for key, value in bench.before.items()
         )

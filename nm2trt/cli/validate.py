@@ -7,17 +7,19 @@ import sys
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.bench import print_latency
-from nm2trt.cli.output import keep_json, plain_table, print_json
+from nm2trt.cli.output import keep_json, print_json, print_table, print_verdict, say
 from nm2trt.errors import Nm2trtError
 from nm2trt.options.checks import ValidateCommand
 from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.field import keywords
+from nm2trt.tables import Mark
 
 if TYPE_CHECKING:
-    from nm2trt.validation.comparison import MetricComparison
     from nm2trt.validation.report import ValidationReport
 
 __all__ = ["configure", "run"]
+
+_MARKS: dict[str, Mark] = {"pass": "good", "FAIL": "bad"}
 
 _EPILOG = """examples:
   nm2trt validate sparse.onnx --against dense.onnx --data test.npz --max-drop 0.5pt
@@ -47,12 +49,12 @@ def run(arguments: argparse.Namespace) -> int:
             report = keep(validate(**keywords(options)))
     except Nm2trtError as error:
         if error.partial is not None and not options.json:
-            _print(error.partial)
+            _print(error.partial, verbose=bool(arguments.verbose))
         raise
     if options.json:
         print_json(report.to_json())
     else:
-        _print(report)
+        _print(report, verbose=bool(arguments.verbose))
     for warning in () if options.json else report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     report.require_passed()
@@ -62,102 +64,17 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print(report: ValidationReport) -> None:
-    comparison = report.comparison
-    for metric in comparison.metrics:
-        if not metric.against_reference:
-            _print_metric(report, metric)
-    for metric in comparison.metrics:
-        if metric.against_reference:
-            _print_against(metric)
-    print()
-    plain_table(
-        [
-            "output",
-            "dtype",
-            "max |a-b|",
-            "mean |a-b|",
-            "max relative",
-            "relative L2",
-            "SQNR dB",
-            "KL",
-            "cosine",
-        ],
-        [
-            [
-                d.name,
-                d.dtype,
-                f"{d.max_abs:.3g}",
-                f"{d.mean_abs:.3g}",
-                f"{d.max_relative:.3g}",
-                f"{d.relative_l2:.3g}",
-                "-" if d.sqnr_db is None else f"{d.sqnr_db:.1f}",
-                "-" if d.kl is None else f"{d.kl:.3g}",
-                d.cosine_text,
-            ]
-            for d in comparison.differences
-        ],
-        title=f"Outputs, candidate against reference, {comparison.n} samples",
-    )
-    for d in comparison.differences:
-        if d.remark:
-            print(f"output {d.name}: {d.remark}")
-    for side, sentences in comparison.conversions.items():
-        for sentence in sentences:
-            print(f"converted for the {side}: {sentence}")
-    if report.bisection is not None:
-        print(f"\n{report.bisection['sentence']}")
+def _print(report: ValidationReport, *, verbose: bool) -> None:
+    """Print accuracy and differences first, then times, then the verdict; machine facts with `-v` only."""
+    for table in report.tables():
+        print_table(table)
+        print()
+    *lines, verdict = report.remarks()
+    for line in lines:
+        say(line, _MARKS.get(line[:4], ""))
     if report.benchmark is not None:
         print()
-        print_latency(report.benchmark)
-    print()
-    for gate in report.gates:
-        print(f"{'pass' if gate.passed else 'FAIL'}  {gate.sentence}")
-    print(report.verdict)
-
-
-def _print_metric(report: ValidationReport, metric: MetricComparison) -> None:
-    sides = {
-        "candidate": (report.candidate, metric.candidate),
-        "reference": (report.reference, metric.reference),
-    }
-    counted = metric.candidate.right is not None
-    rows = [
-        [
-            side,
-            name,
-            f"{score.value:.2%}",
-            f"{score.low:.2%} to {score.high:.2%}",
-            *([str(score.right)] if counted else []),
-        ]
-        for side, (name, score) in sides.items()
-    ]
-    headers = [
-        "",
-        "model",
-        metric.name,
-        "95 % interval",
-        *([f"right of {metric.paired.n}"] if counted else []),
-    ]
-    title = "Accuracy" if counted else metric.summary[0].upper() + metric.summary[1:]
-    plain_table(headers, rows, title=f"{title} on {report.data}")
-    paired = metric.paired
-    gained, lost = getattr(paired, "gained", None), getattr(paired, "lost", None)
-    counts = (
-        f"{gained} gained, {lost} lost; exact McNemar p = {getattr(paired, 'p_value', 1.0):.3g}"
-        if gained is not None
-        else paired.method
-    )
-    print(
-        f"\ndifference {100 * paired.difference:+.2f} points, {paired.confidence:.0%} interval "
-        f"{100 * paired.low:+.2f} to {100 * paired.high:+.2f} (paired, n = {paired.n}: {counts})"
-    )
-
-
-def _print_against(metric: MetricComparison) -> None:
-    score = metric.candidate
-    interval = f"95 % interval {score.low:.2%} to {score.high:.2%}"
-    if metric.name == "agreement":
-        print(f"both name the same class for {score.value:.2%} of the samples ({interval})")
-    else:
-        print(f"{metric.name}: {score.value:.4%} ({interval}): {metric.summary}")
+        print_latency(report.benchmark, conditions=verbose)
+        print()
+    passed = report.passed
+    print_verdict(verdict, mark="" if passed is None else "good" if passed else "bad")

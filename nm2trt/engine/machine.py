@@ -19,27 +19,27 @@ _LIBRARIES: dict[str, tuple[str, tuple[str, ...], str, str]] = {
         "tensorrt_rtx",
         ("tensorrt-rtx-cu12", "tensorrt-rtx"),
         "builds .rtx plans without a GPU; loading them was never run by its makers",
-        "pip install nm2trt[rtx]",
+        "pip install 'nm2trt[rtx]'",
     ),
     "trt": (
         "tensorrt",
         ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
         "builds and runs engines on the GPU at hand; never run on one by its makers",
-        "pip install nm2trt[trt]",
+        "pip install 'nm2trt[trt]'",
     ),
     "ort": (
         "onnxruntime",
         ("onnxruntime", "onnxruntime-gpu"),
         "runs ONNX models on the CPU",
-        "pip install nm2trt[ort]",
+        "pip install 'nm2trt[ort]'",
     ),
     "onnx": ("onnx", ("onnx",), "verifies and rewrites ONNX models", "pip install onnx"),
-    "torch": ("torch", ("torch",), "trains and exports", "pip install nm2trt[torch]"),
+    "torch": ("torch", ("torch",), "trains and exports", "pip install 'nm2trt[torch]'"),
     "triton": (
         "tritonclient",
         ("tritonclient",),
         "talks to a Triton server",
-        "pip install nm2trt[triton]",
+        "pip install 'nm2trt[serving]'",
     ),
 }
 

@@ -206,3 +206,9 @@ def _batched(
     if scalars:
         raise InputError(f"dynamic_batch names {scalars}, which are scalars and have no batch")
     return tuple(name in wanted for name in names)
+
+
+def example_of(arrays: Mapping[str, Any]) -> Any:
+    """Return numpy arrays as tensors: by input name, or alone if there is one input."""
+    tensors = {name: torch.tensor(array) for name, array in arrays.items()}
+    return next(iter(tensors.values())) if len(tensors) == 1 else tensors

@@ -265,7 +265,7 @@ def to_onnx(
     try:
         import onnxscript  # noqa: F401 - torch.onnx imports it only half-way through
     except ImportError as error:
-        raise BackendMissingError("onnxscript is not installed: pip install nm2trt[torch]") from error
+        raise BackendMissingError("onnxscript is not installed: pip install 'nm2trt[torch]'") from error
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(

@@ -19,9 +19,13 @@ from nm2trt.backends.options import (
 from nm2trt.errors import InputError
 from nm2trt.options.engines import BuildCommand, BuilderCommand
 from nm2trt.options.shares import parse_share
+from nm2trt.pipeline.in_memory import as_path, takes_values
+from nm2trt.pipeline.keyword_options import merged_options
 from nm2trt.pipeline.lowering import Lowering, Precision, lower, refuse_fp8
 
 if TYPE_CHECKING:
+    import onnx
+
     from nm2trt.engine.build import BuildResult
     from nm2trt.graph.storage.model import Model
 
@@ -75,11 +79,23 @@ def build_options(
     )
 
 
+@takes_values(samples=("calib",), output="output")
 def build(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | onnx.ModelProto,
     output: str | os.PathLike[str] | BuildOptions | None = None,
     options: BuildOptions | None = None,
     *,
+    sparsity: bool | Sparsity | None = None,
+    targets: str | None = None,
+    profiles: Sequence[str] = (),
+    workspace: str | None = None,
+    shapes: Sequence[str] = (),
+    effort: int | None = None,
+    timing_cache: str | os.PathLike[str] | None = None,
+    tf32: bool = True,
+    strict_nans: bool = False,
+    plugins: Sequence[str | os.PathLike[str]] = (),
+    library_tactics: bool = True,
     backend: str | None = None,
     dry_run: bool = False,
     require_sparse: str | float | None = None,
@@ -92,9 +108,20 @@ def build(
     """Verify an ONNX model and build an engine from it, written whole or not at all, with its manifest.
 
     Args:
-        model: The ONNX file.
+        model: The ONNX file, or an `onnx.ModelProto`, which needs an output.
         output: The engine's path; None puts it beside the model. `build(model, options)` does so too.
-        options: What to build; None builds dense.
+        options: What to build as one value, instead of the keywords down to `library_tactics`.
+        sparsity: True or "enable" allows sparse kernels if weights hold 2:4, "force" prunes them first.
+        targets: Compute capabilities, as in "sm80,sm86".
+        profiles: One NAME:MIN,OPT,MAX per input, as in "x:1,8,32".
+        workspace: Most scratch memory of a kernel, as in "512M".
+        shapes: One NAME:SHAPE per input to fix, as in "x:8x3x224x224".
+        effort: How long the builder searches, 0 to 5; None leaves it to the builder.
+        timing_cache: File of kernel timings to start from and to add to.
+        tf32: Whether fp32 products may be rounded to TF32.
+        strict_nans: Whether NaNs must pass through every layer.
+        plugins: Shared libraries of operators; their code is run.
+        library_tactics: Whether TensorRT may use cuBLAS and cuDNN.
         backend: "trt", "trt-rtx" or "ort"; None takes TensorRT if it and a GPU are here, else TensorRT for
             RTX.
         dry_run: Stop before the builder starts, and write nothing.
@@ -128,7 +155,21 @@ def build(
         if options is not None:
             raise InputError("the options of the build are given twice")
         output, options = None, output
-    model, options = Path(model), options or BuildOptions()
+    options = merged_options(
+        options,
+        sparsity,
+        targets=targets,
+        profiles=profiles,
+        workspace=workspace,
+        static_shapes=shapes,
+        effort=effort,
+        timing_cache=timing_cache,
+        tf32=tf32,
+        strict_nans=strict_nans,
+        plugins=plugins,
+        library_tactics=library_tactics,
+    )
+    model = as_path(model)
     lowering = Lowering(precision) if isinstance(precision, str) else precision
     required = None if require_sparse is None else parse_share(require_sparse, "the work", "80%")
     builder = choose_backend(backend)

@@ -6,12 +6,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nm2trt.extras import names_the_extra
+
 if TYPE_CHECKING:
     from nm2trt.calibration.sample_set import SampleSet
 
 __all__ = ["calibration_samples"]
 
 
+@names_the_extra
 def calibration_samples(
     recipe: str | os.PathLike[str],
     *,

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nm2trt.extras import names_the_extra
+
 if TYPE_CHECKING:
     import torch
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["export", "export_file"]
 
 
+@names_the_extra
 def export(
     model: torch.nn.Module,
     example: torch.Tensor | Sequence[Any] | Mapping[str, Any],
@@ -72,6 +75,7 @@ def export(
     return replace(result, plan=written[0].plan, mask_sha256=written[0].mask_sha256)
 
 
+@names_the_extra
 def export_file(
     model: str,
     weights: str | os.PathLike[str],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nm2trt.extras import names_the_extra
+
 if TYPE_CHECKING:
     import torch
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["keep_zeros"]
 
 
+@names_the_extra
 def keep_zeros(model: torch.nn.Module) -> KeptZeros:
     """Keep the zeros of a finalised or downloaded sparse model while it trains on.
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from nm2trt.extras import names_the_extra
+
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["load_sparse"]
 
 
+@names_the_extra
 def load_sparse(model: torch.nn.Module, state: Mapping[str, Any]) -> torch.nn.Module:
     """Load an attached model's state into a plain model, as `finalize` would leave it.
 

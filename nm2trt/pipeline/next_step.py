@@ -8,6 +8,8 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from nm2trt.extras import install
+
 if TYPE_CHECKING:
     from nm2trt.graph.verify.verify_model import VerifyReport
 
@@ -72,4 +74,4 @@ def _installation(builder: str) -> str:
     extra = {"trt": "trt", "trt-rtx": "rtx", "ort": "ort"}.get(builder)
     if extra is None or importlib.util.find_spec(BACKENDS[builder][1]) is not None:
         return ""
-    return f"pip install 'nm2trt[{extra}]' && "
+    return f"{install(extra)} && "

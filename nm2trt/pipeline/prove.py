@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING
 
 from nm2trt.errors import InputError
 from nm2trt.options.engines import ProveCommand
+from nm2trt.pipeline.in_memory import as_path, takes_values
+from nm2trt.pipeline.keyword_options import merged_options
 
 if TYPE_CHECKING:
+    import onnx
+
     from nm2trt.backends.options import BuildOptions
     from nm2trt.engine.build import BuildResult
     from nm2trt.engine.twin.report import TwinReport
@@ -24,12 +28,23 @@ __all__ = ["prove", "prove_command"]
 _LONGEST_S = 3600.0
 
 
+@takes_values(models=("model", "dense"))
 def prove(
-    model: str | os.PathLike[str],
-    dense: str | os.PathLike[str] | None = None,
+    model: str | os.PathLike[str] | onnx.ModelProto,
+    dense: str | os.PathLike[str] | onnx.ModelProto | None = None,
     *,
     output: str | os.PathLike[str] | None = None,
     options: BuildOptions | None = None,
+    targets: str | None = None,
+    profiles: Sequence[str] = (),
+    workspace: str | None = None,
+    shapes: Sequence[str] = (),
+    effort: int | None = None,
+    timing_cache: str | os.PathLike[str] | None = None,
+    tf32: bool = True,
+    strict_nans: bool = False,
+    plugins: Sequence[str | os.PathLike[str]] = (),
+    library_tactics: bool = True,
     backend: str | None = None,
     runs: int = 200,
     warmup: int = 20,
@@ -42,7 +57,18 @@ def prove(
         model: The sparse ONNX model.
         dense: The dense one; None fills the sparse one's zeros in, which is as good for timing.
         output: Folder to keep the engines in; None keeps none.
-        options: What to build; `sparsity` is set for each of the three.
+        options: What to build as one value, instead of the keywords down to `library_tactics`; `sparsity` is
+            set for each of the three.
+        targets: Compute capabilities, as in "sm80,sm86".
+        profiles: One NAME:MIN,OPT,MAX per input, as in "x:1,8,32".
+        workspace: Most scratch memory of a kernel, as in "512M".
+        shapes: One NAME:SHAPE per input to fix, as in "x:8x3x224x224".
+        effort: How long the builder searches, 0 to 5; None leaves it to the builder.
+        timing_cache: File of kernel timings; None shares a fresh one among the three.
+        tf32: Whether fp32 products may be rounded to TF32.
+        strict_nans: Whether NaNs must pass through every layer.
+        plugins: Shared libraries of operators; their code is run.
+        library_tactics: Whether TensorRT may use cuBLAS and cuDNN.
         backend: "trt" or "trt-rtx"; by default as `build` chooses.
         runs: Fewest timed runs of each engine; on a GPU a run is a burst of inferences.
         warmup: Fewest runs of each before, not timed.
@@ -61,7 +87,6 @@ def prove(
     from dataclasses import replace
 
     from nm2trt.backends.choice import choose_backend
-    from nm2trt.backends.options import BuildOptions
     from nm2trt.engine.twin.compare import compare_twins
     from nm2trt.files import check_input
     from nm2trt.graph.prune.dense_twin import densify_model
@@ -74,7 +99,20 @@ def prove(
         raise InputError(
             f"{seconds} seconds after {warmup_seconds} cannot be timed; give 0 to {_LONGEST_S:g} seconds"
         )
-    model = check_input(model, "an ONNX model")
+    options = merged_options(
+        options,
+        targets=targets,
+        profiles=profiles,
+        workspace=workspace,
+        static_shapes=shapes,
+        effort=effort,
+        timing_cache=timing_cache,
+        tf32=tf32,
+        strict_nans=strict_nans,
+        plugins=plugins,
+        library_tactics=library_tactics,
+    )
+    model = check_input(as_path(model), "an ONNX model")
     builder = choose_backend(backend)
     with contextlib.ExitStack() as stack:
         temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nm2trt-")))
@@ -83,9 +121,8 @@ def prove(
             source = temporary / f"{model.stem}.dense.onnx"
             densify_model(model, source, verify_model(model).weights)
         else:
-            source = check_input(dense, "an ONNX model")
+            source = check_input(as_path(dense), "an ONNX model")
             _refuse_another_network(model, source)
-        options = options or BuildOptions()
         if options.timing_cache is None and builder.has_timing_cache:
             # Tuned apart, the three could differ by the noise of the tuning.
             options = replace(options, timing_cache=temporary / "timings.cache")

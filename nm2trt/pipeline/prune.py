@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from nm2trt.errors import InputError
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.options.shares import parse_share
+from nm2trt.pipeline.in_memory import takes_values
 
 if TYPE_CHECKING:
+    import onnx
+
     from nm2trt.graph.prune.prune_model import PruneReport
     from nm2trt.graph.reconstruct.report import ReconstructReport
 
 __all__ = ["prune"]
 
 
+@takes_values(samples=("calib",), output="output")
 def prune(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | onnx.ModelProto,
     output: str | os.PathLike[str] | None = None,
     *,
     pattern: NMPattern | str = "2:4",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     min_channels: int = 16,
-    calib: str | os.PathLike[str] | None = None,
+    calib: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     valid: str | None = None,
     seed: int = 0,
     permute: bool = True,
@@ -39,7 +43,7 @@ def prune(
     """Make the weights of an ONNX model N:M: by magnitude, one-shot, or rebuilt from unlabelled samples.
 
     Args:
-        model: The ONNX file.
+        model: The ONNX file, or an `onnx.ModelProto`, which needs an output.
         output: The file to write; None puts `.pruned.onnx` beside the model.
         pattern: The pattern.
         include: Globs on names of weights; when given, all others stay dense.
@@ -82,7 +86,7 @@ def prune(
             model,
             target,
             options,
-            calib=calib,
+            calib=cast("str", calib),
             permute=permute,
             cache=cache,
             data_root=data_root,

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from nm2trt.options.shares import parse_share
 from nm2trt.pipeline.calibration_input import open_calibration, refuse_replacing
+from nm2trt.pipeline.in_memory import takes_values
 
 if TYPE_CHECKING:
+    import onnx
+
     from nm2trt.calibration.ranges import Method
     from nm2trt.graph.quantize.report import QuantizeReport
 
 __all__ = ["quantize"]
 
 
+@takes_values(samples=("calib",), output="output")
 def quantize(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | onnx.ModelProto,
     output: str | os.PathLike[str] | None = None,
     *,
-    calib: str | os.PathLike[str],
+    calib: str | os.PathLike[str] | Mapping[str, Any],
     to: Literal["int8", "fp8"] = "int8",
     method: Method = "minmax",
     percentile: float = 99.99,
@@ -40,7 +44,7 @@ def quantize(
     A file of too old an opset is converted first, and its outputs are compared.
 
     Args:
-        model: The float32 ONNX file.
+        model: The float32 ONNX file, or an `onnx.ModelProto`, which needs an output.
         output: The file to write; None puts `.int8.onnx` (or `.fp8.onnx`) beside the model.
         calib: Samples: an `.npz` of arrays by input name, or a calibration recipe.
         to: "int8" or "fp8" (E4M3FN).
@@ -76,6 +80,7 @@ def quantize(
     model = Path(model)
     out = model.with_suffix(f".{to}.onnx") if output is None else Path(output)
     kept = out.with_suffix(".ranges.npz") if cache is None else Path(cache)
+    calib = cast("str", calib)
     refuse_replacing(model, out, kept, calib)
     opened = load(model, leave_weights=True)
     samples = open_calibration(calib, batch, data_root, allow_functions=allow_functions, model=opened)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nm2trt.extras import names_the_extra
 from nm2trt.pipeline.export import export
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["SparsifyResult", "sparsify", "sparsify_file"]
 
 
+@names_the_extra
 def sparsify(
     model: torch.nn.Module,
     *,
@@ -110,6 +112,7 @@ class SparsifyResult:
         }
 
 
+@names_the_extra
 def sparsify_file(
     recipe: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nm2trt.extras import names_the_extra
+
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["to_semi_structured"]
 
 
+@names_the_extra
 def to_semi_structured(model: torch.nn.Module) -> tuple[str, ...]:
     """Compress the weight of every linear layer that holds 2:4, so that torch runs it by cuSPARSELt on a GPU.
 

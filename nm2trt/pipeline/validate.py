@@ -6,13 +6,17 @@ import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nm2trt.errors import DifferenceError, InputError, Nm2trtError
 from nm2trt.files import check_input
+from nm2trt.pipeline.in_memory import takes_values
 from nm2trt.pipeline.sessions import backend_of, is_url, open_session
 
 if TYPE_CHECKING:
+    import onnx
+    import torch
+
     from nm2trt.backends.protocol import Session
     from nm2trt.validation.latency.bench import Benchmark
     from nm2trt.validation.report import ValidationReport
@@ -23,11 +27,13 @@ __all__ = ["validate"]
 _Artefact = str | os.PathLike[str]
 
 
+@takes_values(models=("model", "against"), samples=("data",))
 def validate(
-    model: _Artefact,
+    model: _Artefact | onnx.ModelProto | torch.nn.Module,
+    against: _Artefact | onnx.ModelProto | torch.nn.Module,
+    data: str | os.PathLike[str] | Mapping[str, Any],
     *,
-    against: _Artefact,
-    data: str | os.PathLike[str],
+    labels: Any = None,  # noqa: ARG001 - `takes_values` puts them beside the arrays
     metrics: Sequence[str] = (),
     metric_options: Sequence[str] = (),
     max_drop: str | None = None,
@@ -51,10 +57,12 @@ def validate(
     PyTorch run on the CPU, where zeros bring no speed.
 
     Args:
-        model: The model in question, e.g. the sparse one.
-        against: The model to compare with, e.g. the dense one.
+        model: The model in question, e.g. the sparse one; also an `onnx.ModelProto`, or a module, which is
+            exported.
+        against: The model to compare with, e.g. the dense one; likewise.
         data: An `.npz` with the inputs by their names and what is known under `labels`, a calibration recipe
-            (`.yaml`), or inputs that Polygraphy saved (`.json`).
+            (`.yaml`), or inputs that Polygraphy saved (`.json`); or arrays by input name.
+        labels: With arrays as `data`, what is known of each sample.
         metrics: Names in `nm2trt.validation.metrics.table.METRICS`, or `module:function`; top-1 and
             agreement by default where there are labels.
         metric_options: Options of the metrics, as "blank=0".
@@ -90,6 +98,8 @@ def validate(
     from nm2trt.validation.report import ValidationReport
     from nm2trt.validation.samples.open_samples import open_samples
 
+    model, against = cast("_Artefact", model), cast("_Artefact", against)
+    data = cast("_Artefact", data)
     if runs < 0 or warmup < 0:
         raise InputError(f"{runs} runs after {warmup} cannot be timed; give 0 or more")
     drop = None if max_drop is None else parse_drop(max_drop)

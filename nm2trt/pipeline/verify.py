@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from nm2trt.pipeline.in_memory import takes_values
+
 if TYPE_CHECKING:
+    import onnx
+
     from nm2trt.graph.verify.verify_model import VerifyReport
     from nm2trt.nm.pattern import NMPattern
 
 __all__ = ["verify"]
 
 
+@takes_values()
 def verify(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | onnx.ModelProto,
     *,
     pattern: NMPattern | str | None = None,
     as_dtype: str | None = None,
@@ -24,7 +29,7 @@ def verify(
     """Judge every weight of an ONNX model: does it hold the pattern, and may a sparse kernel run it?
 
     Args:
-        model: The ONNX file.
+        model: The ONNX file, or an `onnx.ModelProto`.
         pattern: The pattern to hold. By default each weight is held to the plan in the file, or to 2:4
             where there is none. Given, it takes the place of the plan's patterns, not of its dense layers.
         as_dtype: "fp16" or "bf16" judges what rounding floating-point weights to that type leaves.

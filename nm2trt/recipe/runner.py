@@ -33,7 +33,7 @@ from nm2trt.reporting.folder import RunFolder
 from nm2trt.reporting.records import StageRecord
 from nm2trt.reporting.sentences import sentence_of
 
-__all__ = ["run_recipe", "stage_names"]
+__all__ = ["run", "run_recipe", "stage_names"]
 
 _ENDS = {"failed": "failed", "running": "was stopped"}
 
@@ -298,3 +298,7 @@ def _refuse_code(recipe: Recipe, steps: tuple[Step, ...], *, allow_functions: bo
             refuse_code(code, allowed=allow_functions or not code)
         except InputError as error:
             raise recipe.error(str(error), "stages", step.stage.name) from error
+
+
+# The name that the command and `nm2trt.run` have.
+run = run_recipe

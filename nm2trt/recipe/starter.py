@@ -236,7 +236,7 @@ def _build(
     why = (
         "An engine, with its manifest and the ladder: which weights may, and which do, run sparse kernels"
         if here
-        else "No TensorRT is installed here (pip install nm2trt[rtx]); with it, take the # away for an engine"
+        else "TensorRT is not installed here (pip install 'nm2trt[rtx]'); then take the # away for an engine"
     )
     mark = "" if here else "  # "
     backend, targets = choice

@@ -16,7 +16,7 @@ try:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup, escape
 except ImportError as error:
-    raise BackendMissingError("jinja2 is not installed: pip install nm2trt[report]") from error
+    raise BackendMissingError("jinja2 is not installed: pip install 'nm2trt[recipes]'") from error
 
 __all__ = ["to_html", "to_markdown"]
 

@@ -177,7 +177,7 @@ def _message() -> Any:
     try:
         from tritonclient.grpc import model_config_pb2
     except ImportError as error:
-        raise BackendMissingError("tritonclient is not installed: pip install nm2trt[triton]") from error
+        raise BackendMissingError("tritonclient is not installed: pip install 'nm2trt[serving]'") from error
     return model_config_pb2.ModelConfig()
 
 

@@ -70,6 +70,23 @@ class MetricComparison:
     reference: Score
     paired: PairedDifference | BootstrapDifference
 
+    @property
+    def sentence(self) -> str:
+        """The difference with its interval, in words."""
+        score, paired = self.candidate, self.paired
+        interval = f"95 % interval {score.low:.2%} to {score.high:.2%}"
+        if self.against_reference and self.name == "agreement":
+            return f"both name the same class for {score.value:.2%} of the samples ({interval})"
+        if self.against_reference:
+            return f"{self.name}: {score.value:.4%} ({interval}): {self.summary}"
+        counts = paired.method
+        if isinstance(paired, PairedDifference):
+            moved = f"{paired.gained} gained, {paired.lost} lost"
+            counts = f"{moved}; exact McNemar p = {paired.p_value:.3g}"
+        interval = f"{paired.confidence:.0%} interval {100 * paired.low:+.2f} to {100 * paired.high:+.2f}"
+        found = f"{self.name}: difference {100 * paired.difference:+.2f} points, {interval}"
+        return f"{found} (paired, n = {paired.n}: {counts})"
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return asdict(self)

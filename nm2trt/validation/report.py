@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from nm2trt.errors import DifferenceError
-from nm2trt.validation.comparison import Comparison
+from nm2trt.tables import Column, Result, Row, Table
+from nm2trt.validation.comparison import Comparison, Score
 from nm2trt.validation.gate import Gate, suspicions
 from nm2trt.validation.latency.bench import Benchmark
 
 __all__ = ["ValidationReport"]
 
 
-@dataclass(frozen=True, slots=True)
-class ValidationReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class ValidationReport(Result):
     """A candidate held against a reference.
 
     Args:
@@ -68,6 +69,39 @@ class ValidationReport:
         if failed:
             raise DifferenceError("; ".join(failed))
 
+    def tables(self) -> tuple[Table, ...]:
+        """Return the task metrics of both sides, and how far each output is from the reference's."""
+        scored = [metric for metric in self.comparison.metrics if not metric.against_reference]
+        columns = (
+            Column("metric"),
+            Column("model", "name"),
+            Column("score", "number"),
+            Column("95 % interval"),
+            Column("right", "number", fold=True),
+        )
+        rows = [
+            Row((metric.name, name, *_score(score)))
+            for metric in scored
+            for name, score in ((self.candidate, metric.candidate), (self.reference, metric.reference))
+        ]
+        found = [Table(columns, tuple(rows), f"Accuracy on {self.data}", "models")] if rows else []
+        return (*found, _differences(self.comparison))
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return the differences with their intervals, then the gates, and the verdict last."""
+        comparison = self.comparison
+        lines = [metric.sentence for metric in comparison.metrics]
+        lines += [f"output {d.name}: {d.remark}" for d in comparison.differences if d.remark]
+        lines += [
+            f"converted for the {side}: {sentence}"
+            for side, sentences in comparison.conversions.items()
+            for sentence in sentences
+        ]
+        if self.bisection is not None:
+            lines.append(str(self.bisection["sentence"]))
+        lines += [f"{'pass' if gate.passed else 'FAIL'}  {gate.sentence}" for gate in self.gates]
+        return (*lines, self.verdict)
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return {
@@ -81,3 +115,29 @@ class ValidationReport:
             "warnings": list(self.warnings),
             "bisection": None if self.bisection is None else dict(self.bisection),
         }
+
+
+def _score(score: Score) -> tuple[str, str, str]:
+    right = "-" if score.right is None else str(score.right)
+    return f"{score.value:.2%}", f"{score.low:.2%} to {score.high:.2%}", right
+
+
+def _differences(comparison: Comparison) -> Table:
+    headers = ("max |a-b|", "mean |a-b|", "max relative", "relative L2", "SQNR dB", "KL", "cosine")
+    ranks = (0, 2, 0, 3, 4, 5, 0)
+    numbers = (Column(header, "number", rank=rank) for header, rank in zip(headers, ranks, strict=True))
+    rows = (
+        Row(
+            (
+                d.name,
+                d.dtype,
+                *(f"{value:.3g}" for value in (d.max_abs, d.mean_abs, d.max_relative, d.relative_l2)),
+                "-" if d.sqnr_db is None else f"{d.sqnr_db:.1f}",
+                "-" if d.kl is None else f"{d.kl:.3g}",
+                d.cosine_text,
+            )
+        )
+        for d in comparison.differences
+    )
+    title = f"Outputs, candidate against reference, {comparison.n} samples"
+    return Table((Column("output", "name"), Column("dtype", rank=1), *numbers), tuple(rows), title, "outputs")

@@ -23,4 +23,4 @@ def test_a_builder_that_does_not_load_is_missing(monkeypatch):
     monkeypatch.setattr(machine.importlib.util, "find_spec", lambda _: object())
     item = machine.survey().backends[0]
     assert item.version == ""
-    assert "pip install nm2trt[rtx]" in item.install
+    assert "pip install 'nm2trt[rtx]'" in item.install

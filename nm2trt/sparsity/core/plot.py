@@ -33,7 +33,7 @@ def plot_reports(
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("matplotlib is not installed: pip install nm2trt[report]") from error
+        raise InputError("matplotlib is not installed: pip install 'nm2trt[report]'") from error
     figure = Figure(figsize=(10, 3.5), layout="constrained")
     steps = [report["step"] for report in reports]
     titles = {"sad_step": "SAD, step to step", "sad_anchored": "SAD, against the start"}

@@ -126,7 +126,9 @@ class Detections:
             from pycocotools.coco import COCO
             from pycocotools.cocoeval import COCOeval
         except ImportError as error:
-            raise BackendMissingError("pycocotools is not installed: pip install nm2trt[validate]") from error
+            raise BackendMissingError(
+                "pycocotools is not installed: pip install 'nm2trt[metrics]'"
+            ) from error
         if not self._found:
             return MapScores(None, len(self._images))
         with _quiet():

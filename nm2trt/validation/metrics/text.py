@@ -47,7 +47,7 @@ def make_character_errors(request: Request) -> EachSample:
     try:
         import jiwer
     except ImportError as error:
-        raise BackendMissingError("jiwer is not installed: pip install nm2trt[validate]") from error
+        raise BackendMissingError("jiwer is not installed: pip install 'nm2trt[metrics]'") from error
     read = _reader(request, "cer")
     characters = jiwer.Compose([jiwer.ReduceToListOfListOfChars()])
 

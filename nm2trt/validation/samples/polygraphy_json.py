@@ -63,7 +63,7 @@ def _decoded(path: str | os.PathLike[str]) -> Any:
         from polygraphy.json import from_json
         from polygraphy.logger import G_LOGGER
     except ImportError as error:
-        raise BackendMissingError("Polygraphy is not installed: pip install nm2trt[validate]") from error
+        raise BackendMissingError("Polygraphy is not installed: pip install 'nm2trt[metrics]'") from error
     try:
         text = path.read_text(encoding="utf-8")
         kinds = _kinds(json.loads(text))

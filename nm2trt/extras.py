@@ -1,0 +1,64 @@
+"""Extras: which optional library comes with which extra, and the sentence that says how to install it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from nm2trt.errors import BackendMissingError
+
+__all__ = ["install", "missing", "names_the_extra"]
+
+# Module -> its name for people, and the extra of setup.cfg that it comes with.
+_EXTRAS = {
+    "torch": ("PyTorch", "torch"),
+    "onnxscript": ("onnxscript", "torch"),
+    "onnx_ir": ("onnx-ir", "torch"),
+    "safetensors": ("safetensors", "torch"),
+    "onnxruntime": ("ONNX Runtime", "ort"),
+    "tensorrt": ("TensorRT", "trt"),
+    "tensorrt_rtx": ("TensorRT for RTX", "rtx"),
+    "pydantic": ("pydantic", "recipes"),
+    "yaml": ("PyYAML", "recipes"),
+    "PIL": ("Pillow", "recipes"),
+    "jinja2": ("jinja2", "recipes"),
+    "matplotlib": ("matplotlib", "report"),
+    "tritonclient": ("tritonclient", "serving"),
+    "jiwer": ("jiwer", "metrics"),
+    "pycocotools": ("pycocotools", "metrics"),
+    "polygraphy": ("Polygraphy", "metrics"),
+}
+
+_Arguments = ParamSpec("_Arguments")
+_Answer = TypeVar("_Answer")
+
+
+def install(extra: str) -> str:
+    """Return the line that installs an extra; the quotes are for shells in which brackets are a pattern."""
+    return f"pip install 'nm2trt[{extra}]'"
+
+
+def missing(error: ModuleNotFoundError) -> BackendMissingError | None:
+    """Return the error to raise for an optional library that is not installed; None for any other module."""
+    known = _EXTRAS.get((error.name or "").partition(".")[0])
+    if known is None:
+        return None
+    name, extra = known
+    return BackendMissingError(f"{name} is not installed: {install(extra)}")
+
+
+def names_the_extra(function: Callable[_Arguments, _Answer]) -> Callable[_Arguments, _Answer]:
+    """Let a function that misses an optional library raise `BackendMissingError`, which names the extra."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments: _Arguments.args, **keywords: _Arguments.kwargs) -> _Answer:
+        try:
+            return function(*arguments, **keywords)
+        except ModuleNotFoundError as error:
+            found = missing(error)
+            if found is None:
+                raise
+            raise found from error
+
+    return wrapped

@@ -1,0 +1,136 @@
+"""Models and samples in memory: functions that read files take protobufs, modules and arrays too."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from nm2trt.errors import InputError
+
+__all__ = ["as_path", "takes_values"]
+
+_Arguments = ParamSpec("_Arguments")
+_Answer = TypeVar("_Answer")
+
+
+def takes_values(
+    *, models: tuple[str, ...] = ("model",), samples: tuple[str, ...] = (), output: str = ""
+) -> Callable[[Callable[_Arguments, _Answer]], Callable[_Arguments, _Answer]]:
+    """Let a function that takes paths take values in memory, which are written to a temporary folder first.
+
+    Args:
+        models: Parameters that may be an `onnx.ModelProto`, or a `torch.nn.Module` if samples say what its
+            inputs are.
+        samples: Parameters that may be arrays by input name, or one array for a model with one input.
+        output: Parameter that a model in memory needs, as it has no folder for the result; "" for none.
+    """
+
+    def decorate(function: Callable[_Arguments, _Answer]) -> Callable[_Arguments, _Answer]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def wrapped(*arguments: _Arguments.args, **keywords: _Arguments.kwargs) -> _Answer:
+            bound = signature.bind(*arguments, **keywords)
+            given = bound.arguments
+            with contextlib.ExitStack() as stack:
+                folder = _Folder(stack)
+                labels = given.pop("labels", None)
+                arrays = {name: _arrays(given[name], given, models) for name in samples if _held(given, name)}
+                inputs = next(iter(arrays.values()), None)
+                for name in models:
+                    if _held(given, name):
+                        if output and given.get(output) is None and not given.get("dry_run"):
+                            raise InputError(f"the model is in memory and has no folder; give {output}=PATH")
+                        given[name] = folder.model(name, given[name], inputs)
+                for name, value in arrays.items():
+                    given[name] = folder.samples(name, value, labels)
+                if labels is not None and not arrays:
+                    raise InputError("labels go with arrays; a file of samples holds its own under 'labels'")
+                return function(*bound.args, **bound.kwargs)
+
+        return wrapped
+
+    return decorate
+
+
+def as_path(value: Any) -> Path:
+    """Return a path that `takes_values` left, whatever the parameter may be otherwise."""
+    return Path(value)
+
+
+def _held(given: Mapping[str, Any], name: str) -> bool:
+    """Tell whether a parameter was given as a value in memory."""
+    value = given.get(name)
+    return value is not None and not isinstance(value, str) and not hasattr(value, "__fspath__")
+
+
+class _Folder:
+    """A temporary folder, made when it is first needed."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self._stack = stack
+        self._path: Path | None = None
+
+    def _file(self, name: str) -> Path:
+        if self._path is None:
+            self._path = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="nm2trt-")))
+        return self._path / name
+
+    def model(self, name: str, model: Any, inputs: Mapping[str, Any] | None) -> Path:
+        path = self._file(f"{name}.onnx")
+        if hasattr(model, "SerializeToString"):
+            from nm2trt.graph.pass_frame import write_model
+            from nm2trt.graph.storage.model import load
+
+            write_model(load(model), path)
+            return path
+        if not hasattr(model, "state_dict"):
+            raise InputError(
+                f"{name} is a {type(model).__name__}; give a path, an onnx.ModelProto or a torch.nn.Module"
+            )
+        if inputs is None:
+            raise InputError(
+                f"{name} is a module, and nothing says what its inputs are; give arrays, or export it with "
+                "nm2trt.export(module, example, 'model.onnx')"
+            )
+        from nm2trt.exporter.example import example_of
+        from nm2trt.pipeline.export import export
+
+        arrays = {key: _array(value)[:2] for key, value in inputs.items() if key != "labels"}
+        export(model, example_of(arrays), path, input_names=list(arrays))
+        return path
+
+    def samples(self, name: str, arrays: Mapping[str, Any], labels: Any) -> Path:
+        import numpy as np
+
+        path = self._file(f"{name}.npz")
+        known = {} if labels is None else {"labels": _array(labels)}
+        np.savez(path, **{key: _array(value) for key, value in arrays.items()}, **known)
+        return path
+
+
+def _arrays(value: Any, given: Mapping[str, Any], models: tuple[str, ...]) -> Mapping[str, Any]:
+    """Return arrays by input name; one array belongs to the only input of the model."""
+    if isinstance(value, Mapping):
+        return value
+    from nm2trt.graph.storage.model_info import describe_model
+
+    model = given.get(models[0])
+    if model is not None and hasattr(model, "state_dict"):
+        return {next(iter(inspect.signature(model.forward).parameters)): value}
+    inputs = describe_model(model).inputs if model is not None else ()
+    if len(inputs) != 1:
+        names = ", ".join(tensor.name for tensor in inputs)
+        raise InputError(f"the model has {len(inputs)} inputs ({names}); give a dict with an array per input")
+    return {inputs[0].name: value}
+
+
+def _array(value: Any) -> Any:
+    import numpy as np
+
+    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)

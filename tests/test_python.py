@@ -1,0 +1,168 @@
+"""The functions in Python: signatures, values in memory, results, errors, and a plain installation."""
+
+import inspect
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+
+import nm2trt
+from nm2trt.backends.options import BuildOptions
+from nm2trt.errors import InputError
+from nm2trt.options.engines import BuildCommand
+from nm2trt.options.field import options_of
+from tests.engine.nets import conv_net
+
+# What the command line has and Python takes otherwise: parts of `precision`, and the model's own place.
+LOWERING = {
+    "method",
+    "percentile",
+    "batch",
+    "data_root",
+    "allow_functions",
+    "exclude",
+    "float_depthwise",
+    "keep",
+}
+
+
+@pytest.mark.parametrize(
+    ("function", "names"),
+    [
+        ("build", ("model", "sparsity", "targets", "precision", "calib", "require_sparse", "options")),
+        ("prove", ("model", "dense", "targets", "runs", "options")),
+        ("prune", ("model", "calib", "pattern")),
+        ("quantize", ("model", "calib", "method")),
+        ("validate", ("model", "against", "data", "labels", "max_drop")),
+    ],
+)
+def test_editors_see_every_keyword(function, names):
+    parameters = inspect.signature(getattr(nm2trt, function)).parameters
+    assert set(names) <= set(parameters)
+    assert all(p.kind is not p.VAR_KEYWORD for p in parameters.values())
+
+
+def test_build_takes_every_option_of_its_command():
+    parameters = inspect.signature(nm2trt.build).parameters
+    asked = {known.name for known in options_of(BuildCommand) if known.keyword}
+    assert asked - LOWERING <= set(parameters)
+
+
+def test_build_takes_truth_keywords_or_options(tmp_path):
+    model = conv_net(tmp_path / "m.onnx")
+    told = nm2trt.build(
+        model, sparsity=True, targets="sm86", profiles=["x:1,2,4"], dry_run=True, backend="trt-rtx"
+    )
+    old = nm2trt.build(
+        model, options=BuildOptions(sparsity="enable", targets=("sm86",)), dry_run=True, backend="trt-rtx"
+    )
+    assert (told.options.sparsity, told.options.targets) == ("enable", ("sm86",))
+    assert told.options.profiles[0][0].opt[0] == 2
+    assert old.options.sparsity == "enable"
+    dense = nm2trt.build(model, sparsity=False, dry_run=True, backend="trt-rtx")
+    assert dense.options.sparsity == "disable"
+    with pytest.raises(InputError, match="given twice: leave out options=, or sparsity, targets"):
+        nm2trt.build(model, options=BuildOptions(), sparsity=True, targets="sm86")
+
+
+def test_protobufs_and_arrays_are_taken_for_files(tmp_path):
+    path = conv_net(tmp_path / "m.onnx", dtype="float32", sparse=False)
+    proto = onnx.load(path)
+    kept = proto.SerializeToString()
+    rng = np.random.default_rng(0)
+    shape = (24, 16, 8, 8)
+    x = rng.standard_normal(shape).astype(np.float32)
+    assert nm2trt.verify(proto).counts == nm2trt.verify(path).counts
+    with pytest.raises(InputError, match="the model is in memory and has no folder; give output=PATH"):
+        nm2trt.prune(proto)
+    from_memory = nm2trt.prune(proto, tmp_path / "a.onnx", calib=x)
+    from_file = tmp_path / "x.npz"
+    np.savez(from_file, x=x)
+    nm2trt.prune(path, tmp_path / "b.onnx", calib=from_file)
+    assert from_memory.counts["pruned"] == 2
+    one, two = (onnx.load(tmp_path / name).graph.initializer for name in ("a.onnx", "b.onnx"))
+    assert [t.raw_data for t in one] == [t.raw_data for t in two]
+    assert proto.SerializeToString() == kept, "the caller's model is not changed"
+    report = nm2trt.validate(tmp_path / "a.onnx", proto, {"x": x}, runs=0)
+    assert report.comparison.n == len(x)
+    with pytest.raises(InputError, match="labels go with arrays"):
+        nm2trt.validate(path, path, from_file, labels=[1])
+    with pytest.raises(InputError, match="model is a list; give a path, an onnx"):
+        nm2trt.verify([1])
+
+
+def test_modules_are_compared_on_arrays_with_labels():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    dense = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
+    x = np.random.default_rng(0).standard_normal((40, 16)).astype(np.float32)
+    with torch.no_grad():
+        labels = dense(torch.from_numpy(x)).argmax(1)
+    report = nm2trt.validate(dense, dense, x, labels=labels, runs=0)
+    (metric,) = [m for m in report.comparison.metrics if m.name == "top-1"]
+    assert (metric.candidate.value, metric.paired.difference) == (1.0, 0.0)
+
+
+def test_results_are_shown_short(tmp_path):
+    path = conv_net(tmp_path / "m.onnx")
+    report = nm2trt.verify(path)
+    assert str(report).startswith("weight")
+    assert len(repr(report)) < 2000
+    assert "<table>" in report._repr_html_()
+    assert report.to_dict() == report.to_json()
+
+
+def test_errors_and_run_are_public():
+    assert issubclass(nm2trt.ModelError, nm2trt.Nm2trtError)
+    assert nm2trt.run.__doc__
+
+
+BASE = """
+import importlib.util, sys
+absent = {absent!r}
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in absent:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name.split(".")[0] in absent else found(name, package)
+"""
+ABSENT = ("pydantic yaml PIL torch onnxruntime jinja2 matplotlib tritonclient tensorrt tensorrt_rtx polygraphy "
+          "onnxscript safetensors jiwer pycocotools").split()  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["sparsify", "r.yaml"], "pip install 'nm2trt["),
+        (["calib", "check", "r.yaml"], "pydantic is not installed: pip install 'nm2trt[recipes]'"),
+        (["init", "m.onnx"], "pip install 'nm2trt[recipes]'"),
+        (["run", "r.yaml"], "pip install 'nm2trt[recipes]'"),
+        (["infer", "m.onnx"], "ONNX Runtime is not installed: pip install 'nm2trt[ort]'"),
+        (["build", "m.onnx", "--sparsity"], "TensorRT for RTX is not installed: pip install 'nm2trt[rtx]'"),
+        (
+            ["probe", "--url", "127.0.0.1:1", "--name", "m", "--reference", "m.onnx"],
+            "pip install 'nm2trt[serving]'",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_missing_extra_is_one_sentence_with_its_line(tmp_path, words, sentence):
+    conv_net(tmp_path / "m.onnx")
+    (tmp_path / "r.yaml").write_text("version: 1\n")
+    code = f"{BASE.format(absent=ABSENT)}\nfrom nm2trt.cli import main\nsys.exit(main({words!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 4, done.stderr
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_functions_name_the_extra_too(tmp_path):
+    code = f"{BASE.format(absent=ABSENT)}\nimport nm2trt\ntry:\n    nm2trt.sparsify(None)\nexcept nm2trt.BackendMissingError as e: print(e)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "PyTorch is not installed: pip install 'nm2trt[torch]'\n"
