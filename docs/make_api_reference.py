@@ -81,7 +81,7 @@ def function_part(name: str) -> list[str]:
 def classes() -> list[type]:
     """Return the classes that signatures of public functions name, in alphabetical order."""
     found: dict[str, type] = {}
-    for function in (getattr(nm2trt, name) for name in nm2trt.__all__ if name != "__version__"):
+    for function in (getattr(nm2trt, name) for name in sorted(nm2trt._FUNCTIONS) if name != "__version__"):
         module = inspect.getmodule(function)
         words = str(inspect.signature(function))
         for node in ast.walk(ast.parse(inspect.getsource(module))):
@@ -126,7 +126,7 @@ def exceptions() -> list[str]:
 
 def page() -> str:
     """Return the page."""
-    names = [name for name in nm2trt.__all__ if name != "__version__"]
+    names = [name for name in sorted(nm2trt._FUNCTIONS) if name != "__version__"]
     parts = [HEAD.rstrip(), "", "## Functions"]
     for name in names:
         parts += function_part(name)
