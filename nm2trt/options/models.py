@@ -29,6 +29,7 @@ MAX_LOSS = (
     "answer, as in 2% (of an output without scores: until this share of its variance is lost); replaces "
     "--method and --percentile"
 )
+_BUDGET = "accuracy budget, with --calib"
 METHOD = "how ranges of activations are chosen (default: minmax)"
 PERCENTILE = "percent of magnitudes inside a range, for --method percentile (default: 99.99)"
 RANGES = "what calibration found (default: .ranges.npz beside the output)"
@@ -187,6 +188,47 @@ class PruneCommand:
         metavar="DIR",
         stage=False,
         help="with --calib: folder that keeps solved layers, so that a run that was stopped goes on",
+    )
+    data: str | None = option(
+        None,
+        group=_BUDGET,
+        metavar="FILE",
+        help="labelled samples that judge, not those of --calib: .npz with inputs by their names and "
+        "'labels', or a recipe (.yaml)",
+    )
+    max_drop: str | None = option(
+        None,
+        group=_BUDGET,
+        metavar="DROP",
+        help="write the reconstruction that prunes most, of several shares up to --share, and whose interval "
+        "excludes a larger loss, as in 1pt (percentage points); exit 5 if no share does",
+    )
+    metrics: tuple[str, ...] = option(
+        (), flag="--metric", group=_BUDGET, metavar="NAME", help="the task metric (default: top-1)"
+    )
+    metric_options: tuple[str, ...] = option(
+        (), flag="--metric-option", group=_BUDGET, metavar="KEY=VALUE", help="an option of the metric"
+    )
+    backend: Literal["trt", "trt-rtx", "ort"] | None = option(
+        None, group=_BUDGET, help="count only the work that this builder can run sparse"
+    )
+    targets: str | None = option(
+        None,
+        flag="--target",
+        stage="target",
+        group=_BUDGET,
+        metavar="LIST",
+        help="count only the work that can run sparse on these architectures, as in sm80,sm86",
+    )
+    gain: str | None = option(
+        None, group=_BUDGET, metavar="TABLE", help="weigh layers by a table of benchmarks/gpu_gain.py"
+    )
+    plot: str | None = option(
+        None,
+        group=_BUDGET,
+        metavar="FILE",
+        stage=False,
+        help="draw the metric against the share, as in a.png",
     )
     data_root: str | None = option(None, metavar="DIR", stage=False, help=DATA_ROOT)
     allow_functions: bool = option(False, stage=False, help=ALLOW_FUNCTIONS)

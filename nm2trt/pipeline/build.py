@@ -234,10 +234,10 @@ def _forced(
 ) -> tuple[Model, str]:
     """Return an open model with 2:4 weights, and the note that says how it came about."""
     from nm2trt.graph.prune.prune_model import PruneReport, prune_model
-    from nm2trt.graph.reconstruct.report import ReconstructReport
+    from nm2trt.graph.reconstruct.report import ReconstructOptions, ReconstructReport
     from nm2trt.graph.storage.model import load
     from nm2trt.graph.storage.save import is_same_file
-    from nm2trt.pipeline.prune import prune
+    from nm2trt.pipeline.reconstruct import reconstruct
 
     calib = samples.calib
     if method == "reconstruct" and calib is None:
@@ -251,9 +251,10 @@ def _forced(
         report = prune_model(model, None)
     else:
         source = model.path or Path()
-        report = prune(
+        report = reconstruct(
             source,
             folder / source.name,
+            ReconstructOptions(),
             calib=calib,
             data_root=samples.data_root,
             allow_functions=samples.allow_functions,

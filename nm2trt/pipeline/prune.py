@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from nm2trt.graph.prune.prune_model import PruneReport
     from nm2trt.graph.reconstruct.report import ReconstructReport
+    from nm2trt.pipeline.accuracy_budget import Evaluation
+    from nm2trt.pipeline.budget_report import BudgetReport
 
 __all__ = ["prune"]
 
@@ -37,9 +39,17 @@ def prune(
     share: str | float = 1.0,
     dense_choice: Literal["sensitivity", "none"] | None = None,
     cache: str | os.PathLike[str] | None = None,
+    data: str | os.PathLike[str] | None = None,
+    max_drop: str | None = None,
+    metrics: Sequence[str] = (),
+    metric_options: Sequence[str] = (),
+    backend: str | None = None,
+    targets: str | None = None,
+    gain: str | os.PathLike[str] | None = None,
+    plot: str | os.PathLike[str] | None = None,
     data_root: str | os.PathLike[str] | None = None,
     allow_functions: bool = False,
-) -> PruneReport | ReconstructReport:
+) -> PruneReport | ReconstructReport | BudgetReport:
     """Make the weights of an ONNX model N:M: by magnitude, one-shot, or rebuilt from unlabelled samples.
 
     Args:
@@ -59,6 +69,16 @@ def prune(
         dense_choice: With `calib`: "sensitivity" measures how far each layer alone moves the outputs, and
             `share` chooses by it; "none" does not. None measures if `share` needs it.
         cache: With `calib`, a folder that keeps solved layers: a run that was stopped goes on from there.
+        data: With `max_drop`, labelled samples that are not calibration samples: an `.npz` with `labels`, or
+            a recipe.
+        max_drop: With `calib`, the largest loss that the metric's interval may not exclude, as "1pt": several
+            shares up to `share` are tried, and the one that prunes most within it is written.
+        metrics: With `max_drop`, the metric, at most one; () takes top-1.
+        metric_options: With `max_drop`, options of the metric, as "blank=0".
+        backend: With `max_drop`, count only work that this builder can run sparse.
+        targets: With `max_drop`, count only work that can run sparse on these architectures.
+        gain: With `max_drop`, a gain table that says what each layer saves.
+        plot: With `max_drop`, a picture of the metric against the share to write.
         data_root: With `calib`, the folder that a recipe's paths are relative to; its own by default.
         allow_functions: With `calib`, run a recipe's `function` source, which is code.
 
@@ -66,7 +86,11 @@ def prune(
         InputError: A path, a glob or the pattern is wrong, or the model is no sound ONNX file.
         DataError: The samples do not fit the model.
         SparsityError: No weight can hold the pattern.
+        DifferenceError: No share that was tried keeps `max_drop`; nothing is written.
     """
+    evaluation = _evaluation(data, max_drop, metrics, metric_options, backend, targets, gain, plot)
+    if evaluation is not None and calib is None:
+        raise InputError("a budget is kept by reconstruction, which needs samples; give them with --calib")
     target = Path(model).with_suffix(".pruned.onnx") if output is None else Path(output)
     if calib is not None:
         from nm2trt.graph.reconstruct.report import ReconstructOptions
@@ -82,6 +106,20 @@ def prune(
             _share(share, dense_choice),
             dense_choice == "sensitivity",
         )
+        if evaluation is not None:
+            from nm2trt.pipeline.accuracy_budget import prune_within_budget
+
+            return prune_within_budget(
+                model,
+                target,
+                options,
+                evaluation,
+                calib=calib,
+                permute=permute,
+                cache=cache,
+                data_root=data_root,
+                allow_functions=allow_functions,
+            )
         return reconstruct(
             model,
             target,
@@ -105,6 +143,43 @@ def prune(
 
     return prune_model(
         model, target, pattern=pattern, include=include, exclude=exclude, min_channels=min_channels
+    )
+
+
+def _evaluation(
+    data: str | os.PathLike[str] | None,
+    max_drop: str | None,
+    metrics: Sequence[str],
+    metric_options: Sequence[str],
+    backend: str | None,
+    targets: str | None,
+    gain: str | os.PathLike[str] | None,
+    plot: str | os.PathLike[str] | None,
+) -> Evaluation | None:
+    """Return the budget's evaluation; None if no budget was given.
+
+    Raises:
+        InputError: Half of a budget is given.
+    """
+    if max_drop is not None and data is not None:
+        from nm2trt.pipeline.accuracy_budget import Evaluation
+
+        return Evaluation(data, max_drop, metrics, metric_options, backend, targets, gain, plot)
+    given = {
+        "--max-drop": max_drop,
+        "--data": data,
+        "--metric": metrics,
+        "--metric-option": metric_options,
+        "--backend": backend,
+        "--target": targets,
+        "--gain": gain,
+        "--plot": plot,
+    }
+    named = next((flag for flag, value in given.items() if value), None)
+    if named is None:
+        return None
+    raise InputError(
+        f"{named} is part of an accuracy budget; give --data EVAL and --max-drop 1pt with --calib"
     )
 
 

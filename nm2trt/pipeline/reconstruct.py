@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nm2trt.graph.permute.channel_spaces import SpaceWeight
     from nm2trt.graph.reconstruct.report import ReconstructOptions, ReconstructReport
 
-__all__ = ["reconstruct"]
+__all__ = ["normalised", "reconstruct"]
 
 
 def reconstruct(
@@ -49,7 +49,6 @@ def reconstruct(
         DataError: The samples do not fit the model.
         SparsityError: No weight can hold the pattern.
     """
-    from nm2trt.graph.fuse.fuse_model import fuse_model
     from nm2trt.graph.reconstruct.reconstruct_model import check_request, reconstruct_model
     from nm2trt.graph.storage.save import is_same_file
 
@@ -59,19 +58,37 @@ def reconstruct(
     samples = open_calibration(calib, None, data_root, allow_functions=allow_functions)
     check_request(model, output)
     with tempfile.TemporaryDirectory(prefix="nm2trt-") as folder:
-        # A folded BatchNorm leaves each layer a bias, which is what repairs means.
-        fused = Path(folder) / model.name
-        done = fuse_model(model, fused)
-        source = fused
-        if permute:
-            source = _permuted(fused, Path(folder) / f"{model.stem}.permuted.onnx", samples, options)
+        source, facts = normalised(model, Path(folder), samples, options, permute=permute)
         report = reconstruct_model(source, output, samples, options, name=str(model), cache=cache)
-    return replace(
-        report,
-        batchnorms_folded=done.batchnorms_folded,
-        permuted=source is not fused,
-        parent_mask_sha256=done.parent_mask_sha256,
-    )
+    return replace(report, **facts)
+
+
+def normalised(
+    model: Path, folder: Path, samples: SampleStream, options: ReconstructOptions, *, permute: bool
+) -> tuple[Path, dict[str, Any]]:
+    """Return a copy of a model with BatchNorms folded and channels permuted, and what its report says of it.
+
+    Args:
+        model: The ONNX file.
+        folder: An empty folder for the copy.
+        samples: Calibration samples.
+        options: Pattern, weights, seed.
+        permute: Permute channels.
+    """
+    from nm2trt.graph.fuse.fuse_model import fuse_model
+
+    # A folded BatchNorm leaves each layer a bias, which is what repairs means.
+    fused = folder / model.name
+    done = fuse_model(model, fused)
+    source = fused
+    if permute:
+        source = _permuted(fused, folder / f"{model.stem}.permuted.onnx", samples, options)
+    facts = {
+        "batchnorms_folded": done.batchnorms_folded,
+        "permuted": source is not fused,
+        "parent_mask_sha256": done.parent_mask_sha256,
+    }
+    return source, facts
 
 
 def _permuted(source: Path, target: Path, samples: SampleStream, options: ReconstructOptions) -> Path:

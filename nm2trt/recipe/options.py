@@ -157,7 +157,7 @@ _PLACES = {
     "sparsify": _Place(SparsifyCommand, makes="model", takes="", files=("recipe",)),
     "fuse": _Place(FuseCommand, makes="model"),
     "permute": _Place(PermuteCommand, makes="model"),
-    "prune": _Place(PruneCommand, makes="model", files=("calib",)),
+    "prune": _Place(PruneCommand, makes="model", files=("calib", "data", "gain")),
     "cast": _Place(CastCommand, makes="model", files=("calib",)),
     "quantize": _Place(QuantizeCommand, makes="model", files=("calib",)),
     "verify": _Place(VerifyCommand),

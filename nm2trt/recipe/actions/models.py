@@ -75,6 +75,8 @@ def prune(job: Job) -> Outcome:
         model=str(job.source),
         output=str(target),
         calib=job.file("calib"),
+        data=job.file("data"),
+        gain=job.file("gain"),
         allow_functions=job.allow_functions,
     )
     done = prune(**keywords(options))

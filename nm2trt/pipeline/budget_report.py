@@ -1,0 +1,167 @@
+"""What a search for the largest share within an accuracy budget found: points, the written one, a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nm2trt.errors import InputError
+from nm2trt.tables import Column, Result, Row, Table
+
+if TYPE_CHECKING:
+    from nm2trt.graph.reconstruct.report import ReconstructReport
+
+__all__ = ["BudgetPoint", "BudgetReport", "plot_points"]
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetPoint:
+    """One share that was tried.
+
+    Args:
+        share: Share of the countable work whose layers are pruned.
+        dense: Weights that the choice kept dense.
+        value: The metric.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        difference: The metric minus the dense model's.
+        difference_low: Lower end of the paired interval.
+        difference_high: Upper end.
+        passed: Whether the interval excludes a larger loss than the budget.
+        sentence: The same in words.
+    """
+
+    share: float
+    dense: tuple[str, ...]
+    value: float
+    low: float
+    high: float
+    difference: float
+    difference_low: float
+    difference_high: float
+    passed: bool
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class BudgetReport(Result):
+    """What a search for the largest share within a budget found.
+
+    Args:
+        report: The reconstruction that was written.
+        metric: The metric.
+        max_drop: The budget, in the metric's own unit.
+        n: Samples of each point.
+        dense_value: The metric of the dense model.
+        higher_is_better: Whether more of the metric is better.
+        points: Every share that was tried, the largest first.
+        chosen: The one that was written.
+        place: Whose sparse kernels count, as a clause; "" counts every layer that can hold the pattern.
+        beyond: Weights that no sparse kernel there can run, or that the gain table says do not pay, with
+            reasons; they stay dense and their work does not count.
+    """
+
+    report: ReconstructReport
+    metric: str
+    max_drop: float
+    n: int
+    dense_value: float
+    higher_is_better: bool
+    points: tuple[BudgetPoint, ...]
+    chosen: BudgetPoint
+    place: str
+    beyond: Mapping[str, str]
+
+    @property
+    def output(self) -> str:
+        """The model that was written."""
+        return self.report.output
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return the table of the reconstruction, and one row per share that was tried."""
+        columns = (
+            Column("share of the work", "number"),
+            Column("stay dense", "number"),
+            Column(self.metric, "number"),
+            Column("difference", "number"),
+            Column("interval", "number"),
+            Column("budget"),
+        )
+        rows = (
+            Row(
+                (
+                    f"{point.share:.1%}",
+                    str(len(point.dense)),
+                    f"{point.value:.4f}",
+                    f"{100 * point.difference:+.2f}",
+                    f"{100 * point.difference_low:+.2f} to {100 * point.difference_high:+.2f}",
+                    ("written" if point is self.chosen else "kept") if point.passed else "broken",
+                ),
+                "good" if point.passed else "",
+            )
+            for point in self.points
+        )
+        tried = Table(columns, tuple(rows), title=f"{self.metric} by share", noun="shares")
+        return (*self.report.tables(), tried)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return what the reconstruction says, and what the budget allowed."""
+        where = f" that sparse kernels can run{self.place}" if self.place else " that can be pruned"
+        beyond = f"; {len(self.beyond)} weights beyond it stay dense" if self.beyond else ""
+        most = f"the most of {len(self.points)} shares that were tried{beyond}"
+        return (
+            *self.report.remarks(),
+            f"{self.chosen.share:.1%} of the work{where} is pruned, {most}",
+            self.chosen.sentence,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the reconstruction as JSON values, with the search under `budget`."""
+        budget = {
+            "metric": self.metric,
+            "max_drop": self.max_drop,
+            "n": self.n,
+            "dense_value": self.dense_value,
+            "points": [asdict(point) for point in self.points],
+            "chosen": asdict(self.chosen),
+            "place": self.place,
+            "beyond": dict(self.beyond),
+        }
+        return {**self.report.to_json(), "budget": budget}
+
+
+def plot_points(report: BudgetReport, target: Path) -> None:
+    """Draw the metric against the share of the work that is pruned.
+
+    Raises:
+        InputError: matplotlib is not installed, or does not write this format.
+        OutputError: The file cannot be written.
+    """
+    from nm2trt.files import atomic_path
+
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError("matplotlib is not installed: pip install nm2trt[report]") from error
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.subplots()
+    shares = [100 * point.share for point in report.points]
+    values = [point.value for point in report.points]
+    ends = [
+        [max(p.value - p.low, 0.0) for p in report.points],
+        [max(p.high - p.value, 0.0) for p in report.points],
+    ]
+    axes.errorbar(shares, values, yerr=ends, marker="o", capsize=3, color="tab:blue")
+    axes.axhline(report.dense_value, color="tab:gray", label="dense")
+    sign = -1 if report.higher_is_better else 1
+    axes.axhline(report.dense_value + sign * report.max_drop, color="tab:red", linestyle="--", label="budget")
+    axes.plot([100 * report.chosen.share], [report.chosen.value], "o", color="tab:green", label="written")
+    axes.set(xlabel=f"% of the work pruned{report.place}", ylabel=report.metric, xlim=(0, 105))
+    axes.legend()
+    with atomic_path(target) as temporary:
+        try:
+            figure.savefig(temporary, format=target.suffix.lstrip(".") or "png", dpi=120)
+        except ValueError as error:
+            raise InputError(f"{target.name}: {error}; use a suffix such as .png or .svg") from error
