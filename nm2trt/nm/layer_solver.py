@@ -19,6 +19,7 @@ from typing import Literal
 
 from nm2trt.errors import SparsityError
 from nm2trt.nm.array_namespace import Array, float32, float64, identity, namespace, row_numbers, top_mask
+from nm2trt.nm.integer_grid import on_grid
 from nm2trt.nm.layer_moments import Centred, Moments, centre, input_scale
 from nm2trt.nm.pattern import NMPattern
 
@@ -69,6 +70,7 @@ class LayerFit:
         error: The same of `weight`.
         magnitude_error: The same of the magnitude mask with the same fit; None for a dense layer.
         chosen: "admm", "magnitude", or "dense".
+        step: Scale of each output's integers, (o,); None if nothing was rounded.
     """
 
     weight: Array
@@ -80,6 +82,7 @@ class LayerFit:
     error: float
     magnitude_error: float | None
     chosen: Literal["admm", "magnitude", "dense"]
+    step: Array | None = None
 
 
 def fit_layer(
@@ -90,6 +93,7 @@ def fit_layer(
     *,
     bias: bool,
     options: SolverOptions = SolverOptions(),
+    largest: int | None = None,
 ) -> LayerFit:
     """Solve one layer.
 
@@ -100,6 +104,7 @@ def fit_layer(
         pattern: The pattern, which divides d; None refits the layer dense, as a depthwise layer always is.
         bias: Whether the layer has a bias, which then takes the difference of the means.
         options: How.
+        largest: Round the weight to integers up to this one, with a scale per output; None rounds nothing.
 
     Raises:
         SparsityError: The moments hold NaN or infinity, or a system has no solution.
@@ -117,15 +122,19 @@ def fit_layer(
     scale = input_scale(problem.h)
     scaled_check = None if check is None else check.scaled(scale)
     task = _Task(problem.scaled(scale), scaled_check, weight * scale, weight)
+    step = None
     try:
         found = _solve(task, fitted.rows, pattern, options)
+        solved, loss = found.weight / scale, found.loss
+        if largest is not None:
+            solved, step = _rounded(problem, found, weight, scale, largest)
+            loss = (check or problem).loss(solved)
     except (
         ArithmeticError,
         ValueError,
         RuntimeError,
     ) as error:  # LinAlgError of either library is one of these
         raise SparsityError(f"its least-squares system has no solution: {error}") from error
-    solved = found.weight / scale
     change = None
     if mean_x is not None and mean_y is not None:
         through = (solved * mean_x).sum(-1) if mean_x.ndim == 2 else solved @ mean_x
@@ -140,10 +149,22 @@ def fit_layer(
         ridge=found.ridge,
         held_out=check is not None,
         dense_error=found.dense_loss / variance,
-        error=found.loss / variance,
+        error=loss / variance,
         magnitude_error=None if found.magnitude_loss is None else found.magnitude_loss / variance,
         chosen=found.chosen,
+        step=step,
     )
+
+
+def _rounded(
+    problem: Centred, found: _Found, weight: Array, scale: Array, largest: int
+) -> tuple[Array, Array]:
+    """Return the solution on an integer grid, and the grid's step per output."""
+    xp = namespace(weight)
+    ridge = found.ridge * scale**2
+    h = problem.h + identity(problem.h) * ridge[..., None, :]
+    mask = xp.ones_like(weight) > 0 if found.mask is None else found.mask
+    return on_grid(h, problem.g + ridge * weight, found.weight / scale, mask, largest)
 
 
 def _constant(sums: Moments, problem: Centred) -> bool:

@@ -189,6 +189,11 @@ class PruneCommand:
         stage=False,
         help="with --calib: folder that keeps solved layers, so that a run that was stopped goes on",
     )
+    to: Literal["int8"] | None = option(
+        None,
+        help="with --calib: solve masks, values and integers together, on inputs rounded to INT8, and write "
+        "the quantised model",
+    )
     data: str | None = option(
         None,
         group=_BUDGET,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nm2trt.graph.reconstruct.report import ReconstructReport
     from nm2trt.pipeline.accuracy_budget import Evaluation
     from nm2trt.pipeline.budget_report import BudgetReport
+    from nm2trt.pipeline.joint_int8 import JointReport
 
 __all__ = ["prune"]
 
@@ -39,6 +40,7 @@ def prune(
     share: str | float = 1.0,
     dense_choice: Literal["sensitivity", "none"] | None = None,
     cache: str | os.PathLike[str] | None = None,
+    to: Literal["int8"] | None = None,
     data: str | os.PathLike[str] | None = None,
     max_drop: str | None = None,
     metrics: Sequence[str] = (),
@@ -49,7 +51,7 @@ def prune(
     plot: str | os.PathLike[str] | None = None,
     data_root: str | os.PathLike[str] | None = None,
     allow_functions: bool = False,
-) -> PruneReport | ReconstructReport | BudgetReport:
+) -> PruneReport | ReconstructReport | BudgetReport | JointReport:
     """Make the weights of an ONNX model N:M: by magnitude, one-shot, or rebuilt from unlabelled samples.
 
     Args:
@@ -69,6 +71,8 @@ def prune(
         dense_choice: With `calib`: "sensitivity" measures how far each layer alone moves the outputs, and
             `share` chooses by it; "none" does not. None measures if `share` needs it.
         cache: With `calib`, a folder that keeps solved layers: a run that was stopped goes on from there.
+        to: With `calib`, "int8" solves masks, values and integers together, and writes the quantised model;
+            None writes floats.
         data: With `max_drop`, labelled samples that are not calibration samples: an `.npz` with `labels`, or
             a recipe.
         max_drop: With `calib`, the largest loss that the metric's interval may not exclude, as "1pt": several
@@ -107,6 +111,11 @@ def prune(
             dense_choice == "sensitivity",
         )
         if evaluation is not None:
+            if to is not None:
+                raise InputError(
+                    "an accuracy budget is kept in float; leave --to out, and quantize the result with "
+                    "--max-loss"
+                )
             from nm2trt.pipeline.accuracy_budget import prune_within_budget
 
             return prune_within_budget(
@@ -114,9 +123,23 @@ def prune(
                 target,
                 options,
                 evaluation,
-                calib=calib,
+                calib=cast("str", calib),
                 permute=permute,
                 cache=cache,
+                data_root=data_root,
+                allow_functions=allow_functions,
+            )
+        if to is not None:
+            if cache is not None:
+                raise InputError("the cache keeps layers that are solved in float; leave --cache or --to out")
+            from nm2trt.pipeline.joint_int8 import prune_to_int8
+
+            return prune_to_int8(
+                model,
+                target,
+                options,
+                calib=cast("str", calib),
+                permute=permute,
                 data_root=data_root,
                 allow_functions=allow_functions,
             )
@@ -130,6 +153,8 @@ def prune(
             data_root=data_root,
             allow_functions=allow_functions,
         )
+    if to is not None:
+        raise InputError("the integers are solved from samples; give them with --calib")
     if valid is not None:
         raise InputError("valid marks real tokens in samples; give the samples too, with --calib")
     if cache is not None:

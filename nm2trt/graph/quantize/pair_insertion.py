@@ -14,16 +14,37 @@ from nm2trt.graph.analysis.constant_values import evaluate
 from nm2trt.graph.analysis.numpy_operators import Opaque
 from nm2trt.graph.edit.node_inserter import Inserter
 from nm2trt.graph.pass_frame import plan_of
-from nm2trt.graph.quantize.number_formats import Quantised, quantise_weight, scale_for
+from nm2trt.graph.quantize.number_formats import Format, Quantised, quantise_weight, scale_for
 from nm2trt.graph.quantize.qdq_placement import Layer, Placement
 from nm2trt.graph.quantize.report import QuantizedLayer, QuantizeOptions
 from nm2trt.nm.plan import Plan
 
-__all__ = ["PairInsertion", "Rounded"]
+__all__ = ["PairInsertion", "Rounded", "channel_axis", "point_scales", "rounded_to", "weight_key"]
 
 Array = npt.NDArray[Any]
 # Weights that were rounded already, by value, operator and `transB`: a search rounds each of them once.
 Rounded = MutableMapping[tuple[str, str, bool], Quantised]
+
+
+def point_scales(placed: Placement, ranges: Ranges, form: Format) -> dict[str, float]:
+    """Return the scale of each point; points that share one take that of the largest range."""
+    largest = {
+        root: max(ranges.largest(value) for value in members) for root, members in placed.members().items()
+    }
+    return {value: scale_for(largest[placed.scale_of[value]], form) for value in placed.points}
+
+
+def weight_key(layer: Layer) -> tuple[str, str, bool]:
+    """Return what a rounded weight is known by."""
+    return (layer.consumer.value, layer.operator, bool(layer.consumer.attributes.get("transB")))
+
+
+def rounded_to(weight: Array, steps: Array, layer: Layer, form: Format) -> Quantised:
+    """Return a weight that lies on a grid of known steps, one per output channel."""
+    axis = channel_axis(layer, weight.ndim)
+    shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
+    numbers = np.clip(np.rint(weight / steps.reshape(shape)), -form.largest, form.largest)
+    return Quantised(numbers.astype(form.dtype), steps.astype(np.float32), axis, 0)
 
 
 class PairInsertion:
@@ -56,15 +77,10 @@ class PairInsertion:
 
     def insert_pairs(self) -> None:
         """Put a pair behind every point."""
-        largest = {
-            root: max(self._ranges.largest(value) for value in members)
-            for root, members in self._placed.members().items()
-        }
+        self.scales = point_scales(self._placed, self._ranges, self._form)
         for value in self._placed.points:
-            top = largest[self._placed.scale_of[value]]
             if self._ranges.low[value] == self._ranges.high[value]:
                 self.notes.append(f"{value!r} is {self._ranges.low[value]:g} for all samples")
-            self.scales[value] = scale_for(top, self._form)
             self._pair(value, self.scales[value])
         folded = sum(node.op_type == "BatchNormalization" for _, node in self._editor.live())
         if folded:
@@ -109,10 +125,10 @@ class PairInsertion:
         """Quantise a layer's weight, once for all layers that read it alike."""
         if layer.why_float:
             return QuantizedLayer(layer.label, layer.operator, layer.weight, False, layer.why_float, 0, 0)
-        key = (layer.consumer.value, layer.operator, bool(layer.consumer.attributes.get("transB")))
+        key = weight_key(layer)
         if key not in self._rounded:
             weight = self._numbers(layer)
-            self._rounded[key] = quantise_weight(weight, self._form, _channel_axis(layer, weight.ndim))
+            self._rounded[key] = quantise_weight(weight, self._form, channel_axis(layer, weight.ndim))
         done = self._rounded[key]
         place = (layer.consumer.value, done.axis)
         if place not in self._weights:
@@ -164,7 +180,7 @@ class PairInsertion:
         return plan.renamed(renamed, weights) if renamed else plan
 
 
-def _channel_axis(layer: Layer, rank: int) -> int | None:
+def channel_axis(layer: Layer, rank: int) -> int | None:
     """Return the axis of a weight's output channels."""
     if layer.operator == "Conv":
         return 0

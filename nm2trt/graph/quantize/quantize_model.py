@@ -32,7 +32,8 @@ from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Referen
 from nm2trt.graph.execute.range_probes import observable
 from nm2trt.graph.pass_frame import Change, Pass, run_passes
 from nm2trt.graph.quantize.opset_conversion import OpsetConversion
-from nm2trt.graph.quantize.pair_insertion import PairInsertion
+from nm2trt.graph.quantize.pair_insertion import PairInsertion, Rounded
+from nm2trt.graph.quantize.preset import Preset
 from nm2trt.graph.quantize.qdq_placement import Placement, place
 from nm2trt.graph.quantize.range_search import search_ranges
 from nm2trt.graph.quantize.report import QuantizedLayer, QuantizeOptions, QuantizeReport
@@ -68,6 +69,7 @@ def quantize_model(
     *,
     cache: Path | None = None,
     compare: bool = True,
+    preset: Preset | None = None,
 ) -> QuantizeReport:
     """Quantise an open float32 model, or a copy of a file; one of too old an opset is converted first.
 
@@ -78,6 +80,7 @@ def quantize_model(
         options: How; None is INT8 by extremes.
         cache: File that keeps what calibration found, and from which it goes on after an interruption.
         compare: Run both models on the first batch of samples and say how far they differ.
+        preset: Ranges and weights that were found before; None finds them.
 
     Raises:
         InputError: A path, a glob or an option is wrong.
@@ -94,7 +97,7 @@ def quantize_model(
     model = load(source, leave_weights=True)
     _refuse_quantised(model)
     converted = OpsetConversion(options.form.opset)
-    step = _Quantize(options, samples, cache, compared=compare)
+    step = _Quantize(options, samples, cache, compared=compare, preset=preset)
     old = (opset(model.proto) or 0) < options.form.opset
     passed = run_passes(model, target, [converted, step] if old else [step])[-1]
     agreement, work = passed.agreement, step.work
@@ -122,8 +125,15 @@ class _Quantize(Pass):
     """Requires a float32 model that is not quantised; ensures that no weight loses a zero."""
 
     def __init__(
-        self, options: QuantizeOptions, samples: SampleStream, cache: Path | None, *, compared: bool
+        self,
+        options: QuantizeOptions,
+        samples: SampleStream,
+        cache: Path | None,
+        *,
+        compared: bool,
+        preset: Preset | None,
     ) -> None:
+        self._preset = preset
         self.stage = f"quantize {options.to}"
         self.options, self._samples, self._cache, self._compared = options, samples, cache, compared
         self.search: RangeSearch | None = None
@@ -139,7 +149,11 @@ class _Quantize(Pass):
         placed = _place(editor, self.options)
         self._shapes = _input_shapes(model, self._samples)
         first: list[tuple[Any, Any]] = []
-        if self.options.max_loss is None:
+        rounded: Rounded = {}
+        if self._preset is not None:
+            self.ranges = self._preset.ranges
+            rounded = self._preset.rounded(model, placed)
+        elif self.options.max_loss is None:
             kept = first if self._compared else None
             points = list(placed.points)
             self.ranges = _calibrate(model, points, self._samples, self.options, self._cache, kept)
@@ -150,7 +164,7 @@ class _Quantize(Pass):
             placed = _place(editor, self.options, found.sharp)
         if self._compared:
             self._reference = _reference(model, self._samples, first)
-        self.work = PairInsertion(editor, placed, self.ranges, self.options)
+        self.work = PairInsertion(editor, placed, self.ranges, self.options, rounded)
         self.work.insert_pairs()
         # Weights are read one at a time, and are never in memory together.
         self.layers = tuple(self.work.quantise(layer) for layer in placed.layers)

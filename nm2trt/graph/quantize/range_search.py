@@ -33,7 +33,7 @@ from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.model_hash import model_hash
 from nm2trt.progress import Bar, bar
 
-__all__ = ["Searched", "search_ranges", "split"]
+__all__ = ["Searched", "best_ranges", "search_ranges", "split"]
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -128,6 +128,26 @@ def search_ranges(
         return _Search(trials, first_samples(fit, _FITTED), work, cache).run()
 
 
+def best_ranges(
+    model: Model, samples: SampleStream, options: QuantizeOptions
+) -> tuple[QuantizeOptions, Ranges]:
+    """Return the options with the method whose ranges diverge least on held-out samples, and these ranges.
+
+    Args:
+        model: The float32 model; it is left as it was.
+        samples: Calibration samples.
+        options: How to quantise.
+
+    Raises:
+        DataError: The samples do not fit the model.
+    """
+    fit, judged = split(samples)
+    with bar("ranges", 1.0) as shown:
+        search = _Search(_Trials(model, options, judged, shown), first_samples(fit, _FITTED), {}, None)
+        trial, ranges = search.best()
+    return replace(options, method=trial.method, percentile=trial.percentile), ranges
+
+
 class _Trials:
     """Quantised copies of a model in memory, judged against the float model on held-out samples."""
 
@@ -196,14 +216,20 @@ class _Search:
             raise ModelError(f"{editor.model.name} has no Conv, Gemm or MatMul to quantise")
         self._record: list[Trial] = []
 
-    def run(self) -> Searched:
-        """Return the first placement within the limit that gives up least."""
+    def best(self) -> tuple[Trial, Ranges]:
+        """Return the trial with the widest ranges within the limit; if none is, that of least divergence."""
         found = self._calibrated(list(self._placed.points), CHOICES)
         tried: list[tuple[Trial, Ranges]] = []
         for number, (choice, ranges) in enumerate(found.items()):
             self._trials.shown.update(0.1 * number / len(found), description=f"search {_words(choice)}")
             tried.append((self._try(choice, ranges, {}), ranges))
-        trial, ranges = min(tried, key=lambda item: (item[0].loss > self._limit, item[0].divergence))
+        # Clipping that pays on few samples may not on others: the widest ranges within the limit are taken.
+        within = next((item for item in tried if item[0].loss <= self._limit), None)
+        return within or min(tried, key=lambda item: item[0].divergence)
+
+    def run(self) -> Searched:
+        """Return the first placement within the limit that gives up least."""
+        trial, ranges = self.best()
         if trial.loss <= self._limit:
             return self._settled(trial, ranges, {})
         depthwise = {

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nm2trt.errors import SparsityError
+from nm2trt.graph.reconstruct.activation_grid import IntegerGrid, rounded_feeds
 from nm2trt.graph.reconstruct.chunks import Chunks
 from nm2trt.graph.reconstruct.layer_cache import LayerCache, SolvedLayer
 from nm2trt.graph.reconstruct.layers import Layer
@@ -41,6 +42,7 @@ class LayerWalk:
         folder: An empty folder for activations.
         show: Called as the walk goes on.
         cache: Keeps solved layers, and gives those of an earlier run; None solves all.
+        grid: What computes in INT8 in the pruned network; its steps are filled in. None keeps floats.
 
     Attributes:
         weights: New numbers by name of the stored tensor, weights and biases.
@@ -55,6 +57,7 @@ class LayerWalk:
     folder: Path
     show: Show
     cache: LayerCache | None = None
+    grid: IntegerGrid | None = None
     weights: dict[str, Array] = field(default_factory=dict)
     layers: list[RebuiltLayer] = field(default_factory=list)
 
@@ -62,7 +65,13 @@ class LayerWalk:
         keep = [self.options.valid] if self.options.valid is not None else []
         self.segments = Segments(self.network, keep)
         self.dense = self._stream("dense", self.chunks.feeds())
-        self.pruned = self.dense
+        self.pruned, self._pruned_segments = self.dense, self.segments
+        if self.grid is not None:
+            grid = self.grid
+            self.pruned = self._stream(
+                "rounded", (rounded_feeds(feeds, grid) for feeds in self.chunks.feeds())
+            )
+            self._pruned_segments = Segments(self.network, keep, grid)
         self._start = time.monotonic()
 
     def _stream(self, name: str, feeds: Iterable[Mapping[str, Array]]) -> Stream:
@@ -98,7 +107,7 @@ class LayerWalk:
         step()
         self.dense.advance(self.segments, cut, {}, step)
         if self.pruned is not self.dense:
-            self.pruned.advance(self.segments, cut, self.weights, step)
+            self.pruned.advance(self._pruned_segments, cut, self.weights, step)
 
     def _solve(self, number: int, layer: Layer, *, prune: bool, reason: str) -> None:
         solved = None if self.cache is None else self.cache.read(number, layer.weight)
@@ -138,11 +147,16 @@ class LayerWalk:
                 rows.astype(np.float64),
                 self.options.pattern if prune else None,
                 bias=layer.bias is not None,
+                largest=None
+                if self.grid is None or layer.weight not in self.grid.weights
+                else self.grid.largest,
             )
             new = self._new_weight(layer, fit)
             new_bias = self._new_bias(layer, fit)
         except SparsityError as error:
             return SolvedLayer(self._row(layer, "dense", str(error)), {})
+        if self.grid is not None and fit.step is not None:
+            self.grid.steps[layer.weight] = fit.step
         weights = {layer.weight: new}
         if layer.bias is not None and new_bias is not None:
             weights[layer.bias] = new_bias

@@ -17,6 +17,7 @@ from nm2trt.calibration.stream import SampleStream
 from nm2trt.errors import DataError, SparsityError
 from nm2trt.files import check_output
 from nm2trt.graph.execute.output_verdict import OutputVerdict
+from nm2trt.graph.reconstruct.activation_grid import IntegerGrid
 from nm2trt.graph.reconstruct.choice import METHOD, check_globs, sort_layers
 from nm2trt.graph.reconstruct.chunks import Chunks, read_chunks
 from nm2trt.graph.reconstruct.layer_cache import LayerCache
@@ -69,6 +70,7 @@ def reconstruct_model(
     sensitivities: Mapping[str, Sensitivity] | None = None,
     gains: Mapping[str, float] | None = None,
     cache: str | os.PathLike[str] | None = None,
+    grid: IntegerGrid | None = None,
 ) -> ReconstructReport:
     """Write a copy of a model whose weights hold N:M, masks and values solved from samples.
 
@@ -81,6 +83,9 @@ def reconstruct_model(
         sensitivities: What `measure_sensitivities` found for this file; None measures if the options ask.
         gains: What pruning a layer brings, by weight, for `share`; None takes its multiply-accumulates.
         cache: Folder that keeps solved layers, so that a run that was stopped goes on; None keeps nothing.
+
+        grid: What computes in INT8 in the network that is written: layers are solved on rounded inputs, and
+            their weights lie on the grid, whose steps are filled in. None keeps floats.
 
     Returns:
         What was done with each weight, and how far the outputs are from the dense network's.
@@ -119,7 +124,12 @@ def reconstruct_model(
         bar("reconstruct", 1.0) as shown,
     ):
         walk = LayerWalk(
-            network, options, chunks, Path(folder), lambda done, words: shown.update(done, description=words)
+            network,
+            options,
+            chunks,
+            Path(folder),
+            lambda done, words: shown.update(done, description=words),
+            grid=grid,
         )
         if cache is not None:
             walk.cache = LayerCache(Path(cache), Path(source), chunks.sha256, options, dense, kept)

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nm2trt.backends.ort import OrtSession, open_onnx
 from nm2trt.errors import ModelError, OutputError
+from nm2trt.graph.reconstruct.activation_grid import IntegerGrid, with_pairs
 from nm2trt.graph.reconstruct.network import Network
 
 __all__ = ["Segments", "Stream"]
@@ -34,10 +35,12 @@ class Segments:
     Args:
         network: The graph.
         keep: Values that stay alive to the end, beside the model's outputs.
+        grid: Values that are rounded to INT8 where they are made; None rounds nothing.
     """
 
-    def __init__(self, network: Network, keep: Sequence[str] = ()) -> None:
+    def __init__(self, network: Network, keep: Sequence[str] = (), grid: IntegerGrid | None = None) -> None:
         self.network = network
+        self._scales = {} if grid is None else dict(grid.scales)
         self._ends = {*network.outputs, *keep}
         self._last_read: dict[str, int] = {}
         for index in network.dynamic:
@@ -78,12 +81,14 @@ class Segments:
         if not outputs:
             return None  # nothing reads what these nodes make
         given = sorted(name for name in read - made if name in at)
+        rounded = {name: self._scales[name] for name in made if name in self._scales} if self._scales else {}
+        nodes, constants = with_pairs(nodes, rounded)
         graph = helper.make_graph(
             nodes,
             "segment",
             [_value_info(name, at[name]) for name in given],
             [helper.make_empty_tensor_value_info(name) for name in outputs],
-            self._initializers(read - made - set(given), weights),
+            [*self._initializers(read - made - set(given), weights), *constants],
         )
         source = network.model.proto
         model = helper.make_model(graph, opset_imports=source.opset_import, functions=source.functions)

@@ -1,0 +1,120 @@
+"""Integer grid of a layer: kept weights rounded in order, the error of each moved to those still open.
+
+For every output, with H and g as `nm2trt.nm.layer_solver` has them, the rounded weight is to minimise
+
+    w H w' - 2 w g',        w = s k,  k integer, 0 outside the mask.
+
+The order and the update are GPTQ's (Frantar et al. 2023, arXiv:2210.17323, equation 2), with the update
+restricted to the mask: weights that the pattern removed stay 0. Coordinate descent on the grid follows, which
+moves single integers as long as the loss falls.
+"""
+
+from __future__ import annotations
+
+from nm2trt.nm.array_namespace import Array, float64, namespace, row_numbers
+
+__all__ = ["on_grid"]
+
+# Candidates for the scale, as shares of the one that reaches the largest weight: clipping it may pay.
+_SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)
+_SWEEPS = 4
+# Above this many outputs x kept^3 the descent starts from the nearest integers.
+_MOST_EXACT = 2e10
+_GATHERED_BYTES = 200_000_000
+
+
+def on_grid(h: Array, g: Array, weight: Array, mask: Array, largest: int) -> tuple[Array, Array]:
+    """Round a solved weight to a grid with one scale per output.
+
+    Args:
+        h: Positive definite, (d, d); one system per output (o, d, d) for a depthwise layer.
+        g: (o, d).
+        weight: The solved weight, (o, d), zero outside the mask.
+        mask: True where kept, (o, d), as many in every row.
+        largest: The largest integer, such as 127.
+
+    Returns:
+        The weight on the grid, float64 (o, d), and the scale of each output, (o,).
+    """
+    h, g, weight = float64(h), float64(g), float64(weight)
+    scale = _scales(h, g, weight, mask, largest)
+    step = scale[:, None]
+    start = _nearest(weight, step, largest) * mask
+    if mask.shape[0] * float(mask[0].sum()) ** 3 <= _MOST_EXACT:
+        rounded = _in_order(h, weight, mask, step, largest)
+        better = (_losses(h, g, rounded) < _losses(h, g, start))[:, None]
+        start = namespace(weight).where(better, rounded, start)
+    return _descend(h, g, start, mask, step, largest), scale
+
+
+def _scales(h: Array, g: Array, weight: Array, mask: Array, largest: int) -> Array:
+    """Return the scale of each output whose nearest rounding loses least."""
+    xp = namespace(weight)
+    top = xp.amax(xp.abs(weight), -1) / largest
+    top = xp.where(top > 0, top, xp.ones_like(top))
+    best, least = top, _losses(h, g, _nearest(weight, top[:, None], largest) * mask)
+    for share in _SHRINK[1:]:
+        tried = share * top
+        loss = _losses(h, g, _nearest(weight, tried[:, None], largest) * mask)
+        best = xp.where(loss < least, tried, best)
+        least = xp.where(loss < least, loss, least)
+    return best
+
+
+def _nearest(weight: Array, step: Array, largest: int) -> Array:
+    xp = namespace(weight)
+    return xp.clip(xp.round(weight / step), -largest, largest) * step
+
+
+def _losses(h: Array, g: Array, weight: Array) -> Array:
+    return ((_through(weight, h) - 2 * g) * weight).sum(-1)
+
+
+def _through(weight: Array, h: Array) -> Array:
+    return (weight[:, None, :] @ h)[:, 0, :] if h.ndim == 3 else weight @ h
+
+
+def _in_order(h: Array, weight: Array, mask: Array, step: Array, largest: int) -> Array:
+    """Round the kept weights of each output in order; what one loses, the kept ones behind it make up."""
+    xp = namespace(weight)
+    outputs, kept = weight.shape[0], int(mask[0].sum())
+    places = xp.where(mask)[1].reshape(outputs, kept)
+    rounded = xp.zeros_like(weight)
+    batch = max(1, _GATHERED_BYTES // (3 * 8 * kept * kept))
+    for first in range(0, outputs, batch):
+        at = places[first : first + batch]
+        rows = row_numbers(first, at.shape[0], at)
+        systems = (
+            h[rows[:, :, None], at[:, :, None], at[:, None, :]]
+            if h.ndim == 3
+            else h[at[:, :, None], at[:, None, :]]
+        )
+        factor = xp.linalg.cholesky(xp.linalg.inv(systems))
+        open_weight, scale = weight[rows, at], step[first : first + batch]
+        for column in range(kept):
+            value = _nearest(open_weight[:, column : column + 1], scale, largest)
+            lost = (open_weight[:, column : column + 1] - value) / factor[:, column, column, None]
+            open_weight = open_weight - lost * factor[:, :, column]
+            open_weight[:, column : column + 1] = value
+        rounded[rows, at] = open_weight
+    return rounded
+
+
+def _descend(h: Array, g: Array, weight: Array, mask: Array, step: Array, largest: int) -> Array:
+    """Move single weights to the best place on the grid, sweep after sweep, as long as any moves."""
+    weight = weight + 0
+    slope = _through(weight, h) - g
+    for _ in range(_SWEEPS):
+        moved = False
+        for at in range(weight.shape[-1]):
+            row = h[..., at, :]
+            wanted = weight[:, at] - slope[:, at] / row[..., at]
+            new = _nearest(wanted[:, None], step, largest)[:, 0] * mask[:, at]
+            change = new - weight[:, at]
+            if bool((change != 0).any()):
+                moved = True
+                weight[:, at] = new
+                slope = slope + change[:, None] * row
+        if not moved:
+            break
+    return weight

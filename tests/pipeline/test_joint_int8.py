@@ -1,0 +1,141 @@
+"""prune --to int8: what is written is what was solved, on its grid, and it beats rounding afterwards."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+import nm2trt
+from nm2trt.backends.ort import open_onnx
+from nm2trt.cli import main
+from nm2trt.errors import InputError
+from nm2trt.graph.execute.output_verdict import VerdictSum
+from nm2trt.graph.reconstruct.activation_grid import with_pairs
+from nm2trt.graph.storage.model import load
+from nm2trt.graph.storage.stage_metadata import read_lineage
+from nm2trt.graph.verify.verify_model import verify_model
+from tests.graph.reconstruct.test_reconstruct_model import network, samples
+
+
+@pytest.fixture
+def made(tmp_path):
+    network(tmp_path / "a.onnx")
+    samples(tmp_path / "s.npz", 64)
+    return tmp_path
+
+
+def outputs(path, x):
+    with open_onnx(path, optimize=False) as session:
+        return session.run({"x": x})["y"]
+
+
+def verdict(folder, name, x):
+    total = VerdictSum("y")
+    total.add(outputs(folder / "a.onnx", x), outputs(folder / name, x))
+    return total.verdict()
+
+
+def test_the_verdict_of_the_solve_is_that_of_the_file(made):
+    report = nm2trt.prune(made / "a.onnx", made / "b.onnx", calib=made / "s.npz", to="int8")
+    x = np.load(made / "s.npz")["x"]
+    held_out = verdict(made, "b.onnx", x[56:])  # the last of eight chunks of eight
+    (solved,) = report.report.outputs
+    assert solved.samples == 8
+    assert held_out.error == pytest.approx(solved.error, rel=0.05)
+    assert held_out.kl == pytest.approx(solved.kl, rel=0.1)
+
+
+def test_the_file_is_int8_holds_the_pattern_and_says_what_was_done(made):
+    report = nm2trt.prune(made / "a.onnx", made / "b.onnx", calib=made / "s.npz", to="int8")
+    rows = {row.weight: row for row in verify_model(made / "b.onnx").weights}
+    pruned = {row.weight for row in report.report.weights if row.status == "pruned"}
+    assert len(pruned) == 5
+    assert all(rows[name].pattern == "holds" and rows[name].dtype == "int8" for name in pruned)
+    assert [entry.stage for entry in read_lineage(load(made / "b.onnx").proto)][-2:] == [
+        "prune --calib",
+        "quantize int8",
+    ]
+    assert report.quantized.work.sparse > 0
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_no_weight_moves_when_pairs_are_inserted(made):
+    report = nm2trt.prune(made / "a.onnx", made / "b.onnx", calib=made / "s.npz", to="int8")
+    assert sum(layer.lost for layer in report.quantized.layers) == 0
+    tensors = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(made / "b.onnx").graph.initializer}
+    for name in ("w1", "w3", "w4", "w5", "w6"):
+        assert tensors[name].dtype == np.int8
+        # Half of every group is zero, and no channel has lost its largest numbers.
+        assert (tensors[name] != 0).mean() <= 0.5
+        assert np.abs(tensors[name]).max() > 60
+
+
+def test_rounding_in_the_solve_costs_less_than_rounding_afterwards():
+    """On one layer whose inputs move together, where the error of a weight can be moved to others."""
+    from nm2trt.nm.layer_moments import moments_of
+    from nm2trt.nm.layer_solver import fit_layer
+    from nm2trt.nm.pattern import NMPattern
+
+    random = np.random.default_rng(0)
+    x = random.normal(size=(4000, 6)) @ random.normal(size=(6, 32)) + 0.1 * random.normal(size=(4000, 32))
+    weight = random.normal(size=(16, 32))
+    x = x.astype(np.float32)
+    moments = moments_of(x, (x @ weight.T).astype(np.float32))
+    found = {
+        largest: fit_layer(moments, None, weight, NMPattern(2, 4), bias=False, largest=largest)
+        for largest in (None, 7)
+    }
+    exact, rounded = found[None], found[7]
+    assert exact.step is None
+    integers = rounded.weight / rounded.step[:, None]
+    np.testing.assert_allclose(integers, np.rint(integers), atol=1e-6)
+    assert np.abs(integers).max() <= 7 + 1e-6
+    step = np.abs(exact.weight).max(1, keepdims=True) / 7
+    nearest = np.rint(exact.weight / step) * step
+
+    def error(w):
+        return float(((x @ (w - weight).T) ** 2).mean())
+
+    assert error(exact.weight) < error(rounded.weight) < 0.5 * error(nearest)
+
+
+def test_pairs_in_a_segment_round_as_int8_does():
+    nodes = [onnx.helper.make_node("Relu", ["x"], ["r"]), onnx.helper.make_node("Neg", ["r"], ["y"])]
+    paired, constants = with_pairs(nodes, {"r": 0.5})
+    graph = onnx.helper.make_graph(
+        paired,
+        "g",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [5])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [5])],
+        constants,
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    with open_onnx(model.SerializeToString(), optimize=False) as session:
+        found = session.run({"x": np.array([-1, 0.2, 0.3, 2.0, 99], np.float32)})["y"]
+    np.testing.assert_array_equal(found, -np.array([0, 0, 0.5, 2.0, 63.5], np.float32))
+    assert [node.output[0] for node in nodes] == ["r", "y"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"calib": None}, "the integers are solved from samples; give them with --calib"),
+        ({"cache": "c"}, "the cache keeps layers that are solved in float"),
+        ({"data": "s.npz", "max_drop": "1pt"}, "an accuracy budget is kept in float"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(made, monkeypatch, arguments, words):
+    monkeypatch.chdir(made)
+    with pytest.raises(InputError, match=words):
+        nm2trt.prune("a.onnx", "b.onnx", **{"calib": "s.npz", "to": "int8", **arguments})
+    assert sorted(path.name for path in made.iterdir()) == ["a.onnx", "s.npz"]
+
+
+def test_the_command_prints_both_tables(made, capsys):
+    words = ["prune", str(made / "a.onnx"), "--calib", str(made / "s.npz"), "--to", "int8"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "weights pruned to 2:4" in out
+    assert "layers compute in int8" in out
+    assert out.count("wrote ") == 1
