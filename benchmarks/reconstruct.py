@@ -32,6 +32,13 @@ from nm2trt.graph.verify.verify_model import verify_model
 
 RESULTS = Path(__file__).parent / "results" / "reconstruct.json"
 BATCH = 25
+LAUNCHER = """
+import resource, subprocess, sys
+failed = subprocess.call(sys.argv[1:])
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+sys.stdout.write(f"\\n{used.ru_utime + used.ru_stime} {used.ru_maxrss}")
+sys.exit(failed)
+"""
 
 
 def runner(path: Path) -> Run:
@@ -51,17 +58,19 @@ def pruned(task: Task, target: Path, samples: Path | None) -> dict[str, Any]:
     command = [sys.executable, "-m", "nm2trt", "prune", str(task.dense), "-o", str(target), "--json"]
     if samples is not None:
         command += ["--calib", str(samples), *task.options]
+    # The peak of a process starts at what its parent held when it was forked: a small one stands between.
+    command = [sys.executable, "-c", LAUNCHER, *command]
     core = random.choice(sorted(os.sched_getaffinity(0)))
     single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     process = subprocess.Popen(
         ["taskset", "-c", str(core), *command], stdout=subprocess.PIPE, env={**os.environ, **single}
     )
-    output = process.stdout.read() if process.stdout else b""
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
+    output, _ = process.communicate()
+    if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed")
-    seconds = usage.ru_utime + usage.ru_stime
-    return {"report": json.loads(output), "seconds": seconds, "gib": usage.ru_maxrss / 2**20}
+    report, _, used = output.decode().rpartition("\n")
+    seconds, kib = map(float, used.split())
+    return {"report": json.loads(report), "seconds": seconds, "gib": kib / 2**20}
 
 
 def measured(task: Task, folder: Path, draws: int) -> dict[str, Any]:

@@ -35,9 +35,6 @@ _UNCHANGED = 6
 # Above this many outputs x kept^3 the values come from conjugate gradients.
 _MOST_EXACT = 1.2e11
 _GRADIENT_STEPS = 40
-_JUDGED_OUTPUTS = 16
-# With fewer rows per input than this, a smaller lambda would be chosen by chance.
-_ENOUGH_ROWS = 4
 _GATHERED_BYTES = 400_000_000
 # A variance below this share of the mean square is rounding of float32 numbers.
 _ROUNDING = 1e-12
@@ -209,9 +206,6 @@ def _solve(task: _Task, rows: int, pattern: NMPattern | None, options: SolverOpt
         return _Found(dense, None, ridge, dense_loss, dense_loss, None, "dense")
     xp = namespace(dense)
     by_magnitude = top_mask(xp.abs(task.original), pattern)
-    if rows >= _ENOUGH_ROWS * task.weight.shape[-1]:
-        ridge = _lower_ridge(task, by_magnitude, ridge, options)
-        dense = _unpruned(task, values, basis, ridge)
     h = task.problem.h + ridge * identity(task.problem.h)
     g = task.problem.g + ridge * task.weight
     candidates: list[tuple[float, Literal["admm", "magnitude"], Array, Array]] = []
@@ -246,27 +240,6 @@ def _pick_ridge(task: _Task, values: Array, basis: Array, rows: int, options: So
     # Where nothing varies, rounding leaves losses below 0.
     enough = max(least, least * (1 + _EQUAL_LOSS)) + _EQUAL_LOSS * task.check.yy
     return float(next(r for r, loss in zip(options.ridges, losses, strict=True) if loss <= enough))
-
-
-def _lower_ridge(task: _Task, mask: Array, ridge: float, options: SolverOptions) -> float:
-    """Return the lambda, at most `ridge`, that serves a pruned fit best, judged on some outputs.
-
-    Half the weights overfit less than all of them, and have to move further from where they were.
-    """
-    lower = [candidate for candidate in options.ridges if candidate <= ridge]
-    if task.check is None or len(lower) < 2:
-        return ridge
-    every = max(1, mask.shape[0] // _JUDGED_OUTPUTS)
-    some = slice(None, every * _JUDGED_OUTPUTS, every)
-    g, start, mask = task.problem.g[some], task.weight[some], mask[some]
-    check = Centred(task.check.h, task.check.g[some], 0.0)
-    losses = [
-        check.loss(
-            support_values(task.problem.h + candidate * identity(task.problem.h), g + candidate * start, mask)
-        )
-        for candidate in lower
-    ]
-    return float(lower[losses.index(min(losses))])
 
 
 def _unpruned(task: _Task, values: Array, basis: Array, ridge: float) -> Array:
