@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from nm2trt.errors import InputError
 
@@ -24,11 +25,17 @@ class Bounds:
         constant_bytes: Memory for constants that are computed, beyond what the model stores of them.
         constant_seconds: Time for computing constants, all of a command together.
         unfolded_nodes: Nodes that local functions may unfold to, beyond those that the file holds.
+        run_seconds: Time for one run of a model in ONNX Runtime.
+        sample_bytes: Memory for the samples that are held at once, beyond four times the size of their file.
+        answer_bytes: One answer of a server.
     """
 
     constant_bytes: int = 2 << 30
     constant_seconds: float = 60.0
     unfolded_nodes: int = 300_000
+    run_seconds: float = 600.0
+    sample_bytes: int = 2 << 30
+    answer_bytes: int = 1 << 30
 
 
 _current = Bounds()
@@ -40,27 +47,35 @@ def bounds() -> Bounds:
     return _current
 
 
-def use(*, constant_gb: float | None = None, constant_seconds: float | None = None) -> None:
-    """Set bounds for the rest of the process, and begin to count time anew.
+def use(
+    *,
+    constant_gb: float | None = None,
+    constant_seconds: float | None = None,
+    run_seconds: float | None = None,
+    sample_gb: float | None = None,
+    answer_gb: float | None = None,
+) -> None:
+    """Set bounds for the rest of the process, and begin to count time anew; None takes a default.
 
     Args:
-        constant_gb: Memory for constants that are computed, in GB; None takes the default.
-        constant_seconds: Time for them; None takes the default.
+        constant_gb: Memory for constants that are computed, in GB.
+        constant_seconds: Time for them.
+        run_seconds: Time for one run of a model in ONNX Runtime.
+        sample_gb: Memory for samples beyond four times the size of their file, in GB.
+        answer_gb: One answer of a server, in GB.
 
     Raises:
         InputError: A number is not positive.
     """
     global _current, _spent
-    given = {"constant_bytes": constant_gb, "constant_seconds": constant_seconds}
-    for name, value in given.items():
+    seconds = {"constant_seconds": constant_seconds, "run_seconds": run_seconds}
+    gigabytes = {"constant_bytes": constant_gb, "sample_bytes": sample_gb, "answer_bytes": answer_gb}
+    for name, value in {**seconds, **gigabytes}.items():
         if value is not None and not 0 < value < math.inf:
             raise InputError(f"a bound of {value:g} for {name} is out of range; give more than 0")
-    chosen = Bounds()
-    if constant_gb is not None:
-        chosen = replace(chosen, constant_bytes=int(constant_gb * (1 << 30)))
-    if constant_seconds is not None:
-        chosen = replace(chosen, constant_seconds=float(constant_seconds))
-    _current, _spent = chosen, 0.0
+    chosen: dict[str, Any] = {name: float(value) for name, value in seconds.items() if value is not None}
+    chosen |= {name: int(value * (1 << 30)) for name, value in gigabytes.items() if value is not None}
+    _current, _spent = replace(Bounds(), **chosen), 0.0
 
 
 def seconds_left() -> float:

@@ -10,7 +10,9 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.backends._http_limits import AnswerLimits
 from nm2trt.backends.address import Address, parse_url
+from nm2trt.bounds import bounds
 from nm2trt.errors import BackendError, BackendMissingError, ServerError
 
 __all__ = ["TritonServer"]
@@ -62,7 +64,7 @@ class TritonServer:
 
     def metadata(self) -> dict[str, Any]:
         """Return the server's `name`, `version` and `extensions`."""
-        return dict(self._ask(lambda client: client.get_server_metadata(**self._json)))
+        return _mapping(self._ask(lambda client: client.get_server_metadata(**self._json)))
 
     def model_metadata(self, model: str, version: str = "") -> dict[str, Any]:
         """Return a loaded model's name, versions, inputs and outputs as the server states them.
@@ -71,22 +73,22 @@ class TritonServer:
             BackendError: The model is not loaded.
             ServerError: The server cannot be reached.
         """
-        return dict(self._ask(lambda client: client.get_model_metadata(model, version, **self._json)))
+        return _mapping(self._ask(lambda client: client.get_model_metadata(model, version, **self._json)))
 
     def model_config(self, model: str, version: str = "") -> dict[str, Any]:
         """Return a loaded model's configuration, completed by the server; see `model_metadata`."""
         answer = self._ask(lambda client: client.get_model_config(model, version, **self._json))
-        return dict(answer["config"] if self.address.protocol == "grpc" else answer)
+        return _mapping(_mapping(answer).get("config") if self.address.protocol == "grpc" else answer)
 
     def statistics(self, model: str, version: str = "") -> list[dict[str, Any]]:
         """Return one record a loaded version: inferences, executions, times; see `model_metadata`."""
         answer = self._ask(lambda client: client.get_inference_statistics(model, version, **self._json))
-        return list(answer.get("model_stats", []))
+        return _records(_mapping(answer).get("model_stats", []))
 
     def index(self) -> list[dict[str, Any]]:
         """Return what the repository holds: `name`, and where known `version`, `state` and `reason`."""
         answer = self._ask(lambda client: client.get_model_repository_index(**self._json))
-        return list(answer.get("models", []) if isinstance(answer, dict) else answer)
+        return _records(answer.get("models", []) if isinstance(answer, dict) else answer)
 
     def load(self, model: str) -> None:
         """Load a model, or load it again after its files changed; requests meanwhile get the old one.
@@ -149,7 +151,17 @@ class TritonServer:
         options: dict[str, Any] = {"ssl": self.address.secure}
         if self.address.protocol == "http":
             options |= {"connection_timeout": min(timeout_s, 10.0), "network_timeout": timeout_s}
-        return self._library.InferenceServerClient(self.address.host, **options)
+        else:
+            most = min(bounds().answer_bytes, (1 << 31) - 1)
+            options["channel_args"] = [
+                ("grpc.max_receive_message_length", most),
+                ("grpc.max_send_message_length", -1),
+            ]
+        client = self._library.InferenceServerClient(self.address.host, **options)
+        if self.address.protocol == "http":
+            client.nm2trt_limits = AnswerLimits(timeout_s)
+            client.nm2trt_limits.watch(client)
+        return client
 
     def _steer(self, call: Callable[[Any, dict[str, float]], object]) -> None:
         # A connection of its own, as loading takes longer than answering.
@@ -164,6 +176,8 @@ class TritonServer:
         client = client or self._client
         if client is None:
             raise BackendError(f"the connection to {self.address.host} is closed; open a new one")
+        if self.address.protocol == "http":
+            client.nm2trt_limits.begin()
         try:
             return call(client)
         except Exception as error:
@@ -192,15 +206,37 @@ def _input(library: Any, name: str, dtype: str, array: Array) -> Any:
     return entry
 
 
+def _mapping(answer: Any) -> dict[str, Any]:
+    """Return an answer that should be a JSON object.
+
+    Raises:
+        BackendError: It is something else.
+    """
+    if not isinstance(answer, dict):
+        raise BackendError(
+            f"the server's answer is {type(answer).__name__} and no JSON object; it is no Triton"
+        )
+    return answer
+
+
+def _records(answer: Any) -> list[dict[str, Any]]:
+    """Return an answer that should be a list of JSON objects; see `_mapping`."""
+    if not isinstance(answer, list):
+        raise BackendError(f"the server's answer is {type(answer).__name__} and no list; it is no Triton")
+    return [_mapping(one) for one in answer]
+
+
 def _array(result: Any, name: str, dtype: str) -> Array:
     try:
         value = result.as_numpy(name)
-    except ValueError as error:
+    except Exception as error:  # the client decodes what the server says of its own bytes
         raise BackendError(
-            f"the server's answer for output {name!r} does not fill its shape: {error}"
+            f"the server's answer for output {name!r} does not fill its shape: {' '.join(str(error).split())}"
         ) from error
     if value is None:
         raise BackendError(f"the server's answer has no output {name!r}")
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biufV":
+        raise BackendError(f"the server's answer for output {name!r} is no array of numbers")
     array: Array = value.astype(_BFLOAT16) if dtype == "BF16" else value
     return array
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.backends._run_watch import watched
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, Network, TensorSpec, check_feeds
 from nm2trt.errors import BackendError, BackendMissingError, InputError, ModelError
@@ -57,10 +58,12 @@ class OrtSession:
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """Run one batch; see `Session.run`."""
         check_feeds(self.inputs, feeds)
-        try:
-            results = self._session.run(None, dict(feeds))
-        except Exception as error:
-            raise BackendError(f"ONNX Runtime failed: {_first_line(error)}") from error
+        options = _import().RunOptions()
+        with watched(lambda: setattr(options, "terminate", True)) as watch:
+            try:
+                results = self._session.run(None, dict(feeds), options)
+            except Exception as error:
+                raise BackendError(f"ONNX Runtime failed: {watch.reason or _first_line(error)}") from error
         return {spec.name: _array(result) for spec, result in zip(self.outputs, results, strict=True)}
 
     def prepare(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Callable[[], object]:

@@ -55,12 +55,21 @@ class TritonSession:
     def __init__(self, server: TritonServer, model: str, version: str = "") -> None:
         self._server, self._model, self._version = server, model, version
         metadata = server.model_metadata(model, version)
-        self._dtypes = {
-            tensor["name"]: str(tensor["datatype"]) for tensor in (*metadata["inputs"], *metadata["outputs"])
-        }
-        self.inputs = tuple(_spec(tensor, model) for tensor in metadata["inputs"])
-        self.outputs = tuple(_spec(tensor, model) for tensor in metadata["outputs"])
-        self.max_batch = int(server.model_config(model, version).get("max_batch_size", 0))
+        try:
+            tensors = {
+                key: [_spec(tensor, model) for tensor in metadata[key]] for key in ("inputs", "outputs")
+            }
+            self._dtypes = {
+                tensor["name"]: str(tensor["datatype"]) for key in tensors for tensor in metadata[key]
+            }
+            self.max_batch = int(server.model_config(model, version).get("max_batch_size", 0))
+            if self.max_batch < 0:
+                raise ValueError
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise BackendError(
+                f"the server describes {model!r} without sound names, types and shapes; it is no Triton"
+            ) from error
+        self.inputs, self.outputs = tuple(tensors["inputs"]), tuple(tensors["outputs"])
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run one batch; see `Session.run`.

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import gzip
 import importlib
+import io
 import math
 import struct
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.bounds import bounds
+from nm2trt.calibration.array_files import read_archive, require_affordable
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import BackendMissingError, DataError, InputError
 from nm2trt.files import check_input
@@ -73,21 +77,19 @@ def read_arrays(path: Path, names: Sequence[str] | None, input_name: str) -> Rea
     """
     check_input(path, "an .npz or .npy")
     try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return Reader.of({input_name: loaded}, str(path))
-            with loaded as archive:
-                wanted = [n for n in archive.files if n not in LABELS] if names is None else list(names)
-                missing = [name for name in wanted if name not in archive.files]
-                if missing:
-                    raise DataError(f"{path} has no array {missing[0]!r}; it holds {sorted(archive.files)}")
-                labels = next((archive[name] for name in archive.files if name in LABELS), None)
-                return Reader.of({name: archive[name] for name in wanted}, str(path), labels=labels)
+        loaded = read_archive(path)
     except UNSOUND_ARCHIVE as error:
         if isinstance(error, DataError | InputError):
             raise
         raise DataError(f"{path} is no sound .npz or .npy of plain arrays") from error
+    if isinstance(loaded, np.ndarray):
+        return Reader.of({input_name: loaded}, str(path))
+    wanted = [name for name in loaded if name not in LABELS] if names is None else list(names)
+    missing = [name for name in wanted if name not in loaded]
+    if missing:
+        raise DataError(f"{path} has no array {missing[0]!r}; it holds {sorted(loaded)}")
+    labels = next((array for name, array in loaded.items() if name in LABELS), None)
+    return Reader.of({name: loaded[name] for name in wanted}, str(path), labels=labels)
 
 
 def read_idx(path: Path, input_name: str, *, labels: Path | None = None) -> Reader:
@@ -110,7 +112,7 @@ def _idx_array(path: Path) -> Array:
     check_input(path, "an IDX")
     try:
         raw = path.read_bytes()
-        data = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        data = _unpacked(path, raw) if raw[:2] == b"\x1f\x8b" else raw
         zero, code, rank = struct.unpack(">HBB", data[:4])
         if zero or code not in _IDX_DTYPES or not 1 <= rank <= 8:
             raise DataError(f"{path} is no IDX file: its first bytes are {data[:4].hex()}")
@@ -120,9 +122,17 @@ def _idx_array(path: Path) -> Array:
         if len(body) != math.prod(shape) * dtype.itemsize:
             raise DataError(f"{path} should hold {'x'.join(map(str, shape))} values, and does not")
         array = np.frombuffer(body, dtype=dtype).reshape(shape)
-    except (struct.error, OSError, EOFError) as error:
+    except (struct.error, OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is no sound IDX file") from error
     return array.astype(dtype.newbyteorder("="))
+
+
+def _unpacked(path: Path, raw: bytes) -> bytes:
+    most = bounds().sample_bytes + 4 * len(raw)
+    with gzip.GzipFile(fileobj=io.BytesIO(raw)) as file:
+        data = file.read(most + 1)
+    require_affordable(path, len(data), "its samples")
+    return data
 
 
 def read_images(

@@ -7,9 +7,9 @@ model takes before it runs.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ import numpy.typing as npt
 
 from nm2trt.backends.batch_axes import as_feed, fixed_batch, sample_first, sample_shapes
 from nm2trt.backends.protocol import TensorSpec, numpy_dtype
+from nm2trt.calibration.array_files import read_archive, require_affordable, skip_header
+from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import BackendMissingError, DataError
 from nm2trt.files import check_input
 
@@ -143,7 +145,7 @@ def _open_npz(path: Path, inputs: Sequence[TensorSpec]) -> SampleStream:
             members = [_head(archive, name, path) for name in archive.namelist() if name.endswith(".npy")]
     except DataError:
         raise
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, zlib.error) as error:
+    except UNSOUND_ARCHIVE as error:
         raise DataError(f"{path} is no sound .npz of plain arrays") from error
     members = [member for member in members if member.name not in LABELS]
     if not members:
@@ -165,9 +167,11 @@ def _arranged(path: Path, members: Sequence[_Member], inputs: Sequence[TensorSpe
     if sample_first(inputs, shapes) is None:
         return None
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = sample_first(inputs, {member.name: archive[member.name] for member in members}) or {}
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, zlib.error) as error:
+        read = read_archive(path, [member.name for member in members])
+        arrays = sample_first(inputs, read if isinstance(read, dict) else {}) or {}
+    except UNSOUND_ARCHIVE as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path} is damaged: an array in it ends early") from error
     count = len(next(iter(arrays.values())))
     return SampleStream(
@@ -183,7 +187,7 @@ def _arranged(path: Path, members: Sequence[_Member], inputs: Sequence[TensorSpe
 
 def _head(archive: zipfile.ZipFile, name: str, path: Path) -> _Member:
     with archive.open(name) as file:
-        shape, fortran, dtype = _read_header(file)
+        shape, fortran, dtype = skip_header(file)
     if dtype.hasobject or dtype.kind not in "biuf":
         raise DataError(f"{path}: the array {name[:-4]!r} is of dtype {dtype}, which no input takes")
     if fortran and len(shape) > 1:
@@ -191,27 +195,23 @@ def _head(archive: zipfile.ZipFile, name: str, path: Path) -> _Member:
     return _Member(name[:-4], dtype, shape)
 
 
-def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(file)
-
-
 def _read_npz(path: Path, members: Sequence[_Member], size: int) -> Iterator[Batch]:
     """Read all members side by side, stored or compressed, a batch of each at a time."""
     count = members[0].shape[0]
+    held = sum(math.prod((min(size, count), *one.shape[1:])) * one.dtype.itemsize for one in members)
+    require_affordable(path, held, f"{min(size, count)} samples")
     try:
         with zipfile.ZipFile(path) as archive:
             files = [archive.open(f"{member.name}.npy") for member in members]
             for file in files:
-                _read_header(file)
+                skip_header(file)
             for start in range(0, count, size):
                 length = min(size, count - start)
                 yield {
                     member.name: _numbers(file, member, length)
                     for member, file in zip(members, files, strict=True)
                 }
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, zlib.error) as error:
+    except UNSOUND_ARCHIVE as error:
         raise DataError(f"{path} is damaged: an array in it ends early") from error
 
 

@@ -56,6 +56,25 @@ COMMANDS = {
 }
 
 
+# Keyword of `bounds.use`, flag, metavar, help; docs/limits.md says more.
+_BOUNDS = (
+    (
+        "constant_gb",
+        "--constant-memory",
+        "GB",
+        "memory for constants that a model computes, beyond what it stores (default: 2)",
+    ),
+    (
+        "constant_seconds",
+        "--constant-time",
+        "SECONDS",
+        "time for constants that a model computes (default: 60)",
+    ),
+    ("run_seconds", "--run-time", "SECONDS", "time for one run of a model in ONNX Runtime (default: 600)"),
+    ("sample_gb", "--sample-memory", "GB", "memory for samples, beyond four times their file (default: 2)"),
+    ("answer_gb", "--answer-memory", "GB", "size of one answer of a server (default: 1)"),
+)
+
 # What a standard stream fails with; a file of ours would have a name, or be an OutputError.
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 
@@ -89,7 +108,7 @@ def _run(arguments: list[str]) -> int:
         if chosen is None:
             parser.print_help()
             return 2
-        bounds.use(constant_gb=options.constant_memory, constant_seconds=options.constant_time)
+        bounds.use(**{keyword: getattr(options, keyword) for keyword, _, _, _ in _BOUNDS})
         status = int(chosen.run(options))
         sys.stdout.flush()  # here, and not when the interpreter ends, where a failure has no words
         return status
@@ -129,18 +148,8 @@ def _parser(command: str | None) -> tuple[argparse.ArgumentParser, Any]:
     )
     parser.add_argument("--version", action="version", version=_version())
     parser.add_argument("-v", "--verbose", action="count", default=0, help="-vv shows tracebacks")
-    parser.add_argument(
-        "--constant-memory",
-        type=float,
-        metavar="GB",
-        help="memory for constants that a model computes, beyond what it stores (default: 2)",
-    )
-    parser.add_argument(
-        "--constant-time",
-        type=float,
-        metavar="SECONDS",
-        help="time for constants that a model computes (default: 60)",
-    )
+    for keyword, flag, metavar, words in _BOUNDS:
+        parser.add_argument(flag, dest=keyword, type=float, metavar=metavar, help=words)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
     chosen = None
     for name, summary in COMMANDS.items():

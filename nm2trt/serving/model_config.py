@@ -15,7 +15,7 @@ from typing import Any
 from google.protobuf import json_format, text_format
 
 from nm2trt.backends.protocol import TensorSpec
-from nm2trt.errors import BackendMissingError, InputError
+from nm2trt.errors import BackendError, BackendMissingError, InputError
 from nm2trt.serving.artefact import Artefact
 from nm2trt.serving.config_settings import apply_setting
 from nm2trt.serving.options import DeployOptions, ServingBackend
@@ -157,7 +157,10 @@ def serve_only(config: Any, version: int) -> None:
 
 def parameter_of(config: Mapping[str, Any], key: str) -> str:
     """Return the text of a parameter in a server's JSON of a configuration, or ""."""
-    return str(config.get("parameters", {}).get(key, {}).get("string_value", ""))
+    found: Any = config
+    for step in ("parameters", key, "string_value"):
+        found = found.get(step) if isinstance(found, Mapping) else None
+    return "" if found is None else str(found)
 
 
 def served_differences(deployed: Any, served: Mapping[str, Any]) -> list[str]:
@@ -168,8 +171,14 @@ def served_differences(deployed: Any, served: Mapping[str, Any]) -> list[str]:
     Args:
         deployed: The ModelConfig that was deployed.
         served: The server's, as its JSON.
+
+    Raises:
+        BackendError: The server's is no configuration.
     """
-    theirs = json_format.ParseDict(dict(served), _message(), ignore_unknown_fields=True)
+    try:
+        theirs = json_format.ParseDict(dict(served), _message(), ignore_unknown_fields=True)
+    except (json_format.Error, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise BackendError("the server's configuration of the model is not sound; it is no Triton") from error
     return _differences(_plain(deployed), _plain(theirs), "")
 
 

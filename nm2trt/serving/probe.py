@@ -6,6 +6,7 @@ a batch whose answers are handed to the wrong clients shows.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from nm2trt.backends.ort import open_onnx
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.backends.triton import TritonServer, TritonSession, open_triton
+from nm2trt.bounds import bounds
 from nm2trt.compare import OutputDifference, compare_outputs, is_floating, require_close
 from nm2trt.errors import BackendError, DataError, DifferenceError
 from nm2trt.serving.artefact import Artefact
@@ -148,6 +150,7 @@ def _answers(
             "whose inputs have the batch first can be probed"
         )
     count = max(_POOL, *_sizes(session, options)) if fixed is None else _POOL * fixed
+    _require_affordable(reference, count, session)
     if samples is None:
         inputs = random_samples(reference.inputs, count, seed=options.seed)
     else:
@@ -167,6 +170,24 @@ def _answers(
                 parts.setdefault(name, []).append(array)
     outputs = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     return _Reference(_as_served(session.inputs, inputs), _as_served(session.outputs, outputs), count)
+
+
+def _require_affordable(reference: Artefact, count: int, session: TritonSession) -> None:
+    """Raise if the batch that the server states takes more memory than samples may.
+
+    Raises:
+        BackendError: It does.
+    """
+    elements = sum(
+        math.prod(size for size in spec.shape[1:] if isinstance(size, int)) for spec in reference.inputs
+    )
+    if count * max(elements, 1) * 4 > bounds().sample_bytes:
+        stated = _fixed_batch(session) or session.max_batch
+        most = f"{bounds().sample_bytes / (1 << 30):g} GB"
+        raise BackendError(
+            f"the server states a batch of {stated}, whose {count} samples pass the {most} for samples; give "
+            "--batch, or raise nm2trt --sample-memory"
+        )
 
 
 def _repeated(given: Mapping[str, Array], count: int, seed: int) -> dict[str, Array]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nm2trt.compare import OutputDifference
-from nm2trt.errors import DifferenceError
+from nm2trt.errors import BackendError, DifferenceError
 from nm2trt.measure import Latency
 
 __all__ = ["BatchCheck", "LoadCheck", "ProbeReport", "counted"]
@@ -113,7 +113,18 @@ class ProbeReport:
 
 
 def counted(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what a server counted between two looks, over all versions of the model."""
+    """Return what a server counted between two looks, over all versions of the model.
+
+    Raises:
+        BackendError: The records are not what Triton's are.
+    """
+    try:
+        return _counted(before, after)
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise BackendError("the server's statistics of the model are not sound; it is no Triton") from error
+
+
+def _counted(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, Any]:
 
     def total(rows: list[dict[str, Any]], *keys: str) -> int:
         values: list[Any] = list(rows)

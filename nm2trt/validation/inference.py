@@ -16,6 +16,8 @@ from numpy.lib import format as npy
 
 from nm2trt.backends.batch_axes import sample_first
 from nm2trt.backends.protocol import Session, check_feeds
+from nm2trt.calibration.array_files import read_archive
+from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import DataError
 from nm2trt.files import atomic_path, check_input
 from nm2trt.validation.samples.feeder import Feeder, common_batch, require_numbers
@@ -91,20 +93,18 @@ def read_arrays(path: str | os.PathLike[str], session: Session) -> dict[str, Arr
         return {name: np.asarray(array) for name, array in next(samples.batches(len(samples))).inputs.items()}
     check_input(path, "an .npz or .npy")
     try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                if len(session.inputs) != 1:
-                    names = [spec.name for spec in session.inputs]
-                    raise DataError(f"{path} holds one array, the model's inputs are {names}; give an .npz")
-                return {session.inputs[0].name: loaded}
-            with loaded:
-                wanted = {spec.name for spec in session.inputs}
-                return {n: loaded[n] for n in loaded.files if n in wanted or not is_truth(n)}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        loaded = read_archive(path)
+    except UNSOUND_ARCHIVE as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} is no sound .npz or .npy of plain arrays") from error
+    if isinstance(loaded, np.ndarray):
+        if len(session.inputs) != 1:
+            names = [spec.name for spec in session.inputs]
+            raise DataError(f"{path} holds one array, the model's inputs are {names}; give an .npz")
+        return {session.inputs[0].name: loaded}
+    wanted = {spec.name for spec in session.inputs}
+    return {name: array for name, array in loaded.items() if name in wanted or not is_truth(name)}
 
 
 def run_once(

@@ -3,8 +3,11 @@
 import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
 
+from nm2trt import bounds
 from nm2trt.backends import ort
+from nm2trt.backends._run_watch import watched
 from nm2trt.backends.choice import identify
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.ort import open_onnx
@@ -84,3 +87,45 @@ def test_prepared_feeds_are_checked_once_and_run_again_and_again(tmp_path):
             session.prepare({"x": x.astype(np.float64), "at": np.array([2])})
         with pytest.raises(BackendError, match="ONNX Runtime failed"):
             session.prepare({"x": x, "at": np.array([7])})()
+
+
+def test_a_loop_of_more_turns_than_time_ends_at_the_bound(tmp_path):
+    tensor = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["on"]),
+            helper.make_node("Add", ["state", "state"], ["next"]),
+        ],
+        "body",
+        [tensor("turn", 7, []), tensor("go", 9, []), tensor("state", 1, ["n"])],
+        [tensor("on", 9, []), tensor("next", 1, ["n"])],
+    )
+    stored = [
+        numpy_helper.from_array(np.array(2**62), "turns"),
+        numpy_helper.from_array(np.array(True), "go"),
+    ]
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["turns", "go", "x"], ["y"], body=body)],
+        "g",
+        [tensor("x", 1, ["n"])],
+        [tensor("y", 1, ["n"])],
+        stored,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    bounds.use(run_seconds=0.3)
+    try:
+        with open_onnx(model.SerializeToString()) as session:
+            with pytest.raises(BackendError, match=r"longer than 0\.3 s \(nm2trt --run-time\)"):
+                session.run({"x": np.ones(2, "f4")})
+    finally:
+        bounds.use()
+
+
+def test_a_run_ends_if_the_machines_memory_does(monkeypatch, tmp_path):
+    (tmp_path / "meminfo").write_text("MemTotal: 1000 kB\nMemAvailable: 15 kB\nSwapFree: 4 kB\n")
+    monkeypatch.setattr("nm2trt.backends._run_watch._MEMORY", tmp_path / "meminfo")
+    told = []
+    with watched(lambda: told.append(1)) as watch:
+        while not told:
+            pass
+    assert "less than 2 % of the machine's memory" in watch.reason

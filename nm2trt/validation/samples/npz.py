@@ -7,6 +7,7 @@ behind the other, is the exception.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from numpy.lib import format as npy
 
 from nm2trt.backends.batch_axes import sample_first
 from nm2trt.backends.protocol import TensorSpec
+from nm2trt.calibration.array_files import read_archive, require_affordable, skip_header
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import DataError
 from nm2trt.files import check_input
@@ -71,7 +73,13 @@ class NpzSamples:
         return self._length
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """See `Samples.batches`."""
+        """See `Samples.batches`.
+
+        Raises:
+            DataError: A batch takes more memory than samples may, or the file is damaged.
+        """
+        held = sum(header.held_bytes(min(size, self._length)) for header in self._headers.values())
+        require_affordable(self._path, held, f"{min(size, self._length)} samples")
         with contextlib.ExitStack() as stack:
             try:
                 archive = stack.enter_context(zipfile.ZipFile(self._path))
@@ -106,16 +114,23 @@ def open_npz(path: str | os.PathLike[str], inputs: Sequence[TensorSpec]) -> Samp
     """
     path = check_input(path, "an .npz")
     headers = _read_headers(path)
-    shapes = {n: np.broadcast_to(np.int8(0), h.shape) for n, h in headers.items() if not is_truth(n)}
     try:
+        shapes = {n: np.broadcast_to(np.int8(0), h.shape) for n, h in headers.items() if not is_truth(n)}
         if sample_first(inputs, shapes) is None:
             return NpzSamples(path)
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in headers}
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+    except ValueError as error:
+        raise DataError(
+            f"{path} holds an array of a size that no memory has; save the samples again"
+        ) from error
+    require_affordable(path, sum(header.held_bytes(None) for header in headers.values()))
+    try:
+        arrays = read_archive(path, list(headers))
     except _UNSOUND as error:
         raise _unsound(path, error) from error
+    if isinstance(arrays, np.ndarray):
+        raise DataError(f"{path} holds a single array; save inputs and labels with numpy.savez")
     return ArraySamples({**arrays, **(sample_first(inputs, {name: arrays[name] for name in shapes}) or {})})
 
 
@@ -126,6 +141,12 @@ class _Header:
     fortran: bool
     shape: tuple[int, ...]
 
+    def held_bytes(self, count: int | None) -> int:
+        """Return the memory for `count` samples; for all if it is None, or they do not lie side by side."""
+        whole = count is None or self.fortran
+        shape = self.shape if whole else (count or 0, *self.shape[1:])
+        return math.prod(shape) * self.dtype.itemsize
+
 
 class _Column:
     """One array of the archive, read front to back."""
@@ -134,14 +155,14 @@ class _Column:
         self._stream, self._header = stream, header
         self._whole = npy.read_array(stream, allow_pickle=False) if header.fortran else None
         if self._whole is None:
-            _skip_header(stream)
+            skip_header(stream)
 
     def take(self, start: int, count: int) -> Array:
         if self._whole is not None:
             return self._whole[start : start + count]
         header = self._header
         shape = (count, *header.shape[1:])
-        wanted = header.dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+        wanted = header.held_bytes(count)
         data = self._stream.read(wanted)
         if len(data) != wanted:
             raise EOFError
@@ -172,17 +193,10 @@ def _is_npy(path: Path) -> bool:
 
 def _read_header(archive: zipfile.ZipFile, member: str) -> tuple[str, _Header]:
     with archive.open(member) as stream:
-        shape, fortran, dtype = _skip_header(stream)
+        shape, fortran, dtype = skip_header(stream)
     name = member.removesuffix(".npy")
     if dtype.hasobject:
         raise DataError("holds Python objects, which are not read; save plain arrays")
     if dtype.kind not in "biufU":
         raise DataError(f"holds {name!r} of dtype {dtype}; save plain arrays of numbers or text")
     return name, _Header(member, dtype, fortran, shape)
-
-
-def _skip_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Read an array's header, and leave the stream where its values begin."""
-    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    shape, fortran, dtype = readers[npy.read_magic(stream)](stream)
-    return shape, fortran, dtype

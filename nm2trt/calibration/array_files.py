@@ -1,0 +1,93 @@
+"""Arrays in `.npz` and `.npy` files: plain numbers only, and no more memory than the samples may take."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib import format as npy
+
+from nm2trt.bounds import bounds
+from nm2trt.errors import DataError
+
+__all__ = ["read_archive", "require_affordable", "skip_header"]
+
+Array = npt.NDArray[Any]
+
+
+def require_affordable(path: Path, nbytes: int, what: str = "its arrays") -> None:
+    """Raise if arrays that would be held at once take more memory than samples may.
+
+    Args:
+        path: The file that they unpack from.
+        nbytes: Their size.
+        what: What they are, for the message.
+
+    Raises:
+        DataError: They do.
+    """
+    most = bounds().sample_bytes
+    if nbytes > most + 4 * path.stat().st_size:
+        limit = f"{most / (1 << 30):g} GB"
+        raise DataError(
+            f"{path}: {what} unpack to {nbytes / 1e9:.3g} GB, beyond the {limit} for samples; if that is "
+            "right, raise nm2trt --sample-memory"
+        )
+
+
+def skip_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read an array's header, and leave the stream where its values begin.
+
+    Returns:
+        Shape, whether it is in Fortran's order, and dtype.
+
+    Raises:
+        ValueError: It is no header.
+        KeyError: It is of a version that is not read.
+    """
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    shape, fortran, dtype = readers[npy.read_magic(stream)](stream)
+    odd = any(isinstance(size, bool) or size < 0 for size in shape)
+    if odd or math.prod(shape) * dtype.itemsize >= 1 << 63:
+        raise ValueError(shape)
+    return shape, fortran, dtype
+
+
+def read_archive(path: Path, names: Sequence[str] | None = None) -> Array | dict[str, Array]:
+    """Read an `.npy`, or the arrays of an `.npz`; sizes are checked before anything is unpacked.
+
+    Args:
+        path: The file.
+        names: The arrays to read; None reads all.
+
+    Returns:
+        The array of an `.npy`, or arrays by name.
+
+    Raises:
+        DataError: The arrays take more memory than samples may.
+        Exception: One of `UNSOUND_ARCHIVE`, if the file is no such file, or holds Python objects.
+    """
+    with path.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            file.seek(0)
+            loaded: Array = npy.read_array(file, allow_pickle=False)
+            return loaded
+    with zipfile.ZipFile(path) as archive:
+        members = {name.removesuffix(".npy"): name for name in archive.namelist()}
+        wanted = {name: members[name] for name in (members if names is None else names)}
+        total = 0
+        for member in wanted.values():
+            with archive.open(member) as stream:
+                shape, _, dtype = skip_header(stream)
+                total += math.prod(shape) * dtype.itemsize
+        require_affordable(path, total)
+        arrays = {}
+        for name, member in wanted.items():
+            with archive.open(member) as stream:
+                arrays[name] = npy.read_array(stream, allow_pickle=False)
+        return arrays

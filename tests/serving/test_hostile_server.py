@@ -1,0 +1,189 @@
+"""Servers that answer anything: slowly, without end, compressed, or with JSON of another form."""
+
+import gzip
+import json
+import random
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from nm2trt import bounds
+from nm2trt.backends.triton import TritonServer, open_triton
+from nm2trt.errors import BackendError, Nm2trtError, ServerError
+from nm2trt.pipeline.served_artefact import describe_artefact
+from nm2trt.serving.options import ProbeOptions
+from nm2trt.serving.probe import probe_model
+from tests.serving.served_nets import linear
+
+pytest.importorskip("tritonclient.http")
+
+TENSORS = {
+    "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}],
+    "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 3]}],
+}
+ANSWERS = {
+    "/v2": {"name": "triton", "version": "2", "extensions": []},
+    "/v2/models/m": {"name": "m", "versions": ["1"], "platform": "x", **TENSORS},
+    "/v2/models/m/config": {"name": "m", "max_batch_size": 8, "parameters": {"a": {"string_value": "b"}}},
+    "/v2/models/m/stats": {
+        "model_stats": [
+            {
+                "inference_count": 1,
+                "execution_count": 1,
+                "inference_stats": {"fail": {"count": 0, "ns": 0}, "queue": {"count": 1, "ns": 5}},
+                "batch_stats": [{"batch_size": 1, "compute_infer": {"count": 1, "ns": 3}}],
+            }
+        ]
+    },
+}
+STRANGE = (None, True, -1, 2**40, 2**70, 1.5, "", "9" * 5000, "\x1b[31m", [], {}, [[]], [None], {"name": 3})
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers as Triton does, changed by the server's `change`."""
+
+    protocol_version = "HTTP/1.1"
+    wbufsize = 1 << 16  # one packet an answer, so that no acknowledgement is waited for
+
+    def log_message(self, *_):
+        """Say nothing."""
+
+    def do_GET(self):
+        if "health" in self.path or self.path.endswith("/ready"):
+            return self.send_answer(b"")
+        return self.send_answer(
+            json.dumps(self.server.change(self.path, ANSWERS.get(self.path, {}))).encode()
+        )
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        head = int(self.headers["Inference-Header-Content-Length"])
+        x = np.frombuffer(body[head:], "f4").reshape(-1, 4)
+        y = (x @ self.server.weight).astype("f4")
+        output = {"name": "y", "datatype": "FP32", "shape": list(y.shape)}
+        answer = {"model_name": "m", "outputs": [{**output, "parameters": {"binary_data_size": y.nbytes}}]}
+        text = json.dumps(self.server.change(self.path, answer)).encode()
+        return self.send_answer(text + y.tobytes(), {"Inference-Header-Content-Length": str(len(text))})
+
+    def send_answer(self, data, headers=None):
+        form = self.server.form
+        self.send_response(200)
+        for name, value in {**(headers or {}), **form.get("headers", {})}.items():
+            self.send_header(name, value)
+        if "endless" in form:
+            self.end_headers()
+            try:
+                while not self.server.over.wait(form["endless"]):
+                    self.wfile.write(b" " * form["piece"])
+                    self.wfile.flush()
+            except OSError:
+                pass
+            self.close_connection = True
+            return
+        data = form.get("pack", bytes)(data)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@pytest.fixture
+def server(tmp_path):
+    model = linear(tmp_path / "m.onnx")
+    started = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    started.daemon_threads = True
+    started.form, started.change, started.over = {}, lambda _path, answer: answer, threading.Event()
+    started.weight = np.random.default_rng(0).standard_normal((4, 3)).astype("f4")
+    started.artefact = describe_artefact(model)
+    started.url = f"http://127.0.0.1:{started.server_port}"
+    threading.Thread(target=started.serve_forever, args=(0.05,), daemon=True).start()
+    yield started
+    started.over.set()
+    started.shutdown()
+    started.server_close()
+    bounds.use()
+
+
+def probe(server):
+    options = ProbeOptions(concurrency=(), timeout_s=5)
+    return probe_model(server.url, "m", server.artefact, options=options)
+
+
+def test_the_server_is_one_that_passes_a_probe(server):
+    assert probe(server).problems == ()
+
+
+@pytest.mark.parametrize("piece", [0, 1], ids=["silent", "a byte now and then"])
+def test_a_slow_answer_ends_at_the_timeout(server, piece):
+    server.form = {"endless": 0.05, "piece": piece}
+    with TritonServer(server.url, timeout_s=0.5) as client, pytest.raises(ServerError, match="in time"):
+        client.metadata()
+
+
+def test_an_endless_answer_ends_at_the_bound(server):
+    server.form = {"endless": 0, "piece": 1 << 16}
+    bounds.use(answer_gb=0.01)
+    with (
+        TritonServer(server.url) as client,
+        pytest.raises(BackendError, match=r"larger than 0.01 GB.*--answer-memory"),
+    ):
+        client.metadata()
+
+
+def test_a_packed_answer_is_not_unpacked(server):
+    with open_triton(server.url, "m") as session:
+        server.form = {
+            "headers": {"Content-Encoding": "gzip"},
+            "pack": lambda _: gzip.compress(bytes(1 << 20)),
+        }
+        with pytest.raises(BackendError, match="compressed its answer"):
+            session.run({"x": np.zeros((1, 4), "f4")})
+
+
+def test_a_batch_that_no_memory_holds_is_refused(server):
+    server.change = lambda path, answer: {**answer, "max_batch_size": 2**40} if "config" in path else answer
+    with pytest.raises(BackendError, match="states a batch of 1099511627776"):
+        probe(server)
+
+
+def spoiled(answer, draw):
+    """Return an answer with one part replaced or gone."""
+    answer = json.loads(json.dumps(answer))
+    places = [(None, None)]
+    waiting = [answer]
+    while waiting:
+        one = waiting.pop()
+        for key in one if isinstance(one, dict) else range(len(one)):
+            places.append((one, key))
+            if isinstance(one[key], (dict, list)):
+                waiting.append(one[key])
+    holder, key = draw.choice(places)
+    strange = draw.choice(STRANGE)
+    if holder is None:
+        return strange
+    if draw.random() < 0.3:
+        del holder[key]
+    else:
+        holder[key] = strange
+    return answer
+
+
+RUNS = 100
+
+
+def test_a_probe_answers_or_refuses_whatever_a_server_says(server, monkeypatch):
+    monkeypatch.setattr("nm2trt.serving.probe._STATISTICS_S", 0.0)
+    paths = [*ANSWERS, "/v2/models/m/infer"]
+    passed = 0
+    for number in range(RUNS):
+        draw = random.Random(number)
+        spoil = draw.choice(paths)
+        server.change = lambda path, answer, s=spoil, d=draw: spoiled(answer, d) if path == s else answer
+        try:
+            passed += probe(server).problems == ()
+        except Nm2trtError:
+            pass
+        except Exception as error:
+            raise AssertionError(f"answer {number} of {spoil}: {type(error).__name__}: {error}") from error
+    assert 0 < passed < RUNS
