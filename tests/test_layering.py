@@ -13,7 +13,7 @@ LEVELS = [
     {"errors", "output_lock", "tables"},
     {"file_replacement", "extras"},
     {"files", "named_code", "bounds", "compare", "measure", "progress", "nm", "options"},
-    {"manifest"},
+    {"manifest", "run_watch", "answer_limits"},
     {"backends"},
     {"calibration"},
     {"sparsity", "exporter", "graph", "engine", "serving", "validation", "reporting"},

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from nm2trt.backends._http_limits import AnswerLimits
+from nm2trt.answer_limits import AnswerLimits
 from nm2trt.backends.address import Address, parse_url
 from nm2trt.bounds import bounds
 from nm2trt.errors import BackendError, BackendMissingError, ServerError

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nm2trt.backends._run_watch import watched
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, Network, TensorSpec, check_feeds
 from nm2trt.errors import BackendError, BackendMissingError, InputError, ModelError
 from nm2trt.files import check_input
 from nm2trt.progress import bar
+from nm2trt.run_watch import watched
 
 __all__ = ["KIND", "MAGIC", "MAGIC_OFFSET", "OrtBackend", "OrtNetwork", "OrtSession", "load", "open_onnx"]
 

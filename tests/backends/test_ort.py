@@ -7,12 +7,12 @@ from onnx import helper, numpy_helper
 
 from nm2trt import bounds
 from nm2trt.backends import ort
-from nm2trt.backends._run_watch import watched
 from nm2trt.backends.choice import identify
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.ort import open_onnx
 from nm2trt.backends.protocol import Backend, Session
 from nm2trt.errors import BackendError, DataError, InputError, ModelError
+from nm2trt.run_watch import watched
 from tests.engine.nets import conv_net
 
 pytest.importorskip("onnxruntime")
@@ -114,16 +114,18 @@ def test_a_loop_of_more_turns_than_time_ends_at_the_bound(tmp_path):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     bounds.use(run_seconds=0.3)
     try:
-        with open_onnx(model.SerializeToString()) as session:
-            with pytest.raises(BackendError, match=r"longer than 0\.3 s \(nm2trt --run-time\)"):
-                session.run({"x": np.ones(2, "f4")})
+        with (
+            open_onnx(model.SerializeToString()) as session,
+            pytest.raises(BackendError, match=r"longer than 0\.3 s \(nm2trt --run-time\)"),
+        ):
+            session.run({"x": np.ones(2, "f4")})
     finally:
         bounds.use()
 
 
 def test_a_run_ends_if_the_machines_memory_does(monkeypatch, tmp_path):
     (tmp_path / "meminfo").write_text("MemTotal: 1000 kB\nMemAvailable: 15 kB\nSwapFree: 4 kB\n")
-    monkeypatch.setattr("nm2trt.backends._run_watch._MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr("nm2trt.run_watch._MEMORY", tmp_path / "meminfo")
     told = []
     with watched(lambda: told.append(1)) as watch:
         while not told:
