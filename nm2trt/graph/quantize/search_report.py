@@ -77,22 +77,25 @@ class WorkShares:
     """The work of one inference by what it computes in, in multiply-accumulates.
 
     Args:
-        total: All of it; 0 if shapes are not known.
+        total: All of it that is counted.
         low: What computes in the low format from end to end.
         sparse: What holds 2:4 besides and can run sparse; work left in float does not.
         place: For which builder and targets, as a clause.
+        unknown: Layers that are not counted, since their shapes are not known.
     """
 
     total: int
     low: int
     sparse: int
     place: str
+    unknown: int = 0
 
     def sentence(self, to: str) -> str:
         """Return the shares in words."""
         if not self.total:
-            return "the work cannot be counted: shapes are not known"
+            return "the work cannot be counted, as shapes are not known"
+        left = f"; {self.unknown} layers of unknown shapes are not counted" if self.unknown else ""
         return (
             f"{self.low / self.total:.1%} of the work computes in {to} from end to end; "
-            f"{self.sparse / self.total:.1%} is 2:4 {to} that can run sparse{self.place}"
+            f"{self.sparse / self.total:.1%} is 2:4 {to} that can run sparse{self.place}{left}"
         )

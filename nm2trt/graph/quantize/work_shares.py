@@ -46,9 +46,8 @@ def work_shares(
         shapes: Shape of every input that has free sizes.
         place: Builder and targets.
     """
-    rows = with_macs(model, report.weights, shapes)
-    if any(row.macs is None for row in rows):
-        return WorkShares(0, 0, 0, place.suffix)
+    every = with_macs(model, report.weights, shapes)
+    rows = [row for row in every if row.macs is not None]
     low = [
         row
         for row in rows
@@ -58,4 +57,4 @@ def work_shares(
         row for row in low if row.facts is not None and can_run_sparse(row.facts, place).answer == "yes"
     ]
     total, in_low, in_sparse = (sum(row.macs or 0 for row in part) for part in (rows, low, sparse))
-    return WorkShares(total, in_low, in_sparse, place.suffix)
+    return WorkShares(total, in_low, in_sparse, place.suffix, len(every) - len(rows))
