@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the report and return 0."""
     options = options_from(arguments, ReportCommand)
-    from nm2trt.cli.output import print_json
+    from nm2trt.cli.output import print_json, print_verdict
     from nm2trt.pipeline.report import report
 
     result = report(**keywords(options))
@@ -36,4 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
             f"{result.report}  {result.size_bytes / 1e3:.0f} kB, {result.stages} stages, "
             f"{result.weights} weights"
         )
+        from nm2trt.cli.run import MARKS
+        from nm2trt.reporting.collect import collect
+        from nm2trt.reporting.ship import ship
+
+        verdict = ship(collect(result.run))
+        print_verdict(verdict.line, verdict.next_step, MARKS[verdict.answer])
     return 0

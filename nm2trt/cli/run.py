@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import TYPE_CHECKING
 
 from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import RunCommand
+from nm2trt.tables import Mark
 
 if TYPE_CHECKING:
     from nm2trt.recipe.result import RunResult
 
 __all__ = ["configure", "run"]
+
+# The colour of a verdict's answer.
+MARKS: dict[str, Mark] = {"yes": "good", "no": "bad", "open": "doubt"}
 
 _EPILOG = """examples:
   nm2trt init model.onnx                     # writes model.yaml
@@ -40,14 +45,14 @@ def run(arguments: argparse.Namespace) -> int:
     if options.json:
         print_json(result.to_json())
     else:
-        _print(result, dry_run=options.dry_run)
+        _print(result, options.recipe, dry_run=options.dry_run)
     if result.failure is not None:
         raise result.failure
     return 0
 
 
-def _print(result: RunResult, *, dry_run: bool) -> None:
-    from nm2trt.cli.output import plain_table, printable
+def _print(result: RunResult, recipe: str, *, dry_run: bool) -> None:
+    from nm2trt.cli.output import plain_table, print_verdict, say
 
     plain_table(
         ("stage", "status", "time", "why" if dry_run else "result"),
@@ -66,4 +71,12 @@ def _print(result: RunResult, *, dry_run: bool) -> None:
     if result.report is not None:
         print(result.report)
     if result.outlook:
-        print(printable(result.outlook))
+        say(result.outlook)
+    if dry_run:
+        print_verdict("", f"nm2trt run {shlex.quote(str(recipe))}")
+        return
+    from nm2trt.reporting.collect import collect
+    from nm2trt.reporting.ship import ship
+
+    verdict = ship(collect(result.run))
+    print_verdict(verdict.line, verdict.next_step, MARKS[verdict.answer])

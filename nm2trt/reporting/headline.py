@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from nm2trt.reporting.data import ReportData
+from nm2trt.reporting.data import AccuracyRow, ReportData
+from nm2trt.reporting.ship import lost
 
 __all__ = ["Fact", "headline"]
 
@@ -34,7 +35,7 @@ def headline(data: ReportData) -> list[Fact]:
     sparse kernels, so that the ratio of two medians there is noise. The tables of latencies show what was
     measured.
     """
-    facts = [_stages(data), _pattern(data), _zeros(data), _accuracy(data), _kernels(data)]
+    facts = [_accuracy(data), _zeros(data), _pattern(data), _sizes(data), _kernels(data), _stages(data)]
     return [fact for fact in facts if fact is not None]
 
 
@@ -80,7 +81,8 @@ def _accuracy(data: ReportData) -> Fact | None:
     compared = [row for row in data.accuracy if row.difference is not None]
     if not compared:
         return None
-    row = compared[-1]
+    # A stage that lost is never hidden by a later one that did not.
+    row = next((row for row in sorted(compared, key=_difference) if lost(row)), compared[-1])
     value = f"{100 * (row.difference or 0.0):+.2f}".replace("-", "−")
     if row.difference_low is None or row.difference_high is None:
         return Fact(f"{value} points", row.metric, f"{row.model} against {row.reference}")
@@ -94,6 +96,18 @@ def _accuracy(data: ReportData) -> Fact | None:
         f"{row.confidence:.0%} interval {interval}, n = {row.n}",
         tone,
     )
+
+
+def _difference(row: AccuracyRow) -> float:
+    return row.difference or 0.0
+
+
+def _sizes(data: ReportData) -> Fact | None:
+    sized = [node for node in data.lineage if node.size_bytes]
+    if len(sized) < 2 or sized[0].key == sized[-1].key:
+        return None
+    before, after = (f"{(node.size_bytes or 0) / 1e6:.2f} MB" for node in (sized[0], sized[-1]))
+    return Fact(after, "on disk", f"{sized[-1].name}; {sized[0].name} has {before}")
 
 
 def _kernels(data: ReportData) -> Fact | None:

@@ -49,6 +49,7 @@ def to_markdown(data: ReportData) -> str:
 def _render(template: str, data: ReportData, *, autoescape: bool, **values: Any) -> str:
     from nm2trt.reporting import charts
     from nm2trt.reporting.headline import headline
+    from nm2trt.reporting.ship import lost, ship
 
     environment = Environment(
         autoescape=autoescape,  # noqa: S701 - only Markdown goes without, and escapes name by name
@@ -75,6 +76,8 @@ def _render(template: str, data: ReportData, *, autoescape: bool, **values: Any)
         answered=_answered,
         counts=_counts,
         headline=headline(data),
+        ship=ship(data),
+        lost=lost,
     )
     return environment.from_string(_resource(template)).render(data=data, **values)
 
