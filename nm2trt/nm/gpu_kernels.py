@@ -5,17 +5,25 @@ those of eager torch, bit for bit: equal scores keep the lower index, NaN ranks 
 precision is compared in float32.
 
 Call `nm2trt.nm.torch_mask`, not this module: it takes eager torch wherever these kernels cannot run.
-Importing this module imports `triton`, which comes with torch's CUDA builds.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
-__all__ = ["add_pruned", "can_rank", "set_mask"]
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # torch's CPU builds come without it
+    triton = tl = None
+
+__all__ = ["AVAILABLE", "add_pruned", "can_rank", "set_mask"]
+
+# Whether `triton` is installed; nothing else of this module works without it.
+AVAILABLE = triton is not None
 
 _MOST_M = 16
 _BLOCK = 512
@@ -27,7 +35,11 @@ _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32)
 # Triton reads a kernel's annotations and takes no other than its own, so the kernels have no types.
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+def _jit(function: Any) -> Any:
+    return triton.jit(function) if AVAILABLE else function
+
+
+@_jit
 def _rankable(value, kind: tl.constexpr, magnitude: tl.constexpr):  # type: ignore[no-untyped-def]
     """Return values of which every pair compares, as `torch_mask` does for eager torch."""
     if kind == "half":
@@ -41,7 +53,7 @@ def _rankable(value, kind: tl.constexpr, magnitude: tl.constexpr):  # type: igno
     return value
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@_jit
 def _mask_kernel(  # type: ignore[no-untyped-def]
     score,
     mask,
@@ -82,7 +94,7 @@ def _mask_kernel(  # type: ignore[no-untyped-def]
         tl.atomic_add(flips, tl.sum(changed, axis=0).to(tl.int64))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@_jit
 def _decay_kernel(  # type: ignore[no-untyped-def]
     target, values, mask, factor, count, block: tl.constexpr
 ):

@@ -151,7 +151,7 @@ def _memory_order(tensor: Tensor) -> list[int]:
 
 
 def fused_kernels() -> ModuleType | None:
-    """Return `nm2trt.nm.gpu_kernels`, or None where it is switched off, cannot be imported, or has failed."""
+    """Return `nm2trt.nm.gpu_kernels`, or None if it is switched off, lacks `triton`, or has failed."""
     if _FAILED or os.environ.get(_SWITCH) == "0":
         return None
     return _imported()
@@ -159,10 +159,10 @@ def fused_kernels() -> ModuleType | None:
 
 @functools.cache
 def _imported() -> ModuleType | None:
-    try:
-        return importlib.import_module("nm2trt.nm.gpu_kernels")
-    except ImportError:
-        return None
+    kernels = importlib.import_module(
+        "nm2trt.nm.gpu_kernels"
+    )  # a second of imports, only where it can be used
+    return kernels if kernels.AVAILABLE else None
 
 
 # Why the kernels do not run here, once one has failed.

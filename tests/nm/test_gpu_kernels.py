@@ -1,71 +1,41 @@
 """The fused kernels give the bits of eager torch: on a GPU where there is one, else in Triton's interpreter."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from nm2trt.nm import torch_mask
+from nm2trt.nm import gpu_kernels, torch_mask
 from nm2trt.nm.pattern import NMPattern
+from tests.nm.kernel_scores import DTYPES, scores
 
-triton = pytest.importorskip("triton")
-if not torch.cuda.is_available():
-    # Read when the kernels are made, so before the module is imported.
-    os.environ["TRITON_INTERPRET"] = "1"
-kernels = pytest.importorskip("nm2trt.nm.gpu_kernels")
-
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-DTYPES = (*FLOATS, torch.int8, torch.int32, torch.uint8)
-interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels run on the GPU here")
+ROOT = Path(__file__).parents[2]
 
 
-def scores(dtype, m, inner):
-    """Random numbers with ties, infinities, NaN and the lowest int8: (7, 3 m, inner)."""
-    generator = torch.Generator().manual_seed(m * inner)
-    score = torch.randn(7, 3 * m, inner, generator=generator) * 4
-    score = score.abs() if dtype == torch.uint8 else score
-    score = (score.round() if inner > 1 else score).to(dtype)
-    flat = score.view(-1)
-    if dtype.is_floating_point:
-        flat[::11], flat[5::13], flat[3::17] = torch.nan, -torch.inf, torch.inf
-    elif dtype == torch.int8:
-        flat[::9] = -128
-    return score
-
-
-@interpreted
-@pytest.mark.parametrize("magnitude", [False, True], ids=["score", "magnitude"])
-@pytest.mark.parametrize("text", ["2:4", "1:4", "4:8", "2:3"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_interpreted_kernel_gives_the_eager_mask(dtype, text, magnitude):
-    pattern = NMPattern.parse(text)
-    for inner in (1, 9):
-        score = scores(dtype, pattern.m, inner)
-        eager = torch_mask.magnitude_mask if magnitude else torch_mask.nm_mask
-        expected = eager(score, pattern, axis=1)
-        mask, flips = torch.ones_like(expected), torch.zeros((), dtype=torch.int64)
-        given = {"n": pattern.n, "m": pattern.m, "inner": inner, "magnitude": magnitude}
-        kernels.set_mask(score, mask, **given, flips=flips)
-        assert torch.equal(mask, expected)
-        assert int(flips) == int((~expected).sum())
-
-
-@interpreted
-def test_the_interpreted_decay_adds_what_eager_torch_adds():
-    target, values = torch.randn(3000), torch.randn(3000)
-    mask, expected = torch.rand(3000) > 0.5, target.clone()
-    torch_mask._add_pruned(expected, values, mask, 2e-4)
-    kernels.add_pruned(target, values, mask, 2e-4)
-    # A multiply-add in one step rounds once.
-    torch.testing.assert_close(target, expected, rtol=1e-7, atol=1e-8)
+@pytest.mark.slow
+@pytest.mark.skipif(not gpu_kernels.AVAILABLE, reason="triton is not installed")
+def test_the_interpreted_kernels_give_what_eager_torch_gives():
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.nm.interpreted_kernels"],
+        cwd=ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "equal\n"
 
 
 @pytest.mark.parametrize(
     ("shape", "m", "takes"), [((8, 8), 4, True), ((8, 34), 17, False), ((0, 8), 4, False)]
 )
 def test_what_the_kernel_does_not_take_is_left_to_eager_torch(shape, m, takes):
-    assert kernels.can_rank(torch.zeros(shape), m) == takes
-    assert not kernels.can_rank(torch.zeros(shape, dtype=torch.bool), m)
+    assert gpu_kernels.can_rank(torch.zeros(shape), m) == takes
+    assert not gpu_kernels.can_rank(torch.zeros(shape, dtype=torch.bool), m)
 
 
 @pytest.mark.gpu

@@ -1,0 +1,40 @@
+"""Hold the GPU kernels to eager torch in Triton's interpreter; a program, since Triton reads its switch when imported."""
+
+import torch
+
+from nm2trt.nm import gpu_kernels, torch_mask
+from nm2trt.nm.pattern import NMPattern
+from tests.nm.kernel_scores import DTYPES, scores
+
+
+def check_masks(text):
+    """Compare mask and count of changes for all types, along contiguous and strided groups."""
+    pattern = NMPattern.parse(text)
+    for dtype in DTYPES:
+        for inner in (1, 9):
+            score = scores(dtype, pattern.m, inner)
+            for magnitude in (False, True):
+                eager = torch_mask.magnitude_mask if magnitude else torch_mask.nm_mask
+                expected = eager(score, pattern, axis=1)
+                mask, flips = torch.ones_like(expected), torch.zeros((), dtype=torch.int64)
+                given = {"n": pattern.n, "m": pattern.m, "inner": inner, "magnitude": magnitude}
+                gpu_kernels.set_mask(score, mask, **given, flips=flips)
+                assert torch.equal(mask, expected), (dtype, text, inner, magnitude)
+                assert int(flips) == int((~expected).sum()), (dtype, text, inner, magnitude)
+
+
+def check_decay():
+    """Compare the decay; a multiply-add in one step rounds once."""
+    target, values, mask = torch.randn(3000), torch.randn(3000), torch.rand(3000) > 0.5
+    expected = target.clone()
+    torch_mask._add_pruned(expected, values, mask, 2e-4)
+    gpu_kernels.add_pruned(target, values, mask, 2e-4)
+    torch.testing.assert_close(target, expected, rtol=1e-7, atol=1e-8)
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    for text in ("2:4", "1:4", "4:8", "2:3"):
+        check_masks(text)
+    check_decay()
+    print("equal")
