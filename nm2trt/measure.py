@@ -7,11 +7,12 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from nm2trt.json_value import JsonValue
 
 __all__ = [
     "Clocked",
@@ -33,7 +34,7 @@ _FEWEST_IN_A_WINDOW = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Latency:
+class Latency(JsonValue):
     """Latency of one callable.
 
     Args:
@@ -61,10 +62,6 @@ class Latency:
         p25, p50, p75, p90, p95, p99 = (float(p) for p in np.percentile(ms, [25, 50, 75, 90, 95, 99]))
         spread = (p75 - p25) / p50 if p50 else 0.0
         return cls(p50, p90, p99, float(ms.mean()), len(ms), p95, spread)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

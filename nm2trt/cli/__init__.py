@@ -1,7 +1,8 @@
 """The `nm2trt` command. A command is one module here: it parses, calls `nm2trt.pipeline`, and prints.
 
-A command module has `configure(parser)`, which adds its arguments, and `run(arguments)`, which returns
-the exit status. It is imported only when its command is asked for, so that `--help` answers at once.
+A command module has `OPTIONS`, the dataclass of its options, and `run(options)`, which returns the exit
+status; `EPILOG` holds examples for its help. It is imported only when its command is asked for, so that
+`--help` answers at once.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, TextIO
 
 from nm2trt import bounds
-from nm2trt.cli.output import print_error
+from nm2trt.cli.output import print_error, set_verbosity
 from nm2trt.cli.signals import Stopped, signals_stop
 from nm2trt.errors import Interrupted, Nm2trtError
 from nm2trt.extras import missing
@@ -95,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    verbosity = 0
+    set_verbosity(0)
     _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -104,22 +105,24 @@ def _run(arguments: list[str]) -> int:
         command = next((word for word in arguments if word in COMMANDS), None)
         parser, chosen = _parser(command)
         options = parser.parse_args(_join_sparsity(arguments))
-        verbosity = options.verbose
+        set_verbosity(options.verbose)
         if chosen is None:
             parser.print_help()
             return 2
         bounds.use(**{keyword: getattr(options, keyword) for keyword, _, _, _ in _BOUNDS})
-        status = int(chosen.run(options))
+        from nm2trt.options.command_line import options_from
+
+        status = int(chosen.run(options_from(options, chosen.OPTIONS)))
         sys.stdout.flush()  # here, and not when the interpreter ends, where a failure has no words
         return status
     except Nm2trtError as error:
         cause = _stopped(error)
         if cause is not None and not isinstance(error, Interrupted):
-            return _interrupted(verbosity, cause)  # e.g. a library that was stopped while it loaded
+            return _interrupted(cause)  # e.g. a library that was stopped while it loaded
         status = cause.exit_status if isinstance(cause, Stopped) else error.exit_status
-        return _fail(str(error), status, verbosity)
+        return _fail(str(error), status)
     except KeyboardInterrupt as signalled:
-        return _interrupted(verbosity, signalled)
+        return _interrupted(signalled)
     except BrokenPipeError:
         # The reader of our output has gone; there is nobody to tell.
         _discard(sys.stdout)
@@ -131,15 +134,15 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         cause = _stopped(error)
         if cause is not None:
-            return _interrupted(verbosity, cause)
+            return _interrupted(cause)
         absent = missing(error) if isinstance(error, ModuleNotFoundError) else None
         if absent is not None:
-            return _fail(str(absent), absent.exit_status, verbosity)
+            return _fail(str(absent), absent.exit_status)
         if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None:
             _discard(sys.stdout)
-            return _fail(f"output could not be written: {os_reason(error)}", 2, verbosity)
+            return _fail(f"output could not be written: {os_reason(error)}", 2)
         text = f"internal error: {type(error).__name__}: {error}; please report it, with the output of -vv"
-        return _fail(text, 1, verbosity)
+        return _fail(text, 1)
 
 
 def _parser(command: str | None) -> tuple[argparse.ArgumentParser, Any]:
@@ -160,7 +163,11 @@ def _parser(command: str | None) -> tuple[argparse.ArgumentParser, Any]:
             sub.add_argument(
                 "-v", "--verbose", action="count", default=argparse.SUPPRESS, help="-vv shows tracebacks"
             )
-            chosen.configure(sub)
+            if epilog := getattr(chosen, "EPILOG", ""):
+                sub.epilog, sub.formatter_class = epilog, argparse.RawDescriptionHelpFormatter
+            from nm2trt.options.command_line import add_arguments
+
+            add_arguments(sub, chosen.OPTIONS)
     return parser, chosen
 
 
@@ -190,16 +197,16 @@ def _stopped(error: BaseException) -> KeyboardInterrupt | None:
     return cause
 
 
-def _fail(message: str, status: int, verbosity: int) -> int:
-    print_error(message, verbosity)
+def _fail(message: str, status: int) -> int:
+    print_error(message)
     _flush(sys.stderr)
     return status
 
 
-def _interrupted(verbosity: int, stop: KeyboardInterrupt) -> int:
+def _interrupted(stop: KeyboardInterrupt) -> int:
     status = stop.exit_status if isinstance(stop, Stopped) else Interrupted.exit_status
     word = "interrupted" if status == Interrupted.exit_status else f"ended by {stop}"
-    _fail(f"{word}; nothing was left half-written", status, verbosity)
+    _fail(f"{word}; nothing was left half-written", status)
     if any(thread.name == BUILDER_THREAD for thread in threading.enumerate()):
         # Stopped twice, and a library still works: Python would wait for it, or crash beneath it.
         os._exit(status)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import keep_json, print_json, print_table, say
+from nm2trt.cli.output import keep_json, print_result, print_table, say
 from nm2trt.errors import Nm2trtError
 from nm2trt.options.checks import BenchCommand
-from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.field import keywords
 from nm2trt.tables import Column, Row, Table
 
@@ -17,9 +15,11 @@ if TYPE_CHECKING:
     from nm2trt.pipeline.bench import BenchResult
     from nm2trt.validation.latency.bench import Benchmark, Ratio
 
-__all__ = ["configure", "print_latency", "run"]
+__all__ = ["EPILOG", "OPTIONS", "print_latency", "run"]
 
-_EPILOG = """examples:
+OPTIONS = BenchCommand
+
+EPILOG = """examples:
   nm2trt bench dense.onnx sparse.onnx
   nm2trt bench dense.engine sparse.engine --processes 6      # the ratio with its interval
   nm2trt bench model.onnx --batch 1,8,32 -o now.json
@@ -28,15 +28,8 @@ _EPILOG = """examples:
 """
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.epilog, parser.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
-    add_arguments(parser, BenchCommand)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: BenchCommand) -> int:
     """Run the command and return its exit status."""
-    options = options_from(arguments, BenchCommand)
     from nm2trt.pipeline.bench import bench
 
     try:
@@ -47,10 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         if error.partial is not None and not options.json:
             _print(error.partial)
         raise
-    if options.json:
-        print_json(result.to_json())
-    else:
-        _print(result)
+    print_result(result, _print, as_json=options.json)
     return 0
 
 

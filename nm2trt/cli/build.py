@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,21 +10,23 @@ from nm2trt.cli.output import (
     keep_json,
     print_error,
     print_json,
+    print_notes,
     print_table,
     print_verdict,
-    printable,
     show,
 )
 from nm2trt.errors import SparsityError
-from nm2trt.options.command_line import add_arguments, options_from, words
+from nm2trt.options.command_line import words
 from nm2trt.options.engines import BuildCommand
 
 if TYPE_CHECKING:
     from nm2trt.engine.build import BuildResult
 
-__all__ = ["configure", "run"]
+__all__ = ["EPILOG", "OPTIONS", "run"]
 
-_EPILOG = """examples:
+OPTIONS = BuildCommand
+
+EPILOG = """examples:
   nm2trt build model.onnx --sparsity
   nm2trt build model.onnx --sparsity -o out/model.rtx --target sm80,sm86 --profile x:1,16,64
   nm2trt build model.onnx --sparsity --dry-run --json
@@ -34,15 +34,8 @@ _EPILOG = """examples:
 """
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.epilog, parser.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
-    add_arguments(parser, BuildCommand)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: BuildCommand) -> int:
     """Build and print the ladder."""
-    options = options_from(arguments, BuildCommand)
     from nm2trt.engine.ladder.ladder_table import ladder_table
     from nm2trt.pipeline.build import build_command
 
@@ -56,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
             print_json({"error": str(error), "ladder": [row.to_json() for row in ladder]})
             raise
         # The sentence leads; the table that backs it comes after.
-        print_error(str(error), arguments.verbose)
+        print_error(str(error))
         if ladder:
             from nm2trt.pipeline.next_step import next_step
 
@@ -64,8 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
             step = next_step(options.model, backend=options.backend, targets=options.targets)
             print_verdict("", step.command)
         return error.exit_status
-    for note in result.notes:
-        print(f"note: {printable(note)}", file=sys.stderr)
+    print_notes(result.notes)
     if options.json:
         print_json(result.to_json())
     else:

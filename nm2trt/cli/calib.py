@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
-
 from nm2trt.cli.output import plain_table, print_json
-from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import CalibCommand
 
-__all__ = ["configure", "run"]
+__all__ = ["OPTIONS", "run"]
+
+OPTIONS = CalibCommand
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    add_arguments(parser, CalibCommand)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: CalibCommand) -> int:
     """Check, print, and return 0."""
-    options = options_from(arguments, CalibCommand)
     from nm2trt.pipeline.calib import calibration_samples
 
     samples = calibration_samples(**keywords(options))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import print_json, print_table
-from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.cli.output import print_json, print_notes, print_table
 from nm2trt.options.field import keywords
 from nm2trt.options.models import CastCommand
 from nm2trt.tables import Column, Row, Table
@@ -15,24 +12,19 @@ from nm2trt.tables import Column, Row, Table
 if TYPE_CHECKING:
     from nm2trt.graph.cast.cast_model import CastReport
 
-__all__ = ["configure", "run"]
+__all__ = ["OPTIONS", "run"]
+
+OPTIONS = CastCommand
 
 _MOST_ROWS = 20
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    add_arguments(parser, CastCommand)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: CastCommand) -> int:
     """Cast, print, and return 0."""
-    options = options_from(arguments, CastCommand)
     from nm2trt.pipeline.cast import cast
 
     report = cast(**keywords(options))
-    for note in report.notes:
-        print(f"note: {note}", file=sys.stderr)
+    print_notes(report.notes)
     if options.json:
         print_json(report.to_json())
     else:

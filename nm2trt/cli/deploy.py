@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.output import print_json
-from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.serving import DeployCommand
 
 if TYPE_CHECKING:
     from nm2trt.serving.repository import Deployment
 
-__all__ = ["configure", "run"]
+__all__ = ["OPTIONS", "run"]
+
+OPTIONS = DeployCommand
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    add_arguments(parser, DeployCommand)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: DeployCommand) -> int:
     """Run the command and return its exit status."""
-    options = options_from(arguments, DeployCommand)
     from nm2trt.pipeline.deploy import deploy_command
 
     deployment = deploy_command(options)

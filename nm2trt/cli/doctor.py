@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-
 from nm2trt.cli.output import plain_table, print_json
-from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.runs import DoctorCommand
 
-__all__ = ["configure", "run"]
+__all__ = ["OPTIONS", "run"]
+
+OPTIONS = DoctorCommand
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    add_arguments(parser, DoctorCommand)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: DoctorCommand) -> int:
     """Print what was found; what is missing is no failure."""
-    options = options_from(arguments, DoctorCommand)
     from nm2trt.pipeline.doctor import doctor
 
     report = doctor()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-
-from nm2trt.cli.output import print_json, printable, say
-from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.cli.output import print_json, print_notes, say
 from nm2trt.options.engines import ExplainCommand
 from nm2trt.options.field import keywords
 
-__all__ = ["configure", "run"]
+__all__ = ["EPILOG", "OPTIONS", "run"]
 
-_EPILOG = """examples:
+OPTIONS = ExplainCommand
+
+EPILOG = """examples:
   nm2trt explain model.onnx --shape x:8 --target sm86
   nm2trt explain model.engine
   nm2trt explain model.onnx --log trtexec.log --layers layers.json --trace nsys.csv
@@ -22,20 +20,12 @@ _EPILOG = """examples:
 """
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.epilog, parser.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
-    add_arguments(parser, ExplainCommand)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: ExplainCommand) -> int:
     """Collect the reasons and print them."""
-    options = options_from(arguments, ExplainCommand)
     from nm2trt.pipeline.explain import explain
 
     found = explain(options.file, **keywords(options, "file"))
-    for note in found.notes:
-        print(f"note: {printable(note)}", file=sys.stderr)
+    print_notes(found.notes)
     if options.json:
         print_json(found.to_json())
         return 0

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import keep_json, print_json, print_table
-from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.cli.output import keep_json, print_differences, print_json, print_table
 from nm2trt.options.field import keywords
 from nm2trt.options.models import FuseCommand
 from nm2trt.tables import Column, Row, Table
@@ -14,17 +12,13 @@ from nm2trt.tables import Column, Row, Table
 if TYPE_CHECKING:
     from nm2trt.graph.fuse.fuse_model import FuseReport
 
-__all__ = ["configure", "run"]
+__all__ = ["OPTIONS", "run"]
+
+OPTIONS = FuseCommand
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    add_arguments(parser, FuseCommand)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: FuseCommand) -> int:
     """Fuse, print, and return 0."""
-    options = options_from(arguments, FuseCommand)
     from nm2trt.pipeline.fuse import fuse
 
     with keep_json(options.report, printed=options.json, sources=(options.model,)) as keep:
@@ -63,13 +57,7 @@ def _print(report: FuseReport, *, every_row: bool) -> None:
         f"{report.constants_evaluated} constant weights evaluated, {len(report.declined)} left; "
         f"{report.nodes_before} nodes are now {report.nodes_after}"
     )
-    for item in report.differences:
-        print(
-            f"output {item.name} ({item.dtype}): max difference {item.max_abs:.3g}, "
-            f"{item.max_relative:.3g} of its largest value"
-        )
-    if report.not_measured:
-        print(report.not_measured)
+    print_differences(report.differences, report.not_measured)
     print(f"masks: {report.relation}")
     print(f"wrote {report.output}")
 

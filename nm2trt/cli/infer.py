@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
-
 from nm2trt.cli.output import plain_table, print_json
 from nm2trt.options.checks import InferCommand
-from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.field import keywords
 
-__all__ = ["configure", "run"]
+__all__ = ["EPILOG", "OPTIONS", "run"]
 
-_EPILOG = """examples:
+OPTIONS = InferCommand
+
+EPILOG = """examples:
   nm2trt infer model.onnx
   nm2trt infer model.onnx --data inputs.npz -o outputs.npz
   nm2trt infer http://localhost:8000/resnet --data image.npy
 """
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.epilog, parser.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
-    add_arguments(parser, InferCommand)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: InferCommand) -> int:
     """Run the command and return its exit status."""
-    options = options_from(arguments, InferCommand)
     from nm2trt.pipeline.infer import infer
 
     result = infer(**keywords(options))

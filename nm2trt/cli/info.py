@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.output import plain_table, print_json
-from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.models import InfoCommand
 
 if TYPE_CHECKING:
@@ -14,17 +12,13 @@ if TYPE_CHECKING:
     from nm2trt.graph.storage.model_info import OnnxInfo
     from nm2trt.manifest import Manifest
 
-__all__ = ["configure", "run"]
+__all__ = ["OPTIONS", "run"]
+
+OPTIONS = InfoCommand
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    add_arguments(parser, InfoCommand)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: InfoCommand) -> int:
     """Print what the file is."""
-    options = options_from(arguments, InfoCommand)
     from nm2trt.pipeline.info import info
 
     result = info(options.file)

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-
-from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import InitCommand
 
-__all__ = ["configure", "run"]
+__all__ = ["OPTIONS", "run"]
+
+OPTIONS = InitCommand
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    add_arguments(parser, InitCommand)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: InitCommand) -> int:
     """Write the recipe and return 0."""
-    options = options_from(arguments, InitCommand)
     from nm2trt.cli.output import print_json, printable
     from nm2trt.recipe.starter import write_recipe
 

@@ -9,26 +9,36 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nm2trt.errors import Nm2trtError
 from nm2trt.files import check_output, write_atomic
 from nm2trt.tables import Column, Mark, Result, Row, Table, fill, lay_out, printable, short_count
 
+if TYPE_CHECKING:
+    from nm2trt.compare import OutputDifference
+
 __all__ = [
+    "is_verbose",
     "keep_json",
     "plain_table",
+    "print_differences",
     "print_error",
     "print_json",
+    "print_notes",
+    "print_result",
     "print_table",
     "print_verdict",
     "printable",
     "say",
+    "set_verbosity",
     "short_count",
     "show",
 ]
 
 T = TypeVar("T")
+
+_verbosity = 0
 
 _STYLES = {
     "bad": "red",
@@ -43,6 +53,31 @@ _STYLES = {
 def print_json(value: Any) -> None:
     """Print a value as JSON."""
     print(_dumps(value), end="")
+
+
+def print_result(result: T, write: Callable[[T], None], *, as_json: bool) -> None:
+    """Print a result that has `to_json`: as JSON, or as `write` puts it."""
+    if as_json:
+        print_json(result.to_json())  # type: ignore[attr-defined]
+    else:
+        write(result)
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Print notes to stderr, one a line."""
+    for note in notes:
+        print(f"note: {printable(note)}", file=sys.stderr)
+
+
+def print_differences(differences: Iterable[OutputDifference], not_measured: str) -> None:
+    """Print how far each output moved, or why that is not known."""
+    for item in differences:
+        print(
+            f"output {printable(item.name)} ({item.dtype}): max difference {item.max_abs:.3g}, "
+            f"{item.max_relative:.3g} of its largest value"
+        )
+    if not_measured:
+        print(printable(not_measured))
 
 
 def _dumps(value: Any) -> str:
@@ -112,9 +147,20 @@ def show(result: Result, *, every_row: bool = False) -> None:
         say(remark)
 
 
-def print_error(message: str, verbosity: int = 0) -> None:
+def set_verbosity(count: int) -> None:
+    """Take the number of `-v` of this command."""
+    global _verbosity
+    _verbosity = count
+
+
+def is_verbose() -> bool:
+    """Tell whether `-v` was given."""
+    return _verbosity > 0
+
+
+def print_error(message: str) -> None:
     """Print an error's sentence on stderr, and with `-vv` the traceback of the error in hand before it."""
-    if verbosity >= 2:
+    if _verbosity >= 2:
         import traceback
 
         traceback.print_exc()

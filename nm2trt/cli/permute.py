@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import print_json, print_table
-from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.cli.output import print_differences, print_json, print_table
 from nm2trt.options.field import keywords
 from nm2trt.options.models import PermuteCommand
 from nm2trt.tables import Column, Row, Table
@@ -14,19 +12,15 @@ from nm2trt.tables import Column, Row, Table
 if TYPE_CHECKING:
     from nm2trt.graph.permute.permute_model import PermuteReport
 
-__all__ = ["configure", "run"]
+__all__ = ["OPTIONS", "run"]
+
+OPTIONS = PermuteCommand
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    add_arguments(parser, PermuteCommand)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: PermuteCommand) -> int:
     """Permute, print, and return 0."""
     from nm2trt.pipeline.permute import permute
 
-    options = options_from(arguments, PermuteCommand)
     report = permute(**keywords(options))
     if options.json:
         print_json(report.to_json())
@@ -62,12 +56,6 @@ def _print(report: PermuteReport, *, every_row: bool) -> None:
         f"\n{report.moved} of {len(report.spaces)} channel spaces permuted; {report.pattern} keeps "
         f"{report.kept_after:.2%} of the weights' magnitude, before {report.kept_before:.2%}"
     )
-    for item in report.differences:
-        print(
-            f"output {item.name} ({item.dtype}): max difference {item.max_abs:.3g}, "
-            f"{item.max_relative:.3g} of its largest value"
-        )
-    if report.not_measured:
-        print(report.not_measured)
+    print_differences(report.differences, report.not_measured)
     print(f"masks: {report.relation}")
     print(f"wrote {report.output}")

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import plain_table, print_json
-from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.cli.output import plain_table, print_result
 from nm2trt.options.serving import ProbeCommand
 
 if TYPE_CHECKING:
     from nm2trt.serving.probe_report import ProbeReport
 
-__all__ = ["configure", "run"]
+__all__ = ["OPTIONS", "run"]
+
+OPTIONS = ProbeCommand
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    add_arguments(parser, ProbeCommand)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: ProbeCommand) -> int:
     """Run the command and return its exit status."""
-    options = options_from(arguments, ProbeCommand)
     from nm2trt.pipeline.probe import probe_command
 
     report = probe_command(options)
-    if options.json:
-        print_json(report.to_json())
-    else:
-        _print(report)
+    print_result(report, _print, as_json=options.json)
     report.require_passed()
     return 0
 

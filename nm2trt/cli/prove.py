@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
-import sys
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import print_json, print_verdict, printable, show
+from nm2trt.cli.output import print_json, print_notes, print_verdict, show
 from nm2trt.errors import BackendError
-from nm2trt.options.command_line import add_arguments, options_from, words
+from nm2trt.options.command_line import words
 from nm2trt.options.engines import ProveCommand
 
 if TYPE_CHECKING:
     from nm2trt.engine.twin.report import TwinReport
     from nm2trt.tables import Mark
 
-__all__ = ["configure", "run"]
+__all__ = ["EPILOG", "OPTIONS", "run"]
 
-_EPILOG = """examples:
+OPTIONS = ProveCommand
+
+EPILOG = """examples:
   nm2trt prove model.onnx                       its zeros are filled in for the dense twin
   nm2trt prove sparse.onnx --dense dense.onnx --json > prove.json
 
@@ -26,15 +26,8 @@ Without a GPU the three engines are built, and everything up to the timing is to
 """
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.epilog, parser.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
-    add_arguments(parser, ProveCommand)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: ProveCommand) -> int:
     """Build, time and print."""
-    options = options_from(arguments, ProveCommand)
     from nm2trt.pipeline.prove import prove_command
 
     try:
@@ -49,8 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _show(report: TwinReport, options: ProveCommand) -> None:
-    for note in report.notes:
-        print(f"note: {printable(note)}", file=sys.stderr)
+    print_notes(report.notes)
     if options.json:
         print_json(report.to_json())
         return

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
-
 from nm2trt.cli.output import print_json, print_verdict, show
-from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.field import keywords
 from nm2trt.options.models import PruneCommand
 
-__all__ = ["configure", "run"]
+__all__ = ["OPTIONS", "run"]
+
+OPTIONS = PruneCommand
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    add_arguments(parser, PruneCommand)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: PruneCommand) -> int:
     """Prune, print, and return 0."""
     from nm2trt.pipeline.next_step import next_step
     from nm2trt.pipeline.prune import prune
 
-    options = options_from(arguments, PruneCommand)
     report = prune(**keywords(options))
     if options.json:
         print_json(report.to_json())

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-
-from nm2trt.cli.output import print_json, print_verdict, show
-from nm2trt.options.command_line import add_arguments, options_from
+from nm2trt.cli.output import print_json, print_notes, print_verdict, show
 from nm2trt.options.field import keywords
 from nm2trt.options.models import QuantizeCommand
 
-__all__ = ["configure", "run"]
+__all__ = ["OPTIONS", "run"]
+
+OPTIONS = QuantizeCommand
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    add_arguments(parser, QuantizeCommand)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: QuantizeCommand) -> int:
     """Quantise, print, and return 0."""
-    options = options_from(arguments, QuantizeCommand)
     from nm2trt.pipeline.quantize import quantize
 
     report = quantize(**keywords(options))
-    for note in report.notes:
-        print(f"note: {note}", file=sys.stderr)
+    print_notes(report.notes)
     if options.json:
         print_json(report.to_json())
         return 0

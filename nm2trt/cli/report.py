@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
-
-from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import ReportCommand
 
-__all__ = ["configure", "run"]
+__all__ = ["EPILOG", "OPTIONS", "run"]
 
-_EPILOG = """examples:
+OPTIONS = ReportCommand
+
+EPILOG = """examples:
   nm2trt report runs/resnet50 -o report.html
   nm2trt report runs/resnet50 -o report.md     # for a pull request
 """
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.epilog, parser.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
-    add_arguments(parser, ReportCommand)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: ReportCommand) -> int:
     """Write the report and return 0."""
-    options = options_from(arguments, ReportCommand)
     from nm2trt.cli.output import print_json, print_verdict
     from nm2trt.pipeline.report import report
 

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
-
 from nm2trt.cli.output import print_json
-from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.field import keywords
 from nm2trt.options.serving import RollbackCommand
 
-__all__ = ["configure", "run"]
+__all__ = ["OPTIONS", "run"]
+
+OPTIONS = RollbackCommand
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    add_arguments(parser, RollbackCommand)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: RollbackCommand) -> int:
     """Run the command and return its exit status."""
-    options = options_from(arguments, RollbackCommand)
     from nm2trt.pipeline.rollback import rollback
 
     done = rollback(**keywords(options))

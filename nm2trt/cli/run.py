@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from typing import TYPE_CHECKING
 
-from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import RunCommand
 from nm2trt.tables import Mark
@@ -14,12 +12,14 @@ from nm2trt.tables import Mark
 if TYPE_CHECKING:
     from nm2trt.recipe.result import RunResult
 
-__all__ = ["configure", "run"]
+__all__ = ["EPILOG", "OPTIONS", "run"]
 
 # The colour of a verdict's answer.
 MARKS: dict[str, Mark] = {"yes": "good", "no": "bad", "open": "doubt"}
 
-_EPILOG = """examples:
+OPTIONS = RunCommand
+
+EPILOG = """examples:
   nm2trt init model.onnx                     # writes model.yaml
   nm2trt run model.yaml --dry-run
   nm2trt run model.yaml
@@ -27,15 +27,8 @@ _EPILOG = """examples:
 """
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.epilog, parser.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
-    add_arguments(parser, RunCommand)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: RunCommand) -> int:
     """Run the recipe, print what became of its stages, and return 0."""
-    options = options_from(arguments, RunCommand)
     from nm2trt.cli.live import live_view
     from nm2trt.cli.output import print_json
     from nm2trt.recipe.runner import run_recipe, stage_names

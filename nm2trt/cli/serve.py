@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import signal
 import sys
@@ -10,23 +9,18 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from nm2trt.errors import BackendError
-from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.serving import ServeCommand
 
 if TYPE_CHECKING:
     from nm2trt.serving.server import RunningServer
 
-__all__ = ["configure", "run"]
+__all__ = ["OPTIONS", "run"]
+
+OPTIONS = ServeCommand
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    add_arguments(parser, ServeCommand)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: ServeCommand) -> int:
     """Run the command and return its exit status."""
-    options = options_from(arguments, ServeCommand)
     from nm2trt.pipeline.serve import serve
     from nm2trt.serving.options import ServerOptions
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.output import print_json, print_table
-from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import SparsifyCommand
 from nm2trt.tables import Column, Row, Table
@@ -14,17 +12,13 @@ from nm2trt.tables import Column, Row, Table
 if TYPE_CHECKING:
     from nm2trt.pipeline.sparsify import SparsifyResult
 
-__all__ = ["configure", "run"]
+__all__ = ["OPTIONS", "run"]
+
+OPTIONS = SparsifyCommand
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    add_arguments(parser, SparsifyCommand)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: SparsifyCommand) -> int:
     """Sparsify, print, and return 0."""
-    options = options_from(arguments, SparsifyCommand)
     from nm2trt.pipeline.sparsify import sparsify_file
 
     result = sparsify_file(**keywords(options))

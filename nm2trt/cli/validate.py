@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.bench import print_latency
-from nm2trt.cli.output import keep_json, print_json, print_table, print_verdict, say
+from nm2trt.cli.output import is_verbose, keep_json, print_json, print_table, print_verdict, say
 from nm2trt.errors import Nm2trtError
 from nm2trt.options.checks import ValidateCommand
-from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.field import keywords
 from nm2trt.tables import Mark
 
 if TYPE_CHECKING:
     from nm2trt.validation.report import ValidationReport
 
-__all__ = ["configure", "run"]
+__all__ = ["EPILOG", "OPTIONS", "run"]
 
 _MARKS: dict[str, Mark] = {"pass": "good", "FAIL": "bad"}
 
-_EPILOG = """examples:
+OPTIONS = ValidateCommand
+
+EPILOG = """examples:
   nm2trt validate sparse.onnx --against dense.onnx --data test.npz --max-drop 0.5pt
   nm2trt validate model.rtx --against model.onnx --data calib/images.yaml --metric top-1 --metric top-5
   nm2trt validate http://localhost:8000/ocr --against ocr.onnx --data lines.npz --metric cer
@@ -32,15 +32,8 @@ docs/validation.md says what each reads.
 """
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.epilog, parser.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
-    add_arguments(parser, ValidateCommand)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: ValidateCommand) -> int:
     """Run the command and return its exit status."""
-    options = options_from(arguments, ValidateCommand)
     from nm2trt.pipeline.validate import validate
 
     try:
@@ -49,12 +42,12 @@ def run(arguments: argparse.Namespace) -> int:
             report = keep(validate(**keywords(options)))
     except Nm2trtError as error:
         if error.partial is not None and not options.json:
-            _print(error.partial, verbose=bool(arguments.verbose))
+            _print(error.partial, verbose=is_verbose())
         raise
     if options.json:
         print_json(report.to_json())
     else:
-        _print(report, verbose=bool(arguments.verbose))
+        _print(report, verbose=is_verbose())
     for warning in () if options.json else report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     report.require_passed()

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nm2trt.options.command_line import add_arguments, options_from
 from nm2trt.options.field import keywords
 from nm2trt.options.models import VerifyCommand
 
 if TYPE_CHECKING:
     from nm2trt.graph.verify.verify_model import FailOn, VerifyReport
 
-__all__ = ["configure", "run"]
+__all__ = ["OPTIONS", "run"]
+
+OPTIONS = VerifyCommand
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    add_arguments(parser, VerifyCommand)
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(options: VerifyCommand) -> int:
     """Verify, print, and return 0, or 3 when the gate fails."""
-    options = options_from(arguments, VerifyCommand)
     from nm2trt.cli.output import keep_json, print_json
     from nm2trt.pipeline.verify import verify
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from nm2trt.backends import trt_rtx
 from nm2trt.backends.cuda import Gpu, probe_gpus
 from nm2trt.errors import BackendMissingError
+from nm2trt.json_value import JsonValue
 
 __all__ = ["BackendReport", "MachineReport", "library_version", "survey"]
 
@@ -64,7 +64,7 @@ class BackendReport:
 
 
 @dataclass(frozen=True, slots=True)
-class MachineReport:
+class MachineReport(JsonValue):
     """What is here.
 
     Args:
@@ -76,10 +76,6 @@ class MachineReport:
     backends: tuple[BackendReport, ...]
     gpus: tuple[Gpu, ...]
     driver: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 def survey() -> MachineReport:

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nm2trt.options.field import option
+from nm2trt.options.shared import Reported, report_file
 
 __all__ = ["BenchCommand", "InferCommand", "ValidateCommand"]
 
 _WHAT = "ONNX model, engine, .pt2 program, http://HOST:PORT/MODEL or grpc://..."
 _THREADS = "threads of ONNX Runtime (default: its own choice)"
-_JSON = "print JSON instead of tables"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InferCommand:
+class InferCommand(Reported):
     """Options of `nm2trt infer`."""
 
     artefact: str = option(flag="", help=_WHAT)
@@ -36,11 +36,10 @@ class InferCommand:
     )
     seed: int = option(0, metavar="N", help="seed of random inputs (default: 0)")
     threads: int = option(0, metavar="N", at_least=0, help=_THREADS)
-    json: bool = option(False, keyword=False, help="print JSON instead of a table")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ValidateCommand:
+class ValidateCommand(Reported):
     """Options of `nm2trt validate`."""
 
     model: str = option(flag="", help=f"{_WHAT}, e.g. the sparse one")
@@ -102,20 +101,11 @@ class ValidateCommand:
         None, metavar="FOLDER", stage=False, help="folder of a recipe's paths (default: its own)"
     )
     allow_functions: bool = option(False, stage=False, help="run a recipe's source of kind function")
-    report: Path | None = option(
-        None,
-        flag="--report",
-        short="-o",
-        metavar="FILE",
-        stage=False,
-        keyword=False,
-        help="write the JSON there too",
-    )
-    json: bool = option(False, stage=False, keyword=False, help=_JSON)
+    report: Path | None = report_file("-o")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BenchCommand:
+class BenchCommand(Reported):
     """Options of `nm2trt bench`."""
 
     artefacts: tuple[str, ...] = option(
@@ -160,13 +150,4 @@ class BenchCommand:
         None, metavar="FILE", stage=False, help="JSON of an earlier benchmark, to compare with"
     )
     anyway: bool = option(False, stage=False, help="compare although the conditions differ or are not known")
-    report: Path | None = option(
-        None,
-        flag="--report",
-        short="-o",
-        metavar="FILE",
-        stage=False,
-        keyword=False,
-        help="write the JSON there too",
-    )
-    json: bool = option(False, stage=False, keyword=False, help=_JSON)
+    report: Path | None = report_file("-o")

@@ -8,8 +8,7 @@ from typing import Literal
 
 from nm2trt.errors import InputError
 from nm2trt.options.field import option, options_of
-from nm2trt.options.models import (
-    ALL,
+from nm2trt.options.shared import (
     ALLOW_FUNCTIONS,
     BATCH,
     CALIB,
@@ -17,6 +16,8 @@ from nm2trt.options.models import (
     MAX_LOSS,
     METHOD,
     PERCENTILE,
+    Tabled,
+    report_file,
 )
 
 __all__ = ["BuildCommand", "BuilderCommand", "ExplainCommand", "GainCommand", "ProveCommand"]
@@ -25,7 +26,7 @@ _PRECISION = "precision, brought into a float32 model before it is built"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BuilderCommand:
+class BuilderCommand(Tabled):
     """Options of the builder that `nm2trt build` and `nm2trt prove` share."""
 
     targets: str | None = option(
@@ -143,11 +144,7 @@ class BuildCommand(BuilderCommand):
         False, group=_PRECISION, stage=False, help="keep the ONNX file in that precision beside the engine"
     )
     dry_run: bool = option(False, stage=False, help="check everything, build nothing, write nothing")
-    report: Path | None = option(
-        None, metavar="FILE", stage=False, keyword=False, help="write the JSON there too"
-    )
-    every_row: bool = option(False, flag="--all", stage=False, keyword=False, help=ALL)
-    json: bool = option(False, stage=False, keyword=False, help="print the result as JSON")
+    report: Path | None = report_file()
 
     def __post_init__(self) -> None:
         """Refuse options that say how to reach a precision when none is named."""
@@ -191,12 +188,10 @@ class ProveCommand(BuilderCommand):
     warmup_seconds: float = option(
         0.5, metavar="S", at_least=0, at_most=3600, help="shortest warm-up before; default: 0.5"
     )
-    every_row: bool = option(False, flag="--all", stage=False, keyword=False, help=ALL)
-    json: bool = option(False, stage=False, keyword=False, help="print the report as JSON")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExplainCommand:
+class ExplainCommand(Tabled):
     """Options of `nm2trt explain`."""
 
     file: Path = option(flag="", metavar="ENGINE|MODEL", help="an engine or an ONNX model")
@@ -218,12 +213,10 @@ class ExplainCommand:
     shapes: tuple[str, ...] = option(
         (), flag="--shape", metavar="NAME:SHAPE", help="shape of a model's input, as in x:8"
     )
-    every_row: bool = option(False, flag="--all", stage=False, keyword=False, help=ALL)
-    json: bool = option(False, stage=False, keyword=False, help="print the explanation as JSON")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GainCommand:
+class GainCommand(Tabled):
     """Options of `nm2trt gain`."""
 
     model: Path = option(flag="", help="the ONNX model, sparse or not")
@@ -250,5 +243,3 @@ class GainCommand:
     backend: Literal["trt", "trt-rtx"] | None = option(
         None, help="builder that the model is for; default: as nm2trt build"
     )
-    every_row: bool = option(False, flag="--all", stage=False, keyword=False, help=ALL)
-    json: bool = option(False, stage=False, keyword=False, help="print the report as JSON")

@@ -19,6 +19,16 @@ from nm2trt.errors import InputError
 __all__ = ["Option", "check_ranges", "keywords", "option", "options_of"]
 
 _KEY = "nm2trt.option"
+# Fields of base classes, which would come first, and their order at the end.
+_LAST = {
+    "batch": 1,
+    "cache": 2,
+    "data_root": 3,
+    "allow_functions": 4,
+    "report": 5,
+    "every_row": 6,
+    "json": 7,
+}
 _READ: dict[type[Any], tuple[Option, ...]] = {}
 
 
@@ -127,10 +137,11 @@ def option(
 
 
 def options_of(command: type[Any]) -> tuple[Option, ...]:
-    """Return the options of a command's dataclass, in the order of its fields."""
+    """Return the options of a command's dataclass: in the order of its fields, `_LAST` at the end."""
     if command not in _READ:
         hints = get_type_hints(command)
-        _READ[command] = tuple(_read(field, hints[field.name]) for field in dataclasses.fields(command))
+        fields = sorted(dataclasses.fields(command), key=lambda field: _LAST.get(field.name, 0))
+        _READ[command] = tuple(_read(field, hints[field.name]) for field in fields)
     return _READ[command]
 
 

@@ -7,6 +7,21 @@ from pathlib import Path
 from typing import Literal
 
 from nm2trt.options.field import option
+from nm2trt.options.shared import (
+    ALLOW_FUNCTIONS,
+    CALIB,
+    DATA_ROOT,
+    MAX_LOSS,
+    METHOD,
+    PERCENTILE,
+    Calibrated,
+    Converted,
+    Pruning,
+    Reported,
+    Tabled,
+    output_file,
+    report_file,
+)
 
 __all__ = [
     "CastCommand",
@@ -18,25 +33,11 @@ __all__ = [
     "VerifyCommand",
 ]
 
-ALLOW_FUNCTIONS = "run a source of kind function"
-BATCH = "samples of a batch (default: few)"
-CALIB = "samples: INPUTS.npz with an array per input, or a RECIPE.yaml"
-DATA_ROOT = "folder that the recipe's paths are relative to (default: its own)"
-ALL = "show every row and every reason; rows that are equal are one row otherwise"
-JSON = "print the report as JSON"
-MAX_LOSS = (
-    "search ranges, and leave layers in float, until at most this share of held-out samples changes its "
-    "answer, as in 2% (of an output without scores: until this share of its variance is lost); replaces "
-    "--method and --percentile"
-)
 _BUDGET = "accuracy budget, with --calib"
-METHOD = "how ranges of activations are chosen (default: minmax)"
-PERCENTILE = "percent of magnitudes inside a range, for --method percentile (default: 99.99)"
-RANGES = "what calibration found (default: .ranges.npz beside the output)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VerifyCommand:
+class VerifyCommand(Tabled):
     """Options of `nm2trt verify`."""
 
     model: str = option(flag="", help="ONNX file")
@@ -67,100 +68,43 @@ class VerifyCommand:
     external_data_root: str | None = option(
         None, metavar="DIR", stage=False, help="folder of the external data (default: the model's own)"
     )
-    report: Path | None = option(
-        None, metavar="FILE", stage=False, keyword=False, help="write the JSON there too"
-    )
-    every_row: bool = option(False, flag="--all", stage=False, keyword=False, help=ALL)
-    json: bool = option(False, stage=False, keyword=False, help=JSON)
+    report: Path | None = report_file()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FuseCommand:
+class FuseCommand(Converted):
     """Options of `nm2trt fuse`."""
 
-    model: str = option(flag="", help="ONNX file")
-    output: str | None = option(
-        None,
-        short="-o",
-        metavar="FILE",
-        stage=False,
-        help="file to write (default: MODEL.fused.onnx beside the model)",
-    )
+    output: str | None = output_file("MODEL.fused.onnx beside the model")
     allow_broken: bool = option(
         False, help="merge branches even where the result loses the pattern that they held"
     )
     compare: bool = option(
         True, help="do not run the model before and after on random inputs in ONNX Runtime"
     )
-    report: Path | None = option(
-        None, metavar="FILE", stage=False, keyword=False, help="write the JSON there too"
-    )
-    every_row: bool = option(False, flag="--all", stage=False, keyword=False, help=ALL)
-    json: bool = option(False, stage=False, keyword=False, help=JSON)
+    report: Path | None = report_file()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PermuteCommand:
+class PermuteCommand(Pruning):
     """Options of `nm2trt permute`."""
 
     model: str = option(flag="", help="ONNX file, dense and in float")
-    output: str | None = option(
-        None,
-        short="-o",
-        metavar="FILE",
-        stage=False,
-        help="file to write (default: MODEL.permuted.onnx beside the model)",
-    )
+    output: str | None = output_file("MODEL.permuted.onnx beside the model")
     pattern: str = option(
         "2:4", metavar="N:M", help="pattern that the weights will be pruned to (default: 2:4)"
-    )
-    include: tuple[str, ...] = option(
-        (),
-        metavar="GLOB",
-        help="only weights whose name matches will be pruned; may be repeated (default: all that can be)",
-    )
-    exclude: tuple[str, ...] = option(
-        (),
-        metavar="GLOB",
-        help="weights whose name matches will stay dense; may be repeated, stronger than --include",
-    )
-    min_channels: int = option(
-        16, metavar="N", at_least=1, help="weights with fewer input channels will stay dense (default: 16)"
     )
     seed: int = option(0, metavar="N", at_least=0, help="seed of the search (default: 0)")
     compare: bool = option(
         True, help="do not run the model before and after on random inputs in ONNX Runtime"
     )
-    every_row: bool = option(False, flag="--all", stage=False, keyword=False, help=ALL)
-    json: bool = option(False, stage=False, keyword=False, help=JSON)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PruneCommand:
+class PruneCommand(Pruning):
     """Options of `nm2trt prune`."""
 
-    model: str = option(flag="", help="ONNX file")
-    output: str | None = option(
-        None,
-        short="-o",
-        metavar="FILE",
-        stage=False,
-        help="file to write (default: MODEL.pruned.onnx beside the model)",
-    )
-    pattern: str = option("2:4", metavar="N:M", help="N weights of every M are kept (default: 2:4)")
-    include: tuple[str, ...] = option(
-        (),
-        metavar="GLOB",
-        help="prune only weights whose name matches; may be repeated (default: all that can be)",
-    )
-    exclude: tuple[str, ...] = option(
-        (),
-        metavar="GLOB",
-        help="keep weights whose name matches dense; may be repeated, stronger than --include",
-    )
-    min_channels: int = option(
-        16, metavar="N", at_least=1, help="keep weights with fewer input channels dense (default: 16)"
-    )
+    output: str | None = output_file("MODEL.pruned.onnx beside the model")
     calib: str | None = option(
         None,
         metavar="SAMPLES",
@@ -237,22 +181,13 @@ class PruneCommand:
     )
     data_root: str | None = option(None, metavar="DIR", stage=False, help=DATA_ROOT)
     allow_functions: bool = option(False, stage=False, help=ALLOW_FUNCTIONS)
-    every_row: bool = option(False, flag="--all", stage=False, keyword=False, help=ALL)
-    json: bool = option(False, stage=False, keyword=False, help=JSON)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CastCommand:
+class CastCommand(Calibrated):
     """Options of `nm2trt cast`."""
 
-    model: str = option(flag="", help="float32 ONNX file")
-    output: str | None = option(
-        None,
-        short="-o",
-        metavar="FILE",
-        stage=False,
-        help="file to write (default: MODEL.fp16.onnx beside the model)",
-    )
+    output: str | None = output_file("MODEL.fp16.onnx beside the model")
     to: Literal["fp16", "bf16"] = option("fp16", help="type (default: fp16)")
     keep: tuple[str, ...] = option(
         (),
@@ -265,35 +200,18 @@ class CastCommand:
         metavar="SAMPLES",
         help="INPUTS.npz or RECIPE.yaml: run these and keep what overflows in float32",
     )
-    batch: int | None = option(None, metavar="N", at_least=1, help=BATCH)
-    cache: str | None = option(None, metavar="FILE", stage=False, help=RANGES)
-    data_root: str | None = option(None, metavar="DIR", stage=False, help=DATA_ROOT)
-    allow_functions: bool = option(False, stage=False, help=ALLOW_FUNCTIONS)
     compare: bool = option(True, help="do not compare outputs in ONNX Runtime")
-    every_row: bool = option(False, flag="--all", stage=False, keyword=False, help=ALL)
-    json: bool = option(False, stage=False, keyword=False, help=JSON)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizeCommand:
+class QuantizeCommand(Calibrated):
     """Options of `nm2trt quantize`."""
 
-    model: str = option(flag="", help="float32 ONNX file")
-    output: str | None = option(
-        None,
-        short="-o",
-        metavar="FILE",
-        stage=False,
-        help="file to write (default: MODEL.int8.onnx beside the model)",
-    )
+    output: str | None = output_file("MODEL.int8.onnx beside the model")
     to: Literal["int8", "fp8"] = option("int8", help="number format; fp8 is E4M3FN (default: int8)")
     calib: str = option(metavar="SAMPLES", help=CALIB)
     method: Literal["minmax", "percentile", "entropy"] = option("minmax", help=METHOD)
     percentile: float = option(99.99, metavar="P", over=50, at_most=100, help=PERCENTILE)
-    batch: int | None = option(None, metavar="N", at_least=1, help=BATCH)
-    data_root: str | None = option(None, metavar="DIR", stage=False, help=DATA_ROOT)
-    allow_functions: bool = option(False, stage=False, help=ALLOW_FUNCTIONS)
-    cache: str | None = option(None, metavar="FILE", stage=False, help=RANGES)
     exclude: tuple[str, ...] = option(
         (), metavar="GLOB", help="keep layers whose node or weight matches in float; may be repeated"
     )
@@ -305,13 +223,10 @@ class QuantizeCommand:
         False, help="keep weights in float behind a Q/DQ pair, as older parsers want them"
     )
     compare: bool = option(True, help="do not compare outputs on the first batch")
-    every_row: bool = option(False, flag="--all", stage=False, keyword=False, help=ALL)
-    json: bool = option(False, stage=False, keyword=False, help=JSON)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InfoCommand:
+class InfoCommand(Reported):
     """Options of `nm2trt info`."""
 
     file: Path = option(flag="", help="an engine or ONNX file, e.g. model.rtx")
-    json: bool = option(False, keyword=False, help="print the result as JSON")

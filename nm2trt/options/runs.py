@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nm2trt.options.field import option
-from nm2trt.options.models import ALL, ALLOW_FUNCTIONS, DATA_ROOT
+from nm2trt.options.shared import ALLOW_FUNCTIONS, DATA_ROOT, Reported, Tabled
 
 __all__ = ["CalibCommand", "DoctorCommand", "InitCommand", "ReportCommand", "RunCommand", "SparsifyCommand"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SparsifyCommand:
+class SparsifyCommand(Tabled):
     """Options of `nm2trt sparsify`."""
 
     recipe: str = option(
@@ -34,12 +34,10 @@ class SparsifyCommand:
     allow_functions: bool = option(
         False, stage=False, help="run the Python code that the recipe names; without it, a recipe is refused"
     )
-    every_row: bool = option(False, flag="--all", stage=False, keyword=False, help=ALL)
-    json: bool = option(False, stage=False, keyword=False, help="print the report as JSON")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CalibCommand:
+class CalibCommand(Reported):
     """Options of `nm2trt calib`."""
 
     action: Literal["check"] = option(flag="", keyword=False, help="read the samples and say what they are")
@@ -47,11 +45,10 @@ class CalibCommand:
     sheet: str | None = option(None, metavar="FILE.png", help="draw the first 64 images there")
     data_root: str | None = option(None, metavar="DIR", help=DATA_ROOT)
     allow_functions: bool = option(False, help=ALLOW_FUNCTIONS)
-    json: bool = option(False, keyword=False, help="print the report as JSON")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunCommand:
+class RunCommand(Reported):
     """Options of `nm2trt run`."""
 
     recipe: str = option(flag="", metavar="RECIPE.yaml", help="the recipe; `nm2trt init MODEL` writes one")
@@ -72,11 +69,10 @@ class RunCommand:
         help="folder that the recipe's paths are relative to and may not leave (default: its own)",
     )
     allow_functions: bool = option(False, help="run Python code that the recipe names")
-    json: bool = option(False, keyword=False, help="print what became of the stages as JSON")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InitCommand:
+class InitCommand(Reported):
     """Options of `nm2trt init`."""
 
     model: str = option(flag="", metavar="MODEL", help="the ONNX model")
@@ -96,11 +92,10 @@ class InitCommand:
     targets: str | None = option(
         None, flag="--target", metavar="LIST", help="and architectures, as in sm80,sm86"
     )
-    json: bool = option(False, keyword=False, help="print what was written as JSON")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReportCommand:
+class ReportCommand(Reported):
     """Options of `nm2trt report`."""
 
     run: str = option(flag="", metavar="RUN_DIR", help="folder of a run, as `nm2trt run` writes it")
@@ -117,11 +112,8 @@ class ReportCommand:
         help="html: one self-contained page; json: all figures; md: for a pull request (default: by the "
         "suffix of FILE, else html)",
     )
-    json: bool = option(False, stage=False, keyword=False, help="print what was written as JSON")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DoctorCommand:
+class DoctorCommand(Reported):
     """Options of `nm2trt doctor`."""
-
-    json: bool = option(False, keyword=False, help="print the result as JSON")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from nm2trt.options.field import option
+from nm2trt.options.shared import Reported
 
 __all__ = ["DeployCommand", "ProbeCommand", "RollbackCommand", "ServeCommand"]
 
@@ -15,7 +16,7 @@ _SERVER = "the server"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeployCommand:
+class DeployCommand(Reported):
     """Options of `nm2trt deploy`."""
 
     artefact: str = option(flag="", help="TensorRT plan, TensorRT for RTX plan, or ONNX model")
@@ -134,11 +135,10 @@ class DeployCommand:
     reference: str | None = option(
         None, group=_SERVER, metavar="MODEL.onnx", help="what the canary is compared with"
     )
-    json: bool = option(False, stage=False, keyword=False, help="print JSON instead of text")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeCommand:
+class ProbeCommand(Reported):
     """Options of `nm2trt probe`."""
 
     url: str = option(metavar="URL", help="HOST:PORT, or grpc://HOST:PORT to speak gRPC")
@@ -173,11 +173,10 @@ class ProbeCommand:
     timeout_s: float = option(
         30.0, flag="--timeout", metavar="S", over=0, stage=False, help="longest wait (default: 30 s)"
     )
-    json: bool = option(False, stage=False, keyword=False, help="print JSON instead of tables")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RollbackCommand:
+class RollbackCommand(Reported):
     """Options of `nm2trt rollback`."""
 
     repository: str = option(metavar="FOLDER", help="model repository")
@@ -186,11 +185,10 @@ class RollbackCommand:
         None, metavar="VERSION", help="another version that is kept (default: the one before)"
     )
     url: str = option("", metavar="HOST:PORT", help="a server that is told to load it")
-    json: bool = option(False, keyword=False, help="print JSON instead of text")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServeCommand:
+class ServeCommand(Reported):
     """Options of `nm2trt serve`."""
 
     repository: str = option(metavar="FOLDER", help="model repository, e.g. models/")
@@ -207,4 +205,3 @@ class ServeCommand:
         (), metavar="NAME", help="model to load at the start (default: all of them)"
     )
     log: Path | None = option(None, metavar="FILE", help="the server's log (default: stderr)")
-    json: bool = option(False, keyword=False, help="print the addresses as JSON, on one line")

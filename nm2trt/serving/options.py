@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from nm2trt.compare import TOLERANCE
 from nm2trt.errors import InputError
+from nm2trt.json_value import JsonValue
 
 __all__ = [
     "Control",
@@ -32,7 +33,7 @@ _MOST_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
-class DeployOptions:
+class DeployOptions(JsonValue):
     """How a model is to be served; what is left out follows from the model.
 
     Args:
@@ -106,10 +107,6 @@ class DeployOptions:
                 raise InputError(
                     f"parameter {key!r} is not yours to set; names in nm2trt. are written by deploy"
                 )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from nm2trt.errors import BackendError, InputError
+from nm2trt.json_value import JsonValue
 from nm2trt.serving.artefact import Artefact
 
 __all__ = ["RELEASES", "Release", "check_fit", "find_releases", "release_of_server"]
@@ -24,7 +24,7 @@ _SDK_NOTES = "https://docs.nvidia.com/deeplearning/sdk/inference-release-notes"
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class Release(JsonValue):
     """One container image of Triton.
 
     Args:
@@ -43,10 +43,6 @@ class Release:
     def tag(self) -> str:
         """The image's tag."""
         return f"{self.release}-{self.image}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 _TRTLLM = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from nm2trt.backends.batch_axes import data_dependent
 from nm2trt.backends.protocol import Session
 from nm2trt.compare import DifferenceSum, OutputDifference
 from nm2trt.errors import DataError, DifferenceError, Interrupted, Nm2trtError
+from nm2trt.json_value import JsonValue
 from nm2trt.progress import bar
 from nm2trt.validation.metrics.scoring import Judged, Request, SampleScores, Scorer, Scores
 from nm2trt.validation.metrics.table import MetricSpec, find_metric
@@ -28,7 +29,7 @@ SIDES = ("candidate", "reference")
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class Score(JsonValue):
     """One model's score.
 
     Args:
@@ -43,13 +44,9 @@ class Score:
     high: float
     right: int | None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
-class MetricComparison:
+class MetricComparison(JsonValue):
     """One metric of two models on the same samples.
 
     Args:
@@ -86,10 +83,6 @@ class MetricComparison:
         interval = f"{paired.confidence:.0%} interval {100 * paired.low:+.2f} to {100 * paired.high:+.2f}"
         found = f"{self.name}: difference {100 * paired.difference:+.2f} points, {interval}"
         return f"{found} (paired, n = {paired.n}: {counts})"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

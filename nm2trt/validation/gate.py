@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from nm2trt.compare import OutputDifference
 from nm2trt.errors import InputError
+from nm2trt.json_value import JsonValue
 from nm2trt.validation.comparison import MetricComparison
 
 __all__ = ["Gate", "Limits", "hold_to", "parse_drop", "suspicions"]
@@ -21,7 +21,7 @@ _DROP = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(pt|pts|points?)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class Gate(JsonValue):
     """Whether a metric lost no more than was allowed, or an output stayed within its limits.
 
     Args:
@@ -39,10 +39,6 @@ class Gate:
     sentence: str
     output: str = ""
     limits: Mapping[str, float] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

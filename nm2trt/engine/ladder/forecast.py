@@ -6,16 +6,16 @@ Shares are of the multiply-accumulates of all judged weights, at the shapes that
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from nm2trt.engine.ladder.ladder import LadderRow
+from nm2trt.json_value import JsonValue
 
 __all__ = ["Forecast", "forecast"]
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class Forecast(JsonValue):
     """How much of a model may run sparse.
 
     Args:
@@ -35,10 +35,6 @@ class Forecast:
     def share(self, macs: int) -> float:
         """Return a part of all multiply-accumulates, 0..1."""
         return macs / self.macs if self.macs else 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 def forecast(ladder: Sequence[LadderRow]) -> Forecast:

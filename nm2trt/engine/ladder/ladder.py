@@ -13,7 +13,7 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from nm2trt.engine.evidence.evidence import Evidence
@@ -27,6 +27,7 @@ from nm2trt.engine.ladder.builder_rungs import (
     listed,
 )
 from nm2trt.errors import InputError
+from nm2trt.json_value import JsonValue
 from nm2trt.nm.advice import pattern_advice
 from nm2trt.nm.eligibility import Place, can_run_sparse, expectations
 from nm2trt.nm.pattern import NMPattern
@@ -53,7 +54,7 @@ _RUNGS = ("pattern", "fits", "dtype", "listed", "chosen", "gain")
 
 
 @dataclass(frozen=True, slots=True)
-class LadderRow:
+class LadderRow(JsonValue):
     """How far one weight gets.
 
     Args:
@@ -116,10 +117,6 @@ class LadderRow:
     def eligible(self) -> bool:
         """Whether it holds 2:4 and no rule said no, or a sparse kernel was chosen all the same."""
         return self.chosen.answer == "yes" or (self.pattern.answer == "yes" and not self.stopped)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], *, where: str) -> LadderRow:

@@ -7,7 +7,7 @@ symmetric quantise/dequantise pairs, and what its kernel gives goes into nothing
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from nm2trt.graph.analysis.quantised_values import dequantised
 from nm2trt.graph.analysis.scopes import Scope, node_name
 from nm2trt.graph.analysis.weight_operands import Consumer
 from nm2trt.graph.storage.model import Model
+from nm2trt.json_value import JsonValue
 from nm2trt.tables import Column, Row, Table
 
 __all__ = ["Island", "find_islands", "island_table"]
@@ -28,7 +29,7 @@ _FLOAT_SIDES = frozenset({"float", "input-float", "weight-float"})
 
 
 @dataclass(frozen=True, slots=True)
-class Island:
+class Island(JsonValue):
     """One layer that is not quantised from end to end.
 
     Args:
@@ -48,10 +49,6 @@ class Island:
     def computes_in_float(self) -> bool:
         """Whether the layer multiplies floats."""
         return self.code in _FLOAT_SIDES
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,13 @@ from nm2trt.graph.cast.cast_rules import Low, low_slots
 from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.storage.model import opset
 from nm2trt.graph.storage.stage_metadata import Relation
+from nm2trt.json_value import JsonValue
 
 __all__ = ["CastReport", "CastTensor", "KeptNode", "body_nodes"]
 
 
 @dataclass(frozen=True, slots=True)
-class KeptNode:
+class KeptNode(JsonValue):
     """One node that stays in float32.
 
     Args:
@@ -35,13 +36,9 @@ class KeptNode:
     operator: str
     reason: str
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
-class CastTensor:
+class CastTensor(JsonValue):
     """What rounding does to one stored tensor.
 
     Args:
@@ -61,10 +58,6 @@ class CastTensor:
     subnormal: int
     lost: int
     cast: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from nm2trt.compare import TOLERANCE, difference
 from nm2trt.errors import BackendError, DifferenceError, ModelError
 from nm2trt.graph.execute.output_comparison import lowest_type, run_graph
 from nm2trt.graph.storage.model import Model, load
+from nm2trt.json_value import JsonValue
 
 __all__ = ["Bisection", "Divergence", "bisect_models"]
 
@@ -75,7 +76,7 @@ class Divergence:
 
 
 @dataclass(frozen=True, slots=True)
-class Bisection:
+class Bisection(JsonValue):
     """What the comparison of inner tensors found.
 
     Args:
@@ -95,10 +96,6 @@ class Bisection:
     largest_before: float
     tolerance: float
     sentence: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

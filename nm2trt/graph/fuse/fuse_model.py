@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from nm2trt.compare import OutputDifference
 from nm2trt.errors import LineageError
@@ -21,6 +20,7 @@ from nm2trt.graph.pass_frame import Change, Pass, plan_of, run_pass
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.stage_metadata import Relation
 from nm2trt.graph.verify.verify_model import VerifyReport
+from nm2trt.json_value import JsonValue
 from nm2trt.nm.plan import Plan, PlanEntry
 
 __all__ = ["DeclinedFusion", "FuseReport", "fuse_model"]
@@ -45,7 +45,7 @@ class DeclinedFusion:
 
 
 @dataclass(frozen=True, slots=True)
-class FuseReport:
+class FuseReport(JsonValue):
     """What `fuse_model` did.
 
     Args:
@@ -79,10 +79,6 @@ class FuseReport:
     parent_mask_sha256: str
     mask_sha256: str
     relation: Relation
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
-        return asdict(self)
 
 
 def fuse_model(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -16,6 +16,7 @@ from nm2trt.graph.analysis.numpy_operators import Opaque
 from nm2trt.graph.analysis.scopes import Scope
 from nm2trt.graph.permute.channel_spaces import ChannelSpace, SpaceWeight
 from nm2trt.graph.permute.swap_search import ROUNDS, kept_saliency, search_order
+from nm2trt.json_value import JsonValue
 from nm2trt.nm.mask import check
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan
@@ -58,7 +59,7 @@ class PermuteOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class SpaceResult:
+class SpaceResult(JsonValue):
     """The search in one channel space.
 
     Args:
@@ -80,10 +81,6 @@ class SpaceResult:
     kept_after: float
     moved: bool
     reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 def magnitude(weight: SpaceWeight, numbers: Array) -> Array:  # noqa: ARG001 - one of several such functions

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from nm2trt.graph.storage.save import Rewrite
 from nm2trt.graph.storage.stage_metadata import Relation
 from nm2trt.graph.verify.group_counts import count_groups
 from nm2trt.graph.verify.verify_model import VerifyReport
+from nm2trt.json_value import JsonValue
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan, PlanEntry
 from nm2trt.nm.verdict import WeightVerdict
@@ -34,7 +35,7 @@ METHOD = "magnitude-onnx"
 
 
 @dataclass(frozen=True, slots=True)
-class PrunedWeight:
+class PrunedWeight(JsonValue):
     """What was done with one stored tensor.
 
     Args:
@@ -54,10 +55,6 @@ class PrunedWeight:
     axis: int | None
     status: Literal["pruned", "kept", "dense"]
     reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

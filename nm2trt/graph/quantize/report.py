@@ -13,6 +13,7 @@ from nm2trt.graph.analysis.qdq_islands import Island, island_table
 from nm2trt.graph.quantize.number_formats import FORMATS, Format
 from nm2trt.graph.quantize.search_report import RangeSearch, WorkShares
 from nm2trt.graph.storage.stage_metadata import Relation
+from nm2trt.json_value import JsonValue
 from nm2trt.tables import Column, Result, Row, Table
 
 __all__ = ["QuantizeOptions", "QuantizeReport", "QuantizedLayer"]
@@ -60,7 +61,7 @@ class QuantizeOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class QuantizedLayer:
+class QuantizedLayer(JsonValue):
     """What became of one layer.
 
     Args:
@@ -82,10 +83,6 @@ class QuantizedLayer:
     lost: int
     parameters: int
     whole: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

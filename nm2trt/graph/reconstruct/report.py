@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from nm2trt.graph.execute.output_verdict import OutputVerdict
+from nm2trt.json_value import JsonValue
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan
 from nm2trt.tables import Column, Result, Row, Table
@@ -50,7 +51,7 @@ class ReconstructOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class RebuiltLayer:
+class RebuiltLayer(JsonValue):
     """What was done with one weight.
 
     Args:
@@ -90,10 +91,6 @@ class RebuiltLayer:
     chosen: str = ""
     divergence_alone: float | None = None
     work: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

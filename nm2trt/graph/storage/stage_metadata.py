@@ -7,13 +7,13 @@ Each stage appends one entry: the mask hash that it found, the one that it left,
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import onnx
 
 from nm2trt.errors import ModelError
 from nm2trt.graph.storage.model import metadata, set_metadata
+from nm2trt.json_value import JsonValue
 from nm2trt.nm.lineage import METADATA_KEY as MASK_KEY
 from nm2trt.nm.lineage import Relation
 from nm2trt.nm.plan import METADATA_KEY as PLAN_KEY
@@ -25,7 +25,7 @@ LINEAGE_KEY = "nm2trt.lineage"
 
 
 @dataclass(frozen=True, slots=True)
-class LineageEntry:
+class LineageEntry(JsonValue):
     """What one stage did to the masks.
 
     Args:
@@ -39,10 +39,6 @@ class LineageEntry:
     parent: str
     child: str
     relation: Relation
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 def read_lineage(proto: onnx.ModelProto) -> list[LineageEntry]:

@@ -24,6 +24,7 @@ from nm2trt.graph.storage.model import Model, load, metadata, opset
 from nm2trt.graph.storage.tensors import DTYPE_NAMES, ElementType, element_type
 from nm2trt.graph.verify.verdict_table import verdict_table
 from nm2trt.graph.verify.verdicts import DEFAULT_PATTERN, Judge
+from nm2trt.json_value import JsonValue
 from nm2trt.nm import lineage
 from nm2trt.nm.eligibility import NOWHERE, Place
 from nm2trt.nm.eligibility_tables import UNREAD_OPERATORS
@@ -40,7 +41,7 @@ FAIL_ON: tuple[FailOn, ...] = ("broken", "ineligible", "any", "none")
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(JsonValue):
     """The file in numbers; a weight with several consumers counts once.
 
     Args:
@@ -56,10 +57,6 @@ class Summary:
     macs: int
     macs_left: int
     macs_unknown: int
-
-    def to_json(self) -> dict[str, int]:
-        """Return the fields as JSON values."""
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -8,12 +8,12 @@ sides as that of a share of which none of n was seen.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.json_value import JsonValue
 from nm2trt.validation.metrics.scoring import SampleScores, Scores
 from nm2trt.validation.statistics.paired import score_interval
 
@@ -27,7 +27,7 @@ _ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
-class BootstrapDifference:
+class BootstrapDifference(JsonValue):
     """Difference of two models' scores on the same samples.
 
     Args:
@@ -45,10 +45,6 @@ class BootstrapDifference:
     high: float
     confidence: float
     method: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

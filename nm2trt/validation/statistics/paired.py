@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+
+from nm2trt.json_value import JsonValue
 
 __all__ = ["PairedDifference", "mcnemar_exact", "score_interval", "wilson_interval"]
 
@@ -19,7 +20,7 @@ _NEGLIGIBLE = 1e-17
 
 
 @dataclass(frozen=True, slots=True)
-class PairedDifference:
+class PairedDifference(JsonValue):
     """Difference of two accuracies on the same samples.
 
     Args:
@@ -58,10 +59,6 @@ class PairedDifference:
             confidence=confidence,
             p_value=mcnemar_exact(gained, lost),
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 def mcnemar_exact(gained: int, lost: int) -> float:

@@ -1,0 +1,103 @@
+"""Options that several commands share, as base classes of their dataclasses, and the help texts of others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from nm2trt.options.field import option
+
+__all__ = ["Calibrated", "Converted", "Pruning", "Reported", "Tabled", "output_file", "report_file"]
+
+ALLOW_FUNCTIONS = "run a source of kind function"
+BATCH = "samples of a batch (default: few)"
+CALIB = "samples: INPUTS.npz with an array per input, or a RECIPE.yaml"
+DATA_ROOT = "folder that the recipe's paths are relative to (default: its own)"
+MAX_LOSS = (
+    "search ranges, and leave layers in float, until at most this share of held-out samples changes its "
+    "answer, as in 2% (of an output without scores: until this share of its variance is lost); replaces "
+    "--method and --percentile"
+)
+METHOD = "how ranges of activations are chosen (default: minmax)"
+PERCENTILE = "percent of magnitudes inside a range, for --method percentile (default: 99.99)"
+
+
+def output_file(default: str) -> Any:
+    """Return the option `-o` of a command that writes one file."""
+    return option(None, short="-o", metavar="FILE", stage=False, help=f"file to write (default: {default})")
+
+
+def report_file(short: str = "") -> Any:
+    """Return the option of a command that also writes its result to a file."""
+    return option(
+        None,
+        flag="--report",
+        short=short,
+        metavar="FILE",
+        stage=False,
+        keyword=False,
+        help="write the JSON there too",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reported:
+    """A command that prints its result."""
+
+    json: bool = option(False, stage=False, keyword=False, help="print the result as JSON")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tabled(Reported):
+    """A command whose result has tables."""
+
+    every_row: bool = option(
+        False,
+        flag="--all",
+        stage=False,
+        keyword=False,
+        help="show every row and every reason; rows that are equal are one row otherwise",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Converted(Tabled):
+    """A command from an ONNX file to an ONNX file."""
+
+    model: str = option(flag="", help="ONNX file, in float")
+    output: str | None = output_file("beside the model")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruning(Converted):
+    """A command that prunes weights, or prepares them for it."""
+
+    pattern: str = option("2:4", metavar="N:M", help="N weights of every M are kept (default: 2:4)")
+    include: tuple[str, ...] = option(
+        (),
+        metavar="GLOB",
+        help="only weights whose name matches are pruned; may be repeated (default: all that can be)",
+    )
+    exclude: tuple[str, ...] = option(
+        (),
+        metavar="GLOB",
+        help="weights whose name matches stay dense; may be repeated, stronger than --include",
+    )
+    min_channels: int = option(
+        16, metavar="N", at_least=1, help="weights with fewer input channels stay dense (default: 16)"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibrated(Converted):
+    """A command that may look at calibration samples."""
+
+    batch: int | None = option(None, metavar="N", at_least=1, help=BATCH)
+    cache: str | None = option(
+        None,
+        metavar="FILE",
+        stage=False,
+        help="what calibration found (default: .ranges.npz beside the output)",
+    )
+    data_root: str | None = option(None, metavar="DIR", stage=False, help=DATA_ROOT)
+    allow_functions: bool = option(False, stage=False, help=ALLOW_FUNCTIONS)
