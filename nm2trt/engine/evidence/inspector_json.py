@@ -52,7 +52,8 @@ def parse_layer_information(text: str, *, builder: str = "trt", version: str = "
 
 def _decoded(text: str) -> dict[str, Any]:
     try:
-        data = json.loads(text)
+        # TensorRT 8.6 parts the names in "Metadata" by a bare control character, which strict JSON forbids.
+        data = json.loads(text, strict=False)
     except (ValueError, RecursionError) as error:
         raise InputError(
             "the layer information is no JSON; give what trtexec --exportLayerInfo or the inspector wrote"

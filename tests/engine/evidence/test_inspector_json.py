@@ -1,10 +1,13 @@
 """The inspector's JSON by version, and engines that were built without detailed verbosity."""
 
+import gzip
 import json
 import re
+from pathlib import Path
 
 import pytest
 
+from nm2trt.engine.evidence.evidence import is_sparse_kernel
 from nm2trt.engine.evidence.inspector_json import parse_layer_information
 from nm2trt.errors import InputError
 
@@ -139,3 +142,17 @@ def test_of_an_unknown_version_nothing_is_read(data, version, named):
 def test_what_is_no_layer_information(text, message):
     with pytest.raises(InputError, match=message):
         parse_layer_information(text)
+
+
+@pytest.mark.parametrize("twin", ["dense", "flag_off", "flag_on"])
+def test_what_tensorrt_8_6_wrote_on_a_gpu(twin):
+    """Metadata parts the names of a fused layer by a bare control character, which strict JSON forbids."""
+    path = Path(__file__).parents[3] / f"benchmarks/results/gpu/h200/trt/conv-fp16.{twin}.layers.json.gz"
+    found = parse_layer_information(gzip.decompress(path.read_bytes()).decode(), version="8.6.0")
+    convolutions = [
+        layer for layer in found.layers if "conv" in layer.name and "Reformatting" not in layer.name
+    ]
+    assert [layer.name for layer in convolutions] == [f"conv{i} + relu{i}" for i in range(4)]
+    assert all("fprop_implicit_gemm_f16f16" in layer.tactic for layer in convolutions)
+    assert not any(is_sparse_kernel(layer.tactic) for layer in convolutions)
+    assert not found.notes
