@@ -37,6 +37,7 @@ FLOORS = {
     "sparsity": [
         {"core"},
         {"methods"},
+        {"reconstruct"},
         {"spre", "fcpts"},
         {"registry"},
         {"sparsify"},

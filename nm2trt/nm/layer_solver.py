@@ -66,7 +66,7 @@ class LayerFit:
         dense_error: Error of the best unpruned weight, as a share of the wanted outputs' variance.
         error: The same of `weight`.
         magnitude_error: The same of the magnitude mask with the same fit; None for a dense layer.
-        chosen: "admm", "magnitude", or "dense".
+        chosen: "admm", "magnitude", "given" for a mask that was given, or "dense".
         step: Scale of each output's integers, (o,); None if nothing was rounded.
     """
 
@@ -78,7 +78,7 @@ class LayerFit:
     dense_error: float
     error: float
     magnitude_error: float | None
-    chosen: Literal["admm", "magnitude", "dense"]
+    chosen: Literal["admm", "magnitude", "given", "dense"]
     step: Array | None = None
 
 
@@ -91,6 +91,7 @@ def fit_layer(
     bias: bool,
     options: SolverOptions = SolverOptions(),
     largest: int | None = None,
+    mask: Array | None = None,
 ) -> LayerFit:
     """Solve one layer.
 
@@ -102,6 +103,8 @@ def fit_layer(
         bias: Whether the layer has a bias, which then takes the difference of the means.
         options: How.
         largest: Round the weight to integers up to this one, with a scale per output; None rounds nothing.
+        mask: True where a weight may be other than zero, (o, d): only the values are solved, and `pattern` is
+            not looked at.
 
     Raises:
         SparsityError: The moments hold NaN or infinity, or a system has no solution.
@@ -121,7 +124,7 @@ def fit_layer(
     task = _Task(problem.scaled(scale), scaled_check, weight * scale, weight)
     step = None
     try:
-        found = _solve(task, fitted.rows, pattern, options)
+        found = _solve(task, fitted.rows, pattern, mask, options)
         solved, loss = found.weight / scale, found.loss
         if largest is not None:
             solved, step = _rounded(problem, found, weight, scale, largest)
@@ -194,14 +197,18 @@ class _Found:
     dense_loss: float
     loss: float
     magnitude_loss: float | None
-    chosen: Literal["admm", "magnitude", "dense"]
+    chosen: Literal["admm", "magnitude", "given", "dense"]
 
 
-def _solve(task: _Task, rows: int, pattern: NMPattern | None, options: SolverOptions) -> _Found:
+def _solve(
+    task: _Task, rows: int, pattern: NMPattern | None, given: Array | None, options: SolverOptions
+) -> _Found:
     values, basis = _eigen(task.problem.h)
     ridge = _pick_ridge(task, values, basis, rows, options)
     dense = _unpruned(task, values, basis, ridge)
     dense_loss = (task.check or task.problem).loss(dense)
+    if given is not None:
+        return _on_mask(task, given, dense, ridge, dense_loss)
     if pattern is None:
         return _Found(dense, None, ridge, dense_loss, dense_loss, None, "dense")
     xp = namespace(dense)
@@ -220,6 +227,13 @@ def _solve(task: _Task, rows: int, pattern: NMPattern | None, options: SolverOpt
     losses = {name: (task.check or task.problem).loss(weight) for _, name, _, weight in candidates}
     _, chosen, mask, weight = min(candidates, key=lambda item: item[0])
     return _Found(weight, mask, ridge, dense_loss, losses[chosen], losses["magnitude"], chosen)
+
+
+def _on_mask(task: _Task, mask: Array, dense: Array, ridge: float, dense_loss: float) -> _Found:
+    h = task.problem.h + ridge * identity(task.problem.h)
+    weight = support_values(h, task.problem.g + ridge * task.weight, mask, dense)
+    loss = (task.check or task.problem).loss(weight)
+    return _Found(weight, mask, ridge, dense_loss, loss, None, "given")
 
 
 def _eigen(h: Array) -> tuple[Array, Array]:
@@ -281,14 +295,16 @@ def support_values(h: Array, g: Array, mask: Array, start: Array | None = None) 
     Args:
         h: Positive definite, float64 (d, d).
         g: float64 (o, d).
-        mask: (o, d), as many kept in every row.
+        mask: (o, d).
         start: Where conjugate gradients begin, (o, d); None is zero.
 
     Returns:
-        (o, d), zero outside the mask: exact, or 40 steps of conjugate gradients if the systems are too many.
+        (o, d), zero outside the mask: exact, or 40 steps of conjugate gradients if the systems are too many
+        or keep different numbers of weights.
     """
-    outputs, kept = mask.shape[0], int(mask[0].sum())
-    if outputs * kept**3 > _MOST_EXACT:
+    counts = mask.sum(1)
+    outputs, kept = mask.shape[0], int(counts.max())
+    if outputs * kept**3 > _MOST_EXACT or int(counts.min()) != kept:
         return _conjugate_gradients(h, g, mask, start)
     xp = namespace(h)
     places = xp.where(mask)[1].reshape(outputs, kept)

@@ -39,7 +39,8 @@ def sparsify(
 
     Args:
         model: Plain layers; their weights become parametrised in place.
-        method: "sr-ste", "ste", "lbc", "magnitude" or "spre"; "fcpts" trains by itself, from `calibration=`.
+        method: "sr-ste", "ste", "lbc", "magnitude" or "spre"; "fcpts" and
+            "reconstruct" need no training loop, but `calibration=`.
             A dict from globs on layer names to methods gives each layer its own.
         pattern: "2:4", an `NMPattern`, or a dict from globs on layer names to patterns (None: dense). FCPTS
             takes None for zeros anywhere.

@@ -17,7 +17,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -93,12 +93,13 @@ class Job:
         """
         recipe = self.recipe
         options = dict(recipe.options)
-        if METHODS[recipe.method].post_training:
-            given = {
-                "rate": recipe.rate,
-                "calibration": self.samples,
-                "checkpoint": str(self.checkpoint_path),
-            }
+        spec = METHODS[recipe.method]
+        if spec.post_training:
+            given: dict[str, Any] = {"calibration": self.samples}
+            if recipe.rate is not None:
+                given["rate"] = recipe.rate
+            if any(field.name == "checkpoint" for field in fields(spec.options)):
+                given["checkpoint"] = str(self.checkpoint_path)
             options = {**given, **options}
         return sparsify(
             self.model,

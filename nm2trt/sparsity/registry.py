@@ -11,6 +11,8 @@ from nm2trt.sparsity.fcpts.session import start as start_fcpts
 from nm2trt.sparsity.methods.lbc import LbcOptions, LbcWeight
 from nm2trt.sparsity.methods.magnitude import MagnitudeOptions, MagnitudeWeight
 from nm2trt.sparsity.methods.sr_ste import SrSteOptions, SrSteWeight, SteOptions, SteWeight
+from nm2trt.sparsity.reconstruct.options import RebuildOptions, RebuiltWeight
+from nm2trt.sparsity.reconstruct.session import start as start_reconstruct
 from nm2trt.sparsity.spre.options import SpReOptions, SpReWeight
 from nm2trt.sparsity.spre.session import start as start_spre
 
@@ -35,6 +37,14 @@ _ALL = (
         FcptsOptions,
         "post-training, from unlabelled calibration data",
         start=start_fcpts,
+        post_training=True,
+    ),
+    MethodSpec(
+        "reconstruct",
+        RebuiltWeight,
+        RebuildOptions,
+        "post-training, by least squares layer by layer, from unlabelled calibration data",
+        start=start_reconstruct,
         post_training=True,
     ),
 )

@@ -209,3 +209,25 @@ def test_moments_keep_a_covariance_that_is_small_beside_the_mean(scale):
     mean = sums.x / sums.rows
     np.testing.assert_allclose(sums.xx / sums.rows - np.outer(mean, mean), exact, atol=1e-3)
     np.testing.assert_allclose(mean, x.astype(np.float64).mean(0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 1.0])
+def test_values_on_a_given_mask_are_the_ridge_solution_of_each_output(share):
+    """Masks as unstructured pruning leaves them: another number of weights, or none, in each output."""
+    x, y, weight = layer(12, 24, 2000, offset=0.5)
+    mask = np.random.default_rng(1).random((12, 24)) < share
+    mask[0] = share == 1
+    found = fit_layer(*split(x, y), weight, None, bias=True, mask=mask)
+    assert found.chosen == "given"
+    assert not found.weight[~mask].any()
+    rows, wanted = x[:1600].astype(np.float64), y[:1600].astype(np.float64)
+    inputs, outputs = rows - rows.mean(0), wanted - wanted.mean(0)
+    h, g = inputs.T @ inputs / 1600, outputs.T @ inputs / 1600
+    near = found.ridge * (np.diag(h) + 1e-3 * np.diag(h).mean())
+    for output in range(12):
+        kept = np.flatnonzero(mask[output])
+        system = h[np.ix_(kept, kept)] + np.diag(near[kept])
+        oracle = np.linalg.solve(system, g[output, kept] + near[kept] * weight[output, kept])
+        np.testing.assert_allclose(found.weight[output, kept], oracle, atol=5e-3 * np.abs(weight).max())
+    bias = wanted.mean(0) - found.weight @ rows.mean(0)
+    np.testing.assert_allclose(found.bias_change, bias, atol=1e-4)

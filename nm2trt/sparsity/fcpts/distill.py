@@ -7,24 +7,23 @@ BatchNorm layers are ever in training mode: dropout would be noise on the target
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from nm2trt.errors import DataError, SparsifyError
 from nm2trt.progress import Bar
-from nm2trt.sparsity.fcpts.calibration_batches import Batch, outputs_of
+from nm2trt.sparsity.core.borrowed_model import eval_mode
+from nm2trt.sparsity.core.calibration_batches import Batch, outputs_of
 from nm2trt.sparsity.fcpts.checkpoint import Checkpoint
 
-__all__ = ["Distiller", "Settings", "distillation_loss", "eval_mode"]
+__all__ = ["Distiller", "Settings", "distillation_loss"]
 
 Loss = Literal["kl", "mse"]
 
@@ -224,19 +223,3 @@ def _factor(step: int, warmup: int, steps: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-@contextlib.contextmanager
-def eval_mode(model: nn.Module, *, train_norms: bool = False) -> Iterator[None]:
-    """Put a model into eval mode, its BatchNorms into training if wanted, and back afterwards."""
-    before = {module: module.training for module in model.modules()}
-    model.eval()
-    if train_norms:
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                module.train()
-    try:
-        yield
-    finally:
-        for module, training in before.items():
-            module.training = training

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from nm2trt.errors import SparsifyError
 from nm2trt.nm.torch_mask import magnitude_mask
-from nm2trt.sparsity.core.parametrization import SparseWeight, keep_straight_through
+from nm2trt.sparsity.core.parametrization import keep_straight_through
 from nm2trt.sparsity.fcpts.distill import Loss, Settings
 from nm2trt.sparsity.fcpts.thresholds import Bridge
+from nm2trt.sparsity.methods.fixed_mask import FixedMaskWeight
 
 __all__ = ["FcptsOptions", "FcptsWeight"]
 
@@ -152,27 +153,17 @@ class FcptsOptions:
         return repr([(f.name, getattr(self, f.name)) for f in fields(self) if f.name not in left_out])
 
 
-class FcptsWeight(SparseWeight):
+class FcptsWeight(FixedMaskWeight):
     """An N:M weight whose mask is set by magnitude, from time to time and then no more."""
 
     nm2trt_method: ClassVar[str] = "fcpts"
-    saves_mask: ClassVar[bool] = True
     options: FcptsOptions
-
-    @property
-    def mask_follows_weight(self) -> bool:
-        """False: the mask has a history."""
-        return False
 
     def masked(self, weight: Tensor) -> Tensor:
         """Zero the pruned entries."""
         if self.options.straight_through:
             return keep_straight_through(weight, self.mask)
-        return weight * self.mask
-
-    def new_mask(self, weight: Tensor) -> Tensor | None:  # noqa: ARG002 - the optimizer's steps leave it
-        """Return None: only `remask` changes the mask."""
-        return None
+        return super().masked(weight)
 
     def remask(self, weight: Tensor) -> None:
         """Set the mask from the weight's magnitudes as they stand."""

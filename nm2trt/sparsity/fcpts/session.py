@@ -14,9 +14,8 @@ Unlike the released code, the teacher stays in eval mode and masks are exact (a 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,13 +26,12 @@ from nm2trt.errors import SparsifyError
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan
 from nm2trt.progress import bar
-from nm2trt.sparsity.core.finalize import make_plain
+from nm2trt.sparsity.core.borrowed_model import kept_on_error
+from nm2trt.sparsity.core.calibration_batches import Batch, read_batches
 from nm2trt.sparsity.core.layer_choice import Choice
 from nm2trt.sparsity.core.session import Request, SparseSession
-from nm2trt.sparsity.core.state_keys import sparse_weights
 from nm2trt.sparsity.core.tracked_weight import TrackedWeight
 from nm2trt.sparsity.fcpts.allocate import erk_densities
-from nm2trt.sparsity.fcpts.calibration_batches import Batch, read_batches
 from nm2trt.sparsity.fcpts.checkpoint import Checkpoint
 from nm2trt.sparsity.fcpts.denormals import denormals_flushed
 from nm2trt.sparsity.fcpts.distill import Distiller
@@ -77,7 +75,7 @@ def start(request: Request) -> FcptsSession:
     if options.checkpoint is not None:
         fingerprint = _fingerprint(request, batches)
         checkpoint = Checkpoint(options.checkpoint, fingerprint, options.checkpoint_every)
-    with denormals_flushed(), _kept_on_error(request.model):
+    with denormals_flushed(), kept_on_error(request.model):
         distiller = Distiller(request.model, batches, options.settings(options.steps), checkpoint, fresh)
         if request.pattern is None:
             outcome = _unstructured(request, distiller)
@@ -118,8 +116,9 @@ class FcptsSession(SparseSession):
 
         `rate` is the share of zeros over the layers that are sparse, `rate_of_all` over every convolution and
         linear weight; `loss_before` is the distillation loss right after pruning, `loss_after` that of the
-        result, both in eval mode on the calibration data. With `layer_fit`, `fitted` names the layers that
-        were fitted; it is empty where the fit raised the loss and was dropped (`loss_of_dropped_fit`).
+        result, both in eval mode on the calibration data. With `layer_fit`, `fitted` names the weights that
+        were fitted; it is empty if the fit raised the loss and was dropped (`loss_of_dropped_fit`). `fits`
+        gives their lambda (`ridge`) and their errors, as shares of the variance, `held_out` or not.
         """
         result = super().report()
         for entry in self.plan:
@@ -197,8 +196,8 @@ def _layer_fit(options: FcptsOptions, distiller: Distiller, choices: Sequence[Ch
     """Record the dense model, if the fit is wanted."""
     if not options.layer_fit:
         return None
-    names = [choice.sites[0].module_name for choice in choices if choice.entry.pattern is not None]
-    return LayerFit(distiller.model, distiller.batches, names, samples=options.fit_samples)
+    sparse = [choice for choice in choices if choice.entry.pattern is not None]
+    return LayerFit(distiller.model, distiller.batches, sparse, samples=options.fit_samples)
 
 
 @torch.no_grad()
@@ -214,12 +213,11 @@ def _fitted(fit: LayerFit | None, distiller: Distiller, weights: Sequence[Tracke
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     kept = [(tensor, tensor.detach().clone()) for tensor in tensors.values()]
     before = distiller.loss()
-    by_layer = {weight.sites[0].module_name: weight for weight in weights}
-    masks = {name: weight.sparse.mask for name, weight in by_layer.items()}
-    fit.apply(masks, {name: weight.original for name, weight in by_layer.items()})
+    masks = {weight.name: weight.sparse.mask for weight in weights}
+    fit.apply(masks, {weight.name: weight.original for weight in weights})
     after = distiller.loss()
     if after < before:
-        return {"loss_fitted": after, "fitted": list(fit.layers)}
+        return {"loss_fitted": after, "fitted": list(fit.fits), "fits": fit.fits}
     for tensor, value in kept:
         tensor.copy_(value)
     return {"loss_fitted": before, "loss_of_dropped_fit": after, "fitted": []}
@@ -254,23 +252,6 @@ def _anywhere(choice: Choice) -> Choice:
         return choice
     reason = "zeros anywhere, by a magnitude threshold"
     return replace(choice, entry=replace(entry, pattern=None, unstructured=True, reason=reason))
-
-
-@contextlib.contextmanager
-def _kept_on_error(model: nn.Module) -> Iterator[None]:
-    """Give a model its plain layers and values back when the block fails or is interrupted."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    kept = [(tensor, tensor.detach().clone()) for tensor in tensors.values()]
-    try:
-        yield
-    except BaseException:
-        for module in list(model.modules()):
-            if any(True for _ in sparse_weights(module)):
-                make_plain(module)
-        with torch.no_grad():
-            for tensor, value in kept:
-                tensor.copy_(value)
-        raise
 
 
 def _fingerprint(request: Request, batches: Sequence[Batch]) -> str:

@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nm2trt.errors import SparsifyError, SparsityError
 from nm2trt.nm.mask import check
 from nm2trt.nm.pattern import NMPattern
+from nm2trt.sparsity.core.conv_norm_pairs import Convolution
 from nm2trt.sparsity.core.parametrization import SparseWeight
-from nm2trt.sparsity.spre.conv_norm_pairs import Convolution
 from nm2trt.sparsity.spre.options import SpReOptions
 from nm2trt.sparsity.spre.spatial_mask import pruned_counts
 

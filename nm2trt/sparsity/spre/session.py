@@ -24,13 +24,13 @@ from torch.optim import Optimizer
 
 from nm2trt.errors import SparsifyError
 from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan, PlanEntry
+from nm2trt.sparsity.core.conv_norm_pairs import find_pairs, given_pairs
 from nm2trt.sparsity.core.distributed import is_sharded
 from nm2trt.sparsity.core.kept_zeros import watch_zeros
 from nm2trt.sparsity.core.layer_choice import Choice, Site
 from nm2trt.sparsity.core.session import Request, SparseSession
 from nm2trt.sparsity.core.tracked_weight import TrackedWeight
 from nm2trt.sparsity.spre.branches import SpatialBranches
-from nm2trt.sparsity.spre.conv_norm_pairs import find_pairs, given_pairs
 from nm2trt.sparsity.spre.options import SpReFixedWeight, SpReOptions, SpReWeight
 
 __all__ = ["SpReSession", "start"]

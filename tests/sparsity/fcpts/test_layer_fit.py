@@ -1,44 +1,17 @@
-"""The layer-wise fit: least squares over kept weights, and BatchNorm statistics that change nothing when dense."""
+"""The layer-wise fit of FCPTS: values on given masks, and BatchNorm statistics that change nothing when dense."""
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.torch_mask import magnitude_mask
-from nm2trt.sparsity.fcpts.calibration_batches import read_batches
-from nm2trt.sparsity.fcpts.layer_fit import LayerFit, masked_regression
+from nm2trt.sparsity.core.calibration_batches import read_batches
+from nm2trt.sparsity.core.layer_choice import select
+from nm2trt.sparsity.fcpts.layer_fit import LayerFit
 from nm2trt.sparsity.sparsify import sparsify
-
-
-def ridge_by_row(rows, wanted, mask, start):
-    """Solve every output on its own, with numpy."""
-    x, y = rows.double().numpy(), wanted.double().numpy()
-    share = 0.01 + 0.2 * x.shape[1] / len(x)
-    result = np.zeros(mask.shape)
-    for output, kept in enumerate(mask.numpy()):
-        inside = x[:, kept]
-        ridge = share * np.mean(np.square(x)) * np.eye(kept.sum())
-        near = start[output].double().numpy()[kept]
-        gram = inside.T @ inside / len(x)
-        target = inside.T @ y[:, output] / len(x) + ridge @ near
-        result[output, kept] = np.linalg.solve(gram + ridge, target)
-    return result
-
-
-def test_regression_is_that_of_every_output_alone():
-    generator = torch.Generator().manual_seed(0)
-    mixing = torch.randn(16, 16, generator=generator)
-    rows = torch.randn(200, 16, generator=generator) @ mixing  # correlated inputs
-    start = torch.randn(6, 16, generator=generator)
-    wanted = rows @ torch.randn(16, 6, generator=generator)
-    mask = torch.rand(6, 16, generator=generator) < 0.5
-    found = masked_regression(rows, wanted, mask, start)
-    assert torch.equal(found != 0, mask)
-    np.testing.assert_allclose(found, ridge_by_row(rows, wanted, mask, start), atol=1e-3)
 
 
 def convolutions():
@@ -88,11 +61,11 @@ def case(request):
 def test_a_dense_model_stays_as_it_is(case):
     model, batches = case
     dense = copy.deepcopy(model)
-    layers = [name for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
-    fit = LayerFit(model, read_batches(batches, max_samples=1000), layers, samples=1000)
-    modules = dict(model.named_modules())
-    masks = {name: torch.ones_like(modules[name].weight, dtype=torch.bool) for name in layers}
-    fit.apply(masks, {name: modules[name].weight for name in layers})
+    choices = select(model, "2:4", unstructured=True)
+    fit = LayerFit(model, read_batches(batches, max_samples=1000), choices, samples=1000)
+    weights = {c.entry.weight: model.get_parameter(c.entry.weight) for c in choices}
+    fit.apply({n: torch.ones_like(w, dtype=torch.bool) for n, w in weights.items()}, weights)
+    assert fit.fits.keys() == weights.keys()
     for batch in batches:
         torch.testing.assert_close(model(batch), dense(batch), atol=1e-3, rtol=1e-3)
 

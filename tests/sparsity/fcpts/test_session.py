@@ -16,10 +16,10 @@ import nm2trt
 from nm2trt.errors import DataError, SparsifyError
 from nm2trt.nm.mask import check
 from nm2trt.nm.pattern import NMPattern
+from nm2trt.sparsity.core.calibration_batches import read_batches
 from nm2trt.sparsity.core.state_keys import sparse_weights
 from nm2trt.sparsity.fcpts import session as fcpts
 from nm2trt.sparsity.fcpts import thresholds
-from nm2trt.sparsity.fcpts.calibration_batches import read_batches
 from nm2trt.sparsity.fcpts.distill import Distiller, distillation_loss
 from nm2trt.sparsity.fcpts.options import FcptsOptions
 from nm2trt.sparsity.fcpts.thresholds import (

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nm2trt.errors import DataError
 
-__all__ = ["Batch", "outputs_of", "read_batches"]
+__all__ = ["Batch", "joined", "outputs_of", "read_batches"]
 
 _LABELS = frozenset({"label", "labels"})
 
@@ -98,6 +98,21 @@ def outputs_of(model: nn.Module, batch: Batch, index: int) -> tuple[Tensor, ...]
     return found
 
 
+def joined(batches: Sequence[Batch], samples: int) -> Batch:
+    """Join the first batches of equal shapes into one of at most that many samples, or the first alone."""
+    taken = [batches[0]]
+    for batch in batches[1:]:
+        alike = [_inner_shape(v) for v in (*batch.args, *batch.kwargs.values())] == [
+            _inner_shape(v) for v in (*taken[0].args, *taken[0].kwargs.values())
+        ]
+        if not alike or sum(b.samples for b in taken) + batch.samples > samples:
+            break
+        taken.append(batch)
+    args = tuple(_concatenated([batch.args[i] for batch in taken]) for i in range(len(taken[0].args)))
+    kwargs = {key: _concatenated([batch.kwargs[key] for batch in taken]) for key in taken[0].kwargs}
+    return Batch(args, kwargs, sum(batch.samples for batch in taken))
+
+
 def _batch(item: Any, index: int) -> Batch:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = {}
@@ -144,3 +159,11 @@ def _tensors(result: Any) -> Sequence[Tensor]:
 def _shapes(batch: Batch) -> str:
     shapes = [tuple(v.shape) for v in (*batch.args, *batch.kwargs.values()) if isinstance(v, Tensor)]
     return "shape " + ", ".join(map(str, shapes))
+
+
+def _inner_shape(value: Any) -> Any:
+    return tuple(value.shape[1:]) if isinstance(value, Tensor) else value
+
+
+def _concatenated(values: Sequence[Any]) -> Any:
+    return torch.cat(list(values)) if isinstance(values[0], Tensor) else values[0]

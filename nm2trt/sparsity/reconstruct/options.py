@@ -1,0 +1,40 @@
+"""Options of reconstruction on torch modules, and its weight; `reconstruct.session` is the method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from nm2trt.errors import SparsifyError
+from nm2trt.sparsity.methods.fixed_mask import FixedMaskWeight
+
+__all__ = ["RebuildOptions", "RebuiltWeight"]
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildOptions:
+    """Options of reconstruction on torch modules.
+
+    Args:
+        calibration: Unlabelled input: any iterable of batches, a DataLoader, or the path of a recipe.
+        max_samples: Stop reading calibration there. All samples run in one call of the model.
+        seed: Of the rows that are drawn where a layer has more than are needed.
+
+    Raises:
+        SparsifyError: A value is out of range.
+    """
+
+    calibration: Any = None
+    max_samples: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.max_samples, int) or self.max_samples < 2:
+            raise SparsifyError(f"max_samples must be a whole number from 2 on, not {self.max_samples!r}")
+
+
+class RebuiltWeight(FixedMaskWeight):
+    """An N:M weight with the mask that the solver chose."""
+
+    nm2trt_method: ClassVar[str] = "reconstruct"
+    options: RebuildOptions

@@ -1,0 +1,162 @@
+"""Reconstruction: N:M after training, by least squares, layer by layer, from unlabelled samples.
+
+Layers are solved in the order in which the model calls them. Each gets the mask, values and bias that bring
+its outputs on the pruned network's activations nearest to those of the dense network; see
+`nm2trt.nm.layer_solver`. Dense layers after the first pruned one are refitted too. Nothing is trained.
+`nm2trt prune --calib` does the same to an ONNX file, and also repairs what skip connections lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nm2trt.errors import SparsifyError, SparsityError
+from nm2trt.nm.layer_moments import Moments
+from nm2trt.nm.plan import Plan
+from nm2trt.nm.torch_mask import magnitude_mask
+from nm2trt.sparsity.core.borrowed_model import kept_on_error
+from nm2trt.sparsity.core.calibration_batches import joined, read_batches
+from nm2trt.sparsity.core.layer_choice import Choice
+from nm2trt.sparsity.core.session import Request, SparseSession
+from nm2trt.sparsity.core.tracked_weight import TrackedWeight
+from nm2trt.sparsity.reconstruct.options import RebuildOptions
+from nm2trt.sparsity.reconstruct.parts import Part
+from nm2trt.sparsity.reconstruct.solve import described, layers_of, solve_part
+from nm2trt.sparsity.reconstruct.walk import Walk, held_out
+
+__all__ = ["ReconstructSession", "start"]
+
+
+def start(request: Request) -> ReconstructSession:
+    """Prune and rebuild a model from calibration input; on any error it is left as it was.
+
+    Raises:
+        SparsifyError: No layer can be rebuilt.
+        DataError: The calibration input is empty, not finite, or not what the model takes.
+    """
+    options: RebuildOptions = request.options
+    batches = read_batches(options.calibration, max_samples=options.max_samples)
+    choices = request.choose()
+    device = next((p.device for p in request.model.parameters()), torch.device("cpu"))
+    batch = joined(batches, options.max_samples).to(device)
+    with kept_on_error(request.model):
+        layers, reasons = layers_of(request.model, choices)
+        walk = Walk(request.model, batch, layers, options.seed)
+        rebuilt = _Rebuilt(walk, choices)
+        outputs = walk.solve(rebuilt.solve)
+        choices = rebuilt.outcome(reasons)
+        if not rebuilt.masks:
+            why = "; ".join(f"{c.entry.weight}: {c.entry.reason}" for c in choices[:4])
+            raise SparsifyError(f"no layer of {type(request.model).__name__} could be rebuilt ({why})")
+        weights = request.parametrize(choices)
+        for weight in weights:
+            weight.sparse.mask.copy_(rebuilt.masks[weight.name])
+    facts = {
+        "samples": batch.samples,
+        "outputs": _verdicts(walk.outputs, outputs, batch.samples),
+        "fits": rebuilt.fits,
+    }
+    plan = Plan(tuple(choice.entry for choice in choices), request.spec.name)
+    return ReconstructSession(request.model, plan, weights, facts)
+
+
+class ReconstructSession(SparseSession):
+    """The handle of a model that was rebuilt; made by `sparsify(method="reconstruct")`.
+
+    `finalize()` bakes the zeros in. Before it, `attach(optimizer)` allows further training with masks fixed.
+    """
+
+    def __init__(
+        self, model: nn.Module, plan: Plan, weights: tuple[TrackedWeight, ...], facts: dict[str, Any]
+    ) -> None:
+        super().__init__(model, plan, weights)
+        self.facts = facts
+
+    def report(self) -> dict[str, Any]:
+        """Return the base's numbers and those of the run.
+
+        `fits` has, by weight, one entry per part that was solved (several if its rows read different inputs):
+        `chosen` ("admm", "magnitude", or "dense" for a refitted layer), `ridge` (lambda), and the errors as
+        shares of the dense outputs' variance, on samples that were not fitted if `held_out`.
+        `outputs` compares the model's outputs with the dense ones: squared `error` as a share of the variance
+        and, over rows of class scores, `kl` in nats and `agreement`.
+        """
+        return {**super().report(), **self.facts}
+
+
+class _Rebuilt:
+    """What the pruned pass has done so far."""
+
+    def __init__(self, walk: Walk, choices: Sequence[Choice]) -> None:
+        self._walk, self._choices = walk, choices
+        self._patterns = {choice.entry.weight: choice.entry.pattern for choice in choices}
+        self._failed: dict[str, str] = {}
+        self.masks: dict[str, Tensor] = {}
+        self.fits: dict[str, list[dict[str, Any]]] = {}
+
+    def solve(self, part: Part, fitted: Moments, held: Moments | None) -> None:
+        pattern = None if part.depthwise else self._patterns[part.weight]
+        if pattern is None and not self.masks:
+            return  # nothing before it has changed
+        target: Tensor = getattr(part.module, part.tensor)
+        try:
+            fit, mask = solve_part(self._walk, part, (fitted, held), target, pattern=pattern)
+        except SparsityError as error:
+            if pattern is None or part.rows.stop is None:
+                self._failed[part.weight] = str(error)
+                return
+            # The weight's other rows are pruned; a weight that is half dense would hold no pattern.
+            mask = magnitude_mask(target[part.rows], pattern, axis=1)
+            target[part.rows] *= mask
+        else:
+            self.fits.setdefault(part.weight, []).append(described(fit))
+        if mask is not None:
+            whole = self.masks.setdefault(part.weight, torch.zeros_like(target, dtype=torch.bool))
+            whole[part.rows] = mask
+
+    def outcome(self, reasons: Any) -> tuple[Choice, ...]:
+        """Return the choices with those that were not rebuilt dense, each with its reason."""
+        found = []
+        for choice in self._choices:
+            entry = choice.entry
+            if entry.pattern is not None and entry.weight not in self.masks:
+                why = reasons.get(entry.weight) or self._failed.get(entry.weight)
+                if why is None and choice.sites[0].module_name in self._walk.reused:
+                    why = "its layer is called more than once"
+                why = why or "the model does not call its layer on the calibration input"
+                choice = replace(choice, entry=replace(entry, pattern=None, reason=why))
+            found.append(choice)
+        return tuple(found)
+
+
+@torch.no_grad()
+def _verdicts(
+    dense: Sequence[Tensor], pruned: Sequence[Tensor], samples: int
+) -> list[dict[str, float | int | bool | None]]:
+    """Compare outputs on the samples that were not fitted, or on all where there are too few."""
+    rows = []
+    outside = held_out(torch.arange(samples), samples)
+    some = outside.any()
+    for wanted, got in zip(dense, pruned, strict=True):
+        if wanted.ndim and len(wanted) == samples and some:
+            picked = outside.to(wanted.device)
+            wanted, got = wanted[picked], got[picked]
+        wanted, got = wanted.double(), got.double()
+        variance = float((wanted - wanted.mean()).square().mean())
+        error = float((got - wanted).square().mean()) / max(variance, 1e-30)
+        kl = agreement = None
+        axis = -1 if wanted.ndim == 3 else 1
+        if wanted.ndim >= 2 and wanted.shape[axis] > 1:
+            theirs, mine = (functional.log_softmax(t, axis) for t in (wanted, got))
+            kl = float((theirs.exp() * (theirs - mine)).sum(axis).mean())
+            agreement = float((wanted.argmax(axis) == got.argmax(axis)).double().mean())
+        count = len(wanted) if wanted.ndim else 1
+        row = {"samples": count, "held_out": bool(some), "error": error, "kl": kl, "agreement": agreement}
+        rows.append(row)
+    return rows

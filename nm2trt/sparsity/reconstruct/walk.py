@@ -1,0 +1,233 @@
+"""Two passes over a torch model: the dense one records each layer, the pruned one solves it and goes on.
+
+In the second pass a layer sees what the layers before it, already pruned, make of the samples; it is solved
+towards what the dense layer made of the dense inputs, at the same positions. Every eighth chunk of samples
+is never fitted. The work runs on the model's device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nm2trt.nm.layer_moments import Moments, moments_of
+from nm2trt.sparsity.core.borrowed_model import eval_mode
+from nm2trt.sparsity.core.calibration_batches import Batch, outputs_of
+from nm2trt.sparsity.reconstruct.attention import attention_context, projection_inputs
+from nm2trt.sparsity.reconstruct.parts import Part, norms_behind
+from nm2trt.sparsity.reconstruct.rows import Rows
+
+__all__ = ["Solve", "Walk", "held_out"]
+
+# Rows per layer, or this many per weight of an output if that is more.
+_ROWS, _ROWS_PER_INPUT = 16_384, 24
+_ROWS_AT_ONCE = 4096
+_CHUNKS, _MOST_SAMPLES = 8, 32
+
+# Solves a part from the moments of fitted and held-out rows, and changes the weight.
+Solve = Callable[[Part, Moments, "Moments | None"], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Record:
+    """What the dense pass left of a part: positions, and the rows or their products, whichever is smaller."""
+
+    picked: Tensor
+    weight: Tensor
+    scale: Tensor
+    rows: Tensor | None
+    outputs: Tensor | None
+
+    def wanted(self, part: slice) -> Tensor:
+        """Return the wanted outputs of some of the rows, float32 (p, o)."""
+        if self.outputs is not None:
+            return self.outputs[part]
+        if self.rows is None:
+            raise AssertionError("a record holds rows or outputs")
+        return self.rows[part] @ self.weight.T
+
+
+class Walk:
+    """The dense pass, made at once, and the pruned one.
+
+    Args:
+        model: Still dense.
+        batch: All samples, in one call.
+        layers: Names of the layers to record, with the weights' names by parameter name of each.
+        seed: Draws the rows.
+
+    Attributes:
+        outputs: What the dense model made of the samples.
+        reused: Layers that are called more than once; they are not solved.
+        norms: The BatchNorm that alone reads a layer, by the layer's name.
+    """
+
+    def __init__(
+        self, model: nn.Module, batch: Batch, layers: Mapping[str, Mapping[str, str]], seed: int = 0
+    ) -> None:
+        self.model, self.batch, self.layers, self.seed = model, batch, layers, seed
+        self.norms = norms_behind(model, list(layers))
+        self.reused: set[str] = set()
+        self._records: dict[tuple[str, int], _Record] = {}
+        self._modules = {name: model.get_submodule(name) for name in layers}
+        self.outputs = self._pass(self._record)
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """Names of the weights that the model multiplies once, in the order of their first use."""
+        return tuple(dict.fromkeys(weight for weight, _ in self._records))
+
+    def solve(self, solve: Solve, hooks: Sequence[tuple[nn.Module, Callable[..., Any]]] = ()) -> Any:
+        """Make the pruned pass and return the model's outputs.
+
+        Args:
+            solve: Called for each part in the order of the calls.
+            hooks: Other modules, and what runs before each of their calls.
+        """
+
+        def at(part: Part, rows: Rows) -> None:
+            record = self._records.get((part.weight, part.rows.start or 0))
+            if record is not None:
+                found = self._moments(part, record, rows)
+                if found is not None:
+                    solve(part, *found)
+
+        return self._pass(at, hooks)
+
+    @torch.no_grad()
+    def _pass(
+        self, at: Callable[[Part, Rows], None], hooks: Sequence[tuple[nn.Module, Callable[..., Any]]] = ()
+    ) -> Any:
+        handles = [module.register_forward_pre_hook(hook) for module, hook in hooks]
+        for name, module in self._modules.items():
+            handles.append(module.register_forward_pre_hook(self._hook(name, at), with_kwargs=True))
+        try:
+            with eval_mode(self.model), _every_call_seen():
+                return outputs_of(self.model, self.batch, 0)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, name: str, at: Callable[[Part, Rows], None]) -> Callable[..., None]:
+        seen = False
+
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            nonlocal seen
+            if seen:
+                self.reused.add(name)
+                for key in [key for key in self._records if key[0] in self.layers[name].values()]:
+                    del self._records[key]
+            elif name not in self.reused:
+                for part, rows in self._parts(name, module, args, kwargs):
+                    at(part, rows)
+            seen = True
+
+        return hook
+
+    def _parts(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> Iterator[tuple[Part, Rows]]:
+        weights = self.layers[name]
+        every = slice(0, None)
+        if not isinstance(module, nn.MultiheadAttention):
+            x = args[0] if args else next(iter(kwargs.values()))
+            plain, norm = module._parameters.get("bias"), self.norms.get(name)
+            yield Part(weights["weight"], module, "weight", every, plain, norm), Rows(module, x)
+            return
+        for number, (tensor, rows, x) in enumerate(projection_inputs(module, args, kwargs)):
+            if tensor in weights:
+                bias: Tensor | None = module.in_proj_bias
+                if tensor != "in_proj_weight" and bias is not None:
+                    width = module.embed_dim
+                    bias = bias[number * width : (number + 1) * width]  # a view: changes reach the parameter
+                yield Part(weights[tensor], module, tensor, rows, bias, None), Rows(module, x)
+        if "out_proj.weight" in weights:
+            out = module.out_proj
+            context = attention_context(module, args, kwargs)
+            yield Part(weights["out_proj.weight"], out, "weight", every, out.bias, None), Rows(out, context)
+
+    def _record(self, part: Part, rows: Rows) -> None:
+        weight, scale = part.dense().float(), part.scale()
+        weight = weight * scale[:, None].float()
+        inputs = weight.shape[1]
+        wanted = max(_ROWS // (4 if part.depthwise else 1), _ROWS_PER_INPUT * inputs)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + len(self._records))
+        picked = torch.arange(rows.count)
+        if wanted < rows.count:
+            picked = torch.randperm(rows.count, generator=generator)[:wanted].sort().values
+        picked = picked.to(weight.device)
+        keep_rows = not part.depthwise and weight.shape[0] > inputs
+        parts = []
+        for start in range(0, len(picked), _ROWS_AT_ONCE):
+            x = rows.at(picked[start : start + _ROWS_AT_ONCE])
+            if part.depthwise:
+                parts.append(torch.einsum("pkc,ck->pc", x, weight))
+            else:
+                x = x.flatten(1)
+                parts.append(x if keep_rows else x @ weight.T)
+        joined = torch.cat(parts)
+        key = (part.weight, part.rows.start or 0)
+        self._records[key] = _Record(
+            picked, weight, scale, joined if keep_rows else None, None if keep_rows else joined
+        )
+
+    def _moments(self, part: Part, record: _Record, rows: Rows) -> tuple[Moments, Moments | None] | None:
+        """Return the moments of fitted and held-out rows in units of what the BatchNorm makes of them."""
+        if not len(record.picked):
+            return None
+        outside = held_out(record.picked * self.batch.samples // rows.count, self.batch.samples)
+        found: dict[bool, Moments] = {}
+        for start in range(0, len(record.picked), _ROWS_AT_ONCE):
+            some = slice(start, start + _ROWS_AT_ONCE)
+            x, y = rows.at(record.picked[some]), record.wanted(some)
+            for kind in (False, True):
+                mine = outside[some] == kind
+                if bool(mine.any()):
+                    of = _depthwise_moments if part.depthwise else _moments
+                    made = of(x[mine], y[mine])
+                    found[kind] = found[kind] + made if kind in found else made
+        return None if False not in found else (found[False], found.get(True))
+
+    def dense_weight(self, part: Part) -> Tensor:
+        """Return the dense weight of a part, in the same units as its moments: float64 (outputs, inputs)."""
+        return self._records[part.weight, part.rows.start or 0].weight.double()
+
+    def scale(self, part: Part) -> Tensor:
+        """Return what divides those units back: float64 (outputs,)."""
+        return self._records[part.weight, part.rows.start or 0].scale
+
+
+def held_out(sample: Tensor, samples: int) -> Tensor:
+    """Tell which samples are never fitted, by their numbers: every eighth chunk."""
+    size = min(max(samples // _CHUNKS, 1), _MOST_SAMPLES)
+    return sample // size % _CHUNKS == _CHUNKS - 1
+
+
+def _moments(x: Tensor, y: Tensor) -> Moments:
+    return moments_of(x.flatten(1), y)
+
+
+def _depthwise_moments(x: Tensor, y: Tensor) -> Moments:
+    by_channel = x.permute(2, 0, 1)
+    return Moments(
+        xx=(by_channel.transpose(1, 2) @ by_channel).double(),
+        yx=(y.T[:, None, :] @ by_channel)[:, 0, :].double(),
+        x=x.sum(0, dtype=torch.float64).T,
+        y=y.sum(0, dtype=torch.float64),
+        yy=float((y.double() ** 2).sum()),
+        rows=len(x),
+    )
+
+
+@contextmanager
+def _every_call_seen() -> Iterator[None]:
+    """Keep torch from its fused transformer layers, which call no module."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

@@ -1,0 +1,290 @@
+"""Reconstruction of torch modules: the ONNX pass as the oracle, attention, and layers that cannot be rebuilt."""
+
+import copy
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+import nm2trt
+from nm2trt.errors import DataError, SparsifyError, SparsityError
+from nm2trt.nm.mask import check
+from nm2trt.nm.pattern import NMPattern
+from nm2trt.sparsity.core.calibration_batches import joined, read_batches
+from nm2trt.sparsity.core.layer_choice import select
+from nm2trt.sparsity.reconstruct import solve
+from nm2trt.sparsity.reconstruct.rows import Rows, matrix, stored
+
+TWO_FOUR = NMPattern(2, 4)
+
+
+def convolutions():
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 3, padding=1, groups=32, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.Conv2d(32, 32, 1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(32, 10),
+    )
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    model = convolutions()
+    mixing = torch.randn(3 * 64, 3 * 64) / 8  # pixels that depend on one another
+    images = (torch.randn(128, 3 * 64) @ mixing).relu().reshape(-1, 3, 8, 8)
+    for _ in range(5):
+        model.train()(images)
+    return model.eval(), list(images.split(16))
+
+
+class Block(nn.Module):
+    """Attention whose query, key and value are or are not one tensor, then a plain layer."""
+
+    def __init__(self, *, same, batch_first, bias=True, kdim=None):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(
+            32, 4, batch_first=batch_first, bias=bias, kdim=kdim, vdim=kdim
+        )
+        self.last = nn.Linear(32, 16)
+        self.same, self.batch_first, self.kdim = same, batch_first, kdim or 32
+
+    def forward(self, x):
+        other = x if self.same else torch.sin(3 * x[..., : self.kdim])
+        if not self.batch_first:
+            x, other = x.transpose(0, 1), other.transpose(0, 1)
+        other = x if self.same else other
+        value = x if self.same else other + 1
+        y = self.attention(x, other, value, need_weights=False)[0]
+        return self.last(y if self.batch_first else y.transpose(0, 1))
+
+
+ATTENTION = {
+    "self": {"same": True, "batch_first": True},
+    "self, time first": {"same": True, "batch_first": False},
+    "cross": {"same": False, "batch_first": True},
+    "cross, narrow keys": {"same": False, "batch_first": False, "kdim": 16},
+    "no bias": {"same": True, "batch_first": True, "bias": False},
+}
+
+
+@pytest.fixture(params=ATTENTION.values(), ids=ATTENTION)
+def attention(request):
+    torch.manual_seed(0)
+    return Block(**request.param).eval(), [torch.randn(16, 6, 32) for _ in range(8)]
+
+
+def sparse_weights(model):
+    return {
+        name: p for name, p in model.named_parameters() if p.ndim > 1 and float((p == 0).float().mean()) > 0.4
+    }
+
+
+def test_equals_the_onnx_pass_on_the_same_network_and_samples(network, tmp_path):
+    model, batches = network
+    nm2trt.export(model, batches[0], tmp_path / "dense.onnx")
+    np.savez(tmp_path / "samples.npz", input=torch.cat(batches).numpy())
+    nm2trt.prune(
+        tmp_path / "dense.onnx", tmp_path / "pruned.onnx", calib=tmp_path / "samples.npz", permute=False
+    )
+    session = nm2trt.sparsify(model, method="reconstruct", calibration=batches)
+    masks = session.masks()
+    session.finalize()
+    stored_weights = {
+        i.name: numpy_helper.to_array(i) for i in onnx.load(tmp_path / "pruned.onnx").graph.initializer
+    }
+    assert len(masks) == 3
+    for name, mask in masks.items():
+        equal = (stored_weights[name] != 0) == mask.numpy()
+        assert equal.mean() > 0.995, name
+    x = torch.cat(batches)
+    theirs = ort.InferenceSession(tmp_path / "pruned.onnx").run(None, {"input": x.numpy()})[0]
+    with torch.no_grad():
+        mine = model(x).numpy()
+    assert np.abs(theirs - mine).max() < 0.02 * np.abs(mine).max()
+
+
+def test_output_divergence_falls_against_magnitude(network):
+    model, batches = network
+    divergence = {}
+    fresh = batches.pop()
+    wanted = model(fresh).log_softmax(1).detach()
+    for method, options in (("magnitude", {}), ("reconstruct", {"calibration": batches})):
+        pruned = copy.deepcopy(model)
+        session = nm2trt.sparsify(pruned, method=method, **options)
+        report = session.report()
+        session.finalize()
+        for name in sparse_weights(pruned):
+            assert check(pruned.get_parameter(name).detach().numpy(), TWO_FOUR, axis=1).holds
+        got = pruned(fresh).log_softmax(1).detach()
+        divergence[method] = float((wanted.exp() * (wanted - got)).sum(1).mean())
+    assert divergence["reconstruct"] < 0.5 * divergence["magnitude"]
+    assert report["outputs"][0]["held_out"]
+    fits = report["fits"]
+    assert fits.keys() == {"3.weight", "6.weight", "9.weight", "13.weight"}
+    assert fits["6.weight"][0]["chosen"] == "dense"
+    for entry in (
+        entry for parts in fits.values() for entry in parts if entry["magnitude_error"] is not None
+    ):
+        assert entry["error"] <= entry["magnitude_error"] + 1e-12
+        assert entry["ridge"] > 0
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@torch.no_grad()
+def test_rows_times_weights_are_the_layers_outputs():
+    for layer, x in (
+        (nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2)), torch.randn(3, 4, 9, 8)),
+        (nn.Conv2d(4, 6, (3, 4), padding="same"), torch.randn(2, 4, 7, 6)),
+        (nn.Conv2d(4, 6, 3, padding="valid"), torch.randn(2, 4, 7, 6)),
+        (nn.Conv1d(4, 6, 5, stride=2, padding=3), torch.randn(3, 4, 11)),
+        (nn.Conv3d(2, 3, 2, padding=1), torch.randn(2, 2, 4, 3, 5)),
+        (nn.Linear(5, 7), torch.randn(2, 3, 5)),
+    ):
+        rows = Rows(layer, x)
+        y = layer(x)
+        wanted = (
+            y.movedim(1, -1).reshape(-1, y.shape[1]) if x.ndim == layer.weight.ndim != 2 else y.flatten(0, -2)
+        )
+        assert rows.count == len(wanted)
+        picked = torch.randperm(rows.count)[: rows.count // 2]
+        got = rows.at(picked).flatten(1) @ matrix(layer.weight).T + layer.bias
+        torch.testing.assert_close(got, wanted[picked], atol=1e-5, rtol=1e-4)
+        assert torch.equal(stored(matrix(layer.weight), layer.weight.shape), layer.weight)
+
+
+@torch.no_grad()
+def test_attention_is_rebuilt_and_beats_magnitude(attention):
+    model, batches = attention
+    fresh = torch.randn(64, 6, 32)
+    wanted = model(fresh)
+    error = {}
+    for method, options in (("magnitude", {}), ("reconstruct", {"calibration": batches})):
+        pruned = copy.deepcopy(model)
+        session = nm2trt.sparsify(pruned, method=method, **options)
+        report = session.report()
+        session.finalize()
+        error[method] = float((pruned(fresh) - wanted).square().mean())
+        for name in session.masks():
+            assert check(pruned.get_parameter(name).numpy(), TWO_FOUR, axis=1).holds
+    projections = [
+        name for name, _ in model.attention.named_parameters() if "proj" in name and "weight" in name
+    ]
+    for name in projections:
+        assert report["fits"][f"attention.{name}"]
+    parts = len(report["fits"].get("attention.in_proj_weight", [1]))
+    assert parts == (1 if model.same or model.kdim != 32 else 3)
+    assert error["reconstruct"] < 0.75 * error["magnitude"]
+
+
+@torch.no_grad()
+def test_a_dense_target_gives_back_the_dense_network_on_all_ones_masks(attention):
+    """With a mask that keeps everything, every solution is the weight as it was."""
+    model, batches = attention
+    dense = copy.deepcopy(model)
+    sites = [c for c in select(model, "2:4") if c.entry.pattern is not None]
+    layers, _ = solve.layers_of(model, sites)
+    walk = solve.Walk(model, joined(read_batches(batches, max_samples=999), 999), layers)
+
+    def keep_all(part, fitted, held):
+        target = getattr(part.module, part.tensor)
+        solve.solve_part(
+            walk, part, (fitted, held), target.data, mask=torch.ones_like(target, dtype=torch.bool)
+        )
+
+    walk.solve(keep_all)
+    torch.testing.assert_close(model(batches[0]), dense(batches[0]), atol=1e-4, rtol=1e-3)
+
+
+def test_transformer_layers_are_walked_past_torchs_fused_path():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, dropout=0.1)
+    model = nn.TransformerEncoder(layer, 2).eval()
+    batches = [torch.randn(16, 9, 32) for _ in range(8)]
+    session = nm2trt.sparsify(model, method="reconstruct", calibration=batches)
+    assert len(session.report()["fits"]) == 8
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_layers_that_cannot_be_rebuilt_stay_dense_with_the_reason(monkeypatch):
+    torch.manual_seed(0)
+    shared = nn.Linear(16, 16)
+    model = nn.Sequential(shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(16, 32), nn.Linear(32, 16)).eval()
+    model.unused = nn.Linear(16, 16)
+    model.grouped = nn.Conv2d(32, 32, 1, groups=2)
+    batches = [torch.randn(32, 16) for _ in range(4)]
+    model.forward = lambda x: model[5](model[4](model[2](model[0](x))))
+    session = nm2trt.sparsify(model, method="reconstruct", calibration=batches)
+    reasons = {entry.weight: entry.reason for entry in session.plan if entry.pattern is None}
+    assert reasons["0.weight"] == "its layer is called more than once"
+    assert reasons["unused.weight"] == "the model does not call its layer on the calibration input"
+    assert reasons["grouped.weight"] == "a convolution in 2 groups is not rebuilt"
+    assert session.masks().keys() == {"4.weight", "5.weight"}
+
+
+def test_a_layer_whose_solve_fails_stays_dense_and_others_are_unharmed(network, monkeypatch):
+    model, batches = network
+    before = model[9].weight.detach().clone()
+    real, calls = solve.fit_layer, []
+
+    def fails_once(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:  # the 1x1 convolution, after a convolution and a refitted depthwise layer
+            raise SparsityError("planted")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(solve, "fit_layer", fails_once)
+    session = nm2trt.sparsify(model, method="reconstruct", calibration=batches)
+    reasons = {entry.weight: entry.reason for entry in session.plan if entry.pattern is None}
+    assert reasons["9.weight"] == "planted"
+    assert torch.equal(model[9].weight, before)
+    assert session.masks().keys() == {"3.weight", "13.weight"}
+
+
+def test_an_error_leaves_the_model_as_it_was(network, monkeypatch):
+    model, batches = network
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def fails(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nm2trt.sparsity.reconstruct.session._verdicts", fails)
+    monkeypatch.setattr("nm2trt.sparsity.core.session.Request.parametrize", fails)
+    with pytest.raises(KeyboardInterrupt):
+        nm2trt.sparsify(model, method="reconstruct", calibration=batches)
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({}, DataError, "give calibration="),
+        ({"calibration": [torch.full((4, 3, 8, 8), torch.nan)]}, DataError, "holds NaN"),
+        ({"calibration": [torch.randn(4, 5)]}, DataError, "cannot run calibration batch"),
+        ({"calibration": [torch.randn(4, 3, 8, 8)], "max_samples": 1}, SparsifyError, "max_samples must be"),
+        (
+            {"calibration": [torch.randn(4, 3, 8, 8)], "rate": 0.5},
+            SparsifyError,
+            "does not know the option 'rate'",
+        ),
+    ],
+)
+def test_bad_input_is_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        nm2trt.sparsify(convolutions().eval(), method="reconstruct", **options)
