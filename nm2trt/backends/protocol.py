@@ -204,7 +204,7 @@ class Backend(Protocol):
             plugins: Shared libraries of operators that it needs; their code is run.
 
         Raises:
-            ModelError: It is no sound ONNX file.
+            ModelError: It is not a valid ONNX file.
             BackendError: The library refuses a node.
             Interrupted: The user stopped it.
         """

@@ -46,7 +46,7 @@ def deploy(
         name: The model's name there.
         options: How it is to be served; None takes what follows from the model.
         sample: An `.npz` with a real sample by input name, for the warm-up.
-        labels: Text files of class names, one a line: FILE for the only output, or OUTPUT=FILE.
+        labels: Text files with one class name per line: FILE for the only output, or OUTPUT=FILE.
         url: A server, asked for its version, which a plan's TensorRT and targets must fit.
         triton_release: Release or image tag of the server, stated instead of asked for.
         server_tensorrt: TensorRT of the server, likewise.

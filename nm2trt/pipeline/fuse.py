@@ -28,7 +28,7 @@ def fuse(
         compare: Run both models in ONNX Runtime on random inputs, and refuse a result that differs.
 
     Raises:
-        InputError: A path is wrong, or the model is no sound ONNX file.
+        InputError: A path is wrong, or the model is not a valid ONNX file.
         DifferenceError: The outputs differ beyond the tolerance of their dtype.
         LineageError: A mask changed in a way that no fusion explains.
     """

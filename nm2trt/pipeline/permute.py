@@ -135,7 +135,7 @@ def permute_open_model(
         saliency: How much each element of a weight matters; by default its magnitude.
 
     Raises:
-        ModelError: The model is quantised, or is no sound ONNX file.
+        ModelError: The model is quantised, or is not a valid ONNX file.
     """
     from nm2trt.graph.permute.permute_graph import apply_permutation, find_permutation
     from nm2trt.graph.permute.space_search import magnitude

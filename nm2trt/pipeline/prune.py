@@ -87,7 +87,7 @@ def prune(
         allow_functions: With `calib`, run a recipe's `function` source, which is code.
 
     Raises:
-        InputError: A path, a glob or the pattern is wrong, or the model is no sound ONNX file.
+        InputError: A path, a glob or the pattern is wrong, or the model is not a valid ONNX file.
         DataError: The samples do not fit the model.
         SparsityError: No weight can hold the pattern.
         DifferenceError: No share that was tried keeps `max_drop`; nothing is written.

@@ -51,7 +51,7 @@ def quantize(
         method: How ranges are chosen: "minmax", "percentile" or "entropy".
         percentile: Share of magnitudes inside a range, in percent, for "percentile".
         exclude: Globs on names of nodes and weights that stay float.
-        float_weights: Keep weights in float behind a Q/DQ pair, as older parsers want them.
+        float_weights: Store weights as floats followed by a Q/DQ pair, for older parsers.
         float_depthwise: Leave depthwise convolutions, which never have sparse kernels, in float.
         max_loss: Search ranges, and layers to leave in float, until at most this share of held-out samples
             changes its answer ("2%" or 0.02; of an output without scores: until at most this share of its

@@ -103,7 +103,7 @@ def fuse_model(
 
     Raises:
         InputError: A path is wrong.
-        ModelError: The model is no sound ONNX file.
+        ModelError: The model is not a valid ONNX file.
         DifferenceError: The outputs differ beyond the tolerance of their dtype; nothing is written.
         LineageError: A mask changed in a way that no fusion explains; nothing is written.
         OutputError: The output cannot be written.

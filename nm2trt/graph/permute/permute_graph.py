@@ -78,7 +78,7 @@ def find_permutation(
 
     Raises:
         InputError: A glob matches no weight.
-        ModelError: The model is quantised, or is no sound ONNX file.
+        ModelError: The model is quantised, or is not a valid ONNX file.
     """
     options = options or PermuteOptions()
     refuse_quantised(model)

@@ -87,7 +87,7 @@ def permute_model(
 
     Raises:
         InputError: A path or a glob is wrong.
-        ModelError: The model is quantised, or is no sound ONNX file.
+        ModelError: The model is quantised, or is not a valid ONNX file.
         SparsityError: No channel can move; nothing is written.
         DifferenceError: The outputs differ by more than rounding; nothing is written.
         LineageError: A weight lost its zeros or the pattern that it held; nothing is written.

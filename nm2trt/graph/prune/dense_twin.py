@@ -45,7 +45,7 @@ def densify_model(
 
     Raises:
         SparsityError: No weight holds a pattern, so that there is nothing to compare with.
-        ModelError: The model is no sound ONNX file.
+        ModelError: The model is not a valid ONNX file.
         OutputError: The copy cannot be written.
     """
     model = load(source)

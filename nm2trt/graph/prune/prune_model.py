@@ -166,7 +166,7 @@ def prune_model(
     Raises:
         InputError: A path or a glob is wrong.
         PatternError: `pattern` is no N:M pattern.
-        ModelError: The model is no sound ONNX file.
+        ModelError: The model is not a valid ONNX file.
         SparsityError: No weight can hold the pattern; nothing is written.
         LineageError: What was written does not hold what it should; nothing is left behind.
         OutputError: The output cannot be written.
