@@ -176,7 +176,7 @@ def run(job: Job, data: Images, settings: Settings, dense_file: Path) -> dict[st
         dense_file: Weights of the dense network of the job's seed: written by a dense run, else read.
     """
     torch.set_num_threads(1)
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     torch.manual_seed(job.seed)
     model = network()
     if job.needs_dense:
@@ -196,6 +196,7 @@ def run(job: Job, data: Images, settings: Settings, dense_file: Path) -> dict[st
         "test_images": len(correct),
         "correct": base64.b64encode(np.packbits(correct.numpy()).tobytes()).decode(),
         "seconds": round(time.perf_counter() - start, 2),
+        "cpu_seconds": round(time.process_time() - start_cpu, 2),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

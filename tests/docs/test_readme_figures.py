@@ -1,4 +1,4 @@
-"""The figures of README's table of rebuilt networks are those of the committed results."""
+"""The figures of README's tables are those of the committed results."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+CLAIMS = json.loads((ROOT / "samples" / "02_methods" / "measured" / "claims.json").read_text())
 NETWORKS = json.loads((ROOT / "benchmarks" / "results" / "reconstruct.json").read_text())["networks"]
 
 
@@ -31,3 +32,37 @@ def test_a_row_holds_what_was_measured(row):
 def test_every_measured_score_has_its_row():
     measured = {(entry["network"], score) for entry in NETWORKS.values() for score in entry["mean"]}
     assert {row[:2] for row in rows()} == measured
+
+
+def methods_rows():
+    """Yield the cells of README's tables of methods, backquotes and "zeros" taken off."""
+    for line in (ROOT / "README.md").read_text().splitlines():
+        cells = [cell.strip().replace("`", "").replace(" % zeros", "%") for cell in line.split("|")[1:-1]]
+        if line.startswith("| `") and len(cells) in {5, 6}:
+            yield cells
+
+
+def test_accuracies_of_methods_are_those_measured():
+    patterns = ("2:4", "4:8", "2:8", "1:16")
+    told = {
+        (method, pattern if method != "dense" else ""): float(text)
+        for method, *texts in (cells for cells in methods_rows() if len(cells) == 5)
+        for pattern, text in zip(patterns, texts, strict=True)
+        if text
+    }
+    measured = {(row["method"], row["target"]): row["mean"] for row in CLAIMS["accuracies"]}
+    assert len(told) == 1 + 6 * len(patterns)
+    assert told == {key: pytest.approx(measured[key], abs=0.0051) for key in told}
+
+
+def test_differences_of_methods_are_those_measured():
+    measured = {(f"{r['better']} - {r['than']}", r["target"]): r for r in CLAIMS["differences"]}
+    rows = [cells for cells in methods_rows() if len(cells) == 6]
+    assert len(rows) == 8
+    for name, target, mean, interval, seeds, advantage in rows:
+        row = measured[name, target]
+        assert float(mean) == pytest.approx(row["mean"], abs=0.0051)
+        told = [float(end) for end in interval.strip("[]").split(",")]
+        assert told == pytest.approx(row["over_seeds"], abs=0.0051)
+        assert int(seeds) == len(row["by_seed"])
+        assert advantage == ("seen" if told[0] > 0 else "behind" if told[1] < 0 else "not seen")
