@@ -24,11 +24,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=11)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    python = sys.executable
+    python, script = sys.executable, str(Path(sys.executable).with_name("nm2trt"))
     commands = {
         "python -c pass": [python, "-c", "pass"],
-        "nm2trt --help": [python, "-m", "nm2trt", "--help"],
-        **{f"nm2trt {name} --help": [python, "-m", "nm2trt", name, "--help"] for name in COMMANDS},
+        "nm2trt --help": [script, "--help"],
+        **{f"nm2trt {name} --help": [script, name, "--help"] for name in COMMANDS},
         **{
             f"import {name}": [python, "-c", f"import {name}"]
             for name in (

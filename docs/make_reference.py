@@ -1,7 +1,7 @@
-"""Write docs/reference/commands.md from the options of the commands; run it again when an option changes.
+"""Write docs/reference/commands.md and the help that commands print from the options of the commands.
 
-python docs/make_reference.py            # writes the page
-python docs/make_reference.py --check    # fails if the page is stale
+python docs/make_reference.py            # writes both; run it again when an option changes
+python docs/make_reference.py --check    # fails if one is stale
 """
 
 from __future__ import annotations
@@ -9,10 +9,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import nm2trt.cli
 from nm2trt.cli import COMMANDS
+from nm2trt.cli.dispatch import chosen_parser, command_parser
+from nm2trt.cli.help_text import describe
 from nm2trt.options import checks, engines, models, runs, serving
 from nm2trt.options.field import Option, options_of
 
+HELP = Path(nm2trt.cli.__file__).with_name("help.txt")
 PAGE = Path(__file__).with_name("reference") / "commands.md"
 CLASSES = {
     name.removesuffix("Command").lower(): getattr(module, name)
@@ -81,6 +85,14 @@ def page() -> str:
     return "\n".join(parts) + "\n"
 
 
+def help_file() -> str:
+    """Return the help of all commands as `nm2trt.cli.help_text` keeps it."""
+    parts = ["@ ", *describe(command_parser(None)[0])]
+    for command in COMMANDS:
+        parts += [f"@ {command}", *describe(chosen_parser(command))]
+    return "\n".join(parts) + "\n"
+
+
 STAGES = (
     "sparsify fuse permute prune cast quantize verify build prove explain validate bench gain deploy probe"
 ).split()
@@ -89,8 +101,9 @@ STAGES = (
 def main() -> int:
     """Write the page, or check it."""
     if "--check" in sys.argv:
-        return int(PAGE.read_text() != page())
+        return int(PAGE.read_text() != page() or HELP.read_text() != help_file())
     PAGE.write_text(page())
+    HELP.write_text(help_file())
     return 0
 
 

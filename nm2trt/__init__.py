@@ -9,9 +9,6 @@ They are loaded on first use: importing nm2trt imports no torch, onnx or TensorR
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
 from nm2trt.errors import (
     BackendError,
     BackendMissingError,
@@ -29,7 +26,10 @@ from nm2trt.errors import (
     SparsityError,
 )
 
+TYPE_CHECKING = False  # see nm2trt.errors
 if TYPE_CHECKING:
+    from typing import Any
+
     from nm2trt.pipeline.bench import bench
     from nm2trt.pipeline.build import build
     from nm2trt.pipeline.cast import cast
@@ -110,6 +110,8 @@ _ELSEWHERE = {"run": "nm2trt.recipe.runner"}
 
 def __getattr__(name: str) -> Any:
     if name in _FUNCTIONS:
+        import importlib
+
         module = _ELSEWHERE.get(name, f"nm2trt.pipeline.{name}")
         return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module 'nm2trt' has no attribute {name!r}")

@@ -23,7 +23,9 @@ A message is one sentence or two: what is wrong, where, and what to do next.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+TYPE_CHECKING = False  # `typing` takes longer to import than all that `--help` needs
+if TYPE_CHECKING:
+    from typing import Any, ClassVar
 
 __all__ = [
     "BackendError",

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from nm2trt.cli import COMMANDS, _parser
+from nm2trt.cli import COMMANDS
+from nm2trt.cli.dispatch import command_parser
 from nm2trt.errors import InputError
 from nm2trt.options.command_line import options_from, words
 from nm2trt.options.field import check_ranges, keywords, option, options_of
@@ -54,7 +55,7 @@ def base(cls):
 
 
 def parsed(name, cls, typed):
-    parser, chosen = _parser(name)
+    parser, chosen = command_parser(name)
     assert chosen is not None
     return options_from(parser.parse_args(typed), cls)
 
@@ -158,7 +159,7 @@ def test_an_option_of_an_unknown_type_is_refused():
 
 
 def test_a_list_of_numbers_that_is_none_is_one_sentence(capsys):
-    parser, _ = _parser("bench")
+    parser, _ = command_parser("bench")
     with pytest.raises(SystemExit):
         parser.parse_args(["bench", "m.onnx", "--batch", "1,two"])
     assert "'1,two' is not a list of numbers; write them as in 1,8,32" in capsys.readouterr().err

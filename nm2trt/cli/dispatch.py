@@ -1,0 +1,221 @@
+"""One command: its arguments are parsed, its module runs, and what fails becomes a sentence and a status."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import importlib
+import io
+import os
+import sys
+import threading
+from typing import Any, NoReturn, TextIO
+
+from nm2trt import bounds
+from nm2trt.cli import COMMANDS, help_text
+from nm2trt.cli.output import print_error, set_verbosity
+from nm2trt.cli.signals import Stopped, signals_stop
+from nm2trt.errors import Interrupted, Nm2trtError
+from nm2trt.extras import missing
+from nm2trt.files import os_reason
+from nm2trt.progress import BUILDER_THREAD
+
+__all__ = ["chosen_parser", "command_parser", "dispatch"]
+
+# Keyword of `bounds.use`, flag, metavar, help; docs/limits.md says more.
+_BOUNDS = (
+    (
+        "constant_gb",
+        "--constant-memory",
+        "GB",
+        "memory for constants that a model computes, beyond what it stores (default: 2)",
+    ),
+    (
+        "constant_seconds",
+        "--constant-time",
+        "SECONDS",
+        "time for constants that a model computes (default: 60)",
+    ),
+    ("run_seconds", "--run-time", "SECONDS", "time for one run of a model in ONNX Runtime (default: 600)"),
+    ("sample_gb", "--sample-memory", "GB", "memory for samples, beyond four times their file (default: 2)"),
+    ("answer_gb", "--answer-memory", "GB", "size of one answer of a server (default: 1)"),
+)
+
+# What a standard stream fails with; a file of ours would have a name, or be an OutputError.
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        # `--spars MODEL` would be taken for `--sparsity=MODEL`.
+        super().__init__(*arguments, **{"allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+    def format_help(self) -> str:
+        return help_text.lay_out(help_text.describe(self), help_text.columns())
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Run one command and return its exit status, which `nm2trt.errors` lists."""
+    with signals_stop():
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
+    set_verbosity(0)
+    _open_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names are data; not every terminal can show them
+    try:
+        command = next((word for word in arguments if word in COMMANDS), None)
+        parser, chosen = command_parser(command)
+        options = parser.parse_args(_join_sparsity(arguments))
+        set_verbosity(options.verbose)
+        if chosen is None:
+            parser.print_help()
+            return 2
+        bounds.use(**{keyword: getattr(options, keyword) for keyword, _, _, _ in _BOUNDS})
+        from nm2trt.options.command_line import options_from
+
+        status = int(chosen.run(options_from(options, chosen.OPTIONS)))
+        sys.stdout.flush()  # here, and not when the interpreter ends, where a failure has no words
+        return status
+    except Nm2trtError as error:
+        cause = _stopped(error)
+        if cause is not None and not isinstance(error, Interrupted):
+            return _interrupted(cause)  # e.g. a library that was stopped while it loaded
+        status = cause.exit_status if isinstance(cause, Stopped) else error.exit_status
+        return _fail(str(error), status)
+    except KeyboardInterrupt as signalled:
+        return _interrupted(signalled)
+    except BrokenPipeError:
+        # The reader of our output has gone; there is nobody to tell.
+        _discard(sys.stdout)
+        return 0
+    except SystemExit as stop:
+        _flush(sys.stdout)
+        _flush(sys.stderr)
+        return stop.code if isinstance(stop.code, int) else 2
+    except Exception as error:
+        cause = _stopped(error)
+        if cause is not None:
+            return _interrupted(cause)
+        absent = missing(error) if isinstance(error, ModuleNotFoundError) else None
+        if absent is not None:
+            return _fail(str(absent), absent.exit_status)
+        if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None:
+            _discard(sys.stdout)
+            return _fail(f"output could not be written: {os_reason(error)}", 2)
+        text = f"internal error: {type(error).__name__}: {error}; please report it, with the output of -vv"
+        return _fail(text, 1)
+
+
+def command_parser(command: str | None) -> tuple[argparse.ArgumentParser, Any]:
+    """Return the parser of all commands, and the module of the one asked for, whose arguments it has."""
+    parser = _Parser(
+        prog="nm2trt", description="PyTorch models to 2:4-sparse TensorRT engines, every step proved."
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="-vv shows tracebacks")
+    for keyword, flag, metavar, words in _BOUNDS:
+        parser.add_argument(flag, dest=keyword, type=float, metavar=metavar, help=words)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
+    chosen = None
+    for name, summary in COMMANDS.items():
+        sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == command:
+            chosen = importlib.import_module(f"nm2trt.cli.{name}")
+            # `-v` is taken behind the command too; without a default it keeps what stood in front.
+            sub.add_argument(
+                "-v", "--verbose", action="count", default=argparse.SUPPRESS, help="-vv shows tracebacks"
+            )
+            if epilog := getattr(chosen, "EPILOG", ""):
+                sub.epilog = epilog
+            from nm2trt.options.command_line import add_arguments
+
+            add_arguments(sub, chosen.OPTIONS)
+    return parser, chosen
+
+
+def chosen_parser(command: str) -> argparse.ArgumentParser:
+    """Return the parser of one command, whose help it prints."""
+    parser, _ = command_parser(command)
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    chosen: argparse.ArgumentParser = commands.choices[command]
+    return chosen
+
+
+def _join_sparsity(arguments: list[str]) -> list[str]:
+    """Write a bare `--sparsity` as `--sparsity=enable`: argparse would take the model's path as its value."""
+    joined: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word != "--sparsity":
+            joined.append(word)
+            continue
+        following = next(words, None)
+        if following in ("disable", "enable", "force"):
+            joined.append(f"--sparsity={following}")
+        else:
+            joined.append("--sparsity=enable")
+            if following is not None:
+                joined.append(following)
+    return joined
+
+
+def _stopped(error: BaseException) -> KeyboardInterrupt | None:
+    """Return the signal that an error comes from: hooks of Python and of C extensions wrap what they meet."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__cause__ or cause.__context__
+    return cause
+
+
+def _fail(message: str, status: int) -> int:
+    print_error(message)
+    _flush(sys.stderr)
+    return status
+
+
+def _interrupted(stop: KeyboardInterrupt) -> int:
+    status = stop.exit_status if isinstance(stop, Stopped) else Interrupted.exit_status
+    word = "interrupted" if status == Interrupted.exit_status else f"ended by {stop}"
+    _fail(f"{word}; nothing was left half-written", status)
+    if any(thread.name == BUILDER_THREAD for thread in threading.enumerate()):
+        # Stopped twice, and a library still works: Python would wait for it, or crash beneath it.
+        os._exit(status)
+    return status
+
+
+def _open_streams() -> None:
+    """Let what a caller has closed lead nowhere; else the next file that is opened would take its number."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_WRONLY)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
+
+
+def _flush(stream: TextIO) -> None:
+    try:
+        stream.flush()
+    except OSError:
+        _discard(stream)
+
+
+def _discard(stream: TextIO) -> None:
+    """Lead a stream that fails nowhere, so that what it still holds does not fail again at the end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _version() -> str:
+    from nm2trt import __version__
+
+    return f"nm2trt {__version__}"
