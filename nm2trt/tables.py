@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import html as markup
 import re
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+from nm2trt.terminal_text import display_width, fill, padded, printable, shorten, wrapped
 
 __all__ = [
     "Column",
@@ -20,12 +21,9 @@ __all__ = [
     "Result",
     "Row",
     "Table",
-    "fill",
     "html",
     "lay_out",
-    "printable",
     "short_count",
-    "shorten",
     "text",
 ]
 
@@ -131,7 +129,7 @@ class Layout:
         for number in range(max(map(len, cells))):
             parts = (cell[number] if number < len(cell) else "" for cell in cells)
             fitted = (
-                part.rjust(width) if right else part.ljust(width)
+                padded(part, width, right=right)
                 for part, width, right in zip(parts, self.widths, self.right, strict=True)
             )
             yield (" " * _GAP).join(fitted).rstrip()
@@ -143,23 +141,6 @@ def short_count(number: int) -> str:
         if number >= unit:
             return f"{number / unit:.2f} {name}"
     return str(number)
-
-
-def printable(cell: str) -> str:
-    """Return data with its control characters escaped, so that a name cannot repaint the terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in cell)
-
-
-def shorten(name: str, width: int) -> str:
-    """Return a name of at most `width` characters that keeps its end, as in `...layer3.0.conv1`."""
-    if len(name) <= width:
-        return name
-    if width <= 3:
-        return name[len(name) - width :]
-    end = name[len(name) - width + 3 :]
-    # At a dot or slash where that costs little.
-    places = [end.find(sign) + 1 for sign in "./" if 0 <= end.find(sign) < width // 5]
-    return "..." + end[min(places, default=0) :]
 
 
 def lay_out(table: Table, width: int | None = None, *, every_row: bool = False) -> Layout:
@@ -182,7 +163,7 @@ def lay_out(table: Table, width: int | None = None, *, every_row: bool = False) 
     below = [*((note, "") for note in notes), *reasons]
     return Layout(
         title=table.title,
-        headers=tuple(tuple(_wrapped(c.header, w)) for c, w in zip(columns, widths, strict=True)),
+        headers=tuple(tuple(wrapped(c.header, w)) for c, w in zip(columns, widths, strict=True)),
         rows=tuple(
             tuple(_cell(c, x, w) for c, x, w in zip(columns, row, widths, strict=True)) for row in cells
         ),
@@ -209,19 +190,6 @@ def html(table: Table, *, every_row: bool = False) -> str:
     title = f"<caption>{markup.escape(laid.title)}</caption>" if laid.title else ""
     notes = "".join(f"<div>{markup.escape(note)}</div>" for note in laid.notes)
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
-
-
-def fill(sentence: str, width: int | None, indent: str = "") -> list[str]:
-    """Return a sentence as lines between words; a word that is longer than a line is not broken."""
-    if width is None or len(sentence) <= width:
-        return [sentence]
-    return textwrap.wrap(
-        sentence,
-        width,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 class Result:
@@ -368,7 +336,7 @@ def _natural(column: Column, cells: Iterable[str], width: int | None) -> int:
     """Return a column's natural width: on a terminal a header may take several lines, a cell not."""
     whole = width is None or column.kind == "name"
     words = [column.header] if whole else column.header.split()
-    return max((len(part) for part in (*cells, *words)), default=0)
+    return max((display_width(part) for part in (*cells, *words)), default=0)
 
 
 def _squeeze(
@@ -389,14 +357,10 @@ def _squeeze(
 
 
 def _longest_word(column: Column) -> int:
-    return max(map(len, column.header.split()), default=0)
-
-
-def _wrapped(words: str, width: int) -> list[str]:
-    return textwrap.wrap(words, max(width, 1), break_long_words=False, break_on_hyphens=False) or [""]
+    return max(map(display_width, column.header.split()), default=0)
 
 
 def _cell(column: Column, cell: str, width: int) -> tuple[str, ...]:
     if column.kind == "text":
-        return tuple(shorten(line, width) for line in _wrapped(cell, width))
+        return tuple(shorten(line, width) for line in wrapped(cell, width))
     return (shorten(cell, width),)

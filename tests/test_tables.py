@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from nm2trt.tables import Column, Result, Row, Table, html, lay_out, shorten, text
+from nm2trt.tables import Column, Result, Row, Table, html, lay_out, text
+from nm2trt.terminal_text import display_width, fill, shorten
 
 COLUMNS = (
     Column("weight", "name"),
@@ -112,6 +113,28 @@ def test_any_table_fits_and_breaks_no_word(seed):
             assert word in known or word.startswith(("...", "+")) or word.isdecimal(), word
     shown = sum(1 for line, kind in laid.lines() if kind == "")
     assert shown >= min(len({r.cells[2:] for r in table.rows}), 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "columns"),
+    [
+        pytest.param("conv1", 5, id="ascii"),
+        pytest.param("編碼器.weight", 13, id="wide"),
+        pytest.param("e\u0301te\u0301", 3, id="combining"),
+    ],
+)
+def test_width_is_that_on_the_terminal(words, columns):
+    assert display_width(words) == columns
+
+
+def test_wide_names_are_aligned_and_cut_as_terminals_show_them():
+    names = [f"模型層編碼器注意力權重矩陣模型層編碼器注意力權重矩陣{i}.weight" for i in (1, 22)]
+    table = Table(COLUMNS, tuple(row(name, zeros=f"{i}%") for i, name in enumerate(names)))
+    lines = text(table, 60).splitlines()
+    assert max(map(display_width, lines)) <= 60
+    assert {display_width(line.split("%")[0]) for line in lines[1:3]} == {display_width(lines[0]) - 1}
+    assert shorten("編碼器.weight", 11) == "...weight"
+    assert fill("編碼器 編碼器 編碼器", 14, "  ") == ["編碼器 編碼器", "  編碼器"]
 
 
 def test_of_very_many_rows_the_broken_ones_stay():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import InitCommand
 
@@ -12,7 +14,7 @@ OPTIONS = InitCommand
 
 def run(options: InitCommand) -> int:
     """Write the recipe and return 0."""
-    from nm2trt.cli.output import print_json, printable
+    from nm2trt.cli.output import print_json, print_verdict
     from nm2trt.recipe.starter import write_recipe
 
     result = write_recipe(**keywords(options))
@@ -20,6 +22,5 @@ def run(options: InitCommand) -> int:
         print_json(result.to_json())
     else:
         print(f"{result.recipe}: {result.holds} of {result.weights} weights hold 2:4")
-        print(printable(result.outlook))
-        print(f"next: nm2trt run {result.recipe}")
+        print_verdict(result.outlook, f"nm2trt run {shlex.quote(str(result.recipe))}")
     return 0

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nm2trt.errors import Nm2trtError
 from nm2trt.files import check_output, write_atomic
-from nm2trt.tables import Column, Mark, Result, Row, Table, fill, lay_out, printable, short_count
+from nm2trt.tables import Column, Mark, Result, Row, Table, lay_out, short_count
+from nm2trt.terminal_text import fill, printable, shorten
 
 if TYPE_CHECKING:
     from nm2trt.compare import OutputDifference
@@ -192,7 +193,9 @@ def print_verdict(verdict: str, command: str = "", mark: Mark = "") -> None:
         mark: What the verdict says.
     """
     if verdict:
-        say(f"verdict: {verdict}", mark, indent=" " * 9)
+        room = (_width() or 1 << 20) - 9
+        words = (shorten(word, room) for word in printable(verdict).split())
+        say(f"verdict: {' '.join(words)}", mark, indent=" " * 9)
     if command:
         _write([(f"next:    {printable(command)}", "")])
 

@@ -10,15 +10,16 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from nm2trt.cli import main
+from nm2trt.terminal_text import display_width
 from tests.cli.terminal import on_terminal
 
 
-def network(path, *, sparse, weights=24):
-    """Write 24 convolutions with long names in float32, 2:4 or not."""
+def network(path, *, sparse, weights=24, prefix="backbone.encoder"):
+    """Write convolutions with long names in float32, 2:4 or not."""
     rng = np.random.default_rng(0)
     nodes, stored, value = [], [], "x"
     for index in range(weights):
-        name = f"backbone.encoder.layer{index // 6 + 1}.{index % 6 // 2}.conv{index % 2 + 1}"
+        name = f"{prefix}.layer{index // 6 + 1}.{index % 6 // 2}.conv{index % 2 + 1}"
         weight = rng.standard_normal((16, 16, 1, 1 + index % 2))
         if sparse:
             weight[:, 2::4] = weight[:, 3::4] = 0
@@ -66,6 +67,14 @@ def test_24_weights_fit_one_screen(folder, monkeypatch, capsys, words, expected,
     assert 5 < len(lines) <= 60
     too_long = [line for line in lines if len(line) > columns]
     assert all(line.startswith("next: ") for line in too_long), "only a command to copy is not wrapped"
+
+
+@pytest.mark.parametrize("prefix", ["模型編碼器" * 12, "x" * 300], ids=["wide", "long"])
+def test_wide_and_very_long_names_fit(folder, monkeypatch, capsys, prefix):
+    network("named.onnx", sparse=False, weights=2, prefix=prefix)
+    for command in ("verify", "explain"):
+        _, lines, _ = on_terminal([command, "named.onnx"], 80, monkeypatch)
+        assert max(map(display_width, lines)) <= 80
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ from nm2trt.engine.ladder.forecast import Forecast, forecast
 from nm2trt.engine.ladder.ladder import SPARSITY_OFF, LadderRow, sparse_share
 from nm2trt.engine.ladder.unmatched import foreign_layers, lost_weights
 from nm2trt.nm.eligibility import rule_of
-from nm2trt.tables import Result, shorten
+from nm2trt.tables import Result
+from nm2trt.terminal_text import shorten
 
 __all__ = ["Explanation", "Reason", "explain"]
 

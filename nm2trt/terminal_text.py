@@ -1,0 +1,77 @@
+"""Text in columns of a terminal: how wide it is shown, wrapped between words, cut at the front, escaped."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+__all__ = ["display_width", "fill", "padded", "printable", "shorten", "wrapped"]
+
+
+def display_width(words: str) -> int:
+    """Return the columns that a text takes: two per wide character, none per combining one."""
+    if words.isascii():
+        return len(words)
+    return sum(map(_columns, words))
+
+
+def padded(words: str, width: int, *, right: bool = False) -> str:
+    """Return a text filled with blanks to `width` columns, on its left if it stands to the right."""
+    blanks = " " * (width - display_width(words))
+    return blanks + words if right else words + blanks
+
+
+def printable(cell: str) -> str:
+    """Return data with its control characters escaped, so that a name cannot repaint the terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in cell)
+
+
+def shorten(name: str, width: int) -> str:
+    """Return a name of at most `width` columns that keeps its end, as in `...layer3.0.conv1`."""
+    if display_width(name) <= width:
+        return name
+    if width <= 3:
+        return _end(name, width)
+    end = _end(name, width - 3)
+    # At a dot or slash where that costs little.
+    places = [end.find(sign) + 1 for sign in "./" if 0 <= end.find(sign) < width // 5]
+    return "..." + end[min(places, default=0) :]
+
+
+def wrapped(words: str, width: int, indent: str = "") -> list[str]:
+    """Return a text as lines of at most `width` columns, further ones indented.
+
+    A word that is longer than a line is not broken; several blanks between words stay.
+    """
+    lines: list[str] = []
+    line = ""
+    for word in re.findall(r"\s*\S+", words):
+        if line.strip() and display_width(line + word) > width:
+            lines.append(line)
+            line = indent + word.lstrip()
+        else:
+            line += word
+    return [*lines, line]
+
+
+def fill(sentence: str, width: int | None, indent: str = "") -> list[str]:
+    """Return a sentence as lines between words, further ones indented; None as width leaves it whole."""
+    if width is None or display_width(sentence) <= width:
+        return [sentence]
+    return wrapped(sentence, width, indent)
+
+
+def _end(name: str, width: int) -> str:
+    """Return the last `width` columns of a name."""
+    start = len(name)
+    taken = 0
+    while start and taken + _columns(name[start - 1]) <= width:
+        start -= 1
+        taken += _columns(name[start])
+    return name[start:]
+
+
+def _columns(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
