@@ -98,26 +98,33 @@ class Limits:
 def _hold_to_tolerance(item: OutputDifference, atol: float, rtol: float) -> Gate:
     outside = item.outside or 0
     limit = f"{atol:g} + {rtol:g} |b|"
+    remark = item.remark
     if item.unequal_shapes:
-        words = f"its size differs from the reference's in {item.unequal_shapes} runs"
+        words, remark = f"its size differs from the reference's in {item.unequal_shapes} runs", ""
+    elif item.nan_in_both:
+        beyond = f"{outside - item.nan_in_both} of {item.elements} elements are beyond {limit}"
+        words = f"{beyond}, and {item.nan_in_both} are NaN on both sides, which no tolerance admits"
+        remark = ""
     elif outside:
         worst = "" if math.isnan(item.max_abs) else f"; the largest difference is {item.max_abs:.3g}"
         words = f"{outside} of {item.elements} elements are beyond {limit}{worst}"
     else:
         words = f"all {item.elements} elements are within {limit}"
-    sentence = f"output {item.name!r}: {words}" + (f"; {item.remark}" if item.remark else "")
+    sentence = f"output {item.name!r}: {words}" + (f"; {remark}" if remark else "")
     passed = not outside and not item.unequal_shapes
     return Gate("tolerance", None, passed, sentence, item.name, {"atol": atol, "rtol": rtol})
 
 
 def _hold_to_cosine(item: OutputDifference, least: float) -> Gate:
-    passed = item.cosine is not None and item.cosine >= least and not item.unequal_shapes
+    high = item.cosine is not None and item.cosine >= least
+    passed = high and not item.unequal_shapes and not item.nan_in_both
     if item.unequal_shapes:
         words = f"its size differs from the reference's in {item.unequal_shapes} runs"
     elif item.cosine is None:
         words = f"the cosine is undefined, since {_why_undefined(item)}"
     else:
-        words = f"cosine {item.cosine:.6f}, {'at least' if passed else 'less than'} {least:g}"
+        words = f"cosine {item.cosine:.6f}, {'at least' if high else 'less than'} {least:g}"
+        words += f", but {item.remark}" if item.nan_in_both else ""
     return Gate("cosine", None, passed, f"output {item.name!r}: {words}", item.name, {"min_cosine": least})
 
 
@@ -132,8 +139,8 @@ def _hold_to_agreement(metric: MetricComparison, least: float) -> Gate:
 
 
 def _why_undefined(item: OutputDifference) -> str:
-    if math.isnan(item.max_abs):
-        return item.remark
+    if math.isnan(item.max_abs) or item.nan_in_both + item.infinite_in_both == item.elements:
+        return item.remark or "the output is empty"
     if item.max_abs == 0:
         return "the output is all zero on both sides (--atol 0 asks for equality)"
     return f"the {'reference' if item.max_relative == math.inf else 'candidate'} is all zero"

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from nm2trt.compare import DifferenceSum
 from nm2trt.errors import InputError
 from nm2trt.validation.comparison import MetricComparison, Score, compare_sessions
-from nm2trt.validation.gate import hold_to, parse_drop
+from nm2trt.validation.gate import Limits, hold_to, parse_drop
 from nm2trt.validation.statistics.paired import PairedDifference
 from tests.validation.validation_fakes import Lookup, one_hot, rows
 
@@ -76,3 +77,27 @@ def test_a_loss_that_is_there_is_found_from_the_outputs():
     )
     assert not hold_to(found.metrics[0], 0.05).passed
     assert hold_to(found.metrics[0], 0.15).passed
+
+
+def judged(candidate, reference, **limits):
+    chosen = Limits(**limits)
+    total = DifferenceSum("y", tolerance=chosen.tolerance)
+    total.add(np.array(candidate, np.float32), np.array(reference, np.float32))
+    (gate,) = chosen.judge([total.result()], [])
+    return gate.passed, gate.sentence
+
+
+@pytest.mark.parametrize("limits", [{"atol": 1e9}, {"rtol": 1e9}, {"min_cosine": -1.0}])
+def test_nan_in_a_part_of_both_outputs_fails_every_gate(limits):
+    passed, sentence = judged([1, np.nan, 3], [1, np.nan, 3], **limits)
+    assert not passed
+    assert "1 of 3 elements are NaN on both sides" in sentence or "1 are NaN on both sides" in sentence
+    assert "largest difference is 0" not in sentence
+
+
+def test_infinities_that_are_equal_pass_a_tolerance_and_have_no_cosine():
+    same = [np.inf, -np.inf]
+    assert judged(same, same, atol=0.0)[0]
+    passed, sentence = judged(same, same, min_cosine=0.5)
+    assert (passed, "2 of 2 elements are infinite on both sides" in sentence) == (False, True)
+    assert "all zero" not in sentence

@@ -329,6 +329,8 @@ def _run(
         attributes.setdefault("num_outputs", len(node.output))
     if attributes.get("broadcast") and node.op_type in VALUES:
         raise Opaque(f"{label} broadcasts as opset 6 did, which is not evaluated")
+    if node.op_type not in MOVES and node.op_type not in VALUES and node.op_type not in BY_REFERENCE:
+        raise Opaque(f"{label} is not evaluated")
     try:
         check_growth(node.op_type, arrays, label, attributes, held=held, stored=stored)
         if tracked:
@@ -337,10 +339,8 @@ def _run(
             results = MOVES[node.op_type](arrays, attributes)
         elif node.op_type in VALUES:
             results = [VALUES[node.op_type](arrays, attributes)]
-        elif node.op_type in BY_REFERENCE:
-            results = by_reference(node, arrays, attributes, scope.model.proto.opset_import)
         else:
-            raise Opaque(f"{label} is not evaluated")
+            results = by_reference(node, arrays, attributes, scope.model.proto.opset_import)
         return [(array, False) for array in results]
     except (Opaque, ModelError):
         raise

@@ -26,11 +26,12 @@ _FIRST_CARRIES = frozenset(
         *MOVES,
         *"""Cast CastLike QuantizeLinear DequantizeLinear GatherElements GatherND ScatterElements ScatterND
         Scatter Compress Trilu Clip Abs Neg Sqrt Reciprocal Sign Exp Log Tanh Sigmoid Relu LeakyRelu Erf Round
-        Floor Ceil DepthToSpace SpaceToDepth Softmax CumSum ReverseSequence Upsample Resize""".split(),
+        Floor Ceil DepthToSpace SpaceToDepth Softmax CumSum ReverseSequence Upsample Resize SplitToSequence
+        SequenceAt SequenceErase ConcatFromSequence Optional OptionalGetElement""".split(),
     }
 ) - {"Concat"}
 _BINARY = frozenset("Mul Div Add Sub Pow Max Min Mod PRelu BitwiseAnd".split())
-_ALL_CARRY = frozenset({"Concat", "Sum", "Mean"})
+_ALL_CARRY = frozenset({"Concat", "Sum", "Mean", "SequenceConstruct"})
 _CHOOSERS = frozenset({"Gather", "GatherND", "GatherElements", "Compress"})
 # What a weight is never stored as.
 _NO_WEIGHT = frozenset({"bool", "int64", "int32", "uint64", "uint32", "string", "unknown"})
@@ -103,8 +104,8 @@ def _through(
         return None
     if node.op_type in _FIRST_CARRIES and node.input:
         return _chosen(node, stored_behind(scope, node.input[0], shapes, depth))
-    if node.op_type == "Where" or node.op_type in _ALL_CARRY:
-        inputs = node.input[1:] if node.op_type == "Where" else node.input
+    if node.op_type in ("Where", "SequenceInsert") or node.op_type in _ALL_CARRY:
+        inputs = {"Where": node.input[1:], "SequenceInsert": node.input[:2]}.get(node.op_type, node.input)
         found = [stored_behind(scope, item, shapes, depth) for item in inputs]
         return _largest(found) if all(found) else None
     if node.op_type in _BINARY and len(node.input) == 2:

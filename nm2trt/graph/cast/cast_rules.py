@@ -90,6 +90,8 @@ KEEP: Mapping[str, tuple[str, tuple[Target, ...]]] = {
             "GroupNormalization",
             "RMSNormalization",
             "LpNormalization",
+            "LpPool",
+            "GlobalLpPool",
             "MeanVarianceNormalization",
             "LRN",
         ),

@@ -33,6 +33,8 @@ Array = npt.NDArray[Any]
 
 # Operators that carry a zero of the stored tensor to a zero of the weight, besides those that move elements.
 _KEEPS_ZERO = frozenset({"Cast", "CastLike", "DequantizeLinear", "QuantizeLinear"})
+# Operators in front of whose weights `nm2trt fuse` evaluates what computes them.
+_FUSED_WEIGHTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,10 +80,10 @@ def zero_weakest(
         return Rewrite(tensor, lambda: _stream(tensor, first.weight, pattern, inner))
     kept = _agreed(readings, source, pattern)
     if tensor.data_location != TensorProto.EXTERNAL:
-        return Rewrite(tensor, lambda: iter([_masked(tensor, first, source, kept)]))
+        return Rewrite(tensor, lambda: iter([_masked(tensor, readings, source, kept)]))
     # A large model keeps nothing in memory: this is done again when its turn to be written comes.
     light = [replace(r, weight=replace(r.weight, value=None)) for r in readings]
-    return Rewrite(tensor, lambda: iter([_masked(tensor, light[0], source, _agreed(light, source, pattern))]))
+    return Rewrite(tensor, lambda: iter([_masked(tensor, light, source, _agreed(light, source, pattern))]))
 
 
 def check_reach(readings: Sequence[Reading], sources: Sequence[Source], pattern: NMPattern) -> None:
@@ -92,6 +94,8 @@ def check_reach(readings: Sequence[Reading], sources: Sequence[Source], pattern:
     """
     for reading in readings:
         consumer = reading.weight.consumer
+        for source in sources:
+            _check_way(reading.weight, source)
         value = reading.weight.value
         value = evaluate(consumer.scope, consumer.value) if value is None else value
         magnitude = _magnitude(value, _operand_zero(reading))
@@ -106,24 +110,38 @@ def check_reach(readings: Sequence[Reading], sources: Sequence[Source], pattern:
 
 
 def _agreed(readings: Sequence[Reading], source: Source, pattern: NMPattern) -> Array:
-    kept = _kept(readings[0], source, pattern)
-    for other in readings[1:]:
-        if not np.array_equal(_kept(other, source, pattern), kept):
-            raise Opaque(_disagree(readings[0], other))
+    """Mark the elements that stay; consumers have to agree on those that several of them read.
+
+    A Split hands each consumer its own part of the stored tensor.
+    """
+    kept = np.ones(math.prod(source.shape), dtype=np.bool_)
+    owner = np.full(kept.shape, -1, np.int32)
+    for number, reading in enumerate(readings):
+        read, stays = _kept(reading, source, pattern)
+        clash = read & (owner >= 0) & (stays != kept)
+        if bool(clash.any()):
+            raise Opaque(_disagree(readings[int(owner[clash][0])], reading))
+        kept[read] = stays[read]
+        owner[read] = number
     return kept
 
 
-def _masked(tensor: TensorProto, reading: Reading, source: Source, kept: Array) -> bytes:
-    stored = read_tensor(tensor, reading.weight.consumer.scope.model.root)
-    left = np.where(kept.reshape(stored.shape), stored, _stored_zero(reading, source, stored))
+def _masked(tensor: TensorProto, readings: Sequence[Reading], source: Source, kept: Array) -> bytes:
+    stored = read_tensor(tensor, source.scope.model.root)
+    zero = np.zeros(stored.shape, stored.dtype)
+    for reading in readings:
+        # Nought where this consumer reads nothing.
+        own = _stored_zero(reading, source, stored)
+        zero = np.where(own != 0, own, zero)
+    left = np.where(kept.reshape(stored.shape), stored, zero)
     kind = element_type(tensor)
     return pack(left.astype(kind.numpy), kind)
 
 
 def _disagree(first: Reading, other: Reading) -> str:
     return (
-        f"{first.weight.consumer.label} and {other.weight.consumer.label} both read it, and reduce it along "
-        "different axes"
+        f"{first.weight.consumer.label} and {other.weight.consumer.label} both read it, and group its "
+        "elements differently, along different axes for example"
     )
 
 
@@ -148,11 +166,13 @@ def _magnitude(elements: Array, zero: Array | None = None) -> Array:
     return np.asarray(np.abs(exact))
 
 
-def _kept(reading: Reading, source: Source, pattern: NMPattern) -> npt.NDArray[np.bool_]:
-    """Mark the elements of the stored tensor, flat, that one consumer lets stand."""
+def _kept(
+    reading: Reading, source: Source, pattern: NMPattern
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Mark the elements of the stored tensor, flat, that one consumer reads, and those that it lets stand."""
     weight, scope = reading.weight, reading.weight.consumer.scope
     value = weight.value if weight.value is not None else evaluate(scope, weight.consumer.value)
-    _check_way(scope, weight.consumer.value, source)
+    _check_way(weight, source)
     places = stored_places(scope, weight.consumer.value, source)
     if places is None or places.shape != value.shape:
         raise Opaque(f"{source.name} is mixed with other numbers before {weight.consumer.label} reads it")
@@ -160,7 +180,9 @@ def _kept(reading: Reading, source: Source, pattern: NMPattern) -> npt.NDArray[n
     kept = np.ones(math.prod(source.shape), dtype=np.bool_)
     dropped = places[~mask]
     kept[dropped[dropped >= 0]] = False
-    return kept
+    read = np.zeros(kept.shape, dtype=np.bool_)
+    read[places[places >= 0]] = True
+    return read, kept
 
 
 def _operand_zero(reading: Reading) -> Array | None:
@@ -178,13 +200,18 @@ def _operand_zero(reading: Reading) -> Array | None:
     return zero
 
 
-def _check_way(scope: Scope, value: str, source: Source) -> None:
+def _check_way(weight: ReadWeight, source: Source) -> None:
     """Raise unless every operator between the stored tensor and the weight moves or quantises it."""
-    for where, node in _way(scope, value, source):
+    consumer = weight.consumer
+    for where, node in _way(consumer.scope, consumer.value, source):
         if node.op_type not in MOVES and node.op_type not in _KEEPS_ZERO:
+            # Fuse evaluates this one weight input, and leaves what is stored in a smaller type.
+            fusable = consumer.operator in _FUSED_WEIGHTS and consumer.input_index == 1
+            same = fusable and where.name == "" and source.dtype == weight.dtype
+            remedy = "run nm2trt fuse first" if same else "export the model with the result stored"
             raise Opaque(
                 f"{node.op_type} at {where.label(node)} stands between {source.name} and its consumer; "
-                "run nm2trt fuse first"
+                f"{remedy}"
             )
 
 

@@ -50,6 +50,8 @@ def normed(*steps):
         tensor("most", np.float32(1e12)),
         tensor("lg", np.float32(0.01)),
         tensor("perm", np.array([1, 0])),
+        tensor("grid", np.array([0, 8, 8, 8])),
+        tensor("flat", np.array([0, SIZE])),
     ]
     used = {name for node in nodes for name in node.input}
     return model_of(nodes, [one for one in constants if one.name in used])
@@ -72,6 +74,12 @@ NETS = {
         NODE("ReduceL2", ["h", "ax"], ["t"]),
         NODE("Clip", ["t", "eps"], ["r"]),
         NODE("Div", ["h", "r"], ["z"]),
+    ),
+    "l2 of squares that a pool sums": normed(
+        NODE("Reshape", ["h", "grid"], ["h4"]),
+        NODE("LpPool", ["h4"], ["r"], kernel_shape=[8, 8], p=2),
+        NODE("Div", ["h4", "r"], ["z4"]),
+        NODE("Reshape", ["z4", "flat"], ["z"]),
     ),
     "layer norm by Pow": normed(
         *CENTRED,

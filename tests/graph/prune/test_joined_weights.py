@@ -7,6 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from nm2trt.errors import SparsityError
+from nm2trt.graph.fuse.fuse_model import fuse_model
 from nm2trt.graph.prune.prune_model import prune_model
 from nm2trt.graph.verify.verify_model import verify_model
 
@@ -107,3 +109,96 @@ def test_a_part_that_is_only_computed_leaves_the_weight_dense(tmp_path):
     report = prune_model(write(tmp_path / "a.onnx", nodes, parts), tmp_path / "b.onnx")
     assert [(weight.weight, weight.status) for weight in report.weights] == [("q", "dense"), ("o", "pruned")]
     assert "not a stored tensor" in report.weights[0].reason
+
+
+SPLITS = {
+    "output columns": ({"axis": 1}, [20, 12], [("x", "q"), ("x", "k")]),
+    "rows": ({"axis": 0}, [12, 20], [("x", "q"), ("z", "k")]),
+}
+
+
+@pytest.mark.parametrize("name", SPLITS)
+@pytest.mark.parametrize("quantised", [False, True])
+def test_parts_that_a_split_hands_to_several_consumers_are_all_zeroed(name, quantised, tmp_path):
+    """One stored tensor, two readers of different parts: neither says anything about the other's elements."""
+    attributes, sizes, reads = SPLITS[name]
+    nodes = [NODE("Split", ["w", "sizes"], ["q", "k"], **attributes)]
+    whole = matrix(32, 32)
+    parts = {"sizes": np.array(sizes)}
+    if quantised:
+        nodes = [NODE("DequantizeLinear", ["i", "s", "p"], ["w"], axis=1), *nodes]
+        parts |= {"i": RANDOM.integers(0, 255, (32, 32)).astype(np.uint8), "s": np.full(32, 0.1, np.float32)}
+        parts |= {"p": np.arange(100, 132).astype(np.uint8)}
+    else:
+        parts["w"] = whole
+    if name == "rows":
+        nodes += [NODE("Slice", ["x", "zero", "twelve", "one"], ["x12"]), NODE("Slice", ["x", "twelve", "end", "one"], ["z"])]  # fmt: skip
+        parts |= {
+            "zero": np.array([0]),
+            "twelve": np.array([12]),
+            "end": np.array([32]),
+            "one": np.array([1]),
+        }
+        reads = [("x12", "q"), ("z", "k")]
+    nodes += [NODE("MatMul", [left, right], [f"{right}y"]) for left, right in reads]
+    nodes += [NODE("Concat", ["qy", "ky"], ["y"], axis=1)]
+    report = prune_model(write(tmp_path / "a.onnx", nodes, parts), tmp_path / "b.onnx", min_channels=4)
+    assert [weight.status for weight in report.weights] == ["pruned"]
+    after = stored(tmp_path / "b.onnx")
+    if quantised:
+        before, left = ((t["i"].astype(np.int32) - t["p"]) for t in (parts, after))
+        before, left = before * np.float32(0.1), left * np.float32(0.1)
+    else:
+        before, left = whole, after["w"]
+    cuts = [slice(0, sizes[0]), slice(sizes[0], 32)]
+    for cut in cuts:
+        place = (slice(None), cut) if name == "output columns" else (cut, slice(None))
+        np.testing.assert_array_equal(left[place], brute_force(before[place]))
+    assert verify_model(tmp_path / "b.onnx").counts == {"holds": 2}
+
+
+def test_parts_that_overlap_and_disagree_stay_dense(tmp_path):
+    nodes = [
+        NODE("Slice", ["w", "start", "end", "axis"], ["part"]),
+        NODE("MatMul", ["x", "w"], ["h"]),
+        NODE("MatMul", ["z", "part"], ["k"]),
+        NODE("Slice", ["x", "start", "end", "one"], ["z"]),
+        NODE("Add", ["h", "k"], ["a"]),
+        NODE("MatMul", ["a", "o"], ["y"]),
+    ]
+    nodes.insert(1, nodes.pop(3))
+    parts = {"w": matrix(32, 16), "o": matrix(16, 16), "start": np.array([2]), "end": np.array([30])}
+    parts |= {"axis": np.array([0]), "one": np.array([1])}
+    report = prune_model(write(tmp_path / "a.onnx", nodes, parts), tmp_path / "b.onnx")
+    status = {weight.weight: (weight.status, weight.reason) for weight in report.weights}
+    assert (status["w"][0], status["o"][0]) == ("dense", "pruned")
+    assert "group its elements differently" in status["w"][1]
+
+
+COMPUTED = {
+    "a scaled part": ([NODE("Mul", ["w", "k"], ["v"])], {"w": matrix(32, 16), "k": np.float32(2)}, True),
+    "two added": ([NODE("Add", ["w", "k"], ["v"])], {"w": matrix(32, 16), "k": matrix(32, 16)}, True),
+    "a low-rank patch": (
+        [NODE("MatMul", ["p", "k"], ["l"]), NODE("Add", ["w", "l"], ["v"])],
+        {"w": matrix(32, 16), "p": matrix(32, 2), "k": matrix(2, 16)}, True),
+    "chosen by a stored mask": (
+        [NODE("Where", ["m", "w", "k"], ["v"])],
+        {"w": matrix(32, 16), "m": RANDOM.random((32, 16)) > 0.5, "k": np.float32(0)}, True),
+    "normalised": (
+        [NODE("ReduceL2", ["w"], ["n"], axes=[0]), NODE("Div", ["w", "n"], ["v"])], {"w": matrix(32, 16)}, True),
+    "integers times a scale": (
+        [NODE("Cast", ["w"], ["f"], to=TensorProto.FLOAT), NODE("Mul", ["f", "k"], ["v"])],
+        {"w": RANDOM.integers(-9, 9, (32, 16)).astype(np.int8), "k": np.float32(0.1)}, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_fuse_first_is_said_only_where_fuse_helps(name, tmp_path):
+    nodes, parts, helps = COMPUTED[name]
+    source = write(tmp_path / "a.onnx", [*nodes, NODE("MatMul", ["x", "v"], ["y"])], parts)
+    with pytest.raises(SparsityError) as refused:
+        prune_model(source, tmp_path / "b.onnx")
+    assert ("run nm2trt fuse first" in str(refused.value)) is helps
+    if helps:
+        fuse_model(source, tmp_path / "f.onnx")
+        assert prune_model(tmp_path / "f.onnx", tmp_path / "b.onnx").counts["pruned"] == 1

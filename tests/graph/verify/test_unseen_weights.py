@@ -144,6 +144,15 @@ HIDDEN = {
         [NODE("Shape", ["x"], ["n"], end=1), NODE("Concat", ["n", "rest"], ["to"], axis=0),
          NODE("Expand", ["w", "to"], ["v"]), NODE("Unsqueeze", ["x", "one"], ["u"]), NODE("MatMul", ["u", "v"], ["y"])],
         {}, {"w": matrix(32, 16), "rest": np.array([32, 16]), "one": np.array([1])}, "Expand#2"),
+    "one of a sequence": (
+        [NODE("SequenceConstruct", ["w", "other"], ["q"]), NODE("SequenceAt", ["q", "i"], ["v"]), READ],
+        {"i": (TensorProto.INT64, [])}, {"w": matrix(32, 16), "other": matrix(32, 16)}, "SequenceAt#1"),
+    "a part of a sequence": (
+        [NODE("SplitToSequence", ["w", "n"], ["q"]), NODE("SequenceAt", ["q", "i"], ["v"]), READ],
+        {"i": (TensorProto.INT64, [])}, {"w": matrix(64, 16), "n": np.array([32, 32])}, "SequenceAt#1"),
+    "a constant part of a sequence": (
+        [NODE("SplitToSequence", ["w", "n"], ["q"]), NODE("SequenceAt", ["q", "i"], ["v"]), READ],
+        {}, {"w": matrix(64, 16), "n": np.array([32, 32]), "i": np.int64(1)}, "SplitToSequence#0 is not evaluated"),
     "a custom operator": ([NODE("MyLinear", ["x", "w"], ["y"], domain="my.ops")], {}, {"w": matrix(32, 16)}, "MyLinear#0"),
     "an operator that ONNX has not": ([NODE("DCNv9", ["x", "w"], ["y"])], {}, {"w": matrix(32, 16)}, "DCNv9#0"),
     "the blocked layout of ONNX Runtime": (
