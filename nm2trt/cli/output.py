@@ -35,6 +35,7 @@ __all__ = [
     "set_verbosity",
     "short_count",
     "show",
+    "show_written",
 ]
 
 T = TypeVar("T")
@@ -146,6 +147,20 @@ def show(result: Result, *, every_row: bool = False) -> None:
         print()
     for remark in result.remarks():
         say(remark)
+
+
+def show_written(result: Any, *, every_row: bool = False) -> None:
+    """Print a result that wrote a model: its tables, whether the model can run sparse, and what comes next.
+
+    Args:
+        result: The result; its `output` is the file, its `verified`, if it has one, the verdicts on it.
+        every_row: Whether `--all` was given.
+    """
+    from nm2trt.pipeline.next_step import next_step
+
+    show(result, every_row=every_row)
+    step = next_step(result.output, getattr(result, "verified", None))
+    print_verdict(step.verdict, step.command, step.mark)
 
 
 def set_verbosity(count: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nm2trt.cli.output import print_json, print_verdict, show
+from nm2trt.cli.output import print_json, show_written
 from nm2trt.options.field import keywords
 from nm2trt.options.models import PruneCommand
 
@@ -13,14 +13,11 @@ OPTIONS = PruneCommand
 
 def run(options: PruneCommand) -> int:
     """Prune, print, and return 0."""
-    from nm2trt.pipeline.next_step import next_step
     from nm2trt.pipeline.prune import prune
 
     report = prune(**keywords(options))
     if options.json:
         print_json(report.to_json())
-        return 0
-    show(report, every_row=options.every_row)
-    step = next_step(report.output)
-    print_verdict(step.verdict, step.command, step.mark)
+    else:
+        show_written(report, every_row=options.every_row)
     return 0

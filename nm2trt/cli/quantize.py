@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nm2trt.cli.output import print_json, print_notes, print_verdict, show
+from nm2trt.cli.output import print_json, print_notes, show_written
 from nm2trt.options.field import keywords
 from nm2trt.options.models import QuantizeCommand
 
@@ -19,10 +19,6 @@ def run(options: QuantizeCommand) -> int:
     print_notes(report.notes)
     if options.json:
         print_json(report.to_json())
-        return 0
-    from nm2trt.pipeline.next_step import next_step
-
-    show(report, every_row=options.every_row)
-    step = next_step(report.output)
-    print_verdict(step.verdict, step.command, step.mark)
+    else:
+        show_written(report, every_row=options.every_row)
     return 0

@@ -67,10 +67,12 @@ class Pass:
     Attributes:
         stage: Its name in the model's lineage.
         pattern: The pattern that `verify` holds all weights to; None takes the model's plan.
+        keeps_plan: Whether the result is held to the plan that the pass writes instead of to `pattern`.
     """
 
     stage: str
     pattern: NMPattern | None = None
+    keeps_plan = False
 
     def requires(self, model: Model) -> None:
         """Raise if the pass cannot take the model."""
@@ -141,14 +143,14 @@ def run_passes(
 def _run(model: Model, target: str | os.PathLike[str] | None, step: Pass) -> Passed:
     step.requires(model)
     parent = verify_model(model, pattern=step.pattern)
-    change = step.rewrite(model, parent)
-    model.touch()
+    try:
+        change = step.rewrite(model, parent)
+    finally:
+        # Also if it raises half-way: the model is then neither the file nor what was found of it.
+        model.touch()
+    model.outside.difference_update(change.new)  # a new tensor may bear the name of the one that it replaces
     if target is None:
-        # All are made before the first is stored: one may be made from another.
-        made = [(rewrite.tensor, b"".join(rewrite.chunks())) for rewrite in change.rewrites]
-        for tensor, data in made:
-            clear_values(tensor)
-            tensor.raw_data = data
+        _take_in(model, change)
         return _finish(model, step, parent, change)
     passed: list[Passed] = []
     write_model(
@@ -161,12 +163,43 @@ def _run(model: Model, target: str | os.PathLike[str] | None, step: Pass) -> Pas
     return passed[0]
 
 
+def _take_in(model: Model, change: Change) -> None:
+    """Store the numbers that a pass makes in memory, and remember which of them belong in the data file."""
+    # All are made before the first is stored: one may be made from another.
+    made = [(rewrite.tensor, b"".join(rewrite.chunks())) for rewrite in change.rewrites]
+    outside = {tensor.name for tensor in _outside(model, change.new)}
+    for tensor, _ in made:
+        if tensor.data_location == TensorProto.EXTERNAL and not model.refers_to_itself(tensor):
+            outside.add(tensor.name)
+    while made:
+        tensor, data = made.pop()
+        clear_values(tensor)
+        tensor.raw_data = data
+    model.outside |= outside
+
+
+def _outside(model: Model, new: Collection[str]) -> list[TensorProto]:
+    """Return the tensors in memory that belong in the data file, if the model has one."""
+    stored = list(model.proto.graph.initializer)
+    has_file = any(
+        tensor.name in model.outside
+        or (tensor.data_location == TensorProto.EXTERNAL and not model.refers_to_itself(tensor))
+        for tensor in stored
+    )
+    return [
+        tensor
+        for tensor in stored
+        if has_file
+        and (tensor.name in model.outside or (tensor.name in new and len(tensor.raw_data) >= _LARGE_BYTES))
+    ]
+
+
 def _finish(after: Model, step: Pass, parent: VerifyReport, change: Change) -> Passed:
     """Verify, record and compare the changed model."""
     plan = step.plan(after, {operand.weight_name for operand in consumers(after)})
     if plan is not None:
         set_metadata(after.proto, {METADATA_KEY: plan.to_json()})
-    child = verify_model(after, pattern=step.pattern)
+    child = verify_model(after, pattern=None if step.keeps_plan else step.pattern)
     relation = step.ensures(parent, child)
     if not change.idle:
         record(after.proto, LineageEntry(step.stage, parent.mask_sha256, child.mask_sha256, relation), plan)
@@ -181,7 +214,7 @@ def write_model(
     target: str | os.PathLike[str],
     *,
     rewrites: Sequence[Rewrite] = (),
-    new: Collection[str] | None = None,
+    new: Collection[str] = (),
     finish: Callable[[Model], None] | None = None,
 ) -> None:
     """Write an open model, which is spent afterwards; weights that were left in its file are taken in.
@@ -190,7 +223,7 @@ def write_model(
         model: The model.
         target: The file to write.
         rewrites: Tensors whose numbers change.
-        new: Names of initializers that go into the data file if the model has one; None takes all.
+        new: Names of initializers that were added; large ones go into the data file if the model has one.
         finish: As `save` takes it.
 
     Raises:
@@ -198,11 +231,7 @@ def write_model(
         OutputError: As `save`.
     """
     embed(model)
-    stored = list(model.proto.graph.initializer)
-    external: list[TensorProto] = []
-    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in stored):
-        external = [t for t in stored if (new is None or t.name in new) and len(t.raw_data) >= _LARGE_BYTES]
-    save(model, target, rewrites=rewrites, external=external, finish=finish)
+    save(model, target, rewrites=rewrites, external=_outside(model, new), finish=finish)
 
 
 def plan_of(model: Model) -> Plan | None:

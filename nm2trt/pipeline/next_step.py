@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from nm2trt.extras import install
+from nm2trt.nm.eligibility import NOWHERE
 
 if TYPE_CHECKING:
     from nm2trt.graph.verify.verify_model import VerifyReport
@@ -42,7 +43,7 @@ def next_step(
 
     Args:
         model: The file.
-        report: What `verify` found of it; None verifies it.
+        report: What `verify` found of it, at any place or at none; None verifies it.
         backend: Builder that was named on the command line.
         targets: Architectures that were named.
 
@@ -55,6 +56,11 @@ def next_step(
         from nm2trt.pipeline.verify import verify
 
         report = verify(model, backend=backend, targets=targets)
+    elif report.place == NOWHERE:
+        from nm2trt.backends.choice import place_of
+        from nm2trt.backends.options import parse_targets
+
+        report = report.at(place_of(backend, () if targets is None else parse_targets(targets)))
     command = next_command(
         shlex.quote(str(model)), report.weights, report.place, planned=report.plan is not None
     )

@@ -1,5 +1,6 @@
 """One open model: how often a command parses its ONNX file, and how often it reads the weights in it."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -119,29 +120,139 @@ def test_build_to_a_precision_parses_once(folder, count, precision, calib, most)
     assert all(row.dtype.detail.startswith(stored) for row in result.ladder)
 
 
-def test_passes_in_memory_give_the_file_that_they_give_one_by_one(folder):
-    """Prune, fuse and quantize on one open model against the same three with files in between."""
+def test_build_that_forces_scans_three_times(folder, count):
+    """Judge, prune, hash: what `build` asks of the pruned weights was found when they were pruned."""
+    pytest.importorskip("tensorrt_rtx")
+    dense = onnx.load("m.onnx")
+    for tensor in dense.graph.initializer[::5]:
+        tensor.raw_data = np.ones(tensor.dims, np.float32).tobytes()
+    onnx.save(dense, "m.onnx")
+    before = count()[0]
+    build("m.onnx", "m.rtx", backend="trt-rtx", sparsity="force")
+    parses, scans = count()
+    assert parses - before == 1
+    assert scans <= 3.1
+
+
+@pytest.mark.parametrize(
+    ("words", "most"),
+    [
+        pytest.param(["prune"], 2.1, id="prune"),
+        pytest.param(["quantize", "--calib", "x.npz"], 3.1, id="int8"),
+    ],
+)
+def test_the_verdict_of_a_command_costs_no_scan(folder, count, words, most, capsys):
+    """`prune` and `quantize` say whether the result can run sparse from what they found of it."""
+    from nm2trt.cli import main
+
+    main([words[0], "m.onnx", "-o", "o.onnx", *words[1:]])
+    parses, scans = count()
+    assert parses == 1
+    assert scans <= most
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("verdict:")]
+    main(["verify", "o.onnx"])
+    assert said == [line for line in capsys.readouterr().out.splitlines() if line.startswith("verdict:")]
+
+
+@pytest.mark.parametrize("threshold", [None, 1024, 20000], ids=["inline", "outside", "weights-outside"])
+@pytest.mark.parametrize(
+    "names", ["prune", "permute prune fuse quantize", "fuse quantize cast", "prune cast"]
+)
+def test_passes_in_memory_give_the_file_that_they_give_one_by_one(folder, names, threshold):
+    """Passes on one open model against the same with files in between; also with weights in a data file."""
     from nm2trt.calibration.stream import open_samples
+    from nm2trt.graph.cast.cast_model import cast_model
     from nm2trt.graph.fuse.fuse_model import fuse_model
     from nm2trt.graph.pass_frame import write_model
+    from nm2trt.graph.permute.permute_model import permute_model
     from nm2trt.graph.prune.prune_model import prune_model
     from nm2trt.graph.quantize.quantize_model import quantize_model
 
-    opened = model.load("m.onnx", leave_weights=True)
-    reports = [
-        prune_model(opened, None, pattern="1:4"),
-        fuse_model(opened, None),
-        quantize_model(opened, None, open_samples("x.npz")),
-    ]
+    passes = {
+        "prune": lambda *paths: prune_model(*paths, pattern="1:4"),
+        "fuse": fuse_model,
+        "permute": permute_model,
+        "quantize": lambda *paths: quantize_model(*paths, open_samples("x.npz"), compare=False),
+        "cast": lambda *paths: cast_model(*paths, compare=False),
+    }
+    proto = onnx.load("m.onnx")
+    rng = np.random.default_rng(1)
+    for tensor in proto.graph.initializer[::5]:
+        tensor.raw_data = rng.standard_normal(tensor.dims).astype(np.float32).tobytes()
+    keywords = {"save_as_external_data": True, "location": "m.data", "size_threshold": threshold}
+    onnx.save(proto, "m.onnx", **({} if threshold is None else keywords))
+    opened, source, reports = model.load("m.onnx", leave_weights=True), "m.onnx", []
+    for number, name in enumerate(names.split()):
+        reports.append(passes[name](opened, None))
+        passes[name](source, f"{number}.onnx")
+        source = f"{number}.onnx"
     assert opened.file is None
+    assert all(a.mask_sha256 == b.parent_mask_sha256 for a, b in itertools.pairwise(reports))
     write_model(opened, "memory.onnx")
-    prune_model("m.onnx", "p.onnx", pattern="1:4")
-    fuse_model("p.onnx", "f.onnx")
-    quantize_model("f.onnx", "files.onnx", open_samples("x.npz"))
-    assert reports[0].mask_sha256 == reports[1].parent_mask_sha256
-    assert reports[1].mask_sha256 == reports[2].parent_mask_sha256
-    assert onnx.load("memory.onnx") == onnx.load("files.onnx")
-    assert Path("memory.onnx").read_bytes() == Path("files.onnx").read_bytes()
+    assert onnx.load("memory.onnx") == onnx.load(source)
+    beside = [Path(f"{name}.data") for name in ("memory.onnx", source)]
+    assert beside[0].exists() == beside[1].exists()
+    if not beside[0].exists():
+        assert Path("memory.onnx").read_bytes() == Path(source).read_bytes()
+    else:
+        assert beside[0].read_bytes() == beside[1].read_bytes()
+
+
+@pytest.mark.parametrize("where", ["m.onnx", "m.data"])
+@pytest.mark.parametrize("use", ["verify", "hash", "write"])
+def test_a_file_that_changes_while_it_is_open_is_refused(folder, where, use):
+    """Weights are read at the places that the file named: in another file they would be other numbers."""
+    from nm2trt.errors import InputError
+    from nm2trt.graph.pass_frame import write_model
+    from nm2trt.graph.verify.verify_model import verify_model
+
+    if where == "m.data":
+        onnx.save(onnx.load("m.onnx"), "m.onnx", save_as_external_data=True, location="m.data")
+    opened = model.load("m.onnx", leave_weights=True)
+    Path(where).write_bytes(b"\0" * Path(where).stat().st_size)
+    uses = {
+        "verify": verify_model,
+        "hash": model_hash.model_hash,
+        "write": lambda opened: write_model(opened, "o.onnx"),
+    }
+    with pytest.raises(
+        InputError, match=f"{where} was changed while it was being read; run the command again"
+    ):
+        uses[use](opened)
+    assert sorted(path.name for path in folder.iterdir()) == sorted({"m.onnx", where, "x.npz"})
+
+
+def test_a_pass_that_fails_half_way_leaves_no_old_facts(folder):
+    from nm2trt.graph.pass_frame import Pass, run_passes
+
+    class Half(Pass):
+        stage = "half"
+
+        def rewrite(self, opened, parent):
+            del opened.proto.graph.node[:]
+            raise RuntimeError("half-way")
+
+    opened = model.load("m.onnx", leave_weights=True)
+    with pytest.raises(RuntimeError, match="half-way"):
+        run_passes(opened, None, [Half()])
+    assert opened.file is None
+    assert not opened.facts
+
+
+def test_weights_in_constant_nodes_are_not_copied_to_infer_shapes():
+    from nm2trt.graph.analysis.shapes import infer_shapes
+
+    weight = helper.make_node(
+        "Constant", [], ["w"], value=numpy_helper.from_array(np.ones((64, 64), np.float32))
+    )
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 64]) for name in ("x", "y")]
+    graph = helper.make_graph(
+        [weight, helper.make_node("MatMul", ["x", "w"], ["y"])], "g", ends[:1], ends[1:]
+    )
+    opened = model.load(helper.make_model(graph))
+    assert infer_shapes(opened)["w"] == (64, 64)
+    assert infer_shapes(opened)["y"] == (None, 64)
+    assert all(light.ByteSize() < 1000 for light in opened.facts.values())
 
 
 def test_a_pass_that_is_refused_in_memory_says_so(folder):

@@ -90,8 +90,13 @@ def _light(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> onnx.Gra
     light.functions.extend(model.proto.functions)
     source, graph = model.proto.graph, light.graph
     graph.name = "shapes"
-    graph.node.extend(source.node)
     given = {value.name for value in source.input}
+    for node in source.node:
+        weight = _large_constant(node)
+        if weight is None:
+            graph.node.append(node)
+        else:
+            graph.input.append(_typed_value(node.output[0], weight.data_type, weight.dims))
     graph.input.extend(source.input)
     if inputs is None:
         graph.output.extend(source.output)
@@ -113,6 +118,14 @@ def _light(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> onnx.Gra
         return onnx.shape_inference.infer_shapes(light, data_prop=True).graph
     except Exception:  # inference is a courtesy of the format: without it shapes are simply not known
         return light.graph
+
+
+def _large_constant(node: onnx.NodeProto) -> TensorProto | None:
+    """Return the weight that a Constant node holds, as older exporters write them; None if it is small."""
+    if node.op_type != "Constant" or len(node.attribute) != 1 or node.attribute[0].name != "value":
+        return None
+    tensor = node.attribute[0].t
+    return tensor if math.prod(tensor.dims) > _LARGEST_SHAPE_TENSOR else None
 
 
 def _has_long_vector(graph: onnx.GraphProto) -> bool:

@@ -259,6 +259,7 @@ class Editor:
         Returns:
             The name that `add_tensor` gave, to the tensor's final name.
         """
+        self.model.touch()
         dropped = self._collect()
         for name in self._gone | dropped:
             self._names.discard(name)

@@ -70,6 +70,7 @@ class PruneReport(Result):
         parent_mask_sha256: Mask hash of the model that was read.
         mask_sha256: Mask hash of the model that was written.
         relation: "subset", or "equal" when nothing had to be zeroed.
+        verified: The verdicts on the result.
     """
 
     model: str
@@ -80,6 +81,7 @@ class PruneReport(Result):
     parent_mask_sha256: str
     mask_sha256: str
     relation: Relation
+    verified: VerifyReport | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -182,6 +184,7 @@ def prune_model(
         parent_mask_sha256=passed.parent.mask_sha256,
         mask_sha256=passed.child.mask_sha256,
         relation=passed.relation,
+        verified=passed.child,
     )
 
 
@@ -190,6 +193,7 @@ class _Prune(Pass):
 
     stage = "prune"
     pattern: NMPattern
+    keeps_plan = True
 
     def __init__(
         self, pattern: NMPattern, include: tuple[str, ...], exclude: tuple[str, ...], min_channels: int

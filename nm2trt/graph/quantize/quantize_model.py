@@ -118,6 +118,7 @@ def quantize_model(
         relation=passed.relation,
         work=step.shares,
         search=step.search,
+        verified=passed.child,
     )
 
 

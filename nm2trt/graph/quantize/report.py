@@ -13,6 +13,7 @@ from nm2trt.graph.analysis.qdq_islands import Island, island_table
 from nm2trt.graph.quantize.number_formats import FORMATS, Format
 from nm2trt.graph.quantize.search_report import RangeSearch, WorkShares
 from nm2trt.graph.storage.stage_metadata import Relation
+from nm2trt.graph.verify.verify_model import VerifyReport
 from nm2trt.json_value import JsonValue
 from nm2trt.tables import Column, Result, Row, Table
 
@@ -105,6 +106,7 @@ class QuantizeReport(Result):
         relation: "equal", or "subset" when rounding added zeros.
         work: Work by what it computes in.
         search: What was tried, if `max_loss` asked for a search.
+        verified: The verdicts on the result.
     """
 
     model: str
@@ -122,6 +124,7 @@ class QuantizeReport(Result):
     relation: Relation
     work: WorkShares
     search: RangeSearch | None = None
+    verified: VerifyReport | None = None
 
     def tables(self) -> tuple[Table, ...]:
         """Return the layers that stay float, and those that are quantised in part."""

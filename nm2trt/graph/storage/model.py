@@ -8,14 +8,16 @@ file once and reads the weights only as often as they change.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import onnx
+from onnx import TensorProto
 
 from nm2trt.errors import InputError, ModelError
 from nm2trt.files import check_input
@@ -25,6 +27,8 @@ __all__ = ["Model", "attributes", "load", "metadata", "opset", "serialized", "se
 
 
 _Fact = TypeVar("_Fact")
+# Inode, bytes and nanoseconds of the last change: they tell whether a file is still the one that was read.
+_Stamp = tuple[int, int, int]
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +42,8 @@ class Model:
         changed: Whether `proto` differs from the file at `path`.
         facts: Facts about `proto`, by the question that they answer; see `once`.
         digests: SHA-256 of files that the model reads.
+        stamps: The files that the model reads, as they were when it was opened; see `check_unchanged`.
+        outside: Names of the tensors that a pass took into memory and that belong in the data file.
     """
 
     proto: onnx.ModelProto
@@ -46,6 +52,8 @@ class Model:
     changed: bool = False
     facts: dict[Hashable, Any] = field(default_factory=dict, repr=False)
     digests: dict[Path, str] = field(default_factory=dict, repr=False)
+    stamps: Mapping[Path, _Stamp] = field(default_factory=dict, repr=False)
+    outside: set[str] = field(default_factory=set, repr=False)
 
     @property
     def name(self) -> str:
@@ -68,6 +76,32 @@ class Model:
         """Say that the protobuf was changed: what was found of it no longer holds."""
         self.changed = True
         self.facts.clear()
+
+    def check_unchanged(self) -> None:
+        """Raise if a file that the model reads was replaced or written to since it was opened.
+
+        Weights are read at the places that the file named then; in another file they would be other numbers.
+
+        Raises:
+            InputError: One was.
+        """
+        for path, stamp in self.stamps.items():
+            try:
+                same = _stamp(path.stat()) == stamp
+            except OSError:
+                same = False
+            if not same:
+                raise InputError(
+                    f"{path} was changed while it was being read; run the command again when nothing "
+                    "writes to it"
+                )
+
+    def refers_to_itself(self, tensor: TensorProto) -> bool:
+        """Tell whether the numbers of a tensor were left in the model's own file."""
+        if self.path is None or tensor.data_location != TensorProto.EXTERNAL:
+            return False
+        name = self.path.resolve().name
+        return any(entry.key == "location" and entry.value == name for entry in tensor.external_data)
 
 
 def load(
@@ -100,11 +134,35 @@ def load(
         return Model(_parse(source, "the model"), None, root)
     path = check_input(source, "an ONNX model")
     try:
+        own = _stamp(path.stat())
         data = _referring(path.resolve()) if leave_weights and root is None else None
         data = path.read_bytes() if data is None else data
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    return Model(_parse(data, str(path)), path, root or path.resolve().parent)
+    model = Model(_parse(data, str(path)), path, root or path.resolve().parent)
+    model.stamps = {**_data_stamps(model), path: own}
+    return model
+
+
+def _stamp(status: os.stat_result) -> _Stamp:
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _data_stamps(model: Model) -> dict[Path, _Stamp]:
+    """Return the stamps of the data files; one that is missing is found when a weight is read from it."""
+    names = {
+        entry.value
+        for tensor in model.proto.graph.initializer
+        if tensor.data_location == TensorProto.EXTERNAL and not model.refers_to_itself(tensor)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    stamps = {}
+    for name in names:
+        with contextlib.suppress(OSError, ValueError):
+            path = (model.root or Path()) / name
+            stamps[path] = _stamp(path.stat())
+    return stamps
 
 
 def _referring(path: Path) -> bytes | None:

@@ -111,6 +111,7 @@ def save(
                 copy_rights(data, real.stat())
             for item in placed:
                 point_to(item, data.name)
+        model.check_unchanged()
         if finish is not None:
             finish(Model(model.proto, None, real.parent.resolve()))
         _write_model(model, real)
@@ -149,17 +150,16 @@ def embed(model: Model) -> None:
 
     Raises:
         ModelError: The file has become shorter since.
+        InputError: It was changed since.
     """
-    own = None if model.path is None else model.path.resolve()
     for tensor in list(all_tensors(model.proto)):
-        if tensor.data_location != TensorProto.EXTERNAL or own is None:
-            continue
-        length, (path, offset) = stored_at(tensor, model.root)
-        if path == own:
+        if model.refers_to_itself(tensor):
+            length, (path, offset) = stored_at(tensor, model.root)
             with path.open("rb", buffering=0) as file:
                 data = os.pread(file.fileno(), length, offset)
             clear_values(tensor)
             tensor.raw_data = data
+    model.check_unchanged()
 
 
 def all_tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:

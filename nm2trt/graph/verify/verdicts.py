@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nm2trt.graph.analysis.constant_values import Source
 from nm2trt.graph.analysis.multiply_accumulates import macs
@@ -22,7 +22,7 @@ from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan, PlanEntry
 from nm2trt.nm.verdict import PatternStatus, WeightVerdict
 
-__all__ = ["DEFAULT_PATTERN", "Judge"]
+__all__ = ["DEFAULT_PATTERN", "Judge", "answered_at"]
 
 DEFAULT_PATTERN = NMPattern(2, 4)
 # Looked for where the pattern asked for is broken, to say what the weight holds instead.
@@ -40,7 +40,6 @@ class Judge:
         shapes: Shapes,
         islands: Mapping[str, Island],
         *,
-        place: Place = NOWHERE,
         unread: str = "",
         opset: int = 0,
     ) -> None:
@@ -49,7 +48,7 @@ class Judge:
         self.rounded = rounded
         self.shapes = shapes
         self.islands = islands
-        self.place, self.unread, self.opset = place, unread, opset
+        self.unread, self.opset = unread, opset
         self.masks = MaskHash()
 
     def __call__(self, consumer: Consumer) -> WeightVerdict:
@@ -111,7 +110,7 @@ class Judge:
             unread=self.unread,
             opset=self.opset,
         )
-        eligible = can_run_sparse(facts, self.place)
+        eligible = can_run_sparse(facts, NOWHERE)
         if status == "holds":
             reason, sentence = eligible.code, f"{sentence}; {eligible.sentence}"
         return WeightVerdict(
@@ -198,6 +197,30 @@ class Judge:
                     f"of a group of {other.m} may stand in one group of {wanted.m}"
                 )
         return ""
+
+
+def answered_at(verdict: WeightVerdict, place: Place, earlier: Place = NOWHERE) -> WeightVerdict:
+    """Return a verdict with "eligible" answered for another place; the weight is not read again.
+
+    Args:
+        verdict: The verdict.
+        place: Builder, version and targets to answer for.
+        earlier: The place that the verdict answers for.
+    """
+    if verdict.facts is None:
+        return verdict
+    eligible = can_run_sparse(verdict.facts, place)
+    if verdict.pattern != "holds":
+        return replace(verdict, eligible=eligible.answer)
+    held = verdict.sentence.removesuffix(can_run_sparse(verdict.facts, earlier).sentence)
+    return replace(
+        verdict,
+        eligible=eligible.answer,
+        reason=eligible.code,
+        sentence=held + eligible.sentence,
+        source=eligible.source,
+        basis=eligible.basis,
+    )
 
 
 @dataclass(frozen=True, slots=True)

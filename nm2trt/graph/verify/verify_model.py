@@ -23,7 +23,7 @@ from nm2trt.graph.analysis.weight_operands import consumers
 from nm2trt.graph.storage.model import Model, load, metadata, opset
 from nm2trt.graph.storage.tensors import DTYPE_NAMES, ElementType, element_type
 from nm2trt.graph.verify.verdict_table import verdict_table
-from nm2trt.graph.verify.verdicts import DEFAULT_PATTERN, Judge
+from nm2trt.graph.verify.verdicts import DEFAULT_PATTERN, Judge, answered_at
 from nm2trt.json_value import JsonValue
 from nm2trt.nm import lineage
 from nm2trt.nm.eligibility import NOWHERE, Place
@@ -104,6 +104,11 @@ class VerifyReport(Result):
     def any_holds(self) -> bool:
         """Whether at least one weight holds its pattern."""
         return any(verdict.pattern == "holds" for verdict in self.weights)
+
+    def at(self, place: Place) -> VerifyReport:
+        """Return the report with "eligible" answered for another place."""
+        weights = tuple(answered_at(verdict, place, self.place) for verdict in self.weights)
+        return replace(self, weights=weights, place=place)
 
     def failures(self, fail_on: FailOn = "broken") -> list[WeightVerdict]:
         """Return the verdicts that fail a gate.
@@ -202,7 +207,7 @@ def verify_model(
 
     Args:
         source: A path, the bytes of a file, a protobuf, or an open model, whose weights are read once for
-            each set of the other arguments.
+            each pair of `pattern` and `as_dtype`.
         pattern: The pattern to hold. By default each weight is held to its plan, or to 2:4 where the
             metadata has no plan. Given, it takes the place of the plan's patterns, not of its dense layers.
         as_dtype: "fp16" or "bf16" judges what rounding floating-point weights to that type leaves.
@@ -216,11 +221,11 @@ def verify_model(
     """
     model = load(source, external_data_root=external_data_root, leave_weights=True)
     asked = None if pattern is None else NMPattern.parse(pattern)
-    question = ("verify", asked, as_dtype, place)
-    return model.once(question, lambda: _verify(model, asked, as_dtype, place))
+    report = model.once(("verify", asked, as_dtype), lambda: _verify(model, asked, as_dtype))
+    return report if place == NOWHERE else report.at(place)
 
 
-def _verify(model: Model, asked: NMPattern | None, as_dtype: str | None, place: Place) -> VerifyReport:
+def _verify(model: Model, asked: NMPattern | None, as_dtype: str | None) -> VerifyReport:
     entries = metadata(model.proto)
     plan = Plan.from_json(entries[METADATA_KEY]) if METADATA_KEY in entries else None
     # First: onnx's shape inference unfolds functions without a bound, and this refuses those that have none.
@@ -232,11 +237,11 @@ def _verify(model: Model, asked: NMPattern | None, as_dtype: str | None, place: 
         _rounding(as_dtype),
         infer_shapes(model),
         islands,
-        place=place,
         unread=_unread(model),
         opset=opset(model.proto) or 0,
     )
     found = [judge_one(operand) for operand in operands]
+    model.check_unchanged()
     planned = {entry.weight for entry in plan or ()}
     seen = {name for verdict in found for name in (verdict.weight, *verdict.parts)}
     missing = tuple(e.weight for e in (plan.sparse if plan else ()) if e.weight not in seen)
@@ -256,7 +261,6 @@ def _verify(model: Model, asked: NMPattern | None, as_dtype: str | None, place: 
         recorded_mask_sha256=entries.get(lineage.METADATA_KEY, ""),
         summary=_summarise(model, found),
         islands=tuple(islands.values()),
-        place=place,
     )
 
 
