@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nm2trt.backends import _trt_cache
 from nm2trt.backends._trt_versions import VersionRow
 from nm2trt.backends._trt_watch import logger, monitor_class, recorded, stoppable
-from nm2trt.backends._trt_words import dtype_name, first_error, parser_failure
+from nm2trt.backends._trt_words import dtype_name, first_error, in_words, parser_failure
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, Network, TensorSpec
 from nm2trt.errors import BackendError, InputError, ModelError
@@ -214,7 +214,7 @@ def _build(
         plan = parsed.builder.build_serialized_network(parsed.network, config)
         build_ms = (time.perf_counter() - start) * 1e3
         if plan is None:
-            reason = first_error(log)
+            reason = in_words(first_error(log))
             if options.workspace_bytes is not None and re.search("workspace|OutOfMemory", reason):
                 reason += f"; {options.workspace_bytes} bytes of workspace are too few, give more or none"
             raise BackendError(f"{library.product} could not build {parsed.model}: {reason}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from nm2trt.errors import BackendError, ModelError
 if TYPE_CHECKING:
     import tensorrt
 
-__all__ = ["clean", "dtype_name", "first_error", "parser_failure", "sizes"]
+__all__ = ["clean", "dtype_name", "first_error", "in_words", "parser_failure", "sizes"]
 
 _DTYPES = {
     "FLOAT": "float32",
@@ -61,18 +61,59 @@ def parser_failure(
         return ModelError(
             f"{model} is not a readable ONNX file: it is damaged, cut short or of another format"
         )
-    reason = clean(error.desc())
-    if reason in ("", "false") or "Plugin not found" in reason:
-        reason = "it has no implementation of this operator; export the model without it"
+    reason = in_words(clean(error.desc()))
     # TensorRT 8 says neither the operator nor the node's name.
     operator = error.node_operator() if hasattr(error, "node_operator") else ""
     node = error.node_name() if hasattr(error, "node_name") else ""
     if not operator and hasattr(error, "node_operator"):
         # Not of one node, e.g. external data that is missing: the log's first error names the cause.
-        return ModelError(f"{product} cannot read {model}: {first_error(log)}")
+        return ModelError(f"{product} cannot read {model}: {in_words(first_error(log))}")
     where = f"node {node!r}" if node else f"node number {error.node()}"
     what = f", operator {operator}," if operator else ""
     return BackendError(f"{product} refuses {where}{what} of {model}: {reason}")
+
+
+# What the libraries say -> our words, with what to do next. Groups of the pattern go into the sentence.
+_SENTENCES: Mapping[str, str] = {
+    r"^(false|the library gave no reason)$|Plugin not found|lugin creator.* was not found": (
+        "it has no implementation of this operator; export the model without it"
+    ),
+    r"Non-zero zero point is not supported|ASYMMETRIC_QUANTIZATION": (
+        "its zero point is not 0, and TensorRT quantises symmetrically; quantise the float model with "
+        "nm2trt quantize, or export it with zero points of 0"
+    ),
+    r"input has type (\w+) but must have type FP8": (
+        r"it dequantises \1, and TensorRT takes only int8, int4, fp8 and fp4; leave that tensor, a bias "
+        "for example, in float"
+    ),
+    r"unsupported input type of UINT8": (
+        "it reads uint8, and TensorRT quantises to int8; export the model with int8 and zero points of 0"
+    ),
+    r"unsupported datatype \((\d+)\) when importing initializer: (\S+)": (
+        r"the stored tensor '\2' has an element type that TensorRT does not read (ONNX type \1)"
+    ),
+    r"ERROR: (\S+?):\d+ .*importInput.*date type": (
+        r"input '\1' has an element type that TensorRT does not read, text for example; do that step outside "
+        "the model"
+    ),
+    r"(?:node_of_)?(\S+?)(?:_\d+)? has no runners that implement it": (
+        r"it has no kernel for the node that makes '\1' on these targets; end the model before that node and "
+        "do the rest outside, or choose another builder with --backend"
+    ),
+    r"\((\S+): Input dimensions with this name have different constant values": (
+        r"the sizes named '\1' differ in the shapes that were given, and TensorRT takes sizes of one name as "
+        "equal; give them one range, or other names in the model"
+    ),
+}
+
+
+def in_words(reason: str) -> str:
+    """Return what a library gives as the reason in our words; a text that is not known stays as it is."""
+    for pattern, sentence in _SENTENCES.items():
+        found = re.search(pattern, reason)
+        if found:
+            return found.expand(sentence)
+    return reason
 
 
 def clean(message: str) -> str:
@@ -90,4 +131,7 @@ def clean(message: str) -> str:
         r"Error Code \d+: ",
     ):
         message = re.sub(f"^{noise}", "", message)
+    # What follows a position in the library's own sources is of another layer, or of the machine.
+    message = re.sub(r" In \w+ at /[\w./-]+(:\d+)?", "", message)
+    message = re.sub(r" \[\w+\.(cpp|h)::.*$", "", message)
     return message.strip().rstrip(".") or "the library gave no reason"

@@ -6,8 +6,9 @@ import datetime as dt
 import functools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from nm2trt.engine.ladder.requirement import (
     require_pattern,
 )
 from nm2trt.engine.profiles import resolve_profiles, resolve_static
-from nm2trt.errors import BackendError, InputError
+from nm2trt.errors import BackendError, InputError, Nm2trtError
 from nm2trt.files import check_input, check_output, sha256_file
 from nm2trt.manifest import Manifest, manifest_path, refuse_foreign, write_pair
 from nm2trt.nm.eligibility import Place
@@ -149,7 +150,8 @@ def build_engine(
     if require_sparse is not None:
         cannot_know(model, options.sparsity, backend, rungs(weights))
     start = time.perf_counter()
-    network = backend.parse(source or model, options.plugins)
+    with _named(source, model):
+        network = backend.parse(source or model, options.plugins)
     parse_ms = (time.perf_counter() - start) * 1e3
     network, options, notes = _shaped(backend, network, options)
     backend.check(options, network)
@@ -160,7 +162,8 @@ def build_engine(
     # The model is hashed while the builder works.
     with ThreadPoolExecutor(1) as hashing:
         digest = hashing.submit(hash_model, model)
-        built = Engine(memoryview(b""), (), 0.0) if dry_run else backend.build(network, options)
+        with _named(source, model):
+            built = Engine(memoryview(b""), (), 0.0) if dry_run else backend.build(network, options)
         model_sha256 = digest.result()
     place = Place(backend.name, backend.version, options.targets)
     # A dense build is asked nothing of its kernels.
@@ -200,6 +203,18 @@ def build_engine(
     return replace(result, engine_sha256=written.engine_sha256, engine_bytes=written.engine_bytes)
 
 
+@contextmanager
+def _named(source: Path | None, model: Path) -> Iterator[None]:
+    """Name the user's file where a builder's error names the copy that was made of it."""
+    try:
+        yield
+    except Nm2trtError as error:
+        if source is not None and source != model and error.args:
+            text = str(error.args[0]).replace(str(source), f"{source.name}, made from {model}")
+            error.args = (text, *error.args[1:])
+        raise
+
+
 def _shaped(
     backend: Backend, network: Network, options: BuildOptions
 ) -> tuple[Network, BuildOptions, tuple[str, ...]]:
@@ -210,8 +225,8 @@ def _shaped(
         shapes = resolve_static(network.inputs, options.static_shapes)
         network = backend.fix(network, {shape.input: shape.shape for shape in shapes})
         options = replace(options, static_shapes=shapes)
-        names = ((shape, before[shape.input]) for shape in shapes if shape.shape)
-        fixed = {free[0]: shape.shape[0] for shape, free in names if isinstance(free[0], str)}
+        pairs = (zip(before[shape.input], shape.shape, strict=True) for shape in shapes)
+        fixed = {name: size for pair in pairs for name, size in pair if isinstance(name, str)}
     if not backend.has_profiles:
         return network, options, ()
     profiles, notes = resolve_profiles(network.inputs, options.profiles, fixed)

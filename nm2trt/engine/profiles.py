@@ -10,8 +10,10 @@ from nm2trt.errors import InputError
 
 __all__ = ["DEFAULT_BATCH", "example_profile", "resolve_profiles", "resolve_static"]
 
-# Smallest, optimal and largest batch of a model whose first dimension alone is free.
-DEFAULT_BATCH = (1, 8, 32)
+# Smallest, optimal and largest size of a free dimension.
+Range = tuple[int, int, int]
+# The batch of a model whose first dimension alone is free.
+DEFAULT_BATCH: Range = (1, 8, 32)
 
 
 def resolve_profiles(
@@ -22,15 +24,15 @@ def resolve_profiles(
     Args:
         inputs: The model's inputs.
         profiles: What was asked for; () gives a dynamic batch `DEFAULT_BATCH`.
-        fixed: Batches by their name in the model, of inputs that were fixed to one shape.
+        fixed: Sizes by their name in the model, of inputs that were fixed to one shape.
 
     Returns:
         The profiles, each with one full-rank range for every dynamic input, () for a static model; and
         one sentence for every choice that was made for the user.
 
     Raises:
-        InputError: A profile names no input, or has the wrong rank or sizes, or a dynamic dimension
-            other than the batch is left open.
+        InputError: A profile names no input, has the wrong rank or sizes, gives sizes of one name two
+            ranges, or leaves a dynamic dimension other than the batch open.
     """
     for profile in profiles:
         for shapes in profile:
@@ -65,54 +67,80 @@ def _require_input(inputs: tuple[TensorSpec, ...], name: str, what: str) -> None
 
 
 def _complete(
-    inputs: tuple[TensorSpec, ...],
-    profile: Profile,
-    batches: dict[str, tuple[int, int, int]],
-    notes: list[str],
+    inputs: tuple[TensorSpec, ...], profile: Profile, known: dict[str, Range], notes: list[str]
 ) -> Profile:
+    """Complete one profile.
+
+    Args:
+        inputs: The model's inputs.
+        profile: The ranges that were given.
+        known: Ranges of free sizes by their name in the model; those of `profile` are added.
+        notes: Takes a sentence for every choice made for the user.
+    """
     given = {shapes.input: shapes for shapes in profile}
     complete: dict[str, ShapeRange] = {}
     for spec in inputs:
         if spec.name in given:
-            shapes = _fit(spec, given[spec.name])
-            complete[spec.name] = shapes
-            first = spec.shape[0] if spec.shape else None
-            if isinstance(first, str):
-                batches[first] = (shapes.min[0], shapes.opt[0], shapes.max[0])
-    for spec in inputs:
+            complete[spec.name] = _fit(spec, given[spec.name])
+            _remember(spec, complete[spec.name], known)
+    # Those of which only the batch is free first: the others may share its name.
+    for spec in sorted(inputs, key=lambda spec: _free(spec) != [0]):
         if spec.name not in given and _free(spec):
-            complete[spec.name] = _default(spec, batches, bool(given), notes)
+            complete[spec.name] = _default(spec, known, bool(given), notes)
+            _remember(spec, complete[spec.name], known)
     return tuple(complete[spec.name] for spec in inputs if spec.name in complete and _free(spec))
 
 
-def _default(
-    spec: TensorSpec, batches: dict[str, tuple[int, int, int]], others_given: bool, notes: list[str]
-) -> ShapeRange:
-    """Return the range of an input that no profile names: only its batch may be free."""
+def _remember(spec: TensorSpec, shapes: ShapeRange, known: dict[str, Range]) -> None:
+    """Note the ranges of an input's named sizes.
+
+    Raises:
+        InputError: A size of this name has another range already: TensorRT takes the two as equal, builds
+            what both allow, and refuses all other shapes when the engine runs.
+    """
+    for axis, name in enumerate(spec.shape):
+        if not isinstance(name, str):
+            continue
+        own = (shapes.min[axis], shapes.opt[axis], shapes.max[axis])
+        if known.setdefault(name, own) != own:
+            raise InputError(
+                f"dimension {axis} of input {spec.name!r} is given as {_slashes(own)}, and another size that "
+                f"the model names {name!r} as {_slashes(known[name])}: TensorRT takes sizes of one name as "
+                "equal; give both one range, or export the model with other names"
+            )
+
+
+def _default(spec: TensorSpec, known: dict[str, Range], others_given: bool, notes: list[str]) -> ShapeRange:
+    """Return the range of an input that no profile names: its batch may be free, and sizes that are known."""
+    names = [spec.shape[axis] for axis in _free(spec)]
+    if all(isinstance(name, str) and name in known for name in names):
+        ranges = [(size, size, size) if isinstance(size, int) else known[str(size)] for size in spec.shape]
+        first = str(names[0])
+        notes.append(
+            f"input {spec.name!r} takes the batch {_slashes(known[first])} of the input that shares its "
+            f"{first!r}"
+            if _free(spec) == [0]
+            else f"input {spec.name!r} takes its free sizes from the inputs that share their names: "
+            + ", ".join(f"{name} {_slashes(known[str(name)])}" for name in names)
+        )
+        low, best, high = (tuple(size[place] for size in ranges) for place in range(3))
+        return ShapeRange(spec.name, low, best, high)
     if _free(spec) != [0]:
         open_axes = ", ".join(f"{axis} ({_label(spec, axis)})" for axis in _free(spec))
         raise InputError(
             f"input {spec.name!r} of shape {format_shape(spec.shape)} has dynamic dimensions {open_axes}; "
             f"say what they may be, as in --profile {example_profile(spec.name, spec.shape)}"
         )
-    first = spec.shape[0]
-    if isinstance(first, str) and first in batches:
-        batch = batches[first]
-        notes.append(
-            f"input {spec.name!r} takes the batch {_slashes(batch)} of the input that shares its {first!r}"
-        )
-    elif others_given:
+    if others_given:
         raise InputError(
             f"input {spec.name!r} of shape {format_shape(spec.shape)} is dynamic too; add a profile for it, "
             f"as in --profile {spec.name}:1,8,32"
         )
-    else:
-        batch = DEFAULT_BATCH
-        notes.append(
-            f"input {spec.name!r} has a dynamic batch and no profile: built for batches {_slashes(batch)} "
-            f"(smallest/optimal/largest); --profile {spec.name}:MIN,OPT,MAX changes it"
-        )
-    low, best, high = ((size, *_fixed(spec)) for size in batch)
+    notes.append(
+        f"input {spec.name!r} has a dynamic batch and no profile: built for batches "
+        f"{_slashes(DEFAULT_BATCH)} (smallest/optimal/largest); --profile {spec.name}:MIN,OPT,MAX changes it"
+    )
+    low, best, high = ((size, *_fixed(spec)) for size in DEFAULT_BATCH)
     return ShapeRange(spec.name, low, best, high)
 
 

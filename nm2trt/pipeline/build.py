@@ -145,6 +145,7 @@ def build(
     from nm2trt.backends.choice import choose_backend
     from nm2trt.engine.build import ModelFacts, build_engine, check_request, refuse_opset
     from nm2trt.graph.analysis.multiply_accumulates import with_macs
+    from nm2trt.graph.edit.free_sizes import untie_free_sizes
     from nm2trt.graph.pass_frame import write_model
     from nm2trt.graph.storage.model import load, opset
     from nm2trt.graph.storage.model_hash import files_sha256
@@ -195,6 +196,7 @@ def build(
             )
         if lowering is not None:
             notes = (*notes, *lower(opened, out, lowering, dry_run=dry_run))
+        untie_free_sizes(opened)
         report = verify_model(opened)
         source = opened.file
         if source is None:

@@ -102,3 +102,31 @@ def test_a_dynamic_dimension_behind_a_static_batch_is_no_batch():
 def test_a_profile_that_does_not_fit_is_refused(text, message):
     with pytest.raises(InputError, match=message):
         resolve(inputs(x=("n", 3, 8), y=("n", "s")), text)
+
+
+def test_a_state_takes_its_batch_from_the_input_that_shares_its_name():
+    specs = inputs(state=(2, "n", 8), x=("n", 3), step=())
+    profiles, notes = resolve(specs)
+    assert profiles == [{"x": "1x3,8x3,32x3", "state": "2x1x8,2x8x8,2x32x8"}]
+    assert notes[1] == "input 'state' takes its free sizes from the inputs that share their names: n 1/8/32"
+    assert resolve(specs, "x:2,2,4")[0] == [{"x": "2x3,2x3,4x3", "state": "2x2x8,2x2x8,2x4x8"}]
+    assert resolve(inputs(x=(5, 3), state=(2, "n", 8)), fixed={"n": 5})[0] == [{"state": "2x5x8,2x5x8,2x5x8"}]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "texts", "message"),
+    [
+        pytest.param(
+            {"x": (1, 3, "s", "s")}, ["x:1x3x32x48,1x3x64x64,1x3x128x128"],
+            r"dimension 3 of input 'x' is given as 48/64/128, and another size .* 's' as 32/64/128", id="one-input",
+        ),
+        pytest.param(
+            {"x": ("n", 3), "y": ("n", 4)}, ["x:1,2,3", "y:1,2,4"],
+            r"dimension 0 of input 'y' is given as 1/2/4, and another size .* 'n' as 1/2/3", id="two-inputs",
+        ),
+    ],
+)  # fmt: skip
+def test_sizes_of_one_name_have_one_range(shapes, texts, message):
+    """TensorRT takes them as equal: it builds what both ranges allow, and refuses other shapes later."""
+    with pytest.raises(InputError, match=message):
+        resolve(inputs(**shapes), *texts)

@@ -1,0 +1,109 @@
+"""What TensorRT for RTX refuses, said in one sentence with the next step; the library's own text stays out."""
+
+import re
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from nm2trt.backends._trt_words import clean, in_words
+from nm2trt.cli import main
+
+NODE = helper.make_node
+ROWS = np.ones((16, 16, 1, 1), np.float32)
+PAIR = [NODE("QuantizeLinear", ["x", "s", "z"], ["q"]), NODE("DequantizeLinear", ["q", "s", "z"], ["d"])]
+SCALE = {"s": np.float32(0.1)}
+INTS = np.ones((16, 16, 1, 1), np.int8)
+
+
+def write(path, nodes, stored, *, kind=TensorProto.FLOAT, shape=(1, 16, 8, 8), opset=17, outputs=None):
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", kind, shape)],
+        [helper.make_tensor_value_info("y", outputs or TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in stored.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9), path)
+    return path
+
+
+NO_IMPLEMENTATION = "it has no implementation of this operator; export the model without it"
+REFUSED = {
+    "an int32 bias": (
+        [*PAIR, NODE("DequantizeLinear", ["w", "s"], ["v"]), NODE("DequantizeLinear", ["b", "s"], ["c"]),
+         NODE("Conv", ["d", "v", "c"], ["y"])],
+        SCALE | {"z": np.int8(0), "w": INTS, "b": np.ones(16, np.int32)}, {}, "it dequantises Int32"),
+    "uint8 around 128": (
+        [*PAIR, NODE("Relu", ["d"], ["y"])], SCALE | {"z": np.uint8(128)}, {}, "quantise the float model with nm2trt"),
+    "asymmetric int8": (
+        [*PAIR, NODE("Relu", ["d"], ["y"])], SCALE | {"z": np.int8(3)}, {}, "its zero point is not 0"),
+    "uint8 weights": (
+        [*PAIR, NODE("DequantizeLinear", ["w", "s", "u"], ["v"]), NODE("Conv", ["d", "v"], ["y"])],
+        SCALE | {"z": np.int8(0), "u": np.uint8(0), "w": INTS.astype(np.uint8)}, {}, "it reads uint8"),
+    "int16": (
+        [*PAIR, NODE("Relu", ["d"], ["y"])], SCALE | {"z": np.int16(0)}, {"opset": 21}, "stored tensor 'z' has an element"),
+    "NonZero": (
+        [NODE("Greater", ["x", "s"], ["g"]), NODE("NonZero", ["g"], ["y"])], SCALE, {"outputs": TensorProto.INT64},
+        f"operator NonZero, of {{model}}: {NO_IMPLEMENTATION}"),
+    "Unique": ([NODE("Unique", ["x"], ["y"])], {}, {}, f"operator Unique, of {{model}}: {NO_IMPLEMENTATION}"),
+    "text": (
+        [NODE("StringNormalizer", ["x"], ["y"])], {},
+        {"kind": TensorProto.STRING, "shape": (4,), "outputs": TensorProto.STRING}, "input 'x' has an element type"),
+}  # fmt: skip
+RAW = re.compile(r"\.cpp|/_src|Assertion|kENABLE|Error Code|Plugin|In \w+ at|Invalid Node")
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_refusal_of_the_parser_is_in_our_words(case, tmp_path, capsys):
+    pytest.importorskip("tensorrt_rtx")
+    nodes, stored, how, words = REFUSED[case]
+    model = write(tmp_path / "m.onnx", nodes, stored, **how)
+    assert main(["build", str(model), "--backend", "trt-rtx", "-o", str(tmp_path / "m.rtx")]) in (2, 4)
+    said = capsys.readouterr().err
+    assert words.format(model=model) in said
+    assert not RAW.search(said), said
+
+
+def test_an_operator_without_a_kernel_and_a_copy_are_named(tmp_path, capsys):
+    """NonMaxSuppression is parsed and then has no kernel; the int8 copy is gone when the message is read."""
+    pytest.importorskip("tensorrt_rtx")
+    nodes = [
+        NODE("Conv", ["x", "w"], ["c"]),
+        NODE("Reshape", ["c", "to"], ["boxes"]),
+        NODE("NonMaxSuppression", ["boxes", "scores", "most"], ["y"], name="nms"),
+    ]
+    stored = {"w": np.ones((16, 16, 1, 1), np.float32), "to": np.array([1, 256, 4]), "most": np.array([5])}
+    stored |= {"scores": np.ones((1, 1, 256), np.float32)}
+    model = write(tmp_path / "m.onnx", nodes, stored, outputs=TensorProto.INT64)
+    np.savez(tmp_path / "s.npz", x=np.random.default_rng(0).random((2, 16, 8, 8), np.float32))
+    words = ["--precision", "int8", "--calib", str(tmp_path / "s.npz"), "-o", str(tmp_path / "m.rtx")]
+    assert main(["build", str(model), "--backend", "trt-rtx", *words]) == 4
+    said = capsys.readouterr().err
+    assert f"could not build m.int8.onnx, made from {model}: it has no kernel for the node" in said
+    assert not RAW.search(said), said
+
+
+def test_what_is_not_known_stays_without_positions():
+    raw = (
+        "Invalid thing ITensor::getDimensions: Error Code 4: API Usage Error (node: wrong. In checkType at "
+        "/_src/optimizer/common/nodeBase.cpp:456) [checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda"
+    )
+    said = in_words(clean(raw))
+    assert said.endswith("API Usage Error (node: wrong.)")
+    assert "cpp" not in said
+
+
+@pytest.mark.parametrize("batch", [1, "?"])
+def test_free_sizes_that_an_exporter_calls_by_one_mark_are_not_tied(batch, tmp_path, capsys):
+    """paddle2onnx names every free size "?"; TensorRT would take height, width and batch as equal."""
+    pytest.importorskip("tensorrt_rtx")
+    model = write(
+        tmp_path / "m.onnx", [NODE("Conv", ["x", "w"], ["y"])], {"w": ROWS}, shape=(batch, 16, "?", "?")
+    )
+    # Height and width differ, and the height is one size only: refused while the two are tied.
+    profile = "x:1x16x32x48,1x16x32x64,1x16x32x128"
+    words = ["--backend", "trt-rtx", "-o", str(tmp_path / "m.rtx"), "--profile", profile]
+    assert main(["build", str(model), *words]) == 0, capsys.readouterr().err
+    assert onnx.load(model).graph.input[0].type.tensor_type.shape.dim[2].dim_param == "?"
