@@ -7,6 +7,7 @@
 # make gpu-evidence OUT=DIR  every GPU check on this machine, as figures, logs and a summary; exit 4 without a GPU
 # make fuzz    10,000 mutants of small models through verify
 # make samples the slow samples and tests
+# make release VERSION=X.Y.Z  version, changelog, sdist and wheel, their checks, commit and tag
 PYTHON ?= python3
 VENV ?= .venv
 SERVE_ENV ?= .serve-env
@@ -14,7 +15,7 @@ TRT_ENV ?= .trt-env
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint fuzz samples bench clean serve-env trt-env typecheck-trt gpu-evidence
+.PHONY: demo test lint fuzz samples bench clean serve-env trt-env typecheck-trt gpu-evidence release
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "nm2trt needs Python 3.10 or newer: make PYTHON=python3.11 ...")'
@@ -61,5 +62,10 @@ samples: $(READY)
 bench: $(READY)
 	for script in startup mask verify graph build train_step spre fcpts report bench_overhead; do $(BIN)/python benchmarks/$$script.py || exit; done
 
+release: $(READY)
+	@test -n "$(VERSION)" || { echo "name the version: make release VERSION=0.3.0" >&2; exit 2; }
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[release]'
+	$(BIN)/python tools/release.py "$(VERSION)"
+
 clean:
-	rm -rf $(VENV) $(SERVE_ENV) $(TRT_ENV) results .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(SERVE_ENV) $(TRT_ENV) results dist build .mypy_cache .pytest_cache .ruff_cache

@@ -101,7 +101,7 @@ __all__ = [
     "verify",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"  # the only place; setup.cfg reads it
 
 # Each public function bears the name of the module of `nm2trt.pipeline` that holds it, but for recipes.
 _FUNCTIONS = frozenset(name for name in __all__ if name.islower() and name != "__version__")

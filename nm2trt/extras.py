@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from nm2trt.errors import BackendMissingError
@@ -35,8 +37,33 @@ _Answer = TypeVar("_Answer")
 
 
 def install(extra: str) -> str:
-    """Return the line that installs an extra; the quotes are for shells in which brackets are a pattern."""
-    return f"pip install 'nm2trt[{extra}]'"
+    """Return the line that installs an extra from where nm2trt came from: a clone, a wheel, or an address.
+
+    The quotes are for shells in which brackets are a pattern.
+    """
+    tree = Path(__file__).resolve().parents[1]
+    if (tree / "setup.cfg").is_file():
+        return f"pip install -e {shlex.quote(f'{tree}[{extra}]')}"
+    source = _source()
+    return f"pip install {shlex.quote(f'nm2trt[{extra}] @ {source}' if source else f'nm2trt[{extra}]')}"
+
+
+def _source() -> str:
+    """Return the address that nm2trt was installed from; "" for an index, or if the file has gone."""
+    # Only here: the command line imports this module, and its help must answer at once.
+    import importlib.metadata
+    import json
+    from urllib.parse import unquote, urlsplit
+
+    try:
+        record = importlib.metadata.distribution("nm2trt").read_text("direct_url.json")
+        told = json.loads(record or "{}")
+        url, system = str(told.get("url", "")), told.get("vcs_info", {})
+    except (importlib.metadata.PackageNotFoundError, ValueError, AttributeError):
+        return ""
+    if url.startswith("file://"):
+        return url if Path(unquote(urlsplit(url).path)).exists() else ""
+    return f"{system['vcs']}+{url}@{system['commit_id']}" if {"vcs", "commit_id"} <= set(system) else url
 
 
 def missing(error: ModuleNotFoundError) -> BackendMissingError | None:

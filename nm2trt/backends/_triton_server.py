@@ -14,6 +14,7 @@ from nm2trt.answer_limits import AnswerLimits
 from nm2trt.backends.address import Address, parse_url
 from nm2trt.bounds import bounds
 from nm2trt.errors import BackendError, BackendMissingError, ServerError
+from nm2trt.extras import install
 
 __all__ = ["TritonServer"]
 
@@ -191,7 +192,7 @@ def _library(protocol: str) -> Any:
         else:
             import tritonclient.http as library
     except ImportError as error:
-        raise BackendMissingError("tritonclient is not installed: pip install 'nm2trt[serving]'") from error
+        raise BackendMissingError(f"tritonclient is not installed: {install('serving')}") from error
     return library
 
 

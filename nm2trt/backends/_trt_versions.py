@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nm2trt.errors import BackendMissingError
+from nm2trt.extras import install
 
 __all__ = ["ROWS", "VersionRow", "row_of"]
 
@@ -108,6 +109,6 @@ def row_of(product: str, version: str) -> VersionRow:
     rows = [row for row in ROWS if row.product == product and row.since <= wanted]
     if not rows or (product == "trt" and wanted[0] == 9):
         raise BackendMissingError(
-            f"TensorRT {version} is not supported; install 8.6, or 10 or newer: pip install 'nm2trt[trt]'"
+            f"TensorRT {version} is not supported; install 8.6, or 10 or newer: {install('trt')}"
         )
     return rows[-1]

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, Network, TensorSpec, check_feeds
 from nm2trt.errors import BackendError, BackendMissingError, InputError, ModelError
+from nm2trt.extras import install
 from nm2trt.files import check_input
 from nm2trt.progress import bar
 from nm2trt.run_watch import watched
@@ -225,7 +226,7 @@ def _import() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise BackendMissingError("ONNX Runtime is not installed: pip install 'nm2trt[ort]'") from error
+        raise BackendMissingError(f"ONNX Runtime is not installed: {install('ort')}") from error
     return onnxruntime
 
 

@@ -21,6 +21,7 @@ from nm2trt.backends.cuda import probe_gpus, require_gpu
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, Network
 from nm2trt.errors import BackendMissingError, InputError
+from nm2trt.extras import install
 
 if TYPE_CHECKING:
     import tensorrt
@@ -33,7 +34,6 @@ KIND = (
 )
 MAGIC = b"ftrt"
 
-_INSTALL = "pip install 'nm2trt[trt]'"
 # The head of an engine as NVIDIA's own trtexec reads it: tag, version of the layout, and at 24 the library's.
 _HEADER = struct.Struct("<4sI16x4B")
 _KNOWN_LAYOUT = 0
@@ -126,10 +126,10 @@ def load() -> TrtBackend:
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "tensorrt"
         why = "is not installed" if missing else f"does not load ({error})"
-        raise BackendMissingError(f"TensorRT {why}: {_INSTALL}") from error
+        raise BackendMissingError(f"TensorRT {why}: {install('trt')}") from error
     if not hasattr(tensorrt, "__version__"):
         raise BackendMissingError(
-            f"TensorRT is installed and empty, a package of that name alone: {_INSTALL}"
+            f"TensorRT is installed and empty, a package of that name alone: {install('trt')}"
         )
     return TrtBackend(tensorrt)
 

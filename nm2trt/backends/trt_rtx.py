@@ -18,6 +18,7 @@ from nm2trt.backends._trt_versions import VersionRow, row_of
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, Network
 from nm2trt.errors import BackendError, BackendMissingError, InputError
+from nm2trt.extras import install
 
 __all__ = ["KIND", "MAGIC", "PlanHeader", "RtxBackend", "load", "read_header"]
 
@@ -28,7 +29,6 @@ KIND = (
 MAGIC = b"vtrt"
 DEFAULT_TARGETS = ("sm80", "sm86")
 
-_INSTALL = "pip install 'nm2trt[rtx]'"
 # The plan's header as observed in plans of these versions; NVIDIA documents none of it.
 _KNOWN_FORMAT = 2
 _KNOWN_VERSIONS = ("1.7.",)
@@ -132,7 +132,7 @@ def load() -> RtxBackend:
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "tensorrt_rtx"
         why = "is not installed" if missing else f"does not load ({error})"
-        raise BackendMissingError(f"TensorRT for RTX {why}: {_INSTALL}") from error
+        raise BackendMissingError(f"TensorRT for RTX {why}: {install('rtx')}") from error
     return RtxBackend(tensorrt_rtx)
 
 

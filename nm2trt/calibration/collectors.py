@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nm2trt.errors import BackendMissingError, DataError
+from nm2trt.extras import install
 
 __all__ = ["METHODS", "Choice", "Collector", "EachChoice", "Method", "Observed", "collector_for"]
 
@@ -104,7 +105,7 @@ class _Histograms:
         try:
             from onnxruntime.quantization.calibrate import HistogramCollector
         except ImportError as error:
-            raise BackendMissingError("ONNX Runtime is not installed: pip install 'nm2trt[ort]'") from error
+            raise BackendMissingError(f"ONNX Runtime is not installed: {install('ort')}") from error
         self._observed = observed
         self._bins = _BINS[method]
         # Percentiles are of magnitudes; entropy is lost on both sides of zero.

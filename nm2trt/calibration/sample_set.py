@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nm2trt.errors import BackendMissingError, DataError
+from nm2trt.extras import install
 from nm2trt.files import atomic_path, check_output
 
 __all__ = ["SampleSet", "write_contact_sheet"]
@@ -120,7 +121,7 @@ def write_contact_sheet(samples: SampleSet, path: str | Path) -> str:
     try:
         from PIL import Image
     except ImportError as error:
-        raise BackendMissingError("Pillow is not installed: pip install 'nm2trt[recipes]'") from error
+        raise BackendMissingError(f"Pillow is not installed: {install('recipes')}") from error
     target = check_output(path)
     found = next(((n, i) for n, a in samples.arrays.items() if (i := _as_images(a)) is not None), None)
     if found is None:

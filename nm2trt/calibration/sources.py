@@ -24,6 +24,7 @@ from nm2trt.bounds import bounds
 from nm2trt.calibration.array_files import read_archive, require_affordable
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import BackendMissingError, DataError, InputError
+from nm2trt.extras import install
 from nm2trt.files import check_input
 
 __all__ = ["LABELS", "Reader", "call_function", "read_arrays", "read_digits", "read_idx", "read_images"]
@@ -155,7 +156,7 @@ def read_images(
     try:
         from PIL import Image
     except ImportError as error:
-        raise BackendMissingError("Pillow is not installed: pip install 'nm2trt[recipes]'") from error
+        raise BackendMissingError(f"Pillow is not installed: {install('recipes')}") from error
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; give one with images")
     root = folder.resolve()

@@ -23,6 +23,7 @@ from nm2trt.backends.protocol import TensorSpec, numpy_dtype
 from nm2trt.calibration.array_files import read_archive, require_affordable, skip_header
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import BackendMissingError, DataError
+from nm2trt.extras import install
 from nm2trt.files import check_input
 
 __all__ = ["LABELS", "SampleHash", "SampleStream", "fitted", "open_samples"]
@@ -106,7 +107,7 @@ def open_samples(
     try:
         from nm2trt.calibration.recipe import load_recipe, open_recipe, read_recipe
     except ImportError as error:
-        raise BackendMissingError(f"{error.name} is not installed: pip install 'nm2trt[recipes]'") from error
+        raise BackendMissingError(f"{error.name} is not installed: {install('recipes')}") from error
     if read_recipe(path).sha256 is not None:
         # Its hash is over all samples at once.
         whole = load_recipe(path, data_root=data_root, allow_functions=allow_functions)

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from nm2trt.errors import BackendMissingError, InputError
+from nm2trt.extras import install
 from nm2trt.files import check_input
 
 try:
     import yaml
     from pydantic import BaseModel, ConfigDict, ValidationError
 except ImportError as error:
-    raise BackendMissingError(f"{error.name} is not installed: pip install 'nm2trt[recipes]'") from error
+    raise BackendMissingError(f"{error.name} is not installed: {install('recipes')}") from error
 
 __all__ = ["Document", "Strict", "nearest", "read_yaml", "validated"]
 

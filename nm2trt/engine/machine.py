@@ -9,37 +9,38 @@ from dataclasses import dataclass
 from nm2trt.backends import trt_rtx
 from nm2trt.backends.cuda import Gpu, probe_gpus
 from nm2trt.errors import BackendMissingError
+from nm2trt.extras import install
 from nm2trt.json_value import JsonValue
 
 __all__ = ["BackendReport", "MachineReport", "library_version", "survey"]
 
-# Stage or backend -> (module, distributions that carry it, what it is for, how to get it).
+# Stage or backend -> (module, distributions that carry it, purpose, extra; "" for what nm2trt itself needs).
 _LIBRARIES: dict[str, tuple[str, tuple[str, ...], str, str]] = {
     "trt-rtx": (
         "tensorrt_rtx",
         ("tensorrt-rtx-cu12", "tensorrt-rtx"),
         "builds .rtx plans without a GPU; loading them was never run by its makers",
-        "pip install 'nm2trt[rtx]'",
+        "rtx",
     ),
     "trt": (
         "tensorrt",
         ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
         "builds and runs engines on the GPU at hand; its makers ran 8.6.0 on an H200, and no other version",
-        "pip install 'nm2trt[trt]'",
+        "trt",
     ),
     "ort": (
         "onnxruntime",
         ("onnxruntime", "onnxruntime-gpu"),
         "runs ONNX models on the CPU",
-        "pip install 'nm2trt[ort]'",
+        "ort",
     ),
-    "onnx": ("onnx", ("onnx",), "verifies and rewrites ONNX models", "pip install onnx"),
-    "torch": ("torch", ("torch",), "trains and exports", "pip install 'nm2trt[torch]'"),
+    "onnx": ("onnx", ("onnx",), "verifies and rewrites ONNX models", ""),
+    "torch": ("torch", ("torch",), "trains and exports", "torch"),
     "triton": (
         "tritonclient",
         ("tritonclient",),
         "talks to a Triton server",
-        "pip install 'nm2trt[serving]'",
+        "serving",
     ),
 }
 
@@ -90,9 +91,9 @@ def library_version(name: str) -> str:
 
 
 def _library(name: str) -> BackendReport:
-    module, _, purpose, install = _LIBRARIES[name]
+    module, _, purpose, extra = _LIBRARIES[name]
     if importlib.util.find_spec(module) is None:
-        return BackendReport(name, module, "", purpose, install)
+        return BackendReport(name, module, "", purpose, install(extra) if extra else f"pip install {module}")
     if name == trt_rtx.RtxBackend.name:
         return _rtx(module, purpose)
     return BackendReport(name, module, library_version(name) or "unknown version", purpose, "")

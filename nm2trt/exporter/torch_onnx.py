@@ -28,6 +28,7 @@ from nm2trt.exporter.example import Example
 from nm2trt.exporter.names import restore_names
 from nm2trt.exporter.reference import compare_with_runtime, output_names_of, run_reference
 from nm2trt.exporter.saving import list_replaced_data, saved
+from nm2trt.extras import install
 from nm2trt.files import atomic_path, check_output, real_output
 from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan
 from nm2trt.output_lock import output_lock
@@ -265,7 +266,7 @@ def to_onnx(
     try:
         import onnxscript  # noqa: F401 - torch.onnx imports it only half-way through
     except ImportError as error:
-        raise BackendMissingError("onnxscript is not installed: pip install 'nm2trt[torch]'") from error
+        raise BackendMissingError(f"onnxscript is not installed: {install('torch')}") from error
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nm2trt.errors import InputError
+from nm2trt.extras import install
 from nm2trt.tables import Column, Result, Row, Table
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def plot_points(report: BudgetReport, target: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("matplotlib is not installed: pip install nm2trt[report]") from error
+        raise InputError(f"matplotlib is not installed: {install('report')}") from error
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.subplots()
     shares = [100 * point.share for point in report.points]

@@ -10,13 +10,14 @@ from importlib import resources
 from typing import Any
 
 from nm2trt.errors import BackendMissingError
+from nm2trt.extras import install
 from nm2trt.reporting.data import RUNGS, AccuracyRow, LatencyRow, ReportData, WeightRow
 
 try:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup, escape
 except ImportError as error:
-    raise BackendMissingError("jinja2 is not installed: pip install 'nm2trt[recipes]'") from error
+    raise BackendMissingError(f"jinja2 is not installed: {install('recipes')}") from error
 
 __all__ = ["to_html", "to_markdown"]
 

@@ -16,6 +16,7 @@ from google.protobuf import json_format, text_format
 
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.errors import BackendError, BackendMissingError, InputError
+from nm2trt.extras import install
 from nm2trt.serving.artefact import Artefact
 from nm2trt.serving.config_settings import apply_setting
 from nm2trt.serving.options import DeployOptions, ServingBackend
@@ -186,7 +187,7 @@ def _message() -> Any:
     try:
         from tritonclient.grpc import model_config_pb2
     except ImportError as error:
-        raise BackendMissingError("tritonclient is not installed: pip install 'nm2trt[serving]'") from error
+        raise BackendMissingError(f"tritonclient is not installed: {install('serving')}") from error
     return model_config_pb2.ModelConfig()
 
 

@@ -333,7 +333,7 @@ def test_builds_in_two_threads_keep_their_logs_apart(backend, tmp_path):
 
 def test_a_missing_library_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorrt_rtx", None)
-    with pytest.raises(BackendMissingError, match=r"TensorRT for RTX .*: pip install 'nm2trt\[rtx\]'"):
+    with pytest.raises(BackendMissingError, match=r"TensorRT for RTX .*: pip install .*\[rtx\]'"):
         trt_rtx.load()
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from nm2trt.backends.ort import open_onnx
 from nm2trt.cli import main
+from nm2trt.extras import install
 from nm2trt.manifest import read_manifest
 from tests.engine.nets import conv_net, elementwise_net
 
@@ -273,7 +274,7 @@ def test_what_a_backend_cannot_do_is_exit_4_before_the_build(net, capsys, words,
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is here")
 def test_tensorrt_that_is_not_here_is_exit_4(net, capsys):
-    assert "pip install 'nm2trt[trt]'" in refuse(capsys, 4, "build", "net.onnx", "--backend", "trt")
+    assert install("trt") in refuse(capsys, 4, "build", "net.onnx", "--backend", "trt")
 
 
 def test_onnx_runtime_builds_a_file_of_its_own(net, capsys):
@@ -294,7 +295,7 @@ def test_other_dynamic_dimensions_ask_for_a_profile(folder, capsys):
 
 def test_a_missing_library_is_exit_4(net, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    assert "pip install 'nm2trt[rtx]'" in refuse(capsys, 4, "build", "net.onnx", "--sparsity")
+    assert install("rtx") in refuse(capsys, 4, "build", "net.onnx", "--sparsity")
 
 
 def run_python(code, *words, **options):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nm2trt.errors import DataError, InputError
+from nm2trt.extras import install
 from nm2trt.files import atomic_path, check_output
 
 __all__ = ["plot_reports"]
@@ -33,7 +34,7 @@ def plot_reports(
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("matplotlib is not installed: pip install 'nm2trt[report]'") from error
+        raise InputError(f"matplotlib is not installed: {install('report')}") from error
     figure = Figure(figsize=(10, 3.5), layout="constrained")
     steps = [report["step"] for report in reports]
     titles = {"sad_step": "SAD, step to step", "sad_anchored": "SAD, against the start"}

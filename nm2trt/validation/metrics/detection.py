@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nm2trt.errors import BackendMissingError, DataError, InputError
+from nm2trt.extras import install
 from nm2trt.files import check_input
 from nm2trt.validation.metrics.scoring import (
     Arrays,
@@ -126,9 +127,7 @@ class Detections:
             from pycocotools.coco import COCO
             from pycocotools.cocoeval import COCOeval
         except ImportError as error:
-            raise BackendMissingError(
-                "pycocotools is not installed: pip install 'nm2trt[metrics]'"
-            ) from error
+            raise BackendMissingError(f"pycocotools is not installed: {install('metrics')}") from error
         if not self._found:
             return MapScores(None, len(self._images))
         with _quiet():

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nm2trt.errors import BackendMissingError, DataError, InputError
+from nm2trt.extras import install
 from nm2trt.files import check_input
 from nm2trt.validation.metrics.scoring import (
     Arrays,
@@ -47,7 +48,7 @@ def make_character_errors(request: Request) -> EachSample:
     try:
         import jiwer
     except ImportError as error:
-        raise BackendMissingError("jiwer is not installed: pip install 'nm2trt[metrics]'") from error
+        raise BackendMissingError(f"jiwer is not installed: {install('metrics')}") from error
     read = _reader(request, "cer")
     characters = jiwer.Compose([jiwer.ReduceToListOfListOfChars()])
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nm2trt.errors import BackendMissingError, DataError
+from nm2trt.extras import install
 from nm2trt.files import check_input
 
 __all__ = ["load_inputs", "load_outputs"]
@@ -63,7 +64,7 @@ def _decoded(path: str | os.PathLike[str]) -> Any:
         from polygraphy.json import from_json
         from polygraphy.logger import G_LOGGER
     except ImportError as error:
-        raise BackendMissingError("Polygraphy is not installed: pip install 'nm2trt[metrics]'") from error
+        raise BackendMissingError(f"Polygraphy is not installed: {install('metrics')}") from error
     try:
         text = path.read_text(encoding="utf-8")
         kinds = _kinds(json.loads(text))
