@@ -12,12 +12,13 @@ OPTIONS = ReportCommand
 EPILOG = """examples:
   nm2trt report runs/resnet50 -o report.html
   nm2trt report runs/resnet50 -o report.md     # for a pull request
+  nm2trt report runs/first runs/second         # two runs side by side
 """
 
 
 def run(options: ReportCommand) -> int:
     """Write the report and return 0."""
-    from nm2trt.cli.output import print_json, print_verdict
+    from nm2trt.cli.output import print_json, print_verdict, printable
     from nm2trt.pipeline.report import report
 
     result = report(**keywords(options))
@@ -25,13 +26,17 @@ def run(options: ReportCommand) -> int:
         print_json(result.to_json())
     else:
         print(
-            f"{result.report}  {result.size_bytes / 1e3:.0f} kB, {result.stages} stages, "
+            f"{printable(str(result.report))}  {result.size_bytes / 1e3:.0f} kB, {result.stages} stages, "
             f"{result.weights} weights"
         )
         from nm2trt.cli.run import MARKS
         from nm2trt.reporting.collect import collect
         from nm2trt.reporting.ship import ship
 
-        verdict = ship(collect(result.run))
-        print_verdict(verdict.line, verdict.next_step, MARKS[verdict.answer])
+        for folder in (result.run, result.beside):
+            if folder is None:
+                continue
+            verdict = ship(collect(folder))
+            line = verdict.line if result.beside is None else f"{folder}: {verdict.line}"
+            print_verdict(line, verdict.next_step, MARKS[verdict.answer])
     return 0

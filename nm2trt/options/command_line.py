@@ -45,7 +45,7 @@ def words(name: str, options: object) -> list[str]:
     for known in options_of(type(options)):
         value = getattr(options, known.name)
         if not known.flag:
-            typed += [str(item) for item in value] if known.many else [str(value)]
+            typed += [str(item) for item in (value if known.many else (value,)) if item is not None]
         elif value is not None and (known.required or value != known.default):
             flags += _flags(known, value)
     return typed + flags
@@ -79,7 +79,9 @@ def _add(parser: argparse._ActionsContainer, known: Option) -> None:
     elif known.kind in (int, float, Path):
         settings["type"] = known.kind
     if not known.flag:
-        if known.many:
+        if not known.required:
+            settings |= {"nargs": "*" if known.many else "?", "default": known.default}
+        elif known.many:
             settings["nargs"] = "+"
         parser.add_argument(known.name, **settings)
         return

@@ -99,12 +99,15 @@ class ReportCommand(Reported):
     """Options of `nm2trt report`."""
 
     run: str = option(flag="", metavar="RUN_DIR", help="folder of a run, as `nm2trt run` writes it")
+    beside: str | None = option(
+        None, flag="", metavar="OTHER_DIR", help="folder of a second run: the report shows both side by side"
+    )
     output: str | None = option(
         None,
         short="-o",
         metavar="FILE",
         stage=False,
-        help="the report; default: RUN_DIR/report.html",
+        help="the report; default: RUN_DIR/report.html, of two runs RUN_DIR/beside.html",
     )
     format: Literal["html", "json", "md"] | None = option(
         None,

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from nm2trt.errors import InputError
+
+if TYPE_CHECKING:
+    from nm2trt.reporting.beside import Beside
+    from nm2trt.reporting.data import ReportData
 
 __all__ = ["ReportFormat", "ReportResult", "report"]
 
@@ -25,6 +29,7 @@ class ReportResult:
         stages: Stages of the run.
         weights: Weights in the table.
         size_bytes: The file's size.
+        beside: Folder of the second run, or None.
     """
 
     report: Path
@@ -33,6 +38,7 @@ class ReportResult:
     stages: int
     weights: int
     size_bytes: int
+    beside: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -43,6 +49,7 @@ class ReportResult:
             "stages": self.stages,
             "weights": self.weights,
             "size_bytes": self.size_bytes,
+            "beside": None if self.beside is None else str(self.beside),
         }
 
 
@@ -51,13 +58,16 @@ def report(
     output: str | os.PathLike[str] | None = None,
     *,
     format: ReportFormat | None = None,  # noqa: A002 - the word that --format has
+    beside: str | os.PathLike[str] | None = None,
 ) -> ReportResult:
     """Write what a run found as one self-contained page, as JSON, or as Markdown for a pull request.
 
     Args:
         run: The run's folder, as `nm2trt run` and the samples write it; docs/report.md describes it.
-        output: The file to write; None puts `report.html` (or `.json`, `.md`) into the folder.
+        output: The file to write; None puts `report.html` (or `.json`, `.md`) into the folder, of two runs
+            `beside.html`.
         format: "html", "json" or "md"; by default what the output's suffix says, else "html".
+        beside: Folder of a second run, which the report then shows side by side with the first.
 
     Raises:
         InputError: The folder is not that of a run, of another release, or a record is damaged.
@@ -73,15 +83,23 @@ def report(
     if chosen not in get_args(ReportFormat):
         raise InputError(f"{chosen!r} is no format of a report; choose html, json or md")
     data = collect(run)
-    target = check_output(Path(run) / f"report.{chosen}" if output is None else output)
+    shown: ReportData | Beside = data
+    if beside is not None:
+        from nm2trt.reporting.beside import beside as side_by_side
+
+        shown = side_by_side(data, collect(beside), (str(run), str(beside)))
+    default = Path(run) / f"{'report' if beside is None else 'beside'}.{chosen}"
+    target = check_output(default if output is None else output)
     if chosen == "json":
-        text = json.dumps(data.to_json(), indent=1) + "\n"
+        text = json.dumps(shown.to_json(), indent=1) + "\n"
     else:
         from nm2trt.reporting import page
 
-        text = page.to_html(data) if chosen == "html" else page.to_markdown(data)
+        text = page.to_html(shown) if chosen == "html" else page.to_markdown(shown)
     write_atomic(target, text)
-    return ReportResult(target, chosen, Path(run), len(data.stages), len(data.weights), len(text.encode()))
+    size = len(text.encode())
+    second = None if beside is None else Path(beside)
+    return ReportResult(target, chosen, Path(run), len(data.stages), len(data.weights), size, second)
 
 
 def _format_of(output: str | os.PathLike[str] | None) -> ReportFormat:

@@ -27,7 +27,7 @@ from nm2trt.recipe.result import RunResult, StageResult
 from nm2trt.recipe.schema import Recipe, load_recipe
 from nm2trt.recipe.sources import Sources
 from nm2trt.recipe.view import SilentView, View
-from nm2trt.reporting.collect import outlook_of
+from nm2trt.reporting.decision import outlook_of
 from nm2trt.reporting.fields import Fields
 from nm2trt.reporting.folder import RunFolder
 from nm2trt.reporting.records import StageRecord

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from nm2trt.reporting.data import Curve, LatencyRow, LineageNode, WeightRow
+from nm2trt.reporting.data import Curve, LatencyRow, LineageNode, Series, WeightRow
 
 __all__ = [
+    "COLOURS",
     "curve_chart",
     "histogram",
     "interval_bar",
@@ -23,7 +24,7 @@ __all__ = [
     "ticks",
 ]
 
-_COLOURS = 6
+COLOURS = 8
 _CURVE_HEIGHT = 190
 _LANE_WIDTH = 18
 _ROW_HEIGHT = 56
@@ -52,7 +53,10 @@ def interval_bar(value: float, low: float | None, high: float | None, scale: tup
             _svg('<line class="cap" x1="{0}%" x2="{0}%" y1="7" y2="17"/>', end) for end in (left, right)
         ]
     parts.append(_svg('<circle class="point" cx="{}%" cy="12" r="5"/>', at))
-    return Markup('<svg class="strip" height="24" aria-hidden="true">{}</svg>').format(Markup("").join(parts))
+    title = f"{value:.4g}" if low is None or high is None else f"{value:.4g} ({low:.4g} to {high:.4g})"
+    return Markup('<svg class="strip" height="24" role="img"><title>{}</title>{}</svg>').format(
+        title, Markup("").join(parts)
+    )
 
 
 def range_bar(row: LatencyRow, scale: tuple[float, float], colour: int) -> Markup:
@@ -77,7 +81,7 @@ def range_bar(row: LatencyRow, scale: tuple[float, float], colour: int) -> Marku
     if values[-1][1] > scale[1]:
         parts.append(Markup('<text x="100%" y="16" text-anchor="end" class="beyond">▸</text>'))
     return Markup('<svg class="strip c{}" height="24" role="img">{}</svg>').format(
-        colour % _COLOURS, Markup("").join(parts)
+        colour % COLOURS, Markup("").join(parts)
     )
 
 
@@ -89,19 +93,21 @@ def histogram(samples: Sequence[float], scale: tuple[float, float], colour: int)
         at = int((value - low) / (high - low) * _BINS) if high > low else 0
         counts[min(max(at, 0), _BINS - 1)] += 1
     most = max(counts) or 1
+    step = (high - low) / _BINS
     bars = (
-        _svg(
-            '<rect x="{}%" y="{}%" width="{}%" height="{}%"/>',
-            100 * at / _BINS,
-            100 * (1 - n / most),
-            100 / _BINS,
-            100 * n / most,
+        Markup('<rect x="{}%" y="{}%" width="{}%" height="{}%"><title>{}</title></rect>').format(
+            _short(100 * at / _BINS),
+            _short(100 * (1 - n / most)),
+            _short(100 / _BINS),
+            _short(100 * n / most),
+            f"{n} of {len(samples)} runs took {low + at * step:.3g} ms "
+            + ("or more" if at == _BINS - 1 else f"to {low + (at + 1) * step:.3g} ms"),
         )
         for at, n in enumerate(counts)
         if n
     )
-    return Markup('<svg class="histogram c{}" height="34" aria-hidden="true">{}</svg>').format(
-        colour % _COLOURS, Markup("").join(bars)
+    return Markup('<svg class="histogram c{}" height="34" role="img">{}</svg>').format(
+        colour % COLOURS, Markup("").join(bars)
     )
 
 
@@ -153,20 +159,11 @@ def curve_chart(curve: Curve) -> Markup:
         _svg('<line class="grid" x1="0%" x2="100%" y1="{0}%" y2="{0}%"/>', 100 - _percent(mark, (low, high)))
         for mark in marks
     ]
-    lines = []
-    for series in curve.series:
-        path = " ".join(
-            f"{_short(_percent(x, (left, right)))},{_short(100 - _percent(y, (low, high)))}"
-            for x, y in series.points
-        )
-        lines.append(
-            Markup('<polyline class="c{}" points="{}"><title>{}</title></polyline>').format(
-                series.index % _COLOURS, path, series.name
-            )
-        )
+    lines = [_line(series, (left, right), (low, high)) for series in curve.series if len(series.points) > 1]
     dots = [
-        Markup('<circle class="c{} dot" cx="{}%" cy="{}%" r="3"><title>{}</title></circle>').format(
-            series.index % _COLOURS,
+        Markup('<circle class="c{} m{} dot" cx="{}%" cy="{}%" r="3"><title>{}</title></circle>').format(
+            series.index % COLOURS,
+            series.index,
             _short(_percent(series.points[0][0], (left, right))),
             _short(100 - _percent(series.points[0][1], (low, high))),
             series.name,
@@ -187,11 +184,19 @@ def curve_chart(curve: Curve) -> Markup:
         for mark in (ticks(left, right, 4) if right > left else [left])
     )
     return Markup(
-        '<svg class="curve" height="{height}" role="img" aria-label="{title}">{grid}'
+        '<svg class="curve" height="{height}" role="img" aria-label="{title}" data-x="{left} {right}" '
+        'data-y="{low} {high}" data-share="{share}">{grid}'
         '<svg class="plot" viewBox="0 0 100 100" preserveAspectRatio="none" width="100%" height="100%">'
-        "{lines}</svg>{dots}{labels}{steps}</svg>"
+        "{lines}</svg>{dots}{labels}{steps}"
+        '<text class="axis" x="100%" y="{below}" text-anchor="end">step</text></svg>'
     ).format(
         height=_CURVE_HEIGHT,
+        below=_CURVE_HEIGHT + 34,
+        left=repr(float(left)),
+        right=repr(float(right)),
+        low=repr(low),
+        high=repr(high),
+        share=1 if curve.share else 0,
         title=curve.title,
         grid=Markup("").join(grid),
         lines=Markup("").join(lines),
@@ -199,6 +204,18 @@ def curve_chart(curve: Curve) -> Markup:
         labels=labels,
         steps=steps,
     )
+
+
+def _line(series: Series, across: tuple[float, float], up: tuple[float, float]) -> Markup:
+    """Draw one line in percent of the chart; the page's script reads values for the hover from it."""
+    path = " ".join(
+        f"{_short(_percent(x, across))},{_short(100 - _percent(y, up))}" for x, y in series.points
+    )
+    # The ninth method starts the colours again, with dashes.
+    dashed = " dashed" if series.index // COLOURS % 2 else ""
+    return Markup(
+        '<polyline class="c{} m{}{}" data-name="{}" points="{}"><title>{}</title></polyline>'
+    ).format(series.index % COLOURS, series.index, dashed, series.name, path, series.name)
 
 
 def lanes(nodes: Sequence[LineageNode]) -> Markup:

@@ -20,13 +20,14 @@ from nm2trt.reporting.data import (
     StageRow,
     WeightRow,
 )
+from nm2trt.reporting.decision import files_of, outlook_of, sparse_work_of, speed_of
 from nm2trt.reporting.fields import Fields
 from nm2trt.reporting.folder import RunFolder
 from nm2trt.reporting.lineage import lineage_of
 from nm2trt.reporting.records import STAGES, RunHeader, StageRecord
 from nm2trt.reporting.sentences import sentence_of
 
-__all__ = ["collect", "outlook_of"]
+__all__ = ["collect"]
 
 Done = list[tuple[StageRecord, Fields]]
 Producers = list[tuple[PurePath, StageRecord]]
@@ -69,14 +70,10 @@ def collect(folder: str | os.PathLike[str]) -> ReportData:
         versions=versions,
         notes=_notes(done),
         outlook=outlook_of(done),
+        sparse_work=sparse_work_of(done),
+        speed=speed_of(done),
+        files=files_of(done),
     )
-
-
-def outlook_of(done: Iterable[tuple[StageRecord, Fields]]) -> str:
-    """Return the last answer of a stage to "how much can run sparse?": a build's, or else `verify`'s."""
-    said = [(record.stage, fields.text("outlook", "")) for record, fields in done]
-    builds = [text for stage, text in said if text and stage == "build"]
-    return next(reversed(builds or [text for _, text in said if text]), "")
 
 
 def _belongs(record: StageRecord, header: RunHeader) -> bool:
@@ -104,7 +101,10 @@ def _stages(wanted: Iterable[str], results: Done) -> tuple[StageRow, ...]:
         record, fields = by_name[name]
         done = record.status == "done"
         sentence = record.sentence or (sentence_of(record.stage, fields) if done else "")
-        rows.append(StageRow(name, record.stage, record.status, record.seconds, sentence, record.command))
+        lost = record.stage == "validate" and any(row.lost for row in _validated_accuracy(fields, []))
+        rows.append(
+            StageRow(name, record.stage, record.status, record.seconds, sentence, record.command, lost)
+        )
     return tuple(rows)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ _KNOWN = {
     "learning_rate": ("Learning rate", False),
 }
 _MOST_POINTS = 600
+# What a run's name says about its seed, as in "sr-ste, seed 1".
+_SEED = re.compile(r"[\s,;:/_-]*(?<![A-Za-z])seed\W?\d+\s*$", re.IGNORECASE)
 
 
 def curves_of(lines: Sequence[Mapping[str, Any]]) -> tuple[Curve, ...]:
@@ -29,7 +32,8 @@ def curves_of(lines: Sequence[Mapping[str, Any]]) -> tuple[Curve, ...]:
         lines: Objects with `run`, `step` and numbers.
     """
     keys = [*_KNOWN, *sorted({key for line in lines for key in line} - {"run", "step", *_KNOWN})]
-    runs = {run: at for at, run in enumerate(dict.fromkeys(line["run"] for line in lines))}
+    methods = {run: _SEED.sub("", run) or run for run in dict.fromkeys(line["run"] for line in lines)}
+    number = {method: at for at, method in enumerate(dict.fromkeys(methods.values()))}
     curves = []
     for key in keys:
         points: dict[str, dict[float, float]] = {}
@@ -42,7 +46,8 @@ def curves_of(lines: Sequence[Mapping[str, Any]]) -> tuple[Curve, ...]:
         if points:
             title, share = _KNOWN.get(key, (key.replace("_", " "), False))
             series = (
-                Series(run, runs[run], _thinned(sorted(values.items()))) for run, values in points.items()
+                Series(run, number[methods[run]], _thinned(sorted(values.items())), methods[run])
+                for run, values in points.items()
             )
             curves.append(Curve(key, title, share, tuple(series)))
     return tuple(curves)

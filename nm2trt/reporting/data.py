@@ -17,6 +17,8 @@ __all__ = [
     "ReasonRow",
     "ReportData",
     "Series",
+    "SparseWork",
+    "SpeedRow",
     "StageRow",
     "WeightRow",
 ]
@@ -44,6 +46,7 @@ class StageRow:
         seconds: Wall time, or None.
         sentence: Its result in one line.
         command: The command that does the same, or "".
+        lost: Whether it is done and shows a loss of accuracy.
     """
 
     name: str
@@ -52,6 +55,7 @@ class StageRow:
     seconds: float | None
     sentence: str
     command: str
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,13 @@ class AccuracyRow:
     difference_low: float | None = None
     difference_high: float | None = None
     confidence: float = 0.95
+
+    @property
+    def lost(self) -> bool:
+        """Whether the comparison shows a loss: its interval, or its difference without one, is below zero."""
+        if self.difference is None:
+            return False
+        return self.difference < 0 if self.difference_high is None else self.difference_high < 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +178,15 @@ class Series:
 
     Args:
         name: The training run that it is of.
-        index: That run's number, from 0: one colour a run, on every curve.
+        index: Number of its method, from 0: one colour per method, on every curve.
         points: (step, value), ascending.
+        method: The run's name without its seed, as in "sr-ste" of "sr-ste, seed 1".
     """
 
     name: str
     index: int
     points: tuple[tuple[float, float], ...]
+    method: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +251,40 @@ class ReasonRow:
 
 
 @dataclass(frozen=True, slots=True)
+class SparseWork:
+    """How much of the work can run sparse kernels.
+
+    Args:
+        share: Share of the multiply-accumulates, 0..1.
+        place: Targets and builder, e.g. "sm80, sm86 with trt-rtx".
+    """
+
+    share: float
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedRow:
+    """A speed-up with its interval, of an engine that can run sparse kernels.
+
+    Args:
+        name: What was timed.
+        against: What it was timed against.
+        speedup: Ratio of the times; above 1 is faster.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        device: The GPU, or "".
+    """
+
+    name: str
+    against: str
+    speedup: float
+    low: float
+    high: float
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReportData:
     """Everything that a report shows.
 
@@ -255,6 +302,10 @@ class ReportData:
         versions: Version by product.
         notes: What the user was told, and what is missing.
         outlook: How much can run sparse, and if nothing can, what would; "" where no stage answered.
+        sparse_work: The same as a share, or None if no stage answered.
+        speed: Speed-ups, only of engines that can run sparse kernels.
+        files: Files that a next command names, by what they are: "model", "engine", "candidate",
+            "reference", "data".
     """
 
     name: str
@@ -270,6 +321,9 @@ class ReportData:
     versions: Mapping[str, str]
     notes: tuple[str, ...] = field(default=())
     outlook: str = ""
+    sparse_work: SparseWork | None = None
+    speed: tuple[SpeedRow, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values, the schema's number first."""

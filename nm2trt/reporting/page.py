@@ -1,4 +1,4 @@
-"""A report as one HTML page that asks nothing of any network, or as Markdown."""
+"""A report of one run or of two, as one HTML page that asks nothing of any network, or as Markdown."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from typing import Any
 
 from nm2trt.errors import BackendMissingError
 from nm2trt.extras import install
-from nm2trt.reporting.data import RUNGS, AccuracyRow, LatencyRow, ReportData, WeightRow
+from nm2trt.reporting.beside import Beside
+from nm2trt.reporting.data import RUNGS, AccuracyRow, Curve, LatencyRow, ReportData, WeightRow
+from nm2trt.reporting.headline import headline
+from nm2trt.reporting.ship import ship
+from nm2trt.reporting.weight_groups import ladder_of, zeros_differ
 
 try:
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup, escape
 except ImportError as error:
     raise BackendMissingError(f"jinja2 is not installed: {install('recipes')}") from error
@@ -24,15 +28,15 @@ __all__ = ["to_html", "to_markdown"]
 _MOST_MARKDOWN_WEIGHTS = 40
 
 
-def to_html(data: ReportData) -> str:
-    """Return the page; style and script are inside it, and a policy forbids everything else.
+def to_html(data: ReportData | Beside) -> str:
+    """Return the page of one run or of two; style and script are inside, and a policy forbids all else.
 
     Args:
         data: What to show; every text in it is escaped.
     """
     style, script = _resource("report.css"), _resource("report.js")
     return _render(
-        "report.html",
+        "html",
         data,
         autoescape=True,
         style=Markup(style),  # noqa: S704 - our own files, not data
@@ -42,19 +46,18 @@ def to_html(data: ReportData) -> str:
     )
 
 
-def to_markdown(data: ReportData) -> str:
+def to_markdown(data: ReportData | Beside) -> str:
     """Return the report in short, for a pull request; names are escaped for Markdown."""
-    return _render("report.md", data, autoescape=False, most_weights=_MOST_MARKDOWN_WEIGHTS)
+    return _render("md", data, autoescape=False, most_weights=_MOST_MARKDOWN_WEIGHTS)
 
 
-def _render(template: str, data: ReportData, *, autoescape: bool, **values: Any) -> str:
+def _render(suffix: str, data: ReportData | Beside, *, autoescape: bool, **values: Any) -> str:
     from nm2trt.reporting import charts
-    from nm2trt.reporting.headline import headline
-    from nm2trt.reporting.ship import lost, ship
 
     environment = Environment(
         autoescape=autoescape,  # noqa: S701 - only Markdown goes without, and escapes name by name
         undefined=StrictUndefined,
+        loader=FunctionLoader(_resource),
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -71,16 +74,34 @@ def _render(template: str, data: ReportData, *, autoescape: bool, **values: Any)
     environment.globals.update(
         charts=charts,
         rungs=RUNGS,
+        accuracy_groups=_accuracy_groups,
         accuracy_scale=_accuracy_scale,
         latency_groups=_latency_groups,
         latency_scale=_latency_scale,
         answered=_answered,
         counts=_counts,
-        headline=headline(data),
-        ship=ship(data),
-        lost=lost,
+        methods=_methods,
+        constant=_constant,
     )
-    return environment.from_string(_resource(template)).render(data=data, **values)
+    if isinstance(data, ReportData):
+        name, found = "report", _of_one(data)
+    else:
+        name, found = "beside", _of_two(data)
+    environment.globals.update(found)
+    return environment.get_template(f"{name}.{suffix}").render(data=data, **values)
+
+
+def _of_one(data: ReportData) -> dict[str, Any]:
+    return {
+        "headline": headline(data),
+        "ship": ship(data),
+        "ladder": ladder_of(data.weights),
+        "zeros_differ": zeros_differ(data.weights),
+    }
+
+
+def _of_two(data: Beside) -> dict[str, Any]:
+    return {"verdicts": [(name, ship(run)) for name, run in zip(data.names, data.runs, strict=True)]}
 
 
 def _resource(name: str) -> str:
@@ -149,6 +170,30 @@ def _cell(text: str) -> str:
     for character in "\\`*_[]<>|#":
         text = text.replace(character, "\\" + character)
     return text
+
+
+def _accuracy_groups(rows: Sequence[AccuracyRow]) -> list[tuple[str, list[AccuracyRow]]]:
+    """Return the rows by metric: only those of one metric share a scale."""
+    groups: dict[str, list[AccuracyRow]] = {}
+    for row in rows:
+        groups.setdefault(row.metric, []).append(row)
+    return list(groups.items())
+
+
+def _methods(curve: Curve) -> list[tuple[int, str, int]]:
+    """Return number, name and runs of each method on a curve."""
+    found: dict[int, tuple[str, int]] = {}
+    for series in curve.series:
+        name, runs = found.get(series.index, (series.method or series.name, 0))
+        found[series.index] = (name, runs + 1)
+    return [(index, name, runs) for index, (name, runs) in found.items()]
+
+
+def _constant(curve: Curve) -> float | None:
+    """Return the one value that a curve of many points keeps; None if it moves, or has one point."""
+    values = {value for series in curve.series for _, value in series.points}
+    long = any(len(series.points) > 1 for series in curve.series)
+    return next(iter(values)) if long and len(values) == 1 else None
 
 
 def _accuracy_scale(rows: Sequence[AccuracyRow]) -> tuple[float, float]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import Literal
 
 from nm2trt.reporting.data import AccuracyRow, ReportData
 
-__all__ = ["Ship", "lost", "ship"]
+__all__ = ["Ship", "ship"]
 
 # A loss that an interval cannot exclude is accepted up to this.
 _TOLERATED = 0.01
+# Files that only the user has.
+_SAMPLES, _TEST, _DENSE = "SAMPLES.npz", "TEST.npz", "DENSE.onnx"
+# Labelled samples that choose; figures of a test set that chose would flatter.
+_LABELLED = "LABELLED.npz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +26,7 @@ class Ship:
         answer: "yes", "no", or "open" if what a yes needs was not measured.
         sentence: The verdict in words, with the figure that decided.
         not_measured: What a decision should rest on and nobody measured; one clause each.
-        next_step: What to do next.
+        next_step: The command to type next, with a remark as a comment of the shell; "" if none is known.
     """
 
     answer: Literal["yes", "no", "open"]
@@ -36,41 +41,69 @@ class Ship:
         return f"{self.sentence}{open_}"
 
 
-def lost(row: AccuracyRow) -> bool:
-    """Tell whether a comparison shows a loss: its interval, or its difference without one, is below zero."""
-    if row.difference is None:
-        return False
-    return row.difference < 0 if row.difference_high is None else row.difference_high < 0
-
-
 def ship(data: ReportData) -> Ship:
     """Return the verdict on a run: any failed stage, broken weight or lost accuracy says no."""
     compared = [row for row in data.accuracy if row.difference is not None]
     missing = _not_measured(data, compared)
+    return _refused(data, compared, missing) or _open(data, compared, missing)
+
+
+def _refused(data: ReportData, compared: list[AccuracyRow], missing: tuple[str, ...]) -> Ship | None:
+    """Return the verdict "no" and its reason, or None."""
+    losses = [row for row in compared if row.lost]
+    worst = min(losses, key=lambda row: row.difference or 0.0, default=None)
     stopped = next((row for row in data.stages if row.status in ("failed", "running")), None)
     if stopped is not None:
         what = "failed" if stopped.status == "failed" else "was stopped"
-        sentence = f"No: stage {stopped.name} {what}"
-        return Ship("no", sentence, missing, f"mend stage {stopped.name} and run again")
+        why = f": {_loss(worst)}" if worst is not None and stopped.stage == "validate" else ""
+        step = f"{stopped.command}  # once its cause is mended" if stopped.command else ""
+        if worst is not None and why:
+            step = _repair(data, worst)
+        return Ship("no", f"No: stage {stopped.name} {what}{why}", missing, step)
     broken = [row for row in data.weights if row.status == "broken"]
     if broken:
         count = f"{len(broken)} of {len(data.weights)} weights break their pattern, first {broken[0].weight}"
-        step = "export the finalised model again, or prune it (nm2trt prune)"
-        return Ship("no", f"No: {count}", missing, step)
-    worst = min(compared, key=lambda row: row.difference or 0.0, default=None)
-    if worst is not None and lost(worst):
-        step = "rebuild it (nm2trt prune --calib SAMPLES.npz), train it sparse, or keep layers dense"
-        return Ship("no", f"No: {_loss(worst)}", missing, step)
-    if worst is None:
-        step = "nm2trt validate CANDIDATE --against REFERENCE --data TEST.npz"
+        step = f"nm2trt prune {_file(data, 'model', 'MODEL.onnx')} --calib {_SAMPLES}"
+        return Ship("no", f"No: {count}", missing, f"{step}  # or export the finalised model again")
+    if worst is not None:
+        return Ship("no", f"No: {_loss(worst)}", missing, _repair(data, worst))
+    return None
+
+
+def _open(data: ReportData, compared: list[AccuracyRow], missing: tuple[str, ...]) -> Ship:
+    """Return the verdict on a run in which nothing failed."""
+    if not compared:
+        candidate = _file(data, "model", "CANDIDATE.onnx")
+        step = f"nm2trt validate {candidate} --against {_DENSE} --data {_TEST}"
         return Ship("open", "Not shown yet: nothing compared its accuracy", missing, step)
-    if worst.difference_low is not None and worst.difference_low < -_TOLERATED:
-        low = f"{100 * worst.difference_low:+.2f} points of {worst.metric} are not excluded (n = {worst.n})"
-        return Ship("open", f"Not shown yet: {low}", missing, "validate it on more samples")
-    kept = f"accuracy held: {_loss(worst)}"
+    wide = next((row for row in compared if (row.difference_low or 0.0) < -_TOLERATED), None)
+    if wide is not None:
+        low = f"{100 * (wide.difference_low or 0.0):+.2f} points of {wide.metric} are not excluded"
+        names = (_file(data, *pair) for pair in (("candidate", "CANDIDATE.onnx"), ("reference", _DENSE)))
+        step = f"nm2trt validate {' --against '.join(names)} --data {_TEST}  # more samples than {wide.n}"
+        return Ship("open", f"Not shown yet: {low} (n = {wide.n})", missing, step)
+    kept = f"accuracy held: {_loss(compared[-1])}"
+    model = _file(data, "model", "MODEL.onnx")
+    if data.sparse_work is not None and not data.sparse_work.share:
+        sentence = f"Not for speed, since nothing is known to run sparse; {kept}"
+        return Ship("open", sentence, missing, f"nm2trt explain {model}")
     if missing:
-        return Ship("open", f"Its accuracy, yes, its speed not yet: {kept}", missing, _speed_step(data))
-    return Ship("yes", f"Yes: {kept}", missing, "nm2trt deploy ENGINE --repository REPOSITORY")
+        step = f"nm2trt prove {model}  # on the GPU that it is for"
+        return Ship("open", f"For its accuracy yes, for its speed not yet: {kept}", missing, step)
+    engine = _file(data, "engine", "ENGINE")
+    return Ship("yes", f"Yes: {kept}", missing, f"nm2trt deploy {engine} --repository REPOSITORY")
+
+
+def _repair(data: ReportData, loss: AccuracyRow) -> str:
+    """Return the command that prunes the dense model again, as far as the accuracy allows."""
+    prune = f"nm2trt prune {_file(data, 'reference', _DENSE)} --calib {_SAMPLES}"
+    if loss.metric != "top-1":
+        return f"{prune} --share 50%  # half of the work, the layers that move the outputs least"
+    return f"{prune} --data {_LABELLED} --max-drop 1pt"
+
+
+def _file(data: ReportData, kind: str, otherwise: str) -> str:
+    return shlex.quote(data.files.get(kind) or otherwise)
 
 
 def _loss(row: AccuracyRow) -> str:
@@ -81,17 +114,12 @@ def _loss(row: AccuracyRow) -> str:
     return f"{row.model} has {points} against {row.reference}"
 
 
-def _speed_step(data: ReportData) -> str:
-    model = data.weights_of or "MODEL.onnx"
-    return f"nm2trt prove {model} on the GPU that it is for"
-
-
 def _not_measured(data: ReportData, compared: list[AccuracyRow]) -> tuple[str, ...]:
     found = [] if compared else ["accuracy against the dense model"]
     answers = {row.rungs["chosen"].answer for row in data.weights if "chosen" in row.rungs}
     if not answers & {"yes", "no"}:
         found.append("which kernels run, sparse or dense")
     gains = {row.rungs["gain"].answer for row in data.weights if "gain" in row.rungs}
-    if not gains & {"yes", "no"}:
+    if not gains & {"yes", "no"} and not data.speed:
         found.append("speed on the GPU")
     return tuple(found)

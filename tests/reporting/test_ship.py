@@ -1,15 +1,21 @@
 """The verdict that a report opens with: a lost stage says no, whatever the later ones say."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
+import nm2trt
 from nm2trt.cli import main
+from nm2trt.errors import InputError
 from nm2trt.reporting.collect import collect
+from nm2trt.reporting.curves import curves_of
 from nm2trt.reporting.headline import headline
 from nm2trt.reporting.page import to_html, to_markdown
+from nm2trt.reporting.records import StageRecord
 from nm2trt.reporting.ship import ship
-from tests.reporting.runs import small_run
+from nm2trt.reporting.weight_groups import ladder_of, zeros_differ
+from tests.reporting.runs import file, large_run, small_run, validation
 
 
 @pytest.fixture
@@ -52,6 +58,7 @@ def test_what_nobody_measured_is_named_and_no_speed_is_claimed(run, tmp_path):
     assert found.answer == "open"
     assert found.not_measured == ("which kernels run, sparse or dense", "speed on the GPU")
     assert found.next_step.startswith("nm2trt prove ")
+    assert next(fact for fact in headline(data) if fact.label == "speed").value == "not measured"
     nothing = ship(replace(data, accuracy=()))
     assert (nothing.answer, nothing.not_measured[0]) == ("open", "accuracy against the dense model")
 
@@ -61,3 +68,136 @@ def test_the_command_ends_with_the_verdict(run, tmp_path, capsys):
     verdict, following = capsys.readouterr().out.splitlines()[-2:]
     assert verdict.startswith("verdict: No: 1 of 4 weights break their pattern")
     assert following.startswith("next:    ")
+
+
+def measured(low, high):
+    pairs = [
+        {"name": "sparse-off", "against": "dense-off", "speedup": 1.0, "low": 0.9, "high": 1.1},
+        {"name": "sparse-on", "against": "sparse-off", "speedup": 1.2, "low": low, "high": high},
+    ]
+    return {"measured": True, "device": "some GPU", "comparisons": pairs}
+
+
+def test_a_speed_is_shown_only_where_sparse_kernels_could_run(run, tmp_path):
+    bench = {
+        "ratios": [{"name": "a.onnx", "base": "b.onnx", "p50": 0.5, "low": 0.4, "high": 0.6}],
+        "latencies": {},
+        "conditions": {"backend of a.onnx": "ONNX Runtime 1 on the CPU"},
+    }
+    run.write(StageRecord("bench", "bench", result=bench))
+    assert collect(tmp_path / "run").speed == ()
+    run.write(StageRecord("prove", "prove", result=measured(1.1, 1.3)))
+    data = collect(tmp_path / "run")
+    fact = next(fact for fact in headline(data) if fact.label == "speed")
+    assert (fact.value, fact.tone) == ("1.20x", "good")
+    assert fact.detail == "1.10x to 1.30x, sparse-on against sparse-off on some GPU"
+    assert "speed on the GPU" not in ship(data).not_measured
+    run.write(StageRecord("bench", "bench", result={**bench, "conditions": {"backend of a.onnx": "trt 10"}}))
+    (timed,) = (row for row in collect(tmp_path / "run").speed if row.name == "a.onnx")
+    assert (timed.speedup, timed.low, timed.high) == (2.0, 1 / 0.6, 1 / 0.4)
+
+
+def test_work_that_can_run_sparse_counts_multiply_accumulates(run, tmp_path):
+    rows = collect(tmp_path / "run").weights
+    held = sum(row.macs for row in rows if row.status == "holds")
+    work = collect(tmp_path / "run").sparse_work
+    assert work.share == held / sum(row.macs for row in rows)
+    built = {
+        "forecast": {"macs": 100, "eligible": 25},
+        "options": {"targets": ["sm80", "sm86"]},
+        "backend": "trt-rtx",
+    }
+    run.write(StageRecord("build", "build", result=built))
+    found = collect(tmp_path / "run").sparse_work
+    assert (found.share, found.place) == (0.25, "sm80, sm86 with trt-rtx")
+
+
+def test_size_before_is_that_of_an_ancestor_not_of_another_model(run, tmp_path):
+    other = StageRecord(
+        "fuse", "other", inputs=(file("a.onnx", "aaaa", 9),), outputs=(file("b.onnx", "bbbb", 8),)
+    )
+    run.write(other)
+    fact = next(fact for fact in headline(collect(tmp_path / "run")) if fact.label == "on disk")
+    assert fact.detail in ("model.rtx; net.safetensors had 0.13 MB", "b.onnx; a.onnx had 0.00 MB")
+
+
+def test_a_lost_stage_is_marked_in_the_list_of_stages(run, tmp_path):
+    run.write(StageRecord("validate", "validate", result=validation("c.onnx", "d.onnx", right=(100, 394))))
+    data = collect(tmp_path / "run")
+    assert [row.name for row in data.stages if row.lost] == ["validate"]
+    page = to_html(data)
+    assert 'class="done lost"' in page
+    assert "<b>accuracy lost</b>" in page
+
+
+def test_equal_rows_of_the_ladder_are_one_and_a_reason_stands_once(tmp_path):
+    data = collect(large_run(tmp_path / "large", layers=100).path)
+    ladder = ladder_of(data.weights)
+    assert sum(len(group.rows) for group in ladder.groups) == 100
+    assert len(ladder.groups) < 70
+    assert len(ladder.reasons) == 2
+    assert ladder.rungs == ("pattern",)
+    assert ladder.same["gain"] == "not measured"
+    for group in ladder.groups:
+        assert len({(row.operator, row.shape, row.status) for row in group.rows}) == 1
+
+
+def test_zeros_are_charted_only_if_they_differ(run, tmp_path):
+    data = collect(tmp_path / "run")
+    assert not zeros_differ(data.weights)
+    assert "Zeros by weight" not in to_html(data)
+    moved = (*data.weights[:-1], replace(data.weights[-1], zero_share=0.7))
+    assert "Zeros by weight" in to_html(replace(data, weights=moved))
+
+
+def test_seeds_of_a_method_share_its_colour():
+    lines = [
+        {"run": run, "step": 1, "loss": 1.0}
+        for run in ("dense, seed 0", "dense, seed 1", "sr-ste_seed3", "lbc", "seedling 4")
+    ]
+    (curve,) = curves_of(lines)
+    assert [(line.method, line.index) for line in curve.series] == [
+        ("dense", 0),
+        ("dense", 0),
+        ("sr-ste", 1),
+        ("lbc", 2),
+        ("seedling 4", 3),
+    ]
+
+
+def test_two_runs_stand_side_by_side(run, tmp_path, capsys):
+    other = small_run(
+        tmp_path / "other", names=("stem.weight", "body.0.weight", "body.1.weight", "<b>new</b>")
+    )
+    other.write(StageRecord("validate", "validate", result=validation("c.onnx", "d.onnx", right=(100, 394))))
+    assert main(["report", str(tmp_path / "run"), str(tmp_path / "other")]) == 0
+    out = capsys.readouterr().out
+    assert out.count("verdict: ") == out.count("next:    ") == 2
+    page = (tmp_path / "run" / "beside.html").read_text()
+    assert "default-src 'none'" in page
+    assert "&lt;b&gt;new" in page
+    assert "<b>new" not in page
+    assert 'class="bad"' in page
+    data = nm2trt.report(tmp_path / "run", tmp_path / "two.json", beside=tmp_path / "other").report
+    found = json.loads(data.read_text())
+    assert found["schema"] == 1
+    assert {pair["label"] for pair in found["weights"]} == {"head.weight", "<b>new</b>"}
+    assert found["alike"] == 3
+    assert len(found["runs"]) == 2
+    text = nm2trt.report(tmp_path / "run", tmp_path / "two.md", beside=tmp_path / "other").report.read_text()
+    assert "`<b>new</b>`" in text
+
+
+def test_the_two_runs_page_is_quiet(browser, run, tmp_path):
+    small_run(tmp_path / "other")
+    page = nm2trt.report(tmp_path / "run", beside=tmp_path / "other").report
+    for width in (1280, 390):
+        browser.open(page, width=width)
+        assert browser.run("document.documentElement.scrollWidth") == width
+        assert browser.requests == [page.as_uri()]
+        assert browser.messages == []
+
+
+def test_a_second_run_that_is_none_is_refused(run, tmp_path):
+    with pytest.raises(InputError, match="missing is no folder"):
+        nm2trt.report(tmp_path / "run", beside=tmp_path / "missing")

@@ -1,0 +1,85 @@
+"""The command that a run ends with works as printed, on the files that the run named."""
+
+import shlex
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from nm2trt.cli import main
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    weights = {
+        "fc1.weight": rng.standard_normal((16, 32)).astype(np.float32),
+        "fc2.weight": rng.standard_normal((32, 4)).astype(np.float32),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "fc1.weight"], ["h"], name="fc1"),
+            helper.make_node("Relu", ["h"], ["r"], name="act"),
+            helper.make_node("MatMul", ["r", "fc2.weight"], ["y"], name="fc2"),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), "a model.onnx"
+    )
+    for name, count in (("SAMPLES", 64), ("LABELLED", 300), ("TEST", 300)):
+        x = rng.standard_normal((count, 16)).astype(np.float32)
+        labels = (np.maximum(x @ weights["fc1.weight"], 0) @ weights["fc2.weight"]).argmax(1)
+        np.savez(f"{name}.npz", x=x, **({} if name == "SAMPLES" else {"labels": labels}))
+    return tmp_path
+
+
+def following(out):
+    """Return the words of the command that a command ended with."""
+    (line,) = [line for line in out.splitlines() if line.startswith("next:")]
+    return shlex.split(line.removeprefix("next:"), comments=True)
+
+
+def run(folder, capsys, stages):
+    (folder / "r.yaml").write_text(f"version: 1\nmodel: a model.onnx\nstages:\n{stages}")
+    status = main(["run", "r.yaml"])
+    return status, following(capsys.readouterr().out)
+
+
+PRUNED = '  prune: {pattern: "2:4"}\n'
+
+
+def test_lost_accuracy_leads_to_pruning_within_a_budget(folder, capsys):
+    judged = "  validate: {from: prune, against: model, data: TEST.npz, runs: 0}\n"
+    status, words = run(folder, capsys, f"{PRUNED}{judged}")
+    assert status == 0
+    assert words[:3] == ["nm2trt", "prune", "a model.onnx"]
+    assert words[-2:] == ["--max-drop", "1pt"]
+    # 5: no share keeps the loss below a point, which is an answer, too.
+    assert main(words[1:]) in (0, 5)
+
+
+def test_what_nobody_compared_leads_to_validate(folder, capsys):
+    status, words = run(folder, capsys, f"{PRUNED}  verify:\n")
+    assert status == 0
+    assert words[:2] == ["nm2trt", "validate"]
+    (folder / "DENSE.onnx").write_bytes((folder / "a model.onnx").read_bytes())
+    assert main(words[1:]) == 0
+
+
+def test_a_report_ends_as_its_run_does(folder, capsys):
+    _, words = run(folder, capsys, f"{PRUNED}  verify:\n")
+    assert main(["report", "runs/r"]) == 0
+    assert following(capsys.readouterr().out) == words
+
+
+def test_a_failed_stage_leads_to_its_own_command(folder, capsys):
+    status, words = run(folder, capsys, "  verify:\n")
+    assert status == 3
+    assert words[:3] == ["nm2trt", "verify", "a model.onnx"]
+    assert main(words[1:]) == 3
