@@ -120,3 +120,11 @@ class Interrupted(Nm2trtError):  # noqa: N818 - the user stopping a run is not a
     """The user stopped the run; nothing was left half-written."""
 
     exit_status = 130
+
+
+def restated(error: BaseException, sentence: str) -> Nm2trtError:
+    """Return an error with another sentence, all that it carries kept; Ctrl-C becomes `Interrupted`."""
+    if not isinstance(error, Nm2trtError):
+        return Interrupted(sentence)
+    error.args = (sentence,)
+    return error

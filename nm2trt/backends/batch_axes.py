@@ -110,7 +110,8 @@ def sample_first(inputs: Sequence[TensorSpec], arrays: Mapping[str, Array]) -> d
     if len(lengths) > 1:
         shapes = {name: array.shape for name, array in arrays.items()}
         raise DataError(
-            f"the arrays {shapes} do not hold the same number of samples on the model's batch axis"
+            f"the arrays {shapes} do not hold the same number of samples on the model's batch axis; save "
+            f"{max(lengths)} of each"
         )
     count = lengths.pop() if lengths else 1
     return {

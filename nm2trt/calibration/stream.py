@@ -156,6 +156,13 @@ def _open_npz(path: Path, inputs: Sequence[TensorSpec]) -> SampleStream:
         if arranged is not None:
             return arranged
     lengths = {member.name: member.shape[0] if member.shape else -1 for member in members}
+    missing = [spec.name for spec in inputs if spec.name not in lengths]
+    if missing:
+        names = [spec.name for spec in inputs]
+        raise DataError(
+            f"{path} has no array {missing[0]!r}; the model's inputs are {names}, the samples have "
+            f"{sorted(lengths)}"
+        )
     if len(set(lengths.values())) != 1 or -1 in lengths.values():
         shapes = {member.name: member.shape for member in members}
         raise DataError(f"{path}: the arrays {shapes} do not have one sample each on their first dimension")

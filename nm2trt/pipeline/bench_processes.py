@@ -16,6 +16,7 @@ from nm2trt.errors import (
     Interrupted,
     Nm2trtError,
     ServerError,
+    restated,
 )
 from nm2trt.options.checks import BenchCommand
 from nm2trt.options.command_line import words
@@ -56,10 +57,11 @@ def bench_in_processes(options: BenchCommand) -> Benchmark:
                 parts.append((found, dict(zip(unique_names(order), _turned(names, shift), strict=True))))
                 shown.update(index + 1)
     except (Nm2trtError, KeyboardInterrupt) as error:
-        kind = type(error) if isinstance(error, Nm2trtError) else Interrupted
-        raised = kind(str(error) or "stopped by the user")
+        raised = restated(error, str(error) or "stopped by the user")
         if parts:
             raised.partial = BenchResult(merged(parts, names), None)
+        if raised is error:
+            raise
         raise raised from error
     return merged(parts, names)
 

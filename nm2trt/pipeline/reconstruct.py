@@ -50,13 +50,15 @@ def reconstruct(
         SparsityError: No weight can hold the pattern.
     """
     from nm2trt.graph.reconstruct.reconstruct_model import check_request, reconstruct_model
+    from nm2trt.graph.storage.model import load
     from nm2trt.graph.storage.save import is_same_file
 
     model = Path(model)
     if is_same_file(calib, output):
         raise InputError(f"the output {output} is the file of samples; give another path with -o")
-    samples = open_calibration(calib, None, data_root, allow_functions=allow_functions)
     check_request(model, output)
+    opened = load(model, leave_weights=True)
+    samples = open_calibration(calib, None, data_root, allow_functions=allow_functions, model=opened)
     with tempfile.TemporaryDirectory(prefix="nm2trt-") as folder:
         source, facts = normalised(model, Path(folder), samples, options, permute=permute)
         report = reconstruct_model(source, output, samples, options, name=str(model), cache=cache)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from nm2trt.backends.batch_axes import data_dependent
 from nm2trt.backends.protocol import Session
 from nm2trt.compare import DifferenceSum, OutputDifference
-from nm2trt.errors import DataError, DifferenceError, Interrupted, Nm2trtError
+from nm2trt.errors import DataError, DifferenceError, Nm2trtError, restated
 from nm2trt.json_value import JsonValue
 from nm2trt.progress import bar
 from nm2trt.validation.metrics.scoring import Judged, Request, SampleScores, Scorer, Scores
@@ -174,12 +174,13 @@ def compare_sessions(
     except (Nm2trtError, KeyboardInterrupt) as error:
         if not tally.n:
             raise
-        kind = type(error) if isinstance(error, Nm2trtError) else Interrupted
         why = str(error) or "stopped by the user"
-        raised = kind(f"{why}; {tally.n} of {len(samples)} samples were compared before")
+        raised = restated(error, f"{why}; {tally.n} of {len(samples)} samples were compared before")
         # A few samples may be too few for a metric; then the error alone is told.
         with contextlib.suppress(Nm2trtError):
             raised.partial = found(str(raised))
+        if raised is error:
+            raise
         raise raised from error
 
 

@@ -126,6 +126,21 @@ def test_what_was_found_before_a_session_died_is_kept(raised, error, match):
     assert (partial.n, match.split(";")[0] in partial.stopped) == (6, True)
 
 
+class LadenError(BackendError):
+    """An error that carries more than its sentence, and is not made from one."""
+
+    def __init__(self, *, rows):
+        super().__init__("the engine died")
+        self.rows = rows
+
+
+def test_an_error_keeps_what_it_carries_when_its_sentence_grows():
+    raised = LadenError(rows=[1, 2])
+    with pytest.raises(LadenError, match="the engine died; 6 of 8 samples") as caught:
+        compare_sessions(*pair(dies_after=3, error=raised), rows(LABELS), metrics=TOP, batch=2)
+    assert (caught.value.rows, caught.value.partial.n) == ([1, 2], 6)
+
+
 def test_a_session_that_dies_at_once_leaves_nothing():
     with pytest.raises(BackendError, match=r"^dead$") as caught:
         compare_sessions(*pair(dies_after=0, error=BackendError("dead")), rows(LABELS), metrics=TOP)

@@ -205,6 +205,36 @@ def test_lengths_that_differ_on_the_batch_axis_are_named(tmp_path, capsys):
     assert "do not hold the same number of samples on the model's batch axis" in err
 
 
+@pytest.mark.parametrize(
+    "words", [["validate", "--runs", "0"], ["prune"], ["quantize"], ["bench"]], ids=lambda w: w[0]
+)
+def test_an_input_that_the_samples_lack_is_named(words, tmp_path, capsys):
+    path = recurrent(tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", x=X, rate=RATE)
+    data, out = str(tmp_path / "d.npz"), str(tmp_path / "o.onnx")
+    more = {"validate": ["--against", path, "--data", data], "bench": ["--data", data]}
+    assert main([words[0], path, *words[1:], *more.get(words[0], ["--calib", data, "-o", out])]) == 2
+    err = capsys.readouterr().err
+    assert "'state'" in err
+    assert "first dimension" not in err
+
+
+@pytest.mark.parametrize("batch", ["b", 2])
+def test_weights_are_rebuilt_from_samples_with_state(batch, tmp_path, capsys):
+    """The state's batch is second: its fixed first size, 2, is no batch of 2."""
+    path, out = recurrent(tmp_path / "m.onnx", batch=batch), str(tmp_path / "o.onnx")
+    rng = np.random.default_rng(1)
+    np.savez(
+        tmp_path / "d.npz", x=rng.standard_normal((33, 16)).astype(np.float32),
+        state=rng.standard_normal((2, 33, 4)).astype(np.float32), rate=RATE,
+    )  # fmt: skip
+    assert main(["prune", path, "--calib", str(tmp_path / "d.npz"), "-o", out, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["samples"] == (33 if batch == "b" else 32)
+    kept = numpy_helper.to_array(next(t for t in onnx.load(out).graph.initializer if t.name == "W"))
+    assert (np.count_nonzero(kept.reshape(4, 4, 4), axis=1) <= 2).all()
+
+
 def test_one_value_for_all_samples_may_not_differ_between_them():
     inputs = (spec("x", "n", 3), spec("k", 2))
     data = ArraySamples({"x": X[:, :3].copy(), "k": np.arange(10, dtype=np.float32).reshape(5, 2)})

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
+from nm2trt.backends.batch_axes import fixed_batch, sample_shapes
 from nm2trt.backends.ort import open_onnx
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.calibration.stream import SampleHash, SampleStream, fitted
@@ -39,7 +39,7 @@ class Chunks:
     """
 
     def __init__(self, inputs: Sequence[TensorSpec], samples: SampleStream) -> None:
-        batch = _batch(inputs)
+        batch = _batch(inputs, samples)
         self._inputs, self._stream = inputs, samples
         self._size = batch or min(max(samples.count // _CHUNKS, 1), _MOST_SAMPLES)
         self.count = samples.count // batch if batch else math.ceil(samples.count / self._size)
@@ -102,7 +102,9 @@ def read_chunks(source: Path, samples: SampleStream) -> Chunks:
         return Chunks(session.inputs, samples)
 
 
-def _batch(inputs: Sequence[TensorSpec]) -> int | None:
+def _batch(inputs: Sequence[TensorSpec], samples: SampleStream) -> int | None:
     """Return the model's fixed batch, or None."""
-    sizes = [spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], int)]
-    return int(np.max(sizes)) if sizes else None
+    one = next(iter(samples.read(1)))
+    if set(one) != {spec.name for spec in inputs}:
+        fitted(one, inputs, samples.source)  # says which input is missing
+    return fixed_batch(inputs, sample_shapes(one))

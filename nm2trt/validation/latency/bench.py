@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from nm2trt.backends.batch_axes import batch_size, has_free_batch
 from nm2trt.backends.protocol import DeviceTimed, Session
-from nm2trt.errors import InputError, Interrupted, Nm2trtError
+from nm2trt.errors import InputError, Nm2trtError, restated
 from nm2trt.measure import Clocked, Latency, WarmUp, rounds, warm_up, warm_up_for
 from nm2trt.progress import bar
 from nm2trt.validation.latency.machine_state import machine_conditions, machine_state
@@ -210,10 +210,11 @@ def bench_sessions(
     except (Nm2trtError, KeyboardInterrupt) as error:
         if not collected.any:
             raise
-        kind = type(error) if isinstance(error, Nm2trtError) else Interrupted
         why = str(error) or "stopped by the user"
-        raised = kind(f"{why}; the runs before it are kept")
+        raised = restated(error, f"{why}; the runs before it are kept")
         raised.partial = result(why)
+        if raised is error:
+            raise
         raise raised from error
     return result()
 

@@ -116,6 +116,9 @@ def open_npz(path: str | os.PathLike[str], inputs: Sequence[TensorSpec]) -> Samp
     headers = _read_headers(path)
     try:
         shapes = {n: np.broadcast_to(np.int8(0), h.shape) for n, h in headers.items() if not is_truth(n)}
+        missing = [spec.name for spec in inputs if spec.name not in shapes]
+        if missing and shapes:
+            raise DataError(f"no array is called {missing[0]!r}, as an input is; it holds {sorted(shapes)}")
         if sample_first(inputs, shapes) is None:
             return NpzSamples(path)
     except DataError as error:

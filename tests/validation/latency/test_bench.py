@@ -183,6 +183,18 @@ def test_rounds_before_a_session_died_are_kept():
     assert partial.stopped == "the engine died"
 
 
+def test_an_error_keeps_what_it_carries():
+    class LadenError(BackendError):
+        def __init__(self, *, rows):
+            super().__init__("the engine died")
+            self.rows = rows
+
+    dying = Lookup(TABLE, dies_after=5, error=LadenError(rows=[1]))
+    with pytest.raises(LadenError, match="the runs before it are kept") as caught:
+        bench_sessions({"a": Lookup(TABLE), "b": dying}, feeds, runs=10, warmup=0)
+    assert (caught.value.rows, caught.value.partial.stopped) == ([1], "the engine died")
+
+
 def test_ratio_is_that_of_medians_and_has_no_interval():
     rng = np.random.default_rng(0)
     a, b = 2.0 + rng.exponential(1.0, 400), 1.0 + rng.exponential(1.0, 400)
