@@ -6,6 +6,7 @@ open model. Passes on one open model compose in memory: the report that one leav
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from nm2trt.graph.analysis.weight_operands import consumers
 from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement
 from nm2trt.graph.storage.external_data import clear_values
 from nm2trt.graph.storage.model import Model, load, metadata, set_metadata
-from nm2trt.graph.storage.save import Rewrite, embed, refuse_data_file, refuse_same_file, save
+from nm2trt.graph.storage.save import Rewrite, embed, inline_bytes, refuse_data_file, refuse_same_file, save
 from nm2trt.graph.storage.stage_metadata import LineageEntry, record
 from nm2trt.graph.verify.verify_model import VerifyReport, verify_model
 from nm2trt.nm.lineage import Relation
@@ -143,12 +144,16 @@ def run_passes(
 def _run(model: Model, target: str | os.PathLike[str] | None, step: Pass) -> Passed:
     step.requires(model)
     parent = verify_model(model, pattern=step.pattern)
+    apart = _has_data_file(model)  # a pass may replace every tensor that names it
     try:
         change = step.rewrite(model, parent)
     finally:
         # Also if it raises half-way: the model is then neither the file nor what was found of it.
         model.touch()
     model.outside.difference_update(change.new)  # a new tensor may bear the name of the one that it replaces
+    if apart:
+        large = (t for t in model.proto.graph.initializer if t.name in change.new and _is_large(t))
+        model.outside.update(tensor.name for tensor in large)
     if target is None:
         _take_in(model, change)
         return _finish(model, step, parent, change)
@@ -157,7 +162,6 @@ def _run(model: Model, target: str | os.PathLike[str] | None, step: Pass) -> Pas
         model,
         target,
         rewrites=change.rewrites,
-        new=change.new,
         finish=lambda after: passed.append(_finish(after, step, parent, change)),
     )
     return passed[0]
@@ -167,7 +171,7 @@ def _take_in(model: Model, change: Change) -> None:
     """Store the numbers that a pass makes in memory, and remember which of them belong in the data file."""
     # All are made before the first is stored: one may be made from another.
     made = [(rewrite.tensor, b"".join(rewrite.chunks())) for rewrite in change.rewrites]
-    outside = {tensor.name for tensor in _outside(model, change.new)}
+    outside = {tensor.name for tensor in _outside(model)}
     for tensor, _ in made:
         if tensor.data_location == TensorProto.EXTERNAL and not model.refers_to_itself(tensor):
             outside.add(tensor.name)
@@ -178,20 +182,23 @@ def _take_in(model: Model, change: Change) -> None:
     model.outside |= outside
 
 
-def _outside(model: Model, new: Collection[str]) -> list[TensorProto]:
-    """Return the tensors in memory that belong in the data file, if the model has one."""
-    stored = list(model.proto.graph.initializer)
-    has_file = any(
+def _has_data_file(model: Model) -> bool:
+    """Tell whether a model has a data file, or will have one when it is written."""
+    return any(
         tensor.name in model.outside
         or (tensor.data_location == TensorProto.EXTERNAL and not model.refers_to_itself(tensor))
-        for tensor in stored
+        for tensor in model.proto.graph.initializer
     )
-    return [
-        tensor
-        for tensor in stored
-        if has_file
-        and (tensor.name in model.outside or (tensor.name in new and len(tensor.raw_data) >= _LARGE_BYTES))
-    ]
+
+
+def _is_large(tensor: TensorProto) -> bool:
+    # What makes a tensor's numbers while they are written has stored none so far.
+    return max(inline_bytes(tensor), int(math.prod(tensor.dims))) >= _LARGE_BYTES
+
+
+def _outside(model: Model) -> list[TensorProto]:
+    """Return the tensors in memory that belong in the data file."""
+    return [tensor for tensor in model.proto.graph.initializer if tensor.name in model.outside]
 
 
 def _finish(after: Model, step: Pass, parent: VerifyReport, change: Change) -> Passed:
@@ -214,7 +221,6 @@ def write_model(
     target: str | os.PathLike[str],
     *,
     rewrites: Sequence[Rewrite] = (),
-    new: Collection[str] = (),
     finish: Callable[[Model], None] | None = None,
 ) -> None:
     """Write an open model, which is spent afterwards; weights that were left in its file are taken in.
@@ -223,7 +229,6 @@ def write_model(
         model: The model.
         target: The file to write.
         rewrites: Tensors whose numbers change.
-        new: Names of initializers that were added; large ones go into the data file if the model has one.
         finish: As `save` takes it.
 
     Raises:
@@ -231,7 +236,7 @@ def write_model(
         OutputError: As `save`.
     """
     embed(model)
-    save(model, target, rewrites=rewrites, external=_outside(model, new), finish=finish)
+    save(model, target, rewrites=rewrites, external=_outside(model), finish=finish)
 
 
 def plan_of(model: Model) -> Plan | None:

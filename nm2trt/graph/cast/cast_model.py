@@ -145,7 +145,7 @@ class _Cast(Pass):
         self._finals = editor.finish()
         self.work.retype(self._finals)
         self.notes = _notes(model, low)
-        return Change(new=set(self._finals.values()))
+        return Change(editor.made, set(self._finals.values()))
 
     def plan(self, model: Model, weights: Collection[str]) -> Plan | None:
         return _plan(model, self._finals, self.work.renamed, weights)

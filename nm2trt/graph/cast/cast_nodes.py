@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
 from onnx import TensorProto
@@ -14,6 +14,8 @@ from nm2trt.graph.analysis.pinned_values import pins
 from nm2trt.graph.cast.cast_plan import PrecisionPlan
 from nm2trt.graph.cast.cast_rules import Low
 from nm2trt.graph.edit.node_inserter import Inserter
+from nm2trt.graph.storage.external_data import Chunks, pack
+from nm2trt.graph.storage.tensors import element_type, iter_elements
 
 __all__ = ["Casts"]
 
@@ -123,9 +125,28 @@ class Casts:
         given = proto.ir_version >= 4 and any(item.name == value for item in proto.graph.input)
         if producer is None and (value not in editor.scope.initializers or given):
             return None
-        array = cast_array(evaluate(editor.scope, value), self._low.dtype)
-        self.renamed[value] = editor.add_tensor(array, value)
+        stored = None if producer is not None else editor.scope.initializers[value]
+        if stored is not None and stored.data_location == TensorProto.EXTERNAL:
+            self.renamed[value] = editor.add_made(
+                self._low.onnx, stored.dims, self._cast_pieces(stored), value
+            )
+        else:
+            array = cast_array(evaluate(editor.scope, value), self._low.dtype)
+            self.renamed[value] = editor.add_tensor(array, value)
         return self.renamed[value]
+
+    def _cast_pieces(self, stored: TensorProto) -> Chunks:
+        """Return what makes the bytes of a tensor's copy as it is written: weights may fill memory."""
+        source, low = TensorProto(), self._low
+        source.CopyFrom(stored)  # what is in the graph goes with the last reader
+        root = self._editor.model.root
+
+        def chunks() -> Iterator[bytes]:
+            kind = element_type(TensorProto(data_type=low.onnx))
+            for piece in iter_elements(source, root):
+                yield pack(cast_array(piece, low.dtype), kind)
+
+        return chunks
 
     def _insert_cast(self, value: str, to: int, suffix: str) -> str:
         editor = self._editor

@@ -20,8 +20,9 @@ from nm2trt.graph.analysis.constant_values import direct_initializer, evaluate, 
 from nm2trt.graph.analysis.numpy_operators import MOVES, Opaque
 from nm2trt.graph.analysis.pinned_values import all_names, pins
 from nm2trt.graph.analysis.scopes import CONSTANT, Scope, walk
-from nm2trt.graph.storage.external_data import pack
+from nm2trt.graph.storage.external_data import Chunks, pack
 from nm2trt.graph.storage.model import Model
+from nm2trt.graph.storage.save import Rewrite
 from nm2trt.graph.storage.tensors import element_type
 
 __all__ = ["Declined", "Editor"]
@@ -39,6 +40,7 @@ class Declined(Exception):  # noqa: N818 - it is an answer, not an error
 class _NewTensor:
     tensor: TensorProto
     wanted: str
+    chunks: Chunks | None = None
 
 
 class Editor:
@@ -71,6 +73,7 @@ class Editor:
         self.pinned = dict(pins(model.proto))
         self.dead: set[int] = set()
         self.new: dict[str, _NewTensor] = {}
+        self.made: list[Rewrite] = []
         self._released: list[str] = []
         self._gone: set[str] = set()
         self._names = all_names(self.graph)
@@ -213,6 +216,24 @@ class Editor:
         self.scope.states[name] = CONSTANT
         return name
 
+    def add_made(self, data_type: int, shape: Sequence[int], chunks: Chunks, wanted: str) -> str:
+        """Add a tensor whose numbers are made while it is written; see `add_tensor` for the name.
+
+        Until then nothing can read them. After `finish`, `made` has the rewrites that the pass returns.
+
+        Args:
+            data_type: ONNX's number of its element type.
+            shape: Its shape.
+            chunks: Returns its raw bytes, in pieces; it is called once.
+            wanted: The name it should have.
+        """
+        name = self._fresh(wanted)
+        tensor = TensorProto(name=name, data_type=data_type, dims=shape)
+        self.new[name] = _NewTensor(tensor, wanted, chunks)
+        self.scope.initializers[name] = tensor
+        self.scope.states[name] = CONSTANT
+        return name
+
     def set_input(self, index: int, slot: int, value: str) -> None:
         """Make a node read another value; a slot beyond its last is added."""
         node = self.nodes[index]
@@ -286,6 +307,8 @@ class Editor:
                 self.nodes[index].input[slot] = final
         new.tensor.name = final
         self.graph.initializer.append(new.tensor)
+        if new.chunks is not None:
+            self.made.append(Rewrite(self.graph.initializer[-1], new.chunks))  # `append` copies
         if self.model.proto.ir_version < _IR_WITH_FREE_INITIALIZERS:
             info = onnx.helper.make_tensor_value_info(final, new.tensor.data_type, list(new.tensor.dims))
             self.graph.input.append(info)

@@ -44,6 +44,7 @@ __all__ = [
     "data_files",
     "data_locations",
     "embed",
+    "inline_bytes",
     "is_same_file",
     "refuse_data_file",
     "refuse_same_file",
@@ -59,7 +60,7 @@ class Rewrite:
     """New numbers for a tensor of the model, of the shape and type that it has.
 
     Args:
-        tensor: The tensor; where it was stored (inline or external) it stays.
+        tensor: The tensor; where it was stored (inline or external) it stays. A new one holds nothing yet.
         chunks: Returns the raw bytes, in pieces; it is called once, while the file is written.
     """
 
@@ -83,7 +84,7 @@ def save(
             large inline tensors are empty afterwards.
         target: The `.onnx` to write. An old one, and the data file that only it names, are replaced.
         rewrites: Tensors whose numbers change.
-        external: Tensors with raw data in memory that should go into the data file.
+        external: Tensors with raw data in memory, or made by a rewrite, that should go into the data file.
         finish: Called with the model as it will be read back, its data file in place, before the model
             itself is written. It may change metadata; if it raises, nothing is left behind.
         most_inline_bytes: When more than this is stored inline, the largest initializers move to the
@@ -196,6 +197,7 @@ def _place(
 ) -> list[Placed]:
     """Fill inline tensors, and lay out the data file."""
     changed = {id(rewrite.tensor): rewrite for rewrite in rewrites}
+    wanted = {id(tensor) for tensor in external}
     # The wrappers are held, since `id` names an object only while it lives.
     tensors = list(all_tensors(model.proto))
     outside: list[tuple[TensorProto, int, tuple[Path, int] | Chunks]] = []
@@ -204,27 +206,32 @@ def _place(
         if tensor.data_location == TensorProto.EXTERNAL:
             length, where = stored_at(tensor, model.root)
             outside.append((tensor, length, where if rewrite is None else rewrite.chunks))
+        elif rewrite is not None and id(tensor) in wanted:
+            outside.append((tensor, _raw_bytes(tensor), rewrite.chunks))
         elif rewrite is not None:
             data = b"".join(rewrite.chunks())
             clear_values(tensor)
             tensor.raw_data = data
-    inline = sum(_inline_bytes(tensor) for tensor in tensors)
-    wanted = {id(tensor) for tensor in external}
-    movable = sorted(model.proto.graph.initializer, key=_inline_bytes, reverse=True)
+    inline = sum(inline_bytes(tensor) for tensor in tensors)
+    movable = sorted(model.proto.graph.initializer, key=inline_bytes, reverse=True)
     for tensor in movable:
-        size = _inline_bytes(tensor)
+        size = inline_bytes(tensor)
         if size == 0 or (id(tensor) not in wanted and inline <= most_inline_bytes):
             continue
         if tensor.data_type != TensorProto.STRING:
             inline -= size
-            kind = element_type(tensor)
-            outside.append((tensor, (math.prod(tensor.dims) * kind.bits + 7) // 8, in_memory(tensor, kind)))
+            outside.append((tensor, _raw_bytes(tensor), in_memory(tensor, element_type(tensor))))
     # In the order of the model, so that writing what was written changes nothing.
     order = {id(tensor): position for position, tensor in enumerate(tensors)}
     return lay_out(sorted(outside, key=lambda item: order[id(item[0])]))
 
 
-def _inline_bytes(tensor: TensorProto) -> int:
+def _raw_bytes(tensor: TensorProto) -> int:
+    return (int(math.prod(tensor.dims)) * element_type(tensor).bits + 7) // 8
+
+
+def inline_bytes(tensor: TensorProto) -> int:
+    """Return about how many bytes of a model a tensor takes; 0 if its data lies outside."""
     if tensor.data_location == TensorProto.EXTERNAL:
         return 0
     if tensor.HasField("raw_data"):

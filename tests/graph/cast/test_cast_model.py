@@ -1,6 +1,7 @@
 """cast: what is cast, what stays in fp32 and why, that nothing is cast twice, that zeros stay, what is refused."""
 
 import json
+import tracemalloc
 
 import ml_dtypes
 import numpy as np
@@ -67,6 +68,44 @@ def test_weights_are_rounded_to_nearest(tmp_path):
     before = {t.name: onnx.numpy_helper.to_array(t) for t in residual_net().graph.initializer}
     for tensor in model.graph.initializer:
         assert np.array_equal(onnx.numpy_helper.to_array(tensor), before[tensor.name].astype(np.float16))
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("to", LOW)
+def test_weights_in_a_data_file_are_cast_into_one(tmp_path, to, apart):
+    model = residual_net()
+    before = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=apart, location="w.data", size_threshold=0)
+    nm2trt.cast(tmp_path / "m.onnx", tmp_path / "c.onnx", to=to)
+    assert (tmp_path / "c.onnx.data").exists() == apart
+    for tensor in load(tmp_path / "c.onnx").proto.graph.initializer:
+        found = read_tensor(tensor, tmp_path)
+        assert found.tobytes() == before[tensor.name].astype(LOW[to].dtype).tobytes()
+
+
+def test_a_large_weight_is_cast_by_pieces(tmp_path):
+    size = (4096, 2048)
+    weight = TensorProto(name="w", data_type=FLOAT, dims=size, data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", "w.data"), ("offset", "0"), ("length", str(4 * size[0] * size[1]))):
+        weight.external_data.add(key=key, value=value)
+    np.full(size, 0.1, np.float32).tofile(tmp_path / "w.data")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "large",
+        [helper.make_tensor_value_info("x", FLOAT, [1, size[0]])],
+        [helper.make_tensor_value_info("y", FLOAT, [1, size[1]])],
+        [weight],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "m.onnx")
+    tracemalloc.start()
+    try:
+        nm2trt.cast(tmp_path / "m.onnx", tmp_path / "c.onnx", compare=False)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 0.75 * 4 * size[0] * size[1]  # the weight in float32 alone would be more
+    assert set(np.fromfile(tmp_path / "c.onnx.data", np.float16)) == {np.float16(0.1)}
 
 
 def test_norms_stay_in_fp32_with_one_cast_before_and_one_behind(tmp_path):
