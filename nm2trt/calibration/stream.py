@@ -7,21 +7,18 @@ model takes before it runs.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nm2trt.backends.batch_axes import as_feed, fixed_batch, sample_first, sample_shapes
 from nm2trt.backends.protocol import TensorSpec, numpy_dtype
-from nm2trt.calibration.array_files import read_archive, require_affordable, skip_header
-from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
+from nm2trt.calibration.npz_file import npz_arrays, npz_batches, npz_headers
 from nm2trt.errors import BackendMissingError, DataError
 from nm2trt.extras import install
 from nm2trt.files import check_input
@@ -111,16 +108,7 @@ def open_samples(
     if read_recipe(path).sha256 is not None:
         # Its hash is over all samples at once.
         whole = load_recipe(path, data_root=data_root, allow_functions=allow_functions)
-        arrays = whole.arrays
-        return SampleStream(
-            str(path),
-            len(whole),
-            min(whole.batch, _BATCH),
-            lambda size: (
-                {name: array[start : start + size] for name, array in arrays.items()}
-                for start in range(0, len(whole), size)
-            ),
-        )
+        return _in_memory(path, whole.arrays, whole.batch)
     opened = open_recipe(path, data_root=data_root, allow_functions=allow_functions)
 
     def read(size: int) -> Iterator[Batch]:
@@ -130,106 +118,51 @@ def open_samples(
     return SampleStream(str(path), len(opened), min(opened.recipe.batch, _BATCH), read)
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """One array of an `.npz`: where its numbers begin, and what they are."""
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-
-
 def _open_npz(path: Path, inputs: Sequence[TensorSpec]) -> SampleStream:
-    check_input(path, "an .npz")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [_head(archive, name, path) for name in archive.namelist() if name.endswith(".npy")]
-    except DataError:
-        raise
-    except UNSOUND_ARCHIVE as error:
-        raise DataError(f"{path} is no sound .npz of plain arrays") from error
-    members = [member for member in members if member.name not in LABELS]
-    if not members:
+    headers = {
+        name: header
+        for name, header in npz_headers(check_input(path, "an .npz")).items()
+        if name not in LABELS
+    }
+    if not headers:
         raise DataError(f"{path} holds no array; give one for each input, under its name")
-    if {spec.name for spec in inputs} == {member.name for member in members}:
-        arranged = _arranged(path, members, inputs)
-        if arranged is not None:
-            return arranged
-    lengths = {member.name: member.shape[0] if member.shape else -1 for member in members}
-    missing = [spec.name for spec in inputs if spec.name not in lengths]
+    for name, header in headers.items():
+        if header.dtype.kind == "U":
+            raise DataError(f"{path}: the array {name!r} is of dtype {header.dtype}, which no input takes")
+    if {spec.name for spec in inputs} == set(headers):
+        shapes = {name: np.broadcast_to(np.int8(0), header.shape) for name, header in headers.items()}
+        if sample_first(inputs, shapes) is not None:
+            return _in_memory(path, sample_first(inputs, npz_arrays(path, list(headers))) or {})
+    missing = [spec.name for spec in inputs if spec.name not in headers]
     if missing:
         names = [spec.name for spec in inputs]
         raise DataError(
             f"{path} has no array {missing[0]!r}; the model's inputs are {names}, the samples have "
-            f"{sorted(lengths)}"
+            f"{sorted(headers)}"
         )
-    if len(set(lengths.values())) != 1 or -1 in lengths.values():
-        shapes = {member.name: member.shape for member in members}
-        raise DataError(f"{path}: the arrays {shapes} do not have one sample each on their first dimension")
-    return SampleStream(str(path), members[0].shape[0], _BATCH, lambda size: _read_npz(path, members, size))
-
-
-def _arranged(path: Path, members: Sequence[_Member], inputs: Sequence[TensorSpec]) -> SampleStream | None:
-    """Return samples in memory, first in each array; None if every array has them first in the file."""
-    shapes = {member.name: np.broadcast_to(np.int8(0), member.shape) for member in members}
-    if sample_first(inputs, shapes) is None:
-        return None
-    try:
-        read = read_archive(path, [member.name for member in members])
-        arrays = sample_first(inputs, read if isinstance(read, dict) else {}) or {}
-    except UNSOUND_ARCHIVE as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is damaged: an array in it ends early") from error
-    count = len(next(iter(arrays.values())))
+    lengths = {header.shape[0] if header.shape else -1 for header in headers.values()}
+    if len(lengths) != 1 or -1 in lengths:
+        held = {name: header.shape for name, header in headers.items()}
+        raise DataError(f"{path}: the arrays {held} do not have one sample each on their first dimension")
     return SampleStream(
         str(path),
-        count,
+        lengths.pop(),
         _BATCH,
+        lambda size: (arrays for _, arrays in npz_batches(path, headers, size)),
+    )
+
+
+def _in_memory(source: Path, arrays: Mapping[str, Array], batch: int = _BATCH) -> SampleStream:
+    count = len(next(iter(arrays.values())))
+    return SampleStream(
+        str(source),
+        count,
+        min(batch, _BATCH),
         lambda size: (
             {name: array[start : start + size] for name, array in arrays.items()}
             for start in range(0, count, size)
         ),
     )
-
-
-def _head(archive: zipfile.ZipFile, name: str, path: Path) -> _Member:
-    with archive.open(name) as file:
-        shape, fortran, dtype = skip_header(file)
-    if dtype.hasobject or dtype.kind not in "biuf":
-        raise DataError(f"{path}: the array {name[:-4]!r} is of dtype {dtype}, which no input takes")
-    if fortran and len(shape) > 1:
-        raise DataError(f"{path}: the array {name[:-4]!r} is stored column by column; save it in C order")
-    return _Member(name[:-4], dtype, shape)
-
-
-def _read_npz(path: Path, members: Sequence[_Member], size: int) -> Iterator[Batch]:
-    """Read all members side by side, stored or compressed, a batch of each at a time."""
-    count = members[0].shape[0]
-    held = sum(math.prod((min(size, count), *one.shape[1:])) * one.dtype.itemsize for one in members)
-    require_affordable(path, held, f"{min(size, count)} samples")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            files = [archive.open(f"{member.name}.npy") for member in members]
-            for file in files:
-                skip_header(file)
-            for start in range(0, count, size):
-                length = min(size, count - start)
-                yield {
-                    member.name: _numbers(file, member, length)
-                    for member, file in zip(members, files, strict=True)
-                }
-    except UNSOUND_ARCHIVE as error:
-        raise DataError(f"{path} is damaged: an array in it ends early") from error
-
-
-def _numbers(file: IO[bytes], member: _Member, length: int) -> Array:
-    shape = (length, *member.shape[1:])
-    array = np.empty(shape, member.dtype)
-    data = file.read(array.nbytes)
-    if len(data) != array.nbytes:
-        raise EOFError
-    return np.frombuffer(data, member.dtype).reshape(shape)
 
 
 def fitted(batch: Mapping[str, Array], inputs: Sequence[TensorSpec], source: str) -> Batch:
