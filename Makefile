@@ -8,6 +8,10 @@
 # make fuzz    10,000 mutants of small models through verify
 # make samples the slow samples and tests
 # make release VERSION=X.Y.Z  version, changelog, sdist and wheel, their checks, commit and tag
+# make bench   the benchmarks whose results are in benchmarks/results
+# make docs    the site in results/site; a warning is an error
+# make clean   remove environments, caches and results
+# make help    this list
 PYTHON ?= python3
 VENV ?= .venv
 SERVE_ENV ?= .serve-env
@@ -15,13 +19,16 @@ TRT_ENV ?= .trt-env
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint fuzz samples bench clean serve-env trt-env typecheck-trt gpu-evidence release
+.PHONY: help demo test lint fuzz samples bench clean serve-env trt-env typecheck-trt gpu-evidence release docs
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "nm2trt needs Python 3.10 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[torch,ort,rtx,serving,recipes,report,dev]'
 	@touch $@
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' $(firstword $(MAKEFILE_LIST))
 
 demo: $(READY)
 	$(BIN)/python samples/01_digits/train.py --out results/01_digits

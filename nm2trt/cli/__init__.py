@@ -41,6 +41,7 @@ COMMANDS = {
     "serve": "start a tritonserver on a model repository",
     "info": "say what an engine or ONNX file is, and whether its manifest fits",
     "doctor": "say which backends, versions and GPUs are here, and what to install",
+    "completion": "print the script that completes commands and options in a shell",
 }
 
 

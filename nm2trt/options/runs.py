@@ -1,4 +1,4 @@
-"""Options of the commands around recipes and runs: sparsify, calib, run, init, report, doctor."""
+"""Options of the commands around recipes and runs: sparsify, calib, run, init, report, doctor, completion."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from typing import Literal
 from nm2trt.options.field import option
 from nm2trt.options.shared import ALLOW_FUNCTIONS, DATA_ROOT, Reported, Tabled
 
-__all__ = ["CalibCommand", "DoctorCommand", "InitCommand", "ReportCommand", "RunCommand", "SparsifyCommand"]
+__all__ = [
+    "CalibCommand",
+    "CompletionCommand",
+    "DoctorCommand",
+    "InitCommand",
+    "ReportCommand",
+    "RunCommand",
+    "SparsifyCommand",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +77,13 @@ class RunCommand(Reported):
         help="folder that the recipe's paths are relative to and may not leave (default: its own)",
     )
     allow_functions: bool = option(False, help="run Python code that the recipe names")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionCommand:
+    """Options of `nm2trt completion`."""
+
+    shell: Literal["bash", "zsh", "fish"] = option(flag="", keyword=False, help="the shell")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
