@@ -69,6 +69,9 @@ samples: $(READY)
 bench: $(READY)
 	for script in startup mask verify graph build train_step spre fcpts report bench_overhead; do $(BIN)/python benchmarks/$$script.py || exit; done
 
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 release: $(READY)
 	@test -n "$(VERSION)" || { echo "name the version: make release VERSION=0.3.0" >&2; exit 2; }
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[release]'
