@@ -5,6 +5,7 @@ ONNX Runtime runs both as they stand: with its own rewriting on, it would fuse w
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -122,11 +123,17 @@ class Reference:
 
 def run_inside(model: Model, feeds: Feeds, names: Collection[str]) -> Feeds:
     """Run a model in memory with values inside it as outputs besides its own; the model is left as it was."""
+    with _opened_inside(model, names) as session:
+        return session.run(feeds)
+
+
+def _opened_inside(model: Model, names: Collection[str]) -> OrtSession:
+    """Open a model in memory with values inside it as outputs besides its own."""
     graph = model.proto.graph
     count = len(graph.output)
     graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
     try:
-        return run_graph(model, feeds)
+        return _in_memory(model, optimize=False)
     finally:
         del graph.output[count:]
 
@@ -180,42 +187,46 @@ def run_reference(source: str | os.PathLike[str] | Model, inside: Collection[str
         inside: Values inside the model that are returned too, if they are finite floats.
     """
     model = load(source, leave_weights=True)
+    if inside:
+        with contextlib.suppress(BackendError, ModelError, DataError):
+            with _opened_inside(model, inside) as session:
+                found = _reference(session, [value.name for value in model.proto.graph.output])
+            if not found.sentence:
+                return found
+        # A value that cannot be an output must not keep the outputs from being compared.
     try:
         with open_session(model, optimize=False) as session:
-            why = next(
-                (
-                    f"{spec.name!r} is of type {spec.dtype}"
-                    for spec in (*session.inputs, *session.outputs)
-                    if not _is_array(spec)
-                ),
-                "",
-            )
-            for feeds in () if why else _feeds(session.inputs):
-                try:
-                    outputs = session.run(feeds)
-                except (BackendError, DataError) as error:
-                    why = why or str(error)
-                    continue
-                if all(np.isfinite(o).all() for o in outputs.values() if o.dtype.kind == "f"):
-                    return Reference(feeds, outputs, inside=_inside(model, feeds, inside))
-                why = why or "the model gives NaN or infinity on random inputs"
+            return _reference(session, [spec.name for spec in session.outputs])
     except (BackendError, ModelError) as error:
-        why = str(error)
+        return Reference({}, {}, f"outputs were not compared: {error}")
+
+
+def _reference(session: OrtSession, own: Collection[str]) -> Reference:
+    """Run a session on random inputs; outputs that are not the model's own are values inside it."""
+    why = next(
+        (
+            f"{spec.name!r} is of type {spec.dtype}"
+            for spec in (*session.inputs, *session.outputs)
+            if not _is_array(spec)
+        ),
+        "",
+    )
+    for feeds in () if why else _feeds(session.inputs):
+        try:
+            outputs = session.run(feeds)
+        except (BackendError, DataError) as error:
+            why = why or str(error)
+            continue
+        inside = {name: outputs.pop(name) for name in outputs.keys() - set(own)}
+        if all(_is_finite(value) for value in outputs.values() if value.dtype.kind == "f"):
+            floats = {name: v for name, v in inside.items() if v.dtype.kind == "f" and _is_finite(v)}
+            return Reference(feeds, outputs, inside=floats)
+        why = why or "the model gives NaN or infinity on random inputs"
     return Reference({}, {}, f"outputs were not compared: {why}")
 
 
-def _inside(model: Model, feeds: Feeds, names: Collection[str]) -> Feeds:
-    """Return the finite floats of values inside a model; a value that cannot be an output is left out."""
-    if not names:
-        return {}
-    try:
-        found = run_inside(model, feeds, names)
-    except (BackendError, ModelError, DataError):
-        return {}
-    kept = {name: found[name] for name in names if name in found}
-    return {
-        name: value for name, value in kept.items() if value.dtype.kind == "f" and np.isfinite(value).all()
-    }
+def _is_finite(value: npt.NDArray[Any]) -> bool:
+    return bool(np.isfinite(value).all())
 
 
 def _require_equal(name: str, after: npt.NDArray[Any], before: npt.NDArray[Any]) -> None:
