@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.files import atomic_path
 
 __all__ = ["RangeCache"]
@@ -40,8 +40,10 @@ class RangeCache:
                     return None
                 arrays = {name: archive[name] for name in archive.files if name != "head"}
                 return int(head["samples"]), str(head["sha256"]), arrays
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
+        except UNSOUND_ARCHIVE:
             return None
+        except (TypeError, AttributeError):
+            return None  # sound, and of another kind
 
     def save(self, samples: int, sha256: str, arrays: Mapping[str, Array]) -> None:
         """Replace the file's content, whole or not at all.

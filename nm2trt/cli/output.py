@@ -149,17 +149,21 @@ def show(result: Result, *, every_row: bool = False) -> None:
         say(remark)
 
 
-def show_written(result: Any, *, every_row: bool = False) -> None:
+def show_written(
+    result: Any, *, every_row: bool = False, backend: str | None = None, targets: str | None = None
+) -> None:
     """Print a result that wrote a model: its tables, whether the model can run sparse, and what comes next.
 
     Args:
         result: The result; its `output` is the file, its `verified`, if it has one, the verdicts on it.
         every_row: Whether `--all` was given.
+        backend: Builder that was named on the command line.
+        targets: Architectures that were named.
     """
     from nm2trt.pipeline.next_step import next_step
 
     show(result, every_row=every_row)
-    step = next_step(result.output, getattr(result, "verified", None))
+    step = next_step(result.output, getattr(result, "verified", None), backend=backend, targets=targets)
     print_verdict(step.verdict, step.command, step.mark)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nm2trt.cli.output import print_json, show_written
+from nm2trt.cli.output import print_json, print_notes, show_written
 from nm2trt.options.field import keywords
 from nm2trt.options.models import PruneCommand
 
@@ -16,8 +16,9 @@ def run(options: PruneCommand) -> int:
     from nm2trt.pipeline.prune import prune
 
     report = prune(**keywords(options))
+    print_notes(getattr(report, "notes", ()))
     if options.json:
         print_json(report.to_json())
     else:
-        show_written(report, every_row=options.every_row)
+        show_written(report, every_row=options.every_row, backend=options.backend, targets=options.targets)
     return 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 from nm2trt.nm.eligibility_tables import DTYPE_ROWS, FIRST_SPARSE, Where
 from nm2trt.nm.verdict import WeightFacts, WeightVerdict
 
-__all__ = ["LEAST_CHANNELS", "dtype_advice", "is_prunable", "pattern_advice", "sparse_dtypes"]
+__all__ = ["LEAST_CHANNELS", "dtype_advice", "is_prunable", "is_quantised", "pattern_advice", "sparse_dtypes"]
 
 # Fewest input channels that `nm2trt prune` takes without being asked for the weight by name.
 LEAST_CHANNELS = 16
@@ -16,6 +16,7 @@ _FIRST_QDQ_OPSET = 13
 # What `nm2trt quantize` lowers.
 _LOWERED = ("Conv", "Gemm", "MatMul")
 _TYPES = ("float16", "int8")
+_QUANTISED = ("int8", "uint8", "float8")
 _NAMES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
 
 
@@ -55,8 +56,15 @@ def is_prunable(verdict: WeightVerdict) -> bool:
     return channels >= LEAST_CHANNELS and facts.operator not in ("LSTM", "GRU", "RNN")
 
 
+def is_quantised(verdict: WeightVerdict) -> bool:
+    """Tell whether a weight is stored in INT8 or FP8, of which samples rebuild nothing."""
+    return verdict.facts is not None and verdict.facts.dtype.startswith(_QUANTISED)
+
+
 def pattern_advice(verdict: WeightVerdict) -> str:
     """Return what to do about a weight that does not hold 2:4."""
+    if verdict.pattern == "broken" and is_quantised(verdict):
+        return "prune the float model (nm2trt prune --calib SAMPLES), and quantise the result"
     if verdict.pattern == "broken":
         prune = "prune it (nm2trt prune)" if is_prunable(verdict) else "prune it by name (--include of prune)"
         return f"train it sparse (nm2trt.sparsify), {prune}, or export it again, finalised"

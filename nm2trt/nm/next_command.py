@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nm2trt.nm.advice import is_prunable
+from nm2trt.nm.advice import is_prunable, is_quantised
 from nm2trt.nm.eligibility import Place, can_run_sparse
 from nm2trt.nm.outlook import assumed_sparse
 from nm2trt.nm.pattern import NMPattern
@@ -30,7 +30,8 @@ def next_command(model: str, weights: Sequence[WeightVerdict], place: Place, *, 
     broken = [verdict for verdict in weights if verdict.pattern == "broken"]
     holding = [v for v in weights if v.pattern == "holds" and _TWO_OF_FOUR.admits(NMPattern.parse(v.wanted))]
     if not holding or (planned and broken):
-        prunable = any(map(is_prunable, weights))
+        # What is quantised has to start again from the float model, whose name is not known here.
+        prunable = any(map(is_prunable, weights)) and not any(map(is_quantised, weights))
         return f"nm2trt prune {model} --calib {SAMPLES}" if prunable else ""
     build = f"nm2trt build {model} --sparsity"
     dtype = sparse_dtype(holding, place)

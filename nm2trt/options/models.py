@@ -138,6 +138,12 @@ class PruneCommand(Pruning):
         help="with --calib: solve masks, values and integers together, on inputs rounded to INT8, and write "
         "the quantised model",
     )
+    max_loss: str | None = option(
+        None,
+        metavar="PCT",
+        help="with --to: search ranges, and leave layers in float, until INT8 by itself changes the answer "
+        "of at most this share of held-out samples, as in 2%",
+    )
     data: str | None = option(
         None,
         group=_BUDGET,
@@ -171,6 +177,14 @@ class PruneCommand(Pruning):
     )
     gain: str | None = option(
         None, group=_BUDGET, metavar="TABLE", help="weigh layers by a table of benchmarks/gpu_gain.py"
+    )
+    shapes: tuple[str, ...] = option(
+        (),
+        flag="--shape",
+        group=_BUDGET,
+        metavar="NAME:SHAPE",
+        help="with --gain: shape of an input, as in x:8x3x224x224, or x:8 for the batch alone (default: one "
+        "sample)",
     )
     plot: str | None = option(
         None,

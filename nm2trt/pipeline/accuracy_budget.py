@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nm2trt.errors import DifferenceError, InputError
-from nm2trt.pipeline.budget_report import BudgetPoint, BudgetReport, plot_points
-from nm2trt.pipeline.calibration_input import open_calibration
+from nm2trt.pipeline.budget_report import BudgetPoint, BudgetReport, check_plot, plot_points
+from nm2trt.pipeline.countable_work import CountableWork, check_counted
+from nm2trt.pipeline.reconstruct import Calibration, normalised
 
 if TYPE_CHECKING:
     from nm2trt.graph.reconstruct.report import ReconstructOptions, ReconstructReport
     from nm2trt.graph.reconstruct.sensitivity import Sensitivity
+    from nm2trt.validation.comparison import Comparison
     from nm2trt.validation.samples.samples import Samples
 
 __all__ = ["Evaluation", "prune_within_budget"]
@@ -24,6 +26,8 @@ __all__ = ["Evaluation", "prune_within_budget"]
 _NEAR = 0.08
 _FIRST = (1.0, 0.75, 0.5, 0.25)
 _MOST_POINTS = 7
+# Samples that are scored before the work begins.
+_CHECKED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class Evaluation:
             unless `targets` is given.
         targets: Architectures, as in "sm80,sm86".
         gain: A gain table, by which layers are weighed instead of by their work.
+        shapes: With `gain`: one NAME:SHAPE per input, as in "x:8x3x224x224"; others take one sample.
         plot: Picture of the metric against the share, to write.
     """
 
@@ -49,6 +54,7 @@ class Evaluation:
     backend: str | None = None
     targets: str | None = None
     gain: str | os.PathLike[str] | None = None
+    shapes: Sequence[str] = ()
     plot: str | os.PathLike[str] | None = None
 
 
@@ -57,12 +63,7 @@ def prune_within_budget(
     output: Path,
     options: ReconstructOptions,
     evaluation: Evaluation,
-    *,
-    calib: str | os.PathLike[str],
-    permute: bool = True,
-    cache: str | os.PathLike[str] | None = None,
-    data_root: str | os.PathLike[str] | None = None,
-    allow_functions: bool = False,
+    calibration: Calibration,
 ) -> BudgetReport:
     """Write the reconstruction that prunes most and whose loss stays within the budget.
 
@@ -74,11 +75,7 @@ def prune_within_budget(
         output: The file to write.
         options: Pattern, weights, seed; `share` is the largest share to try.
         evaluation: Data, metric, budget, and what counts.
-        calib: Calibration samples.
-        permute: Permute channels first.
-        cache: Folder that keeps solved layers of each share, so that a run that was stopped goes on.
-        data_root: Folder that a recipe's paths are relative to; its own by default.
-        allow_functions: Run a recipe's `function` source, which is code.
+        calibration: Calibration samples; its cache keeps the solved layers of each share.
 
     Raises:
         InputError: A path or an option is wrong.
@@ -88,33 +85,38 @@ def prune_within_budget(
     """
     from nm2trt.files import check_output
     from nm2trt.graph.pass_frame import write_model
-    from nm2trt.graph.reconstruct.reconstruct_model import check_request, measure_sensitivities
+    from nm2trt.graph.reconstruct.reconstruct_model import measure_sensitivities
     from nm2trt.graph.storage.model import load
     from nm2trt.graph.storage.save import is_same_file
-    from nm2trt.pipeline.reconstruct import normalised
 
-    model = Path(model)
-    for path in (calib, evaluation.data):
-        if is_same_file(path, output):
-            raise InputError(f"the output {output} is the file of samples; give another path with -o")
+    model, calib = Path(model), calibration.calib
+    if is_same_file(evaluation.data, output):
+        raise InputError(f"the output {output} is the file of samples; give another path with -o")
+    if is_same_file(calib, evaluation.data):
+        raise InputError(
+            f"{calib} cannot choose the weights and judge them too: what was fitted looks better than it is; "
+            "give other samples with --data"
+        )
     if evaluation.plot is not None:
+        check_plot(Path(evaluation.plot))
         check_output(evaluation.plot, sources=[model, calib, evaluation.data, output])
-    samples = open_calibration(calib, None, data_root, allow_functions=allow_functions)
-    check_request(model, output)
-    judge = _Judge(model, evaluation, data_root, allow_functions=allow_functions)
+    check_counted(options, evaluation)
+    samples = calibration.open(model, output)
+    judge = _Judge(model, evaluation, calibration)
+    judge.check()
     with tempfile.TemporaryDirectory(prefix="nm2trt-") as name:
         folder = Path(name)
-        source, note = normalised(model, folder, samples, options, permute=permute)
-        counted = _Countable(source, options, evaluation)
+        source, note = normalised(model, folder, samples, options, permute=calibration.permute)
+        counted = CountableWork(source, samples, options, evaluation)
         options = replace(options, dense={**options.dense, **counted.beyond})
         found = measure_sensitivities(source, samples, options)
         search = _ShareSearch(
-            source, folder, samples, options, found, counted.gains, judge, str(model), cache
+            source, folder, samples, options, found, counted.gains, judge, str(model), calibration.cache
         )
         points = search.run()
         passed = [point for point in points if point.passed]
         if not passed:
-            raise DifferenceError(_nothing(model, points, judge.max_drop))
+            raise DifferenceError(_nothing(model, points, judge))
         chosen = max(passed, key=lambda point: point.share)
         write_model(load(search.files[chosen], leave_weights=True), output)
         report = replace(search.reports[chosen], output=str(output), **note)
@@ -129,6 +131,7 @@ def prune_within_budget(
         chosen=chosen,
         place=counted.place,
         beyond=counted.beyond,
+        notes=counted.notes,
     )
     if evaluation.plot is not None:
         plot_points(result, Path(evaluation.plot))
@@ -138,14 +141,7 @@ def prune_within_budget(
 class _Judge:
     """Scores a pruned file against the dense model on the evaluation data."""
 
-    def __init__(
-        self,
-        model: Path,
-        evaluation: Evaluation,
-        data_root: str | os.PathLike[str] | None,
-        *,
-        allow_functions: bool,
-    ) -> None:
+    def __init__(self, model: Path, evaluation: Evaluation, calibration: Calibration) -> None:
         from nm2trt.validation.comparison import default_metrics
         from nm2trt.validation.gate import parse_drop
         from nm2trt.validation.metrics.table import metric_options
@@ -153,7 +149,9 @@ class _Judge:
 
         self.max_drop = parse_drop(evaluation.max_drop)
         self.samples: Samples = open_samples(
-            evaluation.data, data_root=data_root, allow_functions=allow_functions
+            evaluation.data,
+            data_root=calibration.data_root,
+            allow_functions=calibration.allow_functions,
         )
         names = tuple(evaluation.metrics) or default_metrics(self.samples)[:1]
         if len(names) != 1:
@@ -164,16 +162,36 @@ class _Judge:
         self._model = model
         self.n, self.dense_value, self.higher_is_better = 0, 0.0, True
 
-    def point(self, pruned: Path, share: float, dense: tuple[str, ...]) -> BudgetPoint:
-        """Return the point of one pruned file."""
+    def check(self) -> None:
+        """Score the model on the first samples, so that data that do not fit it are told before the work.
+
+        Raises:
+            DataError: The data do not fit the model.
+            InputError: The metric cannot read the model's outputs.
+        """
+        from nm2trt.validation.samples.samples import ArraySamples
+
+        first = next(iter(self.samples.batches(_CHECKED)))
+        self._compared(self._model, ArraySamples({**first.inputs, **first.truth}))
+
+    def _compared(self, model: Path, samples: Samples) -> Comparison:
         from nm2trt.pipeline.sessions import open_session
         from nm2trt.validation.comparison import compare_sessions
+
+        with open_session(model) as candidate, open_session(self._model) as reference:
+            return compare_sessions(
+                candidate, reference, samples, metrics=(self.metric,), options=self._options
+            )
+
+    def loss(self, point: BudgetPoint) -> float:
+        """Return the largest loss that a point's interval does not exclude."""
+        return -point.difference_low if self.higher_is_better else point.difference_high
+
+    def point(self, pruned: Path, share: float, dense: tuple[str, ...]) -> BudgetPoint:
+        """Return the point of one pruned file."""
         from nm2trt.validation.gate import hold_to
 
-        with open_session(pruned) as candidate, open_session(self._model) as reference:
-            comparison = compare_sessions(
-                candidate, reference, self.samples, metrics=(self.metric,), options=self._options
-            )
+        comparison = self._compared(pruned, self.samples)
         metric = comparison.metrics[0]
         gate = hold_to(metric, self.max_drop)
         self.n, self.dense_value = comparison.n, metric.reference.value
@@ -191,65 +209,6 @@ class _Judge:
             passed=gate.passed,
             sentence=gate.sentence,
         )
-
-
-class _Countable:
-    """Which layers count: those that a builder can run sparse, each with its gain.
-
-    Attributes:
-        beyond: Reasons by weight of the layers that do not count.
-        gains: Gain by weight; None takes the work.
-        place: Builder and targets, as a clause.
-    """
-
-    def __init__(self, source: Path, options: ReconstructOptions, evaluation: Evaluation) -> None:
-        self.beyond: dict[str, str] = {}
-        self.gains: dict[str, float] | None = None
-        self.place = ""
-        asked = evaluation.backend is not None or evaluation.targets is not None
-        if not asked and evaluation.gain is None:
-            return
-        if str(options.pattern) != "2:4":
-            raise InputError(f"sparse kernels take 2:4; leave --target and --gain out for {options.pattern}")
-        if asked:
-            self._by_builder(source, evaluation)
-        if evaluation.gain is not None:
-            self._by_table(source, evaluation)
-
-    def _by_builder(self, source: Path, evaluation: Evaluation) -> None:
-        from nm2trt.backends.choice import place_of
-        from nm2trt.backends.options import parse_targets
-        from nm2trt.graph.verify.verify_model import verify_model
-        from nm2trt.nm.eligibility import can_run_sparse
-        from nm2trt.nm.outlook import assumed_sparse
-
-        targets = () if evaluation.targets is None else parse_targets(evaluation.targets)
-        place = place_of(evaluation.backend, targets)
-        rows = verify_model(source).weights
-        self.place = place.suffix
-        # The file is float32 still; it counts if a type that it may be lowered to has a sparse kernel.
-        lowered = [assumed_sparse(rows, dtype=dtype) for dtype in ("int8", "float16", "bfloat16")]
-        for row, *others in zip(rows, *lowered, strict=True):
-            answers = [can_run_sparse(one.facts, place) for one in others if one.facts is not None]
-            if answers and not any(answer.answer == "yes" for answer in answers):
-                self.beyond[row.weight] = f"no sparse kernel can run it{place.suffix}: {answers[0].sentence}"
-
-    def _by_table(self, source: Path, evaluation: Evaluation) -> None:
-        from nm2trt.pipeline.gain import gain
-
-        report = gain(
-            source,
-            evaluation.gain or "",
-            device=evaluation.targets.split(",")[0] if evaluation.targets else None,
-            as_dtype="int8",
-            backend=evaluation.backend,
-        )
-        self.gains = {}
-        for layer in report.layers:
-            saved = 0.0 if not layer.speedup or layer.pays != "yes" else 1.0 - 1.0 / layer.speedup
-            self.gains[layer.weight] = saved * float(layer.macs or 0)
-            if layer.pays == "no":
-                self.beyond.setdefault(layer.weight, f"the gain table says: {layer.sentence}")
 
 
 class _ShareSearch:
@@ -321,10 +280,10 @@ class _ShareSearch:
         return point
 
 
-def _nothing(model: Path, points: Sequence[BudgetPoint], max_drop: float) -> str:
-    best = max(points, key=lambda point: point.difference_low)
+def _nothing(model: Path, points: Sequence[BudgetPoint], judge: _Judge) -> str:
+    best = min(points, key=judge.loss)
     return (
-        f"no share of {model} that was tried keeps a loss within {100 * max_drop:g} points; the best prunes "
-        f"{best.share:.0%} of the work: {best.sentence}; allow more with --max-drop, give more samples, or "
-        "lower --share; nothing was written"
+        f"no share of {model} that was tried keeps a loss within {100 * judge.max_drop:g} points; the best "
+        f"prunes {best.share:.0%} of the work: {best.sentence}; allow more with --max-drop, give more "
+        "samples, or lower --share; nothing was written"
     )

@@ -12,7 +12,10 @@ from nm2trt.extras import install
 from nm2trt.tables import Column, Result, Row, Table
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from nm2trt.graph.reconstruct.report import ReconstructReport
+    from nm2trt.graph.verify.verify_model import VerifyReport
 
 __all__ = ["BudgetPoint", "BudgetReport", "plot_points"]
 
@@ -60,8 +63,9 @@ class BudgetReport(Result):
         points: Every share that was tried, the largest first.
         chosen: The one that was written.
         place: Whose sparse kernels count, as a clause; "" counts every layer that can hold the pattern.
-        beyond: Weights that no sparse kernel there can run, or that the gain table says do not pay, with
-            reasons; they stay dense and their work does not count.
+        beyond: Weights that no sparse kernel there is known to run, or that the gain table says do not pay,
+            with reasons; they stay dense and their work does not count.
+        notes: What limits the answers of the gain table, one sentence each.
     """
 
     report: ReconstructReport
@@ -74,11 +78,17 @@ class BudgetReport(Result):
     chosen: BudgetPoint
     place: str
     beyond: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
     @property
     def output(self) -> str:
         """The model that was written."""
         return self.report.output
+
+    @property
+    def verified(self) -> VerifyReport | None:
+        """What `verify` says of it."""
+        return self.report.verified
 
     def tables(self) -> tuple[Table, ...]:
         """Return the table of the reconstruction, and one row per share that was tried."""
@@ -129,24 +139,49 @@ class BudgetReport(Result):
             "chosen": asdict(self.chosen),
             "place": self.place,
             "beyond": dict(self.beyond),
+            "higher_is_better": self.higher_is_better,
+            "notes": list(self.notes),
         }
         return {**self.report.to_json(), "budget": budget}
+
+
+def check_plot(target: Path) -> None:
+    """Raise if a picture cannot be drawn into a file of this name.
+
+    Raises:
+        InputError: matplotlib is not installed, or does not write this format.
+    """
+    formats = _figure().canvas.get_supported_filetypes()
+    if _format(target) not in formats:
+        raise InputError(f"{target.name} has a suffix that matplotlib does not write; use .png or .svg")
+
+
+def _figure() -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError(f"matplotlib is not installed: {install('report')}") from error
+    return Figure(figsize=(5, 3.5), layout="constrained")
+
+
+def _format(target: Path) -> str:
+    return target.suffix.lstrip(".").lower() or "png"
 
 
 def plot_points(report: BudgetReport, target: Path) -> None:
     """Draw the metric against the share of the work that is pruned.
 
+    Args:
+        report: The search.
+        target: The picture; `check_plot` takes its name.
+
     Raises:
-        InputError: matplotlib is not installed, or does not write this format.
+        InputError: matplotlib is not installed.
         OutputError: The file cannot be written.
     """
     from nm2trt.files import atomic_path
 
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError(f"matplotlib is not installed: {install('report')}") from error
-    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    figure = _figure()
     axes = figure.subplots()
     shares = [100 * point.share for point in report.points]
     values = [point.value for point in report.points]
@@ -162,7 +197,4 @@ def plot_points(report: BudgetReport, target: Path) -> None:
     axes.set(xlabel=f"% of the work pruned{report.place}", ylabel=report.metric, xlim=(0, 105))
     axes.legend()
     with atomic_path(target) as temporary:
-        try:
-            figure.savefig(temporary, format=target.suffix.lstrip(".") or "png", dpi=120)
-        except ValueError as error:
-            raise InputError(f"{target.name}: {error}; use a suffix such as .png or .svg") from error
+        figure.savefig(temporary, format=_format(target), dpi=120)

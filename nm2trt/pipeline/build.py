@@ -239,7 +239,7 @@ def _forced(
     from nm2trt.graph.reconstruct.report import ReconstructOptions, ReconstructReport
     from nm2trt.graph.storage.model import load
     from nm2trt.graph.storage.save import is_same_file
-    from nm2trt.pipeline.reconstruct import reconstruct
+    from nm2trt.pipeline.reconstruct import Calibration, reconstruct
 
     calib = samples.calib
     if method == "reconstruct" and calib is None:
@@ -257,9 +257,7 @@ def _forced(
             source,
             folder / source.name,
             ReconstructOptions(),
-            calib=calib,
-            data_root=samples.data_root,
-            allow_functions=samples.allow_functions,
+            Calibration(calib, data_root=samples.data_root, allow_functions=samples.allow_functions),
         )
         model = load(folder / source.name, leave_weights=True)
     count = report.counts["pruned"] + report.counts["kept"]

@@ -13,9 +13,9 @@ from nm2trt.pipeline.judged_weights import weights_at
 
 if TYPE_CHECKING:
     from nm2trt.engine.gain import GainReport
+    from nm2trt.nm.gain_table import GainTable
 
-__all__ = ["gain"]
-
+__all__ = ["gain", "open_table"]
 
 _DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
 
@@ -47,13 +47,10 @@ def gain(
     from nm2trt.backends.choice import place_of
     from nm2trt.backends.cuda import probe_gpus
     from nm2trt.engine.gain import AT_LEAST, check_device, estimate_gain
-    from nm2trt.files import check_input
-    from nm2trt.nm.gain_table import parse_gain_table
 
     if at_least is not None and not (math.isfinite(at_least) and at_least > 0):
         raise InputError(f"a speed-up of {at_least} is none; give a number over 0, as in --at-least 1.05")
-    path = check_input(table, "a gain table (benchmarks/gpu_gain.py makes one)")
-    loaded = parse_gain_table(path.read_bytes(), where=str(path))
+    loaded = open_table(table)
     notes = check_device(loaded, device, probe_gpus()[0])
     return estimate_gain(
         weights_at(Path(model), shapes),
@@ -64,3 +61,16 @@ def gain(
         notes=notes,
         place=place_of(backend),
     )
+
+
+def open_table(table: str | os.PathLike[str]) -> GainTable:
+    """Read a gain table.
+
+    Raises:
+        InputError: The file is missing, damaged, of a later schema, or empty.
+    """
+    from nm2trt.files import check_input
+    from nm2trt.nm.gain_table import parse_gain_table
+
+    path = check_input(table, "a gain table (benchmarks/gpu_gain.py makes one)")
+    return parse_gain_table(path.read_bytes(), where=str(path))

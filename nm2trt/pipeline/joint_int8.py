@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nm2trt.errors import InputError
-from nm2trt.pipeline.calibration_input import open_calibration
+from nm2trt.pipeline.reconstruct import Calibration, normalised
 from nm2trt.tables import Result, Table
 
 if TYPE_CHECKING:
     from nm2trt.graph.quantize.report import QuantizeReport
     from nm2trt.graph.reconstruct.report import ReconstructOptions, ReconstructReport
+    from nm2trt.graph.verify.verify_model import VerifyReport
 
 __all__ = ["JointReport", "prune_to_int8"]
 
@@ -36,6 +37,11 @@ class JointReport(Result):
         """The model that was written."""
         return self.quantized.output
 
+    @property
+    def verified(self) -> VerifyReport | None:
+        """What `verify` says of it."""
+        return self.quantized.verified
+
     def tables(self) -> tuple[Table, ...]:
         """Return the table of the reconstruction, and those of the quantisation."""
         return (*self.report.tables(), *self.quantized.tables())
@@ -43,6 +49,11 @@ class JointReport(Result):
     def remarks(self) -> tuple[str, ...]:
         """Return what both say."""
         return (*self.report.remarks()[:-1], *self.quantized.remarks())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What else there is to know of the quantisation."""
+        return self.quantized.notes
 
     def to_json(self) -> dict[str, Any]:
         """Return the reconstruction as JSON values, with the quantisation under `quantized`."""
@@ -53,11 +64,9 @@ def prune_to_int8(
     model: str | os.PathLike[str],
     output: Path,
     options: ReconstructOptions,
+    calibration: Calibration,
     *,
-    calib: str | os.PathLike[str],
-    permute: bool = True,
-    data_root: str | os.PathLike[str] | None = None,
-    allow_functions: bool = False,
+    max_loss: float | None = None,
 ) -> JointReport:
     """Write an N:M INT8 copy of a model, solved in one pass.
 
@@ -69,57 +78,59 @@ def prune_to_int8(
         model: The float32 ONNX file.
         output: The file to write.
         options: Pattern, weights, seed.
-        calib: Calibration samples, which choose the ranges too.
-        permute: Permute channels first.
-        data_root: Folder that a recipe's paths are relative to; its own by default.
-        allow_functions: Run a recipe's `function` source, which is code.
+        calibration: The samples, which choose the ranges too.
+        max_loss: Leave layers in float until INT8 by itself, on the dense network, changes at most this share
+            of answers; None leaves none.
 
     Raises:
         InputError: A path or an option is wrong, or the model is not sound, not float32 or is quantised.
         DataError: The samples do not fit the model.
+        DifferenceError: No ranges and placement are within `max_loss`; nothing is written.
         SparsityError: No weight can hold the pattern.
     """
-    from nm2trt.graph.pass_frame import run_pass
-    from nm2trt.graph.quantize.opset_conversion import OpsetConversion
-    from nm2trt.graph.quantize.preset import Preset, prepare
+    from nm2trt.graph.quantize.preset import prepare
     from nm2trt.graph.quantize.quantize_model import quantize_model
     from nm2trt.graph.quantize.report import QuantizeOptions
     from nm2trt.graph.reconstruct.activation_grid import IntegerGrid
-    from nm2trt.graph.reconstruct.reconstruct_model import check_request, reconstruct_model
-    from nm2trt.graph.storage.model import load, opset
-    from nm2trt.graph.storage.save import is_same_file
-    from nm2trt.pipeline.reconstruct import normalised
+    from nm2trt.graph.reconstruct.reconstruct_model import reconstruct_model
+    from nm2trt.graph.storage.model import load
 
+    if calibration.cache is not None:
+        raise InputError("the cache keeps layers that are solved in float; leave --cache or --to out")
     model = Path(model)
-    if is_same_file(calib, output):
-        raise InputError(f"the output {output} is the file of samples; give another path with -o")
-    samples = open_calibration(calib, None, data_root, allow_functions=allow_functions)
-    check_request(model, output)
-    asked = QuantizeOptions()
+    samples = calibration.open(model, output)
+    asked = QuantizeOptions(max_loss=max_loss)
     with tempfile.TemporaryDirectory(prefix="nm2trt-") as name:
         folder = Path(name)
-        source, note = model, ""
-        if (opset(load(model, leave_weights=True).proto) or 0) < asked.form.opset:
-            converted = OpsetConversion(asked.form.opset)
-            source = folder / "converted" / model.name
-            source.parent.mkdir()
-            run_pass(load(model, leave_weights=True), source, converted)
-            note = converted.note
-        source, facts = normalised(source, folder, samples, options, permute=permute)
-        prepared = prepare(load(source, leave_weights=True), samples, asked)
-        grid = IntegerGrid(prepared.scales, prepared.weights)
+        source, note = _converted(model, folder, asked.form.opset)
+        source, facts = normalised(source, folder, samples, options, permute=calibration.permute)
+        opened = load(source, leave_weights=True)
+        opened.called = str(model)
+        prepared = prepare(opened, samples, asked)
+        grid = IntegerGrid(prepared.scales, prepared.axes.keys(), prepared.nearest)
         solved = folder / f"{model.stem}.solved.onnx"
         report = reconstruct_model(source, solved, samples, options, name=str(model), grid=grid)
         quantized = quantize_model(
-            solved,
-            output,
-            samples,
-            prepared.options,
-            compare=False,
-            preset=Preset(prepared.ranges, grid.steps),
+            solved, output, samples, prepared.options, compare=False, preset=prepared.preset(grid.steps)
         )
     notes = (note, *quantized.notes) if note else quantized.notes
     return JointReport(
         replace(report, output=str(output), **facts),
         replace(quantized, model=str(model), notes=notes),
     )
+
+
+def _converted(model: Path, folder: Path, least: int) -> tuple[Path, str]:
+    """Return the model in an opset that can be quantised, and what was converted, or ""."""
+    from nm2trt.graph.pass_frame import run_pass
+    from nm2trt.graph.quantize.opset_conversion import OpsetConversion
+    from nm2trt.graph.storage.model import load, opset
+
+    opened = load(model, leave_weights=True)
+    if (opset(opened.proto) or 0) >= least:
+        return model, ""
+    target = folder / "converted" / model.name
+    target.parent.mkdir()
+    converted = OpsetConversion(least)
+    run_pass(opened, target, converted)
+    return target, converted.note

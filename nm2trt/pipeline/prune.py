@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from nm2trt.errors import InputError
 from nm2trt.nm.pattern import NMPattern
+from nm2trt.options.field import options_of
+from nm2trt.options.models import PruneCommand
 from nm2trt.options.shares import parse_share
 from nm2trt.pipeline.in_memory import takes_values
 
@@ -41,6 +43,7 @@ def prune(
     dense_choice: Literal["sensitivity", "none"] | None = None,
     cache: str | os.PathLike[str] | None = None,
     to: Literal["int8"] | None = None,
+    max_loss: str | float | None = None,
     data: str | os.PathLike[str] | None = None,
     max_drop: str | None = None,
     metrics: Sequence[str] = (),
@@ -48,6 +51,7 @@ def prune(
     backend: str | None = None,
     targets: str | None = None,
     gain: str | os.PathLike[str] | None = None,
+    shapes: Sequence[str] = (),
     plot: str | os.PathLike[str] | None = None,
     data_root: str | os.PathLike[str] | None = None,
     allow_functions: bool = False,
@@ -73,6 +77,8 @@ def prune(
         cache: With `calib`, a folder that keeps solved layers: a run that was stopped goes on from there.
         to: With `calib`, "int8" solves masks, values and integers together, and writes the quantised model;
             None writes floats.
+        max_loss: With `to`, search ranges, and layers to leave in float, until INT8 by itself changes the
+            answer of at most this share of held-out samples ("2%" or 0.02).
         data: With `max_drop`, labelled samples that are not calibration samples: an `.npz` with `labels`, or
             a recipe.
         max_drop: With `calib`, the largest loss that the metric's interval may not exclude, as "1pt": several
@@ -82,6 +88,7 @@ def prune(
         backend: With `max_drop`, count only work that this builder can run sparse.
         targets: With `max_drop`, count only work that can run sparse on these architectures.
         gain: With `max_drop`, a gain table that says what each layer saves.
+        shapes: With `gain`, one NAME:SHAPE per input, as in "x:8x3x224x224" or "x:8"; one sample by default.
         plot: With `max_drop`, a picture of the metric against the share to write.
         data_root: With `calib`, the folder that a recipe's paths are relative to; its own by default.
         allow_functions: With `calib`, run a recipe's `function` source, which is code.
@@ -92,119 +99,103 @@ def prune(
         SparsityError: No weight can hold the pattern.
         DifferenceError: No share that was tried keeps `max_drop`; nothing is written.
     """
-    evaluation = _evaluation(data, max_drop, metrics, metric_options, backend, targets, gain, plot)
-    if evaluation is not None and calib is None:
-        raise InputError("a budget is kept by reconstruction, which needs samples; give them with --calib")
+    evaluation = _evaluation(
+        {
+            "max_drop": max_drop,
+            "data": data,
+            "metrics": metrics,
+            "metric_options": metric_options,
+            "backend": backend,
+            "targets": targets,
+            "gain": gain,
+            "shapes": shapes,
+            "plot": plot,
+        }
+    )
     target = Path(model).with_suffix(".pruned.onnx") if output is None else Path(output)
-    if calib is not None:
-        from nm2trt.graph.reconstruct.report import ReconstructOptions
-        from nm2trt.pipeline.reconstruct import reconstruct
+    loss = None if max_loss is None else parse_share(max_loss, "the samples", "2%")
+    if loss is not None and to is None:
+        raise InputError("a float model loses nothing to INT8; give --max-loss with --to int8")
+    if calib is None:
+        _refuse_without_samples(evaluation, to, valid, cache, share, dense_choice)
+        from nm2trt.graph.prune.prune_model import prune_model
 
-        options = ReconstructOptions(
-            NMPattern.parse(pattern),
-            tuple(include),
-            tuple(exclude),
-            min_channels,
-            valid,
-            seed,
-            _share(share, dense_choice),
-            dense_choice == "sensitivity",
+        return prune_model(
+            model, target, pattern=pattern, include=include, exclude=exclude, min_channels=min_channels
         )
-        if evaluation is not None:
-            if to is not None:
-                raise InputError(
-                    "an accuracy budget is kept in float; leave --to out, and quantize the result with "
-                    "--max-loss"
-                )
-            from nm2trt.pipeline.accuracy_budget import prune_within_budget
+    from nm2trt.graph.reconstruct.report import ReconstructOptions
+    from nm2trt.pipeline.reconstruct import Calibration, reconstruct
 
-            return prune_within_budget(
-                model,
-                target,
-                options,
-                evaluation,
-                calib=cast("str", calib),
-                permute=permute,
-                cache=cache,
-                data_root=data_root,
-                allow_functions=allow_functions,
-            )
+    options = ReconstructOptions(
+        NMPattern.parse(pattern),
+        tuple(include),
+        tuple(exclude),
+        min_channels,
+        valid,
+        seed,
+        _share(share, dense_choice),
+        dense_choice == "sensitivity",
+    )
+    calibration = Calibration(cast("str", calib), permute, cache, data_root, allow_functions)
+    if evaluation is not None:
         if to is not None:
-            if cache is not None:
-                raise InputError("the cache keeps layers that are solved in float; leave --cache or --to out")
-            from nm2trt.pipeline.joint_int8 import prune_to_int8
-
-            return prune_to_int8(
-                model,
-                target,
-                options,
-                calib=cast("str", calib),
-                permute=permute,
-                data_root=data_root,
-                allow_functions=allow_functions,
+            raise InputError(
+                "an accuracy budget is kept in float; leave --to out, and quantize the result with --max-loss"
             )
-        return reconstruct(
-            model,
-            target,
-            options,
-            calib=cast("str", calib),
-            permute=permute,
-            cache=cache,
-            data_root=data_root,
-            allow_functions=allow_functions,
-        )
+        from nm2trt.pipeline.accuracy_budget import prune_within_budget
+
+        return prune_within_budget(model, target, options, evaluation, calibration)
+    if to is not None:
+        from nm2trt.pipeline.joint_int8 import prune_to_int8
+
+        return prune_to_int8(model, target, options, calibration, max_loss=loss)
+    return reconstruct(model, target, options, calibration)
+
+
+def _refuse_without_samples(
+    evaluation: Evaluation | None,
+    to: str | None,
+    valid: str | None,
+    cache: str | os.PathLike[str] | None,
+    share: str | float,
+    choice: str | None,
+) -> None:
+    """Refuse what only samples can give.
+
+    Raises:
+        InputError: It was asked for.
+    """
+    if evaluation is not None:
+        raise InputError("a budget is kept by reconstruction, which needs samples; give them with --calib")
     if to is not None:
         raise InputError("the integers are solved from samples; give them with --calib")
     if valid is not None:
         raise InputError("valid marks real tokens in samples; give the samples too, with --calib")
     if cache is not None:
         raise InputError("the cache keeps layers that are solved from samples; give them with --calib")
-    if parse_share(share, "the work", "50%") < 1 or dense_choice == "sensitivity":
+    if parse_share(share, "the work", "50%") < 1 or choice == "sensitivity":
         raise InputError(
             "a layer's sensitivity is measured on samples; give them with --calib, or keep layers dense with "
             "--exclude"
         )
-    from nm2trt.graph.prune.prune_model import prune_model
-
-    return prune_model(
-        model, target, pattern=pattern, include=include, exclude=exclude, min_channels=min_channels
-    )
 
 
-def _evaluation(
-    data: str | os.PathLike[str] | None,
-    max_drop: str | None,
-    metrics: Sequence[str],
-    metric_options: Sequence[str],
-    backend: str | None,
-    targets: str | None,
-    gain: str | os.PathLike[str] | None,
-    plot: str | os.PathLike[str] | None,
-) -> Evaluation | None:
-    """Return the budget's evaluation; None if no budget was given.
+def _evaluation(given: dict[str, Any]) -> Evaluation | None:
+    """Return the budget's evaluation from its keywords; None if no budget was given.
 
     Raises:
         InputError: Half of a budget is given.
     """
-    if max_drop is not None and data is not None:
+    if given["max_drop"] is not None and given["data"] is not None:
         from nm2trt.pipeline.accuracy_budget import Evaluation
 
-        return Evaluation(data, max_drop, metrics, metric_options, backend, targets, gain, plot)
-    given = {
-        "--max-drop": max_drop,
-        "--data": data,
-        "--metric": metrics,
-        "--metric-option": metric_options,
-        "--backend": backend,
-        "--target": targets,
-        "--gain": gain,
-        "--plot": plot,
-    }
-    named = next((flag for flag, value in given.items() if value), None)
+        return Evaluation(**given)
+    named = next((name for name, value in given.items() if value), None)
     if named is None:
         return None
+    flag = next(known.flag for known in options_of(PruneCommand) if known.name == named)
     raise InputError(
-        f"{named} is part of an accuracy budget; give --data EVAL and --max-drop 1pt with --calib"
+        f"{flag} is part of an accuracy budget; give --data EVAL and --max-drop 1pt with --calib"
     )
 
 

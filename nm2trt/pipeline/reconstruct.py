@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,19 +18,51 @@ if TYPE_CHECKING:
     from nm2trt.graph.permute.channel_spaces import SpaceWeight
     from nm2trt.graph.reconstruct.report import ReconstructOptions, ReconstructReport
 
-__all__ = ["normalised", "reconstruct"]
+__all__ = ["Calibration", "normalised", "reconstruct"]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Where a reconstruction takes its samples from, and how it prepares.
+
+    Args:
+        calib: Samples: an `.npz` of arrays by input name, or a calibration recipe.
+        permute: Permute channels first, so that the pattern costs less; the function is unchanged.
+        cache: Folder that keeps solved layers, so that a run that was stopped goes on.
+        data_root: Folder that a recipe's paths are relative to; its own by default.
+        allow_functions: Run a recipe's `function` source, which is code.
+    """
+
+    calib: str | os.PathLike[str]
+    permute: bool = True
+    cache: str | os.PathLike[str] | None = None
+    data_root: str | os.PathLike[str] | None = None
+    allow_functions: bool = False
+
+    def open(self, model: Path, output: Path) -> SampleStream:
+        """Open the samples; refuse, before any work, a model and an output that cannot be taken.
+
+        Raises:
+            InputError: A path is wrong.
+            ModelError: The model is not sound, or is quantised.
+            DataError: The samples cannot be read.
+            OutputError: The output cannot be written.
+        """
+        from nm2trt.graph.reconstruct.reconstruct_model import check_request
+        from nm2trt.graph.storage.model import load
+        from nm2trt.graph.storage.save import is_same_file
+
+        if is_same_file(self.calib, output):
+            raise InputError(f"the output {output} is the file of samples; give another path with -o")
+        check_request(model, output)
+        opened = load(model, leave_weights=True)
+        return open_calibration(
+            self.calib, None, self.data_root, allow_functions=self.allow_functions, model=opened
+        )
 
 
 def reconstruct(
-    model: str | os.PathLike[str],
-    output: Path,
-    options: ReconstructOptions,
-    *,
-    calib: str | os.PathLike[str],
-    permute: bool = True,
-    cache: str | os.PathLike[str] | None = None,
-    data_root: str | os.PathLike[str] | None = None,
-    allow_functions: bool = False,
+    model: str | os.PathLike[str], output: Path, options: ReconstructOptions, calibration: Calibration
 ) -> ReconstructReport:
     """Write an N:M copy of a model whose masks and values are solved from samples.
 
@@ -38,30 +70,20 @@ def reconstruct(
         model: The float32 ONNX file.
         output: The file to write.
         options: Pattern, weights, seed.
-        calib: Samples: an `.npz` of arrays by input name, or a calibration recipe.
-        permute: Permute channels first, so that the pattern costs less; the function is unchanged.
-        cache: Folder that keeps solved layers, so that a run that was stopped goes on.
-        data_root: Folder that a recipe's paths are relative to; its own by default.
-        allow_functions: Run a recipe's `function` source, which is code.
+        calibration: The samples.
 
     Raises:
         InputError: A path or an option is wrong, or the model is not sound or is quantised.
         DataError: The samples do not fit the model.
         SparsityError: No weight can hold the pattern.
     """
-    from nm2trt.graph.reconstruct.reconstruct_model import check_request, reconstruct_model
-    from nm2trt.graph.storage.model import load
-    from nm2trt.graph.storage.save import is_same_file
+    from nm2trt.graph.reconstruct.reconstruct_model import reconstruct_model
 
     model = Path(model)
-    if is_same_file(calib, output):
-        raise InputError(f"the output {output} is the file of samples; give another path with -o")
-    check_request(model, output)
-    opened = load(model, leave_weights=True)
-    samples = open_calibration(calib, None, data_root, allow_functions=allow_functions, model=opened)
+    samples = calibration.open(model, output)
     with tempfile.TemporaryDirectory(prefix="nm2trt-") as folder:
-        source, facts = normalised(model, Path(folder), samples, options, permute=permute)
-        report = reconstruct_model(source, output, samples, options, name=str(model), cache=cache)
+        source, facts = normalised(model, Path(folder), samples, options, permute=calibration.permute)
+        report = reconstruct_model(source, output, samples, options, name=str(model), cache=calibration.cache)
     return replace(report, **facts)
 
 

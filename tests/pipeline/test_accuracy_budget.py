@@ -129,6 +129,113 @@ def test_layers_of_most_divergence_per_gain_stay_dense_first():
     assert set(dense_by_sensitivity(found, 0.6, gains={"a": 1, "b": 10, "c": 5})) == {"a"}
 
 
+def gain_table(folder, batch, speedups):
+    """Write a table whose rows are the products of the network's layers, each with its speed-up."""
+    products = {"w1": (64, 16, 144), "w3": (64, 16, 16), "w4": (16, 32, 64), "w5": (1, 32, 16)}
+    rows = [
+        {"m": batch * m, "n": n, "k": k, "dtype": "int8", "dense_ms": speedups.get(name, 0.9), "sparse_ms": 1}
+        for name, (m, n, k) in products.items()
+    ]
+    table = {"schema": 1, "device": {"name": "A GPU", "target": "sm86"}, "rows": rows}
+    (folder / "g.json").write_text(json.dumps(table))
+    return folder / "g.json"
+
+
+def test_only_layers_that_pay_by_the_gain_table_are_pruned(made, capsys):
+    gain_table(made, 4096, {"w4": 1.5, "w1": 2.0})
+    words = ["prune", str(made / "a.onnx"), "-o", str(made / "b.onnx"), "--calib", str(made / "s.npz")]
+    words += ["--data", str(made / "e.npz"), "--max-drop", "90pt", "--gain", str(made / "g.json")]
+    # One sample is far from what was measured, so that the table says nothing.
+    assert main(words) == 2
+    assert "names no layer that pays" in capsys.readouterr().err
+    assert main([*words, "--shape", "x:4096", "--target", "sm80,sm86", "--json"]) == 0
+    found, notes = capsys.readouterr()
+    assert "gains are those of int8 on A GPU" in notes
+    budget = json.loads(found)["budget"]
+    assert "0.90x in int8" in budget["beyond"]["w3"]
+    rows = {row.weight: row.pattern for row in verify_model(made / "b.onnx").weights}
+    # The table has no product like w6's: nothing speaks against it.
+    assert {name for name, pattern in rows.items() if pattern == "holds"} == {"w1", "w4", "w6"}
+
+
+def test_layers_go_back_to_dense_by_what_the_table_says_that_they_save(made, monkeypatch):
+    # By work w1 would stay dense last; by the table it saves next to nothing.
+    gain_table(made, 1, {"w1": 1.06, "w4": 3.0, "w3": 3.0})
+    found = {name: Sensitivity(0.1, work) for name, work in (("w1", 147456), ("w3", 16384), ("w4", 32768))}
+    seen = []
+    real = accuracy_budget._ShareSearch
+
+    class Seen(real):
+        def _point(self, share):
+            seen.append(set(dense_by_sensitivity(found, 0.1, gains=self._gains)))
+            return super()._point(share)
+
+    monkeypatch.setattr(accuracy_budget, "_ShareSearch", Seen)
+    pruned(made, "90pt", gain=made / "g.json", targets="sm86")
+    assert "w1" in seen[0]
+    assert "w1" not in dense_by_sensitivity(found, 0.1)
+
+
+def test_the_shapes_of_the_samples_fill_free_sizes():
+    from nm2trt.graph.analysis.multiply_accumulates import free_shapes
+    from nm2trt.graph.storage.model import load
+
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3, 48, "w"])
+    fixed = onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, [1, 2])
+    graph = onnx.helper.make_graph([], "g", [value, fixed], [])
+    model = load(onnx.helper.make_model(graph))
+    given = {"x": np.zeros((8, 3, 48, 320)), "z": np.zeros((8, 2))}
+    assert free_shapes(model, given) == {"x": (1, 3, 48, 320)}
+
+
+def test_the_best_share_of_an_error_is_that_of_the_least_rise(made):
+    judge = object.__new__(accuracy_budget._Judge)
+    judge.max_drop, judge.higher_is_better = 0.01, False
+    points = [
+        accuracy_budget.BudgetPoint(0.75, (), 0.3, 0, 1, 0.2, 0.1, 0.3, False, "the worse one"),
+        accuracy_budget.BudgetPoint(0.5, (), 0.2, 0, 1, 0.1, 0.05, 0.15, False, "the better one"),
+    ]
+    assert "prunes 50% of the work: the better one" in accuracy_budget._nothing(made, points, judge)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data": "s.npz", "metrics": ("agreement",)}, "cannot choose the weights and judge them too"),
+        ({"data": "wide.npz"}, "'x' takes|input 'x'|shape"),
+        ({"plot": "p.xyz"}, r"p\.xyz has a suffix that matplotlib does not write; use \.png or \.svg"),
+        ({"gain": "e.npz"}, "is damaged or no gain table"),
+        ({"targets": "sm1"}, "is not a target"),
+        ({"shapes": ("x:8",)}, "give the table with --gain"),
+    ],
+)
+def test_what_cannot_work_is_told_before_the_work(made, monkeypatch, change, words):
+    from nm2trt.errors import Nm2trtError
+    from nm2trt.pipeline import accuracy_budget as module
+
+    data = np.load(made / "e.npz")
+    np.savez(made / "wide.npz", x=np.repeat(data["x"], 2, axis=1), labels=data["labels"])
+    monkeypatch.setattr(module, "normalised", lambda *_, **__: pytest.fail("the work has begun"))
+    paths = {k: made / v if k in ("data", "plot", "gain") else v for k, v in change.items()}
+    given = {"calib": made / "s.npz", "data": made / "e.npz", "max_drop": "1pt", **paths}
+    with pytest.raises(Nm2trtError, match=words):
+        nm2trt.prune(made / "a.onnx", made / "b.onnx", **given)
+    assert not (made / "b.onnx").exists()
+
+
+def test_the_verdict_is_for_the_targets_that_were_named_and_verifies_nothing_again(made, monkeypatch, capsys):
+    import importlib
+
+    module = importlib.import_module("nm2trt.pipeline.verify")
+    monkeypatch.setattr(module, "verify_model", lambda *_, **__: pytest.fail("verified once more"), False)
+    words = ["prune", str(made / "a.onnx"), "--calib", str(made / "s.npz"), "--data", str(made / "e.npz")]
+    assert main([*words, "--max-drop", "90pt", "--target", "sm86"]) == 0
+    verdict = capsys.readouterr().out.partition("verdict: ")[2]
+    assert "on sm86 with" in verdict
+    assert "sm80" not in verdict
+    assert "--target sm86" in verdict
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

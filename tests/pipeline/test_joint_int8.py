@@ -12,6 +12,7 @@ from nm2trt.cli import main
 from nm2trt.errors import InputError
 from nm2trt.graph.execute.output_verdict import VerdictSum
 from nm2trt.graph.reconstruct.activation_grid import with_pairs
+from nm2trt.graph.reconstruct.layer_walk import LayerWalk
 from nm2trt.graph.storage.model import load
 from nm2trt.graph.storage.stage_metadata import read_lineage
 from nm2trt.graph.verify.verify_model import verify_model
@@ -117,9 +118,69 @@ def test_pairs_in_a_segment_round_as_int8_does():
     assert [node.output[0] for node in nodes] == ["r", "y"]
 
 
+def test_layers_repair_the_rounding_of_weights_that_nothing_solves(made, monkeypatch):
+    """One weight holds 2:4 already, and is one input channel so large that INT8 loses the others."""
+    model = onnx.load(made / "a.onnx")
+    (stored,) = (t for t in model.graph.initializer if t.name == "w3")
+    weight = onnx.numpy_helper.to_array(stored).copy()
+    weight[:, 2::4], weight[:, 3::4] = 0, 0
+    weight[:, 0] *= 60
+    stored.CopyFrom(onnx.numpy_helper.from_array(weight, "w3"))
+    onnx.save(model, made / "a.onnx")
+    x = np.load(made / "s.npz")["x"][56:]
+    given = {"calib": made / "s.npz", "to": "int8", "permute": False}
+    report = nm2trt.prune(made / "a.onnx", made / "b.onnx", **given)
+    assert {row.weight: row.status for row in report.report.weights}["w3"] == "kept"
+    (solved,) = report.report.outputs
+    assert verdict(made, "b.onnx", x).error == pytest.approx(solved.error, rel=0.02)
+    monkeypatch.setattr(LayerWalk, "_round", lambda *_: None)
+    nm2trt.prune(made / "a.onnx", made / "c.onnx", **given)
+    assert solved.error < 0.8 * verdict(made, "c.onnx", x).error
+
+
+def test_a_limit_leaves_sharp_layers_in_float_and_solves_on_that_placement(made):
+    """One channel of the first map is far wider than the others, so that one scale for all loses them."""
+    model = onnx.load(made / "a.onnx")
+    for tensor in model.graph.initializer:
+        if tensor.name in ("w1", "w2", "w3", "w4"):
+            weight = onnx.numpy_helper.to_array(tensor).copy()
+            if tensor.name == "w1":
+                weight[0] *= 60
+            elif tensor.name == "w2":
+                weight[0] /= 60
+            elif tensor.name == "w4":
+                weight[:, 0] /= 60
+            tensor.CopyFrom(onnx.numpy_helper.from_array(weight, tensor.name))
+    onnx.save(model, made / "a.onnx")
+    given = {"calib": made / "s.npz", "to": "int8", "permute": False}
+    free = nm2trt.prune(made / "a.onnx", made / "b.onnx", **given)
+    held = nm2trt.prune(made / "a.onnx", made / "c.onnx", **given, max_loss="7%")
+    assert held.quantized.search is not None
+    assert held.quantized.search.chosen.loss <= 0.07
+    floating = {layer.weight for layer in held.quantized.layers if not layer.quantised}
+    assert floating
+    x = np.load(made / "s.npz")["x"]
+    assert verdict(made, "c.onnx", x).error < 0.5 * verdict(made, "b.onnx", x).error
+    (solved,) = held.report.outputs
+    assert verdict(made, "c.onnx", x[56:]).error == pytest.approx(solved.error, rel=0.05)
+    assert not free.quantized.search
+
+
+def test_what_was_converted_first_is_told(tmp_path, capsys):
+    network(tmp_path / "a.onnx")
+    samples(tmp_path / "s.npz", 16)
+    model = onnx.load(tmp_path / "a.onnx")
+    model.opset_import[0].version = 12
+    onnx.save(model, tmp_path / "a.onnx")
+    assert main(["prune", str(tmp_path / "a.onnx"), "--calib", str(tmp_path / "s.npz"), "--to", "int8"]) == 0
+    assert "note: converted from opset 12 to 13 first" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ({"to": None, "max_loss": "2%"}, "give --max-loss with --to int8"),
+        ({"max_loss": "0%"}, "is no share of the samples"),
         ({"calib": None}, "the integers are solved from samples; give them with --calib"),
         ({"cache": "c"}, "the cache keeps layers that are solved in float"),
         ({"data": "s.npz", "max_drop": "1pt"}, "an accuracy budget is kept in float"),

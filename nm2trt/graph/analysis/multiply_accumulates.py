@@ -5,14 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
+
+import numpy.typing as npt
 
 from nm2trt.graph.analysis.shapes import Shapes, infer_shapes
 from nm2trt.graph.analysis.weight_operands import Consumer, consumers
 from nm2trt.graph.storage.model import Model
+from nm2trt.graph.storage.model_info import describe_model
 from nm2trt.nm.axes import einsum_terms
 from nm2trt.nm.verdict import WeightVerdict
 
-__all__ = ["macs", "with_macs"]
+__all__ = ["free_shapes", "macs", "with_macs"]
+
+Array = npt.NDArray[Any]
 
 _CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "QLinearConv", "FusedConv", "NhwcFusedConv", "DeformConv"})
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
@@ -68,6 +74,24 @@ def with_macs(
         else:
             counted.append(replace(verdict, macs=macs(operand, verdict.shape, verdict.axis, shapes)))
     return tuple(counted)
+
+
+def free_shapes(model: Model, samples: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every input that has free sizes, for one sample.
+
+    Args:
+        model: The model.
+        samples: Arrays by input name, samples along axis 0.
+    """
+    found = {}
+    for value in describe_model(model).inputs:
+        array = samples.get(value.name)
+        shape = value.shape or ()
+        if array is None or len(shape) != array.ndim or all(isinstance(size, int) for size in shape):
+            continue
+        sizes = zip(shape, (1, *array.shape[1:]), strict=True)
+        found[value.name] = tuple(size if isinstance(size, int) else have for size, have in sizes)
+    return found
 
 
 def _product(

@@ -114,9 +114,11 @@ class PruneReport(Result):
         """Return what was done, and where it is."""
         counts = self.counts
         done = f"{counts['pruned']} weights pruned to {self.pattern}, {counts['kept']} held it already"
+        integers = any(weight.dtype.startswith(("int", "uint", "float8")) for weight in self.weights)
         caution = (
             "magnitude repairs nothing, and compact networks often lose most of their accuracy to it; "
-            "--calib SAMPLES rebuilds masks and values from about 100 unlabelled samples"
+            + ("on the float model " if integers else "")
+            + "--calib SAMPLES rebuilds masks and values from about 100 unlabelled samples"
         )
         return (f"{done}, {counts['dense']} stay dense", caution, f"wrote {self.output}")
 

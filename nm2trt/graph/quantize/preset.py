@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,18 @@ from nm2trt.calibration.ranges import Ranges
 from nm2trt.calibration.stream import SampleStream
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.constant_values import evaluate
+from nm2trt.graph.analysis.multiply_accumulates import free_shapes
 from nm2trt.graph.edit.node_inserter import Inserter
-from nm2trt.graph.quantize.number_formats import FORMATS
-from nm2trt.graph.quantize.pair_insertion import Rounded, point_scales, rounded_to, weight_key
+from nm2trt.graph.quantize.number_formats import FORMATS, quantise_weight
+from nm2trt.graph.quantize.pair_insertion import Rounded, channel_axis, point_scales, rounded_to, weight_key
 from nm2trt.graph.quantize.qdq_placement import Placement, place
-from nm2trt.graph.quantize.range_search import best_ranges
+from nm2trt.graph.quantize.range_search import best_ranges, search_ranges
 from nm2trt.graph.quantize.report import QuantizeOptions
+from nm2trt.graph.quantize.search_report import RangeSearch
+from nm2trt.graph.quantize.work_shares import layer_work
 from nm2trt.graph.storage.model import Model
+from nm2trt.graph.verify.verify_model import verify_model
+from nm2trt.nm.outlook import assumed_sparse
 
 __all__ = ["Prepared", "Preset", "prepare"]
 
@@ -33,10 +38,14 @@ class Preset:
     Args:
         ranges: Range of each value.
         steps: Scale of each output channel, by the name of a weight; others are rounded to the nearest.
+        sharp: Reasons by label of the layers that a search left in float.
+        search: What the search tried; None if there was none.
     """
 
     ranges: Ranges
     steps: Mapping[str, Array]
+    sharp: Mapping[str, str] = field(default_factory=dict)
+    search: RangeSearch | None = None
 
     def rounded(self, model: Model, placed: Placement) -> Rounded:
         """Return the integers of the weights whose steps are known."""
@@ -61,17 +70,36 @@ class Prepared:
         options: The options, with the method of the ranges.
         ranges: The ranges.
         scales: Scale of each value that is rounded.
-        weights: Names of the weights that are rounded.
+        axes: Axis of the output channels of each weight that is rounded, by its name; None for one scale.
+        sharp: Reasons by label of the layers that a search left in float.
+        search: What the search tried; None if there was none.
     """
 
     options: QuantizeOptions
     ranges: Ranges
     scales: Mapping[str, float]
-    weights: frozenset[str]
+    axes: Mapping[str, int | None]
+    sharp: Mapping[str, str] = field(default_factory=dict)
+    search: RangeSearch | None = None
+
+    def nearest(self, weight: str, numbers: Array) -> Array:
+        """Return a weight with each number rounded to the nearest of its grid."""
+        done = quantise_weight(numbers, self.options.form, self.axes[weight])
+        shape = [-1 if index == done.axis else 1 for index in range(numbers.ndim)]
+        return np.asarray(
+            done.numbers * done.scale.reshape(shape if done.axis is not None else ()), np.float32
+        )
+
+    def preset(self, steps: Mapping[str, Array]) -> Preset:
+        """Return the quantisation with the steps that a solve found."""
+        return Preset(self.ranges, steps, self.sharp, self.search)
 
 
 def prepare(model: Model, samples: SampleStream, options: QuantizeOptions) -> Prepared:
     """Choose ranges of the float model's values, and say what will be rounded.
+
+    With `options.max_loss`, ranges and layers that stay in float are searched on the model as it is, so that
+    INT8 by itself loses no more.
 
     Args:
         model: The float32 model; it is left as it was.
@@ -80,12 +108,25 @@ def prepare(model: Model, samples: SampleStream, options: QuantizeOptions) -> Pr
 
     Raises:
         ModelError: The model has nothing to quantise.
+        DifferenceError: No trial of the search is within the limit.
         DataError: The samples do not fit the model.
     """
-    chosen, ranges = best_ranges(model, samples, options)
+    sharp: Mapping[str, str] = {}
+    search: RangeSearch | None = None
+    if options.max_loss is None:
+        options, ranges = best_ranges(model, samples, options)
+    else:
+        report = verify_model(model)
+        pruned = replace(report, weights=tuple(assumed_sparse(report.weights)))
+        work = layer_work(model, pruned, free_shapes(model, next(samples.read(1))))
+        found = search_ranges(model, samples, options, work, cache=None)
+        options, ranges, sharp, search = found.options, found.ranges, found.sharp, found.record
     editor = Inserter(model, "quantized")
-    placed = place(editor, options.exclude, float_depthwise=options.float_depthwise)
+    placed = place(editor, options.exclude, float_depthwise=options.float_depthwise, sharp=sharp)
     if not placed.quantised:
         raise ModelError(f"{model.name} has no Conv, Gemm or MatMul to quantise")
-    scales = point_scales(placed, ranges, options.form)
-    return Prepared(chosen, ranges, scales, frozenset(layer.weight for layer in placed.quantised))
+    axes = {
+        layer.weight: channel_axis(layer, np.ndim(evaluate(layer.consumer.scope, layer.consumer.value)))
+        for layer in placed.quantised
+    }
+    return Prepared(options, ranges, point_scales(placed, ranges, options.form), axes, sharp, search)

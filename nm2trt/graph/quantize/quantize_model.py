@@ -23,6 +23,7 @@ from nm2trt.calibration.ranges import Ranges, calibrate
 from nm2trt.calibration.stream import SampleStream, fitted
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.constant_values import main_source
+from nm2trt.graph.analysis.multiply_accumulates import free_shapes
 from nm2trt.graph.analysis.qdq_islands import Island
 from nm2trt.graph.analysis.scopes import node_name
 from nm2trt.graph.analysis.shapes import infer_types
@@ -41,7 +42,6 @@ from nm2trt.graph.quantize.search_report import RangeSearch
 from nm2trt.graph.quantize.work_shares import layer_work, work_shares
 from nm2trt.graph.storage.model import Model, load, opset
 from nm2trt.graph.storage.model_hash import model_hash
-from nm2trt.graph.storage.model_info import describe_model
 from nm2trt.graph.storage.save import refuse_data_file
 from nm2trt.graph.storage.tensors import DTYPE_NAMES
 from nm2trt.graph.verify.mask_lineage import check_descent
@@ -147,12 +147,12 @@ class _Quantize(Pass):
 
     def rewrite(self, model: Model, parent: VerifyReport) -> Change:
         editor = Inserter(model, "quantized")
-        placed = _place(editor, self.options)
-        self._shapes = _input_shapes(model, self._samples)
+        placed = _place(editor, self.options, None if self._preset is None else self._preset.sharp)
+        self._shapes = free_shapes(model, next(self._samples.read(1)))
         first: list[tuple[Any, Any]] = []
         rounded: Rounded = {}
         if self._preset is not None:
-            self.ranges = self._preset.ranges
+            self.ranges, self.search = self._preset.ranges, self._preset.search
             rounded = self._preset.rounded(model, placed)
         elif self.options.max_loss is None:
             kept = first if self._compared else None
@@ -186,20 +186,6 @@ class _Quantize(Pass):
         place = place_of(None, _TARGETS[self.options.to])
         self.shares = work_shares(after, self._child, self._shapes, place)
         return NOT_ASKED if self._reference is None else self._reference.compare(after, required=False)
-
-
-def _input_shapes(model: Model, samples: SampleStream) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every input with free sizes for one sample."""
-    given = next(samples.read(1))
-    found = {}
-    for value in describe_model(model).inputs:
-        array = given.get(value.name)
-        shape = value.shape or ()
-        if array is None or len(shape) != array.ndim or all(isinstance(size, int) for size in shape):
-            continue
-        sizes = zip(shape, (1, *array.shape[1:]), strict=True)
-        found[value.name] = tuple(size if isinstance(size, int) else have for size, have in sizes)
-    return found
 
 
 def _under_old_labels(

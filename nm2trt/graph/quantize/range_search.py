@@ -164,7 +164,10 @@ class _Trials:
         """Return the graph of a fresh copy of the model."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self.model.proto)
-        return Inserter(Model(proto, self.model.path, self.model.root, changed=True), "quantized")
+        return Inserter(
+            Model(proto, self.model.path, self.model.root, changed=True, called=self.model.called),
+            "quantized",
+        )
 
     def place(self, editor: Inserter, sharp: Mapping[str, str]) -> Placement:
         """Decide where pairs go if some layers stay in float."""

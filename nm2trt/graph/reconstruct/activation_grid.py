@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,12 +24,14 @@ class IntegerGrid:
     Args:
         scales: Scale of each value that is rounded.
         weights: Names of the weights that are rounded.
+        nearest: Rounds a weight that no layer solves, given its name and numbers.
         largest: Largest integer of a weight.
         steps: Scale of each output of a weight, by its name; filled by the solve.
     """
 
     scales: Mapping[str, float]
     weights: Collection[str]
+    nearest: Callable[[str, Array], Array]
     largest: int = 127
     steps: dict[str, Array] = field(default_factory=dict)
 

@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy.typing as npt
 
 import nm2trt
 from nm2trt.backends.ort import OrtBackend
+from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import OutputError
 from nm2trt.files import os_reason, sha256_file, write_atomic
 from nm2trt.graph.reconstruct.report import RebuiltLayer, ReconstructOptions
@@ -97,8 +97,10 @@ class LayerCache:
                 return None
             told.update({key: tuple(told[key]) for key in ("consumers", "shape")})
             return SolvedLayer(RebuiltLayer(**told), arrays)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        except UNSOUND_ARCHIVE:
             return None  # it is solved again
+        except (TypeError, AttributeError):
+            return None  # sound, and of another kind
 
     def write(self, number: int, solved: SolvedLayer) -> None:
         """Keep the result for a layer.

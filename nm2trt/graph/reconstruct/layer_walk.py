@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,9 @@ class LayerWalk:
             dense: Reasons by weight of layers that are not pruned.
             kept: Reasons by weight of layers that are left as they are.
         """
+        if self.grid is not None:
+            solved = {layer.weight for layer in layers}
+            self._round(name for name in self.grid.weights if name not in solved)
         for number, layer in enumerate(layers):
             prune = layer.weight not in dense
             untouched = self.pruned is self.dense and not prune
@@ -94,6 +97,7 @@ class LayerWalk:
                 status = "kept" if layer.weight in kept else "dense"
                 reason = kept.get(layer.weight) or dense.get(layer.weight, "")
                 self.layers.append(self._row(layer, status, reason))
+                self._round([layer.weight])
                 continue
             self._advance(layer.index, f"{number + 1}/{len(layers)} {layer.label}", number / len(layers))
             self._solve(number, layer, prune=prune, reason=dense.get(layer.weight, ""))
@@ -111,6 +115,9 @@ class LayerWalk:
 
     def _solve(self, number: int, layer: Layer, *, prune: bool, reason: str) -> None:
         solved = None if self.cache is None else self.cache.read(number, layer.weight)
+        if solved is not None and solved.row.status == "refitted":
+            # The same layers may be dense for another reason this time.
+            solved = replace(solved, row=replace(solved.row, reason=reason))
         if solved is None or not self._fits(solved):
             solved = self._solved(number, layer, prune=prune, reason=reason)
             if self.cache is not None:
@@ -120,7 +127,18 @@ class LayerWalk:
             folder.mkdir()
             self.pruned = self.dense.fork(folder)
         self.weights.update(solved.weights)
+        if not solved.weights:
+            self._round([layer.weight])
         self.layers.append(solved.row)
+
+    def _round(self, names: Iterable[str]) -> None:
+        """Round weights that no layer solves as the network that is written will have them."""
+        if self.grid is None:
+            return
+        for name in names:
+            stored = self.network.stored(name)
+            if name in self.grid.weights and stored is not None and len(self.network.readers(stored)) == 1:
+                self.weights[stored] = self.grid.nearest(name, self.network.read(stored))
 
     def _fits(self, solved: SolvedLayer) -> bool:
         """Tell whether a result of the cache is one that this network can take."""
@@ -210,4 +228,5 @@ class LayerWalk:
             error=None if fit is None else fit.error,
             magnitude_error=None if fit is None else fit.magnitude_error,
             chosen="" if fit is None else fit.chosen,
+            inputs=0 if fit is None else layer.inputs,
         )

@@ -165,6 +165,7 @@ def reconstruct_model(
         seconds=time.monotonic() - started,
         parent_mask_sha256=parent.mask_sha256,
         mask_sha256=written[0].mask_sha256,
+        verified=written[0],
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from nm2trt.graph.execute.output_verdict import OutputVerdict
+from nm2trt.graph.verify.verify_model import VerifyReport
 from nm2trt.json_value import JsonValue
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan
@@ -73,6 +74,7 @@ class RebuiltLayer(JsonValue):
         divergence_alone: KL divergence of the outputs with only this layer pruned, in nats (without scores
             per class, the share of their variance that is lost); None if it was not measured.
         work: Multiply-accumulates of one sample; None if they were not counted.
+        inputs: Weights of one output; 0 if nothing was solved.
     """
 
     weight: str
@@ -91,6 +93,7 @@ class RebuiltLayer(JsonValue):
     chosen: str = ""
     divergence_alone: float | None = None
     work: float | None = None
+    inputs: int = 0
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -114,6 +117,7 @@ class ReconstructReport(Result):
         batchnorms_folded: BatchNorms that were folded into layers first.
         permuted: Whether channels were permuted first.
         relation: "rebuilt".
+        verified: The verdicts on the result.
     """
 
     model: str
@@ -132,6 +136,7 @@ class ReconstructReport(Result):
     batchnorms_folded: int = 0
     permuted: bool = False
     relation: Literal["rebuilt"] = "rebuilt"
+    verified: VerifyReport | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -189,6 +194,14 @@ class ReconstructReport(Result):
         if solved and not all(weight.held_out for weight in solved):
             lines.append(
                 "errors are those of the fitted rows, as there are too few samples to hold any out; give 8"
+            )
+        few = [weight for weight in solved if weight.rows < weight.inputs]
+        if few:
+            worst = min(few, key=lambda weight: weight.rows / weight.inputs)
+            lines.append(
+                f"{len(few)} of {len(solved)} layers were fitted on fewer rows than an output has weights, "
+                f"so that lambda decides: {worst.weight} has {worst.inputs} weights per output, "
+                f"{worst.rows} rows and lambda {worst.ridge:g}; give more samples"
             )
         kind = "held-out" if self.outputs_held_out else "fitted"
         lines += [output.sentence(kind) for output in self.outputs]

@@ -44,6 +44,7 @@ class Model:
         digests: SHA-256 of files that the model reads.
         stamps: The files that the model reads, as they were when it was opened; see `check_unchanged`.
         outside: Names of the tensors that a pass took into memory and that belong in the data file.
+        called: What messages call it, e.g. the file that a temporary copy was made from; "" for its path.
     """
 
     proto: onnx.ModelProto
@@ -54,10 +55,13 @@ class Model:
     digests: dict[Path, str] = field(default_factory=dict, repr=False)
     stamps: Mapping[Path, _Stamp] = field(default_factory=dict, repr=False)
     outside: set[str] = field(default_factory=set, repr=False)
+    called: str = ""
 
     @property
     def name(self) -> str:
-        """The path, for messages."""
+        """What to call it in messages: the path unless `called` says otherwise."""
+        if self.called:
+            return self.called
         return str(self.path) if self.path is not None else "the model"
 
     @property

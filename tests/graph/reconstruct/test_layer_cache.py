@@ -6,6 +6,7 @@ import pytest
 import nm2trt
 from nm2trt.errors import InputError
 from nm2trt.graph.reconstruct import layer_walk
+from nm2trt.graph.reconstruct.layer_cache import LayerCache
 from tests.graph.reconstruct.test_reconstruct_model import network, samples
 
 
@@ -43,6 +44,37 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path, made, solved):
     assert solved["count"] == every - 3
     assert (tmp_path / "b.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()
     assert [row.status for row in report.weights].count("pruned") == 5
+
+
+def test_no_damage_stops_a_run(tmp_path, made):
+    model, calib = made
+    nm2trt.prune(model, tmp_path / "b.onnx", calib=calib, cache=tmp_path / "cache")
+    path = sorted((tmp_path / "cache").rglob("*.npz"))[0]
+    whole = path.read_bytes()
+    cache = object.__new__(LayerCache)
+    cache._folder = path.parent
+    assert cache.read(0, "w1") is not None
+    random = np.random.default_rng(0)
+    for _ in range(400):
+        data = bytearray(whole)
+        for _ in range(random.integers(1, 4)):
+            # Headers are a small part of the file, and the ones that matter.
+            at = random.integers(-400, 200) if random.random() < 0.7 else random.integers(len(data))
+            data[at] = random.integers(256)
+        path.write_bytes(data[: random.integers(len(data))] if random.random() < 0.1 else data)
+        cache.read(0, "w1")
+    for wrong in ("[]", '"text"', "null"):
+        np.savez(path, row=np.array(wrong), names=np.array("[]"))
+        assert cache.read(0, "w1") is None
+
+
+def test_a_layer_that_is_dense_for_another_reason_says_so(tmp_path, made):
+    model, calib = made
+    given = {"calib": calib, "cache": tmp_path / "cache", "permute": False}
+    first = nm2trt.prune(model, tmp_path / "b.onnx", exclude=["w3"], **given)
+    again = nm2trt.prune(model, tmp_path / "c.onnx", include=["w1", "w4", "w5", "w6"], **given)
+    told = [{row.weight: row.reason for row in report.weights}["w3"] for report in (first, again)]
+    assert told == ["excluded by 'w3'", "not among the included weights"]
 
 
 @pytest.mark.parametrize("change", ["samples", "seed", "damage"])

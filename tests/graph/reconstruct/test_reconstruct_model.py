@@ -1,6 +1,9 @@
 """prune --calib: the written model holds the pattern, stays near the dense one, and says what was done."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -379,3 +382,93 @@ def test_command_prints_layers_and_verdict(made, tmp_path, capsys):
     assert report["outputs"][0]["samples"] == 8
     assert main(["prune", str(model), "-o", str(tmp_path / "m.onnx")]) == 0
     assert "--calib SAMPLES rebuilds" in capsys.readouterr().out
+
+
+def test_a_layer_with_fewer_rows_than_weights_is_named_with_its_lambda(tmp_path):
+    network(tmp_path / "a.onnx")
+    calib = samples(tmp_path / "s.npz", 8)
+    report = nm2trt.prune(tmp_path / "a.onnx", tmp_path / "b.onnx", calib=calib)
+    rows = {row.weight: row for row in report.weights}
+    assert (rows["w5"].rows, rows["w5"].inputs) == (8, 32)
+    (told,) = (line for line in report.remarks() if "fewer rows" in line)
+    assert told.startswith("2 of 6 layers were fitted on fewer rows")
+    assert f"w5 has 32 weights per output, 8 rows and lambda {rows['w5'].ridge:g}; give more samples" in told
+    plenty = nm2trt.prune(tmp_path / "a.onnx", tmp_path / "c.onnx", calib=samples(tmp_path / "t.npz", 64))
+    assert not any("fewer rows" in line for line in plenty.remarks())
+
+
+SOLVE = """
+import json, sys
+import numpy as np
+import nm2trt
+from nm2trt.backends.ort import open_onnx
+model, calib, target, data = sys.argv[1:]
+report = nm2trt.prune(model, target, calib=calib)
+with open_onnx(target) as session:
+    np.save(target + ".npy", session.run(dict(np.load(data)))["y"])
+print(json.dumps([report.outputs[0].kl]))
+"""
+
+
+def deep(path):
+    """Six convolutions of 32 channels with skip connections: sums that differ by the order of threads."""
+    random = np.random.default_rng(3)
+    nodes, stored, value = [], [], "x"
+    for number in range(6):
+        weight = random.normal(size=(32, 32, 3, 3)) * (2 / 288) ** 0.5
+        stored.append(numpy_helper.from_array(weight.astype(np.float32), f"w{number}"))
+        stored.append(numpy_helper.from_array(random.normal(size=32).astype(np.float32) / 10, f"b{number}"))
+        nodes.append(
+            helper.make_node("Conv", [value, f"w{number}", f"b{number}"], [f"c{number}"], pads=[1] * 4)
+        )
+        nodes.append(helper.make_node("Relu", [f"c{number}"], [f"r{number}"]))
+        if number % 2:
+            nodes.append(helper.make_node("Add", [f"r{number}", f"r{number - 1}"], [f"s{number}"]))
+        value = f"s{number}" if number % 2 else f"r{number}"
+    stored.append(numpy_helper.from_array(random.normal(size=(10, 32)).astype(np.float32) / 6, "last"))
+    nodes += [
+        helper.make_node("GlobalAveragePool", [value], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "last"], ["y"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "deep",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 32, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        stored,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+
+
+@pytest.mark.slow
+def test_another_thread_count_gives_nearly_the_same_network(tmp_path):
+    deep(tmp_path / "a.onnx")
+    random = np.random.default_rng(0)
+    for name, count in (("s", 64), ("e", 256)):
+        np.savez(tmp_path / f"{name}.npz", x=random.normal(size=(count, 32, 8, 8)).astype(np.float32))
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        pytest.skip("one core has one thread")
+    logits, masks, kl = {}, {}, {}
+    for count in (1, 2):
+        threads = {name: str(count) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+        target = tmp_path / f"{count}.onnx"
+        done = subprocess.run(
+            [
+                *("taskset", "-c", ",".join(map(str, cores[:count])), sys.executable, "-c", SOLVE),
+                *map(str, (tmp_path / "a.onnx", tmp_path / "s.npz", target, tmp_path / "e.npz")),
+            ],
+            env={**os.environ, **threads},
+            check=True,
+            capture_output=True,
+        )
+        (kl[count],) = json.loads(done.stdout)
+        logits[count] = np.load(f"{target}.npy")
+        masks[count] = {t.name: numpy_helper.to_array(t) != 0 for t in onnx.load(target).graph.initializer}
+    names = [f"w{number}" for number in range(6)]
+    same = np.concatenate([(masks[1][name] == masks[2][name]).ravel() for name in names]).mean()
+    assert same >= 0.99
+    assert kl[2] == pytest.approx(kl[1], rel=0.02)
+    # The held-out samples are few; on others the two networks agree as well.
+    assert np.abs(logits[1] - logits[2]).max() < 0.02 * np.abs(logits[1]).max()
