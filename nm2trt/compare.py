@@ -202,7 +202,7 @@ class DifferenceSum:
         """Return the difference of all that was added."""
         noise, candidate, signal = (float(square) for square in self._squares)
         norm = candidate**0.5 * signal**0.5
-        # Without one element that was compared there is no difference, and 0 would read as agreement.
+        # If no element was compared, the difference is unknown, and 0 would read as agreement.
         empty = not self._count and self._nan + self._unequal > 0
         return OutputDifference(
             name=self._name,

@@ -95,7 +95,7 @@ class BackendError(Nm2trtError):
 
 
 class BackendMissingError(BackendError):
-    """An engine library is not installed, or there is no device for it."""
+    """An engine library is not installed, or its device is missing."""
 
 
 class DifferenceError(Nm2trtError):

@@ -73,7 +73,7 @@ def check_output(path: str | os.PathLike[str], *, sources: Iterable[str | os.Pat
 
     Args:
         path: The file to write.
-        sources: Files that are read, which it may not replace; what is no file is passed over.
+        sources: Files that are read, which it may not replace; other words are ignored.
 
     Raises:
         OutputError: The folder is missing or read-only, `path` is a folder, a device or a pipe, or a source.
@@ -85,7 +85,7 @@ def check_output(path: str | os.PathLike[str], *, sources: Iterable[str | os.Pat
             raise OutputError(f"{path} is a folder; give the path of a file to write")
         if path.exists() and not path.is_file():
             raise OutputError(
-                f"{path} is no regular file, and would be replaced; give the path of a file to write"
+                f"{path} is not a regular file, and would be replaced; give the path of a file to write"
             )
         if path.exists() and any(Path(one).is_file() and path.samefile(one) for one in sources):
             raise OutputError(f"{path} is read, and would be replaced; choose another output path")

@@ -136,7 +136,7 @@ class Fit:
 
 
 def manifest_path(artefact: str | os.PathLike[str]) -> Path:
-    """Return where an artefact's manifest lies: its own name with `.json` behind."""
+    """Return where an artefact's manifest lies: its own name followed by `.json`."""
     artefact = Path(artefact)
     return artefact.with_name(artefact.name + ".json")
 
@@ -192,7 +192,7 @@ def refuse_foreign(engine: str | os.PathLike[str]) -> None:
         _records(path)
     except InputError as error:
         raise OutputError(
-            f"{path} is there, is no manifest of nm2trt, and would be replaced; choose another output path"
+            f"{path} is not a manifest of nm2trt, and would be replaced; choose another output path"
         ) from error
 
 

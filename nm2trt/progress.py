@@ -1,4 +1,4 @@
-"""Progress bars on stderr, silent when it is no terminal."""
+"""Progress bars on stderr, silent unless it is a terminal."""
 
 from __future__ import annotations
 

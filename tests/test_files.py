@@ -158,7 +158,7 @@ def test_unreadable_inputs(tmp_path, make, message):
         (lambda p: p, "is a folder"),
         (lambda p: (p / "f").write_bytes(b"") or (p / "f" / "x"), "does not exist"),
         (lambda p: "/proc/x.onnx", "cannot be written"),
-        (lambda p: os.mkfifo(p / "pipe") or (p / "pipe"), "is no regular file, and would be replaced"),
+        (lambda p: os.mkfifo(p / "pipe") or (p / "pipe"), "is not a regular file, and would be replaced"),
     ],
     ids=["no-folder", "folder", "file-as-folder", "read-only", "pipe"],
 )

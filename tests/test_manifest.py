@@ -290,9 +290,7 @@ def test_values_of_another_type_are_damage(engine, fields):
 def test_a_file_of_somebody_else_s_in_its_place_is_refused(engine, content):
     path = manifest_path(engine)
     path.write_text(content)
-    with pytest.raises(
-        OutputError, match=r"model\.rtx\.json is there, is no manifest of nm2trt, and would be"
-    ):
+    with pytest.raises(OutputError, match=r"model\.rtx\.json is not a manifest of nm2trt, and would be"):
         refuse_foreign(engine)
     engine.write_bytes(OLD)
     with pytest.raises(InputError, match="damaged"):

@@ -237,7 +237,7 @@ def _array(result: Any, name: str, dtype: str) -> Array:
     if value is None:
         raise BackendError(f"the server's answer has no output {name!r}")
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "biufV":
-        raise BackendError(f"the server's answer for output {name!r} is no array of numbers")
+        raise BackendError(f"the server's answer for output {name!r} is not an array of numbers")
     array: Array = value.astype(_BFLOAT16) if dtype == "BF16" else value
     return array
 

@@ -50,7 +50,7 @@ def parse_url(text: str) -> Address:
     if match is None or not 0 < int(match["port"]) < 65536:
         raise InputError(
             f"{text!r} is not the address of a server; write http://HOST:PORT or grpc://HOST:PORT, with "
-            "/MODEL behind it where one is meant"
+            "followed by /MODEL if one is meant"
         )
     scheme = (match["scheme"] or "http").lower()
     return Address(

@@ -213,7 +213,7 @@ def output_axis(
         shape: Its shape after a run.
         size: Samples that were run.
         batch: What `batch_name` returned for the inputs.
-        fixed: The inputs take batches of `size` only; else a dimension that is declared as fixed is no batch.
+        fixed: The inputs take batches of `size` only; else a dimension of declared size is not a batch.
         fed: Batch axis of each input by the shape in which it was fed: a state comes out as it goes in.
         free_size: The output's size depends on the data; see `data_dependent`.
     """

@@ -30,7 +30,7 @@ def load_backend(name: str) -> Backend:
         name: "trt", "trt-rtx" or "ort".
 
     Raises:
-        InputError: There is no backend of that name.
+        InputError: The name is not a backend's.
         BackendMissingError: Its library is not installed, or does not load here.
     """
     if name not in BACKENDS:
@@ -43,7 +43,7 @@ def choose_backend(name: str | None = None) -> Backend:
     """Return the builder that was named, or else TensorRT if it and a GPU are here, or else TensorRT for RTX.
 
     Raises:
-        InputError: There is no backend of that name.
+        InputError: The name is not a backend's.
         BackendMissingError: Its library is not installed, or does not load here.
     """
     return load_backend(_chosen(name))
@@ -57,7 +57,7 @@ def place_of(name: str | None = None, targets: tuple[str, ...] = ()) -> Place:
         targets: Architectures; () takes the builder's own choice: the GPU that is here, or Ampere.
 
     Raises:
-        InputError: There is no backend of that name.
+        InputError: The name is not a backend's.
     """
     builder = _chosen(name)
     if builder not in BACKENDS:

@@ -90,7 +90,7 @@ def require_gpu(what: str, instead: str = "") -> Gpu:
         instead: What to do without one.
 
     Raises:
-        BackendMissingError: There is no driver or no GPU.
+        BackendMissingError: The driver or the GPU is missing.
     """
     gpus, driver = probe_gpus()
     if not gpus:

@@ -106,7 +106,7 @@ class StaticShape:
             the first.
 
     Raises:
-        InputError: There is no name, or a size is not positive.
+        InputError: The name is missing, or a size is not positive.
     """
 
     input: str
@@ -243,7 +243,7 @@ def parse_size(text: str) -> int:
     """Read a size in bytes: 512M, 2G and 1GiB count in powers of 1024, 500MB in powers of 1000.
 
     Raises:
-        InputError: The text is no positive size.
+        InputError: The text is not a positive size.
     """
     match = re.fullmatch(r"\s*([0-9]{1,19}(?:\.[0-9]{1,6})?)\s*([KMGT]?)(I?B)?\s*", text.upper())
     base = 1000 if match and match[2] and match[3] == "B" else 1024

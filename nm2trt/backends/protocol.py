@@ -92,7 +92,7 @@ class DeviceRuns(Protocol):
         """Return the same for a burst of replays of a CUDA graph.
 
         Raises:
-            BackendError: There is no graph; `no_graph` says why.
+            BackendError: The graph could not be captured; `no_graph` says why.
         """
 
     def host_seconds(self) -> float:
@@ -232,7 +232,7 @@ class Backend(Protocol):
             plugins: Shared libraries of operators that it needs; their code is run.
 
         Raises:
-            InputError: It is no such engine, or is damaged or cut short.
+            InputError: The file is another kind of engine, or is damaged or cut short.
             BackendMissingError: There is no GPU, and the library needs one.
             BackendError: The library refuses it: another version built it, or for another architecture.
         """

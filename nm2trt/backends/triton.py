@@ -113,7 +113,7 @@ def open_triton(
     """Open a served model.
 
     Args:
-        url: `http://HOST:PORT/MODEL` or `grpc://HOST:PORT/MODEL`, optionally with `/VERSION` behind.
+        url: `http://HOST:PORT/MODEL` or `grpc://HOST:PORT/MODEL`, optionally followed by `/VERSION`.
         model: The model, where the address does not name one.
         version: Its version, likewise.
         timeout_s: Longest wait for an answer.

@@ -153,7 +153,7 @@ def read_header(path: str | os.PathLike[str]) -> EngineHeader:
     """Read an engine's header, without the library and without loading the engine.
 
     Raises:
-        InputError: The file is no engine of TensorRT, or is cut short.
+        InputError: The file is not an engine of TensorRT, or is cut short.
     """
     path = Path(path)
     with path.open("rb") as file:

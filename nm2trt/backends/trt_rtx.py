@@ -163,7 +163,7 @@ def read_header(path: str | os.PathLike[str]) -> PlanHeader:
     Only versions whose layout was observed are taken apart; of another, only the version is reported.
 
     Raises:
-        InputError: The file is no plan of TensorRT for RTX, or is cut short.
+        InputError: The file is not a plan of TensorRT for RTX, or is cut short.
     """
     path = Path(path)
     with path.open("rb") as file:

@@ -47,7 +47,7 @@ def skip_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]
         Shape, whether it is in Fortran's order, and dtype.
 
     Raises:
-        ValueError: It is no header.
+        ValueError: The bytes are not a header.
         KeyError: It is of a version that is not read.
     """
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -70,7 +70,7 @@ def read_archive(path: Path, names: Sequence[str] | None = None) -> Array | dict
 
     Raises:
         DataError: The arrays take more memory than samples may.
-        Exception: One of `UNSOUND_ARCHIVE`, if the file is no such file, or holds Python objects.
+        Exception: One of `UNSOUND_ARCHIVE`, if the file is damaged, of another kind, or holds objects.
     """
     with path.open("rb") as file:
         if not zipfile.is_zipfile(file):

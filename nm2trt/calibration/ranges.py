@@ -108,7 +108,7 @@ def calibrate(
         Interrupted: The user stopped it; the cache is up to date.
     """
     if method not in METHODS:
-        raise InputError(f"{method!r} is no calibration method; choose {', '.join(METHODS)}")
+        raise InputError(f"{method!r} is not a calibration method; choose {', '.join(METHODS)}")
     if not 50 < percentile <= 100:
         raise InputError(f"a percentile of {percentile:g} is not over 50 and up to 100")
 

@@ -37,7 +37,7 @@ class SampleSet:
         sha256: Over names, dtypes, shapes and values.
 
     Raises:
-        DataError: There is no sample, lengths differ, or a value is NaN or infinite.
+        DataError: Samples are missing, lengths differ, or a value is NaN or infinite.
     """
 
     arrays: Mapping[str, Array]
@@ -57,7 +57,9 @@ class SampleSet:
                     f"{self.source}: input {name!r} has shape {array.shape} for {len(self.indices)} samples"
                 )
             if array.dtype.kind not in "biuf":
-                raise DataError(f"{self.source}: input {name!r} has dtype {array.dtype}, which is no number")
+                raise DataError(
+                    f"{self.source}: input {name!r} has dtype {array.dtype}; inputs must be numbers"
+                )
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise DataError(f"{self.source}: input {name!r} holds NaN or infinity")
             digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
@@ -125,7 +127,7 @@ def write_contact_sheet(samples: SampleSet, path: str | Path) -> str:
     target = check_output(path)
     found = next(((n, i) for n, a in samples.arrays.items() if (i := _as_images(a)) is not None), None)
     if found is None:
-        raise DataError(f"{samples.source}: no input has the shape of images, so there is no sheet to draw")
+        raise DataError(f"{samples.source}: no input has the shape of images, so a sheet cannot be drawn")
     name, images = found
     images = images[:_SHEET_SAMPLES]
     _, height, width, _ = images.shape

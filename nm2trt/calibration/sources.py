@@ -82,7 +82,7 @@ def read_arrays(path: Path, names: Sequence[str] | None, input_name: str) -> Rea
     except UNSOUND_ARCHIVE as error:
         if isinstance(error, DataError | InputError):
             raise
-        raise DataError(f"{path} is no sound .npz or .npy of plain arrays") from error
+        raise DataError(f"{path} is not a sound .npz or .npy of plain arrays") from error
     if isinstance(loaded, np.ndarray):
         return Reader.of({input_name: loaded}, str(path))
     wanted = [name for name in loaded if name not in LABELS] if names is None else list(names)
@@ -124,7 +124,7 @@ def _idx_array(path: Path) -> Array:
             raise DataError(f"{path} should hold {'x'.join(map(str, shape))} values, and does not")
         array = np.frombuffer(body, dtype=dtype).reshape(shape)
     except (struct.error, OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is no sound IDX file") from error
+        raise DataError(f"{path} is not a sound IDX file") from error
     return array.astype(dtype.newbyteorder("="))
 
 
@@ -150,7 +150,7 @@ def read_images(
         crop: Side of the square cut from the middle; None leaves the shape.
 
     Raises:
-        InputError: It is no folder, or holds no image.
+        InputError: The folder is missing, or holds no image.
         BackendMissingError: Pillow is not installed.
     """
     try:
@@ -158,7 +158,7 @@ def read_images(
     except ImportError as error:
         raise BackendMissingError(f"Pillow is not installed: {install('recipes')}") from error
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; give one with images")
+        raise InputError(f"{folder} is not a folder; give one with images")
     root = folder.resolve()
     # A link out of the folder would read what the recipe was not given.
     files = sorted(
@@ -174,7 +174,7 @@ def read_images(
             with Image.open(path) as opened:
                 image = opened.convert("RGB" if colour else "L")
         except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path} is no image that can be read") from error
+            raise DataError(f"{path} cannot be read as an image") from error
         if resize is not None:
             ratio = resize / min(image.size)
             size = (max(resize, round(image.width * ratio)), max(resize, round(image.height * ratio)))
@@ -225,7 +225,7 @@ def call_function(name: str, arguments: Mapping[str, Any], input_name: str) -> R
     """Call `module:function(**arguments)`, which returns an array or arrays by input name.
 
     Raises:
-        InputError: There is no such function, or it fails.
+        InputError: The function is missing or fails.
         DataError: It returned something else.
     """
     module_name, _, function_name = name.partition(":")

@@ -95,7 +95,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Document:
         problem = getattr(error, "problem", None) or "it is not UTF-8 text of YAML"
         raise InputError(f"{path} cannot be read{where}: {problem}") from error
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
-        raise InputError(f"{path} is no recipe; it should be a mapping of names to values")
+        raise InputError(f"{path} is not a recipe, which is a mapping of names to values")
     return Document(data, lines)
 
 
@@ -109,7 +109,7 @@ def _number(node: Any, place: Place, lines: dict[Place, int]) -> None:
         for key, value in node.value:
             if key.tag in _NO_TEXT:
                 raise yaml.MarkedYAMLError(
-                    problem=f"the key {key.value!r} is no text to YAML; put it in quotes",
+                    problem=f"the key {key.value!r} is not text to YAML; put it in quotes",
                     problem_mark=key.start_mark,
                 )
             if (*place, key.value) in lines:

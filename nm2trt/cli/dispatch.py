@@ -129,7 +129,7 @@ def command_parser(command: str | None) -> tuple[argparse.ArgumentParser, Any]:
         sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name == command:
             chosen = importlib.import_module(f"nm2trt.cli.{name}")
-            # `-v` is taken behind the command too; without a default it keeps what stood in front.
+            # `-v` is taken after the command too; without a default it keeps what stood in front.
             sub.add_argument(
                 "-v", "--verbose", action="count", default=argparse.SUPPRESS, help="-vv shows tracebacks"
             )

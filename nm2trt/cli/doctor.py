@@ -11,7 +11,7 @@ OPTIONS = DoctorCommand
 
 
 def run(options: DoctorCommand) -> int:
-    """Print what was found; what is missing is no failure."""
+    """Print what was found, and return 0 also if something is missing."""
     from nm2trt.pipeline.doctor import doctor
 
     report = doctor()

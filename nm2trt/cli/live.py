@@ -21,7 +21,7 @@ _COLOURS = {"done": "green", "cached": "bright_black", "failed": "red", "running
 
 
 class LineView:
-    """One line a stage, where stderr is no terminal."""
+    """One line per stage, for a stderr that is not a terminal."""
 
     def started(self, name: str) -> None:
         """Wait for its end: a log needs one line."""

@@ -67,7 +67,7 @@ def check_request(
         Where the engine goes, and the options with the targets chosen.
 
     Raises:
-        InputError: The model is no readable file, or a target is unknown to the backend.
+        InputError: The model cannot be read, or a target is unknown to the backend.
         BackendError: The backend cannot do what the options ask.
         OutputError: Engine or manifest cannot be written there.
     """

@@ -75,12 +75,12 @@ def inspect_engine(path: Path) -> EngineInfo:
     """Read an engine's header and manifest; no library is loaded, so a damaged file cannot end the process.
 
     Raises:
-        InputError: The file is no engine, is damaged or cut short, or its manifest is damaged.
+        InputError: The file is not an engine, is damaged or cut short, or its manifest is damaged.
     """
     backend = identify(path)
     if backend is None:
         raise InputError(
-            f"{path} is no engine of a kind that is known here; for an ONNX model, use nm2trt verify"
+            f"{path} is not an engine that nm2trt can read; for an ONNX model, use nm2trt verify"
         )
     header: Header | None = None
     if backend != "ort":

@@ -85,7 +85,7 @@ def open_program(path: str | os.PathLike[str]) -> ProgramSession:
 
     Raises:
         InputError: The file is missing.
-        ModelError: It is no sound program, would need pickle, or takes or returns something but tensors.
+        ModelError: The file is damaged, needs pickle, or its program takes or returns more than tensors.
     """
     path = check_input(path, "an exported PyTorch program")
     loader = logging.getLogger("torch.export")
@@ -124,7 +124,7 @@ def _spec(node: str | None, name: str, values: Mapping[str, Any], path: str) -> 
     value = values.get(node or "")
     if not isinstance(value, torch.Tensor):
         raise ModelError(
-            f"{path} takes or returns {name!r}, which is no tensor; only tensors can be compared"
+            f"{path} takes or returns {name!r}, which is not a tensor; only tensors can be compared"
         )
     dtype = str(value.dtype).removeprefix("torch.")
     shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape)

@@ -97,7 +97,7 @@ def copy_checked(file: IO[bytes], copy: IO[bytes], name: str) -> None:
     except _UNSOUND as error:
         if isinstance(error, ModelError):
             raise
-        raise ModelError(f"{name} is no sound .pt2 archive; write it with torch.export.save") from error
+        raise ModelError(f"{name} is not a sound .pt2 archive; write it with torch.export.save") from error
     copy.seek(0)
 
 
@@ -145,7 +145,7 @@ def _check_program(program: Any, name: str) -> None:
         if key == "target" and not (_OPERATOR.fullmatch(value) or _SIZE_CALL.fullmatch(value)):
             raise _unsafe(name, f"it calls {value!r}, which is no ATen operator")
         if key == "expr_str" and not _is_arithmetic(value):
-            raise _unsafe(name, f"its size {value[:40]!r} is no plain arithmetic")
+            raise _unsafe(name, f"its size {value[:40]!r} is not plain arithmetic")
         if key in ("in_spec", "out_spec") and value and not _is_plain(json.loads(value)[1]):
             raise _unsafe(name, "its inputs or outputs are Python classes")
 

@@ -180,7 +180,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """Take a module out of `torch.compile` and DistributedDataParallel, whose prefixes change its names.
 
     Raises:
-        InputError: `model` is no module.
+        InputError: `model` is not a module.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"export takes a torch.nn.Module, not {type(model).__name__}")

@@ -165,7 +165,7 @@ TORCH_WEIGHTS: Mapping[str, tuple[TorchWeight, ...]] = {
 def onnx_weight(
     domain: str, operator: str, input_index: int, rank: int, attributes: Attributes
 ) -> OnnxWeight | None:
-    """Say how an operator reads a tensor as a weight, or None when that input is no weight.
+    """Say how an operator reads a tensor as a weight, or None if that input is not a weight.
 
     Args:
         domain: Operator domain; "ai.onnx" and "" are one.

@@ -189,7 +189,7 @@ RULES: tuple[Rule, ...] = (
         "no",
         "maintainer's answer, NVIDIA/TensorRT issue 4054",
         "cited",
-        "It is no grouped or depthwise convolution.",
+        "It is not a grouped or depthwise convolution.",
         "leave it dense: sparsity costs accuracy here and brings nothing",
     ),
     Rule(

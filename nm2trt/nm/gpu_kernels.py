@@ -47,7 +47,7 @@ def _rankable(value, kind: tl.constexpr, magnitude: tl.constexpr):  # type: igno
         value = value.to(tl.float32)
     if magnitude:
         if kind == "integer":
-            value = value.to(tl.int64)  # |-128| is no int8
+            value = value.to(tl.int64)  # int8 cannot hold 128
         value = tl.abs(value)
     if kind != "integer":
         value = tl.where(value != value, float("-inf"), value)

@@ -75,7 +75,7 @@ def _through(weight: Array, h: Array) -> Array:
 
 
 def _in_order(h: Array, weight: Array, mask: Array, step: Array, largest: int) -> Array:
-    """Round the kept weights of each output in order; what one loses, the kept ones behind it make up."""
+    """Round the kept weights of each output in order; what one loses, the kept ones after it make up."""
     xp = namespace(weight)
     outputs, kept = weight.shape[0], int(mask[0].sum())
     places = xp.where(mask)[1].reshape(outputs, kept)

@@ -2,7 +2,7 @@
 
 A tensor is N:M sparse along an axis when every group of M consecutive elements on that axis holds at
 most N non-zeros. Both functions see a C-contiguous tensor as (outer, length, inner), where `inner` is
-the product of the dimensions behind the axis: elements that are neighbours on the axis lie `inner`
+the product of the dimensions after the axis: elements that are neighbours on the axis lie `inner`
 apart in memory. Comparing the flat tensor with itself, shifted by a multiple of `inner`, then compares
 neighbours for all groups at once, at the speed of memory.
 """
@@ -58,7 +58,7 @@ def check_groupable(shape: tuple[int, ...], pattern: NMPattern, *, axis: int) ->
     """Return `axis` as a non-negative number when `pattern` divides it.
 
     Raises:
-        PatternError: There is no such axis, or its length is not a multiple of M.
+        PatternError: The axis does not exist, or its length is not a multiple of M.
     """
     if not -len(shape) <= axis < len(shape):
         raise PatternError(f"shape {shape} has no axis {axis}; it has {len(shape)} dimensions")

@@ -20,7 +20,7 @@ class NMPattern:
         m: Elements in a group.
 
     Raises:
-        PatternError: `n` or `m` is no positive integer, or `n` exceeds `m`.
+        PatternError: `n` or `m` is not a positive integer, or `n` exceeds `m`.
     """
 
     n: int

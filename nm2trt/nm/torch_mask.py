@@ -259,7 +259,7 @@ def _ordered(block: Tensor, *, magnitude: bool) -> Tensor:
 
 
 def _integer_magnitude(block: Tensor) -> Tensor:
-    """Return magnitudes in a type that holds them: |-128| is no int8."""
+    """Return magnitudes in a type that holds them: int8 cannot hold 128."""
     if not block.dtype.is_signed:
         return block
     wide = block.long()

@@ -76,7 +76,7 @@ class Option:
 
     @property
     def required(self) -> bool:
-        """Whether there is no default."""
+        """Whether the option must be given."""
         return self.default is MISSING
 
     def range_text(self) -> str:

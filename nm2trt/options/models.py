@@ -234,7 +234,7 @@ class QuantizeCommand(Calibrated):
     )
     max_loss: str | None = option(None, metavar="PCT", help=MAX_LOSS)
     float_weights: bool = option(
-        False, help="keep weights in float behind a Q/DQ pair, as older parsers want them"
+        False, help="keep weights in float, followed by a Q/DQ pair, as older parsers want them"
     )
     compare: bool = option(True, help="do not compare outputs on the first batch")
 

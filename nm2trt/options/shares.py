@@ -21,12 +21,12 @@ def parse_share(given: str | float, what: str, example: str) -> float:
         example: How to write it, e.g. "80%".
 
     Raises:
-        InputError: It is no share.
+        InputError: The text is not a share.
     """
     share = given if isinstance(given, (int, float)) and not isinstance(given, bool) else None
     match = _TEXT.fullmatch(given) if isinstance(given, str) else None
     if match is not None and (match[2] or float(match[1]) >= 1):
         share = float(match[1]) / 100
     if share is None or not 0 < share <= 1:
-        raise InputError(f"{given!r} is no share of {what}; write a percentage over 0, as in {example}")
+        raise InputError(f"{given!r} is not a share of {what}; write a percentage over 0, as in {example}")
     return float(share)

@@ -126,14 +126,14 @@ def parse_batches(text: str) -> tuple[int, ...]:
     """Return batch sizes from a text as in "1,8,32".
 
     Raises:
-        InputError: The text is no list of sizes from 1 up.
+        InputError: The text is not a list of sizes from 1 up.
     """
     try:
         sizes = tuple(int(part) for part in text.split(","))
     except ValueError:
         sizes = ()
     if not sizes or min(sizes) < 1:
-        raise InputError(f"{text!r} is no list of batch sizes; write them as in 1,8,32")
+        raise InputError(f"{text!r} is not a list of batch sizes; write them as in 1,8,32")
     return tuple(dict.fromkeys(sizes))
 
 

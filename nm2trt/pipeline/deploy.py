@@ -171,7 +171,7 @@ def _go_back(placed: Deployment, url: str) -> str:
 
     try:
         if not undo(placed):
-            return f"version {placed.version} is no longer the one to serve, so nothing was rolled back"
+            return f"version {placed.version} has been replaced by another since, so nothing was rolled back"
     except Nm2trtError as error:
         return f"it could not be rolled back: {error}"
     if placed.previous is None:
@@ -228,5 +228,5 @@ def deploy_command(command: DeployCommand) -> Deployment:
 def _pair(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals:
-        raise InputError(f"{text!r} is no parameter; write KEY=VALUE")
+        raise InputError(f"{text!r} is not a parameter; write KEY=VALUE")
     return key, value

@@ -30,7 +30,7 @@ def info(path: str | os.PathLike[str]) -> EngineInfo | OnnxInfo:
     try:
         return describe_model(path)
     except ModelError as error:
-        raise InputError(f"{path} is no engine of a known kind, and no model: {error}") from error
+        raise InputError(f"{path} is neither an engine of a known kind nor a model: {error}") from error
 
 
 def data_files(model: str | os.PathLike[str]) -> tuple[Path, ...]:
@@ -38,7 +38,7 @@ def data_files(model: str | os.PathLike[str]) -> tuple[Path, ...]:
 
     Raises:
         InputError: The path is wrong.
-        ModelError: The file is no sound ONNX model.
+        ModelError: The file is not a sound ONNX model.
     """
     from nm2trt.graph.storage import save
     from nm2trt.graph.storage.model import load

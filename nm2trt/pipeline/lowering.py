@@ -48,7 +48,7 @@ class Lowering:
         keep: Keep the ONNX file that is built, and what calibration found, beside the engine.
 
     Raises:
-        InputError: The precision is none of these, or needs samples.
+        InputError: The precision is unknown, or needs samples.
     """
 
     precision: Precision
@@ -65,7 +65,7 @@ class Lowering:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise InputError(f"{self.precision!r} is no precision; choose {', '.join(PRECISIONS)}")
+            raise InputError(f"{self.precision!r} is not a precision; choose {', '.join(PRECISIONS)}")
         if self.calib is None and self.precision in ("int8", "fp8"):
             raise InputError(
                 f"{self.precision} needs samples that choose its ranges: give --calib INPUTS.npz or "

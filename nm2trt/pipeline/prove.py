@@ -202,7 +202,7 @@ def _twins(
 def _folder(path: str | os.PathLike[str]) -> Path:
     folder = Path(path)
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; create it, or give another one with -o")
+        raise InputError(f"{folder} is not a folder; create it, or give another one with -o")
     return folder
 
 

@@ -81,7 +81,7 @@ def report(
 
     chosen = format or _format_of(output)
     if chosen not in get_args(ReportFormat):
-        raise InputError(f"{chosen!r} is no format of a report; choose html, json or md")
+        raise InputError(f"{chosen!r} is not a report format; choose html, json or md")
     data = collect(run)
     shown: ReportData | Beside = data
     if beside is not None:

@@ -25,7 +25,7 @@ def rollback(
         url: A server that reads this repository under explicit model control, told to load it.
 
     Raises:
-        InputError: There is no such model or version.
+        InputError: The model or the version is missing.
         OutputError: The repository cannot be written; what is served is unchanged.
         BackendError: The server refuses to load it.
         ServerError: The server cannot be reached.

@@ -21,7 +21,7 @@ def serve(repository: str | os.PathLike[str], options: ServerOptions | None = No
         options: Ports, model control, log; None takes free ports and loads every model.
 
     Raises:
-        InputError: The repository is no folder, or a port is wrong.
+        InputError: The repository is not a folder, or a port is wrong.
         BackendMissingError: No tritonserver is installed.
         BackendError: The server does not start.
     """

@@ -37,7 +37,7 @@ def describe_artefact(path: Path) -> Artefact:
     for tensor in (*described.inputs, *described.outputs):
         if not tensor.dtype or tensor.shape is None:
             raise InputError(
-                f"{tensor.name!r} of {path} is no tensor of a known type and rank, which a server needs"
+                f"{tensor.name!r} of {path} is not a tensor of known type and rank, which a server needs"
             )
     plan = described.plan
     return Artefact(

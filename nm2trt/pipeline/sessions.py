@@ -85,6 +85,6 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
         # The name may hold colons, the shape none.
         name, colon, sizes = text.rpartition(":")
         if not colon or not name or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sizes):
-            raise InputError(f"{text!r} is no shape; write NAME:SIZES as in x:1x3x224x224")
+            raise InputError(f"{text!r} is not a shape; write NAME:SIZES as in x:1x3x224x224")
         shapes[name] = tuple(int(size) for size in sizes.split("x"))
     return shapes

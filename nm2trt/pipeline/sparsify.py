@@ -56,7 +56,7 @@ def sparsify(
 
     Raises:
         PatternError: A pattern cannot be read.
-        InputError: `gain` is no report of nm2trt gain.
+        InputError: `gain` is not a report of nm2trt gain.
         SparsifyError: No layer fits, an option or a glob is unknown, a weight holds NaN, or the model is
             attached, wrapped or sharded already.
     """

@@ -41,8 +41,8 @@ def verify(
 
     Raises:
         InputError: The path or an argument is wrong.
-        ModelError: The file is no sound ONNX model.
-        PatternError: `pattern` is no N:M pattern.
+        ModelError: The file is not a sound ONNX model.
+        PatternError: `pattern` is not an N:M pattern.
     """
     from nm2trt.backends.choice import place_of
     from nm2trt.backends.options import parse_targets

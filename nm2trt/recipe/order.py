@@ -116,4 +116,4 @@ def _check(recipe: Recipe, stage: Stage, key: str, source: str, names: Mapping[s
     if "/" not in source and "." not in source:
         makers = [name for name, other in names.items() if other.options.makes]
         hint = nearest(source, [*makers, MODEL])
-        raise recipe.error(f"{source!r} is no stage of this recipe and no file; {hint}", *place)
+        raise recipe.error(f"{source!r} is neither a stage of this recipe nor a file; {hint}", *place)

@@ -18,7 +18,7 @@ class StageResult:
     Args:
         name: Its name.
         kind: Its kind.
-        status: "done", "cached", "failed", "skipped" (behind --until), or on a dry run "would run" or
+        status: "done", "cached", "failed", "skipped" (after --until), or on a dry run "would run" or
             "may run" (where something before it would run).
         seconds: Wall time; of an earlier run where cached.
         sentence: The result, or why it would run.

@@ -64,8 +64,8 @@ def run_recipe(
         path: The YAML file; `nm2trt.recipe.schema` says what it may hold.
         output: The run's folder; by default what the recipe says, or `runs/NAME` beside it.
         root: Folder that the recipe's paths are relative to and may not leave; its own by default.
-        first: Run this stage and all behind it, even where they are done.
-        until: Stop behind this stage.
+        first: Run this stage and all after it, even if they are done.
+        until: Stop after this stage.
         dry_run: Only say what would run.
         allow_functions: Run Python code that the recipe names.
         view: Told of every stage as it starts and ends.
@@ -130,7 +130,7 @@ class _Run:
         self._allow_functions, self._view = allow_functions, view
 
     def all(self, first: str | None, until: str | None) -> tuple[tuple[StageResult, ...], Nm2trtError | None]:
-        """Run what has to be run; behind a failed stage only reports are still written."""
+        """Run what has to be run; after a failed stage only reports are still written."""
         results: list[StageResult] = []
         failure: Nm2trtError | None = None
         forced = stopped = False

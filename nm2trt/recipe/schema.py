@@ -115,5 +115,5 @@ def _stage(name: str, document: Document, path: Path) -> Stage:
     if not isinstance(kind, str) or kind not in KINDS:
         hint = nearest(str(kind), KINDS)
         own = "" if part.get("stage") else "; a stage with a name of its own says `stage: KIND`"
-        raise InputError(f"{path} line {line}: stages.{name}: there is no stage {kind!r}, {hint}{own}")
+        raise InputError(f"{path} line {line}: stages.{name}: stage {kind!r} is unknown, {hint}{own}")
     return Stage(name, kind, validated(KINDS[kind], part, path, at=f"stages.{name}"), line)

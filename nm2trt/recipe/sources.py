@@ -75,7 +75,7 @@ class Sources:
                     raise self._recipe.error(f"{named} does not exist", *where)
 
     def take(self, step: Step, record: StageRecord) -> None:
-        """Remember what a stage left for those behind it."""
+        """Remember what a stage left for later ones."""
         self.outputs[step.stage.name] = tuple(self._folder.path / file.path for file in record.outputs)
 
     def record(self, step: Step) -> StageRecord | None:

@@ -252,7 +252,7 @@ def _build(
 
 
 def _profiles(inputs: list[tuple[str, list[Any]]], mark: str) -> str:
-    """Return the line of profiles: the default's as a comment, or a guess where there is no default."""
+    """Return the line of profiles: the default's as a comment, or a guess if the default is missing."""
     free = [(name, shape) for name, shape in inputs if not all(isinstance(size, int) for size in shape)]
     if not free:
         return ""

@@ -145,7 +145,7 @@ class WeightRow:
 
     @property
     def planned_dense(self) -> bool:
-        """Whether it is dense on purpose, which is no failure."""
+        """Whether it is dense on purpose, which does not count as a failure."""
         return self.status == "dense-by-plan"
 
 

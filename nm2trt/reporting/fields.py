@@ -32,7 +32,7 @@ class Fields:
         """Return a text; the default where the key is missing.
 
         Raises:
-            InputError: It is no text, or missing without a default.
+            InputError: The value is not text, or missing without a default.
         """
         value = self._value(key, default)
         if not isinstance(value, str):
@@ -76,7 +76,7 @@ class Fields:
         """Return an object; an empty one where the key is missing or null.
 
         Raises:
-            InputError: It is no object.
+            InputError: The value is not an object.
         """
         value = self.data.get(key)
         if value is None:
@@ -89,7 +89,7 @@ class Fields:
         """Return a list of objects; an empty one where the key is missing or null.
 
         Raises:
-            InputError: It is no list of objects.
+            InputError: The value is not a list of objects.
         """
         value = self.data.get(key)
         if value is None:
@@ -102,7 +102,7 @@ class Fields:
         """Yield key and value of an object of objects.
 
         Raises:
-            InputError: A value is no object.
+            InputError: A value is not an object.
         """
         for key in self.data:
             yield key, self.object(key)
@@ -111,7 +111,7 @@ class Fields:
         """Return a list of texts; an empty one where the key is missing or null.
 
         Raises:
-            InputError: It is no list of texts.
+            InputError: The value is not a list of texts.
         """
         value = self.data.get(key)
         if value is None:
@@ -124,7 +124,7 @@ class Fields:
         """Return a shape; () where the key is missing or null.
 
         Raises:
-            InputError: It is no list of whole numbers.
+            InputError: The value is not a list of whole numbers.
         """
         value = self.data.get(key)
         if value is None:

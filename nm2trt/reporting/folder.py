@@ -58,10 +58,10 @@ class RunFolder:
         """Return where the record of a stage lies.
 
         Raises:
-            InputError: The name could leave the folder, or is no name.
+            InputError: The name is invalid, or could leave the folder.
         """
         if not is_stage_name(name):
-            raise InputError(f"{name!r} is no name of a stage: use letters, digits, '-', '_' and '.'")
+            raise InputError(f"{name!r} is not a valid stage name: use letters, digits, '-', '_' and '.'")
         return self.path / "stages" / f"{name}.json"
 
     def make(self) -> None:
@@ -98,7 +98,7 @@ class RunFolder:
             OutputError: It cannot be written.
         """
         if record.stage not in STAGES:
-            raise InputError(f"{record.stage!r} is no kind of stage; kinds are {', '.join(STAGES)}")
+            raise InputError(f"{record.stage!r} is not a kind of stage; choose {', '.join(STAGES)}")
         path = self.stage_path(record.name)
         write_atomic(path, _dumps(record.to_json()))
 
@@ -132,7 +132,7 @@ class RunFolder:
             InputError: It is missing, damaged, or of a later release.
         """
         if not self.path.is_dir():
-            raise InputError(f"{self.path} is no folder; give the folder of a run, as `nm2trt run` writes it")
+            raise InputError(f"{self.path} is not a folder; give the folder that `nm2trt run` wrote")
         if not self.header_path.exists():
             raise InputError(
                 f"{self.path} is not the folder of a run: it has no run.json; docs/report.md says what "

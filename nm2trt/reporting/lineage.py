@@ -11,7 +11,7 @@ from nm2trt.reporting.records import FileRecord, StageRecord
 
 __all__ = ["lineage_of"]
 
-# Stages whose outputs are models or engines; what the others write is no part of the lineage.
+# Stages whose outputs are models or engines; files that other stages write do not belong to the lineage.
 _MAKERS = frozenset(
     {"train", "sparsify", "export", "fuse", "permute", "prune", "cast", "quantize", "build", "deploy"}
 )

@@ -160,7 +160,7 @@ def _code(text: str) -> str:
 
 
 def _breakable(name: str) -> Markup:
-    """Let a long name break behind dots, slashes and underscores."""
+    """Let a long name break after dots, slashes and underscores."""
     return Markup("<wbr>").join(escape(part) for part in re.findall(r"[^./_]*[./_]?", name) if part)
 
 

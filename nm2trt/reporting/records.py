@@ -195,7 +195,7 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} is half written or damaged: it is no JSON; run that stage again, the others are kept"
         ) from error
     if not isinstance(data, dict):
-        raise InputError(f"{path} is no record of a run: it should hold a JSON object")
+        raise InputError(f"{path} is not the record of a run: it does not hold a JSON object")
     schema = data.get("schema", SCHEMA)
     if schema != SCHEMA:
         raise InputError(

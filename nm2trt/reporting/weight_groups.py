@@ -58,7 +58,7 @@ class Ladder:
 def ladder_of(weights: Sequence[WeightRow]) -> Ladder:
     """Group weights by operator, shape, zeros to a tenth of a percent, rungs and reason."""
     answered = [key for key in RUNGS if any(_rung(row, key) != ("", "") for row in weights)]
-    # A planned dense layer gets "-" on the rungs that it never reaches; that is no difference worth a column.
+    # A planned dense layer gets "-" on the rungs that it never reaches; that needs no column.
     told = {key: {_rung(row, key) for row in weights} - _NOTHING for key in answered}
     same = {RUNGS[key]: next(iter(told[key]))[1] for key in answered if len(told[key]) == 1 < len(weights)}
     rungs = tuple(key for key in answered if len(told[key]) > 1 or (told[key] and len(weights) == 1))

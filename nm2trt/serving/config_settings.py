@@ -1,7 +1,7 @@
 """`--set path=value`: any field of a model configuration, checked against the protobuf.
 
-A path is names joined by dots, with `[index]` behind a list: `optimization.priority=PRIORITY_MAX`,
-`instance_group[0].host_policy=node0`, `parameters.mode.string_value=fast`. One behind the end of a list adds
+A path is names joined by dots, with `[index]` after a list: `optimization.priority=PRIORITY_MAX`,
+`instance_group[0].host_policy=node0`, `parameters.mode.string_value=fast`. One past the end of a list adds
 to it. A list of plain values takes them separated by commas.
 """
 
@@ -53,14 +53,14 @@ def apply_setting(config: Any, text: str) -> None:
         text: "path=value".
 
     Raises:
-        InputError: There is no such field, the value does not fit it, or it is not to be set by hand.
+        InputError: The field does not exist, the value does not fit it, or it is not to be set by hand.
     """
     path, equals, value = text.partition("=")
     steps = re.findall(r"[^.\[\]]+|\[[0-9]+\]", path)
     rebuilt = "".join(step if step.startswith("[") else f".{step}" for step in steps).removeprefix(".")
     if not equals or not steps or rebuilt != path.strip():
         raise InputError(
-            f"{text!r} is no setting; write PATH=VALUE, as in optimization.priority=PRIORITY_MAX"
+            f"{text!r} is not a setting; write PATH=VALUE, as in optimization.priority=PRIORITY_MAX"
         )
     if steps[0] in _OURS:
         raise InputError(
@@ -81,7 +81,7 @@ def names_code(text: str) -> bool:
 
 
 def _descend(message: Any, steps: list[str], value: str, text: str) -> Any:
-    """Follow one name, and an index or key behind it; set the value at the path's end."""
+    """Follow one name, and an index or key after it; set the value at the path's end."""
     name = steps.pop(0)
     field = message.DESCRIPTOR.fields_by_name.get(name)
     if field is None:
@@ -152,7 +152,7 @@ def _scalar(field: Any, value: str, text: str) -> Any:
         known = field.enum_type.values_by_name
         if value not in known:
             raise InputError(
-                f"{value!r} is no value of {field.name!r}; choose from {', '.join(known)} ({text!r})"
+                f"{value!r} is not a value of {field.name!r}; choose from {', '.join(known)} ({text!r})"
             )
         return known[value].number
     kind = field.cpp_type
@@ -182,7 +182,7 @@ def _whole_message(field: Any, text: str) -> InputError:
 
 def _end(steps: list[str], text: str) -> None:
     if steps:
-        raise InputError(f"the path goes on behind a plain value, at {steps[0]!r} ({text!r})")
+        raise InputError(f"the path goes on after a plain value, at {steps[0]!r} ({text!r})")
 
 
 def _is_map(field: Any) -> bool:

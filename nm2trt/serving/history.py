@@ -20,7 +20,7 @@ SCHEMA = 1
 
 
 def history(model: Path) -> list[int]:
-    """Return the version that is served, then the one before it, and so on; [] where there is no model.
+    """Return the version that is served, then the one before it, and so on; [] if the model is missing.
 
     Raises:
         InputError: The folder is not one that nm2trt placed.

@@ -169,7 +169,7 @@ class _Round:
             if kept_bytes > _MOST_KEPT_BYTES:
                 self._check_all(kept)
                 kept, kept_bytes = [], 0
-        # The last answer of the round stops the clock, not the checks behind it.
+        # The last answer of the round stops the clock, not the checks after it.
         self._check_all(kept)
 
     def _another(self) -> bool:

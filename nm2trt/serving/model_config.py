@@ -143,12 +143,12 @@ def from_text(text: str, where: str) -> Any:
     """Read a `config.pbtxt`.
 
     Raises:
-        InputError: It is no model configuration.
+        InputError: The text is not a model configuration.
     """
     try:
         return text_format.Parse(text, _message())
     except text_format.ParseError as error:
-        raise InputError(f"{where} is no model configuration: {error}") from error
+        raise InputError(f"{where} is not a model configuration: {error}") from error
 
 
 def serve_only(config: Any, version: int) -> None:
@@ -174,7 +174,7 @@ def served_differences(deployed: Any, served: Mapping[str, Any]) -> list[str]:
         served: The server's, as its JSON.
 
     Raises:
-        BackendError: The server's is no configuration.
+        BackendError: The server's answer is not a configuration.
     """
     try:
         theirs = json_format.ParseDict(dict(served), _message(), ignore_unknown_fields=True)

@@ -143,7 +143,7 @@ class ServerOptions:
         ports = (self.http_port, self.grpc_port, self.metrics_port)
         for port in ports:
             if not 0 <= port <= 65535:
-                raise InputError(f"{port} is no port; choose one from 1 to 65535, or 0 for a free one")
+                raise InputError(f"{port} is not a port; choose one from 1 to 65535, or 0 for a free one")
         chosen = [port for port in ports if port]
         if len(set(chosen)) != len(chosen):
             raise InputError(

@@ -29,7 +29,7 @@ class Release(JsonValue):
 
     Args:
         release: Its release, e.g. "24.10".
-        image: What stands behind the release in the image's tag: "py3" or "trtllm-python-py3".
+        image: The part of the image's tag after the release: "py3" or "trtllm-python-py3".
         tensorrt: Its TensorRT, in as many numbers as the source gives.
         source: Where that is stated.
     """
@@ -157,7 +157,7 @@ def check_fit(
     told = release or release_of_server(server_version)
     if tensorrt:
         if not re.fullmatch(r"[0-9]+(\.[0-9]+){2,3}", tensorrt):
-            raise InputError(f"{tensorrt!r} is no version of TensorRT; write it whole, as in 10.9.0.34")
+            raise InputError(f"{tensorrt!r} is not a version of TensorRT; write it whole, as in 10.9.0.34")
         _require_version(artefact, built, tensorrt, f"the server has TensorRT {tensorrt}")
     elif release:
         rows = find_releases(release)
@@ -175,7 +175,7 @@ def check_fit(
         )
     for gpu in gpus:
         if not re.fullmatch(r"sm[0-9]{2,3}[a-z]?", gpu):
-            raise InputError(f"{gpu!r} is no compute capability; write it as in sm86")
+            raise InputError(f"{gpu!r} is not a compute capability; write it as in sm86")
     _require_targets(artefact, told, gpus)
     if not gpus:
         notes.append(f"the plan is for {', '.join(artefact.targets)}; the server's GPU was not asked (--gpu)")

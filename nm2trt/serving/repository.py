@@ -180,7 +180,7 @@ def roll_back(repository: str | os.PathLike[str], name: str, *, to: int | None =
         to: The version; None takes the one before the one that is served.
 
     Raises:
-        InputError: There is no such model, or no version to go back to.
+        InputError: The model is missing, or it has no version to go back to.
         OutputError: The repository cannot be written; what is served is unchanged.
     """
     check_name(name)
@@ -236,7 +236,7 @@ def remove(repository: str | os.PathLike[str], name: str) -> None:
     """Take a model that nm2trt placed out of a repository.
 
     Raises:
-        InputError: There is no such model, or something else placed it.
+        InputError: The model is missing, or something else placed it.
         OutputError: The repository cannot be written.
     """
     root = _repository(repository, make=False)
@@ -251,7 +251,7 @@ def served_config(repository: str | os.PathLike[str], name: str) -> Any:
     """Return the configuration that a repository holds for a model, a ModelConfig message.
 
     Raises:
-        InputError: There is no such model, or it is no configuration.
+        InputError: The model is missing, or its configuration is invalid.
     """
     path = _repository(repository, make=False) / check_name(name) / CONFIG
     try:
@@ -264,7 +264,7 @@ def _repository(path: str | os.PathLike[str], *, make: bool = True) -> Path:
     root = Path(path)
     if not root.is_dir():
         if root.exists() or root.is_symlink():
-            raise InputError(f"{root} is no folder; give the folder of a model repository")
+            raise InputError(f"{root} is not a folder; give the folder of a model repository")
         if not make:
             raise InputError(f"{root} does not exist; give the folder of a model repository")
         with told(root):

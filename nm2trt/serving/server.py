@@ -132,7 +132,7 @@ def start_server(
         installation: Which server; None takes what `find_server` finds.
 
     Raises:
-        InputError: The repository is no folder, or holds no model of a name to load.
+        InputError: The repository is not a folder, or a model to load is missing in it.
         OutputError: The log cannot be written.
         BackendMissingError: No server is installed.
         BackendError: The server stops or is not ready in time; its last words are in the message.
@@ -141,7 +141,7 @@ def start_server(
     repository = Path(repository).absolute()
     if not repository.is_dir():
         raise InputError(
-            f"{repository} is no folder; give a model repository, e.g. one that nm2trt deploy made"
+            f"{repository} is not a folder; give a model repository, e.g. one that nm2trt deploy made"
         )
     if options.control == "explicit":
         for name in options.load:

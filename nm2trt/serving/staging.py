@@ -84,7 +84,7 @@ def move_away(root: Path, folder: Path) -> None:
 
 
 def clear_stale(root: Path, model: Path) -> None:
-    """Remove what killed processes left behind."""
+    """Remove what killed processes left."""
     places = [(model, ""), (root, ""), (root.parent, f".{root.name}")]
     for folder, prefix in places:
         pattern = re.compile(rf"{re.escape(prefix)}\.{_MARK}-({MARK})")

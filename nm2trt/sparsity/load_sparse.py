@@ -56,7 +56,7 @@ def load_sparse(model: nn.Module, state: Mapping[str, Any]) -> nn.Module:
     plain = {key: value for key, value in state.items() if "parametrizations" not in key.split(".")}
     for name, pattern in patterns.items():
         if name not in choices:
-            raise SparsifyError(f"the state's sparse weight {name} is no weight of {type(model).__name__}")
+            raise SparsifyError(f"the state's sparse weight {name} is missing in {type(model).__name__}")
         for site in choices[name].sites:
             plain[site.weight_name] = _masked(name, pattern, choices[name].entry, state)
     _refuse_other_keys(model, plain)

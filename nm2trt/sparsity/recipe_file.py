@@ -144,7 +144,7 @@ def read_job(path: str | os.PathLike[str]) -> JobRecipe:
     """
     recipe = validated(JobRecipe, read_yaml(path), path)
     if recipe.method not in METHODS:
-        raise InputError(f"{path}: method: there is no method {recipe.method!r}; choose fcpts or magnitude")
+        raise InputError(f"{path}: method: {recipe.method!r} is unknown; choose fcpts or magnitude")
     spec = METHODS[recipe.method]
     if not spec.post_training and recipe.method != "magnitude":
         raise InputError(
@@ -202,7 +202,7 @@ def make_model(named: str, arguments: Mapping[str, Any], folder: Path) -> nn.Mod
         folder: Folder of the file.
 
     Raises:
-        InputError: There is no such function, or it fails, or returns something else.
+        InputError: The function is missing, fails, or returns something else.
     """
     module_name, _, function_name = named.rpartition(":")
     try:
@@ -255,7 +255,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is no sound safetensors file") from error
+        raise InputError(f"{path} is not a sound safetensors file") from error
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

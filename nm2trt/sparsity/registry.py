@@ -59,5 +59,5 @@ def method(name: str) -> MethodSpec:
         SparsifyError: There is none.
     """
     if name not in METHODS:
-        raise SparsifyError(f"there is no method {name!r}; choose one of {', '.join(METHODS)}")
+        raise SparsifyError(f"method {name!r} is unknown; choose one of {', '.join(METHODS)}")
     return METHODS[name]

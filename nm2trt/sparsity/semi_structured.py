@@ -60,7 +60,7 @@ def _refusal(weight: torch.Tensor) -> str | None:
     if weight.dtype not in _DTYPES:
         return f"its dtype {str(weight.dtype).removeprefix('torch.')} is none of float16, bfloat16, int8"
     if any(size % least for size, least in zip(weight.shape, _LEAST, strict=True)):
-        return f"its shape {tuple(weight.shape)} is no multiple of {_LEAST}"
+        return f"its shape {tuple(weight.shape)} is not a multiple of {_LEAST}"
     if not check(weight.detach().float().cpu().numpy(), _PATTERN, axis=1).holds:
         return "it does not hold 2:4"
     return None

@@ -173,7 +173,7 @@ def parse_drop(text: str) -> float:
     match = _DROP.fullmatch(text.strip())
     if match is None:
         raise InputError(
-            f"{text!r} is no drop; write percentage points as in 0.5pt, or a number in the metric's unit"
+            f"{text!r} is not a drop; write percentage points as in 0.5pt, or a number in the metric's unit"
         )
     if match[2] is None and float(match[1]) >= _AMBIGUOUS:
         raise InputError(

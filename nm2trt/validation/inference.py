@@ -97,7 +97,7 @@ def read_arrays(path: str | os.PathLike[str], session: Session) -> dict[str, Arr
     except UNSOUND_ARCHIVE as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} is no sound .npz or .npy of plain arrays") from error
+        raise DataError(f"{path} is not a sound .npz or .npy of plain arrays") from error
     if isinstance(loaded, np.ndarray):
         if len(session.inputs) != 1:
             names = [spec.name for spec in session.inputs]

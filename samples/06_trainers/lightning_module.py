@@ -3,7 +3,7 @@
     python samples/06_trainers/lightning_module.py
 
 No callback: `attach` stands in `configure_optimizers`. Lightning runs forward and backward in a closure that
-it hands to the optimizer's step; the decay is added behind it, once.
+it hands to the optimizer's step; the decay is added after it, once.
 """
 
 from __future__ import annotations

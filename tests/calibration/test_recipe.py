@@ -180,7 +180,7 @@ def test_images_that_link_out_of_the_folder_are_not_read(tmp_path):
 BAD = {
     "python-tag": ("source: !!python/object/apply:os.system ['true']\ncount: 1\n", "cannot be read at line 1: could not determine a constructor"),
     "alias": ("a: &a [1]\nb: *a\n", r"cannot be read at line 2: aliases \(\*name\) are not read"),
-    "no-mapping": ("- 1\n", "is no recipe; it should be a mapping"),
+    "no-mapping": ("- 1\n", "is not a recipe, which is a mapping"),
     "broken": ("source: {kind: digits\n", "cannot be read at line 2"),
     "unknown-key": ("source: {kind: digits}\ncount: 2\nseeds: 3\n", "line 3: seeds: unknown key; did you mean 'seed'"),
     "unknown-inner-key": ("source: {kind: digits, path: x}\ncount: 2\n", "source.digits.path: unknown key"),
@@ -195,7 +195,7 @@ BAD = {
     "function": ("source: {kind: function, function: 'os.system(1)'}\ncount: 2\n", "source.function.function: String should match pattern"),
     "no-array": ("source: {kind: npz, path: data.npz, arrays: [y]}\ncount: 2\n", r"has no array 'y'; it holds \['labels', 'x'\]"),
     "missing-file": ("source: {kind: npz, path: none.npz}\ncount: 2\n", "none.npz does not exist"),
-    "no-npz": ("source: {kind: npz, path: recipe.yaml}\ncount: 2\n", "is no sound .npz or .npy"),
+    "no-npz": ("source: {kind: npz, path: recipe.yaml}\ncount: 2\n", "is not a sound .npz or .npy"),
     "no-idx": ("source: {kind: idx, path: recipe.yaml}\ncount: 2\n", "is no IDX file: its first bytes are 736f7572"),
     "empty-folder": ("source: {kind: images, path: .}\ncount: 2\n", "holds no image"),
 }  # fmt: skip
@@ -211,14 +211,14 @@ def test_one_sentence_for_each_mistake(case, tmp_path):
 
 def test_pickled_objects_are_not_read(tmp_path):
     np.save(tmp_path / "x.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(DataError, match=r"is no sound .npz or .npy of plain arrays"):
+    with pytest.raises(DataError, match=r"is not a sound .npz or .npy of plain arrays"):
         load_recipe(written(tmp_path, "source: {kind: npy, path: x.npy}\ncount: 1\n"))
 
 
 def test_nan_and_text_are_no_samples():
     with pytest.raises(DataError, match="input 'x' holds NaN or infinity"):
         SampleSet({"x": np.array([[np.nan]])}, (0,), "here")
-    with pytest.raises(DataError, match="dtype <U1, which is no number"):
+    with pytest.raises(DataError, match="dtype <U1; inputs must be numbers"):
         SampleSet({"x": np.array([["a"]])}, (0,), "here")
     with pytest.raises(DataError, match="here gave no sample"):
         SampleSet({}, (), "here")

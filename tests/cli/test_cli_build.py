@@ -456,7 +456,7 @@ def test_an_abbreviated_option_is_refused_not_guessed(folder, capsys):
 def test_a_file_that_the_manifest_would_replace_is_refused_before_the_build(net, capsys):
     (net.parent / "net.json").write_text('{"learning_rate": 0.1}')
     told = refuse(capsys, 2, "build", "net.onnx", "-o", "net")
-    assert "net.json is there, is no manifest of nm2trt, and would be replaced" in told
+    assert "net.json is not a manifest of nm2trt, and would be replaced" in told
     assert (net.parent / "net.json").read_text() == '{"learning_rate": 0.1}'
     assert files(net.parent) == ["net.json", "net.onnx"]
 

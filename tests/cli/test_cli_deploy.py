@@ -59,8 +59,8 @@ def test_deploy_says_what_it_did(tmp_path, capsys):
     ("words", "status", "message"),
     [
         (["--set", "max_batch=3"], 2, "no field 'max_batch'"),
-        (["--set", "nonsense"], 2, "'nonsense' is no setting; write PATH=VALUE"),
-        (["--parameter", "x"], 2, "'x' is no parameter; write KEY=VALUE"),
+        (["--set", "nonsense"], 2, "'nonsense' is not a setting; write PATH=VALUE"),
+        (["--parameter", "x"], 2, "'x' is not a parameter; write KEY=VALUE"),
         (["--preferred-batch", "a"], 2, "'a' is not a list of numbers; write them as in 1,8,32"),
         (["--backend", "torch"], 2, "invalid choice: 'torch'"),
         (["--backend", "tensorrt"], 2, "does not run it; use onnxruntime or python"),

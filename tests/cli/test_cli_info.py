@@ -73,7 +73,7 @@ def test_the_header_of_an_unknown_version_is_not_guessed(engine, capsys):
         ),
         pytest.param(lambda path: path.write_bytes(b"vtrt"), "is cut short", id="header-only"),
         pytest.param(lambda path: path.write_bytes(b""), "is empty", id="empty"),
-        pytest.param(lambda path: path.write_bytes(b"hello" * 99), "is no engine", id="neither"),
+        pytest.param(lambda path: path.write_bytes(b"hello" * 99), "is neither an engine", id="neither"),
         pytest.param(lambda path: path.unlink(), "does not exist", id="missing"),
         pytest.param(
             lambda path: path.with_name("net.rtx.json").write_text("{"),

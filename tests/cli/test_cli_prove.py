@@ -64,7 +64,7 @@ def test_times_speeds_and_layers_are_printed(tmp_path, capsys):
     ("words", "message"),
     [
         (["--runs", "0"], "--runs 0 is out of range; give 1 or more"),
-        (["-o", "no/such"], "no/such is no folder"),
+        (["-o", "no/such"], "no/such is not a folder"),
         (["--dense", "none.onnx"], "none.onnx does not exist"),
         (["--profile", "x"], "is not a profile"),
     ],

@@ -24,7 +24,7 @@ def test_an_ahead_of_time_build_can_never_know(net, capsys):
 @pytest.mark.parametrize("share", ["0.8", "0", "120%", "most", "-3"])
 def test_what_is_no_share(net, capsys, share):
     assert main(["build", str(net), "--sparsity", f"--require-sparse={share}"]) == 2
-    assert "is no share of the work; write a percentage over 0, as in 80%" in capsys.readouterr().err
+    assert "is not a share of the work; write a percentage over 0, as in 80%" in capsys.readouterr().err
 
 
 def test_a_dry_run_refuses_what_the_build_would(net, capsys):

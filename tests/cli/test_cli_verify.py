@@ -61,7 +61,7 @@ def test_pattern(path):
         (["no.onnx"], "no.onnx does not exist; give the path of an ONNX model file"),
         (["{path}", "--pattern", "two"], "'two' is not an N:M pattern"),
         (["{path}", "--fail-on", "sometimes"], "invalid choice: 'sometimes'"),
-        (["{path}", "--external-data-root", "/no/such"], "/no/such is no folder"),
+        (["{path}", "--external-data-root", "/no/such"], "/no/such is not a folder"),
         ([], "the following arguments are required: model"),
     ],
 )

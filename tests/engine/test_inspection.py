@@ -117,7 +117,7 @@ def test_an_onnx_runtime_model_is_an_engine_too(tmp_path):
 
 def test_other_files_are_no_engines(engine):
     assert is_engine(engine)
-    with pytest.raises(InputError, match=r"net\.onnx is no engine .* use nm2trt verify"):
+    with pytest.raises(InputError, match=r"net\.onnx is not an engine .* use nm2trt verify"):
         inspect_engine(engine.with_suffix(".onnx"))
 
 

@@ -243,9 +243,9 @@ def test_the_verdict_is_for_the_targets_that_were_named_and_verifies_nothing_aga
         ({"data": None}, "--max-drop is part of an accuracy budget"),
         ({"data": None, "max_drop": None, "gain": "g.json"}, "--gain is part of an accuracy budget"),
         ({"calib": None}, "a budget is kept by reconstruction, which needs samples; give them with --calib"),
-        ({"max_drop": "much"}, "'much' is no drop"),
+        ({"max_drop": "much"}, "'much' is not a drop"),
         ({"metrics": ("top-1", "top-2")}, "judges one metric, and name only one with --metric"),
-        ({"metrics": ("best",)}, "'best' is no metric"),
+        ({"metrics": ("best",)}, "'best' is not a metric"),
         (
             {"pattern": "1:4", "targets": "sm86"},
             "sparse kernels take 2:4; leave --target and --gain out for 1:4",

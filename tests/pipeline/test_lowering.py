@@ -117,7 +117,7 @@ def test_an_fp8_file_is_refused_for_ampere_too(folder, capsys):
 
 
 def test_a_precision_that_is_none_is_refused():
-    with pytest.raises(InputError, match="'int4' is no precision; choose fp16, bf16, int8, fp8"):
+    with pytest.raises(InputError, match="'int4' is not a precision; choose fp16, bf16, int8, fp8"):
         Lowering("int4")
 
 

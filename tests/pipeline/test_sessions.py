@@ -85,7 +85,7 @@ def test_what_runs_it_is_named(tmp_path):
 def test_shapes_are_read():
     assert parse_shapes(["x:1x3x8", "a:0:7"]) == {"x": (1, 3, 8), "a:0": (7,)}
     for text in ("x", ":1x2", "x:", "x:0x2", "x:1x-1", "x:1,2"):
-        with pytest.raises(InputError, match="is no shape; write NAME:SIZES"):
+        with pytest.raises(InputError, match="is not a shape; write NAME:SIZES"):
             parse_shapes([text])
 
 

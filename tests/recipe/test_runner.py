@@ -230,7 +230,7 @@ def test_each_comparison_of_one_model_is_reported(project):
         pytest.param(
             "  fuse:\n",
             "  fuse: {from: verify-it}\n",
-            r"line 5: stages\.fuse\.from: 'verify-it' is no stage of this recipe and no file; did you mean|line 5: stages\.fuse\.from: .*known are",
+            r"line 5: stages\.fuse\.from: 'verify-it' is neither a stage of this recipe nor a file; did you mean|line 5: stages\.fuse\.from: .*known are",
             id="unknown-source",
         ),
         pytest.param(
@@ -260,7 +260,7 @@ def test_each_comparison_of_one_model_is_reported(project):
         pytest.param(
             "  fuse:",
             "  fuze:",
-            r"line 5: stages\.fuze: there is no stage 'fuze', did you mean 'fuse'\?",
+            r"line 5: stages\.fuze: stage 'fuze' is unknown, did you mean 'fuse'\?",
             id="unknown-stage",
         ),
         pytest.param(
@@ -295,7 +295,7 @@ def test_each_comparison_of_one_model_is_reported(project):
             id="stage-outside",
         ),
         pytest.param(
-            "  fuse:\n", "  on:\n", r"line 5: the key 'on' is no text to YAML; put it in quotes", id="key-on"
+            "  fuse:\n", "  on:\n", r"line 5: the key 'on' is not text to YAML; put it in quotes", id="key-on"
         ),
         pytest.param(
             '"2:4"',

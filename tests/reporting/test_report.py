@@ -155,7 +155,7 @@ def test_last_line_of_telemetry_may_be_cut_but_no_other(run):
             lambda run: run.stage_path("verify").write_text(""), r"verify\.json is empty", id="empty"
         ),
         pytest.param(
-            lambda run: run.stage_path("verify").write_text("[]"), r"should hold a JSON object", id="list"
+            lambda run: run.stage_path("verify").write_text("[]"), r"does not hold a JSON object", id="list"
         ),
         pytest.param(
             lambda run: change(run.stage_path("verify"), stage="guess"),
@@ -193,9 +193,9 @@ def test_refuses(run, tmp_path, spoil, match):
 
 
 def test_refuses_arguments(run, tmp_path):
-    with pytest.raises(InputError, match="is no folder; give the folder of a run"):
+    with pytest.raises(InputError, match="is not a folder; give the folder that"):
         nm2trt.report(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="'pdf' is no format of a report; choose html, json or md"):
+    with pytest.raises(InputError, match="'pdf' is not a report format; choose html, json or md"):
         nm2trt.report(run.path, format="pdf")
     with pytest.raises(OutputError, match=r"the folder .* does not exist"):
         nm2trt.report(run.path, tmp_path / "nowhere" / "report.html")
@@ -203,7 +203,7 @@ def test_refuses_arguments(run, tmp_path):
 
 @pytest.mark.parametrize("name", ["../verify", "", "a/b", ".hidden", "a\n"])
 def test_names_of_stages_stay_in_the_folder(tmp_path, name):
-    with pytest.raises(InputError, match="is no name of a stage"):
+    with pytest.raises(InputError, match="is not a valid stage name"):
         RunFolder(tmp_path).stage_path(name)
 
 

@@ -199,5 +199,5 @@ def test_the_two_runs_page_is_quiet(browser, run, tmp_path):
 
 
 def test_a_second_run_that_is_none_is_refused(run, tmp_path):
-    with pytest.raises(InputError, match="missing is no folder"):
+    with pytest.raises(InputError, match="missing is not a folder"):
         nm2trt.report(tmp_path / "run", beside=tmp_path / "missing")

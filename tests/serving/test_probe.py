@@ -485,7 +485,7 @@ class TestCanary:
 
         monkeypatch.setattr(TritonServer, "load", meanwhile)
         with pytest.raises(
-            BackendError, match="version 1 is no longer the one to serve, so nothing was roll"
+            BackendError, match="version 1 has been replaced by another since, so nothing was roll"
         ):
             deploy(good, tritonserver.repository, "rival", PYTHON, canary=url(tritonserver))
         config = (tritonserver.repository / "rival" / "config.pbtxt").read_text()

@@ -62,7 +62,7 @@ def test_a_stated_tensorrt():
 
 @pytest.mark.parametrize("text", ["10.9", "10", "v10.9.0", "10.9.0.34.1", "new"])
 def test_a_tensorrt_that_is_not_stated_whole(text):
-    with pytest.raises(InputError, match=r"is no version of TensorRT; write it whole, as in 10\.9\.0\.34"):
+    with pytest.raises(InputError, match=r"is not a version of TensorRT; write it whole, as in 10\.9\.0\.34"):
         check_fit(PLAN, tensorrt=text)
 
 
@@ -93,7 +93,7 @@ def test_another_gpu():
 
 
 def test_a_gpu_that_is_written_otherwise():
-    with pytest.raises(InputError, match="'86' is no compute capability; write it as in sm86"):
+    with pytest.raises(InputError, match="'86' is not a compute capability; write it as in sm86"):
         check_fit(PLAN, release="25.03", gpus=("86",))
 
 

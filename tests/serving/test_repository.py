@@ -231,7 +231,7 @@ def test_a_model_of_somebody_else_is_left_alone(tmp_path):
     for config in ("", 'name: "m"\nbackend: "onnxruntime"\n', "no configuration at all {"):
         (theirs / "config.pbtxt").write_text(config)
         before = tree(tmp_path)
-        with pytest.raises(InputError, match=r"was not placed by nm2trt deploy|is no model configuration"):
+        with pytest.raises(InputError, match=r"was not placed by nm2trt deploy|is not a model configuration"):
             place(model(tmp_path), tmp_path / "models", "m")
         (tmp_path / "m1.onnx").unlink()
         assert tree(tmp_path) == before
@@ -239,7 +239,7 @@ def test_a_model_of_somebody_else_is_left_alone(tmp_path):
 
 def test_what_is_no_repository(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match="file is no folder; give the folder of a model repository"):
+    with pytest.raises(InputError, match="file is not a folder; give the folder of a model repository"):
         place(model(tmp_path), tmp_path / "file", "m")
     with pytest.raises(OutputError, match="No such file or directory"):
         place(model(tmp_path), tmp_path / "a" / "b", "m")

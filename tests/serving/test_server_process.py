@@ -92,8 +92,8 @@ def test_a_port_that_is_taken(tmp_path, tritonserver):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"http_port": 70000}, "70000 is no port"),
-        ({"grpc_port": -1}, "-1 is no port"),
+        ({"http_port": 70000}, "70000 is not a port"),
+        ({"grpc_port": -1}, "-1 is not a port"),
         ({"http_port": 8000, "metrics_port": 8000}, "the ports 8000, 0, 8000 name one twice"),
     ],
 )
@@ -114,7 +114,7 @@ def test_a_python_model_without_its_code_is_told_before_the_server_hangs_on_it(t
 
 
 def test_what_is_no_repository(tmp_path):
-    with pytest.raises(InputError, match="nowhere is no folder; give a model repository"):
+    with pytest.raises(InputError, match="nowhere is not a folder; give a model repository"):
         serve(tmp_path / "nowhere")
 
 

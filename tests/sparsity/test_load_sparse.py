@@ -100,7 +100,7 @@ def test_another_architecture_is_told():
     state = trained("sr-ste")[0].state_dict()
     with pytest.raises(SparsifyError, match=r"has shape \(8,.*\) in the state and \(4,.*\) in the model"):
         nm2trt.load_sparse(net(outputs=4), state)
-    with pytest.raises(SparsifyError, match=r"sparse weight 0\.weight is no weight of Linear"):
+    with pytest.raises(SparsifyError, match=r"sparse weight 0\.weight is missing in Linear"):
         nm2trt.load_sparse(nn.Linear(4, 4), state)
 
 

@@ -33,7 +33,7 @@ def test_a_bare_number_that_may_mean_points_is_refused(text):
 
 @pytest.mark.parametrize("text", ["0.5%", "-1pt", "pt", "", "nan", "1e-2"])
 def test_other_texts_are_no_drops(text):
-    with pytest.raises(InputError, match="is no drop; write percentage points"):
+    with pytest.raises(InputError, match="is not a drop; write percentage points"):
         parse_drop(text)
 
 

@@ -96,7 +96,7 @@ def test_an_input_without_batch_is_fed_as_it_is(tmp_path):
     [
         pytest.param(["none.onnx"], 2, "none.onnx does not exist", id="no-model"),
         pytest.param(["m.onnx", "--data", "none.npz"], 2, "none.npz does not exist", id="no-data"),
-        pytest.param(["m.onnx", "--data", "bad.npz"], 2, "bad.npz is no sound .npz", id="bad-data"),
+        pytest.param(["m.onnx", "--data", "bad.npz"], 2, "bad.npz is not a sound .npz", id="bad-data"),
         pytest.param(["m.onnx", "--data", "other.npz"], 2, "the model's inputs are ['x'], the data has ['z']", id="names"),
         pytest.param(["m.onnx", "--data", "wide.npy"], 2, "takes samples of shape nx3, the data has (2, 4)", id="shape"),
         pytest.param(["two.onnx", "--data", "wide.npy"], 2, "holds one array, the model's inputs are ['x', 'z']", id="one-array"),

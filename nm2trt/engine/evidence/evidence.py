@@ -57,7 +57,7 @@ class LayerRecord:
         kind: Its type, e.g. "CaskConvolution", "gemm".
         nodes: The ONNX nodes that it runs, as far as its metadata or name tells.
         tactic: Name of its kernel; "" where that is not told.
-        sparse_weights: What `HasSparseWeights` says, which is no proof; None where it is not told.
+        sparse_weights: What `HasSparseWeights` says, which does not prove a sparse kernel; None if unknown.
     """
 
     name: str

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 __all__ = ["is_region", "onnx_nodes", "split_list"]
 
 _METADATA = "[ONNX Layer: "
-# No builder nests point-wise kernels deeper; a text that does is no log.
+# No builder nests point-wise kernels deeper; a text that does is not a log.
 _DEEPEST = 64
 _REGION = re.compile(r"\{ForeignNode\[(.*)\.\.\.(.*)\]\}", re.DOTALL)
 _MYELIN_SUFFIX = re.compile(r"_myl\d+_\d+$")

@@ -55,7 +55,7 @@ def asked(node: str, evidence: Evidence) -> Rung:
     if evidence.kernels and not any(is_sparse_kernel(kernel.name) for kernel in evidence.kernels):
         return Rung("no", "no sparse kernel ran at all")
     if any(layer.sparse_weights and node in layer.nodes for layer in evidence.layers):
-        return Rung("no", "not chosen: HasSparseWeights alone is no proof")
+        return Rung("no", "not chosen: HasSparseWeights does not prove it")
     return Rung("not measured", NOT_MEASURED)
 
 

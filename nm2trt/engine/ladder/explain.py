@@ -193,7 +193,7 @@ def _pattern(row: LadderRow) -> Reason | None:
 
 
 def _hopeless(row: LadderRow) -> Reason | None:
-    """Return the rule that forbids a sparse kernel whatever the weight holds: pruning is no advice."""
+    """Return the rule that forbids a sparse kernel whatever the weight holds, so that pruning cannot help."""
     for code, sentence in row.doubts.items():
         rule = rule_of(code)
         if rule is not None and rule.rung == "shape" and row.pattern.answer == "no":

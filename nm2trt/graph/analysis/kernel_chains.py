@@ -1,6 +1,6 @@
-"""Who makes and who reads each value of one graph, and how far a kernel reaches behind a product.
+"""Producers and readers of each value of one graph, and how far a kernel reaches after a product.
 
-A builder runs Conv, Gemm and MatMul in one kernel with what stands directly behind: a bias, a folded
+A builder runs Conv, Gemm and MatMul in one kernel with the nodes directly after: a bias, a folded
 BatchNormalization, a residual Add and one activation. The value at the end of that chain is what leaves the
 kernel, so it is the one that must be quantised for the layer to be INT8-out.
 """
@@ -14,7 +14,7 @@ import onnx
 
 __all__ = ["ACTIVATIONS", "Chain", "Wiring"]
 
-# Activations that a builder fuses behind an INT8 product; others run by themselves.
+# Activations that a builder fuses with an INT8 product; others run by themselves.
 ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu"})
 _PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 

@@ -66,7 +66,7 @@ class Scope:
         attributes: A function call's attributes, for `ref_attr_name`.
         functions: Domain and name of every local function.
         positions: Position of a node, by identity, in the file.
-        producers: The node behind each output.
+        producers: The node that makes each output.
         states: What is known of each value that is defined here.
     """
 
@@ -129,7 +129,7 @@ def node_name(node: onnx.NodeProto, position: int) -> str:
 
 
 def walk(model: Model) -> Iterator[tuple[Scope, onnx.NodeProto]]:
-    """Yield every node with its scope: bodies behind their node, functions at each call.
+    """Yield every node with its scope: bodies after their node, functions at each call.
 
     Raises:
         ModelError: A name is defined twice, nodes form a cycle, functions call themselves, or the model
@@ -233,7 +233,7 @@ def _turn_by_turn(scope: Scope, node: onnx.NodeProto, body: onnx.GraphProto) -> 
     """Return the inputs of a body through which a constant comes in slices: weights, though not one tensor.
 
     A Scan cuts its last inputs itself; a Loop's body picks by the number of the turn. What a loop carries
-    from turn to turn, the state, is no weight even where it starts as a constant.
+    from one iteration to the next, the state, is not a weight even if it starts as a constant.
     """
     if node.domain not in ("", "ai.onnx") or node.op_type not in ("Scan", "Loop"):
         return {}

@@ -153,10 +153,12 @@ class Casts:
         source = value
         maker = editor.producer(value, "Cast")
         if maker is not None and to == self._low.onnx:
-            source = editor.nodes[maker].input[0]  # one cast from the origin instead of a second behind it
+            source = editor.nodes[maker].input[
+                0
+            ]  # one cast from the origin instead of a second one after the first
         name = editor.unique(f"{value}_{suffix}")
-        behind = editor.producers.get(source, -1)
-        editor.insert("Cast", [source], name, behind=behind, label=f"{value}_to_{suffix}", to=to)
+        after = editor.producers.get(source, -1)
+        editor.insert("Cast", [source], name, after=after, label=f"{value}_to_{suffix}", to=to)
         self.casts += 1
         return name
 
@@ -190,7 +192,7 @@ class Casts:
         for reader, place in sorted(editor.readers.get(name, ())):
             editor.set_input(reader, place, new)
         editor.insert(
-            "Cast", [new], name, behind=index, label=f"{name}_to_{'fp32' if to == _FLOAT else own}", to=to
+            "Cast", [new], name, after=index, label=f"{name}_to_{'fp32' if to == _FLOAT else own}", to=to
         )
         self.casts += 1
         if name in self.made_low:

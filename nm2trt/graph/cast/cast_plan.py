@@ -185,7 +185,7 @@ class PrecisionPlan:
 
     def _keep_reader(self, index: int, node: onnx.NodeProto, reason: str) -> None:
         self.reasons.setdefault(index, reason)
-        # What it makes may be as large or small, so that a cast right behind would do the same to it; a
+        # What it makes may be as large or small, so that a cast right after it would do the same; a
         # product of many terms does not depend on one that small.
         for value in node.output:
             for reader, _ in self._editor.readers.get(value, ()):

@@ -120,9 +120,9 @@ class Editor:
         state = self.scope.state(value)
         if state.kind != "constant":
             raise Declined(f"its {what} is not constant: {state.why}")
-        behind = self.way(value)
-        if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in behind) or (
-            behind and what == "weight" and "int" in self.source_dtype(value)
+        way = self.way(value)
+        if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in way) or (
+            way and what == "weight" and "int" in self.source_dtype(value)
         ):
             raise Declined(f"its {what} is quantised; fuse before quantising")
         try:

@@ -1,4 +1,4 @@
-"""An `Editor` that also puts new nodes into the graph, behind the nodes whose values they read."""
+"""An `Editor` that also inserts new nodes, each after the node whose value it reads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Inserter(Editor):
         super().__init__(model)
         self._suffix = suffix
         self._original = len(self.nodes)
-        self._behind: dict[int, list[int]] = {}
+        self._after: dict[int, list[int]] = {}
         self._labels = {node.name for node in self.nodes if node.name}
 
     def unique(self, wanted: str) -> str:
@@ -40,7 +40,7 @@ class Inserter(Editor):
         return name
 
     def insert(
-        self, operator: str, inputs: list[str], output: str, *, behind: int, label: str, **attributes: Any
+        self, operator: str, inputs: list[str], output: str, *, after: int, label: str, **attributes: Any
     ) -> int:
         """Add a node of one output.
 
@@ -48,7 +48,7 @@ class Inserter(Editor):
             operator: Its type.
             inputs: What it reads.
             output: What it gives; a name from `unique`.
-            behind: The node of the file behind which it stands, or -1 for the front. Nodes behind one
+            after: The node of the file after which it goes, or -1 for the front. Nodes after one
                 another stand in the order in which they were added.
             label: Its name, made unique.
             attributes: Its attributes.
@@ -60,7 +60,7 @@ class Inserter(Editor):
         self._labels.add(name)
         index = len(self.nodes)
         self.nodes.append(onnx.helper.make_node(operator, inputs, [output], name, **attributes))
-        self._behind.setdefault(behind, []).append(index)
+        self._after.setdefault(after, []).append(index)
         self.producers[output] = index
         for slot, value in enumerate(inputs):
             if value:
@@ -70,7 +70,7 @@ class Inserter(Editor):
     def finish(self) -> dict[str, str]:
         """Apply everything to the protobuf; see `Editor.finish`."""
         finals = super().finish()
-        if not self._behind:
+        if not self._after:
             return finals
         kept = list(self.graph.node)
         live = [index for index in range(self._original) if index not in self.dead]
@@ -83,5 +83,5 @@ class Inserter(Editor):
         self.graph.node.extend(copies)
         return finals
 
-    def _added(self, behind: int) -> list[onnx.NodeProto]:
-        return [self.nodes[index] for index in self._behind.get(behind, ()) if index not in self.dead]
+    def _added(self, after: int) -> list[onnx.NodeProto]:
+        return [self.nodes[index] for index in self._after.get(after, ()) if index not in self.dead]

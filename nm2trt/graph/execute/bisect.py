@@ -31,7 +31,7 @@ Match = Literal["name", "position"]
 # Tensors fetched in one run: what they hold together is what a run needs.
 _AT_ONCE = 32
 _MOST_FLIPPED = 0.01
-# What they make is no tensor.
+# Their outputs are not tensors.
 _SEQUENCES = frozenset(
     {
         "SplitToSequence",

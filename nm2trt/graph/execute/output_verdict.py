@@ -33,7 +33,7 @@ class OutputVerdict:
         kl: Kullback-Leibler divergence of the pruned rows from the dense ones, in nats; None likewise.
         remark: What could not be compared, and why; "" if everything could.
         same_answers: Share of samples whose classes are the same, in order and without repeats, as greedy CTC
-            reads a sequence; None if the output is no score per class.
+            reads a sequence; None if the output does not hold a score per class.
     """
 
     output: str

@@ -228,7 +228,7 @@ def _gemm(
     factor = affine.scale.reshape((-1, 1) if transposed else (1, -1))
     if bias is not None:
         if bias.size not in (1, outputs) or (bias.size == outputs and bias.shape[-1:] != (outputs,)):
-            raise Declined(f"its addend of shape {list(bias.shape)} is no bias of {outputs} channels")
+            raise Declined(f"its addend of shape {list(bias.shape)} is not a bias of {outputs} channels")
         beta = float(attributes.get("beta", 1.0))
         bias = np.broadcast_to(bias.astype(np.float64).reshape(-1) * beta, (outputs,))
     return weight.astype(np.float64) * factor, _shifted(bias, affine)

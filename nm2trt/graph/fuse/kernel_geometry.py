@@ -19,7 +19,7 @@ class Geometry:
         strides: Steps between outputs.
         dilations: Steps between taps.
         before: Padding in front; None when auto_pad makes it depend on an unknown size.
-        after: Padding behind, likewise.
+        after: Padding at the end, likewise.
         auto: auto_pad.
         group: Groups.
     """

@@ -1,6 +1,6 @@
 """Zero the weakest weights of a stored tensor, so that every consumer reads N:M groups.
 
-A tensor that its consumers read directly goes through by pieces. One that stands behind operators is
+A tensor that its consumers read directly goes through by pieces. One that passes through operators is
 evaluated, and every element that should become zero is followed back to its place in the stored tensor.
 """
 
@@ -56,7 +56,7 @@ def zero_weakest(
     """Return the rewrite of a stored tensor that leaves the `pattern.n` largest magnitudes of each group.
 
     Integers are measured from their zero point, and become it. Magnitudes are those that the consumer
-    reads: behind a DequantizeLinear, with the scale.
+    reads: after a DequantizeLinear, with the scale.
 
     Args:
         tensor: The stored tensor.

@@ -169,10 +169,10 @@ def prune_model(
 
     Raises:
         InputError: A path or a glob is wrong.
-        PatternError: `pattern` is no N:M pattern.
+        PatternError: `pattern` is not an N:M pattern.
         ModelError: The model is not a valid ONNX file.
         SparsityError: No weight can hold the pattern; nothing is written.
-        LineageError: What was written does not hold what it should; nothing is left behind.
+        LineageError: What was written does not hold what it should; nothing is written.
         OutputError: The output cannot be written.
     """
     step = _Prune(NMPattern.parse(pattern), tuple(include), tuple(exclude), min_channels)

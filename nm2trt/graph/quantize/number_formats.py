@@ -60,7 +60,7 @@ class Quantised:
 def scale_for(largest: float, form: Format) -> float:
     """Return the scale of a tensor whose largest magnitude is given; 1 where it is nothing but zeros.
 
-    A range so small that its scale is no normal float32 counts as zeros.
+    A range so small that its scale would be a subnormal float32 counts as zeros.
     """
     scale = np.float32(largest / form.largest)
     return float(scale) if scale >= np.finfo(np.float32).tiny else 1.0

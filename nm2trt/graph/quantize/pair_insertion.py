@@ -76,7 +76,7 @@ class PairInsertion:
         self.notes: list[str] = []
 
     def insert_pairs(self) -> None:
-        """Put a pair behind every point."""
+        """Insert a pair after every point."""
         self.scales = point_scales(self._placed, self._ranges, self._form)
         for value in self._placed.points:
             if self._ranges.low[value] == self._ranges.high[value]:
@@ -91,7 +91,7 @@ class PairInsertion:
 
     def _pair(self, value: str, scale: float) -> None:
         editor = self._editor
-        behind = editor.producers.get(value, -1)
+        maker = editor.producers.get(value, -1)
         readers = sorted(editor.readers.get(value, ()))
         scale_name = editor.add_tensor(np.array(scale, np.float32), f"{value}_scale")
         zero = self._zero_point()
@@ -100,7 +100,7 @@ class PairInsertion:
             "QuantizeLinear",
             [value, scale_name, zero],
             quantised,
-            behind=behind,
+            after=maker,
             label=f"{value}_QuantizeLinear",
         )
         back = editor.unique(f"{value}_dequantized")
@@ -108,7 +108,7 @@ class PairInsertion:
             "DequantizeLinear",
             [quantised, scale_name, zero],
             back,
-            behind=behind,
+            after=maker,
             label=f"{value}_DequantizeLinear",
         )
         for index, slot in readers:
@@ -154,20 +154,20 @@ class PairInsertion:
         scale = editor.add_tensor(done.scale, f"{layer.weight}_scale")
         zero = editor.add_tensor(np.zeros(done.scale.shape, form.dtype), f"{layer.weight}_zero_point")
         attributes = {} if axis is None else {"axis": axis}
-        behind = -1
+        maker = -1
         if self._options.float_weights:
             numbers = editor.unique(f"{layer.weight}_quantized")
-            behind = editor.producers.get(layer.consumer.value, -1)
+            maker = editor.producers.get(layer.consumer.value, -1)
             label = f"{layer.weight}_QuantizeLinear"
             inputs = [layer.consumer.value, scale, zero]
-            editor.insert("QuantizeLinear", inputs, numbers, behind=behind, label=label, **attributes)
+            editor.insert("QuantizeLinear", inputs, numbers, after=maker, label=label, **attributes)
         else:
             numbers = editor.add_tensor(done.numbers, layer.weight)
             self._renamed[layer.weight] = numbers
         back = editor.unique(f"{layer.weight}_dequantized")
         label = f"{layer.weight}_DequantizeLinear"
         editor.insert(
-            "DequantizeLinear", [numbers, scale, zero], back, behind=behind, label=label, **attributes
+            "DequantizeLinear", [numbers, scale, zero], back, after=maker, label=label, **attributes
         )
         return back
 

@@ -1,4 +1,4 @@
-"""Where Q/DQ pairs go: which layers are quantised, behind which values a pair stands, which share a scale.
+"""Where Q/DQ pairs go: which layers are quantised, which values get a pair, which share a scale.
 
 The rules, each by a value's place:
 
@@ -9,7 +9,7 @@ The rules, each by a value's place:
   in front of it is INT8-out by itself;
 - *concat*: where the result of a Concat is quantised, all that it joins is, with one scale, which the result
   has anyhow;
-- what only moves numbers (MaxPool, Reshape ...) has one scale before and behind.
+- what only moves numbers (MaxPool, Reshape ...) has one scale before and after.
 
 An output of the model stays float.
 """
@@ -65,7 +65,7 @@ class Placement:
 
     Args:
         layers: Every layer with a weight, in the order of the graph.
-        points: The values behind which a pair stands, in the order of the graph, with the rule that says so.
+        points: The values that get a pair, in the order of the graph, with the rule that says so.
         scale_of: Each point's representative: points with the same one share a scale.
     """
 
@@ -143,7 +143,7 @@ def _layers(
 ) -> Iterable[Layer]:
     for consumer in consumers(editor.model):
         main = consumer.scope.name == ""
-        # The walk behind consumers keeps the order of the file, as the editor does.
+        # `consumers` walks in the order of the file, as the editor does.
         index = consumer.scope.positions[id(consumer.node)] if main else -1
         label = consumer.label
         weight = editor.source_name(consumer.value) if main else consumer.value

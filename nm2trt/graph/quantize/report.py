@@ -29,7 +29,7 @@ class QuantizeOptions:
         method: How ranges are chosen: "minmax", "percentile" or "entropy".
         percentile: Share of magnitudes inside a range, in percent, for "percentile".
         exclude: Globs on names of nodes and weights that stay float.
-        float_weights: Keep weights in float behind a Q/DQ pair, which older parsers ask for, instead of
+        float_weights: Keep weights in float, followed by a Q/DQ pair as older parsers ask for, instead of
             storing the quantised numbers.
         float_depthwise: Leave depthwise convolutions in float: they never have sparse kernels, and one scale
             for channels of very different ranges costs accuracy.
@@ -38,7 +38,7 @@ class QuantizeOptions:
             of its variance is lost); None searches nothing.
 
     Raises:
-        InputError: `to` is no such format, or `max_loss` is out of range.
+        InputError: `to` is an unknown format, or `max_loss` is out of range.
     """
 
     to: Literal["int8", "fp8"] = "int8"

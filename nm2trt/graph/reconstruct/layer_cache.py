@@ -87,7 +87,7 @@ class LayerCache:
             ) from error
 
     def read(self, number: int, weight: str) -> SolvedLayer | None:
-        """Return the result for a layer; None if there is no sound one."""
+        """Return the result for a layer; None if it is missing or damaged."""
         try:
             with self._path(number).open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 told = json.loads(str(archive["row"]))

@@ -143,7 +143,7 @@ def _shape_obstacle(operator: str, shape: tuple[int, ...], attributes: dict[str,
             return f"a convolution in {group} groups is not rebuilt"
         return ""
     if len(shape) != 2:
-        return f"a weight of shape {list(shape)} is no matrix"
+        return f"a weight of shape {list(shape)} is not a matrix"
     if attributes.get("transA", 0):
         return "its input is transposed"
     if any(float(attributes.get(name, 1.0)) != 1.0 for name in ("alpha", "beta")):

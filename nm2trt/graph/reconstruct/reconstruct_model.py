@@ -95,7 +95,7 @@ def reconstruct_model(
         ModelError: The model is not sound, or is quantised.
         DataError: The samples do not fit the model.
         SparsityError: No weight can hold the pattern, or no layer has a solution; nothing is written.
-        LineageError: What was written does not hold what it should; nothing is left behind.
+        LineageError: What was written does not hold what it should; nothing is written.
         OutputError: The output cannot be written, or the disk cannot hold the activations.
     """
     options, name = options or ReconstructOptions(), name or str(source)
@@ -237,7 +237,7 @@ def _judged(walk: LayerWalk, network: Network, chunks: Chunks) -> tuple[tuple[Ou
 def _others(
     parent: VerifyReport, layers: Sequence[RebuiltLayer], declined: dict[str, str]
 ) -> list[RebuiltLayer]:
-    """Return a row for each weight that is no layer of the walk."""
+    """Return a row for each weight outside the walked layers."""
     found: dict[str, RebuiltLayer] = {}
     walked = {layer.weight for layer in layers}
     for row in parent.weights:

@@ -28,7 +28,7 @@ class Window:
         kernel: Kernel sizes.
         strides: Strides.
         dilations: Dilations.
-        pads: Padding in front of each dimension, then behind each.
+        pads: Padding before each dimension, then after each.
         auto_pad: ONNX's `auto_pad`.
     """
 
@@ -52,7 +52,7 @@ class Window:
         )
 
     def placed(self, sizes: tuple[int, ...]) -> tuple[list[tuple[int, int]], tuple[int, ...]]:
-        """Return padding (front, behind) and output size of each dimension for an input of these sizes."""
+        """Return padding (before, after) and output size of each dimension for an input of these sizes."""
         reach = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
         if self.auto_pad in ("SAME_UPPER", "SAME_LOWER"):
             pads = []

@@ -157,7 +157,7 @@ class Stream:
             step: Called after each chunk.
 
         Raises:
-            ModelError: ONNX Runtime refuses the segment, or a value is no tensor.
+            ModelError: ONNX Runtime refuses the segment, or a value is not a tensor.
             OutputError: The disk is full.
         """
         session = segments.open(self.cut, cut, weights, self.specs())

@@ -125,13 +125,15 @@ def load(
 
     Raises:
         InputError: The path is missing, a folder, empty, or may not be read.
-        ModelError: The content is no ONNX model.
+        ModelError: The content is not an ONNX model.
     """
     if isinstance(source, Model):
         return source
     root = None if external_data_root is None else Path(external_data_root).resolve()
     if root is not None and not root.is_dir():
-        raise InputError(f"{external_data_root} is no folder; give the folder that holds the external data")
+        raise InputError(
+            f"{external_data_root} is not a folder; give the folder that holds the external data"
+        )
     if isinstance(source, onnx.ModelProto):
         return Model(source, None, root)
     if isinstance(source, bytes):

@@ -20,7 +20,7 @@ def model_sha256(source: str | os.PathLike[str]) -> str:
 
     Raises:
         InputError: The path is wrong.
-        ModelError: The file is no sound ONNX model.
+        ModelError: The file is not a sound ONNX model.
     """
     path = Path(source)
     return files_sha256(load(path, leave_weights=True))(path)

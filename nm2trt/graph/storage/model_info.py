@@ -22,7 +22,7 @@ def stores_fp8(source: str | os.PathLike[str] | Model) -> bool:
     """Tell whether a model stores numbers of an eight-bit float type, as zero points of FP8 pairs are.
 
     Raises:
-        ModelError: The file is no sound ONNX model.
+        ModelError: The file is not a sound ONNX model.
     """
     graph = load(source, leave_weights=True).proto.graph
     return any(DTYPE_NAMES.get(tensor.data_type, "").startswith("float8") for tensor in graph.initializer)
@@ -34,7 +34,7 @@ class OnnxTensor:
 
     Args:
         name: Its name.
-        dtype: Its element type, e.g. "float16"; "" where it is no tensor.
+        dtype: Its element type, e.g. "float16"; "" if it is not a tensor.
         shape: Its dimensions; a name or None where the size is free. None where the rank is unknown.
     """
 

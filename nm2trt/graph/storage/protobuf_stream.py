@@ -145,7 +145,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]
         else:
             position += {_FIXED64: 8, _FIXED32: 4}[kind]
         if position > len(message):
-            raise ValueError("a field ends behind its message")
+            raise ValueError("a field ends after its message")
         yield tag >> 3, message[start:position], message[body:position]
 
 

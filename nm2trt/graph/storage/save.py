@@ -51,7 +51,7 @@ __all__ = [
     "save",
 ]
 
-# A protobuf message ends at 2 GiB; some room is left for everything that is no tensor.
+# A protobuf message ends at 2 GiB; some room is left for everything except tensors.
 _MOST_INLINE_BYTES = (1 << 31) - (64 << 20)
 
 
@@ -86,7 +86,7 @@ def save(
         rewrites: Tensors whose numbers change.
         external: Tensors with raw data in memory, or made by a rewrite, that should go into the data file.
         finish: Called with the model as it will be read back, its data file in place, before the model
-            itself is written. It may change metadata; if it raises, nothing is left behind.
+            itself is written. It may change metadata; if it raises, nothing is written.
         most_inline_bytes: When more than this is stored inline, the largest initializers move to the
             data file, since no ONNX file may reach 2 GiB.
 

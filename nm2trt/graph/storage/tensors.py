@@ -279,7 +279,7 @@ def external_location(tensor: onnx.TensorProto, root: Path | None) -> tuple[Path
     """Return the file, the offset and, where declared, the length in bytes of a tensor's external data.
 
     Raises:
-        ModelError: The location is missing, leaves `root`, or an entry is no number.
+        ModelError: The location is missing, leaves `root`, or an entry is not a number.
     """
     entries = {entry.key: entry.value for entry in tensor.external_data}
     if root is None:
@@ -293,11 +293,11 @@ def external_location(tensor: onnx.TensorProto, root: Path | None) -> tuple[Path
     except InputError as error:
         raise ModelError(f"the external data of tensor {tensor.name!r} is refused: {error}") from error
     except ValueError as error:
-        message = f"the external data of tensor {tensor.name!r} has an offset or length that is no number"
+        message = f"the external data of tensor {tensor.name!r} has an offset or length that is not a number"
         raise ModelError(message) from error
     if path.exists() and not path.is_file():
         raise ModelError(
-            f"the external data of tensor {tensor.name!r} is no regular file ({path}); it is not read"
+            f"the external data of tensor {tensor.name!r} is not in a regular file ({path}); it is not read"
         )
     if offset < 0 or (length is not None and length < 0):
         raise ModelError(f"the external data of tensor {tensor.name!r} has a negative offset or length")

@@ -48,7 +48,7 @@ def annotate(path: str | os.PathLike[str], plan: Plan | None) -> Annotation:
         plan: The plan under the names of torch parameters (or already of tensors), or None.
 
     Raises:
-        ModelError: The file is no sound ONNX model.
+        ModelError: The file is not a sound ONNX model.
         OutputError: The file cannot be written.
     """
     report = verify_model(path)

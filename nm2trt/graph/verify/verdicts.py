@@ -274,9 +274,9 @@ def _parsed_name(consumer: Consumer) -> str:
 def _computed_in(consumer: Consumer, weight: ReadWeight) -> str:
     """Return the type a kernel computes in: the quantised one where both operands come out of a Q/DQ pair."""
     node = consumer.node
-    behind = [_quantised_type(consumer, name) for name in node.input[:2] if name]
-    if consumer.operator in ("Conv", "ConvTranspose", "Gemm", "MatMul") and len(behind) == 2 and all(behind):
-        return str(behind[consumer.input_index])
+    types = [_quantised_type(consumer, name) for name in node.input[:2] if name]
+    if consumer.operator in ("Conv", "ConvTranspose", "Gemm", "MatMul") and len(types) == 2 and all(types):
+        return str(types[consumer.input_index])
     return weight.dtype
 
 

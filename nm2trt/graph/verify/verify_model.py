@@ -216,8 +216,8 @@ def verify_model(
 
     Raises:
         InputError: The path or an argument is wrong.
-        ModelError: The file is no sound ONNX model.
-        PatternError: `pattern` is no N:M pattern.
+        ModelError: The file is not a sound ONNX model.
+        PatternError: `pattern` is not an N:M pattern.
     """
     model = load(source, external_data_root=external_data_root, leave_weights=True)
     asked = None if pattern is None else NMPattern.parse(pattern)

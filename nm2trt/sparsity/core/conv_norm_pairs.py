@@ -1,4 +1,4 @@
-"""Which BatchNorm stands behind each convolution: found by torch.fx, or given."""
+"""The BatchNorm that follows each convolution: found by torch.fx, or given."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def given_pairs(
     """Check pairs that the caller names; where the model can be traced, against its graph too.
 
     Raises:
-        SparsifyError: A name is no such module, sizes differ, or the convolution's output goes elsewhere.
+        SparsifyError: A name is not such a module, sizes differ, or the convolution's output goes elsewhere.
     """
     pairs = dict(given)
     modules = dict(model.named_modules())
     for conv_name, norm_name in pairs.items():
         conv, norm = modules.get(conv_name), modules.get(norm_name)
         if not isinstance(conv, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            raise SparsifyError(f"pairs: {conv_name!r} is no convolution of the model")
+            raise SparsifyError(f"pairs: {conv_name!r} is not a convolution of the model")
         if not isinstance(norm, _BatchNorm):
             raise SparsifyError(f"pairs: {norm_name!r} is no BatchNorm of the model")
         if norm.num_features != conv.out_channels:
@@ -88,7 +88,7 @@ def given_pairs(
         raise SparsifyError(f"pairs: {name} cannot have a branch: {reason}")
     for name, norm_name in found.pairs.items():
         if pairs[name] != norm_name:
-            raise SparsifyError(f"pairs: {norm_name} stands behind {name} in the model, not {pairs[name]}")
+            raise SparsifyError(f"pairs: {norm_name} follows {name} in the model, not {pairs[name]}")
     return Found(pairs, rest)
 
 
@@ -98,7 +98,7 @@ def _trace(model: nn.Module) -> fx.Graph:
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SparsifyError(
-            f"torch.fx cannot trace {type(model).__name__} ({first}), so the BatchNorm behind each "
+            f"torch.fx cannot trace {type(model).__name__} ({first}), so the BatchNorm after each "
             "convolution is not known; give pairs=[('conv1', 'bn1'), ...]"
         ) from error
 
@@ -106,7 +106,7 @@ def _trace(model: nn.Module) -> fx.Graph:
 def _refusal(
     name: str, nodes: Mapping[str, fx.Node], calls: Counter[str], modules: Mapping[str, nn.Module]
 ) -> str | None:
-    """Say why a convolution and what stands behind it are no pair, or None when they are."""
+    """Say why a convolution and its reader are not a pair, or None if they are."""
     if name not in nodes:
         return "the model's forward does not call it by itself"
     if calls[name] > 1:

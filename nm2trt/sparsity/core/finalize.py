@@ -106,10 +106,10 @@ def make_plain(module: nn.Module) -> None:
     else:
         rest = {key: value for key, value in vars(attached).items() if key not in originals}
         module.__class__ = type(attached.__name__, attached.__bases__, rest)
-    behind = list(module._parameters)
+    others = list(module._parameters)
     for name, original in originals.items():
         module.register_parameter(name, original)
-    for name in behind:  # the weight stands in front of its bias again, as in the layer that was given
+    for name in others:  # the weight stands in front of its bias again, as in the layer that was given
         module._parameters[name] = module._parameters.pop(name)
 
 

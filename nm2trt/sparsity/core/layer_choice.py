@@ -158,7 +158,7 @@ def _candidates(model: nn.Module) -> Iterator[tuple[Site, TorchWeight]]:
 
 
 def _tensor(site: Site) -> Tensor:
-    """Return the stored parameter, behind a parametrisation the tensor that the layer computes."""
+    """Return the stored parameter; with a parametrisation, the tensor that the layer computes."""
     stored = site.module._parameters.get(site.tensor)
     if isinstance(stored, UninitializedParameter):
         raise SparsifyError(f"{site.weight_name} has no shape yet; run one batch through the model first")
@@ -213,7 +213,7 @@ def _decide(group: Sequence[tuple[Site, TorchWeight]], rules: _Rules, foreign: s
     pattern = _pattern_for(site, rules)
     reason = _dense_reason(site, where, shape, pattern, rules)
     if reason is None and foreign is not None:
-        reason = f"tied to {foreign}, which is no matrix product"
+        reason = f"tied to {foreign}, which does not multiply a matrix"
     if reason is None:
         for other, other_where in group[1:]:
             if other_where.axis != where.axis or _tensor(other).shape != tensor.shape:
@@ -262,7 +262,7 @@ def _dense_reason(
     if site.module._parameters.get(site.tensor) is None:
         return "it is computed by another parametrisation"
     if not _tensor(site).is_floating_point():
-        return f"its dtype {str(_tensor(site).dtype).removeprefix('torch.')} is no floating type"
+        return f"its dtype {str(_tensor(site).dtype).removeprefix('torch.')} is not a floating-point type"
     if rules.unstructured:
         return None
     conv_groups = int(getattr(site.module, "groups", 1))

@@ -53,7 +53,7 @@ class OptimizerHooks:
         """Follow these optimizers too.
 
         Raises:
-            SparsifyError: One is no optimizer or is of another model, or a trained parameter is in none of
+            SparsifyError: One is not an optimizer, or of another model, or a trained parameter is in none of
                 the followed ones.
         """
         if not optimizers or not all(isinstance(o, Optimizer) for o in optimizers):
@@ -156,11 +156,11 @@ class OptimizerHooks:
 
     def _advance_frozen(self) -> None:
         """Bring the schedule of weights that no optimizer holds to where the others stand."""
-        behind = [w for w in self._weights if w.sparse.has_schedule(w.sparse.options)]
+        late = [w for w in self._weights if w.sparse.has_schedule(w.sparse.options)]
         now = max(weight.sparse.updates for weight in self._weights)
-        behind = [weight for weight in behind if weight.sparse.updates < now]
-        held = self.held() if behind else set()
-        for weight in behind:
+        late = [weight for weight in late if weight.sparse.updates < now]
+        held = self.held() if late else set()
+        for weight in late:
             if not any(id(parameter) in held for parameter in weight.parameters()):
                 while weight.sparse.updates < now:  # step by step: a schedule may act at any of them
                     weight.sparse.after_update(weight.original)

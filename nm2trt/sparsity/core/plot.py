@@ -21,15 +21,15 @@ def plot_reports(
     Args:
         reports: What `SparseSession.report` returned, in the order of the steps.
         path: The picture to write; its suffix chooses the format, e.g. ".png".
-        layers: Draw a thin line a layer behind the model's.
+        layers: Draw a thin line per layer below the model's.
 
     Raises:
-        DataError: There is no report.
+        DataError: The list of reports is empty.
         InputError: matplotlib is not installed, or does not write this format.
         OutputError: The file cannot be written.
     """
     if not reports:
-        raise DataError("there is no report to plot; collect sparse.report() during training")
+        raise DataError("no reports were given to plot; collect sparse.report() during training")
     target = check_output(path)
     try:
         from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""The handle of an attached model: follow its training, and leave plain sparse layers behind."""
+"""The handle of an attached model: follow its training, and leave plain sparse layers at the end."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ class SparseSession:
                 model's where the method's masks do not depend on the weights alone.
 
         Raises:
-            SparsifyError: `copy` is no copy of the attached model, or the session is finalised.
+            SparsifyError: `copy` was not copied from the attached model, or the session is finalised.
         """
         self._check_open("refresh")
         target = self.weights if copy is None else self._in_copy(copy)

@@ -111,7 +111,7 @@ class Checkpoint:
                 keys = file.keys() if with_tensors else ()
                 return note, {key: file.get_tensor(key) for key in keys}
         except (SafetensorError, KeyError, TypeError, OSError, json.JSONDecodeError) as error:
-            raise SparsifyError(f"{self.path} is no sound checkpoint; delete it to start again") from error
+            raise SparsifyError(f"{self.path} is not a sound checkpoint; delete it to start again") from error
 
 
 def _tensors(model: nn.Module) -> Mapping[str, Tensor]:

@@ -143,7 +143,7 @@ class Distiller:
             after_step: Called with the number of steps taken.
 
         Raises:
-            SparsifyError: The loss is no longer finite.
+            SparsifyError: The loss became infinite or NaN.
         """
         settings = self.settings
         if settings.steps == 0:

@@ -80,7 +80,7 @@ class LayerFit:
 
         Args:
             masks: By weight, True where it is kept.
-            weights: By weight, the dense parameter behind the mask, which is changed in place.
+            weights: By weight, the dense parameter below the mask, which is changed in place.
         """
 
         def solve(part: Part, fitted: Moments, held: Moments | None) -> None:

@@ -73,7 +73,7 @@ def stored(rows: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _padding(module: Any) -> list[int]:
-    """Return the padding as `functional.pad` takes it: the last dimension's first, front then behind."""
+    """Return the padding as `functional.pad` takes it: the last dimension's first, before then after."""
     pads: list[int] = []
     for axis in reversed(range(len(module.kernel_size))):
         if module.padding == "valid":

@@ -44,7 +44,7 @@ def solve_part(
         The fit, and its mask in the layout of the part's rows of the target (None when dense).
 
     Raises:
-        SparsityError: There is no finite solution; nothing was changed.
+        SparsityError: The solution is not finite; nothing was changed.
     """
     given = None if mask is None else matrix(mask[part.rows])
     fit = fit_layer(*moments, walk.dense_weight(part), pattern, bias=part.centred, mask=given)

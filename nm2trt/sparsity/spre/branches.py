@@ -77,7 +77,7 @@ class SpatialBranches(TwoBranches):
 
     Args:
         main: The convolution, before it is parametrised.
-        norm: The BatchNorm behind it.
+        norm: The BatchNorm after it.
         norm_name: Its name in the model.
         options: The method's options.
 

@@ -117,7 +117,7 @@ class SpReSession(SparseSession):
         """Set the masks from the weights; a copy's spatial masks follow the attached model's.
 
         Raises:
-            SparsifyError: `copy` is no copy of the attached model, or the session is finalised.
+            SparsifyError: `copy` was not copied from the attached model, or the session is finalised.
         """
         super().refresh(copy)
         if copy is None:

@@ -43,7 +43,7 @@ def read_trtexec(path: str | os.PathLike[str]) -> Timing:
 
     Raises:
         InputError: The file is missing.
-        DataError: It is no such file.
+        DataError: The file is of another kind.
     """
     path = check_input(path, "a trtexec times")
     data = _json(path)
@@ -98,7 +98,7 @@ def compare_with(benchmark: Benchmark, earlier: str | os.PathLike[str], *, anywa
 
     Raises:
         InputError: The file is missing, or conditions differ and `anyway` is False.
-        DataError: It is no benchmark, or has no session and batch size of this one.
+        DataError: The file is not a benchmark, or lacks the session and batch sizes of this one.
     """
     path = check_input(earlier, "an earlier benchmark's JSON")
     data = _json(path)
@@ -109,7 +109,7 @@ def compare_with(benchmark: Benchmark, earlier: str | os.PathLike[str], *, anywa
             for entry in data["latencies"].values()
         }
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise DataError(f"{path} is no benchmark; write one with nm2trt bench ... -o FILE.json") from error
+        raise DataError(f"{path} is not a benchmark; write one with nm2trt bench ... -o FILE.json") from error
     differences = tuple(
         f"{key}: {conditions.get(key, 'not recorded')} then, {benchmark.conditions.get(key, 'none')} now"
         for key in sorted((set(conditions) | set(benchmark.conditions)) - _SELF)
@@ -179,4 +179,4 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
-        raise DataError(f"{path} is no sound JSON") from error
+        raise DataError(f"{path} is not sound JSON") from error

@@ -168,7 +168,7 @@ def choose_output(request: Request, *, ranks: Sequence[int], meaning: str) -> st
         meaning: What the metric needs, for the message, e.g. "one output of class scores,".
 
     Raises:
-        DataError: There is no such output, or none or several fit.
+        DataError: The output is missing; or it was not named, and not exactly one fits.
     """
     names = [spec.name for spec in request.outputs]
     if request.output is not None:

@@ -91,7 +91,7 @@ METRICS: Mapping[str, MetricSpec] = {
         truth=("labels and labels_boxes, or image_ids",),
         options={
             "boxes": "output of boxes, (n, k, 4); `boxes` by default",
-            "scores": "output of scores, (n, k); `scores` by default; 0 is no detection",
+            "scores": "output of scores, (n, k); `scores` by default; 0 marks an empty row",
             "classes": "output of classes, (n, k); `classes` by default",
             "format": "xyxy (the default), xywh or cxcywh, of outputs and of labels_boxes",
             "annotations": "COCO file of boxes; the data then names its images in image_ids",
@@ -111,7 +111,7 @@ def find_metric(name: str) -> tuple[MetricSpec, str]:
         name: A name in `METRICS`, with a number for K, or `module:function`, which is imported.
 
     Raises:
-        InputError: There is no such metric or function.
+        InputError: The metric or the function is missing.
     """
     if match := _TOP_K.fullmatch(name):
         return METRICS["top-K"], match[1]
@@ -120,7 +120,7 @@ def find_metric(name: str) -> tuple[MetricSpec, str]:
     if _FUNCTION.fullmatch(name):
         return function_metric(name), ""
     known = ", ".join(METRICS)
-    raise InputError(f"{name!r} is no metric; known are {known} (K a number), or module:function")
+    raise InputError(f"{name!r} is not a metric; choose {known} (K a number), or module:function")
 
 
 def metric_options(texts: Sequence[str], names: Sequence[str]) -> dict[str, str]:
@@ -135,7 +135,9 @@ def metric_options(texts: Sequence[str], names: Sequence[str]) -> dict[str, str]
         key, equals, value = text.partition("=")
         if not equals or key not in known:
             have = ", ".join(sorted(known)) or "none"
-            raise InputError(f"{text!r} is no option of {', '.join(names)}; options are KEY=VALUE of: {have}")
+            raise InputError(
+                f"{text!r} is not an option of {', '.join(names)}; options are KEY=VALUE of: {have}"
+            )
         found[key] = value
     return found
 
@@ -147,7 +149,7 @@ def function_metric(name: str) -> MetricSpec:
     is better. It is code, and is run.
 
     Raises:
-        InputError: There is no such function.
+        InputError: The function is missing.
     """
     module, _, attribute = name.partition(":")
     try:
@@ -155,7 +157,7 @@ def function_metric(name: str) -> MetricSpec:
     except Exception as error:
         raise InputError(f"{name!r} names no function that can be imported ({error})") from error
     if not callable(function):
-        raise InputError(f"{name!r} is no function")
+        raise InputError(f"{name!r} is not a function")
 
     def make(request: Request) -> Scorer:
         def score(batch: Judged) -> Array:

@@ -89,7 +89,7 @@ def _reader(request: Request, metric: str) -> Callable[[Arrays, Arrays], tuple[l
     try:
         blank = int(option(request.options, "blank", "0"))
     except ValueError as error:
-        raise InputError(f"the option blank={request.options['blank']} is no class index") from error
+        raise InputError(f"the option blank={request.options['blank']} is not a class index") from error
     alphabet = _alphabet(request, blank)
 
     def read(outputs: Arrays, truth: Arrays) -> tuple[list[str], list[str]]:

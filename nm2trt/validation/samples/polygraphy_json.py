@@ -76,7 +76,7 @@ def _decoded(path: str | os.PathLike[str]) -> Any:
     except (PolygraphyException, ValueError, KeyError, RecursionError, OSError, EOFError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} is no sound JSON of Polygraphy") from error
+        raise DataError(f"{path} is not sound JSON of Polygraphy") from error
 
 
 def _kinds(value: Any) -> set[str]:

@@ -73,7 +73,7 @@ class ArraySamples:
         arrays: Inputs and truth by name, the samples along axis 0.
 
     Raises:
-        DataError: There is no input or no sample, or the lengths differ.
+        DataError: Inputs or samples are missing, or the lengths differ.
     """
 
     def __init__(self, arrays: Arrays) -> None:
@@ -119,7 +119,7 @@ def checked_length(shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, n
     """Return how many samples there are, from the arrays' shapes and dtypes by name.
 
     Raises:
-        DataError: There is no input or no sample, an input holds no numbers, or lengths differ.
+        DataError: Inputs or samples are missing, an input does not hold numbers, or lengths differ.
     """
     inputs = [name for name in shapes if not is_truth(name)]
     if not inputs:
@@ -127,7 +127,7 @@ def checked_length(shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, n
         raise DataError(f"the data has {held} but no input; add each input under its name in the model")
     for name in inputs:
         if dtypes[name].kind not in "biuf":
-            raise DataError(f"input {name!r} has dtype {dtypes[name]}, which is no number")
+            raise DataError(f"input {name!r} has dtype {dtypes[name]}; inputs must be numbers")
     lengths = {name: shape[0] if shape else -1 for name, shape in shapes.items()}
     length = lengths[inputs[0]]
     for name, other in lengths.items():

@@ -155,7 +155,7 @@ def proved(evidence):
             Evidence(layers=(layer("", sparse_weights=True),)),
             "not measured",
             "no",
-            "not chosen: HasSparseWeights alone is no proof",
+            "not chosen: HasSparseWeights does not prove it",
             id="sparse-weights-alone",
         ),
         pytest.param(

@@ -313,7 +313,7 @@ BAD = np.where(np.arange(X.size).reshape(X.shape) == 70, np.nan, X).astype(np.fl
         pytest.param(None, {"exclude": ["nothing*"]}, InputError, "'nothing\\*' matches no layer; the model has stem", id="glob"),
         pytest.param(None, {"exclude": ["*"]}, ModelError, "no Conv, Gemm or MatMul to quantise", id="all-excluded"),
         pytest.param(None, {"to": "int4"}, InputError, "cannot quantise to 'int4'; choose int8 or fp8", id="format"),
-        pytest.param(None, {"method": "best"}, InputError, "'best' is no calibration method; choose minmax", id="method"),
+        pytest.param(None, {"method": "best"}, InputError, "'best' is not a calibration method; choose minmax", id="method"),
         pytest.param(None, {"method": "percentile", "percentile": 7}, InputError, "a percentile of 7", id="percentile"),
         pytest.param(None, {"calib": "none.npz"}, InputError, "none.npz does not exist", id="missing"),
         pytest.param(samples_of(z=X), {}, DataError, r"inputs are \['x'\], the samples have \['z'\]", id="names"),

@@ -103,7 +103,9 @@ def test_no_placement_within_the_limit_names_the_best_and_writes_nothing(folder,
 
 @pytest.mark.parametrize("given", ["0.02", "2pt", "101%", 0.0, 2.0])
 def test_a_loss_that_is_no_share(folder, given):
-    with pytest.raises(InputError, match="is no share of the samples; write a percentage over 0, as in 2%"):
+    with pytest.raises(
+        InputError, match="is not a share of the samples; write a percentage over 0, as in 2%"
+    ):
         nm2trt.quantize(folder / "m.onnx", folder / "q.onnx", calib=folder / "x.npz", max_loss=given)
 
 

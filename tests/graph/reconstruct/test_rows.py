@@ -98,7 +98,7 @@ def test_matrix(tmp_path, operator, shape, sizes, attributes):
         (helper.make_node("Conv", ["x", "w"], ["y"], group=2), (8, 3, 1, 1), "in 2 groups"),
         (helper.make_node("Gemm", ["x", "w"], ["y"], transA=1), (6, 8), "its input is transposed"),
         (helper.make_node("Gemm", ["x", "w"], ["y"], alpha=0.5), (6, 8), "scales its product"),
-        (helper.make_node("MatMul", ["x", "w"], ["y"]), (3, 6, 8), "is no matrix"),
+        (helper.make_node("MatMul", ["x", "w"], ["y"]), (3, 6, 8), "is not a matrix"),
     ],
 )
 def test_other_layers_are_left_with_a_reason(tmp_path, node, shape, why):

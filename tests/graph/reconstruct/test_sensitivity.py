@@ -75,6 +75,6 @@ def test_a_share_needs_samples_and_a_choice(made, capsys):
         nm2trt.prune(made / "a.onnx", calib=made / "s.npz", share="50%", dense_choice="none")
     words = ["prune", str(made / "a.onnx"), "--calib", str(made / "s.npz"), "--share"]
     assert main([*words, "0"]) == 2
-    assert "is no share of the work" in capsys.readouterr().err
+    assert "is not a share of the work" in capsys.readouterr().err
     assert main([*words, "40%", "-o", str(made / "b.onnx")]) == 0
     assert "66.7% of the work that can be pruned holds 2:4" in capsys.readouterr().out

@@ -325,7 +325,7 @@ def test_external_data_root_can_be_given(external, tmp_path):
     ):
         verify_model(moved)
     assert verify_model(moved, external_data_root=path.parent).any_holds
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         verify_model(moved, external_data_root=tmp_path / "no")
 
 
@@ -345,5 +345,5 @@ def test_external_offset_that_is_no_number(external):
     with pytest.raises(ModelError, match="negative offset"):
         verify_model(path)
     edit(offset="1e3")
-    with pytest.raises(ModelError, match="no number"):
+    with pytest.raises(ModelError, match="not a number"):
         verify_model(path)

@@ -131,7 +131,10 @@ class Tied(nn.Module):
 @pytest.mark.parametrize("by_data", [False, True], ids=["same-parameter", "same-memory"])
 def test_a_weight_tied_to_an_embedding_stays_dense(by_data):
     entry = only(Tied(by_data=by_data))
-    assert (entry.pattern, entry.reason) == (None, "tied to embedding.weight, which is no matrix product")
+    assert (entry.pattern, entry.reason) == (
+        None,
+        "tied to embedding.weight, which does not multiply a matrix",
+    )
 
 
 def test_layers_that_share_a_weight_are_one_entry():

@@ -71,7 +71,7 @@ def test_the_first_glob_decides_and_a_layer_without_one_stays_dense():
 
 REFUSED = {
     "empty": ({}, {}, "the methods by name are empty"),
-    "unknown": ({"*": "asp"}, {}, "there is no method 'asp'"),
+    "unknown": ({"*": "asp"}, {}, "method 'asp' is unknown"),
     "glob": ({"tail": "ste", "*": "lbc"}, {"total_steps": 4}, "method: 'tail' matches no layer"),
     "start": ({"0": "spre", "*": "ste"}, {}, "'spre' changes more than weights and cannot share a session"),
     "option": ({"0": "ste", "*": "lbc"}, {"lamda": 1}, "none of ste, lbc knows the option 'lamda'"),

@@ -32,7 +32,7 @@ def test_writes_the_format_of_the_suffix(reports, tmp_path, name, magic):
 
 
 def test_refuses_what_it_cannot_draw(reports, tmp_path):
-    with pytest.raises(DataError, match="there is no report to plot"):
+    with pytest.raises(DataError, match="no reports were given to plot"):
         plot_reports([], tmp_path / "a.png")
     with pytest.raises(InputError, match=r"a\.onnx.*use a suffix such as \.png"):
         plot_reports(reports, tmp_path / "a.onnx")

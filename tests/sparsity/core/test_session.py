@@ -406,7 +406,7 @@ def test_a_mask_that_was_changed_from_outside():
 
 def test_unknown_method_option_and_value():
     with pytest.raises(
-        SparsifyError, match="there is no method 'srste'; choose one of sr-ste, ste, lbc, magnitude"
+        SparsifyError, match="method 'srste' is unknown; choose one of sr-ste, ste, lbc, magnitude"
     ):
         sparsify(net(), method="srste")
     with pytest.raises(

@@ -597,7 +597,7 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_told(tmp_path, monkeypa
     with pytest.raises(SparsifyError, match="is of a run with other options, weights or samples; delete it"):
         pruned(checkpoint=str(file), lr=0.02)
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(SparsifyError, match="is no sound checkpoint; delete it to start again"):
+    with pytest.raises(SparsifyError, match="is not a sound checkpoint; delete it to start again"):
         pruned(checkpoint=str(file))
 
 

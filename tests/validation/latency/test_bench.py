@@ -235,7 +235,7 @@ def test_no_ratio_to_times_of_unknown_conditions_unless_asked():
 
 @pytest.mark.parametrize(
     ("content", "match"),
-    [("[]", "holds no time"), ("{}", "holds no time"), ("[1]", "no times of trtexec"), ("nonsense", "no sound JSON"), ('[{"ms": 1}]', "no times")],
+    [("[]", "holds no time"), ("{}", "holds no time"), ("[1]", "no times of trtexec"), ("nonsense", "not sound JSON"), ('[{"ms": 1}]', "no times")],
 )  # fmt: skip
 def test_other_json_is_refused(content, match, tmp_path):
     (tmp_path / "times.json").write_text(content)
@@ -282,7 +282,7 @@ def test_an_earlier_benchmark_under_other_conditions_is_refused_by_name(tmp_path
 )
 def test_a_file_that_is_no_benchmark_is_refused(content, tmp_path):
     (tmp_path / "old.json").write_text(content)
-    with pytest.raises(DataError, match="is no benchmark"):
+    with pytest.raises(DataError, match="is not a benchmark"):
         compare_with(benched("a"), tmp_path / "old.json", anyway=True)
 
 

@@ -145,7 +145,7 @@ def test_labels_may_be_texts_over_a_list_of_characters(tmp_path):
         pytest.param(
             np.arange(5), {}, DataError, r"shape \(5,\) and dtype int64; it should be texts", id="classes"
         ),
-        pytest.param(padded(TEXTS), {"blank": "x"}, InputError, "blank=x is no class index", id="blank"),
+        pytest.param(padded(TEXTS), {"blank": "x"}, InputError, "blank=x is not a class index", id="blank"),
         pytest.param(padded(TEXTS), {"characters": "?"}, InputError, "does not exist", id="no-characters"),
         pytest.param(padded([[]] * 4 + [[]]), {}, DataError, "every label is empty", id="all-empty"),
     ],
@@ -327,11 +327,11 @@ def test_a_function_that_gives_no_scores_is_refused(name):
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("top-0", "'top-0' is no metric; known are top-K, agreement"),
-        ("top-K", "no metric"),
-        ("accuracy", "no metric"),
+        ("top-0", "'top-0' is not a metric; choose top-K, agreement"),
+        ("top-K", "not a metric"),
+        ("accuracy", "not a metric"),
         ("no.module:f", "names no function that can be imported"),
-        (f"{__name__}:RNG", "is no function"),
+        (f"{__name__}:RNG", "is not a function"),
     ],
 )
 def test_unknown_metrics(name, match):
@@ -341,9 +341,11 @@ def test_unknown_metrics(name, match):
 
 def test_options_are_those_of_the_metrics_named():
     assert metric_options(["blank=3", "format=xywh"], ["cer", "map"]) == {"blank": "3", "format": "xywh"}
-    with pytest.raises(InputError, match="'blank=3' is no option of top-1; options are KEY=VALUE of: none"):
+    with pytest.raises(
+        InputError, match="'blank=3' is not an option of top-1; options are KEY=VALUE of: none"
+    ):
         metric_options(["blank=3"], ["top-1"])
-    with pytest.raises(InputError, match="'blank' is no option of cer"):
+    with pytest.raises(InputError, match="'blank' is not an option of cer"):
         metric_options(["blank"], ["cer"])
 
 
