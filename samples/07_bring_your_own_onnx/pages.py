@@ -11,12 +11,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIDE, CROP = 256, 224
+LICENSE = Path(__file__).parents[2] / "LICENSE"  # English text that every checkout has
 
 
 def pages(count: int, seed: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Return images (n, 3, 224, 224) as the model wants them, and turns: 0, 1, 2, 3 quarters clockwise."""
     random = np.random.default_rng(seed)
-    words = [word for word in Path(__file__).with_name("README.md").read_text().split() if word.isalpha()]
+    words = [word for word in LICENSE.read_text().split() if word.isalpha()]
     images = []
     for index in range(count):
         page = drawn(words, random).rotate(-90 * (index % 4), expand=True)
