@@ -13,14 +13,12 @@ NETWORKS = json.loads((ROOT / "benchmarks" / "results" / "reconstruct.json").rea
 def test_what_the_second_block_made_of_a_published_network():
     found = json.loads((ROOT / "samples/07_bring_your_own_onnx/measured/figures.json").read_text())
     lost = found["top1"]["int8"]["paired"]
-    assert lost["gained"] == lost["lost"] == 0
     dense, rebuilt = (100 * found["top1"]["int8"][kind]["value"] for kind in ("reference", "candidate"))
     alone = 100 * found["top1"]["magnitude"]["candidate"]["value"]
-    assert dense == rebuilt
     told = (
         f"{found['weights']} weights; `samples/07_bring_your_own_onnx`), {found['samples']} pages and "
         f"{found['seconds']:.0f} s of one CPU core made {found['two_four']} weights 2:4 in INT8: {rebuilt:.1f} % of "
-        f"{lost['n']} other pages right, as before (by magnitude alone {alone:.1f} %), and an engine of "
+        f"{lost['n']} other pages right ({dense:.1f} % before; by magnitude alone {alone:.1f} %), and an engine of "
         f"{found['engine']['bytes'] / 1e6:.1f} MB for sm80 and sm86."
     )
     assert told in " ".join((ROOT / "README.md").read_text().split())
