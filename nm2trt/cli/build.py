@@ -6,11 +6,13 @@ import shlex
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nm2trt.cli.other_tools import trtexec_line
 from nm2trt.cli.output import (
     keep_json,
     print_error,
     print_json,
     print_notes,
+    print_same,
     print_table,
     print_verdict,
     show,
@@ -62,6 +64,9 @@ def run(options: BuildCommand) -> int:
         print_json(result.to_json())
     else:
         show(result, every_row=options.every_row)
+        if options.precision is None and options.sparsity != "force":
+            # Otherwise another file was built than the one that was given.
+            print_same(trtexec_line(result))
         _print_end(result, options)
     return 0
 

@@ -73,7 +73,7 @@ def _run(arguments: list[str]) -> int:
     try:
         command = next((word for word in arguments if word in COMMANDS), None)
         parser, chosen = command_parser(command)
-        options = parser.parse_args(_join_sparsity(arguments))
+        options = parser.parse_args(_ordered(arguments, command, chosen))
         set_verbosity(options.verbose)
         if chosen is None:
             parser.print_help()
@@ -147,6 +147,17 @@ def chosen_parser(command: str) -> argparse.ArgumentParser:
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     chosen: argparse.ArgumentParser = commands.choices[command]
     return chosen
+
+
+def _ordered(arguments: list[str], command: str | None, chosen: Any) -> list[str]:
+    """Return the words in an order that argparse reads, whatever order they were typed in."""
+    arguments = _join_sparsity(arguments)
+    if chosen is None or command is None:
+        return arguments
+    from nm2trt.options.command_line import positionals_first
+
+    at = arguments.index(command) + 1
+    return arguments[:at] + positionals_first(arguments[at:], chosen.OPTIONS)
 
 
 def _join_sparsity(arguments: list[str]) -> list[str]:

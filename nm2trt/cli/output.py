@@ -28,6 +28,7 @@ __all__ = [
     "print_json",
     "print_notes",
     "print_result",
+    "print_same",
     "print_table",
     "print_verdict",
     "printable",
@@ -201,6 +202,12 @@ def say(sentence: str = "", mark: Mark = "", *, indent: str = "") -> None:
     """Print a sentence, wrapped between words on a terminal."""
     lines = fill(printable(sentence), _width(), indent) if sentence else [""]
     _write((line, mark) for line in lines)
+
+
+def print_same(line: str) -> None:
+    """Print the line of another tool that does the same, which is never wrapped; "" prints nothing."""
+    if line:
+        _write([(f"same as: {printable(line)}", "")])
 
 
 def print_verdict(verdict: str, command: str = "", mark: Mark = "") -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import print_json, print_notes, print_verdict, show
+from nm2trt.cli.other_tools import trtexec_timing_line
+from nm2trt.cli.output import print_json, print_notes, print_same, print_verdict, show
 from nm2trt.errors import BackendError
 from nm2trt.options.command_line import words
 from nm2trt.options.engines import ProveCommand
@@ -47,6 +48,7 @@ def _show(report: TwinReport, options: ProveCommand) -> None:
         print_json(report.to_json())
         return
     show(report, every_row=options.every_row)
+    print_same(trtexec_timing_line(report, options.model))
     verdict, mark = _verdict(report)
     print_verdict(verdict, _next(report, options), mark)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nm2trt.options.command_line import words
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import RunCommand
 from nm2trt.tables import Mark
@@ -24,6 +26,7 @@ EPILOG = """examples:
   nm2trt run model.yaml --dry-run
   nm2trt run model.yaml
   nm2trt run model.yaml --from build --until validate
+  nm2trt run model.yaml prune.pattern=1:4 -o runs/one-of-four
 """
 
 
@@ -33,20 +36,21 @@ def run(options: RunCommand) -> int:
     from nm2trt.cli.output import print_json
     from nm2trt.recipe.runner import run_recipe, stage_names
 
-    with live_view([] if options.dry_run else stage_names(options.recipe)) as view:
+    with live_view([] if options.dry_run else stage_names(options.recipe, options.overrides)) as view:
         result = run_recipe(options.recipe, **keywords(options, "recipe"), view=view)
     if options.json:
         print_json(result.to_json())
     else:
-        _print(result, options.recipe, dry_run=options.dry_run)
+        _print(result, options)
     if result.failure is not None:
         raise result.failure
     return 0
 
 
-def _print(result: RunResult, recipe: str, *, dry_run: bool) -> None:
+def _print(result: RunResult, options: RunCommand) -> None:
     from nm2trt.cli.output import plain_table, print_verdict, say
 
+    dry_run = options.dry_run
     plain_table(
         ("stage", "status", "time", "why" if dry_run else "result"),
         (
@@ -66,7 +70,7 @@ def _print(result: RunResult, recipe: str, *, dry_run: bool) -> None:
     if result.outlook:
         say(result.outlook)
     if dry_run:
-        print_verdict("", f"nm2trt run {shlex.quote(str(recipe))}")
+        print_verdict("", shlex.join(["nm2trt", *words("run", replace(options, dry_run=False))]))
         return
     from nm2trt.reporting.collect import collect
     from nm2trt.reporting.ship import ship

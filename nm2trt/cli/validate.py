@@ -6,7 +6,16 @@ import sys
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.bench import print_latency
-from nm2trt.cli.output import is_verbose, keep_json, print_json, print_table, print_verdict, say
+from nm2trt.cli.other_tools import polygraphy_line
+from nm2trt.cli.output import (
+    is_verbose,
+    keep_json,
+    print_json,
+    print_same,
+    print_table,
+    print_verdict,
+    say,
+)
 from nm2trt.errors import Nm2trtError
 from nm2trt.options.checks import ValidateCommand
 from nm2trt.options.field import keywords
@@ -42,12 +51,12 @@ def run(options: ValidateCommand) -> int:
             report = keep(validate(**keywords(options)))
     except Nm2trtError as error:
         if error.partial is not None and not options.json:
-            _print(error.partial, verbose=is_verbose())
+            _print(error.partial, options, verbose=is_verbose())
         raise
     if options.json:
         print_json(report.to_json())
     else:
-        _print(report, verbose=is_verbose())
+        _print(report, options, verbose=is_verbose())
     for warning in () if options.json else report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     report.require_passed()
@@ -57,7 +66,7 @@ def run(options: ValidateCommand) -> int:
     return 0
 
 
-def _print(report: ValidationReport, *, verbose: bool) -> None:
+def _print(report: ValidationReport, options: ValidateCommand, *, verbose: bool) -> None:
     """Print accuracy and differences first, then times, then the verdict; machine facts with `-v` only."""
     for table in report.tables():
         print_table(table)
@@ -69,5 +78,6 @@ def _print(report: ValidationReport, *, verbose: bool) -> None:
         print()
         print_latency(report.benchmark, conditions=verbose)
         print()
+    print_same(polygraphy_line(options))
     passed = report.passed
     print_verdict(verdict, mark="" if passed is None else "good" if passed else "bad")

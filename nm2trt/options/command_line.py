@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from nm2trt.options.field import Option, check_ranges, options_of
 
-__all__ = ["add_arguments", "options_from", "words"]
+__all__ = ["add_arguments", "options_from", "positionals_first", "words"]
 
 _Command = TypeVar("_Command")
 
@@ -49,6 +49,27 @@ def words(name: str, options: object) -> list[str]:
         elif value is not None and (known.required or value != known.default):
             flags += _flags(known, value)
     return typed + flags
+
+
+def positionals_first(typed: Sequence[str], command: type[Any]) -> list[str]:
+    """Return a command's words with its positional ones in front, if some of those may be left out.
+
+    Otherwise argparse stops looking for them at the first flag, and refuses those that come later.
+    """
+    known = options_of(command)
+    if "--" in typed or all(one.required for one in known if not one.flag):
+        return list(typed)
+    valued = {flag for one in known if one.kind is not bool for flag in (one.flag, one.short) if flag}
+    first, rest = [], []
+    words_left = iter(typed)
+    for word in words_left:
+        if not word.startswith("-"):
+            first.append(word)
+            continue
+        rest.append(word)
+        if word in valued:
+            rest += [value] if (value := next(words_left, None)) is not None else []
+    return first + rest
 
 
 def _flags(known: Option, value: Any) -> list[str]:

@@ -60,6 +60,12 @@ class RunCommand(Reported):
     """Options of `nm2trt run`."""
 
     recipe: str = option(flag="", metavar="RECIPE.yaml", help="the recipe; `nm2trt init MODEL` writes one")
+    overrides: tuple[str, ...] = option(
+        (),
+        flag="",
+        metavar="STAGE.KEY=VALUE",
+        help="a value to use in place of the recipe's, as in prune.pattern=1:4; may be repeated",
+    )
     output: str | None = option(
         None, short="-o", metavar="DIR", help="folder of the run (default: the recipe's, or runs/NAME)"
     )

@@ -38,17 +38,18 @@ __all__ = ["run", "run_recipe", "stage_names"]
 _ENDS = {"failed": "failed", "running": "was stopped"}
 
 
-def stage_names(path: str | os.PathLike[str]) -> list[str]:
+def stage_names(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> list[str]:
     """Return the names of a recipe's stages, in the order in which they run.
 
     Raises:
         InputError: The recipe is wrong.
     """
-    return [step.stage.name for step in ordered(load_recipe(path))]
+    return [step.stage.name for step in ordered(load_recipe(path, overrides))]
 
 
 def run_recipe(
     path: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
     *,
     output: str | os.PathLike[str] | None = None,
     root: str | os.PathLike[str] | None = None,
@@ -62,6 +63,7 @@ def run_recipe(
 
     Args:
         path: The YAML file; `nm2trt.recipe.schema` says what it may hold.
+        overrides: Values of it to replace, each STAGE.KEY=VALUE, as in "prune.pattern=1:4".
         output: The run's folder; by default what the recipe says, or `runs/NAME` beside it.
         root: Folder that the recipe's paths are relative to and may not leave; its own by default.
         first: Run this stage and all after it, even if they are done.
@@ -78,7 +80,7 @@ def run_recipe(
         OutputError: The run's folder cannot be written.
     """
     start = time.perf_counter()
-    recipe = load_recipe(path)
+    recipe = load_recipe(path, overrides)
     steps = ordered(recipe)
     names = [step.stage.name for step in steps]
     for name in filter(None, (first, until)):

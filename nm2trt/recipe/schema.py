@@ -17,6 +17,7 @@ stage before it made, or from what `from` names: a stage, `model`, or a file.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from pydantic import Field
 from nm2trt.calibration.yaml_file import Document, Strict, nearest, read_yaml, validated
 from nm2trt.errors import InputError
 from nm2trt.recipe.options import KINDS, StageOptions
+from nm2trt.recipe.overrides import overridden
 from nm2trt.reporting.folder import is_stage_name
 
 __all__ = ["RECIPE_VERSION", "Recipe", "Stage", "load_recipe"]
@@ -86,14 +88,18 @@ class Recipe:
         return InputError(f"{self.path} line {self.lines.line(place)}: {where}: {message}")
 
 
-def load_recipe(path: str | os.PathLike[str]) -> Recipe:
+def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe; nothing that it names is opened.
+
+    Args:
+        path: The YAML file.
+        overrides: Values to replace, each STAGE.KEY=VALUE.
 
     Raises:
         InputError: It is missing, no YAML, or has a wrong key or value; the message names line and key.
     """
     path = Path(path)
-    document = read_yaml(path)
+    document = overridden(read_yaml(path), overrides)
     head = validated(_Head, document, path)
     stages = tuple(_stage(name, document, path) for name in head.stages)
     return Recipe(path, head.name or path.stem, head.model, head.run, stages, document)

@@ -1,0 +1,127 @@
+"""The same in other tools: the lines of trtexec and Polygraphy that do what a command did."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nm2trt.backends.options import BuildOptions
+    from nm2trt.engine.build import BuildResult
+    from nm2trt.engine.twin.report import TwinReport
+    from nm2trt.options.checks import ValidateCommand
+
+__all__ = ["polygraphy_line", "trtexec_line", "trtexec_timing_line"]
+
+_PROGRAMS = {"trt": "trtexec", "trt-rtx": "tensorrt_rtx"}
+_ENGINES = (".engine", ".plan", ".trt")
+# What a weakly typed builder has to be allowed, by what the ladder says of a weight's type.
+_WEAK_TYPES = {"float16": "--fp16", "int8": "--int8"}
+
+
+def trtexec_line(result: BuildResult) -> str:
+    """Return the line that builds the same engine from the same file; "" if trtexec cannot.
+
+    It has no option to pass NaNs through every layer, nor the same one to leave cuBLAS and cuDNN out.
+    """
+    program = _PROGRAMS.get(result.backend)
+    options = result.options
+    if program is None or options.strict_nans or not options.library_tactics:
+        return ""
+    words = [f"--onnx={result.model}", f"--saveEngine={result.engine}"]
+    if options.sparsity != "disable":
+        words.append(f"--sparsity={options.sparsity}")
+    words += _types(result)
+    words += _shapes(options)
+    if program == "tensorrt_rtx" and options.targets:
+        words.append(f"--computeCapabilities={','.join(t.removeprefix('sm') for t in options.targets)}")
+    words += _limits(options)
+    return shlex.join([program, *words, "--skipInference"])
+
+
+def trtexec_timing_line(report: TwinReport, model: str | os.PathLike[str]) -> str:
+    """Return the line that times the engine with sparse kernels alone, at the shapes of the twins."""
+    program = _PROGRAMS.get(report.backend)
+    if program is None:
+        return ""
+    return shlex.join(
+        [program, f"--onnx={model}", "--sparsity=enable", *_at("shapes", report.feeds), "--noDataTransfers"]
+    )
+
+
+def polygraphy_line(options: ValidateCommand) -> str:
+    """Return the line that compares the two models' outputs on random inputs; "" if Polygraphy cannot.
+
+    Polygraphy reads neither labels nor `.npz`; its own JSON of inputs is taken where that is the data.
+    """
+    sides = [_runner(model) for model in (options.against, options.model)]
+    if None in sides:
+        return ""
+    given = options.data.lower().endswith(".json")
+    tolerances = [
+        word
+        for flag, value in (("--rtol", options.rtol), ("--atol", options.atol))
+        if value is not None
+        for word in (flag, f"{value:g}")
+    ]
+    inputs = options.data if given else "inputs.json"
+    first = [*(sides[0] or ()), "--load-inputs" if given else "--save-inputs", inputs]
+    second = [*(sides[1] or ()), "--load-inputs", inputs, "--load-outputs", "reference.json", *tolerances]
+    return (
+        f"{shlex.join(['polygraphy', 'run', *first, '--save-outputs', 'reference.json'])} && "
+        f"{shlex.join(['polygraphy', 'run', *second])}"
+    )
+
+
+def _runner(model: str) -> list[str] | None:
+    suffix = Path(model).suffix.lower()
+    if "://" in model or suffix not in (".onnx", *_ENGINES):
+        return None
+    return [model, "--onnxrt"] if suffix == ".onnx" else [model, "--trt", "--model-type", "engine"]
+
+
+def _types(result: BuildResult) -> list[str]:
+    """Return the flags of types: TensorRT 8 needs them, 10 one, and later releases none."""
+    if result.backend != "trt":
+        return []
+    release = result.backend_version.split(".")[0]
+    if release == "10":
+        return ["--stronglyTyped"]
+    if release != "8":
+        return []
+    dtypes = {row.dtype.detail.split(":")[0] for row in result.ladder}
+    dtypes |= {spec.dtype for spec in (*result.inputs, *result.outputs)}
+    return [flag for dtype, flag in _WEAK_TYPES.items() if dtype in dtypes]
+
+
+def _shapes(options: BuildOptions) -> list[str]:
+    fixed = {shape.input: shape.shape for shape in options.static_shapes}
+    many = len(options.profiles) > 1
+    words: list[str] = []
+    for number, profile in enumerate(options.profiles):
+        words += [f"--profile={number}"] if many else []
+        for kind in ("min", "opt", "max"):
+            ranged = {shapes.input: getattr(shapes, kind) for shapes in profile}
+            words += _at(f"{kind}Shapes", {**fixed, **ranged})
+    return words or (_at("shapes", fixed) if fixed else [])
+
+
+def _at(flag: str, shapes: Mapping[str, Sequence[int]]) -> list[str]:
+    given = ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items() if shape)
+    return [f"--{flag}={given}"] if given else []
+
+
+def _limits(options: BuildOptions) -> list[str]:
+    words = []
+    if options.workspace_bytes is not None:
+        words.append(f"--memPoolSize=workspace:{options.workspace_bytes / 2**20:g}M")
+    if options.effort is not None:
+        words.append(f"--builderOptimizationLevel={options.effort}")
+    if options.timing_cache is not None:
+        words.append(f"--timingCacheFile={options.timing_cache}")
+    if not options.tf32:
+        words.append("--noTF32")
+    return words + [f"--dynamicPlugins={plugin}" for plugin in options.plugins]

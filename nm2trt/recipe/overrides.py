@@ -1,0 +1,86 @@
+"""Values of a recipe that the command line replaces, as in `nm2trt run recipe.yaml prune.pattern=1:4`."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from nm2trt.calibration.yaml_file import Document, nearest
+from nm2trt.errors import InputError
+from nm2trt.recipe.options import KINDS
+
+__all__ = ["HEAD", "overridden"]
+
+# Keys of a recipe beside its stages that may be replaced.
+HEAD = ("name", "model", "run")
+
+
+def overridden(document: Document, overrides: Sequence[str]) -> Document:
+    """Return a recipe with values replaced, each STAGE.KEY=VALUE or KEY=VALUE for name, model and run.
+
+    A value is text where the key takes text, else YAML; the recipe's schema then judges it as if the file
+    said so.
+
+    Raises:
+        InputError: One has another form, or names a stage that the recipe has not.
+    """
+    data: dict[str, Any] = dict(document)
+    for word in overrides:
+        place, sign, value = word.partition("=")
+        stage, dot, key = place.partition(".")
+        if not sign or not place or (dot and not key):
+            raise InputError(f"{word!r} replaces nothing; write STAGE.KEY=VALUE, as in prune.pattern=1:4")
+        if not dot:
+            if place not in HEAD:
+                raise InputError(f"{word!r}: a recipe has no value {place!r}; {nearest(place, HEAD)}")
+            data[place] = value
+            continue
+        stages = data.get("stages")
+        if not isinstance(stages, dict) or stage not in stages:
+            known = stages if isinstance(stages, dict) else ()
+            raise InputError(f"{word!r}: the recipe has no stage {stage!r}; {nearest(stage, known)}")
+        values = stages[stage] or {}
+        if not isinstance(values, dict):
+            raise InputError(f"{word!r}: the recipe's stage {stage!r} is no mapping of options")
+        kind = str(values.get("stage") or stage)
+        data["stages"] = {**stages, stage: {**values, key: _value(kind, key, value, word)}}
+    return Document(data, document.lines)
+
+
+def _value(kind: str, key: str, text: str, word: str) -> Any:
+    """Return a value in the type that its key takes: text such as 1:4 would be a number to YAML."""
+    fields = (
+        {field.alias or name: field for name, field in KINDS[kind].model_fields.items()}
+        if kind in KINDS
+        else {}
+    )
+    takes = _types(fields[key].annotation) if key in fields else {str}
+    if str in takes and list not in takes:
+        return text
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise InputError(f"{word!r}: the value is no YAML; put it in quotes") from error
+    if list in takes and not isinstance(value, list):
+        return [text if str in takes else value]
+    return value
+
+
+def _types(hint: Any) -> set[type]:
+    """Return the plain types that a type hint admits; a list adds those of its items."""
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return {type(choice) for choice in typing.get_args(hint)}
+    if origin is typing.Annotated:
+        return _types(typing.get_args(hint)[0])
+    if origin in (typing.Union, types.UnionType):
+        return set().union(*map(_types, typing.get_args(hint)))
+    if origin is list:
+        return {list}.union(*map(_types, typing.get_args(hint)))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return {dict}
+    return {hint} if isinstance(hint, type) else set()
