@@ -18,6 +18,7 @@ from nm2trt.errors import SparsifyError
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan, PlanEntry
 from nm2trt.nm.torch_mask import magnitude_mask
+from nm2trt.sparsity.core.borrowed_model import kept_on_error
 from nm2trt.sparsity.core.finalize import require_pattern
 from nm2trt.sparsity.core.kept_zeros import watch_zeros
 from nm2trt.sparsity.core.layer_choice import Choice, select
@@ -34,7 +35,8 @@ def load_sparse(model: nn.Module, state: Mapping[str, Any]) -> nn.Module:
 
     Args:
         model: The plain model that was sparsified; on an error it stays as it is.
-        state: What `state_dict` of the attached model returned; "module." of a wrapper in front is taken off.
+        state: What `state_dict` of the attached model returned; what DDP, AveragedModel and torch.compile put
+            into names is taken off.
 
     Returns:
         `model`, whose sparse weights hold their patterns, and which carries a plan.
@@ -43,16 +45,14 @@ def load_sparse(model: nn.Module, state: Mapping[str, Any]) -> nn.Module:
         SparsifyError: The state is of a plain model, of other layers, or of a schedule that has not ended.
         SparsityError: A weight does not hold its pattern.
     """
-    if state and all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
+    state = _unwrapped(state)
     patterns = _patterns(state)
     if not patterns:
-        raise SparsifyError(
-            "the state is not of an attached model: it holds no pattern; load it by model.load_state_dict"
-        )
+        raise SparsifyError(_no_pattern(state))
     if any(key.endswith(".branch.weight") and _spre_prefix(key) in patterns for key in state):
         return _load_spre(model, state, patterns)
-    choices = {c.sites[0].weight_name: c for c in select(model, NMPattern(1, 1), unstructured=True)}
+    selected = select(model, NMPattern(1, 1), unstructured=True)
+    choices = {site.weight_name: choice for choice in selected for site in choice.sites}
     plain = {key: value for key, value in state.items() if "parametrizations" not in key.split(".")}
     for name, pattern in patterns.items():
         if name not in choices:
@@ -61,20 +61,57 @@ def load_sparse(model: nn.Module, state: Mapping[str, Any]) -> nn.Module:
             plain[site.weight_name] = _masked(name, pattern, choices[name].entry, state)
     _refuse_other_keys(model, plain)
     model.load_state_dict(plain)
-    entries = tuple(_entry(choice, patterns) for choice in choices.values())
+    entries = tuple(_entry(choice, patterns) for choice in selected)
     setattr(model, PLAN_ATTRIBUTE, Plan(entries))
     watch_zeros(model)
     return model
 
 
+def _unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the state under the names of the model itself.
+
+    Raises:
+        SparsifyError: It is no state.
+    """
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
+        raise SparsifyError(
+            f"load_sparse takes a state_dict, such as torch.load(path) returns, not {type(state).__name__}"
+        )
+    found = {key.replace("_orig_mod.", ""): value for key, value in state.items()}
+    averaged = "n_averaged" in found  # what AveragedModel counts
+    names = [key for key in found if not (averaged and key == "n_averaged")]
+    if names and all(key.startswith("module.") for key in names):
+        return {key.removeprefix("module."): found[key] for key in names}
+    return found
+
+
+def _no_pattern(state: Mapping[str, Any]) -> str:
+    inside = [key for key, value in state.items() if isinstance(value, Mapping) and _patterns(value)]
+    if inside:
+        return (
+            f"the state is a checkpoint, whose entry {inside[0]!r} holds the model; give state[{inside[0]!r}]"
+        )
+    return "the state is not of an attached model: it holds no pattern; load it by model.load_state_dict"
+
+
 def _patterns(state: Mapping[str, Any]) -> dict[str, NMPattern]:
-    """Return the pattern of each sparse weight, by the weight's name in a plain model."""
+    """Return the pattern of each sparse weight, by the weight's name in a plain model.
+
+    Raises:
+        SparsifyError: One does not hold its pattern yet, on a schedule.
+    """
     found = {}
     for key, value in state.items():
-        layer, middle, rest = key.rpartition("parametrizations.")
-        if middle and rest.endswith(_MARK) and isinstance(value, Tensor) and value.numel() >= 3:
-            n, m = (int(number) for number in value[:2])
-            found[layer + rest.removesuffix(_MARK)] = NMPattern(n, m)
+        layer, middle, rest = str(key).rpartition("parametrizations.")
+        if middle and rest.endswith(_MARK) and isinstance(value, Tensor) and value.numel() >= 4:
+            n, m, steps, kept = (int(number) for number in value[:4])
+            name = layer + rest.removesuffix(_MARK)
+            if kept != n:
+                raise SparsifyError(
+                    f"{name} does not hold {n}:{m} yet: {kept} of each {m} are kept after {steps} steps; "
+                    "train it to the end of its schedule"
+                )
+            found[name] = NMPattern(n, m)
     return found
 
 
@@ -148,10 +185,13 @@ def _load_spre(model: nn.Module, state: Mapping[str, Any], patterns: Mapping[str
         "smoothing": 0.5 if any(key.endswith(".smoothed") for key in state) else 0.0,
         "base": "magnitude" if any(key.endswith(".0.mask") for key in state) else "sr-ste",
     }
-    session = sparsify(model, method="spre", pattern=by_layer, include=list(by_layer), **options)
-    try:
-        model.load_state_dict(dict(state))
-    except RuntimeError as error:
-        first = str(error).strip().splitlines()[-1].strip()
-        raise SparsifyError(f"the state is of another model than {type(model).__name__}: {first}") from error
-    return session.finalize()
+    with kept_on_error(model):
+        session = sparsify(model, method="spre", pattern=by_layer, include=list(by_layer), **options)
+        try:
+            model.load_state_dict(dict(state))
+        except RuntimeError as error:
+            first = str(error).strip().splitlines()[-1].strip()
+            raise SparsifyError(
+                f"the state is of another model than {type(model).__name__}: {first}"
+            ) from error
+        return session.finalize()

@@ -50,7 +50,7 @@ class Job:
 class Settings:
     """What all runs share."""
 
-    steps: int = 1600
+    steps: int = 800
     distill_steps: int = 400
     batch: int = 64
     lr: float = 0.1

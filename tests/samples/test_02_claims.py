@@ -100,6 +100,15 @@ def test_the_deadline_leaves_no_unfinished_run(folder, tmp_path):
     assert not list(tmp_path.glob("*.json"))
 
 
+def test_a_further_seed_is_run_by_its_name(folder, tmp_path):
+    words = ["--data", folder, "--out", tmp_path, "--steps", 2, "--only", "ste_1-16_seed3"]
+    found = claims(*words, "--more-seeds", 1)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert json.loads((tmp_path / "ste_1-16_seed3.json").read_text())["settings"]["steps"] == 2
+    assert "minutes of one core" in found.stdout
+    assert "there is no run nothing" in claims("--data", folder, "--out", tmp_path, "--one", "nothing").stderr
+
+
 def test_a_run_that_fails_is_named(folder, tmp_path):
     found = claims("--data", tmp_path, "--out", tmp_path / "out", "--only", "dense_seed0")
     assert found.returncode == 1

@@ -33,15 +33,19 @@ def eval_mode(model: nn.Module, *, train_norms: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def kept_on_error(model: nn.Module) -> Iterator[None]:
-    """Give a model its plain layers and values back when the block fails or is interrupted."""
+    """Give a model its layers, plain as before, and its values back if the block fails or is interrupted."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     kept = [(tensor, tensor.detach().clone()) for tensor in tensors.values()]
+    children = [(module, dict(module._modules)) for module in model.modules()]
     try:
         yield
     except BaseException:
         for module in list(model.modules()):
             if any(True for _ in sparse_weights(module)):
                 make_plain(module)
+        for module, before in children:
+            module._modules.clear()
+            module._modules.update(before)
         with torch.no_grad():
             for tensor, value in kept:
                 tensor.copy_(value)

@@ -20,6 +20,10 @@ from nm2trt.sparsity.core.tracked_weight import TrackedWeight
 
 __all__ = ["bake", "make_plain", "refuse_others", "refuse_stale", "require_pattern"]
 
+_AFTER_DIVERGENCE = (
+    "the training diverged: load an earlier checkpoint, and lower the learning rate or clip the gradients"
+)
+
 
 def refuse_others(weight: TrackedWeight) -> None:
     """Raise when another parametrisation was registered on a sparse weight: baking would drop it.
@@ -46,7 +50,7 @@ def refuse_stale(weight: TrackedWeight) -> None:
     """
     weight.sparse.check_unchanged()
     values = full(weight.original).detach()
-    check_finite(weight.name, values)
+    check_finite(weight.name, values, _AFTER_DIVERGENCE)
     stale = weight.sparse.stale_entries(values)
     if stale:
         raise SparsifyError(
@@ -73,7 +77,7 @@ def bake(model: nn.Module, plan: Plan, weights: Sequence[TrackedWeight]) -> nn.M
     """
     values = {weight.name: full(weight.original).detach() for weight in weights}
     for weight in weights:
-        check_finite(weight.name, values[weight.name])
+        check_finite(weight.name, values[weight.name], _AFTER_DIVERGENCE)
     with torch.no_grad():
         for weight in weights:
             if is_sharded(weight.original):

@@ -2,7 +2,7 @@
 
 The masks are taken from the zeros as they stand. After each step of any optimizer that holds such a weight,
 the entries are set to zero again: the model stays plain, so that quantisation-aware training and export see
-nothing of it.
+nothing of it. A deepcopy of the model is followed too; a pickled or saved one is not.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import functools
 import warnings
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +27,16 @@ from nm2trt.sparsity.core.state_keys import sparse_weights
 
 __all__ = ["KeptZeros", "keep_zeros", "watch_zeros"]
 
+_ATTRIBUTE = "_nm2trt_kept_zeros"
 # Without a plan, a weight with a smaller share of zeros is taken for dense.
 _LEAST_SHARE = 0.1
-_WRAPPERS = ("DistributedDataParallel", "DataParallel", "AveragedModel")
+# Wrappers, each with the name of the model inside.
+_WRAPPERS = {
+    "DistributedDataParallel": "module",
+    "DataParallel": "module",
+    "AveragedModel": "module",
+    "OptimizedModule": "_orig_mod",
+}
 
 
 class KeptZeros:
@@ -37,6 +45,21 @@ class KeptZeros:
     def __init__(self, weights: dict[str, tuple[nn.Module, str]]) -> None:
         self._sites = {name: (weakref.ref(module), tensor) for name, (module, tensor) in weights.items()}
         self._masks = {name: local(parameter.detach()) != 0 for name, parameter in self._parameters()}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> KeptZeros:
+        """Follow the copied model, whose layers `memo` holds by now."""
+        copied = type(self).__new__(type(self))
+        vars(copied).update(vars(self))
+        twins = {name: (memo.get(id(module())), tensor) for name, (module, tensor) in self._sites.items()}
+        copied._sites = {n: (weakref.ref(m), t) for n, (m, t) in twins.items() if m is not None}
+        copied._masks = self.masks()
+        if copied._sites and self in _KEPT:
+            _KEPT.add(copied)
+        return copied
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as None: hooks do not outlive the process."""
+        return type(None), ()
 
     def masks(self) -> dict[str, Tensor]:
         """Return a copy of each weight's mask by the weight's name: bool, True where not zero."""
@@ -104,15 +127,15 @@ def keep_zeros(model: nn.Module) -> KeptZeros:
     """
     if any(True for module in model.modules() for _ in sparse_weights(module)):
         raise SparsifyError("a method is attached to the model, and keeps its zeros; finalize it first")
-    while type(model).__name__ in _WRAPPERS and isinstance(model.module, nn.Module):
-        model = model.module
+    while (inside := model._modules.get(_WRAPPERS.get(type(model).__name__, ""))) is not None:
+        model = inside
     weights = _sparse_weights(model)
     if not weights:
         raise SparsifyError(
             f"{type(model).__name__} has no weight with zeros to keep; sparsify and finalize it first"
         )
     _forget(weights)
-    return _register(KeptZeros(weights))
+    return _register(KeptZeros(weights), model)
 
 
 def watch_zeros(model: nn.Module) -> None:
@@ -120,7 +143,7 @@ def watch_zeros(model: nn.Module) -> None:
     weights = _sparse_weights(model)
     _forget(weights)
     if weights:
-        _register(_Watch(weights))
+        _register(_Watch(weights), model)
 
 
 def _sparse_weights(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
@@ -154,9 +177,10 @@ def _forget(weights: dict[str, tuple[nn.Module, str]]) -> None:
             _KEPT.discard(old)
 
 
-def _register(kept: KeptZeros) -> KeptZeros:
+def _register(kept: KeptZeros, model: nn.Module) -> KeptZeros:
     _hook_all_optimizers()
     _KEPT.add(kept)
+    setattr(model, _ATTRIBUTE, kept)  # deepcopy finds it there
     return kept
 
 

@@ -282,11 +282,11 @@ def _dense_reason(
     return None
 
 
-def check_finite(name: str, tensor: Tensor) -> None:
+def check_finite(name: str, tensor: Tensor, advice: str = "repair it before pruning") -> None:
     """Raise when a weight holds NaN or infinity.
 
     Raises:
         SparsifyError: It does.
     """
     if tensor.device.type != "meta" and not bool(torch.isfinite(tensor.detach()).all()):
-        raise SparsifyError(f"{name} holds NaN or infinity; repair it before pruning")
+        raise SparsifyError(f"{name} holds NaN or infinity; {advice}")

@@ -170,7 +170,7 @@ class OptimizerHooks:
         if self._inside or optimizer in self._followed or optimizer in self._warned:
             return
         held = _held(optimizer)
-        if any(id(weight.original) in held for weight in self._weights):
+        if any(weight.attached and id(weight.original) in held for weight in self._weights):
             self._warned.add(optimizer)
             warnings.warn(
                 f"an optimizer ({type(optimizer).__name__}) stepped a sparsified model without being "

@@ -242,21 +242,24 @@ class SparseWeight(nn.Module):
         return {}
 
     def get_extra_state(self) -> Tensor:
-        """Return N, M, the steps taken and what `progress` adds: float64 (3 + k,).
+        """Return N, M, the steps taken, how many of M are kept, and what `progress` adds: float64 (4 + k,).
 
         It stands under torch's own key, which torch.distributed.checkpoint knows, and which a plain model
         refuses, and with it the dense master weights.
         """
-        return torch.tensor(
-            [self.pattern.n, self.pattern.m, self.updates, *self.progress()], dtype=torch.float64
-        )
+        n, m = self.pattern.n, self.pattern.m
+        return torch.tensor([n, m, self.updates, self.kept_now(), *self.progress()], dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take back the steps, where the method depends on them, and what `progress` returned."""
-        _, _, updates, *progress = state.tolist()
+        _, _, updates, _, *progress = state.tolist()
         if not self.mask_follows_weight or self.has_schedule(self.options):
             self.updates = int(updates)
         self.restore_progress(progress)
+
+    def kept_now(self) -> int:
+        """Return how many of each M a mask of magnitudes keeps now: N, or more on a schedule."""
+        return self.pattern.n
 
     def progress(self) -> tuple[float, ...]:
         """Return numbers that the rest of the run depends on, besides the steps taken."""

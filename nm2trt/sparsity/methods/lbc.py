@@ -14,6 +14,7 @@ Removal is permanent here: a candidate is dead by a flag, not by a score of zero
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -114,6 +115,15 @@ def _bits(count: int) -> int:
 
 def _among_processes() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _keys_must_stay() -> bool:
+    """Tell whether states must have the same keys all through the run.
+
+    torch.distributed.checkpoint asks a fresh model for the keys that it loads, so packed winners would be
+    missing there. It works without a process group too, and then only its import tells that it is used.
+    """
+    return _among_processes() or "torch.distributed.checkpoint" in sys.modules
 
 
 def _to_groups(tensor: Tensor, m: int, axis: int) -> Tensor:
@@ -250,7 +260,10 @@ class LbcWeight(SparseWeight):
             return None
         scores = full(self.scores).detach()
         if not bool(torch.isfinite(scores).all()):
-            raise SparsifyError("a score is NaN or infinite; lower the learning rate or clip the gradients")
+            raise SparsifyError(
+                f"a score of {self.weight_name} is NaN or infinite; load an earlier checkpoint, and lower "
+                "the learning rate or clip the gradients"
+            )
         if bool((scores == scores[0, 0]).all()):  # never trained, as in a frozen layer: rank by magnitude
             scores = _to_groups(weight.abs(), self.pattern.m, self.axis).to(scores.dtype) @ self.table.T
         ranked = torch.where(self.alive, scores, -math.inf)
@@ -314,8 +327,7 @@ class LbcWeight(SparseWeight):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        # torch.distributed.checkpoint asks for a fresh model's keys: among processes they stay the same.
-        if self._survivors == 1 and not _among_processes():
+        if self._survivors == 1 and not _keys_must_stay():
             del destination[f"{prefix}scores"], destination[f"{prefix}alive"]
             destination[f"{prefix}winner"] = pack_winners(self.alive)
 

@@ -70,6 +70,10 @@ class MagnitudeWeight(SparseWeight):
             return self.pattern.n
         return kept_of_m(self.pattern, step, self._last_step())
 
+    def kept_now(self) -> int:
+        """Return how many of each M are kept at the steps taken."""
+        return self.kept(self.updates)
+
     def first_mask(self, weight: Tensor) -> Tensor:
         """Return the N:M mask, or an all-true one when pruning is gradual."""
         if self.options.gradual:
@@ -79,7 +83,7 @@ class MagnitudeWeight(SparseWeight):
 
     def new_mask(self, weight: Tensor) -> Tensor | None:
         """Prune further when the schedule says so."""
-        kept = self.kept(self.updates)
+        kept = self.kept_now()
         if kept == self.kept(self.updates - 1) and self.updates > 0:
             return None
         score = torch.where(self.mask, weight.abs(), -1)
@@ -87,13 +91,13 @@ class MagnitudeWeight(SparseWeight):
 
     def unfinished(self) -> str | None:
         """Say which step ends the schedule, when that lies ahead."""
-        if self.kept(self.updates) == self.pattern.n:
+        if self.kept_now() == self.pattern.n:
             return None
         return f"gradual pruning ends at step {self._last_step()}, and {self.updates} were taken"
 
     def telemetry(self) -> dict[str, float]:
         """Return how many of each M are kept now."""
-        return {"kept_of_m": self.kept(self.updates)}
+        return {"kept_of_m": self.kept_now()}
 
     def _last_step(self) -> int:
         return share_in_steps("end", self.options.end, self.total_steps)

@@ -151,21 +151,22 @@ class SteWeight(SparseWeight):
 
     def followed_pattern(self) -> NMPattern | None:
         """Return the pattern of the weight's magnitudes that the mask has now, unless all or none changes."""
-        kept = self._kept()
+        kept = self.kept_now()
         return None if self.frozen or kept == self.pattern.m else NMPattern(kept, self.pattern.m)
 
     def unfinished(self) -> str | None:
         """Say which step ends the ramp, when that lies ahead."""
-        if self._kept() == self.pattern.n:
+        if self.kept_now() == self.pattern.n:
             return None
         return f"the ramp ends at step {self._ramp_end}, and {self.updates} were taken"
 
     def telemetry(self) -> dict[str, float]:
         """Return how many of each M are kept during a ramp, and whether the mask is frozen."""
-        found: dict[str, float] = {"kept_of_m": self._kept()} if self._ramp_end else {}
+        found: dict[str, float] = {"kept_of_m": self.kept_now()} if self._ramp_end else {}
         return found if self._last_change is None else {**found, "frozen": self.frozen}
 
-    def _kept(self) -> int:
+    def kept_now(self) -> int:
+        """Return how many of each M are kept: N, or more during a ramp."""
         return kept_of_m(self.pattern, self.updates, self._ramp_end) if self._ramp_end else self.pattern.n
 
 

@@ -177,7 +177,8 @@ class SpatialBranches(TwoBranches):
         for norm in (self.main_norm, self.branch_norm):
             if norm is not None and not all(bool(t.isfinite().all()) for t in _scale_and_shift(norm)):
                 raise SparsifyError(
-                    f"{name}: a BatchNorm holds NaN or infinity; the branches cannot be merged"
+                    f"{name}: a BatchNorm holds NaN or infinity, so the branches cannot be merged; load an "
+                    "earlier checkpoint"
                 )
         if not bool(self.branch.weight.isfinite().all()):
             raise SparsifyError(f"{name}: the branch holds NaN or infinity; lower the learning rate")

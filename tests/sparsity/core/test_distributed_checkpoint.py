@@ -130,6 +130,12 @@ def test_one_process(way, options, tmp_path, process_group):
     assert_equal(*save_and_resume(way, "one", options, str(tmp_path)))
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize("way", ["lbc-done", "sr-ste"])
+def test_one_process_without_a_group(way, tmp_path):
+    assert_equal(*save_and_resume(way, "one", None, str(tmp_path)))
+
+
 def worker(rank, way, kind, options, port, folder):
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD)
     torch.set_num_threads(1)

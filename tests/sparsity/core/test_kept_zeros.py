@@ -113,6 +113,30 @@ def test_a_downloaded_model_needs_no_plan_and_dense_layers_stay_free():
     assert int(zeros(model)["0.weight"].sum()) == 0
 
 
+def test_a_copy_keeps_its_zeros_or_warns_as_the_model_does():
+    model, _ = finalised()
+    watched = copy.deepcopy(model)
+    with pytest.warns(UserWarning, match="filled zeros"):
+        train(watched, adam(watched), 1)
+    kept = nm2trt.keep_zeros(model)
+    followed = copy.deepcopy(model)
+    train(followed, adam(followed))
+    assert torch.equal(zeros(followed)["0.weight"], zeros(model)["0.weight"])
+    kept.remove()
+    train(followed, adam(followed), 1)  # the copy has a keeper of its own
+    assert torch.equal(zeros(followed)["0.weight"], zeros(model)["0.weight"])
+
+
+def test_wrappers_and_pickles(tmp_path):
+    model, _ = finalised()
+    kept = nm2trt.keep_zeros(torch.compile(model, backend="aot_eager"))
+    assert list(kept.masks()) == ["0.weight", "3.weight"]
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert torch.equal(zeros(loaded)["0.weight"], zeros(model)["0.weight"])
+    assert list(nm2trt.keep_zeros(loaded).masks()) == ["0.weight", "3.weight"]
+
+
 def test_models_that_are_gone_leave_nothing_behind():
     model, _ = finalised()
     nm2trt.keep_zeros(model)

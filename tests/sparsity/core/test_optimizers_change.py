@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from nm2trt.errors import SparsifyError
 from nm2trt.nm.torch_mask import magnitude_mask
@@ -254,5 +255,19 @@ def test_nan_gradients_are_told_at_the_latest_when_the_model_is_finalised(attach
             optimizer.step()
         sparse.finalize()
 
-    with pytest.raises(SparsifyError, match="NaN or infinit"):
+    with pytest.raises(SparsifyError, match=r"NaN or infinit.*load an earlier checkpoint"):
         run()
+
+
+def test_a_parametrisation_that_torch_removed_is_told_and_harms_no_other_optimizer():
+    model, other = net(), nn.Linear(4, 4)
+    sparse = sparsify(model)
+    optimizer = sgd(model)
+    sparse.attach(optimizer)
+    for module in model:
+        if parametrize.is_parametrized(module):
+            parametrize.remove_parametrizations(module, "weight")
+    other(torch.ones(1, 4)).sum().backward()
+    sgd(other).step()
+    with pytest.raises(SparsifyError, match=r"weight was removed; end a session by finalize\(\)"):
+        optimizer.step()
