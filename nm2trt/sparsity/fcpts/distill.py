@@ -7,6 +7,7 @@ BatchNorm layers are ever in training mode: dropout would be noise on the target
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,9 @@ from nm2trt.errors import DataError, SparsifyError
 from nm2trt.progress import Bar
 from nm2trt.sparsity.core.borrowed_model import eval_mode
 from nm2trt.sparsity.core.calibration_batches import Batch, outputs_of
+from nm2trt.sparsity.fcpts.block_loss import BlockLoss
 from nm2trt.sparsity.fcpts.checkpoint import Checkpoint
+from nm2trt.sparsity.fcpts.step_size import Backtracking
 
 __all__ = ["Distiller", "Settings", "distillation_loss"]
 
@@ -41,6 +44,10 @@ class Settings:
         temperature: Of "kl".
         train_norms: Let BatchNorms use and collect batch statistics; False keeps them as they are.
         seed: Of the order of the batches.
+        backtrack: Halve both rates, and start again, while the loss stands above its start at the end of an
+            epoch in the first half of the run.
+        blocks: Globs on modules whose outputs are compared with the dense model's too.
+        block_weight: Of that comparison in the loss.
     """
 
     steps: int
@@ -51,6 +58,9 @@ class Settings:
     temperature: float
     train_norms: bool
     seed: int
+    backtrack: bool = False
+    blocks: tuple[str, ...] = ()
+    block_weight: float = 1.0
 
 
 def distillation_loss(
@@ -89,8 +99,12 @@ class Distiller:
         fresh: Gives other samples for an epoch, by its number; epoch 0 has `batches`. The dense model is then
             kept, and teaches on the same samples. None trains on `batches` in every epoch.
 
+    Attributes:
+        learning_rates: Peak rate that each phase was run with.
+
     Raises:
         DataError: The model cannot run a batch.
+        SparsifyError: A glob on blocks matches none.
     """
 
     def __init__(
@@ -109,7 +123,12 @@ class Distiller:
         with eval_mode(model), torch.no_grad():
             self.targets = [outputs_of(model, batch, i) for i, batch in enumerate(self.batches)]
         self._fresh = fresh
-        self._teacher = copy.deepcopy(model).eval() if fresh is not None else None
+        wanted = fresh is not None or settings.blocks
+        self._teacher = copy.deepcopy(model).eval() if wanted else None
+        self._blocks: BlockLoss | None = None
+        if settings.blocks and self._teacher is not None:
+            self._blocks = BlockLoss(model, self._teacher, settings.blocks)
+        self.learning_rates: dict[str, float] = {}
         self._epoch, self._pairs = 0, list(zip(self.batches, self.targets, strict=True))
 
     @torch.no_grad()
@@ -143,44 +162,89 @@ class Distiller:
             after_step: Called with the number of steps taken.
 
         Raises:
-            SparsifyError: The loss became infinite or NaN.
+            SparsifyError: The loss became infinite or NaN, or rises at any learning rate.
         """
-        settings = self.settings
-        if settings.steps == 0:
+        if self.settings.steps == 0:
             return
-        optimizer = self._optimizer(thresholds or {})
+        trial = Backtracking(self.model, self.loss) if self.settings.backtrack else None
+        if trial is not None and self.checkpoint is not None:
+            saved = self.checkpoint.notes_of(phase) or {}
+            trial.halvings = int(saved.get("halvings", 0))
+        while self._descend(phase, bar, trial, thresholds or {}, penalty, after_step):
+            if trial is not None:
+                trial.back(self.settings.learning_rate)
+            if self.checkpoint is not None:
+                self.checkpoint.done()  # it is of the larger rate
+        factor = 1.0 if trial is None else trial.factor
+        self.learning_rates[phase] = self.settings.learning_rate * factor
+
+    def _descend(
+        self,
+        phase: str,
+        bar: Bar,
+        trial: Backtracking | None,
+        thresholds: Mapping[str, nn.Parameter],
+        penalty: Callable[[], Tensor] | None,
+        after_step: Callable[[int], None] | None,
+    ) -> bool:
+        """Take all steps at one learning rate; returns True as soon as the loss has risen."""
+        settings = self.settings
+        optimizer = self._optimizer(thresholds)
         warmup = min(len(self.batches), max(1, settings.steps // 10))
-        peaks = [float(group["lr"]) for group in optimizer.param_groups]
-        start = 0 if self.checkpoint is None else self.checkpoint.restore(phase, self.model, optimizer)
+        factor = 1.0 if trial is None else trial.factor
+        peaks = [float(group["lr"]) * factor for group in optimizer.param_groups]
+        start = 0
+        if self.checkpoint is not None:
+            if trial is not None:
+                self.checkpoint.notes = {**self.checkpoint.notes, "halvings": trial.halvings}
+            start = self.checkpoint.restore(phase, self.model, optimizer)
         with eval_mode(self.model, train_norms=settings.train_norms):
             for step in range(start, settings.steps):
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * _factor(step, warmup, settings.steps)
-                self._step(optimizer, penalty, step)
+                if self._step(optimizer, penalty, step):
+                    return True
                 if after_step is not None:
                     after_step(step + 1)
+                if trial is not None and self._is_looked_at(step + 1) and trial.rose():
+                    return True
                 bar.update(step + 1)
                 if self.checkpoint is not None:
                     self.checkpoint.maybe_save(phase, step + 1, settings.steps, self.model, optimizer)
+        return False
 
     def _step(
         self,
         optimizer: torch.optim.Optimizer,
         penalty: Callable[[], Tensor] | None,
         step: int,
-    ) -> None:
+    ) -> bool:
+        """Take one step; returns True if the loss is not finite and the learning rate may be halved."""
         optimizer.zero_grad(set_to_none=True)
         index = self._index(step)
-        loss = self._batch_loss(*self._of_epoch(step // len(self.batches))[index], index)
+        batch, targets = self._of_epoch(step // len(self.batches))[index]
+        with self._blocks.recording() if self._blocks is not None else contextlib.nullcontext():
+            loss = self._batch_loss(batch, targets, index)
+        if self._blocks is not None:
+            loss = loss + self.settings.block_weight * self._blocks.value(batch, index)
         if penalty is not None:
             loss = loss + penalty()
         if not bool(loss.isfinite()):
+            if self.settings.backtrack:
+                return True
             raise SparsifyError(
                 f"the distillation diverged at step {step + 1}: its loss is {float(loss.detach())}; "
                 f"lower lr, now {self.settings.learning_rate:g}"
             )
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        return False
+
+    def _is_looked_at(self, steps: int) -> bool:
+        """Whether an epoch of the first half of the run ends here, or its first quarter in short runs."""
+        first_half = steps <= max(1, self.settings.steps // 2)
+        every = min(len(self.batches), max(1, self.settings.steps // 4))
+        return first_half and steps % every == 0
 
     def _of_epoch(self, epoch: int) -> list[tuple[Batch, tuple[Tensor, ...]]]:
         """Return an epoch's batches with the dense model's outputs."""

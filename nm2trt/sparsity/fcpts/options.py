@@ -12,6 +12,7 @@ from nm2trt.errors import SparsifyError
 from nm2trt.nm.torch_mask import magnitude_mask
 from nm2trt.sparsity.core.parametrization import keep_straight_through
 from nm2trt.sparsity.fcpts.distill import Loss, Settings
+from nm2trt.sparsity.fcpts.step_size import START
 from nm2trt.sparsity.fcpts.thresholds import Bridge
 from nm2trt.sparsity.methods.fixed_mask import FixedMaskWeight
 
@@ -57,9 +58,13 @@ class FcptsOptions:
         loss: Distillation by "kl" between class scores, or "mse" of any output.
         temperature: Of "kl".
         steps: Optimizer steps; 0 prunes without repair.
-        lr: Peak learning rate of weights, biases and BatchNorms.
+        lr: Peak learning rate of weights, biases and BatchNorms. "auto" starts at 0.01; while the loss stands
+            above its start at the end of an epoch in the first half, it is halved and the run starts again.
         threshold_lr: Peak learning rate of the thresholds; `lr` by default.
         weight_decay: Of everything but thresholds.
+        blocks: Globs on module names whose outputs are held to the dense model's too, e.g. "layer*.*"; each
+            costs a forward of the dense model per step in all, and the memory of a second model.
+        block_weight: Of that in the loss: the mean squared distance, as a share of the outputs' variance.
         batch_norm: "train" uses and collects batch statistics, "frozen" keeps the model's.
         refresh_every: N:M: steps between two new masks in the first half of the run; 0 keeps the first.
         layer_fit: After pruning, fit each layer in turn to the dense layers' outputs by least squares, and
@@ -92,9 +97,11 @@ class FcptsOptions:
     loss: Loss = "kl"
     temperature: float = 4.0
     steps: int = 1600
-    lr: float = 0.01
+    lr: float | Literal["auto"] = 0.01
     threshold_lr: float | None = None
     weight_decay: float = 3e-4
+    blocks: str | tuple[str, ...] | list[str] = ()
+    block_weight: float = 1.0
     batch_norm: Literal["train", "frozen"] = "train"
     refresh_every: int = 100
     layer_fit: bool = False
@@ -124,9 +131,13 @@ class FcptsOptions:
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise SparsifyError(f"{name} must be a whole number from {least} on, not {value!r}")
-        for name in ("lr", "temperature"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise SparsifyError(f"{name} must be a positive number, not {getattr(self, name)}")
+        for name in ("lr", "temperature", "block_weight"):
+            value = getattr(self, name)
+            if name == "lr" and value == "auto":
+                continue
+            if isinstance(value, str) or not (math.isfinite(value) and value > 0):
+                also = ' or "auto"' if name == "lr" else ""
+                raise SparsifyError(f"{name} must be a positive number{also}, not {value!r}")
         if not 0 < self.bridge_clip <= 1:
             raise SparsifyError(f"bridge_clip is a quantile, above 0 and at most 1, not {self.bridge_clip}")
 
@@ -134,14 +145,21 @@ class FcptsOptions:
         """Return what the training loop needs, for that many steps."""
         return Settings(
             steps=steps,
-            learning_rate=self.lr,
-            threshold_learning_rate=self.lr if self.threshold_lr is None else self.threshold_lr,
+            learning_rate=self.peak_rate(),
+            threshold_learning_rate=self.peak_rate() if self.threshold_lr is None else self.threshold_lr,
             weight_decay=self.weight_decay,
             loss=self.loss,
             temperature=self.temperature,
             train_norms=self.batch_norm == "train",
             seed=self.seed,
+            backtrack=self.lr == "auto",
+            blocks=(self.blocks,) if isinstance(self.blocks, str) else tuple(self.blocks),
+            block_weight=self.block_weight,
         )
+
+    def peak_rate(self) -> float:
+        """Return the learning rate to begin with."""
+        return START if isinstance(self.lr, str) else self.lr
 
     def density(self) -> Bridge:
         """Return the estimate of the rate's gradient."""

@@ -89,6 +89,7 @@ def start(request: Request) -> FcptsSession:
         **outcome.facts,
         "loss_after": loss_after,
         "samples": sum(batch.samples for batch in batches),
+        "learning_rates": distiller.learning_rates,
         "resumed_at": 0 if checkpoint is None else checkpoint.resumed_at,
     }
     plan = Plan(tuple(choice.entry for choice in outcome.choices), request.spec.name)
@@ -116,9 +117,10 @@ class FcptsSession(SparseSession):
 
         `rate` is the share of zeros over the layers that are sparse, `rate_of_all` over every convolution and
         linear weight; `loss_before` is the distillation loss right after pruning, `loss_after` that of the
-        result, both in eval mode on the calibration data. With `layer_fit`, `fitted` names the weights that
-        were fitted; it is empty if the fit raised the loss and was dropped (`loss_of_dropped_fit`). `fits`
-        gives their lambda (`ridge`) and their errors, as shares of the variance, `held_out` or not.
+        result, both in eval mode on the calibration data. `learning_rates` has the peak rate of each phase.
+        With `layer_fit`, `fitted` names the weights that were fitted; it is empty if the fit raised the loss
+        and was dropped (`loss_of_dropped_fit`). `fits` gives their lambda (`ridge`) and their errors, as
+        shares of the variance, `held_out` or not.
         """
         result = super().report()
         for entry in self.plan:
@@ -237,7 +239,7 @@ def _check_settled(
     )
     found = pruned / sum(original.numel() for original in originals)
     if abs(found - rate) > _RATE_TOLERANCE:
-        at = options.lr if options.threshold_lr is None else options.threshold_lr
+        at = options.peak_rate() if options.threshold_lr is None else options.threshold_lr
         ends = f", and {len(held)} layers ran into the upper guard ({', '.join(held[:4])})" if held else ""
         raise SparsifyError(
             f"the thresholds ran away: the rate is {found:.3f} after training for {rate:g}{ends}; lower "
