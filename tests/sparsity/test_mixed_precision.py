@@ -38,16 +38,16 @@ def batch(step, device):
     return torch.randn(8, 16, 6, 6, generator=torch.Generator().manual_seed(step)).to(device)
 
 
-def trained(method, device, *, scale=None, overflow_at=None):
-    """Train some steps; return the model, its handle, and what a batch gives."""
+def trained(method, device, *, scale=None, overflow_at=None, exact=False, rate=0.05):
+    """Train some steps, in float32 alone if `exact`; return the model and its handle."""
     model = net(device)
     sparse = sparsify(model, method=method, total_steps=STEPS)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
     sparse.attach(optimizer)
     scaler = torch.amp.GradScaler(device, init_scale=scale or 1.0, enabled=scale is not None)
     for step in range(STEPS):
         optimizer.zero_grad()
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=not exact):
             loss = model(batch(step, device)).float().square().mean()
         scaler.scale(loss * (torch.inf if step == overflow_at else 1.0)).backward()
         scaler.step(optimizer)
@@ -83,18 +83,47 @@ def test_a_step_that_overflows_leaves_finite_sparse_weights(method):
     assert all(check(value.numpy(), NMPattern(2, 4), axis=1).holds for value in convolutions)
 
 
+def distances(one, other):
+    """Return for each weight the share of zeros that differ, and the largest difference of the rest."""
+    found = {}
+    for name, value in one.items():
+        same = (other[name] != 0) == (value != 0)
+        apart = ((other[name] - value).abs() * same).max() / value.abs().max().clamp_min(1e-12)
+        found[name] = (1 - float(same.float().mean()), float(apart))
+    return found
+
+
+def assert_equal_steps(method, there):
+    """Hold another device's weights to the CPU's.
+
+    What a method ranks decides how far rounding moves its masks: LBC ranks products of gradients and weights, of which
+    bfloat16 decides some in each run; two of the CPU's own implementations leave 1.3 % of its entries different.
+    So the CPU's distance to its own run in float32 is added to the bar.
+    """
+    here = finalized(method, "cpu", scale=1024.0)
+    assert here.keys() == there.keys()
+    rounding = distances(here, finalized(method, "cpu", exact=True))
+    for name, (masks, values) in distances(here, there).items():
+        assert masks <= 0.01 + rounding[name][0], f"{name}: the masks differ beyond what rounding decides"
+        assert values <= 8 * ROUNDING + 2 * rounding[name][1], name
+
+
+# Not SpRe: a kernel position that rounding switches on or off changes a whole branch.
+@pytest.mark.parametrize("method", ["sr-ste", "lbc", "magnitude"])
+def test_another_implementation_on_the_cpu_is_within_the_bar_and_another_rate_is_not(method):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of TF32, which no CPU has
+        with torch.backends.mkldnn.flags(enabled=False):
+            found = finalized(method, "cpu", scale=1024.0)
+    assert_equal_steps(method, found)
+    with pytest.raises(AssertionError):
+        assert_equal_steps(method, finalized(method, "cpu", rate=0.1))
+
+
 @cuda_only
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_on_a_gpu_is_the_cpu_s(method):
-    here, there = finalized(method, "cpu", scale=1024.0), finalized(method, "cuda", scale=1024.0)
-    assert here.keys() == there.keys()
-    for name, value in here.items():
-        same = (there[name] != 0) == (value != 0)
-        assert same.float().mean() > 0.99, f"{name}: the masks differ beyond ties that rounding decides"
-        close = torch.isclose(
-            there[name], value, rtol=8 * ROUNDING, atol=8 * ROUNDING * float(value.abs().max())
-        )
-        assert (close | ~same).all(), name
+    assert_equal_steps(method, finalized(method, "cuda", scale=1024.0))
 
 
 def pruned_by_fcpts(device):

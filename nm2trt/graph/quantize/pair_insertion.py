@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from nm2trt.calibration.ranges import Ranges
 from nm2trt.errors import ModelError
@@ -134,9 +135,16 @@ class PairInsertion:
         if place not in self._weights:
             self._weights[place] = self._weight(layer, done)
         self._editor.set_input(layer.index, layer.consumer.input_index, self._weights[place])
+        self._write_kernel_shape(layer, done.numbers.shape)
         return QuantizedLayer(
             layer.label, layer.operator, layer.weight, True, "", done.lost, done.numbers.size
         )
+
+    def _write_kernel_shape(self, layer: Layer, shape: tuple[int, ...]) -> None:
+        """Write what ONNX lets a reader infer; TensorRT 8.6's parser does not, of a computed weight."""
+        node = self._editor.nodes[layer.index]
+        if layer.operator == "Conv" and not any(a.name == "kernel_shape" for a in node.attribute):
+            node.attribute.append(onnx.helper.make_attribute("kernel_shape", shape[2:]))
 
     def _numbers(self, layer: Layer) -> Array:
         try:

@@ -115,6 +115,27 @@ def test_weights_may_stay_float_behind_a_pair(folder):
     )
 
 
+@pytest.mark.parametrize("float_weights", [False, True])
+def test_convolutions_of_quantised_weights_name_their_kernels_shape(folder, float_weights):
+    # ONNX lets a reader infer it; the parser of TensorRT 8.6 compares an unset one with the weight and refuses.
+    convolutions = [node for node in residual_net().graph.node if node.op_type == "Conv"]
+    assert not any(a.name == "kernel_shape" for node in convolutions for a in node.attribute)
+    quantise(folder, float_weights=float_weights)
+    after = load(folder / "q.onnx")
+    weights, seen = tensors(folder / "q.onnx"), 0
+    made_by = {node.output[0]: node for node in after.proto.graph.node}
+    for node in after.proto.graph.node:
+        source = made_by.get(node.input[1]) if node.op_type == "Conv" else None
+        if source is None:
+            continue
+        while source.input[0] in made_by:
+            source = made_by[source.input[0]]
+        (shape,) = [list(a.ints) for a in node.attribute if a.name == "kernel_shape"]
+        assert shape == list(weights[source.input[0]].shape[2:])
+        seen += 1
+    assert seen == len(convolutions)
+
+
 def test_excluded_layers_stay_float_and_are_listed_as_islands(folder):
     report = quantise(folder, exclude=["stem", "fc.*"])
     left = {layer.layer: layer.reason for layer in report.layers if not layer.quantised}
