@@ -81,6 +81,7 @@ def folder(tmp_path, monkeypatch):
     for file in ("samples.npz", "inputs.npz"):
         np.savez(tmp_path / file, x=random.standard_normal((16, 32, 8, 8)).astype("f4"))
     RunFolder(tmp_path / "runs" / "mine").start("mine", [])
+    RunFolder(tmp_path / "runs" / "other").start("other", [])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
