@@ -3,9 +3,10 @@
     python benchmarks/trt_twin.py [--backend trt] [--net conv resnet50 minilm] [--precision fp16 int8]
                                   [--batch 32] [--runs 100] [--out FOLDER] [--json FILE]
 
-On a GPU the three engines run in turn on one input that lies on the device, so no copy is in the times.
-Without one, `--backend trt-rtx` builds ahead of time and every time reads null. FOLDER gets the builder's
-whole log and the inspector's JSON of every engine. Needs ONNX Runtime, for int8.
+On a GPU the three engines are timed as `nm2trt prove` times them: in turn, in blocks, by CUDA events, from
+host to host and as CUDA graphs. Without one, `--backend trt-rtx` builds ahead of time and every time reads
+null. FOLDER gets the builder's whole log and the inspector's JSON of every engine. Needs ONNX Runtime, for
+int8.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import numpy_dtype
 from nm2trt.compare import compare_outputs
 from nm2trt.engine.evidence.evidence import is_sparse_kernel
-from nm2trt.measure import interleaved
+from nm2trt.engine.twin.clocks import Effort, clock_sessions
 
 try:
     from benchmarks import nets
@@ -40,6 +41,8 @@ PRECISIONS = ("fp16", "int8")
 OPSET = 17
 # Case -> its weights, and whether sparse kernels are allowed.
 CASES = {"dense": ("dense", "disable"), "flag_off": ("sparse", "disable"), "flag_on": ("sparse", "enable")}
+# The names that `nm2trt prove` has for them.
+ENGINES = {"dense": "dense", "flag_off": "sparse-off", "flag_on": "sparse-on"}
 
 
 def main() -> None:
@@ -160,7 +163,7 @@ def twin(
             "build_ms": round(built.build_ms, 1),
             "sparsity_lines": sum("parsity" in line for line in built.log),
             "sparse_tactics": None,
-            "p50_ms": None,
+            "time": None,
         }
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
@@ -197,11 +200,13 @@ def run(backend, engines, inputs, runs: int, result: dict, out: Path | None) -> 
         outputs = {case: session.run(inputs) for case, session in sessions.items()}
         differences = compare_outputs(outputs["flag_on"], outputs["flag_off"])
         result["max_relative_difference"] = max(item.max_relative for item in differences)
-        repeats = {case: session.repeat for case, session in sessions.items()}
-        for case, latency in interleaved(repeats, runs=runs, warmup=max(5, runs // 10)).items():
-            result[case]["p50_ms"] = latency.p50_ms
-            result[case]["p90_ms"] = latency.p90_ms
-        result["speed_up"] = result["flag_off"]["p50_ms"] / result["flag_on"]["p50_ms"]
+        effort = Effort(runs=runs, warmup=max(5, runs // 10), seconds=2.0, warmup_seconds=0.5)
+        clocks = clock_sessions({ENGINES[case]: s for case, s in sessions.items()}, inputs, effort, dict)
+        for case in sessions:
+            times = clocks.of(ENGINES[case])
+            result[case]["time"] = {clock: latency.to_json() for clock, latency in times.items()}
+        result["speed_up"] = clocks.comparisons[0].speedup
+        result["notes"] = list(clocks.notes)
     finally:
         for session in sessions.values():
             session.close()

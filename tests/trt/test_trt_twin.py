@@ -22,7 +22,7 @@ def test_twins_on_a_gpu(tmp_path, net, precision):
     assert result["flag_on"]["sparsity_lines"] > 0, "the builder does not speak of sparsity"
     assert result["flag_off"]["sparse_tactics"] == result["dense"]["sparse_tactics"] == 0
     for case in ("dense", "flag_off", "flag_on"):
-        assert result[case]["p50_ms"] > 0
+        assert result[case]["time"]["device"]["p50_ms"] > 0
 
 
 @pytest.mark.parametrize(

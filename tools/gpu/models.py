@@ -1,6 +1,6 @@
 """Write the twins' ONNX models with the project's own makers, so that the TensorRT side needs neither ONNX Runtime nor time.
 
-    python models.py OUT [conv-fp16 resnet50-fp16 conv-int8 minilm-fp16 resnet50-int8 ...] [--batch 32] [--tiny]
+    python models.py OUT [resnet50-fp16 conv-int8 resnet50-int8 minilm-fp16 conv-fp16 ...] [--batch 32] [--tiny]
 A name is NET-PRECISION, or NET-PRECISION@BATCH. Writes OUT/NAME/{dense,sparse}.onnx and OUT/NAME/feeds.npz, then OUT/NAME/ready.
 """
 
@@ -20,7 +20,7 @@ def main():
     a.add_argument(
         "names",
         nargs="*",
-        default=["conv-fp16", "resnet50-fp16", "conv-int8", "minilm-fp16", "resnet50-int8"],
+        default=["resnet50-fp16", "conv-int8", "resnet50-int8", "minilm-fp16", "conv-fp16"],
     )
     a.add_argument("--batch", type=int, default=32)
     a.add_argument("--tiny", action="store_true", help="small nets, to try the script")

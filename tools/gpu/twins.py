@@ -1,8 +1,8 @@
 """Twin builds of models that `models.py` wrote, through nm2trt's own backend; everything is written as it comes.
 
     python twins.py --backend trt|trt-rtx MODELS OUT [NAME ...] [--deadline SECONDS] [--seconds 2] [--targets sm80]
-Per model and case (dense; 2:4 with the flag off; on): builder's log, "(Sparsity)" lines, inspector JSON, sparse tactics, GPU time
-by events, plain and as a CUDA graph, and what flag on differs from off in. OUT/twins.jsonl has one line a model.
+Per model and case (dense; 2:4 with the flag off; on): builder's log, "(Sparsity)" lines, inspector JSON, sparse tactics, times by
+the clocks of `nm2trt prove`, and what flag on differs from off in. OUT/twins.jsonl has one line a model.
 """
 
 import argparse
@@ -17,6 +17,8 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 CASES = {"dense": ("dense", "disable"), "flag_off": ("sparse", "disable"), "flag_on": ("sparse", "enable")}
+# The names that `nm2trt prove` has for them.
+ENGINES = {"dense": "dense", "flag_off": "sparse-off", "flag_on": "sparse-on"}
 
 
 def main():
@@ -60,7 +62,7 @@ def brief(result):
     words = [result["name"]]
     for case in CASES:
         row = result.get(case, {})
-        gpu = (row.get("time") or {}).get("gpu") or {}
+        gpu = (row.get("time") or {}).get("device") or {}
         graph = (row.get("time") or {}).get("graph") or {}
         words.append(
             f"{case} {gpu.get('p50_ms')}/{graph.get('p50_ms')} ms sparse {row.get('sparse_tactics')} build {row.get('build_s')} s"
@@ -68,15 +70,13 @@ def brief(result):
     return "; ".join(
         words
         + [
-            f"off/on {result.get('speed_up')} graph {result.get('speed_up_graph')}",
+            f"device {result.get('speed_up')} graph {result.get('speed_up_graph')}",
             f"diff {result.get('max_relative_difference')}",
         ]
     )
 
 
 def twin(name, o, left):
-    import gputime
-
     from nm2trt.backends.choice import load_backend
     from nm2trt.backends.options import BuildOptions
     from nm2trt.backends.protocol import numpy_dtype
@@ -84,6 +84,7 @@ def twin(name, o, left):
     from nm2trt.engine.evidence.build_log import parse_build_log
     from nm2trt.engine.evidence.evidence import is_sparse_kernel
     from nm2trt.engine.evidence.inspector_json import parse_layer_information
+    from nm2trt.engine.twin.clocks import Effort, clock_sessions
 
     backend = load_backend(o.backend)
     folder, result, engines = o.models / name, {"name": name, "backend": f"{o.backend} {backend.version}"}, {}
@@ -120,7 +121,7 @@ def twin(name, o, left):
             "notes": list(read.notes),
         }
         del network, built
-    sessions, before = {}, None
+    sessions = {}
     try:
         for case, path in engines.items():
             sessions[case] = backend.open(path)
@@ -154,28 +155,22 @@ def twin(name, o, left):
         for _ in range(5):
             sessions["flag_off"].run(feeds)
         result["host_to_host_ms"] = round((time.perf_counter() - start) * 200, 4)
-        times = gputime.in_turn(sessions, seconds=o.seconds)
+        effort = Effort(runs=10, warmup=3, seconds=o.seconds, warmup_seconds=0.5)
+        clocks = clock_sessions({ENGINES[case]: s for case, s in sessions.items()}, feeds, effort, dict)
         for case in CASES:
-            result[case]["time"] = times[case]
-        result["speed_up"] = round(times["flag_off"]["gpu"]["p50_ms"] / times["flag_on"]["gpu"]["p50_ms"], 4)
-        result["dense_over_on"] = round(
-            times["dense"]["gpu"]["p50_ms"] / times["flag_on"]["gpu"]["p50_ms"], 4
-        )
-        if times["flag_off"]["graph"] and times["flag_on"]["graph"]:
-            result["speed_up_graph"] = round(
-                times["flag_off"]["graph"]["p50_ms"] / times["flag_on"]["graph"]["p50_ms"], 4
-            )
+            times = clocks.of(ENGINES[case])
+            result[case]["time"] = {clock: latency.to_json() for clock, latency in times.items()}
+        result["clock_notes"] = list(clocks.notes)
+        compared = {"speed_up": clocks.comparisons}
+        compared |= {f"speed_up_{other.clock}": other.comparisons for other in clocks.others}
+        for key, pairs in compared.items():
+            result[key] = {f"{p.name} over {p.against}": round(p.speedup, 4) for p in pairs}
         for case in ("flag_off", "flag_on"):
             layer = sessions[case].layer_times(feeds, runs=5)
             result[case]["slowest_layers"] = sorted(layer.items(), key=lambda x: -x[1])[:12]
     finally:
-        before = gputime.free_memory() if sessions else None
         for session in sessions.values():
             session.close()
-        if before is not None:
-            result["freed_MiB"] = (
-                None  # the sessions' device is gone; memory is read by the caller with nvidia-smi
-            )
     return result
 
 

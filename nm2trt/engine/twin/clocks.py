@@ -73,6 +73,10 @@ class Clocks:
     others: tuple[ClockReport, ...]
     notes: tuple[str, ...]
 
+    def of(self, name: str) -> dict[str, Latency]:
+        """Return the latency of one engine by clock: "device", "host" and "graph", as far as known."""
+        return {self.clock: self.latencies[name], **{o.clock: o.latencies[name] for o in self.others}}
+
 
 def clock_sessions(
     sessions: Mapping[str, Session],
@@ -157,7 +161,7 @@ def _launch_bound(latencies: Mapping[str, Latency], others: Sequence[ClockReport
 
 def _comparisons(blocks: Sequence[Mapping[str, Latency]]) -> tuple[Comparison, ...]:
     medians = {name: [block[name].p50_ms for block in blocks] for name in blocks[0]}
-    return tuple(_compare(name, other, medians) for name, other in _PAIRS)
+    return tuple(_compare(name, other, medians) for name, other in _PAIRS if {name, other} <= medians.keys())
 
 
 def _middle(blocks: Sequence[Latency]) -> Latency:

@@ -55,6 +55,14 @@ def test_slow_copies_change_the_second_number_and_not_the_headline(driver, sessi
     assert found.notes == ()
 
 
+def test_one_engine_alone_has_its_times_by_clock_and_no_comparison(driver, sessions):
+    driver.copies_take(1.0)
+    found = clock_sessions({"sparse-on": sessions["sparse-on"]}, double.batch(4), EFFORT, dict)
+    times = {clock: latency.p50_ms for clock, latency in found.of("sparse-on").items()}
+    assert times == pytest.approx({"device": 1.0, "graph": 1.0, "host": 3.0}, rel=1e-3)
+    assert not any(clock.comparisons for clock in (found, *found.others))
+
+
 def test_each_is_warmed_up_and_timed_for_long_enough(driver, sessions):
     states = []
     clock_sessions(sessions, double.batch(4), EFFORT, lambda: states.append(driver.now()) or {})

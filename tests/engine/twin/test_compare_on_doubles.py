@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import trt_twin
 from nm2trt.backends.options import BuildOptions, parse_profiles
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.engine.build import BuildResult
@@ -169,3 +170,17 @@ def test_no_gpu_is_no_error(driver):
     report = compare(Missing(driver))
     assert not report.measured
     assert "takes a GPU" in report.why_not
+
+
+def test_the_benchmark_of_twins_reads_the_same_clocks(driver, tmp_path, monkeypatch):
+    monkeypatch.setattr("time.perf_counter", lambda: driver.now() / 1e3)
+    engines = {case: Path(f"net.{name}.engine") for case, name in trt_twin.ENGINES.items()}
+    result = {"net": "net", "precision": "fp16"} | {case: {} for case in engines}
+    backend = OnDoubles(driver, text=layers("sm80_xmma_sparse_conv_fprop"))
+    trt_twin.run(backend, engines, gpu_double.batch(2), 10, result, tmp_path)
+    for case in engines:
+        assert set(result[case]["time"]) == {"device", "host", "graph"}
+        assert result[case]["sparse_tactics"] == 1
+    assert result["speed_up"] == pytest.approx(1.0, rel=1e-3)
+    assert len(list(tmp_path.glob("*.layers.json"))) == 3
+    json.dumps(result)
