@@ -13,6 +13,7 @@ __all__ = ["DeployCommand", "ProbeCommand", "RollbackCommand", "ServeCommand"]
 
 _SERVED = "how it is served (what is left out follows from the model)"
 _SERVER = "the server"
+_CLUSTER = "a Kubernetes cluster (writes manifests; nothing is applied)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +135,62 @@ class DeployCommand(Reported):
     )
     reference: str | None = option(
         None, group=_SERVER, metavar="MODEL.onnx", help="what the canary is compared with"
+    )
+    kubernetes: Path | None = option(
+        None,
+        group=_CLUSTER,
+        metavar="FOLDER",
+        stage=False,
+        keyword=False,
+        help="write manifests for Kubernetes and KServe there",
+    )
+    image: str = option(
+        "",
+        group=_CLUSTER,
+        metavar="NAME:TAG",
+        stage=False,
+        keyword=False,
+        help="Triton's image; required with --kubernetes",
+    )
+    model_store: str = option(
+        "",
+        group=_CLUSTER,
+        metavar="STORE",
+        stage=False,
+        keyword=False,
+        help="where the cluster finds the repository: pvc://CLAIM/FOLDER, s3://BUCKET/FOLDER; required",
+    )
+    replicas: tuple[int, ...] = option(
+        (1, 4),
+        group=_CLUSTER,
+        comma=True,
+        metavar="MIN,MAX",
+        at_least=1,
+        stage=False,
+        keyword=False,
+        help="fewest and most pods (default: 1,4)",
+    )
+    queue_target: int = option(
+        8,
+        group=_CLUSTER,
+        metavar="N",
+        at_least=1,
+        stage=False,
+        keyword=False,
+        help="requests waiting per pod at which another pod starts (default: 8)",
+    )
+    canary_weight: int = option(
+        0,
+        group=_CLUSTER,
+        metavar="PCT",
+        at_least=0,
+        at_most=99,
+        stage=False,
+        keyword=False,
+        help="percent of the requests that a canary gets (default: 0, no canary)",
+    )
+    canary_store: str = option(
+        "", group=_CLUSTER, metavar="STORE", stage=False, keyword=False, help="the canary's repository"
     )
 
 

@@ -15,6 +15,7 @@ from nm2trt.serving.options import DeployOptions, ProbeOptions
 
 if TYPE_CHECKING:
     from nm2trt.serving.artefact import Artefact
+    from nm2trt.serving.kubernetes import KubernetesOptions
     from nm2trt.serving.repository import Deployment
 
 __all__ = ["deploy", "deploy_command"]
@@ -37,6 +38,8 @@ def deploy(
     reference: str | os.PathLike[str] | None = None,
     precision: str | None = None,
     probe_options: ProbeOptions | None = None,
+    kubernetes: str | os.PathLike[str] | None = None,
+    kubernetes_options: KubernetesOptions | None = None,
 ) -> Deployment:
     """Place an engine or ONNX model in a Triton model repository, as the version that is served next.
 
@@ -57,6 +60,8 @@ def deploy(
         reference: ONNX model that the canary is compared with; an ONNX artefact itself by default.
         precision: Lowest type that the canary computes in, which sets the tolerance.
         probe_options: How the canary is probed, instead of 100 requests from 4 clients in that precision.
+        kubernetes: Folder for manifests of Kubernetes and KServe; nothing is applied.
+        kubernetes_options: Image, store and scale of those manifests; needed with `kubernetes`.
 
     Raises:
         InputError: The artefact, name, an option, the sample or the labels are wrong.
@@ -72,6 +77,14 @@ def deploy(
 
     if not canary and (reference is not None or precision is not None or probe_options is not None):
         raise InputError("a reference and a precision are for a canary, and none is named; see --canary")
+    if kubernetes is not None and kubernetes_options is not None:
+        from nm2trt.serving.kubernetes import check_folder
+
+        check_folder(Path(kubernetes), Path(repository), name)
+    elif kubernetes is not None or kubernetes_options is not None:
+        raise InputError(
+            "manifests need a folder, an image and a store; give --kubernetes, --image and --model-store"
+        )
     quick = ProbeOptions(concurrency=(4,), requests=100, precision=precision)
     options = options or DeployOptions()
     described = describe_artefact(Path(artefact))
@@ -99,7 +112,18 @@ def deploy(
     if load and load != canary:
         _bring_up(placed, load)
     removed = prune(placed, options.keep) if canary or load else ()
-    return replace(placed, notes=(*placed.notes, *fit_notes), removed=(*placed.removed, *removed))
+    written = [] if kubernetes_options is None else _manifests(kubernetes, placed, kubernetes_options)
+    return replace(placed, notes=(*placed.notes, *fit_notes, *written), removed=(*placed.removed, *removed))
+
+
+def _manifests(
+    folder: str | os.PathLike[str] | None, placed: Deployment, options: KubernetesOptions
+) -> list[str]:
+    """Write manifests and return the note that names them."""
+    from nm2trt.serving.kubernetes import write_manifests
+
+    written = write_manifests(Path(folder or "."), placed, options)
+    return [f"wrote {', '.join(map(str, written))}; look through them, then: kubectl apply -f {folder}"]
 
 
 def _labels(texts: Sequence[str | os.PathLike[str]], artefact: Artefact) -> dict[str, list[str]]:
@@ -222,6 +246,24 @@ def deploy_command(command: DeployCommand) -> Deployment:
         canary=command.canary,
         reference=command.reference,
         precision=command.precision,
+        kubernetes=command.kubernetes,
+        kubernetes_options=_kubernetes_options(command),
+    )
+
+
+def _kubernetes_options(command: DeployCommand) -> KubernetesOptions | None:
+    asked = (command.image, command.model_store, command.canary_weight, command.canary_store)
+    if command.kubernetes is None and not any(asked):
+        return None
+    from nm2trt.serving.kubernetes import KubernetesOptions
+
+    return KubernetesOptions(
+        image=command.image,
+        store=command.model_store,
+        replicas=command.replicas,
+        queue_target=command.queue_target,
+        canary_weight=command.canary_weight,
+        canary_store=command.canary_store,
     )
 
 
