@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
-from nm2trt.recipe.actions import checks, engines, models, reports, serving
+from nm2trt.recipe.actions import stages
 from nm2trt.recipe.actions.job import Job, Outcome
 
 __all__ = ["ACTIONS", "Job", "Outcome"]
 
+
+def _permuted(done: Any, options: Any) -> str:
+    return f"{done.moved} channel spaces permuted for {options.pattern}"
+
+
+def _pruned(_: Any, options: Any) -> str:
+    return f"{options.pattern} {'by magnitude' if options.calib is None else 'rebuilt from samples'}"
+
+
 ACTIONS: Mapping[str, Callable[[Job], Outcome]] = {
-    "sparsify": models.sparsify,
-    "export": models.export,
-    "fuse": models.fuse,
-    "permute": models.permute,
-    "prune": models.prune,
-    "cast": models.cast,
-    "quantize": models.quantize,
-    "verify": checks.verify,
-    "build": engines.build,
-    "prove": engines.prove,
-    "explain": engines.explain,
-    "validate": checks.validate,
-    "bench": checks.bench,
-    "gain": checks.gain,
-    "deploy": serving.deploy,
-    "probe": serving.probe,
-    "report": reports.report,
+    "sparsify": stages.sparsify,
+    "export": stages.export,
+    "fuse": stages.converter("fuse"),
+    "permute": stages.converter("permute", _permuted),
+    "prune": stages.converter("prune", _pruned),
+    "cast": stages.converter("cast"),
+    "quantize": stages.converter("quantize"),
+    "verify": stages.verify,
+    "build": stages.build,
+    "prove": stages.prove,
+    "explain": stages.explain,
+    "validate": stages.validate,
+    "bench": stages.bench,
+    "gain": stages.gain,
+    "deploy": stages.deploy,
+    "probe": stages.probe,
+    "report": stages.report,
 }

@@ -6,13 +6,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from nm2trt.errors import InputError, Nm2trtError
+from nm2trt.options.field import options_of
 
 __all__ = ["Job", "Outcome", "model_files"]
-
-_Command = TypeVar("_Command")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +50,20 @@ class Job:
             raise InputError(f"{self.name} needs a file to start from, not {source}")
         return source
 
-    def command(self, command: type[_Command], **given: Any) -> _Command:
-        """Return the options of the stage's command: what the recipe says, and what its place decides."""
-        made: _Command = self.options.command(command, **given)
-        return made
+    def command(self, **given: Any) -> Any:
+        """Return the options of the stage's command: what the recipe says, and what its place decides.
 
-    def file(self, key: str) -> str | None:
-        """Return the path that an option names, or None if it names none."""
-        return str(self.files[key]) if key in self.files else None
+        Args:
+            **given: Sources and outputs. Files that the recipe names are added, and for a stage that reads
+                files the permission to run code.
+        """
+        command = self.options.options_class
+        for known in options_of(command):
+            if known.name == "allow_functions" and self.options.files:
+                given.setdefault(known.name, self.allow_functions)
+            elif known.stage in self.files:
+                given.setdefault(known.name, known.kind(self.files[known.stage]))
+        return self.options.command(command, **given)
 
     def artefact(self, suffix: str) -> Path:
         """Return where the stage's own file goes."""
