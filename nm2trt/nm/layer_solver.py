@@ -148,9 +148,10 @@ def fit_layer(
         mask=found.mask,
         ridge=found.ridge,
         held_out=check is not None,
-        dense_error=found.dense_loss / variance,
-        error=loss / variance,
-        magnitude_error=None if found.magnitude_loss is None else found.magnitude_loss / variance,
+        # Rounding may leave a loss just below 0.
+        dense_error=max(found.dense_loss / variance, 0.0),
+        error=max(loss / variance, 0.0),
+        magnitude_error=None if found.magnitude_loss is None else max(found.magnitude_loss / variance, 0.0),
         chosen=found.chosen,
         step=step,
     )

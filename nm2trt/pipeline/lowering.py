@@ -144,7 +144,8 @@ def _quantised(model: Model, samples: SampleStream, lowering: Lowering, cache: P
         f"precision {lowering.precision}: {sum(layer.quantised for layer in layers)} of {len(layers)} "
         f"layers, ranges by {ranges.method} over {ranges.samples} samples (sha256 {ranges.sha256[:12]})"
     )
-    return (note, report.work.sentence(lowering.precision), *report.notes)
+    search = () if report.search is None else (report.search.sentence,)
+    return (note, *search, report.work.sentence(lowering.precision), *report.notes)
 
 
 def refuse_fp8(model: Model, targets: tuple[str, ...], precision: str | None) -> None:

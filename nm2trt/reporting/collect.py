@@ -24,6 +24,7 @@ from nm2trt.reporting.decision import files_of, outlook_of, sparse_work_of, spee
 from nm2trt.reporting.fields import Fields
 from nm2trt.reporting.folder import RunFolder
 from nm2trt.reporting.lineage import lineage_of
+from nm2trt.reporting.rebuilt import rebuilt_of
 from nm2trt.reporting.records import STAGES, RunHeader, StageRecord
 from nm2trt.reporting.sentences import sentence_of
 
@@ -73,6 +74,7 @@ def collect(folder: str | os.PathLike[str]) -> ReportData:
         sparse_work=sparse_work_of(done),
         speed=speed_of(done),
         files=files_of(done),
+        rebuilt=rebuilt_of(done),
     )
 
 
@@ -337,4 +339,7 @@ def _notes(done: Done) -> tuple[str, ...]:
             kind = fields.text("kind", "")
             if record.stage == "build" and kind:
                 notes.append(f"{record.name}: {Path(fields.text('engine', '')).name} is a {kind}")
+        elif record.stage == "prune":
+            for key in ("quantized", "budget"):
+                notes += [f"{record.name}: {note}" for note in fields.object(key).texts("notes")]
     return tuple(dict.fromkeys(notes))

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from nm2trt.reporting.rebuilt import Rebuilt
+
 __all__ = [
     "REPORT_SCHEMA",
     "RUNGS",
@@ -306,6 +308,7 @@ class ReportData:
         speed: Speed-ups, only of engines that can run sparse kernels.
         files: Files that a next command names, by what they are: "model", "engine", "candidate",
             "reference", "data".
+        rebuilt: Reconstructions from samples, in order.
     """
 
     name: str
@@ -324,6 +327,7 @@ class ReportData:
     sparse_work: SparseWork | None = None
     speed: tuple[SpeedRow, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+    rebuilt: tuple[Rebuilt, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values, the schema's number first."""

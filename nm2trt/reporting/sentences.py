@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import PurePath
 
 from nm2trt.measure import no_speed
 from nm2trt.reporting.fields import Fields
+from nm2trt.reporting.rebuilt import verdict_of
 
 __all__ = ["sentence_of"]
 
@@ -55,6 +57,24 @@ def _quantize(result: Fields) -> str:
     text = f"{layers} layers, {options.text('to', '')}, ranges by {method}"
     islands = len(result.objects("islands"))
     return text + (f", {islands} not quantised from end to end" if islands else "")
+
+
+def _permute(result: Fields) -> str:
+    return f"channels moved in {result.count('moved') or 0} spaces, the function is unchanged"
+
+
+def _prune(result: Fields) -> str:
+    counts = result.object("counts")
+    text = f"{counts.count('pruned')} weights pruned to {result.text('pattern', '2:4')}"
+    budget = result.object("budget")
+    if budget.has("chosen"):
+        chosen = budget.object("chosen")
+        text += f", {chosen.number('share'):.0%} of the work: {chosen.text('sentence', '')}"
+    elif result.text("method", "") != "reconstruct":
+        text += " by magnitude, nothing repaired"
+    else:
+        text = "; ".join((text, *itertools.islice(verdict_of(result), 1)))
+    return text
 
 
 def _verify(result: Fields) -> str:
@@ -152,6 +172,8 @@ _SENTENCES: Mapping[str, Callable[[Fields], str]] = {
     "sparsify": _sparsify,
     "export": _export,
     "fuse": _fuse,
+    "permute": _permute,
+    "prune": _prune,
     "cast": _cast,
     "quantize": _quantize,
     "verify": _verify,
