@@ -19,6 +19,8 @@ class RebuildOptions:
         calibration: Unlabelled input: any iterable of batches, a DataLoader, or the path of a recipe.
         max_samples: Stop reading calibration there. All samples run in one call of the model.
         seed: Of the rows that are drawn where a layer has more than are needed.
+        valid: Name of the calibration input that is not 0 at real tokens, such as an attention mask: rows are
+            drawn from those. None draws from all.
 
     Raises:
         SparsifyError: A value is out of range.
@@ -27,6 +29,7 @@ class RebuildOptions:
     calibration: Any = None
     max_samples: int = 256
     seed: int = 0
+    valid: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.max_samples, int) or self.max_samples < 2:

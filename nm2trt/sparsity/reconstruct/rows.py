@@ -26,13 +26,15 @@ class Rows:
 
     Attributes:
         count: Number of output positions, counted over samples and space.
+        lead: Shape of the positions of a matrix, e.g. (samples, tokens); () of a convolution.
     """
 
     def __init__(self, module: nn.Module, x: Tensor) -> None:
         self._steps: Tensor | None = None
+        self.lead: tuple[int, ...] = ()
         if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             self._flat = x.reshape(-1, x.shape[-1])
-            self.count = len(self._flat)
+            self.count, self.lead = len(self._flat), tuple(x.shape[:-1])
             return
         if x.ndim == module.weight.ndim - 1:
             x = x.unsqueeze(0)

@@ -21,7 +21,7 @@ from nm2trt.nm.layer_moments import Moments
 from nm2trt.nm.plan import Plan
 from nm2trt.nm.torch_mask import magnitude_mask
 from nm2trt.sparsity.core.borrowed_model import kept_on_error
-from nm2trt.sparsity.core.calibration_batches import joined, read_batches
+from nm2trt.sparsity.core.calibration_batches import Batch, joined, read_batches
 from nm2trt.sparsity.core.layer_choice import Choice
 from nm2trt.sparsity.core.session import Request, SparseSession
 from nm2trt.sparsity.core.tracked_weight import TrackedWeight
@@ -47,7 +47,7 @@ def start(request: Request) -> ReconstructSession:
     batch = joined(batches, options.max_samples).to(device)
     with kept_on_error(request.model):
         layers, reasons = layers_of(request.model, choices)
-        walk = Walk(request.model, batch, layers, options.seed)
+        walk = Walk(request.model, batch, layers, options.seed, _valid(batch, options.valid))
         rebuilt = _Rebuilt(walk, choices)
         outputs = walk.solve(rebuilt.solve)
         choices = rebuilt.outcome(reasons)
@@ -64,6 +64,20 @@ def start(request: Request) -> ReconstructSession:
     }
     plan = Plan(tuple(choice.entry for choice in choices), request.spec.name)
     return ReconstructSession(request.model, plan, weights, facts)
+
+
+def _valid(batch: Batch, name: str | None) -> Tensor | None:
+    """Return the input that is not 0 at real tokens, (samples, tokens)."""
+    if name is None:
+        return None
+    mask = batch.kwargs.get(name)
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        known = ", ".join(batch.kwargs) or "given by position"
+        raise SparsifyError(
+            f"valid={name!r} is no calibration input of shape (samples, tokens); the inputs are {known}: "
+            "give batches as mappings from names to tensors"
+        )
+    return mask
 
 
 class ReconstructSession(SparseSession):

@@ -60,6 +60,8 @@ class Walk:
         batch: All samples, in one call.
         layers: Names of the layers to record, with the weights' names by parameter name of each.
         seed: Draws the rows.
+        valid: Not 0 at real tokens, (samples, tokens): rows of a matrix with one row per token are drawn from
+            those, as many per sample; None draws from all.
 
     Attributes:
         outputs: What the dense model made of the samples.
@@ -68,9 +70,15 @@ class Walk:
     """
 
     def __init__(
-        self, model: nn.Module, batch: Batch, layers: Mapping[str, Mapping[str, str]], seed: int = 0
+        self,
+        model: nn.Module,
+        batch: Batch,
+        layers: Mapping[str, Mapping[str, str]],
+        seed: int = 0,
+        valid: Tensor | None = None,
     ) -> None:
         self.model, self.batch, self.layers, self.seed = model, batch, layers, seed
+        self._valid = None if valid is None else (valid != 0).cpu()
         self.norms = norms_behind(model, list(layers))
         self.reused: set[str] = set()
         self._records: dict[tuple[str, int], _Record] = {}
@@ -155,10 +163,7 @@ class Walk:
         inputs = weight.shape[1]
         wanted = max(_ROWS // (4 if part.depthwise else 1), _ROWS_PER_INPUT * inputs)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + len(self._records))
-        picked = torch.arange(rows.count)
-        if wanted < rows.count:
-            picked = torch.randperm(rows.count, generator=generator)[:wanted].sort().values
-        picked = picked.to(weight.device)
+        picked = self._pick(rows, wanted, generator).to(weight.device)
         keep_rows = not part.depthwise and weight.shape[0] > inputs
         parts = []
         for start in range(0, len(picked), _ROWS_AT_ONCE):
@@ -173,6 +178,20 @@ class Walk:
         self._records[key] = _Record(
             picked, weight, scale, joined if keep_rows else None, None if keep_rows else joined
         )
+
+    def _pick(self, rows: Rows, wanted: int, generator: torch.Generator) -> Tensor:
+        """Draw output positions, sorted."""
+        valid = self._valid
+        if valid is not None and rows.lead == tuple(valid.shape) and bool(valid.any()):
+            # With replacement, so that short samples weigh as much as long ones.
+            chosen = torch.multinomial(
+                valid[valid.any(1)].double(), -(-wanted // len(valid)), replacement=True, generator=generator
+            )
+            first = valid.any(1).nonzero() * valid.shape[1]
+            return (chosen + first).flatten().sort().values
+        if wanted < rows.count:
+            return torch.randperm(rows.count, generator=generator)[:wanted].sort().values
+        return torch.arange(rows.count)
 
     def _moments(self, part: Part, record: _Record, rows: Rows) -> tuple[Moments, Moments | None] | None:
         """Return the moments of fitted and held-out rows in units of what the BatchNorm makes of them."""

@@ -18,6 +18,7 @@ from nm2trt.sparsity.core.calibration_batches import joined, read_batches
 from nm2trt.sparsity.core.layer_choice import select
 from nm2trt.sparsity.reconstruct import solve
 from nm2trt.sparsity.reconstruct.rows import Rows, matrix, stored
+from nm2trt.sparsity.reconstruct.walk import Walk
 
 TWO_FOUR = NMPattern(2, 4)
 
@@ -288,3 +289,57 @@ def test_an_error_leaves_the_model_as_it_was(network, monkeypatch):
 def test_bad_input_is_refused(options, error, message):
     with pytest.raises(error, match=message):
         nm2trt.sparsify(convolutions().eval(), method="reconstruct", **options)
+
+
+class Masked(nn.Module):
+    """Two layers over tokens; what stands at padding tokens reaches no real one."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(32, 48), nn.Linear(48, 16)
+
+    def forward(self, x, mask):
+        tokens = self.second(self.first(x).relu())
+        return (tokens * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
+
+
+def masked_batches():
+    """64 samples of 12 tokens, 1 to 6 of them real; padding is of another kind, and larger."""
+    torch.manual_seed(1)
+    real = torch.randn(64, 12, 32) @ torch.randn(32, 32) / 6
+    padding = 20 * torch.randn(64, 12, 32) @ torch.randn(32, 32) / 6
+    length = torch.randint(1, 7, (64,))
+    mask = (torch.arange(12)[None] < length[:, None]).float()
+    x = torch.where(mask[:, :, None] > 0, real, padding)
+    return [{"x": a, "mask": b} for a, b in zip(x.split(16), mask.split(16), strict=True)]
+
+
+def test_rows_are_drawn_at_real_tokens_only_and_the_outputs_are_nearer():
+    torch.manual_seed(0)
+    model, batches = Masked().eval(), masked_batches()
+    whole = {name: torch.cat([batch[name] for batch in batches]) for name in ("x", "mask")}
+    wanted = model(**whole)
+    errors = {}
+    for valid in (None, "mask"):
+        copied = copy.deepcopy(model)
+        nm2trt.sparsify(copied, method="reconstruct", calibration=batches, valid=valid).finalize()
+        errors[valid] = float(((copied(**whole) - wanted) ** 2).mean().detach())
+    assert errors["mask"] < 0.7 * errors[None]
+    # The oracle of the draw: every position is a real token, each sample has as many.
+    walk = Walk(
+        model,
+        joined(read_batches(batches, max_samples=64), 64),
+        {"first": {"weight": "first.weight"}},
+        0,
+        whole["mask"],
+    )
+    (record,) = walk._records.values()
+    assert bool((whole["mask"].flatten()[record.picked] != 0).all())
+    counts = torch.bincount(record.picked // 12, minlength=64)
+    assert len(set(counts.tolist())) == 1
+
+
+@pytest.mark.parametrize("name", ["x", "attention"])
+def test_a_mask_that_is_none_is_refused(name):
+    with pytest.raises(SparsifyError, match=f"valid='{name}' is no calibration input of shape"):
+        nm2trt.sparsify(Masked().eval(), method="reconstruct", calibration=masked_batches(), valid=name)
