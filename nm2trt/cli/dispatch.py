@@ -12,11 +12,11 @@ import sys
 import threading
 from typing import Any, NoReturn, TextIO
 
-from nm2trt import bounds
+from nm2trt import bounds, errors
 from nm2trt.cli import COMMANDS, help_text
-from nm2trt.cli.output import print_error, set_verbosity
+from nm2trt.cli.output import await_json, print_error, print_json_error, set_verbosity
 from nm2trt.cli.signals import Stopped, signals_stop
-from nm2trt.errors import Interrupted, Nm2trtError
+from nm2trt.errors import InputError, Interrupted, Nm2trtError, OutputError
 from nm2trt.extras import missing
 from nm2trt.files import os_reason
 from nm2trt.progress import BUILDER_THREAD
@@ -52,7 +52,9 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(*arguments, **{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        told = f"{message}; see {self.prog} --help"
+        print_json_error(InputError.__name__, told, InputError.exit_status)
+        self.exit(2, f"{self.prog}: {told}\n")
 
     def format_help(self) -> str:
         return help_text.lay_out(help_text.describe(self), help_text.columns())
@@ -66,6 +68,7 @@ def dispatch(arguments: list[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     set_verbosity(0)
+    await_json("--json" in arguments)
     _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -89,7 +92,7 @@ def _run(arguments: list[str]) -> int:
         if cause is not None and not isinstance(error, Interrupted):
             return _interrupted(cause)  # e.g. a library that was stopped while it loaded
         status = cause.exit_status if isinstance(cause, Stopped) else error.exit_status
-        return _fail(str(error), status)
+        return _fail(str(error), status, _kind(error))
     except KeyboardInterrupt as signalled:
         return _interrupted(signalled)
     except BrokenPipeError:
@@ -106,12 +109,12 @@ def _run(arguments: list[str]) -> int:
             return _interrupted(cause)
         absent = missing(error) if isinstance(error, ModuleNotFoundError) else None
         if absent is not None:
-            return _fail(str(absent), absent.exit_status)
+            return _fail(str(absent), absent.exit_status, _kind(absent))
         if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None:
             _discard(sys.stdout)
-            return _fail(f"output could not be written: {os_reason(error)}", 2)
+            return _fail(f"output could not be written: {os_reason(error)}", 2, OutputError.__name__)
         text = f"internal error: {type(error).__name__}: {error}; please report it, with the output of -vv"
-        return _fail(text, 1)
+        return _fail(text, 1, "InternalError")
 
 
 def command_parser(command: str | None) -> tuple[argparse.ArgumentParser, Any]:
@@ -186,7 +189,13 @@ def _stopped(error: BaseException) -> KeyboardInterrupt | None:
     return cause
 
 
-def _fail(message: str, status: int) -> int:
+def _kind(error: Nm2trtError) -> str:
+    """Return the public name of an error: its own, or that of the class above it."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in errors.__all__)
+
+
+def _fail(message: str, status: int, kind: str) -> int:
+    print_json_error(kind, message, status)
     print_error(message)
     _flush(sys.stderr)
     return status
@@ -195,7 +204,7 @@ def _fail(message: str, status: int) -> int:
 def _interrupted(stop: KeyboardInterrupt) -> int:
     status = stop.exit_status if isinstance(stop, Stopped) else Interrupted.exit_status
     word = "interrupted" if status == Interrupted.exit_status else f"ended by {stop}"
-    _fail(f"{word}; nothing was left half-written", status)
+    _fail(f"{word}; nothing was left half-written", status, Interrupted.__name__)
     if any(thread.name == BUILDER_THREAD for thread in threading.enumerate()):
         # Stopped twice, and a library still works: Python would wait for it, or crash beneath it.
         os._exit(status)

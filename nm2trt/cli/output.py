@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from nm2trt.compare import OutputDifference
 
 __all__ = [
+    "await_json",
     "is_verbose",
     "keep_json",
     "plain_table",
     "print_differences",
     "print_error",
     "print_json",
+    "print_json_error",
     "print_notes",
     "print_result",
     "print_same",
@@ -42,6 +44,7 @@ __all__ = [
 T = TypeVar("T")
 
 _verbosity = 0
+_json_awaited = False
 
 _STYLES = {
     "bad": "red",
@@ -55,7 +58,23 @@ _STYLES = {
 
 def print_json(value: Any) -> None:
     """Print a value as JSON."""
+    global _json_awaited
+    _json_awaited = False
     print(_dumps(value), end="")
+
+
+def await_json(awaited: bool) -> None:
+    """Take whether stdout is to hold one JSON value: an error becomes it if no other was printed."""
+    global _json_awaited
+    _json_awaited = awaited
+
+
+def print_json_error(kind: str, message: str, status: int) -> None:
+    """Print an error as a JSON object, if JSON was asked for and none was printed."""
+    if _json_awaited:
+        with contextlib.suppress(OSError, ValueError):
+            told = " ".join(message.split())
+            print_json({"error": told, "kind": kind, "exit_status": status})
 
 
 def print_result(result: T, write: Callable[[T], None], *, as_json: bool) -> None:

@@ -122,7 +122,9 @@ def _light(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> onnx.Gra
 
 def _large_constant(node: onnx.NodeProto) -> TensorProto | None:
     """Return the weight that a Constant node holds, as older exporters write them; None if it is small."""
-    if node.op_type != "Constant" or len(node.attribute) != 1 or node.attribute[0].name != "value":
+    if node.op_type != "Constant" or len(node.output) != 1:
+        return None
+    if len(node.attribute) != 1 or node.attribute[0].name != "value":
         return None
     tensor = node.attribute[0].t
     return tensor if math.prod(tensor.dims) > _LARGEST_SHAPE_TENSOR else None

@@ -123,3 +123,12 @@ def test_verify_answers_or_refuses_any_model(part):
         raise AssertionError(f"mutant {number}: {type(error).__name__}: {error}") from error
     finally:
         bounds.use()
+
+
+def test_a_large_constant_without_an_output_is_no_internal_error():
+    proto = model(random.Random(0))
+    value = numpy_helper.from_array(np.ones((64, 64), np.float32))
+    proto.graph.node.insert(0, helper.make_node("Constant", [], [], value=value))
+    with warnings.catch_warnings(), contextlib.suppress(Nm2trtError):
+        warnings.simplefilter("ignore")
+        verify_model(proto)
