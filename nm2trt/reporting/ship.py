@@ -78,7 +78,7 @@ def _open(data: ReportData, compared: list[AccuracyRow], missing: tuple[str, ...
         return Ship("open", "Not shown yet: nothing compared its accuracy", missing, step)
     wide = next((row for row in compared if (row.difference_low or 0.0) < -_TOLERATED), None)
     if wide is not None:
-        low = f"{100 * (wide.difference_low or 0.0):+.2f} points of {wide.metric} are not excluded"
+        low = f"a loss of {-100 * (wide.difference_low or 0.0):.2f} points of {wide.metric} is not excluded"
         names = (_file(data, *pair) for pair in (("candidate", "CANDIDATE.onnx"), ("reference", _DENSE)))
         step = f"nm2trt validate {' --against '.join(names)} --data {_TEST}  # more samples than {wide.n}"
         return Ship("open", f"Not shown yet: {low} (n = {wide.n})", missing, step)
