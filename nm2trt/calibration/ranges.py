@@ -32,6 +32,7 @@ from nm2trt.calibration.collectors import (
 from nm2trt.calibration.range_cache import RangeCache
 from nm2trt.calibration.stream import Batch, SampleHash, SampleStream, fitted
 from nm2trt.errors import DataError, InputError, Interrupted, OutputError
+from nm2trt.json_value import named
 from nm2trt.progress import bar
 
 __all__ = ["METHODS", "Choice", "Method", "Observed", "Ranges", "calibrate", "calibrate_each"]
@@ -68,13 +69,8 @@ class Ranges:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {
-            "method": self.method,
-            "samples": self.samples,
-            "sha256": self.sha256,
-            "reused": self.reused,
-            "ranges": {name: [self.low[name], self.high[name]] for name in self.low},
-        }
+        ranges = {name: [self.low[name], self.high[name]] for name in self.low}
+        return {**named(self, "method samples sha256 reused"), "ranges": ranges}
 
 
 def calibrate(

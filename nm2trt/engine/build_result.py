@@ -11,6 +11,7 @@ from nm2trt.backends.protocol import TensorSpec
 from nm2trt.engine.ladder.forecast import Forecast
 from nm2trt.engine.ladder.ladder import LadderRow
 from nm2trt.engine.ladder.ladder_table import ladder_table
+from nm2trt.json_value import named
 from nm2trt.manifest import manifest_path
 from nm2trt.tables import Result, Table, short_count
 
@@ -68,20 +69,10 @@ class BuildResult(Result):
         return {
             "engine": str(self.engine),
             "manifest": str(manifest_path(self.engine)),
-            "written": self.written,
-            "kind": self.kind,
-            "model": str(self.model),
-            "backend": self.backend,
-            "backend_version": self.backend_version,
-            "options": self.options.to_json(),
+            **named(self, "written kind model backend backend_version options"),
             "inputs": [tensor_json(spec) for spec in self.inputs],
             "outputs": [tensor_json(spec) for spec in self.outputs],
-            "ladder": [row.to_json() for row in self.ladder],
-            "forecast": self.forecast.to_json(),
-            "outlook": self.outlook,
-            "notes": list(self.notes),
-            "engine_sha256": self.engine_sha256,
-            "engine_bytes": self.engine_bytes,
+            **named(self, "ladder forecast outlook notes engine_sha256 engine_bytes"),
             "parse_ms": round(self.parse_ms, 3),
             "build_ms": round(self.build_ms, 3),
         }

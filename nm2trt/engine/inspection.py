@@ -13,6 +13,7 @@ from nm2trt.backends.cuda import probe_gpus
 from nm2trt.engine.machine import library_version
 from nm2trt.errors import InputError
 from nm2trt.files import check_input
+from nm2trt.json_value import named
 from nm2trt.manifest import Fit, read_manifest
 
 __all__ = ["EngineInfo", "inspect_engine", "is_engine"]
@@ -51,15 +52,7 @@ class EngineInfo:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {
-            "path": str(self.path),
-            "backend": self.backend,
-            "kind": self.kind,
-            "file_bytes": self.file_bytes,
-            "header": None if self.header is None else self.header.to_json(),
-            "here": self.here,
-            **self.fit.to_json(),
-        }
+        return {**named(self, "path backend kind file_bytes header here"), **self.fit.to_json()}
 
 
 def is_engine(path: Path) -> bool:

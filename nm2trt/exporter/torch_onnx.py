@@ -30,6 +30,7 @@ from nm2trt.exporter.reference import compare_with_runtime, output_names_of, run
 from nm2trt.exporter.saving import list_replaced_data, saved
 from nm2trt.extras import install
 from nm2trt.files import atomic_path, check_output, real_output
+from nm2trt.json_value import named
 from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan
 from nm2trt.output_lock import output_lock
 
@@ -81,12 +82,7 @@ class ExportResult:
         """Return the fields as JSON values; the plan stands in the file itself."""
         return {
             "output": str(self.path),
-            "data_path": None if self.data_path is None else str(self.data_path),
-            "opset": self.opset,
-            "dtype": self.dtype,
-            "inputs": list(self.inputs),
-            "outputs": list(self.outputs),
-            "differences": [item.to_json() for item in self.differences],
+            **named(self, "data_path opset dtype inputs outputs differences"),
             "planned": self.plan is not None,
             "mask_sha256": self.mask_sha256,
         }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nm2trt.errors import InputError
 from nm2trt.extras import install
+from nm2trt.json_value import named
 from nm2trt.tables import Column, Result, Row, Table
 
 if TYPE_CHECKING:
@@ -130,19 +131,8 @@ class BudgetReport(Result):
 
     def to_json(self) -> dict[str, Any]:
         """Return the reconstruction as JSON values, with the search under `budget`."""
-        budget = {
-            "metric": self.metric,
-            "max_drop": self.max_drop,
-            "n": self.n,
-            "dense_value": self.dense_value,
-            "points": [asdict(point) for point in self.points],
-            "chosen": asdict(self.chosen),
-            "place": self.place,
-            "beyond": dict(self.beyond),
-            "higher_is_better": self.higher_is_better,
-            "notes": list(self.notes),
-        }
-        return {**self.report.to_json(), "budget": budget}
+        names = "metric max_drop n dense_value points chosen place beyond higher_is_better notes"
+        return {**self.report.to_json(), "budget": named(self, names)}
 
 
 def check_plot(target: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from nm2trt.errors import InputError
+from nm2trt.json_value import named
 
 if TYPE_CHECKING:
     from nm2trt.reporting.beside import Beside
@@ -42,15 +43,7 @@ class ReportResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {
-            "report": str(self.report),
-            "format": self.format,
-            "run": str(self.run),
-            "stages": self.stages,
-            "weights": self.weights,
-            "size_bytes": self.size_bytes,
-            "beside": None if self.beside is None else str(self.beside),
-        }
+        return named(self, "report format run stages weights size_bytes beside")
 
 
 def report(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nm2trt.engine.profiles import DEFAULT_BATCH, example_profile
 from nm2trt.errors import InputError, OutputError
 from nm2trt.files import check_input, check_output, write_atomic
+from nm2trt.json_value import named
 from nm2trt.nm.eligibility import can_run_sparse
 from nm2trt.nm.outlook import assumed_sparse, outlook
 from nm2trt.recipe.schema import RECIPE_VERSION
@@ -96,13 +97,7 @@ class StarterRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {
-            "recipe": str(self.recipe),
-            "model": str(self.model),
-            "holds": self.holds,
-            "weights": self.weights,
-            "outlook": self.outlook,
-        }
+        return named(self, "recipe model holds weights outlook")
 
 
 def write_recipe(

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from nm2trt.errors import InputError
 from nm2trt.files import one_writer, os_reason, sync_folder, write_atomic
+from nm2trt.json_value import named
 from nm2trt.serving.artefact import Artefact
 from nm2trt.serving.history import CONFIG, RECORD, history, model_names, numbers, read_record
 from nm2trt.serving.model_config import choose_backend, from_text, serve_only, to_text
@@ -69,19 +70,10 @@ class Deployment:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {
-            "repository": str(self.repository),
-            "name": self.name,
-            "version": self.version,
-            "previous": self.previous,
-            "folder": str(self.folder),
-            "backend": self.backend,
-            "artefact": str(self.artefact),
-            "artefact_sha256": self.artefact_sha256,
-            "config": self.config,
-            "notes": list(self.notes),
-            "removed": list(self.removed),
-        }
+        names = (
+            "repository name version previous folder backend artefact artefact_sha256 config notes removed"
+        )
+        return named(self, names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +94,7 @@ class Rollback:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {
-            "repository": str(self.repository),
-            "name": self.name,
-            "left": self.left,
-            "version": self.version,
-        }
+        return named(self, "repository name left version")
 
 
 def place(

@@ -13,7 +13,7 @@ from nm2trt.backends.batch_axes import data_dependent
 from nm2trt.backends.protocol import Session
 from nm2trt.compare import DifferenceSum, OutputDifference
 from nm2trt.errors import DataError, DifferenceError, Nm2trtError, restated
-from nm2trt.json_value import JsonValue
+from nm2trt.json_value import JsonValue, named
 from nm2trt.progress import bar
 from nm2trt.validation.metrics.scoring import Judged, Request, SampleScores, Scorer, Scores
 from nm2trt.validation.metrics.table import MetricSpec, find_metric
@@ -107,14 +107,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {
-            "n": self.n,
-            "metrics": [metric.to_json() for metric in self.metrics],
-            "differences": [item.to_json() for item in self.differences],
-            "conversions": {side: list(sentences) for side, sentences in self.conversions.items()},
-            "batch": self.batch,
-            "stopped": self.stopped,
-        }
+        return named(self, "n metrics differences conversions batch stopped")
 
 
 def default_metrics(samples: Samples) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nm2trt.errors import DifferenceError
+from nm2trt.json_value import named
 from nm2trt.tables import Column, Result, Row, Table
 from nm2trt.validation.comparison import Comparison, Score
 from nm2trt.validation.gate import Gate, suspicions
@@ -105,15 +106,9 @@ class ValidationReport(Result):
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return {
-            "candidate": self.candidate,
-            "reference": self.reference,
-            "data": self.data,
+            **named(self, "candidate reference data"),
             **self.comparison.to_json(),
-            "benchmark": None if self.benchmark is None else self.benchmark.to_json(),
-            "gates": [gate.to_json() for gate in self.gates],
-            "passed": self.passed,
-            "warnings": list(self.warnings),
-            "bisection": None if self.bisection is None else dict(self.bisection),
+            **named(self, "benchmark gates passed warnings bisection"),
         }
 
 

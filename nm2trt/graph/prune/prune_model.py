@@ -22,7 +22,7 @@ from nm2trt.graph.storage.save import Rewrite
 from nm2trt.graph.storage.stage_metadata import Relation
 from nm2trt.graph.verify.group_counts import count_groups
 from nm2trt.graph.verify.verify_model import VerifyReport
-from nm2trt.json_value import JsonValue
+from nm2trt.json_value import JsonValue, named
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan, PlanEntry
 from nm2trt.nm.verdict import WeightVerdict
@@ -125,14 +125,9 @@ class PruneReport(Result):
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         return {
-            "model": self.model,
-            "output": self.output,
+            **named(self, "model output"),
             "pattern": str(self.pattern),
-            "counts": self.counts,
-            "weights": [weight.to_json() for weight in self.weights],
-            "parent_mask_sha256": self.parent_mask_sha256,
-            "mask_sha256": self.mask_sha256,
-            "relation": self.relation,
+            **named(self, "counts weights parent_mask_sha256 mask_sha256 relation"),
         }
 
 

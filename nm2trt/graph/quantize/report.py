@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from nm2trt.calibration.ranges import Method, Ranges
@@ -14,7 +14,7 @@ from nm2trt.graph.quantize.number_formats import FORMATS, Format
 from nm2trt.graph.quantize.search_report import RangeSearch, WorkShares
 from nm2trt.graph.storage.stage_metadata import Relation
 from nm2trt.graph.verify.verify_model import VerifyReport
-from nm2trt.json_value import JsonValue
+from nm2trt.json_value import JsonValue, named
 from nm2trt.tables import Column, Result, Row, Table
 
 __all__ = ["QuantizeOptions", "QuantizeReport", "QuantizedLayer"]
@@ -161,19 +161,8 @@ class QuantizeReport(Result):
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         return {
-            "model": self.model,
-            "output": self.output,
-            "options": asdict(self.options),
-            "layers": [layer.to_json() for layer in self.layers],
-            "scales": dict(self.scales),
+            **named(self, "model output options layers scales"),
             "calibration": self.ranges.to_json(),
-            "islands": [island.to_json() for island in self.islands],
-            "differences": [item.to_json() for item in self.differences],
-            "not_measured": self.not_measured,
-            "notes": list(self.notes),
-            "parent_mask_sha256": self.parent_mask_sha256,
-            "mask_sha256": self.mask_sha256,
-            "relation": self.relation,
-            "work": asdict(self.work),
-            "search": None if self.search is None else self.search.to_json(),
+            **named(self, "islands differences not_measured notes parent_mask_sha256 mask_sha256 relation"),
+            **named(self, "work search"),
         }

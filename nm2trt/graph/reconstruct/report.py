@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from nm2trt.graph.execute.output_verdict import OutputVerdict
 from nm2trt.graph.verify.verify_model import VerifyReport
-from nm2trt.json_value import JsonValue
+from nm2trt.json_value import JsonValue, named
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan
 from nm2trt.tables import Column, Result, Row, Table
@@ -213,22 +213,12 @@ class ReconstructReport(Result):
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         return {
-            "model": self.model,
-            "output": self.output,
+            **named(self, "model output"),
             "method": "reconstruct",
             "pattern": str(self.pattern),
-            "counts": self.counts,
-            "pruned_share": self.pruned_share,
-            "weights": [weight.to_json() for weight in self.weights],
-            "outputs": [asdict(output) for output in self.outputs],
-            "outputs_held_out": self.outputs_held_out,
-            "samples": self.samples,
-            "source": self.source,
-            "samples_sha256": self.samples_sha256,
-            "seconds": self.seconds,
-            "batchnorms_folded": self.batchnorms_folded,
-            "permuted": self.permuted,
-            "parent_mask_sha256": self.parent_mask_sha256,
-            "mask_sha256": self.mask_sha256,
-            "relation": self.relation,
+            **named(
+                self, "counts pruned_share weights outputs outputs_held_out samples source samples_sha256"
+            ),
+            **named(self, "samples_sha256 seconds batchnorms_folded permuted"),
+            **named(self, "parent_mask_sha256 mask_sha256 relation"),
         }

@@ -12,6 +12,7 @@ import onnx
 from nm2trt.graph.storage.model import Model, load, metadata, opset
 from nm2trt.graph.storage.model_hash import model_bytes
 from nm2trt.graph.storage.tensors import DTYPE_NAMES
+from nm2trt.json_value import named
 from nm2trt.nm import lineage
 from nm2trt.nm.plan import METADATA_KEY, Plan
 
@@ -44,11 +45,7 @@ class OnnxTensor:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {
-            "name": self.name,
-            "dtype": self.dtype,
-            "shape": None if self.shape is None else list(self.shape),
-        }
+        return named(self, "name dtype shape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +78,14 @@ class OnnxInfo:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
+        plan = self.plan
         return {
             "path": str(self.path),
             "kind": "ONNX model",
-            "file_bytes": self.file_bytes,
-            "opset": self.opset,
-            "producer": self.producer,
-            "nodes": self.nodes,
-            "inputs": [tensor.to_json() for tensor in self.inputs],
-            "outputs": [tensor.to_json() for tensor in self.outputs],
-            "planned_sparse": None if self.plan is None else len(self.plan.sparse),
-            "planned_dense": None if self.plan is None else len(self.plan) - len(self.plan.sparse),
-            "method": None if self.plan is None else self.plan.method,
+            **named(self, "file_bytes opset producer nodes inputs outputs"),
+            "planned_sparse": None if plan is None else len(plan.sparse),
+            "planned_dense": None if plan is None else len(plan) - len(plan.sparse),
+            "method": None if plan is None else plan.method,
             "mask_sha256": self.mask_sha256,
         }
 

@@ -24,7 +24,7 @@ from nm2trt.graph.storage.model import Model, load, metadata, opset
 from nm2trt.graph.storage.tensors import DTYPE_NAMES, ElementType, element_type
 from nm2trt.graph.verify.verdict_table import verdict_table
 from nm2trt.graph.verify.verdicts import DEFAULT_PATTERN, Judge, answered_at
-from nm2trt.json_value import JsonValue
+from nm2trt.json_value import JsonValue, named
 from nm2trt.nm import lineage
 from nm2trt.nm.eligibility import NOWHERE, Place
 from nm2trt.nm.eligibility_tables import UNREAD_OPERATORS
@@ -179,19 +179,12 @@ class VerifyReport(Result):
         return {
             "model": self.model,
             "pattern": str(self.pattern),
-            "weights": [verdict.to_json() for verdict in self.weights],
-            "missing": list(self.missing),
-            "counts": self.counts,
-            "judged": self.judged,
-            "summary": self.summary.to_json(),
-            "mask_sha256": self.mask_sha256,
-            "recorded_mask_sha256": self.recorded_mask_sha256,
+            **named(self, "weights missing counts judged summary mask_sha256 recorded_mask_sha256"),
             "planned": self.plan is not None,
             "builder": self.place.builder,
             "builder_version": self.place.version,
             "targets": list(self.place.targets),
-            "outlook": self.outlook,
-            "islands": [island.to_json() for island in self.islands],
+            **named(self, "outlook islands"),
         }
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from nm2trt.backends.batch_axes import batch_size, has_free_batch
 from nm2trt.backends.protocol import DeviceTimed, Session
 from nm2trt.errors import InputError, Nm2trtError, restated
+from nm2trt.json_value import named
 from nm2trt.measure import Clocked, Latency, WarmUp, rounds, warm_up, warm_up_for
 from nm2trt.progress import bar
 from nm2trt.validation.latency.machine_state import machine_conditions, machine_state
@@ -57,10 +58,7 @@ class Timing:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return {
-            "name": self.name,
-            "batch": self.batch,
-            "source": self.source,
-            "per_second": self.per_second,
+            **named(self, "name batch source per_second"),
             **self.latency.to_json(),
             "samples_ms": list(self.samples_ms),
         }
