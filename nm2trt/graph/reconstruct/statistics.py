@@ -29,6 +29,8 @@ Array = npt.NDArray[Any]
 _ROWS, _ROWS_PER_INPUT = 16_384, 24
 # Every eighth chunk is held out.
 _HELD_OUT = 8
+# A solve keeps about six matrices of float64 with a row and a column per input: 13 GB for as many as these.
+_MOST_INPUTS = 16_384
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,8 +77,14 @@ def gather_moments(
         outside: Chunks that are held out; None takes every eighth.
 
     Raises:
-        SparsityError: No row reaches the layer, or its inputs have other shapes in the pruned network.
+        SparsityError: No row reaches the layer, its inputs are too many, or they have other shapes in the
+            pruned network.
     """
+    if layer.inputs > _MOST_INPUTS and not layer.depthwise:
+        raise SparsityError(
+            f"its {layer.inputs:,} inputs need a covariance of {8e-9 * layer.inputs**2:.0f} GB; at most "
+            f"{_MOST_INPUTS:,} inputs are solved"
+        )
     found: dict[bool, Moments] = {}
     wanted = max(least_rows // (4 if layer.depthwise else 1), _ROWS_PER_INPUT * layer.inputs)
     for chunk in range(len(dense)):

@@ -197,3 +197,19 @@ def test_nothing_to_prune_says_which_weight_and_why(tmp_path, capsys):
     assert main(["prune", str(tmp_path / "a.onnx"), "--calib", str(tmp_path / "s.npz")]) == 3
     assert capsys.readouterr().err.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "s.npz"]
+
+
+def test_a_layer_whose_covariance_fits_no_memory_stays_dense_and_the_next_one_is_solved(tmp_path):
+    """A convolution of 1,024 channels at 64 positions would ask for 34 GB; here a product of as many inputs."""
+    random = np.random.default_rng(0)
+    wide = (random.normal(size=(WIDTH * 1028, WIDTH)) / 128).astype(np.float32)
+    nodes = [
+        node("Concat", ["x"] * 1028, ["many"], axis=1),
+        node("MatMul", ["many", "wide"], ["h"]),
+        node("Relu", ["h"], ["r"]),
+        node("MatMul", ["r", "w"], ["y"]),
+    ]
+    report = made(tmp_path, nodes, weights=("w",), stored={"wide": wide})
+    assert status(report) == {"wide": "dense", "w": "pruned"}
+    (row,) = (row for row in report.weights if row.weight == "wide")
+    assert row.reason.startswith("its 16,448 inputs need a covariance of 2 GB")
