@@ -27,6 +27,8 @@ __all__ = ["LayerFit", "SolverOptions", "fit_layer", "support_values"]
 
 # Without held-out rows: a base, and a part that grows if few rows would be fitted with their noise.
 _RIDGE, _RIDGE_OF_FEW = 0.01, 0.2
+# Fewer held-out rows pick lambda and mask by chance; they are fitted instead.
+_LEAST_HELD_OUT = 8
 # Losses that differ by less than this, of themselves or of the variance, are equal.
 _EQUAL_LOSS = 1e-4
 # Dual penalty of ADMM, first and last; it grows by a constant factor per iteration.
@@ -98,6 +100,7 @@ def fit_layer(
     Args:
         fitted: Moments that the weight is fitted to.
         held_out: Moments of other rows, which pick lambda and the better mask; None when there are none.
+            Fewer than 8 rows are fitted instead.
         weight: The weight as it was, float64 (o, d), groups of M contiguous; depthwise (c, d).
         pattern: The pattern, which divides d; None refits the layer dense, as a depthwise layer always is.
         bias: Whether the layer has a bias, which then takes the difference of the means.
@@ -110,6 +113,8 @@ def fit_layer(
         SparsityError: The moments hold NaN or infinity, or a system has no solution.
     """
     xp = namespace(weight)
+    if held_out is not None and held_out.rows < _LEAST_HELD_OUT:
+        fitted, held_out = fitted + held_out, None
     sums = [fitted] if held_out is None else [fitted, held_out]
     if not all(bool(xp.isfinite(array).all()) for item in sums for array in (item.xx, item.yx)):
         raise SparsityError("its inputs or outputs hold NaN or infinity on the calibration samples")

@@ -191,9 +191,11 @@ class ReconstructReport(Result):
         if self.pruned_share is not None:
             lines.append(f"{self.pruned_share:.1%} of the work that can be pruned holds {self.pattern}")
         solved = [weight for weight in self.weights if weight.ridge is not None]
-        if solved and not all(weight.held_out for weight in solved):
+        seen = sum(not weight.held_out for weight in solved)
+        if seen:
             lines.append(
-                "errors are those of the fitted rows, as there are too few samples to hold any out; give 8"
+                f"the errors of {seen} of {len(solved)} layers are those of the fitted rows, as fewer than 8 "
+                "rows could be held out; give 64 samples or more"
             )
         few = [weight for weight in solved if weight.rows < weight.inputs]
         if few:
