@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from nm2trt.cli.output import plain_table
 from nm2trt.errors import BackendError
 from nm2trt.options.serving import ServeCommand
 
@@ -31,6 +33,7 @@ def run(options: ServeCommand) -> int:
         metrics_port=options.metrics_port,
         control=options.control,
         load=options.load or ("*",),
+        usual_ports=True,
         log=options.log,
     )
     # A supervisor's SIGTERM stops the server in order, like Ctrl-C; and a shell that starts a command in the
@@ -50,11 +53,17 @@ def run(options: ServeCommand) -> int:
 
 def _print(server: RunningServer, as_json: bool) -> None:
     addresses = {"http": server.http, "grpc": server.grpc, "metrics": server.metrics, "pid": str(server.pid)}
+    states = server.model_states()
     if as_json:
-        print(json.dumps(addresses), flush=True)
+        print(json.dumps({**addresses, "models": [asdict(state) for state in states]}), flush=True)
         return
     for name, value in addresses.items():
-        print(f"{name:8} {value}", flush=True)
+        print(f"{name:8} {value}")
+    plain_table(
+        ("model", "version", "state", "reason"),
+        [(state.name, state.version, state.state or "not loaded", state.reason) for state in states],
+    )
+    print("READY; Ctrl-C stops it", flush=True)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -250,9 +250,15 @@ class ServeCommand(Reported):
 
     repository: str = option(metavar="FOLDER", help="model repository, e.g. models/")
     host: str = option("127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    http_port: int = option(0, metavar="PORT", help="port of http (default: a free one)")
-    grpc_port: int = option(0, metavar="PORT", help="port of grpc (default: a free one)")
-    metrics_port: int = option(0, metavar="PORT", help="port of metrics (default: a free one)")
+    http_port: int = option(
+        0, metavar="PORT", help="port of http (default: 8000 if it is free, else a free one)"
+    )
+    grpc_port: int = option(
+        0, metavar="PORT", help="port of grpc (default: 8001 if it is free, else a free one)"
+    )
+    metrics_port: int = option(
+        0, metavar="PORT", help="port of metrics (default: 8002 if it is free, else a free one)"
+    )
     control: Literal["explicit", "none", "poll"] = option(
         "explicit",
         flag="--model-control",

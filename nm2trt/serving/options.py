@@ -123,6 +123,7 @@ class ServerOptions:
         load: Models to load at the start under "explicit"; "*" is all of them.
         ready_timeout_s: Longest wait until it is ready.
         exit_timeout_s: Longest wait for requests in flight when it stops.
+        usual_ports: Whether a port of 0 is Triton's own, 8000, 8001 and 8002, where that is free.
         log: File of the server's log; None leaves it on stderr.
 
     Raises:
@@ -137,6 +138,7 @@ class ServerOptions:
     load: tuple[str, ...] = ("*",)
     ready_timeout_s: float = 60.0
     exit_timeout_s: int = 10
+    usual_ports: bool = False
     log: Path | None = None
 
     def __post_init__(self) -> None:

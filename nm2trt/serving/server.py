@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import secrets
 import signal
@@ -20,9 +21,12 @@ from nm2trt.files import os_reason
 from nm2trt.serving.installation import Installation, find_server
 from nm2trt.serving.options import ServerOptions
 
-__all__ = ["RunningServer", "start_server"]
+__all__ = ["ModelState", "RunningServer", "start_server"]
 
 _ATTEMPTS = 3
+# Of HTTP, gRPC and metrics, as tritonserver itself takes them.
+_USUAL_PORTS = (8000, 8001, 8002)
+_LONGEST_INDEX = 1 << 22
 _STDERR = 2
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps shared memory, not a temporary file
 # The server must not outlive whoever started it, even one that is killed: Linux then sends it SIGTERM.
@@ -32,6 +36,23 @@ _LAUNCHER = (
     "if os.getppid() != int(sys.argv[1]): sys.exit(1)\n"
     "os.execv(sys.argv[2], sys.argv[2:])\n"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """What a server says of one version of a model.
+
+    Args:
+        name: The model's name.
+        version: Its version; "" if none was loaded.
+        state: "READY", "UNAVAILABLE", "LOADING", ..., or "" for a model that nobody asked for.
+        reason: Why it is not ready, or "".
+    """
+
+    name: str
+    version: str
+    state: str
+    reason: str
 
 
 @dataclass(slots=True)
@@ -58,6 +79,25 @@ class RunningServer:
     def pid(self) -> int:
         """The server's process."""
         return self.process.pid
+
+    def model_states(self) -> tuple[ModelState, ...]:
+        """Return the state of every model, as the server's index of its repository gives it.
+
+        Raises:
+            BackendError: The server does not answer, or with something else.
+        """
+        connection = http.client.HTTPConnection(self.http, timeout=10.0)
+        try:
+            connection.request("POST", "/v2/repository/index", body=b"{}")
+            rows = json.loads(connection.getresponse().read(_LONGEST_INDEX))
+            return tuple(
+                ModelState(*(str(row.get(key, "")) for key in ("name", "version", "state", "reason")))
+                for row in rows
+            )
+        except (OSError, http.client.HTTPException, ValueError, AttributeError, TypeError) as error:
+            raise BackendError(f"the server at {self.http} does not say which models it has") from error
+        finally:
+            connection.close()
 
     def is_running(self) -> bool:
         """Tell whether the process is there."""
@@ -237,6 +277,12 @@ def _free_ports(options: ServerOptions) -> list[int]:
     with contextlib.ExitStack() as stack:
         # All are held until all are found, so that no two are the same.
         for index, port in enumerate(chosen):
+            usual = _USUAL_PORTS[index]
+            if options.usual_ports and not port and usual not in chosen:
+                with contextlib.suppress(OSError):
+                    stack.enter_context(socket.create_server((options.host, usual)))
+                    chosen[index] = usual
+                    continue
             try:
                 bound = stack.enter_context(socket.create_server((options.host, port)))
             except OSError as error:

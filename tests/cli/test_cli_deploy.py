@@ -142,6 +142,7 @@ def test_serve_prints_its_ports_and_stops_in_order(tmp_path, tritonserver):
     process = subprocess.Popen([sys.executable, "-m", "nm2trt", *words], stdout=subprocess.PIPE, text=True)
     addresses = json.loads(process.stdout.readline())
     pid = int(addresses["pid"])
+    assert [(model["name"], model["state"]) for model in addresses["models"]] == [("m", "READY")]
     probe = [
         "probe",
         "--url",

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from nm2trt.errors import BackendMissingError, InputError, Nm2trtError, OutputError
+from nm2trt.errors import BackendError, BackendMissingError, InputError, Nm2trtError, OutputError
 from nm2trt.pipeline.deploy import deploy
 from nm2trt.pipeline.serve import serve
+from nm2trt.serving import server as server_module
 from nm2trt.serving.installation import find_server
 from nm2trt.serving.options import DeployOptions, ServerOptions
-from nm2trt.serving.server import RunningServer
+from nm2trt.serving.server import RunningServer, _free_ports
 from tests.serving import served_nets as nets
 
 ROOT = Path(__file__).parents[2]
@@ -50,10 +51,32 @@ def test_clean_stop_and_a_model_that_does_not_keep_the_others_from_loading(tmp_p
         with TritonServer(f"http://{server.http}") as client:
             states = {row["name"]: row.get("state") for row in client.index()}
         assert states == {"good": "READY", "broken": "UNAVAILABLE"}
+        told = {row.name: (row.state, bool(row.reason)) for row in server.model_states()}
+        assert told == {"good": ("READY", False), "broken": ("UNAVAILABLE", True)}
     assert server.stop() == 0
     assert not server.is_running()
     assert processes_below(tmp_path) == []
     assert not list(Path("/dev/shm").glob(f"{server._memory_prefix}*"))
+
+
+def test_usual_ports_are_taken_if_free_and_others_if_not(monkeypatch):
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        usual = tuple(one.getsockname()[1] for one in held)
+        monkeypatch.setattr(server_module, "_USUAL_PORTS", usual)
+        held[0].close()
+        assert _free_ports(ServerOptions(usual_ports=True))[0] == usual[0]
+        assert not set(_free_ports(ServerOptions(usual_ports=True))[1:]) & set(usual)
+        assert not set(_free_ports(ServerOptions(http_port=0))) & set(usual)
+        # A port that was named stays that of its own protocol.
+        assert _free_ports(ServerOptions(usual_ports=True, grpc_port=usual[0]))[1] == usual[0]
+    assert sorted(_free_ports(ServerOptions(usual_ports=True))) == sorted(usual)
+
+
+def test_a_server_that_answers_nonsense_is_a_sentence(tmp_path):
+    server = RunningServer(tmp_path, "127.0.0.1:9", "", "", None)
+    with pytest.raises(BackendError, match="does not say which models it has"):
+        server.model_states()
 
 
 def test_it_ends_with_whoever_started_it(tmp_path, tritonserver):
