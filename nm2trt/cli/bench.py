@@ -93,5 +93,5 @@ def _ratio(ratio: Ratio) -> str:
     batch = "" if ratio.batch is None else f", batch {ratio.batch}"
     found = f"{ratio.name} / {ratio.base}{batch}: p50 ratio {ratio.p50:.3f}"
     if ratio.low is None or ratio.high is None:
-        return f"{found}; one process gives no interval: see nm2trt bench --processes"
+        return f"{found}; one process gives no interval: see nm2trt bench --processes 6"
     return f"{found}, 95 % interval {ratio.low:.3f} to {ratio.high:.3f} over {len(ratio.processes)} processes"

@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,20 @@ class FileIndex:
 
             entry["data"] = [str(found) for found in data_files(path)]
             self._changed = True
-        return [record, *(self._file(Path(found)) for found in entry["data"])]
+        data = (self._file(Path(found)) for found in entry["data"] if Path(found) != path.resolve())
+        return [record, *(replace(found, part_of=record.path) for found in data)]
+
+    def records_of(self, paths: Iterable[Path]) -> tuple[FileRecord, ...]:
+        """Return the records of files, each once: data of a model that is among them follows the model.
+
+        Raises:
+            InputError: As `records`.
+        """
+        found: dict[str, FileRecord] = {}
+        for path in paths:
+            for record in self.records(path):
+                found.setdefault(record.path, record)
+        return tuple(found.values())
 
     def save(self) -> None:
         """Write the index where it changed; that it cannot be written costs only time."""

@@ -201,7 +201,7 @@ class _Run:
             sentence=str(outcome.failure) if failed else sentence,
             command=outcome.line(),
             seconds=round(seconds, 3),
-            outputs=tuple(self._sources.index.records(path)[0] for path in outcome.outputs),
+            outputs=self._sources.index.records_of(outcome.outputs),
             result=result,
         )
 

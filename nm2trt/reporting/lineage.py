@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePath
 
 from nm2trt.reporting.data import LineageNode
@@ -30,17 +32,38 @@ def lineage_of(records: Sequence[StageRecord]) -> tuple[LineageNode, ...]:
     for record in records:
         if record.stage not in _MAKERS:
             continue
-        models = [file for file in record.inputs if not file.path.endswith(_NO_MODELS)]
+        models = [file for file in whole(record.inputs) if not file.path.endswith(_NO_MODELS)]
         for file in models:
             if _key(file) not in nodes:
                 nodes[_key(file)] = _node(file, "given", (), "", masks)
         relation = Fields(dict(record.result), record.name).text("relation", "")
         parents = tuple(dict.fromkeys(_key(file) for file in models))
-        for file in record.outputs:
+        for file in whole(record.outputs):
             # A file with the bytes of an earlier one is that artefact under another name.
             if _key(file) not in (*parents, *nodes) and not file.path.endswith(_NO_MODELS):
                 nodes[_key(file)] = _node(file, record.name, parents, relation, masks)
     return tuple(nodes.values())
+
+
+def whole(files: Sequence[FileRecord]) -> list[FileRecord]:
+    """Return each model as one file: its external data is in its size and in its hash.
+
+    The hash is that of `nm2trt.graph.storage.model_hash`.
+    """
+    parts: dict[str, list[FileRecord]] = {}
+    for file in files:
+        if file.part_of:
+            parts.setdefault(file.part_of, []).append(file)
+    found = []
+    for file in files:
+        if file.part_of:
+            continue
+        data = parts.get(file.path, [])
+        digests = "".join([file.sha256, *(part.sha256 for part in data)])
+        sha256 = hashlib.sha256(digests.encode()).hexdigest() if data else file.sha256
+        size = file.size_bytes + sum(part.size_bytes for part in data)
+        found.append(replace(file, sha256=sha256, size_bytes=size))
+    return found
 
 
 def _key(file: FileRecord) -> str:

@@ -62,12 +62,14 @@ class FileRecord:
         sha256: Hash of its bytes.
         size_bytes: Its size.
         mtime_ns: When it was last written, so that an unchanged file need not be hashed again.
+        part_of: Path of the ONNX model whose external data this is; "" for a file of its own.
     """
 
     path: str
     sha256: str
     size_bytes: int
     mtime_ns: int = 0
+    part_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,7 @@ def read_record(path: Path) -> StageRecord:
                     text(item["sha256"]),
                     int(item["size_bytes"]),
                     int(item.get("mtime_ns", 0)),
+                    text(item.get("part_of", "")),
                 )
                 for item in data.get(name, ())
             )

@@ -91,7 +91,7 @@ def _open(data: ReportData, compared: list[AccuracyRow], missing: tuple[str, ...
         step = f"nm2trt prove {model}  # on the GPU that it is for"
         return Ship("open", f"For its accuracy yes, for its speed not yet: {kept}", missing, step)
     engine = _file(data, "engine", "ENGINE")
-    return Ship("yes", f"Yes: {kept}", missing, f"nm2trt deploy {engine} --repository REPOSITORY")
+    return Ship("yes", f"Yes: {kept}", missing, f"nm2trt deploy {engine} --repository REPOSITORY --name NAME")
 
 
 def _repair(data: ReportData, loss: AccuracyRow) -> str:

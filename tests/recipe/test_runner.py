@@ -498,3 +498,35 @@ def test_init_refuses(project, tmp_path_factory):
         write_recipe(project / "model.onnx", tmp_path_factory.mktemp("other") / "r.yaml")
     with pytest.raises(InputError, match=r"no\.onnx does not exist"):
         write_recipe(project / "no.onnx")
+
+
+def test_external_data_is_part_of_its_model_in_the_report(project):
+    """A changed number in the data makes another artefact, and its bytes count."""
+    import onnx
+
+    from nm2trt.graph.storage.model_hash import model_sha256
+
+    onnx.save(
+        onnx.load(project / "model.onnx"), project / "model.onnx",
+        save_as_external_data=True, location="model.weights", size_threshold=0,
+    )  # fmt: skip
+    text = (project / "recipe.yaml").read_text()
+    lines = text.replace("  fuse:\n", "").replace("  validate: {data: test.npz, runs: 5, warmup: 1}\n", "")
+    (project / "recipe.yaml").write_text(lines)
+    result = run(project)
+    assert {stage.status for stage in result.stages} == {"done"}
+    nodes = {node.name: node for node in collect(result.run).lineage}
+    assert set(nodes) == {"model.onnx", "prune.onnx"}
+    given, made = nodes["model.onnx"], nodes["prune.onnx"]
+    data = [project / "model.onnx", project / "model.weights"]
+    assert given.size_bytes == sum(path.stat().st_size for path in data)
+    assert given.sha256 == model_sha256(project / "model.onnx")
+    artefacts = result.run / "artefacts"
+    assert made.size_bytes == sum(path.stat().st_size for path in artefacts.glob("prune.onnx*"))
+    assert made.sha256 == model_sha256(artefacts / "prune.onnx")
+    assert made.size_bytes > 10_000
+    before = given.key
+    with (project / "model.weights").open("r+b") as file:
+        file.write(np.float32(7).tobytes())
+    assert statuses(run(project))["prune"] == "done"
+    assert collect(result.run).lineage[0].key != before

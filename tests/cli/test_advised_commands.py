@@ -1,0 +1,430 @@
+"""Every command that a message recommends works on the very file that got the message.
+
+The walk below finds all texts of the package that name a command. Each is in one of two tables: advice, with
+the test that runs it, or a mere mention. A new message fails the walk until it is in one of them.
+"""
+
+import ast
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from nm2trt.cli import COMMANDS, main
+
+ROOT = Path(__file__).parents[2]
+NODE = helper.make_node
+NAMED = re.compile(rf"nm2trt ({'|'.join(COMMANDS)})\b")
+
+# Text, shortened, by file -> the test that follows the advice.
+ADVICE = {
+    ("backends/_triton_server.py", "serve"): "test_an_address_without_a_server_leads_to_serve",
+    ("backends/_trt_words.py", "quantize"): "test_a_refused_zero_point_leads_to_quantize",
+    ("cli/bench.py", "bench"): "test_one_process_leads_to_several",
+    ("cli/build.py", "info"): "test_a_build_leads_on",
+    ("cli/build.py", "prove"): "test_a_build_leads_on",
+    ("cli/build.py", "explain"): "test_a_build_leads_on",
+    ("cli/info.py", "verify"): "test_info_leads_to_verify",
+    ("cli/init.py", "run"): "test_a_recipe_and_its_comments",
+    ("cli/prove.py", "explain"): "test_a_proof_leads_to_explain",
+    ("cli/run.py", "run"): "test_a_recipe_and_its_comments",
+    ("engine/evidence/inspector_json.py", "build"): "test_layers_without_kernels_lead_to_build",
+    ("engine/inspection.py", "verify"): "test_a_model_called_an_engine_leads_to_verify",
+    ("engine/ladder/explain.py", "gain"): "test_a_dense_kernel_leads_to_gain",
+    ("engine/ladder/explain.py", "prove"): "test_what_no_build_can_tell_leads_to_prove",
+    ("engine/ladder/explain.py", "build"): "test_what_no_build_can_tell_leads_to_prove",
+    ("engine/ladder/explain.py", "explain"): "test_what_no_build_can_tell_leads_to_prove",
+    ("engine/ladder/requirement.py", "prune"): "tests/pipeline/test_one_answer.py",
+    ("engine/ladder/requirement.py", "prove"): "test_a_share_that_nobody_can_know_leads_to_prove",
+    ("engine/ladder/requirement.py", "explain"): "test_too_few_sparse_kernels_lead_to_explain",
+    ("graph/prune/magnitude.py", "fuse"): "tests/graph/prune/test_joined_weights.py",
+    ("graph/quantize/pair_insertion.py", "fuse"): "test_batchnorms_left_lead_to_fuse",
+    ("nm/advice.py", "quantize"): "tests/pipeline/test_one_answer.py",
+    ("nm/advice.py", "cast"): "tests/pipeline/test_one_answer.py",
+    ("nm/advice.py", "prune"): "tests/pipeline/test_one_answer.py",
+    ("nm/eligibility_rules.py", "prune"): "tests/pipeline/test_one_answer.py",
+    ("nm/gain_table.py", "gain"): "test_a_damaged_report_of_gains_leads_to_gain",
+    ("nm/next_command.py", "build"): "test_the_chain_from_a_dense_file",
+    ("nm/next_command.py", "explain"): "test_the_chain_from_a_dense_file",
+    ("nm/next_command.py", "prune"): "test_the_chain_from_a_dense_file",
+    ("pipeline/next_step.py", "build"): "test_the_chain_from_a_dense_file",
+    ("pipeline/next_step.py", "explain"): "test_the_chain_from_a_dense_file",
+    ("recipe/starter.py", "run"): "test_a_recipe_and_its_comments",
+    ("recipe/starter.py", "init"): "test_a_recipe_and_its_comments",
+    ("recipe/starter.py", "sparsify"): "tests/recipe/test_training_stages.py",
+    ("reporting/ship.py", "prune"): "tests/recipe/test_next_command.py",
+    ("reporting/ship.py", "validate"): "tests/recipe/test_next_command.py",
+    ("reporting/ship.py", "prove"): "tests/recipe/test_next_command.py",
+    ("reporting/ship.py", "explain"): "tests/recipe/test_next_command.py",
+    ("reporting/ship.py", "deploy"): "test_a_verdict_of_yes_leads_to_deploy",
+    ("serving/server.py", "deploy"): "test_no_repository_leads_to_deploy",
+    ("sparsity/semi_structured.py", "build"): "test_a_module_on_the_cpu_leads_to_build",
+    ("validation/latency/bench_files.py", "bench"): "test_a_damaged_benchmark_leads_to_bench",
+}
+# They say who made or makes something, and advise nothing.
+MENTIONS = {
+    ("cli/__init__.py", "run"),
+    ("nm/gain_table.py", "gain"),
+    ("options/engines.py", "build"),
+    ("options/models.py", "build"),
+    ("options/runs.py", "build"),
+    ("options/runs.py", "init"),
+    ("options/runs.py", "run"),
+    ("pipeline/sparsify.py", "gain"),
+    ("recipe/lock.py", "run"),
+    ("reporting/folder.py", "run"),
+    ("serving/history.py", "deploy"),
+    ("serving/staging.py", "deploy"),
+}
+
+
+def texts(path):
+    """Yield the texts of a module but for its docstrings and the examples of its help."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    left_out = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        text = node.value if isinstance(node, ast.Constant) and id(node) not in left_out else None
+        if isinstance(text, str) and not re.search(r"(?m)^ *nm2trt \w+ .*\n *nm2trt ", text):
+            yield text
+
+
+def test_every_text_that_names_a_command_is_known():
+    package = ROOT / "nm2trt"
+    found = {
+        (path.relative_to(package).as_posix(), match[1])
+        for path in package.rglob("*.py")
+        for text in texts(path)
+        for match in NAMED.finditer(text)
+    }
+    assert found == set(ADVICE) | MENTIONS
+    here = Path(__file__).read_text(encoding="utf-8")
+    for test in set(ADVICE.values()):
+        assert f"def {test}(" in here if test.startswith("test_") else (ROOT / test).is_file(), test
+
+
+def save(path, nodes, stored, *, batch="n", outputs=(("y", 32),), kind=TensorProto.FLOAT):
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", kind, [batch, 32, 4, 4])],
+        [helper.make_tensor_value_info(name, kind, [batch, size, 4, 4]) for name, size in outputs],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in stored.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def filters(*, sparse, seed=0):
+    made = np.random.default_rng(seed).standard_normal((32, 32)).astype(np.float32)
+    if sparse:
+        made.reshape(32, -1, 4)[..., 2:] = 0
+    return made[..., None, None]
+
+
+NODES = [
+    NODE("Conv", ["x", "w"], ["a"], name="first"),
+    NODE("Relu", ["a"], ["b"], name="act"),
+    NODE("Conv", ["b", "v"], ["y"], name="last"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Give a folder with a dense and a sparse model, a quantised one, and samples."""
+    monkeypatch.chdir(tmp_path)
+    save("dense.onnx", NODES, {"w": filters(sparse=False), "v": filters(sparse=False, seed=1)})
+    save("sparse.onnx", NODES, {"w": filters(sparse=True), "v": filters(sparse=True, seed=1)})
+    rng = np.random.default_rng(2)
+    np.savez("SAMPLES.npz", x=rng.standard_normal((16, 32, 4, 4)).astype(np.float32))
+    return tmp_path
+
+
+@pytest.fixture
+def quantised(folder, capsys):
+    assert main(["quantize", "sparse.onnx", "--calib", "SAMPLES.npz", "-o", "int8.onnx"]) == 0
+    capsys.readouterr()
+    return "int8.onnx"
+
+
+def said(capsys, *words, status=0):
+    """Run a command and return all that it printed, on one line."""
+    found = main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    assert found == status, out + err
+    return " ".join((out + err).split())
+
+
+def following(text):
+    """Return the words of the command that a command ended with."""
+    return shlex.split(re.search(r"next: +nm2trt (.*?)(?: nm2trt: | note: |$)", text)[1], comments=True)
+
+
+RTX = ("--backend", "trt-rtx", "--target", "sm86")
+
+
+def test_the_chain_from_a_dense_file(folder, capsys):
+    """verify -> prune -> build in int8 -> info, each word as it was printed."""
+    pytest.importorskip("tensorrt_rtx")
+    words = following(said(capsys, "verify", "dense.onnx", "--fail-on", "none", *RTX))
+    assert words[0] == "prune"
+    words = following(said(capsys, *words, "-o", "pruned.onnx"))
+    assert words[:2] == ["build", "pruned.onnx"]
+    text = said(capsys, *words)
+    assert "of the work can run sparse" in text
+    assert following(text)[0] == "info"
+    said(capsys, *following(text))
+    # Nothing known makes a transposed convolution of float32 sparse: the next command explains.
+    node = NODE("ConvTranspose", ["x", "w"], ["y"], name="up")
+    save("up.onnx", [node], {"w": filters(sparse=True).transpose(1, 0, 2, 3)})
+    words = following(said(capsys, "verify", "up.onnx", "--fail-on", "none", *RTX))
+    assert words[0] == "explain"
+    said(capsys, *words)
+
+
+def test_a_build_leads_on(folder, quantised, capsys):
+    pytest.importorskip("tensorrt_rtx")
+    for model, more, command in (
+        (quantised, (), "prove"),
+        ("sparse.onnx", ("--precision", "int8", "--calib", "SAMPLES.npz"), "info"),
+        ("sparse.onnx", ("--precision", "fp16"), "explain"),
+    ):
+        words = following(said(capsys, "build", model, "--sparsity", *RTX, *more, "-o", "m.rtx"))
+        assert words[0] == command
+        said(capsys, *words)
+    assert (
+        following(said(capsys, "build", quantised, "--sparsity", *RTX, "-o", "m.rtx", "--dry-run"))[0]
+        == "build"
+    )
+
+
+def test_one_process_leads_to_several(folder, capsys):
+    text = said(capsys, "bench", "dense.onnx", "sparse.onnx", "--runs", "4", "--warmup", "1")
+    more = shlex.split(re.search(r"see nm2trt bench (--processes \d+)", text)[1])
+    text = said(capsys, "bench", "dense.onnx", "sparse.onnx", "--runs", "6", "--warmup", "1", *more)
+    assert "95 % interval" in text
+
+
+def test_a_damaged_benchmark_leads_to_bench(folder, capsys):
+    (folder / "old.json").write_text("{}")
+    timed = ("bench", "dense.onnx", "--runs", "3", "--warmup", "1")
+    assert "write one with nm2trt bench ... -o FILE.json" in said(
+        capsys, *timed, "--compare", "old.json", status=2
+    )
+    (folder / "old.json").unlink()
+    said(capsys, *timed, "-o", "old.json")
+    said(capsys, *timed, "--compare", "old.json")
+
+
+def test_info_leads_to_verify(folder, capsys):
+    assert "nm2trt verify judges every weight" in said(capsys, "info", "sparse.onnx")
+    said(capsys, "verify", "sparse.onnx")
+
+
+def test_a_model_called_an_engine_leads_to_verify(folder, capsys):
+    from nm2trt.engine.inspection import inspect_engine
+    from nm2trt.errors import InputError
+
+    with pytest.raises(InputError, match="for an ONNX model, use nm2trt verify"):
+        inspect_engine(folder / "sparse.onnx")
+    said(capsys, "verify", "sparse.onnx")
+
+
+def test_layers_without_kernels_lead_to_build(folder, quantised, capsys):
+    pytest.importorskip("tensorrt_rtx")
+    (folder / "layers.json").write_text(json.dumps({"Layers": ["first", "last"], "Bindings": ["x", "y"]}))
+    text = said(capsys, "explain", quantised, *RTX, "--layers", "layers.json")
+    assert "build it with nm2trt build" in text
+    said(capsys, "build", quantised, *RTX, "-o", "m.rtx")
+
+
+def table_of_gains(folder):
+    rows = [
+        {"m": m, "n": 32, "k": 32, "dtype": dtype, "dense_ms": 1.0, "sparse_ms": 0.8}
+        for dtype in ("float16", "int8")
+        for m in (1, 16)
+    ]
+    table = {"schema": 1, "device": {"name": "G", "target": "sm86"}, "rows": rows}
+    (folder / "table.json").write_text(json.dumps(table))
+    return "table.json"
+
+
+def test_a_damaged_report_of_gains_leads_to_gain(folder, capsys):
+    from nm2trt.errors import InputError
+    from nm2trt.nm.gain_table import parse_dense_names
+
+    with pytest.raises(InputError, match="make one with nm2trt gain --table FILE --json"):
+        parse_dense_names("{}", where="gains.json")
+    main(
+        [
+            "gain",
+            "dense.onnx",
+            "--table",
+            table_of_gains(folder),
+            "--device",
+            "sm86",
+            "--json",
+            "--shape",
+            "x:1",
+        ]
+    )
+    assert parse_dense_names(capsys.readouterr().out, where="gains.json") == {}
+
+
+def test_a_dense_kernel_leads_to_gain(folder, capsys):
+    """The reason itself needs a builder that timed both kernels; the command is run on the model."""
+    said(
+        capsys, "gain", "sparse.onnx", "--table", table_of_gains(folder), "--device", "sm86", "--shape", "x:1"
+    )
+
+
+def test_what_no_build_can_tell_leads_to_prove(folder, quantised, capsys):
+    pytest.importorskip("tensorrt_rtx")
+    assert "run nm2trt prove on that GPU" in said(capsys, "explain", quantised, *RTX)
+    said(capsys, "prove", quantised, "--backend", "trt-rtx")
+    text = said(capsys, "explain", quantised, "--backend", "trt", "--target", "sm86")
+    assert "nm2trt build --sparsity on the GPU, then nm2trt explain ENGINE; or nm2trt prove" in text
+    # TensorRT proper needs the GPU; the same words, for the builder that is here.
+    said(capsys, "build", quantised, "--sparsity", *RTX, "-o", "m.rtx")
+    said(capsys, "explain", "m.rtx")
+
+
+def test_a_proof_leads_to_explain(folder, quantised, capsys, monkeypatch):
+    """Without a GPU a proof repeats itself; measured, it leads to explain: the words are run as they are made."""
+    pytest.importorskip("tensorrt_rtx")
+    from types import SimpleNamespace
+
+    from nm2trt.cli import prove
+
+    words = shlex.split(
+        prove._next(SimpleNamespace(measured=True, backend="trt-rtx"), SimpleNamespace(model=quantised))
+    )
+    said(capsys, *words[1:])
+    assert following(said(capsys, "prove", quantised, "--backend", "trt-rtx"))[0] == "prove"
+
+
+def test_a_share_that_nobody_can_know_leads_to_prove(folder, quantised, capsys):
+    pytest.importorskip("tensorrt_rtx")
+    text = said(
+        capsys, "build", quantised, "--sparsity", *RTX, "--require-sparse", "80%", "-o", "m.rtx", status=3
+    )
+    assert "run nm2trt prove there" in text
+    said(capsys, *following(text))
+    said(capsys, "prove", quantised, "--backend", "trt-rtx")
+
+
+def test_a_refused_zero_point_leads_to_quantize(folder, capsys):
+    pytest.importorskip("tensorrt_rtx")
+    pair = [NODE("QuantizeLinear", ["x", "s", "z"], ["q"]), NODE("DequantizeLinear", ["q", "s", "z"], ["d"])]
+    nodes = [*pair, NODE("Conv", ["d", "w"], ["y"])]
+    save("asymmetric.onnx", nodes, {"w": filters(sparse=True), "s": np.float32(0.1), "z": np.uint8(128)})
+    text = said(capsys, "build", "asymmetric.onnx", *RTX, "-o", "m.rtx", status=4)
+    assert "quantise the float model with nm2trt quantize" in text
+    save("float.onnx", [NODE("Conv", ["x", "w"], ["y"])], {"w": filters(sparse=True)})
+    said(capsys, "quantize", "float.onnx", "--calib", "SAMPLES.npz", "-o", "int8.onnx")
+    said(capsys, "build", "int8.onnx", *RTX, "-o", "m.rtx")
+
+
+def test_batchnorms_left_lead_to_fuse(folder, capsys):
+    ones = np.ones(32, np.float32)
+    nodes = [NODE("Conv", ["x", "w"], ["c"]), NODE("BatchNormalization", ["c", "g", "g", "g", "g"], ["y"])]
+    save("norm.onnx", nodes, {"w": filters(sparse=True), "g": ones})
+    text = said(capsys, "quantize", "norm.onnx", "--calib", "SAMPLES.npz", "-o", "int8.onnx")
+    assert "run nm2trt fuse first" in text
+    said(capsys, "fuse", "norm.onnx", "-o", "fused.onnx")
+    assert "nm2trt fuse" not in said(
+        capsys, "quantize", "fused.onnx", "--calib", "SAMPLES.npz", "-o", "q.onnx"
+    )
+
+
+def test_a_recipe_and_its_comments(folder, capsys):
+    text = said(capsys, "init", "dense.onnx", *RTX)
+    assert "nm2trt init dense.onnx --calib SAMPLES.npz --force writes a recipe that quantises" in text
+    assert following(text) == ["run", "dense.yaml"]
+    comments = (folder / "dense.yaml").read_text()
+    assert "`nm2trt run dense.yaml`" in comments
+    assert "`nm2trt init --calib SAMPLES.npz --force`" in comments
+    words = following(said(capsys, "run", "dense.yaml", "--dry-run"))
+    assert words == ["run", "dense.yaml"]
+    text = said(capsys, "init", "dense.onnx", "--calib", "SAMPLES.npz", "--force")
+    said(capsys, *words, "--until", "verify")
+
+
+def test_an_address_without_a_server_leads_to_serve(folder, capsys, tritonserver):
+    """`nm2trt serve` starts the server of this fixture; in the foreground it waits until it is stopped."""
+    from nm2trt.backends.triton import TritonServer
+
+    probed = (
+        "probe",
+        "--name",
+        "advised",
+        "--reference",
+        "dense.onnx",
+        "--requests",
+        "20",
+        "--concurrency",
+        "2",
+    )
+    assert "start one, e.g. with nm2trt serve" in said(capsys, *probed, "--url", "127.0.0.1:9", status=7)
+    place = ("--repository", tritonserver.repository, "--name", "advised", "--backend", "python")
+    said(capsys, "deploy", "dense.onnx", *place)
+    with TritonServer(f"http://{tritonserver.http}") as client:
+        client.load("advised")
+    said(capsys, *probed, "--url", tritonserver.http)
+
+
+def test_too_few_sparse_kernels_lead_to_explain(folder, quantised, capsys):
+    """The refusal needs a GPU's builder (its words: tests/engine/ladder); the command is run on the model."""
+    said(capsys, "explain", quantised, "--backend", "trt", "--target", "sm86")
+
+
+def test_a_module_on_the_cpu_leads_to_build(folder, capsys):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("tensorrt_rtx")
+    import nm2trt
+    from nm2trt.errors import BackendMissingError
+
+    with pytest.raises(BackendMissingError, match="or build an engine with nm2trt build"):
+        nm2trt.to_semi_structured(torch.nn.Sequential(torch.nn.Linear(64, 32)))
+    # What an export of such a module looks like.
+    said(capsys, "build", "sparse.onnx", *RTX, "-o", "net.rtx")
+
+
+def test_no_repository_leads_to_deploy(folder, capsys):
+    text = said(capsys, "serve", "--repository", "models", status=2)
+    assert "give a model repository, e.g. one that nm2trt deploy made" in text
+    said(capsys, "deploy", "dense.onnx", "--repository", "models", "--name", "net")
+    assert (folder / "models" / "net" / "config.pbtxt").is_file()
+
+
+def test_a_verdict_of_yes_leads_to_deploy(folder, capsys):
+    pytest.importorskip("tensorrt_rtx")
+    from dataclasses import replace
+
+    from nm2trt.reporting.collect import collect
+    from nm2trt.reporting.data import Answer
+    from nm2trt.reporting.ship import ship
+    from tests.reporting.runs import small_run
+
+    small_run(folder / "run")
+    data = collect(folder / "run")
+    kept = next(row for row in data.accuracy if row.difference is not None)
+    kept = replace(kept, difference=0.0, difference_low=0.0, difference_high=0.0)
+    yes = {rung: Answer("yes", "") for rung in ("chosen", "gain")}
+    weights = tuple(
+        replace(row, rungs={**row.rungs, **yes}) for row in data.weights if row.status != "broken"
+    )
+    said(capsys, "build", "dense.onnx", *RTX, "-o", "m.rtx")
+    shipped = ship(replace(data, accuracy=(kept,), weights=weights, files={"engine": "m.rtx"}))
+    assert shipped.answer == "yes"
+    words = shlex.split(shipped.next_step.replace("REPOSITORY", "models").replace("NAME", "net"))
+    said(capsys, *words[1:])
