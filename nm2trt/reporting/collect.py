@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from nm2trt.measure import no_speed
+from nm2trt.nm.eligibility import NOWHERE, Place
 from nm2trt.reporting.curves import curves_of
 from nm2trt.reporting.data import (
     RUNGS,
@@ -23,6 +24,7 @@ from nm2trt.reporting.data import (
 from nm2trt.reporting.decision import files_of, outlook_of, sparse_work_of, speed_of
 from nm2trt.reporting.fields import Fields
 from nm2trt.reporting.folder import RunFolder
+from nm2trt.reporting.judged import eligible_of, place_of_record
 from nm2trt.reporting.lineage import lineage_of
 from nm2trt.reporting.rebuilt import rebuilt_of
 from nm2trt.reporting.records import STAGES, RunHeader, StageRecord
@@ -191,10 +193,11 @@ def _weights(done: Done) -> tuple[tuple[WeightRow, ...], str]:
     """Join the last verdicts with the last ladder, weight by weight."""
     verdicts: list[Fields] = []
     ladder: list[Fields] = []
-    model = ""
+    place, model = NOWHERE, ""
     for record, fields in done:
         if record.stage == "verify":
             verdicts, model = fields.objects("weights"), fields.text("model", "")
+            place = place_of_record(fields)
         elif record.stage in ("build", "prove", "explain"):
             found = fields.objects("ladder")
             if found:
@@ -203,12 +206,14 @@ def _weights(done: Done) -> tuple[tuple[WeightRow, ...], str]:
     seen = {(row.text("weight"), row.text("consumer", "")) for row in verdicts}
     if rungs and not seen & rungs.keys():
         # Another model was built than verified: what was built counts.
-        return tuple(_weight(row, row) for row in ladder), PurePath(model).name
-    rows = [_weight(row, rungs.get((row.text("weight"), row.text("consumer", "")))) for row in verdicts]
+        return tuple(_weight(row, row, place) for row in ladder), PurePath(model).name
+    rows = [
+        _weight(row, rungs.get((row.text("weight"), row.text("consumer", ""))), place) for row in verdicts
+    ]
     return tuple(rows), PurePath(model).name
 
 
-def _weight(verdict: Fields, row: Fields | None) -> WeightRow:
+def _weight(verdict: Fields, row: Fields | None, place: Place) -> WeightRow:
     laddered = verdict is row
     return WeightRow(
         weight=verdict.text("weight"),
@@ -220,7 +225,7 @@ def _weight(verdict: Fields, row: Fields | None) -> WeightRow:
         zero_share=verdict.maybe("zero_share"),
         parameters=verdict.count("parameters"),
         macs=verdict.count("macs"),
-        rungs=_from_verdict(verdict) if row is None else _from_ladder(row),
+        rungs=_from_verdict(verdict, place) if row is None else _from_ladder(row),
         sentence=(row or verdict).text("sentence", ""),
     )
 
@@ -230,14 +235,14 @@ def _from_ladder(row: Fields) -> dict[str, Answer]:
     return {key: Answer(rung.text("answer", ""), rung.text("detail", "")) for key, rung in found.items()}
 
 
-def _from_verdict(verdict: Fields) -> dict[str, Answer]:
+def _from_verdict(verdict: Fields, place: Place) -> dict[str, Answer]:
     status, wanted = verdict.text("pattern", ""), verdict.text("wanted", "")
     answers = dict.fromkeys(RUNGS, Answer("", ""))
     answers["pattern"] = Answer(
         "yes" if status == "holds" else "no", wanted if status == "holds" else status.replace("-", " ")
     )
     if status == "holds":
-        eligible = verdict.text("eligible", "")
+        eligible = eligible_of(verdict, place)
         answers["fits"] = Answer(eligible, "eligible" if eligible == "yes" else verdict.text("reason", ""))
         answers["dtype"] = Answer("", verdict.text("dtype", ""))
     return answers

@@ -8,6 +8,7 @@ from pathlib import Path
 from nm2trt.measure import no_speed
 from nm2trt.reporting.data import SparseWork, SpeedRow
 from nm2trt.reporting.fields import Fields
+from nm2trt.reporting.judged import asked_outlook, eligible_of, place_of_record
 from nm2trt.reporting.records import StageRecord
 
 __all__ = ["files_of", "outlook_of", "sparse_work_of", "speed_of"]
@@ -15,7 +16,10 @@ __all__ = ["files_of", "outlook_of", "sparse_work_of", "speed_of"]
 
 def outlook_of(done: Iterable[tuple[StageRecord, Fields]]) -> str:
     """Return the last answer of a stage to "how much can run sparse?": a build's, or else `verify`'s."""
-    said = [(record.stage, fields.text("outlook", "")) for record, fields in done]
+    said = [
+        (record.stage, asked_outlook(fields) if record.stage == "verify" else fields.text("outlook", ""))
+        for record, fields in done
+    ]
     builds = [text for stage, text in said if text and stage == "build"]
     return next(reversed(builds or [text for _, text in said if text]), "")
 
@@ -30,7 +34,8 @@ def sparse_work_of(done: Iterable[tuple[StageRecord, Fields]]) -> SparseWork | N
             place = _place(options.texts("targets"), fields.text("backend", ""))
         elif record.stage == "verify":
             rows = fields.objects("weights")
-            counts = [(row.maybe("macs"), row.text("eligible", "")) for row in rows]
+            where = place_of_record(fields)
+            counts = [(row.maybe("macs"), eligible_of(row, where)) for row in rows]
             known = [(macs, answer) for macs, answer in counts if macs is not None]
             able = sum(macs for macs, answer in known if answer == "yes")
             work = _share(able, sum(macs for macs, _ in known)) if len(known) == len(counts) else None

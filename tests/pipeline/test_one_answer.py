@@ -83,8 +83,14 @@ def test_six_commands_give_one_answer(name, tmp_path, capsys, table):
     assert [layer["eligible"] for layer in gained["layers"]] == traced
     report = tmp_path / "run"
     RunFolder(report).start("r", ["verify"])
-    (report / "stages" / "verify.json").write_text(json.dumps(verified))
-    assert collect(report).outlook == verified["outlook"]
+    # The report asks the rules itself: answers that a record carries are not read.
+    facts = [{**row, "eligible": "yes", "reason": ""} for row in verified["weights"]]
+    (report / "stages" / "verify.json").write_text(json.dumps({**verified, "weights": facts, "outlook": ""}))
+    collected = collect(report)
+    assert collected.outlook == verified["outlook"]
+    held = [row["pattern"] == "holds" for row in verified["weights"]]
+    reported = [row.rungs["fits"].answer for row in collected.weights]
+    assert reported == [answer if holds else "" for answer, holds in zip(expected, held, strict=True)]
     started = write_recipe(path, tmp_path / "r.yaml", backend="trt-rtx", targets=TARGET)
     if "yes" in expected:
         assert started.outlook.endswith(verified["outlook"])
