@@ -35,9 +35,15 @@ def describe_artefact(path: Path) -> Artefact:
     model = load(path, leave_weights=True)
     described = describe_model(model)
     for tensor in (*described.inputs, *described.outputs):
-        if not tensor.dtype or tensor.shape is None:
+        if not tensor.dtype:
             raise InputError(
-                f"{tensor.name!r} of {path} is not a tensor of known type and rank, which a server needs"
+                f"{tensor.name!r} of {path} holds no numbers that are known here, but text for example; do "
+                "that step outside the model"
+            )
+        if tensor.shape is None:
+            raise InputError(
+                f"the model {path} does not tell the rank of {tensor.name!r}, which a server needs; export "
+                "it with the shapes of its inputs and outputs"
             )
     plan = described.plan
     return Artefact(

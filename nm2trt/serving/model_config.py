@@ -200,7 +200,13 @@ def _max_batch(artefact: Artefact, options: DeployOptions, notes: list[str]) -> 
                 f"the first dimension of {fixed[0].name!r} is not free, so the server cannot form batches; "
                 "leave max_batch out, or export the model with a dynamic batch"
             )
-        notes.append("the batch is fixed in the model: every request is one run of it (max_batch_size 0)")
+        inside = all(spec.shape and not isinstance(spec.shape[0], int) for spec in artefact.inputs)
+        notes.append(
+            f"the first dimension of output {fixed[0].name!r} is no batch, so the server cannot form "
+            "batches: every request is one run, of any batch (max_batch_size 0)"
+            if inside and artefact.inputs
+            else "the batch is fixed in the model: every request is one run of it (max_batch_size 0)"
+        )
         return 0
     names = {str(spec.shape[0]) for spec in specs if spec.shape[0] is not None}
     if len(names) > 1 and options.max_batch is None and not artefact.profiles:

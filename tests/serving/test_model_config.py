@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from nm2trt.errors import BackendError, InputError
 from nm2trt.pipeline.served_artefact import describe_artefact
@@ -42,6 +44,40 @@ def test_tensorrt_plan(tmp_path):
     assert told["nm2trt.pattern"] == "2:4"
     assert told["nm2trt.mask_sha256"] == "cd" * 32
     assert told["nm2trt.model_sha256"] == "ab" * 32
+
+
+def test_a_free_batch_that_an_output_has_second_is_not_called_fixed(tmp_path):
+    def noted(nodes, output, stored):
+        graph = helper.make_graph(
+            nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, output)],
+            [numpy_helper.from_array(value, name) for name, value in stored.items()],
+        )  # fmt: skip
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+        onnx.save(made, tmp_path / "m.onnx")
+        return place(describe_artefact(tmp_path / "m.onnx"), tmp_path / "models", "m").notes
+
+    unsqueeze = helper.make_node("Unsqueeze", ["x", "z"], ["y"])
+    (note,) = noted([unsqueeze], [1, "n", 4], {"z": np.array([0])})
+    assert "first dimension of output 'y' is no batch" in note
+    assert "fixed" not in note
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "words"),
+    [(TensorProto.STRING, ["n"], "'x' of .* text for example"), (TensorProto.FLOAT, None, "rank of 'x'")],
+)
+def test_what_a_server_cannot_be_told_is_named(kind, shape, words, tmp_path):
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])], "g", [helper.make_tensor_value_info("x", kind, shape)],
+        [helper.make_tensor_value_info("y", kind, shape)],
+    )  # fmt: skip
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9),
+        tmp_path / "m.onnx",
+    )
+    with pytest.raises(InputError, match=words):
+        describe_artefact(tmp_path / "m.onnx")
 
 
 def test_profiles_that_take_the_same_get_a_group_each(tmp_path):

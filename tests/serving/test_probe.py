@@ -131,6 +131,29 @@ def test_answers_handed_to_the_wrong_clients(tmp_path, tritonserver):
         report.require_passed()
 
 
+@pytest.mark.parametrize(("count", "dtype"), [(1, "float32"), (3, "float32"), (2, "int64")])
+def test_repeats_of_few_samples_do_not_hide_a_mix_up(count, dtype, tmp_path, tritonserver):
+    """Fewer samples than clients need are repeated with a change each, so that swapped answers still differ."""
+    from nm2trt.backends.triton import TritonServer
+
+    name = f"few-{count}-{dtype}"
+    whole = dtype == "int64"
+    path = tmp_path / "m.onnx"
+    model = nets.identity(path, dtype, ("n", 32)) if whole else nets.linear(path, features=32)
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 30000, (count, 32)) if whole else rng.standard_normal((count, 32))
+    np.savez(tmp_path / "few.npz", x=rows.astype(dtype))
+    placed = deploy(model, tritonserver.repository, name, PYTHON)
+    code = placed.folder / "model.py"
+    code.write_text(code.read_text().replace("zip(group, answers)", "zip(group, answers[::-1])"))
+    with TritonServer(url(tritonserver)) as client:
+        client.load(name)
+    mixed = ProbeOptions(concurrency=(1, 8), requests=80)
+    report = probe(url(tritonserver), name, model, data=tmp_path / "few.npz", options=mixed)
+    alone, together = report.loads
+    assert (alone.wrong, together.wrong > 0) == (0, True)
+
+
 def test_a_configuration_that_was_not_loaded(tmp_path, tritonserver):
     model = nets.linear(tmp_path / "m.onnx")
     served(tritonserver, model, "stale")

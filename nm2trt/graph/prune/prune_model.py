@@ -32,6 +32,7 @@ __all__ = ["PruneReport", "PrunedWeight", "prune_model"]
 
 # What this command writes as the method of its plan.
 METHOD = "magnitude-onnx"
+_NOT_INCLUDED = "not among the included weights"
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +215,9 @@ class _Prune(Pass):
         _check_globs(rules, names)
         self.weights = tuple(weight for weight, _ in outcomes)
         if all(weight.status == "dense" for weight in self.weights):
-            first = f"; {self.weights[0].weight}: {self.weights[0].reason}" if self.weights else ""
+            # A weight that was asked for tells more than one that was not.
+            asked = [weight for weight in self.weights if weight.reason != _NOT_INCLUDED] or self.weights
+            first = f"; {asked[0].weight}: {asked[0].reason}" if asked else ""
             raise SparsityError(f"no weight of {model.name} can hold {self.pattern}{first}")
         self.made = Plan(tuple(_entry(weight, rules) for weight in self.weights), METHOD)
         rewrites = [rewrite for _, found in outcomes for rewrite in found]
@@ -326,7 +329,7 @@ def _dense_reason(candidate: Candidate, rules: _Rules) -> str | None:
     if glob is not None:
         return f"excluded by {glob!r}"
     if rules.include and not any(fnmatchcase(name, g) for g in rules.include for name in names):
-        return "not among the included weights"
+        return _NOT_INCLUDED
     if candidate.obstacle:
         return candidate.obstacle
     named = candidate.name in rules.include

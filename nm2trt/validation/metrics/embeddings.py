@@ -35,11 +35,14 @@ def make_cosine(request: Request) -> EachSample:
             one[output].reshape(len(one[output]), -1).astype(np.float64)
             for one in (batch.outputs, batch.reference)
         )
-        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        with np.errstate(invalid="ignore", over="ignore"):
+            norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
         products = np.einsum("ij,ij->i", a, b)
-        # A zero vector has no direction: its cosine is undefined, and counts as different.
+        # A zero vector has no direction, nor has an infinite one: the cosine is undefined, and counts as
+        # different.
         undefined = 1.0 if batch.outputs is batch.reference else 0.0
-        return np.where(norms > 0, products / np.where(norms > 0, norms, 1.0), undefined)
+        known = (norms > 0) & np.isfinite(norms) & np.isfinite(products)
+        return np.where(known, np.where(known, products, 0.0) / np.where(known, norms, 1.0), undefined)
 
     return EachSample(score)
 

@@ -323,6 +323,8 @@ def test_globs_choose_and_a_full_name_overrides_the_least_channels(tmp_path):
     assert pruned(include=["l0*", "l2.w"]) == ["l0.w", "l2.w"]
     assert pruned(include=["l2*", "l0*"]) == ["l0.w"]
     assert pruned(min_channels=8) == ["l0.w", "l1.w", "l2.w"]
+    with pytest.raises(SparsityError, match=r"can hold 2:4; l2.w: [^;]*fewer than 128"):
+        pruned(include=["l2.w*"], min_channels=128)
     with pytest.raises(InputError, match=r"include: 'l9\*' matches no weight; the model has l0.w, l1.w"):
         pruned(include=["l9*"])
 

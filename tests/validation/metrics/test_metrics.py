@@ -52,6 +52,13 @@ def test_cosine_of_zeros():
     assert (found.candidate.value, found.reference.value) == (0.0, 1.0)
 
 
+def test_an_infinite_vector_has_no_cosine():
+    """It counts as different, and numpy warns of nothing."""
+    with np.errstate(all="raise"):
+        found = only("cosine", Lookup([[np.inf, 0], [1, 0]]), Lookup([[np.inf, 0], [1, 0]]), rows(count=2))
+    assert (found.candidate.value, found.reference.value) == (0.5, 1.0)
+
+
 @pytest.mark.parametrize("batch", [7, 600])
 def test_retrieval_looks_each_sample_up_among_all_others(batch):
     centres = RNG.standard_normal((5, 8))
