@@ -137,7 +137,7 @@ def write_recipe(
         raise InputError(f"{model} does not lie below {root}, where the recipe would be; put them together")
     samples = None if calib is None else _below(check_input(calib, "a file of samples"), root)
     holds = report.counts.get("holds", 0)
-    single = any(verdict.dtype == "float32" for verdict in report.weights)
+    single = _is_single(report)
     precision = _precision(report, single=single, calib=samples)
     sentence = _outlook(report, model, precision)
     text = _text(
@@ -161,6 +161,13 @@ def _below(path: Path, root: Path) -> str:
     if not path.resolve().is_relative_to(root):
         raise InputError(f"{path} does not lie below {root}, where the recipe would be; put them together")
     return str(path.resolve().relative_to(root))
+
+
+def _is_single(report: VerifyReport) -> bool:
+    """Tell whether a model is float32, and no layer of it quantised: what is, keeps the types that it has."""
+    computed = {v.facts.dtype if v.facts is not None else v.dtype for v in report.weights}
+    quantised = any("int" in dtype or dtype.startswith("float8") for dtype in computed)
+    return "float32" in computed and not quantised and not report.islands
 
 
 def _precision(report: VerifyReport, *, single: bool, calib: str | None) -> str:

@@ -103,6 +103,47 @@ def test_six_commands_give_one_answer(name, tmp_path, capsys, table):
     assert built.outlook == verified["outlook"]
 
 
+def test_a_quantisation_aware_export_is_told_as_what_it_is(tmp_path, capsys):
+    """Float weights behind pairs of their own, as pytorch-quantization exports them."""
+    pytest.importorskip("tensorrt_rtx")
+    node = onnx.helper.make_node
+
+    def pair(value, scale, zero, **axis):
+        quantized, back = f"{value}_q", f"{value}_d"
+        return [
+            node("QuantizeLinear", [value, scale, zero], [quantized], **axis),
+            node("DequantizeLinear", [quantized, scale, zero], [back], **axis),
+        ]
+
+    nodes = [
+        *pair("x", "s", "z"),
+        *pair("w", "sw", "zw", axis=0),
+        node("Conv", ["x_d", "w_d"], ["c"]),
+        *pair("c", "s", "z"),
+    ]
+    stored = {"w": weight()[..., None, None], "s": np.float32(0.05), "z": np.int8(0)}
+    stored |= {"sw": np.full(32, 0.03, np.float32), "zw": np.zeros(32, np.int8)}
+    nodes[-1].output[0] = "y"
+    path = save(tmp_path / "qat.onnx", nodes, stored)
+    np.savez(tmp_path / "s.npz", x=np.zeros((4, 32, 4, 4), np.float32))
+    where = ["--backend", "trt-rtx", "--target", "sm86"]
+    assert main(["verify", str(path), *where]) == 0
+    assert "float32 as int8" in capsys.readouterr().out
+    built = nm2trt.build(
+        path, BuildOptions(sparsity="enable", targets=(TARGET,)), backend="trt-rtx", dry_run=True
+    )
+    assert [(row.answer, row.dtype.detail) for row in built.ladder] == [("yes", "int8")]
+    assert not [said for said in built.notes if "float32" in said or "quantise" in said]
+    samples, out = str(tmp_path / "s.npz"), str(tmp_path / "o.onnx")
+    assert main(["quantize", str(path), "--calib", samples, "-o", out]) == 2
+    assert "is quantised already" in capsys.readouterr().err
+    assert main(["prune", str(path), "--calib", samples, "-o", out]) == 2
+    assert "is quantised" in capsys.readouterr().err
+    assert main(["init", str(path), "-o", str(tmp_path / "r.yaml"), *where]) == 0
+    recipe = (tmp_path / "r.yaml").read_text()
+    assert not [line for line in recipe.splitlines() if line.strip().startswith(("quantize:", "cast:"))]
+
+
 def test_several_targets_say_yes_only_together(tmp_path):
     path = FILES["int8 end to end"](tmp_path / "m.onnx")
     found = {t: nm2trt.verify(path, backend="trt-rtx", targets=t) for t in ("sm80,sm86", "sm80,sm89", "sm89")}

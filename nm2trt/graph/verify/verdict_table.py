@@ -34,13 +34,19 @@ def _row(verdict: WeightVerdict, wanted: str) -> Row:
         verdict.consumer,
         verdict.operator,
         "x".join(map(str, verdict.shape)),
-        verdict.dtype,
+        _dtype(verdict),
         "-" if verdict.axis is None else str(verdict.axis),
         f"{verdict.pattern.replace('-', ' ')} {wanted}".strip(),
         "-" if verdict.zero_share is None else f"{verdict.zero_share:.1%}",
         verdict.eligible,
     )
     return Row(cells, _mark(verdict), "" if verdict.eligible == "yes" else verdict.sentence)
+
+
+def _dtype(verdict: WeightVerdict) -> str:
+    """Return the stored type, and the one that its consumer computes in, as in a QAT file."""
+    computed = verdict.facts.dtype if verdict.facts is not None else verdict.dtype
+    return verdict.dtype if computed == verdict.dtype else f"{verdict.dtype} as {computed}"
 
 
 def _mark(verdict: WeightVerdict) -> Mark:
