@@ -1,8 +1,10 @@
-"""Every test file is collected: runners skip folders of some names without a word."""
+"""Every test file is collected, and every message that recommends a command has its test."""
 
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.cli.test_advised_commands import unknown_advice
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,3 +29,8 @@ def test_no_folder_has_a_name_that_tools_skip():
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout
     assert not [line for line in tracked.splitlines() if skipped & set(Path(line).parent.parts)]
+
+
+def test_every_message_that_names_a_command_is_followed_by_a_test():
+    """What a message recommends works on the file that got it; a mere mention is listed as one."""
+    assert unknown_advice() == set(), "add each to ADVICE or MENTIONS in tests/cli/test_advised_commands.py"
