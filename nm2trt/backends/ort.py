@@ -47,6 +47,9 @@ _DTYPES = {
     "tensor(bool)": "bool",
 }
 
+# An error is raised, and told by the one who asked: ONNX Runtime would print it too, in red.
+_FATAL = 4
+
 
 class OrtSession:
     """An ONNX model open in ONNX Runtime; a `Session`."""
@@ -60,6 +63,7 @@ class OrtSession:
         """Run one batch; see `Session.run`."""
         check_feeds(self.inputs, feeds)
         options = _import().RunOptions()
+        options.log_severity_level = _FATAL
         with watched(lambda: setattr(options, "terminate", True)) as watch:
             try:
                 results = self._session.run(None, dict(feeds), options)
@@ -159,7 +163,7 @@ class OrtBackend:
             raise BackendError("the network comes from another backend; parse the model with this one")
         onnxruntime = _import()
         settings = onnxruntime.SessionOptions()
-        settings.log_severity_level = 3
+        settings.log_severity_level = _FATAL
         # The highest level that ties the file to no kind of CPU.
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         settings.add_session_config_entry("session.save_model_format", "ORT")
@@ -209,7 +213,7 @@ def open_onnx(
     onnxruntime = _import()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = _FATAL
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.enable_cpu_mem_arena = False  # it takes twice the memory, to save time in later runs

@@ -131,3 +131,15 @@ def test_a_run_ends_if_the_machines_memory_does(monkeypatch, tmp_path):
         while not told:
             pass
     assert "less than 2 % of the machine's memory" in watch.reason
+
+
+def test_a_run_that_fails_is_told_once(tmp_path, capfd):
+    """ONNX Runtime's own red line beside the exception would come from each guess of a shape."""
+    graph = onnx.parser.parse_graph("""
+        g (float[n, 4] x) => (float[a, b] y) { to = Constant<value_ints=[3, 4]>()
+          y = Reshape(x, to) }""")
+    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(made, tmp_path / "m.onnx")
+    with open_onnx(tmp_path / "m.onnx") as session, pytest.raises(BackendError, match="Reshape"):
+        session.run({"x": np.zeros((5, 4), np.float32)})
+    assert capfd.readouterr().err == ""
