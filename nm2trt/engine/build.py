@@ -35,7 +35,15 @@ from nm2trt.nm.outlook import outlook
 from nm2trt.nm.plan import Plan
 from nm2trt.nm.verdict import WeightVerdict
 
-__all__ = ["BuildResult", "ModelFacts", "NothingSparseError", "build_engine", "check_request", "refuse_opset"]
+__all__ = [
+    "BuildResult",
+    "ModelFacts",
+    "NothingSparseError",
+    "build_engine",
+    "check_request",
+    "refuse_blocked",
+    "refuse_opset",
+]
 
 # The verdicts again, with the multiply-accumulates that their consumers do at these shapes of the inputs.
 AtShapes = Callable[[Mapping[str, Sequence[int]]], Sequence[WeightVerdict]]
@@ -97,6 +105,24 @@ def refuse_opset(opset: int | None, backend: Backend, model: Path) -> None:
         raise BackendError(
             f"{model} has ONNX opset {opset}, {backend.name} {backend.version} reads up to "
             f"{backend.max_opset}; export it with opset={backend.max_opset}"
+        )
+
+
+def refuse_blocked(node: str, backend: Backend, model: Path) -> None:
+    """Refuse a model in ONNX Runtime's blocked layout, which TensorRT would misread.
+
+    Args:
+        node: What `nm2trt.graph.analysis.blocked_layout.blocked_node` found.
+        backend: The builder.
+        model: The ONNX file.
+
+    Raises:
+        BackendError: There is such a node, and the builder is not ONNX Runtime.
+    """
+    if node and backend.name != "ort":
+        raise BackendError(
+            f"{model} has {node} in ONNX Runtime's blocked layout, whose weights {backend.name} would "
+            "read in the wrong order; export the original model, which ONNX Runtime did not optimise"
         )
 
 

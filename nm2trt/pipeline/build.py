@@ -143,7 +143,8 @@ def build(
         Interrupted: The user stopped it.
     """
     from nm2trt.backends.choice import choose_backend
-    from nm2trt.engine.build import ModelFacts, build_engine, check_request, refuse_opset
+    from nm2trt.engine.build import ModelFacts, build_engine, check_request, refuse_blocked, refuse_opset
+    from nm2trt.graph.analysis.blocked_layout import blocked_node
     from nm2trt.graph.analysis.multiply_accumulates import with_macs
     from nm2trt.graph.edit.free_sizes import untie_free_sizes
     from nm2trt.graph.pass_frame import write_model
@@ -179,6 +180,7 @@ def build(
     opened = load(model, leave_weights=True)
     refuse_data_file(opened, out)
     refuse_opset(opset(opened.proto), builder, model)
+    refuse_blocked(blocked_node(opened), builder, model)
     refuse_fp8(opened, options.targets, None if lowering is None else lowering.precision)
     hash_files = files_sha256(opened)
     with tempfile.TemporaryDirectory(prefix="nm2trt-") as name:

@@ -107,3 +107,17 @@ def test_free_sizes_that_an_exporter_calls_by_one_mark_are_not_tied(batch, tmp_p
     words = ["--backend", "trt-rtx", "-o", str(tmp_path / "m.rtx"), "--profile", profile]
     assert main(["build", str(model), *words]) == 0, capsys.readouterr().err
     assert onnx.load(model).graph.input[0].type.tensor_type.shape.dim[2].dim_param == "?"
+
+
+def test_the_blocked_layout_of_onnx_runtime_is_refused_and_not_misread(tmp_path, capsys):
+    """TensorRT for RTX looks at a node's type and not at its domain: it builds this Conv as ONNX's own."""
+    pytest.importorskip("tensorrt_rtx")
+    model = write(
+        tmp_path / "m.onnx", [NODE("Conv", ["x", "w"], ["y"], domain="com.microsoft.nchwc")], {"w": ROWS}
+    )
+    proto = onnx.load(model)
+    proto.opset_import.append(helper.make_opsetid("com.microsoft.nchwc", 1))
+    onnx.save(proto, model)
+    assert main(["build", str(model), "--backend", "trt-rtx", "-o", str(tmp_path / "m.rtx")]) == 4
+    assert "Conv at Conv#0 in ONNX Runtime's blocked layout" in capsys.readouterr().err
+    assert not (tmp_path / "m.rtx").exists()

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import onnx
 
 from nm2trt.errors import InputError
+from nm2trt.graph.analysis.blocked_layout import BLOCKED
 from nm2trt.graph.analysis.qdq_islands import Island, find_islands, island_table
 from nm2trt.graph.analysis.scopes import walk
 from nm2trt.graph.analysis.shapes import infer_shapes
@@ -262,7 +263,7 @@ def _unread(model: Model) -> str:
     for scope, node in walk(model):
         if (node.domain, node.op_type) in scope.functions:
             continue
-        if node.op_type in UNREAD_OPERATORS or node.domain == "com.microsoft.nchwc":
+        if node.op_type in UNREAD_OPERATORS or node.domain == BLOCKED:
             return f"{node.op_type} at {scope.label(node)}"
     return ""
 
