@@ -3,8 +3,11 @@
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
+
+_COLLECTED = pytest.StashKey()
 
 # Two test processes on a small machine: more threads than cores only make them wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,6 +24,19 @@ else:
     # The same examples every time: a gate that fails by chance teaches people to try again.
     settings.register_profile("fixed", derandomize=True, deadline=None)
     settings.load_profile("fixed")
+
+
+@pytest.hookimpl(tryfirst=True)  # before marks leave tests out
+def pytest_collection_modifyitems(config, items):
+    config.stash[_COLLECTED] = {item.path for item in items}
+
+
+@pytest.fixture
+def collected(pytestconfig):
+    """The test files of this run if it was asked for all tests, else None."""
+    whole = Path(__file__).parent
+    asked = {Path(pytestconfig.invocation_params.dir, argument).resolve() for argument in pytestconfig.args}
+    return pytestconfig.stash[_COLLECTED] if asked & {whole, whole.parent} else None
 
 
 @pytest.fixture(autouse=True)

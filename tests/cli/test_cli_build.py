@@ -468,27 +468,34 @@ def test_an_input_that_shares_a_fixed_batch_takes_it(folder, capsys):
     assert profiles == [[{"input": "b", "min": [8, 4], "opt": [8, 4], "max": [8, 4]}]]
 
 
+# Every command prints in one place: the builder, which takes seconds to load, is asked once.
 @pytest.mark.parametrize(
-    ("streams", "status", "told"),
+    ("command", "streams", "status", "told"),
     [
-        (">&-", 0, ""),
-        (">/dev/full", 2, "nm2trt: output could not be written: the disk is full\n"),
-        (">/dev/full 2>/dev/full", 2, ""),
-        (">&- 2>&-", 0, ""),
+        ("info net.onnx", ">&-", 0, ""),
+        (
+            "build net.onnx --profile x:1,2,3",
+            ">/dev/full",
+            2,
+            "nm2trt: output could not be written: the disk is full\n",
+        ),
+        ("info net.onnx", ">/dev/full 2>/dev/full", 2, ""),
+        ("info net.onnx", ">&- 2>&-", 0, ""),
     ],
     ids=["closed", "full", "both-full", "both-closed"],
 )
-def test_a_result_that_cannot_be_printed_is_no_bug_of_ours(net, streams, status, told):
-    command = f"{sys.executable} -m nm2trt build net.onnx --profile x:1,2,3 {streams}"
-    ran = subprocess.run(command, shell=True, cwd=net.parent, capture_output=True, text=True, check=False)
+def test_a_result_that_cannot_be_printed_is_no_bug_of_ours(net, command, streams, status, told):
+    words = f"{sys.executable} -m nm2trt {command} {streams}"
+    ran = subprocess.run(words, shell=True, cwd=net.parent, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stderr) == (status, told)
-    assert read_manifest(net.with_suffix(".rtx")).status == "fits"
+    if command.startswith("build"):
+        assert read_manifest(net.with_suffix(".rtx")).status == "fits"
 
 
-def test_a_failure_keeps_its_status_where_nothing_can_be_said(folder):
-    for streams in ("2>&-", "2>/dev/full"):
-        command = f"{sys.executable} -m nm2trt build none.onnx {streams}"
-        assert subprocess.run(command, shell=True, check=False).returncode == 2
+@pytest.mark.parametrize("streams", ["2>&-", "2>/dev/full"])
+def test_a_failure_keeps_its_status_where_nothing_can_be_said(folder, streams):
+    command = f"{sys.executable} -m nm2trt info none.onnx {streams}"
+    assert subprocess.run(command, shell=True, check=False).returncode == 2
 
 
 def test_ctrl_c_in_mid_import_of_the_library_is_an_interruption(net):
