@@ -57,6 +57,7 @@ class Backtracking:
         if self.halvings == _MOST_HALVINGS:
             raise SparsifyError(
                 f'lr="auto": the loss rises above its start, {self._start:.3g}, even at a learning rate of '
-                f"{learning_rate * self.factor:.1e}; use steps=0, and layer_fit=True for a repair"
+                f'{learning_rate * self.factor:.1e}; use batch_norm="frozen" if BatchNorms learn from few '
+                "samples, or steps=0 with layer_fit=True"
             )
         self.halvings += 1
