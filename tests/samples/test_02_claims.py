@@ -100,6 +100,14 @@ def test_the_deadline_leaves_no_unfinished_run(folder, tmp_path):
     assert not list(tmp_path.glob("*.json"))
 
 
+def test_the_full_form_has_four_more_seeds_of_the_main_comparison():
+    default, full = claims("--list").stdout.split(), claims("--list", "--full").stdout.split()
+    assert (len(default), len(full)) == (102, 114)
+    assert {name.rpartition("_seed")[0] for name in set(full) - set(default)} == {
+        f"{method}_1-16" for method in ("sr-ste", "ste", "lbc")
+    }
+
+
 def test_a_further_seed_is_run_by_its_name(folder, tmp_path):
     words = ["--data", folder, "--out", tmp_path, "--steps", 2, "--only", "ste_1-16_seed3"]
     found = claims(*words, "--more-seeds", 1)
