@@ -55,6 +55,18 @@ def _rankable(value, kind: tl.constexpr, magnitude: tl.constexpr):  # type: igno
 
 
 @_jit
+def _keep(at, before, inside, n: tl.constexpr, count: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Keep elements that fewer than N go before; return which entries of the mask change, if they count."""
+    kept = (before < n).to(tl.uint8)
+    changed = tl.zeros_like(before)
+    if count:
+        old = tl.load(at, mask=inside, other=0)
+        changed = ((old != kept) & inside).to(tl.int32)
+    tl.store(at, kept, mask=inside)
+    return changed
+
+
+@_jit
 def _mask_kernel(  # type: ignore[no-untyped-def]
     score,
     mask,
@@ -73,6 +85,22 @@ def _mask_kernel(  # type: ignore[no-untyped-def]
     inside = column < columns
     first = (column // inner) * (m * inner) + column % inner
     changed = tl.zeros([block], tl.int32)
+    if m == 4:
+        # Each element is read once, each pair compared once: a fourth of the loads of the loop below.
+        at0, at1, at2, at3 = first, first + inner, first + 2 * inner, first + 3 * inner
+        v0 = _rankable(tl.load(score + at0, mask=inside, other=0), kind, magnitude)
+        v1 = _rankable(tl.load(score + at1, mask=inside, other=0), kind, magnitude)
+        v2 = _rankable(tl.load(score + at2, mask=inside, other=0), kind, magnitude)
+        v3 = _rankable(tl.load(score + at3, mask=inside, other=0), kind, magnitude)
+        b01, b02, b03 = (v0 >= v1).to(tl.int32), (v0 >= v2).to(tl.int32), (v0 >= v3).to(tl.int32)
+        b12, b13, b23 = (v1 >= v2).to(tl.int32), (v1 >= v3).to(tl.int32), (v2 >= v3).to(tl.int32)
+        changed += _keep(mask + at0, 3 - b01 - b02 - b03, inside, n, count)
+        changed += _keep(mask + at1, 2 + b01 - b12 - b13, inside, n, count)
+        changed += _keep(mask + at2, 1 + b02 + b12 - b23, inside, n, count)
+        changed += _keep(mask + at3, b03 + b13 + b23, inside, n, count)
+        if count:
+            tl.atomic_add(flips, tl.sum(changed, axis=0).to(tl.int64))
+        return
     for place in tl.static_range(m):
         own = _rankable(tl.load(score + first + place * inner, mask=inside, other=0), kind, magnitude)
         before = tl.zeros([block], tl.int32)
@@ -86,11 +114,7 @@ def _mask_kernel(  # type: ignore[no-untyped-def]
                     before += (other >= own).to(tl.int32)
                 else:
                     before += (other > own).to(tl.int32)
-        kept = (before < n).to(tl.uint8)
-        if count:
-            old = tl.load(mask + first + place * inner, mask=inside, other=0)
-            changed += ((old != kept) & inside).to(tl.int32)
-        tl.store(mask + first + place * inner, kept, mask=inside)
+        changed += _keep(mask + first + place * inner, before, inside, n, count)
     if count:
         tl.atomic_add(flips, tl.sum(changed, axis=0).to(tl.int64))
 
