@@ -1,6 +1,9 @@
 """prune --calib on graphs that are legal and unkind: the one layer is left alone, the command does not fail."""
 
 import json
+import shlex
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -11,6 +14,7 @@ import nm2trt
 from nm2trt.cli import main
 from nm2trt.errors import SparsityError
 from nm2trt.graph.verify.verify_model import verify_model
+from tests.graph.reconstruct.test_reconstruct_model import network, samples
 
 WIDTH = 16
 node = helper.make_node
@@ -213,3 +217,29 @@ def test_a_layer_whose_covariance_fits_no_memory_stays_dense_and_the_next_one_is
     assert status(report) == {"wide": "dense", "w": "pruned"}
     (row,) = (row for row in report.weights if row.weight == "wide")
     assert row.reason.startswith("its 16,448 inputs need a covariance of 2 GB")
+
+
+def test_activations_that_do_not_fit_on_the_disk_are_one_sentence(tmp_path):
+    network(tmp_path / "a.onnx")
+    samples(tmp_path / "s.npz", 300)
+    small = tmp_path / "small"
+    small.mkdir()
+    words = [sys.executable, "-m", "nm2trt", "prune", "a.onnx", "-o", "b.onnx", "--calib", "s.npz"]
+    script = (
+        f"mount -t tmpfs -o size=300k none {small} || exit 99; TMPDIR={small} {shlex.join(words)}; "
+        f"code=$?; ls {small}; exit $code"
+    )
+    try:
+        done = subprocess.run(
+            ["unshare", "-rm", "sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        pytest.skip("there is no unshare")
+    if done.returncode in (1, 99) and "nm2trt:" not in done.stderr:
+        pytest.skip("no file system may be mounted here")
+    assert done.returncode == 2
+    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("nm2trt:")]
+    assert "the activations of the calibration samples do not fit on the disk of" in sentence
+    assert "give fewer samples, or set TMPDIR to a folder with more room" in sentence
+    assert done.stdout == ""  # nothing is left on that disk
+    assert not (tmp_path / "b.onnx").exists()
