@@ -178,7 +178,7 @@ class DifferenceSum:
             nan = np.isnan(a) & np.isnan(b)
             if not np.all(finite | nan | (a == b)):
                 raise DifferenceError(
-                    f"output {self._name!r} has NaN or infinity where the reference has not, or the reverse"
+                    f"output {self._name!r} has NaN or infinity and the reference has not, or the reverse"
                 )
             self._nan += int(nan.sum())
             self._outside += int(nan.sum())

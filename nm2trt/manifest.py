@@ -172,7 +172,7 @@ def _other(engine: Path, path: Path, records: list[dict[str, Any]]) -> str:
     size, recorded = engine.stat().st_size, records[0].get("engine_bytes")
     if isinstance(recorded, int) and size < recorded:
         why = (
-            f"{engine.name} has {size} bytes where {path.name} says {recorded}: it is cut short, or another's"
+            f"{engine.name} has {size} bytes, but {path.name} says {recorded}: it is cut short, or another's"
         )
     else:
         why = f"{path.name} describes another engine than {engine.name}"

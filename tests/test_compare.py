@@ -85,7 +85,7 @@ def test_what_is_not_finite_must_be_so_in_both(a):
     if a == [1, NAN, INF]:
         assert difference("y", np.array(a), b).max_abs == 0.5
         return
-    with pytest.raises(DifferenceError, match="'y' has NaN or infinity where the reference has not"):
+    with pytest.raises(DifferenceError, match="'y' has NaN or infinity and the reference has not"):
         difference("y", np.array(a), b)
 
 

@@ -127,7 +127,7 @@ class StaticShape:
         """
         name, colon, shape = text.rpartition(":")
         if not colon or not name:
-            raise InputError(f"{text!r} is not a shape; write {_SHAPE_FORM} or, for the batch alone, x:8")
+            raise InputError(f"{text!r} is not a shape; write {_SHAPE_FORM} or, for only the batch, x:8")
         return cls(name, _parse_shape(shape, text))
 
 

@@ -128,9 +128,7 @@ def load() -> TrtBackend:
         why = "is not installed" if missing else f"does not load ({error})"
         raise BackendMissingError(f"TensorRT {why}: {install('trt')}") from error
     if not hasattr(tensorrt, "__version__"):
-        raise BackendMissingError(
-            f"TensorRT is installed and empty, a package of that name alone: {install('trt')}"
-        )
+        raise BackendMissingError(f"TensorRT is installed as an empty package of that name: {install('trt')}")
     return TrtBackend(tensorrt)
 
 

@@ -131,7 +131,7 @@ def check_device(table: GainTable, asked: str | None, gpus: Sequence[Gpu]) -> tu
     """
     wanted = [asked] if asked is not None else [name for gpu in gpus for name in (gpu.name, gpu.target)]
     if not wanted:
-        return (f"no GPU is here to compare with: the table speaks for {table.device} alone",)
+        return (f"no GPU is here to compare with: the table was measured on {table.device}",)
     own = {name.lower() for name in (table.device, table.target) if name}
     if own.isdisjoint(name.lower() for name in wanted):
         there = asked if asked is not None else gpus[0].name

@@ -281,7 +281,7 @@ def to_onnx(
         cause = _root(error)
         if any(clue in str(cause) for clue in _FIXED_BATCH_CLUES):
             raise InputError(
-                f"{type(model).__name__} works for the example's batch of {example.batch} alone; make its "
+                f"{type(model).__name__} works only for the example's batch of {example.batch}; make its "
                 "code take any batch, or export with dynamic_batch=False"
             ) from error
         raise InputError(

@@ -260,7 +260,7 @@ EXPECTATIONS: tuple[Rule, ...] = (
         "tactic",
         _channel_multiple,
         "unknown",
-        "pruners and cuSPARSELt, see the table; TensorRT's guide asks for multiples of 4 alone",
+        "pruners and cuSPARSELt, see the table; TensorRT's guide asks only for multiples of 4",
         "cited",
         "Channels are multiples of what pruners and cuSPARSELt ask of the dtype, so that none are padded.",
         "pad the layer's channels, or keep it dense",

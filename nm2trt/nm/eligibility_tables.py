@@ -109,7 +109,7 @@ DTYPE_ROWS: tuple[DtypeRow, ...] = (
         "trt-rtx",
         (),
         "unknown",
-        "the library names sparse kernels for sm80, sm86 and sm90 alone; sm80's may run on later ones",
+        "the library names sparse kernels only for sm80, sm86 and sm90; sm80's may run on later ones",
         _RTX_NAMES,
         "measured",
     ),
@@ -118,7 +118,7 @@ DTYPE_ROWS: tuple[DtypeRow, ...] = (
         "trt-rtx",
         (),
         "unknown",
-        "the library names sparse kernels of this type for sm90 alone, which it cannot build for; others may "
+        "the library names sparse kernels of this type only for sm90, which it cannot build for; others may "
         "be made at run time",
         _RTX_NAMES,
         "measured",
@@ -146,7 +146,7 @@ DTYPE_ROWS: tuple[DtypeRow, ...] = (
         "",
         (),
         "unknown",
-        "the guide names FP16 and INT8 alone, and no log shows a bfloat16 kernel chosen",
+        "the guide names only FP16 and INT8, and no log shows a bfloat16 kernel chosen",
         "no document lists it",
         "assumed",
     ),

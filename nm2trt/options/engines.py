@@ -40,7 +40,7 @@ class BuilderCommand(Tabled):
         (),
         flag="--profile",
         metavar="NAME:MIN,OPT,MAX",
-        help="shapes of a dynamic input, as in x:1x3x224x224,8x3x224x224,32x3x224x224, or x:1,8,32 where "
+        help="shapes of a dynamic input, as in x:1x3x224x224,8x3x224x224,32x3x224x224, or x:1,8,32 if "
         "only the batch is dynamic; once an input, and again for a second profile; default: batches 1,8,32",
     )
     workspace: str | None = option(
@@ -52,7 +52,7 @@ class BuilderCommand(Tabled):
         (),
         flag="--shape",
         metavar="NAME:SHAPE",
-        help="fix an input to one shape, as in x:8x3x224x224, or x:8 where only the batch is dynamic",
+        help="fix an input to one shape, as in x:8x3x224x224, or x:8 if only the batch is dynamic",
     )
     effort: int | None = option(
         None,
@@ -87,7 +87,7 @@ class BuildCommand(BuilderCommand):
     sparsity: Literal["disable", "enable", "force"] = option(
         "disable",
         joined=True,
-        help="enable allows sparse kernels where weights hold 2:4, force prunes them first, by magnitude or "
+        help="enable allows sparse kernels if weights hold 2:4, force prunes them first, by magnitude or "
         "from the samples of --calib; default: disable, and enable when no value is given",
     )
     prune_method: Literal["magnitude", "reconstruct"] | None = option(
@@ -101,8 +101,8 @@ class BuildCommand(BuilderCommand):
     require_sparse: str | None = option(
         None,
         metavar="PCT",
-        help="fail, with exit status 3 and no engine, where sparse kernels run less than this share of the "
-        "eligible work, as in 80%, or where this machine cannot know",
+        help="fail, with exit status 3 and no engine, if sparse kernels run less than this share of the "
+        "eligible work, as in 80%, or if this machine cannot know",
     )
     precision: Literal["fp16", "bf16", "int8", "fp8"] | None = option(
         None,
@@ -225,7 +225,7 @@ class GainCommand(Tabled):
         (),
         flag="--shape",
         metavar="NAME:SHAPE",
-        help="shape of an input, as in x:8x3x224x224, or x:8 where only the batch is free; default: batch 1",
+        help="shape of an input, as in x:8x3x224x224, or x:8 if only the batch is free; default: batch 1",
     )
     as_dtype: Literal["fp16", "bf16", "int8"] | None = option(
         None,

@@ -44,7 +44,7 @@ class VerifyCommand(Tabled):
     pattern: str | None = option(
         None,
         metavar="N:M",
-        help="pattern to hold (default: the plan in the file, or 2:4 where there is none)",
+        help="pattern to hold (default: the plan in the file, or 2:4 without one)",
     )
     as_dtype: Literal["fp16", "bf16"] | None = option(
         None, flag="--as", help="judge floats as rounded to this type"
@@ -77,7 +77,7 @@ class FuseCommand(Converted):
 
     output: str | None = output_file("MODEL.fused.onnx beside the model")
     allow_broken: bool = option(
-        False, help="merge branches even where the result loses the pattern that they held"
+        False, help="merge branches even if the result loses the pattern that they held"
     )
     compare: bool = option(
         True, help="do not run the model before and after on random inputs in ONNX Runtime"
@@ -183,7 +183,7 @@ class PruneCommand(Pruning):
         flag="--shape",
         group=_BUDGET,
         metavar="NAME:SHAPE",
-        help="with --gain: shape of an input, as in x:8x3x224x224, or x:8 for the batch alone (default: one "
+        help="with --gain: shape of an input, as in x:8x3x224x224, or x:8 for only the batch (default: one "
         "sample)",
     )
     plot: str | None = option(

@@ -73,7 +73,7 @@ class RunCommand(Reported):
         None,
         flag="--from",
         metavar="STAGE",
-        help="run it and all stages after it, even where they are done",
+        help="run it and all stages after it, even if they are done",
     )
     until: str | None = option(None, metavar="STAGE", help="stop after it")
     dry_run: bool = option(False, help="say what would run, and why; write nothing")

@@ -48,7 +48,7 @@ class DeployCommand(Reported):
         "auto",
         group=_SERVED,
         stage=False,
-        help="instance groups of an engine's profiles (default: one each where any takes any request)",
+        help="instance groups of an engine's profiles (default: one each if any takes any request)",
     )
     dynamic_batching: bool = option(
         True, flag="--no-batching", group=_SERVED, stage=False, help="never join requests to a batch"
@@ -118,13 +118,13 @@ class DeployCommand(Reported):
         group=_SERVER,
         metavar="HOST:PORT",
         stage=False,
-        help="load the version there; roll back where it does not load",
+        help="load the version there; roll back if it does not load",
     )
     canary: str = option(
         "",
         group=_SERVER,
         metavar="HOST:PORT",
-        help="load and probe the version there, and roll back where it fails",
+        help="load and probe the version there, and roll back if it fails",
     )
     precision: str | None = option(
         None,

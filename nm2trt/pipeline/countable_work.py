@@ -114,7 +114,7 @@ def check_counted(options: ReconstructOptions, evaluation: Evaluation) -> None:
     from nm2trt.pipeline.gain import open_table
 
     if evaluation.shapes and evaluation.gain is None:
-        raise InputError("--shape is where the gain table is looked up; give the table with --gain")
+        raise InputError("--shape says at which shape the gain table is read; give the table with --gain")
     if evaluation.backend is None and evaluation.targets is None and evaluation.gain is None:
         return
     if str(options.pattern) != "2:4":

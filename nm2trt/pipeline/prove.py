@@ -163,7 +163,7 @@ def _refuse_another_network(sparse: Path, dense: Path) -> None:
         if different:
             where = sparse if different[0] in ours - theirs else dense
             raise InputError(
-                f"{dense} is not {sparse} before it was pruned: {different[0]} is in {where} alone; export "
+                f"{dense} is not {sparse} before it was pruned: {different[0]} is only in {where}; export "
                 "both from one network in one type, or leave --dense out to have the zeros filled in"
             )
 

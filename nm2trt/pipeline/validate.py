@@ -200,7 +200,7 @@ def _require_onnx(*artefacts: _Artefact) -> None:
     for artefact in artefacts:
         if is_url(artefact) or Path(artefact).suffix.lower() != ".onnx":
             raise InputError(
-                f"--bisect looks inside both models, and {artefact} shows its outputs alone; bisect the ONNX "
+                f"--bisect looks inside both models, and {artefact} shows only its outputs; bisect the ONNX "
                 "model that it was made from, or let Polygraphy build that with every tensor as an output, "
                 f"on the engine's GPU: {_polygraphy(artefact)}"
             )

@@ -100,7 +100,7 @@ def test_the_table_says_nothing_of_a_transposed_convolution(tmp_path, table, cap
 
 def test_the_device_is_told_where_no_gpu_is(net, table, capsys):
     assert main(["gain", str(net), "--table", str(table)]) == 0
-    assert "the table speaks for Synthetic GPU alone" in capsys.readouterr().err
+    assert "the table was measured on Synthetic GPU" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

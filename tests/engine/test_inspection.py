@@ -76,7 +76,7 @@ def test_a_truncated_tensorrt_engine_is_told_by_its_manifest(trt_engine):
     trt_engine.write_bytes(trt_engine.read_bytes()[:100])
     fit = inspect_engine(trt_engine).fit
     assert fit.status == "other"
-    assert "net.engine has 100 bytes where net.engine.json says 228: it is cut short" in fit.sentence
+    assert "net.engine has 100 bytes, but net.engine.json says 228: it is cut short" in fit.sentence
     trt_engine.write_bytes(trt_engine.read_bytes()[:20])
     with pytest.raises(InputError, match="is cut short: 20 bytes are less than an engine's header"):
         inspect_engine(trt_engine)

@@ -221,7 +221,7 @@ def test_the_report_does_not_replace_the_data(files, capsys):
 def test_bisection_of_what_shows_no_inside_is_refused(files, capsys):
     status, out, err = run(capsys, files, "--bisect", candidate="http://127.0.0.1:9/m")
     assert (status, out) == (2, "")
-    assert "http://127.0.0.1:9/m shows its outputs alone; bisect the ONNX model" in err
+    assert "http://127.0.0.1:9/m shows only its outputs; bisect the ONNX model" in err
     assert "polygraphy run MODEL.onnx --onnxrt --trt" in err
 
 

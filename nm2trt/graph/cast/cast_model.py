@@ -173,7 +173,7 @@ def _check_scales(model: Model) -> None:
     quantised = any(node.op_type == "QuantizeLinear" for node in model.proto.graph.node)
     if quantised and version < _OPSET_OF_TYPED_SCALES:
         raise ModelError(
-            f"{model.name} is quantised in opset {version}, whose scales are float32 alone, so that every "
+            f"{model.name} is quantised in opset {version}, whose scales are float32 only, so that every "
             "pair would need a Cast that breaks its layer apart; export it with opset "
             f"{_OPSET_OF_TYPED_SCALES} or newer"
         )

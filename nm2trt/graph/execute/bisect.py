@@ -260,7 +260,7 @@ def _judged(
     try:
         found = difference(pair.candidate.name, own, other)
     except DifferenceError:
-        words = "NaN or infinity where the other is finite"
+        words = "NaN or infinity although the other is finite"
         return _divergence(pair, "NaN or infinity", None, limit, words), 0.0
     if found.max_relative <= limit:
         return None, found.max_relative

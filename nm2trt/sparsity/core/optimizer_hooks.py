@@ -64,7 +64,7 @@ class OptimizerHooks:
             if any(p.requires_grad and id(p) not in held for p in weight.parameters()):
                 raise SparsifyError(
                     f"the optimizer does not train {weight.name}; make it from model.parameters() after "
-                    "sparsify, and after fully_shard where that is used"
+                    "sparsify, and after fully_shard if that is used"
                 )
         for optimizer in optimizers:
             if not own & _held(optimizer):

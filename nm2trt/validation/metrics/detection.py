@@ -184,7 +184,7 @@ class Detections:
         if not 0 <= index < len(self._categories):
             raise DataError(
                 f"the {self._side} names class {index}, and the annotations have {len(self._categories)}; "
-                "use --metric-option classes_are=id where the model gives category ids"
+                "use --metric-option classes_are=id if the model gives category ids"
             )
         return int(self._categories[index])
 

@@ -108,7 +108,7 @@ def _reader(request: Request, metric: str) -> Callable[[Arrays, Arrays], tuple[l
         if scores.ndim == 3 and alphabet is not None and len(alphabet) != scores.shape[2]:
             raise DataError(
                 f"output {output!r} of the {request.side} has {scores.shape[2]} classes, the characters with "
-                f"the blank are {len(alphabet)}; use --metric-option space=yes where the space is the last"
+                f"the blank are {len(alphabet)}; use --metric-option space=yes if the space is the last"
             )
         decoded = greedy_ctc(scores, blank=blank)
         what = f"output {output!r} of the {request.side}"

@@ -488,7 +488,7 @@ def test_scales_of_an_old_opset_are_refused(tmp_path):
     onnx.save(residual_net(), tmp_path / "f.onnx")
     np.savez(tmp_path / "x.npz", x=samples())
     nm2trt.quantize(tmp_path / "f.onnx", tmp_path / "q.onnx", calib=tmp_path / "x.npz")
-    with pytest.raises(ModelError, match="quantised in opset 18, whose scales are float32 alone"):
+    with pytest.raises(ModelError, match="quantised in opset 18, whose scales are float32 only"):
         cast(onnx.load(tmp_path / "q.onnx"), tmp_path)
 
 
