@@ -5,7 +5,7 @@
 # make trt-env  TensorRT 8.6 for Python 3.10, and the tests that need it (1 GB to download)
 # make typecheck-trt  the TensorRT backend against TensorRT's own types
 # make gpu-evidence OUT=DIR  every GPU check on this machine, as figures, logs and a summary; exit 4 without a GPU
-# make fuzz    10,000 mutants of small models through verify
+# make fuzz    10,000 runs of commands on damaged files, each with a memory and a time limit; prints the counts
 # make samples the slow samples and tests
 # make release VERSION=X.Y.Z  version, changelog, sdist and wheel, their checks, commit and tag
 # make bench   the benchmarks whose results are in benchmarks/results
@@ -61,7 +61,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 fuzz: $(READY)
-	NM2TRT_FUZZ_RUNS=10000 $(BIN)/python -m pytest tests/graph/verify/test_hostile_models.py
+	$(BIN)/python -m tests.hostile.fuzz --runs 10000
 
 samples: $(READY)
 	$(BIN)/python -m pytest -m slow

@@ -26,6 +26,7 @@ class Bounds:
         constant_seconds: Time for computing constants, all of a command together.
         unfolded_nodes: Nodes that local functions may unfold to, beyond those that the file holds.
         run_seconds: Time for one run of a model in ONNX Runtime.
+        run_bytes: Memory for one run, or the loading, of a model in ONNX Runtime; None takes what is free.
         sample_bytes: Memory for the samples that are held at once, beyond four times the size of their file.
         answer_bytes: One answer of a server.
     """
@@ -34,6 +35,7 @@ class Bounds:
     constant_seconds: float = 60.0
     unfolded_nodes: int = 300_000
     run_seconds: float = 600.0
+    run_bytes: int | None = None
     sample_bytes: int = 2 << 30
     answer_bytes: int = 1 << 30
 
@@ -52,6 +54,7 @@ def use(
     constant_gb: float | None = None,
     constant_seconds: float | None = None,
     run_seconds: float | None = None,
+    run_gb: float | None = None,
     sample_gb: float | None = None,
     answer_gb: float | None = None,
 ) -> None:
@@ -61,6 +64,7 @@ def use(
         constant_gb: Memory for constants that are computed, in GB.
         constant_seconds: Time for them.
         run_seconds: Time for one run of a model in ONNX Runtime.
+        run_gb: Memory for it, in GB.
         sample_gb: Memory for samples beyond four times the size of their file, in GB.
         answer_gb: One answer of a server, in GB.
 
@@ -69,7 +73,12 @@ def use(
     """
     global _current, _spent
     seconds = {"constant_seconds": constant_seconds, "run_seconds": run_seconds}
-    gigabytes = {"constant_bytes": constant_gb, "sample_bytes": sample_gb, "answer_bytes": answer_gb}
+    gigabytes = {
+        "constant_bytes": constant_gb,
+        "run_bytes": run_gb,
+        "sample_bytes": sample_gb,
+        "answer_bytes": answer_gb,
+    }
     for name, value in {**seconds, **gigabytes}.items():
         if value is not None and not 0 < value < math.inf:
             raise InputError(f"a bound of {value:g} for {name} is out of range; give more than 0")

@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ __all__ = [
     "is_alive",
     "one_writer",
     "os_reason",
+    "read_regular",
     "real_output",
     "sha256_bytes",
     "sha256_file",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 _CHUNK_BYTES = 1 << 20
+_MOST_READ_BYTES = 1 << 28
 MARK = r"[0-9a-f]{8}-[0-9]+-[0-9a-f]{8}"  # what `writer_mark` returns
 
 
@@ -66,6 +69,24 @@ def check_input(path: str | os.PathLike[str], what: str) -> Path:
             raise
         raise InputError(f"{path} cannot be read: {os_reason(error)}") from error
     return path
+
+
+def read_regular(path: Path, *, most_bytes: int = _MOST_READ_BYTES) -> bytes:
+    """Return the content of a regular file, e.g. one that another program may have put there.
+
+    A pipe is not waited for, and a device is not read without end.
+
+    Raises:
+        OSError: It is missing, no regular file, too large, or may not be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        if status.st_size > most_bytes:
+            raise OSError(errno.EFBIG, f"it is larger than {most_bytes >> 20} MB", str(path))
+        return file.read()
 
 
 def check_output(path: str | os.PathLike[str], *, sources: Iterable[str | os.PathLike[str]] = ()) -> Path:

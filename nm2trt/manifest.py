@@ -21,7 +21,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nm2trt.errors import InputError, OutputError
-from nm2trt.files import atomic_path, os_reason, real_output, sha256_bytes, sha256_file, write_atomic
+from nm2trt.files import (
+    atomic_path,
+    os_reason,
+    read_regular,
+    real_output,
+    sha256_bytes,
+    sha256_file,
+    write_atomic,
+)
 from nm2trt.output_lock import output_lock
 
 __all__ = ["SCHEMA", "Fit", "Manifest", "manifest_path", "read_manifest", "refuse_foreign", "write_pair"]
@@ -266,7 +274,7 @@ def _check_types(values: Json) -> None:
 def _records(path: Path) -> list[dict[str, Any]]:
     """Return the manifest's record and, during a replacement, the previous one; [] without a manifest."""
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(read_regular(path))
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -308,7 +316,7 @@ def _is_inode(path: Path, inode: int) -> bool:
 
 def _read_bytes(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError:
         return None
 

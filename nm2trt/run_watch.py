@@ -1,8 +1,13 @@
-"""A watch over runs in ONNX Runtime: one that takes too long, or nearly all memory, is told to end."""
+"""A watch over calls of ONNX Runtime: one that takes too long, or nearly all memory, is told to end.
+
+While a call is watched, the process cannot allocate more memory than the machine has free: an operator that
+asks for more fails at once, and does not bring the machine down.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,11 +16,12 @@ from pathlib import Path
 
 from nm2trt.bounds import bounds
 
-__all__ = ["Watch", "watched"]
+__all__ = ["Watch", "on_overdue", "watched"]
 
 _INTERVAL_S = 0.1
+_GRACE_S = 10.0  # for the operator at work to end, after the call was told to
 _LEAST_FREE = 0.02  # share of the machine's memory
-_MEMORY = Path("/proc/meminfo")
+_MEMORY, _PROCESS = Path("/proc/meminfo"), Path("/proc/self/status")
 
 
 @dataclass(eq=False)
@@ -28,29 +34,45 @@ class Watch:
 
     Attributes:
         reason: Why the run was told to end; "" if it was not.
+        told: When it was told.
     """
 
     end: Callable[[], None]
     limit_s: float
     reason: str = ""
+    told: float = 0.0
     started: float = field(default_factory=time.monotonic)
 
 
 _lock = threading.Condition()
 _watches: list[Watch] = []
 _thread: threading.Thread | None = None
+_give_up: Callable[[str], None] | None = None
+_former_limit: tuple[int, int] | None = None
+
+
+def on_overdue(give_up: Callable[[str], None]) -> None:
+    """Set what is called with the reason if one operator works on long after its call was told to end.
+
+    Nothing can end such an operator but the end of the process, which a command may choose and a library
+    may not. It is called from another thread.
+    """
+    global _give_up
+    _give_up = give_up
 
 
 @contextlib.contextmanager
 def watched(end: Callable[[], None]) -> Iterator[Watch]:
-    """Watch the run in the block.
+    """Watch the call in the block.
 
     Args:
-        end: Tells the library to end the run; called from another thread.
+        end: Tells the library to end the call; called from another thread.
     """
     global _thread
     watch = Watch(end, bounds().run_seconds)
     with _lock:
+        if not _watches:
+            _limit_memory()
         _watches.append(watch)
         if _thread is None or not _thread.is_alive():
             _thread = threading.Thread(target=_look, name="nm2trt-run-watch", daemon=True)
@@ -61,6 +83,8 @@ def watched(end: Callable[[], None]) -> Iterator[Watch]:
     finally:
         with _lock:
             _watches.remove(watch)
+            if not _watches:
+                _lift_limit()
 
 
 def _look() -> None:
@@ -72,21 +96,58 @@ def _look() -> None:
         scarce = is_memory_scarce()
         with _lock:
             for watch in _watches:
-                if not watch.reason and time.monotonic() - watch.started > watch.limit_s:
-                    watch.reason = f"the run took longer than {watch.limit_s:g} s (nm2trt --run-time)"
-                elif not watch.reason and scarce:
-                    watch.reason = "the run left less than 2 % of the machine's memory free"
-                if watch.reason:
-                    watch.end()
+                _look_at(watch, time.monotonic(), scarce=scarce)
+
+
+def _look_at(watch: Watch, now: float, *, scarce: bool) -> None:
+    if not watch.reason and now - watch.started > watch.limit_s:
+        watch.reason = f"the run took longer than {watch.limit_s:g} s (nm2trt --run-time)"
+    elif not watch.reason and scarce:
+        watch.reason = "the run left less than 2 % of the machine's memory free"
+    if watch.reason:
+        watch.told = watch.told or now
+        watch.end()
+        if _give_up is not None and now - watch.told > _GRACE_S:
+            _give_up(watch.reason)
 
 
 def is_memory_scarce() -> bool:
     """Tell whether less than 2 % of the machine's memory is free, swap included."""
+    found = _kilobytes(_MEMORY, "MemTotal", "MemAvailable", "SwapFree")
+    return found is not None and found[1] + found[2] < found[0] * _LEAST_FREE
+
+
+def _limit_memory() -> None:
+    """Let the process allocate what a run may take, or the machine has free, and no more."""
+    global _former_limit
+    free, used = _kilobytes(_MEMORY, "MemAvailable", "SwapFree"), _kilobytes(_PROCESS, "VmData")
+    if sys.platform != "linux" or free is None or used is None:
+        return
+    import resource
+
+    former = resource.getrlimit(resource.RLIMIT_DATA)
+    most = bounds().run_bytes
+    limit = (sum(free) << 10 if most is None else min(most, sum(free) << 10)) + (used[0] << 10)
+    lower = limit if former[0] == resource.RLIM_INFINITY else min(limit, former[0])
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_DATA, (lower, former[1]))
+        _former_limit = former
+
+
+def _lift_limit() -> None:
+    global _former_limit
+    if _former_limit is not None:
+        import resource
+
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_DATA, _former_limit)
+        _former_limit = None
+
+
+def _kilobytes(path: Path, *names: str) -> list[int] | None:
+    """Return figures that a file of /proc gives in kB; None if it has not all of them."""
     try:
-        fields = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines())
-        total, free, swap = (
-            int(fields[name].split()[0]) for name in ("MemTotal", "MemAvailable", "SwapFree")
-        )
+        fields = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+        return [int(fields[name].split()[0]) for name in names]
     except (OSError, ValueError, KeyError, IndexError):
-        return False
-    return free + swap < total * _LEAST_FREE
+        return None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from nm2trt.backends._trt_words import first_error
 from nm2trt.errors import InputError, OutputError
-from nm2trt.files import one_writer, write_atomic
+from nm2trt.files import one_writer, read_regular, write_atomic
 
 if TYPE_CHECKING:
     # TensorRT's own types; they fit TensorRT for RTX too.
@@ -40,7 +40,7 @@ def attach(
     if path is None:
         return None
     try:
-        data = path.read_bytes() if path.exists() else b""
+        data = read_regular(path) if path.exists() else b""
     except OSError as error:
         raise InputError(f"the timing cache {path} cannot be read: {error.strerror or error}") from error
     cache = config.create_timing_cache(data)
@@ -83,5 +83,5 @@ def merge(path: Path, mine: bytes, combine: Callable[[bytes, bytes], bytes]) -> 
     with one_writer(path.parent):
         theirs = b""
         with contextlib.suppress(OSError):
-            theirs = path.read_bytes()
+            theirs = read_regular(path)
         write_atomic(path, combine(theirs, mine) if theirs else mine)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, Network, TensorSpec, check_feeds
+from nm2trt.bounds import bounds
 from nm2trt.errors import BackendError, BackendMissingError, InputError, ModelError
 from nm2trt.extras import install
 from nm2trt.files import check_input
@@ -31,6 +32,9 @@ __all__ = ["KIND", "MAGIC", "MAGIC_OFFSET", "OrtBackend", "OrtNetwork", "OrtSess
 KIND = "ONNX Runtime model in its .ort format: runs in ONNX Runtime, where zeros bring no speed"
 # A flatbuffer begins with an offset; its identifier follows.
 MAGIC, MAGIC_OFFSET = b"ORTM", 4
+
+# Errors arrive as exceptions; the library's own log would write a model's names to the terminal as they are.
+_FATAL = 4
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -46,9 +50,6 @@ _DTYPES = {
     "tensor(uint64)": "uint64",
     "tensor(bool)": "bool",
 }
-
-# An error is raised, and told by the one who asked: ONNX Runtime would print it too, in red.
-_FATAL = 4
 
 
 class OrtSession:
@@ -68,23 +69,26 @@ class OrtSession:
             try:
                 results = self._session.run(None, dict(feeds), options)
             except Exception as error:
-                raise BackendError(f"ONNX Runtime failed: {watch.reason or _first_line(error)}") from error
+                raise BackendError(f"ONNX Runtime failed: {watch.reason or _reason(error)}") from error
         return {spec.name: _array(result) for spec, result in zip(self.outputs, results, strict=True)}
 
     def prepare(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Callable[[], object]:
-        """Check feeds once, and return what runs them as often as it is called, for timing.
+        """Run feeds once, and return what runs them as often as it is called, for timing.
+
+        The runs that follow are not watched, which would take time of theirs.
 
         Raises:
             DataError: A feed does not fit.
+            BackendError: The run fails, or reaches a bound.
         """
-        check_feeds(self.inputs, feeds)
+        self.run(feeds)
         run, fed = self._session.run, dict(feeds)
 
         def call() -> object:
             try:
                 return run(None, fed)
             except Exception as error:
-                raise BackendError(f"ONNX Runtime failed: {_first_line(error)}") from error
+                raise BackendError(f"ONNX Runtime failed: {_reason(error)}") from error
 
         return call
 
@@ -235,10 +239,16 @@ def _import() -> Any:
 
 
 def _session(onnxruntime: Any, source: str | bytes, options: Any, name: str) -> Any:
-    try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ModelError(f"ONNX Runtime cannot load {name}: {_first_line(error)}") from error
+    def cancel() -> None:
+        if hasattr(options, "set_load_cancellation_flag"):  # since 1.21
+            options.set_load_cancellation_flag(True)
+
+    with watched(cancel) as watch:
+        try:
+            return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            why = watch.reason or _reason(error)
+            raise ModelError(f"ONNX Runtime cannot load {name}: {why}") from error
 
 
 def _array(result: Any) -> npt.NDArray[Any]:
@@ -254,5 +264,11 @@ def _spec(value: Any) -> TensorSpec:
     return TensorSpec(value.name, _DTYPES.get(value.type, value.type), tuple(value.shape))
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _reason(error: Exception) -> str:
+    words = str(error).strip()
+    if isinstance(error, MemoryError) or "bad_alloc" in words or "Failed to allocate memory" in words:
+        most = bounds().run_bytes
+        limit = "the machine has free" if most is None else f"the {most / (1 << 30):g} GB of --run-memory"
+        detail = f" ({words.splitlines()[0][-300:]})" if words else ""
+        return f"it asks for more memory than {limit}{detail}"
+    return words.splitlines()[0] if words else type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from nm2trt.backends.batch_axes import batch_axis, batch_name
 from nm2trt.backends.protocol import TensorSpec, numpy_dtype
+from nm2trt.bounds import bounds
 from nm2trt.compare import is_floating
 from nm2trt.errors import DataError
 
@@ -71,6 +73,13 @@ def _shape(spec: TensorSpec, batch: int, name: str | None, free: int | None) -> 
 
 def _drawn(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[Any]:
     dtype = numpy_dtype(spec.dtype)
+    nbytes, most = math.prod(shape) * 8, bounds().sample_bytes
+    if nbytes > most:
+        size = "x".join(map(str, shape))
+        raise DataError(
+            f"a random input {spec.name!r} of shape {size} takes {nbytes / 1e9:.3g} GB, beyond the "
+            f"{most / (1 << 30):g} GB for samples; if that is right, raise nm2trt --sample-memory"
+        )
     if is_floating(dtype):
         return rng.standard_normal(shape).astype(dtype)
     return rng.integers(0, 2, shape).astype(dtype)

@@ -51,7 +51,12 @@ class Collector(Protocol):
         """Return all that was kept, for a cache."""
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
-        """Go on from what `arrays` returned."""
+        """Go on from what `arrays` returned.
+
+        Raises:
+            KeyError: An array is missing.
+            ValueError: One is of another kind or size.
+        """
 
     def ranges(self) -> dict[str, tuple[float, float]]:
         """Return the range of each value."""
@@ -92,6 +97,9 @@ class _Extremes:
         return {"low": self._low, "high": self._high}
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
+        for end in (arrays["low"], arrays["high"]):
+            if end.dtype != np.float64 or end.shape != self._low.shape or np.isnan(end).any():
+                raise ValueError("these are not the extremes of the values that are observed")
         self._low, self._high = arrays["low"].copy(), arrays["high"].copy()
 
     def ranges(self) -> dict[str, tuple[float, float]]:
@@ -154,9 +162,23 @@ class _Histograms:
         names = list(dict.fromkeys(item.value for item in self._observed.values()))
         parts = 4 if self._absolute else 5
         # Scalars come back as such, since the library compares and joins them with numpy's own.
-        self._library.histogram_dict = {
-            name: tuple(arrays[f"{index}.{part}"][()] for part in range(parts))
+        kept = {
+            name: [np.asarray(arrays[f"{index}.{part}"]) for part in range(parts)]
             for index, name in enumerate(names)
+        }
+        for counts, edges, *scalars in kept.values():
+            sound = all(
+                np.issubdtype(a.dtype, np.number) and np.isfinite(a).all() for a in (counts, edges, *scalars)
+            )
+            bins = counts.size
+            if not (
+                sound and 0 < bins <= 4 * _MOST_BINS and (counts.shape, edges.shape) == ((bins,), (bins + 1,))
+            ):
+                raise ValueError("these are no histograms")
+            if any(scalar.ndim for scalar in scalars) or not (np.diff(edges) >= 0).all():
+                raise ValueError("these are no histograms")
+        self._library.histogram_dict = {
+            name: tuple(part[()] for part in entry) for name, entry in kept.items()
         }
 
     def ranges(self) -> dict[str, tuple[float, float]]:

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.calibration.array_files import read_archive
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
+from nm2trt.errors import DataError
 from nm2trt.files import atomic_path
 
 __all__ = ["RangeCache"]
@@ -34,16 +36,15 @@ class RangeCache:
         if self._path is None or not self._path.is_file():
             return None
         try:
-            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                head = json.loads(str(archive["head"]))
-                if {name: head.get(name) for name in self._key} != dict(self._key):
-                    return None
-                arrays = {name: archive[name] for name in archive.files if name != "head"}
-                return int(head["samples"]), str(head["sha256"]), arrays
+            arrays = dict(read_archive(self._path))
+            head = json.loads(str(arrays.pop("head")))
+            if {name: head.get(name) for name in self._key} != dict(self._key):
+                return None
+            return int(head["samples"]), str(head["sha256"]), arrays
         except UNSOUND_ARCHIVE:
             return None
-        except (TypeError, AttributeError):
-            return None  # sound, and of another kind
+        except (DataError, TypeError, AttributeError):
+            return None
 
     def save(self, samples: int, sha256: str, arrays: Mapping[str, Array]) -> None:
         """Replace the file's content, whole or not at all.

@@ -200,9 +200,11 @@ class _Run(Generic[_Kept]):
         collector, digest = self.collector(), SampleHash()
         skip = 0 if kept is None else kept[0]
         if kept is not None:
+            if not 0 < skip <= self.samples.count:
+                return None
             try:
                 collector.restore(kept[2])
-            except KeyError:
+            except (KeyError, ValueError):
                 return None
         done, saved = 0, time.monotonic()
         # What was collected up to the last whole batch: an interruption inside one must not count part of it.

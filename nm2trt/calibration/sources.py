@@ -11,6 +11,7 @@ import importlib
 import io
 import math
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ __all__ = ["LABELS", "Reader", "call_function", "read_arrays", "read_digits", "r
 Array = npt.NDArray[Any]
 LABELS = frozenset({"label", "labels"})
 _IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+# Pillow goes by the content: it would start Ghostscript for a PostScript file of any name.
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _IDX_DTYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 
@@ -171,13 +174,15 @@ def read_images(
 
     def one(path: Path) -> Array:
         try:
-            with Image.open(path) as opened:
+            with warnings.catch_warnings(), Image.open(path, formats=_FORMATS) as opened:
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 image = opened.convert("RGB" if colour else "L")
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path} cannot be read as an image") from error
+        except Exception as error:  # its decoders raise anything, e.g. SyntaxError and struct.error
+            raise DataError(f"{path} cannot be read as an image of {', '.join(_FORMATS)}") from error
         if resize is not None:
             ratio = resize / min(image.size)
             size = (max(resize, round(image.width * ratio)), max(resize, round(image.height * ratio)))
+            require_affordable(path, math.prod(size) * (3 if colour else 1), "its pixels after resize")
             image = image.resize(size, Image.Resampling.BILINEAR)
         if crop is not None:
             if min(image.size) < crop:

@@ -20,4 +20,4 @@ with contextlib.suppress(ImportError):  # a Python may be built without it
 
     _kinds.append(lzma.LZMAError)
 
-UNSOUND_ARCHIVE = tuple(_kinds)
+UNSOUND_ARCHIVE: tuple[type[Exception], ...] = tuple(_kinds)

@@ -43,6 +43,7 @@ class Document(dict[str, Any]):
     def __init__(self, data: Mapping[str, Any], lines: Mapping[Place, int]) -> None:
         super().__init__(data)
         self.lines = lines
+        self._groups: dict[int, dict[Place, dict[Place, int]]] = {}
 
     def line(self, place: Place) -> int:
         """Return the line of a place, or of the closest one above it that the file has."""
@@ -55,9 +56,17 @@ class Document(dict[str, Any]):
         value: Any = self
         for step in place:
             value = value[step]
-        size = len(place)
-        lines = {key[size:]: line for key, line in self.lines.items() if key[:size] == place}
-        return Document(value or {}, lines)
+        return Document(value or {}, self._grouped(len(place)).get(place, {}))
+
+    def _grouped(self, size: int) -> Mapping[Place, Mapping[Place, int]]:
+        """Return the lines below each place of a length, by the rest of their path; made once."""
+        if size not in self._groups:
+            found: dict[Place, dict[Place, int]] = {}
+            for key, line in self.lines.items():
+                if len(key) >= size:
+                    found.setdefault(key[:size], {})[key[size:]] = line
+            self._groups[size] = found
+        return self._groups[size]
 
 
 class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]

@@ -14,12 +14,13 @@ from typing import Any, NoReturn, TextIO
 
 from nm2trt import bounds, errors
 from nm2trt.cli import COMMANDS, help_text
-from nm2trt.cli.output import await_json, print_error, print_json_error, set_verbosity
+from nm2trt.cli.output import await_json, print_error, print_json_error, printable, set_verbosity
 from nm2trt.cli.signals import Stopped, signals_stop
-from nm2trt.errors import InputError, Interrupted, Nm2trtError, OutputError
+from nm2trt.errors import BackendError, InputError, Interrupted, Nm2trtError, OutputError
 from nm2trt.extras import missing
 from nm2trt.files import os_reason
 from nm2trt.progress import BUILDER_THREAD
+from nm2trt.run_watch import on_overdue
 
 __all__ = ["chosen_parser", "command_parser", "dispatch"]
 
@@ -38,6 +39,12 @@ _BOUNDS = (
         "time for constants that a model computes (default: 60)",
     ),
     ("run_seconds", "--run-time", "SECONDS", "time for one run of a model in ONNX Runtime (default: 600)"),
+    (
+        "run_gb",
+        "--run-memory",
+        "GB",
+        "memory for one run of a model in ONNX Runtime (default: what the machine has free)",
+    ),
     ("sample_gb", "--sample-memory", "GB", "memory for samples, beyond four times their file (default: 2)"),
     ("answer_gb", "--answer-memory", "GB", "size of one answer of a server (default: 1)"),
 )
@@ -54,7 +61,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         told = f"{message}; see {self.prog} --help"
         print_json_error(InputError.__name__, told, InputError.exit_status)
-        self.exit(2, f"{self.prog}: {told}\n")
+        self.exit(2, printable(f"{self.prog}: {told}") + "\n")
 
     def format_help(self) -> str:
         return help_text.lay_out(help_text.describe(self), help_text.columns())
@@ -81,6 +88,7 @@ def _run(arguments: list[str]) -> int:
         if chosen is None:
             parser.print_help()
             return 2
+        on_overdue(_give_up)
         bounds.use(**{keyword: getattr(options, keyword) for keyword, _, _, _ in _BOUNDS})
         from nm2trt.options.command_line import options_from
 
@@ -110,6 +118,9 @@ def _run(arguments: list[str]) -> int:
         absent = missing(error) if isinstance(error, ModuleNotFoundError) else None
         if absent is not None:
             return _fail(str(absent), absent.exit_status, _kind(absent))
+        if isinstance(error, MemoryError):
+            why = "the machine has too little memory for this; nothing was left half-written"
+            return _fail(why, InputError.exit_status, InputError.__name__)
         if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None:
             _discard(sys.stdout)
             return _fail(f"output could not be written: {os_reason(error)}", 2, OutputError.__name__)
@@ -199,6 +210,15 @@ def _fail(message: str, status: int, kind: str) -> int:
     print_error(message)
     _flush(sys.stderr)
     return status
+
+
+def _give_up(reason: str) -> None:
+    """End a command whose operator cannot be ended; the next writer removes what it leaves unfinished."""
+    told = f"{reason}, and one operator of the model cannot be stopped; nothing was left half-written"
+    print_json_error(BackendError.__name__, told, BackendError.exit_status)
+    print_error(told)
+    _flush(sys.stdout)
+    os._exit(BackendError.exit_status)
 
 
 def _interrupted(stop: KeyboardInterrupt) -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from onnx import TensorProto
 
 from nm2trt.files import check_output
+from nm2trt.graph.analysis.sound_nodes import check_nodes
 from nm2trt.graph.analysis.weight_operands import consumers
 from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement
 from nm2trt.graph.storage.external_data import clear_values
@@ -133,6 +134,7 @@ def run_passes(
         OutputError: The target cannot be written.
     """
     model = load(source, leave_weights=True)
+    check_nodes(model)
     if target is not None:
         if model.path is not None:
             refuse_same_file(model.path, target)

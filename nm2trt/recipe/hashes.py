@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nm2trt.errors import InputError, OutputError
-from nm2trt.files import write_atomic
+from nm2trt.files import read_regular, write_atomic
 from nm2trt.reporting.records import FileRecord, file_record
 
 __all__ = ["FileIndex", "stage_key", "tool_versions"]
@@ -69,7 +69,7 @@ class FileIndex:
         self._known: dict[str, dict[str, Any]] = {}
         self._changed = False
         with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
-            data = json.loads((root / _INDEX).read_text(encoding="utf-8"))
+            data = json.loads(read_regular(root / _INDEX))
             self._known = {str(path): dict(entry) for path, entry in data.items()}
 
     def records(self, path: Path) -> list[FileRecord]:

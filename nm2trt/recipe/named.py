@@ -13,10 +13,10 @@ def named_files(stage: Stage) -> dict[str, str]:
     """Return the files that a stage's options name, by key, e.g. "metric_options.annotations"."""
     options = stage.options
     named = {key: getattr(options, key) for key in options.files}
-    if stage.kind == "validate":
+    if texts := getattr(options, _METRIC_OPTIONS, ()):
         from nm2trt.validation.metrics.table import FILE_OPTIONS
 
-        for text in options.metric_options:  # type: ignore[attr-defined]
+        for text in texts:
             key, _, value = text.partition("=")
             if key in FILE_OPTIONS and value:
                 named[f"{_METRIC_OPTIONS}.{key}"] = value
@@ -26,14 +26,13 @@ def named_files(stage: Stage) -> dict[str, str]:
 def named_code(stage: Stage) -> tuple[str, ...]:
     """Return the code that a stage names, as it is spelt: `module:function`, or a server's setting."""
     options = stage.options
+    named = [name for name in getattr(options, "metrics", ()) if ":" in name]
     if stage.kind == "sparsify":
-        return (f"named by {options.recipe}",)  # type: ignore[attr-defined]
-    if stage.kind == "export":
-        return (options.model,)  # type: ignore[attr-defined]
-    if stage.kind == "validate":
-        return tuple(name for name in options.metrics if ":" in name)  # type: ignore[attr-defined]
-    if stage.kind == "deploy":
+        named.append(f"named by {options.recipe}")  # type: ignore[attr-defined]
+    elif stage.kind == "export":
+        named.append(options.model)  # type: ignore[attr-defined]
+    elif stage.kind == "deploy":
         from nm2trt.serving.config_settings import names_code
 
-        return tuple(text for text in options.settings if names_code(text))  # type: ignore[attr-defined]
-    return ()
+        named += [text for text in options.settings if names_code(text)]  # type: ignore[attr-defined]
+    return tuple(named)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from nm2trt.calibration.yaml_file import nearest
@@ -34,52 +34,74 @@ def ordered(recipe: Recipe) -> tuple[Step, ...]:
     Raises:
         InputError: A source is unknown, makes nothing that can be read, or stages go in a circle.
     """
-    steps = {stage.name: _step(recipe, stage) for stage in recipe.stages}
-    done: list[str] = []
-    open_: list[str] = []
-
-    def visit(name: str) -> None:
-        if name in done:
-            return
-        if name in open_:
-            circle = " -> ".join([*open_[open_.index(name) :], name])
-            raise recipe.error(
-                f"the stages go in a circle, {circle}; let one of them start from the model",
-                "stages",
-                open_[-1],
-            )
-        open_.append(name)
-        for parent in steps[name].parents:
-            visit(parent)
-        open_.pop()
-        done.append(name)
-
-    for name in sorted(steps, key=lambda name: steps[name].stage.kind == "report"):
-        visit(name)
+    places = _Places(recipe)
+    steps = {stage.name: _step(places, stage) for stage in recipe.stages}
+    done: dict[str, None] = {}
+    for first in sorted(steps, key=lambda name: steps[name].stage.kind == "report"):
+        # Depth first, without recursion: a recipe may have more stages than Python has frames.
+        waiting = {first: iter(steps[first].parents)} if first not in done else {}
+        while waiting:
+            name = next(reversed(waiting))
+            parent = next((one for one in waiting[name] if one not in done), None)
+            if parent is None:
+                waiting.popitem()
+                done[name] = None
+            elif parent in waiting:
+                names = list(waiting)
+                circle = " -> ".join([*names[names.index(parent) :], parent])
+                raise recipe.error(
+                    f"the stages go in a circle, {circle}; let one of them start from the model",
+                    "stages",
+                    name,
+                )
+            else:
+                waiting[parent] = iter(steps[parent].parents)
     return tuple(steps[name] for name in done)
 
 
-def _step(recipe: Recipe, stage: Stage) -> Step:
+class _Places:
+    """The stages of a recipe by name, and what was made last before each.
+
+    Args:
+        recipe: The recipe.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.names = {stage.name: stage for stage in recipe.stages}
+        self._before: dict[str, dict[str, tuple[int, str]]] = {}
+        last: dict[str, tuple[int, str]] = {}
+        for number, stage in enumerate(recipe.stages):
+            self._before[stage.name] = dict(last)
+            if stage.options.makes:
+                last[stage.options.makes] = (number, stage.name)
+
+    def latest(self, stage: Stage, kinds: Collection[str]) -> str | None:
+        """Return the last stage before `stage` that makes one of the kinds."""
+        before = self._before[stage.name]
+        return max((before[kind] for kind in kinds if kind in before), default=(0, None))[1]
+
+
+def _step(places: _Places, stage: Stage) -> Step:
     sources: dict[str, str] = {}
     if stage.options.takes or stage.options.from_ is not None:
-        sources["from"] = stage.options.from_ or _latest(recipe, stage)
+        sources["from"] = stage.options.from_ or _latest(places, stage)
     for key in stage.options.sources:
         named = getattr(stage.options, key)
         if named is None and key == "reference":
-            named = _model_behind(recipe, sources["from"])
+            named = _model_behind(places, sources["from"])
         if named is not None:
             sources[key] = named
-    names = {other.name: other for other in recipe.stages}
     for key, source in sources.items():
-        _check(recipe, stage, key, source, names)
-    return Step(stage, sources, tuple(dict.fromkeys(name for name in sources.values() if name in names)))
+        _check(places.recipe, stage, key, source, places.names)
+    parents = dict.fromkeys(name for name in sources.values() if name in places.names)
+    return Step(stage, sources, tuple(parents))
 
 
-def _latest(recipe: Recipe, stage: Stage) -> str:
+def _latest(places: _Places, stage: Stage) -> str:
     """Return the last stage before `stage` that makes what it takes, or the recipe's model."""
     wanted = ("model", "engine") if stage.options.takes == "artefact" else (stage.options.takes,)
-    before = recipe.stages[: recipe.stages.index(stage)]
-    found = next((other.name for other in reversed(before) if other.options.makes in wanted), None)
+    recipe, found = places.recipe, places.latest(stage, wanted)
     if found is not None:
         return found
     if stage.options.takes == "deployment":
@@ -93,13 +115,13 @@ def _latest(recipe: Recipe, stage: Stage) -> str:
     return MODEL
 
 
-def _model_behind(recipe: Recipe, source: str) -> str:
+def _model_behind(places: _Places, source: str) -> str:
     """Return the model that a deployment or an engine was made from."""
-    names = {stage.name: stage for stage in recipe.stages}
+    names = places.names
     seen: set[str] = set()
     while source in names and names[source].options.makes in ("engine", "deployment") and source not in seen:
         seen.add(source)
-        source = names[source].options.from_ or _latest(recipe, names[source])
+        source = names[source].options.from_ or _latest(places, names[source])
     return source
 
 

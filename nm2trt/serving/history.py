@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nm2trt.errors import InputError
+from nm2trt.files import read_regular
 from nm2trt.serving.model_config import from_text
 from nm2trt.serving.staging import is_real_folder
 
@@ -32,7 +33,7 @@ def history(model: Path) -> list[int]:
         raise InputError(
             f"{model} was not placed by nm2trt deploy: it has no {CONFIG} of its own; choose another name"
         )
-    policy = from_text(config.read_text(encoding="utf-8", errors="replace"), str(config)).version_policy
+    policy = from_text(read_regular(config).decode(errors="replace"), str(config)).version_policy
     ours = [number for number in numbers(model) if read_record(model / str(number))]
     named = [number for number in policy.specific.versions if number in ours]
     if not ours or (policy.HasField("specific") and not named):
@@ -65,7 +66,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     try:
         if folder.is_symlink():
             return None
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = json.loads(read_regular(folder / RECORD))
         if record["schema"] != SCHEMA or not isinstance(record["config"], str):
             return None
         if not isinstance(record["previous"], int | None) or not isinstance(record["files"], list):

@@ -21,7 +21,7 @@ from typing import Any
 import numpy.typing as npt
 
 from nm2trt.errors import InputError
-from nm2trt.files import one_writer, os_reason, sync_folder, write_atomic
+from nm2trt.files import one_writer, os_reason, read_regular, sync_folder, write_atomic
 from nm2trt.json_value import named
 from nm2trt.serving.artefact import Artefact
 from nm2trt.serving.history import CONFIG, RECORD, history, model_names, numbers, read_record
@@ -242,7 +242,7 @@ def served_config(repository: str | os.PathLike[str], name: str) -> Any:
     """
     path = _repository(repository, make=False) / check_name(name) / CONFIG
     try:
-        return from_text(path.read_text(encoding="utf-8"), str(path))
+        return from_text(read_regular(path).decode(), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {os_reason(error)}") from error
 
@@ -274,7 +274,7 @@ def _switch(model: Path, built: Path, version: int, text: str, files: BesideFile
     try:
         write_atomic(model / CONFIG, text)
     except BaseException:
-        if (model / CONFIG).read_text(encoding="utf-8") != text:
+        if read_regular(model / CONFIG).decode(errors="replace") != text:
             move_away(model.parent, place_)
         raise
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from nm2trt.errors import BackendError, InputError, OutputError
-from nm2trt.files import os_reason
+from nm2trt.files import os_reason, read_regular
 from nm2trt.serving.installation import Installation, find_server
 from nm2trt.serving.options import ServerOptions
 
@@ -212,7 +212,7 @@ def _refuse_hanging(repository: Path) -> None:
     """Raise where a Python model has no code: Triton then waits for it without end, and cannot be stopped."""
     for config in sorted(repository.glob("*/config.pbtxt")):
         with contextlib.suppress(OSError):
-            if 'backend: "python"' not in config.read_text(encoding="utf-8", errors="replace"):
+            if 'backend: "python"' not in read_regular(config).decode(errors="replace"):
                 continue
         for version in config.parent.iterdir():
             if version.name.isdigit() and version.is_dir() and not any(version.glob("*.py")):

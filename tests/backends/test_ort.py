@@ -1,5 +1,9 @@
 """ONNX Runtime as a backend: what it builds opens again and computes the same."""
 
+import itertools
+import resource
+import threading
+
 import numpy as np
 import onnx
 import pytest
@@ -16,6 +20,13 @@ from nm2trt.run_watch import watched
 from tests.engine.nets import conv_net
 
 pytest.importorskip("onnxruntime")
+
+
+def make(nodes, inputs, outputs, stored):
+    """Return a model; inputs and outputs are (name, element type, shape)."""
+    infos = [[helper.make_tensor_value_info(*one) for one in side] for side in (inputs, outputs)]
+    graph = helper.make_graph(nodes, "g", *infos, stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
 @pytest.fixture(scope="module")
@@ -125,9 +136,9 @@ def test_a_loop_of_more_turns_than_time_ends_at_the_bound(tmp_path):
 
 def test_a_run_ends_if_the_machines_memory_does(monkeypatch, tmp_path):
     (tmp_path / "meminfo").write_text("MemTotal: 1000 kB\nMemAvailable: 15 kB\nSwapFree: 4 kB\n")
-    monkeypatch.setattr("nm2trt.run_watch._MEMORY", tmp_path / "meminfo")
     told = []
     with watched(lambda: told.append(1)) as watch:
+        monkeypatch.setattr("nm2trt.run_watch._MEMORY", tmp_path / "meminfo")
         while not told:
             pass
     assert "less than 2 % of the machine's memory" in watch.reason
@@ -143,3 +154,46 @@ def test_a_run_that_fails_is_told_once(tmp_path, capfd):
     with open_onnx(tmp_path / "m.onnx") as session, pytest.raises(BackendError, match="Reshape"):
         session.run({"x": np.zeros((5, 4), np.float32)})
     assert capfd.readouterr().err == ""
+
+
+def test_an_operator_that_asks_for_more_memory_than_is_free_fails_at_once(monkeypatch, tmp_path):
+    # 512 MB free: an Expand to 1 GB.
+    (tmp_path / "meminfo").write_text("MemTotal: 9000000 kB\nMemAvailable: 524288 kB\nSwapFree: 0 kB\n")
+    nodes = [helper.make_node("Expand", ["x", "s"], ["y"])]
+    shape = numpy_helper.from_array(np.array([1 << 8, 1 << 20]), "s")
+    model = make(nodes, [("x", 1, [1])], [("y", 1, None)], [shape])
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with open_onnx(model.SerializeToString()) as session:
+        monkeypatch.setattr("nm2trt.run_watch._MEMORY", tmp_path / "meminfo")
+        with pytest.raises(BackendError, match="more memory than the machine has free"):
+            session.run({"x": np.ones(1, "f4")})
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_a_model_that_loads_for_too_long_is_refused():
+    # ONNX Runtime computes constants while it loads.
+    shape = numpy_helper.from_array(np.array([1000, 1000]), "s")
+    nodes = [
+        helper.make_node("ConstantOfShape", ["s"], ["a"], value=numpy_helper.from_array(np.ones(1, "f4")))
+    ]
+    nodes += [helper.make_node("MatMul", [a, "a"], [b]) for a, b in itertools.pairwise("abcdefghijklmnopq")]
+    nodes.append(helper.make_node("MatMul", ["x", "q"], ["y"]))
+    model = make(nodes, [("x", 1, [1, 1000])], [("y", 1, None)], [shape])
+    bounds.use(run_seconds=0.05)
+    try:
+        with pytest.raises(ModelError, match=r"cannot load the model: the run took longer than 0\.05 s"):
+            open_onnx(model.SerializeToString(), threads=1)
+    finally:
+        bounds.use()
+
+
+def test_an_operator_that_cannot_be_stopped_is_given_up_after_a_while(monkeypatch):
+    given_up = threading.Event()
+    monkeypatch.setattr("nm2trt.run_watch._GRACE_S", 0.2)
+    monkeypatch.setattr("nm2trt.run_watch._give_up", lambda reason: (given_up.set(), reason))
+    bounds.use(run_seconds=0.1)
+    try:
+        with watched(lambda: None):
+            assert given_up.wait(30)
+    finally:
+        bounds.use()

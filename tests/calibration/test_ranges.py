@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from nm2trt import bounds
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.calibration.ranges import Observed, _without_pads, calibrate
 from nm2trt.calibration.stream import SampleHash, SampleStream, fitted, open_samples
@@ -160,6 +161,43 @@ def test_an_interrupted_calibration_goes_on_where_it_stopped(tmp_path, method, s
     whole = Calibration(normal(), method)()
     assert found.low["v"] == pytest.approx(whole.low["v"], rel=1e-6)
     assert found.high["v"] == pytest.approx(whole.high["v"], rel=1e-6)
+
+
+DAMAGE = {
+    "shape": lambda kept: {name: a if a.ndim == 0 and a.dtype.kind == "U" else np.zeros(7) for name, a in kept.items()},
+    "text": lambda kept: {name: a if name == "head" else np.array("?") for name, a in kept.items()},
+    "nan": lambda kept: {name: a if name == "head" else a * np.nan for name, a in kept.items()},
+    "head": lambda kept: {**kept, "head": np.array("[]")},
+    "count": lambda kept: {**kept, "head": np.array(str(kept["head"]).replace('"samples": 64', '"samples": -64'))},
+    "many": lambda kept: {**kept, "head": np.array(str(kept["head"]).replace('"samples": 64', '"samples": 1e400'))},
+    "empty": lambda _kept: {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_cache_counts_as_empty(tmp_path, method, damage):
+    cache = tmp_path / "cache.npz"
+    wanted = Calibration(normal(), method)(cache)
+    with np.load(cache) as archive:
+        kept = dict(archive)
+    np.savez(cache, **DAMAGE[damage](kept))
+    found = Calibration(normal(), method)(cache)
+    assert (found.low, found.high, found.reused) == (wanted.low, wanted.high, 0)
+
+
+def test_a_cache_that_unpacks_to_more_than_the_bound_counts_as_empty(tmp_path):
+    cache = tmp_path / "cache.npz"
+    wanted = Calibration(normal())(cache)
+    with np.load(cache) as archive:
+        kept = dict(archive)
+    np.savez_compressed(cache, **kept, more=np.zeros(1 << 22))
+    bounds.use(sample_gb=0.01)
+    try:
+        found = Calibration(normal())(cache)
+    finally:
+        bounds.use()
+    assert (found.low, found.reused) == (wanted.low, 0)
 
 
 def test_an_interruption_before_the_first_batch_leaves_no_cache(tmp_path):

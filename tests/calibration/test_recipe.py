@@ -104,6 +104,22 @@ def test_image_folder_is_resized_and_cropped(tmp_path):
         load_recipe(written(tmp_path, "source: {kind: images, path: .}\ncount: 3\npreprocess: {crop: 30}\n"))
 
 
+def test_an_image_is_only_what_its_name_may_hold(tmp_path):
+    # Pillow would start Ghostscript for this one.
+    (tmp_path / "a.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    )
+    with pytest.raises(DataError, match="cannot be read as an image of PNG, JPEG, BMP, WEBP"):
+        load_recipe(written(tmp_path, "source: {kind: images, path: .}\ncount: 1\n"))
+
+
+def test_images_that_would_be_resized_beyond_the_bound(tmp_path):
+    pictures(tmp_path)
+    text = "source: {kind: images, path: .}\ncount: 1\npreprocess: {resize: 1000000}\n"
+    with pytest.raises(DataError, match=r"pixels after resize unpack to .*--sample-memory"):
+        load_recipe(written(tmp_path, text))
+
+
 def test_function_runs_only_when_allowed(tmp_path):
     text = (
         "source: {kind: function, function: '%s:make_samples', arguments: {count: 6, scale: 0.5}}\ncount: 3\n"

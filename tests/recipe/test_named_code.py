@@ -29,6 +29,10 @@ def payload(project, monkeypatch):
 
 NAMING = {
     "metric": "validate: {data: test.npz, metrics: ['sent:score']}",
+    "metric-of-prune": "prune: {calib: test.npz, data: test.npz, max_drop: '1pt', metrics: ['sent:score']}",
+    "samples-of-prune": "prune: {calib: calib.yaml}",
+    "evaluation-of-prune": "prune: {calib: test.npz, data: calib.yaml, max_drop: '1pt'}",
+    "samples-of-bench": "bench: {data: calib.yaml}",
     "metric-among-others": "validate: {data: test.npz, metrics: ['top-1', 'sent:score']}",
     "samples-of-a-function": "validate: {data: calib.yaml}",
     "calibration": "quantize: {calib: calib.yaml}",

@@ -245,6 +245,15 @@ def test_what_is_no_repository(tmp_path):
         place(model(tmp_path), tmp_path / "a" / "b", "m")
 
 
+@pytest.mark.parametrize("file", ["config.pbtxt", "1/deployment.json"])
+def test_a_pipe_in_a_file_s_place_is_not_waited_for(tmp_path, file):
+    place(model(tmp_path), tmp_path, "m")
+    (tmp_path / "m" / file).unlink()
+    os.mkfifo(tmp_path / "m" / file)
+    with pytest.raises(InputError, match="was not placed by nm2trt deploy"):
+        place(model(tmp_path), tmp_path, "m")
+
+
 def test_remove(tmp_path):
     place(model(tmp_path), tmp_path / "models", "m")
     remove(tmp_path / "models", "m")

@@ -20,9 +20,10 @@ import numpy.typing as npt
 
 import nm2trt
 from nm2trt.backends.ort import OrtBackend
+from nm2trt.calibration.array_files import read_archive
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
-from nm2trt.errors import OutputError
-from nm2trt.files import os_reason, sha256_file, write_atomic
+from nm2trt.errors import DataError, OutputError
+from nm2trt.files import check_input, os_reason, sha256_file, write_atomic
 from nm2trt.graph.reconstruct.report import RebuiltLayer, ReconstructOptions
 
 __all__ = ["LayerCache", "SolvedLayer"]
@@ -89,18 +90,18 @@ class LayerCache:
     def read(self, number: int, weight: str) -> SolvedLayer | None:
         """Return the result for a layer; None if it is missing or damaged."""
         try:
-            with self._path(number).open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                told = json.loads(str(archive["row"]))
-                names = json.loads(str(archive["names"]))
-                arrays = {name: archive[f"array{index}"] for index, name in enumerate(names)}
+            archive = read_archive(check_input(self._path(number), "a layer cache"))
+            told = json.loads(str(archive["row"]))
+            names = json.loads(str(archive["names"]))
+            arrays = {name: archive[f"array{index}"] for index, name in enumerate(names)}
             if told["weight"] != weight:
                 return None
             told.update({key: tuple(told[key]) for key in ("consumers", "shape")})
             return SolvedLayer(RebuiltLayer(**told), arrays)
         except UNSOUND_ARCHIVE:
             return None  # it is solved again
-        except (TypeError, AttributeError):
-            return None  # sound, and of another kind
+        except (DataError, TypeError, AttributeError):
+            return None  # it is solved again
 
     def write(self, number: int, solved: SolvedLayer) -> None:
         """Keep the result for a layer.

@@ -16,6 +16,7 @@ from pathlib import Path
 from nm2trt.calibration.stream import SampleStream
 from nm2trt.errors import DataError, SparsityError
 from nm2trt.files import check_output
+from nm2trt.graph.analysis.sound_nodes import check_nodes
 from nm2trt.graph.execute.output_verdict import OutputVerdict
 from nm2trt.graph.reconstruct.activation_grid import IntegerGrid
 from nm2trt.graph.reconstruct.choice import METHOD, check_globs, sort_layers
@@ -54,6 +55,7 @@ def check_request(source: Path, target: Path) -> None:
         OutputError: The output cannot be written.
     """
     model = load(source, leave_weights=True)
+    check_nodes(model)
     refuse_same_file(source, target)
     refuse_data_file(model, target)
     check_output(target)
@@ -101,6 +103,7 @@ def reconstruct_model(
     options, name = options or ReconstructOptions(), name or str(source)
     started = time.monotonic()
     model = load(source)
+    check_nodes(model)
     refuse_same_file(source, target)
     check_output(target)
     network = Network(model)
@@ -186,6 +189,7 @@ def measure_sensitivities(
         OutputError: The disk cannot hold the activations.
     """
     model = load(source)
+    check_nodes(model)
     network = Network(model)
     network.refuse_quantised()
     layers, _ = find_layers(network)

@@ -290,12 +290,13 @@ def external_location(tensor: onnx.TensorProto, root: Path | None) -> tuple[Path
         path = within(root, entries["location"])
         offset = int(entries.get("offset", "0"))
         length = int(entries["length"]) if "length" in entries else None
-    except InputError as error:
+        special = path.exists() and not path.is_file()
+    except (InputError, OSError) as error:  # OSError: a name that no file system takes
         raise ModelError(f"the external data of tensor {tensor.name!r} is refused: {error}") from error
     except ValueError as error:
         message = f"the external data of tensor {tensor.name!r} has an offset or length that is not a number"
         raise ModelError(message) from error
-    if path.exists() and not path.is_file():
+    if special:
         raise ModelError(
             f"the external data of tensor {tensor.name!r} is not in a regular file ({path}); it is not read"
         )

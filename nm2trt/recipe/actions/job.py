@@ -61,9 +61,18 @@ class Job:
         for known in options_of(command):
             if known.name == "allow_functions" and self.options.files:
                 given.setdefault(known.name, self.allow_functions)
+            elif known.name == "metric_options":
+                given.setdefault(known.name, self._metric_options())
             elif known.stage in self.files:
                 given.setdefault(known.name, known.kind(self.files[known.stage]))
         return self.options.command(command, **given)
+
+    def _metric_options(self) -> tuple[str, ...]:
+        """Return the options of metrics, with the whole paths of the files among them."""
+        texts = (text.partition("=") for text in self.options.metric_options)
+        return tuple(
+            f"{key}{equals}{self.files.get(f'metric_options.{key}', value)}" for key, equals, value in texts
+        )
 
     def artefact(self, suffix: str) -> Path:
         """Return where the stage's own file goes."""

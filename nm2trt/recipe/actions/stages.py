@@ -91,17 +91,11 @@ def verify(job: Job) -> Outcome:
 
 def validate(job: Job) -> Outcome:
     """Run `nm2trt validate`; the run stops if it does not pass."""
-    metric_options = []
-    for text in job.options.metric_options:
-        key = text.partition("=")[0]
-        file = job.files.get(f"metric_options.{key}")
-        metric_options.append(text if file is None else f"{key}={file}")
     options, done = _run(
         job,
         "validate",
         model=str(job.sources["from"]),
         against=str(job.sources["against"]),
-        metric_options=tuple(metric_options),
     )
     return Outcome(done.to_json(), words("validate", options), failure=_failure(done))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nm2trt.errors import DataError, InputError
-from nm2trt.files import check_input
+from nm2trt.files import check_input, read_regular
 from nm2trt.measure import Latency, WarmUp
 from nm2trt.validation.latency.bench import Benchmark, Ratio, Timing, ratio_of
 from nm2trt.validation.statistics.process_means import ratio_interval
@@ -177,6 +177,6 @@ def _over_processes(
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_regular(path))
     except (ValueError, RecursionError, OSError) as error:
         raise DataError(f"{path} is not sound JSON") from error

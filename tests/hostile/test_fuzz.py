@@ -1,0 +1,87 @@
+"""A bounded part of `make fuzz`, and its own judges: the limits and the second reader see planted faults."""
+
+import os
+import random
+import time
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.hostile import fuzz, mutants, reader
+from tests.hostile.limits import limited
+
+pytest.importorskip("tensorrt_rtx")
+RUNS = int(os.environ.get("NM2TRT_FUZZ_RUNS", "30"))
+
+
+@pytest.fixture(scope="module")
+def fuzzer():
+    with fuzz.started() as made:
+        yield made
+
+
+def test_commands_answer_or_refuse_whatever_they_read(fuzzer):
+    for number in range(RUNS):
+        fuzzer.run(number)
+    assert fuzzer.counts.faults == []
+    assert sum(fuzzer.counts.runs.values()) == RUNS
+    assert len(fuzzer.counts.runs) > 5
+    assert fuzzer.counts.statuses[0] > RUNS / 10
+
+
+def test_the_fuzzer_sees_a_wrong_verdict_and_an_internal_error(fuzzer, monkeypatch):
+    number = next(n for n in range(10**6) if _is_plain_verify(n))
+    fuzzer.counts = fuzz.Counts()
+    fuzzer.run(number)
+    assert fuzzer.counts.verdicts["same"] > 0
+    assert fuzzer.counts.faults == []
+    monkeypatch.setattr(reader, "counted", lambda *_: "not what it is")
+    fuzzer.run(number)
+    assert {kind for kind, *_ in fuzzer.counts.faults} == {"wrong verdict"}
+    fuzzer.counts = fuzz.Counts()
+    monkeypatch.setattr("nm2trt.pipeline.verify.verify", lambda *_, **__: 1 / 0)
+    fuzzer.run(number)
+    assert {kind for kind, *_ in fuzzer.counts.faults} == {"internal error"}
+
+
+def _is_plain_verify(number):
+    """Tell whether a run verifies a model that is hardly changed."""
+    draw = random.Random(number)
+    if draw.random() >= 0.65:
+        return False
+    proto, _ = mutants.mutant(draw)
+    if draw.random() < 0.1 or draw.random() >= 0.3:
+        return False
+    try:
+        onnx.checker.check_model(proto)
+    except Exception:
+        return False
+    return bool(list(reader.verdicts(proto))) and not proto.metadata_props
+
+
+@pytest.mark.parametrize(
+    ("function", "over"),
+    [
+        (lambda: time.sleep(60), "0.2 s"),
+        (lambda: np.ones(1 << 27) is None or time.sleep(60), "100 MB"),
+    ],
+    ids=["time", "memory"],
+)
+def test_limits_end_a_run(function, over):
+    ended = limited(function, seconds=0.2 if over == "0.2 s" else 60, megabytes=100)
+    assert (ended.over, ended.status) == (over, -9)
+
+
+@pytest.mark.parametrize(
+    ("weight", "axis", "verdict"),
+    [
+        ([[1, 2, 0, 0], [0, 0, 3, 4]], 1, "holds"),
+        ([[1, 2, 0, 0], [0, 5, 3, 4]], 1, "broken"),
+        ([[1, 2, 0, 0], [0, 0, 3, 4]], 0, "not-groupable"),
+        ([[1], [2], [0], [0]], 0, "holds"),
+        ([[np.nan], [2], [0], [1]], 0, "broken"),
+    ],
+)
+def test_the_reader_counts_groups(weight, axis, verdict):
+    assert reader.counted(np.array(weight), axis) == verdict
