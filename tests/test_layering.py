@@ -36,7 +36,7 @@ FLOORS = {
         {"fuse", "permute", "prune", "reconstruct", "cast", "quantize"},
     ],
     "sparsity": [
-        {"core"},
+        {"core", "foreign_masks"},
         {"methods"},
         {"reconstruct"},
         {"spre", "fcpts"},

@@ -7,6 +7,7 @@ where the mask follows the weight.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,21 +23,23 @@ from nm2trt.sparsity.core.borrowed_model import kept_on_error
 from nm2trt.sparsity.core.finalize import require_pattern
 from nm2trt.sparsity.core.kept_zeros import watch_zeros
 from nm2trt.sparsity.core.layer_choice import Choice, select
+from nm2trt.sparsity.foreign_masks import read_state, split_foreign_masks
 from nm2trt.sparsity.methods.lbc import candidates, union_of_winners, unpack_winners
 from nm2trt.sparsity.sparsify import sparsify
 
 __all__ = ["load_sparse"]
 
 _MARK = ".0._extra_state"
+_FOREIGN_PATTERN = NMPattern(2, 4)  # the only one that apex ASP makes, and ModelOpt's own default
 
 
-def load_sparse(model: nn.Module, state: Mapping[str, Any]) -> nn.Module:
+def load_sparse(model: nn.Module, state: Mapping[str, Any] | str | os.PathLike[str]) -> nn.Module:
     """Load an attached model's state into a plain model, as `finalize` would leave it.
 
     Args:
         model: The plain model that was sparsified; on an error it stays as it is.
-        state: What `state_dict` of the attached model returned; what DDP, AveragedModel and torch.compile put
-            into names is taken off.
+        state: What `state_dict` of the attached model returned, or of a model that apex ASP or ModelOpt made
+            2:4, or a file that holds one; names lose what DDP, AveragedModel and torch.compile add.
 
     Returns:
         `model`, whose sparse weights hold their patterns, and which carries a plan.
@@ -45,9 +48,14 @@ def load_sparse(model: nn.Module, state: Mapping[str, Any]) -> nn.Module:
         SparsifyError: The state is of a plain model, of other layers, or of a schedule that has not ended.
         SparsityError: A weight does not hold its pattern.
     """
+    if isinstance(state, (str, os.PathLike)):
+        state = read_state(state)
     state = _unwrapped(state)
     patterns = _patterns(state)
     if not patterns:
+        plain, masks = split_foreign_masks(state)
+        if masks:
+            return _load_foreign(model, plain, masks)
         raise SparsifyError(_no_pattern(state))
     if any(key.endswith(".branch.weight") and _spre_prefix(key) in patterns for key in state):
         return _load_spre(model, state, patterns)
@@ -63,6 +71,29 @@ def load_sparse(model: nn.Module, state: Mapping[str, Any]) -> nn.Module:
     model.load_state_dict(plain)
     entries = tuple(_entry(choice, patterns) for choice in selected)
     setattr(model, PLAN_ATTRIBUTE, Plan(entries))
+    watch_zeros(model)
+    return model
+
+
+@torch.no_grad()
+def _load_foreign(model: nn.Module, plain: dict[str, Any], masks: Mapping[str, Tensor]) -> nn.Module:
+    """Load a state of apex ASP or ModelOpt whose masks hold 2:4 on the axis that hardware reads."""
+    selected = select(model, _FOREIGN_PATTERN, unstructured=True)
+    choices = {site.weight_name: choice for choice in selected for site in choice.sites}
+    for name, mask in masks.items():
+        if name not in choices:
+            raise SparsifyError(f"the state's sparse weight {name} is missing in {type(model).__name__}")
+        if plain[name].shape != mask.shape:
+            raise SparsifyError(
+                f"{name} has shape {tuple(plain[name].shape)}, its mask {tuple(mask.shape)}; save both again"
+            )
+        axis = choices[name].entry.axis
+        plain[name] = plain[name] * mask
+        require_pattern(name, plain[name], _FOREIGN_PATTERN, axis=1 if axis is None else axis)
+    _refuse_other_keys(model, plain)
+    model.load_state_dict(plain)
+    patterns = dict.fromkeys(masks, _FOREIGN_PATTERN)
+    setattr(model, PLAN_ATTRIBUTE, Plan(tuple(_entry(choice, patterns) for choice in selected)))
     watch_zeros(model)
     return model
 
