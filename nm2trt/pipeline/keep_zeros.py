@@ -20,7 +20,8 @@ def keep_zeros(model: torch.nn.Module) -> KeptZeros:
 
     After each step of any optimizer that holds a sparse weight, its zeros are set again. The model stays
     plain, so that quantisation-aware training and export see nothing of it. Without it, the first steps after
-    `finalize` fill the zeros, and warn once.
+    `finalize` fill the zeros, and warn once. A deepcopy of the model keeps its zeros too; one that was saved
+    and loaded needs a call of its own.
 
     Args:
         model: Plain layers. With a plan (what `finalize` leaves) its sparse weights are kept; without one,
