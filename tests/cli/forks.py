@@ -14,6 +14,7 @@ import nm2trt.graph.verify.verify_model, nm2trt.graph.fuse.fuse_model, nm2trt.gr
 import nm2trt.graph.prune.prune_model, nm2trt.graph.cast.cast_model, nm2trt.graph.quantize.quantize_model
 import nm2trt.graph.execute.output_comparison, nm2trt.engine.build, nm2trt.backends.ort, nm2trt.pipeline.validate
 from nm2trt.cli import main
+# FAULT
 null, said = os.open(os.devnull, os.O_WRONLY), os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 print("ready", flush=True)
 for line in sys.stdin:
@@ -57,15 +58,16 @@ class Forks:
 
     Args:
         folder: Where the commands run; their stderr goes to a file beside it.
+        fault: Python code that is run once everything is imported, e.g. to plant a fault.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, fault=""):
         self.said = folder.parent / f"{folder.name}-stderr.txt"
         self.process = subprocess.Popen(
             [
                 sys.executable,
                 "-c",
-                _SOURCE,
+                _SOURCE.replace("# FAULT", fault),
                 str(self.said),
                 str(folder.parent / f"{folder.name}-imports.txt"),
             ],

@@ -91,6 +91,21 @@ def forks(tmp_path_factory):
     started.close()
 
 
+@pytest.mark.slow
+def test_pairs_fail_without_the_lock(tmp_path):
+    """The planted fault that the pairs are there to see: nobody waits, and everybody clears up."""
+    (tmp_path / "out").mkdir()
+    for number, name in enumerate(("one", "two")):
+        network(tmp_path / f"{name}-external.onnx", number, external=True)
+    unlocked = Forks(tmp_path, "import nm2trt.output_lock as lock; lock.OutputLock.take = lambda self: None")
+    unlocked.folder, unlocked.out = tmp_path, tmp_path / "out"
+    try:
+        with pytest.raises((AssertionError, ValueError, OSError, onnx.checker.ValidationError)):
+            write_in_pairs(unlocked, MODEL_COMMANDS["prune"], models_of(True), "x.onnx", 400)
+    finally:
+        unlocked.close()
+
+
 def words(command, model, out):
     given = {"model": f"{model}.onnx", "data": "x.npz", "out": f"out/{out}", "mine": f"{model}.kept"}
     return [word.format(**given) for word in command]
