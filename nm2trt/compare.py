@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ __all__ = [
     "OutputDifference",
     "compare_outputs",
     "difference",
+    "difference_lines",
     "is_floating",
     "require_close",
 ]
@@ -338,3 +339,13 @@ def _log_probabilities(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     # Probabilities are normalised too: rounded rows do not sum to 1, and the divergence would turn negative.
     logs: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     return logs
+
+
+def difference_lines(differences: Iterable[OutputDifference], not_measured: str) -> list[str]:
+    """Return how far each output moved, a line per output, and why that is not known if it is not."""
+    lines = [
+        f"output {item.name} ({item.dtype}): max difference {item.max_abs:.3g}, "
+        f"{item.max_relative:.3g} of its largest value"
+        for item in differences
+    ]
+    return [*lines, not_measured] if not_measured else lines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nm2trt.cli.output import plain_table, print_json
+from nm2trt.cli.output import print_json, show
 from nm2trt.options.checks import InferCommand
 from nm2trt.options.field import keywords
 
@@ -25,18 +25,5 @@ def run(options: InferCommand) -> int:
     if options.json:
         print_json(result.to_json())
         return 0
-    rows = [
-        [
-            tensor.name,
-            tensor.dtype,
-            "x".join(str(size) for size in tensor.shape),
-            *("-" if value is None else f"{value:.4g}" for value in (tensor.low, tensor.high, tensor.mean)),
-            str(tensor.not_finite) if tensor.not_finite else "-",
-        ]
-        for tensor in result.tensors
-    ]
-    plain_table(["output", "dtype", "shape", "min", "max", "mean", "NaN or inf"], rows)
-    for sentence in result.conversions:
-        print(f"converted: {sentence}")
-    print(f"\n{result.output}  ({result.milliseconds:.1f} ms; inputs: {result.source})")
+    show(result, every_row=True)
     return 0

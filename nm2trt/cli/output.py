@@ -9,22 +9,18 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from nm2trt.errors import Nm2trtError
 from nm2trt.files import check_output, write_atomic
 from nm2trt.tables import Column, Mark, Result, Row, Table, lay_out, short_count
 from nm2trt.terminal_text import fill, printable, shorten
 
-if TYPE_CHECKING:
-    from nm2trt.compare import OutputDifference
-
 __all__ = [
     "await_json",
     "is_verbose",
     "keep_json",
     "plain_table",
-    "print_differences",
     "print_error",
     "print_json",
     "print_json_error",
@@ -89,17 +85,6 @@ def print_notes(notes: Iterable[str]) -> None:
     """Print notes to stderr, one a line."""
     for note in notes:
         print(f"note: {printable(note)}", file=sys.stderr)
-
-
-def print_differences(differences: Iterable[OutputDifference], not_measured: str) -> None:
-    """Print how far each output moved, or why that is not known."""
-    for item in differences:
-        print(
-            f"output {printable(item.name)} ({item.dtype}): max difference {item.max_abs:.3g}, "
-            f"{item.max_relative:.3g} of its largest value"
-        )
-    if not_measured:
-        print(printable(not_measured))
 
 
 def _dumps(value: Any) -> str:

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from nm2trt.errors import Nm2trtError
+from nm2trt.tables import Column, Mark, Result, Row, Table
 
 __all__ = ["RunResult", "StageResult"]
+
+_MARKS: dict[str, Mark] = {"done": "good", "cached": "good", "failed": "bad"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,8 @@ class StageResult:
     sentence: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunResult:
+@dataclass(frozen=True, slots=True, repr=False)
+class RunResult(Result):
     """What a run did.
 
     Args:
@@ -50,6 +53,29 @@ class RunResult:
     seconds: float
     failure: Nm2trtError | None = None
     outlook: str = ""
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return what became of each stage."""
+        columns = (Column("stage"), Column("status"), Column("time", "number"), Column("result", "text"))
+        rows = (
+            Row(
+                (
+                    stage.name,
+                    stage.status,
+                    "" if stage.seconds is None else f"{stage.seconds:.1f} s",
+                    stage.sentence,
+                ),
+                _MARKS.get(stage.status, ""),
+            )
+            for stage in self.stages
+        )
+        return (Table(columns, tuple(rows), noun="stages"),)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return where it all lies, and how much can run sparse."""
+        failed = "" if self.failure is None else str(self.failure)
+        found = (f"{self.run}  in {self.seconds:.1f} s", str(self.report or ""), self.outlook, failed)
+        return tuple(line for line in found if line)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

@@ -20,6 +20,7 @@ from nm2trt.calibration.array_files import read_archive
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import DataError
 from nm2trt.files import atomic_path, check_input
+from nm2trt.tables import Column, Result, Row, Table
 from nm2trt.validation.samples.feeder import Feeder, common_batch, require_numbers
 from nm2trt.validation.samples.open_samples import open_samples
 from nm2trt.validation.samples.samples import ArraySamples, is_truth
@@ -52,8 +53,8 @@ class TensorSummary:
     not_finite: int
 
 
-@dataclass(frozen=True, slots=True)
-class InferResult:
+@dataclass(frozen=True, slots=True, repr=False)
+class InferResult(Result):
     """What one artefact gave.
 
     Args:
@@ -75,6 +76,37 @@ class InferResult:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return {**asdict(self), "output": str(self.output)}
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return each output's type, shape and range."""
+        headers = ("output", "dtype", "shape", "min", "max", "mean", "NaN or inf")
+        columns = (Column(headers[0], "name"), *(Column(header) for header in headers[1:]))
+        rows = (
+            Row(
+                (
+                    tensor.name,
+                    tensor.dtype,
+                    "x".join(map(str, tensor.shape)),
+                    *(
+                        "-" if value is None else f"{value:.4g}"
+                        for value in (tensor.low, tensor.high, tensor.mean)
+                    ),
+                    str(tensor.not_finite or "-"),
+                ),
+                "bad" if tensor.not_finite else "",
+            )
+            for tensor in self.tensors
+        )
+        return (Table(columns, tuple(rows), noun="outputs"),)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return what was converted, and where the outputs are."""
+        converted = (f"converted: {sentence}" for sentence in self.conversions)
+        return (*converted, f"{self.output}  ({self.milliseconds:.1f} ms; inputs: {self.source})")
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 def read_arrays(path: str | os.PathLike[str], session: Session) -> dict[str, Array]:

@@ -18,6 +18,7 @@ from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.storage.model import opset
 from nm2trt.graph.storage.stage_metadata import Relation
 from nm2trt.json_value import JsonValue
+from nm2trt.tables import Column, Mark, Result, Row, Table
 
 __all__ = ["CastReport", "CastTensor", "KeptNode", "body_nodes"]
 
@@ -60,8 +61,8 @@ class CastTensor(JsonValue):
     cast: bool
 
 
-@dataclass(frozen=True, slots=True)
-class CastReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class CastReport(Result):
     """What `cast_model` did.
 
     Args:
@@ -107,6 +108,48 @@ class CastReport:
         plain["overflowing"] = {n: top if math.isfinite(top) else None for n, top in self.overflowing.items()}
         plain["notes"] = list(self.notes)
         return {**plain, **{name: [asdict(item) for item in getattr(self, name)] for name in lists}}
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return what stays in float32 and why, and the tensors that rounding changes most."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for node in self.kept:
+            found.setdefault((node.operator, node.reason), []).append(node.node)
+        columns = (Column("kept in fp32"), Column("nodes", "number"), Column("first", "name"))
+        kept = tuple(
+            Row((operator, str(len(nodes)), nodes[0]), "", reason)
+            for (operator, reason), nodes in found.items()
+        )
+        headers = ("elements", "largest", "overflow", "subnormal", "to zero")
+        heads = (Column("tensor", "name"), *(Column(header, "number") for header in headers))
+        tensors = tuple(_tensor_row(item) for item in self.tensors)
+        made = (Table(columns, kept, noun="operators"), Table(heads, tensors, noun="tensors"))
+        return tuple(table for table in made if table.rows)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return how much computes in the type, and how far the outputs are apart."""
+        overflowing = (
+            f"value {value} reaches {largest:.4g}: kept in fp32"
+            for value, largest in self.overflowing.items()
+        )
+        seen = f"{len(self.overflowing)} values overflow on {self.samples} samples"
+        return (
+            *overflowing,
+            *([seen] if self.samples else []),
+            (
+                f"{self.cast_nodes} nodes compute in {self.to}, {len(self.kept)} stay in fp32; {self.casts} "
+                f"casts added; masks: {self.relation}"
+            ),
+            *(item.sentence for item in self.differences),
+            self.comparison,
+            *([f"wrote {self.output}"] if self.output else []),
+        )
+
+
+def _tensor_row(item: CastTensor) -> Row:
+    counts = (str(item.overflow), str(item.subnormal), str(item.lost))
+    mark: Mark = "" if item.cast else "doubt"
+    why = "" if item.cast else "kept in fp32"
+    return Row((item.name, str(item.size), f"{item.largest:.3g}", *counts), mark, why)
 
 
 def body_nodes(editor: Editor, types: Mapping[str, int], low: Low) -> Iterator[KeptNode]:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from nm2trt.compare import OutputDifference
+from nm2trt.compare import OutputDifference, difference_lines
 from nm2trt.errors import LineageError
 from nm2trt.graph.edit.editor import Declined, Editor
 from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, run_reference
@@ -22,6 +22,7 @@ from nm2trt.graph.storage.stage_metadata import Relation
 from nm2trt.graph.verify.verify_model import VerifyReport
 from nm2trt.json_value import JsonValue
 from nm2trt.nm.plan import Plan, PlanEntry
+from nm2trt.tables import Column, Result, Row, Table
 
 __all__ = ["DeclinedFusion", "FuseReport", "fuse_model"]
 
@@ -44,8 +45,8 @@ class DeclinedFusion:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class FuseReport(JsonValue):
+@dataclass(frozen=True, slots=True, repr=False)
+class FuseReport(JsonValue, Result):
     """What `fuse_model` did.
 
     Args:
@@ -79,6 +80,47 @@ class FuseReport(JsonValue):
     parent_mask_sha256: str
     mask_sha256: str
     relation: Relation
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return what was merged, and what was left and why."""
+        columns = (
+            Column("convolution", "name"),
+            Column("took in", "name", rank=1),
+            Column("weight", "name"),
+            Column("holds"),
+        )
+        merges = tuple(
+            Row(
+                (m.node, ", ".join(m.branches), m.weight, _holds(m.patterns, m.broken)),
+                "bad" if m.broken else "",
+            )
+            for m in self.merges
+        )
+        left = tuple(Row((item.node, item.fusion), "no", item.reason) for item in self.declined)
+        found = (
+            Table(columns, merges, noun="convolutions"),
+            Table((Column("left as it is", "name"), Column("fusion")), left, noun="nodes"),
+        )
+        return tuple(table for table in found if table.rows)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return what was done, and how far the outputs are apart."""
+        return (
+            (
+                f"{self.batchnorms_folded} BatchNormalizations folded, {self.branches_merged} branches "
+                f"merged, {self.constants_evaluated} constant weights evaluated, {len(self.declined)} left; "
+                f"{self.nodes_before} nodes are now {self.nodes_after}"
+            ),
+            *difference_lines(self.differences, self.not_measured),
+            f"masks: {self.relation}",
+            *([f"wrote {self.output}"] if self.output else []),
+        )
+
+
+def _holds(patterns: tuple[str, ...], broken: bool) -> str:
+    if not patterns:
+        return "-"
+    return f"no longer {', '.join(patterns)}" if broken else ", ".join(patterns)
 
 
 def fuse_model(

@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nm2trt.compare import OutputDifference
+from nm2trt.compare import OutputDifference, difference_lines
 from nm2trt.errors import DifferenceError, SparsityError
 from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, lowest_type, run_reference
 from nm2trt.graph.pass_frame import Change, Pass, run_pass
@@ -17,6 +17,7 @@ from nm2trt.graph.verify.mask_lineage import check_permuted
 from nm2trt.graph.verify.verify_model import VerifyReport
 from nm2trt.nm.lineage import Relation
 from nm2trt.nm.pattern import NMPattern
+from nm2trt.tables import Column, Result, Row, Table
 
 __all__ = ["TOLERANCE", "PermuteReport", "permute_model"]
 
@@ -24,8 +25,8 @@ __all__ = ["TOLERANCE", "PermuteReport", "permute_model"]
 TOLERANCE = 1e-5
 
 
-@dataclass(frozen=True, slots=True)
-class PermuteReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class PermuteReport(Result):
     """What `permute_model` did.
 
     Args:
@@ -63,6 +64,43 @@ class PermuteReport:
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         return {**asdict(self), "pattern": str(self.pattern), "moved": self.moved}
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return how much the pattern keeps in each channel space."""
+        columns = (
+            Column("channels of", "name"),
+            Column("number", "number"),
+            Column("weights", "name", rank=1),
+            Column("kept before", "number"),
+            Column("kept after", "number"),
+        )
+        rows = (
+            Row(
+                (
+                    space.space,
+                    str(space.channels),
+                    ", ".join(space.weights),
+                    f"{space.kept_before:.2%}",
+                    f"{space.kept_after:.2%}" if space.moved else "-",
+                ),
+                "good" if space.moved else "",
+                space.reason,
+            )
+            for space in self.spaces
+        )
+        return (Table(columns, tuple(rows), noun="channel spaces"),)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return what moved, what the pattern keeps, and how far the outputs are apart."""
+        return (
+            (
+                f"{self.moved} of {len(self.spaces)} channel spaces permuted; {self.pattern} keeps "
+                f"{self.kept_after:.2%} of the weights' magnitude, before {self.kept_before:.2%}"
+            ),
+            *difference_lines(self.differences, self.not_measured),
+            f"masks: {self.relation}",
+            *([f"wrote {self.output}"] if self.output else []),
+        )
 
 
 def permute_model(
