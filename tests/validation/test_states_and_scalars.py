@@ -217,6 +217,7 @@ def test_an_input_that_the_samples_lack_is_named(words, tmp_path, capsys):
     err = capsys.readouterr().err
     assert "'state'" in err
     assert "first dimension" not in err
+    assert err.count("d.npz") == 1
 
 
 @pytest.mark.parametrize("batch", ["b", 2])

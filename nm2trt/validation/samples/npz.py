@@ -87,14 +87,15 @@ def open_npz(path: str | os.PathLike[str], inputs: Sequence[TensorSpec]) -> Samp
         missing = [spec.name for spec in inputs if spec.name not in shapes]
         if missing and shapes:
             raise DataError(f"no array is called {missing[0]!r}, as an input is; it holds {sorted(shapes)}")
-        if sample_first(inputs, shapes) is None:
-            return NpzSamples(path)
+        whole = sample_first(inputs, shapes) is None
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     except ValueError as error:
         raise DataError(
             f"{path} holds an array of a size that no memory has; save the samples again"
         ) from error
+    if whole:
+        return NpzSamples(path)
     require_affordable(path, sum(header.held_bytes(None) for header in headers.values()))
     arrays = npz_arrays(path, list(headers))
     return ArraySamples({**arrays, **(sample_first(inputs, {name: arrays[name] for name in shapes}) or {})})
