@@ -77,10 +77,10 @@ NDARRAY = {"polygraphy_class": "ndarray", "array": "AAAA"}
 @pytest.mark.parametrize(
     ("content", "load", "error", "match"),
     [
-        pytest.param("not json", load_inputs, DataError, "no sound JSON of Polygraphy", id="garbage"),
+        pytest.param("not json", load_inputs, DataError, "not sound JSON of Polygraphy", id="garbage"),
         pytest.param("[]", load_inputs, DataError, "holds no sample", id="empty"),
         pytest.param("[1, 2]", load_inputs, DataError, "no inputs of Polygraphy", id="numbers"),
-        pytest.param(json.dumps([{"x": NDARRAY}]), load_inputs, DataError, "no sound JSON", id="damaged-array"),
+        pytest.param(json.dumps([{"x": NDARRAY}]), load_inputs, DataError, "not sound JSON", id="damaged-array"),
         pytest.param(json.dumps([{"x": {"polygraphy_class": "Tensor"}}]), load_inputs, DataError, "holds Tensor, which is not read", id="torch-tensor"),
         pytest.param("[{}]", load_outputs, DataError, "no outputs of Polygraphy", id="inputs-as-outputs"),
         pytest.param(None, load_inputs, InputError, "does not exist", id="missing"),
