@@ -62,6 +62,21 @@ def test_external_data_that_is_no_file(tmp_path, command, kind):
     assert not (tmp_path / "out.onnx").exists()
 
 
+@pytest.mark.parametrize("nested", [False, True], ids=["main graph", "body"])
+def test_an_operator_at_which_shape_inference_crashes(tmp_path, nested):
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 16]) for name in ("x", "y")]
+    node = helper.make_node("EyeLike", ["unknown"], ["w"], dtype=1)
+    if nested:
+        body = helper.make_graph([node], "b", [], [helper.make_tensor_value_info("w", 1, None)])
+        node = helper.make_node("If", ["c"], ["w"], then_branch=body, else_branch=body)
+    graph = helper.make_graph(
+        [node, helper.make_node("MatMul", ["x", "w"], ["y"])], "g", values[:1], values[1:]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    assert run(["verify", "m.onnx"], tmp_path).returncode in (0, 2, 3)
+
+
 def test_a_message_quotes_a_file_without_its_escapes(tmp_path):
     name = "\x1b[31mred\u202e\x07"
     weight = numpy_helper.from_array(np.ones((16, 16), "f4"), name)
