@@ -146,15 +146,15 @@ def planted_import(name, data):
         ),
         pytest.param(planted_import, "Python classes", id="module-to-import-in-escapes"),
         pytest.param(
-            lambda name, data: b"[]" if "weights_config" in name else data, "no sound .pt2 archive",
+            lambda name, data: b"[]" if "weights_config" in name else data, "not a sound .pt2 archive",
             id="config-of-another-shape",
         ),
         pytest.param(
             in_member("models/", '"expr_str": "Symbol(', '"expr_str": "__import__(\'os\').system(\'true\')+Symbol('),
-            "no plain arithmetic", id="shape-expression",
+            "not plain arithmetic", id="shape-expression",
         ),
         pytest.param(
-            lambda name, data: data[:50] if "models/" in name else data, "no sound .pt2 archive", id="cut-json"
+            lambda name, data: data[:50] if "models/" in name else data, "not a sound .pt2 archive", id="cut-json"
         ),
         pytest.param(
             in_member("constants_config", '{"config": {}}', '{"config": {"c": {"path_name": "opaque_obj_0", "use_pickle": false}}}'),
@@ -180,7 +180,7 @@ def test_a_member_of_another_kind_is_refused(saved, tmp_path):
 @pytest.mark.parametrize("content", [b"no archive at all", b"PK\x03\x04cut"], ids=["garbage", "cut"])
 def test_other_files_are_refused(content, tmp_path):
     (tmp_path / "x.pt2").write_bytes(content)
-    with pytest.raises(ModelError, match=r"no sound \.pt2 archive"):
+    with pytest.raises(ModelError, match=r"not a sound \.pt2 archive"):
         open_program(tmp_path / "x.pt2")
 
 
