@@ -172,6 +172,9 @@ def test_the_unreleased_section_becomes_the_version():
     assert release.section(text, "Unreleased") == ""
     assert release.section(text, "0.2.0") == "- First."
     assert release.with_section(text, "0.3.0", "2027-02-03") == text
+    both = text.replace("## [Unreleased]\n", "## [Unreleased]\n\n- Later.\n")
+    with pytest.raises(release.ReleaseError, match=r"move those of 0\.3\.0 to its section"):
+        release.with_section(both, "0.3.0", "2027-02-03")
     with pytest.raises(release.ReleaseError, match="says nothing under"):
         release.with_section(text, "0.4.0", "2027-02-03")
 

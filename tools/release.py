@@ -35,11 +35,16 @@ def with_section(changelog: str, version: str, day: str) -> str:
     """Return the changelog with a section of this version: [Unreleased] becomes it, unless there is one.
 
     Raises:
-        ReleaseError: Nothing is written there.
+        ReleaseError: Nothing is written there, or lines stand under both headings.
     """
+    unreleased = section(changelog, "Unreleased")
     if section(changelog, version):
+        if unreleased:
+            raise ReleaseError(
+                f"CHANGELOG.md has lines under [Unreleased]; move those of {version} to its section"
+            )
         return changelog
-    if not section(changelog, "Unreleased"):
+    if not unreleased:
         raise ReleaseError(f"CHANGELOG.md says nothing under [Unreleased]; write what {version} changes")
     heading = f"## [Unreleased]\n\n## [{version}] - {day}"
     return re.sub(r"^## \[Unreleased\][^\n]*", heading, changelog, count=1, flags=re.M)
