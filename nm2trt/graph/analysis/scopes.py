@@ -389,7 +389,16 @@ def _node_state(scope: Scope, node: onnx.NodeProto) -> State:
         return State("opaque", f"{node.op_type} at {label} runs a body, which is not evaluated")
     if (node.domain, node.op_type) in scope.functions:
         return State("opaque", f"it is computed by the local function {node.op_type} at {label}")
+    if not any(node.input) and _needs_input(node):
+        return State("opaque", f"{node.op_type} at {label} has no input; the model is not valid ONNX")
     return CONSTANT
+
+
+def _needs_input(node: onnx.NodeProto) -> bool:
+    """Tell whether an operator of ONNX's own cannot compute anything of nothing, as Constant can."""
+    if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
+        return False
+    return bool(onnx.defs.get_schema(node.op_type).min_input)
 
 
 def visible(scope: Scope, node: onnx.NodeProto) -> Iterator[str]:

@@ -41,3 +41,13 @@ def test_a_large_constant_without_an_output_is_no_internal_error():
     with warnings.catch_warnings(), contextlib.suppress(Nm2trtError):
         warnings.simplefilter("ignore")
         verify_model(proto)
+
+
+def test_a_node_without_inputs_is_no_constant():
+    # Else its product with a weight would be a product of constants, and the weight would go unseen.
+    weight = numpy_helper.from_array(np.ones((16, 16), np.float32), "w")
+    nodes = [helper.make_node("Transpose", [], ["t"]), helper.make_node("MatMul", ["t", "w"], ["y"])]
+    value = helper.make_tensor_value_info("y", 1, None)
+    graph = helper.make_graph(nodes, "g", [], [value], [weight])
+    report = verify_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9))
+    assert "broken" in [verdict.pattern for verdict in report.weights]
