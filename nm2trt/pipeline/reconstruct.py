@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nm2trt.errors import InputError, SparsityError
+from nm2trt.errors import DifferenceError, InputError, SparsityError
 from nm2trt.pipeline.calibration_input import open_calibration
 
 if TYPE_CHECKING:
@@ -116,7 +116,11 @@ def normalised(
 
 
 def _permuted(source: Path, target: Path, samples: SampleStream, options: ReconstructOptions) -> Path:
-    """Return a copy with permuted channels, or the source if no channel can move to a better place."""
+    """Return a copy with permuted channels, or the source.
+
+    The source is taken if no channel can move to a better place, and if the model amplifies rounding so much
+    that another order of the same sums changes its outputs.
+    """
     from nm2trt.graph.permute.permute_model import permute_model
     from nm2trt.graph.permute.space_search import PermuteOptions
     from nm2trt.graph.reconstruct.saliency import weight_saliency
@@ -132,6 +136,6 @@ def _permuted(source: Path, target: Path, samples: SampleStream, options: Recons
 
     try:
         permute_model(source, target, chosen, saliency=saliency)
-    except SparsityError:
+    except (DifferenceError, SparsityError):
         return source
     return target

@@ -243,3 +243,18 @@ def test_activations_that_do_not_fit_on_the_disk_are_one_sentence(tmp_path):
     assert "give fewer samples, or set TMPDIR to a folder with more room" in sentence
     assert done.stdout == ""  # nothing is left on that disk
     assert not (tmp_path / "b.onnx").exists()
+
+
+@pytest.mark.parametrize(("factor", "permuted"), [(1.0, True), (1e7, False)])
+def test_a_model_that_amplifies_rounding_is_rebuilt_without_permuted_channels(tmp_path, factor, permuted):
+    """Another order of the same sums moves the sine of a large number anywhere."""
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"]),
+        node("Relu", ["h"], ["r"]),
+        node("MatMul", ["r", "w2"], ["m"]),
+        node("Mul", ["m", "factor"], ["large"]),
+        node("Sin", ["large"], ["y"]),
+    ]
+    report = made(tmp_path, nodes, stored={"factor": np.array(factor, np.float32)})
+    assert status(report) == {"w": "pruned", "w2": "pruned"}
+    assert report.permuted is permuted
