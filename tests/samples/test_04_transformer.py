@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,9 +58,13 @@ def test_goes_all_the_way(tmp_path):
         str(tmp_path),
         "--names",
         "60",
+        "--samples",
+        "128",
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("36 holds") == 2
+    right = dict(re.findall(r"^  (\w+) +([\d.]+)%", done.stdout, re.M))
+    assert set(right) == {"ONNX", "magnitude", "prune", "cast", "quantize"}
     assert "verify-int8" in (tmp_path / "report.html").read_text()
