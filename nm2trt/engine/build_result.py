@@ -117,7 +117,7 @@ class BuildResult(Result):
         sentence = (
             f"work: {short_count(work.macs)} multiply-accumulates at the optimum profile, "
             f"{work.share(work.holding):.0%} hold 2:4, {work.share(work.eligible):.0%} eligible, "
-            f"{work.share(work.likely):.0%} with nothing against a sparse kernel{unknown}"
+            f"{work.share(work.likely):.0%} where no rule expects a dense kernel to be faster{unknown}"
         )
         return [sentence]
 

@@ -121,7 +121,7 @@ def test_a_dense_model_may_be_given(net, tmp_path):
 )
 def test_a_dense_model_of_another_network_is_refused(net, tmp_path, other, told):
     dense = conv_net(tmp_path / "dense.onnx", sparse=False, **other)
-    with pytest.raises(InputError, match=f"is not .* before it was pruned: {told} is in"):
+    with pytest.raises(InputError, match=f"is not .* before it was pruned: {told} is only in"):
         nm2trt.prove(net, dense, backend="trt-rtx")
 
 
