@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import keep_json, print_result, print_table, say
+from nm2trt.cli.output import keep_json, print_result, print_table, printable, say
 from nm2trt.errors import Nm2trtError
 from nm2trt.options.checks import BenchCommand
 from nm2trt.options.field import keywords
@@ -73,7 +73,7 @@ def print_latency(bench: Benchmark, *, conditions: bool = True) -> None:
         drift = ", ".join(
             f"{key} {value} -> {bench.after.get(key, '?')}" for key, value in bench.before.items()
         )
-        print(f"before -> after: {drift}")
+        print(printable(f"before -> after: {drift}"))
     if not bench.warmup.stable:
         print(f"the medians had not settled after {bench.warmup.runs} runs of warm-up: the machine is busy")
 
@@ -84,7 +84,7 @@ def _print(result: BenchResult) -> None:
         print(f"note: {note}", file=sys.stderr)
     if result.earlier is not None:
         for ratio in result.earlier.ratios:
-            print(_ratio(ratio))
+            print(printable(_ratio(ratio)))
         for difference in result.earlier.differences:
             print(f"note: not the same conditions: {difference}", file=sys.stderr)
 

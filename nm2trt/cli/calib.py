@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nm2trt.cli.output import plain_table, print_json
+from nm2trt.cli.output import plain_table, print_json, printable
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import CalibCommand
 
@@ -31,8 +31,9 @@ def run(options: CalibCommand) -> int:
             for row in samples.summary()
         ),
     )
-    print(f"\n{len(samples)} samples of {samples.source}, in batches of {samples.batch}")
+    print()
+    print(printable(f"{len(samples)} samples of {samples.source}, in batches of {samples.batch}"))
     print(f"sha256 {samples.sha256}")
     if options.sheet is not None:
-        print(f"wrote {options.sheet}")
+        print(printable(f"wrote {options.sheet}"))
     return 0

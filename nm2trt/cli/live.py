@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nm2trt import progress
+from nm2trt.terminal_text import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -29,7 +30,8 @@ class LineView:
     def ended(self, name: str, status: str, seconds: float, sentence: str) -> None:
         """Write the line."""
         word = "cached" if status == "cached" else f"{seconds:.1f} s"
-        print(f"{_MARKS.get(status, ' ')} {name:12} {word:>8}  {sentence}", file=sys.stderr, flush=True)
+        line = f"{_MARKS.get(status, ' ')} {name:12} {word:>8}  {sentence}"
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import plain_table, print_result
+from nm2trt.cli.output import plain_table, print_result, printable
 from nm2trt.options.serving import ProbeCommand
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ def run(options: ProbeCommand) -> int:
 
 
 def _print(report: ProbeReport) -> None:
-    print(f"{report.name} version {', '.join(report.versions)} at {report.url} ({report.server})")
-    print(f"reference {report.reference}; masks: {report.lineage}; configuration: {report.config}")
+    print(printable(f"{report.name} version {', '.join(report.versions)} at {report.url} ({report.server})"))
+    print(printable(f"reference {report.reference}; masks: {report.lineage}; configuration: {report.config}"))
     for note in report.notes:
-        print(note)
+        print(printable(note))
     print()
     rows = []
     for check in report.batches:

@@ -91,6 +91,18 @@ def test_a_message_quotes_a_file_without_its_escapes(tmp_path):
     assert all(c.isprintable() or c == "\n" for c in done.stdout + done.stderr)
 
 
+@pytest.mark.parametrize(
+    "words", [["info"], ["init", "-o", "r.yaml"], ["verify"], ["prune", "-o", "o.onnx"], ["nope"]]
+)
+def test_a_file_name_is_printed_without_its_escapes(tmp_path, words):
+    external(tmp_path, "w.bin")
+    (tmp_path / "w.bin").write_bytes(bytes(1024))
+    name = "\x1b[31mm\u202e.onnx"
+    (tmp_path / "m.onnx").rename(tmp_path / name)
+    done = run([words[0], name, *words[1:]], tmp_path)
+    assert all(c.isprintable() or c == "\n" for c in done.stdout + done.stderr)
+
+
 def test_ctrl_c_stops_a_server_that_a_script_started_in_its_background(tmp_path, tritonserver):
     (tmp_path / "models").mkdir()
     server = subprocess.Popen(
