@@ -249,7 +249,7 @@ class IgnoresInput(nn.Module):
             OneBatch(),
             EXAMPLE,
             InputError,
-            r"OneBatch works for the example's batch of 3 alone",
+            r"OneBatch works only for the example's batch of 3",
             id="fixed-batch",
         ),
         pytest.param(
