@@ -104,22 +104,24 @@ def normalised(
     # A folded BatchNorm leaves each layer a bias, which is what repairs means.
     fused = folder / model.name
     done = fuse_model(model, fused)
-    source = fused
+    source, kept = fused, ""
     if permute:
-        source = _permuted(fused, folder / f"{model.stem}.permuted.onnx", samples, options)
+        source, kept = _permuted(fused, folder / f"{model.stem}.permuted.onnx", samples, options)
     facts = {
         "batchnorms_folded": done.batchnorms_folded,
         "permuted": source is not fused,
+        "channels_kept": kept,
         "parent_mask_sha256": done.parent_mask_sha256,
     }
     return source, facts
 
 
-def _permuted(source: Path, target: Path, samples: SampleStream, options: ReconstructOptions) -> Path:
-    """Return a copy with permuted channels, or the source.
+def _permuted(
+    source: Path, target: Path, samples: SampleStream, options: ReconstructOptions
+) -> tuple[Path, str]:
+    """Return a copy with permuted channels, or the source and why another order of channels changes outputs.
 
-    The source is taken if no channel can move to a better place, and if the model amplifies rounding so much
-    that another order of the same sums changes its outputs.
+    The source is also taken, without a reason, if no channel can move to a better place.
     """
     from nm2trt.graph.permute.permute_model import permute_model
     from nm2trt.graph.permute.space_search import PermuteOptions
@@ -136,6 +138,8 @@ def _permuted(source: Path, target: Path, samples: SampleStream, options: Recons
 
     try:
         permute_model(source, target, chosen, saliency=saliency)
-    except (DifferenceError, SparsityError):
-        return source
-    return target
+    except SparsityError:
+        return source, ""
+    except DifferenceError as error:  # e.g. a model that amplifies the rounding of its sums
+        return source, f"channels stay in their order, since another moves the outputs too far ({error})"
+    return target, ""

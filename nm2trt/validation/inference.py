@@ -87,10 +87,7 @@ class InferResult(Result):
                     tensor.name,
                     tensor.dtype,
                     "x".join(map(str, tensor.shape)),
-                    *(
-                        "-" if value is None else f"{value:.4g}"
-                        for value in (tensor.low, tensor.high, tensor.mean)
-                    ),
+                    *map(_figure, (tensor.low, tensor.high, tensor.mean)),
                     str(tensor.not_finite or "-"),
                 ),
                 "bad" if tensor.not_finite else "",

@@ -116,6 +116,7 @@ class ReconstructReport(Result):
         mask_sha256: Mask hash of the model that was written.
         batchnorms_folded: BatchNorms that were folded into layers first.
         permuted: Whether channels were permuted first.
+        channels_kept: Why they were not though it was asked for, or "".
         relation: "rebuilt".
         verified: The verdicts on the result.
     """
@@ -135,6 +136,7 @@ class ReconstructReport(Result):
     mask_sha256: str
     batchnorms_folded: int = 0
     permuted: bool = False
+    channels_kept: str = ""
     relation: Literal["rebuilt"] = "rebuilt"
     verified: VerifyReport | None = None
 
@@ -190,6 +192,8 @@ class ReconstructReport(Result):
         lines = [f"{done}, {counts['kept']} held it already, {counts['dense']} stay dense"]
         if self.pruned_share is not None:
             lines.append(f"{self.pruned_share:.1%} of the work that can be pruned holds {self.pattern}")
+        if self.channels_kept:
+            lines.append(self.channels_kept)
         solved = [weight for weight in self.weights if weight.ridge is not None]
         seen = sum(not weight.held_out for weight in solved)
         if seen:
@@ -221,6 +225,6 @@ class ReconstructReport(Result):
             **named(
                 self, "counts pruned_share weights outputs outputs_held_out samples source samples_sha256"
             ),
-            **named(self, "samples_sha256 seconds batchnorms_folded permuted"),
+            **named(self, "samples_sha256 seconds batchnorms_folded permuted channels_kept"),
             **named(self, "parent_mask_sha256 mask_sha256 relation"),
         }

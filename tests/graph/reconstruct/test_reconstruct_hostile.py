@@ -258,3 +258,5 @@ def test_a_model_that_amplifies_rounding_is_rebuilt_without_permuted_channels(tm
     report = made(tmp_path, nodes, stored={"factor": np.array(factor, np.float32)})
     assert status(report) == {"w": "pruned", "w2": "pruned"}
     assert report.permuted is permuted
+    told = [remark for remark in report.remarks() if remark.startswith("channels stay in their order")]
+    assert told == ([] if permuted else [report.channels_kept])
