@@ -28,6 +28,7 @@ __all__ = [
     "NOT_ASKED",
     "Agreement",
     "Reference",
+    "before_saturation",
     "lowest_type",
     "open_session",
     "require_alive",
@@ -41,6 +42,9 @@ Feeds = Mapping[str, npt.NDArray[Any]]
 _FREE_SIZES = (64, 224, 32, 128, 16, 8, 1)
 _BATCH = 2
 _MOST_FLIPPED = 0.01
+_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
+_SATURATING = frozenset({"Sigmoid", "HardSigmoid", "Softmax", "Tanh"})
+_MOVING = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
 _FREE_SIZED = frozenset({"NonZero", "NonMaxSuppression", "Unique", "Compress", "If", "Loop"})
 
 
@@ -136,6 +140,25 @@ def _opened_inside(model: Model, names: Collection[str]) -> OrtSession:
         return _in_memory(model, optimize=False)
     finally:
         del graph.output[count:]
+
+
+def before_saturation(graph: onnx.GraphProto) -> list[str]:
+    """Return the values whose sigmoid, softmax or the like a model gives; [] if it gives any other float.
+
+    A probability near 0 may be rounded by much of itself. What it is made of says whether a change is right.
+    """
+    producers = {name: node for node in graph.node for name in node.output if name}
+    found = []
+    for output in graph.output:
+        if output.type.tensor_type.elem_type not in _FLOATS:
+            continue
+        node = producers.get(output.name)
+        while node is not None and node.op_type in _MOVING:
+            node = producers.get(node.input[0])
+        if node is None or node.op_type not in _SATURATING or node.domain not in ("", "ai.onnx"):
+            return []
+        found.append(node.input[0])
+    return sorted({name for name in found if name in producers} - {value.name for value in graph.output})
 
 
 def data_dependent(graph: onnx.GraphProto) -> frozenset[str]:

@@ -262,3 +262,43 @@ def test_pruning_after_the_permutation_keeps_more(tmp_path):
         kept[name] = sum(np.abs(w).sum() for w in stored(tmp_path / f"{name}2.onnx").values())
     assert kept["p"] > kept["m"]
     assert [e.relation for e in read_lineage(load(tmp_path / "p2.onnx").proto)] == ["permuted", "subset"]
+
+
+def rare(path):
+    """A network that gives probabilities near 0, of sums whose rounding is large beside them."""
+
+    def layers():
+        net = Net()
+        bias = net.tensor("first.bias", np.linspace(900, 1100, 64, dtype=np.float32))
+        net.node("Conv", ["x", net.random("first.weight", 64, 3, 1, 1), bias], "first")
+        net.node("Relu", ["first"], "r")
+        net.conv("r", "second", 5, 64)
+        net.node("Mul", ["second", net.tensor("factor", np.float32(0.05))], "scaled")
+        return net
+
+    scaled = run_reference(layers().save(path.with_name("plain.onnx"), "scaled")).outputs["scaled"]
+    net = layers()
+    net.node("Sub", ["scaled", net.tensor("top", scaled.max((0, 2, 3), keepdims=True) + 9)], "logits")
+    net.node("Sigmoid", ["logits"], "s")
+    net.node("Reshape", ["s", net.ints("flat", 1, -1)], "p")
+    return net.save(path, "p")
+
+
+def test_probabilities_near_0_are_judged_before_the_sigmoid(tmp_path):
+    report = permute_model(rare(tmp_path / "m.onnx"), tmp_path / "p.onnx")
+    (output,) = report.differences
+    assert 0 < output.max_abs < 1e-6
+    assert output.max_relative > 1e-5  # which refuses any other output
+
+
+def test_a_fault_is_seen_before_the_sigmoid(tmp_path, monkeypatch):
+    source = rare(tmp_path / "m.onnx")
+    take = permute_graph._permuted
+
+    def forgets_biases(tensor, model, orders):
+        return take(tensor, model, {} if tensor.name.endswith("bias") else orders)
+
+    monkeypatch.setattr(permute_graph, "_permuted", forgets_biases)
+    with pytest.raises(DifferenceError, match="where the graph was changed: output 'logits' differs by"):
+        permute_model(source, tmp_path / "p.onnx")
+    assert not (tmp_path / "p.onnx").exists()
