@@ -88,3 +88,12 @@ def test_differences_of_methods_are_those_measured():
         assert told == pytest.approx(row["over_seeds"], abs=0.0051)
         assert int(seeds) == len(row["by_seed"])
         assert advantage == ("seen" if told[0] > 0 else "behind" if told[1] < 0 else "not seen")
+
+
+def test_every_engine_that_readme_builds_may_have_sparse_kernels():
+    """`build` without the flag makes a dense engine, whatever the weights hold."""
+    lines = [
+        line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("nm2trt build ")
+    ]
+    assert lines
+    assert all("--sparsity" in line for line in lines)
