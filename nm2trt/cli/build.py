@@ -73,7 +73,14 @@ def run(options: BuildCommand) -> int:
 
 def _print_end(result: BuildResult, options: BuildCommand) -> None:
     if result.options.sparsity == "disable":
-        print_verdict("a dense engine: no sparse kernel was considered")
+        # Whoever forgot the flag should hear what it would do.
+        work = result.forecast
+        told = "a dense engine: no sparse kernel was considered"
+        if not work.eligible:
+            print_verdict(told)
+            return
+        again = shlex.join(["nm2trt", *words("build", replace(options, sparsity="enable"))])
+        print_verdict(f"{told}, though {work.share(work.eligible):.0%} of the work could run sparse", again)
         return
     able = any(row.answer == "yes" for row in result.ladder)
     print_verdict(result.outlook, _next(result, options, able=able), "good" if able else "no")

@@ -12,13 +12,16 @@ import textwrap
 import time
 
 import numpy as np
+import onnx
 import pytest
 
+import nm2trt
 from nm2trt.backends.ort import open_onnx
 from nm2trt.cli import main
 from nm2trt.extras import install
 from nm2trt.manifest import read_manifest
 from tests.engine.nets import conv_net, elementwise_net
+from tests.graph.qdq_nets import residual_net, samples
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -68,8 +71,23 @@ def test_what_everyone_types_first(net, capsys, words):
 
 def test_without_the_option_the_build_is_dense(net, capsys):
     assert main(["build", "net.onnx"]) == 0
-    assert "sparsity off" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "sparsity off" in out
     assert read_manifest(net.with_suffix(".rtx")).manifest.options["sparsity"] == "disable"
+    assert out.splitlines()[-1] == "verdict: a dense engine: no sparse kernel was considered"
+
+
+def test_without_the_option_the_verdict_says_what_it_would_do(folder, capsys):
+    onnx.save(residual_net(), "r.onnx")
+    np.savez("x.npz", x=samples())
+    nm2trt.prune("r.onnx", output="p.onnx", min_channels=4)
+    nm2trt.quantize("p.onnx", output="q.onnx", calib="x.npz")
+    assert main(["build", "q.onnx"]) == 0
+    *_, verdict, following = capsys.readouterr().out.partition("verdict: ")[2].splitlines()
+    assert "of the work could run sparse" in verdict
+    assert following == "next:    nm2trt build q.onnx --sparsity=enable"
+    assert main(following.split()[2:]) == 0
+    assert read_manifest(folder / "q.rtx").manifest.options["sparsity"] == "enable"
 
 
 def test_every_option_reaches_the_manifest(net, capsys):
