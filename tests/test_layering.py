@@ -10,7 +10,7 @@ PACKAGE = ROOT / "nm2trt"
 
 # Each unit may import those on a lower level; units of one level may not import one another.
 LEVELS = [
-    {"errors", "output_lock", "terminal_text", "json_value"},
+    {"errors", "installed", "output_lock", "terminal_text", "json_value"},
     {"tables"},
     {"file_replacement", "extras"},
     {"files", "named_code", "bounds", "compare", "measure", "progress", "nm", "options"},

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 from pathlib import Path
 
 from nm2trt.backends.cuda import probe_gpus
+from nm2trt.backends.options import DEFAULT_TARGETS
 from nm2trt.backends.protocol import Backend
 from nm2trt.errors import InputError
 from nm2trt.files import check_input
+from nm2trt.installed import installed_version
 from nm2trt.nm.eligibility import Place
 
 __all__ = ["BACKENDS", "choose_backend", "identify", "load_backend", "place_of"]
@@ -63,8 +64,6 @@ def place_of(name: str | None = None, targets: tuple[str, ...] = ()) -> Place:
     if builder not in BACKENDS:
         raise InputError(f"backend {builder!r} is unknown; choose {', '.join(BACKENDS)}")
     if not targets and builder == "trt-rtx":
-        from nm2trt.backends.trt_rtx import DEFAULT_TARGETS
-
         targets = DEFAULT_TARGETS
     if not targets and builder == "trt":
         targets = tuple(gpu.target for gpu in probe_gpus()[0][:1])
@@ -80,9 +79,7 @@ def _chosen(name: str | None) -> str:
 
 def _installed_version(module: str) -> str:
     """Return the version of the distribution that holds a library; "" where it is not installed."""
-    names = (module, *(f"{module}_cu{major}" for major in (13, 12, 11)))
-    found = (item for name in names for item in importlib.metadata.distributions(name=name))
-    return next((item.version for item in found), "")
+    return installed_version(module, *(f"{module}_cu{major}" for major in (13, 12, 11)))
 
 
 def identify(path: Path) -> str | None:

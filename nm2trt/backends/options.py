@@ -11,6 +11,7 @@ from typing import Any, Literal
 from nm2trt.errors import InputError
 
 __all__ = [
+    "DEFAULT_TARGETS",
     "BuildOptions",
     "Profile",
     "ShapeRange",
@@ -24,6 +25,9 @@ __all__ = [
 ]
 
 Sparsity = Literal["disable", "enable", "force"]
+
+# What engines of TensorRT for RTX are built for if no target is named: Ampere.
+DEFAULT_TARGETS = ("sm80", "sm86")
 
 _SPARSITIES = ("disable", "enable", "force")
 _SHAPE_FORM = "NAME:SHAPE, as in x:8x3x224x224"

@@ -5,7 +5,6 @@ As a builder it writes models of its own `.ort` format: the graph optimised ahea
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import tempfile
 import time
@@ -24,6 +23,7 @@ from nm2trt.bounds import bounds
 from nm2trt.errors import BackendError, BackendMissingError, InputError, ModelError
 from nm2trt.extras import install
 from nm2trt.files import check_input
+from nm2trt.installed import installed_version
 from nm2trt.progress import bar
 from nm2trt.run_watch import watched
 
@@ -133,7 +133,7 @@ class OrtBackend:
 
     def __init__(self) -> None:
         _import()
-        self.version = importlib.metadata.version("onnxruntime")
+        self.version = installed_version("onnxruntime")
 
     def choose_targets(self, targets: tuple[str, ...]) -> tuple[str, ...]:
         """See `Backend.choose_targets`; ONNX Runtime builds for this CPU alone."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from nm2trt.backends import _trt_session, _trt_shared
 from nm2trt.backends._trt_versions import VersionRow, row_of
-from nm2trt.backends.options import BuildOptions
+from nm2trt.backends.options import DEFAULT_TARGETS, BuildOptions
 from nm2trt.backends.protocol import Engine, Network
 from nm2trt.errors import BackendError, BackendMissingError, InputError
 from nm2trt.extras import install
@@ -27,7 +27,6 @@ KIND = (
     "not in TensorRT nor in Triton's TensorRT backend"
 )
 MAGIC = b"vtrt"
-DEFAULT_TARGETS = ("sm80", "sm86")
 
 # The plan's header as observed in plans of these versions; NVIDIA documents none of it.
 _KNOWN_FORMAT = 2

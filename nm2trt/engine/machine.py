@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from nm2trt.backends import trt_rtx
 from nm2trt.backends.cuda import Gpu, probe_gpus
 from nm2trt.errors import BackendMissingError
 from nm2trt.extras import install
+from nm2trt.installed import installed_version
 from nm2trt.json_value import JsonValue
 
 __all__ = ["BackendReport", "MachineReport", "library_version", "survey"]
@@ -87,7 +87,7 @@ def survey() -> MachineReport:
 
 def library_version(name: str) -> str:
     """Return the version of a backend's installed library, without importing it; "" if unknown."""
-    return next(filter(None, (_version(distribution) for distribution in _LIBRARIES[name][1])), "")
+    return installed_version(*_LIBRARIES[name][1])
 
 
 def _library(name: str) -> BackendReport:
@@ -105,10 +105,3 @@ def _rtx(module: str, purpose: str) -> BackendReport:
         return BackendReport(trt_rtx.RtxBackend.name, module, trt_rtx.load().version, purpose, "")
     except BackendMissingError as error:
         return BackendReport(trt_rtx.RtxBackend.name, module, "", purpose, str(error))
-
-
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return ""

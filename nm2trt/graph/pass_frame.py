@@ -11,13 +11,12 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
-from onnx import TensorProto
-
 from nm2trt.files import check_output
 from nm2trt.graph.analysis.sound_nodes import check_nodes
 from nm2trt.graph.analysis.weight_operands import consumers
 from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement
 from nm2trt.graph.storage.external_data import clear_values
+from nm2trt.graph.storage.light_onnx import TensorProto
 from nm2trt.graph.storage.model import Model, load, metadata, set_metadata
 from nm2trt.graph.storage.save import Rewrite, embed, inline_bytes, refuse_data_file, refuse_same_file, save
 from nm2trt.graph.storage.stage_metadata import LineageEntry, record

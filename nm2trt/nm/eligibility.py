@@ -12,6 +12,7 @@ this module.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 from nm2trt.nm.advice import dtype_advice
@@ -108,6 +109,7 @@ def _remedy(rule: Rule, facts: WeightFacts, where: Where) -> str:
     return dtype_advice(facts, where) if rule.code in ("fp32", "dtype") else rule.remedy
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def can_run_sparse(facts: WeightFacts, place: Place = NOWHERE, *, rung: str = "") -> Eligibility:
     """Answer whether a sparse kernel may run a weight: the one answer that every command gives.
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nm2trt.errors import InputError
 from nm2trt.files import check_input
+from nm2trt.installed import installed_version
 
 if TYPE_CHECKING:
     from nm2trt.backends.protocol import Session
@@ -68,9 +68,9 @@ def backend_of(artefact: str | os.PathLike[str]) -> str:
     path = Path(artefact)
     kind = identify(path)
     if kind is None and path.suffix == ".pt2":
-        return f"PyTorch {metadata.version('torch')} on the CPU"
+        return f"PyTorch {installed_version('torch')} on the CPU"
     if kind in (None, "ort"):
-        return f"ONNX Runtime {metadata.version('onnxruntime')} on the CPU"
+        return f"ONNX Runtime {installed_version('onnxruntime')} on the CPU"
     return f"{kind} {load_backend(kind).version} on the first GPU"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Any
 
 from nm2trt.errors import InputError, OutputError
 from nm2trt.files import read_regular, write_atomic
+from nm2trt.installed import installed_version
 from nm2trt.reporting.records import FileRecord, file_record
 
 __all__ = ["FileIndex", "stage_key", "tool_versions"]
@@ -37,8 +37,8 @@ def tool_versions() -> dict[str, str]:
 
     versions = {"nm2trt": __version__}
     for name in _TOOLS:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
+        if version := installed_version(name):
+            versions[name] = version
     return versions
 
 

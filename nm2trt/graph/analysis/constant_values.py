@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from nm2trt.bounds import constant_work
 from nm2trt.errors import ModelError
@@ -28,6 +27,7 @@ from nm2trt.graph.analysis.numpy_operators import (
     check_growth,
 )
 from nm2trt.graph.analysis.scopes import Scope
+from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.tensors import DTYPE_NAMES, read_tensor
 
 __all__ = [

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import onnx
+from nm2trt.graph.storage.light_onnx import onnx
 
 __all__ = ["ACTIVATIONS", "Chain", "Wiring"]
 

@@ -10,14 +10,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import TensorProto, numpy_helper
 
 from nm2trt.bounds import bounds, seconds_left
 from nm2trt.errors import ModelError
+from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.tensors import element_type
 
 __all__ = [
@@ -290,6 +288,8 @@ def _saturated(array: Array, dtype: np.dtype[Any], attributes: dict[str, Any]) -
     """Clip to an eight-bit float's range, as ONNX does unless `saturate` is 0; NaN stays."""
     if not dtype.name.startswith("float8") or array.dtype.kind in "US" or not attributes.get("saturate", 1):
         return array
+    import ml_dtypes
+
     largest = float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
     return np.asarray(np.clip(array.astype(np.float32), -largest, largest))
 
@@ -366,7 +366,7 @@ def _pointwise(function: Callable[..., Any]) -> Callable[[Any, dict[str, Any]], 
 
 def _constant_of_shape(arrays: Any, attributes: dict[str, Any]) -> Array:
     value = attributes.get("value")
-    fill = np.zeros(1, np.float32) if value is None else numpy_helper.to_array(value)
+    fill = np.zeros(1, np.float32) if value is None else onnx.numpy_helper.to_array(value)
     return np.full([int(s) for s in arrays[0]], fill.reshape(-1)[0], dtype=fill.dtype)
 
 

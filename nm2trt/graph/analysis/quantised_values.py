@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import onnx
-
 from nm2trt.graph.analysis.constant_values import direct_initializer
 from nm2trt.graph.analysis.scopes import Scope
+from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.tensors import DTYPE_NAMES
 
 __all__ = ["MOVERS", "Dequantised", "dequantised", "quantised_type"]

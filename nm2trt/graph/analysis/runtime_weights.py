@@ -11,12 +11,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import onnx
-
 from nm2trt.graph.analysis.constant_values import Source, main_source
 from nm2trt.graph.analysis.numpy_operators import MOVES
 from nm2trt.graph.analysis.scopes import Scope, inner_outputs
 from nm2trt.graph.analysis.shapes import Shapes
+from nm2trt.graph.storage.light_onnx import onnx
 
 __all__ = ["StoredBehind", "is_matrix", "stored_behind"]
 

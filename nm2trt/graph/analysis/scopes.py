@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import onnx
-
 from nm2trt.bounds import bounds
 from nm2trt.errors import ModelError
+from nm2trt.graph.storage.light_onnx import attribute_value, onnx, schemas
 from nm2trt.graph.storage.model import Model
 
 __all__ = ["CONSTANT", "Scope", "State", "inner_outputs", "node_name", "visible", "walk"]
@@ -114,7 +113,7 @@ class Scope:
                 if supplied is None:
                     continue
                 attribute = _renamed(supplied, attribute.name)
-            value = onnx.helper.get_attribute_value(attribute)
+            value = attribute_value(attribute)
             values[attribute.name] = value.decode(errors="replace") if isinstance(value, bytes) else value
         return values
 
@@ -396,9 +395,9 @@ def _node_state(scope: Scope, node: onnx.NodeProto) -> State:
 
 def _needs_input(node: onnx.NodeProto) -> bool:
     """Tell whether an operator of ONNX's own cannot compute anything of nothing, as Constant can."""
-    if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
+    if node.domain not in ("", "ai.onnx") or not schemas().has_schema(node.op_type):
         return False
-    return bool(onnx.defs.get_schema(node.op_type).min_input)
+    return bool(schemas().get_schema(node.op_type).min_input)
 
 
 def visible(scope: Scope, node: onnx.NodeProto) -> Iterator[str]:

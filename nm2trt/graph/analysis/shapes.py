@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-import onnx
-from onnx import TensorProto
-
+from nm2trt.graph.storage import light_onnx
+from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model
 
 __all__ = ["Shapes", "infer_body_types", "infer_shapes", "infer_types"]
@@ -119,10 +118,10 @@ def _light(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> onnx.Gra
     if _has_crashing([*bodies, *(function.node for function in light.functions)]):
         return light.graph
     try:
-        found = onnx.shape_inference.infer_shapes(light).graph
+        found = light_onnx.infer_shapes(light).graph
         if _has_long_vector(found):
             return found
-        return onnx.shape_inference.infer_shapes(light, data_prop=True).graph
+        return light_onnx.infer_shapes(light, data_prop=True).graph
     except Exception:  # inference is a courtesy of the format: without it shapes are simply not known
         return light.graph
 
@@ -165,4 +164,9 @@ def _fix_inputs(graph: onnx.GraphProto, inputs: Mapping[str, Sequence[int]]) -> 
 
 
 def _typed_value(name: str, dtype: int, dims: Iterable[int]) -> onnx.ValueInfoProto:
-    return onnx.helper.make_tensor_value_info(name, dtype, list(dims))
+    made = onnx.ValueInfoProto(name=name)
+    made.type.tensor_type.elem_type = dtype
+    made.type.tensor_type.shape.SetInParent()  # a scalar has a shape too, an empty one
+    for size in dims:
+        made.type.tensor_type.shape.dim.add(dim_value=size)
+    return made

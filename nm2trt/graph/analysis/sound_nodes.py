@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import onnx
-
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.scopes import node_name
+from nm2trt.graph.storage.light_onnx import onnx, schemas
 from nm2trt.graph.storage.model import Model
 
 __all__ = ["check_nodes"]
-
-_Schema = onnx.defs.OpSchema
-_REQUIRED = _Schema.FormalParameterOption.Single
 
 
 def check_nodes(model: Model) -> None:
@@ -31,7 +27,7 @@ def check_nodes(model: Model) -> None:
         *((f"{function.name}/", function.node, function.opset_import) for function in proto.functions),
     ):
         versions = {"" if item.domain == "ai.onnx" else item.domain: item.version for item in opsets}
-        known: dict[str, _Schema | None] = {}
+        known: dict[str, onnx.defs.OpSchema | None] = {}
         for label, node in _all(nodes, place):
             if node.domain not in ("", "ai.onnx"):
                 continue
@@ -53,15 +49,15 @@ def _all(nodes: Iterable[onnx.NodeProto], place: str) -> Iterator[tuple[str, onn
                 yield from _all(body.node, f"{label}/{attribute.name}/")
 
 
-def _schema(operator: str, versions: Mapping[str, int]) -> _Schema | None:
+def _schema(operator: str, versions: Mapping[str, int]) -> onnx.defs.OpSchema | None:
     try:
-        schema = onnx.defs.get_schema(operator, versions.get("", 0), "")
-    except (onnx.defs.SchemaError, TypeError, ValueError, OverflowError):
+        schema = schemas().get_schema(operator, versions.get("", 0), "")
+    except (schemas().SchemaError, TypeError, ValueError, OverflowError):
         return None
     return None if schema.deprecated else schema
 
 
-def _wrong(node: onnx.NodeProto, schema: _Schema) -> str:
+def _wrong(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> str:
     """Return what is wrong with a node, in words, or ""."""
     for what, names, least, most in (
         ("inputs", node.input, schema.min_input, schema.max_input),
@@ -70,8 +66,9 @@ def _wrong(node: onnx.NodeProto, schema: _Schema) -> str:
         if not least <= len(names) <= most:
             allowed = str(least) if least == most else f"{least} to {most}"
             return f"has {len(names)} {what}, and takes {allowed}"
+    required = schemas().OpSchema.FormalParameterOption.Single
     for name, parameter in zip(node.input, schema.inputs, strict=False):
-        if not name and parameter.option == _REQUIRED:
+        if not name and parameter.option == required:
             return f"lacks its input {parameter.name}"
     if node.output and not any(node.output):
         return "has no output with a name"

@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import onnx
-
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.constant_values import Source, main_source, stored_sources
 from nm2trt.graph.analysis.runtime_weights import StoredBehind, is_matrix, stored_behind
 from nm2trt.graph.analysis.scopes import Scope, State, walk
 from nm2trt.graph.analysis.shapes import Shapes, infer_shapes
+from nm2trt.graph.storage.light_onnx import onnx, schemas
 from nm2trt.graph.storage.model import Model
 from nm2trt.nm.axes import ONNX_WEIGHTS
 
@@ -198,7 +197,7 @@ def _is_foreign(node: onnx.NodeProto, domain: str) -> bool:
     """Tell whether an operator is none of ONNX's own, so that nobody knows here what it multiplies."""
     if domain == "com.microsoft" and node.op_type in _TABLES:
         return False
-    return not onnx.defs.has(node.op_type, domain)
+    return not schemas().has_schema(node.op_type, domain)
 
 
 def _foreign_operands(

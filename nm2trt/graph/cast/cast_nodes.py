@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import onnx
-from onnx import TensorProto
-
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.constant_values import evaluate
 from nm2trt.graph.analysis.numpy_operators import cast_array
@@ -15,6 +12,7 @@ from nm2trt.graph.cast.cast_plan import PrecisionPlan
 from nm2trt.graph.cast.cast_rules import Low
 from nm2trt.graph.edit.node_inserter import Inserter
 from nm2trt.graph.storage.external_data import Chunks, pack
+from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.tensors import element_type, iter_elements
 
 __all__ = ["Casts"]

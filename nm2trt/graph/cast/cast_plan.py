@@ -9,8 +9,6 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import TensorProto
 
 from nm2trt.errors import InputError
 from nm2trt.graph.analysis.constant_values import Opaque, direct_initializer, evaluate, main_source
@@ -20,6 +18,7 @@ from nm2trt.graph.cast.cast_rules import Low, keep_reason, low_slots
 from nm2trt.graph.cast.report import CastTensor, KeptNode, body_nodes
 from nm2trt.graph.cast.value_bounds import ValueBounds
 from nm2trt.graph.edit.editor import Editor
+from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import opset
 from nm2trt.graph.storage.tensors import iter_elements
 

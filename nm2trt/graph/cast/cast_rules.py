@@ -9,8 +9,8 @@ from typing import Literal
 
 import ml_dtypes
 import numpy as np
-import onnx
-from onnx import TensorProto
+
+from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 
 __all__ = ["KEEP", "LOW", "Low", "Target", "keep_reason", "low_slots"]
 

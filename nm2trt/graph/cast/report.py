@@ -7,14 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import onnx
-from onnx import TensorProto
-
 from nm2trt.compare import OutputDifference
 from nm2trt.graph.analysis.scopes import node_name
 from nm2trt.graph.analysis.shapes import infer_body_types
 from nm2trt.graph.cast.cast_rules import Low, low_slots
 from nm2trt.graph.edit.editor import Editor
+from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import opset
 from nm2trt.graph.storage.stage_metadata import Relation
 from nm2trt.json_value import JsonValue

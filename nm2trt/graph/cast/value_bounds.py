@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from nm2trt.graph.analysis.constant_values import evaluate, main_source
 from nm2trt.graph.analysis.numpy_operators import Opaque
 from nm2trt.graph.analysis.shapes import Shapes
 from nm2trt.graph.edit.editor import Editor
+from nm2trt.graph.storage.light_onnx import onnx
 
 __all__ = ["ORDINARY", "ValueBounds"]
 

@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import TensorProto
 
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.constant_values import direct_initializer, evaluate, main_source
@@ -21,6 +19,7 @@ from nm2trt.graph.analysis.numpy_operators import MOVES, Opaque
 from nm2trt.graph.analysis.pinned_values import all_names, pins
 from nm2trt.graph.analysis.scopes import CONSTANT, Scope, walk
 from nm2trt.graph.storage.external_data import Chunks, pack
+from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.save import Rewrite
 from nm2trt.graph.storage.tensors import element_type

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import onnx
-
 from nm2trt.graph.edit.editor import Editor
+from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
 
 __all__ = ["Inserter"]

@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from nm2trt.compare import TOLERANCE, difference
 from nm2trt.errors import BackendError, DifferenceError, ModelError
 from nm2trt.graph.execute.output_comparison import lowest_type, run_graph
+from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, load
 from nm2trt.json_value import JsonValue
 

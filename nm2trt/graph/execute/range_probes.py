@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
-
 from nm2trt.calibration.ranges import Observed
 from nm2trt.graph.analysis.pinned_values import all_names
+from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, serialized
 
 __all__ = ["Observable", "observable"]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
-import onnx
 
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.constant_values import evaluate, main_source
@@ -22,6 +21,7 @@ from nm2trt.graph.analysis.shapes import infer_shapes
 from nm2trt.graph.analysis.weight_operands import Consumer, consumers
 from nm2trt.graph.permute.dimensions import Dimension, Dimensions, NodeDimensions, Shape
 from nm2trt.graph.permute.operator_rules import RULES
+from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, opset
 from nm2trt.nm.axes import onnx_weight
 

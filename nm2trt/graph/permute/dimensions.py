@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy.typing as npt
-import onnx
+
+from nm2trt.graph.storage.light_onnx import onnx
 
 __all__ = ["Dimension", "Dimensions", "NodeDimensions", "Shape"]
 

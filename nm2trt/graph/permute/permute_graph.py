@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import TensorProto
 
 from nm2trt.errors import InputError
 from nm2trt.graph.analysis.scopes import Scope, walk
@@ -27,6 +25,7 @@ from nm2trt.graph.permute.space_search import (
     magnitude,
 )
 from nm2trt.graph.storage.external_data import Chunks, clear_values, pack
+from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model, metadata
 from nm2trt.graph.storage.save import Rewrite
 from nm2trt.graph.storage.tensors import element_type, read_tensor

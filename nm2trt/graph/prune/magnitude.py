@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import TensorProto
 
 from nm2trt.graph.analysis.constant_values import Source, constant_value, evaluate, stored_places
 from nm2trt.graph.analysis.numpy_operators import MOVES, VALUES, Opaque
 from nm2trt.graph.analysis.scopes import Scope
 from nm2trt.graph.storage.external_data import pack
+from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.save import Rewrite
 from nm2trt.graph.storage.tensors import element_type, iter_elements, read_tensor
 from nm2trt.graph.verify.group_counts import ReadWeight

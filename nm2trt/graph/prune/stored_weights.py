@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import onnx
-
 from nm2trt.graph.analysis.constant_values import Source, stored_places
 from nm2trt.graph.analysis.numpy_operators import Opaque
 from nm2trt.graph.analysis.scopes import Scope, walk
 from nm2trt.graph.analysis.weight_operands import Consumer, consumers
 from nm2trt.graph.prune.magnitude import Reading
+from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.verify.group_counts import read_weight
 from nm2trt.nm.axes import onnx_weight

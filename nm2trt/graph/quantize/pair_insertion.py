@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from nm2trt.calibration.ranges import Ranges
 from nm2trt.errors import ModelError
@@ -18,6 +17,7 @@ from nm2trt.graph.pass_frame import plan_of
 from nm2trt.graph.quantize.number_formats import Format, Quantised, quantise_weight, scale_for
 from nm2trt.graph.quantize.qdq_placement import Layer, Placement
 from nm2trt.graph.quantize.report import QuantizedLayer, QuantizeOptions
+from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.nm.plan import Plan
 
 __all__ = ["PairInsertion", "Rounded", "channel_axis", "point_scales", "rounded_to", "weight_key"]

@@ -20,14 +20,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
-import onnx
-
 from nm2trt.errors import InputError
 from nm2trt.graph.analysis.constant_values import main_source
 from nm2trt.graph.analysis.kernel_chains import Chain, Wiring
 from nm2trt.graph.analysis.quantised_values import MOVERS
 from nm2trt.graph.analysis.weight_operands import Consumer, consumers
 from nm2trt.graph.edit.editor import Editor
+from nm2trt.graph.storage.light_onnx import onnx
 
 __all__ = ["Layer", "Placement", "place"]
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import TensorProto
 
 from nm2trt.backends.batch_axes import fixed_batch, sample_shapes
 from nm2trt.backends.choice import place_of
@@ -40,6 +39,7 @@ from nm2trt.graph.quantize.range_search import search_ranges
 from nm2trt.graph.quantize.report import QuantizedLayer, QuantizeOptions, QuantizeReport
 from nm2trt.graph.quantize.search_report import RangeSearch
 from nm2trt.graph.quantize.work_shares import layer_work, work_shares
+from nm2trt.graph.storage.light_onnx import TensorProto
 from nm2trt.graph.storage.model import Model, load, opset
 from nm2trt.graph.storage.model_hash import model_hash
 from nm2trt.graph.storage.save import refuse_data_file

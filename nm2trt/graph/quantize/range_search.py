@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from nm2trt.backends.batch_axes import fixed_batch, sample_shapes
 from nm2trt.backends.ort import OrtSession, open_onnx
@@ -29,6 +28,7 @@ from nm2trt.graph.quantize.pair_insertion import PairInsertion, Rounded
 from nm2trt.graph.quantize.qdq_placement import Layer, Placement, place
 from nm2trt.graph.quantize.report import QuantizeOptions
 from nm2trt.graph.quantize.search_report import RangeSearch, Trial
+from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.model_hash import model_hash
 from nm2trt.progress import Bar, bar

@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from onnx import TensorProto
 
 from nm2trt.errors import ModelError
 from nm2trt.files import atomic_path
+from nm2trt.graph.storage.light_onnx import TensorProto
 from nm2trt.graph.storage.tensors import ElementType, element_type, external_location, iter_elements
 from nm2trt.output_lock import OutputLock
 

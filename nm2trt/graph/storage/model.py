@@ -16,11 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import onnx
-from onnx import TensorProto
-
 from nm2trt.errors import InputError, ModelError
 from nm2trt.files import check_input
+from nm2trt.graph.storage.light_onnx import TensorProto, attribute_value, onnx
 from nm2trt.graph.storage.protobuf_stream import referring
 
 __all__ = ["Model", "attributes", "load", "metadata", "opset", "serialized", "set_metadata"]
@@ -260,7 +258,7 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     for attribute in node.attribute:
         if attribute.ref_attr_name:
             continue
-        value = onnx.helper.get_attribute_value(attribute)
+        value = attribute_value(attribute)
         if isinstance(value, bytes):
             value = value.decode(errors="replace")
         values[attribute.name] = value

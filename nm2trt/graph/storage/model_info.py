@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import onnx
-
+from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, load, metadata, opset
 from nm2trt.graph.storage.model_hash import model_bytes
 from nm2trt.graph.storage.tensors import DTYPE_NAMES

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import onnx
+from nm2trt.graph.storage.light_onnx import onnx
 
 __all__ = ["pieces", "referring"]
 

@@ -16,9 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
-from onnx import TensorProto
-
 from nm2trt.errors import InputError, ModelError, Nm2trtError
 from nm2trt.file_replacement import copy_rights
 from nm2trt.files import atomic_path, check_output, real_output
@@ -33,6 +30,7 @@ from nm2trt.graph.storage.external_data import (
     write_data,
     write_fully,
 )
+from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model, load
 from nm2trt.graph.storage.protobuf_stream import pieces
 from nm2trt.graph.storage.tensors import DTYPE_NAMES, element_type, external_location

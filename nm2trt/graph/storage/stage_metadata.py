@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-import onnx
-
 from nm2trt.errors import ModelError
+from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import metadata, set_metadata
 from nm2trt.json_value import JsonValue
 from nm2trt.nm.lineage import METADATA_KEY as MASK_KEY

@@ -6,6 +6,7 @@ and not in the process, so that a model of any size is verified in a small memor
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import sys
@@ -14,14 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import TensorProto
 
 from nm2trt.errors import InputError, ModelError
 from nm2trt.files import within
+from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 
 __all__ = [
     "DTYPE_NAMES",
@@ -39,49 +38,83 @@ Array = npt.NDArray[Any]
 _CHUNK_BYTES = 1 << 20
 
 
+# ONNX's name of a type that numpy lacks -> its name in ml_dtypes.
+_EXTENDED = {
+    "bfloat16": "bfloat16",
+    "float8e4m3fn": "float8_e4m3fn",
+    "float8e4m3fnuz": "float8_e4m3fnuz",
+    "float8e5m2": "float8_e5m2",
+    "float8e5m2fnuz": "float8_e5m2fnuz",
+    "uint4": "uint4",
+    "int4": "int4",
+    "float4e2m1": "float4_e2m1fn",
+    "float8e8m0": "float8_e8m0fnu",
+}
+_ONNX_NAMES = {extended: name for name, extended in _EXTENDED.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class ElementType:
     """One ONNX element type.
 
     Args:
         name: ONNX's name in lower case, e.g. "bfloat16".
-        numpy: The dtype that holds one element (int4 takes a byte here).
         bits: Bits of one element in raw storage.
     """
 
     name: str
-    numpy: np.dtype[Any]
     bits: int
+
+    @property
+    def numpy(self) -> np.dtype[Any]:
+        """The dtype that holds one element; int4 takes a byte here.
+
+        Raises:
+            ModelError: The installed ml_dtypes does not have it.
+        """
+        return _dtype(self.name)
+
+
+@functools.cache
+def _dtype(name: str) -> np.dtype[Any]:
+    if name not in _EXTENDED:
+        return np.dtype(name)
+    import ml_dtypes  # only here: most models hold no such type
+
+    kind: type[Any] | None = getattr(ml_dtypes, _EXTENDED[name], None)
+    if kind is None:
+        raise ModelError(f"a tensor has element type {name}, which needs a later release of ml_dtypes")
+    return np.dtype(kind)
 
 
 def _types() -> dict[int, ElementType]:
-    plain = {
-        "FLOAT": ("float32", np.float32, 32),
-        "UINT8": ("uint8", np.uint8, 8),
-        "INT8": ("int8", np.int8, 8),
-        "UINT16": ("uint16", np.uint16, 16),
-        "INT16": ("int16", np.int16, 16),
-        "INT32": ("int32", np.int32, 32),
-        "INT64": ("int64", np.int64, 64),
-        "BOOL": ("bool", np.bool_, 8),
-        "FLOAT16": ("float16", np.float16, 16),
-        "DOUBLE": ("float64", np.float64, 64),
-        "UINT32": ("uint32", np.uint32, 32),
-        "UINT64": ("uint64", np.uint64, 64),
-        "BFLOAT16": ("bfloat16", ml_dtypes.bfloat16, 16),
-        "FLOAT8E4M3FN": ("float8e4m3fn", ml_dtypes.float8_e4m3fn, 8),
-        "FLOAT8E4M3FNUZ": ("float8e4m3fnuz", ml_dtypes.float8_e4m3fnuz, 8),
-        "FLOAT8E5M2": ("float8e5m2", ml_dtypes.float8_e5m2, 8),
-        "FLOAT8E5M2FNUZ": ("float8e5m2fnuz", ml_dtypes.float8_e5m2fnuz, 8),
-        "UINT4": ("uint4", ml_dtypes.uint4, 4),
-        "INT4": ("int4", ml_dtypes.int4, 4),
-        "FLOAT4E2M1": ("float4e2m1", getattr(ml_dtypes, "float4_e2m1fn", None), 4),
-        "FLOAT8E8M0": ("float8e8m0", getattr(ml_dtypes, "float8_e8m0fnu", None), 8),
+    bits = {
+        "FLOAT": ("float32", 32),
+        "UINT8": ("uint8", 8),
+        "INT8": ("int8", 8),
+        "UINT16": ("uint16", 16),
+        "INT16": ("int16", 16),
+        "INT32": ("int32", 32),
+        "INT64": ("int64", 64),
+        "BOOL": ("bool", 8),
+        "FLOAT16": ("float16", 16),
+        "DOUBLE": ("float64", 64),
+        "UINT32": ("uint32", 32),
+        "UINT64": ("uint64", 64),
+        "BFLOAT16": ("bfloat16", 16),
+        "FLOAT8E4M3FN": ("float8e4m3fn", 8),
+        "FLOAT8E4M3FNUZ": ("float8e4m3fnuz", 8),
+        "FLOAT8E5M2": ("float8e5m2", 8),
+        "FLOAT8E5M2FNUZ": ("float8e5m2fnuz", 8),
+        "UINT4": ("uint4", 4),
+        "INT4": ("int4", 4),
+        "FLOAT4E2M1": ("float4e2m1", 4),
+        "FLOAT8E8M0": ("float8e8m0", 8),
     }
     return {
-        getattr(TensorProto, key): ElementType(name, np.dtype(kind), bits)
-        for key, (name, kind, bits) in plain.items()
-        if kind is not None and hasattr(TensorProto, key)  # releases differ in the newest types
+        getattr(TensorProto, key): ElementType(*kind)
+        for key, kind in bits.items()
+        if hasattr(TensorProto, key)  # releases differ in the newest types
     }
 
 
@@ -190,10 +223,7 @@ def nonfinite_count(elements: Array) -> int:
 
 
 def _name(dtype: np.dtype[Any]) -> str:
-    for kind in _TYPES.values():
-        if kind.numpy == dtype:
-            return kind.name
-    return str(dtype)
+    return _ONNX_NAMES.get(dtype.name, dtype.name)
 
 
 def _bits(elements: Array) -> tuple[Array, Any]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
 from nm2trt.graph.analysis.constant_values import (
     constant_value,
@@ -20,6 +19,7 @@ from nm2trt.graph.analysis.constant_values import (
 )
 from nm2trt.graph.analysis.numpy_operators import cast_array
 from nm2trt.graph.analysis.weight_operands import Consumer
+from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.tensors import ElementType, element_type, iter_elements, nonfinite_count, present
 from nm2trt.nm.axes import OnnxWeight
 from nm2trt.nm.lineage import MaskHash

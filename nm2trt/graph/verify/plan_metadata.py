@@ -10,10 +10,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import onnx
-
 from nm2trt import __version__
 from nm2trt.files import write_atomic
+from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.verify.verify_model import verify_model
 from nm2trt.nm.lineage import METADATA_KEY as MASK_KEY
 from nm2trt.nm.plan import METADATA_KEY as PLAN_KEY

@@ -13,14 +13,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import onnx
-
 from nm2trt.errors import InputError
 from nm2trt.graph.analysis.blocked_layout import BLOCKED
 from nm2trt.graph.analysis.qdq_islands import Island, find_islands, island_table
 from nm2trt.graph.analysis.scopes import walk
 from nm2trt.graph.analysis.shapes import infer_shapes
 from nm2trt.graph.analysis.weight_operands import consumers
+from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, load, metadata, opset
 from nm2trt.graph.storage.tensors import DTYPE_NAMES, ElementType, element_type
 from nm2trt.graph.verify.verdict_table import verdict_table
