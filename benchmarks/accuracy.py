@@ -30,7 +30,7 @@ from nm2trt.errors import BackendError, BackendMissingError
 from nm2trt.graph.analysis.shapes import infer_types
 from nm2trt.graph.execute.half_precision_emulation import rounded_in_float32
 from nm2trt.graph.storage.model import load
-from nm2trt.pipeline.build import build_options
+from nm2trt.pipeline.keyword_options import build_options
 from nm2trt.progress import track
 from nm2trt.validation.statistics.paired import PairedDifference, wilson_interval
 
@@ -97,7 +97,7 @@ def built(path: Path, task: Task, target: str) -> dict[str, Any]:
     """Build with TensorRT for RTX, and return what came of it."""
     profiles = () if task.profile is None else (task.profile,)
     sparsity = "enable" if "sparse" in path.name else "disable"
-    options = build_options(sparsity=sparsity, targets=target, profiles=profiles)
+    options = build_options(None, sparsity, targets=target, profiles=profiles)
     try:
         result = nm2trt.build(path, path.with_suffix(".rtx"), options)
     except BackendMissingError as error:

@@ -29,7 +29,7 @@ from nm2trt.backends.ort import open_onnx
 from nm2trt.errors import BackendError, BackendMissingError
 from nm2trt.graph.execute.output_verdict import VerdictSum
 from nm2trt.graph.quantize.report import QuantizeReport
-from nm2trt.pipeline.build import build_options
+from nm2trt.pipeline.keyword_options import build_options
 
 RESULTS = Path(__file__).parent / "results" / "int8_sparse.json"
 BATCH = 20
@@ -54,7 +54,7 @@ def built(path: Path, profiles: tuple[str, ...]) -> dict[str, Any]:
     """Build ahead of time for sm80 and sm86."""
     found: dict[str, Any] = {}
     for target in ("sm80", "sm86"):
-        options = build_options(sparsity="enable", targets=target, profiles=profiles)
+        options = build_options(None, "enable", targets=target, profiles=profiles)
         try:
             result = nm2trt.build(path, path.with_suffix(f".{target}.rtx"), options, backend="trt-rtx")
             found[target] = {"built": True, "bytes": result.engine_bytes}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from nm2trt.cli.output import plain_table
 from nm2trt.errors import BackendError
+from nm2trt.options.field import filled
 from nm2trt.options.serving import ServeCommand
 
 if TYPE_CHECKING:
@@ -26,16 +27,7 @@ def run(options: ServeCommand) -> int:
     from nm2trt.pipeline.serve import serve
     from nm2trt.serving.options import ServerOptions
 
-    started = ServerOptions(
-        host=options.host,
-        http_port=options.http_port,
-        grpc_port=options.grpc_port,
-        metrics_port=options.metrics_port,
-        control=options.control,
-        load=options.load or ("*",),
-        usual_ports=True,
-        log=options.log,
-    )
+    started = filled(ServerOptions, options, load=options.load or ("*",), usual_ports=True)
     # A supervisor's SIGTERM stops the server in order, like Ctrl-C; and a shell that starts a command in the
     # background of a script lets it ignore SIGINT, which should stop a server all the same.
     for number in (signal.SIGTERM, signal.SIGINT):

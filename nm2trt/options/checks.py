@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nm2trt.options.field import option
-from nm2trt.options.shared import Reported, report_file
+from nm2trt.options.shared import Reported, input_shapes, report_file
 
 __all__ = ["BenchCommand", "InferCommand", "ValidateCommand"]
 
@@ -31,8 +31,8 @@ class InferCommand(Reported):
         help=".npz, .npy, Polygraphy's .json or a recipe (default: random inputs of the declared shapes)",
     )
     batch: int | None = option(None, metavar="N", at_least=1, help="samples to draw, or to run at once")
-    shapes: tuple[str, ...] = option(
-        (), flag="--shape", metavar="NAME:SIZES", help="whole shape of a random input, as in x:1x3x224x224"
+    shapes: tuple[str, ...] = input_shapes(
+        metavar="NAME:SIZES", help="whole shape of a random input, as in x:1x3x224x224"
     )
     seed: int = option(0, metavar="N", help="seed of random inputs (default: 0)")
     threads: int = option(0, metavar="N", at_least=0, help=_THREADS)
@@ -124,11 +124,8 @@ class BenchCommand(Reported):
         at_least=1,
         help="batch sizes, as in 1,8,32 (default: 1)",
     )
-    shapes: tuple[str, ...] = option(
-        (),
-        flag="--shape",
-        metavar="NAME:SIZES",
-        help="whole shape of an input of free size, as in x:1x3x224x224",
+    shapes: tuple[str, ...] = input_shapes(
+        metavar="NAME:SIZES", help="whole shape of an input of free size, as in x:1x3x224x224"
     )
     runs: int = option(200, metavar="N", at_least=1, help="timed runs of each (default: 200)")
     warmup: int = option(

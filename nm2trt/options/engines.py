@@ -16,26 +16,22 @@ from nm2trt.options.shared import (
     MAX_LOSS,
     METHOD,
     PERCENTILE,
+    PRECISION,
     Tabled,
+    input_shapes,
+    lowered,
     report_file,
+    target_list,
 )
 
 __all__ = ["BuildCommand", "BuilderCommand", "ExplainCommand", "GainCommand", "ProveCommand"]
-
-_PRECISION = "precision, brought into a float32 model before it is built"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuilderCommand(Tabled):
     """Options of the builder that `nm2trt build` and `nm2trt prove` share."""
 
-    targets: str | None = option(
-        None,
-        flag="--target",
-        stage="target",
-        metavar="LIST",
-        help="compute capabilities, as in sm80,sm86 (the default)",
-    )
+    targets: str | None = target_list(help="compute capabilities, as in sm80,sm86 (the default)")
     profiles: tuple[str, ...] = option(
         (),
         flag="--profile",
@@ -48,11 +44,8 @@ class BuilderCommand(Tabled):
         metavar="SIZE",
         help="most scratch memory for a kernel, as in 512M or 2G; default: the builder's",
     )
-    shapes: tuple[str, ...] = option(
-        (),
-        flag="--shape",
-        metavar="NAME:SHAPE",
-        help="fix an input to one shape, as in x:8x3x224x224, or x:8 if only the batch is dynamic",
+    shapes: tuple[str, ...] = input_shapes(
+        help="fix an input to one shape, as in x:8x3x224x224, or x:8 if only the batch is dynamic"
     )
     effort: int | None = option(
         None,
@@ -104,45 +97,23 @@ class BuildCommand(BuilderCommand):
         help="fail, with exit status 3 and no engine, if sparse kernels run less than this share of the "
         "eligible work, as in 80%, or if this machine cannot know",
     )
-    precision: Literal["fp16", "bf16", "int8", "fp8"] | None = option(
-        None,
-        group=_PRECISION,
-        stage=False,
-        help="what the engine computes in; default: the types that the file has",
+    precision: Literal["fp16", "bf16", "int8", "fp8"] | None = lowered(
+        None, help="what the engine computes in; default: the types that the file has"
     )
-    calib: str | None = option(None, group=_PRECISION, metavar="SAMPLES", stage=False, help=CALIB)
-    method: Literal["minmax", "percentile", "entropy"] = option(
-        "minmax", group=_PRECISION, stage=False, help=METHOD
+    calib: str | None = lowered(None, metavar="SAMPLES", help=CALIB)
+    method: Literal["minmax", "percentile", "entropy"] = lowered("minmax", help=METHOD)
+    percentile: float = lowered(99.99, metavar="P", over=50, at_most=100, help=PERCENTILE)
+    batch: int | None = lowered(None, metavar="N", at_least=1, help=BATCH)
+    data_root: str | None = lowered(None, metavar="DIR", help=DATA_ROOT)
+    allow_functions: bool = lowered(False, help=ALLOW_FUNCTIONS)
+    exclude: tuple[str, ...] = lowered(
+        (), metavar="GLOB", help="layers that keep the precision they have; may be repeated"
     )
-    percentile: float = option(
-        99.99, group=_PRECISION, metavar="P", over=50, at_most=100, stage=False, help=PERCENTILE
+    float_depthwise: bool = lowered(
+        False, help="so do depthwise convolutions, which never have sparse kernels, in int8 and fp8"
     )
-    batch: int | None = option(None, group=_PRECISION, metavar="N", at_least=1, stage=False, help=BATCH)
-    data_root: str | None = option(None, group=_PRECISION, metavar="DIR", stage=False, help=DATA_ROOT)
-    allow_functions: bool = option(False, group=_PRECISION, stage=False, help=ALLOW_FUNCTIONS)
-    exclude: tuple[str, ...] = option(
-        (),
-        group=_PRECISION,
-        metavar="GLOB",
-        stage=False,
-        help="layers that keep the precision they have; may be repeated",
-    )
-    float_depthwise: bool = option(
-        False,
-        group=_PRECISION,
-        stage=False,
-        help="so do depthwise convolutions, which never have sparse kernels, in int8 and fp8",
-    )
-    max_loss: str | None = option(
-        None,
-        group=_PRECISION,
-        metavar="PCT",
-        stage=False,
-        help=MAX_LOSS,
-    )
-    keep: bool = option(
-        False, group=_PRECISION, stage=False, help="keep the ONNX file in that precision beside the engine"
-    )
+    max_loss: str | None = lowered(None, metavar="PCT", help=MAX_LOSS)
+    keep: bool = lowered(False, help="keep the ONNX file in that precision beside the engine")
     dry_run: bool = option(False, stage=False, help="check everything, build nothing, write nothing")
     report: Path | None = report_file()
 
@@ -154,7 +125,7 @@ class BuildCommand(BuilderCommand):
         free = ("calib", "data_root", "allow_functions") if self.sparsity == "force" else ()
         for known in options_of(BuildCommand):
             given = getattr(self, known.name) != known.default
-            if given and known.group == _PRECISION and known.name not in ("precision", *free):
+            if given and known.group == PRECISION and known.name not in ("precision", *free):
                 raise InputError(f"{known.flag} says how to reach a precision; give --precision too")
 
 
@@ -207,12 +178,8 @@ class ExplainCommand(Tabled):
     backend: Literal["trt", "trt-rtx"] | None = option(
         None, help="judge a model for this builder; default: as nm2trt build"
     )
-    targets: str | None = option(
-        None, flag="--target", stage="target", metavar="LIST", help="judge a model for these, as in sm80,sm86"
-    )
-    shapes: tuple[str, ...] = option(
-        (), flag="--shape", metavar="NAME:SHAPE", help="shape of a model's input, as in x:8"
-    )
+    targets: str | None = target_list(help="judge a model for these, as in sm80,sm86")
+    shapes: tuple[str, ...] = input_shapes(help="shape of a model's input, as in x:8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,11 +188,8 @@ class GainCommand(Tabled):
 
     model: Path = option(flag="", help="the ONNX model, sparse or not")
     table: Path = option(metavar="FILE", help="the gain table")
-    shapes: tuple[str, ...] = option(
-        (),
-        flag="--shape",
-        metavar="NAME:SHAPE",
-        help="shape of an input, as in x:8x3x224x224, or x:8 if only the batch is free; default: batch 1",
+    shapes: tuple[str, ...] = input_shapes(
+        help="shape of an input, as in x:8x3x224x224, or x:8 if only the batch is free; default: batch 1"
     )
     as_dtype: Literal["fp16", "bf16", "int8"] | None = option(
         None,

@@ -8,7 +8,7 @@ takes its names as keywords.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from nm2trt.errors import InputError
 
-__all__ = ["Option", "check_ranges", "keywords", "option", "options_of"]
+__all__ = ["Option", "check_ranges", "filled", "keywords", "option", "options_of"]
 
 _KEY = "nm2trt.option"
 # Fields of base classes, which would come first, and their order at the end.
@@ -198,15 +198,22 @@ def check_ranges(options: _Command) -> _Command:
     return options
 
 
-def keywords(options: object, *leave_out: str) -> Mapping[str, Any]:
-    """Return a command's options as the keywords of its Python function."""
+def keywords(options: object, *leave_out: str, of: type[Any] | None = None) -> dict[str, Any]:
+    """Return a command's options as the keywords of its Python function; with `of`, those of a base class."""
     return {
         known.name: value
-        for known, value in _values(options)
+        for known, value in _values(options, of)
         if known.keyword and known.name not in leave_out
     }
 
 
-def _values(options: object) -> Iterator[tuple[Option, Any]]:
-    for known in options_of(type(options)):
+def filled(kind: type[_Command], options: object, **given: Any) -> _Command:
+    """Return a dataclass filled with a command's options of the same names, and with what is given."""
+    names = {known.name for known in options_of(type(options))}
+    shared = [field.name for field in dataclasses.fields(kind) if field.name in names]  # type: ignore[arg-type]
+    return kind(**{name: getattr(options, name) for name in shared} | given)
+
+
+def _values(options: object, of: type[Any] | None = None) -> Iterator[tuple[Option, Any]]:
+    for known in options_of(of or type(options)):
         yield known, getattr(options, known.name)

@@ -19,8 +19,10 @@ from nm2trt.options.shared import (
     Pruning,
     Reported,
     Tabled,
+    budgeted,
     output_file,
     report_file,
+    target_list,
 )
 
 __all__ = [
@@ -32,8 +34,6 @@ __all__ = [
     "QuantizeCommand",
     "VerifyCommand",
 ]
-
-_BUDGET = "accuracy budget, with --calib"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +58,8 @@ class VerifyCommand(Tabled):
     backend: Literal["trt", "trt-rtx", "ort"] | None = option(
         None, help='answer "eligible" for this builder (default: the one that nm2trt build takes here)'
     )
-    targets: str | None = option(
-        None,
-        flag="--target",
-        stage="target",
-        metavar="LIST",
-        help="and for these architectures, as in sm80,sm86; yes only if all say yes (default: as build)",
+    targets: str | None = target_list(
+        help="and for these architectures, as in sm80,sm86; yes only if all say yes (default: as build)"
     )
     external_data_root: str | None = option(
         None, metavar="DIR", stage=False, help="folder of the external data (default: the model's own)"
@@ -144,54 +140,46 @@ class PruneCommand(Pruning):
         help="with --to: search ranges, and leave layers in float, until INT8 by itself changes the answer "
         "of at most this share of held-out samples, as in 2%",
     )
-    data: str | None = option(
+    data: str | None = budgeted(
         None,
-        group=_BUDGET,
         metavar="FILE",
         help="labelled samples that judge, not those of --calib: .npz with inputs by their names and "
         "'labels', or a recipe (.yaml)",
     )
-    max_drop: str | None = option(
+    max_drop: str | None = budgeted(
         None,
-        group=_BUDGET,
         metavar="DROP",
         help="write the reconstruction that prunes most, of several shares up to --share, and whose interval "
         "excludes a larger loss, as in 1pt (percentage points); exit 5 if no share does",
     )
-    metrics: tuple[str, ...] = option(
-        (), flag="--metric", group=_BUDGET, metavar="NAME", help="the task metric (default: top-1)"
+    metrics: tuple[str, ...] = budgeted(
+        (), flag="--metric", metavar="NAME", help="the task metric (default: top-1)"
     )
-    metric_options: tuple[str, ...] = option(
-        (), flag="--metric-option", group=_BUDGET, metavar="KEY=VALUE", help="an option of the metric"
+    metric_options: tuple[str, ...] = budgeted(
+        (), flag="--metric-option", metavar="KEY=VALUE", help="an option of the metric"
     )
-    backend: Literal["trt", "trt-rtx", "ort"] | None = option(
-        None, group=_BUDGET, help="count only the work that this builder can run sparse"
+    backend: Literal["trt", "trt-rtx", "ort"] | None = budgeted(
+        None, help="count only the work that this builder can run sparse"
     )
-    targets: str | None = option(
+    targets: str | None = budgeted(
         None,
         flag="--target",
         stage="target",
-        group=_BUDGET,
         metavar="LIST",
         help="count only the work that can run sparse on these architectures, as in sm80,sm86",
     )
-    gain: str | None = option(
-        None, group=_BUDGET, metavar="TABLE", help="weigh layers by a table of benchmarks/gpu_gain.py"
+    gain: str | None = budgeted(
+        None, metavar="TABLE", help="weigh layers by a table of benchmarks/gpu_gain.py"
     )
-    shapes: tuple[str, ...] = option(
+    shapes: tuple[str, ...] = budgeted(
         (),
         flag="--shape",
-        group=_BUDGET,
         metavar="NAME:SHAPE",
         help="with --gain: shape of an input, as in x:8x3x224x224, or x:8 for only the batch (default: one "
         "sample)",
     )
-    plot: str | None = option(
-        None,
-        group=_BUDGET,
-        metavar="FILE",
-        stage=False,
-        help="draw the metric against the share, as in a.png",
+    plot: str | None = budgeted(
+        None, metavar="FILE", stage=False, help="draw the metric against the share, as in a.png"
     )
     data_root: str | None = option(None, metavar="DIR", stage=False, help=DATA_ROOT)
     allow_functions: bool = option(False, stage=False, help=ALLOW_FUNCTIONS)

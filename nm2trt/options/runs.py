@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nm2trt.options.field import option
-from nm2trt.options.shared import ALLOW_FUNCTIONS, DATA_ROOT, Reported, Tabled
+from nm2trt.options.shared import ALLOW_FUNCTIONS, DATA_ROOT, Reported, Tabled, target_list
 
 __all__ = [
     "CalibCommand",
@@ -110,9 +110,7 @@ class InitCommand(Reported):
     backend: Literal["trt", "trt-rtx"] | None = option(
         None, help="builder that the recipe is for (default: as nm2trt build)"
     )
-    targets: str | None = option(
-        None, flag="--target", metavar="LIST", help="and architectures, as in sm80,sm86"
-    )
+    targets: str | None = target_list(help="and architectures, as in sm80,sm86")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

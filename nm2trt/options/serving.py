@@ -7,13 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from nm2trt.options.field import option
-from nm2trt.options.shared import Reported
+from nm2trt.options.shared import Reported, in_cluster, on_server, served
 
 __all__ = ["DeployCommand", "ProbeCommand", "RollbackCommand", "ServeCommand"]
-
-_SERVED = "how it is served (what is left out follows from the model)"
-_SERVER = "the server"
-_CLUSTER = "a Kubernetes cluster (writes manifests; nothing is applied)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,175 +19,89 @@ class DeployCommand(Reported):
     artefact: str = option(flag="", help="TensorRT plan, TensorRT for RTX plan, or ONNX model")
     repository: str = option(metavar="FOLDER", help="model repository, e.g. models/")
     name: str = option(help="the model's name in the repository")
-    backend: Literal["tensorrt", "onnxruntime", "python"] | None = option(
-        None,
-        group=_SERVED,
-        help="Triton's backend (default: tensorrt for its plans, onnxruntime for ONNX, python for .rtx)",
+    backend: Literal["tensorrt", "onnxruntime", "python"] | None = served(
+        None, help="Triton's backend (default: tensorrt for its plans, onnxruntime for ONNX, python for .rtx)"
     )
-    max_batch: int | None = option(
-        None, group=_SERVED, metavar="N", at_least=0, help="largest batch that the server forms"
+    max_batch: int | None = served(None, metavar="N", at_least=0, help="largest batch that the server forms")
+    instances: int = served(1, metavar="N", at_least=1, help="copies of the model (default: 1)")
+    device: Literal["auto", "cpu", "gpu"] = served("auto", help="where it runs")
+    gpus: tuple[int, ...] = served(
+        (), comma=True, metavar="N,N", at_least=0, stage=False, help="numbers of the GPUs to run on"
     )
-    instances: int = option(
-        1, group=_SERVED, metavar="N", at_least=1, help="copies of the model (default: 1)"
-    )
-    device: Literal["auto", "cpu", "gpu"] = option("auto", group=_SERVED, help="where it runs")
-    gpus: tuple[int, ...] = option(
-        (),
-        group=_SERVED,
-        comma=True,
-        metavar="N,N",
-        at_least=0,
-        stage=False,
-        help="numbers of the GPUs to run on",
-    )
-    profile_groups: Literal["auto", "each", "together"] = option(
+    profile_groups: Literal["auto", "each", "together"] = served(
         "auto",
-        group=_SERVED,
         stage=False,
         help="instance groups of an engine's profiles (default: one each if any takes any request)",
     )
-    dynamic_batching: bool = option(
-        True, flag="--no-batching", group=_SERVED, stage=False, help="never join requests to a batch"
+    dynamic_batching: bool = served(
+        True, flag="--no-batching", stage=False, help="never join requests to a batch"
     )
-    preferred_batches: tuple[int, ...] = option(
+    preferred_batches: tuple[int, ...] = served(
         (),
         flag="--preferred-batch",
-        group=_SERVED,
         comma=True,
         metavar="N,N",
         at_least=1,
         stage=False,
         help="batches it prefers",
     )
-    queue_delay_us: int = option(
-        0, group=_SERVED, metavar="US", at_least=0, help="longest that a request waits for others"
+    queue_delay_us: int = served(0, metavar="US", at_least=0, help="longest that a request waits for others")
+    version_policy: str = served(
+        "deployed", metavar="P", stage=False, help="deployed (default), latest:N or all"
     )
-    version_policy: str = option(
-        "deployed",
-        group=_SERVED,
-        metavar="P",
-        stage=False,
-        help="deployed (default), latest:N or all",
+    threads: int = served(1, metavar="N", at_least=0, help="threads of the python backend's runtime")
+    sample: str | None = served(
+        None, metavar="FILE.npz", help="a real sample by input name, to warm the model up"
     )
-    threads: int = option(
-        1, group=_SERVED, metavar="N", at_least=0, help="threads of the python backend's runtime"
+    labels: tuple[str, ...] = served(
+        (), metavar="[OUTPUT=]FILE", stage=False, help="names of the classes, one per line"
     )
-    sample: str | None = option(
-        None,
-        group=_SERVED,
-        metavar="FILE.npz",
-        help="a real sample by input name, to warm the model up",
+    parameters: tuple[str, ...] = served(
+        (), flag="--parameter", metavar="KEY=VALUE", stage=False, help="a parameter of your own"
     )
-    labels: tuple[str, ...] = option(
-        (),
-        group=_SERVED,
-        metavar="[OUTPUT=]FILE",
-        stage=False,
-        help="names of the classes, one per line",
+    settings: tuple[str, ...] = served(
+        (), flag="--set", metavar="PATH=VALUE", help="any other field of the configuration"
     )
-    parameters: tuple[str, ...] = option(
-        (),
-        flag="--parameter",
-        group=_SERVED,
-        metavar="KEY=VALUE",
-        stage=False,
-        help="a parameter of your own",
+    keep: int = served(2, metavar="N", at_least=1, help="versions to keep (default: 2)")
+    url: str = on_server("", metavar="HOST:PORT", help="asked for its version, which a plan must fit")
+    triton_release: str = on_server("", metavar="TAG", help="its release or image, e.g. 25.04")
+    server_tensorrt: str = on_server("", metavar="VERSION", help="its TensorRT, e.g. 10.9.0.34")
+    server_gpus: tuple[str, ...] = on_server(
+        (), flag="--gpu", metavar="SM", stage="gpus", help="its GPU, e.g. sm86"
     )
-    settings: tuple[str, ...] = option(
-        (),
-        flag="--set",
-        group=_SERVED,
-        metavar="PATH=VALUE",
-        help="any other field of the configuration",
+    load: str = on_server(
+        "", metavar="HOST:PORT", stage=False, help="load the version there; roll back if it does not load"
     )
-    keep: int = option(2, group=_SERVED, metavar="N", at_least=1, help="versions to keep (default: 2)")
-    url: str = option(
-        "", group=_SERVER, metavar="HOST:PORT", help="asked for its version, which a plan must fit"
+    canary: str = on_server(
+        "", metavar="HOST:PORT", help="load and probe the version there, and roll back if it fails"
     )
-    triton_release: str = option("", group=_SERVER, metavar="TAG", help="its release or image, e.g. 25.04")
-    server_tensorrt: str = option("", group=_SERVER, metavar="VERSION", help="its TensorRT, e.g. 10.9.0.34")
-    server_gpus: tuple[str, ...] = option(
-        (), flag="--gpu", group=_SERVER, metavar="SM", stage="gpus", help="its GPU, e.g. sm86"
+    precision: str | None = on_server(
+        None, metavar="DTYPE", stage=False, help="lowest type that the canary computes in: sets the tolerance"
     )
-    load: str = option(
+    reference: str | None = on_server(None, metavar="MODEL.onnx", help="what the canary is compared with")
+    kubernetes: Path | None = in_cluster(
+        None, metavar="FOLDER", help="write manifests for Kubernetes and KServe there"
+    )
+    image: str = in_cluster("", metavar="NAME:TAG", help="Triton's image; required with --kubernetes")
+    model_store: str = in_cluster(
         "",
-        group=_SERVER,
-        metavar="HOST:PORT",
-        stage=False,
-        help="load the version there; roll back if it does not load",
-    )
-    canary: str = option(
-        "",
-        group=_SERVER,
-        metavar="HOST:PORT",
-        help="load and probe the version there, and roll back if it fails",
-    )
-    precision: str | None = option(
-        None,
-        group=_SERVER,
-        metavar="DTYPE",
-        stage=False,
-        help="lowest type that the canary computes in: sets the tolerance",
-    )
-    reference: str | None = option(
-        None, group=_SERVER, metavar="MODEL.onnx", help="what the canary is compared with"
-    )
-    kubernetes: Path | None = option(
-        None,
-        group=_CLUSTER,
-        metavar="FOLDER",
-        stage=False,
-        keyword=False,
-        help="write manifests for Kubernetes and KServe there",
-    )
-    image: str = option(
-        "",
-        group=_CLUSTER,
-        metavar="NAME:TAG",
-        stage=False,
-        keyword=False,
-        help="Triton's image; required with --kubernetes",
-    )
-    model_store: str = option(
-        "",
-        group=_CLUSTER,
         metavar="STORE",
-        stage=False,
-        keyword=False,
         help="where the cluster finds the repository: pvc://CLAIM/FOLDER, s3://BUCKET/FOLDER; required",
     )
-    replicas: tuple[int, ...] = option(
-        (1, 4),
-        group=_CLUSTER,
-        comma=True,
-        metavar="MIN,MAX",
-        at_least=1,
-        stage=False,
-        keyword=False,
-        help="fewest and most pods (default: 1,4)",
+    replicas: tuple[int, ...] = in_cluster(
+        (1, 4), comma=True, metavar="MIN,MAX", at_least=1, help="fewest and most pods (default: 1,4)"
     )
-    queue_target: int = option(
-        8,
-        group=_CLUSTER,
-        metavar="N",
-        at_least=1,
-        stage=False,
-        keyword=False,
-        help="requests waiting per pod at which another pod starts (default: 8)",
+    queue_target: int = in_cluster(
+        8, metavar="N", at_least=1, help="requests waiting per pod at which another pod starts (default: 8)"
     )
-    canary_weight: int = option(
+    canary_weight: int = in_cluster(
         0,
-        group=_CLUSTER,
         metavar="PCT",
         at_least=0,
         at_most=99,
-        stage=False,
-        keyword=False,
         help="percent of the requests that a canary gets (default: 0, no canary)",
     )
-    canary_store: str = option(
-        "", group=_CLUSTER, metavar="STORE", stage=False, keyword=False, help="the canary's repository"
-    )
+    canary_store: str = in_cluster("", metavar="STORE", help="the canary's repository")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from nm2trt.options.field import option
 
-__all__ = ["Calibrated", "Converted", "Pruning", "Reported", "Tabled", "output_file", "report_file"]
+__all__ = [
+    "Calibrated",
+    "Converted",
+    "Pruning",
+    "Reported",
+    "Tabled",
+    "budgeted",
+    "in_cluster",
+    "input_shapes",
+    "lowered",
+    "on_server",
+    "output_file",
+    "report_file",
+    "served",
+    "target_list",
+]
 
 ALLOW_FUNCTIONS = "run a source of kind function"
 BATCH = "samples of a batch (default: few)"
@@ -20,6 +36,19 @@ MAX_LOSS = (
 )
 METHOD = "how ranges of activations are chosen (default: minmax)"
 PERCENTILE = "percent of magnitudes inside a range, for --method percentile (default: 99.99)"
+PRECISION = "precision, brought into a float32 model before it is built"
+
+# An option of a group, under the group's title.
+budgeted = partial(option, group="accuracy budget, with --calib")
+lowered = partial(option, group=PRECISION, stage=False)
+served = partial(option, group="how it is served (what is left out follows from the model)")
+on_server = partial(option, group="the server")
+in_cluster = partial(
+    option, group="a Kubernetes cluster (writes manifests; nothing is applied)", stage=False, keyword=False
+)
+# An option under the name that it bears in several commands.
+target_list = partial(option, None, flag="--target", stage="target", metavar="LIST")
+input_shapes = partial(option, (), flag="--shape", metavar="NAME:SHAPE")
 
 
 def output_file(default: str) -> Any:

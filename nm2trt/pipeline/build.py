@@ -8,19 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from nm2trt.backends.options import (
-    BuildOptions,
-    Sparsity,
-    parse_profiles,
-    parse_size,
-    parse_static_shapes,
-    parse_targets,
-)
+from nm2trt.backends.options import BuildOptions, Sparsity
 from nm2trt.errors import InputError
 from nm2trt.options.engines import BuildCommand, BuilderCommand
+from nm2trt.options.field import filled, keywords
 from nm2trt.options.shares import parse_share
 from nm2trt.pipeline.in_memory import as_path, takes_values
-from nm2trt.pipeline.keyword_options import merged_options
+from nm2trt.pipeline.keyword_options import build_options
 from nm2trt.pipeline.lowering import Lowering, Precision, lower, refuse_fp8
 
 if TYPE_CHECKING:
@@ -29,54 +23,7 @@ if TYPE_CHECKING:
     from nm2trt.engine.build import BuildResult
     from nm2trt.graph.storage.model import Model
 
-__all__ = ["build", "build_command", "build_options", "builder_options", "engine_suffix"]
-
-
-def build_options(
-    *,
-    sparsity: Sparsity = "disable",
-    targets: str | None = None,
-    profiles: Sequence[str] = (),
-    workspace: str | None = None,
-    static_shapes: Sequence[str] = (),
-    effort: int | None = None,
-    timing_cache: str | os.PathLike[str] | None = None,
-    tf32: bool = True,
-    strict_nans: bool = False,
-    plugins: Sequence[str | os.PathLike[str]] = (),
-    library_tactics: bool = True,
-) -> BuildOptions:
-    """Return `BuildOptions` from texts as the command line takes them.
-
-    Args:
-        sparsity: "disable", "enable" or "force".
-        targets: Compute capabilities, as in "sm80,sm86".
-        profiles: One NAME:MIN,OPT,MAX an input, as in "x:1,8,32".
-        workspace: A size, as in "512M".
-        static_shapes: One NAME:SHAPE an input, as in "x:8x3x224x224".
-        effort: 0 to 5; None leaves it to the builder.
-        timing_cache: File of kernel timings.
-        tf32: Whether fp32 products may be rounded to TF32.
-        strict_nans: Whether NaNs must pass through every layer.
-        plugins: Shared libraries of operators; their code is run.
-        library_tactics: Whether TensorRT may use cuBLAS and cuDNN.
-
-    Raises:
-        InputError: A text cannot be read.
-    """
-    return BuildOptions(
-        sparsity=sparsity,
-        targets=() if targets is None else parse_targets(targets),
-        profiles=parse_profiles(profiles),
-        workspace_bytes=None if workspace is None else parse_size(workspace),
-        static_shapes=parse_static_shapes(static_shapes),
-        effort=effort,
-        timing_cache=None if timing_cache is None else Path(timing_cache),
-        tf32=tf32,
-        strict_nans=strict_nans,
-        plugins=tuple(Path(plugin) for plugin in plugins),
-        library_tactics=library_tactics,
-    )
+__all__ = ["build", "build_command", "engine_suffix"]
 
 
 @takes_values(samples=("calib",), output="output")
@@ -157,13 +104,13 @@ def build(
         if options is not None:
             raise InputError("the options of the build are given twice")
         output, options = None, output
-    options = merged_options(
+    options = build_options(
         options,
         sparsity,
         targets=targets,
         profiles=profiles,
         workspace=workspace,
-        static_shapes=shapes,
+        shapes=shapes,
         effort=effort,
         timing_cache=timing_cache,
         tf32=tf32,
@@ -290,25 +237,11 @@ def engine_suffix(backend: str | None = None) -> str:
 
 def build_command(command: BuildCommand) -> BuildResult:
     """Build as the options of `nm2trt build` say; raises what `build` does."""
-    lowering = None
-    if command.precision is not None:
-        lowering = Lowering(
-            command.precision,
-            calib=command.calib,
-            method=command.method,
-            percentile=command.percentile,
-            exclude=command.exclude,
-            float_depthwise=command.float_depthwise,
-            max_loss=command.max_loss,
-            batch=command.batch,
-            data_root=command.data_root,
-            allow_functions=command.allow_functions,
-            keep=command.keep,
-        )
+    lowering = None if command.precision is None else filled(Lowering, command)
     return build(
         command.model,
         command.output,
-        builder_options(command, command.sparsity),
+        build_options(None, command.sparsity, **keywords(command, of=BuilderCommand)),
         backend=command.backend,
         dry_run=command.dry_run,
         require_sparse=command.require_sparse,
@@ -317,25 +250,4 @@ def build_command(command: BuildCommand) -> BuildResult:
         prune_method=command.prune_method,
         data_root=command.data_root,
         allow_functions=command.allow_functions,
-    )
-
-
-def builder_options(command: BuilderCommand, sparsity: Sparsity) -> BuildOptions:
-    """Return what a command's options ask of the builder.
-
-    Raises:
-        InputError: A text cannot be read.
-    """
-    return build_options(
-        sparsity=sparsity,
-        targets=command.targets,
-        profiles=command.profiles,
-        workspace=command.workspace,
-        static_shapes=command.shapes,
-        effort=command.effort,
-        timing_cache=command.timing_cache,
-        tf32=command.tf32,
-        strict_nans=command.strict_nans,
-        plugins=command.plugins,
-        library_tactics=command.library_tactics,
     )

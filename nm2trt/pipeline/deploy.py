@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nm2trt.errors import InputError, Nm2trtError
+from nm2trt.options.field import filled, keywords
 from nm2trt.options.serving import DeployCommand
 from nm2trt.pipeline.probe import probe
 from nm2trt.pipeline.served_artefact import describe_artefact, read_samples
@@ -215,39 +216,13 @@ def _go_back(placed: Deployment, url: str) -> str:
 
 def deploy_command(command: DeployCommand) -> Deployment:
     """Deploy as the options of `nm2trt deploy` say; raises what `deploy` does."""
-    options = DeployOptions(
-        backend=command.backend,
-        max_batch=command.max_batch,
-        instances=command.instances,
-        device=command.device,
-        gpus=command.gpus,
-        profile_groups=command.profile_groups,
-        dynamic_batching=command.dynamic_batching,
-        preferred_batches=command.preferred_batches,
-        queue_delay_us=command.queue_delay_us,
-        version_policy=command.version_policy,
-        parameters=dict(_pair(text) for text in command.parameters),
-        settings=command.settings,
-        keep=command.keep,
-        threads=command.threads,
-    )
+    parameters = dict(_pair(text) for text in command.parameters)
     return deploy(
-        command.artefact,
-        command.repository,
-        command.name,
-        options,
-        sample=command.sample,
-        labels=command.labels,
-        url=command.url,
-        triton_release=command.triton_release,
-        server_tensorrt=command.server_tensorrt,
+        options=filled(DeployOptions, command, parameters=parameters),
         gpus=command.server_gpus,
-        load=command.load,
-        canary=command.canary,
-        reference=command.reference,
-        precision=command.precision,
         kubernetes=command.kubernetes,
         kubernetes_options=_kubernetes_options(command),
+        **keywords(command, "server_gpus", *DeployOptions.__dataclass_fields__),
     )
 
 
@@ -257,14 +232,7 @@ def _kubernetes_options(command: DeployCommand) -> KubernetesOptions | None:
         return None
     from nm2trt.serving.kubernetes import KubernetesOptions
 
-    return KubernetesOptions(
-        image=command.image,
-        store=command.model_store,
-        replicas=command.replicas,
-        queue_target=command.queue_target,
-        canary_weight=command.canary_weight,
-        canary_store=command.canary_store,
-    )
+    return filled(KubernetesOptions, command, store=command.model_store)
 
 
 def _pair(text: str) -> tuple[str, str]:

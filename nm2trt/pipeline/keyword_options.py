@@ -2,48 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from nm2trt.backends.options import BuildOptions, Sparsity
+from nm2trt.backends.options import (
+    BuildOptions,
+    Sparsity,
+    parse_profiles,
+    parse_size,
+    parse_static_shapes,
+    parse_targets,
+)
 from nm2trt.errors import InputError
+from nm2trt.options.engines import BuilderCommand
+from nm2trt.options.field import options_of
 
-__all__ = ["merged_options", "sparsity_of"]
+__all__ = ["build_options"]
 
-_EMPTY: tuple[Any, ...] = (None, ())
-# Keywords whose default is not empty.
-_DEFAULTS = {"tf32": True, "strict_nans": False, "library_tactics": True}
+# Keywords that are texts or paths: the field of `BuildOptions` that each sets, and how it is read.
+_READ: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
+    "targets": ("targets", parse_targets),
+    "profiles": ("profiles", parse_profiles),
+    "workspace": ("workspace_bytes", parse_size),
+    "shapes": ("static_shapes", parse_static_shapes),
+    "timing_cache": ("timing_cache", Path),
+    "plugins": ("plugins", lambda plugins: tuple(Path(plugin) for plugin in plugins)),
+}
 
 
-def merged_options(
-    options: BuildOptions | None, sparsity: bool | Sparsity | None = None, /, **given: Any
+def build_options(
+    options: BuildOptions | None = None, sparsity: bool | Sparsity | None = None, /, **given: Any
 ) -> BuildOptions:
     """Return what a builder is asked for.
 
     Args:
         options: All of it as one value; None takes the keywords.
         sparsity: True for "enable", False or None for "disable", or the word.
-        **given: The keywords of `build_options`.
+        **given: The options of `BuilderCommand`, as the command line takes them.
 
     Raises:
         InputError: Both are given, or a keyword cannot be read.
     """
-    from nm2trt.pipeline.build import build_options
-
-    wanted = {
-        name: value
-        for name, value in given.items()
-        if not (value in _EMPTY if name not in _DEFAULTS else value == _DEFAULTS[name])
-    }
+    defaults = {known.name: known.default for known in options_of(BuilderCommand)}
+    wanted = {name: value for name, value in given.items() if value != defaults[name]}
     if options is None:
-        return build_options(sparsity=sparsity_of(sparsity), **wanted)
+        if sparsity is None or isinstance(sparsity, bool):
+            sparsity = "enable" if sparsity else "disable"
+        read = [(_READ.get(name, (name, None)), value) for name, value in wanted.items()]
+        fields = {field: value if parse is None else parse(value) for (field, parse), value in read}
+        return BuildOptions(sparsity=sparsity, **fields)
     if sparsity is not None or wanted:
         named = ", ".join([*(["sparsity"] if sparsity is not None else []), *wanted])
         raise InputError(f"the options of the build are given twice: leave out options=, or {named}")
     return options
-
-
-def sparsity_of(sparsity: bool | Sparsity | None) -> Sparsity:
-    """Return the word for a truth value."""
-    if sparsity is None or isinstance(sparsity, bool):
-        return "enable" if sparsity else "disable"
-    return sparsity

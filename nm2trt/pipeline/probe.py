@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nm2trt.errors import InputError
+from nm2trt.options.field import filled, keywords
 from nm2trt.options.serving import ProbeCommand
 from nm2trt.pipeline.served_artefact import describe_artefact, read_samples
 from nm2trt.serving.options import ProbeOptions
@@ -59,17 +60,5 @@ def probe(
 
 def probe_command(command: ProbeCommand) -> ProbeReport:
     """Probe as the options of `nm2trt probe` say; raises what `probe` does."""
-    return probe(
-        command.url,
-        command.name,
-        command.reference,
-        data=command.data,
-        repository=command.repository,
-        options=ProbeOptions(
-            batches=command.batches,
-            concurrency=command.concurrency,
-            requests=command.requests,
-            precision=command.precision,
-            timeout_s=command.timeout_s,
-        ),
-    )
+    options = filled(ProbeOptions, command)
+    return probe(options=options, **keywords(command, *ProbeOptions.__dataclass_fields__))

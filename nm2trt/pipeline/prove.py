@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nm2trt.errors import InputError
-from nm2trt.options.engines import ProveCommand
+from nm2trt.options.engines import BuilderCommand, ProveCommand
+from nm2trt.options.field import keywords
 from nm2trt.pipeline.in_memory import as_path, takes_values
-from nm2trt.pipeline.keyword_options import merged_options
+from nm2trt.pipeline.keyword_options import build_options
 
 if TYPE_CHECKING:
     import onnx
@@ -99,12 +100,12 @@ def prove(
         raise InputError(
             f"{seconds} seconds after {warmup_seconds} cannot be timed; give 0 to {_LONGEST_S:g} seconds"
         )
-    options = merged_options(
+    options = build_options(
         options,
         targets=targets,
         profiles=profiles,
         workspace=workspace,
-        static_shapes=shapes,
+        shapes=shapes,
         effort=effort,
         timing_cache=timing_cache,
         tf32=tf32,
@@ -208,16 +209,5 @@ def _folder(path: str | os.PathLike[str]) -> Path:
 
 def prove_command(command: ProveCommand) -> TwinReport:
     """Prove as the options of `nm2trt prove` say; raises what `prove` does."""
-    from nm2trt.pipeline.build import builder_options
-
-    return prove(
-        command.model,
-        command.dense,
-        output=command.output,
-        options=builder_options(command, "enable"),
-        backend=command.backend,
-        runs=command.runs,
-        warmup=command.warmup,
-        seconds=command.seconds,
-        warmup_seconds=command.warmup_seconds,
-    )
+    builder = keywords(command, of=BuilderCommand)
+    return prove(options=build_options(None, "enable", **builder), **keywords(command, *builder))
