@@ -56,7 +56,7 @@ FLOORS = {
         {"machine"},
         {"inspection", "evidence"},
         {"ladder"},
-        {"gain", "profiles", "build_result"},
+        {"gain", "profiles", "build_result", "early_parse"},
         {"build"},
         {"twin"},
     ],

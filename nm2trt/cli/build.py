@@ -92,7 +92,7 @@ def _next(result: BuildResult, options: BuildCommand, *, able: bool) -> str:
         from nm2trt.pipeline.next_step import next_step
 
         lowered = options.precision is not None or options.sparsity == "force"
-        step = next_step(result.model, backend=options.backend, targets=options.targets)
+        step = next_step(result.model, result.verified, backend=options.backend, targets=options.targets)
         return (
             f"nm2trt explain {shlex.quote(str(result.engine))}"
             if lowered and result.written

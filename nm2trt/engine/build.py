@@ -5,16 +5,15 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Backend, Engine, Network
 from nm2trt.engine.build_result import BuildResult, tensor_json
+from nm2trt.engine.early_parse import Parsed, called, parse_early
 from nm2trt.engine.evidence.evidence import Evidence
 from nm2trt.engine.ladder.forecast import forecast
 from nm2trt.engine.ladder.ladder import climb
@@ -27,7 +26,7 @@ from nm2trt.engine.ladder.requirement import (
     require_pattern,
 )
 from nm2trt.engine.profiles import resolve_profiles, resolve_static
-from nm2trt.errors import BackendError, InputError, Nm2trtError
+from nm2trt.errors import BackendError, InputError
 from nm2trt.files import check_input, check_output, sha256_file
 from nm2trt.manifest import Manifest, manifest_path, refuse_foreign, write_pair
 from nm2trt.nm.eligibility import Place
@@ -139,6 +138,7 @@ def build_engine(
     at_shapes: AtShapes | None = None,
     require_sparse: float | None = None,
     hash_model: Callable[[Path], str] = sha256_file,
+    parsed: Parsed | None = None,
 ) -> BuildResult:
     """Build an engine and write it with its manifest, whole or not at all.
 
@@ -154,6 +154,7 @@ def build_engine(
         at_shapes: Returns `weights` with their work at the shapes that the engine is optimised for.
         require_sparse: Least share, 0..1, of the eligible multiply-accumulates that sparse kernels must run.
         hash_model: Hashes the model for the manifest, its external data too.
+        parsed: What `parse_early` made of the file with these options; None parses it here.
 
     Raises:
         NothingSparseError: Sparse kernels are asked for, and no weight holds 2:4 or one breaks its plan.
@@ -175,11 +176,8 @@ def build_engine(
         require_pattern(model, weights, rungs(weights), planned=facts.plan is not None, missing=facts.missing)
     if require_sparse is not None:
         cannot_know(model, options.sparsity, backend, rungs(weights))
-    start = time.perf_counter()
-    with _named(source, model):
-        network = backend.parse(source or model, options.plugins)
-    parse_ms = (time.perf_counter() - start) * 1e3
-    network, options, notes = _shaped(backend, network, options)
+    parsed = parse_early(model, options, backend, source) if parsed is None else parsed
+    network, options, notes = _shaped(backend, parsed.network(), options)
     backend.check(options, network)
     if at_shapes is not None:
         fixed = {shape.input: shape.shape for shape in options.static_shapes}
@@ -188,7 +186,7 @@ def build_engine(
     # The model is hashed while the builder works.
     with ThreadPoolExecutor(1) as hashing:
         digest = hashing.submit(hash_model, model)
-        with _named(source, model):
+        with called(source, model):
             built = Engine(memoryview(b""), (), 0.0) if dry_run else backend.build(network, options)
         model_sha256 = digest.result()
     place = Place(backend.name, backend.version, options.targets)
@@ -218,7 +216,7 @@ def build_engine(
         ),
         engine_sha256="",
         engine_bytes=0,
-        parse_ms=parse_ms,
+        parse_ms=parsed.parse_ms,
         build_ms=built.build_ms,
         log=built.log,
         device=backend.device,
@@ -227,18 +225,6 @@ def build_engine(
         return result
     written = write_pair(out, built.data, _manifest(result, facts, model_sha256))
     return replace(result, engine_sha256=written.engine_sha256, engine_bytes=written.engine_bytes)
-
-
-@contextmanager
-def _named(source: Path | None, model: Path) -> Iterator[None]:
-    """Name the user's file where a builder's error names the copy that was made of it."""
-    try:
-        yield
-    except Nm2trtError as error:
-        if source is not None and source != model and error.args:
-            text = str(error.args[0]).replace(str(source), f"{source.name}, made from {model}")
-            error.args = (text, *error.args[1:])
-        raise
 
 
 def _shaped(

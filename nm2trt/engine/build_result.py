@@ -42,6 +42,7 @@ class BuildResult(Result):
         build_ms: Wall time of the builder.
         log: The builder's messages, most detailed level.
         device: The GPU that it was built on; "" for a build ahead of time.
+        verified: What `verify` found of `model`, if it was built as it is.
     """
 
     engine: Path
@@ -63,6 +64,7 @@ class BuildResult(Result):
     build_ms: float
     log: tuple[str, ...] = field(repr=False)
     device: str = ""
+    verified: Any = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values, without the log."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -13,6 +14,7 @@ from nm2trt.errors import InputError
 from nm2trt.options.engines import BuildCommand, BuilderCommand
 from nm2trt.options.field import filled, keywords
 from nm2trt.options.shares import parse_share
+from nm2trt.pipeline.beside_parser import is_sound, verified_and_parsed
 from nm2trt.pipeline.in_memory import as_path, takes_values
 from nm2trt.pipeline.keyword_options import build_options
 from nm2trt.pipeline.lowering import Lowering, Precision, lower, refuse_fp8
@@ -146,14 +148,18 @@ def build(
         if lowering is not None:
             notes = (*notes, *lower(opened, out, lowering, dry_run=dry_run))
         untie_free_sizes(opened)
-        report = verify_model(opened)
         source = opened.file
         if source is None:
+            report, parsed = verify_model(opened), None
             kept = lowering is not None and lowering.keep and not dry_run
             suffix = "" if lowering is None else f".{lowering.precision}"
             source = (out.parent if kept else folder) / f"{out.stem}{suffix}.onnx"
             write_model(opened, source)
-        return build_engine(
+        elif is_sound(opened):
+            report, parsed = verified_and_parsed(opened, source, options, builder)
+        else:
+            report, parsed = verify_model(opened), None
+        result = build_engine(
             model,
             out,
             options,
@@ -165,7 +171,9 @@ def build(
             at_shapes=lambda shapes: with_macs(opened, report.weights, shapes),
             require_sparse=required,
             hash_model=hash_files,
+            parsed=parsed,
         )
+        return replace(result, verified=report) if source == model else result
 
 
 class _Samples(NamedTuple):

@@ -86,12 +86,20 @@ def count(folder, monkeypatch):
 
 
 def test_nothing_else_parses_a_model():
-    """The counters above see every parse: a protobuf is read in these modules only."""
+    """The counters above see every parse: a protobuf is read in these modules only.
+
+    `light_onnx` reads what ONNX's shape inference returns, which holds no weight.
+    """
     calls = re.compile(r"\.ParseFromString\(|onnx\.load\w*\(|ModelProto\.FromString\(")
     found = {
         str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if calls.search(path.read_text())
     }
-    assert found == {"exporter/saving.py", "graph/storage/model.py", "graph/verify/plan_metadata.py"}
+    assert found == {
+        "exporter/saving.py",
+        "graph/storage/light_onnx.py",
+        "graph/storage/model.py",
+        "graph/verify/plan_metadata.py",
+    }
 
 
 def test_build_parses_once_and_scans_twice(folder, count):

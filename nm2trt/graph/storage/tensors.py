@@ -27,6 +27,7 @@ __all__ = [
     "ElementType",
     "element_type",
     "external_location",
+    "has_its_bytes",
     "iter_elements",
     "nonfinite_count",
     "present",
@@ -185,6 +186,26 @@ def iter_elements(tensor: onnx.TensorProto, root: Path | None, *, unit: int = 1)
         yield from _raw(tensor, kind, size, unit)
     else:
         yield _typed(tensor, kind, size)
+
+
+def has_its_bytes(tensor: onnx.TensorProto, root: Path | None) -> bool:
+    """Tell whether a tensor's raw or external storage has the length that its shape and type ask for.
+
+    Args:
+        tensor: The tensor.
+        root: Folder below which external data may be read.
+    """
+    kind = _TYPES.get(tensor.data_type)
+    if kind is None or any(size < 0 for size in tensor.dims):
+        return False
+    want = _bytes_for(math.prod(tensor.dims), kind)
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return not tensor.HasField("raw_data") or len(tensor.raw_data) == want
+    try:
+        path, offset, length = external_location(tensor, root)
+        return length in (None, want) and offset + want <= path.stat().st_size
+    except (ModelError, OSError):
+        return False
 
 
 def present(elements: Array, zero_point: Array | None = None) -> npt.NDArray[np.bool_]:

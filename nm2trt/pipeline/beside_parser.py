@@ -1,0 +1,50 @@
+"""Verification beside the builder's parser: both read the same file, and neither waits for the other."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nm2trt.backends.options import BuildOptions
+    from nm2trt.backends.protocol import Backend
+    from nm2trt.engine.early_parse import Parsed
+    from nm2trt.graph.storage.model import Model
+    from nm2trt.graph.verify.verify_model import VerifyReport
+
+__all__ = ["is_sound", "verified_and_parsed"]
+
+
+def is_sound(model: Model) -> bool:
+    """Tell whether a parser can be given a file before all its weights were read.
+
+    Raises:
+        ModelError: The graph is not valid ONNX.
+    """
+    from nm2trt.graph.analysis.weight_operands import consumers
+    from nm2trt.graph.storage.save import all_tensors
+    from nm2trt.graph.storage.tensors import has_its_bytes
+
+    list(consumers(model))
+    return all(has_its_bytes(tensor, model.root) for tensor in all_tensors(model.proto))
+
+
+def verified_and_parsed(
+    model: Model, source: Path, options: BuildOptions, builder: Backend
+) -> tuple[VerifyReport, Parsed]:
+    """Verify a model while the builder parses its file."""
+    from nm2trt.engine.early_parse import parse_early
+    from nm2trt.graph.verify.verify_model import verify_model
+
+    interval = sys.getswitchinterval()
+    # The parser waits for the interpreter at each of its messages: a thousand waits of the usual 5 ms.
+    sys.setswitchinterval(1e-4)
+    try:
+        with ThreadPoolExecutor(1) as verifying:
+            report = verifying.submit(verify_model, model)
+            parsed = parse_early(source, options, builder)
+            return report.result(), parsed
+    finally:
+        sys.setswitchinterval(interval)
