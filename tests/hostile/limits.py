@@ -1,5 +1,6 @@
 """A function in a forked process with limits on its time and memory."""
 
+import contextlib
 import os
 import signal
 import time
@@ -13,8 +14,8 @@ class Ended:
 
     Args:
         status: Its exit status, a signal's number negative.
-        seconds: Its time.
-        megabytes: What it took beyond this process.
+        seconds: Processor time of the process and its children.
+        megabytes: Their memory beyond this process's.
         over: The limit that it went over, or "".
     """
 
@@ -32,13 +33,32 @@ def resident(pid="self"):
         return 0
 
 
-def limited(function, *, seconds, megabytes):
+def processor_seconds(pid):
+    """Return the processor time of a process and of the children that it waited for."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def family(pid):
+    """Return a process and all that it started and that still run."""
+    found = [pid]
+    for one in found:
+        with contextlib.suppress(OSError):
+            found += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
+    return found
+
+
+def limited(function, *, seconds, megabytes, waiting=600):
     """Run a function that returns an exit status in a fork; kill it beyond a limit.
 
     Args:
-        function: The function; whatever it prints goes where it leads its own streams.
-        seconds: Limit of its processor and waiting time.
+        function: The function; it redirects its own streams.
+        seconds: Limit of its processor time.
         megabytes: Limit of its memory, beyond this process's.
+        waiting: Seconds after which it hangs; long, since a busy machine stretches them.
     """
     before, began = resident(), time.monotonic()
     child = os.fork()
@@ -49,18 +69,29 @@ def limited(function, *, seconds, megabytes):
             status = function()
         finally:
             os._exit(status)
-    most, over, pause = 0, "", 0.002
+    most, took, over, pause = 0, 0.0, "", 0.002
     while True:
-        ended, status = os.waitpid(child, os.WNOHANG)
+        # Not reaped yet, so that its processor time can still be read.
+        ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        processes = family(child)
+        most = max(most, sum(map(resident, processes)) - before)
+        took = max(took, sum(map(processor_seconds, processes)))
         if ended:
             break
-        most = max(most, resident(child) - before)
-        took = time.monotonic() - began
-        over = over or (
-            f"{seconds} s" if took > seconds else f"{megabytes} MB" if most > megabytes << 20 else ""
-        )
+        waited = time.monotonic() - began
+        over = over or _over((took, seconds), (waited, waiting), (most, megabytes))
         if over:
             os.killpg(child, signal.SIGKILL)
         time.sleep(pause)
         pause = min(pause * 1.2, 0.02)
-    return Ended(os.waitstatus_to_exitcode(status), time.monotonic() - began, most >> 20, over)
+    _, status = os.waitpid(child, 0)
+    return Ended(os.waitstatus_to_exitcode(status), took, most >> 20, over)
+
+
+def _over(processor, waited, memory):
+    """Name the limit that a run went over, or return ""; each argument is a value and its limit."""
+    if processor[0] > processor[1]:
+        return f"{processor[1]} s"
+    if waited[0] > waited[1]:
+        return f"{waited[1]} s of waiting"
+    return f"{memory[1]} MB" if memory[0] > memory[1] << 20 else ""

@@ -1,7 +1,10 @@
 """A bounded part of `make fuzz`, and its own judges: the limits and the second reader see planted faults."""
 
+import itertools
 import os
 import random
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -63,13 +66,17 @@ def _is_plain_verify(number):
 @pytest.mark.parametrize(
     ("function", "over"),
     [
-        (lambda: time.sleep(60), "0.2 s"),
+        (lambda: all(True for _ in itertools.count()), "0.2 s"),
+        (lambda: time.sleep(60), "0.3 s of waiting"),
+        (lambda: subprocess.call([sys.executable, "-c", "while True: pass"]), "0.2 s"),
         (lambda: np.ones(1 << 27) is None or time.sleep(60), "100 MB"),
+        (lambda: subprocess.call([sys.executable, "-c", "b = b'1' * (1 << 28); input()"]), "100 MB"),
     ],
-    ids=["time", "memory"],
+    ids=["processor", "waiting", "processor of a child", "memory", "memory of a child"],
 )
 def test_limits_end_a_run(function, over):
-    ended = limited(function, seconds=0.2 if over == "0.2 s" else 60, megabytes=100)
+    waiting = 0.3 if "waiting" in over else 600
+    ended = limited(function, seconds=60 if over == "100 MB" else 0.2, megabytes=100, waiting=waiting)
     assert (ended.over, ended.status) == (over, -9)
 
 
