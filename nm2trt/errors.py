@@ -55,6 +55,15 @@ class Nm2trtError(Exception):
     exit_status: ClassVar[int] = 1
     partial: Any = None
 
+    def __str__(self) -> str:
+        """Return the message; a traceback shows it too, so nothing of a file that it quotes stays raw."""
+        message = super().__str__()
+        if message.isprintable():
+            return message
+        from nm2trt.terminal_text import printable
+
+        return printable(message, keep="\n")
+
 
 class InputError(Nm2trtError, ValueError):
     """An argument, or a file or folder that was given, is wrong."""

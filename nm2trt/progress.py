@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from nm2trt.terminal_text import printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -52,11 +54,12 @@ def bar(description: str, total: float | None = None) -> Iterator[Bar]:
         yield _SilentBar()
         return
     with _display() if host is None else contextlib.nullcontext(host) as progress:
-        task = progress.add_task(description, total=total)
+        task = progress.add_task(printable(description), total=total)
 
         class _RichBar:
             def update(self, done: float, total: float | None = None, description: str | None = None) -> None:
-                progress.update(task, completed=done, total=total, description=description)
+                told = None if description is None else printable(description)
+                progress.update(task, completed=done, total=total, description=told)
 
         try:
             yield _RichBar()
@@ -70,7 +73,7 @@ def _display() -> Progress:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),

@@ -232,7 +232,8 @@ def _escaped(table: Table) -> Table:
         replace(row, cells=tuple(map(printable, row.cells)), why=printable(" ".join(row.why.split())))
         for row in table.rows
     )
-    return replace(table, rows=tuple(rows), title=printable(table.title))
+    columns = tuple(replace(column, header=printable(column.header)) for column in table.columns)
+    return replace(table, columns=columns, rows=tuple(rows), title=printable(table.title))
 
 
 def _numbered(table: Table, every_row: bool) -> tuple[list[tuple[str, str]], Table]:

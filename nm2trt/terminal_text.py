@@ -21,9 +21,16 @@ def padded(words: str, width: int, *, right: bool = False) -> str:
     return blanks + words if right else words + blanks
 
 
-def printable(cell: str) -> str:
-    """Return data with its control characters escaped, so that a name cannot repaint the terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in cell)
+def printable(text: str, keep: str = "") -> str:
+    """Return text whose escapes, bidi marks and zero-width characters are spelt out by their code.
+
+    Args:
+        text: Words, a name, or a whole page.
+        keep: Characters that stay although they are not printable, e.g. line feeds of a page.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
 
 
 def shorten(name: str, width: int) -> str:

@@ -10,8 +10,8 @@ PACKAGE = ROOT / "nm2trt"
 
 # Each unit may import those on a lower level; units of one level may not import one another.
 LEVELS = [
-    {"errors", "installed", "output_lock", "terminal_text", "json_value"},
-    {"tables"},
+    {"terminal_text", "installed", "output_lock", "json_value"},
+    {"errors", "tables"},
     {"file_replacement", "extras"},
     {"files", "named_code", "bounds", "compare", "measure", "progress", "nm", "options"},
     {"manifest", "run_watch", "answer_limits"},

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import keep_json, print_result, print_table, printable, say
+from nm2trt.cli.output import keep_json, print_notes, print_result, print_table, say
 from nm2trt.errors import Nm2trtError
 from nm2trt.options.checks import BenchCommand
 from nm2trt.options.field import keywords
@@ -73,20 +72,18 @@ def print_latency(bench: Benchmark, *, conditions: bool = True) -> None:
         drift = ", ".join(
             f"{key} {value} -> {bench.after.get(key, '?')}" for key, value in bench.before.items()
         )
-        print(printable(f"before -> after: {drift}"))
+        say(f"before -> after: {drift}")
     if not bench.warmup.stable:
-        print(f"the medians had not settled after {bench.warmup.runs} runs of warm-up: the machine is busy")
+        say(f"the medians had not settled after {bench.warmup.runs} runs of warm-up: the machine is busy")
 
 
 def _print(result: BenchResult) -> None:
     print_latency(result.benchmark)
-    for note in result.benchmark.notes:
-        print(f"note: {note}", file=sys.stderr)
+    print_notes(result.benchmark.notes)
     if result.earlier is not None:
         for ratio in result.earlier.ratios:
-            print(printable(_ratio(ratio)))
-        for difference in result.earlier.differences:
-            print(f"note: not the same conditions: {difference}", file=sys.stderr)
+            say(_ratio(ratio))
+        print_notes(f"not the same conditions: {one}" for one in result.earlier.differences)
 
 
 def _ratio(ratio: Ratio) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nm2trt.cli.output import plain_table, print_json, printable
+from nm2trt.cli.output import plain_table, print_json, say
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import CalibCommand
 
@@ -31,9 +31,9 @@ def run(options: CalibCommand) -> int:
             for row in samples.summary()
         ),
     )
-    print()
-    print(printable(f"{len(samples)} samples of {samples.source}, in batches of {samples.batch}"))
-    print(f"sha256 {samples.sha256}")
+    say()
+    say(f"{len(samples)} samples of {samples.source}, in batches of {samples.batch}")
+    say(f"sha256 {samples.sha256}")
     if options.sheet is not None:
-        print(printable(f"wrote {options.sheet}"))
+        say(f"wrote {options.sheet}")
     return 0

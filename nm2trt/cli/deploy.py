@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import print_json, printable
+from nm2trt.cli.output import print_json, say
 from nm2trt.options.serving import DeployCommand
 
 if TYPE_CHECKING:
@@ -29,12 +29,12 @@ def run(options: DeployCommand) -> int:
 
 def _print(deployment: Deployment, load: str, canary: str) -> None:
     before = "the first" if deployment.previous is None else f"{deployment.previous} before"
-    print(printable(f"{deployment.folder}  ({deployment.backend}; version {deployment.version}, {before})"))
+    say(f"{deployment.folder}  ({deployment.backend}; version {deployment.version}, {before})")
     for note in deployment.notes:
-        print(printable(note))
+        say(note)
     if deployment.removed:
-        print(f"removed: version {', '.join(map(str, deployment.removed))}")
+        say(f"removed: version {', '.join(map(str, deployment.removed))}")
     if canary:
-        print(printable(f"loaded and probed on {canary}: it answers like the reference"))
+        say(f"loaded and probed on {canary}: it answers like the reference")
     if load:
-        print(printable(f"loaded on {load}"))
+        say(f"loaded on {load}")

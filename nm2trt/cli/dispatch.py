@@ -14,7 +14,14 @@ from typing import Any, NoReturn, TextIO
 
 from nm2trt import bounds, errors
 from nm2trt.cli import COMMANDS, help_text
-from nm2trt.cli.output import await_json, print_error, print_json_error, printable, set_verbosity
+from nm2trt.cli.output import (
+    await_json,
+    print_error,
+    print_json_error,
+    printable,
+    printable_warnings,
+    set_verbosity,
+)
 from nm2trt.cli.signals import Stopped, signals_stop
 from nm2trt.errors import BackendError, InputError, Interrupted, Nm2trtError, OutputError
 from nm2trt.extras import missing
@@ -69,7 +76,7 @@ class _Parser(argparse.ArgumentParser):
 
 def dispatch(arguments: list[str]) -> int:
     """Run one command and return its exit status, which `nm2trt.errors` lists."""
-    with signals_stop():
+    with signals_stop(), printable_warnings():
         return _run(arguments)
 
 

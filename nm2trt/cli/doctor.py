@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nm2trt.cli.output import plain_table, print_json
+from nm2trt.cli.output import plain_table, print_json, say
 from nm2trt.options.runs import DoctorCommand
 
 __all__ = ["OPTIONS", "run"]
@@ -20,9 +20,10 @@ def run(options: DoctorCommand) -> int:
         return 0
     rows = [(item.name, item.version or "missing", item.purpose, item.install) for item in report.backends]
     plain_table(("backend", "version", "for", "to install"), rows)
-    print(f"\n{report.driver}")
+    say()
+    say(report.driver)
     for gpu in report.gpus:
-        print(f"{gpu.name}: {gpu.target}, {'has' if gpu.sparse else 'has no'} sparse tensor cores")
+        say(f"{gpu.name}: {gpu.target}, {'has' if gpu.sparse else 'has no'} sparse tensor cores")
     if not report.gpus:
-        print("no GPU: engines can be built ahead of time, not run or timed")
+        say("no GPU: engines can be built ahead of time, not run or timed")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import plain_table, print_json, printable
+from nm2trt.cli.output import plain_table, print_json, say
 from nm2trt.options.models import InfoCommand
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def run(options: InfoCommand) -> int:
 
 
 def _print_model(model: OnnxInfo) -> None:
-    print(printable(f"{model.path}: ONNX model, opset {model.opset}"))
+    say(f"{model.path}: ONNX model, opset {model.opset}")
     rows = [("size", f"{model.file_bytes / 1e6:.2f} MB"), ("nodes", str(model.nodes))]
     if model.producer:
         rows.append(("written by", model.producer))
@@ -53,7 +53,7 @@ def _print_model(model: OnnxInfo) -> None:
 
 
 def _print_engine(engine: EngineInfo) -> None:
-    print(printable(f"{engine.path}: {engine.kind}"))
+    say(f"{engine.path}: {engine.kind}")
     header = {} if engine.header is None else engine.header.to_json()
     manifest = engine.fit.manifest
     rows = [("size", f"{engine.file_bytes / 1e6:.2f} MB"), ("sha256", engine.fit.engine_sha256)]

@@ -14,13 +14,13 @@ OPTIONS = InitCommand
 
 def run(options: InitCommand) -> int:
     """Write the recipe and return 0."""
-    from nm2trt.cli.output import print_json, print_verdict, printable
+    from nm2trt.cli.output import print_json, print_verdict, say
     from nm2trt.recipe.starter import write_recipe
 
     result = write_recipe(**keywords(options))
     if options.json:
         print_json(result.to_json())
     else:
-        print(printable(f"{result.recipe}: {result.holds} of {result.weights} weights hold 2:4"))
+        say(f"{result.recipe}: {result.holds} of {result.weights} weights hold 2:4")
         print_verdict(result.outlook, f"nm2trt run {shlex.quote(str(result.recipe))}")
     return 0

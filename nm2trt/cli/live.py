@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nm2trt import progress
+from nm2trt.cli.output import tell
 from nm2trt.terminal_text import printable
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class LineView:
         """Write the line."""
         word = "cached" if status == "cached" else f"{seconds:.1f} s"
         line = f"{_MARKS.get(status, ' ')} {name:12} {word:>8}  {sentence}"
-        print(printable(line), file=sys.stderr, flush=True)
+        tell(line)
 
 
 @contextlib.contextmanager
@@ -62,7 +63,7 @@ class _Table:
         task = self._tasks[name]
         if status == "cached":
             self._shown.start_task(task)
-        self._shown.update(task, status=status, sentence=sentence, total=1, completed=1)
+        self._shown.update(task, status=status, sentence=printable(sentence), total=1, completed=1)
         self._shown.stop_task(task)
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,17 +25,20 @@ __all__ = [
     "print_error",
     "print_json",
     "print_json_error",
+    "print_json_line",
     "print_notes",
     "print_result",
     "print_same",
     "print_table",
     "print_verdict",
     "printable",
+    "printable_warnings",
     "say",
     "set_verbosity",
     "short_count",
     "show",
     "show_written",
+    "tell",
 ]
 
 T = TypeVar("T")
@@ -57,6 +61,11 @@ def print_json(value: Any) -> None:
     global _json_awaited
     _json_awaited = False
     print(_dumps(value), end="")
+
+
+def print_json_line(value: Any) -> None:
+    """Print a value as one line of JSON at once, for a program that waits for it."""
+    print(json.dumps(value), flush=True)
 
 
 def await_json(awaited: bool) -> None:
@@ -84,7 +93,23 @@ def print_result(result: T, write: Callable[[T], None], *, as_json: bool) -> Non
 def print_notes(notes: Iterable[str]) -> None:
     """Print notes to stderr, one a line."""
     for note in notes:
-        print(f"note: {printable(note)}", file=sys.stderr)
+        tell(f"note: {note}")
+
+
+def tell(line: str) -> None:
+    """Print a line to stderr."""
+    print(printable(line), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def printable_warnings() -> Iterator[None]:
+    """Escape what libraries warn of until the block ends: their warnings quote names, too."""
+    written = warnings.formatwarning
+    warnings.formatwarning = lambda *said, **options: printable(written(*said, **options), keep="\n")
+    try:
+        yield
+    finally:
+        warnings.formatwarning = written
 
 
 def _dumps(value: Any) -> str:
@@ -188,10 +213,10 @@ def print_error(message: str) -> None:
     if _verbosity >= 2:
         import traceback
 
-        traceback.print_exc()
+        print(printable(traceback.format_exc(), keep="\n"), end="", file=sys.stderr)
     with contextlib.suppress(OSError):
         # A message may quote a file: no escape or bidi character of it reaches the terminal.
-        print(f"nm2trt: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
+        tell(f"nm2trt: {' '.join(message.split())}")
 
 
 def plain_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
@@ -206,6 +231,7 @@ def say(sentence: str = "", mark: Mark = "", *, indent: str = "") -> None:
     """Print a sentence, wrapped between words on a terminal."""
     lines = fill(printable(sentence), _width(), indent) if sentence else [""]
     _write((line, mark) for line in lines)
+    sys.stdout.flush()
 
 
 def print_same(line: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import plain_table, print_result, printable
+from nm2trt.cli.output import plain_table, print_result, say
 from nm2trt.options.serving import ProbeCommand
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ def run(options: ProbeCommand) -> int:
 
 
 def _print(report: ProbeReport) -> None:
-    print(printable(f"{report.name} version {', '.join(report.versions)} at {report.url} ({report.server})"))
-    print(printable(f"reference {report.reference}; masks: {report.lineage}; configuration: {report.config}"))
+    say(f"{report.name} version {', '.join(report.versions)} at {report.url} ({report.server})")
+    say(f"reference {report.reference}; masks: {report.lineage}; configuration: {report.config}")
     for note in report.notes:
-        print(printable(note))
-    print()
+        say(note)
+    say()
     rows = []
     for check in report.batches:
         verdict = "differs" if check.problem else "agrees"
@@ -45,7 +45,7 @@ def _print(report: ProbeReport) -> None:
         title="Outputs, served against ONNX Runtime",
     )
     if report.loads:
-        print()
+        say()
         plain_table(
             ["clients", "requests", "wrong", "p50 ms", "p90 ms", "p99 ms", "requests/s"],
             [
@@ -65,7 +65,8 @@ def _print(report: ProbeReport) -> None:
     counted = report.statistics
     sizes = [int(size) for size in counted["executions_by_batch"]]
     joined = f"; batches of {min(sizes)} to {max(sizes)}" if sizes else ""
-    print(
-        f"\nserver: {counted['inferences']} inferences in {counted['executions']} executions{joined}; "
+    say()
+    say(
+        f"server: {counted['inferences']} inferences in {counted['executions']} executions{joined}; "
         f"{counted['failures']} failures"
     )

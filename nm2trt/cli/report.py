@@ -18,15 +18,15 @@ EPILOG = """examples:
 
 def run(options: ReportCommand) -> int:
     """Write the report and return 0."""
-    from nm2trt.cli.output import print_json, print_verdict, printable
+    from nm2trt.cli.output import print_json, print_verdict, say
     from nm2trt.pipeline.report import report
 
     result = report(**keywords(options))
     if options.json:
         print_json(result.to_json())
     else:
-        print(
-            f"{printable(str(result.report))}  {result.size_bytes / 1e3:.0f} kB, {result.stages} stages, "
+        say(
+            f"{result.report}  {result.size_bytes / 1e3:.0f} kB, {result.stages} stages, "
             f"{result.weights} weights"
         )
         from nm2trt.cli.run import MARKS

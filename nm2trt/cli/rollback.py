@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nm2trt.cli.output import print_json
+from nm2trt.cli.output import print_json, say
 from nm2trt.options.field import keywords
 from nm2trt.options.serving import RollbackCommand
 
@@ -19,7 +19,7 @@ def run(options: RollbackCommand) -> int:
     if options.json:
         print_json(done.to_json())
     else:
-        print(f"{done.name}: version {done.version} is served, {done.left} was before")
+        say(f"{done.name}: version {done.version} is served, {done.left} was before")
         if not options.url:
-            print("a running server serves it when the model is loaded again (--url)")
+            say("a running server serves it when the model is loaded again (--url)")
     return 0

@@ -64,9 +64,10 @@ def _print(result: RunResult, options: RunCommand) -> None:
         ),
     )
     if not dry_run:
-        print(f"\n{result.run}  in {result.seconds:.1f} s")
+        say()
+        say(f"{result.run}  in {result.seconds:.1f} s")
     if result.report is not None:
-        print(result.report)
+        say(str(result.report))
     if result.outlook:
         say(result.outlook)
     if dry_run:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import sys
 from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import plain_table
+from nm2trt.cli.output import plain_table, print_json_line, say, tell
 from nm2trt.errors import BackendError
 from nm2trt.options.field import filled
 from nm2trt.options.serving import ServeCommand
@@ -37,7 +35,7 @@ def run(options: ServeCommand) -> int:
             _print(server, options.json)
             status = server.wait()
         except KeyboardInterrupt:
-            print("stopping", file=sys.stderr)
+            tell("stopping")
             server.stop()
             return 0
     raise BackendError(f"the server stopped by itself, with status {status}; see its log")
@@ -47,15 +45,15 @@ def _print(server: RunningServer, as_json: bool) -> None:
     addresses = {"http": server.http, "grpc": server.grpc, "metrics": server.metrics, "pid": str(server.pid)}
     states = server.model_states()
     if as_json:
-        print(json.dumps({**addresses, "models": [asdict(state) for state in states]}), flush=True)
+        print_json_line({**addresses, "models": [asdict(state) for state in states]})
         return
     for name, value in addresses.items():
-        print(f"{name:8} {value}")
+        say(f"{name:8} {value}")
     plain_table(
         ("model", "version", "state", "reason"),
         [(state.name, state.version, state.state or "not loaded", state.reason) for state in states],
     )
-    print("READY; Ctrl-C stops it", flush=True)
+    say("READY; Ctrl-C stops it")
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import print_json, print_table
+from nm2trt.cli.output import print_json, print_table, say
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import SparsifyCommand
 from nm2trt.tables import Column, Row, Table
@@ -47,14 +47,15 @@ def _print(result: SparsifyResult, *, every_row: bool) -> None:
     )
     print_table(Table(columns, tuple(rows)), every_row=every_row)
     report = result.report
+    say()
     if "loss_after" in report:
-        print(f"\n{report['rate_of_all']:.1%} of all weights are zero")
-        print(
+        say(f"{report['rate_of_all']:.1%} of all weights are zero")
+        say(
             f"distillation loss {report['loss_before']:.4g} after pruning, {report['loss_after']:.4g} after "
             f"repair ({report['samples']} samples, {result.seconds:.0f} s)"
         )
         if report["resumed_at"]:
-            print(f"went on from step {report['resumed_at']} of a stopped run")
+            say(f"went on from step {report['resumed_at']} of a stopped run")
     else:
-        print(f"\n{report['sparsity']:.1%} of the sparse layers' weights are zero")
-    print(f"wrote {result.weights} and {result.onnx}")
+        say(f"{report['sparsity']:.1%} of the sparse layers' weights are zero")
+    say(f"wrote {result.weights} and {result.onnx}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.bench import print_latency
@@ -15,6 +14,7 @@ from nm2trt.cli.output import (
     print_table,
     print_verdict,
     say,
+    tell,
 )
 from nm2trt.errors import Nm2trtError
 from nm2trt.options.checks import ValidateCommand
@@ -58,11 +58,11 @@ def run(options: ValidateCommand) -> int:
     else:
         _print(report, options, verbose=is_verbose())
     for warning in () if options.json else report.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        tell(f"warning: {warning}")
     report.require_passed()
     if options.json:
         for gate in report.gates:
-            print(gate.sentence, file=sys.stderr)
+            tell(gate.sentence)
     return 0
 
 
@@ -70,14 +70,14 @@ def _print(report: ValidationReport, options: ValidateCommand, *, verbose: bool)
     """Print accuracy and differences first, then times, then the verdict; machine facts with `-v` only."""
     for table in report.tables():
         print_table(table)
-        print()
+        say()
     *lines, verdict = report.remarks()
     for line in lines:
         say(line, _MARKS.get(line[:4], ""))
     if report.benchmark is not None:
-        print()
+        say()
         print_latency(report.benchmark, conditions=verbose)
-        print()
+        say()
     print_same(polygraphy_line(options))
     passed = report.passed
     print_verdict(verdict, mark="" if passed is None else "good" if passed else "bad")

@@ -16,6 +16,7 @@ from nm2trt.reporting.data import RUNGS, AccuracyRow, Curve, LatencyRow, ReportD
 from nm2trt.reporting.headline import headline
 from nm2trt.reporting.ship import ship
 from nm2trt.reporting.weight_groups import ladder_of, zeros_differ
+from nm2trt.terminal_text import printable
 
 try:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -88,7 +89,9 @@ def _render(suffix: str, data: ReportData | Beside, *, autoescape: bool, **value
     else:
         name, found = "beside", _of_two(data)
     environment.globals.update(found)
-    return environment.get_template(f"{name}.{suffix}").render(data=data, **values)
+    page = environment.get_template(f"{name}.{suffix}").render(data=data, **values)
+    # Names reach the page through the templates, the charts and the sentences: all are escaped here at once.
+    return printable(page, keep="\n\t")
 
 
 def _of_one(data: ReportData) -> dict[str, Any]:
@@ -167,7 +170,8 @@ def _breakable(name: str) -> Markup:
 def _cell(text: str) -> str:
     """Escape a sentence for a Markdown table."""
     text = " ".join(str(text).split())
-    for character in "\\`*_[]<>|#":
+    # A reference such as &#8238; would become the character that it names.
+    for character in "\\`*_[]<>|#&~":
         text = text.replace(character, "\\" + character)
     return text
 

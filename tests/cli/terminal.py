@@ -12,8 +12,15 @@ import threading
 from nm2trt.cli import main
 
 
-def on_terminal(words, columns, monkeypatch):
-    """Run a command on a terminal; return its exit status, its lines without colours, and the raw text."""
+def on_terminal(words, columns, monkeypatch, *, both=False):
+    """Run a command on a terminal; return its exit status, its lines without colours, and the raw text.
+
+    Args:
+        words: The command.
+        columns: Width of the terminal.
+        monkeypatch: The fixture.
+        both: Whether stderr goes there too.
+    """
     reader, writer = pty.openpty()
     fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -34,6 +41,8 @@ def on_terminal(words, columns, monkeypatch):
     thread.start()
     with os.fdopen(writer, "w", encoding="utf-8") as stream, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", stream)
+        if both:
+            patch.setattr(sys, "stderr", stream)
         status = main([str(word) for word in words])
     thread.join(10)
     os.close(reader)

@@ -26,9 +26,10 @@ class Ended:
 
 
 def resident(pid="self"):
-    """Return the resident memory of a process, in bytes."""
+    """Return the resident memory of a process without that of files, of which a fork starts with none; in bytes."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+        pages = Path(f"/proc/{pid}/statm").read_text().split()
+        return (int(pages[1]) - int(pages[2])) * os.sysconf("SC_PAGESIZE")
     except (OSError, IndexError):
         return 0
 

@@ -21,7 +21,7 @@ def constants(proto):
         at = tuple(places.T) if places.ndim == 2 else np.unravel_index(places, dense.shape)
         dense[at] = values
         found[item.values.name] = dense
-    for name in taken & set(found):  # a caller may replace it
+    for name in (taken | {""}) & set(found):  # a caller may replace it; an input without a name is left out
         del found[name]
     for node in graph.node:
         if any(name not in found for name in node.input if name) or not node.output:

@@ -18,13 +18,8 @@ pytest.importorskip("tensorrt_rtx")
 RUNS = int(os.environ.get("NM2TRT_FUZZ_RUNS", "30"))
 
 
-@pytest.fixture(scope="module")
-def fuzzer():
-    with fuzz.started() as made:
-        yield made
-
-
 def test_commands_answer_or_refuse_whatever_they_read(fuzzer):
+    fuzzer.counts = fuzz.Counts()
     for number in range(RUNS):
         fuzzer.run(number)
     assert fuzzer.counts.faults == []
@@ -70,7 +65,12 @@ def _is_plain_verify(number):
         (lambda: time.sleep(60), "0.3 s of waiting"),
         (lambda: subprocess.call([sys.executable, "-c", "while True: pass"]), "0.2 s"),
         (lambda: np.ones(1 << 27) is None or time.sleep(60), "100 MB"),
-        (lambda: subprocess.call([sys.executable, "-c", "b = b'1' * (1 << 28); input()"]), "100 MB"),
+        (
+            lambda: subprocess.call(
+                [sys.executable, "-c", "import time; b = b'1' * (1 << 28); time.sleep(60)"]
+            ),
+            "100 MB",
+        ),
     ],
     ids=["processor", "waiting", "processor of a child", "memory", "memory of a child"],
 )
