@@ -236,7 +236,7 @@ class Fuzzer:
 
 def _own(line):
     """Tell whether a line of stderr is a sentence, a note, or the line of a stage that `run` ended."""
-    return line.startswith(("nm2trt", "note: ", "warning: ", "✓ ", "= ", "✗ "))
+    return line.startswith(("nm2trt", "note: ", "warning: ", "✓ ", "= ", "✗ ", "  "))
 
 
 def _texts(folder):
