@@ -107,7 +107,7 @@ def _run(arguments: list[str]) -> int:
         if cause is not None and not isinstance(error, Interrupted):
             return _interrupted(cause)  # e.g. a library that was stopped while it loaded
         status = cause.exit_status if isinstance(cause, Stopped) else error.exit_status
-        return _fail(str(error), status, _kind(error))
+        return _fail(str(error), status, _kind(error), error.partial)
     except KeyboardInterrupt as signalled:
         return _interrupted(signalled)
     except BrokenPipeError:
@@ -212,8 +212,8 @@ def _kind(error: Nm2trtError) -> str:
     return next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in errors.__all__)
 
 
-def _fail(message: str, status: int, kind: str) -> int:
-    print_json_error(kind, message, status)
+def _fail(message: str, status: int, kind: str, found: Any = None) -> int:
+    print_json_error(kind, message, status, found)
     print_error(message)
     _flush(sys.stderr)
     return status

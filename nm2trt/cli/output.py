@@ -74,12 +74,13 @@ def await_json(awaited: bool) -> None:
     _json_awaited = awaited
 
 
-def print_json_error(kind: str, message: str, status: int) -> None:
-    """Print an error as a JSON object, if JSON was asked for and none was printed."""
+def print_json_error(kind: str, message: str, status: int, found: Any = None) -> None:
+    """Print an error as a JSON object, with what was found before, if JSON was asked for and not printed."""
     if _json_awaited:
         with contextlib.suppress(OSError, ValueError):
             told = " ".join(message.split())
-            print_json({"error": told, "kind": kind, "exit_status": status})
+            before = {} if found is None else found.to_json()
+            print_json({**before, "error": told, "kind": kind, "exit_status": status})
 
 
 def print_result(result: T, write: Callable[[T], None], *, as_json: bool) -> None:

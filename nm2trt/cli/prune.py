@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nm2trt.cli.output import print_json, print_notes, show_written
+from nm2trt.cli.output import print_json, print_notes, show, show_written
+from nm2trt.errors import DifferenceError
 from nm2trt.options.field import keywords
 from nm2trt.options.models import PruneCommand
 
@@ -15,7 +16,12 @@ def run(options: PruneCommand) -> int:
     """Prune, print, and return 0."""
     from nm2trt.pipeline.prune import prune
 
-    report = prune(**keywords(options))
+    try:
+        report = prune(**keywords(options))
+    except DifferenceError as error:
+        if error.partial is not None and not options.json:
+            show(error.partial, every_row=options.every_row)
+        raise
     print_notes(getattr(report, "notes", ()))
     if options.json:
         print_json(report.to_json())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nm2trt.errors import DifferenceError, InputError
-from nm2trt.pipeline.budget_report import BudgetPoint, BudgetReport, check_plot, plot_points
+from nm2trt.pipeline.budget_report import BudgetPoint, BudgetPoints, BudgetReport, check_plot, plot_points
 from nm2trt.pipeline.countable_work import CountableWork, check_counted
 from nm2trt.pipeline.reconstruct import Calibration, normalised
 
@@ -81,7 +81,8 @@ def prune_within_budget(
         InputError: A path or an option is wrong.
         DataError: The samples do not fit the model.
         SparsityError: No weight can hold the pattern.
-        DifferenceError: No share keeps the budget; the message names the best one, and nothing is written.
+        DifferenceError: No share keeps the budget; the message names the best one, the points are in
+            `error.partial`, and nothing is written.
     """
     from nm2trt.files import check_output
     from nm2trt.graph.pass_frame import write_model
@@ -115,24 +116,25 @@ def prune_within_budget(
         )
         points = search.run()
         passed = [point for point in points if point.passed]
+        search_found: dict[str, Any] = {
+            "metric": judge.metric,
+            "max_drop": judge.max_drop,
+            "n": judge.n,
+            "dense_value": judge.dense_value,
+            "higher_is_better": judge.higher_is_better,
+            "points": tuple(sorted(points, key=lambda point: -point.share)),
+            "place": counted.place,
+            "beyond": counted.beyond,
+            "notes": counted.notes,
+        }
         if not passed:
-            raise DifferenceError(_nothing(model, points, judge))
+            error = DifferenceError(_nothing(model, points, judge))
+            error.partial = BudgetPoints(**search_found)
+            raise error
         chosen = max(passed, key=lambda point: point.share)
         write_model(load(search.files[chosen], leave_weights=True), output)
         report = replace(search.reports[chosen], output=str(output), **note)
-    result = BudgetReport(
-        report=report,
-        metric=judge.metric,
-        max_drop=judge.max_drop,
-        n=judge.n,
-        dense_value=judge.dense_value,
-        higher_is_better=judge.higher_is_better,
-        points=tuple(sorted(points, key=lambda point: -point.share)),
-        chosen=chosen,
-        place=counted.place,
-        beyond=counted.beyond,
-        notes=counted.notes,
-    )
+    result = BudgetReport(report=report, chosen=chosen, **search_found)
     if evaluation.plot is not None:
         plot_points(result, Path(evaluation.plot))
     return result

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nm2trt.graph.reconstruct.report import ReconstructReport
     from nm2trt.graph.verify.verify_model import VerifyReport
 
-__all__ = ["BudgetPoint", "BudgetReport", "plot_points"]
+__all__ = ["BudgetPoint", "BudgetPoints", "BudgetReport", "plot_points"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,49 +50,37 @@ class BudgetPoint:
     sentence: str
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class BudgetReport(Result):
-    """What a search for the largest share within a budget found.
+@dataclass(frozen=True, slots=True, repr=False, kw_only=True)
+class BudgetPoints(Result):
+    """The shares that a search for the largest one within a budget tried.
 
     Args:
-        report: The reconstruction that was written.
         metric: The metric.
         max_drop: The budget, in the metric's own unit.
         n: Samples of each point.
         dense_value: The metric of the dense model.
         higher_is_better: Whether more of the metric is better.
         points: Every share that was tried, the largest first.
-        chosen: The one that was written.
+        chosen: The one that was written; None if nothing fits.
         place: Whose sparse kernels count, as a clause; "" counts every layer that can hold the pattern.
         beyond: Weights that no sparse kernel there is known to run, or that the gain table says do not pay,
             with reasons; they stay dense and their work does not count.
         notes: What limits the answers of the gain table, one sentence each.
     """
 
-    report: ReconstructReport
     metric: str
     max_drop: float
     n: int
     dense_value: float
     higher_is_better: bool
     points: tuple[BudgetPoint, ...]
-    chosen: BudgetPoint
+    chosen: BudgetPoint | None = None
     place: str
     beyond: Mapping[str, str]
     notes: tuple[str, ...] = ()
 
-    @property
-    def output(self) -> str:
-        """The model that was written."""
-        return self.report.output
-
-    @property
-    def verified(self) -> VerifyReport | None:
-        """What `verify` says of it."""
-        return self.report.verified
-
     def tables(self) -> tuple[Table, ...]:
-        """Return the table of the reconstruction, and one row per share that was tried."""
+        """Return one row per share that was tried."""
         columns = (
             Column("share of the work", "number"),
             Column("stay dense", "number"),
@@ -115,8 +103,39 @@ class BudgetReport(Result):
             )
             for point in self.points
         )
-        tried = Table(columns, tuple(rows), title=f"{self.metric} by share", noun="shares")
-        return (*self.report.tables(), tried)
+        return (Table(columns, tuple(rows), title=f"{self.metric} by share", noun="shares"),)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the search as JSON values, under `budget`."""
+        names = "metric max_drop n dense_value points chosen place beyond higher_is_better notes"
+        return {"budget": named(self, names)}
+
+
+@dataclass(frozen=True, slots=True, repr=False, kw_only=True)
+class BudgetReport(BudgetPoints):
+    """What a search for the largest share within a budget found, if a share fits.
+
+    Args:
+        report: The reconstruction that was written.
+        chosen: The share that was written.
+    """
+
+    report: ReconstructReport
+    chosen: BudgetPoint
+
+    @property
+    def output(self) -> str:
+        """The model that was written."""
+        return self.report.output
+
+    @property
+    def verified(self) -> VerifyReport | None:
+        """What `verify` says of it."""
+        return self.report.verified
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return the table of the reconstruction, and one row per share that was tried."""
+        return (*self.report.tables(), *BudgetPoints.tables(self))
 
     def remarks(self) -> tuple[str, ...]:
         """Return what the reconstruction says, and what the budget allowed."""
@@ -131,8 +150,7 @@ class BudgetReport(Result):
 
     def to_json(self) -> dict[str, Any]:
         """Return the reconstruction as JSON values, with the search under `budget`."""
-        names = "metric max_drop n dense_value points chosen place beyond higher_is_better notes"
-        return {**self.report.to_json(), "budget": named(self, names)}
+        return {**self.report.to_json(), **BudgetPoints.to_json(self)}
 
 
 def check_plot(target: Path) -> None:

@@ -91,7 +91,7 @@ def build(
         BackendError: The library is missing, refused the model or failed.
         Interrupted: The user stopped it.
     """
-    from nm2trt.backends.choice import choose_backend
+    from nm2trt.backends.choice import choose_backend, place_of
     from nm2trt.engine.build import ModelFacts, build_engine, check_request, refuse_blocked, refuse_opset
     from nm2trt.graph.analysis.blocked_layout import blocked_node
     from nm2trt.graph.analysis.multiply_accumulates import with_macs
@@ -146,7 +146,8 @@ def build(
                 "calib and prune_method say how weights are forced to 2:4; set sparsity to force"
             )
         if lowering is not None:
-            notes = (*notes, *lower(opened, out, lowering, dry_run=dry_run))
+            place = place_of(builder.name, options.targets)
+            notes = (*notes, *lower(opened, out, lowering, place=place, dry_run=dry_run))
         untie_free_sizes(opened)
         source = opened.file
         if source is None:

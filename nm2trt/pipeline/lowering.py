@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nm2trt.calibration.ranges import Method
     from nm2trt.calibration.stream import SampleStream
     from nm2trt.graph.storage.model import Model
+    from nm2trt.nm.eligibility import Place
 
 __all__ = ["Lowering", "Precision", "lower", "refuse_fp8"]
 
@@ -73,13 +74,16 @@ class Lowering:
             )
 
 
-def lower(model: Model, engine: Path, lowering: Lowering, *, dry_run: bool = False) -> tuple[str, ...]:
+def lower(
+    model: Model, engine: Path, lowering: Lowering, *, place: Place | None = None, dry_run: bool = False
+) -> tuple[str, ...]:
     """Bring an open model into another precision, in memory.
 
     Args:
         model: The float32 model, which is changed.
         engine: The engine that is built from it.
         lowering: The precision.
+        place: Builder and targets of the engine, for which work is counted; None takes the default builder.
         dry_run: Keep nothing, and leave the engine's folder as it is.
 
     Returns:
@@ -111,7 +115,7 @@ def lower(model: Model, engine: Path, lowering: Lowering, *, dry_run: bool = Fal
                 model=model,
             )
         if samples is not None and lowering.precision in ("int8", "fp8"):
-            notes = _quantised(model, samples, lowering, cache)
+            notes = _quantised(model, samples, lowering, cache, place)
         else:
             report = cast_model(
                 model, None, to=lowering.precision, keep=lowering.exclude, samples=samples, cache=cache
@@ -123,7 +127,9 @@ def lower(model: Model, engine: Path, lowering: Lowering, *, dry_run: bool = Fal
         return notes
 
 
-def _quantised(model: Model, samples: SampleStream, lowering: Lowering, cache: Path) -> tuple[str, ...]:
+def _quantised(
+    model: Model, samples: SampleStream, lowering: Lowering, cache: Path, place: Place | None
+) -> tuple[str, ...]:
     from nm2trt.graph.fuse.fuse_model import fuse_model
     from nm2trt.graph.quantize.quantize_model import quantize_model
     from nm2trt.graph.quantize.report import QuantizeOptions
@@ -138,7 +144,7 @@ def _quantised(model: Model, samples: SampleStream, lowering: Lowering, cache: P
         float_depthwise=lowering.float_depthwise,
         max_loss=None if lowering.max_loss is None else parse_share(lowering.max_loss, "the samples", "2%"),
     )
-    report = quantize_model(model, None, samples, options, cache=cache)
+    report = quantize_model(model, None, samples, options, cache=cache, place=place)
     layers, ranges = report.layers, report.ranges
     note = (
         f"precision {lowering.precision}: {sum(layer.quantised for layer in layers)} of {len(layers)} "

@@ -97,7 +97,8 @@ def prune(
         InputError: A path, a glob or the pattern is wrong, or the model is not a valid ONNX file.
         DataError: The samples do not fit the model.
         SparsityError: No weight can hold the pattern.
-        DifferenceError: No share that was tried keeps `max_drop`; nothing is written.
+        DifferenceError: No share that was tried keeps `max_drop`; the shares are in `error.partial`, and
+            nothing is written.
     """
     evaluation = _evaluation(
         {

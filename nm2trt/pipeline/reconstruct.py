@@ -119,10 +119,7 @@ def normalised(
 def _permuted(
     source: Path, target: Path, samples: SampleStream, options: ReconstructOptions
 ) -> tuple[Path, str]:
-    """Return a copy with permuted channels, or the source and why another order of channels changes outputs.
-
-    The source is also taken, without a reason, if no channel can move to a better place.
-    """
+    """Return a copy with permuted channels, or the source and why its channels stay in their order."""
     from nm2trt.graph.permute.permute_model import permute_model
     from nm2trt.graph.permute.space_search import PermuteOptions
     from nm2trt.graph.reconstruct.saliency import weight_saliency
@@ -138,8 +135,8 @@ def _permuted(
 
     try:
         permute_model(source, target, chosen, saliency=saliency)
-    except SparsityError:
-        return source, ""
+    except SparsityError as error:
+        return source, f"channels stay in their order: {error}"
     except DifferenceError as error:  # e.g. a model that amplifies the rounding of its sums
         return source, f"channels stay in their order, since another moves the outputs too far ({error})"
     return target, ""

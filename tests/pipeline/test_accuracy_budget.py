@@ -75,8 +75,14 @@ def test_the_written_share_keeps_the_budget_and_the_next_larger_one_breaks_it(ma
 
 def test_nothing_fits_names_the_best_share_and_writes_nothing(made, capsys):
     words = ["prune", str(made / "a.onnx"), "--calib", str(made / "s.npz"), "--data", str(made / "e.npz")]
-    assert main([*words, "--max-drop", "0.01pt"]) == 5
-    error = capsys.readouterr().err
+    assert main([*words, "--max-drop", "0.01pt", "--json"]) == 5
+    out, error = capsys.readouterr()
+    found = json.loads(out)
+    assert (found["kind"], found["exit_status"], found["budget"]["chosen"]) == ("DifferenceError", 5, None)
+    shares = [point["share"] for point in found["budget"]["points"]]
+    assert shares == sorted(shares, reverse=True)
+    assert len(shares) > 1
+    assert not any(point["passed"] for point in found["budget"]["points"])
     assert error.count("\n") == 1
     assert "% of the work: top-1: " in error
     assert sorted(path.name for path in made.iterdir()) == ["a.onnx", "e.npz", "s.npz"]

@@ -46,6 +46,7 @@ from nm2trt.graph.storage.save import refuse_data_file
 from nm2trt.graph.storage.tensors import DTYPE_NAMES
 from nm2trt.graph.verify.mask_lineage import check_descent
 from nm2trt.graph.verify.verify_model import VerifyReport
+from nm2trt.nm.eligibility import Place
 from nm2trt.nm.lineage import Relation
 from nm2trt.nm.plan import Plan
 
@@ -70,6 +71,7 @@ def quantize_model(
     cache: Path | None = None,
     compare: bool = True,
     preset: Preset | None = None,
+    place: Place | None = None,
 ) -> QuantizeReport:
     """Quantise an open float32 model, or a copy of a file; one of too old an opset is converted first.
 
@@ -81,6 +83,8 @@ def quantize_model(
         cache: File that keeps what calibration found, and from which it goes on after an interruption.
         compare: Run both models on the first batch of samples and say how far they differ.
         preset: Ranges and weights that were found before; None finds them.
+        place: Builder and targets that the work which can run sparse is counted for; None takes the default
+            builder.
 
     Raises:
         InputError: A path, a glob or an option is wrong.
@@ -97,7 +101,7 @@ def quantize_model(
     model = load(source, leave_weights=True)
     _refuse_quantised(model)
     converted = OpsetConversion(options.form.opset)
-    step = _Quantize(options, samples, cache, compared=compare, preset=preset)
+    step = _Quantize(options, samples, cache, compared=compare, preset=preset, place=place)
     old = (opset(model.proto) or 0) < options.form.opset
     passed = run_passes(model, target, [converted, step] if old else [step])[-1]
     agreement, work = passed.agreement, step.work
@@ -133,8 +137,9 @@ class _Quantize(Pass):
         *,
         compared: bool,
         preset: Preset | None,
+        place: Place | None,
     ) -> None:
-        self._preset = preset
+        self._preset, self._place = preset, place
         self.stage = f"quantize {options.to}"
         self.options, self._samples, self._cache, self._compared = options, samples, cache, compared
         self.search: RangeSearch | None = None
@@ -183,7 +188,7 @@ class _Quantize(Pass):
 
     def compare(self, after: Model) -> Agreement:
         self.islands = _under_old_labels(self._child.islands, after, self._labels)
-        place = place_of(None, _TARGETS[self.options.to])
+        place = self._place or place_of(None, _TARGETS[self.options.to])
         self.shares = work_shares(after, self._child, self._shapes, place)
         return NOT_ASKED if self._reference is None else self._reference.compare(after, required=False)
 

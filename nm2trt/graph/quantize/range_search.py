@@ -7,6 +7,7 @@ the sharpest layers: those that alone cost the most divergence per sparse work t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from nm2trt.graph.execute.range_probes import observable
 from nm2trt.graph.quantize.pair_insertion import PairInsertion, Rounded
 from nm2trt.graph.quantize.qdq_placement import Layer, Placement, place
 from nm2trt.graph.quantize.report import QuantizeOptions
-from nm2trt.graph.quantize.search_report import RangeSearch, Trial
+from nm2trt.graph.quantize.search_report import RangeSearch, Trial, finer_than_one
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.model_hash import model_hash
@@ -155,8 +156,10 @@ class _Trials:
         self.model, self.options, self.shown = model, options, shown
         self._rounded: Rounded = {}
         self._batches: list[tuple[Feeds, Feeds]] = []
+        # Fewer would not tell a limit below one of them from none.
+        most = max(_JUDGED, math.ceil(1 / options.max_loss)) if options.max_loss else _JUDGED
         with open_session(model, optimize=False) as session:
-            for feeds in _batches(session, first_samples(judged, _JUDGED)):
+            for feeds in _batches(session, first_samples(judged, most)):
                 self._batches.append((feeds, session.run(feeds)))
         self.samples = sum(_length(feeds) for feeds, _ in self._batches)
 
@@ -218,6 +221,7 @@ class _Search:
         if not self._placed.quantised:
             raise ModelError(f"{editor.model.name} has no Conv, Gemm or MatMul to quantise")
         self._record: list[Trial] = []
+        self._counted = False  # whether a loss is a number of samples
 
     def best(self) -> tuple[Trial, Ranges]:
         """Return the trial with the widest ranges within the limit; if none is, that of least divergence."""
@@ -279,11 +283,12 @@ class _Search:
             choice[0], choice[1], tuple(sharp), _loss(verdicts), _divergence(verdicts), self._trials.samples
         )
         self._record.append(trial)
+        self._counted = any(verdict.same_answers is not None for verdict in verdicts)
         return trial
 
     def _settled(self, trial: Trial, ranges: Ranges, sharp: Mapping[str, str]) -> Searched:
         options = replace(self._options, method=trial.method, percentile=trial.percentile)
-        record = RangeSearch(self._limit, tuple(self._record), trial)
+        record = RangeSearch(self._limit, tuple(self._record), trial, self._counted)
         return Searched(options, sharp, ranges, record)
 
     def _float_the_sharpest(self, trial: Trial, ranges: Ranges, sharp: dict[str, str]) -> Searched:
@@ -342,11 +347,12 @@ class _Search:
 
     def _nothing(self) -> str:
         best = min(self._record, key=lambda trial: (trial.loss, trial.divergence))
+        finer = finer_than_one(self._limit, best.samples) if self._counted else ""
         return (
             f"no trial of {self._trials.model.name} in {self._options.to} loses at most {self._limit:.1%} on "
             f"{best.samples} held-out samples; the best, {_words((best.method, best.percentile))} with "
-            f"{len(best.float_layers)} layers in float, loses {best.loss:.1%}: allow more with --max-loss, "
-            "or give more samples; nothing was written"
+            f"{len(best.float_layers)} layers in float, loses {best.loss:.1%}{finer}: allow more with "
+            "--max-loss, or give more samples; nothing was written"
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from nm2trt.calibration.ranges import Method
 
-__all__ = ["RangeSearch", "Trial", "WorkShares"]
+__all__ = ["RangeSearch", "Trial", "WorkShares", "finer_than_one"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,13 @@ class RangeSearch:
         limit: Largest loss allowed.
         trials: Every trial, in order.
         chosen: The trial that was written.
+        counted: Whether a loss is a number of samples, rather than a share of the variance.
     """
 
     limit: float
     trials: tuple[Trial, ...]
     chosen: Trial
+    counted: bool = False
 
     @property
     def sentence(self) -> str:
@@ -53,7 +55,7 @@ class RangeSearch:
         return (
             f"{len(self.trials)} trials; the one written loses {best.loss:.1%} on {best.samples} held-out "
             f"samples (divergence {best.divergence:.3g}), with {len(best.float_layers)} layers left in float "
-            "for it"
+            f"for it{finer_than_one(self.limit, best.samples) if self.counted else ''}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -70,6 +72,16 @@ class RangeSearch:
             "trials": [plain(trial) for trial in self.trials],
             "chosen": plain(self.chosen),
         }
+
+
+def finer_than_one(limit: float, samples: int) -> str:
+    """Return a clause if a limit allows less than one of the samples, else ""."""
+    if not samples or limit * samples >= 1:
+        return ""
+    return (
+        f"; of {samples} samples a limit of {limit:.2%} lets none change, as one is {1 / samples:.2%}: give "
+        f"{2 * math.ceil(1 / limit)} samples or more"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,7 @@ def gather_moments(
             f"{_MOST_INPUTS:,} inputs are solved"
         )
     found: dict[bool, Moments] = {}
+    means: tuple[Array, Array] | None = None
     wanted = max(least_rows // (4 if layer.depthwise else 1), _ROWS_PER_INPUT * layer.inputs)
     for chunk in range(len(dense)):
         x = pruned.read(chunk, layer.x)
@@ -101,12 +102,25 @@ def gather_moments(
         with np.errstate(over="ignore", invalid="ignore"):  # the solver looks for NaN and infinity
             skip = _skip(layer, dense, pruned, chunk, picked)
             of = _depthwise_moments if layer.depthwise else _moments
-            moments = of(rows, wanted_rows, weight, skip)
+            # Taken off before anything is multiplied in float32, and put back in float64 at the end.
+            means = means or (rows.mean(0), wanted_rows.mean(0))
+            moments = of(rows, wanted_rows, weight, skip, means)
         kind = held_out(chunk) if outside is None else chunk in outside
         found[kind] = found[kind] + moments if kind in found else moments
-    if False not in found:
+    if False not in found or means is None:
         raise SparsityError("no calibration sample reaches it")
-    return LayerMoments(found[False], found.get(True), sum(item.rows for item in found.values()))
+    x0, y0 = _moved_by(layer, weight, means)
+    with np.errstate(over="ignore", invalid="ignore"):
+        moved = {kind: sums.moved(x0, y0) for kind, sums in found.items()}
+    return LayerMoments(moved[False], moved.get(True), sum(item.rows for item in found.values()))
+
+
+def _moved_by(layer: Layer, weight: Array, means: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Return what was taken off the inputs, and so off the wanted outputs, as `Moments.moved` takes it."""
+    x0, x1 = means
+    if layer.depthwise:
+        return np.ascontiguousarray(x0.T), (weight.astype(np.float64) * x1.T).sum(1)
+    return x0, weight.astype(np.float64) @ x1.astype(np.float64)
 
 
 def positions(layer: Layer, x: Array) -> int:
@@ -159,17 +173,16 @@ def _skip(layer: Layer, dense: Stream, pruned: Stream, chunk: int, picked: Array
     return output_rows(lost, picked, convolution=layer.window is not None)
 
 
-def _moments(x: Array, x_dense: Array, weight: Array, skip: Array | None) -> Moments:
+def _moments(
+    x: Array, x_dense: Array, weight: Array, skip: Array | None, means: tuple[Array, Array]
+) -> Moments:
     outputs, inputs = weight.shape
-    # Means are taken off before anything is multiplied in float32, and put back in float64.
-    x0, x1 = x.mean(0), x_dense.mean(0)
-    y0 = weight.astype(np.float64) @ x1.astype(np.float64)
-    about = x - x0
-    about_dense = about if x is x_dense else x_dense - x1
+    about = x - means[0]
+    about_dense = about if x is x_dense else x_dense - means[1]
     if skip is None and outputs > 2 * inputs:
-        return _through_weight(about, about_dense, weight).moved(x0, y0)
+        return _through_weight(about, about_dense, weight)
     y = about_dense @ weight.T
-    return sums_of(about, y if skip is None else y + skip).moved(x0, y0)
+    return sums_of(about, y if skip is None else y + skip)
 
 
 def _through_weight(x: Array, x_dense: Array, weight: Array) -> Moments:
@@ -187,11 +200,11 @@ def _through_weight(x: Array, x_dense: Array, weight: Array) -> Moments:
     )
 
 
-def _depthwise_moments(x: Array, x_dense: Array, weight: Array, skip: Array | None) -> Moments:
+def _depthwise_moments(
+    x: Array, x_dense: Array, weight: Array, skip: Array | None, means: tuple[Array, Array]
+) -> Moments:
     del skip  # a depthwise layer has none
-    x0, x1 = x.mean(0), x_dense.mean(0)
-    y0 = (weight.astype(np.float64) * x1.T).sum(1)
-    x, x_dense = x - x0, x_dense - x1
+    x, x_dense = x - means[0], x_dense - means[1]
     y = np.einsum("pkc,ck->pc", x_dense, weight)
     by_channel = np.ascontiguousarray(x.transpose(2, 0, 1))
     return Moments(
@@ -201,4 +214,4 @@ def _depthwise_moments(x: Array, x_dense: Array, weight: Array, skip: Array | No
         y=y.sum(0, dtype=np.float64),
         yy=float((y.astype(np.float64) ** 2).sum()),
         rows=len(x),
-    ).moved(np.ascontiguousarray(x0.T), y0)
+    )

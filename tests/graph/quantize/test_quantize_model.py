@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 import nm2trt
 from nm2trt.backends.ort import OrtSession
 from nm2trt.cli import main
-from nm2trt.errors import DataError, InputError, ModelError
+from nm2trt.errors import DataError, DifferenceError, InputError, ModelError
 from nm2trt.graph.quantize.number_formats import FORMATS, quantise_weight, scale_for
 from nm2trt.graph.storage.model import load, metadata
 from nm2trt.graph.storage.stage_metadata import read_lineage
@@ -268,6 +268,29 @@ def old_net():
     b = Builder()
     wide = b.node("Unsqueeze", [b.conv("x", "c", 8, 8)], "wide", axes=[0])
     return b.model(b.node("Squeeze", [wide], "narrow", axes=[0]), opset=12)
+
+
+@pytest.mark.parametrize(("factor", "passes"), [(1 + 2e-5, True), (1.01, False)])
+def test_a_conversion_is_judged_before_the_sigmoid_of_outputs_near_0(folder, monkeypatch, factor, passes):
+    """Outputs of 1e-20 move by much of themselves though the scores move by rounding only."""
+    b = Builder()
+    lower = b.node("Add", [b.conv("x", "c", 8, 8), b.constant("low", np.float32([-4000.0]))], "low scores")
+    scores = b.node("Mul", [lower, b.constant("scale", np.float32([0.01]))], "scores")
+    onnx.save(b.model(b.node("Sigmoid", [scores], "y"), opset=12), folder / "m.onnx")
+    convert = onnx.version_converter.convert_version
+
+    def changed(proto, version):
+        made = convert(proto, version)
+        scale = next(tensor for tensor in made.graph.initializer if tensor.name == "scale")
+        scale.CopyFrom(onnx.numpy_helper.from_array(np.float32([0.01 * factor]), "scale"))
+        return made
+
+    monkeypatch.setattr(onnx.version_converter, "convert_version", changed)
+    if passes:
+        assert quantise(folder).notes[0].startswith("converted from opset 12 to 13 first; outputs moved by ")
+    else:
+        with pytest.raises(DifferenceError, match="where the graph was changed"):
+            quantise(folder)
 
 
 def unconvertible(folder):

@@ -73,6 +73,19 @@ def test_the_loss_is_that_of_the_written_file_on_the_held_out_half(folder):
     assert report.search.chosen.loss == pytest.approx(changed(folder, "m.onnx", "q.onnx", "odd.npz"))
 
 
+def test_a_limit_below_one_held_out_sample_is_said_and_more_samples_are_judged(folder):
+    arguments = {"calib": folder / "x.npz", "max_loss": "2.5%"}
+    report = nm2trt.quantize(folder / "m.onnx", folder / "q.onnx", **arguments)
+    sentence = "; of 32 samples a limit of 2.50% lets none change, as one is 3.12%: give 80 samples or more"
+    assert report.search.sentence.endswith(sentence)
+    assert report.search.chosen.loss == 0
+    x = np.random.default_rng(5).standard_normal((200, 8, 6, 6)).astype(np.float32)
+    np.savez(folder / "x.npz", x=x)
+    report = nm2trt.quantize(folder / "m.onnx", folder / "q.onnx", calib=folder / "x.npz", max_loss="1%")
+    assert report.search.chosen.samples == 100
+    assert "lets none change" not in report.search.sentence
+
+
 def test_work_left_in_float_is_not_sparse(folder):
     plain = nm2trt.quantize(folder / "m.onnx", folder / "p.onnx", calib=folder / "x.npz").work
     report = nm2trt.quantize(folder / "m.onnx", folder / "q.onnx", calib=folder / "x.npz", max_loss="5%")
