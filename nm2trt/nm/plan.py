@@ -6,14 +6,24 @@ The training side writes it, every later stage reads it from the ONNX metadata a
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
-from nm2trt.errors import ModelError, PatternError
+from nm2trt.errors import InputError, ModelError, PatternError
 from nm2trt.nm.pattern import NMPattern
 
-__all__ = ["METADATA_KEY", "PLAN_ATTRIBUTE", "Plan", "PlanEntry"]
+__all__ = [
+    "METADATA_KEY",
+    "PLAN_ATTRIBUTE",
+    "Plan",
+    "PlanEntry",
+    "check_globs",
+    "dense_by_name",
+    "dense_by_size",
+    "matching",
+]
 
 METADATA_KEY = "nm2trt.plan"
 # Where a finalised torch model carries its plan to the exporter.
@@ -142,3 +152,61 @@ class Plan:
             raise ModelError(
                 f"the plan in the ONNX metadata ({METADATA_KEY}) is damaged; remove it or export again"
             ) from error
+
+
+def matching(globs: Iterable[str], names: Iterable[str]) -> str | None:
+    """Return the first glob that matches one of the names, or None."""
+    names = tuple(names)
+    return next((glob for glob in globs if any(fnmatchcase(name, glob) for name in names)), None)
+
+
+def check_globs(
+    given: Mapping[str, Sequence[str]],
+    names: Sequence[str],
+    *,
+    kind: str = "weight",
+    error: type[InputError] = InputError,
+) -> None:
+    """Raise if a glob matches none of the names.
+
+    Args:
+        given: Globs by the argument that they were given as.
+        names: The names that a model has.
+        kind: What bears them, for the message.
+        error: The exception to raise.
+    """
+    for argument, globs in given.items():
+        for glob in globs:
+            if glob != "*" and matching([glob], names) is None:
+                shown = ", ".join(list(dict.fromkeys(filter(None, names)))[:6]) or f"no {kind}"
+                raise error(f"{argument}: {glob!r} matches no {kind}; the model has {shown} ...")
+
+
+def dense_by_name(
+    names: Sequence[str], include: Sequence[str], exclude: Sequence[str], *, kind: str = "weight"
+) -> str | None:
+    """Say why globs on its names keep a weight dense, or return None if they do not."""
+    glob = matching(exclude, names)
+    if glob is not None:
+        return f"excluded by {glob!r}"
+    return f"not among the included {kind}s" if include and matching(include, names) is None else None
+
+
+def dense_by_size(channels: int, groups: int, pattern: NMPattern, *, least: int) -> str | None:
+    """Say why its input channels keep a weight dense, or return None if they do not.
+
+    Args:
+        channels: Input channels, of all groups together.
+        groups: Groups of a convolution, else 1.
+        pattern: The pattern.
+        least: Fewest input channels of a pruned weight; 0 for one that was named.
+    """
+    length = channels // groups
+    if groups > 1 and length == 1:
+        return "depthwise: one input channel a filter"
+    if channels < least:
+        return f"{channels} input channels are fewer than {least}"
+    if length % pattern.m:
+        of_group = f" in each of {groups} groups" if groups > 1 else ""
+        return f"{length} input channels{of_group} are not a multiple of {pattern.m}"
+    return None

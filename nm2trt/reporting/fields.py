@@ -14,11 +14,14 @@ __all__ = ["Fields"]
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """A JSON object, and where it stands, for messages.
+    """A JSON object, and where it stands, for messages; its methods check the types of values.
 
     Args:
         data: The object.
         where: File and path inside it, e.g. "stages/verify.json: result".
+
+    Raises:
+        InputError: By each method but `has`: the value is of another type, or missing without a default.
     """
 
     data: dict[str, Any]
@@ -29,117 +32,61 @@ class Fields:
         return self.data.get(key) is not None
 
     def text(self, key: str, default: str | None = None) -> str:
-        """Return a text; the default where the key is missing.
-
-        Raises:
-            InputError: The value is not text, or missing without a default.
-        """
-        value = self._value(key, default)
-        if not isinstance(value, str):
-            raise self._wrong(key, "a text")
-        return value
+        """Return a text; the default if the key is missing."""
+        value = self.data.get(key)
+        value = default if value is None else value
+        return str(self._checked(key, value, "a text", isinstance(value, str)))
 
     def number(self, key: str) -> float:
-        """Return a finite number.
-
-        Raises:
-            InputError: It is none, or missing.
-        """
+        """Return a finite number, which may not be missing."""
         value = self.maybe(key)
-        if value is None:
-            raise self._wrong(key, "a number")
-        return value
+        return float(self._checked(key, value, "a number", value is not None))
 
     def maybe(self, key: str) -> float | None:
-        """Return a finite number, or None where the key is missing, null or NaN.
-
-        Raises:
-            InputError: It is something else.
-        """
+        """Return a finite number, or None if the key is missing, null or NaN."""
         value = self.data.get(key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self._wrong(key, "a number")
-        return value if math.isfinite(value) else None
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        self._checked(key, value, "a number", value is None or number)
+        return value if number and math.isfinite(value) else None  # type: ignore[arg-type]
 
     def count(self, key: str) -> int | None:
-        """Return a whole number, or None where the key is missing or null.
-
-        Raises:
-            InputError: It is something else.
-        """
+        """Return a whole number, or None if the key is missing or null."""
         value = self.maybe(key)
         return None if value is None else int(value)
 
     def object(self, key: str) -> Fields:
-        """Return an object; an empty one where the key is missing or null.
-
-        Raises:
-            InputError: The value is not an object.
-        """
-        value = self.data.get(key)
-        if value is None:
-            value = {}
-        if not isinstance(value, dict):
-            raise self._wrong(key, "an object")
-        return Fields(value, f"{self.where}.{key}")
+        """Return an object; an empty one if the key is missing or null."""
+        value = {} if self.data.get(key) is None else self.data[key]
+        return Fields(self._checked(key, value, "an object", isinstance(value, dict)), f"{self.where}.{key}")
 
     def objects(self, key: str) -> list[Fields]:
-        """Return a list of objects; an empty one where the key is missing or null.
-
-        Raises:
-            InputError: The value is not a list of objects.
-        """
-        value = self.data.get(key)
-        if value is None:
-            return []
-        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-            raise self._wrong(key, "a list of objects")
-        return [Fields(item, f"{self.where}.{key}[{at}]") for at, item in enumerate(value)]
+        """Return a list of objects; an empty one if the key is missing or null."""
+        found = self._list(key, "a list of objects", dict)
+        return [Fields(item, f"{self.where}.{key}[{at}]") for at, item in enumerate(found)]
 
     def entries(self) -> Iterator[tuple[str, Fields]]:
-        """Yield key and value of an object of objects.
-
-        Raises:
-            InputError: A value is not an object.
-        """
+        """Yield key and value of an object of objects."""
         for key in self.data:
             yield key, self.object(key)
 
     def texts(self, key: str) -> list[str]:
-        """Return a list of texts; an empty one where the key is missing or null.
-
-        Raises:
-            InputError: The value is not a list of texts.
-        """
-        value = self.data.get(key)
-        if value is None:
-            return []
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self._wrong(key, "a list of texts")
-        return value
+        """Return a list of texts; an empty one if the key is missing or null."""
+        return self._list(key, "a list of texts", str)
 
     def sizes(self, key: str) -> tuple[int, ...]:
-        """Return a shape; () where the key is missing or null.
+        """Return a shape; () if the key is missing or null."""
+        return tuple(self._list(key, "a list of whole numbers", int))
 
-        Raises:
-            InputError: The value is not a list of whole numbers.
-        """
-        value = self.data.get(key)
-        if value is None:
-            return ()
-        if not isinstance(value, list) or not all(type(item) is int for item in value):
-            raise self._wrong(key, "a list of whole numbers")
-        return tuple(value)
+    def _list(self, key: str, what: str, kind: type) -> list[Any]:
+        value = [] if self.data.get(key) is None else self.data[key]
+        sound = isinstance(value, list) and all(type(item) is kind for item in value)
+        return list(self._checked(key, value, what, sound))
 
-    def _value(self, key: str, default: Any) -> Any:
-        value = self.data.get(key, default)
-        return default if value is None else value
-
-    def _wrong(self, key: str, what: str) -> InputError:
+    def _checked(self, key: str, value: Any, what: str, sound: bool) -> Any:
+        if sound:
+            return value
         state = "is missing" if key not in self.data else "is something else"
-        return InputError(
+        raise InputError(
             f"{self.where}.{key} should be {what} and {state}; the record is damaged or of another "
             "release: run that stage again"
         )

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 
 from nm2trt.errors import SparsifyError
-from nm2trt.nm.plan import Plan
+from nm2trt.nm.plan import Plan, check_globs, matching
 from nm2trt.sparsity.core.distributed import is_sharded
 from nm2trt.sparsity.core.layer_choice import Choice, PatternChoice
 from nm2trt.sparsity.core.method_spec import MethodSpec
@@ -131,18 +130,12 @@ def _assign(
 ) -> list[tuple[Choice, _Way]]:
     """Give each weight its method; what no glob matches stays dense."""
     names = [name for c in choices for s in c.sites for name in (s.module_name, s.weight_name)]
-    for glob in by_glob:
-        if glob != "*" and not any(fnmatchcase(name, glob) for name in names):
-            raise SparsifyError(
-                f"method: {glob!r} matches no layer; the model has {', '.join(names[:6])} ..."
-            )
+    check_globs({"method": tuple(by_glob)}, names, kind="layer", error=SparsifyError)
     assigned = []
     for choice in choices:
         site, entry = choice.sites[0], choice.entry
         found = [
-            name
-            for glob, name in by_glob.items()
-            if fnmatchcase(site.module_name, glob) or fnmatchcase(site.weight_name, glob)
+            name for glob, name in by_glob.items() if matching([glob], (site.module_name, site.weight_name))
         ]
         if entry.pattern is not None and not found:
             entry = replace(entry, pattern=None, reason="no method is given for its name")

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nm2trt.errors import InputError
 from nm2trt.graph.analysis.scopes import Scope, walk
 from nm2trt.graph.permute.channel_spaces import find_spaces, refuse_quantised
 from nm2trt.graph.permute.space_search import (
@@ -29,7 +27,7 @@ from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model, metadata
 from nm2trt.graph.storage.save import Rewrite
 from nm2trt.graph.storage.tensors import element_type, read_tensor
-from nm2trt.nm.plan import METADATA_KEY, Plan
+from nm2trt.nm.plan import METADATA_KEY, Plan, check_globs
 
 __all__ = ["Permutation", "apply_permutation", "find_permutation", "rewrites_of"]
 
@@ -82,7 +80,8 @@ def find_permutation(
     options = options or PermuteOptions()
     refuse_quantised(model)
     spaces = find_spaces(model, fixed=fixed, same=same)
-    _check_globs(options, sorted({weight.weight for space in spaces for weight in space.weights}))
+    names = sorted({weight.weight for space in spaces for weight in space.weights})
+    check_globs({"include": options.include, "exclude": options.exclude}, names)
     scope = next(walk(model))[0] if model.proto.graph.node else Scope(model, "", [])
     text = metadata(model.proto).get(METADATA_KEY)
     chosen = SpaceSearch(options, saliency, scope, None if text is None else Plan.from_json(text))
@@ -138,11 +137,3 @@ def _permuted(tensor: onnx.TensorProto, model: Model, orders: Mapping[int, Order
     for axis, order in orders.items():
         numbers = numbers.take(order, axis=axis)
     return pack(numbers, element_type(tensor))
-
-
-def _check_globs(options: PermuteOptions, names: Sequence[str]) -> None:
-    for argument, globs in (("include", options.include), ("exclude", options.exclude)):
-        for glob in globs:
-            if not any(fnmatchcase(name, glob) for name in names):
-                shown = ", ".join(names[:6]) or "no weights"
-                raise InputError(f"{argument}: {glob!r} matches no weight; the model has {shown} ...")

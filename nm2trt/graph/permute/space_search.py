@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from nm2trt.graph.permute.swap_search import ROUNDS, kept_saliency, search_order
 from nm2trt.json_value import JsonValue
 from nm2trt.nm.mask import check
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.nm.plan import Plan
+from nm2trt.nm.plan import Plan, dense_by_name
 
 __all__ = ["Order", "PermuteOptions", "SaliencyOf", "SpaceResult", "SpaceSearch", "magnitude"]
 
@@ -152,8 +151,7 @@ class SpaceSearch:
         entry = None if self.plan is None else self.plan.get(name)
         named = name in options.include
         return not (
-            any(fnmatchcase(name, glob) for glob in options.exclude)
-            or (options.include and not any(fnmatchcase(name, glob) for glob in options.include))
+            dense_by_name([name], options.include, options.exclude)
             or weight.channels % options.pattern.m
             or (not named and weight.channels < options.min_channels)
             or (not named and entry is not None and entry.pattern is None)

@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from nm2trt.errors import InputError, LineageError, SparsityError
+from nm2trt.errors import LineageError, SparsityError
 from nm2trt.graph.analysis.numpy_operators import Opaque
 from nm2trt.graph.pass_frame import Change, Pass, plan_of, run_pass
 from nm2trt.graph.prune.magnitude import Reading, check_reach, zero_weakest
@@ -24,7 +23,7 @@ from nm2trt.graph.verify.group_counts import count_groups
 from nm2trt.graph.verify.verify_model import VerifyReport
 from nm2trt.json_value import JsonValue, named
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.nm.plan import Plan, PlanEntry
+from nm2trt.nm.plan import Plan, PlanEntry, check_globs, dense_by_name, dense_by_size
 from nm2trt.nm.verdict import WeightVerdict
 from nm2trt.tables import Column, Result, Row, Table
 
@@ -212,7 +211,7 @@ class _Prune(Pass):
             names += [candidate.name, *candidate.part_names]
             rows = _decide_all(candidate, rules, judged)
             outcomes += [r for r in rows if r[0].weight == candidate.name or r[0].weight not in own]
-        _check_globs(rules, names)
+        check_globs({"include": rules.include, "exclude": rules.exclude}, names)
         self.weights = tuple(weight for weight, _ in outcomes)
         if all(weight.status == "dense" for weight in self.weights):
             # A weight that was asked for tells more than one that was not.
@@ -245,14 +244,6 @@ def _earlier_plan(model: Model) -> Plan | None:
     """Return a plan that training made; one of this command is made anew."""
     plan = plan_of(model)
     return plan if plan is not None and plan.method != METHOD else None
-
-
-def _check_globs(rules: _Rules, names: Sequence[str]) -> None:
-    for argument, globs in (("include", rules.include), ("exclude", rules.exclude)):
-        for glob in globs:
-            if not any(fnmatchcase(name, glob) for name in names):
-                shown = ", ".join(names[:6]) or "none"
-                raise InputError(f"{argument}: {glob!r} matches no weight; the model has {shown} ...")
 
 
 def _decide_all(
@@ -325,13 +316,9 @@ def _holds(reading: Reading, row: WeightVerdict, rules: _Rules) -> bool:
 def _dense_reason(candidate: Candidate, rules: _Rules) -> str | None:
     """Say why a weight stays dense, or None when it may be pruned."""
     names = (candidate.name, *candidate.part_names)
-    glob = next((g for g in rules.exclude if any(fnmatchcase(name, g) for name in names)), None)
-    if glob is not None:
-        return f"excluded by {glob!r}"
-    if rules.include and not any(fnmatchcase(name, g) for g in rules.include for name in names):
-        return _NOT_INCLUDED
-    if candidate.obstacle:
-        return candidate.obstacle
+    reason = dense_by_name(names, rules.include, rules.exclude) or candidate.obstacle
+    if reason:
+        return reason
     named = candidate.name in rules.include
     entry = None if rules.plan is None else rules.plan.get(candidate.name)
     if entry is not None and entry.pattern is None and not named:
@@ -341,19 +328,17 @@ def _dense_reason(candidate: Candidate, rules: _Rules) -> str | None:
         length = shape[reading.how.axis] // runs
         attributes = reading.weight.consumer.attributes
         groups = int(attributes.get("group", 1)) if reading.how.convolution else 1
-        channels = length * groups
-        of_group = f" in each of {groups} groups" if groups > 1 else ""
         operator = reading.weight.consumer.operator
         if operator in ("LSTM", "GRU", "RNN") and not named:
             return f"{operator} has no known sparse kernel; name it in --include to prune it all the same"
         if 0 in shape:
             return f"its shape {list(shape)} has no elements"
-        if groups > 1 and length == 1:
-            return "depthwise: one input channel a filter"
-        if channels < rules.min_channels and not named:
-            return f"{channels} input channels are fewer than {rules.min_channels}"
-        if length % rules.pattern.m or shape[reading.how.axis] % runs:
-            return f"{length} input channels{of_group} are not a multiple of {rules.pattern.m}"
+        least = 0 if named else rules.min_channels
+        too_small = dense_by_size(length * groups, groups, rules.pattern, least=least)
+        if too_small is None and shape[reading.how.axis] % runs:
+            too_small = f"{length} input channels are not a multiple of {rules.pattern.m}"
+        if too_small is not None:
+            return too_small
     return None
 
 

@@ -18,15 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 
-from nm2trt.errors import InputError
 from nm2trt.graph.analysis.constant_values import main_source
 from nm2trt.graph.analysis.kernel_chains import Chain, Wiring
 from nm2trt.graph.analysis.quantised_values import MOVERS
 from nm2trt.graph.analysis.weight_operands import Consumer, consumers
 from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.storage.light_onnx import onnx
+from nm2trt.nm.plan import check_globs, matching
 
 __all__ = ["Layer", "Placement", "place"]
 
@@ -105,7 +104,8 @@ def place(
     """
     wiring = Wiring(editor.nodes, editor.pinned, lambda name: editor.scope.state(name).kind == "constant")
     layers = tuple(_layers(editor, wiring, exclude, sharp or {}, float_depthwise=float_depthwise))
-    _check_globs(exclude, layers)
+    names = [*(layer.label for layer in layers), *(layer.weight for layer in layers)]
+    check_globs({"exclude": exclude}, names, kind="layer")
     placed = Placement(layers)
     quantised = {layer.index: layer for layer in placed.quantised}
     chains = _chains(wiring, quantised)
@@ -147,7 +147,7 @@ def _layers(
         label = consumer.label
         weight = editor.source_name(consumer.value) if main else consumer.value
         why = _why_float(consumer, main=main)
-        glob = next((g for g in exclude if fnmatchcase(label, g) or fnmatchcase(weight, g)), None)
+        glob = matching(exclude, (label, weight))
         if glob is not None:
             why = f"excluded by {glob!r}"
         elif not why and wiring.constant(consumer.node.input[1 - consumer.input_index]):
@@ -175,13 +175,6 @@ def _is_depthwise(consumer: Consumer) -> bool:
     source = main_source(consumer.scope, consumer.value)
     channels = source.shape[1] if source is not None and len(source.shape) > 2 else 0
     return int(consumer.attributes.get("group", 1)) > 1 and channels == 1
-
-
-def _check_globs(exclude: Sequence[str], layers: Sequence[Layer]) -> None:
-    for glob in exclude:
-        if not any(fnmatchcase(layer.label, glob) or fnmatchcase(layer.weight, glob) for layer in layers):
-            shown = ", ".join(layer.label for layer in layers[:6]) or "none"
-            raise InputError(f"exclude: {glob!r} matches no layer; the model has {shown} ...")
 
 
 def _chains(wiring: Wiring, quantised: Mapping[int, Layer]) -> dict[int, Chain]:

@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 
-from nm2trt.errors import InputError
 from nm2trt.graph.reconstruct.layers import Layer
 from nm2trt.graph.reconstruct.report import ReconstructOptions
 from nm2trt.graph.storage.model import Model, metadata
 from nm2trt.graph.verify.verify_model import VerifyReport
-from nm2trt.nm.plan import METADATA_KEY, Plan
+from nm2trt.nm.plan import METADATA_KEY, Plan, check_globs, dense_by_name, dense_by_size
 from nm2trt.nm.verdict import WeightVerdict
 
-__all__ = ["METHOD", "check_globs", "dense_reason", "holds", "sort_layers"]
+__all__ = ["METHOD", "dense_reason", "holds", "sort_layers"]
 
 # What this pass writes as the method of its plan.
 METHOD = "reconstruct-onnx"
 _OWN_METHODS = (METHOD, "magnitude-onnx")
-
-
-def check_globs(options: ReconstructOptions, names: Sequence[str]) -> None:
-    """Raise if a glob matches no weight.
-
-    Raises:
-        InputError: One does not.
-    """
-    for argument, globs in (("include", options.include), ("exclude", options.exclude)):
-        for glob in globs:
-            if not any(fnmatchcase(name, glob) for name in names):
-                shown = ", ".join(names[:6]) or "none"
-                raise InputError(f"{argument}: {glob!r} matches no weight; the model has {shown} ...")
 
 
 def dense_reason(layer: Layer, options: ReconstructOptions, planned_dense: Mapping[str, str]) -> str | None:
@@ -44,21 +29,15 @@ def dense_reason(layer: Layer, options: ReconstructOptions, planned_dense: Mappi
     name = layer.weight
     if name in options.dense:
         return options.dense[name]
-    glob = next((g for g in options.exclude if fnmatchcase(name, g)), None)
-    if glob is not None:
-        return f"excluded by {glob!r}"
-    if options.include and not any(fnmatchcase(name, g) for g in options.include):
-        return "not among the included weights"
+    reason = dense_by_name([name], options.include, options.exclude)
+    if reason is not None:
+        return reason
     if layer.depthwise:
         return "depthwise: one input channel a filter"
     named = name in options.include
     if name in planned_dense and not named:
         return f"the plan keeps it dense: {planned_dense[name]}"
-    if layer.channels < options.min_channels and not named:
-        return f"{layer.channels} input channels are fewer than {options.min_channels}"
-    if layer.channels % options.pattern.m:
-        return f"{layer.channels} input channels are not a multiple of {options.pattern.m}"
-    return None
+    return dense_by_size(layer.channels, 1, options.pattern, least=0 if named else options.min_channels)
 
 
 def holds(rows: Sequence[WeightVerdict]) -> bool:
@@ -76,7 +55,12 @@ def sort_layers(
         parent: What verify says about the model.
         options: Pattern, globs and layers that stay dense.
         model: The model; a plan in it that another tool made is followed.
+
+    Raises:
+        InputError: A glob matches no weight.
     """
+    names = [row.weight for row in parent.weights]
+    check_globs({"include": options.include, "exclude": options.exclude}, names)
     text = metadata(model.proto).get(METADATA_KEY)
     plan = None if text is None else Plan.from_json(text)
     planned = {e.weight: e.reason for e in plan or () if e.pattern is None} if plan is not None else {}

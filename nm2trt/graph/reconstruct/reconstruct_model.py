@@ -19,7 +19,7 @@ from nm2trt.files import check_output
 from nm2trt.graph.analysis.sound_nodes import check_nodes
 from nm2trt.graph.execute.output_verdict import OutputVerdict
 from nm2trt.graph.reconstruct.activation_grid import IntegerGrid
-from nm2trt.graph.reconstruct.choice import METHOD, check_globs, sort_layers
+from nm2trt.graph.reconstruct.choice import METHOD, sort_layers
 from nm2trt.graph.reconstruct.chunks import Chunks, read_chunks
 from nm2trt.graph.reconstruct.layer_cache import LayerCache
 from nm2trt.graph.reconstruct.layer_walk import LayerWalk
@@ -110,7 +110,6 @@ def reconstruct_model(
     network.refuse_quantised()
     layers, declined = find_layers(network)
     parent = verify_model(model.proto, pattern=options.pattern, external_data_root=model.root)
-    check_globs(options, list(dict.fromkeys(row.weight for row in parent.weights)))
     dense, kept = sort_layers(layers, parent, options, model)
     if all(layer.weight in dense or layer.weight in kept for layer in layers):
         raise SparsityError(_nothing(name, layers, {**dense, **kept}, parent, declined, options))
@@ -194,7 +193,6 @@ def measure_sensitivities(
     network.refuse_quantised()
     layers, _ = find_layers(network)
     parent = verify_model(model.proto, pattern=options.pattern, external_data_root=model.root)
-    check_globs(options, list(dict.fromkeys(row.weight for row in parent.weights)))
     dense, kept = sort_layers(layers, parent, options, model)
     open_layers = [layer for layer in layers if layer.weight not in dense]
     return _measured(network, open_layers, kept, read_chunks(Path(source), samples), options)

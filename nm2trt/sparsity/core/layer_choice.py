@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 import torch
@@ -21,7 +20,7 @@ from torch.nn.utils import parametrize
 from nm2trt.errors import SparsifyError
 from nm2trt.nm.axes import TORCH_WEIGHTS, TorchWeight
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.nm.plan import PlanEntry
+from nm2trt.nm.plan import PlanEntry, check_globs, dense_by_name, dense_by_size, matching
 
 __all__ = ["Choice", "PatternChoice", "Site", "check_finite", "select"]
 
@@ -199,11 +198,7 @@ def _foreign_owners(model: nn.Module, sites: Mapping[int, object]) -> dict[int, 
 def _check_globs(rules: _Rules, names: Sequence[str]) -> None:
     patterns = tuple(glob for glob, _ in rules.patterns)
     given = {"include": rules.include, "exclude": rules.exclude, "pattern": patterns}
-    for argument, globs in given.items():
-        for glob in globs:
-            if glob != "*" and not any(fnmatchcase(name, glob) for name in names):
-                shown = ", ".join(list(dict.fromkeys(n for n in names if n))[:6]) or "none"
-                raise SparsifyError(f"{argument}: {glob!r} matches no layer; the model has {shown} ...")
+    check_globs(given, names, kind="layer", error=SparsifyError)
 
 
 def _decide(group: Sequence[tuple[Site, TorchWeight]], rules: _Rules, foreign: str | None) -> PlanEntry:
@@ -227,25 +222,17 @@ def _decide(group: Sequence[tuple[Site, TorchWeight]], rules: _Rules, foreign: s
     return PlanEntry(site.weight_name, pattern, reason, shape, where.axis)
 
 
-def _matches(site: Site, globs: Sequence[str]) -> str | None:
-    """Return the first glob that matches the module's or the weight's name."""
-    return next(
-        (g for g in globs if fnmatchcase(site.module_name, g) or fnmatchcase(site.weight_name, g)), None
-    )
-
-
 def _pattern_for(site: Site, rules: _Rules) -> NMPattern | None:
-    glob = _matches(site, [glob for glob, _ in rules.patterns])
+    glob = matching([glob for glob, _ in rules.patterns], _names(site))
     return None if glob is None else dict(rules.patterns)[glob]
 
 
 def _excluded(site: Site, rules: _Rules) -> str | None:
-    glob = _matches(site, rules.exclude)
-    if glob is not None:
-        return f"excluded by {glob!r}"
-    if rules.include and _matches(site, rules.include) is None:
-        return "not among the included layers"
-    return None
+    return dense_by_name(_names(site), rules.include, rules.exclude, kind="layer")
+
+
+def _names(site: Site) -> tuple[str, str]:
+    return site.module_name, site.weight_name
 
 
 def _dense_reason(
@@ -268,18 +255,12 @@ def _dense_reason(
     conv_groups = int(getattr(site.module, "groups", 1))
     transposed = where.axis == 0 and len(shape) > 2
     channels = shape[where.axis] if transposed else shape[where.axis] * conv_groups
-    length = channels // conv_groups
-    if conv_groups > 1 and length == 1:
-        return "depthwise: one input channel a filter"
+    if conv_groups > 1 and channels == conv_groups:
+        return dense_by_size(channels, conv_groups, pattern, least=0)
     named = site.module_name in rules.include or site.weight_name in rules.include
     if site.weight_name in rules.dense and not named:
         return f"2:4 would not pay: {rules.dense[site.weight_name]}"
-    if channels < rules.min_channels and not named:
-        return f"{channels} input channels are fewer than {rules.min_channels}"
-    if length % pattern.m:
-        of_group = f" in each of {conv_groups} groups" if conv_groups > 1 else ""
-        return f"{length} input channels{of_group} are not a multiple of {pattern.m}"
-    return None
+    return dense_by_size(channels, conv_groups, pattern, least=0 if named else rules.min_channels)
 
 
 def check_finite(name: str, tensor: Tensor, advice: str = "repair it before pruning") -> None:
