@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,8 +87,8 @@ def check_and_count(path: Path) -> tuple[float, float]:
         weight = read_weight(operand)
         how = onnx_weight("", operand.operator, operand.input_index, len(weight.shape), operand.attributes)
         if how is not None and weight.shape[how.axis] % 4 == 0 and weight.tensor is not None:
-            weights.append((weight, how))
             arrays.append(numpy_helper.to_array(weight.tensor))
+            weights.append((replace(weight, tensor=None, value=arrays[-1]), how))
     start = time.perf_counter()
     for weight, how in weights:
         count_groups(weight, how, TWO_FOUR)

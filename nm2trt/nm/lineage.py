@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["METADATA_KEY", "RELATIONS", "MaskHash", "Relation"]
+__all__ = ["METADATA_KEY", "RELATIONS", "MaskBits", "MaskHash", "Relation"]
 
 METADATA_KEY = "nm2trt.mask_sha256"
 
@@ -30,19 +30,33 @@ RELATIONS: Mapping[Relation, str] = {
 }
 
 
+class MaskBits:
+    """The mask of one weight, packed, until a `MaskHash` takes it: weights may be read in any order.
+
+    Args:
+        shape: The weight's shape.
+        axis: Its reduction axis.
+    """
+
+    def __init__(self, shape: tuple[int, ...], axis: int) -> None:
+        self.parts = [repr((tuple(int(size) for size in shape), int(axis))).encode()]
+
+    def update(self, present: npt.NDArray[Any]) -> None:
+        """Add a flat run of the weight's non-zero flags, in C order; all but the last a multiple of 8."""
+        flags = present if present.dtype == np.bool_ else present != 0
+        self.parts.append(np.packbits(flags).tobytes())
+
+
 class MaskHash:
     """Takes the masks of one model, weight by weight."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
 
-    def begin(self, shape: tuple[int, ...], axis: int) -> None:
-        """Start the next weight."""
-        self._digest.update(repr((tuple(int(size) for size in shape), int(axis))).encode())
-
-    def update(self, present: npt.NDArray[Any]) -> None:
-        """Add a flat run of the weight's non-zero flags, in C order; all but the last a multiple of 8."""
-        self._digest.update(np.packbits(present != 0).tobytes())
+    def add(self, bits: MaskBits) -> None:
+        """Add the next weight."""
+        for part in bits.parts:
+            self._digest.update(part)
 
     def hexdigest(self) -> str:
         """Return the hash as 64 hexadecimal digits."""

@@ -9,7 +9,9 @@ neighbours for all groups at once, at the speed of memory.
 
 from __future__ import annotations
 
+import functools
 import math
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,12 +22,16 @@ import numpy.typing as npt
 from nm2trt.errors import PatternError
 from nm2trt.nm.pattern import NMPattern
 
-__all__ = ["GroupCheck", "GroupChecker", "check", "check_groupable", "nm_mask"]
+__all__ = ["GroupCheck", "GroupChecker", "check", "check_groupable", "nm_mask", "scratch"]
 
 Array = npt.NDArray[Any]
 
 # The arrays of one step then stay in a core's second-level cache.
 _CHUNK_ELEMENTS = 1 << 18
+# Unsigned integers of as many bytes as a group has elements.
+_WORDS: dict[int, type[np.unsignedinteger[Any]]] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+# Elements from which one row after the other is faster than all windows of a block.
+_LONG_ROW = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,30 +162,82 @@ class GroupChecker:
         if present.size == 0:
             return
         m, inner = self.pattern.m, self.inner
-        sums = _group_sums(present, m, inner)
+        sums, places = _group_sums(present, m, inner)
         worst = int(sums.max())
         if worst > self.pattern.n:
             bad = sums > self.pattern.n
             if self.first_broken is None:
                 first = int(bad.argmax())
-                self.first_broken = self._seen + (first // inner) * m * inner + first % inner
+                if not places:
+                    first = (first // inner) * m * inner + first % inner
+                self.first_broken = self._seen + first
             self.broken += int(np.count_nonzero(bad))
         self.worst = max(self.worst, worst)
-        self.groups += sums.size
+        self.groups += present.size // m
         self._seen += present.size
 
 
-def _group_sums(present: npt.NDArray[np.bool_], m: int, inner: int) -> npt.NDArray[Any]:
-    """Count the True of each group; (G * inner,) in the order of the groups' first elements."""
-    counts = _window_sums(
-        present.view(np.uint8).astype(np.uint32) if m > 255 else present.view(np.uint8), m, inner
-    )
+def _group_sums(present: npt.NDArray[np.bool_], m: int, inner: int) -> tuple[npt.NDArray[Any], bool]:
+    """Count the True of each group.
+
+    Returns:
+        The counts, one per group in the order of the groups' first elements, and False; or, with zeros
+        between them, each at the place of its group's first element, and True.
+    """
+    ones = present.view(np.uint8)
+    word = _WORDS.get(m) if inner == 1 else None
+    if word is not None:
+        # The bytes of a group are one integer; times 0x01...01, its highest byte is their sum.
+        groups = ones.view(word)
+        sums = scratch("sums", groups.size, word)
+        np.multiply(groups, word(int.from_bytes(b"\1" * m, "little")), out=sums)
+        return np.right_shift(sums, word(8 * (m - 1)), out=sums), False
+    if inner >= _LONG_ROW and m <= 255:
+        rows = ones.reshape(-1, m, inner)
+        sums = scratch("sums", present.size // m, np.uint8).reshape(-1, inner)
+        sums[...] = rows[:, 0]
+        for row in range(1, m):
+            np.add(sums, rows[:, row], out=sums)
+        return sums.reshape(-1), False
+    counts = _window_sums(ones.astype(np.uint32) if m > 255 else ones, m, inner)
     # A window starts at every element; those that start a group are the first `inner` of each m * inner.
-    if inner == 1:
-        return counts[::m]
+    if counts.dtype == np.uint8:
+        starts = _starts(present.size, m, inner)[: counts.size]
+        return np.bitwise_and(counts, starts, out=scratch("sums", counts.size, np.uint8)), True
     head = counts.size - inner
     starts = counts[:head].reshape(-1, m, inner)[:, 0].reshape(-1)
-    return np.concatenate([starts, counts[head:]])
+    return np.concatenate([starts, counts[head:]]), False
+
+
+class _Scratch(threading.local):
+    def __init__(self) -> None:
+        self.arrays: dict[tuple[str, np.dtype[Any]], Array] = {}
+
+
+_SCRATCH = _Scratch()
+
+
+def scratch(use: str, size: int, dtype: npt.DTypeLike) -> Array:
+    """Return an uninitialised array that the thread's next call for the same use overwrites.
+
+    New memory for every step would cost the system more than the step.
+    """
+    key = use, np.dtype(dtype)
+    held = _SCRATCH.arrays.get(key)
+    if size > 2 * _CHUNK_ELEMENTS:
+        return np.empty(size, dtype)
+    if held is None or held.size < size:
+        held = _SCRATCH.arrays[key] = np.empty(max(size, _CHUNK_ELEMENTS), dtype)
+    return held[:size]
+
+
+@functools.lru_cache(maxsize=8)
+def _starts(size: int, m: int, inner: int) -> npt.NDArray[np.uint8]:
+    """Return 255 at the first `inner` of every m * inner elements, else 0."""
+    starts = np.zeros(size, np.uint8)
+    starts.reshape(-1, m, inner)[:, 0] = 255
+    starts.flags.writeable = False
+    return starts
 
 
 def _window_sums(counts: npt.NDArray[Any], m: int, inner: int) -> npt.NDArray[Any]:
@@ -196,7 +254,9 @@ def _window_sums(counts: npt.NDArray[Any], m: int, inner: int) -> npt.NDArray[An
             have += width
         if have == m:
             return total
-        doubled = doubled[: -width * inner] + doubled[width * inner :]
+        left, right = doubled[: -width * inner], doubled[width * inner :]
+        room = scratch(f"windows of {2 * width}", left.size, counts.dtype)
+        doubled = np.add(left, right, out=room)
         width *= 2
 
 

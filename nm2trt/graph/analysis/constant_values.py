@@ -97,6 +97,9 @@ def evaluate(scope: Scope, value: str) -> Array:
         Opaque: An operator on the way cannot be evaluated; the text names its node.
         ModelError: A stored tensor is damaged.
     """
+    tensor = direct_initializer(scope, value)
+    if tensor is not None:
+        return read_tensor(readable(tensor), scope.model.root)
     return _evaluate(scope, value, None)[0]
 
 

@@ -6,7 +6,7 @@ something that cannot be evaluated. That is settled once, in topological order a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from nm2trt.errors import ModelError
 from nm2trt.graph.storage.light_onnx import attribute_value, onnx, schemas
 from nm2trt.graph.storage.model import Model
 
-__all__ = ["CONSTANT", "Scope", "State", "inner_outputs", "node_name", "visible", "walk"]
+__all__ = ["CONSTANT", "Scope", "State", "inner_outputs", "main_scope", "node_name", "visible", "walk"]
 
 # A bound that no real model reaches: a file that needs more is built to exhaust its reader.
 _MOST_NESTING = 64
@@ -30,6 +30,12 @@ _NONDETERMINISTIC = frozenset(
         "Bernoulli",
         "Dropout",
     }
+)
+
+# Types of attributes that hold no graph.
+_PLAIN = frozenset(
+    getattr(onnx.AttributeProto, kind)
+    for kind in ("FLOAT", "INT", "STRING", "TENSOR", "FLOATS", "INTS", "STRINGS")
 )
 
 
@@ -127,16 +133,31 @@ def node_name(node: onnx.NodeProto, position: int) -> str:
     return node.name or f"{node.op_type}#{position}"
 
 
-def walk(model: Model) -> Iterator[tuple[Scope, onnx.NodeProto]]:
-    """Yield every node with its scope: bodies after their node, functions at each call.
+def walk(model: Model) -> Sequence[tuple[Scope, onnx.NodeProto]]:
+    """Return every node with its scope: bodies after their node, functions at each call.
+
+    The scopes are shared by all who ask until the model changes; `main_scope` makes one to change.
 
     Raises:
         ModelError: A name is defined twice, nodes form a cycle, functions call themselves, or the model
             unfolds to more nodes than any real one has.
     """
+    return model.once("walk", lambda: tuple(_walk(model)))
+
+
+def main_scope(model: Model) -> Scope:
+    """Return a scope of the main graph, which the caller may add to.
+
+    Raises:
+        ModelError: A name is defined twice, or nodes form a cycle.
+    """
+    return _graph_scope(model, model.proto.graph, "", None, "the graph input")
+
+
+def _walk(model: Model) -> Iterator[tuple[Scope, onnx.NodeProto]]:
     functions = {(f.domain, f.name, getattr(f, "overload", "")): f for f in model.proto.functions}
     _check_unfolding(model, functions)
-    main = _graph_scope(model, model.proto.graph, "", None, "the graph input")
+    main = main_scope(model)
     stack: list[tuple[Scope, Iterator[onnx.NodeProto]]] = [(main, iter(main.nodes))]
     while stack:
         scope, nodes = stack[-1]
@@ -192,7 +213,10 @@ def _call(node: onnx.NodeProto) -> _Call:
 
 def _bodies(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
     for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
+        kind = attribute.type
+        if kind in _PLAIN:
+            continue
+        if kind == onnx.AttributeProto.GRAPH:
             yield attribute.name, attribute.g
         for graph in attribute.graphs:
             yield attribute.name, graph
@@ -333,6 +357,8 @@ def _settle(scope: Scope, nodes: list[onnx.NodeProto]) -> None:
 
 def _topological(scope: Scope, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
     """Sort nodes by their inputs; a sorted list, as ONNX demands, comes back as it is."""
+    if _is_sorted(scope, nodes):
+        return nodes
     waiting: dict[int, int] = {}
     readers: dict[int, list[onnx.NodeProto]] = {}
     for node in nodes:
@@ -357,6 +383,16 @@ def _topological(scope: Scope, nodes: list[onnx.NodeProto]) -> list[onnx.NodePro
         stuck = next(node for node in nodes if id(node) not in done)
         raise ModelError(f"{scope.model.name}: the nodes around {scope.label(stuck)} form a cycle")
     return order
+
+
+def _is_sorted(scope: Scope, nodes: Iterable[onnx.NodeProto]) -> bool:
+    made: set[str] = set()
+    for node in nodes:
+        for name in _reads(node):
+            if name not in made and name in scope.producers:
+                return False
+        made.update(node.output)
+    return True
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:

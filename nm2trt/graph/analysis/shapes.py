@@ -20,6 +20,14 @@ _LONGEST_VECTOR = 1 << 22
 # onnx's inference (seen in 1.23) ends the process at one whose input has no known type.
 _CRASHING = frozenset({"EyeLike"})
 
+# Operators whose output shapes follow from the shapes of their inputs and from attributes.
+_VALUE_FREE = frozenset(
+    """Abs Add AveragePool BatchNormalization Cast Clip Concat Conv ConvTranspose DequantizeLinear Div
+    Elu Erf Exp Flatten Gelu Gemm GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity
+    InstanceNormalization LayerNormalization LeakyRelu Log LogSoftmax MatMul Max MaxPool Min Mul Neg
+    PRelu Pow QuantizeLinear Relu Sigmoid Softmax Softplus Sqrt Sub Sum Tanh Transpose""".split()
+)
+
 
 def infer_shapes(model: Model, inputs: Mapping[str, Sequence[int]] | None = None) -> Shapes:
     """Return the shapes of the main graph's values; None stands for a free size.
@@ -119,7 +127,7 @@ def _light(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> onnx.Gra
         return light.graph
     try:
         found = light_onnx.infer_shapes(light).graph
-        if _has_long_vector(found):
+        if _has_long_vector(found) or _shapes_need_no_values(light):
             return found
         return light_onnx.infer_shapes(light, data_prop=True).graph
     except Exception:  # inference is a courtesy of the format: without it shapes are simply not known
@@ -135,6 +143,14 @@ def _has_crashing(lists: Sequence[Iterable[onnx.NodeProto]]) -> bool:
                 return True
             waiting += [body.node for body in _bodies_of(node)]
     return False
+
+
+def _shapes_need_no_values(model: onnx.ModelProto) -> bool:
+    """Tell whether no shape depends on numbers, so that there is nothing to propagate."""
+    operators = {(node.domain, node.op_type) for node in model.graph.node}
+    return not model.functions and all(
+        domain in ("", "ai.onnx") and operator in _VALUE_FREE for domain, operator in operators
+    )
 
 
 def _large_constant(node: onnx.NodeProto) -> TensorProto | None:

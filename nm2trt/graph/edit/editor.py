@@ -17,7 +17,7 @@ from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.constant_values import direct_initializer, evaluate, main_source
 from nm2trt.graph.analysis.numpy_operators import MOVES, Opaque
 from nm2trt.graph.analysis.pinned_values import all_names, pins
-from nm2trt.graph.analysis.scopes import CONSTANT, Scope, walk
+from nm2trt.graph.analysis.scopes import CONSTANT, main_scope, walk
 from nm2trt.graph.storage.external_data import Chunks, pack
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model
@@ -55,8 +55,8 @@ class Editor:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.graph = model.proto.graph
-        first = next(walk(model), None)
-        self.scope = Scope(model, "", []) if first is None else first[0]
+        walk(model)  # for what it refuses
+        self.scope = main_scope(model)
         # The wrappers are held, since the scope knows them by identity.
         self.nodes: list[onnx.NodeProto] = list(self.graph.node)
         if any(mine is not sorted_ for mine, sorted_ in zip(self.nodes, self.scope.nodes, strict=False)):

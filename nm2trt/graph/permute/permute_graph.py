@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nm2trt.graph.analysis.scopes import Scope, walk
+from nm2trt.graph.analysis.scopes import main_scope
 from nm2trt.graph.permute.channel_spaces import find_spaces, refuse_quantised
 from nm2trt.graph.permute.space_search import (
     Order,
@@ -82,7 +82,7 @@ def find_permutation(
     spaces = find_spaces(model, fixed=fixed, same=same)
     names = sorted({weight.weight for space in spaces for weight in space.weights})
     check_globs({"include": options.include, "exclude": options.exclude}, names)
-    scope = next(walk(model))[0] if model.proto.graph.node else Scope(model, "", [])
+    scope = main_scope(model)
     text = metadata(model.proto).get(METADATA_KEY)
     chosen = SpaceSearch(options, saliency, scope, None if text is None else Plan.from_json(text))
     results: list[SpaceResult] = []

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nm2trt.errors import ModelError
-from nm2trt.graph.analysis.scopes import Scope, visible, walk
+from nm2trt.graph.analysis.scopes import main_scope, visible, walk
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.tensors import element_type, read_tensor
@@ -55,8 +55,8 @@ class Network:
     def __init__(self, model: Model) -> None:
         self.model = model
         graph = model.proto.graph
-        first = next(walk(model), None)
-        self.scope = Scope(model, "", []) if first is None else first[0]
+        walk(model)  # for what it refuses
+        self.scope = main_scope(model)
         self.nodes: list[onnx.NodeProto] = list(self.scope.nodes)
         self.outputs = [value.name for value in graph.output]
         self.reads = [list(dict.fromkeys(visible(self.scope, node))) for node in self.nodes]

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from nm2trt.errors import InputError, ModelError
 from nm2trt.files import within
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
+from nm2trt.nm.mask import scratch
 
 __all__ = [
     "DTYPE_NAMES",
@@ -131,7 +132,14 @@ _MAGNITUDE_BITS = {
     "float4e2m1": 0x7,
 }
 # Smallest magnitude, as bits, that is infinite or NaN.
-_NONFINITE_FROM = {"float16": 0x7C00, "bfloat16": 0x7F80, "float8e4m3fn": 0x7F, "float8e5m2": 0x7C}
+_NONFINITE_FROM = {
+    "float64": 0x7FF << 52,
+    "float32": 0x7F80 << 16,
+    "float16": 0x7C00,
+    "bfloat16": 0x7F80,
+    "float8e4m3fn": 0x7F,
+    "float8e5m2": 0x7C,
+}
 
 
 def element_type(tensor: onnx.TensorProto) -> ElementType:
@@ -158,30 +166,39 @@ def read_tensor(tensor: onnx.TensorProto, root: Path | None) -> Array:
     Raises:
         ModelError: Its storage is missing, of the wrong length, or outside `root`.
     """
+    kind, shape = element_type(tensor), tuple(tensor.dims)
+    if kind.bits >= 8 and tensor.data_location != TensorProto.EXTERNAL and tensor.HasField("raw_data"):
+        data = tensor.raw_data
+        _check_shape(tensor)
+        _check_length(tensor, len(data), _bytes_for(math.prod(shape), kind), "it stores")
+        return _decode(data, kind, 0).reshape(shape)
     parts = list(iter_elements(tensor, root))
-    flat = parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, element_type(tensor).numpy), *parts])
-    return flat.reshape(tuple(tensor.dims))
+    flat = parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, kind.numpy), *parts])
+    return flat.reshape(shape)
 
 
-def iter_elements(tensor: onnx.TensorProto, root: Path | None, *, unit: int = 1) -> Iterator[Array]:
+def iter_elements(
+    tensor: onnx.TensorProto, root: Path | None, *, unit: int = 1, reuse: bool = False
+) -> Iterator[Array]:
     """Yield a tensor's elements, flat and in order, a few at a time.
 
     Args:
         tensor: The tensor.
         root: Folder below which external data may be read.
         unit: Every piece but the last is a multiple of this many elements.
+        reuse: Whether the next piece may overwrite the one before, which saves a copy of each.
 
     Raises:
         ModelError: Its storage is missing, of the wrong length, or outside `root`.
     """
     kind = element_type(tensor)
-    if any(size < 0 for size in tensor.dims):
-        raise ModelError(f"tensor {tensor.name!r} has a negative dimension: {list(tensor.dims)}")
+    _check_shape(tensor)
     size = math.prod(tensor.dims)
     if kind.bits < 8 and tensor.data_location != TensorProto.EXTERNAL:
         unit = math.lcm(unit, 8 // kind.bits)
     if tensor.data_location == TensorProto.EXTERNAL:
-        yield from _external(tensor, kind, size, root, unit)
+        for piece in _external(tensor, kind, size, root, unit):
+            yield piece if reuse else piece.copy()
     elif tensor.HasField("raw_data"):
         yield from _raw(tensor, kind, size, unit)
     else:
@@ -209,7 +226,7 @@ def has_its_bytes(tensor: onnx.TensorProto, root: Path | None) -> bool:
 
 
 def present(elements: Array, zero_point: Array | None = None) -> npt.NDArray[np.bool_]:
-    """Return True where an element is not zero, or not equal to its zero point.
+    """Return True where an element is not zero, or not equal to its zero point, until the next call.
 
     Minus zero is zero; NaN and infinity are not. Low-precision floats are judged by their bits.
     """
@@ -218,29 +235,31 @@ def present(elements: Array, zero_point: Array | None = None) -> npt.NDArray[np.
     if elements.dtype == np.bool_:
         return elements
     if elements.dtype in (np.float32, np.float64) or elements.dtype.kind in "iu":
-        return np.asarray(elements != 0)
+        return np.asarray(np.not_equal(elements, 0, out=_flags(elements)))
     bits, mask = _bits(elements)
-    return np.asarray((bits & mask) != 0) if mask is not None else np.asarray(bits != 0)
+    if mask is not None:
+        bits = np.bitwise_and(bits, mask, out=scratch("bits", bits.size, bits.dtype).reshape(bits.shape))
+    return np.asarray(np.not_equal(bits, 0, out=_flags(elements)))
+
+
+def _flags(elements: Array) -> npt.NDArray[np.bool_]:
+    return scratch("flags", elements.size, np.bool_).reshape(elements.shape)
 
 
 def nonfinite_count(elements: Array) -> int:
     """Count NaN and infinite elements."""
     if elements.dtype.kind in "iub" or elements.size == 0:
         return 0
-    name = _name(elements.dtype)
-    if name in _NONFINITE_FROM:
-        bits, mask = _bits(elements)
-        return int(np.count_nonzero((bits & mask) >= _NONFINITE_FROM[name]))
-    if elements.dtype in (np.float32, np.float64):
-        wide = elements.dtype == np.float64
-        magnitude = elements.view(np.uint64 if wide else np.uint32) << np.array(
-            1, np.uint64 if wide else np.uint32
-        )
-        limit = 0xFFE0 << 48 if wide else 0xFF << 24
-        if int(magnitude.max()) < limit:
-            return 0
-        return int(np.count_nonzero(magnitude >= limit))
-    return int(np.count_nonzero(~np.isfinite(elements.astype(np.float32))))
+    limit = _NONFINITE_FROM.get(_name(elements.dtype))
+    if limit is None:
+        return int(np.count_nonzero(~np.isfinite(elements.astype(np.float32))))
+    bits = np.ascontiguousarray(elements).view(f"u{elements.dtype.itemsize}")
+    sign = 1 << (8 * bits.itemsize - 1)
+    # As bits, the largest positive number is the largest integer, and the largest negative one the largest
+    # that is taken as unsigned.
+    if int(bits.view(f"i{bits.itemsize}").max()) < limit and int(bits.max()) < sign | limit:
+        return 0
+    return int(np.count_nonzero((bits & bits.dtype.type(sign - 1)) >= limit))
 
 
 def _name(dtype: np.dtype[Any]) -> str:
@@ -268,6 +287,11 @@ def _decode(data: bytes | memoryview, kind: ElementType, count: int) -> Array:
 
 def _bytes_for(elements: int, kind: ElementType) -> int:
     return (elements * kind.bits + 7) // 8
+
+
+def _check_shape(tensor: onnx.TensorProto) -> None:
+    if min(tensor.dims, default=0) < 0:
+        raise ModelError(f"tensor {tensor.name!r} has a negative dimension: {list(tensor.dims)}")
 
 
 def _check_length(tensor: onnx.TensorProto, have: int, want: int, what: str) -> None:
@@ -309,7 +333,7 @@ def _external(
                 count = min(step, size - start)
                 view = memoryview(buffer)[: _bytes_for(count, kind)]
                 _read_fully(file.fileno(), view, offset + _bytes_for(start, kind), tensor)
-                yield _decode(view, kind, count).copy()
+                yield _decode(view, kind, count)
     except OSError as error:
         raise ModelError(
             f"the external data of tensor {tensor.name!r} cannot be read from {path}: "

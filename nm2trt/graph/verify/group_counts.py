@@ -22,7 +22,7 @@ from nm2trt.graph.analysis.weight_operands import Consumer
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.tensors import ElementType, element_type, iter_elements, nonfinite_count, present
 from nm2trt.nm.axes import OnnxWeight
-from nm2trt.nm.lineage import MaskHash
+from nm2trt.nm.lineage import MaskBits
 from nm2trt.nm.mask import GroupChecker
 from nm2trt.nm.pattern import NMPattern
 
@@ -52,9 +52,12 @@ class ReadWeight:
     value: Array | None
 
     def pieces(self, unit: int) -> Iterator[Array]:
-        """Yield the elements, flat and in order; every piece but the last is a multiple of `unit`."""
+        """Yield the elements, flat and in order; every piece but the last is a multiple of `unit`.
+
+        The next piece may overwrite the one before.
+        """
         if self.tensor is not None:
-            yield from iter_elements(self.tensor, self.consumer.scope.model.root, unit=unit)
+            yield from iter_elements(self.tensor, self.consumer.scope.model.root, unit=unit, reuse=True)
         elif self.value is not None:
             flat = np.ascontiguousarray(self.value).reshape(-1)
             step = max(1, _CHUNK_ELEMENTS // unit) * unit
@@ -107,7 +110,7 @@ def count_groups(
     pattern: NMPattern | None,
     *,
     rounded: ElementType | None = None,
-    masks: MaskHash | None = None,
+    masks: MaskBits | None = None,
 ) -> Finding:
     """Count zeros, and groups that break a pattern.
 
@@ -116,7 +119,7 @@ def count_groups(
         how: How its operator reads it.
         pattern: The pattern to judge, which divides the axis; None counts zeros alone.
         rounded: Judge what is left after rounding floats to this type; None judges them as they are.
-        masks: Takes the non-zero pattern, for the mask hash.
+        masks: Takes the non-zero flags, for the mask hash.
 
     Raises:
         Opaque: The zero point is not constant.
@@ -124,8 +127,6 @@ def count_groups(
     """
     inner = math.prod(weight.shape[how.axis + 1 :])
     zero_point = _zero_point(weight, how)
-    if masks is not None:
-        masks.begin(weight.shape, how.axis)
     checker = None if pattern is None else GroupChecker(pattern, inner=inner)
     size = zeros = nonfinite = 0
     # Pieces of whole groups, and of whole bytes for the mask hash.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import os
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
-from nm2trt.graph.analysis.constant_values import Source
+from nm2trt.graph.analysis.constant_values import Source, direct_initializer
 from nm2trt.graph.analysis.multiply_accumulates import macs
 from nm2trt.graph.analysis.numpy_operators import Opaque
 from nm2trt.graph.analysis.qdq_islands import Island
@@ -17,14 +20,19 @@ from nm2trt.graph.storage.tensors import ElementType
 from nm2trt.graph.verify.group_counts import Finding, ReadWeight, count_groups, read_weight
 from nm2trt.nm.axes import OnnxWeight, onnx_weight
 from nm2trt.nm.eligibility import NOWHERE, Place, WeightFacts, can_run_sparse
-from nm2trt.nm.lineage import MaskHash
+from nm2trt.nm.lineage import MaskBits, MaskHash
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan, PlanEntry
 from nm2trt.nm.verdict import PatternStatus, WeightVerdict
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
 __all__ = ["DEFAULT_PATTERN", "Judge", "answered_at"]
 
 DEFAULT_PATTERN = NMPattern(2, 4)
+# Threads that count weights, and elements from which a weight is worth one.
+_MOST_THREADS, _LARGE = 4, 1 << 17
 # Looked for where the pattern asked for is broken, to say what the weight holds instead.
 _KNOWN = tuple(NMPattern(n, m) for n, m in ((2, 4), (4, 8), (8, 16)))
 
@@ -51,21 +59,43 @@ class Judge:
         self.unread, self.opset = unread, opset
         self.masks = MaskHash()
 
-    def __call__(self, consumer: Consumer) -> WeightVerdict:
-        """Judge one operand; what cannot be evaluated is untraceable, with the reason.
+    def all(self, consumers: Sequence[Consumer]) -> list[WeightVerdict]:
+        """Judge operands; large weights are counted on several cores, a few ahead of the verdicts.
 
         Raises:
             ModelError: A stored tensor is damaged.
         """
+        cores = min(_MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+        if cores == 1 or sum(map(_is_large, consumers)) < 2:
+            return [self._verdict(*self._case(consumer), None) for consumer in consumers]
+        from concurrent.futures import ThreadPoolExecutor  # only here: it takes time to import
+
+        verdicts: list[WeightVerdict] = []
+        waiting: deque[tuple[_Case, PlanEntry | None, Future[_Counted] | None]] = deque()
+        with ThreadPoolExecutor(cores) as pool:
+            for consumer in consumers:
+                case, entry = self._case(consumer)
+                waiting.append(
+                    (case, entry, pool.submit(self._counted, case) if _is_large(consumer) else None)
+                )
+                if len(waiting) > 2 * cores:
+                    verdicts.append(self._verdict(*waiting.popleft()))
+            verdicts += [self._verdict(*item) for item in waiting]
+        return verdicts
+
+    def _case(self, consumer: Consumer) -> tuple[_Case, PlanEntry | None]:
         sources = consumer.sources
         names = tuple(source.scope.name + source.name for source in sources)
         name = names[0] if names else consumer.weight_name
         entry = self._entry((name, *names[1:]))
-        case = _Case(consumer, sources[0] if sources else None, name, names[1:], self._wanted(entry))
+        return _Case(consumer, sources[0] if sources else None, name, names[1:], self._wanted(entry)), entry
+
+    def _verdict(self, case: _Case, entry: PlanEntry | None, ahead: Future[_Counted] | None) -> WeightVerdict:
+        """Judge one operand; what cannot be evaluated is untraceable, with the reason."""
         try:
-            if consumer.state.kind != "constant":
-                raise Opaque(consumer.state.why)
-            return self._traced(case, entry)
+            if case.consumer.state.kind != "constant":
+                raise Opaque(case.consumer.state.why)
+            return self._traced(case, entry, self._counted(case) if ahead is None else ahead.result())
         except Opaque as why:
             return _untraceable(case, str(why))
 
@@ -79,7 +109,8 @@ class Judge:
             return self.asked or DEFAULT_PATTERN
         return None if entry.pattern is None else self.asked or entry.pattern
 
-    def _traced(self, case: _Case, entry: PlanEntry | None) -> WeightVerdict:
+    def _counted(self, case: _Case) -> _Counted:
+        """Read and count one weight; this may run in a thread of its own."""
         consumer, wanted = case.consumer, case.wanted
         weight = read_weight(consumer)
         rank = len(weight.shape)
@@ -90,9 +121,14 @@ class Judge:
             )
         length = weight.shape[how.axis] // how.runs
         divides = wanted is not None and length % wanted.m == 0 and weight.shape[how.axis] % how.runs == 0
-        finding = count_groups(
-            weight, how, wanted if divides else None, rounded=self.rounded, masks=self.masks
-        )
+        bits = MaskBits(weight.shape, how.axis)
+        finding = count_groups(weight, how, wanted if divides else None, rounded=self.rounded, masks=bits)
+        return _Counted(weight, how, length, finding, bits)
+
+    def _traced(self, case: _Case, entry: PlanEntry | None, counted: _Counted) -> WeightVerdict:
+        consumer, wanted = case.consumer, case.wanted
+        weight, how, length, finding, bits = counted
+        self.masks.add(bits)
         status, reason, sentence = self._pattern_answer(weight, how, wanted, entry, finding, length)
         if finding.nonfinite:
             sentence += f"; {finding.nonfinite} elements are NaN or infinite"
@@ -221,6 +257,22 @@ def answered_at(verdict: WeightVerdict, place: Place, earlier: Place = NOWHERE) 
         source=eligible.source,
         basis=eligible.basis,
     )
+
+
+class _Counted(NamedTuple):
+    weight: ReadWeight
+    how: OnnxWeight
+    length: int
+    finding: Finding
+    bits: MaskBits
+
+
+def _is_large(consumer: Consumer) -> bool:
+    """Tell whether counting a stored weight is worth a thread."""
+    if consumer.state.kind != "constant":
+        return False
+    tensor = direct_initializer(consumer.scope, consumer.value)
+    return tensor is not None and math.prod(tensor.dims) >= _LARGE
 
 
 @dataclass(frozen=True, slots=True)

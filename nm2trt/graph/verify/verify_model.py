@@ -233,7 +233,7 @@ def _verify(model: Model, asked: NMPattern | None, as_dtype: str | None) -> Veri
         unread=_unread(model),
         opset=opset(model.proto) or 0,
     )
-    found = [judge_one(operand) for operand in operands]
+    found = judge_one.all(operands)
     model.check_unchanged()
     planned = {entry.weight for entry in plan or ()}
     seen = {name for verdict in found for name in (verdict.weight, *verdict.parts)}
