@@ -8,6 +8,7 @@
 # make fuzz    10,000 runs of commands on damaged files, each with a memory and a time limit; prints the counts
 # make samples the slow samples and tests
 # make release VERSION=X.Y.Z  version, changelog, sdist and wheel, their checks, commit and tag
+# make bench-quick  two minutes of ratios; what moved by more than 15 % from the committed ones
 # make bench   the benchmarks whose results are in benchmarks/results
 # make docs    the site in results/site; a warning is an error
 # make clean   remove environments, caches and results
@@ -19,7 +20,7 @@ TRT_ENV ?= .trt-env
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test lint fuzz samples bench clean serve-env trt-env typecheck-trt gpu-evidence release docs
+.PHONY: help demo test lint fuzz samples bench bench-quick clean serve-env trt-env typecheck-trt gpu-evidence release docs
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "nm2trt needs Python 3.10 or newer: make PYTHON=python3.11 ...")'
@@ -68,6 +69,9 @@ samples: $(READY)
 
 bench: $(READY)
 	for script in startup mask verify graph build train_step spre fcpts report bench_overhead; do $(BIN)/python benchmarks/$$script.py || exit; done
+
+bench-quick: $(READY)
+	$(BIN)/python benchmarks/quick.py
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -236,7 +236,7 @@ def write_model(
         ModelError: As `save`.
         OutputError: As `save`.
     """
-    embed(model)
+    embed(model, rewritten=[rewrite.tensor for rewrite in rewrites])
     save(model, target, rewrites=rewrites, external=_outside(model), finish=finish)
 
 

@@ -35,7 +35,8 @@ def pieces(proto: onnx.ModelProto, *, spend: bool = False) -> Iterator[bytes | m
     large = {
         index: tensor.raw_data
         for index, tensor in enumerate(initializers)
-        if tensor.HasField("raw_data") and len(tensor.raw_data) >= _LARGE_BYTES
+        # The size of the message, since reading the field would copy it.
+        if tensor.HasField("raw_data") and tensor.ByteSize() >= _LARGE_BYTES
     }
     for index in large:
         initializers[index].ClearField("raw_data")

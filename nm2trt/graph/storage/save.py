@@ -144,15 +144,20 @@ def is_same_file(source: str | os.PathLike[str], target: str | os.PathLike[str])
     return False
 
 
-def embed(model: Model) -> None:
+def embed(model: Model, *, rewritten: Sequence[TensorProto] = ()) -> None:
     """Take in the weights that `load(..., leave_weights=True)` left in the model's own file.
+
+    Args:
+        model: The model.
+        rewritten: Tensors that `save` rewrites anyway; they stay in the file until then.
 
     Raises:
         ModelError: The file has become shorter since.
         InputError: It was changed since.
     """
+    skipped = {id(tensor) for tensor in rewritten}
     for tensor in list(all_tensors(model.proto)):
-        if model.refers_to_itself(tensor):
+        if id(tensor) not in skipped and model.refers_to_itself(tensor):
             length, (path, offset) = stored_at(tensor, model.root)
             with path.open("rb", buffering=0) as file:
                 data = os.pread(file.fileno(), length, offset)
@@ -201,7 +206,8 @@ def _place(
     outside: list[tuple[TensorProto, int, tuple[Path, int] | Chunks]] = []
     for tensor in tensors:
         rewrite = changed.get(id(tensor))
-        if tensor.data_location == TensorProto.EXTERNAL:
+        inside = rewrite is not None and model.refers_to_itself(tensor)
+        if tensor.data_location == TensorProto.EXTERNAL and not inside:
             length, where = stored_at(tensor, model.root)
             outside.append((tensor, length, where if rewrite is None else rewrite.chunks))
         elif rewrite is not None and id(tensor) in wanted:
