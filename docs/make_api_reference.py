@@ -7,6 +7,7 @@ python docs/make_api_reference.py --check    # fails if the page is stale
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import re
@@ -103,6 +104,10 @@ def class_part(kind: type) -> list[str]:
     """Return the part of one class: its docstring, its properties and methods."""
     lines = ["", f"### {kind.__name__}", "", f"`from {kind.__module__} import {kind.__name__}`", ""]
     lines += prose(inspect.getdoc(kind) or "")
+    for base in kind.__mro__[1:]:
+        if dataclasses.is_dataclass(base) and lines[-1].startswith("| "):
+            rows = [line for line in prose(inspect.getdoc(base) or "") if line.startswith("| `")]
+            lines += [row for row in rows if row.split(" | ")[0] not in {x.split(" | ")[0] for x in lines}]
     members = [(name, value) for name, value in vars(kind).items() if not name.startswith("_")]
     told = []
     for name, value in members:
