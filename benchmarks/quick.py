@@ -64,6 +64,8 @@ def main() -> int:
         for name, ratio in ratios.items():
             print(f"{name:44} {ratio:7.2f}")
         return 0
+    if not RESULTS.is_file():
+        raise SystemExit(f"{RESULTS} is missing; write it with --record")
     return compare(ratios, json.loads(RESULTS.read_text())["ratios"])
 
 

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from nm2trt.json_value import JsonValue
 
 __all__ = [
@@ -58,6 +56,8 @@ class Latency(JsonValue):
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Latency:
         """Summarise run times in seconds; there is at least one."""
+        import numpy as np  # only here: who reports a time need not measure one
+
         ms = np.asarray(seconds, dtype=np.float64) * 1e3
         p25, p50, p75, p90, p95, p99 = (float(p) for p in np.percentile(ms, [25, 50, 75, 90, 95, 99]))
         spread = (p75 - p25) / p50 if p50 else 0.0
@@ -156,7 +156,7 @@ def warm_up(
             window[name].append(one)
         if done % _WINDOW:
             continue
-        now = {name: float(np.median(values)) for name, values in window.items()}
+        now = {name: _median(values) for name, values in window.items()}
         stable = bool(medians) and all(abs(now[n] - medians[n]) <= _STABLE * medians[n] for n in calls)
         if stable and done >= least:
             return WarmUp(done, True)
@@ -164,6 +164,12 @@ def warm_up(
             return WarmUp(done, False)
         medians, window = now, {name: [] for name in calls}
     return WarmUp(done, False)
+
+
+def _median(values: Sequence[float]) -> float:
+    from statistics import median
+
+    return median(values)
 
 
 def warm_up_for(
@@ -194,7 +200,7 @@ def warm_up_for(
             return WarmUp(done, False)
         if now_s - since < _WINDOW_S or len(next(iter(window.values()))) < _FEWEST_IN_A_WINDOW:
             continue
-        now = {name: float(np.median(values)) for name, values in window.items()}
+        now = {name: _median(values) for name, values in window.items()}
         if enough and medians and all(abs(now[n] - medians[n]) <= _STABLE * medians[n] for n in calls):
             return WarmUp(done, True)
         medians, window, since = now, {name: [] for name in calls}, now_s

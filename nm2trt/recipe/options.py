@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -186,8 +186,26 @@ _PLACES = {
     ),
 }
 
-KINDS: Mapping[str, type[StageOptions]] = {
-    **{name: _stage(name, place) for name, place in _PLACES.items()},
-    "export": ExportOptions,
-    "report": ReportOptions,
-}
+
+class _Kinds(Mapping[str, type[StageOptions]]):
+    """The options of every kind of stage, each made when a recipe first has it: pydantic takes its time."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, type[StageOptions]] = {"export": ExportOptions, "report": ReportOptions}
+
+    def __getitem__(self, name: str) -> type[StageOptions]:
+        if name not in self._made:
+            self._made[name] = _stage(name, _PLACES[name])
+        return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._made or name in _PLACES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*_PLACES, "export", "report"))
+
+    def __len__(self) -> int:
+        return len(_PLACES) + 2
+
+
+KINDS: Mapping[str, type[StageOptions]] = _Kinds()
