@@ -1,7 +1,8 @@
-"""Parameter names for the weights that PyTorch's exporter transposes and renames.
+"""Parameter names for the weights that PyTorch's exporter transposes or packs, and renames.
 
 A Linear on inputs of rank 3 becomes a MatMul whose weight is stored as (in, out), under a name such as
-"val_9". Its numbers are the parameter's, so the name can be given back.
+"val_9". Its numbers are the parameter's, so the name can be given back. An LSTM or GRU packs both directions
+into one tensor (directions, gates, in), with the gates in ONNX's order; it gets the forward direction's name.
 """
 
 from __future__ import annotations
@@ -9,13 +10,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 __all__ = ["restore_names"]
 
+# Where each of ONNX's gates stands among torch's: LSTM i, o, f, c of i, f, c, o; GRU z, r, h of r, z, n.
+_GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
+
 
 def restore_names(model: Any, module: nn.Module) -> None:
-    """Rename each initializer that is a matrix parameter transposed after that parameter, in place.
+    """Rename each initializer that is a matrix parameter transposed, or packed, after that parameter, in place.
 
     Args:
         model: The exported onnx_ir model.
@@ -27,18 +32,39 @@ def restore_names(model: Any, module: nn.Module) -> None:
     parameters = dict(module.named_parameters())
     unnamed: dict[tuple[int, ...], list[Any]] = {}
     for name, value in graph.initializers.items():
-        if name not in parameters and value.const_value is not None and len(value.const_value.shape) == 2:
+        if (
+            name not in parameters
+            and value.const_value is not None
+            and len(value.const_value.shape) in (2, 3)
+        ):
             unnamed.setdefault(tuple(value.const_value.shape.numpy()), []).append(value)
-    for name, parameter in parameters.items():
-        if parameter.ndim != 2 or name in taken:
+    stored = {name: p.detach().numpy().T for name, p in parameters.items() if p.ndim == 2} | _packed(module)
+    for name, numbers in stored.items():
+        if name in taken:
             continue
-        numbers = parameter.detach().numpy().T
         candidates = unnamed.get(numbers.shape, [])
         found = next((value for value in candidates if _equal(value, numbers)), None)
         if found is not None:
             candidates.remove(found)
             found.name = name
             taken.add(name)
+
+
+def _packed(module: nn.Module) -> dict[str, npt.NDArray[Any]]:
+    """Return what the exporter makes of LSTM and GRU weights, by the name of the forward direction's."""
+    found = {}
+    for name, layer in module.named_modules():
+        gates = _GATES.get(getattr(layer, "mode", "")) if isinstance(layer, nn.RNNBase) else None
+        if gates is None:
+            continue
+        for number, tensor in (
+            (n, f"weight_{part}_l{n}") for n in range(layer.num_layers) for part in ("ih", "hh")
+        ):
+            directions = [tensor, f"{tensor}_reverse"] if layer.bidirectional else [tensor]
+            parts = [getattr(layer, direction).detach().numpy() for direction in directions]
+            rows = [np.concatenate([np.split(part, len(gates))[gate] for gate in gates]) for part in parts]
+            found[f"{name}.{tensor}" if name else tensor] = np.stack(rows)
+    return found
 
 
 def _equal(value: Any, numbers: Any) -> bool:

@@ -153,7 +153,7 @@ def _permute_module(model: Any, example: Any, options: PermuteOptions, *, compar
     from nm2trt.graph.permute.permute_graph import find_permutation
     from nm2trt.graph.permute.permute_model import TOLERANCE
     from nm2trt.graph.storage.model import load
-    from nm2trt.sparsity.core.channel_order import names_by_tensor, reorder, reversed_orders, state_of
+    from nm2trt.sparsity.channel_order import names_by_tensor, reorder, reversed_orders, state_of
 
     model = unwrapped(model)
     state = state_of(model)

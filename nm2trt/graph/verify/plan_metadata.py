@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nm2trt import __version__
 from nm2trt.files import write_atomic
@@ -51,6 +51,8 @@ def annotate(path: str | os.PathLike[str], plan: Plan | None) -> Annotation:
         OutputError: The file cannot be written.
     """
     report = verify_model(path)
+    if plan is not None:
+        plan = pack_directions(plan, report.weights)
     renamed = None if plan is None else plan.renamed(match_plan(plan, report.weights))
     values = {VERSION_KEY: __version__, MASK_KEY: report.mask_sha256}
     if renamed is not None:
@@ -63,6 +65,35 @@ def annotate(path: str | os.PathLike[str], plan: Plan | None) -> Annotation:
         model.metadata_props.add(key=key, value=value)
     write_atomic(path, model.SerializeToString())
     return Annotation(renamed, report.mask_sha256)
+
+
+def pack_directions(plan: Plan, weights: Sequence[WeightVerdict]) -> Plan:
+    """Join the entries of an LSTM's or GRU's two directions if the file holds them in one tensor.
+
+    Args:
+        plan: The plan under the names of torch parameters.
+        weights: One row a consumer; a packed tensor has the name of the forward direction's parameter.
+
+    Returns:
+        The plan with one entry per packed tensor; the directions have one pattern, or the tensor is dense.
+    """
+    packed = {
+        w.weight: w for w in weights if w.facts is not None and w.facts.operator in ("LSTM", "GRU", "RNN")
+    }
+    entries, joined = [], set()
+    for entry in plan:
+        row = packed.get(entry.weight)
+        if row is None or len(row.shape) != 3 or len(entry.shape) != 2:
+            entries.append(entry)
+            continue
+        other = plan.get(f"{entry.weight}_reverse") or entry
+        joined.add(f"{entry.weight}_reverse")
+        if other.pattern == entry.pattern:
+            entries.append(replace(entry, shape=row.shape, axis=row.axis))
+            continue
+        reason = f"{entry.weight} and {other.weight} share a tensor and were given different patterns"
+        entries.append(PlanEntry(entry.weight, None, reason, row.shape, row.axis, unstructured=True))
+    return replace(plan, entries=tuple(entry for entry in entries if entry.weight not in joined))
 
 
 def match_plan(plan: Plan, weights: Sequence[WeightVerdict]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan
 from nm2trt.sparsity.core import state_keys
 from nm2trt.sparsity.core.distributed import full, is_sharded, plain_copy
 from nm2trt.sparsity.core.layer_choice import check_finite
+from nm2trt.sparsity.core.recurrent import weight_order
 from nm2trt.sparsity.core.tracked_weight import TrackedWeight
 
 __all__ = ["bake", "make_plain", "refuse_others", "refuse_stale", "require_pattern"]
@@ -113,8 +114,11 @@ def make_plain(module: nn.Module) -> None:
     others = list(module._parameters)
     for name, original in originals.items():
         module.register_parameter(name, original)
-    for name in others:  # the weight stands in front of its bias again, as in the layer that was given
+    # The weight stands in front of its bias again, as in the layer that was given.
+    for name in [name for name in weight_order(module) if name in module._parameters] or others:
         module._parameters[name] = module._parameters.pop(name)
+    if isinstance(module, nn.RNNBase):
+        module._init_flat_weights()
 
 
 def require_pattern(name: str, values: Tensor, pattern: NMPattern, *, axis: int) -> None:

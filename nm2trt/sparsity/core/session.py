@@ -19,6 +19,7 @@ from nm2trt.sparsity.core.layer_choice import Choice, PatternChoice, Site, check
 from nm2trt.sparsity.core.method_spec import MethodSpec
 from nm2trt.sparsity.core.optimizer_hooks import OptimizerHooks
 from nm2trt.sparsity.core.parametrization import SparseWeight
+from nm2trt.sparsity.core.recurrent import read_weights_at_each_call
 from nm2trt.sparsity.core.telemetry import Anchor, report
 from nm2trt.sparsity.core.tracked_weight import TrackedWeight
 
@@ -117,6 +118,8 @@ def parametrize_each(
     for tracked in made:
         for site in tracked.sites:
             parametrize.register_parametrization(site.module, site.tensor, tracked.sparse)
+            if isinstance(site.module, nn.RNNBase):
+                read_weights_at_each_call(site.module)
     return tuple(made)
 
 

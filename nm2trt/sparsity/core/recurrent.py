@@ -1,0 +1,58 @@
+"""nn.LSTM, nn.GRU and nn.RNN with sparse weights: the list of weights that they give to torch's kernel.
+
+These layers keep their parameters in the list `_flat_weights` besides, and give the list to one fused kernel. A
+sparse weight is computed at each call: kept in the list it would be stale after a step, hold on to its graph, and
+stop deepcopy. So the list is filled when a call begins and emptied when it ends. cuDNN's single block of memory
+is not made: it would put the computed tensors into other memory, and hold for one call only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+__all__ = ["read_weights_at_each_call", "weight_order"]
+
+
+def read_weights_at_each_call(module: nn.RNNBase) -> None:
+    """Let a recurrent layer that was just parametrised compute its weights once per call.
+
+    The methods are set on the class that torch made for this layer; it goes when the layer is plain again.
+    """
+    attached: Any = type(module)
+    plain = attached.__bases__[0]
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with parametrize.cached():  # torch reads each weight twice: it looks whether one has changed
+            plain._init_flat_weights(self)
+            try:
+                return plain.forward(self, *args, **kwargs)
+            finally:
+                _empty(self)
+
+    attached.forward = forward
+    attached._init_flat_weights = _empty
+    attached.flatten_parameters = _keep_apart
+    _empty(module)
+
+
+def weight_order(module: nn.Module) -> list[str]:
+    """Return the names of a recurrent layer's parameters in torch's order; empty for other layers."""
+    return list(module._flat_weights_names) if isinstance(module, nn.RNNBase) else []
+
+
+def _empty(module: Any) -> None:
+    count = len(module._flat_weights_names)
+    module._flat_weights = [None] * count
+    # Where a plain layer keeps weak references: dead ones make it fill the list anew.
+    module._flat_weight_refs = [_dead] * count
+
+
+def _dead() -> Tensor | None:
+    return None
+
+
+def _keep_apart(_module: nn.RNNBase) -> None:
+    """Take the place of flatten_parameters, which users call too."""
