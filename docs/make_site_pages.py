@@ -131,7 +131,7 @@ eligible for a sparse kernel.
 
 ## Layers of PyTorch
 
-Methods attach to {layers}. They are {methods}.
+Methods attach to {layers}, and to `LSTM`, `GRU` and `RNN` that `include` names. They are {methods}.
 
 ## Operators of ONNX
 

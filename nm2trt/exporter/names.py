@@ -20,7 +20,7 @@ _GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
 
 
 def restore_names(model: Any, module: nn.Module) -> None:
-    """Rename each initializer that is a matrix parameter transposed, or packed, after that parameter, in place.
+    """Rename each initializer that is a parameter transposed or packed after that parameter, in place.
 
     Args:
         model: The exported onnx_ir model.
@@ -57,9 +57,7 @@ def _packed(module: nn.Module) -> dict[str, npt.NDArray[Any]]:
         gates = _GATES.get(getattr(layer, "mode", "")) if isinstance(layer, nn.RNNBase) else None
         if gates is None:
             continue
-        for number, tensor in (
-            (n, f"weight_{part}_l{n}") for n in range(layer.num_layers) for part in ("ih", "hh")
-        ):
+        for tensor in (f"weight_{part}_l{n}" for n in range(layer.num_layers) for part in ("ih", "hh")):
             directions = [tensor, f"{tensor}_reverse"] if layer.bidirectional else [tensor]
             parts = [getattr(layer, direction).detach().numpy() for direction in directions]
             rows = [np.concatenate([np.split(part, len(gates))[gate] for gate in gates]) for part in parts]

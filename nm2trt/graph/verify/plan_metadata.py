@@ -77,9 +77,8 @@ def pack_directions(plan: Plan, weights: Sequence[WeightVerdict]) -> Plan:
     Returns:
         The plan with one entry per packed tensor; the directions have one pattern, or the tensor is dense.
     """
-    packed = {
-        w.weight: w for w in weights if w.facts is not None and w.facts.operator in ("LSTM", "GRU", "RNN")
-    }
+    recurrent = ("LSTM", "GRU", "RNN")
+    packed = {w.weight: w for w in weights if w.facts is not None and w.facts.operator in recurrent}
     entries, joined = [], set()
     for entry in plan:
         row = packed.get(entry.weight)

@@ -2,8 +2,8 @@
 
 A weight is a candidate when its layer stands in `nm2trt.nm.axes.TORCH_WEIGHTS`. It becomes sparse when
 its reduction axis (for a convolution with groups: each group's part of it) is a multiple of M, the layer
-has at least `min_channels` input channels, and no glob says otherwise. nn.LSTM, nn.GRU and nn.RNN, for which no
-sparse kernel is known, must be named. Every candidate gets an entry with a reason, sparse or not.
+has at least `min_channels` input channels, and no glob says otherwise. nn.LSTM, nn.GRU and nn.RNN, for
+which no sparse kernel is known, must be named. Every candidate gets an entry with a reason, sparse or not.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def select(
         pattern: One pattern for all layers, or globs on names with a pattern each (None: stays dense).
             The first glob that matches decides; a layer that none matches stays dense.
         include: Globs on the names of modules or weights. When given, all others stay dense. A full name,
-            without wildcards, also makes a layer sparse that has fewer than `min_channels`, or is an LSTM, GRU or RNN.
+            without wildcards, also makes a layer sparse that has fewer than `min_channels`, or is an LSTM,
+            GRU or RNN.
         exclude: Globs on the names of modules or weights that stay dense; stronger than `include`.
         min_channels: Fewest input channels of a sparse layer.
         unstructured: Zeros may stand anywhere: depthwise and narrow layers qualify too, and `min_channels` is
@@ -244,9 +245,8 @@ def _dense_reason(
         return "no pattern is given for its name"
     named = site.module_name in rules.include or site.weight_name in rules.include
     if isinstance(site.module, nn.RNNBase) and not named:
-        return (
-            f"{type(site.module).__name__} has no known sparse kernel; name it in include to train it sparse"
-        )
+        kind = type(site.module).__name__
+        return f"{kind} has no known sparse kernel; name it in include to train it sparse"
     if site.module._parameters.get(site.tensor) is None:
         return "it is computed by another parametrisation"
     if not _tensor(site).is_floating_point():

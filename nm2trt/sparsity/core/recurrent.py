@@ -1,9 +1,10 @@
 """nn.LSTM, nn.GRU and nn.RNN with sparse weights: the list of weights that they give to torch's kernel.
 
-These layers keep their parameters in the list `_flat_weights` besides, and give the list to one fused kernel. A
-sparse weight is computed at each call: kept in the list it would be stale after a step, hold on to its graph, and
-stop deepcopy. So the list is filled when a call begins and emptied when it ends. cuDNN's single block of memory
-is not made: it would put the computed tensors into other memory, and hold for one call only.
+These layers also keep their parameters in the list `_flat_weights`, which they give to one fused kernel. A
+sparse weight is computed at each call: if it stayed in the list, it would be stale after a step, keep its
+graph alive and stop deepcopy. So the list is filled when a call begins and emptied when it ends.
+`flatten_parameters` does nothing then: it would move the computed tensors into a block of memory that serves
+one call only.
 """
 
 from __future__ import annotations
