@@ -37,7 +37,7 @@ FLOORS = {
     ],
     "sparsity": [
         {"core", "foreign_masks"},
-        {"methods"},
+        {"methods", "channel_order"},
         {"reconstruct"},
         {"spre", "fcpts"},
         {"registry"},
