@@ -44,7 +44,7 @@ class ShapeRange:
 
     Args:
         input: The input's name.
-        min: Smallest shape. One number alone stands for the batch of an input whose only dynamic
+        min: Smallest shape. A single number stands for the batch of an input whose only dynamic
             dimension is the first.
         opt: Shape that the kernels are chosen for.
         max: Largest shape.
@@ -106,7 +106,7 @@ class StaticShape:
 
     Args:
         input: The input's name.
-        shape: Its shape. One number alone stands for the batch of an input whose only dynamic dimension is
+        shape: Its shape. A single number stands for the batch of an input whose only dynamic dimension is
             the first.
 
     Raises:
@@ -124,7 +124,7 @@ class StaticShape:
 
     @classmethod
     def parse(cls, text: str) -> StaticShape:
-        """Read NAME:SHAPE, as in x:8x3x224x224, or x:8 for the batch alone.
+        """Read NAME:SHAPE, as in x:8x3x224x224, or x:8 for only the batch.
 
         Raises:
             InputError: The text has another form.
@@ -140,7 +140,7 @@ class BuildOptions:
     """What to build. A backend refuses what it cannot do (`Backend.check`), it never ignores it.
 
     Args:
-        sparsity: "disable" builds dense; "enable" allows sparse kernels where the weights hold 2:4;
+        sparsity: "disable" builds dense; "enable" allows sparse kernels if weights hold 2:4;
             "force" makes the weights 2:4 by magnitude first.
         targets: Compute capabilities, e.g. ("sm80", "sm86"); () leaves the choice to the backend.
         profiles: Optimisation profiles; () gives a dynamic batch 1/8/32.

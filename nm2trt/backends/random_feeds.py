@@ -1,4 +1,4 @@
-"""Random inputs that fit a session's declared inputs, for where no data is at hand."""
+"""Random inputs that fit a session's declared inputs, for use without data."""
 
 from __future__ import annotations
 

@@ -239,7 +239,7 @@ def _interrupted(stop: KeyboardInterrupt) -> int:
 
 
 def _open_streams() -> None:
-    """Let what a caller has closed lead nowhere; else the next file that is opened would take its number."""
+    """Redirect closed standard streams to /dev/null, so that a new file does not get descriptor 1 or 2."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
             opened = os.open(os.devnull, os.O_WRONLY)
@@ -257,7 +257,7 @@ def _flush(stream: TextIO) -> None:
 
 
 def _discard(stream: TextIO) -> None:
-    """Lead a stream that fails nowhere, so that what it still holds does not fail again at the end."""
+    """Redirect a failing stream to /dev/null, so that its buffer does not fail again at the end."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

@@ -28,7 +28,7 @@ class BenchResult:
 
     Args:
         benchmark: What was measured or read now.
-        earlier: The comparison with an earlier one; None when none was asked for.
+        earlier: The comparison with an earlier one; None if it was not asked for.
     """
 
     benchmark: Benchmark
@@ -56,7 +56,7 @@ def bench(
 ) -> BenchResult:
     """Time artefacts in turn, from host to host, at each batch size, after a warm-up until they are stable.
 
-    A ratio of one process has no interval: how its memory came to lie and who ran beside it falls on all its
+    A ratio of one process has no interval: its place in memory and the load of the machine shift all its
     runs alike.
 
     Args:

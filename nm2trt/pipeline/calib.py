@@ -22,7 +22,7 @@ def calibration_samples(
     allow_functions: bool = False,
     sheet: str | os.PathLike[str] | None = None,
 ) -> SampleSet:
-    """Read the samples of a calibration recipe, and draw them where they are images.
+    """Read the samples of a calibration recipe, and draw them if they are images.
 
     Args:
         recipe: The YAML file.

@@ -46,7 +46,7 @@ def deploy(
 
     Args:
         artefact: A TensorRT plan, a TensorRT for RTX plan, or an ONNX model.
-        repository: The repository; made where its parent folder is there.
+        repository: The repository; made if its parent folder exists.
         name: The model's name there.
         options: How it is to be served; None takes what follows from the model.
         sample: An `.npz` with a real sample by input name, for the warm-up.
@@ -54,10 +54,10 @@ def deploy(
         url: A server, asked for its version, which a plan's TensorRT and targets must fit.
         triton_release: Release or image tag of the server, stated instead of asked for.
         server_tensorrt: TensorRT of the server, likewise.
-        gpus: Compute capabilities of the server's GPUs; this machine's, where the server runs on it.
+        gpus: Compute capabilities of the server's GPUs; this machine's, if the server runs on it.
         load: A server that reads this repository under explicit model control: the version is loaded there,
-            and rolled back where it does not load.
-        canary: Such a server, where the version is loaded and probed, and rolled back where either fails.
+            and rolled back if it does not load.
+        canary: Such a server, on which the version is loaded and probed, and rolled back if either fails.
         reference: ONNX model that the canary is compared with; an ONNX artefact itself by default.
         precision: Lowest type that the canary computes in, which sets the tolerance.
         probe_options: How the canary is probed, instead of 100 requests from 4 clients in that precision.
@@ -142,7 +142,7 @@ def _labels(texts: Sequence[str | os.PathLike[str]], artefact: Artefact) -> dict
         try:
             labels[output] = check_input(file, "a text").read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:
-            raise InputError(f"{file} is no UTF-8 text; write one class name a line") from error
+            raise InputError(f"{file} is no UTF-8 text; write one class name per line") from error
     return labels
 
 
@@ -156,7 +156,7 @@ def _server_version(url: str) -> str:
 
 
 def _local_gpus(url: str) -> tuple[str, ...]:
-    """Return the compute capabilities of this machine's GPUs, where the server runs on it."""
+    """Return the compute capabilities of this machine's GPUs, if the server runs on it."""
     if not url:
         return ()
     from nm2trt.backends.address import parse_url
@@ -173,7 +173,7 @@ def _bring_up(
     reference: Path | Artefact | None = None,
     options: ProbeOptions | None = None,
 ) -> None:
-    """Load a version that was just placed, and probe it where there is a reference; go back on failure."""
+    """Load a version that was just placed, and probe it if there is a reference; go back on failure."""
     from nm2trt.backends.triton import TritonServer
 
     try:

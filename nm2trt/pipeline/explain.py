@@ -38,10 +38,10 @@ def explain(
         layers: The engine inspector's JSON, with detailed verbosity.
         trace: A profiler's list of kernels: CSV of nsys stats, or a JSON trace.
         version: Version that wrote log and layers; by default what they say themselves.
-        backend: Builder that a model is judged for; by default the one that `build` takes, or "trt" where a
+        backend: Builder that a model is judged for; by default the one that `build` takes, or "trt" if a
             log or layers of another tool are given.
         targets: Architectures that a model is judged for, as in "sm80,sm86".
-        shapes: One NAME:SHAPE an input of a model; a free batch is 1 by default.
+        shapes: One NAME:SHAPE per input of a model; a free batch is 1 by default.
 
     Raises:
         InputError: A file is wrong, or an engine has no manifest.

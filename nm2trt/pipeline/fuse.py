@@ -24,7 +24,7 @@ def fuse(
     Args:
         model: The ONNX file.
         output: The file to write; None puts `.fused.onnx` beside the model.
-        allow_broken: Merge branches even where the result loses the pattern that they held.
+        allow_broken: Merge branches even if the result loses the pattern that they held.
         compare: Run both models in ONNX Runtime on random inputs, and refuse a result that differs.
 
     Raises:

@@ -35,7 +35,7 @@ def gain(
     Args:
         model: The ONNX model; whether it is sparse yet does not matter.
         table: What `benchmarks/gpu_gain.py` wrote.
-        shapes: One NAME:SHAPE an input, as in "x:8x3x224x224" or "x:8"; a free batch is 1 by default.
+        shapes: One NAME:SHAPE per input, as in "x:8x3x224x224" or "x:8"; a free batch is 1 by default.
         as_dtype: "fp16", "bf16" or "int8" instead of the model's own type.
         device: Name or architecture of the GPU that the model is for; by default the one that is here.
         at_least: Speed-up from which a layer pays; 1.05 by default.
@@ -49,7 +49,7 @@ def gain(
     from nm2trt.engine.gain import AT_LEAST, check_device, estimate_gain
 
     if at_least is not None and not (math.isfinite(at_least) and at_least > 0):
-        raise InputError(f"a speed-up of {at_least} is none; give a number over 0, as in --at-least 1.05")
+        raise InputError(f"a speed-up of {at_least} is invalid; give a number over 0, as in --at-least 1.05")
     loaded = open_table(table)
     notes = check_device(loaded, device, probe_gpus()[0])
     return estimate_gain(

@@ -32,7 +32,7 @@ def infer(
         artefact: An ONNX model, an engine, a `.pt2` program, or the address of a served model.
         output: The `.npz` to write, outputs by their names; None puts `.outputs.npz` beside the artefact, and
             in the current folder for a served model.
-        data: `.npz`, `.npy` where there is one input, Polygraphy's `.json`, or a recipe; None draws inputs by
+        data: `.npz`, `.npy` if there is one input, Polygraphy's `.json`, or a recipe; None draws inputs by
             the declared shapes and dtypes.
         batch: Largest batch to run at once; with random inputs, the batch to draw.
         shapes: Whole shapes of random inputs, as "x:1x3x224x224".

@@ -34,7 +34,7 @@ def info(path: str | os.PathLike[str]) -> EngineInfo | OnnxInfo:
 
 
 def data_files(model: str | os.PathLike[str]) -> tuple[Path, ...]:
-    """Return the files beside an ONNX model that hold its weights; () where it holds them itself.
+    """Return the files beside an ONNX model that hold its weights; () if it holds them itself.
 
     Raises:
         InputError: The path is wrong.

@@ -41,7 +41,7 @@ class Lowering:
         method: How ranges are chosen; see `nm2trt.quantize`.
         percentile: Share of magnitudes inside a range, in percent, for "percentile".
         exclude: Globs on layers that keep the precision that they have.
-        float_depthwise: So do depthwise convolutions, where the precision is INT8 or FP8.
+        float_depthwise: Depthwise convolutions keep it too, if the precision is INT8 or FP8.
         max_loss: Search ranges and layers to leave in float; see `nm2trt.quantize`. INT8 and FP8 only.
         batch: Samples of a batch; None leaves it to the samples.
         data_root: Folder that a recipe's paths are relative to; its own by default.

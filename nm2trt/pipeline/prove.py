@@ -57,7 +57,7 @@ def prove(
     Args:
         model: The sparse ONNX model.
         dense: The dense one; None fills the sparse one's zeros in, which is as good for timing.
-        output: Folder to keep the engines in; None keeps none.
+        output: Folder to keep the engines in; None deletes them.
         options: What to build as one value, instead of the keywords down to `library_tactics`; `sparsity` is
             set for each of the three.
         targets: Compute capabilities, as in "sm80,sm86".
@@ -95,7 +95,7 @@ def prove(
     from nm2trt.validation.latency.machine_state import machine_state
 
     if runs < 1 or warmup < 0:
-        raise InputError(f"{runs} runs after {warmup} are no measurement; give at least one run")
+        raise InputError(f"{runs} runs after {warmup} measure nothing; give at least one run")
     if not (0 <= seconds <= _LONGEST_S and 0 <= warmup_seconds <= _LONGEST_S):
         raise InputError(
             f"{seconds} seconds after {warmup_seconds} cannot be timed; give 0 to {_LONGEST_S:g} seconds"

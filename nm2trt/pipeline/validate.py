@@ -54,7 +54,7 @@ def validate(
 
     Each side is an ONNX model, an engine, an exported PyTorch program (`.pt2`), a served model
     (`http://HOST:PORT/MODEL`, `grpc://...`), or outputs that Polygraphy saved (`.json`). ONNX Runtime and
-    PyTorch run on the CPU, where zeros bring no speed.
+    PyTorch run on the CPU, on which zeros bring no speed.
 
     Args:
         model: The model in question, e.g. the sparse one; also an `onnx.ModelProto`, or a module, which is
@@ -64,7 +64,7 @@ def validate(
             (`.yaml`), or inputs that Polygraphy saved (`.json`); or arrays by input name.
         labels: With arrays as `data`, what is known of each sample.
         metrics: Names in `nm2trt.validation.metrics.table.METRICS`, or `module:function`; top-1 and
-            agreement by default where there are labels.
+            agreement by default if there are labels.
         metric_options: Options of the metrics, as "blank=0".
         max_drop: Largest loss that may not be excluded, as "0.5pt"; judged for each metric that was named, or
             for top-1. `ValidationReport.require_passed` raises when it is.

@@ -1,4 +1,4 @@
-"""Run a recipe: stage after stage, each skipped where its result is there and nothing it depends on changed.
+"""Run a recipe: stage after stage, each skipped if its result is there and nothing it depends on changed.
 
 A stage's record is written when it is done, so a run that was killed goes on with the stage it was in. What a
 stage writes, it writes whole or not at all.
@@ -73,7 +73,7 @@ def run_recipe(
         view: Told of every stage as it starts and ends.
 
     Returns:
-        What became of each stage. `failure` is set where one failed; the report is written all the same.
+        What became of each stage. `failure` is set if one failed; the report is written anyway.
 
     Raises:
         InputError: The recipe is wrong, or names what is not there.
@@ -268,7 +268,7 @@ def _planned_alone(step: Step, sources: Sources) -> StageResult:
 
 
 def _usable(step: Step, sources: Sources, key: str) -> StageRecord | None:
-    """Return the record of an earlier run where it still holds."""
+    """Return the record of an earlier run if it still holds."""
     record = sources.record(step)
     if record is None or (record.status, record.key) != ("done", key):
         return None

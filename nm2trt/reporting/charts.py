@@ -32,7 +32,7 @@ _BINS = 48
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Return round values between `low` and `high`, both ends included where they are round."""
+    """Return round values between `low` and `high`, both ends included if they are round."""
     span = high - low
     if not span > 0:
         return [low]
@@ -219,7 +219,7 @@ def _line(series: Series, across: tuple[float, float], up: tuple[float, float]) 
 
 
 def lanes(nodes: Sequence[LineageNode]) -> Markup:
-    """Draw who was made from whom beside a list of rows of fixed height, one lane a line of descent."""
+    """Draw the lineage of files beside a list of rows of fixed height, one lane per line of descent."""
     row = {node.key: at for at, node in enumerate(nodes)}
     last_use = {parent: at for at, node in enumerate(nodes) for parent in node.parents if parent in row}
     lane: dict[str, int] = {}

@@ -68,7 +68,7 @@ class AccuracyRow:
         stage: Where in the pipeline the model stands, e.g. "PyTorch", "cast", "engine", "served".
         model: Its name.
         metric: What is counted, e.g. "top-1".
-        value: The score; a share where `share`.
+        value: The score; a share if `share`.
         low: Lower end of its interval, or None.
         high: Upper end, or None.
         n: Samples, or None.
@@ -107,7 +107,7 @@ class Answer:
     """One rung of the ladder for one weight.
 
     Args:
-        answer: "yes", "no", "unknown", "not measured", "not reached", or "" where nothing is known.
+        answer: "yes", "no", "unknown", "not measured", "not reached", or "" if nothing is known.
         detail: The answer in a few words.
     """
 
@@ -162,7 +162,7 @@ class LatencyRow:
         percentiles: Milliseconds by percentile, e.g. {50: 1.2, 99: 1.9}.
         runs: Timed runs, or None.
         conditions: What the figures depend on.
-        samples_ms: Single runs, where they were kept.
+        samples_ms: Single runs, if they were kept.
     """
 
     group: str
@@ -295,7 +295,7 @@ class ReportData:
         created: When it began.
         stages: Its stages, in order.
         accuracy: Scores, in the order of the pipeline.
-        weights: One row a weight.
+        weights: One row per weight.
         weights_of: The model that `weights` are of.
         reasons: Why an engine is not faster, as `nm2trt explain` orders them.
         latency: Latencies, by group.
@@ -303,7 +303,7 @@ class ReportData:
         lineage: Artefacts, parents first.
         versions: Version by product.
         notes: What the user was told, and what is missing.
-        outlook: How much can run sparse, and if nothing can, what would; "" where no stage answered.
+        outlook: How much can run sparse, and if nothing can, what would; "" if no stage answered.
         sparse_work: The same as a share, or None if no stage answered.
         speed: Speed-ups, only of engines that can run sparse kernels.
         files: Files that a next command names, by what they are: "model", "engine", "candidate",

@@ -150,7 +150,7 @@ class RunFolder:
             raise InputError(f"{self.header_path} is damaged or no header of a run; run it again") from error
 
     def record(self, name: str) -> StageRecord | None:
-        """Read the record of a stage; None where it has not run.
+        """Read the record of a stage; None if it has not run.
 
         Raises:
             InputError: It is damaged, or of a later release.

@@ -15,7 +15,7 @@ __all__ = ["asked_outlook", "eligible_of", "place_of_record"]
 
 
 def place_of_record(fields: Fields) -> Place:
-    """Return where a `verify` was answered for."""
+    """Return the builder and the targets that a `verify` answered for."""
     return Place(
         fields.text("builder", ""), fields.text("builder_version", ""), tuple(fields.texts("targets"))
     )

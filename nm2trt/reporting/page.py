@@ -201,7 +201,7 @@ def _constant(curve: Curve) -> float | None:
 
 
 def _accuracy_scale(rows: Sequence[AccuracyRow]) -> tuple[float, float]:
-    """Return what the interval bars span: all intervals with a margin, inside 0..1 where shares are shown."""
+    """Return what the interval bars span: all intervals with a margin, inside 0..1 if shares are shown."""
     values = [v for row in rows for v in (row.value, row.low, row.high) if v is not None]
     low, high = min(values), max(values)
     margin = max(0.08 * (high - low), 0.002)

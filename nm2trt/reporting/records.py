@@ -58,7 +58,7 @@ class FileRecord:
     """A file as a stage read or wrote it.
 
     Args:
-        path: Where it is, as the stage was told; relative to the run's folder where it lies below it.
+        path: Where it is, as the stage was told; relative to the run's folder if it lies below it.
         sha256: Hash of its bytes.
         size_bytes: Its size.
         mtime_ns: When it was last written, so that an unchanged file need not be hashed again.
@@ -79,7 +79,7 @@ class StageRecord:
     Args:
         stage: Its kind, one of `STAGES`.
         name: Its name in the run, unique.
-        status: "done", "failed", or "running" where it was killed.
+        status: "done", "failed", or "running" if it was killed.
         sentence: The result in one line, or the error.
         command: The command that does the same, or "".
         seconds: Wall time.
@@ -87,7 +87,7 @@ class StageRecord:
         versions: Version by product.
         inputs: Files that it read.
         outputs: Files that it wrote.
-        key: Hash of everything that the result depends on; "" where it is not known.
+        key: Hash of everything that the result depends on; "" if it is not known.
         result: What the command prints with `--json`.
     """
 
@@ -219,7 +219,7 @@ def _stage_of(path: Path) -> str:
 
 
 def text(value: Any) -> str:
-    """Return a text; raise TypeError where it is none."""
+    """Return a text; raise TypeError if it is something else."""
     if not isinstance(value, str):
         raise TypeError(value)
     return value

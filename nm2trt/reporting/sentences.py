@@ -14,7 +14,7 @@ __all__ = ["sentence_of"]
 
 
 def sentence_of(stage: str, result: Fields) -> str:
-    """Return what a stage found or made, in one line; "" where its kind has nothing to say.
+    """Return what a stage found or made, in one line; "" if its kind has nothing to say.
 
     Raises:
         InputError: The result is damaged.

@@ -45,12 +45,12 @@ class DeployOptions(JsonValue):
         device: Where it runs; "auto" is the GPU for engines, Triton's choice for onnxruntime, else the CPU.
         gpus: Numbers of the GPUs; () leaves them to Triton.
         profile_groups: "each" gives every profile of an engine its own instance group, "together" puts all
-            into one, where Triton picks by the request's shape. "auto" is "each" where any profile takes any
+            into one, in which Triton picks by the request's shape. "auto" is "each" if any profile takes any
             request, else "together": Triton sends a request to any idle group.
         dynamic_batching: Whether the server may join requests.
         preferred_batches: Batch sizes that it prefers; () takes the profiles' optimal ones.
         queue_delay_us: Longest that a request waits for others, in microseconds.
-        version_policy: "deployed" serves the version placed last, alone, so that placing the next one never
+        version_policy: "deployed" serves only the version placed last, so that placing the next one never
             changes what is served before its configuration is there; "latest:N" or "all" as in Triton.
         parameters: Parameters of your own, in the configuration.
         settings: Any other field of the configuration, as "path=value".
@@ -123,7 +123,7 @@ class ServerOptions:
         load: Models to load at the start under "explicit"; "*" is all of them.
         ready_timeout_s: Longest wait until it is ready.
         exit_timeout_s: Longest wait for requests in flight when it stops.
-        usual_ports: Whether a port of 0 is Triton's own, 8000, 8001 and 8002, where that is free.
+        usual_ports: Whether a port of 0 is Triton's own, 8000, 8001 and 8002, if that is free.
         log: File of the server's log; None leaves it on stderr.
 
     Raises:

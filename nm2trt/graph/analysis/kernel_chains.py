@@ -63,7 +63,7 @@ class Wiring:
                     self.producers[name] = position
 
     def position(self, node: onnx.NodeProto) -> int:
-        """Return where a node of the list stands in it."""
+        """Return the position of a node in its list."""
         return self._positions[id(node)]
 
     def producer(self, value: str, *operators: str) -> onnx.NodeProto | None:

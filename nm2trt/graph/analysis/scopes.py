@@ -44,8 +44,8 @@ class State:
     """Whether a value is known before anything runs.
 
     Args:
-        kind: "constant", "dynamic" when it depends on an input, "opaque" when it depends on none but
-            something on the way cannot be evaluated, "turn" when it depends on a loop's turn alone.
+        kind: "constant", "dynamic" when it depends on an input, "opaque" if it depends on no input but
+            something on the way cannot be evaluated, "turn" if it depends only on the loop's iteration.
         why: The clause that says what stands in the way; "" for a constant.
     """
 

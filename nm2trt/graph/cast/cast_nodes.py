@@ -1,4 +1,4 @@
-"""Give every reader of a value its type: tensors stored in it, and one cast for all who read the other."""
+"""Give every reader of a value its type: tensors stored in it, and one cast for all readers of the other."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Casts:
             self._keep_name(name)
 
     def _drop_old_casts(self, live: Sequence[tuple[int, onnx.NodeProto]]) -> set[tuple[int, int]]:
-        """Let who reads a cast to the lower type read what is of that type already; return those operands."""
+        """Let readers of a cast to the lower type read that type's value instead; return those operands."""
         editor = self._editor
         found: set[tuple[int, int]] = set()
         for index, node in live:
@@ -161,7 +161,7 @@ class Casts:
         return name
 
     def _settle_output(self, output: onnx.ValueInfoProto) -> None:
-        """Give an output of the model the type that it had, or the lower one where that is asked for."""
+        """Give an output of the model the type that it had, or the lower one if that is asked for."""
         name = output.name
         if self._types.get(name) != _FLOAT:
             return

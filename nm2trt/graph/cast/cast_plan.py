@@ -161,7 +161,7 @@ class PrecisionPlan:
         yield from {index for index, _ in self._editor.readers.get(value, ())}
 
     def _keep_constants(self) -> None:
-        """Look at every constant that would be cast; what overflows stays, with who reads it."""
+        """Look at every constant that would be cast; those that overflow stay, with their readers."""
         already = set(self.reasons)
         measured: dict[str, CastTensor | None] = {}
         for index, node in self._editor.live():
@@ -224,7 +224,7 @@ class PrecisionPlan:
         return [found] if found.dtype == np.float32 else None
 
     def _follow(self) -> None:
-        """Leave a node that only moves numbers in float32 where all around it is."""
+        """Keep a data-movement node in float32 if all its neighbours are."""
         changed = True
         while changed:
             changed = False

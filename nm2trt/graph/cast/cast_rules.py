@@ -115,7 +115,7 @@ def keep_reason(operator: str, low: Low) -> str:
 
 
 def low_slots(node: onnx.NodeProto, opset: int, low: Low) -> tuple[set[int], set[int]] | None:
-    """Return which inputs and outputs of a node may be of a type; None where ONNX does not say.
+    """Return which inputs and outputs of a node may be of a type; None if ONNX does not say.
 
     bfloat16 came to many operators long after builders took it, so for it the newest schema decides.
     """

@@ -1,4 +1,4 @@
-"""Edit the main graph of a model in place: who makes a value, who reads it, and what may not change.
+"""Edit the main graph of a model in place: the maker of a value, its readers, and what may not change.
 
 Nodes are changed where they stand and removed at the end, so that everything a pass does not touch stays
 byte for byte what it was. Each edit costs what it touches, never the size of the graph.
@@ -135,7 +135,7 @@ class Editor:
         return "" if source is None else source.dtype
 
     def bias(self, index: int, weight: Array) -> Array | None:
-        """Return the numbers of a Conv's, ConvTranspose's or Gemm's third input; None when it has none.
+        """Return the numbers of a Conv's, ConvTranspose's or Gemm's third input; None if it is missing.
 
         Raises:
             Declined: It is not constant, cannot be evaluated, or is quantised.
@@ -168,7 +168,7 @@ class Editor:
         return source.scope.name + source.name if new is None else new.wanted
 
     def bias_name(self, index: int) -> str:
-        """Return the name for a node's bias: its own where it is stored, else one after the weight's."""
+        """Return the name for a node's bias: its own if it is stored, else one after the weight's."""
         node = self.nodes[index]
         value = node.input[2] if len(node.input) > 2 else ""
         if value and direct_initializer(self.scope, value) is not None:

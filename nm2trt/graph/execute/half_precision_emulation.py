@@ -18,7 +18,7 @@ __all__ = ["rounded_in_float32"]
 
 
 def rounded_in_float32(model: Model, low_values: frozenset[str], low: int) -> Model:
-    """Return a model that gives what the lower one does where products are summed in float32.
+    """Return a model whose outputs are those of the lower one if products are summed in float32.
 
     Args:
         model: The model in the lower type. Inputs and outputs of that type are float32 in the result.

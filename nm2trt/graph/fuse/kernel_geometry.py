@@ -100,7 +100,7 @@ def kernel_offset(
     name: str,
     sizes: tuple[int | None, ...],
 ) -> tuple[int, ...]:
-    """Return where a kernel's first tap stands in a larger kernel, on each spatial axis.
+    """Return the position of a kernel's first tap in a larger kernel, on each spatial axis.
 
     Args:
         larger: Geometry of the larger kernel.

@@ -1,4 +1,4 @@
-"""Stored tensors that are weights: who reads each, as what, and what stands in the way of changing it."""
+"""Stored tensors that are weights: their readers, and the obstacles to changing them."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ class Readers:
                     self._readers.setdefault((owner[0].name, owner[1]), []).append((scope, node, slot))
 
     def foreign(self, source: Source, weights: set[tuple[str, int, int]]) -> str:
-        """Say who reads a stored tensor as anything but one of `weights`; "" when nobody does."""
+        """Name a reader of a stored tensor as anything but one of `weights`, or ""."""
         seen: set[tuple[str, str]] = set()
         stack = [(source.scope.name, source.name)]
         while stack:

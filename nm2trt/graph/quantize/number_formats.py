@@ -58,7 +58,7 @@ class Quantised:
 
 
 def scale_for(largest: float, form: Format) -> float:
-    """Return the scale of a tensor whose largest magnitude is given; 1 where it is nothing but zeros.
+    """Return the scale of a tensor whose largest magnitude is given; 1 if all elements are zero.
 
     A range so small that its scale would be a subnormal float32 counts as zeros.
     """

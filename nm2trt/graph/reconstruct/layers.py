@@ -82,7 +82,7 @@ class Layer:
 
 
 def find_layers(network: Network) -> tuple[list[Layer], dict[str, str]]:
-    """Return the layers in the order of the graph, and a clause for each node that is none, by its label."""
+    """Return the layers in the order of the graph, and a reason for each other node, by its label."""
     layers: list[Layer] = []
     declined: dict[str, str] = {}
     for index in network.dynamic:
@@ -177,7 +177,7 @@ def _after(network: Network, index: int, outputs: int, from_end: int) -> tuple[s
 
 
 def _only_add(network: Network, readers: list[Reader], value: str) -> tuple[int, str] | None:
-    """Return the Add that alone reads a value, and its other operand."""
+    """Return the Add that is a value's only reader, and its other operand."""
     if len(readers) != 1 or readers[0].slot < 0 or network.is_output(value):
         return None
     node = network.nodes[readers[0].index]

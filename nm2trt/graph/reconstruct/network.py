@@ -101,7 +101,7 @@ class Network:
         return node.op_type == "Identity" and node.domain in ("", "ai.onnx")
 
     def readers(self, value: str) -> list[Reader]:
-        """List who reads a value or a copy of it by Identity."""
+        """List the readers of a value, or of a copy of it by Identity."""
         found: list[Reader] = []
         for reader in self._readers.get(value, []):
             if self._is_identity(reader.index):

@@ -108,7 +108,7 @@ def write_fully(descriptor: int, chunk: bytes | memoryview) -> int:
 
 
 def _copy(source: tuple[Path, int], length: int, output: int) -> None:
-    """Append part of a file at the output's position; the bytes stay in the kernel where it can."""
+    """Append part of a file at the output's position; the bytes stay in the kernel if it can do that."""
     path, offset = source
     copy = getattr(os, "copy_file_range", None)
     with path.open("rb", buffering=0) as file:

@@ -75,7 +75,7 @@ def save(
     finish: Callable[[Model], None] | None = None,
     most_inline_bytes: int = _MOST_INLINE_BYTES,
 ) -> None:
-    """Write a model and, where it has any, its external data beside it: both, or neither.
+    """Write a model and its external data, if it has any, beside it: both, or neither.
 
     Args:
         model: The model. It is spent: its tensors' locations become those of the new data file, and

@@ -351,7 +351,7 @@ def _read_fully(descriptor: int, view: memoryview, offset: int, tensor: onnx.Ten
 
 
 def external_location(tensor: onnx.TensorProto, root: Path | None) -> tuple[Path, int, int | None]:
-    """Return the file, the offset and, where declared, the length in bytes of a tensor's external data.
+    """Return the file, the offset and, if declared, the length in bytes of a tensor's external data.
 
     Raises:
         ModelError: The location is missing, leaves `root`, or an entry is not a number.

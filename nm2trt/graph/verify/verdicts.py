@@ -324,7 +324,7 @@ def _parsed_name(consumer: Consumer) -> str:
 
 
 def _computed_in(consumer: Consumer, weight: ReadWeight) -> str:
-    """Return the type a kernel computes in: the quantised one where both operands come out of a Q/DQ pair."""
+    """Return the type a kernel computes in: the quantised one if both operands come out of a Q/DQ pair."""
     node = consumer.node
     types = [_quantised_type(consumer, name) for name in node.input[:2] if name]
     if consumer.operator in ("Conv", "ConvTranspose", "Gemm", "MatMul") and len(types) == 2 and all(types):

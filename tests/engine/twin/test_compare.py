@@ -128,7 +128,7 @@ def test_a_dense_model_of_another_network_is_refused(net, tmp_path, other, told)
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        pytest.param({"runs": 0}, InputError, "0 runs after 20 are no measurement", id="no-runs"),
+        pytest.param({"runs": 0}, InputError, "0 runs after 20 measure nothing", id="no-runs"),
         pytest.param({"output": "no/such"}, InputError, "no/such is not a folder", id="no-folder"),
         pytest.param({"dense": "none.onnx"}, InputError, "none.onnx does not exist", id="no-dense-model"),
     ],
