@@ -235,6 +235,8 @@ def _import() -> Any:
         import onnxruntime
     except ImportError as error:
         raise BackendMissingError(f"ONNX Runtime is not installed: {install('ort')}") from error
+    # Allocators and other parts without a session write to a log of their own.
+    onnxruntime.set_default_logger_severity(_FATAL)
     return onnxruntime
 
 

@@ -57,6 +57,17 @@ def stage_key(
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def _is_entry(entry: Any) -> bool:
+    """Tell whether an entry of the index is as it was written; any other file is hashed again."""
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("sha256"), str)
+        and all(isinstance(entry.get(key), int) for key in ("size", "time"))
+        and isinstance(entry.get("data", []), list)
+        and all(isinstance(name, str) for name in entry.get("data", []))
+    )
+
+
 class FileIndex:
     """Hashes of files by path, size and time, kept in the run's folder; only a cache.
 
@@ -70,7 +81,7 @@ class FileIndex:
         self._changed = False
         with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
             data = json.loads(read_regular(root / _INDEX))
-            self._known = {str(path): dict(entry) for path, entry in data.items()}
+            self._known = {path: entry for path, entry in data.items() if _is_entry(entry)}
 
     def records(self, path: Path) -> list[FileRecord]:
         """Return the record of a file and of the data files that an ONNX model refers to.

@@ -59,9 +59,7 @@ def is_matrix(source: Source | None) -> bool:
     return source is not None and source.dtype not in _NO_WEIGHT and sum(s > 1 for s in source.shape) >= 2
 
 
-def stored_behind(
-    scope: Scope, value: str, shapes: Callable[[], Shapes], depth: int = 0
-) -> StoredBehind | None:
+def stored_behind(scope: Scope, value: str, shapes: Callable[[], Shapes]) -> StoredBehind | None:
     """Return the stored tensor that carries the numbers of a value; None for an activation.
 
     Args:
@@ -69,46 +67,61 @@ def stored_behind(
         value: Its name.
         shapes: Returns the shapes of the main graph's values, asked for only where a scale has to be told
             from an activation.
-        depth: Nodes followed so far.
     """
-    owner = scope.owner(value)
-    if owner is None or depth > _DEEPEST:
-        return None
-    where, name = owner
+    return _Walk(shapes).follow(scope, value, 0)
+
+
+class _Walk:
+    """One walk back through a graph, which follows every value once: a chain of x + x has 2^N paths."""
+
+    def __init__(self, shapes: Callable[[], Shapes]) -> None:
+        self.shapes = shapes
+        self._found: dict[tuple[int, str], StoredBehind | None] = {}
+
+    def follow(self, scope: Scope, value: str, depth: int) -> StoredBehind | None:
+        """Return what `stored_behind` does, after `depth` nodes."""
+        owner = scope.owner(value)
+        if owner is None or depth > _DEEPEST:
+            return None
+        key = (id(owner[0]), owner[1])
+        if key not in self._found:
+            self._found[key] = _behind(*owner, self, depth)
+        return self._found[key]
+
+
+def _behind(where: Scope, name: str, walk: _Walk, depth: int) -> StoredBehind | None:
     state = where.states[name]
     if state.kind in ("constant", "opaque"):
         return StoredBehind(where, name, state.why)
     node = where.producers.get(name)
     if node is None:
         return None
-    found = _through(where, node, name, shapes, depth + 1)
+    found = _through(where, node, name, walk, depth + 1)
     if found is None or found.why:
         return found
     why = f"{node.op_type} at {where.label(node)} decides it while the model runs: {state.why}"
     return StoredBehind(found.scope, found.value, why, found.whole)
 
 
-def _through(
-    scope: Scope, node: onnx.NodeProto, name: str, shapes: Callable[[], Shapes], depth: int
-) -> StoredBehind | None:
+def _through(scope: Scope, node: onnx.NodeProto, name: str, walk: _Walk, depth: int) -> StoredBehind | None:
     inner = inner_outputs(scope, node)
     if inner:
         place = list(node.output).index(name)
         found = [
-            stored_behind(body, outputs[place], shapes, depth) if place < len(outputs) else None
+            walk.follow(body, outputs[place], depth) if place < len(outputs) else None
             for body, outputs in inner
         ]
         return _largest(found) if all(found) else None
     if node.domain not in ("", "ai.onnx"):
         return None
     if node.op_type in _FIRST_CARRIES and node.input:
-        return _chosen(node, stored_behind(scope, node.input[0], shapes, depth))
+        return _chosen(node, walk.follow(scope, node.input[0], depth))
     if node.op_type in ("Where", "SequenceInsert") or node.op_type in _ALL_CARRY:
         inputs = {"Where": node.input[1:], "SequenceInsert": node.input[:2]}.get(node.op_type, node.input)
-        found = [stored_behind(scope, item, shapes, depth) for item in inputs]
+        found = [walk.follow(scope, item, depth) for item in inputs]
         return _largest(found) if all(found) else None
     if node.op_type in _BINARY and len(node.input) == 2:
-        return _scaled(scope, node, shapes, depth)
+        return _scaled(scope, node, walk, depth)
     return None
 
 
@@ -120,11 +133,9 @@ def _chosen(node: onnx.NodeProto, found: StoredBehind | None) -> StoredBehind | 
     return StoredBehind(found.scope, found.value, found.why, found.whole and whole)
 
 
-def _scaled(
-    scope: Scope, node: onnx.NodeProto, shapes: Callable[[], Shapes], depth: int
-) -> StoredBehind | None:
+def _scaled(scope: Scope, node: onnx.NodeProto, walk: _Walk, depth: int) -> StoredBehind | None:
     """Tell a weight times a scale from an activation times one: the larger of the two is what is scaled."""
-    sides = [stored_behind(scope, item, shapes, depth) for item in node.input]
+    sides = [walk.follow(scope, item, depth) for item in node.input]
     if all(sides):
         return _largest(sides)
     found = sides[0] or sides[1]
@@ -133,7 +144,7 @@ def _scaled(
     source = main_source(found.scope, found.value)
     if source is None or not is_matrix(source):
         return None
-    size = _elements(scope, node.input[1 if sides[0] else 0], shapes)
+    size = _elements(scope, node.input[1 if sides[0] else 0], walk.shapes)
     if size is None:
         return found if node.op_type in ("Mul", "Div") else None
     return found if size <= math.prod(source.shape) else None

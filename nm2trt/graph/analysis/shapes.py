@@ -9,7 +9,7 @@ from nm2trt.graph.storage import light_onnx
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model
 
-__all__ = ["Shapes", "infer_body_types", "infer_shapes", "infer_types"]
+__all__ = ["Shapes", "crashes_inference", "infer_body_types", "infer_shapes", "infer_types"]
 
 Shapes = Mapping[str, tuple[int | None, ...]]
 
@@ -122,8 +122,7 @@ def _light(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> onnx.Gra
     for sparse in source.sparse_initializer:
         if sparse.values.name not in given:
             graph.input.append(_typed_value(sparse.values.name, sparse.values.data_type, sparse.dims))
-    bodies = [body.node for node in graph.node for body in _bodies_of(node)]
-    if _has_crashing([*bodies, *(function.node for function in light.functions)]):
+    if crashes_inference(light):
         return light.graph
     try:
         found = light_onnx.infer_shapes(light).graph
@@ -134,9 +133,9 @@ def _light(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> onnx.Gra
         return light.graph
 
 
-def _has_crashing(lists: Sequence[Iterable[onnx.NodeProto]]) -> bool:
-    """Tell whether a node of the lists, or of the bodies in them, would end the process."""
-    waiting = list(lists)
+def crashes_inference(proto: onnx.ModelProto) -> bool:
+    """Tell whether a model has an operator at which onnx's inference, a part of its converter, may crash."""
+    waiting: list[Iterable[onnx.NodeProto]] = [proto.graph.node, *(f.node for f in proto.functions)]
     while waiting:
         for node in waiting.pop():
             if node.op_type in _CRASHING:

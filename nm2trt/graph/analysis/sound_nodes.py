@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
 
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.scopes import node_name
@@ -13,28 +13,53 @@ from nm2trt.graph.storage.model import Model
 __all__ = ["check_nodes"]
 
 
+@dataclass(frozen=True, slots=True)
+class _Signature:
+    """What an operator takes, read from its schema once: each question to the schema costs time.
+
+    Args:
+        inputs: Fewest and most inputs.
+        outputs: Fewest and most outputs.
+        names: Names of the inputs that it needs, in their places; "" for the others.
+        attributes: Attributes that it needs.
+        kinds: Type of each attribute, by ONNX's number and name.
+    """
+
+    inputs: tuple[int, int]
+    outputs: tuple[int, int]
+    names: tuple[str, ...]
+    attributes: tuple[str, ...]
+    kinds: Mapping[str, tuple[int, str]]
+
+
 def check_nodes(model: Model) -> None:
     """Raise if a node of ONNX's own operators lacks an input, an output or an attribute, or has one too many.
+
+    A model is checked once, until it changes.
 
     Operators of other domains, and those that the model's opset does not have, are passed over.
 
     Raises:
         ModelError: The model is not valid ONNX.
     """
+    model.once("sound nodes", lambda: _check(model))
+
+
+def _check(model: Model) -> None:
     proto = model.proto
     for place, nodes, opsets in (
         ("", proto.graph.node, proto.opset_import),
         *((f"{function.name}/", function.node, function.opset_import) for function in proto.functions),
     ):
         versions = {"" if item.domain == "ai.onnx" else item.domain: item.version for item in opsets}
-        known: dict[str, onnx.defs.OpSchema | None] = {}
+        known: dict[str, _Signature | None] = {}
         for label, node in _all(nodes, place):
             if node.domain not in ("", "ai.onnx"):
                 continue
             if node.op_type not in known:
-                known[node.op_type] = _schema(node.op_type, versions)
-            schema = known[node.op_type]
-            wrong = "" if schema is None else _wrong(node, schema)
+                known[node.op_type] = _signature(node.op_type, versions)
+            signature = known[node.op_type]
+            wrong = "" if signature is None else _wrong(node, signature)
             if wrong:
                 where = f"{model.name}: {node.op_type} at {label}"
                 raise ModelError(f"{where} {wrong}; the model is not valid ONNX")
@@ -49,37 +74,42 @@ def _all(nodes: Iterable[onnx.NodeProto], place: str) -> Iterator[tuple[str, onn
                 yield from _all(body.node, f"{label}/{attribute.name}/")
 
 
-def _schema(operator: str, versions: Mapping[str, int]) -> onnx.defs.OpSchema | None:
+def _signature(operator: str, versions: Mapping[str, int]) -> _Signature | None:
     try:
         schema = schemas().get_schema(operator, versions.get("", 0), "")
     except (schemas().SchemaError, TypeError, ValueError, OverflowError):
         return None
-    return None if schema.deprecated else schema
+    if schema.deprecated:
+        return None
+    single = schemas().OpSchema.FormalParameterOption.Single
+    return _Signature(
+        (schema.min_input, schema.max_input),
+        (schema.min_output, schema.max_output),
+        tuple(formal.name if formal.option == single else "" for formal in schema.inputs),
+        tuple(name for name, expected in schema.attributes.items() if expected.required),
+        {name: (expected.type.value, expected.type.name) for name, expected in schema.attributes.items()},
+    )
 
 
-def _wrong(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> str:
+def _wrong(node: onnx.NodeProto, signature: _Signature) -> str:
     """Return what is wrong with a node, in words, or ""."""
-    for what, names, least, most in (
-        ("inputs", node.input, schema.min_input, schema.max_input),
-        ("outputs", node.output, schema.min_output, schema.max_output),
+    for what, number, (least, most) in (
+        ("inputs", len(node.input), signature.inputs),
+        ("outputs", len(node.output), signature.outputs),
     ):
-        if not least <= len(names) <= most:
+        if not least <= number <= most:
             allowed = str(least) if least == most else f"{least} to {most}"
-            return f"has {len(names)} {what}, and takes {allowed}"
-    required = schemas().OpSchema.FormalParameterOption.Single
-    for name, parameter in zip(node.input, schema.inputs, strict=False):
-        if not name and parameter.option == required:
-            return f"lacks its input {parameter.name}"
+            return f"has {number} {what}, and takes {allowed}"
+    for name, needed in zip(node.input, signature.names, strict=False):
+        if needed and not name:
+            return f"lacks its input {needed}"
     if node.output and not any(node.output):
         return "has no output with a name"
-    given = {attribute.name: attribute for attribute in node.attribute}
-    for name, expected in schema.attributes.items():
-        attribute = given.get(name)
-        if attribute is None:
-            if expected.required:
-                return f"lacks its attribute {name}"
-            continue
-        kind: Any = expected.type
-        if not attribute.ref_attr_name and attribute.type != kind.value:
-            return f"has an attribute {name} of another type than {kind.name}"
-    return ""
+    given = set()
+    for attribute in node.attribute:
+        given.add(attribute.name)
+        number, kind = signature.kinds.get(attribute.name, (attribute.type, ""))
+        if attribute.type != number and not attribute.ref_attr_name:
+            return f"has an attribute {attribute.name} of another type than {kind}"
+    lacking = next((name for name in signature.attributes if name not in given), None)
+    return "" if lacking is None else f"lacks its attribute {lacking}"

@@ -150,7 +150,10 @@ def _operands(
         (slot, scope.state(node.input[slot])) for slot in slots if slot < len(node.input) and node.input[slot]
     ]
     if len(found) > 1 and found[0][0] == 0 and all(state.kind == "constant" for _, state in found):
-        return  # a product of constants: its result is the weight of whoever reads it
+        fixed = [(slot, state) for slot, state in found if not _replaceable(scope, node.input[slot])]
+        if len(fixed) in (0, len(found)):
+            return  # a product of constants: its result is the weight of whoever reads it
+        found = fixed  # a state with a default, which a caller may give, times a weight
     carriers = _carriers(scope, node, found, shapes)
     for slot, state in found:
         carrier = carriers.get(slot)
@@ -169,6 +172,26 @@ def _operands(
             zero_point=node.input[where] if 0 <= where < len(node.input) else "",
             carrier=carrier,
         )
+
+
+def _replaceable(scope: Scope, value: str) -> bool:
+    """Tell whether a constant is computed from an input that has a default."""
+    graph = scope.model.proto.graph
+    inputs = scope.model.once("inputs", lambda: frozenset(given.name for given in graph.input))
+    waiting: list[tuple[Scope, str]] = [(scope, value)]
+    seen: set[tuple[int, str]] = set()
+    while waiting:
+        reader, read = waiting.pop()
+        owner = reader.owner(read)
+        if owner is None or (id(owner[0]), owner[1]) in seen:
+            continue
+        where, name = owner
+        seen.add((id(where), name))
+        if where.name == "" and name in inputs:
+            return True
+        node = where.producers.get(name)
+        waiting += [(where, one) for one in (node.input if node is not None else ()) if one]
+    return False
 
 
 def _carriers(

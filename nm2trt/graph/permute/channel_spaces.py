@@ -139,7 +139,10 @@ def _space(
     shapes: Mapping[str, Shape],
     stored: frozenset[str],
 ) -> ChannelSpace:
-    sizes = {shapes[name][axis] for name, axis in members} - {None}
+    beyond = next((name for name, axis in members if axis >= len(shapes[name])), None)
+    if beyond is not None:  # an operator reads more axes than there are: the model is not sound here
+        obstacle = obstacle or f"{beyond} has fewer dimensions than an operator reads of it"
+    sizes = {shapes[name][axis] for name, axis in members if axis < len(shapes[name])} - {None}
     computed = next((name for name, _ in members if name not in stored), members[0][0])
     if len(sizes) > 1:
         both = " and ".join(map(str, sorted(filter(None, sizes))))

@@ -10,6 +10,7 @@ import dataclasses
 from onnx import version_converter
 
 from nm2trt.errors import LineageError, ModelError
+from nm2trt.graph.analysis.shapes import crashes_inference
 from nm2trt.graph.execute.output_comparison import Agreement, before_saturation, run_reference
 from nm2trt.graph.pass_frame import Change, Pass
 from nm2trt.graph.storage.model import Model, opset
@@ -41,6 +42,11 @@ class OpsetConversion(Pass):
             ModelError: onnx cannot convert the model.
         """
         self._before = opset(model.proto) or 0
+        if crashes_inference(model.proto):
+            raise ModelError(
+                f"{model.name} is of opset {self._before} and has an EyeLike, at which onnx's converter "
+                f"crashes; export it again with opset {self._version} or newer"
+            )
         # A probability near 0 moves by much of itself; the scores before it tell rounding from an error.
         self._reference = run_reference(model, before_saturation(model.proto.graph))
         try:

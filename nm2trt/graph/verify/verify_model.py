@@ -18,6 +18,7 @@ from nm2trt.graph.analysis.blocked_layout import BLOCKED
 from nm2trt.graph.analysis.qdq_islands import Island, find_islands, island_table
 from nm2trt.graph.analysis.scopes import walk
 from nm2trt.graph.analysis.shapes import infer_shapes
+from nm2trt.graph.analysis.sound_nodes import check_nodes
 from nm2trt.graph.analysis.weight_operands import consumers
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, load, metadata, opset
@@ -222,6 +223,7 @@ def _verify(model: Model, asked: NMPattern | None, as_dtype: str | None) -> Veri
     entries = metadata(model.proto)
     plan = Plan.from_json(entries[METADATA_KEY]) if METADATA_KEY in entries else None
     # First: onnx's shape inference unfolds functions without a bound, and this refuses those that have none.
+    check_nodes(model)
     operands = list(consumers(model))
     islands = find_islands(model, operands)
     judge_one = Judge(

@@ -60,7 +60,6 @@ def _decoded(path: str | os.PathLike[str]) -> Any:
     path = check_input(path, "a Polygraphy JSON")
     try:
         from polygraphy.comparator import RunResults  # noqa: F401 - importing it registers its decoder
-        from polygraphy.exception import PolygraphyException
         from polygraphy.json import from_json
         from polygraphy.logger import G_LOGGER
     except ImportError as error:
@@ -73,9 +72,9 @@ def _decoded(path: str | os.PathLike[str]) -> Any:
             raise DataError(f"{path} holds {sorted(kinds)[0]}, which is not read; save numpy arrays")
         with G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1):
             return from_json(text)
-    except (PolygraphyException, ValueError, KeyError, RecursionError, OSError, EOFError) as error:
-        if isinstance(error, DataError):
-            raise
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # its decoder takes what it finds for the type that it wants
         raise DataError(f"{path} is not sound JSON of Polygraphy") from error
 
 

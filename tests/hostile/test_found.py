@@ -1,0 +1,103 @@
+"""Faults that the fuzzer found, each as small as it gets: exit status 2 and one sentence."""
+
+import json
+import random
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from nm2trt.backends.ort import open_onnx
+from nm2trt.cli import main
+from nm2trt.errors import ModelError
+from nm2trt.recipe.hashes import FileIndex
+from tests.hostile import mutants
+
+POLYGRAPHY = {"array": None, "polygraphy_class": "ndarray"}
+
+
+def network(folder, nodes, stored, opset=18):
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 16]) for name in "xy"]
+    tensors = [numpy_helper.from_array(value, name) for name, value in stored.items()]
+    graph = helper.make_graph(nodes, "g", infos[:1], infos[1:], tensors)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9),
+        folder / "m.onnx",
+    )
+    np.savez(folder / "x.npz", x=np.random.default_rng(0).standard_normal((4, 16)).astype("f4"))
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capfd):
+    """Give a folder with a sound model, and a judge of a command that should be refused."""
+    monkeypatch.chdir(tmp_path)
+    network(tmp_path, [helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": np.ones((16, 16), "f4")})
+
+    def judge(words, sentence):
+        assert main(words.split()) == 2
+        err = capfd.readouterr().err
+        assert err.startswith("nm2trt: ")
+        assert err.count("\n") == 1
+        assert sentence in err
+
+    judge.folder = tmp_path
+    return judge
+
+
+def test_an_operator_at_which_the_converter_of_opsets_crashes(refused):
+    nodes = [
+        helper.make_node("EyeLike", ["s"], ["e"], dtype=1),
+        helper.make_node("MatMul", ["x", "e"], ["h"]),
+        helper.make_node("MatMul", ["h", "w"], ["y"]),
+    ]
+    eye = {"w": np.ones((16, 16), "f4"), "s": np.ones((16, 16), "f4")}
+    network(refused.folder, nodes, eye, opset=12)
+    refused("quantize m.onnx --calib x.npz -o out.onnx --no-compare", "EyeLike")
+    assert not (refused.folder / "out.onnx").exists()
+
+
+@pytest.mark.parametrize("value", [POLYGRAPHY, {**POLYGRAPHY, "array": 1.5}, {**POLYGRAPHY, "array": {}}])
+def test_an_array_of_polygraphy_that_is_no_text(refused, value):
+    (refused.folder / "p.json").write_text(json.dumps([{"x": value}]))
+    refused("infer m.onnx --data p.json -o out.npz", "not sound JSON of Polygraphy")
+
+
+@pytest.mark.parametrize(
+    "words", ["quantize m.onnx --calib x.npz --cache loop.npz -o o.onnx", "verify loop.npz"]
+)
+def test_a_loop_of_links(refused, words):
+    (refused.folder / "loop.npz").symlink_to("loop.npz")
+    refused(words, "loop.npz")
+
+
+def test_a_tensor_with_fewer_dimensions_than_are_read(refused):
+    proto, _ = mutants.sound(random.Random(0), "conv")
+    scale = next(tensor for tensor in proto.graph.initializer if tensor.name == "scale")
+    scale.CopyFrom(numpy_helper.from_array(np.float32(1), "scale"))
+    onnx.save(proto, refused.folder / "m.onnx")
+    assert main("permute m.onnx -o out.onnx --no-compare".split()) in (0, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "entry", [[1], None, {"sha256": 1}, {"sha256": "a", "size": "b", "time": 1}, {"sha256": "a", "size": 1, "time": 1, "data": 3}]
+)  # fmt: skip
+def test_an_index_of_hashes_that_was_changed_is_not_believed(refused, entry):
+    folder = refused.folder
+    (folder / "files.json").write_text(json.dumps({"m.onnx": entry}))
+    (folder / "other").mkdir()
+    found, own = (FileIndex(root).records(folder / "m.onnx") for root in (folder, folder / "other"))
+    assert [record.sha256 for record in found] == [record.sha256 for record in own]
+
+
+def test_onnx_runtime_writes_no_log_of_its_own(capfd):
+    shape = numpy_helper.from_array(np.array([2**62, 1]), "s")
+    shape.dims[:] = [2**62]
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy"]
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["x", "s"], ["y"])], "g", infos[:1], infos[1:], [shape]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    with pytest.raises(ModelError):
+        open_onnx(model.SerializeToString())
+    assert capfd.readouterr() == ("", "")
