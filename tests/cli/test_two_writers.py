@@ -1,5 +1,6 @@
 """Two commands that write one output at once, and writers that are killed: the file is whole and of one of them."""
 
+import hashlib
 import json
 import random
 import shutil
@@ -233,3 +234,78 @@ def test_ended_writers_leave_a_whole_model_and_the_next_one_clears_up(forks, num
 @pytest.mark.parametrize("command", MODEL_COMMANDS)
 def test_two_hundred_ended_writers(forks, command, number):
     end_at_random(forks, MODEL_COMMANDS[command], "x.onnx", 200, number)
+
+
+def recipes(forks):
+    """Run a recipe for each model, for reports to read."""
+    for name in ("one", "two"):
+        stages = {"fuse": {"compare": False}, "verify": {"fail_on": "none"}}
+        recipe = {"version": 1, "model": f"{name}.onnx", "stages": stages}
+        (forks.folder / f"{name}-recipe.yaml").write_text(json.dumps(recipe))
+        assert forks.run(["run", f"{name}-recipe.yaml", "-o", f"run-{name}"]) == [0], forks.last_words()
+
+
+def texts_in_pairs(forks, command, out, pairs):
+    """Write one text by two commands at once; it is whole, and one of the two that they write by themselves."""
+    path, expected, winners = forks.folder / out, [], set()
+    lines = [[word.format(name=name, out=out) for word in command] for name in ("one", "two")]
+    for line in lines:
+        assert forks.run(line) == [0], forks.last_words()
+        expected.append(path.read_text())
+    others = {found.name for found in path.parent.iterdir()}
+    for number in range(pairs):
+        if number % 2 == 0:
+            path.unlink()
+        assert forks.run(*lines) == [0, 0], forks.last_words()
+        winners.add(expected.index(path.read_text()))
+        assert {found.name for found in path.parent.iterdir()} == others
+    return winners
+
+
+TEXTS = {
+    "init": (["init", "{name}.onnx", "--force", "-o", "{out}"], "x.yaml"),
+    "report": (["report", "run-{name}", "-o", "{out}"], "out/x.html"),
+}
+
+
+@pytest.mark.parametrize("pairs", [10, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("command", TEXTS)
+def test_pairs_of_texts(forks, command, pairs):
+    if command == "report":
+        recipes(forks)
+    texts_in_pairs(forks, *TEXTS[command], pairs)
+
+
+@pytest.mark.parametrize("pairs", [10, pytest.param(200, marks=pytest.mark.slow)])
+def test_pairs_of_deployments_make_a_version_each(forks, pairs):
+    """Both are placed, one after the other; each version holds one whole model, and the last one is served."""
+    repository = forks.folder / "models"
+    shutil.rmtree(repository, ignore_errors=True)
+    hashes = {
+        hashlib.sha256((forks.folder / f"{name}.onnx").read_bytes()).hexdigest() for name in ("one", "two")
+    }
+    lines = [
+        [
+            "deploy",
+            f"{name}.onnx",
+            "--repository",
+            "models",
+            "--name",
+            "n",
+            "--backend",
+            "python",
+            "--keep",
+            "3",
+        ]
+        for name in ("one", "two")
+    ]
+    for number in range(pairs):
+        assert forks.run(*lines) == [0, 0], forks.last_words()
+        placed = sorted(int(path.name) for path in (repository / "n").iterdir() if path.is_dir())
+        assert placed[-2:] == [2 * number + 1, 2 * number + 2]
+        found = {
+            hashlib.sha256((repository / f"n/{v}/model.onnx").read_bytes()).hexdigest() for v in placed[-2:]
+        }
+        assert found == hashes
+        assert {path.name for path in repository.iterdir()} == {"n"}
+        assert {path.name for path in (repository / "n").iterdir()} == {"config.pbtxt", *map(str, placed)}
