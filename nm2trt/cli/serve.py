@@ -53,6 +53,8 @@ def _print(server: RunningServer, as_json: bool) -> None:
         ("model", "version", "state", "reason"),
         [(state.name, state.version, state.state or "not loaded", state.reason) for state in states],
     )
+    if absent := sorted({state.name for state in states if state.state == "UNAVAILABLE"}):
+        say(f"not available: {', '.join(absent)}; the server's log says more", "bad")
     say("READY; Ctrl-C stops it")
 
 

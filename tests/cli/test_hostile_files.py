@@ -11,6 +11,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from nm2trt.pipeline.deploy import deploy
+from nm2trt.serving.options import DeployOptions
+
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
     "verify": ["verify", "{model}"],
@@ -103,10 +106,14 @@ def test_a_file_name_is_printed_without_its_escapes(tmp_path, words):
     assert all(c.isprintable() or c == "\n" for c in done.stdout + done.stderr)
 
 
-def test_ctrl_c_stops_a_server_that_a_script_started_in_its_background(tmp_path, tritonserver):
-    (tmp_path / "models").mkdir()
+def test_a_server_names_what_is_not_available_and_ctrl_c_stops_it_in_the_background(tmp_path, tritonserver):
+    external(tmp_path, "w.bin")
+    (tmp_path / "w.bin").write_bytes(bytes(1024))
+    for name in ("good", "broken"):
+        placed = deploy(tmp_path / "m.onnx", tmp_path / "models", name, DeployOptions(backend="python"))
+    (placed.folder / "model.onnx").write_bytes(b"\x1b]0;no model\x07")
     server = subprocess.Popen(
-        [sys.executable, "-m", "nm2trt", "serve", "--repository", "models", "--log", "log.txt", "--json"],
+        [sys.executable, "-m", "nm2trt", "serve", "--repository", "models", "--log", "log.txt"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -115,7 +122,16 @@ def test_ctrl_c_stops_a_server_that_a_script_started_in_its_background(tmp_path,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )
     try:
-        assert "http" in server.stdout.readline()
+        lines = []
+        while not lines or "Ctrl-C" not in lines[-1]:
+            lines.append(server.stdout.readline())
+            assert lines[-1], server.stderr.read()
+        states = {line.split()[0]: line.split(maxsplit=3)[1:] for line in lines if "1  " in line}
+        assert states["good"] == ["1", "READY"]
+        assert states["broken"][:2] == ["1", "UNAVAILABLE"]
+        assert len(states["broken"][2]) > 20, "the reason is named"
+        assert "not available: broken; the server's log says more\n" in lines
+        assert all(c.isprintable() or c == "\n" for line in lines for c in line)
         server.send_signal(signal.SIGINT)
         assert server.wait(60) == 0
     finally:
