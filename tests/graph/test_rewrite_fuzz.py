@@ -118,7 +118,9 @@ def test_an_attribute_of_the_wrong_type_is_a_sentence(operator, name, value):
     proto = something()
     node = next(node for node in proto.graph.node if node.op_type == operator)
     node.attribute.append(helper.make_attribute(name, value))
-    with pytest.raises(ModelError, match=rf"{operator} at .* has an attribute {name} of another type than INT"):
+    with pytest.raises(
+        ModelError, match=rf"{operator} at .* has an attribute {name} of another type than INT"
+    ):
         verify_model(proto)
 
 

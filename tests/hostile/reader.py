@@ -1,4 +1,8 @@
-"""A second opinion on weights: every value computed by onnx's reference implementation, every group counted."""
+"""A second opinion on weights: every value computed by onnx's reference implementation, every group counted.
+
+Bounds: it reads Conv, Gemm and MatMul of the main graph, and values of at most a million elements; weights of
+other operators, of bodies and of functions have no second opinion here.
+"""
 
 import numpy as np
 import onnx
