@@ -236,7 +236,11 @@ class Fuzzer:
 
 def _own(line):
     """Tell whether a line of stderr is a sentence, a note, or the line of a stage that `run` ended."""
-    return line.startswith(("nm2trt", "note: ", "warning: ", "✓ ", "= ", "✗ ", "  "))
+    stages, parser = (
+        ("✓ ", "= ", "✗ ", "  "),
+        "Unsupported ONNX data type",
+    )  # TensorRT's, which has no log for it
+    return line.startswith(("nm2trt", "note: ", "warning: ", *stages, parser))
 
 
 def _texts(folder):
