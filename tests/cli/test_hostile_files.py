@@ -126,10 +126,10 @@ def test_a_server_names_what_is_not_available_and_ctrl_c_stops_it_in_the_backgro
         while not lines or "Ctrl-C" not in lines[-1]:
             lines.append(server.stdout.readline())
             assert lines[-1], server.stderr.read()
-        states = {line.split()[0]: line.split(maxsplit=3)[1:] for line in lines if "1  " in line}
-        assert states["good"] == ["1", "READY"]
-        assert states["broken"][:2] == ["1", "UNAVAILABLE"]
-        assert len(states["broken"][2]) > 20, "the reason is named"
+        states = {line.split()[0]: line for line in lines if line.startswith(("good", "broken"))}
+        assert "READY" in states["good"], lines
+        assert "UNAVAILABLE" in states["broken"], lines
+        assert len(states["broken"].split("UNAVAILABLE")[1]) > 20, "the reason is named"
         assert "not available: broken; the server's log says more\n" in lines
         assert all(c.isprintable() or c == "\n" for line in lines for c in line)
         server.send_signal(signal.SIGINT)
