@@ -24,6 +24,7 @@ __all__ = [
     "html",
     "lay_out",
     "short_count",
+    "small_table",
     "text",
 ]
 
@@ -141,6 +142,13 @@ def short_count(number: int) -> str:
         if number >= unit:
             return f"{number / unit:.2f} {name}"
     return str(number)
+
+
+def small_table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> Table:
+    """Return a table whose rows all differ; the last column is wrapped if space is short."""
+    last = len(headers) - 1
+    columns = tuple(Column(header, "text" if i == last else "fixed") for i, header in enumerate(headers))
+    return Table(columns, tuple(Row(tuple(row)) for row in rows), title, noun="rows")
 
 
 def lay_out(table: Table, width: int | None = None, *, every_row: bool = False) -> Layout:

@@ -1,8 +1,11 @@
 """The functions in Python: signatures, values in memory, results, errors, and a plain installation."""
 
 import inspect
+import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -96,13 +99,69 @@ def test_modules_are_compared_on_arrays_with_labels():
     assert (metric.candidate.value, metric.paired.difference) == (1.0, 0.0)
 
 
+def test_a_module_is_taken_with_an_example_of_its_inputs(tmp_path):
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4)).eval()
+    x = np.zeros((2, 16), np.float32)
+    assert len(nm2trt.verify(module, example=x).weights) == 2
+    pruned = nm2trt.prune(module, tmp_path / "p.onnx", example=(torch.tensor(x),), min_channels=8)
+    assert pruned.counts["pruned"] == 2
+    told = nm2trt.build(module, example={"input": torch.tensor(x)}, dry_run=True, backend="trt-rtx")
+    assert [spec.shape[1] for spec in told.inputs] == [16]
+    with pytest.raises(InputError, match="model is a module, and nothing says what its inputs are"):
+        nm2trt.verify(module)
+    with pytest.raises(InputError, match="example says what a torch module takes, and model is not a module"):
+        nm2trt.verify(tmp_path / "p.onnx", example=x)
+
+
+def test_other_functions_take_protobufs_and_arrays_too(tmp_path):
+    proto = onnx.load(conv_net(tmp_path / "m.onnx", dtype="float32"))
+    x = np.zeros((4, 16, 8, 8), np.float32)
+    assert nm2trt.info(proto).inputs[0].name == "x"
+    assert len(nm2trt.explain(proto).to_dict()["ladder"]) == 2
+    assert nm2trt.infer(proto, tmp_path / "o.npz", data=x).tensors[0].shape[0] == 4
+    timed = nm2trt.bench([proto, tmp_path / "m.onnx"], data={"x": x}, runs=2, warmup=1)
+    assert [timing.latency.runs for timing in timed.benchmark.timings] == [2, 2]
+    assert len(nm2trt.bench(str(tmp_path / "m.onnx"), runs=2, warmup=1).benchmark.timings) == 1
+
+
+def results(folder):
+    """Yield results of functions that need neither a server nor a GPU."""
+    path = conv_net(folder / "m.onnx", dtype="float32")
+    yield nm2trt.verify(path)
+    yield nm2trt.info(path)
+    yield nm2trt.doctor()
+    yield nm2trt.bench([path], runs=2, warmup=1)
+    yield nm2trt.infer(path, folder / "o.npz")
+    yield nm2trt.prune(path, folder / "p.onnx")
+    yield nm2trt.build(path, dry_run=True, backend="trt-rtx")
+
+
 def test_results_are_shown_short(tmp_path):
-    path = conv_net(tmp_path / "m.onnx")
-    report = nm2trt.verify(path)
-    assert str(report).startswith("weight")
-    assert len(repr(report)) < 2000
-    assert "<table>" in report._repr_html_()
-    assert report.to_dict() == report.to_json()
+    for result in results(tmp_path):
+        assert len(str(result)) > 10
+        assert repr(result).startswith(f"<{type(result).__name__}>\n")
+        assert len(repr(result)) < 2000
+        assert result._repr_html_().startswith(("<table>", "<div>"))
+        assert result.to_dict() == result.to_json()
+        json.dumps(result.to_dict())
+
+
+# What is no finding but a thing to go on working with.
+HANDLES = {"KeptZeros", "RunningServer", "SparseSession", "torch.nn.Module", "tuple[str, ...]"}
+
+
+def test_every_function_returns_a_result_that_prints():
+    returned = {
+        name.strip()
+        for function in (getattr(nm2trt, name) for name in nm2trt.__all__)
+        if inspect.isfunction(function)
+        for name in str(inspect.signature(function).return_annotation).split(" | ")
+    }
+    sources = "".join(path.read_text() for path in Path(nm2trt.__file__).parent.rglob("*.py"))
+    known = set(re.findall(r"^class (\w+)\((?:\w+, )?Result\):", sources, re.M))
+    assert len(returned) > 15
+    assert returned - HANDLES <= known
 
 
 def test_errors_and_run_are_public():

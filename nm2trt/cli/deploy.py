@@ -28,12 +28,8 @@ def run(options: DeployCommand) -> int:
 
 
 def _print(deployment: Deployment, load: str, canary: str) -> None:
-    before = "the first" if deployment.previous is None else f"{deployment.previous} before"
-    say(f"{deployment.folder}  ({deployment.backend}; version {deployment.version}, {before})")
-    for note in deployment.notes:
-        say(note)
-    if deployment.removed:
-        say(f"removed: version {', '.join(map(str, deployment.removed))}")
+    for remark in deployment.remarks():
+        say(remark)
     if canary:
         say(f"loaded and probed on {canary}: it answers like the reference")
     if load:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from nm2trt.cli.output import plain_table, print_json, say
+from typing import TYPE_CHECKING
+
+from nm2trt.cli.output import print_result, print_table, say, say_whole
 from nm2trt.options.runs import DoctorCommand
+
+if TYPE_CHECKING:
+    from nm2trt.engine.machine import MachineReport
 
 __all__ = ["OPTIONS", "run"]
 
@@ -14,16 +19,13 @@ def run(options: DoctorCommand) -> int:
     """Print what was found, and return 0 also if something is missing."""
     from nm2trt.pipeline.doctor import doctor
 
-    report = doctor()
-    if options.json:
-        print_json(report.to_json())
-        return 0
-    rows = [(item.name, item.version or "missing", item.purpose, item.install) for item in report.backends]
-    plain_table(("backend", "version", "for", "to install"), rows)
-    say()
-    say(report.driver)
-    for gpu in report.gpus:
-        say(f"{gpu.name}: {gpu.target}, {'has' if gpu.sparse else 'has no'} sparse tensor cores")
-    if not report.gpus:
-        say("no GPU: engines can be built ahead of time, not run or timed")
+    print_result(doctor(), _print, as_json=options.json)
     return 0
+
+
+def _print(report: MachineReport) -> None:
+    for table in report.tables():
+        print_table(table, every_row=True)
+    say()
+    for remark in report.remarks():  # not wrapped: a command to install something is copied as it stands
+        say_whole(remark)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from nm2trt.errors import Nm2trtError
 from nm2trt.files import check_output, write_atomic
-from nm2trt.tables import Column, Mark, Result, Row, Table, lay_out, short_count
+from nm2trt.tables import Mark, Result, Table, lay_out, short_count, small_table
 from nm2trt.terminal_text import fill, printable, shorten
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "printable",
     "printable_warnings",
     "say",
+    "say_whole",
     "set_verbosity",
     "short_count",
     "show",
@@ -222,10 +223,7 @@ def print_error(message: str) -> None:
 
 def plain_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
     """Print a small table whose rows all differ; the last column is wrapped if space is short."""
-    last = len(headers) - 1
-    columns = tuple(Column(header, "text" if i == last else "fixed") for i, header in enumerate(headers))
-    table = Table(columns, tuple(Row(tuple(row)) for row in rows), title)
-    print_table(table, every_row=True)
+    print_table(small_table(headers, rows, title), every_row=True)
 
 
 def say(sentence: str = "", mark: Mark = "", *, indent: str = "") -> None:
@@ -233,6 +231,11 @@ def say(sentence: str = "", mark: Mark = "", *, indent: str = "") -> None:
     lines = fill(printable(sentence), _width(), indent) if sentence else [""]
     _write((line, mark) for line in lines)
     sys.stdout.flush()
+
+
+def say_whole(sentence: str) -> None:
+    """Print a sentence that holds a command to copy: it is never wrapped."""
+    _write([(printable(sentence), "")])
 
 
 def print_same(line: str) -> None:

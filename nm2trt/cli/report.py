@@ -25,10 +25,8 @@ def run(options: ReportCommand) -> int:
     if options.json:
         print_json(result.to_json())
     else:
-        say(
-            f"{result.report}  {result.size_bytes / 1e3:.0f} kB, {result.stages} stages, "
-            f"{result.weights} weights"
-        )
+        for remark in result.remarks():
+            say(remark)
         from nm2trt.cli.run import MARKS
         from nm2trt.reporting.collect import collect
         from nm2trt.reporting.ship import ship

@@ -19,7 +19,8 @@ def run(options: RollbackCommand) -> int:
     if options.json:
         print_json(done.to_json())
     else:
-        say(f"{done.name}: version {done.version} is served, {done.left} was before")
+        for remark in done.remarks():
+            say(remark)
         if not options.url:
             say("a running server serves it when the model is loaded again (--url)")
     return 0

@@ -14,7 +14,8 @@ from nm2trt.engine.machine import library_version
 from nm2trt.errors import InputError
 from nm2trt.files import check_input
 from nm2trt.json_value import named
-from nm2trt.manifest import Fit, read_manifest
+from nm2trt.manifest import Fit, Manifest, read_manifest
+from nm2trt.tables import Result, Table, small_table
 
 __all__ = ["EngineInfo", "inspect_engine", "is_engine"]
 
@@ -24,8 +25,8 @@ _KINDS = {"trt": trt.KIND, "trt-rtx": trt_rtx.KIND, "ort": ort.KIND}
 Header = trt.EngineHeader | trt_rtx.PlanHeader
 
 
-@dataclass(frozen=True, slots=True)
-class EngineInfo:
+@dataclass(frozen=True, slots=True, repr=False)
+class EngineInfo(Result):
     """An engine, from outside: nothing is loaded into a runtime.
 
     Args:
@@ -53,6 +54,44 @@ class EngineInfo:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return {**named(self, "path backend kind file_bytes header here"), **self.fit.to_json()}
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return what the header and the manifest say, and whether the engine runs here."""
+        header = {} if self.header is None else self.header.to_json()
+        manifest = self.fit.manifest
+        rows = [("size", f"{self.file_bytes / 1e6:.2f} MB"), ("sha256", self.fit.engine_sha256)]
+        if header:
+            rows.append(("built by", f"{self.product} {header['version'] or 'of an unknown version'}"))
+        if header.get("targets"):
+            rows.append(("runs on", ", ".join(header["targets"])))
+            rows.append(("weights", f"{(header['weights_bytes'] or 0) / 1e6:.2f} MB"))
+        elif header and not (header.get("version") and self.backend == "trt"):
+            rows.append(("header", "its layout is not known for this version; nothing more is read from it"))
+        if manifest is not None and manifest.device:
+            rows.append(("built on", manifest.device))
+        rows += [("here", self.here), ("manifest", self.fit.sentence)]
+        if manifest is not None:
+            rows += _manifest_rows(manifest)
+        return (small_table(("", ""), rows, f"{self.path}: {self.kind}"),)
+
+
+def _manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    profiles = [
+        f"{shapes['input']}: "
+        + ", ".join("x".join(str(size) for size in shapes[end]) for end in ("min", "opt", "max"))
+        for profile in manifest.options.get("profiles", ())
+        for shapes in profile
+    ]
+    holding = sum(row.get("pattern", {}).get("answer") == "yes" for row in manifest.ladder)
+    sparsity = manifest.options.get("sparsity", "not recorded")
+    rows = [
+        ("model", f"{manifest.model} (sha256 {manifest.model_sha256[:16]}…)"),
+        ("sparsity", f"{sparsity}; {holding} of {len(manifest.ladder)} weights hold 2:4"),
+        *(("profile", profile) for profile in profiles),
+        ("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
+        ("created", manifest.created),
+    ]
+    return rows + [("note", note) for note in manifest.notes]
 
 
 def is_engine(path: Path) -> bool:

@@ -11,6 +11,7 @@ from nm2trt.errors import BackendMissingError
 from nm2trt.extras import install
 from nm2trt.installed import installed_version
 from nm2trt.json_value import JsonValue
+from nm2trt.tables import Result, Table, small_table
 
 __all__ = ["BackendReport", "MachineReport", "library_version", "survey"]
 
@@ -64,8 +65,8 @@ class BackendReport:
     install: str
 
 
-@dataclass(frozen=True, slots=True)
-class MachineReport(JsonValue):
+@dataclass(frozen=True, slots=True, repr=False)
+class MachineReport(JsonValue, Result):
     """What is here.
 
     Args:
@@ -77,6 +78,21 @@ class MachineReport(JsonValue):
     backends: tuple[BackendReport, ...]
     gpus: tuple[Gpu, ...]
     driver: str
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return the libraries."""
+        rows = ((one.name, one.version or "missing", one.purpose) for one in self.backends)
+        return (small_table(("backend", "version", "for"), rows),)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return how to get the libraries that are missing, and what is known of the driver and the GPUs."""
+        missing = (f"{one.name}: {one.install}" for one in self.backends if one.install)
+        gpus = (
+            f"{gpu.name}: {gpu.target}, {'has' if gpu.sparse else 'has no'} sparse tensor cores"
+            for gpu in self.gpus
+        )
+        none = () if self.gpus else ("no GPU: engines can be built ahead of time, not run or timed",)
+        return (*missing, self.driver, *gpus, *none)
 
 
 def survey() -> MachineReport:

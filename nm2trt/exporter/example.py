@@ -212,3 +212,12 @@ def example_of(arrays: Mapping[str, Any]) -> Any:
     """Return numpy arrays as tensors: by input name, or alone if there is one input."""
     tensors = {name: torch.tensor(array) for name, array in arrays.items()}
     return next(iter(tensors.values())) if len(tensors) == 1 else tensors
+
+
+def with_tensors(example: Any) -> Any:
+    """Return an example with its numpy arrays as tensors."""
+    if isinstance(example, Mapping):
+        return {name: with_tensors(value) for name, value in example.items()}
+    if isinstance(example, list | tuple):
+        return tuple(with_tensors(value) for value in example)
+    return torch.tensor(example) if hasattr(example, "__array_interface__") else example

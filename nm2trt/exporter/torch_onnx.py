@@ -33,6 +33,7 @@ from nm2trt.files import atomic_path, check_output, real_output
 from nm2trt.json_value import named
 from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan
 from nm2trt.output_lock import output_lock
+from nm2trt.tables import Result
 
 __all__ = [
     "NEWEST_OPSET",
@@ -50,8 +51,8 @@ NEWEST_OPSET = 23
 _FIXED_BATCH_CLUES = ("user-specified ranges", "Constraints violated", "was inferred to be a constant")
 
 
-@dataclass(frozen=True, slots=True)
-class ExportResult:
+@dataclass(frozen=True, slots=True, repr=False)
+class ExportResult(Result):
     """What was written.
 
     Args:
@@ -86,6 +87,19 @@ class ExportResult:
             "planned": self.plan is not None,
             "mask_sha256": self.mask_sha256,
         }
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return what was written, how far it is from PyTorch, and what the plan says."""
+        worst = max((found.max_abs for found in self.differences), default=0.0)
+        plan = "no plan"
+        if self.plan is not None:
+            sparse = len(self.plan.sparse)
+            plan = f"{sparse} weights sparse, {len(self.plan) - sparse} dense on purpose"
+        tensors = f"{', '.join(self.inputs)} -> {', '.join(self.outputs)}"
+        return (
+            f"{self.path}  (opset {self.opset}, {self.dtype}; {tensors})",
+            f"largest difference from PyTorch {worst:.3g}; {plan}",
+        )
 
 
 def export(

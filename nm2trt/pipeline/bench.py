@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nm2trt.errors import InputError, Nm2trtError
 from nm2trt.files import check_input
+from nm2trt.pipeline.in_memory import takes_values
 from nm2trt.pipeline.sessions import backend_of, is_url, open_session, parse_shapes
+from nm2trt.tables import Result, Table
 
 if TYPE_CHECKING:
+    import onnx
+    import torch
+
     from nm2trt.backends.protocol import Session
     from nm2trt.validation.latency.bench import Benchmark
     from nm2trt.validation.latency.bench_files import Comparability
@@ -22,8 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["BenchResult", "bench", "parse_batches", "unique_names"]
 
 
-@dataclass(frozen=True, slots=True)
-class BenchResult:
+@dataclass(frozen=True, slots=True, repr=False)
+class BenchResult(Result):
     """A benchmark, and an earlier one beside it.
 
     Args:
@@ -39,11 +44,22 @@ class BenchResult:
         earlier = None if self.earlier is None else self.earlier.to_json()
         return {**self.benchmark.to_json(), "earlier": earlier}
 
+    def tables(self) -> Sequence[Table]:
+        """Return the latencies."""
+        return self.benchmark.tables()
 
+    def remarks(self) -> tuple[str, ...]:
+        """Return the ratios, also to the earlier benchmark, and what the reader should know."""
+        then = self.earlier
+        before = () if then is None else (*(ratio.sentence for ratio in then.ratios), *then.differences)
+        return (*self.benchmark.remarks(), *before, *self.benchmark.notes)
+
+
+@takes_values(models=("artefacts",), samples=("data",), several=True)
 def bench(
-    artefacts: Sequence[str | os.PathLike[str]],
+    artefacts: Sequence[str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module],
     *,
-    data: str | os.PathLike[str] | None = None,
+    data: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     batches: Sequence[int] = (1,),
     shapes: Sequence[str] = (),
     runs: int = 200,
@@ -60,9 +76,9 @@ def bench(
     runs alike.
 
     Args:
-        artefacts: ONNX models, engines, `.pt2` programs or addresses of served models; a `.json` is what
-            `trtexec --exportTimes` wrote.
-        data: Real samples, as for `validate`; random inputs by default.
+        artefacts: ONNX models as files or in memory, engines, `.pt2` programs or addresses of served models;
+            a `.json` is what `trtexec --exportTimes` wrote.
+        data: Real samples, as for `validate`: a file, or arrays by input name; random inputs by default.
         batches: Batch sizes.
         shapes: Whole shapes of inputs of free size, as "x:1x3x224x224"; the first number is the batch.
         runs: Timed runs of each, at each batch size, over all processes.
@@ -84,6 +100,7 @@ def bench(
     """
     from nm2trt.validation.latency.bench_files import compare_with, read_trtexec, with_recorded
 
+    artefacts, data = cast("Sequence[str]", artefacts), cast("str | None", data)
     if not artefacts:
         raise InputError("there is nothing to time; name one artefact or more")
     if compare is not None:

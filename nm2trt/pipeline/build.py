@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from nm2trt.backends.options import BuildOptions, Sparsity
 from nm2trt.errors import InputError
@@ -21,6 +21,7 @@ from nm2trt.pipeline.lowering import Lowering, Precision, lower, refuse_fp8
 
 if TYPE_CHECKING:
     import onnx
+    import torch
 
     from nm2trt.engine.build import BuildResult
     from nm2trt.graph.storage.model import Model
@@ -30,7 +31,7 @@ __all__ = ["build", "build_command", "engine_suffix"]
 
 @takes_values(samples=("calib",), output="output")
 def build(
-    model: str | os.PathLike[str] | onnx.ModelProto,
+    model: str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module,
     output: str | os.PathLike[str] | BuildOptions | None = None,
     options: BuildOptions | None = None,
     *,
@@ -53,11 +54,12 @@ def build(
     prune_method: Literal["magnitude", "reconstruct"] | None = None,
     data_root: str | os.PathLike[str] | None = None,
     allow_functions: bool = False,
+    example: Any = None,  # noqa: ARG001 - `takes_values` exports a module with it
 ) -> BuildResult:
     """Verify an ONNX model and build an engine from it, written whole or not at all, with its manifest.
 
     Args:
-        model: The ONNX file, or an `onnx.ModelProto`, which needs an output.
+        model: The ONNX file; or, with an output, an `onnx.ModelProto` or a `torch.nn.Module` with an example.
         output: The engine's path; None puts it beside the model. `build(model, options)` does so too.
         options: What to build as one value, instead of the keywords down to `library_tactics`.
         sparsity: True or "enable" allows sparse kernels if weights hold 2:4, "force" prunes them first.
@@ -83,6 +85,8 @@ def build(
             reconstructs if there are samples.
         data_root: Folder that the paths of a recipe in `calib` are relative to; its own by default.
         allow_functions: Run the `function` source of a recipe in `calib`, which is code.
+        example: With a module, what it takes: a tensor, a tuple (positional) or a dict (by the names of
+            `forward`).
 
     Raises:
         SparsityError: Sparse kernels are asked for, and no weight holds 2:4 or one breaks its plan; or fewer

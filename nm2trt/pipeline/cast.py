@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+from typing import cast as typed
 
 from nm2trt.pipeline.calibration_input import open_calibration, refuse_replacing
+from nm2trt.pipeline.in_memory import as_path, takes_values
 
 if TYPE_CHECKING:
+    import onnx
+    import torch
+
     from nm2trt.graph.cast.cast_model import CastReport
 
 __all__ = ["cast"]
 
 
+@takes_values(samples=("calib",), output="output")
 def cast(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module,
     output: str | os.PathLike[str] | None = None,
     *,
     to: Literal["fp16", "bf16"] = "fp16",
     keep: Sequence[str] = (),
     io: bool = False,
-    calib: str | os.PathLike[str] | None = None,
+    calib: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     batch: int | None = None,
     cache: str | os.PathLike[str] | None = None,
     data_root: str | os.PathLike[str] | None = None,
     allow_functions: bool = False,
     compare: bool = True,
+    example: Any = None,  # noqa: ARG001 - `takes_values` exports a module with it
 ) -> CastReport:
     """Cast an ONNX model to fp16 or bf16; weights that hold N:M still do.
 
     Args:
-        model: The float32 ONNX file.
+        model: The float32 ONNX file; or, with an output, an `onnx.ModelProto`, or a `torch.nn.Module` with an
+            example or with arrays as `calib`.
         output: The file to write; None puts `.fp16.onnx` (or `.bf16.onnx`) beside the model.
         to: "fp16" or "bf16".
         keep: Globs on names of nodes, or types of operators, that stay in float32 too.
@@ -44,6 +52,8 @@ def cast(
         data_root: Folder that a recipe's paths are relative to; its own by default.
         allow_functions: Run a recipe's `function` source, which is code.
         compare: Run both models in ONNX Runtime and say how far they differ.
+        example: With a module, what it takes: a tensor, a tuple (positional) or a dict (by the names of
+            `forward`).
 
     Raises:
         InputError: A path or an option is wrong, or the model is not sound or has nothing to cast.
@@ -55,7 +65,7 @@ def cast(
     from nm2trt.graph.cast.cast_model import cast_model
     from nm2trt.graph.storage.model import load
 
-    model = Path(model)
+    model, calib = as_path(model), typed("str | None", calib)
     opened = load(model, leave_weights=True)
     out = model.with_suffix(f".{to}.onnx") if output is None else Path(output)
     samples = None

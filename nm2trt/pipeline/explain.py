@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nm2trt.errors import InputError
+from nm2trt.pipeline.in_memory import as_path, takes_values
 from nm2trt.pipeline.judged_weights import weights_at
 
 if TYPE_CHECKING:
+    import onnx
+
     from nm2trt.engine.evidence.evidence import Evidence
     from nm2trt.engine.ladder.explain import Explanation
     from nm2trt.manifest import Manifest
@@ -19,8 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["explain"]
 
 
+@takes_values(models=("path",))
 def explain(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | onnx.ModelProto,
     *,
     log: str | os.PathLike[str] | None = None,
     layers: str | os.PathLike[str] | None = None,
@@ -33,7 +37,7 @@ def explain(
     """Say why an engine is not faster: the reasons that apply, in order, with their share of the work.
 
     Args:
-        path: An engine of `build`, with its manifest beside it, or an ONNX model.
+        path: An engine of `build`, with its manifest beside it, an ONNX model, or an `onnx.ModelProto`.
         log: The builder's verbose log.
         layers: The engine inspector's JSON, with detailed verbosity.
         trace: A profiler's list of kernels: CSV of nsys stats, or a JSON trace.
@@ -50,7 +54,7 @@ def explain(
     from nm2trt.engine.ladder.explain import explain as explain_ladder
     from nm2trt.engine.ladder.ladder import LadderRow, climb, with_evidence
 
-    path = Path(path)
+    path = as_path(path)
     kind = identify(path)
     if kind is None:
         place = _judged_for(backend, targets, foreign=log is not None or layers is not None)

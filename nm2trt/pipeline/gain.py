@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nm2trt.errors import InputError
+from nm2trt.pipeline.in_memory import as_path, takes_values
 from nm2trt.pipeline.judged_weights import weights_at
 
 if TYPE_CHECKING:
+    import onnx
+
     from nm2trt.engine.gain import GainReport
     from nm2trt.nm.gain_table import GainTable
 
@@ -20,8 +22,9 @@ __all__ = ["gain", "open_table"]
 _DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
 
 
+@takes_values()
 def gain(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | onnx.ModelProto,
     table: str | os.PathLike[str],
     *,
     shapes: Sequence[str] = (),
@@ -33,7 +36,7 @@ def gain(
     """Say which layers of a model would pay for 2:4, by a table that was measured on one GPU.
 
     Args:
-        model: The ONNX model; whether it is sparse yet does not matter.
+        model: The ONNX model, or an `onnx.ModelProto`; whether it is sparse yet does not matter.
         table: What `benchmarks/gpu_gain.py` wrote.
         shapes: One NAME:SHAPE per input, as in "x:8x3x224x224" or "x:8"; a free batch is 1 by default.
         as_dtype: "fp16", "bf16" or "int8" instead of the model's own type.
@@ -53,7 +56,7 @@ def gain(
     loaded = open_table(table)
     notes = check_device(loaded, device, probe_gpus()[0])
     return estimate_gain(
-        weights_at(Path(model), shapes),
+        weights_at(as_path(model), shapes),
         loaded,
         model=str(model),
         as_dtype=None if as_dtype is None else _DTYPES.get(as_dtype, as_dtype),

@@ -19,15 +19,20 @@ _Answer = TypeVar("_Answer")
 
 
 def takes_values(
-    *, models: tuple[str, ...] = ("model",), samples: tuple[str, ...] = (), output: str = ""
+    *,
+    models: tuple[str, ...] = ("model",),
+    samples: tuple[str, ...] = (),
+    output: str = "",
+    several: bool = False,
 ) -> Callable[[Callable[_Arguments, _Answer]], Callable[_Arguments, _Answer]]:
     """Let a function that takes paths take values in memory, which are written to a temporary folder first.
 
     Args:
-        models: Parameters that may be an `onnx.ModelProto`, or a `torch.nn.Module` if samples say what its
-            inputs are.
+        models: Parameters that may be an `onnx.ModelProto`, or a `torch.nn.Module` if samples, or the
+            parameter `example`, say what its inputs are.
         samples: Parameters that may be arrays by input name, or one array for a model with one input.
         output: Parameter that a model in memory needs, as it has no folder for the result; "" for none.
+        several: Whether each of `models` is a sequence of models.
     """
 
     def decorate(function: Callable[_Arguments, _Answer]) -> Callable[_Arguments, _Answer]:
@@ -37,16 +42,24 @@ def takes_values(
         def wrapped(*arguments: _Arguments.args, **keywords: _Arguments.kwargs) -> _Answer:
             bound = signature.bind(*arguments, **keywords)
             given = bound.arguments
+            if several:
+                given.update({name: _listed(given[name]) for name in models})
             with contextlib.ExitStack() as stack:
                 folder = _Folder(stack)
-                labels = given.pop("labels", None)
+                labels, example = given.pop("labels", None), given.pop("example", None)
+                _check_example(example, given, models)
                 arrays = {name: _arrays(given[name], given, models) for name in samples if _held(given, name)}
                 inputs = next(iter(arrays.values()), None)
                 for name in models:
-                    if _held(given, name):
+                    if several:
+                        given[name] = [
+                            folder.model(f"{name}_{i}", one, inputs, example) if _in_memory(one) else one
+                            for i, one in enumerate(given[name], start=1)
+                        ]
+                    elif _held(given, name):
                         if output and given.get(output) is None and not given.get("dry_run"):
                             raise InputError(f"the model is in memory and has no folder; give {output}=PATH")
-                        given[name] = folder.model(name, given[name], inputs)
+                        given[name] = folder.model(name, given[name], inputs, example)
                 for name, value in arrays.items():
                     given[name] = folder.samples(name, value, labels)
                 if labels is not None and not arrays:
@@ -65,8 +78,29 @@ def as_path(value: Any) -> Path:
 
 def _held(given: Mapping[str, Any], name: str) -> bool:
     """Tell whether a parameter was given as a value in memory."""
-    value = given.get(name)
+    return _in_memory(given.get(name))
+
+
+def _listed(value: Any) -> list[Any]:
+    """Return a sequence of models as a list; one model is a sequence of its own."""
+    alone = isinstance(value, str) or not hasattr(value, "__iter__") or hasattr(value, "state_dict")
+    return [value] if alone else list(value)
+
+
+def _in_memory(value: Any) -> bool:
     return value is not None and not isinstance(value, str) and not hasattr(value, "__fspath__")
+
+
+def _check_example(example: Any, given: Mapping[str, Any], models: tuple[str, ...]) -> None:
+    """Refuse an example that nothing is exported with.
+
+    Raises:
+        InputError: No model is a module.
+    """
+    if example is not None and not any(hasattr(given.get(name), "state_dict") for name in models):
+        raise InputError(
+            f"example says what a torch module takes, and {models[0]} is not a module; leave it out"
+        )
 
 
 class _Folder:
@@ -81,7 +115,7 @@ class _Folder:
             self._path = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="nm2trt-")))
         return self._path / name
 
-    def model(self, name: str, model: Any, inputs: Mapping[str, Any] | None) -> Path:
+    def model(self, name: str, model: Any, inputs: Mapping[str, Any] | None, example: Any) -> Path:
         path = self._file(f"{name}.onnx")
         if hasattr(model, "SerializeToString"):
             from nm2trt.graph.pass_frame import write_model
@@ -93,14 +127,17 @@ class _Folder:
             raise InputError(
                 f"{name} is a {type(model).__name__}; give a path, an onnx.ModelProto or a torch.nn.Module"
             )
-        if inputs is None:
+        if inputs is None and example is None:
             raise InputError(
-                f"{name} is a module, and nothing says what its inputs are; give arrays, or export it with "
-                "nm2trt.export(module, example, 'model.onnx')"
+                f"{name} is a module, and nothing says what its inputs are; give arrays, example=x where the "
+                "function takes it, or export it with nm2trt.export(module, example, 'model.onnx')"
             )
-        from nm2trt.exporter.example import example_of
+        from nm2trt.exporter.example import example_of, with_tensors
         from nm2trt.pipeline.export import export
 
+        if example is not None or inputs is None:
+            export(model, with_tensors(example), path)
+            return path
         arrays = {key: _array(value)[:2] for key, value in inputs.items() if key != "labels"}
         export(model, example_of(arrays), path, input_names=list(arrays))
         return path
@@ -121,6 +158,8 @@ def _arrays(value: Any, given: Mapping[str, Any], models: tuple[str, ...]) -> Ma
     from nm2trt.graph.storage.model_info import describe_model
 
     model = given.get(models[0])
+    if isinstance(model, list):  # of a sequence of models, the first
+        model = next(iter(model), None)
     if model is not None and hasattr(model, "state_dict"):
         return {next(iter(inspect.signature(model.forward).parameters)): value}
     inputs = describe_model(model).inputs if model is not None else ()

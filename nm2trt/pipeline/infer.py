@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from nm2trt.pipeline.in_memory import takes_values
 from nm2trt.pipeline.sessions import is_url, open_session, parse_shapes
 
 if TYPE_CHECKING:
+    import onnx
+    import torch
+
     from nm2trt.validation.inference import InferResult
 
 __all__ = ["infer"]
 
 
+@takes_values(models=("artefact",), samples=("data",), output="output")
 def infer(
-    artefact: str | os.PathLike[str],
+    artefact: str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module,
     output: str | os.PathLike[str] | None = None,
     *,
-    data: str | os.PathLike[str] | None = None,
+    data: str | os.PathLike[str] | Mapping[str, Any] | None = None,
     batch: int | None = None,
     shapes: Sequence[str] = (),
     seed: int = 0,
@@ -29,11 +34,12 @@ def infer(
     """Run an artefact on what a file holds, or on random inputs, and save its outputs.
 
     Args:
-        artefact: An ONNX model, an engine, a `.pt2` program, or the address of a served model.
+        artefact: An ONNX model, an engine, a `.pt2` program, or the address of a served model;
+            or, with an output, an `onnx.ModelProto`, or a `torch.nn.Module` with arrays as `data`.
         output: The `.npz` to write, outputs by their names; None puts `.outputs.npz` beside the artefact, and
             in the current folder for a served model.
-        data: `.npz`, `.npy` if there is one input, Polygraphy's `.json`, or a recipe; None draws inputs by
-            the declared shapes and dtypes.
+        data: Arrays by input name, or one array for a model with one input; or a file: `.npz`, `.npy` if
+            there is one input, Polygraphy's `.json`, or a recipe. None draws inputs by shape and dtype.
         batch: Largest batch to run at once; with random inputs, the batch to draw.
         shapes: Whole shapes of random inputs, as "x:1x3x224x224".
         seed: Seed of the random inputs.
@@ -49,6 +55,7 @@ def infer(
     from nm2trt.files import check_output
     from nm2trt.validation.inference import InferResult, read_arrays, run_once, save_arrays, summarise
 
+    artefact, data = cast("str", artefact), cast("str | None", data)
     sources = [artefact] if data is None else [artefact, data]
     target = check_output(_default_output(artefact) if output is None else output, sources=sources)
     given = parse_shapes(shapes)

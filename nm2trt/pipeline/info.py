@@ -7,24 +7,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nm2trt.errors import InputError, ModelError
+from nm2trt.pipeline.in_memory import as_path, takes_values
 
 if TYPE_CHECKING:
+    import onnx
+
     from nm2trt.engine.inspection import EngineInfo
     from nm2trt.graph.storage.model_info import OnnxInfo
 
 __all__ = ["data_files", "info"]
 
 
-def info(path: str | os.PathLike[str]) -> EngineInfo | OnnxInfo:
+@takes_values(models=("path",))
+def info(path: str | os.PathLike[str] | onnx.ModelProto) -> EngineInfo | OnnxInfo:
     """Say what an engine or ONNX file is, and whether an engine's manifest fits; no runtime is loaded.
+
+    Args:
+        path: The file, or an `onnx.ModelProto`.
 
     Raises:
         InputError: The file is missing, damaged, or neither.
     """
     from nm2trt.engine.inspection import inspect_engine, is_engine
 
-    if is_engine(Path(path)):
-        return inspect_engine(Path(path))
+    path = as_path(path)
+    if is_engine(path):
+        return inspect_engine(path)
     from nm2trt.graph.storage.model_info import describe_model
 
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from nm2trt.errors import InputError
+from nm2trt.tables import Result
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["PermutedModule", "permute", "permute_open_model"]
 
 
-@dataclass(frozen=True, slots=True)
-class PermutedModule:
+@dataclass(frozen=True, slots=True, repr=False)
+class PermutedModule(Result):
     """What `permute` did with a torch module.
 
     Args:
@@ -47,6 +48,11 @@ class PermutedModule:
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values."""
         return {**asdict(self), "moved": self.moved}
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return how many spaces moved, and how much of the magnitude the pattern keeps."""
+        kept = f"{self.kept_after:.1%} of the magnitude, {self.kept_before:.1%} before"
+        return (f"{self.moved} of {len(self.spaces)} channel spaces moved; the pattern keeps {kept}",)
 
 
 @overload

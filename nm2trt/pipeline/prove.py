@@ -8,7 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nm2trt.errors import InputError
 from nm2trt.options.engines import BuilderCommand, ProveCommand
@@ -18,6 +18,7 @@ from nm2trt.pipeline.keyword_options import build_options
 
 if TYPE_CHECKING:
     import onnx
+    import torch
 
     from nm2trt.backends.options import BuildOptions
     from nm2trt.engine.build import BuildResult
@@ -31,8 +32,8 @@ _LONGEST_S = 3600.0
 
 @takes_values(models=("model", "dense"))
 def prove(
-    model: str | os.PathLike[str] | onnx.ModelProto,
-    dense: str | os.PathLike[str] | onnx.ModelProto | None = None,
+    model: str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module,
+    dense: str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module | None = None,
     *,
     output: str | os.PathLike[str] | None = None,
     options: BuildOptions | None = None,
@@ -51,11 +52,12 @@ def prove(
     warmup: int = 20,
     seconds: float = 2.0,
     warmup_seconds: float = 0.5,
+    example: Any = None,  # noqa: ARG001 - `takes_values` exports a module with it
 ) -> TwinReport:
     """Build a sparse model three times, and time what sparsity brought: see `nm2trt.engine.twin.compare`.
 
     Args:
-        model: The sparse ONNX model.
+        model: The sparse model: an ONNX file, an `onnx.ModelProto`, or a `torch.nn.Module` with an example.
         dense: The dense one; None fills the sparse one's zeros in, which is as good for timing.
         output: Folder to keep the engines in; None deletes them.
         options: What to build as one value, instead of the keywords down to `library_tactics`; `sparsity` is
@@ -75,6 +77,8 @@ def prove(
         warmup: Fewest runs of each before, not timed.
         seconds: Shortest time that each engine is timed for.
         warmup_seconds: Shortest warm-up; it goes on until the times settle, as a GPU raises its clocks.
+        example: With a module, what it takes: a tensor, a tuple (positional) or a dict (by the names of
+            `forward`).
 
     Returns:
         The report. Without a GPU everything but times is in it.

@@ -12,10 +12,11 @@ from nm2trt.nm.pattern import NMPattern
 from nm2trt.options.field import options_of
 from nm2trt.options.models import PruneCommand
 from nm2trt.options.shares import parse_share
-from nm2trt.pipeline.in_memory import takes_values
+from nm2trt.pipeline.in_memory import as_path, takes_values
 
 if TYPE_CHECKING:
     import onnx
+    import torch
 
     from nm2trt.graph.prune.prune_model import PruneReport
     from nm2trt.graph.reconstruct.report import ReconstructReport
@@ -28,7 +29,7 @@ __all__ = ["prune"]
 
 @takes_values(samples=("calib",), output="output")
 def prune(
-    model: str | os.PathLike[str] | onnx.ModelProto,
+    model: str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module,
     output: str | os.PathLike[str] | None = None,
     *,
     pattern: NMPattern | str = "2:4",
@@ -55,11 +56,13 @@ def prune(
     plot: str | os.PathLike[str] | None = None,
     data_root: str | os.PathLike[str] | None = None,
     allow_functions: bool = False,
+    example: Any = None,  # noqa: ARG001 - `takes_values` exports a module with it
 ) -> PruneReport | ReconstructReport | BudgetReport | JointReport:
     """Make the weights of an ONNX model N:M: by magnitude, one-shot, or rebuilt from unlabelled samples.
 
     Args:
-        model: The ONNX file, or an `onnx.ModelProto`, which needs an output.
+        model: The ONNX file; or, with an output, an `onnx.ModelProto`, or a `torch.nn.Module` with an example
+            or with arrays as `calib`.
         output: The file to write; None puts `.pruned.onnx` beside the model.
         pattern: The pattern.
         include: Globs on names of weights; when given, all others stay dense.
@@ -92,6 +95,8 @@ def prune(
         plot: With `max_drop`, a picture of the metric against the share to write.
         data_root: With `calib`, the folder that a recipe's paths are relative to; its own by default.
         allow_functions: With `calib`, run a recipe's `function` source, which is code.
+        example: With a module, what it takes: a tensor, a tuple (positional) or a dict (by the names of
+            `forward`).
 
     Raises:
         InputError: A path, a glob or the pattern is wrong, or the model is not a valid ONNX file.
@@ -113,7 +118,8 @@ def prune(
             "plot": plot,
         }
     )
-    target = Path(model).with_suffix(".pruned.onnx") if output is None else Path(output)
+    model = as_path(model)
+    target = model.with_suffix(".pruned.onnx") if output is None else Path(output)
     loss = None if max_loss is None else parse_share(max_loss, "the samples", "2%")
     if loss is not None and to is None:
         raise InputError("a float model loses nothing to INT8; give --max-loss with --to int8")

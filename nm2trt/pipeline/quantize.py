@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from nm2trt.options.shares import parse_share
 from nm2trt.pipeline.calibration_input import open_calibration, refuse_replacing
-from nm2trt.pipeline.in_memory import takes_values
+from nm2trt.pipeline.in_memory import as_path, takes_values
 
 if TYPE_CHECKING:
     import onnx
+    import torch
 
     from nm2trt.calibration.ranges import Method
     from nm2trt.graph.quantize.report import QuantizeReport
@@ -22,7 +23,7 @@ __all__ = ["quantize"]
 
 @takes_values(samples=("calib",), output="output")
 def quantize(
-    model: str | os.PathLike[str] | onnx.ModelProto,
+    model: str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module,
     output: str | os.PathLike[str] | None = None,
     *,
     calib: str | os.PathLike[str] | Mapping[str, Any],
@@ -38,13 +39,15 @@ def quantize(
     data_root: str | os.PathLike[str] | None = None,
     allow_functions: bool = False,
     compare: bool = True,
+    example: Any = None,  # noqa: ARG001 - `takes_values` exports a module with it
 ) -> QuantizeReport:
     """Quantise an ONNX model with explicit Q/DQ; weights that hold N:M still do.
 
     A file of too old an opset is converted first, and its outputs are compared.
 
     Args:
-        model: The float32 ONNX file, or an `onnx.ModelProto`, which needs an output.
+        model: The float32 ONNX file; or, with an output, an `onnx.ModelProto`, or a `torch.nn.Module` with an
+            example or with arrays as `calib`.
         output: The file to write; None puts `.int8.onnx` (or `.fp8.onnx`) beside the model.
         calib: Samples: an `.npz` of arrays by input name, or a calibration recipe.
         to: "int8" or "fp8" (E4M3FN).
@@ -61,6 +64,8 @@ def quantize(
         data_root: Folder that a recipe's paths are relative to; its own by default.
         allow_functions: Run a recipe's `function` source, which is code.
         compare: Run both models on the first batch and say how far they differ.
+        example: With a module, what it takes: a tensor, a tuple (positional) or a dict (by the names of
+            `forward`).
 
     Raises:
         InputError: A path or an option is wrong, or the model is not sound or not float32, or it is of too
@@ -77,7 +82,7 @@ def quantize(
 
     limit = None if max_loss is None else parse_share(max_loss, "the samples", "2%")
     options = QuantizeOptions(to, method, percentile, tuple(exclude), float_weights, float_depthwise, limit)
-    model = Path(model)
+    model = as_path(model)
     out = model.with_suffix(f".{to}.onnx") if output is None else Path(output)
     kept = out.with_suffix(".ranges.npz") if cache is None else Path(cache)
     calib = cast("str", calib)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from nm2trt.errors import InputError
 from nm2trt.json_value import named
+from nm2trt.tables import Result
 
 if TYPE_CHECKING:
     from nm2trt.reporting.beside import Beside
@@ -19,8 +20,8 @@ __all__ = ["ReportFormat", "ReportResult", "report"]
 ReportFormat = Literal["html", "json", "md"]
 
 
-@dataclass(frozen=True, slots=True)
-class ReportResult:
+@dataclass(frozen=True, slots=True, repr=False)
+class ReportResult(Result):
     """What `report` wrote.
 
     Args:
@@ -44,6 +45,11 @@ class ReportResult:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return named(self, "report format run stages weights size_bytes beside")
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return what was written."""
+        size = f"{self.size_bytes / 1e3:.0f} kB"
+        return (f"{self.report}  {size}, {self.stages} stages, {self.weights} weights",)
 
 
 def report(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from nm2trt.pipeline.in_memory import takes_values
+from nm2trt.pipeline.in_memory import as_path, takes_values
 
 if TYPE_CHECKING:
     import onnx
+    import torch
 
     from nm2trt.graph.verify.verify_model import VerifyReport
     from nm2trt.nm.pattern import NMPattern
@@ -18,18 +19,19 @@ __all__ = ["verify"]
 
 @takes_values()
 def verify(
-    model: str | os.PathLike[str] | onnx.ModelProto,
+    model: str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module,
     *,
     pattern: NMPattern | str | None = None,
     as_dtype: str | None = None,
     external_data_root: str | os.PathLike[str] | None = None,
     backend: str | None = None,
     targets: str | None = None,
+    example: Any = None,  # noqa: ARG001 - `takes_values` exports a module with it
 ) -> VerifyReport:
     """Judge every weight of an ONNX model: does it hold the pattern, and may a sparse kernel run it?
 
     Args:
-        model: The ONNX file, or an `onnx.ModelProto`.
+        model: The ONNX file, an `onnx.ModelProto`, or a `torch.nn.Module` with an example.
         pattern: The pattern to hold. By default each weight is held to the plan in the file, or to 2:4
             where there is none. Given, it takes the place of the plan's patterns, not of its dense layers.
         as_dtype: "fp16" or "bf16" judges what rounding floating-point weights to that type leaves.
@@ -38,6 +40,8 @@ def verify(
             `build` takes here. No engine library is imported.
         targets: Architectures, as in "sm80,sm86"; "yes" only if all of them say yes. By default those that
             `build` takes here.
+        example: With a module, what it takes: a tensor, a tuple (positional) or a dict (by the names of
+            `forward`).
 
     Raises:
         InputError: The path or an argument is wrong.
@@ -50,5 +54,9 @@ def verify(
 
     place = place_of(backend, () if targets is None else parse_targets(targets))
     return verify_model(
-        model, pattern=pattern, as_dtype=as_dtype, external_data_root=external_data_root, place=place
+        as_path(model),
+        pattern=pattern,
+        as_dtype=as_dtype,
+        external_data_root=external_data_root,
+        place=place,
     )

@@ -9,6 +9,7 @@ from typing import Any
 from nm2trt.compare import OutputDifference
 from nm2trt.errors import BackendError, DifferenceError
 from nm2trt.measure import Latency
+from nm2trt.tables import Result, Table, small_table
 
 __all__ = ["BatchCheck", "LoadCheck", "ProbeReport", "counted"]
 
@@ -51,8 +52,8 @@ class LoadCheck:
     requests_per_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class ProbeReport(Result):
     """What a probe found.
 
     Args:
@@ -110,6 +111,45 @@ class ProbeReport:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return {**asdict(self), "passed": not self.problems, "problems": list(self.problems)}
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return how far the served outputs are from the reference's, and what happened under load."""
+        rows = []
+        for check in self.batches:
+            verdict = "differs" if check.problem else "agrees"
+            rows += [
+                (str(check.batch), d.name, d.dtype, f"{d.max_abs:.3g}", f"{d.max_relative:.3g}", verdict)
+                for d in check.differences
+            ] or [(str(check.batch), "-", "-", "-", "-", verdict)]
+        columns = ("batch", "output", "dtype", "max |a-b|", "max relative", "verdict")
+        outputs = small_table(columns, rows, "Outputs, served against ONNX Runtime")
+        if not self.loads:
+            return (outputs,)
+        headers = ("clients", "requests", "wrong", "p50 ms", "p90 ms", "p99 ms", "requests/s")
+        loads = (
+            (
+                *(str(count) for count in (check.concurrency, check.requests, check.wrong)),
+                *(f"{value:.2f}" for value in (t.p50_ms, t.p90_ms, t.p99_ms)),
+                f"{check.requests_per_s:.0f}",
+            )
+            for check in self.loads
+            for t in (check.latency,)
+        )
+        return outputs, small_table(headers, loads, "Under load, every request with samples of its own")
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return what was compared with what, what the server counted, and the verdict."""
+        counted = self.statistics
+        sizes = [int(size) for size in counted["executions_by_batch"]]
+        joined = f"; batches of {min(sizes)} to {max(sizes)}" if sizes else ""
+        done = f"{counted['inferences']} inferences in {counted['executions']} executions"
+        return (
+            f"{self.name} version {', '.join(self.versions)} at {self.url} ({self.server})",
+            f"reference {self.reference}; masks: {self.lineage}; configuration: {self.config}",
+            *self.notes,
+            f"server: {done}{joined}; {counted['failures']} failures",
+            self.problems[0] if self.problems else "the served model answers like the reference",
+        )
 
 
 def counted(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, Any]:

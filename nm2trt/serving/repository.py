@@ -29,14 +29,15 @@ from nm2trt.serving.model_config import choose_backend, from_text, serve_only, t
 from nm2trt.serving.options import DeployOptions, check_name
 from nm2trt.serving.staging import clear_stale, move_away, staged, told, write_file
 from nm2trt.serving.version_folder import WARMUP, BesideFiles, beside_files, fill_version, write_beside
+from nm2trt.tables import Result
 
 __all__ = ["Deployment", "Rollback", "place", "prune", "remove", "roll_back", "served_config", "undo"]
 
 _HASH = "[0-9a-f]" * 16
 
 
-@dataclass(frozen=True, slots=True)
-class Deployment:
+@dataclass(frozen=True, slots=True, repr=False)
+class Deployment(Result):
     """A version that was placed.
 
     Args:
@@ -75,9 +76,16 @@ class Deployment:
         )
         return named(self, names)
 
+    def remarks(self) -> tuple[str, ...]:
+        """Return where the version is, and what was chosen or removed."""
+        before = "the first" if self.previous is None else f"{self.previous} before"
+        gone = f"removed: version {', '.join(map(str, self.removed))}"
+        placed = f"{self.folder}  ({self.backend}; version {self.version}, {before})"
+        return (placed, *self.notes, *([gone] if self.removed else []))
 
-@dataclass(frozen=True, slots=True)
-class Rollback:
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Rollback(Result):
     """A change back to a version that was served before.
 
     Args:
@@ -95,6 +103,10 @@ class Rollback:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return named(self, "repository name left version")
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return which version is served."""
+        return (f"{self.name}: version {self.version} is served, {self.left} was before",)
 
 
 def place(

@@ -25,11 +25,11 @@ NAMED = re.compile(rf"nm2trt ({'|'.join(COMMANDS)})\b")
 ADVICE = {
     ("backends/_triton_server.py", "serve"): "test_an_address_without_a_server_leads_to_serve",
     ("backends/_trt_words.py", "quantize"): "test_a_refused_zero_point_leads_to_quantize",
-    ("cli/bench.py", "bench"): "test_one_process_leads_to_several",
+    ("validation/latency/bench.py", "bench"): "test_one_process_leads_to_several",
     ("cli/build.py", "info"): "test_a_build_leads_on",
     ("cli/build.py", "prove"): "test_a_build_leads_on",
     ("cli/build.py", "explain"): "test_a_build_leads_on",
-    ("cli/info.py", "verify"): "test_info_leads_to_verify",
+    ("graph/storage/model_info.py", "verify"): "test_info_leads_to_verify",
     ("cli/init.py", "run"): "test_a_recipe_and_its_comments",
     ("cli/prove.py", "explain"): "test_a_proof_leads_to_explain",
     ("engine/evidence/inspector_json.py", "build"): "test_layers_without_kernels_lead_to_build",

@@ -14,6 +14,7 @@ from nm2trt.graph.storage.tensors import DTYPE_NAMES
 from nm2trt.json_value import named
 from nm2trt.nm import lineage
 from nm2trt.nm.plan import METADATA_KEY, Plan
+from nm2trt.tables import Result, Table, small_table
 
 __all__ = ["OnnxInfo", "OnnxTensor", "describe_model", "stores_fp8"]
 
@@ -47,8 +48,8 @@ class OnnxTensor:
         return named(self, "name dtype shape")
 
 
-@dataclass(frozen=True, slots=True)
-class OnnxInfo:
+@dataclass(frozen=True, slots=True, repr=False)
+class OnnxInfo(Result):
     """What an ONNX file says of itself.
 
     Args:
@@ -87,6 +88,25 @@ class OnnxInfo:
             "method": None if plan is None else plan.method,
             "mask_sha256": self.mask_sha256,
         }
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return size, inputs, outputs and the plan."""
+        rows = [("size", f"{self.file_bytes / 1e6:.2f} MB"), ("nodes", str(self.nodes))]
+        if self.producer:
+            rows.append(("written by", self.producer))
+        for title, tensors in (("input", self.inputs), ("output", self.outputs)):
+            for tensor in tensors:
+                shape = "?" if tensor.shape is None else "x".join(str(size or "?") for size in tensor.shape)
+                rows.append((title, f"{tensor.name}: {tensor.dtype or 'no tensor'} {shape}"))
+        if self.plan is None:
+            rows.append(("plan", "none; nm2trt verify judges every weight against 2:4"))
+        else:
+            sparse = len(self.plan.sparse)
+            dense = len(self.plan) - sparse
+            method = self.plan.method or "unknown method"
+            rows.append(("plan", f"{sparse} weights sparse, {dense} dense on purpose ({method})"))
+            rows.append(("masks", self.mask_sha256 or "not recorded"))
+        return (small_table(("", ""), rows, f"{self.path}: ONNX model, opset {self.opset}"),)
 
 
 def describe_model(source: str | os.PathLike[str] | Model) -> OnnxInfo:

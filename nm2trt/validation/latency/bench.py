@@ -14,8 +14,9 @@ from nm2trt.backends.batch_axes import batch_size, has_free_batch
 from nm2trt.backends.protocol import DeviceTimed, Session
 from nm2trt.errors import InputError, Nm2trtError, restated
 from nm2trt.json_value import named
-from nm2trt.measure import Clocked, Latency, WarmUp, rounds, warm_up, warm_up_for
+from nm2trt.measure import Clocked, Latency, WarmUp, no_speed, rounds, warm_up, warm_up_for
 from nm2trt.progress import bar
+from nm2trt.tables import Column, Result, Row, Table
 from nm2trt.validation.latency.machine_state import machine_conditions, machine_state
 
 __all__ = ["Benchmark", "Ratio", "Timing", "bench_sessions", "prepared", "ratio_of"]
@@ -86,13 +87,23 @@ class Ratio:
     high: float | None = None
     processes: tuple[float, ...] = ()
 
+    @property
+    def sentence(self) -> str:
+        """The ratio with its interval, in words."""
+        batch = "" if self.batch is None else f", batch {self.batch}"
+        found = f"{self.name} / {self.base}{batch}: p50 ratio {self.p50:.3f}"
+        if self.low is None or self.high is None:
+            return f"{found}; one process gives no interval: see nm2trt bench --processes 6"
+        count = len(self.processes)
+        return f"{found}, 95 % interval {self.low:.3f} to {self.high:.3f} over {count} processes"
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return {**asdict(self), "processes": list(self.processes)}
 
 
-@dataclass(frozen=True, slots=True)
-class Benchmark:
+@dataclass(frozen=True, slots=True, repr=False)
+class Benchmark(Result):
     """Latencies taken under the same conditions.
 
     Args:
@@ -119,6 +130,31 @@ class Benchmark:
         """Return the timing's name, with the batch where the name alone does not tell."""
         alike = sum(other.name == timing.name for other in self.timings)
         return timing.name if alike == 1 else f"{timing.name} (batch {timing.batch})"
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return percentiles and throughput, one row per session and batch size."""
+        headers = ("batch", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "spread", "samples/s", "runs")
+        rows = (
+            Row(
+                (
+                    timing.name,
+                    "-" if timing.batch is None else str(timing.batch),
+                    *(f"{value:.3f}" for value in (t.p50_ms, t.p90_ms, t.p95_ms, t.p99_ms)),
+                    f"{t.spread:.1%}",
+                    "-" if timing.per_second is None else f"{timing.per_second:.1f}",
+                    str(t.runs),
+                )
+            )
+            for timing in self.timings
+            for t in (timing.latency,)
+        )
+        columns = (Column("model", "name"), *(Column(header, "number") for header in headers))
+        return (Table(columns, tuple(rows), "Latency", "models"),)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return the ratios, and whether the times say anything about speed on a GPU."""
+        warning = no_speed(self.conditions)
+        return (*(ratio.sentence for ratio in self.ratios), *([warning] if warning else []))
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
