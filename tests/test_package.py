@@ -54,6 +54,17 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     assert {name.partition("/")[0] for name in names} == {"nm2trt", f"nm2trt-{nm2trt.__version__}.dist-info"}
 
 
+def test_a_sample_is_copied_from_an_installed_wheel(built, tmp_path):
+    with zipfile.ZipFile(built[1]) as opened:
+        opened.extractall(tmp_path / "site")
+    words = [sys.executable, "-m", "nm2trt", "samples", "copy", "01", "-o", tmp_path]
+    where = {"PYTHONPATH": str(tmp_path / "site"), "PATH": ""}
+    done = subprocess.run(words, cwd=tmp_path, env=where, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    copied = {path.name: path.read_text() for path in (tmp_path / "samples/01_digits").iterdir()}
+    assert copied == {path.name: path.read_text() for path in (ROOT / "samples/01_digits").glob("*.*")}
+
+
 def test_the_metadata_is_complete_and_invents_no_address(built):
     found = metadata(built[1])
     assert found["Version"] == nm2trt.__version__

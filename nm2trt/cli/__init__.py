@@ -40,6 +40,7 @@ COMMANDS = {
     "rollback": "serve the version of a model that was served before",
     "serve": "start a tritonserver on a model repository",
     "info": "say what an engine or ONNX file is, and whether its manifest fits",
+    "samples": "list the samples that come with nm2trt, or copy one here",
     "doctor": "say which backends, versions and GPUs are here, and what to install",
     "completion": "print the script that completes commands and options in a shell",
 }

@@ -1,4 +1,4 @@
-"""Options of the commands around recipes and runs: sparsify, calib, run, init, report, doctor, completion."""
+"""Options of the commands around recipes and runs, of doctor, samples and completion."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ __all__ = [
     "InitCommand",
     "ReportCommand",
     "RunCommand",
+    "SamplesCommand",
     "SparsifyCommand",
 ]
 
@@ -133,6 +134,17 @@ class ReportCommand(Reported):
         stage=False,
         help="html: one self-contained page; json: all figures; md: for a pull request (default: by the "
         "suffix of FILE, else html)",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplesCommand(Reported):
+    """Options of `nm2trt samples`."""
+
+    action: Literal["list", "copy"] = option(flag="", help="list the samples, or copy one")
+    name: str | None = option(None, flag="", metavar="SAMPLE", help="its number or name, as in 01")
+    output: str | None = option(
+        None, short="-o", metavar="DIR", help="copy to DIR/samples (default: the current folder)"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import files
 from pathlib import Path
 
 import matplotlib as mpl
@@ -11,7 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIDE, CROP = 256, 224
-LICENSE = Path(__file__).parents[2] / "LICENSE"  # English text that every checkout has
+# English text that every checkout has, and every installation.
+LICENSE = Path(__file__).parents[2] / "LICENSE"
+if not LICENSE.is_file():
+    LICENSE = next(Path(str(p.locate())) for p in files("nm2trt") or () if p.name == "LICENSE")
 
 
 def pages(count: int, seed: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:

@@ -1,0 +1,44 @@
+"""`nm2trt samples`: listed, copied with what they use, never over a folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nm2trt.cli import main
+
+SAMPLES = Path(__file__).parents[2] / "samples"
+
+
+def test_every_sample_is_listed_with_its_title(capsys):
+    assert main(["samples", "list", "--json"]) == 0
+    titles = json.loads(capsys.readouterr().out)["samples"]
+    assert list(titles) == sorted(path.parent.name for path in SAMPLES.glob("*/README.md"))
+    assert titles["05_triton"] == "served by Triton, and checked"
+
+
+def test_a_sample_is_copied_with_the_one_whose_modules_it_uses(tmp_path, capsys):
+    assert main(["samples", "copy", "02", "-o", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert f"read {tmp_path}/samples/02_methods/README.md" in out
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["01_digits", "02_methods"]
+    for name in ("01_digits/data.py", "02_methods/compare.py", "02_methods/measured/claims.json"):
+        assert (tmp_path / "samples" / name).read_bytes() == (SAMPLES / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["copy"], "name the sample to copy"),
+        (["copy", "1"], "there is no sample '1'; the samples are 01_digits, "),
+        (["copy", "../tests"], "there is no sample"),
+        (["copy", "01_digits"], "01_digits is there already; give another folder with -o"),
+        (["list", "01"], "list takes nothing more"),
+    ],
+)
+def test_what_cannot_be_copied_is_refused_and_nothing_written(tmp_path, monkeypatch, capsys, words, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "samples" / "01_digits").mkdir(parents=True)
+    assert main(["samples", *words]) == 2
+    assert told in capsys.readouterr().err
+    assert list(tmp_path.rglob("*.py")) == []
