@@ -1,4 +1,7 @@
-"""The table of README from `benchmarks/results/peers.json`: `python benchmarks/peers_table.py` prints it."""
+"""The tables of README and of docs/methods/reconstruct.md from `benchmarks/results/peers.json`.
+
+python benchmarks/peers_table.py    # prints both
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["table"]
+__all__ = ["headline", "table"]
 
 RESULTS = Path(__file__).parent / "results" / "peers.json"
 TOOLS = {
@@ -27,6 +30,18 @@ def table(networks: Mapping[str, Any]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
+def headline(networks: Mapping[str, Any]) -> str:
+    """Return Markdown: a row per network, with its first score and the time of `prune --calib`."""
+    kinds = ("magnitude", "sparsegpt", "prune --calib")
+    head = ["network, samples", "score", "dense", *(TOOLS[kind] for kind in kinds), "CPU time"]
+    lines = [head, ["---"] * len(head)]
+    for network in networks.values():
+        name, score, dense, magnitude, _, sparsegpt, ours = next(rows(network))
+        seconds = network["tools"]["prune --calib"]["seconds"]
+        lines.append([name, score, dense, magnitude, sparsegpt, ours, f"{seconds:.0f} s"])
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
 def rows(network: Mapping[str, Any]) -> Iterator[list[str]]:
     tools = [network["tools"][name] for name in TOOLS]
     first = f"{network['network']}, {network['samples']:,}"
@@ -40,4 +55,5 @@ def rows(network: Mapping[str, Any]) -> Iterator[list[str]]:
 
 
 if __name__ == "__main__":
-    print(table(json.loads(RESULTS.read_text())["networks"]), end="")
+    measured = json.loads(RESULTS.read_text())["networks"]
+    print(headline(measured), table(measured), sep="\n", end="")

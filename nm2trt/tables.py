@@ -83,12 +83,14 @@ class Table:
         rows: The rows.
         title: A line above; "" for none.
         noun: What a row is, in the plural.
+        apart: Whether each row stands for itself: none are grouped.
     """
 
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     title: str = ""
     noun: str = "weights"
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +274,7 @@ def _numbered(table: Table, every_row: bool) -> tuple[list[tuple[str, str]], Tab
 
 def _grouped(table: Table) -> Table:
     """Merge rows that differ in their names only."""
-    if not any(column.kind == "name" for column in table.columns):
+    if table.apart or not any(column.kind == "name" for column in table.columns):
         return table
     found: dict[tuple[str, ...], list[Row]] = {}
     for row in table.rows:

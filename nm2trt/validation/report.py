@@ -85,7 +85,9 @@ class ValidationReport(Result):
             for metric in scored
             for name, score in ((self.candidate, metric.candidate), (self.reference, metric.reference))
         ]
-        found = [Table(columns, tuple(rows), f"Accuracy on {self.data}", "models")] if rows else []
+        found = (
+            [Table(columns, tuple(rows), f"Accuracy on {self.data}", "models", apart=True)] if rows else []
+        )
         return (*found, _differences(self.comparison))
 
     def remarks(self) -> tuple[str, ...]:
@@ -135,4 +137,10 @@ def _differences(comparison: Comparison) -> Table:
         for d in comparison.differences
     )
     title = f"Outputs, candidate against reference, {comparison.n} samples"
-    return Table((Column("output", "name"), Column("dtype", rank=1), *numbers), tuple(rows), title, "outputs")
+    return Table(
+        (Column("output", "name"), Column("dtype", rank=1), *numbers),
+        tuple(rows),
+        title,
+        "outputs",
+        apart=True,
+    )

@@ -74,6 +74,7 @@ MENTIONS = {
     ("options/runs.py", "build"),
     ("options/runs.py", "init"),
     ("options/runs.py", "run"),
+    ("pipeline/samples.py", "samples"),
     ("pipeline/sparsify.py", "gain"),
     ("recipe/lock.py", "run"),
     ("reporting/folder.py", "run"),

@@ -1,6 +1,7 @@
 """The reference pages say what the options, the signatures and the docstrings say."""
 
 import importlib.util
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +47,8 @@ def test_the_page_changes_with_a_docstring_and_with_a_default(maker, monkeypatch
     monkeypatch.setattr(function, "__doc__", f"{function.__doc__}\n    Another sentence.")
     assert maker.function_part("fuse") != before
     monkeypatch.undo()
-    monkeypatch.setattr(function, "__kwdefaults__", {"allow_broken": True, "compare": True})
+    defaults = {"allow_broken": True, "compare": True, "example": None}
+    monkeypatch.setattr(inspect.unwrap(function), "__kwdefaults__", defaults)
     assert "allow_broken: bool = True" in "\n".join(maker.function_part("fuse"))
 
 

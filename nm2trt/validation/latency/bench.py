@@ -149,7 +149,7 @@ class Benchmark(Result):
             for t in (timing.latency,)
         )
         columns = (Column("model", "name"), *(Column(header, "number") for header in headers))
-        return (Table(columns, tuple(rows), "Latency", "models"),)
+        return (Table(columns, tuple(rows), "Latency", "models", apart=True),)
 
     def remarks(self) -> tuple[str, ...]:
         """Return the ratios, and whether the times say anything about speed on a GPU."""
