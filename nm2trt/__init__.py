@@ -48,12 +48,14 @@ if TYPE_CHECKING:
     from nm2trt.pipeline.prove import prove
     from nm2trt.pipeline.prune import prune
     from nm2trt.pipeline.quantize import quantize
+    from nm2trt.pipeline.quantize_shard import quantize_shard
     from nm2trt.pipeline.report import report
     from nm2trt.pipeline.rollback import rollback
     from nm2trt.pipeline.serve import serve
     from nm2trt.pipeline.sparsify import sparsify
     from nm2trt.pipeline.to_semi_structured import to_semi_structured
     from nm2trt.pipeline.validate import validate
+    from nm2trt.pipeline.validate_shard import validate_shard
     from nm2trt.pipeline.verify import verify
     from nm2trt.recipe.runner import run
 
@@ -91,6 +93,7 @@ __all__ = [
     "prove",
     "prune",
     "quantize",
+    "quantize_shard",
     "report",
     "rollback",
     "run",
@@ -98,6 +101,7 @@ __all__ = [
     "sparsify",
     "to_semi_structured",
     "validate",
+    "validate_shard",
     "verify",
 ]
 

@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 _PIECE = 1 << 18
+_COUNTS = ("_elements", "_nan", "_infinite", "_outside", "_count", "_rows", "_unequal")
 _LEAST_PROBABILITY = 2.0**-25  # half of float16's smallest
 
 # Largest allowed max|a - b| / max|b| when a pass should not change a model's function: a few hundred
@@ -198,6 +199,42 @@ class DifferenceSum:
         self._max_abs = max(self._max_abs, float(gap.max(initial=0.0)))
         if b.size:
             self._scale = max(self._scale, float(b.max()), -float(b.min()))
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Return all that was added up, as plain arrays."""
+        return {
+            "dtype": np.array(self._dtype),
+            "counts": np.array([getattr(self, name) for name in _COUNTS], np.int64),
+            "largest": np.array([self._max_abs, self._scale]),
+            "sums": np.array([self._sum_abs, self._divergence, self._product, *self._squares]),
+        }
+
+    def extend(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Add what another sum of the same output added up.
+
+        Raises:
+            KeyError: An array is missing.
+            ValueError: One is of another kind or size.
+        """
+        dtype, counts, largest, sums = (state[name] for name in ("dtype", "counts", "largest", "sums"))
+        shapes = (dtype.shape, counts.shape, largest.shape, sums.shape)
+        if shapes != ((), (len(_COUNTS),), (2,), (6,)) or dtype.dtype.kind != "U":
+            raise ValueError("these are no sums of differences")
+        if counts.dtype != np.int64 or (counts < 0).any():
+            raise ValueError("these are no sums of differences")
+        if largest.dtype != np.float64 or sums.dtype != np.float64 or np.isnan([*largest, *sums]).any():
+            raise ValueError("these are no sums of differences")
+        self._dtype = str(dtype) or self._dtype
+        for name, count in zip(_COUNTS, counts.tolist(), strict=True):
+            setattr(self, name, getattr(self, name) + count)
+        self._max_abs, self._scale = (
+            max(self._max_abs, float(largest[0])),
+            max(self._scale, float(largest[1])),
+        )
+        self._sum_abs += float(sums[0])
+        self._divergence += float(sums[1])
+        self._product += float(sums[2])
+        self._squares += sums[3:]
 
     def result(self) -> OutputDifference:
         """Return the difference of all that was added."""

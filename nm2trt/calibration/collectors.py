@@ -14,7 +14,7 @@ import numpy.typing as npt
 from nm2trt.errors import BackendMissingError, DataError
 from nm2trt.extras import install
 
-__all__ = ["METHODS", "Choice", "Collector", "EachChoice", "Method", "Observed", "collector_for"]
+__all__ = ["METHODS", "Choice", "Collector", "EachChoice", "Extremes", "Method", "Observed", "collector_for"]
 
 Array = npt.NDArray[Any]
 Method = Literal["minmax", "percentile", "entropy"]
@@ -62,7 +62,7 @@ class Collector(Protocol):
         """Return the range of each value."""
 
 
-class _Extremes:
+class Extremes:
     """Smallest and largest value; a value whose smallest is not observed is never negative.
 
     Args:
@@ -79,6 +79,7 @@ class _Extremes:
         self._high = np.full(len(self._names), -np.inf)
 
     def update(self, outputs: Mapping[str, Array]) -> None:
+        """Take in what the model gave for a batch."""
         for name, item in self._observed.items():
             at, whole = self._at[item.value], outputs[name]
             ends = (whole.min(), whole.max()) if item.kind == "all" and whole.size else (whole,)
@@ -94,15 +95,24 @@ class _Extremes:
                     self._high[at] = max(self._high[at], found)
 
     def arrays(self) -> dict[str, Array]:
+        """Return all that was kept."""
         return {"low": self._low, "high": self._high}
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
+        """Go on from what `arrays` returned."""
         for end in (arrays["low"], arrays["high"]):
             if end.dtype != np.float64 or end.shape != self._low.shape or np.isnan(end).any():
                 raise ValueError("these are not the extremes of the values that are observed")
         self._low, self._high = arrays["low"].copy(), arrays["high"].copy()
 
+    def merge(self, arrays: Mapping[str, Array]) -> None:
+        """Take in what another collector kept; raises as `restore`."""
+        low, high = self._low, self._high
+        self.restore(arrays)
+        self._low, self._high = np.minimum(low, self._low), np.maximum(high, self._high)
+
     def ranges(self) -> dict[str, tuple[float, float]]:
+        """Return the smallest and the largest of each value."""
         return {n: (float(self._low[i]), float(self._high[i])) for n, i in self._at.items()}
 
 
@@ -239,5 +249,5 @@ def collector_for(
 ) -> Collector:
     """Return an empty collector of a method; `infinite` lets extremes be so."""
     if method == "minmax":
-        return _Extremes(observed, infinite=infinite)
+        return Extremes(observed, infinite=infinite)
     return _Histograms(observed, method, percentile)

@@ -35,7 +35,7 @@ from nm2trt.errors import DataError, InputError, Interrupted, OutputError
 from nm2trt.json_value import named
 from nm2trt.progress import bar
 
-__all__ = ["METHODS", "Choice", "Method", "Observed", "Ranges", "calibrate", "calibrate_each"]
+__all__ = ["METHODS", "Choice", "Method", "Observed", "Ranges", "calibrate", "calibrate_each", "range_key"]
 
 Array = npt.NDArray[Any]
 
@@ -84,6 +84,7 @@ def calibrate(
     cache: Path | None = None,
     first: Callable[[Batch, Mapping[str, Array]], None] | None = None,
     infinite: bool = False,
+    part: Mapping[str, Any] | None = None,
 ) -> Ranges:
     """Run all samples and return the range of every observed value.
 
@@ -97,6 +98,7 @@ def calibrate(
         cache: File that keeps what was found; one of another model, method or samples is replaced.
         first: Called with the first batch that runs, and what the model gave.
         infinite: Let a range by "minmax" end in infinity, as that of an attention mask does.
+        part: Which part of a larger job the samples are, for the cache.
 
     Raises:
         InputError: The method or the percentile is none.
@@ -111,16 +113,23 @@ def calibrate(
     def collector() -> Collector:
         return collector_for(observed, method, percentile, infinite=infinite)
 
-    key = {
+    key = range_key(observed, method, percentile, model_sha256)
+    run = _Run(open_session, samples, collector, RangeCache(cache, {**key, **(part or {})}), first)
+    found = run()
+    return found.ranges(method, found.collector.ranges())
+
+
+def range_key(
+    observed: Mapping[str, Observed], method: Method, percentile: float, model_sha256: str
+) -> dict[str, Any]:
+    """Return what tells one calibration from another, apart from the samples."""
+    return {
         "format": _FORMAT,
         "model": model_sha256,
         "method": method,
         "percentile": percentile if method == "percentile" else None,
         "values": list(dict.fromkeys(item.value for item in observed.values())),
     }
-    run = _Run(open_session, samples, collector, RangeCache(cache, key), first)
-    found = run()
-    return found.ranges(method, found.collector.ranges())
 
 
 def calibrate_each(

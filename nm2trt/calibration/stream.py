@@ -7,6 +7,7 @@ model takes before it runs.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,16 +42,39 @@ class SampleStream:
         count: How many there are.
         batch: Samples of a batch.
         read: Returns batches of a given size by input name, in order; the last may be smaller.
+        between: The same for the samples from one position to another, if those before need not be read:
+            called with the size and both positions.
     """
 
     source: str
     count: int
     batch: int
     read: Callable[[int], Iterator[Batch]]
+    between: Callable[[int, int, int], Iterator[Batch]] | None = None
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise DataError(f"{self.source} holds no sample")
+
+    def part(self, start: int, stop: int) -> SampleStream:
+        """Return the samples from position `start` to `stop` as a stream; both are multiples of `batch`."""
+        between = self.between or self._skipping
+
+        def read(size: int) -> Iterator[Batch]:
+            return between(size, start, stop)
+
+        return SampleStream(self.source, stop - start, self.batch, read)
+
+    def _skipping(self, size: int, start: int, stop: int) -> Iterator[Batch]:
+        """Read all samples up to `stop`, and yield those from `start` on."""
+        at, size = 0, math.gcd(size, start) or size
+        for batch in self.read(size):
+            length = len(next(iter(batch.values())))
+            if at >= start:
+                yield {name: array[: stop - at] for name, array in batch.items()}
+            at += length
+            if at >= stop:
+                return
 
 
 class SampleHash:
@@ -111,11 +135,17 @@ def open_samples(
         return _in_memory(path, whole.arrays, whole.batch)
     opened = open_recipe(path, data_root=data_root, allow_functions=allow_functions)
 
-    def read(size: int) -> Iterator[Batch]:
-        for start in range(0, len(opened), size):
-            yield opened.read(start, min(start + size, len(opened)))
+    def between(size: int, start: int, stop: int) -> Iterator[Batch]:
+        for first in range(start, stop, size):
+            yield opened.read(first, min(first + size, stop))
 
-    return SampleStream(str(path), len(opened), min(opened.recipe.batch, _BATCH), read)
+    return SampleStream(
+        str(path),
+        len(opened),
+        min(opened.recipe.batch, _BATCH),
+        lambda size: between(size, 0, len(opened)),
+        between,
+    )
 
 
 def _open_npz(path: Path, inputs: Sequence[TensorSpec]) -> SampleStream:
@@ -154,15 +184,12 @@ def _open_npz(path: Path, inputs: Sequence[TensorSpec]) -> SampleStream:
 
 def _in_memory(source: Path, arrays: Mapping[str, Array], batch: int = _BATCH) -> SampleStream:
     count = len(next(iter(arrays.values())))
-    return SampleStream(
-        str(source),
-        count,
-        min(batch, _BATCH),
-        lambda size: (
-            {name: array[start : start + size] for name, array in arrays.items()}
-            for start in range(0, count, size)
-        ),
-    )
+
+    def between(size: int, start: int, stop: int) -> Iterator[Batch]:
+        for first in range(start, stop, size):
+            yield {name: array[first : min(first + size, stop)] for name, array in arrays.items()}
+
+    return SampleStream(str(source), count, min(batch, _BATCH), lambda size: between(size, 0, count), between)
 
 
 def fitted(batch: Mapping[str, Array], inputs: Sequence[TensorSpec], source: str) -> Batch:

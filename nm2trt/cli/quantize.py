@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nm2trt.cli.output import print_json, print_notes, show_written
+from nm2trt.cli.output import print_json, print_notes, print_result, show, show_written
 from nm2trt.options.field import keywords
 from nm2trt.options.models import QuantizeCommand
 
@@ -12,7 +12,13 @@ OPTIONS = QuantizeCommand
 
 
 def run(options: QuantizeCommand) -> int:
-    """Quantise, print, and return 0."""
+    """Quantise, or run one shard; print, and return 0."""
+    if options.shard is not None:
+        from nm2trt.pipeline.quantize_shard import quantize_shard
+
+        given = keywords(options, "output", "cache", "compare", "merge")
+        print_result(quantize_shard(shard=options.shard, **given), show, as_json=options.json)
+        return 0
     from nm2trt.pipeline.quantize import quantize
 
     report = quantize(**keywords(options))

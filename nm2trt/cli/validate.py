@@ -10,10 +10,12 @@ from nm2trt.cli.output import (
     is_verbose,
     keep_json,
     print_json,
+    print_result,
     print_same,
     print_table,
     print_verdict,
     say,
+    show,
     tell,
 )
 from nm2trt.errors import Nm2trtError
@@ -45,8 +47,10 @@ def run(options: ValidateCommand) -> int:
     """Run the command and return its exit status."""
     from nm2trt.pipeline.validate import validate
 
+    sources = (options.model, options.against, options.data)
+    if options.shard is not None:
+        return _run_shard(options, options.shard, sources)
     try:
-        sources = (options.model, options.against, options.data)
         with keep_json(options.report, printed=options.json, sources=sources) as keep:
             report = keep(validate(**keywords(options)))
     except Nm2trtError as error:
@@ -63,6 +67,17 @@ def run(options: ValidateCommand) -> int:
     if options.json:
         for gate in report.gates:
             tell(gate.sentence)
+    return 0
+
+
+def _run_shard(options: ValidateCommand, shard: str, sources: tuple[str, ...]) -> int:
+    from nm2trt.pipeline.validate_shard import validate_shard
+
+    # What judges, and what times, is the merge's.
+    later = ("max_drop", "min_cosine", "bisect", "runs", "warmup", "merge")
+    with keep_json(options.report, printed=options.json, sources=sources) as keep:
+        found = keep(validate_shard(shard=shard, **keywords(options, *later)))
+    print_result(found, show, as_json=options.json)
     return 0
 
 

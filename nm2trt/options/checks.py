@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nm2trt.options.field import option
-from nm2trt.options.shared import Reported, input_shapes, report_file
+from nm2trt.options.shared import (
+    Reported,
+    input_shapes,
+    merge_option,
+    parts_option,
+    refuse_shard_and_merge,
+    report_file,
+    shard_option,
+)
 
 __all__ = ["BenchCommand", "InferCommand", "ValidateCommand"]
 
@@ -101,7 +109,13 @@ class ValidateCommand(Reported):
         None, metavar="FOLDER", stage=False, help="folder of a recipe's paths (default: its own)"
     )
     allow_functions: bool = option(False, stage=False, help="run a recipe's source of kind function")
+    shard: str | None = shard_option()
+    merge: bool = merge_option()
+    parts: str | None = parts_option()
     report: Path | None = report_file("-o")
+
+    def __post_init__(self) -> None:
+        refuse_shard_and_merge(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

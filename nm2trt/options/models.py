@@ -20,8 +20,12 @@ from nm2trt.options.shared import (
     Reported,
     Tabled,
     budgeted,
+    merge_option,
     output_file,
+    parts_option,
+    refuse_shard_and_merge,
     report_file,
+    shard_option,
     target_list,
 )
 
@@ -225,6 +229,12 @@ class QuantizeCommand(Calibrated):
         False, help="keep weights in float, followed by a Q/DQ pair, as older parsers want them"
     )
     compare: bool = option(True, help="do not compare outputs on the first batch")
+    shard: str | None = shard_option()
+    merge: bool = merge_option()
+    parts: str | None = parts_option()
+
+    def __post_init__(self) -> None:
+        refuse_shard_and_merge(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from nm2trt.errors import InputError
 from nm2trt.options.field import option
 
 __all__ = [
@@ -18,10 +19,14 @@ __all__ = [
     "in_cluster",
     "input_shapes",
     "lowered",
+    "merge_option",
     "on_server",
     "output_file",
+    "parts_option",
+    "refuse_shard_and_merge",
     "report_file",
     "served",
+    "shard_option",
     "target_list",
 ]
 
@@ -34,6 +39,8 @@ MAX_LOSS = (
     "answer, as in 2% (of an output without scores: until this share of its variance is lost); replaces "
     "--method and --percentile"
 )
+_SHARDS = "several processes"
+_PARTS = "folder of the shards' files (default: beside the model, with the suffix .parts)"
 METHOD = "how ranges of activations are chosen (default: minmax)"
 PERCENTILE = "percent of magnitudes inside a range, for --method percentile (default: 99.99)"
 PRECISION = "precision, brought into a float32 model before it is built"
@@ -67,6 +74,46 @@ def report_file(short: str = "") -> Any:
         keyword=False,
         help="write the JSON there too",
     )
+
+
+def shard_option() -> Any:
+    """Return the option of a command that runs one part of the samples."""
+    return option(
+        None,
+        group=_SHARDS,
+        metavar="I/N",
+        stage=False,
+        keyword=False,
+        help="run only shard I of N, counted from 0, and write what it finds into --parts, as in 0/8",
+    )
+
+
+def merge_option() -> Any:
+    """Return the option of a command that joins what all shards found."""
+    return option(
+        False,
+        group=_SHARDS,
+        stage=False,
+        help="merge what all shards found, as if one process had run all samples",
+    )
+
+
+def parts_option() -> Any:
+    """Return the option that names the folder of the shards' files."""
+    return option(None, group=_SHARDS, metavar="DIR", stage=False, help=_PARTS)
+
+
+def refuse_shard_and_merge(options: Any) -> None:
+    """Raise if both a shard and the merge are asked for.
+
+    Raises:
+        InputError: They are.
+    """
+    if options.shard is not None and options.merge:
+        raise InputError(
+            "--shard runs one part and --merge joins all of them; run every shard first, then give --merge "
+            "without --shard"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

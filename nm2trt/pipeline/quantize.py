@@ -40,6 +40,8 @@ def quantize(
     allow_functions: bool = False,
     compare: bool = True,
     example: Any = None,  # noqa: ARG001 - `takes_values` exports a module with it
+    merge: bool = False,
+    parts: str | os.PathLike[str] | None = None,
 ) -> QuantizeReport:
     """Quantise an ONNX model with explicit Q/DQ; weights that hold N:M still do.
 
@@ -66,16 +68,19 @@ def quantize(
         compare: Run both models on the first batch and say how far they differ.
         example: With a module, what it takes: a tensor, a tuple (positional) or a dict (by the names of
             `forward`).
+        merge: Merge the ranges that `quantize_shard` found in each shard instead of running the samples.
+        parts: Folder of those ranges; None is `.int8.parts` (or `.fp8.parts`) beside the model.
 
     Raises:
         InputError: A path or an option is wrong, or the model is not sound or not float32, or it is of too
             old an opset and cannot be converted.
         DifferenceError: The conversion to a newer opset changed the outputs, or no ranges and placement are
             within `max_loss`; nothing is written.
-        DataError: The samples do not fit the model.
+        DataError: The samples do not fit the model, or what the shards found is not complete.
         LineageError: A zero was lost.
         Interrupted: Calibration was stopped; the cache is up to date.
     """
+    from nm2trt.calibration.parts import parts_folder
     from nm2trt.graph.quantize.quantize_model import quantize_model
     from nm2trt.graph.quantize.report import QuantizeOptions
     from nm2trt.graph.storage.model import load
@@ -89,4 +94,5 @@ def quantize(
     refuse_replacing(model, out, kept, calib)
     opened = load(model, leave_weights=True)
     samples = open_calibration(calib, batch, data_root, allow_functions=allow_functions, model=opened)
-    return quantize_model(opened, out, samples, options, cache=kept, compare=compare)
+    folder = parts_folder(model, parts, f".{to}.parts") if merge else None
+    return quantize_model(opened, out, samples, options, cache=kept, compare=compare, parts=folder)

@@ -15,7 +15,7 @@ from nm2trt.installed import installed_version
 if TYPE_CHECKING:
     from nm2trt.backends.protocol import Session
 
-__all__ = ["backend_of", "is_url", "open_session", "parse_shapes"]
+__all__ = ["backend_of", "is_recorded", "is_url", "open_session", "parse_shapes"]
 
 _URL = re.compile(r"(https?|grpcs?)://", re.IGNORECASE)
 
@@ -23,6 +23,11 @@ _URL = re.compile(r"(https?|grpcs?)://", re.IGNORECASE)
 def is_url(artefact: str | os.PathLike[str]) -> bool:
     """Tell a served model, `http://HOST:PORT/MODEL` or `grpc://HOST:PORT/MODEL`, from a file."""
     return isinstance(artefact, str) and _URL.match(artefact) is not None
+
+
+def is_recorded(artefact: str | os.PathLike[str]) -> bool:
+    """Tell outputs that Polygraphy saved, a `.json`, from what can be run."""
+    return not is_url(artefact) and Path(artefact).suffix.lower() == ".json"
 
 
 def open_session(artefact: str | os.PathLike[str], *, threads: int = 0) -> Session:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from nm2trt.errors import DifferenceError, InputError, Nm2trtError
 from nm2trt.files import check_input
 from nm2trt.pipeline.in_memory import takes_values
-from nm2trt.pipeline.sessions import backend_of, is_url, open_session
+from nm2trt.pipeline.sessions import backend_of, is_recorded, is_url, open_session
 
 if TYPE_CHECKING:
     import onnx
@@ -49,6 +50,8 @@ def validate(
     bisect: bool = False,
     data_root: str | os.PathLike[str] | None = None,
     allow_functions: bool = False,
+    merge: bool = False,
+    parts: str | os.PathLike[str] | None = None,
 ) -> ValidationReport:
     """Compare two models on the same samples: task metrics with paired intervals, outputs, latency.
 
@@ -82,6 +85,9 @@ def validate(
         bisect: Also name the first tensor inside that differs; both must be ONNX models.
         data_root: Folder of a recipe's paths; its own by default.
         allow_functions: Run a recipe's source of kind `function`.
+        merge: Take scores and differences from what `validate_shard` wrote for each shard instead of running
+            the samples; latency is measured here.
+        parts: Folder of what the shards wrote; None is `.parts` beside the model.
 
     Raises:
         InputError: A file or option is wrong, the data does not fit a model, or a metric fails.
@@ -92,11 +98,13 @@ def validate(
 
     An error in the midst of the samples carries the report of those before it, as `error.partial`.
     """
+    from nm2trt.pipeline.validate_shard import chosen_metrics, job_key, refuse_recorded, scores_folder
     from nm2trt.validation.comparison import compare_sessions, default_metrics
     from nm2trt.validation.gate import Limits, hold_to, parse_drop
     from nm2trt.validation.metrics.table import metric_options as read_options
     from nm2trt.validation.report import ValidationReport
     from nm2trt.validation.samples.open_samples import open_samples
+    from nm2trt.validation.shards import merged_sessions
 
     model, against = cast("_Artefact", model), cast("_Artefact", against)
     data = cast("_Artefact", data)
@@ -106,28 +114,33 @@ def validate(
     limits = Limits(rtol, atol, min_cosine, min_agreement)
     if bisect:
         _require_onnx(model, against)
+    if merge:
+        refuse_recorded(model, against)
     names = (str(model), str(against), str(data))
     with contextlib.ExitStack() as stack:
         # The samples are laid out as a model's inputs are, and recorded outputs are those of the samples.
         live = [
-            None if _is_recorded(side) else stack.enter_context(open_session(side, threads=threads))
+            None if is_recorded(side) else stack.enter_context(open_session(side, threads=threads))
             for side in (model, against)
         ]
         inputs = next((session.inputs for session in live if session is not None), ())
         samples = open_samples(data, data_root=data_root, allow_functions=allow_functions, inputs=inputs)
-        chosen = tuple(metrics) or default_metrics(samples)
-        gated = set(metrics) or set(chosen[:1])
+        gated = set(metrics) or set(default_metrics(samples)[:1])
         if drop is not None and not gated:
             raise InputError("--max-drop needs a metric, and the data has no labels; name one with --metric")
-        if min_agreement is not None and "agreement" not in chosen:
-            chosen = (*chosen, "agreement")
+        chosen = chosen_metrics(metrics, samples, min_agreement)
         options = read_options(metric_options, chosen)
         candidate, reference = (
             session or stack.enter_context(_recorded(side, samples))
             for session, side in zip(live, (model, against), strict=True)
         )
+        compare = compare_sessions
+        if merge:
+            key = job_key(model, against, chosen, options, output, limits.tolerance)
+            folder = scores_folder(model, parts)
+            compare = functools.partial(merged_sessions, key=key, folder=folder)
         try:
-            comparison = compare_sessions(
+            comparison = compare(
                 candidate,
                 reference,
                 samples,
@@ -152,7 +165,7 @@ def validate(
         try:
             found = _bisection(Path(model), Path(against), candidate, reference, samples) if bisect else None
             benchmark = None
-            if runs and not any(_is_recorded(side) for side in (model, against)):
+            if runs and not any(is_recorded(side) for side in (model, against)):
                 sides = {"candidate": (model, candidate), "reference": (against, reference)}
                 benchmark = _timed(sides, samples, runs, warmup, batch or 1, threads)
         except Nm2trtError as error:
@@ -166,10 +179,6 @@ def _recorded(artefact: _Artefact, samples: Samples) -> Session:
     from nm2trt.validation.samples.recorded_session import RecordedSession
 
     return RecordedSession(load_outputs(artefact), samples)
-
-
-def _is_recorded(artefact: _Artefact) -> bool:
-    return not is_url(artefact) and Path(artefact).suffix.lower() == ".json"
 
 
 def _timed(

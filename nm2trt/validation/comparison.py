@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy.typing as npt
-
-from nm2trt.backends.batch_axes import data_dependent
 from nm2trt.backends.protocol import Session
-from nm2trt.compare import DifferenceSum, OutputDifference
-from nm2trt.errors import DataError, DifferenceError, Nm2trtError, restated
+from nm2trt.compare import OutputDifference
+from nm2trt.errors import DifferenceError, Nm2trtError, restated
 from nm2trt.json_value import JsonValue, named
 from nm2trt.progress import bar
-from nm2trt.validation.metrics.scoring import Judged, Request, SampleScores, Scorer, Scores
-from nm2trt.validation.metrics.table import MetricSpec, find_metric
+from nm2trt.validation.metrics.scoring import SampleScores, Scores
+from nm2trt.validation.metrics.table import MetricSpec
 from nm2trt.validation.samples.feeder import Feeder, common_batch
 from nm2trt.validation.samples.samples import Batch, Samples
 from nm2trt.validation.statistics.bootstrap import BootstrapDifference, redraw
 from nm2trt.validation.statistics.paired import PairedDifference, wilson_interval
+from nm2trt.validation.tally import SIDES, Tally
 
-__all__ = ["Comparison", "MetricComparison", "Score", "compare_sessions", "default_metrics"]
-
-Arrays = Mapping[str, npt.NDArray[Any]]
-SIDES = ("candidate", "reference")
+__all__ = ["Comparison", "Job", "MetricComparison", "Score", "compare_sessions", "default_metrics"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,22 +143,23 @@ def compare_sessions(
 
     An error that comes after the first batch carries what was found so far, as `error.partial`.
     """
-    shared = _shared_outputs(candidate, reference, output)
-    sessions = dict(zip(SIDES, (candidate, reference), strict=True))
-    feeders = {side: Feeder(session, samples, what=side) for side, session in sessions.items()}
-    size = common_batch(list(feeders.values()), batch, len(samples))
-    tally = _Tally(sessions, metrics, options or {}, output, shared, tolerance)
-    conversions = {side: feeder.conversions for side, feeder in feeders.items()}
-
-    def found(stopped: str = "") -> Comparison:
-        return Comparison(tally.n, tally.metrics(), tally.differences(), conversions, size, stopped)
-
+    job = Job.of(
+        candidate,
+        reference,
+        samples,
+        metrics=metrics,
+        options=options,
+        output=output,
+        batch=batch,
+        tolerance=tolerance,
+    )
+    tally = job.tally
     try:
         with bar("comparing", len(samples)) as shown:
-            for one in samples.batches(size):
-                tally.add(one, {side: feeder.run(one.inputs) for side, feeder in feeders.items()})
+            for one in samples.batches(job.batch):
+                job.add(one)
                 shown.update(tally.n)
-        return found()
+        return job.found()
     except (Nm2trtError, KeyboardInterrupt) as error:
         if not tally.n:
             raise
@@ -171,10 +167,58 @@ def compare_sessions(
         raised = restated(error, f"{why}; {tally.n} of {len(samples)} samples were compared before")
         # A few samples may be too few for a metric; then the error alone is told.
         with contextlib.suppress(Nm2trtError):
-            raised.partial = found(str(raised))
+            raised.partial = job.found(str(raised))
         if raised is error:
             raise
         raise raised from error
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """Two models set up to be fed the same samples, and what was added up so far.
+
+    Args:
+        feeders: By "candidate" and "reference".
+        tally: Scores and differences.
+        batch: Samples of a batch.
+    """
+
+    feeders: Mapping[str, Feeder]
+    tally: Tally
+    batch: int
+
+    @classmethod
+    def of(
+        cls,
+        candidate: Session,
+        reference: Session,
+        samples: Samples,
+        *,
+        metrics: Sequence[str],
+        options: Mapping[str, str] | None,
+        output: str | None,
+        batch: int | None,
+        tolerance: tuple[float, float] | None,
+    ) -> Job:
+        """Return a job that has run nothing; arguments and errors are those of `compare_sessions`."""
+        shared = _shared_outputs(candidate, reference, output)
+        sessions = dict(zip(SIDES, (candidate, reference), strict=True))
+        feeders = {side: Feeder(session, samples, what=side) for side, session in sessions.items()}
+        size = common_batch(list(feeders.values()), batch, len(samples))
+        return cls(feeders, Tally(sessions, metrics, options or {}, output, shared, tolerance), size)
+
+    def add(self, batch: Batch) -> None:
+        """Run a batch through both models."""
+        self.tally.add(batch, {side: feeder.run(batch.inputs) for side, feeder in self.feeders.items()})
+
+    def found(self, stopped: str = "") -> Comparison:
+        """Return what was added up; `stopped` says why it ends early."""
+        conversions = {side: feeder.conversions for side, feeder in self.feeders.items()}
+        metrics = tuple(
+            _compared(name, self.tally.specs[name], *scores) for name, *scores in self.tally.scores()
+        )
+        n, differences = self.tally.n, self.tally.differences()
+        return Comparison(n, metrics, differences, conversions, self.batch, stopped)
 
 
 def _shared_outputs(candidate: Session, reference: Session, output: str | None) -> set[str]:
@@ -186,78 +230,6 @@ def _shared_outputs(candidate: Session, reference: Session, output: str | None) 
         f"the candidate's outputs are {sorted(own)}, the reference's {sorted(other)}; only equal names can "
         "be compared: name one that both have with --output"
     )
-
-
-class _SampleOutputs(dict[str, npt.NDArray[Any]]):
-    """Outputs that hold one row per sample; a metric that reads another one is told."""
-
-    def __init__(self, outputs: Arrays, count: int) -> None:
-        super().__init__({n: array for n, array in outputs.items() if array.shape[:1] == (count,)})
-
-    def __missing__(self, name: str) -> npt.NDArray[Any]:
-        raise DataError(
-            f"output {name!r} has no batch dimension, so no metric can read it; name another with --output"
-        )
-
-
-class _Tally:
-    """What has been added up so far."""
-
-    def __init__(
-        self,
-        sessions: Mapping[str, Session],
-        metrics: Sequence[str],
-        options: Mapping[str, str],
-        output: str | None,
-        shared: Collection[str],
-        tolerance: tuple[float, float] | None,
-    ) -> None:
-        self.n = 0
-        self._specs: dict[str, MetricSpec] = {}
-        self._scorers: dict[str, dict[str, Scorer]] = {}
-        for name in metrics:
-            spec, argument = find_metric(name)
-            self._specs[name] = spec
-            self._scorers[name] = {
-                side: spec.make(Request(side, session.outputs, output, options, argument))
-                for side, session in sessions.items()
-            }
-        free = data_dependent(sessions["reference"].inputs, sessions["reference"].outputs)
-        self._sums = {
-            spec.name: DifferenceSum(
-                spec.name,
-                distribution=len(spec.shape) in (2, 3) and _floating(spec.dtype),
-                tolerance=tolerance,
-                free_size=spec.name in free,
-            )
-            for spec in sessions["reference"].outputs
-            if spec.name in shared
-        }
-
-    def add(self, batch: Batch, outputs: Mapping[str, Arrays]) -> None:
-        scored = {side: _SampleOutputs(arrays, len(batch)) for side, arrays in outputs.items()}
-        for scorers in self._scorers.values():
-            for side, scorer in scorers.items():
-                scorer.add(Judged(scored[side], scored["reference"], batch.truth))
-        for name, total in self._sums.items():
-            total.add(outputs["candidate"][name], outputs["reference"][name])
-        self.n += len(batch)
-
-    def differences(self) -> tuple[OutputDifference, ...]:
-        return tuple(total.result() for total in self._sums.values())
-
-    def metrics(self) -> tuple[MetricComparison, ...]:
-        found = []
-        for name, scorers in self._scorers.items():
-            scores = [scorers[side].finish() for side in SIDES]
-            # What failed in a batch left its samples with one side, or with the metrics before it.
-            whole = [one.first(self.n) for one in scores if isinstance(one, SampleScores)]
-            if len(whole) == len(SIDES):
-                scores = list(whole)
-            elif len(scores[0]) != len(scores[1]):
-                continue
-            found.append(_compared(name, self._specs[name], *scores))
-        return tuple(found)
 
 
 def _compared(name: str, spec: MetricSpec, candidate: Scores, reference: Scores) -> MetricComparison:
@@ -285,7 +257,3 @@ def _compared(name: str, spec: MetricSpec, candidate: Scores, reference: Scores)
 
 def _share(right: int, n: int) -> Score:
     return Score(right / n, *wilson_interval(right, n), right=right)
-
-
-def _floating(dtype: str) -> bool:
-    return dtype.startswith(("float", "bfloat"))

@@ -17,33 +17,29 @@ import numpy.typing as npt
 
 from nm2trt.backends.batch_axes import fixed_batch, sample_shapes
 from nm2trt.backends.choice import place_of
-from nm2trt.backends.ort import open_onnx
-from nm2trt.calibration.ranges import Ranges, calibrate
 from nm2trt.calibration.stream import SampleStream, fitted
-from nm2trt.errors import ModelError
-from nm2trt.graph.analysis.constant_values import main_source
 from nm2trt.graph.analysis.multiply_accumulates import free_shapes
 from nm2trt.graph.analysis.qdq_islands import Island
 from nm2trt.graph.analysis.scopes import node_name
-from nm2trt.graph.analysis.shapes import infer_types
-from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.edit.node_inserter import Inserter
 from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, open_session
-from nm2trt.graph.execute.range_probes import observable
 from nm2trt.graph.pass_frame import Change, Pass, run_passes
+from nm2trt.graph.quantize.calibrate_model import (
+    find_ranges,
+    merge_parts,
+    place_layers,
+    refuse_quantised,
+    require_mergeable,
+)
 from nm2trt.graph.quantize.opset_conversion import OpsetConversion
 from nm2trt.graph.quantize.pair_insertion import PairInsertion, Rounded
 from nm2trt.graph.quantize.preset import Preset
-from nm2trt.graph.quantize.qdq_placement import Placement, place
 from nm2trt.graph.quantize.range_search import search_ranges
 from nm2trt.graph.quantize.report import QuantizedLayer, QuantizeOptions, QuantizeReport
 from nm2trt.graph.quantize.search_report import RangeSearch
 from nm2trt.graph.quantize.work_shares import layer_work, work_shares
-from nm2trt.graph.storage.light_onnx import TensorProto
 from nm2trt.graph.storage.model import Model, load, opset
-from nm2trt.graph.storage.model_hash import model_hash
 from nm2trt.graph.storage.save import refuse_data_file
-from nm2trt.graph.storage.tensors import DTYPE_NAMES
 from nm2trt.graph.verify.mask_lineage import check_descent
 from nm2trt.graph.verify.verify_model import VerifyReport
 from nm2trt.nm.eligibility import Place
@@ -55,11 +51,6 @@ __all__ = ["QuantizeOptions", "QuantizeReport", "QuantizedLayer", "quantize_mode
 Array = npt.NDArray[Any]
 # For which architectures work is counted; () takes the builder's own choice.
 _TARGETS: Mapping[str, tuple[str, ...]] = {"int8": (), "fp8": ("sm89",)}
-_QUANTISED = frozenset(
-    """QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearConv QLinearMatMul ConvInteger
-    MatMulInteger QGemm QAttention QLinearAdd QLinearConcat MatMulIntegerToFloat
-    DynamicQuantizeMatMul""".split()
-)
 
 
 def quantize_model(
@@ -72,6 +63,7 @@ def quantize_model(
     compare: bool = True,
     preset: Preset | None = None,
     place: Place | None = None,
+    parts: Path | None = None,
 ) -> QuantizeReport:
     """Quantise an open float32 model, or a copy of a file; one of too old an opset is converted first.
 
@@ -85,6 +77,7 @@ def quantize_model(
         preset: Ranges and weights that were found before; None finds them.
         place: Builder and targets that the work which can run sparse is counted for; None takes the default
             builder.
+        parts: Folder of what `find_part` found in each shard, to merge; None runs the samples here.
 
     Raises:
         InputError: A path, a glob or an option is wrong.
@@ -98,10 +91,11 @@ def quantize_model(
         Interrupted: Calibration was stopped; the cache is up to date and no model is written.
     """
     options = options or QuantizeOptions()
+    require_mergeable(options, parts)
     model = load(source, leave_weights=True)
-    _refuse_quantised(model)
+    refuse_quantised(model)
     converted = OpsetConversion(options.form.opset)
-    step = _Quantize(options, samples, cache, compared=compare, preset=preset, place=place)
+    step = _Quantize(options, samples, cache, compared=compare, preset=preset, place=place, parts=parts)
     old = (opset(model.proto) or 0) < options.form.opset
     passed = run_passes(model, target, [converted, step] if old else [step])[-1]
     agreement, work = passed.agreement, step.work
@@ -138,21 +132,22 @@ class _Quantize(Pass):
         compared: bool,
         preset: Preset | None,
         place: Place | None,
+        parts: Path | None,
     ) -> None:
-        self._preset, self._place = preset, place
+        self._preset, self._place, self._parts = preset, place, parts
         self.stage = f"quantize {options.to}"
         self.options, self._samples, self._cache, self._compared = options, samples, cache, compared
         self.search: RangeSearch | None = None
         self._reference: Reference | None = None
 
     def requires(self, model: Model) -> None:
-        _refuse_quantised(model)
+        refuse_quantised(model)
         if self._cache is not None:
             refuse_data_file(model, self._cache)
 
     def rewrite(self, model: Model, parent: VerifyReport) -> Change:
         editor = Inserter(model, "quantized")
-        placed = _place(editor, self.options, None if self._preset is None else self._preset.sharp)
+        placed = place_layers(editor, self.options, None if self._preset is None else self._preset.sharp)
         self._shapes = free_shapes(model, next(self._samples.read(1)))
         first: list[tuple[Any, Any]] = []
         rounded: Rounded = {}
@@ -162,12 +157,15 @@ class _Quantize(Pass):
         elif self.options.max_loss is None:
             kept = first if self._compared else None
             points = list(placed.points)
-            self.ranges = _calibrate(model, points, self._samples, self.options, self._cache, kept)
+            if self._parts is None:
+                self.ranges = find_ranges(model, points, self._samples, self.options, self._cache, kept)
+            else:
+                self.ranges = merge_parts(model, points, self._samples, self._parts)
         else:
             work = layer_work(model, parent, self._shapes)
             found = search_ranges(model, self._samples, self.options, work, cache=self._cache)
             self.options, self.ranges, self.search = found.options, found.ranges, found.record
-            placed = _place(editor, self.options, found.sharp)
+            placed = place_layers(editor, self.options, found.sharp)
         if self._compared:
             self._reference = _reference(model, self._samples, first)
         self.work = PairInsertion(editor, placed, self.ranges, self.options, rounded)
@@ -203,61 +201,6 @@ def _under_old_labels(
         if node.output and node.output[0] in labels
     }
     return tuple(replace(island, consumer=now.get(island.consumer, island.consumer)) for island in islands)
-
-
-def _refuse_quantised(model: Model) -> None:
-    for node in model.proto.graph.node:
-        if node.op_type in _QUANTISED:
-            raise ModelError(
-                f"{model.name} is quantised already: {node.op_type} at {node.name or node.output[0]!r}; "
-                "give the float model"
-            )
-
-
-def _place(editor: Editor, options: QuantizeOptions, sharp: Mapping[str, str] | None = None) -> Placement:
-    placed = place(editor, options.exclude, float_depthwise=options.float_depthwise, sharp=sharp)
-    if not placed.quantised:
-        first = f"; {placed.layers[0].label}: {placed.layers[0].why_float}" if placed.layers else ""
-        raise ModelError(f"{editor.model.name} has no Conv, Gemm or MatMul to quantise{first}")
-    types = infer_types(editor.model)
-    for layer in placed.quantised:
-        source = main_source(layer.consumer.scope, layer.consumer.value)
-        stored = "float32" if source is None else source.dtype
-        read = types.get(layer.consumer.value, TensorProto.FLOAT)
-        if stored != "float32" or read != TensorProto.FLOAT:
-            found = stored if stored != "float32" else DTYPE_NAMES.get(read, "of another type")
-            raise ModelError(
-                f"weight {layer.weight!r} of {editor.model.name} is {found}; quantise the float32 "
-                "model, and cast what stays float afterwards"
-            )
-    return placed
-
-
-def _calibrate(
-    model: Model,
-    points: Sequence[str],
-    samples: SampleStream,
-    options: QuantizeOptions,
-    cache: Path | None,
-    first: list[tuple[Any, Any]] | None,
-) -> Ranges:
-    seen = observable(model, points, whole=options.method != "minmax")
-    given = {value.name for value in model.proto.graph.output}
-
-    def keep(feeds: Any, outputs: Mapping[str, Array]) -> None:
-        if first is not None:
-            first.append((feeds, {name: outputs[name].copy() for name in given}))
-
-    return calibrate(
-        lambda: open_onnx(seen.data, weights_folder=seen.weights_folder),
-        seen.observed,
-        samples,
-        method=options.method,
-        percentile=options.percentile,
-        model_sha256=model_hash(model),
-        cache=cache,
-        first=keep,
-    )
 
 
 def _reference(model: Model, samples: SampleStream, first: Sequence[tuple[Any, Any]]) -> Reference:

@@ -146,6 +146,22 @@ class Detections:
             evaluation.evaluate()
         return MapScores(evaluation, len(self._images))
 
+    def state(self) -> dict[str, Array]:
+        """See `Scorer.state`."""
+        kept = {"images": len(self._images), "found": self._found, "true": self._true}
+        return {"records": np.array(json.dumps(kept))}
+
+    def extend(self, state: Mapping[str, Array]) -> None:
+        """See `Scorer.extend`."""
+        kept, first = json.loads(str(state["records"])), len(self._images)
+        count = int(kept["images"])
+        for name, records in (("found", self._found), ("true", self._true)):
+            for one in kept[name]:
+                if not 0 <= one["image_id"] < count:
+                    raise ValueError("these are no detections")
+                records.append({**one, "image_id": first + one["image_id"]})
+        self._images += range(first, first + count)
+
     def _image_ids(self, truth: Arrays, count: int) -> list[int]:
         """Number the images from 0 as they come, and keep what is true of each."""
         first = len(self._images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,18 @@ class Retrieval:
             similar[np.arange(len(rows)), rows] = -np.inf
             right[rows] = labels[similar.argmax(axis=1)] == labels[rows]
         return SampleScores(right)
+
+    def state(self) -> dict[str, Array]:
+        """See `Scorer.state`."""
+        return {"embeddings": np.concatenate(self._embeddings), "labels": np.concatenate(self._labels)}
+
+    def extend(self, state: Mapping[str, Array]) -> None:
+        """See `Scorer.extend`."""
+        rows, labels = state["embeddings"], state["labels"]
+        if rows.dtype != np.float32 or rows.ndim != 2 or labels.shape != rows.shape[:1]:
+            raise ValueError("these are no embeddings")
+        self._embeddings.append(rows)
+        self._labels.append(labels)
 
 
 def make_retrieval(request: Request) -> Retrieval:

@@ -108,6 +108,17 @@ class Scorer(Protocol):
     def finish(self) -> Scores:
         """Return the scores of all samples that were added."""
 
+    def state(self) -> dict[str, Array]:
+        """Return all that was kept, as plain arrays."""
+
+    def extend(self, state: Mapping[str, Array]) -> None:
+        """Take in the state of a scorer that scored the samples that follow.
+
+        Raises:
+            KeyError: An array is missing.
+            ValueError: One is of another kind or size.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -157,6 +168,21 @@ class EachSample:
         if not weights.sum() > 0:
             raise DataError("every label is empty, so that there is nothing to divide the errors by")
         return SampleScores(values, weights)
+
+    def state(self) -> dict[str, Array]:
+        """See `Scorer.state`."""
+        kept = {"values": self._values, "weights": self._weights}
+        return {name: np.concatenate(parts) for name, parts in kept.items() if parts}
+
+    def extend(self, state: Mapping[str, Array]) -> None:
+        """See `Scorer.extend`."""
+        values, weights = state["values"], state.get("weights")
+        for array in (values, values if weights is None else weights):
+            if array.dtype != np.float64 or array.shape != (values.size,) or not np.isfinite(array).all():
+                raise ValueError("these are no scores")
+        self._values.append(values)
+        if weights is not None:
+            self._weights.append(weights)
 
 
 def choose_output(request: Request, *, ranks: Sequence[int], meaning: str) -> str:

@@ -56,14 +56,19 @@ class NpzSamples:
     def __len__(self) -> int:
         return self._length
 
-    def batches(self, size: int) -> Iterator[Batch]:
+    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """See `Samples.batches`.
 
         Raises:
             DataError: A batch takes more memory than samples may, or the file is damaged.
         """
-        for start, arrays in npz_batches(self._path, self._headers, size):
-            yield batch_of(start, arrays)
+        last = self._length if stop is None else stop
+        # An archive is read from its first sample on.
+        for at, arrays in npz_batches(self._path, self._headers, size):
+            if at >= last:
+                return
+            if at >= start:
+                yield batch_of(at, {name: array[: last - at] for name, array in arrays.items()})
 
 
 def open_npz(path: str | os.PathLike[str], inputs: Sequence[TensorSpec]) -> Samples:

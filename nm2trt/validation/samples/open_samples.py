@@ -48,13 +48,14 @@ class RecipeSamples:
     def __len__(self) -> int:
         return len(self._opened)
 
-    def batches(self, size: int) -> Iterator[Batch]:
+    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """See `Samples.batches`."""
-        for start in range(0, len(self), size):
-            stop = min(start + size, len(self))
-            arrays = self._opened.read(start, stop)
-            labels = self._opened.labels(start, stop)
-            yield batch_of(start, arrays if labels is None else {**arrays, "labels": labels})
+        last = len(self) if stop is None else stop
+        for at in range(start, last, size):
+            after = min(at + size, last)
+            arrays = self._opened.read(at, after)
+            labels = self._opened.labels(at, after)
+            yield batch_of(at, arrays if labels is None else {**arrays, "labels": labels})
 
     def _sha256(self) -> str:
         """Return the hash that `SampleSet` has, one input after another, a batch at a time."""

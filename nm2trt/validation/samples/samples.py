@@ -53,8 +53,8 @@ class Samples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batches(self, size: int) -> Iterator[Batch]:
-        """Yield all samples, `size` at a time; the last batch may be smaller.
+    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """Yield the samples from `start`, a multiple of `size`, up to `stop`; the last batch may be smaller.
 
         Raises:
             DataError: A value is NaN or infinite, or the file is damaged.
@@ -89,10 +89,12 @@ class ArraySamples:
     def __len__(self) -> int:
         return self._length
 
-    def batches(self, size: int) -> Iterator[Batch]:
+    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """See `Samples.batches`."""
-        for start in range(0, self._length, size):
-            yield batch_of(start, {name: array[start : start + size] for name, array in self._arrays.items()})
+        last = self._length if stop is None else stop
+        for at in range(start, last, size):
+            after = min(at + size, last)
+            yield batch_of(at, {name: array[at:after] for name, array in self._arrays.items()})
 
 
 def spec_of(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> TensorSpec:

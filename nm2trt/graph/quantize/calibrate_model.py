@@ -1,0 +1,186 @@
+"""Ranges of a float model's activations: found here, by one shard of the samples, or merged from all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from nm2trt.backends.ort import open_onnx
+from nm2trt.calibration.parts import Shard, ShardReport
+from nm2trt.calibration.range_shards import calibrate_shard, merge_ranges, require_extremes
+from nm2trt.calibration.ranges import Ranges, calibrate
+from nm2trt.calibration.stream import SampleStream
+from nm2trt.errors import InputError, ModelError
+from nm2trt.graph.analysis.constant_values import main_source
+from nm2trt.graph.analysis.shapes import infer_types
+from nm2trt.graph.edit.editor import Editor
+from nm2trt.graph.edit.node_inserter import Inserter
+from nm2trt.graph.execute.range_probes import observable
+from nm2trt.graph.pass_frame import run_passes
+from nm2trt.graph.quantize.opset_conversion import OpsetConversion
+from nm2trt.graph.quantize.qdq_placement import Placement, place
+from nm2trt.graph.quantize.report import QuantizeOptions
+from nm2trt.graph.storage.light_onnx import TensorProto
+from nm2trt.graph.storage.model import Model, load, opset
+from nm2trt.graph.storage.model_hash import model_hash
+from nm2trt.graph.storage.tensors import DTYPE_NAMES
+
+__all__ = [
+    "find_part",
+    "find_ranges",
+    "merge_parts",
+    "place_layers",
+    "refuse_quantised",
+    "require_mergeable",
+]
+
+Array = npt.NDArray[Any]
+_QUANTISED = frozenset(
+    """QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearConv QLinearMatMul ConvInteger
+    MatMulInteger QGemm QAttention QLinearAdd QLinearConcat MatMulIntegerToFloat
+    DynamicQuantizeMatMul""".split()
+)
+
+
+def refuse_quantised(model: Model) -> None:
+    """Raise if a model is quantised already.
+
+    Raises:
+        ModelError: It is.
+    """
+    for node in model.proto.graph.node:
+        if node.op_type in _QUANTISED:
+            raise ModelError(
+                f"{model.name} is quantised already: {node.op_type} at {node.name or node.output[0]!r}; "
+                "give the float model"
+            )
+
+
+def place_layers(
+    editor: Editor, options: QuantizeOptions, sharp: Mapping[str, str] | None = None
+) -> Placement:
+    """Return which layers are quantised and where pairs stand.
+
+    Raises:
+        InputError: A glob matches nothing.
+        ModelError: There is nothing to quantise, or a weight is not float32.
+    """
+    placed = place(editor, options.exclude, float_depthwise=options.float_depthwise, sharp=sharp)
+    if not placed.quantised:
+        first = f"; {placed.layers[0].label}: {placed.layers[0].why_float}" if placed.layers else ""
+        raise ModelError(f"{editor.model.name} has no Conv, Gemm or MatMul to quantise{first}")
+    types = infer_types(editor.model)
+    for layer in placed.quantised:
+        source = main_source(layer.consumer.scope, layer.consumer.value)
+        stored = "float32" if source is None else source.dtype
+        read = types.get(layer.consumer.value, TensorProto.FLOAT)
+        if stored != "float32" or read != TensorProto.FLOAT:
+            found = stored if stored != "float32" else DTYPE_NAMES.get(read, "of another type")
+            raise ModelError(
+                f"weight {layer.weight!r} of {editor.model.name} is {found}; quantise the float32 "
+                "model, and cast what stays float afterwards"
+            )
+    return placed
+
+
+def require_mergeable(options: QuantizeOptions, parts: Path | None) -> None:
+    """Raise if parts are asked for of a calibration that cannot be split.
+
+    Raises:
+        InputError: They are.
+    """
+    if parts is None:
+        return
+    require_extremes(options.method)
+    if options.max_loss is not None:
+        raise InputError(
+            "--max-loss searches in one process; leave it out with --shard and --merge, or quantise without "
+            "those two"
+        )
+
+
+def find_ranges(
+    model: Model,
+    points: Sequence[str],
+    samples: SampleStream,
+    options: QuantizeOptions,
+    cache: Path | None,
+    first: list[tuple[Any, Any]] | None,
+) -> Ranges:
+    """Run the samples and return the range of each point.
+
+    Args:
+        model: The float32 model.
+        points: The values that will be quantised.
+        samples: Calibration samples.
+        options: How ranges are chosen.
+        cache: File that keeps what was found.
+        first: Takes the first batch, and what the model's outputs were; None keeps nothing.
+    """
+    seen = observable(model, points, whole=options.method != "minmax")
+    given = {value.name for value in model.proto.graph.output}
+
+    def keep(feeds: Any, outputs: Mapping[str, Array]) -> None:
+        if first is not None:
+            first.append((feeds, {name: outputs[name].copy() for name in given}))
+
+    return calibrate(
+        lambda: open_onnx(seen.data, weights_folder=seen.weights_folder),
+        seen.observed,
+        samples,
+        method=options.method,
+        percentile=options.percentile,
+        model_sha256=model_hash(model),
+        cache=cache,
+        first=keep,
+    )
+
+
+def find_part(
+    source: str | os.PathLike[str] | Model,
+    samples: SampleStream,
+    options: QuantizeOptions,
+    shard: Shard,
+    folder: Path,
+) -> ShardReport:
+    """Run one shard of the samples and write the extremes that `quantize_model` merges.
+
+    Args:
+        source: The float32 ONNX file, or an open model, which may be converted to a newer opset in memory.
+        samples: Calibration samples of all shards.
+        options: How the model will be quantised.
+        shard: Which samples to run.
+        folder: Where the files of all shards are.
+
+    Raises:
+        InputError: An option cannot be sharded, or as `calibrate_shard`.
+        ModelError: As `quantize_model`.
+        DataError: The samples do not fit the model.
+        OutputError: The file cannot be written.
+        Interrupted: The user stopped it; the file is up to date.
+    """
+    require_mergeable(options, folder)
+    model = load(source, leave_weights=True)
+    refuse_quantised(model)
+    if (opset(model.proto) or 0) < options.form.opset:
+        run_passes(model, None, [OpsetConversion(options.form.opset)])
+    points = list(place_layers(Inserter(model, "quantized"), options).points)
+    seen = observable(model, points, whole=False)
+    return calibrate_shard(
+        lambda: open_onnx(seen.data, weights_folder=seen.weights_folder),
+        seen.observed,
+        samples,
+        shard,
+        model_sha256=model_hash(model),
+        folder=folder,
+    )
+
+
+def merge_parts(model: Model, points: Sequence[str], samples: SampleStream, folder: Path) -> Ranges:
+    """Return the range of each point from what all shards found; see `merge_ranges`."""
+    observed = observable(model, points, whole=False).observed
+    return merge_ranges(observed, samples, model_sha256=model_hash(model), folder=folder)
