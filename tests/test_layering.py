@@ -47,9 +47,9 @@ FLOORS = {
     "validation": [
         {"samples", "metrics"},
         {"statistics"},
-        {"latency"},
+        {"latency", "tally"},
         {"comparison"},
-        {"gate", "inference"},
+        {"gate", "inference", "shards"},
         {"report"},
     ],
     "engine": [
