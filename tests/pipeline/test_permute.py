@@ -122,7 +122,7 @@ def test_a_tensor_that_the_code_computes_freezes_its_channels():
 
 
 def test_a_difference_restores_the_module(monkeypatch):
-    from nm2trt.sparsity.core import channel_order
+    from nm2trt.sparsity import channel_order
 
     model = made(Block)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
