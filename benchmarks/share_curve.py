@@ -68,12 +68,13 @@ def draw(networks: dict[str, Any], target: Path) -> None:
     figure = Figure(figsize=(4.2 * len(networks), 3.4), layout="constrained")
     for axes, row in zip(np.atleast_1d(figure.subplots(1, len(networks))), networks.values(), strict=True):
         score = next(iter(row["dense"]))
-        shares = [0.0, *(100 * one["share"] for one in row["points"])]
+        points = sorted(row["points"], key=lambda one: float(one["share"]))
+        shares = [0.0, *(100 * one["share"] for one in points)]
         for kind, colour, label in (
             ("rebuilt", "tab:green", f"prune --calib, {row['samples']:,} samples"),
             ("magnitude", "tab:orange", "prune, by magnitude"),
         ):
-            values = [row["dense"][score], *(one[kind][score] for one in row["points"])]
+            values = [row["dense"][score], *(one[kind][score] for one in points)]
             axes.plot(shares, values, marker="o", color=colour, label=label)
         axes.axhline(row["dense"][score], color="tab:gray", linestyle="--", label="dense")
         axes.set(xlabel="% of the work that is 2:4", ylabel=score, title=row["network"], ylim=(0, 104))

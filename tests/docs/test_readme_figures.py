@@ -33,6 +33,16 @@ def test_the_tables_beside_modelopt_are_what_was_measured(monkeypatch):
     assert table(networks) in (ROOT / "docs/methods/reconstruct.md").read_text()
 
 
+def test_the_curve_says_what_was_measured():
+    networks = json.loads((ROOT / "benchmarks/results/share_curve.json").read_text())["networks"]
+    points = networks["orientation"]["points"]
+    rebuilt = [point["rebuilt"]["top-1 %"] for point in points]
+    least = min(point["magnitude"]["top-1 %"] for point in points if point["share"] == 1)
+    told = f"rebuilt from samples it stays at {min(rebuilt):.1f} to {max(rebuilt):.0f} %"
+    assert told in (ROOT / "README.md").read_text()
+    assert f"by magnitude it is at {least:.1f} % with all of it" in (ROOT / "README.md").read_text()
+
+
 def test_readme_is_one_page():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
