@@ -104,10 +104,7 @@ def check_output(path: str | os.PathLike[str], *, sources: Iterable[str | os.Pat
         folder = real_output(path).parent
         if path.is_dir():
             raise OutputError(f"{path} is a folder; give the path of a file to write")
-        if path.exists() and not path.is_file():
-            raise OutputError(
-                f"{path} is not a regular file, and would be replaced; give the path of a file to write"
-            )
+        _check_no_device(path)
         if path.exists() and any(Path(one).is_file() and path.samefile(one) for one in sources):
             raise OutputError(f"{path} is read, and would be replaced; choose another output path")
         if not folder.is_dir():
@@ -118,6 +115,13 @@ def check_output(path: str | os.PathLike[str], *, sources: Iterable[str | os.Pat
             raise
         raise OutputError(f"{path} cannot be written: {os_reason(error)}") from error
     return path
+
+
+def _check_no_device(path: Path) -> None:
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OutputError(
+            f"{path} is not a regular file, and would be replaced; give the path of a file to write"
+        )
 
 
 def _try_to_write(folder: Path, path: Path) -> None:
@@ -165,6 +169,8 @@ def atomic_path(target: str | os.PathLike[str], *, lock: OutputLock | None = Non
         InputError: The block failed on another file.
     """
     real = real_output(target)
+    # Also a file that no command line names, such as a cache, may be a link to a device.
+    _check_no_device(Path(target))
     with contextlib.nullcontext(lock) if lock is not None else output_lock(real.absolute()) as held:
         temporary = real.parent / _temporary_name(real)
         held.will_write(temporary)

@@ -126,6 +126,15 @@ def test_a_link_to_a_missing_file_is_written_through_and_a_loop_is_refused(tmp_p
             check_output(tmp_path / name)
 
 
+def test_a_pipe_or_a_device_is_not_replaced_through_a_link_either(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "cache.npz").symlink_to("pipe")
+    for name in ("pipe", "cache.npz"):
+        with pytest.raises(OutputError, match=f"{name} is not a regular file, and would be replaced"):
+            write_atomic(tmp_path / name, "x")
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_files_of_a_living_process_are_left_alone(tmp_path):
     target = tmp_path / "plan"
     here = writer_mark().partition("-")[0]

@@ -48,7 +48,8 @@ def run(options: BuildCommand) -> int:
     except SparsityError as error:
         ladder = getattr(error, "ladder", ())
         if options.json:
-            print_json({"error": str(error), "ladder": [row.to_json() for row in ladder]})
+            told = {"error": str(error), "kind": SparsityError.__name__, "exit_status": error.exit_status}
+            print_json({"ladder": [row.to_json() for row in ladder], **told})
             raise
         # The sentence leads; the table that backs it comes after.
         print_error(str(error))

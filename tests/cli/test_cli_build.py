@@ -150,6 +150,7 @@ def test_nothing_that_holds_the_pattern_as_json(folder, capsys):
     assert main(["build", "net.onnx", "--sparsity", "--json"]) == 3
     result = json.loads(capsys.readouterr().out)
     assert "none of its 2 weights holds 2:4" in result["error"]
+    assert (result["kind"], result["exit_status"]) == ("SparsityError", 3)
     assert {row["pattern"]["answer"] for row in result["ladder"]} == {"no"}
 
 

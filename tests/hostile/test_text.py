@@ -23,7 +23,7 @@ PACKAGE = Path(nm2trt.__file__).parent
 WRITERS = {"cli/output.py", "cli/help_text.py", "cli/completion.py"}
 WRITTEN = (".html", ".md", ".yaml", ".pbtxt", ".json", ".jsonl")
 # Served models, servers and GPUs: in tests/serving, or nothing of a file is printed.
-ELSEWHERE = {"probe", "serve", "doctor", "completion"}
+ELSEWHERE = {"probe", "serve", "doctor", "completion", "samples"}
 
 
 def prints(path):
