@@ -219,11 +219,11 @@ class DifferenceSum:
         dtype, counts, largest, sums = (state[name] for name in ("dtype", "counts", "largest", "sums"))
         shapes = (dtype.shape, counts.shape, largest.shape, sums.shape)
         if shapes != ((), (len(_COUNTS),), (2,), (6,)) or dtype.dtype.kind != "U":
-            raise ValueError("these are no sums of differences")
+            raise ValueError("the sums of differences are not valid")
         if counts.dtype != np.int64 or (counts < 0).any():
-            raise ValueError("these are no sums of differences")
+            raise ValueError("the sums of differences are not valid")
         if largest.dtype != np.float64 or sums.dtype != np.float64 or np.isnan([*largest, *sums]).any():
-            raise ValueError("these are no sums of differences")
+            raise ValueError("the sums of differences are not valid")
         self._dtype = str(dtype) or self._dtype
         for name, count in zip(_COUNTS, counts.tolist(), strict=True):
             setattr(self, name, getattr(self, name) + count)

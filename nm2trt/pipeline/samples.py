@@ -92,13 +92,13 @@ def copy_samples(name: str, output: str | os.PathLike[str] = ".") -> CopiedSampl
         output: The folder.
 
     Raises:
-        InputError: There is no such sample, or one that would be copied is there already.
+        InputError: No sample has this name, or a folder to be written exists already.
         OutputError: The folder cannot be written.
     """
     known = {path.name: path for path in _folders()}
     found = [path for one, path in known.items() if name in (one, one[:2])]
     if not found:
-        raise InputError(f"there is no sample {name!r}; the samples are {', '.join(known)}")
+        raise InputError(f"no sample is named {name!r}; the samples are {', '.join(known)}")
     wanted = [found[0], *(known[one] for one in sorted(_used(found[0])) if one in known)]
     target = Path(output) / "samples"
     for path in wanted:

@@ -30,8 +30,8 @@ def test_a_sample_is_copied_with_the_one_whose_modules_it_uses(tmp_path, capsys)
     ("words", "told"),
     [
         (["copy"], "name the sample to copy"),
-        (["copy", "1"], "there is no sample '1'; the samples are 01_digits, "),
-        (["copy", "../tests"], "there is no sample"),
+        (["copy", "1"], "no sample is named '1'; the samples are 01_digits, "),
+        (["copy", "../tests"], "no sample is named"),
         (["copy", "01_digits"], "01_digits is there already; give another folder with -o"),
         (["list", "01"], "list takes nothing more"),
     ],
