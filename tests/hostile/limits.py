@@ -52,6 +52,16 @@ def family(pid):
     return found
 
 
+def memory(processes):
+    """Return the resident memory of processes; one that was just forked still shares its parent's and counts once."""
+    most = {}
+    for pid in processes:
+        with contextlib.suppress(OSError):
+            maps = Path(f"/proc/{pid}/maps").read_text()
+            most[maps] = max(most.get(maps, 0), resident(pid))
+    return sum(most.values())
+
+
 def limited(function, *, seconds, megabytes, waiting=600):
     """Run a function that returns an exit status in a fork; kill it beyond a limit.
 
@@ -75,7 +85,7 @@ def limited(function, *, seconds, megabytes, waiting=600):
         # Not reaped yet, so that its processor time can still be read.
         ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         processes = family(child)
-        most = max(most, sum(map(resident, processes)) - before)
+        most = max(most, memory(processes) - before)
         took = max(took, sum(map(processor_seconds, processes)))
         if ended:
             break

@@ -3,6 +3,7 @@
 import itertools
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import onnx
 import pytest
 
 from tests.hostile import fuzz, mutants, reader
-from tests.hostile.limits import limited
+from tests.hostile.limits import limited, memory, resident
 
 pytest.importorskip("tensorrt_rtx")
 RUNS = int(os.environ.get("NM2TRT_FUZZ_RUNS", "30"))
@@ -78,6 +79,17 @@ def test_limits_end_a_run(function, over):
     waiting = 0.3 if "waiting" in over else 600
     ended = limited(function, seconds=60 if over == "100 MB" else 0.2, megabytes=100, waiting=waiting)
     assert (ended.over, ended.status) == (over, -9)
+
+
+def test_a_process_that_is_not_yet_another_program_counts_once():
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+    try:
+        assert memory([os.getpid(), child]) < 1.5 * resident()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 @pytest.mark.parametrize(
