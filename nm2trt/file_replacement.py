@@ -19,8 +19,13 @@ _COPY_BYTES = 1 << 20
 def put_in_place(temporary: Path, target: Path) -> None:
     """Replace a file; its mode and owner stay, and its content changes under all of its names."""
     try:
-        old = target.stat()
+        old = target.lstat()
     except FileNotFoundError:
+        temporary.replace(target)
+        return
+    if stat.S_ISLNK(
+        old.st_mode
+    ):  # one that is not to be followed; what it leads to keeps its rights for itself
         temporary.replace(target)
         return
     if old.st_nlink > 1:

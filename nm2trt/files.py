@@ -32,6 +32,7 @@ __all__ = [
     "sha256_bytes",
     "sha256_file",
     "sync_folder",
+    "unnamed_output",
     "within",
     "write_atomic",
     "writer_mark",
@@ -151,8 +152,27 @@ def real_output(path: str | os.PathLike[str]) -> Path:
     return real
 
 
+def unnamed_output(path: Path, option: str = "-o") -> Path:
+    """Return an output's path that nobody named; a link there may lead to the same folder only.
+
+    Args:
+        path: The output, which follows from another file's name.
+        option: The option that names it.
+
+    Raises:
+        OutputError: It is a link to another folder.
+    """
+    if path.is_symlink() and Path(os.path.realpath(path)).parent != Path(os.path.realpath(path.parent)):
+        raise OutputError(
+            f"{path} is a link to another folder, and was not named; remove it, or name it with {option}"
+        )
+    return path
+
+
 @contextlib.contextmanager
-def atomic_path(target: str | os.PathLike[str], *, lock: OutputLock | None = None) -> Iterator[Path]:
+def atomic_path(
+    target: str | os.PathLike[str], *, lock: OutputLock | None = None, follow: bool = True
+) -> Iterator[Path]:
     """Yield a temporary path beside `target`; on success it becomes `target`, on failure it vanishes.
 
     The file is flushed to disk before it is renamed, so after a crash `target` holds either its old or
@@ -163,12 +183,14 @@ def atomic_path(target: str | os.PathLike[str], *, lock: OutputLock | None = Non
         target: The file.
         lock: The held lock of the output that the file belongs to, e.g. of a model if it holds its weights;
             None takes the target's own.
+        follow: Whether a symbolic link in the target's place is written through. A file that nobody named
+            replaces it, e.g. in a cache's folder: whoever made the folder chose where the link leads.
 
     Raises:
         OutputError: The file cannot be written, for want of a folder, rights or space.
         InputError: The block failed on another file.
     """
-    real = real_output(target)
+    real = real_output(target) if follow else Path(target)
     # Also a file that no command line names, such as a cache, may be a link to a device.
     _check_no_device(Path(target))
     with contextlib.nullcontext(lock) if lock is not None else output_lock(real.absolute()) as held:
@@ -195,13 +217,13 @@ def atomic_path(target: str | os.PathLike[str], *, lock: OutputLock | None = Non
                 temporary.unlink()
 
 
-def write_atomic(target: str | os.PathLike[str], data: bytes | str) -> None:
-    """Write `data` (text as UTF-8) to `target`, whole or not at all.
+def write_atomic(target: str | os.PathLike[str], data: bytes | str, *, follow: bool = True) -> None:
+    """Write `data` (text as UTF-8) to `target`, whole or not at all; `follow` as for `atomic_path`.
 
     Raises:
         OutputError: The file cannot be written.
     """
-    with atomic_path(target) as temporary:
+    with atomic_path(target, follow=follow) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 

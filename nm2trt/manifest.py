@@ -220,6 +220,8 @@ def write_pair(engine: str | os.PathLike[str], data: bytes | memoryview, manifes
     """
     engine = Path(engine)
     path = manifest_path(engine)
+    if real_output(path) == manifest_path(real_output(engine)):
+        path = real_output(path)  # two links that lead to another pair
     # Hashes are computed while the disk works.
     with output_lock(real_output(engine).absolute()), ThreadPoolExecutor(1) as hashing:
         digest = hashing.submit(sha256_bytes, data)
@@ -236,14 +238,14 @@ def write_pair(engine: str | os.PathLike[str], data: bytes | memoryview, manifes
                     manifest, engine_sha256=digest.result(), engine_bytes=memoryview(data).nbytes
                 )
                 record = manifest.to_json()
-                write_atomic(path, _dumps({**record, "previous": earlier.result()}))
+                write_atomic(path, _dumps({**record, "previous": earlier.result()}), follow=False)
         except BaseException:
             if inode is None or not _is_inode(engine, inode):
                 _restore(path, before)
             raise
         # If this fails, the pair with `previous` stands, which is valid too.
         with contextlib.suppress(OutputError):
-            write_atomic(path, _dumps(record))
+            write_atomic(path, _dumps(record), follow=False)
     return manifest
 
 
@@ -304,7 +306,7 @@ def _restore(path: Path, before: bytes | None) -> None:
         if before is None:
             path.unlink()
         elif _read_bytes(path) != before:
-            write_atomic(path, before)
+            write_atomic(path, before, follow=False)
 
 
 def _is_inode(path: Path, inode: int) -> bool:

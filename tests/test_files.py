@@ -13,6 +13,7 @@ from nm2trt.files import (
     check_input,
     check_output,
     sha256_file,
+    unnamed_output,
     within,
     write_atomic,
     writer_mark,
@@ -133,6 +134,31 @@ def test_a_pipe_or_a_device_is_not_replaced_through_a_link_either(tmp_path):
         with pytest.raises(OutputError, match=f"{name} is not a regular file, and would be replaced"):
             write_atomic(tmp_path / name, "x")
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_link_that_nobody_named_is_replaced_and_what_it_leads_to_stays(tmp_path):
+    kept = tmp_path / "kept"
+    kept.write_text("somebody's")
+    kept.chmod(0o604)
+    for name, leads_to in (("a", "kept"), ("b", "missing"), ("c", "c")):
+        link = tmp_path / name
+        link.symlink_to(leads_to)
+        write_atomic(link, "new", follow=False)
+        assert (link.is_symlink(), link.read_text()) == (False, "new")
+    assert (kept.read_text(), kept.stat().st_mode & 0o777) == ("somebody's", 0o604)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c", "kept"]
+
+
+def test_an_output_that_nobody_named_is_no_link_to_another_folder(tmp_path):
+    (tmp_path / "other").mkdir()
+    for name, leads_to in (("plain", None), ("near", "plain"), ("far", "other/x"), ("up", "../x")):
+        if leads_to:
+            (tmp_path / name).symlink_to(leads_to)
+        if name in ("plain", "near"):
+            assert unnamed_output(tmp_path / name) == tmp_path / name
+        else:
+            with pytest.raises(OutputError, match=r"is a link to another folder.*name it with --parts"):
+                unnamed_output(tmp_path / name, "--parts")
 
 
 def test_files_of_a_living_process_are_left_alone(tmp_path):

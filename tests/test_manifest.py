@@ -121,6 +121,28 @@ def test_keys_of_a_later_release_are_ignored(engine):
     assert read_manifest(engine).status == "fits"
 
 
+@pytest.mark.parametrize(
+    ("leads_to", "kept"),
+    [("store/one.rtx.json", False), ("store/notes.json", True)],
+    ids=["a pair of links", "elsewhere"],
+)
+def test_a_manifest_is_written_through_a_link_only_to_the_pair_that_the_engine_leads_to(
+    tmp_path, leads_to, kept
+):
+    store, now = tmp_path / "store", tmp_path / "now.rtx"
+    store.mkdir()
+    write_pair(store / "one.rtx", OLD, manifest_of(OLD))
+    (store / "notes.json").write_text("somebody's")
+    now.symlink_to("store/one.rtx")
+    manifest_path(now).symlink_to(leads_to)
+    write_pair(now, NEW, manifest_of(NEW))
+    assert now.is_symlink()
+    assert read_manifest(now).manifest == manifest_of(NEW)
+    assert manifest_path(now).is_symlink() is not kept
+    assert (read_manifest(store / "one.rtx").status == "fits") is not kept
+    assert (store / "notes.json").read_text() == "somebody's"
+
+
 # Runs `write_pair` in a process of its own and kills it at the given file-system call.
 KILLED = """
     import os, signal, sys

@@ -22,7 +22,7 @@ from nm2trt.calibration.array_files import read_archive
 from nm2trt.calibration.stream import SampleHash
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import DataError, InputError, OutputError
-from nm2trt.files import check_output, os_reason
+from nm2trt.files import check_output, os_reason, unnamed_output
 from nm2trt.json_value import named
 from nm2trt.tables import Result, Table
 
@@ -159,7 +159,7 @@ class ShardReport(Result):
 
 def parts_folder(model: Path, given: str | os.PathLike[str] | None, suffix: str) -> Path:
     """Return the folder of the shards' files: the one given, or one beside the model."""
-    return model.with_suffix(suffix) if given is None else Path(given)
+    return unnamed_output(model.with_suffix(suffix), "--parts") if given is None else Path(given)
 
 
 def shard_file(folder: Path, shard: Shard) -> Path:

@@ -47,7 +47,7 @@ class RangeCache:
             return None
 
     def save(self, samples: int, sha256: str, arrays: Mapping[str, Array]) -> None:
-        """Replace the file's content, whole or not at all.
+        """Replace the file's content, whole or not at all; a symbolic link in its place is not followed.
 
         Raises:
             OutputError: It cannot be written.
@@ -55,7 +55,7 @@ class RangeCache:
         if self._path is None or not samples:
             return
         head = json.dumps({**self._key, "samples": samples, "sha256": sha256})
-        with atomic_path(self._path) as temporary, temporary.open("xb") as file:
+        with atomic_path(self._path, follow=False) as temporary, temporary.open("xb") as file:
             kept: dict[str, Any] = {"head": np.array(head), **arrays}
             np.savez(file, **kept)
 

@@ -27,7 +27,7 @@ from nm2trt.engine.ladder.requirement import (
 )
 from nm2trt.engine.profiles import resolve_profiles, resolve_static
 from nm2trt.errors import BackendError, InputError
-from nm2trt.files import check_input, check_output, sha256_file
+from nm2trt.files import check_input, check_output, sha256_file, unnamed_output
 from nm2trt.manifest import Manifest, manifest_path, refuse_foreign, write_pair
 from nm2trt.nm.eligibility import Place
 from nm2trt.nm.outlook import outlook
@@ -83,7 +83,7 @@ def check_request(
     options = replace(options, targets=backend.choose_targets(options.targets))
     if options.timing_cache is not None:
         check_output(options.timing_cache)
-    out = model.with_suffix(backend.suffix) if out is None else out
+    out = unnamed_output(model.with_suffix(backend.suffix)) if out is None else out
     for path in (check_output(out), check_output(manifest_path(out))):
         if path.exists() and path.samefile(model):
             raise InputError(f"{path} is the model itself; choose another output path with -o")

@@ -52,12 +52,14 @@ def infer(
         ServerError: The server cannot be reached.
     """
     from nm2trt.backends.random_feeds import random_feeds
-    from nm2trt.files import check_output
+    from nm2trt.files import check_output, unnamed_output
     from nm2trt.validation.inference import InferResult, read_arrays, run_once, save_arrays, summarise
 
     artefact, data = cast("str", artefact), cast("str | None", data)
     sources = [artefact] if data is None else [artefact, data]
-    target = check_output(_default_output(artefact) if output is None else output, sources=sources)
+    target = check_output(
+        unnamed_output(_default_output(artefact)) if output is None else output, sources=sources
+    )
     given = parse_shapes(shapes)
     with open_session(artefact, threads=threads) as session:
         if data is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from nm2trt.errors import InputError
+from nm2trt.files import unnamed_output
 from nm2trt.tables import Result
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def permute(
         if output is None:
             raise InputError("a torch module is permuted along an example of what it takes; give one")
         return _permute_module(model, output, options, compare=compare)
-    target = Path(model).with_suffix(".permuted.onnx") if output is None else Path(output)
+    target = unnamed_output(Path(model).with_suffix(".permuted.onnx")) if output is None else Path(output)
     return permute_model(model, target, options, compare=compare)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from nm2trt.errors import InputError
+from nm2trt.files import unnamed_output
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.options.field import options_of
 from nm2trt.options.models import PruneCommand
@@ -119,7 +120,7 @@ def prune(
         }
     )
     model = as_path(model)
-    target = model.with_suffix(".pruned.onnx") if output is None else Path(output)
+    target = unnamed_output(model.with_suffix(".pruned.onnx")) if output is None else Path(output)
     loss = None if max_loss is None else parse_share(max_loss, "the samples", "2%")
     if loss is not None and to is None:
         raise InputError("a float model loses nothing to INT8; give --max-loss with --to int8")

@@ -95,7 +95,7 @@ def report(
         from nm2trt.reporting import page
 
         text = page.to_html(shown) if chosen == "html" else page.to_markdown(shown)
-    write_atomic(target, text)
+    write_atomic(target, text, follow=output is not None)
     size = len(text.encode())
     second = None if beside is None else Path(beside)
     return ReportResult(target, chosen, Path(run), len(data.stages), len(data.weights), size, second)

@@ -123,7 +123,7 @@ class FileIndex:
         """Write the index where it changed; that it cannot be written costs only time."""
         if self._changed:
             with contextlib.suppress(OutputError):
-                write_atomic(self._root / _INDEX, json.dumps(self._known, indent=1) + "\n")
+                write_atomic(self._root / _INDEX, json.dumps(self._known, indent=1) + "\n", follow=False)
             self._changed = False
 
     def unchanged(self, outputs: Sequence[FileRecord]) -> bool:

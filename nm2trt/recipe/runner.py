@@ -89,8 +89,7 @@ def run_recipe(
     _refuse_code(recipe, steps, allow_functions=allow_functions)
     base = Path(path).resolve().parent if root is None else Path(root).resolve()
     folder = _run_folder(recipe, base, output)
-    if output is None:
-        _refuse_links_out(folder.path)
+    _refuse_links_out(folder.path, whole=output is None)
     versions = tool_versions()
     sources = Sources(recipe, steps, base, folder, versions)
     sources.check()
@@ -284,13 +283,22 @@ def _run_folder(recipe: Recipe, base: Path, output: str | os.PathLike[str] | Non
         raise recipe.error(f"{error}; give it with -o DIR", "run") from error
 
 
-def _refuse_links_out(folder: Path) -> None:
-    """Raise if the folder that a recipe names holds a link by which a stage would write somewhere else."""
-    real = folder.resolve()
+def _refuse_links_out(folder: Path, *, whole: bool) -> None:
+    """Raise if a run's folder holds a link by which a stage would write somewhere else.
+
+    Args:
+        folder: The folder.
+        whole: Whether a recipe names it, so that everything in it counts. One that the command line names may
+            hold other things, e.g. a virtual environment: only what a run writes counts.
+    """
+    real, own = folder.resolve(), ("stages", "artefacts")
     for place, folders, files in os.walk(folder):
-        for path in (Path(place) / name for name in (*folders, *files)):
+        found = [*files, *(name for name in folders if whole or Path(place) != folder or name in own)]
+        for path in (Path(place) / name for name in found):
             if path.is_symlink() and not path.resolve().is_relative_to(real):
-                raise InputError(f"{path} is a link that leaves the run's folder; remove it, or give -o DIR")
+                raise InputError(f"{path} is a link that leaves the run's folder; remove it")
+        if not whole and Path(place) == folder:
+            folders[:] = own
 
 
 def _refuse_code(recipe: Recipe, steps: tuple[Step, ...], *, allow_functions: bool) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nm2trt.engine.profiles import DEFAULT_BATCH, example_profile
 from nm2trt.errors import InputError, OutputError
-from nm2trt.files import check_input, check_output, write_atomic
+from nm2trt.files import check_input, check_output, unnamed_output, write_atomic
 from nm2trt.json_value import named
 from nm2trt.nm.eligibility import can_run_sparse
 from nm2trt.nm.outlook import assumed_sparse, outlook
@@ -129,7 +129,7 @@ def write_recipe(
     model = Path(model)
     report = verify(model, backend=backend, targets=targets)
     info = describe(model)
-    target = check_output(model.with_suffix(".yaml") if output is None else output)
+    target = check_output(unnamed_output(model.with_suffix(".yaml")) if output is None else output)
     if target.exists() and not force:
         raise OutputError(f"{target} is there already; give another path with -o, or replace it with --force")
     root = target.resolve().parent

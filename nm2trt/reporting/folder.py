@@ -87,7 +87,9 @@ class RunFolder:
         self.make()
         created = self.header().created if self.header_path.exists() else _now()
         header = RunHeader(name, created, tuple(stages), __version__)
-        write_atomic(self.header_path, _dumps({"schema": SCHEMA, "kind": "nm2trt run", **asdict(header)}))
+        write_atomic(
+            self.header_path, _dumps({"schema": SCHEMA, "kind": "nm2trt run", **asdict(header)}), follow=False
+        )
         return header
 
     def write(self, record: StageRecord) -> None:
@@ -100,7 +102,7 @@ class RunFolder:
         if record.stage not in STAGES:
             raise InputError(f"{record.stage!r} is not a kind of stage; choose {', '.join(STAGES)}")
         path = self.stage_path(record.name)
-        write_atomic(path, _dumps(record.to_json()))
+        write_atomic(path, _dumps(record.to_json()), follow=False)
 
     def log(self, run: str, step: int, report: Mapping[str, Any] | None = None, **values: float) -> None:
         """Append one line of telemetry.

@@ -109,7 +109,7 @@ def write_manifests(folder: Path, placed: Deployment, options: KubernetesOptions
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{path.parent} cannot be made: {os_reason(error)}") from error
-        write_atomic(path, yaml_text(*documents, comment=comment))
+        write_atomic(path, yaml_text(*documents, comment=comment), follow=False)
         written.append(path)
     if not options.canary_weight:
         (folder / "canary.yaml").unlink(missing_ok=True)

@@ -86,6 +86,10 @@ class LayerCache:
             raise OutputError(
                 f"the cache {folder} cannot be made: {os_reason(error)}; give another folder with --cache"
             ) from error
+        if self._folder.is_symlink():
+            raise OutputError(
+                f"{self._folder} in the cache is a link, and would be written through; remove it"
+            )
 
     def read(self, number: int, weight: str) -> SolvedLayer | None:
         """Return the result for a layer; None if it is missing or damaged."""
@@ -113,7 +117,7 @@ class LayerCache:
         arrays = {f"array{index}": array for index, array in enumerate(solved.weights.values())}
         row = json.dumps(asdict(solved.row))
         np.savez(data, row=np.array(row), names=np.array(json.dumps(list(solved.weights))), **arrays)  # type: ignore[arg-type]
-        write_atomic(self._path(number), data.getvalue())
+        write_atomic(self._path(number), data.getvalue(), follow=False)
 
     def _path(self, number: int) -> Path:
         return self._folder / f"layer{number:05d}.npz"
