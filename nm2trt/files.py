@@ -25,7 +25,6 @@ __all__ = [
     "check_output",
     "is_abandoned",
     "is_alive",
-    "one_writer",
     "os_reason",
     "read_regular",
     "real_output",
@@ -225,25 +224,6 @@ def write_atomic(target: str | os.PathLike[str], data: bytes | str, *, follow: b
     """
     with atomic_path(target, follow=follow) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
-
-
-@contextlib.contextmanager
-def one_writer(folder: Path) -> Iterator[None]:
-    """Let one process at a time replace files in a folder; the lock is on the folder and leaves no file."""
-    try:
-        import fcntl
-
-        descriptor = os.open(folder, os.O_RDONLY)
-    except (ImportError, OSError):
-        yield
-        return
-    try:
-        # A network file system may know no locks.
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

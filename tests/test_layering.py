@@ -12,7 +12,7 @@ PACKAGE = ROOT / "nm2trt"
 LEVELS = [
     {"terminal_text", "installed", "output_lock", "json_value"},
     {"errors", "tables"},
-    {"file_replacement", "extras"},
+    {"file_replacement", "extras", "folder_lock"},
     {"files", "named_code", "bounds", "compare", "measure", "progress", "nm", "options"},
     {"manifest", "run_watch", "answer_limits"},
     {"backends"},

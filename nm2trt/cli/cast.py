@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nm2trt.cli.output import print_json, print_notes, show
+from nm2trt.cli.output import print_notes, print_result, show
 from nm2trt.options.field import keywords
 from nm2trt.options.models import CastCommand
 
@@ -17,8 +17,5 @@ def run(options: CastCommand) -> int:
 
     report = cast(**keywords(options))
     print_notes(report.notes)
-    if options.json:
-        print_json(report.to_json())
-    else:
-        show(report, every_row=options.every_row)
+    print_result(report, show, as_json=options.json, every_row=options.every_row)
     return 0

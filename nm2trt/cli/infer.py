@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nm2trt.cli.output import print_json, show
+from nm2trt.cli.output import print_result, show
 from nm2trt.options.checks import InferCommand
 from nm2trt.options.field import keywords
 
@@ -21,9 +21,5 @@ def run(options: InferCommand) -> int:
     """Run the command and return its exit status."""
     from nm2trt.pipeline.infer import infer
 
-    result = infer(**keywords(options))
-    if options.json:
-        print_json(result.to_json())
-        return 0
-    show(result, every_row=True)
+    print_result(infer(**keywords(options)), show, as_json=options.json, every_row=True)
     return 0

@@ -84,12 +84,12 @@ def print_json_error(kind: str, message: str, status: int, found: Any = None) ->
             print_json({**before, "error": told, "kind": kind, "exit_status": status})
 
 
-def print_result(result: T, write: Callable[[T], None], *, as_json: bool) -> None:
-    """Print a result that has `to_json`: as JSON, or as `write` puts it."""
+def print_result(result: Any, write: Callable[..., None], *, as_json: bool, **how: Any) -> None:
+    """Print a result that has `to_json`: as JSON, or with `write(result, **how)`."""
     if as_json:
-        print_json(result.to_json())  # type: ignore[attr-defined]
+        print_json(result.to_json())
     else:
-        write(result)
+        write(result, **how)
 
 
 def print_notes(notes: Iterable[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nm2trt.cli.output import print_json, show
+from nm2trt.cli.output import print_result, show
 from nm2trt.options.field import keywords
 from nm2trt.options.models import PermuteCommand
 
@@ -16,8 +16,5 @@ def run(options: PermuteCommand) -> int:
     from nm2trt.pipeline.permute import permute
 
     report = permute(**keywords(options))
-    if options.json:
-        print_json(report.to_json())
-    else:
-        show(report, every_row=options.every_row)
+    print_result(report, show, as_json=options.json, every_row=options.every_row)
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nm2trt.cli.output import print_json, print_notes, show, show_written
+from nm2trt.cli.output import print_notes, print_result, show, show_written
 from nm2trt.errors import DifferenceError
 from nm2trt.options.field import keywords
 from nm2trt.options.models import PruneCommand
@@ -23,8 +23,6 @@ def run(options: PruneCommand) -> int:
             show(error.partial, every_row=options.every_row)
         raise
     print_notes(getattr(report, "notes", ()))
-    if options.json:
-        print_json(report.to_json())
-    else:
-        show_written(report, every_row=options.every_row, backend=options.backend, targets=options.targets)
+    how = {"every_row": options.every_row, "backend": options.backend, "targets": options.targets}
+    print_result(report, show_written, as_json=options.json, **how)
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nm2trt.cli.output import print_json, print_notes, print_result, show, show_written
+from nm2trt.cli.output import print_notes, print_result, show, show_written
 from nm2trt.options.field import keywords
 from nm2trt.options.models import QuantizeCommand
 
@@ -23,8 +23,5 @@ def run(options: QuantizeCommand) -> int:
 
     report = quantize(**keywords(options))
     print_notes(report.notes)
-    if options.json:
-        print_json(report.to_json())
-    else:
-        show_written(report, every_row=options.every_row)
+    print_result(report, show_written, as_json=options.json, every_row=options.every_row)
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import print_json, print_table, say
+from nm2trt.cli.output import print_result, print_table, say
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import SparsifyCommand
 from nm2trt.tables import Column, Row, Table
@@ -22,10 +22,7 @@ def run(options: SparsifyCommand) -> int:
     from nm2trt.pipeline.sparsify import sparsify_file
 
     result = sparsify_file(**keywords(options))
-    if options.json:
-        print_json(result.to_json())
-    else:
-        _print(result, every_row=options.every_row)
+    print_result(result, _print, as_json=options.json, every_row=options.every_row)
     return 0
 
 

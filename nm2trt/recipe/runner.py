@@ -17,10 +17,10 @@ from pathlib import Path
 from nm2trt.calibration.yaml_file import nearest
 from nm2trt.errors import InputError, Nm2trtError
 from nm2trt.files import within
+from nm2trt.folder_lock import one_writer
 from nm2trt.named_code import refuse_code
 from nm2trt.recipe.actions import ACTIONS, Job, Outcome
 from nm2trt.recipe.hashes import tool_versions
-from nm2trt.recipe.lock import one_run
 from nm2trt.recipe.named import named_code
 from nm2trt.recipe.order import Step, ordered
 from nm2trt.recipe.result import RunResult, StageResult
@@ -97,7 +97,8 @@ def run_recipe(
         stages = _planned(steps, sources, first, until)
         return RunResult(folder.path, stages, None, time.perf_counter() - start)
     folder.make()
-    with one_run(folder.path):
+    busy = f"another nm2trt run works in {folder.path}; wait for it, or choose another folder with -o"
+    with one_writer(folder.path, busy=busy):
         folder.start(recipe.name, names)
         run = _Run(steps, sources, folder, versions, allow_functions, view or SilentView())
         stages, failure = run.all(first, until)

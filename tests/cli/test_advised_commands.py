@@ -76,7 +76,7 @@ MENTIONS = {
     ("options/runs.py", "run"),
     ("pipeline/samples.py", "samples"),
     ("pipeline/sparsify.py", "gain"),
-    ("recipe/lock.py", "run"),
+    ("recipe/runner.py", "run"),
     ("reporting/folder.py", "run"),
     ("serving/history.py", "deploy"),
     ("serving/kubernetes.py", "deploy"),

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from nm2trt.graph.storage.light_onnx import onnx
 
-__all__ = ["ACTIVATIONS", "Chain", "Wiring"]
+__all__ = ["ACTIVATIONS", "PRODUCTS", "Chain", "Wiring"]
 
 # Activations that a builder fuses with an INT8 product; others run by themselves.
 ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu"})
-_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+# A builder runs each in one kernel with the nodes directly after.
+PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,4 +121,4 @@ class Wiring:
     def is_product(self, position: int) -> bool:
         """Tell whether a node is a Conv, ConvTranspose, Gemm or MatMul of ONNX's own."""
         node = self.nodes[position]
-        return node.op_type in _PRODUCTS and node.domain in ("", "ai.onnx")
+        return node.op_type in PRODUCTS and node.domain in ("", "ai.onnx")

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from nm2trt.bounds import bounds, seconds_left
 from nm2trt.errors import ModelError
+from nm2trt.graph.analysis.moving_operators import SELECTING
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.tensors import element_type
 
@@ -70,7 +71,7 @@ def check_growth(
     elif operator in ("NonZero", "ArgMax", "ArgMin"):
         width = 8
     # Views cost nothing; an operator that computes holds about one temporary beside its result.
-    needed = 0 if operator in _VIEWS else size * width * (2 if operator in BY_REFERENCE else 1)
+    needed = 0 if operator in SELECTING else size * width * (2 if operator in BY_REFERENCE else 1)
     most = bounds().constant_bytes + 4 * stored
     if held + needed > most:
         raise Opaque(
@@ -87,7 +88,6 @@ def check_growth(
 
 # Elementary steps of numpy in a second, roughly and on the slow side.
 _PER_SECOND = 3e8
-_VIEWS = frozenset({"Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split"})
 # Evaluated by the reference with a Python loop over elements.
 _LOOPS = frozenset({"ScatterElements", "ScatterND", "GatherND", "GatherElements", "Erf"})
 

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.constant_values import direct_initializer
-from nm2trt.graph.analysis.scopes import Scope
+from nm2trt.graph.analysis.moving_operators import SELECTING
+from nm2trt.graph.analysis.scopes import Scope, walk
 from nm2trt.graph.storage.light_onnx import onnx
+from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.tensors import DTYPE_NAMES
 
-__all__ = ["MOVERS", "Dequantised", "dequantised", "quantised_type"]
+__all__ = ["MOVERS", "Dequantised", "dequantised", "quantised_type", "refuse_quantised"]
 
-# Operators that only move numbers, so that what went in quantised comes out quantised alike.
-MOVERS = frozenset(
-    """Identity Transpose Reshape Flatten Squeeze Unsqueeze Slice Split MaxPool Concat DepthToSpace
-    SpaceToDepth""".split()
-)
+# What goes into them quantised comes out quantised alike.
+MOVERS = SELECTING | {"MaxPool", "Concat", "DepthToSpace", "SpaceToDepth"}
 _MOST_STEPS = 1000
+_QUANTISED = frozenset("QuantizeLinear DequantizeLinear DynamicQuantizeLinear MatMulNBits".split())
+_QUANTISED_STARTS = ("QLinear", "QGemm", "QAttention", "DynamicQuantize")
+_QUANTISED_ENDS = ("Integer", "IntegerToFloat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,22 @@ class Dequantised:
     def dtype(self) -> str:
         """ONNX name of the type that it reads."""
         return quantised_type(self.scope, self.node)
+
+
+def refuse_quantised(model: Model, remedy: str) -> None:
+    """Raise if a node of the model quantises, dequantises or computes with integers or codes.
+
+    Args:
+        model: The model, its bodies and functions too.
+        remedy: The clause that says what to do instead.
+
+    Raises:
+        ModelError: There is such a node.
+    """
+    for scope, node in walk(model):
+        kind = node.op_type
+        if kind in _QUANTISED or kind.startswith(_QUANTISED_STARTS) or kind.endswith(_QUANTISED_ENDS):
+            raise ModelError(f"{model.name} is quantised already: {kind} at {scope.label(node)!r}; {remedy}")
 
 
 def dequantised(scope: Scope, value: str) -> Dequantised | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nm2trt.graph.analysis.constant_values import Source, main_source
-from nm2trt.graph.analysis.numpy_operators import MOVES
+from nm2trt.graph.analysis.moving_operators import MOVING
 from nm2trt.graph.analysis.scopes import Scope, inner_outputs
 from nm2trt.graph.analysis.shapes import Shapes
 from nm2trt.graph.storage.light_onnx import onnx
@@ -20,15 +20,12 @@ from nm2trt.graph.storage.light_onnx import onnx
 __all__ = ["StoredBehind", "is_matrix", "stored_behind"]
 
 # Their first input carries the numbers; the others say which, where to, or by what.
-_FIRST_CARRIES = frozenset(
-    {
-        *MOVES,
-        *"""Cast CastLike QuantizeLinear DequantizeLinear GatherElements GatherND ScatterElements ScatterND
-        Scatter Compress Trilu Clip Abs Neg Sqrt Reciprocal Sign Exp Log Tanh Sigmoid Relu LeakyRelu Erf Round
-        Floor Ceil DepthToSpace SpaceToDepth Softmax CumSum ReverseSequence Upsample Resize SplitToSequence
-        SequenceAt SequenceErase ConcatFromSequence Optional OptionalGetElement""".split(),
-    }
-) - {"Concat"}
+_FIRST_CARRIES = (MOVING - {"Concat"}) | frozenset(
+    """Cast CastLike QuantizeLinear DequantizeLinear GatherElements GatherND ScatterElements ScatterND
+    Scatter Compress Trilu Clip Abs Neg Sqrt Reciprocal Sign Exp Log Tanh Sigmoid Relu LeakyRelu Erf Round
+    Floor Ceil DepthToSpace SpaceToDepth Softmax CumSum ReverseSequence Upsample Resize SplitToSequence
+    SequenceAt SequenceErase ConcatFromSequence Optional OptionalGetElement""".split()
+)
 _BINARY = frozenset("Mul Div Add Sub Pow Max Min Mod PRelu BitwiseAnd".split())
 _ALL_CARRY = frozenset({"Concat", "Sum", "Mean", "SequenceConstruct"})
 _CHOOSERS = frozenset({"Gather", "GatherND", "GatherElements", "Compress"})

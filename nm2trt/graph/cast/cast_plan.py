@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from nm2trt.errors import InputError
 from nm2trt.graph.analysis.constant_values import Opaque, direct_initializer, evaluate, main_source
+from nm2trt.graph.analysis.moving_operators import MOVING
 from nm2trt.graph.analysis.numpy_operators import cast_array
 from nm2trt.graph.analysis.scopes import Scope
 from nm2trt.graph.cast.cast_rules import Low, keep_reason, low_slots
@@ -27,10 +28,7 @@ __all__ = ["CastTensor", "KeptNode", "PrecisionPlan"]
 _FLOAT = TensorProto.FLOAT
 _FEW = 1024
 # They only move or compare numbers, so that they may as well run in the type of what they read.
-_FOLLOWS = frozenset(
-    """Identity Transpose Reshape Flatten Squeeze Unsqueeze Slice Split Concat Gather Expand Tile Pad Neg Abs
-    Sqrt Relu Max Min""".split()
-)
+_FOLLOWS = MOVING | {"Neg", "Abs", "Sqrt", "Relu", "Max", "Min"}
 
 
 class PrecisionPlan:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nm2trt.graph.analysis.constant_values import evaluate, main_source
+from nm2trt.graph.analysis.moving_operators import MOVING
 from nm2trt.graph.analysis.numpy_operators import Opaque
 from nm2trt.graph.analysis.shapes import Shapes
 from nm2trt.graph.edit.editor import Editor
@@ -28,10 +29,8 @@ _MANY = 4096
 _HUGE = 1e30
 _FEW = 1024
 
-_MOVES = frozenset(
-    """Identity Transpose Reshape Flatten Squeeze Unsqueeze Expand Neg Abs Cast Dropout Slice Gather Tile
-    Pad Split""".split()
-)
+# Their results are as large as their first input.
+_MOVES = (MOVING - {"Concat"}) | {"Neg", "Abs", "Cast", "Dropout"}
 # Their results do not grow with what they read.
 _SATURATES = frozenset(
     """Sigmoid HardSigmoid Tanh Softmax LogSoftmax Hardmax Erf Softsign Log Sin Cos Atan Asin Acos Reciprocal

@@ -19,6 +19,7 @@ from nm2trt.backends.protocol import TensorSpec
 from nm2trt.backends.random_feeds import random_feeds
 from nm2trt.compare import OutputDifference, compare_outputs, require_close
 from nm2trt.errors import BackendError, DataError, DifferenceError, ModelError
+from nm2trt.graph.analysis.moving_operators import REARRANGING
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model, load, serialized
 from nm2trt.graph.storage.save import all_tensors
@@ -43,7 +44,6 @@ _BATCH = 2
 _MOST_FLIPPED = 0.01
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 _SATURATING = frozenset({"Sigmoid", "HardSigmoid", "Softmax", "Tanh"})
-_MOVING = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
 _FREE_SIZED = frozenset({"NonZero", "NonMaxSuppression", "Unique", "Compress", "If", "Loop"})
 
 
@@ -152,7 +152,7 @@ def before_saturation(graph: onnx.GraphProto) -> list[str]:
         if output.type.tensor_type.elem_type not in _FLOATS:
             continue
         node = producers.get(output.name)
-        while node is not None and node.op_type in _MOVING:
+        while node is not None and node.op_type in REARRANGING:
             node = producers.get(node.input[0])
         if node is None or node.op_type not in _SATURATING or node.domain not in ("", "ai.onnx"):
             return []

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from nm2trt.compare import OutputDifference, difference_lines
 from nm2trt.errors import LineageError
+from nm2trt.graph.analysis.kernel_chains import PRODUCTS
 from nm2trt.graph.edit.editor import Declined, Editor
 from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, run_reference
 from nm2trt.graph.fuse.batchnorm import fold_batchnorm, fold_constant
@@ -25,9 +26,6 @@ from nm2trt.nm.plan import Plan, PlanEntry
 from nm2trt.tables import Column, Result, Row, Table
 
 __all__ = ["DeclinedFusion", "FuseReport", "fuse_model"]
-
-
-_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +221,7 @@ def _folded_values(model: Model, normed: Collection[str], merges: Sequence[Mergi
     return {
         name
         for node in model.proto.graph.node
-        if node.op_type in _PRODUCTS and merged.isdisjoint(node.input)
+        if node.op_type in PRODUCTS and merged.isdisjoint(node.input)
         for name in node.output
         if name in normed
     }

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy.typing as npt
 
-from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.constant_values import evaluate, main_source
 from nm2trt.graph.analysis.numpy_operators import Opaque
 from nm2trt.graph.analysis.pinned_values import pins
@@ -25,14 +24,9 @@ from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, opset
 from nm2trt.nm.axes import onnx_weight
 
-__all__ = ["ChannelSpace", "SpaceWeight", "find_spaces", "refuse_quantised"]
+__all__ = ["ChannelSpace", "SpaceWeight", "find_spaces"]
 
 Array = npt.NDArray[Any]
-
-_QUANTISED = frozenset(
-    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulNBits", "QGemm"}
-)
-_QUANTISED_ENDS = ("Integer", "IntegerToFloat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +70,6 @@ class ChannelSpace:
     stored: tuple[Dimension, ...]
     weights: tuple[SpaceWeight, ...]
     obstacle: str
-
-
-def refuse_quantised(model: Model) -> None:
-    """Raise if a node of the model quantises: scales and integers would have to follow each permutation.
-
-    Raises:
-        ModelError: One does.
-    """
-    for scope, node in walk(model):
-        kind = node.op_type
-        if kind in _QUANTISED or kind.startswith("QLinear") or kind.endswith(_QUANTISED_ENDS):
-            raise ModelError(
-                f"{model.name} is quantised: {kind} at {scope.label(node)!r}; permute the float model, and "
-                "quantise it afterwards"
-            )
 
 
 def find_spaces(

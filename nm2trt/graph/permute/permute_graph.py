@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.graph.analysis.quantised_values import refuse_quantised
 from nm2trt.graph.analysis.scopes import main_scope
-from nm2trt.graph.permute.channel_spaces import find_spaces, refuse_quantised
+from nm2trt.graph.permute.channel_spaces import find_spaces
 from nm2trt.graph.permute.space_search import (
     Order,
     PermuteOptions,
@@ -78,7 +79,7 @@ def find_permutation(
         ModelError: The model is quantised, or is not a valid ONNX file.
     """
     options = options or PermuteOptions()
-    refuse_quantised(model)
+    refuse_quantised(model, "permute the float model, and quantise it afterwards")
     spaces = find_spaces(model, fixed=fixed, same=same)
     names = sorted({weight.weight for space in spaces for weight in space.weights})
     check_globs({"include": options.include, "exclude": options.exclude}, names)

@@ -16,6 +16,7 @@ from nm2trt.calibration.ranges import Ranges, calibrate
 from nm2trt.calibration.stream import SampleStream
 from nm2trt.errors import InputError, ModelError
 from nm2trt.graph.analysis.constant_values import main_source
+from nm2trt.graph.analysis.quantised_values import refuse_quantised
 from nm2trt.graph.analysis.shapes import infer_types
 from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.edit.node_inserter import Inserter
@@ -34,30 +35,10 @@ __all__ = [
     "find_ranges",
     "merge_parts",
     "place_layers",
-    "refuse_quantised",
     "require_mergeable",
 ]
 
 Array = npt.NDArray[Any]
-_QUANTISED = frozenset(
-    """QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearConv QLinearMatMul ConvInteger
-    MatMulInteger QGemm QAttention QLinearAdd QLinearConcat MatMulIntegerToFloat
-    DynamicQuantizeMatMul""".split()
-)
-
-
-def refuse_quantised(model: Model) -> None:
-    """Raise if a model is quantised already.
-
-    Raises:
-        ModelError: It is.
-    """
-    for node in model.proto.graph.node:
-        if node.op_type in _QUANTISED:
-            raise ModelError(
-                f"{model.name} is quantised already: {node.op_type} at {node.name or node.output[0]!r}; "
-                "give the float model"
-            )
 
 
 def place_layers(
@@ -165,7 +146,7 @@ def find_part(
     """
     require_mergeable(options, folder)
     model = load(source, leave_weights=True)
-    refuse_quantised(model)
+    refuse_quantised(model, "give the float model")
     if (opset(model.proto) or 0) < options.form.opset:
         run_passes(model, None, [OpsetConversion(options.form.opset)])
     points = list(place_layers(Inserter(model, "quantized"), options).points)

@@ -20,6 +20,7 @@ from nm2trt.backends.choice import place_of
 from nm2trt.calibration.stream import SampleStream, fitted
 from nm2trt.graph.analysis.multiply_accumulates import free_shapes
 from nm2trt.graph.analysis.qdq_islands import Island
+from nm2trt.graph.analysis.quantised_values import refuse_quantised
 from nm2trt.graph.analysis.scopes import node_name
 from nm2trt.graph.edit.node_inserter import Inserter
 from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, open_session
@@ -28,7 +29,6 @@ from nm2trt.graph.quantize.calibrate_model import (
     find_ranges,
     merge_parts,
     place_layers,
-    refuse_quantised,
     require_mergeable,
 )
 from nm2trt.graph.quantize.opset_conversion import OpsetConversion
@@ -93,7 +93,7 @@ def quantize_model(
     options = options or QuantizeOptions()
     require_mergeable(options, parts)
     model = load(source, leave_weights=True)
-    refuse_quantised(model)
+    refuse_quantised(model, "give the float model")
     converted = OpsetConversion(options.form.opset)
     step = _Quantize(options, samples, cache, compared=compare, preset=preset, place=place, parts=parts)
     old = (opset(model.proto) or 0) < options.form.opset
@@ -141,7 +141,7 @@ class _Quantize(Pass):
         self._reference: Reference | None = None
 
     def requires(self, model: Model) -> None:
-        refuse_quantised(model)
+        refuse_quantised(model, "give the float model")
         if self._cache is not None:
             refuse_data_file(model, self._cache)
 

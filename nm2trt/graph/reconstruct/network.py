@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.scopes import main_scope, visible, walk
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model
@@ -159,16 +158,3 @@ class Network:
                 found.add(index)
                 stack.extend(self.reads[index])
         return sorted(found)
-
-    def refuse_quantised(self) -> None:
-        """Raise if a node quantises or dequantises.
-
-        Raises:
-            ModelError: There is such a node.
-        """
-        for index, node in enumerate(self.nodes):
-            if "Quantize" in node.op_type or node.op_type.startswith(("QLinear", "QGemm")):
-                raise ModelError(
-                    f"{self.model.name} is quantised: {node.op_type} at {self.label(index)}; prune the float "
-                    "model with --calib first, and quantize the result"
-                )

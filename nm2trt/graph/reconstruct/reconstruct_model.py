@@ -16,6 +16,7 @@ from pathlib import Path
 from nm2trt.calibration.stream import SampleStream
 from nm2trt.errors import DataError, SparsityError
 from nm2trt.files import check_output
+from nm2trt.graph.analysis.quantised_values import refuse_quantised
 from nm2trt.graph.analysis.sound_nodes import check_nodes
 from nm2trt.graph.execute.output_verdict import OutputVerdict
 from nm2trt.graph.reconstruct.activation_grid import IntegerGrid
@@ -45,6 +46,8 @@ from nm2trt.progress import bar
 
 __all__ = ["METHOD", "check_request", "measure_sensitivities", "reconstruct_model"]
 
+_REMEDY = "prune the float model with --calib first, and quantise the result"
+
 
 def check_request(source: Path, target: Path) -> None:
     """Refuse, before any work, a quantised model and an output that cannot be written.
@@ -59,7 +62,7 @@ def check_request(source: Path, target: Path) -> None:
     refuse_same_file(source, target)
     refuse_data_file(model, target)
     check_output(target)
-    Network(model).refuse_quantised()
+    refuse_quantised(model, _REMEDY)
 
 
 def reconstruct_model(
@@ -107,7 +110,7 @@ def reconstruct_model(
     refuse_same_file(source, target)
     check_output(target)
     network = Network(model)
-    network.refuse_quantised()
+    refuse_quantised(model, _REMEDY)
     layers, declined = find_layers(network)
     parent = verify_model(model.proto, pattern=options.pattern, external_data_root=model.root)
     dense, kept = sort_layers(layers, parent, options, model)
@@ -190,7 +193,7 @@ def measure_sensitivities(
     model = load(source)
     check_nodes(model)
     network = Network(model)
-    network.refuse_quantised()
+    refuse_quantised(model, _REMEDY)
     layers, _ = find_layers(network)
     parent = verify_model(model.proto, pattern=options.pattern, external_data_root=model.root)
     dense, kept = sort_layers(layers, parent, options, model)

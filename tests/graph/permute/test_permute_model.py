@@ -190,7 +190,7 @@ def test_a_quantised_model_is_refused_in_a_sentence(operator, tmp_path):
         net.node("ConvInteger", ["q", net.tensor("w", np.ones((4, 3, 1, 1), np.uint8))], "i")
         net.node("Cast", ["i"], "y", to=1)
     source = net.save(tmp_path / "m.onnx", "y")
-    with pytest.raises(ModelError, match=r"is quantised: \w+ at .*; permute the float model"):
+    with pytest.raises(ModelError, match=r"is quantised already: \w+ at .*; permute the float model"):
         permute_model(source, tmp_path / "p.onnx")
 
 

@@ -1,4 +1,4 @@
-"""One run at a time in one folder."""
+"""A lock on a folder, which leaves no file and dies with the process."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from pathlib import Path
 
 from nm2trt.errors import InputError
 
-__all__ = ["one_run"]
+__all__ = ["one_writer"]
 
 
 @contextlib.contextmanager
-def one_run(folder: Path) -> Iterator[None]:
-    """Let one process at a time work in a run's folder; the lock leaves no file and dies with the process.
+def one_writer(folder: Path, *, busy: str = "") -> Iterator[None]:
+    """Let one process at a time work in a folder.
+
+    Args:
+        folder: The folder.
+        busy: What the error says if another process works there; "" waits for it.
 
     Raises:
-        InputError: Another process works there.
+        InputError: Another process works there, and `busy` is given.
     """
     try:
         import fcntl
@@ -28,11 +32,9 @@ def one_run(folder: Path) -> Iterator[None]:
         return
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
         except BlockingIOError as error:
-            raise InputError(
-                f"another nm2trt run works in {folder}; wait for it, or choose another folder with -o"
-            ) from error
+            raise InputError(busy) from error
         except OSError:
             pass  # a network file system may know no locks
         yield

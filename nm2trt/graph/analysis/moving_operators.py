@@ -1,0 +1,12 @@
+"""Moving operators: those that rearrange, select, copy or pad numbers and compute nothing."""
+
+from __future__ import annotations
+
+__all__ = ["MOVING", "REARRANGING", "SELECTING"]
+
+# Every element of the input is in the output once.
+REARRANGING = frozenset("Identity Transpose Reshape Flatten Squeeze Unsqueeze".split())
+# Every element of the output is one of the first input's, and none twice.
+SELECTING = REARRANGING | {"Slice", "Split"}
+# Every element of the output is one of an input, or the value that pads it.
+MOVING = SELECTING | {"Concat", "Gather", "Expand", "Tile", "Pad"}
