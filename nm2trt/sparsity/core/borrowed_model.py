@@ -1,18 +1,20 @@
-"""A user's model while a method works with it: its modes and its values are given back."""
+"""A user's model while a method works with it: modes and values are given back; a hash of its values."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nm2trt.sparsity.core.finalize import make_plain
 from nm2trt.sparsity.core.state_keys import sparse_weights
 
-__all__ = ["eval_mode", "kept_on_error"]
+__all__ = ["eval_mode", "hash_tensors", "kept_on_error", "named_values"]
 
 
 @contextlib.contextmanager
@@ -34,8 +36,7 @@ def eval_mode(model: nn.Module, *, train_norms: bool = False) -> Iterator[None]:
 @contextlib.contextmanager
 def kept_on_error(model: nn.Module) -> Iterator[None]:
     """Give a model its layers, plain as before, and its values back if the block fails or is interrupted."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    kept = [(tensor, tensor.detach().clone()) for tensor in tensors.values()]
+    kept = [(tensor, tensor.detach().clone()) for _, tensor in named_values(model)]
     children = [(module, dict(module._modules)) for module in model.modules()]
     try:
         yield
@@ -50,3 +51,19 @@ def kept_on_error(model: nn.Module) -> Iterator[None]:
             for tensor, value in kept:
                 tensor.copy_(value)
         raise
+
+
+def named_values(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Return the parameters and buffers of a model by name, sorted."""
+    return sorted({**dict(model.named_parameters()), **dict(model.named_buffers())}.items())
+
+
+def hash_tensors(text: str, tensors: Iterable[tuple[str, Any]]) -> str:
+    """Return the sha256 of a text and of named values; those that are no tensors are left out."""
+    digest = hashlib.sha256(text.encode())
+    for name, value in tensors:
+        if isinstance(value, Tensor):
+            plain = value.detach().cpu().contiguous()
+            digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+            digest.update(plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else b"")
+    return digest.hexdigest()

@@ -14,7 +14,6 @@ Unlike the released code, the teacher stays in eval mode and masks are exact (a 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +25,7 @@ from nm2trt.errors import SparsifyError
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan
 from nm2trt.progress import bar
-from nm2trt.sparsity.core.borrowed_model import kept_on_error
+from nm2trt.sparsity.core.borrowed_model import hash_tensors, kept_on_error, named_values
 from nm2trt.sparsity.core.calibration_batches import Batch, read_batches
 from nm2trt.sparsity.core.layer_choice import Choice
 from nm2trt.sparsity.core.session import Request, SparseSession
@@ -258,16 +257,6 @@ def _anywhere(choice: Choice) -> Choice:
 
 def _fingerprint(request: Request, batches: Sequence[Batch]) -> str:
     """Hash what the result depends on: options, pattern, layer choice, weights and samples."""
-    digest = hashlib.sha256()
     asked = (request.pattern, request.include, request.exclude, request.min_channels)
-    digest.update((request.options.described() + repr(asked)).encode())
-    tensors = sorted(
-        {**dict(request.model.named_parameters()), **dict(request.model.named_buffers())}.items()
-    )
     inputs = [(str(i), v) for i, b in enumerate(batches) for v in (*b.args, *b.kwargs.values())]
-    for name, value in (*tensors, *inputs):
-        if isinstance(value, Tensor):
-            plain = value.detach().cpu().contiguous()
-            digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-            digest.update(plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else b"")
-    return digest.hexdigest()
+    return hash_tensors(request.options.described() + repr(asked), [*named_values(request.model), *inputs])

@@ -17,10 +17,14 @@ class RebuildOptions:
 
     Args:
         calibration: Unlabelled input: any iterable of batches, a DataLoader, or the path of a recipe.
-        max_samples: Stop reading calibration there. All samples run in one call of the model.
+        max_samples: Stop reading calibration there, in each process. All its samples run in one call of the
+            model.
         seed: Of the rows that are drawn where a layer has more than are needed.
         valid: Name of the calibration input that is not 0 at real tokens, such as an attention mask: rows are
             drawn from those. None draws from all.
+        distributed: Whether `calibration` is this process's part of the samples: moments are summed over the
+            processes of torch.distributed's default group, all of which call `sparsify` alike and end with
+            the same weights.
 
     Raises:
         SparsifyError: A value is out of range.
@@ -30,6 +34,7 @@ class RebuildOptions:
     max_samples: int = 256
     seed: int = 0
     valid: str | None = None
+    distributed: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.max_samples, int) or self.max_samples < 2:

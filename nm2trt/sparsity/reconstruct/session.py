@@ -20,13 +20,14 @@ from nm2trt.errors import SparsifyError, SparsityError
 from nm2trt.nm.layer_moments import Moments
 from nm2trt.nm.plan import Plan
 from nm2trt.nm.torch_mask import magnitude_mask
-from nm2trt.sparsity.core.borrowed_model import kept_on_error
+from nm2trt.sparsity.core.borrowed_model import hash_tensors, kept_on_error, named_values
 from nm2trt.sparsity.core.calibration_batches import Batch, joined, read_batches
 from nm2trt.sparsity.core.layer_choice import Choice
 from nm2trt.sparsity.core.session import Request, SparseSession
 from nm2trt.sparsity.core.tracked_weight import TrackedWeight
 from nm2trt.sparsity.reconstruct.options import RebuildOptions
 from nm2trt.sparsity.reconstruct.parts import Part
+from nm2trt.sparsity.reconstruct.processes import Processes
 from nm2trt.sparsity.reconstruct.solve import described, layers_of, solve_part
 from nm2trt.sparsity.reconstruct.walk import Walk, held_out
 
@@ -41,13 +42,13 @@ def start(request: Request) -> ReconstructSession:
         DataError: The calibration input is empty, not finite, or not what the model takes.
     """
     options: RebuildOptions = request.options
-    batches = read_batches(options.calibration, max_samples=options.max_samples)
-    choices = request.choose()
-    device = next((p.device for p in request.model.parameters()), torch.device("cpu"))
-    batch = joined(batches, options.max_samples).to(device)
+    alone = Processes.of_group() if options.distributed else Processes(0, 0)
+    batch, choices = alone.all_do(lambda: _read(request))
+    processes = alone.with_samples(batch.samples, _alike(request, batch, choices) if alone.count > 1 else {})
     with kept_on_error(request.model):
         layers, reasons = layers_of(request.model, choices)
-        walk = Walk(request.model, batch, layers, options.seed, _valid(batch, options.valid))
+        valid = alone.all_do(lambda: _valid(batch, options.valid))
+        walk = Walk(request.model, batch, layers, options.seed, valid, processes)
         rebuilt = _Rebuilt(walk, choices)
         outputs = walk.solve(rebuilt.solve)
         choices = rebuilt.outcome(reasons)
@@ -58,12 +59,31 @@ def start(request: Request) -> ReconstructSession:
         for weight in weights:
             weight.sparse.mask.copy_(rebuilt.masks[weight.name])
     facts = {
-        "samples": batch.samples,
-        "outputs": _verdicts(walk.outputs, outputs, batch.samples),
+        "samples": processes.samples,
+        "outputs": _verdicts(walk.outputs, outputs, batch.samples, processes),
         "fits": rebuilt.fits,
     }
     plan = Plan(tuple(choice.entry for choice in choices), request.spec.name)
     return ReconstructSession(request.model, plan, weights, facts)
+
+
+def _read(request: Request) -> tuple[Batch, tuple[Choice, ...]]:
+    options: RebuildOptions = request.options
+    batches = read_batches(options.calibration, max_samples=options.max_samples)
+    device = next((p.device for p in request.model.parameters()), torch.device("cpu"))
+    return joined(batches, options.max_samples).to(device), tuple(request.choose())
+
+
+def _alike(request: Request, batch: Batch, choices: Sequence[Choice]) -> dict[str, str]:
+    """Return what must be equal in all processes."""
+    options: RebuildOptions = request.options
+    inputs = [*enumerate(batch.args), *sorted(batch.kwargs.items())]
+    shapes = [(name, x.dtype, tuple(x.shape[1:])) for name, x in inputs if isinstance(x, Tensor)]
+    return {
+        "weights": hash_tensors("", named_values(request.model)),
+        "options or layers": repr((options.seed, options.valid, [choice.entry for choice in choices])),
+        "shapes of calibration input": repr(shapes),
+    }
 
 
 def _valid(batch: Batch, name: str | None) -> Tensor | None:
@@ -151,26 +171,34 @@ class _Rebuilt:
 
 @torch.no_grad()
 def _verdicts(
-    dense: Sequence[Tensor], pruned: Sequence[Tensor], samples: int
+    dense: Sequence[Tensor], pruned: Sequence[Tensor], samples: int, processes: Processes
 ) -> list[dict[str, float | int | bool | None]]:
     """Compare outputs on the samples that were not fitted, or on all where there are too few."""
+    numbers = torch.arange(processes.samples)
+    outside = held_out(numbers, processes.samples)
+    some = bool(outside.any())
+    mine = outside[processes.first : processes.first + samples]
     rows = []
-    outside = held_out(torch.arange(samples), samples)
-    some = outside.any()
     for wanted, got in zip(dense, pruned, strict=True):
         if wanted.ndim and len(wanted) == samples and some:
-            picked = outside.to(wanted.device)
+            picked = mine.to(wanted.device)
             wanted, got = wanted[picked], got[picked]
-        wanted, got = wanted.double(), got.double()
-        variance = float((wanted - wanted.mean()).square().mean())
-        error = float((got - wanted).square().mean()) / max(variance, 1e-30)
-        kl = agreement = None
-        axis = -1 if wanted.ndim == 3 else 1
-        if wanted.ndim >= 2 and wanted.shape[axis] > 1:
-            theirs, mine = (functional.log_softmax(t, axis) for t in (wanted, got))
-            kl = float((theirs.exp() * (theirs - mine)).sum(axis).mean())
-            agreement = float((wanted.argmax(axis) == got.argmax(axis)).double().mean())
-        count = len(wanted) if wanted.ndim else 1
-        row = {"samples": count, "held_out": bool(some), "error": error, "kl": kl, "agreement": agreement}
-        rows.append(row)
+        rows.append({**_verdict(wanted.double(), got.double(), processes), "held_out": some})
     return rows
+
+
+def _verdict(wanted: Tensor, got: Tensor, processes: Processes) -> dict[str, float | int | bool | None]:
+    """Compare one output over all processes, any of which may hold no sample of it."""
+    size, total = processes.summed((wanted.new_tensor(wanted.numel()), wanted.sum()))
+    parts = [(wanted - total / size).square().sum(), (got - wanted).square().sum()]
+    parts.append(wanted.new_tensor(len(wanted) if wanted.ndim else processes.rank == 0))
+    axis = -1 if wanted.ndim == 3 else 1
+    classes = wanted.shape[axis] if wanted.ndim >= 2 else 1
+    if classes > 1:
+        theirs, ours = (functional.log_softmax(t, axis) for t in (wanted, got))
+        parts.append((theirs.exp() * (theirs - ours)).sum())
+        parts.append((wanted.argmax(axis) == got.argmax(axis)).sum())
+    variance, error, count, *scores = (float(part) for part in processes.summed(parts))
+    kl, agreement = (score * classes / float(size) for score in scores) if scores else (None, None)
+    error /= max(variance, 1e-30 * float(size))
+    return {"samples": int(count), "error": error, "kl": kl, "agreement": agreement}

@@ -47,7 +47,10 @@ def solve_part(
         SparsityError: The solution is not finite; nothing was changed.
     """
     given = None if mask is None else matrix(mask[part.rows])
-    fit = fit_layer(*moments, walk.dense_weight(part), pattern, bias=part.centred, mask=given)
+    dense = walk.dense_weight(part)
+    fit = walk.processes.solved(
+        lambda: fit_layer(*moments, dense, pattern, bias=part.centred, mask=given), dense.device
+    )
     scale, mine = walk.scale(part), target[part.rows]
     values = stored(fit.weight / scale[:, None], mine.shape).to(target.dtype)
     change = None if fit.bias_change is None else fit.bias_change / scale

@@ -2,7 +2,8 @@
 
 In the second pass a layer sees what the layers before it, already pruned, make of the samples; it is solved
 towards what the dense layer made of the dense inputs, at the same positions. Every eighth chunk of samples
-is never fitted. The work runs on the model's device.
+is never fitted. The work runs on the model's device. Several processes may each hold a part of the samples;
+see `nm2trt.sparsity.reconstruct.processes`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from nm2trt.sparsity.core.borrowed_model import eval_mode
 from nm2trt.sparsity.core.calibration_batches import Batch, outputs_of
 from nm2trt.sparsity.reconstruct.attention import attention_context, projection_inputs
 from nm2trt.sparsity.reconstruct.parts import Part, norms_behind
+from nm2trt.sparsity.reconstruct.processes import Processes
 from nm2trt.sparsity.reconstruct.rows import Rows
 
 __all__ = ["Solve", "Walk", "held_out"]
@@ -62,8 +64,10 @@ class Walk:
         seed: Draws the rows.
         valid: Not 0 at real tokens, (samples, tokens): rows of a matrix with one row per token are drawn from
             those, as many per sample; None draws from all.
+        processes: This process among those that share the samples; None if it has all of them.
 
     Attributes:
+        processes: This process among those that share the samples.
         outputs: What the dense model made of the samples.
         reused: Layers that are called more than once; they are not solved.
         norms: The BatchNorm that alone reads a layer, by the layer's name.
@@ -76,9 +80,12 @@ class Walk:
         layers: Mapping[str, Mapping[str, str]],
         seed: int = 0,
         valid: Tensor | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.model, self.batch, self.layers, self.seed = model, batch, layers, seed
-        self._valid = None if valid is None else (valid != 0).cpu()
+        self.processes = processes or Processes(0, batch.samples)
+        self._lead = None if valid is None else tuple(valid.shape)
+        self._valid = None if valid is None else self.processes.joined(valid != 0)
         self.norms = norms_behind(model, list(layers))
         self.reused: set[str] = set()
         self._records: dict[tuple[str, int], _Record] = {}
@@ -166,7 +173,7 @@ class Walk:
         picked = self._pick(rows, wanted, generator).to(weight.device)
         keep_rows = not part.depthwise and weight.shape[0] > inputs
         parts = []
-        for start in range(0, len(picked), _ROWS_AT_ONCE):
+        for start in range(0, max(len(picked), 1), _ROWS_AT_ONCE):
             x = rows.at(picked[start : start + _ROWS_AT_ONCE])
             if part.depthwise:
                 parts.append(torch.einsum("pkc,ck->pc", x, weight))
@@ -180,24 +187,31 @@ class Walk:
         )
 
     def _pick(self, rows: Rows, wanted: int, generator: torch.Generator) -> Tensor:
-        """Draw output positions, sorted."""
+        """Draw output positions among those of all processes, and return this one's, sorted."""
+        first, count = self.processes.place(rows.count)
+        drawn = self._draw(rows, count, wanted, generator)
+        if count == rows.count:
+            return drawn
+        return drawn[(drawn >= first) & (drawn < first + rows.count)] - first
+
+    def _draw(self, rows: Rows, count: int, wanted: int, generator: torch.Generator) -> Tensor:
         valid = self._valid
-        if valid is not None and rows.lead == tuple(valid.shape) and bool(valid.any()):
+        if valid is not None and rows.lead == self._lead and bool(valid.any()):
             # With replacement, so that short samples weigh as much as long ones.
             chosen = torch.multinomial(
                 valid[valid.any(1)].double(), -(-wanted // len(valid)), replacement=True, generator=generator
             )
             first = valid.any(1).nonzero() * valid.shape[1]
             return (chosen + first).flatten().sort().values
-        if wanted < rows.count:
-            return torch.randperm(rows.count, generator=generator)[:wanted].sort().values
-        return torch.arange(rows.count)
+        if wanted < count:
+            return torch.randperm(count, generator=generator)[:wanted].sort().values
+        return torch.arange(count)
 
     def _moments(self, part: Part, record: _Record, rows: Rows) -> tuple[Moments, Moments | None] | None:
         """Return the moments of fitted and held-out rows in units of what the BatchNorm makes of them."""
-        if not len(record.picked):
-            return None
-        outside = held_out(record.picked * self.batch.samples // rows.count, self.batch.samples)
+        sample = record.picked * self.batch.samples // max(rows.count, 1)
+        outside = held_out(self.processes.first + sample, self.processes.samples)
+        of = _depthwise_moments if part.depthwise else _moments
         found: dict[bool, Moments] = {}
         for start in range(0, len(record.picked), _ROWS_AT_ONCE):
             some = slice(start, start + _ROWS_AT_ONCE)
@@ -205,10 +219,13 @@ class Walk:
             for kind in (False, True):
                 mine = outside[some] == kind
                 if bool(mine.any()):
-                    of = _depthwise_moments if part.depthwise else _moments
                     made = of(x[mine], y[mine])
                     found[kind] = found[kind] + made if kind in found else made
-        return None if False not in found else (found[False], found.get(True))
+        if self.processes.count > 1:
+            for kind in (False, True):
+                found[kind] = self.processes.summed_moments(found.get(kind) or _no_rows(of, rows, record))
+        fitted, held = (m if m is not None and m.rows else None for m in map(found.get, (False, True)))
+        return None if fitted is None else (fitted, held)
 
     def dense_weight(self, part: Part) -> Tensor:
         """Return the dense weight of a part, in the same units as its moments: float64 (outputs, inputs)."""
@@ -227,6 +244,13 @@ def held_out(sample: Tensor, samples: int) -> Tensor:
 
 def _moments(x: Tensor, y: Tensor) -> Moments:
     return moments_of(x.flatten(1), y)
+
+
+def _no_rows(of: Callable[[Tensor, Tensor], Moments], rows: Rows, record: _Record) -> Moments:
+    """Return moments that add nothing, in the shapes of a layer."""
+    nowhere = record.picked.new_zeros(1)
+    one = of(rows.at(nowhere), record.weight.new_zeros((1, record.weight.shape[0])))
+    return Moments(0 * one.xx, 0 * one.yx, 0 * one.x, 0 * one.y, 0.0, 0)
 
 
 def _depthwise_moments(x: Tensor, y: Tensor) -> Moments:

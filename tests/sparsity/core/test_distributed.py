@@ -1,20 +1,16 @@
 """DDP and FSDP2 over gloo: two processes train to what one process does on the whole batch."""
 
-import socket
-import time
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from nm2trt.nm.mask import check
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import PLAN_ATTRIBUTE
 from nm2trt.sparsity.sparsify import sparsify
+from tests.sparsity.two_processes import WORLD, run_two
 
-STEPS, WORLD = 4, 2
+STEPS = 4
 
 
 def net():
@@ -63,9 +59,7 @@ def wrap(model, kind):
     return fully_shard(model, mesh=mesh)
 
 
-def worker(rank, kind, method, port, out):
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD)
-    torch.set_num_threads(1)
+def train_one_half(rank, kind, method, out):
     model = net()
     sparse = attach(model, method)
     gradients = train(wrap(model, kind), sparse, lambda x: x.chunk(WORLD)[rank])
@@ -78,27 +72,6 @@ def worker(rank, kind, method, port, out):
         kinds = [type(layer).__name__ for layer in finished]
         saved = {"gradients": gradients, "masks": masks, "state": finished.state_dict(), "plan": plan}
         torch.save({**saved, "kinds": kinds}, out)
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def run_two(kind, method, path):
-    # Forked processes share the imported torch: a second instead of ten.
-    arguments = (kind, method, free_port(), str(path))
-    processes = mp.start_processes(worker, arguments, nprocs=WORLD, join=False, start_method="fork")
-    try:
-        deadline = time.monotonic() + 120
-        while not processes.join(timeout=1):  # True once both have ended; raises when one failed
-            assert time.monotonic() < deadline, "two processes did not end within 120 s"
-    finally:
-        for process in processes.processes:
-            process.kill()
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns where there are threads
@@ -107,7 +80,7 @@ def run_two(kind, method, path):
 def test_two_processes_equal_one_and_finalize_to_a_plain_model(kind, method, tmp_path):
     """Invariant 9 of SR-STE: gradients, and so the strength of the decay, do not depend on the world size."""
     path = tmp_path / "found.pt"
-    run_two(kind, method, path)
+    run_two(train_one_half, (kind, method, path), tmp_path)
     found = torch.load(path, weights_only=True)
     model = net()
     sparse = attach(model, method)

@@ -1,21 +1,18 @@
 """torch.distributed.checkpoint of attached models: one process, DDP and FSDP2, full and sharded, bit for bit."""
 
-import socket
-import time
-
 import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from nm2trt.nm.mask import check
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.sparsity.sparsify import sparsify
+from tests.sparsity.two_processes import WORLD, run_two
 
-STEPS, SAVED_AT, WORLD = 6, 3, 2
+STEPS, SAVED_AT = 6, 3
 WAYS = {
     "sr-ste": {"method": "sr-ste", "lambda_w": 0.1},
     "freeze": {"method": "ste", "freeze": 0.5},
@@ -136,29 +133,10 @@ def test_one_process_without_a_group(way, tmp_path):
     assert_equal(*save_and_resume(way, "one", None, str(tmp_path)))
 
 
-def worker(rank, way, kind, options, port, folder):
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD)
-    torch.set_num_threads(1)
+def resume_one_half(rank, way, kind, options, folder):
     whole, resumed = save_and_resume(way, kind, options, folder, rank, WORLD)
     if rank == 0:
         assert_equal(whole, resumed)
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def run_two(way, kind, options, folder):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = (way, kind, options, port, folder)
-    processes = mp.start_processes(worker, arguments, nprocs=WORLD, join=False, start_method="fork")
-    try:
-        deadline = time.monotonic() + 60
-        while not processes.join(timeout=1):
-            assert time.monotonic() < deadline, "two processes did not end within 60 s"
-    finally:
-        for process in processes.processes:
-            process.kill()
 
 
 CASES = [
@@ -180,4 +158,4 @@ QUICK = [("sr-ste", "fsdp2", None), ("lbc", "checkpointed", None), ("spre", "ddp
     ids=[f"{w}-{k}{'-full' if o else ''}" for w, k, o in CASES],
 )
 def test_two_processes(way, kind, options, tmp_path):
-    run_two(way, kind, options, str(tmp_path))
+    run_two(resume_one_half, (way, kind, options, str(tmp_path)), tmp_path)
