@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import math
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nm2trt.errors import PatternError
+from nm2trt.nm.block_ranks import set_mask
 from nm2trt.nm.pattern import NMPattern
 
 __all__ = ["GroupCheck", "GroupChecker", "check", "check_groupable", "nm_mask", "scratch"]
@@ -95,10 +95,7 @@ def nm_mask(score: npt.ArrayLike, pattern: NMPattern, *, axis: int) -> npt.NDArr
     score = np.ascontiguousarray(score)
     axis = check_groupable(score.shape, pattern, axis=axis)
     mask = np.empty(score.shape, dtype=np.bool_)
-    for block, out in zip(
-        _blocks(score, pattern.m, axis=axis), _blocks(mask, pattern.m, axis=axis), strict=True
-    ):
-        out[...] = _top(_ordered(block), pattern)
+    set_mask(score, mask, pattern, inner=math.prod(score.shape[axis + 1 :]))
     return mask
 
 
@@ -258,43 +255,3 @@ def _window_sums(counts: npt.NDArray[Any], m: int, inner: int) -> npt.NDArray[An
         room = scratch(f"windows of {2 * width}", left.size, counts.dtype)
         doubled = np.add(left, right, out=room)
         width *= 2
-
-
-def _blocks(array: Array, m: int, *, axis: int) -> Iterator[Array]:
-    """Cut a C-contiguous array into views (groups, m, columns) of about `_CHUNK_ELEMENTS`."""
-    inner = math.prod(array.shape[axis + 1 :])
-    if array.size == 0:
-        return
-    groups = array.reshape(-1, m, inner)
-    rows = max(1, _CHUNK_ELEMENTS // (m * inner))
-    columns = min(inner, max(1, _CHUNK_ELEMENTS // m))
-    for row in range(0, len(groups), rows):
-        for column in range(0, inner, columns):
-            yield groups[row : row + rows, :, column : column + columns]
-
-
-def _top(block: Array, pattern: NMPattern) -> npt.NDArray[np.bool_]:
-    """Mark the N elements of (groups, M, columns) that fewest others of their group beat."""
-    groups, m, inner = block.shape
-    score = np.ascontiguousarray(block).reshape(-1)
-    beaten: Array = np.zeros(score.size, dtype=np.uint8 if m <= 256 else np.uint32)
-    for shift in range(1, m):
-        gap = shift * inner
-        # False where the shift reaches into the next group.
-        same_group = np.zeros((groups, m, inner), dtype=np.bool_)
-        same_group[:, : m - shift] = True
-        valid = same_group.reshape(-1)[:-gap]
-        ahead = (score[:-gap] >= score[gap:]) & valid
-        np.add(beaten[gap:], ahead.view(np.uint8), out=beaten[gap:])
-        np.add(beaten[:-gap], (ahead ^ valid).view(np.uint8), out=beaten[:-gap])
-    return np.less(beaten, pattern.n).reshape(groups, m, inner)
-
-
-def _ordered(block: Array) -> Array:
-    """Make every pair comparable: NaN ranks lowest, and low-precision floats widen exactly."""
-    if block.dtype.kind in "biu":
-        return block
-    if block.dtype.kind != "f" or block.dtype.itemsize < 4:
-        block = block.astype(np.float32)
-    unknown = np.isnan(block)
-    return np.where(unknown, -np.inf, block) if unknown.any() else block

@@ -50,7 +50,7 @@ def next_step(
     Raises:
         InputError: The file cannot be read.
     """
-    from nm2trt.nm.next_command import next_command, sparse_dtype
+    from nm2trt.pipeline.next_command import next_command, sparse_dtype
 
     if report is None:
         from nm2trt.pipeline.verify import verify

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from nm2trt.errors import PatternError
+from nm2trt.nm import block_ranks, torch_mask
 from nm2trt.nm import mask as numpy_mask
-from nm2trt.nm import torch_mask
 from nm2trt.nm.mask import GroupChecker, check
 from nm2trt.nm.pattern import NMPattern
 
@@ -25,7 +25,17 @@ def in_torch(score, pattern, *, axis):
     return torch_mask.nm_mask(torch.from_numpy(np.array(score)), pattern, axis=axis).numpy()
 
 
-BOTH = pytest.mark.parametrize("nm_mask", [in_numpy, in_torch], ids=["numpy", "torch"])
+def in_eager_torch(score, pattern, *, axis):
+    """Return the mask that a trace or a tensor subclass gets, whose memory numpy may not write to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_mask, "is_in_torch_dispatch_mode", lambda: True)
+        patch.setattr(torch_mask, "set_mask", None)
+        return in_torch(score, pattern, axis=axis)
+
+
+ALL = pytest.mark.parametrize(
+    "nm_mask", [in_numpy, in_torch, in_eager_torch], ids=["numpy", "torch", "eager"]
+)
 
 SHAPES = pytest.mark.parametrize(
     ("shape", "axis"),
@@ -59,7 +69,7 @@ def sorted_mask(score, pattern, axis):
     return np.moveaxis(mask.reshape(moved.shape), -1, axis)
 
 
-@BOTH
+@ALL
 @SHAPES
 @pytest.mark.parametrize("pattern", ["1:4", "2:4", "3:4", "4:8", "1:16", "2:16", "1:1", "4:4"])
 def test_equals_sorting_every_group(nm_mask, shape, axis, pattern):
@@ -71,7 +81,7 @@ def test_equals_sorting_every_group(nm_mask, shape, axis, pattern):
         assert (nm_mask(score, pattern, axis=axis) == sorted_mask(score, pattern, axis)).all()
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("pattern", ["2:4", "1:3", "2:6"])
 def test_keeps_the_best_choice_of_every_group(nm_mask, pattern):
     pattern = NMPattern.parse(pattern)
@@ -82,25 +92,25 @@ def test_keeps_the_best_choice_of_every_group(nm_mask, pattern):
         assert sorted(group[kept]) == sorted(best)
 
 
-@BOTH
+@ALL
 def test_equal_scores_keep_lower_index(nm_mask):
     assert nm_mask(np.ones((1, 8)), TWO_FOUR, axis=1).tolist() == [[True, True, False, False] * 2]
 
 
-@BOTH
+@ALL
 def test_groups_may_not_straddle_rows(nm_mask):
     # 4 x 6 = 24 elements: divisible by 4 in total, but not along the row.
     with pytest.raises(PatternError, match=r"\(4, 6\) has 6 elements.*leave this layer dense"):
         nm_mask(np.ones((4, 6)), TWO_FOUR, axis=1)
 
 
-@BOTH
+@ALL
 def test_axis_that_is_not_there(nm_mask):
     with pytest.raises(PatternError, match=r"\(4, 8\) has no axis 2"):
         nm_mask(np.ones((4, 8)), TWO_FOUR, axis=2)
 
 
-@BOTH
+@ALL
 def test_not_a_number_ranks_lowest_and_exactly_n_stay(nm_mask):
     score = np.array([[np.nan, 1.0, np.nan, 0.5], [np.nan] * 4, [np.inf, np.nan, -np.inf, 0.0]])
     assert nm_mask(score, TWO_FOUR, axis=1).tolist() == [
@@ -110,7 +120,7 @@ def test_not_a_number_ranks_lowest_and_exactly_n_stay(nm_mask):
     ]
 
 
-@BOTH
+@ALL
 def test_tensors_larger_than_one_block(nm_mask):
     rng = np.random.default_rng(2)
     for shape, axis in [((1000, 600), 1), ((8, 100_003), 0), ((16, 3, 21_011), 0)]:
@@ -123,14 +133,33 @@ def test_tensors_larger_than_one_block(nm_mask):
         assert (nm_mask(score, TWO_FOUR, axis=axis) == expected).all()
 
 
-@BOTH
+@pytest.mark.parametrize("inner", [1, 9, 130])
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_threads_and_changes_of_a_mask_that_is_there(monkeypatch, inner, dtype):
+    monkeypatch.setattr(block_ranks, "_THREAD_ELEMENTS", 1 << 10)
+    monkeypatch.setattr(block_ranks, "_BLOCK_ELEMENTS", 1 << 12)
+    rng = np.random.default_rng(8)
+    weight = rng.standard_normal(((1 << 14) // inner + 1, 4, inner), dtype=np.float32).astype(dtype)
+    weight[::100, 1] = np.nan
+    ranked = np.where(np.isnan(weight), -1, np.abs(weight)).astype(np.float32)
+    expected = np.argsort(np.argsort(-ranked, axis=1, kind="stable"), axis=1) < 2
+    mask = rng.random(weight.shape) < 0.5
+    before = mask.copy()
+    options = {"inner": inner, "magnitude": True, "threads": 3, "changes": True}
+    changed = block_ranks.set_mask(weight, mask, TWO_FOUR, **options)
+    assert (mask == expected).all()
+    assert changed == np.count_nonzero(before != expected)
+    assert block_ranks.set_mask(weight, mask, TWO_FOUR, **options) == 0
+
+
+@ALL
 def test_groups_too_large_for_a_count_in_one_byte(nm_mask):
     score, pattern = np.random.default_rng(7).random((3, 1024)), NMPattern(300, 512)
     assert (nm_mask(score, pattern, axis=1) == sorted_mask(score, pattern, 1)).all()
     assert check(score * sorted_mask(score, pattern, 1), pattern, axis=1).worst == 300
 
 
-@BOTH
+@ALL
 def test_empty_tensor(nm_mask):
     assert nm_mask(np.ones((0, 8)), TWO_FOUR, axis=1).shape == (0, 8)
 
