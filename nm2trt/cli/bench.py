@@ -11,7 +11,7 @@ from nm2trt.options.field import keywords
 
 if TYPE_CHECKING:
     from nm2trt.pipeline.bench import BenchResult
-    from nm2trt.validation.latency.bench import Benchmark
+    from nm2trt.validation.latency.benchmark import Benchmark
 
 __all__ = ["EPILOG", "OPTIONS", "print_latency", "run"]
 

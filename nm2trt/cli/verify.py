@@ -9,7 +9,7 @@ from nm2trt.options.field import keywords
 from nm2trt.options.models import VerifyCommand
 
 if TYPE_CHECKING:
-    from nm2trt.graph.verify.verify_model import FailOn, VerifyReport
+    from nm2trt.graph.verify.report import FailOn, VerifyReport
 
 __all__ = ["OPTIONS", "run"]
 

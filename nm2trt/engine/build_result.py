@@ -9,7 +9,7 @@ from typing import Any
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.engine.ladder.forecast import Forecast
-from nm2trt.engine.ladder.ladder import LadderRow
+from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.engine.ladder.ladder_table import ladder_table
 from nm2trt.json_value import named
 from nm2trt.manifest import manifest_path

@@ -20,7 +20,8 @@ from nm2trt.graph.storage.light_onnx import TensorProto
 from nm2trt.graph.storage.model import Model, load, metadata, set_metadata
 from nm2trt.graph.storage.save import Rewrite, embed, inline_bytes, refuse_data_file, refuse_same_file, save
 from nm2trt.graph.storage.stage_metadata import LineageEntry, record
-from nm2trt.graph.verify.verify_model import VerifyReport, verify_model
+from nm2trt.graph.verify.report import VerifyReport
+from nm2trt.graph.verify.verify_model import verify_model
 from nm2trt.nm.lineage import Relation
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import METADATA_KEY, Plan

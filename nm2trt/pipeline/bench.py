@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import torch
 
     from nm2trt.backends.protocol import Session
-    from nm2trt.validation.latency.bench import Benchmark
     from nm2trt.validation.latency.bench_files import Comparability
+    from nm2trt.validation.latency.benchmark import Benchmark
     from nm2trt.validation.samples.samples import Samples
 
 __all__ = ["BenchResult", "bench", "parse_batches", "unique_names"]
@@ -231,7 +231,7 @@ def _measured(
 
 def _nothing_measured() -> Benchmark:
     from nm2trt.measure import WarmUp
-    from nm2trt.validation.latency.bench import Benchmark
+    from nm2trt.validation.latency.benchmark import Benchmark
 
     return Benchmark((), (), WarmUp(0, True), {}, {}, {})
 

@@ -22,8 +22,8 @@ from nm2trt.options.checks import BenchCommand
 from nm2trt.options.command_line import words
 from nm2trt.pipeline.bench import BenchResult, unique_names
 from nm2trt.progress import bar
-from nm2trt.validation.latency.bench import Benchmark
 from nm2trt.validation.latency.bench_files import merged
+from nm2trt.validation.latency.benchmark import Benchmark
 
 __all__ = ["bench_in_processes"]
 

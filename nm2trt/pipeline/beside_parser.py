@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from nm2trt.backends.protocol import Backend
     from nm2trt.engine.early_parse import Parsed
     from nm2trt.graph.storage.model import Model
-    from nm2trt.graph.verify.verify_model import VerifyReport
+    from nm2trt.graph.verify.report import VerifyReport
 
 __all__ = ["is_sound", "verified_and_parsed"]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from nm2trt.graph.reconstruct.report import ReconstructReport
-    from nm2trt.graph.verify.verify_model import VerifyReport
+    from nm2trt.graph.verify.report import VerifyReport
 
 __all__ = ["BudgetPoint", "BudgetPoints", "BudgetReport", "plot_points"]
 

@@ -197,7 +197,8 @@ def _forced(
     method: Literal["magnitude", "reconstruct"] | None,
 ) -> tuple[Model, str]:
     """Return an open model with 2:4 weights, and the note that says how it came about."""
-    from nm2trt.graph.prune.prune_model import PruneReport, prune_model
+    from nm2trt.graph.prune.prune_model import prune_model
+    from nm2trt.graph.prune.report import PruneReport
     from nm2trt.graph.reconstruct.report import ReconstructOptions, ReconstructReport
     from nm2trt.graph.storage.model import load
     from nm2trt.graph.storage.save import is_same_file

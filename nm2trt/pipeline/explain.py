@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import onnx
 
     from nm2trt.engine.evidence.evidence import Evidence
-    from nm2trt.engine.ladder.explain import Explanation
+    from nm2trt.engine.ladder.explanation import Explanation
     from nm2trt.manifest import Manifest
     from nm2trt.nm.eligibility import Place
 
@@ -52,7 +52,8 @@ def explain(
     """
     from nm2trt.backends.choice import identify
     from nm2trt.engine.ladder.explain import explain as explain_ladder
-    from nm2trt.engine.ladder.ladder import LadderRow, climb, with_evidence
+    from nm2trt.engine.ladder.ladder import climb, with_evidence
+    from nm2trt.engine.ladder.ladder_row import LadderRow
 
     path = as_path(path)
     kind = identify(path)

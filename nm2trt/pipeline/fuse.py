@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
-    from nm2trt.graph.fuse.fuse_model import FuseReport
+    from nm2trt.graph.fuse.report import FuseReport
 
 __all__ = ["fuse"]
 

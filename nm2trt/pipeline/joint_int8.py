@@ -15,7 +15,7 @@ from nm2trt.tables import Result, Table
 if TYPE_CHECKING:
     from nm2trt.graph.quantize.report import QuantizeReport
     from nm2trt.graph.reconstruct.report import ReconstructOptions, ReconstructReport
-    from nm2trt.graph.verify.verify_model import VerifyReport
+    from nm2trt.graph.verify.report import VerifyReport
 
 __all__ = ["JointReport", "prune_to_int8"]
 

@@ -12,7 +12,7 @@ from nm2trt.extras import install
 from nm2trt.nm.eligibility import NOWHERE
 
 if TYPE_CHECKING:
-    from nm2trt.graph.verify.verify_model import VerifyReport
+    from nm2trt.graph.verify.report import VerifyReport
 
 __all__ = ["NextStep", "next_step"]
 

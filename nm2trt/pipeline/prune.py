@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
-    from nm2trt.graph.prune.prune_model import PruneReport
+    from nm2trt.graph.prune.report import PruneReport
     from nm2trt.graph.reconstruct.report import ReconstructReport
     from nm2trt.pipeline.accuracy_budget import Evaluation
     from nm2trt.pipeline.budget_report import BudgetReport

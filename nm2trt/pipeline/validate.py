@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from nm2trt.backends.protocol import Session
-    from nm2trt.validation.latency.bench import Benchmark
+    from nm2trt.validation.latency.benchmark import Benchmark
     from nm2trt.validation.report import ValidationReport
     from nm2trt.validation.samples.samples import Samples
 

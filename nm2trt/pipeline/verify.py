@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
-    from nm2trt.graph.verify.verify_model import VerifyReport
+    from nm2trt.graph.verify.report import VerifyReport
     from nm2trt.nm.pattern import NMPattern
 
 __all__ = ["verify"]

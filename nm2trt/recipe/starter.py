@@ -18,7 +18,7 @@ from nm2trt.nm.outlook import assumed_sparse, outlook
 from nm2trt.recipe.schema import RECIPE_VERSION
 
 if TYPE_CHECKING:
-    from nm2trt.graph.verify.verify_model import VerifyReport
+    from nm2trt.graph.verify.report import VerifyReport
 
 __all__ = ["StarterRecipe", "write_recipe"]
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nm2trt.backends.protocol import TensorSpec, numpy_dtype
+from nm2trt.backends.random_feeds import random_feeds
 from nm2trt.errors import DataError
 
 __all__ = ["fit_samples", "random_samples"]
@@ -65,12 +66,8 @@ def random_samples(inputs: Sequence[TensorSpec], count: int, *, seed: int = 0) -
         count: Samples.
         seed: Another gives others.
     """
-    generator = np.random.default_rng(seed)
-    samples = {}
-    for spec in inputs:
-        shape = (count, *(size if isinstance(size, int) else _FREE_SIZE for size in spec.shape[1:]))
-        dtype = numpy_dtype(spec.dtype)
-        floating = dtype.kind == "f" or spec.dtype == "bfloat16"
-        values = generator.standard_normal(shape) if floating else generator.integers(0, 2, shape)
-        samples[spec.name] = values.astype(dtype)
-    return samples
+    shapes = {
+        spec.name: (count, *(size if isinstance(size, int) else _FREE_SIZE for size in spec.shape[1:]))
+        for spec in inputs
+    }
+    return random_feeds(tuple(inputs), batch=count, free=_FREE_SIZE, seed=seed, shapes=shapes)

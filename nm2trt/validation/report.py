@@ -11,7 +11,7 @@ from nm2trt.json_value import named
 from nm2trt.tables import Column, Result, Row, Table
 from nm2trt.validation.comparison import Comparison, Score
 from nm2trt.validation.gate import Gate, suspicions
-from nm2trt.validation.latency.bench import Benchmark
+from nm2trt.validation.latency.benchmark import Benchmark
 
 __all__ = ["ValidationReport"]
 

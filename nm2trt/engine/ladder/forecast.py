@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nm2trt.engine.ladder.ladder import LadderRow
+from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.json_value import JsonValue
 
 __all__ = ["Forecast", "forecast"]

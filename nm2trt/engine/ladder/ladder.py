@@ -10,11 +10,9 @@ line or a kernel's name is.
 
 from __future__ import annotations
 
-import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import replace
 
 from nm2trt.engine.evidence.evidence import Evidence
 from nm2trt.engine.ladder.builder_rungs import (
@@ -26,17 +24,15 @@ from nm2trt.engine.ladder.builder_rungs import (
     gained_by_layer,
     listed,
 )
-from nm2trt.errors import InputError
-from nm2trt.json_value import JsonValue
+from nm2trt.engine.ladder.ladder_row import RUNGS, LadderRow
 from nm2trt.nm.advice import pattern_advice
 from nm2trt.nm.eligibility import Place, can_run_sparse, expectations
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.nm.verdict import Eligibility, Eligible, WeightVerdict
+from nm2trt.nm.verdict import Eligibility, WeightVerdict
 
 __all__ = [
     "NOT_MEASURED",
     "SPARSITY_OFF",
-    "LadderRow",
     "Rung",
     "climb",
     "readable",
@@ -49,99 +45,6 @@ __all__ = [
 _TWO_OF_FOUR = NMPattern(2, 4)
 _NOT_REACHED = "-"
 SPARSITY_OFF = "sparsity off"
-_TEXTS = ("weight", "consumer", "operator", "reason", "sentence", "node", "source", "basis")
-_RUNGS = ("pattern", "fits", "dtype", "listed", "chosen", "gain")
-
-
-@dataclass(frozen=True, slots=True)
-class LadderRow(JsonValue):
-    """How far one weight gets.
-
-    Args:
-        weight: Its name.
-        consumer: The node that reads it.
-        operator: That node's operator.
-        shape: Its shape.
-        reason: Code of the rule that decided, e.g. "group-conv".
-        sentence: What decided, in words.
-        pattern: Whether it holds a pattern that sparse tensor cores read.
-        fits: Whether shape, groups and operator allow a sparse kernel.
-        dtype: Whether its dtype does.
-        listed: Whether the builder lists it eligible.
-        chosen: Whether a sparse tactic was chosen.
-        gain: What it saved.
-        macs: Multiply-accumulates of one inference at the optimum profile; None where shapes are not known.
-        node: The name that the builder's parser gives the consumer.
-        source: Where the deciding rule comes from; "" where the pattern decided.
-        basis: How far to trust it.
-        doubts: What speaks against a sparse kernel winning though it may run, by the rule's code.
-        remedy: What to do about what decided; "" where nothing speaks against a sparse kernel.
-    """
-
-    weight: str
-    consumer: str
-    operator: str
-    shape: tuple[int, ...]
-    reason: str
-    sentence: str
-    pattern: Rung
-    fits: Rung
-    dtype: Rung
-    listed: Rung
-    chosen: Rung
-    gain: Rung
-    macs: int | None = None
-    node: str = ""
-    source: str = ""
-    basis: str = ""
-    doubts: Mapping[str, str] = field(default_factory=dict)
-    remedy: str = ""
-
-    @property
-    def answer(self) -> Eligible:
-        """The one answer to "can it run sparse?", as `nm2trt.nm.eligibility.can_run_sparse` gives it."""
-        answers = {rung.answer for rung in self.rungs[:3]}
-        return "no" if "no" in answers else "unknown" if "unknown" in answers else "yes"
-
-    @property
-    def rungs(self) -> tuple[Rung, ...]:
-        """The six rungs, lowest first."""
-        return (self.pattern, self.fits, self.dtype, self.listed, self.chosen, self.gain)
-
-    @property
-    def stopped(self) -> bool:
-        """Whether a rung below the builder's said no."""
-        return any(rung.answer == "no" for rung in self.rungs[:3])
-
-    @property
-    def eligible(self) -> bool:
-        """Whether it holds 2:4 and no rule said no, or a sparse kernel was chosen all the same."""
-        return self.chosen.answer == "yes" or (self.pattern.answer == "yes" and not self.stopped)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any], *, where: str) -> LadderRow:
-        """Read what `to_json` wrote; a manifest of an earlier release lacks the last fields.
-
-        Args:
-            data: The decoded JSON.
-            where: The file, for messages.
-
-        Raises:
-            InputError: The record is damaged.
-        """
-        try:
-            values = {item.name: data[item.name] for item in fields(cls) if item.name in data}
-            for name in _RUNGS:
-                values[name] = Rung(values[name]["answer"], str(values[name]["detail"]))
-            values["shape"] = tuple(int(size) for size in values["shape"])
-            values["doubts"] = {str(code): str(text) for code, text in dict(values.get("doubts", {})).items()}
-            if not all(isinstance(values.get(name, ""), str) for name in _TEXTS):
-                raise TypeError("names and sentences are texts")
-            macs = values.get("macs")
-            values["macs"] = None if macs is None else operator.index(macs)
-            return cls(**values)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"the ladder in {where} is damaged; build the engine again") from error
 
 
 def readable(verdict: WeightVerdict) -> bool:
@@ -259,7 +162,7 @@ def _row(verdict: WeightVerdict, sparsity: str, place: Place, evidence: Evidence
         shape=verdict.shape,
         reason=judged.code if judged is not None and decided else verdict.reason,
         sentence=judged.sentence if judged is not None and decided else verdict.sentence,
-        **dict(zip(_RUNGS, rungs, strict=True)),
+        **dict(zip(RUNGS, rungs, strict=True)),
         macs=verdict.macs,
         node=verdict.node,
         source=judged.source if judged is not None and decided else verdict.source,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nm2trt.engine.ladder.ladder import LadderRow
+from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.tables import Column, Mark, Row, Table
 
 __all__ = ["ladder_table"]

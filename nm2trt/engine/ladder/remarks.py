@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from nm2trt.backends.options import BuildOptions
 from nm2trt.engine.evidence.evidence import Evidence
-from nm2trt.engine.ladder.ladder import LadderRow, readable
+from nm2trt.engine.ladder.ladder import readable
+from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.engine.ladder.unmatched import lost_weights
 from nm2trt.nm.advice import dtype_advice
 from nm2trt.nm.eligibility import Place

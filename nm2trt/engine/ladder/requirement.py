@@ -9,7 +9,8 @@ from nm2trt.backends.protocol import Backend, Engine
 from nm2trt.engine.evidence.build_log import parse_build_log
 from nm2trt.engine.evidence.evidence import Evidence
 from nm2trt.engine.evidence.inspector_json import parse_layer_information
-from nm2trt.engine.ladder.ladder import LadderRow, readable, sparse_share
+from nm2trt.engine.ladder.ladder import readable, sparse_share
+from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.errors import InputError, SparsityError
 from nm2trt.nm.advice import is_prunable
 from nm2trt.nm.verdict import WeightVerdict

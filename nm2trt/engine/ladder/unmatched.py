@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nm2trt.engine.evidence.evidence import Evidence
-from nm2trt.engine.ladder.ladder import LadderRow, shared_names
+from nm2trt.engine.ladder.ladder import shared_names
+from nm2trt.engine.ladder.ladder_row import LadderRow
 
 __all__ = ["foreign_layers", "lost_weights"]
 

@@ -24,11 +24,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import numpy.typing as npt
 
 from nm2trt.backends.cuda import probe_gpus
-from nm2trt.backends.protocol import Backend, Session, TensorSpec, numpy_dtype
+from nm2trt.backends.protocol import Backend, Session
+from nm2trt.backends.random_feeds import random_feeds
 from nm2trt.engine.build import BuildResult
 from nm2trt.engine.evidence.layer_names import is_region, onnx_nodes
 from nm2trt.engine.ladder.ladder import sparse_share, with_evidence, with_layer_times
@@ -37,7 +37,7 @@ from nm2trt.engine.twin.clocks import BLOCKS, Clocks, Effort, clock_sessions
 from nm2trt.engine.twin.report import LayerDelta, TwinReport, Variant
 from nm2trt.errors import BackendError, BackendMissingError
 
-__all__ = ["compare_twins", "random_feeds"]
+__all__ = ["compare_twins", "feeds_of"]
 
 Array = npt.NDArray[Any]
 
@@ -86,7 +86,7 @@ def compare_twins(
             report without times is in `error.partial`.
     """
     on = builds["sparse-on"]
-    feeds = random_feeds(on)
+    feeds = feeds_of(on)
     share, unknown = sparse_share(on.ladder)
     report = TwinReport(
         model=str(on.model),
@@ -159,24 +159,11 @@ def _asked(report: TwinReport, session: Session, on: BuildResult) -> TwinReport:
     return replace(report, ladder=ladder, sparse_share=share, notes=tuple(dict.fromkeys(notes)))
 
 
-def random_feeds(result: BuildResult) -> dict[str, Array]:
+def feeds_of(result: BuildResult) -> dict[str, Array]:
     """Return inputs of the shapes that an engine is optimised for, the same every time."""
-    best = {given.input: given.opt for given in next(iter(result.options.profiles), ())}
-    fixed = {shape.input: shape.shape for shape in result.options.static_shapes}
-    generator = np.random.default_rng(0)
-    return {
-        spec.name: _random(spec, best.get(spec.name) or fixed.get(spec.name), generator)
-        for spec in result.inputs
-    }
-
-
-def _random(spec: TensorSpec, shape: tuple[int, ...] | None, generator: np.random.Generator) -> Array:
-    sizes = shape or tuple(size if isinstance(size, int) else 1 for size in spec.shape)
-    dtype = numpy_dtype(spec.dtype)
-    if dtype.kind in "iub":
-        # Indices and masks: 0 and 1 are in range wherever an integer means something.
-        return generator.integers(0, 2, sizes).astype(dtype)
-    return generator.standard_normal(sizes).astype(dtype)
+    shapes = {shape.input: shape.shape for shape in result.options.static_shapes}
+    shapes |= {given.input: given.opt for given in next(iter(result.options.profiles), ())}
+    return random_feeds(result.inputs, batch=1, free=1, shapes=shapes)
 
 
 def _variant(name: str, result: BuildResult, kept: bool) -> Variant:

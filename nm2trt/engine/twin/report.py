@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nm2trt.engine.ladder.forecast import Forecast
-from nm2trt.engine.ladder.ladder import LadderRow
+from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.engine.ladder.ladder_table import ladder_table
 from nm2trt.measure import Latency
 from nm2trt.tables import Column, Result, Row, Table

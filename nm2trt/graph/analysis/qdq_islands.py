@@ -14,7 +14,7 @@ import numpy as np
 
 from nm2trt.graph.analysis.constant_values import constant_value, direct_initializer
 from nm2trt.graph.analysis.kernel_chains import Wiring
-from nm2trt.graph.analysis.numpy_operators import Opaque
+from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.pinned_values import pins
 from nm2trt.graph.analysis.quantised_values import dequantised
 from nm2trt.graph.analysis.scopes import Scope, node_name

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from nm2trt.graph.analysis.constant_values import evaluate, main_source
 from nm2trt.graph.analysis.moving_operators import MOVING
-from nm2trt.graph.analysis.numpy_operators import Opaque
+from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.shapes import Shapes
 from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.storage.light_onnx import onnx

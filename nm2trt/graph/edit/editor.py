@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.constant_values import direct_initializer, evaluate, main_source
-from nm2trt.graph.analysis.numpy_operators import MOVES, Opaque
+from nm2trt.graph.analysis.numpy_operators import MOVES
+from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.pinned_values import all_names, pins
 from nm2trt.graph.analysis.scopes import CONSTANT, main_scope, walk
 from nm2trt.graph.storage.external_data import Chunks, pack

@@ -13,7 +13,7 @@ from typing import Any
 import numpy.typing as npt
 
 from nm2trt.graph.analysis.constant_values import evaluate, main_source
-from nm2trt.graph.analysis.numpy_operators import Opaque
+from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.pinned_values import pins
 from nm2trt.graph.analysis.scopes import Scope, walk
 from nm2trt.graph.analysis.shapes import infer_shapes

@@ -21,7 +21,7 @@ from nm2trt.graph.permute.permute_graph import Permutation, find_permutation, re
 from nm2trt.graph.permute.space_search import PermuteOptions, SaliencyOf, SpaceResult, magnitude
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.verify.mask_lineage import check_permuted
-from nm2trt.graph.verify.verify_model import VerifyReport
+from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.lineage import Relation
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.tables import Column, Result, Row, Table

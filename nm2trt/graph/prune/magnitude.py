@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nm2trt.graph.analysis.constant_values import Source, constant_value, evaluate, stored_places
-from nm2trt.graph.analysis.numpy_operators import MOVES, VALUES, Opaque
+from nm2trt.graph.analysis.numpy_operators import MOVES, VALUES
+from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.scopes import Scope
 from nm2trt.graph.storage.external_data import pack
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx

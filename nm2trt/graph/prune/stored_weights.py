@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nm2trt.graph.analysis.constant_values import Source, stored_places
-from nm2trt.graph.analysis.numpy_operators import Opaque
+from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.scopes import Scope, walk
 from nm2trt.graph.analysis.weight_operands import Consumer, consumers
 from nm2trt.graph.prune.magnitude import Reading

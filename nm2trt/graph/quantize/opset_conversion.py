@@ -14,7 +14,7 @@ from nm2trt.graph.analysis.shapes import crashes_inference
 from nm2trt.graph.execute.output_comparison import Agreement, before_saturation, run_reference
 from nm2trt.graph.pass_frame import Change, Pass
 from nm2trt.graph.storage.model import Model, opset
-from nm2trt.graph.verify.verify_model import VerifyReport
+from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.lineage import Relation
 
 __all__ = ["OpsetConversion"]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from nm2trt.calibration.ranges import Ranges
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.constant_values import evaluate
-from nm2trt.graph.analysis.numpy_operators import Opaque
+from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.edit.node_inserter import Inserter
 from nm2trt.graph.pass_frame import plan_of
 from nm2trt.graph.quantize.number_formats import Format, Quantised, quantise_weight, scale_for

@@ -41,7 +41,7 @@ from nm2trt.graph.quantize.work_shares import layer_work, work_shares
 from nm2trt.graph.storage.model import Model, load, opset
 from nm2trt.graph.storage.save import refuse_data_file
 from nm2trt.graph.verify.mask_lineage import check_descent
-from nm2trt.graph.verify.verify_model import VerifyReport
+from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.eligibility import Place
 from nm2trt.nm.lineage import Relation
 from nm2trt.nm.plan import Plan

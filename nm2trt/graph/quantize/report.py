@@ -13,7 +13,7 @@ from nm2trt.graph.analysis.qdq_islands import Island, island_table
 from nm2trt.graph.quantize.number_formats import FORMATS, Format
 from nm2trt.graph.quantize.search_report import RangeSearch, WorkShares
 from nm2trt.graph.storage.stage_metadata import Relation
-from nm2trt.graph.verify.verify_model import VerifyReport
+from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.json_value import JsonValue, named
 from nm2trt.tables import Column, Result, Row, Table
 

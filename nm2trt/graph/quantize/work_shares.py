@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from nm2trt.graph.analysis.multiply_accumulates import with_macs
 from nm2trt.graph.quantize.search_report import WorkShares
 from nm2trt.graph.storage.model import Model
-from nm2trt.graph.verify.verify_model import VerifyReport
+from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.eligibility import Place, can_run_sparse
 
 __all__ = ["layer_work", "work_shares"]

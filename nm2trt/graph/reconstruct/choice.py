@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from nm2trt.graph.reconstruct.layers import Layer
 from nm2trt.graph.reconstruct.report import ReconstructOptions
 from nm2trt.graph.storage.model import Model, metadata
-from nm2trt.graph.verify.verify_model import VerifyReport
+from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.plan import METADATA_KEY, Plan, check_globs, dense_by_name, dense_by_size
 from nm2trt.nm.verdict import WeightVerdict
 

@@ -40,7 +40,8 @@ from nm2trt.graph.storage.save import Rewrite, refuse_data_file, refuse_same_fil
 from nm2trt.graph.storage.stage_metadata import LineageEntry, record
 from nm2trt.graph.storage.tensors import element_type
 from nm2trt.graph.verify.mask_lineage import check_rebuilt
-from nm2trt.graph.verify.verify_model import VerifyReport, verify_model
+from nm2trt.graph.verify.report import VerifyReport
+from nm2trt.graph.verify.verify_model import verify_model
 from nm2trt.nm.plan import Plan, PlanEntry
 from nm2trt.progress import bar
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from nm2trt.graph.execute.output_verdict import OutputVerdict
-from nm2trt.graph.verify.verify_model import VerifyReport
+from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.json_value import JsonValue, named
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan

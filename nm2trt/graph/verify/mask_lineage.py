@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nm2trt.errors import LineageError
-from nm2trt.graph.verify.verify_model import VerifyReport
+from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.lineage import Relation
 from nm2trt.nm.verdict import WeightVerdict
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nm2trt.graph.analysis.constant_values import Source, direct_initializer
 from nm2trt.graph.analysis.multiply_accumulates import macs
-from nm2trt.graph.analysis.numpy_operators import Opaque
+from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.qdq_islands import Island
 from nm2trt.graph.analysis.quantised_values import dequantised
 from nm2trt.graph.analysis.shapes import Shapes

@@ -12,7 +12,8 @@ from typing import Any
 from nm2trt.errors import DataError, InputError
 from nm2trt.files import check_input, read_regular
 from nm2trt.measure import Latency, WarmUp
-from nm2trt.validation.latency.bench import Benchmark, Ratio, Timing, ratio_of
+from nm2trt.validation.latency.bench import ratio_of
+from nm2trt.validation.latency.benchmark import Benchmark, Ratio, Timing
 from nm2trt.validation.statistics.process_means import ratio_interval
 
 __all__ = ["Comparability", "compare_with", "merged", "read_trtexec", "with_recorded"]

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from nm2trt.engine.evidence.evidence import Autotuned, Evidence, KernelUse, LayerRecord, SparsityList
-from nm2trt.engine.ladder.ladder import LadderRow, climb, readable, sparse_share, with_evidence
+from nm2trt.engine.ladder.ladder import climb, readable, sparse_share, with_evidence
+from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.engine.ladder.unmatched import foreign_layers, lost_weights
 from nm2trt.errors import InputError
 from nm2trt.nm.pattern import NMPattern

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from nm2trt.graph.verify.verify_model import FAIL_ON, verify_model
+from nm2trt.graph.verify.report import FAIL_ON
+from nm2trt.graph.verify.verify_model import verify_model
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import METADATA_KEY, Plan, PlanEntry
 

@@ -20,8 +20,9 @@ from nm2trt.measure import (
     warm_up_for,
 )
 from nm2trt.validation.latency import machine_state
-from nm2trt.validation.latency.bench import Timing, bench_sessions, ratio_of
+from nm2trt.validation.latency.bench import bench_sessions, ratio_of
 from nm2trt.validation.latency.bench_files import compare_with, read_trtexec, with_recorded
+from nm2trt.validation.latency.benchmark import Timing
 from nm2trt.validation.latency.machine_state import parse_gpu_query
 from nm2trt.validation.samples.feeder import first_batch
 from tests.validation.validation_fakes import Lookup, one_hot

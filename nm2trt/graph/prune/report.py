@@ -1,0 +1,116 @@
+"""What a pruning did with each stored weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from nm2trt.graph.storage.stage_metadata import Relation
+from nm2trt.graph.verify.report import VerifyReport
+from nm2trt.json_value import JsonValue, named
+from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.plan import Plan
+from nm2trt.tables import Column, Result, Row, Table
+
+__all__ = ["PruneReport", "PrunedWeight"]
+
+
+@dataclass(frozen=True, slots=True)
+class PrunedWeight(JsonValue):
+    """What was done with one stored tensor.
+
+    Args:
+        weight: Its name.
+        consumers: The nodes that read it as a weight.
+        shape: Its shape as the first consumer reads it; () when it cannot be told.
+        dtype: ONNX name of its stored element type.
+        axis: Reduction axis in `shape`; None when it cannot be told.
+        status: "pruned"; "kept" when it held the pattern already; "dense".
+        reason: One clause that says why.
+    """
+
+    weight: str
+    consumers: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    axis: int | None
+    status: Literal["pruned", "kept", "dense"]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class PruneReport(Result):
+    """What `prune_model` did.
+
+    Args:
+        model: The model that was read.
+        output: The model that was written.
+        pattern: The pattern.
+        weights: One entry a stored weight, in the order of their consumers.
+        plan: The plan that was written.
+        parent_mask_sha256: Mask hash of the model that was read.
+        mask_sha256: Mask hash of the model that was written.
+        relation: "subset", or "equal" when nothing had to be zeroed.
+        verified: The verdicts on the result.
+    """
+
+    model: str
+    output: str
+    pattern: NMPattern
+    weights: tuple[PrunedWeight, ...]
+    plan: Plan
+    parent_mask_sha256: str
+    mask_sha256: str
+    relation: Relation
+    verified: VerifyReport | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of weights by status."""
+        found: dict[str, int] = {"pruned": 0, "kept": 0, "dense": 0}
+        for weight in self.weights:
+            found[weight.status] += 1
+        return found
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return one row per stored weight."""
+        columns = (
+            Column("weight", "name"),
+            Column("shape"),
+            Column("dtype", rank=2, fold=True),
+            Column("axis", "number", rank=1),
+            Column("result"),
+        )
+        rows = (
+            Row(
+                (w.weight, _size(w.shape), w.dtype, "-" if w.axis is None else str(w.axis), w.status),
+                "" if w.status == "dense" else "good",
+                w.reason if w.status == "dense" else "",
+            )
+            for w in self.weights
+        )
+        return (Table(columns, tuple(rows)),)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return what was done, and where it is."""
+        counts = self.counts
+        done = f"{counts['pruned']} weights pruned to {self.pattern}, {counts['kept']} held it already"
+        integers = any(weight.dtype.startswith(("int", "uint", "float8")) for weight in self.weights)
+        caution = (
+            "magnitude repairs nothing, and compact networks often lose most of their accuracy to it; "
+            + ("on the float model " if integers else "")
+            + "--calib SAMPLES rebuilds masks and values from about 100 unlabelled samples"
+        )
+        return (f"{done}, {counts['dense']} stay dense", caution, f"wrote {self.output}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {
+            **named(self, "model output"),
+            "pattern": str(self.pattern),
+            **named(self, "counts weights parent_mask_sha256 mask_sha256 relation"),
+        }
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

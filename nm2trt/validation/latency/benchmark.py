@@ -1,0 +1,150 @@
+"""Latencies of models that were timed side by side, and their ratios."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nm2trt.json_value import named
+from nm2trt.measure import Latency, WarmUp, no_speed
+from nm2trt.tables import Column, Result, Row, Table
+
+__all__ = ["Benchmark", "Ratio", "Timing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One session at one batch size.
+
+    Args:
+        name: The session, e.g. its path.
+        batch: Samples in a run; None where the source does not say.
+        latency: A run, from host to host; if every session has the GPU's clock, the GPU's own time.
+        samples_ms: Every timed run, in order.
+        source: "measured here", or who took the times.
+    """
+
+    name: str
+    batch: int | None
+    latency: Latency
+    samples_ms: tuple[float, ...]
+    source: str = "measured here"
+
+    @property
+    def per_second(self) -> float | None:
+        """Samples a second, one run after another, at the median latency."""
+        return None if self.batch is None else 1e3 * self.batch / self.latency.p50_ms
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            **named(self, "name batch source per_second"),
+            **self.latency.to_json(),
+            "samples_ms": list(self.samples_ms),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """How much longer one session takes than another.
+
+    Args:
+        name: The session.
+        base: The one that it is divided by.
+        batch: Samples in a run.
+        p50: Ratio of the medians, over several processes their geometric mean; below 1 is faster than `base`.
+        low: Lower end of its 95 % interval; None for one process, whose runs cannot tell what another finds.
+        high: Upper end.
+        processes: The ratio in each process; () for one.
+    """
+
+    name: str
+    base: str
+    batch: int | None
+    p50: float
+    low: float | None = None
+    high: float | None = None
+    processes: tuple[float, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """The ratio with its interval, in words."""
+        batch = "" if self.batch is None else f", batch {self.batch}"
+        found = f"{self.name} / {self.base}{batch}: p50 ratio {self.p50:.3f}"
+        if self.low is None or self.high is None:
+            return f"{found}; one process gives no interval: see nm2trt bench --processes 6"
+        count = len(self.processes)
+        return f"{found}, 95 % interval {self.low:.3f} to {self.high:.3f} over {count} processes"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {**asdict(self), "processes": list(self.processes)}
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Benchmark(Result):
+    """Latencies taken under the same conditions.
+
+    Args:
+        timings: One a session and batch size.
+        ratios: Each session over the first, at each batch size.
+        warmup: Runs of each before those that were timed, and whether the medians had settled.
+        conditions: What the numbers depend on and does not change in a run.
+        before: Load, clocks, temperature and power before.
+        after: The same, after.
+        stopped: Why it ended early, or "".
+        notes: What the reader should know.
+    """
+
+    timings: tuple[Timing, ...]
+    ratios: tuple[Ratio, ...]
+    warmup: WarmUp
+    conditions: Mapping[str, str]
+    before: Mapping[str, str]
+    after: Mapping[str, str]
+    stopped: str = ""
+    notes: tuple[str, ...] = ()
+
+    def label(self, timing: Timing) -> str:
+        """Return the timing's name, with the batch where the name alone does not tell."""
+        alike = sum(other.name == timing.name for other in self.timings)
+        return timing.name if alike == 1 else f"{timing.name} (batch {timing.batch})"
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return percentiles and throughput, one row per session and batch size."""
+        headers = ("batch", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "spread", "samples/s", "runs")
+        rows = (
+            Row(
+                (
+                    timing.name,
+                    "-" if timing.batch is None else str(timing.batch),
+                    *(f"{value:.3f}" for value in (t.p50_ms, t.p90_ms, t.p95_ms, t.p99_ms)),
+                    f"{t.spread:.1%}",
+                    "-" if timing.per_second is None else f"{timing.per_second:.1f}",
+                    str(t.runs),
+                )
+            )
+            for timing in self.timings
+            for t in (timing.latency,)
+        )
+        columns = (Column("model", "name"), *(Column(header, "number") for header in headers))
+        return (Table(columns, tuple(rows), "Latency", "models", apart=True),)
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return the ratios, and whether the times say anything about speed on a GPU."""
+        warning = no_speed(self.conditions)
+        return (*(ratio.sentence for ratio in self.ratios), *([warning] if warning else []))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            "latencies": {self.label(timing): timing.to_json() for timing in self.timings},
+            "batch": {self.label(timing): timing.batch for timing in self.timings},
+            "ratios": [ratio.to_json() for ratio in self.ratios],
+            "warmup": {"runs": self.warmup.runs, "stable": self.warmup.stable},
+            "conditions": dict(self.conditions),
+            "state": {"before": dict(self.before), "after": dict(self.after)},
+            "stopped": self.stopped,
+            "notes": list(self.notes),
+        }
