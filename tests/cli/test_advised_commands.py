@@ -25,7 +25,7 @@ NAMED = re.compile(rf"nm2trt ({'|'.join(COMMANDS)})\b")
 ADVICE = {
     ("backends/_triton_server.py", "serve"): "test_an_address_without_a_server_leads_to_serve",
     ("backends/_trt_words.py", "quantize"): "test_a_refused_zero_point_leads_to_quantize",
-    ("validation/latency/bench.py", "bench"): "test_one_process_leads_to_several",
+    ("validation/latency/benchmark.py", "bench"): "test_one_process_leads_to_several",
     ("cli/build.py", "info"): "test_a_build_leads_on",
     ("cli/build.py", "prove"): "test_a_build_leads_on",
     ("cli/build.py", "explain"): "test_a_build_leads_on",
