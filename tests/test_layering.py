@@ -1,9 +1,8 @@
 """Imports point one way: the import graph is walked against the table in docs/architecture.md."""
 
 import ast
+import functools
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "nm2trt"
@@ -99,53 +98,61 @@ def typing_only(node):
     return set(ast.walk(node)) - {node} if isinstance(node, ast.If) and name == "TYPE_CHECKING" else set()
 
 
-def imports(path, *, with_typing):
+@functools.cache
+def all_imports(path):
+    """Return (module, whether the import never runs) of every import of a file."""
     tree = ast.parse(path.read_text())
-    skipped = set() if with_typing else {n for node in ast.walk(tree) for n in typing_only(node)}
+    skipped = {n for node in ast.walk(tree) for n in typing_only(node)}
+    found = []
     for node in ast.walk(tree):
-        if node in skipped:
-            continue
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [(alias.name, node in skipped) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            yield from (
+            names = (
                 [f"nm2trt.{a.name}" for a in node.names] if node.module == "nm2trt" else [node.module or ""]
             )
+            found += [(name, node in skipped) for name in names]
+    return found
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_module_imports_only_what_lies_below_it(path):
-    unit = unit_of(path)
-    if unit == "__init__":
-        return  # the front door, lazy; its own test is test_public_api
-    assert unit in LEVEL, f"{path} belongs to no level; add its unit to LEVELS and to docs/architecture.md"
-    for name in imports(path, with_typing=True):
-        head, _, rest = name.partition(".")
-        other = rest.split(".")[0]
-        if head != "nm2trt" or other in (unit, "", "__version__"):
+def imports(path, *, with_typing):
+    return [name for name, skipped in all_imports(path) if with_typing or not skipped]
+
+
+def test_modules_import_only_what_lies_below_them():
+    faults = []
+    for path in MODULES:
+        unit = unit_of(path)
+        if unit == "__init__":
+            continue  # the front door, lazy; its own test is test_public_api
+        if unit not in LEVEL:
+            faults.append(f"{path} belongs to no level; add its unit to LEVELS and to docs/architecture.md")
             continue
-        assert LEVEL[other] < LEVEL[unit], (
-            f"{path.relative_to(ROOT)} imports {name}, which does not lie below it"
-        )
+        for name in imports(path, with_typing=True):
+            head, _, rest = name.partition(".")
+            other = rest.split(".")[0]
+            if head == "nm2trt" and other not in (unit, "", "__version__") and LEVEL[other] >= LEVEL[unit]:
+                faults.append(f"{path.relative_to(ROOT)} imports {name}, which does not lie below it")
+    assert not faults
 
 
-FLOORED = [path for path in MODULES if unit_of(path) in FLOORS and path.parent.name + path.stem != "__init__"]
-
-
-@pytest.mark.parametrize("path", FLOORED, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_module_imports_only_lower_floors_of_its_unit(path):
-    unit, part = path.relative_to(PACKAGE).with_suffix("").parts[:2]
-    if part == "__init__":
-        return
-    floors = FLOOR[unit]
-    assert part in floors, f"{path.relative_to(ROOT)} belongs to no floor; add it to FLOORS and to the docs"
-    for name in imports(path, with_typing=True):
-        if not name.startswith(f"nm2trt.{unit}."):
+def test_modules_import_only_lower_floors_of_their_unit():
+    faults = []
+    for path in MODULES:
+        unit = unit_of(path)
+        if unit not in FLOORS or (path.parent == PACKAGE / unit and path.stem == "__init__"):
             continue
-        other = name.split(".")[2]
-        assert other == part or floors[other] < floors[part], (
-            f"{path.relative_to(ROOT)} imports {name}, which does not lie on a lower floor"
-        )
+        part = path.relative_to(PACKAGE).with_suffix("").parts[1]
+        floors = FLOOR[unit]
+        if part not in floors:
+            faults.append(f"{path.relative_to(ROOT)} belongs to no floor; add it to FLOORS and to the docs")
+            continue
+        for name in imports(path, with_typing=True):
+            if name.startswith(f"nm2trt.{unit}."):
+                other = name.split(".")[2]
+                if other != part and floors[other] >= floors[part]:
+                    faults.append(f"{path.relative_to(ROOT)} imports {name}, which lies on no lower floor")
+    assert not faults
 
 
 def test_no_folder_is_too_wide():
@@ -154,18 +161,21 @@ def test_no_folder_is_too_wide():
     assert not {name: count for name, count in wide.items() if count > WIDE}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_libraries_stay_in_their_place(path):
-    place = str(path.relative_to(PACKAGE))
-    for name in imports(path, with_typing=False):
-        allowed = LIBRARIES.get(name.split(".")[0])
-        if allowed is not None:
-            assert any(place.startswith(start) for start in allowed), f"{place} imports {name}"
+def test_libraries_stay_in_their_place():
+    faults = []
+    for path in MODULES:
+        place = path.relative_to(PACKAGE).as_posix()
+        for name in imports(path, with_typing=False):
+            allowed = LIBRARIES.get(name.split(".")[0])
+            if allowed is not None and not any(place.startswith(start) for start in allowed):
+                faults.append(f"{place} imports {name}")
+    assert not faults
 
 
 def test_the_walk_sees_a_planted_import(tmp_path):
     planted = tmp_path / "bad.py"
     planted.write_text("def f():\n    from nm2trt.cli import main\n    import torch.nn\n")
-    assert list(imports(planted, with_typing=True)) == ["nm2trt.cli", "torch.nn"]
+    assert imports(planted, with_typing=True) == ["nm2trt.cli", "torch.nn"]
+    planted = tmp_path / "typing.py"
     planted.write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\n")
-    assert list(imports(planted, with_typing=False)) == ["typing"]
+    assert imports(planted, with_typing=False) == ["typing"]
