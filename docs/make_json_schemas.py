@@ -4,6 +4,8 @@ PYTHONPATH=. python docs/make_json_schemas.py    # runs the commands, and writes
 
 A schema says what the commands printed on two small models: which keys are always there, and which types their
 values have. Keys may be added in later versions, and a schema allows them. Keys that stand in it stay.
+`sparsify` needs torch, `serve` and `probe` a real tritonserver (`make serve-env`); the times of `prove` come
+from the record of a run on a GPU in benchmarks/results.
 """
 
 from __future__ import annotations
@@ -12,6 +14,9 @@ import contextlib
 import io
 import json
 import os
+import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -30,6 +35,9 @@ PAGE = Path(__file__).with_name("reference") / "json.md"
 MACHINE = {"state", "conditions", "device", "gpus"}
 ERROR = "error"
 MANIFEST = "manifest"
+ON_A_GPU = Path(__file__).parents[1] / "benchmarks" / "results" / "gpu" / "h200"
+# Outputs of real runs that not every machine can repeat.
+RECORDS = {"prove": ON_A_GPU / "prove86.json"}
 
 # Command -> the calls whose output makes its schema.
 CALLS: dict[str, tuple[str, ...]] = {
@@ -55,6 +63,13 @@ CALLS: dict[str, tuple[str, ...]] = {
     ),
     "rollback": ("rollback --repository models --name a",),
     "init": ("init a24.onnx -o a.yaml", "init b24.onnx -o b.yaml"),
+    "calib": ("calib check samples.yaml",),
+    "prove": ("prove b24.onnx --backend trt-rtx",),
+    "gain": ("gain a.onnx --table gain.json", "gain b24.onnx --table gain.json --as fp16"),
+    "run": ("run b.yaml --dry-run", "run b.yaml -o run"),
+    "report": ("report run", "report run run -o both.md"),
+    "samples": ("samples list", "samples copy 01"),
+    "sparsify": ("sparsify job.yaml --allow-functions", "sparsify repaired.yaml --allow-functions"),
     ERROR: ("verify no.onnx", "build a24.onnx --backend other", "info a.npz"),
 }
 ORDER = (
@@ -70,7 +85,35 @@ ORDER = (
     "infer",
     "validate",
 )
-ORDER += ("bench", "info", "deploy", "rollback", "init", ERROR)
+ORDER += (
+    "bench",
+    "info",
+    "deploy",
+    "rollback",
+    "init",
+    "calib",
+    "prove",
+    "gain",
+    "run",
+    "report",
+    "samples",
+    ERROR,
+)
+# Held to their schemas where the tests run them anyway: in tests/calibration and tests/cli/test_cli_deploy.py.
+ELSEWHERE = ("sparsify", "serve", "probe")
+FILES = {
+    "samples.yaml": "source: {kind: npz, path: a.npz}\ncount: 16\n",
+    "job.yaml": "model: net.py:net\nweights: net.safetensors\ncalibration: samples.yaml\nmethod: magnitude\n",
+    "repaired.yaml": "model: net.py:wrapped\nweights: wrapped.safetensors\ncalibration: samples.yaml\noptions: {steps: 4}\n",
+    "net.py": """from torch import nn
+
+def net():
+    return nn.Sequential(nn.Conv2d(32, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(576, 8), nn.Linear(8, 4))
+
+def wrapped():
+    return nn.Sequential(net())
+""",
+}
 
 
 def save_net(path: Path, prefix: str, width: int, *, fixed: bool) -> None:
@@ -81,24 +124,32 @@ def save_net(path: Path, prefix: str, width: int, *, fixed: bool) -> None:
         numpy_helper.from_array((random.standard_normal(shape) / 9).astype("f4"), f"{prefix}.{name}.weight")
         for name, shape in shapes.items()
     ]
+    # Two models with other names: what is common to both are keys, and no names.
+    given, made = ("image", "scores") if fixed else ("x", "y")
     nodes = [
-        helper.make_node("Conv", ["x", f"{prefix}.conv.weight"], ["c"], name=f"{prefix}_conv", pads=[1] * 4),
-        helper.make_node("Relu", ["c"], ["r"]),
-        helper.make_node("Conv", ["r", f"{prefix}.point.weight"], ["d"], name=f"{prefix}_point"),
-        helper.make_node("GlobalAveragePool", ["d"], ["p"]),
-        helper.make_node("Flatten", ["p"], ["f"]),
-        helper.make_node("Gemm", ["f", f"{prefix}.head.weight"], ["y"], name=f"{prefix}_head", transB=1),
+        helper.make_node(
+            "Conv", [given, f"{prefix}.conv.weight"], [f"{prefix}.c"], name=f"{prefix}_conv", pads=[1] * 4
+        ),
+        helper.make_node("Relu", [f"{prefix}.c"], [f"{prefix}.r"]),
+        helper.make_node(
+            "Conv", [f"{prefix}.r", f"{prefix}.point.weight"], [f"{prefix}.d"], name=f"{prefix}_point"
+        ),
+        helper.make_node("GlobalAveragePool", [f"{prefix}.d"], [f"{prefix}.p"]),
+        helper.make_node("Flatten", [f"{prefix}.p"], [f"{prefix}.f"]),
+        helper.make_node(
+            "Gemm", [f"{prefix}.f", f"{prefix}.head.weight"], [made], name=f"{prefix}_head", transB=1
+        ),
     ]
     batch: int | str = 4 if fixed else "n"
     values = [
-        helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [batch, 32, 8, 8]),
-        helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [batch, 8]),
+        helper.make_tensor_value_info(given, onnx.TensorProto.FLOAT, [batch, 32, 8, 8]),
+        helper.make_tensor_value_info(made, onnx.TensorProto.FLOAT, [batch, 8]),
     ]
     graph = helper.make_graph(nodes, prefix, values[:1], values[1:], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, path)
     x = random.standard_normal((32, 32, 8, 8)).astype("f4")
-    np.savez(path.with_suffix(".npz"), x=x, labels=random.integers(0, 8, 32))
+    np.savez(path.with_suffix(".npz"), **{given: x, "labels": random.integers(0, 8, 32)})
 
 
 def call(words: Sequence[str]) -> tuple[int, Any]:
@@ -112,6 +163,14 @@ def call(words: Sequence[str]) -> tuple[int, Any]:
         raise RuntimeError(f"nm2trt {' '.join(words)} printed no JSON: {err.getvalue()}") from error
 
 
+def answer(line: str, *, fails: bool = False) -> Any:
+    """Run a command and return what it printed; raise if it failed, or did not."""
+    status, printed = call(line.split())
+    if (status not in (0, 3, 5)) != fails:
+        raise RuntimeError(f"nm2trt {line}: exit status {status}: {printed}")
+    return printed
+
+
 @contextlib.contextmanager
 def small_models() -> Iterator[Path]:
     """Give a folder, made the working one, with the two models and their samples."""
@@ -120,6 +179,9 @@ def small_models() -> Iterator[Path]:
         folder = Path(name)
         save_net(folder / "a.onnx", "first", 32, fixed=False)
         save_net(folder / "b.onnx", "second", 48, fixed=True)
+        shutil.copy(ON_A_GPU / "gain.json", folder)
+        for file, text in FILES.items():
+            (folder / file).write_text(text)
         os.chdir(folder)
         try:
             yield folder
@@ -133,13 +195,42 @@ def observed(commands: Sequence[str] = ORDER) -> dict[str, list[Any]]:
     with small_models() as folder:
         for name in commands:
             for line in CALLS[name]:
-                status, printed = call(line.split())
-                if (status not in (0, 3)) != (name == ERROR):
-                    raise RuntimeError(f"nm2trt {line}: exit status {status}: {printed}")
-                found.setdefault(name, []).append(printed)
+                found.setdefault(name, []).append(answer(line, fails=name == ERROR))
         for manifest in sorted(folder.glob("*.rtx.json")):
             found.setdefault(MANIFEST, []).append(json.loads(manifest.read_text()))
+    for name, path in RECORDS.items():
+        if name in found:
+            found[name].append(json.loads(path.read_text()))
     return found
+
+
+def observed_with_torch() -> dict[str, list[Any]]:
+    """Run `sparsify`, once with a repair."""
+    from safetensors.torch import save_file
+
+    with small_models() as folder:
+        scope: dict[str, Any] = {}
+        exec(FILES["net.py"], scope)  # noqa: S102 - our own four lines
+        for name in ("net", "wrapped"):
+            save_file(scope[name]().state_dict(), folder / f"{name}.safetensors")
+        return {"sparsify": [answer(line) for line in CALLS["sparsify"]]}
+
+
+def observed_on_a_server() -> dict[str, list[Any]]:
+    """Run `serve`, and `probe` with the right reference and with another one."""
+    with small_models():
+        answer("deploy a.onnx --repository models --name a --backend python")
+        answer("prune a.onnx -o a24.onnx")
+        words = [*"-m nm2trt serve --repository models --log log.txt --json".split()]
+        server = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True)  # noqa: S603
+        try:
+            addresses = json.loads((server.stdout or io.StringIO()).readline())
+            probe = f"probe --url {addresses['http']} --name a --requests 20 --concurrency 1,2 --reference"
+            probed = [answer(f"{probe} {model}") for model in ("a.onnx", "a24.onnx")]
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.communicate()
+    return {"serve": [addresses], "probe": probed}
 
 
 def schema_of(values: Sequence[Any]) -> dict[str, Any]:
@@ -153,7 +244,10 @@ def schema_of(values: Sequence[Any]) -> dict[str, Any]:
     objects = [value for value in values if isinstance(value, dict)]
     if objects:
         always = set.intersection(*(set(value) for value in objects))
-        if not always and len(objects) > 1 and any(objects):  # names of tensors, and not of fields
+        numbers = any(objects) and all(key[:1].isdigit() for value in objects for key in value)
+        if numbers or (
+            not always and len(objects) > 1 and any(objects)
+        ):  # names of tensors or sizes, not fields
             inside = [part for value in objects for part in value.values()]
             schema["additionalProperties"] = schema_of(inside)
         else:
@@ -182,7 +276,16 @@ def document(name: str, values: Sequence[Any]) -> str:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": titles.get(name, f"nm2trt {name} --json"),
     }
-    return json.dumps({**head, **schema_of(values)}, indent=1) + "\n"
+    keys = {frozenset(value) for value in values}
+    apart = len(keys) > 1 and not frozenset.intersection(*keys)  # actions that share no key
+    shapes = [[value for value in values if frozenset(value) == form] for form in sorted(keys, key=sorted)]
+    body = {"anyOf": [schema_of(form) for form in shapes]} if apart else schema_of(values)
+    return json.dumps({**head, **body}, indent=1) + "\n"
+
+
+def forms(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the schemas of a command's actions, or its one schema."""
+    return list(schema.get("anyOf", [schema]))
 
 
 def page() -> str:
@@ -190,10 +293,9 @@ def page() -> str:
     rows = []
     for name in (*COMMANDS, MANIFEST, ERROR):
         if (FOLDER / f"{name}.json").is_file():
-            keys = json.loads((FOLDER / f"{name}.json").read_text())["required"]
-            rows.append(
-                f"| `{name}` | [schema](schemas/{name}.json) | {', '.join(f'`{key}`' for key in keys)} |"
-            )
+            found = forms(json.loads((FOLDER / f"{name}.json").read_text()))
+            keys = "; or ".join(", ".join(f"`{key}`" for key in form["required"]) for form in found)
+            rows.append(f"| `{name}` | [schema](schemas/{name}.json) | {keys} |")
     absent = ", ".join(f"`{name}`" for name in COMMANDS if not (FOLDER / f"{name}.json").is_file())
     return f"""# JSON
 
@@ -206,19 +308,20 @@ of ours), `exit_status` the status.
 The schemas (JSON Schema 2020-12) are made by `docs/make_json_schemas.py` from what the commands print on two
 small models, and the tests hold the commands to them. They list the keys that are always there and the types
 that were seen; a value that only ever was null is left open. Keys may be added; those that stand here stay.
+`serve` and `probe` were seen with a real tritonserver, `prove` without a GPU and, with times, on an H200 with TensorRT 8.6.
 
 | command | schema | keys that are always there |
 |---|---|---|
 {chr(10).join(rows)}
 
-Without a schema: {absent}. They need a server, a GPU, a recipe or a measured table, or print no JSON.
+Without a schema: {absent}, which prints no JSON.
 """
 
 
 def main_() -> int:
     """Run the commands, and write the schemas and the page."""
     FOLDER.mkdir(exist_ok=True)
-    for name, values in observed().items():
+    for name, values in (observed() | observed_with_torch() | observed_on_a_server()).items():
         (FOLDER / f"{name}.json").write_text(document(name, values))
     PAGE.write_text(page())
     return 0

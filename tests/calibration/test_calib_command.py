@@ -13,6 +13,7 @@ from torch import nn
 import nm2trt
 from nm2trt.cli import main
 from nm2trt.sparsity.fcpts.distill import Distiller
+from tests.docs.json_schemas import problems
 
 CALIB = Path(__file__).parents[2] / "calib"
 NET = """
@@ -93,6 +94,7 @@ def test_sparsify_writes_weights_and_onnx_that_hold_the_pattern(folder, capsys):
     )
     report = json.loads(capsys.readouterr().out)
     assert report["weights"].endswith("other.safetensors")
+    assert problems("sparsify", report) == []
     for key, value in load_file(folder / "other.safetensors").items():
         assert torch.equal(value, state[key]), key
 

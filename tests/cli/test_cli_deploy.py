@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from nm2trt.cli import main
+from tests.docs.json_schemas import problems
 from tests.engine.nets import conv_net
 
 pytest.importorskip("tritonclient")
@@ -119,6 +120,7 @@ def test_from_the_model_to_the_probe(tmp_path, capsys, tritonserver):
     assert main([*probe, "--reference", other, "--json"]) == 5
     said = capsys.readouterr()
     assert json.loads(said.out)["passed"] is False
+    assert problems("probe", json.loads(said.out)) == []
     assert "is not what" in said.err
     assert deploy(other, repository, *on, "--reference", model, name="cli") == 5
     assert "rolled back to version 1" in capsys.readouterr().err
@@ -142,6 +144,7 @@ def test_serve_prints_its_ports_and_stops_in_order(tmp_path, tritonserver):
     process = subprocess.Popen([sys.executable, "-m", "nm2trt", *words], stdout=subprocess.PIPE, text=True)
     addresses = json.loads(process.stdout.readline())
     pid = int(addresses["pid"])
+    assert problems("serve", addresses) == []
     assert [(model["name"], model["state"]) for model in addresses["models"]] == [("m", "READY")]
     probe = [
         "probe",
