@@ -26,7 +26,8 @@ class Bounds:
         constant_seconds: Time for computing constants, all of a command together.
         unfolded_nodes: Nodes that local functions may unfold to, beyond those that the file holds.
         run_seconds: Time for one run of a model in ONNX Runtime.
-        run_bytes: Memory for one run, or the loading, of a model in ONNX Runtime; None takes what is free.
+        run_bytes: Memory for one run or the loading of a model in ONNX Runtime, or its parsing; None
+            takes what is free.
         sample_bytes: Memory for the samples that are held at once, beyond four times the size of their file.
         answer_bytes: One answer of a server.
     """

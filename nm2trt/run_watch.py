@@ -1,4 +1,4 @@
-"""A watch over calls of ONNX Runtime: one that takes too long, or nearly all memory, is told to end.
+"""A watch over calls of ONNX Runtime or a parser: one that takes too much time or memory is told to end.
 
 While a call is watched, the process cannot allocate more memory than the machine has free: an operator that
 asks for more fails at once, and does not bring the machine down.

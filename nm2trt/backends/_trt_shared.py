@@ -19,6 +19,7 @@ from nm2trt.backends.protocol import Engine, Network, TensorSpec
 from nm2trt.errors import BackendError, InputError, ModelError
 from nm2trt.files import check_input
 from nm2trt.progress import Bar, bar
+from nm2trt.run_watch import watched
 
 if TYPE_CHECKING:
     # TensorRT's own types; they fit TensorRT for RTX too.
@@ -189,13 +190,19 @@ def _parse(library: Library, model: Path, plugins: Sequence[Path]) -> ParsedNetw
         parser = trt.OnnxParser(network, logger(trt))
         # By path, so that external data is found; resolved, so that it is looked for beside the real file
         # when the model is a link into a cache.
-        if not parser.parse_from_file(str(model.resolve())):
+        with watched(_go_on):
+            parsed = parser.parse_from_file(str(model.resolve()))
+        if not parsed:
             raise parser_failure(library.product, model, parser, log)
         if network.num_outputs == 0:
             raise ModelError(f"{model} has no outputs; export the model again")
         inputs, outputs = _tensors(library, network)
         layers = frozenset(_layers(library, network))
     return ParsedNetwork(model, inputs, outputs, layers, builder, network, parser, tuple(log))
+
+
+def _go_on() -> None:
+    """Do nothing: a parser cannot be told to end, but the command that waits for it can be ended."""
 
 
 def _build(

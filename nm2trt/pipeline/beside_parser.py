@@ -23,10 +23,12 @@ def is_sound(model: Model) -> bool:
     Raises:
         ModelError: The graph is not valid ONNX.
     """
+    from nm2trt.graph.analysis.sound_nodes import check_nodes
     from nm2trt.graph.analysis.weight_operands import consumers
     from nm2trt.graph.storage.save import all_tensors
     from nm2trt.graph.storage.tensors import has_its_bytes
 
+    check_nodes(model)  # a node without its outputs ends TensorRT's parser in a segmentation fault
     list(consumers(model))
     return all(has_its_bytes(tensor, model.root) for tensor in all_tensors(model.proto))
 

@@ -137,14 +137,18 @@ def sparsify_file(
         SparsityError: A weight does not hold its pattern.
         DifferenceError: ONNX Runtime's outputs differ from PyTorch's beyond the tolerance.
     """
+    from nm2trt.files import real_output
+    from nm2trt.output_lock import output_lock
     from nm2trt.sparsity.recipe_file import load_job
 
     job = load_job(recipe, output=output, data_root=data_root, allow_functions=allow_functions)
-    start = time.perf_counter()
-    session = job.run()
-    report = session.report()
-    session.finalize()
-    seconds = time.perf_counter() - start
-    job.save()
-    export(job.model, job.example(), job.onnx_path)
+    # Another run to the same output waits, so that weights, ONNX and checkpoint are of one of the two.
+    with output_lock(real_output(job.weights_path).absolute()):
+        start = time.perf_counter()
+        session = job.run()
+        report = session.report()
+        session.finalize()
+        seconds = time.perf_counter() - start
+        job.save()
+        export(job.model, job.example(), job.onnx_path)
     return SparsifyResult(job.weights_path, job.onnx_path, report, session.plan, seconds)

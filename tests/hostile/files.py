@@ -1,5 +1,6 @@
 """Sound files of every kind that a command reads beside models, and damage to each kind."""
 
+import base64
 import contextlib
 import io
 import json
@@ -52,20 +53,23 @@ READERS = {
         "quantize m.onnx --calib x.npz -o {out}.onnx",
         "infer m.onnx --data x.npz -o {out}.npz",
         "bench m.onnx --data x.npz --runs 1 --warmup 0",
-        "prune m.onnx --calib x.npz -o {out}.onnx",
+        "prune d.onnx --calib x.npz -o {out}.onnx",
         "cast m.onnx --calib x.npz -o {out}.onnx",
         "init m.onnx --calib x.npz -o {out}.yaml",
         "deploy m.onnx --repository models --name n --sample x.npz",
-        "permute m.onnx -o {out}.onnx",
     ],
     "ranges.npz": [
         "quantize m.onnx --calib x.npz --cache ranges.npz -o {out}.onnx",
         "cast m.onnx --calib x.npz --cache ranges.npz -o {out}.onnx",
     ],
     "gain.json": [
-        "gain m.onnx --table gain.json --device H200",
+        "gain m.onnx --table gain.json --device sm90",
         "gain m.onnx --table gain.json",
-        "prune m.onnx --calib x.npz --share 0.5 --gain gain.json -o {out}.onnx",
+        "prune d.onnx --calib x.npz --data judge.npz --max-drop 90pt --gain gain.json --shape x:64 -o {out}.onnx",
+    ],
+    "judge.npz": [
+        "prune d.onnx --calib x.npz --data judge.npz --max-drop 90pt -o {out}.onnx",
+        "validate m.onnx --against d.onnx --data judge.npz --metric top-1 --runs 0",
     ],
     "calib.yaml": [
         "calib check calib.yaml",
@@ -109,7 +113,7 @@ READERS = {
         "report run --json -o {out}.json",
         "run recipe.yaml -o run",
     ],
-    "cache/*": ["prune m.onnx --calib x.npz --cache cache -o {out}.onnx"],
+    "cache/*": ["prune d.onnx --calib x.npz --cache cache -o {out}.onnx"],
 }
 SETUP = (
     "prune d.onnx -o m.onnx --min-channels 4",
@@ -124,75 +128,70 @@ SETUP = (
 )
 
 
+STAGES_OF_A_RUN = """version: 1
+model: m.onnx
+stages:
+  verify:
+  fuse:
+  validate: {data: x.npz, runs: 2, warmup: 0}
+  report: {formats: [html, md]}
+"""
+TEXTS = {
+    "calib.yaml": "source: {kind: npz, path: x.npz}\ncount: 4\ninput: x\nbatch: 2\n"
+    "preprocess: {mean: [0.5], std: [2.0]}\n",
+    "recipe.yaml": STAGES_OF_A_RUN,
+    "job.yaml": "model: sent.py:made\nweights: w.safetensors\nmethod: magnitude\npattern: '2:4'\n",
+    "labels.txt": "".join(f"class {i}\n" for i in range(16)),
+    "trace.csv": "Time (%),Total Time (ns),Instances,Name\n60,600,3,sm80_sparse_conv\n40,400,3,other\n",
+}
+LAYER = {
+    "Name": "conv + relu",
+    "LayerType": "CaskConvolution",
+    "TacticName": "sm80_xmma_sparse_conv",
+    "HasSparseWeights": 1,
+    "Metadata": "[ONNX Layer: conv]",
+}
+COPIES = {
+    "gain.json": "benchmarks/results/gpu/h200/gain.json",
+    "build.log": "tests/engine/evidence/logs/trt_8_6_conv.log",
+}
+
+
+def _times():
+    """Return what trtexec exports: the times of 20 runs."""
+    ends = ("startH2dMs", "endH2dMs", "startInMs", "endInMs", "startComputeMs", "endComputeMs", "startOutMs", "endOutMs")  # fmt: skip
+    after = {"endInMs": 0.1, "endComputeMs": 0.5}
+    own = {"latencyMs": 0.7, "computeMs": 0.5, "enqueueMs": 0.1, "inMs": 0.1, "outMs": 0.1}
+    return [{**{name: i + after.get(name, 0) for name in ends}, **own} for i in range(20)]
+
+
+def _polygraphy():
+    """Return one sample as Polygraphy writes it."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros((2, 16), "f4"))
+    array = base64.b64encode(buffer.getvalue()).decode()
+    return [{"x": {"array": array, "polygraphy_class": "ndarray"}}]
+
+
 def make(folder, network):
     """Fill a folder with sound files; raises if a command that makes one fails."""
     from nm2trt.cli import main
 
     network(folder / "d.onnx")
     draw = np.random.default_rng(1)
-    np.savez(folder / "x.npz", x=draw.standard_normal((8, 16)).astype("f4"), labels=draw.integers(0, 16, 8))
-    (folder / "calib.yaml").write_text(
-        "source: {kind: arrays, path: x.npz}\ncount: 4\ninput: x\nbatch: 2\npreprocess: {mean: [0.5], std: [2.0]}\n"
-    )
-    (folder / "recipe.yaml").write_text(
-        "version: 1\nmodel: m.onnx\nstages:\n  verify:\n  fuse:\n  validate: {data: x.npz, runs: 2, warmup: 0}\n  report: {formats: [html, md]}\n"
-    )
-    (folder / "job.yaml").write_text(
-        "model: sent.py:made\nweights: w.safetensors\nmethod: magnitude\npattern: '2:4'\n"
-    )
-    (folder / "labels.txt").write_text("".join(f"class {i}\n" for i in range(16)))
-    (folder / "times.json").write_text(
-        json.dumps(
-            [
-                {
-                    "startH2dMs": i,
-                    "endH2dMs": i,
-                    "startInMs": i,
-                    "endInMs": i + 0.1,
-                    "startComputeMs": i,
-                    "endComputeMs": i + 0.5,
-                    "startOutMs": i,
-                    "endOutMs": i,
-                    "latencyMs": 0.7,
-                    "computeMs": 0.5,
-                    "enqueueMs": 0.1,
-                    "inMs": 0.1,
-                    "outMs": 0.1,
-                }
-                for i in range(20)
-            ]
-        )
-    )
-    buffer = io.BytesIO()
-    np.save(buffer, np.zeros((2, 16), "f4"))
-    import base64
-
-    (folder / "poly.json").write_text(
-        json.dumps(
-            [{"x": {"array": base64.b64encode(buffer.getvalue()).decode(), "polygraphy_class": "ndarray"}}]
-        )
-    )
-    shutil.copy(ROOT / "benchmarks/results/gpu/h200/gain.json", folder / "gain.json")
-    shutil.copy(ROOT / "tests/engine/evidence/logs/trt_8_6_conv.log", folder / "build.log")
-    (folder / "layers.json").write_text(
-        json.dumps(
-            {
-                "Layers": [
-                    {
-                        "Name": "conv + relu",
-                        "LayerType": "CaskConvolution",
-                        "TacticName": "sm80_xmma_sparse_conv",
-                        "HasSparseWeights": 1,
-                        "Metadata": "[ONNX Layer: conv]",
-                    }
-                ],
-                "Bindings": [],
-            }
-        )
-    )
-    (folder / "trace.csv").write_text(
-        "Time (%),Total Time (ns),Instances,Name\n60,600,3,sm80_sparse_conv\n40,400,3,other\n"
-    )
+    for name in ("x", "judge"):
+        arrays = {"x": draw.standard_normal((8, 16)).astype("f4"), "labels": draw.integers(0, 16, 8)}
+        np.savez(folder / f"{name}.npz", **arrays)
+    for name, text in TEXTS.items():
+        (folder / name).write_text(text)
+    for name, data in (
+        ("times.json", _times()),
+        ("poly.json", _polygraphy()),
+        ("layers.json", {"Layers": [LAYER], "Bindings": []}),
+    ):
+        (folder / name).write_text(json.dumps(data))
+    for name, source in COPIES.items():
+        shutil.copy(ROOT / source, folder / name)
     here = Path.cwd()
     os.chdir(folder)
     try:

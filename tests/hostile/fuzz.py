@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from tests.hostile import files, mutants, reader
+from tests.hostile import files, forms, mutants, reader
 from tests.hostile.limits import limited
 
 SECONDS, MEGABYTES = 60, 2600
@@ -53,7 +53,7 @@ MODEL_COMMANDS = (
     "validate m.onnx --against {model} --data x.npz --runs 0 --bisect",
     "bench {model} --runs 1 --warmup 0 -o {out}.json",
     "explain {model}",
-    "gain {model} --table gain.json --device H200",
+    "gain {model} --table gain.json --device sm90",
     "init {model} -o {out}.yaml",
     "deploy {model} --repository models --name mutant --backend python",
 )
@@ -103,7 +103,7 @@ def network(path):
     """Write a model with a convolution and a product."""
     draw = random.Random(0)
     while True:
-        proto, _ = mutants.sound(draw)
+        proto, _ = forms.sound(draw)
         if any(node.op_type == "Conv" for node in proto.graph.node):
             rng = np.random.default_rng(5)
             for tensor in proto.graph.initializer:
@@ -168,53 +168,39 @@ class Fuzzer:
         line = words.partition(" # ")[0].split()
         before = {path: path.read_bytes() for path in _texts(folder)}
         ended = limited(lambda: _command(folder, line), seconds=SECONDS, megabytes=MEGABYTES)
-        out, err = (
-            (folder / f"std{n}").read_text(errors="replace") if (folder / f"std{n}").exists() else ""
-            for n in ("out", "err")
-        )
         counts, told = self.counts, f"{number}: {words}"
         counts.runs[line[0]] += 1
         counts.statuses[ended.status] += 1
         counts.slowest = max(counts.slowest, (ended.seconds, told))
         counts.largest = max(counts.largest, (ended.megabytes, told))
+        counts.faults += [
+            (kind, told, what) for kind, what in self._faults(ended, folder, before, line, model)
+        ]
 
-        def fault(kind, what=""):
-            counts.faults.append((kind, told, what))
-
+    def _faults(self, ended, folder, before, line, model):
+        """Yield what is wrong with a run: a kind of fault, and the evidence."""
+        out, err = (
+            (folder / f"std{n}").read_text(errors="replace") if (folder / f"std{n}").exists() else ""
+            for n in ("out", "err")
+        )
         if ended.over:
-            return fault("over a limit", ended.over)
-        if ended.status not in STATUSES or "internal error" in err:
-            return fault(
-                "internal error" if "internal error" in err else "crash",
-                f"status {ended.status}: {err[-3000:]}",
-            )
-        if bad := {c for c in out + err if not (c.isprintable() or c == "\n")}:
-            fault("unprintable text", f"{bad} in {out[-500:]}{err[-500:]}")
-        if ended.status == 2 and sum(one.startswith("nm2trt") for one in err.splitlines()) != 1:
-            fault("bad output", f"not one sentence: {err[-500:]}")
-        if ended.status == 2 and any(not _own(one) for one in err.splitlines()):
-            fault("bad output", f"more than a sentence: {err[-500:]}")
-        if ended.status == 2 and not err.strip():
-            fault("bad output", "refused without a word")
-        for path in folder.rglob("*"):
-            if path.name.endswith((".tmp", ".lock")) and path.name not in ("run.lock",):
-                fault("left over", str(path.relative_to(folder)))
-        for path in _texts(folder):
-            text = path.read_bytes()
-            if text == before.get(path):
-                continue
-            if bad := {c for c in text.decode(errors="replace") if not (c.isprintable() or c in "\n\t")}:
-                fault("unprintable text", f"{bad} in {path.relative_to(folder)}")
-        if "--json" in line and ended.status in (0, 3):
-            try:
-                report = json.loads(out)
-            except ValueError:
-                return fault("bad output", f"no JSON: {out[:200]}")
-            if line[0] == "verify" and "--pattern" not in line and model is not None:
-                self._compare(model, report, fault)
-        return None
+            yield "over a limit", ended.over
+        elif ended.status not in STATUSES or "internal error" in err:
+            kind = "internal error" if "internal error" in err else "crash"
+            yield kind, f"status {ended.status}: {err[-3000:]}"
+        else:
+            yield from _text_faults(out, err, ended.status)
+            yield from _file_faults(folder, before)
+            if "--json" in line and ended.status in (0, 3):
+                try:
+                    report = json.loads(out)
+                except ValueError:
+                    yield "bad output", f"no JSON: {out[:200]}"
+                    return
+                if line[0] == "verify" and "--pattern" not in line and model is not None:
+                    yield from self._wrong_verdicts(model, report)
 
-    def _compare(self, model, report, fault):
+    def _wrong_verdicts(self, model, report):
         if report.get("plan"):
             return
         with warnings.catch_warnings(), contextlib.suppress(Exception):
@@ -231,7 +217,32 @@ class Fuzzer:
                 elif "untraceable" in said:
                     self.counts.verdicts["untraceable"] += 1
                 else:
-                    fault("wrong verdict", f"{name}: the reader says {found}, verify {said}")
+                    yield "wrong verdict", f"{name}: the reader says {found}, verify {said}"
+
+
+def _text_faults(out, err, status):
+    if bad := {c for c in out + err if not (c.isprintable() or c == "\n")}:
+        yield "unprintable text", f"{bad} in {out[-500:]}{err[-500:]}"
+    if status != 2:
+        return
+    if not err.strip():
+        yield "bad output", "refused without a word"
+    elif sum(one.startswith("nm2trt") for one in err.splitlines()) != 1:
+        yield "bad output", f"not one sentence: {err[-500:]}"
+    elif any(not _own(one) for one in err.splitlines()):
+        yield "bad output", f"more than a sentence: {err[-500:]}"
+
+
+def _file_faults(folder, before):
+    for path in folder.rglob("*"):
+        if path.name.endswith((".tmp", ".lock")) and path.name not in ("run.lock",):
+            yield "left over", str(path.relative_to(folder))
+    for path in _texts(folder):
+        text = path.read_bytes()
+        if text == before.get(path):
+            continue
+        if bad := {c for c in text.decode(errors="replace") if not (c.isprintable() or c in "\n\t")}:
+            yield "unprintable text", f"{bad} in {path.relative_to(folder)}"
 
 
 def _own(line):

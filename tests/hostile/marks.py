@@ -10,7 +10,7 @@ import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from onnx import helper
 
-from tests.hostile import mutants
+from tests.hostile import forms
 
 # A window title, a bell, a right-to-left override, a zero-width space, a one-byte escape, a reference of HTML.
 MARK = "\x1b]0;t\x07\u202eb\u200b\x9b&#8238;"
@@ -145,7 +145,7 @@ KINDS = {"sound": lambda proto: proto, "foreign": foreign, "elsewhere": elsewher
 
 def model(form, kind, marked):
     """Return a model of a form of `tests.hostile.mutants` in which every name is marked."""
-    proto, _ = mutants.sound(random.Random(0), form)
+    proto, _ = forms.sound(random.Random(0), form)
     proto = KINDS[kind](described(proto))
     mark(proto, marked)
     return proto

@@ -12,7 +12,7 @@ from nm2trt.backends.ort import open_onnx
 from nm2trt.cli import main
 from nm2trt.errors import ModelError
 from nm2trt.recipe.hashes import FileIndex
-from tests.hostile import mutants
+from tests.hostile import forms
 
 POLYGRAPHY = {"array": None, "polygraphy_class": "ndarray"}
 
@@ -57,6 +57,33 @@ def test_an_operator_at_which_the_converter_of_opsets_crashes(refused):
     assert not (refused.folder / "out.onnx").exists()
 
 
+@pytest.mark.parametrize(
+    ("node", "size", "status", "sentence"),
+    [
+        (
+            helper.make_node("Constant", [], [], value=numpy_helper.from_array(np.ones(3))),
+            16,
+            2,
+            "has 0 outputs",
+        ),
+        (helper.make_node("EyeLike", ["s"], ["e"], dtype=1), 1 << 14, 4, "EyeLike"),
+    ],
+    ids=["no output", "a constant of 1 GB"],
+)
+def test_a_model_that_the_builder_reads_before_it_is_verified(refused, node, size, status, sentence, capfd):
+    """The parser of TensorRT for RTX ends in a segmentation fault, or takes the memory."""
+    nodes = [
+        helper.make_node("ConstantOfShape", ["n"], ["s"]),
+        node,
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    stored = {"w": np.ones((16, 16), "f4"), "n": np.array([size, size])}
+    network(refused.folder, nodes, stored)
+    assert main("--run-memory 0.2 build m.onnx --target sm86 -o out.rtx".split()) == status
+    assert sentence in capfd.readouterr().err
+    assert not (refused.folder / "out.rtx").exists()
+
+
 @pytest.mark.parametrize("value", [POLYGRAPHY, {**POLYGRAPHY, "array": 1.5}, {**POLYGRAPHY, "array": {}}])
 def test_an_array_of_polygraphy_that_is_no_text(refused, value):
     (refused.folder / "p.json").write_text(json.dumps([{"x": value}]))
@@ -72,7 +99,7 @@ def test_a_loop_of_links(refused, words):
 
 
 def test_a_tensor_with_fewer_dimensions_than_are_read(refused):
-    proto, _ = mutants.sound(random.Random(0), "conv")
+    proto, _ = forms.sound(random.Random(0), "conv")
     scale = next(tensor for tensor in proto.graph.initializer if tensor.name == "scale")
     scale.CopyFrom(numpy_helper.from_array(np.float32(1), "scale"))
     onnx.save(proto, refused.folder / "m.onnx")

@@ -15,7 +15,7 @@ from nm2trt.cli import COMMANDS, main
 from nm2trt.errors import ModelError
 from nm2trt.tables import Column, Row, Table, html, text
 from tests.cli.terminal import on_terminal
-from tests.hostile import files, fuzz, marks, mutants
+from tests.hostile import files, forms, fuzz, marks
 from tests.hostile.marks import MARK, raw
 
 PACKAGE = Path(nm2trt.__file__).parent
@@ -123,7 +123,7 @@ def test_names_of_a_model(said, command):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", mutants.FORMS)
+@pytest.mark.parametrize("form", forms.FORMS)
 def test_names_of_models_of_every_form(said, form):
     for kind in marks.KINDS:
         model = save(said.folder, form, kind)

@@ -15,6 +15,7 @@ from nm2trt.errors import BackendError, Nm2trtError, ServerError
 from nm2trt.pipeline.served_artefact import describe_artefact
 from nm2trt.serving.options import ProbeOptions
 from nm2trt.serving.probe import probe_model
+from tests.hostile.files import strange
 from tests.serving.served_nets import linear
 
 pytest.importorskip("tritonclient.http")
@@ -38,7 +39,6 @@ ANSWERS = {
         ]
     },
 }
-STRANGE = (None, True, -1, 2**40, 2**70, 1.5, "", "9" * 5000, "\x1b[31m", [], {}, [[]], [None], {"name": 3})
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -147,28 +147,6 @@ def test_a_batch_that_no_memory_holds_is_refused(server):
         probe(server)
 
 
-def spoiled(answer, draw):
-    """Return an answer with one part replaced or gone."""
-    answer = json.loads(json.dumps(answer))
-    places = [(None, None)]
-    waiting = [answer]
-    while waiting:
-        one = waiting.pop()
-        for key in one if isinstance(one, dict) else range(len(one)):
-            places.append((one, key))
-            if isinstance(one[key], (dict, list)):
-                waiting.append(one[key])
-    holder, key = draw.choice(places)
-    strange = draw.choice(STRANGE)
-    if holder is None:
-        return strange
-    if draw.random() < 0.3:
-        del holder[key]
-    else:
-        holder[key] = strange
-    return answer
-
-
 RUNS = 100
 
 
@@ -179,7 +157,7 @@ def test_a_probe_answers_or_refuses_whatever_a_server_says(server, monkeypatch):
     for number in range(RUNS):
         draw = random.Random(number)
         spoil = draw.choice(paths)
-        server.change = lambda path, answer, s=spoil, d=draw: spoiled(answer, d) if path == s else answer
+        server.change = lambda path, answer, s=spoil, d=draw: strange(answer, d) if path == s else answer
         try:
             passed += probe(server).problems == ()
         except Nm2trtError:

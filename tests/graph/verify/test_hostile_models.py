@@ -14,7 +14,8 @@ from onnx import helper, numpy_helper
 from nm2trt import bounds
 from nm2trt.errors import ModelError, Nm2trtError
 from nm2trt.graph.verify.verify_model import verify_model
-from tests.hostile.mutants import mutant, sound
+from tests.hostile.forms import sound
+from tests.hostile.mutants import mutant
 
 RUNS = 500
 
