@@ -224,7 +224,7 @@ def test_invariant_6_thresholds_alone_reach_the_target(target, start):
         sparse.prune_smallest(weight, round(start * weight.numel()))
     sizes = [weight.numel() for weight in weights]
     optimizer = torch.optim.SGD([sparse.raw for sparse in layers], lr=0.1, momentum=0.9)
-    steps = 800
+    steps = 300
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 0.05 * (1 + math.cos(math.pi * step / steps))
