@@ -1,4 +1,4 @@
-"""Masks in checkpoints of apex ASP and NVIDIA ModelOpt, and files of them, read without running code."""
+"""Masks in checkpoints of apex ASP, NVIDIA ModelOpt and compressed-tensors, read without running code."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from nm2trt.files import check_input
 
 __all__ = ["read_state", "split_foreign_masks"]
 
+# compressed-tensors up to 0.14 writes the format "sparse-24-bitmask": instead of `x.weight` the kept values
+# of each row, one bit per weight, and the shape.
+_COMPRESSED, _BITMASK, _SHAPE = ".compressed", ".bitmask", ".shape"
 # apex keeps `__weight_mma_mask` beside a parameter, and what it pruned in `__weight_mma_pruned_p`; ModelOpt
 # keeps `_weight_mask` beside `weight`.
 _ASP = re.compile(r"(.*\.)?__(\w+)_mma_(mask|pruned_p)")
@@ -24,11 +27,15 @@ _MODELOPT = re.compile(r"(.*\.)?_(weight)_(mask)")
 
 
 def split_foreign_masks(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return a state without the buffers of apex ASP and ModelOpt, and their masks by the weight's name.
+    """Return a state of plain weights, and the masks that other libraries keep beside them, by weight.
 
     A mask that keeps everything is left out: its layer is dense.
+
+    Raises:
+        SparsifyError: A compressed weight is damaged.
     """
-    plain, masks = {}, {}
+    state, masks = _decompressed(state)
+    plain = {}
     for key, value in state.items():
         found = _ASP.fullmatch(key) or _MODELOPT.fullmatch(key)
         weight = f"{found[1] or ''}{found[2]}" if found else ""
@@ -37,6 +44,37 @@ def split_foreign_masks(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
         elif found[3] == "mask" and not bool(value.bool().all()):
             masks[weight] = value.bool()
     return plain, masks
+
+
+def _decompressed(state: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return a state with the weights that compressed-tensors packed as 2:4, and their masks."""
+    plain, masks = dict(state), {}
+    layers = [key.removesuffix(_BITMASK) for key in state if key.endswith(_BITMASK)]
+    for layer in layers:
+        keys = [layer + part for part in (_COMPRESSED, _BITMASK, _SHAPE)]
+        parts = [part for key in keys if isinstance(part := state.get(key), Tensor)]
+        if len(parts) == len(keys):
+            name = f"{layer}.weight"
+            plain[name], masks[name] = _unpacked(name, *parts)
+            for key in keys:
+                del plain[key]
+    return plain, masks
+
+
+def _unpacked(name: str, values: Tensor, bits: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a weight (outputs, inputs) and its mask from the kept values of its rows and a bit per entry."""
+    whole = shape.numel() == 2 and shape.dtype == torch.int64
+    rows, columns = shape.flatten().tolist() if whole else (-1, -1)
+    fits = values.shape == (rows, columns // 2) and bits.shape == (rows, -(-columns // 8))
+    if not fits or bits.dtype != torch.uint8:
+        raise SparsifyError(f"{name} is damaged: its values, bits and shape do not fit; save it again")
+    order = torch.arange(8, dtype=torch.uint8, device=bits.device)  # the first weight is the lowest bit
+    mask = (bits[..., None] >> order & 1).bool().reshape(rows, -1)[:, :columns]
+    if not bool((mask.sum(1) == columns // 2).all()):
+        raise SparsifyError(f"{name} is damaged: a row does not keep {columns // 2} weights; save it again")
+    weight = values.new_zeros(rows, columns)
+    weight[mask] = values.flatten()
+    return weight, mask
 
 
 def read_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:

@@ -30,7 +30,7 @@ from nm2trt.sparsity.sparsify import sparsify
 __all__ = ["load_sparse"]
 
 _MARK = ".0._extra_state"
-_FOREIGN_PATTERN = NMPattern(2, 4)  # the only one that apex ASP makes, and ModelOpt's own default
+_FOREIGN_PATTERN = NMPattern(2, 4)  # the only one of apex ASP and compressed-tensors, and ModelOpt's default
 
 
 def load_sparse(model: nn.Module, state: Mapping[str, Any] | str | os.PathLike[str]) -> nn.Module:
@@ -38,8 +38,9 @@ def load_sparse(model: nn.Module, state: Mapping[str, Any] | str | os.PathLike[s
 
     Args:
         model: The plain model that was sparsified; on an error it stays as it is.
-        state: What `state_dict` of the attached model returned, or of a model that apex ASP or ModelOpt made
-            2:4, or a file that holds one; names lose what DDP, AveragedModel and torch.compile add.
+        state: What `state_dict` of the attached model returned, or of a model that apex ASP, ModelOpt or
+            compressed-tensors (sparse-24-bitmask) made 2:4, or a file that holds one; names lose what DDP,
+            AveragedModel and torch.compile add.
 
     Returns:
         `model`, whose sparse weights hold their patterns, and which carries a plan.
@@ -77,7 +78,7 @@ def load_sparse(model: nn.Module, state: Mapping[str, Any] | str | os.PathLike[s
 
 @torch.no_grad()
 def _load_foreign(model: nn.Module, plain: dict[str, Any], masks: Mapping[str, Tensor]) -> nn.Module:
-    """Load a state of apex ASP or ModelOpt whose masks hold 2:4 on the axis that hardware reads."""
+    """Load a state of another library whose masks hold 2:4 on the axis that hardware reads."""
     selected = select(model, _FOREIGN_PATTERN, unstructured=True)
     choices = {site.weight_name: choice for choice in selected for site in choice.sites}
     for name, mask in masks.items():

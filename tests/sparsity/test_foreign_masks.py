@@ -1,9 +1,11 @@
-"""Checkpoints of apex ASP and ModelOpt: their masks become zeros and a plan, and no code of a file runs."""
+"""Checkpoints of other libraries: their masks become zeros and a plan, and no code of a file runs."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import nm2trt
@@ -48,8 +50,6 @@ def test_masks_become_zeros_and_a_plan(tmp_path, style, file):
         torch.save(made, tmp_path / file)
         given = tmp_path / file
     elif file:
-        from safetensors.torch import save_file
-
         save_file({key: value.contiguous() for key, value in made.items()}, tmp_path / file)
         given = str(tmp_path / file)
     model = nm2trt.load_sparse(net(), given)
@@ -110,3 +110,81 @@ def test_masks_that_do_not_fit(key, words):
     made[f"{key}.__weight_mma_mask"] = made["0.__weight_mma_mask"][:1]
     with pytest.raises(SparsifyError, match=words):
         nm2trt.load_sparse(net(), made)
+
+
+# Written by compressed-tensors 0.12.2: `write_compressed(pruned_linears(), COMPRESSED)`.
+COMPRESSED = Path(__file__).with_name("sparse_24_bitmask.safetensors")
+
+
+def linears():
+    return nn.Sequential(nn.Linear(24, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 4))
+
+
+def pruned_linears():
+    model = linears()
+    with torch.no_grad():
+        for parameter in model.parameters():  # exact in float32, on any machine
+            places = torch.arange(parameter.numel()) * 7919 % 101
+            parameter.copy_((places + 1).reshape(parameter.shape) / 64)
+        for layer in (model[0], model[2]):
+            layer.weight *= best_two(layer.weight)
+    return model
+
+
+def write_compressed(model, path):
+    from compressed_tensors import ModelCompressor, Sparse24BitMaskConfig
+
+    compressor = ModelCompressor(sparsity_config=Sparse24BitMaskConfig(targets=["Linear"], ignore=["4"]))
+    save_file({key: value.contiguous() for key, value in compressor.compress(model).items()}, path)
+
+
+def read_compressed(path):
+    wanted, model = pruned_linears().state_dict(), nm2trt.load_sparse(linears(), path)
+    assert all(torch.equal(value, wanted[key]) for key, value in model.state_dict().items())
+    plan = getattr(model, PLAN_ATTRIBUTE)
+    assert [(entry.weight, str(entry.pattern)) for entry in plan.sparse] == [
+        ("0.weight", "2:4"),
+        ("2.weight", "2:4"),
+    ]
+    return model
+
+
+def test_a_file_that_compressed_tensors_wrote(tmp_path):
+    model = read_compressed(COMPRESSED)
+    nm2trt.export(model.eval(), torch.randn(2, 24), tmp_path / "net.onnx")
+    assert {v.weight for v in nm2trt.verify(tmp_path / "net.onnx").weights if v.pattern == "holds"} == {
+        "0.weight",
+        "2.weight",
+    }
+
+
+def test_the_library_itself_writes_what_is_read(tmp_path):
+    pytest.importorskip(
+        "compressed_tensors.compressors.sparse_compressors", reason="needs compressed-tensors<0.15"
+    )
+    write_compressed(pruned_linears(), tmp_path / "now.safetensors")
+    read_compressed(tmp_path / "now.safetensors")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param({"0.shape": torch.tensor([32, 25])}, id="shape"),
+        pytest.param({"0.shape": torch.tensor([float("nan"), 24.0])}, id="nan"),
+        pytest.param({"0.shape": torch.tensor([32])}, id="one size"),
+        pytest.param({"0.shape": torch.tensor([-32, -24])}, id="negative"),
+        pytest.param({"0.bitmask": torch.zeros(32, 3, dtype=torch.uint8)}, id="no bit"),
+        pytest.param({"0.bitmask": torch.zeros(32, 3)}, id="bits that are floats"),
+        pytest.param({"0.compressed": torch.zeros(32, 11)}, id="values"),
+    ],
+)
+def test_a_damaged_compressed_weight(damage):
+    with pytest.raises(SparsifyError, match=r"0\.weight is damaged: .* save it again"):
+        nm2trt.load_sparse(linears(), {**load_file(COMPRESSED), **damage})
+
+
+def test_bits_that_hold_no_pattern():
+    made = load_file(COMPRESSED)
+    made["0.bitmask"] = torch.tensor([0xFF, 0x0F, 0x00], dtype=torch.uint8).repeat(32, 1)
+    with pytest.raises(SparsityError, match=r"0\.weight"):
+        nm2trt.load_sparse(linears(), made)
