@@ -135,6 +135,11 @@ def _from_groups(groups: Tensor, like: Tensor, axis: int) -> Tensor:
     return groups.reshape(lines).movedim(-1, axis)
 
 
+def _is_transformed() -> bool:
+    """Tell whether torch.compile or a transform of torch.func, such as vmap, follows the operations."""
+    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+
+
 class _Combine(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -158,7 +163,9 @@ class _Combine(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             with torch.autocast(grad.device.type, enabled=False):
                 member = _to_groups(grad * weight, table.shape[1], ctx.axis).to(ctx.dtype)
-                of_scores = (member @ table.T.to(ctx.dtype).contiguous()) * alive
+                of_scores = member @ table.T.to(ctx.dtype).contiguous()
+                # A second tensor of this size costs more than the product; torch.vmap cannot do without it.
+                of_scores = of_scores * alive if _is_transformed() else of_scores.mul_(alive)
         return of_weight, of_scores, None, None, None, None
 
 
