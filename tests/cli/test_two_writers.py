@@ -268,7 +268,7 @@ TEXTS = {
 }
 
 
-@pytest.mark.parametrize("pairs", [10, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("pairs", [6, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("command", TEXTS)
 def test_pairs_of_texts(forks, command, pairs):
     if command == "report":
@@ -276,7 +276,7 @@ def test_pairs_of_texts(forks, command, pairs):
     texts_in_pairs(forks, *TEXTS[command], pairs)
 
 
-@pytest.mark.parametrize("pairs", [10, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("pairs", [6, pytest.param(200, marks=pytest.mark.slow)])
 def test_pairs_of_deployments_make_a_version_each(forks, pairs):
     """Both are placed, one after the other; each version holds one whole model, and the last one is served."""
     repository = forks.folder / "models"

@@ -1,6 +1,7 @@
 """Every option of every command: typed, recorded, and typed again it is the same value."""
 
 import dataclasses
+import functools
 import importlib
 import itertools
 from pathlib import Path
@@ -54,8 +55,11 @@ def base(cls):
     return cls(**given)
 
 
+parser_of = functools.cache(command_parser)
+
+
 def parsed(name, cls, typed):
-    parser, chosen = command_parser(name)
+    parser, chosen = parser_of(name)
     assert chosen is not None
     return options_from(parser.parse_args(typed), cls)
 
