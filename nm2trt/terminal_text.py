@@ -5,7 +5,12 @@ from __future__ import annotations
 import re
 import unicodedata
 
-__all__ = ["display_width", "fill", "padded", "printable", "shorten", "wrapped"]
+__all__ = ["display_width", "fill", "padded", "printable", "shell_lines", "shorten", "wrapped"]
+
+_WORD = re.compile(r"\s*\S+")
+# A word of a shell or an option with its value, and the blanks before it; quoted blanks do not end a word.
+_SHELL_PART = r"""(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s'"\\])+"""
+_SHELL_WORD = re.compile(rf"\s*(?:-[\w-]+ (?![-&|#]))?{_SHELL_PART}")
 
 
 def display_width(words: str) -> int:
@@ -45,19 +50,25 @@ def shorten(name: str, width: int) -> str:
     return "..." + end[min(places, default=0) :]
 
 
-def wrapped(words: str, width: int, indent: str = "") -> list[str]:
+def wrapped(words: str, width: int, indent: str = "", *, word: re.Pattern[str] = _WORD) -> list[str]:
     """Return a text as lines of at most `width` columns, further ones indented.
 
     A word that is longer than a line is not broken; several blanks between words stay.
+
+    Args:
+        words: The text.
+        width: Columns of a line.
+        indent: What further lines begin with.
+        word: A word with the blanks before it.
     """
     lines: list[str] = []
     line = ""
-    for word in re.findall(r"\s*\S+", words):
-        if line.strip() and display_width(line + word) > width:
+    for part in word.findall(words):
+        if line.strip() and display_width(line + part) > width:
             lines.append(line)
-            line = indent + word.lstrip()
+            line = indent + part.lstrip()
         else:
-            line += word
+            line += part
     return [*lines, line]
 
 
@@ -66,6 +77,26 @@ def fill(sentence: str, width: int | None, indent: str = "") -> list[str]:
     if width is None or display_width(sentence) <= width:
         return [sentence]
     return wrapped(sentence, width, indent)
+
+
+def shell_lines(command: str, width: int | None, indent: str) -> list[str]:
+    """Return a command as lines that a shell reads as one command: all but the last end with a backslash.
+
+    A comment at its end goes to a line of its own. A word that is longer than a line is not broken.
+
+    Args:
+        command: The command, perhaps with a label before it.
+        width: Columns of a line; None leaves the command whole.
+        indent: What further lines begin with.
+    """
+    words = _SHELL_WORD.findall(command)
+    if width is None or display_width(command) <= width or "".join(words) != command:
+        return [command]
+    first_comment = next((i for i, word in enumerate(words) if word.lstrip().startswith("#")), len(words))
+    lines = wrapped("".join(words[:first_comment]), width - 2, f"{indent}    ", word=_SHELL_WORD)
+    comment = "".join(words[first_comment:]).lstrip()
+    below = wrapped(f"{indent}{comment}", width, f"{indent}# ") if comment else []
+    return [*(f"{line} \\" for line in lines[:-1]), lines[-1], *below]
 
 
 def _end(name: str, width: int) -> str:

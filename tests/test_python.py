@@ -125,6 +125,25 @@ def test_other_functions_take_protobufs_and_arrays_too(tmp_path):
     assert len(nm2trt.bench(str(tmp_path / "m.onnx"), runs=2, warmup=1).benchmark.timings) == 1
 
 
+def test_what_was_in_memory_is_called_so(tmp_path):
+    proto = onnx.load(conv_net(tmp_path / "m.onnx", dtype="float32", sparse=False))
+    x = np.zeros((4, 16, 8, 8), np.float32)
+    dry = nm2trt.build(proto, dry_run=True, backend="trt-rtx")
+    assert (str(dry.model), str(dry.engine)) == ("model (in memory)", "model.rtx")
+    found = [
+        dry,
+        nm2trt.verify(proto),
+        nm2trt.explain(proto),
+        nm2trt.validate(proto, proto, x, runs=0),
+        nm2trt.bench([proto, proto], data=x, runs=2, warmup=1),
+        nm2trt.permute(proto, tmp_path / "p.onnx"),
+    ]
+    for result in found:
+        assert "nm2trt-" not in f"{result}{result._repr_html_()}{result.to_dict()}"
+    with pytest.raises(nm2trt.SparsityError, match=r"^model \(in memory\): none of its 2 weights holds 2:4"):
+        nm2trt.build(proto, tmp_path / "m.rtx", sparsity=True)
+
+
 def results(folder):
     """Yield results of functions that need neither a server nor a GPU."""
     path = conv_net(folder / "m.onnx", dtype="float32")

@@ -43,13 +43,15 @@ def run(options: BenchCommand) -> int:
 
 
 def print_latency(bench: Benchmark, *, conditions: bool = True) -> None:
-    """Print latencies and ratios, and before them the conditions under which they were measured."""
-    for key, value in bench.conditions.items() if conditions else ():
-        say(f"  {key}: {value}", indent="    ")
+    """Print latencies and ratios, and below them the conditions under which they were measured."""
     for table in bench.tables():
         print_table(table, every_row=True)
     for remark in bench.remarks():
         say(remark)
+    if conditions:
+        say("measured on, and how:")
+        for key, value in bench.conditions.items():
+            say(f"  {key}: {value}", indent="    ")
     if conditions and (bench.before != bench.after or bench.before):
         drift = ", ".join(
             f"{key} {value} -> {bench.after.get(key, '?')}" for key, value in bench.before.items()

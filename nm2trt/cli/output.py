@@ -10,12 +10,12 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from nm2trt.errors import Nm2trtError
 from nm2trt.files import check_output, write_atomic
 from nm2trt.tables import Mark, Result, Table, lay_out, short_count, small_table
-from nm2trt.terminal_text import fill, printable, shorten
+from nm2trt.terminal_text import fill, printable, shell_lines, shorten
 
 __all__ = [
     "await_json",
@@ -93,9 +93,10 @@ def print_result(result: Any, write: Callable[..., None], *, as_json: bool, **ho
 
 
 def print_notes(notes: Iterable[str]) -> None:
-    """Print notes to stderr, one a line."""
+    """Print notes to stderr, wrapped between words on a terminal."""
     for note in notes:
-        tell(f"note: {note}")
+        for line in fill(printable(f"note: {note}"), _width(sys.stderr), "      "):
+            tell(line)
 
 
 def tell(line: str) -> None:
@@ -239,13 +240,13 @@ def say_whole(sentence: str) -> None:
 
 
 def print_same(line: str) -> None:
-    """Print the line of another tool that does the same, which is never wrapped; "" prints nothing."""
+    """Print the command of another tool that does the same; "" prints nothing."""
     if line:
-        _write([(f"same as: {printable(line)}", "")])
+        _print_command("same as: ", line)
 
 
 def print_verdict(verdict: str, command: str = "", mark: Mark = "") -> None:
-    """Print how a command ends: the verdict, and the command to type next, which is never wrapped.
+    """Print how a command ends: the verdict, and the command to type next.
 
     Args:
         verdict: One sentence.
@@ -257,7 +258,13 @@ def print_verdict(verdict: str, command: str = "", mark: Mark = "") -> None:
         words = (shorten(word, room) for word in printable(verdict).split())
         say(f"verdict: {' '.join(words)}", mark, indent=" " * 9)
     if command:
-        _write([(f"next:    {printable(command)}", "")])
+        _print_command("next:    ", command)
+
+
+def _print_command(label: str, command: str) -> None:
+    """Print a command that can be copied as it stands: on a terminal its lines end with a backslash."""
+    lines = shell_lines(f"{label}{printable(command)}", _width(), " " * len(label))
+    _write((line, "") for line in lines)
 
 
 def _write(lines: Iterable[tuple[str, str]]) -> None:
@@ -278,5 +285,6 @@ def _coloured() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def _width() -> int | None:
-    return max(shutil.get_terminal_size().columns, 20) if sys.stdout.isatty() else None
+def _width(stream: TextIO | None = None) -> int | None:
+    shown = sys.stdout if stream is None else stream
+    return max(shutil.get_terminal_size().columns, 20) if shown.isatty() else None

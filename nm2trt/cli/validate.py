@@ -90,7 +90,8 @@ def _print(report: ValidationReport, options: ValidateCommand, *, verbose: bool)
     for line in lines:
         say(line, _MARKS.get(line[:4], ""))
     if report.benchmark is not None:
-        say()
+        if lines:
+            say()
         print_latency(report.benchmark, conditions=verbose)
         say()
     print_same(polygraphy_line(options))

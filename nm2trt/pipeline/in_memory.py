@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import inspect
+import operator
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
-from nm2trt.errors import InputError
+from nm2trt.errors import InputError, Nm2trtError
 
 __all__ = ["as_path", "takes_values"]
 
 _Arguments = ParamSpec("_Arguments")
 _Answer = TypeVar("_Answer")
+_Value = TypeVar("_Value")
 
 
 def takes_values(
@@ -64,7 +67,11 @@ def takes_values(
                     given[name] = folder.samples(name, value, labels)
                 if labels is not None and not arrays:
                     raise InputError("labels go with arrays; a file of samples holds its own under 'labels'")
-                return function(*bound.args, **bound.kwargs)
+                try:
+                    return folder.named(function(*bound.args, **bound.kwargs))
+                except Nm2trtError as error:
+                    error.args, error.partial = folder.named(error.args), folder.named(error.partial)
+                    raise
 
         return wrapped
 
@@ -109,11 +116,23 @@ class _Folder:
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._stack = stack
         self._path: Path | None = None
+        self._names: dict[str, str] = {}
 
     def _file(self, name: str) -> Path:
         if self._path is None:
             self._path = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="nm2trt-")))
-        return self._path / name
+        path = self._path / name
+        self._names[str(path)] = f"{path.stem} (in memory)"
+        return path
+
+    def named(self, value: _Value) -> _Value:
+        """Return a result that says "model (in memory)" instead of the name of a file of this folder."""
+        return value if self._path is None else cast("_Value", _with_names(value, self._name, set()))
+
+    def _name(self, text: str) -> str:
+        for path, name in self._names.items():
+            text = text.replace(path, name)
+        return text.replace(f"{self._path}/", "")
 
     def model(self, name: str, model: Any, inputs: Mapping[str, Any] | None, example: Any) -> Path:
         path = self._file(f"{name}.onnx")
@@ -149,6 +168,28 @@ class _Folder:
         known = {} if labels is None else {"labels": _array(labels)}
         np.savez(path, **{key: _array(value) for key, value in arrays.items()}, **known)
         return path
+
+
+def _with_names(value: Any, name: Callable[[str], str], seen: set[int]) -> Any:
+    """Return a value whose texts and paths went through `name`; what does not change stays the same."""
+    if isinstance(value, str | Path):
+        text = name(str(value))
+        return value if text == str(value) else type(value)(text)
+    if type(value) in {tuple, list}:
+        items = [_with_names(item, name, seen) for item in value]
+        return value if all(map(operator.is_, items, value)) else type(value)(items)
+    if type(value) is dict:
+        pairs = [*value.items()]
+        told = _with_names(pairs, name, seen)
+        return value if told is pairs else dict(told)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type) and id(value) not in seen:
+        seen.add(id(value))
+        for one in dataclasses.fields(value):
+            held = getattr(value, one.name, None)
+            if (changed := _with_names(held, name, seen)) is not held:
+                # Results are frozen for those who hold them; nobody holds this one yet.
+                object.__setattr__(value, one.name, changed)
+    return value
 
 
 def _arrays(value: Any, given: Mapping[str, Any], models: tuple[str, ...]) -> Mapping[str, Any]:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, overload
 
 from nm2trt.errors import InputError
 from nm2trt.files import unnamed_output
+from nm2trt.pipeline.in_memory import takes_values
 from nm2trt.tables import Result
 
 if TYPE_CHECKING:
+    import onnx
     import torch
 
     from nm2trt.compare import OutputDifference
@@ -58,7 +60,7 @@ class PermutedModule(Result):
 
 @overload
 def permute(
-    model: str | os.PathLike[str],
+    model: str | os.PathLike[str] | onnx.ModelProto,
     output: str | os.PathLike[str] | None = None,
     *,
     pattern: NMPattern | str = "2:4",
@@ -101,9 +103,9 @@ def permute(
     optimizer is made, whose state it cannot move.
 
     Args:
-        model: An ONNX file, dense and in float; or a torch module.
-        output: Of a file: the file to write; None puts `.permuted.onnx` beside the model. Of a module: an
-            example of what it takes, a tensor, a tuple or a dict.
+        model: An ONNX file or an `onnx.ModelProto`, dense and in float; or a torch module.
+        output: Of a file: the file to write; None puts `.permuted.onnx` beside it. Of a module: an example of
+            what it takes, a tensor, a tuple or a dict.
         pattern: The pattern that the weights will be pruned to.
         include: Globs on names of weights that will be pruned; by default all that can be.
         exclude: Globs on names of weights that will stay dense.
@@ -118,17 +120,15 @@ def permute(
         SparsityError: No channel of the file can move to a better place.
         DifferenceError: The outputs differ by more than another order of sums explains.
     """
-    from nm2trt.graph.permute.permute_model import permute_model
     from nm2trt.graph.permute.space_search import PermuteOptions
     from nm2trt.nm.pattern import NMPattern
 
     options = PermuteOptions(NMPattern.parse(pattern), tuple(include), tuple(exclude), min_channels, seed)
-    if not isinstance(model, str | os.PathLike):
-        if output is None:
-            raise InputError("a torch module is permuted along an example of what it takes; give one")
-        return _permute_module(model, output, options, compare=compare)
-    target = unnamed_output(Path(model).with_suffix(".permuted.onnx")) if output is None else Path(output)
-    return permute_model(model, target, options, compare=compare)
+    if not hasattr(model, "state_dict"):
+        return _permute_file(model, output, options, compare=compare)
+    if output is None:
+        raise InputError("a torch module is permuted along an example of what it takes; give one")
+    return _permute_module(model, output, options, compare=compare)
 
 
 def permute_open_model(
@@ -150,6 +150,14 @@ def permute_open_model(
     permutation = find_permutation(model, options, saliency=saliency or magnitude)
     apply_permutation(model, permutation)
     return permutation
+
+
+@takes_values(output="output")
+def _permute_file(model: Any, output: Any, options: PermuteOptions, *, compare: bool) -> PermuteReport:
+    from nm2trt.graph.permute.permute_model import permute_model
+
+    target = unnamed_output(Path(model).with_suffix(".permuted.onnx")) if output is None else Path(output)
+    return permute_model(model, target, options, compare=compare)
 
 
 def _permute_module(model: Any, example: Any, options: PermuteOptions, *, compare: bool) -> PermutedModule:

@@ -1,17 +1,25 @@
 """What people see: commands on terminals of 80 and 120 columns, in colour, without colour, and in a pipe."""
 
+import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from nm2trt.backends.choice import place_of
 from nm2trt.cli import main
-from nm2trt.terminal_text import display_width
+from nm2trt.nm.eligibility import Place
+from nm2trt.terminal_text import display_width, shell_lines
 from tests.cli.terminal import on_terminal
+
+# What the commands print if this is the builder; NM2TRT_WRITE_SCREENS=1 writes them anew.
+SCREENS = Path(__file__).parent / "screens"
+PLACE = Place("trt-rtx", "1.7.1.116", ("sm80", "sm86"))
 
 
 def network(path, *, sparse, weights=24, prefix="backbone.encoder"):
@@ -49,24 +57,29 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("columns", [80, 120, None], ids=["80", "120", "pipe"])
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("name", "words", "expected"),
     [
-        (["verify", "dense.onnx"], 3),
-        (["verify", "sparse.onnx"], 0),
-        (["explain", "sparse.onnx"], 0),
-        (["build", "sparse.onnx", "--sparsity", "--dry-run"], 0),
-        (["build", "dense.onnx", "--sparsity", "--dry-run"], 3),
+        ("verify-dense", ["verify", "dense.onnx"], 3),
+        ("verify-sparse", ["verify", "sparse.onnx"], 0),
+        ("explain", ["explain", "sparse.onnx"], 0),
+        ("build-dry-run", ["build", "sparse.onnx", "--sparsity", "--dry-run"], 0),
+        ("build-refused", ["build", "dense.onnx", "--sparsity", "--dry-run"], 3),
     ],
-    ids=lambda value: "-".join(value[:2]) if isinstance(value, list) else None,
 )
-def test_24_weights_fit_one_screen(folder, monkeypatch, capsys, words, expected, columns):
-    status, lines, _ = on_terminal(words, columns, monkeypatch)
-    assert status == expected
-    assert 5 < len(lines) <= 60
-    too_long = [line for line in lines if len(line) > columns]
-    assert all(line.startswith(("next: ", "same as: ")) for line in too_long), "only commands are not wrapped"
+def test_24_weights_fit_one_screen(folder, monkeypatch, capsys, name, words, expected, columns):
+    if columns is None:
+        status, lines = main(words), capsys.readouterr().out.splitlines()
+    else:
+        status, lines, _ = on_terminal(words, columns, monkeypatch)
+        assert max(map(display_width, lines)) <= columns
+    assert (status, 5 < len(lines) <= 60) == (expected, True)
+    screen = SCREENS / f"{name}-{columns or 'pipe'}.txt"
+    if "NM2TRT_WRITE_SCREENS" in os.environ:
+        screen.write_text("\n".join(lines) + "\n")
+    if place_of() == PLACE:
+        assert lines == screen.read_text().splitlines()
 
 
 @pytest.mark.parametrize("prefix", ["模型編碼器" * 12, "x" * 300], ids=["wide", "long"])
@@ -80,9 +93,28 @@ def test_wide_and_very_long_names_fit(folder, monkeypatch, capsys, prefix):
 @pytest.mark.slow
 def test_prove_of_24_weights_fits_one_screen(folder, monkeypatch, capsys):
     status, lines, _ = on_terminal(["prove", "sparse.onnx", "--backend", "trt-rtx"], 80, monkeypatch)
-    copied = ("next: ", "same as: ")
-    assert all(len(line) <= 80 or line.startswith(copied) for line in lines)
+    assert max(map(display_width, lines)) <= 80
     assert (status, len(lines) <= 60) == (0, True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "nm2trt prune 'my model.onnx' --calib SAMPLES.npz --share 50%  # half of the work, where it moves least",
+        'polygraphy run a.onnx --onnxrt && polygraphy run b.onnx --load-inputs "in puts.json" --rtol 1e-3',
+        f"nm2trt build {'x' * 90}.onnx --sparsity --precision int8 --calib it\\'s.npz",
+    ],
+)
+@pytest.mark.parametrize("width", [30, 80])
+def test_a_command_on_several_lines_is_still_one_command(command, width):
+    def arguments(text):
+        script = f"""nm2trt() {{ printf '%s\\n' "$@"; }}; polygraphy() {{ nm2trt "$@"; }}\n{text}"""
+        return subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
+
+    lines = shell_lines(command, width, "    ")
+    assert arguments("\n".join(lines)) == arguments(command) != ""
+    assert len(lines) > 1
+    assert all(display_width(line) <= width or len(line.split()) < 5 for line in lines), lines
 
 
 def test_colours_mark_what_is_broken(folder, monkeypatch):
