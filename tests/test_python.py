@@ -87,27 +87,20 @@ def test_protobufs_and_arrays_are_taken_for_files(tmp_path):
         nm2trt.verify([1])
 
 
-def test_modules_are_compared_on_arrays_with_labels():
+def test_modules_are_taken_with_an_example_or_with_arrays(tmp_path):
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
-    dense = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
+    module = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4)).eval()
     x = np.random.default_rng(0).standard_normal((40, 16)).astype(np.float32)
     with torch.no_grad():
-        labels = dense(torch.from_numpy(x)).argmax(1)
-    report = nm2trt.validate(dense, dense, x, labels=labels, runs=0)
-    (metric,) = [m for m in report.comparison.metrics if m.name == "top-1"]
-    assert (metric.candidate.value, metric.paired.difference) == (1.0, 0.0)
-
-
-def test_a_module_is_taken_with_an_example_of_its_inputs(tmp_path):
-    torch = pytest.importorskip("torch")
-    module = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4)).eval()
-    x = np.zeros((2, 16), np.float32)
-    assert len(nm2trt.verify(module, example=x).weights) == 2
+        labels = module(torch.from_numpy(x)).argmax(1)
     pruned = nm2trt.prune(module, tmp_path / "p.onnx", example=(torch.tensor(x),), min_channels=8)
     assert pruned.counts["pruned"] == 2
     told = nm2trt.build(module, example={"input": torch.tensor(x)}, dry_run=True, backend="trt-rtx")
     assert [spec.shape[1] for spec in told.inputs] == [16]
+    report = nm2trt.validate(tmp_path / "p.onnx", module, x, labels=labels, runs=0)
+    (metric,) = [m for m in report.comparison.metrics if m.name == "top-1"]
+    assert metric.reference.value == 1 > metric.candidate.value
     with pytest.raises(InputError, match="model is a module, and nothing says what its inputs are"):
         nm2trt.verify(module)
     with pytest.raises(InputError, match="example says what a torch module takes, and model is not a module"):
