@@ -35,6 +35,7 @@ from nm2trt.nm.plan import Plan
 from nm2trt.nm.verdict import WeightVerdict
 
 __all__ = [
+    "MOST_DIMENSIONS",
     "BuildResult",
     "ModelFacts",
     "NothingSparseError",
@@ -42,7 +43,11 @@ __all__ = [
     "check_request",
     "refuse_blocked",
     "refuse_opset",
+    "refuse_rank",
 ]
+
+# Of one tensor in every TensorRT.
+MOST_DIMENSIONS = 8
 
 # The verdicts again, with the multiply-accumulates that their consumers do at these shapes of the inputs.
 AtShapes = Callable[[Mapping[str, Sequence[int]]], Sequence[WeightVerdict]]
@@ -123,6 +128,21 @@ def refuse_blocked(node: str, backend: Backend, model: Path) -> None:
             f"{model} has {node} in ONNX Runtime's blocked layout, whose weights {backend.name} would "
             "read in the wrong order; export the original model, which ONNX Runtime did not optimise"
         )
+
+
+def refuse_rank(node: str, backend: Backend, model: Path) -> None:
+    """Refuse a model with shapes of more dimensions than TensorRT's tensors have.
+
+    Args:
+        node: What `nm2trt.graph.analysis.high_rank.high_rank_node` found for `MOST_DIMENSIONS`.
+        backend: The builder.
+        model: The ONNX file.
+
+    Raises:
+        BackendError: There is such a node, and the builder is not ONNX Runtime.
+    """
+    if node and backend.name != "ort":
+        raise BackendError(f"{model}: {node}, and tensors of {backend.name} have at most {MOST_DIMENSIONS}")
 
 
 def build_engine(

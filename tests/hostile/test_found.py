@@ -84,6 +84,33 @@ def test_a_model_that_the_builder_reads_before_it_is_verified(refused, node, siz
     assert not (refused.folder / "out.rtx").exists()
 
 
+RANKS = {
+    "ConstantOfShape": (["s"], ["s"]),
+    "Reshape": (["x", "s"], ["s"]),
+    "Expand": (["x", "s"], ["s"]),
+    "Tile": (["x", "s"], ["s"]),
+    "Slice": (["x", "z", "s"], ["s", "z"]),
+}
+
+
+@pytest.mark.parametrize("computed", [False, True], ids=["stored", "computed"])
+@pytest.mark.parametrize("operator", RANKS)
+def test_a_shape_at_which_the_builder_writes_beyond_its_memory(refused, operator, computed, capfd):
+    inputs, stored = RANKS[operator]
+    vectors = {name: np.full(31, name == "s", "i8") for name in stored}
+    nodes = [
+        helper.make_node(operator, inputs, ["a"], name="deep"),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    if computed:
+        vectors["s"], vectors["t"] = vectors["s"][:16], vectors["s"][16:]
+        nodes[0].input[:] = ["st" if name == "s" else name for name in nodes[0].input]
+        nodes.insert(0, helper.make_node("Concat", ["s", "t"], ["st"], axis=0))
+    network(refused.folder, nodes, {**vectors, "w": np.ones((16, 16), "f4")})
+    assert main("build m.onnx --target sm86 --dry-run".split()) == 4
+    assert f"{operator} at deep takes a shape of 31 dimensions" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("value", [POLYGRAPHY, {**POLYGRAPHY, "array": 1.5}, {**POLYGRAPHY, "array": {}}])
 def test_an_array_of_polygraphy_that_is_no_text(refused, value):
     (refused.folder / "p.json").write_text(json.dumps([{"x": value}]))
