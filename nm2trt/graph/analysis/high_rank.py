@@ -46,7 +46,8 @@ def _length(scope: Scope, value: str) -> int:
 def _stored(node: onnx.NodeProto) -> onnx.TensorProto | None:
     for attribute in node.attribute:
         if attribute.name == "value":
-            return attribute.t
+            tensor: onnx.TensorProto = attribute.t
+            return tensor
         if attribute.name == "value_ints":
             return onnx.TensorProto(dims=[len(attribute.ints)])
     return None

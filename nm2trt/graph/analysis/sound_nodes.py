@@ -32,10 +32,51 @@ class _Signature:
     kinds: Mapping[str, tuple[int, str]]
 
 
-def check_nodes(model: Model) -> None:
-    """Raise if a node of ONNX's own operators lacks an input, an output or an attribute, or has one too many.
+@dataclass(frozen=True, slots=True)
+class _Called:
+    """What a local function takes.
 
-    A model is checked once, until it changes.
+    Args:
+        inputs: Names of its inputs.
+        needed: Those that an operator of its body cannot do without.
+        outputs: How many outputs it has.
+    """
+
+    inputs: tuple[str, ...]
+    needed: frozenset[str]
+    outputs: int
+
+    @classmethod
+    def of(cls, function: onnx.FunctionProto) -> _Called:
+        """Read it from the function."""
+        versions = {"" if i.domain == "ai.onnx" else i.domain: i.version for i in function.opset_import}
+        needed: set[str] = set()
+        for node in function.node:
+            signature = _signature(node.op_type, versions) if node.domain in ("", "ai.onnx") else None
+            if signature is not None:
+                required = zip(node.input, signature.names[: signature.inputs[0]], strict=False)
+                needed |= {value for value, formal in required if formal}
+        return cls(tuple(function.input), frozenset(needed), len(function.output))
+
+    def wrong(self, node: onnx.NodeProto) -> str:
+        """Return what is wrong with a call, in words, or ""."""
+        for what, number, most in (
+            ("inputs", len(node.input), len(self.inputs)),
+            ("outputs", len(node.output), self.outputs),
+        ):
+            if number > most:
+                return f"has {number} {what}, and takes {most}"
+        if self.outputs and not any(node.output):
+            return "has no output with a name"
+        given = {formal for formal, value in zip(self.inputs, node.input, strict=False) if value}
+        lacking = next((name for name in self.inputs if name in self.needed and name not in given), None)
+        return "" if lacking is None else f"lacks its input {lacking}"
+
+
+def check_nodes(model: Model) -> None:
+    """Raise if a node lacks an input, an output or an attribute, or has one too many.
+
+    Nodes are ONNX's own operators and calls of local functions. A model is checked once, until it changes.
 
     Operators of other domains, and those that the model's opset does not have, are passed over.
 
@@ -47,6 +88,9 @@ def check_nodes(model: Model) -> None:
 
 def _check(model: Model) -> None:
     proto = model.proto
+    functions: dict[tuple[str, str, str], _Called] = {}
+    if proto.functions:
+        functions = {(f.domain, f.name, getattr(f, "overload", "")): _Called.of(f) for f in proto.functions}
     for place, nodes, opsets in (
         ("", proto.graph.node, proto.opset_import),
         *((f"{function.name}/", function.node, function.opset_import) for function in proto.functions),
@@ -54,12 +98,14 @@ def _check(model: Model) -> None:
         versions = {"" if item.domain == "ai.onnx" else item.domain: item.version for item in opsets}
         known: dict[str, _Signature | None] = {}
         for label, node in _all(nodes, place):
-            if node.domain not in ("", "ai.onnx"):
-                continue
-            if node.op_type not in known:
-                known[node.op_type] = _signature(node.op_type, versions)
-            signature = known[node.op_type]
-            wrong = "" if signature is None else _wrong(node, signature)
+            if node.domain in ("", "ai.onnx"):
+                if node.op_type not in known:
+                    known[node.op_type] = _signature(node.op_type, versions)
+                signature = known[node.op_type]
+                wrong = "" if signature is None else _wrong(node, signature)
+            else:
+                called = functions.get((node.domain, node.op_type, getattr(node, "overload", "")))
+                wrong = "" if called is None else called.wrong(node)
             if wrong:
                 where = f"{model.name}: {node.op_type} at {label}"
                 raise ModelError(f"{where} {wrong}; the model is not valid ONNX")

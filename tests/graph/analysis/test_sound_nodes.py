@@ -56,3 +56,31 @@ def test_nodes_in_bodies_and_functions_are_read():
 def test_what_the_opset_or_the_domain_does_not_know_is_passed_over():
     check_nodes(model([helper.make_node("Odd", [], ["y"])]))
     check_nodes(model([helper.make_node("Add", ["x"], ["y"], domain="acme")]))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "words"),
+    [
+        (["x", "x", "x"], ["y"], "has 3 inputs, and takes 2"),
+        (["x"], ["y"], "lacks its input q"),
+        (["", "x"], ["y"], "lacks its input p"),
+        (["x", "x"], ["y", "z"], "has 2 outputs, and takes 1"),
+        (["x", "x"], [], "has no output with a name"),
+        (["x", "x"], [""], "has no output with a name"),
+    ],
+)
+def test_a_call_of_a_function_is_held_to_what_its_body_needs(inputs, outputs, words):
+    body = [helper.make_node("Add", ["p", "q"], ["r"])]
+    function = helper.make_function("local", "F", ["p", "q"], ["r"], body, [helper.make_opsetid("", 18)])
+    check_nodes(model([helper.make_node("F", ["x", "x"], ["y"], domain="local")], [function]))
+    call = helper.make_node("F", inputs, outputs, name="here", domain="local")
+    with pytest.raises(ModelError, match=f"F at here {words}"):
+        check_nodes(model([call], [function]))
+
+
+def test_a_call_may_leave_out_what_the_body_can_do_without():
+    body = [helper.make_node("Clip", ["p", "low", "high"], ["r"])]
+    formal = ["p", "low", "high"]
+    function = helper.make_function("local", "F", formal, ["r"], body, [helper.make_opsetid("", 18)])
+    for inputs in (["x"], ["x", "", ""], ["x", "", "x"]):
+        check_nodes(model([helper.make_node("F", inputs, ["y"], domain="local")], [function]))
