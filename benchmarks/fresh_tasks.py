@@ -1,4 +1,4 @@
-"""Three more networks: two published ones that nothing here was tuned on, and one that is trained here.
+"""Two more published networks, which nothing here was tuned on.
 
     pip download --no-deps -d ARCHIVES magika==1.0.3 rapidocr==3.10.0
 
@@ -16,11 +16,10 @@ import sys
 import sysconfig
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from accuracy_tasks import _demo_data, export, font, member
+from accuracy_tasks import font, member
 from PIL import Image, ImageDraw
 from reconstruct_tasks import Array, Run, Task, vocabulary
 from scipy import ndimage
@@ -190,28 +189,7 @@ def detection(archives: Path, folder: Path) -> Task:
     )
 
 
-def fashion(_: Path, folder: Path) -> Task:
-    """Train the network of samples/01 on 12,800 images of Fashion-MNIST; evaluate on all test images."""
-    data = _demo_data()
-    whole, trainer = data.fashion_mnist(Path(data.DEBIAN_FOLDER)), sys.modules["train"]
-    images = replace(whole, train_x=whole.train_x[:12_800], train_y=whole.train_y[:12_800])
-    log = trainer.RunFolder(folder / "training")
-    model = trainer.train(images, trainer.Recipe(3, 64, shift=1), log, seed=0, method=None).model
-    path = export(model, images.train_x[:2], folder / "fashion.onnx", input_names=["x"])
-    wanted, tested = images.test_y.numpy(), images.test_x.numpy()
-
-    def calibration(count: int, draw: int) -> dict[str, Array]:
-        picked = np.random.default_rng(draw).choice(len(images.train_x), count, replace=False)
-        return {"x": images.train_x.numpy()[picked]}
-
-    def score(run: Run, _: Run) -> dict[str, float]:
-        return {"top-1 %": 100 * float((run({"x": tested}).argmax(1) == wanted).mean())}
-
-    return Task("Fashion-MNIST network", path, 256, calibration, score, {}, 60)
-
-
 FRESH: dict[str, Callable[[Path, Path], Task]] = {
     "magika": magika,
     "detection": detection,
-    "fashion": fashion,
 }

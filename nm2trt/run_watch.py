@@ -7,6 +7,7 @@ asks for more fails at once, and does not bring the machine down.
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import threading
 import time
@@ -147,7 +148,9 @@ def _lift_limit() -> None:
 def _kilobytes(path: Path, *names: str) -> list[int] | None:
     """Return figures that a file of /proc gives in kB; None if it has not all of them."""
     try:
-        fields = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
-        return [int(fields[name].split()[0]) for name in names]
-    except (OSError, ValueError, KeyError, IndexError):
+        text = path.read_text()
+    except OSError:
         return None
+    # Each run of a model reads them: only these lines are looked at.
+    found = [re.search(rf"^{name}:\s*(\d+)", text, re.MULTILINE) for name in names]
+    return [int(match[1]) for match in found if match] if all(found) else None

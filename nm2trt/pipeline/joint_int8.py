@@ -47,8 +47,9 @@ class JointReport(Result):
         return (*self.report.tables(), *self.quantized.tables())
 
     def remarks(self) -> tuple[str, ...]:
-        """Return what both say."""
-        return (*self.report.remarks()[:-1], *self.quantized.remarks())
+        """Return what both say; the outputs were compared by the reconstruction."""
+        quantized = (line for line in self.quantized.remarks() if line != self.quantized.not_measured)
+        return (*self.report.remarks()[:-1], *quantized)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -101,9 +101,12 @@ def test_rounding_in_the_solve_costs_less_than_rounding_afterwards():
     assert error(exact.weight) < error(rounded.weight) < 0.5 * error(nearest)
 
 
-def test_pairs_in_a_segment_round_as_int8_does():
+@pytest.mark.parametrize(
+    ("limits_only", "wanted"), [(False, [0, 0, 0.5, 2.0, 63.5]), (True, [0, 0.2, 0.3, 2.0, 63.5])]
+)
+def test_values_in_a_segment_are_rounded_or_limited_as_int8_does(limits_only, wanted):
     nodes = [onnx.helper.make_node("Relu", ["x"], ["r"]), onnx.helper.make_node("Neg", ["r"], ["y"])]
-    paired, constants = with_pairs(nodes, {"r": 0.5})
+    paired, constants = with_pairs(nodes, {"r": 0.5}, limits_only=limits_only)
     graph = onnx.helper.make_graph(
         paired,
         "g",
@@ -114,11 +117,11 @@ def test_pairs_in_a_segment_round_as_int8_does():
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
     with open_onnx(model.SerializeToString(), optimize=False) as session:
         found = session.run({"x": np.array([-1, 0.2, 0.3, 2.0, 99], np.float32)})["y"]
-    np.testing.assert_array_equal(found, -np.array([0, 0, 0.5, 2.0, 63.5], np.float32))
+    np.testing.assert_array_equal(found, -np.array(wanted, np.float32))
     assert [node.output[0] for node in nodes] == ["r", "y"]
 
 
-def test_layers_repair_the_rounding_of_weights_that_nothing_solves(made, monkeypatch):
+def test_layers_see_the_rounding_of_weights_that_nothing_solves(made, monkeypatch):
     """One weight holds 2:4 already, and is one input channel so large that INT8 loses the others."""
     model = onnx.load(made / "a.onnx")
     (stored,) = (t for t in model.graph.initializer if t.name == "w3")
@@ -127,15 +130,29 @@ def test_layers_repair_the_rounding_of_weights_that_nothing_solves(made, monkeyp
     weight[:, 0] *= 60
     stored.CopyFrom(onnx.numpy_helper.from_array(weight, "w3"))
     onnx.save(model, made / "a.onnx")
+    seen, run = [], LayerWalk.run
+
+    def spied(walk, *given):
+        run(walk, *given)
+        seen.append(walk.weights["w3"])
+
+    monkeypatch.setattr(LayerWalk, "run", spied)
     x = np.load(made / "s.npz")["x"][56:]
     given = {"calib": made / "s.npz", "to": "int8", "permute": False}
     report = nm2trt.prune(made / "a.onnx", made / "b.onnx", **given)
     assert {row.weight: row.status for row in report.report.weights}["w3"] == "kept"
     (solved,) = report.report.outputs
     assert verdict(made, "b.onnx", x).error == pytest.approx(solved.error, rel=0.02)
-    monkeypatch.setattr(LayerWalk, "_round", lambda *_: None)
-    nm2trt.prune(made / "a.onnx", made / "c.onnx", **given)
-    assert solved.error < 0.8 * verdict(made, "c.onnx", x).error
+    written = onnx.load(made / "b.onnx").graph
+    numbers = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in written.initializer}
+    (scale,) = (
+        numbers[node.input[1]]
+        for node in written.node
+        if node.op_type == "DequantizeLinear" and node.input[0] == "w3"
+    )
+    shape = (-1, *[1] * (weight.ndim - 1))
+    np.testing.assert_allclose(seen[0], numbers["w3"] * scale.reshape(shape), rtol=1e-6)
+    assert np.abs(seen[0] - weight).max() > 1e-3
 
 
 def test_a_limit_leaves_sharp_layers_in_float_and_solves_on_that_placement(made):

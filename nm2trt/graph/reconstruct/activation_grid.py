@@ -36,31 +36,35 @@ class IntegerGrid:
     steps: dict[str, Array] = field(default_factory=dict)
 
 
-def rounded_feeds(feeds: Mapping[str, Array], grid: IntegerGrid) -> dict[str, Array]:
-    """Return a model's inputs with those of the grid rounded."""
-    return {name: _rounded(array, grid.scales.get(name)) for name, array in feeds.items()}
+def rounded_feeds(
+    feeds: Mapping[str, Array], grid: IntegerGrid, *, limits_only: bool = False
+) -> dict[str, Array]:
+    """Return a model's inputs with those of the grid rounded, or only brought within its limits."""
+    return {name: _rounded(array, grid.scales.get(name), limits_only) for name, array in feeds.items()}
 
 
-def _rounded(array: Array, scale: float | None) -> Array:
+def _rounded(array: Array, scale: float | None, limits_only: bool) -> Array:
     if scale is None or array.dtype != np.float32:
         return array
     step = np.float32(scale)
-    return np.asarray(np.clip(np.rint(array / step), _LOWEST, _HIGHEST) * step, np.float32)
+    places = array / step if limits_only else np.rint(array / step)
+    return np.asarray(np.clip(places, _LOWEST, _HIGHEST) * step, np.float32)
 
 
 def with_pairs(
-    nodes: Sequence[onnx.NodeProto], scales: Mapping[str, float]
+    nodes: Sequence[onnx.NodeProto], scales: Mapping[str, float], *, limits_only: bool = False
 ) -> tuple[list[onnx.NodeProto], list[TensorProto]]:
     """Return nodes that round some of their outputs, and the constants for it.
 
     Args:
         nodes: The nodes, in order; they are left as they were.
         scales: Scale of each output that is rounded under its own name.
+        limits_only: Bring the outputs within the limits of their integers, and round nothing.
     """
     if not scales:
         return list(nodes), []
     zero = "nm2trt/zero_point"
-    constants = [numpy_helper.from_array(np.zeros((), np.int8), zero)]
+    constants = [] if limits_only else [numpy_helper.from_array(np.zeros((), np.int8), zero)]
     found: list[onnx.NodeProto] = []
     for node in nodes:
         names = [name for name in node.output if name in scales]
@@ -73,9 +77,25 @@ def with_pairs(
         copy.output.extend(f"{name}/float" if name in scales else name for name in node.output)
         found.append(copy)
         for name in names:
-            step = f"{name}/step"
-            constants.append(numpy_helper.from_array(np.array(scales[name], np.float32), step))
-            integers = f"{name}/integers"
-            found.append(helper.make_node("QuantizeLinear", [f"{name}/float", step, zero], [integers]))
-            found.append(helper.make_node("DequantizeLinear", [integers, step, zero], [name]))
+            if limits_only:
+                more, numbers = _limits(name, scales[name])
+            else:
+                more, numbers = _pair(name, scales[name], zero)
+            found += more
+            constants += numbers
     return found, constants
+
+
+def _limits(name: str, scale: float) -> tuple[list[onnx.NodeProto], list[TensorProto]]:
+    ends = {f"{name}/least": _LOWEST * scale, f"{name}/largest": _HIGHEST * scale}
+    node = helper.make_node("Clip", [f"{name}/float", *ends], [name])
+    return [node], [numpy_helper.from_array(np.array(end, np.float32), key) for key, end in ends.items()]
+
+
+def _pair(name: str, scale: float, zero: str) -> tuple[list[onnx.NodeProto], list[TensorProto]]:
+    step, integers = f"{name}/step", f"{name}/integers"
+    nodes = [
+        helper.make_node("QuantizeLinear", [f"{name}/float", step, zero], [integers]),
+        helper.make_node("DequantizeLinear", [integers, step, zero], [name]),
+    ]
+    return nodes, [numpy_helper.from_array(np.array(scale, np.float32), step)]

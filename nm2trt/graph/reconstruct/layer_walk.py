@@ -47,7 +47,7 @@ class LayerWalk:
     Attributes:
         weights: New numbers by name of the stored tensor, weights and biases.
         layers: What was done, in the order of the graph.
-        dense: The stream of the dense network.
+        dense: The stream of the dense network; with a grid, of one whose values stay within its limits.
         pruned: The stream of the pruned one; the same object as `dense` until something is pruned.
     """
 
@@ -63,14 +63,18 @@ class LayerWalk:
 
     def __post_init__(self) -> None:
         keep = [self.options.valid] if self.options.valid is not None else []
-        self.segments = Segments(self.network, keep)
-        self.dense = self._stream("dense", self.chunks.feeds())
-        self.pruned, self._pruned_segments = self.dense, self.segments
-        if self.grid is not None:
-            grid = self.grid
-            self.pruned = self._stream(
-                "rounded", (rounded_feeds(feeds, grid) for feeds in self.chunks.feeds())
-            )
+        grid = self.grid
+        if grid is None:
+            self.segments = Segments(self.network, keep)
+            self.dense = self._stream("dense", self.chunks.feeds())
+            self.pruned, self._pruned_segments = self.dense, self.segments
+        else:
+            # What INT8 cuts off is wanted of no layer: it would be bought with errors everywhere else.
+            self.segments = Segments(self.network, keep, grid, limits_only=True)
+            limited = (rounded_feeds(feeds, grid, limits_only=True) for feeds in self.chunks.feeds())
+            self.dense = self._stream("dense", limited)
+            rounded = (rounded_feeds(feeds, grid) for feeds in self.chunks.feeds())
+            self.pruned = self._stream("rounded", rounded)
             self._pruned_segments = Segments(self.network, keep, grid)
         self._start = time.monotonic()
 
@@ -103,6 +107,14 @@ class LayerWalk:
             self._solve(number, layer, prune=prune, reason=dense.get(layer.weight, ""))
             self._tell(number, layers)
         self._advance(len(self.network.nodes), "outputs", 1.0)
+
+    def reference(self, chunks: Sequence[int]) -> tuple[Stream, Sequence[int]]:
+        """Return a stream at the end of the dense network, and the numbers that these chunks have in it."""
+        if self.grid is None:
+            return self.dense, chunks
+        plain = self._stream("reference", self.chunks.feeds(chunks))
+        plain.advance(Segments(self.network), len(self.network.nodes), {}, lambda: None)
+        return plain, range(len(chunks))
 
     def _advance(self, cut: int, words: str, done: float) -> None:
         def step() -> None:

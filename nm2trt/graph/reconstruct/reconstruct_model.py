@@ -237,7 +237,9 @@ def _nothing(
 def _judged(walk: LayerWalk, network: Network, chunks: Chunks) -> tuple[tuple[OutputVerdict, ...], bool]:
     outside = [chunk for chunk in range(chunks.count) if held_out(chunk)]
     used = outside or list(range(chunks.count))
-    return judge_outputs(network.outputs, walk.dense, walk.pruned, used), bool(outside)
+    dense, numbers = walk.reference(used)
+    pairs = list(zip(numbers, used, strict=True))
+    return judge_outputs(network.outputs, dense, walk.pruned, pairs), bool(outside)
 
 
 def _others(

@@ -30,14 +30,16 @@ __all__ = ["weight_saliency"]
 
 Array = npt.NDArray[Any]
 
-_MOST_SAMPLES = 128
+# A text has a row per token, a picture thousands.
+_MOST_SAMPLES, _MOST_TEXTS = 128, 512
 _RIDGE, _RIDGE_OF_FEW = 0.01, 0.2
 
 
 def weight_saliency(source: Path, samples: SampleStream, options: ReconstructOptions) -> dict[str, Array]:
     """Return the saliency of every layer's weight, in the weight's own shape, float32.
 
-    One pass of the dense network over at most 128 samples; layers whose inputs are not finite are left out.
+    One pass of the dense network over at most 128 samples, 512 of text; layers whose inputs are not
+    finite are left out.
 
     Args:
         source: The ONNX file.
@@ -51,7 +53,7 @@ def weight_saliency(source: Path, samples: SampleStream, options: ReconstructOpt
     network = Network(load(source))
     layers = [layer for layer in find_layers(network)[0] if not layer.depthwise]
     chunks = read_chunks(source, samples)
-    first = chunks.first(range(chunks.count), _MOST_SAMPLES)
+    first = chunks.first(range(chunks.count), _MOST_SAMPLES if options.valid is None else _MOST_TEXTS)
     segments = Segments(network, [options.valid] if options.valid is not None else [])
     found: dict[str, Array] = {}
     with tempfile.TemporaryDirectory(prefix="nm2trt-saliency-") as folder, bar("saliency", 1.0) as shown:

@@ -133,15 +133,15 @@ def positions(layer: Layer, x: Array) -> int:
 def _pick(positions: int, count: int, mask: Array | None, random: np.random.Generator) -> Array:
     """Draw output positions, sorted; of a mask with one entry per position, as many real ones per sample."""
     if mask is not None and mask.size == positions and mask.ndim > 1 and mask.any():
-        by_sample = mask.reshape(len(mask), -1)
-        per_sample = math.ceil(count / len(mask))
-        # With replacement, so that short samples weigh as much as long ones.
-        drawn = [
-            random.choice(np.flatnonzero(row), per_sample) + number * len(row)
-            for number, row in enumerate(by_sample)
-            if row.any()
-        ]
-        return np.sort(np.concatenate(drawn))
+        real = mask.reshape(len(mask), -1) != 0
+        lengths = real.sum(1)
+        # More than the longest sample has would say nothing new.
+        per_sample = min(math.ceil(count / len(real)), int(lengths.max()))
+        # In an order of its own, and round again in a short one, so that it weighs as much as a long one.
+        order = np.argsort(np.where(real, random.random(real.shape), 2), axis=1)
+        turns = np.arange(per_sample) % np.maximum(lengths, 1)[:, None]
+        drawn = np.take_along_axis(order, turns, 1) + np.arange(len(real))[:, None] * real.shape[1]
+        return np.sort(drawn[lengths > 0], axis=None)
     if count >= positions:
         return np.arange(positions)
     return np.sort(random.choice(positions, count, replace=False))

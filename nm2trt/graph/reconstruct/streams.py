@@ -36,10 +36,18 @@ class Segments:
         network: The graph.
         keep: Values that stay alive to the end, beside the model's outputs.
         grid: Values that are rounded to INT8 where they are made; None rounds nothing.
+        limits_only: Bring these values within the limits of INT8, and round nothing.
     """
 
-    def __init__(self, network: Network, keep: Sequence[str] = (), grid: IntegerGrid | None = None) -> None:
-        self.network = network
+    def __init__(
+        self,
+        network: Network,
+        keep: Sequence[str] = (),
+        grid: IntegerGrid | None = None,
+        *,
+        limits_only: bool = False,
+    ) -> None:
+        self.network, self._limits_only = network, limits_only
         self._scales = {} if grid is None else dict(grid.scales)
         self._ends = {*network.outputs, *keep}
         self._last_read: dict[str, int] = {}
@@ -82,7 +90,7 @@ class Segments:
             return None  # nothing reads what these nodes make
         given = sorted(name for name in read - made if name in at)
         rounded = {name: self._scales[name] for name in made if name in self._scales} if self._scales else {}
-        nodes, constants = with_pairs(nodes, rounded)
+        nodes, constants = with_pairs(nodes, rounded, limits_only=self._limits_only)
         graph = helper.make_graph(
             nodes,
             "segment",

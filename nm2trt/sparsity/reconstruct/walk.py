@@ -197,12 +197,14 @@ class Walk:
     def _draw(self, rows: Rows, count: int, wanted: int, generator: torch.Generator) -> Tensor:
         valid = self._valid
         if valid is not None and rows.lead == self._lead and bool(valid.any()):
-            # With replacement, so that short samples weigh as much as long ones.
-            chosen = torch.multinomial(
-                valid[valid.any(1)].double(), -(-wanted // len(valid)), replacement=True, generator=generator
-            )
-            first = valid.any(1).nonzero() * valid.shape[1]
-            return (chosen + first).flatten().sort().values
+            lengths = valid.sum(1)
+            # More than the longest sample has would say nothing new.
+            per_sample = min(-(-wanted // len(valid)), int(lengths.max()))
+            # In an order of its own, and round again in a short one, so that it weighs as much as a long one.
+            noise = torch.rand(valid.shape, generator=generator).masked_fill(~valid, 2)
+            turns = torch.arange(per_sample) % lengths.clamp(min=1)[:, None]
+            first = torch.arange(len(valid))[:, None] * valid.shape[1]
+            return (noise.argsort(1).gather(1, turns) + first)[lengths > 0].flatten().sort().values
         if wanted < count:
             return torch.randperm(count, generator=generator)[:wanted].sort().values
         return torch.arange(count)

@@ -9,6 +9,8 @@ from nm2trt.backends.ort import open_onnx
 from nm2trt.graph.reconstruct.layers import find_layers
 from nm2trt.graph.reconstruct.network import Network
 from nm2trt.graph.reconstruct.rows import conv_rows, matrix_rows, output_rows
+from nm2trt.graph.reconstruct.statistics import gather_moments
+from nm2trt.graph.reconstruct.streams import Stream
 from nm2trt.graph.storage.model import load
 
 
@@ -106,3 +108,18 @@ def test_other_layers_are_left_with_a_reason(tmp_path, node, shape, why):
     layers, declined = find_layers(Network(load(path)))
     assert not layers
     assert [why in reason for reason in declined.values()] == [True]
+
+
+def test_each_sample_weighs_the_same_and_each_of_its_tokens(tmp_path):
+    weight = np.eye(4, dtype=np.float32)
+    path = one_node(tmp_path / "a.onnx", helper.make_node("MatMul", ["x", "w"], ["y"]), weight, 3)
+    (layer,), _ = find_layers(Network(load(path)))
+    x = np.random.default_rng(0).normal(size=(4, 6, 4)).astype(np.float32)
+    lengths = np.array([1, 2, 4, 0])
+    mask = (np.arange(6) < lengths[:, None]).astype(np.int64)
+    (tmp_path / "stream").mkdir()
+    stream = Stream(tmp_path / "stream", [{"x": x, "mask": mask}])
+    found = gather_moments(layer, weight, stream, stream, valid="mask", random=np.random.default_rng(1))
+    wanted = sum(4 * x[at, :length].mean(0) for at, length in enumerate(lengths) if length)
+    assert found.rows == 12
+    assert found.fitted.x == pytest.approx(wanted, abs=1e-5)
