@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
@@ -22,7 +22,6 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "allocation": ("learned", "erk", "uniform"),
     "cost": ("rates", "sensitivity"),
     "threshold_grad": ("ste", "release"),
-    "bridge": ("histogram", "gaussian"),
     "loss": get_args(Loss),
     "rate_loss": ("abs", "square"),
     "batch_norm": ("train", "frozen"),
@@ -48,9 +47,7 @@ class FcptsOptions:
         allocation_steps: Steps that learn the rates for `cost="rates"`; a quarter of `steps` by default.
         threshold_grad: "ste" lets the distillation move the thresholds, as the paper says; "release" leaves
             that to the rate, as its released code does.
-        bridge: Density estimate of the rate's gradient, "histogram" or "gaussian".
-        bridge_bins: Bins of the histogram.
-        bridge_clip: Quantile of the magnitudes that the histogram covers; 1 is all.
+        bridge: How the rate's gradient estimates densities, e.g. `Bridge("gaussian")`.
         rate_weight: Weight of the rate's term in the loss, lambda.
         rate_loss: "abs" or "square" of the rate's distance.
         rate_band: How far the rate may stray while the thresholds learn; a common shift of all of them brings
@@ -88,9 +85,7 @@ class FcptsOptions:
     cost: Literal["rates", "sensitivity"] = "rates"
     allocation_steps: int | None = None
     threshold_grad: Literal["ste", "release"] = "ste"
-    bridge: Literal["histogram", "gaussian"] = "histogram"
-    bridge_bins: int = 100
-    bridge_clip: float = 1.0
+    bridge: Bridge = field(default_factory=Bridge)
     rate_weight: float = 1.0
     rate_loss: Literal["abs", "square"] = "abs"
     rate_band: float = 0.005
@@ -123,7 +118,6 @@ class FcptsOptions:
         for name, least in (
             ("steps", 0),
             ("refresh_every", 0),
-            ("bridge_bins", 1),
             ("checkpoint_every", 1),
             ("max_samples", 2),
             ("fit_samples", 2),
@@ -138,8 +132,10 @@ class FcptsOptions:
             if isinstance(value, str) or not (math.isfinite(value) and value > 0):
                 also = ' or "auto"' if name == "lr" else ""
                 raise SparsifyError(f"{name} must be a positive number{also}, not {value!r}")
-        if not 0 < self.bridge_clip <= 1:
-            raise SparsifyError(f"bridge_clip is a quantile, above 0 and at most 1, not {self.bridge_clip}")
+        if not isinstance(self.bridge, Bridge):
+            raise SparsifyError(
+                f"bridge is a Bridge of nm2trt.sparsity.fcpts.thresholds, not {self.bridge!r}"
+            )
 
     def settings(self, steps: int) -> Settings:
         """Return what the training loop needs, for that many steps."""
@@ -160,10 +156,6 @@ class FcptsOptions:
     def peak_rate(self) -> float:
         """Return the learning rate to begin with."""
         return START if isinstance(self.lr, str) else self.lr
-
-    def density(self) -> Bridge:
-        """Return the estimate of the rate's gradient."""
-        return Bridge(self.bridge, self.bridge_bins, self.bridge_clip)
 
     def described(self) -> str:
         """Return everything that a run's result depends on, apart from its data, as text."""

@@ -53,7 +53,7 @@ def train_thresholds(
 ) -> list[str]:
     """Train thresholds and weights under a global rate; return the layers whose threshold had to be held."""
     sizes = [original.numel() for original in originals]
-    bridge = options.density()
+    bridge = options.bridge
     held: set[str] = set()
 
     def penalty() -> Tensor:

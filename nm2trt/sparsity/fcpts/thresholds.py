@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from nm2trt.errors import SparsifyError
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.sparsity.core.parametrization import SparseWeight
 
@@ -37,11 +38,22 @@ class Bridge:
         bins: Of the histogram, equal ones.
         clip: Quantile of the magnitudes up to which the histogram reaches; 1 takes all, smaller values keep
             outliers from stretching the bins.
+
+    Raises:
+        SparsifyError: A value is out of range.
     """
 
     kind: Literal["histogram", "gaussian"] = "histogram"
     bins: int = 100
     clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("histogram", "gaussian"):
+            raise SparsifyError(f"a bridge is of kind histogram or gaussian, not {self.kind!r}")
+        if self.bins < 1 or not 0 < self.clip <= 1:
+            raise SparsifyError(
+                f"a bridge has 1 bin or more and a clip above 0, at most 1, not {self.bins} and {self.clip}"
+            )
 
     def density(self, weight: Tensor, threshold: Tensor) -> Tensor:
         """Return p(t) + p(-t), 0-dim, not negative; 0 beyond the largest magnitude."""

@@ -588,6 +588,21 @@ def test_a_stopped_run_goes_on_and_ends_as_if_never_stopped(arguments, tmp_path,
         assert torch.equal(resumed.state_dict()[key], value), key
 
 
+def test_the_density_estimate_is_one_value_of_the_options():
+    weights = {}
+    for kind in ("histogram", "gaussian"):
+        model, sparse = pruned(pattern=None, rate=0.6, steps=4, bridge=Bridge(kind))
+        sparse.finalize()
+        weights[kind] = model.state_dict()
+    assert any(not torch.equal(w, weights["gaussian"][name]) for name, w in weights["histogram"].items())
+    with pytest.raises(SparsifyError, match="bridge is a Bridge of"):
+        pruned(pattern=None, rate=0.6, bridge="gaussian")
+    with pytest.raises(SparsifyError, match="of kind histogram or gaussian, not 'box'"):
+        Bridge("box")
+    with pytest.raises(SparsifyError, match="a clip above 0, at most 1, not 100 and 0"):
+        Bridge(clip=0)
+
+
 def test_a_checkpoint_of_another_run_or_a_damaged_one_is_told(tmp_path, monkeypatch):
     file = tmp_path / "run.safetensors"
     with monkeypatch.context() as patch:
