@@ -106,7 +106,7 @@ def check_output(path: str | os.PathLike[str], *, sources: Iterable[str | os.Pat
             raise OutputError(f"{path} is a folder; give the path of a file to write")
         _check_no_device(path)
         if path.exists() and any(Path(one).is_file() and path.samefile(one) for one in sources):
-            raise OutputError(f"{path} is read, and would be replaced; choose another output path")
+            raise OutputError(f"{path} is an input, and would be replaced; choose another output path")
         if not folder.is_dir():
             raise OutputError(f"the folder {folder} does not exist; create it or choose another output path")
         _try_to_write(folder, path)

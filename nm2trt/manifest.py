@@ -116,7 +116,7 @@ class Manifest:
             _check_types(values)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"{where} is damaged or no manifest of nm2trt; build the engine again"
+                f"{where} is damaged or not a manifest of nm2trt; build the engine again"
             ) from error
         values |= {name: tuple(values[name]) for name in _LISTS}
         return cls(**values)
@@ -180,7 +180,8 @@ def _other(engine: Path, path: Path, records: list[dict[str, Any]]) -> str:
     size, recorded = engine.stat().st_size, records[0].get("engine_bytes")
     if isinstance(recorded, int) and size < recorded:
         why = (
-            f"{engine.name} has {size} bytes, but {path.name} says {recorded}: it is cut short, or another's"
+            f"{engine.name} has {size} bytes, but {path.name} says {recorded}: it is cut short, or of "
+            "another engine"
         )
     else:
         why = f"{path.name} describes another engine than {engine.name}"
@@ -282,9 +283,9 @@ def _records(path: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {os_reason(error)}") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is damaged: it is no JSON; build the engine again") from error
+        raise InputError(f"{path} is damaged: it is not JSON; build the engine again") from error
     if not isinstance(data, dict) or not isinstance(data.get("engine_sha256"), str):
-        raise InputError(f"{path} is damaged or no manifest of nm2trt; build the engine again")
+        raise InputError(f"{path} is damaged or not a manifest of nm2trt; build the engine again")
     previous = data.pop("previous", None)
     return [data, previous] if isinstance(previous, dict) else [data]
 

@@ -89,7 +89,7 @@ def test_a_manifest_of_another_engine_says_so(engine):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        pytest.param("{", "is damaged: it is no JSON", id="cut"),
+        pytest.param("{", "is damaged: it is not JSON", id="cut"),
         pytest.param("[" * 9999, "is damaged", id="nested"),
         pytest.param("[1, 2]", "is damaged or no manifest", id="list"),
         pytest.param(
@@ -304,7 +304,7 @@ def test_values_of_another_type_are_damage(engine, fields):
     write_pair(engine, NEW, manifest_of(NEW))
     path = manifest_path(engine)
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
-    with pytest.raises(InputError, match=r"model\.rtx\.json is damaged or no manifest of nm2trt"):
+    with pytest.raises(InputError, match=r"model\.rtx\.json is damaged or not a manifest of nm2trt"):
         read_manifest(engine)
 
 

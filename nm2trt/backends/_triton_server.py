@@ -215,7 +215,7 @@ def _mapping(answer: Any) -> dict[str, Any]:
     """
     if not isinstance(answer, dict):
         raise BackendError(
-            f"the server's answer is {type(answer).__name__} and no JSON object; it is no Triton"
+            f"the server's answer is {type(answer).__name__} and not a JSON object; it is not a Triton server"
         )
     return answer
 
@@ -223,7 +223,9 @@ def _mapping(answer: Any) -> dict[str, Any]:
 def _records(answer: Any) -> list[dict[str, Any]]:
     """Return an answer that should be a list of JSON objects; see `_mapping`."""
     if not isinstance(answer, list):
-        raise BackendError(f"the server's answer is {type(answer).__name__} and no list; it is no Triton")
+        raise BackendError(
+            f"the server's answer is {type(answer).__name__} and not a list; it is not a Triton server"
+        )
     return [_mapping(one) for one in answer]
 
 

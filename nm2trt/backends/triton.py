@@ -67,7 +67,8 @@ class TritonSession:
                 raise ValueError
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise BackendError(
-                f"the server describes {model!r} without sound names, types and shapes; it is no Triton"
+                f"the server describes {model!r} without sound names, types and shapes; it is not a Triton "
+                "server"
             ) from error
         self.inputs, self.outputs = tuple(tensors["inputs"]), tuple(tensors["outputs"])
 

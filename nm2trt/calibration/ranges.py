@@ -108,7 +108,7 @@ def calibrate(
     if method not in METHODS:
         raise InputError(f"{method!r} is not a calibration method; choose {', '.join(METHODS)}")
     if not 50 < percentile <= 100:
-        raise InputError(f"a percentile of {percentile:g} is not over 50 and up to 100")
+        raise InputError(f"a percentile of {percentile:g} is out of range; give more than 50 and at most 100")
 
     def collector() -> Collector:
         return collector_for(observed, method, percentile, infinite=infinite)
@@ -201,7 +201,7 @@ class _Run(Generic[_Kept]):
                 return found
         found = self._collect(None)
         if found is None:  # pragma: no cover - only a cache can fail to fit
-            raise DataError(f"{self.samples.source} could not be read twice alike")
+            raise DataError(f"{self.samples.source} gave other samples when it was read again")
         return found
 
     def _collect(self, kept: tuple[int, str, dict[str, Array]] | None) -> _Collected[_Kept] | None:

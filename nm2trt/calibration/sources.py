@@ -106,7 +106,7 @@ def read_idx(path: Path, input_name: str, *, labels: Path | None = None) -> Read
 
     Raises:
         InputError: A file is missing.
-        DataError: One is no IDX file, or is cut short.
+        DataError: One is not an IDX file, or is cut short.
     """
     truth = None if labels is None else _idx_array(labels)
     return Reader.of({input_name: _idx_array(path)}, str(path), labels=truth)
@@ -119,7 +119,7 @@ def _idx_array(path: Path) -> Array:
         data = _unpacked(path, raw) if raw[:2] == b"\x1f\x8b" else raw
         zero, code, rank = struct.unpack(">HBB", data[:4])
         if zero or code not in _IDX_DTYPES or not 1 <= rank <= 8:
-            raise DataError(f"{path} is no IDX file: its first bytes are {data[:4].hex()}")
+            raise DataError(f"{path} is not an IDX file: its first bytes are {data[:4].hex()}")
         shape = struct.unpack(f">{rank}I", data[4 : 4 + 4 * rank])
         dtype = np.dtype(_IDX_DTYPES[code])
         body = data[4 + 4 * rank :]

@@ -23,7 +23,7 @@ EPILOG = """examples:
   nm2trt prove model.onnx                       its zeros are filled in for the dense twin
   nm2trt prove sparse.onnx --dense dense.onnx --json > prove.json
 
-Without a GPU the three engines are built, and everything up to the timing is told.
+Without a GPU the three engines are built, and everything but the times is printed.
 """
 
 

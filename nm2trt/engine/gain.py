@@ -178,7 +178,7 @@ def estimate_gain(
     if far:
         found.append(
             f"{len(far)} of {len(layers)} layers are more than a factor of two from any measured product: "
-            "the table says nothing of them"
+            "the table says nothing about them"
         )
     return GainReport(model, table.where, table.device, at_least, layers, tuple(found))
 

@@ -66,7 +66,7 @@ class EngineInfo(Result):
             rows.append(("runs on", ", ".join(header["targets"])))
             rows.append(("weights", f"{(header['weights_bytes'] or 0) / 1e6:.2f} MB"))
         elif header and not (header.get("version") and self.backend == "trt"):
-            rows.append(("header", "its layout is not known for this version; nothing more is read from it"))
+            rows.append(("header", "the layout of this version is unknown; nothing more is read from it"))
         if manifest is not None and manifest.device:
             rows.append(("built on", manifest.device))
         rows += [("here", self.here), ("manifest", self.fit.sentence)]

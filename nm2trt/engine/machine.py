@@ -20,13 +20,13 @@ _LIBRARIES: dict[str, tuple[str, tuple[str, ...], str, str]] = {
     "trt-rtx": (
         "tensorrt_rtx",
         ("tensorrt-rtx-cu12", "tensorrt-rtx"),
-        "builds .rtx plans without a GPU; loading them was never run by its makers",
+        "builds .rtx plans without a GPU; loading them on a GPU is untested",
         "rtx",
     ),
     "trt": (
         "tensorrt",
         ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"),
-        "builds and runs engines on the GPU at hand; its makers ran 8.6.0 on an H200, and no other version",
+        "builds and runs engines on the GPU at hand; tested with 8.6.0 on an H200 only",
         "trt",
     ),
     "ort": (

@@ -80,7 +80,7 @@ class Example:
             )
         chosen = tuple(own if names is None else names)
         if len(chosen) != len(own) or len(set(chosen)) != len(chosen):
-            raise InputError(f"input_names {list(chosen)} must be {len(own)} different names, one a tensor")
+            raise InputError(f"input_names {list(chosen)} must be {len(own)} different names, one per tensor")
         tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
         return cls(args, kwargs, chosen, _batched(chosen, tensors, dynamic_batch))
 
@@ -201,7 +201,7 @@ def _batched(
         return tuple(dynamic and t.ndim > 0 and t.shape[0] == batch for t in tensors)
     wanted = {dynamic} if isinstance(dynamic, str) else set(dynamic)
     if unknown := sorted(wanted - set(names)):
-        raise InputError(f"dynamic_batch names {unknown}, which are no inputs; the inputs are {list(names)}")
+        raise InputError(f"dynamic_batch names {unknown}, which are not inputs; the inputs are {list(names)}")
     scalars = [n for n, t in zip(names, tensors, strict=True) if n in wanted and t.ndim == 0]
     if scalars:
         raise InputError(f"dynamic_batch names {scalars}, which are scalars and have no batch")

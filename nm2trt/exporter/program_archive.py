@@ -143,7 +143,7 @@ def _check_program(program: Any, name: str) -> None:
         if not isinstance(value, str):
             continue
         if key == "target" and not (_OPERATOR.fullmatch(value) or _SIZE_CALL.fullmatch(value)):
-            raise _unsafe(name, f"it calls {value!r}, which is no ATen operator")
+            raise _unsafe(name, f"it calls {value!r}, which is not an ATen operator")
         if key == "expr_str" and not _is_arithmetic(value):
             raise _unsafe(name, f"its size {value[:40]!r} is not plain arithmetic")
         if key in ("in_spec", "out_spec") and value and not _is_plain(json.loads(value)[1]):

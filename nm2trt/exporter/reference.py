@@ -56,7 +56,7 @@ def output_names_of(returned: Any, names: Sequence[str] | None) -> tuple[str, ..
     if names is not None:
         if len(names) != count or len(set(names)) != count:
             raise InputError(
-                f"output_names {list(names)} must be {count} different names, one a tensor returned"
+                f"output_names {list(names)} must be {count} different names, one per returned tensor"
             )
         return tuple(names)
     if isinstance(returned, Mapping) and len(returned) == count:

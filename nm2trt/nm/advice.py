@@ -32,7 +32,7 @@ def dtype_advice(facts: WeightFacts, where: Where) -> str:
     """Return what to do about a type without sparse kernels there."""
     found = sparse_dtypes(where)
     if not found:
-        return "build for a target with known sparse kernels, as sm80 and sm86 with trt-rtx in int8"
+        return "build for a target with known sparse kernels, e.g. sm80 or sm86 with trt-rtx in int8"
     if facts.operator not in _LOWERED or facts.constant_input_index != 1:
         return "rewrite it as a Conv, Gemm or MatMul with the weight on the right, and lower that"
     if facts.dtype == "float64":

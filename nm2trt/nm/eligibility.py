@@ -125,7 +125,7 @@ def can_run_sparse(facts: WeightFacts, place: Place = NOWHERE, *, rung: str = ""
     if not better:
         return worst
     here = [w.target for w, item in zip(place.each, found, strict=True) if item.answer == worst.answer]
-    return replace(worst, sentence=f"{worst.sentence} (so on {', '.join(here)}, not on {', '.join(better)})")
+    return replace(worst, sentence=f"{worst.sentence} (on {', '.join(here)}, but not on {', '.join(better)})")
 
 
 def expectations(facts: WeightFacts, where: Where = ANYWHERE) -> tuple[Eligibility, ...]:

@@ -136,7 +136,7 @@ def _channel_multiple(facts: WeightFacts, _: Where) -> str | None:
         return None
     return (
         f"{facts.inputs} channels in and {facts.outputs} out are not multiples of {multiple.inputs} and "
-        f"{multiple.outputs}, which {multiple.held_by} ask of {facts.dtype}"
+        f"{multiple.outputs}, which {multiple.held_by} require for {facts.dtype}"
     )
 
 
@@ -145,8 +145,8 @@ def _small(facts: WeightFacts, _: Where) -> str | None:
     if summed >= MINIMUM.inputs and facts.outputs >= MINIMUM.outputs:
         return None
     return (
-        f"{summed} products a result and {facts.outputs} output channels: below about {MINIMUM.inputs} and "
-        f"{MINIMUM.outputs} the dense kernel is usually the faster one"
+        f"{summed} products per result and {facts.outputs} output channels: below about {MINIMUM.inputs} and "
+        f"{MINIMUM.outputs} the dense kernel is usually faster"
     )
 
 

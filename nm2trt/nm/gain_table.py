@@ -138,7 +138,7 @@ def parse_gain_table(text: bytes | str, *, where: str) -> GainTable:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{where} is damaged or no gain table; measure one with benchmarks/gpu_gain.py"
+            f"{where} is damaged or not a gain table; measure one with benchmarks/gpu_gain.py"
         ) from error
     if not rows:
         raise InputError(f"{where} has no rows; measure it again with benchmarks/gpu_gain.py")
@@ -163,7 +163,8 @@ def parse_dense_names(text: bytes | str, *, where: str) -> dict[str, str]:
         return {str(name): layers[name] for name in data["exclude"]}
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{where} is damaged or no report of nm2trt gain; make one with nm2trt gain --table FILE --json"
+            f"{where} is damaged or not a report of nm2trt gain; make one with nm2trt gain --table FILE "
+            "--json"
         ) from error
 
 

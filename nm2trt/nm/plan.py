@@ -203,7 +203,7 @@ def dense_by_size(channels: int, groups: int, pattern: NMPattern, *, least: int)
     """
     length = channels // groups
     if groups > 1 and length == 1:
-        return "depthwise: one input channel a filter"
+        return "depthwise: one input channel per filter"
     if channels < least:
         are = "channel is" if channels == 1 else "channels are"
         return f"{channels} input {are} fewer than {least}"

@@ -63,7 +63,7 @@ class ValidateCommand(Reported):
         (),
         flag="--metric",
         metavar="NAME",
-        help="a task metric, again for more (default: top-1 and agreement if there are labels)",
+        help="a task metric; may be repeated (default: top-1 and agreement if there are labels)",
     )
     metric_options: tuple[str, ...] = option(
         (), flag="--metric-option", metavar="KEY=VALUE", help="an option of a metric"

@@ -37,7 +37,7 @@ class BuilderCommand(Tabled):
         flag="--profile",
         metavar="NAME:MIN,OPT,MAX",
         help="shapes of a dynamic input, as in x:1x3x224x224,8x3x224x224,32x3x224x224, or x:1,8,32 if "
-        "only the batch is dynamic; once an input, and again for a second profile; default: batches 1,8,32",
+        "only the batch is dynamic; one per input, and again for a second profile; default: batches 1,8,32",
     )
     workspace: str | None = option(
         None,
@@ -110,7 +110,7 @@ class BuildCommand(BuilderCommand):
         (), metavar="GLOB", help="layers that keep the precision they have; may be repeated"
     )
     float_depthwise: bool = lowered(
-        False, help="so do depthwise convolutions, which never have sparse kernels, in int8 and fp8"
+        False, help="with int8 or fp8, keep depthwise convolutions, which never have sparse kernels, in float"
     )
     max_loss: str | None = lowered(None, metavar="PCT", help=MAX_LOSS)
     keep: bool = lowered(False, help="keep the ONNX file in that precision beside the engine")
@@ -142,7 +142,7 @@ class ProveCommand(BuilderCommand):
         short="-o",
         metavar="FOLDER",
         stage=False,
-        help="folder to keep the engines in; default: none",
+        help="folder to keep the engines in; default: they are deleted",
     )
     backend: Literal["trt", "trt-rtx"] | None = option(None, help="the builder; default: as nm2trt build")
     runs: int = option(

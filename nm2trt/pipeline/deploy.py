@@ -77,7 +77,7 @@ def deploy(
     from nm2trt.serving.repository import place, prune
 
     if not canary and (reference is not None or precision is not None or probe_options is not None):
-        raise InputError("a reference and a precision are for a canary, and none is named; see --canary")
+        raise InputError("--reference and --precision need a canary; name its server with --canary")
     if kubernetes is not None and kubernetes_options is not None:
         from nm2trt.serving.kubernetes import check_folder
 
@@ -142,7 +142,7 @@ def _labels(texts: Sequence[str | os.PathLike[str]], artefact: Artefact) -> dict
         try:
             labels[output] = check_input(file, "a text").read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:
-            raise InputError(f"{file} is no UTF-8 text; write one class name per line") from error
+            raise InputError(f"{file} is not UTF-8 text; write one class name per line") from error
     return labels
 
 

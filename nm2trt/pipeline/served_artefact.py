@@ -37,12 +37,12 @@ def describe_artefact(path: Path) -> Artefact:
     for tensor in (*described.inputs, *described.outputs):
         if not tensor.dtype:
             raise InputError(
-                f"{tensor.name!r} of {path} holds no numbers that are known here, but text for example; do "
-                "that step outside the model"
+                f"{tensor.name!r} of {path} has a type that cannot be served, text for example; do that step "
+                "outside the model"
             )
         if tensor.shape is None:
             raise InputError(
-                f"the model {path} does not tell the rank of {tensor.name!r}, which a server needs; export "
+                f"the model {path} does not state the rank of {tensor.name!r}, which a server needs; export "
                 "it with the shapes of its inputs and outputs"
             )
     plan = described.plan

@@ -45,7 +45,7 @@ def overridden(document: Document, overrides: Sequence[str]) -> Document:
             raise InputError(f"{word!r}: the recipe has no stage {stage!r}; {nearest(stage, known)}")
         values = stages[stage] or {}
         if not isinstance(values, dict):
-            raise InputError(f"{word!r}: the recipe's stage {stage!r} is no mapping of options")
+            raise InputError(f"{word!r}: the recipe's stage {stage!r} is not a mapping of options")
         kind = str(values.get("stage") or stage)
         data["stages"] = {**stages, stage: {**values, key: _value(kind, key, value, word)}}
     return Document(data, document.lines)
@@ -64,7 +64,7 @@ def _value(kind: str, key: str, text: str, word: str) -> Any:
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InputError(f"{word!r}: the value is no YAML; put it in quotes") from error
+        raise InputError(f"{word!r}: the value is not YAML; put it in quotes") from error
     if list in takes and not isinstance(value, list):
         return [text if str in takes else value]
     return value

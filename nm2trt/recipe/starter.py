@@ -39,7 +39,7 @@ _PRUNE = """\
   prune: {{pattern: "2:4", min_channels: 16}}
 """
 _HOLDS = """\
-  # {why}; to prune by magnitude all the same, take the # away.
+  # {why}; to prune by magnitude anyway, remove the #.
   # prune: {{pattern: "2:4", min_channels: 16}}
 """
 _FUSE = """\
@@ -58,7 +58,7 @@ _OUTLOOK = """\
   # {sentence}
 """
 _VERIFY = """\
-  # One row a weight; the run stops where one breaks its pattern. fail_on: broken, ineligible, any or none.
+  # One row per weight; the run stops if one breaks its pattern. fail_on: broken, ineligible, any or none.
   verify: {{fail_on: {gate}}}
 """
 _BUILD = """\
@@ -134,7 +134,7 @@ def write_recipe(
         raise OutputError(f"{target} is there already; give another path with -o, or replace it with --force")
     root = target.resolve().parent
     if not model.resolve().is_relative_to(root):
-        raise InputError(f"{model} does not lie below {root}, where the recipe would be; put them together")
+        raise InputError(f"{model} is not below {root}, the folder of the recipe; put them together")
     samples = None if calib is None else _below(check_input(calib, "a file of samples"), root)
     holds = report.counts.get("holds", 0)
     single = _is_single(report)
@@ -159,7 +159,7 @@ def write_recipe(
 
 def _below(path: Path, root: Path) -> str:
     if not path.resolve().is_relative_to(root):
-        raise InputError(f"{path} does not lie below {root}, where the recipe would be; put them together")
+        raise InputError(f"{path} is not below {root}, the folder of the recipe; put them together")
     return str(path.resolve().relative_to(root))
 
 
@@ -238,7 +238,7 @@ def _build(
     why = (
         "An engine, with its manifest and the ladder: which weights may, and which do, run sparse kernels"
         if here
-        else "TensorRT is not installed here (pip install 'nm2trt[rtx]'); then take the # away for an engine"
+        else "TensorRT is not installed here (pip install 'nm2trt[rtx]'); then remove the # for an engine"
     )
     mark = "" if here else "  # "
     backend, targets = choice

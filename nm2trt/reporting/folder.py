@@ -149,7 +149,9 @@ class RunFolder:
                 text(data["nm2trt"]),
             )
         except (KeyError, TypeError) as error:
-            raise InputError(f"{self.header_path} is damaged or no header of a run; run it again") from error
+            raise InputError(
+                f"{self.header_path} is damaged or not a header of a run; run it again"
+            ) from error
 
     def record(self, name: str) -> StageRecord | None:
         """Read the record of a stage; None if it has not run.

@@ -179,7 +179,7 @@ def read_record(path: Path) -> StageRecord:
             values["seconds"] = float(values["seconds"])
         return StageRecord(**values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is damaged or no record of a stage; run that stage again") from error
+        raise InputError(f"{path} is damaged or not a record of a stage; run that stage again") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -195,7 +195,7 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{path} is half written or damaged: it is no JSON; run that stage again, the others are kept"
+            f"{path} is half written or damaged: it is not JSON; run that stage again, the others are kept"
         ) from error
     if not isinstance(data, dict):
         raise InputError(f"{path} is not the record of a run: it does not hold a JSON object")
@@ -212,8 +212,7 @@ def _stage_of(path: Path) -> str:
     stage = re.split(r"[-_.]", path.stem, maxsplit=1)[0]
     if stage not in STAGES:
         raise InputError(
-            f"{path} is named for no stage; name it STAGE.json or STAGE-LABEL.json, STAGE one of "
-            f"{', '.join(STAGES)}"
+            f"{path} names no stage; call it STAGE.json or STAGE-LABEL.json, STAGE one of {', '.join(STAGES)}"
         )
     return stage
 

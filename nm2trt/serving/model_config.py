@@ -123,7 +123,7 @@ def build_config(
         _add_batching(config, artefact, options)
     elif options.queue_delay_us or options.preferred_batches:
         raise InputError(
-            "queue_delay_us and preferred_batches are of dynamic batching, which is "
+            "queue_delay_us and preferred_batches belong to dynamic batching, which is "
             + ("switched off" if batched else "not possible here: " + notes[0] if notes else "switched off")
         )
     _add_warmup(config, extras)
@@ -179,7 +179,9 @@ def served_differences(deployed: Any, served: Mapping[str, Any]) -> list[str]:
     try:
         theirs = json_format.ParseDict(dict(served), _message(), ignore_unknown_fields=True)
     except (json_format.Error, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise BackendError("the server's configuration of the model is not sound; it is no Triton") from error
+        raise BackendError(
+            "the server's configuration of the model is not sound; it is not a Triton server"
+        ) from error
     return _differences(_plain(deployed), _plain(theirs), "")
 
 
@@ -202,7 +204,7 @@ def _max_batch(artefact: Artefact, options: DeployOptions, notes: list[str]) -> 
             )
         inside = all(spec.shape and not isinstance(spec.shape[0], int) for spec in artefact.inputs)
         notes.append(
-            f"the first dimension of output {fixed[0].name!r} is no batch, so the server cannot form "
+            f"the first dimension of output {fixed[0].name!r} is not a batch, so the server cannot form "
             "batches: every request is one run, of any batch (max_batch_size 0)"
             if inside and artefact.inputs
             else "the batch is fixed in the model: every request is one run of it (max_batch_size 0)"
@@ -250,12 +252,12 @@ def _add_tensor(entry: Any, spec: TensorSpec, batched: bool, artefact: Artefact,
     if spec.dtype not in _TYPES:
         raise InputError(f"{what} has type {spec.dtype}, which Triton does not carry; cast it")
     if spec.dtype == "bfloat16" and backend == "python":
-        raise InputError(f"{what} has type bfloat16, which the python backend hands to no numpy; cast it")
+        raise InputError(f"{what} has type bfloat16, which the python backend cannot hand to numpy; cast it")
     if 0 in spec.shape:
         raise InputError(f"{what} has shape {spec.shape}; Triton takes no tensor without elements")
     if not spec.shape:
         raise InputError(
-            f"{what} is a scalar, which Triton takes only as one a sample of a batch; give it a dimension"
+            f"{what} is a scalar, which Triton takes only as one per sample of a batch; give it a dimension"
         )
     entry.name = spec.name
     entry.data_type = (
@@ -361,7 +363,7 @@ def _differences(ours: Any, theirs: Any, where: str) -> list[str]:
         for key, value in ours.items():
             path = f"{where}.{key}" if where else key
             if key not in theirs and value not in ({}, []):
-                found.append(f"{path} is {value!r} as deployed, and the server has none")
+                found.append(f"{path} is {value!r} as deployed, and missing on the server")
             elif key in theirs:
                 found += _differences(value, theirs[key], path)
         return found

@@ -100,7 +100,8 @@ def probe_model(
             alike = _alike(known)
             if alike:
                 notes.append(
-                    f"{alike} of {known.count} samples have the answer of another: a mix-up of them hides"
+                    f"{alike} of {known.count} samples have identical answers, so swapped responses among "
+                    "them cannot be detected"
                 )
             loads = tuple(
                 _check_load(server, name, known, clients, options) for clients in options.concurrency
@@ -185,8 +186,8 @@ def _require_affordable(reference: Artefact, count: int, session: TritonSession)
         stated = _fixed_batch(session) or session.max_batch
         most = f"{bounds().sample_bytes / (1 << 30):g} GB"
         raise BackendError(
-            f"the server states a batch of {stated}, whose {count} samples pass the {most} for samples; give "
-            "--batch, or raise nm2trt --sample-memory"
+            f"the server states a batch of {stated}, whose {count} samples exceed the {most} for samples; "
+            "give --batch, or raise nm2trt --sample-memory"
         )
 
 
@@ -310,10 +311,10 @@ def _statistics(server: TritonServer, name: str, before: list[dict[str, Any]], s
 def _lineage(served: str, reference: str) -> tuple[str, str]:
     if not served or not reference:
         whose = "the served model" if not served else "the reference"
-        return "unknown", f"{whose} carries no mask hash, so whether they are of one lineage is not known"
+        return "unknown", f"{whose} carries no mask hash, so their masks cannot be compared"
     if served == reference:
         return "same", ""
     return "other", (
         f"the served model has other masks ({served[:12]}) than the reference ({reference[:12]}): another "
-        "lineage; outputs are compared all the same"
+        "lineage; outputs are compared anyway"
     )

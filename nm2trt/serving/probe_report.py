@@ -161,7 +161,9 @@ def counted(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[s
     try:
         return _counted(before, after)
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
-        raise BackendError("the server's statistics of the model are not sound; it is no Triton") from error
+        raise BackendError(
+            "the server's statistics of the model are not sound; it is not a Triton server"
+        ) from error
 
 
 def _counted(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, Any]:

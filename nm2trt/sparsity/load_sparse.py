@@ -165,8 +165,8 @@ def _masked(name: str, pattern: NMPattern, entry: PlanEntry, state: Mapping[str,
         left = int(alive[0].sum())
         if left > 1:
             raise SparsifyError(
-                f"{name} does not hold {pattern} yet: {left} candidates a group are left in the state; train "
-                "it to the end of its schedule"
+                f"{name} does not hold {pattern} yet: {left} candidates per group are left in the state; "
+                "train it to the end of its schedule"
             )
         mask = union_of_winners(alive, weight, candidates(pattern).to(alive.device), axis=axis)
     elif f"{inside}0.mask" in state:

@@ -58,7 +58,7 @@ def _refusal(weight: torch.Tensor) -> str | None:
     if type(weight.data) is not torch.Tensor:
         return "compressed already"
     if weight.dtype not in _DTYPES:
-        return f"its dtype {str(weight.dtype).removeprefix('torch.')} is none of float16, bfloat16, int8"
+        return f"its dtype {str(weight.dtype).removeprefix('torch.')} is not float16, bfloat16 or int8"
     if any(size % least for size, least in zip(weight.shape, _LEAST, strict=True)):
         return f"its shape {tuple(weight.shape)} is not a multiple of {_LEAST}"
     if not check(weight.detach().float().cpu().numpy(), _PATTERN, axis=1).holds:

@@ -209,7 +209,7 @@ def hold_to(metric: MetricComparison, max_drop: float) -> Gate:
     if max_drop > loss:
         # An interval narrows with the square root of n.
         needed = math.ceil(paired.n * ((worst - loss) / (max_drop - loss)) ** 2)
-        more = f"; about {_rounded_up(needed)} samples would decide it, were the difference to stay"
+        more = f"; about {_rounded_up(needed)} samples would decide it, if the difference stays"
     sentence = f"{metric.name}: a {what} of more than {allowed} is not excluded ({interval}){more}"
     return Gate(metric.name, max_drop, False, sentence)
 

@@ -212,7 +212,7 @@ BAD = {
     "no-array": ("source: {kind: npz, path: data.npz, arrays: [y]}\ncount: 2\n", r"has no array 'y'; it holds \['labels', 'x'\]"),
     "missing-file": ("source: {kind: npz, path: none.npz}\ncount: 2\n", "none.npz does not exist"),
     "no-npz": ("source: {kind: npz, path: recipe.yaml}\ncount: 2\n", "is not a sound .npz or .npy"),
-    "no-idx": ("source: {kind: idx, path: recipe.yaml}\ncount: 2\n", "is no IDX file: its first bytes are 736f7572"),
+    "no-idx": ("source: {kind: idx, path: recipe.yaml}\ncount: 2\n", "is not an IDX file: its first bytes are 736f7572"),
     "empty-folder": ("source: {kind: images, path: .}\ncount: 2\n", "holds no image"),
 }  # fmt: skip
 

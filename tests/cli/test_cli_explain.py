@@ -139,7 +139,7 @@ def test_all_layers_fused_away(net, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("option", "text", "message"),
     [
-        ("--layers", "{", "the layer information is no JSON"),
+        ("--layers", "{", "the layer information is not JSON"),
         ("--trace", "a,b\n1,2\n", "no CSV report of nsys stats"),
         ("--trace", None, "does not exist; give the path of a kernel trace"),
         ("--log", None, "does not exist; give the path of a build log"),

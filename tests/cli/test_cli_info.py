@@ -62,7 +62,7 @@ def test_the_header_of_an_unknown_version_is_not_guessed(engine, capsys):
     assert main(["info", str(engine)]) == 0
     out = capsys.readouterr().out
     assert "TensorRT for RTX 9.9.9.9" in out
-    assert "its layout is not known for this version" in out
+    assert "the layout of this version is unknown" in out
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_the_header_of_an_unknown_version_is_not_guessed(engine, capsys):
         pytest.param(lambda path: path.unlink(), "does not exist", id="missing"),
         pytest.param(
             lambda path: path.with_name("net.rtx.json").write_text("{"),
-            "is damaged: it is no JSON",
+            "is damaged: it is not JSON",
             id="json",
         ),
     ],

@@ -38,7 +38,7 @@ def test_the_report_as_json(net, capsys):
     captured = capsys.readouterr()
     report = json.loads(captured.out)
     assert (report["measured"], len(report["variants"]), len(report["ladder"])) == (False, 3, 2)
-    assert "which kernel was chosen is not known of 2 of 2 eligible weights" in captured.err
+    assert "the chosen kernel is unknown for 2 of 2 eligible weights" in captured.err
 
 
 def test_times_speeds_and_layers_are_printed(tmp_path, capsys):

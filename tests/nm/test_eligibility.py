@@ -84,7 +84,7 @@ def test_a_type_depends_on_builder_and_architecture(dtype, builder, target, answ
 def test_of_several_targets_all_must_say_yes():
     found = can_run_sparse(CONV, Place("trt", "", ("sm75", "sm86")))
     assert found.answer == "no"
-    assert "sm75 has no sparse tensor cores (so on sm75, not on sm86)" in found.sentence
+    assert "sm75 has no sparse tensor cores (on sm75, but not on sm86)" in found.sentence
     assert can_run_sparse(CONV, Place("trt", "", ("sm80", "sm86"))).answer == "yes"
     assert can_run_sparse(CONV, Place("trt", "", ("sm75",))).code == "architecture"
 

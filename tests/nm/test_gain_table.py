@@ -60,8 +60,8 @@ def test_types_are_not_mixed(table):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param("{", "gain.json is damaged or no gain table", id="cut-short"),
-        pytest.param(b"\xff\xfe\x00", "is damaged or no gain table", id="binary"),
+        pytest.param("{", "gain.json is damaged or not a gain table", id="cut-short"),
+        pytest.param(b"\xff\xfe\x00", "is damaged or not a gain table", id="binary"),
         pytest.param({"schema": 2}, "has schema 2, this release reads 1", id="later"),
         pytest.param({"rows": []}, "has no rows", id="empty"),
         pytest.param({"rows": [{"m": 1}]}, "is damaged", id="half-a-row"),

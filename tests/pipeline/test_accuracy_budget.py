@@ -210,7 +210,7 @@ def test_the_best_share_of_an_error_is_that_of_the_least_rise(made):
         ({"data": "s.npz", "metrics": ("agreement",)}, "cannot choose the weights and judge them too"),
         ({"data": "wide.npz"}, "'x' takes|input 'x'|shape"),
         ({"plot": "p.xyz"}, r"p\.xyz has a suffix that matplotlib does not write; use \.png or \.svg"),
-        ({"gain": "e.npz"}, "is damaged or no gain table"),
+        ({"gain": "e.npz"}, "is damaged or not a gain table"),
         ({"targets": "sm1"}, "is not a target"),
         ({"shapes": ("x:8",)}, "give the table with --gain"),
     ],

@@ -239,7 +239,7 @@ def test_samples_must_lie_beside_the_recipe(tmp_path):
     (tmp_path / "a").mkdir()
     path = relu_net(tmp_path / "a" / "net.onnx")
     np.savez(tmp_path / "s.npz", x=np.zeros((1, 32, 4, 4), np.float32))
-    with pytest.raises(InputError, match="does not lie below"):
+    with pytest.raises(InputError, match="is not below"):
         write_recipe(path, calib=tmp_path / "s.npz")
 
 

@@ -494,7 +494,7 @@ def test_init_guesses_sizes_that_have_no_default(project):
 def test_init_refuses(project, tmp_path_factory):
     with pytest.raises(OutputError, match=r"recipe\.yaml is there already.*--force"):
         write_recipe(project / "model.onnx", project / "recipe.yaml")
-    with pytest.raises(InputError, match="does not lie below"):
+    with pytest.raises(InputError, match="is not below"):
         write_recipe(project / "model.onnx", tmp_path_factory.mktemp("other") / "r.yaml")
     with pytest.raises(InputError, match=r"no\.onnx does not exist"):
         write_recipe(project / "no.onnx")

@@ -258,9 +258,9 @@ def test_options_that_would_come_to_nothing(tmp_path, batch, changes, message):
 @pytest.mark.parametrize(
     ("dtype", "shape", "message"),
     [
-        ("float32", (), "'x' of .* is a scalar, which Triton takes only as one a sample of a batch"),
+        ("float32", (), "'x' of .* is a scalar, which Triton takes only as one per sample of a batch"),
         ("float32", ("n", 0), r"'x' of .* has shape \('n', 0\); Triton takes no tensor without elements"),
-        ("bfloat16", ("n", 4), "'x' of .* has type bfloat16, which the python backend hands to no numpy"),
+        ("bfloat16", ("n", 4), "'x' of .* has type bfloat16, which the python backend cannot hand to numpy"),
     ],
 )
 def test_tensors_that_cannot_be_served(tmp_path, dtype, shape, message):

@@ -72,7 +72,7 @@ def test_real_data_and_scalars(tmp_path, tritonserver):
     served(tritonserver, model, "scalars", sample=tmp_path / "data.npz")
     report = probe(url(tritonserver), "scalars", model, data=tmp_path / "data.npz", options=QUICK)
     report.require_passed()
-    assert "samples have the answer of another" in report.notes[0]  # five, repeated
+    assert "samples have identical answers" in report.notes[0]  # five, repeated
     np.savez(tmp_path / "other.npz", x=arrays["x"])
     with pytest.raises(DataError, match=r"the model's inputs are \['x', 's'\], the data has \['x'\]"):
         probe(url(tritonserver), "scalars", model, data=tmp_path / "other.npz")
@@ -515,7 +515,7 @@ class TestCanary:
         assert "versions: 2" in config
 
     def test_options_of_a_canary_without_one(self, tmp_path):
-        with pytest.raises(InputError, match="are for a canary, and none is named"):
+        with pytest.raises(InputError, match="--reference and --precision need a canary"):
             deploy(nets.linear(tmp_path / "m.onnx"), tmp_path / "models", "m", precision="float16")
         assert not (tmp_path / "models").exists()
 

@@ -56,7 +56,7 @@ def _decoded(text: str) -> dict[str, Any]:
         data = json.loads(text, strict=False)
     except (ValueError, RecursionError) as error:
         raise InputError(
-            "the layer information is no JSON; give what trtexec --exportLayerInfo or the inspector wrote"
+            "the layer information is not JSON; give what trtexec --exportLayerInfo or the inspector wrote"
         ) from error
     if not isinstance(data, dict) or not isinstance(data.get("Layers"), list):
         raise InputError(

@@ -83,7 +83,7 @@ def _from_json(text: str) -> Iterable[KernelUse]:
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError("the trace begins like JSON and is none: it is damaged or cut short") from error
+        raise InputError("the trace begins like JSON but is not: it is damaged or cut short") from error
     events = data.get("traceEvents") if isinstance(data, dict) else data
     for event in events if isinstance(events, list) else []:
         if not isinstance(event, dict) or str(event.get("cat", "")).lower() != "kernel":

@@ -65,7 +65,7 @@ def _of_the_build(ladder: Sequence[LadderRow], work: Forecast, strict_nans: bool
         yield Reason(
             "build",
             "sparsity-off",
-            "it was built without the sparse weights flag, so that no sparse kernel was considered",
+            "it was built without the sparse weights flag, so no sparse kernel was considered",
             tuple(row.weight for row in open_to_it),
             _share(open_to_it, work),
             "build it with --sparsity",
@@ -165,7 +165,7 @@ def _tactic(row: LadderRow) -> Reason | None:
         return Reason(
             "tactic",
             "dense-kernel",
-            f"a dense kernel runs it ({row.chosen.detail}); whether sparse ones were tried is not told",
+            f"a dense kernel runs it ({row.chosen.detail}); nothing says whether sparse ones were tried",
             (),
             None,
             "build it with --sparsity (trtexec: --sparsity=enable), and give the verbose build log (--log)",
@@ -210,7 +210,7 @@ def _open(
         sentence = "TensorRT for RTX chooses kernels on the GPU that loads the plan: no build can name them"
         remedy = "run nm2trt prove on that GPU, or nsys profile there and give the report with --trace"
     elif built or evidence.layers:
-        sentence = "which kernels were chosen is not told by anything that was given"
+        sentence = "nothing that was given says which kernels were chosen"
         remedy = "give the verbose build log (--log), the layer information (--layers) or a trace (--trace)"
     else:
         sentence = "no engine was built yet, so nobody has timed sparse kernels against dense ones"
@@ -231,8 +231,8 @@ def _bound(ladder: Sequence[LadderRow], work: Forecast) -> Iterable[Reason]:
         yield Reason(
             "whole",
             "bound",
-            f"{share:.0%} of the multiply-accumulates can run sparse: at twice the speed there, and with "
-            f"nothing else taking time, the whole gains {bound:.2f}x at most; 15 % is called a usual best",
+            f"{share:.0%} of the multiply-accumulates can run sparse: if those ran twice as fast and "
+            f"nothing else took time, the whole would gain {bound:.2f}x; 15 % is a usual best",
             (),
             share,
             "spend sparsity on the layers that do most of the work",

@@ -132,13 +132,13 @@ def sparse_share(ladder: Sequence[LadderRow]) -> tuple[float | None, str]:
     uncounted = [row for row in eligible if row.macs is None]
     if uncounted:
         return None, (
-            f"the multiply-accumulates of {len(uncounted)} eligible weights are not known, first "
+            f"the multiply-accumulates of {len(uncounted)} eligible weights are unknown, first "
             f"{uncounted[0].weight!r}; give static shapes or a profile"
         )
     open_rows = [row for row in eligible if row.chosen.answer not in ("yes", "no", "not reached")]
     if open_rows:
         return None, (
-            f"which kernel was chosen is not known of {len(open_rows)} of {len(eligible)} eligible weights, "
+            f"the chosen kernel is unknown for {len(open_rows)} of {len(eligible)} eligible weights, "
             f"first {open_rows[0].weight!r}"
         )
     total = sum(row.macs or 0 for row in eligible)

@@ -154,8 +154,8 @@ def check_share(model: Path, ladder: tuple[LadderRow, ...], evidence: Evidence, 
     if share is None:
         reasons = "; ".join((why, *evidence.notes))
         raise TooFewSparseError(
-            f"{model}: {required:.0%} of the eligible work is required to run sparse kernels, and it cannot "
-            f"be known here: {reasons}; no engine was written",
+            f"{model}: --require-sparse asks for {required:.0%} of the eligible work in sparse kernels, "
+            f"which cannot be known here: {reasons}; no engine was written",
             ladder,
         )
     if share < required:

@@ -25,8 +25,8 @@ def _alike(named: Sequence[LadderRow]) -> tuple[str, ...]:
     if not weights:
         return ()
     sentence = (
-        f"the nodes of {len(weights)} weights share their names, so that what is said of one is believed of "
-        f"none: {_some(weights)}; give every node a name of its own"
+        f"the nodes of {len(weights)} weights share their names, so no evidence is assigned to any of them: "
+        f"{_some(weights)}; give every node a name of its own"
     )
     return (sentence,)
 
@@ -39,7 +39,7 @@ def _without_a_layer(named: Sequence[LadderRow], evidence: Evidence) -> tuple[st
     if len(lost) == len(named):
         sentence = (
             f"no layer of the engine names one of the model's {len(named)} weights: all were fused away, "
-            f"into {len(evidence.layers)} layers without their names, and nothing can be said of a single one"
+            f"into {len(evidence.layers)} layers without their names, so nothing is known about any of them"
         )
         return (sentence,)
     if lost:

@@ -69,7 +69,7 @@ def check_growth(
     most = bounds().constant_bytes + 4 * stored
     if held + needed > most:
         raise Opaque(
-            f"{label} would hold {size} elements, which passes the {most / (1 << 30):.3g} GB for computed "
+            f"{label} would hold {size} elements, more than the {most / (1 << 30):.3g} GB for computed "
             "constants (--constant-memory)"
         )
     seconds = _work(operator, given, size, attributes) / _PER_SECOND

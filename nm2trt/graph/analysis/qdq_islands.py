@@ -117,7 +117,7 @@ def _mismatch(operand: Consumer, data: _Side, weight: _Side) -> tuple[str, str] 
     if data.dtype != weight.dtype:
         return "mixed-types", f"its input is quantised to {data.dtype}, its weight to {weight.dtype}"
     if data.axis is not None:
-        return "per-channel-input", f"its input has a scale an index of axis {data.axis}; one is read"
+        return "per-channel-input", f"its input has a scale per index of axis {data.axis}; kernels read one"
     wanted = _output_axis(operand, weight.rank)
     if None not in (weight.axis, wanted) and weight.axis != wanted:
         return "weight-axis", f"its weight has scales along axis {weight.axis}, not its output channels"

@@ -264,12 +264,12 @@ def _turn_by_turn(scope: Scope, node: onnx.NodeProto, body: onnx.GraphProto) -> 
     label = scope.label(node)
     if node.op_type == "Loop":
         turn = body.input[0].name if body.input else ""
-        why = f"{label} picks another part of it at each turn"
+        why = f"{label} picks another part of it at each iteration"
         return {turn: State("turn", why)} if turn else {}
     cut = max(0, int(attributes.get("num_scan_inputs", 0)))
     pairs = list(zip(node.input, body.input, strict=False))
     return {
-        inner.name: State("opaque", f"{label} cuts {outer!r} into one part a turn")
+        inner.name: State("opaque", f"{label} cuts {outer!r} into one part per iteration")
         for outer, inner in (pairs[-cut:] if cut else [])
         if scope.state(outer).kind != "dynamic"
     }

@@ -229,14 +229,14 @@ def _foreign_operands(
     """Yield the stored matrices that an operator of an unknown kind reads."""
     if all(scope.state(value).kind != "dynamic" for value in node.input if value):
         return  # a constant of constants: its result is the weight of whoever reads it
-    kind = f"of domain {domain}" if domain else "no operator of ONNX"
+    kind = f"of domain {domain}" if domain else "not an operator of ONNX"
     for slot, value in enumerate(node.input):
         if not value or scope.owner(value) is None:
             continue
         carrier = stored_behind(scope, value, shapes)
         if carrier is None or not is_matrix(main_source(carrier.scope, carrier.value)):
             continue
-        why = f"{node.op_type} at {scope.label(node)} is {kind}: how it reads its weight is not known here"
+        why = f"{node.op_type} at {scope.label(node)} is {kind}: how it reads its weight is unknown"
         yield Consumer(
             scope=scope,
             node=node,

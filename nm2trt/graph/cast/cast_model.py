@@ -268,6 +268,6 @@ def _doubts(differences: Sequence[OutputDifference]) -> list[str]:
 def _notes(model: Model, low: Low) -> list[str]:
     version = opset(model.proto) or 0
     if low.name == "bf16" and version < 22:
-        why = "TensorRT reads it all the same, onnx.checker may not"
+        why = "TensorRT reads it anyway, onnx.checker may refuse it"
         return [f"opset {version} names no bf16 for some operators, such as Conv before opset 22: {why}"]
     return []

@@ -124,7 +124,7 @@ class PrecisionPlan:
                 return
         self.inputs[index], self.outputs[index] = inputs, outputs
         if None in kinds:
-            self.reasons[index] = "the type of what it reads is not known"
+            self.reasons[index] = "the type of its input is unknown"
         label = self._editor.label(index)
         glob = next((g for g in keep if fnmatchcase(label, g) or node.op_type == g), None)
         if glob is not None:
@@ -237,7 +237,7 @@ class PrecisionPlan:
                 readers = {r for name in node.output for r, _ in self._editor.readers.get(name, ())}
                 around = makers | readers
                 if around and all(item is not None and item in self.reasons for item in around):
-                    self.reasons[index] = "all around it is float32"
+                    self.reasons[index] = "all its neighbours are float32"
                     changed = True
 
 

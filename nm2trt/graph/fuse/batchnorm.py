@@ -84,7 +84,7 @@ def read_batchnorm(editor: Editor, index: int) -> Affine:
         raise Declined("it normalises every position by itself (spatial=0)")
     for name in node.output[1:]:
         if name and (editor.readers.get(name) or name in editor.pinned):
-            raise Declined(f"its running statistics {name!r} are read")
+            raise Declined(f"another node reads its running statistics {name!r}")
     parts = [
         editor.array(name, what).astype(np.float64).reshape(-1)
         for name, what in zip(node.input[1:5], _STATISTICS, strict=True)

@@ -135,6 +135,6 @@ def merge(larger: Branch, other: Branch, *, allow_broken: bool) -> Branch:
         if found.broken:
             raise Declined(
                 f"merged with {larger.label} it would break {pattern} in {found.broken} of "
-                f"{found.groups} groups; --allow-broken merges all the same"
+                f"{found.groups} groups; --allow-broken merges it anyway"
             )
     return total

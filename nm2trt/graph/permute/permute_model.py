@@ -102,7 +102,7 @@ class PermuteReport(Result):
         return (
             (
                 f"{self.moved} of {len(self.spaces)} channel spaces permuted; {self.pattern} keeps "
-                f"{self.kept_after:.2%} of the weights' magnitude, before {self.kept_before:.2%}"
+                f"{self.kept_after:.2%} of the weights' magnitude, {self.kept_before:.2%} before"
             ),
             *difference_lines(self.differences, self.not_measured),
             f"masks: {self.relation}",

@@ -141,7 +141,7 @@ def _masked(tensor: TensorProto, readings: Sequence[Reading], source: Source, ke
 def _disagree(first: Reading, other: Reading) -> str:
     return (
         f"{first.weight.consumer.label} and {other.weight.consumer.label} both read it, and group its "
-        "elements differently, along different axes for example"
+        "elements differently, for example along different axes"
     )
 
 

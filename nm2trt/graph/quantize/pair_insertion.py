@@ -86,7 +86,7 @@ class PairInsertion:
         folded = sum(node.op_type == "BatchNormalization" for _, node in self._editor.live())
         if folded:
             self.notes.append(
-                f"{folded} BatchNormalizations are left, and compute in float if no builder folds them: "
+                f"{folded} BatchNormalizations are left, and compute in float unless the builder folds them: "
                 "run nm2trt fuse first"
             )
 

@@ -154,7 +154,7 @@ def _layers(
             why = "its input is constant"
         depthwise = _is_depthwise(consumer)
         if not why and float_depthwise and depthwise:
-            why = "depthwise: one input channel a filter"
+            why = "depthwise: one input channel per filter"
         why = why or sharp.get(label, "")
         yield Layer(index, label, consumer.operator, weight, why, consumer, is_depthwise=depthwise)
 

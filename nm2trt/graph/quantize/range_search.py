@@ -341,7 +341,8 @@ class _Search:
             alone = _divergence(self._trials.run(ranges, self._all_but(layer), most=_PROBED))
             macs, sparse = self._work.get(layer.label, (0.0, False))
             cost = (1.0 if sparse else _NOT_SPARSE) * max(macs / total, 1e-3)
-            scored.append((alone / cost, layer.label, f"sharp: a divergence of {alone:.2g} by itself"))
+            reason = f"sensitive: a divergence of {alone:.2g} if only it is quantised"
+            scored.append((alone / cost, layer.label, reason))
         scored.sort(key=lambda item: -item[0])
         return [(label, reason) for _, label, reason in scored]
 

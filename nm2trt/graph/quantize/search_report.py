@@ -105,7 +105,7 @@ class WorkShares:
     def sentence(self, to: str) -> str:
         """Return the shares in words."""
         if not self.total:
-            return "the work cannot be counted, as shapes are not known"
+            return "the work cannot be counted because shapes are unknown"
         left = f"; {self.unknown} layers of unknown shapes are not counted" if self.unknown else ""
         return (
             f"{self.low / self.total:.1%} of the work computes in {to} from end to end; "

@@ -33,7 +33,7 @@ def dense_reason(layer: Layer, options: ReconstructOptions, planned_dense: Mappi
     if reason is not None:
         return reason
     if layer.depthwise:
-        return "depthwise: one input channel a filter"
+        return "depthwise: one input channel per filter"
     named = name in options.include
     if name in planned_dense and not named:
         return f"the plan keeps it dense: {planned_dense[name]}"

@@ -88,7 +88,7 @@ class LayerCache:
             ) from error
         if self._folder.is_symlink():
             raise OutputError(
-                f"{self._folder} in the cache is a link, and would be written through; remove it"
+                f"{self._folder} in the cache is a link, and writing would follow it; remove it"
             )
 
     def read(self, number: int, weight: str) -> SolvedLayer | None:

@@ -191,7 +191,7 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
         for function in proto.functions:
             _read_nodes(function.node)
     except (UnicodeDecodeError, TypeError) as error:
-        raise ModelError(f"{name} is not a sound ONNX model: a name in it is no UTF-8 text") from error
+        raise ModelError(f"{name} is not a sound ONNX model: a name in it is not UTF-8 text") from error
     return proto
 
 

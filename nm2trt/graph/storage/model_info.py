@@ -99,7 +99,7 @@ class OnnxInfo(Result):
                 shape = "?" if tensor.shape is None else "x".join(str(size or "?") for size in tensor.shape)
                 rows.append((title, f"{tensor.name}: {tensor.dtype or 'no tensor'} {shape}"))
         if self.plan is None:
-            rows.append(("plan", "none; nm2trt verify judges every weight against 2:4"))
+            rows.append(("plan", "missing; nm2trt verify judges every weight against 2:4"))
         else:
             sparse = len(self.plan.sparse)
             dense = len(self.plan) - sparse

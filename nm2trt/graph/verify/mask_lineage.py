@@ -26,7 +26,7 @@ def check_descent(parent: VerifyReport, child: VerifyReport, what: str) -> Relat
     for before, after in _pairs(parent, child, what):
         if before.pattern == "holds" and after.pattern != "holds":
             raise LineageError(
-                f"{what}: {before.weight} held {before.wanted} and does not any more: {after.sentence}; "
+                f"{what}: {before.weight} held {before.wanted} and no longer does: {after.sentence}; "
                 "nothing was written"
             )
         if None not in (before.zero_share, after.zero_share) and (

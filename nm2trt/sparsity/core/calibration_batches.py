@@ -75,7 +75,7 @@ def read_batches(
     if not samples:
         raise DataError("calibration holds no sample; give some dozens, unlabelled")
     if samples == 1:
-        raise DataError("calibration holds one sample, of which nothing can be learned; give some dozens")
+        raise DataError("calibration holds one sample, from which nothing can be learned; give some dozens")
     return tuple(batches)
 
 

@@ -66,7 +66,7 @@ def given_pairs(
         if not isinstance(conv, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             raise SparsifyError(f"pairs: {conv_name!r} is not a convolution of the model")
         if not isinstance(norm, _BatchNorm):
-            raise SparsifyError(f"pairs: {norm_name!r} is no BatchNorm of the model")
+            raise SparsifyError(f"pairs: {norm_name!r} is not a BatchNorm of the model")
         if norm.num_features != conv.out_channels:
             raise SparsifyError(
                 f"pairs: {conv_name} has {conv.out_channels} output channels, {norm_name} {norm.num_features}"

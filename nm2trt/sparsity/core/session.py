@@ -285,7 +285,7 @@ class SparseSession:
             found = [_same_weight(weight, modules, prefix) for weight in self.weights]
             if None not in found:
                 return tuple(weight for weight in found if weight is not None)
-        raise SparsifyError("the copy has not the attached layers; make it by copy.deepcopy(model)")
+        raise SparsifyError("the copy lacks the attached layers; make it by copy.deepcopy(model)")
 
 
 def _same_weight(

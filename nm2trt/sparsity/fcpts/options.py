@@ -124,7 +124,7 @@ class FcptsOptions:
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
-                raise SparsifyError(f"{name} must be a whole number from {least} on, not {value!r}")
+                raise SparsifyError(f"{name} must be a whole number of at least {least}, not {value!r}")
         for name in ("lr", "temperature", "block_weight"):
             value = getattr(self, name)
             if name == "lr" and value == "auto":

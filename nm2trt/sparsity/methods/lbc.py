@@ -214,7 +214,7 @@ class LbcWeight(SparseWeight):
         count = math.comb(pattern.m, pattern.n)
         if count > options.max_candidates:
             raise SparsifyError(
-                f"{pattern} has {count} combinations a group, more than "
+                f"{pattern} has {count} combinations per group, more than "
                 f"max_candidates={options.max_candidates}: scores outgrow the weights; use sr-ste for it"
             )
         groups = weight.numel() // pattern.m
@@ -309,11 +309,12 @@ class LbcWeight(SparseWeight):
         if self._survivors == 1:
             return None
         return (
-            f"{self._survivors} candidates a group are left at step {self.updates}, one after {self.end_step}"
+            f"{self._survivors} candidates per group are left at step {self.updates}, one after "
+            f"{self.end_step}"
         )
 
     def telemetry(self) -> dict[str, float]:
-        """Return how many candidates a group are left."""
+        """Return how many candidates per group are left."""
         return {"survivors": self._survivors}
 
     def known_keys(self) -> set[str]:

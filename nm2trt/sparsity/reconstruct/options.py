@@ -38,7 +38,7 @@ class RebuildOptions:
 
     def __post_init__(self) -> None:
         if not isinstance(self.max_samples, int) or self.max_samples < 2:
-            raise SparsifyError(f"max_samples must be a whole number from 2 on, not {self.max_samples!r}")
+            raise SparsifyError(f"max_samples must be a whole number of at least 2, not {self.max_samples!r}")
 
 
 class RebuiltWeight(FixedMaskWeight):

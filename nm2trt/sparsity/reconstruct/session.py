@@ -94,7 +94,7 @@ def _valid(batch: Batch, name: str | None) -> Tensor | None:
     if not isinstance(mask, Tensor) or mask.ndim != 2:
         known = ", ".join(batch.kwargs) or "given by position"
         raise SparsifyError(
-            f"valid={name!r} is no calibration input of shape (samples, tokens); the inputs are {known}: "
+            f"valid={name!r} is not a calibration input of shape (samples, tokens); the inputs are {known}: "
             "give batches as mappings from names to tensors"
         )
     return mask

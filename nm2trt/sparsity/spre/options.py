@@ -71,7 +71,7 @@ class SpReOptions:
             )
         check_decay(self.lambda_w, self.efoldings)
         if not isinstance(self.interval, int) or self.interval < 1:
-            raise SparsifyError(f"interval must be a whole number of steps from 1 on, not {self.interval!r}")
+            raise SparsifyError(f"interval must be a whole number of steps, 1 or more, not {self.interval!r}")
         if not 0 <= self.smoothing < 1:
             raise SparsifyError(f"smoothing must be at least 0 and below 1, not {self.smoothing}")
         check_freeze_and_ramp(self.freeze, self.ramp)

@@ -127,7 +127,7 @@ def compare_with(benchmark: Benchmark, earlier: str | os.PathLike[str], *, anywa
     )
     if not ratios:
         held = ", ".join(f"{name} at batch {batch}" for name, batch in old) or "nothing"
-        raise DataError(f"{path} has times of {held}, and none of what was measured now")
+        raise DataError(f"{path} has times of {held}, but of nothing that was measured now")
     return Comparability(ratios, differences)
 
 

@@ -233,7 +233,7 @@ def _read_annotations(path: Path) -> Mapping[str, Any]:
             )
         categories = [int(one["id"]) for one in data["categories"]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} is no COCO file of boxes: images, annotations and categories") from error
+        raise InputError(f"{path} is not a COCO file of boxes: images, annotations and categories") from error
     return {"images": images, "categories": categories}
 
 

@@ -65,7 +65,7 @@ class Retrieval:
         """See `Scorer.add`."""
         labels = require_truth(batch.truth, "labels", "retrieval")
         if labels.ndim != 1:
-            raise DataError(f"'labels' has shape {labels.shape}; retrieval takes one class a sample, (n,)")
+            raise DataError(f"'labels' has shape {labels.shape}; retrieval takes one class per sample, (n,)")
         rows = batch.outputs[self._output]
         require_finite(rows, self._output, self._side)
         rows = rows.reshape(len(rows), -1).astype(np.float32)

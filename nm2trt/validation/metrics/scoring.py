@@ -166,7 +166,7 @@ class EachSample:
             return SampleScores(values)
         weights = np.concatenate(self._weights)
         if not weights.sum() > 0:
-            raise DataError("every label is empty, so that there is nothing to divide the errors by")
+            raise DataError("every label is empty, so the errors cannot be divided by their length")
         return SampleScores(values, weights)
 
     def state(self) -> dict[str, Array]:
@@ -242,5 +242,5 @@ def option(options: Mapping[str, str], name: str, default: str, allowed: Sequenc
     """
     value = options.get(name, default)
     if allowed and value not in allowed:
-        raise InputError(f"the option {name}={value} is none of {', '.join(allowed)}")
+        raise InputError(f"the option {name}={value} is invalid; choose {', '.join(allowed)}")
     return value

@@ -48,7 +48,7 @@ class MetricSpec:
 
 
 _CTC_OPTIONS = {
-    "characters": "text file, one character a line, the model's classes in order without the blank",
+    "characters": "text file, one character per line, the model's classes in order without the blank",
     "blank": "class of the CTC blank; 0 by default",
     "space": "yes: the space is one more character, after those of the file",
 }
@@ -145,7 +145,7 @@ def metric_options(texts: Sequence[str], names: Sequence[str]) -> dict[str, str]
 def function_metric(name: str) -> MetricSpec:
     """Return a metric that calls `module:function(outputs, truth)`.
 
-    The function gets outputs and truth by name, one batch at a time, and returns one score a sample, higher
+    The function gets outputs and truth by name, one batch at a time, and returns one score per sample, higher
     is better. It is code, and is run.
 
     Raises:
@@ -175,7 +175,7 @@ def function_metric(name: str) -> MetricSpec:
             if values.shape != (count,) or not np.isfinite(values).all():
                 raise InputError(
                     f"{name} returned an array of shape {values.shape} for {count} samples, or one that is "
-                    "not finite; it should return one score a sample"
+                    "not finite; it should return one score per sample"
                 )
             return values
 

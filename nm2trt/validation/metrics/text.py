@@ -121,7 +121,7 @@ def _alphabet(request: Request, blank: int) -> list[str] | None:
     path = request.options.get("characters")
     if path is None:
         return None
-    lines = check_input(Path(path), "a text file of one character a line").read_text("utf-8").split("\n")
+    lines = check_input(Path(path), "a text file of one character per line").read_text("utf-8").split("\n")
     characters = [line.rstrip("\r") for line in lines]
     while characters and characters[-1] == "":
         characters.pop()

@@ -91,14 +91,12 @@ def open_npz(path: str | os.PathLike[str], inputs: Sequence[TensorSpec]) -> Samp
         shapes = {n: np.broadcast_to(np.int8(0), h.shape) for n, h in headers.items() if not is_truth(n)}
         missing = [spec.name for spec in inputs if spec.name not in shapes]
         if missing and shapes:
-            raise DataError(f"no array is called {missing[0]!r}, as an input is; it holds {sorted(shapes)}")
+            raise DataError(f"there is no array for input {missing[0]!r}; the file holds {sorted(shapes)}")
         whole = sample_first(inputs, shapes) is None
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     except ValueError as error:
-        raise DataError(
-            f"{path} holds an array of a size that no memory has; save the samples again"
-        ) from error
+        raise DataError(f"{path} holds an array larger than any memory; save the samples again") from error
     if whole:
         return NpzSamples(path)
     require_affordable(path, sum(header.held_bytes(None) for header in headers.values()))

@@ -239,7 +239,7 @@ def test_a_chosen_kernel_overrules_a_rule():
         pytest.param([(300, SPARSE), (100, DENSE)], 0.75, "", id="three-quarters"),
         pytest.param([(300, DENSE)], 0.0, "", id="none"),
         pytest.param([(None, SPARSE)], None, "multiply-accumulates of 1 eligible", id="work-not-known"),
-        pytest.param([(300, SPARSE), (1, "")], None, "chosen is not known of 1 of 2", id="one-open"),
+        pytest.param([(300, SPARSE), (1, "")], None, "chosen kernel is unknown for 1 of 2", id="one-open"),
         pytest.param([], None, "no weight is eligible", id="nothing-eligible"),
     ],
 )

@@ -115,13 +115,13 @@ def test_the_ladder_is_filled_from_the_engine_that_ran(driver):
 def test_an_engine_that_tells_no_tactics_leaves_the_question_open(driver):
     report = compare(OnDoubles(driver, text=layers("", "")))
     assert report.sparse_share is None
-    assert any("which kernel was chosen is not known of 2 of 2" in note for note in report.notes)
+    assert any("the chosen kernel is unknown for 2 of 2" in note for note in report.notes)
 
 
 def test_an_inspector_that_writes_no_json_costs_a_note(driver):
     report = compare(OnDoubles(driver, text='{"Layers": ['))
     assert report.measured
-    said = "the inspector of trt 10.3.0 was not read: the layer information is no JSON"
+    said = "the inspector of trt 10.3.0 was not read: the layer information is not JSON"
     assert any(said in note for note in report.notes)
 
 

@@ -166,7 +166,7 @@ def test_files_that_are_no_models(tmp_path, data, message):
 def test_names_that_are_no_text(name):
     nodes = [NODE("MatMul", ["x", "WQ"], ["y"], name="gQ")]
     data = model(nodes, [("WQ", np.zeros((8, 8), np.float32))]).SerializeToString()
-    with pytest.raises(ModelError, match="a name in it is no UTF-8 text"):
+    with pytest.raises(ModelError, match="a name in it is not UTF-8 text"):
         verify_model(data.replace(name, name[:1] + b"\xff"))
 
 

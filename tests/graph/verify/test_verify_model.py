@@ -477,7 +477,9 @@ def test_a_constant_that_comes_in_slices_is_untraceable_not_silent():
         "b", [state, info("w", TensorProto.FLOAT, None)], [after, info("o", TensorProto.FLOAT, None)],
     )  # fmt: skip
     scan = NODE("Scan", ["x", "ws"], ["y", "z"], name="scan", body=cut, num_scan_inputs=1)
-    assert "scan cuts 'ws' into one part a turn" in only(model([scan], {"x": [1, 16]}, [stack])).sentence
+    assert (
+        "scan cuts 'ws' into one part per iteration" in only(model([scan], {"x": [1, 16]}, [stack])).sentence
+    )
     picked = helper.make_graph(
         [NODE("Gather", ["ws", "i"], ["w"]), NODE("MatMul", ["h", "w"], ["n"]), NODE("Identity", ["c"], ["d"])],
         "b", [info("i", TensorProto.INT64, []), info("c", TensorProto.BOOL, []), state],
@@ -487,7 +489,7 @@ def test_a_constant_that_comes_in_slices_is_untraceable_not_silent():
     verdict = only(model([loop], {"x": [1, 16]}, [stack, ("count", np.array(3))]))
     assert (verdict.pattern, verdict.sentence) == (
         "untraceable",
-        "loop picks another part of it at each turn",
+        "loop picks another part of it at each iteration",
     )
 
 

@@ -58,7 +58,7 @@ def test_every_kind_of_layer_is_sparse_along_its_reduction_axis(layer, axis):
         pytest.param(nn.Linear(18, 8), "2:4", "18 input channels are not a multiple of 4", id="length"),
         pytest.param(nn.Linear(24, 8), "1:16", "24 input channels are not a multiple of 16", id="large-m"),
         pytest.param(
-            nn.Conv2d(32, 32, 3, groups=32), "2:4", "depthwise: one input channel a filter", id="depthwise"
+            nn.Conv2d(32, 32, 3, groups=32), "2:4", "depthwise: one input channel per filter", id="depthwise"
         ),
         pytest.param(
             nn.Conv2d(24, 24, 3, groups=4),

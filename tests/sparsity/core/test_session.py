@@ -532,7 +532,5 @@ def test_no_module():
 
 def test_a_copy_that_is_none():
     sparse = sparsify(net())
-    with pytest.raises(
-        SparsifyError, match=r"the copy has not the attached layers; make it by copy.deepcopy"
-    ):
+    with pytest.raises(SparsifyError, match=r"the copy lacks the attached layers; make it by copy.deepcopy"):
         sparse.refresh(net())

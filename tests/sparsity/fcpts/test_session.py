@@ -619,7 +619,7 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_told(tmp_path, monkeypa
 BAD = {
     "no-calibration": ({"calibration": None}, DataError, "give calibration=, an iterable of input batches"),
     "empty": ({"calibration": []}, DataError, "calibration holds no sample"),
-    "one-sample": ({"calibration": [torch.zeros(1, 3, 6, 6)]}, DataError, "calibration holds one sample, of which nothing can be learned"),
+    "one-sample": ({"calibration": [torch.zeros(1, 3, 6, 6)]}, DataError, "calibration holds one sample, from which nothing can be learned"),
     "tensor": ({"calibration": torch.zeros(4, 3, 6, 6)}, DataError, r"calibration is a Tensor, not an iterable of batches; give \[batch"),
     "wrong-shape": ({"calibration": [torch.zeros(4, 5, 6, 6)]}, DataError, r"Net cannot run calibration batch 0, shape \(4, 5, 6, 6\): .*channels"),
     "nan": ({"calibration": [torch.zeros(4, 3, 6, 6), torch.full((4, 3, 6, 6), torch.nan)]}, DataError, "calibration batch 1 holds NaN or infinity"),

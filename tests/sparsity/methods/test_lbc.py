@@ -351,7 +351,7 @@ def test_refuses_to_finalise_before_one_survives():
     layer = nn.Linear(16, 8)
     sparse, _ = attached(layer)
     with pytest.raises(
-        SparsifyError, match=r"does not hold 2:4 yet: 6 candidates a group are left at step 0, one after 4"
+        SparsifyError, match=r"does not hold 2:4 yet: 6 candidates per group are left at step 0, one after 4"
     ):
         sparse.finalize()
 

@@ -341,5 +341,5 @@ def test_rows_are_drawn_at_real_tokens_only_and_the_outputs_are_nearer():
 
 @pytest.mark.parametrize("name", ["x", "attention"])
 def test_a_mask_that_is_none_is_refused(name):
-    with pytest.raises(SparsifyError, match=f"valid='{name}' is no calibration input of shape"):
+    with pytest.raises(SparsifyError, match=f"valid='{name}' is not a calibration input of shape"):
         nm2trt.sparsify(Masked().eval(), method="reconstruct", calibration=masked_batches(), valid=name)

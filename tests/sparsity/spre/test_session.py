@@ -495,7 +495,7 @@ REFUSED = {
     "untraceable": (Untraceable, {}, r"torch.fx cannot trace Untraceable .*give pairs=\[\('conv1', 'bn1'\)"),
     "only-1x1": (lambda: nn.Sequential(nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16)), {}, "none of its 1 sparse layers is a convolution with a kernel"),
     "pairs-no-conv": (Net, {"pairs": [("fc", "bn1")]}, "pairs: 'fc' is not a convolution of the model"),
-    "pairs-no-norm": (Net, {"pairs": [("conv1", "fc")]}, "pairs: 'fc' is no BatchNorm of the model"),
+    "pairs-no-norm": (Net, {"pairs": [("conv1", "fc")]}, "pairs: 'fc' is not a BatchNorm of the model"),
     "pairs-1x1": (Net, {"pairs": [("conv3", "bn3")]}, "pairs: conv3 is not sparse, or its kernel has one position"),
     "pairs-crossed": (Net, {"pairs": [("conv1", "bn2")]}, "pairs: bn1 follows conv1 in the model, not bn2"),
     "pairs-twice": (Untraceable, {"pairs": [("conv1", "bn1"), ("conv2", "bn1")]}, "a BatchNorm is named twice"),

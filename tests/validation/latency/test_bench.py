@@ -288,7 +288,9 @@ def test_a_file_that_is_no_benchmark_is_refused(content, tmp_path):
 
 
 def test_a_benchmark_of_other_models_is_refused(tmp_path):
-    with pytest.raises(DataError, match="has times of other at batch 1, and none of what was measured now"):
+    with pytest.raises(
+        DataError, match="has times of other at batch 1, but of nothing that was measured now"
+    ):
         compare_with(benched("a"), saved(tmp_path / "old.json", benched("other")), anyway=True)
 
 

@@ -285,7 +285,7 @@ def test_map_of_nothing_detected_is_zero():
     [
         pytest.param({"boxes": "corners"}, DataError, r"reads boxes from output 'corners'", id="output"),
         pytest.param(
-            {"format": "yxyx"}, InputError, "format=yxyx is none of xyxy, xywh, cxcywh", id="format"
+            {"format": "yxyx"}, InputError, "format=yxyx is invalid; choose xyxy, xywh, cxcywh", id="format"
         ),
         pytest.param({"annotations": "none.json"}, InputError, "does not exist", id="annotations"),
     ],
@@ -327,7 +327,7 @@ def test_a_function_of_the_users_is_averaged():
 @pytest.mark.parametrize("name", ["scalar", "nan"])
 def test_a_function_that_gives_no_scores_is_refused(name):
     session = Lookup(one_hot([0, 1]))
-    with pytest.raises(InputError, match=r"should return one score a sample"):
+    with pytest.raises(InputError, match=r"should return one score per sample"):
         only(f"{__name__}:{name}", session, session, rows([0, 1]))
 
 
