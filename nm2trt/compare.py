@@ -148,7 +148,7 @@ class DifferenceSum:
         """Add one batch.
 
         Raises:
-            DifferenceError: The shapes differ, or NaN or infinity stands in one where the other is finite.
+            DifferenceError: The shapes differ, or NaN or infinity stands in one and the other is finite.
         """
         self._dtype = str(candidate.dtype)
         if candidate.shape != reference.shape:
@@ -271,7 +271,7 @@ def difference(
     """Compare one output with its reference, element by element in float64; see `DifferenceSum`.
 
     Raises:
-        DifferenceError: The shapes differ, or NaN or infinity stands in one where the other is finite.
+        DifferenceError: The shapes differ, or NaN or infinity stands in one and the other is finite.
     """
     total = DifferenceSum(name, free_size=free_size)
     total.add(candidate, reference)
@@ -312,7 +312,7 @@ def require_close(
 
     Args:
         differences: What `compare_outputs` returned.
-        dtype: Lowest precision computed in, where that is lower than the outputs' own.
+        dtype: Lowest precision computed in, if that is lower than the outputs' own.
         what: What was compared, for the message.
         noise: Allow the dtype's `NOISE` besides. Only for outputs of a change that was judged where it was
             made: an output that is tiny may be wrong by all of that.

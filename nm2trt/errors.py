@@ -49,7 +49,7 @@ class Nm2trtError(Exception):
     """Base of every exception raised on purpose; `exit_status` is what the command line returns.
 
     Attributes:
-        partial: What had been found when the work ended early; it has `to_json`. None where nothing had.
+        partial: What had been found when the work ended early; it has `to_json`. None if nothing had.
     """
 
     exit_status: ClassVar[int] = 1

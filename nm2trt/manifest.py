@@ -61,7 +61,7 @@ class Manifest:
         targets: Compute capabilities that it is for.
         inputs: Name, dtype and shape of each input; a free dimension is its name, or None.
         outputs: The same of each output.
-        ladder: One row a weight (`nm2trt.engine.ladder.ladder`).
+        ladder: One row per weight (`nm2trt.engine.ladder.ladder`).
         notes: What the user was told.
         created: UTC time, ISO 8601.
         device: The GPU that it was built on; "" for a build ahead of time.
@@ -189,7 +189,7 @@ def _other(engine: Path, path: Path, records: list[dict[str, Any]]) -> str:
 
 
 def refuse_foreign(engine: str | os.PathLike[str]) -> None:
-    """Raise where no engine is, and what lies in its manifest's place is a file of somebody else's.
+    """Raise if no engine is, and what lies in its manifest's place is a file of somebody else's.
 
     Raises:
         OutputError: It would be replaced, and nobody named it.
@@ -251,7 +251,7 @@ def write_pair(engine: str | os.PathLike[str], data: bytes | memoryview, manifes
 
 
 def _check_types(values: Json) -> None:
-    """Raise an error of Python's where a record is not what docs/manifest.md says, as far as it is read."""
+    """Raise an error of Python's if a record is not what docs/manifest.md says, as far as it is read."""
     profiles = values["options"].get("profiles", [])
     right = (
         all(isinstance(values.get(name, ""), str) for name in _TEXTS),
@@ -291,7 +291,7 @@ def _records(path: Path) -> list[dict[str, Any]]:
 
 
 def _current_record(engine: Path, path: Path) -> dict[str, Any] | None:
-    """Return the record of the engine that is there now; its hash alone where no manifest describes it."""
+    """Return the record of the engine that is there now; only its hash if no manifest describes it."""
     if not engine.is_file():
         return None
     digest = sha256_file(engine)

@@ -85,7 +85,7 @@ class WarmUp:
 
     Args:
         runs: Runs of each callable.
-        stable: Whether the medians had settled; False where the limit came first.
+        stable: Whether the medians had settled; False if the limit came first.
     """
 
     runs: int

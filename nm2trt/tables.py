@@ -46,7 +46,7 @@ class Column:
         header: Its header.
         kind: "name" is cut at the front if space is short, "text" is wrapped between words, "fixed" keeps
             its width, "number" too and stands to the right.
-        rank: Columns of a higher rank are left out first where space is short; 0 always stays.
+        rank: Columns of a higher rank are left out first if space is short; 0 always stays.
         fold: Whether one line below replaces the column if every row says the same.
     """
 

@@ -45,7 +45,7 @@ def shorten(name: str, width: int) -> str:
     if width <= 3:
         return _end(name, width)
     end = _end(name, width - 3)
-    # At a dot or slash where that costs little.
+    # At a dot or slash if that costs little.
     places = [end.find(sign) + 1 for sign in "./" if 0 <= end.find(sign) < width // 5]
     return "..." + end[min(places, default=0) :]
 

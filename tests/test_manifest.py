@@ -91,12 +91,12 @@ def test_a_manifest_of_another_engine_says_so(engine):
     [
         pytest.param("{", "is damaged: it is not JSON", id="cut"),
         pytest.param("[" * 9999, "is damaged", id="nested"),
-        pytest.param("[1, 2]", "is damaged or no manifest", id="list"),
+        pytest.param("[1, 2]", "is damaged or not a manifest", id="list"),
         pytest.param(
             '{HASH, "schema": 2}', "has schema 2, this release reads 1; update nm2trt", id="later-schema"
         ),
-        pytest.param('{HASH, "schema": 1}', "is damaged or no manifest", id="keys-missing"),
-        pytest.param("{HASH}", "is damaged or no manifest", id="no-schema"),
+        pytest.param('{HASH, "schema": 1}', "is damaged or not a manifest", id="keys-missing"),
+        pytest.param("{HASH}", "is damaged or not a manifest", id="no-schema"),
     ],
 )
 def test_a_damaged_manifest_is_refused(engine, text, message):
@@ -111,7 +111,7 @@ def test_a_value_of_the_wrong_type_is_refused(engine, field):
     engine.write_bytes(NEW)
     record = {**manifest_of(NEW).to_json(), field: 7}
     manifest_path(engine).write_text(json.dumps(record))
-    with pytest.raises(InputError, match="is damaged or no manifest"):
+    with pytest.raises(InputError, match="is damaged or not a manifest"):
         read_manifest(engine)
 
 

@@ -1,1 +1,1 @@
-"""Engines behind one small protocol; each library is imported by its own module alone."""
+"""Engines behind one small protocol; each library is imported by its own module only."""

@@ -87,7 +87,7 @@ class TritonServer:
         return _records(_mapping(answer).get("model_stats", []))
 
     def index(self) -> list[dict[str, Any]]:
-        """Return what the repository holds: `name`, and where known `version`, `state` and `reason`."""
+        """Return what the repository holds: `name`, and if known `version`, `state` and `reason`."""
         answer = self._ask(lambda client: client.get_model_repository_index(**self._json))
         return _records(answer.get("models", []) if isinstance(answer, dict) else answer)
 

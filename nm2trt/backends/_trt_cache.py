@@ -27,7 +27,7 @@ __all__ = ["attach", "merge", "save"]
 def attach(
     product: str, config: tensorrt.IBuilderConfig, path: Path | None, log: list[str]
 ) -> tensorrt.ITimingCache | None:
-    """Give the builder the file's timings, or none where it is not there yet.
+    """Give the builder the file's timings, or none if it does not exist yet.
 
     Args:
         product: The library's name, for messages.

@@ -93,7 +93,7 @@ class ParsedNetwork:
 
 
 def parse(library: Library, model: Path, plugins: Sequence[Path] = ()) -> ParsedNetwork:
-    """Read an ONNX file into a network, strongly typed where there is such a thing; see `Backend.parse`."""
+    """Read an ONNX file into a network, strongly typed if the version can; see `Backend.parse`."""
     with bar(f"parse {model.name}"):
         return stoppable(lambda _: _parse(library, model, plugins), f"{model} was parsed")
 
@@ -111,7 +111,7 @@ def fix(library: Library, parsed: ParsedNetwork, shapes: Mapping[str, tuple[int,
 
 
 def check(library: Library, options: BuildOptions) -> None:
-    """Raise where the library's version lacks an option; see `Backend.check`."""
+    """Raise if the library's version lacks an option; see `Backend.check`."""
     row = library.row
     if options.timing_cache is not None and not row.timing_cache:
         raise BackendError(
@@ -170,7 +170,7 @@ def network_flags(trt: Any, row: VersionRow) -> int:
 
 
 def needed_flags(library: Library, parsed: ParsedNetwork) -> tuple[str, ...]:
-    """Return the `BuilderFlag`s that the graph's own types need; () where networks are strongly typed."""
+    """Return the `BuilderFlag`s that the graph's own types need; () if networks are strongly typed."""
     if not library.row.type_flags:
         return ()
     dtypes = parsed.dtypes | {spec.dtype for spec in (*parsed.inputs, *parsed.outputs)}

@@ -26,7 +26,7 @@ class VersionRow:
         product: "trt" or "trt-rtx".
         since: First version that it is about, (major, minor).
         network_flags: Members of `NetworkDefinitionCreationFlag` that a network is made with.
-        type_flags: `BuilderFlag` that a dtype in the graph needs; empty where networks are strongly typed.
+        type_flags: `BuilderFlag` that a dtype in the graph needs; empty if networks are strongly typed.
         flags: `BuilderFlag` by option of `BuildOptions`.
         max_opset: Highest ONNX opset that the parser reads; None leaves it to the parser.
         int64: Whether there are 64-bit integers; without, the parser makes them 32-bit ones.

@@ -118,7 +118,7 @@ def inspect_engine(
     Args:
         trt: The library's module.
         engine: The engine; built without detailed profiling verbosity it tells names only.
-        context: Its execution context, where shapes are known and TensorRT for RTX has chosen kernels.
+        context: Its execution context, if shapes are known and TensorRT for RTX has chosen kernels.
     """
     inspector = engine.create_engine_inspector()
     if context is not None:

@@ -52,7 +52,7 @@ def first_error(log: Sequence[str]) -> str:
 def parser_failure(
     product: str, model: Path, parser: tensorrt.OnnxParser, log: Sequence[str]
 ) -> BackendError | ModelError:
-    """Return the error to raise where a parser failed, with the node that it names."""
+    """Return the error to raise if a parser failed, with the node that it names."""
     if parser.num_errors == 0:
         return BackendError(f"{product} cannot read {model}: {first_error(log)}")
     error = parser.get_error(0)

@@ -78,7 +78,7 @@ def _chosen(name: str | None) -> str:
 
 
 def _installed_version(module: str) -> str:
-    """Return the version of the distribution that holds a library; "" where it is not installed."""
+    """Return the version of the distribution that holds a library; "" if it is not installed."""
     return installed_version(module, *(f"{module}_cu{major}" for major in (13, 12, 11)))
 
 

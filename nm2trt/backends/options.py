@@ -220,7 +220,7 @@ def parse_targets(text: str) -> tuple[str, ...]:
 
 
 def parse_profiles(texts: Sequence[str]) -> tuple[Profile, ...]:
-    """Read profiles, one text an input; an input that is named again begins the next profile.
+    """Read profiles, one text per input; an input that is named again begins the next profile.
 
     Raises:
         InputError: A text is not NAME:MIN,OPT,MAX.
@@ -235,7 +235,7 @@ def parse_profiles(texts: Sequence[str]) -> tuple[Profile, ...]:
 
 
 def parse_static_shapes(texts: Sequence[str]) -> tuple[StaticShape, ...]:
-    """Read shapes, one text an input.
+    """Read shapes, one text per input.
 
     Raises:
         InputError: A text is not NAME:SHAPE, or an input is named twice.

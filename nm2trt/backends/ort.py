@@ -136,7 +136,7 @@ class OrtBackend:
         self.version = installed_version("onnxruntime")
 
     def choose_targets(self, targets: tuple[str, ...]) -> tuple[str, ...]:
-        """See `Backend.choose_targets`; ONNX Runtime builds for this CPU alone."""
+        """See `Backend.choose_targets`; ONNX Runtime builds for this CPU only."""
         if targets:
             raise InputError(f"ONNX Runtime runs on the CPU; leave --target {','.join(targets)} out")
         return ()

@@ -34,7 +34,7 @@ class TensorSpec:
     Args:
         name: Its name.
         dtype: numpy's name of its element type, e.g. "float16".
-        shape: Its dimensions; a name or None where the size is free.
+        shape: Its dimensions; a name or None if the size is free.
     """
 
     name: str
@@ -164,7 +164,7 @@ class Backend(Protocol):
 
     @property
     def device(self) -> str:
-        """Name of the GPU that it builds on; "" where it builds without."""
+        """Name of the GPU that it builds on; "" if it builds without."""
 
     @property
     def max_opset(self) -> int | None:
@@ -186,7 +186,7 @@ class Backend(Protocol):
         """
 
     def check(self, options: BuildOptions, network: Network | None = None) -> None:
-        """Raise where the backend cannot do what is asked, before any work.
+        """Raise if the backend cannot do what is asked, before any work.
 
         Args:
             options: What is asked, with the targets chosen.

@@ -115,7 +115,7 @@ def open_triton(
 
     Args:
         url: `http://HOST:PORT/MODEL` or `grpc://HOST:PORT/MODEL`, optionally followed by `/VERSION`.
-        model: The model, where the address does not name one.
+        model: The model, if the address does not name one.
         version: Its version, likewise.
         timeout_s: Longest wait for an answer.
 

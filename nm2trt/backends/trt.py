@@ -137,7 +137,7 @@ class EngineHeader:
     """What the first bytes of an engine say.
 
     Args:
-        version: The library that built it, e.g. "8.6.0.12"; None where the layout is not known.
+        version: The library that built it, e.g. "8.6.0.12"; None if the layout is not known.
     """
 
     version: str | None

@@ -141,9 +141,9 @@ class PlanHeader:
 
     Args:
         version: The library that built it, e.g. "1.7.1.116".
-        file_bytes: Size that the file should have; None where the layout is not known.
-        targets: Compute capabilities that it holds; None where the layout is not known.
-        weights_bytes: Size of its weights; None where the layout is not known.
+        file_bytes: Size that the file should have; None if the layout is not known.
+        targets: Compute capabilities that it holds; None if the layout is not known.
+        weights_bytes: Size of its weights; None if the layout is not known.
     """
 
     version: str

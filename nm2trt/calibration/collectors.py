@@ -146,7 +146,7 @@ class _Histograms:
             self._library.collect_value(numbers)
 
     def _coarsen(self, name: str, largest: float) -> None:
-        """Give a histogram wider bins where the library would add too many of the old width."""
+        """Give a histogram wider bins if the library would add too many of the old width."""
         entry = self._library.histogram_dict.get(name)
         if entry is None:
             return

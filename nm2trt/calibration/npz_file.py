@@ -1,4 +1,4 @@
-"""An `.npz` of samples: the headers of its arrays, and their values a batch at a time.
+"""An `.npz` of samples: the headers of its arrays, and their values one batch at a time.
 
 Memory does not grow with the number of samples; an array in Fortran order, whose samples do not lie one
 after the other, is the exception.

@@ -32,7 +32,7 @@ class RangeCache:
         self._path, self._key = path, key
 
     def load(self) -> tuple[int, str, dict[str, Array]] | None:
-        """Return samples done, their hash, and the collector's arrays; None where there is nothing usable."""
+        """Return samples done, their hash, and the collector's arrays; None if there is nothing usable."""
         if self._path is None or not self._path.is_file():
             return None
         try:

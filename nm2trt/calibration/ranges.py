@@ -205,7 +205,7 @@ class _Run(Generic[_Kept]):
         return found
 
     def _collect(self, kept: tuple[int, str, dict[str, Array]] | None) -> _Collected[_Kept] | None:
-        """Go through the samples; None where the cache is of others."""
+        """Go through the samples; None if the cache is of others."""
         collector, digest = self.collector(), SampleHash()
         skip = 0 if kept is None else kept[0]
         if kept is not None:

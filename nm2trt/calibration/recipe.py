@@ -88,7 +88,7 @@ class Preprocess(Strict):
     """What is done to each sample, in this order.
 
     `resize` (shorter side) and `crop` (centre square) are for image folders. Then the values are divided,
-    `mean` is taken off and the rest divided by `std`, one number or one a channel (the last dimension);
+    `mean` is taken off and the rest divided by `std`, one number or one per channel (the last dimension);
     `layout: nchw` moves channels to the front, and gives (n, h, w) a channel of one.
     """
 
@@ -159,7 +159,7 @@ class OpenRecipe:
         return {name: _prepared(array, self.recipe.preprocess, self.path) for name, array in taken.items()}
 
     def labels(self, start: int, stop: int) -> Array | None:
-        """Return their labels, or None where the source has none."""
+        """Return their labels, or None if the source has none."""
         return None if self.reader.labels is None else self.reader.labels[list(self.at[start:stop])]
 
     def check_hash(self, sha256: str) -> None:

@@ -70,7 +70,7 @@ class SampleSet:
         return len(self.indices)
 
     def __iter__(self) -> Iterator[Array | dict[str, Array]]:
-        """Yield batches as a model takes them: the array where there is one input, else arrays by name."""
+        """Yield batches as a model takes them: the array if there is one input, else arrays by name."""
         for batch in self.batches():
             yield next(iter(batch.values())) if len(batch) == 1 else batch
 

@@ -45,7 +45,7 @@ class Reader:
     Args:
         length: Samples in it.
         take: Returns the samples at the given positions, by input name.
-        labels: What each sample is, samples along axis 0; None where the source does not say. Calibration
+        labels: What each sample is, samples along axis 0; None if the source does not say. Calibration
             does not look at them.
     """
 
@@ -204,7 +204,7 @@ def read_images(
 
 
 def _folder_labels(files: Sequence[Path], folder: Path) -> Array | None:
-    """Number the subfolders by name, as ImageNet's are, where every image lies in one."""
+    """Number the subfolders by name, as ImageNet's are, if every image lies in one."""
     parents = [path.relative_to(folder).parts[:-1] for path in files]
     if not all(parents):
         return None

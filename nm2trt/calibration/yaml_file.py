@@ -52,7 +52,7 @@ class Document(dict[str, Any]):
         return self.lines.get(place, 1)
 
     def part(self, *place: str | int) -> Document:
-        """Return the mapping at a place, with its lines; an empty one where the file has null."""
+        """Return the mapping at a place, with its lines; an empty one if the file has null."""
         value: Any = self
         for step in place:
             value = value[step]
@@ -109,7 +109,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Document:
 
 
 def _number(node: Any, place: Place, lines: dict[Place, int]) -> None:
-    """Note the line of every key and item below a node; raise where a mapping has a key twice."""
+    """Note the line of every key and item below a node; raise if a mapping has a key twice."""
     if isinstance(node, yaml.SequenceNode):
         for at, item in enumerate(node.value):
             lines[(*place, at)] = item.start_mark.line + 1
@@ -141,7 +141,7 @@ def validated(kind: type[T], data: Mapping[str, Any], path: str | os.PathLike[st
 
     Args:
         kind: What it should be.
-        data: The mapping; where it is a `Document`, messages name the line.
+        data: The mapping; if it is a `Document`, messages name the line.
         path: The file, for messages.
         at: Where in the file the mapping stands, for messages, e.g. "stages.build".
 

@@ -43,7 +43,7 @@ def trtexec_line(result: BuildResult) -> str:
 
 
 def trtexec_timing_line(report: TwinReport, model: str | os.PathLike[str]) -> str:
-    """Return the line that times the engine with sparse kernels alone, at the shapes of the twins."""
+    """Return the line that times the engine with sparse kernels only, at the shapes of the twins."""
     program = _PROGRAMS.get(report.backend)
     if program is None:
         return ""
@@ -55,7 +55,7 @@ def trtexec_timing_line(report: TwinReport, model: str | os.PathLike[str]) -> st
 def polygraphy_line(options: ValidateCommand) -> str:
     """Return the line that compares the two models' outputs on random inputs; "" if Polygraphy cannot.
 
-    Polygraphy reads neither labels nor `.npz`; its own JSON of inputs is taken where that is the data.
+    Polygraphy reads neither labels nor `.npz`; its own JSON of inputs is taken if that is the data.
     """
     sides = [_runner(model) for model in (options.against, options.model)]
     if None in sides:

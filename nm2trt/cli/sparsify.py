@@ -1,4 +1,4 @@
-"""`nm2trt sparsify`: a recipe in, weights and ONNX out, one row a weight."""
+"""`nm2trt sparsify`: a recipe in, weights and ONNX out, one row per weight."""
 
 from __future__ import annotations
 

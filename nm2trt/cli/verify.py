@@ -1,4 +1,4 @@
-"""`nm2trt verify`: one row a weight, and a gate."""
+"""`nm2trt verify`: one row per weight, and a gate."""
 
 from __future__ import annotations
 

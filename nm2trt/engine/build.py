@@ -169,7 +169,7 @@ def build_engine(
         weights: What `verify` found out of every weight.
         facts: What it found out of the model.
         backend: The builder.
-        source: The file to parse where that is not `model` itself but a copy with pruned weights.
+        source: The file to parse if that is not `model` itself but a copy with pruned weights.
         dry_run: Stop before the builder starts, and write nothing.
         at_shapes: Returns `weights` with their work at the shapes that the engine is optimised for.
         require_sparse: Least share, 0..1, of the eligible multiply-accumulates that sparse kernels must run.

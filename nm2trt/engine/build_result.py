@@ -32,7 +32,7 @@ class BuildResult(Result):
         options: What was asked of it, with targets and profiles complete.
         inputs: The model's inputs.
         outputs: The model's outputs.
-        ladder: One row a weight.
+        ladder: One row per weight.
         forecast: Which share of the work may run sparse.
         outlook: The same in one sentence, and if nothing may, what would.
         notes: What was chosen for the user, and what speaks against a gain; one sentence each.

@@ -64,7 +64,7 @@ def parse_early(model: Path, options: BuildOptions, backend: Backend, source: Pa
 
 @contextmanager
 def called(source: Path | None, model: Path) -> Iterator[None]:
-    """Name the user's file where a builder's error names the copy that was made of it."""
+    """Name the user's file if a builder's error names the copy that was made of it."""
     try:
         yield
     except Nm2trtError as error:

@@ -29,7 +29,7 @@ class LayerGain:
     Args:
         weight: Its name.
         consumer: The node that reads it.
-        m: Rows of its product at the shapes asked for; None where they are not known.
+        m: Rows of its product at the shapes asked for; None if they are not known.
         n: Output channels.
         k: Products a result.
         dtype: Type that it was looked up in.
@@ -37,7 +37,7 @@ class LayerGain:
         speedup: That of the nearest row; None without one.
         nearest: m, n and k of the nearest row; () without one.
         factor: The largest factor by which these are off; None without one.
-        macs: Multiply-accumulates of one inference; None where they are not known.
+        macs: Multiply-accumulates of one inference; None if they are not known.
         sentence: The answer in words.
         eligible: Whether a sparse kernel may run the weight as the file has it, as `nm2trt verify` answers.
     """
@@ -66,7 +66,7 @@ class GainReport(Result):
         table: The table's file.
         device: The GPU that it was measured on.
         at_least: Speed-up from which a layer pays.
-        layers: One entry a weight.
+        layers: One entry per weight.
         notes: What limits the answers; one sentence each.
     """
 
@@ -222,7 +222,7 @@ def _layer(
 
 
 def _barred(facts: WeightFacts, place: Place) -> _Answer | None:
-    """Return the answer of the rules on shape alone: the pattern is to come, the type is the caller's."""
+    """Return the answer of the rules on shape only: the pattern is to come, the type is the caller's."""
     barred = can_run_sparse(facts, place, rung="shape")
     if barred.answer == "no":
         return "no", barred.sentence

@@ -12,7 +12,7 @@ __all__ = ["DEFAULT_BATCH", "example_profile", "resolve_profiles", "resolve_stat
 
 # Smallest, optimal and largest size of a free dimension.
 Range = tuple[int, int, int]
-# The batch of a model whose first dimension alone is free.
+# The batch of a model of which only the first dimension is free.
 DEFAULT_BATCH: Range = (1, 8, 32)
 
 

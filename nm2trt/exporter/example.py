@@ -96,7 +96,7 @@ class Example:
 
     @property
     def batch(self) -> int:
-        """Batch size of the example; 1 where nothing is batched."""
+        """Batch size of the example; 1 if nothing is batched."""
         return next((t.shape[0] for t, b in zip(self.tensors, self.batched, strict=True) if b), 1)
 
     def resized(self, batch: int) -> Example:

@@ -1,6 +1,6 @@
 """What in a `.pt2` archive could run code when PyTorch opens it; such archives are refused before they are.
 
-`torch.export.load` unpickles without restriction where the archive says so, evaluates shape expressions, and
+`torch.export.load` unpickles without restriction if the archive says so, evaluates shape expressions, and
 resolves any name below `torch` to a function that the program then calls. An archive passes here only if
 
 - every weight and constant is stored as raw numbers, and the sample inputs load with `weights_only=True`;

@@ -77,7 +77,7 @@ def compare_with_runtime(
     Args:
         path: The exported file.
         model: The model in float32, the reference for every dtype.
-        example: The example; where its batch is free, a batch of twice its size plus one is run too.
+        example: The example; if its batch is free, a batch of twice its size plus one is run too.
         returned: What `model` returned for the example.
         names: Output names.
         dtype: The dtype exported; its tolerance applies.

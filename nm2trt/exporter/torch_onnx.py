@@ -63,7 +63,7 @@ class ExportResult(Result):
         inputs: Input names, in order.
         outputs: Output names, in order.
         differences: How far ONNX Runtime's outputs are from PyTorch's in float32; the example's, then those
-            of another batch size where the batch is dynamic.
+            of another batch size if the batch is dynamic.
         plan: What was meant for each weight, or None when the model carries no plan. From
             `nm2trt.export`, under the names of the ONNX tensors; else of the torch parameters.
         mask_sha256: The mask hash that stands in the file's metadata; "" when none was written.

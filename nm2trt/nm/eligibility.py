@@ -43,8 +43,8 @@ class Place:
     """What an answer is for: a builder, its version, and every architecture of the engine.
 
     Args:
-        builder: "trt", "trt-rtx" or "ort"; "" where none is chosen.
-        version: Its version; "" where it is not known.
+        builder: "trt", "trt-rtx" or "ort"; "" if none is chosen.
+        version: Its version; "" if it is not known.
         targets: Architectures; () for one that is not known.
     """
 
@@ -81,7 +81,7 @@ def eligibility_of(facts: WeightFacts, where: Where = ANYWHERE, *, rung: str = "
     Args:
         facts: The weight.
         where: Builder and architecture, as far as they are known.
-        rung: Apply the rules of this rung alone; "" applies all.
+        rung: Apply only the rules of this rung; "" applies all.
     """
     found = [
         (rule, sentence)
@@ -117,7 +117,7 @@ def can_run_sparse(facts: WeightFacts, place: Place = NOWHERE, *, rung: str = ""
         facts: The weight.
         place: Builder, version and targets. Of several targets the least favourable decides: "yes" only
             if all say yes.
-        rung: Apply the rules of this rung alone; "" applies all.
+        rung: Apply only the rules of this rung; "" applies all.
     """
     found = [eligibility_of(facts, where, rung=rung) for where in place.each]
     worst = max(found, key=lambda item: _RANK[item.answer])

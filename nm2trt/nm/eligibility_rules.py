@@ -116,7 +116,7 @@ def _island(facts: WeightFacts, _: Where) -> str | None:
 
 
 def dtype_row(facts: WeightFacts, where: Where, answer: Eligible) -> DtypeRow | None:
-    """Return the first row of the table of types that fits, where it gives this answer."""
+    """Return the first row of the table of types that fits, if it gives this answer."""
     row = next((row for row in DTYPE_ROWS if row.fits(facts.dtype, where)), None)
     return row if row is not None and row.answer == answer else None
 

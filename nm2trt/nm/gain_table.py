@@ -78,7 +78,7 @@ class GainTable:
     Args:
         where: The file.
         device: Name of the GPU.
-        target: Its architecture, e.g. "sm86"; "" where the table does not tell.
+        target: Its architecture, e.g. "sm86"; "" if the table does not tell.
         versions: Version by product.
         rows: What was measured.
     """
@@ -94,7 +94,7 @@ class GainTable:
         return tuple(dict.fromkeys(row.dtype for row in self.rows))
 
     def nearest(self, m: int, n: int, k: int, dtype: str) -> Estimate | None:
-        """Return the row nearest to a product, by the factors in m, n and k; None where none has the type.
+        """Return the row nearest to a product, by the factors in m, n and k; None if none has the type.
 
         Args:
             m: Rows.

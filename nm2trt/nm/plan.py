@@ -61,7 +61,7 @@ class PlanEntry:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One entry a weight, and the method that made it.
+    """One entry per weight, and the method that made it.
 
     Args:
         entries: In the order of the model's modules.

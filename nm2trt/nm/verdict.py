@@ -23,7 +23,7 @@ class WeightFacts:
         operator: ONNX operator type.
         shape: Shape as the consumer reads it.
         axis: Reduction axis.
-        dtype: Type that the kernel would compute in, e.g. "float16"; "int8" where weight and input both
+        dtype: Type that the kernel would compute in, e.g. "float16"; "int8" if weight and input both
             come out of Q/DQ pairs.
         conv_groups: A convolution's group count; 1 otherwise.
         pattern: The pattern that the weight holds, or None.
@@ -31,7 +31,7 @@ class WeightFacts:
         convolution: Whether the consumer is a convolution, so that dimensions may be kernel positions.
         island: What keeps a layer of a quantised model from computing in INT8 from end to end, or "".
         unread: The first node of the model that TensorRT's parsers do not read, or "".
-        opset: The model's opset; 0 where it is not known.
+        opset: The model's opset; 0 if it is not known.
     """
 
     operator: str
@@ -81,8 +81,8 @@ class Eligibility:
         sentence: The rule applied to this weight.
         source: Where the rule comes from.
         basis: "measured", "cited" or "assumed".
-        rung: Rung of the ladder that the rule speaks of: "pattern", "shape" or "dtype"; "" where all passed.
-        remedy: What to do about it; "" where all passed.
+        rung: Rung of the ladder that the rule speaks of: "pattern", "shape" or "dtype"; "" if all passed.
+        remedy: What to do about it; "" if all passed.
     """
 
     answer: Eligible
@@ -113,7 +113,7 @@ class WeightVerdict:
         zero_share: Share of elements that are zero, 0..1; None when unread.
         nonfinite: NaN and infinite elements.
         parameters: Elements.
-        macs: Multiply-accumulates an inference at batch 1, where shapes are known; else None.
+        macs: Multiply-accumulates an inference at batch 1, if shapes are known; else None.
         eligible: Whether a sparse kernel may run it.
         reason: Short stable code of what decided, e.g. "holds", "broken", "group-conv".
         sentence: The reason in words.

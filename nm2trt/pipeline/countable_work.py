@@ -153,6 +153,6 @@ def _shapes(source: Path, samples: SampleStream, given: Sequence[str]) -> list[s
     found = free_shapes(load(source, leave_weights=True), next(samples.read(1)))
     for asked in parse_static_shapes(given):
         own = found.get(asked.input, ())
-        # A batch alone takes its other sizes from the sample.
+        # A batch without a shape takes its other sizes from the sample.
         found[asked.input] = (*asked.shape, *own[1:]) if len(asked.shape) == 1 else asked.shape
     return [f"{name}:{format_shape(shape)}" for name, shape in found.items()]

@@ -76,7 +76,7 @@ def prune(
         permute: With `calib`, permute channels first, which keeps the function and makes the pattern cheaper.
         share: With `calib`, prune at least this share of the work, "50%" or 0.5; the layers
             that move the outputs most per work stay dense.
-        dense_choice: With `calib`: "sensitivity" measures how far each layer alone moves the outputs, and
+        dense_choice: With `calib`: "sensitivity" measures how far each layer by itself moves the outputs, and
             `share` chooses by it; "none" does not. None measures if `share` needs it.
         cache: With `calib`, a folder that keeps solved layers: a run that was stopped goes on from there.
         to: With `calib`, "int8" solves masks, values and integers together, and writes the quantised model;

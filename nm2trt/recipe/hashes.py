@@ -120,7 +120,7 @@ class FileIndex:
         return tuple(found.values())
 
     def save(self) -> None:
-        """Write the index where it changed; that it cannot be written costs only time."""
+        """Write the index if it changed; that it cannot be written costs only time."""
         if self._changed:
             with contextlib.suppress(OutputError):
                 write_atomic(self._root / _INDEX, json.dumps(self._known, indent=1) + "\n", follow=False)

@@ -22,7 +22,7 @@ HEAD = ("name", "model", "run")
 def overridden(document: Document, overrides: Sequence[str]) -> Document:
     """Return a recipe with values replaced, each STAGE.KEY=VALUE or KEY=VALUE for name, model and run.
 
-    A value is text where the key takes text, else YAML; the recipe's schema then judges it as if the file
+    A value is text if the key takes text, else YAML; the recipe's schema then judges it as if the file
     said so.
 
     Raises:

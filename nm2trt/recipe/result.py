@@ -22,8 +22,8 @@ class StageResult:
         name: Its name.
         kind: Its kind.
         status: "done", "cached", "failed", "skipped" (after --until), or on a dry run "would run" or
-            "may run" (where something before it would run).
-        seconds: Wall time; of an earlier run where cached.
+            "may run" (if something before it would run).
+        seconds: Wall time; of an earlier run if cached.
         sentence: The result, or why it would run.
     """
 
@@ -41,10 +41,10 @@ class RunResult(Result):
     Args:
         run: Its folder.
         stages: Its stages, in the order in which they ran.
-        report: The report, where one was written.
+        report: The report, if one was written.
         seconds: Wall time.
         failure: The error of the stage that failed, or None.
-        outlook: How much can run sparse, and if nothing can, what would; "" where no stage answered.
+        outlook: How much can run sparse, and if nothing can, what would; "" if no stage answered.
     """
 
     run: Path

@@ -69,7 +69,7 @@ class Recipe:
     Args:
         path: The file.
         name: The run's name.
-        model: Path of the model that it starts from, as written; None where a stage makes the first one.
+        model: Path of the model that it starts from, as written; None if a stage makes the first one.
         run: Folder of the run, as written, or None.
         stages: In the order of the file.
         lines: Where keys stand, for messages.

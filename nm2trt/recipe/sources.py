@@ -53,7 +53,7 @@ class Sources:
         self._names = {step.stage.name for step in steps}
 
     def check(self) -> None:
-        """Raise before any work where a file that the recipe names is missing or lies outside.
+        """Raise before any work if a file that the recipe names is missing or lies outside.
 
         Raises:
             InputError: One is.

@@ -123,7 +123,7 @@ def _accuracy(done: Done, producers: Producers) -> tuple[AccuracyRow, ...]:
             continue
         for row in found:
             rows[row.stage, row.model, row.metric, fields.text("data", ""), row.reference] = row
-    # A reference is met in every comparison; where it was itself compared on the same data, that says more.
+    # A reference is met in every comparison; if it was itself compared on the same data, that says more.
     compared = {key[:4] for key in rows if key[4]}
     kept = [row for key, row in rows.items() if key[4] or key[:4] not in compared]
     kinds = {record.name: record.stage for _, record in producers}

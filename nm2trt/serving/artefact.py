@@ -28,10 +28,10 @@ class Artefact:
         inputs: Its inputs.
         outputs: Its outputs.
         profiles: An engine's optimisation profiles; () for a static one and for ONNX.
-        sha256: Hash of its bytes; "" where it was not taken before.
+        sha256: Hash of its bytes; "" if it was not taken before.
         model_sha256: Hash of the ONNX file that an engine was built from; "" for ONNX.
         mask_sha256: Hash of its masks, or "".
-        pattern: Patterns that its weights hold by plan, as "2:4"; "" where none are known.
+        pattern: Patterns that its weights hold by plan, as "2:4"; "" if none are known.
         versions: Version by product that made it.
         targets: Compute capabilities that an engine is for.
         write: Writes an ONNX model of external data anew, with all of the data in `FILE.data` beside it; None
@@ -96,7 +96,7 @@ def _range(item: Mapping[str, Any]) -> ShapeRange:
 
 
 def _pattern(manifest: Manifest) -> str:
-    """Return the patterns of the plan; without one, 2:4 where the builder was allowed to use it."""
+    """Return the patterns of the plan; without one, 2:4 if the builder was allowed to use it."""
     if manifest.plan is not None:
         entries: Iterable[Mapping[str, Any]] = manifest.plan["weights"]
         return ",".join(sorted({str(entry["pattern"]) for entry in entries if entry["pattern"]}))

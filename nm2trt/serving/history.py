@@ -1,4 +1,4 @@
-"""Which versions a model has, which one is served, and which were before it: read from the folder alone."""
+"""Which versions a model has, which one is served, and which were before it: read from the folder only."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def numbers(model: Path) -> list[int]:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """Return a version's record, or None where nm2trt did not place it."""
+    """Return a version's record, or None if nm2trt did not place it."""
     try:
         if folder.is_symlink():
             return None

@@ -24,7 +24,7 @@ class Installation:
 
     Args:
         binary: The program.
-        backends: Folder of its backends, or None where it knows it itself.
+        backends: Folder of its backends, or None if it knows it itself.
         environment: Root of the virtual environment whose Python the Python backend runs, or None.
     """
 
@@ -110,7 +110,7 @@ def _of_binary(path: Path) -> Installation | None:
 
 
 def _base_libraries(environment: Path) -> Path | None:
-    """Return the folder of the libpython that the environment's own Python runs on, where there is one."""
+    """Return the folder of the libpython that the environment's own Python runs on, if there is one."""
     try:
         lines = (environment / "pyvenv.cfg").read_text().splitlines()
     except OSError:

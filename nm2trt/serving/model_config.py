@@ -1,7 +1,7 @@
 """Triton's model configuration, made from an artefact: the ModelConfig protobuf, and its text form.
 
 With several optimisation profiles, Triton sends a request to any idle instance group. A group of its own for
-each profile is therefore right only where every profile takes every request; otherwise one group names all
+each profile is therefore right only if every profile takes every request; otherwise one group names all
 profiles, and the TensorRT backend picks the profile by the request's shape (`GetMostOptimizedProfile` in
 `instance_state.cc` of triton-inference-server/tensorrt_backend).
 """

@@ -78,7 +78,7 @@ class TritonPythonModel:
 
     def _response(self, request: Any, outputs: Any) -> Any:
         if isinstance(outputs, Exception):
-            # An error object of its own: the server crashes where two responses share one.
+            # An error object of its own: the server crashes if two responses share one.
             error = self._pb.TritonError(f"{type(outputs).__name__}: {outputs}")
             return self._pb.InferenceResponse(error=error)
         wanted = set(request.requested_output_names())
@@ -110,7 +110,7 @@ def _open(folder: Path, threads: int) -> Any:
 
 
 def _refuse_broken_numpy(pb_utils: Any) -> None:
-    """Raise where the server's stub and numpy do not fit: wrong numbers would be served, without an error."""
+    """Raise if the server's stub and numpy do not fit: wrong numbers would be served, without an error."""
     import numpy as np
 
     sent = np.arange(6, dtype=np.float32).reshape(2, 3)

@@ -141,7 +141,7 @@ def check_fit(
         release: Release or tag of the server's image, as the user stated it.
         tensorrt: The server's TensorRT, as the user stated it.
         server_version: The server's own version, as it told.
-        gpus: Compute capabilities of the server's GPUs, e.g. "sm86", where known.
+        gpus: Compute capabilities of the server's GPUs, e.g. "sm86", if known.
 
     Returns:
         One sentence for everything that was not certain.

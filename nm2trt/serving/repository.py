@@ -123,7 +123,7 @@ def place(
 
     Args:
         artefact: What to deploy.
-        repository: The repository; made where its parent folder is there.
+        repository: The repository; made if its parent folder exists.
         name: The model's name.
         options: How it is to be served.
         sample: A real sample by input name, the samples along axis 0; the first one warms the model up.
@@ -205,7 +205,7 @@ def undo(placed: Deployment) -> bool:
     """Go back to the version before a placement, or remove the model that it was the first of.
 
     Returns:
-        False where another placement or rollback came after it: then nothing is changed.
+        False if another placement or rollback came after it: then nothing is changed.
 
     Raises:
         InputError: The version before has gone.
@@ -226,7 +226,7 @@ def undo(placed: Deployment) -> bool:
 
 
 def prune(placed: Deployment, keep: int) -> tuple[int, ...]:
-    """Remove versions older than the newest `keep`, where the one that was placed is still served."""
+    """Remove versions older than the newest `keep`, if the one that was placed is still served."""
     root, model = placed.repository, placed.repository / placed.name
     with one_writer(root), told(model):
         return _prune(root, model, keep) if history(model)[:1] == [placed.version] else ()

@@ -16,7 +16,7 @@ __all__ = ["fit_samples", "random_samples"]
 
 Array = npt.NDArray[Any]
 
-# Stands for a free size other than the batch, where no data says what it is.
+# Stands for a free size other than the batch, if no data gives it.
 _FREE_SIZE = 16
 
 

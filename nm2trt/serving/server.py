@@ -209,7 +209,7 @@ def start_server(
 
 
 def _refuse_hanging(repository: Path) -> None:
-    """Raise where a Python model has no code: Triton then waits for it without end, and cannot be stopped."""
+    """Raise if a Python model has no code: Triton then waits for it without end, and cannot be stopped."""
     for config in sorted(repository.glob("*/config.pbtxt")):
         with contextlib.suppress(OSError):
             if 'backend: "python"' not in read_regular(config).decode(errors="replace"):

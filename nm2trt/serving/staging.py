@@ -63,7 +63,7 @@ def staged(root: Path, model: Path) -> Iterator[Path]:
 
     Args:
         root: The repository.
-        model: The model's folder; where it exists, the new folder lies in it.
+        model: The model's folder; if it exists, the new folder lies in it.
     """
     suffix = f"{_MARK}-{writer_mark()}"
     folder = model / f".{suffix}" if model.is_dir() else _aside(root, suffix)

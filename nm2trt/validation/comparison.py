@@ -31,7 +31,7 @@ class Score(JsonValue):
         value: The metric.
         low: Lower end of its 95 % interval.
         high: Upper end.
-        right: Samples that are right, where each is right or wrong; else None.
+        right: Samples that are right, if each is right or wrong; else None.
     """
 
     value: float
@@ -106,7 +106,7 @@ class Comparison:
 
 
 def default_metrics(samples: Samples) -> tuple[str, ...]:
-    """Return the metrics to take where none is named: top-1 and agreement where there are labels."""
+    """Return the metrics to take if none is named: top-1 and agreement if there are labels."""
     return ("top-1", "agreement") if "labels" in samples.truth else ()
 
 
@@ -121,7 +121,7 @@ def compare_sessions(
     batch: int | None = None,
     tolerance: tuple[float, float] | None = None,
 ) -> Comparison:
-    """Run all samples through both models, a batch at a time, and compare scores and outputs.
+    """Run all samples through both models, one batch at a time, and compare scores and outputs.
 
     Args:
         candidate: The model in question.
@@ -165,7 +165,7 @@ def compare_sessions(
             raise
         why = str(error) or "stopped by the user"
         raised = restated(error, f"{why}; {tally.n} of {len(samples)} samples were compared before")
-        # A few samples may be too few for a metric; then the error alone is told.
+        # A few samples may be too few for a metric; then only the error is given.
         with contextlib.suppress(Nm2trtError):
             raised.partial = job.found(str(raised))
         if raised is error:

@@ -38,7 +38,7 @@ class TensorSummary:
         name: Its name.
         dtype: Its element type.
         shape: Its shape.
-        low: Smallest finite value; None where there is none.
+        low: Smallest finite value; None if there is none.
         high: Largest finite value.
         mean: Mean of the finite values.
         not_finite: Values that are NaN or infinite.
@@ -139,12 +139,12 @@ def read_arrays(path: str | os.PathLike[str], session: Session) -> dict[str, Arr
 def run_once(
     session: Session, arrays: Mapping[str, Array], *, batch: int | None
 ) -> tuple[dict[str, Array], tuple[str, ...], float]:
-    """Run arrays through a session, at once where they fit it as they are, else batch by batch.
+    """Run arrays through a session, at once if they fit it as they are, else batch by batch.
 
     Args:
         session: The session.
         arrays: Its inputs.
-        batch: Largest batch; None runs everything at once where the session allows it.
+        batch: Largest batch; None runs everything at once if the session allows it.
 
     Returns:
         Outputs by name, sentences on what was converted, and milliseconds.

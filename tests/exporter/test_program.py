@@ -138,11 +138,11 @@ def planted_import(name, data):
         ),
         pytest.param(
             in_member("models/", '"torch.ops.aten.linear.default"', '"torch.ops.aten.from_file.default"'),
-            "no ATen operator", id="operator-that-opens-files",
+            "not an ATen operator", id="operator-that-opens-files",
         ),
         pytest.param(
             in_member("models/", '"torch.ops.aten.linear.default"', '"torch.ops.aten.save.default"'),
-            "no ATen operator", id="operator-that-writes-files",
+            "not an ATen operator", id="operator-that-writes-files",
         ),
         pytest.param(planted_import, "Python classes", id="module-to-import-in-escapes"),
         pytest.param(

@@ -87,5 +87,5 @@ def test_names_that_stay_dense():
         "layers": [{"weight": "fc.weight", "sentence": "0.9x"}, {"weight": "a", "sentence": "1.4x"}],
     }
     assert parse_dense_names(json.dumps(report), where="r.json") == {"fc.weight": "0.9x"}
-    with pytest.raises(InputError, match="no report of nm2trt gain"):
+    with pytest.raises(InputError, match="not a report of nm2trt gain"):
         parse_dense_names(json.dumps(SYNTHETIC), where="r.json")

@@ -67,7 +67,7 @@ def test_the_last_of_two_counts_and_the_head_may_be_replaced(recipe):
         ("modle=x", "no value 'modle'; did you mean 'model'"),
         ("prune.patern=1:4", "stages.prune.patern: unknown key; did you mean 'pattern'"),
         ("prune.min_channels=many", "stages.prune.min_channels"),
-        ("build.tf32=[", "is no YAML"),
+        ("build.tf32=[", "is not YAML"),
     ],
 )
 def test_what_fits_nothing_is_refused_in_one_sentence(recipe, word, message):

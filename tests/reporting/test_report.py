@@ -159,7 +159,7 @@ def test_last_line_of_telemetry_may_be_cut_but_no_other(run):
         ),
         pytest.param(
             lambda run: change(run.stage_path("verify"), stage="guess"),
-            r"verify\.json is damaged or no record",
+            r"verify\.json is damaged or not a record",
             id="unknown-stage",
         ),
         pytest.param(
@@ -174,12 +174,12 @@ def test_last_line_of_telemetry_may_be_cut_but_no_other(run):
         ),
         pytest.param(
             lambda run: (run.path / "stages" / "x.json").write_text("{}"),
-            r"x\.json is named for no stage",
+            r"x\.json names no stage",
             id="no-stage",
         ),
         pytest.param(
             lambda run: change(run.header_path, stages=[1]),
-            r"run\.json is damaged or no header",
+            r"run\.json is damaged or not a header",
             id="header-types",
         ),
     ],

@@ -59,7 +59,7 @@ def test_a_free_batch_that_an_output_has_second_is_not_called_fixed(tmp_path):
 
     unsqueeze = helper.make_node("Unsqueeze", ["x", "z"], ["y"])
     (note,) = noted([unsqueeze], [1, "n", 4], {"z": np.array([0])})
-    assert "first dimension of output 'y' is no batch" in note
+    assert "first dimension of output 'y' is not a batch" in note
     assert "fixed" not in note
 
 

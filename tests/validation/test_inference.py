@@ -171,7 +171,7 @@ def test_what_is_read_is_not_replaced(own, tmp_path, capsys):
     npz(data)
     before = (tmp_path / own).read_bytes()
     assert main(["infer", path, "--data", str(data), "-o", str(tmp_path / own)]) == 2
-    assert f"{own} is read, and would be replaced" in capsys.readouterr().err
+    assert f"{own} is an input, and would be replaced" in capsys.readouterr().err
     assert (tmp_path / own).read_bytes() == before
 
 

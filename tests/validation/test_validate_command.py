@@ -215,7 +215,7 @@ def test_the_report_does_not_replace_the_data(files, capsys):
     before = Path(files["data"]).read_bytes()
     status, _, err = run(capsys, files, "-o", files["data"])
     assert (status, Path(files["data"]).read_bytes()) == (2, before)
-    assert "is read, and would be replaced" in err
+    assert "is an input, and would be replaced" in err
 
 
 def test_bisection_of_what_shows_no_inside_is_refused(files, capsys):

@@ -60,7 +60,7 @@ _TRTEXEC = re.compile(r"\[TensorRT v(\d{4,6})\]")
 
 
 def identify_log(lines: Iterable[str]) -> str:
-    """Return the version of TensorRT that a log names, e.g. "10.14.1", or "" where it names none."""
+    """Return the version of TensorRT that a log names, e.g. "10.14.1", or "" if it names none."""
     for line in lines:
         written = _VERSION.search(line)
         if written:

@@ -56,7 +56,7 @@ class LayerRecord:
         name: Its name in the engine.
         kind: Its type, e.g. "CaskConvolution", "gemm".
         nodes: The ONNX nodes that it runs, as far as its metadata or name tells.
-        tactic: Name of its kernel; "" where that is not told.
+        tactic: Name of its kernel; "" if that is not told.
         sparse_weights: What `HasSparseWeights` says, which does not prove a sparse kernel; None if unknown.
     """
 
@@ -83,7 +83,7 @@ class SparsityList:
 
     Args:
         count: How many layers it speaks of.
-        layers: Their names in the engine; None where the line gives the number alone.
+        layers: Their names in the engine; None if the line gives only the number.
     """
 
     count: int
@@ -97,8 +97,8 @@ class Autotuned:
     Args:
         layer: Its name.
         nodes: The ONNX nodes that it runs.
-        sparse_ms: Time of the fastest sparse kernel; None where none was timed.
-        dense_ms: Time of the fastest dense kernel; None where none was timed.
+        sparse_ms: Time of the fastest sparse kernel; None if none was timed.
+        dense_ms: Time of the fastest dense kernel; None if none was timed.
     """
 
     layer: str
@@ -122,7 +122,7 @@ class KernelUse:
         name: Its name.
         launches: How often it ran.
         total_us: Its time in all, in microseconds.
-        nodes: The ONNX nodes of the layer that launched it; () where the trace does not say.
+        nodes: The ONNX nodes of the layer that launched it; () if the trace does not say.
     """
 
     name: str
@@ -137,8 +137,8 @@ class Evidence:
 
     Args:
         layers: Its layers.
-        eligible: Layers that the builder lists as eligible; None where no such line was found.
-        chosen: Layers that it chose sparse kernels for; None where no such line was found.
+        eligible: Layers that the builder lists as eligible; None if no such line was found.
+        chosen: Layers that it chose sparse kernels for; None if no such line was found.
         autotuned: What it timed.
         kernels: What a profiler saw.
         notes: What could not be read and why; one sentence each.

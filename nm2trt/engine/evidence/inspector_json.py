@@ -6,7 +6,7 @@
 | 11         | `I/O Tensors`, records| `Format` and `DataType` apart             | `TacticName`    |
 
 Sources: NVIDIA/TensorRT issues 4020 and 4056; the migration guide from TensorRT 10 to 11. Read are the keys
-that all versions share. An engine built without detailed verbosity lists names alone, which prove nothing.
+that all versions share. An engine built without detailed verbosity lists only names, which prove nothing.
 """
 
 from __future__ import annotations

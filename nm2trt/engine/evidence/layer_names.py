@@ -41,7 +41,7 @@ def onnx_nodes(name: str, metadata: str = "") -> tuple[str, ...]:
 
 
 def is_region(name: str) -> bool:
-    """Tell whether a name stands for a region of nodes, of which it names the first and last alone."""
+    """Tell whether a name stands for a region of nodes, of which it names only the first and the last."""
     return name.startswith("{ForeignNode[") and name.endswith("]}")
 
 

@@ -61,7 +61,7 @@ class TacticTimings:
         return tuple(self._best.values())
 
     def records(self) -> Iterator[LayerRecord]:
-        """Yield the engine's layers, each with its kernel's name where a timing told it."""
+        """Yield the engine's layers, each with its kernel's name if a timing told it."""
         for kind, name, tactic in self._layers:
             yield LayerRecord(name, kind, onnx_nodes(name), self._kernel(name, tactic))
 

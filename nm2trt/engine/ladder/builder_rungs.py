@@ -123,7 +123,7 @@ def _because(node: str, evidence: Evidence) -> str:
 
 
 def _named(node: str, found: SparsityList | None) -> bool | None:
-    """Tell whether a line names a node; None where it does not say which layers it means."""
+    """Tell whether a line names a node; None if it does not say which layers it means."""
     if found is None:
         return None
     if found.count == 0:
@@ -132,7 +132,7 @@ def _named(node: str, found: SparsityList | None) -> bool | None:
         return None
     if any(node in onnx_nodes(layer) for layer in found.layers):
         return True
-    # A region names its ends alone, and Myelin's own names tell nothing: the node may be among them.
+    # A region names only its ends, and Myelin's own names say nothing: the node may be among them.
     hidden = any(is_region(layer) or not onnx_nodes(layer) for layer in found.layers)
     # A name that reads as a list of layers cannot be found in one.
     hidden = hidden or split_list(node) != (node,) or onnx_nodes(node) != (node,)

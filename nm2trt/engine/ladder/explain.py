@@ -33,9 +33,9 @@ def explain(
 
     Args:
         subject: The file.
-        ladder: One row a weight, with whatever evidence there is.
+        ladder: One row per weight, with whatever evidence there is.
         evidence: The same evidence.
-        builder: Name of the builder; "" where none is chosen.
+        builder: Name of the builder; "" if none is chosen.
         targets: Architectures.
         built: Whether `subject` is an engine, not a model.
         strict_nans: Whether the engine was built to pass NaNs through.

@@ -22,7 +22,7 @@ class Reason:
         code: Short stable name.
         sentence: The reason, as it applies to the first of its weights.
         weights: Whom it applies to; () for the whole engine.
-        share: Their share of the multiply-accumulates, 0..1; None where it is not known.
+        share: Their share of the multiply-accumulates, 0..1; None if it is not known.
         remedy: What to do.
         source: Where it comes from; "" for what was seen of this very model or engine.
         basis: How far to trust it; "" likewise.
@@ -59,9 +59,9 @@ class Explanation(Result):
         builder: Name of the builder that it was judged for; "" for none in particular.
         targets: Architectures that it was judged for.
         reasons: In the order of the ladder, those of most work first.
-        ladder: One row a weight.
+        ladder: One row per weight.
         forecast: Which share of the work may run sparse.
-        sparse_share: Share of the eligible work that runs sparse kernels; None where it is not known.
+        sparse_share: Share of the eligible work that runs sparse kernels; None if it is not known.
         notes: What could not be read and why; one sentence each.
     """
 

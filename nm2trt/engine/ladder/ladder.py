@@ -3,7 +3,7 @@
     pattern -> shape/groups -> dtype -> builder lists it eligible -> sparse tactic chosen -> measured gain
 
 The first three rungs are answered from the model, the builder and the architectures. The last three are
-the builder's and the GPU's to answer; where this machine cannot ask them they read `not measured`. That a
+the builder's and the GPU's to answer; if this machine cannot ask them, they read `not measured`. That a
 weight has zeros, or that an engine calls it sparse, is never proof: a tactic's name, the builder's "chosen"
 line or a kernel's name is.
 """
@@ -66,10 +66,10 @@ def climb(
     Args:
         verdicts: What `verify` found out.
         sparsity: The build's "disable", "enable" or "force".
-        builder: "trt" or "trt-rtx"; "" where none is chosen yet.
+        builder: "trt" or "trt-rtx"; "" if none is chosen yet.
         targets: Architectures that the engine is for.
         version: The builder's version.
-        evidence: What builder and profiler said of the engine; None where nothing was built.
+        evidence: What builder and profiler said of the engine; None if nothing was built.
     """
     place = Place(builder, version, tuple(targets))
     shared, said = shared_names(verdicts), evidence or Evidence()
@@ -95,10 +95,10 @@ def with_evidence(ladder: Sequence[LadderRow], evidence: Evidence) -> tuple[Ladd
 def with_layer_times(
     ladder: Sequence[LadderRow], times: Mapping[str, tuple[float, float]]
 ) -> tuple[LadderRow, ...]:
-    """Return rows with the gain that layer times tell, where the builder measured none.
+    """Return rows with the gain that layer times give, if the builder measured none.
 
     Args:
-        ladder: One row a weight.
+        ladder: One row per weight.
         times: By ONNX node: milliseconds of the layers that run it, without sparse kernels and with them.
     """
     shared, rows = shared_names(ladder), []
@@ -121,7 +121,7 @@ def sparse_share(ladder: Sequence[LadderRow]) -> tuple[float | None, str]:
     """Return the share of eligible multiply-accumulates that run sparse kernels, and why it is not known.
 
     Args:
-        ladder: One row a weight.
+        ladder: One row per weight.
 
     Returns:
         The share, 0..1, and ""; or None and one sentence.

@@ -35,12 +35,12 @@ class LadderRow(JsonValue):
         listed: Whether the builder lists it eligible.
         chosen: Whether a sparse tactic was chosen.
         gain: What it saved.
-        macs: Multiply-accumulates of one inference at the optimum profile; None where shapes are not known.
+        macs: Multiply-accumulates of one inference at the optimum profile; None if shapes are not known.
         node: The name that the builder's parser gives the consumer.
-        source: Where the deciding rule comes from; "" where the pattern decided.
+        source: Where the deciding rule comes from; "" if the pattern decided.
         basis: How far to trust it.
         doubts: What speaks against a sparse kernel winning though it may run, by the rule's code.
-        remedy: What to do about what decided; "" where nothing speaks against a sparse kernel.
+        remedy: What to do about what decided; "" if nothing speaks against a sparse kernel.
     """
 
     weight: str

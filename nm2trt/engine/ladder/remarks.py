@@ -30,7 +30,7 @@ def remarks(
     Args:
         weights: What `verify` found out of every weight.
         options: What was asked of the builder.
-        ladder: One row a weight.
+        ladder: One row per weight.
         evidence: What the builder said.
         place: Builder, version and targets.
     """

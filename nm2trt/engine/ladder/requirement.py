@@ -32,7 +32,7 @@ class LadderError(SparsityError):
 
     Args:
         message: The sentence.
-        ladder: One row a weight.
+        ladder: One row per weight.
     """
 
     def __init__(self, message: str, ladder: tuple[LadderRow, ...]) -> None:
@@ -61,7 +61,7 @@ def require_pattern(
     Args:
         model: The model, for the message.
         weights: What `verify` found out of every weight.
-        ladder: One row a weight.
+        ladder: One row per weight.
         planned: Whether the model carries a plan.
         missing: Weights of the plan that no node reads.
 
@@ -113,7 +113,7 @@ def read_evidence(log: Sequence[str], layers: str, *, builder: str, version: str
 
 
 def cannot_know(model: Path, sparsity: str, backend: Backend, ladder: tuple[LadderRow, ...]) -> None:
-    """Raise before the build where it could not tell which kernels run.
+    """Raise before the build if it could not tell which kernels run.
 
     Raises:
         TooFewSparseError: Sparsity is off, or the builder leaves the choice to the machine that loads.
@@ -139,11 +139,11 @@ def cannot_know(model: Path, sparsity: str, backend: Backend, ladder: tuple[Ladd
 
 
 def check_share(model: Path, ladder: tuple[LadderRow, ...], evidence: Evidence, required: float) -> None:
-    """Raise where fewer sparse kernels run than are required; the engine is not written then.
+    """Raise if fewer sparse kernels run than are required; the engine is not written then.
 
     Args:
         model: The model, for the message.
-        ladder: One row a weight.
+        ladder: One row per weight.
         evidence: What the builder said.
         required: Least share of the eligible multiply-accumulates, 0..1.
 

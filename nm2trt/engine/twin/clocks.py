@@ -128,7 +128,7 @@ def _on_device(sessions: Mapping[str, Session], feeds: Mapping[str, Array]) -> d
 def _other_clocks(
     on_device: Mapping[str, DeviceRuns], effort: Effort
 ) -> tuple[tuple[ClockReport, ...], tuple[str, ...]]:
-    """Time the engines host to host from pinned memory, and as CUDA graphs where all can be captured."""
+    """Time the engines host to host from pinned memory, and as CUDA graphs if all can be captured."""
     if not on_device:
         return (), ()
     clocks = {"host": {name: Clocked(runs.host_seconds) for name, runs in on_device.items()}}

@@ -67,12 +67,12 @@ def compare_twins(
     state: Callable[[], Mapping[str, str]] = dict,
     notes: Sequence[str] = (),
 ) -> TwinReport:
-    """Time three engines that were built, where this machine can run them.
+    """Time three engines that were built, if this machine can run them.
 
     Args:
         builds: `dense`, `sparse-off` and `sparse-on`, in this order.
         backend: What built them.
-        dense_model: The dense ONNX model, or "" where the zeros were filled in.
+        dense_model: The dense ONNX model, or "" if the zeros were filled in.
         kept: Whether the files stay where they are.
         runs: Fewest timed runs of each; on a GPU a run is a burst of inferences.
         warmup: Fewest runs of each before, not timed.

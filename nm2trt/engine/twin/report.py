@@ -24,7 +24,7 @@ class Variant:
     Args:
         name: "dense", "sparse-off" or "sparse-on".
         sparsity: What was asked of the builder.
-        engine: The file; "" where it was not kept.
+        engine: The file; "" if it was not kept.
         engine_bytes: Its size.
         engine_sha256: Its hash.
         build_ms: Wall time of the builder.
@@ -105,7 +105,7 @@ class LayerDelta:
 
     @property
     def saved_ms(self) -> float:
-        """What the flag saves; negative where it costs."""
+        """What the flag saves; negative if it costs."""
         return self.off_ms - self.on_ms
 
 
@@ -115,21 +115,21 @@ class TwinReport(Result):
 
     Args:
         model: The sparse ONNX model.
-        dense_model: The dense one, or "" where the sparse one's zeros were filled in.
+        dense_model: The dense one, or "" if the sparse one's zeros were filled in.
         backend: Name of the builder.
         backend_version: Its version.
         measured: Whether anything was timed.
-        why_not: One sentence where nothing was; "" otherwise.
+        why_not: One sentence if nothing was; "" otherwise.
         device: Name of the GPU; "" without one.
-        clocks_before: The GPU's clocks, power and temperature before timing; {} where not known.
+        clocks_before: The GPU's clocks, power and temperature before timing; {} if not known.
         clocks_after: The same after.
         conditions: How it was timed.
         feeds: Shape by input.
         variants: The engines.
         comparisons: Their speeds, by the report's clock.
-        layers: Times of layers that both engines have, by what they save; () where not measured.
-        ladder: One row a weight, of `sparse-on`.
-        sparse_share: Share of the eligible work that runs sparse kernels; None where it is not known.
+        layers: Times of layers that both engines have, by what they save; () if not measured.
+        ladder: One row per weight, of `sparse-on`.
+        sparse_share: Share of the eligible work that runs sparse kernels; None if it is not known.
         forecast: Which share of the work may run sparse.
         notes: What the user should know; one sentence each.
         clock: "device" (the GPU's own time, without copies) or "host" (wall time with copies); "" if nothing

@@ -166,7 +166,7 @@ def cast_array(array: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def _broadcast_scale(values: Array, data: Array, attributes: dict[str, Any]) -> Array:
-    """Shape a scale or zero point so that it broadcasts: one, one an index of `axis`, or one a block."""
+    """Shape a scale or zero point so that it broadcasts: one, one per index of `axis`, or one per block."""
     if values.size == 1:
         return values.reshape(())
     axis = int(attributes.get("axis", 1))

@@ -1,6 +1,6 @@
 """Q/DQ islands: layers of a quantised model that do not compute in INT8 (or FP8) from end to end, and why.
 
-A sparse INT8 kernel is considered where a layer is INT8-in and INT8-out: activation and weight come out of
+A sparse INT8 kernel is considered if a layer is INT8-in and INT8-out: activation and weight come out of
 symmetric quantise/dequantise pairs, and what its kernel gives goes into nothing but QuantizeLinear.
 """
 
@@ -59,7 +59,7 @@ class _Side:
         dtype: ONNX name of the quantised type.
         symmetric: Whether every zero point is zero.
         axis: The axis with a scale an index; None for one scale.
-        rank: Rank of what is dequantised, where it is stored; else None.
+        rank: Rank of what is dequantised, if it is stored; else None.
     """
 
     dtype: str

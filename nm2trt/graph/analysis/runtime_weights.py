@@ -62,7 +62,7 @@ def stored_behind(scope: Scope, value: str, shapes: Callable[[], Shapes]) -> Sto
     Args:
         scope: Where the value is read.
         value: Its name.
-        shapes: Returns the shapes of the main graph's values, asked for only where a scale has to be told
+        shapes: Returns the shapes of the main graph's values, asked for only if a scale has to be told
             from an activation.
     """
     return _Walk(shapes).follow(scope, value, 0)
@@ -148,7 +148,7 @@ def _scaled(scope: Scope, node: onnx.NodeProto, walk: _Walk, depth: int) -> Stor
 
 
 def _elements(scope: Scope, value: str, shapes: Callable[[], Shapes]) -> int | None:
-    """Return how many elements a value has, a free size counting as many; None where nothing says."""
+    """Return how many elements a value has, a free size counting as many; None if nothing says."""
     owner = scope.owner(value)
     shape = shapes().get(owner[1]) if owner is not None and owner[0].name == "" else None
     if shape is None:

@@ -129,7 +129,7 @@ class Scope:
 
 
 def node_name(node: onnx.NodeProto, position: int) -> str:
-    """Return a node's name, or its type and position where it has none."""
+    """Return a node's name, or its type and position if it has no name."""
     return node.name or f"{node.op_type}#{position}"
 
 

@@ -49,7 +49,7 @@ def infer_shapes(model: Model, inputs: Mapping[str, Sequence[int]] | None = None
 
 
 def infer_types(model: Model) -> Mapping[str, int]:
-    """Return the element types of the main graph's tensors, by ONNX's numbers, where they are known."""
+    """Return the element types of the main graph's tensors, by ONNX's numbers, if they are known."""
     types = {
         value.name: int(value.type.tensor_type.elem_type)
         for value in _inferred(model, None)
@@ -62,7 +62,7 @@ def infer_types(model: Model) -> Mapping[str, int]:
 
 
 def infer_body_types(model: Model) -> Mapping[str, int]:
-    """Return the element types of the values inside bodies of If, Loop and Scan, where they are known.
+    """Return the element types of the values inside bodies of If, Loop and Scan, if they are known.
 
     Two bodies may use one name; the types of the last one stand then.
     """

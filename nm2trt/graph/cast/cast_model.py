@@ -75,7 +75,7 @@ def cast_model(
     Raises:
         InputError: A path, a glob or the type is wrong.
         ModelError: The model is not a valid ONNX file, has nothing to cast, or is quantised in an opset whose
-            scales are float32 alone.
+            scales are float32 only.
         DataError: The samples do not fit the model.
         DifferenceError: An output becomes NaN or infinite; nothing is written.
         LineageError: A zero was lost; nothing is written.

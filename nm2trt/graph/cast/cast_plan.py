@@ -36,7 +36,7 @@ class PrecisionPlan:
 
     Args:
         editor: The graph.
-        types: Element type of each value, by ONNX's numbers, where it is known.
+        types: Element type of each value, by ONNX's numbers, if it is known.
         low: The type to cast to.
         keep: Globs on names of nodes, or types of operators, that stay in float32.
         overflowing: Values that were seen beyond the type's range, with their largest magnitude.

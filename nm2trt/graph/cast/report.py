@@ -73,7 +73,7 @@ class CastReport(Result):
         tensors: Stored tensors in which rounding overflows, loses digits or makes zeros.
         overflowing: Values that calibration, or a trial on random inputs, saw beyond the type's range, with
             their largest magnitude.
-        samples: Calibration samples; 0 where there was no calibration.
+        samples: Calibration samples; 0 if there was no calibration.
         differences: How far each output is from the float32 model's.
         comparison: How outputs were compared, or why not.
         notes: What else there is to know, one sentence each.

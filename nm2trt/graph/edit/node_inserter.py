@@ -16,7 +16,7 @@ class Inserter(Editor):
 
     Args:
         model: The model; its protobuf is changed by `finish`.
-        suffix: Added to the name of a new tensor where the one it should have is taken.
+        suffix: Added to the name of a new tensor if the one it should have is taken.
 
     Raises:
         ModelError: As `Editor`.

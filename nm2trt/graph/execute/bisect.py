@@ -1,7 +1,7 @@
 """The first tensor inside two ONNX models that differs, and the node that makes it.
 
 Both graphs run node by node in ONNX Runtime, on the same inputs, with inner tensors as outputs. Tensors are
-matched by name; where names differ, by position: between tensors that match by name, nodes of the same
+matched by name; if names differ, by position: between tensors that match by name, nodes of the same
 operator in the same order are taken for the same.
 """
 
@@ -53,7 +53,7 @@ class Divergence:
         tensor: Its name in the candidate.
         reference_tensor: Its name in the reference.
         matched_by: "name" or "position".
-        node: Name of the node that makes it in the candidate, or its first output where it has none.
+        node: Name of the node that makes it in the candidate, or its first output if it has no name.
         operator: That node's operator.
         reference_node: The node that makes it in the reference.
         metric: What differs: "max relative difference", "share of unequal values", "shape" or "NaN or
@@ -80,7 +80,7 @@ class Bisection(JsonValue):
     """What the comparison of inner tensors found.
 
     Args:
-        first: The first tensor that differs; None where none does.
+        first: The first tensor that differs; None if none does.
         compared: Tensors that were compared, up to the first that differs.
         by_position: How many of them were matched by position.
         unmatched: Tensors of the candidate, up to there, that have no counterpart.

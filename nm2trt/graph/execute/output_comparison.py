@@ -71,7 +71,7 @@ class Reference:
         feeds: The random inputs.
         outputs: Every output by name.
         sentence: Why there are none, or "".
-        inside: Values inside the graph by name, where a pass changed it; they are compared too.
+        inside: Values inside the graph by name, if a pass changed it; they are compared too.
     """
 
     feeds: Feeds

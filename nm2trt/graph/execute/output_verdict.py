@@ -25,7 +25,7 @@ class OutputVerdict:
     Args:
         output: Its name.
         samples: Samples that were compared.
-        error: Squared difference as a share of the dense output's variance, or of its mean square where it is
+        error: Squared difference as a share of the dense output's variance, or of its mean square if it is
             constant; None if nothing could be compared.
         cosine: Cosine of both outputs, mean over rows of the last axis; None likewise.
         agreement: Share of rows of the last axis whose largest entry is the same one; None if the output is

@@ -46,7 +46,7 @@ class Affine:
 def fold_constant(editor: Editor, index: int) -> bool:
     """Evaluate the operators in front of a node's weight, e.g. the And, Cast and Mul of a mask.
 
-    Moves alone and quantise/dequantise pairs stay: they are no masks.
+    Movements and quantise/dequantise pairs stay: they are not masks.
 
     Returns:
         Whether the weight is now a stored tensor.

@@ -24,7 +24,7 @@ __all__ = ["Branch", "diagonal", "held_pattern", "merge"]
 
 Array = npt.NDArray[Any]
 
-# Looked for in this order where no plan names a pattern.
+# Looked for in this order if no plan names a pattern.
 _KNOWN = tuple(NMPattern(n, m) for n, m in ((2, 4), (4, 8), (8, 16), (16, 32), (3, 4)))
 
 
@@ -40,7 +40,7 @@ class Branch:
         geometry: Where its kernel reads; a dilation means nothing where the kernel is 1.
         patterns: The patterns that it holds and that a merge must keep.
         names: Names of the stored weights that it is made of.
-        sizes: Spatial size of x where known; padding may be compared with its help.
+        sizes: Spatial size of x if known; padding may be compared with its help.
     """
 
     label: str

@@ -40,7 +40,7 @@ def fuse_model(
     Args:
         source: The ONNX file, or an open model.
         target: The file to write, not the source; None changes the open model.
-        allow_broken: Merge branches even where the result loses the pattern that they held.
+        allow_broken: Merge branches even if the result loses the pattern that they held.
         compare: Run both models in ONNX Runtime on random inputs, and refuse a result that differs.
 
     Returns:

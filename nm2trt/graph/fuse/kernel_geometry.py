@@ -40,7 +40,7 @@ def read_geometry(
     Args:
         attributes: The attributes.
         kernel: Its kernel's spatial size.
-        sizes: Spatial size of its input, None where unknown.
+        sizes: Spatial size of its input, None if unknown.
 
     Raises:
         Declined: An attribute has another type, length or range than ONNX gives it.
@@ -108,7 +108,7 @@ def kernel_offset(
         smaller: Geometry of the other.
         inner: Its spatial size.
         name: What to call the larger in a message.
-        sizes: Spatial size of the common input, None where unknown.
+        sizes: Spatial size of the common input, None if unknown.
 
     Raises:
         Declined: They do not read and write the same places.

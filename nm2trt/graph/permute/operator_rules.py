@@ -38,7 +38,7 @@ def _elementwise(node: NodeDimensions) -> None:
 def _cast_like(node: NodeDimensions) -> None:
     node.broadcast([0])
     for axis in range(len(node.shape(1))):
-        node.free(1, axis)  # its type alone counts
+        node.free(1, axis)  # only its type counts
 
 
 def _expand(node: NodeDimensions) -> None:
@@ -82,7 +82,7 @@ def _conv_transpose(node: NodeDimensions) -> None:
 
 
 def _vectors(node: NodeDimensions, first: int, axis: int = 1) -> None:
-    """Join the vectors from input `first` on, one number a channel, with the output's channels."""
+    """Join the vectors from input `first` on, one number per channel, with the output's channels."""
     for slot in node.slots:
         if slot >= first:
             node.pass_on(slot, 0, axis)

@@ -46,7 +46,7 @@ class PruneReport(Result):
         model: The model that was read.
         output: The model that was written.
         pattern: The pattern.
-        weights: One entry a stored weight, in the order of their consumers.
+        weights: One entry per stored weight, in the order of their consumers.
         plan: The plan that was written.
         parent_mask_sha256: Mask hash of the model that was read.
         mask_sha256: Mask hash of the model that was written.

@@ -29,7 +29,7 @@ class Candidate:
         shape: Its stored shape; () when it cannot be told.
         dtype: ONNX name of its element type.
         consumers: Labels of the nodes that read it as a weight.
-        readings: How they do, where all of them can be told.
+        readings: How they do, if all of them are known.
         obstacle: The clause that says why it cannot be changed, or "".
         parts: The other stored tensors of a weight that a Concat joins, with where each is stored.
     """

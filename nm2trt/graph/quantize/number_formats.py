@@ -1,4 +1,4 @@
-"""Weights as INT8 or FP8 numbers: symmetric, zero point 0, one scale an output channel."""
+"""Weights as INT8 or FP8 numbers: symmetric, zero point 0, one scale per output channel."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Quantised:
 
     Args:
         numbers: The numbers, in the weight's shape.
-        scale: float32, one number an index of `axis`, or one in all.
+        scale: float32, one number per index of `axis`, or one in all.
         axis: The axis that the scales run along; None for one scale.
         lost: Non-zero weights that became zero.
     """

@@ -4,10 +4,10 @@ The rules, each by a value's place:
 
 - *in*: what a quantised Conv, Gemm or MatMul reads beside its weight;
 - *out*: what its kernel gives (`graph.analysis.kernel_chains.Chain`), so that it is INT8-in and INT8-out;
-- *residual*: an Add joins the kernel of its last product where a quantised layer reads the sum; what it adds
+- *residual*: an Add joins the kernel of its last product if a quantised layer reads the sum; what it adds
   is quantised. A sum that goes on in float, as in front of a LayerNormalization, stays float, and the product
   in front of it is INT8-out by itself;
-- *concat*: where the result of a Concat is quantised, all that it joins is, with one scale, which the result
+- *concat*: if the result of a Concat is quantised, all that it joins is, with one scale, which the result
   has anyhow;
 - what only moves numbers (MaxPool, Reshape ...) has one scale before and after.
 

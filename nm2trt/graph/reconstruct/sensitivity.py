@@ -62,7 +62,7 @@ def layer_sensitivities(
         layers: The layers to measure, in the order of the graph.
         chunks: Calibration samples; at most 96 are fitted, at most 64 others are judged.
         options: Pattern, mask input and seed.
-        kept: Weights that hold the pattern already, whose work alone is measured.
+        kept: Weights that hold the pattern already, of which only the work is measured.
         show: Called with the part done and words.
 
     Raises:

@@ -53,7 +53,7 @@ class _Completion:
 
 @functools.cache
 def _messages() -> ModuleType | None:
-    """Load the module of the messages alone; None if this release of ONNX keeps it elsewhere.
+    """Load only the module of the messages; None if this release of ONNX keeps it elsewhere.
 
     It stays out of `sys.modules`: the package loads it again, and protobuf hands out the same classes then.
     """
@@ -62,7 +62,7 @@ def _messages() -> ModuleType | None:
 
 @functools.cache
 def _compiled() -> ModuleType | None:
-    """Load the compiled part alone; None if this release of ONNX keeps it elsewhere.
+    """Load only the compiled part; None if this release of ONNX keeps it elsewhere.
 
     A process can load it only once, so the package must find it in `sys.modules`.
     """

@@ -36,7 +36,7 @@ class OnnxTensor:
     Args:
         name: Its name.
         dtype: Its element type, e.g. "float16"; "" if it is not a tensor.
-        shape: Its dimensions; a name or None where the size is free. None where the rank is unknown.
+        shape: Its dimensions; a name or None if the size is free. None if the rank is unknown.
     """
 
     name: str

@@ -78,7 +78,7 @@ def referring(model: memoryview, location: str) -> bytes | None:
         location: The file's name, as external data calls it.
 
     Returns:
-        A serialized model that is small whatever the size of the weights; None where the bytes are not as
+        A serialized model that is small whatever the size of the weights; None if the bytes are not as
         they are usually written, so that only a full parse can tell what they are.
     """
     parts: list[bytes | memoryview] = []

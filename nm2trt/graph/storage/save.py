@@ -58,7 +58,7 @@ class Rewrite:
     """New numbers for a tensor of the model, of the shape and type that it has.
 
     Args:
-        tensor: The tensor; where it was stored (inline or external) it stays. A new one holds nothing yet.
+        tensor: The tensor; it stays where it was stored (inline or external). A new one holds nothing yet.
         chunks: Returns the raw bytes, in pieces; it is called once, while the file is written.
     """
 

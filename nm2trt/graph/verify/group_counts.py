@@ -73,10 +73,10 @@ class Finding:
         size: Elements.
         zeros: Elements that are zero, or equal to their zero point.
         nonfinite: NaN and infinite elements.
-        groups: Groups of M judged; 0 where no pattern was judged.
+        groups: Groups of M judged; 0 if no pattern was judged.
         broken: Groups with more than N non-zeros.
         first_broken: Index of the first broken group's first element, as the consumer reads the weight.
-        stored_at: The same place in the stored tensor, where that is one place.
+        stored_at: The same place in the stored tensor, if that is one place.
     """
 
     size: int
@@ -117,7 +117,7 @@ def count_groups(
     Args:
         weight: The weight.
         how: How its operator reads it.
-        pattern: The pattern to judge, which divides the axis; None counts zeros alone.
+        pattern: The pattern to judge, which divides the axis; None counts only zeros.
         rounded: Judge what is left after rounding floats to this type; None judges them as they are.
         masks: Takes the non-zero flags, for the mask hash.
 

@@ -1,7 +1,7 @@
 """Write the plan and the mask hash into an ONNX file's metadata, under the file's own names.
 
 Exporters rename weights and transpose them. A plan's entry is matched with a weight by equal name and
-shape, else by shape alone, both with the reduction axis last.
+shape, else by shape only, both with the reduction axis last.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class VerifyReport(Result):
 
     Args:
         model: Path of the model, or "".
-        pattern: The pattern asked for where no plan says otherwise.
+        pattern: The pattern asked for if no plan says otherwise.
         weights: One verdict for each weight and consumer, in graph order.
         plan: The plan in the metadata, or None.
         missing: Planned weights that no consumer reads.

@@ -33,7 +33,7 @@ __all__ = ["DEFAULT_PATTERN", "Judge", "answered_at"]
 DEFAULT_PATTERN = NMPattern(2, 4)
 # Threads that count weights, and elements from which a weight is worth one.
 _MOST_THREADS, _LARGE = 4, 1 << 17
-# Looked for where the pattern asked for is broken, to say what the weight holds instead.
+# Looked for if the pattern asked for is broken, to say what the weight holds instead.
 _KNOWN = tuple(NMPattern(n, m) for n, m in ((2, 4), (4, 8), (8, 16)))
 
 

@@ -88,7 +88,7 @@ class Outcome:
         command: The command that does the same, in words.
         outputs: Files and folders that it wrote, the one for later stages first.
         failure: Why the run stops here although there is a result, or None.
-        sentence: The result in one line, where the result itself does not tell.
+        sentence: The result in one line, if the result itself does not give it.
     """
 
     result: Mapping[str, Any]

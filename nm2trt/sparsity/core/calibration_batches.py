@@ -99,7 +99,7 @@ def outputs_of(model: nn.Module, batch: Batch, index: int) -> tuple[Tensor, ...]
 
 
 def joined(batches: Sequence[Batch], samples: int) -> Batch:
-    """Join the first batches of equal shapes into one of at most that many samples, or the first alone."""
+    """Join the first batches of equal shapes into one of at most that many samples, or only the first."""
     taken = [batches[0]]
     for batch in batches[1:]:
         alike = [_inner_shape(v) for v in (*batch.args, *batch.kwargs.values())] == [

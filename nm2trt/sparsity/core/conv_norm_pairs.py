@@ -32,7 +32,7 @@ class Found:
 
 
 def find_pairs(model: nn.Module, wanted: Collection[str]) -> Found:
-    """Trace a model and find the one BatchNorm that alone reads each wanted convolution's output.
+    """Trace a model and find the BatchNorm that is the only reader of each wanted convolution's output.
 
     Raises:
         SparsifyError: torch.fx cannot trace the model.
@@ -54,7 +54,7 @@ def find_pairs(model: nn.Module, wanted: Collection[str]) -> Found:
 def given_pairs(
     model: nn.Module, given: Sequence[tuple[str, str]] | Mapping[str, str], wanted: Collection[str]
 ) -> Found:
-    """Check pairs that the caller names; where the model can be traced, against its graph too.
+    """Check pairs that the caller names; if the model can be traced, against its graph too.
 
     Raises:
         SparsifyError: A name is not such a module, sizes differ, or the convolution's output goes elsewhere.

@@ -181,7 +181,7 @@ class SparseWeight(nn.Module):
         return 0 if mask is None else int(sad_count(self.mask, mask))
 
     def check_optimizer(self, name: str, group: Mapping[str, Any] | None) -> None:
-        """Look at the parameter group that will train the weight; None where this optimizer does not.
+        """Look at the parameter group that will train the weight; None if this optimizer does not.
 
         Raises:
             SparsifyError: The method cannot work with it.
@@ -251,7 +251,7 @@ class SparseWeight(nn.Module):
         return torch.tensor([n, m, self.updates, self.kept_now(), *self.progress()], dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take back the steps, where the method depends on them, and what `progress` returned."""
+        """Take back the steps, if the method depends on them, and what `progress` returned."""
         _, _, updates, _, *progress = state.tolist()
         if not self.mask_follows_weight or self.has_schedule(self.options):
             self.updates = int(updates)

@@ -151,7 +151,7 @@ class SparseSession:
         """Follow the optimizers that train the sparse weights, besides those attached already.
 
         Parameter groups and layers may join an attached optimizer later. A frozen layer needs no optimizer:
-        where the method has a schedule, it follows that of the others.
+        if the method has a schedule, it follows that of the others.
 
         Raises:
             SparsifyError: Finalised, an optimizer holds nothing of this model or cannot serve the method, or
@@ -182,7 +182,7 @@ class SparseSession:
         Args:
             copy: A copy of the attached model with other weights, e.g. an exponential moving average
                 (`AveragedModel` too); its masks are set from its own weights, or follow the attached
-                model's where the method's masks do not depend on the weights alone.
+                model's if the method's masks depend on more than the weights.
 
         Raises:
             SparsifyError: `copy` was not copied from the attached model, or the session is finalised.

@@ -4,7 +4,7 @@ ERK gives layer l the density eps * (sum of its dimensions) / (product of its di
 the whole keeps its share; small and thin layers stay denser.
 
 From a menu, each layer takes one option with its zeros and its cost; the cheapest choice with enough zeros
-is found exactly by dynamic programming over zeros, or greedily where the table would not fit.
+is found exactly by dynamic programming over zeros, or greedily if the table would not fit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nm2trt.errors import SparsifyError
 
 __all__ = ["Allocation", "allocate", "allocate_exactly", "allocate_greedily", "erk_densities"]
 
-# Entries of the table of decisions: one a layer and unit of zeros.
+# Entries of the table of decisions: one per layer and unit of zeros.
 _TABLE_LIMIT = 1 << 27
 
 
@@ -72,7 +72,7 @@ def erk_densities(shapes: Sequence[Sequence[int]], rate: float) -> tuple[float, 
 
 
 def allocate(costs: Sequence[Sequence[float]], zeros: Sequence[Sequence[int]], needed: int) -> Allocation:
-    """Choose exactly where the table fits in memory, greedily else; see `allocate_exactly`."""
+    """Choose exactly if the table fits in memory, greedily else; see `allocate_exactly`."""
     unit = _unit(zeros)
     if len(zeros) * (math.ceil(needed / unit) + 1) > _TABLE_LIMIT:
         return allocate_greedily(costs, zeros, needed)

@@ -1,4 +1,4 @@
-"""The distance of block outputs from the dense model's, added to the distillation where it is wanted."""
+"""The distance of block outputs from the dense model's, added to the distillation if it is wanted."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class Checkpoint:
         self.notes: dict[str, Any] = {}
 
     def notes_of(self, phase: str) -> dict[str, Any] | None:
-        """Return the notes saved with a phase, or None where the file is of no or another phase.
+        """Return the notes saved with a phase, or None if the file is of no or another phase.
 
         Raises:
             SparsifyError: The file is damaged, or another run's.
@@ -56,7 +56,7 @@ class Checkpoint:
         return notes if note["phase"] == phase else None
 
     def restore(self, phase: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-        """Load what was saved in `phase`, and return the steps taken in it; 0 where nothing was.
+        """Load what was saved in `phase`, and return the steps taken in it; 0 if nothing was.
 
         Raises:
             SparsifyError: The file is damaged, or another run's.

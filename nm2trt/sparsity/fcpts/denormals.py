@@ -38,7 +38,7 @@ def _end_openmp_threads() -> None:
     """Let OpenMP end its idle threads; the next parallel region starts new ones, which inherit the flag.
 
     Where torch's OpenMP library cannot be found (no Linux, another pool), nothing happens: the flag then
-    holds for the calling thread alone.
+    holds for the calling thread only.
     """
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()

@@ -21,7 +21,7 @@ _NEWTON_STEPS = 5
 def _bring_back(
     originals: Sequence[Tensor], sparse: Sequence[ThresholdWeight], rate: float, bridge: Bridge, band: float
 ) -> None:
-    """Shift every s by one number, found by Newton's method, where the rate is outside its band."""
+    """Shift every s by one number, found by Newton's method, if the rate is outside its band."""
     total = sum(original.numel() for original in originals)
     for _ in range(_NEWTON_STEPS):
         found = slope = 0.0

@@ -1,7 +1,7 @@
 """FCPTS's learnable magnitude threshold of one weight, and the bridge from thresholds to a global rate.
 
 A layer has one scalar s; its threshold is t = scale * sigmoid(s), and weights with |w| < t are zero. `scale`
-is 1, as in the paper, or the largest magnitude where that is more, so that every threshold can be reached.
+is 1, as in the paper, or the largest magnitude if that is more, so that every threshold can be reached.
 
 The rate r(t) is counted exactly; its gradient is the bridge, dr/dt = p(t) + p(-t), with p the density of
 the signed weights: a histogram, or a Gaussian kernel estimate. No gradient goes to the weights.
@@ -238,7 +238,7 @@ def rate_loss(
         rates: Share of zeros of each layer, 0-dim.
         sizes: Weights of each layer; large layers count for more.
         target: Global share of zeros.
-        squared: Square the difference. The plain one has gradient 0 where the target is met.
+        squared: Square the difference. The plain one has gradient 0 if the target is met.
     """
     total = sum(sizes)
     weighted = [rate * (size / total) for rate, size in zip(rates, sizes, strict=True)]

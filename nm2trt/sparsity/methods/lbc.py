@@ -65,7 +65,7 @@ class LbcOptions:
 
 
 def candidates(pattern: NMPattern) -> Tensor:
-    """Return every choice of N of M in lexicographic order: float32 (C, M), 1 where a member."""
+    """Return every choice of N of M in lexicographic order: float32 (C, M), 1 if a member."""
     table = torch.zeros(math.comb(pattern.m, pattern.n), pattern.m)
     for row, members in enumerate(combinations(range(pattern.m), pattern.n)):
         table[row, list(members)] = 1
@@ -261,7 +261,7 @@ class LbcWeight(SparseWeight):
         return torch.ones_like(weight, dtype=torch.bool)
 
     def new_mask(self, weight: Tensor) -> Tensor | None:
-        """Remove the lowest scores where the schedule asks for fewer survivors."""
+        """Remove the lowest scores if the schedule asks for fewer survivors."""
         left = self.left()
         if left >= self._survivors:
             return None

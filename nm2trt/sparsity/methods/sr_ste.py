@@ -256,7 +256,7 @@ class SrSteWeight(SteWeight):
     def _scaled(self, context: UpdateContext, gain: float) -> float:
         """Spread the e-foldings that are missing over the steps that are left.
 
-        The learning rate is expected to average half its peak, or its present value where that is less.
+        The learning rate is expected to average half its peak, or its present value if that is less.
         """
         self._peak = max(self._peak, context.peak_rate, context.learning_rate)
         if self._peak == 0:

@@ -19,7 +19,7 @@ class RebuildOptions:
         calibration: Unlabelled input: any iterable of batches, a DataLoader, or the path of a recipe.
         max_samples: Stop reading calibration there, in each process. All its samples run in one call of the
             model.
-        seed: Of the rows that are drawn where a layer has more than are needed.
+        seed: Of the rows that are drawn if a layer has more than are needed.
         valid: Name of the calibration input that is not 0 at real tokens, such as an attention mask: rows are
             drawn from those. None draws from all.
         distributed: Whether `calibration` is this process's part of the samples: moments are summed over the

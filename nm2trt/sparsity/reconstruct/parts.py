@@ -1,4 +1,4 @@
-"""Parts of a torch model that can be rebuilt: a matrix, its bias, and the BatchNorm that alone reads it."""
+"""Parts of a torch model that can be rebuilt: a matrix, its bias, and the only reader of it, a BatchNorm."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Part:
         tensor: The parameter's name in the layer.
         rows: The weight's rows.
         bias: The bias of the whole weight, or None.
-        norm: The BatchNorm that alone reads the layer, or None.
+        norm: The BatchNorm that is the layer's only reader, or None.
     """
 
     weight: str
@@ -88,7 +88,7 @@ def obstacle(module: nn.Module) -> str | None:
 
 
 def norms_behind(model: nn.Module, layers: Collection[str]) -> dict[str, _BatchNorm]:
-    """Return the BatchNorm that alone reads each layer; empty if torch.fx cannot trace the model."""
+    """Return the BatchNorm that is each layer's only reader; empty if torch.fx cannot trace the model."""
     try:
         pairs = find_pairs(model, layers).pairs
     except SparsifyError:

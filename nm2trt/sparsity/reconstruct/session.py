@@ -173,7 +173,7 @@ class _Rebuilt:
 def _verdicts(
     dense: Sequence[Tensor], pruned: Sequence[Tensor], samples: int, processes: Processes
 ) -> list[dict[str, float | int | bool | None]]:
-    """Compare outputs on the samples that were not fitted, or on all where there are too few."""
+    """Compare outputs on the samples that were not fitted, or on all if there are too few."""
     numbers = torch.arange(processes.samples)
     outside = held_out(numbers, processes.samples)
     some = bool(outside.any())

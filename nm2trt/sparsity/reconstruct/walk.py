@@ -70,7 +70,7 @@ class Walk:
         processes: This process among those that share the samples.
         outputs: What the dense model made of the samples.
         reused: Layers that are called more than once; they are not solved.
-        norms: The BatchNorm that alone reads a layer, by the layer's name.
+        norms: The BatchNorm that is a layer's only reader, by the layer's name.
     """
 
     def __init__(

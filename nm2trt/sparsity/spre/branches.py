@@ -26,7 +26,7 @@ class TwoBranches(nn.Module):
         main: The convolution.
         main_norm: Its BatchNorm.
         branch: The second convolution, without bias.
-        branch_norm: Its BatchNorm; None where both share `main_norm`.
+        branch_norm: Its BatchNorm; None if both share `main_norm`.
     """
 
     def __init__(

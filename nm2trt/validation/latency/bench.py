@@ -50,7 +50,7 @@ def bench_sessions(
         sessions: Name to open session.
         feeds: Makes the inputs of a session for a batch size; they are made once.
         runs: Timed runs of each, at each batch size.
-        warmup: Fewest runs of each before; up to ten times as many where the medians do not settle.
+        warmup: Fewest runs of each before; up to ten times as many if the medians do not settle.
         batches: Batch sizes; a session whose batch is fixed runs its own, once.
         conditions: What to add to the conditions, e.g. the backends and their versions.
 
@@ -115,7 +115,7 @@ def bench_sessions(
 
 
 def prepared(session: Session, feeds: Arrays, *, on_device: bool = False) -> Callable[[], object]:
-    """Return what runs a session on the same feeds again and again, checked once where it can be.
+    """Return what runs a session on the same feeds again and again, checked once if it can be.
 
     A session on a GPU is timed by the GPU's clock if `on_device`, else from and to pinned memory.
     """

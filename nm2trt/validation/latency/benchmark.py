@@ -19,7 +19,7 @@ class Timing:
 
     Args:
         name: The session, e.g. its path.
-        batch: Samples in a run; None where the source does not say.
+        batch: Samples in a run; None if the source does not say.
         latency: A run, from host to host; if every session has the GPU's clock, the GPU's own time.
         samples_ms: Every timed run, in order.
         source: "measured here", or who took the times.
@@ -107,7 +107,7 @@ class Benchmark(Result):
     notes: tuple[str, ...] = ()
 
     def label(self, timing: Timing) -> str:
-        """Return the timing's name, with the batch where the name alone does not tell."""
+        """Return the timing's name, with the batch if the name does not give it."""
         alike = sum(other.name == timing.name for other in self.timings)
         return timing.name if alike == 1 else f"{timing.name} (batch {timing.batch})"
 

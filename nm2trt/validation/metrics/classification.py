@@ -24,7 +24,7 @@ _SCORES = "one output of class scores, shape (n, classes),"
 
 
 def make_top_k(request: Request) -> EachSample:
-    """Score 1 where the label is among the k largest scores; of equal ones the lower class comes first."""
+    """Score 1 if the label is among the k largest scores; of equal ones the lower class comes first."""
     output, side, k = choose_output(request, ranks=(2,), meaning=_SCORES), request.side, int(request.argument)
 
     def score(batch: Judged) -> Array:
@@ -41,7 +41,7 @@ def make_top_k(request: Request) -> EachSample:
 
 
 def make_agreement(request: Request) -> EachSample:
-    """Score 1 where the model names the class that the reference names; the reference's own score is 1."""
+    """Score 1 if the model names the class that the reference names; the reference's own score is 1."""
     output, side = choose_output(request, ranks=(2,), meaning=_SCORES), request.side
 
     def score(batch: Judged) -> Array:

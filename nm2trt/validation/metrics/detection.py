@@ -37,7 +37,7 @@ class MapScores:
     """Matched detections of one model, from which mAP over any choice of images is taken; a `Scores`.
 
     Args:
-        evaluation: An evaluated `COCOeval` of one area range, or None where nothing was detected.
+        evaluation: An evaluated `COCOeval` of one area range, or None if nothing was detected.
         count: Images.
     """
 
@@ -48,7 +48,7 @@ class MapScores:
         return self._count
 
     def value(self, picked: Picked | None = None) -> float:
-        """See `Scores.value`; 0 where nothing was detected or no class is annotated."""
+        """See `Scores.value`; 0 if nothing was detected or no class is annotated."""
         if self._evaluation is None:
             return 0.0
         evaluation = copy.copy(self._evaluation)
@@ -117,7 +117,7 @@ class Detections:
                 }
                 for index in best
             ]
-        # Not before: where a class is wrong, nothing of its batch is kept.
+        # Not before: if a class is wrong, nothing of its batch is kept.
         self._found += found
         self._images += images
 

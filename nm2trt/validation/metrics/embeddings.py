@@ -74,7 +74,7 @@ class Retrieval:
         self._labels.append(labels)
 
     def finish(self) -> SampleScores:
-        """Score 1 where the nearest other sample has the same label; of equal ones the first is nearest."""
+        """Score 1 if the nearest other sample has the same label; of equal ones the first is nearest."""
         everything, labels = np.concatenate(self._embeddings), np.concatenate(self._labels)
         if len(everything) < 2:
             raise DataError("retrieval needs two samples or more: each is looked up among the others")
@@ -100,5 +100,5 @@ class Retrieval:
 
 
 def make_retrieval(request: Request) -> Retrieval:
-    """Score 1 where the nearest other sample, by cosine of this model's embeddings, has the same label."""
+    """Score 1 if the nearest other sample, by cosine of this model's embeddings, has the same label."""
     return Retrieval(choose_output(request, ranks=(2, 3), meaning=_EMBEDDING), request.side)

@@ -226,7 +226,7 @@ def require_finite(scores: Array, output: str, side: str) -> None:
     Raises:
         DifferenceError: It is.
     """
-    # The smallest is NaN where any value is, and is found several times faster than each is looked at.
+    # The smallest is NaN if any value is, and is found several times faster than each is looked at.
     if not is_floating(scores.dtype) or not scores.size or not np.isnan(scores.min()):
         return
     bad = int(np.isnan(scores).reshape(len(scores), -1).any(axis=1).sum())

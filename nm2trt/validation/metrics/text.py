@@ -33,7 +33,7 @@ _MOST_STAND_INS = 0x100000
 
 
 def make_exact_match(request: Request) -> EachSample:
-    """Score 1 where the decoded text is the label."""
+    """Score 1 if the decoded text is the label."""
     read = _reader(request, "exact-match")
 
     def score(batch: Judged) -> Array:

@@ -41,8 +41,8 @@ class Feeder:
 
     Attributes:
         conversions: Sentences such as "x: float32 -> float16", for the report.
-        fixed: The only batch size that the session takes; None where it is free.
-        most: Largest batch that it takes; None where it does not say.
+        fixed: The only batch size that the session takes; None if it is free.
+        most: Largest batch that it takes; None if it does not say.
 
     Raises:
         DataError: Names, shapes or dtypes do not fit.
@@ -227,7 +227,7 @@ def _converted(spec: TensorSpec, given: Array) -> Array:
 
 
 def first_batch(session: Session, samples: Samples, size: int) -> dict[str, Array]:
-    """Return the first samples as a session is fed them, repeated where there are fewer than `size`.
+    """Return the first samples as a session is fed them, repeated if there are fewer than `size`.
 
     A session whose batch is fixed gets its own.
 

@@ -1,4 +1,4 @@
-"""Samples in an `.npz`: read from the archive a batch at a time, or arranged as a model's inputs are."""
+"""Samples in an `.npz`: read from the archive one batch at a time, or arranged as a model's inputs are."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def open_npz(path: str | os.PathLike[str], inputs: Sequence[TensorSpec]) -> Samp
     """Open an `.npz`, laid out as a model's inputs are.
 
     If an array has its samples on another axis than the first, or is one value for all samples, the arrays
-    are read into memory; else they are read a batch at a time.
+    are read into memory; else they are read one batch at a time.
 
     Args:
         path: The file.

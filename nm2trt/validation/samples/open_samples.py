@@ -58,7 +58,7 @@ class RecipeSamples:
             yield batch_of(at, arrays if labels is None else {**arrays, "labels": labels})
 
     def _sha256(self) -> str:
-        """Return the hash that `SampleSet` has, one input after another, a batch at a time."""
+        """Return the hash that `SampleSet` has, one input after another, one batch at a time."""
         digest = hashlib.sha256()
         for spec in sorted(self.inputs, key=lambda spec: spec.name):
             for batch in self.batches(self._opened.recipe.batch):

@@ -107,7 +107,7 @@ def _values(scores: Scores, draws: npt.NDArray[np.int64]) -> Floats:
         means: Floats = totals / draws.shape[1]
         return means
     weights = scores.weights[draws].sum(axis=1)
-    # A draw of empty labels alone says nothing of the rate.
+    # A draw of only empty labels says nothing of the rate.
     rates: Floats = np.where(weights > 0, totals / np.where(weights > 0, weights, 1.0), scores.value())
     return rates
 
@@ -116,5 +116,5 @@ def _ends(values: Floats, ends: list[float], reach: tuple[float, float]) -> tupl
     low, high = (float(end) for end in np.percentile(values, ends))
     if high - low > _ROUNDING * max(1.0, abs(high)):
         return low, high
-    # Neither below nothing nor above everything, where the score itself is not.
+    # Neither below nothing nor above everything, if the score itself is not.
     return max(low + reach[0], min(low, 0.0)), min(high + reach[1], max(high, 1.0))

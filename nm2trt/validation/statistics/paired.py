@@ -1,7 +1,7 @@
 """Paired proportions: how two models' accuracies on the same samples differ, with an interval.
 
 Only the samples on which one model is right and the other wrong carry information. Among n samples let
-`gained` be those that the candidate alone gets right and `lost` those that the reference alone does:
+`gained` be those that only the candidate gets right and `lost` those that only the reference does:
 the difference of the accuracies is (gained - lost) / n.
 """
 
@@ -77,7 +77,7 @@ def mcnemar_exact(gained: int, lost: int) -> float:
 def score_interval(*, n: int, gained: int, lost: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return the score interval of the difference (Tango, Statistics in Medicine 17, 1998).
 
-    It holds its level for small counts, where the textbook interval of a difference has no width at all.
+    It holds its level for small counts, for which the textbook interval of a difference has no width at all.
     """
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     estimate = (gained - lost) / n

@@ -132,10 +132,10 @@ def test_of_an_unknown_version_nothing_is_read(data, version, named):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ("[1]", "no list of Layers"),
         ('{"Layers": 3}', "no list of Layers"),
-        ("[" * 100_000, "is no JSON"),
+        ("[" * 100_000, "is not JSON"),
     ],
     ids=["cut-short", "list", "number", "deep"],
 )

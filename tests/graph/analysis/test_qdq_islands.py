@@ -75,7 +75,7 @@ def test_a_layer_that_is_int8_in_and_int8_out_is_no_island():
         ({"quantised": ("out",)}, "float", "neither its input nor its weight"),
         ({"zero": 3}, "asymmetric", "a zero point other than 0"),
         ({"dtype": np.uint8}, "unsigned", "quantised to uint8"),
-        ({"data_scale": (8,)}, "per-channel-input", "a scale an index of axis 1"),
+        ({"data_scale": (8,)}, "per-channel-input", "a scale per index of axis 1"),
         ({"axis": 1}, "weight-axis", "along axis 1, not its output channels"),
     ],
 )  # fmt: skip

@@ -221,7 +221,7 @@ LEFT_DENSE = [
     pytest.param(
         [NODE("Gemm", ["x", "w"], ["a"], "a", transB=1), NODE("Gemm", ["x", "w"], ["y"], "b")],
         (16, 16),
-        "a and b both read it, and group its elements differently, along different axes",
+        "a and b both read it, and group its elements differently, for example along different axes",
         id="axes-disagree",
     ),
     pytest.param(

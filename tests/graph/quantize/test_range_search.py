@@ -57,7 +57,7 @@ def test_the_planted_sharp_layer_and_no_other_stays_in_float(folder):
     report = nm2trt.quantize(folder / "m.onnx", folder / "q.onnx", calib=folder / "x.npz", max_loss="5%")
     assert plain.search is None
     assert [layer.layer for layer in report.layers if not layer.quantised] == ["middle"]
-    assert report.layers[1].reason.startswith("sharp: a divergence of ")
+    assert report.layers[1].reason.startswith("sensitive: a divergence of ")
     assert report.search.chosen.loss <= 0.05 < report.search.trials[0].loss
     assert report.search.chosen.samples == 32
     # On samples that neither chose nor judged anything, the search pays too.

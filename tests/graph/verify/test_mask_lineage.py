@@ -41,7 +41,7 @@ def test_moved_zeros_are_permuted_and_rebuilt_but_no_descent():
     fewer = np.where(np.arange(8)[:, None] < 4, 1.0, HELD).astype(np.float32)
     assert check_permuted(report(HELD), report(moved), "permute") == "permuted"
     assert check_rebuilt(report(HELD), report(moved), "reconstruct") == "rebuilt"
-    with pytest.raises(LineageError, match="does not any more"):
+    with pytest.raises(LineageError, match="no longer does"):
         check_descent(report(HELD), report(fewer), "fuse")
 
 

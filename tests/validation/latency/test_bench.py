@@ -462,4 +462,4 @@ def test_samples_of_another_size_are_another_condition(tmp_path, capsys, monkeyp
 def test_the_report_does_not_replace_a_model(tmp_path, capsys):
     a = model(tmp_path / "a.onnx")
     assert main(["bench", a, "--runs", "3", "-o", a]) == 2
-    assert "a.onnx is read, and would be replaced" in capsys.readouterr().err
+    assert "a.onnx is an input, and would be replaced" in capsys.readouterr().err
