@@ -633,7 +633,7 @@ BAD = {
     "diverged": ({"lr": 1e18, "steps": 60, "batch_norm": "frozen"}, SparsifyError, r"the distillation diverged at step \d+: its loss is (nan|inf); lower lr, now 1e\+18"),
     "runaway": ({"pattern": None, "rate": 0.5, "threshold_lr": 1e5, "steps": 10}, SparsifyError, r"the thresholds ran away: the rate is 0\.\d+ after training for 0.5.*; lower threshold_lr, now 100000"),
     "loss": ({"loss": "ce"}, SparsifyError, "loss must be one of kl, mse, not 'ce'"),
-    "steps": ({"steps": -1}, SparsifyError, "steps must be a whole number from 0 on, not -1"),
+    "steps": ({"steps": -1}, SparsifyError, "steps must be a whole number of at least 0, not -1"),
 }  # fmt: skip
 
 
