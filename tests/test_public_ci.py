@@ -47,6 +47,14 @@ def test_the_gpu_job_waits_for_its_label():
     assert any("make gpu-evidence" in step.get("run", "") for step in job["steps"])
 
 
+def test_actionlint_knows_the_labels_of_our_runners():
+    """Those that actionlint does not know by itself; it finds nothing else in the workflows."""
+    known = yaml.safe_load((ROOT / ".github/actionlint.yaml").read_text())["self-hosted-runner"]["labels"]
+    jobs = (job for path in WORKFLOWS for job in yaml.safe_load(path.read_text())["jobs"].values())
+    asked = {label for job in jobs if isinstance(job["runs-on"], list) for label in job["runs-on"]}
+    assert asked - {"self-hosted", "linux"} == set(known)
+
+
 @pytest.mark.parametrize("form", FORMS, ids=lambda path: path.stem)
 def test_a_form_asks_for_the_machine(form):
     body = yaml.safe_load(form.read_text())["body"]
