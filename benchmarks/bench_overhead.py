@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from bytecode import compile_package
 from onnx import numpy_helper
 
 from nm2trt.backends.ort import open_onnx
@@ -41,6 +42,7 @@ BATCH = 64
 
 
 def main() -> None:
+    compile_package()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

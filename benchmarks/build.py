@@ -28,6 +28,7 @@ import time
 from pathlib import Path
 
 import onnx
+from bytecode import compile_package
 
 NETS = ("resnet50", "minilm")
 PACKAGES = ("tensorrt-rtx-cu12", "polygraphy", "onnx", "numpy")
@@ -59,6 +60,7 @@ open(sys.argv[2], "wb").write(plan)
 
 
 def main() -> None:
+    compile_package()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 import onnx
+from bytecode import compile_package
 from nets import many_nodes, resnet50
 
 RESULTS = Path(__file__).parent / "results" / "graph.json"
@@ -43,6 +44,7 @@ def median(runs: list[tuple[float, float]]) -> tuple[float, float]:
 
 
 def main() -> None:
+    compile_package()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,9 +1,11 @@
-"""The torch mask beside `tensor.clone()` and a mask by argsort and scatter: 25 M fp32 weights, one run.
+"""The torch mask beside copies of the tensor and a mask by argsort and scatter: 25 M fp32 weights, one run.
 
     python benchmarks/mask.py [--runs 9] [--json FILE]
 
-Times are medians over runs in which the candidates take turns. Peak temporaries are measured apart, as the
-growth of the process's resident memory over tensor and mask.
+Times are medians over runs in which the candidates take turns. `clone` writes to memory that the system has
+to give and to clear first, as the mask does; `copy_` writes to memory that is there. `cpu` is processor time
+of all threads, the least of the runs, which other load changes little. Peak temporaries are measured apart,
+as the growth of the process's resident memory over tensor and mask.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import argparse
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -40,6 +44,16 @@ def argsort_mask(tensor: torch.Tensor, pattern: NMPattern) -> torch.Tensor:
     best = groups.argsort(dim=-1, descending=True, stable=True)[:, : pattern.n]
     mask = torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, best, True)
     return mask.view(moved.shape).movedim(-1, 1)
+
+
+def least_cpu(call: Callable[[], object], runs: int) -> float:
+    """Return the least processor seconds of a call."""
+    times = []
+    for _ in range(runs):
+        start = time.process_time()
+        call()
+        times.append(time.process_time() - start)
+    return min(times)
 
 
 def temporary_ratio(name: str, pattern: str) -> float:
@@ -77,26 +91,30 @@ def main() -> None:
             pattern = NMPattern.parse(text)
             if not torch.equal(magnitude_mask(tensor, pattern, axis=1), argsort_mask(tensor, pattern)):
                 raise SystemExit(f"{name} {text}: the two masks differ")
-            taken = interleaved(
-                {
-                    "clone": tensor.clone,
-                    "mask": lambda: magnitude_mask(tensor, pattern, axis=1),  # noqa: B023 - called in this turn
-                    "argsort": lambda: argsort_mask(tensor, pattern),  # noqa: B023
-                },
-                runs=arguments.runs,
-                warmup=1,
-            )
+            there = torch.empty_like(tensor)
+            calls = {
+                "clone": tensor.clone,
+                "copy": lambda: there.copy_(tensor),  # noqa: B023 - called in this turn
+                "mask": lambda: magnitude_mask(tensor, pattern, axis=1),  # noqa: B023
+                "argsort": lambda: argsort_mask(tensor, pattern),  # noqa: B023
+            }
+            taken = interleaved(calls, runs=arguments.runs, warmup=1)
+            cpu = {name: least_cpu(calls[name], arguments.runs) for name in ("clone", "copy", "mask")}
             row = {
                 "weight": name,
                 "pattern": text,
                 "over_clone": taken["mask"].p50_ms / taken["clone"].p50_ms,
+                "over_copy": taken["mask"].p50_ms / taken["copy"].p50_ms,
+                "cpu_over_clone": cpu["mask"] / cpu["clone"],
+                "cpu_over_copy": cpu["mask"] / cpu["copy"],
                 "faster_than_argsort": taken["argsort"].p50_ms / taken["mask"].p50_ms,
                 "peak_temporary_over_tensor": temporary_ratio(name, text),
                 "mask_ms": taken["mask"].p50_ms,
             }
             rows.append(row)
             print(
-                f"{name:26} {text:5} mask {row['over_clone']:.2f}x clone, "
+                f"{name:26} {text:5} mask {row['over_clone']:.2f}x clone (cpu {row['cpu_over_clone']:.2f}x), "
+                f"{row['over_copy']:.2f}x copy_ (cpu {row['cpu_over_copy']:.2f}x), "
                 f"{row['faster_than_argsort']:.1f}x faster than argsort, "
                 f"temporaries {row['peak_temporary_over_tensor']:.2f}x the tensor",
                 flush=True,

@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from bytecode import compile_package
+
 COMMANDS = {
     "verify": ("--fail-on", "none"),
     "prune": ("-o", "out.onnx", "--min-channels", "4"),
@@ -51,6 +53,7 @@ LONG = "import sys, onnx; from nets import many_nodes; onnx.save(many_nodes(int(
 
 
 def main() -> None:
+    compile_package()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -22,6 +22,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from bytecode import compile_package
+
 RESULTS = Path(__file__).parent / "results" / "quantize.json"
 # This process stays small: what a child is said to have held at most counts from its parent's size.
 PREPARE = """
@@ -82,6 +84,7 @@ def median(figures: list[Figure]) -> Figure:
 
 
 def main() -> None:
+    compile_package()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

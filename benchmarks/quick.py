@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from build import BARE, ROOT, measure
+from bytecode import compile_package
 from nets import TWO_FOUR, half, many_nodes, resnet50, sparse
 
 RESULTS = Path(__file__).parent / "results" / "quick.json"
@@ -40,6 +41,7 @@ INFER = (
 
 
 def main() -> int:
+    compile_package()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

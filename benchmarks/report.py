@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import onnx
+from bytecode import compile_package
 from nets import resnet50
 
 import nm2trt
@@ -78,6 +79,7 @@ def cached_recipe(folder: Path, runs: int) -> dict[str, float]:
 
 
 def main() -> None:
+    compile_package()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -26,6 +26,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bytecode import compile_package
+
 from nm2trt.backends.ort import open_onnx
 from nm2trt.backends.triton import open_triton
 from nm2trt.compare import compare_outputs, require_close
@@ -136,6 +138,7 @@ def load(server: RunningServer, model: Path, clients: int, seconds: float) -> di
 
 
 def main() -> None:
+    compile_package()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -13,11 +13,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bytecode import compile_package
+
 from nm2trt.cli import COMMANDS
 from nm2trt.measure import interleaved
 
 
 def main() -> None:
+    compile_package()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from bytecode import compile_package
 from nets import TWO_FOUR, matmuls, resnet50, sparse
 from onnx import numpy_helper
 
@@ -33,6 +34,7 @@ POLYGRAPHY = "from polygraphy.tools import main; main()"
 
 
 def main() -> None:
+    compile_package()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
