@@ -35,19 +35,15 @@ from nm2trt.nm.plan import Plan
 from nm2trt.nm.verdict import WeightVerdict
 
 __all__ = [
-    "MOST_DIMENSIONS",
     "BuildResult",
     "ModelFacts",
     "NothingSparseError",
     "build_engine",
     "check_request",
     "refuse_blocked",
+    "refuse_hazard",
     "refuse_opset",
-    "refuse_rank",
 ]
-
-# Of one tensor in every TensorRT.
-MOST_DIMENSIONS = 8
 
 # The verdicts again, with the multiply-accumulates that their consumers do at these shapes of the inputs.
 AtShapes = Callable[[Mapping[str, Sequence[int]]], Sequence[WeightVerdict]]
@@ -130,11 +126,11 @@ def refuse_blocked(node: str, backend: Backend, model: Path) -> None:
         )
 
 
-def refuse_rank(node: str, backend: Backend, model: Path) -> None:
-    """Refuse a model with shapes of more dimensions than TensorRT's tensors have.
+def refuse_hazard(node: str, backend: Backend, model: Path) -> None:
+    """Refuse a model at which TensorRT's parser would crash.
 
     Args:
-        node: What `nm2trt.graph.analysis.high_rank.high_rank_node` found for `MOST_DIMENSIONS`.
+        node: What `nm2trt.graph.analysis.parser_hazards.parser_hazard` found.
         backend: The builder.
         model: The ONNX file.
 
@@ -142,7 +138,7 @@ def refuse_rank(node: str, backend: Backend, model: Path) -> None:
         BackendError: There is such a node, and the builder is not ONNX Runtime.
     """
     if node and backend.name != "ort":
-        raise BackendError(f"{model}: {node}, and tensors of {backend.name} have at most {MOST_DIMENSIONS}")
+        raise BackendError(f"{backend.name} cannot read {model}: {node}")
 
 
 def build_engine(

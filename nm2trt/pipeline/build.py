@@ -97,17 +97,16 @@ def build(
     """
     from nm2trt.backends.choice import choose_backend, place_of
     from nm2trt.engine.build import (
-        MOST_DIMENSIONS,
         ModelFacts,
         build_engine,
         check_request,
         refuse_blocked,
+        refuse_hazard,
         refuse_opset,
-        refuse_rank,
     )
     from nm2trt.graph.analysis.blocked_layout import blocked_node
-    from nm2trt.graph.analysis.high_rank import high_rank_node
     from nm2trt.graph.analysis.multiply_accumulates import with_macs
+    from nm2trt.graph.analysis.parser_hazards import parser_hazard
     from nm2trt.graph.edit.free_sizes import untie_free_sizes
     from nm2trt.graph.pass_frame import write_model
     from nm2trt.graph.storage.model import load, opset
@@ -143,7 +142,7 @@ def build(
     refuse_data_file(opened, out)
     refuse_opset(opset(opened.proto), builder, model)
     refuse_blocked(blocked_node(opened), builder, model)
-    refuse_rank(high_rank_node(opened, MOST_DIMENSIONS), builder, model)
+    refuse_hazard(parser_hazard(opened), builder, model)
     refuse_fp8(opened, options.targets, None if lowering is None else lowering.precision)
     hash_files = files_sha256(opened)
     with tempfile.TemporaryDirectory(prefix="nm2trt-") as name:

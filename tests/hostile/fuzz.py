@@ -206,10 +206,10 @@ class Fuzzer:
         with warnings.catch_warnings(), contextlib.suppress(Exception):
             warnings.simplefilter("ignore")
             proto = onnx.load(model)
-            names = [node.name for node in proto.graph.node]
+            labels = reader.labels(proto)
             own = list(reader.verdicts(proto))
             for name, _, found in own:
-                if not name or names.count(name) > 1:
+                if labels.count(name) > 1:
                     continue
                 said = [row["pattern"] for row in report["weights"] if row["consumer"] == name]
                 if found in said:

@@ -93,6 +93,16 @@ RANKS = {
 }
 
 
+def test_a_node_without_outputs_of_any_domain(refused, capfd):
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+        helper.make_node("Gemm", ["x", "w"], [""], domain="ai.onnx.ml", name="last"),
+    ]
+    network(refused.folder, nodes, {"w": np.ones((16, 16), "f4")})
+    assert main("build m.onnx --target sm86 --dry-run".split()) == 4
+    assert "Gemm at last has no output with a name" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("computed", [False, True], ids=["stored", "computed"])
 @pytest.mark.parametrize("operator", RANKS)
 def test_a_shape_at_which_the_builder_writes_beyond_its_memory(refused, operator, computed, capfd):

@@ -1,4 +1,4 @@
-"""Operators that are told a shape of more dimensions than a builder's tensors have."""
+"""Nodes at which TensorRT's parser ends the process, or writes beyond its own memory."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ from nm2trt.graph.analysis.shapes import infer_shapes
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
 
-__all__ = ["high_rank_node"]
+__all__ = ["MOST_DIMENSIONS", "parser_hazard"]
+
+# Of one tensor in every TensorRT.
+MOST_DIMENSIONS = 8
 
 # Positions of the inputs that hold one number for each dimension.
 _SHAPES = {"ConstantOfShape": (0,), "Reshape": (1,), "Expand": (1,), "Tile": (1,), "Slice": (1, 2, 3, 4)}
 
 
-def high_rank_node(model: Model, most: int) -> str:
-    """Return the first node that is told a shape of more than `most` numbers, and how many; "" without one.
-
-    TensorRT's parser (seen in that of TensorRT for RTX 1.7) writes beyond its own memory at such a node.
-    """
+def parser_hazard(model: Model) -> str:
+    """Return the first node at which the parser of TensorRT for RTX 1.7 was seen to crash, and why; or ""."""
     for scope, node in walk(model):
+        if not any(node.output) and node.domain not in ("", "ai.onnx"):  # check_nodes sees to ONNX's own
+            return f"{node.op_type} at {scope.label(node)} has no output with a name"
         for position in _SHAPES.get(node.op_type, ()) if node.domain in ("", "ai.onnx") else ():
             if position >= len(node.input):
                 continue
             length = _length(scope, node.input[position])
-            if length > most:
-                return f"{node.op_type} at {scope.label(node)} takes a shape of {length} dimensions"
+            if length > MOST_DIMENSIONS:
+                told = f"takes a shape of {length} dimensions, and a tensor has at most {MOST_DIMENSIONS}"
+                return f"{node.op_type} at {scope.label(node)} {told}"
     return ""
 
 
