@@ -35,11 +35,30 @@ def is_sound(model: Model) -> bool:
 
 def verified_and_parsed(
     model: Model, source: Path, options: BuildOptions, builder: Backend
-) -> tuple[VerifyReport, Parsed]:
-    """Verify a model while the builder parses its file."""
+) -> tuple[VerifyReport, Parsed | None]:
+    """Verify a model while the builder parses its file, or with None where it is to be parsed afterwards.
+
+    Args:
+        model: The model.
+        source: The file to parse: the model's own, or what was made of it.
+        options: What to build.
+        builder: The builder.
+
+    Raises:
+        ModelError: The graph is not valid ONNX.
+        BackendError: The parser crashes on the model, which was tried in another process.
+    """
     from nm2trt.engine.early_parse import parse_early
+    from nm2trt.engine.trial_parse import try_parser
+    from nm2trt.graph.analysis.parser_hazards import has_bodies
     from nm2trt.graph.verify.verify_model import verify_model
 
+    if builder.name != "ort" and has_bodies(model):
+        found = verify_model(model)
+        try_parser(source, options.plugins, builder, model.path or source)
+        return found, None
+    if source != model.file or not is_sound(model):
+        return verify_model(model), None
     interval = sys.getswitchinterval()
     # The parser waits for the interpreter at each of its messages: a thousand waits of the usual 5 ms.
     sys.setswitchinterval(1e-4)

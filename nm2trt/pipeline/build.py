@@ -14,7 +14,7 @@ from nm2trt.errors import InputError
 from nm2trt.options.engines import BuildCommand, BuilderCommand
 from nm2trt.options.field import filled, keywords
 from nm2trt.options.shares import parse_share
-from nm2trt.pipeline.beside_parser import is_sound, verified_and_parsed
+from nm2trt.pipeline.beside_parser import verified_and_parsed
 from nm2trt.pipeline.in_memory import as_path, takes_values
 from nm2trt.pipeline.keyword_options import build_options
 from nm2trt.pipeline.lowering import Lowering, Precision, lower, refuse_fp8
@@ -112,7 +112,6 @@ def build(
     from nm2trt.graph.storage.model import load, opset
     from nm2trt.graph.storage.model_hash import files_sha256
     from nm2trt.graph.storage.save import refuse_data_file
-    from nm2trt.graph.verify.verify_model import verify_model
 
     if isinstance(output, BuildOptions):
         if options is not None:
@@ -164,15 +163,11 @@ def build(
         untie_free_sizes(opened)
         source = opened.file
         if source is None:
-            report, parsed = verify_model(opened), None
             kept = lowering is not None and lowering.keep and not dry_run
             suffix = "" if lowering is None else f".{lowering.precision}"
             source = (out.parent if kept else folder) / f"{out.stem}{suffix}.onnx"
             write_model(opened, source)
-        elif is_sound(opened):
-            report, parsed = verified_and_parsed(opened, source, options, builder)
-        else:
-            report, parsed = verify_model(opened), None
+        report, parsed = verified_and_parsed(opened, source, options, builder)
         result = build_engine(
             model,
             out,

@@ -121,6 +121,26 @@ def test_a_shape_at_which_the_builder_writes_beyond_its_memory(refused, operator
     assert f"{operator} at deep takes a shape of 31 dimensions" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("condition", "status"), [("g", 0), ("x", 4)], ids=["sound", "a condition of rank 2"]
+)
+def test_a_loop_is_tried_in_a_process_of_its_own(refused, condition, status, capfd):
+    """The parser of TensorRT for RTX 1.7 ends in a segmentation fault at the second."""
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("MatMul", ["c", "w"], ["d"], name="inner"),
+        helper.make_node("Identity", [condition], ["on"], name="on"),
+    ]
+    given = [value("i", 7, []), value("g", 9, []), value("c", 1, None)]
+    body = helper.make_graph(nodes, "body", given, [value("on", 9, []), value("d", 1, None)])
+    loop = helper.make_node("Loop", ["turns", "go", "x"], ["y"], name="loop", body=body)
+    network(
+        refused.folder, [loop], {"w": np.ones((16, 16), "f4"), "turns": np.array(2), "go": np.array(True)}
+    )
+    assert main("build m.onnx --target sm86 --dry-run".split()) == status
+    assert ("crashes on m.onnx" in capfd.readouterr().err) is bool(status)
+
+
 @pytest.mark.parametrize("value", [POLYGRAPHY, {**POLYGRAPHY, "array": 1.5}, {**POLYGRAPHY, "array": {}}])
 def test_an_array_of_polygraphy_that_is_no_text(refused, value):
     (refused.folder / "p.json").write_text(json.dumps([{"x": value}]))

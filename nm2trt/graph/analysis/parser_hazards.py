@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import math
+
 from nm2trt.graph.analysis.scopes import Scope, walk
 from nm2trt.graph.analysis.shapes import infer_shapes
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
 
-__all__ = ["MOST_DIMENSIONS", "parser_hazard"]
+__all__ = ["MOST_DIMENSIONS", "has_bodies", "parser_hazard"]
 
 # Of one tensor in every TensorRT.
 MOST_DIMENSIONS = 8
 
 # Positions of the inputs that hold one number for each dimension.
 _SHAPES = {"ConstantOfShape": (0,), "Reshape": (1,), "Expand": (1,), "Tile": (1,), "Slice": (1, 2, 3, 4)}
+
+
+def has_bodies(model: Model) -> bool:
+    """Tell whether a model has loops, branches or local functions: a parser crashes at many unsound ones."""
+    nodes = model.proto.graph.node
+    return bool(model.proto.functions) or any(a.HasField("g") or a.graphs for n in nodes for a in n.attribute)
 
 
 def parser_hazard(model: Model) -> str:
@@ -32,18 +40,17 @@ def parser_hazard(model: Model) -> str:
 
 
 def _length(scope: Scope, value: str) -> int:
-    """Return how many numbers a vector has; 0 where nothing is known."""
+    """Return how many numbers a value has; 0 or 1 where nothing is known."""
     owner, value = scope.owner(value) or (scope, value)
     tensor = owner.initializers.get(value)
     producer = owner.producers.get(value)
     if tensor is None and producer is not None and producer.op_type == "Constant":
         tensor = _stored(producer)
     if tensor is not None:
-        return tensor.dims[0] if len(tensor.dims) == 1 else 0
+        return math.prod(tensor.dims)
     if owner.name:  # shapes inside bodies and functions are not inferred
         return 0
-    shape = infer_shapes(owner.model).get(value, ())
-    return (shape[0] or 0) if len(shape) == 1 else 0
+    return math.prod(size or 0 for size in infer_shapes(owner.model).get(value, ()))
 
 
 def _stored(node: onnx.NodeProto) -> onnx.TensorProto | None:
