@@ -55,7 +55,7 @@ FLOORS = {
         {"machine"},
         {"inspection", "evidence"},
         {"ladder"},
-        {"gain", "profiles", "build_result", "early_parse"},
+        {"gain", "profiles", "build_result", "early_parse", "trial_parse"},
         {"build"},
         {"twin"},
     ],
