@@ -47,22 +47,30 @@ def run(line, status=0):
     assert main(line.split()) == status, line
 
 
-def side_by_side(line, count):
-    """Run all shards at once, each in a process of its own."""
-    words = [sys.executable, "-m", "nm2trt", *line.split(), "--shard"]
-    started = [subprocess.Popen([*words, f"{i}/{count}"], stdout=subprocess.DEVNULL) for i in range(count)]
-    assert [process.wait(300) for process in started] == [0] * count
+@pytest.fixture(scope="module")
+def two_processes(nets, tmp_path_factory):
+    """A folder with the shards of both commands, made side by side: a pair of processes, started once."""
+    folder = tmp_path_factory.mktemp("two")
+    for path in nets.iterdir():
+        shutil.copy(path, folder)
+    both = "import sys; from nm2trt.cli import main\nfor line in sys.argv[1:]: assert main(line.split()) == 0"
+    words = [[f"{line} --shard {i}/2" for line in (QUANTIZE, VALIDATE)] for i in range(2)]
+    quiet = {"cwd": folder, "stdout": subprocess.DEVNULL}
+    started = [subprocess.Popen([sys.executable, "-c", both, *lines], **quiet) for lines in words]
+    assert [process.wait(300) for process in started] == [0, 0]
+    return folder
 
 
-def test_two_processes_quantise_as_one_does(folder):
-    side_by_side(QUANTIZE, 2)
+def test_two_processes_quantise_as_one_does(two_processes, monkeypatch):
+    folder = two_processes
+    monkeypatch.chdir(folder)
     run(f"{QUANTIZE} --merge -o merged.onnx")
     run(f"{QUANTIZE} -o one.onnx")
     assert (folder / "merged.onnx").read_bytes() == (folder / "one.onnx").read_bytes()
 
 
-def test_two_processes_validate_as_one_does(folder, capsys):
-    side_by_side(VALIDATE, 2)
+def test_two_processes_validate_as_one_does(two_processes, monkeypatch, capsys):
+    monkeypatch.chdir(two_processes)
     run(f"{VALIDATE} --merge --json", 5)
     merged = json.loads(capsys.readouterr().out)
     run(f"{VALIDATE} --json", 5)
