@@ -179,3 +179,13 @@ def test_the_walk_sees_a_planted_import(tmp_path):
     planted = tmp_path / "typing.py"
     planted.write_text("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\n")
     assert imports(planted, with_typing=False) == ["typing"]
+
+
+def test_the_drawn_tree_names_every_folder_and_every_shared_module():
+    """A newcomer finds the file from the tree in docs/architecture.md, so it must be the tree that there is."""
+    page = (ROOT / "docs/architecture.md").read_text()
+    tree = page[page.index("nm2trt/\n") : page.index("Imports point one way;")]
+    folders = {path.parent.name for path in MODULES} - {"nm2trt"}
+    assert {name for name in folders if f"{name}/" not in tree} == set()
+    shared = {path.stem for path in MODULES if path.parent in (PACKAGE, PACKAGE / "nm", PACKAGE / "sparsity")}
+    assert {name for name in shared if not name.startswith("__") and name not in tree} == set()

@@ -119,22 +119,27 @@ def _run(arguments: list[str]) -> int:
         _flush(sys.stderr)
         return stop.code if isinstance(stop.code, int) else 2
     except Exception as error:
-        cause = _stopped(error)
-        if cause is not None:
-            return _interrupted(cause)
-        absent = missing(error) if isinstance(error, ModuleNotFoundError) else None
-        if absent is not None:
-            return _fail(str(absent), absent.exit_status, _kind(absent))
-        if isinstance(error, MemoryError):
-            why = "the machine has too little memory for this; nothing was left half-written"
-            return _fail(why, InputError.exit_status, InputError.__name__)
-        if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None:
-            _discard(sys.stdout)
-            return _fail(f"output could not be written: {os_reason(error)}", 2, OutputError.__name__)
-        if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # pathlib, before 3.13
-            return _fail(f"a path is a loop of symbolic links: {error}", 2, InputError.__name__)
-        text = f"internal error: {type(error).__name__}: {error}; please report it, with the output of -vv"
-        return _fail(text, 1, "InternalError")
+        return _foreign(error)
+
+
+def _foreign(error: Exception) -> int:
+    """Report an error that is not one of ours, and return its exit status."""
+    cause = _stopped(error)
+    if cause is not None:
+        return _interrupted(cause)
+    absent = missing(error) if isinstance(error, ModuleNotFoundError) else None
+    if absent is not None:
+        return _fail(str(absent), absent.exit_status, _kind(absent))
+    if isinstance(error, MemoryError):
+        why = "the machine has too little memory for this; nothing was left half-written"
+        return _fail(why, InputError.exit_status, InputError.__name__)
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None:
+        _discard(sys.stdout)
+        return _fail(f"output could not be written: {os_reason(error)}", 2, OutputError.__name__)
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # pathlib, before 3.13
+        return _fail(f"a path is a loop of symbolic links: {error}", 2, InputError.__name__)
+    text = f"internal error: {type(error).__name__}: {error}; please report it, with the output of -vv"
+    return _fail(text, 1, "InternalError")
 
 
 def command_parser(command: str | None) -> tuple[argparse.ArgumentParser, Any]:

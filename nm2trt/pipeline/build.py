@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
+    from nm2trt.backends.protocol import Backend
     from nm2trt.engine.build import BuildResult
     from nm2trt.graph.storage.model import Model
 
@@ -96,20 +97,11 @@ def build(
         Interrupted: The user stopped it.
     """
     from nm2trt.backends.choice import choose_backend, place_of
-    from nm2trt.engine.build import (
-        ModelFacts,
-        build_engine,
-        check_request,
-        refuse_blocked,
-        refuse_hazard,
-        refuse_opset,
-    )
-    from nm2trt.graph.analysis.blocked_layout import blocked_node
+    from nm2trt.engine.build import ModelFacts, build_engine, check_request
     from nm2trt.graph.analysis.multiply_accumulates import with_macs
-    from nm2trt.graph.analysis.parser_hazards import parser_hazard
     from nm2trt.graph.edit.free_sizes import untie_free_sizes
     from nm2trt.graph.pass_frame import write_model
-    from nm2trt.graph.storage.model import load, opset
+    from nm2trt.graph.storage.model import load
     from nm2trt.graph.storage.model_hash import files_sha256
     from nm2trt.graph.storage.save import refuse_data_file
 
@@ -139,9 +131,7 @@ def build(
     out, options = check_request(model, None if output is None else Path(output), options, builder)
     opened = load(model, leave_weights=True)
     refuse_data_file(opened, out)
-    refuse_opset(opset(opened.proto), builder, model)
-    refuse_blocked(blocked_node(opened), builder, model)
-    refuse_hazard(parser_hazard(opened), builder, model)
+    _refuse_unreadable(opened, model, builder)
     refuse_fp8(opened, options.targets, None if lowering is None else lowering.precision)
     hash_files = files_sha256(opened)
     with tempfile.TemporaryDirectory(prefix="nm2trt-") as name:
@@ -183,6 +173,22 @@ def build(
             parsed=parsed,
         )
         return replace(result, verified=report) if source == model else result
+
+
+def _refuse_unreadable(opened: Model, model: Path, builder: Backend) -> None:
+    """Refuse a model that the builder's parser would refuse late, read wrongly or crash at.
+
+    Raises:
+        BackendError: It is such a model.
+    """
+    from nm2trt.engine.build import refuse_blocked, refuse_hazard, refuse_opset
+    from nm2trt.graph.analysis.blocked_layout import blocked_node
+    from nm2trt.graph.analysis.parser_hazards import parser_hazard
+    from nm2trt.graph.storage.model import opset
+
+    refuse_opset(opset(opened.proto), builder, model)
+    refuse_blocked(blocked_node(opened), builder, model)
+    refuse_hazard(parser_hazard(opened), builder, model)
 
 
 class _Samples(NamedTuple):
