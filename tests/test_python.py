@@ -224,6 +224,16 @@ def test_a_missing_extra_is_one_sentence_with_its_line(tmp_path, words, sentence
     assert done.stderr.count("\n") == 1
 
 
+def test_the_next_command_installs_first_what_it_needs(tmp_path):
+    conv_net(tmp_path / "m.onnx", dtype="float32")
+    code = f"{BASE.format(absent=ABSENT)}\nfrom nm2trt.cli import main\nmain(['verify', 'm.onnx'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    build = "nm2trt build m.onnx --sparsity --precision int8 --calib SAMPLES.npz"
+    assert done.stdout.splitlines()[-1] == f"next:    {install('ort,rtx')} && {build}"
+
+
 def test_functions_name_the_extra_too(tmp_path):
     code = f"{BASE.format(absent=ABSENT)}\nimport nm2trt\ntry:\n    nm2trt.sparsify(None)\nexcept nm2trt.BackendMissingError as e: print(e)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -20,8 +20,8 @@ import numpy.typing as npt
 from nm2trt.backends.batch_axes import as_feed, fixed_batch, sample_first, sample_shapes
 from nm2trt.backends.protocol import TensorSpec, numpy_dtype
 from nm2trt.calibration.npz_file import npz_arrays, npz_batches, npz_headers
-from nm2trt.errors import BackendMissingError, DataError
-from nm2trt.extras import install
+from nm2trt.errors import DataError
+from nm2trt.extras import missing
 from nm2trt.files import check_input
 
 __all__ = ["LABELS", "SampleHash", "SampleStream", "fitted", "open_samples"]
@@ -127,8 +127,8 @@ def open_samples(
         return _open_npz(path, inputs)
     try:
         from nm2trt.calibration.recipe import load_recipe, open_recipe, read_recipe
-    except ImportError as error:
-        raise BackendMissingError(f"{error.name} is not installed: {install('recipes')}") from error
+    except ModuleNotFoundError as error:
+        raise missing(error) or error from error
     if read_recipe(path).sha256 is not None:
         # Its hash is over all samples at once.
         whole = load_recipe(path, data_root=data_root, allow_functions=allow_functions)

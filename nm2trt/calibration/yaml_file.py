@@ -7,15 +7,15 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from nm2trt.errors import BackendMissingError, InputError
-from nm2trt.extras import install
+from nm2trt.errors import InputError
+from nm2trt.extras import missing
 from nm2trt.files import check_input
 
 try:
     import yaml
     from pydantic import BaseModel, ConfigDict, ValidationError
-except ImportError as error:
-    raise BackendMissingError(f"{error.name} is not installed: {install('recipes')}") from error
+except ModuleNotFoundError as error:
+    raise missing(error) or error from error
 
 __all__ = ["Document", "Strict", "nearest", "read_yaml", "validated"]
 

@@ -6,9 +6,13 @@ from nm2trt.cli.output import plain_table, print_json, say
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import CalibCommand
 
-__all__ = ["OPTIONS", "run"]
+__all__ = ["EPILOG", "OPTIONS", "run"]
 
 OPTIONS = CalibCommand
+
+EPILOG = """examples:
+  nm2trt calib check calib/images.yaml --sheet sheet.png
+"""
 
 
 def run(options: CalibCommand) -> int:

@@ -6,9 +6,14 @@ from nm2trt.cli.output import print_notes, print_result, show
 from nm2trt.options.field import keywords
 from nm2trt.options.models import CastCommand
 
-__all__ = ["OPTIONS", "run"]
+__all__ = ["EPILOG", "OPTIONS", "run"]
 
 OPTIONS = CastCommand
+
+EPILOG = """examples:
+  nm2trt cast model.onnx --calib inputs.npz
+  nm2trt cast model.onnx --to bf16 --io
+"""
 
 
 def run(options: CastCommand) -> int:

@@ -10,9 +10,14 @@ from nm2trt.options.serving import DeployCommand
 if TYPE_CHECKING:
     from nm2trt.serving.repository import Deployment
 
-__all__ = ["OPTIONS", "run"]
+__all__ = ["EPILOG", "OPTIONS", "run"]
 
 OPTIONS = DeployCommand
+
+EPILOG = """examples:
+  nm2trt deploy model.plan --repository models --name detector
+  nm2trt deploy model.onnx --repository models --name ocr --max-batch 16 --url localhost:8000
+"""
 
 
 def run(options: DeployCommand) -> int:

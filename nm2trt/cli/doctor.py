@@ -10,9 +10,13 @@ from nm2trt.options.runs import DoctorCommand
 if TYPE_CHECKING:
     from nm2trt.engine.machine import MachineReport
 
-__all__ = ["OPTIONS", "run"]
+__all__ = ["EPILOG", "OPTIONS", "run"]
 
 OPTIONS = DoctorCommand
+
+EPILOG = """examples:
+  nm2trt doctor
+"""
 
 
 def run(options: DoctorCommand) -> int:

@@ -6,9 +6,13 @@ from nm2trt.cli.output import keep_json, print_result, show
 from nm2trt.options.field import keywords
 from nm2trt.options.models import FuseCommand
 
-__all__ = ["OPTIONS", "run"]
+__all__ = ["EPILOG", "OPTIONS", "run"]
 
 OPTIONS = FuseCommand
+
+EPILOG = """examples:
+  nm2trt fuse model.onnx -o fused.onnx
+"""
 
 
 def run(options: FuseCommand) -> int:

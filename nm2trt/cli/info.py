@@ -5,9 +5,14 @@ from __future__ import annotations
 from nm2trt.cli.output import print_json, print_table
 from nm2trt.options.models import InfoCommand
 
-__all__ = ["OPTIONS", "run"]
+__all__ = ["EPILOG", "OPTIONS", "run"]
 
 OPTIONS = InfoCommand
+
+EPILOG = """examples:
+  nm2trt info model.rtx
+  nm2trt info model.onnx --json
+"""
 
 
 def run(options: InfoCommand) -> int:

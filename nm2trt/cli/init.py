@@ -7,9 +7,13 @@ import shlex
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import InitCommand
 
-__all__ = ["OPTIONS", "run"]
+__all__ = ["EPILOG", "OPTIONS", "run"]
 
 OPTIONS = InitCommand
+
+EPILOG = """examples:
+  nm2trt init model.onnx --calib inputs.npz && nm2trt run model.yaml
+"""
 
 
 def run(options: InitCommand) -> int:

@@ -6,9 +6,13 @@ from nm2trt.cli.output import print_result, show
 from nm2trt.options.field import keywords
 from nm2trt.options.models import PermuteCommand
 
-__all__ = ["OPTIONS", "run"]
+__all__ = ["EPILOG", "OPTIONS", "run"]
 
 OPTIONS = PermuteCommand
+
+EPILOG = """examples:
+  nm2trt permute dense.onnx -o permuted.onnx && nm2trt prune permuted.onnx
+"""
 
 
 def run(options: PermuteCommand) -> int:

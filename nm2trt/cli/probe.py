@@ -10,9 +10,13 @@ from nm2trt.options.serving import ProbeCommand
 if TYPE_CHECKING:
     from nm2trt.serving.probe_report import ProbeReport
 
-__all__ = ["OPTIONS", "run"]
+__all__ = ["EPILOG", "OPTIONS", "run"]
 
 OPTIONS = ProbeCommand
+
+EPILOG = """examples:
+  nm2trt probe --url localhost:8000 --name ocr --reference model.onnx --repository models
+"""
 
 
 def run(options: ProbeCommand) -> int:

@@ -20,7 +20,7 @@ __all__ = ["EPILOG", "OPTIONS", "run"]
 OPTIONS = ProveCommand
 
 EPILOG = """examples:
-  nm2trt prove model.onnx                       its zeros are filled in for the dense twin
+  nm2trt prove model.onnx                       # its zeros are filled in for the dense twin
   nm2trt prove sparse.onnx --dense dense.onnx --json > prove.json
 
 Without a GPU the three engines are built, and everything but the times is printed.

@@ -7,9 +7,16 @@ from nm2trt.errors import DifferenceError
 from nm2trt.options.field import keywords
 from nm2trt.options.models import PruneCommand
 
-__all__ = ["OPTIONS", "run"]
+__all__ = ["EPILOG", "OPTIONS", "run"]
 
 OPTIONS = PruneCommand
+
+EPILOG = """examples:
+  nm2trt prune model.onnx --calib inputs.npz --to int8 -o sparse.onnx
+  nm2trt prune model.onnx --calib inputs.npz --share 50%   # of the work
+  nm2trt prune model.onnx --calib inputs.npz --data test.npz --max-drop 0.5pt
+  nm2trt prune model.onnx   # by magnitude; repairs nothing
+"""
 
 
 def run(options: PruneCommand) -> int:

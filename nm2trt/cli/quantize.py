@@ -6,9 +6,14 @@ from nm2trt.cli.output import print_notes, print_result, show, show_written
 from nm2trt.options.field import keywords
 from nm2trt.options.models import QuantizeCommand
 
-__all__ = ["OPTIONS", "run"]
+__all__ = ["EPILOG", "OPTIONS", "run"]
 
 OPTIONS = QuantizeCommand
+
+EPILOG = """examples:
+  nm2trt quantize sparse.onnx --calib inputs.npz
+  nm2trt quantize sparse.onnx --calib inputs.npz --method entropy --max-loss 0.1%
+"""
 
 
 def run(options: QuantizeCommand) -> int:

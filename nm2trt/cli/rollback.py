@@ -6,9 +6,13 @@ from nm2trt.cli.output import print_json, say
 from nm2trt.options.field import keywords
 from nm2trt.options.serving import RollbackCommand
 
-__all__ = ["OPTIONS", "run"]
+__all__ = ["EPILOG", "OPTIONS", "run"]
 
 OPTIONS = RollbackCommand
+
+EPILOG = """examples:
+  nm2trt rollback --repository models --name ocr --url localhost:8000
+"""
 
 
 def run(options: RollbackCommand) -> int:

@@ -15,9 +15,14 @@ from nm2trt.options.serving import ServeCommand
 if TYPE_CHECKING:
     from nm2trt.serving.server import RunningServer
 
-__all__ = ["OPTIONS", "run"]
+__all__ = ["EPILOG", "OPTIONS", "run"]
 
 OPTIONS = ServeCommand
+
+EPILOG = """examples:
+  nm2trt serve --repository models
+  nm2trt serve --repository models --load ocr --log server.log
+"""
 
 
 def run(options: ServeCommand) -> int:

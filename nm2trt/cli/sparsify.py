@@ -12,9 +12,14 @@ from nm2trt.tables import Column, Row, Table
 if TYPE_CHECKING:
     from nm2trt.pipeline.sparsify import SparsifyResult
 
-__all__ = ["OPTIONS", "run"]
+__all__ = ["EPILOG", "OPTIONS", "run"]
 
 OPTIONS = SparsifyCommand
+
+EPILOG = """examples:
+  nm2trt sparsify repair.yaml -o results/repaired
+  nm2trt sparsify repair.yaml --allow-functions   # the recipe names code of its own
+"""
 
 
 def run(options: SparsifyCommand) -> int:

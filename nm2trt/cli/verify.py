@@ -11,9 +11,15 @@ from nm2trt.options.models import VerifyCommand
 if TYPE_CHECKING:
     from nm2trt.graph.verify.report import FailOn, VerifyReport
 
-__all__ = ["OPTIONS", "run"]
+__all__ = ["EPILOG", "OPTIONS", "run"]
 
 OPTIONS = VerifyCommand
+
+EPILOG = """examples:
+  nm2trt verify model.onnx
+  nm2trt verify model.onnx --all --target sm86   # every row
+  nm2trt verify model.onnx --fail-on ineligible --report verify.json
+"""
 
 
 def run(options: VerifyCommand) -> int:

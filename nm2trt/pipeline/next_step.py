@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["NextStep", "next_step"]
 
+# Builder -> the extra that it comes with.
+_EXTRAS = {"trt": "trt", "trt-rtx": "rtx", "ort": "ort"}
+
 
 @dataclass(frozen=True, slots=True)
 class NextStep:
@@ -67,17 +70,17 @@ def next_step(
     if command.startswith(("nm2trt build", "nm2trt explain")):
         command += f" --backend {backend}" if backend else ""
         command += f" --target {shlex.quote(targets)}" if targets else ""
-    if command.startswith("nm2trt build"):
-        command = f"{_installation(report.place.builder)}{command}"
+    command = f"{_installation(command, report.place.builder)}{command}"
     able = sparse_dtype([v for v in report.weights if v.pattern == "holds"], report.place) == ""
     return NextStep(report.outlook, command, "good" if able else "no")
 
 
-def _installation(builder: str) -> str:
-    """Return the installation that has to come first; "" if the builder is here."""
+def _installation(command: str, builder: str) -> str:
+    """Return the installation that has to come first; "" if everything that the command needs is here."""
     from nm2trt.backends.choice import BACKENDS
 
-    extra = {"trt": "trt", "trt-rtx": "rtx", "ort": "ort"}.get(builder)
-    if extra is None or importlib.util.find_spec(BACKENDS[builder][1]) is not None:
-        return ""
-    return f"{install(extra)} && "
+    needed = {"ort"} if "--calib" in command else set()
+    if command.startswith("nm2trt build") and builder in _EXTRAS:
+        needed.add(builder)
+    extras = [_EXTRAS[name] for name in sorted(needed) if importlib.util.find_spec(BACKENDS[name][1]) is None]
+    return f"{install(','.join(extras))} && " if extras else ""
