@@ -62,8 +62,12 @@ def scale_for(largest: float, form: Format) -> float:
 
     A range so small that its scale would be a subnormal float32 counts as zeros.
     """
-    scale = np.float32(largest / form.largest)
-    return float(scale) if scale >= np.finfo(np.float32).tiny else 1.0
+    return float(_scales(np.float64(largest), form))
+
+
+def _scales(largest: npt.ArrayLike, form: Format) -> Array:
+    scale = np.asarray(np.asarray(largest, np.float64) / form.largest).astype(np.float32)
+    return np.where(scale >= np.finfo(np.float32).tiny, scale, np.float32(1))
 
 
 def quantise_weight(weight: Array, form: Format, axis: int | None) -> Quantised:
@@ -78,7 +82,7 @@ def quantise_weight(weight: Array, form: Format, axis: int | None) -> Quantised:
     """
     others = tuple(i for i in range(weight.ndim) if i != axis)
     largest = np.abs(weight).max(axis=others if axis is not None else None, initial=0.0)
-    scale = np.array([scale_for(float(x), form) for x in np.atleast_1d(largest)], np.float32)
+    scale = _scales(np.atleast_1d(largest), form)
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)] if axis is not None else []
     divided = weight.astype(np.float32) / scale.reshape(shape)
     if form.name == "int8":

@@ -267,11 +267,13 @@ def data_locations(model: Model) -> dict[str, Path]:
     Raises:
         ModelError: A location is missing, or leaves the model's folder.
     """
-    files = {}
+    files: dict[str, Path] = {}
     for tensor in all_tensors(model.proto):
         if tensor.data_location == TensorProto.EXTERNAL:
-            path = external_location(tensor, model.root)[0]
-            files[next(entry.value for entry in tensor.external_data if entry.key == "location")] = path
+            location = next((entry.value for entry in tensor.external_data if entry.key == "location"), None)
+            if location is None or location not in files:  # to follow its links once is enough
+                path = external_location(tensor, model.root)[0]
+                files[str(location)] = path
     return files
 
 
