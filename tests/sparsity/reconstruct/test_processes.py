@@ -10,6 +10,9 @@ from nm2trt.sparsity.reconstruct import solve
 from tests.sparsity.reconstruct.test_session import Block, convolutions
 from tests.sparsity.two_processes import run_two
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*fork:DeprecationWarning"
+)  # Python 3.12, if there are threads
 # Of the largest value. Sums are float64, but chunks of float32 products end at other rows: 2e-6 was seen.
 TOLERANCE = 2e-5
 CUT = {"convolutions": 48, "attention": 20}
@@ -84,7 +87,6 @@ def found(tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("name", CUT)
 def test_two_processes_solve_what_one_does_and_end_with_equal_weights(name, found):
     one, (first, second) = rebuild(name, slice(None)), (process[name] for process in found)
