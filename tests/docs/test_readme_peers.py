@@ -1,6 +1,7 @@
 """What README says of other tools: it is run beside them, or read from the committed results."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,12 @@ def test_polygraphy_lets_a_dense_model_pass_and_verify_does_not(tmp_path, capsys
     assert done.returncode == 0, done.stderr
     assert main(["verify", str(net)]) == 3
     assert "`inspect sparsity` ends with status 0 on a dense model" in README
+
+
+def test_what_is_said_of_others_links_to_sources_that_stay():
+    sources = re.findall(r"https://github.com/NVIDIA/[\w-]+/blob/([^/]+)/", README)
+    assert len(sources) == 6
+    assert all(re.fullmatch("[0-9a-f]{40}", commit) for commit in sources)
 
 
 def test_the_times_of_the_check_are_those_measured():
