@@ -113,7 +113,7 @@ class WeightVerdict:
         zero_share: Share of elements that are zero, 0..1; None when unread.
         nonfinite: NaN and infinite elements.
         parameters: Elements.
-        macs: Multiply-accumulates an inference at batch 1, if shapes are known; else None.
+        macs: Multiply-accumulates per inference at batch 1, if shapes are known; else None.
         eligible: Whether a sparse kernel may run it.
         reason: Short stable code of what decided, e.g. "holds", "broken", "group-conv".
         sentence: The reason in words.

@@ -96,7 +96,7 @@ class RunFolder:
         """Write the record of a stage, whole or not at all.
 
         Raises:
-            InputError: The name or the kind is none.
+            InputError: The name or the kind is invalid.
             OutputError: It cannot be written.
         """
         if record.stage not in STAGES:

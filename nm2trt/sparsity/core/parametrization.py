@@ -2,7 +2,7 @@
 
 A layer's `weight` becomes `original * mask`, where `original` is the dense parameter that the
 optimizer sees and `mask` is a bool buffer. The mask is never computed in forward: exporters cannot
-express it, and it would be paid for once a forward instead of once a step.
+express it, and it would be paid for once per forward instead of once per step.
 
 A subclass says what the backward is, how the mask follows the weight or a schedule, and what is added
 before an optimizer step. All state that a resumed run needs is in the model's own `state_dict`.
