@@ -37,7 +37,7 @@ _EXPECTATIONS = """
 ## Expectations
 
 They forbid nothing. They say where a dense kernel is known, or likely, to win the builder's timing, and are
-what "where no rule expects a dense kernel to be faster" leaves out in the output of `nm2trt build`.
+what "no rule expects a dense kernel to be faster" leaves out in the output of `nm2trt build`.
 """
 
 _TYPES = """

@@ -115,11 +115,11 @@ class BuildResult(Result):
         work = self.forecast
         if not self.ladder or not work.macs:
             return []
-        unknown = f"; of {work.unknown_weights} weights the work is not known" if work.unknown_weights else ""
+        unknown = f"; the work of {work.unknown_weights} weights is unknown" if work.unknown_weights else ""
         sentence = (
-            f"work: {short_count(work.macs)} multiply-accumulates at the optimum profile, "
-            f"{work.share(work.holding):.0%} hold 2:4, {work.share(work.eligible):.0%} eligible, "
-            f"{work.share(work.likely):.0%} where no rule expects a dense kernel to be faster{unknown}"
+            f"work: {short_count(work.macs)} multiply-accumulates at the optimum profile; "
+            f"{work.share(work.holding):.0%} is 2:4, {work.share(work.eligible):.0%} can run sparse, and for "
+            f"{work.share(work.likely):.0%} no rule expects a dense kernel to be faster{unknown}"
         )
         return [sentence]
 
