@@ -69,7 +69,7 @@ samples: $(READY)
 	$(BIN)/python -m pytest -m slow
 
 bench: $(READY)
-	for script in startup mask verify graph build train_step spre fcpts report bench_overhead; do $(BIN)/python benchmarks/$$script.py || exit; done
+	for script in startup mask verify graph build train_step spre fcpts report model_py bench_overhead; do $(BIN)/python benchmarks/$$script.py || exit; done
 
 bench-quick: $(READY)
 	$(BIN)/python benchmarks/quick.py

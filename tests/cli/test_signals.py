@@ -22,18 +22,22 @@ def test_a_signal_during_an_import_waits_until_it_has_ended(tmp_path, monkeypatc
         f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(0.1)\nwhole = True\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    before = signal.getsignal(number)
 
     def import_it():
         with signals_stop():
             __import__(name)
             time.sleep(60)
 
-    with pytest.raises(Stopped) as stopped:
-        import_it()
+    before = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    outside = signal.signal(number, before)  # nohup ignores SIGHUP
+    try:
+        with pytest.raises(Stopped) as stopped:
+            import_it()
+        assert signal.getsignal(number) == before
+    finally:
+        signal.signal(number, outside)
     assert sys.modules.pop(name).whole
     assert stopped.value.exit_status == (130 if number == signal.SIGINT else 128 + number)
-    assert signal.getsignal(number) == before
 
 
 def test_a_signal_that_is_ignored_stays_ignored():
