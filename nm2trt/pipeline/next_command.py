@@ -55,7 +55,8 @@ def sparse_dtype(weights: Sequence[WeightVerdict], place: Place) -> str | None:
     for dtype in ("", "float16", "int8") if single else ("",):
         if dtype == "int8" and opset < _FIRST_QDQ_OPSET:
             continue
-        assumed = assumed_sparse(weights, dtype=dtype or None)
+        # One after the other: the first that can decides.
+        assumed = (v for weight in weights for v in assumed_sparse([weight], dtype=dtype or None))
         if any(v.facts is not None and can_run_sparse(v.facts, place).answer == "yes" for v in assumed):
             return dtype
     return None

@@ -128,12 +128,13 @@ def _signature(operator: str, versions: Mapping[str, int]) -> _Signature | None:
     if schema.deprecated:
         return None
     single = schemas().OpSchema.FormalParameterOption.Single
+    attributes = schema.attributes  # made anew at each reading, with every default value
     return _Signature(
         (schema.min_input, schema.max_input),
         (schema.min_output, schema.max_output),
         tuple(formal.name if formal.option == single else "" for formal in schema.inputs),
-        tuple(name for name, expected in schema.attributes.items() if expected.required),
-        {name: (expected.type.value, expected.type.name) for name, expected in schema.attributes.items()},
+        tuple(name for name, expected in attributes.items() if expected.required),
+        {name: (expected.type.value, expected.type.name) for name, expected in attributes.items()},
     )
 
 
