@@ -6,6 +6,7 @@ import math
 
 from nm2trt.graph.analysis.scopes import Scope, walk
 from nm2trt.graph.analysis.shapes import infer_shapes
+from nm2trt.graph.analysis.sound_nodes import check_nodes
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
 
@@ -25,9 +26,14 @@ def has_bodies(model: Model) -> bool:
 
 
 def parser_hazard(model: Model) -> str:
-    """Return the first node at which the parser of TensorRT for RTX 1.7 was seen to crash, and why; or ""."""
+    """Return the first node at which the parser of TensorRT for RTX 1.7 was seen to crash, and why; or "".
+
+    Raises:
+        ModelError: The model is not valid ONNX.
+    """
+    check_nodes(model)
     for scope, node in walk(model):
-        if not any(node.output) and node.domain not in ("", "ai.onnx"):  # check_nodes sees to ONNX's own
+        if not any(node.output):
             return f"{node.op_type} at {scope.label(node)} has no output with a name"
         for position in _SHAPES.get(node.op_type, ()) if node.domain in ("", "ai.onnx") else ():
             if position >= len(node.input):

@@ -101,7 +101,8 @@ class LayerCache:
             if told["weight"] != weight:
                 return None
             told.update({key: tuple(told[key]) for key in ("consumers", "shape")})
-            return SolvedLayer(RebuiltLayer(**told), arrays)
+            row = RebuiltLayer(**told)
+            return SolvedLayer(row, arrays) if _is_typed(row) else None
         except UNSOUND_ARCHIVE:
             return None  # it is solved again
         except (DataError, TypeError, AttributeError):
@@ -121,3 +122,16 @@ class LayerCache:
 
     def _path(self, number: int) -> Path:
         return self._folder / f"layer{number:05d}.npz"
+
+
+def _is_typed(row: RebuiltLayer) -> bool:
+    """Tell whether what was solved of a layer has the types that a report shows."""
+    figures = (row.ridge, row.dense_error, row.error, row.magnitude_error, row.divergence_alone, row.work)
+    return (
+        row.status in ("pruned", "refitted", "dense")
+        and isinstance(row.reason, str)
+        and row.chosen in ("admm", "magnitude", "dense", "")
+        and isinstance(row.held_out, bool)
+        and all(type(count) is int for count in (row.rows, row.inputs))
+        and all(figure is None or type(figure) in (int, float) for figure in figures)
+    )

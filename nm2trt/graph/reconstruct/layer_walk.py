@@ -130,7 +130,7 @@ class LayerWalk:
         if solved is not None and solved.row.status == "refitted":
             # The same layers may be dense for another reason this time.
             solved = replace(solved, row=replace(solved.row, reason=reason))
-        if solved is None or not self._fits(solved):
+        if solved is None or not self._fits(solved, layer):
             solved = self._solved(number, layer, prune=prune, reason=reason)
             if self.cache is not None:
                 self.cache.write(number, solved)
@@ -152,16 +152,24 @@ class LayerWalk:
             if name in self.grid.weights and stored is not None and len(self.network.readers(stored)) == 1:
                 self.weights[stored] = self.grid.nearest(name, self.network.read(stored))
 
-    def _fits(self, solved: SolvedLayer) -> bool:
-        """Tell whether a result of the cache is one that this network can take."""
-        shapes = all(
-            array.shape == self.network.shape(name) and array.dtype == self.network.dtype(name)
+    def _fits(self, solved: SolvedLayer, layer: Layer) -> bool:
+        """Tell whether a result of the cache is one that this layer can take; anybody may have written it."""
+        row, facts = solved.row, ("weight", "consumers", "shape", "dtype", "axis")
+        own = self._row(layer, row.status, row.reason)
+        if any(getattr(row, name) != getattr(own, name) for name in facts):
+            return False
+        names = set(solved.weights)
+        if not names <= {layer.weight, layer.bias} or (layer.weight in names) is (row.status == "dense"):
+            return False
+        sound = all(
+            array.shape == self.network.shape(name)
+            and array.dtype == self.network.dtype(name)
+            and np.isfinite(array).all()
             for name, array in solved.weights.items()
         )
-        row = solved.row
-        if not shapes or row.status != "pruned" or row.axis is None:
-            return shapes
-        return check(solved.weights[row.weight], self.options.pattern, axis=row.axis).holds
+        if not sound or row.status != "pruned":
+            return sound
+        return check(solved.weights[layer.weight], self.options.pattern, axis=layer.axis).holds
 
     def _solved(self, number: int, layer: Layer, *, prune: bool, reason: str) -> SolvedLayer:
         stored = self.network.read(layer.weight)

@@ -1,5 +1,7 @@
 """prune --calib --cache: a run that was stopped goes on, and ends in the bytes of one that was not."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -93,6 +95,39 @@ def test_a_result_of_another_task_is_not_taken(tmp_path, made, solved, change):
     solved["count"] = 0
     nm2trt.prune(model, tmp_path / "c.onnx", **options)
     assert solved["count"] == every
+
+
+WRITTEN = (
+    *({"names": names} for names in (["../../x"], ["w4"], [])),
+    *(
+        {"error": "small"},
+        {"rows": [1]},
+        {"status": "kept"},
+        {"consumers": [3]},
+        {"axis": 7},
+        {"reason": None},
+    ),
+    {"ridge": True},
+)
+
+
+def test_a_cached_result_that_does_not_fit_its_layer_is_solved_again(tmp_path, made, solved):
+    model, calib = made
+    nm2trt.prune(model, tmp_path / "b.onnx", calib=calib, cache=tmp_path / "cache")
+    paths = sorted((tmp_path / "cache").rglob("*.npz"))
+    for start in range(0, len(WRITTEN), len(paths)):
+        pairs = list(zip(WRITTEN[start:], paths, strict=False))
+        for told, path in pairs:
+            arrays = dict(np.load(path))
+            names = told.get("names", json.loads(str(arrays["names"])))
+            row = {**json.loads(str(arrays["row"])), **told}
+            row.pop("names", None)
+            arrays |= {"names": np.array(json.dumps(names)), "row": np.array(json.dumps(row))}
+            np.savez(path, **arrays)
+        solved["count"] = 0
+        nm2trt.prune(model, tmp_path / "c.onnx", calib=calib, cache=tmp_path / "cache")
+        assert solved["count"] == len(pairs)
+        assert (tmp_path / "c.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
 def test_a_cached_weight_that_breaks_the_pattern_is_solved_again(tmp_path, made, solved):
