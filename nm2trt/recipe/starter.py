@@ -34,9 +34,13 @@ model: {model}
 stages:
 """
 _PRUNE = """\
-  # {why}. This prunes them by magnitude, in one go: compare the accuracy, and
-  # train (nm2trt.sparsify) or repair (`nm2trt sparsify`) the model where it suffers.
+  # {why}. This prunes them by magnitude and repairs nothing: with about a hundred
+  # unlabelled samples, `nm2trt init --calib SAMPLES.npz --force` rebuilds them here instead.
   prune: {{pattern: "2:4", min_channels: 16}}
+"""
+_REBUILD = """\
+  # {why}. Masks and values{joint} are solved from the samples, layer by layer.
+  prune: {{pattern: "2:4", min_channels: 16, calib: {calib}{to}}}
 """
 _HOLDS = """\
   # {why}; to prune by magnitude anyway, remove the #.
@@ -213,22 +217,34 @@ def _text(
     choice: tuple[str | None, str | None],
 ) -> str:
     parts = [_HEAD.format(file=_word(file), version=RECIPE_VERSION, name=_quoted(name), model=_quoted(model))]
-    planned = holds > 0
-    if planned:
-        parts.append(_HOLDS.format(why=f"{holds} of {weights} weights hold 2:4 already"))
-    else:
-        parts.append(_PRUNE.format(why=f"None of the {weights} weights holds 2:4 yet"))
-    parts.append(_FUSE)
+    samples = _quoted(calib or "")
+    # One solve does all three: it fuses, prunes and quantises.
+    joint = not holds and precision == "int8"
+    parts.append(_pruned(holds, weights, samples if calib and precision else "", joint=joint))
+    if not joint:
+        parts.append(_FUSE)
     if precision == "fp16":
         parts.append(_CAST)
-    elif precision == "int8":
-        parts.append(_QUANTIZE.format(calib=_quoted(calib or "")))
+    elif precision == "int8" and not joint:
+        parts.append(_QUANTIZE.format(calib=samples))
     parts.append(_OUTLOOK.format(sentence=_word(sentence)))
     parts.append(_VERIFY.format(gate="none" if broken else "broken"))
     parts.append(_build(inputs, sparse=weights > 0, choice=choice))
-    parts.append(_VALIDATE.format(candidate={"fp16": "cast", "int8": "quantize"}.get(precision, "fuse")))
+    last = "prune" if joint else {"fp16": "cast", "int8": "quantize"}.get(precision, "fuse")
+    parts.append(_VALIDATE.format(candidate=last))
     parts.append(_REPORT)
     return "".join(parts)
+
+
+def _pruned(holds: int, weights: int, calib: str, *, joint: bool) -> str:
+    """Return the stage that prunes: from the samples of `calib`, or by magnitude if it is ""."""
+    if holds:
+        return _HOLDS.format(why=f"{holds} of {weights} weights hold 2:4 already")
+    why = f"None of the {weights} weights holds 2:4 yet"
+    if not calib:
+        return _PRUNE.format(why=why)
+    integers, to = (" in int8", ", to: int8") if joint else ("", "")
+    return _REBUILD.format(why=why, joint=integers, calib=calib, to=to)
 
 
 def _build(

@@ -306,8 +306,8 @@ class ReportData:
         outlook: How much can run sparse, and if nothing can, what would; "" if no stage answered.
         sparse_work: The same as a share, or None if no stage answered.
         speed: Speed-ups, only of engines that can run sparse kernels.
-        files: Files that a next command names, by what they are: "model", "engine", "candidate",
-            "reference", "data".
+        files: Files that a next command names, by what they are: "model", "engine", "dense",
+            "candidate", "reference", "data".
         rebuilt: Reconstructions from samples, in order.
     """
 

@@ -80,8 +80,8 @@ def speed_of(done: Iterable[tuple[StageRecord, Fields]]) -> tuple[SpeedRow, ...]
 def files_of(done: Iterable[tuple[StageRecord, Fields]]) -> dict[str, str]:
     """Return the files that a next command may name, as paths from the working folder if they lie below it.
 
-    Keys: "model" (the last one verified or built), "engine", and of the last comparison "candidate",
-    "reference" and "data".
+    Keys: "model" (the last one verified or built), "engine", "dense" (the first one pruned), and of the last
+    comparison "candidate", "reference" and "data".
     """
     found: dict[str, str] = {}
     for record, fields in done:
@@ -93,6 +93,8 @@ def files_of(done: Iterable[tuple[StageRecord, Fields]]) -> dict[str, str]:
         for key in keys.get(record.stage, ()):
             if value := fields.text(key, ""):
                 found[key] = _shown(value)
+        if record.stage == "prune" and (value := fields.text("model", "")):
+            found.setdefault("dense", _shown(value))
     return found
 
 

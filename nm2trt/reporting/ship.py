@@ -74,7 +74,7 @@ def _open(data: ReportData, compared: list[AccuracyRow], missing: tuple[str, ...
     """Return the verdict on a run in which nothing failed."""
     if not compared:
         candidate = _file(data, "model", "CANDIDATE.onnx")
-        step = f"nm2trt validate {candidate} --against {_DENSE} --data {_TEST}"
+        step = f"nm2trt validate {candidate} --against {_file(data, 'dense', _DENSE)} --data {_TEST}"
         return Ship("open", "Not shown yet: nothing compared its accuracy", missing, step)
     wide = next((row for row in compared if (row.difference_low or 0.0) < -_TOLERATED), None)
     if wide is not None:
