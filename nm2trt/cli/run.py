@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -51,18 +52,20 @@ def _print(result: RunResult, options: RunCommand) -> None:
     from nm2trt.cli.output import plain_table, print_verdict, say
 
     dry_run = options.dry_run
-    plain_table(
-        ("stage", "status", "time", "why" if dry_run else "result"),
-        (
+    # On a terminal the stages stand above already, as they went.
+    if dry_run or not (sys.stdout.isatty() and sys.stderr.isatty()):
+        plain_table(
+            ("stage", "status", "time", "why" if dry_run else "result"),
             (
-                stage.name,
-                stage.status,
-                "" if stage.seconds is None else f"{stage.seconds:.1f} s",
-                stage.sentence,
-            )
-            for stage in result.stages
-        ),
-    )
+                (
+                    stage.name,
+                    stage.status,
+                    "" if stage.seconds is None else f"{stage.seconds:.1f} s",
+                    stage.sentence,
+                )
+                for stage in result.stages
+            ),
+        )
     if not dry_run:
         say()
         say(f"{result.run}  in {result.seconds:.1f} s")

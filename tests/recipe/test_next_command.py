@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from nm2trt.cli import main
+from tests.cli.terminal import on_terminal
 
 
 @pytest.fixture
@@ -82,3 +83,12 @@ def test_a_failed_stage_leads_to_its_own_command(folder, capsys):
     assert status == 3
     assert words[:3] == ["nm2trt", "verify", "a model.onnx"]
     assert main(words[1:]) == 3
+
+
+def test_a_terminal_shows_the_stages_once(folder, monkeypatch):
+    (folder / "r.yaml").write_text(f"version: 1\nmodel: a model.onnx\nstages:\n{PRUNED}")
+    status, lines, _ = on_terminal(["run", "r.yaml"], 80, monkeypatch, both=True)
+    assert status == 0
+    assert any("2:4 by magnitude" in line for line in lines)
+    assert not any(line.startswith("stage ") for line in lines)
+    assert any(line.startswith("verdict: ") for line in lines)
