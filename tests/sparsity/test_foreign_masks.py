@@ -10,6 +10,8 @@ from torch import nn
 
 import nm2trt
 from nm2trt.errors import InputError, SparsifyError, SparsityError
+from nm2trt.nm.mask import check
+from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import PLAN_ATTRIBUTE
 
 
@@ -149,13 +151,10 @@ def read_compressed(path):
     return model
 
 
-def test_a_file_that_compressed_tensors_wrote(tmp_path):
+def test_a_file_that_compressed_tensors_wrote():
     model = read_compressed(COMPRESSED)
-    nm2trt.export(model.eval(), torch.randn(2, 24), tmp_path / "net.onnx")
-    assert {v.weight for v in nm2trt.verify(tmp_path / "net.onnx").weights if v.pattern == "holds"} == {
-        "0.weight",
-        "2.weight",
-    }
+    for place in (0, 2):
+        assert check(model[place].weight.detach().numpy(), NMPattern(2, 4), axis=1).holds
 
 
 def test_the_library_itself_writes_what_is_read(tmp_path):
