@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nm2trt.errors import InputError, OutputError
+from nm2trt.extras import install
 from nm2trt.tables import Result, Table, small_table
 
 __all__ = ["CopiedSamples", "SampleList", "copy_samples", "list_samples", "samples"]
@@ -21,6 +22,7 @@ _PLACES = (_PACKAGE / "_samples", _PACKAGE.parent / "samples")
 _NAME = re.compile(r"[0-9]{2}_\w+")
 # A script that uses another sample's modules names its folder.
 _USES = re.compile(r"""parents\[1\] / ["'](\w+)["']""")
+_INSTALLS = re.compile(r"pip install -e '\.\[([\w,]+)\]'")
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".ipynb_checkpoints")
 
 
@@ -117,6 +119,10 @@ def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".nm2trt-", dir=target.parent) as name:
         shutil.copytree(source, Path(name) / target.name, ignore=_LEFT_OUT)
+        readme = Path(name) / target.name / "README.md"
+        # The line of a checkout works in no other folder.
+        text = _INSTALLS.sub(lambda told: install(told[1]), readme.read_text(encoding="utf-8"))
+        readme.write_text(text, encoding="utf-8")
         (Path(name) / target.name).rename(target)
 
 
