@@ -115,6 +115,15 @@ def test_a_value_of_the_wrong_type_is_refused(engine, field):
         read_manifest(engine)
 
 
+@pytest.mark.parametrize("size", [10**30, 1.5, [1]], ids=str)
+def test_a_shape_that_no_tensor_has_is_refused(engine, size):
+    engine.write_bytes(NEW)
+    record = manifest_of(NEW, inputs=({"name": "x", "dtype": "float16", "shape": ["n", size]},)).to_json()
+    manifest_path(engine).write_text(json.dumps(record))
+    with pytest.raises(InputError, match="is damaged or not a manifest"):
+        read_manifest(engine)
+
+
 def test_keys_of_a_later_release_are_ignored(engine):
     engine.write_bytes(NEW)
     manifest_path(engine).write_text(json.dumps({**manifest_of(NEW).to_json(), "later": 1}))
