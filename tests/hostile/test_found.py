@@ -141,6 +141,16 @@ def test_a_loop_is_tried_in_a_process_of_its_own(refused, condition, status, cap
     assert ("crashes on m.onnx" in capfd.readouterr().err) is bool(status)
 
 
+def test_an_operator_of_another_domain_whose_group_is_a_list(refused, capfd):
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("MatMul", ["h", "v"], ["y"], domain="local", group=[2**62], name="far"),
+    ]
+    network(refused.folder, nodes, {"w": np.ones((16, 16), "f4"), "v": np.ones((16, 16), "f4")})
+    assert main("quantize m.onnx --calib x.npz -o out.onnx --no-compare".split()) in (2, 4)
+    assert "internal error" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("value", [POLYGRAPHY, {**POLYGRAPHY, "array": 1.5}, {**POLYGRAPHY, "array": {}}])
 def test_an_array_of_polygraphy_that_is_no_text(refused, value):
     (refused.folder / "p.json").write_text(json.dumps([{"x": value}]))

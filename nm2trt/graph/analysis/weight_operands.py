@@ -230,6 +230,12 @@ def _foreign_operands(
     if all(scope.state(value).kind != "dynamic" for value in node.input if value):
         return  # a constant of constants: its result is the weight of whoever reads it
     kind = f"of domain {domain}" if domain else "not an operator of ONNX"
+    # Here a name may mean anything: no reader of `group` or `equation` should meet a value of another type.
+    attributes = {
+        name: value
+        for name, value in scope.node_attributes(node).items()
+        if isinstance(value, _ATTRIBUTE_TYPES.get(name, object))
+    }
     for slot, value in enumerate(node.input):
         if not value or scope.owner(value) is None:
             continue
@@ -245,7 +251,7 @@ def _foreign_operands(
             input_index=slot,
             value=value,
             state=State("opaque", f"{why}; {carrier.why}" if carrier.why else why),
-            attributes=scope.node_attributes(node),
+            attributes=attributes,
             zero_point="",
             carrier=carrier,
         )
