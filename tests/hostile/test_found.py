@@ -141,6 +141,16 @@ def test_a_loop_is_tried_in_a_process_of_its_own(refused, condition, status, cap
     assert ("crashes on m.onnx" in capfd.readouterr().err) is bool(status)
 
 
+def test_indices_without_dimensions_at_which_the_builder_crashes(refused, capfd):
+    nodes = [
+        helper.make_node("GatherND", ["w", "c"], ["v"], name="there"),
+        helper.make_node("MatMul", ["x", "v"], ["y"]),
+    ]
+    network(refused.folder, nodes, {"w": np.ones((16, 16), "f4"), "c": np.array(0)})
+    assert main("build m.onnx --target sm86 --dry-run".split()) == 4
+    assert "GatherND at there takes indices without dimensions" in capfd.readouterr().err
+
+
 def test_an_operator_of_another_domain_whose_group_is_a_list(refused, capfd):
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["h"]),

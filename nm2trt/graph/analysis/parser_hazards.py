@@ -35,6 +35,8 @@ def parser_hazard(model: Model) -> str:
     for scope, node in walk(model):
         if not any(node.output):
             return f"{node.op_type} at {scope.label(node)} has no output with a name"
+        if node.op_type == "GatherND" and len(node.input) > 1 and _is_scalar(scope, node.input[1]):
+            return f"{node.op_type} at {scope.label(node)} takes indices without dimensions"
         for position in _SHAPES.get(node.op_type, ()) if node.domain in ("", "ai.onnx") else ():
             if position >= len(node.input):
                 continue
@@ -43,6 +45,15 @@ def parser_hazard(model: Model) -> str:
                 told = f"takes a shape of {length} dimensions, and a tensor has at most {MOST_DIMENSIONS}"
                 return f"{node.op_type} at {scope.label(node)} {told}"
     return ""
+
+
+def _is_scalar(scope: Scope, value: str) -> bool:
+    owner, value = scope.owner(value) or (scope, value)
+    tensor = owner.initializers.get(value)
+    producer = owner.producers.get(value)
+    if tensor is None and producer is not None and producer.op_type == "Constant":
+        tensor = _stored(producer)
+    return tensor is not None and not tensor.dims
 
 
 def _length(scope: Scope, value: str) -> int:
