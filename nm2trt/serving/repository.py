@@ -262,13 +262,13 @@ def served_config(repository: str | os.PathLike[str], name: str) -> Any:
 
 def _repository(path: str | os.PathLike[str], *, make: bool = True) -> Path:
     root = Path(path)
+    if make:
+        with told(root), contextlib.suppress(FileExistsError):
+            root.mkdir(exist_ok=True)  # another deployment may make it at this moment
     if not root.is_dir():
-        if root.exists() or root.is_symlink():
-            raise InputError(f"{root} is not a folder; give the folder of a model repository")
-        if not make:
-            raise InputError(f"{root} does not exist; give the folder of a model repository")
-        with told(root):
-            root.mkdir()
+        missing = not (root.exists() or root.is_symlink())
+        what = "does not exist" if missing else "is not a folder"
+        raise InputError(f"{root} {what}; give the folder of a model repository")
     return root.resolve()
 
 

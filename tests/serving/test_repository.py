@@ -245,6 +245,17 @@ def test_what_is_no_repository(tmp_path):
         place(model(tmp_path), tmp_path / "a" / "b", "m")
 
 
+def test_a_repository_that_another_deployment_makes_at_the_same_moment(tmp_path, monkeypatch):
+    class Late(type(tmp_path)):
+        def mkdir(self, *args, **options):
+            if self.name == "models":
+                os.mkdir(self)  # noqa: PTH102 - by another process
+            super().mkdir(*args, **options)
+
+    monkeypatch.setattr("nm2trt.serving.repository.Path", Late)
+    assert place(model(tmp_path), tmp_path / "models", "m").version == 1
+
+
 @pytest.mark.parametrize("file", ["config.pbtxt", "1/deployment.json"])
 def test_a_pipe_in_a_file_s_place_is_not_waited_for(tmp_path, file):
     place(model(tmp_path), tmp_path, "m")
