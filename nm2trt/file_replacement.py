@@ -23,9 +23,8 @@ def put_in_place(temporary: Path, target: Path) -> None:
     except FileNotFoundError:
         temporary.replace(target)
         return
-    if stat.S_ISLNK(
-        old.st_mode
-    ):  # one that is not to be followed; what it leads to keeps its rights for itself
+    # A link here is one not to be followed: what it leads to keeps its rights for itself.
+    if stat.S_ISLNK(old.st_mode):
         temporary.replace(target)
         return
     if old.st_nlink > 1:

@@ -48,26 +48,27 @@ def parser_hazard(model: Model) -> str:
 
 
 def _is_scalar(scope: Scope, value: str) -> bool:
-    owner, value = scope.owner(value) or (scope, value)
-    tensor = owner.initializers.get(value)
-    producer = owner.producers.get(value)
-    if tensor is None and producer is not None and producer.op_type == "Constant":
-        tensor = _stored(producer)
+    tensor = _constant(*(scope.owner(value) or (scope, value)))
     return tensor is not None and not tensor.dims
 
 
 def _length(scope: Scope, value: str) -> int:
-    """Return how many numbers a value has; 0 or 1 where nothing is known."""
+    """Return how many numbers a value has; 0 or 1 if nothing is known."""
     owner, value = scope.owner(value) or (scope, value)
-    tensor = owner.initializers.get(value)
-    producer = owner.producers.get(value)
-    if tensor is None and producer is not None and producer.op_type == "Constant":
-        tensor = _stored(producer)
+    tensor = _constant(owner, value)
     if tensor is not None:
         return math.prod(tensor.dims)
     if owner.name:  # shapes inside bodies and functions are not inferred
         return 0
     return math.prod(size or 0 for size in infer_shapes(owner.model).get(value, ()))
+
+
+def _constant(owner: Scope, value: str) -> onnx.TensorProto | None:
+    tensor: onnx.TensorProto | None = owner.initializers.get(value)
+    producer = owner.producers.get(value)
+    if tensor is None and producer is not None and producer.op_type == "Constant":
+        return _stored(producer)
+    return tensor
 
 
 def _stored(node: onnx.NodeProto) -> onnx.TensorProto | None:
