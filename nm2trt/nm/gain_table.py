@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -133,6 +134,8 @@ def parse_gain_table(text: bytes | str, *, where: str) -> GainTable:
             )
         rows = tuple(_row(item) for item in data["rows"])
         device, target = str(data["device"]["name"]), str(data["device"].get("target", ""))
+        if target and not re.fullmatch("sm[0-9]{2,3}", target):
+            raise ValueError("an architecture is named as sm86 is")
         versions = {str(name): str(version) for name, version in data.get("versions", {}).items()}
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         if isinstance(error, InputError):

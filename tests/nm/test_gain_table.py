@@ -72,6 +72,7 @@ def test_types_are_not_mixed(table):
             '{"schema": 1, "device": {"name": ""}, "rows": [{"m": 1e400}]}', "is damaged", id="infinite"
         ),
         pytest.param({"device": "A100"}, "is damaged", id="no-device"),
+        pytest.param({"device": {"name": "A100", "target": "sm8\x1b"}}, "is damaged", id="no-architecture"),
     ],
 )
 def test_bad_tables(change, message):
