@@ -40,9 +40,8 @@ __all__ = [
     "NothingSparseError",
     "build_engine",
     "check_request",
-    "refuse_blocked",
-    "refuse_hazard",
     "refuse_opset",
+    "refuse_unreadable",
 ]
 
 # The verdicts again, with the multiply-accumulates that their consumers do at these shapes of the inputs.
@@ -108,37 +107,25 @@ def refuse_opset(opset: int | None, backend: Backend, model: Path) -> None:
         )
 
 
-def refuse_blocked(node: str, backend: Backend, model: Path) -> None:
-    """Refuse a model in ONNX Runtime's blocked layout, which TensorRT would misread.
+def refuse_unreadable(backend: Backend, model: Path, *, blocked: str, hazard: str) -> None:
+    """Refuse a model that TensorRT's parser would misread, or crash at.
 
     Args:
-        node: What `nm2trt.graph.analysis.blocked_layout.blocked_node` found.
-        backend: The builder.
+        backend: The builder; any but ONNX Runtime.
         model: The ONNX file.
+        blocked: What `nm2trt.graph.analysis.blocked_layout.blocked_node` found.
+        hazard: What `nm2trt.graph.analysis.parser_hazards.parser_hazard` found.
 
     Raises:
-        BackendError: There is such a node, and the builder is not ONNX Runtime.
+        BackendError: There is such a node.
     """
-    if node and backend.name != "ort":
+    if blocked:
         raise BackendError(
-            f"{model} has {node} in ONNX Runtime's blocked layout, whose weights {backend.name} would "
+            f"{model} has {blocked} in ONNX Runtime's blocked layout, whose weights {backend.name} would "
             "read in the wrong order; export the original model, which ONNX Runtime did not optimise"
         )
-
-
-def refuse_hazard(node: str, backend: Backend, model: Path) -> None:
-    """Refuse a model at which TensorRT's parser would crash.
-
-    Args:
-        node: What `nm2trt.graph.analysis.parser_hazards.parser_hazard` found.
-        backend: The builder.
-        model: The ONNX file.
-
-    Raises:
-        BackendError: There is such a node, and the builder is not ONNX Runtime.
-    """
-    if node and backend.name != "ort":
-        raise BackendError(f"{backend.name} cannot read {model}: {node}")
+    if hazard:
+        raise BackendError(f"{backend.name} cannot read {model}: {hazard}")
 
 
 def build_engine(

@@ -181,14 +181,15 @@ def _refuse_unreadable(opened: Model, model: Path, builder: Backend) -> None:
     Raises:
         BackendError: It is such a model.
     """
-    from nm2trt.engine.build import refuse_blocked, refuse_hazard, refuse_opset
+    from nm2trt.engine.build import refuse_opset, refuse_unreadable
     from nm2trt.graph.analysis.blocked_layout import blocked_node
     from nm2trt.graph.analysis.parser_hazards import parser_hazard
     from nm2trt.graph.storage.model import opset
 
     refuse_opset(opset(opened.proto), builder, model)
-    refuse_blocked(blocked_node(opened), builder, model)
-    refuse_hazard(parser_hazard(opened), builder, model)
+    if builder.name != "ort":
+        blocked, hazard = blocked_node(opened), parser_hazard(opened)
+        refuse_unreadable(builder, model, blocked=blocked, hazard=hazard)
 
 
 class _Samples(NamedTuple):

@@ -33,7 +33,8 @@ def verify(
     Args:
         model: The ONNX file, an `onnx.ModelProto`, or a `torch.nn.Module` with an example.
         pattern: The pattern to hold. By default each weight is held to the plan in the file, or to 2:4
-            if there is none. Given, it takes the place of the plan's patterns, not of its dense layers.
+            if there is none. If given, it replaces the plan's patterns;
+            layers that the plan keeps dense stay dense.
         as_dtype: "fp16" or "bf16" judges what rounding floating-point weights to that type leaves.
         external_data_root: Folder below which external data is read; by default the real model's folder.
         backend: Builder that "eligible" is answered for: "trt", "trt-rtx" or "ort"; by default the one that

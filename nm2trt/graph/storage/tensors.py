@@ -161,7 +161,7 @@ def read_tensor(tensor: onnx.TensorProto, root: Path | None) -> Array:
 
     Args:
         tensor: The tensor.
-        root: Folder below which external data may be read; None if there is none.
+        root: Folder that external data may be read from; None refuses external data.
 
     Raises:
         ModelError: Its storage is missing, of the wrong length, or outside `root`.

@@ -46,7 +46,8 @@ def verify_model(
         source: A path, the bytes of a file, a protobuf, or an open model, whose weights are read once for
             each pair of `pattern` and `as_dtype`.
         pattern: The pattern to hold. By default each weight is held to its plan, or to 2:4 if the
-            metadata has no plan. Given, it takes the place of the plan's patterns, not of its dense layers.
+            metadata has no plan. If given, it replaces the plan's patterns;
+            layers that the plan keeps dense stay dense.
         as_dtype: "fp16" or "bf16" judges what rounding floating-point weights to that type leaves.
         external_data_root: Folder below which external data is read; by default the real model's folder.
         place: Builder, version and targets that eligibility is answered for.

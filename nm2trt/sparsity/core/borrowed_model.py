@@ -59,7 +59,7 @@ def named_values(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def hash_tensors(text: str, tensors: Iterable[tuple[str, Any]]) -> str:
-    """Return the sha256 of a text and of named values; those that are no tensors are left out."""
+    """Return the sha256 of a text and of named values; only tensors count."""
     digest = hashlib.sha256(text.encode())
     for name, value in tensors:
         if isinstance(value, Tensor):

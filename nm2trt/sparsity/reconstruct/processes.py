@@ -44,7 +44,7 @@ class Processes:
         """Return this process among those of the default group; its samples are not known yet.
 
         Raises:
-            SparsifyError: There is no process group.
+            SparsifyError: torch.distributed has no process group.
         """
         if not (distributed.is_available() and distributed.is_initialized()):
             raise SparsifyError(

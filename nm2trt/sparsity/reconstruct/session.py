@@ -42,12 +42,12 @@ def start(request: Request) -> ReconstructSession:
         DataError: The calibration input is empty, not finite, or not what the model takes.
     """
     options: RebuildOptions = request.options
-    alone = Processes.of_group() if options.distributed else Processes(0, 0)
-    batch, choices = alone.all_do(lambda: _read(request))
-    processes = alone.with_samples(batch.samples, _alike(request, batch, choices) if alone.count > 1 else {})
+    group = Processes.of_group() if options.distributed else Processes(0, 0)
+    batch, choices = group.all_do(lambda: _read(request))
+    processes = group.with_samples(batch.samples, _alike(request, batch, choices) if group.count > 1 else {})
     with kept_on_error(request.model):
         layers, reasons = layers_of(request.model, choices)
-        valid = alone.all_do(lambda: _valid(batch, options.valid))
+        valid = group.all_do(lambda: _valid(batch, options.valid))
         walk = Walk(request.model, batch, layers, options.seed, valid, processes)
         rebuilt = _Rebuilt(walk, choices)
         outputs = walk.solve(rebuilt.solve)
