@@ -1,6 +1,6 @@
 """Twin builds: dense weights, then 2:4 weights with sparse kernels off and on; what is said, and the time.
 
-    python benchmarks/trt_twin.py [--backend trt] [--net conv resnet50 minilm] [--precision fp16 int8]
+    python benchmarks/trt_twin.py [--backend trt] [--net conv wide resnet50 minilm] [--precision fp16 int8]
                                   [--batch 32] [--runs 100] [--out FOLDER] [--json FILE]
 
 On a GPU the three engines are timed as `nm2trt prove` times them: in turn, in blocks, by CUDA events, from
@@ -35,7 +35,7 @@ try:
 except ImportError:  # run as a script, this folder is the path
     import nets
 
-NETS = ("conv", "resnet50", "minilm")
+NETS = ("conv", "wide", "resnet50", "minilm")
 PRECISIONS = ("fp16", "int8")
 # What TensorRT 8.6 reads.
 OPSET = 17
@@ -97,9 +97,14 @@ def conv(*, channels: int = 512, size: int = 28, layers: int = 4) -> onnx.ModelP
     return b.model(shape, shape, x)
 
 
+def wide(*, layers: int = 4, width: int = 4096) -> onnx.ModelProto:
+    """Return products of 4096 x 4096 weights, 128 rows a sample: what pays most in the gain tables."""
+    return nets.matmuls(layers, width)
+
+
 def make(net: str, precision: str, path: Path, *, sparse: bool, batch: int, **sizes: int) -> Path:
     """Write one of the nets at a fixed batch; the sparse one is the dense one pruned."""
-    model = conv(**sizes) if net == "conv" else getattr(nets, net)(**sizes)
+    model = {"conv": conv, "wide": wide, "resnet50": nets.resnet50, "minilm": nets.minilm}[net](**sizes)
     model.opset_import[0].version = OPSET
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = batch

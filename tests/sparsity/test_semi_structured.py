@@ -38,6 +38,7 @@ def test_mistakes_are_told_without_a_gpu():
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:The PyTorch API of SparseSemiStructuredTensor is in prototype")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_the_kernels_give_what_the_dense_product_gives(dtype):
     model = finalised().to("cuda", dtype).eval()

@@ -29,7 +29,7 @@ ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
 NO_GPU = 4
-NAMES = ("conv-fp16", "resnet50-fp16", "conv-int8", "minilm-fp16")
+NAMES = ("conv-int8", "wide-int8", "wide-fp16", "resnet50-int8", "resnet50-fp16", "minilm-fp16")
 _GPU_TESTS = ("tests/nm", "tests/sparsity", "tests/engine/twin", "tests/benchmarks", "tests/backends")
 
 

@@ -1,6 +1,6 @@
 """Write the twins' ONNX models with the project's own makers, so that the TensorRT side needs neither ONNX Runtime nor time.
 
-    python models.py OUT [resnet50-fp16 conv-int8 resnet50-int8 minilm-fp16 conv-fp16 ...] [--batch 32] [--tiny]
+    python models.py OUT [conv-int8 wide-fp16 wide-int8 resnet50-int8 resnet50-fp16 minilm-fp16 ...] [--batch 32] [--tiny]
 A name is NET-PRECISION, or NET-PRECISION@BATCH. Writes OUT/NAME/{dense,sparse}.onnx and OUT/NAME/feeds.npz, then OUT/NAME/ready.
 """
 
@@ -20,7 +20,7 @@ def main():
     a.add_argument(
         "names",
         nargs="*",
-        default=["resnet50-fp16", "conv-int8", "resnet50-int8", "minilm-fp16", "conv-fp16"],
+        default="conv-int8 wide-fp16 wide-int8 resnet50-int8 resnet50-fp16 minilm-fp16".split(),
     )
     a.add_argument("--batch", type=int, default=32)
     a.add_argument("--tiny", action="store_true", help="small nets, to try the script")
@@ -34,7 +34,11 @@ def main():
     sys.path[:0] = [str(o.project), str(o.project / "benchmarks")]
     import trt_twin
 
-    small = {"conv": {"channels": 32, "size": 8, "layers": 2}, "minilm": {"layers": 1, "tokens": 8}}
+    small = {
+        "conv": {"channels": 32, "size": 8, "layers": 2},
+        "wide": {"layers": 2, "width": 64},
+        "minilm": {"layers": 1, "tokens": 8},
+    }
     for name in o.names:
         folder = o.out / name
         if (folder / "ready").exists():

@@ -1,6 +1,7 @@
 """Twin builds of models that `models.py` wrote, through nm2trt's own backend; everything is written as it comes.
 
     python twins.py --backend trt|trt-rtx MODELS OUT [NAME ...] [--deadline SECONDS] [--seconds 2] [--targets sm80]
+    python twins.py --proved OUT        prints the model with most sparse kernels in OUT/twins.jsonl, else ends with 1
 Per model and case (dense; 2:4 with the flag off; on): builder's log, "(Sparsity)" lines, inspector JSON, sparse tactics, times by
 the clocks of `nm2trt prove`, and what flag on differs from off in. OUT/twins.jsonl has one line a model.
 """
@@ -22,6 +23,8 @@ ENGINES = {"dense": "dense", "flag_off": "sparse-off", "flag_on": "sparse-on"}
 
 
 def main():
+    if sys.argv[1:2] == ["--proved"]:
+        sys.exit(proved(Path(sys.argv[2])))
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("models", type=Path)
     a.add_argument("out", type=Path)
@@ -54,6 +57,16 @@ def main():
         with (o.out / "twins.jsonl").open("a") as file:
             file.write(json.dumps(result) + "\n")
         print(brief(result), flush=True)
+
+
+def proved(out):
+    rows = map(json.loads, (out / "twins.jsonl").read_text().splitlines())
+    counts = {row["name"]: row.get("flag_on", {}).get("sparse_tactics") or 0 for row in rows}
+    name = max(counts, key=counts.get)
+    if not counts[name]:
+        return 1
+    print(name)
+    return 0
 
 
 def brief(result):

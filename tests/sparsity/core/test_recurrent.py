@@ -112,6 +112,36 @@ def test_masks_and_gradients_are_those_of_the_network_of_cells(method, kind):
         assert bool(((groups != 0).sum(1) <= 2).all())
 
 
+def trained(kind, method, device):
+    """A finalised network after a few steps on `device`: each step's batch is the same everywhere."""
+    model = make(kind).to(device)
+    sparse, optimizer = attached(model, method)
+    for seed in range(STEPS):
+        optimizer.zero_grad()
+        x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed)).to(device)
+        (model(x) - 1).square().mean().backward()
+        optimizer.step()
+    return sparse.finalize()
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:RNN module weights are not part of single contiguous chunk")
+@pytest.mark.parametrize("kind", CELLS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("method", ["sr-ste", "lbc", "magnitude"])
+def test_a_gpu_trains_what_the_cpu_trains(method, kind, monkeypatch):
+    if hasattr(torch.backends.cudnn, "rnn"):  # PyTorch refuses the older setting beside this one
+        monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
+    else:
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    here, there = (trained(kind, method, device) for device in ("cpu", "cuda"))
+    for name in CELL_NAME:
+        mine, theirs = here.get_parameter(name).detach(), there.get_parameter(name).detach().cpu()
+        assert bool(((theirs.view(-1, 4) != 0).sum(1) <= 2).all()), name
+        same = (mine != 0) == (theirs != 0)
+        assert float(same.double().mean()) > 0.99, name
+        torch.testing.assert_close(theirs[same], mine[same], rtol=1e-3, atol=1e-4)
+
+
 def test_without_its_name_in_include_a_layer_stays_dense_with_the_reason():
     sparse = nm2trt.sparsify(make())
     assert [w.name for w in sparse.weights] == ["head.weight"]

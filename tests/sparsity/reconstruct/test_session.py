@@ -145,6 +145,36 @@ def test_output_divergence_falls_against_magnitude(network):
         assert entry["ridge"] > 0
 
 
+def rebuilt(model, batches, device):
+    """The outputs' largest change on batches not calibrated with, after reconstruction on `device`."""
+    model, fresh = copy.deepcopy(model).to(device), batches[-1].to(device)
+    with torch.no_grad():
+        wanted = model(fresh)
+    given = [batch.to(device) for batch in batches[:-1]]
+    nm2trt.sparsify(model, method="reconstruct", calibration=given).finalize()
+    assert {parameter.device.type for parameter in model.parameters()} == {device}
+    for name in sparse_weights(model):
+        assert check(model.get_parameter(name).detach().cpu().numpy(), TWO_FOUR, axis=1).holds
+    with torch.no_grad():
+        return set(sparse_weights(model)), float((model(fresh) - wanted).square().mean() / wanted.var())
+
+
+@pytest.mark.gpu
+def test_a_gpu_rebuilds_convolutions_as_well_as_the_cpu(network):
+    assert_same_quality(*network)
+
+
+@pytest.mark.gpu
+def test_a_gpu_rebuilds_attention_as_well_as_the_cpu(attention):
+    assert_same_quality(*attention)
+
+
+def assert_same_quality(model, batches):
+    (here, error), (there, gpu_error) = (rebuilt(model, batches, device) for device in ("cpu", "cuda"))
+    assert here == there
+    assert gpu_error < 1.1 * error + 1e-3
+
+
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @torch.no_grad()
 def test_rows_times_weights_are_the_layers_outputs():
