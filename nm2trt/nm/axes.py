@@ -200,7 +200,8 @@ def einsum_axis(equation: str, operand: int, rank: int) -> int | None:
         rank: Its rank.
 
     Returns:
-        The axis, or None when no label or more than one is contracted, or one is repeated (a diagonal).
+        The axis, or None when no label or more than one is contracted, one is repeated (a diagonal), or the
+        operand's labels are not those of a tensor of its rank.
     """
     terms, output = einsum_terms(equation)
     if operand >= len(terms):
@@ -208,6 +209,8 @@ def einsum_axis(equation: str, operand: int, rank: int) -> int | None:
     term = terms[operand]
     others = set("".join(t for i, t in enumerate(terms) if i != operand))
     labels = term.replace("...", "")
+    if len(labels) > rank or ("..." not in term and len(labels) != rank):
+        return None
     contracted = [c for c in labels if c in others and c not in output and c != "."]
     if len(contracted) != 1 or labels.count(contracted[0]) != 1:
         return None

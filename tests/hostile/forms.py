@@ -99,20 +99,55 @@ def _loop(weight, _, draw):
     return Parts([NODE("Loop", ["turns", "go", "x"], ["h"], name="loop", body=body)], stored)
 
 
-def _lstm(weight, random, _):
-    stored = {
-        "w": weight,
-        "k": random.standard_normal((1, 64, 16)).astype("f4"),
-        "u": random.standard_normal((1, 64, 16)).astype("f4"),
-        "s": np.array([1, -1, 16]),
-        "z": np.array([-1, 16]),
-    }
+def _recurrent(operator, gates):
+    def form(weight, random, draw):
+        directions, hidden = draw.choice([("forward", 16), ("reverse", 16), ("bidirectional", 8)])
+        count = 16 // hidden
+        weights = {
+            name: random.standard_normal((count, gates * hidden, size)).astype("f4")
+            for name, size in (("k", 16), ("u", hidden))
+        }
+        stored = {name: _maybe_sparse(one, 2, draw) for name, one in weights.items()}
+        stored |= {"w": weight, "s": np.array([1, -1, 16]), "z": np.array([-1, 16])}
+        nodes = [
+            NODE("Reshape", ["x", "s"], ["i"], name="in"),
+            NODE(operator, ["i", "k", "u"], ["o"], name="cell", hidden_size=hidden, direction=directions),
+            NODE("Transpose", ["o"], ["ot"], name="turned", perm=[0, 2, 1, 3]),
+            NODE("Reshape", ["ot", "z"], ["h"], name="out"),
+        ]
+        return Parts(nodes, stored)
+
+    return form
+
+
+def _maybe_sparse(weight, axis, draw):
+    return two_of_four(weight, axis) if draw.random() < 0.5 else weight
+
+
+def _conv_transpose(weight, random, draw):
+    group, size = draw.choice([1, 2, 8]), draw.choice([1, 3])
+    kernel = random.standard_normal((16, 16 // group, size, size)).astype("f4")
+    stored = {"w": weight, "k": _maybe_sparse(kernel, 0, draw), "s": np.array([0, 16, 1, 1])}
     nodes = [
-        NODE("Reshape", ["x", "s"], ["i"], name="in"),
-        NODE("LSTM", ["i", "k", "u"], ["o"], name="lstm", hidden_size=16),
-        NODE("Reshape", ["o", "z"], ["h"], name="out"),
+        NODE("Reshape", ["x", "s"], ["i"], name="image"),
+        NODE("ConvTranspose", ["i", "k"], ["c"], name="up", group=group, pads=[size // 2] * 4),
+        NODE("Flatten", ["c"], ["h"], name="flat"),
     ]
     return Parts(nodes, stored)
+
+
+def _einsum(weight, random, draw):
+    kernel = random.standard_normal((16, 16)).astype("f4")
+    equation, inputs, axis = draw.choice(
+        [
+            ("ab,bc->ac", ["x", "k"], 0),
+            ("ab,cb->ac", ["x", "k"], 1),
+            ("bc, ab -> ac", ["k", "x"], 0),
+            ("ij,kj", ["x", "k"], 1),
+        ]
+    )
+    node = NODE("Einsum", inputs, ["h"], name="product", equation=equation)
+    return Parts([node], {"w": weight, "k": _maybe_sparse(kernel, axis, draw)})
 
 
 def _left(weight, *_):
@@ -137,7 +172,11 @@ FORMS = {
     "if": _if,
     "loop": _loop,
     "external": _plain,
-    "lstm": _lstm,
+    "lstm": _recurrent("LSTM", 4),
+    "gru": _recurrent("GRU", 3),
+    "rnn": _recurrent("RNN", 1),
+    "conv-transpose": _conv_transpose,
+    "einsum": _einsum,
     "left": _left,
 }
 

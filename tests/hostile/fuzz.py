@@ -120,10 +120,11 @@ class Fuzzer:
     Args:
         sound: The folder.
         work: A folder for the runs.
+        forms: Forms of `tests.hostile.forms` to draw models of; runs on other files are left out then.
     """
 
-    def __init__(self, sound, work):
-        self.sound, self.work = sound, work
+    def __init__(self, sound, work, forms=()):
+        self.sound, self.work, self.forms = sound, work, forms
         self.counts = Counts()
 
     def run(self, number):
@@ -131,7 +132,7 @@ class Fuzzer:
         draw = random.Random(number)
         folder = self.work / f"run{number}"
         try:
-            if draw.random() < 0.65:
+            if draw.random() < 0.65 or self.forms:
                 words, model = self._model_run(folder, draw)
             else:
                 words, model = self._file_run(folder, draw), None
@@ -144,7 +145,8 @@ class Fuzzer:
         for name in ("m.onnx", "x.npz", "gain.json"):
             shutil.copy(self.sound / name, folder)
         os.mkfifo(folder / "pipe")
-        proto, external = mutants.mutant(draw)
+        form = draw.choice(self.forms) if self.forms else None
+        proto, external = mutants.mutant(draw, form=form)
         mutants.write(proto, external, folder / "mutant.onnx", draw)
         command = MODEL_COMMANDS[0] if draw.random() < 0.3 else draw.choice(MODEL_COMMANDS)
         return command.format(model="mutant.onnx", out="out"), folder / "mutant.onnx"
@@ -208,10 +210,15 @@ class Fuzzer:
             proto = onnx.load(model)
             labels = reader.labels(proto)
             own = list(reader.verdicts(proto))
-            for name, _, found in own:
+            for name, position, found in own:
                 if labels.count(name) > 1:
                     continue
-                said = [row["pattern"] for row in report["weights"] if row["consumer"] == name]
+                said = [
+                    row["pattern"]
+                    for row in report["weights"]
+                    if row["consumer"] == name
+                    and (row["facts"] or {}).get("constant_input_index", position) == position
+                ]
                 if found in said:
                     self.counts.verdicts["same"] += 1
                 elif "untraceable" in said:
@@ -287,8 +294,8 @@ def _command(folder, words):
 
 
 @contextlib.contextmanager
-def started():
-    """Make the sound files, and give a fuzzer."""
+def started(forms=()):
+    """Make the sound files, and give a fuzzer; `forms` as it takes them."""
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory(prefix="nm2trt-fuzz-") as folder:
         sound, work = Path(folder, "sound"), Path(folder, "runs")
@@ -299,7 +306,7 @@ def started():
         if status:
             raise RuntimeError(Path(folder, "setup.txt").read_text())
         _import()
-        yield Fuzzer(sound, work)
+        yield Fuzzer(sound, work, forms)
 
 
 def _make(sound, said):
@@ -336,9 +343,9 @@ def _import():
                 importlib.import_module(module.name)
 
 
-def part(numbers):
+def part(numbers, forms=()):
     """Make some of the runs; for a process of its own."""
-    with started() as fuzzer:
+    with started(forms) as fuzzer:
         for number in numbers:
             fuzzer.run(number)
             for fault in fuzzer.counts.faults[:]:
@@ -359,6 +366,9 @@ def main():
         "--first", type=int, default=0, help="number of the first run, e.g. of one to see again"
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--forms", nargs="+", default=(), choices=list(forms.FORMS), help="only models of these"
+    )
     options = parser.parse_args()
     numbers = range(options.first, options.first + options.runs)
     began = time.monotonic()
@@ -366,10 +376,12 @@ def main():
 
     jobs = max(1, min(options.jobs, options.runs))
     if jobs == 1:
-        parts = [part(numbers)]
+        parts = [part(numbers, options.forms)]
     else:
         with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-            parts = pool.map(part, [numbers[job::jobs] for job in range(jobs)], chunksize=1)
+            parts = pool.starmap(
+                part, [(numbers[job::jobs], options.forms) for job in range(jobs)], chunksize=1
+            )
     total = Counts()
     for counts in parts:
         total.add(counts)

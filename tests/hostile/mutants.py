@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.hostile.forms import NODE, sound
 
 OPERATORS = """Cast Constant Transpose Reshape Slice Pad Split Gather Conv Gemm MatMul Einsum ConstantOfShape Loop Scan LSTM
-GRU DequantizeLinear QuantizeLinear ConvTranspose MatMulInteger Concat Expand Tile Range Squeeze Where Identity If
+GRU RNN DequantizeLinear QuantizeLinear ConvTranspose MatMulInteger Concat Expand Tile Range Squeeze Where Identity If
 BatchNormalization Relu Resize OneHot EyeLike CumSum GatherND ScatterND TopK NonZero Compress Unique SequenceAt
 QLinearMatMul QLinearConv Attention LayerNormalization DynamicQuantizeLinear Upsample TreeEnsemble""".split()
 ATTRIBUTES = """to axis perm value group transB kernel_shape equation direction hidden_size axes block_size pads strides
@@ -31,6 +31,35 @@ VALUES = (
     ["a"],
     [2**62],
 )
+RECURRENT_VALUES = {
+    "hidden_size": (0, 1, 8, 16, -1, 2**40),
+    "direction": ("forward", "reverse", "bidirectional", "BIDIRECTIONAL", "sideways", "\x1b[31m"),
+    "layout": (0, 1, 2),
+    "activations": (["Relu"], ["Sigmoid", "Tanh", "Tanh"], ["no such"], ["\x1b[31m"] * 6),
+    "clip": (0.0, -1.0, float("nan"), 1e38),
+    "input_forget": (0, 1, 7),
+    "linear_before_reset": (0, 1, 7),
+}
+# Operator -> its own attributes and values for them.
+OWN_VALUES = {
+    "ConvTranspose": {
+        "group": (0, 1, 2, 3, 16, -1, 2**40),
+        "output_shape": ([1, 1], [3], [2**40, 2**40], [-1, 0]),
+        "output_padding": ([1, 1], [-1, -1], [2**31, 0]),
+        "strides": ([2, 2], [0, 0], [2**31, 1]),
+        "dilations": ([2, 2], [0, 1], [2**40, 1]),
+        "kernel_shape": ([1, 1], [3, 3], [5], [2**40, 1]),
+        "auto_pad": ("SAME_UPPER", "VALID", "no such"),
+    },
+    "Einsum": {
+        "equation": (
+            "ab,bc->ac", "ab,bc", "cb,ab->ac", "aa,ab->b", "ab,bb->a", "...b,bc->...c", "ab,bc->", "ab,ab->a",
+            "ab,bc->acc", "ab,bc->az", "AB,BC->AC", "a b , b c -> a c", "ab,bd->abd", "", "->", ",,", "ab->ba",
+            "ab,bc,cd->ad", "ab,bc->ac->ac", "\u00e9b,bc->c", "\x1b[31m,b", "ab" * 2000 + ",bc->ac",
+        ),
+    },
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), RECURRENT_VALUES),
+}  # fmt: skip
 SIZES = (0, 1, -1, 3, 16, 2**31, 2**40, 2**62)
 RECORDS = (
     "",
@@ -237,6 +266,38 @@ def _attribute(place):
     )
 
 
+def _own_attribute(place):
+    """Change an attribute of its operator's own, if one of the graph's nodes has some."""
+    nodes = [node for node in place.graph.node if node.op_type in OWN_VALUES]
+    if not nodes:
+        return _attribute(place)
+    node = place.draw.choice(nodes)
+    name, values = place.draw.choice(list(OWN_VALUES[node.op_type].items()))
+    kept = [attribute for attribute in node.attribute if attribute.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*kept, helper.make_attribute(name, place.draw.choice(values))])
+    return None
+
+
+def _weight_moved(place):
+    """Give the node another of the model's tensors as its weight, in another order, or one of a strange shape."""
+    if len(place.node.input) < 2:
+        return _inputs(place)
+    at = place.draw.randrange(len(place.node.input))
+    names = [tensor.name for tensor in place.proto.graph.initializer] + list(place.node.input)
+    place.node.input[at] = place.draw.choice(names)
+    return None
+
+
+def _turned(place):
+    """Turn a tensor's dimensions around, so that its bytes still fit."""
+    dims = list(place.tensor.dims)
+    place.draw.shuffle(dims)
+    whole = int(np.prod(dims)) if dims else 1
+    other = [[*dims, 1], [1, *dims], [whole], [2, whole // 2], dims[::-1]]
+    place.tensor.dims[:] = place.draw.choice([dims, *other])
+
+
 def _outputs(place):
     place.node.output[:] = [place.draw.choice(NAMES) for _ in range(place.draw.randrange(3))]
 
@@ -318,6 +379,9 @@ CHANGES = (
     _inputs,
     _operator,
     _attribute,
+    _own_attribute,
+    _weight_moved,
+    _turned,
     _outputs,
     _external,
     _sparse_dimensions,
@@ -352,9 +416,9 @@ def rename(proto, old, new):
             node.input[:] = [new if name == old else name for name in node.input]
 
 
-def mutant(draw, changes=None):
+def mutant(draw, changes=None, form=None):
     """Return a model with a few changes, and whether its weights belong in another file."""
-    proto, external = sound(draw)
+    proto, external = sound(draw, form)
     for _ in range(draw.randrange(1, 4) if changes is None else changes):
         with contextlib.suppress(ValueError, TypeError, IndexError):
             spoil(proto, draw)

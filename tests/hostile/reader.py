@@ -3,8 +3,8 @@
 It reads Conv, ConvTranspose, Gemm, MatMul, Einsum, LSTM, GRU, RNN and the integer forms, in the main graph, in
 the bodies of If, Loop and Scan, and in local functions at each call.
 
-Bounds: values of at most a million elements; no transposed convolution in groups, no Einsum that sums over more
-than one index or repeats one, no operator of another domain.
+Bounds: values of at most a million elements; no Einsum that sums over more than one index or repeats one, no
+operator of another domain.
 """
 
 import contextlib
@@ -20,6 +20,8 @@ _MAY_BE_LARGE = frozenset("ConstantOfShape Expand Tile Range Pad Resize".split()
 _ONNX = ("", "ai.onnx")
 # Weight inputs, with their zero point's, of operators on integers.
 _INTEGER = {"MatMulInteger": ((0, 2), (1, 3)), "QLinearMatMul": ((0, 2), (3, 5)), "ConvInteger": ((1, 3),), "QLinearConv": ((3, 5),)}  # fmt: skip
+# Where a constant times an activation has a weight, and a constant times a constant has none.
+_PRODUCTS = {"Gemm", "MatMul", "Einsum", *_INTEGER}
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Place:
         prefix: What stands in front of the nodes' names.
         opset: The version of ONNX's operators.
         functions: Local functions by domain, name and overload.
+        unknown: Names of values that depend on no input either, and are not in `found`: too large, or nobody knows.
     """
 
     nodes: list
@@ -39,6 +42,7 @@ class Place:
     prefix: str
     opset: int
     functions: dict = field(default_factory=dict)
+    unknown: set = field(default_factory=set)
 
 
 def _small(dims):
@@ -69,20 +73,31 @@ def _computed(place):
     """Add to a place the values that its nodes compute from no input."""
     found = place.found
     for node in place.nodes:
-        if any(name not in found for name in node.input if name) or not node.output:
+        if any(name not in found and name not in place.unknown for name in node.input if name):
             continue
-        if any(a.HasField("g") or a.ref_attr_name for a in node.attribute):
-            continue
-        if node.op_type in _MAY_BE_LARGE or node.domain not in _ONNX:
-            continue
-        try:
-            evaluator = ReferenceEvaluator(node, opsets={"": place.opset})
-            values = evaluator.run(None, {name: found[name] for name in node.input if name})
-        except Exception:
-            continue
-        named = zip(node.output, values, strict=False)
-        found |= {n: v for n, v in named if isinstance(v, np.ndarray) and v.size <= _LARGEST}
+        bodies = any(a.HasField("g") or a.graphs for a in node.attribute)
+        values = [] if bodies else _values(node, place)
+        known = {n: v for n, v in zip(node.output, values, strict=False) if _is_small(v)}
+        found |= known
+        place.unknown |= set() if bodies else set(node.output) - set(known)
     return place
+
+
+def _is_small(value):
+    return isinstance(value, np.ndarray) and value.size <= _LARGEST
+
+
+def _values(node, place):
+    """Compute what a node gives; nothing if it cannot be had, or may be large."""
+    named = [name for name in node.input if name]
+    referring = any(a.ref_attr_name for a in node.attribute)
+    if referring or node.op_type in _MAY_BE_LARGE or node.domain not in _ONNX or set(named) & place.unknown:
+        return []
+    try:
+        evaluator = ReferenceEvaluator(node, opsets={"": place.opset})
+        return evaluator.run(None, {name: place.found[name] for name in named})
+    except Exception:
+        return []
 
 
 def _main(proto):
@@ -90,8 +105,10 @@ def _main(proto):
     found = _stored(graph)
     for name in ({value.name for value in graph.input} | {""}) & set(found):
         del found[name]  # a caller may replace it; an input without a name is left out
+    stored = [*(t.name for t in graph.initializer), *(item.values.name for item in graph.sparse_initializer)]
+    unknown = set(stored) - set(found) - {value.name for value in graph.input} - {""}
     functions = {(f.domain, f.name, getattr(f, "overload", "")): f for f in proto.functions}
-    return _computed(Place(list(graph.node), found, "", proto.opset_import[0].version, functions))
+    return _computed(Place(list(graph.node), found, "", proto.opset_import[0].version, functions, unknown))
 
 
 def _inner(place, node, label):
@@ -103,13 +120,24 @@ def _inner(place, node, label):
             inside = seen | {
                 n: v for n, v in _stored(body).items() if n and n not in {i.name for i in body.input}
             }
-            yield _computed(Place(list(body.node), inside, f"{label}/{attribute.name}/", place.opset, place.functions))  # fmt: skip
+            unknown = place.unknown - own - set(inside)
+            yield _computed(
+                Place(
+                    list(body.node),
+                    inside,
+                    f"{label}/{attribute.name}/",
+                    place.opset,
+                    place.functions,
+                    unknown,
+                )
+            )
     function = place.functions.get((node.domain, node.op_type, getattr(node, "overload", "")))
     if function is not None and label.count("/") < 8:
-        bound = zip(function.input, node.input, strict=False)
+        bound = list(zip(function.input, node.input, strict=False))
         given = {formal: place.found[name] for formal, name in bound if name in place.found}
+        unknown = {formal for formal, name in bound if name in place.unknown}
         opset = next((o.version for o in function.opset_import if o.domain in _ONNX), place.opset)
-        yield _computed(Place(list(function.node), given, f"{label}/", opset, place.functions))
+        yield _computed(Place(list(function.node), given, f"{label}/", opset, place.functions, unknown))
 
 
 def _places(place):
@@ -135,12 +163,14 @@ def verdicts(proto):
         for node in place.nodes:
             if node.domain not in _ONNX or any(a.ref_attr_name for a in node.attribute) or not node.name:
                 continue
-            for position, weight, axis in _weights(node, place.found):
-                yield place.prefix + node.name, position, counted(weight, axis)
+            if node.op_type in _PRODUCTS and place.unknown & set(node.input):
+                continue  # it may be a product of constants, whose result is the weight of whoever reads it
+            for position, weight, axis, *runs in _weights(node, place.found):
+                yield place.prefix + node.name, position, counted(weight, axis, *runs)
 
 
 def _weights(node, found):
-    """Yield the input, the values and the axis that is summed over, of each weight of a node."""
+    """Yield of each weight of a node: its input, its values, the axis that is summed over, and in how many parts."""
     given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     values = [found.get(name) for name in node.input]
     read = _READERS.get(node.op_type)
@@ -165,8 +195,8 @@ def _conv(node, given, values):
     if weight is not None and weight.ndim >= 3 and values[0] is None:
         if node.op_type == "Conv":
             yield 1, weight, 1
-        elif given.get("group", 1) == 1:
-            yield 1, weight, 0
+        elif (groups := given.get("group", 1)) > 0 and weight.shape[0] % groups == 0:
+            yield 1, weight, 0, groups
 
 
 def _gemm(node, given, values):
@@ -178,7 +208,9 @@ def _matmul(node, given, values):
 
 
 def _einsum(node, given, values):
-    terms, _, result = given.get("equation", b"").decode().replace(" ", "").partition("->")
+    terms, arrow, result = given.get("equation", b"").decode().replace(" ", "").partition("->")
+    if not arrow:
+        result = "".join(sorted(label for label in set(terms) - {","} if terms.count(label) == 1))
     terms = terms.split(",")
     if (
         len(values) != 2
@@ -233,9 +265,10 @@ _READERS = {
 }
 
 
-def counted(weight, axis):
-    """Count group by group."""
+def counted(weight, axis, runs=1):
+    """Count group by group; an axis that is summed in several parts, each by itself."""
     lines = np.moveaxis(weight, axis, -1)
+    lines = lines.reshape(*lines.shape[:-1], runs, lines.shape[-1] // runs)
     if lines.shape[-1] % 4:
         return "not-groupable"
     lines = lines.reshape(-1, lines.shape[-1])

@@ -205,3 +205,19 @@ def test_onnx_runtime_writes_no_log_of_its_own(capfd):
     with pytest.raises(ModelError):
         open_onnx(model.SerializeToString())
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_opset_larger_than_the_number_that_the_library_of_schemas_takes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network(tmp_path, [helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": np.ones((16, 16), "f4")}, 2**40)
+    assert main(["verify", "m.onnx", "--fail-on", "none"]) == 0
+    for words in ("cast m.onnx -o o.onnx --no-compare", "cast m.onnx --to bf16 -o o.onnx --no-compare"):
+        assert main(words.split()) in (0, 2)
+
+
+def test_an_equation_with_more_labels_than_the_weight_has_dimensions(tmp_path, capsys):
+    node = helper.make_node("Einsum", ["x", "w"], ["y"], equation="ij,kj")
+    network(tmp_path, [node], {"w": np.ones(16, "f4")})
+    assert main(["verify", str(tmp_path / "m.onnx"), "--json"]) == 3
+    (row,) = json.loads(capsys.readouterr().out)["weights"]
+    assert row["pattern"] == "untraceable"

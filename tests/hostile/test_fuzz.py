@@ -1,5 +1,6 @@
 """A bounded part of `make fuzz`, and its own judges: the limits and the second reader see planted faults."""
 
+import collections
 import itertools
 import os
 import random
@@ -12,7 +13,8 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.hostile import fuzz, mutants, reader
+import nm2trt
+from tests.hostile import forms, fuzz, mutants, reader
 from tests.hostile.limits import limited, memory, resident
 
 pytest.importorskip("tensorrt_rtx")
@@ -104,3 +106,36 @@ def test_a_process_that_is_not_yet_another_program_counts_once():
 )
 def test_the_reader_counts_groups(weight, axis, verdict):
     assert reader.counted(np.array(weight), axis) == verdict
+
+
+def test_the_reader_counts_each_part_of_a_sum_by_itself():
+    weight = np.array([[1], [0], [0], [0], [0], [0], [1], [1]])
+    assert reader.counted(weight, 0, 1) == "holds"
+    assert reader.counted(weight, 0, 4) == "not-groupable"
+    assert reader.counted(np.array([[1], [1], [0], [1]] + [[0]] * 4), 0, 2) == "broken"
+
+
+def test_a_product_of_constants_has_no_weight_for_the_reader():
+    """Not even if one of them is too large to be computed here."""
+    value = onnx.helper.make_tensor_value_info
+    nodes = [
+        onnx.helper.make_node("ConstantOfShape", ["s"], ["big"], name="big"),
+        onnx.helper.make_node("MatMul", ["w", "big"], ["h"], name="of constants"),
+        onnx.helper.make_node("MatMul", ["x", "w"], ["y"], name="of an input"),
+    ]
+    stored = {"w": np.ones((16, 16), "f4"), "s": np.array([16, 1 << 30])}
+    tensors = [onnx.numpy_helper.from_array(array, name) for name, array in stored.items()]
+    graph = onnx.helper.make_graph(nodes, "g", [value("x", 1, ["n", 16])], [value("y", 1, None)], tensors)
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    assert list(reader.verdicts(proto)) == [("of an input", 1, "broken")]
+
+
+@pytest.mark.parametrize("form", ["conv-transpose", "einsum", "lstm", "gru", "rnn"])
+def test_the_reader_judges_forms_as_verify_does(form, tmp_path):
+    for number in range(4):
+        proto, _ = forms.sound(random.Random(number), form)
+        onnx.save(proto, tmp_path / "m.onnx")
+        own = collections.Counter((name, found) for name, _, found in reader.verdicts(proto))
+        report = nm2trt.verify(tmp_path / "m.onnx")
+        assert own == collections.Counter((row.consumer, row.pattern) for row in report.weights)
+        assert len(own) > 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.scopes import node_name
-from nm2trt.graph.storage.light_onnx import onnx, schemas
+from nm2trt.graph.storage.light_onnx import onnx, schema_at, schemas
 from nm2trt.graph.storage.model import Model
 
 __all__ = ["check_nodes"]
@@ -121,11 +121,8 @@ def _all(nodes: Iterable[onnx.NodeProto], place: str) -> Iterator[tuple[str, onn
 
 
 def _signature(operator: str, versions: Mapping[str, int]) -> _Signature | None:
-    try:
-        schema = schemas().get_schema(operator, versions.get("", 0), "")
-    except (schemas().SchemaError, TypeError, ValueError, OverflowError):
-        return None
-    if schema.deprecated:
+    schema = schema_at(operator, versions.get("", 0))
+    if schema is None or schema.deprecated:
         return None
     single = schemas().OpSchema.FormalParameterOption.Single
     attributes = schema.attributes  # made anew at each reading, with every default value

@@ -10,7 +10,7 @@ from typing import Literal
 import ml_dtypes
 import numpy as np
 
-from nm2trt.graph.storage.light_onnx import TensorProto, onnx
+from nm2trt.graph.storage.light_onnx import TensorProto, onnx, schema_at
 
 __all__ = ["KEEP", "LOW", "Low", "Target", "keep_reason", "low_slots"]
 
@@ -141,9 +141,4 @@ def _type_of(parameters: Sequence[onnx.defs.OpSchema.FormalParameter], slot: int
     return str(parameters[min(slot, len(parameters) - 1)].type_str) if parameters else ""
 
 
-@lru_cache(maxsize=512)
-def _schema(operator: str, opset: int | None) -> onnx.defs.OpSchema | None:
-    try:
-        return onnx.defs.get_schema(operator) if opset is None else onnx.defs.get_schema(operator, opset, "")
-    except onnx.defs.SchemaError:
-        return None
+_schema = lru_cache(maxsize=512)(schema_at)

@@ -15,9 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["TensorProto", "attribute_value", "infer_shapes", "onnx", "schemas"]
+__all__ = ["TensorProto", "attribute_value", "infer_shapes", "onnx", "schema_at", "schemas"]
 
 _COMPILED = "onnx.onnx_cpp2py_export"
+_LAST_OPSET = 2**31 - 1
 
 
 class _LightOnnx:
@@ -150,6 +151,17 @@ def infer_shapes(model: onnx.ModelProto, *, data_prop: bool = False) -> onnx.Mod
 def schemas() -> Any:
     """Return the module of operator schemas: `has_schema`, `get_schema`, `OpSchema`, `SchemaError`."""
     return _part("defs")
+
+
+def schema_at(operator: str, opset: int | None) -> Any | None:
+    """Return the schema of an operator of ONNX's own at an opset (None: the newest), or None."""
+    try:
+        if opset is None:
+            return schemas().get_schema(operator)
+        # A file may say any number, and the library takes a C int.
+        return schemas().get_schema(operator, max(0, min(opset, _LAST_OPSET)), "")
+    except schemas().SchemaError:
+        return None
 
 
 def _part(name: str) -> Any:
