@@ -21,8 +21,8 @@ PAGE = Path(__file__).with_name("reference") / "commands.md"
 CLASSES = {
     name.removesuffix("Command").lower(): getattr(module, name)
     for module in (models, engines, checks, serving, runs)
-    for name in module.__all__
-    if name != "BuilderCommand"
+    for name in vars(module)
+    if name.endswith("Command") and name != "BuilderCommand"
 }
 
 

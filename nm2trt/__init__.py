@@ -9,22 +9,8 @@ They are loaded on first use: importing nm2trt imports no torch, onnx or TensorR
 
 from __future__ import annotations
 
-from nm2trt.errors import (
-    BackendError,
-    BackendMissingError,
-    DataError,
-    DifferenceError,
-    InputError,
-    Interrupted,
-    LineageError,
-    ModelError,
-    Nm2trtError,
-    OutputError,
-    PatternError,
-    ServerError,
-    SparsifyError,
-    SparsityError,
-)
+from nm2trt import errors
+from nm2trt.errors import *  # noqa: F403 - what its `__all__` lists
 
 TYPE_CHECKING = False  # see nm2trt.errors
 if TYPE_CHECKING:
@@ -60,20 +46,6 @@ if TYPE_CHECKING:
     from nm2trt.recipe.runner import run
 
 __all__ = [
-    "BackendError",
-    "BackendMissingError",
-    "DataError",
-    "DifferenceError",
-    "InputError",
-    "Interrupted",
-    "LineageError",
-    "ModelError",
-    "Nm2trtError",
-    "OutputError",
-    "PatternError",
-    "ServerError",
-    "SparsifyError",
-    "SparsityError",
     "__version__",
     "bench",
     "build",
@@ -104,6 +76,7 @@ __all__ = [
     "validate_shard",
     "verify",
 ]
+__all__ += errors.__all__
 
 __version__ = "0.2.0"  # the only place; setup.cfg reads it
 

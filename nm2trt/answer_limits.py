@@ -12,8 +12,6 @@ from typing import Any
 from nm2trt.bounds import bounds
 from nm2trt.errors import BackendError
 
-__all__ = ["AnswerLimits"]
-
 
 class AnswerLimits:
     """Limits on each answer to one client.

@@ -14,8 +14,6 @@ from typing import Any
 
 from nm2trt.errors import InputError
 
-__all__ = ["Bounds", "bounds", "constant_work", "seconds_left", "use"]
-
 
 @dataclass(frozen=True, slots=True)
 class Bounds:

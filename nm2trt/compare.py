@@ -12,18 +12,6 @@ import numpy.typing as npt
 
 from nm2trt.errors import DifferenceError
 
-__all__ = [
-    "NOISE",
-    "TOLERANCE",
-    "DifferenceSum",
-    "OutputDifference",
-    "compare_outputs",
-    "difference",
-    "difference_lines",
-    "is_floating",
-    "require_close",
-]
-
 _PIECE = 1 << 18
 _COUNTS = ("_elements", "_nan", "_infinite", "_outside", "_count", "_rows", "_unequal")
 _LEAST_PROBABILITY = 2.0**-25  # half of float16's smallest

@@ -10,8 +10,6 @@ from typing import ParamSpec, TypeVar
 
 from nm2trt.errors import BackendMissingError
 
-__all__ = ["install", "missing", "names_the_extra"]
-
 # Module -> its name for people, and the extra of setup.cfg that it comes with.
 _EXTRAS = {
     "torch": ("PyTorch", "torch"),

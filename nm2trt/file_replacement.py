@@ -11,8 +11,6 @@ from pathlib import Path
 
 from nm2trt.output_lock import undisturbed
 
-__all__ = ["copy_rights", "put_in_place"]
-
 _COPY_BYTES = 1 << 20
 
 

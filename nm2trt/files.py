@@ -19,25 +19,6 @@ from nm2trt.errors import InputError, OutputError
 from nm2trt.file_replacement import put_in_place
 from nm2trt.output_lock import OutputLock, output_lock, undisturbed
 
-__all__ = [
-    "MARK",
-    "atomic_path",
-    "check_input",
-    "check_output",
-    "is_abandoned",
-    "is_alive",
-    "os_reason",
-    "read_regular",
-    "real_output",
-    "sha256_bytes",
-    "sha256_file",
-    "sync_folder",
-    "unnamed_output",
-    "within",
-    "write_atomic",
-    "writer_mark",
-]
-
 _CHUNK_BYTES = 1 << 20
 _MOST_READ_BYTES = 1 << 28
 MARK = r"[0-9a-f]{8}-[0-9]+-[0-9a-f]{8}"  # what `writer_mark` returns

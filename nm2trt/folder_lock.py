@@ -9,8 +9,6 @@ from pathlib import Path
 
 from nm2trt.errors import InputError
 
-__all__ = ["one_writer"]
-
 
 @contextlib.contextmanager
 def one_writer(folder: Path, *, busy: str = "") -> Iterator[None]:

@@ -10,8 +10,6 @@ import re
 import sys
 from pathlib import Path
 
-__all__ = ["installed_version"]
-
 _FOLDER = re.compile(r"(?P<name>.+?)-(?P<version>[^-]+)(-py[0-9.]+)?\.(dist|egg)-info")
 
 

@@ -7,8 +7,6 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["JsonValue", "named"]
-
 
 class JsonValue:
     """A dataclass whose JSON is its fields; those that need more override `to_json`."""

@@ -32,8 +32,6 @@ from nm2trt.files import (
 )
 from nm2trt.output_lock import output_lock
 
-__all__ = ["SCHEMA", "Fit", "Manifest", "manifest_path", "read_manifest", "refuse_foreign", "write_pair"]
-
 SCHEMA = 1
 
 Json = Mapping[str, Any]

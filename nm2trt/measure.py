@@ -12,19 +12,6 @@ from pathlib import Path
 
 from nm2trt.json_value import JsonValue
 
-__all__ = [
-    "Clocked",
-    "Latency",
-    "WarmUp",
-    "blocks_in_turn",
-    "interleaved",
-    "no_speed",
-    "peak_resident_bytes",
-    "rounds",
-    "warm_up",
-    "warm_up_for",
-]
-
 _WINDOW = 10
 _STABLE = 0.05
 _WINDOW_S = 0.1

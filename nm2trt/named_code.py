@@ -10,8 +10,6 @@ from pathlib import Path
 
 from nm2trt.errors import InputError
 
-__all__ = ["code_files", "refuse_code"]
-
 _LARGEST_BYTES = 1 << 22
 _MOST_FILES = 2000
 _PACKAGES = {"site-packages", "dist-packages"}

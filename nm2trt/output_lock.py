@@ -15,8 +15,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-__all__ = ["OutputLock", "output_lock", "undisturbed"]
-
 _MOST_LIST_BYTES = 1 << 20
 _held = threading.local()
 

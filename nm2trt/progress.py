@@ -13,8 +13,6 @@ from nm2trt.terminal_text import printable
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["BUILDER_THREAD", "Bar", "bar", "hosted", "track"]
-
 T = TypeVar("T")
 
 # The name of a thread in which a library works that Python cannot stop.

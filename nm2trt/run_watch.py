@@ -17,8 +17,6 @@ from pathlib import Path
 
 from nm2trt.bounds import bounds
 
-__all__ = ["Watch", "on_overdue", "watched"]
-
 _INTERVAL_S = 0.1
 _GRACE_S = 10.0  # for the operator at work to end, after the call was told to
 _LEAST_FREE = 0.02  # share of the machine's memory

@@ -14,20 +14,6 @@ from typing import Any, Literal
 
 from nm2trt.terminal_text import display_width, fill, padded, printable, shorten, wrapped
 
-__all__ = [
-    "Column",
-    "Layout",
-    "Mark",
-    "Result",
-    "Row",
-    "Table",
-    "html",
-    "lay_out",
-    "short_count",
-    "small_table",
-    "text",
-]
-
 # What a row says: "bad" is broken or failed, "no" cannot, "doubt" differs or is not known, "good" passed.
 Mark = Literal["", "bad", "no", "doubt", "good"]
 _WORST = ("bad", "no", "doubt", "good", "")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 
-__all__ = ["display_width", "fill", "padded", "printable", "shell_lines", "shorten", "wrapped"]
-
 _WORD = re.compile(r"\s*\S+")
 # A word of a shell or an option with its value, and the blanks before it; quoted blanks do not end a word.
 _SHELL_PART = r"""(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s'"\\])+"""

@@ -16,8 +16,6 @@ from nm2trt.bounds import bounds
 from nm2trt.errors import BackendError, BackendMissingError, ServerError
 from nm2trt.extras import install
 
-__all__ = ["TritonServer"]
-
 T = TypeVar("T")
 Array = npt.NDArray[Any]
 

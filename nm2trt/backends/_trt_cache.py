@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     # TensorRT's own types; they fit TensorRT for RTX too.
     import tensorrt
 
-__all__ = ["attach", "merge", "save"]
-
 
 def attach(
     product: str, config: tensorrt.IBuilderConfig, path: Path | None, log: list[str]

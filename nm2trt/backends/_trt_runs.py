@@ -15,8 +15,6 @@ import numpy.typing as npt
 from nm2trt.backends.cuda import Device
 from nm2trt.errors import BackendError
 
-__all__ = ["Buffers", "EngineRuns"]
-
 Array = npt.NDArray[Any]
 # A burst lasts about this long, so that the host's waits between bursts weigh nothing.
 _BURST_MS = 10.0

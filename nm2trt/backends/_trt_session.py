@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     # TensorRT's own types; they fit TensorRT for RTX too.
     import tensorrt
 
-__all__ = ["EngineSession", "most_samples", "open_engine"]
-
 Array = npt.NDArray[Any]
 
 

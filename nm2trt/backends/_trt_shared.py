@@ -27,20 +27,6 @@ if TYPE_CHECKING:
 
 _DRIVER_TOO_OLD = "the NVIDIA driver is missing or too old for it; update the driver"
 
-__all__ = [
-    "Library",
-    "ParsedNetwork",
-    "build",
-    "check",
-    "create",
-    "fix",
-    "load_plugins",
-    "needed_flags",
-    "network_flags",
-    "own",
-    "parse",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Library:

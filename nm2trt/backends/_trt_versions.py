@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from nm2trt.errors import BackendMissingError
 from nm2trt.extras import install
 
-__all__ = ["ROWS", "VersionRow", "row_of"]
-
 
 @dataclass(frozen=True, slots=True)
 class VersionRow:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     # TensorRT's own types; they fit TensorRT for RTX too.
     import tensorrt
 
-__all__ = ["inspect_engine", "layer_clock", "logger", "monitor_class", "recorded", "stoppable"]
-
 T = TypeVar("T")
 
 

@@ -12,8 +12,6 @@ from nm2trt.errors import BackendError, ModelError
 if TYPE_CHECKING:
     import tensorrt
 
-__all__ = ["clean", "dtype_name", "first_error", "in_words", "parser_failure", "sizes"]
-
 _DTYPES = {
     "FLOAT": "float32",
     "HALF": "float16",

@@ -8,8 +8,6 @@ from typing import Literal
 
 from nm2trt.errors import InputError
 
-__all__ = ["Address", "parse_url"]
-
 _URL = re.compile(
     r"(?:(?P<scheme>https?|grpcs?)://)?(?P<host>[^\s/@:]+|\[[0-9a-fA-F:]+\]):(?P<port>[0-9]{1,5})"
     r"(?:/(?P<model>[^\s/]+)(?:/(?P<version>[0-9]+))?)?/?",

@@ -12,20 +12,6 @@ import numpy.typing as npt
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.errors import DataError
 
-__all__ = [
-    "as_feed",
-    "batch_axis",
-    "batch_name",
-    "batch_size",
-    "data_dependent",
-    "feed_axis",
-    "fixed_batch",
-    "has_free_batch",
-    "output_axis",
-    "sample_first",
-    "sample_shapes",
-]
-
 Array = npt.NDArray[Any]
 
 

@@ -14,8 +14,6 @@ from nm2trt.files import check_input
 from nm2trt.installed import installed_version
 from nm2trt.nm.eligibility import Place
 
-__all__ = ["BACKENDS", "choose_backend", "identify", "load_backend", "place_of"]
-
 # Name -> its module, the library that the module imports, and (offset, bytes) that its files have.
 BACKENDS: dict[str, tuple[str, str, int, bytes]] = {
     "trt": ("nm2trt.backends.trt", "tensorrt", 0, b"ftrt"),

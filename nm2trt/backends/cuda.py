@@ -18,8 +18,6 @@ import numpy.typing as npt
 
 from nm2trt.errors import BackendError, BackendMissingError
 
-__all__ = ["Device", "Gpu", "probe_gpus", "require_gpu"]
-
 # Attribute numbers of the CUDA driver's cuDeviceGetAttribute.
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 _OUT_OF_MEMORY = 2

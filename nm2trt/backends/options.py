@@ -10,20 +10,6 @@ from typing import Any, Literal
 
 from nm2trt.errors import InputError
 
-__all__ = [
-    "DEFAULT_TARGETS",
-    "BuildOptions",
-    "Profile",
-    "ShapeRange",
-    "Sparsity",
-    "StaticShape",
-    "format_shape",
-    "parse_profiles",
-    "parse_size",
-    "parse_static_shapes",
-    "parse_targets",
-]
-
 Sparsity = Literal["disable", "enable", "force"]
 
 # What engines of TensorRT for RTX are built for if no target is named: Ampere.

@@ -27,8 +27,6 @@ from nm2trt.installed import installed_version
 from nm2trt.progress import bar
 from nm2trt.run_watch import watched
 
-__all__ = ["KIND", "MAGIC", "MAGIC_OFFSET", "OrtBackend", "OrtNetwork", "OrtSession", "load", "open_onnx"]
-
 KIND = "ONNX Runtime model in its .ort format: runs in ONNX Runtime, where zeros bring no speed"
 # A flatbuffer begins with an offset; its identifier follows.
 MAGIC, MAGIC_OFFSET = b"ORTM", 4

@@ -14,18 +14,6 @@ import numpy.typing as npt
 from nm2trt.backends.options import BuildOptions
 from nm2trt.errors import DataError
 
-__all__ = [
-    "Backend",
-    "DeviceRuns",
-    "DeviceTimed",
-    "Engine",
-    "Network",
-    "Session",
-    "TensorSpec",
-    "check_feeds",
-    "numpy_dtype",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:

@@ -15,8 +15,6 @@ from nm2trt.bounds import bounds
 from nm2trt.compare import is_floating
 from nm2trt.errors import DataError
 
-__all__ = ["random_feeds"]
-
 
 def random_feeds(
     inputs: tuple[TensorSpec, ...],

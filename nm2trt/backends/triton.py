@@ -17,8 +17,6 @@ from nm2trt.backends.address import Address, parse_url
 from nm2trt.backends.protocol import TensorSpec, check_feeds
 from nm2trt.errors import BackendError, DataError, InputError
 
-__all__ = ["TRITON_DTYPES", "TritonServer", "TritonSession", "open_triton"]
-
 Array = npt.NDArray[Any]
 
 # Triton's names of element types; a type that is not here has no array in numpy.

@@ -26,8 +26,6 @@ from nm2trt.extras import install
 if TYPE_CHECKING:
     import tensorrt
 
-__all__ = ["KIND", "MAGIC", "EngineHeader", "TrtBackend", "load", "read_header"]
-
 KIND = (
     "TensorRT engine: runs in the TensorRT version that built it, on the kind of GPU it was built on, "
     "and in Triton's TensorRT backend of that version"

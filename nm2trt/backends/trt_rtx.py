@@ -20,8 +20,6 @@ from nm2trt.backends.protocol import Engine, Network
 from nm2trt.errors import BackendError, BackendMissingError, InputError
 from nm2trt.extras import install
 
-__all__ = ["KIND", "MAGIC", "PlanHeader", "RtxBackend", "load", "read_header"]
-
 KIND = (
     "TensorRT for RTX plan: runs only in the TensorRT-RTX runtime, "
     "not in TensorRT nor in Triton's TensorRT backend"

@@ -15,8 +15,6 @@ from numpy.lib import format as npy
 from nm2trt.bounds import bounds
 from nm2trt.errors import DataError
 
-__all__ = ["read_archive", "require_affordable", "skip_header"]
-
 Array = npt.NDArray[Any]
 
 

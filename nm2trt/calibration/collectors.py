@@ -14,8 +14,6 @@ import numpy.typing as npt
 from nm2trt.errors import BackendMissingError, DataError
 from nm2trt.extras import install
 
-__all__ = ["METHODS", "Choice", "Collector", "EachChoice", "Extremes", "Method", "Observed", "collector_for"]
-
 Array = npt.NDArray[Any]
 Method = Literal["minmax", "percentile", "entropy"]
 METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy")

@@ -22,8 +22,6 @@ from nm2trt.calibration.array_files import read_archive, require_affordable, ski
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import DataError
 
-__all__ = ["NpzArray", "npz_arrays", "npz_batches", "npz_headers"]
-
 Array = npt.NDArray[Any]
 
 

@@ -26,8 +26,6 @@ from nm2trt.files import check_output, os_reason, unnamed_output
 from nm2trt.json_value import named
 from nm2trt.tables import Result, Table
 
-__all__ = ["Part", "Shard", "ShardReport", "check_samples", "parts_folder", "read_parts", "shard_file"]
-
 Array = npt.NDArray[Any]
 _SHARD = re.compile(r"(\d{1,6})/(\d{1,6})")
 # Keys of a head, as a message names them.

@@ -15,8 +15,6 @@ from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import DataError
 from nm2trt.files import atomic_path
 
-__all__ = ["RangeCache"]
-
 Array = npt.NDArray[Any]
 
 

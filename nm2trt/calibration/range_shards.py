@@ -10,14 +10,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from nm2trt.backends.protocol import Session
-from nm2trt.calibration.collectors import Extremes
+from nm2trt.calibration.collectors import Extremes, Method, Observed
 from nm2trt.calibration.parts import Shard, ShardReport, check_samples, read_parts, shard_file
 from nm2trt.calibration.range_cache import RangeCache
-from nm2trt.calibration.ranges import Method, Observed, Ranges, calibrate, range_key
+from nm2trt.calibration.ranges import Ranges, calibrate, range_key
 from nm2trt.calibration.stream import SampleStream
 from nm2trt.errors import InputError, OutputError
-
-__all__ = ["calibrate_shard", "merge_ranges", "require_extremes"]
 
 
 def require_extremes(method: Method) -> None:

@@ -35,8 +35,6 @@ from nm2trt.errors import DataError, InputError, Interrupted, OutputError
 from nm2trt.json_value import named
 from nm2trt.progress import bar
 
-__all__ = ["METHODS", "Choice", "Method", "Observed", "Ranges", "calibrate", "calibrate_each", "range_key"]
-
 Array = npt.NDArray[Any]
 
 _FORMAT = 1

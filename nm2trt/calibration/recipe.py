@@ -28,8 +28,6 @@ from nm2trt.errors import DataError
 from nm2trt.files import within
 from nm2trt.named_code import refuse_code
 
-__all__ = ["OpenRecipe", "Preprocess", "Recipe", "load_recipe", "open_recipe", "read_recipe"]
-
 Array = npt.NDArray[Any]
 
 

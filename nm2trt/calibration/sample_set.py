@@ -15,8 +15,6 @@ from nm2trt.errors import BackendMissingError, DataError
 from nm2trt.extras import install
 from nm2trt.files import atomic_path, check_output
 
-__all__ = ["SampleSet", "write_contact_sheet"]
-
 Array = npt.NDArray[Any]
 _SHEET_COLUMNS = 8
 _SHEET_SAMPLES = 64

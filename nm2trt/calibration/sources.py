@@ -28,8 +28,6 @@ from nm2trt.errors import BackendMissingError, DataError, InputError
 from nm2trt.extras import install
 from nm2trt.files import check_input
 
-__all__ = ["LABELS", "Reader", "call_function", "read_arrays", "read_digits", "read_idx", "read_images"]
-
 Array = npt.NDArray[Any]
 LABELS = frozenset({"label", "labels"})
 _IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})

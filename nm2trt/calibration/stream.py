@@ -24,8 +24,6 @@ from nm2trt.errors import DataError
 from nm2trt.extras import missing
 from nm2trt.files import check_input
 
-__all__ = ["LABELS", "SampleHash", "SampleStream", "fitted", "open_samples"]
-
 Array = npt.NDArray[Any]
 Batch = dict[str, Array]
 LABELS = frozenset({"label", "labels"})

@@ -7,8 +7,6 @@ import tokenize
 import zipfile
 import zlib
 
-__all__ = ["UNSOUND_ARCHIVE"]
-
 _kinds: list[type[Exception]] = [
     *(ValueError, KeyError, OverflowError, MemoryError, OSError, EOFError, NotImplementedError),
     RuntimeError,  # an encrypted member

@@ -17,8 +17,6 @@ try:
 except ModuleNotFoundError as error:
     raise missing(error) or error from error
 
-__all__ = ["Document", "Strict", "nearest", "read_yaml", "validated"]
-
 _LARGEST_BYTES = 1 << 20
 _NO_TEXT = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "null", "timestamp"))
 

@@ -13,8 +13,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["COMMANDS", "main"]
-
 # Command -> what `nm2trt --help` says of it, in the order of the pipeline.
 COMMANDS = {
     "sparsify": "prune a trained model and repair it from unlabelled samples, as a recipe says",

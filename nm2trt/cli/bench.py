@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from nm2trt.pipeline.bench import BenchResult
     from nm2trt.validation.latency.benchmark import Benchmark
 
-__all__ = ["EPILOG", "OPTIONS", "print_latency", "run"]
-
 OPTIONS = BenchCommand
 
 EPILOG = """examples:

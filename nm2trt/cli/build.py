@@ -22,9 +22,7 @@ from nm2trt.options.command_line import words
 from nm2trt.options.engines import BuildCommand
 
 if TYPE_CHECKING:
-    from nm2trt.engine.build import BuildResult
-
-__all__ = ["EPILOG", "OPTIONS", "run"]
+    from nm2trt.engine.build_result import BuildResult
 
 OPTIONS = BuildCommand
 

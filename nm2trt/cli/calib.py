@@ -6,8 +6,6 @@ from nm2trt.cli.output import plain_table, print_json, say
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import CalibCommand
 
-__all__ = ["EPILOG", "OPTIONS", "run"]
-
 OPTIONS = CalibCommand
 
 EPILOG = """examples:

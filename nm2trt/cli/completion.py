@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from nm2trt.cli import COMMANDS
 from nm2trt.options.runs import CompletionCommand
 
-__all__ = ["OPTIONS", "run", "script"]
-
 OPTIONS = CompletionCommand
 EPILOG = """to load it in every new shell:
   bash  nm2trt completion bash > ~/.local/share/bash-completion/completions/nm2trt

@@ -10,8 +10,6 @@ from nm2trt.options.serving import DeployCommand
 if TYPE_CHECKING:
     from nm2trt.serving.repository import Deployment
 
-__all__ = ["EPILOG", "OPTIONS", "run"]
-
 OPTIONS = DeployCommand
 
 EPILOG = """examples:

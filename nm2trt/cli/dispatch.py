@@ -14,22 +14,14 @@ from typing import Any, NoReturn, TextIO
 
 from nm2trt import bounds, errors
 from nm2trt.cli import COMMANDS, help_text
-from nm2trt.cli.output import (
-    await_json,
-    print_error,
-    print_json_error,
-    printable,
-    printable_warnings,
-    set_verbosity,
-)
+from nm2trt.cli.output import await_json, print_error, print_json_error, printable_warnings, set_verbosity
 from nm2trt.cli.signals import Stopped, signals_stop
 from nm2trt.errors import BackendError, InputError, Interrupted, Nm2trtError, OutputError
 from nm2trt.extras import missing
 from nm2trt.files import os_reason
 from nm2trt.progress import BUILDER_THREAD
 from nm2trt.run_watch import on_overdue
-
-__all__ = ["chosen_parser", "command_parser", "dispatch"]
+from nm2trt.terminal_text import printable
 
 # Keyword of `bounds.use`, flag, metavar, help; docs/limits.md says more.
 _BOUNDS = (

@@ -10,8 +10,6 @@ from nm2trt.options.runs import DoctorCommand
 if TYPE_CHECKING:
     from nm2trt.engine.machine import MachineReport
 
-__all__ = ["EPILOG", "OPTIONS", "run"]
-
 OPTIONS = DoctorCommand
 
 EPILOG = """examples:

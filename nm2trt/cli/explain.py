@@ -6,8 +6,6 @@ from nm2trt.cli.output import print_json, print_notes, say
 from nm2trt.options.engines import ExplainCommand
 from nm2trt.options.field import keywords
 
-__all__ = ["EPILOG", "OPTIONS", "run"]
-
 OPTIONS = ExplainCommand
 
 EPILOG = """examples:

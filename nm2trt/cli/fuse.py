@@ -6,8 +6,6 @@ from nm2trt.cli.output import keep_json, print_result, show
 from nm2trt.options.field import keywords
 from nm2trt.options.models import FuseCommand
 
-__all__ = ["EPILOG", "OPTIONS", "run"]
-
 OPTIONS = FuseCommand
 
 EPILOG = """examples:

@@ -6,8 +6,6 @@ from nm2trt.cli.output import print_notes, print_result, show
 from nm2trt.options.engines import GainCommand
 from nm2trt.options.field import keywords
 
-__all__ = ["EPILOG", "OPTIONS", "run"]
-
 OPTIONS = GainCommand
 
 EPILOG = """examples:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
-__all__ = ["columns", "describe", "lay_out", "print_stored"]
-
 _STORED = os.path.join(os.path.dirname(__file__), "help.txt")  # noqa: PTH118, PTH120 - pathlib is slow
 _COLUMN = 24  # where help begins, beside an argument that is short enough
 

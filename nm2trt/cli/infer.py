@@ -6,8 +6,6 @@ from nm2trt.cli.output import print_result, show
 from nm2trt.options.checks import InferCommand
 from nm2trt.options.field import keywords
 
-__all__ = ["EPILOG", "OPTIONS", "run"]
-
 OPTIONS = InferCommand
 
 EPILOG = """examples:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from nm2trt.cli.output import print_json, print_table
 from nm2trt.options.models import InfoCommand
 
-__all__ = ["EPILOG", "OPTIONS", "run"]
-
 OPTIONS = InfoCommand
 
 EPILOG = """examples:

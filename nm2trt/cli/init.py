@@ -7,8 +7,6 @@ import shlex
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import InitCommand
 
-__all__ = ["EPILOG", "OPTIONS", "run"]
-
 OPTIONS = InitCommand
 
 EPILOG = """examples:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from nm2trt.recipe.view import View
 
-__all__ = ["LineView", "live_view"]
-
 _MARKS = {"done": "✓", "cached": "=", "failed": "✗"}
 _COLOURS = {"done": "green", "cached": "bright_black", "failed": "red", "running": "cyan"}
 

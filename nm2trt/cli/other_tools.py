@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nm2trt.backends.options import BuildOptions
-    from nm2trt.engine.build import BuildResult
+    from nm2trt.engine.build_result import BuildResult
     from nm2trt.engine.twin.report import TwinReport
     from nm2trt.options.checks import ValidateCommand
-
-__all__ = ["polygraphy_line", "trtexec_line", "trtexec_timing_line"]
 
 _PROGRAMS = {"trt": "trtexec", "trt-rtx": "tensorrt_rtx"}
 _ENGINES = (".engine", ".plan", ".trt")

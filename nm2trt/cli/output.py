@@ -14,33 +14,8 @@ from typing import Any, TextIO, TypeVar
 
 from nm2trt.errors import Nm2trtError
 from nm2trt.files import check_output, write_atomic
-from nm2trt.tables import Mark, Result, Table, lay_out, short_count, small_table
+from nm2trt.tables import Mark, Result, Table, lay_out, small_table
 from nm2trt.terminal_text import fill, printable, shell_lines, shorten
-
-__all__ = [
-    "await_json",
-    "is_verbose",
-    "keep_json",
-    "plain_table",
-    "print_error",
-    "print_json",
-    "print_json_error",
-    "print_json_line",
-    "print_notes",
-    "print_result",
-    "print_same",
-    "print_table",
-    "print_verdict",
-    "printable",
-    "printable_warnings",
-    "say",
-    "say_whole",
-    "set_verbosity",
-    "short_count",
-    "show",
-    "show_written",
-    "tell",
-]
 
 T = TypeVar("T")
 

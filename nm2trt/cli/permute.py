@@ -6,8 +6,6 @@ from nm2trt.cli.output import print_result, show
 from nm2trt.options.field import keywords
 from nm2trt.options.models import PermuteCommand
 
-__all__ = ["EPILOG", "OPTIONS", "run"]
-
 OPTIONS = PermuteCommand
 
 EPILOG = """examples:

@@ -10,8 +10,6 @@ from nm2trt.options.serving import ProbeCommand
 if TYPE_CHECKING:
     from nm2trt.serving.probe_report import ProbeReport
 
-__all__ = ["EPILOG", "OPTIONS", "run"]
-
 OPTIONS = ProbeCommand
 
 EPILOG = """examples:

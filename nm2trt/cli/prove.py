@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from nm2trt.engine.twin.report import TwinReport
     from nm2trt.tables import Mark
 
-__all__ = ["EPILOG", "OPTIONS", "run"]
-
 OPTIONS = ProveCommand
 
 EPILOG = """examples:

@@ -7,8 +7,6 @@ from nm2trt.errors import DifferenceError
 from nm2trt.options.field import keywords
 from nm2trt.options.models import PruneCommand
 
-__all__ = ["EPILOG", "OPTIONS", "run"]
-
 OPTIONS = PruneCommand
 
 EPILOG = """examples:

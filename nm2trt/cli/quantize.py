@@ -6,8 +6,6 @@ from nm2trt.cli.output import print_notes, print_result, show, show_written
 from nm2trt.options.field import keywords
 from nm2trt.options.models import QuantizeCommand
 
-__all__ = ["EPILOG", "OPTIONS", "run"]
-
 OPTIONS = QuantizeCommand
 
 EPILOG = """examples:

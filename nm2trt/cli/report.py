@@ -5,8 +5,6 @@ from __future__ import annotations
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import ReportCommand
 
-__all__ = ["EPILOG", "OPTIONS", "run"]
-
 OPTIONS = ReportCommand
 
 EPILOG = """examples:

@@ -6,8 +6,6 @@ from nm2trt.cli.output import print_json, say
 from nm2trt.options.field import keywords
 from nm2trt.options.serving import RollbackCommand
 
-__all__ = ["EPILOG", "OPTIONS", "run"]
-
 OPTIONS = RollbackCommand
 
 EPILOG = """examples:

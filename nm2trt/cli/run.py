@@ -15,8 +15,6 @@ from nm2trt.tables import Mark
 if TYPE_CHECKING:
     from nm2trt.recipe.result import RunResult
 
-__all__ = ["EPILOG", "OPTIONS", "run"]
-
 # The colour of a verdict's answer.
 MARKS: dict[str, Mark] = {"yes": "good", "no": "bad", "open": "doubt"}
 

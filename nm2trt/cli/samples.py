@@ -5,8 +5,6 @@ from __future__ import annotations
 from nm2trt.cli.output import print_result, show
 from nm2trt.options.runs import SamplesCommand
 
-__all__ = ["EPILOG", "OPTIONS", "run"]
-
 OPTIONS = SamplesCommand
 
 EPILOG = """examples:

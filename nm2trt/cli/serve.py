@@ -15,8 +15,6 @@ from nm2trt.options.serving import ServeCommand
 if TYPE_CHECKING:
     from nm2trt.serving.server import RunningServer
 
-__all__ = ["EPILOG", "OPTIONS", "run"]
-
 OPTIONS = ServeCommand
 
 EPILOG = """examples:

@@ -16,8 +16,6 @@ from typing import Any
 
 from nm2trt.errors import Interrupted
 
-__all__ = ["Stopped", "signals_stop"]
-
 _DELAY_S = 0.02
 _PATIENCE = 3  # signals of a user during one import, after which the process ends at once
 _IMPORT_SYSTEM = "<frozen importlib._bootstrap>"

@@ -12,8 +12,6 @@ from nm2trt.tables import Column, Row, Table
 if TYPE_CHECKING:
     from nm2trt.pipeline.sparsify import SparsifyResult
 
-__all__ = ["EPILOG", "OPTIONS", "run"]
-
 OPTIONS = SparsifyCommand
 
 EPILOG = """examples:

@@ -26,8 +26,6 @@ from nm2trt.tables import Mark
 if TYPE_CHECKING:
     from nm2trt.validation.report import ValidationReport
 
-__all__ = ["EPILOG", "OPTIONS", "run"]
-
 _MARKS: dict[str, Mark] = {"pass": "good", "FAIL": "bad"}
 
 OPTIONS = ValidateCommand

@@ -11,8 +11,6 @@ from nm2trt.options.models import VerifyCommand
 if TYPE_CHECKING:
     from nm2trt.graph.verify.report import FailOn, VerifyReport
 
-__all__ = ["EPILOG", "OPTIONS", "run"]
-
 OPTIONS = VerifyCommand
 
 EPILOG = """examples:

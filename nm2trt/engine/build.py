@@ -19,7 +19,6 @@ from nm2trt.engine.ladder.forecast import forecast
 from nm2trt.engine.ladder.ladder import climb
 from nm2trt.engine.ladder.remarks import remarks
 from nm2trt.engine.ladder.requirement import (
-    NothingSparseError,
     cannot_know,
     check_share,
     gather,
@@ -33,16 +32,6 @@ from nm2trt.nm.eligibility import Place
 from nm2trt.nm.outlook import outlook
 from nm2trt.nm.plan import Plan
 from nm2trt.nm.verdict import WeightVerdict
-
-__all__ = [
-    "BuildResult",
-    "ModelFacts",
-    "NothingSparseError",
-    "build_engine",
-    "check_request",
-    "refuse_opset",
-    "refuse_unreadable",
-]
 
 # The verdicts again, with the multiply-accumulates that their consumers do at these shapes of the inputs.
 AtShapes = Callable[[Mapping[str, Sequence[int]]], Sequence[WeightVerdict]]

@@ -15,8 +15,6 @@ from nm2trt.json_value import named
 from nm2trt.manifest import manifest_path
 from nm2trt.tables import Result, Table, short_count
 
-__all__ = ["BuildResult", "tensor_json"]
-
 
 @dataclass(frozen=True, slots=True, repr=False)
 class BuildResult(Result):

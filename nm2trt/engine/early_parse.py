@@ -12,8 +12,6 @@ from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Backend, Network
 from nm2trt.errors import Interrupted, Nm2trtError
 
-__all__ = ["Parsed", "called", "parse_early"]
-
 
 @dataclass(frozen=True, slots=True)
 class Parsed:

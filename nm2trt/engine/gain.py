@@ -14,8 +14,6 @@ from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.verdict import Eligible, WeightFacts, WeightVerdict
 from nm2trt.tables import Column, Result, Row, Table
 
-__all__ = ["AT_LEAST", "GainReport", "LayerGain", "check_device", "estimate_gain"]
-
 # A layer pays from this speed-up of its own; below, the pruning costs accuracy for next to nothing.
 AT_LEAST = 1.05
 

@@ -17,8 +17,6 @@ from nm2trt.json_value import named
 from nm2trt.manifest import Fit, Manifest, read_manifest
 from nm2trt.tables import Result, Table, small_table
 
-__all__ = ["EngineInfo", "inspect_engine", "is_engine"]
-
 _PRODUCTS = {"trt": "TensorRT", "trt-rtx": "TensorRT for RTX", "ort": "ONNX Runtime"}
 _KINDS = {"trt": trt.KIND, "trt-rtx": trt_rtx.KIND, "ort": ort.KIND}
 

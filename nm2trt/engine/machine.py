@@ -13,8 +13,6 @@ from nm2trt.installed import installed_version
 from nm2trt.json_value import JsonValue
 from nm2trt.tables import Result, Table, small_table
 
-__all__ = ["BackendReport", "MachineReport", "library_version", "survey"]
-
 # Stage or backend -> (module, distributions that carry it, purpose, extra; "" for what nm2trt itself needs).
 _LIBRARIES: dict[str, tuple[str, tuple[str, ...], str, str]] = {
     "trt-rtx": (

@@ -8,8 +8,6 @@ from nm2trt.backends.options import Profile, ShapeRange, StaticShape, format_sha
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.errors import InputError
 
-__all__ = ["DEFAULT_BATCH", "example_profile", "resolve_profiles", "resolve_static"]
-
 # Smallest, optimal and largest size of a free dimension.
 Range = tuple[int, int, int]
 # The batch of a model of which only the first dimension is free.

@@ -12,8 +12,6 @@ from nm2trt.backends.protocol import Backend
 from nm2trt.bounds import bounds
 from nm2trt.errors import BackendError
 
-__all__ = ["try_parser"]
-
 # The search path is handed on as words: `-c` would put the current folder first.
 _LAUNCH = """
 import sys

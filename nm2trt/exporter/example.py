@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from nm2trt.errors import DataError, InputError
 
-__all__ = ["Example", "random_example"]
-
 _CONSTANTS = (bool, int, float, str, type(None))
 
 

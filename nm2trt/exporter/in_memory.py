@@ -15,8 +15,6 @@ from nm2trt.exporter.example import Example
 from nm2trt.exporter.reference import arrays_of, run_reference
 from nm2trt.exporter.torch_onnx import eval_copy, to_onnx
 
-__all__ = ["export_in_memory", "foreign_tensors", "outputs_of"]
-
 Given = Tensor | Sequence[Any] | Mapping[str, Any]
 
 _OPSET = 18

@@ -13,8 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-__all__ = ["restore_names"]
-
 # Where each of ONNX's gates stands among torch's: LSTM i, o, f, c of i, f, c, o; GRU z, r, h of r, z, n.
 _GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
 

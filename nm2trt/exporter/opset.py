@@ -13,8 +13,6 @@ import onnx_ir as ir
 
 from nm2trt.errors import InputError
 
-__all__ = ["OLDEST_NATIVE", "lower_to_17"]
-
 OLDEST_NATIVE = 18
 _TARGET = 17
 # The IR version that was current with opset 17.

@@ -21,8 +21,6 @@ from nm2trt.exporter.program_archive import copy_checked
 from nm2trt.exporter.reference import output_names_of
 from nm2trt.files import check_input
 
-__all__ = ["ProgramSession", "open_program"]
-
 
 class ProgramSession:
     """An exported program on the CPU; a `Session`.

@@ -28,8 +28,6 @@ import torch
 
 from nm2trt.errors import ModelError
 
-__all__ = ["copy_checked"]
-
 _LARGEST_TEXT = 1 << 28
 _UNSOUND = (
     zipfile.BadZipFile,

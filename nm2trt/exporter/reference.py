@@ -17,8 +17,6 @@ from nm2trt.compare import OutputDifference, compare_outputs, require_close
 from nm2trt.errors import DataError, DifferenceError, InputError, ModelError
 from nm2trt.exporter.example import Example
 
-__all__ = ["arrays_of", "compare_with_runtime", "output_names_of", "run_reference"]
-
 
 def run_reference(model: nn.Module, example: Example, dtype: torch.dtype) -> Any:
     """Return what `model` returns for `example`, its floating inputs in `dtype`.

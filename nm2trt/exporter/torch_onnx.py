@@ -35,16 +35,6 @@ from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan
 from nm2trt.output_lock import output_lock
 from nm2trt.tables import Result
 
-__all__ = [
-    "NEWEST_OPSET",
-    "OLDEST_OPSET",
-    "ExportResult",
-    "eval_copy",
-    "export",
-    "to_onnx",
-    "unwrapped",
-]
-
 OLDEST_OPSET = 17
 NEWEST_OPSET = 23
 # What torch.export says when tracing has fixed a dimension that was to stay free.

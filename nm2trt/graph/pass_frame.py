@@ -26,8 +26,6 @@ from nm2trt.nm.lineage import Relation
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import METADATA_KEY, Plan
 
-__all__ = ["Change", "Pass", "Passed", "plan_of", "run_pass", "run_passes", "write_model"]
-
 _LARGE_BYTES = 1024
 
 

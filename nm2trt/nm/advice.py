@@ -8,8 +8,6 @@ from __future__ import annotations
 from nm2trt.nm.eligibility_tables import DTYPE_ROWS, FIRST_SPARSE, Where
 from nm2trt.nm.verdict import WeightFacts, WeightVerdict
 
-__all__ = ["LEAST_CHANNELS", "dtype_advice", "is_prunable", "is_quantised", "pattern_advice", "sparse_dtypes"]
-
 # Fewest input channels that `nm2trt prune` takes without being asked for the weight by name.
 LEAST_CHANNELS = 16
 _FIRST_QDQ_OPSET = 13

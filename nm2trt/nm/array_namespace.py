@@ -11,8 +11,6 @@ from typing import Any
 
 from nm2trt.nm.pattern import NMPattern
 
-__all__ = ["Array", "float32", "float64", "identity", "namespace", "row_numbers", "top_mask"]
-
 # A numpy array or a torch tensor: the type has no better name here.
 Array = Any
 

@@ -22,16 +22,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = [
-    "ONNX_WEIGHTS",
-    "TORCH_WEIGHTS",
-    "OnnxWeight",
-    "TorchWeight",
-    "einsum_axis",
-    "einsum_terms",
-    "onnx_weight",
-]
-
 Attributes = Mapping[str, Any]
 
 

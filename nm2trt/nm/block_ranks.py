@@ -17,8 +17,6 @@ import numpy.typing as npt
 
 from nm2trt.nm.pattern import NMPattern
 
-__all__ = ["set_mask"]
-
 Array = npt.NDArray[Any]
 
 # A block and its counts stay in a core's cache, and Python's share of a step is small.

@@ -20,21 +20,6 @@ from nm2trt.nm.eligibility_rules import DEVELOPER_GUIDE, EXPECTATIONS, RULES, Ru
 from nm2trt.nm.eligibility_tables import Where
 from nm2trt.nm.verdict import Eligibility, WeightFacts
 
-__all__ = [
-    "ANYWHERE",
-    "EXPECTATIONS",
-    "NOWHERE",
-    "RULES",
-    "Place",
-    "Rule",
-    "WeightFacts",
-    "Where",
-    "can_run_sparse",
-    "eligibility_of",
-    "expectations",
-    "rule_of",
-]
-
 ANYWHERE = Where()
 
 

@@ -19,8 +19,6 @@ from nm2trt.nm.eligibility_tables import (
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.verdict import Basis, Eligible, WeightFacts
 
-__all__ = ["DEVELOPER_GUIDE", "EXPECTATIONS", "RULES", "Rule", "dtype_row"]
-
 _FIRST_SPARSE_TENSORRT = 8
 _TWO_OF_FOUR = NMPattern(2, 4)
 DEVELOPER_GUIDE = "TensorRT 8.x developer guide, section on sparsity"

@@ -9,19 +9,6 @@ from dataclasses import dataclass
 
 from nm2trt.nm.verdict import Basis, Eligible
 
-__all__ = [
-    "CHANNEL_MULTIPLES",
-    "DTYPE_ROWS",
-    "FIRST_SPARSE",
-    "MINIMUM",
-    "UNREAD_BY_RTX",
-    "UNREAD_OPERATORS",
-    "ChannelMultiple",
-    "DtypeRow",
-    "MinimumSize",
-    "Where",
-]
-
 # Integer products, and what ONNX Runtime's optimiser makes: `OnnxParser.supports_operator` of TensorRT for
 # RTX 1.7.1.116 denies each of them. A parser knows operators by their type only, whatever their domain.
 UNREAD_OPERATORS = frozenset(

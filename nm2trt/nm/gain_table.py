@@ -19,8 +19,6 @@ from typing import Any
 
 from nm2trt.errors import InputError
 
-__all__ = ["FARTHEST", "SCHEMA", "Estimate", "GainRow", "GainTable", "parse_dense_names", "parse_gain_table"]
-
 SCHEMA = 1
 # Farther than this factor in m, n or k, the nearest row says nothing.
 FARTHEST = 2.0

@@ -20,8 +20,6 @@ try:
 except ImportError:  # torch's CPU builds come without it
     triton = tl = None
 
-__all__ = ["AVAILABLE", "add_pruned", "can_rank", "set_mask"]
-
 # Whether `triton` is installed; nothing else of this module works without it.
 AVAILABLE = triton is not None
 

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from nm2trt.nm.array_namespace import Array, float64, namespace, row_numbers
 
-__all__ = ["on_grid"]
-
 # Candidates for the scale, as shares of the one that reaches the largest weight: clipping it may pay.
 _SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)
 _SWEEPS = 4

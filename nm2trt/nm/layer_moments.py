@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from nm2trt.nm.array_namespace import Array, float64, namespace
 
-__all__ = ["Centred", "Moments", "centre", "input_scale", "moments_of", "sums_of"]
-
 # What a dead input channel, whose variance is 0, is given in mean variances.
 _DEAD = 1e-3
 _TINY = 1e-10

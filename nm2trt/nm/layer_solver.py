@@ -23,8 +23,6 @@ from nm2trt.nm.integer_grid import on_grid
 from nm2trt.nm.layer_moments import Centred, Moments, centre, input_scale
 from nm2trt.nm.pattern import NMPattern
 
-__all__ = ["LayerFit", "SolverOptions", "fit_layer", "support_values"]
-
 # Without held-out rows: a base, and a part that grows if few rows would be fitted with their noise.
 _RIDGE, _RIDGE_OF_FEW = 0.01, 0.2
 # Fewer held-out rows pick lambda and mask by chance; they are fitted instead.

@@ -14,8 +14,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["METADATA_KEY", "RELATIONS", "MaskBits", "MaskHash", "Relation"]
-
 METADATA_KEY = "nm2trt.mask_sha256"
 
 Relation = Literal["equal", "subset", "merged", "permuted", "rebuilt"]

@@ -22,8 +22,6 @@ from nm2trt.errors import PatternError
 from nm2trt.nm.block_ranks import set_mask
 from nm2trt.nm.pattern import NMPattern
 
-__all__ = ["GroupCheck", "GroupChecker", "check", "check_groupable", "nm_mask", "scratch"]
-
 Array = npt.NDArray[Any]
 
 # The arrays of one step then stay in a core's second-level cache.

@@ -11,8 +11,6 @@ from nm2trt.nm.eligibility import Place, can_run_sparse
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.verdict import Eligibility, WeightVerdict
 
-__all__ = ["assumed_sparse", "outlook"]
-
 
 def outlook(verdicts: Sequence[WeightVerdict], place: Place) -> str:
     """Return the sentence.

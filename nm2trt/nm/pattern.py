@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from nm2trt.errors import PatternError
 
-__all__ = ["NMPattern"]
-
 
 @dataclass(frozen=True, slots=True, order=True)
 class NMPattern:

@@ -14,17 +14,6 @@ from typing import Any
 from nm2trt.errors import InputError, ModelError, PatternError
 from nm2trt.nm.pattern import NMPattern
 
-__all__ = [
-    "METADATA_KEY",
-    "PLAN_ATTRIBUTE",
-    "Plan",
-    "PlanEntry",
-    "check_globs",
-    "dense_by_name",
-    "dense_by_size",
-    "matching",
-]
-
 METADATA_KEY = "nm2trt.plan"
 # Where a finalised torch model carries its plan to the exporter.
 PLAN_ATTRIBUTE = "_nm2trt_plan"

@@ -32,8 +32,6 @@ from nm2trt.nm.block_ranks import set_mask
 from nm2trt.nm.mask import check_groupable
 from nm2trt.nm.pattern import NMPattern
 
-__all__ = ["add_pruned", "fused_kernels", "magnitude_mask", "nm_mask", "update_magnitude_mask"]
-
 # Set to 0 to run eager torch on GPUs too.
 _SWITCH = "NM2TRT_FUSED_KERNELS"
 _PLAIN = (Tensor, torch.nn.Parameter)

@@ -8,8 +8,6 @@ from typing import Any, Literal
 
 from nm2trt.nm.pattern import NMPattern
 
-__all__ = ["Basis", "Eligibility", "Eligible", "PatternStatus", "WeightFacts", "WeightVerdict"]
-
 PatternStatus = Literal["holds", "broken", "dense-by-plan", "not-groupable", "untraceable"]
 Eligible = Literal["yes", "no", "unknown"]
 Basis = Literal["measured", "cited", "assumed"]

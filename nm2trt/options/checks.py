@@ -16,8 +16,6 @@ from nm2trt.options.shared import (
     shard_option,
 )
 
-__all__ = ["BenchCommand", "InferCommand", "ValidateCommand"]
-
 _WHAT = "ONNX model, engine, .pt2 program, http://HOST:PORT/MODEL or grpc://..."
 _THREADS = "threads of ONNX Runtime (default: its own choice)"
 

@@ -9,8 +9,6 @@ from typing import Any, TypeVar
 
 from nm2trt.options.field import Option, check_ranges, options_of
 
-__all__ = ["add_arguments", "options_from", "positionals_first", "words"]
-
 _Command = TypeVar("_Command")
 
 

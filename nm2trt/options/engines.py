@@ -24,8 +24,6 @@ from nm2trt.options.shared import (
     target_list,
 )
 
-__all__ = ["BuildCommand", "BuilderCommand", "ExplainCommand", "GainCommand", "ProveCommand"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuilderCommand(Tabled):

@@ -16,8 +16,6 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from nm2trt.errors import InputError
 
-__all__ = ["Option", "check_ranges", "filled", "keywords", "option", "options_of"]
-
 _KEY = "nm2trt.option"
 # Fields of base classes, which would come first, and their order at the end.
 _LAST = {

@@ -29,16 +29,6 @@ from nm2trt.options.shared import (
     target_list,
 )
 
-__all__ = [
-    "CastCommand",
-    "FuseCommand",
-    "InfoCommand",
-    "PermuteCommand",
-    "PruneCommand",
-    "QuantizeCommand",
-    "VerifyCommand",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyCommand(Tabled):

@@ -8,17 +8,6 @@ from typing import Literal
 from nm2trt.options.field import option
 from nm2trt.options.shared import ALLOW_FUNCTIONS, DATA_ROOT, Reported, Tabled, target_list
 
-__all__ = [
-    "CalibCommand",
-    "CompletionCommand",
-    "DoctorCommand",
-    "InitCommand",
-    "ReportCommand",
-    "RunCommand",
-    "SamplesCommand",
-    "SparsifyCommand",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SparsifyCommand(Tabled):

@@ -9,8 +9,6 @@ from typing import Literal
 from nm2trt.options.field import option
 from nm2trt.options.shared import Reported, in_cluster, on_server, served
 
-__all__ = ["DeployCommand", "ProbeCommand", "RollbackCommand", "ServeCommand"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeployCommand(Reported):

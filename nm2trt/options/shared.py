@@ -9,27 +9,6 @@ from typing import Any
 from nm2trt.errors import InputError
 from nm2trt.options.field import option
 
-__all__ = [
-    "Calibrated",
-    "Converted",
-    "Pruning",
-    "Reported",
-    "Tabled",
-    "budgeted",
-    "in_cluster",
-    "input_shapes",
-    "lowered",
-    "merge_option",
-    "on_server",
-    "output_file",
-    "parts_option",
-    "refuse_shard_and_merge",
-    "report_file",
-    "served",
-    "shard_option",
-    "target_list",
-]
-
 ALLOW_FUNCTIONS = "run a source of kind function"
 BATCH = "samples of a batch (default: few)"
 CALIB = "samples: INPUTS.npz with an array per input, or a RECIPE.yaml"

@@ -6,8 +6,6 @@ import re
 
 from nm2trt.errors import InputError
 
-__all__ = ["parse_share"]
-
 _TEXT = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*(%?)\s*")
 
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from nm2trt.validation.comparison import Comparison
     from nm2trt.validation.samples.samples import Samples
 
-__all__ = ["Evaluation", "prune_within_budget"]
-
 # Two shares of the work nearer than this are not told apart.
 _NEAR = 0.08
 _FIRST = (1.0, 0.75, 0.5, 0.25)

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from nm2trt.validation.latency.benchmark import Benchmark
     from nm2trt.validation.samples.samples import Samples
 
-__all__ = ["BenchResult", "bench", "parse_batches", "unique_names"]
-
 
 @dataclass(frozen=True, slots=True, repr=False)
 class BenchResult(Result):

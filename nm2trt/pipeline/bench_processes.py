@@ -25,8 +25,6 @@ from nm2trt.progress import bar
 from nm2trt.validation.latency.bench_files import merged
 from nm2trt.validation.latency.benchmark import Benchmark
 
-__all__ = ["bench_in_processes"]
-
 # The search path is handed on as words: `python -m` would put the current folder first.
 _LAUNCH = "import sys; n = int(sys.argv[1]); sys.path[:] = sys.argv[2 : 2 + n]; del sys.argv[1 : 2 + n]; \
 from nm2trt.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from nm2trt.graph.storage.model import Model
     from nm2trt.graph.verify.report import VerifyReport
 
-__all__ = ["is_sound", "verified_and_parsed"]
-
 
 def is_sound(model: Model) -> bool:
     """Tell whether a parser can be given a file before all its weights were read.

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from nm2trt.graph.reconstruct.report import ReconstructReport
     from nm2trt.graph.verify.report import VerifyReport
 
-__all__ = ["BudgetPoint", "BudgetPoints", "BudgetReport", "plot_points"]
-
 
 @dataclass(frozen=True, slots=True)
 class BudgetPoint:

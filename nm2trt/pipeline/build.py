@@ -24,10 +24,8 @@ if TYPE_CHECKING:
     import torch
 
     from nm2trt.backends.protocol import Backend
-    from nm2trt.engine.build import BuildResult
+    from nm2trt.engine.build_result import BuildResult
     from nm2trt.graph.storage.model import Model
-
-__all__ = ["build", "build_command", "engine_suffix"]
 
 
 @takes_values(samples=("calib",), output="output")

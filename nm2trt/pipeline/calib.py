@@ -11,8 +11,6 @@ from nm2trt.extras import names_the_extra
 if TYPE_CHECKING:
     from nm2trt.calibration.sample_set import SampleSet
 
-__all__ = ["calibration_samples"]
-
 
 @names_the_extra
 def calibration_samples(

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from nm2trt.calibration.stream import SampleStream
     from nm2trt.graph.storage.model import Model
 
-__all__ = ["open_calibration", "refuse_replacing"]
-
 
 def refuse_replacing(model: Path, out: Path, cache: Path, calib: str | os.PathLike[str]) -> None:
     """Raise when the output or the cache would replace what is read, or each other."""

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
-    from nm2trt.graph.cast.cast_model import CastReport
-
-__all__ = ["cast"]
+    from nm2trt.graph.cast.report import CastReport
 
 
 @takes_values(samples=("calib",), output="output")

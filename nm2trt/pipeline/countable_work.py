@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from nm2trt.nm.gain_table import GainTable
     from nm2trt.pipeline.accuracy_budget import Evaluation
 
-__all__ = ["CountableWork", "check_counted"]
-
 # Types that a float32 file may be lowered to and run sparse in, the fastest first.
 _LOWERED = ("int8", "float16", "bfloat16")
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from nm2trt.serving.kubernetes import KubernetesOptions
     from nm2trt.serving.repository import Deployment
 
-__all__ = ["deploy", "deploy_command"]
-
 
 def deploy(
     artefact: str | os.PathLike[str],
@@ -149,7 +147,7 @@ def _labels(texts: Sequence[str | os.PathLike[str]], artefact: Artefact) -> dict
 def _server_version(url: str) -> str:
     if not url:
         return ""
-    from nm2trt.backends.triton import TritonServer
+    from nm2trt.backends._triton_server import TritonServer
 
     with TritonServer(url) as server:
         return str(server.metadata().get("version", ""))
@@ -174,7 +172,7 @@ def _bring_up(
     options: ProbeOptions | None = None,
 ) -> None:
     """Load a version that was just placed, and probe it if there is a reference; go back on failure."""
-    from nm2trt.backends.triton import TritonServer
+    from nm2trt.backends._triton_server import TritonServer
 
     try:
         with TritonServer(url) as server:
@@ -191,7 +189,7 @@ def _bring_up(
 
 def _go_back(placed: Deployment, url: str) -> str:
     """Undo a placement, on disk and in the server; return what is served now, in words."""
-    from nm2trt.backends.triton import TritonServer
+    from nm2trt.backends._triton_server import TritonServer
     from nm2trt.serving.repository import undo
 
     try:

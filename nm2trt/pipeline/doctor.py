@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nm2trt.engine.machine import MachineReport
 
-__all__ = ["doctor"]
-
 
 def doctor() -> MachineReport:
     """Say which libraries and GPUs are here."""

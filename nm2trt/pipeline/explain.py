@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from nm2trt.manifest import Manifest
     from nm2trt.nm.eligibility import Place
 
-__all__ = ["explain"]
-
 
 @takes_values(models=("path",))
 def explain(

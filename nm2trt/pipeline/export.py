@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from nm2trt.exporter.torch_onnx import ExportResult
     from nm2trt.nm.plan import Plan
 
-__all__ = ["export", "export_file"]
-
 
 @names_the_extra
 def export(

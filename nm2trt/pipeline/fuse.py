@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from nm2trt.graph.fuse.report import FuseReport
 
-__all__ = ["fuse"]
-
 
 @takes_values(output="output")
 def fuse(

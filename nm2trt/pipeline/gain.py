@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from nm2trt.engine.gain import GainReport
     from nm2trt.nm.gain_table import GainTable
 
-__all__ = ["gain", "open_table"]
-
 _DTYPES = {"fp16": "float16", "bf16": "bfloat16"}
 
 

@@ -14,8 +14,6 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from nm2trt.errors import InputError, Nm2trtError
 
-__all__ = ["as_path", "takes_values"]
-
 _Arguments = ParamSpec("_Arguments")
 _Answer = TypeVar("_Answer")
 _Value = TypeVar("_Value")

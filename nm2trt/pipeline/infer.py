@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from nm2trt.validation.inference import InferResult
 
-__all__ = ["infer"]
-
 
 @takes_values(models=("artefact",), samples=("data",), output="output")
 def infer(

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from nm2trt.engine.inspection import EngineInfo
     from nm2trt.graph.storage.model_info import OnnxInfo
 
-__all__ = ["data_files", "info"]
-
 
 @takes_values(models=("path",))
 def info(path: str | os.PathLike[str] | onnx.ModelProto) -> EngineInfo | OnnxInfo:

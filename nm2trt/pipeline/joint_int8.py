@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from nm2trt.graph.reconstruct.report import ReconstructOptions, ReconstructReport
     from nm2trt.graph.verify.report import VerifyReport
 
-__all__ = ["JointReport", "prune_to_int8"]
-
 
 @dataclass(frozen=True, slots=True, repr=False)
 class JointReport(Result):

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nm2trt.nm.verdict import WeightVerdict
 
-__all__ = ["weights_at"]
-
 
 def weights_at(model: Path, texts: Sequence[str]) -> tuple[WeightVerdict, ...]:
     """Judge a model's weights, with their work at these shapes of its inputs."""

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from nm2trt.sparsity.core.kept_zeros import KeptZeros
 
-__all__ = ["keep_zeros"]
-
 
 @names_the_extra
 def keep_zeros(model: torch.nn.Module) -> KeptZeros:

@@ -18,8 +18,6 @@ from nm2trt.errors import InputError
 from nm2trt.options.engines import BuilderCommand
 from nm2trt.options.field import options_of
 
-__all__ = ["build_options"]
-
 # Keywords that are texts or paths: the field of `BuildOptions` that each sets, and how it is read.
 _READ: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "targets": ("targets", parse_targets),

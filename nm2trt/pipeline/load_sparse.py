@@ -11,8 +11,6 @@ from nm2trt.extras import names_the_extra
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["load_sparse"]
-
 
 @names_the_extra
 def load_sparse(model: torch.nn.Module, state: Mapping[str, Any] | str | os.PathLike[str]) -> torch.nn.Module:

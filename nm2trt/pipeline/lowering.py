@@ -17,12 +17,10 @@ from nm2trt.options.shares import parse_share
 from nm2trt.pipeline.calibration_input import open_calibration, refuse_replacing
 
 if TYPE_CHECKING:
-    from nm2trt.calibration.ranges import Method
+    from nm2trt.calibration.collectors import Method
     from nm2trt.calibration.stream import SampleStream
     from nm2trt.graph.storage.model import Model
     from nm2trt.nm.eligibility import Place
-
-__all__ = ["Lowering", "Precision", "lower", "refuse_fp8"]
 
 Precision = Literal["fp16", "bf16", "int8", "fp8"]
 PRECISIONS: tuple[Precision, ...] = ("fp16", "bf16", "int8", "fp8")

@@ -10,8 +10,6 @@ from nm2trt.nm.outlook import assumed_sparse
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.verdict import WeightVerdict
 
-__all__ = ["SAMPLES", "next_command", "sparse_dtype"]
-
 # Stands for a file that only the user has: about a hundred unlabelled inputs.
 SAMPLES = "SAMPLES.npz"
 _TWO_OF_FOUR = NMPattern(2, 4)

@@ -14,8 +14,6 @@ from nm2trt.nm.eligibility import NOWHERE
 if TYPE_CHECKING:
     from nm2trt.graph.verify.report import VerifyReport
 
-__all__ = ["NextStep", "next_step"]
-
 # Builder -> the extra that it comes with.
 _EXTRAS = {"trt": "trt", "trt-rtx": "rtx", "ort": "ort"}
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from nm2trt.graph.storage.model import Model
     from nm2trt.nm.pattern import NMPattern
 
-__all__ = ["PermutedModule", "permute", "permute_open_model"]
-
 
 @dataclass(frozen=True, slots=True, repr=False)
 class PermutedModule(Result):

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from nm2trt.serving.artefact import Artefact
     from nm2trt.serving.probe_report import ProbeReport
 
-__all__ = ["probe", "probe_command"]
-
 
 def probe(
     url: str,

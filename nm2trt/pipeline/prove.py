@@ -21,11 +21,9 @@ if TYPE_CHECKING:
     import torch
 
     from nm2trt.backends.options import BuildOptions
-    from nm2trt.engine.build import BuildResult
+    from nm2trt.engine.build_result import BuildResult
     from nm2trt.engine.twin.report import TwinReport
     from nm2trt.graph.storage.model import Model
-
-__all__ = ["prove", "prove_command"]
 
 _LONGEST_S = 3600.0
 

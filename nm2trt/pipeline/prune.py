@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from nm2trt.pipeline.budget_report import BudgetReport
     from nm2trt.pipeline.joint_int8 import JointReport
 
-__all__ = ["prune"]
-
 
 @takes_values(samples=("calib",), output="output")
 def prune(

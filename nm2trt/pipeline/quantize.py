@@ -15,10 +15,8 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
-    from nm2trt.calibration.ranges import Method
+    from nm2trt.calibration.collectors import Method
     from nm2trt.graph.quantize.report import QuantizeReport
-
-__all__ = ["quantize"]
 
 
 @takes_values(samples=("calib",), output="output")

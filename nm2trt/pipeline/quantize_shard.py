@@ -13,10 +13,8 @@ from nm2trt.pipeline.in_memory import as_path, takes_values
 if TYPE_CHECKING:
     import onnx
 
+    from nm2trt.calibration.collectors import Method
     from nm2trt.calibration.parts import ShardReport
-    from nm2trt.calibration.ranges import Method
-
-__all__ = ["quantize_shard"]
 
 
 @takes_values(samples=("calib",), output="parts")

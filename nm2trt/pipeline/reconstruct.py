@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from nm2trt.graph.permute.channel_spaces import SpaceWeight
     from nm2trt.graph.reconstruct.report import ReconstructOptions, ReconstructReport
 
-__all__ = ["Calibration", "normalised", "reconstruct"]
-
 
 @dataclass(frozen=True, slots=True)
 class Calibration:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from nm2trt.reporting.beside import Beside
     from nm2trt.reporting.data import ReportData
 
-__all__ = ["ReportFormat", "ReportResult", "report"]
-
 ReportFormat = Literal["html", "json", "md"]
 
 

@@ -10,8 +10,6 @@ from nm2trt.errors import Nm2trtError
 if TYPE_CHECKING:
     from nm2trt.serving.repository import Rollback
 
-__all__ = ["rollback"]
-
 
 def rollback(
     repository: str | os.PathLike[str], name: str, *, to: int | None = None, url: str = ""
@@ -34,7 +32,7 @@ def rollback(
 
     done = roll_back(repository, name, to=to)
     if url:
-        from nm2trt.backends.triton import TritonServer
+        from nm2trt.backends._triton_server import TritonServer
 
         try:
             with TritonServer(url) as server:

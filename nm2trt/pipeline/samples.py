@@ -14,8 +14,6 @@ from nm2trt.errors import InputError, OutputError
 from nm2trt.extras import install
 from nm2trt.tables import Result, Table, small_table
 
-__all__ = ["CopiedSamples", "SampleList", "copy_samples", "list_samples", "samples"]
-
 _PACKAGE = Path(__file__).parents[1]
 # The wheel has them inside the package (see setup.py), a checkout beside it.
 _PLACES = (_PACKAGE / "_samples", _PACKAGE.parent / "samples")

@@ -10,8 +10,6 @@ from nm2trt.serving.options import ServerOptions
 if TYPE_CHECKING:
     from nm2trt.serving.server import RunningServer
 
-__all__ = ["serve"]
-
 
 def serve(repository: str | os.PathLike[str], options: ServerOptions | None = None) -> RunningServer:
     """Start a tritonserver on a repository and wait until it is ready; stop it, or use it in a `with`.

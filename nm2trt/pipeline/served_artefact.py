@@ -12,8 +12,6 @@ from nm2trt.errors import InputError
 if TYPE_CHECKING:
     from nm2trt.serving.artefact import Artefact
 
-__all__ = ["describe_artefact", "read_samples"]
-
 
 def describe_artefact(path: Path) -> Artefact:
     """Describe an engine or ONNX model as Triton needs it.

@@ -15,8 +15,6 @@ from nm2trt.installed import installed_version
 if TYPE_CHECKING:
     from nm2trt.backends.protocol import Session
 
-__all__ = ["backend_of", "is_recorded", "is_url", "open_session", "parse_shapes"]
-
 _URL = re.compile(r"(https?|grpcs?)://", re.IGNORECASE)
 
 

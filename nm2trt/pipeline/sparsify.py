@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from nm2trt.sparsity.core.layer_choice import PatternChoice
     from nm2trt.sparsity.core.session import SparseSession
 
-__all__ = ["SparsifyResult", "sparsify", "sparsify_file"]
-
 
 @names_the_extra
 def sparsify(

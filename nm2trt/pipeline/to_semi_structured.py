@@ -9,8 +9,6 @@ from nm2trt.extras import names_the_extra
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["to_semi_structured"]
-
 
 @names_the_extra
 def to_semi_structured(model: torch.nn.Module) -> tuple[str, ...]:

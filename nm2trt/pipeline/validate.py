@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from nm2trt.validation.report import ValidationReport
     from nm2trt.validation.samples.samples import Samples
 
-__all__ = ["validate"]
-
 _Artefact = str | os.PathLike[str]
 
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from nm2trt.calibration.parts import ShardReport
     from nm2trt.validation.samples.samples import Samples
 
-__all__ = ["chosen_metrics", "job_key", "refuse_recorded", "scores_folder", "validate_shard"]
-
 _Artefact = str | os.PathLike[str]
 _FORMAT = 1
 

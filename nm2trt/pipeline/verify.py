@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from nm2trt.graph.verify.report import VerifyReport
     from nm2trt.nm.pattern import NMPattern
 
-__all__ = ["verify"]
-
 
 @takes_values()
 def verify(

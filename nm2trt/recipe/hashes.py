@@ -15,8 +15,6 @@ from nm2trt.files import read_regular, write_atomic
 from nm2trt.installed import installed_version
 from nm2trt.reporting.records import FileRecord, file_record
 
-__all__ = ["FileIndex", "stage_key", "tool_versions"]
-
 _INDEX = "files.json"
 # What a result may depend on beside nm2trt itself; those that are installed are part of every key.
 _TOOLS = (

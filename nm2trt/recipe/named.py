@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from nm2trt.recipe.schema import Stage
 
-__all__ = ["named_code", "named_files"]
-
 _METRIC_OPTIONS = "metric_options"
 
 

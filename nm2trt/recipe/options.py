@@ -24,8 +24,6 @@ from nm2trt.options.models import (
 from nm2trt.options.runs import ReportCommand, SparsifyCommand
 from nm2trt.options.serving import DeployCommand, ProbeCommand
 
-__all__ = ["KINDS", "ExportOptions", "ReportOptions", "StageOptions"]
-
 _Command = TypeVar("_Command")
 
 

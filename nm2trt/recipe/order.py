@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from nm2trt.calibration.yaml_file import nearest
 from nm2trt.recipe.schema import Recipe, Stage
 
-__all__ = ["MODEL", "Step", "ordered"]
-
 MODEL = "model"  # what `from: model` means: the recipe's own
 
 

@@ -13,8 +13,6 @@ from nm2trt.calibration.yaml_file import Document, nearest
 from nm2trt.errors import InputError
 from nm2trt.recipe.options import KINDS
 
-__all__ = ["HEAD", "overridden"]
-
 # Keys of a recipe beside its stages that may be replaced.
 HEAD = ("name", "model", "run")
 

@@ -9,8 +9,6 @@ from typing import Any
 from nm2trt.errors import Nm2trtError
 from nm2trt.tables import Column, Mark, Result, Row, Table
 
-__all__ = ["RunResult", "StageResult"]
-
 _MARKS: dict[str, Mark] = {"done": "good", "cached": "good", "failed": "bad"}
 
 

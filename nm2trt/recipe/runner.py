@@ -19,7 +19,8 @@ from nm2trt.errors import InputError, Nm2trtError
 from nm2trt.files import within
 from nm2trt.folder_lock import one_writer
 from nm2trt.named_code import refuse_code
-from nm2trt.recipe.actions import ACTIONS, Job, Outcome
+from nm2trt.recipe.actions import ACTIONS
+from nm2trt.recipe.actions.job import Job, Outcome
 from nm2trt.recipe.hashes import tool_versions
 from nm2trt.recipe.named import named_code
 from nm2trt.recipe.order import Step, ordered
@@ -32,8 +33,6 @@ from nm2trt.reporting.fields import Fields
 from nm2trt.reporting.folder import RunFolder
 from nm2trt.reporting.records import StageRecord
 from nm2trt.reporting.sentences import sentence_of
-
-__all__ = ["run", "run_recipe", "stage_names"]
 
 _ENDS = {"failed": "failed", "running": "was stopped"}
 

@@ -30,8 +30,6 @@ from nm2trt.recipe.options import KINDS, StageOptions
 from nm2trt.recipe.overrides import overridden
 from nm2trt.reporting.folder import is_stage_name
 
-__all__ = ["RECIPE_VERSION", "Recipe", "Stage", "load_recipe"]
-
 RECIPE_VERSION = 1
 
 

@@ -17,8 +17,6 @@ from nm2trt.recipe.schema import Recipe
 from nm2trt.reporting.folder import RunFolder
 from nm2trt.reporting.records import FileRecord, StageRecord
 
-__all__ = ["Sources"]
-
 _URL = ("http://", "https://", "grpc://", "grpcs://")
 
 

@@ -20,8 +20,6 @@ from nm2trt.recipe.schema import RECIPE_VERSION
 if TYPE_CHECKING:
     from nm2trt.graph.verify.report import VerifyReport
 
-__all__ = ["StarterRecipe", "write_recipe"]
-
 _FIRST_QDQ_OPSET = 13
 _HEAD = """\
 # A recipe of nm2trt: `nm2trt run {file}` runs it, skipping what is done; `--dry-run` says what would run.

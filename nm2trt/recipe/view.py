@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["SilentView", "View"]
-
 
 class View(Protocol):
     """Told of every stage as it starts and ends."""

@@ -9,8 +9,6 @@ from typing import Any
 from nm2trt.reporting.data import REPORT_SCHEMA, AccuracyRow, Curve, ReportData, WeightRow
 from nm2trt.reporting.headline import Fact, headline
 
-__all__ = ["Beside", "Pair", "beside"]
-
 
 @dataclass(frozen=True, slots=True)
 class Pair:

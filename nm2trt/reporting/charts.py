@@ -12,18 +12,6 @@ from markupsafe import Markup
 
 from nm2trt.reporting.data import Curve, LatencyRow, LineageNode, Series, WeightRow
 
-__all__ = [
-    "COLOURS",
-    "curve_chart",
-    "histogram",
-    "interval_bar",
-    "lanes",
-    "range_bar",
-    "share_bar",
-    "sparsity_bars",
-    "ticks",
-]
-
 COLOURS = 8
 _CURVE_HEIGHT = 190
 _LANE_WIDTH = 18

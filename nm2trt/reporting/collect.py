@@ -28,8 +28,6 @@ from nm2trt.reporting.rebuilt import rebuilt_of
 from nm2trt.reporting.records import STAGES, RunHeader, StageRecord
 from nm2trt.reporting.sentences import sentence_of
 
-__all__ = ["collect"]
-
 Done = list[tuple[StageRecord, Fields]]
 Producers = list[tuple[PurePath, StageRecord]]
 

@@ -9,8 +9,6 @@ from typing import Any
 
 from nm2trt.reporting.data import Curve, Series
 
-__all__ = ["curves_of"]
-
 # Key of a telemetry line, what the page calls it, and whether it is a share.
 _KNOWN = {
     "loss": ("Loss", False),

@@ -8,23 +8,6 @@ from typing import Any
 
 from nm2trt.reporting.rebuilt import Rebuilt
 
-__all__ = [
-    "REPORT_SCHEMA",
-    "RUNGS",
-    "AccuracyRow",
-    "Answer",
-    "Curve",
-    "LatencyRow",
-    "LineageNode",
-    "ReasonRow",
-    "ReportData",
-    "Series",
-    "SparseWork",
-    "SpeedRow",
-    "StageRow",
-    "WeightRow",
-]
-
 REPORT_SCHEMA = 1
 # The ladder's rungs, lowest first: key in a row's JSON, and what the table calls it.
 RUNGS = {

@@ -11,8 +11,6 @@ from nm2trt.reporting.fields import Fields
 from nm2trt.reporting.judged import asked_outlook, eligible_of, place_of_record
 from nm2trt.reporting.records import StageRecord
 
-__all__ = ["files_of", "outlook_of", "sparse_work_of", "speed_of"]
-
 
 def outlook_of(done: Iterable[tuple[StageRecord, Fields]]) -> str:
     """Return the last answer of a stage to "how much can run sparse?": a build's, or else `verify`'s."""

@@ -9,8 +9,6 @@ from typing import Any
 
 from nm2trt.errors import InputError
 
-__all__ = ["Fields"]
-
 
 @dataclass(frozen=True, slots=True)
 class Fields:

@@ -24,8 +24,6 @@ from nm2trt.errors import InputError, OutputError
 from nm2trt.files import check_input, write_atomic
 from nm2trt.reporting.records import SCHEMA, STAGES, RunHeader, StageRecord, read_json, read_record, text
 
-__all__ = ["RunFolder", "is_stage_name"]
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 

@@ -7,8 +7,6 @@ from typing import Literal
 
 from nm2trt.reporting.data import AccuracyRow, ReportData
 
-__all__ = ["Fact", "headline"]
-
 
 @dataclass(frozen=True, slots=True)
 class Fact:

@@ -11,8 +11,6 @@ from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.verdict import Eligible, PatternStatus, WeightFacts, WeightVerdict
 from nm2trt.reporting.fields import Fields
 
-__all__ = ["asked_outlook", "eligible_of", "place_of_record"]
-
 
 def place_of_record(fields: Fields) -> Place:
     """Return the builder and the targets that a `verify` answered for."""

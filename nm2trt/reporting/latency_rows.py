@@ -12,8 +12,6 @@ from nm2trt.reporting.data import LatencyRow
 from nm2trt.reporting.fields import Fields
 from nm2trt.reporting.records import StageRecord
 
-__all__ = ["latency_rows"]
-
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:_\d+)?)_ms")
 
 

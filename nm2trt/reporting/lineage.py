@@ -11,8 +11,6 @@ from nm2trt.reporting.data import LineageNode
 from nm2trt.reporting.fields import Fields
 from nm2trt.reporting.records import FileRecord, StageRecord
 
-__all__ = ["lineage_of"]
-
 # Stages whose outputs are models or engines; files that other stages write do not belong to the lineage.
 _MAKERS = frozenset(
     {"train", "sparsify", "export", "fuse", "permute", "prune", "cast", "quantize", "build", "deploy"}

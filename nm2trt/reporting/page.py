@@ -24,8 +24,6 @@ try:
 except ImportError as error:
     raise BackendMissingError(f"jinja2 is not installed: {install('recipes')}") from error
 
-__all__ = ["to_html", "to_markdown"]
-
 _MOST_MARKDOWN_WEIGHTS = 40
 
 

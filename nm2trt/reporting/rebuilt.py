@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from nm2trt.reporting.fields import Fields
 from nm2trt.reporting.records import StageRecord
 
-__all__ = ["Budget", "BudgetRow", "Rebuilt", "RebuiltRow", "rebuilt_of", "verdict_of"]
-
 
 @dataclass(frozen=True, slots=True)
 class RebuiltRow:

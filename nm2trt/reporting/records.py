@@ -13,18 +13,6 @@ from typing import Any, Literal
 from nm2trt.errors import InputError
 from nm2trt.files import check_input, sha256_file
 
-__all__ = [
-    "SCHEMA",
-    "STAGES",
-    "FileRecord",
-    "RunHeader",
-    "StageRecord",
-    "file_record",
-    "read_json",
-    "read_record",
-    "text",
-]
-
 SCHEMA = 1
 # Kinds of stages, in the order of the pipeline.
 STAGES = (

@@ -10,8 +10,6 @@ from nm2trt.measure import no_speed
 from nm2trt.reporting.fields import Fields
 from nm2trt.reporting.rebuilt import verdict_of
 
-__all__ = ["sentence_of"]
-
 
 def sentence_of(stage: str, result: Fields) -> str:
     """Return what a stage found or made, in one line; "" if its kind has nothing to say.

@@ -8,8 +8,6 @@ from typing import Literal
 
 from nm2trt.reporting.data import AccuracyRow, ReportData
 
-__all__ = ["Ship", "ship"]
-
 # A loss that an interval cannot exclude is accepted up to this.
 _TOLERATED = 0.01
 # Files that only the user has.

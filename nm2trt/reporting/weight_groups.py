@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from nm2trt.reporting.data import RUNGS, WeightRow
 
-__all__ = ["Ladder", "WeightGroup", "ladder_of", "zeros_differ"]
-
 _NUMBERS = re.compile(r"\[[0-9, ]*\]|[0-9]+(\.[0-9]+)?")
 _SAME_ZEROS = 0.005
 

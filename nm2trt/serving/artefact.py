@@ -13,8 +13,6 @@ from nm2trt.backends.protocol import TensorSpec
 from nm2trt.errors import InputError
 from nm2trt.manifest import Manifest, read_manifest
 
-__all__ = ["Artefact", "Kind", "engine_artefact"]
-
 Kind = Literal["onnx", "trt", "trt-rtx"]
 
 

@@ -15,8 +15,6 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from nm2trt.errors import InputError
 
-__all__ = ["apply_setting", "names_code"]
-
 # Written from the artefact and the options; another value would no longer describe what is deployed.
 _OURS = frozenset(
     {

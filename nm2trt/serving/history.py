@@ -13,8 +13,6 @@ from nm2trt.files import read_regular
 from nm2trt.serving.model_config import from_text
 from nm2trt.serving.staging import is_real_folder
 
-__all__ = ["CONFIG", "RECORD", "SCHEMA", "history", "model_names", "numbers", "read_record"]
-
 CONFIG = "config.pbtxt"
 RECORD = "deployment.json"
 SCHEMA = 1

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from nm2trt.errors import BackendMissingError, InputError
 
-__all__ = ["ENVIRONMENT_VARIABLE", "Installation", "find_server"]
-
 ENVIRONMENT_VARIABLE = "NM2TRT_TRITONSERVER"
 
 _FOLDER = ".serve-env"

@@ -22,8 +22,6 @@ from nm2trt.files import os_reason, write_atomic
 from nm2trt.serving.repository import Deployment
 from nm2trt.serving.yaml_text import yaml_text
 
-__all__ = ["KubernetesOptions", "check_folder", "manifests", "write_manifests"]
-
 QUEUE_METRIC = "nv_inference_pending_request_count"
 
 _IMAGE = re.compile(r"[\w][\w.\-/:@]*")

@@ -15,8 +15,6 @@ from nm2trt.backends.triton import TritonSession
 from nm2trt.errors import InputError
 from nm2trt.measure import Latency
 
-__all__ = ["LoadLevel", "run_level"]
-
 Array = npt.NDArray[Any]
 
 # A client's answers are kept until the round is over, so that checking them takes no time from it; beyond

@@ -21,18 +21,6 @@ from nm2trt.serving.artefact import Artefact
 from nm2trt.serving.config_settings import apply_setting
 from nm2trt.serving.options import DeployOptions, ServingBackend
 
-__all__ = [
-    "DEFAULT_MAX_BATCH",
-    "Extras",
-    "build_config",
-    "choose_backend",
-    "from_text",
-    "parameter_of",
-    "serve_only",
-    "served_differences",
-    "to_text",
-]
-
 DEFAULT_MAX_BATCH = 32
 
 # Element types by numpy's names. What Triton cannot carry is not here.

@@ -12,17 +12,6 @@ from nm2trt.compare import TOLERANCE
 from nm2trt.errors import InputError
 from nm2trt.json_value import JsonValue
 
-__all__ = [
-    "Control",
-    "DeployOptions",
-    "Device",
-    "ProbeOptions",
-    "ProfileGroups",
-    "ServerOptions",
-    "ServingBackend",
-    "check_name",
-]
-
 ServingBackend = Literal["tensorrt", "onnxruntime", "python"]
 Device = Literal["auto", "cpu", "gpu"]
 ProfileGroups = Literal["auto", "each", "together"]

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.backends._triton_server import TritonServer
 from nm2trt.backends.ort import open_onnx
 from nm2trt.backends.protocol import TensorSpec
-from nm2trt.backends.triton import TritonServer, TritonSession, open_triton
+from nm2trt.backends.triton import TritonSession, open_triton
 from nm2trt.bounds import bounds
 from nm2trt.compare import OutputDifference, compare_outputs, is_floating, require_close
 from nm2trt.errors import BackendError, DataError, DifferenceError
@@ -27,8 +28,6 @@ from nm2trt.serving.model_config import parameter_of, served_differences
 from nm2trt.serving.options import ProbeOptions
 from nm2trt.serving.probe_report import BatchCheck, LoadCheck, ProbeReport, counted
 from nm2trt.serving.samples import fit_samples, random_samples
-
-__all__ = ["probe_model"]
 
 Array = npt.NDArray[Any]
 

@@ -11,8 +11,6 @@ from nm2trt.errors import BackendError, DifferenceError
 from nm2trt.measure import Latency
 from nm2trt.tables import Result, Table, small_table
 
-__all__ = ["BatchCheck", "LoadCheck", "ProbeReport", "counted"]
-
 
 @dataclass(frozen=True, slots=True)
 class BatchCheck:

@@ -11,8 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["TritonPythonModel"]
-
 
 class TritonPythonModel:
     """What the server makes one of for every instance."""

@@ -15,8 +15,6 @@ from nm2trt.errors import BackendError, InputError
 from nm2trt.json_value import JsonValue
 from nm2trt.serving.artefact import Artefact
 
-__all__ = ["RELEASES", "Release", "check_fit", "find_releases", "release_of_server"]
-
 _MATRIX = "https://github.com/triton-inference-server/server/blob/main/docs/introduction/compatibility.md"
 _ISSUES = "https://github.com/triton-inference-server/server/issues"
 _NOTES = "https://docs.nvidia.com/deeplearning/triton-inference-server/release-notes"

@@ -32,8 +32,6 @@ from nm2trt.serving.staging import clear_stale, move_away, staged, told, write_f
 from nm2trt.serving.version_folder import WARMUP, BesideFiles, beside_files, fill_version, write_beside
 from nm2trt.tables import Result
 
-__all__ = ["Deployment", "Rollback", "place", "prune", "remove", "roll_back", "served_config", "undo"]
-
 _HASH = "[0-9a-f]" * 16
 
 

@@ -6,8 +6,6 @@ import ast
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-__all__ = ["runtime_modules"]
-
 _PACKAGE = Path(__file__).parents[1]
 _ENTRY = "nm2trt.backends.trt_rtx"
 

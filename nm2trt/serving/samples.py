@@ -12,8 +12,6 @@ from nm2trt.backends.protocol import TensorSpec, numpy_dtype
 from nm2trt.backends.random_feeds import random_feeds
 from nm2trt.errors import DataError
 
-__all__ = ["fit_samples", "random_samples"]
-
 Array = npt.NDArray[Any]
 
 # Stands for a free size other than the batch, if no data gives it.

@@ -21,8 +21,6 @@ from nm2trt.files import os_reason, read_regular
 from nm2trt.serving.installation import Installation, find_server
 from nm2trt.serving.options import ServerOptions
 
-__all__ = ["ModelState", "RunningServer", "start_server"]
-
 _ATTEMPTS = 3
 # Of HTTP, gRPC and metrics, as tritonserver itself takes them.
 _USUAL_PORTS = (8000, 8001, 8002)

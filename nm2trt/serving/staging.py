@@ -18,8 +18,6 @@ from pathlib import Path
 from nm2trt.errors import InputError, OutputError
 from nm2trt.files import MARK, is_abandoned, os_reason, sync_folder, writer_mark
 
-__all__ = ["clear_stale", "copy_file", "is_real_folder", "move_away", "staged", "told", "write_file"]
-
 _MARK = "nm2trt"
 _CHUNK_BYTES = 1 << 20
 

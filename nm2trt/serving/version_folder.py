@@ -21,8 +21,6 @@ from nm2trt.serving.runtime_bundle import runtime_modules
 from nm2trt.serving.samples import fit_samples
 from nm2trt.serving.staging import copy_file, is_real_folder, write_file
 
-__all__ = ["WARMUP", "BesideFiles", "beside_files", "fill_version", "write_beside"]
-
 WARMUP = "warmup"
 
 

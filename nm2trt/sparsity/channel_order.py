@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from nm2trt.errors import SparsifyError
 from nm2trt.sparsity.core.distributed import is_sharded
 
-__all__ = ["names_by_tensor", "reorder", "reversed_orders", "state_of"]
-
 Orders = Mapping[str, Mapping[int, npt.NDArray[np.int64]]]
 
 

@@ -15,8 +15,6 @@ from torch import Tensor
 from nm2trt.errors import SparsifyError
 from nm2trt.files import check_input
 
-__all__ = ["read_state", "split_foreign_masks"]
-
 # compressed-tensors up to 0.14 writes the format "sparse-24-bitmask": instead of `x.weight` the kept values
 # of each row, one bit per weight, and the shape.
 _COMPRESSED, _BITMASK, _SHAPE = ".compressed", ".bitmask", ".shape"

@@ -27,8 +27,6 @@ from nm2trt.sparsity.foreign_masks import read_state, split_foreign_masks
 from nm2trt.sparsity.methods.lbc import candidates, union_of_winners, unpack_winners
 from nm2trt.sparsity.sparsify import sparsify
 
-__all__ = ["load_sparse"]
-
 _MARK = ".0._extra_state"
 _FOREIGN_PATTERN = NMPattern(2, 4)  # the only one of apex ASP and compressed-tensors, and ModelOpt's default
 

@@ -38,8 +38,6 @@ from nm2trt.sparsity.core.session import SparseSession
 from nm2trt.sparsity.registry import METHODS
 from nm2trt.sparsity.sparsify import sparsify
 
-__all__ = ["Job", "JobRecipe", "load_job", "load_weights", "make_model", "read_job"]
-
 
 class JobRecipe(Strict):
     """What to sparsify, and how.

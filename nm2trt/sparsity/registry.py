@@ -16,9 +16,6 @@ from nm2trt.sparsity.reconstruct.session import start as start_reconstruct
 from nm2trt.sparsity.spre.options import SpReOptions, SpReWeight
 from nm2trt.sparsity.spre.session import start as start_spre
 
-__all__ = ["METHODS", "method"]
-
-
 _ALL = (
     MethodSpec("sr-ste", SrSteWeight, SrSteOptions, "from scratch, with a decay that steadies the mask"),
     MethodSpec("ste", SteWeight, SteOptions, "from scratch, straight-through only"),

@@ -10,8 +10,6 @@ from nm2trt.nm.mask import check
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.sparsity.core.state_keys import sparse_weights
 
-__all__ = ["to_semi_structured"]
-
 _DTYPES = (torch.float16, torch.bfloat16, torch.int8)
 _LEAST = (32, 64)  # rows and columns that the kernels take at least, and whose multiples they want
 _PATTERN = NMPattern(2, 4)

@@ -25,8 +25,6 @@ from nm2trt.sparsity.core.method_spec import MethodSpec
 from nm2trt.sparsity.core.session import Request, SparseSession, parametrize_each
 from nm2trt.sparsity.registry import method as find_method
 
-__all__ = ["sparsify"]
-
 
 def sparsify(
     model: nn.Module,

@@ -20,8 +20,6 @@ from nm2trt.validation.statistics.bootstrap import BootstrapDifference, redraw
 from nm2trt.validation.statistics.paired import PairedDifference, wilson_interval
 from nm2trt.validation.tally import SIDES, Tally
 
-__all__ = ["Comparison", "Job", "MetricComparison", "Score", "compare_sessions", "default_metrics"]
-
 
 @dataclass(frozen=True, slots=True)
 class Score(JsonValue):

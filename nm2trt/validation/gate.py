@@ -12,8 +12,6 @@ from nm2trt.errors import InputError
 from nm2trt.json_value import JsonValue
 from nm2trt.validation.comparison import MetricComparison
 
-__all__ = ["Gate", "Limits", "hold_to", "parse_drop", "suspicions"]
-
 _UNRELATED = 0.5
 # A bare number from here up is more often meant as percentage points than as a share.
 _AMBIGUOUS = 0.1

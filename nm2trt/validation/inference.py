@@ -25,8 +25,6 @@ from nm2trt.validation.samples.feeder import Feeder, common_batch, require_numbe
 from nm2trt.validation.samples.open_samples import open_samples
 from nm2trt.validation.samples.samples import ArraySamples, is_truth
 
-__all__ = ["InferResult", "TensorSummary", "read_arrays", "run_once", "save_arrays", "summarise"]
-
 Array = npt.NDArray[Any]
 
 

@@ -13,8 +13,6 @@ from nm2trt.validation.comparison import Comparison, Score
 from nm2trt.validation.gate import Gate, suspicions
 from nm2trt.validation.latency.benchmark import Benchmark
 
-__all__ = ["ValidationReport"]
-
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ValidationReport(Result):

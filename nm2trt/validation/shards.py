@@ -18,8 +18,6 @@ from nm2trt.progress import bar
 from nm2trt.validation.comparison import Comparison, Job
 from nm2trt.validation.samples.samples import Batch, Samples
 
-__all__ = ["merged_sessions", "score_shard"]
-
 
 def score_shard(
     job: Job, samples: Samples, shard: Shard, *, key: Mapping[str, Any], folder: Path

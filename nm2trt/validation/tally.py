@@ -15,8 +15,6 @@ from nm2trt.validation.metrics.scoring import Judged, Request, SampleScores, Sco
 from nm2trt.validation.metrics.table import MetricSpec, find_metric
 from nm2trt.validation.samples.samples import Batch
 
-__all__ = ["SIDES", "Tally"]
-
 Arrays = Mapping[str, npt.NDArray[Any]]
 SIDES = ("candidate", "reference")
 

@@ -27,8 +27,6 @@ from nm2trt.engine.evidence.evidence import Autotuned, Evidence, LayerRecord, Sp
 from nm2trt.engine.evidence.layer_names import onnx_nodes, split_list
 from nm2trt.engine.evidence.tactic_timings import TacticTimings, faster
 
-__all__ = ["KNOWN_VERSIONS", "identify_log", "knows", "parse_build_log", "unknown_version"]
-
 # Builder -> major versions whose log was seen, here or in public threads.
 KNOWN_VERSIONS: dict[str, tuple[str, ...]] = {"trt": ("8", "10", "11"), "trt-rtx": ("1",)}
 _PRODUCTS = {"trt": "TensorRT", "trt-rtx": "TensorRT for RTX"}

@@ -11,17 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = [
-    "SPARSE_KERNEL_NAMES",
-    "Autotuned",
-    "Evidence",
-    "KernelUse",
-    "LayerRecord",
-    "SparsityList",
-    "is_sparse_kernel",
-    "is_stub",
-]
-
 # Pieces of names that only 2:4 kernels have, and where each was read.
 SPARSE_KERNEL_NAMES: tuple[tuple[str, str], ...] = (
     (r"xmma_(\w+_)?sparse_(conv|gemm|fprop|int8|i8|f16|bf16|e4m3)", "names in TensorRT for RTX 1.7.1.116"),

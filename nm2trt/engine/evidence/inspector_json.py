@@ -19,8 +19,6 @@ from nm2trt.engine.evidence.evidence import Evidence, LayerRecord
 from nm2trt.engine.evidence.layer_names import onnx_nodes
 from nm2trt.errors import InputError
 
-__all__ = ["NAMES_ONLY", "parse_layer_information"]
-
 NAMES_ONLY = (
     "the engine was built without detailed profiling verbosity: its layers have names and no kernels; "
     "build it with nm2trt build, or trtexec --profilingVerbosity=detailed"

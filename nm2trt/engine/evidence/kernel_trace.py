@@ -19,8 +19,6 @@ from nm2trt.engine.evidence.evidence import Evidence, KernelUse
 from nm2trt.engine.evidence.layer_names import onnx_nodes
 from nm2trt.errors import InputError
 
-__all__ = ["parse_kernel_trace"]
-
 _NAMES = ("Kernel Name", "Name")
 _RANGES = ("NVTX Range", "Range")
 _LAUNCHES = ("Kern Inst", "Instances", "Calls")

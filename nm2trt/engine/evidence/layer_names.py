@@ -18,8 +18,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-__all__ = ["is_region", "onnx_nodes", "split_list"]
-
 _METADATA = "[ONNX Layer: "
 # No builder nests point-wise kernels deeper; a text that does is not a log.
 _DEEPEST = 64

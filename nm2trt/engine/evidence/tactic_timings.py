@@ -21,8 +21,6 @@ from dataclasses import dataclass, field
 from nm2trt.engine.evidence.evidence import Autotuned, LayerRecord, is_sparse_kernel
 from nm2trt.engine.evidence.layer_names import onnx_nodes
 
-__all__ = ["TacticTimings", "faster"]
-
 _RUNNER = "--------------- Timing Runner: "
 _ID = r"Tactic: (?P<id>(?:0x)?-?[0-9a-fA-F]+)"
 _NAMED = re.compile(rf"Tactic Name: (?P<kernel>\S+) {_ID}(?:.*? Time: (?P<ms>\S+))?")

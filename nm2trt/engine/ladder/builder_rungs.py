@@ -12,8 +12,6 @@ from typing import Literal
 from nm2trt.engine.evidence.evidence import Evidence, SparsityList, is_sparse_kernel, is_stub
 from nm2trt.engine.evidence.layer_names import is_region, onnx_nodes, split_list
 
-__all__ = ["NOT_MEASURED", "TIMED", "Answer", "Rung", "asked", "gained", "gained_by_layer", "listed"]
-
 Answer = Literal["yes", "no", "unknown", "not measured", "not reached"]
 
 NOT_MEASURED = "not measured"

@@ -14,8 +14,6 @@ from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.engine.ladder.unmatched import foreign_layers, lost_weights
 from nm2trt.nm.eligibility import rule_of
 
-__all__ = ["explain"]
-
 _BOUND_SOURCE = "maintainer's answer, NVIDIA/TensorRT issue 2310"
 
 

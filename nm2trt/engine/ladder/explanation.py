@@ -10,8 +10,6 @@ from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.tables import Result
 from nm2trt.terminal_text import shorten
 
-__all__ = ["Explanation", "Reason"]
-
 
 @dataclass(frozen=True, slots=True)
 class Reason:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.json_value import JsonValue
 
-__all__ = ["Forecast", "forecast"]
-
 
 @dataclass(frozen=True, slots=True)
 class Forecast(JsonValue):

@@ -16,7 +16,6 @@ from dataclasses import replace
 
 from nm2trt.engine.evidence.evidence import Evidence
 from nm2trt.engine.ladder.builder_rungs import (
-    NOT_MEASURED,
     Answer,
     Rung,
     asked,
@@ -29,18 +28,6 @@ from nm2trt.nm.advice import pattern_advice
 from nm2trt.nm.eligibility import Place, can_run_sparse, expectations
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.verdict import Eligibility, WeightVerdict
-
-__all__ = [
-    "NOT_MEASURED",
-    "SPARSITY_OFF",
-    "Rung",
-    "climb",
-    "readable",
-    "shared_names",
-    "sparse_share",
-    "with_evidence",
-    "with_layer_times",
-]
 
 _TWO_OF_FOUR = NMPattern(2, 4)
 _NOT_REACHED = "-"

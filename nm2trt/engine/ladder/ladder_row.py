@@ -12,8 +12,6 @@ from nm2trt.errors import InputError
 from nm2trt.json_value import JsonValue
 from nm2trt.nm.verdict import Eligible
 
-__all__ = ["RUNGS", "LadderRow"]
-
 _TEXTS = ("weight", "consumer", "operator", "reason", "sentence", "node", "source", "basis")
 RUNGS = ("pattern", "fits", "dtype", "listed", "chosen", "gain")
 

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.tables import Column, Mark, Row, Table
 
-__all__ = ["ladder_table"]
-
 _PATTERNS = {"dense by plan": "dense", "not groupable": "no groups"}
 
 

@@ -14,8 +14,6 @@ from nm2trt.nm.eligibility import Place
 from nm2trt.nm.eligibility_tables import FIRST_SPARSE
 from nm2trt.nm.verdict import WeightVerdict
 
-__all__ = ["remarks"]
-
 
 def remarks(
     weights: Sequence[WeightVerdict],

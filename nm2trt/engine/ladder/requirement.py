@@ -15,17 +15,6 @@ from nm2trt.errors import InputError, SparsityError
 from nm2trt.nm.advice import is_prunable
 from nm2trt.nm.verdict import WeightVerdict
 
-__all__ = [
-    "LadderError",
-    "NothingSparseError",
-    "TooFewSparseError",
-    "cannot_know",
-    "check_share",
-    "gather",
-    "read_evidence",
-    "require_pattern",
-]
-
 
 class LadderError(SparsityError):
     """What was asked of sparse kernels cannot be had; `ladder` says why, weight by weight.

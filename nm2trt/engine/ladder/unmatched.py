@@ -8,8 +8,6 @@ from nm2trt.engine.evidence.evidence import Evidence
 from nm2trt.engine.ladder.ladder import shared_names
 from nm2trt.engine.ladder.ladder_row import LadderRow
 
-__all__ = ["foreign_layers", "lost_weights"]
-
 
 def lost_weights(ladder: Sequence[LadderRow], evidence: Evidence) -> tuple[str, ...]:
     """Say which weights cannot be told apart, and which have no layer of their own; a sentence each."""

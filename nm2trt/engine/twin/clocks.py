@@ -13,8 +13,6 @@ from nm2trt.backends.protocol import DeviceRuns, DeviceTimed, Session
 from nm2trt.engine.twin.report import ClockReport, Comparison
 from nm2trt.measure import Clocked, Latency, WarmUp, blocks_in_turn, warm_up_for
 
-__all__ = ["BLOCKS", "Clocks", "Effort", "clock_sessions"]
-
 BLOCKS = 10
 # (faster, slower) in the reading "this over that".
 _PAIRS = (("sparse-on", "sparse-off"), ("sparse-on", "dense"), ("sparse-off", "dense"))

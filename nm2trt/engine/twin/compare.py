@@ -29,15 +29,13 @@ import numpy.typing as npt
 from nm2trt.backends.cuda import probe_gpus
 from nm2trt.backends.protocol import Backend, Session
 from nm2trt.backends.random_feeds import random_feeds
-from nm2trt.engine.build import BuildResult
+from nm2trt.engine.build_result import BuildResult
 from nm2trt.engine.evidence.layer_names import is_region, onnx_nodes
 from nm2trt.engine.ladder.ladder import sparse_share, with_evidence, with_layer_times
 from nm2trt.engine.ladder.requirement import read_evidence
 from nm2trt.engine.twin.clocks import BLOCKS, Clocks, Effort, clock_sessions
 from nm2trt.engine.twin.report import LayerDelta, TwinReport, Variant
 from nm2trt.errors import BackendError, BackendMissingError
-
-__all__ = ["compare_twins", "feeds_of"]
 
 Array = npt.NDArray[Any]
 

@@ -12,8 +12,6 @@ from nm2trt.engine.ladder.ladder_table import ladder_table
 from nm2trt.measure import Latency
 from nm2trt.tables import Column, Result, Row, Table
 
-__all__ = ["ClockReport", "Comparison", "LayerDelta", "TwinReport", "Variant"]
-
 _MOST_LAYERS = 10
 
 

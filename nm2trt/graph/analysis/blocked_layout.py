@@ -5,8 +5,6 @@ from __future__ import annotations
 from nm2trt.graph.analysis.scopes import walk
 from nm2trt.graph.storage.model import Model
 
-__all__ = ["BLOCKED", "blocked_node"]
-
 BLOCKED = "com.microsoft.nchwc"
 
 

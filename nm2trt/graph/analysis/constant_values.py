@@ -23,19 +23,6 @@ from nm2trt.graph.analysis.scopes import Scope
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.tensors import DTYPE_NAMES, read_tensor
 
-__all__ = [
-    "Opaque",
-    "Source",
-    "constant_value",
-    "direct_initializer",
-    "evaluate",
-    "main_source",
-    "readable",
-    "stored_index",
-    "stored_places",
-    "stored_sources",
-]
-
 Array = npt.NDArray[Any]
 
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 from nm2trt.graph.storage.light_onnx import onnx
 
-__all__ = ["ACTIVATIONS", "PRODUCTS", "Chain", "Wiring"]
-
 # Activations that a builder fuses with an INT8 product; others run by themselves.
 ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu"})
 # A builder runs each in one kernel with the nodes directly after.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["MOVING", "REARRANGING", "SELECTING"]
-
 # Every element of the input is in the output once.
 REARRANGING = frozenset("Identity Transpose Reshape Flatten Squeeze Unsqueeze".split())
 # Every element of the output is one of the first input's, and none twice.

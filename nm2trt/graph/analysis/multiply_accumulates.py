@@ -16,8 +16,6 @@ from nm2trt.graph.storage.model_info import describe_model
 from nm2trt.nm.axes import einsum_terms
 from nm2trt.nm.verdict import WeightVerdict
 
-__all__ = ["free_shapes", "macs", "with_macs"]
-
 Array = npt.NDArray[Any]
 
 _CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "QLinearConv", "FusedConv", "NhwcFusedConv", "DeformConv"})

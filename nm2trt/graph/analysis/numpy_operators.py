@@ -17,8 +17,6 @@ from nm2trt.graph.analysis.operator_cost import Inputs, Opaque
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.tensors import element_type
 
-__all__ = ["MOST_ELEMENTS", "MOVES", "VALUES", "by_reference", "cast_array"]
-
 Array = npt.NDArray[Any]
 
 # A constant larger than this is not unfolded in memory; no weight is.

@@ -15,8 +15,6 @@ from nm2trt.graph.analysis.moving_operators import SELECTING
 from nm2trt.graph.storage.light_onnx import TensorProto
 from nm2trt.graph.storage.tensors import element_type
 
-__all__ = ["BY_REFERENCE", "Inputs", "Opaque", "check_growth"]
-
 Array = npt.NDArray[Any]
 Inputs = Sequence[Array | None]
 

@@ -10,8 +10,6 @@ from nm2trt.graph.analysis.sound_nodes import check_nodes
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
 
-__all__ = ["MOST_DIMENSIONS", "has_bodies", "parser_hazard"]
-
 # Of one tensor in every TensorRT.
 MOST_DIMENSIONS = 8
 

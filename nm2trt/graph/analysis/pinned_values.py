@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 from nm2trt.graph.storage.light_onnx import onnx
 
-__all__ = ["all_names", "pins"]
-
 
 def pins(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
     """Yield the values of the main graph that may not vanish, with the clause that says why."""

@@ -23,8 +23,6 @@ from nm2trt.graph.storage.model import Model
 from nm2trt.json_value import JsonValue
 from nm2trt.tables import Column, Row, Table
 
-__all__ = ["Island", "find_islands", "island_table"]
-
 _FLOAT_SIDES = frozenset({"float", "input-float", "weight-float"})
 
 

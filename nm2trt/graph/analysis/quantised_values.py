@@ -15,8 +15,6 @@ from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.tensors import DTYPE_NAMES
 
-__all__ = ["MOVERS", "Dequantised", "dequantised", "quantised_type", "refuse_quantised"]
-
 # What goes into them quantised comes out quantised alike.
 MOVERS = SELECTING | {"MaxPool", "Concat", "DepthToSpace", "SpaceToDepth"}
 _MOST_STEPS = 1000

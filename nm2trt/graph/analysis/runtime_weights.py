@@ -17,8 +17,6 @@ from nm2trt.graph.analysis.scopes import Scope, inner_outputs
 from nm2trt.graph.analysis.shapes import Shapes
 from nm2trt.graph.storage.light_onnx import onnx
 
-__all__ = ["StoredBehind", "is_matrix", "stored_behind"]
-
 # Their first input carries the numbers; the others say which, where to, or by what.
 _FIRST_CARRIES = (MOVING - {"Concat"}) | frozenset(
     """Cast CastLike QuantizeLinear DequantizeLinear GatherElements GatherND ScatterElements ScatterND

@@ -15,8 +15,6 @@ from nm2trt.errors import ModelError
 from nm2trt.graph.storage.light_onnx import attribute_value, onnx, schemas
 from nm2trt.graph.storage.model import Model
 
-__all__ = ["CONSTANT", "Scope", "State", "inner_outputs", "main_scope", "node_name", "visible", "walk"]
-
 # A bound that no real model reaches: a file that needs more is built to exhaust its reader.
 _MOST_NESTING = 64
 

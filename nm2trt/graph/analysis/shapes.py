@@ -9,8 +9,6 @@ from nm2trt.graph.storage import light_onnx
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model
 
-__all__ = ["Shapes", "crashes_inference", "infer_body_types", "infer_shapes", "infer_types"]
-
 Shapes = Mapping[str, tuple[int | None, ...]]
 
 # Shape tensors are small; anything larger is a weight, whose values no shape depends on.

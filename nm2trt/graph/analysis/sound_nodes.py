@@ -10,8 +10,6 @@ from nm2trt.graph.analysis.scopes import node_name
 from nm2trt.graph.storage.light_onnx import onnx, schema_at, schemas
 from nm2trt.graph.storage.model import Model
 
-__all__ = ["check_nodes"]
-
 
 @dataclass(frozen=True, slots=True)
 class _Signature:

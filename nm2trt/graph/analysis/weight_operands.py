@@ -20,8 +20,6 @@ from nm2trt.graph.storage.light_onnx import onnx, schemas
 from nm2trt.graph.storage.model import Model
 from nm2trt.nm.axes import ONNX_WEIGHTS
 
-__all__ = ["Consumer", "consumers"]
-
 # (domain, operator) -> weight input -> input that holds its zero point.
 _ZERO_POINTS: Mapping[tuple[str, str], Mapping[int, int]] = {
     ("", "ConvInteger"): {1: 3},

@@ -39,8 +39,6 @@ from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.lineage import Relation
 from nm2trt.nm.plan import Plan
 
-__all__ = ["CastReport", "cast_model"]
-
 # One batch: what the model was fed, and what it gave.
 _Run: TypeAlias = tuple[Mapping[str, npt.NDArray[Any]], Mapping[str, npt.NDArray[Any]]]
 

@@ -15,8 +15,6 @@ from nm2trt.graph.storage.external_data import Chunks, pack
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.tensors import element_type, iter_elements
 
-__all__ = ["Casts"]
-
 _FLOAT = TensorProto.FLOAT
 
 

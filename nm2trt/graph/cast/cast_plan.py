@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nm2trt.errors import InputError
-from nm2trt.graph.analysis.constant_values import Opaque, direct_initializer, evaluate, main_source
+from nm2trt.graph.analysis.constant_values import direct_initializer, evaluate, main_source
 from nm2trt.graph.analysis.moving_operators import MOVING
 from nm2trt.graph.analysis.numpy_operators import cast_array
+from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.scopes import Scope
 from nm2trt.graph.cast.cast_rules import Low, keep_reason, low_slots
 from nm2trt.graph.cast.report import CastTensor, KeptNode, body_nodes
@@ -22,8 +23,6 @@ from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import opset
 from nm2trt.graph.storage.tensors import iter_elements
-
-__all__ = ["CastTensor", "KeptNode", "PrecisionPlan"]
 
 _FLOAT = TensorProto.FLOAT
 _FEW = 1024

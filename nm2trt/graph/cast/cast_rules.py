@@ -12,8 +12,6 @@ import numpy as np
 
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx, schema_at
 
-__all__ = ["KEEP", "LOW", "Low", "Target", "keep_reason", "low_slots"]
-
 Target = Literal["fp16", "bf16"]
 
 

@@ -14,11 +14,9 @@ from nm2trt.graph.cast.cast_rules import Low, low_slots
 from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import opset
-from nm2trt.graph.storage.stage_metadata import Relation
 from nm2trt.json_value import JsonValue
+from nm2trt.nm.lineage import Relation
 from nm2trt.tables import Column, Mark, Result, Row, Table
-
-__all__ = ["CastReport", "CastTensor", "KeptNode", "body_nodes"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,6 @@ from nm2trt.errors import BackendError, DataError, ModelError
 from nm2trt.graph.execute.range_probes import observable
 from nm2trt.graph.storage.model import Model
 
-__all__ = ["TRIAL", "trial_overflows"]
-
 TRIAL = "a trial on random inputs, up to 100 times larger"
 _SCALE = 100.0
 # A value that grows by more than this grows faster than its inputs; a square grows by 10,000.

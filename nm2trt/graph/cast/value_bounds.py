@@ -21,8 +21,6 @@ from nm2trt.graph.analysis.shapes import Shapes
 from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.storage.light_onnx import onnx
 
-__all__ = ["ORDINARY", "ValueBounds"]
-
 ORDINARY = 1024.0
 # Terms of a sum whose length is not known.
 _MANY = 4096

@@ -25,8 +25,6 @@ from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.save import Rewrite
 from nm2trt.graph.storage.tensors import element_type
 
-__all__ = ["Declined", "Editor"]
-
 Array = npt.NDArray[Any]
 
 _IR_WITH_FREE_INITIALIZERS = 4

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from nm2trt.graph.storage.model import Model
 
-__all__ = ["untie_free_sizes"]
-
 
 def untie_free_sizes(model: Model) -> bool:
     """Take the name off every free size that is called "?" or the like.

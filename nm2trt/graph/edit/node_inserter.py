@@ -8,8 +8,6 @@ from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
 
-__all__ = ["Inserter"]
-
 
 class Inserter(Editor):
     """The main graph, open to new nodes.

@@ -23,8 +23,6 @@ from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, load
 from nm2trt.json_value import JsonValue
 
-__all__ = ["Bisection", "Divergence", "bisect_models"]
-
 Feeds = Mapping[str, npt.NDArray[Any]]
 Match = Literal["name", "position"]
 

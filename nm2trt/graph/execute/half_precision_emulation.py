@@ -14,8 +14,6 @@ from nm2trt.graph.analysis.pinned_values import all_names
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.tensors import read_tensor
 
-__all__ = ["rounded_in_float32"]
-
 
 def rounded_in_float32(model: Model, low_values: frozenset[str], low: int) -> Model:
     """Return a model whose outputs are those of the lower one if products are summed in float32.

@@ -24,18 +24,6 @@ from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model, load, serialized
 from nm2trt.graph.storage.save import all_tensors
 
-__all__ = [
-    "NOT_ASKED",
-    "Agreement",
-    "Reference",
-    "before_saturation",
-    "lowest_type",
-    "open_session",
-    "require_alive",
-    "run_graph",
-    "run_reference",
-]
-
 Feeds = Mapping[str, npt.NDArray[Any]]
 
 # Tried in turn for a free size other than the batch: what a model accepts, only it knows.

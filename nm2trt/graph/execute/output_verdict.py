@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["OutputVerdict", "VerdictSum"]
-
 Array = npt.NDArray[Any]
 
 # An output whose variance is less of its mean square than this is constant.

@@ -11,12 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nm2trt.calibration.ranges import Observed
+from nm2trt.calibration.collectors import Observed
 from nm2trt.graph.analysis.pinned_values import all_names
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, serialized
-
-__all__ = ["Observable", "observable"]
 
 # Their results are never negative, so that only the largest need be found.
 _NOT_NEGATIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Sqrt"})

@@ -22,8 +22,6 @@ from nm2trt.errors import LineageError
 from nm2trt.graph.edit.editor import Declined, Editor
 from nm2trt.graph.storage.model import opset
 
-__all__ = ["Affine", "fold_batchnorm", "fold_constant", "read_batchnorm", "rounded"]
-
 Array = npt.NDArray[Any]
 
 _FIRST_INFERENCE_OPSET, _FIRST_SPATIAL_OPSET = 7, 9

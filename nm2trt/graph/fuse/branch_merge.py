@@ -21,8 +21,6 @@ from nm2trt.graph.storage.model import opset
 from nm2trt.nm.mask import check
 from nm2trt.nm.plan import Plan
 
-__all__ = ["Merger", "Merging"]
-
 Array = npt.NDArray[Any]
 
 _FIRST_NUMPY_ADD_OPSET = 7

@@ -20,8 +20,6 @@ from nm2trt.nm.mask import check
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import PlanEntry
 
-__all__ = ["Branch", "diagonal", "held_pattern", "merge"]
-
 Array = npt.NDArray[Any]
 
 # Looked for in this order if no plan names a pattern.

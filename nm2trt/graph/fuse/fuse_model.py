@@ -19,11 +19,9 @@ from nm2trt.graph.fuse.branch_merge import Merger, Merging
 from nm2trt.graph.fuse.report import DeclinedFusion, FuseReport
 from nm2trt.graph.pass_frame import Change, Pass, plan_of, run_pass
 from nm2trt.graph.storage.model import Model
-from nm2trt.graph.storage.stage_metadata import Relation
 from nm2trt.graph.verify.report import VerifyReport
+from nm2trt.nm.lineage import Relation
 from nm2trt.nm.plan import Plan, PlanEntry
-
-__all__ = ["fuse_model"]
 
 
 def fuse_model(

@@ -8,8 +8,6 @@ from typing import Any
 
 from nm2trt.graph.edit.editor import Declined
 
-__all__ = ["Geometry", "kernel_offset", "read_geometry"]
-
 
 @dataclass(frozen=True, slots=True)
 class Geometry:

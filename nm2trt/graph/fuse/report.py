@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 from nm2trt.compare import OutputDifference, difference_lines
 from nm2trt.graph.fuse.branch_merge import Merging
-from nm2trt.graph.storage.stage_metadata import Relation
 from nm2trt.json_value import JsonValue
+from nm2trt.nm.lineage import Relation
 from nm2trt.tables import Column, Result, Row, Table
-
-__all__ = ["DeclinedFusion", "FuseReport"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,6 @@ from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, opset
 from nm2trt.nm.axes import onnx_weight
 
-__all__ = ["ChannelSpace", "SpaceWeight", "find_spaces"]
-
 Array = npt.NDArray[Any]
 
 

@@ -13,8 +13,6 @@ import numpy.typing as npt
 
 from nm2trt.graph.storage.light_onnx import onnx
 
-__all__ = ["Dimension", "Dimensions", "NodeDimensions", "Shape"]
-
 Dimension = tuple[str, int]
 Shape = tuple["int | None", ...]
 

@@ -13,8 +13,6 @@ from typing import Any
 
 from nm2trt.graph.permute.dimensions import NodeDimensions, Shape
 
-__all__ = ["RULES", "Rule"]
-
 Rule = Callable[[NodeDimensions], None]
 
 _SOFTMAX_OVER_ONE_AXIS = 13

@@ -30,8 +30,6 @@ from nm2trt.graph.storage.save import Rewrite
 from nm2trt.graph.storage.tensors import element_type, read_tensor
 from nm2trt.nm.plan import METADATA_KEY, Plan, check_globs
 
-__all__ = ["Permutation", "apply_permutation", "find_permutation", "rewrites_of"]
-
 Array = npt.NDArray[Any]
 
 

@@ -26,8 +26,6 @@ from nm2trt.nm.lineage import Relation
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.tables import Column, Result, Row, Table
 
-__all__ = ["TOLERANCE", "PermuteReport", "permute_model"]
-
 # Largest allowed max|a - b| / max|b| of a float32 output: the same products are added in another order.
 TOLERANCE = 1e-5
 

@@ -20,8 +20,6 @@ from nm2trt.nm.mask import check
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan, dense_by_name
 
-__all__ = ["Order", "PermuteOptions", "SaliencyOf", "SpaceResult", "SpaceSearch", "magnitude"]
-
 Array = npt.NDArray[Any]
 Order = npt.NDArray[np.int64]
 

@@ -14,8 +14,6 @@ import numpy.typing as npt
 
 from nm2trt.nm.pattern import NMPattern
 
-__all__ = ["ROUNDS", "kept_saliency", "search_order"]
-
 Array = npt.NDArray[Any]
 
 ROUNDS = 150

@@ -23,8 +23,6 @@ from nm2trt.graph.storage.save import Rewrite, refuse_same_file, save
 from nm2trt.graph.storage.tensors import element_type, iter_elements
 from nm2trt.nm.verdict import WeightVerdict
 
-__all__ = ["densify_model"]
-
 Array = npt.NDArray[Any]
 
 _UNIT = 8

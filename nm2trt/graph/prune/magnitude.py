@@ -27,8 +27,6 @@ from nm2trt.nm.axes import OnnxWeight
 from nm2trt.nm.mask import nm_mask
 from nm2trt.nm.pattern import NMPattern
 
-__all__ = ["Reading", "check_reach", "zero_weakest"]
-
 Array = npt.NDArray[Any]
 
 # Operators that carry a zero of the stored tensor to a zero of the weight, besides those that move elements.

@@ -19,14 +19,12 @@ from nm2trt.graph.prune.report import PrunedWeight, PruneReport
 from nm2trt.graph.prune.stored_weights import Candidate, stored_weights
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.save import Rewrite
-from nm2trt.graph.storage.stage_metadata import Relation
 from nm2trt.graph.verify.group_counts import count_groups
 from nm2trt.graph.verify.report import VerifyReport
+from nm2trt.nm.lineage import Relation
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan, PlanEntry, check_globs, dense_by_name, dense_by_size
 from nm2trt.nm.verdict import WeightVerdict
-
-__all__ = ["prune_model"]
 
 # What this command writes as the method of its plan.
 METHOD = "magnitude-onnx"

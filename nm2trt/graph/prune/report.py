@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from nm2trt.graph.storage.stage_metadata import Relation
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.json_value import JsonValue, named
+from nm2trt.nm.lineage import Relation
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan
 from nm2trt.tables import Column, Result, Row, Table
-
-__all__ = ["PruneReport", "PrunedWeight"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,6 @@ from nm2trt.graph.storage.model import Model
 from nm2trt.graph.verify.group_counts import read_weight
 from nm2trt.nm.axes import onnx_weight
 
-__all__ = ["Candidate", "StoredWeight", "stored_weights"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:

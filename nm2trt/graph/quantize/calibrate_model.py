@@ -30,14 +30,6 @@ from nm2trt.graph.storage.model import Model, load, opset
 from nm2trt.graph.storage.model_hash import model_hash
 from nm2trt.graph.storage.tensors import DTYPE_NAMES
 
-__all__ = [
-    "find_part",
-    "find_ranges",
-    "merge_parts",
-    "place_layers",
-    "require_mergeable",
-]
-
 Array = npt.NDArray[Any]
 
 

@@ -10,8 +10,6 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FORMATS", "Format", "Quantised", "quantise_weight", "scale_for"]
-
 Array = npt.NDArray[Any]
 Target = Literal["int8", "fp8"]
 

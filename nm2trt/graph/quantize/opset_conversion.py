@@ -17,8 +17,6 @@ from nm2trt.graph.storage.model import Model, opset
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.lineage import Relation
 
-__all__ = ["OpsetConversion"]
-
 
 class OpsetConversion(Pass):
     """Requires a model that onnx can convert; ensures the same masks and outputs.

@@ -20,8 +20,6 @@ from nm2trt.graph.quantize.report import QuantizedLayer, QuantizeOptions
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.nm.plan import Plan
 
-__all__ = ["PairInsertion", "Rounded", "channel_axis", "point_scales", "rounded_to", "weight_key"]
-
 Array = npt.NDArray[Any]
 # Weights that were rounded already, by value, operator and `transB`: a search rounds each of them once.
 Rounded = MutableMapping[tuple[str, str, bool], Quantised]

@@ -26,8 +26,6 @@ from nm2trt.graph.storage.model import Model
 from nm2trt.graph.verify.verify_model import verify_model
 from nm2trt.nm.outlook import assumed_sparse
 
-__all__ = ["Prepared", "Preset", "prepare"]
-
 Array = npt.NDArray[Any]
 
 

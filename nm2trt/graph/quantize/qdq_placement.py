@@ -27,8 +27,6 @@ from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.nm.plan import check_globs, matching
 
-__all__ = ["Layer", "Placement", "place"]
-
 _OPERATORS = ("Conv", "Gemm", "MatMul")
 
 

@@ -35,7 +35,7 @@ from nm2trt.graph.quantize.opset_conversion import OpsetConversion
 from nm2trt.graph.quantize.pair_insertion import PairInsertion, Rounded
 from nm2trt.graph.quantize.preset import Preset
 from nm2trt.graph.quantize.range_search import search_ranges
-from nm2trt.graph.quantize.report import QuantizedLayer, QuantizeOptions, QuantizeReport
+from nm2trt.graph.quantize.report import QuantizeOptions, QuantizeReport
 from nm2trt.graph.quantize.search_report import RangeSearch
 from nm2trt.graph.quantize.work_shares import layer_work, work_shares
 from nm2trt.graph.storage.model import Model, load, opset
@@ -45,8 +45,6 @@ from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.eligibility import Place
 from nm2trt.nm.lineage import Relation
 from nm2trt.nm.plan import Plan
-
-__all__ = ["QuantizeOptions", "QuantizeReport", "QuantizedLayer", "quantize_model"]
 
 Array = npt.NDArray[Any]
 # For which architectures work is counted; () takes the builder's own choice.

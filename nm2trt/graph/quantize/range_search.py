@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from nm2trt.backends.batch_axes import fixed_batch, sample_shapes
 from nm2trt.backends.ort import OrtSession, open_onnx
-from nm2trt.calibration.ranges import Choice, Ranges, calibrate_each
+from nm2trt.calibration.collectors import Choice
+from nm2trt.calibration.ranges import Ranges, calibrate_each
 from nm2trt.calibration.stream import SampleStream, fitted
 from nm2trt.errors import DifferenceError, ModelError
 from nm2trt.graph.edit.node_inserter import Inserter
@@ -33,8 +34,6 @@ from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.model_hash import model_hash
 from nm2trt.progress import Bar, bar
-
-__all__ = ["Searched", "best_ranges", "search_ranges", "split"]
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]

@@ -6,18 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from nm2trt.calibration.ranges import Method, Ranges
+from nm2trt.calibration.collectors import Method
+from nm2trt.calibration.ranges import Ranges
 from nm2trt.compare import OutputDifference
 from nm2trt.errors import InputError
 from nm2trt.graph.analysis.qdq_islands import Island, island_table
 from nm2trt.graph.quantize.number_formats import FORMATS, Format
 from nm2trt.graph.quantize.search_report import RangeSearch, WorkShares
-from nm2trt.graph.storage.stage_metadata import Relation
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.json_value import JsonValue, named
+from nm2trt.nm.lineage import Relation
 from nm2trt.tables import Column, Result, Row, Table
-
-__all__ = ["QuantizeOptions", "QuantizeReport", "QuantizedLayer"]
 
 
 @dataclass(frozen=True, slots=True)

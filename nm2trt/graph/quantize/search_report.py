@@ -6,9 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from nm2trt.calibration.ranges import Method
-
-__all__ = ["RangeSearch", "Trial", "WorkShares", "finer_than_one"]
+from nm2trt.calibration.collectors import Method
 
 
 @dataclass(frozen=True, slots=True)

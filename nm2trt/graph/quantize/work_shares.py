@@ -10,8 +10,6 @@ from nm2trt.graph.storage.model import Model
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.eligibility import Place, can_run_sparse
 
-__all__ = ["layer_work", "work_shares"]
-
 _LOW = ("int8", "float8")
 
 

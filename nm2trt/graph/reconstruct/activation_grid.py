@@ -11,8 +11,6 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["IntegerGrid", "rounded_feeds", "with_pairs"]
-
 Array = npt.NDArray[Any]
 _LOWEST, _HIGHEST = -128, 127
 

@@ -11,8 +11,6 @@ from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.plan import METADATA_KEY, Plan, check_globs, dense_by_name, dense_by_size
 from nm2trt.nm.verdict import WeightVerdict
 
-__all__ = ["METHOD", "dense_reason", "holds", "sort_layers"]
-
 # What this pass writes as the method of its plan.
 METHOD = "reconstruct-onnx"
 _OWN_METHODS = (METHOD, "magnitude-onnx")

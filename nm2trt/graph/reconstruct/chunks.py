@@ -16,8 +16,6 @@ from nm2trt.backends.protocol import TensorSpec
 from nm2trt.calibration.stream import SampleHash, SampleStream, fitted
 from nm2trt.errors import DataError
 
-__all__ = ["Chunks", "read_chunks"]
-
 Array = npt.NDArray[Any]
 
 _CHUNKS, _MOST_SAMPLES = 8, 32

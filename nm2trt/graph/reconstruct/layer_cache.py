@@ -26,8 +26,6 @@ from nm2trt.errors import DataError, OutputError
 from nm2trt.files import check_input, os_reason, sha256_file, write_atomic
 from nm2trt.graph.reconstruct.report import RebuiltLayer, ReconstructOptions
 
-__all__ = ["LayerCache", "SolvedLayer"]
-
 Array = npt.NDArray[Any]
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

@@ -24,8 +24,6 @@ from nm2trt.graph.reconstruct.streams import Segments, Stream
 from nm2trt.nm.layer_solver import LayerFit, fit_layer
 from nm2trt.nm.mask import check
 
-__all__ = ["LayerWalk"]
-
 Array = npt.NDArray[Any]
 # What is shown while the walk goes on: part done (0..1) and words.
 Show = Callable[[float, str], None]

@@ -12,8 +12,6 @@ import numpy.typing as npt
 from nm2trt.graph.reconstruct.network import Network, Reader
 from nm2trt.graph.reconstruct.rows import Window
 
-__all__ = ["REBUILT", "Layer", "find_layers"]
-
 Array = npt.NDArray[Any]
 
 # Operators whose weights are rebuilt.

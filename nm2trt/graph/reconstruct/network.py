@@ -17,8 +17,6 @@ from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.tensors import element_type, read_tensor
 
-__all__ = ["Network", "Reader"]
-
 Array = npt.NDArray[Any]
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from nm2trt.graph.execute.output_verdict import OutputVerdict, VerdictSum
 from nm2trt.graph.reconstruct.streams import Stream
 
-__all__ = ["judge_outputs"]
-
 
 def judge_outputs(
     names: Sequence[str], dense: Stream, pruned: Stream, chunks: Sequence[tuple[int, int]]

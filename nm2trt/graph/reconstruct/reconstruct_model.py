@@ -45,8 +45,6 @@ from nm2trt.graph.verify.verify_model import verify_model
 from nm2trt.nm.plan import Plan, PlanEntry
 from nm2trt.progress import bar
 
-__all__ = ["METHOD", "check_request", "measure_sensitivities", "reconstruct_model"]
-
 _REMEDY = "prune the float model with --calib first, and quantise the result"
 
 

@@ -13,8 +13,6 @@ from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan
 from nm2trt.tables import Column, Result, Row, Table
 
-__all__ = ["RebuiltLayer", "ReconstructOptions", "ReconstructReport"]
-
 _TWO_FOUR = NMPattern(2, 4)
 
 

@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Window", "conv_rows", "matrix_rows", "output_rows"]
-
 Array = npt.NDArray[Any]
 
 

@@ -26,8 +26,6 @@ from nm2trt.graph.storage.model import load
 from nm2trt.nm.layer_moments import centre, input_scale
 from nm2trt.progress import bar
 
-__all__ = ["weight_saliency"]
-
 Array = npt.NDArray[Any]
 
 # A text has a row per token, a picture thousands.

@@ -25,8 +25,6 @@ from nm2trt.graph.reconstruct.statistics import gather_moments, held_out, positi
 from nm2trt.graph.reconstruct.streams import Segments, Stream
 from nm2trt.nm.layer_solver import SolverOptions, fit_layer
 
-__all__ = ["Sensitivity", "dense_by_sensitivity", "layer_sensitivities"]
-
 Array = npt.NDArray[Any]
 
 _FITTED, _JUDGED, _ROWS = 96, 64, 8_192

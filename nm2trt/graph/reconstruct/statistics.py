@@ -21,8 +21,6 @@ from nm2trt.graph.reconstruct.rows import conv_rows, matrix_rows, output_rows
 from nm2trt.graph.reconstruct.streams import Stream
 from nm2trt.nm.layer_moments import Moments, sums_of
 
-__all__ = ["LayerMoments", "gather_moments", "held_out", "positions"]
-
 Array = npt.NDArray[Any]
 
 # Rows per layer, or this many per weight of an output if that is more.

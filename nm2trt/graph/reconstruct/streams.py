@@ -21,8 +21,6 @@ from nm2trt.errors import ModelError, OutputError
 from nm2trt.graph.reconstruct.activation_grid import IntegerGrid, with_pairs
 from nm2trt.graph.reconstruct.network import Network
 
-__all__ = ["Segments", "Stream"]
-
 Array = npt.NDArray[Any]
 Spec = tuple[np.dtype[Any], int]
 

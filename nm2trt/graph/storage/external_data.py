@@ -21,19 +21,6 @@ from nm2trt.graph.storage.light_onnx import TensorProto
 from nm2trt.graph.storage.tensors import ElementType, element_type, external_location, iter_elements
 from nm2trt.output_lock import OutputLock
 
-__all__ = [
-    "Chunks",
-    "Placed",
-    "clear_values",
-    "in_memory",
-    "lay_out",
-    "pack",
-    "point_to",
-    "stored_at",
-    "write_data",
-    "write_fully",
-]
-
 Chunks: TypeAlias = "Callable[[], Iterator[bytes | memoryview]]"
 
 _COPY_BYTES = 8 << 20

@@ -21,9 +21,6 @@ from nm2trt.files import check_input
 from nm2trt.graph.storage.light_onnx import TensorProto, attribute_value, onnx
 from nm2trt.graph.storage.protobuf_stream import referring
 
-__all__ = ["Model", "attributes", "load", "metadata", "opset", "serialized", "set_metadata"]
-
-
 _Fact = TypeVar("_Fact")
 # Inode, bytes and nanoseconds of the last change: they tell whether a file is still the one that was read.
 _Stamp = tuple[int, int, int]

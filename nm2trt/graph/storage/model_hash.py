@@ -12,8 +12,6 @@ from nm2trt.graph.storage.model import Model, load
 from nm2trt.graph.storage.protobuf_stream import pieces
 from nm2trt.graph.storage.save import data_files
 
-__all__ = ["files_sha256", "model_bytes", "model_hash", "model_sha256"]
-
 
 def model_sha256(source: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a model's file, or with external data `model_hash`.

@@ -16,8 +16,6 @@ from nm2trt.nm import lineage
 from nm2trt.nm.plan import METADATA_KEY, Plan
 from nm2trt.tables import Result, Table, small_table
 
-__all__ = ["OnnxInfo", "OnnxTensor", "describe_model", "stores_fp8"]
-
 
 def stores_fp8(source: str | os.PathLike[str] | Model) -> bool:
     """Tell whether a model stores numbers of an eight-bit float type, as zero points of FP8 pairs are.

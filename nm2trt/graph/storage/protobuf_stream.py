@@ -12,8 +12,6 @@ from collections.abc import Iterator
 
 from nm2trt.graph.storage.light_onnx import onnx
 
-__all__ = ["pieces", "referring"]
-
 _LARGE_BYTES = 1 << 16
 # Field numbers of onnx.proto, which its versions never change.
 _MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = 7, 5, 9

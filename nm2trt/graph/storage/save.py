@@ -36,19 +36,6 @@ from nm2trt.graph.storage.protobuf_stream import pieces
 from nm2trt.graph.storage.tensors import DTYPE_NAMES, element_type, external_location
 from nm2trt.output_lock import output_lock
 
-__all__ = [
-    "Rewrite",
-    "all_tensors",
-    "data_files",
-    "data_locations",
-    "embed",
-    "inline_bytes",
-    "is_same_file",
-    "refuse_data_file",
-    "refuse_same_file",
-    "save",
-]
-
 # A protobuf message ends at 2 GiB; some room is left for everything except tensors.
 _MOST_INLINE_BYTES = (1 << 31) - (64 << 20)
 

@@ -18,8 +18,6 @@ from nm2trt.nm.lineage import Relation
 from nm2trt.nm.plan import METADATA_KEY as PLAN_KEY
 from nm2trt.nm.plan import Plan
 
-__all__ = ["LINEAGE_KEY", "LineageEntry", "Relation", "read_lineage", "record"]
-
 LINEAGE_KEY = "nm2trt.lineage"
 
 

@@ -23,18 +23,6 @@ from nm2trt.files import within
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.nm.mask import scratch
 
-__all__ = [
-    "DTYPE_NAMES",
-    "ElementType",
-    "element_type",
-    "external_location",
-    "has_its_bytes",
-    "iter_elements",
-    "nonfinite_count",
-    "present",
-    "read_tensor",
-]
-
 Array = npt.NDArray[Any]
 
 _CHUNK_BYTES = 1 << 20

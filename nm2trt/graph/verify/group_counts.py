@@ -26,8 +26,6 @@ from nm2trt.nm.lineage import MaskBits
 from nm2trt.nm.mask import GroupChecker
 from nm2trt.nm.pattern import NMPattern
 
-__all__ = ["Finding", "ReadWeight", "count_groups", "read_weight"]
-
 Array = npt.NDArray[Any]
 
 _CHUNK_ELEMENTS = 1 << 18

@@ -9,8 +9,6 @@ from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.lineage import Relation
 from nm2trt.nm.verdict import WeightVerdict
 
-__all__ = ["check_descent", "check_permuted", "check_rebuilt"]
-
 
 def check_descent(parent: VerifyReport, child: VerifyReport, what: str) -> Relation:
     """Return how the masks of a model relate to its parent's, weight by weight in the order of consumers.

@@ -19,8 +19,6 @@ from nm2trt.nm.plan import METADATA_KEY as PLAN_KEY
 from nm2trt.nm.plan import Plan, PlanEntry
 from nm2trt.nm.verdict import WeightVerdict
 
-__all__ = ["VERSION_KEY", "Annotation", "annotate", "match_plan"]
-
 VERSION_KEY = "nm2trt.version"
 
 

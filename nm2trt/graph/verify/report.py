@@ -21,8 +21,6 @@ from nm2trt.nm.plan import Plan
 from nm2trt.nm.verdict import WeightVerdict
 from nm2trt.tables import Result, Table, short_count
 
-__all__ = ["FAIL_ON", "FailOn", "Summary", "VerifyReport", "summarise"]
-
 FailOn = Literal["broken", "ineligible", "any", "none"]
 FAIL_ON: tuple[FailOn, ...] = ("broken", "ineligible", "any", "none")
 

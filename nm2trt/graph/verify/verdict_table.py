@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from nm2trt.nm.verdict import WeightVerdict
 from nm2trt.tables import Column, Mark, Row, Table
 
-__all__ = ["verdict_table"]
-
 
 def verdict_table(weights: Sequence[WeightVerdict]) -> Table:
     """Return one row per weight and consumer; what speaks against a sparse kernel stands below."""

@@ -19,16 +19,14 @@ from nm2trt.graph.analysis.weight_operands import Consumer
 from nm2trt.graph.storage.tensors import ElementType
 from nm2trt.graph.verify.group_counts import Finding, ReadWeight, count_groups, read_weight
 from nm2trt.nm.axes import OnnxWeight, onnx_weight
-from nm2trt.nm.eligibility import NOWHERE, Place, WeightFacts, can_run_sparse
+from nm2trt.nm.eligibility import NOWHERE, Place, can_run_sparse
 from nm2trt.nm.lineage import MaskBits, MaskHash
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan, PlanEntry
-from nm2trt.nm.verdict import PatternStatus, WeightVerdict
+from nm2trt.nm.verdict import PatternStatus, WeightFacts, WeightVerdict
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
-
-__all__ = ["DEFAULT_PATTERN", "Judge", "answered_at"]
 
 DEFAULT_PATTERN = NMPattern(2, 4)
 # Threads that count weights, and elements from which a weight is worth one.

@@ -29,8 +29,6 @@ from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import METADATA_KEY, Plan
 from nm2trt.nm.verdict import WeightVerdict
 
-__all__ = ["verify_model"]
-
 
 def verify_model(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model,

@@ -8,8 +8,6 @@ from typing import Any
 from nm2trt.recipe.actions import stages
 from nm2trt.recipe.actions.job import Job, Outcome
 
-__all__ = ["ACTIONS", "Job", "Outcome"]
-
 
 def _permuted(done: Any, options: Any) -> str:
     return f"{done.moved} channel spaces permuted for {options.pattern}"

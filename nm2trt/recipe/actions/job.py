@@ -11,8 +11,6 @@ from typing import Any
 from nm2trt.errors import InputError, Nm2trtError
 from nm2trt.options.field import options_of
 
-__all__ = ["Job", "Outcome", "model_files"]
-
 
 @dataclass(frozen=True, slots=True)
 class Job:

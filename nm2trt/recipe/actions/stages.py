@@ -13,9 +13,6 @@ from nm2trt.options.field import keywords
 from nm2trt.recipe.actions.job import Job, Outcome, model_files
 from nm2trt.recipe.options import ExportOptions, ReportOptions
 
-__all__ = ["bench", "build", "converter", "deploy", "explain", "export", "gain", "probe", "prove"]
-__all__ += ["report", "sparsify", "validate", "verify"]
-
 
 def converter(
     name: str, sentence: Callable[[Any, Any], str] = lambda _done, _options: ""

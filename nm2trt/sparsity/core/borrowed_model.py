@@ -14,8 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nm2trt.sparsity.core.finalize import make_plain
 from nm2trt.sparsity.core.state_keys import sparse_weights
 
-__all__ = ["eval_mode", "hash_tensors", "kept_on_error", "named_values"]
-
 
 @contextlib.contextmanager
 def eval_mode(model: nn.Module, *, train_norms: bool = False) -> Iterator[None]:

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from nm2trt.errors import DataError
 
-__all__ = ["Batch", "joined", "outputs_of", "read_batches"]
-
 _LABELS = frozenset({"label", "labels"})
 
 

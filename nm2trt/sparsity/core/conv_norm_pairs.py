@@ -13,8 +13,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nm2trt.errors import SparsifyError
 
-__all__ = ["Convolution", "Found", "find_pairs", "given_pairs"]
-
 Convolution: TypeAlias = "nn.Conv1d | nn.Conv2d | nn.Conv3d"
 
 

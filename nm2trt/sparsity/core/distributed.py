@@ -6,9 +6,6 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-__all__ = ["full", "is_sharded", "local", "local_part", "plain_copy", "shard_like"]
-
-
 _CHECKPOINTED = "_checkpoint_wrapped_module"
 
 

@@ -19,8 +19,6 @@ from nm2trt.sparsity.core.layer_choice import check_finite
 from nm2trt.sparsity.core.recurrent import weight_order
 from nm2trt.sparsity.core.tracked_weight import TrackedWeight
 
-__all__ = ["bake", "make_plain", "refuse_others", "refuse_stale", "require_pattern"]
-
 _AFTER_DIVERGENCE = (
     "the training diverged: load an earlier checkpoint, and lower the learning rate or clip the gradients"
 )

@@ -25,8 +25,6 @@ from nm2trt.sparsity.core.distributed import local
 from nm2trt.sparsity.core.layer_choice import select
 from nm2trt.sparsity.core.state_keys import sparse_weights
 
-__all__ = ["KeptZeros", "keep_zeros", "watch_zeros"]
-
 _ATTRIBUTE = "_nm2trt_kept_zeros"
 # Without a plan, a weight with a smaller share of zeros is taken for dense.
 _LEAST_SHARE = 0.1

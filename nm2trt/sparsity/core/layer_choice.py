@@ -22,8 +22,6 @@ from nm2trt.nm.axes import TORCH_WEIGHTS, TorchWeight
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import PlanEntry, check_globs, dense_by_name, dense_by_size, matching
 
-__all__ = ["Choice", "PatternChoice", "Site", "check_finite", "select"]
-
 PatternChoice: TypeAlias = "str | NMPattern | Mapping[str, str | NMPattern | None]"
 
 

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from nm2trt.errors import SparsifyError
 
-__all__ = ["ChangeWatch"]
-
 
 class ChangeWatch:
     """Watches the last tensor that one weight's parametrisation gave out."""

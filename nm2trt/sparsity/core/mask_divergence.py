@@ -16,8 +16,6 @@ from torch import Tensor
 
 from nm2trt.nm.pattern import NMPattern
 
-__all__ = ["Sad", "largest_fraction", "random_fraction", "sad_count", "total"]
-
 
 @dataclass(frozen=True, slots=True)
 class Sad:

@@ -14,8 +14,6 @@ import math
 from nm2trt.errors import SparsifyError
 from nm2trt.nm.pattern import NMPattern
 
-__all__ = ["check_freeze_and_ramp", "check_share", "kept_of_m", "share_in_steps"]
-
 
 def kept_of_m(pattern: NMPattern, step: int, last_step: int) -> int:
     """Return n(t), M at step 0 and N from `last_step` on."""

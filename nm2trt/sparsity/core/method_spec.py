@@ -12,8 +12,6 @@ from nm2trt.sparsity.core.parametrization import SparseWeight
 if TYPE_CHECKING:
     from nm2trt.sparsity.core.session import Request, SparseSession
 
-__all__ = ["MethodSpec"]
-
 
 @dataclass(frozen=True, slots=True)
 class MethodSpec:

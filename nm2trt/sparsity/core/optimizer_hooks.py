@@ -21,8 +21,6 @@ from nm2trt.errors import SparsifyError
 from nm2trt.sparsity.core.parametrization import UpdateContext
 from nm2trt.sparsity.core.tracked_weight import TrackedWeight
 
-__all__ = ["OptimizerHooks"]
-
 Arguments = tuple[Any, ...]
 Keywords = dict[str, Any]
 

@@ -24,8 +24,6 @@ from nm2trt.sparsity.core.distributed import full, is_sharded, shard_like
 from nm2trt.sparsity.core.lost_changes import ChangeWatch
 from nm2trt.sparsity.core.mask_divergence import sad_count
 
-__all__ = ["SparseWeight", "UpdateContext", "keep_straight_through"]
-
 
 @dataclass(frozen=True, slots=True)
 class UpdateContext:

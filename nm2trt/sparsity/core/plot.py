@@ -10,8 +10,6 @@ from nm2trt.errors import DataError, InputError
 from nm2trt.extras import install
 from nm2trt.files import atomic_path, check_output
 
-__all__ = ["plot_reports"]
-
 
 def plot_reports(
     reports: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, layers: bool = False

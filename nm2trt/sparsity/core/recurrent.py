@@ -14,8 +14,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-__all__ = ["read_weights_at_each_call", "weight_order"]
-
 
 def read_weights_at_each_call(module: nn.RNNBase) -> None:
     """Let a recurrent layer that was just parametrised compute its weights once per call.

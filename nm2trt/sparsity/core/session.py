@@ -23,8 +23,6 @@ from nm2trt.sparsity.core.recurrent import read_weights_at_each_call
 from nm2trt.sparsity.core.telemetry import Anchor, report
 from nm2trt.sparsity.core.tracked_weight import TrackedWeight
 
-__all__ = ["Request", "SparseSession", "parametrize_each"]
-
 _SHOWN_REASONS = 4
 # What AveragedModel, DistributedDataParallel and torch.compile put before names.
 _WRAPPERS = ("", "module.", "_orig_mod.", "module._orig_mod.")

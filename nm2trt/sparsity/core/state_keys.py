@@ -15,8 +15,6 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from nm2trt.sparsity.core.parametrization import SparseWeight
 
-__all__ = ["dense_keys", "install", "sparse_weights"]
-
 
 def sparse_weights(module: nn.Module) -> Iterator[tuple[str, ParametrizationList, SparseWeight]]:
     """Yield the attached weights of one layer: parameter name, parametrisations, ours."""

@@ -13,8 +13,6 @@ from nm2trt.nm.plan import Plan
 from nm2trt.sparsity.core.mask_divergence import Sad, largest_fraction, sad_count, total
 from nm2trt.sparsity.core.parametrization import SparseWeight
 
-__all__ = ["Anchor", "report"]
-
 
 @dataclass(frozen=True, slots=True)
 class Anchor:

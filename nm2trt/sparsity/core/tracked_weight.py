@@ -11,8 +11,6 @@ from nm2trt.errors import SparsifyError
 from nm2trt.sparsity.core.layer_choice import Site
 from nm2trt.sparsity.core.parametrization import SparseWeight
 
-__all__ = ["TrackedWeight"]
-
 
 @dataclass(frozen=True, slots=True)
 class TrackedWeight:

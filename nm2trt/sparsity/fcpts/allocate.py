@@ -17,8 +17,6 @@ import numpy as np
 
 from nm2trt.errors import SparsifyError
 
-__all__ = ["Allocation", "allocate", "allocate_exactly", "allocate_greedily", "erk_densities"]
-
 # Entries of the table of decisions: one per layer and unit of zeros.
 _TABLE_LIMIT = 1 << 27
 

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from nm2trt.errors import SparsifyError
 from nm2trt.sparsity.core.calibration_batches import Batch, outputs_of
 
-__all__ = ["BlockLoss"]
-
 # Of a block's mean square: what keeps a block whose outputs hardly vary from ruling the sum.
 _LEAST = 1e-6
 

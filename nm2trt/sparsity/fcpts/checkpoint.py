@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from nm2trt.errors import SparsifyError
 from nm2trt.files import atomic_path, check_output
 
-__all__ = ["Checkpoint"]
-
 
 class Checkpoint:
     """Where a stopped run goes on from.

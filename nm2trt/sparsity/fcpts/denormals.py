@@ -13,8 +13,6 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["denormals_flushed"]
-
 _PAUSE_SOFT = 1
 _LIBRARIES = ("libgomp", "libiomp", "libomp")
 

@@ -26,8 +26,6 @@ from nm2trt.sparsity.fcpts.block_loss import BlockLoss
 from nm2trt.sparsity.fcpts.checkpoint import Checkpoint
 from nm2trt.sparsity.fcpts.step_size import Backtracking
 
-__all__ = ["Distiller", "Settings", "distillation_loss"]
-
 Loss = Literal["kl", "mse"]
 
 

@@ -25,8 +25,6 @@ from nm2trt.sparsity.reconstruct.parts import Part
 from nm2trt.sparsity.reconstruct.solve import described, layers_of, solve_part
 from nm2trt.sparsity.reconstruct.walk import Walk
 
-__all__ = ["LayerFit"]
-
 
 @dataclass(frozen=True, slots=True)
 class _Statistics:

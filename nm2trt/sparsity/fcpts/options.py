@@ -16,8 +16,6 @@ from nm2trt.sparsity.fcpts.step_size import START
 from nm2trt.sparsity.fcpts.thresholds import Bridge
 from nm2trt.sparsity.methods.fixed_mask import FixedMaskWeight
 
-__all__ = ["FcptsOptions", "FcptsWeight"]
-
 _CHOICES: dict[str, tuple[str, ...]] = {
     "allocation": ("learned", "erk", "uniform"),
     "cost": ("rates", "sensitivity"),

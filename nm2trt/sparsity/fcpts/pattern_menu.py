@@ -28,8 +28,6 @@ from nm2trt.sparsity.fcpts.options import FcptsOptions
 from nm2trt.sparsity.fcpts.threshold_training import train_thresholds
 from nm2trt.sparsity.fcpts.thresholds import ThresholdWeight
 
-__all__ = ["choose_patterns"]
-
 _SENSITIVITY_SAMPLES = 128
 
 

@@ -40,8 +40,6 @@ from nm2trt.sparsity.fcpts.pattern_menu import choose_patterns
 from nm2trt.sparsity.fcpts.threshold_training import train_thresholds
 from nm2trt.sparsity.fcpts.thresholds import ThresholdWeight, exact_masks
 
-__all__ = ["FcptsSession", "start"]
-
 # Further from the target than this, the thresholds have run away rather than settled.
 _RATE_TOLERANCE = 0.05
 

@@ -9,8 +9,6 @@ from torch import nn
 
 from nm2trt.errors import SparsifyError
 
-__all__ = ["START", "Backtracking"]
-
 # The paper's rate, from which "auto" starts.
 START = 0.01
 _MOST_HALVINGS = 12

@@ -12,8 +12,6 @@ from nm2trt.sparsity.fcpts.distill import Distiller
 from nm2trt.sparsity.fcpts.options import FcptsOptions
 from nm2trt.sparsity.fcpts.thresholds import Bridge, ThresholdWeight, rate_loss
 
-__all__ = ["train_thresholds"]
-
 _NEWTON_STEPS = 5
 
 

@@ -21,8 +21,6 @@ from nm2trt.errors import SparsifyError
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.sparsity.core.parametrization import SparseWeight
 
-__all__ = ["Bridge", "ThresholdWeight", "exact_masks", "histogram_density", "kernel_density", "rate_loss"]
-
 # A threshold above this share of a layer's magnitudes has nothing left to push it back.
 _GUARD_QUANTILE = 0.995
 _KERNEL_SAMPLES = 100_000

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from nm2trt.sparsity.core.parametrization import SparseWeight
 
-__all__ = ["FixedMaskWeight"]
-
 
 class FixedMaskWeight(SparseWeight):
     """An N:M weight whose mask no optimizer step changes; pruned entries get no gradient."""

@@ -30,16 +30,6 @@ from nm2trt.sparsity.core.distributed import full
 from nm2trt.sparsity.core.mask_schedule import check_share, share_in_steps
 from nm2trt.sparsity.core.parametrization import SparseWeight
 
-__all__ = [
-    "LbcOptions",
-    "LbcWeight",
-    "candidates",
-    "pack_winners",
-    "survivors",
-    "union_of_winners",
-    "unpack_winners",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class LbcOptions:

@@ -21,8 +21,6 @@ from nm2trt.nm.torch_mask import nm_mask
 from nm2trt.sparsity.core.mask_schedule import check_share, kept_of_m, share_in_steps
 from nm2trt.sparsity.core.parametrization import SparseWeight
 
-__all__ = ["MagnitudeOptions", "MagnitudeWeight"]
-
 
 @dataclass(frozen=True, slots=True)
 class MagnitudeOptions:

@@ -33,8 +33,6 @@ from nm2trt.sparsity.core.distributed import local, local_part
 from nm2trt.sparsity.core.mask_schedule import check_freeze_and_ramp, kept_of_m, share_in_steps
 from nm2trt.sparsity.core.parametrization import SparseWeight, UpdateContext
 
-__all__ = ["SrSteOptions", "SrSteWeight", "SteOptions", "SteWeight", "check_decay"]
-
 
 @dataclass(frozen=True, slots=True)
 class SteOptions:

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["attention_context", "projection_inputs"]
-
 _NAMES = (
     "query",
     "key",

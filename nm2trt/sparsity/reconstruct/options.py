@@ -8,8 +8,6 @@ from typing import Any, ClassVar
 from nm2trt.errors import SparsifyError
 from nm2trt.sparsity.methods.fixed_mask import FixedMaskWeight
 
-__all__ = ["RebuildOptions", "RebuiltWeight"]
-
 
 @dataclass(frozen=True, slots=True)
 class RebuildOptions:

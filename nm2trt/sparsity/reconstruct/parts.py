@@ -13,8 +13,6 @@ from nm2trt.errors import SparsifyError
 from nm2trt.sparsity.core.conv_norm_pairs import find_pairs
 from nm2trt.sparsity.reconstruct.rows import matrix
 
-__all__ = ["Part", "norms_behind", "obstacle"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:

@@ -18,8 +18,6 @@ from nm2trt.errors import DataError, Nm2trtError, SparsifyError, SparsityError
 from nm2trt.nm.layer_moments import Moments
 from nm2trt.nm.layer_solver import LayerFit
 
-__all__ = ["Processes"]
-
 _T = TypeVar("_T")
 
 

@@ -14,8 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Rows", "matrix", "stored"]
-
 
 class Rows:
     """The rows of one layer on one input.

@@ -31,8 +31,6 @@ from nm2trt.sparsity.reconstruct.processes import Processes
 from nm2trt.sparsity.reconstruct.solve import described, layers_of, solve_part
 from nm2trt.sparsity.reconstruct.walk import Walk, held_out
 
-__all__ = ["ReconstructSession", "start"]
-
 
 def start(request: Request) -> ReconstructSession:
     """Prune and rebuild a model from calibration input; on any error it is left as it was.

@@ -17,8 +17,6 @@ from nm2trt.sparsity.reconstruct.parts import Part, obstacle
 from nm2trt.sparsity.reconstruct.rows import matrix, stored
 from nm2trt.sparsity.reconstruct.walk import Walk
 
-__all__ = ["described", "layers_of", "solve_part"]
-
 
 @torch.no_grad()
 def solve_part(

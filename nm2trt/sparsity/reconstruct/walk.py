@@ -24,8 +24,6 @@ from nm2trt.sparsity.reconstruct.parts import Part, norms_behind
 from nm2trt.sparsity.reconstruct.processes import Processes
 from nm2trt.sparsity.reconstruct.rows import Rows
 
-__all__ = ["Solve", "Walk", "held_out"]
-
 # Rows per layer, or this many per weight of an output if that is more.
 _ROWS, _ROWS_PER_INPUT = 16_384, 24
 _ROWS_AT_ONCE = 4096

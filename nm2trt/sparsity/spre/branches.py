@@ -16,8 +16,6 @@ from nm2trt.sparsity.core.parametrization import SparseWeight
 from nm2trt.sparsity.spre.options import SpReOptions
 from nm2trt.sparsity.spre.spatial_mask import pruned_counts
 
-__all__ = ["SpatialBranches", "TwoBranches"]
-
 
 class TwoBranches(nn.Module):
     """What `finalize(fuse=False)` leaves: `main_norm(main(x)) + branch_norm(branch(x))`, plain layers.

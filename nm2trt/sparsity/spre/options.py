@@ -14,8 +14,6 @@ from nm2trt.sparsity.core.mask_schedule import check_freeze_and_ramp
 from nm2trt.sparsity.methods.magnitude import MagnitudeWeight
 from nm2trt.sparsity.methods.sr_ste import SrSteWeight, check_decay
 
-__all__ = ["SpReFixedWeight", "SpReOptions", "SpReWeight"]
-
 Base = Literal["sr-ste", "magnitude"]
 Spatial = Literal["denser", "ones", "random", "inverted"]
 

@@ -33,8 +33,6 @@ from nm2trt.sparsity.core.tracked_weight import TrackedWeight
 from nm2trt.sparsity.spre.branches import SpatialBranches
 from nm2trt.sparsity.spre.options import SpReFixedWeight, SpReOptions, SpReWeight
 
-__all__ = ["SpReSession", "start"]
-
 _SHOWN_REASONS = 4
 
 

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from nm2trt.nm.pattern import NMPattern
 
-__all__ = ["pruned_counts", "spatial_mask"]
-
 
 @torch.no_grad()
 def pruned_counts(weight: Tensor, pattern: NMPattern) -> Tensor:

@@ -17,8 +17,6 @@ from nm2trt.progress import bar
 from nm2trt.validation.latency.benchmark import Benchmark, Ratio, Timing
 from nm2trt.validation.latency.machine_state import machine_conditions, machine_state
 
-__all__ = ["bench_sessions", "prepared", "ratio_of"]
-
 Arrays = Mapping[str, npt.NDArray[Any]]
 MakeFeeds = Callable[[Session, int], Arrays]
 _MOST_WARM_UP = 10

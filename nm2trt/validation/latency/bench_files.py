@@ -16,8 +16,6 @@ from nm2trt.validation.latency.bench import ratio_of
 from nm2trt.validation.latency.benchmark import Benchmark, Ratio, Timing
 from nm2trt.validation.statistics.process_means import ratio_interval
 
-__all__ = ["Comparability", "compare_with", "merged", "read_trtexec", "with_recorded"]
-
 # What says nothing of how the times were taken.
 _SELF = frozenset({"models"})
 

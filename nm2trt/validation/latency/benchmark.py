@@ -10,8 +10,6 @@ from nm2trt.json_value import named
 from nm2trt.measure import Latency, WarmUp, no_speed
 from nm2trt.tables import Column, Result, Row, Table
 
-__all__ = ["Benchmark", "Ratio", "Timing"]
-
 
 @dataclass(frozen=True, slots=True)
 class Timing:

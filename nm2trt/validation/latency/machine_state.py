@@ -16,8 +16,6 @@ import numpy as np
 
 from nm2trt.backends.cuda import probe_gpus
 
-__all__ = ["gpu_conditions", "gpu_state", "machine_conditions", "machine_state", "parse_gpu_query"]
-
 _CONDITIONS = ("name", "driver_version", "persistence_mode", "power.limit", "clocks.max.sm")
 _STATE = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw")
 # What holds the clocks down; drivers since 535 have the first name, older ones the second.

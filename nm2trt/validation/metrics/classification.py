@@ -17,8 +17,6 @@ from nm2trt.validation.metrics.scoring import (
     require_truth,
 )
 
-__all__ = ["make_agreement", "make_top_k"]
-
 Array = npt.NDArray[Any]
 _SCORES = "one output of class scores, shape (n, classes),"
 

@@ -26,8 +26,6 @@ from nm2trt.validation.metrics.scoring import (
     require_truth,
 )
 
-__all__ = ["Detections", "MapScores", "make_mean_average_precision"]
-
 Array = npt.NDArray[Any]
 Json = dict[str, Any]
 _MOST_DETECTIONS = 100

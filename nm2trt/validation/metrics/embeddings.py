@@ -19,8 +19,6 @@ from nm2trt.validation.metrics.scoring import (
     require_truth,
 )
 
-__all__ = ["Retrieval", "make_cosine", "make_retrieval"]
-
 Array = npt.NDArray[Any]
 _EMBEDDING = "one output of embeddings, shape (n, size),"
 _QUERIES = 256

@@ -13,20 +13,6 @@ from nm2trt.backends.protocol import TensorSpec
 from nm2trt.compare import is_floating
 from nm2trt.errors import DataError, DifferenceError, InputError
 
-__all__ = [
-    "EachSample",
-    "Judged",
-    "Request",
-    "SampleScores",
-    "ScoreFunction",
-    "Scorer",
-    "Scores",
-    "choose_output",
-    "option",
-    "require_finite",
-    "require_truth",
-]
-
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
 Floats = npt.NDArray[np.float64]

@@ -18,8 +18,6 @@ from nm2trt.validation.metrics.embeddings import make_cosine, make_retrieval
 from nm2trt.validation.metrics.scoring import EachSample, Judged, Request, Scorer
 from nm2trt.validation.metrics.text import make_character_errors, make_exact_match
 
-__all__ = ["FILE_OPTIONS", "METRICS", "MetricSpec", "find_metric", "function_metric", "metric_options"]
-
 Array = npt.NDArray[Any]
 
 

@@ -23,8 +23,6 @@ from nm2trt.validation.metrics.scoring import (
     require_truth,
 )
 
-__all__ = ["greedy_ctc", "make_character_errors", "make_exact_match"]
-
 Array = npt.NDArray[Any]
 _TEXT = "one output of character scores, shape (n, time, classes), or of class indices, shape (n, time),"
 # Where labels are class indices, each index stands for one character, beyond those that have cases.

@@ -22,8 +22,6 @@ from nm2trt.compare import is_floating
 from nm2trt.errors import DataError
 from nm2trt.validation.samples.samples import Samples
 
-__all__ = ["Feeder", "common_batch", "first_batch", "require_numbers"]
-
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
 _FREE_BATCH = 64

@@ -23,8 +23,6 @@ from nm2trt.validation.samples.samples import (
     spec_of,
 )
 
-__all__ = ["NpzSamples", "open_npz"]
-
 
 class NpzSamples:
     """Samples in an `.npz`, read from the archive as they are needed; a `Samples`.

@@ -13,8 +13,6 @@ from nm2trt.backends.protocol import TensorSpec
 from nm2trt.validation.samples.npz import open_npz
 from nm2trt.validation.samples.samples import ArraySamples, Batch, Samples, batch_of, spec_of
 
-__all__ = ["RecipeSamples", "open_samples"]
-
 
 class RecipeSamples:
     """The samples of a calibration recipe, prepared as they are needed; a `Samples`.

@@ -19,8 +19,6 @@ from nm2trt.errors import BackendMissingError, DataError
 from nm2trt.extras import install
 from nm2trt.files import check_input
 
-__all__ = ["load_inputs", "load_outputs"]
-
 Array = npt.NDArray[Any]
 
 

@@ -13,8 +13,6 @@ from nm2trt.backends.protocol import TensorSpec
 from nm2trt.errors import DataError
 from nm2trt.validation.samples.samples import Samples
 
-__all__ = ["RecordedSession"]
-
 Array = npt.NDArray[Any]
 
 

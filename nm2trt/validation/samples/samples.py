@@ -16,8 +16,6 @@ import numpy.typing as npt
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.errors import DataError
 
-__all__ = ["ArraySamples", "Batch", "Samples", "batch_of", "checked_length", "is_truth", "spec_of"]
-
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
 

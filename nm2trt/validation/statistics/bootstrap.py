@@ -17,8 +17,6 @@ from nm2trt.json_value import JsonValue
 from nm2trt.validation.metrics.scoring import SampleScores, Scores
 from nm2trt.validation.statistics.paired import score_interval
 
-__all__ = ["BootstrapDifference", "Redrawn", "redraw"]
-
 Floats = npt.NDArray[np.float64]
 _RESAMPLES = 2000
 _SET_RESAMPLES = 200

@@ -14,8 +14,6 @@ from statistics import NormalDist
 
 from nm2trt.json_value import JsonValue
 
-__all__ = ["PairedDifference", "mcnemar_exact", "score_interval", "wilson_interval"]
-
 _NEGLIGIBLE = 1e-17
 
 
