@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.errors import DifferenceError
 
 _PIECE = 1 << 18
@@ -132,7 +133,7 @@ class DifferenceSum:
         self._squares = np.zeros(3)  # of the difference, the candidate and the reference
         self._product = 0.0
 
-    def add(self, candidate: npt.NDArray[Any], reference: npt.NDArray[Any]) -> None:
+    def add(self, candidate: Array, reference: Array) -> None:
         """Add one batch.
 
         Raises:
@@ -188,7 +189,7 @@ class DifferenceSum:
         if b.size:
             self._scale = max(self._scale, float(b.max()), -float(b.min()))
 
-    def state(self) -> dict[str, npt.NDArray[Any]]:
+    def state(self) -> dict[str, Array]:
         """Return all that was added up, as plain arrays."""
         return {
             "dtype": np.array(self._dtype),
@@ -197,7 +198,7 @@ class DifferenceSum:
             "sums": np.array([self._sum_abs, self._divergence, self._product, *self._squares]),
         }
 
-    def extend(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+    def extend(self, state: Arrays) -> None:
         """Add what another sum of the same output added up.
 
         Raises:
@@ -253,9 +254,7 @@ def is_floating(dtype: np.dtype[Any]) -> bool:
     return dtype.kind == "f" or dtype.name.startswith(("bfloat", "float"))
 
 
-def difference(
-    name: str, candidate: npt.NDArray[Any], reference: npt.NDArray[Any], *, free_size: bool = False
-) -> OutputDifference:
+def difference(name: str, candidate: Array, reference: Array, *, free_size: bool = False) -> OutputDifference:
     """Compare one output with its reference, element by element in float64; see `DifferenceSum`.
 
     Raises:
@@ -267,8 +266,8 @@ def difference(
 
 
 def compare_outputs(
-    candidate: Mapping[str, npt.NDArray[Any]],
-    reference: Mapping[str, npt.NDArray[Any]],
+    candidate: Arrays,
+    reference: Arrays,
     *,
     free_size: Collection[str] = (),
 ) -> list[OutputDifference]:
@@ -323,7 +322,7 @@ def require_close(
             )
 
 
-def _integer_gap(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def _integer_gap(a: Array, b: Array) -> npt.NDArray[np.float64]:
     """Return |a - b| of integers, subtracted modulo 2**64, which is exact for any two of 64 bits."""
     own, other = _as_uint64(a), _as_uint64(b)
     gap = np.where(a >= b, own - other, other - own).astype(np.float64)
@@ -331,7 +330,7 @@ def _integer_gap(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.flo
     return np.where((a != b) & (gap == 0), 2.0**64, gap)
 
 
-def _as_uint64(values: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+def _as_uint64(values: Array) -> npt.NDArray[np.uint64]:
     wide = values.astype(np.int64) if values.dtype.kind == "i" else values.astype(np.uint64)
     return wide.view(np.uint64)
 
@@ -340,7 +339,7 @@ def _ratio(value: float, scale: float) -> float:
     return value / scale if scale else (0.0 if value == 0.0 else float("inf"))
 
 
-def _divergences(candidate: npt.NDArray[Any], reference: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def _divergences(candidate: Array, reference: Array) -> npt.NDArray[np.float64]:
     """Return sum p log(p / q) of each row of the last axis, p the reference and q the candidate.
 
     A logit of minus infinity has no part in its row; a row that holds NaN is left out.
@@ -354,7 +353,7 @@ def _divergences(candidate: npt.NDArray[Any], reference: npt.NDArray[Any]) -> np
     return total
 
 
-def _log_probabilities(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def _log_probabilities(values: Array) -> npt.NDArray[np.float64]:
     values = values.astype(np.float64)
     if values.min() >= 0 and np.allclose(values.sum(-1), 1.0, atol=1e-2):
         # What a half-precision softmax rounds to zero is not impossible.

@@ -9,7 +9,7 @@ PACKAGE = ROOT / "nm2trt"
 
 # Each unit may import those on a lower level; units of one level may not import one another.
 LEVELS = [
-    {"terminal_text", "installed", "output_lock", "json_value"},
+    {"terminal_text", "installed", "output_lock", "json_value", "arrays"},
     {"errors", "tables"},
     {"file_replacement", "extras", "folder_lock"},
     {"files", "named_code", "bounds", "compare", "measure", "progress", "nm", "options"},

@@ -8,16 +8,15 @@ from typing import Any, TypeVar
 
 import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 
 from nm2trt.answer_limits import AnswerLimits
+from nm2trt.arrays import Array
 from nm2trt.backends.address import Address, parse_url
 from nm2trt.bounds import bounds
 from nm2trt.errors import BackendError, BackendMissingError, ServerError
 from nm2trt.extras import install
 
 T = TypeVar("T")
-Array = npt.NDArray[Any]
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _GATEWAY_ERRORS = frozenset({"502", "503", "504"})

@@ -10,12 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.backends.cuda import Device
 from nm2trt.errors import BackendError
 
-Array = npt.NDArray[Any]
 # A burst lasts about this long, so that the host's waits between bursts weigh nothing.
 _BURST_MS = 10.0
 _MOST_IN_A_BURST = 64

@@ -6,14 +6,14 @@ TensorRT 8.5 and everything later have the calls by tensor name that are used he
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.backends._trt_runs import Buffers, EngineRuns
 from nm2trt.backends._trt_shared import Library, create, load_plugins
 from nm2trt.backends._trt_watch import inspect_engine, layer_clock, logger, recorded
@@ -27,8 +27,6 @@ from nm2trt.files import check_input
 if TYPE_CHECKING:
     # TensorRT's own types; they fit TensorRT for RTX too.
     import tensorrt
-
-Array = npt.NDArray[Any]
 
 
 class EngineSession:
@@ -80,7 +78,7 @@ class EngineSession:
         if self._context is None:
             raise BackendError(f"{library.product} cannot run the engine: {first_error(log)}")
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, feeds: Arrays) -> dict[str, Array]:
         """Run one batch; see `Session.run`."""
         feeds = self._narrowed(feeds)
         check_feeds(self.inputs, feeds)
@@ -110,7 +108,7 @@ class EngineSession:
             self._enqueue(log)
             self._device.synchronize()
 
-    def on_device(self, feeds: Mapping[str, Array]) -> EngineRuns:
+    def on_device(self, feeds: Arrays) -> EngineRuns:
         """See `DeviceTimed.on_device`."""
         feeds = self._narrowed(feeds)
         outputs = self.run(feeds)
@@ -124,7 +122,7 @@ class EngineSession:
             self._runs = EngineRuns(self._device, lambda: self._enqueue(log), sent, fetched)
         return self._runs
 
-    def layer_times(self, feeds: Mapping[str, Array], *, runs: int) -> dict[str, float]:
+    def layer_times(self, feeds: Arrays, *, runs: int) -> dict[str, float]:
         """Return the mean time of every layer, in milliseconds, by its name in the engine.
 
         The library's profiler slows the engine, and stays with this session.
@@ -165,7 +163,7 @@ class EngineSession:
     ) -> None:
         self.close()
 
-    def _choose_profile(self, feeds: Mapping[str, Array]) -> None:
+    def _choose_profile(self, feeds: Arrays) -> None:
         """Select the first profile that takes the feeds' shapes."""
         ranges: list[dict[str, tuple[tuple[int, ...], ...]]] = []
         free = [spec.name for spec in self.inputs if None in spec.shape]
@@ -193,7 +191,7 @@ class EngineSession:
         if not self._context.execute_async_v3(self._device.stream):
             raise BackendError(f"{self._library.product} failed to run the engine: {first_error(log)}")
 
-    def _narrowed(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def _narrowed(self, feeds: Arrays) -> dict[str, Array]:
         """Return the feeds, 64-bit integers as 32-bit ones if the library has no others.
 
         TensorRT 8 reads an int64 input of a model as int32.

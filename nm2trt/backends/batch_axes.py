@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.errors import DataError
-
-Array = npt.NDArray[Any]
 
 
 def batch_name(inputs: Sequence[TensorSpec]) -> str | None:
@@ -42,7 +39,7 @@ def batch_axis(spec: TensorSpec, batch: str | None) -> int | None:
     return 0 if spec.shape and spec.shape[0] is None else None
 
 
-def batch_size(inputs: Sequence[TensorSpec], feeds: Mapping[str, Array]) -> int:
+def batch_size(inputs: Sequence[TensorSpec], feeds: Arrays) -> int:
     """Return how many samples feeds hold, laid out as the inputs are; a fixed model's is its first size."""
     name = batch_name(inputs)
     for spec in inputs:
@@ -75,7 +72,7 @@ def data_dependent(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) 
     )
 
 
-def sample_first(inputs: Sequence[TensorSpec], arrays: Mapping[str, Array]) -> dict[str, Array] | None:
+def sample_first(inputs: Sequence[TensorSpec], arrays: Arrays) -> dict[str, Array] | None:
     """Put the samples first in arrays that have the batch elsewhere or lack it; None if all have it first.
 
     It is None too if the arrays are not those of the inputs.
@@ -155,7 +152,7 @@ def feed_axis(spec: TensorSpec, row: tuple[int, ...], batch: str | None) -> int 
     return min(fitting, key=lambda axis: isinstance(spec.shape[axis], int), default=0)
 
 
-def sample_shapes(arrays: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+def sample_shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:
     """Return the shape of one sample of each array, for arrays with the samples first."""
     return {name: array.shape[1:] for name, array in arrays.items()}
 

@@ -14,8 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy.typing as npt
-
+from nm2trt.arrays import Array
 from nm2trt.errors import BackendError, BackendMissingError
 
 # Attribute numbers of the CUDA driver's cuDeviceGetAttribute.
@@ -143,12 +142,12 @@ class Device:
         """Give pinned memory back."""
         self._call("cuMemFreeHost", address)
 
-    def upload(self, address: int, array: npt.NDArray[Any]) -> None:
+    def upload(self, address: int, array: Array) -> None:
         """Copy a C-contiguous array to the device, in the stream's order."""
         if array.nbytes:
             self._call("cuMemcpyHtoDAsync_v2", address, array.ctypes.data, array.nbytes, self.stream)
 
-    def download(self, array: npt.NDArray[Any], address: int) -> None:
+    def download(self, array: Array, address: int) -> None:
         """Copy from the device into a C-contiguous array, in the stream's order."""
         if array.nbytes:
             self._call("cuMemcpyDtoHAsync_v2", array.ctypes.data, address, array.nbytes, self.stream)

@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, Network, TensorSpec, check_feeds
 from nm2trt.bounds import bounds
@@ -58,7 +58,7 @@ class OrtSession:
         self.inputs = tuple(_spec(value) for value in session.get_inputs())
         self.outputs = tuple(_spec(value) for value in session.get_outputs())
 
-    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    def run(self, feeds: Arrays) -> dict[str, Array]:
         """Run one batch; see `Session.run`."""
         check_feeds(self.inputs, feeds)
         options = _import().RunOptions()
@@ -70,7 +70,7 @@ class OrtSession:
                 raise BackendError(f"ONNX Runtime failed: {watch.reason or _reason(error)}") from error
         return {spec.name: _array(result) for spec, result in zip(self.outputs, results, strict=True)}
 
-    def prepare(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Callable[[], object]:
+    def prepare(self, feeds: Arrays) -> Callable[[], object]:
         """Run feeds once, and return what runs them as often as it is called, for timing.
 
         The runs that follow are not watched, which would take time of theirs.
@@ -251,7 +251,7 @@ def _session(onnxruntime: Any, source: str | bytes, options: Any, name: str) -> 
             raise ModelError(f"ONNX Runtime cannot load {name}: {why}") from error
 
 
-def _array(result: Any) -> npt.NDArray[Any]:
+def _array(result: Any) -> Array:
     if not isinstance(result, list):
         return np.asarray(result)
     # A sequence, whose parts need not have one shape.

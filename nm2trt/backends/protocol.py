@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.options import BuildOptions
 from nm2trt.errors import DataError
 
@@ -42,7 +42,7 @@ class Session(Protocol):
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Outputs in the model's order."""
 
-    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    def run(self, feeds: Arrays) -> dict[str, Array]:
         """Run one batch.
 
         Args:
@@ -91,7 +91,7 @@ class DeviceRuns(Protocol):
 class DeviceTimed(Protocol):
     """A `Session` on a GPU that can be timed by the GPU's own clock."""
 
-    def on_device(self, feeds: Mapping[str, npt.NDArray[Any]]) -> DeviceRuns:
+    def on_device(self, feeds: Arrays) -> DeviceRuns:
         """Put a batch on the GPU, run it once, and return what times it until the session's next run.
 
         Raises:
@@ -247,7 +247,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     return np.dtype(extended)
 
 
-def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Mapping[str, npt.NDArray[Any]]) -> None:
+def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Arrays) -> None:
     """Raise when feeds do not fit a session's inputs.
 
     Raises:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.backends.batch_axes import batch_axis, batch_name
 from nm2trt.backends.protocol import TensorSpec, numpy_dtype
 from nm2trt.bounds import bounds
@@ -23,7 +22,7 @@ def random_feeds(
     free: int | None,
     seed: int = 0,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
-) -> dict[str, npt.NDArray[Any]]:
+) -> dict[str, Array]:
     """Draw one batch: floats from the normal distribution, integers 0 or 1.
 
     Args:
@@ -69,7 +68,7 @@ def _shape(spec: TensorSpec, batch: int, name: str | None, free: int | None) -> 
     return tuple(sizes)
 
 
-def _drawn(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[Any]:
+def _drawn(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     dtype = numpy_dtype(spec.dtype)
     nbytes, most = math.prod(shape) * 8, bounds().sample_bytes
     if nbytes > most:

@@ -10,14 +10,11 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-import numpy.typing as npt
-
+from nm2trt.arrays import Array, Arrays
 from nm2trt.backends._triton_server import TritonServer
 from nm2trt.backends.address import Address, parse_url
 from nm2trt.backends.protocol import TensorSpec, check_feeds
 from nm2trt.errors import BackendError, DataError, InputError
-
-Array = npt.NDArray[Any]
 
 # Triton's names of element types; a type that is not here has no array in numpy.
 TRITON_DTYPES = {
@@ -70,7 +67,7 @@ class TritonSession:
             ) from error
         self.inputs, self.outputs = tuple(tensors["inputs"]), tuple(tensors["outputs"])
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, feeds: Arrays) -> dict[str, Array]:
         """Run one batch; see `Session.run`.
 
         Raises:

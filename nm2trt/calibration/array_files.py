@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 from numpy.lib import format as npy
 
+from nm2trt.arrays import Array
 from nm2trt.bounds import bounds
 from nm2trt.errors import DataError
-
-Array = npt.NDArray[Any]
 
 
 def require_affordable(path: Path, nbytes: int, what: str = "its arrays") -> None:

@@ -6,15 +6,14 @@ import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.errors import BackendMissingError, DataError
 from nm2trt.extras import install
 
-Array = npt.NDArray[Any]
 Method = Literal["minmax", "percentile", "entropy"]
 METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy")
 # A method and its percentile, which only "percentile" reads.
@@ -42,13 +41,13 @@ class Observed:
 class Collector(Protocol):
     """What one calibration keeps of a batch."""
 
-    def update(self, outputs: Mapping[str, Array]) -> None:
+    def update(self, outputs: Arrays) -> None:
         """Take in what the model gave for a batch."""
 
     def arrays(self) -> dict[str, Array]:
         """Return all that was kept, for a cache."""
 
-    def restore(self, arrays: Mapping[str, Array]) -> None:
+    def restore(self, arrays: Arrays) -> None:
         """Go on from what `arrays` returned.
 
         Raises:
@@ -76,7 +75,7 @@ class Extremes:
         self._low = np.array([np.inf if name in with_low else 0.0 for name in self._names])
         self._high = np.full(len(self._names), -np.inf)
 
-    def update(self, outputs: Mapping[str, Array]) -> None:
+    def update(self, outputs: Arrays) -> None:
         """Take in what the model gave for a batch."""
         for name, item in self._observed.items():
             at, whole = self._at[item.value], outputs[name]
@@ -96,14 +95,14 @@ class Extremes:
         """Return all that was kept."""
         return {"low": self._low, "high": self._high}
 
-    def restore(self, arrays: Mapping[str, Array]) -> None:
+    def restore(self, arrays: Arrays) -> None:
         """Go on from what `arrays` returned."""
         for end in (arrays["low"], arrays["high"]):
             if end.dtype != np.float64 or end.shape != self._low.shape or np.isnan(end).any():
                 raise ValueError("these are not the extremes of the values that are observed")
         self._low, self._high = arrays["low"].copy(), arrays["high"].copy()
 
-    def merge(self, arrays: Mapping[str, Array]) -> None:
+    def merge(self, arrays: Arrays) -> None:
         """Take in what another collector kept; raises as `restore`."""
         low, high = self._low, self._high
         self.restore(arrays)
@@ -131,7 +130,7 @@ class _Histograms:
         )
         self._absolute = symmetric
 
-    def update(self, outputs: Mapping[str, Array]) -> None:
+    def update(self, outputs: Arrays) -> None:
         values = {item.value: np.asarray(outputs[name]) for name, item in self._observed.items()}
         for name, array in values.items():
             if array.size and not np.isfinite(array).all():
@@ -166,7 +165,7 @@ class _Histograms:
                 found[f"{index}.{part}"] = np.asarray(array)
         return found
 
-    def restore(self, arrays: Mapping[str, Array]) -> None:
+    def restore(self, arrays: Arrays) -> None:
         names = list(dict.fromkeys(item.value for item in self._observed.values()))
         parts = 4 if self._absolute else 5
         # Scalars come back as such, since the library compares and joins them with numpy's own.
@@ -210,7 +209,7 @@ class EachChoice:
             method: collector_for(observed, method, percentile) for method, percentile in reversed(choices)
         }
 
-    def update(self, outputs: Mapping[str, Array]) -> None:
+    def update(self, outputs: Arrays) -> None:
         """Take in what the model gave for a batch."""
         for part in self._parts.values():
             part.update(outputs)
@@ -221,7 +220,7 @@ class EachChoice:
             f"{m}/{name}": array for m, part in self._parts.items() for name, array in part.arrays().items()
         }
 
-    def restore(self, arrays: Mapping[str, Array]) -> None:
+    def restore(self, arrays: Arrays) -> None:
         """Go on from what `arrays` returned."""
         for method, part in self._parts.items():
             start = f"{method}/"

@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 from numpy.lib import format as npy
 
+from nm2trt.arrays import Array
 from nm2trt.calibration.array_files import read_archive, require_affordable, skip_header
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import DataError
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)

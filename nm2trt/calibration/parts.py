@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
-
+from nm2trt.arrays import Arrays
 from nm2trt.calibration.array_files import read_archive
 from nm2trt.calibration.stream import SampleHash
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
@@ -26,7 +25,6 @@ from nm2trt.files import check_output, os_reason, unnamed_output
 from nm2trt.json_value import named
 from nm2trt.tables import Result, Table
 
-Array = npt.NDArray[Any]
 _SHARD = re.compile(r"(\d{1,6})/(\d{1,6})")
 # Keys of a head, as a message names them.
 _WORDS = {
@@ -103,7 +101,7 @@ class Part:
     shard: Shard
     samples: int
     sha256: str
-    arrays: Mapping[str, Array]
+    arrays: Arrays
 
     @contextlib.contextmanager
     def sound(self) -> Iterator[None]:
@@ -244,7 +242,7 @@ def _unknown(path: Path) -> DataError:
     return DataError(f"{path} is not a file of --shard, or is damaged; remove it")
 
 
-def check_samples(parts: Sequence[Part], batches: Iterable[Mapping[str, Array]]) -> str:
+def check_samples(parts: Sequence[Part], batches: Iterable[Arrays]) -> str:
     """Hold every shard's hash to the samples, which are read once and not run; return the hash of all.
 
     Raises:

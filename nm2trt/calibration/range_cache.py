@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.calibration.array_files import read_archive
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import DataError
 from nm2trt.files import atomic_path
-
-Array = npt.NDArray[Any]
 
 
 class RangeCache:
@@ -44,7 +42,7 @@ class RangeCache:
         except (DataError, TypeError, AttributeError):
             return None
 
-    def save(self, samples: int, sha256: str, arrays: Mapping[str, Array]) -> None:
+    def save(self, samples: int, sha256: str, arrays: Arrays) -> None:
         """Replace the file's content, whole or not at all; a symbolic link in its place is not followed.
 
         Raises:

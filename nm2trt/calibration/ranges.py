@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.batch_axes import fixed_batch, sample_shapes
 from nm2trt.backends.protocol import Session
 from nm2trt.calibration.collectors import (
@@ -34,8 +34,6 @@ from nm2trt.calibration.stream import Batch, SampleHash, SampleStream, fitted
 from nm2trt.errors import DataError, InputError, Interrupted, OutputError
 from nm2trt.json_value import named
 from nm2trt.progress import bar
-
-Array = npt.NDArray[Any]
 
 _FORMAT = 1
 _SAVE_EVERY_S = 5.0
@@ -80,7 +78,7 @@ def calibrate(
     percentile: float = 99.99,
     model_sha256: str,
     cache: Path | None = None,
-    first: Callable[[Batch, Mapping[str, Array]], None] | None = None,
+    first: Callable[[Batch, Arrays], None] | None = None,
     infinite: bool = False,
     part: Mapping[str, Any] | None = None,
 ) -> Ranges:
@@ -189,7 +187,7 @@ class _Run(Generic[_Kept]):
     samples: SampleStream
     collector: Callable[[], _Kept]
     cache: RangeCache
-    first: Callable[[Batch, Mapping[str, Array]], None] | None
+    first: Callable[[Batch, Arrays], None] | None
 
     def __call__(self) -> _Collected[_Kept]:
         kept = self.cache.load()
@@ -251,7 +249,7 @@ class _Run(Generic[_Kept]):
                 self.cache.save(done, digest.hexdigest(), collector.arrays())
         return _Collected(collector, done, digest.hexdigest(), skip)
 
-    def _stopped(self, done: int, skip: int, digest: SampleHash, arrays: Mapping[str, Array]) -> None:
+    def _stopped(self, done: int, skip: int, digest: SampleHash, arrays: Arrays) -> None:
         if done > skip:
             with contextlib.suppress(OutputError):
                 self.cache.save(done, digest.hexdigest(), arrays)

@@ -14,12 +14,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, field_validator
 
+from nm2trt.arrays import Array
 from nm2trt.calibration import sources
 from nm2trt.calibration.sample_set import SampleSet
 from nm2trt.calibration.sources import Reader
@@ -27,8 +27,6 @@ from nm2trt.calibration.yaml_file import Strict, read_yaml, validated
 from nm2trt.errors import DataError
 from nm2trt.files import within
 from nm2trt.named_code import refuse_code
-
-Array = npt.NDArray[Any]
 
 
 class ArraySource(Strict):

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.errors import BackendMissingError, DataError
 from nm2trt.extras import install
 from nm2trt.files import atomic_path, check_output
 
-Array = npt.NDArray[Any]
 _SHEET_COLUMNS = 8
 _SHEET_SAMPLES = 64
 _SMALLEST_TILE = 64
@@ -38,7 +37,7 @@ class SampleSet:
         DataError: Samples are missing, lengths differ, or a value is NaN or infinite.
     """
 
-    arrays: Mapping[str, Array]
+    arrays: Arrays
     indices: tuple[int, ...]
     source: str
     batch: int = 32

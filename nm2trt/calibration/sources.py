@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.bounds import bounds
 from nm2trt.calibration.array_files import read_archive, require_affordable
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
@@ -28,7 +28,6 @@ from nm2trt.errors import BackendMissingError, DataError, InputError
 from nm2trt.extras import install
 from nm2trt.files import check_input
 
-Array = npt.NDArray[Any]
 LABELS = frozenset({"label", "labels"})
 _IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 # Pillow goes by the content: it would start Ghostscript for a PostScript file of any name.
@@ -48,11 +47,11 @@ class Reader:
     """
 
     length: int
-    take: Callable[[Sequence[int]], Mapping[str, Array]]
+    take: Callable[[Sequence[int]], Arrays]
     labels: Array | None = None
 
     @classmethod
-    def of(cls, arrays: Mapping[str, Array], what: str, *, labels: Array | None = None) -> Reader:
+    def of(cls, arrays: Arrays, what: str, *, labels: Array | None = None) -> Reader:
         """Read from arrays in memory, or mapped from a file.
 
         Raises:
@@ -191,7 +190,7 @@ def read_images(
             image = image.crop((left, top, left + crop, top + crop))
         return np.asarray(image)
 
-    def take(at: Sequence[int]) -> Mapping[str, Array]:
+    def take(at: Sequence[int]) -> Arrays:
         images = [one(files[index]) for index in at]
         shapes = {image.shape for image in images}
         if len(shapes) > 1:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.batch_axes import as_feed, fixed_batch, sample_first, sample_shapes
 from nm2trt.backends.protocol import TensorSpec, numpy_dtype
 from nm2trt.calibration.npz_file import npz_arrays, npz_batches, npz_headers
@@ -24,7 +24,6 @@ from nm2trt.errors import DataError
 from nm2trt.extras import missing
 from nm2trt.files import check_input
 
-Array = npt.NDArray[Any]
 Batch = dict[str, Array]
 LABELS = frozenset({"label", "labels"})
 # Few, since what a network computes on the way is many times as large as its input.
@@ -81,7 +80,7 @@ class SampleHash:
     def __init__(self) -> None:
         self._digests: dict[str, Any] = {}
 
-    def update(self, batch: Mapping[str, Array]) -> None:
+    def update(self, batch: Arrays) -> None:
         """Add a batch."""
         for name, array in batch.items():
             head = f"{name} {array.dtype.str} {array.shape[1:]}\n".encode()
@@ -180,7 +179,7 @@ def _open_npz(path: Path, inputs: Sequence[TensorSpec]) -> SampleStream:
     )
 
 
-def _in_memory(source: Path, arrays: Mapping[str, Array], batch: int = _BATCH) -> SampleStream:
+def _in_memory(source: Path, arrays: Arrays, batch: int = _BATCH) -> SampleStream:
     count = len(next(iter(arrays.values())))
 
     def between(size: int, start: int, stop: int) -> Iterator[Batch]:
@@ -190,7 +189,7 @@ def _in_memory(source: Path, arrays: Mapping[str, Array], batch: int = _BATCH) -
     return SampleStream(str(source), count, min(batch, _BATCH), lambda size: between(size, 0, count), between)
 
 
-def fitted(batch: Mapping[str, Array], inputs: Sequence[TensorSpec], source: str) -> Batch:
+def fitted(batch: Arrays, inputs: Sequence[TensorSpec], source: str) -> Batch:
     """Return a batch as a model takes it; floats are converted to its type of float.
 
     Raises:

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 from torch import Tensor, nn
 
+from nm2trt.arrays import Array
 from nm2trt.exporter.example import Example
 from nm2trt.exporter.reference import arrays_of, run_reference
 from nm2trt.exporter.torch_onnx import eval_copy, to_onnx
@@ -60,7 +60,7 @@ def foreign_tensors(proto: onnx.ModelProto, state: Mapping[str, Tensor]) -> dict
     return foreign
 
 
-def outputs_of(model: nn.Module, example: Given) -> dict[str, npt.NDArray[Any]]:
+def outputs_of(model: nn.Module, example: Given) -> dict[str, Array]:
     """Return what a copy of a model computes in eval mode and float32, by the position of each output.
 
     Raises:

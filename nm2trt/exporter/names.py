@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import nn
+
+from nm2trt.arrays import Array
 
 # Where each of ONNX's gates stands among torch's: LSTM i, o, f, c of i, f, c, o; GRU z, r, h of r, z, n.
 _GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
@@ -48,7 +49,7 @@ def restore_names(model: Any, module: nn.Module) -> None:
             taken.add(name)
 
 
-def _packed(module: nn.Module) -> dict[str, npt.NDArray[Any]]:
+def _packed(module: nn.Module) -> dict[str, Array]:
     """Return what the exporter makes of LSTM and GRU weights, by the name of the forward direction's."""
     found = {}
     for name, layer in module.named_modules():

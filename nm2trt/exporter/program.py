@@ -11,10 +11,10 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils import _pytree
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.protocol import TensorSpec, check_feeds, numpy_dtype
 from nm2trt.errors import BackendError, ModelError
 from nm2trt.exporter.program_archive import copy_checked
@@ -51,7 +51,7 @@ class ProgramSession:
         # Guards are source code that the file carries.
         self._module: Any = program.module(check_guards=False)
 
-    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    def run(self, feeds: Arrays) -> dict[str, Array]:
         """Run one batch; see `Session.run`."""
         check_feeds(self.inputs, feeds)
         tensors = [_tensor(feeds[spec.name]) for spec in self.inputs]
@@ -103,7 +103,7 @@ def open_program(path: str | os.PathLike[str]) -> ProgramSession:
     return ProgramSession(program, str(path))
 
 
-def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+def _tensor(array: Array) -> torch.Tensor:
     array = np.require(array, requirements=["C", "W"])
     if array.dtype.name != "bfloat16":
         return torch.from_numpy(array)
@@ -111,7 +111,7 @@ def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
 
 
-def _array(tensor: torch.Tensor) -> npt.NDArray[Any]:
+def _array(tensor: torch.Tensor) -> Array:
     tensor = tensor.detach()
     if tensor.dtype != torch.bfloat16:
         return np.asarray(tensor.numpy())

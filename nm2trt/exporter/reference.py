@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
+from nm2trt.arrays import Array
 from nm2trt.backends.ort import open_onnx
 from nm2trt.compare import OutputDifference, compare_outputs, require_close
 from nm2trt.errors import DataError, DifferenceError, InputError, ModelError
@@ -119,6 +119,6 @@ def _tensors(returned: Any) -> list[Tensor]:
     return [leaf for leaf in _pytree.tree_leaves(returned) if isinstance(leaf, Tensor)]
 
 
-def arrays_of(returned: Any) -> list[npt.NDArray[Any]]:
+def arrays_of(returned: Any) -> list[Array]:
     """Return the tensors of what a model returned as arrays, in order."""
     return [np.asarray(tensor.detach().numpy()) for tensor in _tensors(returned)]

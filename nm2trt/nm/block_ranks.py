@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.nm.pattern import NMPattern
-
-Array = npt.NDArray[Any]
 
 # A block and its counts stay in a core's cache, and Python's share of a step is small.
 _BLOCK_ELEMENTS = 1 << 18

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
+
+from nm2trt.arrays import Array
 
 METADATA_KEY = "nm2trt.mask_sha256"
 
@@ -39,7 +40,7 @@ class MaskBits:
     def __init__(self, shape: tuple[int, ...], axis: int) -> None:
         self.parts = [repr((tuple(int(size) for size in shape), int(axis))).encode()]
 
-    def update(self, present: npt.NDArray[Any]) -> None:
+    def update(self, present: Array) -> None:
         """Add a flat run of the weight's non-zero flags, in C order; all but the last a multiple of 8."""
         flags = present if present.dtype == np.bool_ else present != 0
         self.parts.append(np.packbits(flags).tobytes())

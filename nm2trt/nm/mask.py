@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.errors import PatternError
 from nm2trt.nm.block_ranks import set_mask
 from nm2trt.nm.pattern import NMPattern
-
-Array = npt.NDArray[Any]
 
 # The arrays of one step then stay in a core's second-level cache.
 _CHUNK_ELEMENTS = 1 << 18
@@ -172,7 +171,7 @@ class GroupChecker:
         self._seen += present.size
 
 
-def _group_sums(present: npt.NDArray[np.bool_], m: int, inner: int) -> tuple[npt.NDArray[Any], bool]:
+def _group_sums(present: npt.NDArray[np.bool_], m: int, inner: int) -> tuple[Array, bool]:
     """Count the True of each group.
 
     Returns:
@@ -235,7 +234,7 @@ def _starts(size: int, m: int, inner: int) -> npt.NDArray[np.uint8]:
     return starts
 
 
-def _window_sums(counts: npt.NDArray[Any], m: int, inner: int) -> npt.NDArray[Any]:
+def _window_sums(counts: Array, m: int, inner: int) -> Array:
     """Sum `m` elements, `inner` apart, from each element on, in log2(m) additions."""
     doubled, width = counts, 1
     total, have = counts[:0], 0

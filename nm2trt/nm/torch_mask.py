@@ -20,14 +20,13 @@ import os
 import warnings
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
 
 import ml_dtypes
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
+from nm2trt.arrays import Array
 from nm2trt.nm.block_ranks import set_mask
 from nm2trt.nm.mask import check_groupable
 from nm2trt.nm.pattern import NMPattern
@@ -175,7 +174,7 @@ def _set_in_numpy(
     return set_mask(score, kept, pattern, inner=inner, magnitude=magnitude, threads=threads, changes=changes)
 
 
-def _as_array(tensor: Tensor, *, magnitude: bool) -> npt.NDArray[Any]:
+def _as_array(tensor: Tensor, *, magnitude: bool) -> Array:
     """Return a tensor's own memory; or, for types that numpy has not, and of integers, what to rank in it."""
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)

@@ -12,8 +12,7 @@ from nm2trt.errors import DifferenceError, InputError, SparsityError
 from nm2trt.pipeline.calibration_input import open_calibration
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
+    from nm2trt.arrays import Array
     from nm2trt.calibration.stream import SampleStream
     from nm2trt.graph.permute.channel_spaces import SpaceWeight
     from nm2trt.graph.reconstruct.report import ReconstructOptions, ReconstructReport
@@ -127,7 +126,7 @@ def _permuted(
     )
     found = weight_saliency(source, samples, options)
 
-    def saliency(weight: SpaceWeight, numbers: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
+    def saliency(weight: SpaceWeight, numbers: Array) -> Array | None:
         scores = found.get(weight.weight)
         return scores if scores is not None and scores.shape == numbers.shape else None
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.triton import TritonSession
 from nm2trt.errors import InputError
 from nm2trt.measure import Latency
-
-Array = npt.NDArray[Any]
 
 # A client's answers are kept until the round is over, so that checking them takes no time from it; beyond
 # this many bytes it checks at once.
@@ -42,12 +39,12 @@ class LoadLevel:
 
 def run_level(
     connect: Callable[[], TritonSession],
-    inputs: Mapping[str, Array],
+    inputs: Arrays,
     *,
     clients: int,
     requests: int = 0,
     seconds: float = 0.0,
-    check: Callable[[Mapping[str, Array], Array], None],
+    check: Callable[[Arrays, Array], None],
     seed: int = 0,
 ) -> LoadLevel:
     """Send requests from several clients at a time.
@@ -100,8 +97,8 @@ class _Round:
     def __init__(
         self,
         connect: Callable[[], TritonSession],
-        inputs: Mapping[str, Array],
-        check: Callable[[Mapping[str, Array], Array], None],
+        inputs: Arrays,
+        check: Callable[[Arrays, Array], None],
         requests: int,
         seconds: float,
     ) -> None:
@@ -149,7 +146,7 @@ class _Round:
     def _send(self, session: TritonSession, generator: np.random.Generator) -> None:
         fixed = next((spec.shape[0] for spec in session.inputs if isinstance(spec.shape[0], int)), None)
         most = min(_MOST_BATCH, session.max_batch or 1)
-        kept: list[tuple[Mapping[str, Array], Array]] = []
+        kept: list[tuple[Arrays, Array]] = []
         kept_bytes = 0
         while not self.stop.is_set() and self._another():
             if isinstance(fixed, int):
@@ -177,7 +174,7 @@ class _Round:
             self._left -= 1
             return self._left >= 0
 
-    def _check_all(self, kept: list[tuple[Mapping[str, Array], Array]]) -> None:
+    def _check_all(self, kept: list[tuple[Arrays, Array]]) -> None:
         for answer, picked in kept:
             with self._lock:
                 self._check(answer, picked)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.backends._triton_server import TritonServer
 from nm2trt.backends.ort import open_onnx
 from nm2trt.backends.protocol import TensorSpec
@@ -29,8 +29,6 @@ from nm2trt.serving.options import ProbeOptions
 from nm2trt.serving.probe_report import BatchCheck, LoadCheck, ProbeReport, counted
 from nm2trt.serving.samples import fit_samples, random_samples
 
-Array = npt.NDArray[Any]
-
 # Enough for every client to send something that no other client sends at the time.
 _POOL = 64
 _MOST_COMPARED = 4096
@@ -41,8 +39,8 @@ _STATISTICS_S = 2.0
 class _Reference:
     """Samples and what the reference answers to each."""
 
-    inputs: Mapping[str, Array]
-    outputs: Mapping[str, Array]
+    inputs: Arrays
+    outputs: Arrays
     count: int
 
 
@@ -51,7 +49,7 @@ def probe_model(
     name: str,
     reference: Artefact,
     *,
-    samples: Mapping[str, Array] | None = None,
+    samples: Arrays | None = None,
     config: Any = None,
     options: ProbeOptions | None = None,
 ) -> ProbeReport:
@@ -139,7 +137,7 @@ def _require_same_tensors(session: TritonSession, reference: Artefact) -> None:
 
 
 def _answers(
-    reference: Artefact, samples: Mapping[str, Array] | None, session: TritonSession, options: ProbeOptions
+    reference: Artefact, samples: Arrays | None, session: TritonSession, options: ProbeOptions
 ) -> _Reference:
     """Run the reference on every sample; a fixed batch is one sample of its own here."""
     fixed = _fixed_batch(session)
@@ -190,7 +188,7 @@ def _require_affordable(reference: Artefact, count: int, session: TritonSession)
         )
 
 
-def _repeated(given: Mapping[str, Array], count: int, seed: int) -> dict[str, Array]:
+def _repeated(given: Arrays, count: int, seed: int) -> dict[str, Array]:
     """Return `count` samples made of fewer; each repeat is changed a little, since equal ones hide a mix-up.
 
     Floats get noise of a twentieth of their spread; integers, such as tokens, are rolled on their last axis.
@@ -213,7 +211,7 @@ def _repeated(given: Mapping[str, Array], count: int, seed: int) -> dict[str, Ar
     return inputs
 
 
-def _as_served(specs: Sequence[TensorSpec], arrays: Mapping[str, Array]) -> dict[str, Array]:
+def _as_served(specs: Sequence[TensorSpec], arrays: Arrays) -> dict[str, Array]:
     """Return arrays in the served shapes: a scalar a sample travels as one element."""
     ranks = {spec.name: len(spec.shape) for spec in specs}
     return {
@@ -244,7 +242,7 @@ def _check_batch(session: TritonSession, known: _Reference, batch: int, options:
 
 
 def _compared(
-    answer: Mapping[str, Array], known: _Reference, picked: Array, options: ProbeOptions
+    answer: Arrays, known: _Reference, picked: Array, options: ProbeOptions
 ) -> tuple[tuple[OutputDifference, ...], str]:
     differences: list[OutputDifference] = []
     try:
@@ -272,7 +270,7 @@ def _check_load(
 ) -> LoadCheck:
     wrong, problem = 0, ""
 
-    def check(answer: Mapping[str, Array], picked: Array) -> None:
+    def check(answer: Arrays, picked: Array) -> None:
         nonlocal wrong, problem
         found = _compared(answer, known, picked, options)[1]
         wrong += bool(found)

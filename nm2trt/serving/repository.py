@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
-
+from nm2trt.arrays import Arrays
 from nm2trt.errors import InputError
 from nm2trt.files import os_reason, read_regular, sync_folder, write_atomic
 from nm2trt.folder_lock import one_writer
@@ -114,7 +113,7 @@ def place(
     name: str,
     options: DeployOptions | None = None,
     *,
-    sample: Mapping[str, npt.NDArray[Any]] | None = None,
+    sample: Arrays | None = None,
     labels: Mapping[str, Sequence[str]] | None = None,
 ) -> Deployment:
     """Place a model's next version in a repository and make it the one that is served.

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.protocol import TensorSpec, numpy_dtype
 from nm2trt.backends.random_feeds import random_feeds
 from nm2trt.errors import DataError
-
-Array = npt.NDArray[Any]
 
 # Stands for a free size other than the batch, if no data gives it.
 _FREE_SIZE = 16
 
 
-def fit_samples(inputs: Sequence[TensorSpec], arrays: Mapping[str, Array], what: str) -> dict[str, Array]:
+def fit_samples(inputs: Sequence[TensorSpec], arrays: Arrays, what: str) -> dict[str, Array]:
     """Check samples against inputs and convert floating ones to their types.
 
     Args:

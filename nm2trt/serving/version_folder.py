@@ -7,10 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import numpy.typing as npt
-
+from nm2trt.arrays import Arrays
 from nm2trt.errors import InputError
 from nm2trt.files import sha256_bytes, sha256_file, sync_folder, write_atomic
 from nm2trt.serving.artefact import Artefact
@@ -33,7 +31,7 @@ class BesideFiles:
 
 
 def beside_files(
-    artefact: Artefact, sample: Mapping[str, npt.NDArray[Any]] | None, labels: Mapping[str, Sequence[str]]
+    artefact: Artefact, sample: Arrays | None, labels: Mapping[str, Sequence[str]]
 ) -> BesideFiles:
     """Make the files that stand beside the versions.
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import time
 import zipfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from numpy.lib import format as npy
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.batch_axes import sample_first
 from nm2trt.backends.protocol import Session, check_feeds
 from nm2trt.calibration.array_files import read_archive
@@ -24,8 +23,6 @@ from nm2trt.tables import Column, Result, Row, Table
 from nm2trt.validation.samples.feeder import Feeder, common_batch, require_numbers
 from nm2trt.validation.samples.open_samples import open_samples
 from nm2trt.validation.samples.samples import ArraySamples, is_truth
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +132,7 @@ def read_arrays(path: str | os.PathLike[str], session: Session) -> dict[str, Arr
 
 
 def run_once(
-    session: Session, arrays: Mapping[str, Array], *, batch: int | None
+    session: Session, arrays: Arrays, *, batch: int | None
 ) -> tuple[dict[str, Array], tuple[str, ...], float]:
     """Run arrays through a session, at once if they fit it as they are, else batch by batch.
 
@@ -181,7 +178,7 @@ def summarise(name: str, array: Array) -> TensorSummary:
     return TensorSummary(name, str(array.dtype), array.shape, low, high, mean, int(values.size - finite.size))
 
 
-def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Array]) -> None:
+def save_arrays(path: str | os.PathLike[str], arrays: Arrays) -> None:
     """Write an `.npz`, whole or not at all; any name will do. Types that numpy lacks are saved as float32.
 
     Raises:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.backends.protocol import Session
 from nm2trt.calibration.parts import Shard, ShardReport, check_samples, read_parts, shard_file
 from nm2trt.calibration.range_cache import RangeCache
@@ -88,12 +88,12 @@ def merged_sessions(
     return job.found()
 
 
-def _plain(batch: Batch) -> dict[str, npt.NDArray[Any]]:
+def _plain(batch: Batch) -> dict[str, Array]:
     """Return inputs and truth; texts as numbers, since they have no buffer to hash."""
     return dict(_plain_arrays(batch))
 
 
-def _plain_arrays(batch: Batch) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+def _plain_arrays(batch: Batch) -> Iterator[tuple[str, Array]]:
     yield from batch.inputs.items()
     for name, array in batch.truth.items():
         if array.dtype.kind == "U":

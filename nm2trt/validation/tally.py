@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
 
-import numpy.typing as npt
-
+from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.batch_axes import data_dependent
 from nm2trt.backends.protocol import Session
 from nm2trt.compare import DifferenceSum, OutputDifference
@@ -15,17 +13,16 @@ from nm2trt.validation.metrics.scoring import Judged, Request, SampleScores, Sco
 from nm2trt.validation.metrics.table import MetricSpec, find_metric
 from nm2trt.validation.samples.samples import Batch
 
-Arrays = Mapping[str, npt.NDArray[Any]]
 SIDES = ("candidate", "reference")
 
 
-class _SampleOutputs(dict[str, npt.NDArray[Any]]):
+class _SampleOutputs(dict[str, Array]):
     """Outputs that hold one row per sample; a metric that reads another one is told."""
 
     def __init__(self, outputs: Arrays, count: int) -> None:
         super().__init__({n: array for n, array in outputs.items() if array.shape[:1] == (count,)})
 
-    def __missing__(self, name: str) -> npt.NDArray[Any]:
+    def __missing__(self, name: str) -> Array:
         raise DataError(
             f"output {name!r} has no batch dimension, so no metric can read it; name another with --output"
         )
@@ -114,7 +111,7 @@ class Tally:
                 continue
             yield name, scores[0], scores[1]
 
-    def state(self) -> dict[str, npt.NDArray[Any]]:
+    def state(self) -> dict[str, Array]:
         """Return all that was added up, as plain arrays."""
         return {
             f"{at}/{name}": array
@@ -122,7 +119,7 @@ class Tally:
             for name, array in part.state().items()
         }
 
-    def extend(self, state: Mapping[str, npt.NDArray[Any]], count: int) -> None:
+    def extend(self, state: Arrays, count: int) -> None:
         """Add what another tally of the same models added up over the `count` samples that follow.
 
         Raises:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any
 
-import numpy.typing as npt
-
+from nm2trt.arrays import Arrays
 from nm2trt.backends.protocol import DeviceRuns, DeviceTimed, Session
 from nm2trt.engine.twin.report import ClockReport, Comparison
 from nm2trt.measure import Clocked, Latency, WarmUp, blocks_in_turn, warm_up_for
@@ -24,8 +22,6 @@ _TIMES = {
 }
 # A device clock that reads this much more than the graph's counts the host's launches, not the kernels.
 _LAUNCH_BOUND = 1.2
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +74,7 @@ class Clocks:
 
 def clock_sessions(
     sessions: Mapping[str, Session],
-    feeds: Mapping[str, Array],
+    feeds: Arrays,
     effort: Effort,
     state: Callable[[], Mapping[str, str]],
 ) -> Clocks:
@@ -111,11 +107,11 @@ def clock_sessions(
     )
 
 
-def _whole(session: Session, feeds: Mapping[str, Array]) -> Callable[[], object]:
+def _whole(session: Session, feeds: Arrays) -> Callable[[], object]:
     return lambda: session.run(feeds)
 
 
-def _on_device(sessions: Mapping[str, Session], feeds: Mapping[str, Array]) -> dict[str, DeviceRuns]:
+def _on_device(sessions: Mapping[str, Session], feeds: Arrays) -> dict[str, DeviceRuns]:
     """Return what times the sessions by the GPU's clock; {} unless all can be: two clocks give no ratio."""
     timed = {name: session for name, session in sessions.items() if isinstance(session, DeviceTimed)}
     if len(timed) < len(sessions):

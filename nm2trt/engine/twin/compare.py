@@ -22,10 +22,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-import numpy.typing as npt
-
+from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.cuda import probe_gpus
 from nm2trt.backends.protocol import Backend, Session
 from nm2trt.backends.random_feeds import random_feeds
@@ -37,12 +36,10 @@ from nm2trt.engine.twin.clocks import BLOCKS, Clocks, Effort, clock_sessions
 from nm2trt.engine.twin.report import LayerDelta, TwinReport, Variant
 from nm2trt.errors import BackendError, BackendMissingError
 
-Array = npt.NDArray[Any]
-
 
 @runtime_checkable
 class _TimesLayers(Protocol):
-    def layer_times(self, feeds: Mapping[str, Array], *, runs: int) -> dict[str, float]:
+    def layer_times(self, feeds: Arrays, *, runs: int) -> dict[str, float]:
         """Return the mean time of every layer, in milliseconds, by its name in the engine."""
 
 
@@ -175,9 +172,7 @@ def _variant(name: str, result: BuildResult, kept: bool) -> Variant:
     )
 
 
-def _timed(
-    report: TwinReport, clocks: Clocks, sessions: Mapping[str, Session], feeds: Mapping[str, Array]
-) -> TwinReport:
+def _timed(report: TwinReport, clocks: Clocks, sessions: Mapping[str, Session], feeds: Arrays) -> TwinReport:
     gpus = probe_gpus()[0]
     warm = clocks.warm
     # The profiler slows an engine for good, so its layers come last.
@@ -207,7 +202,7 @@ def _timed(
 
 
 def _layer_times(
-    sessions: Mapping[str, Session], feeds: Mapping[str, Array]
+    sessions: Mapping[str, Session], feeds: Arrays
 ) -> tuple[Mapping[str, float], Mapping[str, float]]:
     """Return the time of every layer in ms, without the flag and with it; {} if an engine tells none."""
     off, on = sessions["sparse-off"], sessions["sparse-on"]

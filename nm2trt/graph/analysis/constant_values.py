@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.bounds import constant_work
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.numpy_operators import MOST_ELEMENTS, MOVES, VALUES, by_reference
@@ -22,8 +22,6 @@ from nm2trt.graph.analysis.operator_cost import BY_REFERENCE, Opaque, check_grow
 from nm2trt.graph.analysis.scopes import Scope
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.tensors import DTYPE_NAMES, read_tensor
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)

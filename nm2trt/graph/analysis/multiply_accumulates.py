@@ -5,18 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
-import numpy.typing as npt
-
+from nm2trt.arrays import Arrays
 from nm2trt.graph.analysis.shapes import Shapes, infer_shapes
 from nm2trt.graph.analysis.weight_operands import Consumer, consumers
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.model_info import describe_model
 from nm2trt.nm.axes import einsum_terms
 from nm2trt.nm.verdict import WeightVerdict
-
-Array = npt.NDArray[Any]
 
 _CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "QLinearConv", "FusedConv", "NhwcFusedConv", "DeformConv"})
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
@@ -74,7 +70,7 @@ def with_macs(
     return tuple(counted)
 
 
-def free_shapes(model: Model, samples: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+def free_shapes(model: Model, samples: Arrays) -> dict[str, tuple[int, ...]]:
     """Return the shape of every input that has free sizes, for one sample.
 
     Args:

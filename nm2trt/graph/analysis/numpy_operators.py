@@ -11,13 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.graph.analysis.operator_cost import Inputs, Opaque
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.tensors import element_type
-
-Array = npt.NDArray[Any]
 
 # A constant larger than this is not unfolded in memory; no weight is.
 MOST_ELEMENTS = 1 << 30

@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.bounds import bounds, seconds_left
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.moving_operators import SELECTING
 from nm2trt.graph.storage.light_onnx import TensorProto
 from nm2trt.graph.storage.tensors import element_type
 
-Array = npt.NDArray[Any]
 Inputs = Sequence[Array | None]
 
 # Operators that the onnx package's own reference evaluates; `check_growth` knows what they return.

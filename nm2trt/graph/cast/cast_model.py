@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.ort import open_onnx
 from nm2trt.calibration.ranges import Ranges, calibrate
 from nm2trt.calibration.stream import SampleStream
@@ -40,7 +40,7 @@ from nm2trt.nm.lineage import Relation
 from nm2trt.nm.plan import Plan
 
 # One batch: what the model was fed, and what it gave.
-_Run: TypeAlias = tuple[Mapping[str, npt.NDArray[Any]], Mapping[str, npt.NDArray[Any]]]
+_Run: TypeAlias = tuple[Arrays, Arrays]
 
 _OPSET_OF_TYPED_SCALES = 19
 _OPSET_OF_BF16 = 13
@@ -238,7 +238,7 @@ def _compare(reference: Reference, after: Model, low: Low, made_low: set[str]) -
     return Agreement(found.differences, f"compared in float32 arithmetic, each value rounded to {low.name}")
 
 
-def _readable(array: npt.NDArray[Any], low: Low) -> npt.NDArray[Any]:
+def _readable(array: Array, low: Low) -> Array:
     """Return an input of the lower type as float32, in which the comparison runs."""
     return array.astype(np.float32) if array.dtype == low.dtype else array
 

@@ -6,12 +6,11 @@ exponential: one that grows with them only says that random inputs were scaled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Arrays
 from nm2trt.backends.ort import open_onnx
 from nm2trt.errors import BackendError, DataError, ModelError
 from nm2trt.graph.execute.range_probes import observable
@@ -23,9 +22,7 @@ _SCALE = 100.0
 _FASTER = 10 * _SCALE
 
 
-def trial_overflows(
-    model: Model, values: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]], largest: float
-) -> dict[str, float]:
+def trial_overflows(model: Model, values: Sequence[str], feeds: Arrays, largest: float) -> dict[str, float]:
     """Return the values that exceed a type's range on these inputs, or on 100 times as large ones.
 
     Integer inputs stay as they are. A model that ONNX Runtime cannot run so gives nothing.

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.graph.analysis.constant_values import evaluate, main_source
 from nm2trt.graph.analysis.moving_operators import MOVING
 from nm2trt.graph.analysis.operator_cost import Opaque
@@ -144,7 +143,7 @@ class ValueBounds:
             return ORDINARY
         return float(min(read[0], _HUGE ** (1 / exponent)) ** exponent)
 
-    def _array(self, value: str) -> npt.NDArray[Any] | None:
+    def _array(self, value: str) -> Array | None:
         if self._editor.scope.state(value).kind != "constant":
             return None
         try:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.constant_values import direct_initializer, evaluate, main_source
 from nm2trt.graph.analysis.numpy_operators import MOVES
@@ -24,8 +24,6 @@ from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.save import Rewrite
 from nm2trt.graph.storage.tensors import element_type
-
-Array = npt.NDArray[Any]
 
 _IR_WITH_FREE_INITIALIZERS = 4
 

@@ -8,14 +8,14 @@ operator in the same order are taken for the same.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.compare import TOLERANCE, difference
 from nm2trt.errors import BackendError, DifferenceError, ModelError
 from nm2trt.graph.execute.output_comparison import lowest_type, run_graph
@@ -23,7 +23,6 @@ from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, load
 from nm2trt.json_value import JsonValue
 
-Feeds = Mapping[str, npt.NDArray[Any]]
 Match = Literal["name", "position"]
 
 # Tensors fetched in one run: what they hold together is what a run needs.
@@ -113,8 +112,8 @@ class _Pair:
 def bisect_models(
     candidate: Path,
     reference: Path,
-    candidate_feeds: Feeds,
-    reference_feeds: Feeds,
+    candidate_feeds: Arrays,
+    reference_feeds: Arrays,
     *,
     tolerance: float | None = None,
 ) -> Bisection:
@@ -220,8 +219,8 @@ def _paired(candidate: Sequence[_Tensor], reference: Sequence[_Tensor]) -> list[
 
 
 def _values(
-    models: Sequence[Model], pairs: Sequence[_Pair], feeds: tuple[Feeds, Feeds]
-) -> Iterator[tuple[_Pair, npt.NDArray[Any], npt.NDArray[Any]]]:
+    models: Sequence[Model], pairs: Sequence[_Pair], feeds: tuple[Arrays, Arrays]
+) -> Iterator[tuple[_Pair, Array, Array]]:
     for start in range(0, len(pairs), _AT_ONCE):
         group = pairs[start : start + _AT_ONCE]
         own = _fetched(models[0], [pair.candidate.name for pair in group], feeds[0])
@@ -230,7 +229,7 @@ def _values(
             yield pair, own[pair.candidate.name], other[pair.reference.name]
 
 
-def _fetched(model: Model, names: Sequence[str], feeds: Feeds) -> Feeds:
+def _fetched(model: Model, names: Sequence[str], feeds: Arrays) -> Arrays:
     """Run the graph with these tensors as its outputs."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
@@ -243,9 +242,7 @@ def _fetched(model: Model, names: Sequence[str], feeds: Feeds) -> Feeds:
         raise
 
 
-def _judged(
-    pair: _Pair, own: npt.NDArray[Any], other: npt.NDArray[Any], limit: float
-) -> tuple[Divergence | None, float]:
+def _judged(pair: _Pair, own: Array, other: Array, limit: float) -> tuple[Divergence | None, float]:
     """Return the divergence, or None and the relative difference."""
     if own.shape != other.shape:
         return _divergence(pair, "shape", None, limit, f"shape {own.shape} against {other.shape}"), 0.0

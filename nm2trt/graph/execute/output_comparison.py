@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.ort import OrtSession, open_onnx
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.backends.random_feeds import random_feeds
@@ -23,8 +22,6 @@ from nm2trt.graph.analysis.moving_operators import REARRANGING
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model, load, serialized
 from nm2trt.graph.storage.save import all_tensors
-
-Feeds = Mapping[str, npt.NDArray[Any]]
 
 # Tried in turn for a free size other than the batch: what a model accepts, only it knows.
 _FREE_SIZES = (64, 224, 32, 128, 16, 8, 1)
@@ -62,10 +59,10 @@ class Reference:
         inside: Values inside the graph by name, if a pass changed it; they are compared too.
     """
 
-    feeds: Feeds
-    outputs: Feeds
+    feeds: Arrays
+    outputs: Arrays
     sentence: str = ""
-    inside: Feeds = field(default_factory=dict)
+    inside: Arrays = field(default_factory=dict)
 
     def compare(
         self, after: Model, *, required: bool = True, alive: tuple[float, float] | None = None
@@ -103,7 +100,7 @@ class Reference:
         )
         return Agreement(tuple(differences))
 
-    def _compare_inside(self, after: Model) -> Feeds:
+    def _compare_inside(self, after: Model) -> Arrays:
         """Run the changed model, hold its values inside to their tolerance, and return its outputs."""
         found = dict(run_inside(after, self.feeds, self.inside))
         changed = {name: found.pop(name) for name in self.inside}
@@ -112,7 +109,7 @@ class Reference:
         return found
 
 
-def run_inside(model: Model, feeds: Feeds, names: Collection[str]) -> Feeds:
+def run_inside(model: Model, feeds: Arrays, names: Collection[str]) -> Arrays:
     """Run a model in memory with values inside it as outputs besides its own; the model is left as it was."""
     with _opened_inside(model, names) as session:
         return session.run(feeds)
@@ -157,7 +154,7 @@ def data_dependent(graph: onnx.GraphProto) -> frozenset[str]:
     return frozenset(value.name for value in graph.output if value.name in found)
 
 
-def require_alive(before: Feeds, after: Feeds, *, epsilon: float, floor: float) -> None:
+def require_alive(before: Arrays, after: Arrays, *, epsilon: float, floor: float) -> None:
     """Raise when an output is all zero or constant, and the original's is not.
 
     Args:
@@ -235,18 +232,18 @@ def _reference(session: OrtSession, own: Collection[str]) -> Reference:
     return Reference({}, {}, f"outputs were not compared: {why}")
 
 
-def _is_finite(value: npt.NDArray[Any]) -> bool:
+def _is_finite(value: Array) -> bool:
     return bool(np.isfinite(value).all())
 
 
-def _require_equal(name: str, after: npt.NDArray[Any], before: npt.NDArray[Any]) -> None:
+def _require_equal(name: str, after: Array, before: Array) -> None:
     """Raise when integers, such as classes, differ by more than rounding near a tie explains."""
     share = float(np.mean(after != before)) if before.size else 0.0
     if share > _MOST_FLIPPED:
         raise DifferenceError(f"before and after: {share:.1%} of output {name!r} differ; nothing was written")
 
 
-def run_graph(model: Model, feeds: Feeds) -> Feeds:
+def run_graph(model: Model, feeds: Arrays) -> Arrays:
     """Run a model in memory as it stands; external data is found in its `root`.
 
     Raises:
@@ -281,7 +278,7 @@ def _in_memory(model: Model, *, optimize: bool) -> OrtSession:
     return open_onnx(serialized(model), optimize=optimize, weights_folder=folder)
 
 
-def _feeds(inputs: tuple[TensorSpec, ...]) -> Iterator[Feeds]:
+def _feeds(inputs: tuple[TensorSpec, ...]) -> Iterator[Arrays]:
     free = any(not isinstance(size, int) for spec in inputs for size in spec.shape[1:])
     for size in _FREE_SIZES if free else _FREE_SIZES[:1]:
         for batch in (_BATCH, 1) if any(_free_batch(spec) for spec in inputs) else (1,):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from nm2trt.arrays import Array
 
 # An output whose variance is less of its mean square than this is constant.
 _CONSTANT = 1e-12

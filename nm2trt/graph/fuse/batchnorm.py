@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.errors import LineageError
 from nm2trt.graph.edit.editor import Declined, Editor
 from nm2trt.graph.storage.model import opset
-
-Array = npt.NDArray[Any]
 
 _FIRST_INFERENCE_OPSET, _FIRST_SPATIAL_OPSET = 7, 9
 _STATISTICS = ("scale", "shift", "running mean", "running variance")

@@ -8,10 +8,8 @@ kernel takes the others in, one by one, and those that it cannot take stay leave
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nm2trt.graph.edit.editor import Declined, Editor
 from nm2trt.graph.fuse.batchnorm import read_batchnorm, rounded
@@ -20,8 +18,6 @@ from nm2trt.graph.fuse.kernel_geometry import read_geometry
 from nm2trt.graph.storage.model import opset
 from nm2trt.nm.mask import check
 from nm2trt.nm.plan import Plan
-
-Array = npt.NDArray[Any]
 
 _FIRST_NUMPY_ADD_OPSET = 7
 

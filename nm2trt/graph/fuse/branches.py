@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.errors import LineageError
 from nm2trt.graph.edit.editor import Declined
 from nm2trt.graph.fuse.batchnorm import Affine, rounded
@@ -19,8 +19,6 @@ from nm2trt.graph.fuse.kernel_geometry import Geometry, kernel_offset
 from nm2trt.nm.mask import check
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import PlanEntry
-
-Array = npt.NDArray[Any]
 
 # Looked for in this order if no plan names a pattern.
 _KNOWN = tuple(NMPattern(n, m) for n, m in ((2, 4), (4, 8), (8, 16), (16, 32), (3, 4)))

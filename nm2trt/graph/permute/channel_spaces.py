@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy.typing as npt
-
+from nm2trt.arrays import Array
 from nm2trt.graph.analysis.constant_values import evaluate, main_source
 from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.pinned_values import pins
@@ -23,8 +21,6 @@ from nm2trt.graph.permute.operator_rules import RULES
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, opset
 from nm2trt.nm.axes import onnx_weight
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)

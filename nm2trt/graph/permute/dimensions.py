@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy.typing as npt
-
+from nm2trt.arrays import Array
 from nm2trt.graph.storage.light_onnx import onnx
 
 Dimension = tuple[str, int]
@@ -75,7 +74,7 @@ class NodeDimensions:
         attributes: Mapping[str, Any],
         opset: int,
         shapes: Mapping[str, Shape],
-        constant: Callable[[str], npt.NDArray[Any] | None],
+        constant: Callable[[str], Array | None],
         dimensions: Dimensions,
     ) -> None:
         self.attributes, self.opset = attributes, opset

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nm2trt.graph.analysis.quantised_values import refuse_quantised
 from nm2trt.graph.analysis.scopes import main_scope
@@ -29,8 +27,6 @@ from nm2trt.graph.storage.model import Model, metadata
 from nm2trt.graph.storage.save import Rewrite
 from nm2trt.graph.storage.tensors import element_type, read_tensor
 from nm2trt.nm.plan import METADATA_KEY, Plan, check_globs
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

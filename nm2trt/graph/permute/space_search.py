@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.errors import InputError
 from nm2trt.graph.analysis.constant_values import evaluate
 from nm2trt.graph.analysis.operator_cost import Opaque
@@ -20,7 +20,6 @@ from nm2trt.nm.mask import check
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan, dense_by_name
 
-Array = npt.NDArray[Any]
 Order = npt.NDArray[np.int64]
 
 # From a weight and its numbers as its node reads them: how much each element matters, in the same shape; None

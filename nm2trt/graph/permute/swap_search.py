@@ -7,14 +7,11 @@ that gains nothing stays. So the objective never falls, and the channels' order 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.nm.pattern import NMPattern
-
-Array = npt.NDArray[Any]
 
 ROUNDS = 150
 _PATIENCE = 15  # rounds without a swap after which the search ends

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nm2trt.errors import SparsityError
 from nm2trt.files import check_output
@@ -22,8 +21,6 @@ from nm2trt.graph.storage.model import load
 from nm2trt.graph.storage.save import Rewrite, refuse_same_file, save
 from nm2trt.graph.storage.tensors import element_type, iter_elements
 from nm2trt.nm.verdict import WeightVerdict
-
-Array = npt.NDArray[Any]
 
 _UNIT = 8
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.graph.analysis.constant_values import Source, constant_value, evaluate, stored_places
 from nm2trt.graph.analysis.numpy_operators import MOVES, VALUES
 from nm2trt.graph.analysis.operator_cost import Opaque
@@ -26,8 +26,6 @@ from nm2trt.graph.verify.group_counts import ReadWeight
 from nm2trt.nm.axes import OnnxWeight
 from nm2trt.nm.mask import nm_mask
 from nm2trt.nm.pattern import NMPattern
-
-Array = npt.NDArray[Any]
 
 # Operators that carry a zero of the stored tensor to a zero of the weight, besides those that move elements.
 _KEEPS_ZERO = frozenset({"Cast", "CastLike", "DequantizeLinear", "QuantizeLinear"})

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
-
+from nm2trt.arrays import Arrays
 from nm2trt.backends.ort import open_onnx
 from nm2trt.calibration.parts import Shard, ShardReport
 from nm2trt.calibration.range_shards import calibrate_shard, merge_ranges, require_extremes
@@ -29,8 +28,6 @@ from nm2trt.graph.storage.light_onnx import TensorProto
 from nm2trt.graph.storage.model import Model, load, opset
 from nm2trt.graph.storage.model_hash import model_hash
 from nm2trt.graph.storage.tensors import DTYPE_NAMES
-
-Array = npt.NDArray[Any]
 
 
 def place_layers(
@@ -97,7 +94,7 @@ def find_ranges(
     seen = observable(model, points, whole=options.method != "minmax")
     given = {value.name for value in model.proto.graph.output}
 
-    def keep(feeds: Any, outputs: Mapping[str, Array]) -> None:
+    def keep(feeds: Any, outputs: Arrays) -> None:
         if first is not None:
             first.append((feeds, {name: outputs[name].copy() for name in given}))
 

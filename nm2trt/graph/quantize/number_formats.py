@@ -10,7 +10,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from nm2trt.arrays import Array
+
 Target = Literal["int8", "fp8"]
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, MutableMapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.calibration.ranges import Ranges
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.constant_values import evaluate
@@ -20,7 +19,6 @@ from nm2trt.graph.quantize.report import QuantizedLayer, QuantizeOptions
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.nm.plan import Plan
 
-Array = npt.NDArray[Any]
 # Weights that were rounded already, by value, operator and `transB`: a search rounds each of them once.
 Rounded = MutableMapping[tuple[str, str, bool], Quantised]
 

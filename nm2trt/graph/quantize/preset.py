@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.calibration.ranges import Ranges
 from nm2trt.calibration.stream import SampleStream
 from nm2trt.errors import ModelError
@@ -26,8 +25,6 @@ from nm2trt.graph.storage.model import Model
 from nm2trt.graph.verify.verify_model import verify_model
 from nm2trt.nm.outlook import assumed_sparse
 
-Array = npt.NDArray[Any]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Preset:
@@ -41,7 +38,7 @@ class Preset:
     """
 
     ranges: Ranges
-    steps: Mapping[str, Array]
+    steps: Arrays
     sharp: Mapping[str, str] = field(default_factory=dict)
     search: RangeSearch | None = None
 
@@ -88,7 +85,7 @@ class Prepared:
             done.numbers * done.scale.reshape(shape if done.axis is not None else ()), np.float32
         )
 
-    def preset(self, steps: Mapping[str, Array]) -> Preset:
+    def preset(self, steps: Arrays) -> Preset:
         """Return the quantisation with the steps that a solve found."""
         return Preset(self.ranges, steps, self.sharp, self.search)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nm2trt.backends.batch_axes import fixed_batch, sample_shapes
 from nm2trt.backends.choice import place_of
@@ -46,7 +45,6 @@ from nm2trt.nm.eligibility import Place
 from nm2trt.nm.lineage import Relation
 from nm2trt.nm.plan import Plan
 
-Array = npt.NDArray[Any]
 # For which architectures work is counted; () takes the builder's own choice.
 _TARGETS: Mapping[str, tuple[str, ...]] = {"int8": (), "fp8": ("sm89",)}
 

@@ -11,11 +11,10 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.batch_axes import fixed_batch, sample_shapes
 from nm2trt.backends.ort import OrtSession, open_onnx
 from nm2trt.calibration.collectors import Choice
@@ -34,9 +33,6 @@ from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.model_hash import model_hash
 from nm2trt.progress import Bar, bar
-
-Array = npt.NDArray[Any]
-Feeds = Mapping[str, Array]
 
 # Entropy is left out: it takes longer than all of these together.
 CHOICES: tuple[Choice, ...] = (
@@ -154,7 +150,7 @@ class _Trials:
     def __init__(self, model: Model, options: QuantizeOptions, judged: SampleStream, shown: Bar) -> None:
         self.model, self.options, self.shown = model, options, shown
         self._rounded: Rounded = {}
-        self._batches: list[tuple[Feeds, Feeds]] = []
+        self._batches: list[tuple[Arrays, Arrays]] = []
         # Fewer would not tell a limit below one of them from none.
         most = max(_JUDGED, math.ceil(1 / options.max_loss)) if options.max_loss else _JUDGED
         with open_session(model, optimize=False) as session:
@@ -373,11 +369,11 @@ def _or_worst(value: float | None, verdict: OutputVerdict) -> float:
     return float("inf") if value is None or verdict.remark else value
 
 
-def _length(feeds: Feeds) -> int:
+def _length(feeds: Arrays) -> int:
     return len(next(iter(feeds.values())))
 
 
-def _batches(session: OrtSession, samples: SampleStream) -> Iterator[Feeds]:
+def _batches(session: OrtSession, samples: SampleStream) -> Iterator[Arrays]:
     """Yield held-out samples as the model takes them; a fixed batch is filled up with its last sample."""
     probe = next(samples.read(1))
     fixed = fixed_batch(session.inputs, sample_shapes(probe))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-Array = npt.NDArray[Any]
+from nm2trt.arrays import Array, Arrays
+
 _LOWEST, _HIGHEST = -128, 127
 
 
@@ -34,9 +33,7 @@ class IntegerGrid:
     steps: dict[str, Array] = field(default_factory=dict)
 
 
-def rounded_feeds(
-    feeds: Mapping[str, Array], grid: IntegerGrid, *, limits_only: bool = False
-) -> dict[str, Array]:
+def rounded_feeds(feeds: Arrays, grid: IntegerGrid, *, limits_only: bool = False) -> dict[str, Array]:
     """Return a model's inputs with those of the grid rounded, or only brought within its limits."""
     return {name: _rounded(array, grid.scales.get(name), limits_only) for name, array in feeds.items()}
 

@@ -6,17 +6,13 @@ import collections
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy.typing as npt
-
+from nm2trt.arrays import Array
 from nm2trt.backends.batch_axes import fixed_batch, sample_shapes
 from nm2trt.backends.ort import open_onnx
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.calibration.stream import SampleHash, SampleStream, fitted
 from nm2trt.errors import DataError
-
-Array = npt.NDArray[Any]
 
 _CHUNKS, _MOST_SAMPLES = 8, 32
 

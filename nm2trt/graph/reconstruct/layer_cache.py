@@ -13,20 +13,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 import nm2trt
+from nm2trt.arrays import Arrays
 from nm2trt.backends.ort import OrtBackend
 from nm2trt.calibration.array_files import read_archive
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import DataError, OutputError
 from nm2trt.files import check_input, os_reason, sha256_file, write_atomic
 from nm2trt.graph.reconstruct.report import RebuiltLayer, ReconstructOptions
-
-Array = npt.NDArray[Any]
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -41,7 +38,7 @@ class SolvedLayer:
     """
 
     row: RebuiltLayer
-    weights: Mapping[str, Array]
+    weights: Arrays
 
 
 class LayerCache:

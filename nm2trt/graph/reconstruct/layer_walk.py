@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.errors import SparsityError
 from nm2trt.graph.reconstruct.activation_grid import IntegerGrid, rounded_feeds
 from nm2trt.graph.reconstruct.chunks import Chunks
@@ -24,7 +24,6 @@ from nm2trt.graph.reconstruct.streams import Segments, Stream
 from nm2trt.nm.layer_solver import LayerFit, fit_layer
 from nm2trt.nm.mask import check
 
-Array = npt.NDArray[Any]
 # What is shown while the walk goes on: part done (0..1) and words.
 Show = Callable[[float, str], None]
 
@@ -76,7 +75,7 @@ class LayerWalk:
             self._pruned_segments = Segments(self.network, keep, grid)
         self._start = time.monotonic()
 
-    def _stream(self, name: str, feeds: Iterable[Mapping[str, Array]]) -> Stream:
+    def _stream(self, name: str, feeds: Iterable[Arrays]) -> Stream:
         folder = self.folder / name
         folder.mkdir()
         return Stream(folder, feeds)

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.graph.reconstruct.network import Network, Reader
 from nm2trt.graph.reconstruct.rows import Window
-
-Array = npt.NDArray[Any]
 
 # Operators whose weights are rebuilt.
 REBUILT = ("Conv", "Gemm", "MatMul")

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.graph.analysis.scopes import main_scope, visible, walk
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.tensors import element_type, read_tensor
 
-Array = npt.NDArray[Any]
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from nm2trt.arrays import Array
 
 
 @dataclass(frozen=True, slots=True)

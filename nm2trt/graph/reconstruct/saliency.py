@@ -9,11 +9,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.calibration.stream import SampleStream
 from nm2trt.errors import SparsityError
 from nm2trt.graph.reconstruct.chunks import read_chunks
@@ -25,8 +24,6 @@ from nm2trt.graph.reconstruct.streams import Segments, Stream
 from nm2trt.graph.storage.model import load
 from nm2trt.nm.layer_moments import centre, input_scale
 from nm2trt.progress import bar
-
-Array = npt.NDArray[Any]
 
 # A text has a row per token, a picture thousands.
 _MOST_SAMPLES, _MOST_TEXTS = 128, 512

@@ -10,11 +10,10 @@ import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.errors import ModelError, SparsityError
 from nm2trt.graph.execute.output_verdict import VerdictSum
 from nm2trt.graph.reconstruct.chunks import Chunks
@@ -24,8 +23,6 @@ from nm2trt.graph.reconstruct.report import ReconstructOptions
 from nm2trt.graph.reconstruct.statistics import gather_moments, held_out, positions
 from nm2trt.graph.reconstruct.streams import Segments, Stream
 from nm2trt.nm.layer_solver import SolverOptions, fit_layer
-
-Array = npt.NDArray[Any]
 
 _FITTED, _JUDGED, _ROWS = 96, 64, 8_192
 _ITERATIONS = 40
@@ -134,7 +131,7 @@ class _Trial:
             new[layer.bias] = changed.astype(self.network.dtype(layer.bias))
         return layer, new
 
-    def _divergence(self, pruned: tuple[Layer, Mapping[str, Array]]) -> float | None:
+    def _divergence(self, pruned: tuple[Layer, Arrays]) -> float | None:
         layer, weights = pruned
         session = self.segments.open(layer.index, self.end, weights, self.judged.specs())
         if session is None:

@@ -10,18 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.errors import SparsityError
 from nm2trt.graph.reconstruct.layers import Layer
 from nm2trt.graph.reconstruct.rows import conv_rows, matrix_rows, output_rows
 from nm2trt.graph.reconstruct.streams import Stream
 from nm2trt.nm.layer_moments import Moments, sums_of
-
-Array = npt.NDArray[Any]
 
 # Rows per layer, or this many per weight of an output if that is more.
 _ROWS, _ROWS_PER_INPUT = 16_384, 24

@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.ort import OrtSession, open_onnx
 from nm2trt.errors import ModelError, OutputError
 from nm2trt.graph.reconstruct.activation_grid import IntegerGrid, with_pairs
 from nm2trt.graph.reconstruct.network import Network
 
-Array = npt.NDArray[Any]
 Spec = tuple[np.dtype[Any], int]
 
 _IN_MEMORY_BYTES = 1 << 16
@@ -57,9 +56,7 @@ class Segments:
         """Tell whether a value is read by node `cut` or a later one, or is kept to the end."""
         return value in self._ends or self._last_read.get(value, -1) >= cut
 
-    def open(
-        self, start: int, end: int, weights: Mapping[str, Array], at: Mapping[str, Spec]
-    ) -> OrtSession | None:
+    def open(self, start: int, end: int, weights: Arrays, at: Mapping[str, Spec]) -> OrtSession | None:
         """Return a session of the dynamic nodes `start` .. `end - 1`; None if none of them is needed.
 
         Args:
@@ -101,7 +98,7 @@ class Segments:
         model.ir_version = source.ir_version
         return open_onnx(model.SerializeToString(), weights_folder=network.model.root, flush_denormals=True)
 
-    def _initializers(self, names: set[str], weights: Mapping[str, Array]) -> list[TensorProto]:
+    def _initializers(self, names: set[str], weights: Arrays) -> list[TensorProto]:
         stored = self.network.model.proto.graph.initializer
         kept = [tensor for tensor in stored if tensor.name in names and tensor.name not in weights]
         return kept + [numpy_helper.from_array(weights[name], name) for name in sorted(names & set(weights))]
@@ -120,7 +117,7 @@ class Stream:
         chunks: The model's inputs by chunk.
     """
 
-    def __init__(self, folder: Path, chunks: Iterable[Mapping[str, Array]]) -> None:
+    def __init__(self, folder: Path, chunks: Iterable[Arrays]) -> None:
         self._folder = folder
         self._count = 0
         self._chunks: list[dict[str, Array | _OnDisk]] = [
@@ -151,9 +148,7 @@ class Stream:
         """Return dtype and rank of all values."""
         return {name: (value.dtype, len(value.shape)) for name, value in self._chunks[0].items()}
 
-    def advance(
-        self, segments: Segments, cut: int, weights: Mapping[str, Array], step: Callable[[], None]
-    ) -> None:
+    def advance(self, segments: Segments, cut: int, weights: Arrays, step: Callable[[], None]) -> None:
         """Run every node in front of `cut` that has not run, and drop what is read no more.
 
         Args:

@@ -10,11 +10,11 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.errors import ModelError
 from nm2trt.files import atomic_path
 from nm2trt.graph.storage.light_onnx import TensorProto
@@ -115,7 +115,7 @@ def _copy(source: tuple[Path, int], length: int, output: int) -> None:
             done += moved
 
 
-def pack(elements: npt.NDArray[Any], kind: ElementType) -> bytes:
+def pack(elements: Array, kind: ElementType) -> bytes:
     """Return elements as ONNX stores them raw: little-endian, 4-bit types two to a byte, low half first."""
     flat = np.ascontiguousarray(elements).reshape(-1)
     if kind.bits != 4:

@@ -18,12 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.errors import InputError, ModelError
 from nm2trt.files import within
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.nm.mask import scratch
-
-Array = npt.NDArray[Any]
 
 _CHUNK_BYTES = 1 << 20
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.graph.analysis.constant_values import (
     constant_value,
     direct_initializer,
@@ -25,8 +24,6 @@ from nm2trt.nm.axes import OnnxWeight
 from nm2trt.nm.lineage import MaskBits
 from nm2trt.nm.mask import GroupChecker
 from nm2trt.nm.pattern import NMPattern
-
-Array = npt.NDArray[Any]
 
 _CHUNK_ELEMENTS = 1 << 18
 

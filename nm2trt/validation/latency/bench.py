@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Arrays
 from nm2trt.backends.batch_axes import batch_size, has_free_batch
 from nm2trt.backends.protocol import DeviceTimed, Session
 from nm2trt.errors import InputError, Nm2trtError, restated
@@ -17,7 +16,6 @@ from nm2trt.progress import bar
 from nm2trt.validation.latency.benchmark import Benchmark, Ratio, Timing
 from nm2trt.validation.latency.machine_state import machine_conditions, machine_state
 
-Arrays = Mapping[str, npt.NDArray[Any]]
 MakeFeeds = Callable[[Session, int], Arrays]
 _MOST_WARM_UP = 10
 _ORDER = "interleaved, in one process"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.errors import DataError
 from nm2trt.validation.metrics.scoring import (
     EachSample,
@@ -17,7 +15,6 @@ from nm2trt.validation.metrics.scoring import (
     require_truth,
 )
 
-Array = npt.NDArray[Any]
 _SCORES = "one output of class scores, shape (n, classes),"
 
 

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.errors import BackendMissingError, DataError, InputError
 from nm2trt.extras import install
 from nm2trt.files import check_input
 from nm2trt.validation.metrics.scoring import (
-    Arrays,
     Judged,
     Picked,
     Request,
@@ -26,7 +25,6 @@ from nm2trt.validation.metrics.scoring import (
     require_truth,
 )
 
-Array = npt.NDArray[Any]
 Json = dict[str, Any]
 _MOST_DETECTIONS = 100
 
@@ -149,7 +147,7 @@ class Detections:
         kept = {"images": len(self._images), "found": self._found, "true": self._true}
         return {"records": np.array(json.dumps(kept))}
 
-    def extend(self, state: Mapping[str, Array]) -> None:
+    def extend(self, state: Arrays) -> None:
         """See `Scorer.extend`."""
         kept, first = json.loads(str(state["records"])), len(self._images)
         count = int(kept["images"])

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.errors import DataError
 from nm2trt.validation.metrics.scoring import (
     EachSample,
@@ -19,7 +17,6 @@ from nm2trt.validation.metrics.scoring import (
     require_truth,
 )
 
-Array = npt.NDArray[Any]
 _EMBEDDING = "one output of embeddings, shape (n, size),"
 _QUERIES = 256
 
@@ -88,7 +85,7 @@ class Retrieval:
         """See `Scorer.state`."""
         return {"embeddings": np.concatenate(self._embeddings), "labels": np.concatenate(self._labels)}
 
-    def extend(self, state: Mapping[str, Array]) -> None:
+    def extend(self, state: Arrays) -> None:
         """See `Scorer.extend`."""
         rows, labels = state["embeddings"], state["labels"]
         if rows.dtype != np.float32 or rows.ndim != 2 or labels.shape != rows.shape[:1]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.compare import is_floating
 from nm2trt.errors import DataError, DifferenceError, InputError
 
-Array = npt.NDArray[Any]
-Arrays = Mapping[str, Array]
 Floats = npt.NDArray[np.float64]
 Picked = npt.NDArray[np.intp]
 
@@ -97,7 +96,7 @@ class Scorer(Protocol):
     def state(self) -> dict[str, Array]:
         """Return all that was kept, as plain arrays."""
 
-    def extend(self, state: Mapping[str, Array]) -> None:
+    def extend(self, state: Arrays) -> None:
         """Take in the state of a scorer that scored the samples that follow.
 
         Raises:
@@ -160,7 +159,7 @@ class EachSample:
         kept = {"values": self._values, "weights": self._weights}
         return {name: np.concatenate(parts) for name, parts in kept.items() if parts}
 
-    def extend(self, state: Mapping[str, Array]) -> None:
+    def extend(self, state: Arrays) -> None:
         """See `Scorer.extend`."""
         values, weights = state["values"], state.get("weights")
         for array in (values, values if weights is None else weights):

@@ -6,19 +6,16 @@ import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array
 from nm2trt.errors import DataError, InputError, Nm2trtError
 from nm2trt.validation.metrics.classification import make_agreement, make_top_k
 from nm2trt.validation.metrics.detection import make_mean_average_precision
 from nm2trt.validation.metrics.embeddings import make_cosine, make_retrieval
 from nm2trt.validation.metrics.scoring import EachSample, Judged, Request, Scorer
 from nm2trt.validation.metrics.text import make_character_errors, make_exact_match
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.errors import BackendMissingError, DataError, InputError
 from nm2trt.extras import install
 from nm2trt.files import check_input
 from nm2trt.validation.metrics.scoring import (
-    Arrays,
     EachSample,
     Judged,
     Request,
@@ -23,7 +21,6 @@ from nm2trt.validation.metrics.scoring import (
     require_truth,
 )
 
-Array = npt.NDArray[Any]
 _TEXT = "one output of character scores, shape (n, time, classes), or of class indices, shape (n, time),"
 # Where labels are class indices, each index stands for one character, beyond those that have cases.
 _FIRST_STAND_IN = 0x10000

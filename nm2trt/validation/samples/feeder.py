@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.batch_axes import (
     as_feed,
     batch_name,
@@ -22,8 +21,6 @@ from nm2trt.compare import is_floating
 from nm2trt.errors import DataError
 from nm2trt.validation.samples.samples import Samples
 
-Array = npt.NDArray[Any]
-Arrays = Mapping[str, Array]
 _FREE_BATCH = 64
 _MOST_COMMON = 4096
 

@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.errors import BackendMissingError, DataError
 from nm2trt.extras import install
 from nm2trt.files import check_input
-
-Array = npt.NDArray[Any]
 
 
 def load_inputs(path: str | os.PathLike[str]) -> dict[str, Array]:
@@ -83,7 +81,7 @@ def _kinds(value: Any) -> set[str]:
     return set().union(*map(_kinds, value)) if isinstance(value, list) else set()
 
 
-def _joined(iterations: Sequence[Mapping[str, Array]], path: str | os.PathLike[str]) -> dict[str, Array]:
+def _joined(iterations: Sequence[Arrays], path: str | os.PathLike[str]) -> dict[str, Array]:
     if not iterations or not iterations[0]:
         raise DataError(f"{Path(path)} holds no sample")
     first = iterations[0]

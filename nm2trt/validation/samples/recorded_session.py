@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.errors import DataError
 from nm2trt.validation.samples.samples import Samples
-
-Array = npt.NDArray[Any]
 
 
 class RecordedSession:
@@ -27,7 +23,7 @@ class RecordedSession:
         DataError: There are not as many of them as samples.
     """
 
-    def __init__(self, outputs: Mapping[str, Array], samples: Samples) -> None:
+    def __init__(self, outputs: Arrays, samples: Samples) -> None:
         for name, array in outputs.items():
             if array.ndim == 0 or len(array) != len(samples):
                 raise DataError(
@@ -40,7 +36,7 @@ class RecordedSession:
             TensorSpec(name, array.dtype.name, ("n", *array.shape[1:])) for name, array in outputs.items()
         )
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, feeds: Arrays) -> dict[str, Array]:
         """Return the next recorded outputs, as many as there are samples in the feeds.
 
         Raises:

@@ -11,13 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from nm2trt.arrays import Arrays
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.errors import DataError
-
-Array = npt.NDArray[Any]
-Arrays = Mapping[str, Array]
 
 
 @dataclass(frozen=True, slots=True)
