@@ -9,7 +9,7 @@ import shutil
 import stat
 from pathlib import Path
 
-from nm2trt.output_lock import undisturbed
+from nm2trt.locks import undisturbed
 
 _COPY_BYTES = 1 << 20
 

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from nm2trt.errors import InputError, OutputError
 from nm2trt.file_replacement import put_in_place
-from nm2trt.output_lock import OutputLock, output_lock, undisturbed
+from nm2trt.locks import OutputLock, output_lock, undisturbed
 
 _CHUNK_BYTES = 1 << 20
 _MOST_READ_BYTES = 1 << 28

@@ -30,7 +30,7 @@ from nm2trt.files import (
     sha256_file,
     write_atomic,
 )
-from nm2trt.output_lock import output_lock
+from nm2trt.locks import output_lock
 
 SCHEMA = 1
 

@@ -18,7 +18,7 @@ from nm2trt.files import (
     write_atomic,
     writer_mark,
 )
-from nm2trt.output_lock import output_lock
+from nm2trt.locks import output_lock
 
 
 def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path):

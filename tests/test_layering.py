@@ -9,9 +9,10 @@ PACKAGE = ROOT / "nm2trt"
 
 # Each unit may import those on a lower level; units of one level may not import one another.
 LEVELS = [
-    {"terminal_text", "installed", "output_lock", "json_value", "arrays"},
+    {"terminal_text", "installed", "json_value", "arrays"},
     {"errors", "tables"},
-    {"file_replacement", "extras", "folder_lock"},
+    {"locks"},
+    {"file_replacement", "extras"},
     {"files", "named_code", "bounds", "compare", "measure", "progress", "nm", "options"},
     {"manifest", "run_watch", "answer_limits"},
     {"backends"},

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from nm2trt.backends._trt_words import first_error
 from nm2trt.errors import InputError, OutputError
 from nm2trt.files import read_regular, write_atomic
-from nm2trt.folder_lock import one_writer
+from nm2trt.locks import one_writer
 
 if TYPE_CHECKING:
     # TensorRT's own types; they fit TensorRT for RTX too.

@@ -12,7 +12,7 @@ import onnx
 import onnx_ir
 
 from nm2trt.file_replacement import copy_rights
-from nm2trt.output_lock import OutputLock
+from nm2trt.locks import OutputLock
 
 # Protobuf cannot hold 2 GiB; the graph itself needs some of it.
 _EMBEDDED_LIMIT_BYTES = (1 << 31) - (1 << 25)

@@ -31,8 +31,8 @@ from nm2trt.exporter.saving import list_replaced_data, saved
 from nm2trt.extras import install
 from nm2trt.files import atomic_path, check_output, real_output
 from nm2trt.json_value import named
+from nm2trt.locks import output_lock
 from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan
-from nm2trt.output_lock import output_lock
 from nm2trt.tables import Result
 
 OLDEST_OPSET = 17

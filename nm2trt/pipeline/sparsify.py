@@ -136,7 +136,7 @@ def sparsify_file(
         DifferenceError: ONNX Runtime's outputs differ from PyTorch's beyond the tolerance.
     """
     from nm2trt.files import real_output
-    from nm2trt.output_lock import output_lock
+    from nm2trt.locks import output_lock
     from nm2trt.sparsity.recipe_file import load_job
 
     job = load_job(recipe, output=output, data_root=data_root, allow_functions=allow_functions)

@@ -17,7 +17,7 @@ from pathlib import Path
 from nm2trt.calibration.yaml_file import nearest
 from nm2trt.errors import InputError, Nm2trtError
 from nm2trt.files import within
-from nm2trt.folder_lock import one_writer
+from nm2trt.locks import one_writer
 from nm2trt.named_code import refuse_code
 from nm2trt.recipe.actions import ACTIONS
 from nm2trt.recipe.actions.job import Job, Outcome

@@ -21,8 +21,8 @@ from typing import Any
 from nm2trt.arrays import Arrays
 from nm2trt.errors import InputError
 from nm2trt.files import os_reason, read_regular, sync_folder, write_atomic
-from nm2trt.folder_lock import one_writer
 from nm2trt.json_value import named
+from nm2trt.locks import one_writer
 from nm2trt.serving.artefact import Artefact
 from nm2trt.serving.history import CONFIG, RECORD, history, model_names, numbers, read_record
 from nm2trt.serving.model_config import choose_backend, from_text, serve_only, to_text

@@ -98,7 +98,7 @@ def test_pairs_fail_without_the_lock(tmp_path):
     (tmp_path / "out").mkdir()
     for number, name in enumerate(("one", "two")):
         network(tmp_path / f"{name}-external.onnx", number, external=True)
-    unlocked = Forks(tmp_path, "import nm2trt.output_lock as lock; lock.OutputLock.take = lambda self: None")
+    unlocked = Forks(tmp_path, "import nm2trt.locks as lock; lock.OutputLock.take = lambda self: None")
     unlocked.folder, unlocked.out = tmp_path, tmp_path / "out"
     try:
         with pytest.raises((AssertionError, ValueError, OSError, onnx.checker.ValidationError)):

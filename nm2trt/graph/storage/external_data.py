@@ -19,7 +19,7 @@ from nm2trt.errors import ModelError
 from nm2trt.files import atomic_path
 from nm2trt.graph.storage.light_onnx import TensorProto
 from nm2trt.graph.storage.tensors import ElementType, element_type, external_location, iter_elements
-from nm2trt.output_lock import OutputLock
+from nm2trt.locks import OutputLock
 
 Chunks: TypeAlias = "Callable[[], Iterator[bytes | memoryview]]"
 

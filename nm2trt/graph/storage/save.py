@@ -34,7 +34,7 @@ from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model, load
 from nm2trt.graph.storage.protobuf_stream import pieces
 from nm2trt.graph.storage.tensors import DTYPE_NAMES, element_type, external_location
-from nm2trt.output_lock import output_lock
+from nm2trt.locks import output_lock
 
 # A protobuf message ends at 2 GiB; some room is left for everything except tensors.
 _MOST_INLINE_BYTES = (1 << 31) - (64 << 20)

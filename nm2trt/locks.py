@@ -1,7 +1,8 @@
-"""One lock for each output file, and the list of what its writer has not finished.
+"""Locks of outputs: one for each file, with the list of what its writer has not finished; one for a folder.
 
-The lock is on `.NAME.lock` beside the output; a writer that ends removes that file. A writer that is killed
-leaves it with the names of the files that it was making, so that the next writer can remove them.
+The lock of a file is on `.NAME.lock` beside the output; a writer that ends removes that file. A writer that
+is killed leaves it with the names of the files that it was making, so that the next writer can remove them.
+The lock of a folder leaves no file and dies with the process.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from nm2trt.errors import InputError
 
 _MOST_LIST_BYTES = 1 << 20
 _held = threading.local()
@@ -112,6 +115,36 @@ def output_lock(target: Path) -> Iterator[OutputLock]:
         with undisturbed():
             mine.pop(target, None)
             lock.release()
+
+
+@contextlib.contextmanager
+def one_writer(folder: Path, *, busy: str = "") -> Iterator[None]:
+    """Let one process at a time work in a folder.
+
+    Args:
+        folder: The folder.
+        busy: What the error says if another process works there; "" waits for it.
+
+    Raises:
+        InputError: Another process works there, and `busy` is given.
+    """
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError as error:
+            raise InputError(busy) from error
+        except OSError:
+            pass  # a network file system may know no locks
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
