@@ -56,13 +56,10 @@ class Nm2trtError(Exception):
     partial: Any = None
 
     def __str__(self) -> str:
-        """Return the message; a traceback shows it too, so nothing of a file that it quotes stays raw."""
-        message = super().__str__()
-        if message.isprintable():
-            return message
+        """Return the message; a traceback shows it too: nothing that it quotes is raw or endless."""
         from nm2trt.terminal_text import printable
 
-        return printable(message, keep="\n")
+        return printable(super().__str__(), keep="\n")
 
 
 class InputError(Nm2trtError, ValueError):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 
+_LONGEST_WORD = 500  # paths and tensors' names of real models are shorter
+_LONGEST_TEXT = 10_000
+_LONG_WORD = re.compile(rf"\S{{{_LONGEST_WORD + 1},}}")
 _WORD = re.compile(r"\s*\S+")
 # A word of a shell or an option with its value, and the blanks before it; quoted blanks do not end a word.
 _SHELL_PART = r"""(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s'"\\])+"""
@@ -24,16 +27,29 @@ def padded(words: str, width: int, *, right: bool = False) -> str:
     return blanks + words if right else words + blanks
 
 
-def printable(text: str, keep: str = "") -> str:
-    """Return text whose escapes, bidi marks and zero-width characters are spelt out by their code.
+def printable(text: str, keep: str = "", *, whole: bool = False) -> str:
+    """Return text as it may be shown: escapes, bidi marks and zero-width characters spelt out by their code.
 
     Args:
-        text: Words, a name, or a whole page.
+        text: Words, a name, or a whole page. A word that fills more than a few lines, or a text that fills
+            more than a few screens, comes from a file that was made to do so: its middle is left out.
         keep: Characters that stay although they are not printable, e.g. line feeds of a page.
+        whole: Leave nothing out, e.g. of a page, or of a command to copy.
     """
-    if text.isprintable():
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
+    if whole or len(text) <= _LONGEST_WORD:
         return text
-    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
+    text = _LONG_WORD.sub(lambda word: _cut(word[0], _LONGEST_WORD), text)
+    return _cut(text, _LONGEST_TEXT)
+
+
+def _cut(text: str, most: int) -> str:
+    """Leave out the middle of a text of over `most` characters."""
+    if len(text) <= most:
+        return text
+    start, end = most // 2, most // 4
+    return f"{text[:start]} ... {len(text) - start - end:,} characters ... {text[-end:]}"
 
 
 def shorten(name: str, width: int) -> str:

@@ -22,6 +22,8 @@ from nm2trt.calibration.array_files import read_archive, require_affordable, ski
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import DataError
 
+_CHUNK_BYTES = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class NpzArray:
@@ -124,10 +126,13 @@ class _Column:
         if self._whole is not None:
             return self._whole[start : start + count]
         header = self._header
-        wanted = header.held_bytes(count)
-        data = self._stream.read(wanted)
-        if len(data) != wanted:
-            raise EOFError
+        data = np.empty(header.held_bytes(count), np.uint8)
+        # A large `read` holds what it has twice while it grows.
+        for at in range(0, len(data), _CHUNK_BYTES):
+            piece = self._stream.read(min(_CHUNK_BYTES, len(data) - at))
+            if at + len(piece) < min(at + _CHUNK_BYTES, len(data)):
+                raise EOFError
+            data[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
         array = np.frombuffer(data, dtype=header.dtype).reshape(count, *header.shape[1:])
         return array.astype(header.dtype.newbyteorder("="), copy=False)
 

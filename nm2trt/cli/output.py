@@ -191,7 +191,7 @@ def print_error(message: str) -> None:
     if _verbosity >= 2:
         import traceback
 
-        print(printable(traceback.format_exc(), keep="\n"), end="", file=sys.stderr)
+        print(printable(traceback.format_exc(), keep="\n", whole=True), end="", file=sys.stderr)
     with contextlib.suppress(OSError):
         # A message may quote a file: no escape or bidi character of it reaches the terminal.
         tell(f"nm2trt: {' '.join(message.split())}")
@@ -211,7 +211,7 @@ def say(sentence: str = "", mark: Mark = "", *, indent: str = "") -> None:
 
 def say_whole(sentence: str) -> None:
     """Print a sentence that holds a command to copy: it is never wrapped."""
-    _write([(printable(sentence), "")])
+    _write([(printable(sentence, whole=True), "")])
 
 
 def print_same(line: str) -> None:
@@ -238,7 +238,7 @@ def print_verdict(verdict: str, command: str = "", mark: Mark = "") -> None:
 
 def _print_command(label: str, command: str) -> None:
     """Print a command that can be copied as it stands: on a terminal its lines end with a backslash."""
-    lines = shell_lines(f"{label}{printable(command)}", _width(), " " * len(label))
+    lines = shell_lines(f"{label}{printable(command, whole=True)}", _width(), " " * len(label))
     _write((line, "") for line in lines)
 
 

@@ -89,7 +89,7 @@ def _render(suffix: str, data: ReportData | Beside, *, autoescape: bool, **value
     environment.globals.update(found)
     page = environment.get_template(f"{name}.{suffix}").render(data=data, **values)
     # Names reach the page through the templates, the charts and the sentences: all are escaped here at once.
-    return printable(page, keep="\n\t")
+    return printable(page, keep="\n\t", whole=True)
 
 
 def _of_one(data: ReportData) -> dict[str, Any]:

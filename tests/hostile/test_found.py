@@ -221,3 +221,29 @@ def test_an_equation_with_more_labels_than_the_weight_has_dimensions(tmp_path, c
     assert main(["verify", str(tmp_path / "m.onnx"), "--json"]) == 3
     (row,) = json.loads(capsys.readouterr().out)["weights"]
     assert row["pattern"] == "untraceable"
+
+
+@pytest.mark.parametrize(
+    ("dims", "values", "indices"),
+    [
+        ([16, 16], np.ones((4, 1), "f4"), np.arange(4)),
+        ([16, 16], np.ones((), "f4"), np.zeros(1, "i8")),
+        ([], np.ones(1, "f4"), np.zeros((1, 0), "i8")),
+        ([16, 16], np.ones(4, "f4"), np.zeros((4, 2, 1), "i8")),
+        ([16, 16], np.ones(1, "f4"), np.array(3)),
+        ([16, 16], np.ones(4, "f4"), np.zeros((4, 3), "i8")),
+    ],
+)
+@pytest.mark.parametrize("inside", [False, True], ids=["initializer", "attribute"])
+def test_sparse_tensors_of_strange_shapes(refused, dims, values, indices, inside):
+    sparse = helper.make_sparse_tensor(
+        numpy_helper.from_array(values, "" if inside else "w"), numpy_helper.from_array(indices), dims
+    )
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    if inside:
+        nodes.insert(0, helper.make_node("Constant", [], ["w"], sparse_value=sparse))
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 16]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", infos[:1], infos[1:], sparse_initializer=[] if inside else [sparse])
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), refused.folder / "m.onnx")
+    refused("verify m.onnx", "sparse tensor")

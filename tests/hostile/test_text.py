@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import nm2trt
 from nm2trt.cli import COMMANDS, main
 from nm2trt.errors import ModelError
 from nm2trt.tables import Column, Row, Table, html, text
+from nm2trt.terminal_text import printable
 from tests.cli.terminal import on_terminal
 from tests.hostile import files, forms, fuzz, marks
 from tests.hostile.marks import MARK, raw
@@ -204,3 +206,44 @@ def test_results_and_errors_in_python():
     for shown in (text(table), html(table), str(ModelError(f"{MARK}\nnext")), repr(str(ModelError(MARK)))):
         assert not raw(shown)
         assert "\\x1b" in shown
+
+
+class TestLongTexts:
+    """A name, a version or a message of a file does not fill the terminal."""
+
+    LONG = "9" * 6000
+
+    def test_the_middle_of_a_long_word_is_left_out(self):
+        shown = printable(f"version {self.LONG}1.1 of the log")
+        assert shown.startswith("version 999")
+        assert shown.endswith("91.1 of the log")
+        assert " characters ... " in shown
+        assert len(shown) < 600
+        assert printable(shown) == shown
+        assert printable(self.LONG, whole=True) == self.LONG
+
+    def test_a_text_of_many_words_is_cut_and_real_ones_are_whole(self):
+        assert len(printable("word " * 10_000)) < 10_000
+        for real in ("layer.0.conv " * 500, "x" * 500, "a/" * 250):
+            assert printable(real) == real
+
+    def test_a_version_in_a_build_log(self, said):
+        log = f"TensorRT version: {self.LONG}.1\n(Sparsity) Chose 1 layer(s) using sparse tactics: a\n"
+        (said.folder / "build.log").write_text(log)
+        assert said.run("explain m.onnx --log build.log".split()) == 0
+        assert "9999 ... " in said.seen
+        assert max(map(len, said.seen.splitlines())) < 1000
+
+    @pytest.mark.parametrize("command", [*fuzz.MODEL_COMMANDS, "prove {model} --target sm86"])
+    def test_names_of_a_model(self, said, command):
+        proto, _ = forms.sound(random.Random(1), "conv")
+        for node in proto.graph.node:
+            node.name += self.LONG
+            node.input[:] = [name and name + self.LONG for name in node.input]
+            node.output[:] = [name + self.LONG for name in node.output]
+        for value in (*proto.graph.initializer, *proto.graph.input, *proto.graph.output):
+            value.name += self.LONG
+        onnx.save(proto, said.folder / "long.onnx")
+        np.savez(said.folder / "x.npz", **{f"x{self.LONG}": np.ones((8, 16), "f4")})
+        said.run(command.replace(" --json", "").format(model="long.onnx", out="out").split())
+        assert max(map(len, said.seen.splitlines()), default=0) < 3000

@@ -242,9 +242,11 @@ def _evaluate(scope: Scope, value: str, source: Source | None) -> _Tracked:
 def _dense(sparse: onnx.SparseTensorProto, scope: Scope) -> Array:
     shape = tuple(int(size) for size in sparse.dims)
     name = sparse.values.name
-    if any(size < 0 for size in shape) or math.prod(shape) > MOST_ELEMENTS:
+    if not shape or any(size < 0 for size in shape) or math.prod(shape) > MOST_ELEMENTS:
         raise ModelError(f"sparse tensor {name!r} has an impossible shape {list(shape)}")
     values = read_tensor(sparse.values, scope.model.root)
+    if values.ndim != 1:
+        raise ModelError(f"sparse tensor {name!r} has values of shape {values.shape}; the model is damaged")
     indices = read_tensor(sparse.indices, scope.model.root).astype(np.int64)
     if indices.ndim == 2:
         if indices.shape != (values.size, len(shape)):

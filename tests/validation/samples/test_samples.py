@@ -61,6 +61,19 @@ def test_memory_does_not_grow_with_the_samples(tmp_path):
     assert peaks[1] < 1.2 * peaks[0] < 4000 * 4000 / 4
 
 
+def test_one_large_sample_is_held_once(tmp_path):
+    np.savez_compressed(tmp_path / "x.npz", x=np.ones((1, 1 << 23), "f4"))
+    samples = NpzSamples(tmp_path / "x.npz")
+    tracemalloc.start()
+    try:
+        (batch,) = samples.batches(1)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert batch.inputs["x"].all()
+    assert peak < 1.5 * batch.inputs["x"].nbytes
+
+
 @pytest.mark.parametrize(
     ("arrays", "match"),
     [
