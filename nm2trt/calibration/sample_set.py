@@ -77,19 +77,18 @@ class SampleSet:
             yield {name: array[start : start + self.batch] for name, array in self.arrays.items()}
 
     def summary(self) -> list[dict[str, Any]]:
-        """Return name, shape, dtype, smallest, largest, mean and standard deviation of each input."""
-        return [
-            {
-                "input": name,
-                "shape": list(array.shape),
-                "dtype": str(array.dtype),
-                "min": float(array.min()),
-                "max": float(array.max()),
-                "mean": float(array.mean(dtype=np.float64)),
-                "std": float(array.std(dtype=np.float64)),
-            }
-            for name, array in self.arrays.items()
-        ]
+        """Return name, shape, dtype, smallest, largest, mean and standard deviation of each input.
+
+        An input without elements, such as a state of length 0, has zeros.
+        """
+        rows = []
+        for name, array in self.arrays.items():
+            row: dict[str, Any] = {"input": name, "shape": list(array.shape), "dtype": str(array.dtype)}
+            values = array if array.size else np.zeros(1)
+            row |= {"min": float(values.min()), "max": float(values.max())}
+            row |= {"mean": float(values.mean(dtype=np.float64)), "std": float(values.std(dtype=np.float64))}
+            rows.append(row)
+        return rows
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the values."""
@@ -146,6 +145,8 @@ def write_contact_sheet(samples: SampleSet, path: str | Path) -> str:
 
 def _as_images(array: Array) -> Array | None:
     """Return (n, h, w, c) of floats, or None."""
+    if not array.size:
+        return None
     if array.ndim == 3 and min(array.shape[1:]) > 1:
         return array[..., None].astype(np.float64)
     if array.ndim == 4 and array.shape[1] in (1, 3):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nm2trt.errors import InputError
+from nm2trt.errors import InputError, ModelError
 from nm2trt.files import check_input
 from nm2trt.installed import installed_version
 
@@ -59,7 +59,21 @@ def open_session(artefact: str | os.PathLike[str], *, threads: int = 0) -> Sessi
         return open_program(path)
     from nm2trt.backends.ort import open_onnx
 
+    _check_functions(path)
     return open_onnx(path, threads=threads)
+
+
+def _check_functions(path: Path) -> None:
+    """Refuse local functions that unfold without end: ONNX Runtime would take minutes to unfold them."""
+    from nm2trt.graph.analysis.scopes import check_unfolding
+    from nm2trt.graph.storage.model import load
+
+    try:
+        model = load(path, leave_weights=True)
+    except ModelError:
+        return  # ONNX Runtime says what it cannot load
+    if model.proto.functions:
+        check_unfolding(model)
 
 
 def backend_of(artefact: str | os.PathLike[str]) -> str:

@@ -247,3 +247,39 @@ def test_sparse_tensors_of_strange_shapes(refused, dims, values, indices, inside
     opset = [helper.make_opsetid("", 18)]
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), refused.folder / "m.onnx")
     refused("verify m.onnx", "sparse tensor")
+
+
+@pytest.mark.parametrize("shape", [(4, 0), (4, 1, 0, 5), (4, 3, 0, 0), (4, 0, 6)])
+def test_calibration_samples_without_elements(refused, shape, capfd):
+    np.save(refused.folder / "x.npy", np.zeros(shape, "f4"))
+    (refused.folder / "c.yaml").write_text("source: {kind: npz, path: x.npy}\ncount: 4\ninput: x\n")
+    assert main(["calib", "check", "c.yaml", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["inputs"][0]["max"] == 0
+    refused("calib check c.yaml --sheet s.png", "sheet cannot be drawn")
+    refused("quantize m.onnx --calib c.yaml -o o.onnx", "shape")
+
+
+@pytest.mark.parametrize("words", ["infer", "bench", "validate --against other.onnx --data x.npz"])
+def test_functions_that_unfold_to_a_million_nodes_are_not_given_to_onnx_runtime(refused, words):
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("l", 1)]
+    bodies = [[helper.make_node("Identity", ["p"], ["r"])]]
+    for level in range(1, 20):
+        inner = f"F{level - 1}"
+        bodies.append(
+            [
+                helper.make_node(inner, ["p"], ["q"], domain="l"),
+                helper.make_node(inner, ["q"], ["r"], domain="l"),
+            ]
+        )
+    functions = [
+        helper.make_function("l", f"F{level}", ["p"], ["r"], body, opsets)
+        for level, body in enumerate(bodies)
+    ]
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 16]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("F19", ["x"], ["y"], domain="l")], "g", infos[:1], infos[1:])
+    network(refused.folder, [helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": np.ones((16, 16), "f4")})
+    (refused.folder / "m.onnx").rename(refused.folder / "other.onnx")
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9, functions=functions)
+    onnx.save(model, refused.folder / "m.onnx")
+    command, *rest = words.split()
+    refused(" ".join([command, "m.onnx", *rest]), "unfold to")

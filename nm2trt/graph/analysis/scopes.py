@@ -153,8 +153,8 @@ def main_scope(model: Model) -> Scope:
 
 
 def _walk(model: Model) -> Iterator[tuple[Scope, onnx.NodeProto]]:
-    functions = {(f.domain, f.name, getattr(f, "overload", "")): f for f in model.proto.functions}
-    _check_unfolding(model, functions)
+    check_unfolding(model)
+    functions = _functions(model)
     main = main_scope(model)
     stack: list[tuple[Scope, Iterator[onnx.NodeProto]]] = [(main, iter(main.nodes))]
     while stack:
@@ -220,8 +220,17 @@ def _bodies(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
             yield attribute.name, graph
 
 
-def _check_unfolding(model: Model, functions: dict[_Call, onnx.FunctionProto]) -> None:
-    """Refuse functions that call themselves, or that unfold to more nodes than any real model has."""
+def _functions(model: Model) -> dict[_Call, onnx.FunctionProto]:
+    return {(f.domain, f.name, getattr(f, "overload", "")): f for f in model.proto.functions}
+
+
+def check_unfolding(model: Model) -> None:
+    """Raise if functions call themselves, or unfold to more nodes than any real model has.
+
+    Raises:
+        ModelError: They do.
+    """
+    functions = _functions(model)
     sizes: dict[_Call, int] = {}
 
     def size(nodes: Iterable[onnx.NodeProto], calls: tuple[_Call, ...]) -> int:
