@@ -172,6 +172,7 @@ class _Reading:
             self.lists.get("chosen"),
             tuple(best.values()),
             notes=tuple(notes),
+            cached=self.timings.cached(),
         )
 
 

@@ -102,6 +102,11 @@ class Autotuned:
             return None
         return self.dense_ms / self.sparse_ms
 
+    @property
+    def dense_only(self) -> bool:
+        """Whether kernels were timed, and not one of them sparse."""
+        return self.sparse_ms is None and self.dense_ms is not None
+
 
 @dataclass(frozen=True, slots=True)
 class KernelUse:
@@ -131,6 +136,8 @@ class Evidence:
         autotuned: What it timed.
         kernels: What a profiler saw.
         notes: What could not be read and why; one sentence each.
+        cached: The ONNX nodes of layers that the builder tuned without timing a kernel: the timing cache, or
+            an equal layer before them, answered.
     """
 
     layers: tuple[LayerRecord, ...] = ()
@@ -139,6 +146,7 @@ class Evidence:
     autotuned: tuple[Autotuned, ...] = ()
     kernels: tuple[KernelUse, ...] = ()
     notes: tuple[str, ...] = ()
+    cached: tuple[str, ...] = ()
 
     @property
     def deferred(self) -> bool:
@@ -157,6 +165,7 @@ class Evidence:
                 (*whole.autotuned, *part.autotuned),
                 (*whole.kernels, *part.kernels),
                 tuple(dict.fromkeys((*whole.notes, *part.notes))),
+                (*whole.cached, *part.cached),
             )
         return whole
 

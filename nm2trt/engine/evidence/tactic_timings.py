@@ -8,7 +8,8 @@
 Until 8.4 the kernel's name comes on a line of its own (`conv0 Set Tactic Name: K Tactic: 0x..`), its time on
 the next (`Tactic: 0x.. Time: T`). The wording is that of the strings in TensorRT 8.6.0's library and of
 public logs of 8.0, 8.2, 8.6 and 10.4. A timing that the timing cache answers leaves no line: then the kernel
-is known only if another layer timed the same tactic.
+is known only if another layer timed the same tactic. The cache also serves layers that equal an earlier one
+of the same build.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ from nm2trt.engine.evidence.layer_names import onnx_nodes
 
 _RUNNER = "--------------- Timing Runner: "
 _ID = r"Tactic: (?P<id>(?:0x)?-?[0-9a-fA-F]+)"
-_NAMED = re.compile(rf"Tactic Name: (?P<kernel>\S+) {_ID}(?:.*? Time: (?P<ms>\S+))?")
+# A GEMM's name is followed by its parameters: `numSplitK: 1 numBuffers: 0 numKernels: 1`.
+_NAMED = re.compile(
+    rf"Tactic Name: (?P<kernel>\S+)(?: \w{{1,32}}: -?\d{{1,9}}){{0,8}} {_ID}(?:.*? Time: (?P<ms>\S+))?"
+)
 _TIMED = re.compile(rf"^\s*{_ID}(?:.*? Time: (?P<ms>\S+))")
 _LAYER = re.compile(r"^\s*Layer\((?P<kind>\w+)\): ")
 _LAYER_TACTIC = re.compile(rf", {_ID}(?:,|$)")
@@ -38,6 +42,7 @@ class TacticTimings:
     _kernels: dict[tuple[str, str], str] = field(default_factory=dict)
     _by_id: dict[str, set[str]] = field(default_factory=dict)
     _layers: list[tuple[str, str, str]] = field(default_factory=list)
+    _tuned: dict[str, None] = field(default_factory=dict)
 
     def take(self, line: str) -> None:
         """Read one line, without its logger's prefix."""
@@ -45,6 +50,7 @@ class TacticTimings:
             layer, _, runner = line.partition(_RUNNER)[2].rstrip().rpartition(" (")
             # Reformatting has no products, and its layer is named after two tensors.
             self._runner = "" if runner.startswith("Reformat") else layer
+            self._tuned[self._runner] = None
             return
         if "Tactic" not in line:
             return
@@ -57,6 +63,11 @@ class TacticTimings:
     def timed(self) -> tuple[Autotuned, ...]:
         """Return the fastest sparse and dense time of every layer that was timed."""
         return tuple(self._best.values())
+
+    def cached(self) -> tuple[str, ...]:
+        """Return the ONNX nodes of the engine's layers that were tuned without a timing of their own."""
+        untimed = [name for _, name, _ in self._layers if name in self._tuned and name not in self._best]
+        return tuple(node for name in untimed for node in onnx_nodes(name))
 
     def records(self) -> Iterator[LayerRecord]:
         """Yield the engine's layers, each with its kernel's name if a timing told it."""

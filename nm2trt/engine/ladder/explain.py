@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from nm2trt.engine.evidence.evidence import Evidence
-from nm2trt.engine.ladder.builder_rungs import TIMED
+from nm2trt.engine.ladder.builder_rungs import GEMM_WON, NOT_LISTED_IN_REGION, TIMED
+from nm2trt.engine.ladder.chosen_kernels import chosen_speed_ups
 from nm2trt.engine.ladder.explanation import Explanation, Reason
 from nm2trt.engine.ladder.forecast import Forecast, forecast
 from nm2trt.engine.ladder.ladder import SPARSITY_OFF, sparse_share
 from nm2trt.engine.ladder.ladder_row import LadderRow
-from nm2trt.engine.ladder.unmatched import foreign_layers, lost_weights
+from nm2trt.engine.ladder.unmatched import foreign_layers, listed_anyway, lost_weights
 from nm2trt.nm.eligibility import rule_of
 
 _BOUND_SOURCE = "maintainer's answer, NVIDIA/TensorRT issue 2310"
@@ -53,7 +54,8 @@ def explain(
         *_open(ladder, evidence, work, builder, built=built),
         *_bound(ladder, work),
     ]
-    notes = (*evidence.notes, *lost_weights(ladder, evidence), *foreign_layers(ladder, evidence))
+    said = (lost_weights, listed_anyway, foreign_layers, chosen_speed_ups)
+    notes = (*evidence.notes, *(note for say in said for note in say(ladder, evidence)))
     return Explanation(subject, builder, tuple(targets), tuple(reasons), tuple(ladder), work, share, notes)
 
 
@@ -146,6 +148,19 @@ def _rule(row: LadderRow, answer: str, code: str) -> Reason | None:
 def _listed(row: LadderRow) -> Reason | None:
     if row.listed.answer != "no" or row.listed.detail == SPARSITY_OFF:
         return None
+    if row.listed.detail == NOT_LISTED_IN_REGION:
+        return Reason(
+            "listed",
+            "foreign-node",
+            "the builder compiles it as part of a foreign node, lists no layer inside it as eligible, and "
+            "names no kernel inside it",
+            (),
+            None,
+            "nm2trt prove tells whether the whole got faster, and a profiler's list of kernels (--trace) "
+            "what runs inside; other types and versions fuse differently",
+            "TensorRT 8.6.0 on an H200, an FP16 transformer: nothing listed, the engine no smaller, no gain",
+            "measured",
+        )
     return Reason(
         "listed",
         "not-listed",
@@ -159,6 +174,18 @@ def _listed(row: LadderRow) -> Reason | None:
 def _tactic(row: LadderRow) -> Reason | None:
     if row.chosen.answer != "no":
         return None
+    if row.listed.detail == GEMM_WON:
+        return Reason(
+            "tactic",
+            "gemm-kernel",
+            f"a dense GEMM kernel runs it ({row.chosen.detail}); TensorRT 8.6 lists no such layer as "
+            "eligible, even if it timed sparse kernels for it",
+            (),
+            None,
+            "keep it dense, or build with a fresh --timing-cache: the verbose log then has the times of both",
+            "TensorRT 8.6.0 on an H200, ResNet-50 in FP16",
+            "measured",
+        )
     if row.listed.answer != "yes" and TIMED not in row.chosen.detail:
         return Reason(
             "tactic",
@@ -174,7 +201,7 @@ def _tactic(row: LadderRow) -> Reason | None:
         f"the builder timed sparse and dense kernels and took a dense one ({row.chosen.detail})",
         (),
         None,
-        "keep it dense (nm2trt gain lists what pays), or give the builder a larger batch in --profile",
+        "keep it dense, or give the builder a larger batch in --profile",
         "maintainers' answers, NVIDIA/TensorRT issues 2169 and 3849",
         "cited",
     )

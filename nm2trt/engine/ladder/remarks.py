@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from nm2trt.backends.options import BuildOptions
 from nm2trt.engine.evidence.evidence import Evidence
+from nm2trt.engine.ladder.chosen_kernels import chosen_speed_ups
 from nm2trt.engine.ladder.ladder import readable
 from nm2trt.engine.ladder.ladder_row import LadderRow
-from nm2trt.engine.ladder.unmatched import lost_weights
+from nm2trt.engine.ladder.unmatched import listed_anyway, lost_weights
 from nm2trt.nm.advice import dtype_advice
 from nm2trt.nm.eligibility import Place
 from nm2trt.nm.eligibility_tables import FIRST_SPARSE
@@ -34,7 +35,13 @@ def remarks(
     """
     # Of a builder that defers the choice nothing else is expected.
     said = () if evidence.deferred else evidence.notes
-    return (*_warnings(weights, options, place), *lost_weights(ladder, evidence), *said)
+    return (
+        *_warnings(weights, options, place),
+        *lost_weights(ladder, evidence),
+        *listed_anyway(ladder, evidence),
+        *chosen_speed_ups(ladder, evidence),
+        *said,
+    )
 
 
 def _warnings(weights: Sequence[WeightVerdict], options: BuildOptions, place: Place) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nm2trt.engine.evidence.evidence import Evidence
+from nm2trt.engine.evidence.layer_names import is_region, onnx_nodes
 from nm2trt.engine.ladder.ladder import shared_names
 from nm2trt.engine.ladder.ladder_row import LadderRow
 
@@ -34,15 +35,40 @@ def _without_a_layer(named: Sequence[LadderRow], evidence: Evidence) -> tuple[st
         return ()
     nodes = {node for layer in evidence.layers for node in layer.nodes}
     lost = [row.weight for row in named if row.node not in nodes]
+    layers = {layer.name for layer in evidence.layers}
     if len(lost) == len(named):
+        regions = sum(map(is_region, layers))
+        into = f"{regions} foreign nodes" if regions > 1 else "one foreign node"
+        fused = into if regions else f"{len(layers)} layers without their names"
         sentence = (
             f"no layer of the engine names one of the model's {len(named)} weights: all were fused away, "
-            f"into {len(evidence.layers)} layers without their names, so nothing is known about any of them"
+            f"into {fused}, so no kernel can be assigned to any of them"
         )
         return (sentence,)
     if lost:
         return (f"{len(lost)} weights have no layer of their own in the engine: {_some(lost)}",)
     return ()
+
+
+def listed_anyway(ladder: Sequence[LadderRow], evidence: Evidence) -> tuple[str, ...]:
+    """Say which weights the builder lists as eligible against a rule, and whether it timed sparse kernels."""
+    if evidence.eligible is None or not evidence.eligible.layers:
+        return ()
+    listed = {node for layer in evidence.eligible.layers for node in onnx_nodes(layer)}
+    rows = [row for row in ladder if row.stopped and row.pattern.answer == "yes" and row.node in listed]
+    if not rows:
+        return ()
+    nodes = {row.node for row in rows}
+    timed = [item for item in evidence.autotuned if nodes.intersection(item.nodes)]
+    sentence = (
+        f"the builder lists {_some([row.weight for row in rows])} as eligible against a rule: "
+        f"{rows[0].sentence}"
+    )
+    if any(item.sparse_ms is not None for item in timed):
+        return (f"{sentence}; it timed sparse kernels for it, so the rule does not hold in this version",)
+    if timed and all(item.dense_only for item in timed):
+        return (f"{sentence}; it timed dense kernels only, as the rule says",)
+    return (f"{sentence}; the log has no timings of it",)
 
 
 def foreign_layers(ladder: Sequence[LadderRow], evidence: Evidence) -> tuple[str, ...]:

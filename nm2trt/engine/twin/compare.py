@@ -33,6 +33,7 @@ from nm2trt.engine.evidence.layer_names import is_region, onnx_nodes
 from nm2trt.engine.ladder.ladder import sparse_share, with_evidence, with_layer_times
 from nm2trt.engine.ladder.requirement import read_evidence
 from nm2trt.engine.twin.clocks import BLOCKS, Clocks, Effort, clock_sessions
+from nm2trt.engine.twin.layer_changes import layer_changes
 from nm2trt.engine.twin.report import LayerDelta, TwinReport, Variant
 from nm2trt.errors import BackendError, BackendMissingError
 
@@ -193,7 +194,7 @@ def _timed(report: TwinReport, clocks: Clocks, sessions: Mapping[str, Session], 
             replace(variant, latency=clocks.latencies[variant.name]) for variant in report.variants
         ),
         comparisons=clocks.comparisons,
-        notes=(*report.notes, *clocks.notes),
+        notes=(*report.notes, *clocks.notes, *layer_changes(off, on)),
         clock=clocks.clock,
         other_clocks=clocks.others,
         layers=_deltas(off, on),

@@ -210,9 +210,9 @@ def proved(evidence):
         ),
         pytest.param(
             Evidence(chosen=names(), autotuned=(Autotuned("conv0", ("conv0",), 0.0125, 0.01),)),
-            "not measured",
+            "yes",
             "no",
-            "not chosen: dense was 1.25x as fast when the builder timed it",
+            "not chosen: dense was 1.25x as fast when the builder timed it: sparse 0.0125 ms, dense 0.01 ms",
             id="the-builder-timed-it",
         ),
     ],
@@ -224,7 +224,10 @@ def test_what_was_listed_and_chosen(evidence, listed, chosen, detail):
 
 def test_gain_is_what_the_builder_timed():
     row = proved(Evidence(layers=(layer(SPARSE),), autotuned=(Autotuned("conv0", ("conv0",), 0.008, 0.01),)))
-    assert (row.gain.answer, row.gain.detail) == ("yes", "1.25x when the builder timed it")
+    assert (row.gain.answer, row.gain.detail) == (
+        "yes",
+        "1.25x when the builder timed it: sparse 0.008 ms, dense 0.01 ms",
+    )
 
 
 def test_a_chosen_kernel_overrules_a_rule():

@@ -137,6 +137,7 @@ def test_layer_times_fill_the_gain_that_no_builder_measured(driver):
         "0.99x by the layer's time: no difference",
     ]
     assert [(delta.layer, round(delta.saved_ms, 3)) for delta in report.layers] == [("conv1", -0.01)]
+    assert any("changes the engine from 3 layers to 3: 2 added" in note for note in report.notes)
 
 
 def test_a_weight_whose_kernel_stayed_dense_has_no_gain_to_measure(driver):
