@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from nm2trt.arrays import Array, Arrays
 from nm2trt.errors import DifferenceError
+from nm2trt.json_value import JsonValue
 
 _PIECE = 1 << 18
 _COUNTS = ("_elements", "_nan", "_infinite", "_outside", "_count", "_rows", "_unequal")
@@ -28,7 +29,7 @@ TOLERANCE: Mapping[str, float] = {
 
 
 @dataclass(frozen=True, slots=True)
-class OutputDifference:
+class OutputDifference(JsonValue):
     """Difference of one output from its reference.
 
     NaN and infinity at the same place on both sides are counted, and left out of every other figure; if
@@ -68,13 +69,6 @@ class OutputDifference:
     infinite_in_both: int = 0
     outside: int | None = None
     unequal_shapes: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values; infinite or undefined figures are None."""
-        return {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in asdict(self).items()
-        }
 
     @property
     def cosine_text(self) -> str:

@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from nm2trt.files import (
     sha256_file,
     write_atomic,
 )
+from nm2trt.json_value import JsonValue
 from nm2trt.locks import output_lock
 
 SCHEMA = 1
@@ -42,7 +43,7 @@ _TEXTS = ("kind", "engine_sha256", "model", "model_sha256", "mask_sha256", "back
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(JsonValue):
     """What is recorded of one engine; docs/manifest.md is the schema.
 
     Args:
@@ -65,6 +66,9 @@ class Manifest:
         device: The GPU that it was built on; "" for a build ahead of time.
     """
 
+    schema = SCHEMA
+    json_names = "schema *"
+
     kind: str
     engine_sha256: str
     engine_bytes: int
@@ -82,10 +86,6 @@ class Manifest:
     notes: tuple[str, ...]
     created: str
     device: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the record as JSON values, the schema's number first."""
-        return {"schema": SCHEMA, **asdict(self)}
 
     @classmethod
     def from_json(cls, data: Any, *, where: str) -> Manifest:
@@ -121,7 +121,7 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
+class Fit(JsonValue):
     """An engine and what its manifest says of it.
 
     Args:
@@ -135,10 +135,6 @@ class Fit:
     sentence: str
     engine_sha256: str
     manifest: Manifest | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {**asdict(self), "manifest": None if self.manifest is None else self.manifest.to_json()}
 
 
 def manifest_path(artefact: str | os.PathLike[str]) -> Path:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from nm2trt.json_value import JsonValue
 from nm2trt.terminal_text import display_width, fill, padded, printable, shorten, wrapped
 
 # What a row says: "bad" is broken or failed, "no" cannot, "doubt" differs or is not known, "good" passed.
@@ -188,7 +189,7 @@ def html(table: Table, *, every_row: bool = False) -> str:
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
 
 
-class Result:
+class Result(JsonValue):
     """A result that prints as a short table, in a terminal and in a notebook."""
 
     __slots__ = ()
@@ -200,10 +201,6 @@ class Result:
     def remarks(self) -> Sequence[str]:
         """Return the lines below the tables, the verdict last."""
         return ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, those of `--json`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, Network
 from nm2trt.errors import BackendMissingError, InputError
 from nm2trt.extras import install
+from nm2trt.json_value import JsonValue
 
 if TYPE_CHECKING:
     import tensorrt
@@ -131,7 +132,7 @@ def load() -> TrtBackend:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineHeader:
+class EngineHeader(JsonValue):
     """What the first bytes of an engine say.
 
     Args:
@@ -139,10 +140,6 @@ class EngineHeader:
     """
 
     version: str | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 def read_header(path: str | os.PathLike[str]) -> EngineHeader:

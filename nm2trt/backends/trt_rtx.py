@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from nm2trt.backends.options import DEFAULT_TARGETS, BuildOptions
 from nm2trt.backends.protocol import Engine, Network
 from nm2trt.errors import BackendError, BackendMissingError, InputError
 from nm2trt.extras import install
+from nm2trt.json_value import JsonValue
 
 KIND = (
     "TensorRT for RTX plan: runs only in the TensorRT-RTX runtime, "
@@ -134,7 +135,7 @@ def load() -> RtxBackend:
 
 
 @dataclass(frozen=True, slots=True)
-class PlanHeader:
+class PlanHeader(JsonValue):
     """What the first bytes of a plan say.
 
     Args:
@@ -148,10 +149,6 @@ class PlanHeader:
     file_bytes: int | None
     targets: tuple[str, ...] | None
     weights_bytes: int | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 def read_header(path: str | os.PathLike[str]) -> PlanHeader:

@@ -22,7 +22,6 @@ from nm2trt.calibration.stream import SampleHash
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import DataError, InputError, OutputError
 from nm2trt.files import check_output, os_reason, unnamed_output
-from nm2trt.json_value import named
 from nm2trt.tables import Result, Table
 
 _SHARD = re.compile(r"(\d{1,6})/(\d{1,6})")
@@ -147,10 +146,6 @@ class ShardReport(Result):
             f"shard {self.shard}/{self.shards}: samples {self.first} to {last} of {self.total}",
             f"wrote {self.output}; after the last shard, give the same command with --merge",
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return named(self, "shard shards first samples total output")
 
 
 def parts_folder(model: Path, given: str | os.PathLike[str] | None, suffix: str) -> Path:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from nm2trt.json_value import JsonValue
 from nm2trt.options.field import keywords
 from nm2trt.options.models import VerifyCommand
 
@@ -37,15 +38,14 @@ def run(options: VerifyCommand) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _Told(JsonValue):
     """The report with the gate's answer, as JSON."""
+
+    json_names = "**report fail_on passed"
 
     report: VerifyReport
     fail_on: FailOn
     passed: bool
-
-    def to_json(self) -> dict[str, Any]:
-        return {**self.report.to_json(), "fail_on": self.fail_on, "passed": self.passed}
 
 
 def _print(report: VerifyReport, options: VerifyCommand, passed: bool) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Backend, Engine, Network
-from nm2trt.engine.build_result import BuildResult, tensor_json
+from nm2trt.engine.build_result import BuildResult
 from nm2trt.engine.early_parse import Parsed, called, parse_early
 from nm2trt.engine.evidence.evidence import Evidence
 from nm2trt.engine.ladder.forecast import forecast
@@ -27,6 +27,7 @@ from nm2trt.engine.ladder.requirement import (
 from nm2trt.engine.profiles import resolve_profiles, resolve_static
 from nm2trt.errors import BackendError, InputError
 from nm2trt.files import check_input, check_output, sha256_file, unnamed_output
+from nm2trt.json_value import named
 from nm2trt.manifest import Manifest, manifest_path, refuse_foreign, write_pair
 from nm2trt.nm.eligibility import Place
 from nm2trt.nm.outlook import outlook
@@ -253,8 +254,8 @@ def _manifest(result: BuildResult, facts: ModelFacts, model_sha256: str) -> Mani
         versions={"nm2trt": __version__, result.backend: result.backend_version},
         options=result.options.to_json(),
         targets=result.options.targets,
-        inputs=tuple(tensor_json(spec) for spec in result.inputs),
-        outputs=tuple(tensor_json(spec) for spec in result.outputs),
+        inputs=tuple(named(spec, "*") for spec in result.inputs),
+        outputs=tuple(named(spec, "*") for spec in result.outputs),
         ladder=tuple(row.to_json() for row in result.ladder),
         notes=result.notes,
         device=result.device,

@@ -69,9 +69,7 @@ class BuildResult(Result):
         return {
             "engine": str(self.engine),
             "manifest": str(manifest_path(self.engine)),
-            **named(self, "written kind model backend backend_version options"),
-            "inputs": [tensor_json(spec) for spec in self.inputs],
-            "outputs": [tensor_json(spec) for spec in self.outputs],
+            **named(self, "written kind model backend backend_version options inputs outputs"),
             **named(self, "ladder forecast outlook notes engine_sha256 engine_bytes"),
             "parse_ms": round(self.parse_ms, 3),
             "build_ms": round(self.build_ms, 3),
@@ -120,8 +118,3 @@ class BuildResult(Result):
             f"{work.share(work.likely):.0%} no rule expects a dense kernel to be faster{unknown}"
         )
         return [sentence]
-
-
-def tensor_json(spec: TensorSpec) -> dict[str, Any]:
-    """Return a tensor's name, dtype and shape as JSON values."""
-    return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}

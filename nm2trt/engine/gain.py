@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from nm2trt.backends.cuda import Gpu
 from nm2trt.errors import InputError
@@ -68,6 +68,9 @@ class GainReport(Result):
         notes: What limits the answers; one sentence each.
     """
 
+    schema = 1
+    json_names = "* schema exclude"
+
     model: str
     table: str
     device: str
@@ -107,10 +110,6 @@ class GainReport(Result):
         """Weights that pay nowhere: what `nm2trt.sparsify(exclude=...)` may keep dense."""
         elsewhere = {layer.weight for layer in self.layers if layer.pays != "no"}
         return tuple(dict.fromkeys(layer.weight for layer in self.layers if layer.weight not in elsewhere))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON values; `nm2trt.sparsify(gain=...)` reads it back."""
-        return {**asdict(self), "schema": 1, "exclude": list(self.exclude)}
 
 
 def check_device(table: GainTable, asked: str | None, gpus: Sequence[Gpu]) -> tuple[str, ...]:

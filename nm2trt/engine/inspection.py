@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from nm2trt.backends import ort, trt, trt_rtx
 from nm2trt.backends.choice import BACKENDS, identify
@@ -13,7 +13,6 @@ from nm2trt.backends.cuda import probe_gpus
 from nm2trt.engine.machine import library_version
 from nm2trt.errors import InputError
 from nm2trt.files import check_input
-from nm2trt.json_value import named
 from nm2trt.manifest import Fit, Manifest, read_manifest
 from nm2trt.tables import Result, Table, small_table
 
@@ -39,6 +38,8 @@ class EngineInfo(Result):
         family: Tells it apart from `nm2trt.graph.storage.model_info.OnnxInfo`.
     """
 
+    json_names = "path backend kind file_bytes header here **fit"
+
     path: Path
     backend: str
     product: str
@@ -48,10 +49,6 @@ class EngineInfo(Result):
     fit: Fit
     here: str
     family: Literal["engine"] = "engine"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {**named(self, "path backend kind file_bytes header here"), **self.fit.to_json()}
 
     def tables(self) -> tuple[Table, ...]:
         """Return what the header and the manifest say, and whether the engine runs here."""

@@ -10,7 +10,6 @@ from nm2trt.backends.cuda import Gpu, probe_gpus
 from nm2trt.errors import BackendMissingError
 from nm2trt.extras import install
 from nm2trt.installed import installed_version
-from nm2trt.json_value import JsonValue
 from nm2trt.tables import Result, Table, small_table
 
 # Stage or backend -> (module, distributions that carry it, purpose, extra; "" for what nm2trt itself needs).
@@ -64,7 +63,7 @@ class BackendReport:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class MachineReport(JsonValue, Result):
+class MachineReport(Result):
     """What is here.
 
     Args:

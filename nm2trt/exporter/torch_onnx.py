@@ -72,8 +72,7 @@ class ExportResult(Result):
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values; the plan stands in the file itself."""
         return {
-            "output": str(self.path),
-            **named(self, "data_path opset dtype inputs outputs differences"),
+            **named(self, "output=path data_path opset dtype inputs outputs differences"),
             "planned": self.plan is not None,
             "mask_sha256": self.mask_sha256,
         }

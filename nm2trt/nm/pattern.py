@@ -54,6 +54,10 @@ class NMPattern:
     def __str__(self) -> str:
         return f"{self.n}:{self.m}"
 
+    def to_json(self) -> str:
+        """Return the text, as in "2:4"."""
+        return str(self)
+
     @property
     def density(self) -> float:
         """Share of weights kept, N/M."""

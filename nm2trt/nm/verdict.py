@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
+from nm2trt.json_value import JsonValue
 from nm2trt.nm.pattern import NMPattern
 
 PatternStatus = Literal["holds", "broken", "dense-by-plan", "not-groupable", "untraceable"]
@@ -14,7 +15,7 @@ Basis = Literal["measured", "cited", "assumed"]
 
 
 @dataclass(frozen=True, slots=True)
-class WeightFacts:
+class WeightFacts(JsonValue):
     """What the hardware rules of `nm2trt.nm.eligibility` may look at.
 
     Args:
@@ -64,10 +65,6 @@ class WeightFacts:
     def _is_other(self, index: int) -> bool:
         return index % len(self.shape) != self.axis
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {**asdict(self), "pattern": None if self.pattern is None else str(self.pattern)}
-
 
 @dataclass(frozen=True, slots=True)
 class Eligibility:
@@ -93,7 +90,7 @@ class Eligibility:
 
 
 @dataclass(frozen=True, slots=True)
-class WeightVerdict:
+class WeightVerdict(JsonValue):
     """One (weight, consumer) pair.
 
     Args:
@@ -145,7 +142,3 @@ class WeightVerdict:
     facts: WeightFacts | None = None
     node: str = ""
     parts: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {**asdict(self), "facts": None if self.facts is None else self.facts.to_json()}

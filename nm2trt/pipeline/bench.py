@@ -34,13 +34,10 @@ class BenchResult(Result):
         earlier: The comparison with an earlier one; None if it was not asked for.
     """
 
+    json_names = "**benchmark earlier"
+
     benchmark: Benchmark
     earlier: Comparability | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        earlier = None if self.earlier is None else self.earlier.to_json()
-        return {**self.benchmark.to_json(), "earlier": earlier}
 
     def tables(self) -> Sequence[Table]:
         """Return the latencies."""

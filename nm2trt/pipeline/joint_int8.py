@@ -6,7 +6,7 @@ import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nm2trt.errors import InputError
 from nm2trt.pipeline.reconstruct import Calibration, normalised
@@ -26,6 +26,8 @@ class JointReport(Result):
         report: The reconstruction; its verdict on the outputs is that of the INT8 network.
         quantized: The quantisation.
     """
+
+    json_names = "**report output quantized"
 
     report: ReconstructReport
     quantized: QuantizeReport
@@ -53,10 +55,6 @@ class JointReport(Result):
     def notes(self) -> tuple[str, ...]:
         """What else there is to know of the quantisation."""
         return self.quantized.notes
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the reconstruction as JSON values, with the quantisation under `quantized`."""
-        return {**self.report.to_json(), "output": self.output, "quantized": self.quantized.to_json()}
 
 
 def prune_to_int8(

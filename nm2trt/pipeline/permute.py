@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -36,6 +36,8 @@ class PermutedModule(Result):
         differences: How far each output of the example moved.
     """
 
+    json_names = "* moved"
+
     spaces: tuple[SpaceResult, ...]
     kept_before: float
     kept_after: float
@@ -45,10 +47,6 @@ class PermutedModule(Result):
     def moved(self) -> int:
         """Number of spaces whose channels moved."""
         return sum(space.moved for space in self.spaces)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the result as JSON values."""
-        return {**asdict(self), "moved": self.moved}
 
     def remarks(self) -> tuple[str, ...]:
         """Return how many spaces moved, and how much of the magnitude the pattern keeps."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from nm2trt.errors import InputError
-from nm2trt.json_value import named
 from nm2trt.tables import Result
 
 if TYPE_CHECKING:
@@ -39,10 +38,6 @@ class ReportResult(Result):
     weights: int
     size_bytes: int
     beside: Path | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return named(self, "report format run stages weights size_bytes beside")
 
     def remarks(self) -> tuple[str, ...]:
         """Return what was written."""

@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nm2trt.errors import InputError, OutputError
 from nm2trt.extras import install
@@ -32,15 +31,13 @@ class SampleList(Result):
         titles: Title of each sample, by its folder's name.
     """
 
+    json_names = "samples=titles"
+
     titles: dict[str, str]
 
     def tables(self) -> tuple[Table, ...]:
         """Return one row per sample."""
         return (small_table(("sample", "what it shows"), self.titles.items()),)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {"samples": self.titles}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -58,10 +55,6 @@ class CopiedSamples(Result):
     def remarks(self) -> tuple[str, ...]:
         """Return the folders, and where to read on."""
         return (*map(str, self.folders), f"read {self.readme}: it names what to install and what to type")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {"folders": [str(folder) for folder in self.folders], "readme": str(self.readme)}
 
 
 def samples(action: str, name: str | None, output: str | None) -> SampleList | CopiedSamples:

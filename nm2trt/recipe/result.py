@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from nm2trt.errors import Nm2trtError
+from nm2trt.json_value import JsonValue, named
 from nm2trt.tables import Column, Mark, Result, Row, Table
 
 _MARKS: dict[str, Mark] = {"done": "good", "cached": "good", "failed": "bad"}
 
 
 @dataclass(frozen=True, slots=True)
-class StageResult:
+class StageResult(JsonValue):
     """What became of one stage.
 
     Args:
@@ -24,6 +25,8 @@ class StageResult:
         seconds: Wall time; of an earlier run if cached.
         sentence: The result, or why it would run.
     """
+
+    json_names = "name stage=kind status seconds sentence"
 
     name: str
     kind: str
@@ -78,19 +81,9 @@ class RunResult(Result):
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return {
-            "run": str(self.run),
-            "report": None if self.report is None else str(self.report),
+            **named(self, "run report"),
             "seconds": round(self.seconds, 3),
             "outlook": self.outlook,
             "error": None if self.failure is None else str(self.failure),
-            "stages": [
-                {
-                    "name": stage.name,
-                    "stage": stage.kind,
-                    "status": stage.status,
-                    "seconds": stage.seconds,
-                    "sentence": stage.sentence,
-                }
-                for stage in self.stages
-            ],
+            **named(self, "stages"),
         }

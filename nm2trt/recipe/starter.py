@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nm2trt.engine.profiles import DEFAULT_BATCH, example_profile
 from nm2trt.errors import InputError, OutputError
 from nm2trt.files import check_input, check_output, unnamed_output, write_atomic
-from nm2trt.json_value import named
+from nm2trt.json_value import JsonValue
 from nm2trt.nm.eligibility import can_run_sparse
 from nm2trt.nm.outlook import assumed_sparse, outlook
 from nm2trt.recipe.schema import RECIPE_VERSION
@@ -80,7 +80,7 @@ _REPORT = """\
 
 
 @dataclass(frozen=True, slots=True)
-class StarterRecipe:
+class StarterRecipe(JsonValue):
     """What `write_recipe` wrote.
 
     Args:
@@ -96,10 +96,6 @@ class StarterRecipe:
     holds: int
     weights: int
     outlook: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return named(self, "recipe model holds weights outlook")
 
 
 def write_recipe(

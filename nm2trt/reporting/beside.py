@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
+from nm2trt.json_value import JsonValue
 from nm2trt.reporting.data import REPORT_SCHEMA, AccuracyRow, Curve, ReportData, WeightRow
 from nm2trt.reporting.headline import Fact, headline
 
@@ -33,7 +33,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class Beside(JsonValue):
     """Two runs.
 
     Args:
@@ -49,6 +49,9 @@ class Beside:
         versions: Versions that differ.
     """
 
+    schema = REPORT_SCHEMA
+    json_names = "schema names facts stages accuracy latency weights versions alike runs"
+
     runs: tuple[ReportData, ReportData]
     names: tuple[str, str]
     facts: tuple[Pair, ...]
@@ -59,17 +62,6 @@ class Beside:
     alike: int
     curves: tuple[Curve, ...]
     versions: tuple[Pair, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return both runs and what differs as JSON values, the schema's number first."""
-        pairs = ("facts", "stages", "accuracy", "latency", "weights", "versions")
-        return {
-            "schema": REPORT_SCHEMA,
-            "names": list(self.names),
-            **{name: [asdict(pair) for pair in getattr(self, name)] for name in pairs},
-            "alike": self.alike,
-            "runs": [run.to_json() for run in self.runs],
-        }
 
 
 def beside(first: ReportData, second: ReportData, folders: tuple[str, str]) -> Beside:

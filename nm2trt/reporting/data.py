@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
+from nm2trt.json_value import JsonValue
 from nm2trt.reporting.rebuilt import Rebuilt
 
 REPORT_SCHEMA = 1
@@ -270,7 +270,7 @@ class SpeedRow:
 
 
 @dataclass(frozen=True, slots=True)
-class ReportData:
+class ReportData(JsonValue):
     """Everything that a report shows.
 
     Args:
@@ -294,6 +294,9 @@ class ReportData:
         rebuilt: Reconstructions from samples, in order.
     """
 
+    schema = REPORT_SCHEMA
+    json_names = "schema *"
+
     name: str
     created: str
     stages: tuple[StageRow, ...]
@@ -311,7 +314,3 @@ class ReportData:
     speed: tuple[SpeedRow, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     rebuilt: tuple[Rebuilt, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values, the schema's number first."""
-        return {"schema": REPORT_SCHEMA, **asdict(self)}

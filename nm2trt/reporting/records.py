@@ -6,12 +6,13 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from nm2trt.errors import InputError
 from nm2trt.files import check_input, sha256_file
+from nm2trt.json_value import JsonValue
 
 SCHEMA = 1
 # Kinds of stages, in the order of the pipeline.
@@ -61,7 +62,7 @@ class FileRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class StageRecord:
+class StageRecord(JsonValue):
     """What one stage did.
 
     Args:
@@ -79,6 +80,9 @@ class StageRecord:
         result: What the command prints with `--json`.
     """
 
+    schema = SCHEMA
+    json_names = "schema *"
+
     stage: str
     name: str
     status: Status = "done"
@@ -91,10 +95,6 @@ class StageRecord:
     outputs: tuple[FileRecord, ...] = ()
     key: str = ""
     result: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the record as JSON values, the schema's number first."""
-        return {"schema": SCHEMA, **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True)

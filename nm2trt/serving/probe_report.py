@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from nm2trt.compare import OutputDifference
 from nm2trt.errors import BackendError, DifferenceError
+from nm2trt.json_value import named
 from nm2trt.measure import Latency
 from nm2trt.tables import Result, Table, small_table
 
@@ -107,8 +108,8 @@ class ProbeReport(Result):
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {**asdict(self), "passed": not self.problems, "problems": list(self.problems)}
+        """Return the fields as JSON values, and what is wrong."""
+        return {**named(self, "*"), "passed": not self.problems, "problems": list(self.problems)}
 
     def tables(self) -> tuple[Table, ...]:
         """Return how far the served outputs are from the reference's, and what happened under load."""

@@ -21,7 +21,6 @@ from typing import Any
 from nm2trt.arrays import Arrays
 from nm2trt.errors import InputError
 from nm2trt.files import os_reason, read_regular, sync_folder, write_atomic
-from nm2trt.json_value import named
 from nm2trt.locks import one_writer
 from nm2trt.serving.artefact import Artefact
 from nm2trt.serving.history import CONFIG, RECORD, history, model_names, numbers, read_record
@@ -51,6 +50,10 @@ class Deployment(Result):
         removed: Older versions that were removed.
     """
 
+    json_names = (
+        "repository name version previous folder backend artefact artefact_sha256 config notes removed"
+    )
+
     repository: Path
     name: str
     version: int
@@ -66,13 +69,6 @@ class Deployment(Result):
     def folder(self) -> Path:
         """The version's folder."""
         return self.repository / self.name / str(self.version)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        names = (
-            "repository name version previous folder backend artefact artefact_sha256 config notes removed"
-        )
-        return named(self, names)
 
     def remarks(self) -> tuple[str, ...]:
         """Return where the version is, and what was chosen or removed."""
@@ -97,10 +93,6 @@ class Rollback(Result):
     name: str
     left: int
     version: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return named(self, "repository name left version")
 
     def remarks(self) -> tuple[str, ...]:
         """Return which version is served."""

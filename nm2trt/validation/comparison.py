@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from nm2trt.backends.protocol import Session
 from nm2trt.compare import OutputDifference
 from nm2trt.errors import DifferenceError, Nm2trtError, restated
-from nm2trt.json_value import JsonValue, named
+from nm2trt.json_value import JsonValue
 from nm2trt.progress import bar
 from nm2trt.validation.metrics.scoring import SampleScores, Scores
 from nm2trt.validation.metrics.table import MetricSpec
@@ -79,7 +78,7 @@ class MetricComparison(JsonValue):
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(JsonValue):
     """What a run over samples found.
 
     Args:
@@ -97,10 +96,6 @@ class Comparison:
     conversions: Mapping[str, tuple[str, ...]]
     batch: int
     stopped: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return named(self, "n metrics differences conversions batch stopped")
 
 
 def default_metrics(samples: Samples) -> tuple[str, ...]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import time
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -67,10 +66,6 @@ class InferResult(Result):
     tensors: tuple[TensorSummary, ...]
     conversions: tuple[str, ...]
     milliseconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {**asdict(self), "output": str(self.output)}
 
     def tables(self) -> tuple[Table, ...]:
         """Return each output's type, shape and range."""

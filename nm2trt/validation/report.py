@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from nm2trt.errors import DifferenceError
-from nm2trt.json_value import named
 from nm2trt.tables import Column, Result, Row, Table
 from nm2trt.validation.comparison import Comparison, Score
 from nm2trt.validation.gate import Gate, suspicions
@@ -27,6 +26,8 @@ class ValidationReport(Result):
         gates: Whether each limit was kept; () if none was given.
         bisection: Where the two graphs part, by `nm2trt.graph.execute.bisect`; None when not asked for.
     """
+
+    json_names = "candidate reference data **comparison benchmark gates passed warnings bisection"
 
     candidate: str
     reference: str
@@ -102,14 +103,6 @@ class ValidationReport(Result):
             lines.append(str(self.bisection["sentence"]))
         lines += [f"{'pass' if gate.passed else 'FAIL'}  {gate.sentence}" for gate in self.gates]
         return (*lines, self.verdict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {
-            **named(self, "candidate reference data"),
-            **self.comparison.to_json(),
-            **named(self, "benchmark gates passed warnings bisection"),
-        }
 
 
 def _score(score: Score) -> tuple[str, str, str]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from nm2trt.engine.ladder.forecast import Forecast
 from nm2trt.engine.ladder.ladder_row import LadderRow
@@ -82,7 +81,3 @@ class Explanation(Result):
             lines.append("nothing speaks against it: every eligible layer runs a sparse kernel")
         share = "not measured" if self.sparse_share is None else f"{self.sparse_share:.0%}"
         return (*lines, "", f"eligible work that runs sparse kernels: {share}")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from nm2trt.engine.ladder.forecast import Forecast
 from nm2trt.engine.ladder.ladder_row import LadderRow
@@ -181,10 +180,6 @@ class TwinReport(Result):
             state = ", ".join(f"{name} {value}" for name, value in self.clocks_after.items())
             lines.append(f"on {self.device or 'this machine'}{f', after: {state}' if state else ''}")
         return tuple(lines)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
 
 
 def _engines(variants: tuple[Variant, ...]) -> Table:

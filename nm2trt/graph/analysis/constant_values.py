@@ -19,9 +19,10 @@ from nm2trt.bounds import constant_work
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.numpy_operators import MOST_ELEMENTS, MOVES, VALUES, by_reference
 from nm2trt.graph.analysis.operator_cost import BY_REFERENCE, Opaque, check_growth
-from nm2trt.graph.analysis.scopes import Scope
+from nm2trt.graph.analysis.value_states import Scope
+from nm2trt.graph.storage.element_types import DTYPE_NAMES
 from nm2trt.graph.storage.light_onnx import onnx
-from nm2trt.graph.storage.tensors import DTYPE_NAMES, read_tensor
+from nm2trt.graph.storage.tensors import read_tensor
 
 
 @dataclass(frozen=True, slots=True)

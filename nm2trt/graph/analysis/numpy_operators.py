@@ -14,8 +14,8 @@ import numpy as np
 
 from nm2trt.arrays import Array
 from nm2trt.graph.analysis.operator_cost import Inputs, Opaque
+from nm2trt.graph.storage.element_types import element_type
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
-from nm2trt.graph.storage.tensors import element_type
 
 # A constant larger than this is not unfolded in memory; no weight is.
 MOST_ELEMENTS = 1 << 30

@@ -12,8 +12,8 @@ from nm2trt.arrays import Array
 from nm2trt.bounds import bounds, seconds_left
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.moving_operators import SELECTING
+from nm2trt.graph.storage.element_types import element_type
 from nm2trt.graph.storage.light_onnx import TensorProto
-from nm2trt.graph.storage.tensors import element_type
 
 Inputs = Sequence[Array | None]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-from nm2trt.graph.analysis.scopes import Scope, walk
+from nm2trt.graph.analysis.scopes import walk
 from nm2trt.graph.analysis.shapes import infer_shapes
 from nm2trt.graph.analysis.sound_nodes import check_nodes
+from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
 

@@ -17,7 +17,7 @@ from nm2trt.graph.analysis.kernel_chains import Wiring
 from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.pinned_values import pins
 from nm2trt.graph.analysis.quantised_values import dequantised
-from nm2trt.graph.analysis.scopes import Scope, node_name
+from nm2trt.graph.analysis.value_states import Scope, node_name
 from nm2trt.graph.analysis.weight_operands import Consumer
 from nm2trt.graph.storage.model import Model
 from nm2trt.json_value import JsonValue

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.constant_values import direct_initializer
 from nm2trt.graph.analysis.moving_operators import SELECTING
-from nm2trt.graph.analysis.scopes import Scope, walk
+from nm2trt.graph.analysis.scopes import walk
+from nm2trt.graph.analysis.value_states import Scope
+from nm2trt.graph.storage.element_types import DTYPE_NAMES
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
-from nm2trt.graph.storage.tensors import DTYPE_NAMES
 
 # What goes into them quantised comes out quantised alike.
 MOVERS = SELECTING | {"MaxPool", "Concat", "DepthToSpace", "SpaceToDepth"}

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from nm2trt.errors import ModelError
-from nm2trt.graph.analysis.scopes import node_name
+from nm2trt.graph.analysis.value_states import node_name
 from nm2trt.graph.storage.light_onnx import onnx, schema_at, schemas
 from nm2trt.graph.storage.model import Model
 

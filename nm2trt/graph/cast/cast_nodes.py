@@ -11,9 +11,10 @@ from nm2trt.graph.analysis.pinned_values import pins
 from nm2trt.graph.cast.cast_plan import PrecisionPlan
 from nm2trt.graph.cast.cast_rules import Low
 from nm2trt.graph.edit.node_inserter import Inserter
+from nm2trt.graph.storage.element_types import element_type
 from nm2trt.graph.storage.external_data import Chunks, pack
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
-from nm2trt.graph.storage.tensors import element_type, iter_elements
+from nm2trt.graph.storage.tensors import iter_elements
 
 _FLOAT = TensorProto.FLOAT
 

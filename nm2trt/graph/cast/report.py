@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from nm2trt.compare import OutputDifference
-from nm2trt.graph.analysis.scopes import node_name
 from nm2trt.graph.analysis.shapes import infer_body_types
+from nm2trt.graph.analysis.value_states import node_name
 from nm2trt.graph.cast.cast_rules import Low, low_slots
 from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
@@ -80,6 +78,11 @@ class CastReport(Result):
         relation: "equal", or "subset" when rounding added zeros.
     """
 
+    json_names = (
+        "model output to cast_nodes casts overflowing samples comparison notes parent_mask_sha256 "
+        "mask_sha256 relation differences kept tensors"
+    )
+
     model: str
     output: str
     to: str
@@ -95,15 +98,6 @@ class CastReport(Result):
     parent_mask_sha256: str
     mask_sha256: str
     relation: Relation
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
-        lists = ("kept", "tensors")
-        plain = {name: getattr(self, name) for name in self.__slots__ if name not in (*lists, "differences")}
-        plain["differences"] = [item.to_json() for item in self.differences]
-        plain["overflowing"] = {n: top if math.isfinite(top) else None for n, top in self.overflowing.items()}
-        plain["notes"] = list(self.notes)
-        return {**plain, **{name: [asdict(item) for item in getattr(self, name)] for name in lists}}
 
     def tables(self) -> tuple[Table, ...]:
         """Return what stays in float32 and why, and the tensors that rounding changes most."""

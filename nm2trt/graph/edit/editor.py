@@ -18,12 +18,13 @@ from nm2trt.graph.analysis.constant_values import direct_initializer, evaluate, 
 from nm2trt.graph.analysis.numpy_operators import MOVES
 from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.pinned_values import all_names, pins
-from nm2trt.graph.analysis.scopes import CONSTANT, main_scope, walk
+from nm2trt.graph.analysis.scopes import main_scope, walk
+from nm2trt.graph.analysis.value_states import CONSTANT
+from nm2trt.graph.storage.element_types import element_type
 from nm2trt.graph.storage.external_data import Chunks, pack
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.save import Rewrite
-from nm2trt.graph.storage.tensors import element_type
 
 _IR_WITH_FREE_INITIALIZERS = 4
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from nm2trt.compare import OutputDifference, difference_lines
 from nm2trt.graph.fuse.branch_merge import Merging
-from nm2trt.json_value import JsonValue
 from nm2trt.nm.lineage import Relation
 from nm2trt.tables import Column, Result, Row, Table
 
@@ -27,7 +26,7 @@ class DeclinedFusion:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class FuseReport(JsonValue, Result):
+class FuseReport(Result):
     """What `fuse_model` did.
 
     Args:

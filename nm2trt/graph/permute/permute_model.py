@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from nm2trt.compare import NOISE, OutputDifference, difference_lines
 from nm2trt.errors import DifferenceError, SparsityError
@@ -49,6 +48,8 @@ class PermuteReport(Result):
         relation: "permuted".
     """
 
+    json_names = "* moved"
+
     model: str
     output: str
     pattern: NMPattern
@@ -65,10 +66,6 @@ class PermuteReport(Result):
     def moved(self) -> int:
         """Number of spaces whose channels moved."""
         return sum(space.moved for space in self.spaces)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
-        return {**asdict(self), "pattern": str(self.pattern), "moved": self.moved}
 
     def tables(self) -> tuple[Table, ...]:
         """Return how much the pattern keeps in each channel space."""

@@ -12,7 +12,7 @@ from nm2trt.arrays import Array
 from nm2trt.errors import InputError
 from nm2trt.graph.analysis.constant_values import evaluate
 from nm2trt.graph.analysis.operator_cost import Opaque
-from nm2trt.graph.analysis.scopes import Scope
+from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.permute.channel_spaces import ChannelSpace, SpaceWeight
 from nm2trt.graph.permute.swap_search import ROUNDS, kept_saliency, search_order
 from nm2trt.json_value import JsonValue

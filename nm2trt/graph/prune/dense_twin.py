@@ -15,11 +15,12 @@ import numpy as np
 from nm2trt.errors import SparsityError
 from nm2trt.files import check_output
 from nm2trt.graph.prune.stored_weights import stored_weights
+from nm2trt.graph.storage.element_types import element_type
 from nm2trt.graph.storage.external_data import pack
 from nm2trt.graph.storage.light_onnx import TensorProto
 from nm2trt.graph.storage.model import load
 from nm2trt.graph.storage.save import Rewrite, refuse_same_file, save
-from nm2trt.graph.storage.tensors import element_type, iter_elements
+from nm2trt.graph.storage.tensors import iter_elements
 from nm2trt.nm.verdict import WeightVerdict
 
 _UNIT = 8

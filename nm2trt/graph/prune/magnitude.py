@@ -17,11 +17,12 @@ from nm2trt.arrays import Array
 from nm2trt.graph.analysis.constant_values import Source, constant_value, evaluate, stored_places
 from nm2trt.graph.analysis.numpy_operators import MOVES, VALUES
 from nm2trt.graph.analysis.operator_cost import Opaque
-from nm2trt.graph.analysis.scopes import Scope
+from nm2trt.graph.analysis.value_states import Scope
+from nm2trt.graph.storage.element_types import element_type
 from nm2trt.graph.storage.external_data import pack
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.save import Rewrite
-from nm2trt.graph.storage.tensors import element_type, iter_elements, read_tensor
+from nm2trt.graph.storage.tensors import iter_elements, read_tensor
 from nm2trt.graph.verify.group_counts import ReadWeight
 from nm2trt.nm.axes import OnnxWeight
 from nm2trt.nm.mask import nm_mask

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from nm2trt.graph.verify.report import VerifyReport
-from nm2trt.json_value import JsonValue, named
+from nm2trt.json_value import JsonValue
 from nm2trt.nm.lineage import Relation
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan
@@ -51,6 +51,8 @@ class PruneReport(Result):
         relation: "subset", or "equal" when nothing had to be zeroed.
         verified: The verdicts on the result.
     """
+
+    json_names = "model output pattern counts weights parent_mask_sha256 mask_sha256 relation"
 
     model: str
     output: str
@@ -100,14 +102,6 @@ class PruneReport(Result):
             + "--calib SAMPLES rebuilds masks and values from about 100 unlabelled samples"
         )
         return (f"{done}, {counts['dense']} stay dense", caution, f"wrote {self.output}")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
-        return {
-            **named(self, "model output"),
-            "pattern": str(self.pattern),
-            **named(self, "counts weights parent_mask_sha256 mask_sha256 relation"),
-        }
 
 
 def _size(shape: tuple[int, ...]) -> str:

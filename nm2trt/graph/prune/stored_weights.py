@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from nm2trt.graph.analysis.constant_values import Source, stored_places
 from nm2trt.graph.analysis.operator_cost import Opaque
-from nm2trt.graph.analysis.scopes import Scope, walk
+from nm2trt.graph.analysis.scopes import walk
+from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.analysis.weight_operands import Consumer, consumers
 from nm2trt.graph.prune.magnitude import Reading
 from nm2trt.graph.storage.light_onnx import onnx

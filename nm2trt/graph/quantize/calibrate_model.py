@@ -24,10 +24,10 @@ from nm2trt.graph.pass_frame import run_passes
 from nm2trt.graph.quantize.opset_conversion import OpsetConversion
 from nm2trt.graph.quantize.qdq_placement import Placement, place
 from nm2trt.graph.quantize.report import QuantizeOptions
+from nm2trt.graph.storage.element_types import DTYPE_NAMES
 from nm2trt.graph.storage.light_onnx import TensorProto
 from nm2trt.graph.storage.model import Model, load, opset
 from nm2trt.graph.storage.model_hash import model_hash
-from nm2trt.graph.storage.tensors import DTYPE_NAMES
 
 
 def place_layers(

@@ -20,7 +20,7 @@ from nm2trt.calibration.stream import SampleStream, fitted
 from nm2trt.graph.analysis.multiply_accumulates import free_shapes
 from nm2trt.graph.analysis.qdq_islands import Island
 from nm2trt.graph.analysis.quantised_values import refuse_quantised
-from nm2trt.graph.analysis.scopes import node_name
+from nm2trt.graph.analysis.value_states import node_name
 from nm2trt.graph.edit.node_inserter import Inserter
 from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, open_session
 from nm2trt.graph.pass_frame import Change, Pass, run_passes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from nm2trt.calibration.collectors import Method
 from nm2trt.calibration.ranges import Ranges
@@ -14,7 +14,7 @@ from nm2trt.graph.analysis.qdq_islands import Island, island_table
 from nm2trt.graph.quantize.number_formats import FORMATS, Format
 from nm2trt.graph.quantize.search_report import RangeSearch, WorkShares
 from nm2trt.graph.verify.report import VerifyReport
-from nm2trt.json_value import JsonValue, named
+from nm2trt.json_value import JsonValue
 from nm2trt.nm.lineage import Relation
 from nm2trt.tables import Column, Result, Row, Table
 
@@ -108,6 +108,11 @@ class QuantizeReport(Result):
         verified: The verdicts on the result.
     """
 
+    json_names = (
+        "model output options layers scales calibration=ranges islands differences not_measured notes "
+        "parent_mask_sha256 mask_sha256 relation work search"
+    )
+
     model: str
     output: str
     options: QuantizeOptions
@@ -156,12 +161,3 @@ class QuantizeReport(Result):
             *((self.not_measured,) if self.not_measured else ()),
             f"wrote {self.output}",
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
-        return {
-            **named(self, "model output options layers scales"),
-            "calibration": self.ranges.to_json(),
-            **named(self, "islands differences not_measured notes parent_mask_sha256 mask_sha256 relation"),
-            **named(self, "work search"),
-        }

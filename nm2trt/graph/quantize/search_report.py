@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from nm2trt.calibration.collectors import Method
+from nm2trt.json_value import JsonValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class RangeSearch:
+class RangeSearch(JsonValue):
     """What a search tried.
 
     Args:
@@ -40,6 +40,8 @@ class RangeSearch:
         chosen: The trial that was written.
         counted: Whether a loss is a number of samples, rather than a share of the variance.
     """
+
+    json_names = "limit trials chosen"
 
     limit: float
     trials: tuple[Trial, ...]
@@ -55,21 +57,6 @@ class RangeSearch:
             f"samples (divergence {best.divergence:.3g}), with {len(best.float_layers)} layers left in float "
             f"for it{finer_than_one(self.limit, best.samples) if self.counted else ''}"
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values; an infinite figure is None."""
-
-        def plain(trial: Trial) -> dict[str, Any]:
-            return {
-                key: None if isinstance(value, float) and not math.isfinite(value) else value
-                for key, value in asdict(trial).items()
-            }
-
-        return {
-            "limit": self.limit,
-            "trials": [plain(trial) for trial in self.trials],
-            "chosen": plain(self.chosen),
-        }
 
 
 def finer_than_one(limit: float, samples: int) -> str:

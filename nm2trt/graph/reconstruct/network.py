@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from nm2trt.arrays import Array
-from nm2trt.graph.analysis.scopes import main_scope, visible, walk
+from nm2trt.graph.analysis.scopes import main_scope, walk
+from nm2trt.graph.analysis.value_states import visible
+from nm2trt.graph.storage.element_types import element_type
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model
-from nm2trt.graph.storage.tensors import element_type, read_tensor
+from nm2trt.graph.storage.tensors import read_tensor
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 

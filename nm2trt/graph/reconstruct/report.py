@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from nm2trt.graph.execute.output_verdict import OutputVerdict
 from nm2trt.graph.verify.report import VerifyReport
-from nm2trt.json_value import JsonValue, named
+from nm2trt.json_value import JsonValue
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan
 from nm2trt.tables import Column, Result, Row, Table
@@ -119,6 +119,13 @@ class ReconstructReport(Result):
         verified: The verdicts on the result.
     """
 
+    method = "reconstruct"
+    json_names = (
+        "model output method pattern counts pruned_share weights outputs outputs_held_out samples source "
+        "samples_sha256 seconds batchnorms_folded permuted channels_kept parent_mask_sha256 mask_sha256 "
+        "relation"
+    )
+
     model: str
     output: str
     pattern: NMPattern
@@ -213,16 +220,3 @@ class ReconstructReport(Result):
             f"calibrated on {self.samples} samples of {self.source} (sha256 {self.samples_sha256[:12]})"
         )
         return (*lines, f"wrote {self.output} in {self.seconds:.0f} s")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
-        return {
-            **named(self, "model output"),
-            "method": "reconstruct",
-            "pattern": str(self.pattern),
-            **named(
-                self, "counts pruned_share weights outputs outputs_held_out samples source samples_sha256"
-            ),
-            **named(self, "samples_sha256 seconds batchnorms_folded permuted channels_kept"),
-            **named(self, "parent_mask_sha256 mask_sha256 relation"),
-        }

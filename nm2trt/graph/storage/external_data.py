@@ -17,8 +17,9 @@ import numpy as np
 from nm2trt.arrays import Array
 from nm2trt.errors import ModelError
 from nm2trt.files import atomic_path
+from nm2trt.graph.storage.element_types import ElementType, element_type
 from nm2trt.graph.storage.light_onnx import TensorProto
-from nm2trt.graph.storage.tensors import ElementType, element_type, external_location, iter_elements
+from nm2trt.graph.storage.tensors import external_location, iter_elements
 from nm2trt.locks import OutputLock
 
 Chunks: TypeAlias = "Callable[[], Iterator[bytes | memoryview]]"

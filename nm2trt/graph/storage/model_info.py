@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from nm2trt.graph.storage.element_types import DTYPE_NAMES
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, load, metadata, opset
 from nm2trt.graph.storage.model_hash import model_bytes
-from nm2trt.graph.storage.tensors import DTYPE_NAMES
-from nm2trt.json_value import named
+from nm2trt.json_value import JsonValue, named
 from nm2trt.nm import lineage
 from nm2trt.nm.plan import METADATA_KEY, Plan
 from nm2trt.tables import Result, Table, small_table
@@ -28,7 +28,7 @@ def stores_fp8(source: str | os.PathLike[str] | Model) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class OnnxTensor:
+class OnnxTensor(JsonValue):
     """One input or output.
 
     Args:
@@ -40,10 +40,6 @@ class OnnxTensor:
     name: str
     dtype: str
     shape: tuple[int | str | None, ...] | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return named(self, "name dtype shape")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -63,6 +59,8 @@ class OnnxInfo(Result):
         family: Tells it apart from `nm2trt.engine.inspection.EngineInfo`.
     """
 
+    kind = "ONNX model"
+
     path: Path
     file_bytes: int
     opset: int | None
@@ -78,9 +76,7 @@ class OnnxInfo(Result):
         """Return the fields as JSON values."""
         plan = self.plan
         return {
-            "path": str(self.path),
-            "kind": "ONNX model",
-            **named(self, "file_bytes opset producer nodes inputs outputs"),
+            **named(self, "path kind file_bytes opset producer nodes inputs outputs"),
             "planned_sparse": None if plan is None else len(plan.sparse),
             "planned_dense": None if plan is None else len(plan) - len(plan.sparse),
             "method": None if plan is None else plan.method,

@@ -19,6 +19,7 @@ from pathlib import Path
 from nm2trt.errors import InputError, ModelError, Nm2trtError
 from nm2trt.file_replacement import copy_rights
 from nm2trt.files import atomic_path, check_output, real_output
+from nm2trt.graph.storage.element_types import DTYPE_NAMES, element_type
 from nm2trt.graph.storage.external_data import (
     Chunks,
     Placed,
@@ -33,7 +34,7 @@ from nm2trt.graph.storage.external_data import (
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model, load
 from nm2trt.graph.storage.protobuf_stream import pieces
-from nm2trt.graph.storage.tensors import DTYPE_NAMES, element_type, external_location
+from nm2trt.graph.storage.tensors import external_location
 from nm2trt.locks import output_lock
 
 # A protobuf message ends at 2 GiB; some room is left for everything except tensors.

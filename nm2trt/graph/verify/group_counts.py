@@ -18,8 +18,9 @@ from nm2trt.graph.analysis.constant_values import (
 )
 from nm2trt.graph.analysis.numpy_operators import cast_array
 from nm2trt.graph.analysis.weight_operands import Consumer
+from nm2trt.graph.storage.element_types import ElementType, element_type, nonfinite_count, present
 from nm2trt.graph.storage.light_onnx import onnx
-from nm2trt.graph.storage.tensors import ElementType, element_type, iter_elements, nonfinite_count, present
+from nm2trt.graph.storage.tensors import iter_elements
 from nm2trt.nm.axes import OnnxWeight
 from nm2trt.nm.lineage import MaskBits
 from nm2trt.nm.mask import GroupChecker

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from nm2trt.errors import InputError
 from nm2trt.graph.analysis.qdq_islands import Island, island_table
+from nm2trt.graph.storage.element_types import DTYPE_NAMES
 from nm2trt.graph.storage.model import Model
-from nm2trt.graph.storage.tensors import DTYPE_NAMES
 from nm2trt.graph.verify.verdict_table import verdict_table
 from nm2trt.graph.verify.verdicts import answered_at
 from nm2trt.json_value import JsonValue, named
@@ -166,13 +166,10 @@ class VerifyReport(Result):
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         return {
-            "model": self.model,
-            "pattern": str(self.pattern),
-            **named(self, "weights missing counts judged summary mask_sha256 recorded_mask_sha256"),
+            **named(self, "model pattern weights missing counts judged summary"),
+            **named(self, "mask_sha256 recorded_mask_sha256"),
             "planned": self.plan is not None,
-            "builder": self.place.builder,
-            "builder_version": self.place.version,
-            "targets": list(self.place.targets),
+            **named(self, "builder=place.builder builder_version=place.version targets=place.targets"),
             **named(self, "outlook islands"),
         }
 

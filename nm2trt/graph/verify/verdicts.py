@@ -16,7 +16,7 @@ from nm2trt.graph.analysis.qdq_islands import Island
 from nm2trt.graph.analysis.quantised_values import dequantised
 from nm2trt.graph.analysis.shapes import Shapes
 from nm2trt.graph.analysis.weight_operands import Consumer
-from nm2trt.graph.storage.tensors import ElementType
+from nm2trt.graph.storage.element_types import ElementType
 from nm2trt.graph.verify.group_counts import Finding, ReadWeight, count_groups, read_weight
 from nm2trt.nm.axes import OnnxWeight, onnx_weight
 from nm2trt.nm.eligibility import NOWHERE, Place, can_run_sparse

@@ -17,9 +17,9 @@ from nm2trt.graph.analysis.scopes import walk
 from nm2trt.graph.analysis.shapes import infer_shapes
 from nm2trt.graph.analysis.sound_nodes import check_nodes
 from nm2trt.graph.analysis.weight_operands import consumers
+from nm2trt.graph.storage.element_types import DTYPE_NAMES, ElementType, element_type
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, load, metadata, opset
-from nm2trt.graph.storage.tensors import DTYPE_NAMES, ElementType, element_type
 from nm2trt.graph.verify.report import VerifyReport, summarise
 from nm2trt.graph.verify.verdicts import DEFAULT_PATTERN, Judge
 from nm2trt.nm import lineage

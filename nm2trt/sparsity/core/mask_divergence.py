@@ -8,17 +8,17 @@ are compared only after dividing by that maximum.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from nm2trt.json_value import JsonValue
 from nm2trt.nm.pattern import NMPattern
 
 
 @dataclass(frozen=True, slots=True)
-class Sad:
+class Sad(JsonValue):
     """SAD of one weight, or of several together.
 
     Args:
@@ -26,6 +26,8 @@ class Sad:
         size: Entries compared.
         most: Largest `count` that the patterns allow.
     """
+
+    json_names = "* fraction normalised"
 
     count: int
     size: int
@@ -40,10 +42,6 @@ class Sad:
     def normalised(self) -> float:
         """`count` over the largest that the pattern allows, 0..1."""
         return self.count / self.most if self.most else 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields and both shares as JSON values."""
-        return {**asdict(self), "fraction": self.fraction, "normalised": self.normalised}
 
 
 def sad_count(before: Tensor, after: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 
 from nm2trt.errors import DataError, InputError
 from nm2trt.files import check_input, read_regular
+from nm2trt.json_value import JsonValue
 from nm2trt.measure import Latency, WarmUp
 from nm2trt.validation.latency.bench import ratio_of
 from nm2trt.validation.latency.benchmark import Benchmark, Ratio, Timing
@@ -21,7 +22,7 @@ _SELF = frozenset({"models"})
 
 
 @dataclass(frozen=True, slots=True)
-class Comparability:
+class Comparability(JsonValue):
     """An earlier benchmark beside this one.
 
     Args:
@@ -31,10 +32,6 @@ class Comparability:
 
     ratios: tuple[Ratio, ...]
     differences: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {"ratios": [ratio.to_json() for ratio in self.ratios], "differences": list(self.differences)}
 
 
 def read_trtexec(path: str | os.PathLike[str]) -> Timing:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from nm2trt.json_value import named
+from nm2trt.json_value import JsonValue
 from nm2trt.measure import Latency, WarmUp, no_speed
 from nm2trt.tables import Column, Result, Row, Table
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(JsonValue):
     """One session at one batch size.
 
     Args:
@@ -22,6 +22,8 @@ class Timing:
         samples_ms: Every timed run, in order.
         source: "measured here", or who took the times.
     """
+
+    json_names = "name batch source per_second **latency samples_ms"
 
     name: str
     batch: int | None
@@ -34,17 +36,9 @@ class Timing:
         """Samples a second, one run after another, at the median latency."""
         return None if self.batch is None else 1e3 * self.batch / self.latency.p50_ms
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {
-            **named(self, "name batch source per_second"),
-            **self.latency.to_json(),
-            "samples_ms": list(self.samples_ms),
-        }
-
 
 @dataclass(frozen=True, slots=True)
-class Ratio:
+class Ratio(JsonValue):
     """How much longer one session takes than another.
 
     Args:
@@ -74,10 +68,6 @@ class Ratio:
             return f"{found}; one process gives no interval: see nm2trt bench --processes 6"
         count = len(self.processes)
         return f"{found}, 95 % interval {self.low:.3f} to {self.high:.3f} over {count} processes"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {**asdict(self), "processes": list(self.processes)}
 
 
 @dataclass(frozen=True, slots=True, repr=False)

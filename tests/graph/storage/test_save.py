@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from nm2trt.errors import InputError, ModelError, OutputError
+from nm2trt.graph.storage.element_types import element_type
 from nm2trt.graph.storage.external_data import pack
 from nm2trt.graph.storage.model import load
 from nm2trt.graph.storage.protobuf_stream import pieces
 from nm2trt.graph.storage.save import Rewrite, all_tensors, refuse_same_file, save
-from nm2trt.graph.storage.tensors import element_type, read_tensor
+from nm2trt.graph.storage.tensors import read_tensor
 
 
 def tensor(name, shape=(3, 4), seed=0):

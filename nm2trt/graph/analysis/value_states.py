@@ -1,0 +1,273 @@
+"""Values of one scope, and whether each is known before anything runs.
+
+A scope is the main graph, an If/Loop/Scan body, or one call of a local function. It knows, for every value it
+can see, whether it is constant, depends on an input, or comes from something that cannot be evaluated. That
+is settled once, in topological order and without recursion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from nm2trt.errors import ModelError
+from nm2trt.graph.storage.light_onnx import attribute_value, onnx, schemas
+from nm2trt.graph.storage.model import Model
+
+_NONDETERMINISTIC = frozenset(
+    {
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+        "Multinomial",
+        "Bernoulli",
+        "Dropout",
+    }
+)
+
+# Types of attributes that hold no graph.
+_PLAIN = frozenset(
+    getattr(onnx.AttributeProto, kind)
+    for kind in ("FLOAT", "INT", "STRING", "TENSOR", "FLOATS", "INTS", "STRINGS")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Whether a value is known before anything runs.
+
+    Args:
+        kind: "constant", "dynamic" when it depends on an input, "opaque" if it depends on no input but
+            something on the way cannot be evaluated, "turn" if it depends only on the loop's iteration.
+        why: The clause that says what stands in the way; "" for a constant.
+    """
+
+    kind: Literal["constant", "dynamic", "opaque", "turn"]
+    why: str = ""
+
+
+CONSTANT = State("constant")
+
+
+@dataclass(slots=True, eq=False)
+class Scope:
+    """One graph, or one call of a local function.
+
+    Args:
+        model: The model.
+        name: "" for the main graph, else the path of node names that leads here, ending in "/".
+        nodes: Its nodes, in topological order.
+        initializers: Dense initializers by name.
+        sparse: Sparse initializers by name.
+        parent: The scope whose names a body sees too; a function sees none.
+        bindings: A function's inputs: formal name to the caller's scope and name; None for one left out.
+        attributes: A function call's attributes, for `ref_attr_name`.
+        functions: Domain and name of every local function.
+        positions: Position of a node, by identity, in the file.
+        producers: The node that makes each output.
+        states: What is known of each value that is defined here.
+    """
+
+    model: Model
+    name: str
+    nodes: list[onnx.NodeProto]
+    initializers: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    sparse: dict[str, onnx.SparseTensorProto] = field(default_factory=dict)
+    parent: Scope | None = None
+    bindings: dict[str, tuple[Scope, str] | None] = field(default_factory=dict)
+    attributes: dict[str, onnx.AttributeProto] = field(default_factory=dict)
+    functions: frozenset[tuple[str, str]] = frozenset()
+    positions: dict[int, int] = field(default_factory=dict)
+    producers: dict[str, onnx.NodeProto] = field(default_factory=dict)
+    states: dict[str, State] = field(default_factory=dict)
+
+    def owner(self, value: str) -> tuple[Scope, str] | None:
+        """Return the scope that defines a value, and its name there; None when nothing does."""
+        scope: Scope | None = self
+        while scope is not None:
+            if value in scope.bindings:
+                bound = scope.bindings[value]
+                if bound is None:
+                    return None
+                scope, value = bound
+                continue
+            if value in scope.states:
+                return scope, value
+            scope = scope.parent
+        return None
+
+    def state(self, value: str) -> State:
+        """Return what is known of a value that this scope can see."""
+        found = self.owner(value)
+        if found is None:
+            return State("dynamic", f"nothing defines {value!r}")
+        return found[0].states[found[1]]
+
+    def node_attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
+        """Return a node's attributes as Python values, with those that a function call supplies."""
+        values: dict[str, Any] = {}
+        for attribute in node.attribute:
+            if attribute.ref_attr_name:
+                supplied = self.attributes.get(attribute.ref_attr_name)
+                if supplied is None:
+                    continue
+                attribute = renamed(supplied, attribute.name)
+            value = attribute_value(attribute)
+            values[attribute.name] = value.decode(errors="replace") if isinstance(value, bytes) else value
+        return values
+
+    def label(self, node: onnx.NodeProto) -> str:
+        """Return a node's name with its scope in front; an unnamed node gets its type and position."""
+        return self.name + node_name(node, self.positions[id(node)])
+
+
+def node_name(node: onnx.NodeProto, position: int) -> str:
+    """Return a node's name, or its type and position if it has no name."""
+    return node.name or f"{node.op_type}#{position}"
+
+
+def bodies(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
+    """Yield the graphs in a node's attributes, each with the attribute's name."""
+    for attribute in node.attribute:
+        kind = attribute.type
+        if kind in _PLAIN:
+            continue
+        if kind == onnx.AttributeProto.GRAPH:
+            yield attribute.name, attribute.g
+        for graph in attribute.graphs:
+            yield attribute.name, graph
+
+
+def renamed(attribute: onnx.AttributeProto, name: str) -> onnx.AttributeProto:
+    """Return a copy of an attribute under another name."""
+    copy = onnx.AttributeProto()
+    copy.CopyFrom(attribute)
+    copy.name = name
+    return copy
+
+
+def define(scope: Scope, value: str, state: State) -> None:
+    """Note what is known of a value that a scope begins with.
+
+    Raises:
+        ModelError: The scope has a value of that name.
+    """
+    if value in scope.states:
+        raise ModelError(
+            f"{scope.model.name} defines {scope.name + value!r} twice; the model is not valid ONNX"
+        )
+    scope.states[value] = state
+
+
+def settle(scope: Scope, nodes: list[onnx.NodeProto]) -> None:
+    """Order the nodes and settle the state of every output.
+
+    Raises:
+        ModelError: A name is defined twice, or nodes form a cycle.
+    """
+    for position, node in enumerate(nodes):
+        scope.positions[id(node)] = position
+        for output in node.output:
+            if output:
+                if output in scope.producers or output in scope.states or output in scope.bindings:
+                    raise ModelError(
+                        f"{scope.model.name} defines {scope.name + output!r} twice, again at "
+                        f"{scope.label(node)}; the model is not valid ONNX"
+                    )
+                scope.producers[output] = node
+    scope.nodes = _topological(scope, nodes)
+    for node in scope.nodes:
+        state = _node_state(scope, node)
+        for output in node.output:
+            if output:
+                scope.states[output] = state
+
+
+def _topological(scope: Scope, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Sort nodes by their inputs; a sorted list, as ONNX demands, comes back as it is."""
+    if _is_sorted(scope, nodes):
+        return nodes
+    waiting: dict[int, int] = {}
+    readers: dict[int, list[onnx.NodeProto]] = {}
+    for node in nodes:
+        sources = {id(scope.producers[name]) for name in _reads(node) if name in scope.producers}
+        waiting[id(node)] = len(sources)
+        for source in sources:
+            readers.setdefault(source, []).append(node)
+    done: set[int] = set()
+    order: list[onnx.NodeProto] = []
+    for first in nodes:
+        ready = [first] if waiting[id(first)] == 0 and id(first) not in done else []
+        while ready:
+            node = ready.pop()
+            done.add(id(node))
+            order.append(node)
+            for reader in readers.get(id(node), ()):
+                waiting[id(reader)] -= 1
+                # A node further on is met in its turn, so that a sorted list keeps its order.
+                if waiting[id(reader)] == 0 and scope.positions[id(reader)] < scope.positions[id(first)]:
+                    ready.append(reader)
+    if len(order) < len(nodes):
+        stuck = next(node for node in nodes if id(node) not in done)
+        raise ModelError(f"{scope.model.name}: the nodes around {scope.label(stuck)} form a cycle")
+    return order
+
+
+def _is_sorted(scope: Scope, nodes: Iterable[onnx.NodeProto]) -> bool:
+    made: set[str] = set()
+    for node in nodes:
+        for name in _reads(node):
+            if name not in made and name in scope.producers:
+                return False
+        made.update(node.output)
+    return True
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield the values that a node reads, those that its bodies capture included."""
+    yield from node.input
+    for _, body in bodies(node):
+        for inner in body.node:
+            yield from _reads(inner)
+        yield from (value.name for value in body.output)
+
+
+def _node_state(scope: Scope, node: onnx.NodeProto) -> State:
+    states = [scope.state(name) for name in visible(scope, node)]
+    for state in states:
+        if state.kind == "dynamic":
+            return state
+    turns = [state for state in states if state.kind == "turn"]
+    if turns and (node.op_type != "Gather" or len(states) < 2 or states[0].kind == "turn"):
+        return turns[0]
+    if turns:
+        return State("opaque", turns[0].why)
+    for state in states:
+        if state.kind == "opaque":
+            return state
+    label = scope.label(node)
+    if node.op_type in _NONDETERMINISTIC:
+        return State("opaque", f"{node.op_type} at {label} draws random numbers")
+    if any(bodies(node)):
+        return State("opaque", f"{node.op_type} at {label} runs a body, which is not evaluated")
+    if (node.domain, node.op_type) in scope.functions:
+        return State("opaque", f"it is computed by the local function {node.op_type} at {label}")
+    if not any(node.input) and _needs_input(node):
+        return State("opaque", f"{node.op_type} at {label} has no input; the model is not valid ONNX")
+    return CONSTANT
+
+
+def _needs_input(node: onnx.NodeProto) -> bool:
+    """Tell whether an operator of ONNX's own cannot compute anything of nothing, as Constant can."""
+    if node.domain not in ("", "ai.onnx") or not schemas().has_schema(node.op_type):
+        return False
+    return bool(schemas().get_schema(node.op_type).min_input)
+
+
+def visible(scope: Scope, node: onnx.NodeProto) -> Iterator[str]:
+    """Yield what a node reads from its own scope; names that its bodies define themselves are left out."""
+    yield from (name for name in node.input if name)
+    if any(bodies(node)):
+        yield from (name for name in _reads(node) if name and scope.owner(name) is not None)

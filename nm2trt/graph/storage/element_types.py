@@ -1,0 +1,178 @@
+"""Element types of ONNX tensors: dtypes, and which elements are zero, infinite or NaN, by their bits."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nm2trt.arrays import Array
+from nm2trt.errors import ModelError
+from nm2trt.graph.storage.light_onnx import TensorProto, onnx
+from nm2trt.nm.mask import scratch
+
+# ONNX's name of a type that numpy lacks -> its name in ml_dtypes.
+_EXTENDED = {
+    "bfloat16": "bfloat16",
+    "float8e4m3fn": "float8_e4m3fn",
+    "float8e4m3fnuz": "float8_e4m3fnuz",
+    "float8e5m2": "float8_e5m2",
+    "float8e5m2fnuz": "float8_e5m2fnuz",
+    "uint4": "uint4",
+    "int4": "int4",
+    "float4e2m1": "float4_e2m1fn",
+    "float8e8m0": "float8_e8m0fnu",
+}
+_ONNX_NAMES = {extended: name for name, extended in _EXTENDED.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class ElementType:
+    """One ONNX element type.
+
+    Args:
+        name: ONNX's name in lower case, e.g. "bfloat16".
+        bits: Bits of one element in raw storage.
+    """
+
+    name: str
+    bits: int
+
+    @property
+    def numpy(self) -> np.dtype[Any]:
+        """The dtype that holds one element; int4 takes a byte here.
+
+        Raises:
+            ModelError: The installed ml_dtypes does not have it.
+        """
+        return _dtype(self.name)
+
+
+@functools.cache
+def _dtype(name: str) -> np.dtype[Any]:
+    if name not in _EXTENDED:
+        return np.dtype(name)
+    import ml_dtypes  # only here: most models hold no such type
+
+    kind: type[Any] | None = getattr(ml_dtypes, _EXTENDED[name], None)
+    if kind is None:
+        raise ModelError(f"a tensor has element type {name}, which needs a later release of ml_dtypes")
+    return np.dtype(kind)
+
+
+def _types() -> dict[int, ElementType]:
+    bits = {
+        "FLOAT": ("float32", 32),
+        "UINT8": ("uint8", 8),
+        "INT8": ("int8", 8),
+        "UINT16": ("uint16", 16),
+        "INT16": ("int16", 16),
+        "INT32": ("int32", 32),
+        "INT64": ("int64", 64),
+        "BOOL": ("bool", 8),
+        "FLOAT16": ("float16", 16),
+        "DOUBLE": ("float64", 64),
+        "UINT32": ("uint32", 32),
+        "UINT64": ("uint64", 64),
+        "BFLOAT16": ("bfloat16", 16),
+        "FLOAT8E4M3FN": ("float8e4m3fn", 8),
+        "FLOAT8E4M3FNUZ": ("float8e4m3fnuz", 8),
+        "FLOAT8E5M2": ("float8e5m2", 8),
+        "FLOAT8E5M2FNUZ": ("float8e5m2fnuz", 8),
+        "UINT4": ("uint4", 4),
+        "INT4": ("int4", 4),
+        "FLOAT4E2M1": ("float4e2m1", 4),
+        "FLOAT8E8M0": ("float8e8m0", 8),
+    }
+    return {
+        getattr(TensorProto, key): ElementType(*kind)
+        for key, kind in bits.items()
+        if hasattr(TensorProto, key)  # releases differ in the newest types
+    }
+
+
+ELEMENT_TYPES = _types()
+DTYPE_NAMES = {number: kind.name for number, kind in ELEMENT_TYPES.items()}
+
+# Bits of one element that are not all clear in a number other than zero; types with no negative zero use all.
+_MAGNITUDE_BITS = {
+    "float16": 0x7FFF,
+    "bfloat16": 0x7FFF,
+    "float8e4m3fn": 0x7F,
+    "float8e5m2": 0x7F,
+    "float4e2m1": 0x7,
+}
+# Smallest magnitude, as bits, that is infinite or NaN.
+_NONFINITE_FROM = {
+    "float64": 0x7FF << 52,
+    "float32": 0x7F80 << 16,
+    "float16": 0x7C00,
+    "bfloat16": 0x7F80,
+    "float8e4m3fn": 0x7F,
+    "float8e5m2": 0x7C,
+}
+
+
+def element_type(tensor: onnx.TensorProto) -> ElementType:
+    """Return a tensor's element type.
+
+    Raises:
+        ModelError: It is a string, complex or unknown type, which no weight can have.
+    """
+    kind = ELEMENT_TYPES.get(tensor.data_type)
+    if kind is None:
+        raise ModelError(
+            f"tensor {tensor.name!r} has element type {tensor.data_type}, which no weight can have"
+        )
+    return kind
+
+
+def present(elements: Array, zero_point: Array | None = None) -> npt.NDArray[np.bool_]:
+    """Return True where an element is not zero, or not equal to its zero point, until the next call.
+
+    Minus zero is zero; NaN and infinity are not. Low-precision floats are judged by their bits.
+    """
+    if zero_point is not None:
+        return np.asarray(elements != zero_point)
+    if elements.dtype == np.bool_:
+        return elements
+    if elements.dtype in (np.float32, np.float64) or elements.dtype.kind in "iu":
+        return np.asarray(np.not_equal(elements, 0, out=_flags(elements)))
+    bits, mask = _bits(elements)
+    if mask is not None:
+        bits = np.bitwise_and(bits, mask, out=scratch("bits", bits.size, bits.dtype).reshape(bits.shape))
+    return np.asarray(np.not_equal(bits, 0, out=_flags(elements)))
+
+
+def _flags(elements: Array) -> npt.NDArray[np.bool_]:
+    return scratch("flags", elements.size, np.bool_).reshape(elements.shape)
+
+
+def nonfinite_count(elements: Array) -> int:
+    """Count NaN and infinite elements."""
+    if elements.dtype.kind in "iub" or elements.size == 0:
+        return 0
+    limit = _NONFINITE_FROM.get(_name(elements.dtype))
+    if limit is None:
+        return int(np.count_nonzero(~np.isfinite(elements.astype(np.float32))))
+    bits = np.ascontiguousarray(elements).view(f"u{elements.dtype.itemsize}")
+    sign = 1 << (8 * bits.itemsize - 1)
+    # As bits, the largest positive number is the largest integer, and the largest negative one the largest
+    # that is taken as unsigned.
+    if int(bits.view(f"i{bits.itemsize}").max()) < limit and int(bits.max()) < sign | limit:
+        return 0
+    return int(np.count_nonzero((bits & bits.dtype.type(sign - 1)) >= limit))
+
+
+def _name(dtype: np.dtype[Any]) -> str:
+    return _ONNX_NAMES.get(dtype.name, dtype.name)
+
+
+def _bits(elements: Array) -> tuple[Array, Any]:
+    unsigned = np.uint16 if elements.dtype.itemsize == 2 else np.uint8
+    mask = _MAGNITUDE_BITS.get(_name(elements.dtype))
+    bits = np.ascontiguousarray(elements).view(unsigned)
+    return bits, None if mask is None else unsigned(mask)
