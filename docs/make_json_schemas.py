@@ -37,7 +37,7 @@ ERROR = "error"
 MANIFEST = "manifest"
 ON_A_GPU = Path(__file__).parents[1] / "benchmarks" / "results" / "gpu" / "h200"
 # Outputs of real runs that not every machine can repeat.
-RECORDS = {"prove": ON_A_GPU / "prove86.json"}
+RECORDS = {"prove": ON_A_GPU / "stages" / "prove-86.json"}
 
 # Command -> the calls whose output makes its schema.
 CALLS: dict[str, tuple[str, ...]] = {

@@ -1,11 +1,13 @@
 """`make gpu-evidence`: refused without a GPU; with one, a failing job stops no other and leaves nothing half-written."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import nm2trt
 from nm2trt.backends.cuda import probe_gpus
 from tools.gpu import evidence
 from tools.gpu.evidence import Job
@@ -87,3 +89,25 @@ def test_the_report_shows_the_folder(tmp_path, capsys):
     evidence.run([job], tmp_path, seconds=60)
     assert main(["report", str(tmp_path), "-o", str(tmp_path / "report.md")]) == 0
     assert "sparse-on is 1.25x dense" in (tmp_path / "report.md").read_text()
+
+
+def test_results_of_the_queue_become_a_run_that_report_shows(tmp_path):
+    (tmp_path / "summary.md").write_text("kept")
+    (tmp_path / "prove-net.json").write_text(json.dumps(REPORT))
+    (tmp_path / "prove86.json").write_text(json.dumps(REPORT))
+    assert evidence.main([str(tmp_path), "--adopt"]) == 0
+    assert evidence.adopt(tmp_path) == ["prove-86", "prove-net"]
+    assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == [
+        "prove-86.json",
+        "prove-net.json",
+    ]
+    assert (tmp_path / "summary.md").read_text() == "kept"
+
+
+@pytest.mark.parametrize("folder", ["h200", "h200_second"])
+def test_report_shows_what_an_h200_measured(folder, tmp_path):
+    page = tmp_path / "page.md"
+    nm2trt.report(ROOT / "benchmarks" / "results" / "gpu" / folder, output=page)
+    assert "NVIDIA H200" in page.read_text()
+    if folder == "h200_second":
+        assert "sparse-on is 1.06x sparse-off" in page.read_text()

@@ -6,6 +6,7 @@ Needs a CUDA GPU and PyTorch; with TensorRT 8.6 to 11, and with TensorRT for RTX
 other, each with its own limit; one that fails or takes too long is told in `summary.md` and does not stop the next. A job
 that is done is not run again in the same folder, so a run that was cut short goes on. Nothing changes the GPU's settings.
 `nm2trt report DIR` shows the result. Without a GPU: exit status 4 and one sentence.
+`--adopt` needs no GPU: it makes a folder of results of `queue.sh` one that `nm2trt report` shows.
 """
 
 from __future__ import annotations
@@ -206,6 +207,26 @@ def summary(outcomes: Sequence[Outcome], out: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def adopt(out: Path) -> list[str]:
+    """Make results of `queue.sh` the folder of a run: its `prove*.json` become stages; the rest stays.
+
+    Returns:
+        The names of the stages.
+    """
+    from nm2trt.reporting.folder import RunFolder
+
+    found = {
+        f"prove-{path.stem.removeprefix('prove').strip('-') or 'engine'}": path
+        for path in out.glob("prove*.json")
+    }
+    names = sorted({*found, *(path.stem for path in (out / "stages").glob("prove-*.json"))})
+    folder = RunFolder(out)
+    folder.start("gpu-evidence", names)
+    for name, path in found.items():
+        path.replace(folder.stage_path(name))
+    return names
+
+
 def _ended(one: Outcome) -> str:
     return "not finished" if one.status is None else "done" if one.status == 0 else f"status {one.status}"
 
@@ -216,7 +237,13 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="the folder, made if it is not there")
     parser.add_argument("--minutes", type=float, default=60.0, help="what all may take; default: 60")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these jobs only")
+    parser.add_argument(
+        "--adopt", action="store_true", help="only make what queue.sh wrote the folder of a run"
+    )
     options = parser.parse_args(words)
+    if options.adopt:
+        print(f"{options.out}: {', '.join(adopt(options.out)) or 'nothing was proved'}")
+        return 0
     from nm2trt.backends.cuda import require_gpu
     from nm2trt.errors import BackendMissingError
 
