@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nm2trt.errors import BackendMissingError
 from nm2trt.extras import install
@@ -43,6 +43,17 @@ class VersionRow:
     progress: bool
 
 
+_TRT_10 = VersionRow(
+    product="trt",
+    since=(10, 0),
+    network_flags=("STRONGLY_TYPED",),
+    type_flags={},
+    flags={"sparsity": "SPARSE_WEIGHTS", "tf32": "TF32", "strict_nans": "STRICT_NANS"},
+    max_opset=24,
+    int64=True,
+    timing_cache=True,
+    progress=True,
+)
 ROWS = (
     VersionRow(
         product="trt",
@@ -55,39 +66,9 @@ ROWS = (
         timing_cache=True,
         progress=False,
     ),
-    VersionRow(
-        product="trt",
-        since=(10, 0),
-        network_flags=("STRONGLY_TYPED",),
-        type_flags={},
-        flags={"sparsity": "SPARSE_WEIGHTS", "tf32": "TF32", "strict_nans": "STRICT_NANS"},
-        max_opset=24,
-        int64=True,
-        timing_cache=True,
-        progress=True,
-    ),
-    VersionRow(
-        product="trt",
-        since=(11, 0),
-        network_flags=("STRONGLY_TYPED",),
-        type_flags={},
-        flags={"sparsity": "SPARSE_WEIGHTS", "tf32": "TF32", "strict_nans": "STRICT_NANS"},
-        max_opset=25,
-        int64=True,
-        timing_cache=True,
-        progress=True,
-    ),
-    VersionRow(
-        product="trt-rtx",
-        since=(1, 0),
-        network_flags=("STRONGLY_TYPED",),
-        type_flags={},
-        flags={"sparsity": "SPARSE_WEIGHTS", "tf32": "TF32", "strict_nans": "STRICT_NANS"},
-        max_opset=None,
-        int64=True,
-        timing_cache=False,
-        progress=True,
-    ),
+    _TRT_10,
+    replace(_TRT_10, since=(11, 0), max_opset=25),
+    replace(_TRT_10, product="trt-rtx", since=(1, 0), max_opset=None, timing_cache=False),
 )
 
 

@@ -21,7 +21,6 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "cost": ("rates", "sensitivity"),
     "threshold_grad": ("ste", "release"),
     "loss": get_args(Loss),
-    "rate_loss": ("abs", "square"),
     "batch_norm": ("train", "frozen"),
 }
 
@@ -40,14 +39,12 @@ class FcptsOptions:
         menu: Patterns to choose from under `rate`, beside dense; the one `pattern` by default.
         allocation: Unstructured: "learned" starts from ERK and moves the thresholds; "erk" and "uniform" fix
             the rates, and only the weights are trained.
-        cost: What the choice from the menu minimises: the squared distance from learned "rates", or the
-            "sensitivity" of the loss to each layer alone.
-        allocation_steps: Steps that learn the rates for `cost="rates"`; a quarter of `steps` by default.
+        cost: What the choice from the menu minimises: the squared distance from "rates" that are learned in a
+            quarter of `steps`, or the "sensitivity" of the loss to each layer alone.
         threshold_grad: "ste" lets the distillation move the thresholds, as the paper says; "release" leaves
             that to the rate, as its released code does.
         bridge: How the rate's gradient estimates densities, e.g. `Bridge("gaussian")`.
         rate_weight: Weight of the rate's term in the loss, lambda.
-        rate_loss: "abs" or "square" of the rate's distance.
         rate_band: How far the rate may stray while the thresholds learn; a common shift of all of them brings
             it back (ours: the loss alone lets "ste" drift where the distillation is strong). 1 never does.
         loss: Distillation by "kl" between class scores, or "mse" of any output.
@@ -81,11 +78,9 @@ class FcptsOptions:
     menu: tuple[str, ...] | list[str] | None = None
     allocation: Literal["learned", "erk", "uniform"] = "learned"
     cost: Literal["rates", "sensitivity"] = "rates"
-    allocation_steps: int | None = None
     threshold_grad: Literal["ste", "release"] = "ste"
     bridge: Bridge = field(default_factory=Bridge)
     rate_weight: float = 1.0
-    rate_loss: Literal["abs", "square"] = "abs"
     rate_band: float = 0.005
     loss: Loss = "kl"
     temperature: float = 4.0

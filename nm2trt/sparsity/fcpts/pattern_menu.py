@@ -158,7 +158,7 @@ def _learned_rates(
     options: FcptsOptions = request.options
     rate = needed / sum(layer.tensor.numel() for layer in layers)
     densities = erk_densities([layer.choice.entry.shape for layer in layers], rate)
-    steps = options.steps // 4 if options.allocation_steps is None else options.allocation_steps
+    steps = options.steps // 4
     if options.allocation != "learned" or steps == 0:
         return [rate if options.allocation == "uniform" else 1 - density for density in densities]
     tensors = {**dict(request.model.named_parameters()), **dict(request.model.named_buffers())}

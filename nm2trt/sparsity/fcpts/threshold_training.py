@@ -56,8 +56,7 @@ def train_thresholds(
 
     def penalty() -> Tensor:
         rates = [layer.rate(original, bridge) for layer, original in zip(sparse, originals, strict=True)]
-        loss = rate_loss(rates, sizes, rate, squared=options.rate_loss == "square")
-        return options.rate_weight * loss.float()
+        return options.rate_weight * rate_loss(rates, sizes, rate).float()
 
     def guard(_step: int) -> None:
         _bring_back(originals, sparse, rate, bridge, options.rate_band)

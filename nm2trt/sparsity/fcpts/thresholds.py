@@ -227,21 +227,17 @@ class ThresholdWeight(SparseWeight):
         self.raw = None
 
 
-def rate_loss(
-    rates: Sequence[Tensor], sizes: Sequence[int], target: float, *, squared: bool = False
-) -> Tensor:
-    """Return L_c: how far the global rate is from its target, |S - target| or its square.
+def rate_loss(rates: Sequence[Tensor], sizes: Sequence[int], target: float) -> Tensor:
+    """Return L_c: how far the global rate is from its target, |S - target|; at the target its gradient is 0.
 
     Args:
         rates: Share of zeros of each layer, 0-dim.
         sizes: Weights of each layer; large layers count for more.
         target: Global share of zeros.
-        squared: Square the difference. The plain one has gradient 0 if the target is met.
     """
     total = sum(sizes)
     weighted = [rate * (size / total) for rate, size in zip(rates, sizes, strict=True)]
-    gap = torch.stack(weighted).sum() - target
-    return gap.square() if squared else gap.abs()
+    return (torch.stack(weighted).sum() - target).abs()
 
 
 @torch.no_grad()

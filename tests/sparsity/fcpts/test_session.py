@@ -205,7 +205,6 @@ def test_invariant_5_rate_loss_has_one_sign_and_weighs_by_size():
     met = rate_loss(rates, sizes, float(0.25 * 0.2 + 0.75 * 0.6))
     met.backward()
     assert float(met.detach()) == pytest.approx(0)
-    assert float(rate_loss(rates, sizes, 0.9, squared=True).detach()) == pytest.approx(0.4**2)
     exact = [torch.tensor(0.5, dtype=torch.float64, requires_grad=True)]
     rate_loss(exact, [8], 0.5).backward()
     assert float(exact[0].grad) == 0
@@ -561,7 +560,7 @@ def interrupted_after(steps, monkeypatch):
     "arguments",
     [
         {},
-        {"rate": 0.3, "allocation_steps": 4},
+        {"rate": 0.3},
         {"pattern": None, "rate": 0.7},
         {"layer_fit": True, "batch_norm": "frozen"},
     ],
