@@ -106,7 +106,8 @@ def deploy(
         labels=_labels(labels, described),
     )
     if canary:
-        against = described if reference is None else Path(reference)
+        same = reference is None or Path(reference).resolve() == described.path.resolve()
+        against = described if reference is None or same else Path(reference)
         _bring_up(placed, canary, against, probe_options or quick)
     if load and load != canary:
         _bring_up(placed, load)

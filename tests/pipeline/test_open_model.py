@@ -3,6 +3,7 @@
 import itertools
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nm2trt.graph.storage import external_data, model, model_hash, tensors
 from nm2trt.pipeline.build import build
+from nm2trt.pipeline.deploy import deploy
 from nm2trt.pipeline.lowering import Lowering
 
 PACKAGE = Path(model.__file__).parents[2]
@@ -108,6 +110,29 @@ def test_build_parses_once_and_scans_twice(folder, count):
     parses, scans = count()
     assert parses == 1
     assert scans <= 2.1  # verify, and the hash in the manifest
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["by default", "named again"])
+def test_deploy_hands_what_it_read_of_the_model_to_the_probe(folder, count, monkeypatch, named):
+    """Placing a model and probing it as its own reference parses it once; no server runs here."""
+    probed = []
+
+    def probe_model(url, name, reference, **_rest):
+        probed.append(reference)
+        return SimpleNamespace(require_passed=lambda: None)
+
+    monkeypatch.setattr("nm2trt.serving.probe.probe_model", probe_model)
+    monkeypatch.setattr("nm2trt.pipeline.deploy._server_version", lambda url: "2.64.0")
+    monkeypatch.setattr("nm2trt.backends._triton_server.TritonServer.load", lambda server, name: None)
+    deploy(
+        "m.onnx",
+        "repository",
+        "net",
+        canary="localhost:8000",
+        reference=folder / "m.onnx" if named else None,
+    )
+    assert [artefact.path.resolve() for artefact in probed] == [(folder / "m.onnx").resolve()]
+    assert count()[0] == 1
 
 
 @pytest.mark.parametrize(
