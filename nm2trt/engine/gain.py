@@ -190,10 +190,11 @@ def _layer(
     if facts is None:
         raise InputError(f"{verdict.weight} cannot be traced to its numbers")
     n, k = facts.outputs, facts.inputs * facts.positions
-    m = None if verdict.macs is None else max(1, round(verdict.macs / (n * k)))
+    empty = not n * k
+    m = None if verdict.macs is None or empty else max(1, round(verdict.macs / (n * k)))
     dtype = as_dtype or facts.dtype
     estimate = None
-    answer = _barred(facts, place)
+    answer: _Answer | None = ("no", "it has no elements") if empty else _barred(facts, place)
     if answer is None and m is None:
         answer = ("unknown", "its work is not known; give the shapes of the inputs with --shape")
     if answer is None and m is not None:

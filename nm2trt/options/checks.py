@@ -40,8 +40,8 @@ class InferCommand(Reported):
     shapes: tuple[str, ...] = input_shapes(
         metavar="NAME:SIZES", help="whole shape of a random input, as in x:1x3x224x224"
     )
-    seed: int = option(0, metavar="N", help="seed of random inputs (default: 0)")
-    threads: int = option(0, metavar="N", at_least=0, help=_THREADS)
+    seed: int = option(0, metavar="N", at_least=0, help="seed of random inputs (default: 0)")
+    threads: int = option(0, metavar="N", at_least=0, at_most=1024, help=_THREADS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +102,7 @@ class ValidateCommand(Reported):
         200, metavar="N", at_least=0, help="timed runs of each model; 0: no timing (default: 200)"
     )
     warmup: int = option(20, metavar="N", at_least=0, help="fewest runs before, not timed (default: 20)")
-    threads: int = option(0, metavar="N", at_least=0, help=_THREADS)
+    threads: int = option(0, metavar="N", at_least=0, at_most=1024, help=_THREADS)
     data_root: str | None = option(
         None, metavar="FOLDER", stage=False, help="folder of a recipe's paths (default: its own)"
     )
@@ -153,8 +153,8 @@ class BenchCommand(Reported):
         help="processes that share the runs; 2 or more give each ratio an interval, 6 is a good number "
         "(default: 1)",
     )
-    threads: int = option(0, metavar="N", at_least=0, help=_THREADS)
-    seed: int = option(0, metavar="N", stage=False, help="seed of random inputs (default: 0)")
+    threads: int = option(0, metavar="N", at_least=0, at_most=1024, help=_THREADS)
+    seed: int = option(0, metavar="N", at_least=0, stage=False, help="seed of random inputs (default: 0)")
     compare: str | None = option(
         None, metavar="FILE", stage=False, help="JSON of an earlier benchmark, to compare with"
     )

@@ -47,7 +47,9 @@ class DeployCommand(Reported):
     version_policy: str = served(
         "deployed", metavar="P", stage=False, help="deployed (default), latest:N or all"
     )
-    threads: int = served(1, metavar="N", at_least=0, help="threads of the python backend's runtime")
+    threads: int = served(
+        1, metavar="N", at_least=0, at_most=1024, help="threads of the python backend's runtime"
+    )
     sample: str | None = served(
         None, metavar="FILE.npz", help="a real sample by input name, to warm the model up"
     )

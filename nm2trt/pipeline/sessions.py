@@ -59,21 +59,22 @@ def open_session(artefact: str | os.PathLike[str], *, threads: int = 0) -> Sessi
         return open_program(path)
     from nm2trt.backends.ort import open_onnx
 
-    _check_functions(path)
+    _check_model(path)
     return open_onnx(path, threads=threads)
 
 
-def _check_functions(path: Path) -> None:
-    """Refuse local functions that unfold without end: ONNX Runtime would take minutes to unfold them."""
+def _check_model(path: Path) -> None:
+    """Refuse what ONNX Runtime takes minutes to unfold, or ends the process at, instead of refusing it."""
     from nm2trt.graph.analysis.scopes import check_unfolding
+    from nm2trt.graph.analysis.sound_nodes import check_nodes
     from nm2trt.graph.storage.model import load
 
     try:
         model = load(path, leave_weights=True)
     except ModelError:
         return  # ONNX Runtime says what it cannot load
-    if model.proto.functions:
-        check_unfolding(model)
+    check_unfolding(model)
+    check_nodes(model)
 
 
 def backend_of(artefact: str | os.PathLike[str]) -> str:

@@ -127,7 +127,9 @@ def write_recipe(
     model = Path(model)
     report = verify(model, backend=backend, targets=targets)
     info = describe(model)
-    target = check_output(unnamed_output(model.with_suffix(".yaml")) if output is None else output)
+    given = [model] if calib is None else [model, calib]
+    output = unnamed_output(model.with_suffix(".yaml")) if output is None else output
+    target = check_output(output, sources=given)
     if target.exists() and not force:
         raise OutputError(f"{target} is there already; give another path with -o, or replace it with --force")
     root = target.resolve().parent

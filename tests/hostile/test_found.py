@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -283,3 +284,47 @@ def test_functions_that_unfold_to_a_million_nodes_are_not_given_to_onnx_runtime(
     onnx.save(model, refused.folder / "m.onnx")
     command, *rest = words.split()
     refused(" ".join([command, "m.onnx", *rest]), "unfold to")
+
+
+@pytest.mark.parametrize("shape", [(16, 0), (0, 16), (0, 0)])
+def test_a_gain_of_a_weight_without_elements(refused, shape, capfd):
+    network(refused.folder, [helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": np.ones(shape, "f4")})
+    table = Path(__file__).parents[2] / "benchmarks/results/gpu/h200/gain.json"
+    assert main(["gain", "m.onnx", "--table", str(table), "--device", "sm90", "--json"]) == 0
+    assert {row["pays"] for row in json.loads(capfd.readouterr().out)["layers"]} <= {"no"}
+
+
+@pytest.mark.parametrize("group", [0, -1, -(2**40)])
+@pytest.mark.parametrize("operator", ["Conv", "ConvTranspose"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "verify m.onnx",
+        "prune m.onnx -o o.onnx --min-channels 4",
+        "fuse m.onnx -o o.onnx",
+        "infer m.onnx",
+        "bench m.onnx --runs 1",
+        "validate m.onnx --against m.onnx --data x.npz",
+    ],
+)
+def test_groups_that_are_none(refused, operator, group, words):
+    nodes = [
+        helper.make_node("Reshape", ["x", "s"], ["h"]),
+        helper.make_node(operator, ["h", "w"], ["c"], group=group),
+        helper.make_node("Flatten", ["c"], ["y"]),
+    ]
+    network(refused.folder, nodes, {"w": np.ones((16, 16, 1, 1), "f4"), "s": np.array([0, 16, 1, 1])})
+    refused(words, f"has the group {group}, and takes 1 or more")
+
+
+def test_a_recipe_does_not_replace_the_model_that_it_is_for(refused):
+    before = (refused.folder / "m.onnx").read_bytes()
+    refused("init m.onnx -o m.onnx --force", "is an input, and would be replaced")
+    assert (refused.folder / "m.onnx").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "words", ["infer m.onnx --seed -1", "bench m.onnx --threads 2147483648", "infer m.onnx --threads 100000"]
+)
+def test_numbers_that_a_library_does_not_take(refused, words):
+    refused(words, "is out of range")

@@ -10,6 +10,9 @@ from nm2trt.graph.analysis.value_states import node_name
 from nm2trt.graph.storage.light_onnx import onnx, schema_at, schemas
 from nm2trt.graph.storage.model import Model
 
+# Attributes that count something, whatever the operator; many readers divide by them.
+_COUNTS = frozenset({"group", "hidden_size", "blocksize", "num_outputs"})
+
 
 @dataclass(frozen=True, slots=True)
 class _Signature:
@@ -153,5 +156,7 @@ def _wrong(node: onnx.NodeProto, signature: _Signature) -> str:
         number, kind = signature.kinds.get(attribute.name, (attribute.type, ""))
         if attribute.type != number and not attribute.ref_attr_name:
             return f"has an attribute {attribute.name} of another type than {kind}"
+        if attribute.name in _COUNTS and not attribute.ref_attr_name and attribute.i < 1:
+            return f"has the {attribute.name} {attribute.i}, and takes 1 or more"
     lacking = next((name for name in signature.attributes if name not in given), None)
     return "" if lacking is None else f"lacks its attribute {lacking}"
