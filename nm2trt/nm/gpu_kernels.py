@@ -1,8 +1,8 @@
 """GPU kernels in the Triton language: an N:M mask in one launch, and the decay of pruned entries in one.
 
 Eager torch reads and writes a weight about thirty times for a mask; a kernel reads it once. The masks are
-those of eager torch, bit for bit: equal scores keep the lower index, NaN ranks with minus infinity, half
-precision is compared in float32.
+those of eager torch, bit for bit: equal scores keep the lower index, NaN ranks with minus infinity. Half
+precision is compared in float32, and in groups of four neighbours by its bits, a group in one word of memory.
 
 Call `nm2trt.nm.torch_mask`, not this module: it takes eager torch wherever these kernels cannot run.
 """
@@ -30,6 +30,10 @@ _BLOCK = 512
 _MOST_ELEMENTS = 2**31 - 2**20
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32)
+
+# Groups of four neighbours of 16 bits are words of 64; the bits of infinity tell NaN from numbers.
+_PACKED_M = 4
+_INFINITY = {torch.float16: 0x7C00, torch.bfloat16: 0x7F80}
 
 # Triton reads a kernel's annotations and takes no other than its own, so the kernels have no types.
 
@@ -118,6 +122,46 @@ def _mask_kernel(  # type: ignore[no-untyped-def]
 
 
 @_jit
+def _key(bits, infinity: tl.constexpr, magnitude: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Return integers in the order of 16-bit floats, which are the lower bits; NaN is minus infinity."""
+    size = bits & 0x7FFF
+    if magnitude:
+        return tl.where(size > infinity, -1, size)
+    signed = tl.where((bits & 0x8000) != 0, -size, size)
+    return tl.where(size > infinity, -infinity, signed)
+
+
+@_jit
+def _packed_kernel(  # type: ignore[no-untyped-def]
+    words,
+    packs,
+    flips,
+    columns,
+    n: tl.constexpr,
+    infinity: tl.constexpr,
+    magnitude: tl.constexpr,
+    count: tl.constexpr,
+    block: tl.constexpr,
+):
+    """Rank groups of four neighbours of 16 bits: one word is a group, one store its part of the mask."""
+    column = tl.program_id(0) * block + tl.arange(0, block)
+    inside = column < columns
+    word = tl.load(words + column, mask=inside, other=0)
+    low, high = word.to(tl.int32), (word >> 32).to(tl.int32)
+    v0, v1 = _key(low, infinity, magnitude), _key(low >> 16, infinity, magnitude)
+    v2, v3 = _key(high, infinity, magnitude), _key(high >> 16, infinity, magnitude)
+    b01, b02, b03 = (v0 >= v1).to(tl.int32), (v0 >= v2).to(tl.int32), (v0 >= v3).to(tl.int32)
+    b12, b13, b23 = (v1 >= v2).to(tl.int32), (v1 >= v3).to(tl.int32), (v2 >= v3).to(tl.int32)
+    kept = ((3 - b01 - b02 - b03) < n).to(tl.int32) | (((2 + b01 - b12 - b13) < n).to(tl.int32) << 8)
+    kept |= (((1 + b02 + b12 - b23) < n).to(tl.int32) << 16) | (((b03 + b13 + b23) < n).to(tl.int32) << 24)
+    if count:
+        changed = tl.load(packs + column, mask=inside, other=0) ^ tl.where(inside, kept, 0)
+        changed = (changed & 1) + ((changed >> 8) & 1) + ((changed >> 16) & 1) + ((changed >> 24) & 1)
+        tl.atomic_add(flips, tl.sum(changed, axis=0).to(tl.int64))
+    tl.store(packs + column, kept, mask=inside)
+
+
+@_jit
 def _decay_kernel(  # type: ignore[no-untyped-def]
     target, values, mask, factor, count, block: tl.constexpr
 ):
@@ -154,6 +198,25 @@ def set_mask(
     kind = "integer" if score.dtype in _INTEGERS else "half" if score.element_size() == 2 else "float"
     raw = mask.view(torch.uint8)
     count = flips is not None
+    if (
+        m == _PACKED_M
+        and inner == 1
+        and score.dtype in _INFINITY
+        and _is_aligned(score, 8)
+        and _is_aligned(raw, 4)
+    ):
+        _packed_kernel[triton.cdiv(columns, _BLOCK),](
+            score.view(-1).view(torch.int64),
+            raw.view(-1).view(torch.int32),
+            flips if count else raw,
+            columns,
+            n=n,
+            infinity=_INFINITY[score.dtype],
+            magnitude=magnitude,
+            count=count,
+            block=_BLOCK,
+        )
+        return
     _mask_kernel[triton.cdiv(columns, _BLOCK),](
         score,
         raw,
@@ -167,6 +230,12 @@ def set_mask(
         count=count,
         block=_BLOCK,
     )
+
+
+def _is_aligned(tensor: Tensor, size: int) -> bool:
+    """Tell whether a contiguous tensor may be read in words of some bytes."""
+    begin = tensor.storage_offset() * tensor.element_size()
+    return begin % size == 0 and tensor.data_ptr() % size == 0
 
 
 def add_pruned(target: Tensor, values: Tensor, mask: Tensor, factor: float) -> None:

@@ -23,6 +23,17 @@ def check_masks(text):
                 assert int(flips) == int((~expected).sum()), (dtype, text, inner, magnitude)
 
 
+def check_any_address():
+    """Compare masks of tensors that begin between the words that a kernel could read at once."""
+    pattern, memory = NMPattern.parse("2:4"), torch.randn(64).to(torch.bfloat16)
+    for begin in range(5):
+        score = memory[begin : begin + 32].view(4, 8)
+        for begin_mask in range(3):
+            mask = torch.zeros(40, dtype=torch.bool)[begin_mask : begin_mask + 32].view(4, 8)
+            gpu_kernels.set_mask(score, mask, n=2, m=4, inner=1, magnitude=True)
+            assert torch.equal(mask, torch_mask.magnitude_mask(score, pattern, axis=1)), (begin, begin_mask)
+
+
 def check_decay():
     """Compare the decay; a multiply-add in one step rounds once."""
     target, values, mask = torch.randn(3000), torch.randn(3000), torch.rand(3000) > 0.5
@@ -36,5 +47,6 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     for text in ("2:4", "1:4", "4:8", "2:3"):
         check_masks(text)
+    check_any_address()
     check_decay()
     print("equal")
