@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -34,6 +35,9 @@ from nm2trt.reporting.folder import RunFolder
 from nm2trt.reporting.records import StageRecord
 from nm2trt.reporting.sentences import sentence_of
 
+# What a run writes into its folder.
+_OWN_FOLDERS = ("stages", "artefacts")
+_OWN_FILE = re.compile(r"run\.json|telemetry\.jsonl|report\.\w+")
 _ENDS = {"failed": "failed", "running": "was stopped"}
 
 
@@ -289,16 +293,16 @@ def _refuse_links_out(folder: Path, *, whole: bool) -> None:
     Args:
         folder: The folder.
         whole: Whether a recipe names it, so that everything in it counts. One that the command line names may
-            hold other things, e.g. a virtual environment: only what a run writes counts.
+            hold other things, e.g. links to data: only what a run writes counts.
     """
-    real, own = folder.resolve(), ("stages", "artefacts")
+    real = folder.resolve()
     for place, folders, files in os.walk(folder):
-        found = [*files, *(name for name in folders if whole or Path(place) != folder or name in own)]
-        for path in (Path(place) / name for name in found):
+        if not whole and Path(place) == folder:
+            folders[:] = [name for name in folders if name in _OWN_FOLDERS]
+            files = [name for name in files if _OWN_FILE.fullmatch(name)]
+        for path in (Path(place) / name for name in (*files, *folders)):
             if path.is_symlink() and not path.resolve().is_relative_to(real):
                 raise InputError(f"{path} is a link that leaves the run's folder; remove it")
-        if not whole and Path(place) == folder:
-            folders[:] = own
 
 
 def _refuse_code(recipe: Recipe, steps: tuple[Step, ...], *, allow_functions: bool) -> None:

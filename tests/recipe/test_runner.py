@@ -364,6 +364,20 @@ def test_refuses_a_run_folder_of_a_later_release(project):
         run(project)
 
 
+def test_a_link_beside_what_the_run_writes_stays(project, tmp_path_factory):
+    """`-o .` beside a link to other data is fine; a link in the place of what the run writes is not."""
+    store = tmp_path_factory.mktemp("store")
+    (store / "photos.zip").write_bytes(b"photos")
+    (project / "photos.zip").symlink_to(store / "photos.zip")
+    assert set(statuses(run(project, output=project, until="prune")).values()) == {"done", "skipped"}
+    for name in ("report.html", "stages/verify.json", "run.json"):
+        (project / name).unlink(missing_ok=True)
+        (project / name).symlink_to(store / "elsewhere")
+        with pytest.raises(InputError, match=f"{name} is a link that leaves the run's folder"):
+            run(project, output=project)
+        (project / name).unlink()
+
+
 def test_refuses_a_second_run_in_the_same_folder(project):
     import fcntl
 
