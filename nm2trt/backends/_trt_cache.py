@@ -57,7 +57,7 @@ def save(config: tensorrt.IBuilderConfig, cache: tensorrt.ITimingCache, path: Pa
     def combine(theirs: bytes, mine: bytes) -> bytes:
         # Read into the builder's own kind of cache: the bytes have no meaning outside the library.
         merged, own = config.create_timing_cache(theirs), config.create_timing_cache(mine)
-        # Damaged bytes, and on some versions those of another version, make no cache at all.
+        # Damaged bytes, and on some versions those of another version, make an empty cache.
         if merged is None or own is None or not merged.combine(own, False):
             raise OutputError("it is damaged, or of another GPU or version by now")
         return bytes(memoryview(merged.serialize()))

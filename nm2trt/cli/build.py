@@ -72,7 +72,7 @@ def run(options: BuildCommand) -> int:
 
 def _print_end(result: BuildResult, options: BuildCommand) -> None:
     if result.options.sparsity == "disable":
-        # Whoever forgot the flag should hear what it would do.
+        # Say what the flag would do to someone who forgot it.
         work = result.forecast
         told = "a dense engine: no sparse kernel was considered"
         if not work.eligible:

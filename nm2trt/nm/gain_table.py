@@ -93,7 +93,7 @@ class GainTable:
         return tuple(dict.fromkeys(row.dtype for row in self.rows))
 
     def nearest(self, m: int, n: int, k: int, dtype: str) -> Estimate | None:
-        """Return the row nearest to a product, by the factors in m, n and k; None if none has the type.
+        """Return the row nearest to a product, by the factors in m, n and k; None if no row has the type.
 
         Args:
             m: Rows.

@@ -61,7 +61,7 @@ class LayerFit:
 
     Args:
         weight: (o, d), zero outside the mask; in the dtype of the moments.
-        bias_change: What to add to the bias, (o,); None when the layer has none.
+        bias_change: What to add to the bias, (o,); None if the layer has no bias.
         mask: True where kept, (o, d); None for a layer that stays dense.
         ridge: lambda.
         held_out: Whether the errors below were measured on rows that were not fitted.
@@ -99,7 +99,7 @@ def fit_layer(
 
     Args:
         fitted: Moments that the weight is fitted to.
-        held_out: Moments of other rows, which pick lambda and the better mask; None when there are none.
+        held_out: Moments of other rows, which pick lambda and the better mask; None if no rows are held out.
             Fewer than 8 rows are fitted instead.
         weight: The weight as it was, float64 (o, d), groups of M contiguous; depthwise (c, d).
         pattern: The pattern, which divides d; None refits the layer dense, as a depthwise layer always is.

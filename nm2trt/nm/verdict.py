@@ -102,7 +102,7 @@ class WeightVerdict(JsonValue):
         axis: Reduction axis in `shape`; None when untraceable.
         wanted: The pattern that was asked for, as text; "" when the plan wants it dense.
         pattern: Whether the weight holds it.
-        groups: Groups of M; 0 when there are none to judge.
+        groups: Groups of M; 0 if there are no groups to judge.
         broken_groups: Groups with more than N non-zeros.
         first_broken: Index in the stored tensor of the first element of the first broken group.
         zero_share: Share of elements that are zero, 0..1; None when unread.

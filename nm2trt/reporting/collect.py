@@ -45,7 +45,7 @@ def collect(folder: str | os.PathLike[str]) -> ReportData:
     records = [record for record in found if _belongs(record, header)]
     reports = {"report", *(record.name for record in found if record.stage == "report")}
     results = [(record, Fields(dict(record.result), _where(run, record))) for record in records]
-    # A gate that failed has its figures; they are why one looks.
+    # A failed gate keeps its figures: they are what the reader came for.
     done = [(record, fields) for record, fields in results if record.status == "done" or record.result]
     producers = [(PurePath(file.path), record) for record, _ in done for file in record.outputs]
     weights, weights_of = _weights(done)

@@ -23,7 +23,7 @@ class Ship:
     Args:
         answer: "yes", "no", or "open" if what a yes needs was not measured.
         sentence: The verdict in words, with the figure that decided.
-        not_measured: What a decision should rest on and nobody measured; one clause each.
+        not_measured: What a decision should rest on and was not measured; one clause each.
         next_step: The command to type next, with a remark as a comment of the shell; "" if none is known.
     """
 

@@ -252,7 +252,7 @@ def _add_tensor(entry: Any, spec: TensorSpec, batched: bool, artefact: Artefact,
         type(entry).DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_name[_TYPES[spec.dtype]].number
     )
     dims = [size if isinstance(size, int) else -1 for size in spec.shape[batched:]]
-    # Triton knows no tensor without dimensions: a scalar a sample travels as one element.
+    # Triton knows no tensor without dimensions: one scalar per sample travels as one element.
     entry.dims.extend(dims or [1])
     if not dims:
         entry.reshape.SetInParent()

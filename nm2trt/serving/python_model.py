@@ -28,7 +28,7 @@ class TritonPythonModel:
         self._batched = int(config.get("max_batch_size", 0)) > 0
         self._inputs = [entry["name"] for entry in config["input"]]
         self._outputs = [entry["name"] for entry in config["output"]]
-        # A scalar a sample travels as one element; the server takes it out of inputs, but not out of these.
+        # One scalar per sample travels as one element; the server unpacks it in inputs, not in outputs.
         self._scalars = {entry["name"] for entry in config["output"] if "reshape" in entry}
 
     def execute(self, requests: list[Any]) -> list[Any]:

@@ -84,7 +84,7 @@ RELEASES: tuple[Release, ...] = (
 )
 
 # Minor version of a server 2.x and its release. The two ends are stated ("2.43.0 ... for the 24.02" in the
-# release notes, "2.56.0dev" beside "25.03dev" in the server's build.py); one was released a month between.
+# release notes, "2.56.0dev" beside "25.03dev" in the server's build.py); between them there is one per month.
 _FIRST_MINOR, _FIRST_RELEASE, _LAST_MINOR = 43, (24, 2), 56
 # Lowest compute capability that a release supports, from its release notes ("GPU Requirements").
 _LOWEST_TARGETS = (("25.01", 75), ("20.12", 60))

@@ -234,7 +234,7 @@ def _launch(found: Installation, repository: Path, options: ServerOptions) -> tu
         # What nm2trt writes is complete; completing it would start every Python model twice.
         "--disable-auto-complete-config",
         "--exit-on-error=false",
-        # Strict readiness is denied while an old version unloads; a balancer would then send nobody.
+        # Strict readiness is denied while an old version unloads: a load balancer would send nothing.
         "--strict-readiness=false",
         f"--exit-timeout-secs={options.exit_timeout_s}",
         f"--http-address={options.host}",
@@ -273,7 +273,7 @@ def _launch(found: Installation, repository: Path, options: ServerOptions) -> tu
 def _free_ports(options: ServerOptions) -> list[int]:
     chosen = [options.http_port, options.grpc_port, options.metrics_port]
     with contextlib.ExitStack() as stack:
-        # All are held until all are found, so that no two are the same.
+        # All ports are held until the last is found, so that no two are equal.
         for index, port in enumerate(chosen):
             usual = _USUAL_PORTS[index]
             if options.usual_ports and not port and usual not in chosen:

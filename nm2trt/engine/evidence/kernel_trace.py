@@ -29,7 +29,7 @@ def parse_kernel_trace(text: str) -> Evidence:
     """Read a trace; kernels of one name and layer are added up.
 
     Raises:
-        InputError: The text is none of the known formats, or lists no kernel.
+        InputError: The text has an unknown format, or lists no kernel.
     """
     found = _from_json(text) if text.lstrip().startswith(("{", "[")) else _from_csv(text)
     kernels: dict[tuple[str, tuple[str, ...]], KernelUse] = {}

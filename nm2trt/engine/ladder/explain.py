@@ -227,7 +227,7 @@ def _gain(row: LadderRow) -> Reason | None:
 def _open(
     ladder: Sequence[LadderRow], evidence: Evidence, work: Forecast, builder: str, *, built: bool
 ) -> Iterable[Reason]:
-    """Say what nobody has asked yet."""
+    """Say what was not measured yet."""
     rows = [row for row in ladder if row.eligible and row.chosen.answer in ("unknown", "not measured")]
     if not rows:
         return
@@ -238,7 +238,7 @@ def _open(
         sentence = "nothing that was given says which kernels were chosen"
         remedy = "give the verbose build log (--log), the layer information (--layers) or a trace (--trace)"
     else:
-        sentence = "no engine was built yet, so nobody has timed sparse kernels against dense ones"
+        sentence = "no engine was built yet, so sparse kernels were not timed against dense ones"
         remedy = "nm2trt build --sparsity on the GPU, then nm2trt explain ENGINE; or nm2trt prove"
     names = tuple(row.weight for row in rows)
     yield Reason("tactic", "not-measured", sentence, names, _share(rows, work), remedy)

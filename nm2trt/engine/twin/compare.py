@@ -205,7 +205,7 @@ def _timed(report: TwinReport, clocks: Clocks, sessions: Mapping[str, Session], 
 def _layer_times(
     sessions: Mapping[str, Session], feeds: Arrays
 ) -> tuple[Mapping[str, float], Mapping[str, float]]:
-    """Return the time of every layer in ms, without the flag and with it; {} if an engine tells none."""
+    """Return the time of every layer in ms, without the flag and with it; {} if not all are known."""
     off, on = sessions["sparse-off"], sessions["sparse-on"]
     if isinstance(off, _TimesLayers) and isinstance(on, _TimesLayers):
         with contextlib.suppress(BackendError):

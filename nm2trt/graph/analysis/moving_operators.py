@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # Every element of the input is in the output once.
 REARRANGING = frozenset("Identity Transpose Reshape Flatten Squeeze Unsqueeze".split())
-# Every element of the output is one of the first input's, and none twice.
+# Every element of the output is an element of the first input, each used at most once.
 SELECTING = REARRANGING | {"Slice", "Split"}
 # Every element of the output is one of an input, or the value that pads it.
 MOVING = SELECTING | {"Concat", "Gather", "Expand", "Tile", "Pad"}

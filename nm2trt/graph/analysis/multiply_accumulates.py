@@ -16,7 +16,7 @@ from nm2trt.nm.verdict import WeightVerdict
 
 _CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "QLinearConv", "FusedConv", "NhwcFusedConv", "DeformConv"})
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
-# The whole matrix is read once a row of the input; their outputs are smaller than the product.
+# The whole matrix is read once per row of the input; their outputs are smaller than the product.
 _PROJECTIONS = frozenset({"Attention", "QAttention"})
 
 

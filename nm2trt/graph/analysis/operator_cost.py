@@ -77,7 +77,7 @@ def check_growth(
         )
 
 
-# Elementary steps of numpy in a second, roughly and on the slow side.
+# Elementary steps of numpy per second, a low estimate.
 _PER_SECOND = 3e8
 
 

@@ -72,7 +72,7 @@ def inner_outputs(scope: Scope, node: onnx.NodeProto) -> list[tuple[Scope, list[
 
     Args:
         scope: Where the node stands; `walk` has yielded it, so that functions are known to end.
-        node: The node; any other has none.
+        node: The node; any other gives an empty list.
     """
     function = next((f for f in scope.model.proto.functions if (f.domain, f.name) == _call(node)[:2]), None)
     if function is not None:

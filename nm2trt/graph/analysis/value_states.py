@@ -206,7 +206,7 @@ def _topological(scope: Scope, nodes: list[onnx.NodeProto]) -> list[onnx.NodePro
             order.append(node)
             for reader in readers.get(id(node), ()):
                 waiting[id(reader)] -= 1
-                # A node further on is met in its turn, so that a sorted list keeps its order.
+                # A later node is reached by the loop, so that a sorted list keeps its order.
                 if waiting[id(reader)] == 0 and scope.positions[id(reader)] < scope.positions[id(first)]:
                     ready.append(reader)
     if len(order) < len(nodes):

@@ -1,7 +1,7 @@
 """Weight operands: what a Conv, Gemm, MatMul or relative multiplies that is stored in the file.
 
 Most are constant. One that an input chooses or scales, or that an operator of an unknown domain reads, is
-an operand too: it cannot be judged, and a report that left it out would vouch for a weight nobody saw.
+an operand too: it cannot be judged, and a report that left it out would vouch for an unchecked weight.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def _carriers(
 
 
 def _is_foreign(node: onnx.NodeProto, domain: str) -> bool:
-    """Tell whether an operator is none of ONNX's own, so that nobody knows here what it multiplies."""
+    """Tell whether an operator is not one of ONNX's own: what it multiplies is unknown here."""
     if domain == "com.microsoft" and node.op_type in _TABLES:
         return False
     return not schemas().has_schema(node.op_type, domain)

@@ -196,7 +196,7 @@ class Casts:
             self.made_low.discard(name)
             self.made_low.add(new)
         if raised is not None:
-            # The cast that other readers had would be a second one beside it.
+            # Reusing the cast of other readers would put a second one beside it.
             for reader, place in sorted(editor.readers.get(raised, ())):
                 editor.set_input(reader, place, name)
             self.casts -= 1

@@ -26,7 +26,7 @@ from nm2trt.graph.storage.tensors import iter_elements
 
 _FLOAT = TensorProto.FLOAT
 _FEW = 1024
-# They only move or compare numbers, so that they may as well run in the type of what they read.
+# They only move or compare numbers, so they can run in the type of their input.
 _FOLLOWS = MOVING | {"Neg", "Abs", "Sqrt", "Relu", "Max", "Min"}
 
 

@@ -97,7 +97,7 @@ KEEP: Mapping[str, tuple[str, tuple[Target, ...]]] = {
     ),
 }
 
-# The type of what they make is written in an attribute or in a body, or is a sequence's.
+# The type of their output is written in an attribute or in a body, or is a sequence.
 _TYPED_ELSEWHERE = frozenset(
     """Constant ConstantOfShape RandomNormal RandomUniform RandomNormalLike RandomUniformLike EyeLike
     Multinomial Bernoulli CastLike SequenceEmpty SequenceConstruct SequenceInsert SequenceMap

@@ -44,7 +44,7 @@ def trial_overflows(model: Model, values: Sequence[str], feeds: Arrays, largest:
                 }
                 outputs, tops = session.run(scaled), dict.fromkeys(values, 0.0)
                 for name, item in seen.observed.items():
-                    # The comparison passes NaN over, which says nothing of the range.
+                    # The comparison skips NaN, which says nothing about the range.
                     tops[item.value] = max(
                         tops[item.value], abs(float(np.asarray(outputs[name], np.float64)))
                     )

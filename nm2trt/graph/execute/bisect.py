@@ -25,7 +25,7 @@ from nm2trt.json_value import JsonValue
 
 Match = Literal["name", "position"]
 
-# Tensors fetched in one run: what they hold together is what a run needs.
+# Tensors fetched in one run: together they set the memory that a run needs.
 _AT_ONCE = 32
 _MOST_FLIPPED = 0.01
 # Their outputs are not tensors.

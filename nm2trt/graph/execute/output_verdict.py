@@ -97,7 +97,7 @@ class VerdictSum:
         self._rows += len(rows)
         norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(others, axis=1)
         self._cosine += float(((rows * others).sum(1) / np.maximum(norms, 1e-30)).sum())
-        # One row per sample is a score per class; so is a row that sums to one. Anything else is a map.
+        # One row per sample is a score per class, and a row that sums to one is too. Anything else is a map.
         is_distribution = bool((rows >= 0).all() and np.allclose(rows.sum(1), 1, atol=1e-3))
         is_embedding = not is_distribution and bool(np.allclose((rows**2).sum(1), 1, atol=1e-3))
         self._scores &= rows.shape[1] > 1 and (dense.ndim == 2 or is_distribution) and not is_embedding

@@ -16,7 +16,7 @@ from nm2trt.graph.analysis.pinned_values import all_names
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, serialized
 
-# Their results are never negative, so that only the largest need be found.
+# Their results are never negative, so only the largest is needed.
 _NOT_NEGATIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Sqrt"})
 
 

@@ -146,7 +146,7 @@ class _Fused:
 
 
 def _fuse_graph(model: Model, *, allow_broken: bool) -> _Fused:
-    """Run the passes until none finds anything, and apply them to the protobuf."""
+    """Run the passes until they find nothing more, and apply them to the protobuf."""
     plan = plan_of(model)
     editor = Editor(model)
     constants = sum(fold_constant(editor, index) for index, _ in list(editor.live()))

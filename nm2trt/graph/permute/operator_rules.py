@@ -95,7 +95,7 @@ def _matmul(node: NodeDimensions) -> None:
         node.pass_on(1, right - 1, out - 1)
     if left > 1 and right > 1:
         node.broadcast([0, 1], trailing=2)
-    # Behind a vector, a batch dimension stands elsewhere in the output; it stays frozen.
+    # After a vector, a batch dimension has another place in the output; it stays frozen.
 
 
 def _gemm(node: NodeDimensions) -> None:

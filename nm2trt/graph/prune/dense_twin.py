@@ -1,4 +1,4 @@
-"""A copy of a model whose sparse weights are dense: what the engine would be, had nobody pruned.
+"""A dense copy of a model, used as the baseline: its sparse weights are filled up.
 
 For timing only: every zero of a weight that holds an N:M pattern is replaced by one of the same tensor's own
 non-zeros, drawn at random. What the copy computes means nothing.

@@ -78,7 +78,7 @@ def zero_weakest(
     kept = _agreed(readings, source, pattern)
     if tensor.data_location != TensorProto.EXTERNAL:
         return Rewrite(tensor, lambda: iter([_masked(tensor, readings, source, kept)]))
-    # A large model keeps nothing in memory: this is done again when its turn to be written comes.
+    # Nothing of a large model stays in memory: this is done again when the tensor is written.
     light = [replace(r, weight=replace(r.weight, value=None)) for r in readings]
     return Rewrite(tensor, lambda: iter([_masked(tensor, light, source, _agreed(light, source, pattern))]))
 
@@ -127,7 +127,7 @@ def _masked(tensor: TensorProto, readings: Sequence[Reading], source: Source, ke
     stored = read_tensor(tensor, source.scope.model.root)
     zero = np.zeros(stored.shape, stored.dtype)
     for reading in readings:
-        # Nought where this consumer reads nothing.
+        # Zero if this consumer reads nothing.
         own = _stored_zero(reading, source, stored)
         zero = np.where(own != 0, own, zero)
     left = np.where(kept.reshape(stored.shape), stored, zero)
@@ -231,7 +231,7 @@ def _way(scope: Scope, value: str, source: Source) -> list[tuple[Scope, onnx.Nod
     changed = True
     while changed:
         changed = False
-        # From the stored tensors on, so that one round nearly always settles it.
+        # Starting from the stored tensors: one round nearly always suffices.
         for where, name in reversed(order):
             if (id(where), name) in reached:
                 continue
@@ -281,6 +281,6 @@ def _dequantized_zero(where: Scope, node: onnx.NodeProto, data: tuple[Scope, str
     zero = constant_value(where, node.input[2]) if len(node.input) > 2 and node.input[2] else None
     if zero is None:
         return np.zeros(shape, np.int8)
-    # Quantising nought gives the zero point, in every layout that the operator has.
+    # Quantising zero gives the zero point, in every layout of the operator.
     nought = np.zeros(shape, np.float32)
     return VALUES["QuantizeLinear"]([nought, scale.astype(np.float32), zero], where.node_attributes(node))

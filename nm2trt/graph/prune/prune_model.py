@@ -110,7 +110,7 @@ class _Prune(Pass):
         check_globs({"include": rules.include, "exclude": rules.exclude}, names)
         self.weights = tuple(weight for weight, _ in outcomes)
         if all(weight.status == "dense" for weight in self.weights):
-            # A weight that was asked for tells more than one that was not.
+            # A weight that the user named is reported before others.
             asked = [weight for weight in self.weights if weight.reason != _NOT_INCLUDED] or self.weights
             first = f"; {asked[0].weight}: {asked[0].reason}" if asked else ""
             raise SparsityError(f"no weight of {model.name} can hold {self.pattern}{first}")

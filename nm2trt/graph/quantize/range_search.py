@@ -66,7 +66,7 @@ class Searched:
 
 
 def split(samples: SampleStream) -> tuple[SampleStream, SampleStream]:
-    """Return the samples at even and at odd places; one sample alone is both."""
+    """Return the samples at even and at odd places; a single sample is both."""
     if samples.count < 2:
         return samples, samples
 
@@ -151,7 +151,7 @@ class _Trials:
         self.model, self.options, self.shown = model, options, shown
         self._rounded: Rounded = {}
         self._batches: list[tuple[Arrays, Arrays]] = []
-        # Fewer would not tell a limit below one of them from none.
+        # With fewer, one sample would be more than the limit allows.
         most = max(_JUDGED, math.ceil(1 / options.max_loss)) if options.max_loss else _JUDGED
         with open_session(model, optimize=False) as session:
             for feeds in _batches(session, first_samples(judged, most)):

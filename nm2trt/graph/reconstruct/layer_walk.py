@@ -66,7 +66,7 @@ class LayerWalk:
             self.dense = self._stream("dense", self.chunks.feeds())
             self.pruned, self._pruned_segments = self.dense, self.segments
         else:
-            # What INT8 cuts off is wanted of no layer: it would be bought with errors everywhere else.
+            # No layer should restore what INT8 clips: that would cost errors everywhere else.
             self.segments = Segments(self.network, keep, grid, limits_only=True)
             limited = (rounded_feeds(feeds, grid, limits_only=True) for feeds in self.chunks.feeds())
             self.dense = self._stream("dense", limited)

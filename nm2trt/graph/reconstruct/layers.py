@@ -29,8 +29,8 @@ class Layer:
         weight: Name of the stored weight.
         shape: The weight's shape.
         axis: Reduction axis of the weight.
-        bias: Name of the stored bias, inside the node or in an Add after it; None when there is none.
-        skip: The value that an Add after the layer adds to its output; None when there is none.
+        bias: Name of the stored bias, inside the node or in an Add after it; None without a bias.
+        skip: The value that an Add after the layer adds to its output; None without such an Add.
         window: The convolution's geometry; None for a matrix.
         depthwise: Whether it is a convolution with one input channel per filter.
     """

@@ -174,7 +174,7 @@ def dense_by_sensitivity(
         return float("inf") if divergence is None or gain <= 0 else divergence / gain
 
     for name in sorted((name for name in found if name not in sparse), key=cost, reverse=True):
-        # Rounding must not take the last layer that a share of exactly so much allows.
+        # Rounding must not drop the last layer that the share allows exactly.
         if left - found[name].work >= share * total * (1 - 1e-9):
             left -= found[name].work
             divergence = found[name].divergence

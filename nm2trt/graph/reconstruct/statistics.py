@@ -97,7 +97,7 @@ def gather_moments(
         with np.errstate(over="ignore", invalid="ignore"):  # the solver looks for NaN and infinity
             skip = _skip(layer, dense, pruned, chunk, picked)
             of = _depthwise_moments if layer.depthwise else _moments
-            # Taken off before anything is multiplied in float32, and put back in float64 at the end.
+            # Subtracted before the float32 products, and added back in float64 at the end.
             means = means or (rows.mean(0), wanted_rows.mean(0))
             moments = of(rows, wanted_rows, weight, skip, means)
         kind = held_out(chunk) if outside is None else chunk in outside
@@ -130,9 +130,9 @@ def _pick(positions: int, count: int, mask: Array | None, random: np.random.Gene
     if mask is not None and mask.size == positions and mask.ndim > 1 and mask.any():
         real = mask.reshape(len(mask), -1) != 0
         lengths = real.sum(1)
-        # More than the longest sample has would say nothing new.
+        # More rows than the longest sample has would repeat it.
         per_sample = min(math.ceil(count / len(real)), int(lengths.max()))
-        # In an order of its own, and round again in a short one, so that it weighs as much as a long one.
+        # Each sample in its own order; a short one is repeated, so that it weighs as much as a long one.
         order = np.argsort(np.where(real, random.random(real.shape), 2), axis=1)
         turns = np.arange(per_sample) % np.maximum(lengths, 1)[:, None]
         drawn = np.take_along_axis(order, turns, 1) + np.arange(len(real))[:, None] * real.shape[1]
@@ -198,7 +198,7 @@ def _through_weight(x: Array, x_dense: Array, weight: Array) -> Moments:
 def _depthwise_moments(
     x: Array, x_dense: Array, weight: Array, skip: Array | None, means: tuple[Array, Array]
 ) -> Moments:
-    del skip  # a depthwise layer has none
+    del skip  # a depthwise layer has no skip tensor
     x, x_dense = x - means[0], x_dense - means[1]
     y = np.einsum("pkc,ck->pc", x_dense, weight)
     by_channel = np.ascontiguousarray(x.transpose(2, 0, 1))

@@ -61,7 +61,7 @@ def model_bytes(model: Model) -> int:
 def _digest(model: Model, file: Path) -> str:
     if file.resolve() not in model.digests:
         model.digests[file.resolve()] = sha256_file(file)
-        # Else the hash would be that of other weights than those that were judged, or built.
+        # Otherwise the hash would be of other weights than those that were judged or built.
         model.check_unchanged()
     return model.digests[file.resolve()]
 

@@ -169,6 +169,6 @@ def _zero_point(weight: ReadWeight, how: OnnxWeight) -> Array | None:
     if how.convolution:
         zero = zero.reshape((-1,) + (1,) * (len(shape) - 1))
     elif zero.ndim == 1:
-        # One a column of a right operand, one a row of a left one: the axis that is not reduced.
+        # One per column of a right operand, one per row of a left one: the axis that is not reduced.
         zero = zero.reshape((1, -1) if how.axis == len(shape) - 2 else (-1, 1))
     return np.ascontiguousarray(np.broadcast_to(zero, shape)).reshape(-1)

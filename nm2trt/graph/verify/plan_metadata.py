@@ -27,7 +27,7 @@ class Annotation:
     """What was written into the metadata.
 
     Args:
-        plan: The plan under ONNX tensor names, or None when there was none.
+        plan: The plan under ONNX tensor names, or None if the module had no plan.
         mask_sha256: The mask hash of the file.
     """
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 DEFAULT_PATTERN = NMPattern(2, 4)
-# Threads that count weights, and elements from which a weight is worth one.
+# Threads that count weights, and the elements from which a weight gets one.
 _MOST_THREADS, _LARGE = 4, 1 << 17
 # Looked for if the pattern asked for is broken, to say what the weight holds instead.
 _KNOWN = tuple(NMPattern(n, m) for n, m in ((2, 4), (4, 8), (8, 16)))
@@ -213,7 +213,7 @@ class Judge:
     def _what_holds(self, weight: ReadWeight, how: OnnxWeight, wanted: NMPattern, finding: Finding) -> str:
         """Say what a broken weight holds instead: another pattern, or the same on another axis."""
         share = finding.zeros / finding.size
-        # Zeros may have been lost to something else too, so that a few groups are broken besides.
+        # Something else may have lost zeros too, so a few more groups may be broken.
         if share >= wanted.sparsity - 0.01:
             for axis, size in enumerate(weight.shape):
                 if axis != how.axis and size >= wanted.m and size % wanted.m == 0:
