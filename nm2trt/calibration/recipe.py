@@ -28,6 +28,10 @@ from nm2trt.errors import DataError
 from nm2trt.files import within
 from nm2trt.named_code import refuse_code
 
+# As floats of Python's own: numpy would round what is compared with them, and warn.
+_LARGEST, _SMALLEST = float(np.finfo(np.float32).max), float(np.finfo(np.float32).smallest_subnormal)
+_MOST_STARS = 3  # each `**` multiplies the ways to match a path
+
 
 class ArraySource(Strict):
     """Arrays in an `.npz` or `.npy`; labels are left out."""
@@ -58,6 +62,8 @@ class ImageSource(Strict):
     def _stays_below(cls, value: str) -> str:
         if ".." in value.split("/") or value.startswith("/"):
             raise ValueError("the pattern leaves the folder")
+        if value.count("**") > _MOST_STARS:
+            raise ValueError(f"the pattern has more than {_MOST_STARS} parts `**`")
         return value
 
 
@@ -90,17 +96,27 @@ class Preprocess(Strict):
 
     resize: int | None = Field(default=None, ge=1)
     crop: int | None = Field(default=None, ge=1)
-    divide: float | None = Field(default=None, gt=0, strict=False)
+    divide: float | None = Field(default=None, strict=False)
     mean: list[float] | None = Field(default=None, strict=False)
     std: list[float] | None = Field(default=None, strict=False)
     layout: Literal["nchw", "as-is"] = "as-is"
     dtype: Literal["float32", "float16", "int64", "int32", "uint8"] | None = None
 
-    @field_validator("std")
+    @field_validator("mean", "std", "divide")
     @classmethod
-    def _positive(cls, value: list[float] | None) -> list[float] | None:
-        if value is not None and min(value, default=0) <= 0:
-            raise ValueError("every standard deviation must be positive")
+    def _fits(cls, value: list[float] | float | None) -> list[float] | float | None:
+        numbers = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(abs(number) <= _LARGEST for number in numbers):
+            raise ValueError("a number is too large for float32")
+        return value
+
+    @field_validator("std", "divide")
+    @classmethod
+    def _positive(cls, value: list[float] | float | None) -> list[float] | float | None:
+        numbers = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(number >= _SMALLEST for number in numbers):
+            what = "every standard deviation" if isinstance(value, list) else "the divisor"
+            raise ValueError(f"{what} must be positive, and not too small for float32")
         return value
 
 
@@ -113,7 +129,7 @@ class Recipe(Strict):
 
     source: Source
     count: int = Field(ge=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     batch: int = Field(default=32, ge=1)
     input: str = "input"
     range: list[int] | None = Field(default=None, min_length=2, max_length=2)

@@ -70,6 +70,7 @@ def report(
 
     from nm2trt.files import check_output, write_atomic
     from nm2trt.reporting.collect import collect
+    from nm2trt.reporting.folder import RunFolder
 
     chosen = format or _format_of(output)
     if chosen not in get_args(ReportFormat):
@@ -81,7 +82,8 @@ def report(
 
         shown = side_by_side(data, collect(beside), (str(run), str(beside)))
     default = Path(run) / f"{'report' if beside is None else 'beside'}.{chosen}"
-    target = check_output(default if output is None else output)
+    given = [path for one in (run, beside) if one is not None for path in RunFolder(one).own_files()]
+    target = check_output(default if output is None else output, sources=given)
     if chosen == "json":
         text = json.dumps(shown.to_json(), indent=1) + "\n"
     else:

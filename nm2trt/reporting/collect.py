@@ -100,7 +100,8 @@ def _stages(wanted: Iterable[str], results: Done) -> tuple[StageRow, ...]:
         record, fields = by_name[name]
         done = record.status == "done"
         sentence = record.sentence or (sentence_of(record.stage, fields) if done else "")
-        lost = record.stage == "validate" and any(row.lost for row in _validated_accuracy(fields, []))
+        measured = record.stage == "validate" and bool(fields.data)  # one that ended early has no result
+        lost = measured and any(row.lost for row in _validated_accuracy(fields, []))
         rows.append(
             StageRow(name, record.stage, record.status, record.seconds, sentence, record.command, lost)
         )

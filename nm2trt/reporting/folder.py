@@ -164,6 +164,11 @@ class RunFolder:
         """Return the files of all records, by name."""
         return sorted(path for path in (self.path / "stages").glob("*.json") if not path.name.startswith("."))
 
+    def own_files(self) -> list[Path]:
+        """Return every file that the run itself is made of, so that a report does not replace one."""
+        made = [path for path in (self.path / "artefacts").rglob("*") if path.is_file()]
+        return [self.header_path, self.telemetry_path, *self.record_paths(), *made]
+
     def records(self) -> list[StageRecord]:
         """Read the records of all stages that ran: those of the header in its order, then others by name.
 

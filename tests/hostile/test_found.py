@@ -328,3 +328,46 @@ def test_a_recipe_does_not_replace_the_model_that_it_is_for(refused):
 )
 def test_numbers_that_a_library_does_not_take(refused, words):
     refused(words, "is out of range")
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("seed: -1", "seed"),
+        ("preprocess: {std: [1.0e-320]}", "standard deviation must be positive"),
+        ("preprocess: {divide: 1.0e-320}", "the divisor must be positive"),
+        ("preprocess: {divide: 0}", "the divisor must be positive"),
+        ("preprocess: {std: [1.0e+39]}", "too large for float32"),
+        ("preprocess: {mean: [.nan]}", "too large for float32"),
+        ("preprocess: {mean: [-1.0e+39]}", "too large for float32"),
+        ("preprocess: {divide: .inf}", "too large for float32"),
+    ],
+)
+def test_calibration_recipes_whose_numbers_no_float32_holds(refused, line, sentence):
+    (refused.folder / "c.yaml").write_text(
+        f"source: {{kind: npz, path: x.npz}}\ncount: 4\ninput: x\n{line}\n"
+    )
+    refused("calib check c.yaml", sentence)
+
+
+def test_a_run_whose_server_is_not_there_says_so(refused, capfd):
+    """A stage that ended early has no result; its record is not a damaged one, and no report replaces it."""
+    (refused.folder / "r.yaml").write_text(
+        "version: 1\nmodel: m.onnx\nstages:\n  validate: {data: x.npz, against: 'http://127.0.0.1:1/m'}\n"
+    )
+    assert main("run r.yaml -o run".split()) == 7
+    assert "no Triton server answers" in capfd.readouterr().err
+    for own in ("run/run.json", "run/stages/validate.json"):
+        before = (refused.folder / own).read_bytes()
+        refused(f"report run -o {own}", "is an input, and would be replaced")
+        assert (refused.folder / own).read_bytes() == before
+    assert main("report run -o run.md".split()) == 0
+    assert "no Triton server answers" in (refused.folder / "run.md").read_text()
+
+
+def test_a_pattern_that_matches_a_path_in_a_million_ways(refused):
+    pattern = "**/" * 50 + "*"
+    (refused.folder / "c.yaml").write_text(
+        f"source: {{kind: images, path: ., pattern: '{pattern}'}}\ncount: 1\n"
+    )
+    refused("calib check c.yaml", "more than 3 parts")
