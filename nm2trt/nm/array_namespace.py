@@ -1,15 +1,32 @@
-"""The few array functions whose names differ between numpy and torch; neither library is imported here.
+"""The few array functions whose names differ between numpy and torch, and numpy on one thread.
 
 `namespace` returns the library that made an array. Callers use only functions that both libraries have under
-one name with the same positional arguments, and those of this module.
+one name with the same positional arguments, and those of this module. Neither library is imported here.
+
+OpenBLAS, which numpy computes with, cuts sums into parts that depend on how many threads there are. The last
+digit then differs, masks that nearly tie fall the other way, and every layer after them follows.
+`one_blas_thread` makes results the same bits whatever the thread count.
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from nm2trt.nm.pattern import NMPattern
+
+# Products of more multiplications are cut into blocks of so many rows.
+_LARGE, _BLOCK_ROWS = 2_000_000_000, 256
+
+_SYMBOLS = ("scipy_openblas_{}_num_threads64_", "scipy_openblas_{}_num_threads", "openblas_{}_num_threads")
+_lock = threading.Lock()
+# How many blocks of `one_blas_thread` are open, and how many threads there were before the first.
+_open, _before = 0, 1
 
 # A numpy array or a torch tensor: the type has no better name here.
 Array = Any
@@ -56,3 +73,83 @@ def top_mask(score: Array, pattern: NMPattern) -> Array:
     from nm2trt.nm.mask import nm_mask
 
     return nm_mask(score, pattern, axis=1)
+
+
+def product(a: Array, b: Array) -> Array:
+    """Return a @ b; a large one of numpy in blocks of rows, which do not depend on the thread count.
+
+    Args:
+        a: (o, k).
+        b: (k, d).
+    """
+    if namespace(a).__name__ != "numpy" or a.shape[0] * b.size < _LARGE:
+        return a @ b
+    import numpy as np
+
+    whole = np.empty((a.shape[0], b.shape[1]), np.result_type(a, b))
+
+    def multiply(first: int) -> None:
+        block = slice(first, first + _BLOCK_ROWS)
+        np.matmul(a[block], b, out=whole[block])
+
+    with one_blas_thread() as threads:
+        each(multiply, range(0, len(a), _BLOCK_ROWS), threads)
+    return whole
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[int]:
+    """Hold numpy's OpenBLAS to one thread while the block runs; blocks may overlap, in several threads too.
+
+    A numpy that was built with another library is left as it is, and so is torch.
+
+    Yields:
+        Threads that the caller may use instead: as many as OpenBLAS had, or 1 if nothing was changed.
+    """
+    global _open, _before
+    calls = _openblas()
+    if calls is None:
+        yield 1
+        return
+    read, write = calls
+    with _lock:
+        if not _open:
+            _before = read()
+            write(1)
+        _open += 1
+        threads = _before
+    try:
+        yield threads
+    finally:
+        with _lock:
+            _open -= 1
+            if not _open:
+                write(_before)
+
+
+def each(work: Callable[[int], None], numbers: Iterable[int], threads: int) -> None:
+    """Call `work` with each number, on several threads; an error is raised when all calls have ended."""
+    if threads == 1:
+        for number in numbers:
+            work(number)
+        return
+    from concurrent.futures import ThreadPoolExecutor  # only here: it takes time to import
+
+    with ThreadPoolExecutor(threads) as pool:
+        for job in [pool.submit(work, number) for number in numbers]:
+            job.result()
+
+
+@functools.cache
+def _openblas() -> tuple[Callable[[], int], Callable[[int], None]] | None:
+    """Return what reads and what sets the thread count of numpy's OpenBLAS; None if it has none."""
+    linalg = sys.modules.get("numpy.linalg._umath_linalg")
+    with suppress(OSError, AttributeError):
+        # Symbols of the libraries that the module is linked with are found through it.
+        library: Any = ctypes.CDLL(str(linalg.__file__)) if linalg else None
+        for symbol in _SYMBOLS:
+            with suppress(AttributeError):
+                read, write = (getattr(library, symbol.format(word)) for word in ("get", "set"))
+                read.restype, write.argtypes, write.restype = ctypes.c_int, [ctypes.c_int], None
+                return read, write
+    return None

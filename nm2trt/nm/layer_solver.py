@@ -18,7 +18,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nm2trt.errors import SparsityError
-from nm2trt.nm.array_namespace import Array, float32, float64, identity, namespace, row_numbers, top_mask
+from nm2trt.nm.array_namespace import (
+    Array,
+    each,
+    float32,
+    float64,
+    identity,
+    namespace,
+    one_blas_thread,
+    product,
+    row_numbers,
+    top_mask,
+)
 from nm2trt.nm.integer_grid import on_grid
 from nm2trt.nm.layer_moments import Centred, Moments, centre, input_scale
 from nm2trt.nm.pattern import NMPattern
@@ -38,6 +49,8 @@ _GRADIENT_STEPS = 40
 # Above this the magnitude mask is first judged by conjugate gradients, and solved if it comes this near.
 _QUICK, _NEAR = 1e9, 1.05
 _GATHERED_BYTES = 400_000_000
+# Outputs x kept^3 that are worth a thread.
+_THREAD_WORK = 100_000_000
 # A variance below this share of the mean square is rounding of float32 numbers.
 _ROUNDING = 1e-12
 
@@ -84,6 +97,7 @@ class LayerFit:
     step: Array | None = None
 
 
+@one_blas_thread()
 def fit_layer(
     fitted: Moments,
     held_out: Moments | None,
@@ -271,7 +285,7 @@ def _unpruned(task: _Task, values: Array, basis: Array, ridge: float) -> Array:
 
 def _turn(rows: Array, basis: Array) -> Array:
     """Return rows (o, d) in a basis (d, d), or each row in a basis of its own (c, d, d)."""
-    return (rows[:, None, :] @ basis)[:, 0, :] if basis.ndim == 3 else rows @ basis
+    return (rows[:, None, :] @ basis)[:, 0, :] if basis.ndim == 3 else product(rows, basis)
 
 
 def _admm(
@@ -280,12 +294,12 @@ def _admm(
     """Return the N:M support that ADMM settles on, and its values; all scaled, lambda in `values` and `g`."""
     growth = (_LAST_RHO / _FIRST_RHO) ** (1 / max(iterations, 1))
     back, basis = float32(basis.T), float32(basis)
-    turned, values, weight = float32(g) @ basis, float32(values), float32(start)
+    turned, values, weight = product(float32(g), basis), float32(values), float32(start)
     xp = namespace(weight)
     mask = top_mask(xp.abs(weight), pattern)
     split, dual, rho, same = weight * mask, xp.zeros_like(weight), _FIRST_RHO, 0
     for _ in range(iterations):
-        weight = ((turned + (rho * split - dual) @ basis) / (values + rho)) @ back
+        weight = product((turned + product(rho * split - dual, basis)) / (values + rho), back)
         wanted = weight + dual / rho
         new = top_mask(xp.abs(wanted), pattern)
         split = wanted * new
@@ -317,12 +331,19 @@ def support_values(h: Array, g: Array, mask: Array, start: Array | None = None) 
     xp = namespace(h)
     places = xp.where(mask)[1].reshape(outputs, kept)
     found = xp.zeros_like(g)
-    step = max(1, _GATHERED_BYTES // (2 * 8 * kept * kept))
-    for first in range(0, outputs, step):
+
+    def solve(first: int) -> None:
         at = places[first : first + step]
         system = h[at[:, :, None], at[:, None, :]]
         rows = row_numbers(first, at.shape[0], at)
         found[rows, at] = xp.linalg.solve(system, g[rows, at][:, :, None])[:, :, 0]
+
+    with one_blas_thread() as threads:
+        # Each system by one thread, so that its bits do not depend on how many there are.
+        many = threads if xp.__name__ == "numpy" else 1
+        parts = max(1, min(many, outputs * kept**3 // _THREAD_WORK))
+        step = max(1, min(_GATHERED_BYTES // (2 * 8 * kept * kept * parts), -(-outputs // parts)))
+        each(solve, range(0, outputs, step), parts)
     return found
 
 
@@ -332,12 +353,12 @@ def _conjugate_gradients(h: Array, g: Array, mask: Array, start: Array | None) -
     scale = mask / xp.diagonal(h)
     tiny = float(xp.finfo(h.dtype).tiny)
     weight = xp.zeros_like(g) if start is None else float32(start) * mask
-    left = (g - weight @ h) * mask
+    left = (g - product(weight, h)) * mask
     step = left * scale
     energy = (left * step).sum(1)[:, None]
     direction = step
     for _ in range(_GRADIENT_STEPS):
-        curved = (direction @ h) * mask
+        curved = product(direction, h) * mask
         length = energy / xp.clip((direction * curved).sum(1)[:, None], tiny, None)
         weight = weight + length * direction
         left = left - length * curved

@@ -22,6 +22,7 @@ from nm2trt.graph.reconstruct.report import ReconstructOptions
 from nm2trt.graph.reconstruct.statistics import gather_moments
 from nm2trt.graph.reconstruct.streams import Segments, Stream
 from nm2trt.graph.storage.model import load
+from nm2trt.nm.array_namespace import one_blas_thread
 from nm2trt.nm.layer_moments import centre, input_scale
 from nm2trt.progress import bar
 
@@ -81,6 +82,7 @@ def _layer_saliency(
     scale = input_scale(problem.h)
     ridge = _RIDGE + _RIDGE_OF_FEW * layer.inputs / sums.rows
     scaled = problem.h / scale / scale[:, None] + ridge * np.eye(layer.inputs)
-    left = np.diagonal(np.linalg.inv(scaled))
+    with one_blas_thread():
+        left = np.diagonal(np.linalg.inv(scaled))
     scores = (rows * scale) ** 2 / left / max(problem.yy, 1e-30)
     return np.asarray(layer.stored(scores), np.float32)

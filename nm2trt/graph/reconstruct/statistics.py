@@ -18,6 +18,7 @@ from nm2trt.errors import SparsityError
 from nm2trt.graph.reconstruct.layers import Layer
 from nm2trt.graph.reconstruct.rows import conv_rows, matrix_rows, output_rows
 from nm2trt.graph.reconstruct.streams import Stream
+from nm2trt.nm.array_namespace import one_blas_thread
 from nm2trt.nm.layer_moments import Moments, sums_of
 
 # Rows per layer, or this many per weight of an output if that is more.
@@ -48,6 +49,7 @@ def held_out(chunk: int) -> bool:
     return chunk % _HELD_OUT == _HELD_OUT - 1
 
 
+@one_blas_thread()
 def gather_moments(
     layer: Layer,
     weight: Array,

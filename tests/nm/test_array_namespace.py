@@ -1,0 +1,112 @@
+"""Numpy's OpenBLAS on one thread: same bits for any thread count, and as many threads as before afterwards."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from nm2trt.errors import SparsityError
+from nm2trt.nm import array_namespace
+from nm2trt.nm.array_namespace import each, one_blas_thread, product
+from nm2trt.nm.layer_moments import moments_of
+from nm2trt.nm.layer_solver import fit_layer
+from nm2trt.nm.pattern import NMPattern
+
+CALLS = array_namespace._openblas()
+needs_openblas = pytest.mark.skipif(CALLS is None, reason="numpy is built with another library than OpenBLAS")
+
+
+@pytest.fixture
+def threads():
+    """Set OpenBLAS's thread count; it is put back."""
+    read, write = CALLS
+    before = read()
+    yield write
+    write(before)
+
+
+@needs_openblas
+def test_a_layer_is_the_same_bits_with_one_thread_and_with_three(threads):
+    random = np.random.default_rng(0)
+    weight = random.normal(size=(100, 240))
+    x = random.normal(size=(1500, 240)).astype(np.float32) @ random.normal(size=(240, 240)).astype(np.float32)
+    y = x @ weight.T.astype(np.float32)
+    moments = moments_of(x[:1300], y[:1300]), moments_of(x[1300:], y[1300:])
+    found = []
+    for count in (1, 3):
+        threads(count)
+        fit = fit_layer(*moments, weight, NMPattern(2, 4), bias=True)
+        found.append((fit.weight.tobytes(), fit.bias_change.tobytes(), fit.mask.tobytes()))
+    assert found[0] == found[1]
+
+
+@needs_openblas
+def test_without_it_decompositions_depend_on_the_thread_count(threads):
+    rows = np.random.default_rng(0).normal(size=(900, 384))
+    found = []
+    for count in (1, 3):
+        threads(count)
+        found.append(np.linalg.eigh(rows.T @ rows)[1])
+    if np.array_equal(*found):
+        pytest.skip("this OpenBLAS gives the same bits by itself")
+    threads(3)
+    with one_blas_thread():
+        held = np.linalg.eigh(rows.T @ rows)[1]
+    assert np.array_equal(held, found[0])
+
+
+@needs_openblas
+def test_the_thread_count_comes_back_after_nested_blocks_errors_and_other_threads(threads):
+    threads(3)
+    read = CALLS[0]
+    inside, leave = threading.Event(), threading.Event()
+
+    def other():
+        with one_blas_thread():
+            inside.set()
+            leave.wait(30)
+
+    running = threading.Thread(target=other)
+    with one_blas_thread() as outer:
+        running.start()
+        assert inside.wait(30)
+        with one_blas_thread() as inner:
+            assert (outer, inner, read()) == (3, 3, 1)
+    assert read() == 1  # the other thread's block is open
+    leave.set()
+    running.join()
+    assert read() == 3
+    with pytest.raises(SparsityError), one_blas_thread():
+        raise SparsityError("it failed")
+    assert read() == 3
+
+
+def test_without_openblas_nothing_is_set_and_one_thread_is_allowed(monkeypatch):
+    monkeypatch.setattr(array_namespace, "_openblas", lambda: None)
+    with one_blas_thread() as allowed:
+        assert allowed == 1
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_each_number_is_worked_on_once_and_an_error_is_raised(count):
+    done = []
+    each(done.append, range(7), count)
+    assert sorted(done) == list(range(7))
+
+    def fail(number):
+        if number == 5:
+            raise ValueError("5")
+        done.append(number)
+
+    with pytest.raises(ValueError, match="5"):
+        each(fail, range(7), count)
+
+
+def test_a_large_product_in_blocks_is_the_product(monkeypatch):
+    monkeypatch.setattr(array_namespace, "_LARGE", 0)
+    random = np.random.default_rng(0)
+    for rows in (1, 256, 600):
+        a, b = random.normal(size=(rows, 12)).astype(np.float32), random.normal(size=(12, 9))
+        whole = product(a, b)
+        assert whole.dtype == np.float64
+        np.testing.assert_allclose(whole, a.astype(np.float64) @ b, rtol=1e-12)
