@@ -171,6 +171,11 @@ def estimate_gain(
     place = replace(place, targets=(table.target,) if table.target else ())
     layers = tuple(_layer(v, table, as_dtype, at_least, place) for v in verdicts if v.facts is not None)
     found = list(notes)
+    if "cusparselt" in table.versions and place.builder in ("trt", "trt-rtx"):
+        found.append(
+            "the table times PyTorch's cuSPARSELt products; TensorRT has kernels of its own, dense "
+            "and sparse, so nm2trt prove decides"
+        )
     far = [layer for layer in layers if layer.factor is not None and layer.pays == "unknown"]
     if far:
         found.append(

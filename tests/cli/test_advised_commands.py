@@ -34,7 +34,7 @@ ADVICE = {
     ("cli/prove.py", "explain"): "test_a_proof_leads_to_explain",
     ("engine/evidence/inspector_json.py", "build"): "test_layers_without_kernels_lead_to_build",
     ("engine/inspection.py", "verify"): "test_a_model_called_an_engine_leads_to_verify",
-    ("engine/ladder/explain.py", "gain"): "test_a_dense_kernel_leads_to_gain",
+    ("engine/gain.py", "prove"): "test_a_table_of_gains_leads_to_prove",
     ("engine/ladder/explain.py", "prove"): "test_what_no_build_can_tell_leads_to_prove",
     ("engine/ladder/explain.py", "build"): "test_what_no_build_can_tell_leads_to_prove",
     ("engine/ladder/explain.py", "explain"): "test_what_no_build_can_tell_leads_to_prove",
@@ -261,6 +261,7 @@ def table_of_gains(folder):
         for m in (1, 16)
     ]
     table = {"schema": 1, "device": {"name": "G", "target": "sm86"}, "rows": rows}
+    table["versions"] = {"cusparselt": "800"}
     (folder / "table.json").write_text(json.dumps(table))
     return "table.json"
 
@@ -287,11 +288,11 @@ def test_a_damaged_report_of_gains_leads_to_gain(folder, capsys):
     assert parse_dense_names(capsys.readouterr().out, where="gains.json") == {}
 
 
-def test_a_dense_kernel_leads_to_gain(folder, capsys):
-    """The reason itself needs a builder that timed both kernels; the command is run on the model."""
-    said(
-        capsys, "gain", "sparse.onnx", "--table", table_of_gains(folder), "--device", "sm86", "--shape", "x:1"
-    )
+def test_a_table_of_gains_leads_to_prove(folder, quantised, capsys):
+    pytest.importorskip("tensorrt_rtx")
+    table = ("--table", table_of_gains(folder), "--device", "sm86", "--shape", "x:1", "--backend", "trt-rtx")
+    assert "so nm2trt prove decides" in said(capsys, "gain", quantised, *table)
+    said(capsys, "prove", quantised, "--backend", "trt-rtx")
 
 
 def test_what_no_build_can_tell_leads_to_prove(folder, quantised, capsys):

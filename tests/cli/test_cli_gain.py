@@ -63,6 +63,13 @@ def test_an_extrapolation_is_told(net, table, capsys):
     assert "2 of 2 layers are more than a factor of two" in captured.err
 
 
+def test_whose_products_the_table_has_is_told(net, table, capsys):
+    text = json.loads(table.read_text())
+    table.write_text(json.dumps({**text, "versions": {"cusparselt": "800"}}))
+    assert main(["gain", str(net), "--table", str(table), "--backend", "trt-rtx"]) == 0
+    assert "TensorRT has kernels of its own" in capsys.readouterr().err
+
+
 def test_a_grouped_convolution_pays_on_no_table(tmp_path, table, capsys):
     grouped = conv_net(tmp_path / "grouped.onnx", group=4)
     found = report(capsys, grouped, "--table", table)

@@ -51,6 +51,16 @@ def test_the_nearest_product_and_how_far_it_is(table, size, speedup, factor, ext
     assert found.extrapolated is extrapolated
 
 
+def test_times_without_the_launch_are_taken_if_both_are_there():
+    row = SYNTHETIC["rows"][0]
+    both = read({**SYNTHETIC, "rows": [{**row, "dense_graph_ms": 0.3, "sparse_graph_ms": 0.1}]})
+    assert math.isclose(both.rows[0].speedup, 3.0)
+    one = read({**SYNTHETIC, "rows": [{**row, "dense_graph_ms": 0.3, "sparse_graph_ms": None}]})
+    assert one.rows[0].speedup == 0.5
+    with pytest.raises(InputError, match="is damaged"):
+        read({**SYNTHETIC, "rows": [{**row, "dense_graph_ms": -0.3, "sparse_graph_ms": 0.1}]})
+
+
 def test_types_are_not_mixed(table):
     assert table.nearest(1024, 256, 256, "int8").row.speedup == 2.0
     assert table.nearest(1024, 256, 256, "bfloat16") is None

@@ -2,75 +2,18 @@
 
     python gain_boxed.py OUT.json [--minutes 4] [--project NM2TRT]
 Order: batch 32, then 8, 128, 1; fp16 and int8 before bf16. The table is the script's own; `conditions.stopped` says what is left.
-Beside the script's own event times, `*_graph_ms` is the same product replayed in a CUDA graph of ten: without the host's time, which
-for small products is most of what events around one call see (cuSPARSELt makes its plan anew in every call).
 Run again with the same OUT.json, it goes on where it stopped. `--stop FILE`: end soon after FILE appears (something else waits).
 """
 
 import argparse
 import importlib.util
 import json
-import statistics
 import sys
 import time
 import warnings
 from pathlib import Path
 
 import torch
-
-
-def graphed(run, repeats=10, rounds=15):
-    """Median time of one call, replayed in a CUDA graph of `repeats`."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        run()
-    torch.cuda.current_stream().wait_stream(side)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(repeats):
-            run()
-    graph.replay()
-    torch.cuda.synchronize()
-    marks = []
-    for _ in range(rounds):
-        a, b = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        a.record()
-        graph.replay()
-        b.record()
-        marks.append((a, b))
-    torch.cuda.synchronize()
-    return statistics.median(a.elapsed_time(b) for a, b in marks) / repeats
-
-
-def measure(script, m, n, k, dtype, options, graphs):
-    """The script's `measure`, with graph times; `graphs` turns false for good where capturing fails."""
-    weight, x = script.operands(m, n, k, dtype, "cuda")
-    runs = script.calls(weight, x, dtype)
-    off = {name: script.off_from_fp64(run(), weight, x) for name, run in runs.items()}
-    script.check_numerics(off, dtype)
-    found = script.timed(runs, rounds=options.runs, warmup=options.warmup)
-    row = {
-        "m": m,
-        "n": n,
-        "k": k,
-        "dtype": script.NAMES[dtype],
-        "padded": list(script.padded(m, n, k, dtype)),
-    }
-    for name, timing in found.items():
-        row[f"{name}_ms"], row[f"{name}_spread"], row[f"{name}_off_from_fp64"] = (
-            round(timing.ms, 6),
-            round(timing.spread, 4),
-            off[name],
-        )
-    if graphs["on"]:
-        try:
-            for name, run in runs.items():
-                row[f"{name}_graph_ms"] = round(graphed(run), 6)
-        except Exception as error:
-            graphs["on"], graphs["why"] = False, f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
-    return row
 
 
 def main():
@@ -97,7 +40,7 @@ def main():
                 layers.setdefault(size, []).extend(x for x in where if x not in layers.get(size, []))
                 found += [(size, dtype) for dtype in dtypes if (size, dtype) not in found]
     found = found[: o.most]
-    rows, failed, begun, spent, graphs = [], [], time.perf_counter(), [], {"on": True, "why": ""}
+    rows, failed, begun, spent = [], [], time.perf_counter(), []
     if o.out.exists():
         old = json.loads(o.out.read_text())
         rows, failed = old["rows"], old["failed"]
@@ -116,7 +59,6 @@ def main():
         else:
             table = script.table(rows, failed, options)
         table["conditions"]["stopped"] = f"{left} of {len(found)} products and types left" if left else ""
-        table["conditions"]["graph"] = graphs["why"]
         table["conditions"]["seconds"] = round(time.perf_counter() - begun, 1)
         o.out.write_text(json.dumps(table, indent=1) + "\n")
 
@@ -137,7 +79,7 @@ def main():
                     "sparse_ms": 1.0,
                 }
             else:
-                row = measure(script, m, n, k, dtype, options, graphs)
+                row = script.measure(m, n, k, dtype, rounds=options.runs, warmup=options.warmup)
             rows.append({**row, "layers": layers[m, n, k]})
         except Exception as error:
             failed.append(f"{m}x{n}x{k} {dtype}: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
@@ -153,15 +95,9 @@ def main():
         f"{o.out}: {len(rows)} rows, {len(failed)} failed, of {len(found)}, {time.perf_counter() - begun:.0f} s; "
         f"a row took {took[len(took) // 2]:.2f} s in the middle, {took[-1]:.2f} s at most"
     )
-    if graphs["why"]:
-        print("no graph times:", graphs["why"])
     fast = {}
     for row in rows:
         fast.setdefault(row["dtype"], []).append(row["dense_ms"] / row["sparse_ms"])
-        if row.get("sparse_graph_ms"):
-            fast.setdefault(row["dtype"] + " in a graph", []).append(
-                row["dense_graph_ms"] / row["sparse_graph_ms"]
-            )
     for dtype, values in fast.items():
         values.sort()
         pays = sum(v >= 1.05 for v in values)
