@@ -77,6 +77,8 @@ def main():
             net, options=BuildOptions(library_tactics=False, timing_cache=cache), backend="trt", runs=100
         )
         (o.out / "prove86.json").write_text(json.dumps(report.to_json(), indent=1, default=str) + "\n")
+        with (o.out / "cli86.txt").open("a") as log:
+            log.write(f"$ nm2trt prove\n{report}\n")
         print(
             "prove",
             report.measured,

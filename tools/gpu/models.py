@@ -20,7 +20,7 @@ def main():
     a.add_argument(
         "names",
         nargs="*",
-        default="conv-int8 wide-fp16 wide-int8 resnet50-int8 resnet50-fp16 minilm-fp16".split(),
+        default="resnet50-int8 wide-fp16 resnet50-fp16 conv-int8 wide-int8 minilm-fp16".split(),
     )
     a.add_argument("--batch", type=int, default=32)
     a.add_argument("--tiny", action="store_true", help="small nets, to try the script")
