@@ -234,6 +234,7 @@ class MinimumSize:
 MINIMUM = MinimumSize(
     256,
     256,
-    "maintainers' answers, NVIDIA/TensorRT issues 3849 (a 3x3 kernel counts its channels nine times), 4065",
+    "maintainers' answers, NVIDIA/TensorRT issues 3849 (a 3x3 kernel counts its channels nine times), 4065; "
+    "seen otherwise with TensorRT 8.6.0 on an H200: sparse kernels for 14 of 44 such weights, at best 1.39x",
     "cited",
 )
