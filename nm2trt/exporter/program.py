@@ -16,7 +16,7 @@ from torch.utils import _pytree
 
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.protocol import TensorSpec, check_feeds, numpy_dtype
-from nm2trt.errors import BackendError, ModelError
+from nm2trt.errors import BackendError, ModelError, Nm2trtError
 from nm2trt.exporter.program_archive import copy_checked
 from nm2trt.exporter.reference import output_names_of
 from nm2trt.files import check_input
@@ -94,13 +94,14 @@ def open_program(path: str | os.PathLike[str]) -> ProgramSession:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                program = torch.export.load(checked)
+                return ProgramSession(torch.export.load(checked), str(path))
+        except Nm2trtError:
+            raise
         except Exception as error:
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(f"PyTorch cannot load {path}: {line}") from error
         finally:
             loader.setLevel(level)
-    return ProgramSession(program, str(path))
 
 
 def _tensor(array: Array) -> torch.Tensor:

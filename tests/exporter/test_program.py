@@ -3,7 +3,9 @@
 import io
 import json
 import pickle
+import random
 import re
+import traceback
 import zipfile
 
 import numpy as np
@@ -11,8 +13,11 @@ import pytest
 import torch
 
 from nm2trt.backends.protocol import numpy_dtype
-from nm2trt.errors import BackendError, DataError, ModelError
+from nm2trt.errors import BackendError, DataError, ModelError, Nm2trtError
 from nm2trt.exporter.program import open_program
+from tests.hostile.files import strange
+from tests.hostile.limits import limited
+from tests.hostile.mutants import damaged
 
 
 class Two(torch.nn.Module):
@@ -263,3 +268,56 @@ def test_a_parameter_may_be_returned(tmp_path):
     with open_program(tmp_path / "p.pt2") as session:
         found = session.run({"x": np.ones(2, np.float32)})
     assert found["output_1"].tolist() == [7, 7]
+
+
+def damage(path, target, draw):
+    """Copy the archive with one member damaged: its JSON made strange, its bytes changed, or the member gone."""
+    with zipfile.ZipFile(path) as archive:
+        names = [name.partition("/")[2] for name in archive.namelist()]
+    program = next(name for name in names if name.startswith("models/"))
+    chosen = program if draw.random() < 0.5 else draw.choice(names)
+
+    def change(name, data):
+        if name != chosen:
+            return data
+        if draw.random() < 0.05:
+            return None
+        if not name.endswith(".json") or draw.random() < 0.15:
+            return damaged(data, draw)
+        value = json.loads(data)
+        for _ in range(draw.randrange(1, 4)):
+            value = strange(value, draw) if isinstance(value, (dict, list)) else value
+        return json.dumps(value).encode()
+
+    rewritten(path, target, change)
+    if draw.random() < 0.1:
+        target.write_bytes(damaged(target.read_bytes(), draw))
+
+
+def tried(path, said):
+    """Open and run a program; return 0, or 2 if it is refused with a sentence."""
+    try:
+        with open_program(path) as session:
+            sizes = {s.name: [n if isinstance(n, int) else 2 for n in s.shape] for s in session.inputs}
+            session.run({s.name: np.ones(sizes[s.name], s.dtype) for s in session.inputs})
+    except Nm2trtError:
+        return 2
+    except BaseException:
+        said.write_text(traceback.format_exc())
+        return 70
+    return 0
+
+
+@pytest.mark.parametrize(
+    "numbers", [range(10), pytest.param(range(10, 300), marks=pytest.mark.slow)], ids=["some", "many"]
+)
+def test_damaged_programs_run_or_are_refused(saved, tmp_path, numbers):
+    """In a fork each, since one may crash or take all memory."""
+    said = tmp_path / "said"
+    for number in numbers:
+        damage(saved[1], tmp_path / "bad.pt2", random.Random(number))
+        ended = limited(lambda: tried(tmp_path / "bad.pt2", said), seconds=60, megabytes=2000)
+        assert (ended.status, ended.over) in ((0, ""), (2, "")), (
+            number,
+            said.read_text() if said.exists() else ended,
+        )

@@ -2,10 +2,12 @@
 
 import base64
 import contextlib
+import gzip
 import io
 import json
 import os
 import shutil
+import struct
 import zipfile
 from pathlib import Path
 
@@ -76,6 +78,13 @@ READERS = {
         "quantize m.onnx --calib calib.yaml -o {out}.onnx",
         "validate m.onnx --against m.onnx --data calib.yaml --runs 0",
     ],
+    "idx.yaml": ["calib check idx.yaml", "quantize m.onnx --calib idx.yaml -o {out}.onnx"],
+    "digits.idx.gz": [
+        "calib check idx.yaml",
+        "quantize m.onnx --calib idx.yaml -o {out}.onnx",
+        "prune d.onnx --calib idx.yaml -o {out}.onnx",
+        "validate m.onnx --against m.onnx --data idx.yaml --runs 0",
+    ],
     "recipe.yaml": ["run recipe.yaml --dry-run", "run recipe.yaml -o run", "report run -o {out}.html"],
     "job.yaml": ["sparsify job.yaml -o {out}.safetensors"],
     "bench.json": ["bench m.onnx --runs 1 --warmup 0 --compare bench.json"],
@@ -139,6 +148,7 @@ stages:
 TEXTS = {
     "calib.yaml": "source: {kind: npz, path: x.npz}\ncount: 4\ninput: x\nbatch: 2\n"
     "preprocess: {mean: [0.5], std: [2.0]}\n",
+    "idx.yaml": "source: {kind: idx, path: digits.idx.gz}\ncount: 4\ninput: x\nbatch: 2\npreprocess: {divide: 255}\n",
     "recipe.yaml": STAGES_OF_A_RUN,
     "job.yaml": "model: sent.py:made\nweights: w.safetensors\nmethod: magnitude\npattern: '2:4'\n",
     "labels.txt": "".join(f"class {i}\n" for i in range(16)),
@@ -173,6 +183,11 @@ def _polygraphy():
     return [{"x": {"array": array, "polygraphy_class": "ndarray"}}]
 
 
+def _digits():
+    """Return 8 samples of 16 bytes as a gzipped IDX file."""
+    return gzip.compress(struct.pack(">HBBII", 0, 8, 2, 8, 16) + bytes(range(128)), mtime=0)
+
+
 def make(folder, network):
     """Fill a folder with sound files; raises if a command that makes one fails."""
     from nm2trt.cli import main
@@ -192,6 +207,7 @@ def make(folder, network):
         (folder / name).write_text(json.dumps(data))
     for name, source in COPIES.items():
         shutil.copy(ROOT / source, folder / name)
+    (folder / "digits.idx.gz").write_bytes(_digits())
     here = Path.cwd()
     os.chdir(folder)
     try:
@@ -263,6 +279,25 @@ def strange_arrays(path, draw):
     np.savez(path, **arrays)
 
 
+def strange_gzip(path, draw):
+    """Change the header of what an archive unpacks to, or give it more members."""
+    body = gzip.decompress(path.read_bytes())
+    kind = draw.randrange(5)
+    if kind == 0:
+        sizes = [draw.choice([0, 1, 8, 16, 2**31, 2**32 - 1]) for _ in range(draw.choice([0, 1, 2, 3, 9]))]
+        code = draw.choice([8, 9, 11, 12, 13, 14, 0, 255])
+        head = struct.pack(f">HBB{len(sizes)}I", draw.choice([0, 1]), code, len(sizes), *sizes)
+        path.write_bytes(gzip.compress(head + body[12:]))
+    elif kind == 1:
+        path.write_bytes(gzip.compress(damaged(body, draw)))
+    elif kind == 2:
+        path.write_bytes(gzip.compress(body) + draw.choice([b"rest", bytes(100), gzip.compress(b"more")]))
+    elif kind == 3:
+        path.write_bytes(gzip.compress(body[:4]) + gzip.compress(bytes(1 << 20)) * draw.choice([1, 400]))
+    else:
+        path.write_bytes(b"\x1f\x8b\x08" + draw.randbytes(1) + bytes(6) + draw.randbytes(100))
+
+
 def no_file(path, draw):
     """Put something that is not a regular file in a file's place, or nothing."""
     path.unlink()
@@ -290,6 +325,8 @@ def spoil(path, draw):
         path.write_bytes(damaged(path.read_bytes(), draw))
     elif zipfile.is_zipfile(path):
         strange_arrays(path, draw)
+    elif path.suffix == ".gz":
+        strange_gzip(path, draw)
     elif path.suffix in (".json", ".yaml"):
         import yaml
 
