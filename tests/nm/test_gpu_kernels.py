@@ -1,5 +1,6 @@
 """The fused kernels give the bits of eager torch: on a GPU where there is one, else in Triton's interpreter."""
 
+import json
 import os
 import subprocess
 import sys
@@ -30,6 +31,20 @@ def test_the_interpreted_kernels_give_what_eager_torch_gives():
     assert ran.stdout == "equal\n"
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not gpu_kernels.AVAILABLE, reason="triton is not installed")
+def test_compiled_for_sm90_a_group_is_one_load_and_one_store():
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.nm.compiled_kernels"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout) == {"strided": [16, 16], "packed": [2, 1]}
+
+
 @pytest.mark.parametrize(
     ("shape", "m", "takes"), [((8, 8), 4, True), ((8, 34), 17, False), ((0, 8), 4, False)]
 )
@@ -50,6 +65,16 @@ def test_a_gpu_gives_the_cpu_mask(dtype, text):
             expected = make(score, pattern, axis=1)
             assert torch.equal(make(score.cuda(), pattern, axis=1).cpu(), expected)
     assert torch_mask.fused_kernels() is not None  # none of them fell back
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_gpu_takes_tensors_that_begin_between_words(dtype):
+    memory, pattern = torch.randn(64).to(dtype), NMPattern(2, 4)
+    for begin in range(5):
+        expected = torch_mask.magnitude_mask(memory[begin : begin + 32].view(4, 8), pattern, axis=1)
+        score = memory.cuda()[begin : begin + 32].view(4, 8)
+        assert torch.equal(torch_mask.magnitude_mask(score, pattern, axis=1).cpu(), expected)
 
 
 @pytest.mark.gpu
