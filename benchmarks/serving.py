@@ -3,9 +3,9 @@
     python benchmarks/serving.py [--model results/01_digits/sparse_fp32.onnx] [--seconds 60] [--clients 50]
                                  [--runs 500] [--json FILE]
 
-Latency: one client, in turn ONNX Runtime in this process and the same model served over HTTP and gRPC by the
-Python backend, both with one thread; the aim is a served median under twice the bare one. What a server adds
-to a request hardly depends on the model, so the ratio falls as the batch grows; `added` is that part.
+Latency: one client, in turn ONNX Runtime in this process and the same model served by the Python backend over
+HTTP and gRPC, with and without shared memory, all with one thread. The server's own time per request is from
+its statistics over as many requests again, one after another: the rest is the client and the transport.
 
 Load: every request carries samples of its own and is checked, and half-way the next version (the same
 function) is deployed as a canary, loaded and probed. It needs a tritonserver: make serve-env.
@@ -14,6 +14,7 @@ function) is deployed as a canary, loaded and probed. It needs a tritonserver: m
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -22,7 +23,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,32 +49,47 @@ OPTIONS = DeployOptions(backend="python", max_batch=128)
 def latency(server: RunningServer, model: Path, runs: int, batches: list[int]) -> dict[str, Any]:
     """Time one client, batch by batch."""
     rows: dict[str, Any] = {}
-    with (
-        open_onnx(model, threads=1) as bare,
-        open_triton(f"http://{server.http}", NAME) as http,
-        open_triton(f"grpc://{server.grpc}", NAME) as grpc,
-    ):
-        print(f"{'batch':>5}  {'ONNX Runtime':>12}  {'HTTP':>8}  {'gRPC':>8}   p50 in ms; served over bare")
+    with contextlib.ExitStack() as stack:
+        bare = stack.enter_context(open_onnx(model, threads=1))
+        served = {
+            protocol: stack.enter_context(open_triton(f"{protocol}://{address}", NAME))
+            for protocol, address in (
+                ("http", server.http),
+                ("grpc", server.grpc),
+                ("http+shm", server.http),
+                ("grpc+shm", server.grpc),
+            )
+        }
+        names = "  ".join(f"{name:>8}" for name in served)
+        print(f"{'batch':>5}  {'ONNX Runtime':>12}  {names}   p50 in ms; over bare; the server's own")
         for batch in batches:
             feeds = random_samples(bare.inputs, batch)
-            taken = interleaved(
-                {
-                    "onnxruntime": lambda feeds=feeds: bare.run(feeds),  # type: ignore[misc]
-                    "http": lambda feeds=feeds: http.run(feeds),  # type: ignore[misc]
-                    "grpc": lambda feeds=feeds: grpc.run(feeds),  # type: ignore[misc]
-                },
-                runs=runs,
-                warmup=20,
-            )
+            calls: dict[str, Callable[[], object]] = {
+                name: partial(session.run, feeds) for name, session in served.items()
+            }
+            taken = interleaved({"onnxruntime": partial(bare.run, feeds), **calls}, runs=runs, warmup=20)
+            own = {
+                name: session.server_time(partial(repeat, calls[name], runs), runs)
+                for name, session in served.items()
+            }
             floor = taken["onnxruntime"].p50_ms
-            ratios = {name: taken[name].p50_ms / floor for name in ("http", "grpc")}
-            p50 = {name: value.p50_ms for name, value in taken.items()}
-            print(
-                f"{batch:5}  {floor:12.3f}  {p50['http']:8.3f}  {p50['grpc']:8.3f}   "
-                f"HTTP {ratios['http']:.2f}x, gRPC {ratios['grpc']:.2f}x; added {p50['http'] - floor:.3f} ms"
-            )
-            rows[str(batch)] = {"latency": {n: v.to_json() for n, v in taken.items()}, "p50_ratio": ratios}
+            ratios = {name: taken[name].p50_ms / floor for name in served}
+            p50 = "  ".join(f"{taken[name].p50_ms:8.3f}" for name in served)
+            over = ", ".join(f"{ratio:.2f}x" for ratio in ratios.values())
+            within = ", ".join(f"{one.mean_ms:.3f}" for one in own.values())
+            print(f"{batch:5}  {floor:12.3f}  {p50}   {over}; {within}")
+            rows[str(batch)] = {
+                "latency": {name: value.to_json() for name, value in taken.items()},
+                "server": {name: value.to_json() for name, value in own.items()},
+                "p50_ratio": ratios,
+            }
     return rows
+
+
+def repeat(call: Callable[[], object], times: int) -> None:
+    """Call one after another."""
+    for _ in range(times):
+        call()
 
 
 def load(server: RunningServer, model: Path, clients: int, seconds: float) -> dict[str, Any]:

@@ -52,6 +52,39 @@ class Latency(JsonValue):
 
 
 @dataclass(frozen=True, slots=True)
+class ServerTime(JsonValue):
+    """A server's own time for requests, by its own statistics: what client and transport add is not in it.
+
+    Args:
+        requests: Requests that the server answered, all clients' together.
+        mean_ms: Mean time per request in the server, from its arrival to its answer.
+        queue_ms: Of it, waiting for a batch or an instance.
+        input_ms: Of it, preparing inputs.
+        infer_ms: Of it, in the model's backend.
+        output_ms: Of it, preparing outputs.
+    """
+
+    requests: int
+    mean_ms: float
+    queue_ms: float
+    input_ms: float
+    infer_ms: float
+    output_ms: float
+
+    @classmethod
+    def pooled(cls, parts: Sequence[ServerTime]) -> ServerTime | None:
+        """Return the means over the requests of several; None for no part."""
+        if not parts:
+            return None
+        requests = sum(part.requests for part in parts)
+        means = {
+            name: sum(part.requests * getattr(part, name) for part in parts) / max(requests, 1)
+            for name in ("mean_ms", "queue_ms", "input_ms", "infer_ms", "output_ms")
+        }
+        return cls(requests, **means)
+
+
+@dataclass(frozen=True, slots=True)
 class Clocked:
     """A call that is timed by a clock of its own, such as a GPU's, instead of this process's.
 

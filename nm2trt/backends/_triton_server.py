@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
-
-import ml_dtypes
-import numpy as np
 
 from nm2trt.answer_limits import AnswerLimits
 from nm2trt.arrays import Array
 from nm2trt.backends.address import Address, parse_url
+from nm2trt.backends.protocol import TensorSpec
+from nm2trt.backends.served.tensors import ServerMemory, received, sent
 from nm2trt.bounds import bounds
 from nm2trt.errors import BackendError, BackendMissingError, ServerError
 from nm2trt.extras import install
 
 T = TypeVar("T")
 
-_BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _GATEWAY_ERRORS = frozenset({"502", "503", "504"})
 
 
@@ -43,6 +41,16 @@ class TritonServer:
         self._timeout_s = timeout_s
         self._library = _library(self.address.protocol)
         self._client = self._connect(timeout_s)
+        self._memory: ServerMemory | None = None
+        if self.address.shared_memory:
+            self._memory = ServerMemory(
+                lambda name, key, size: self._ask(
+                    lambda client: client.register_system_shared_memory(name, key, size, **self._limit)
+                ),
+                lambda name: self._ask(
+                    lambda client: client.unregister_system_shared_memory(name, **self._limit)
+                ),
+            )
 
     def is_ready(self) -> bool:
         """Tell whether the server takes requests.
@@ -102,7 +110,12 @@ class TritonServer:
         self._steer(lambda client, limit: client.unload_model(model, **limit))
 
     def infer(
-        self, model: str, version: str, feeds: Mapping[str, tuple[str, Array]], outputs: Mapping[str, str]
+        self,
+        model: str,
+        version: str,
+        feeds: Mapping[str, tuple[str, Array]],
+        outputs: Mapping[str, str],
+        shapes: Sequence[TensorSpec] = (),
     ) -> dict[str, Array]:
         """Run one request.
 
@@ -111,19 +124,54 @@ class TritonServer:
             version: Its version, or "".
             feeds: Triton's dtype and the array, by input name.
             outputs: Triton's dtype by output name.
+            shapes: Outputs whose whole shape is known before; only these can travel in shared memory.
+
+        Raises:
+            BackendError: The server refuses the request, or there is no shared memory for it.
+            ServerError: The server cannot be reached.
         """
-        library = self._library
+        library, memory = self._library, self._memory
+        if memory is not None:
+            return self._infer_shared(memory, model, version, feeds, outputs, shapes)
         wanted = [library.InferRequestedOutput(name) for name in outputs]
 
         def send(client: Any) -> Any:
-            inputs = [_input(library, name, dtype, array) for name, (dtype, array) in feeds.items()]
+            inputs = [sent(library, name, dtype, array) for name, (dtype, array) in feeds.items()]
             return client.infer(model, inputs, model_version=version, outputs=wanted, **self._limit)
 
         result = self._ask(send)
-        return {name: _array(result, name, dtype) for name, dtype in outputs.items()}
+        return {name: received(result, name, dtype) for name, dtype in outputs.items()}
+
+    def _infer_shared(
+        self,
+        memory: ServerMemory,
+        model: str,
+        version: str,
+        feeds: Mapping[str, tuple[str, Array]],
+        outputs: Mapping[str, str],
+        shapes: Sequence[TensorSpec],
+    ) -> dict[str, Array]:
+        places = memory.places(feeds, [spec for spec in shapes if spec.name in outputs])
+
+        def send(client: Any) -> Any:
+            inputs, wanted = memory.request(self._library, feeds, outputs, places)
+            return client.infer(model, inputs, model_version=version, outputs=wanted, **self._limit)
+
+        try:
+            result = self._ask(send)
+            return {
+                name: memory.answer(result, places[name]) if name in places else received(result, name, dtype)
+                for name, dtype in outputs.items()
+            }
+        except BaseException:
+            # A request that is still under way could write into the block of the next one.
+            memory.release()
+            raise
 
     def close(self) -> None:
         """Close the connection; a second call does nothing."""
+        if self._memory is not None:
+            self._memory.release()
         if self._client is not None:
             self._client.close()
             self._client = None
@@ -193,17 +241,6 @@ def _library(protocol: str) -> Any:
     return library
 
 
-def _input(library: Any, name: str, dtype: str, array: Array) -> Any:
-    entry = library.InferInput(name, list(array.shape), dtype)
-    if dtype == "BF16":
-        from tritonclient.utils import triton_to_np_dtype
-
-        # Older clients take bfloat16 as float32, later ones as what it is.
-        array = array.astype(triton_to_np_dtype(dtype))
-    entry.set_data_from_numpy(array)
-    return entry
-
-
 def _mapping(answer: Any) -> dict[str, Any]:
     """Return an answer that should be a JSON object.
 
@@ -224,21 +261,6 @@ def _records(answer: Any) -> list[dict[str, Any]]:
             f"the server's answer is {type(answer).__name__} and not a list; it is not a Triton server"
         )
     return [_mapping(one) for one in answer]
-
-
-def _array(result: Any, name: str, dtype: str) -> Array:
-    try:
-        value = result.as_numpy(name)
-    except Exception as error:  # the client decodes what the server says of its own bytes
-        raise BackendError(
-            f"the server's answer for output {name!r} does not fill its shape: {' '.join(str(error).split())}"
-        ) from error
-    if value is None:
-        raise BackendError(f"the server's answer has no output {name!r}")
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biufV":
-        raise BackendError(f"the server's answer for output {name!r} is not an array of numbers")
-    array: Array = value.astype(_BFLOAT16) if dtype == "BF16" else value
-    return array
 
 
 def _translated(error: Exception, address: Address) -> BackendError | ServerError:

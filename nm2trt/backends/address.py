@@ -8,8 +8,10 @@ from typing import Literal
 
 from nm2trt.errors import InputError
 
+_SCHEME = r"(?P<scheme>https?|grpcs?)(?P<memory>\+shm)?://"
 _URL = re.compile(
-    r"(?:(?P<scheme>https?|grpcs?)://)?(?P<host>[^\s/@:]+|\[[0-9a-fA-F:]+\]):(?P<port>[0-9]{1,5})"
+    rf"(?:{_SCHEME})?"
+    r"(?P<host>[^\s/@:]+|\[[0-9a-fA-F:]+\]):(?P<port>[0-9]{1,5})"
     r"(?:/(?P<model>[^\s/]+)(?:/(?P<version>[0-9]+))?)?/?",
     re.IGNORECASE,
 )
@@ -25,6 +27,7 @@ class Address:
         secure: Whether over TLS.
         model: A model's name, or "".
         version: A version of it; "" leaves the choice to the server.
+        shared_memory: Whether tensors travel in system shared memory, which needs the server on this machine.
     """
 
     protocol: Literal["http", "grpc"]
@@ -32,14 +35,27 @@ class Address:
     secure: bool = False
     model: str = ""
     version: str = ""
+    shared_memory: bool = False
+
+    @property
+    def scheme(self) -> str:
+        """What stands before `://`."""
+        return f"{self.protocol}{'s' if self.secure else ''}{'+shm' if self.shared_memory else ''}"
 
     def __str__(self) -> str:
         parts = "".join(f"/{part}" for part in (self.model, self.version) if part)
-        return f"{self.protocol}{'s' if self.secure else ''}://{self.host}{parts}"
+        return f"{self.scheme}://{self.host}{parts}"
+
+
+def is_url(text: str) -> bool:
+    """Tell the address of a served model, which begins with a scheme, from a file's path."""
+    return re.match(_SCHEME, text, re.IGNORECASE) is not None
 
 
 def parse_url(text: str) -> Address:
     """Read `http://HOST:PORT/MODEL/VERSION` or `grpc://...`; all but HOST:PORT may be left out.
+
+    `+shm` after the protocol, as in `grpc+shm://`, sends tensors through system shared memory.
 
     Raises:
         InputError: The text has another form.
@@ -57,4 +73,5 @@ def parse_url(text: str) -> Address:
         secure=scheme.endswith("s"),
         model=match["model"] or "",
         version=match["version"] or "",
+        shared_memory=match["memory"] is not None,
     )

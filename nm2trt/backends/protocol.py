@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +13,7 @@ import numpy as np
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.options import BuildOptions
 from nm2trt.errors import DataError
+from nm2trt.measure import ServerTime
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,19 @@ class DeviceTimed(Protocol):
         Raises:
             DataError: The feeds do not fit; see `Session.run`.
             BackendError: The library failed.
+        """
+
+
+@runtime_checkable
+class ServerTimed(Protocol):
+    """A `Session` on a server that tells how long its own work took."""
+
+    def server_time(self, work: Callable[[], object], requests: int) -> ServerTime:
+        """Run work that sends requests; return the server's own time per request meanwhile.
+
+        Raises:
+            BackendError: The server's statistics are not sound.
+            ServerError: The server cannot be reached.
         """
 
 

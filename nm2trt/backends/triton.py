@@ -1,11 +1,11 @@
-"""A model served by Triton, over HTTP or gRPC, as a `Session`.
+"""A model served by Triton, over HTTP or gRPC, optionally with shared memory, as a `Session`.
 
 A connection belongs to the thread that made it: whoever sends from several threads opens one in each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -14,7 +14,9 @@ from nm2trt.arrays import Array, Arrays
 from nm2trt.backends._triton_server import TritonServer
 from nm2trt.backends.address import Address, parse_url
 from nm2trt.backends.protocol import TensorSpec, check_feeds
+from nm2trt.backends.served.server_time import server_time
 from nm2trt.errors import BackendError, DataError, InputError
+from nm2trt.measure import ServerTime
 
 # Triton's names of element types; a type that is not here has no array in numpy.
 TRITON_DTYPES = {
@@ -88,7 +90,29 @@ class TritonSession:
             self._version,
             {spec.name: (self._dtypes[spec.name], feeds[spec.name]) for spec in self.inputs},
             {spec.name: self._dtypes[spec.name] for spec in self.outputs},
+            self._known_outputs(feeds),
         )
+
+    def server_time(self, work: Callable[[], object], requests: int) -> ServerTime:
+        """Run work that sends requests to the model; return the server's own time per request meanwhile.
+
+        Requests of other clients count too, and so may one that was answered just before.
+
+        Args:
+            work: Sends the requests, through this session or others, and waits for the answers.
+            requests: How many.
+
+        Raises:
+            BackendError: The server's statistics are not sound, or what `work` raises.
+            ServerError: The server cannot be reached.
+        """
+        return server_time(self._server, self._model, work, requests, self._version)
+
+    def _known_outputs(self, feeds: Mapping[str, Array]) -> tuple[TensorSpec, ...]:
+        """Return the outputs whose whole shape follows from the feeds: only the batch is free."""
+        batch = len(next(iter(feeds.values()))) if self.max_batch and feeds else None
+        whole = (replace(spec, shape=(batch, *spec.shape[1:])) if batch else spec for spec in self.outputs)
+        return tuple(spec for spec in whole if all(isinstance(size, int) for size in spec.shape))
 
     def close(self) -> None:
         """Close the connection."""
@@ -109,7 +133,8 @@ def open_triton(
     """Open a served model.
 
     Args:
-        url: `http://HOST:PORT/MODEL` or `grpc://HOST:PORT/MODEL`, optionally followed by `/VERSION`.
+        url: `http://HOST:PORT/MODEL` or `grpc://HOST:PORT/MODEL`, optionally followed by `/VERSION`; `+shm`
+            after the protocol, as in `grpc+shm://`, sends tensors through system shared memory.
         model: The model, if the address does not name one.
         version: Its version, likewise.
         timeout_s: Longest wait for an answer.

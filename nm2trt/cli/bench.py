@@ -20,6 +20,7 @@ EPILOG = """examples:
   nm2trt bench dense.engine sparse.engine --processes 6      # the ratio with its interval
   nm2trt bench model.onnx --batch 1,8,32 -o now.json
   nm2trt bench model.onnx --compare before.json
+  nm2trt bench model.onnx http://HOST:8000/ocr grpc+shm://HOST:8001/ocr      # what serving adds
   nm2trt bench model.engine times.json --anyway      # times.json: trtexec --exportTimes=times.json
 """
 

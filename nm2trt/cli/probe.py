@@ -14,6 +14,7 @@ OPTIONS = ProbeCommand
 
 EPILOG = """examples:
   nm2trt probe --url localhost:8000 --name ocr --reference model.onnx --repository models
+  nm2trt probe --url grpc+shm://localhost:8001 --name ocr --reference model.onnx   # tensors in shared memory
 """
 
 

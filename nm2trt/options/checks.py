@@ -123,7 +123,7 @@ class BenchCommand(Reported):
     artefacts: tuple[str, ...] = option(
         flag="",
         metavar="ARTEFACT",
-        help="ONNX model, engine, .pt2, http://HOST:PORT/MODEL, grpc://..., or trtexec's times (.json)",
+        help="ONNX model, engine, .pt2, http://HOST:PORT/MODEL, grpc://... or trtexec's times (.json)",
     )
     data: str | None = option(
         None, metavar="FILE", help="real samples, as for validate (default: random ones)"

@@ -108,7 +108,10 @@ class DeployCommand(Reported):
 class ProbeCommand(Reported):
     """Options of `nm2trt probe`."""
 
-    url: str = option(metavar="URL", help="HOST:PORT, or grpc://HOST:PORT to speak gRPC")
+    url: str = option(
+        metavar="URL",
+        help="HOST:PORT; grpc:// before it speaks gRPC, grpc+shm:// or http+shm:// use shared memory",
+    )
     name: str = option(metavar="NAME", stage=False, help="the model's name")
     reference: str = option(metavar="MODEL.onnx", help="what it should answer like")
     data: str | None = option(

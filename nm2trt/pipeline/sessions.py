@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nm2trt.backends import address
 from nm2trt.errors import InputError, ModelError
 from nm2trt.files import check_input
 from nm2trt.installed import installed_version
@@ -15,12 +16,10 @@ from nm2trt.installed import installed_version
 if TYPE_CHECKING:
     from nm2trt.backends.protocol import Session
 
-_URL = re.compile(r"(https?|grpcs?)://", re.IGNORECASE)
-
 
 def is_url(artefact: str | os.PathLike[str]) -> bool:
     """Tell a served model, `http://HOST:PORT/MODEL` or `grpc://HOST:PORT/MODEL`, from a file."""
-    return isinstance(artefact, str) and _URL.match(artefact) is not None
+    return isinstance(artefact, str) and address.is_url(artefact)
 
 
 def is_recorded(artefact: str | os.PathLike[str]) -> bool:
@@ -34,7 +33,8 @@ def open_session(artefact: str | os.PathLike[str], *, threads: int = 0) -> Sessi
     Args:
         artefact: An ONNX model, which runs in ONNX Runtime on the CPU; an exported PyTorch program, a `.pt2`,
             which runs in PyTorch on the CPU; an engine, which runs in its own library; or the address of a
-            served model, `http://HOST:PORT/MODEL` or `grpc://HOST:PORT/MODEL`.
+            served model, `http://HOST:PORT/MODEL` or `grpc://HOST:PORT/MODEL`, with `+shm` after the protocol
+            if tensors shall travel in system shared memory.
         threads: Threads within an operator of ONNX Runtime; 0 leaves it to the library.
 
     Raises:
@@ -80,7 +80,9 @@ def _check_model(path: Path) -> None:
 def backend_of(artefact: str | os.PathLike[str]) -> str:
     """Return what runs an artefact that `open_session` has opened, with its version, for a report."""
     if is_url(artefact):
-        return f"a server, over {str(artefact).partition(':')[0].upper()}"
+        parsed = address.parse_url(str(artefact))
+        memory = ", tensors in shared memory" if parsed.shared_memory else ""
+        return f"a server, over {parsed.scheme.partition('+')[0].upper()}{memory}"
     from nm2trt.backends.choice import identify, load_backend
 
     path = Path(artefact)

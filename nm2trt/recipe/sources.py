@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nm2trt.backends.address import is_url
 from nm2trt.errors import InputError
 from nm2trt.files import sha256_file, within
 from nm2trt.manifest import manifest_path
@@ -16,8 +17,6 @@ from nm2trt.recipe.order import MODEL, Step
 from nm2trt.recipe.schema import Recipe
 from nm2trt.reporting.folder import RunFolder
 from nm2trt.reporting.records import FileRecord, StageRecord
-
-_URL = ("http://", "https://", "grpc://", "grpcs://")
 
 
 class Sources:
@@ -164,7 +163,7 @@ class Sources:
     def _given(self, source: str, step: Step, key: str) -> Path | str:
         if source == MODEL:
             return self._below(self._recipe.model or "", "model")
-        if source.startswith(_URL):
+        if is_url(source):
             return source
         return self._below(source, "stages", step.stage.name, key)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
 
+from nm2trt.backends.address import is_url
 from nm2trt.nm.eligibility import NOWHERE, Place
 from nm2trt.reporting.curves import curves_of
 from nm2trt.reporting.data import (
@@ -30,8 +30,6 @@ from nm2trt.reporting.sentences import sentence_of
 
 Done = list[tuple[StageRecord, Fields]]
 Producers = list[tuple[PurePath, StageRecord]]
-
-_SERVED = re.compile(r"(https?|grpc)://")
 
 
 def collect(folder: str | os.PathLike[str]) -> ReportData:
@@ -173,7 +171,7 @@ def _validated_accuracy(fields: Fields, producers: Producers) -> list[AccuracyRo
 
 def _standing(name: str, producers: Producers) -> str:
     """Say where in the pipeline a model stands: by the stage that wrote it, or by its kind."""
-    if _SERVED.match(name):
+    if is_url(name):
         return "served"
     parts = PurePath(name).parts
     producer = next(

@@ -18,6 +18,7 @@ from nm2trt.arrays import Array, Arrays
 from nm2trt.backends._triton_server import TritonServer
 from nm2trt.backends.ort import open_onnx
 from nm2trt.backends.protocol import TensorSpec
+from nm2trt.backends.served.server_time import server_time
 from nm2trt.backends.triton import TritonSession, open_triton
 from nm2trt.bounds import bounds
 from nm2trt.compare import OutputDifference, compare_outputs, is_floating, require_close
@@ -56,7 +57,7 @@ def probe_model(
     """Probe a served model.
 
     Args:
-        url: The server; `grpc://` in front speaks gRPC.
+        url: The server; `grpc://` in front speaks gRPC, `http+shm://` and `grpc+shm://` use shared memory.
         name: The model.
         reference: The ONNX model.
         samples: Real samples by input name; random ones by default.
@@ -276,14 +277,23 @@ def _check_load(
         wrong += bool(found)
         problem = problem or found
 
-    level: LoadLevel = run_level(
-        lambda: open_triton(server.address, name, timeout_s=options.timeout_s),
-        known.inputs,
-        clients=clients,
-        requests=max(options.requests, clients),
-        check=check,
-        seed=options.seed,
-    )
+    requests = max(options.requests, clients)
+    levels: list[LoadLevel] = []
+
+    def send() -> None:
+        levels.append(
+            run_level(
+                lambda: open_triton(server.address, name, timeout_s=options.timeout_s),
+                known.inputs,
+                clients=clients,
+                requests=requests,
+                check=check,
+                seed=options.seed,
+            )
+        )
+
+    served = server_time(server, name, send, requests)
+    level = levels[0]
     return LoadCheck(
         concurrency=clients,
         requests=level.requests,
@@ -292,6 +302,7 @@ def _check_load(
         problem=problem,
         latency=level.latency,
         requests_per_s=level.requests_per_s,
+        server=served,
     )
 
 

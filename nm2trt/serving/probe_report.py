@@ -9,7 +9,7 @@ from typing import Any
 from nm2trt.compare import OutputDifference
 from nm2trt.errors import BackendError, DifferenceError
 from nm2trt.json_value import named
-from nm2trt.measure import Latency
+from nm2trt.measure import Latency, ServerTime
 from nm2trt.tables import Result, Table, small_table
 
 
@@ -40,6 +40,7 @@ class LoadCheck:
         problem: What is wrong with the first of them, or "".
         latency: From sending to the answer.
         requests_per_s: Throughput.
+        server: The server's own time per request meanwhile, all clients' together.
     """
 
     concurrency: int
@@ -49,6 +50,7 @@ class LoadCheck:
     problem: str
     latency: Latency
     requests_per_s: float
+    server: ServerTime
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -124,12 +126,13 @@ class ProbeReport(Result):
         outputs = small_table(columns, rows, "Outputs, served against ONNX Runtime")
         if not self.loads:
             return (outputs,)
-        headers = ("clients", "requests", "wrong", "p50 ms", "p90 ms", "p99 ms", "requests/s")
+        headers = ("clients", "requests", "wrong", "p50 ms", "p90 ms", "p99 ms", "requests/s", "server ms")
         loads = (
             (
                 *(str(count) for count in (check.concurrency, check.requests, check.wrong)),
                 *(f"{value:.2f}" for value in (t.p50_ms, t.p90_ms, t.p99_ms)),
                 f"{check.requests_per_s:.0f}",
+                f"{check.server.mean_ms:.2f}",
             )
             for check in self.loads
             for t in (check.latency,)

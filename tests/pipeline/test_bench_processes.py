@@ -7,7 +7,11 @@ import onnx
 import pytest
 from onnx import parser
 
+from nm2trt.backends._triton_server import TritonServer
 from nm2trt.cli import main
+from nm2trt.measure import ServerTime
+from nm2trt.pipeline.deploy import deploy
+from nm2trt.serving.options import DeployOptions
 from nm2trt.validation.latency.bench_files import merged
 
 
@@ -44,7 +48,7 @@ def part(first, second):
     """Return what a process prints that opened `first` with its times before `second`."""
     names = ("a.onnx", "a.onnx #2")
     latencies = {
-        name: {"name": name, "batch": 1, "samples_ms": list(times)}
+        name: {"name": name, "batch": 1, "samples_ms": list(times), "server": None}
         for name, times in zip(names, (first, second), strict=True)
     }
     return {
@@ -65,6 +69,41 @@ def test_processes_that_opened_the_models_in_another_order_are_turned_back():
         "a.onnx": (2, 2, 2, 2),
         "a.onnx #2": (1, 1, 1, 1),
     }
+
+
+def test_server_times_of_several_processes_are_means_over_all_their_requests():
+    parts = []
+    for requests, mean in ((1, 4.0), (3, 8.0)):
+        served = ServerTime(requests, mean, 0.0, 1.0, mean - 2, 1.0)
+        entry = {"name": "http://h:1/m", "batch": 1, "samples_ms": [9.0], "server": served.to_json()}
+        parts.append(({**part([1], [1]), "latencies": {"only": entry}}, {"http://h:1/m": "http://h:1/m"}))
+    (timing,) = merged(parts, ["http://h:1/m"]).timings
+    assert timing.server == ServerTime(4, 7.0, 0.0, 1.0, 5.0, 1.0)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_served_model_over_every_transport_beside_its_file(
+    model, tritonserver, tmp_path, capsys, processes
+):
+    name = f"timed{processes}"
+    deploy(model, tritonserver.repository, name, DeployOptions(backend="python"))
+    with TritonServer(f"http://{tritonserver.http}") as client:
+        client.load(name)
+    urls = [
+        f"{protocol}://{getattr(tritonserver, protocol.removesuffix('+shm'))}/{name}"
+        for protocol in ("http", "grpc", "http+shm", "grpc+shm")
+    ]
+    command = ["bench", model, *urls, "--runs", "4", "--warmup", "1", "--processes", str(processes)]
+    assert main([*command, "-o", str(tmp_path / "bench.json")]) == 0
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert found["latencies"][model]["server"] is None
+    for url in urls:
+        own = found["latencies"][url]["server"]
+        assert own["requests"] >= 4  # one that was answered just before may be counted late
+        assert 0 < own["infer_ms"] < own["mean_ms"]
+    assert found["conditions"][f"backend of {urls[3]}"] == "a server, over GRPC, tensors in shared memory"
+    printed = capsys.readouterr().out
+    assert "server ms: the server's own mean time per request" in printed
 
 
 def test_a_process_that_fails_ends_the_benchmark_with_its_sentence(model, capsys):

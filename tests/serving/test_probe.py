@@ -35,16 +35,17 @@ def served(server, artefact, name, options=PYTHON, **extras):
 
 
 def url(server, protocol="http"):
-    return f"{protocol}://{getattr(server, protocol)}"
+    return f"{protocol}://{getattr(server, protocol.removesuffix('+shm'))}"
 
 
-@pytest.mark.parametrize("protocol", ["http", "grpc"])
+@pytest.mark.parametrize("protocol", ["http", "grpc", "http+shm", "grpc+shm"])
 def test_what_is_served_right(tmp_path, tritonserver, protocol):
     model = nets.linear(tmp_path / "m.onnx", mask="ab" * 32)
-    served(tritonserver, model, f"right-{protocol}")
+    name = f"right-{protocol.replace('+', '-')}"
+    served(tritonserver, model, name)
     report = probe(
         url(tritonserver, protocol),
-        f"right-{protocol}",
+        name,
         model,
         repository=tritonserver.repository,
         options=QUICK,
@@ -57,6 +58,8 @@ def test_what_is_served_right(tmp_path, tritonserver, protocol):
     assert (load.requests, load.wrong, load.latency.runs) == (40, 0, 40)
     assert load.samples >= 40
     assert load.requests_per_s > 0
+    assert load.server.requests >= 40  # one that was answered just before may be counted late
+    assert 0 < load.server.infer_ms <= load.server.mean_ms
     sent = sum(check.batch for check in report.batches) + load.samples
     assert report.statistics["inferences"] == sent
     assert report.statistics["failures"] == 0

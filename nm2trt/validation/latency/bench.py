@@ -9,9 +9,9 @@ import numpy as np
 
 from nm2trt.arrays import Arrays
 from nm2trt.backends.batch_axes import batch_size, has_free_batch
-from nm2trt.backends.protocol import DeviceTimed, Session
+from nm2trt.backends.protocol import DeviceTimed, ServerTimed, Session
 from nm2trt.errors import InputError, Nm2trtError, restated
-from nm2trt.measure import Clocked, Latency, WarmUp, rounds, warm_up, warm_up_for
+from nm2trt.measure import Clocked, Latency, ServerTime, WarmUp, rounds, warm_up, warm_up_for
 from nm2trt.progress import bar
 from nm2trt.validation.latency.benchmark import Benchmark, Ratio, Timing
 from nm2trt.validation.latency.machine_state import machine_conditions, machine_state
@@ -25,6 +25,8 @@ _DEVICE = (
 )
 # An idle GPU needs about this long to raise its clocks.
 _WARM_UP_S = 0.5
+# Requests whose time in the server is asked for after the timed runs, in which asking would take time.
+_SERVER_RUNS = 100
 
 
 def bench_sessions(
@@ -98,6 +100,7 @@ def bench_sessions(
                 for index, taken in enumerate(rounds(timed, runs)):
                     collected.add(taken)
                     shown.update(position * runs + index + 1)
+                collected.served(_server_times(sessions, timed, min(runs, _SERVER_RUNS)))
     except (Nm2trtError, KeyboardInterrupt) as error:
         if not collected.any:
             raise
@@ -136,6 +139,7 @@ class _Collected:
         self._order = list(names)
         self._sizes: list[dict[str, int]] = []
         self._times: list[dict[str, list[float]]] = []
+        self._server: list[Mapping[str, ServerTime]] = []
         self.warm_runs, self.stable = 0, True
 
     @property
@@ -145,6 +149,7 @@ class _Collected:
     def begin(self, sizes: Mapping[str, int]) -> None:
         self._sizes.append(dict(sizes))
         self._times.append({name: [] for name in sizes})
+        self._server.append({})
 
     def warmed(self, warm: WarmUp) -> None:
         self.warm_runs, self.stable = max(self.warm_runs, warm.runs), self.stable and warm.stable
@@ -153,13 +158,17 @@ class _Collected:
         for name, seconds in taken.items():
             self._times[-1][name].append(seconds)
 
+    def served(self, times: Mapping[str, ServerTime]) -> None:
+        self._server[-1] = times
+
     def result(self) -> tuple[tuple[Timing, ...], tuple[Ratio, ...]]:
         timings, ratios = [], []
-        for sizes, times in zip(self._sizes, self._times, strict=True):
+        for sizes, times, server in zip(self._sizes, self._times, self._server, strict=True):
             present = [name for name in self._order if times.get(name)]
             for name in present:
                 ms = tuple(round(1e3 * seconds, 6) for seconds in times[name])
-                timings.append(Timing(name, sizes[name], Latency.of(times[name]), ms))
+                latency = Latency.of(times[name])
+                timings.append(Timing(name, sizes[name], latency, ms, server=server.get(name)))
             base = self._order[0]
             ratios += [
                 ratio_of(name, base, sizes[name], times[name], times[base])
@@ -192,6 +201,22 @@ def _calls(
             f"{key} {'x'.join(map(str, array.shape[1:])) or 'of one number'}" for key, array in made.items()
         )
     return calls, shapes
+
+
+def _server_times(
+    sessions: Mapping[str, Session], calls: Mapping[str, Callable[[], object]], requests: int
+) -> dict[str, ServerTime]:
+    """Return the own time of each session's server; one session after another, as they may share a server."""
+
+    def repeat(call: Callable[[], object]) -> None:
+        for _ in range(requests):
+            call()
+
+    return {
+        name: session.server_time(partial(repeat, calls[name]), requests)
+        for name, session in sessions.items()
+        if name in calls and isinstance(session, ServerTimed)
+    }
 
 
 def _graphs(sessions: Mapping[str, Session]) -> dict[str, str]:

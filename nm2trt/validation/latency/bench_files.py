@@ -12,7 +12,7 @@ from typing import Any
 from nm2trt.errors import DataError, InputError
 from nm2trt.files import check_input, read_regular
 from nm2trt.json_value import JsonValue
-from nm2trt.measure import Latency, WarmUp
+from nm2trt.measure import Latency, ServerTime, WarmUp
 from nm2trt.validation.latency.bench import ratio_of
 from nm2trt.validation.latency.benchmark import Benchmark, Ratio, Timing
 from nm2trt.validation.statistics.process_means import ratio_interval
@@ -134,13 +134,22 @@ def merged(parts: Sequence[tuple[Mapping[str, Any], Mapping[str, str]]], names: 
         names: The sessions in their order; the first is the base of the ratios.
     """
     runs: dict[tuple[str, int], list[list[float]]] = {}
+    served: dict[tuple[str, int], list[ServerTime]] = {}
     for data, name_of in parts:
         for entry in data["latencies"].values():
             key = (name_of[entry["name"]], entry["batch"])
             runs.setdefault(key, []).append(entry["samples_ms"])
+            if entry["server"] is not None:
+                served.setdefault(key, []).append(ServerTime(**entry["server"]))
     batches = list(dict.fromkeys(batch for _, batch in runs))
     timings = tuple(
-        Timing(name, batch, Latency.of([1e-3 * one for one in pooled]), tuple(pooled))
+        Timing(
+            name,
+            batch,
+            Latency.of([1e-3 * one for one in pooled]),
+            tuple(pooled),
+            server=ServerTime.pooled(served.get((name, batch), ())),
+        )
         for batch in batches
         for name in names
         if (pooled := [one for block in runs.get((name, batch), ()) for one in block])

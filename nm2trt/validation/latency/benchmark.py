@@ -7,8 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from nm2trt.json_value import JsonValue
-from nm2trt.measure import Latency, WarmUp, no_speed
+from nm2trt.measure import Latency, ServerTime, WarmUp, no_speed
 from nm2trt.tables import Column, Result, Row, Table
+
+_SERVER_MS = (
+    "server ms: the server's own mean time per request, by its statistics; the rest is this client and the "
+    "transport"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,15 +26,17 @@ class Timing(JsonValue):
         latency: A run, from host to host; if every session has the GPU's clock, the GPU's own time.
         samples_ms: Every timed run, in order.
         source: "measured here", or who took the times.
+        server: The server's own time per request, taken after the timed runs; None if no server ran them.
     """
 
-    json_names = "name batch source per_second **latency samples_ms"
+    json_names = "name batch source per_second **latency samples_ms server"
 
     name: str
     batch: int | None
     latency: Latency
     samples_ms: tuple[float, ...]
     source: str = "measured here"
+    server: ServerTime | None = None
 
     @property
     def per_second(self) -> float | None:
@@ -101,13 +108,15 @@ class Benchmark(Result):
 
     def tables(self) -> tuple[Table, ...]:
         """Return percentiles and throughput, one row per session and batch size."""
-        headers = ("batch", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "spread", "samples/s", "runs")
+        served = ("server ms",) if any(timing.server for timing in self.timings) else ()
+        headers = ("batch", "p50 ms", "p90 ms", "p95 ms", "p99 ms", *served, "spread", "samples/s", "runs")
         rows = (
             Row(
                 (
                     timing.name,
                     "-" if timing.batch is None else str(timing.batch),
                     *(f"{value:.3f}" for value in (t.p50_ms, t.p90_ms, t.p95_ms, t.p99_ms)),
+                    *("-" if timing.server is None else f"{timing.server.mean_ms:.3f}" for _ in served),
                     f"{t.spread:.1%}",
                     "-" if timing.per_second is None else f"{timing.per_second:.1f}",
                     str(t.runs),
@@ -122,7 +131,8 @@ class Benchmark(Result):
     def remarks(self) -> tuple[str, ...]:
         """Return the ratios, and whether the times say anything about speed on a GPU."""
         warning = no_speed(self.conditions)
-        return (*(ratio.sentence for ratio in self.ratios), *([warning] if warning else []))
+        served = (_SERVER_MS,) if any(timing.server for timing in self.timings) else ()
+        return (*(ratio.sentence for ratio in self.ratios), *served, *([warning] if warning else []))
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
