@@ -64,7 +64,7 @@ A tactic or kernel whose name matches one of these, in any case, is taken for pr
 def page() -> str:
     """Return the page's text."""
     sizes = (
-        f"{MINIMUM.inputs} products a result (input channels times kernel positions) and {MINIMUM.outputs}"
+        f"{MINIMUM.inputs} products per result (input channels times kernel positions) and {MINIMUM.outputs}"
     )
     parts = [
         _HEAD,

@@ -1,6 +1,6 @@
 """The gain table: what 2:4 saves on one GPU, product by product, as `benchmarks/gpu_gain.py` measures it.
 
-A row is one matrix product of m rows (positions of the result), n output channels and k products a result;
+A row is one matrix product of m rows (positions of the result), n output channels and k products per result;
 a convolution is the product that it comes to. The nearest row of the same type answers for a layer. How far
 it is off is said with the answer: beyond a factor of two in m, n or k it is an extrapolation, and no answer.
 
