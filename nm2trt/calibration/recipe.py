@@ -120,7 +120,7 @@ class Preprocess(Strict):
         return value
 
 
-class Recipe(Strict):
+class CalibrationRecipe(Strict):
     """One recipe.
 
     `range` bounds the samples to choose from by position, which keeps calibration and evaluation apart.
@@ -137,13 +137,13 @@ class Recipe(Strict):
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
 
-def read_recipe(path: str | os.PathLike[str]) -> Recipe:
+def read_recipe(path: str | os.PathLike[str]) -> CalibrationRecipe:
     """Read a recipe without opening its source.
 
     Raises:
         InputError: It is missing, no YAML, or has a wrong key or value.
     """
-    return validated(Recipe, read_yaml(path), path)
+    return validated(CalibrationRecipe, read_yaml(path), path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ class OpenRecipe:
     """
 
     path: Path
-    recipe: Recipe
+    recipe: CalibrationRecipe
     reader: Reader
     at: tuple[int, ...]
 
@@ -235,7 +235,7 @@ def open_recipe(
     return OpenRecipe(path, recipe, reader, tuple(_chosen(recipe, reader.length, path)))
 
 
-def _open(recipe: Recipe, root: Path, *, allow_functions: bool) -> Reader:
+def _open(recipe: CalibrationRecipe, root: Path, *, allow_functions: bool) -> Reader:
     source = recipe.source
     if isinstance(source, DigitsSource):
         return sources.read_digits(recipe.input)
@@ -259,7 +259,7 @@ def _open(recipe: Recipe, root: Path, *, allow_functions: bool) -> Reader:
     return sources.read_arrays(path, source.arrays, recipe.input)
 
 
-def _chosen(recipe: Recipe, length: int, path: Path) -> list[int]:
+def _chosen(recipe: CalibrationRecipe, length: int, path: Path) -> list[int]:
     """Draw positions without replacement; in ascending order, so that reading is sequential."""
     start, stop = recipe.range or (0, length)
     if not 0 <= start < stop <= length:

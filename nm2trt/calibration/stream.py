@@ -98,7 +98,7 @@ class SampleHash:
         return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
-def open_samples(
+def open_sample_stream(
     path: str | os.PathLike[str],
     *,
     data_root: str | os.PathLike[str] | None = None,

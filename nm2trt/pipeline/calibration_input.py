@@ -41,7 +41,7 @@ def open_calibration(
         InputError: The batch is below 1, or a path is wrong.
         DataError: The samples cannot be read.
     """
-    from nm2trt.calibration.stream import open_samples
+    from nm2trt.calibration.stream import open_sample_stream
 
     if batch is not None and batch < 1:
         raise InputError(f"a batch of {batch} holds no sample; give 1 or more")
@@ -51,5 +51,5 @@ def open_calibration(
         from nm2trt.graph.storage.model_info import describe_model
 
         inputs = tuple(TensorSpec(x.name, x.dtype, x.shape or ()) for x in describe_model(model).inputs)
-    samples = open_samples(calib, data_root=data_root, allow_functions=allow_functions, inputs=inputs)
+    samples = open_sample_stream(calib, data_root=data_root, allow_functions=allow_functions, inputs=inputs)
     return samples if batch is None else replace(samples, batch=batch)

@@ -51,7 +51,7 @@ def infer(
     """
     from nm2trt.backends.random_feeds import random_feeds
     from nm2trt.files import check_output, unnamed_output
-    from nm2trt.validation.inference import InferResult, read_arrays, run_once, save_arrays, summarise
+    from nm2trt.validation.inference import InferResult, read_inputs, run_once, save_arrays, summarise
 
     artefact, data = cast("str", artefact), cast("str | None", data)
     sources = [artefact] if data is None else [artefact, data]
@@ -64,7 +64,7 @@ def infer(
             arrays = random_feeds(session.inputs, batch=batch or 1, free=None, seed=seed, shapes=given)
             outputs, conversions, taken = run_once(session, arrays, batch=None)
         else:
-            arrays = read_arrays(data, session)
+            arrays = read_inputs(data, session)
             outputs, conversions, taken = run_once(session, arrays, batch=batch)
     save_arrays(target, outputs)
     source = f"random, seed {seed}" if data is None else str(data)

@@ -73,7 +73,7 @@ def validate_shard(
         Nm2trtError: As `validate`; nothing is written.
     """
     from nm2trt.calibration.parts import Shard
-    from nm2trt.validation.comparison import Job
+    from nm2trt.validation.comparison import ComparisonJob
     from nm2trt.validation.gate import Limits
     from nm2trt.validation.metrics.table import metric_options as read_options
     from nm2trt.validation.samples.open_samples import open_samples
@@ -94,7 +94,7 @@ def validate_shard(
         )
         chosen = chosen_metrics(metrics, samples, min_agreement)
         options = read_options(metric_options, chosen)
-        job = Job.of(
+        job = ComparisonJob.of(
             candidate,
             reference,
             samples,

@@ -21,7 +21,7 @@ from nm2trt.files import within
 from nm2trt.locks import one_writer
 from nm2trt.named_code import refuse_code
 from nm2trt.recipe.actions import ACTIONS
-from nm2trt.recipe.actions.job import Job, Outcome
+from nm2trt.recipe.actions.job import Outcome, StageJob
 from nm2trt.recipe.hashes import tool_versions
 from nm2trt.recipe.named import named_code
 from nm2trt.recipe.order import Step, ordered
@@ -208,10 +208,10 @@ class _Run:
             result=result,
         )
 
-    def _job(self, step: Step) -> Job:
+    def _job(self, step: Step) -> StageJob:
         artefacts = self._folder.path / "artefacts"
         artefacts.mkdir(exist_ok=True)
-        return Job(
+        return StageJob(
             step.stage.name,
             step.stage.options,
             self._sources.all(step),

@@ -61,7 +61,7 @@ class JobRecipe(Strict):
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class SparsifyJob:
     """A recipe with its model, weights and samples loaded.
 
     Args:
@@ -161,7 +161,7 @@ def load_job(
     output: str | os.PathLike[str] | None = None,
     data_root: str | os.PathLike[str] | None = None,
     allow_functions: bool = False,
-) -> Job:
+) -> SparsifyJob:
     """Load what a recipe names: model, weights, samples.
 
     Args:
@@ -188,7 +188,7 @@ def load_job(
     if recipe.calibration is not None:
         where = folder / recipe.calibration
         samples = load_recipe(where, data_root=data_root, allow_functions=allow_functions)
-    return Job(recipe, model.eval(), samples, weights_path, onnx_path)
+    return SparsifyJob(recipe, model.eval(), samples, weights_path, onnx_path)
 
 
 def make_model(named: str, arguments: Mapping[str, Any], folder: Path) -> nn.Module:

@@ -14,7 +14,7 @@ from nm2trt.progress import bar
 from nm2trt.validation.metrics.scoring import SampleScores, Scores
 from nm2trt.validation.metrics.table import MetricSpec
 from nm2trt.validation.samples.feeder import Feeder, common_batch
-from nm2trt.validation.samples.samples import Batch, Samples
+from nm2trt.validation.samples.samples import SampleBatch, Samples
 from nm2trt.validation.statistics.bootstrap import BootstrapDifference, redraw
 from nm2trt.validation.statistics.paired import PairedDifference, wilson_interval
 from nm2trt.validation.tally import SIDES, Tally
@@ -136,7 +136,7 @@ def compare_sessions(
 
     An error that comes after the first batch carries what was found so far, as `error.partial`.
     """
-    job = Job.of(
+    job = ComparisonJob.of(
         candidate,
         reference,
         samples,
@@ -167,7 +167,7 @@ def compare_sessions(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Job:
+class ComparisonJob:
     """Two models set up to be fed the same samples, and what was added up so far.
 
     Args:
@@ -192,7 +192,7 @@ class Job:
         output: str | None,
         batch: int | None,
         tolerance: tuple[float, float] | None,
-    ) -> Job:
+    ) -> ComparisonJob:
         """Return a job that has run nothing; arguments and errors are those of `compare_sessions`."""
         shared = _shared_outputs(candidate, reference, output)
         sessions = dict(zip(SIDES, (candidate, reference), strict=True))
@@ -200,7 +200,7 @@ class Job:
         size = common_batch(list(feeders.values()), batch, len(samples))
         return cls(feeders, Tally(sessions, metrics, options or {}, output, shared, tolerance), size)
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: SampleBatch) -> None:
         """Run a batch through both models."""
         self.tally.add(batch, {side: feeder.run(batch.inputs) for side, feeder in self.feeders.items()})
 

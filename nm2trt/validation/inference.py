@@ -96,7 +96,7 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def read_arrays(path: str | os.PathLike[str], session: Session) -> dict[str, Array]:
+def read_inputs(path: str | os.PathLike[str], session: Session) -> dict[str, Array]:
     """Return the inputs that a file holds: `.npz`, `.npy`, Polygraphy's `.json` or a recipe's `.yaml`.
 
     Labels are left out, unless the session has such an input. A `.npy` is the input of a session that has

@@ -15,12 +15,12 @@ from nm2trt.calibration.range_cache import RangeCache
 from nm2trt.calibration.stream import SampleHash
 from nm2trt.errors import DataError
 from nm2trt.progress import bar
-from nm2trt.validation.comparison import Comparison, Job
-from nm2trt.validation.samples.samples import Batch, Samples
+from nm2trt.validation.comparison import Comparison, ComparisonJob
+from nm2trt.validation.samples.samples import SampleBatch, Samples
 
 
 def score_shard(
-    job: Job, samples: Samples, shard: Shard, *, key: Mapping[str, Any], folder: Path
+    job: ComparisonJob, samples: Samples, shard: Shard, *, key: Mapping[str, Any], folder: Path
 ) -> ShardReport:
     """Run one shard of the samples through both models, and write what was added up into a folder.
 
@@ -76,7 +76,7 @@ def merged_sessions(
         InputError: The folder is missing.
         DataError: A file is damaged or of another job, or a shard is missing or there twice.
     """
-    job = Job.of(candidate, reference, samples, **settings)
+    job = ComparisonJob.of(candidate, reference, samples, **settings)
     parts = read_parts(folder, key, len(samples), job.batch)
     for part in parts:
         with part.sound():
@@ -88,12 +88,12 @@ def merged_sessions(
     return job.found()
 
 
-def _plain(batch: Batch) -> dict[str, Array]:
+def _plain(batch: SampleBatch) -> dict[str, Array]:
     """Return inputs and truth; texts as numbers, since they have no buffer to hash."""
     return dict(_plain_arrays(batch))
 
 
-def _plain_arrays(batch: Batch) -> Iterator[tuple[str, Array]]:
+def _plain_arrays(batch: SampleBatch) -> Iterator[tuple[str, Array]]:
     yield from batch.inputs.items()
     for name, array in batch.truth.items():
         if array.dtype.kind == "U":

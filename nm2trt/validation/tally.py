@@ -11,7 +11,7 @@ from nm2trt.compare import DifferenceSum, OutputDifference
 from nm2trt.errors import DataError
 from nm2trt.validation.metrics.scoring import Judged, Request, SampleScores, Scorer, Scores
 from nm2trt.validation.metrics.table import MetricSpec, find_metric
-from nm2trt.validation.samples.samples import Batch
+from nm2trt.validation.samples.samples import SampleBatch
 
 SIDES = ("candidate", "reference")
 
@@ -79,7 +79,7 @@ class Tally:
             if spec.name in shared
         }
 
-    def add(self, batch: Batch, outputs: Mapping[str, Arrays]) -> None:
+    def add(self, batch: SampleBatch, outputs: Mapping[str, Arrays]) -> None:
         """Add a batch and both models' outputs for it.
 
         Raises:

@@ -7,7 +7,7 @@ from nm2trt import bounds
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.calibration import collectors
 from nm2trt.calibration.ranges import Observed, _without_pads, calibrate
-from nm2trt.calibration.stream import SampleHash, SampleStream, fitted, open_samples
+from nm2trt.calibration.stream import SampleHash, SampleStream, fitted, open_sample_stream
 from nm2trt.errors import DataError, Interrupted
 
 MODEL = "a" * 64
@@ -251,7 +251,7 @@ def test_infinity_inside_the_model_is_refused(method):
 def test_an_npz_is_read_in_pieces(tmp_path, save, size):
     arrays = {"a": normal(23), "b": np.arange(46, dtype=np.int64).reshape(23, 2), "labels": np.zeros(3)}
     save(tmp_path / "x.npz", **arrays)
-    stream = open_samples(tmp_path / "x.npz")
+    stream = open_sample_stream(tmp_path / "x.npz")
     pieces = list(stream.read(size))
     assert stream.count == 23
     assert {len(piece["a"]) for piece in pieces[:-1]} <= {size}
@@ -264,18 +264,18 @@ def test_an_npz_that_is_cut_short_is_refused(tmp_path):
     data = (tmp_path / "x.npz").read_bytes()
     (tmp_path / "x.npz").write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match="not a sound"):
-        open_samples(tmp_path / "x.npz")
+        open_sample_stream(tmp_path / "x.npz")
 
 
 def test_objects_are_refused_and_columns_read(tmp_path):
     np.savez(tmp_path / "x.npz", x=np.array([{}, {}], dtype=object))
     with pytest.raises(DataError, match="Python objects, which are not read"):
-        open_samples(tmp_path / "x.npz")
+        open_sample_stream(tmp_path / "x.npz")
     np.savez(tmp_path / "x.npz", x=np.array(["a", "b"]))
     with pytest.raises(DataError, match="of dtype <U1, which no input takes"):
-        open_samples(tmp_path / "x.npz")
+        open_sample_stream(tmp_path / "x.npz")
     np.savez(tmp_path / "x.npz", x=np.asfortranarray(normal()))
-    read = [batch["x"] for batch in open_samples(tmp_path / "x.npz").read(7)]
+    read = [batch["x"] for batch in open_sample_stream(tmp_path / "x.npz").read(7)]
     assert np.array_equal(np.concatenate(read), normal())
 
 
@@ -402,7 +402,7 @@ def test_states_and_scalars_are_fed_as_the_model_takes_them(tmp_path, inputs, st
     random = np.random.default_rng(0)
     x, states = random.standard_normal((6, 16)), random.standard_normal(state)
     np.savez(tmp_path / "x.npz", x=x, state=states, rate=np.array(16000))
-    stream = open_samples(tmp_path / "x.npz", inputs=inputs)
+    stream = open_sample_stream(tmp_path / "x.npz", inputs=inputs)
     assert stream.count == 6
     (batch,) = stream.read(6)
     for at in range(6):

@@ -143,11 +143,11 @@ def test_two_hundred_ended_exports(forks, command, number):
 
 def test_one_lock_covers_both_files_of_sparsify(tmp_path, monkeypatch):
     """Between weights and ONNX nobody else writes; the pairs above see it, and are slow."""
-    from nm2trt.sparsity.recipe_file import Job
+    from nm2trt.sparsity.recipe_file import SparsifyJob
 
     make(tmp_path)
     monkeypatch.chdir(tmp_path)
-    held, save = [], Job.save
+    held, save = [], SparsifyJob.save
 
     def saved(self):
         save(self)
@@ -155,7 +155,7 @@ def test_one_lock_covers_both_files_of_sparsify(tmp_path, monkeypatch):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         held.append(self)
 
-    monkeypatch.setattr(Job, "save", saved)
+    monkeypatch.setattr(SparsifyJob, "save", saved)
     assert main(COMMANDS["sparsify"].format(name="one").split()) == 0
     assert held
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"x.onnx", "x.safetensors"}

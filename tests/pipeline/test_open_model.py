@@ -193,7 +193,7 @@ def test_the_verdict_of_a_command_costs_no_scan(folder, count, words, most, caps
 )
 def test_passes_in_memory_give_the_file_that_they_give_one_by_one(folder, names, threshold):
     """Passes on one open model against the same with files in between; also with weights in a data file."""
-    from nm2trt.calibration.stream import open_samples
+    from nm2trt.calibration.stream import open_sample_stream
     from nm2trt.graph.cast.cast_model import cast_model
     from nm2trt.graph.fuse.fuse_model import fuse_model
     from nm2trt.graph.pass_frame import write_model
@@ -205,7 +205,7 @@ def test_passes_in_memory_give_the_file_that_they_give_one_by_one(folder, names,
         "prune": lambda *paths: prune_model(*paths, pattern="1:4"),
         "fuse": fuse_model,
         "permute": permute_model,
-        "quantize": lambda *paths: quantize_model(*paths, open_samples("x.npz"), compare=False),
+        "quantize": lambda *paths: quantize_model(*paths, open_sample_stream("x.npz"), compare=False),
         "cast": lambda *paths: cast_model(*paths, compare=False),
     }
     proto = onnx.load("m.onnx")

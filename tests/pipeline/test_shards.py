@@ -14,7 +14,7 @@ import pytest
 
 from docs.make_json_schemas import save_net
 from nm2trt.calibration.parts import Shard
-from nm2trt.calibration.stream import open_samples
+from nm2trt.calibration.stream import open_sample_stream
 from nm2trt.cli import main
 from nm2trt.cli.dispatch import command_parser
 from nm2trt.errors import InputError
@@ -96,7 +96,7 @@ def test_shards_cover_the_samples_in_whole_batches(count):
 
 
 def test_a_part_of_a_stream_is_the_same_samples_however_it_is_read(folder):
-    stream = open_samples(folder / "a.npz")
+    stream = open_sample_stream(folder / "a.npz")
     whole = np.concatenate([batch["x"] for batch in stream.read(5)])
     part = stream.part(8, 20)
     assert part.count == 12

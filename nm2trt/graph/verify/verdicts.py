@@ -35,7 +35,7 @@ _MOST_THREADS, _LARGE = 4, 1 << 17
 _KNOWN = tuple(NMPattern(n, m) for n, m in ((2, 4), (4, 8), (8, 16)))
 
 
-class Judge:
+class WeightJudge:
     """Turns consumers into verdicts; holds what is common to one model."""
 
     def __init__(

@@ -21,7 +21,7 @@ from nm2trt.graph.storage.element_types import DTYPE_NAMES, ElementType, element
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, load, metadata, opset
 from nm2trt.graph.verify.report import VerifyReport, summarise
-from nm2trt.graph.verify.verdicts import DEFAULT_PATTERN, Judge
+from nm2trt.graph.verify.verdicts import DEFAULT_PATTERN, WeightJudge
 from nm2trt.nm import lineage
 from nm2trt.nm.eligibility import NOWHERE, Place
 from nm2trt.nm.eligibility_tables import UNREAD_OPERATORS
@@ -68,7 +68,7 @@ def _verify(model: Model, asked: NMPattern | None, as_dtype: str | None) -> Veri
     check_nodes(model)
     operands = list(consumers(model))
     islands = find_islands(model, operands)
-    judge_one = Judge(
+    judge_one = WeightJudge(
         asked,
         plan,
         _rounding(as_dtype),

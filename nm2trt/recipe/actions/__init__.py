@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nm2trt.recipe.actions import stages
-from nm2trt.recipe.actions.job import Job, Outcome
+from nm2trt.recipe.actions.job import Outcome, StageJob
 
 
 def _permuted(done: Any, options: Any) -> str:
@@ -17,7 +17,7 @@ def _pruned(_: Any, options: Any) -> str:
     return f"{options.pattern} {'by magnitude' if options.calib is None else 'rebuilt from samples'}"
 
 
-ACTIONS: Mapping[str, Callable[[Job], Outcome]] = {
+ACTIONS: Mapping[str, Callable[[StageJob], Outcome]] = {
     "sparsify": stages.sparsify,
     "export": stages.export,
     "fuse": stages.converter("fuse"),

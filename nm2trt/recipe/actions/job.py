@@ -13,7 +13,7 @@ from nm2trt.options.field import options_of
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class StageJob:
     """What a stage is given.
 
     Args:

@@ -10,13 +10,13 @@ from typing import Any
 from nm2trt.errors import DifferenceError, Nm2trtError, SparsityError
 from nm2trt.options.command_line import words
 from nm2trt.options.field import keywords
-from nm2trt.recipe.actions.job import Job, Outcome, model_files
+from nm2trt.recipe.actions.job import Outcome, StageJob, model_files
 from nm2trt.recipe.options import ExportOptions, ReportOptions
 
 
 def converter(
     name: str, sentence: Callable[[Any, Any], str] = lambda _done, _options: ""
-) -> Callable[[Job], Outcome]:
+) -> Callable[[StageJob], Outcome]:
     """Return the action of a stage from ONNX to ONNX.
 
     Args:
@@ -24,7 +24,7 @@ def converter(
         sentence: Makes the result's line of what was done and the options; "" leaves it to the result.
     """
 
-    def convert(job: Job) -> Outcome:
+    def convert(job: StageJob) -> Outcome:
         target = job.artefact(".onnx")
         options, done = _run(job, name, model=str(job.source), output=str(target))
         line = sentence(done, options)
@@ -33,14 +33,14 @@ def converter(
     return convert
 
 
-def _run(job: Job, name: str, **given: Any) -> tuple[Any, Any]:
+def _run(job: StageJob, name: str, **given: Any) -> tuple[Any, Any]:
     """Call the function of a command with what the recipe and the stage's place say; return both."""
     options = job.command(**given)
     function = getattr(import_module(f"nm2trt.pipeline.{name}"), name)
     return options, function(**keywords(options))
 
 
-def sparsify(job: Job) -> Outcome:
+def sparsify(job: StageJob) -> Outcome:
     """Run `nm2trt sparsify`."""
     from nm2trt.pipeline.sparsify import sparsify_file
 
@@ -49,7 +49,7 @@ def sparsify(job: Job) -> Outcome:
     return Outcome(done.to_json(), words("sparsify", options), (done.onnx, done.weights))
 
 
-def export(job: Job) -> Outcome:
+def export(job: StageJob) -> Outcome:
     """Export a torch model."""
     from nm2trt.pipeline.export import export_file
 
@@ -67,7 +67,7 @@ def export(job: Job) -> Outcome:
     return Outcome(done.to_json(), (), (job.artefact(".onnx"),))
 
 
-def verify(job: Job) -> Outcome:
+def verify(job: StageJob) -> Outcome:
     """Run `nm2trt verify`; the run stops if its gate fails."""
     options, done = _run(job, "verify", model=str(job.source))
     passed = done.passed(options.fail_on)
@@ -86,7 +86,7 @@ def verify(job: Job) -> Outcome:
     return Outcome(result, words("verify", options), failure=failure)
 
 
-def validate(job: Job) -> Outcome:
+def validate(job: StageJob) -> Outcome:
     """Run `nm2trt validate`; the run stops if it does not pass."""
     options, done = _run(
         job,
@@ -105,20 +105,20 @@ def _failure(done: Any) -> Nm2trtError | None:
     return None
 
 
-def gain(job: Job) -> Outcome:
+def gain(job: StageJob) -> Outcome:
     """Run `nm2trt gain`."""
     options, done = _run(job, "gain", model=job.source)
     return Outcome(done.to_json(), words("gain", options))
 
 
-def bench(job: Job) -> Outcome:
+def bench(job: StageJob) -> Outcome:
     """Run `nm2trt bench`."""
     artefacts = tuple(str(job.sources[key]) for key in ("against", "from") if key in job.sources)
     options, done = _run(job, "bench", artefacts=artefacts)
     return Outcome(done.to_json(), words("bench", options))
 
 
-def build(job: Job) -> Outcome:
+def build(job: StageJob) -> Outcome:
     """Run `nm2trt build`."""
     from nm2trt.pipeline.build import build_command, engine_suffix
 
@@ -129,7 +129,7 @@ def build(job: Job) -> Outcome:
     return Outcome(result, words("build", options), (done.engine, Path(result["manifest"])))
 
 
-def prove(job: Job) -> Outcome:
+def prove(job: StageJob) -> Outcome:
     """Run `nm2trt prove`."""
     from nm2trt.pipeline.prove import prove_command
 
@@ -142,7 +142,7 @@ def prove(job: Job) -> Outcome:
     return Outcome(done.to_json(), words("prove", options), engines)
 
 
-def explain(job: Job) -> Outcome:
+def explain(job: StageJob) -> Outcome:
     """Run `nm2trt explain`."""
     from nm2trt.pipeline.explain import explain
 
@@ -151,7 +151,7 @@ def explain(job: Job) -> Outcome:
     return Outcome(done.to_json(), words("explain", options))
 
 
-def deploy(job: Job) -> Outcome:
+def deploy(job: StageJob) -> Outcome:
     """Run `nm2trt deploy`."""
     from nm2trt.pipeline.deploy import deploy_command
 
@@ -162,7 +162,7 @@ def deploy(job: Job) -> Outcome:
     return Outcome(done.to_json(), words("deploy", options), (done.folder, config))
 
 
-def probe(job: Job) -> Outcome:
+def probe(job: StageJob) -> Outcome:
     """Run `nm2trt probe`; the run stops if an answer is wrong."""
     from nm2trt.pipeline.probe import probe_command
 
@@ -176,7 +176,7 @@ def probe(job: Job) -> Outcome:
     return Outcome(done.to_json(), words("probe", options), failure=_failure(done))
 
 
-def report(job: Job) -> Outcome:
+def report(job: StageJob) -> Outcome:
     """Run `nm2trt report`."""
     from nm2trt.pipeline.report import report
 

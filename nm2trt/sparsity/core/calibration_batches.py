@@ -17,7 +17,7 @@ _LABELS = frozenset({"label", "labels"})
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class CalibrationBatch:
     """One call of the model.
 
     Args:
@@ -30,9 +30,9 @@ class Batch:
     kwargs: Mapping[str, Any]
     samples: int
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> CalibrationBatch:
         """Return the batch on a device."""
-        return Batch(
+        return CalibrationBatch(
             tuple(_on(value, device) for value in self.args),
             {name: _on(value, device) for name, value in self.kwargs.items()},
             self.samples,
@@ -41,7 +41,7 @@ class Batch:
 
 def read_batches(
     calibration: Iterable[Any] | str | os.PathLike[str] | None, *, max_samples: int
-) -> tuple[Batch, ...]:
+) -> tuple[CalibrationBatch, ...]:
     """Read batches until `max_samples` are there.
 
     A batch is a tensor or array (the model's one argument), a mapping (arguments by name; `label` and
@@ -63,7 +63,7 @@ def read_batches(
         raise DataError(
             f"calibration is a {type(calibration).__name__}, not an iterable of batches; give [batch, ...]"
         )
-    batches: list[Batch] = []
+    batches: list[CalibrationBatch] = []
     samples = 0
     for index, item in enumerate(calibration):
         batches.append(_batch(item, index))
@@ -77,7 +77,7 @@ def read_batches(
     return tuple(batches)
 
 
-def outputs_of(model: nn.Module, batch: Batch, index: int) -> tuple[Tensor, ...]:
+def outputs_of(model: nn.Module, batch: CalibrationBatch, index: int) -> tuple[Tensor, ...]:
     """Run a model and return its floating outputs, in order.
 
     Raises:
@@ -96,7 +96,7 @@ def outputs_of(model: nn.Module, batch: Batch, index: int) -> tuple[Tensor, ...]
     return found
 
 
-def joined(batches: Sequence[Batch], samples: int) -> Batch:
+def joined(batches: Sequence[CalibrationBatch], samples: int) -> CalibrationBatch:
     """Join the first batches of equal shapes into one of at most that many samples, or only the first."""
     taken = [batches[0]]
     for batch in batches[1:]:
@@ -108,10 +108,10 @@ def joined(batches: Sequence[Batch], samples: int) -> Batch:
         taken.append(batch)
     args = tuple(_concatenated([batch.args[i] for batch in taken]) for i in range(len(taken[0].args)))
     kwargs = {key: _concatenated([batch.kwargs[key] for batch in taken]) for key in taken[0].kwargs}
-    return Batch(args, kwargs, sum(batch.samples for batch in taken))
+    return CalibrationBatch(args, kwargs, sum(batch.samples for batch in taken))
 
 
-def _batch(item: Any, index: int) -> Batch:
+def _batch(item: Any, index: int) -> CalibrationBatch:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = {}
     if isinstance(item, list | tuple):
@@ -133,7 +133,7 @@ def _batch(item: Any, index: int) -> Batch:
     for tensor in tensors:
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise DataError(f"calibration batch {index} holds NaN or infinity; clean the data")
-    return Batch(args, kwargs, len(tensors[0]))
+    return CalibrationBatch(args, kwargs, len(tensors[0]))
 
 
 def _tensor(value: Any) -> Any:
@@ -154,7 +154,7 @@ def _tensors(result: Any) -> Sequence[Tensor]:
     return []
 
 
-def _shapes(batch: Batch) -> str:
+def _shapes(batch: CalibrationBatch) -> str:
     shapes = [tuple(v.shape) for v in (*batch.args, *batch.kwargs.values()) if isinstance(v, Tensor)]
     return "shape " + ", ".join(map(str, shapes))
 

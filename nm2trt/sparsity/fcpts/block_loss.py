@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nm2trt.errors import SparsifyError
-from nm2trt.sparsity.core.calibration_batches import Batch, outputs_of
+from nm2trt.sparsity.core.calibration_batches import CalibrationBatch, outputs_of
 
 # Of a block's mean square: what keeps a block whose outputs hardly vary from ruling the sum.
 _LEAST = 1e-6
@@ -48,7 +48,7 @@ class BlockLoss:
         with _recorded(self._model, self._names) as self._outputs:
             yield
 
-    def value(self, batch: Batch, index: int) -> Tensor:
+    def value(self, batch: CalibrationBatch, index: int) -> Tensor:
         """Return the loss of the outputs that were recorded for a batch, 0-dim.
 
         Raises:

@@ -21,7 +21,7 @@ from torch.nn import functional
 from nm2trt.errors import DataError, SparsifyError
 from nm2trt.progress import Bar
 from nm2trt.sparsity.core.borrowed_model import eval_mode
-from nm2trt.sparsity.core.calibration_batches import Batch, outputs_of
+from nm2trt.sparsity.core.calibration_batches import CalibrationBatch, outputs_of
 from nm2trt.sparsity.fcpts.block_loss import BlockLoss
 from nm2trt.sparsity.fcpts.checkpoint import Checkpoint
 from nm2trt.sparsity.fcpts.step_size import Backtracking
@@ -108,10 +108,10 @@ class Distiller:
     def __init__(
         self,
         model: nn.Module,
-        batches: Sequence[Batch],
+        batches: Sequence[CalibrationBatch],
         settings: Settings,
         checkpoint: Checkpoint | None = None,
-        fresh: Callable[[int], Sequence[Batch]] | None = None,
+        fresh: Callable[[int], Sequence[CalibrationBatch]] | None = None,
     ) -> None:
         self.model = model
         self.settings = settings
@@ -244,7 +244,7 @@ class Distiller:
         every = min(len(self.batches), max(1, self.settings.steps // 4))
         return first_half and steps % every == 0
 
-    def _of_epoch(self, epoch: int) -> list[tuple[Batch, tuple[Tensor, ...]]]:
+    def _of_epoch(self, epoch: int) -> list[tuple[CalibrationBatch, tuple[Tensor, ...]]]:
         """Return an epoch's batches with the dense model's outputs."""
         if self._fresh is not None and self._teacher is not None and epoch != self._epoch:
             batches = [batch.to(self.device) for batch in self._fresh(epoch)]
@@ -258,7 +258,7 @@ class Distiller:
             self._epoch, self._pairs = epoch, list(zip(batches, targets, strict=True))
         return self._pairs
 
-    def _batch_loss(self, batch: Batch, targets: tuple[Tensor, ...], index: int) -> Tensor:
+    def _batch_loss(self, batch: CalibrationBatch, targets: tuple[Tensor, ...], index: int) -> Tensor:
         outputs = outputs_of(self.model, batch, index)
         return distillation_loss(
             outputs, targets, loss=self.settings.loss, temperature=self.settings.temperature

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nm2trt.errors import SparsityError
 from nm2trt.nm.layer_moments import Moments
-from nm2trt.sparsity.core.calibration_batches import Batch, joined
+from nm2trt.sparsity.core.calibration_batches import CalibrationBatch, joined
 from nm2trt.sparsity.core.layer_choice import Choice
 from nm2trt.sparsity.reconstruct.parts import Part
 from nm2trt.sparsity.reconstruct.solve import described, layers_of, solve_part
@@ -47,7 +47,12 @@ class LayerFit:
     """
 
     def __init__(
-        self, model: nn.Module, batches: Sequence[Batch], choices: Sequence[Choice], *, samples: int
+        self,
+        model: nn.Module,
+        batches: Sequence[CalibrationBatch],
+        choices: Sequence[Choice],
+        *,
+        samples: int,
     ) -> None:
         self.model = model
         self.fits: dict[str, list[dict[str, Any]]] = {}

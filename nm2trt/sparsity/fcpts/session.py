@@ -26,7 +26,7 @@ from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan
 from nm2trt.progress import bar
 from nm2trt.sparsity.core.borrowed_model import hash_tensors, kept_on_error, named_values
-from nm2trt.sparsity.core.calibration_batches import Batch, read_batches
+from nm2trt.sparsity.core.calibration_batches import CalibrationBatch, read_batches
 from nm2trt.sparsity.core.layer_choice import Choice
 from nm2trt.sparsity.core.session import Request, SparseSession
 from nm2trt.sparsity.core.tracked_weight import TrackedWeight
@@ -93,7 +93,9 @@ def start(request: Request) -> FcptsSession:
     return FcptsSession(request.model, plan, outcome.weights, facts)
 
 
-def _read_epochs(given: Callable[[int], Any], max_samples: int) -> Callable[[int], tuple[Batch, ...]]:
+def _read_epochs(
+    given: Callable[[int], Any], max_samples: int
+) -> Callable[[int], tuple[CalibrationBatch, ...]]:
     return lambda epoch: read_batches(given(epoch), max_samples=max_samples)
 
 
@@ -253,7 +255,7 @@ def _anywhere(choice: Choice) -> Choice:
     return replace(choice, entry=replace(entry, pattern=None, unstructured=True, reason=reason))
 
 
-def _fingerprint(request: Request, batches: Sequence[Batch]) -> str:
+def _fingerprint(request: Request, batches: Sequence[CalibrationBatch]) -> str:
     """Hash what the result depends on: options, pattern, layer choice, weights and samples."""
     asked = (request.pattern, request.include, request.exclude, request.min_channels)
     inputs = [(str(i), v) for i, b in enumerate(batches) for v in (*b.args, *b.kwargs.values())]

@@ -21,7 +21,7 @@ from nm2trt.nm.layer_moments import Moments
 from nm2trt.nm.plan import Plan
 from nm2trt.nm.torch_mask import magnitude_mask
 from nm2trt.sparsity.core.borrowed_model import hash_tensors, kept_on_error, named_values
-from nm2trt.sparsity.core.calibration_batches import Batch, joined, read_batches
+from nm2trt.sparsity.core.calibration_batches import CalibrationBatch, joined, read_batches
 from nm2trt.sparsity.core.layer_choice import Choice
 from nm2trt.sparsity.core.session import Request, SparseSession
 from nm2trt.sparsity.core.tracked_weight import TrackedWeight
@@ -65,14 +65,14 @@ def start(request: Request) -> ReconstructSession:
     return ReconstructSession(request.model, plan, weights, facts)
 
 
-def _read(request: Request) -> tuple[Batch, tuple[Choice, ...]]:
+def _read(request: Request) -> tuple[CalibrationBatch, tuple[Choice, ...]]:
     options: RebuildOptions = request.options
     batches = read_batches(options.calibration, max_samples=options.max_samples)
     device = next((p.device for p in request.model.parameters()), torch.device("cpu"))
     return joined(batches, options.max_samples).to(device), tuple(request.choose())
 
 
-def _alike(request: Request, batch: Batch, choices: Sequence[Choice]) -> dict[str, str]:
+def _alike(request: Request, batch: CalibrationBatch, choices: Sequence[Choice]) -> dict[str, str]:
     """Return what must be equal in all processes."""
     options: RebuildOptions = request.options
     inputs = [*enumerate(batch.args), *sorted(batch.kwargs.items())]
@@ -84,7 +84,7 @@ def _alike(request: Request, batch: Batch, choices: Sequence[Choice]) -> dict[st
     }
 
 
-def _valid(batch: Batch, name: str | None) -> Tensor | None:
+def _valid(batch: CalibrationBatch, name: str | None) -> Tensor | None:
     """Return the input that is not 0 at real tokens, (samples, tokens)."""
     if name is None:
         return None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nm2trt.nm.layer_moments import Moments, moments_of
 from nm2trt.sparsity.core.borrowed_model import eval_mode
-from nm2trt.sparsity.core.calibration_batches import Batch, outputs_of
+from nm2trt.sparsity.core.calibration_batches import CalibrationBatch, outputs_of
 from nm2trt.sparsity.reconstruct.attention import attention_context, projection_inputs
 from nm2trt.sparsity.reconstruct.parts import Part, norms_behind
 from nm2trt.sparsity.reconstruct.processes import Processes
@@ -74,7 +74,7 @@ class Walk:
     def __init__(
         self,
         model: nn.Module,
-        batch: Batch,
+        batch: CalibrationBatch,
         layers: Mapping[str, Mapping[str, str]],
         seed: int = 0,
         valid: Tensor | None = None,

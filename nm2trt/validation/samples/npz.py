@@ -15,7 +15,7 @@ from nm2trt.errors import DataError
 from nm2trt.files import check_input
 from nm2trt.validation.samples.samples import (
     ArraySamples,
-    Batch,
+    SampleBatch,
     Samples,
     batch_of,
     checked_length,
@@ -54,7 +54,7 @@ class NpzSamples:
     def __len__(self) -> int:
         return self._length
 
-    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[SampleBatch]:
         """See `Samples.batches`.
 
         Raises:

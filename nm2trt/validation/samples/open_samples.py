@@ -11,7 +11,7 @@ import numpy as np
 
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.validation.samples.npz import open_npz
-from nm2trt.validation.samples.samples import ArraySamples, Batch, Samples, batch_of, spec_of
+from nm2trt.validation.samples.samples import ArraySamples, SampleBatch, Samples, batch_of, spec_of
 
 
 class RecipeSamples:
@@ -46,7 +46,7 @@ class RecipeSamples:
     def __len__(self) -> int:
         return len(self._opened)
 
-    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[SampleBatch]:
         """See `Samples.batches`."""
         last = len(self) if stop is None else stop
         for at in range(start, last, size):

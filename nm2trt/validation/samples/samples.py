@@ -18,7 +18,7 @@ from nm2trt.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class SampleBatch:
     """Some samples that follow one another.
 
     Args:
@@ -48,7 +48,7 @@ class Samples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[SampleBatch]:
         """Yield the samples from `start`, a multiple of `size`, up to `stop`; the last batch may be smaller.
 
         Raises:
@@ -84,7 +84,7 @@ class ArraySamples:
     def __len__(self) -> int:
         return self._length
 
-    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+    def batches(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[SampleBatch]:
         """See `Samples.batches`."""
         last = self._length if stop is None else stop
         for at in range(start, last, size):
@@ -97,7 +97,7 @@ def spec_of(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> TensorSp
     return TensorSpec(name, dtype.name, ("n", *shape[1:]))
 
 
-def batch_of(start: int, arrays: Arrays) -> Batch:
+def batch_of(start: int, arrays: Arrays) -> SampleBatch:
     """Return a batch of inputs and truth.
 
     Raises:
@@ -109,7 +109,7 @@ def batch_of(start: int, arrays: Arrays) -> Batch:
             raise DataError(
                 f"input {name!r} holds NaN or infinity in samples {start} to {start + len(array) - 1}"
             )
-    return Batch(start, inputs, {name: array for name, array in arrays.items() if is_truth(name)})
+    return SampleBatch(start, inputs, {name: array for name, array in arrays.items() if is_truth(name)})
 
 
 def checked_length(shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, np.dtype[Any]]) -> int:

@@ -8,7 +8,7 @@ import pytest
 
 import nm2trt
 from nm2trt.backends.ort import open_onnx
-from nm2trt.calibration.stream import open_samples
+from nm2trt.calibration.stream import open_sample_stream
 from nm2trt.cli import main
 from nm2trt.errors import InputError
 from nm2trt.graph.quantize.range_search import first_samples, split
@@ -125,7 +125,7 @@ def test_a_loss_that_is_no_share(folder, given):
 def test_halves_share_no_sample_whatever_the_batch(folder):
     x = np.load(folder / "x.npz")["x"][:7]
     np.savez(folder / "seven.npz", x=x)
-    even, odd = split(open_samples(folder / "seven.npz"))
+    even, odd = split(open_sample_stream(folder / "seven.npz"))
     assert (even.count, odd.count) == (4, 3)
     for size in (1, 2, 3, 8):
         for half, wanted in ((even, x[0::2]), (odd, x[1::2])):

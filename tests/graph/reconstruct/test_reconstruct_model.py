@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import nm2trt
 from nm2trt.backends.ort import open_onnx
-from nm2trt.calibration.stream import open_samples
+from nm2trt.calibration.stream import open_sample_stream
 from nm2trt.cli import main
 from nm2trt.errors import DataError, InputError, ModelError, SparsityError
 from nm2trt.graph.reconstruct.layers import find_layers
@@ -279,7 +279,7 @@ def test_one_layer_without_a_solution_leaves_the_others_unharmed(tmp_path, made)
     model.graph.node.insert(13, helper.make_node("Sqrt", ["a5"], ["q"], "q"))
     model.graph.node[14].input[0] = "q"
     onnx.save(model, tmp_path / "n.onnx")
-    report = reconstruct_model(tmp_path / "n.onnx", tmp_path / "b.onnx", open_samples(made[1]))
+    report = reconstruct_model(tmp_path / "n.onnx", tmp_path / "b.onnx", open_sample_stream(made[1]))
     rows = {row.weight: row for row in report.weights}
     assert rows["w6"].status == "dense"
     assert "NaN or infinity on the calibration samples" in rows["w6"].reason
@@ -363,7 +363,7 @@ def test_valid_draws_rows_at_real_tokens_only(tmp_path):
         given = np.where(mask[..., None] == 1, x, np.float32(padding) * x)
         np.savez(tmp_path / "s.npz", x=given, mask=mask)
         report = reconstruct_model(
-            tmp_path / "a.onnx", tmp_path / f"{name}.onnx", open_samples(tmp_path / "s.npz"), options
+            tmp_path / "a.onnx", tmp_path / f"{name}.onnx", open_sample_stream(tmp_path / "s.npz"), options
         )
         # As many per sample of a chunk as the longest of the chunk has: no row more than there are tokens.
         assert report.weights[0].rows == 8 * mask.sum(1).reshape(8, 8).max(1).sum()
