@@ -111,3 +111,7 @@ def test_report_shows_what_an_h200_measured(folder, tmp_path):
     assert "NVIDIA H200" in page.read_text()
     if folder == "h200_second":
         assert "sparse-on is 1.06x sparse-off" in page.read_text()
+        assert (
+            "**1.01x to 1.06x** speed (of 2 models, sparse-on against sparse-off on NVIDIA H200)"
+            in page.read_text()
+        )

@@ -123,6 +123,13 @@ def _speed(data: ReportData) -> Fact:
         return Fact("not measured", "speed", "no engine that can run sparse kernels was timed")
     row = data.speed[0]
     where = f" on {row.device}" if row.device else ""
-    tone: Literal["bad", "good", "plain"] = "good" if row.low > 1 else "bad" if row.high < 1 else "plain"
-    detail = f"{row.low:.2f}x to {row.high:.2f}x, {row.name} against {row.against}{where}"
-    return Fact(f"{row.speedup:.2f}x", "speed", detail, tone)
+    # A folder of GPU evidence has several models: the first of them is not the speed of all.
+    alike = [one for one in data.speed if (one.name, one.against) == (row.name, row.against)]
+    low, high = min(one.low for one in alike), max(one.high for one in alike)
+    tone: Literal["bad", "good", "plain"] = "good" if low > 1 else "bad" if high < 1 else "plain"
+    pair = f"{row.name} against {row.against}{where}"
+    if len(alike) > 1:
+        speeds = [one.speedup for one in alike]
+        value = f"{min(speeds):.2f}x to {max(speeds):.2f}x"
+        return Fact(value, "speed", f"of {len(alike)} models, {pair}", tone)
+    return Fact(f"{row.speedup:.2f}x", "speed", f"{low:.2f}x to {high:.2f}x, {pair}", tone)
