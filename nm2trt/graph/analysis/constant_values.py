@@ -1,8 +1,8 @@
 """Constant subgraphs: what stands in front of a consumer is evaluated, one weight at a time.
 
 Exporters leave a weight behind Transpose, Cast, And/Cast/Mul of a mask, quantise/dequantise pairs and
-more. The consumer reads the result, so the result is what is judged. Operators that only move elements
-can also be followed backwards, to name the place in the stored tensor where a group is broken.
+more. The consumer reads the result, so the result is what is judged. `stored_sources` follows it back to what
+is stored.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def direct_initializer(scope: Scope, value: str) -> onnx.TensorProto | None:
         if value in scope.initializers:
             return scope.initializers[value]
         node = scope.producers.get(value)
-        if node is None or node.op_type != "Identity" or not _is_default(node) or len(node.input) != 1:
+        if node is None or node.op_type != "Identity" or not is_default(node) or len(node.input) != 1:
             return None
         value = node.input[0]
 
@@ -79,49 +79,7 @@ def evaluate(scope: Scope, value: str) -> Array:
     tensor = direct_initializer(scope, value)
     if tensor is not None:
         return read_tensor(readable(tensor), scope.model.root)
-    return _evaluate(scope, value, None)[0]
-
-
-def main_source(scope: Scope, value: str) -> Source | None:
-    """Return the stored tensor that carries a weight's numbers: the largest on the way, floats first."""
-    return next(iter(stored_sources(scope, value)), None)
-
-
-def stored_sources(scope: Scope, value: str) -> list[Source]:
-    """Return every stored tensor that a value is made of, the one that carries its numbers first."""
-    found = _sources(scope, value)
-    return sorted(
-        found,
-        key=lambda source: (source.dtype not in _INDEX_TYPES, math.prod(source.shape)),
-        reverse=True,
-    )
-
-
-def stored_index(scope: Scope, value: str, index: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return where in its stored tensor an element of a weight comes from; None when not from one place."""
-    source = main_source(scope, value)
-    places = None if source is None else stored_places(scope, value, source)
-    if source is None or places is None:
-        return None
-    try:
-        flat = int(places[index])
-    except IndexError:
-        return None
-    return None if flat < 0 else tuple(int(i) for i in np.unravel_index(flat, source.shape))
-
-
-def stored_places(scope: Scope, value: str, source: Source) -> Array | None:
-    """Say where in a stored tensor each element of a constant value comes from.
-
-    Returns:
-        int64 array of the value's shape: flat indices into `source`, -1 for an element that comes from
-        elsewhere. None when an operator on the way mixes elements, or `source` is not on the way.
-    """
-    try:
-        places, tracked = _evaluate(scope, value, source)
-    except (Opaque, ValueError, IndexError):
-        return None
-    return places if tracked else None
+    return evaluate_tracked(scope, value, None)[0]
 
 
 def readable(tensor: onnx.TensorProto) -> onnx.TensorProto:
@@ -139,56 +97,26 @@ def readable(tensor: onnx.TensorProto) -> onnx.TensorProto:
     return tensor
 
 
-def _sources(scope: Scope, value: str) -> list[Source]:
-    found: list[Source] = []
-    seen: set[tuple[int, str]] = set()
-    stack = [(scope, value)]
-    while stack:
-        inside, wanted = stack.pop()
-        owner = inside.owner(wanted)
-        if owner is None or (id(owner[0]), owner[1]) in seen:
-            continue
-        seen.add((id(owner[0]), owner[1]))
-        where, name = owner
-        if name in where.initializers:
-            tensor = where.initializers[name]
-            found.append(
-                Source(where, name, DTYPE_NAMES.get(tensor.data_type, "unknown"), tuple(tensor.dims))
-            )
-        elif name in where.sparse:
-            sparse = where.sparse[name]
-            found.append(
-                Source(where, name, DTYPE_NAMES.get(sparse.values.data_type, "unknown"), tuple(sparse.dims))
-            )
-        elif name in where.producers:
-            node = where.producers[name]
-            if node.op_type == "Constant" and _is_default(node):
-                found.append(_constant_source(where, node, name))
-            stack.extend((where, item) for item in reversed(node.input) if item)
-    return found
-
-
-def _constant_source(scope: Scope, node: onnx.NodeProto, name: str) -> Source:
-    """Describe what a Constant node holds, a text or an unreadable type included."""
-    try:
-        array = _constant_node(scope, node)
-    except Opaque:
-        return Source(scope, name, "string", ())
-    return Source(scope, name, str(array.dtype), array.shape)
-
-
-def _is_default(node: onnx.NodeProto) -> bool:
+def is_default(node: onnx.NodeProto) -> bool:
+    """Tell whether a node is one of ONNX's own operators."""
     return node.domain in ("", "ai.onnx")
 
-
-_INDEX_TYPES = ("bool", "int64", "int32", "string")
 
 # A tracked array holds, for each element, its flat place in the source, or -1.
 _Tracked = tuple[Array, bool]
 
 
-def _evaluate(scope: Scope, value: str, source: Source | None) -> _Tracked:
-    """Evaluate in postorder with a stack of its own: chains may be longer than Python's."""
+def evaluate_tracked(scope: Scope, value: str, source: Source | None) -> _Tracked:
+    """Evaluate a constant, or say where its elements come from, if there is a source.
+
+    In postorder with a stack of its own: chains may be longer than Python's.
+
+    Returns:
+        The array and False; or flat places in the source, -1 elsewhere, and True.
+
+    Raises:
+        Opaque: An operator on the way cannot be evaluated.
+    """
     done: dict[tuple[int, str], _Tracked] = {}
     stack: list[tuple[Scope, str]] = [(scope, value)]
     held = stored = 0
@@ -268,7 +196,13 @@ def _dense(sparse: onnx.SparseTensorProto, scope: Scope) -> Array:
     return dense.reshape(shape)
 
 
-def _constant_node(scope: Scope, node: onnx.NodeProto) -> Array:
+def constant_node(scope: Scope, node: onnx.NodeProto) -> Array:
+    """Return what a Constant node holds.
+
+    Raises:
+        Opaque: It holds text, or a type that this release does not read.
+        ModelError: It is damaged.
+    """
     for attribute in node.attribute:
         if attribute.ref_attr_name:
             supplied = scope.attributes.get(attribute.ref_attr_name)
@@ -302,10 +236,10 @@ def _run(
     scope: Scope, node: onnx.NodeProto, inputs: Sequence[_Tracked | None], *, held: int, stored: int
 ) -> list[_Tracked]:
     label = f"{node.op_type} at {scope.label(node)}"
-    if not _is_default(node):
+    if not is_default(node):
         raise Opaque(f"{label} is of domain {node.domain}, which is not evaluated")
     if node.op_type == "Constant":
-        return [(_constant_node(scope, node), False)]
+        return [(constant_node(scope, node), False)]
     arrays = [None if item is None else item[0] for item in inputs]
     tracked = [position for position, item in enumerate(inputs) if item is not None and item[1]]
     attributes = scope.node_attributes(node)

@@ -11,10 +11,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nm2trt.graph.analysis.constant_values import Source, main_source
+from nm2trt.graph.analysis.constant_values import Source
 from nm2trt.graph.analysis.moving_operators import MOVING
 from nm2trt.graph.analysis.scopes import inner_outputs
 from nm2trt.graph.analysis.shapes import Shapes
+from nm2trt.graph.analysis.stored_sources import main_source
 from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.storage.light_onnx import onnx
 

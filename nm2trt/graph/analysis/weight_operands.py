@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from nm2trt.errors import ModelError
-from nm2trt.graph.analysis.constant_values import Source, main_source, stored_sources
+from nm2trt.graph.analysis.constant_values import Source
 from nm2trt.graph.analysis.runtime_weights import StoredBehind, is_matrix, stored_behind
 from nm2trt.graph.analysis.scopes import walk
 from nm2trt.graph.analysis.shapes import Shapes, infer_shapes
+from nm2trt.graph.analysis.stored_sources import main_source, stored_sources
 from nm2trt.graph.analysis.value_states import Scope, State
 from nm2trt.graph.storage.light_onnx import onnx, schemas
 from nm2trt.graph.storage.model import Model

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from nm2trt.errors import InputError
-from nm2trt.graph.analysis.constant_values import direct_initializer, evaluate, main_source
+from nm2trt.graph.analysis.constant_values import direct_initializer, evaluate
 from nm2trt.graph.analysis.moving_operators import MOVING
 from nm2trt.graph.analysis.numpy_operators import cast_array
 from nm2trt.graph.analysis.operator_cost import Opaque
+from nm2trt.graph.analysis.stored_sources import main_source
 from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.cast.cast_rules import Low, keep_reason, low_slots
 from nm2trt.graph.cast.report import CastTensor, KeptNode, body_nodes

@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from nm2trt.arrays import Array
-from nm2trt.graph.analysis.constant_values import evaluate, main_source
+from nm2trt.graph.analysis.constant_values import evaluate
 from nm2trt.graph.analysis.moving_operators import MOVING
 from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.shapes import Shapes
+from nm2trt.graph.analysis.stored_sources import main_source
 from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.storage.light_onnx import onnx
 

@@ -14,11 +14,12 @@ import numpy as np
 
 from nm2trt.arrays import Array
 from nm2trt.errors import ModelError
-from nm2trt.graph.analysis.constant_values import direct_initializer, evaluate, main_source
+from nm2trt.graph.analysis.constant_values import direct_initializer, evaluate
 from nm2trt.graph.analysis.numpy_operators import MOVES
 from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.pinned_values import all_names, pins
 from nm2trt.graph.analysis.scopes import main_scope, walk
+from nm2trt.graph.analysis.stored_sources import main_source
 from nm2trt.graph.analysis.value_states import CONSTANT
 from nm2trt.graph.storage.element_types import element_type
 from nm2trt.graph.storage.external_data import Chunks, pack

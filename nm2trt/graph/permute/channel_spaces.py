@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nm2trt.arrays import Array
-from nm2trt.graph.analysis.constant_values import evaluate, main_source
+from nm2trt.graph.analysis.constant_values import evaluate
 from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.pinned_values import pins
 from nm2trt.graph.analysis.scopes import walk
 from nm2trt.graph.analysis.shapes import infer_shapes
+from nm2trt.graph.analysis.stored_sources import main_source
 from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.analysis.weight_operands import Consumer, consumers
 from nm2trt.graph.permute.dimensions import Dimension, Dimensions, NodeDimensions, Shape

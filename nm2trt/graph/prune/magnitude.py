@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nm2trt.arrays import Array
-from nm2trt.graph.analysis.constant_values import Source, constant_value, evaluate, stored_places
+from nm2trt.graph.analysis.constant_values import Source, constant_value, evaluate
 from nm2trt.graph.analysis.numpy_operators import MOVES, VALUES
 from nm2trt.graph.analysis.operator_cost import Opaque
+from nm2trt.graph.analysis.stored_sources import stored_places
 from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.storage.element_types import element_type
 from nm2trt.graph.storage.external_data import pack

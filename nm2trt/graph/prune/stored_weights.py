@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nm2trt.graph.analysis.constant_values import Source, stored_places
+from nm2trt.graph.analysis.constant_values import Source
 from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.scopes import walk
+from nm2trt.graph.analysis.stored_sources import stored_places
 from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.analysis.weight_operands import Consumer, consumers
 from nm2trt.graph.prune.magnitude import Reading

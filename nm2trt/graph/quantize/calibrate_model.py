@@ -14,9 +14,9 @@ from nm2trt.calibration.range_shards import calibrate_shard, merge_ranges, requi
 from nm2trt.calibration.ranges import Ranges, calibrate
 from nm2trt.calibration.stream import SampleStream
 from nm2trt.errors import InputError, ModelError
-from nm2trt.graph.analysis.constant_values import main_source
 from nm2trt.graph.analysis.quantised_values import refuse_quantised
 from nm2trt.graph.analysis.shapes import infer_types
+from nm2trt.graph.analysis.stored_sources import main_source
 from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.edit.node_inserter import Inserter
 from nm2trt.graph.execute.range_probes import observable

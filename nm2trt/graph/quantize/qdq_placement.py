@@ -19,9 +19,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from nm2trt.graph.analysis.constant_values import main_source
 from nm2trt.graph.analysis.kernel_chains import Chain, Wiring
 from nm2trt.graph.analysis.quantised_values import MOVERS
+from nm2trt.graph.analysis.stored_sources import main_source
 from nm2trt.graph.analysis.weight_operands import Consumer, consumers
 from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.storage.light_onnx import onnx

@@ -7,32 +7,24 @@ the sharpest layers: those that alone cost the most divergence per sparse work t
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from nm2trt.arrays import Array, Arrays
-from nm2trt.backends.batch_axes import fixed_batch, sample_shapes
-from nm2trt.backends.ort import OrtSession, open_onnx
+from nm2trt.backends.ort import open_onnx
 from nm2trt.calibration.collectors import Choice
 from nm2trt.calibration.ranges import Ranges, calibrate_each
-from nm2trt.calibration.stream import SampleStream, fitted
+from nm2trt.calibration.stream import SampleStream
 from nm2trt.errors import DifferenceError, ModelError
-from nm2trt.graph.edit.node_inserter import Inserter
-from nm2trt.graph.execute.output_comparison import open_session
-from nm2trt.graph.execute.output_verdict import OutputVerdict, VerdictSum
+from nm2trt.graph.execute.output_verdict import OutputVerdict
 from nm2trt.graph.execute.range_probes import observable
-from nm2trt.graph.quantize.pair_insertion import PairInsertion, Rounded
-from nm2trt.graph.quantize.qdq_placement import Layer, Placement, place
+from nm2trt.graph.quantize.held_out_trials import Trials, first_samples, split
+from nm2trt.graph.quantize.qdq_placement import Layer
 from nm2trt.graph.quantize.report import QuantizeOptions
 from nm2trt.graph.quantize.search_report import RangeSearch, Trial, finer_than_one
-from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.model_hash import model_hash
-from nm2trt.progress import Bar, bar
+from nm2trt.progress import bar
 
 # Entropy is left out: it takes longer than all of these together.
 CHOICES: tuple[Choice, ...] = (
@@ -41,8 +33,7 @@ CHOICES: tuple[Choice, ...] = (
     ("percentile", 99.99),
     ("percentile", 99.9),
 )
-_FITTED, _JUDGED, _PROBED = 64, 64, 16
-_BATCH = 8
+_FITTED, _PROBED = 64, 16
 # Floating a layer that no sparse kernel could run gives up this share of what a sparse one would.
 _NOT_SPARSE = 0.05
 
@@ -53,7 +44,6 @@ class Searched:
 
     Args:
         options: The options with the method that was found.
-        placed: The placement with the layers that stay in float.
         sharp: Reasons of the layers that stay in float, by label.
         ranges: The ranges.
         record: Every trial.
@@ -63,38 +53,6 @@ class Searched:
     sharp: Mapping[str, str]
     ranges: Ranges
     record: RangeSearch
-
-
-def split(samples: SampleStream) -> tuple[SampleStream, SampleStream]:
-    """Return the samples at even and at odd places; a single sample is both."""
-    if samples.count < 2:
-        return samples, samples
-
-    def half(first: int) -> SampleStream:
-        def read(size: int) -> Iterator[dict[str, Array]]:
-            for batch in samples.read(2 * size):
-                part = {name: array[first::2] for name, array in batch.items()}
-                if len(next(iter(part.values()))):
-                    yield part
-
-        return replace(samples, count=(samples.count + 1 - first) // 2, read=read)
-
-    return half(0), half(1)
-
-
-def first_samples(samples: SampleStream, most: int) -> SampleStream:
-    """Return at most so many samples of a stream."""
-
-    def read(size: int) -> Iterator[dict[str, Array]]:
-        left = most
-        for batch in samples.read(size):
-            part = {name: array[:left] for name, array in batch.items()}
-            left -= len(next(iter(part.values())))
-            yield part
-            if left <= 0:
-                return
-
-    return replace(samples, count=min(samples.count, most), read=read)
 
 
 def search_ranges(
@@ -120,7 +78,7 @@ def search_ranges(
     """
     fit, judged = split(samples)
     with bar("search", 1.0) as shown:
-        trials = _Trials(model, options, judged, shown)
+        trials = Trials(model, options, judged, shown)
         return _Search(trials, first_samples(fit, _FITTED), work, cache).run()
 
 
@@ -139,63 +97,9 @@ def best_ranges(
     """
     fit, judged = split(samples)
     with bar("ranges", 1.0) as shown:
-        search = _Search(_Trials(model, options, judged, shown), first_samples(fit, _FITTED), {}, None)
+        search = _Search(Trials(model, options, judged, shown), first_samples(fit, _FITTED), {}, None)
         trial, ranges = search.best()
     return replace(options, method=trial.method, percentile=trial.percentile), ranges
-
-
-class _Trials:
-    """Quantised copies of a model in memory, judged against the float model on held-out samples."""
-
-    def __init__(self, model: Model, options: QuantizeOptions, judged: SampleStream, shown: Bar) -> None:
-        self.model, self.options, self.shown = model, options, shown
-        self._rounded: Rounded = {}
-        self._batches: list[tuple[Arrays, Arrays]] = []
-        # With fewer, one sample would be more than the limit allows.
-        most = max(_JUDGED, math.ceil(1 / options.max_loss)) if options.max_loss else _JUDGED
-        with open_session(model, optimize=False) as session:
-            for feeds in _batches(session, first_samples(judged, most)):
-                self._batches.append((feeds, session.run(feeds)))
-        self.samples = sum(_length(feeds) for feeds, _ in self._batches)
-
-    def copy(self) -> Inserter:
-        """Return the graph of a fresh copy of the model."""
-        proto = onnx.ModelProto()
-        proto.CopyFrom(self.model.proto)
-        return Inserter(
-            Model(proto, self.model.path, self.model.root, changed=True, called=self.model.called),
-            "quantized",
-        )
-
-    def place(self, editor: Inserter, sharp: Mapping[str, str]) -> Placement:
-        """Decide where pairs go if some layers stay in float."""
-        options = self.options
-        return place(editor, options.exclude, float_depthwise=options.float_depthwise, sharp=sharp)
-
-    def run(
-        self, ranges: Ranges, sharp: Mapping[str, str], *, most: int | None = None
-    ) -> list[OutputVerdict]:
-        """Return the verdict on each output of the model quantised so, on all held-out samples or `most`."""
-        editor = self.copy()
-        placed = self.place(editor, sharp)
-        pairs = PairInsertion(editor, placed, ranges, self.options, self._rounded)
-        pairs.insert_pairs()
-        for layer in placed.layers:
-            pairs.quantise(layer)
-        editor.finish()
-        data = editor.model.proto.SerializeToString()
-        sums: dict[str, VerdictSum] = {}
-        seen = 0
-        with open_onnx(data, optimize=False, weights_folder=self.model.root) as session:
-            for feeds, outputs in self._batches:
-                if most is not None and seen >= most:
-                    break
-                seen += _length(feeds)
-                found = session.run(feeds)
-                for name, array in outputs.items():
-                    if array.dtype.kind == "f":
-                        sums.setdefault(name, VerdictSum(name)).add(array, found[name])
-        return [total.verdict() for total in sums.values()]
 
 
 class _Search:
@@ -203,7 +107,7 @@ class _Search:
 
     def __init__(
         self,
-        trials: _Trials,
+        trials: Trials,
         fit: SampleStream,
         work: Mapping[str, tuple[float, bool]],
         cache: Path | None,
@@ -367,17 +271,3 @@ def _divergence(verdicts: Sequence[OutputVerdict]) -> float:
 def _or_worst(value: float | None, verdict: OutputVerdict) -> float:
     """Return a figure; infinity if rows were NaN or infinite, or could not be compared."""
     return float("inf") if value is None or verdict.remark else value
-
-
-def _length(feeds: Arrays) -> int:
-    return len(next(iter(feeds.values())))
-
-
-def _batches(session: OrtSession, samples: SampleStream) -> Iterator[Arrays]:
-    """Yield held-out samples as the model takes them; a fixed batch is filled up with its last sample."""
-    probe = next(samples.read(1))
-    fixed = fixed_batch(session.inputs, sample_shapes(probe))
-    size = _BATCH if fixed is None else fixed
-    for given in samples.read(size):
-        at = np.arange(size if fixed is not None else _length(given)).clip(max=_length(given) - 1)
-        yield fitted({name: array[at] for name, array in given.items()}, session.inputs, samples.source)

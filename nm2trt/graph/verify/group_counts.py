@@ -9,14 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from nm2trt.arrays import Array
-from nm2trt.graph.analysis.constant_values import (
-    constant_value,
-    direct_initializer,
-    evaluate,
-    readable,
-    stored_index,
-)
+from nm2trt.graph.analysis.constant_values import constant_value, direct_initializer, evaluate, readable
 from nm2trt.graph.analysis.numpy_operators import cast_array
+from nm2trt.graph.analysis.stored_sources import stored_index
 from nm2trt.graph.analysis.weight_operands import Consumer
 from nm2trt.graph.storage.element_types import ElementType, element_type, nonfinite_count, present
 from nm2trt.graph.storage.light_onnx import onnx

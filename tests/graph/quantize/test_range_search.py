@@ -11,7 +11,7 @@ from nm2trt.backends.ort import open_onnx
 from nm2trt.calibration.stream import open_sample_stream
 from nm2trt.cli import main
 from nm2trt.errors import InputError
-from nm2trt.graph.quantize.range_search import first_samples, split
+from nm2trt.graph.quantize.held_out_trials import first_samples, split
 from nm2trt.graph.verify.verify_model import verify_model
 from tests.graph.qdq_nets import Builder
 

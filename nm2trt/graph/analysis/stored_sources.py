@@ -1,0 +1,100 @@
+"""Stored tensors behind a constant value, and where in them its elements come from.
+
+Operators that only move elements are followed backwards, to name the place in the stored tensor where a group
+is broken.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from nm2trt.arrays import Array
+from nm2trt.graph.analysis.constant_values import Source, constant_node, evaluate_tracked, is_default
+from nm2trt.graph.analysis.operator_cost import Opaque
+from nm2trt.graph.analysis.value_states import Scope
+from nm2trt.graph.storage.element_types import DTYPE_NAMES
+from nm2trt.graph.storage.light_onnx import onnx
+
+_INDEX_TYPES = ("bool", "int64", "int32", "string")
+
+
+def main_source(scope: Scope, value: str) -> Source | None:
+    """Return the stored tensor that carries a weight's numbers: the largest on the way, floats first."""
+    return next(iter(stored_sources(scope, value)), None)
+
+
+def stored_sources(scope: Scope, value: str) -> list[Source]:
+    """Return every stored tensor that a value is made of, the one that carries its numbers first."""
+    found = _sources(scope, value)
+    return sorted(
+        found,
+        key=lambda source: (source.dtype not in _INDEX_TYPES, math.prod(source.shape)),
+        reverse=True,
+    )
+
+
+def stored_index(scope: Scope, value: str, index: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return where in its stored tensor an element of a weight comes from; None when not from one place."""
+    source = main_source(scope, value)
+    places = None if source is None else stored_places(scope, value, source)
+    if source is None or places is None:
+        return None
+    try:
+        flat = int(places[index])
+    except IndexError:
+        return None
+    return None if flat < 0 else tuple(int(i) for i in np.unravel_index(flat, source.shape))
+
+
+def stored_places(scope: Scope, value: str, source: Source) -> Array | None:
+    """Say where in a stored tensor each element of a constant value comes from.
+
+    Returns:
+        int64 array of the value's shape: flat indices into `source`, -1 for an element that comes from
+        elsewhere. None when an operator on the way mixes elements, or `source` is not on the way.
+    """
+    try:
+        places, tracked = evaluate_tracked(scope, value, source)
+    except (Opaque, ValueError, IndexError):
+        return None
+    return places if tracked else None
+
+
+def _sources(scope: Scope, value: str) -> list[Source]:
+    found: list[Source] = []
+    seen: set[tuple[int, str]] = set()
+    stack = [(scope, value)]
+    while stack:
+        inside, wanted = stack.pop()
+        owner = inside.owner(wanted)
+        if owner is None or (id(owner[0]), owner[1]) in seen:
+            continue
+        seen.add((id(owner[0]), owner[1]))
+        where, name = owner
+        if name in where.initializers:
+            tensor = where.initializers[name]
+            found.append(
+                Source(where, name, DTYPE_NAMES.get(tensor.data_type, "unknown"), tuple(tensor.dims))
+            )
+        elif name in where.sparse:
+            sparse = where.sparse[name]
+            found.append(
+                Source(where, name, DTYPE_NAMES.get(sparse.values.data_type, "unknown"), tuple(sparse.dims))
+            )
+        elif name in where.producers:
+            node = where.producers[name]
+            if node.op_type == "Constant" and is_default(node):
+                found.append(_constant_source(where, node, name))
+            stack.extend((where, item) for item in reversed(node.input) if item)
+    return found
+
+
+def _constant_source(scope: Scope, node: onnx.NodeProto, name: str) -> Source:
+    """Describe what a Constant node holds, a text or an unreadable type included."""
+    try:
+        array = constant_node(scope, node)
+    except Opaque:
+        return Source(scope, name, "string", ())
+    return Source(scope, name, str(array.dtype), array.shape)
