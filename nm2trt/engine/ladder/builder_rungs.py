@@ -28,7 +28,7 @@ Answer = Literal["yes", "no", "unknown", "not measured", "not reached"]
 NOT_MEASURED = "not measured"
 TIMED = "when the builder timed it"
 GEMM_WON = "not listed: a GEMM kernel won"
-FROM_CACHE = "the timing cache held its timings"
+FROM_CACHE = "an equal layer, or the timing cache, had its timings"
 NOT_LISTED_IN_REGION = "not listed: inside a foreign node"
 # What TensorRT 8.6.0 leaves out of its list, see above.
 _UNLISTED_KIND = "CaskGemmConvolution"

@@ -182,7 +182,8 @@ def _tactic(row: LadderRow) -> Reason | None:
             "eligible, even if it timed sparse kernels for it",
             (),
             None,
-            "keep it dense, or build with a fresh --timing-cache: the verbose log then has the times of both",
+            "keep it dense; the times of both stand at an equal layer, or in the log of a build with a new "
+            "--timing-cache",
             "TensorRT 8.6.0 on an H200, ResNet-50 in FP16",
             "measured",
         )
@@ -248,15 +249,17 @@ def _bound(ladder: Sequence[LadderRow], work: Forecast) -> Iterable[Reason]:
     """Say what is left to gain at most: at best, sparse tensor cores halve the time of the eligible work."""
     if not work.macs or work.unknown_weights:
         return
-    share = (
-        sum(row.macs or 0 for row in ladder if row.answer == "yes" or row.chosen.answer == "yes") / work.macs
-    )
+    # Once the builder has answered, what it left dense gains nothing.
+    answered = all(row.chosen.answer in ("yes", "no", "not reached") for row in ladder if row.eligible)
+    able = [row for row in ladder if row.chosen.answer == "yes" or (row.answer == "yes" and not answered)]
+    share = sum(row.macs or 0 for row in able) / work.macs
+    verb = "run" if answered else "can run"
     if share:
         bound = 1.0 / (1.0 - share / 2.0)
         yield Reason(
             "whole",
             "bound",
-            f"{share:.0%} of the multiply-accumulates can run sparse: if those ran twice as fast and "
+            f"{share:.0%} of the multiply-accumulates {verb} sparse: if those ran twice as fast and "
             f"nothing else took time, the whole would gain {bound:.2f}x; 15 % is a usual best",
             (),
             share,

@@ -45,7 +45,7 @@ def reasons(row, evidence):
             id="a-gemm-won",
         ),
         pytest.param(
-            "layer3.1.conv3", "fp16", "not listed: a GEMM kernel won", "not chosen: the timing cache held its timings",
+            "layer3.1.conv3", "fp16", "not listed: a GEMM kernel won", "not chosen: an equal layer, or the timing cache, had its timings",
             "-", id="a-gemm-won-from-the-cache",
         ),
         pytest.param("inside", "foreign_node", "not listed: inside a foreign node", "-", "-", id="foreign-node"),
@@ -71,6 +71,14 @@ def test_what_explain_says(node, log, code, words):
     assert first.code == code
     assert words in first.sentence
     assert first.remedy
+
+
+def test_what_the_builder_left_dense_counts_for_no_gain():
+    dense, sparse = row_of("layer1.0.conv1", "int8"), row_of("layer1.0.conv2", "int8")
+    assert "bound" not in [reason.code for reason in reasons(dense, cut("int8")).reasons]
+    both = explain("m.engine", [dense, sparse], cut("int8"), builder="trt", targets=("sm90",), built=True)
+    assert "50% of the multiply-accumulates run sparse" in both.reasons[-1].sentence
+    assert "the whole would gain 1.33x" in both.reasons[-1].sentence
 
 
 def test_weights_of_a_foreign_node_have_one_sentence_and_no_share():
