@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from nm2trt.arrays import Array
+from nm2trt.exporter.dynamo_export import eval_copy, to_onnx
 from nm2trt.exporter.example import Example
 from nm2trt.exporter.reference import arrays_of, run_reference
-from nm2trt.exporter.torch_onnx import eval_copy, to_onnx
 
 Given = Tensor | Sequence[Any] | Mapping[str, Any]
 

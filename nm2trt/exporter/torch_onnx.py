@@ -1,19 +1,13 @@
 """PyTorch to ONNX: written only when ONNX Runtime computes what PyTorch does.
 
 The file is made by `torch.onnx.export(dynamo=True)`, which keeps the names of the modules, so that a
-weight in the file can be told from its parameter. What that exporter prints is held back; what it
-refuses is said in one sentence.
+weight in the file can be told from its parameter.
 """
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import io
-import logging
 import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 
 from nm2trt.compare import OutputDifference
-from nm2trt.errors import BackendMissingError, InputError, SparsifyError
+from nm2trt.errors import InputError, SparsifyError
+from nm2trt.exporter.dynamo_export import eval_copy, to_onnx
 from nm2trt.exporter.example import Example
 from nm2trt.exporter.names import restore_names
 from nm2trt.exporter.reference import compare_with_runtime, output_names_of, run_reference
 from nm2trt.exporter.saving import list_replaced_data, saved
-from nm2trt.extras import install
 from nm2trt.files import atomic_path, check_output, real_output
 from nm2trt.json_value import named
 from nm2trt.locks import output_lock
@@ -37,8 +31,6 @@ from nm2trt.tables import Result
 
 OLDEST_OPSET = 17
 NEWEST_OPSET = 23
-# What torch.export says when tracing has fixed a dimension that was to stay free.
-_FIXED_BATCH_CLUES = ("user-specified ranges", "Constraints violated", "was inferred to be a constant")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -229,88 +221,6 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def eval_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Return a copy of a model on the CPU, in eval mode.
-
-    Raises:
-        InputError: It cannot be copied.
-    """
-    try:
-        return copy.deepcopy(model).cpu().to(dtype).eval()
-    except Exception as error:
-        raise InputError(f"the model cannot be copied for export: {_first_line(error)}") from error
-
-
-def to_onnx(
-    model: nn.Module,
-    example: Example,
-    opset: int,
-    output_names: tuple[str, ...] | None,
-    *,
-    optimize: bool = True,
-) -> Any:
-    """Return PyTorch's ONNX program of a model.
-
-    Args:
-        model: The model, in eval mode.
-        example: What to trace it with.
-        opset: Version of ONNX's operators; 18 at least is traced.
-        output_names: Names of the outputs; None leaves them to PyTorch.
-        optimize: Let PyTorch fold constants; without it, every parameter is stored as it is.
-
-    Raises:
-        InputError: PyTorch cannot export the model.
-        BackendMissingError: onnxscript is not installed.
-    """
-    try:
-        import onnxscript  # noqa: F401 - torch.onnx imports it only half-way through
-    except ImportError as error:
-        raise BackendMissingError(f"onnxscript is not installed: {install('torch')}") from error
-    try:
-        with _quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                model,
-                example.args,
-                kwargs=example.kwargs,
-                dynamo=True,
-                opset_version=max(opset, 18),
-                dynamic_shapes=example.dynamic_shapes(),
-                input_names=example.names,
-                output_names=output_names,
-                optimize=optimize,
-                verbose=False,
-            )
-    except Exception as error:
-        cause = _root(error)
-        if any(clue in str(cause) for clue in _FIXED_BATCH_CLUES):
-            raise InputError(
-                f"{type(model).__name__} works only for the example's batch of {example.batch}; make its "
-                "code take any batch, or export with dynamic_batch=False"
-            ) from error
-        raise InputError(
-            f"PyTorch cannot export {type(model).__name__} to ONNX: {_first_line(cause)}"
-        ) from error
-    return program
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back what the exporter logs, warns and prints; its exceptions say what matters."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    sink = io.StringIO()
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(sink),
-            contextlib.redirect_stderr(sink),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-
-
 def _tidy(model: Any, opset: int) -> None:
     """Drop the exporter's notes, which hold source paths of the machine, and set the opset."""
     for node in model.graph.all_nodes():
@@ -326,15 +236,3 @@ def _tidy(model: Any, opset: int) -> None:
         from nm2trt.exporter.opset import lower_to_17
 
         lower_to_17(model)
-
-
-def _root(error: BaseException) -> BaseException:
-    """Return what first went wrong; the exporter wraps it in advice."""
-    while (inner := error.__cause__ or error.__context__) is not None:
-        error = inner
-    return error
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

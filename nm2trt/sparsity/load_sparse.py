@@ -24,7 +24,7 @@ from nm2trt.sparsity.core.finalize import require_pattern
 from nm2trt.sparsity.core.kept_zeros import watch_zeros
 from nm2trt.sparsity.core.layer_choice import Choice, select
 from nm2trt.sparsity.foreign_masks import read_state, split_foreign_masks
-from nm2trt.sparsity.methods.lbc import candidates, union_of_winners, unpack_winners
+from nm2trt.sparsity.methods.lbc_candidates import candidates, union_of_winners, unpack_winners
 from nm2trt.sparsity.sparsify import sparsify
 
 _MARK = ".0._extra_state"

@@ -5,7 +5,7 @@ The mask is the union of the candidates that are left; the lowest scores are rem
 
     r(t) = 1 + ceil((C - 1) (1 - t / t_end)^p),
 
-until one candidate a group is left. With g the gradient of the masked weight, the score of candidate c
+until one candidate per group is left. With g the gradient of the masked weight, the score of candidate c
 gets the sum of g_j W_j over its members, and the weight gets g where the mask is true.
 
 Removal is permanent here: a candidate is dead by a flag, not by a score of zero that momentum revives.
@@ -17,7 +17,6 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any, ClassVar
 
 import torch
@@ -29,6 +28,14 @@ from nm2trt.nm.torch_mask import nm_mask
 from nm2trt.sparsity.core.distributed import full
 from nm2trt.sparsity.core.mask_schedule import check_share, share_in_steps
 from nm2trt.sparsity.core.parametrization import SparseWeight
+from nm2trt.sparsity.methods.lbc_candidates import (
+    candidates,
+    pack_winners,
+    survivors,
+    to_groups,
+    union_of_winners,
+    unpack_winners,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +43,7 @@ class LbcOptions:
     """Options of LBC.
 
     Args:
-        end: Share of `total_steps` after which one candidate a group is left.
+        end: Share of `total_steps` after which one candidate per group is left.
         exponent: p of the schedule; 3 for convolutional networks, 4 for vision transformers.
         max_candidates: Refuse patterns with more candidates: every group has a score for each.
 
@@ -54,55 +61,6 @@ class LbcOptions:
             raise SparsifyError(f"exponent must be positive, not {self.exponent}; the default is 3")
 
 
-def candidates(pattern: NMPattern) -> Tensor:
-    """Return every choice of N of M in lexicographic order: float32 (C, M), 1 if a member."""
-    table = torch.zeros(math.comb(pattern.m, pattern.n), pattern.m)
-    for row, members in enumerate(combinations(range(pattern.m), pattern.n)):
-        table[row, list(members)] = 1
-    return table
-
-
-def survivors(step: int, *, end_step: int, count: int, exponent: float = 3.0) -> int:
-    """Return r(t), how many of `count` candidates are left at a step; steps outside 0..end are clamped."""
-    left = 1 - min(max(step, 0), end_step) / end_step
-    # A product that is a whole number but for rounding must not be rounded up.
-    return 1 + math.ceil((count - 1) * math.pow(left, exponent) - 1e-9)
-
-
-def pack_winners(alive: Tensor) -> Tensor:
-    """Pack the one survivor of each group into ceil(log2 C) bits: uint8, from bool (G, C)."""
-    bits = _bits(alive.shape[1])
-    index = alive.to(torch.uint8).argmax(dim=1)
-    flags = (index[:, None] >> torch.arange(bits, device=alive.device)) & 1
-    flat = torch.nn.functional.pad(flags.flatten(), (0, -flags.numel() % 8)).view(-1, 8)
-    return (flat << torch.arange(8, device=alive.device)).sum(dim=1).to(torch.uint8)
-
-
-def unpack_winners(packed: Tensor, *, groups: int, count: int) -> Tensor:
-    """Return bool (groups, count), one True a row, from what `pack_winners` returned."""
-    bits = _bits(count)
-    flags = (packed[:, None].long() >> torch.arange(8, device=packed.device)) & 1
-    flags = flags.flatten()[: groups * bits].view(groups, bits)
-    index = (flags << torch.arange(bits, device=packed.device)).sum(dim=1)
-    return nn.functional.one_hot(index, count).bool()
-
-
-def union_of_winners(alive: Tensor, weight: Tensor, members: Tensor, *, axis: int) -> Tensor:
-    """Return the mask of the candidates that are left, of the weight's shape, from bool (G, C).
-
-    Args:
-        alive: Bool (G, C): candidates that are left in each group.
-        weight: Gives shape and layout.
-        members: The candidates, (C, M).
-        axis: Reduction axis.
-    """
-    return _from_groups((alive.to(members.dtype) @ members) > 0, weight, axis)
-
-
-def _bits(count: int) -> int:
-    return max(0, count - 1).bit_length()
-
-
 def _among_processes() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
@@ -114,15 +72,6 @@ def _keys_must_stay() -> bool:
     missing there. It works without a process group too, and then only its import tells that it is used.
     """
     return _among_processes() or "torch.distributed.checkpoint" in sys.modules
-
-
-def _to_groups(tensor: Tensor, m: int, axis: int) -> Tensor:
-    return tensor.movedim(axis, -1).reshape(-1, m)
-
-
-def _from_groups(groups: Tensor, like: Tensor, axis: int) -> Tensor:
-    lines = like.movedim(axis, -1).shape
-    return groups.reshape(lines).movedim(-1, axis)
 
 
 def _is_transformed() -> bool:
@@ -152,7 +101,7 @@ class _Combine(torch.autograd.Function):
         of_scores = None
         if ctx.needs_input_grad[1]:
             with torch.autocast(grad.device.type, enabled=False):
-                member = _to_groups(grad * weight, table.shape[1], ctx.axis).to(ctx.dtype)
+                member = to_groups(grad * weight, table.shape[1], ctx.axis).to(ctx.dtype)
                 of_scores = member @ table.T.to(ctx.dtype).contiguous()
                 # A second tensor of this size costs more than the product; torch.vmap cannot do without it.
                 of_scores = of_scores * alive if _is_transformed() else of_scores.mul_(alive)
@@ -186,7 +135,7 @@ class LbcWeight(SparseWeight):
         scores: float32 (G, C), a parameter; groups in the order of the weight with its reduction axis last.
         alive: Bool (G, C).
         table: The candidates, (C, M).
-        learning: Whether more than one candidate a group is left; forward reads this and no step number,
+        learning: Whether more than one candidate per group is left; forward reads this and no step number,
             which a compiled model would be compiled anew for.
     """
 
@@ -220,7 +169,7 @@ class LbcWeight(SparseWeight):
 
     @property
     def end_step(self) -> int:
-        """The step after which one candidate a group is left."""
+        """The step after which one candidate per group is left."""
         return share_in_steps("end", self.options.end, self.total_steps)
 
     def left(self) -> int:
@@ -262,7 +211,7 @@ class LbcWeight(SparseWeight):
                 "the learning rate or clip the gradients"
             )
         if bool((scores == scores[0, 0]).all()):  # never trained, as in a frozen layer: rank by magnitude
-            scores = _to_groups(weight.abs(), self.pattern.m, self.axis).to(scores.dtype) @ self.table.T
+            scores = to_groups(weight.abs(), self.pattern.m, self.axis).to(scores.dtype) @ self.table.T
         ranked = torch.where(self.alive, scores, -math.inf)
         self.alive &= nm_mask(ranked, NMPattern(left, self.table.shape[0]), axis=1)
         self._settle(left)

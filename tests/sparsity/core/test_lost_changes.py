@@ -11,7 +11,7 @@ from nm2trt.errors import SparsifyError
 from nm2trt.nm.mask import check
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.torch_mask import magnitude_mask
-from nm2trt.sparsity.methods.lbc import candidates
+from nm2trt.sparsity.methods.lbc_candidates import candidates
 from nm2trt.sparsity.sparsify import sparsify
 
 METHODS = ["sr-ste", "ste", "lbc", "magnitude"]

@@ -1,0 +1,115 @@
+"""`torch.onnx.export(dynamo=True)`: what it prints is held back, and what it refuses is one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from nm2trt.errors import BackendMissingError, InputError
+from nm2trt.exporter.example import Example
+from nm2trt.extras import install
+
+# What torch.export says when tracing has fixed a dimension that was to stay free.
+_FIXED_BATCH_CLUES = ("user-specified ranges", "Constraints violated", "was inferred to be a constant")
+
+
+def eval_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return a copy of a model on the CPU, in eval mode.
+
+    Raises:
+        InputError: It cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model).cpu().to(dtype).eval()
+    except Exception as error:
+        raise InputError(f"the model cannot be copied for export: {_first_line(error)}") from error
+
+
+def to_onnx(
+    model: nn.Module,
+    example: Example,
+    opset: int,
+    output_names: tuple[str, ...] | None,
+    *,
+    optimize: bool = True,
+) -> Any:
+    """Return PyTorch's ONNX program of a model.
+
+    Args:
+        model: The model, in eval mode.
+        example: What to trace it with.
+        opset: Version of ONNX's operators; 18 at least is traced.
+        output_names: Names of the outputs; None leaves them to PyTorch.
+        optimize: Let PyTorch fold constants; without it, every parameter is stored as it is.
+
+    Raises:
+        InputError: PyTorch cannot export the model.
+        BackendMissingError: onnxscript is not installed.
+    """
+    try:
+        import onnxscript  # noqa: F401 - torch.onnx imports it only half-way through
+    except ImportError as error:
+        raise BackendMissingError(f"onnxscript is not installed: {install('torch')}") from error
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                model,
+                example.args,
+                kwargs=example.kwargs,
+                dynamo=True,
+                opset_version=max(opset, 18),
+                dynamic_shapes=example.dynamic_shapes(),
+                input_names=example.names,
+                output_names=output_names,
+                optimize=optimize,
+                verbose=False,
+            )
+    except Exception as error:
+        cause = _root(error)
+        if any(clue in str(cause) for clue in _FIXED_BATCH_CLUES):
+            raise InputError(
+                f"{type(model).__name__} works only for the example's batch of {example.batch}; make its "
+                "code take any batch, or export with dynamic_batch=False"
+            ) from error
+        raise InputError(
+            f"PyTorch cannot export {type(model).__name__} to ONNX: {_first_line(cause)}"
+        ) from error
+    return program
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what the exporter logs, warns and prints; its exceptions say what matters."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    sink = io.StringIO()
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(sink),
+            contextlib.redirect_stderr(sink),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return what first went wrong; the exporter wraps it in advice."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return error
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
