@@ -1,12 +1,16 @@
 """`nm2trt build` beside the bare builder and Polygraphy: wall time and peak memory, interleaved, in one run.
 
     python benchmarks/build.py [--runs 9] [--net resnet50 minilm] [--model FILE] [--json FILE]
-                               [--against TREE [--large]]
+                               [--int8 [IMAGES]] [--against TREE [--large]]
 
 Each measurement is a process of its own, from its start to its exit, so imports count. The bare builder
 is the least that makes the same plan: import, parse, build with the same flags and profile, write.
 The nets are made up, in fp16 with 2:4 weights and a dynamic batch: a ResNet-50, and a BERT of MiniLM's sizes.
 The aim is at most 10 % and 0.5 s over the bare builder, and 1.2 times its memory.
+
+`--int8` times `build --precision int8` of a ResNet-50 in fp32 beside the least that makes its engine: ONNX
+Runtime's own MinMax calibrator over the same images (a pass of ONNX Runtime alone is shown too), and the bare
+builder on the INT8 model that our command keeps. The aim is at most 0.5 s over their sum.
 
 `--against TREE` runs stages of this tree and of another one in turn, on a ResNet-50 in fp32: `build` as
 it is, to fp16, and to int8 from 8 images; with `--large`, also verify, prune and quantize on a model of 3 GB.
@@ -58,6 +62,31 @@ plan = builder.build_serialized_network(network, config)
 open(sys.argv[2], "wb").write(plan)
 """
 
+# Each reads one image at a time, as `nm2trt build` does by default.
+PASS = """
+import sys
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+for image in np.load(sys.argv[2])["x"]:
+    session.run(None, {"x": image[None]})
+"""
+CALIBRATE = """
+import sys
+import numpy as np
+from onnxruntime.quantization import CalibrationMethod, create_calibrator
+class Reader:
+    def __init__(self):
+        self.images = iter(np.load(sys.argv[2])["x"])
+    def get_next(self):
+        image = next(self.images, None)
+        return None if image is None else {"x": image[None]}
+method = CalibrationMethod.MinMax
+calibrator = create_calibrator(sys.argv[1], augmented_model_path=sys.argv[3], calibrate_method=method)
+calibrator.set_execution_providers(["CPUExecutionProvider"])
+calibrator.collect_data(Reader())
+calibrator.compute_data()
+"""
+
 
 def main() -> None:
     compile_package()
@@ -67,6 +96,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--net", nargs="+", choices=NETS, default=list(NETS))
     parser.add_argument("--model", type=Path, help="an ONNX file with a dynamic batch instead")
+    parser.add_argument("--int8", type=int, nargs="?", const=32, metavar="IMAGES", help="only build to INT8")
     parser.add_argument("--against", type=Path, metavar="TREE", help="run stages of this tree and that one")
     parser.add_argument("--large", action="store_true", help="and stages on a model of 3 GB")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
@@ -76,8 +106,10 @@ def main() -> None:
         folder = Path(name)
         if arguments.against:
             compare_trees(arguments.against.resolve(), folder, arguments.runs, results, large=arguments.large)
+        if arguments.int8:
+            results["resnet50 to int8"] = build_to_int8(folder, arguments.int8, arguments.runs)
         models = [arguments.model] if arguments.model else [make(net, folder) for net in arguments.net]
-        for model in () if arguments.against else models:
+        for model in () if arguments.against or arguments.int8 else models:
             results[model.stem] = measure(commands(model, folder), arguments.runs, folder)
             show(model.stem, results[model.stem], arguments.runs)
     if arguments.json:
@@ -106,8 +138,51 @@ LARGE = (
 )
 FP32 = (
     "import sys, onnx, nets, numpy as np; onnx.save(nets.sparse(nets.resnet50()), sys.argv[1]); "
-    "np.savez(sys.argv[2], x=np.random.default_rng(0).standard_normal((8, 3, 224, 224)).astype(np.float32))"
+    "images = np.random.default_rng(0).standard_normal((int(sys.argv[3]), 3, 224, 224)).astype('f4'); "
+    "np.savez(sys.argv[2], x=images)"
 )
+
+
+def made_fp32(folder: Path, images: int) -> tuple[Path, Path]:
+    """Write a sparse ResNet-50 in fp32 and images for it; return both paths."""
+    model, samples = folder / "m.onnx", folder / "x.npz"
+    code = [sys.executable, "-c", FP32, str(model), str(samples), str(images)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(code, cwd=Path(__file__).parent, env=environment, check=True)
+    return model, samples
+
+
+def build_to_int8(folder: Path, images: int, runs: int) -> dict[str, dict[str, float]]:
+    """Time our build to INT8, its parts made bare, and the difference."""
+    model, samples = made_fp32(folder, images)
+    python, engine = sys.executable, folder / "ours.rtx"
+    ours = [python, "-m", "nm2trt", "build", str(model), "--sparsity", "--precision", "int8"]
+    ours += ["--calib", str(samples), "--batch", "1", "--keep", "-o", str(engine)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(ours, env=environment, check=True, capture_output=True)
+    (kept,) = folder.glob("*int8*.onnx")
+    found = measure(
+        {
+            "nm2trt build": ours,
+            "bare calibration": [python, "-c", CALIBRATE, str(model), str(samples), str(folder / "a.onnx")],
+            "bare builder": [python, "-c", BARE, str(kept), str(folder / "bare.rtx")],
+            "bare pass": [python, "-c", PASS, str(model), str(samples)],
+        },
+        runs,
+        folder,
+    )
+    for label, one in found.items():
+        print(f"{label:16} {one['seconds']:6.2f} s, cpu {one['cpu']:.2f} s, {one['peak_mb']:5.0f} MB")
+    for peer in ("bare calibration", "bare pass"):
+        over = {
+            key: found["nm2trt build"][key] - found[peer][key] - found["bare builder"][key]
+            for key in ("seconds", "cpu")
+        }
+        found[f"over {peer} and builder"] = over
+        print(
+            f"over {peer} and builder: {over['seconds']:+.2f} s, cpu {over['cpu']:+.2f} s ({images} images)"
+        )
+    return found
 
 
 def compare_trees(
@@ -115,9 +190,7 @@ def compare_trees(
 ) -> None:
     """Run the same stages of two trees in turn; a stage's results go under its name."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    model, calib = folder / "m.onnx", folder / "x.npz"
-    code = [sys.executable, "-c", FP32, str(model), str(calib)]
-    subprocess.run(code, cwd=Path(__file__).parent, env=environment, check=True)
+    model, calib = made_fp32(folder, 8)
     samples = ["--calib", str(calib)]
     stages = {
         "build": ["build", str(model), "--sparsity", "-o", str(folder / "e.rtx")],
