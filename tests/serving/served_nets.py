@@ -103,24 +103,29 @@ HOSTILE_LOCATIONS = [
 ]
 
 
-def with_data_at(folder: Path, location: str, payload: bytes):
-    """Return the path of a model y = x @ I + 0 * sum(payload), whose payload lies at `location`."""
-    file = folder / location
-    file.parent.mkdir(parents=True)
-    file.write_bytes(payload)
-    blob = TensorProto(name="blob", data_type=TensorProto.UINT8, dims=[len(payload)], data_location=1)
-    for key, value in (("location", location), ("offset", "0"), ("length", str(len(payload)))):
-        blob.external_data.add(key=key, value=value)
-    nodes = [
-        helper.make_node("Cast", ["blob"], ["wide"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceSum", ["wide"], ["sum"], keepdims=0),
-        helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
-        helper.make_node("MatMul", ["x", "w"], ["product"]),
-        helper.make_node("Add", ["product", "nothing"], ["y"]),
-    ]
+def with_data_at(folder: Path, *locations: str, payload: bytes):
+    """Return the path of a model y = x @ I + 0 * sum(payload), whose payload lies at each of `locations`."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y0"])]
+    blobs = []
+    for number, location in enumerate(locations):
+        file = folder / location
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(payload)
+        name = f"blob{number}"
+        blob = TensorProto(name=name, data_type=TensorProto.UINT8, dims=[len(payload)], data_location=1)
+        for key, value in (("location", location), ("offset", "0"), ("length", str(len(payload)))):
+            blob.external_data.add(key=key, value=value)
+        blobs.append(blob)
+        last = "y" if number == len(locations) - 1 else f"y{number + 1}"
+        nodes += [
+            helper.make_node("Cast", [name], [f"wide{number}"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceSum", [f"wide{number}"], [f"sum{number}"], keepdims=0),
+            helper.make_node("Mul", [f"sum{number}", "zero"], [f"nothing{number}"]),
+            helper.make_node("Add", [f"y{number}", f"nothing{number}"], [last]),
+        ]
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in ("x", "y")]
     weights = [
-        blob,
+        *blobs,
         numpy_helper.from_array(np.eye(4, dtype=np.float32), "w"),
         numpy_helper.from_array(np.zeros(1, np.float32), "zero"),
     ]

@@ -155,7 +155,7 @@ def test_external_data_comes_along(tmp_path):
 
 @pytest.mark.parametrize("location", nets.HOSTILE_LOCATIONS)
 def test_no_name_in_a_model_becomes_a_file_of_the_version(tmp_path, location):
-    source = nets.with_data_at(tmp_path / "sent", location, b"import os\n")
+    source = nets.with_data_at(tmp_path / "sent", location, payload=b"import os\n")
     placed = place(describe_artefact(source), tmp_path / "models", "m", DeployOptions(backend="python"))
     names = sorted(path.relative_to(placed.folder).as_posix() for path in placed.folder.rglob("*"))
     assert names == ["deployment.json", "model.onnx", "model.onnx.data", "model.py"]

@@ -203,14 +203,13 @@ def test_a_server_runs_nothing_that_came_as_external_data(tmp_path, tritonserver
     payload = f"open({str(mark)!r}, 'a').write(__file__)\n".encode()
     control = tritonserver.repository / "hostile-control"
     with TritonServer(f"http://{tritonserver.http}") as client:
-        for number, location in enumerate(nets.HOSTILE_LOCATIONS):
-            source = nets.with_data_at(tmp_path / f"sent-{number}", location, payload)
-            name = f"hostile-{number}"
-            deploy(source, tritonserver.repository, name, DeployOptions(backend="python"))
-            client.load(name)
-            answer = client.infer(name, "1", {"x": ("FP32", np.eye(4, dtype=np.float32))}, {"y": "FP32"})
-            assert np.array_equal(answer["y"], np.eye(4, dtype=np.float32)), location
-            client.unload(name)
+        # All at once: each load starts a process that imports numpy and ONNX Runtime.
+        source = nets.with_data_at(tmp_path / "sent", *nets.HOSTILE_LOCATIONS, payload=payload)
+        deploy(source, tritonserver.repository, "hostile", DeployOptions(backend="python"))
+        client.load("hostile")
+        answer = client.infer("hostile", "1", {"x": ("FP32", np.eye(4, dtype=np.float32))}, {"y": "FP32"})
+        assert np.array_equal(answer["y"], np.eye(4, dtype=np.float32))
+        client.unload("hostile")
         assert not mark.exists()
         # The payload is live: where the data file kept its name, the server's stub runs it.
         deploy(source, tritonserver.repository, control.name, DeployOptions(backend="python"))
