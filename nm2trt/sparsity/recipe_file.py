@@ -148,10 +148,9 @@ def read_job(path: str | os.PathLike[str]) -> JobRecipe:
         raise InputError(
             f"{path}: method: {recipe.method!r} trains in your own loop; a recipe takes fcpts or magnitude"
         )
-    if spec.post_training and recipe.calibration is None:
-        raise InputError(
-            f"{path}: calibration: {recipe.method!r} learns from samples; name a calibration recipe"
-        )
+    if recipe.calibration is None:
+        needs = f"{recipe.method!r} learns from samples" if spec.post_training else "the export needs samples"
+        raise InputError(f"{path}: calibration: {needs}; name a calibration recipe")
     return recipe
 
 

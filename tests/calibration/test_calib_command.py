@@ -147,6 +147,9 @@ BAD = {
     "method": ("method: fcpts", "method: sr-ste", "'sr-ste' trains in your own loop; a recipe takes fcpts or magnitude"),
     "no-method": ("method: fcpts", "method: prune", "'prune' is unknown"),
     "no-calibration": ("calibration: digits64.yaml\n", "", "'fcpts' learns from samples; name a calibration recipe"),
+    "no-samples": (
+        "calibration: digits64.yaml\nmethod: fcpts\n", "method: magnitude\n", "the export needs samples; name a calibration recipe",
+    ),
     "option": ("steps: 6", "step: 6", "'fcpts' does not know the option 'step'"),
     "unknown-key": ("model:", "modle: x\nmodel:", "line 2: modle: unknown key; did you mean 'model'"),
     "onto-itself": ("weights:", "output: net\nweights:", "the result would take the place of"),

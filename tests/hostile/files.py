@@ -150,7 +150,7 @@ TEXTS = {
     "preprocess: {mean: [0.5], std: [2.0]}\n",
     "idx.yaml": "source: {kind: idx, path: digits.idx.gz}\ncount: 4\ninput: x\nbatch: 2\npreprocess: {divide: 255}\n",
     "recipe.yaml": STAGES_OF_A_RUN,
-    "job.yaml": "model: sent.py:made\nweights: w.safetensors\nmethod: magnitude\npattern: '2:4'\n",
+    "job.yaml": "model: sent.py:made\nweights: w.safetensors\nmethod: magnitude\ncalibration: calib.yaml\n",
     "labels.txt": "".join(f"class {i}\n" for i in range(16)),
     "trace.csv": "Time (%),Total Time (ns),Instances,Name\n60,600,3,sm80_sparse_conv\n40,400,3,other\n",
 }

@@ -20,7 +20,7 @@ def payload(project, monkeypatch):
     (project / "sent.py").write_text(PAYLOAD.format(mark=str(mark)))
     (project / "calib.yaml").write_text("source: {kind: function, function: 'sent:made'}\ncount: 4\n")
     (project / "job.yaml").write_text(
-        "model: sent.py:made\nweights: w.safetensors\nmethod: magnitude\npattern: '2:4'\n"
+        "model: sent.py:made\nweights: w.safetensors\nmethod: magnitude\ncalibration: calib.yaml\npattern: '2:4'\n"
     )
     (project / "w.safetensors").write_bytes(b"x")
     monkeypatch.syspath_prepend(str(project))
