@@ -108,7 +108,8 @@ def main() -> None:
             compare_trees(arguments.against.resolve(), folder, arguments.runs, results, large=arguments.large)
         if arguments.int8:
             results["resnet50 to int8"] = build_to_int8(folder, arguments.int8, arguments.runs)
-        models = [arguments.model] if arguments.model else [make(net, folder) for net in arguments.net]
+        given = arguments.model and arguments.model.resolve()
+        models = [given] if given else [make(net, folder) for net in arguments.net]
         for model in () if arguments.against or arguments.int8 else models:
             results[model.stem] = measure(commands(model, folder), arguments.runs, folder)
             show(model.stem, results[model.stem], arguments.runs)
@@ -278,10 +279,12 @@ def measure(chosen: dict[str, list[str]], runs: int, folder: Path) -> dict[str, 
     for run in range(runs + 1):
         for label, command in chosen.items():
             start = time.perf_counter()
+            # In a folder without a package: `python -m` puts the current folder before PYTHONPATH.
             child = subprocess.Popen(
-                command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+                command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
             )
-            error = child.stderr.read()
+            with child.stderr as said:
+                error = said.read()
             _, status, usage = os.wait4(child.pid, 0)
             child.returncode = os.waitstatus_to_exitcode(status)
             if child.returncode:
