@@ -281,9 +281,11 @@ class _ShareSearch:
 
 
 def _nothing(model: Path, points: Sequence[BudgetPoint], judge: _Judge) -> str:
+    from nm2trt.validation.gate import points as in_points
+
     best = min(points, key=judge.loss)
     return (
-        f"no share of {model} that was tried keeps a loss within {100 * judge.max_drop:g} points; the best "
+        f"no share of {model} that was tried keeps a loss within {in_points(judge.max_drop)}; the best "
         f"prunes {best.share:.0%} of the work: {best.sentence}; allow more with --max-drop, give more "
         "samples, or lower --share; nothing was written"
     )

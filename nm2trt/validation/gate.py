@@ -181,6 +181,11 @@ def parse_drop(text: str) -> float:
     return float(match[1]) / (100 if match[2] else 1)
 
 
+def points(share: float) -> str:
+    """Return a share in percentage points, in words."""
+    return f"{100 * share:g} point" + "s" * (100 * share != 1)
+
+
 def hold_to(metric: MetricComparison, max_drop: float) -> Gate:
     """Judge one metric: it passes only if its interval excludes a loss of more than `max_drop`."""
     paired = metric.paired
@@ -192,7 +197,7 @@ def hold_to(metric: MetricComparison, max_drop: float) -> Gate:
         f"{100 * paired.high:+.2f} points, n = {paired.n}"
     )
     what = "drop" if metric.higher_is_better else "rise"
-    allowed = f"{100 * max_drop:g} points"
+    allowed = points(max_drop)
     if worst <= max_drop:
         return Gate(
             metric.name,

@@ -6,7 +6,7 @@ import pytest
 from nm2trt.compare import DifferenceSum
 from nm2trt.errors import InputError
 from nm2trt.validation.comparison import MetricComparison, Score, compare_sessions
-from nm2trt.validation.gate import Limits, hold_to, parse_drop
+from nm2trt.validation.gate import Limits, hold_to, parse_drop, points
 from nm2trt.validation.statistics.paired import PairedDifference
 from tests.validation.validation_fakes import Lookup, one_hot, rows
 
@@ -101,3 +101,8 @@ def test_infinities_that_are_equal_pass_a_tolerance_and_have_no_cosine():
     passed, sentence = judged(same, same, min_cosine=0.5)
     assert (passed, "2 of 2 elements are infinite on both sides" in sentence) == (False, True)
     assert "all zero" not in sentence
+
+
+@pytest.mark.parametrize(("share", "words"), [(0.01, "1 point"), (0.005, "0.5 points"), (0.02, "2 points")])
+def test_one_percentage_point_is_singular(share, words):
+    assert points(share) == words
