@@ -58,8 +58,10 @@ class Handler(BaseHTTPRequestHandler):
         )
 
     def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        head = int(self.headers["Inference-Header-Content-Length"])
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if "systemsharedmemory" in self.path:
+            return self.send_answer(b"")
+        head = int(self.headers.get("Inference-Header-Content-Length", len(body)))
         x = np.frombuffer(body[head:], "f4").reshape(-1, 4)
         y = (x @ self.server.weight).astype("f4")
         output = {"name": "y", "datatype": "FP32", "shape": list(y.shape)}
@@ -145,6 +147,36 @@ def test_a_batch_that_no_memory_holds_is_refused(server):
     server.change = lambda path, answer: {**answer, "max_batch_size": 2**40} if "config" in path else answer
     with pytest.raises(BackendError, match="states a batch of 1099511627776"):
         probe(server)
+
+
+def test_a_server_that_does_not_write_to_shared_memory_is_refused(server):
+    def change(path, answer):
+        if "infer" in path:
+            answer["outputs"][0]["shape"] = [2, 3]
+            answer["outputs"][0]["parameters"] = {}
+        return answer
+
+    with open_triton(server.url.replace("http:", "http+shm:"), "m") as session:
+        with pytest.raises(BackendError, match=r"did not write output 'y' to shared memory in the shape 1x3"):
+            session.run({"x": np.ones((1, 4), "f4")})
+        server.change = change
+        with pytest.raises(BackendError, match="did not write output 'y'"):
+            session.run({"x": np.ones((1, 4), "f4")})
+
+
+def test_shared_memory_answers_or_refuses_whatever_a_server_says(server):
+    refused = 0
+    for number in range(RUNS):
+        draw = random.Random(number)
+        server.change = lambda path, answer, d=draw: strange(answer, d) if "infer" in path else answer
+        try:
+            with open_triton(server.url.replace("http:", "http+shm:"), "m") as session:
+                session.run({"x": np.ones((1, 4), "f4")})
+        except Nm2trtError:
+            refused += 1
+        except Exception as error:
+            raise AssertionError(f"answer {number}: {type(error).__name__}: {error}") from error
+    assert refused > RUNS // 2
 
 
 RUNS = 100

@@ -139,8 +139,8 @@ class ServerMemory:
         Raises:
             BackendError: The server sent the output instead, or has another shape: the block holds no answer.
         """
-        output = result.get_output(place.name)
         try:
+            output = result.get_output(place.name)
             if isinstance(output, dict):
                 shape = output["shape"]
                 inline = "data" in output or "binary_data_size" in output.get("parameters", {})
