@@ -18,6 +18,7 @@ the shared dimension for a matrix product. N:M groups are M consecutive elements
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -170,6 +171,15 @@ def onnx_weight(
         return None if axis is None else OnnxWeight(axis)
     rule = ONNX_WEIGHTS.get((domain, operator), {}).get(input_index)
     return None if rule is None else rule(rank, attributes)
+
+
+_TERM = r"[A-Za-z]*(?:\.\.\.[A-Za-z]*)?"
+_EQUATION = re.compile(rf"{_TERM}(?:,{_TERM})*(?:->{_TERM})?")
+
+
+def is_einsum(equation: str) -> bool:
+    """Tell whether an equation is built as ONNX Einsum takes it: letters, "...", commas and one "->"."""
+    return _EQUATION.fullmatch(equation.replace(" ", "")) is not None
 
 
 def einsum_terms(equation: str) -> tuple[list[str], str]:

@@ -224,6 +224,31 @@ def test_an_equation_with_more_labels_than_the_weight_has_dimensions(tmp_path, c
     assert row["pattern"] == "untraceable"
 
 
+def test_an_equation_at_which_inference_never_ends(tmp_path, capsys):
+    node = helper.make_node("Einsum", ["x", "w"], ["y"], equation="i 1,b")
+    network(tmp_path, [node], {"w": np.ones((16, 16), "f4")})
+    assert main(["verify", str(tmp_path / "m.onnx")]) == 2
+    assert "has the equation 'i 1,b', which is none" in capsys.readouterr().err
+
+
+def test_a_call_that_gives_a_function_such_an_equation(tmp_path):
+    inner = helper.make_node("Einsum", ["a", "b"], ["c"])
+    inner.attribute.add(name="equation", ref_attr_name="e", type=onnx.AttributeProto.STRING)
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("local", 1)]
+    function = helper.make_function("local", "F", ["a", "b"], ["c"], [inner], opsets[:1], ["e"])
+    network(
+        tmp_path,
+        [helper.make_node("F", ["x", "w"], ["y"], domain="local", e="i 1,b")],
+        {"w": np.ones((16, 16), "f4")},
+    )
+    proto = onnx.load(tmp_path / "m.onnx")
+    del proto.opset_import[:]
+    proto.opset_import.extend(opsets)
+    proto.functions.append(function)
+    onnx.save(proto, tmp_path / "m.onnx")
+    assert main(["verify", str(tmp_path / "m.onnx")]) == 3
+
+
 @pytest.mark.parametrize(
     ("dims", "values", "indices"),
     [

@@ -132,11 +132,16 @@ def _light(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> onnx.Gra
 
 
 def crashes_inference(proto: onnx.ModelProto) -> bool:
-    """Tell whether a model has an operator at which onnx's inference, a part of its converter, may crash."""
+    """Tell whether a model has an operator at which onnx's inference, a part of its converter, may crash.
+
+    Or one at which it may never end: Einsum, if calls of a function give it any equation.
+    """
     waiting: list[Iterable[onnx.NodeProto]] = [proto.graph.node, *(f.node for f in proto.functions)]
     while waiting:
         for node in waiting.pop():
             if node.op_type in _CRASHING:
+                return True
+            if node.op_type == "Einsum" and any(attribute.ref_attr_name for attribute in node.attribute):
                 return True
             waiting += [body.node for body in _bodies_of(node)]
     return False

@@ -9,6 +9,7 @@ from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.value_states import node_name
 from nm2trt.graph.storage.light_onnx import onnx, schema_at, schemas
 from nm2trt.graph.storage.model import Model
+from nm2trt.nm.axes import is_einsum
 
 # Attributes that count something, whatever the operator; many readers divide by them.
 _COUNTS = frozenset({"group", "hidden_size", "blocksize", "num_outputs"})
@@ -158,5 +159,9 @@ def _wrong(node: onnx.NodeProto, signature: _Signature) -> str:
             return f"has an attribute {attribute.name} of another type than {kind}"
         if attribute.name in _COUNTS and not attribute.ref_attr_name and attribute.i < 1:
             return f"has the {attribute.name} {attribute.i}, and takes 1 or more"
+        if (node.op_type, attribute.name) == ("Einsum", "equation") and not attribute.ref_attr_name:
+            equation = attribute.s.decode(errors="replace")
+            if not is_einsum(equation):  # onnx's inference, ONNX Runtime's too, never ends at some
+                return f"has the equation {equation!r}, which is none"
     lacking = next((name for name in signature.attributes if name not in given), None)
     return "" if lacking is None else f"lacks its attribute {lacking}"

@@ -32,11 +32,23 @@ def node(*arguments, **attributes):
         (node("Cast", ["x"], ["y"]), "lacks its attribute to"),
         (node("Cast", ["x"], ["y"], to="float"), "has an attribute to of another type than INT"),
         (node("Concat", ["x", "x"], ["y"], axis=[1]), "has an attribute axis of another type than INT"),
+        # onnx's inference never ends at these three.
+        (node("Einsum", ["x", "x"], ["y"], equation="i1,j"), "has the equation 'i1,j', which is none"),
+        (node("Einsum", ["x", "x"], ["y"], equation="..i,j"), "has the equation '..i,j', which is none"),
+        (node("Einsum", ["x"], ["y"], equation="i\n->i"), "has the equation 'i\\n->i', which is none"),
+        (node("Einsum", ["x"], ["y"], equation="i->i->i"), "has the equation 'i->i->i', which is none"),
     ],
 )
 def test_a_broken_signature_is_named(broken, words):
     with pytest.raises(ModelError, match=rf"{broken.op_type} at here {re.escape(words)}.*not valid ONNX"):
         check_nodes(model([broken]))
+
+
+@pytest.mark.parametrize(
+    "equation", ["ij,jk", "...ij,jk->...ik", "i j , j k -> i k", "ij->", "i...j->...", "aB,Bc"]
+)
+def test_what_onnx_takes_as_an_equation_is_taken(equation):
+    check_nodes(model([node("Einsum", ["x"] * (equation.count(",") + 1), ["y"], equation=equation)]))
 
 
 def test_nodes_in_bodies_and_functions_are_read():
