@@ -218,7 +218,7 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits.
 
     Raises:
-        InputError: It cannot be read, or is no regular file.
+        InputError: It cannot be read, or is not a regular file.
     """
     digest = hashlib.sha256()
     try:

@@ -3,7 +3,7 @@
 Trusted in this order: a kernel that a profiler saw in the node's layer, the tactic that the inspector names,
 the builder's list. A source that does not name the node says nothing of it.
 
-The list of eligible layers is no list of what was tried. TensorRT 8.6.0 on an H200 wrote it from the plan
+The list of eligible layers does not say what was tried. TensorRT 8.6.0 on an H200 wrote it from the plan
 that won: of 53 FP16 weights in 2:4 it named the 39 whose layer a `CaskConvolution` ran in the end, and left
 out the 14 that a dense `CaskGemmConvolution` ran, though sparse kernels were timed for them. It also named
 three INT8 layers with a float output, for which it timed not one sparse kernel. So a timing counts for more.

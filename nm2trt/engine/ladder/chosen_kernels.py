@@ -2,7 +2,7 @@
 
 A builder takes a sparse kernel that is faster by any margin: TensorRT 8.6.0 on an H200 chose 17 for ResNet-50
 in FP16, of which none that its log times was more than 1.04x as fast as the best dense one, and the engine
-gained nothing. So the number of chosen kernels is no measure of a gain.
+gained nothing. So the number of chosen kernels does not measure a gain.
 """
 
 from __future__ import annotations

@@ -162,6 +162,6 @@ def _wrong(node: onnx.NodeProto, signature: _Signature) -> str:
         if (node.op_type, attribute.name) == ("Einsum", "equation") and not attribute.ref_attr_name:
             equation = attribute.s.decode(errors="replace")
             if not is_einsum(equation):  # onnx's inference, ONNX Runtime's too, never ends at some
-                return f"has the equation {equation!r}, which is none"
+                return f"has the equation {equation!r}, which Einsum does not take"
     lacking = next((name for name in signature.attributes if name not in given), None)
     return "" if lacking is None else f"lacks its attribute {lacking}"

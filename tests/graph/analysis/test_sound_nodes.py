@@ -32,11 +32,23 @@ def node(*arguments, **attributes):
         (node("Cast", ["x"], ["y"]), "lacks its attribute to"),
         (node("Cast", ["x"], ["y"], to="float"), "has an attribute to of another type than INT"),
         (node("Concat", ["x", "x"], ["y"], axis=[1]), "has an attribute axis of another type than INT"),
-        # onnx's inference never ends at these three.
-        (node("Einsum", ["x", "x"], ["y"], equation="i1,j"), "has the equation 'i1,j', which is none"),
-        (node("Einsum", ["x", "x"], ["y"], equation="..i,j"), "has the equation '..i,j', which is none"),
-        (node("Einsum", ["x"], ["y"], equation="i\n->i"), "has the equation 'i\\n->i', which is none"),
-        (node("Einsum", ["x"], ["y"], equation="i->i->i"), "has the equation 'i->i->i', which is none"),
+        # onnx's inference never ends at the first three.
+        (
+            node("Einsum", ["x", "x"], ["y"], equation="i1,j"),
+            "has the equation 'i1,j', which Einsum does not take",
+        ),
+        (
+            node("Einsum", ["x", "x"], ["y"], equation="..i,j"),
+            "has the equation '..i,j', which Einsum does not take",
+        ),
+        (
+            node("Einsum", ["x"], ["y"], equation="i\n->i"),
+            "has the equation 'i\\n->i', which Einsum does not take",
+        ),
+        (
+            node("Einsum", ["x"], ["y"], equation="i->i->i"),
+            "has the equation 'i->i->i', which Einsum does not take",
+        ),
     ],
 )
 def test_a_broken_signature_is_named(broken, words):
