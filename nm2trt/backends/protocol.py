@@ -105,8 +105,8 @@ class DeviceTimed(Protocol):
 class ServerTimed(Protocol):
     """A `Session` on a server that tells how long its own work took."""
 
-    def server_time(self, work: Callable[[], object], requests: int) -> ServerTime:
-        """Run work that sends requests; return the server's own time per request meanwhile.
+    def server_time(self, work: Callable[[], object], requests: int) -> ServerTime | None:
+        """Run work that sends requests; return the server's own time per request meanwhile, if it tells.
 
         Raises:
             BackendError: The server's statistics are not sound.

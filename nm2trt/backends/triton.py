@@ -14,7 +14,7 @@ from nm2trt.arrays import Array, Arrays
 from nm2trt.backends._triton_server import TritonServer
 from nm2trt.backends.address import Address, parse_url
 from nm2trt.backends.protocol import TensorSpec, check_feeds
-from nm2trt.backends.served.server_time import server_time
+from nm2trt.backends.served.statistics import server_time
 from nm2trt.errors import BackendError, DataError, InputError
 from nm2trt.measure import ServerTime
 
@@ -93,8 +93,10 @@ class TritonSession:
             self._known_outputs(feeds),
         )
 
-    def server_time(self, work: Callable[[], object], requests: int) -> ServerTime:
+    def server_time(self, work: Callable[[], object], requests: int) -> ServerTime | None:
         """Run work that sends requests to the model; return the server's own time per request meanwhile.
+
+        It is None if the server counted nothing, or begins anew, as when the model is loaded again meanwhile.
 
         Requests of other clients count too, and so may one that was answered just before.
 

@@ -7,7 +7,6 @@ a batch whose answers are handed to the wrong clients shows.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,22 +17,22 @@ from nm2trt.arrays import Array, Arrays
 from nm2trt.backends._triton_server import TritonServer
 from nm2trt.backends.ort import open_onnx
 from nm2trt.backends.protocol import TensorSpec
-from nm2trt.backends.served.server_time import server_time
+from nm2trt.backends.served.statistics import ServerCounts, counted_since, server_time
 from nm2trt.backends.triton import TritonSession, open_triton
 from nm2trt.bounds import bounds
 from nm2trt.compare import OutputDifference, compare_outputs, is_floating, require_close
 from nm2trt.errors import BackendError, DataError, DifferenceError
+from nm2trt.json_value import named
 from nm2trt.serving.artefact import Artefact
 from nm2trt.serving.load import LoadLevel, run_level
 from nm2trt.serving.model_config import parameter_of, served_differences
 from nm2trt.serving.options import ProbeOptions
-from nm2trt.serving.probe_report import BatchCheck, LoadCheck, ProbeReport, counted
+from nm2trt.serving.probe_report import BatchCheck, LoadCheck, ProbeReport
 from nm2trt.serving.samples import fit_samples, random_samples
 
 # Enough for every client to send something that no other client sends at the time.
 _POOL = 64
 _MOST_COMPARED = 4096
-_STATISTICS_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ def probe_model(
         metadata, loaded = server.metadata(), server.model_metadata(name)
         served = server.model_config(name)
         notes: list[str] = []
-        before = server.statistics(name)
+        before = ServerCounts.of(server, name)
         with open_triton(server.address, name, timeout_s=options.timeout_s) as session:
             _require_same_tensors(session, reference)
             known = _answers(reference, samples, session, options)
@@ -306,14 +305,15 @@ def _check_load(
     )
 
 
-def _statistics(server: TritonServer, name: str, before: list[dict[str, Any]], sent: int) -> dict[str, Any]:
-    """Return what the server counted, which it does a moment after it has answered."""
-    limit = time.monotonic() + _STATISTICS_S
-    while True:
-        found = counted(before, server.statistics(name))
-        if found["inferences"] >= sent or time.monotonic() > limit:
-            return found
-        time.sleep(0.01)
+def _statistics(server: TritonServer, name: str, before: ServerCounts, sent: int) -> dict[str, Any]:
+    """Return what the server counted of the samples that were sent."""
+    found = counted_since(before, server, name, inferences=sent)
+    return {
+        **named(found, "inferences executions failures"),
+        "queue_ms": found.nanoseconds["queue_ms"] / 1e6,
+        "compute_ms": found.nanoseconds["infer_ms"] / 1e6,
+        "executions_by_batch": dict(found.executions_by_batch),
+    }
 
 
 def _lineage(served: str, reference: str) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nm2trt.compare import OutputDifference
-from nm2trt.errors import BackendError, DifferenceError
+from nm2trt.errors import DifferenceError
 from nm2trt.json_value import named
 from nm2trt.measure import Latency, ServerTime
 from nm2trt.tables import Result, Table, small_table
@@ -40,7 +40,7 @@ class LoadCheck:
         problem: What is wrong with the first of them, or "".
         latency: From sending to the answer.
         requests_per_s: Throughput.
-        server: The server's own time per request meanwhile, all clients' together.
+        server: The server's own time per request meanwhile, all clients' together; None if it does not tell.
     """
 
     concurrency: int
@@ -50,7 +50,7 @@ class LoadCheck:
     problem: str
     latency: Latency
     requests_per_s: float
-    server: ServerTime
+    server: ServerTime | None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -132,7 +132,7 @@ class ProbeReport(Result):
                 *(str(count) for count in (check.concurrency, check.requests, check.wrong)),
                 *(f"{value:.2f}" for value in (t.p50_ms, t.p90_ms, t.p99_ms)),
                 f"{check.requests_per_s:.0f}",
-                f"{check.server.mean_ms:.2f}",
+                "-" if check.server is None else f"{check.server.mean_ms:.2f}",
             )
             for check in self.loads
             for t in (check.latency,)
@@ -152,47 +152,3 @@ class ProbeReport(Result):
             f"server: {done}{joined}; {counted['failures']} failures",
             self.problems[0] if self.problems else "the served model answers like the reference",
         )
-
-
-def counted(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what a server counted between two looks, over all versions of the model.
-
-    Raises:
-        BackendError: The records are not what Triton's are.
-    """
-    try:
-        return _counted(before, after)
-    except (AttributeError, TypeError, ValueError, OverflowError) as error:
-        raise BackendError(
-            "the server's statistics of the model are not sound; it is not a Triton server"
-        ) from error
-
-
-def _counted(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, Any]:
-
-    def total(rows: list[dict[str, Any]], *keys: str) -> int:
-        values: list[Any] = list(rows)
-        for key in keys:
-            values = [value.get(key, {}) for value in values]
-        return sum(int(value) for value in values if not isinstance(value, dict))
-
-    def grown(*keys: str) -> int:
-        return total(after, *keys) - total(before, *keys)
-
-    batches: dict[str, int] = {}
-    for rows, sign in ((after, 1), (before, -1)):
-        for row in rows:
-            for item in row.get("batch_stats", []):
-                size = str(item.get("batch_size"))
-                batches[size] = batches.get(size, 0) + sign * int(
-                    item.get("compute_infer", {}).get("count", 0)
-                )
-    executions = grown("execution_count")
-    return {
-        "inferences": grown("inference_count"),
-        "executions": executions,
-        "failures": grown("inference_stats", "fail", "count"),
-        "queue_ms": grown("inference_stats", "queue", "ns") / 1e6,
-        "compute_ms": grown("inference_stats", "compute_infer", "ns") / 1e6,
-        "executions_by_batch": {size: count for size, count in batches.items() if count},
-    }

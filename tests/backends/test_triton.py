@@ -29,9 +29,22 @@ class TritonPythonModel:
             for request in requests
         ]
 """
-SLOW_ECHO = ECHO.replace("        return [", "        time.sleep(0.02)\n        return [").replace(
-    "import triton", "import time\n\nimport triton"
-)
+# Slow, with an output of free size and one of a known size.
+FREE_ECHO = """
+import time
+
+import numpy as np
+import triton_python_backend_utils as pb
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        time.sleep(0.02)
+        given = [pb.get_input_tensor_by_name(request, "x").as_numpy() for request in requests]
+        return [
+            pb.InferenceResponse([pb.Tensor("out_x", x), pb.Tensor("length", np.array([x.size]))]) for x in given
+        ]
+"""
 PROTOCOLS = ["http", "grpc", "http+shm", "grpc+shm"]
 TYPES = {
     "uint8": "TYPE_UINT8",
@@ -61,11 +74,12 @@ def echo(tritonserver):
     (model / "config.pbtxt").write_text(head + "\n".join(ports))
     free = tritonserver.repository / "echo_free"
     (free / "1").mkdir(parents=True)
-    (free / "1" / "model.py").write_text(SLOW_ECHO)
+    (free / "1" / "model.py").write_text(FREE_ECHO)
     (free / "config.pbtxt").write_text(
         'name: "echo_free"\nbackend: "python"\ninstance_group { kind: KIND_CPU }\n'
         'input { name: "x" data_type: TYPE_FP32 dims: [ -1 ] }\n'
         'output { name: "out_x" data_type: TYPE_FP32 dims: [ -1 ] }\n'
+        'output { name: "length" data_type: TYPE_INT64 dims: [ 1 ] }\n'
     )
     with TritonServer(f"http://{tritonserver.http}") as server:
         server.load("echo")
@@ -145,12 +159,14 @@ def test_shared_memory_grows_with_the_batch_and_is_gone_afterwards(echo, protoco
     assert block not in blocks()
 
 
-@pytest.mark.parametrize("protocol", ["http+shm", "grpc+shm"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_an_output_of_free_size_travels_in_the_answer(echo, protocol):
     with opened(echo, protocol, "echo_free") as session:
-        for size in (3, 70, 5):
+        for size in (3, 70, 0, 5):
             sent = np.arange(size, dtype=np.float32)
-            np.testing.assert_array_equal(session.run({"x": sent})["out_x"], sent)
+            got = session.run({"x": sent})
+            np.testing.assert_array_equal(got["out_x"], sent)
+            assert got["length"].tolist() == [size]
 
 
 def test_the_block_of_a_client_that_is_killed_is_removed(echo):

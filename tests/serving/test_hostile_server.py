@@ -1,6 +1,7 @@
 """Servers that answer anything: slowly, without end, compressed, or with JSON of another form."""
 
 import gzip
+import itertools
 import json
 import random
 import threading
@@ -15,6 +16,7 @@ from nm2trt.errors import BackendError, Nm2trtError, ServerError
 from nm2trt.pipeline.served_artefact import describe_artefact
 from nm2trt.serving.options import ProbeOptions
 from nm2trt.serving.probe import probe_model
+from nm2trt.validation.latency.bench import bench_sessions
 from tests.hostile.files import strange
 from tests.serving.served_nets import linear
 
@@ -179,11 +181,39 @@ def test_shared_memory_answers_or_refuses_whatever_a_server_says(server):
     assert refused > RUNS // 2
 
 
+@pytest.mark.parametrize(
+    "statistics", [{"error": "no such request"}, {"model_stats": 3}], ids=["missing", "unsound"]
+)
+def test_a_server_without_statistics_is_timed_all_the_same(server, statistics):
+    server.change = lambda path, answer: statistics if path.endswith("stats") else answer
+    with open_triton(server.url, "m") as session:
+        found = bench_sessions({"m": session}, lambda *_: {"x": np.ones((1, 4), "f4")}, runs=2, warmup=0)
+    (timing,) = found.timings
+    assert (timing.latency.runs, timing.server, found.stopped) == (2, None, "")
+    assert "server ms" not in str(found)
+
+
+def test_counts_that_begin_anew_give_no_time(server, monkeypatch):
+    """As when the model is loaded again meanwhile."""
+    monkeypatch.setattr("nm2trt.backends.served.statistics._WAIT_S", 0.0)
+    looks = itertools.count()
+
+    def change(path, answer):
+        spent = {"count": 9, "ns": 900} if next(looks) == 0 else {"count": 1, "ns": 5}
+        return (
+            {"model_stats": [{"inference_stats": {"success": spent}}]} if path.endswith("stats") else answer
+        )
+
+    with open_triton(server.url, "m") as session:
+        server.change = change
+        assert session.server_time(lambda: None, 1) is None
+
+
 RUNS = 100
 
 
 def test_a_probe_answers_or_refuses_whatever_a_server_says(server, monkeypatch):
-    monkeypatch.setattr("nm2trt.serving.probe._STATISTICS_S", 0.0)
+    monkeypatch.setattr("nm2trt.backends.served.statistics._WAIT_S", 0.0)
     paths = [*ANSWERS, "/v2/models/m/infer"]
     passed = 0
     for number in range(RUNS):

@@ -123,6 +123,9 @@ class ServerMemory:
         """Write the feeds to the block; return the client library's inputs and the outputs to ask for."""
         inputs, wanted, offset = [], [], 0
         for name, (dtype, array) in feeds.items():
+            if not array.size:  # a server takes no region of 0 bytes
+                inputs.append(sent(library, name, dtype, array))
+                continue
             self._view(offset, array.dtype, array.shape)[...] = array
             inputs.append(library.InferInput(name, list(array.shape), dtype))
             inputs[-1].set_shared_memory(self.name, array.nbytes, offset)
@@ -145,8 +148,10 @@ class ServerMemory:
                 shape = output["shape"]
                 inline = "data" in output or "binary_data_size" in output.get("parameters", {})
             else:
-                shape, inline = output.shape, bool(output.contents.ByteSize())
-                inline |= any(result.get_response().raw_output_contents)
+                shape, response = output.shape, result.get_response()
+                # One entry per output; that of an output in shared memory is empty.
+                own = [one.name for one in response.outputs].index(place.name)
+                inline = bool(output.contents.ByteSize() or any(response.raw_output_contents[own : own + 1]))
             written = not inline and tuple(map(int, shape)) == place.shape
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
             written = False

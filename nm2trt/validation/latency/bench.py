@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -10,7 +11,7 @@ import numpy as np
 from nm2trt.arrays import Arrays
 from nm2trt.backends.batch_axes import batch_size, has_free_batch
 from nm2trt.backends.protocol import DeviceTimed, ServerTimed, Session
-from nm2trt.errors import InputError, Nm2trtError, restated
+from nm2trt.errors import BackendError, InputError, Nm2trtError, restated
 from nm2trt.measure import Clocked, Latency, ServerTime, WarmUp, rounds, warm_up, warm_up_for
 from nm2trt.progress import bar
 from nm2trt.validation.latency.benchmark import Benchmark, Ratio, Timing
@@ -206,17 +207,22 @@ def _calls(
 def _server_times(
     sessions: Mapping[str, Session], calls: Mapping[str, Callable[[], object]], requests: int
 ) -> dict[str, ServerTime]:
-    """Return the own time of each session's server; one session after another, as they may share a server."""
+    """Return the own time of each session's server; one session after another, as they may share a server.
+
+    A server that keeps no statistics is left out: they are an extension of the protocol.
+    """
 
     def repeat(call: Callable[[], object]) -> None:
         for _ in range(requests):
             call()
 
-    return {
-        name: session.server_time(partial(repeat, calls[name]), requests)
-        for name, session in sessions.items()
-        if name in calls and isinstance(session, ServerTimed)
-    }
+    found: dict[str, ServerTime] = {}
+    for name, session in sessions.items():
+        if name in calls and isinstance(session, ServerTimed):
+            with contextlib.suppress(BackendError):
+                own = session.server_time(partial(repeat, calls[name]), requests)
+                found |= {} if own is None else {name: own}
+    return found
 
 
 def _graphs(sessions: Mapping[str, Session]) -> dict[str, str]:
