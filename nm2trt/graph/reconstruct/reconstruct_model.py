@@ -114,7 +114,7 @@ def reconstruct_model(
     parent = verify_model(model.proto, pattern=options.pattern, external_data_root=model.root)
     dense, kept = sort_layers(layers, parent, options, model)
     if all(layer.weight in dense or layer.weight in kept for layer in layers):
-        raise SparsityError(_nothing(name, layers, {**dense, **kept}, parent, declined, options))
+        raise SparsityError(_nothing(name, layers, dense, kept, parent, declined, options))
     chunks = read_chunks(Path(source), samples)
     if options.valid is not None and options.valid not in chunks.names:
         raise DataError(f"the model has no input {options.valid!r}; its inputs are {chunks.names}")
@@ -221,15 +221,19 @@ def _with_sensitivity(row: RebuiltLayer, found: Mapping[str, Sensitivity]) -> Re
 def _nothing(
     source: str,
     layers: Sequence[Layer],
-    reasons: dict[str, str],
+    dense: dict[str, str],
+    kept: dict[str, str],
     parent: VerifyReport,
     declined: dict[str, str],
     options: ReconstructOptions,
 ) -> str:
-    first = next((f"; {layer.weight}: {reasons[layer.weight]}" for layer in layers), "")
+    words = f"no weight of {source} is left to prune to {options.pattern}"
+    if kept:
+        held = f"{len(kept)} of {len(layers)} hold it already and are not solved again"
+        return f"{words}: {held}; give the model as it was before pruning"
+    first = next((f"; {layer.weight}: {dense[layer.weight]}" for layer in layers), "")
     others = _others(parent, (), declined)
-    first = first or next((f"; {row.weight}: {row.reason}" for row in others), "; it has no weight")
-    return f"no weight of {source} is left to prune to {options.pattern}{first}"
+    return words + (first or next((f"; {row.weight}: {row.reason}" for row in others), "; it has no weight"))
 
 
 def _judged(walk: LayerWalk, network: Network, chunks: Chunks) -> tuple[tuple[OutputVerdict, ...], bool]:

@@ -203,6 +203,14 @@ def test_nothing_to_prune_says_which_weight_and_why(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "s.npz"]
 
 
+def test_a_model_that_is_pruned_already_is_told_from_one_that_cannot_be(tmp_path, capsys):
+    made(tmp_path, [node("MatMul", ["x", "w"], ["y"])], weights=("w",), samples=16)
+    assert main(["prune", str(tmp_path / "b.onnx"), "--calib", str(tmp_path / "s.npz")]) == 3
+    assert "1 of 1 hold it already and are not solved again; give the model as it was before" in (
+        capsys.readouterr().err
+    )
+
+
 def test_a_layer_whose_covariance_fits_no_memory_stays_dense_and_the_next_one_is_solved(tmp_path):
     """A convolution of 1,024 channels at 64 positions would ask for 34 GB; here a product of as many inputs."""
     random = np.random.default_rng(0)
