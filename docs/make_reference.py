@@ -13,14 +13,14 @@ import nm2trt.cli
 from nm2trt.cli import COMMANDS
 from nm2trt.cli.dispatch import chosen_parser, command_parser
 from nm2trt.cli.help_text import describe
-from nm2trt.options import checks, engines, models, runs, serving
+from nm2trt.options import checks, engines, models, precision, pruning, runs, serving
 from nm2trt.options.field import Option, options_of
 
 HELP = Path(nm2trt.cli.__file__).with_name("help.txt")
 PAGE = Path(__file__).with_name("reference") / "commands.md"
 CLASSES = {
     name.removesuffix("Command").lower(): getattr(module, name)
-    for module in (models, engines, checks, serving, runs)
+    for module in (models, pruning, precision, engines, checks, serving, runs)
     for name in vars(module)
     if name.endswith("Command") and name != "BuilderCommand"
 }

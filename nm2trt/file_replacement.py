@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import stat
 from pathlib import Path
 
@@ -44,6 +43,8 @@ def copy_rights(path: Path, old: os.stat_result) -> None:
 
 def _overwrite(source: Path, target: Path) -> None:
     """Copy a file into one that has several names, since a rename would part them."""
+    import shutil  # only here: it takes time to import
+
     with source.open("rb") as reader, target.open("r+b") as writer, undisturbed():
         size = os.fstat(reader.fileno()).st_size
         if size:

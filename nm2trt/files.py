@@ -9,7 +9,6 @@ import hashlib
 import os
 import platform
 import re
-import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -260,7 +259,7 @@ def _temporary_name(target: Path) -> str:
 
 def writer_mark() -> str:
     """Return a mark for the name of something unfinished: this machine, this process, and a random part."""
-    return f"{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return f"{_machine()}-{os.getpid()}-{os.urandom(4).hex()}"
 
 
 def is_abandoned(mark: str) -> bool:

@@ -6,7 +6,6 @@ and every result uses it, so that a table looks the same in a terminal, in a log
 
 from __future__ import annotations
 
-import html as markup
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -178,14 +177,16 @@ def text(table: Table, width: int | None = None, *, every_row: bool = False) -> 
 
 def html(table: Table, *, every_row: bool = False) -> str:
     """Return a table as HTML, for a notebook."""
+    from html import escape  # only here: it takes time to import
+
     laid = lay_out(table, every_row=every_row)
-    head = "".join(f"<th>{markup.escape(' '.join(header))}</th>" for header in laid.headers)
+    head = "".join(f"<th>{escape(' '.join(header))}</th>" for header in laid.headers)
     body = "".join(
-        "<tr>" + "".join(f"<td>{markup.escape(' '.join(cell))}</td>" for cell in row) + "</tr>"
+        "<tr>" + "".join(f"<td>{escape(' '.join(cell))}</td>" for cell in row) + "</tr>"
         for row in laid.rows
     )
-    title = f"<caption>{markup.escape(laid.title)}</caption>" if laid.title else ""
-    notes = "".join(f"<div>{markup.escape(note)}</div>" for note in laid.notes)
+    title = f"<caption>{escape(laid.title)}</caption>" if laid.title else ""
+    notes = "".join(f"<div>{escape(note)}</div>" for note in laid.notes)
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
 
 
@@ -216,7 +217,9 @@ class Result(JsonValue):
         return f"<{type(self).__name__}>\n{lines}"
 
     def _repr_html_(self) -> str:
-        lines = "".join(f"<div>{markup.escape(printable(line))}</div>" for line in self.remarks())
+        from html import escape
+
+        lines = "".join(f"<div>{escape(printable(line))}</div>" for line in self.remarks())
         return "".join(map(html, self.tables())) + lines
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -284,4 +283,6 @@ def _uuid(cuda: ctypes.CDLL, device: ctypes.c_int) -> str:
     raw = ctypes.create_string_buffer(16)
     if ask is None or ask(raw, device) != 0:
         return ""
+    import uuid  # only here: it takes time to import
+
     return f"GPU-{uuid.UUID(bytes=raw.raw)}"

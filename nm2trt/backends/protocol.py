@@ -6,14 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.options import BuildOptions
 from nm2trt.errors import DataError
-from nm2trt.measure import ServerTime
+
+if TYPE_CHECKING:
+    from nm2trt.measure import ServerTime
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         if print_stored(words[:-1]):
             return 0
-    from nm2trt.cli.dispatch import dispatch
+    if argv is not None:
+        from nm2trt.cli.dispatch import dispatch
 
-    return dispatch(words)
+        return dispatch(words)
+    from nm2trt.cli.garbage import collected_late
+
+    with collected_late():
+        from nm2trt.cli.dispatch import dispatch
+
+        return dispatch(words)

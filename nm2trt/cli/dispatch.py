@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import functools
 import importlib
 import io
 import os
@@ -55,7 +56,9 @@ _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 class _Parser(argparse.ArgumentParser):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         # `--spars MODEL` would be taken for `--sparsity=MODEL`.
-        super().__init__(*arguments, **{"allow_abbrev": False, **options})
+        # A width given saves an import that asks for it; `help_text` lays out the help.
+        plain = functools.partial(argparse.HelpFormatter, width=80)
+        super().__init__(*arguments, **{"allow_abbrev": False, "formatter_class": plain, **options})
 
     def error(self, message: str) -> NoReturn:
         told = f"{message}; see {self.prog} --help"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -262,4 +261,8 @@ def _coloured() -> bool:
 
 def _width(stream: TextIO | None = None) -> int | None:
     shown = sys.stdout if stream is None else stream
-    return max(shutil.get_terminal_size().columns, 20) if shown.isatty() else None
+    if not shown.isatty():
+        return None
+    import shutil  # only here: it takes time to import
+
+    return max(shutil.get_terminal_size().columns, 20)

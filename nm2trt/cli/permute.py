@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nm2trt.cli.output import print_result, show
 from nm2trt.options.field import keywords
-from nm2trt.options.models import PermuteCommand
+from nm2trt.options.pruning import PermuteCommand
 
 OPTIONS = PermuteCommand
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nm2trt.cli.output import print_notes, print_result, show, show_written
 from nm2trt.errors import DifferenceError
 from nm2trt.options.field import keywords
-from nm2trt.options.models import PruneCommand
+from nm2trt.options.pruning import PruneCommand
 
 OPTIONS = PruneCommand
 

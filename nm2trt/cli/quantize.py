@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nm2trt.cli.output import print_notes, print_result, show, show_written
 from nm2trt.options.field import keywords
-from nm2trt.options.models import QuantizeCommand
+from nm2trt.options.precision import QuantizeCommand
 
 OPTIONS = QuantizeCommand
 

@@ -121,38 +121,3 @@ class Converted(Tabled):
 
     model: str = option(flag="", help="ONNX file, in float")
     output: str | None = output_file("beside the model")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pruning(Converted):
-    """A command that prunes weights, or prepares them for it."""
-
-    pattern: str = option("2:4", metavar="N:M", help="N weights of every M are kept (default: 2:4)")
-    include: tuple[str, ...] = option(
-        (),
-        metavar="GLOB",
-        help="only weights whose name matches are pruned; may be repeated (default: all that can be)",
-    )
-    exclude: tuple[str, ...] = option(
-        (),
-        metavar="GLOB",
-        help="weights whose name matches stay dense; may be repeated, stronger than --include",
-    )
-    min_channels: int = option(
-        16, metavar="N", at_least=1, help="weights with fewer input channels stay dense (default: 16)"
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calibrated(Converted):
-    """A command that may look at calibration samples."""
-
-    batch: int | None = option(None, metavar="N", at_least=1, help=BATCH)
-    cache: str | None = option(
-        None,
-        metavar="FILE",
-        stage=False,
-        help="what calibration found (default: .ranges.npz beside the output)",
-    )
-    data_root: str | None = option(None, metavar="DIR", stage=False, help=DATA_ROOT)
-    allow_functions: bool = option(False, stage=False, help=ALLOW_FUNCTIONS)

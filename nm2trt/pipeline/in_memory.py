@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import inspect
 import operator
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
@@ -118,6 +117,8 @@ class _Folder:
 
     def _file(self, name: str) -> Path:
         if self._path is None:
+            import tempfile  # only here: it takes time to import
+
             self._path = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="nm2trt-")))
         path = self._path / name
         self._names[str(path)] = f"{path.stem} (in memory)"

@@ -11,7 +11,7 @@ from nm2trt.errors import InputError
 from nm2trt.files import unnamed_output
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.options.field import options_of
-from nm2trt.options.models import PruneCommand
+from nm2trt.options.pruning import PruneCommand
 from nm2trt.options.shares import parse_share
 from nm2trt.pipeline.in_memory import as_path, takes_values
 

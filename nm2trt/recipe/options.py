@@ -13,14 +13,9 @@ from nm2trt.calibration.yaml_file import Strict
 from nm2trt.options.checks import BenchCommand, ValidateCommand
 from nm2trt.options.engines import BuildCommand, ExplainCommand, GainCommand, ProveCommand
 from nm2trt.options.field import Option, options_of
-from nm2trt.options.models import (
-    CastCommand,
-    FuseCommand,
-    PermuteCommand,
-    PruneCommand,
-    QuantizeCommand,
-    VerifyCommand,
-)
+from nm2trt.options.models import FuseCommand, VerifyCommand
+from nm2trt.options.precision import CastCommand, QuantizeCommand
+from nm2trt.options.pruning import PermuteCommand, PruneCommand
 from nm2trt.options.runs import ReportCommand, SparsifyCommand
 from nm2trt.options.serving import DeployCommand, ProbeCommand
 

@@ -16,7 +16,7 @@ from nm2trt.options.command_line import options_from, words
 from nm2trt.options.field import check_ranges, keywords, option, options_of
 from nm2trt.recipe.options import KINDS
 
-MODULES = ("models", "engines", "checks", "serving", "runs")
+MODULES = ("models", "pruning", "precision", "engines", "checks", "serving", "runs")
 CLASSES = {
     name.removesuffix("Command").lower(): cls
     for module in MODULES

@@ -11,7 +11,6 @@ import contextlib
 import math
 import os
 import re
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -274,7 +273,7 @@ def _free_name(target: Path) -> Path:
     plain = target.with_name(f"{target.name}.data")
     if not os.path.lexists(plain):
         return plain
-    return target.with_name(f"{target.name}.{secrets.token_hex(4)}.data")
+    return target.with_name(f"{target.name}.{os.urandom(4).hex()}.data")
 
 
 def _stale_data(target: Path, *, keep: set[Path]) -> list[Path]:
