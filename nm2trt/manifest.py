@@ -15,7 +15,6 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -218,6 +217,8 @@ def write_pair(engine: str | os.PathLike[str], data: bytes | memoryview, manifes
     if real_output(path) == manifest_path(real_output(engine)):
         path = real_output(path)  # two links that lead to another pair
     # Hashes are computed while the disk works.
+    from concurrent.futures import ThreadPoolExecutor  # only here: it takes time to import
+
     with output_lock(real_output(engine).absolute()), ThreadPoolExecutor(1) as hashing:
         digest = hashing.submit(sha256_bytes, data)
         earlier = hashing.submit(_current_record, engine, path)

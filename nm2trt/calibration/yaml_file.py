@@ -27,7 +27,7 @@ Place = tuple[str | int, ...]
 class Strict(BaseModel):
     """Base of every recipe: no unknown keys, no silent conversions."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
 
 class Document(dict[str, Any]):

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, create_model
 
 from nm2trt.calibration.yaml_file import Strict
-from nm2trt.options.checks import BenchCommand, ValidateCommand
-from nm2trt.options.engines import BuildCommand, ExplainCommand, GainCommand, ProveCommand
 from nm2trt.options.field import Option, options_of
-from nm2trt.options.models import FuseCommand, VerifyCommand
-from nm2trt.options.precision import CastCommand, QuantizeCommand
-from nm2trt.options.pruning import PermuteCommand, PruneCommand
-from nm2trt.options.runs import ReportCommand, SparsifyCommand
-from nm2trt.options.serving import DeployCommand, ProbeCommand
+from nm2trt.options.runs import ReportCommand
 
 _Command = TypeVar("_Command")
 
@@ -69,13 +64,13 @@ class _Place:
     """A command's place in a recipe; see `StageOptions`.
 
     Args:
-        command: The command's dataclass.
+        command: The command's dataclass, as module and class below `nm2trt.options`; imported when needed.
         defaults: Defaults that differ from the command line's, by key.
         more: Keys that the command line has no flag for.
         free: Keys that may be left out although the command line asks for them: the recipe's place tells.
     """
 
-    command: type[Any]
+    command: str
     makes: str = ""
     takes: str = "model"
     files: tuple[str, ...] = ()
@@ -85,10 +80,17 @@ class _Place:
     free: tuple[str, ...] = ()
     more: Mapping[str, Any] = field(default_factory=dict)
 
+    def options_class(self) -> type[Any]:
+        """Import and return the command's dataclass."""
+        module, name = self.command.split(".")
+        found: type[Any] = getattr(import_module(f"nm2trt.options.{module}"), name)
+        return found
+
 
 def _stage(name: str, place: _Place) -> type[StageOptions]:
+    command = place.options_class()
     fields: dict[str, Any] = {
-        known.stage: _field(known, place) for known in options_of(place.command) if known.stage
+        known.stage: _field(known, place) for known in options_of(command) if known.stage
     }
     fields |= place.more
     made = create_model(
@@ -96,7 +98,7 @@ def _stage(name: str, place: _Place) -> type[StageOptions]:
     )
     for key in ("makes", "takes", "files", "sources", "folders"):
         setattr(made, key, getattr(place, key))
-    made.options_class = place.command
+    made.options_class = command
     return made
 
 
@@ -147,27 +149,29 @@ class ReportOptions(StageOptions):
 
 
 _PLACES = {
-    "sparsify": _Place(SparsifyCommand, makes="model", takes="", files=("recipe",)),
-    "fuse": _Place(FuseCommand, makes="model"),
-    "permute": _Place(PermuteCommand, makes="model"),
-    "prune": _Place(PruneCommand, makes="model", files=("calib", "data", "gain")),
-    "cast": _Place(CastCommand, makes="model", files=("calib",)),
-    "quantize": _Place(QuantizeCommand, makes="model", files=("calib",)),
-    "verify": _Place(VerifyCommand),
-    "build": _Place(BuildCommand, makes="engine", defaults={"sparsity": "enable"}),
-    "prove": _Place(ProveCommand, sources=("dense",)),
-    "explain": _Place(ExplainCommand, takes="artefact"),
-    "validate": _Place(ValidateCommand, files=("data",), sources=("against",), defaults={"against": "model"}),
+    "sparsify": _Place("runs.SparsifyCommand", makes="model", takes="", files=("recipe",)),
+    "fuse": _Place("models.FuseCommand", makes="model"),
+    "permute": _Place("pruning.PermuteCommand", makes="model"),
+    "prune": _Place("pruning.PruneCommand", makes="model", files=("calib", "data", "gain")),
+    "cast": _Place("precision.CastCommand", makes="model", files=("calib",)),
+    "quantize": _Place("precision.QuantizeCommand", makes="model", files=("calib",)),
+    "verify": _Place("models.VerifyCommand"),
+    "build": _Place("engines.BuildCommand", makes="engine", defaults={"sparsity": "enable"}),
+    "prove": _Place("engines.ProveCommand", sources=("dense",)),
+    "explain": _Place("engines.ExplainCommand", takes="artefact"),
+    "validate": _Place(
+        "checks.ValidateCommand", files=("data",), sources=("against",), defaults={"against": "model"}
+    ),
     "bench": _Place(
-        BenchCommand,
+        "checks.BenchCommand",
         takes="artefact",
         files=("data",),
         sources=("against",),
         more={"against": (str | None, None)},
     ),
-    "gain": _Place(GainCommand, files=("table",)),
+    "gain": _Place("engines.GainCommand", files=("table",)),
     "deploy": _Place(
-        DeployCommand,
+        "serving.DeployCommand",
         makes="deployment",
         takes="artefact",
         files=("sample",),
@@ -175,7 +179,11 @@ _PLACES = {
         folders=("repository",),
     ),
     "probe": _Place(
-        ProbeCommand, takes="deployment", files=("data",), sources=("reference",), free=("reference",)
+        "serving.ProbeCommand",
+        takes="deployment",
+        files=("data",),
+        sources=("reference",),
+        free=("reference",),
     ),
 }
 
