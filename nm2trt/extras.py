@@ -20,6 +20,7 @@ _EXTRAS = {
     "tensorrt": ("TensorRT", "trt"),
     "tensorrt_rtx": ("TensorRT for RTX", "rtx"),
     "pydantic": ("pydantic", "recipes"),
+    "pydantic_core": ("pydantic", "recipes"),
     "yaml": ("PyYAML", "recipes"),
     "PIL": ("Pillow", "recipes"),
     "jinja2": ("jinja2", "recipes"),

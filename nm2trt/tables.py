@@ -182,8 +182,7 @@ def html(table: Table, *, every_row: bool = False) -> str:
     laid = lay_out(table, every_row=every_row)
     head = "".join(f"<th>{escape(' '.join(header))}</th>" for header in laid.headers)
     body = "".join(
-        "<tr>" + "".join(f"<td>{escape(' '.join(cell))}</td>" for cell in row) + "</tr>"
-        for row in laid.rows
+        "<tr>" + "".join(f"<td>{escape(' '.join(cell))}</td>" for cell in row) + "</tr>" for row in laid.rows
     )
     title = f"<caption>{escape(laid.title)}</caption>" if laid.title else ""
     notes = "".join(f"<div>{escape(note)}</div>" for note in laid.notes)

@@ -23,7 +23,8 @@ from nm2trt.arrays import Array
 from nm2trt.calibration import sources
 from nm2trt.calibration.sample_set import SampleSet
 from nm2trt.calibration.sources import Reader
-from nm2trt.calibration.yaml_file import Strict, read_yaml, validated
+from nm2trt.calibration.strict import Strict, validated
+from nm2trt.calibration.yaml_file import read_yaml
 from nm2trt.errors import DataError
 from nm2trt.files import within
 from nm2trt.named_code import refuse_code

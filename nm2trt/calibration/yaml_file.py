@@ -5,29 +5,24 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from nm2trt.errors import InputError
 from nm2trt.extras import missing
 from nm2trt.files import check_input
 
+if TYPE_CHECKING:
+    from pydantic_core import ValidationError
+
 try:
     import yaml
-    from pydantic import BaseModel, ConfigDict, ValidationError
 except ModuleNotFoundError as error:
     raise missing(error) or error from error
 
 _LARGEST_BYTES = 1 << 20
 _NO_TEXT = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "null", "timestamp"))
 
-T = TypeVar("T", bound=BaseModel)
 Place = tuple[str | int, ...]
-
-
-class Strict(BaseModel):
-    """Base of every recipe: no unknown keys, no silent conversions."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
 
 class Document(dict[str, Any]):
@@ -134,29 +129,30 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {found[0]!r}?" if found else f"known are {', '.join(names)}"
 
 
-def validated(kind: type[T], data: Mapping[str, Any], path: str | os.PathLike[str], *, at: str = "") -> T:
-    """Return the recipe that `data` spells.
+def first_fault(
+    error: ValidationError,
+    fields: Iterable[str],
+    data: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    *,
+    at: str = "",
+) -> InputError:
+    """Return the error that names the first key of a recipe that is unknown, missing or out of range.
 
     Args:
-        kind: What it should be.
-        data: The mapping; if it is a `Document`, messages name the line.
-        path: The file, for messages.
-        at: Where in the file the mapping stands, for messages, e.g. "stages.build".
-
-    Raises:
-        InputError: A key is unknown or missing, or a value is out of range; the first is named.
+        error: What the check found.
+        fields: The keys that there are at the top.
+        data: The mapping that was checked; if it is a `Document`, the message names the line.
+        path: The file.
+        at: Where in the file the mapping stands, e.g. "stages.build".
     """
-    try:
-        return kind.model_validate(dict(data))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = tuple(first["loc"])
-        where = ".".join([*filter(None, [at]), *(str(part) for part in place)]) or "the recipe"
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "string_type" and isinstance(first["input"], bool | int | float):
-            message += f", and YAML reads {first['input']!r} here; put it in quotes"
-        if first["type"] == "extra_forbidden":
-            fields = (field.alias or name for name, field in kind.model_fields.items())
-            message = f"unknown key; {nearest(str(place[-1]), fields)}" if len(place) == 1 else "unknown key"
-        line = f" line {data.line(place)}" if isinstance(data, Document) else ""
-        raise InputError(f"{path}{line}: {where}: {message}") from error
+    first = error.errors()[0]
+    place = tuple(first["loc"])
+    where = ".".join([*filter(None, [at]), *(str(part) for part in place)]) or "the recipe"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "string_type" and isinstance(first["input"], bool | int | float):
+        message += f", and YAML reads {first['input']!r} here; put it in quotes"
+    if first["type"] == "extra_forbidden":
+        message = f"unknown key; {nearest(str(place[-1]), fields)}" if len(place) == 1 else "unknown key"
+    line = f" line {data.line(place)}" if isinstance(data, Document) else ""
+    return InputError(f"{path}{line}: {where}: {message}")

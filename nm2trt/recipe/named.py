@@ -26,11 +26,11 @@ def named_code(stage: Stage) -> tuple[str, ...]:
     options = stage.options
     named = [name for name in getattr(options, "metrics", ()) if ":" in name]
     if stage.kind == "sparsify":
-        named.append(f"named by {options.recipe}")  # type: ignore[attr-defined]
+        named.append(f"named by {options.recipe}")
     elif stage.kind == "export":
-        named.append(options.model)  # type: ignore[attr-defined]
+        named.append(options.model)
     elif stage.kind == "deploy":
         from nm2trt.serving.config_settings import names_code
 
-        named += [text for text in options.settings if names_code(text)]  # type: ignore[attr-defined]
+        named += [text for text in options.settings if names_code(text)]
     return tuple(named)

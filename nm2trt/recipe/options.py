@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import Field, create_model
+from pydantic_core import CoreSchema, core_schema
 
-from nm2trt.calibration.yaml_file import Strict
 from nm2trt.options.field import Option, options_of
 from nm2trt.options.runs import ReportCommand
+from nm2trt.recipe.keys import Keys, default
 
 _Command = TypeVar("_Command")
 
 
-class StageOptions(Strict):
-    """What every stage may say.
+class StageOptions:
+    """What a stage says: each of its keys is an attribute; `from` is `from_`.
 
     Attributes:
         makes: What it leaves for later stages: "model", "engine", "deployment", or "" for a mere result.
@@ -28,6 +27,10 @@ class StageOptions(Strict):
         sources: Keys, beside `from`, whose values name a stage, `model` or a file.
         folders: Keys whose values are folders that it writes into.
         options_class: The command's dataclass; None for a stage without a command.
+        keys: Its keys and what they take.
+
+    Args:
+        values: The value of each key.
     """
 
     makes: ClassVar[str] = ""
@@ -36,13 +39,30 @@ class StageOptions(Strict):
     sources: ClassVar[tuple[str, ...]] = ()
     folders: ClassVar[tuple[str, ...]] = ()
     options_class: ClassVar[type | None] = None
+    keys: ClassVar[Keys]
 
-    stage: str | None = None
-    from_: str | None = Field(default=None, alias="from")
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = dict(values)
+        self.from_: str | None = self._values.pop("from")
+        self.stage: str | None = self._values.pop("stage")
+
+    def __getattr__(self, key: str) -> Any:
+        if key == "_values" or key not in self._values:
+            raise AttributeError(key)
+        return self._values[key]
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{key}={value!r}" for key, value in vars(self).items())
+        return f"{type(self).__name__}({told})"
 
     def options(self) -> dict[str, Any]:
         """Return what was chosen, without the stage's place in the recipe."""
-        return self.model_dump(exclude={"stage", "from_"})
+        return dict(self._values)
 
     def command(self, command: type[_Command], **given: Any) -> _Command:
         """Return the options of the stage's command.
@@ -66,7 +86,7 @@ class _Place:
     Args:
         command: The command's dataclass, as module and class below `nm2trt.options`; imported when needed.
         defaults: Defaults that differ from the command line's, by key.
-        more: Keys that the command line has no flag for.
+        more: Keys that the command line has no flag for, and what they take.
         free: Keys that may be left out although the command line asks for them: the recipe's place tells.
     """
 
@@ -78,7 +98,7 @@ class _Place:
     folders: tuple[str, ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     free: tuple[str, ...] = ()
-    more: Mapping[str, Any] = field(default_factory=dict)
+    more: Mapping[str, CoreSchema] = field(default_factory=dict)
 
     def options_class(self) -> type[Any]:
         """Import and return the command's dataclass."""
@@ -89,39 +109,54 @@ class _Place:
 
 def _stage(name: str, place: _Place) -> type[StageOptions]:
     command = place.options_class()
-    fields: dict[str, Any] = {
-        known.stage: _field(known, place) for known in options_of(command) if known.stage
-    }
-    fields |= place.more
-    made = create_model(
-        f"{name.capitalize()}Stage", __base__=StageOptions, __doc__=f"`nm2trt {name}`.", **fields
+    takes = {known.stage: _takes(known, place) for known in options_of(command) if known.stage}
+    described = {key: getattr(place, key) for key in ("makes", "takes", "files", "sources", "folders")}
+    return type(
+        f"{name.capitalize()}Stage",
+        (StageOptions,),
+        {
+            "__doc__": f"`nm2trt {name}`.",
+            **described,
+            "options_class": command,
+            "keys": _with_place(takes | dict(place.more)),
+        },
     )
-    for key in ("makes", "takes", "files", "sources", "folders"):
-        setattr(made, key, getattr(place, key))
-    made.options_class = command
-    return made
 
 
-def _field(known: Option, place: _Place) -> tuple[Any, Any]:
-    one: Any = str if known.kind is Path else known.kind
-    if known.choices:
-        one = Literal[known.choices]
-    limits = {"ge": known.at_least, "gt": known.over, "le": known.at_most}
-    settings: dict[str, Any] = {key: value for key, value in limits.items() if value is not None}
-    if known.kind is float:
-        settings["strict"] = False  # 1 is a number, too
-    default = known.default
+def _with_place(takes: Mapping[str, CoreSchema]) -> Keys:
+    """Return the keys of a stage, after those that give its place in the recipe."""
+    text = core_schema.str_schema()
+    return Keys({"stage": default(text, None), "from": default(text, None), **takes})
+
+
+def _takes(known: Option, place: _Place) -> CoreSchema:
+    one = _one(known)
+    value = known.default
     if known.stage in place.defaults:
-        default = place.defaults[known.stage]
+        value = place.defaults[known.stage]
     elif known.stage in place.free:
-        default = None
+        value = None
     if known.many:
-        item = Annotated[one, Field(**settings)] if settings else one
-        return list[item], Field(default=list(default), min_length=1 if default else None)  # type: ignore[valid-type]
-    if known.required and known.stage not in place.free and default is known.default:
-        return one, Field(**settings)
-    hint = one if default is not None else one | None
-    return hint, Field(default=default, **settings)
+        return default(core_schema.list_schema(one, min_length=1 if value else None), list(value))
+    if known.required and known.stage not in place.free and value is known.default:
+        return one
+    return default(one, value)
+
+
+def _one(known: Option) -> CoreSchema:
+    """Return what one value of an option may be."""
+    if known.choices:
+        return core_schema.literal_schema(list(known.choices))
+    limits: dict[str, Any] = {"ge": known.at_least, "gt": known.over, "le": known.at_most}
+    if known.kind is int:
+        return core_schema.int_schema(**limits)
+    if known.kind is float:
+        return core_schema.float_schema(**limits, strict=False)  # 1 is a number, too
+    return core_schema.bool_schema() if known.kind is bool else core_schema.str_schema()
+
+
+_TEXT, _WHOLE = core_schema.str_schema(), core_schema.int_schema()
+_ANY = core_schema.union_schema([_TEXT, _WHOLE, core_schema.float_schema(), core_schema.bool_schema()])
 
 
 class ExportOptions(StageOptions):
@@ -130,13 +165,16 @@ class ExportOptions(StageOptions):
     makes = "model"
     takes = ""
     files = ("weights",)
-
-    model: str = Field(pattern=r"^[^:]+:[A-Za-z_]\w*$")
-    weights: str
-    arguments: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
-    inputs: dict[str, list[int]]
-    dtype: Literal["float32", "float16"] | None = None
-    opset: int = 18
+    keys = _with_place(
+        {
+            "model": core_schema.str_schema(pattern=r"^[^:]+:[A-Za-z_]\w*$"),
+            "weights": _TEXT,
+            "arguments": default(core_schema.dict_schema(_TEXT, core_schema.nullable_schema(_ANY)), {}),
+            "inputs": core_schema.dict_schema(_TEXT, core_schema.list_schema(_WHOLE)),
+            "dtype": default(core_schema.literal_schema(["float32", "float16"]), None),
+            "opset": default(_WHOLE, 18),
+        }
+    )
 
 
 class ReportOptions(StageOptions):
@@ -144,8 +182,14 @@ class ReportOptions(StageOptions):
 
     takes = ""
     options_class = ReportCommand
-
-    formats: list[Literal["html", "json", "md"]] = Field(default=["html"], min_length=1)
+    keys = _with_place(
+        {
+            "formats": default(
+                core_schema.list_schema(core_schema.literal_schema(["html", "json", "md"]), min_length=1),
+                ["html"],
+            )
+        }
+    )
 
 
 _PLACES = {
@@ -167,7 +211,7 @@ _PLACES = {
         takes="artefact",
         files=("data",),
         sources=("against",),
-        more={"against": (str | None, None)},
+        more={"against": default(_TEXT, None)},
     ),
     "gain": _Place("engines.GainCommand", files=("table",)),
     "deploy": _Place(
@@ -189,7 +233,7 @@ _PLACES = {
 
 
 class _Kinds(Mapping[str, type[StageOptions]]):
-    """The options of every kind of stage, each made when a recipe first has it: pydantic takes its time."""
+    """The options of every kind of stage, each made when a recipe first has it."""
 
     def __init__(self) -> None:
         self._made: dict[str, type[StageOptions]] = {"export": ExportOptions, "report": ReportOptions}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
 from nm2trt.calibration.yaml_file import Document, nearest
 from nm2trt.errors import InputError
+from nm2trt.recipe.keys import plain_types
 from nm2trt.recipe.options import KINDS
 
 # Keys of a recipe beside its stages that may be replaced.
@@ -51,12 +50,8 @@ def overridden(document: Document, overrides: Sequence[str]) -> Document:
 
 def _value(kind: str, key: str, text: str, word: str) -> Any:
     """Return a value in the type that its key takes: text such as 1:4 would be a number to YAML."""
-    fields = (
-        {field.alias or name: field for name, field in KINDS[kind].model_fields.items()}
-        if kind in KINDS
-        else {}
-    )
-    takes = _types(fields[key].annotation) if key in fields else {str}
+    keys = KINDS[kind].keys if kind in KINDS else {}
+    takes = plain_types(keys[key]) if key in keys else {str}
     if str in takes and list not in takes:
         return text
     try:
@@ -66,19 +61,3 @@ def _value(kind: str, key: str, text: str, word: str) -> Any:
     if list in takes and not isinstance(value, list):
         return [text if str in takes else value]
     return value
-
-
-def _types(hint: Any) -> set[type]:
-    """Return the plain types that a type hint admits; a list adds those of its items."""
-    origin = typing.get_origin(hint)
-    if origin is typing.Literal:
-        return {type(choice) for choice in typing.get_args(hint)}
-    if origin is typing.Annotated:
-        return _types(typing.get_args(hint)[0])
-    if origin in (typing.Union, types.UnionType):
-        return set().union(*map(_types, typing.get_args(hint)))
-    if origin is list:
-        return {list}.union(*map(_types, typing.get_args(hint)))
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        return {dict}
-    return {hint} if isinstance(hint, type) else set()

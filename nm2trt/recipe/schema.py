@@ -20,12 +20,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-from pydantic import Field
+from pydantic_core import core_schema
 
-from nm2trt.calibration.yaml_file import Document, Strict, nearest, read_yaml, validated
+from nm2trt.calibration.yaml_file import Document, nearest, read_yaml
 from nm2trt.errors import InputError
+from nm2trt.recipe.keys import Keys, default
 from nm2trt.recipe.options import KINDS, StageOptions
 from nm2trt.recipe.overrides import overridden
 from nm2trt.reporting.folder import is_stage_name
@@ -33,14 +33,17 @@ from nm2trt.reporting.folder import is_stage_name
 RECIPE_VERSION = 1
 
 
-class _Head(Strict):
-    """Everything but the stages, which are read one by one."""
-
-    version: Literal[1]
-    name: str | None = None
-    model: str | None = None
-    run: str | None = None
-    stages: dict[str, Any] = Field(min_length=1)
+_TEXT = core_schema.str_schema()
+# Everything but the stages, which are read one by one.
+_HEAD = Keys(
+    {
+        "version": core_schema.literal_schema([RECIPE_VERSION]),
+        "name": default(_TEXT, None),
+        "model": default(_TEXT, None),
+        "run": default(_TEXT, None),
+        "stages": core_schema.dict_schema(_TEXT, core_schema.any_schema(), min_length=1),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +101,9 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     """
     path = Path(path)
     document = overridden(read_yaml(path), overrides)
-    head = validated(_Head, document, path)
-    stages = tuple(_stage(name, document, path) for name in head.stages)
-    return Recipe(path, head.name or path.stem, head.model, head.run, stages, document)
+    head = _HEAD.read(document, path)
+    stages = tuple(_stage(name, document, path) for name in head["stages"])
+    return Recipe(path, head["name"] or path.stem, head["model"], head["run"], stages, document)
 
 
 def _stage(name: str, document: Document, path: Path) -> Stage:
@@ -120,4 +123,5 @@ def _stage(name: str, document: Document, path: Path) -> Stage:
         hint = nearest(str(kind), KINDS)
         own = "" if part.get("stage") else "; a stage with a name of its own says `stage: KIND`"
         raise InputError(f"{path} line {line}: stages.{name}: stage {kind!r} is unknown, {hint}{own}")
-    return Stage(name, kind, validated(KINDS[kind], part, path, at=f"stages.{name}"), line)
+    options = KINDS[kind](KINDS[kind].keys.read(part, path, at=f"stages.{name}"))
+    return Stage(name, kind, options, line)

@@ -30,7 +30,8 @@ from torch import nn
 
 from nm2trt.calibration.recipe import load_recipe
 from nm2trt.calibration.sample_set import SampleSet
-from nm2trt.calibration.yaml_file import Strict, read_yaml, validated
+from nm2trt.calibration.strict import Strict, validated
+from nm2trt.calibration.yaml_file import read_yaml
 from nm2trt.errors import InputError
 from nm2trt.files import atomic_path, check_input, check_output
 from nm2trt.named_code import refuse_code

@@ -48,7 +48,7 @@ def test_recipes_page_names_every_stage_and_key():
             rows[cells[0].strip("`")] = (cells[1], cells[2])
     assert set(rows) == set(KINDS)
     for kind, options in KINDS.items():
-        keys = set(options.model_fields) - {"stage", "from_"}
+        keys = set(options.keys) - {"stage", "from"}
         assert {key for key in keys if f"`{key}`" not in rows[kind][1]} == set(), kind
         assert rows[kind][0] == options.makes, kind
 
