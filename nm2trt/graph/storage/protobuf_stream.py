@@ -8,34 +8,41 @@ left in it, and the model that is parsed refers to them as to external data.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 
 from nm2trt.graph.storage.light_onnx import onnx
 
 _LARGE_BYTES = 1 << 16
+_MOST_ELEMENT_BYTES = 16  # a complex128
 # Field numbers of onnx.proto, which its versions never change.
 _MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = 7, 5, 9
 _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 
 
-def pieces(proto: onnx.ModelProto, *, spend: bool = False) -> Iterator[bytes | memoryview]:
+def pieces(
+    proto: onnx.ModelProto, *, spend: bool = False, held: Mapping[int, bytes] | None = None
+) -> Iterator[bytes | memoryview]:
     """Yield the serialized model, in pieces.
 
     Args:
         proto: The model. Its large tensors are taken out for the time being.
         spend: Leave them out: a model that is not needed any more need not be filled again.
+        held: The raw data of initializers that the caller has beside the model, by their index: it is not
+            copied out of the model.
 
     Raises:
         Exception: protobuf's own, when what is left without the large tensors passes 2 GiB.
     """
     initializers = proto.graph.initializer
-    large = {
-        index: tensor.raw_data
-        for index, tensor in enumerate(initializers)
-        # The size of the message, since reading the field would copy it.
-        if tensor.HasField("raw_data") and tensor.ByteSize() >= _LARGE_BYTES
-    }
+    large: dict[int, bytes] = {}
+    for index, tensor in enumerate(initializers):
+        # Reading the field copies it, and asking for the size of the message takes longer.
+        if tensor.HasField("raw_data") and math.prod(tensor.dims) * _MOST_ELEMENT_BYTES >= _LARGE_BYTES:
+            data = held[index] if held and index in held else tensor.raw_data
+            if len(data) >= _LARGE_BYTES:
+                large[index] = data
     for index in large:
         initializers[index].ClearField("raw_data")
     try:

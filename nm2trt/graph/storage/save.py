@@ -11,7 +11,7 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def save(
         own = model.path is not None and real.exists() and real.samefile(model.path)
         for path in _stale_data(real, keep=set() if own else sources):
             lock.will_write(path)
-        placed = _place(model, rewrites, external, most_inline_bytes)
+        placed, made = _place(model, rewrites, external, most_inline_bytes)
         if placed:
             data = _free_name(real)
             lock.will_write(data)
@@ -100,7 +100,8 @@ def save(
         model.check_unchanged()
         if finish is not None:
             finish(Model(model.proto, None, real.parent.resolve()))
-        _write_model(model, real)
+        initializers = enumerate(model.proto.graph.initializer)
+        _write_model(model, real, {at: made[id(tensor)] for at, tensor in initializers if id(tensor) in made})
 
 
 def refuse_data_file(model: Model, target: str | os.PathLike[str]) -> None:
@@ -184,13 +185,18 @@ def all_tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:
 
 def _place(
     model: Model, rewrites: Sequence[Rewrite], external: Sequence[TensorProto], most_inline_bytes: int
-) -> list[Placed]:
-    """Fill inline tensors, and lay out the data file."""
+) -> tuple[list[Placed], dict[int, bytes]]:
+    """Fill inline tensors, and lay out the data file.
+
+    Returns:
+        What goes into the data file, and the raw data of the tensors that were filled, by their `id`.
+    """
     changed = {id(rewrite.tensor): rewrite for rewrite in rewrites}
     wanted = {id(tensor) for tensor in external}
     # The wrappers are held, since `id` names an object only while it lives.
     tensors = list(all_tensors(model.proto))
     outside: list[tuple[TensorProto, int, tuple[Path, int] | Chunks]] = []
+    made: dict[int, bytes] = {}
     for tensor in tensors:
         rewrite = changed.get(id(tensor))
         inside = rewrite is not None and model.refers_to_itself(tensor)
@@ -200,7 +206,7 @@ def _place(
         elif rewrite is not None and id(tensor) in wanted:
             outside.append((tensor, _raw_bytes(tensor), rewrite.chunks))
         elif rewrite is not None:
-            data = b"".join(rewrite.chunks())
+            data = made[id(tensor)] = b"".join(rewrite.chunks())
             clear_values(tensor)
             tensor.raw_data = data
     inline = sum(inline_bytes(tensor) for tensor in tensors)
@@ -214,7 +220,7 @@ def _place(
             outside.append((tensor, _raw_bytes(tensor), in_memory(tensor, element_type(tensor))))
     # In the order of the model, so that writing what was written changes nothing.
     order = {id(tensor): position for position, tensor in enumerate(tensors)}
-    return lay_out(sorted(outside, key=lambda item: order[id(item[0])]))
+    return lay_out(sorted(outside, key=lambda item: order[id(item[0])])), made
 
 
 def _raw_bytes(tensor: TensorProto) -> int:
@@ -235,10 +241,10 @@ def inline_bytes(tensor: TensorProto) -> int:
     return int(fixed + 10 * words)
 
 
-def _write_model(model: Model, target: Path) -> None:
+def _write_model(model: Model, target: Path, made: Mapping[int, bytes]) -> None:
     with atomic_path(target) as temporary, temporary.open("xb", buffering=0) as file:
         try:
-            for piece in pieces(model.proto, spend=True):
+            for piece in pieces(model.proto, spend=True, held=made):
                 write_fully(file.fileno(), piece)
         except OSError:
             raise
