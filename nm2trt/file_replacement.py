@@ -1,4 +1,4 @@
-"""Replacement of a file by one that is complete: mode, owner, and hard links stay."""
+"""Replacement of a file by a complete one: mode, owner, and hard links stay. Folders of outputs."""
 
 from __future__ import annotations
 
@@ -6,29 +6,54 @@ import contextlib
 import errno
 import os
 import stat
+import tempfile
 from pathlib import Path
 
+from nm2trt.errors import OutputError
 from nm2trt.locks import undisturbed
 
 _COPY_BYTES = 1 << 20
 
 
-def put_in_place(temporary: Path, target: Path) -> None:
-    """Replace a file; its mode and owner stay, and its content changes under all of its names."""
-    try:
-        old = target.lstat()
-    except FileNotFoundError:
-        temporary.replace(target)
-        return
-    # A link here is one not to be followed: what it leads to keeps its rights for itself.
-    if stat.S_ISLNK(old.st_mode):
-        temporary.replace(target)
-        return
-    if old.st_nlink > 1:
+def put_in_place(temporary: Path, target: Path, like: os.stat_result) -> None:
+    """Replace a file; its mode and owner stay, and its content changes under all of its names.
+
+    Args:
+        temporary: The complete file.
+        target: The file to replace, or a new name.
+        like: Owner and mode of a new file, whatever those of the temporary file are by now.
+    """
+    old = rights_of(target)
+    if old is not None and old.st_nlink > 1:
         _overwrite(temporary, target)
         return
-    copy_rights(temporary, old)
+    copy_rights(temporary, old or like)
     temporary.replace(target)
+
+
+def rights_of(*paths: Path) -> os.stat_result | None:
+    """Return the owner and the mode of the first of these files that is there.
+
+    A link is passed over: one in the place of an output is replaced, and what it leads to keeps its rights.
+    """
+    for path in paths:
+        with contextlib.suppress(OSError):
+            if stat.S_ISREG((found := path.lstat()).st_mode):
+                return found
+    return None
+
+
+def create(path: Path, rights: os.stat_result | None) -> os.stat_result:
+    """Make an empty file, and return the rights that it should have once it is complete.
+
+    Args:
+        path: The file, which is not there yet.
+        rights: Those of an old file. Until `copy_rights` gives them, nobody else may read it.
+            None keeps what the umask and the folder give to a new file.
+    """
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+    os.close(os.open(path, flags, 0o666 if rights is None else 0o600))
+    return path.stat() if rights is None else rights
 
 
 def copy_rights(path: Path, old: os.stat_result) -> None:
@@ -65,3 +90,67 @@ def _reserve(descriptor: int, size: int) -> None:
             os.ftruncate(descriptor, before)
             raise
         # Some file systems cannot reserve space.
+
+
+def check_output_folder(folder: Path, instead: str) -> None:
+    """Check that a folder can be written or made, so that long work is not done in vain.
+
+    Args:
+        folder: The folder.
+        instead: What the error tells to do.
+
+    Raises:
+        OutputError: A file or a link to a missing folder is in its place or above it, or rights are missing.
+    """
+    nearest = _nearest(folder)
+    if not nearest.is_dir():
+        raise OutputError(f"{folder} cannot be made: {_in_the_way(nearest)}; {instead}")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".nm2trt-", dir=nearest):
+            pass
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {os_reason(error)}; {instead}") from error
+
+
+def make_output_folder(folder: Path, instead: str, *, what: str = "") -> None:
+    """Make a folder and those above it, if they are missing.
+
+    Args:
+        folder: The folder.
+        instead: What the error tells to do.
+        what: Words that the error says before the path, with a space at the end.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        nearest = _nearest(folder)
+        reason = os_reason(error) if nearest.is_dir() else _in_the_way(nearest)
+        raise OutputError(f"{what}{folder} cannot be made: {reason}; {instead}") from error
+
+
+def _nearest(folder: Path) -> Path:
+    """Return the folder, or the nearest above it that is there."""
+    return next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+
+
+def _in_the_way(path: Path) -> str:
+    """Say what stands where a folder should be."""
+    if path.is_symlink() and not path.exists():
+        return f"{path} is a link that leads nowhere"
+    return f"{path} is not a folder"
+
+
+def os_reason(error: Exception) -> str:
+    """Return why a file could not be read or written, in words."""
+    if isinstance(error, OSError):
+        if error.errno == errno.ENOSPC:
+            return "the disk is full"
+        if error.errno in (errno.EACCES, errno.EPERM):
+            return "permission denied"
+        if error.errno == errno.EROFS:
+            return "the file system is read-only"
+        return error.strerror or str(error)
+    return str(error)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nm2trt.errors import InputError, OutputError
-from nm2trt.file_replacement import put_in_place
+from nm2trt.file_replacement import create, os_reason, put_in_place, rights_of
 from nm2trt.locks import OutputLock, output_lock, undisturbed
 
 _CHUNK_BYTES = 1 << 20
@@ -157,9 +157,13 @@ def unnamed_output(path: Path, option: str = "-o") -> Path:
 
 @contextlib.contextmanager
 def atomic_path(
-    target: str | os.PathLike[str], *, lock: OutputLock | None = None, follow: bool = True
+    target: str | os.PathLike[str],
+    *,
+    lock: OutputLock | None = None,
+    follow: bool = True,
+    like: os.stat_result | None = None,
 ) -> Iterator[Path]:
-    """Yield a temporary path beside `target`; on success it becomes `target`, on failure it vanishes.
+    """Yield an empty file beside `target`; on success it becomes `target`, on failure it vanishes.
 
     The file is flushed to disk before it is renamed, so after a crash `target` holds either its old or
     its new content. A replaced file keeps its mode and owner, and the links that lead to it. One process at a
@@ -171,6 +175,7 @@ def atomic_path(
             None takes the target's own.
         follow: Whether a symbolic link in the target's place is written through. A file that nobody named
             replaces it, e.g. in a cache's folder: whoever made the folder chose where the link leads.
+        like: Owner and mode of a new file, e.g. those of the data file whose place it takes.
 
     Raises:
         OutputError: The file cannot be written, for want of a folder, rights or space.
@@ -184,10 +189,11 @@ def atomic_path(
         held.will_write(temporary)
         _remove_stale(real)
         try:
+            rights = create(temporary, rights_of(real) or like)
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            put_in_place(temporary, real)
+            put_in_place(temporary, real, rights)
             sync_folder(real.parent)
         except OSError as error:
             named = error.filename if isinstance(error.filename, str) else ""
@@ -310,16 +316,3 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def os_reason(error: Exception) -> str:
-    """Return why a file could not be read or written, in words."""
-    if isinstance(error, OSError):
-        if error.errno == errno.ENOSPC:
-            return "the disk is full"
-        if error.errno in (errno.EACCES, errno.EPERM):
-            return "permission denied"
-        if error.errno == errno.EROFS:
-            return "the file system is read-only"
-        return error.strerror or str(error)
-    return str(error)

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nm2trt.errors import InputError, OutputError
+from nm2trt.file_replacement import os_reason
 from nm2trt.files import (
     atomic_path,
-    os_reason,
     read_regular,
     real_output,
     sha256_bytes,

@@ -116,6 +116,39 @@ def test_a_replaced_file_keeps_its_mode_and_its_links(tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["hard", "m.onnx", "real", "soft", "soft2"]
 
 
+@pytest.fixture
+def usual_umask():
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("usual_umask")
+def test_nobody_else_reads_a_replacement_while_it_is_written(tmp_path):
+    target = tmp_path / "m.onnx"
+    for old, while_written, mode in ((None, 0o644, 0o644), (0o600, 0o600, 0o600), (0o664, 0o600, 0o664)):
+        if old is not None:
+            target.chmod(old)
+        with atomic_path(target) as temporary:
+            assert temporary.stat().st_mode & 0o7777 == while_written
+            temporary.write_text("secret")
+        assert target.stat().st_mode & 0o7777 == mode
+    with atomic_path(tmp_path / "m.onnx.data", like=target.stat()) as temporary:
+        assert temporary.stat().st_mode & 0o7777 == 0o600
+    assert (tmp_path / "m.onnx.data").stat().st_mode & 0o7777 == 0o664
+
+
+@pytest.mark.usefixtures("usual_umask")
+def test_a_library_that_puts_a_private_file_in_the_place_does_not_decide_the_mode(tmp_path):
+    """As safetensors does."""
+    other = tmp_path / "other"
+    with atomic_path(tmp_path / "new") as temporary:
+        other.write_text("whole")
+        other.chmod(0o600)
+        other.replace(temporary)
+    assert (tmp_path / "new").stat().st_mode & 0o7777 == 0o644
+
+
 def test_a_link_to_a_missing_file_is_written_through_and_a_loop_is_refused(tmp_path):
     (tmp_path / "new").symlink_to("store")
     (tmp_path / "loop").symlink_to("loop")

@@ -20,8 +20,9 @@ from nm2trt.arrays import Arrays
 from nm2trt.calibration.array_files import read_archive
 from nm2trt.calibration.stream import SampleHash
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
-from nm2trt.errors import DataError, InputError, OutputError
-from nm2trt.files import check_output, os_reason, unnamed_output
+from nm2trt.errors import DataError, InputError
+from nm2trt.file_replacement import make_output_folder
+from nm2trt.files import check_output, unnamed_output
 from nm2trt.tables import Result, Table
 
 _SHARD = re.compile(r"(\d{1,6})/(\d{1,6})")
@@ -159,10 +160,7 @@ def shard_file(folder: Path, shard: Shard) -> Path:
     Raises:
         OutputError: It cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"the folder {folder} of --parts cannot be made: {os_reason(error)}") from error
+    make_output_folder(folder, "give another folder with --parts")
     return check_output(folder / f"{shard.index}-of-{shard.count}.npz")
 
 

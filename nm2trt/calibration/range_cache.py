@@ -51,7 +51,7 @@ class RangeCache:
         if self._path is None or not samples:
             return
         head = json.dumps({**self._key, "samples": samples, "sha256": sha256})
-        with atomic_path(self._path, follow=False) as temporary, temporary.open("xb") as file:
+        with atomic_path(self._path, follow=False) as temporary, temporary.open("wb") as file:
             kept: dict[str, Any] = {"head": np.array(head), **arrays}
             np.savez(file, **kept)
 

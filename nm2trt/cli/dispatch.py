@@ -19,7 +19,7 @@ from nm2trt.cli.output import await_json, print_error, print_json_error, printab
 from nm2trt.cli.signals import Stopped, signals_stop
 from nm2trt.errors import BackendError, InputError, Interrupted, Nm2trtError, OutputError
 from nm2trt.extras import missing
-from nm2trt.files import os_reason
+from nm2trt.file_replacement import os_reason
 from nm2trt.progress import BUILDER_THREAD
 from nm2trt.run_watch import on_overdue
 from nm2trt.terminal_text import printable

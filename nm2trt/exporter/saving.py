@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 import onnx_ir
 
-from nm2trt.file_replacement import copy_rights
+from nm2trt.file_replacement import copy_rights, create, rights_of
 from nm2trt.locks import OutputLock
 
 # Protobuf cannot hold 2 GiB; the graph itself needs some of it.
@@ -43,10 +43,12 @@ def saved(
         return
     data_path = _unused_data_path(target)
     lock.will_write(data_path)
+    rights = create(data_path, rights_of(*_own_data_files(target), target))
     onnx_ir.save(model, temporary, external_data=data_path.name)
-    if target.exists() and data_path.exists():
-        copy_rights(data_path, target.stat())
+    copy_rights(data_path, rights)
     # onnx_ir leaves small tensors inside; a model of only those has no data file.
+    if not data_path.stat().st_size:
+        data_path.unlink()
     yield data_path if data_path.exists() else None
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nm2trt.errors import InputError, OutputError
+from nm2trt.file_replacement import make_output_folder
 from nm2trt.files import check_input, write_atomic
 from nm2trt.reporting.records import SCHEMA, STAGES, RunHeader, StageRecord, read_json, read_record, text
 
@@ -68,10 +69,7 @@ class RunFolder:
         Raises:
             OutputError: The folder cannot be made.
         """
-        try:
-            (self.path / "stages").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{self.path} cannot be made the folder of a run: {error.strerror}") from error
+        make_output_folder(self.path / "stages", "give another folder for the run")
 
     def start(self, name: str, stages: Iterable[str]) -> RunHeader:
         """Make the folder, or take up the one that is there, and say which stages are meant.

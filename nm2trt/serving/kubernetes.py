@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from nm2trt.errors import InputError, OutputError
-from nm2trt.files import os_reason, write_atomic
+from nm2trt.file_replacement import check_output_folder, make_output_folder
+from nm2trt.files import write_atomic
 from nm2trt.serving.repository import Deployment
 from nm2trt.serving.yaml_text import yaml_text
 
@@ -27,6 +28,7 @@ QUEUE_METRIC = "nv_inference_pending_request_count"
 _IMAGE = re.compile(r"[\w][\w.\-/:@]*")
 _STORE = re.compile(r"(pvc|s3|gs|as)://[\w.\-]+(/[\w.\-/:]*)?")
 _PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
+_INSTEAD = "give another folder with --kubernetes"
 _LONGEST = 50  # of an object's name, so that `-canary` and what Kubernetes appends fit into its 63
 
 
@@ -78,15 +80,22 @@ def check_folder(folder: Path, repository: Path, name: str) -> None:
     """Check, before anything is placed, that manifests of a model can be written to a folder.
 
     Raises:
-        InputError: The folder lies in the model repository, where Triton would take it for a model, or is a
-            file; or the model's name does not make one of Kubernetes.
+        InputError: The folder lies in the model repository, where Triton would take it for a model; or the
+            model's name does not make one of Kubernetes.
+        OutputError: The folder cannot be made or written.
     """
     if repository.resolve() in (folder.resolve(), *folder.resolve().parents):
         raise InputError(
             f"{folder} lies in the model repository, where Triton would take it for a model; name another"
         )
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; name a folder for the manifests")
+    check_output_folder(folder, _INSTEAD)
+    inner = folder / "kserve"
+    check_output_folder(inner, _INSTEAD)
+    if inner.is_symlink():
+        raise OutputError(f"{inner} is a link, and writing would follow it; remove it")
+    for path in (*folder.glob("*.yaml"), *inner.glob("*.yaml")):
+        if path.is_dir() and not path.is_symlink():
+            raise OutputError(f"{path} is a folder, where a manifest may be written; {_INSTEAD}")
     _object_name(name)
 
 
@@ -103,10 +112,7 @@ def write_manifests(folder: Path, placed: Deployment, options: KubernetesOptions
     written = []
     for name, (comment, documents) in manifests(placed, options).items():
         path = folder / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{path.parent} cannot be made: {os_reason(error)}") from error
+        make_output_folder(path.parent, _INSTEAD)
         write_atomic(path, yaml_text(*documents, comment=comment), follow=False)
         written.append(path)
     if not options.canary_weight:

@@ -17,7 +17,8 @@ from pathlib import Path
 from types import TracebackType
 
 from nm2trt.errors import BackendError, InputError, OutputError
-from nm2trt.files import os_reason, read_regular
+from nm2trt.file_replacement import os_reason
+from nm2trt.files import read_regular
 from nm2trt.serving.installation import Installation, find_server
 from nm2trt.serving.options import ServerOptions
 

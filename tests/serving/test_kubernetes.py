@@ -196,11 +196,19 @@ def test_deploy_writes_manifests_or_places_nothing(tmp_path, capsys):
         "python",
     ]
     image = ["--image", "triton:25.04-py3"]
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "kserve").symlink_to(tmp_path)
+    (tmp_path / "full" / "canary.yaml").mkdir(parents=True)
     for wrong in (
         ["--kubernetes", str(tmp_path / "k8s")],
         [*image, "--model-store", "pvc://m"],
         ["--kubernetes", str(tmp_path / "models" / "k8s"), *image, "--model-store", "pvc://m"],
-        ["--kubernetes", str(tmp_path / "m.onnx"), *image, "--model-store", "pvc://m"],
+        *(
+            ["--kubernetes", str(tmp_path / folder), *image, "--model-store", "pvc://m"]
+            for folder in ("m.onnx", "m.onnx/k8s", "dangling", "dangling/k8s", "linked", "full")
+        ),
+        ["--kubernetes", "/proc/k8s", *image, "--model-store", "pvc://m"],
     ):
         assert main([*words, *wrong]) == 2
         assert capsys.readouterr().err.count("\n") == 1

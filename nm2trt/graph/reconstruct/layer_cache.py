@@ -22,7 +22,8 @@ from nm2trt.backends.ort import OrtBackend
 from nm2trt.calibration.array_files import read_archive
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import DataError, OutputError
-from nm2trt.files import check_input, os_reason, sha256_file, write_atomic
+from nm2trt.file_replacement import make_output_folder
+from nm2trt.files import check_input, sha256_file, write_atomic
 from nm2trt.graph.reconstruct.report import RebuiltLayer, ReconstructOptions
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -75,12 +76,7 @@ class LayerCache:
             "threads": [len(os.sched_getaffinity(0)), *(os.environ.get(name) for name in _THREADS)],
         }
         self._folder = folder / hashlib.sha256(json.dumps(task).encode()).hexdigest()[:16]
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"the cache {folder} cannot be made: {os_reason(error)}; give another folder with --cache"
-            ) from error
+        make_output_folder(self._folder, "give another folder with --cache", what="the cache ")
         if self._folder.is_symlink():
             raise OutputError(
                 f"{self._folder} in the cache is a link, and writing would follow it; remove it"

@@ -59,19 +59,22 @@ def clear_values(tensor: TensorProto) -> None:
     del tensor.external_data[:]
 
 
-def write_data(path: Path, placed: Sequence[Placed], lock: OutputLock) -> None:
+def write_data(
+    path: Path, placed: Sequence[Placed], lock: OutputLock, like: os.stat_result | None = None
+) -> None:
     """Write the file, whole or not at all.
 
     Args:
         path: The file.
         placed: What it holds.
         lock: The lock of the model that it belongs to.
+        like: Owner and mode that it gets; None for those of a new file.
 
     Raises:
         ModelError: A source ended early, or made more or fewer bytes than its tensor needs.
         OutputError: The file cannot be written.
     """
-    with atomic_path(path, lock=lock) as temporary, temporary.open("xb", buffering=0) as file:
+    with atomic_path(path, lock=lock, like=like) as temporary, temporary.open("wb", buffering=0) as file:
         for item in placed:
             file.seek(item.offset)
             if isinstance(item.source, tuple):

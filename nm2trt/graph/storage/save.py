@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nm2trt.errors import InputError, ModelError, Nm2trtError
-from nm2trt.file_replacement import copy_rights
+from nm2trt.file_replacement import rights_of
 from nm2trt.files import atomic_path, check_output, real_output
 from nm2trt.graph.storage.element_types import DTYPE_NAMES, element_type
 from nm2trt.graph.storage.external_data import (
@@ -86,15 +86,14 @@ def save(
     sources = data_files(model)
     with output_lock(real) as lock:
         own = model.path is not None and real.exists() and real.samefile(model.path)
-        for path in _stale_data(real, keep=set() if own else sources):
+        stale = _stale_data(real, keep=set() if own else sources)
+        for path in stale:
             lock.will_write(path)
         placed, made = _place(model, rewrites, external, most_inline_bytes)
         if placed:
             data = _free_name(real)
             lock.will_write(data)
-            write_data(data, placed, lock)
-            if real.exists():
-                copy_rights(data, real.stat())
+            write_data(data, placed, lock, like=rights_of(*stale, real))
             for item in placed:
                 point_to(item, data.name)
         model.check_unchanged()
@@ -242,7 +241,7 @@ def inline_bytes(tensor: TensorProto) -> int:
 
 
 def _write_model(model: Model, target: Path, made: Mapping[int, bytes]) -> None:
-    with atomic_path(target) as temporary, temporary.open("xb", buffering=0) as file:
+    with atomic_path(target) as temporary, temporary.open("wb", buffering=0) as file:
         try:
             for piece in pieces(model.proto, spend=True, held=made):
                 write_fully(file.fileno(), piece)
