@@ -18,7 +18,8 @@ from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement
 from nm2trt.graph.storage.external_data import clear_values
 from nm2trt.graph.storage.light_onnx import TensorProto
 from nm2trt.graph.storage.model import Model, load, metadata, set_metadata
-from nm2trt.graph.storage.save import Rewrite, embed, inline_bytes, refuse_data_file, refuse_same_file, save
+from nm2trt.graph.storage.model_file import Rewrite
+from nm2trt.graph.storage.save import embed, inline_bytes, refuse_data_file, refuse_same_file, save
 from nm2trt.graph.storage.stage_metadata import LineageEntry, record
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.graph.verify.verify_model import verify_model

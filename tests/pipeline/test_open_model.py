@@ -291,7 +291,7 @@ def test_weights_in_constant_nodes_are_not_copied_to_infer_shapes():
 def test_a_pass_that_is_refused_in_memory_says_so(folder):
     from nm2trt.errors import LineageError
     from nm2trt.graph.pass_frame import Change, Pass, run_passes
-    from nm2trt.graph.storage.save import Rewrite
+    from nm2trt.graph.storage.model_file import Rewrite
     from nm2trt.graph.verify.mask_lineage import check_descent
 
     class Fill(Pass):

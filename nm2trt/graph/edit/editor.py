@@ -25,7 +25,7 @@ from nm2trt.graph.storage.element_types import element_type
 from nm2trt.graph.storage.external_data import Chunks, pack
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model
-from nm2trt.graph.storage.save import Rewrite
+from nm2trt.graph.storage.model_file import Rewrite
 
 _IR_WITH_FREE_INITIALIZERS = 4
 

@@ -25,7 +25,7 @@ from nm2trt.graph.storage.element_types import element_type
 from nm2trt.graph.storage.external_data import Chunks, clear_values, pack
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model, metadata
-from nm2trt.graph.storage.save import Rewrite
+from nm2trt.graph.storage.model_file import Rewrite
 from nm2trt.graph.storage.tensors import read_tensor
 from nm2trt.nm.plan import METADATA_KEY, Plan, check_globs
 

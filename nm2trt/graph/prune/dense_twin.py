@@ -19,7 +19,8 @@ from nm2trt.graph.storage.element_types import element_type
 from nm2trt.graph.storage.external_data import pack
 from nm2trt.graph.storage.light_onnx import TensorProto
 from nm2trt.graph.storage.model import load
-from nm2trt.graph.storage.save import Rewrite, refuse_same_file, save
+from nm2trt.graph.storage.model_file import Rewrite
+from nm2trt.graph.storage.save import refuse_same_file, save
 from nm2trt.graph.storage.tensors import iter_elements
 from nm2trt.nm.verdict import WeightVerdict
 

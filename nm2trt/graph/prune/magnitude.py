@@ -22,7 +22,7 @@ from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.storage.element_types import element_type
 from nm2trt.graph.storage.external_data import pack
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
-from nm2trt.graph.storage.save import Rewrite
+from nm2trt.graph.storage.model_file import Rewrite
 from nm2trt.graph.storage.tensors import iter_elements, read_tensor
 from nm2trt.graph.verify.group_counts import ReadWeight
 from nm2trt.nm.axes import OnnxWeight
@@ -75,7 +75,7 @@ def zero_weakest(
             if other.how != first.how:
                 raise Opaque(_disagree(first, other))
         inner = math.prod(first.weight.shape[first.how.axis + 1 :])
-        return Rewrite(tensor, lambda: _stream(tensor, first.weight, pattern, inner))
+        return Rewrite(tensor, lambda: _stream(tensor, first.weight, pattern, inner), alone=True)
     kept = _agreed(readings, source, pattern)
     if tensor.data_location != TensorProto.EXTERNAL:
         return Rewrite(tensor, lambda: iter([_masked(tensor, readings, source, kept)]))

@@ -18,7 +18,7 @@ from nm2trt.graph.prune.magnitude import Reading, check_reach, zero_weakest
 from nm2trt.graph.prune.report import PrunedWeight, PruneReport
 from nm2trt.graph.prune.stored_weights import Candidate, stored_weights
 from nm2trt.graph.storage.model import Model
-from nm2trt.graph.storage.save import Rewrite
+from nm2trt.graph.storage.model_file import Rewrite
 from nm2trt.graph.verify.group_counts import count_groups
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.lineage import Relation

@@ -37,7 +37,8 @@ from nm2trt.graph.reconstruct.statistics import held_out
 from nm2trt.graph.storage.element_types import element_type
 from nm2trt.graph.storage.external_data import pack
 from nm2trt.graph.storage.model import Model, load
-from nm2trt.graph.storage.save import Rewrite, refuse_data_file, refuse_same_file, save
+from nm2trt.graph.storage.model_file import Rewrite
+from nm2trt.graph.storage.save import refuse_data_file, refuse_same_file, save
 from nm2trt.graph.storage.stage_metadata import LineageEntry, record
 from nm2trt.graph.verify.mask_lineage import check_rebuilt
 from nm2trt.graph.verify.report import VerifyReport

@@ -9,7 +9,7 @@ left in it, and the model that is parsed refers to them as to external data.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from nm2trt.graph.storage.light_onnx import onnx
 
@@ -21,58 +21,103 @@ _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 
 
-def pieces(
-    proto: onnx.ModelProto, *, spend: bool = False, held: Mapping[int, bytes] | None = None
-) -> Iterator[bytes | memoryview]:
+# How many bytes the numbers of a tensor take, and what makes them.
+Numbers = tuple[int, "Callable[[], Iterator[bytes | memoryview]]"]
+
+
+def pieces(proto: onnx.ModelProto, *, spend: bool = False) -> Iterator[bytes | memoryview]:
     """Yield the serialized model, in pieces.
 
     Args:
         proto: The model. Its large tensors are taken out for the time being.
         spend: Leave them out: a model that is not needed any more need not be filled again.
-        held: The raw data of initializers that the caller has beside the model, by their index: it is not
-            copied out of the model.
 
     Raises:
         Exception: protobuf's own, when what is left without the large tensors passes 2 GiB.
     """
-    initializers = proto.graph.initializer
+    large = take_out(proto)
+    try:
+        light = memoryview(proto.SerializeToString())
+        yield from upto_graph(light, {at: stored(data) for at, data in large.items()})
+        yield from after_graph(light)
+    finally:
+        for index, data in () if spend else large.items():
+            proto.graph.initializer[index].raw_data = data
+
+
+def stored(data: bytes) -> Numbers:
+    """Return numbers that are there already."""
+    return len(data), lambda: iter((data,))
+
+
+def take_out(proto: onnx.ModelProto) -> dict[int, bytes]:
+    """Take the raw data of large initializers out of a model, and return it by their index."""
     large: dict[int, bytes] = {}
-    for index, tensor in enumerate(initializers):
+    for index, tensor in enumerate(proto.graph.initializer):
         # Reading the field copies it, and asking for the size of the message takes longer.
         if tensor.HasField("raw_data") and math.prod(tensor.dims) * _MOST_ELEMENT_BYTES >= _LARGE_BYTES:
-            data = held[index] if held and index in held else tensor.raw_data
+            data = tensor.raw_data
             if len(data) >= _LARGE_BYTES:
                 large[index] = data
     for index in large:
-        initializers[index].ClearField("raw_data")
-    try:
-        light = memoryview(proto.SerializeToString())
-        yield from _model(light, large)
-    finally:
-        for index, data in () if spend else large.items():
-            initializers[index].raw_data = data
+        proto.graph.initializer[index].ClearField("raw_data")
+    return large
 
 
-def _model(light: memoryview, large: dict[int, bytes]) -> Iterator[bytes | memoryview]:
+def upto_graph(
+    light: memoryview, large: Mapping[int, Numbers], places: dict[int, int] | None = None
+) -> Iterator[bytes | memoryview]:
+    """Yield a serialized model up to the end of its graph, with numbers put where they belong.
+
+    Args:
+        light: The model without these numbers.
+        large: The numbers of initializers, by their index.
+        places: Takes the place of each in what is yielded.
+    """
+    position = 0
     for number, whole, body in _fields(light):
         if number != _MODEL_GRAPH:
+            position += len(whole)
             yield whole
             continue
-        parts: list[bytes | memoryview] = []
-        position = 0
-        for inner, field, content in _fields(body):
-            if inner != _GRAPH_INITIALIZER:
-                parts.append(field)
-                continue
-            data = large.get(position)
-            position += 1
-            if data is None:
-                parts.append(field)
-                continue
-            raw = _header(_TENSOR_RAW_DATA, len(data))
-            parts += [_header(inner, len(content) + len(raw) + len(data)), content, raw, data]
-        yield _header(number, sum(map(len, parts)))
-        yield from parts
+        parts = list(_graph_parts(body, large))
+        start = _header(
+            number, sum(sum(map(len, own)) + (large[at][0] if at in large else 0) for own, at in parts)
+        )
+        position += len(start)
+        yield start
+        for own, at in parts:
+            position += sum(map(len, own))
+            yield from own
+            if at in large:
+                if places is not None:
+                    places[at] = position
+                position += large[at][0]
+                yield from large[at][1]()
+        return
+
+
+def _graph_parts(
+    graph: memoryview, large: Mapping[int, Numbers]
+) -> Iterator[tuple[list[bytes | memoryview], int]]:
+    """Yield what stands in front of each initializer's numbers, and its index; -1 for all other fields."""
+    index = -1
+    for number, field, content in _fields(graph):
+        index += number == _GRAPH_INITIALIZER
+        if number != _GRAPH_INITIALIZER or index not in large:
+            yield [field], -1
+            continue
+        raw = _header(_TENSOR_RAW_DATA, large[index][0])
+        yield [_header(number, len(content) + len(raw) + large[index][0]), content, raw], index
+
+
+def after_graph(light: memoryview) -> Iterator[memoryview]:
+    """Yield the fields of a serialized model that follow its graph."""
+    seen = False
+    for number, whole, _ in _fields(light):
+        if seen:
+            yield whole
+        seen = seen or number == _MODEL_GRAPH
 
 
 def referring(model: memoryview, location: str) -> bytes | None:

@@ -11,13 +11,12 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from nm2trt.errors import InputError, ModelError, Nm2trtError
+from nm2trt.errors import InputError, Nm2trtError
 from nm2trt.file_replacement import rights_of
-from nm2trt.files import atomic_path, check_output, real_output
+from nm2trt.files import check_output, real_output
 from nm2trt.graph.storage.element_types import DTYPE_NAMES, element_type
 from nm2trt.graph.storage.external_data import (
     Chunks,
@@ -28,29 +27,15 @@ from nm2trt.graph.storage.external_data import (
     point_to,
     stored_at,
     write_data,
-    write_fully,
 )
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model, load
-from nm2trt.graph.storage.protobuf_stream import pieces
+from nm2trt.graph.storage.model_file import Rewrite, raw_bytes, stream_model, write_whole
 from nm2trt.graph.storage.tensors import external_location
 from nm2trt.locks import output_lock
 
 # A protobuf message ends at 2 GiB; some room is left for everything except tensors.
 _MOST_INLINE_BYTES = (1 << 31) - (64 << 20)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Rewrite:
-    """New numbers for a tensor of the model, of the shape and type that it has.
-
-    Args:
-        tensor: The tensor; it stays where it was stored (inline or external). A new one holds nothing yet.
-        chunks: Returns the raw bytes, in pieces; it is called once, while the file is written.
-    """
-
-    tensor: TensorProto
-    chunks: Chunks
 
 
 def save(
@@ -89,7 +74,7 @@ def save(
         stale = _stale_data(real, keep=set() if own else sources)
         for path in stale:
             lock.will_write(path)
-        placed, made = _place(model, rewrites, external, most_inline_bytes)
+        placed, streamed = _place(model, rewrites, external, most_inline_bytes)
         if placed:
             data = _free_name(real)
             lock.will_write(data)
@@ -97,10 +82,12 @@ def save(
             for item in placed:
                 point_to(item, data.name)
         model.check_unchanged()
+        if streamed:
+            stream_model(model, real, streamed, finish)
+            return
         if finish is not None:
             finish(Model(model.proto, None, real.parent.resolve()))
-        initializers = enumerate(model.proto.graph.initializer)
-        _write_model(model, real, {at: made[id(tensor)] for at, tensor in initializers if id(tensor) in made})
+        write_whole(model, real)
 
 
 def refuse_data_file(model: Model, target: str | os.PathLike[str]) -> None:
@@ -184,18 +171,18 @@ def all_tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:
 
 def _place(
     model: Model, rewrites: Sequence[Rewrite], external: Sequence[TensorProto], most_inline_bytes: int
-) -> tuple[list[Placed], dict[int, bytes]]:
+) -> tuple[list[Placed], list[Rewrite]]:
     """Fill inline tensors, and lay out the data file.
 
     Returns:
-        What goes into the data file, and the raw data of the tensors that were filled, by their `id`.
+        What goes into the data file, and what is made while the model itself is written.
     """
     changed = {id(rewrite.tensor): rewrite for rewrite in rewrites}
     wanted = {id(tensor) for tensor in external}
     # The wrappers are held, since `id` names an object only while it lives.
     tensors = list(all_tensors(model.proto))
     outside: list[tuple[TensorProto, int, tuple[Path, int] | Chunks]] = []
-    made: dict[int, bytes] = {}
+    inside_rewrites: list[Rewrite] = []
     for tensor in tensors:
         rewrite = changed.get(id(tensor))
         inside = rewrite is not None and model.refers_to_itself(tensor)
@@ -203,12 +190,15 @@ def _place(
             length, where = stored_at(tensor, model.root)
             outside.append((tensor, length, where if rewrite is None else rewrite.chunks))
         elif rewrite is not None and id(tensor) in wanted:
-            outside.append((tensor, _raw_bytes(tensor), rewrite.chunks))
+            outside.append((tensor, raw_bytes(tensor), rewrite.chunks))
         elif rewrite is not None:
-            data = made[id(tensor)] = b"".join(rewrite.chunks())
-            clear_values(tensor)
-            tensor.raw_data = data
-    inline = sum(inline_bytes(tensor) for tensor in tensors)
+            inside_rewrites.append(rewrite)
+    streamed = [r for r in inside_rewrites if r.alone and model.refers_to_itself(r.tensor)]
+    _fill(r for r in inside_rewrites if r not in streamed)
+    inline = sum(map(inline_bytes, tensors)) + sum(raw_bytes(r.tensor) for r in streamed)
+    if inline > most_inline_bytes:
+        _fill(streamed)  # some of them move to the data file
+        streamed = []
     movable = sorted(model.proto.graph.initializer, key=inline_bytes, reverse=True)
     for tensor in movable:
         size = inline_bytes(tensor)
@@ -216,14 +206,17 @@ def _place(
             continue
         if tensor.data_type != TensorProto.STRING:
             inline -= size
-            outside.append((tensor, _raw_bytes(tensor), in_memory(tensor, element_type(tensor))))
+            outside.append((tensor, raw_bytes(tensor), in_memory(tensor, element_type(tensor))))
     # In the order of the model, so that writing what was written changes nothing.
     order = {id(tensor): position for position, tensor in enumerate(tensors)}
-    return lay_out(sorted(outside, key=lambda item: order[id(item[0])])), made
+    return lay_out(sorted(outside, key=lambda item: order[id(item[0])])), streamed
 
 
-def _raw_bytes(tensor: TensorProto) -> int:
-    return (int(math.prod(tensor.dims)) * element_type(tensor).bits + 7) // 8
+def _fill(rewrites: Iterable[Rewrite]) -> None:
+    for rewrite in rewrites:
+        data = b"".join(rewrite.chunks())
+        clear_values(rewrite.tensor)
+        rewrite.tensor.raw_data = data
 
 
 def inline_bytes(tensor: TensorProto) -> int:
@@ -238,19 +231,6 @@ def inline_bytes(tensor: TensorProto) -> int:
     fixed = 4 * len(tensor.float_data) + 8 * len(tensor.double_data) + sum(map(len, tensor.string_data))
     words = len(tensor.int32_data) + len(tensor.int64_data) + len(tensor.uint64_data)
     return int(fixed + 10 * words)
-
-
-def _write_model(model: Model, target: Path, made: Mapping[int, bytes]) -> None:
-    with atomic_path(target) as temporary, temporary.open("wb", buffering=0) as file:
-        try:
-            for piece in pieces(model.proto, spend=True, held=made):
-                write_fully(file.fileno(), piece)
-        except OSError:
-            raise
-        except Exception as error:  # protobuf's own exception differs between its implementations
-            raise ModelError(
-                f"{model.name} cannot be written: without its initializers it is still larger than 2 GiB"
-            ) from error
 
 
 def data_locations(model: Model) -> dict[str, Path]:

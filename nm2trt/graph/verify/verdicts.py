@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from nm2trt.graph.analysis.quantised_values import dequantised
 from nm2trt.graph.analysis.shapes import Shapes
 from nm2trt.graph.analysis.weight_operands import Consumer
 from nm2trt.graph.storage.element_types import ElementType
+from nm2trt.graph.storage.threads import usable_cores
 from nm2trt.graph.verify.group_counts import Finding, ReadWeight, count_groups, read_weight
 from nm2trt.nm.axes import OnnxWeight, onnx_weight
 from nm2trt.nm.eligibility import NOWHERE, Place, can_run_sparse
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 DEFAULT_PATTERN = NMPattern(2, 4)
-# Threads that count weights, and the elements from which a weight gets one.
-_MOST_THREADS, _LARGE = 4, 1 << 17
+# Elements from which counting a weight is worth a thread.
+_LARGE = 1 << 17
 # Looked for if the pattern asked for is broken, to say what the weight holds instead.
 _KNOWN = tuple(NMPattern(n, m) for n, m in ((2, 4), (4, 8), (8, 16)))
 
@@ -63,7 +63,7 @@ class WeightJudge:
         Raises:
             ModelError: A stored tensor is damaged.
         """
-        cores = min(_MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+        cores = usable_cores()
         if cores == 1 or sum(map(_is_large, consumers)) < 2:
             return [self._verdict(*self._case(consumer), None) for consumer in consumers]
         from concurrent.futures import ThreadPoolExecutor  # only here: it takes time to import

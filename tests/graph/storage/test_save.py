@@ -11,12 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-from nm2trt.errors import InputError, ModelError, OutputError
+from nm2trt.errors import InputError, LineageError, ModelError, OutputError
+from nm2trt.graph.storage import threads
 from nm2trt.graph.storage.element_types import element_type
 from nm2trt.graph.storage.external_data import pack
-from nm2trt.graph.storage.model import load
+from nm2trt.graph.storage.model import load, set_metadata
+from nm2trt.graph.storage.model_file import Rewrite
 from nm2trt.graph.storage.protobuf_stream import pieces
-from nm2trt.graph.storage.save import Rewrite, all_tensors, refuse_same_file, save
+from nm2trt.graph.storage.save import all_tensors, refuse_same_file, save
 from nm2trt.graph.storage.tensors import read_tensor
 
 
@@ -199,6 +201,71 @@ def test_a_rewrite_of_the_wrong_length_leaves_nothing(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.onnx", "w.data"]
 
 
+def opened_with_a_rewrite(path, *, alone=True, made=None):
+    """Give a model whose weights stayed in its file, and a rewrite of its large one."""
+    onnx.save(everything(), path)
+    model = load(path, leave_weights=True)
+    (weight,) = (t for t in model.proto.graph.initializer if model.refers_to_itself(t))
+    numbers = read_tensor(weight, model.root)
+    made = (numbers[::-1] * 2).tobytes() if made is None else made
+    return model, Rewrite(weight, lambda: iter([made[:1000], made[1000:]]), alone=alone)
+
+
+@pytest.mark.parametrize("cores", [1, 4])
+def test_numbers_may_be_made_while_the_model_is_written(tmp_path, monkeypatch, cores):
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: range(cores))
+    wanted = read_tensor(everything().graph.initializer[0], None)[::-1] * 2
+    seen = []
+
+    def finish(after):
+        weight = after.proto.graph.initializer[0]
+        seen.append((weight.data_location, read_tensor(weight, after.root)))
+        set_metadata(after.proto, {"said": "later"})
+
+    for name, alone in (("first.onnx", True), ("second.onnx", False)):
+        model, rewrite = opened_with_a_rewrite(tmp_path / "a.onnx", alone=alone)
+        save(model, tmp_path / name, rewrites=[rewrite], finish=finish)
+    assert (tmp_path / "first.onnx").read_bytes() == (tmp_path / "second.onnx").read_bytes()
+    assert [place for place, _ in seen] == [TensorProto.EXTERNAL, TensorProto.DEFAULT]
+    after = load(tmp_path / "first.onnx").proto
+    assert {entry.key: entry.value for entry in after.metadata_props}["said"] == "later"
+    for numbers in (seen[0][1], seen[1][1], read_tensor(after.graph.initializer[0], None)):
+        np.testing.assert_array_equal(numbers, wanted)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "first.onnx", "second.onnx"]
+
+
+def test_numbers_made_while_the_model_is_written_may_move_to_a_data_file(tmp_path):
+    model, rewrite = opened_with_a_rewrite(tmp_path / "a.onnx")
+    save(model, tmp_path / "b.onnx", rewrites=[rewrite], most_inline_bytes=1000)
+    after = load(tmp_path / "b.onnx")
+    assert after.proto.graph.initializer[0].data_location == TensorProto.EXTERNAL
+    wanted = read_tensor(everything().graph.initializer[0], None)[::-1] * 2
+    np.testing.assert_array_equal(read_tensor(after.proto.graph.initializer[0], after.root), wanted)
+
+
+@pytest.mark.parametrize("fault", ["refused", "short", "changed"])
+def test_a_failure_while_numbers_are_made_leaves_nothing(tmp_path, fault):
+    def finish(_):
+        if fault == "refused":
+            raise LineageError("the masks are wrong")
+
+    model, rewrite = opened_with_a_rewrite(tmp_path / "a.onnx", made=b"123" if fault == "short" else None)
+    if fault == "changed":
+        made = rewrite.chunks
+
+        def chunks():
+            (tmp_path / "a.onnx").write_bytes(b"another model")
+            return made()
+
+        rewrite = Rewrite(rewrite.tensor, chunks, alone=True)
+    error = {"refused": LineageError, "short": ModelError, "changed": InputError}[fault]
+    with pytest.raises(
+        error, match=r"masks are wrong|needs 361200 bytes|was changed while it was being read"
+    ):
+        save(model, tmp_path / "b.onnx", rewrites=[rewrite], finish=finish)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
+
+
 def test_large_inline_tensors_move_out_when_the_model_would_be_too_large(tmp_path):
     onnx.save(everything(), tmp_path / "a.onnx")
     save(load(tmp_path / "a.onnx"), tmp_path / "b.onnx", most_inline_bytes=1000)
@@ -313,7 +380,7 @@ def test_a_missing_folder_is_a_sentence(tmp_path):
 
 _LARGE = """
 import sys
-from nm2trt.graph.storage.model import load
+from nm2trt.graph.storage.model import load, set_metadata
 from nm2trt.graph.storage.save import save
 from nm2trt.measure import peak_resident_bytes
 save(load(sys.argv[1]), sys.argv[2])

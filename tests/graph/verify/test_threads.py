@@ -6,7 +6,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from nm2trt.errors import ModelError
-from nm2trt.graph.verify import verdicts
+from nm2trt.graph.storage import threads
 from nm2trt.graph.verify.verify_model import verify_model
 
 WIDTH = 512
@@ -39,9 +39,9 @@ def test_threads_change_nothing(tmp_path, monkeypatch, stored):
     if stored == "file":
         onnx.save(made, source)
     found = {}
-    for threads in (1, 4):
-        monkeypatch.setattr(verdicts.os, "sched_getaffinity", lambda _, n=threads: range(n))
-        found[threads] = verify_model(source)
+    for count in (1, 4):
+        monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _, n=count: range(n))
+        found[count] = verify_model(source)
     assert found[1].weights == found[4].weights
     assert found[1].mask_sha256 == found[4].mask_sha256
     weights = found[4].weights
@@ -52,7 +52,7 @@ def test_threads_change_nothing(tmp_path, monkeypatch, stored):
 
 
 def test_a_damaged_weight_is_named_from_a_thread(monkeypatch):
-    monkeypatch.setattr(verdicts.os, "sched_getaffinity", lambda _: range(4))
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: range(4))
     made = model()
     made.graph.initializer[3].raw_data = made.graph.initializer[3].raw_data[:-2]
     with pytest.raises(ModelError, match="'w3'"):
