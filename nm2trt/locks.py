@@ -13,13 +13,24 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from nm2trt.errors import InputError
 
 _MOST_LIST_BYTES = 1 << 20
+_SILENT_SECONDS = 1.0
 _held = threading.local()
+_tell: list[Callable[[str], None]] = []
+
+
+def on_waiting(tell: Callable[[str], None] | None) -> None:
+    """Set what is told which output is waited for, from a second on; None tells nobody.
+
+    Args:
+        tell: Takes a sentence; a thread of its own calls it.
+    """
+    _tell[:] = [] if tell is None else [tell]
 
 
 class OutputLock:
@@ -57,12 +68,15 @@ class OutputLock:
             return
         # Only waiting can be interrupted, so that no lock is left that nobody knows of.
         with contextlib.suppress(OSError):
-            while not self._try(fcntl.LOCK_EX | fcntl.LOCK_NB):
-                descriptor = _open(self._path)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX)
-                finally:
-                    os.close(descriptor)
+            if self._try(fcntl.LOCK_EX | fcntl.LOCK_NB):
+                return
+            with _told(f"another command writes {self.target}; waiting until it ends"):
+                while not self._try(fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    descriptor = _open(self._path)
+                    try:
+                        fcntl.flock(descriptor, fcntl.LOCK_EX)
+                    finally:
+                        os.close(descriptor)
 
     def _try(self, operation: int) -> bool:
         """Take the lock if it is free; false if another holds it, or a killed writer had left it."""
@@ -137,14 +151,32 @@ def one_writer(folder: Path, *, busy: str = "") -> Iterator[None]:
         return
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(busy) from error
+            if busy:
+                raise InputError(busy) from error
+            with _told(f"another command works in {folder}; waiting until it ends"):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError:
             pass  # a network file system may know no locks
         yield
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _told(sentence: str) -> Iterator[None]:
+    """Tell what is waited for if the block lasts; most waits end before anybody wonders."""
+    if not _tell:
+        yield
+        return
+    timer = threading.Timer(_SILENT_SECONDS, _tell[0], [sentence])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from nm2trt.files import (
     write_atomic,
     writer_mark,
 )
-from nm2trt.locks import output_lock
+from nm2trt.locks import one_writer, output_lock
 
 
 def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path):
@@ -84,6 +84,31 @@ def test_one_thread_at_a_time_holds_an_output(tmp_path):
         list(pool.map(write, range(400)))
     assert most == [1]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["output", "folder"])
+def test_a_command_says_what_it_waits_for(tmp_path, what):
+    """Deploy waits for its repository; a file with its lock is waited for until the lock is gone."""
+    if what == "output":
+        held, code = (
+            output_lock(tmp_path / "x"),
+            "from nm2trt.files import write_atomic; write_atomic({!r}, 'new')",
+        )
+    else:
+        held, code = one_writer(tmp_path), "from nm2trt.locks import one_writer\nwith one_writer({!r}): pass"
+    code = "from nm2trt.locks import on_waiting; on_waiting(print)\n" + code
+    path = tmp_path / "x" if what == "output" else tmp_path
+    with held:
+        waiting = subprocess.Popen(
+            [sys.executable, "-u", "-c", code.format(str(path))], stdout=subprocess.PIPE, text=True
+        )
+        said = waiting.stdout.readline()
+    assert said in (
+        f"another command {did} {path}; waiting until it ends\n" for did in ("writes", "works in")
+    )
+    assert (waiting.wait(), waiting.stdout.read()) == (0, "")
+    waiting.stdout.close()
+    assert [one.name for one in tmp_path.iterdir()] == ["x"] * (what == "output")
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "link"])

@@ -15,11 +15,19 @@ from typing import Any, NoReturn, TextIO
 
 from nm2trt import bounds, errors
 from nm2trt.cli import COMMANDS, help_text
-from nm2trt.cli.output import await_json, print_error, print_json_error, printable_warnings, set_verbosity
+from nm2trt.cli.output import (
+    await_json,
+    print_error,
+    print_json_error,
+    print_notes,
+    printable_warnings,
+    set_verbosity,
+)
 from nm2trt.cli.signals import Stopped, signals_stop
 from nm2trt.errors import BackendError, InputError, Interrupted, Nm2trtError, OutputError
 from nm2trt.extras import missing
 from nm2trt.file_replacement import os_reason
+from nm2trt.locks import on_waiting
 from nm2trt.progress import BUILDER_THREAD
 from nm2trt.run_watch import on_overdue
 from nm2trt.terminal_text import printable
@@ -92,6 +100,7 @@ def _run(arguments: list[str]) -> int:
             parser.print_help()
             return 2
         on_overdue(_give_up)
+        on_waiting(lambda sentence: print_notes([sentence]))
         bounds.use(**{keyword: getattr(options, keyword) for keyword, _, _, _ in _BOUNDS})
         from nm2trt.options.command_line import options_from
 

@@ -166,6 +166,9 @@ def _why_float(consumer: Consumer, *, main: bool) -> str:
         return f"its weight is not constant: {consumer.state.why}"
     if consumer.input_index != 1:
         return "its constant is the left operand"
+    source = main_source(consumer.scope, consumer.value)
+    if source is not None and source.dtype.startswith(("int", "uint", "bool")):
+        return f"its weight is computed from integers: {source.name!r} is {source.dtype}"
     return ""
 
 

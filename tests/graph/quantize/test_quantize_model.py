@@ -577,3 +577,42 @@ def test_a_size_that_depends_on_the_data_does_not_stop_it(tmp_path):
     ):
         (item,) = done.differences
         assert item.unequal_shapes in (0, 1)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("kind", ["cast", "shape"])
+def test_a_weight_computed_from_integers_stays_float(tmp_path, kind, mixed):
+    """It is float32 where the layer reads it, but no stored float numbers can be rounded."""
+    draw = np.random.default_rng(0)
+    stored = {"i": np.array([32, 8]), "w": draw.standard_normal((8, 4)).astype("f4")}
+    made = helper.make_node("ConstantOfShape", ["i"], ["k"], value=helper.make_tensor("v", 1, [1], [0.5]))
+    if kind == "cast":
+        stored["i"] = draw.integers(-3, 4, (32, 8))
+        made = helper.make_node("Cast", ["i"], ["k"], to=TensorProto.FLOAT)
+    nodes = [made, helper.make_node("MatMul", ["x", "k"], ["a"], name="first")]
+    if mixed:
+        nodes.append(helper.make_node("MatMul", ["a", "w"], ["y"], name="second"))
+    else:
+        nodes.append(helper.make_node("Relu", ["a"], ["y"]))
+    infos = [
+        helper.make_tensor_value_info(name, 1, ["n", size])
+        for name, size in (("x", 32), ("y", 4 if mixed else 8))
+    ]
+    tensors = [numpy_helper.from_array(stored[name], name) for name in ("iw" if mixed else "i")]
+    graph = helper.make_graph(nodes, "g", infos[:1], infos[1:], tensors)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9),
+        tmp_path / "m.onnx",
+    )
+    np.savez(tmp_path / "x.npz", x=draw.standard_normal((8, 32)).astype("f4"))
+    if not mixed:
+        with pytest.raises(
+            ModelError, match=r"to quantise; first: its weight is computed from integers: 'i'"
+        ):
+            quantise(tmp_path)
+        return
+    report = quantise(tmp_path)
+    assert {row.layer: row.reason for row in report.layers} == {
+        "first": "its weight is computed from integers: 'i' is int64",
+        "second": "",
+    }
