@@ -31,6 +31,12 @@ def is_sound(model: Model) -> bool:
     return all(has_its_bytes(tensor, model.root) for tensor in all_tensors(model.proto))
 
 
+def _verified(model: Model) -> VerifyReport:
+    from nm2trt.graph.verify.verify_model import verify_model  # here: it loads while the parser works
+
+    return verify_model(model)
+
+
 def verified_and_parsed(
     model: Model, source: Path, options: BuildOptions, builder: Backend
 ) -> tuple[VerifyReport, Parsed | None]:
@@ -49,20 +55,19 @@ def verified_and_parsed(
     from nm2trt.engine.early_parse import parse_early
     from nm2trt.engine.trial_parse import try_parser
     from nm2trt.graph.analysis.parser_hazards import has_bodies
-    from nm2trt.graph.verify.verify_model import verify_model
 
     if builder.name != "ort" and has_bodies(model):
-        found = verify_model(model)
+        found = _verified(model)
         try_parser(source, options.plugins, builder, model.path or source)
         return found, None
     if source != model.file or not is_sound(model):
-        return verify_model(model), None
+        return _verified(model), None
     interval = sys.getswitchinterval()
     # The parser waits for the interpreter at each of its messages: a thousand waits of the usual 5 ms.
     sys.setswitchinterval(1e-4)
     try:
         with ThreadPoolExecutor(1) as verifying:
-            report = verifying.submit(verify_model, model)
+            report = verifying.submit(_verified, model)
             parsed = parse_early(source, options, builder)
             return report.result(), parsed
     finally:

@@ -98,7 +98,6 @@ def build(
     from nm2trt.engine.build import ModelFacts, build_engine, check_request
     from nm2trt.graph.analysis.multiply_accumulates import with_macs
     from nm2trt.graph.edit.free_sizes import untie_free_sizes
-    from nm2trt.graph.pass_frame import write_model
     from nm2trt.graph.storage.model import load
     from nm2trt.graph.storage.model_hash import files_sha256
     from nm2trt.graph.storage.save import refuse_data_file
@@ -151,6 +150,8 @@ def build(
         untie_free_sizes(opened)
         source = opened.file
         if source is None:
+            from nm2trt.graph.pass_frame import write_model
+
             kept = lowering is not None and lowering.keep and not dry_run
             suffix = "" if lowering is None else f".{lowering.precision}"
             source = (out.parent if kept else folder) / f"{out.stem}{suffix}.onnx"
