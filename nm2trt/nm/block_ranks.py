@@ -26,6 +26,8 @@ _CONSTANT_BYTES = 1 << 21
 _LONG_ROW = 128
 # A thread is worth its start from so many elements on.
 _THREAD_ELEMENTS = 1 << 20
+# Sizes of a group, all powers of two, in which the two highest are found by halves rather than by all pairs.
+_TOURNAMENTS = (16, 32, 64, 128, 256)
 # Name of a float type -> the integers that hold its bits, and the bits of infinity.
 _BITS: dict[str, tuple[type[np.signedinteger[Any]], int]] = {
     "float16": (np.int16, 0x7C00),
@@ -106,12 +108,14 @@ def _set_part(
     room, changed = _Room(), 0
     for block, out in zip(_blocks(groups), _blocks(kept), strict=True):
         keys = _keys(block, room, magnitude=magnitude)
-        count = _beaten_in_rows if block.shape[2] >= _LONG_ROW else _beaten
-        beaten = count(keys, room)
+        new = out if not changes else room.of("new", block.shape, np.bool_)
+        if pattern.n == 2 and pattern.m in _TOURNAMENTS:
+            _keep_two(keys, new, room)
+        else:
+            count = _beaten_in_rows if block.shape[2] >= _LONG_ROW else _beaten
+            np.less(count(keys, room), pattern.n, out=new)
         if not changes:
-            np.less(beaten, pattern.n, out=out)
             continue
-        new = np.less(beaten, pattern.n, out=room.of("new", block.shape, np.bool_))
         flips = np.not_equal(new, out, out=room.of("flips", block.shape, np.bool_))
         changed += int(np.count_nonzero(flips))
         out[...] = new
@@ -138,6 +142,35 @@ def _keys(block: Array, room: _Room, *, magnitude: bool) -> Array:
         if np.isnan(block.max()):
             block = np.where(np.isnan(block), -np.inf, block)
     return np.ascontiguousarray(block)
+
+
+def _keep_two(keys: Array, kept: npt.NDArray[np.bool_], room: _Room) -> None:
+    """Mark the two highest of each group of (groups, M, columns), as a tournament of all groups finds them.
+
+    Each round halves the contenders, and keeps the best two that each has met so far.
+    """
+    groups, m, columns = keys.shape
+    rows = keys.swapaxes(0, 1)
+    if columns < _LONG_ROW:
+        rows = room.of("rows", rows.shape, keys.dtype)
+        np.copyto(rows, keys.swapaxes(0, 1))
+    half = (m // 2, groups, columns)
+    best = np.maximum(rows[: m // 2], rows[m // 2 :], out=room.of("best", half, keys.dtype))
+    second = np.minimum(rows[: m // 2], rows[m // 2 :], out=room.of("second", half, keys.dtype))
+    while len(best) > 1:
+        pairs = len(best) // 2
+        loser = np.minimum(best[:pairs], best[pairs:], out=room.of("loser", best[:pairs].shape, keys.dtype))
+        best = np.maximum(best[:pairs], best[pairs:], out=best[:pairs])
+        second = np.maximum(second[:pairs], second[pairs:], out=second[:pairs])
+        second = np.maximum(second, loser, out=second)
+    stays = np.greater_equal(rows, second, out=room.of("stays", (m, groups, columns), np.bool_))
+    if np.count_nonzero(stays) != 2 * groups * columns:
+        # A few groups have several numbers that equal the second highest; the first of them stay.
+        counts = np.add.reduce(stays.view(np.uint8), axis=0, dtype=np.uint16)
+        group, column = np.nonzero(counts > 2)
+        tied = np.ascontiguousarray(keys[group, :, column])[:, :, None]
+        stays[:, group, column] = (_beaten(tied, _Room()) < 2)[:, :, 0].T
+    np.copyto(kept, stays.swapaxes(0, 1))
 
 
 def _beaten(keys: Array, room: _Room) -> Array:

@@ -335,3 +335,24 @@ def test_a_kernel_that_cannot_be_compiled_is_told_once_and_eager_torch_goes_on(m
         mask = torch_mask.magnitude_mask(weight, TWO_FOUR, axis=1)
     assert (mask.numpy() == sorted_mask(weight.abs().numpy(), TWO_FOUR, 1)).all()
     torch_mask.magnitude_mask(weight, TWO_FOUR, axis=1)  # not told again
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.int8, np.uint8])
+@pytest.mark.parametrize(("m", "inner"), [(16, 1), (16, 3), (32, 130), (64, 1), (128, 7), (256, 1)])
+def test_a_tournament_finds_what_all_pairs_find(monkeypatch, dtype, m, inner):
+    random = np.random.default_rng(m + inner)
+    # Few values, so that many groups hold ties at the second place; some groups are all one number.
+    score = (random.integers(-5, 6, size=(40, m, inner)) * random.integers(0, 2, size=(40, 1, 1))).astype(
+        dtype
+    )
+    if score.dtype.kind == "f":
+        score[3, 2, 0], score[4, 1:4, 0], score[5, :, 0] = np.nan, np.inf, np.nan
+    for magnitude in (False, True):
+        found = np.empty(score.shape, np.bool_)
+        block_ranks.set_mask(score, found, NMPattern(2, m), inner=inner, magnitude=magnitude)
+        with monkeypatch.context() as patch:
+            patch.setattr(block_ranks, "_TOURNAMENTS", ())
+            wanted = np.empty(score.shape, np.bool_)
+            block_ranks.set_mask(score, wanted, NMPattern(2, m), inner=inner, magnitude=magnitude)
+        np.testing.assert_array_equal(found, wanted)
+        assert (found.sum(axis=1) == 2).all()
