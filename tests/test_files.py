@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from nm2trt.files import (
     atomic_path,
     check_input,
     check_output,
+    read_regular,
     sha256_file,
     unnamed_output,
     within,
@@ -302,6 +304,14 @@ def test_within_follows_a_linked_cache(tmp_path):
 def test_hash(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256_file(tmp_path / "x").startswith("ba7816bf8f01cfea")
+
+
+@pytest.mark.parametrize("read", [sha256_file, read_regular])
+def test_a_folder_in_the_place_of_a_file_leaves_nothing_open(tmp_path, read):
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises((InputError, OSError), match=r"not a regular file"):
+        read(tmp_path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_what_another_machine_writes_into_a_shared_folder_stays(tmp_path):

@@ -338,5 +338,5 @@ def test_a_manifest_whose_engine_is_gone_may_be_replaced(engine):
 def test_a_manifest_that_cannot_be_read_is_not_called_missing(engine):
     engine.write_bytes(NEW)
     manifest_path(engine).mkdir()
-    with pytest.raises(InputError, match=r"model\.rtx\.json cannot be read: Is a directory"):
+    with pytest.raises(InputError, match=r"model\.rtx\.json cannot be read: it is not a regular file"):
         read_manifest(engine)

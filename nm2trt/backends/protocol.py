@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -269,9 +269,7 @@ def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Arrays) -> None:
     Raises:
         DataError: A feed is missing, unknown, or of the wrong dtype or shape.
     """
-    names = [spec.name for spec in inputs]
-    if set(feeds) != set(names):
-        raise DataError(f"the model's inputs are {names}, the data has {sorted(feeds)}")
+    check_names("the model", inputs, feeds)
     for spec in inputs:
         feed = feeds[spec.name]
         if feed.dtype != numpy_dtype(spec.dtype):
@@ -283,3 +281,25 @@ def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Arrays) -> None:
         if not fits:
             shape = "x".join(str(d if d is not None else "?") for d in spec.shape)
             raise DataError(f"input {spec.name!r} takes shape {shape}, the data has {feed.shape}")
+
+
+def check_names(whose: str, inputs: Iterable[TensorSpec], given: Collection[str]) -> None:
+    """Raise unless arrays have the names of a model's inputs, each once.
+
+    Args:
+        whose: The model in the message, e.g. "the candidate".
+        inputs: Its inputs.
+        given: Names of the arrays, without those of labels.
+
+    Raises:
+        DataError: They have others; the message says which to rename, add or leave out.
+    """
+    names = [spec.name for spec in inputs]
+    missing, unknown = (sorted({*a} - {*b}) for a, b in ((names, given), (given, names)))
+    if not missing and not unknown:
+        return
+    wanted, others = (", ".join(map(repr, some)) for some in (missing, unknown))
+    remedy = f"rename {others} to {wanted}" if missing and unknown else f"add {wanted}"
+    if not missing:
+        remedy = f"leave out {others}, or call true answers 'labels'"
+    raise DataError(f"{whose}'s inputs are {names}, the data has {sorted(given)}; {remedy}")

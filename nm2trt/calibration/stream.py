@@ -18,7 +18,7 @@ import numpy as np
 
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.batch_axes import as_feed, fixed_batch, sample_first, sample_shapes
-from nm2trt.backends.protocol import TensorSpec, numpy_dtype
+from nm2trt.backends.protocol import TensorSpec, check_names, numpy_dtype
 from nm2trt.calibration.npz_file import npz_arrays, npz_batches, npz_headers
 from nm2trt.errors import DataError
 from nm2trt.extras import missing
@@ -195,9 +195,7 @@ def fitted(batch: Arrays, inputs: Sequence[TensorSpec], source: str) -> Batch:
     Raises:
         DataError: An input is missing or unknown, or its shape, dtype or values do not fit.
     """
-    names = [spec.name for spec in inputs]
-    if set(batch) != set(names):
-        raise DataError(f"{source}: the model's inputs are {names}, the samples have {sorted(batch)}")
+    check_names(f"{source}: the model", inputs, batch)
     return {spec.name: _fit_one(batch[spec.name], spec, source, inputs) for spec in inputs}
 
 

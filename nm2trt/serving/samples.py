@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nm2trt.arrays import Array, Arrays
-from nm2trt.backends.protocol import TensorSpec, numpy_dtype
+from nm2trt.backends.protocol import TensorSpec, check_names, numpy_dtype
 from nm2trt.backends.random_feeds import random_feeds
 from nm2trt.errors import DataError
 
@@ -26,9 +26,7 @@ def fit_samples(inputs: Sequence[TensorSpec], arrays: Arrays, what: str) -> dict
     Raises:
         DataError: A name, shape, type or value does not fit, or the counts differ.
     """
-    names = [spec.name for spec in inputs]
-    if set(arrays) != set(names):
-        raise DataError(f"{what}: the model's inputs are {names}, the data has {sorted(arrays)}")
+    check_names(f"{what}: the model", inputs, arrays)
     if len({len(array) for array in arrays.values()}) != 1 or not len(next(iter(arrays.values()))):
         raise DataError(f"{what}: the inputs do not hold the same number of samples, at least one")
     fitted = {}

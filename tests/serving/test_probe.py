@@ -77,7 +77,9 @@ def test_real_data_and_scalars(tmp_path, tritonserver):
     report.require_passed()
     assert "samples have identical answers" in report.notes[0]  # five, repeated
     np.savez(tmp_path / "other.npz", x=arrays["x"])
-    with pytest.raises(DataError, match=r"the model's inputs are \['x', 's'\], the data has \['x'\]"):
+    with pytest.raises(
+        DataError, match=r"the model's inputs are \['x', 's'\], the data has \['x'\]; add 's'"
+    ):
         probe(url(tritonserver), "scalars", model, data=tmp_path / "other.npz")
 
 

@@ -250,7 +250,11 @@ def _bound(ladder: Sequence[LadderRow], work: Forecast) -> Iterable[Reason]:
     if not work.macs or work.unknown_weights:
         return
     # Once the builder has answered, what it left dense gains nothing.
-    answered = all(row.chosen.answer in ("yes", "no", "not reached") for row in ladder if row.eligible)
+    answered = all(
+        row.chosen.answer in ("yes", "no", "not reached") and row.listed.detail != SPARSITY_OFF
+        for row in ladder
+        if row.eligible
+    )
     able = [row for row in ladder if row.chosen.answer == "yes" or (row.answer == "yes" and not answered)]
     share = sum(row.macs or 0 for row in able) / work.macs
     verb = "run" if answered else "can run"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nm2trt.errors import DataError
+from nm2trt.errors import DataError, Nm2trtError
 
 _LABELS = frozenset({"label", "labels"})
 
@@ -85,6 +85,8 @@ def outputs_of(model: nn.Module, batch: CalibrationBatch, index: int) -> tuple[T
     """
     try:
         result = model(*batch.args, **batch.kwargs)
+    except Nm2trtError:  # of our own hooks: it says what is wrong
+        raise
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(

@@ -64,14 +64,14 @@ class Processes:
 
         Raises:
             DataError: One of them failed; without this the others would wait for it.
-            Nm2trtError: This one failed.
+            Exception: What this one raised.
         """
         made, failed = [], None
         try:
             made.append(make())
-        except Nm2trtError as error:
+        except Exception as error:  # whatever it is, the others wait
             failed = error
-        problems = self.gathered(None if failed is None else str(failed))
+        problems = self.gathered(None if failed is None else _words(failed))
         if failed is not None:
             raise failed
         for rank, problem in enumerate(problems):
@@ -131,19 +131,35 @@ class Processes:
 
         Raises:
             SparsityError: The first process found no solution.
+            DataError: It failed otherwise, in the other processes.
+            Exception: What `solve` raised, in the first one.
         """
         if self.count == 1:
             return solve()
-        sent: list[Any] = [None]
+        sent: list[Any] = [None, "", False]
+        failed: Exception | None = None
         if self.rank == 0:
             try:
-                sent = [_on(solve(), torch.device("cpu"))]
-            except SparsityError as error:
-                sent = [str(error)]
+                sent[0] = _on(solve(), torch.device("cpu"))
+            except Exception as error:  # whatever it is, the others wait
+                failed = error
+                sent = [None, _words(error), isinstance(error, SparsityError)]
         distributed.broadcast_object_list(sent)
-        if isinstance(sent[0], str):
-            raise SparsityError(sent[0])
-        return _on(sent[0], device)
+        if failed is not None:
+            raise failed
+        fit, problem, is_unsolved = sent
+        if problem:
+            raise (
+                SparsityError(problem)
+                if is_unsolved
+                else DataError(f"process 0 of {self.count} failed: {problem}")
+            )
+        return _on(fit, device)
+
+
+def _words(error: Exception) -> str:
+    """Return what an exception says; one of another library begins with its name."""
+    return str(error) if isinstance(error, Nm2trtError) else f"{type(error).__name__}: {error}"
 
 
 def _on(fit: LayerFit, device: torch.device) -> LayerFit:

@@ -16,7 +16,7 @@ from nm2trt.backends.batch_axes import (
     fixed_batch,
     output_axis,
 )
-from nm2trt.backends.protocol import Session, TensorSpec, numpy_dtype
+from nm2trt.backends.protocol import Session, TensorSpec, check_names, numpy_dtype
 from nm2trt.compare import is_floating
 from nm2trt.errors import DataError
 from nm2trt.validation.samples.samples import Samples
@@ -45,12 +45,11 @@ class Feeder:
 
     def __init__(self, session: Session, samples: Samples, *, what: str) -> None:
         self._session, self._what = session, what
-        names = [spec.name for spec in session.inputs]
         given = {spec.name: spec for spec in samples.inputs}
-        if set(given) != set(names):
-            raise DataError(f"the {what}'s inputs are {names}, the data has {sorted(given)}")
+        check_names(f"the {what}", session.inputs, given)
         rows = {
-            name: tuple(size for size in given[name].shape[1:] if isinstance(size, int)) for name in names
+            spec.name: tuple(size for size in given[spec.name].shape[1:] if isinstance(size, int))
+            for spec in session.inputs
         }
         self._batch = batch_name(session.inputs)
         self._axes = {spec.name: feed_axis(spec, rows[spec.name], self._batch) for spec in session.inputs}

@@ -360,7 +360,7 @@ BAD = np.where(np.arange(X.size).reshape(X.shape) == 70, np.nan, X).astype(np.fl
         pytest.param(None, {"method": "best"}, InputError, "'best' is not a calibration method; choose minmax", id="method"),
         pytest.param(None, {"method": "percentile", "percentile": 7}, InputError, "a percentile of 7", id="percentile"),
         pytest.param(None, {"calib": "none.npz"}, InputError, "none.npz does not exist", id="missing"),
-        pytest.param(samples_of(z=X), {}, DataError, r"inputs are \['x'\], the samples have \['z'\]", id="names"),
+        pytest.param(samples_of(z=X), {}, DataError, r"inputs are \['x'\], the data has \['z'\]; rename 'z' to 'x'", id="names"),
         pytest.param(samples_of(x=X[:, :4]), {}, DataError, r"takes shape nx8x6x6, the samples have \(4, 4, 6, 6\)", id="shape"),
         pytest.param(samples_of(x=(X * 9).astype(np.uint8)), {}, DataError, "takes float32, the samples have uint8", id="dtype"),
         pytest.param(samples_of(x=BAD), {}, DataError, "input 'x' holds NaN or infinity", id="nan"),

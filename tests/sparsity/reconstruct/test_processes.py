@@ -65,6 +65,28 @@ def error_of(name, rank, model, batch):
     return f"{type(caught.value).__name__} {caught.value}"
 
 
+def failures_of_the_first(rank, model, images):
+    """Return what each process says if the samples of the first, or its solver, raise an error of another library."""
+
+    def spoilt():
+        if rank == 0:
+            raise OSError("no such disk")
+        yield images
+
+    def failing(*_, **__):
+        raise ZeroDivisionError("a solver's fault")
+
+    told = {}
+    with pytest.raises((OSError, DataError)) as caught:
+        nm2trt.sparsify(model, method="reconstruct", calibration=spoilt(), distributed=True)
+    told["samples"] = f"{type(caught.value).__name__} {caught.value}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(solve, "fit_layer", failing)
+        with pytest.raises(DataError) as caught:
+            nm2trt.sparsify(model, method="reconstruct", calibration=[images], distributed=True)
+    return {**told, "solver": f"{type(caught.value).__name__} {caught.value}"}
+
+
 def rebuild_a_part(rank, folder):
     found = {name: rebuild(name, part_of(name, rank), distributed=True) for name in CUT}
     model, samples, _ = case("convolutions")
@@ -74,6 +96,7 @@ def rebuild_a_part(rank, folder):
     found["nan"] = error_of("nan", rank, model, spoilt)
     found["shape"] = error_of("shape", rank, model, images[..., : 8 - 2 * rank, :])
     found["kept"] = all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    found |= failures_of_the_first(rank, model, images)
     with torch.no_grad():
         model[9].bias += rank
     found["weights"] = error_of("weights", rank, model, images)
@@ -120,6 +143,15 @@ def test_what_fails_in_one_process_fails_in_both_and_changes_nothing(found):
         assert "process 1 has other shapes of calibration input than process 0" in process["shape"]
         assert "process 1 has other weights than process 0; start all processes alike" in process["weights"]
         assert process["kept"]
+
+
+def test_an_error_of_another_library_reaches_the_other_process(found):
+    first, second = found
+    assert first["samples"] == "OSError no such disk"
+    assert second["samples"] == "DataError process 0 of 2 failed: OSError: no such disk"
+    assert first["solver"].startswith("DataError Sequential cannot run calibration batch 0")
+    assert first["solver"].endswith(": a solver's fault")
+    assert second["solver"] == "DataError process 0 of 2 failed: ZeroDivisionError: a solver's fault"
 
 
 def test_without_a_group_it_is_refused():

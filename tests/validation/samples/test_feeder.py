@@ -66,6 +66,9 @@ def test_refuses_samples_that_do_not_fit(array, spec, match):
 def test_refuses_other_names():
     with pytest.raises(DataError, match=r"the candidate's inputs are \['x'\], the data has \['pixels'\]"):
         Feeder(Mean(), samples(pixels=np.ones((5, 2), np.float32)), what="candidate")
+    pixels = np.ones((5, 2), np.float32)
+    with pytest.raises(DataError, match=r"\['t', 'x'\]; leave out 't', or call true answers 'labels'"):
+        Feeder(Mean(), samples(x=pixels, t=pixels), what="candidate")
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 64])
