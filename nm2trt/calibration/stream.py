@@ -160,13 +160,8 @@ def _open_npz(path: Path, inputs: Sequence[TensorSpec]) -> SampleStream:
         shapes = {name: np.broadcast_to(np.int8(0), header.shape) for name, header in headers.items()}
         if sample_first(inputs, shapes) is not None:
             return _in_memory(path, sample_first(inputs, npz_arrays(path, list(headers))) or {})
-    missing = [spec.name for spec in inputs if spec.name not in headers]
-    if missing:
-        names = [spec.name for spec in inputs]
-        raise DataError(
-            f"{path} has no array {missing[0]!r}; the model's inputs are {names}, the samples have "
-            f"{sorted(headers)}"
-        )
+    if any(spec.name not in headers for spec in inputs):
+        check_names(f"{path}: the model", inputs, headers)
     lengths = {header.shape[0] if header.shape else -1 for header in headers.values()}
     if len(lengths) != 1 or -1 in lengths:
         held = {name: header.shape for name, header in headers.items()}
