@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import re
 from collections.abc import Sequence
@@ -51,6 +52,19 @@ def to_markdown(data: ReportData | Beside) -> str:
 
 
 def _render(suffix: str, data: ReportData | Beside, *, autoescape: bool, **values: Any) -> str:
+    if isinstance(data, ReportData):
+        name, found = "report", _of_one(data)
+    else:
+        name, found = "beside", _of_two(data)
+    template = _environment(autoescape=autoescape).get_template(f"{name}.{suffix}")
+    page = template.render(data=data, **found, **values)
+    # Names reach the page through the templates, the charts and the sentences: all are escaped here at once.
+    return printable(page, keep="\n\t", whole=True)
+
+
+@functools.cache
+def _environment(*, autoescape: bool) -> Environment:
+    """Return the environment that compiles each template once; it keeps nothing of a run."""
     from nm2trt.reporting import charts
 
     environment = Environment(
@@ -82,14 +96,7 @@ def _render(suffix: str, data: ReportData | Beside, *, autoescape: bool, **value
         methods=_methods,
         constant=_constant,
     )
-    if isinstance(data, ReportData):
-        name, found = "report", _of_one(data)
-    else:
-        name, found = "beside", _of_two(data)
-    environment.globals.update(found)
-    page = environment.get_template(f"{name}.{suffix}").render(data=data, **values)
-    # Names reach the page through the templates, the charts and the sentences: all are escaped here at once.
-    return printable(page, keep="\n\t", whole=True)
+    return environment
 
 
 def _of_one(data: ReportData) -> dict[str, Any]:
