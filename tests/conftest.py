@@ -1,6 +1,7 @@
 """Shared by all tests."""
 
 import copy
+import functools
 import gc
 import os
 import signal
@@ -13,6 +14,8 @@ _COLLECTED = pytest.StashKey()
 
 # Two test processes on a small machine: more threads than cores only make them wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# argparse asks for a translation of each of its texts, which are on no disk.
+os.environ["LANGUAGE"] = "C"
 
 # What the tests import stays. Looking through it for garbage took a twelfth of all processor time.
 gc.disable()
@@ -54,8 +57,13 @@ def collected(pytestconfig):
 @pytest.fixture(autouse=True)
 def _seeded():
     """Start every test at one point of torch's global generator, where torch is loaded."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(0)
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    if torch.cuda.is_initialized():
+        torch.manual_seed(0)
+    else:  # manual_seed would keep a stack trace each time, for the day that CUDA is initialised
+        torch.default_generator.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +86,36 @@ def _one_table_of_torchlib():
 
     from_torchlib.shared = True
     registry.from_torchlib = staticmethod(from_torchlib)
+    # Each export looks several times through all operators of PyTorch, none of which comes later.
+    operators = sys.modules.get("torch._export.utils")
+    if hasattr(operators, "_materialize_cpp_cia_ops"):
+        operators._materialize_cpp_cia_ops = functools.cache(operators._materialize_cpp_cia_ops)
+
+
+_PROGRAMS = {}
+
+
+@pytest.fixture
+def one_export(monkeypatch):
+    """Let PyTorch export a network only once per process: the same class, weights, example and options.
+
+    For tests of what happens around an export that is made several times. Each gets a copy of the program.
+    """
+    torch = pytest.importorskip("torch")
+    export = torch.onnx.export
+
+    def remembered(model, args, kwargs, **options):
+        leaves = torch.utils._pytree.tree_leaves((args, kwargs))
+        numbers = [leaf.numpy().tobytes() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+        tensors = [*model.named_parameters(), *model.named_buffers()]
+        weights = [(name, str(t.dtype), t.detach().numpy().tobytes()) for name, t in tensors]
+        key = repr((type(model), str(model), weights, numbers, options))
+        if key not in _PROGRAMS:
+            _PROGRAMS[key] = export(model, args, kwargs=kwargs, **options)
+        made = _PROGRAMS[key]
+        return torch.onnx.ONNXProgram(made.model.clone(), made.exported_program)
+
+    monkeypatch.setattr(torch.onnx, "export", remembered)
 
 
 @pytest.fixture(scope="session")
