@@ -290,6 +290,7 @@ def test_refuses_a_missing_folder_before_any_work(tmp_path):
         export(nn.Identity(), EXAMPLE, tmp_path / "none" / "model.onnx")
 
 
+@pytest.mark.usefixtures("one_export")
 def test_exports_and_passes_in_turn_leave_no_data_file_behind(model, tmp_path):
     from nm2trt.pipeline.prune import prune
 
@@ -303,6 +304,7 @@ def test_exports_and_passes_in_turn_leave_no_data_file_behind(model, tmp_path):
         assert list(tmp_path.glob("m.onnx*.data")) == []
 
 
+@pytest.mark.usefixtures("one_export")
 def test_external_data_lies_beside_and_old_data_goes(model, tmp_path):
     path = tmp_path / "model.onnx"
     first = export(model, EXAMPLE, path, external_data=True)

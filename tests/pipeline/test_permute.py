@@ -8,6 +8,7 @@ from nm2trt.errors import DifferenceError, InputError, SparsifyError
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
+pytestmark = pytest.mark.usefixtures("one_export")
 
 
 class Block(nn.Module):

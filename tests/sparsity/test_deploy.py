@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 import nm2trt
 from nm2trt.sparsity.registry import METHODS
@@ -72,9 +73,26 @@ SPARSE = {
 }
 
 
-def trained(method, pattern):
+class FewKinds(nn.Module):
+    """A convolution with its norm, a transposed one in groups, packed attention and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.conv2d = nn.Conv2d(16, 32, (1, 3), padding=(0, 1), bias=False)
+        self.norm = nn.BatchNorm2d(32)
+        self.up2d = nn.ConvTranspose2d(32, 16, 2, groups=2)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.head = nn.Linear(16, 16)
+
+    def forward(self, x):
+        x = self.up2d(torch.relu(self.norm(self.conv2d(self.stem(x))))).flatten(2).transpose(1, 2)
+        return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+def trained(method, pattern, network=EveryKind):
     torch.manual_seed(0)
-    model = EveryKind()
+    model = network()
     sparse = nm2trt.sparsify(model, method=method, pattern=pattern, total_steps=STEPS)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     sparse.attach(optimizer)
@@ -106,17 +124,45 @@ def hold_to_the_plan(model, path, wanted):
     assert len(dense) == 3, "stem, depthwise and the tied head"
 
 
-CASES = [
-    pytest.param(
-        method, pattern, id=f"{method}-{pattern}", marks=[] if pattern == "2:4" else pytest.mark.slow
+METHODS_IN_TRAINING = [method for method, spec in METHODS.items() if not spec.post_training]
+
+
+@pytest.mark.parametrize("method", METHODS_IN_TRAINING)
+def test_finalised_weights_of_every_kind_hold_the_plan(method):
+    """The layers are plain ones again, so what is exported below for one method holds for all."""
+    model = trained(method, "2:4")
+    # SpRe has put the norm behind its convolution into it.
+    kinds = {type(module) for module in EveryKind().modules()} | (
+        {nn.Identity} if method == "spre" else set()
     )
-    for method, spec in METHODS.items()
-    if not spec.post_training
-    for pattern in PATTERNS
-]
+    assert {type(module) for module in model.modules()} <= kinds
+    assert not any(parametrize.is_parametrized(module) for module in model.modules())
+    entries = {entry.weight: entry for entry in model._nm2trt_plan.sparse}
+    assert set(entries) == SPARSE
+    for name, entry in entries.items():
+        last = model.get_parameter(name).detach().movedim(entry.axis, -1)
+        assert str(entry.pattern) == "2:4"
+        assert int((last.reshape(-1, 4) != 0).sum(1).max()) == 2, name
 
 
-@pytest.mark.parametrize(("method", "pattern"), CASES)
+@pytest.mark.parametrize("method", METHODS_IN_TRAINING)
+def test_exported_file_of_a_method_holds_to_its_plan(method, tmp_path):
+    found = verified(trained(method, "2:4", FewKinds), tmp_path / "model.onnx")
+    sparse = [
+        "conv2d.weight",
+        "up2d.weight",
+        "attention.in_proj_weight",
+        "attention.out_proj.weight",
+        "head.weight",
+    ]
+    wanted = {"stem.weight": ("dense-by-plan", ""), **dict.fromkeys(sparse, ("holds", "2:4"))}
+    assert {name: (verdict.pattern, verdict.wanted) for name, verdict in found.items()} == wanted
+    assert all(found[name].zero_share >= 0.5 for name in sparse)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("method", METHODS_IN_TRAINING)
 def test_exported_file_holds_to_its_plan(method, pattern, tmp_path):
     hold_to_the_plan(trained(method, pattern), tmp_path / "model.onnx", {pattern})
 
