@@ -152,32 +152,31 @@ def test_a_manifest_is_written_through_a_link_only_to_the_pair_that_the_engine_l
     assert (store / "notes.json").read_text() == "somebody's"
 
 
-# Runs `write_pair` in a process of its own and kills it at the given file-system call.
-KILLED = """
-    import os, signal, sys
-    from pathlib import Path
-    sys.path.insert(0, sys.argv[1])
-    from tests.test_manifest import NEW, manifest_of
-    from nm2trt.manifest import write_pair
+def killed_writer(engine, left, when):
+    """Run `write_pair` in a process of its own that kills itself at a rename; return how that ended."""
+    child = os.fork()
+    if child == 0:
+        rename = Path.replace
 
-    left, when = int(sys.argv[3]), sys.argv[4]
-    rename = Path.replace
+        def counted(self, target):
+            nonlocal left
+            left -= 1
+            if left == 0 and when == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = rename(self, target)
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
 
-    def counted(self, target):
-        global left
-        left -= 1
-        if left == 0 and when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = rename(self, target)
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    Path.replace = counted
-    write_pair(Path(sys.argv[2]), NEW, manifest_of(NEW))
-"""
+        try:
+            Path.replace = counted
+            write_pair(engine, NEW, manifest_of(NEW))
+        finally:
+            os._exit(1)  # whatever went wrong, this copy of the test process ends here
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns where there are threads
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("rename", [1, 2, 3], ids=["manifest-first", "engine", "manifest-last"])
 @pytest.mark.parametrize("old", ["pair", "engine-alone", "nothing"])
@@ -186,9 +185,7 @@ def test_the_pair_is_valid_wherever_the_writer_is_killed(engine, rename, when, o
         write_pair(engine, OLD, manifest_of(OLD))
     elif old == "engine-alone":
         engine.write_bytes(OLD)
-    here = os.path.dirname(__file__)  # noqa: PTH120 - for a child's sys.path
-    command = [sys.executable, "-c", textwrap.dedent(KILLED), here, str(engine), str(rename), when]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert killed_writer(engine, rename, when) == -signal.SIGKILL
     renamed = rename > 2 or (rename == 2 and when == "after")
     if renamed:
         assert engine.read_bytes() == NEW

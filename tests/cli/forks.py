@@ -4,17 +4,22 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 # A line on stdin is {"commands": [[word, ...], ...], "after": seconds or null, "signal": number}. All start at
-# once; the answer is a line with their exit statuses, a signal's number negative.
+# once; the answer is a line with their exit statuses, a signal's number negative. With "folder", one command
+# runs there and what it says is left in files.
 _SOURCE = """
-import contextlib, importlib, json, os, signal, sys, time
-import onnx, onnxruntime, numpy, tensorrt_rtx
+import contextlib, gc, importlib, json, os, signal, sys, time
+import onnx, onnxruntime, numpy
+with contextlib.suppress(ImportError):
+    import tensorrt_rtx
 import nm2trt.graph.verify.verify_model, nm2trt.graph.fuse.fuse_model, nm2trt.graph.permute.permute_model
 import nm2trt.graph.prune.prune_model, nm2trt.graph.cast.cast_model, nm2trt.graph.quantize.quantize_model
 import nm2trt.graph.execute.output_comparison, nm2trt.engine.build, nm2trt.backends.ort, nm2trt.pipeline.validate
 from nm2trt.cli import main
 # FAULT
+gc.disable(), gc.collect(), gc.freeze()  # a collection in a child would copy every page that it looks through
 null, said = os.open(os.devnull, os.O_WRONLY), os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 print("ready", flush=True)
 for line in sys.stdin:
@@ -28,8 +33,14 @@ for line in sys.stdin:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.dup2(null, 1)
             os.dup2(said, 2)
+            if "folder" in order:
+                os.chdir(order["folder"])
+                os.dup2(os.open(order["stdout"], os.O_WRONLY | os.O_CREAT), 1)
+                os.dup2(os.open(order["stderr"], os.O_WRONLY | os.O_CREAT), 2)
+                signal.alarm(order["limit"])
             os.read(begin, 1)
-            status = main(["-vv", *command])
+            status = main([*order["before"], *command])
+            sys.stdout.flush(), sys.stderr.flush()
             if order["after"] is None:
                 with open(sys.argv[2], "w") as file:
                     file.write("\\n".join(sys.modules))
@@ -81,7 +92,20 @@ class Forks:
 
     def run(self, *commands, after=None, signal=0):
         """Run commands at once; return their exit statuses."""
-        order = {"commands": [list(map(str, one)) for one in commands], "after": after, "signal": int(signal)}
+        lines = [list(map(str, one)) for one in commands]
+        return self._order(commands=lines, before=["-vv"], after=after, signal=int(signal))
+
+    def heard(self, command, folder, limit=100):
+        """Run a command in a folder; return it as `subprocess.run` does. After `limit` seconds it is ended."""
+        files = {kind: f"{self.said}.{kind}" for kind in ("stdout", "stderr")}
+        for file in files.values():
+            Path(file).unlink(missing_ok=True)
+        rest = {"before": [], "after": None, "signal": 0, "folder": str(folder), "limit": limit}
+        (status,) = self._order(commands=[list(map(str, command))], **files, **rest)
+        texts = [Path(file).read_text(encoding="utf-8") for file in files.values()]
+        return subprocess.CompletedProcess(command, status, *texts)
+
+    def _order(self, **order):
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nm2trt.pipeline.deploy import deploy
 from nm2trt.serving.options import DeployOptions
+from tests.cli.forks import Forks
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
@@ -26,16 +27,12 @@ COMMANDS = {
 }
 
 
-def run(words, folder, limit=100):
-    return subprocess.run(
-        [sys.executable, "-m", "nm2trt", *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=limit,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Give a function that runs a command in a process of its own, ended after 100 seconds."""
+    forks = Forks(tmp_path_factory.mktemp("forks"))
+    yield forks.heard
+    forks.close()
 
 
 def external(folder, location):
@@ -53,7 +50,7 @@ def external(folder, location):
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("kind", ["pipe", "missing"])
-def test_external_data_that_is_no_file(tmp_path, command, kind):
+def test_external_data_that_is_no_file(run, tmp_path, command, kind):
     external(tmp_path, "w.bin")
     if kind == "pipe":
         os.mkfifo(tmp_path / "w.bin")
@@ -66,7 +63,7 @@ def test_external_data_that_is_no_file(tmp_path, command, kind):
 
 
 @pytest.mark.parametrize("nested", [False, True], ids=["main graph", "body"])
-def test_an_operator_at_which_shape_inference_crashes(tmp_path, nested):
+def test_an_operator_at_which_shape_inference_crashes(run, tmp_path, nested):
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 16]) for name in ("x", "y")]
     node = helper.make_node("EyeLike", ["unknown"], ["w"], dtype=1)
     if nested:
@@ -80,7 +77,7 @@ def test_an_operator_at_which_shape_inference_crashes(tmp_path, nested):
     assert run(["verify", "m.onnx"], tmp_path).returncode in (0, 2, 3)
 
 
-def test_a_message_quotes_a_file_without_its_escapes(tmp_path):
+def test_a_message_quotes_a_file_without_its_escapes(run, tmp_path):
     name = "\x1b[31mred\u202e\x07"
     weight = numpy_helper.from_array(np.ones((16, 16), "f4"), name)
     values = [helper.make_tensor_value_info(key, TensorProto.FLOAT, ["n", 16]) for key in ("x", "y")]
@@ -97,7 +94,7 @@ def test_a_message_quotes_a_file_without_its_escapes(tmp_path):
 @pytest.mark.parametrize(
     "words", [["info"], ["init", "-o", "r.yaml"], ["verify"], ["prune", "-o", "o.onnx"], ["nope"]]
 )
-def test_a_file_name_is_printed_without_its_escapes(tmp_path, words):
+def test_a_file_name_is_printed_without_its_escapes(run, tmp_path, words):
     external(tmp_path, "w.bin")
     (tmp_path / "w.bin").write_bytes(bytes(1024))
     name = "\x1b[31mm\u202e.onnx"

@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 def table(monkeypatch):
     monkeypatch.syspath_prepend(str(SAMPLE))
     yield importlib.import_module("claims_table")
-    for name in ("claims_table", "claims_run", "claims_jobs"):
+    for name in ("claims", "claims_table", "claims_run", "claims_jobs"):
         sys.modules.pop(name, None)
 
 
@@ -56,6 +56,7 @@ def test_runs_in_two_processes_and_goes_on_where_it_was(folder, tmp_path, table)
     kept = tmp_path / "fcpts-learned_90_seed0.json"
     first = claims(*words)
     assert first.returncode == 0, first.stdout + first.stderr
+    assert "minutes of one core" in first.stdout
     records = {glob: json.loads((tmp_path / f"{glob}.json").read_text()) for glob in globs}
     for name, record in records.items():
         assert f"--one {name} --steps 6 " in record["command"]
@@ -82,7 +83,7 @@ def test_runs_in_two_processes_and_goes_on_where_it_was(folder, tmp_path, table)
 def test_trained_runs_hold_their_pattern(method, folder, table):
     claims_run = importlib.import_module("claims_run")
     jobs = importlib.import_module("claims_jobs")
-    settings = jobs.Settings(steps=40, batch=32)
+    settings = jobs.Settings(steps=8, batch=32)
     threads = claims_run.torch.get_num_threads()
     record = claims_run.run(jobs.Job(method, "1:16", 0), claims_run.load(folder), settings, Path("unused"))
     claims_run.torch.set_num_threads(threads)
@@ -108,20 +109,24 @@ def test_the_full_form_has_four_more_seeds_of_the_main_comparison():
     }
 
 
-def test_a_further_seed_is_run_by_its_name(folder, tmp_path):
-    words = ["--data", folder, "--out", tmp_path, "--steps", 2, "--only", "ste_1-16_seed3"]
-    found = claims(*words, "--more-seeds", 1)
-    assert found.returncode == 0, found.stdout + found.stderr
-    assert json.loads((tmp_path / "ste_1-16_seed3.json").read_text())["settings"]["steps"] == 2
-    assert "minutes of one core" in found.stdout
+def test_a_further_seed_is_run_by_its_name(folder, tmp_path, table, monkeypatch):
+    listed = claims("--list", "--more-seeds", 1).stdout.split()
+    assert "ste_1-16_seed3" in listed
+    made = importlib.import_module("claims")
+    words = ["--data", folder, "--out", tmp_path, "--steps", 4, "--one", "ste_1-16_seed3"]
+    monkeypatch.setattr(sys, "argv", ["claims.py", *map(str, words)])
+    assert made.main() == 0
+    assert json.loads((tmp_path / "ste_1-16_seed3.json").read_text())["settings"]["steps"] == 4
     assert "there is no run nothing" in claims("--data", folder, "--out", tmp_path, "--one", "nothing").stderr
 
 
-def test_a_run_that_fails_is_named(folder, tmp_path):
-    found = claims("--data", tmp_path, "--out", tmp_path / "out", "--only", "dense_seed0")
+def test_a_run_that_fails_is_named(folder, tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("raise ImportError('no torch today')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = claims("--data", folder, "--out", tmp_path / "out", "--only", "dense_seed0")
     assert found.returncode == 1
     assert "dense_seed0 failed" in found.stdout
-    assert "does not exist" in (tmp_path / "out" / "dense_seed0.log").read_text()
+    assert "no torch today" in (tmp_path / "out" / "dense_seed0.log").read_text()
 
 
 def test_intervals_against_known_values(table):
