@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from nm2trt.backends.cuda import probe_gpus
-from nm2trt.backends.options import DEFAULT_TARGETS
-from nm2trt.backends.protocol import Backend
 from nm2trt.errors import InputError
 from nm2trt.files import check_input
 from nm2trt.installed import installed_version
 from nm2trt.nm.eligibility import Place
 
+if TYPE_CHECKING:
+    from nm2trt.backends.protocol import Backend
+
+# What engines of TensorRT for RTX are built for if no target is named: Ampere.
+DEFAULT_TARGETS = ("sm80", "sm86")
 # Name -> its module, the library that the module imports, and (offset, bytes) that its files have.
 BACKENDS: dict[str, tuple[str, str, int, bytes]] = {
     "trt": ("nm2trt.backends.trt", "tensorrt", 0, b"ftrt"),
@@ -48,30 +51,42 @@ def choose_backend(name: str | None = None) -> Backend:
     return load_backend(_chosen(name))
 
 
-def place_of(name: str | None = None, targets: tuple[str, ...] = ()) -> Place:
+def place_of(name: str | None = None, targets: tuple[str, ...] | str | None = None) -> Place:
     """Return what `build` would build for here, without importing an engine library.
 
     Args:
         name: The builder; None takes the one that `choose_backend` would.
-        targets: Architectures; () takes the builder's own choice: the GPU that is here, or Ampere.
+        targets: Architectures, also as text such as "sm80,sm86"; None or () takes the builder's own choice:
+            the GPU that is here, or Ampere.
 
     Raises:
-        InputError: The name is not a backend's.
+        InputError: The name is not a backend's, or a target has another form.
     """
+    if isinstance(targets, str):
+        from nm2trt.backends.options import parse_targets
+
+        targets = parse_targets(targets)
     builder = _chosen(name)
     if builder not in BACKENDS:
         raise InputError(f"backend {builder!r} is unknown; choose {', '.join(BACKENDS)}")
     if not targets and builder == "trt-rtx":
         targets = DEFAULT_TARGETS
     if not targets and builder == "trt":
-        targets = tuple(gpu.target for gpu in probe_gpus()[0][:1])
-    return Place(builder, _installed_version(BACKENDS[builder][1]), targets)
+        targets = _here()
+    return Place(builder, _installed_version(BACKENDS[builder][1]), targets or ())
+
+
+def _here() -> tuple[str, ...]:
+    """Return the architecture of the first GPU that is here, if there is one."""
+    from nm2trt.backends.cuda import probe_gpus  # only here: it takes time to import
+
+    return tuple(gpu.target for gpu in probe_gpus()[0][:1])
 
 
 def _chosen(name: str | None) -> str:
     if name is not None:
         return name
-    proper = importlib.util.find_spec(BACKENDS["trt"][1]) is not None and probe_gpus()[0]
+    proper = importlib.util.find_spec(BACKENDS["trt"][1]) is not None and _here()
     return "trt" if proper else "trt-rtx"
 
 

@@ -12,9 +12,6 @@ from nm2trt.errors import InputError
 
 Sparsity = Literal["disable", "enable", "force"]
 
-# What engines of TensorRT for RTX are built for if no target is named: Ampere.
-DEFAULT_TARGETS = ("sm80", "sm86")
-
 _SPARSITIES = ("disable", "enable", "force")
 _SHAPE_FORM = "NAME:SHAPE, as in x:8x3x224x224"
 _MOST_EFFORT = 5

@@ -15,7 +15,8 @@ from typing import Any
 
 from nm2trt.backends import _trt_session, _trt_shared
 from nm2trt.backends._trt_versions import VersionRow, row_of
-from nm2trt.backends.options import DEFAULT_TARGETS, BuildOptions
+from nm2trt.backends.choice import DEFAULT_TARGETS
+from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, Network
 from nm2trt.errors import BackendError, BackendMissingError, InputError
 from nm2trt.extras import install

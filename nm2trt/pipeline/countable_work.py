@@ -53,13 +53,11 @@ class CountableWork:
 
     def _by_builder(self, source: Path, evaluation: Evaluation) -> None:
         from nm2trt.backends.choice import place_of
-        from nm2trt.backends.options import parse_targets
         from nm2trt.graph.verify.verify_model import verify_model
         from nm2trt.nm.eligibility import can_run_sparse
         from nm2trt.nm.outlook import assumed_sparse
 
-        targets = () if evaluation.targets is None else parse_targets(evaluation.targets)
-        place = place_of(evaluation.backend, targets)
+        place = place_of(evaluation.backend, evaluation.targets)
         rows = verify_model(source).weights
         self.place = place.suffix
         # The file is float32 still; it counts if a type that it may be lowered to has a sparse kernel.
@@ -108,7 +106,6 @@ def check_counted(options: ReconstructOptions, evaluation: Evaluation) -> None:
         InputError: They cannot.
     """
     from nm2trt.backends.choice import place_of
-    from nm2trt.backends.options import parse_targets
     from nm2trt.pipeline.gain import open_table
 
     if evaluation.shapes and evaluation.gain is None:
@@ -117,7 +114,7 @@ def check_counted(options: ReconstructOptions, evaluation: Evaluation) -> None:
         return
     if str(options.pattern) != "2:4":
         raise InputError(f"sparse kernels take 2:4; leave --target and --gain out for {options.pattern}")
-    place_of(evaluation.backend, () if evaluation.targets is None else parse_targets(evaluation.targets))
+    place_of(evaluation.backend, evaluation.targets)
     if evaluation.gain is not None:
         _dtype(open_table(evaluation.gain))
 

@@ -94,10 +94,8 @@ def explain(
 def _judged_for(backend: str | None, targets: str | None, *, foreign: bool) -> Place:
     """Return builder and architectures that a model is judged for: of a log by another tool, TensorRT's."""
     from nm2trt.backends.choice import place_of
-    from nm2trt.backends.options import parse_targets
 
-    wanted = () if targets is None else parse_targets(targets)
-    return place_of("trt" if foreign and backend is None else backend, wanted)
+    return place_of("trt" if foreign and backend is None else backend, targets)
 
 
 def _evidence(

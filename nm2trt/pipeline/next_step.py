@@ -59,9 +59,8 @@ def next_step(
         report = verify(model, backend=backend, targets=targets)
     elif report.place == NOWHERE:
         from nm2trt.backends.choice import place_of
-        from nm2trt.backends.options import parse_targets
 
-        report = report.at(place_of(backend, () if targets is None else parse_targets(targets)))
+        report = report.at(place_of(backend, targets))
     command = next_command(
         shlex.quote(str(model)), report.weights, report.place, planned=report.plan is not None
     )

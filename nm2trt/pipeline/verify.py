@@ -48,10 +48,9 @@ def verify(
         PatternError: `pattern` is not an N:M pattern.
     """
     from nm2trt.backends.choice import place_of
-    from nm2trt.backends.options import parse_targets
     from nm2trt.graph.verify.verify_model import verify_model
 
-    place = place_of(backend, () if targets is None else parse_targets(targets))
+    place = place_of(backend, targets)
     return verify_model(
         as_path(model),
         pattern=pattern,

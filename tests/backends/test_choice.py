@@ -19,7 +19,7 @@ GPU = cuda.Gpu("Ampere GPU", "sm86", True)
 )
 def test_tensorrt_is_the_default_where_it_and_a_gpu_are(monkeypatch, installed, gpus, chosen):
     monkeypatch.setattr(choice.importlib.util, "find_spec", lambda _: object() if installed else None)
-    monkeypatch.setattr(choice, "probe_gpus", lambda: (gpus, ""))
+    monkeypatch.setattr(cuda, "probe_gpus", lambda: (gpus, ""))
     monkeypatch.setattr(choice, "load_backend", lambda name: name)
     assert choice.choose_backend() == chosen
 

@@ -10,7 +10,6 @@ from nm2trt.arrays import Arrays
 from nm2trt.graph.analysis.shapes import Shapes, infer_shapes
 from nm2trt.graph.analysis.weight_operands import Consumer, consumers
 from nm2trt.graph.storage.model import Model
-from nm2trt.graph.storage.model_info import describe_model
 from nm2trt.nm.axes import einsum_terms
 from nm2trt.nm.verdict import WeightVerdict
 
@@ -77,6 +76,8 @@ def free_shapes(model: Model, samples: Arrays) -> dict[str, tuple[int, ...]]:
         model: The model.
         samples: Arrays by input name, samples along axis 0.
     """
+    from nm2trt.graph.storage.model_info import describe_model  # only here: it takes time to import
+
     found = {}
     for value in describe_model(model).inputs:
         array = samples.get(value.name)
