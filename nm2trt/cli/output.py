@@ -157,7 +157,12 @@ def show(result: Result, *, every_row: bool = False) -> None:
 
 
 def show_written(
-    result: Any, *, every_row: bool = False, backend: str | None = None, targets: str | None = None
+    result: Any,
+    *,
+    every_row: bool = False,
+    backend: str | None = None,
+    targets: str | None = None,
+    samples: str | None = None,
 ) -> None:
     """Print a result that wrote a model: its tables, whether the model can run sparse, and what comes next.
 
@@ -166,11 +171,13 @@ def show_written(
         every_row: Whether `--all` was given.
         backend: Builder that was named on the command line.
         targets: Architectures that were named.
+        samples: Calibration samples that were given.
     """
     from nm2trt.pipeline.next_step import next_step
 
     show(result, every_row=every_row)
-    step = next_step(result.output, getattr(result, "verified", None), backend=backend, targets=targets)
+    report = getattr(result, "verified", None)
+    step = next_step(result.output, report, backend=backend, targets=targets, samples=samples)
     print_verdict(step.verdict, step.command, step.mark)
 
 

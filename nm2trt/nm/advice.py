@@ -10,7 +10,6 @@ from nm2trt.nm.verdict import WeightFacts, WeightVerdict
 
 # Fewest input channels that `nm2trt prune` takes without being asked for the weight by name.
 LEAST_CHANNELS = 16
-_FIRST_QDQ_OPSET = 13
 # What `nm2trt quantize` lowers.
 _LOWERED = ("Conv", "Gemm", "MatMul")
 _TYPES = ("float16", "int8")
@@ -38,10 +37,7 @@ def dtype_advice(facts: WeightFacts, where: Where) -> str:
     if facts.dtype != "float32":
         first = f"{_name(found[-1])} is needed" if len(found) == 1 else "fp16 or int8 is needed"
         return f"{first}: start again from the float32 model"
-    if 0 < facts.opset < _FIRST_QDQ_OPSET:
-        whole = "export it with opset 13 or later and quantise it to int8"
-    else:
-        whole = "quantise it to int8 (nm2trt quantize --calib SAMPLES)"
+    whole = "quantise it to int8 (nm2trt quantize --calib SAMPLES)"
     return whole if "float16" not in found else f"cast it to fp16 (nm2trt cast), or {whole}"
 
 

@@ -13,7 +13,6 @@ from nm2trt.nm.verdict import WeightVerdict
 # Stands for a file that only the user has: about a hundred unlabelled inputs.
 SAMPLES = "SAMPLES.npz"
 _TWO_OF_FOUR = NMPattern(2, 4)
-_FIRST_QDQ_OPSET = 13
 
 
 def next_command(model: str, weights: Sequence[WeightVerdict], place: Place, *, planned: bool = False) -> str:
@@ -49,10 +48,7 @@ def sparse_dtype(weights: Sequence[WeightVerdict], place: Place) -> str | None:
         place: Builder, version and targets.
     """
     single = any(v.facts is not None and v.facts.dtype == "float32" for v in weights)
-    opset = min((v.facts.opset for v in weights if v.facts is not None and v.facts.opset), default=13)
     for dtype in ("", "float16", "int8") if single else ("",):
-        if dtype == "int8" and opset < _FIRST_QDQ_OPSET:
-            continue
         # One after the other: the first that can decides.
         assumed = (v for weight in weights for v in assumed_sparse([weight], dtype=dtype or None))
         if any(v.facts is not None and can_run_sparse(v.facts, place).answer == "yes" for v in assumed):

@@ -39,6 +39,7 @@ def next_step(
     *,
     backend: str | None = None,
     targets: str | None = None,
+    samples: str | None = None,
 ) -> NextStep:
     """Return the verdict on an ONNX file and the next command.
 
@@ -47,11 +48,12 @@ def next_step(
         report: What `verify` found of it, at any place or at none; None verifies it.
         backend: Builder that was named on the command line.
         targets: Architectures that were named.
+        samples: Calibration samples that were given, which the next command then names.
 
     Raises:
         InputError: The file cannot be read.
     """
-    from nm2trt.pipeline.next_command import next_command, sparse_dtype
+    from nm2trt.pipeline.next_command import SAMPLES, next_command, sparse_dtype
 
     if report is None:
         from nm2trt.pipeline.verify import verify
@@ -64,6 +66,8 @@ def next_step(
     command = next_command(
         shlex.quote(str(model)), report.weights, report.place, planned=report.plan is not None
     )
+    if samples is not None and samples.endswith(".npz"):  # a recipe may need a root and permissions
+        command = command.replace(SAMPLES, shlex.quote(samples))
     if command.startswith(("nm2trt build", "nm2trt explain")):
         command += f" --backend {backend}" if backend else ""
         command += f" --target {shlex.quote(targets)}" if targets else ""

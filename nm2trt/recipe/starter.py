@@ -20,7 +20,6 @@ from nm2trt.recipe.schema import RECIPE_VERSION
 if TYPE_CHECKING:
     from nm2trt.graph.verify.report import VerifyReport
 
-_FIRST_QDQ_OPSET = 13
 _HEAD = """\
 # A recipe of nm2trt: `nm2trt run {file}` runs it, skipping what is done; `--dry-run` says what would run.
 # A stage starts from what the last one before it made, unless `from:` names another, `model`, or a path.
@@ -138,7 +137,7 @@ def write_recipe(
     samples = None if calib is None else _below(check_input(calib, "a file of samples"), root)
     holds = report.counts.get("holds", 0)
     single = _is_single(report)
-    precision = _precision(report, single=single, calib=samples)
+    precision = _precision(single=single, calib=samples)
     sentence = _outlook(report, model, precision)
     text = _text(
         target.name,
@@ -170,12 +169,11 @@ def _is_single(report: VerifyReport) -> bool:
     return "float32" in computed and not quantised and not report.islands
 
 
-def _precision(report: VerifyReport, *, single: bool, calib: str | None) -> str:
+def _precision(*, single: bool, calib: str | None) -> str:
     """Return the type that the recipe lowers to: int8 with samples, else fp16; "" if none is float32."""
     if not single:
         return ""
-    opset = next((v.facts.opset for v in report.weights if v.facts is not None), 0)
-    return "int8" if calib is not None and opset >= _FIRST_QDQ_OPSET else "fp16"
+    return "fp16" if calib is None else "int8"
 
 
 def _outlook(report: VerifyReport, model: Path, precision: str) -> str:
@@ -189,7 +187,7 @@ def _outlook(report: VerifyReport, model: Path, precision: str) -> str:
     able = [
         v for v in in_int8 if v.facts is not None and can_run_sparse(v.facts, report.place).answer == "yes"
     ]
-    if precision == "fp16" and able and able[0].facts is not None and able[0].facts.opset >= _FIRST_QDQ_OPSET:
+    if precision == "fp16" and able:
         start = sentence.partition(":")[0]
         return (
             f"{start} in fp16: int8 is needed; nm2trt init {model} --calib SAMPLES.npz --force writes a "

@@ -35,6 +35,7 @@ ADVICE = {
     ("engine/evidence/inspector_json.py", "build"): "test_layers_without_kernels_lead_to_build",
     ("engine/inspection.py", "verify"): "test_a_model_called_an_engine_leads_to_verify",
     ("engine/gain.py", "prove"): "test_a_table_of_gains_leads_to_prove",
+    ("graph/prune/dense_twin.py", "prune"): "test_a_dense_file_to_prove_leads_to_prune",
     ("engine/ladder/explain.py", "prove"): "test_what_no_build_can_tell_leads_to_prove",
     ("engine/ladder/explain.py", "build"): "test_what_no_build_can_tell_leads_to_prove",
     ("engine/ladder/explain.py", "explain"): "test_what_no_build_can_tell_leads_to_prove",
@@ -119,7 +120,7 @@ def test_the_tests_that_follow_advice_are_there():
         assert f"def {test}(" in here if test.startswith("test_") else (ROOT / test).is_file(), test
 
 
-def save(path, nodes, stored, *, batch="n", outputs=(("y", 32),), kind=TensorProto.FLOAT):
+def save(path, nodes, stored, *, batch="n", outputs=(("y", 32),), kind=TensorProto.FLOAT, opset=17):
     graph = helper.make_graph(
         nodes,
         "g",
@@ -127,7 +128,7 @@ def save(path, nodes, stored, *, batch="n", outputs=(("y", 32),), kind=TensorPro
         [helper.make_tensor_value_info(name, kind, [batch, size, 4, 4]) for name, size in outputs],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in stored.items()],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9), path)
     return path
 
 
@@ -195,6 +196,30 @@ def test_the_chain_from_a_dense_file(folder, capsys):
     save("up.onnx", [node], {"w": filters(sparse=True).transpose(1, 0, 2, 3)})
     words = following(said(capsys, "verify", "up.onnx", "--fail-on", "none", *RTX))
     assert words[0] == "explain"
+    said(capsys, *words)
+
+
+def test_a_file_of_an_old_opset_is_converted_and_not_to_be_exported_again(folder, capsys):
+    pytest.importorskip("tensorrt_rtx")
+    save("old.onnx", NODES, {"w": filters(sparse=True), "v": filters(sparse=True, seed=1)}, opset=11)
+    text = said(capsys, "verify", "old.onnx", *RTX)
+    assert "quantise it to int8" in text
+    assert "export" not in text
+    words = following(text)
+    assert words[:2] == ["build", "old.onnx"]
+    assert "of the work can run sparse" in said(capsys, *words)
+    said(capsys, "init", "old.onnx", "--calib", "SAMPLES.npz", *RTX)
+    assert "int8" in (folder / "old.yaml").read_text()
+
+
+def test_a_dense_file_to_prove_leads_to_prune(folder, capsys):
+    """And what was pruned with samples is to be built with the same samples."""
+    pytest.importorskip("tensorrt_rtx")
+    assert "first (nm2trt prune --calib SAMPLES)" in said(capsys, "prove", "dense.onnx", *RTX, status=3)
+    (folder / "SAMPLES.npz").rename("my inputs.npz")
+    words = following(said(capsys, "prune", "dense.onnx", "--calib", "my inputs.npz"))
+    assert words[words.index("--calib") + 1] == "my inputs.npz"
+    assert words[0] == "build"
     said(capsys, *words)
 
 

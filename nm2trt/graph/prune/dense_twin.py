@@ -52,7 +52,10 @@ def densify_model(
     found = (weight.open() for weight in stored_weights(model) if weight.name in sparse)
     tensors = [candidate.tensor for candidate in found if candidate.tensor is not None]
     if not tensors:
-        raise SparsityError(f"{source}: no stored weight holds a pattern, so there is nothing to compare")
+        raise SparsityError(
+            f"{source}: no stored weight holds a pattern, so there is nothing to compare; make its weights "
+            "2:4 first (nm2trt prune --calib SAMPLES)"
+        )
     save(model, target, rewrites=[_rewrite(tensor, model.root) for tensor in tensors])
     return len(tensors)
 
