@@ -23,7 +23,8 @@ from nm2trt.engine.evidence.evidence import Autotuned, LayerRecord, is_sparse_ke
 from nm2trt.engine.evidence.layer_names import onnx_nodes
 
 _RUNNER = "--------------- Timing Runner: "
-_ID = r"Tactic: (?P<id>(?:0x)?-?[0-9a-fA-F]+)"
+# 64 bits; without a bound, each shorter run of digits of a hostile line would be tried with all that follows.
+_ID = r"Tactic: (?P<id>(?:0x)?-?[0-9a-fA-F]{1,20})(?![0-9a-fA-F])"
 # A GEMM's name is followed by its parameters: `numSplitK: 1 numBuffers: 0 numKernels: 1`.
 _NAMED = re.compile(
     rf"Tactic Name: (?P<kernel>\S+)(?: \w{{1,32}}: -?\d{{1,9}}){{0,8}} {_ID}(?:.*? Time: (?P<ms>\S+))?"
@@ -38,6 +39,7 @@ class TacticTimings:
     """What the lines that were taken say; `records` and `timed` tell it."""
 
     _runner: str = ""
+    _nodes: tuple[str, ...] = ()
     _best: dict[str, Autotuned] = field(default_factory=dict)
     _kernels: dict[tuple[str, str], str] = field(default_factory=dict)
     _by_id: dict[str, set[str]] = field(default_factory=dict)
@@ -50,6 +52,7 @@ class TacticTimings:
             layer, _, runner = line.partition(_RUNNER)[2].rstrip().rpartition(" (")
             # Reformatting has no products, and its layer is named after two tensors.
             self._runner = "" if runner.startswith("Reformat") else layer
+            self._nodes = onnx_nodes(self._runner)  # once, since a name may be long and have many timings
             self._tuned[self._runner] = None
             return
         if "Tactic" not in line:
@@ -94,7 +97,7 @@ class TacticTimings:
         if not 0 < ms < math.inf:
             return  # the tactic failed
         sparse, dense = (ms, None) if is_sparse_kernel(kernel) else (None, ms)
-        new = Autotuned(self._runner, onnx_nodes(self._runner), sparse, dense)
+        new = Autotuned(self._runner, self._nodes, sparse, dense)
         known = self._best.get(self._runner)
         self._best[self._runner] = new if known is None else faster(known, new)
 
