@@ -234,14 +234,15 @@ def write_pair(engine: str | os.PathLike[str], data: bytes | memoryview, manifes
                     manifest, engine_sha256=digest.result(), engine_bytes=memoryview(data).nbytes
                 )
                 record = manifest.to_json()
-                write_atomic(path, _dumps({**record, "previous": earlier.result()}), follow=False)
+                text = _dumps(record)
+                write_atomic(path, _with_previous(text, earlier.result()), follow=False)
         except BaseException:
             if inode is None or not _is_inode(engine, inode):
                 _restore(path, before)
             raise
         # If this fails, the pair with `previous` stands, which is valid too.
         with contextlib.suppress(OutputError):
-            write_atomic(path, _dumps(record), follow=False)
+            write_atomic(path, text, follow=False)
     return manifest
 
 
@@ -326,3 +327,10 @@ def _read_bytes(path: Path) -> bytes | None:
 
 def _dumps(record: Json) -> str:
     return json.dumps(record, indent=2) + "\n"
+
+
+def _with_previous(text: str, previous: Json | None) -> str:
+    """Return what `_dumps` makes of a record with `previous` as its last key, from the text of the record."""
+    inner = json.dumps(previous, indent=2).replace("\n", "\n  ")
+    start = text.removesuffix("\n}\n")
+    return f'{start},\n  "previous": {inner}\n}}\n'

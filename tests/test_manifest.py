@@ -14,7 +14,15 @@ import pytest
 
 from nm2trt.errors import InputError, OutputError
 from nm2trt.files import sha256_bytes
-from nm2trt.manifest import Manifest, manifest_path, read_manifest, refuse_foreign, write_pair
+from nm2trt.manifest import (
+    Manifest,
+    _dumps,
+    _with_previous,
+    manifest_path,
+    read_manifest,
+    refuse_foreign,
+    write_pair,
+)
 
 OLD, NEW = b"old engine", b"the new engine"
 
@@ -337,3 +345,9 @@ def test_a_manifest_that_cannot_be_read_is_not_called_missing(engine):
     manifest_path(engine).mkdir()
     with pytest.raises(InputError, match=r"model\.rtx\.json cannot be read: it is not a regular file"):
         read_manifest(engine)
+
+
+@pytest.mark.parametrize("previous", [None, {}, {"a": [1, {"b": "x\ny"}], "c": None}], ids=str)
+def test_a_record_with_the_previous_one_is_written_as_json_writes_it(previous):
+    record = {"schema": 1, "rows": [{"name": "a\n}\n"}, []], "nothing": {}}
+    assert _with_previous(_dumps(record), previous) == _dumps({**record, "previous": previous})

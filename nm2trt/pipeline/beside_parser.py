@@ -53,10 +53,11 @@ def verified_and_parsed(
         BackendError: The parser crashes on the model, which was tried in another process.
     """
     from nm2trt.engine.early_parse import parse_early
-    from nm2trt.engine.trial_parse import try_parser
     from nm2trt.graph.analysis.parser_hazards import has_bodies
 
     if builder.name != "ort" and has_bodies(model):
+        from nm2trt.engine.trial_parse import try_parser
+
         found = _verified(model)
         try_parser(source, options.plugins, builder, model.path or source)
         return found, None
