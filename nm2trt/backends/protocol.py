@@ -284,12 +284,7 @@ def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Arrays) -> None:
 
 
 def check_names(whose: str, inputs: Iterable[TensorSpec], given: Collection[str]) -> None:
-    """Raise unless arrays have the names of a model's inputs, each once.
-
-    Args:
-        whose: The model in the message, e.g. "the candidate".
-        inputs: Its inputs.
-        given: Names of the arrays, without those of labels.
+    """Raise unless arrays have the names of a model's inputs; `whose` is e.g. "the candidate".
 
     Raises:
         DataError: They have others; the message says which to rename, add or leave out.

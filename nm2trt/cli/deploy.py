@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import print_json, say
+from nm2trt.cli.output import print_json, print_verdict, say
 from nm2trt.options.serving import DeployCommand
 
 if TYPE_CHECKING:
@@ -27,7 +28,23 @@ def run(options: DeployCommand) -> int:
         print_json(deployment.to_json())
     else:
         _print(deployment, options.load, options.canary)
+        print_verdict("", _next(deployment, options))
     return 0
+
+
+def _next(deployment: Deployment, options: DeployCommand) -> str:
+    """Return the command that serves the model, or that probes it once it is loaded; "" if it was probed."""
+    repository, name = shlex.quote(str(deployment.repository)), shlex.quote(deployment.name)
+    if options.canary:
+        return ""
+    if not options.load:
+        return f"nm2trt serve --repository {repository} --load {name}"
+    if not options.artefact.endswith(".onnx"):
+        return ""
+    reference = shlex.quote(options.artefact)
+    return (
+        f"nm2trt probe --url {options.load} --name {name} --reference {reference} --repository {repository}"
+    )
 
 
 def _print(deployment: Deployment, load: str, canary: str) -> None:

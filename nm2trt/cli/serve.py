@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from dataclasses import asdict
 from types import FrameType
@@ -21,6 +22,9 @@ EPILOG = """examples:
   nm2trt serve --repository models
   nm2trt serve --repository models --load ocr --log server.log
 """
+
+# What Triton says of a model whose backend is not among its own.
+_NO_BACKEND = re.compile(r"unable to find backend library for backend '(\w+)'")
 
 
 def run(options: ServeCommand) -> int:
@@ -58,6 +62,9 @@ def _print(server: RunningServer, as_json: bool) -> None:
     )
     if absent := sorted({state.name for state in states if state.state == "UNAVAILABLE"}):
         say(f"not available: {', '.join(absent)}; the server's log says more", "bad")
+    for backend in sorted({match[1] for state in states if (match := _NO_BACKEND.search(state.reason))}):
+        instead = "deploy the model again with --backend python, or " if backend == "onnxruntime" else ""
+        say(f"this server has no backend {backend}: {instead}start a server that has it")
     say("READY; Ctrl-C stops it")
 
 

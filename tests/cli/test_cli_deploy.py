@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -46,7 +47,9 @@ def test_deploy_says_what_it_did(tmp_path, capsys):
         "metric_tags.a=b",
     ]
     assert deploy(model, repository, *words) == 0
-    assert capsys.readouterr().out.splitlines()[0] == f"{repository}/m/1  (python; version 1, the first)"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{repository}/m/1  (python; version 1, the first)"
+    assert lines[-1] == f"next:    nm2trt serve --repository {repository} --load m"
     assert deploy(model, repository, "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["version"], said["previous"], said["backend"]) == (2, 1, "onnxruntime")
@@ -125,6 +128,11 @@ def test_from_the_model_to_the_probe(tmp_path, capsys, tritonserver):
     assert deploy(other, repository, *on, "--reference", model, name="cli") == 5
     assert "rolled back to version 1" in capsys.readouterr().err
     assert main([*probe, "--reference", model]) == 0
+    capsys.readouterr()
+    assert deploy(model, repository, "--backend", "python", "--load", url, name="cli") == 0
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1].removeprefix("next:    nm2trt "))
+    assert words[0] == "probe"
+    assert main([*words, "--concurrency", "1", "--requests", "5"]) == 0
     assert (
         main(["rollback", "--repository", str(repository), "--name", "cli", "--to", "1", "--url", url]) == 0
     )

@@ -109,6 +109,7 @@ def test_a_server_names_what_is_not_available_and_ctrl_c_stops_it_in_the_backgro
     for name in ("good", "broken"):
         placed = deploy(tmp_path / "m.onnx", tmp_path / "models", name, DeployOptions(backend="python"))
     (placed.folder / "model.onnx").write_bytes(b"\x1b]0;no model\x07")
+    deploy(tmp_path / "m.onnx", tmp_path / "models", "lacking", DeployOptions(backend="onnxruntime"))
     server = subprocess.Popen(
         [sys.executable, "-m", "nm2trt", "serve", "--repository", "models", "--log", "log.txt"],
         cwd=tmp_path,
@@ -127,7 +128,9 @@ def test_a_server_names_what_is_not_available_and_ctrl_c_stops_it_in_the_backgro
         assert "READY" in states["good"], lines
         assert "UNAVAILABLE" in states["broken"], lines
         assert len(states["broken"].split("UNAVAILABLE")[1]) > 20, "the reason is named"
-        assert "not available: broken; the server's log says more\n" in lines
+        assert "not available: broken, lacking; the server's log says more\n" in lines
+        lacking = "this server has no backend onnxruntime: deploy the model again with --backend python"
+        assert any(line.startswith(lacking) for line in lines), lines
         assert all(c.isprintable() or c == "\n" for line in lines for c in line)
         server.send_signal(signal.SIGINT)
         assert server.wait(60) == 0
