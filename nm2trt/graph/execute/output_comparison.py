@@ -9,19 +9,21 @@ import contextlib
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nm2trt.arrays import Array, Arrays
-from nm2trt.backends.ort import OrtSession, open_onnx
-from nm2trt.backends.protocol import TensorSpec
-from nm2trt.backends.random_feeds import random_feeds
 from nm2trt.compare import OutputDifference, compare_outputs, require_close
 from nm2trt.errors import BackendError, DataError, DifferenceError, ModelError
 from nm2trt.graph.analysis.moving_operators import REARRANGING
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model, load, serialized
 from nm2trt.graph.storage.save import all_tensors
+
+if TYPE_CHECKING:
+    from nm2trt.backends.ort import OrtSession
+    from nm2trt.backends.protocol import TensorSpec
 
 # Tried in turn for a free size other than the batch: what a model accepts, only it knows.
 _FREE_SIZES = (64, 224, 32, 128, 16, 8, 1)
@@ -264,14 +266,16 @@ def open_session(model: Model, *, optimize: bool = True) -> OrtSession:
     Raises:
         ModelError: ONNX Runtime refuses the model.
     """
-    return (
-        _in_memory(model, optimize=optimize)
-        if model.file is None
-        else open_onnx(model.file, optimize=optimize)
-    )
+    from nm2trt.backends.ort import open_onnx  # only here: most passes open no session
+
+    if model.file is None:
+        return _in_memory(model, optimize=optimize)
+    return open_onnx(model.file, optimize=optimize)
 
 
 def _in_memory(model: Model, *, optimize: bool) -> OrtSession:
+    from nm2trt.backends.ort import open_onnx
+
     # Bytes and a folder: a file beside the data would need a model's folder that can be written.
     external = any(t.data_location == TensorProto.EXTERNAL for t in all_tensors(model.proto))
     folder = model.root if external else None
@@ -279,6 +283,8 @@ def _in_memory(model: Model, *, optimize: bool) -> OrtSession:
 
 
 def _feeds(inputs: tuple[TensorSpec, ...]) -> Iterator[Arrays]:
+    from nm2trt.backends.random_feeds import random_feeds
+
     free = any(not isinstance(size, int) for spec in inputs for size in spec.shape[1:])
     for size in _FREE_SIZES if free else _FREE_SIZES[:1]:
         for batch in (_BATCH, 1) if any(_free_batch(spec) for spec in inputs) else (1,):
