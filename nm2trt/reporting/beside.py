@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -43,14 +44,15 @@ class Beside(JsonValue):
         stages: Stages by name.
         accuracy: Scores, by metric and stage.
         latency: Medians in ms, by group and model: of one machine and one process each, so no ratio.
-        weights: Weights whose pattern, zeros or rungs differ.
+        weights: Weights whose pattern, zeros or rungs differ; totals, if the networks do.
         alike: Weights that do not differ.
+        other_network: Whether the runs have hardly a weight in common.
         curves: What training logged, both runs on each.
         versions: Versions that differ.
     """
 
     schema = REPORT_SCHEMA
-    json_names = "schema names facts stages accuracy latency weights versions alike runs"
+    json_names = "schema names facts stages accuracy latency weights versions alike other_network runs"
 
     runs: tuple[ReportData, ReportData]
     names: tuple[str, str]
@@ -62,6 +64,7 @@ class Beside(JsonValue):
     alike: int
     curves: tuple[Curve, ...]
     versions: tuple[Pair, ...]
+    other_network: bool = False
 
 
 def beside(first: ReportData, second: ReportData, folders: tuple[str, str]) -> Beside:
@@ -76,8 +79,11 @@ def beside(first: ReportData, second: ReportData, folders: tuple[str, str]) -> B
     names = (first.name, second.name)
     if names[0] == names[1]:
         names = (f"{names[0]} ({folders[0]})", f"{names[1]} ({folders[1]})")
-    weights = _pairs(runs, lambda run: {row.weight: _weight(row) for row in run.weights})
-    differing = tuple(pair for pair in weights if pair.differs)
+    other = _is_other_network(runs)
+    weights = _pairs(
+        runs, _totals if other else lambda run: {row.weight: _weight(row) for row in run.weights}
+    )
+    differing = tuple(pair for pair in weights if pair.differs or other)
     return Beside(
         runs=runs,
         names=names,
@@ -89,6 +95,7 @@ def beside(first: ReportData, second: ReportData, folders: tuple[str, str]) -> B
         alike=len(weights) - len(differing),
         curves=_curves(runs, names),
         versions=tuple(p for p in _pairs(runs, lambda run: dict(run.versions)) if p.differs),
+        other_network=other,
     )
 
 
@@ -143,6 +150,22 @@ def _weight(row: WeightRow) -> str:
     zeros = "zeros not counted" if row.zero_share is None else f"{row.zero_share:.1%} zeros"
     rungs = [answer.detail for answer in row.rungs.values() if answer.detail not in ("", "-")]
     return ", ".join(dict.fromkeys(filter(None, (row.status.replace("-", " "), zeros, *rungs))))
+
+
+def _is_other_network(runs: Sequence[ReportData]) -> bool:
+    """Tell whether two runs share less than a tenth of their weights by name and shape."""
+    first, second = ({(row.weight, row.shape) for row in run.weights} for run in runs)
+    return bool(first and second) and 10 * len(first & second) < min(len(first), len(second))
+
+
+def _totals(run: ReportData) -> dict[str, str]:
+    """Return how many weights there are, how many in each state, and their elements; zeros are a fact."""
+    states = Counter(row.status.replace("-", " ") for row in run.weights if row.status)
+    return {
+        "weights": str(len(run.weights)),
+        "of them": ", ".join(f"{count} {status}" for status, count in sorted(states.items())),
+        "elements": f"{sum(row.parameters or 0 for row in run.weights):,}",
+    }
 
 
 def _curves(runs: Sequence[ReportData], names: tuple[str, str]) -> tuple[Curve, ...]:

@@ -188,6 +188,25 @@ def test_two_runs_stand_side_by_side(run, tmp_path, capsys):
     assert "`<b>new</b>`" in text
 
 
+def test_runs_of_different_networks_are_compared_by_their_totals(run, tmp_path):
+    small_run(tmp_path / "other", names=("a.weight", "b.weight", "c.weight", "d.weight"))
+    page = nm2trt.report(
+        tmp_path / "run", tmp_path / "two.html", beside=tmp_path / "other"
+    ).report.read_text()
+    assert "the runs are of different networks: totals instead of each weight" in page
+    assert "a.weight</td><td></td>" not in page
+    found = nm2trt.report(tmp_path / "run", tmp_path / "two.json", beside=tmp_path / "other").report
+    totals = {
+        pair["label"]: (pair["first"], pair["second"]) for pair in json.loads(found.read_text())["weights"]
+    }
+    assert set(totals) == {"weights", "of them", "elements"}
+    assert totals["weights"] == ("4", "4")
+    assert "holds" in totals["of them"][0]
+    text = nm2trt.report(tmp_path / "run", tmp_path / "two.md", beside=tmp_path / "other").report.read_text()
+    assert "The runs are of different networks" in text
+    assert "`a.weight`" not in text
+
+
 def test_the_two_runs_page_is_quiet(browser, run, tmp_path):
     small_run(tmp_path / "other")
     page = nm2trt.report(tmp_path / "run", beside=tmp_path / "other").report
