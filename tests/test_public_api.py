@@ -27,15 +27,16 @@ def test_importing_nm2trt_loads_nothing_heavy():
     assert loaded_after("import nm2trt") == []
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=str)
-def test_help_loads_nothing_heavy(command):
+def test_help_loads_nothing_heavy():
+    """All commands in one process: what one loads stands behind its name, and behind those after it."""
     code = (
         "import sys, io, contextlib\nfrom nm2trt.cli import main\n"
-        f"with contextlib.redirect_stdout(io.StringIO()): main([*{command!r}, '--help'])\n"
-        f"print(*[m for m in {HEAVY!r} if m in sys.modules])"
+        f"for command in {['', *COMMANDS]!r}:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as said: main([*command.split(), '--help'])\n"
+        f"    print(repr(command), 'usage' in said.getvalue(), [m for m in {HEAVY!r} if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    assert done.stdout.splitlines() == [f"{command!r} True []" for command in ["", *COMMANDS]]
 
 
 def test_all_is_sorted_and_complete():

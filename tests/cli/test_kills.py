@@ -21,11 +21,12 @@ pytest.importorskip("tensorrt_rtx")
 # Imports once; then, for every line on stdin, a process of its own builds that model. So what is killed is a
 # build and not an import. Prints the process's number, and its status once it has ended.
 NURSERY = """
-import os, signal, sys
+import gc, os, signal, sys
 import onnx, tensorrt_rtx
 import nm2trt.graph.verify.verify_model, nm2trt.engine.build, nm2trt.graph.storage.save
 from nm2trt.cli import main
 null, said = os.open(os.devnull, os.O_WRONLY), os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+gc.disable(), gc.collect(), gc.freeze()  # a collection in a child would copy every page that it looks through
 print("ready", flush=True)
 for line in sys.stdin:
     child = os.fork()

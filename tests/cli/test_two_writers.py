@@ -180,15 +180,15 @@ def models_of(external):
 
 
 @pytest.mark.parametrize("command", MODEL_COMMANDS)
-def test_ten_pairs_of_a_model_with_external_data(forks, command):
-    write_in_pairs(forks, MODEL_COMMANDS[command], models_of(True), "x.onnx", 10)
+def test_six_pairs_of_a_model_with_external_data(forks, command):
+    write_in_pairs(forks, MODEL_COMMANDS[command], models_of(True), "x.onnx", 6)
 
 
 # Two builds at once are in test_kills.py; the ranges and the records of bench are written as these are.
 @pytest.mark.parametrize("command", ["infer", "validate"])
-def test_ten_pairs_of_plain_files(forks, command):
+def test_six_pairs_of_plain_files(forks, command):
     words_, out = OTHER_COMMANDS[command]
-    write_in_pairs(forks, words_, models_of(False), out, 10)
+    write_in_pairs(forks, words_, models_of(False), out, 6)
 
 
 @pytest.mark.slow

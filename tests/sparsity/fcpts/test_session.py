@@ -211,20 +211,19 @@ def test_invariant_5_rate_loss_has_one_sign_and_weighs_by_size():
     assert float(exact[0].grad) == 0
 
 
-@pytest.mark.parametrize("target", [0.5, 0.8, 0.9])
+@pytest.mark.parametrize("target", [0.5, 0.9])
 @pytest.mark.parametrize("start", [0.3, 0.75])
 def test_invariant_6_thresholds_alone_reach_the_target(target, start):
     generator = torch.Generator().manual_seed(4)
     weights = [
-        torch.randn(size, generator=generator) * std
-        for size, std in ((4000, 0.05), (30_000, 0.1), (500, 0.3))
+        torch.randn(size, generator=generator) * std for size, std in ((2000, 0.05), (8000, 0.1), (500, 0.3))
     ]
     layers = [layer(weight) for weight in weights]
     for weight, sparse in zip(weights, layers, strict=True):
         sparse.prune_smallest(weight, round(start * weight.numel()))
     sizes = [weight.numel() for weight in weights]
     optimizer = torch.optim.SGD([sparse.raw for sparse in layers], lr=0.1, momentum=0.9)
-    steps = 300
+    steps = 200
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 0.05 * (1 + math.cos(math.pi * step / steps))
