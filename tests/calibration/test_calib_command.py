@@ -15,6 +15,7 @@ from nm2trt.cli import main
 from nm2trt.sparsity.fcpts.distill import Distiller
 from tests.docs.json_schemas import problems
 
+pytestmark = pytest.mark.usefixtures("one_export")
 CALIB = Path(__file__).parents[2] / "calib"
 NET = """
 import torch

@@ -57,6 +57,7 @@ def run_onnx(path, **feeds):
     return session.run(None, feeds)
 
 
+@pytest.mark.usefixtures("one_export")
 def test_keeps_parameter_names_and_frees_the_batch(model, tmp_path):
     result = export(model, EXAMPLE, tmp_path / "model.onnx")
 
@@ -89,6 +90,7 @@ def test_callers_model_is_untouched(model, tmp_path):
     assert not mine.head.weight.requires_grad
 
 
+@pytest.mark.usefixtures("one_export")
 @pytest.mark.parametrize("dtype", ["float16", torch.float16], ids=["name", "torch-dtype"])
 def test_half_precision_is_half_throughout(model, tmp_path, dtype):
     result = export(model, EXAMPLE, tmp_path / "model.onnx", dtype=dtype)
@@ -134,6 +136,7 @@ def test_prints_and_logs_nothing(model, tmp_path, capfd, records):
     assert logging.root.manager.disable == logging.NOTSET
 
 
+@pytest.mark.usefixtures("one_export")
 def test_file_holds_no_source_paths(model, tmp_path):
     result = export(model, EXAMPLE, tmp_path / "model.onnx")
 
