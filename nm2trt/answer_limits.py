@@ -12,6 +12,10 @@ from typing import Any
 from nm2trt.bounds import bounds
 from nm2trt.errors import BackendError
 
+# Of JSON: it takes up to 27 times its size in memory. Metadata of hundreds of tensors takes 100 KB.
+MOST_JSON_BYTES = 1 << 26
+_HEAD = "Inference-Header-Content-Length"
+
 
 class AnswerLimits:
     """Limits on each answer to one client.
@@ -36,7 +40,7 @@ class AnswerLimits:
         connect = pool._connect_socket
         pool._connect_socket = lambda *place: _LimitedSocket(connect(*place), self)
         for name in ("get", "post"):
-            setattr(stub, name, _unpacked(getattr(stub, name)))
+            setattr(stub, name, self._checked(getattr(stub, name), answers_json=name == "get"))
 
     def receive(self, socket: Any, count: int) -> bytes:
         """Receive bytes, within the limits.
@@ -51,12 +55,41 @@ class AnswerLimits:
         socket.settimeout(wait)
         data: bytes = socket.recv(count)
         self._left -= len(data)
+        if self._left < 0 and self._most == MOST_JSON_BYTES:
+            raise BackendError(f"the server's answer has more than {self._most >> 20} MB of JSON; none has")
         if self._left < 0:
             raise BackendError(
                 f"the server's answer is larger than {self._most / (1 << 30):g} GB; if it should be, raise "
                 "nm2trt --answer-memory"
             )
         return data
+
+    def _checked(self, send: Any, *, answers_json: bool) -> Any:
+        """Bound the JSON of an answer, and refuse one that is compressed: it may unpack to anything."""
+
+        def checked(*arguments: Any, **options: Any) -> Any:
+            if answers_json:
+                self._bound_json()
+            response = send(*arguments, **options)
+            if response.get("Content-Encoding") is not None:
+                response.release()
+                raise BackendError(
+                    "the server compressed its answer, which was not asked for; nothing was read"
+                )
+            head = response.get(_HEAD)  # bytes of JSON before those of tensors
+            if head is None:
+                self._bound_json()
+            elif not str(head).isdigit() or int(head) > MOST_JSON_BYTES:
+                response.release()
+                raise BackendError(f"the server's answer states {head} bytes of JSON; nothing was read")
+            return response
+
+        return checked
+
+    def _bound_json(self) -> None:
+        if self._most > MOST_JSON_BYTES:
+            self._left -= self._most - MOST_JSON_BYTES
+            self._most = MOST_JSON_BYTES
 
 
 class _LimitedSocket:
@@ -68,16 +101,3 @@ class _LimitedSocket:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._socket, name)
-
-
-def _unpacked(send: Any) -> Any:
-    """Refuse an answer that is compressed: nobody asked for it, and it may unpack to anything."""
-
-    def checked(*arguments: Any, **options: Any) -> Any:
-        response = send(*arguments, **options)
-        if response.get("Content-Encoding") is not None:
-            response.release()
-            raise BackendError("the server compressed its answer, which was not asked for; nothing was read")
-        return response
-
-    return checked

@@ -19,7 +19,8 @@ from nm2trt.file_replacement import create, os_reason, put_in_place, rights_of
 from nm2trt.locks import OutputLock, output_lock, undisturbed
 
 _CHUNK_BYTES = 1 << 20
-_MOST_READ_BYTES = 1 << 28
+# JSON of empty lists takes 27 times its size in memory.
+_MOST_READ_BYTES = 1 << 26
 MARK = r"[0-9a-f]{8}-[0-9]+-[0-9a-f]{8}"  # what `writer_mark` returns
 
 
@@ -64,6 +65,24 @@ def read_regular(path: Path, *, most_bytes: int = _MOST_READ_BYTES) -> bytes:
         if os.fstat(file.fileno()).st_size > most_bytes:
             raise OSError(errno.EFBIG, f"it is larger than {most_bytes >> 20} MB", str(path))
         return file.read()
+
+
+def read_input(path: str | os.PathLike[str], what: str, *, most_bytes: int = _MOST_READ_BYTES) -> bytes:
+    """Return the content of a file that is read whole; a file of zeros may claim any size.
+
+    Args:
+        path: The file.
+        what: As for `check_input`.
+        most_bytes: Its largest size.
+
+    Raises:
+        InputError: As for `check_input`, or it is larger.
+    """
+    path = check_input(path, what)
+    try:
+        return read_regular(path, most_bytes=most_bytes)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {os_reason(error)}; see docs/limits.md") from error
 
 
 def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:

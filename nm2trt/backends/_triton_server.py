@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from nm2trt.answer_limits import AnswerLimits
+from nm2trt.answer_limits import MOST_JSON_BYTES, AnswerLimits
 from nm2trt.arrays import Array
 from nm2trt.backends.address import Address, parse_url
 from nm2trt.backends.protocol import TensorSpec
@@ -41,6 +41,9 @@ class TritonServer:
         self._timeout_s = timeout_s
         self._library = _library(self.address.protocol)
         self._client = self._connect(timeout_s)
+        # gRPC bounds the answers of a channel, HTTP each answer by its kind.
+        grpc = self.address.protocol == "grpc"
+        self._facts = self._connect(timeout_s, MOST_JSON_BYTES) if grpc else self._client
         self._memory: ServerMemory | None = None
         if self.address.shared_memory:
             self._memory = ServerMemory(
@@ -70,7 +73,7 @@ class TritonServer:
 
     def metadata(self) -> dict[str, Any]:
         """Return the server's `name`, `version` and `extensions`."""
-        return _mapping(self._ask(lambda client: client.get_server_metadata(**self._json)))
+        return _mapping(self._tell(lambda client: client.get_server_metadata(**self._json)))
 
     def model_metadata(self, model: str, version: str = "") -> dict[str, Any]:
         """Return a loaded model's name, versions, inputs and outputs as the server states them.
@@ -79,21 +82,21 @@ class TritonServer:
             BackendError: The model is not loaded.
             ServerError: The server cannot be reached.
         """
-        return _mapping(self._ask(lambda client: client.get_model_metadata(model, version, **self._json)))
+        return _mapping(self._tell(lambda client: client.get_model_metadata(model, version, **self._json)))
 
     def model_config(self, model: str, version: str = "") -> dict[str, Any]:
         """Return a loaded model's configuration, completed by the server; see `model_metadata`."""
-        answer = self._ask(lambda client: client.get_model_config(model, version, **self._json))
+        answer = self._tell(lambda client: client.get_model_config(model, version, **self._json))
         return _mapping(_mapping(answer).get("config") if self.address.protocol == "grpc" else answer)
 
     def statistics(self, model: str, version: str = "") -> list[dict[str, Any]]:
         """Return one record a loaded version: inferences, executions, times; see `model_metadata`."""
-        answer = self._ask(lambda client: client.get_inference_statistics(model, version, **self._json))
+        answer = self._tell(lambda client: client.get_inference_statistics(model, version, **self._json))
         return _records(_mapping(answer).get("model_stats", []))
 
     def index(self) -> list[dict[str, Any]]:
         """Return what the repository holds: `name`, and if known `version`, `state` and `reason`."""
-        answer = self._ask(lambda client: client.get_model_repository_index(**self._json))
+        answer = self._tell(lambda client: client.get_model_repository_index(**self._json))
         return _records(answer.get("models", []) if isinstance(answer, dict) else answer)
 
     def load(self, model: str) -> None:
@@ -172,9 +175,9 @@ class TritonServer:
         """Close the connection; a second call does nothing."""
         if self._memory is not None:
             self._memory.release()
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        for client in {id(client): client for client in (self._client, self._facts) if client}.values():
+            client.close()
+        self._client = self._facts = None
 
     def __enter__(self) -> TritonServer:  # noqa: PYI034 - typing.Self is newer than Python 3.10
         return self
@@ -193,12 +196,12 @@ class TritonServer:
         """Over gRPC a timeout belongs to each call; over HTTP, to the connection."""
         return {"client_timeout": self._timeout_s} if self.address.protocol == "grpc" else {}
 
-    def _connect(self, timeout_s: float) -> Any:
+    def _connect(self, timeout_s: float, most_bytes: int = (1 << 31) - 1) -> Any:
         options: dict[str, Any] = {"ssl": self.address.secure}
         if self.address.protocol == "http":
             options |= {"connection_timeout": min(timeout_s, 10.0), "network_timeout": timeout_s}
         else:
-            most = min(bounds().answer_bytes, (1 << 31) - 1)
+            most = min(bounds().answer_bytes, most_bytes)
             options["channel_args"] = [
                 ("grpc.max_receive_message_length", most),
                 ("grpc.max_send_message_length", -1),
@@ -217,6 +220,10 @@ class TritonServer:
             self._ask(lambda client: call(client, limit), client)
         finally:
             client.close()
+
+    def _tell(self, call: Callable[[Any], T]) -> T:
+        """Ask for something that is told in JSON."""
+        return self._ask(call, self._facts)
 
     def _ask(self, call: Callable[[Any], T], client: Any = None) -> T:
         client = client or self._client

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     # TensorRT's own types; they fit TensorRT for RTX too.
     import tensorrt
 
+_MOST_BYTES = 1 << 28
+
 
 def attach(
     product: str, config: tensorrt.IBuilderConfig, path: Path | None, log: list[str]
@@ -39,7 +41,7 @@ def attach(
     if path is None:
         return None
     try:
-        data = read_regular(path) if path.exists() else b""
+        data = read_regular(path, most_bytes=_MOST_BYTES) if path.exists() else b""
     except OSError as error:
         raise InputError(f"the timing cache {path} cannot be read: {error.strerror or error}") from error
     cache = config.create_timing_cache(data)
@@ -82,5 +84,5 @@ def merge(path: Path, mine: bytes, combine: Callable[[bytes, bytes], bytes]) -> 
     with one_writer(path.parent):
         theirs = b""
         with contextlib.suppress(OSError):
-            theirs = read_regular(path)
+            theirs = read_regular(path, most_bytes=_MOST_BYTES)
         write_atomic(path, combine(theirs, mine) if theirs else mine)

@@ -127,7 +127,7 @@ def _manifests(
 
 
 def _labels(texts: Sequence[str | os.PathLike[str]], artefact: Artefact) -> dict[str, list[str]]:
-    from nm2trt.files import check_input
+    from nm2trt.files import read_input
 
     labels = {}
     for text in texts:
@@ -139,7 +139,7 @@ def _labels(texts: Sequence[str | os.PathLike[str]], artefact: Artefact) -> dict
                 )
             output, file = artefact.outputs[0].name, os.fspath(text)
         try:
-            labels[output] = check_input(file, "a text").read_text(encoding="utf-8").splitlines()
+            labels[output] = read_input(file, "a text").decode().splitlines()
         except UnicodeDecodeError as error:
             raise InputError(f"{file} is not UTF-8 text; write one class name per line") from error
     return labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from nm2trt.engine.ladder.explanation import Explanation
     from nm2trt.manifest import Manifest
     from nm2trt.nm.eligibility import Place
+
+_MOST_LOG_BYTES = 1 << 27
 
 
 @takes_values(models=("path",))
@@ -115,18 +118,19 @@ def _evidence(
     from nm2trt.engine.evidence.evidence import Evidence
     from nm2trt.engine.evidence.inspector_json import parse_layer_information
     from nm2trt.engine.evidence.kernel_trace import parse_kernel_trace
-    from nm2trt.files import check_input
+    from nm2trt.files import read_input
 
     parts = []
     if log is not None:
-        lines = check_input(log, "a build log").read_text(errors="replace").splitlines()
-        version = version or identify_log(lines) or built_by
-        parts.append(parse_build_log(lines, builder=builder, version=version))
+        written = read_input(log, "a build log", most_bytes=_MOST_LOG_BYTES).decode(errors="replace")
+        # Line by line: a list of short lines takes twenty times the log's size.
+        version = version or identify_log(io.StringIO(written, newline=None)) or built_by
+        parts.append(parse_build_log(io.StringIO(written, newline=None), builder=builder, version=version))
     if layers is not None:
-        text = check_input(layers, "a layer information").read_text(errors="replace")
+        text = read_input(layers, "a layer information").decode(errors="replace")
         parts.append(parse_layer_information(text, builder=builder, version=version or built_by))
     if trace is not None:
-        parts.append(parse_kernel_trace(check_input(trace, "a kernel trace").read_text(errors="replace")))
+        parts.append(parse_kernel_trace(read_input(trace, "a kernel trace").decode(errors="replace")))
     return Evidence.merged(parts)
 
 

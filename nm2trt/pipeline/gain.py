@@ -70,8 +70,8 @@ def open_table(table: str | os.PathLike[str]) -> GainTable:
     Raises:
         InputError: The file is missing, damaged, of a later schema, or empty.
     """
-    from nm2trt.files import check_input
+    from nm2trt.files import read_input
     from nm2trt.nm.gain_table import parse_gain_table
 
-    path = check_input(table, "a gain table (benchmarks/gpu_gain.py makes one)")
-    return parse_gain_table(path.read_bytes(), where=str(path))
+    data = read_input(table, "a gain table (benchmarks/gpu_gain.py makes one)")
+    return parse_gain_table(data, where=str(table))

@@ -62,11 +62,10 @@ def sparsify(
 
     dense = None
     if gain is not None:
-        from nm2trt.files import check_input
+        from nm2trt.files import read_input
         from nm2trt.nm.gain_table import parse_dense_names
 
-        path = check_input(gain, "a report of nm2trt gain --json")
-        dense = parse_dense_names(path.read_bytes(), where=str(path))
+        dense = parse_dense_names(read_input(gain, "a report of nm2trt gain --json"), where=str(gain))
     return sparsify_module(
         model,
         method=method,

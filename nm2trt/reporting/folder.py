@@ -22,7 +22,7 @@ from typing import Any
 
 from nm2trt.errors import InputError, OutputError
 from nm2trt.file_replacement import make_output_folder
-from nm2trt.files import check_input, write_atomic
+from nm2trt.files import read_input, write_atomic
 from nm2trt.reporting.records import SCHEMA, STAGES, RunHeader, StageRecord, read_json, read_record, text
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -186,7 +186,7 @@ class RunFolder:
         path = self.telemetry_path
         if not path.exists():
             return []
-        lines = check_input(path, "telemetry").read_text(encoding="utf-8", errors="replace").split("\n")
+        lines = read_input(path, "telemetry").decode(errors="replace").split("\n")
         values = []
         for number, line in enumerate(lines, 1):
             if not line.strip():

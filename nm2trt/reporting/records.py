@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nm2trt.errors import InputError
-from nm2trt.files import check_input, sha256_file
+from nm2trt.files import read_input, sha256_file
 from nm2trt.json_value import JsonValue
 
 SCHEMA = 1
@@ -37,7 +37,6 @@ STAGES = (
     "probe",
     "report",
 )
-_LARGEST_BYTES = 1 << 28
 
 Status = Literal["done", "failed", "running"]
 
@@ -176,11 +175,9 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: It is missing, no JSON, too large, or of another schema.
     """
-    path = check_input(path, "a JSON record of a run")
-    if path.stat().st_size > _LARGEST_BYTES:
-        raise InputError(f"{path} is larger than 256 MB, which no record of a run is")
+    written = read_input(path, "a JSON record of a run")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(written)
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path} is half written or damaged: it is not JSON; run that stage again, the others are kept"

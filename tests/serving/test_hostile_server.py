@@ -135,6 +135,19 @@ def test_an_endless_answer_ends_at_the_bound(server):
         client.metadata()
 
 
+def test_json_that_would_take_many_times_its_size(server):
+    server.change = lambda path, answer: {**answer, "more": [[]] * (40 << 20)} if path == "/v2" else answer
+    with TritonServer(server.url) as client, pytest.raises(BackendError, match="more than 64 MB of JSON"):
+        client.metadata()
+
+
+def test_tensors_behind_more_json_than_an_answer_has(server):
+    with open_triton(server.url, "m") as session:
+        server.form = {"headers": {"Inference-Header-Content-Length": str(1 << 27)}}
+        with pytest.raises(BackendError, match="states 134217728 bytes of JSON"):
+            session.run({"x": np.zeros((1, 4), "f4")})
+
+
 def test_a_packed_answer_is_not_unpacked(server):
     with open_triton(server.url, "m") as session:
         server.form = {

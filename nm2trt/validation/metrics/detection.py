@@ -15,7 +15,7 @@ import numpy as np
 from nm2trt.arrays import Array, Arrays
 from nm2trt.errors import BackendMissingError, DataError, InputError
 from nm2trt.extras import install
-from nm2trt.files import check_input
+from nm2trt.files import read_input
 from nm2trt.validation.metrics.scoring import (
     Judged,
     Picked,
@@ -27,6 +27,7 @@ from nm2trt.validation.metrics.scoring import (
 
 Json = dict[str, Any]
 _MOST_DETECTIONS = 100
+_MOST_ANNOTATION_BYTES = 1 << 29  # those of COCO's training images take 450 MB
 
 
 class MapScores:
@@ -213,9 +214,9 @@ def make_mean_average_precision(request: Request) -> Detections:
 
 def _read_annotations(path: Path) -> Mapping[str, Any]:
     """Return the annotations of each image by its id, and the categories, of a COCO file."""
-    path = check_input(path, "a COCO annotation")
+    written = read_input(path, "a COCO annotation", most_bytes=_MOST_ANNOTATION_BYTES)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(written)
         images: dict[int, list[Json]] = {int(image["id"]): [] for image in data["images"]}
         for one in data["annotations"]:
             x, y, width, height = (float(value) for value in one["bbox"])

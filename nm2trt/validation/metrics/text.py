@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from nm2trt.arrays import Array, Arrays
 from nm2trt.errors import BackendMissingError, DataError, InputError
 from nm2trt.extras import install
-from nm2trt.files import check_input
+from nm2trt.files import read_input
 from nm2trt.validation.metrics.scoring import (
     EachSample,
     Judged,
@@ -116,7 +115,7 @@ def _alphabet(request: Request, blank: int) -> list[str] | None:
     path = request.options.get("characters")
     if path is None:
         return None
-    lines = check_input(Path(path), "a text file of one character per line").read_text("utf-8").split("\n")
+    lines = read_input(path, "a text file of one character per line").decode().split("\n")
     characters = [line.rstrip("\r") for line in lines]
     while characters and characters[-1] == "":
         characters.pop()
