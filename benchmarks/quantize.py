@@ -37,9 +37,9 @@ np.savez(sys.argv[2], x=images)
 PASS = """
 import sys
 import onnxruntime
-from nm2trt.calibration.stream import open_samples
+from nm2trt.calibration.stream import open_sample_stream
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
-for batch in open_samples(sys.argv[2]).read(int(sys.argv[3])):
+for batch in open_sample_stream(sys.argv[2]).read(int(sys.argv[3])):
     session.run(None, batch)
 """
 PEER = """
