@@ -34,7 +34,7 @@ def run(options: DeployCommand) -> int:
 
 def _next(deployment: Deployment, options: DeployCommand) -> str:
     """Return the command that serves the model, or that probes it once it is loaded; "" if it was probed."""
-    repository, name = shlex.quote(str(deployment.repository)), shlex.quote(deployment.name)
+    repository, name = shlex.quote(options.repository), shlex.quote(deployment.name)
     if options.canary:
         return ""
     if not options.load:

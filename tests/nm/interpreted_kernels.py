@@ -23,6 +23,21 @@ def check_masks(text):
                 assert int(flips) == int((~expected).sum()), (dtype, text, inner, magnitude)
 
 
+def check_all_kinds_of_numbers():
+    """Compare every group of four of zeros, the smallest, one, the largest, infinities and NaN, of both signs."""
+    for dtype, bits in {
+        torch.bfloat16: (1, 0x3F80, 0x7F80, 0x7F81),
+        torch.float16: (1, 0x3C00, 0x7C00, 0x7C01),
+    }.items():
+        kinds = torch.tensor([sign | kind for kind in (0, *bits, 0x7FFF) for sign in (0, -0x8000)])
+        score = torch.cartesian_prod(*[kinds.to(torch.int16)] * 4).view(dtype)
+        for magnitude in (False, True):
+            eager = torch_mask.magnitude_mask if magnitude else torch_mask.nm_mask
+            mask = torch.zeros(score.shape, dtype=torch.bool)
+            gpu_kernels.set_mask(score, mask, n=2, m=4, inner=1, magnitude=magnitude)
+            assert torch.equal(mask, eager(score, NMPattern(2, 4), axis=1)), (dtype, magnitude)
+
+
 def check_any_address():
     """Compare masks of tensors that begin between the words that a kernel could read at once."""
     pattern, memory = NMPattern.parse("2:4"), torch.randn(64).to(torch.bfloat16)
@@ -47,6 +62,7 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     for text in ("2:4", "1:4", "4:8", "2:3"):
         check_masks(text)
+    check_all_kinds_of_numbers()
     check_any_address()
     check_decay()
     print("equal")

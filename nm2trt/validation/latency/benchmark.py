@@ -125,7 +125,9 @@ class Benchmark(Result):
             for timing in self.timings
             for t in (timing.latency,)
         )
-        columns = (Column("model", "name"), *(Column(header, "number") for header in headers))
+        # On a narrow terminal the names of served models need the room.
+        ranks = {"p95 ms": 2, "p90 ms": 1, "runs": 1}
+        columns = (Column("model", "name"), *(Column(h, "number", ranks.get(h, 0)) for h in headers))
         return (Table(columns, tuple(rows), "Latency", "models", apart=True),)
 
     def remarks(self) -> tuple[str, ...]:

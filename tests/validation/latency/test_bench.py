@@ -13,16 +13,19 @@ from nm2trt.errors import BackendError, DataError, InputError
 from nm2trt.measure import (
     Clocked,
     Latency,
+    ServerTime,
+    WarmUp,
     blocks_in_turn,
     interleaved,
     rounds,
     warm_up,
     warm_up_for,
 )
+from nm2trt.tables import lay_out
 from nm2trt.validation.latency import machine_state
 from nm2trt.validation.latency.bench import bench_sessions, ratio_of
 from nm2trt.validation.latency.bench_files import compare_with, read_trtexec, with_recorded
-from nm2trt.validation.latency.benchmark import Timing
+from nm2trt.validation.latency.benchmark import Benchmark, Timing
 from nm2trt.validation.latency.machine_state import parse_gpu_query
 from nm2trt.validation.samples.feeder import first_batch
 from tests.validation.validation_fakes import Lookup, one_hot
@@ -463,3 +466,18 @@ def test_the_report_does_not_replace_a_model(tmp_path, capsys):
     a = model(tmp_path / "a.onnx")
     assert main(["bench", a, "--runs", "3", "-o", a]) == 2
     assert "a.onnx is an input, and would be replaced" in capsys.readouterr().err
+
+
+def test_names_of_served_models_are_whole_on_a_narrow_terminal():
+    """They differ in the scheme, which a name that is cut at the front loses."""
+    names = ("model.onnx", "http://127.0.0.1:8000/net", "grpc+shm://127.0.0.1:8001/net")
+    latency, own = Latency.of([0.0123] * 9), ServerTime(9, 4.5, 0.0, 1.0, 2.0, 1.0)
+    timings = [Timing(name, 1, latency, (12.3,) * 9, server=own) for name in names]
+    benchmark = Benchmark(tuple(timings), (), WarmUp(0, stable=True), {}, {}, {}, "")
+    (table,) = benchmark.tables()
+    for width, percentiles in ((80, ("p50", "p99")), (160, ("p50", "p90", "p95", "p99"))):
+        lines = [line for line, _ in lay_out(table, width).lines()]
+        assert all(any(line.startswith(name) for line in lines) for name in names)
+        assert [p for p in ("p50", "p90", "p95", "p99") if any(p in line for line in lines)] == list(
+            percentiles
+        )
