@@ -34,6 +34,7 @@ def saved(
     Yields:
         The data file, or None when the weights are inside.
     """
+    _remove_unfinished(target)
     tensors = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
     if external is None:
         external = sum(tensor.nbytes for tensor in tensors) > _EMBEDDED_LIMIT_BYTES
@@ -56,6 +57,20 @@ def list_replaced_data(target: Path, lock: OutputLock) -> None:
     """Let the lock remove the data files of the model at `target`, once it is replaced."""
     for path in _own_data_files(target):
         lock.will_write(path)
+
+
+def _remove_unfinished(target: Path) -> None:
+    """Remove the folders in which killed exports left weights; the lock says that nobody works in them.
+
+    onnx_ir writes a data file in a folder that `tempfile.mkdtemp` names after it.
+    """
+    own = re.compile(rf"\.({re.escape(target.name)}(\.[0-9a-f]+)?\.data)\.[a-z0-9_]{{8}}")
+    for folder in target.parent.iterdir():
+        found = own.fullmatch(folder.name)
+        if found and folder.is_dir() and not folder.is_symlink():
+            with contextlib.suppress(OSError):  # not empty: it holds more than such a file
+                (folder / found[1]).unlink(missing_ok=True)
+                folder.rmdir()
 
 
 def _unused_data_path(target: Path) -> Path:

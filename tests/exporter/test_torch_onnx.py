@@ -2,6 +2,8 @@
 
 import copy
 import logging
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -328,6 +330,27 @@ def test_exports_and_passes_in_turn_leave_no_data_file_behind(model, tmp_path):
             assert len(list(tmp_path.glob("m.onnx*.data"))) == 1
         prune(source, path)  # over a model whose data file has a number in its name
         assert list(tmp_path.glob("m.onnx*.data")) == []
+
+
+@pytest.mark.usefixtures("one_export")
+def test_folders_of_killed_exports_go_with_the_next_good_one(model, tmp_path, monkeypatch):
+    """As onnx_ir names them; a folder that holds anything else, and a link to one, stay."""
+    made, mkdtemp = [], tempfile.mkdtemp
+    monkeypatch.setattr(
+        tempfile, "mkdtemp", lambda *given, **named: made.append(mkdtemp(*given, **named)) or made[-1]
+    )
+    first = export(model, EXAMPLE, tmp_path / "m.onnx", external_data=True)
+    (left,) = [Path(one) for one in made if Path(one).parent == tmp_path]
+    others = [tmp_path / f".m.onnx.data.{name}" for name in ("abcdefgh", "short", "abcd_123")]
+    for folder in (left, *others[:2]):
+        folder.mkdir()
+    others[2].symlink_to(others[0])
+    (left / "m.onnx.data").write_text("weights")
+    (others[0] / "more").write_text("somebody's")
+    second = export(model, EXAMPLE, tmp_path / "m.onnx", external_data=True)
+    assert first.data_path != second.data_path
+    assert sorted(tmp_path.iterdir()) == sorted([*others, tmp_path / "m.onnx", second.data_path])
+    assert (others[0] / "more").exists()
 
 
 @pytest.mark.usefixtures("one_export")
