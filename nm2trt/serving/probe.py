@@ -7,7 +7,6 @@ a batch whose answers are handed to the wrong clients shows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +15,10 @@ import numpy as np
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends._triton_server import TritonServer
 from nm2trt.backends.ort import open_onnx
-from nm2trt.backends.protocol import TensorSpec
 from nm2trt.backends.served.statistics import ServerCounts, counted_since, server_time
 from nm2trt.backends.triton import TritonSession, open_triton
 from nm2trt.bounds import bounds
-from nm2trt.compare import OutputDifference, compare_outputs, is_floating, require_close
+from nm2trt.compare import OutputDifference, compare_outputs, require_close
 from nm2trt.errors import BackendError, DataError, DifferenceError
 from nm2trt.json_value import named
 from nm2trt.serving.artefact import Artefact
@@ -28,7 +26,7 @@ from nm2trt.serving.load import LoadLevel, run_level
 from nm2trt.serving.model_config import parameter_of, served_differences
 from nm2trt.serving.options import ProbeOptions
 from nm2trt.serving.probe_report import BatchCheck, LoadCheck, ProbeReport
-from nm2trt.serving.samples import fit_samples, random_samples
+from nm2trt.serving.samples import as_served, fit_samples, random_samples, repeated
 
 # Enough for every client to send something that no other client sends at the time.
 _POOL = 64
@@ -153,7 +151,7 @@ def _answers(
         inputs = random_samples(reference.inputs, count, seed=options.seed)
     else:
         given = fit_samples(reference.inputs, samples, "the data")
-        inputs = _repeated(given, max(count, 1), options.seed)
+        inputs = repeated(given, max(count, 1), options.seed)
     parts: dict[str, list[Array]] = {}
     with open_onnx(reference.path) as runtime:
         step = fixed or 1
@@ -167,7 +165,7 @@ def _answers(
                     )
                 parts.setdefault(name, []).append(array)
     outputs = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    return _Reference(_as_served(session.inputs, inputs), _as_served(session.outputs, outputs), count)
+    return _Reference(as_served(session.inputs, inputs), as_served(session.outputs, outputs), count)
 
 
 def _require_affordable(reference: Artefact, count: int, session: TritonSession) -> None:
@@ -186,37 +184,6 @@ def _require_affordable(reference: Artefact, count: int, session: TritonSession)
             f"the server states a batch of {stated}, whose {count} samples exceed the {most} for samples; "
             "give --batch, or raise nm2trt --sample-memory"
         )
-
-
-def _repeated(given: Arrays, count: int, seed: int) -> dict[str, Array]:
-    """Return `count` samples made of fewer; each repeat is changed a little, since equal ones hide a mix-up.
-
-    Floats get noise of a twentieth of their spread; integers, such as tokens, are rolled on their last axis.
-    """
-    rng = np.random.default_rng(seed)
-    length = len(next(iter(given.values())))
-    picked = np.arange(count) % length
-    inputs = {}
-    for name, array in given.items():
-        rows = array[picked].copy()
-        for position in range(length, count):
-            row = rows[position]
-            if is_floating(row.dtype):
-                spread = float(np.std(row.astype(np.float64))) or float(np.abs(row).max(initial=0.0)) or 1.0
-                noise = 0.05 * spread * rng.standard_normal(row.shape)
-                rows[position] = (row.astype(np.float64) + noise).astype(row.dtype)
-            elif row.ndim:
-                rows[position] = np.roll(row, position // length, axis=-1)
-        inputs[name] = rows
-    return inputs
-
-
-def _as_served(specs: Sequence[TensorSpec], arrays: Arrays) -> dict[str, Array]:
-    """Return arrays in the served shapes: a scalar a sample travels as one element."""
-    ranks = {spec.name: len(spec.shape) for spec in specs}
-    return {
-        name: array[..., None] if ranks[name] == array.ndim + 1 else array for name, array in arrays.items()
-    }
 
 
 def _fixed_batch(session: TritonSession) -> int | None:

@@ -9,6 +9,7 @@ import numpy as np
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.protocol import TensorSpec, check_names, numpy_dtype
 from nm2trt.backends.random_feeds import random_feeds
+from nm2trt.compare import is_floating
 from nm2trt.errors import DataError
 
 # Stands for a free size other than the batch, if no data gives it.
@@ -64,3 +65,34 @@ def random_samples(inputs: Sequence[TensorSpec], count: int, *, seed: int = 0) -
         for spec in inputs
     }
     return random_feeds(tuple(inputs), batch=count, free=_FREE_SIZE, seed=seed, shapes=shapes)
+
+
+def repeated(given: Arrays, count: int, seed: int) -> dict[str, Array]:
+    """Return `count` samples made of fewer; each repeat is changed a little, since equal ones hide a mix-up.
+
+    Floats get noise of a twentieth of their spread; integers, such as tokens, are rolled on their last axis.
+    """
+    rng = np.random.default_rng(seed)
+    length = len(next(iter(given.values())))
+    picked = np.arange(count) % length
+    inputs = {}
+    for name, array in given.items():
+        rows = array[picked].copy()
+        for position in range(length, count):
+            row = rows[position]
+            if is_floating(row.dtype):
+                spread = float(np.std(row.astype(np.float64))) or float(np.abs(row).max(initial=0.0)) or 1.0
+                noise = 0.05 * spread * rng.standard_normal(row.shape)
+                rows[position] = (row.astype(np.float64) + noise).astype(row.dtype)
+            elif row.ndim:
+                rows[position] = np.roll(row, position // length, axis=-1)
+        inputs[name] = rows
+    return inputs
+
+
+def as_served(specs: Sequence[TensorSpec], arrays: Arrays) -> dict[str, Array]:
+    """Return arrays in the served shapes: one scalar per sample travels as one element."""
+    ranks = {spec.name: len(spec.shape) for spec in specs}
+    return {
+        name: array[..., None] if ranks[name] == array.ndim + 1 else array for name, array in arrays.items()
+    }

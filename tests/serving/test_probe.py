@@ -18,7 +18,8 @@ from tests.serving import served_nets as nets
 pytest.importorskip("tritonclient")
 pytest.importorskip("onnxruntime")
 
-from nm2trt.serving.probe import _alike, _Reference, _repeated
+from nm2trt.serving.probe import _alike, _Reference
+from nm2trt.serving.samples import repeated
 
 PYTHON = DeployOptions(backend="python", max_batch=8, queue_delay_us=2000)
 QUICK = ProbeOptions(concurrency=(4,), requests=40)
@@ -549,7 +550,7 @@ def test_a_plan_is_held_against_the_servers_own_version(tmp_path, tritonserver):
 def test_repeated_samples_are_told_apart(dtype, given):
     """Equal ones have equal answers, so that one client could get the other's unnoticed."""
     rows = np.arange(given * 128).reshape(given, 128).astype(dtype) % 97
-    found = _repeated({"x": rows}, 64, 0)["x"]
+    found = repeated({"x": rows}, 64, 0)["x"]
     assert (found.dtype, found.shape) == (rows.dtype, (64, 128))
     assert np.array_equal(found[:given], rows)
     assert len(np.unique(found, axis=0)) == 64
