@@ -138,7 +138,8 @@ def check_device(table: GainTable, asked: str | None, gpus: Sequence[Gpu]) -> tu
             "table there with benchmarks/gpu_gain.py"
         )
     exact = table.device.lower() in {name.lower() for name in wanted}
-    return () if exact else (f"the table is of {table.device}, another GPU of the same {table.target}",)
+    note = f"the table was measured on {table.device}; other GPUs of {table.target} may gain more or less"
+    return () if exact else (note,)
 
 
 def estimate_gain(

@@ -111,7 +111,7 @@ def test_the_device_is_told_where_no_gpu_is(net, table, capsys):
 
 
 @pytest.mark.parametrize(
-    ("device", "note"), [("synthetic gpu", ""), ("sm86", "another GPU of the same sm86")]
+    ("device", "note"), [("synthetic gpu", ""), ("sm86", "other GPUs of sm86 may gain more or less")]
 )
 def test_the_device_may_be_named(net, table, capsys, device, note):
     assert main(["gain", str(net), "--table", str(table), "--device", device]) == 0
