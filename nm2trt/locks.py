@@ -204,8 +204,10 @@ def _open(path: Path) -> int:
 
 def _clear(path: Path, target: Path) -> None:
     """Remove what a killed writer had listed, then its list."""
-    with path.open("rb") as file:
-        _remove(target, [os.fsdecode(name) for name in file.read(_MOST_LIST_BYTES).split(b"\n")])
+    # A pipe in its place is not waited for, and a link is not followed.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        _remove(target, [os.fsdecode(name) for name in (file.read(_MOST_LIST_BYTES) or b"").split(b"\n")])
     path.unlink()
 
 
@@ -218,6 +220,8 @@ def _remove(target: Path, names: Sequence[str]) -> None:
         if unfinished:
             with contextlib.suppress(OSError):
                 target.with_name(name).unlink()
+            with contextlib.suppress(OSError):  # it was being rewritten itself, under a lock of its own
+                _clear(target.with_name(f".{name}.lock"), target.with_name(name))
 
 
 def _mentions(target: Path, name: str) -> bool:

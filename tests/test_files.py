@@ -57,6 +57,19 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_what_a_process_left_that_was_killed_while_it_rewrote_its_temporary_file(tmp_path):
+    """As an export does that records its plan in the file before it takes its name."""
+    target = tmp_path / "m.onnx"
+    code = (
+        "import sys, os; from nm2trt.files import atomic_path\n"
+        "with atomic_path(sys.argv[1]) as t, atomic_path(t) as u:\n    u.write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(target)], check=False)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".lock", ".lock", ".tmp", ".tmp"]
+    write_atomic(target, "whole")
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def test_a_killed_writers_list_is_followed_only_to_its_own_unused_files(tmp_path):
     target, used, other = (tmp_path / name for name in ("m.onnx", "m.onnx.data", "m.onnx.txt"))
     target.write_text("weights are in m.onnx.0a1b2c3d.data")
@@ -67,6 +80,7 @@ def test_a_killed_writers_list_is_followed_only_to_its_own_unused_files(tmp_path
     listed = ["m.onnx.0a1b2c3d.data", ".m.onnx.7-01234567.tmp", "m.onnx.1.data", "m.onnx.txt"]
     listed += ["../secret", "secret", "/etc/passwd", "", "m.onnx"]
     (tmp_path / ".m.onnx.lock").write_text("\n".join(listed))
+    os.mkfifo(tmp_path / "..m.onnx.7-01234567.tmp.lock")  # where that of a temporary file would be
     with output_lock(target):
         assert sorted(tmp_path.iterdir()) == sorted([*kept, target, tmp_path / ".m.onnx.lock"])
     assert not (tmp_path / ".m.onnx.lock").exists()
