@@ -163,6 +163,7 @@ def show_written(
     backend: str | None = None,
     targets: str | None = None,
     samples: str | None = None,
+    source: str | None = None,
 ) -> None:
     """Print a result that wrote a model: its tables, whether the model can run sparse, and what comes next.
 
@@ -172,12 +173,14 @@ def show_written(
         backend: Builder that was named on the command line.
         targets: Architectures that were named.
         samples: Calibration samples that were given.
+        source: The float model that the file was made of, if it is quantised.
     """
     from nm2trt.pipeline.next_step import next_step
 
     show(result, every_row=every_row)
     report = getattr(result, "verified", None)
-    step = next_step(result.output, report, backend=backend, targets=targets, samples=samples)
+    known = {"samples": samples, "source": source}
+    step = next_step(result.output, report, backend=backend, targets=targets, **known)
     print_verdict(step.verdict, step.command, step.mark)
 
 

@@ -26,5 +26,7 @@ def run(options: QuantizeCommand) -> int:
 
     report = quantize(**keywords(options))
     print_notes(report.notes)
-    print_result(report, show_written, as_json=options.json, every_row=options.every_row)
+    source = options.model if options.to == "int8" else None
+    how = {"every_row": options.every_row, "samples": options.calib, "source": source}
+    print_result(report, show_written, as_json=options.json, **how)
     return 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from nm2trt.extras import install
+from nm2trt.nm.advice import is_prunable
 from nm2trt.nm.eligibility import NOWHERE
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def next_step(
     backend: str | None = None,
     targets: str | None = None,
     samples: str | None = None,
+    source: str | None = None,
 ) -> NextStep:
     """Return the verdict on an ONNX file and the next command.
 
@@ -49,6 +51,7 @@ def next_step(
         backend: Builder that was named on the command line.
         targets: Architectures that were named.
         samples: Calibration samples that were given, which the next command then names.
+        source: The float model that the file was quantised from, where a dense one has to start again.
 
     Raises:
         InputError: The file cannot be read.
@@ -66,6 +69,8 @@ def next_step(
     command = next_command(
         shlex.quote(str(model)), report.weights, report.place, planned=report.plan is not None
     )
+    if not command and source is not None and any(map(is_prunable, report.weights)):
+        command = f"nm2trt prune {shlex.quote(source)} --calib {SAMPLES} --to int8"
     if samples is not None and samples.endswith(".npz"):  # a recipe may need a root and permissions
         command = command.replace(SAMPLES, shlex.quote(samples))
     if command.startswith(("nm2trt build", "nm2trt explain")):

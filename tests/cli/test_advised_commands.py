@@ -35,6 +35,7 @@ ADVICE = {
     ("engine/evidence/inspector_json.py", "build"): "test_layers_without_kernels_lead_to_build",
     ("engine/inspection.py", "verify"): "test_a_model_called_an_engine_leads_to_verify",
     ("engine/gain.py", "prove"): "test_a_table_of_gains_leads_to_prove",
+    ("pipeline/next_step.py", "prune"): "test_a_dense_file_that_was_quantised_leads_back_to_the_float_one",
     ("graph/prune/dense_twin.py", "prune"): "test_a_dense_file_to_prove_leads_to_prune",
     ("engine/ladder/explain.py", "prove"): "test_what_no_build_can_tell_leads_to_prove",
     ("engine/ladder/explain.py", "build"): "test_what_no_build_can_tell_leads_to_prove",
@@ -212,6 +213,13 @@ def test_a_file_of_an_old_opset_is_converted_and_not_to_be_exported_again(folder
     assert "of the work can run sparse" in said(capsys, *words)
     said(capsys, "init", "old.onnx", "--calib", "SAMPLES.npz", *RTX)
     assert "int8" in (folder / "old.yaml").read_text()
+
+
+def test_a_dense_file_that_was_quantised_leads_back_to_the_float_one(folder, capsys):
+    pytest.importorskip("tensorrt_rtx")
+    words = following(said(capsys, "quantize", "dense.onnx", "--calib", "SAMPLES.npz", "-o", "q.onnx"))
+    assert words == ["prune", "dense.onnx", "--calib", "SAMPLES.npz", "--to", "int8"]
+    assert "of the work can run sparse" in said(capsys, *words)
 
 
 def test_a_dense_file_to_prove_leads_to_prune(folder, capsys):
