@@ -39,14 +39,22 @@ def _without_a_layer(named: Sequence[LadderRow], evidence: Evidence) -> tuple[st
     if len(lost) == len(named):
         regions = sum(map(is_region, layers))
         into = f"{regions} foreign nodes" if regions > 1 else "one foreign node"
-        fused = into if regions else f"{len(layers)} layers without their names"
+        unnamed = (
+            "one layer without its name" if len(layers) == 1 else f"{len(layers)} layers without their names"
+        )
+        fused = into if regions else unnamed
         sentence = (
             f"no layer of the engine names one of the model's {len(named)} weights: all were fused away, "
             f"into {fused}, so no kernel can be assigned to any of them"
         )
         return (sentence,)
     if lost:
-        return (f"{len(lost)} weights have no layer of their own in the engine: {_some(lost)}",)
+        have = (
+            "1 weight has no layer of its"
+            if len(lost) == 1
+            else f"{len(lost)} weights have no layer of their"
+        )
+        return (f"{have} own in the engine: {_some(lost)}",)
     return ()
 
 

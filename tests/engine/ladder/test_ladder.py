@@ -265,7 +265,7 @@ def test_the_unmatched_are_listed():
     layers = (layer(DENSE), layer(DENSE, nodes=("attention",)), layer("", nodes=("r",), kind="Reformat"))
     evidence = Evidence(layers=layers)
     ladder = climb(verdicts, sparsity="enable", evidence=evidence)
-    assert lost_weights(ladder, evidence) == ("1 weights have no layer of their own in the engine: w1",)
+    assert lost_weights(ladder, evidence) == ("1 weight has no layer of its own in the engine: w1",)
     assert foreign_layers(ladder, evidence) == (
         "1 matrix products of the engine belong to no weight: attention",
     )
@@ -275,7 +275,7 @@ def test_all_layers_fused_away():
     evidence = Evidence(layers=(LayerRecord("__myl_Fc_myl0_1", "kgen", (), "__myl_Fc_0x1"),))
     ladder = climb([HOLDS, HOLDS], sparsity="enable", evidence=evidence)
     (sentence,) = lost_weights(ladder, evidence)
-    assert "all were fused away, into 1 layers" in sentence
+    assert "all were fused away, into one layer without its name" in sentence
     assert ladder[0].chosen.answer == "not measured"
 
 
