@@ -5,9 +5,9 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, get_args
 
-from nm2trt.engine.ladder.builder_rungs import Rung
+from nm2trt.engine.ladder.builder_rungs import Answer, Rung
 from nm2trt.errors import InputError
 from nm2trt.json_value import JsonValue
 from nm2trt.nm.verdict import Eligible
@@ -95,7 +95,7 @@ class LadderRow(JsonValue):
         try:
             values = {item.name: data[item.name] for item in fields(cls) if item.name in data}
             for name in RUNGS:
-                values[name] = Rung(values[name]["answer"], str(values[name]["detail"]))
+                values[name] = Rung(_answer(values[name]["answer"]), str(values[name]["detail"]))
             values["shape"] = tuple(int(size) for size in values["shape"])
             values["doubts"] = {str(code): str(text) for code, text in dict(values.get("doubts", {})).items()}
             if not all(isinstance(values.get(name, ""), str) for name in _TEXTS):
@@ -105,3 +105,12 @@ class LadderRow(JsonValue):
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the ladder in {where} is damaged; build the engine again") from error
+
+
+def _answer(value: object) -> Answer:
+    """Return an answer as JSON has it, if it is one."""
+    for answer in get_args(Answer):
+        if answer == value:
+            found: Answer = answer
+            return found
+    raise ValueError(value)

@@ -319,7 +319,18 @@ def rungs_of(evidence):
     return [rung.answer for rung in row.rungs]
 
 
-@pytest.mark.parametrize("change", [{"macs": "x"}, {"macs": 1.5}, {"weight": 3}, {"operator": ["Conv"]}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"macs": "x"},
+        {"macs": 1.5},
+        {"weight": 3},
+        {"operator": ["Conv"]},
+        {"pattern": {"answer": {}, "detail": "2:4"}},
+        {"gain": {"answer": ["yes"], "detail": ""}},
+        {"chosen": {"answer": "perhaps", "detail": ""}},
+    ],
+)
 def test_a_record_of_other_types_is_damaged(change):
     (row,) = climb([HOLDS], sparsity="enable")
     written = row.to_json()
