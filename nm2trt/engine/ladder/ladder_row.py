@@ -95,7 +95,10 @@ class LadderRow(JsonValue):
         try:
             values = {item.name: data[item.name] for item in fields(cls) if item.name in data}
             for name in RUNGS:
-                values[name] = Rung(_answer(values[name]["answer"]), str(values[name]["detail"]))
+                answer, detail = values[name]["answer"], values[name]["detail"]
+                if answer not in get_args(Answer):
+                    raise ValueError(answer)
+                values[name] = Rung(answer, str(detail))
             values["shape"] = tuple(int(size) for size in values["shape"])
             values["doubts"] = {str(code): str(text) for code, text in dict(values.get("doubts", {})).items()}
             if not all(isinstance(values.get(name, ""), str) for name in _TEXTS):
@@ -105,12 +108,3 @@ class LadderRow(JsonValue):
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the ladder in {where} is damaged; build the engine again") from error
-
-
-def _answer(value: object) -> Answer:
-    """Return an answer as JSON has it, if it is one."""
-    for answer in get_args(Answer):
-        if answer == value:
-            found: Answer = answer
-            return found
-    raise ValueError(value)

@@ -39,9 +39,8 @@ def _without_a_layer(named: Sequence[LadderRow], evidence: Evidence) -> tuple[st
     if len(lost) == len(named):
         regions = sum(map(is_region, layers))
         into = f"{regions} foreign nodes" if regions > 1 else "one foreign node"
-        unnamed = (
-            "one layer without its name" if len(layers) == 1 else f"{len(layers)} layers without their names"
-        )
+        several = len(layers) > 1
+        unnamed = f"{len(layers)} layers without their names" if several else "one layer without its name"
         fused = into if regions else unnamed
         sentence = (
             f"no layer of the engine names one of the model's {len(named)} weights: all were fused away, "
@@ -49,11 +48,8 @@ def _without_a_layer(named: Sequence[LadderRow], evidence: Evidence) -> tuple[st
         )
         return (sentence,)
     if lost:
-        have = (
-            "1 weight has no layer of its"
-            if len(lost) == 1
-            else f"{len(lost)} weights have no layer of their"
-        )
+        many = len(lost) > 1
+        have = f"{len(lost)} weights have no layer of their" if many else "1 weight has no layer of its"
         return (f"{have} own in the engine: {_some(lost)}",)
     return ()
 

@@ -63,7 +63,7 @@ def stream_model(
     Args:
         model: The model, which is spent by it.
         target: The file to write.
-        rewrites: What is made meanwhile; each is made alone, from what the model's file holds.
+        rewrites: Tensors whose numbers are made while the file is written, from the model's file only.
         finish: Called with the model as it will be read back; it may change metadata.
 
     Raises:
