@@ -32,6 +32,7 @@ class AnswerLimits:
         """Start with a new request."""
         self._end = time.monotonic() + self._timeout_s
         self._most = self._left = bounds().answer_bytes
+        self._json_only = False
 
     def watch(self, client: Any) -> None:
         """Put the limits on the sockets that a tritonclient will open, and refuse packed answers."""
@@ -55,8 +56,11 @@ class AnswerLimits:
         socket.settimeout(wait)
         data: bytes = socket.recv(count)
         self._left -= len(data)
-        if self._left < 0 and self._most == MOST_JSON_BYTES:
-            raise BackendError(f"the server's answer has more than {self._most >> 20} MB of JSON; none has")
+        if self._left < 0 and self._json_only:
+            raise BackendError(
+                f"the server sent more than {self._most >> 20} MB of JSON, and reading it was stopped: check "
+                "that the address is a Triton server's"
+            )
         if self._left < 0:
             raise BackendError(
                 f"the server's answer is larger than {self._most / (1 << 30):g} GB; if it should be, raise "
@@ -89,7 +93,7 @@ class AnswerLimits:
     def _bound_json(self) -> None:
         if self._most > MOST_JSON_BYTES:
             self._left -= self._most - MOST_JSON_BYTES
-            self._most = MOST_JSON_BYTES
+            self._most, self._json_only = MOST_JSON_BYTES, True
 
 
 class _LimitedSocket:

@@ -62,8 +62,10 @@ def copy_rights(path: Path, old: os.stat_result) -> None:
     if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
         with contextlib.suppress(OSError):
             os.chown(path, old.st_uid, old.st_gid)
-    # Not set-user-id: the content is new.
-    path.chmod(stat.S_IMODE(old.st_mode) & 0o777)
+    # Not set-user-id: the content is new. Some file systems have one mode for all files and refuse to set it.
+    mode = stat.S_IMODE(old.st_mode) & 0o777
+    if stat.S_IMODE(new.st_mode) != mode:
+        path.chmod(mode)
 
 
 def _overwrite(source: Path, target: Path) -> None:

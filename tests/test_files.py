@@ -179,6 +179,18 @@ def test_nobody_else_reads_a_replacement_while_it_is_written(tmp_path):
     assert (tmp_path / "m.onnx.data").stat().st_mode & 0o7777 == 0o664
 
 
+def test_a_file_system_whose_modes_cannot_be_set_takes_outputs(tmp_path, monkeypatch):
+    """As mounts of FAT and of object stores: every file has one mode, and chmod is refused."""
+
+    def refused(*_, **__):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refused)
+    monkeypatch.setattr(Path, "chmod", refused)
+    write_atomic(tmp_path / "new", "whole")
+    assert (tmp_path / "new").read_text() == "whole"
+
+
 @pytest.mark.usefixtures("usual_umask")
 def test_a_library_that_puts_a_private_file_in_the_place_does_not_decide_the_mode(tmp_path):
     """As safetensors does."""

@@ -269,7 +269,7 @@ def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Arrays) -> None:
     Raises:
         DataError: A feed is missing, unknown, or of the wrong dtype or shape.
     """
-    check_names("the model", inputs, feeds)
+    check_names("the model", inputs, feeds, takes_labels=False)
     for spec in inputs:
         feed = feeds[spec.name]
         if feed.dtype != numpy_dtype(spec.dtype):
@@ -283,8 +283,16 @@ def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Arrays) -> None:
             raise DataError(f"input {spec.name!r} takes shape {shape}, the data has {feed.shape}")
 
 
-def check_names(whose: str, inputs: Iterable[TensorSpec], given: Collection[str]) -> None:
-    """Raise unless arrays have the names of a model's inputs; `whose` is e.g. "the candidate".
+def check_names(
+    whose: str, inputs: Iterable[TensorSpec], given: Collection[str], *, takes_labels: bool = True
+) -> None:
+    """Raise unless arrays have the names of a model's inputs.
+
+    Args:
+        whose: Whose inputs they are, as in "the candidate".
+        inputs: The inputs.
+        given: Names of the arrays.
+        takes_labels: Whether an array 'labels' is no input but holds true answers.
 
     Raises:
         DataError: They have others; the message says which to rename, add or leave out.
@@ -294,7 +302,12 @@ def check_names(whose: str, inputs: Iterable[TensorSpec], given: Collection[str]
     if not missing and not unknown:
         return
     wanted, others = (", ".join(map(repr, some)) for some in (missing, unknown))
-    remedy = f"rename {others} to {wanted}" if missing and unknown else f"add {wanted}"
     if not missing:
-        remedy = f"leave out {others}, or call true answers 'labels'"
+        remedy = f"leave out {others}" + ", or call true answers 'labels'" * takes_labels
+    elif not unknown:
+        remedy = f"add {wanted}"
+    elif len(missing) == len(unknown):
+        remedy = f"rename {others} to {wanted}"
+    else:
+        remedy = f"{wanted} missing, {others} unknown: rename what is misnamed, add or leave out the rest"
     raise DataError(f"{whose}'s inputs are {names}, the data has {sorted(given)}; {remedy}")

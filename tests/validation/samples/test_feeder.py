@@ -69,6 +69,8 @@ def test_refuses_other_names():
     pixels = np.ones((5, 2), np.float32)
     with pytest.raises(DataError, match=r"\['t', 'x'\]; leave out 't', or call true answers 'labels'"):
         Feeder(Mean(), samples(x=pixels, t=pixels), what="candidate")
+    with pytest.raises(DataError, match=r"'x' missing, 'extra', 'pixels' unknown: rename what is misnamed"):
+        Feeder(Mean(), samples(pixels=pixels, extra=pixels), what="candidate")
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 64])
