@@ -63,7 +63,7 @@ def parse_url(text: str) -> Address:
     match = _URL.fullmatch(text.strip())
     if match is None or not 0 < int(match["port"]) < 65536:
         raise InputError(
-            f"{text!r} is not the address of a server; write http://HOST:PORT or grpc://HOST:PORT, with "
+            f"{text!r} is not the address of a server; write http://HOST:PORT or grpc://HOST:PORT, "
             "followed by /MODEL if one is meant"
         )
     scheme = (match["scheme"] or "http").lower()

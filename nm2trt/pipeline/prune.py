@@ -25,6 +25,19 @@ if TYPE_CHECKING:
     from nm2trt.pipeline.budget_report import BudgetReport
     from nm2trt.pipeline.joint_int8 import JointReport
 
+# The keywords of an accuracy budget.
+_BUDGET = (
+    "max_drop",
+    "data",
+    "metrics",
+    "metric_options",
+    "backend",
+    "targets",
+    "gain",
+    "shapes",
+    "plot",
+)
+
 
 @takes_values(samples=("calib",), output="output")
 def prune(
@@ -104,8 +117,15 @@ def prune(
         DifferenceError: No share that was tried keeps `max_drop`; the shares are in `error.partial`, and
             nothing is written.
     """
-    evaluation = _evaluation(
+    evaluation, loss = read_together(
         {
+            "calib": calib,
+            "valid": valid,
+            "share": share,
+            "dense_choice": dense_choice,
+            "cache": cache,
+            "to": to,
+            "max_loss": max_loss,
             "max_drop": max_drop,
             "data": data,
             "metrics": metrics,
@@ -119,11 +139,7 @@ def prune(
     )
     model = as_path(model)
     target = unnamed_output(model.with_suffix(".pruned.onnx")) if output is None else Path(output)
-    loss = None if max_loss is None else parse_share(max_loss, "the samples", "2%")
-    if loss is not None and to is None:
-        raise InputError("a float model loses nothing to INT8; give --max-loss with --to int8")
     if calib is None:
-        _refuse_without_samples(evaluation, to, valid, cache, share, dense_choice)
         from nm2trt.graph.prune.prune_model import prune_model
 
         return prune_model(
@@ -144,10 +160,6 @@ def prune(
     )
     calibration = Calibration(cast("str", calib), permute, cache, data_root, allow_functions)
     if evaluation is not None:
-        if to is not None:
-            raise InputError(
-                "an accuracy budget is kept in float; leave --to out, and quantize the result with --max-loss"
-            )
         from nm2trt.pipeline.accuracy_budget import prune_within_budget
 
         return prune_within_budget(model, target, options, evaluation, calibration)
@@ -158,14 +170,32 @@ def prune(
     return reconstruct(model, target, options, calibration)
 
 
-def _refuse_without_samples(
-    evaluation: Evaluation | None,
-    to: str | None,
-    valid: str | None,
-    cache: str | os.PathLike[str] | None,
-    share: str | float,
-    choice: str | None,
-) -> None:
+def read_together(given: Mapping[str, Any]) -> tuple[Evaluation | None, float | None]:
+    """Return the budget that the keywords of `prune` ask for, and the loss of INT8, None if not asked for.
+
+    Args:
+        given: The keywords that depend on one another.
+
+    Raises:
+        InputError: They contradict one another, or one cannot be read.
+    """
+    evaluation = _evaluation({name: given[name] for name in _BUDGET})
+    to, max_loss = given["to"], given["max_loss"]
+    loss = None if max_loss is None else parse_share(max_loss, "the samples", "2%")
+    if loss is not None and to is None:
+        raise InputError("a float model loses nothing to INT8; give --max-loss with --to int8")
+    if given["calib"] is None:
+        _refuse_without_samples(evaluation, given)
+    elif evaluation is not None and to is not None:
+        raise InputError(
+            "an accuracy budget is kept in float; leave --to out, and quantize the result with --max-loss"
+        )
+    else:
+        _share(given["share"], given["dense_choice"])
+    return evaluation, loss
+
+
+def _refuse_without_samples(evaluation: Evaluation | None, given: Mapping[str, Any]) -> None:
     """Refuse what only samples can give.
 
     Raises:
@@ -173,13 +203,13 @@ def _refuse_without_samples(
     """
     if evaluation is not None:
         raise InputError("a budget is kept by reconstruction, which needs samples; give them with --calib")
-    if to is not None:
+    if given["to"] is not None:
         raise InputError("the integers are solved from samples; give them with --calib")
-    if valid is not None:
+    if given["valid"] is not None:
         raise InputError("valid marks real tokens in samples; give the samples too, with --calib")
-    if cache is not None:
+    if given["cache"] is not None:
         raise InputError("the cache keeps layers that are solved from samples; give them with --calib")
-    if parse_share(share, "the work", "50%") < 1 or choice == "sensitivity":
+    if parse_share(given["share"], "the work", "50%") < 1 or given["dense_choice"] == "sensitivity":
         raise InputError(
             "a layer's sensitivity is measured on samples; give them with --calib, or keep layers dense with "
             "--exclude"

@@ -25,9 +25,11 @@ from nm2trt.recipe.actions.job import Outcome, StageJob
 from nm2trt.recipe.hashes import tool_versions
 from nm2trt.recipe.named import named_code
 from nm2trt.recipe.order import Step, ordered
+from nm2trt.recipe.planned import planned, usable
 from nm2trt.recipe.result import RunResult, StageResult
 from nm2trt.recipe.schema import Recipe, load_recipe
 from nm2trt.recipe.sources import Sources
+from nm2trt.recipe.values import check_stage
 from nm2trt.recipe.view import SilentView, View
 from nm2trt.reporting.decision import outlook_of
 from nm2trt.reporting.fields import Fields
@@ -38,7 +40,6 @@ from nm2trt.reporting.sentences import sentence_of
 # What a run writes into its folder.
 _OWN_FOLDERS = ("stages", "artefacts")
 _OWN_FILE = re.compile(r"run\.json|telemetry\.jsonl|report\.\w+")
-_ENDS = {"failed": "failed", "running": "was stopped"}
 
 
 def stage_names(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> list[str]:
@@ -96,8 +97,12 @@ def run_recipe(
     versions = tool_versions()
     sources = Sources(recipe, steps, base, folder, versions)
     sources.check()
+    stages = planned(steps, sources, first, until)
+    would_run = {stage.name for stage in stages if stage.status == "would run"}
+    for step in steps:
+        if step.stage.name in would_run:
+            check_stage(recipe, step.stage, sources.files(step))
     if dry_run:
-        stages = _planned(steps, sources, first, until)
         return RunResult(folder.path, stages, None, time.perf_counter() - start)
     folder.make()
     busy = f"another nm2trt run works in {folder.path}; wait for it, or choose another folder with -o"
@@ -158,7 +163,7 @@ class _Run:
     def _one(self, step: Step, *, forced: bool) -> StageResult:
         stage, sources = step.stage, self._sources
         key = sources.key(step)
-        record = None if forced else _usable(step, sources, key)
+        record = None if forced else usable(step, sources, key)
         if record is not None:
             sources.take(step, record)
             self._view.ended(stage.name, "cached", record.seconds or 0.0, record.sentence)
@@ -221,61 +226,6 @@ class _Run:
             self._sources.base,
             self._allow_functions,
         )
-
-
-def _planned(
-    steps: tuple[Step, ...], sources: Sources, first: str | None, until: str | None
-) -> tuple[StageResult, ...]:
-    """Say what would run, without running or writing anything."""
-    results: list[StageResult] = []
-    again: set[str] = set()
-    forced = stopped = False
-    for step in steps:
-        name, kind = step.stage.name, step.stage.kind
-        changed = next((parent for parent in step.parents if parent in again), None)
-        if stopped:
-            result = StageResult(name, kind, "skipped", None, f"--until {until}")
-        elif name == first or forced:
-            forced = True
-            result = StageResult(name, kind, "would run", None, f"--from {first}")
-        elif changed is not None:
-            result = StageResult(name, kind, "would run", None, f"{changed} runs before it")
-        elif kind == "report" and again:
-            result = StageResult(name, kind, "would run", None, "stages run before it")
-        else:
-            result = _planned_alone(step, sources)
-        results.append(result)
-        if result.status == "would run":
-            again.add(name)
-        stopped = stopped or name == until
-    return tuple(results)
-
-
-def _planned_alone(step: Step, sources: Sources) -> StageResult:
-    name, kind = step.stage.name, step.stage.kind
-    key = sources.key(step)
-    record = _usable(step, sources, key)
-    if record is not None:
-        sources.take(step, record)
-        return StageResult(name, kind, "cached", record.seconds, record.sentence)
-    record = sources.record(step)
-    if record is None:
-        why = "it has not run"
-    elif record.status != "done":
-        why = f"it {_ENDS[record.status]} last time"
-    elif record.key == key:
-        why = "what it made is gone or has changed"
-    else:
-        why = "its inputs, options or versions have changed"
-    return StageResult(name, kind, "would run", None, why)
-
-
-def _usable(step: Step, sources: Sources, key: str) -> StageRecord | None:
-    """Return the record of an earlier run if it still holds."""
-    record = sources.record(step)
-    if record is None or (record.status, record.key) != ("done", key):
-        return None
-    return record if sources.index.unchanged(record.outputs) else None
 
 
 def _run_folder(recipe: Recipe, base: Path, output: str | os.PathLike[str] | None) -> RunFolder:

@@ -1,5 +1,7 @@
 """The kinds of stages that change precision, deploy and probe: they do what their commands do."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -154,16 +156,19 @@ def test_a_wrong_answer_fails_the_probe_with_its_record(project, monkeypatch):
         "u", "net", "triton", ("1",), "m", "same", "same", (), (BatchCheck(1, (), "is 3 off"),), (), {}
     )
     monkeypatch.setattr("nm2trt.pipeline.probe.probe", lambda *_, **__: report)
-    result = run(project, DEPLOY + "  probe: {url: 'u'}\n")
+    result = run(project, DEPLOY + "  probe: {url: 'localhost:1'}\n")
     assert isinstance(result.failure, DifferenceError)
     record = RunFolder(result.run).record("probe")
     assert (record.status, record.result["passed"]) == ("failed", False)
 
 
 def test_gain_by_a_table_of_another_device_is_one_sentence(project):
-    (project / "table.json").write_text("{}")
-    result = run(project, "  gain: {table: table.json}\n")
-    assert isinstance(result.failure, nm2trt.errors.InputError)
+    row = {"m": 64, "n": 64, "k": 64, "dtype": "float16", "dense_ms": 2.0, "sparse_ms": 1.0}
+    table = {"schema": 1, "device": {"name": "NVIDIA A10", "target": "sm86"}, "rows": [row]}
+    (project / "table.json").write_text(json.dumps(table))
+    result = run(project, "  gain: {table: table.json, device: NVIDIA T4}\n")
+    with pytest.raises(nm2trt.errors.InputError, match=r"^[^\n]*NVIDIA A10[^\n]*$"):
+        raise result.failure
 
 
 def test_bench_prove_and_a_gate_on_accuracy(project):
