@@ -159,10 +159,10 @@ class GroupChecker:
         if present.size == 0:
             return
         m, inner = self.pattern.m, self.inner
-        sums, places = _group_sums(present, m, inner)
-        worst = int(sums.max())
+        sums, shift, places = _group_sums(present, m, inner)
+        worst = int(sums.max()) >> shift
         if worst > self.pattern.n:
-            bad = sums > self.pattern.n
+            bad = sums >> sums.dtype.type(shift) > self.pattern.n
             if self.first_broken is None:
                 first = int(bad.argmax())
                 if not places:
@@ -174,12 +174,13 @@ class GroupChecker:
         self._seen += present.size
 
 
-def _group_sums(present: npt.NDArray[np.bool_], m: int, inner: int) -> tuple[Array, bool]:
+def _group_sums(present: npt.NDArray[np.bool_], m: int, inner: int) -> tuple[Array, int, bool]:
     """Count the True of each group.
 
     Returns:
-        The counts, one per group in the order of the groups' first elements, and False; or, with zeros
-        between them, each at the place of its group's first element, and True.
+        Integers whose highest bits, after so many lower ones, are the counts: one per group in the order of
+        the groups' first elements, and False; or, with zeros between them, each at the place of its group's
+        first element, and True.
     """
     ones = present.view(np.uint8)
     word = _WORDS.get(m) if inner == 1 else None
@@ -187,28 +188,28 @@ def _group_sums(present: npt.NDArray[np.bool_], m: int, inner: int) -> tuple[Arr
         # The bytes of a group are one integer; times 0x01...01, its highest byte is their sum.
         groups = ones.view(word)
         sums = scratch("sums", groups.size, word)
-        np.multiply(groups, word(int.from_bytes(b"\1" * m, "little")), out=sums)
-        return np.right_shift(sums, word(8 * (m - 1)), out=sums), False
+        ones_of_bytes = word(int.from_bytes(b"\1" * m, "little"))
+        return np.multiply(groups, ones_of_bytes, out=sums), 8 * (m - 1), False
     if inner >= _LONG_ROW and m <= 255:
         rows = ones.reshape(-1, m, inner)
         sums = scratch("sums", present.size // m, np.uint8).reshape(-1, inner)
         sums[...] = rows[:, 0]
         for row in range(1, m):
             np.add(sums, rows[:, row], out=sums)
-        return sums.reshape(-1), False
+        return sums.reshape(-1), 0, False
     counts = _window_sums(ones.astype(np.uint32) if m > 255 else ones, m, inner)
     # A window starts at every element; those that start a group are the first `inner` of each m * inner.
     if counts.dtype == np.uint8:
         starts = _starts(present.size, m, inner)[: counts.size]
-        return np.bitwise_and(counts, starts, out=scratch("sums", counts.size, np.uint8)), True
+        return np.bitwise_and(counts, starts, out=scratch("sums", counts.size, np.uint8)), 0, True
     head = counts.size - inner
     starts = counts[:head].reshape(-1, m, inner)[:, 0].reshape(-1)
-    return np.concatenate([starts, counts[head:]]), False
+    return np.concatenate([starts, counts[head:]]), 0, False
 
 
 class _Scratch(threading.local):
     def __init__(self) -> None:
-        self.arrays: dict[tuple[str, np.dtype[Any]], Array] = {}
+        self.arrays: dict[tuple[str, npt.DTypeLike], Array] = {}
 
 
 _SCRATCH = _Scratch()
@@ -219,10 +220,10 @@ def scratch(use: str, size: int, dtype: npt.DTypeLike) -> Array:
 
     New memory for every step would cost the system more than the step.
     """
-    key = use, np.dtype(dtype)
-    held = _SCRATCH.arrays.get(key)
     if size > 2 * _CHUNK_ELEMENTS:
         return np.empty(size, dtype)
+    key = use, dtype
+    held = _SCRATCH.arrays.get(key)
     if held is None or held.size < size:
         held = _SCRATCH.arrays[key] = np.empty(max(size, _CHUNK_ELEMENTS), dtype)
     return held[:size]

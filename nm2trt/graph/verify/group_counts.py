@@ -126,10 +126,10 @@ def count_groups(
         zero = (
             zero_point if zero_point is None or zero_point.ndim == 0 else zero_point[size : size + piece.size]
         )
+        nonfinite += nonfinite_count(piece)  # first, since it waits least for memory
         kept = present(piece, zero)
         size += piece.size
         zeros += piece.size - int(np.count_nonzero(kept))
-        nonfinite += nonfinite_count(piece)
         if masks is not None:
             masks.update(kept)
         if checker is not None:
