@@ -154,10 +154,20 @@ class QuantizeReport(Result):
         return (
             f"{layers}; {len(self.scales)} values quantised",
             f"ranges by {ranges.method} over {ranges.samples} samples{reused}",
-            *((self.search.sentence,) if self.search is not None else ()),
+            self._searched,
             self.work.sentence(self.options.to),
             f"{lost} of {parameters} weights were rounded to zero; masks: {self.relation}",
             *(item.sentence for item in self.differences),
             *((self.not_measured,) if self.not_measured else ()),
             f"wrote {self.output}",
+        )
+
+    @property
+    def _searched(self) -> str:
+        """What a search of ranges and placement found, or what one would do."""
+        if self.search is not None:
+            return self.search.sentence
+        return (
+            "placement was not searched; with --max-loss 2% layers are left in float until at most 2% of "
+            f"held-out samples get another answer in {self.options.to}"
         )

@@ -451,6 +451,7 @@ def test_the_command_prints_what_was_done(folder, capsys):
     printed = capsys.readouterr().out
     assert "excluded by 'stem'" in printed
     assert "5 of 6 layers compute in int8, 4 of them in and out" in printed
+    assert "placement was not searched; with --max-loss 2%" in printed
     assert (folder / "m.int8.onnx").is_file()
     assert main([*arguments, "--json", "-o", str(folder / "other.onnx")]) == 0
     assert json.loads(capsys.readouterr().out)["calibration"]["samples"] == 12
