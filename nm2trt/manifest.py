@@ -258,13 +258,13 @@ def _check_types(values: Json) -> None:
         isinstance(values["plan"], (dict, type(None))),
         all(isinstance(row.get("pattern", {}), dict) for row in values["ladder"]),
         all(
-            size is None or isinstance(size, str) or (isinstance(size, int) and abs(size) < 1 << 63)
+            size is None or isinstance(size, str) or (type(size) is int and abs(size) < 1 << 63)
             for tensor in (*values["inputs"], *values["outputs"])
             for size in tensor["shape"]
         ),
         all(isinstance(shapes["input"], str) for profile in profiles for shapes in profile),
         all(
-            isinstance(size, int)
+            type(size) is int
             for profile in profiles
             for shapes in profile
             for end in ("min", "opt", "max")

@@ -9,12 +9,12 @@ PACKAGE = ROOT / "nm2trt"
 
 # Each unit may import those on a lower level; units of one level may not import one another.
 LEVELS = [
-    {"terminal_text", "installed", "json_value", "arrays"},
+    {"terminal_text", "installed", "json_types", "json_value", "arrays"},
     {"errors", "tables"},
     {"locks"},
     {"file_replacement", "extras"},
     {"files", "named_code", "bounds", "compare", "measure", "progress", "nm", "options"},
-    {"manifest", "run_watch", "answer_limits"},
+    {"manifest", "run_watch", "answer_limits", "text_files"},
     {"backends"},
     {"calibration"},
     {"sparsity", "exporter", "graph", "engine", "serving", "validation", "reporting"},

@@ -97,9 +97,9 @@ class Preprocess(Strict):
 
     resize: int | None = Field(default=None, ge=1)
     crop: int | None = Field(default=None, ge=1)
-    divide: float | None = Field(default=None, strict=False)
-    mean: list[float] | None = Field(default=None, strict=False)
-    std: list[float] | None = Field(default=None, strict=False)
+    divide: float | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
     layout: Literal["nchw", "as-is"] = "as-is"
     dtype: Literal["float32", "float16", "int64", "int32", "uint8"] | None = None
 

@@ -20,7 +20,7 @@ T = TypeVar("T", bound=BaseModel)
 class Strict(BaseModel):
     """Base of a recipe."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True, allow_inf_nan=False)
 
 
 def validated(kind: type[T], data: Mapping[str, Any], path: str | os.PathLike[str]) -> T:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nm2trt.errors import InputError
 from nm2trt.extras import missing
 from nm2trt.files import check_input
+from nm2trt.text_files import decoded
 
 if TYPE_CHECKING:
     from pydantic_core import ValidationError
@@ -83,7 +84,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Document:
         raise InputError(f"{path} is larger than 1 MB, which no recipe is")
     lines: dict[Place, int] = {}
     try:
-        loader = _PlainLoader(path.read_text(encoding="utf-8"))
+        loader = _PlainLoader(decoded(path.read_bytes()))
         try:
             node = loader.get_single_node()
             data = None if node is None else loader.construct_document(node)

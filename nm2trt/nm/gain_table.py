@@ -20,12 +20,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from nm2trt.errors import InputError
+from nm2trt.json_types import number, text, whole
 
 SCHEMA = 1
 # Farther than this factor in m, n or k, the nearest row says nothing.
 FARTHEST = 2.0
-# No dimension of a product that was measured is larger.
-_LARGEST = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,29 +114,29 @@ class GainTable:
         return Estimate(row, factor)
 
 
-def parse_gain_table(text: bytes | str, *, where: str) -> GainTable:
+def parse_gain_table(table: bytes | str, *, where: str) -> GainTable:
     """Read a table.
 
     Args:
-        text: The JSON.
+        table: The JSON.
         where: Its file, for messages.
 
     Raises:
         InputError: It is damaged, of a later schema, or empty.
     """
     try:
-        data = json.loads(text)
+        data = json.loads(table)
         if data["schema"] != SCHEMA:
             raise InputError(
                 f"{where} has schema {data['schema']!r}, this release reads {SCHEMA}; measure it again with "
                 "benchmarks/gpu_gain.py"
             )
         rows = tuple(_row(item) for item in data["rows"])
-        device, target = str(data["device"]["name"]), str(data["device"].get("target", ""))
+        device, target = text(data["device"]["name"]), text(data["device"].get("target", ""))
         if target and not re.fullmatch("sm[0-9]{2,3}", target):
             raise ValueError("an architecture is named as sm86 is")
-        versions = {str(name): str(version) for name, version in data.get("versions", {}).items()}
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        versions = {name: text(version) for name, version in data.get("versions", {}).items()}
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
@@ -148,22 +147,22 @@ def parse_gain_table(text: bytes | str, *, where: str) -> GainTable:
     return GainTable(where, device, target, versions, rows)
 
 
-def parse_dense_names(text: bytes | str, *, where: str) -> dict[str, str]:
+def parse_dense_names(report: bytes | str, *, where: str) -> dict[str, str]:
     """Read which weights a report keeps dense, each with its reason.
 
     Args:
-        text: What `nm2trt gain --json` printed.
+        report: What `nm2trt gain --json` printed.
         where: Its file, for messages.
 
     Raises:
         InputError: It is damaged or no such report.
     """
     try:
-        data = json.loads(text)
+        data = json.loads(report)
         if data["schema"] != 1:
             raise ValueError
-        layers = {str(layer["weight"]): str(layer["sentence"]) for layer in data["layers"]}
-        return {str(name): layers[name] for name in data["exclude"]}
+        layers = {text(layer["weight"]): text(layer["sentence"]) for layer in data["layers"]}
+        return {text(name): layers[name] for name in data["exclude"]}
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"{where} is damaged or not a report of nm2trt gain; make one with nm2trt gain --table FILE "
@@ -174,15 +173,15 @@ def parse_dense_names(text: bytes | str, *, where: str) -> dict[str, str]:
 def _row(item: Mapping[str, Any]) -> GainRow:
     kind = "_graph_ms" if item.get("dense_graph_ms") and item.get("sparse_graph_ms") else "_ms"
     row = GainRow(
-        m=int(item["m"]),
-        n=int(item["n"]),
-        k=int(item["k"]),
-        dtype=str(item["dtype"]),
-        dense_ms=float(item[f"dense{kind}"]),
-        sparse_ms=float(item[f"sparse{kind}"]),
+        m=whole(item["m"]),
+        n=whole(item["n"]),
+        k=whole(item["k"]),
+        dtype=text(item["dtype"]),
+        dense_ms=number(item[f"dense{kind}"]),
+        sparse_ms=number(item[f"sparse{kind}"]),
     )
-    if not all(1 <= size <= _LARGEST for size in (row.m, row.n, row.k)):
+    if min(row.m, row.n, row.k) < 1:
         raise ValueError("sizes are those of a product")
-    if not (0 < row.dense_ms < math.inf and 0 < row.sparse_ms < math.inf):
+    if min(row.dense_ms, row.sparse_ms) <= 0:
         raise ValueError("times are positive")
     return row

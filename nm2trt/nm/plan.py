@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from nm2trt.errors import InputError, ModelError, PatternError
+from nm2trt.json_types import text, whole
 from nm2trt.nm.pattern import NMPattern
 
 METADATA_KEY = "nm2trt.plan"
@@ -111,30 +112,30 @@ class Plan:
         )
 
     @classmethod
-    def from_json(cls, text: str) -> Plan:
+    def from_json(cls, written: str) -> Plan:
         """Read what `to_json` wrote.
 
         Raises:
             ModelError: The text is not a plan of a version that this release reads.
         """
         try:
-            data: dict[str, Any] = json.loads(text)
+            data: dict[str, Any] = json.loads(written)
             if data["version"] != 1:
                 raise ModelError(
                     f"the plan in the metadata has version {data['version']!r}; this release reads version 1"
                 )
             entries = tuple(
                 PlanEntry(
-                    weight=str(item["weight"]),
-                    pattern=None if item["pattern"] is None else NMPattern.parse(item["pattern"]),
-                    reason=str(item["reason"]),
-                    shape=tuple(int(size) for size in item["shape"]),
-                    axis=None if item["axis"] is None else int(item["axis"]),
-                    unstructured=bool(item.get("unstructured", False)),
+                    weight=text(item["weight"]),
+                    pattern=None if item["pattern"] is None else NMPattern.parse(text(item["pattern"])),
+                    reason=text(item["reason"]),
+                    shape=tuple(whole(size) for size in item["shape"]),
+                    axis=None if item["axis"] is None else whole(item["axis"]),
+                    unstructured=item.get("unstructured", False) is True,
                 )
                 for item in data["weights"]
             )
-            return cls(entries, str(data["method"]))
+            return cls(entries, text(data["method"]))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, PatternError) as error:
             if isinstance(error, ModelError):
                 raise

@@ -8,6 +8,7 @@ takes its names as keywords.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass
 from pathlib import Path
@@ -88,9 +89,10 @@ class Option:
         return "" if self.at_least is None else f"{self.at_least:g} or more"
 
     def holds(self, value: float) -> bool:
-        """Tell whether a number lies in the range."""
+        """Tell whether a number is finite and lies in the range."""
         return (
-            (self.at_least is None or value >= self.at_least)
+            math.isfinite(value)
+            and (self.at_least is None or value >= self.at_least)
             and (self.over is None or value > self.over)
             and (self.at_most is None or value <= self.at_most)
         )

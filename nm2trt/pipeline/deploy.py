@@ -127,7 +127,7 @@ def _manifests(
 
 
 def _labels(texts: Sequence[str | os.PathLike[str]], artefact: Artefact) -> dict[str, list[str]]:
-    from nm2trt.files import read_input
+    from nm2trt.text_files import read_text
 
     labels = {}
     for text in texts:
@@ -138,10 +138,7 @@ def _labels(texts: Sequence[str | os.PathLike[str]], artefact: Artefact) -> dict
                     f"the model has {len(artefact.outputs)} outputs; write OUTPUT={text} for the labels"
                 )
             output, file = artefact.outputs[0].name, os.fspath(text)
-        try:
-            labels[output] = read_input(file, "a text").decode().splitlines()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{file} is not UTF-8 text; write one class name per line") from error
+        labels[output] = read_text(file, "a text").splitlines()
     return labels
 
 

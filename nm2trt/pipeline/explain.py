@@ -119,18 +119,19 @@ def _evidence(
     from nm2trt.engine.evidence.inspector_json import parse_layer_information
     from nm2trt.engine.evidence.kernel_trace import parse_kernel_trace
     from nm2trt.files import read_input
+    from nm2trt.text_files import decoded
 
     parts = []
     if log is not None:
-        written = read_input(log, "a build log", most_bytes=_MOST_LOG_BYTES).decode(errors="replace")
+        written = decoded(read_input(log, "a build log", most_bytes=_MOST_LOG_BYTES), errors="replace")
         # Line by line: a list of short lines takes twenty times the log's size.
         version = version or identify_log(io.StringIO(written, newline=None)) or built_by
         parts.append(parse_build_log(io.StringIO(written, newline=None), builder=builder, version=version))
     if layers is not None:
-        text = read_input(layers, "a layer information").decode(errors="replace")
+        text = decoded(read_input(layers, "a layer information"), errors="replace")
         parts.append(parse_layer_information(text, builder=builder, version=version or built_by))
     if trace is not None:
-        parts.append(parse_kernel_trace(read_input(trace, "a kernel trace").decode(errors="replace")))
+        parts.append(parse_kernel_trace(decoded(read_input(trace, "a kernel trace"), errors="replace")))
     return Evidence.merged(parts)
 
 

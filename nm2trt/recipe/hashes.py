@@ -60,7 +60,7 @@ def _is_entry(entry: Any) -> bool:
     return (
         isinstance(entry, dict)
         and isinstance(entry.get("sha256"), str)
-        and all(isinstance(entry.get(key), int) for key in ("size", "time"))
+        and all(type(entry.get(key)) is int for key in ("size", "time"))
         and isinstance(entry.get("data", []), list)
         and all(isinstance(name, str) for name in entry.get("data", []))
     )

@@ -151,7 +151,7 @@ def _one(known: Option) -> CoreSchema:
     if known.kind is int:
         return core_schema.int_schema(**limits)
     if known.kind is float:
-        return core_schema.float_schema(**limits, strict=False)  # 1 is a number, too
+        return core_schema.float_schema(**limits, allow_inf_nan=False)
     return core_schema.bool_schema() if known.kind is bool else core_schema.str_schema()
 
 

@@ -23,7 +23,9 @@ from typing import Any
 from nm2trt.errors import InputError, OutputError
 from nm2trt.file_replacement import make_output_folder
 from nm2trt.files import read_input, write_atomic
-from nm2trt.reporting.records import SCHEMA, STAGES, RunHeader, StageRecord, read_json, read_record, text
+from nm2trt.json_types import text, whole
+from nm2trt.reporting.records import SCHEMA, STAGES, RunHeader, StageRecord, read_json, read_record
+from nm2trt.text_files import decoded
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -186,16 +188,14 @@ class RunFolder:
         path = self.telemetry_path
         if not path.exists():
             return []
-        lines = read_input(path, "telemetry").decode(errors="replace").split("\n")
+        lines = decoded(read_input(path, "telemetry"), errors="replace").split("\n")
         values = []
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
                 value = json.loads(line)
-                if not isinstance(value, dict) or not isinstance(value["step"], int):
-                    raise TypeError
-                values.append({**value, "run": text(value["run"])})
+                values.append({**value, "step": whole(value["step"]), "run": text(value["run"])})
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 if number == len(lines):
                     break

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from nm2trt.errors import InputError
 from nm2trt.files import read_input, sha256_file
+from nm2trt.json_types import number, text, whole
 from nm2trt.json_value import JsonValue
 
 SCHEMA = 1
@@ -150,8 +151,8 @@ def read_record(path: Path) -> StageRecord:
                 FileRecord(
                     text(item["path"]),
                     text(item["sha256"]),
-                    int(item["size_bytes"]),
-                    int(item.get("mtime_ns", 0)),
+                    whole(item["size_bytes"]),
+                    whole(item.get("mtime_ns", 0)),
                     text(item.get("part_of", "")),
                 )
                 for item in data.get(name, ())
@@ -163,7 +164,7 @@ def read_record(path: Path) -> StageRecord:
         if values["stage"] not in STAGES or values.get("status", "done") not in ("done", "failed", "running"):
             raise TypeError
         if values.get("seconds") is not None:
-            values["seconds"] = float(values["seconds"])
+            values["seconds"] = number(values["seconds"])
         return StageRecord(**values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path} is damaged or not a record of a stage; run that stage again") from error
@@ -200,10 +201,3 @@ def _stage_of(path: Path) -> str:
             f"{path} names no stage; call it STAGE.json or STAGE-LABEL.json, STAGE one of {', '.join(STAGES)}"
         )
     return stage
-
-
-def text(value: Any) -> str:
-    """Return a text; raise TypeError if it is something else."""
-    if not isinstance(value, str):
-        raise TypeError(value)
-    return value

@@ -363,9 +363,11 @@ def test_numbers_that_a_library_does_not_take(refused, words):
         ("preprocess: {divide: 1.0e-320}", "the divisor must be positive"),
         ("preprocess: {divide: 0}", "the divisor must be positive"),
         ("preprocess: {std: [1.0e+39]}", "too large for float32"),
-        ("preprocess: {mean: [.nan]}", "too large for float32"),
+        ("preprocess: {mean: [.nan]}", "should be a finite number"),
         ("preprocess: {mean: [-1.0e+39]}", "too large for float32"),
-        ("preprocess: {divide: .inf}", "too large for float32"),
+        ("preprocess: {divide: .inf}", "should be a finite number"),
+        ("preprocess: {divide: '255'}", "should be a valid number"),
+        ("preprocess: {mean: [true]}", "should be a valid number"),
     ],
 )
 def test_calibration_recipes_whose_numbers_no_float32_holds(refused, line, sentence):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, get_args
 
 from nm2trt.engine.ladder.builder_rungs import Answer, Rung
 from nm2trt.errors import InputError
+from nm2trt.json_types import text, whole
 from nm2trt.json_value import JsonValue
 from nm2trt.nm.verdict import Eligible
 
@@ -98,13 +98,13 @@ class LadderRow(JsonValue):
                 answer, detail = values[name]["answer"], values[name]["detail"]
                 if answer not in get_args(Answer):
                     raise ValueError(answer)
-                values[name] = Rung(answer, str(detail))
-            values["shape"] = tuple(int(size) for size in values["shape"])
-            values["doubts"] = {str(code): str(text) for code, text in dict(values.get("doubts", {})).items()}
+                values[name] = Rung(answer, text(detail))
+            values["shape"] = tuple(whole(size) for size in values["shape"])
+            values["doubts"] = {code: text(doubt) for code, doubt in dict(values.get("doubts", {})).items()}
             if not all(isinstance(values.get(name, ""), str) for name in _TEXTS):
                 raise TypeError("names and sentences are texts")
             macs = values.get("macs")
-            values["macs"] = None if macs is None else operator.index(macs)
+            values["macs"] = None if macs is None else whole(macs)
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the ladder in {where} is damaged; build the engine again") from error

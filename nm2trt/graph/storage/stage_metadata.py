@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from nm2trt.errors import ModelError
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import metadata, set_metadata
+from nm2trt.json_types import text
 from nm2trt.json_value import JsonValue
 from nm2trt.nm.lineage import METADATA_KEY as MASK_KEY
 from nm2trt.nm.lineage import Relation
@@ -44,12 +45,15 @@ def read_lineage(proto: onnx.ModelProto) -> list[LineageEntry]:
     Raises:
         ModelError: The metadata entry is damaged.
     """
-    text = metadata(proto).get(LINEAGE_KEY)
-    if text is None:
+    written = metadata(proto).get(LINEAGE_KEY)
+    if written is None:
         return []
     try:
-        return [LineageEntry(**item) for item in json.loads(text)]
-    except (ValueError, TypeError, RecursionError) as error:
+        items = json.loads(written)
+        for value in (value for item in items for value in item.values()):
+            text(value)
+        return [LineageEntry(**item) for item in items]
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"the lineage in the ONNX metadata ({LINEAGE_KEY}) is damaged; remove it or export again"
         ) from error

@@ -11,6 +11,7 @@ from typing import Any
 
 from nm2trt.errors import DataError, InputError
 from nm2trt.files import check_input, read_regular
+from nm2trt.json_types import number, text, whole
 from nm2trt.json_value import JsonValue
 from nm2trt.measure import Latency, ServerTime, WarmUp
 from nm2trt.validation.latency.bench import ratio_of
@@ -44,7 +45,7 @@ def read_trtexec(path: str | os.PathLike[str]) -> Timing:
     path = check_input(path, "a trtexec times")
     data = _json(path)
     try:
-        ms = tuple(float(entry["latencyMs"]) for entry in data)
+        ms = tuple(number(entry["latencyMs"]) for entry in data)
     except (TypeError, KeyError, ValueError) as error:
         raise DataError(
             f"{path} holds no times of trtexec; write them with trtexec --exportTimes={path.name}"
@@ -101,7 +102,9 @@ def compare_with(benchmark: Benchmark, earlier: str | os.PathLike[str], *, anywa
     try:
         conditions: Mapping[str, str] = dict(data["conditions"])
         old = {
-            (str(entry["name"]), entry["batch"]): [float(one) for one in entry["samples_ms"]]
+            (text(entry["name"]), None if entry["batch"] is None else whole(entry["batch"])): [
+                number(one) for one in entry["samples_ms"]
+            ]
             for entry in data["latencies"].values()
         }
     except (TypeError, KeyError, ValueError, AttributeError) as error:

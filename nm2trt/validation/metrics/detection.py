@@ -16,6 +16,7 @@ from nm2trt.arrays import Array, Arrays
 from nm2trt.errors import BackendMissingError, DataError, InputError
 from nm2trt.extras import install
 from nm2trt.files import read_input
+from nm2trt.json_types import number, whole
 from nm2trt.validation.metrics.scoring import (
     Judged,
     Picked,
@@ -217,18 +218,18 @@ def _read_annotations(path: Path) -> Mapping[str, Any]:
     written = read_input(path, "a COCO annotation", most_bytes=_MOST_ANNOTATION_BYTES)
     try:
         data = json.loads(written)
-        images: dict[int, list[Json]] = {int(image["id"]): [] for image in data["images"]}
+        images: dict[int, list[Json]] = {whole(image["id"]): [] for image in data["images"]}
         for one in data["annotations"]:
-            x, y, width, height = (float(value) for value in one["bbox"])
-            images[int(one["image_id"])].append(
+            x, y, width, height = (number(value) for value in one["bbox"])
+            images[whole(one["image_id"])].append(
                 {
-                    "category_id": int(one["category_id"]),
+                    "category_id": whole(one["category_id"]),
                     "bbox": [x, y, width, height],
-                    "area": float(one.get("area", width * height)),
-                    "iscrowd": int(one.get("iscrowd", 0)),
+                    "area": number(one.get("area", width * height)),
+                    "iscrowd": {0: 0, 1: 1}[one.get("iscrowd", 0)],
                 }
             )
-        categories = [int(one["id"]) for one in data["categories"]]
+        categories = [whole(one["id"]) for one in data["categories"]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is not a COCO file of boxes: images, annotations and categories") from error
     return {"images": images, "categories": categories}

@@ -9,7 +9,7 @@ import numpy as np
 from nm2trt.arrays import Array, Arrays
 from nm2trt.errors import BackendMissingError, DataError, InputError
 from nm2trt.extras import install
-from nm2trt.files import read_input
+from nm2trt.text_files import read_text
 from nm2trt.validation.metrics.scoring import (
     EachSample,
     Judged,
@@ -115,7 +115,7 @@ def _alphabet(request: Request, blank: int) -> list[str] | None:
     path = request.options.get("characters")
     if path is None:
         return None
-    lines = read_input(path, "a text file of one character per line").decode().split("\n")
+    lines = read_text(path, "a text").split("\n")
     characters = [line.rstrip("\r") for line in lines]
     while characters and characters[-1] == "":
         characters.pop()

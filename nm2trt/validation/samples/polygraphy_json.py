@@ -18,6 +18,7 @@ from nm2trt.arrays import Array, Arrays
 from nm2trt.errors import BackendMissingError, DataError
 from nm2trt.extras import install
 from nm2trt.files import check_input
+from nm2trt.text_files import decoded
 
 
 def load_inputs(path: str | os.PathLike[str]) -> dict[str, Array]:
@@ -61,7 +62,7 @@ def _decoded(path: str | os.PathLike[str]) -> Any:
     except ImportError as error:
         raise BackendMissingError(f"Polygraphy is not installed: {install('metrics')}") from error
     try:
-        text = path.read_text(encoding="utf-8")
+        text = decoded(path.read_bytes())
         kinds = _kinds(json.loads(text))
         # A torch tensor or a formatted array would be decoded by more than numpy.
         if kinds - {"ndarray", "LazyArray", "IterationResult", "RunResults"}:
