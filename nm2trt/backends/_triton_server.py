@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from nm2trt.answer_limits import MOST_JSON_BYTES, AnswerLimits
 from nm2trt.arrays import Array
 from nm2trt.backends.address import Address, parse_url
 from nm2trt.backends.protocol import TensorSpec
+from nm2trt.backends.served.answer_limits import MOST_JSON_BYTES, AnswerLimits
 from nm2trt.backends.served.tensors import ServerMemory, received, sent
-from nm2trt.bounds import bounds
 from nm2trt.errors import BackendError, BackendMissingError, ServerError
 from nm2trt.extras import install
+from nm2trt.limits.bounds import bounds
 
 T = TypeVar("T")
 

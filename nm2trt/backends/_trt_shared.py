@@ -18,8 +18,8 @@ from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, Network, TensorSpec
 from nm2trt.errors import BackendError, InputError, ModelError
 from nm2trt.files import check_input
+from nm2trt.limits.run_watch import watched
 from nm2trt.progress import Bar, bar
-from nm2trt.run_watch import watched
 
 if TYPE_CHECKING:
     # TensorRT's own types; they fit TensorRT for RTX too.

@@ -19,13 +19,13 @@ import numpy as np
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, Network, TensorSpec, check_feeds
-from nm2trt.bounds import bounds
 from nm2trt.errors import BackendError, BackendMissingError, InputError, ModelError
 from nm2trt.extras import install
 from nm2trt.files import check_input
 from nm2trt.installed import installed_version
+from nm2trt.limits.bounds import bounds
+from nm2trt.limits.run_watch import watched
 from nm2trt.progress import bar
-from nm2trt.run_watch import watched
 
 KIND = "ONNX Runtime model in its .ort format: runs in ONNX Runtime, where zeros bring no speed"
 # A flatbuffer begins with an offset; its identifier follows.

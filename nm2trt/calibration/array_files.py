@@ -12,8 +12,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from nm2trt.arrays import Array
-from nm2trt.bounds import bounds
 from nm2trt.errors import DataError
+from nm2trt.limits.bounds import bounds
 
 
 def require_affordable(path: Path, nbytes: int, what: str = "its arrays") -> None:

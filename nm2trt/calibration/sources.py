@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 
 from nm2trt.arrays import Array, Arrays
-from nm2trt.bounds import bounds
 from nm2trt.calibration.array_files import read_archive, require_affordable
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import BackendMissingError, DataError, InputError
 from nm2trt.extras import install
 from nm2trt.files import check_input
+from nm2trt.limits.bounds import bounds
 
 LABELS = frozenset({"label", "labels"})
 _IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})

@@ -13,7 +13,7 @@ import sys
 import threading
 from typing import Any, NoReturn, TextIO
 
-from nm2trt import bounds, errors
+from nm2trt import errors
 from nm2trt.cli import COMMANDS, help_text
 from nm2trt.cli.output import (
     await_json,
@@ -27,9 +27,10 @@ from nm2trt.cli.signals import Stopped, signals_stop
 from nm2trt.errors import BackendError, InputError, Interrupted, Nm2trtError, OutputError
 from nm2trt.extras import missing
 from nm2trt.file_replacement import os_reason
+from nm2trt.limits import bounds
+from nm2trt.limits.run_watch import on_overdue
 from nm2trt.locks import on_waiting
 from nm2trt.progress import BUILDER_THREAD
-from nm2trt.run_watch import on_overdue
 from nm2trt.terminal_text import printable
 
 # Keyword of `bounds.use`, flag, metavar, help; docs/limits.md says more.

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nm2trt.backends.protocol import Backend
-from nm2trt.bounds import bounds
 from nm2trt.errors import BackendError
+from nm2trt.limits.bounds import bounds
 
 # The search path is handed on as words: `-c` would put the current folder first.
 _LAUNCH = """
@@ -19,7 +19,7 @@ count = int(sys.argv[1])
 sys.path[:] = sys.argv[2 : 2 + count]
 backend, model, memory, *plugins = sys.argv[2 + count :]
 from pathlib import Path
-from nm2trt import bounds
+from nm2trt.limits import bounds
 from nm2trt.backends.choice import choose_backend
 from nm2trt.errors import Nm2trtError
 bounds.use(run_gb=float(memory) or None)

@@ -9,14 +9,14 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from nm2trt import bounds
 from nm2trt.backends import ort
 from nm2trt.backends.choice import identify
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.ort import open_onnx
 from nm2trt.backends.protocol import Backend, Session
 from nm2trt.errors import BackendError, DataError, InputError, ModelError
-from nm2trt.run_watch import watched
+from nm2trt.limits import bounds
+from nm2trt.limits.run_watch import watched
 from tests.engine.nets import conv_net
 
 pytest.importorskip("onnxruntime")
@@ -138,7 +138,7 @@ def test_a_run_ends_if_the_machines_memory_does(monkeypatch, tmp_path):
     (tmp_path / "meminfo").write_text("MemTotal: 1000 kB\nMemAvailable: 15 kB\nSwapFree: 4 kB\n")
     told = []
     with watched(lambda: told.append(1)) as watch:
-        monkeypatch.setattr("nm2trt.run_watch._MEMORY", tmp_path / "meminfo")
+        monkeypatch.setattr("nm2trt.limits.run_watch._MEMORY", tmp_path / "meminfo")
         while not told:
             pass
     assert "less than 2 % of the machine's memory" in watch.reason
@@ -164,7 +164,7 @@ def test_an_operator_that_asks_for_more_memory_than_is_free_fails_at_once(monkey
     model = make(nodes, [("x", 1, [1])], [("y", 1, None)], [shape])
     before = resource.getrlimit(resource.RLIMIT_DATA)
     with open_onnx(model.SerializeToString()) as session:
-        monkeypatch.setattr("nm2trt.run_watch._MEMORY", tmp_path / "meminfo")
+        monkeypatch.setattr("nm2trt.limits.run_watch._MEMORY", tmp_path / "meminfo")
         with pytest.raises(BackendError, match="more memory than the machine has free"):
             session.run({"x": np.ones(1, "f4")})
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
@@ -189,8 +189,8 @@ def test_a_model_that_loads_for_too_long_is_refused():
 
 def test_an_operator_that_cannot_be_stopped_is_given_up_after_a_while(monkeypatch):
     given_up = threading.Event()
-    monkeypatch.setattr("nm2trt.run_watch._GRACE_S", 0.2)
-    monkeypatch.setattr("nm2trt.run_watch._give_up", lambda reason: (given_up.set(), reason))
+    monkeypatch.setattr("nm2trt.limits.run_watch._GRACE_S", 0.2)
+    monkeypatch.setattr("nm2trt.limits.run_watch._give_up", lambda reason: (given_up.set(), reason))
     bounds.use(run_seconds=0.1)
     try:
         with watched(lambda: None):

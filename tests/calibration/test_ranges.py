@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from nm2trt import bounds
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.calibration import collectors
 from nm2trt.calibration.ranges import Observed, _without_pads, calibrate
 from nm2trt.calibration.stream import SampleHash, SampleStream, fitted, open_sample_stream
 from nm2trt.errors import DataError, Interrupted
+from nm2trt.limits import bounds
 
 MODEL = "a" * 64
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from nm2trt import bounds
 from nm2trt.cli import main
+from nm2trt.limits import bounds
 
 LARGE = 1 << 27
 

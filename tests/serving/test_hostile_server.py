@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from nm2trt import bounds
 from nm2trt.backends.triton import TritonServer, open_triton
 from nm2trt.errors import BackendError, Nm2trtError, ServerError
+from nm2trt.limits import bounds
 from nm2trt.pipeline.served_artefact import describe_artefact
 from nm2trt.serving.options import ProbeOptions
 from nm2trt.serving.probe import probe_model

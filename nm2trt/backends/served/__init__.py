@@ -1,1 +1,1 @@
-"""Requests to a Triton server: their tensors, and the time that the server says they took."""
+"""Requests to a Triton server: tensors, limits on answers, and the time that the server says they took."""

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from nm2trt.arrays import Array
-from nm2trt.bounds import constant_work
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.numpy_operators import MOST_ELEMENTS, MOVES, VALUES, by_reference
 from nm2trt.graph.analysis.operator_cost import BY_REFERENCE, Opaque, check_growth
@@ -23,6 +22,7 @@ from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.storage.element_types import DTYPE_NAMES
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.tensors import read_tensor
+from nm2trt.limits.bounds import constant_work
 
 
 @dataclass(frozen=True, slots=True)

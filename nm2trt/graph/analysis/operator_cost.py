@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from nm2trt.arrays import Array
-from nm2trt.bounds import bounds, seconds_left
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.moving_operators import SELECTING
 from nm2trt.graph.storage.element_types import element_type
 from nm2trt.graph.storage.light_onnx import TensorProto
+from nm2trt.limits.bounds import bounds, seconds_left
 
 Inputs = Sequence[Array | None]
 
@@ -46,7 +46,7 @@ def check_growth(
         stored: Bytes of the stored tensors that they are made of.
 
     Raises:
-        Opaque: It would pass a bound of `nm2trt.bounds`.
+        Opaque: It would pass a bound of `nm2trt.limits.bounds`.
     """
     given = [array for array in arrays if array is not None]
     size = _result_size(operator, given)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from nm2trt.bounds import bounds
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.value_states import CONSTANT, Scope, State, bodies, define, renamed, settle
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
+from nm2trt.limits.bounds import bounds
 
 # A bound that no real model reaches: a file that needs more is built to exhaust its reader.
 _MOST_NESTING = 64

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from nm2trt import bounds
 from nm2trt.errors import InputError, ModelError
 from nm2trt.graph.analysis.shapes import infer_shapes
 from nm2trt.graph.storage.model import load
 from nm2trt.graph.verify.verify_model import verify_model
+from nm2trt.limits import bounds
 
 node = helper.make_node
 

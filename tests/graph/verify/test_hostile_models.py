@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
-from nm2trt import bounds
 from nm2trt.errors import ModelError, Nm2trtError
 from nm2trt.graph.verify.verify_model import verify_model
+from nm2trt.limits import bounds
 from tests.hostile.forms import sound
 from tests.hostile.mutants import mutant
 

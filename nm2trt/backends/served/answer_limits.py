@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from nm2trt.bounds import bounds
 from nm2trt.errors import BackendError
+from nm2trt.limits.bounds import bounds
 
 # Of JSON: it takes up to 27 times its size in memory. Metadata of hundreds of tensors takes 100 KB.
 MOST_JSON_BYTES = 1 << 26

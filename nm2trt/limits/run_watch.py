@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nm2trt.bounds import bounds
+from nm2trt.limits.bounds import bounds
 
 _INTERVAL_S = 0.1
 _GRACE_S = 10.0  # for the operator at work to end, after the call was told to

@@ -1,0 +1,1 @@
+"""Limits on what a file may cost its reader: bounds, and a watch over calls of libraries."""
