@@ -36,8 +36,8 @@ kernels for it. It may still choose a dense one.
 _EXPECTATIONS = """
 ## Expectations
 
-They forbid nothing. They say where a dense kernel is known, or likely, to win the builder's timing, and are
-what "no rule expects a dense kernel to be faster" leaves out in the output of `nm2trt build`.
+They forbid nothing. They say where a dense kernel is known, or likely, to win the builder's timing:
+`nm2trt build` counts that work as "a dense kernel is likely to be faster".
 """
 
 _TYPES = """

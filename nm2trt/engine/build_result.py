@@ -112,9 +112,11 @@ class BuildResult(Result):
         if not self.ladder or not work.macs:
             return []
         unknown = f"; the work of {work.unknown_weights} weights is unknown" if work.unknown_weights else ""
+        doubtful = work.share(work.eligible - work.likely)
+        doubts = f"; a dense kernel is likely to be faster for {doubtful:.0%} (nm2trt explain says why)"
         sentence = (
             f"work: {short_count(work.macs)} multiply-accumulates at the optimum profile; "
-            f"{work.share(work.holding):.0%} is 2:4, {work.share(work.eligible):.0%} can run sparse, and for "
-            f"{work.share(work.likely):.0%} no rule expects a dense kernel to be faster{unknown}"
+            f"{work.share(work.holding):.0%} is 2:4, {work.share(work.eligible):.0%} can run sparse"
+            f"{doubts if doubtful else ''}{unknown}"
         )
         return [sentence]

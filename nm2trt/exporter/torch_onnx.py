@@ -72,10 +72,7 @@ class ExportResult(Result):
     def remarks(self) -> tuple[str, ...]:
         """Return what was written, how far it is from PyTorch, and what the plan says."""
         worst = max((found.max_abs for found in self.differences), default=0.0)
-        plan = "no plan"
-        if self.plan is not None:
-            sparse = len(self.plan.sparse)
-            plan = f"{sparse} weights sparse, {len(self.plan) - sparse} dense on purpose"
+        plan = "no plan" if self.plan is None else self.plan.counts()
         tensors = f"{', '.join(self.inputs)} -> {', '.join(self.outputs)}"
         return (
             f"{self.path}  (opset {self.opset}, {self.dtype}; {tensors})",

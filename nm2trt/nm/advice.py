@@ -63,10 +63,20 @@ def pattern_advice(verdict: WeightVerdict) -> str:
         prune = "prune it (nm2trt prune)" if is_prunable(verdict) else "prune it by name (--include of prune)"
         return f"train it sparse (nm2trt.sparsify), {prune}, or export it again, finalised"
     return {
-        "dense-by-plan": "nothing, if it is dense on purpose; else name it in include= and train again",
+        "dense-by-plan": _kept_dense_advice(verdict),
         "not-groupable": "pad its input channels to a multiple of four, or leave it dense",
         "untraceable": "export it as a constant that a Conv, Gemm or MatMul of ONNX's own reads",
     }.get(verdict.pattern, "train or prune it to 2:4: no other pattern runs on sparse tensor cores")
+
+
+def _kept_dense_advice(verdict: WeightVerdict) -> str:
+    inputs = 0 if verdict.facts is None else verdict.facts.inputs
+    if inputs % 4:
+        return f"nothing: {inputs} input channel{'s' * (inputs > 1)} cannot be cut into groups of four"
+    return (
+        "nothing, if it is dense on purpose; else name it (include= of sparsify, --include of prune) "
+        "and train or prune again"
+    )
 
 
 def _name(dtype: str) -> str:

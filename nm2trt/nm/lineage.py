@@ -29,6 +29,11 @@ RELATIONS: Mapping[Relation, str] = {
 }
 
 
+def told(relation: Relation) -> str:
+    """Return a relation with its meaning, if the word does not say it."""
+    return relation if relation == "equal" else f"{relation} ({RELATIONS[relation]})"
+
+
 class MaskBits:
     """The mask of one weight, packed, until a `MaskHash` takes it: weights may be read in any order.
 

@@ -76,6 +76,11 @@ class Plan:
         """Entries with a pattern."""
         return tuple(entry for entry in self.entries if entry.pattern is not None)
 
+    def counts(self) -> str:
+        """Return how many weights are sparse and how many dense on purpose, in words."""
+        sparse = len(self.sparse)
+        return f"{sparse} weight{'s' * (sparse != 1)} sparse, {len(self) - sparse} dense on purpose"
+
     def renamed(self, names: dict[str, str], both: Collection[str] = ()) -> Plan:
         """Return the plan with weights renamed; names that are not in the map stay.
 

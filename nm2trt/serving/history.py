@@ -1,7 +1,8 @@
-"""Which versions a model has, which one is served, and which were before it: read from the folder only."""
+"""Versions of a deployed model: which are there, served, or were before; read from its folder."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from nm2trt.serving.staging import is_real_folder
 CONFIG = "config.pbtxt"
 RECORD = "deployment.json"
 SCHEMA = 1
+_POLICY = re.compile(r"version_policy\s*:?\s*\{\s*(latest|specific|all)\s*:?\s*\{([^}]*)\}")
 
 
 def history(model: Path) -> list[int]:
@@ -78,3 +80,37 @@ def model_names(root: Path) -> str:
     """Return the names of the models in a repository, for messages."""
     names = sorted(entry.name for entry in os.scandir(root) if (root / entry.name / CONFIG).is_file())
     return ", ".join(names) or "none"
+
+
+def refuse_hanging(repository: Path) -> None:
+    """Check that every version of a Python model that a server would load has its code.
+
+    Triton waits without end for one that has not, and cannot be stopped then.
+
+    Raises:
+        InputError: A version has no code.
+    """
+    for path in sorted(repository.glob(f"*/{CONFIG}")):
+        config = ""
+        with contextlib.suppress(OSError):
+            config = read_regular(path).decode(errors="replace")
+        if 'backend: "python"' not in config:
+            continue
+        for version in _loaded(path.parent, config):
+            if not any(version.glob("*.py")):
+                raise InputError(
+                    f"{version} holds no model.py, and a server would hang on it; deploy the model again, or "
+                    "remove that folder"
+                )
+
+
+def _loaded(model: Path, config: str) -> list[Path]:
+    """Return the version folders that a configuration has a server load: by default the latest one."""
+    there = {number: path for number in numbers(model) if (path := model / str(number)).is_dir()}
+    kind, body = found.groups() if (found := _POLICY.search(config)) else ("latest", "")
+    named = [int(number) for number in re.findall(r"\d+", body)]
+    if kind == "latest":
+        wanted = sorted(there)[-(named or [1])[0] :]
+    else:
+        wanted = sorted(there) if kind == "all" else sorted({*there} & {*named})
+    return [there[number] for number in wanted]

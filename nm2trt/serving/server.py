@@ -18,7 +18,7 @@ from types import TracebackType
 
 from nm2trt.errors import BackendError, InputError, OutputError
 from nm2trt.file_replacement import os_reason
-from nm2trt.files import read_regular
+from nm2trt.serving.history import refuse_hanging
 from nm2trt.serving.installation import Installation, find_server
 from nm2trt.serving.options import ServerOptions
 
@@ -186,7 +186,7 @@ def start_server(
         for name in options.load:
             if name != "*" and not (repository / name).is_dir():
                 raise InputError(f"{repository} holds no model {name!r} to load")
-    _refuse_hanging(repository)
+    refuse_hanging(repository)
     found = installation or find_server()
     fixed = all((options.http_port, options.grpc_port, options.metrics_port))
     attempts = 1 if fixed else _ATTEMPTS
@@ -205,19 +205,6 @@ def start_server(
             raise
         else:
             return server
-
-
-def _refuse_hanging(repository: Path) -> None:
-    """Raise if a Python model has no code: Triton then waits for it without end, and cannot be stopped."""
-    for config in sorted(repository.glob("*/config.pbtxt")):
-        with contextlib.suppress(OSError):
-            if 'backend: "python"' not in read_regular(config).decode(errors="replace"):
-                continue
-        for version in config.parent.iterdir():
-            if version.name.isdigit() and version.is_dir() and not any(version.glob("*.py")):
-                raise InputError(
-                    f"{version} holds no model.py, and a server would hang on it; deploy it again"
-                )
 
 
 class _PortTakenError(Exception):

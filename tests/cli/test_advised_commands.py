@@ -34,6 +34,7 @@ ADVICE = {
     ("cli/prove.py", "explain"): "test_a_proof_leads_to_explain",
     ("engine/evidence/inspector_json.py", "build"): "test_layers_without_kernels_lead_to_build",
     ("engine/inspection.py", "verify"): "test_a_model_called_an_engine_leads_to_verify",
+    ("engine/build_result.py", "explain"): "test_a_build_leads_on",
     ("engine/gain.py", "prove"): "test_a_table_of_gains_leads_to_prove",
     ("pipeline/next_step.py", "prune"): "test_a_dense_file_that_was_quantised_leads_back_to_the_float_one",
     ("graph/prune/dense_twin.py", "prune"): "test_a_dense_file_to_prove_leads_to_prune",
@@ -240,7 +241,11 @@ def test_a_build_leads_on(folder, quantised, capsys):
         ("sparse.onnx", ("--precision", "int8", "--calib", "SAMPLES.npz"), "info"),
         ("sparse.onnx", ("--precision", "fp16"), "explain"),
     ):
-        words = following(said(capsys, "build", model, "--sparsity", *RTX, *more, "-o", "m.rtx"))
+        text = said(capsys, "build", model, "--sparsity", *RTX, *more, "-o", "m.rtx")
+        doubted = "a dense kernel is likely to be faster for 50% (nm2trt explain says why)"
+        assert (doubted in text) == ("fp16" not in more)
+        assert doubted not in text or "dense kernel is usually faster" in said(capsys, "explain", "m.rtx")
+        words = following(text)
         assert words[0] == command
         said(capsys, *words)
     assert (

@@ -101,7 +101,7 @@ def test_an_onnx_file_is_told_with_its_plan(tmp_path, capsys):
     told = rows(out)
     assert told["input"].strip() == "x: float16 nx16x8x8"
     assert told["output"].strip() == "y: float16 nx16x8x8"
-    assert told["plan"].strip() == "1 weights sparse, 1 dense on purpose (sr-ste)"
+    assert told["plan"].strip() == "1 weight sparse, 1 dense on purpose (sr-ste)"
 
 
 def test_an_onnx_file_as_json(tmp_path, capsys):

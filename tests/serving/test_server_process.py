@@ -15,6 +15,7 @@ from nm2trt.errors import BackendError, BackendMissingError, InputError, Nm2trtE
 from nm2trt.pipeline.deploy import deploy
 from nm2trt.pipeline.serve import serve
 from nm2trt.serving import server as server_module
+from nm2trt.serving.history import refuse_hanging
 from nm2trt.serving.installation import find_server
 from nm2trt.serving.options import DeployOptions, ServerOptions
 from nm2trt.serving.server import RunningServer, _free_ports
@@ -125,15 +126,41 @@ def test_ports_that_make_no_sense(changes, message):
         ServerOptions(**changes)
 
 
-def test_a_python_model_without_its_code_is_told_before_the_server_hangs_on_it(tmp_path):
-    placed = deploy(
-        nets.linear(tmp_path / "m.onnx"), tmp_path / "models", "m", DeployOptions(backend="python")
-    )
-    (placed.folder / "model.py").unlink()
-    with pytest.raises(
-        InputError, match=r"m/1 holds no model.py, and a server would hang on it; deploy it again"
+@pytest.mark.parametrize(
+    ("policies", "version"),
+    [
+        (("deployed", "deployed"), 2),
+        (("deployed", "latest:1"), 2),
+        (("deployed", "latest:2"), 1),
+        (("deployed", "all"), 1),
+        (("all", "deployed"), 2),
+    ],
+)
+def test_a_python_model_without_its_code_is_told_before_the_server_hangs_on_it(tmp_path, policies, version):
+    """Of those versions only that the server would load; the first was deployed for another backend."""
+    model, models = nets.linear(tmp_path / "m.onnx"), tmp_path / "models"
+    for backend, policy in zip(("onnxruntime", "python"), policies, strict=True):
+        placed = deploy(model, models, "m", DeployOptions(backend=backend, version_policy=policy))
+    if version == 2:
+        refuse_hanging(models)
+        (placed.folder / "model.py").unlink()
+    with pytest.raises(InputError, match=rf"m/{version} holds no model.py, and a server would hang on it"):
+        serve(models)
+
+
+def test_versions_of_a_configuration_without_a_policy(tmp_path):
+    for number in (1, 9, 10):
+        (tmp_path / "m" / str(number)).mkdir(parents=True)
+    (tmp_path / "m" / "config.pbtxt").write_text('backend: "python"')
+    (tmp_path / "m" / "10" / "model.py").touch()
+    refuse_hanging(tmp_path)
+    for policy in (
+        "version_policy: { specific: { versions: [9] } }",
+        "version_policy{latest{num_versions:2}}",
     ):
-        serve(tmp_path / "models")
+        (tmp_path / "m" / "config.pbtxt").write_text(f'backend: "python"\n{policy}')
+        with pytest.raises(InputError, match="m/9 holds no"):
+            refuse_hanging(tmp_path)
 
 
 def test_what_is_no_repository(tmp_path):

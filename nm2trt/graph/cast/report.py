@@ -13,7 +13,7 @@ from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import opset
 from nm2trt.json_value import JsonValue
-from nm2trt.nm.lineage import Relation
+from nm2trt.nm.lineage import Relation, told
 from nm2trt.tables import Column, Mark, Result, Row, Table
 
 
@@ -127,7 +127,7 @@ class CastReport(Result):
             *([seen] if self.samples else []),
             (
                 f"{self.cast_nodes} nodes compute in {self.to}, {len(self.kept)} stay in fp32; {self.casts} "
-                f"casts added; masks: {self.relation}"
+                f"casts added; masks: {told(self.relation)}"
             ),
             *(item.sentence for item in self.differences),
             self.comparison,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nm2trt.compare import OutputDifference, difference_lines
 from nm2trt.graph.fuse.branch_merge import Merging
-from nm2trt.nm.lineage import Relation
+from nm2trt.nm.lineage import Relation, told
 from nm2trt.tables import Column, Result, Row, Table
 
 
@@ -92,7 +92,7 @@ class FuseReport(Result):
                 f"{self.nodes_before} nodes are now {self.nodes_after}"
             ),
             *difference_lines(self.differences, self.not_measured),
-            f"masks: {self.relation}",
+            f"masks: {told(self.relation)}",
             *([f"wrote {self.output}"] if self.output else []),
         )
 

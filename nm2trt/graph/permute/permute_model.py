@@ -21,7 +21,7 @@ from nm2trt.graph.permute.space_search import PermuteOptions, SaliencyOf, SpaceR
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.verify.mask_lineage import check_permuted
 from nm2trt.graph.verify.report import VerifyReport
-from nm2trt.nm.lineage import Relation
+from nm2trt.nm.lineage import Relation, told
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.tables import Column, Result, Row, Table
 
@@ -100,7 +100,7 @@ class PermuteReport(Result):
                 f"{self.kept_after:.2%} of the weights' magnitude, {self.kept_before:.2%} before"
             ),
             *difference_lines(self.differences, self.not_measured),
-            f"masks: {self.relation}",
+            f"masks: {told(self.relation)}",
             *([f"wrote {self.output}"] if self.output else []),
         )
 

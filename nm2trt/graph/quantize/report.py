@@ -15,7 +15,7 @@ from nm2trt.graph.quantize.number_formats import FORMATS, Format
 from nm2trt.graph.quantize.search_report import RangeSearch, WorkShares
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.json_value import JsonValue
-from nm2trt.nm.lineage import Relation
+from nm2trt.nm.lineage import Relation, told
 from nm2trt.tables import Column, Result, Row, Table
 
 
@@ -156,7 +156,7 @@ class QuantizeReport(Result):
             f"ranges by {ranges.method} over {ranges.samples} samples{reused}",
             self._searched,
             self.work.sentence(self.options.to),
-            f"{lost} of {parameters} weights were rounded to zero; masks: {self.relation}",
+            f"{lost} of {parameters} weights were rounded to zero; masks: {told(self.relation)}",
             *(item.sentence for item in self.differences),
             *((self.not_measured,) if self.not_measured else ()),
             f"wrote {self.output}",

@@ -209,8 +209,9 @@ class ReconstructReport(Result):
         few = [weight for weight in solved if weight.rows < weight.inputs]
         if few:
             worst = min(few, key=lambda weight: weight.rows / weight.inputs)
+            was = "were" if len(few) > 1 else "was"
             lines.append(
-                f"{len(few)} of {len(solved)} layers were fitted on fewer rows than an output has weights, "
+                f"{len(few)} of {len(solved)} layers {was} fitted on fewer rows than an output has weights, "
                 f"so that lambda decides: {worst.weight} has {worst.inputs} weights per output, "
                 f"{worst.rows} rows and lambda {worst.ridge:g}; give more samples"
             )

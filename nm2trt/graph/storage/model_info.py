@@ -95,10 +95,8 @@ class OnnxInfo(Result):
         if self.plan is None:
             rows.append(("plan", "missing; nm2trt verify judges every weight against 2:4"))
         else:
-            sparse = len(self.plan.sparse)
-            dense = len(self.plan) - sparse
             method = self.plan.method or "unknown method"
-            rows.append(("plan", f"{sparse} weights sparse, {dense} dense on purpose ({method})"))
+            rows.append(("plan", f"{self.plan.counts()} ({method})"))
             rows.append(("masks", self.mask_sha256 or "not recorded"))
         return (small_table(("", ""), rows, f"{self.path}: ONNX model, opset {self.opset}"),)
 

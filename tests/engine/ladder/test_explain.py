@@ -51,6 +51,21 @@ def test_the_order_is_that_of_the_ladder_and_of_the_work():
     assert "the whole would gain 1.05x" in found[-1].sentence  # 1 / (1 - 0.1 / 2)
 
 
+@pytest.mark.parametrize(
+    ("channels", "remedy"),
+    [
+        (3, "nothing: 3 input channels cannot be cut into groups of four"),
+        (1, "nothing: 1 input channel cannot be cut into groups of four"),
+        (64, "nothing, if it is dense on purpose; else name it (include= of sparsify, --include of prune)"),
+    ],
+)
+def test_what_to_do_about_a_weight_that_was_left_dense(channels, remedy):
+    said = {"pattern": "dense-by-plan", "reason": "dense-by-plan", "sentence": "by plan"}
+    facts = {"shape": (64, channels, 3, 3), "pattern": None}
+    (reason,) = why([verdict(macs=10, facts=facts, **said)], built=False).reasons
+    assert reason.remedy.startswith(remedy)
+
+
 def test_weights_of_one_reason_are_named_by_their_work():
     rows = [
         verdict(weight=f"w{i}", macs=macs, facts={"dtype": "float32"}) for i, macs in enumerate((1, 9, 5))
