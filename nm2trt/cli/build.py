@@ -76,7 +76,7 @@ def _print_end(result: BuildResult, options: BuildCommand) -> None:
         work = result.forecast
         told = "a dense engine: no sparse kernel was considered"
         if not work.eligible:
-            print_verdict(told)
+            print_verdict(told, _next(result, options, able=False))
             return
         again = shlex.join(["nm2trt", *words("build", replace(options, sparsity="enable"))])
         print_verdict(f"{told}, though {work.share(work.eligible):.0%} of the work could run sparse", again)

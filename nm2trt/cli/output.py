@@ -173,7 +173,7 @@ def show_written(
         backend: Builder that was named on the command line.
         targets: Architectures that were named.
         samples: Calibration samples that were given.
-        source: The float model that the file was made of, if it is quantised.
+        source: The float model that the file was made of, if it may have to be pruned again.
     """
     from nm2trt.pipeline.next_step import next_step
 

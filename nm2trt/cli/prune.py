@@ -29,5 +29,6 @@ def run(options: PruneCommand) -> int:
         raise
     print_notes(getattr(report, "notes", ()))
     how = {"every_row": options.every_row, "backend": options.backend, "targets": options.targets}
-    print_result(report, show_written, as_json=options.json, samples=options.calib, **how)
+    known = {"samples": options.calib, "source": options.model}
+    print_result(report, show_written, as_json=options.json, **known, **how)
     return 0

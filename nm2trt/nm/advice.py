@@ -6,6 +6,7 @@ A command is named only if it works on the very file that the advice is about.
 from __future__ import annotations
 
 from nm2trt.nm.eligibility_tables import DTYPE_ROWS, FIRST_SPARSE, Where
+from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.verdict import WeightFacts, WeightVerdict
 
 # Fewest input channels that `nm2trt prune` takes without being asked for the weight by name.
@@ -13,6 +14,7 @@ LEAST_CHANNELS = 16
 # What `nm2trt quantize` lowers.
 _LOWERED = ("Conv", "Gemm", "MatMul")
 _TYPES = ("float16", "int8")
+_TWO_OF_FOUR = NMPattern(2, 4)
 _QUANTISED = ("int8", "uint8", "float8")
 _NAMES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
 
@@ -41,10 +43,19 @@ def dtype_advice(facts: WeightFacts, where: Where) -> str:
     return whole if "float16" not in found else f"cast it to fp16 (nm2trt cast), or {whole}"
 
 
+def holds_two_of_four(verdict: WeightVerdict) -> bool:
+    """Tell whether a weight holds its pattern, and with it 2:4."""
+    return verdict.pattern == "holds" and _TWO_OF_FOUR.admits(NMPattern.parse(verdict.wanted))
+
+
 def is_prunable(verdict: WeightVerdict) -> bool:
-    """Tell whether `nm2trt prune` without options makes a weight 2:4, as far as its shape tells."""
+    """Tell whether `nm2trt prune` without options makes a weight 2:4, as far as its shape tells.
+
+    So it does with a weight that holds another pattern, such as 4:8.
+    """
     facts = verdict.facts
-    if facts is None or verdict.pattern != "broken" or verdict.nonfinite:
+    judged = verdict.pattern in ("broken", "holds") and not holds_two_of_four(verdict)
+    if facts is None or not judged or verdict.nonfinite or facts.inputs % _TWO_OF_FOUR.m:
         return False
     channels = facts.inputs * (facts.conv_groups if facts.operator != "ConvTranspose" else 1)
     return channels >= LEAST_CHANNELS and facts.operator not in ("LSTM", "GRU", "RNN")

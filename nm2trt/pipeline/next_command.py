@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nm2trt.nm.advice import is_prunable, is_quantised
+from nm2trt.nm.advice import holds_two_of_four, is_prunable, is_quantised
 from nm2trt.nm.eligibility import Place, can_run_sparse
 from nm2trt.nm.outlook import assumed_sparse
-from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.verdict import WeightVerdict
 
 # Stands for a file that only the user has: about a hundred unlabelled inputs.
 SAMPLES = "SAMPLES.npz"
-_TWO_OF_FOUR = NMPattern(2, 4)
 
 
 def next_command(model: str, weights: Sequence[WeightVerdict], place: Place, *, planned: bool = False) -> str:
@@ -25,7 +23,7 @@ def next_command(model: str, weights: Sequence[WeightVerdict], place: Place, *, 
         planned: Whether the file carries a plan, which a broken weight then breaks.
     """
     broken = [verdict for verdict in weights if verdict.pattern == "broken"]
-    holding = [v for v in weights if v.pattern == "holds" and _TWO_OF_FOUR.admits(NMPattern.parse(v.wanted))]
+    holding = [verdict for verdict in weights if holds_two_of_four(verdict)]
     if not holding or (planned and broken):
         # What is quantised has to start again from the float model, whose name is not known here.
         prunable = any(map(is_prunable, weights)) and not any(map(is_quantised, weights))

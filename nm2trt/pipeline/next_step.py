@@ -25,7 +25,7 @@ class NextStep:
 
     Args:
         verdict: One sentence: how much of the work can run sparse, where, and if nothing can, what would.
-        command: The command; "" if none is known. It works as it stands, once `SAMPLES.npz` is there.
+        command: The command; "" for a file without weights. It works as it stands, once `SAMPLES.npz` is there.
         mark: "good" if some of the work can run sparse, "no" if not.
     """
 
@@ -51,7 +51,7 @@ def next_step(
         backend: Builder that was named on the command line.
         targets: Architectures that were named.
         samples: Calibration samples that were given, which the next command then names.
-        source: The float model that the file was quantised from, where a dense one has to start again.
+        source: The float model that the file was made of, from which a file without 2:4 starts again.
 
     Raises:
         InputError: The file cannot be read.
@@ -66,11 +66,16 @@ def next_step(
         from nm2trt.backends.choice import place_of
 
         report = report.at(place_of(backend, targets))
-    command = next_command(
-        shlex.quote(str(model)), report.weights, report.place, planned=report.plan is not None
-    )
-    if not command and source is not None and any(map(is_prunable, report.weights)):
-        command = f"nm2trt prune {shlex.quote(source)} --calib {SAMPLES} --to int8"
+    file, start = shlex.quote(str(model)), None if source is None else shlex.quote(source)
+    command = next_command(file, report.weights, report.place, planned=report.plan is not None)
+    if start is not None and any(map(is_prunable, report.weights)):
+        # The samples have more to choose from there than in what was made of it.
+        if not command:
+            command = f"nm2trt prune {start} --calib {SAMPLES} --to int8"
+        elif command.startswith("nm2trt prune"):
+            command = next_command(start, report.weights, report.place)
+    if not command and report.weights:
+        command = f"nm2trt explain {file}"  # it says of each weight what would help
     if samples is not None and samples.endswith(".npz"):  # a recipe may need a root and permissions
         command = command.replace(SAMPLES, shlex.quote(samples))
     if command.startswith(("nm2trt build", "nm2trt explain")):

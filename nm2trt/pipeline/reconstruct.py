@@ -107,7 +107,7 @@ def normalised(
     facts = {
         "batchnorms_folded": done.batchnorms_folded,
         "permuted": source is not fused,
-        "channels_kept": kept,
+        "channels_kept": kept.replace(str(fused), str(model)),
         "parent_mask_sha256": done.parent_mask_sha256,
     }
     return source, facts

@@ -223,6 +223,39 @@ def test_a_dense_file_that_was_quantised_leads_back_to_the_float_one(folder, cap
     assert "of the work can run sparse" in said(capsys, *words)
 
 
+@pytest.mark.parametrize("pattern", ["4:8", "3:4"])
+@pytest.mark.parametrize("more", [(), ("--calib", "SAMPLES.npz", "--to", "int8")], ids=["fp32", "int8"])
+def test_another_pattern_leads_back_to_the_dense_file(pattern, more, folder, capsys):
+    """Only 2:4 runs sparse, and what a file of another pattern has lost is still in the dense one."""
+    pytest.importorskip("tensorrt_rtx")
+    words = following(said(capsys, "prune", "dense.onnx", "--pattern", pattern, *more, "-o", "p.onnx"))
+    assert words[:2] == ["prune", "dense.onnx"]
+    assert words[-2:] == (["--to", "int8"] if more else ["--calib", "SAMPLES.npz"])
+    said(capsys, *words)
+    # Whoever has only that file prunes it further, or reads why it has to be made anew.
+    words = following(said(capsys, "verify", "p.onnx", *RTX))
+    assert words[:2] == (["explain", "p.onnx"] if more else ["prune", "p.onnx"])
+    text = said(capsys, *words)
+    assert more or following(text)[0] == "build"
+
+
+def test_an_engine_that_was_built_without_sparsity_leads_on(folder, quantised, capsys):
+    pytest.importorskip("tensorrt_rtx")
+    save("dense32.onnx", NODES, {"w": filters(sparse=False), "v": filters(sparse=False, seed=1)})
+    said(capsys, "quantize", "dense32.onnx", "--calib", "SAMPLES.npz", "-o", "dense8.onnx")
+    for model, command in (
+        ("dense.onnx", ["prune", "dense.onnx"]),
+        ("sparse.onnx", ["build", "sparse.onnx"]),
+        (quantised, ["build", quantised]),
+        ("dense8.onnx", ["explain", "dense8.onnx"]),
+    ):
+        text = said(capsys, "build", model, *RTX, "-o", "m.rtx")
+        assert "a dense engine: no sparse kernel was considered" in text
+        words = following(text)
+        assert words[:2] == command
+        said(capsys, *words)
+
+
 def test_a_dense_file_to_prove_leads_to_prune(folder, capsys):
     """And what was pruned with samples is to be built with the same samples."""
     pytest.importorskip("tensorrt_rtx")

@@ -74,7 +74,9 @@ def test_without_the_option_the_build_is_dense(net, capsys):
     out = capsys.readouterr().out
     assert "sparsity off" in out
     assert read_manifest(net.with_suffix(".rtx")).manifest.options["sparsity"] == "disable"
-    assert out.splitlines()[-1] == "verdict: a dense engine: no sparse kernel was considered"
+    verdict, following = out.splitlines()[-2:]
+    assert verdict == "verdict: a dense engine: no sparse kernel was considered"
+    assert following == "next:    nm2trt explain net.onnx"
 
 
 def test_without_the_option_the_verdict_says_what_it_would_do(folder, capsys):
