@@ -25,7 +25,7 @@ class NextStep:
 
     Args:
         verdict: One sentence: how much of the work can run sparse, where, and if nothing can, what would.
-        command: The command; "" for a file without weights. It works as it stands, once `SAMPLES.npz` is there.
+        command: The command; "" for a file without weights. It works as it stands, once `SAMPLES.npz` exists.
         mark: "good" if some of the work can run sparse, "no" if not.
     """
 
