@@ -127,6 +127,11 @@ def one_blas_thread() -> Iterator[int]:
                 write(_before)
 
 
+def thread_count_counts() -> bool:
+    """Tell whether numpy's sums depend on its thread count: `one_blas_thread` holds OpenBLAS only."""
+    return _openblas() is None
+
+
 def each(work: Callable[[int], None], numbers: Iterable[int], threads: int) -> None:
     """Call `work` with each number, on several threads; an error is raised when all calls have ended."""
     if threads == 1:

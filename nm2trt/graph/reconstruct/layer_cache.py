@@ -1,7 +1,8 @@
 """Cache of solved layers: a run that was stopped goes on from there, and ends in the same bytes.
 
-The folder holds one folder per task. Its name is a hash over the model, the samples, the options, the
-versions and the thread count, so that a result is taken only if it would come out again.
+The folder holds one folder per task. Its name is a hash over the model, the samples, the options and the
+versions, so that a result is taken only if it would come out again: also over the thread count, if numpy
+computes with another library than OpenBLAS.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from nm2trt.errors import DataError, OutputError
 from nm2trt.file_replacement import make_output_folder
 from nm2trt.files import check_input, sha256_file, write_atomic
 from nm2trt.graph.reconstruct.report import RebuiltLayer, ReconstructOptions
+from nm2trt.nm.array_namespace import thread_count_counts
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -73,8 +75,10 @@ class LayerCache:
             "dense": sorted(dense),
             "kept": sorted(kept),
             "versions": [nm2trt.__version__, np.__version__, OrtBackend().version],
-            "threads": [len(os.sched_getaffinity(0)), *(os.environ.get(name) for name in _THREADS)],
         }
+        if thread_count_counts():
+            threads = [len(os.sched_getaffinity(0)), *(os.environ.get(name) for name in _THREADS)]
+            task["threads"] = threads
         self._folder = folder / hashlib.sha256(json.dumps(task).encode()).hexdigest()[:16]
         make_output_folder(self._folder, "give another folder with --cache", what="the cache ")
         if self._folder.is_symlink():

@@ -1,6 +1,7 @@
 """prune --calib --cache: a run that was stopped goes on, and ends in the bytes of one that was not."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import nm2trt
 from nm2trt.errors import InputError
 from nm2trt.graph.reconstruct import layer_walk
 from nm2trt.graph.reconstruct.layer_cache import LayerCache
+from nm2trt.nm import array_namespace
 from tests.graph.reconstruct.test_reconstruct_model import network, samples
 
 
@@ -141,6 +143,23 @@ def test_a_cached_weight_that_breaks_the_pattern_is_solved_again(tmp_path, made,
     nm2trt.prune(model, tmp_path / "c.onnx", calib=calib, cache=tmp_path / "cache")
     assert solved["count"] == 1
     assert (tmp_path / "c.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("blas", ["openblas", "another"])
+def test_another_thread_count_takes_what_one_blas_thread_solved(blas, tmp_path, made, solved, monkeypatch):
+    """And solves again under a library that one_blas_thread cannot hold, whose sums may come out otherwise."""
+    if blas == "another":
+        monkeypatch.setattr(array_namespace, "_openblas", lambda: None)
+    elif array_namespace.thread_count_counts():
+        pytest.skip("numpy computes with another library than OpenBLAS")
+    model, calib = made
+    nm2trt.prune(model, tmp_path / "b.onnx", calib=calib, cache=tmp_path / "cache")
+    every = solved["count"]
+    solved["count"] = 0
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    nm2trt.prune(model, tmp_path / "c.onnx", calib=calib, cache=tmp_path / "cache")
+    assert solved["count"] == (0 if blas == "openblas" else every)
 
 
 def test_a_cache_needs_samples(tmp_path, made):

@@ -22,6 +22,7 @@ from nm2trt.graph.reconstruct.report import ReconstructOptions
 from nm2trt.graph.storage.model import load, metadata
 from nm2trt.graph.storage.stage_metadata import read_lineage
 from nm2trt.graph.verify.verify_model import verify_model
+from nm2trt.nm.array_namespace import thread_count_counts
 from nm2trt.nm.plan import METADATA_KEY, Plan
 
 CHANNELS, SIZE = 16, 8
@@ -399,15 +400,10 @@ def test_a_layer_with_fewer_rows_than_weights_is_named_with_its_lambda(tmp_path)
 
 
 SOLVE = """
-import json, sys
-import numpy as np
+import sys
 import nm2trt
-from nm2trt.backends.ort import open_onnx
-model, calib, target, data = sys.argv[1:]
-report = nm2trt.prune(model, target, calib=calib)
-with open_onnx(target) as session:
-    np.save(target + ".npy", session.run(dict(np.load(data)))["y"])
-print(json.dumps([report.outputs[0].kl]))
+model, calib, target = sys.argv[1:]
+nm2trt.prune(model, target, calib=calib)
 """
 
 
@@ -443,33 +439,25 @@ def deep(path):
 
 
 @pytest.mark.slow
-def test_another_thread_count_gives_nearly_the_same_network(tmp_path):
+def test_another_thread_count_gives_the_same_file(tmp_path):
+    if thread_count_counts():
+        pytest.skip("numpy computes with another library than OpenBLAS")
     deep(tmp_path / "a.onnx")
     random = np.random.default_rng(0)
-    for name, count in (("s", 64), ("e", 256)):
-        np.savez(tmp_path / f"{name}.npz", x=random.normal(size=(count, 32, 8, 8)).astype(np.float32))
+    np.savez(tmp_path / "s.npz", x=random.normal(size=(64, 32, 8, 8)).astype(np.float32))
     cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        pytest.skip("one core has one thread")
-    logits, masks, kl = {}, {}, {}
-    for count in (1, 2):
-        threads = {name: str(count) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-        target = tmp_path / f"{count}.onnx"
-        done = subprocess.run(
+    written = set()
+    for count, asked in {(1, "1"), (1, "4"), (min(2, len(cores)), "2")}:
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), asked)
+        target = tmp_path / f"{count}_{asked}.onnx"
+        subprocess.run(
             [
                 *("taskset", "-c", ",".join(map(str, cores[:count])), sys.executable, "-c", SOLVE),
-                *map(str, (tmp_path / "a.onnx", tmp_path / "s.npz", target, tmp_path / "e.npz")),
+                *map(str, (tmp_path / "a.onnx", tmp_path / "s.npz", target)),
             ],
             env={**os.environ, **threads},
             check=True,
             capture_output=True,
         )
-        (kl[count],) = json.loads(done.stdout)
-        logits[count] = np.load(f"{target}.npy")
-        masks[count] = {t.name: numpy_helper.to_array(t) != 0 for t in onnx.load(target).graph.initializer}
-    names = [f"w{number}" for number in range(6)]
-    same = np.concatenate([(masks[1][name] == masks[2][name]).ravel() for name in names]).mean()
-    assert same >= 0.99
-    assert kl[2] == pytest.approx(kl[1], rel=0.02)
-    # The held-out samples are few; on others the two networks agree as well.
-    assert np.abs(logits[1] - logits[2]).max() < 0.02 * np.abs(logits[1]).max()
+        written.add(target.read_bytes())
+    assert len(written) == 1
