@@ -1,9 +1,6 @@
 """The `.json` beside an engine: what it is, what it was made from, and how.
 
-An engine and its manifest are two files, so no single rename can replace both. The manifest is therefore
-written first, describing the new engine and, under `previous`, the one that it replaces; then the engine
-is renamed into place; then the manifest is written again without `previous`. A reader hashes the engine
-and takes the record with that hash, so the pair is valid at every instant and after every crash.
+`nm2trt.engine.pair_writer` writes both; a reader hashes the engine and takes the record with that hash.
 
 The keys are those of `Manifest`, explained in docs/manifest.md, with `schema` in front; a record under
 `previous` of an engine that had none holds its hash and `built_elsewhere: true`.
@@ -11,26 +8,17 @@ The keys are those of `Manifest`, explained in docs/manifest.md, with `schema` i
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from nm2trt.errors import InputError, OutputError
 from nm2trt.file_replacement import os_reason
-from nm2trt.files import (
-    atomic_path,
-    read_regular,
-    real_output,
-    sha256_bytes,
-    sha256_file,
-    write_atomic,
-)
+from nm2trt.files import read_regular, sha256_file
 from nm2trt.json_value import JsonValue
-from nm2trt.locks import output_lock
 
 SCHEMA = 1
 
@@ -154,7 +142,7 @@ def read_manifest(engine: str | os.PathLike[str]) -> Fit:
     # The engine may be replaced between the two reads; a second look then finds the pair whole.
     for _ in range(2):
         digest = sha256_file(engine)
-        records = _records(path)
+        records = records_of(path)
         for record in records:
             if record.get("engine_sha256") == digest:
                 if record.get("built_elsewhere"):
@@ -191,59 +179,11 @@ def refuse_foreign(engine: str | os.PathLike[str]) -> None:
     if Path(engine).exists():
         return
     try:
-        _records(path)
+        records_of(path)
     except InputError as error:
         raise OutputError(
             f"{path} is not a manifest of nm2trt, and would be replaced; choose another output path"
         ) from error
-
-
-def write_pair(engine: str | os.PathLike[str], data: bytes | memoryview, manifest: Manifest) -> Manifest:
-    """Write an engine and its manifest, replacing the pair that is there; see the module's text.
-
-    Args:
-        engine: The engine's path.
-        data: Its bytes.
-        manifest: Its record; hash and size are filled in here.
-
-    Returns:
-        The record as written.
-
-    Raises:
-        OutputError: The folder is missing or read-only, or the disk is full; the old pair is unchanged.
-    """
-    engine = Path(engine)
-    path = manifest_path(engine)
-    if real_output(path) == manifest_path(real_output(engine)):
-        path = real_output(path)  # two links that lead to another pair
-    # Hashes are computed while the disk works.
-    from concurrent.futures import ThreadPoolExecutor  # only here: it takes time to import
-
-    with output_lock(real_output(engine).absolute()), ThreadPoolExecutor(1) as hashing:
-        digest = hashing.submit(sha256_bytes, data)
-        earlier = hashing.submit(_current_record, engine, path)
-        before = _read_bytes(path)
-        inode = None
-        try:
-            with atomic_path(engine) as temporary:
-                with temporary.open("wb") as file:
-                    file.write(data)
-                    os.fsync(file.fileno())
-                inode = temporary.stat().st_ino
-                manifest = replace(
-                    manifest, engine_sha256=digest.result(), engine_bytes=memoryview(data).nbytes
-                )
-                record = manifest.to_json()
-                text = _dumps(record)
-                write_atomic(path, _with_previous(text, earlier.result()), follow=False)
-        except BaseException:
-            if inode is None or not _is_inode(engine, inode):
-                _restore(path, before)
-            raise
-        # If this fails, the pair with `previous` stands, which is valid too.
-        with contextlib.suppress(OutputError):
-            write_atomic(path, text, follow=False)
-    return manifest
 
 
 def _check_types(values: Json) -> None:
@@ -275,7 +215,7 @@ def _check_types(values: Json) -> None:
         raise TypeError
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
+def records_of(path: Path) -> list[dict[str, Any]]:
     """Return the manifest's record and, during a replacement, the previous one; [] without a manifest."""
     try:
         data = json.loads(read_regular(path))
@@ -289,48 +229,3 @@ def _records(path: Path) -> list[dict[str, Any]]:
         raise InputError(f"{path} is damaged or not a manifest of nm2trt; build the engine again")
     previous = data.pop("previous", None)
     return [data, previous] if isinstance(previous, dict) else [data]
-
-
-def _current_record(engine: Path, path: Path) -> dict[str, Any] | None:
-    """Return the record of the engine that is there now; only its hash if no manifest describes it."""
-    if not engine.is_file():
-        return None
-    digest = sha256_file(engine)
-    with contextlib.suppress(InputError):
-        for record in _records(path):
-            if record.get("engine_sha256") == digest:
-                return record
-    return {"schema": SCHEMA, "engine_sha256": digest, "built_elsewhere": True}
-
-
-def _restore(path: Path, before: bytes | None) -> None:
-    with contextlib.suppress(OSError, OutputError):
-        if before is None:
-            path.unlink()
-        elif _read_bytes(path) != before:
-            write_atomic(path, before, follow=False)
-
-
-def _is_inode(path: Path, inode: int) -> bool:
-    try:
-        return path.stat().st_ino == inode
-    except OSError:
-        return False
-
-
-def _read_bytes(path: Path) -> bytes | None:
-    try:
-        return read_regular(path)
-    except OSError:
-        return None
-
-
-def _dumps(record: Json) -> str:
-    return json.dumps(record, indent=2) + "\n"
-
-
-def _with_previous(text: str, previous: Json | None) -> str:
-    """Return what `_dumps` makes of a record with `previous` as its last key, from the text of the record."""
-    inner = json.dumps(previous, indent=2).replace("\n", "\n  ")
-    start = text.removesuffix("\n}\n")
-    return f'{start},\n  "previous": {inner}\n}}\n'

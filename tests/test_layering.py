@@ -56,7 +56,7 @@ FLOORS = {
         {"machine"},
         {"inspection", "evidence"},
         {"ladder"},
-        {"gain", "profiles", "build_result", "early_parse", "trial_parse"},
+        {"gain", "profiles", "build_result", "early_parse", "trial_parse", "pair_writer", "request"},
         {"build"},
         {"twin"},
     ],

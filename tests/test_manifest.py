@@ -12,17 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from nm2trt.engine.pair_writer import _dumps, _with_previous, digest_of, pair_writer, write_pair
 from nm2trt.errors import InputError, OutputError
 from nm2trt.files import sha256_bytes
-from nm2trt.manifest import (
-    Manifest,
-    _dumps,
-    _with_previous,
-    manifest_path,
-    read_manifest,
-    refuse_foreign,
-    write_pair,
-)
+from nm2trt.manifest import Manifest, manifest_path, read_manifest, refuse_foreign
 
 OLD, NEW = b"old engine", b"the new engine"
 
@@ -257,7 +250,7 @@ def test_two_writers_at_once_leave_one_whole_pair(engine):
         from pathlib import Path
         sys.path.insert(0, sys.argv[1])
         from tests.test_manifest import manifest_of
-        from nm2trt.manifest import write_pair
+        from nm2trt.engine.pair_writer import write_pair
         data = sys.argv[3].encode()
         for _ in range(25):
             write_pair(Path(sys.argv[2]), data, manifest_of(data))
@@ -351,3 +344,45 @@ def test_a_manifest_that_cannot_be_read_is_not_called_missing(engine):
 def test_a_record_with_the_previous_one_is_written_as_json_writes_it(previous):
     record = {"schema": 1, "rows": [{"name": "a\n}\n"}, []], "nothing": {}}
     assert _with_previous(_dumps(record), previous) == _dumps({**record, "previous": previous})
+
+
+def test_a_block_that_fails_leaves_the_old_pair(engine):
+    write_pair(engine, OLD, manifest_of(OLD))
+    before = {path.name: path.read_bytes() for path in engine.parent.iterdir()}
+    with pytest.raises(InputError, match="too few"), pair_writer(engine, NEW):
+        raise InputError("too few")
+    assert {path.name: path.read_bytes() for path in engine.parent.iterdir()} == before
+
+
+def test_a_hash_taken_early_is_used_only_for_the_same_file(engine, monkeypatch):
+    write_pair(engine, OLD, manifest_of(OLD))
+    assert digest_of(engine) is None, "it may change again within the same tick of the clock"
+    monkeypatch.setattr("nm2trt.engine.pair_writer._CLOCK_NS", 0)
+    old = digest_of(engine)
+    assert old.sha256 == sha256_bytes(OLD)
+    engine.write_bytes(b"of somebody else")
+    with pair_writer(engine, NEW, old) as pair:
+        pair.manifest = manifest_of(NEW)
+    assert read_manifest(engine).manifest == pair.manifest == manifest_of(NEW)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_the_previous_record_is_that_of_the_engine_which_is_replaced(engine, monkeypatch, same):
+    """Wherever the writer dies, the record under `previous` names the bytes that are there."""
+    monkeypatch.setattr("nm2trt.engine.pair_writer._CLOCK_NS", 0)
+    write_pair(engine, OLD, manifest_of(OLD))
+    old = digest_of(engine)
+    if not same:
+        engine.write_bytes(b"changed since")
+    now, texts = engine.read_bytes(), []
+    monkeypatch.setattr(
+        "nm2trt.engine.pair_writer.write_atomic", lambda path, text, follow: texts.append(text)
+    )
+    with pair_writer(engine, NEW, old) as pair:
+        pair.manifest = manifest_of(NEW)
+    assert json.loads(texts[0])["previous"]["engine_sha256"] == sha256_bytes(now)
+
+
+def test_no_engine_has_no_digest(tmp_path):
+    assert digest_of(tmp_path / "missing.rtx") is None
+    assert digest_of(tmp_path) is None

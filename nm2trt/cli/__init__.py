@@ -45,7 +45,10 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status, which `nm2trt.errors` lists."""
+    """Run one command and return its exit status, which `nm2trt.errors` lists.
+
+    Without arguments it runs the command line of the process, and ends the process.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[-1] in ("-h", "--help"):
         from nm2trt.cli.help_text import print_stored
@@ -56,9 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from nm2trt.cli.dispatch import dispatch
 
         return dispatch(words)
-    from nm2trt.cli.garbage import collected_late
+    from nm2trt.cli.garbage import collected_late, end
 
     with collected_late():
         from nm2trt.cli.dispatch import dispatch
 
-        return dispatch(words)
+        status = dispatch(words)
+    end(status)
+    return status

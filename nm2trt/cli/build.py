@@ -36,7 +36,6 @@ EPILOG = """examples:
 
 def run(options: BuildCommand) -> int:
     """Build and print the ladder."""
-    from nm2trt.engine.ladder.ladder_table import ladder_table
     from nm2trt.pipeline.build import build_command
 
     sources = (str(options.model), options.calib)
@@ -52,6 +51,7 @@ def run(options: BuildCommand) -> int:
         # The sentence leads; the table that backs it comes after.
         print_error(str(error))
         if ladder:
+            from nm2trt.engine.ladder.ladder_table import ladder_table
             from nm2trt.pipeline.next_step import next_step
 
             print_table(ladder_table(ladder), every_row=options.every_row)

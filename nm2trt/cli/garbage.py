@@ -1,12 +1,14 @@
 """Python's garbage collector, kept out of the way while the modules of a command load and when it ends.
 
 What loading makes stays, so the search that usually follows every 700 new objects finds nothing; and what is
-there at the end of the process need not be searched. Both took a tenth of the time of a short command.
+there at the end of the process need not be searched. Both took a tenth of the time of a short command; taking
+every module and object apart at the end, as Python does, took another twentieth.
 """
 
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -33,3 +35,33 @@ def collected_late() -> Iterator[None]:
         yield
     finally:
         gc.freeze()
+
+
+def end(status: int) -> None:
+    """End the process at once, once what asked to be called at its end was called.
+
+    Returns only if somebody watches the process, e.g. a profiler that prints at its end, or if a thread still
+    works or output cannot be flushed, so that Python ends it as usual.
+
+    Args:
+        status: The exit status.
+    """
+    import atexit
+    import os
+    import threading
+
+    main = threading.main_thread()
+    works = any(thread is not main and not thread.daemon for thread in threading.enumerate())
+    if works or sys.gettrace() is not None or sys.getprofile() is not None or sys.flags.inspect:
+        return
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if "ctypes" in sys.modules:
+            import ctypes
+
+            ctypes.CDLL(None).fflush(None)  # what a library printed
+    except (AttributeError, OSError, ValueError):
+        return
+    os._exit(status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import functools
 import json
@@ -24,11 +25,12 @@ from nm2trt.engine.ladder.requirement import (
     gather,
     require_pattern,
 )
+from nm2trt.engine.pair_writer import digest_of, pair_writer
 from nm2trt.engine.profiles import resolve_profiles, resolve_static
-from nm2trt.errors import BackendError, InputError
-from nm2trt.files import check_input, check_output, sha256_file, unnamed_output
+from nm2trt.engine.request import check_request
+from nm2trt.files import sha256_file
 from nm2trt.json_value import named
-from nm2trt.manifest import Manifest, manifest_path, refuse_foreign, write_pair
+from nm2trt.manifest import Manifest
 from nm2trt.nm.eligibility import Place
 from nm2trt.nm.outlook import outlook
 from nm2trt.nm.plan import Plan
@@ -53,69 +55,6 @@ class ModelFacts:
     plan: Plan | None = None
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-def check_request(
-    model: Path, out: Path | None, options: BuildOptions, backend: Backend
-) -> tuple[Path, BuildOptions]:
-    """Check what can be checked before the model is opened.
-
-    Returns:
-        Where the engine goes, and the options with the targets chosen.
-
-    Raises:
-        InputError: The model cannot be read, or a target is unknown to the backend.
-        BackendError: The backend cannot do what the options ask.
-        OutputError: Engine or manifest cannot be written there.
-    """
-    check_input(model, "an ONNX model")
-    backend.check(options)
-    options = replace(options, targets=backend.choose_targets(options.targets))
-    if options.timing_cache is not None:
-        check_output(options.timing_cache)
-    out = unnamed_output(model.with_suffix(backend.suffix)) if out is None else out
-    for path in (check_output(out), check_output(manifest_path(out))):
-        if path.exists() and path.samefile(model):
-            raise InputError(f"{path} is the model itself; choose another output path with -o")
-    refuse_foreign(out)
-    cache = options.timing_cache
-    if cache is not None and cache.resolve() in [path.resolve() for path in (model, out, manifest_path(out))]:
-        raise InputError(f"{cache} is the model, the engine or its manifest; name another timing cache")
-    return out, options
-
-
-def refuse_opset(opset: int | None, backend: Backend, model: Path) -> None:
-    """Refuse a model of an ONNX opset that the backend cannot read.
-
-    Raises:
-        BackendError: It cannot; both numbers are named.
-    """
-    if opset is not None and backend.max_opset is not None and opset > backend.max_opset:
-        raise BackendError(
-            f"{model} has ONNX opset {opset}, {backend.name} {backend.version} reads up to "
-            f"{backend.max_opset}; export it with opset={backend.max_opset}"
-        )
-
-
-def refuse_unreadable(backend: Backend, model: Path, *, blocked: str, hazard: str) -> None:
-    """Refuse a model that TensorRT's parser would misread, or crash at.
-
-    Args:
-        backend: The builder; any but ONNX Runtime.
-        model: The ONNX file.
-        blocked: What `nm2trt.graph.analysis.blocked_layout.blocked_node` found.
-        hazard: What `nm2trt.graph.analysis.parser_hazards.parser_hazard` found.
-
-    Raises:
-        BackendError: There is such a node.
-    """
-    if blocked:
-        raise BackendError(
-            f"{model} has {blocked} in ONNX Runtime's blocked layout, whose weights {backend.name} would "
-            "read in the wrong order; export the original model, which ONNX Runtime did not optimise"
-        )
-    if hazard:
-        raise BackendError(f"{backend.name} cannot read {model}: {hazard}")
 
 
 def build_engine(
@@ -176,47 +115,52 @@ def build_engine(
         fixed = {shape.input: shape.shape for shape in options.static_shapes}
         best = {shapes.input: shapes.opt for shapes in next(iter(options.profiles), ())}
         weights = at_shapes({**fixed, **best})
-    # The model is hashed while the builder works.
+    # The model and the engine that is there are hashed while the builder works.
     with ThreadPoolExecutor(1) as hashing:
         digest = hashing.submit(hash_model, model)
+        there = None if dry_run else hashing.submit(digest_of, out)
         with called(source, model):
             built = Engine(memoryview(b""), (), 0.0) if dry_run else backend.build(network, options)
-        model_sha256 = digest.result()
+        model_sha256, old = digest.result(), None if there is None else there.result()
     place = Place(backend.name, backend.version, options.targets)
     # A dense build is asked nothing of its kernels.
     sparse = options.sparsity != "disable"
-    evidence = gather(built, backend) if sparse else Evidence()
-    ladder = rungs(weights, evidence=evidence)
-    if require_sparse is not None and not dry_run:
-        check_share(model, ladder, evidence, require_sparse)
-    result = BuildResult(
-        engine=out,
-        written=not dry_run,
-        kind=backend.kind,
-        model=model,
-        backend=backend.name,
-        backend_version=backend.version,
-        options=options,
-        inputs=network.inputs,
-        outputs=network.outputs,
-        ladder=ladder,
-        forecast=forecast(ladder),
-        outlook=outlook(weights, place),
-        notes=(
-            *facts.notes,
-            *notes,
-            *remarks(weights, options, ladder, evidence, place=place),
-        ),
-        engine_sha256="",
-        engine_bytes=0,
-        parse_ms=parsed.parse_ms,
-        build_ms=built.build_ms,
-        log=built.log,
-        device=backend.device,
-    )
-    if dry_run:
-        return result
-    written = write_pair(out, built.data, _manifest(result, facts, model_sha256))
+    with contextlib.ExitStack() as unfinished:
+        # The engine is written while its kernels are looked at.
+        pair = None if dry_run else unfinished.enter_context(pair_writer(out, built.data, old))
+        evidence = gather(built, backend) if sparse else Evidence()
+        ladder = rungs(weights, evidence=evidence)
+        if require_sparse is not None and not dry_run:
+            check_share(model, ladder, evidence, require_sparse)
+        result = BuildResult(
+            engine=out,
+            written=not dry_run,
+            kind=backend.kind,
+            model=model,
+            backend=backend.name,
+            backend_version=backend.version,
+            options=options,
+            inputs=network.inputs,
+            outputs=network.outputs,
+            ladder=ladder,
+            forecast=forecast(ladder),
+            outlook=outlook(weights, place),
+            notes=(
+                *facts.notes,
+                *notes,
+                *remarks(weights, options, ladder, evidence, place=place),
+            ),
+            engine_sha256="",
+            engine_bytes=0,
+            parse_ms=parsed.parse_ms,
+            build_ms=built.build_ms,
+            log=built.log,
+            device=backend.device,
+        )
+        if pair is None:
+            return result
+        pair.manifest = _manifest(result, facts, model_sha256)
+    written = pair.manifest
     return replace(result, engine_sha256=written.engine_sha256, engine_bytes=written.engine_bytes)
 
 

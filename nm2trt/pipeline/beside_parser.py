@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,13 +63,39 @@ def verified_and_parsed(
         return found, None
     if source != model.file or not is_sound(model):
         return _verified(model), None
+    verifying = _Verifying(model)
     interval = sys.getswitchinterval()
     # The parser waits for the interpreter at each of its messages: a thousand waits of the usual 5 ms.
     sys.setswitchinterval(1e-4)
     try:
-        with ThreadPoolExecutor(1) as verifying:
-            report = verifying.submit(_verified, model)
+        verifying.start()
+        try:
             parsed = parse_early(source, options, builder)
-            return report.result(), parsed
+        finally:
+            verifying.join()
+        return verifying.result(), parsed
     finally:
         sys.setswitchinterval(interval)
+
+
+class _Verifying(threading.Thread):
+    """Verifies a model, then loads what the build needs next; an executor would take longer to import."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self._model = model
+        self._report: VerifyReport
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._report = _verified(self._model)
+            import nm2trt.engine.build  # noqa: F401
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> VerifyReport:
+        """Return the report once the thread has ended, or raise what verification raised."""
+        if self._error is not None:
+            raise self._error
+        return self._report

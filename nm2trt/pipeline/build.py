@@ -95,7 +95,7 @@ def build(
         Interrupted: The user stopped it.
     """
     from nm2trt.backends.choice import choose_backend, place_of
-    from nm2trt.engine.build import ModelFacts, build_engine, check_request
+    from nm2trt.engine.request import check_request
     from nm2trt.graph.analysis.multiply_accumulates import with_macs
     from nm2trt.graph.edit.free_sizes import untie_free_sizes
     from nm2trt.graph.storage.model import load
@@ -157,6 +157,8 @@ def build(
             source = (out.parent if kept else folder) / f"{out.stem}{suffix}.onnx"
             write_model(opened, source)
         report, parsed = verified_and_parsed(opened, source, options, builder)
+        from nm2trt.engine.build import ModelFacts, build_engine  # here: it was loaded beside the parser
+
         result = build_engine(
             model,
             out,
@@ -180,7 +182,7 @@ def _refuse_unreadable(opened: Model, model: Path, builder: Backend) -> None:
     Raises:
         BackendError: It is such a model.
     """
-    from nm2trt.engine.build import refuse_opset, refuse_unreadable
+    from nm2trt.engine.request import refuse_opset, refuse_unreadable
     from nm2trt.graph.analysis.blocked_layout import blocked_node
     from nm2trt.graph.analysis.parser_hazards import parser_hazard
     from nm2trt.graph.storage.model import opset

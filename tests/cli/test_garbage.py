@@ -34,3 +34,44 @@ def test_garbage_is_collected_late_and_then_as_usual():
     assert told["usual again"]
     assert told["unfreed"] < 2_000
     assert told["frozen"]
+
+
+ENDING = """
+import atexit, sys, tempfile, threading, time, weakref
+from nm2trt import cli
+{before}
+sys.argv = ["nm2trt", "--version"]
+cli.main()
+print("returned")
+"""
+
+
+def ended(before):
+    """Return what a process prints that runs a command, and its exit status."""
+    code = ENDING.format(before=before)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    return done.stdout.splitlines(), done.returncode
+
+
+def test_a_command_ends_its_process_after_what_asked_to_be_called():
+    said, status = ended("atexit.register(print, 'called', end='')")
+    assert (said[0].startswith("nm2trt "), said[1:], status) == (True, ["called"], 0)
+
+
+def test_a_temporary_folder_goes_with_the_process(tmp_path):
+    said, _ = ended(
+        f"folder = tempfile.TemporaryDirectory(dir={str(tmp_path)!r}, ignore_cleanup_errors=True)"
+    )
+    assert len(said) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_thread_that_works_is_waited_for():
+    said, _ = ended("threading.Thread(target=lambda: (time.sleep(0.5), print('worked'))).start()")
+    assert said[1:] == ["returned", "worked"]
+
+
+def test_whoever_watches_sees_the_process_end_as_usual():
+    said, _ = ended("sys.setprofile(lambda *event: None)")
+    assert said[1:] == ["returned"]

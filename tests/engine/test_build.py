@@ -9,8 +9,9 @@ import nm2trt
 from nm2trt.backends import trt_rtx
 from nm2trt.backends._trt_versions import row_of
 from nm2trt.backends.options import BuildOptions, parse_profiles
-from nm2trt.engine.build import ModelFacts, build_engine, check_request, refuse_opset
+from nm2trt.engine.build import ModelFacts, build_engine
 from nm2trt.engine.ladder.requirement import NothingSparseError
+from nm2trt.engine.request import check_request, refuse_opset
 from nm2trt.errors import BackendError, InputError, OutputError
 from nm2trt.files import sha256_file
 from nm2trt.manifest import read_manifest
