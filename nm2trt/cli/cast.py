@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nm2trt.cli.output import print_notes, print_result, show
+from nm2trt.cli.output import print_notes, print_result, show_written
 from nm2trt.options.field import keywords
 from nm2trt.options.precision import CastCommand
 
@@ -20,5 +20,6 @@ def run(options: CastCommand) -> int:
 
     report = cast(**keywords(options))
     print_notes(report.notes)
-    print_result(report, show, as_json=options.json, every_row=options.every_row)
+    how = {"every_row": options.every_row, "samples": options.calib}
+    print_result(report, show_written, as_json=options.json, **how)
     return 0

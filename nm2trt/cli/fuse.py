@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nm2trt.cli.output import keep_json, print_result, show
+from nm2trt.cli.output import keep_json, print_result, show_written
 from nm2trt.options.field import keywords
 from nm2trt.options.models import FuseCommand
 
@@ -19,5 +19,5 @@ def run(options: FuseCommand) -> int:
 
     with keep_json(options.report, printed=options.json, sources=(options.model,)) as keep:
         report = keep(fuse(**keywords(options)))
-    print_result(report, show, as_json=options.json, every_row=options.every_row)
+    print_result(report, show_written, as_json=options.json, every_row=options.every_row)
     return 0

@@ -31,6 +31,8 @@ def outlook(verdicts: Sequence[WeightVerdict], place: Place) -> str:
     held = verdict.pattern == "holds" and answer is not None and answer.code != "not-2:4"
     why = answer.sentence if held and answer is not None else f"{verdict.weight}: {verdict.sentence}"
     advice = answer.remedy if held and answer is not None else pattern_advice(verdict)
+    if (pruned := type_forbids(verdict, place)) is not None:
+        why, advice = f"{why}; nor would it at 2:4: {pruned.sentence}", pruned.remedy
     return f"{start}{place.suffix}: {why}" + ("" if advice in why else f"; {advice}")
 
 
@@ -53,6 +55,15 @@ def assumed_sparse(verdicts: Sequence[WeightVerdict], *, dtype: str | None = Non
             lowered = replace(lowered, dtype=dtype, island="")
         found.append(replace(verdict, facts=lowered, pattern="holds", wanted=str(lowered.pattern)))
     return found
+
+
+def type_forbids(verdict: WeightVerdict, place: Place) -> Eligibility | None:
+    """Return why a dense weight cannot run sparse even at 2:4, if its type is why and nothing lowers it."""
+    if verdict.pattern != "broken" or verdict.facts is None or verdict.facts.dtype == "float32":
+        return None
+    (pruned,) = assumed_sparse([verdict])
+    answer = None if pruned.facts is None else can_run_sparse(pruned.facts, place)
+    return answer if answer is not None and answer.answer != "yes" and answer.code == "dtype" else None
 
 
 def _foremost(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nm2trt.nm.advice import holds_two_of_four, is_prunable, is_quantised
 from nm2trt.nm.eligibility import Place, can_run_sparse
-from nm2trt.nm.outlook import assumed_sparse
+from nm2trt.nm.outlook import assumed_sparse, type_forbids
 from nm2trt.nm.verdict import WeightVerdict
 
 # Stands for a file that only the user has: about a hundred unlabelled inputs.
@@ -25,8 +25,10 @@ def next_command(model: str, weights: Sequence[WeightVerdict], place: Place, *, 
     broken = [verdict for verdict in weights if verdict.pattern == "broken"]
     holding = [verdict for verdict in weights if holds_two_of_four(verdict)]
     if not holding or (planned and broken):
-        # What is quantised has to start again from the float model, whose name is not known here.
-        prunable = any(map(is_prunable, weights)) and not any(map(is_quantised, weights))
+        # What is quantised, or of a type without sparse kernels, has to start again from the float32 model,
+        # whose name is not known here.
+        lost = any(map(is_quantised, weights)) or (broken and all(type_forbids(v, place) for v in broken))
+        prunable = any(map(is_prunable, weights)) and not lost
         return f"nm2trt prune {model} --calib {SAMPLES}" if prunable else ""
     build = f"nm2trt build {model} --sparsity"
     dtype = sparse_dtype(holding, place)

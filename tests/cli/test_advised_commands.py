@@ -256,6 +256,36 @@ def test_an_engine_that_was_built_without_sparsity_leads_on(folder, quantised, c
         said(capsys, *words)
 
 
+def test_a_dense_file_of_a_type_without_sparse_kernels_is_not_to_be_pruned(folder, capsys):
+    """Another builder may have kernels of the type; it is said before hours of pruning, not after them."""
+    half = {name: filters(sparse=False, seed=seed).astype(np.float16) for seed, name in enumerate("wv")}
+    save("half.onnx", NODES, half, kind=TensorProto.FLOAT16)
+    text = said(capsys, "verify", "half.onnx", *RTX, status=3)
+    assert "nor would it at 2:4: float16 on sm86 by trt-rtx" in text
+    assert "start again from the float32 model" in text
+    assert following(text)[:2] == ["explain", "half.onnx"]
+    words = following(said(capsys, "verify", "half.onnx", "--backend", "trt", "--target", "sm86", status=3))
+    assert words[:2] == ["prune", "half.onnx"]
+    said(capsys, *words, "-o", "p.onnx")
+    text = said(capsys, "verify", "p.onnx", "--backend", "trt", "--target", "sm86")
+    assert "of the work can run sparse on sm86 with trt" in text
+
+
+@pytest.mark.parametrize(
+    ("command", "model", "following_word"),
+    [
+        ("permute", "dense.onnx", "prune"),
+        ("fuse", "sparse.onnx", "build"),
+        ("cast", "sparse.onnx", "explain"),
+    ],
+)
+def test_what_prepares_a_model_leads_on(folder, capsys, command, model, following_word):
+    pytest.importorskip("tensorrt_rtx")
+    words = following(said(capsys, command, model, "-o", "made.onnx"))
+    assert words[:2] == [following_word, "made.onnx"]
+    said(capsys, *words)
+
+
 def test_a_dense_file_to_prove_leads_to_prune(folder, capsys):
     """And what was pruned with samples is to be built with the same samples."""
     pytest.importorskip("tensorrt_rtx")

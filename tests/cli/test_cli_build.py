@@ -136,7 +136,7 @@ def test_group_convolutions_stop_at_their_rung(folder, capsys):
 
 
 def test_nothing_that_holds_the_pattern_is_exit_3_with_the_table(folder, capsys):
-    conv_net(folder / "net.onnx", sparse=False)
+    conv_net(folder / "net.onnx", sparse=False, dtype="float32")
     assert main(["build", "net.onnx", "--sparsity"]) == 3
     captured = capsys.readouterr()
     assert captured.out.count("broken") == 1, "two equal rows are one"

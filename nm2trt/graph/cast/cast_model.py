@@ -101,6 +101,7 @@ def cast_model(
         parent_mask_sha256=passed.parent.mask_sha256,
         mask_sha256=passed.child.mask_sha256,
         relation=passed.relation,
+        verified=passed.child,
     )
 
 

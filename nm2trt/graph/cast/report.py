@@ -12,6 +12,7 @@ from nm2trt.graph.cast.cast_rules import Low, low_slots
 from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import opset
+from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.json_value import JsonValue
 from nm2trt.nm.lineage import Relation, told
 from nm2trt.tables import Column, Mark, Result, Row, Table
@@ -76,6 +77,7 @@ class CastReport(Result):
         parent_mask_sha256: Mask hash of the model that was read.
         mask_sha256: Mask hash of the model that was written.
         relation: "equal", or "subset" when rounding added zeros.
+        verified: The verdicts on the result.
     """
 
     json_names = (
@@ -98,6 +100,7 @@ class CastReport(Result):
     parent_mask_sha256: str
     mask_sha256: str
     relation: Relation
+    verified: VerifyReport | None = None
 
     def tables(self) -> tuple[Table, ...]:
         """Return what stays in float32 and why, and the tensors that rounding changes most."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from nm2trt.compare import OutputDifference, difference_lines
 from nm2trt.graph.fuse.branch_merge import Merging
+from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.lineage import Relation, told
 from nm2trt.tables import Column, Result, Row, Table
 
@@ -44,7 +45,13 @@ class FuseReport(Result):
         parent_mask_sha256: Mask hash of the model that was read.
         mask_sha256: Mask hash of the model that was written.
         relation: How the masks relate.
+        verified: The verdicts on the result.
     """
+
+    json_names = (
+        "model output nodes_before nodes_after constants_evaluated batchnorms_folded branches_merged merges "
+        "declined differences not_measured parent_mask_sha256 mask_sha256 relation"
+    )
 
     model: str
     output: str
@@ -60,6 +67,7 @@ class FuseReport(Result):
     parent_mask_sha256: str
     mask_sha256: str
     relation: Relation
+    verified: VerifyReport | None = None
 
     def tables(self) -> tuple[Table, ...]:
         """Return what was merged, and what was left and why."""

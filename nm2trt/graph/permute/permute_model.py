@@ -46,9 +46,13 @@ class PermuteReport(Result):
         parent_mask_sha256: Mask hash of the model that was read.
         mask_sha256: Mask hash of the model that was written.
         relation: "permuted".
+        verified: The verdicts on the result.
     """
 
-    json_names = "* moved"
+    json_names = (
+        "model output pattern spaces kept_before kept_after differences not_measured parent_mask_sha256 "
+        "mask_sha256 relation moved"
+    )
 
     model: str
     output: str
@@ -61,6 +65,7 @@ class PermuteReport(Result):
     parent_mask_sha256: str
     mask_sha256: str
     relation: Relation
+    verified: VerifyReport | None = None
 
     @property
     def moved(self) -> int:
@@ -148,6 +153,7 @@ def permute_model(
         parent_mask_sha256=passed.parent.mask_sha256,
         mask_sha256=passed.child.mask_sha256,
         relation=passed.relation,
+        verified=passed.child,
     )
 
 
