@@ -83,7 +83,7 @@ class OutputDifference(JsonValue):
                 f"its size depends on the data, and is not the reference's in {self.unequal_shapes} batches"
             )
         counts = ((self.nan_in_both, "NaN"), (self.infinite_in_both, "infinite"))
-        found = [f"{count} of {self.elements} elements are {what}" for count, what in counts if count]
+        found = [f"{count:,} of {self.elements:,} elements are {what}" for count, what in counts if count]
         return f"{' and '.join(found)} on both sides, and are not compared" if found else ""
 
     @property

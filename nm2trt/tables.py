@@ -124,14 +124,6 @@ class Layout:
             yield (" " * _GAP).join(fitted).rstrip()
 
 
-def short_count(number: int) -> str:
-    """Return a count with three digits or so, as in "4.09 G"."""
-    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if number >= unit:
-            return f"{number / unit:.2f} {name}"
-    return str(number)
-
-
 def small_table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> Table:
     """Return a table whose rows all differ; the last column is wrapped if space is short."""
     last = len(headers) - 1

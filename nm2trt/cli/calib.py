@@ -34,7 +34,7 @@ def run(options: CalibCommand) -> int:
         ),
     )
     say()
-    say(f"{len(samples)} samples of {samples.source}, in batches of {samples.batch}")
+    say(f"{len(samples):,} samples of {samples.source}, in batches of {samples.batch}")
     say(f"sha256 {samples.sha256}")
     if options.sheet is not None:
         say(f"wrote {options.sheet}")

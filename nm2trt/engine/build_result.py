@@ -11,9 +11,10 @@ from nm2trt.backends.protocol import TensorSpec
 from nm2trt.engine.ladder.forecast import Forecast
 from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.engine.ladder.ladder_table import ladder_table
+from nm2trt.figures import large, size
 from nm2trt.json_value import named
 from nm2trt.manifest import manifest_path
-from nm2trt.tables import Result, Table, short_count
+from nm2trt.tables import Result, Table
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -86,7 +87,7 @@ class BuildResult(Result):
         name = f"{builder}, {', '.join(options.targets)}, sparsity {options.sparsity}"
         if self.written:
             seconds = self.build_ms / 1e3
-            lines = [f"{self.engine}  {self.engine_bytes / 1e6:.1f} MB in {seconds:.1f} s  ({name})"]
+            lines = [f"{self.engine}  {size(self.engine_bytes)} in {seconds:.1f} s  ({name})"]
         else:
             lines = [f"dry run: {self.engine} would be built  ({name}); nothing was written", *self._steps()]
         lines.append(self.kind)
@@ -115,7 +116,7 @@ class BuildResult(Result):
         doubtful = work.share(work.eligible - work.likely)
         doubts = f"; a dense kernel is likely to be faster for {doubtful:.0%} (nm2trt explain says why)"
         sentence = (
-            f"work: {short_count(work.macs)} multiply-accumulates at the optimum profile; "
+            f"work: {large(work.macs)[0]} multiply-accumulates at the optimum profile; "
             f"{work.share(work.holding):.0%} is 2:4, {work.share(work.eligible):.0%} can run sparse"
             f"{doubts if doubtful else ''}{unknown}"
         )

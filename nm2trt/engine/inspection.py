@@ -12,6 +12,7 @@ from nm2trt.backends.choice import BACKENDS, identify
 from nm2trt.backends.cuda import probe_gpus
 from nm2trt.engine.machine import library_version
 from nm2trt.errors import InputError
+from nm2trt.figures import size
 from nm2trt.files import check_input
 from nm2trt.manifest import Fit, Manifest, read_manifest
 from nm2trt.tables import Result, Table, small_table
@@ -54,12 +55,12 @@ class EngineInfo(Result):
         """Return what the header and the manifest say, and whether the engine runs here."""
         header = {} if self.header is None else self.header.to_json()
         manifest = self.fit.manifest
-        rows = [("size", f"{self.file_bytes / 1e6:.2f} MB"), ("sha256", self.fit.engine_sha256)]
+        rows = [("size", size(self.file_bytes)), ("sha256", self.fit.engine_sha256)]
         if header:
             rows.append(("built by", f"{self.product} {header['version'] or 'of an unknown version'}"))
         if header.get("targets"):
             rows.append(("runs on", ", ".join(header["targets"])))
-            rows.append(("weights", f"{(header['weights_bytes'] or 0) / 1e6:.2f} MB"))
+            rows.append(("weights", size(header["weights_bytes"] or 0)))
         elif header and not (header.get("version") and self.backend == "trt"):
             rows.append(("header", "the layout of this version is unknown; nothing more is read from it"))
         if manifest is not None and manifest.device:

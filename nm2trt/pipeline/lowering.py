@@ -118,7 +118,7 @@ def lower(
             report = cast_model(
                 model, None, to=lowering.precision, keep=lowering.exclude, samples=samples, cache=cache
             )
-            cast = f"{report.cast_nodes} nodes cast, {len(report.kept)} kept in fp32"
+            cast = f"{report.cast_nodes:,} nodes cast, {len(report.kept):,} kept in fp32"
             notes = (f"precision {report.to}: {cast}", *report.notes)
         if not lowering.keep:
             cache.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from nm2trt.figures import percent
 from nm2trt.json_value import JsonValue
 from nm2trt.reporting.data import REPORT_SCHEMA, AccuracyRow, Curve, ReportData, WeightRow
 from nm2trt.reporting.headline import Fact, headline
@@ -129,7 +130,7 @@ def _accuracy(runs: Sequence[ReportData]) -> tuple[Pair, ...]:
 
 
 def _score(row: AccuracyRow) -> str:
-    text = f"{100 * row.value:.2f} %" if row.share else f"{row.value:.4g}"
+    text = percent(row.value, 2) if row.share else f"{row.value:.4g}"
     if row.difference is None:
         return text
     text += f", {100 * row.difference:+.2f} points"
@@ -147,7 +148,7 @@ def _medians(run: ReportData) -> dict[str, str]:
 
 
 def _weight(row: WeightRow) -> str:
-    zeros = "zeros not counted" if row.zero_share is None else f"{row.zero_share:.1%} zeros"
+    zeros = "zeros not counted" if row.zero_share is None else f"{percent(row.zero_share)} zeros"
     rungs = [answer.detail for answer in row.rungs.values() if answer.detail not in ("", "-")]
     return ", ".join(dict.fromkeys(filter(None, (row.status.replace("-", " "), zeros, *rungs))))
 

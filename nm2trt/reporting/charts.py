@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from nm2trt.figures import percent
 from nm2trt.reporting.data import Curve, LatencyRow, LineageNode, Series, WeightRow
 
 COLOURS = 8
@@ -273,7 +274,7 @@ def _tick(value: float, *, share: bool) -> str:
 
 
 def _zeros(share: float | None) -> str:
-    return "zeros not counted" if share is None else f"{share:.1%} zeros"
+    return "zeros not counted" if share is None else f"{percent(share)} zeros"
 
 
 def _status_class(status: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from nm2trt.figures import percent, size
 from nm2trt.reporting.data import AccuracyRow, ReportData
 
 
@@ -55,8 +56,8 @@ def _accuracy(data: ReportData) -> Fact | None:
     tone: Literal["bad", "good", "plain"] = (
         "bad" if row.difference_high < 0 else "good" if row.difference_low >= -0.01 else "plain"
     )
-    score = f"{100 * row.value:.2f} %" if row.share else f"{row.value:.4g}"
-    detail = f"{row.confidence:.0%} interval {interval}; {row.model} has {score}, n = {row.n}"
+    score = percent(row.value, 2) if row.share else f"{row.value:.4g}"
+    detail = f"{percent(row.confidence, 0)} interval {interval}; {row.model} has {score}, n = {row.n:,}"
     return Fact(f"{value} points", f"{row.metric}, paired", detail, tone)
 
 
@@ -69,7 +70,7 @@ def _work(data: ReportData) -> Fact | None:
         return None
     share, place = data.sparse_work.share, data.sparse_work.place
     return Fact(
-        f"{share:.0%}",
+        percent(share),
         "of the work can run sparse",
         f"on {place}" if place else "",
         "plain" if share else "bad",
@@ -84,7 +85,7 @@ def _zeros(data: ReportData) -> Fact | None:
         return None
     zeros = sum((row.parameters or 0) * (row.zero_share or 0.0) for row in counted)
     detail = f"of {total:,} in {len(counted)} layers"
-    return Fact(f"{zeros / total:.1%}", "of the weights are zero", detail, kind="zeros among the weights")
+    return Fact(percent(zeros / total), "of the weights are zero", detail, kind="zeros among the weights")
 
 
 def _pattern(data: ReportData) -> Fact | None:
@@ -114,7 +115,7 @@ def _sizes(data: ReportData) -> Fact | None:
         seen.add(first.key)
     if first is last or not first.size_bytes:
         return None
-    after, before = (f"{(node.size_bytes or 0) / 1e6:.2f} MB" for node in (last, first))
+    after, before = (size(node.size_bytes or 0) for node in (last, first))
     return Fact(after, "on disk", f"{last.name}; {first.name} had {before}")
 
 

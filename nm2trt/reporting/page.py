@@ -12,6 +12,7 @@ from typing import Any
 
 from nm2trt.errors import BackendMissingError
 from nm2trt.extras import install
+from nm2trt.figures import large, percent, size
 from nm2trt.reporting.beside import Beside
 from nm2trt.reporting.data import RUNGS, AccuracyRow, Curve, LatencyRow, ReportData, WeightRow
 from nm2trt.reporting.headline import headline
@@ -121,7 +122,7 @@ def _csp_hash(text: str) -> str:
 
 
 def _percent(share: float | None, digits: int = 2) -> str:
-    return "–" if share is None else f"{100 * share:.{digits}f} %"
+    return "–" if share is None else percent(share, digits)
 
 
 def _points(difference: float | None, digits: int = 2) -> str:
@@ -132,12 +133,7 @@ def _points(difference: float | None, digits: int = 2) -> str:
 
 
 def _size(size_bytes: float | None) -> str:
-    if size_bytes is None:
-        return ""
-    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if size_bytes >= unit:
-            return f"{size_bytes / unit:.1f} {name}"
-    return f"{size_bytes:.0f} B"
+    return "" if size_bytes is None else size(size_bytes)
 
 
 def _seconds(seconds: float | None) -> str:
@@ -149,12 +145,7 @@ def _seconds(seconds: float | None) -> str:
 
 
 def _si(number: float | None) -> str:
-    if number is None:
-        return "–"
-    for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if number >= unit:
-            return f"{number / unit:.1f}{name}"
-    return f"{number:g}"
+    return "–" if number is None else large(number)[0]
 
 
 def _code(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from nm2trt.figures import percent
 from nm2trt.reporting.fields import Fields
 from nm2trt.reporting.records import StageRecord
 
@@ -158,7 +159,7 @@ def verdict_of(fields: Fields) -> Iterable[str]:
         words = "not compared" if error is None else f"error {error:.3g} of the variance"
         words += "" if cosine is None else f", cosine {cosine:.4f}"
         words += "" if kl is None else f", KL {kl:.3g}"
-        words += "" if agreement is None else f", the same class in {agreement:.1%}"
+        words += "" if agreement is None else f", the same class in {percent(agreement)}"
         remark = output.text("remark", "")
         words += f" ({output.count('samples')} {kind} samples)" + (f"; {remark}" if remark else "")
         yield f"output {output.text('output')}: {words}"

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from pathlib import PurePath
 
+from nm2trt.figures import percent, size
 from nm2trt.measure import no_speed
 from nm2trt.reporting.fields import Fields
 from nm2trt.reporting.rebuilt import verdict_of
@@ -25,7 +26,7 @@ def _sparsify(result: Fields) -> str:
     report = result.object("report")
     share = report.maybe("rate_of_all")
     share = report.maybe("sparsity") if share is None else share
-    text = "" if share is None else f"{share:.1%} of the weights are zero"
+    text = "" if share is None else f"{percent(share)} of the weights are zero"
     before, after = report.maybe("loss_before"), report.maybe("loss_after")
     if before is not None and after is not None:
         text += f", distillation loss {before:.3g} to {after:.3g}"
@@ -67,7 +68,7 @@ def _prune(result: Fields) -> str:
     budget = result.object("budget")
     if budget.has("chosen"):
         chosen = budget.object("chosen")
-        text += f", {chosen.number('share'):.0%} of the work: {chosen.text('sentence', '')}"
+        text += f", {percent(chosen.number('share'))} of the work: {chosen.text('sentence', '')}"
     elif result.text("method", "") != "reconstruct":
         text += " by magnitude, nothing repaired"
     else:
@@ -88,9 +89,8 @@ def _verify(result: Fields) -> str:
 def _build(result: Fields) -> str:
     options = result.object("options")
     targets = ", ".join(options.texts("targets"))
-    size = (result.maybe("engine_bytes") or 0.0) / 1e6
     return (
-        f"{size:.1f} MB"
+        size(result.maybe("engine_bytes") or 0.0)
         + (f" for {targets}" if targets else "")
         + f", sparsity {options.text('sparsity', '')}"
     )
@@ -162,7 +162,7 @@ def _probe(result: Fields) -> str:
     requests = sum(load.count("requests") or 0 for load in result.objects("loads"))
     batches = ", ".join(str(check.count("batch")) for check in result.objects("batches"))
     return f"answers as its reference does at batch {batches}" + (
-        f" and in {requests} requests under load" if requests else ""
+        f" and in {requests:,} requests under load" if requests else ""
     )
 
 

@@ -79,7 +79,7 @@ def _open(data: ReportData, compared: list[AccuracyRow], missing: tuple[str, ...
         low = f"a loss of {-100 * (wide.difference_low or 0.0):.2f} points of {wide.metric} is not excluded"
         names = (_file(data, *pair) for pair in (("candidate", "CANDIDATE.onnx"), ("reference", _DENSE)))
         step = f"nm2trt validate {' --against '.join(names)} --data {_TEST}  # more samples than {wide.n}"
-        return Ship("open", f"Not shown yet: {low} (n = {wide.n})", missing, step)
+        return Ship("open", f"Not shown yet: {low} (n = {wide.n:,})", missing, step)
     kept = f"accuracy held: {_loss(compared[-1])}"
     model = _file(data, "model", "MODEL.onnx")
     if data.sparse_work is not None and not data.sparse_work.share:
@@ -107,7 +107,7 @@ def _file(data: ReportData, kind: str, otherwise: str) -> str:
 def _loss(row: AccuracyRow) -> str:
     interval = ""
     if row.difference_low is not None and row.difference_high is not None:
-        interval = f" ({100 * row.difference_low:+.2f} to {100 * row.difference_high:+.2f}, n = {row.n})"
+        interval = f" ({100 * row.difference_low:+.2f} to {100 * row.difference_high:+.2f}, n = {row.n:,})"
     points = f"{100 * (row.difference or 0.0):+.2f} points of {row.metric}{interval}"
     return f"{row.model} has {points} against {row.reference}"
 

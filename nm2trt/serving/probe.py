@@ -95,8 +95,8 @@ def probe_model(
             alike = _alike(known)
             if alike:
                 notes.append(
-                    f"{alike} of {known.count} samples have identical answers, so swapped responses among "
-                    "them cannot be detected"
+                    f"{alike:,} of {known.count:,} samples have identical answers, so swapped responses "
+                    "among them cannot be detected"
                 )
             loads = tuple(
                 _check_load(server, name, known, clients, options) for clients in options.concurrency

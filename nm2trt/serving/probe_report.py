@@ -88,8 +88,8 @@ class ProbeReport(Result):
         """What is wrong, one sentence each; () when the probe passed."""
         found = [f"batch {check.batch}: {check.problem}" for check in self.batches if check.problem]
         found += [
-            f"{check.wrong} of {check.requests} answers to {check.concurrency} clients are wrong, the first: "
-            f"{check.problem}"
+            f"{check.wrong:,} of {check.requests:,} answers to {check.concurrency} clients are wrong, the "
+            f"first: {check.problem}"
             for check in self.loads
             if check.wrong
         ]

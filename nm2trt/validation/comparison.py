@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from nm2trt.backends.protocol import Session
 from nm2trt.compare import OutputDifference
 from nm2trt.errors import DifferenceError, Nm2trtError, restated
+from nm2trt.figures import percent
 from nm2trt.json_value import JsonValue
 from nm2trt.progress import bar
 from nm2trt.validation.metrics.scoring import SampleScores, Scores
@@ -70,11 +71,13 @@ class MetricComparison(JsonValue):
             return f"{self.name}: {score.value:.4%} ({interval}): {self.summary}"
         counts = paired.method
         if isinstance(paired, PairedDifference):
-            moved = f"{paired.gained} gained, {paired.lost} lost"
+            moved = f"{paired.gained:,} gained, {paired.lost:,} lost"
             counts = f"{moved}; exact McNemar p = {paired.p_value:.3g}"
-        interval = f"{paired.confidence:.0%} interval {100 * paired.low:+.2f} to {100 * paired.high:+.2f}"
+        interval = (
+            f"{percent(paired.confidence, 0)} interval {100 * paired.low:+.2f} to {100 * paired.high:+.2f}"
+        )
         found = f"{self.name}: difference {100 * paired.difference:+.2f} points, {interval}"
-        return f"{found} (paired, n = {paired.n}: {counts})"
+        return f"{found} (paired, n = {paired.n:,}: {counts})"
 
 
 @dataclass(frozen=True, slots=True)

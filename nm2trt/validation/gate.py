@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from nm2trt.compare import OutputDifference
 from nm2trt.errors import InputError
+from nm2trt.figures import percent
 from nm2trt.json_value import JsonValue
 from nm2trt.validation.comparison import MetricComparison
 
@@ -100,14 +101,14 @@ def _hold_to_tolerance(item: OutputDifference, atol: float, rtol: float) -> Gate
     if item.unequal_shapes:
         words, remark = f"its size differs from the reference's in {item.unequal_shapes} runs", ""
     elif item.nan_in_both:
-        beyond = f"{outside - item.nan_in_both} of {item.elements} elements are beyond {limit}"
+        beyond = f"{outside - item.nan_in_both:,} of {item.elements:,} elements are beyond {limit}"
         words = f"{beyond}, and {item.nan_in_both} are NaN on both sides, which no tolerance admits"
         remark = ""
     elif outside:
         worst = "" if math.isnan(item.max_abs) else f"; the largest difference is {item.max_abs:.3g}"
-        words = f"{outside} of {item.elements} elements are beyond {limit}{worst}"
+        words = f"{outside:,} of {item.elements:,} elements are beyond {limit}{worst}"
     else:
-        words = f"all {item.elements} elements are within {limit}"
+        words = f"all {item.elements:,} elements are within {limit}"
     sentence = f"output {item.name!r}: {words}" + (f"; {remark}" if remark else "")
     passed = not outside and not item.unequal_shapes
     return Gate("tolerance", None, passed, sentence, item.name, {"atol": atol, "rtol": rtol})
@@ -193,8 +194,8 @@ def hold_to(metric: MetricComparison, max_drop: float) -> Gate:
     loss = -sign * paired.difference
     worst = -(paired.low if metric.higher_is_better else -paired.high)
     interval = (
-        f"{paired.confidence:.0%} interval of the difference {100 * paired.low:+.2f} to "
-        f"{100 * paired.high:+.2f} points, n = {paired.n}"
+        f"{percent(paired.confidence, 0)} interval of the difference {100 * paired.low:+.2f} to "
+        f"{100 * paired.high:+.2f} points, n = {paired.n:,}"
     )
     what = "drop" if metric.higher_is_better else "rise"
     allowed = points(max_drop)
@@ -212,7 +213,7 @@ def hold_to(metric: MetricComparison, max_drop: float) -> Gate:
     if max_drop > loss:
         # An interval narrows with the square root of n.
         needed = math.ceil(paired.n * ((worst - loss) / (max_drop - loss)) ** 2)
-        more = f"; about {_rounded_up(needed)} samples would decide it, if the difference stays"
+        more = f"; about {_rounded_up(needed):,} samples would decide it, if the difference stays"
     sentence = f"{metric.name}: a {what} of more than {allowed} is not excluded ({interval}){more}"
     return Gate(metric.name, max_drop, False, sentence)
 

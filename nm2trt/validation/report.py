@@ -127,7 +127,7 @@ def _differences(comparison: Comparison) -> Table:
         )
         for d in comparison.differences
     )
-    title = f"Outputs, candidate against reference, {comparison.n} samples"
+    title = f"Outputs, candidate against reference, {comparison.n:,} samples"
     return Table(
         (Column("output", "name"), Column("dtype", rank=1), *numbers),
         tuple(rows),

@@ -49,13 +49,13 @@ def test_other_texts_are_no_drops(text):
 def test_the_interval_decides(n, gained, lost, drop, passed, words):
     gate = hold_to(metric(n, gained, lost), drop)
     assert (gate.passed, words in gate.sentence) == (passed, True)
-    assert f"n = {n}" in gate.sentence
-    assert "95% interval of the difference" in gate.sentence
+    assert f"n = {n:,}" in gate.sentence
+    assert "95 % interval of the difference" in gate.sentence
 
 
 def test_as_many_samples_as_are_said_to_decide_do():
     gate = hold_to(metric(300, 3, 3), 0.005)
-    needed = int(gate.sentence.split("about ")[1].split(" ")[0])
+    needed = int(gate.sentence.split("about ")[1].split(" ")[0].replace(",", ""))
     scale = needed / 300
     assert hold_to(metric(needed, round(3 * scale), round(3 * scale)), 0.005).passed
     fewer = int(0.5 * needed)

@@ -73,7 +73,7 @@ def test_tables_say_it_in_words(files, capsys):
     status, out, _ = run(capsys, files)
 
     assert status == 0
-    assert "difference -33.33 points, 95% interval" in out
+    assert "difference -33.33 points, 95 % interval" in out
     assert "n = 30: 0 gained, 10 lost" in out
     assert "converted for the candidate: x: float32 -> float16" in out
     assert "p99 ms" in out

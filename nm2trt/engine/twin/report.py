@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from nm2trt.engine.ladder.forecast import Forecast
 from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.engine.ladder.ladder_table import ladder_table
+from nm2trt.figures import size
 from nm2trt.measure import Latency
 from nm2trt.tables import Column, Result, Row, Table
 
@@ -191,6 +192,6 @@ def _engines(variants: tuple[Variant, ...]) -> Table:
         times: tuple[str, ...] = ("not measured",) * 3
         if latency is not None:
             times = (f"{latency.p50_ms:.3f}", f"{latency.p99_ms:.3f}", f"{latency.spread:.1%}")
-        size, build = f"{variant.engine_bytes / 1e6:.1f} MB", f"{variant.build_ms / 1e3:.1f} s"
-        rows.append(Row((variant.name, size, build, *times)))
+        made = (size(variant.engine_bytes), f"{variant.build_ms / 1e3:.1f} s")
+        rows.append(Row((variant.name, *made, *times)))
     return Table(columns, tuple(rows), noun="engines")

@@ -130,7 +130,7 @@ def check_unfolding(model: Model) -> None:
     most = bounds().unfolded_nodes + len(model.proto.graph.node)
     if functions and total > most:
         raise ModelError(
-            f"{model.name}: its functions unfold to {total} nodes, more than {most}; inline them"
+            f"{model.name}: its functions unfold to {total:,} nodes, more than {most:,}; inline them"
         )
 
 

@@ -124,13 +124,13 @@ class CastReport(Result):
             f"value {value} reaches {largest:.4g}: kept in fp32"
             for value, largest in self.overflowing.items()
         )
-        seen = f"{len(self.overflowing)} values overflow on {self.samples} samples"
+        seen = f"{len(self.overflowing)} values overflow on {self.samples:,} samples"
         return (
             *overflowing,
             *([seen] if self.samples else []),
             (
-                f"{self.cast_nodes} nodes compute in {self.to}, {len(self.kept)} stay in fp32; {self.casts} "
-                f"casts added; masks: {told(self.relation)}"
+                f"{self.cast_nodes:,} nodes compute in {self.to}, {len(self.kept):,} stay in fp32; "
+                f"{self.casts:,} casts added; masks: {told(self.relation)}"
             ),
             *(item.sentence for item in self.differences),
             self.comparison,

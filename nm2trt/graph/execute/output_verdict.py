@@ -58,7 +58,7 @@ class OutputVerdict:
         if self.error is not None and self.cosine is not None:
             found = f"error {self.error:.4g} of the variance, cosine {self.cosine:.4f}{scores}"
         remark = f"; {self.remark}" if self.remark else ""
-        return f"output {self.output}: {found} ({self.samples} {kind} calibration samples){remark}"
+        return f"output {self.output}: {found} ({self.samples:,} {kind} calibration samples){remark}"
 
 
 class VerdictSum:
@@ -120,7 +120,7 @@ class VerdictSum:
         """Return what the sums say."""
         remark = ""
         if self._broken:
-            remark = f"{self._broken} rows hold NaN or infinity in either network and are left out"
+            remark = f"{self._broken:,} rows hold NaN or infinity in either network and are left out"
         elif self._unequal:
             remark = f"{self._unequal} chunks have other shapes in the pruned network and are left out"
         if not self._rows:

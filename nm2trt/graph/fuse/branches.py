@@ -130,7 +130,7 @@ def merge(larger: Branch, other: Branch, *, allow_broken: bool) -> Branch:
         found = check(present, pattern, axis=1)
         if found.broken:
             raise Declined(
-                f"merged with {larger.label} it would break {pattern} in {found.broken} of "
-                f"{found.groups} groups; --allow-broken merges it anyway"
+                f"merged with {larger.label} it would break {pattern} in {found.broken:,} of "
+                f"{found.groups:,} groups; --allow-broken merges it anyway"
             )
     return total

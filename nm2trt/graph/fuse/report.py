@@ -97,7 +97,7 @@ class FuseReport(Result):
             (
                 f"{self.batchnorms_folded} BatchNormalizations folded, {self.branches_merged} branches "
                 f"merged, {self.constants_evaluated} constant weights evaluated, {len(self.declined)} left; "
-                f"{self.nodes_before} nodes are now {self.nodes_after}"
+                f"{self.nodes_before:,} nodes are now {self.nodes_after:,}"
             ),
             *difference_lines(self.differences, self.not_measured),
             f"masks: {told(self.relation)}",

@@ -250,7 +250,7 @@ class _Search:
         finer = finer_than_one(self._limit, best.samples) if self._counted else ""
         return (
             f"no trial of {self._trials.model.name} in {self._options.to} loses at most {self._limit:.1%} on "
-            f"{best.samples} held-out samples; the best, {_words((best.method, best.percentile))} with "
+            f"{best.samples:,} held-out samples; the best, {_words((best.method, best.percentile))} with "
             f"{len(best.float_layers)} layers in float, loses {best.loss:.1%}{finer}: allow more with "
             "--max-loss, or give more samples; nothing was written"
         )

@@ -152,11 +152,11 @@ class QuantizeReport(Result):
         layers = f"{quantised} of {count} layers compute in {self.options.to}, {whole} of them in and out"
         reused = f", {ranges.reused} of them from the cache" if ranges.reused else ""
         return (
-            f"{layers}; {len(self.scales)} values quantised",
-            f"ranges by {ranges.method} over {ranges.samples} samples{reused}",
+            f"{layers}; {len(self.scales):,} values quantised",
+            f"ranges by {ranges.method} over {ranges.samples:,} samples{reused}",
             self._searched,
             self.work.sentence(self.options.to),
-            f"{lost} of {parameters} weights were rounded to zero; masks: {told(self.relation)}",
+            f"{lost:,} of {parameters:,} weights were rounded to zero; masks: {told(self.relation)}",
             *(item.sentence for item in self.differences),
             *((self.not_measured,) if self.not_measured else ()),
             f"wrote {self.output}",

@@ -53,7 +53,7 @@ class RangeSearch(JsonValue):
         """What was chosen, in words."""
         best = self.chosen
         return (
-            f"{len(self.trials)} trials; the one written loses {best.loss:.1%} on {best.samples} held-out "
+            f"{len(self.trials)} trials; the one written loses {best.loss:.1%} on {best.samples:,} held-out "
             f"samples (divergence {best.divergence:.3g}), with {len(best.float_layers)} layers left in float "
             f"for it{finer_than_one(self.limit, best.samples) if self.counted else ''}"
         )
@@ -64,8 +64,8 @@ def finer_than_one(limit: float, samples: int) -> str:
     if not samples or limit * samples >= 1:
         return ""
     return (
-        f"; of {samples} samples a limit of {limit:.2%} lets none change, as one is {1 / samples:.2%}: give "
-        f"{2 * math.ceil(1 / limit)} samples or more"
+        f"; of {samples:,} samples a limit of {limit:.2%} lets none change, as one is {1 / samples:.2%}: "
+        f"give {2 * math.ceil(1 / limit):,} samples or more"
     )
 
 

@@ -213,7 +213,7 @@ class ReconstructReport(Result):
             lines.append(
                 f"{len(few)} of {len(solved)} layers {was} fitted on fewer rows than an output has weights, "
                 f"so that lambda decides: {worst.weight} has {worst.inputs} weights per output, "
-                f"{worst.rows} rows and lambda {worst.ridge:g}; give more samples"
+                f"{worst.rows:,} rows and lambda {worst.ridge:g}; give more samples"
             )
         kind = "held-out" if self.outputs_held_out else "fitted"
         lines += [output.sentence(kind) for output in self.outputs]

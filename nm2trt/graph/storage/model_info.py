@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from nm2trt.figures import size
 from nm2trt.graph.storage.element_types import DTYPE_NAMES
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, load, metadata, opset
@@ -85,7 +86,7 @@ class OnnxInfo(Result):
 
     def tables(self) -> tuple[Table, ...]:
         """Return size, inputs, outputs and the plan."""
-        rows = [("size", f"{self.file_bytes / 1e6:.2f} MB"), ("nodes", str(self.nodes))]
+        rows = [("size", size(self.file_bytes)), ("nodes", f"{self.nodes:,}")]
         if self.producer:
             rows.append(("written by", self.producer))
         for title, tensors in (("input", self.inputs), ("output", self.outputs)):

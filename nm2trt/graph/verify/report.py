@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from nm2trt.errors import InputError
+from nm2trt.figures import large
 from nm2trt.graph.analysis.qdq_islands import Island, island_table
 from nm2trt.graph.storage.element_types import DTYPE_NAMES
 from nm2trt.graph.storage.model import Model
@@ -19,7 +20,7 @@ from nm2trt.nm.outlook import outlook
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan
 from nm2trt.nm.verdict import WeightVerdict
-from nm2trt.tables import Result, Table, short_count
+from nm2trt.tables import Result, Table
 
 FailOn = Literal["broken", "ineligible", "any", "none"]
 FAIL_ON: tuple[FailOn, ...] = ("broken", "ineligible", "any", "none")
@@ -150,7 +151,7 @@ class VerifyReport(Result):
         unknown = f" (not known for {numbers.macs_unknown} weights)" if numbers.macs_unknown else ""
         lines = [f"planned sparse, but no consumer reads it: {name}" for name in self.missing]
         parameters, macs = (
-            f"{short_count(before)}, left {short_count(left)}"
+            ", left ".join(large(before, left))
             for before, left in (
                 (numbers.parameters, numbers.parameters_left),
                 (numbers.macs, numbers.macs_left),

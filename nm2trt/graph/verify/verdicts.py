@@ -205,8 +205,8 @@ class WeightJudge:
             else f"weight as {weight.consumer.operator} reads it"
         )
         sentence = (
-            f"{finding.broken} of {finding.groups} groups of {wanted.m} along axis {how.axis} have more than "
-            f"{wanted.n} non-zeros, the first at {list(place)} of the {where}"
+            f"{finding.broken:,} of {finding.groups:,} groups of {wanted.m} along axis {how.axis} have more "
+            f"than {wanted.n} non-zeros, the first at {list(place)} of the {where}"
         )
         return "broken", "broken", sentence + self._what_holds(weight, how, wanted, finding)
 

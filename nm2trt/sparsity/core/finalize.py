@@ -128,6 +128,6 @@ def require_pattern(name: str, values: Tensor, pattern: NMPattern, *, axis: int)
     held = check(values.float().cpu().numpy(), pattern, axis=axis)
     if not held.holds:
         raise SparsityError(
-            f"{name} breaks {pattern} in {held.broken} of {held.groups} groups, "
+            f"{name} breaks {pattern} in {held.broken:,} of {held.groups:,} groups, "
             f"first at {held.first_broken}; the mask was changed from outside"
         )
