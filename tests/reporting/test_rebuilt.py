@@ -107,7 +107,9 @@ def test_layers_verdict_and_shares_stand_on_the_page(tmp_path):
     for figure in ("0.0123", "0.0987", "0.0456", "0.0071", "64 inputs, 4096 rows"):
         assert figure in text
     assert "w&lt;1&gt;" in html.replace("<wbr>", "")
-    assert "output y: error 0.0021 of the variance, cosine 0.9987, KL 0.0123, the same class in 97.5 %" in text
+    assert (
+        "output y: error 0.0021 of the variance, cosine 0.9987, KL 0.0123, the same class in 97.5 %" in text
+    )
     assert "8 held-out samples" in text
     assert "100.0 % 0 stay dense; breaks the budget" in text
     assert "50.0 % 1 stay dense; written" in text

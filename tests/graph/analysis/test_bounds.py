@@ -118,7 +118,7 @@ def test_functions_that_unfold_without_end():
             helper.make_function("l", f"F{k}", ["p"], ["r"], calls, [helper.make_opsetid("l", 1)])
         )
     model = net([node("F19", ["x"], ["z"], domain="l")], {"w": np.ones((16, 16), np.float32)}, functions)
-    with pytest.raises(ModelError, match="functions unfold to 1572864 nodes"):
+    with pytest.raises(ModelError, match="functions unfold to 1,572,864 nodes"):
         verify_model(model)
 
 

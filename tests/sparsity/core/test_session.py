@@ -400,7 +400,9 @@ def test_a_mask_that_was_changed_from_outside():
     model = net()
     sparse = sparsify(model, method="magnitude")
     model[4].parametrizations.weight[0].mask.fill_(True)
-    with pytest.raises(SparsityError, match=r"4.weight breaks 2:4 in 2,048 of 2,048 groups, first at \(0, 0\)"):
+    with pytest.raises(
+        SparsityError, match=r"4.weight breaks 2:4 in 2,048 of 2,048 groups, first at \(0, 0\)"
+    ):
         sparse.finalize()
 
 
