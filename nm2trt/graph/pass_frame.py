@@ -107,6 +107,14 @@ class Pass:
         """
         return NOT_ASKED
 
+    def start_compare(self, after: Model) -> Callable[[], Agreement]:
+        """Begin what `compare` does, for a pass that runs the model while it is verified.
+
+        Returns:
+            Returns what `compare` does, or raises it.
+        """
+        return lambda: self.compare(after)
+
 
 def run_pass(
     source: str | os.PathLike[str] | Model, target: str | os.PathLike[str] | None, step: Pass
@@ -207,6 +215,7 @@ def _finish(after: Model, step: Pass, parent: VerifyReport, change: Change) -> P
     plan = step.plan(after, {operand.weight_name for operand in consumers(after)})
     if plan is not None:
         set_metadata(after.proto, {METADATA_KEY: plan.to_json()})
+    compared = step.start_compare(after)
     child = verify_model(after, pattern=None if step.keeps_plan else step.pattern)
     relation = step.ensures(parent, child)
     if not change.idle:
@@ -214,7 +223,7 @@ def _finish(after: Model, step: Pass, parent: VerifyReport, change: Change) -> P
         recorded = replace(child, recorded_mask_sha256=child.mask_sha256)
         for question, fact in after.facts.items():
             after.facts[question] = recorded if fact is child else fact
-    return Passed(parent, child, relation, step.compare(after))
+    return Passed(parent, child, relation, compared())
 
 
 def write_model(

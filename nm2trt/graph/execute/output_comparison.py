@@ -6,9 +6,11 @@ ONNX Runtime runs both as they stand: with its own rewriting on, it would fuse w
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +22,8 @@ from nm2trt.graph.analysis.moving_operators import REARRANGING
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model, load, serialized
 from nm2trt.graph.storage.save import all_tensors
+from nm2trt.graph.storage.threads import beside
+from nm2trt.limits.bounds import bounds
 
 if TYPE_CHECKING:
     from nm2trt.backends.ort import OrtSession
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
 _FREE_SIZES = (64, 224, 32, 128, 16, 8, 1)
 _BATCH = 2
 _MOST_FLIPPED = 0.01
+# Bytes up to which a model is run in another thread while it is worked on: it is in memory twice then.
+_BESIDE_BYTES = 1 << 26
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 _SATURATING = frozenset({"Sigmoid", "HardSigmoid", "Softmax", "Tanh"})
 _FREE_SIZED = frozenset({"NonZero", "NonMaxSuppression", "Unique", "Compress", "If", "Loop"})
@@ -84,9 +90,44 @@ class Reference:
             ModelError: ONNX Runtime refuses the changed model, though it took the original.
             BackendError: It fails in a run.
         """
+        return self.start_compare(after, required=required, alive=alive, threads=False)()
+
+    def start_compare(
+        self,
+        after: Model,
+        *,
+        required: bool = True,
+        alive: tuple[float, float] | None = None,
+        threads: bool = True,
+    ) -> Callable[[], Agreement]:
+        """Begin what `compare` does; the metadata of the model may be changed meanwhile.
+
+        Args:
+            after: As `compare` takes it.
+            required: As `compare` takes it.
+            alive: As `compare` takes it.
+            threads: Run a model that holds all its numbers in another thread.
+
+        Returns:
+            Waits for the run, and compares; raises what `compare` does.
+        """
         if self.sentence:
-            return Agreement((), self.sentence)
-        outputs = run_graph(after, self.feeds) if not self.inside else self._compare_inside(after)
+            return lambda: Agreement((), self.sentence)
+        if threads and _may_run_beside(after):
+            ran = beside(functools.partial(_run, _opener(after, self.inside), self.feeds))
+        else:
+            ran = functools.partial(_run, functools.partial(_opened, after, self.inside), self.feeds)
+        return lambda: self._judge(after, ran(), required=required, alive=alive)
+
+    def _judge(
+        self, after: Model, outputs: Arrays, *, required: bool, alive: tuple[float, float] | None
+    ) -> Agreement:
+        if self.inside:
+            found = dict(outputs)
+            changed = {name: found.pop(name) for name in self.inside}
+            inner = compare_outputs(changed, self.inside)
+            require_close(inner, dtype=lowest_type(after.proto), what="where the graph was changed")
+            outputs = found
         free = data_dependent(after.proto.graph)
         differences = compare_outputs(outputs, self.outputs, free_size=free)
         if alive is not None:
@@ -102,30 +143,42 @@ class Reference:
         )
         return Agreement(tuple(differences))
 
-    def _compare_inside(self, after: Model) -> Arrays:
-        """Run the changed model, hold its values inside to their tolerance, and return its outputs."""
-        found = dict(run_inside(after, self.feeds, self.inside))
-        changed = {name: found.pop(name) for name in self.inside}
-        differences = compare_outputs(changed, self.inside)
-        require_close(differences, dtype=lowest_type(after.proto), what="where the graph was changed")
-        return found
 
-
-def run_inside(model: Model, feeds: Arrays, names: Collection[str]) -> Arrays:
-    """Run a model in memory with values inside it as outputs besides its own; the model is left as it was."""
-    with _opened_inside(model, names) as session:
-        return session.run(feeds)
-
-
-def _opened_inside(model: Model, names: Collection[str]) -> OrtSession:
+def _opened(model: Model, names: Collection[str] = (), *, optimize: bool = False) -> OrtSession:
     """Open a model in memory with values inside it as outputs besides its own."""
+    return _opener(model, names, optimize=optimize)()
+
+
+def _opener(model: Model, names: Collection[str] = (), *, optimize: bool = False) -> Callable[[], OrtSession]:
+    """Return what opens a model, as it is now, with values inside it as outputs besides its own."""
+    from nm2trt.backends.ort import open_onnx  # only here: most passes open no session
+
     graph = model.proto.graph
     count = len(graph.output)
     graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
     try:
-        return _in_memory(model, optimize=False)
+        data = serialized(model)
     finally:
         del graph.output[count:]
+    # Bytes and a folder: a file beside the data would need a model's folder that can be written.
+    folder = model.root if _stores_apart(model) else None
+    return lambda: open_onnx(data, optimize=optimize, weights_folder=folder)
+
+
+def _from_file(file: Path) -> OrtSession:
+    from nm2trt.backends.ort import open_onnx
+
+    return open_onnx(file, optimize=False)
+
+
+def _stores_apart(model: Model) -> bool:
+    return any(tensor.data_location == TensorProto.EXTERNAL for tensor in all_tensors(model.proto))
+
+
+def _may_run_beside(model: Model) -> bool:
+    """Tell whether a model may run while it is worked on: small, and without a bound on the run's memory."""
+    small = model.proto.ByteSize() <= _BESIDE_BYTES and not _stores_apart(model)
+    return small and bounds().run_bytes is None
 
 
 def before_saturation(graph: onnx.GraphProto) -> list[str]:
@@ -196,16 +249,48 @@ def run_reference(source: str | os.PathLike[str] | Model, inside: Collection[str
         inside: Values inside the model that are returned too, if they are finite floats.
     """
     model = load(source, leave_weights=True)
-    if inside:
+    with_inside = functools.partial(_opened, model, inside) if inside else None
+    plain = functools.partial(open_session, model, optimize=False)
+    return _run_reference(_own(model), with_inside, plain)
+
+
+def start_reference(model: Model, inside: Collection[str] = ()) -> Callable[[], Reference]:
+    """Begin to run a model as it is now; see `run_reference`.
+
+    Args:
+        model: The model, which may be changed meanwhile.
+        inside: As `run_reference` takes it.
+
+    Returns:
+        Waits for the run, and returns what `run_reference` does.
+    """
+    if not _may_run_beside(model):
+        reference = run_reference(model, inside)
+        return lambda: reference
+    with_inside = _opener(model, inside) if inside else None
+    plain = _opener(model) if model.file is None else functools.partial(_from_file, model.file)
+    own = _own(model)
+    return beside(lambda: _run_reference(own, with_inside, plain))
+
+
+def _own(model: Model) -> list[str]:
+    return [value.name for value in model.proto.graph.output]
+
+
+def _run_reference(
+    own: Collection[str], with_inside: Callable[[], OrtSession] | None, plain: Callable[[], OrtSession]
+) -> Reference:
+    """Run a model with values inside it as outputs if it can be, else with its own outputs."""
+    if with_inside is not None:
         with contextlib.suppress(BackendError, ModelError, DataError):
-            with _opened_inside(model, inside) as session:
-                found = _reference(session, [value.name for value in model.proto.graph.output])
+            with with_inside() as session:
+                found = _reference(session, own)
             if not found.sentence:
                 return found
         # A value that cannot be an output must not keep the outputs from being compared.
     try:
-        with open_session(model, optimize=False) as session:
-            return _reference(session, [spec.name for spec in session.outputs])
+        with plain() as session:
+            return _reference(session, own)
     except (BackendError, ModelError) as error:
         return Reference({}, {}, f"outputs were not compared: {error}")
 
@@ -252,7 +337,11 @@ def run_graph(model: Model, feeds: Arrays) -> Arrays:
         ModelError: ONNX Runtime refuses the model.
         BackendError: It fails in the run.
     """
-    with _in_memory(model, optimize=False) as session:
+    return _run(functools.partial(_opened, model), feeds)
+
+
+def _run(opened: Callable[[], OrtSession], feeds: Arrays) -> Arrays:
+    with opened() as session:
         return session.run(feeds)
 
 
@@ -269,17 +358,8 @@ def open_session(model: Model, *, optimize: bool = True) -> OrtSession:
     from nm2trt.backends.ort import open_onnx  # only here: most passes open no session
 
     if model.file is None:
-        return _in_memory(model, optimize=optimize)
+        return _opened(model, optimize=optimize)
     return open_onnx(model.file, optimize=optimize)
-
-
-def _in_memory(model: Model, *, optimize: bool) -> OrtSession:
-    from nm2trt.backends.ort import open_onnx
-
-    # Bytes and a folder: a file beside the data would need a model's folder that can be written.
-    external = any(t.data_location == TensorProto.EXTERNAL for t in all_tensors(model.proto))
-    folder = model.root if external else None
-    return open_onnx(serialized(model), optimize=optimize, weights_folder=folder)
 
 
 def _feeds(inputs: tuple[TensorSpec, ...]) -> Iterator[Arrays]:

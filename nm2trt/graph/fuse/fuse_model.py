@@ -7,13 +7,13 @@ written, and no weight that holds a pattern loses it: a merge that would is decl
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from nm2trt.errors import LineageError
 from nm2trt.graph.analysis.kernel_chains import PRODUCTS
 from nm2trt.graph.edit.editor import Declined, Editor
-from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, run_reference
+from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, start_reference
 from nm2trt.graph.fuse.batchnorm import fold_batchnorm, fold_constant
 from nm2trt.graph.fuse.branch_merge import Merger, Merging
 from nm2trt.graph.fuse.report import DeclinedFusion, FuseReport
@@ -92,15 +92,15 @@ class _Fuse(Pass):
             for name in node.output
             if name
         }
+        pending = None
         if self._compared:
-            inside = sorted(normed - {value.name for value in graph.output})
-            self._reference = run_reference(model, inside)
+            pending = start_reference(model, sorted(normed - {value.name for value in graph.output}))
         self.fused = _fuse_graph(model, allow_broken=self._allow_broken)
         self.nodes_after = len(graph.node)
-        if self._reference is not None:
-            folded = _folded_values(model, normed, self.fused.merges)
-            kept = {name: value for name, value in self._reference.inside.items() if name in folded}
-            self._reference = replace(self._reference, inside=kept)
+        if pending is not None:
+            folded, reference = _folded_values(model, normed, self.fused.merges), pending()
+            kept = {name: value for name, value in reference.inside.items() if name in folded}
+            self._reference = replace(reference, inside=kept)
         return Change(new=self.fused.new, idle=not self.fused.changed)
 
     def plan(self, model: Model, weights: Collection[str]) -> Plan | None:  # noqa: ARG002
@@ -109,8 +109,8 @@ class _Fuse(Pass):
     def ensures(self, parent: VerifyReport, child: VerifyReport) -> Relation:
         return _relation(self.fused, parent.mask_sha256, child.mask_sha256)
 
-    def compare(self, after: Model) -> Agreement:
-        return NOT_ASKED if self._reference is None else self._reference.compare(after)
+    def start_compare(self, after: Model) -> Callable[[], Agreement]:
+        return (lambda: NOT_ASKED) if self._reference is None else self._reference.start_compare(after)
 
 
 def _folded_values(model: Model, normed: Collection[str], merges: Sequence[Merging]) -> set[str]:

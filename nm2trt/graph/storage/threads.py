@@ -40,3 +40,17 @@ def in_order(work: Callable[[_Item], _Made], items: Iterable[_Item]) -> Iterator
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def beside(work: Callable[[], _Made]) -> Callable[[], _Made]:
+    """Start work in a thread of its own.
+
+    Returns:
+        Waits for the work; returns what it made, or raises what it raised.
+    """
+    from concurrent.futures import ThreadPoolExecutor  # only here: it takes time to import
+
+    pool = ThreadPoolExecutor(1)
+    made = pool.submit(work)
+    pool.shutdown(wait=False)
+    return made.result

@@ -1,0 +1,114 @@
+"""Outputs before and after a pass, from runs that go on while the model is changed or verified."""
+
+import threading
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from nm2trt.errors import BackendError, DifferenceError, ModelError
+from nm2trt.graph.execute import output_comparison
+from nm2trt.graph.execute.output_comparison import run_reference, start_reference
+from nm2trt.graph.storage.model import Model, load
+from nm2trt.limits import bounds
+
+
+def product(factor, *, operator="Mul", domain=""):
+    """Return a model that multiplies its input, with a Relu on the way."""
+    node, value = helper.make_node, helper.make_tensor_value_info
+    proto = helper.make_model(
+        helper.make_graph(
+            [node("Relu", ["x"], ["inner"]), node(operator, ["inner", "factor"], ["y"], domain=domain)],
+            "product",
+            [value("x", TensorProto.FLOAT, [1, 8])],
+            [value("y", TensorProto.FLOAT, [1, 8])],
+            [numpy_helper.from_array(np.full(8, factor, np.float32), "factor")],
+        ),
+        opset_imports=[helper.make_opsetid("", 17), *([helper.make_opsetid(domain, 1)] if domain else [])],
+    )
+    proto.ir_version = 8
+    return proto
+
+
+@pytest.fixture
+def beside(monkeypatch):
+    """Names of the threads in which sessions were opened."""
+    seen = []
+    from nm2trt.backends import ort
+
+    opened = ort.open_onnx
+    monkeypatch.setattr(
+        ort,
+        "open_onnx",
+        lambda *given, **options: (seen.append(threading.current_thread().name), opened(*given, **options))[
+            1
+        ],
+    )
+    return seen
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["file", "memory"])
+def test_a_model_that_changes_meanwhile_is_run_as_it_was(tmp_path, beside, stored):
+    onnx.save(product(3.0), tmp_path / "m.onnx")
+    model = load(tmp_path / "m.onnx") if stored else Model(product(3.0), None, tmp_path)
+    pending = start_reference(model, ["inner"])
+    model.proto.graph.initializer[0].raw_data = np.full(8, 7.0, np.float32).tobytes()
+    reference = pending()
+    given = np.maximum(reference.feeds["x"], 0)
+    assert np.array_equal(reference.outputs["y"], 3 * given)
+    assert np.array_equal(reference.inside["inner"], given)
+    assert len(model.proto.graph.output) == 1
+    assert set(beside) != {threading.main_thread().name}
+
+
+def test_a_value_inside_that_no_session_gives_leaves_the_outputs(tmp_path):
+    model = Model(product(3.0), None, tmp_path)
+    reference = start_reference(model, ["missing"])()
+    assert set(reference.outputs) == {"y"}
+    assert reference.inside == {}
+
+
+def test_a_difference_is_raised_by_whoever_waits(tmp_path):
+    reference = run_reference(Model(product(3.0), None, tmp_path))
+    waiting = reference.start_compare(Model(product(4.0), None, tmp_path))
+    with pytest.raises(DifferenceError, match="output 'y' differs by"):
+        waiting()
+    same = reference.start_compare(Model(product(3.0), None, tmp_path))()
+    assert same.differences[0].max_relative == 0
+
+
+def test_a_difference_inside_is_raised_too(tmp_path):
+    reference = start_reference(Model(product(0.0), None, tmp_path), ["inner"])()
+    other = product(0.0)
+    other.graph.node[0].op_type = "Neg"
+    with pytest.raises(DifferenceError, match="where the graph was changed"):
+        reference.start_compare(Model(other, None, tmp_path))()
+
+
+def test_a_model_that_is_refused_is_told_by_whoever_waits(tmp_path):
+    reference = run_reference(Model(product(3.0), None, tmp_path))
+    waiting = reference.start_compare(Model(product(3.0, operator="Mine", domain="mine"), None, tmp_path))
+    with pytest.raises((ModelError, BackendError), match="ONNX Runtime cannot load the model"):
+        waiting()
+    told = start_reference(Model(product(3.0, operator="Mine", domain="mine"), None, tmp_path))().sentence
+    assert told.startswith("outputs were not compared: ONNX Runtime cannot load the model")
+
+
+@pytest.mark.parametrize("why", ["bound", "size", "apart"])
+def test_a_model_is_run_alone_if_memory_is_bounded_or_it_is_large(tmp_path, beside, monkeypatch, why):
+    onnx.save(
+        product(3.0),
+        tmp_path / "m.onnx",
+        save_as_external_data=why == "apart",
+        size_threshold=0,
+        location="d",
+    )
+    if why == "bound":
+        monkeypatch.setattr(output_comparison, "bounds", lambda: bounds.Bounds(run_bytes=1 << 33))
+    elif why == "size":
+        monkeypatch.setattr(output_comparison, "_BESIDE_BYTES", 10)
+    model = load(tmp_path / "m.onnx", leave_weights=True)
+    reference = start_reference(model)()
+    reference.start_compare(model)()
+    assert set(beside) == {threading.main_thread().name}
