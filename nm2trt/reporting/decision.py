@@ -6,10 +6,31 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from nm2trt.measure import no_speed
-from nm2trt.reporting.data import SparseWork, SpeedRow
+from nm2trt.reporting.data import AccuracyRow, ReportData, SparseWork, SpeedRow
 from nm2trt.reporting.fields import Fields
 from nm2trt.reporting.judged import asked_outlook, eligible_of, place_of_record
 from nm2trt.reporting.records import StageRecord
+
+
+def decisive(data: ReportData) -> list[AccuracyRow]:
+    """Return the comparisons that say something about what the run leads to.
+
+    That is what `build` and `deploy` made, or else the model that was made last, and all that it was made
+    from. A variant that was only compared decides nothing, unless nothing else was compared.
+    """
+    compared = [row for row in data.accuracy if row.difference is not None]
+    nodes = {node.key: node for node in data.lineage}
+    last = {stage.name for stage in data.stages if stage.stage in ("build", "deploy")}
+    waiting = [node for node in data.lineage if node.stage in last] or list(data.lineage[-1:])
+    leading: set[str] = set()
+    while waiting:
+        node = waiting.pop()
+        if node.key not in leading:
+            leading.add(node.key)
+            waiting += [nodes[key] for key in node.parents if key in nodes]
+    names = {node.name for node in data.lineage if node.key in leading}
+    aside = {node.name for node in data.lineage} - names
+    return [row for row in compared if row.model not in aside] or compared
 
 
 def outlook_of(done: Iterable[tuple[StageRecord, Fields]]) -> str:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from nm2trt.figures import percent, size
 from nm2trt.reporting.data import AccuracyRow, ReportData
+from nm2trt.reporting.decision import decisive
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def headline(data: ReportData) -> list[Fact]:
 
 
 def _accuracy(data: ReportData) -> Fact | None:
-    compared = [row for row in data.accuracy if row.difference is not None]
+    compared = decisive(data)
     if not compared:
         return Fact("not measured", "accuracy", "no stage compared it with the dense model")
     # A stage that lost is never hidden by a later one that did not.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nm2trt.reporting.data import AccuracyRow, ReportData
+from nm2trt.reporting.decision import decisive
 
 # A loss that an interval cannot exclude is accepted up to this.
 _TOLERATED = 0.01
@@ -41,7 +42,7 @@ class Ship:
 
 def ship(data: ReportData) -> Ship:
     """Return the verdict on a run: any failed stage, broken weight or lost accuracy says no."""
-    compared = [row for row in data.accuracy if row.difference is not None]
+    compared = decisive(data)
     missing = _not_measured(data, compared)
     return _refused(data, compared, missing) or _open(data, compared, missing)
 

@@ -10,6 +10,7 @@ from nm2trt.cli import main
 from nm2trt.errors import InputError
 from nm2trt.reporting.collect import collect
 from nm2trt.reporting.curves import curves_of
+from nm2trt.reporting.folder import RunFolder
 from nm2trt.reporting.headline import headline
 from nm2trt.reporting.page import to_html, to_markdown
 from nm2trt.reporting.records import StageRecord
@@ -48,6 +49,51 @@ def test_a_stage_that_lost_is_as_loud_as_one_that_passed(run, tmp_path):
         assert 'class="ship no"' in page
         assert page.count('<span class="pill no">lost</span>') == 1
         assert "int8.onnx has -75.00 points" in to_markdown(both)
+
+
+def variants(folder, *, built):
+    """Write a run in which magnitude lost and the model rebuilt from the same dense one did not."""
+    run = RunFolder(folder)
+    run.start("variants", ["magnitude", "prune", *(["build"] if built else [])])
+    dense = file("dense.onnx", "aaaa")
+    for name, digest in (("magnitude", "bbbb"), ("prune", "cccc")):
+        run.write(StageRecord("prune", name, inputs=(dense,), outputs=(file(f"{name}.onnx", digest),)))
+    if built:
+        engine = (file("model.rtx", "dddd"),)
+        run.write(StageRecord("build", "build", inputs=(file("prune.onnx", "cccc"),), outputs=engine))
+    return run
+
+
+@pytest.mark.parametrize("built", [True, False], ids=["built", "made-last"])
+def test_a_variant_that_was_only_compared_does_not_decide(built, tmp_path):
+    run = variants(tmp_path, built=built)
+    for name, right in (("magnitude", 300), ("prune", 394)):
+        compared = validation(f"artefacts/{name}.onnx", "dense.onnx", right=(right, 394))
+        run.write(StageRecord("validate", f"of-{name}", result=compared))
+    data = collect(tmp_path)
+    found = ship(data)
+    assert found.answer == "open"
+    assert "prune.onnx has +0.00 points" in found.sentence
+    fact = next(fact for fact in headline(data) if "top-1" in fact.label)
+    assert "prune.onnx has 99.24 %" in fact.detail
+    # Its loss is on the page all the same.
+    assert to_html(data).count('<span class="pill no">lost</span>') == 1
+
+
+def test_what_a_built_model_was_made_from_decides_with_it(tmp_path):
+    run = variants(tmp_path, built=True)
+    compared = validation("artefacts/prune.onnx", "dense.onnx", right=(300, 394))
+    run.write(StageRecord("validate", "validate", result=compared))
+    found = ship(collect(tmp_path))
+    assert (found.answer, "prune.onnx has -23.68 points" in found.sentence) == ("no", True)
+
+
+def test_a_variant_decides_if_nothing_else_was_compared(tmp_path):
+    run = variants(tmp_path, built=True)
+    compared = validation("artefacts/magnitude.onnx", "dense.onnx", right=(300, 394))
+    run.write(StageRecord("validate", "validate", result=compared))
+    found = ship(collect(tmp_path))
+    assert (found.answer, "magnitude.onnx has -23.68 points" in found.sentence) == ("no", True)
 
 
 def test_what_nobody_measured_is_named_and_no_speed_is_claimed(run, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -86,7 +87,9 @@ def bench_sessions(
         )
 
     try:
-        with bar("timing", runs * len(batches)) as shown:
+        asked = min(runs, _SERVER_RUNS)
+        steps = runs + asked * sum(isinstance(session, ServerTimed) for session in sessions.values())
+        with bar("timing", steps * len(batches)) as shown:
             for position, batch in enumerate(batches):
                 calls, shapes = _calls(sessions, feeds, batch, position == 0, on_device)
                 every.update(shapes if position == 0 else {})
@@ -100,8 +103,9 @@ def bench_sessions(
                     collected.warmed(warm_up(timed, least=warmup, most=_MOST_WARM_UP * max(warmup, 2)))
                 for index, taken in enumerate(rounds(timed, runs)):
                     collected.add(taken)
-                    shown.update(position * runs + index + 1)
-                collected.served(_server_times(sessions, timed, min(runs, _SERVER_RUNS)))
+                    shown.update(position * steps + index + 1, description="timing")
+                told = partial(shown.update, description="server ms")
+                collected.served(_server_times(sessions, timed, asked, told, position * steps + runs))
     except (Nm2trtError, KeyboardInterrupt) as error:
         if not collected.any:
             raise
@@ -205,16 +209,29 @@ def _calls(
 
 
 def _server_times(
-    sessions: Mapping[str, Session], calls: Mapping[str, Callable[[], object]], requests: int
+    sessions: Mapping[str, Session],
+    calls: Mapping[str, Callable[[], object]],
+    requests: int,
+    told: Callable[[float], None],
+    done: int,
 ) -> dict[str, ServerTime]:
     """Return the own time of each session's server; one session after another, as they may share a server.
 
     A server that keeps no statistics is left out: they are an extension of the protocol.
+
+    Args:
+        sessions: The sessions by name.
+        calls: What sends one request, by the session's name.
+        requests: Requests to each.
+        told: Told after each request how much is done.
+        done: What is done before.
     """
+    sent = itertools.count(done + 1)
 
     def repeat(call: Callable[[], object]) -> None:
         for _ in range(requests):
             call()
+            told(next(sent))
 
     found: dict[str, ServerTime] = {}
     for name, session in sessions.items():

@@ -1,5 +1,6 @@
 """Benchmarks: turns, warm-up, percentiles, files of others, and what conditions forbid."""
 
+import contextlib
 import json
 from types import SimpleNamespace
 
@@ -466,6 +467,40 @@ def test_the_report_does_not_replace_a_model(tmp_path, capsys):
     a = model(tmp_path / "a.onnx")
     assert main(["bench", a, "--runs", "3", "-o", a]) == 2
     assert "a.onnx is an input, and would be replaced" in capsys.readouterr().err
+
+
+class Served:
+    """A session whose server tells its own time."""
+
+    inputs = (TensorSpec("x", "float32", (1,)),)
+    outputs = (TensorSpec("y", "float32", (1,)),)
+
+    def run(self, feeds):
+        return {"y": feeds["x"]}
+
+    def server_time(self, work, requests):
+        work()
+        return ServerTime(requests, 1.0, 0.0, 0.2, 0.6, 0.2)
+
+
+def test_requests_for_the_servers_own_time_count_as_work(monkeypatch):
+    steps = []
+
+    class Shown:
+        def update(self, done, total=None, description=None):
+            steps.append((done, description))
+
+    totals = []
+    monkeypatch.setattr(
+        "nm2trt.validation.latency.bench.bar",
+        lambda _, total: totals.append(total) or contextlib.nullcontext(Shown()),
+    )
+    sessions = {"one": Served(), "two": Served()}
+    feeds = {"x": np.zeros(1, np.float32)}
+    timed = bench_sessions(sessions, lambda _session, _batch: feeds, runs=3, warmup=0)
+    assert all(timing.server is not None for timing in timed.timings)
+    assert totals == [9]  # three rounds of both, and three requests to each
+    assert steps == [*((n, "timing") for n in (1, 2, 3)), *((n, "server ms") for n in range(4, 10))]
 
 
 def test_names_of_served_models_are_whole_on_a_narrow_terminal():
