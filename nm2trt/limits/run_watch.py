@@ -7,7 +7,7 @@ asks for more fails at once, and does not bring the machine down.
 from __future__ import annotations
 
 import contextlib
-import re
+import os
 import sys
 import threading
 import time
@@ -20,7 +20,8 @@ from nm2trt.limits.bounds import bounds
 _INTERVAL_S = 0.1
 _GRACE_S = 10.0  # for the operator at work to end, after the call was told to
 _LEAST_FREE = 0.02  # share of the machine's memory
-_MEMORY, _PROCESS = Path("/proc/meminfo"), Path("/proc/self/status")
+_MEMORY, _PROCESS = Path("/proc/meminfo"), Path("/proc/self/statm")
+_DATA_PAGES = 5  # place in the latter
 
 
 @dataclass(eq=False)
@@ -119,14 +120,14 @@ def is_memory_scarce() -> bool:
 def _limit_memory() -> None:
     """Let the process allocate what a run may take, or the machine has free, and no more."""
     global _former_limit
-    free, used = _kilobytes(_MEMORY, "MemAvailable", "SwapFree"), _kilobytes(_PROCESS, "VmData")
+    free, used = _kilobytes(_MEMORY, "MemAvailable", "SwapFree"), _data_bytes()
     if sys.platform != "linux" or free is None or used is None:
         return
     import resource
 
     former = resource.getrlimit(resource.RLIMIT_DATA)
     most = bounds().run_bytes
-    limit = (sum(free) << 10 if most is None else min(most, sum(free) << 10)) + (used[0] << 10)
+    limit = (sum(free) << 10 if most is None else min(most, sum(free) << 10)) + used
     lower = limit if former[0] == resource.RLIM_INFINITY else min(limit, former[0])
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_DATA, (lower, former[1]))
@@ -145,10 +146,29 @@ def _lift_limit() -> None:
 
 def _kilobytes(path: Path, *names: str) -> list[int] | None:
     """Return figures that a file of /proc gives in kB; None if it has not all of them."""
+    text = _content(path)
+    found = []
+    for name in names:  # each run of a model reads them: only these lines are looked at
+        _, there, rest = text.partition(f"{name}:")
+        if not there:
+            return None
+        found.append(int(rest.split(None, 1)[0]))
+    return found
+
+
+def _data_bytes() -> int | None:
+    """Return the memory that RLIMIT_DATA counts, and the stack; None where that is not told."""
+    pages = _content(_PROCESS).split()
+    return int(pages[_DATA_PAGES]) * os.sysconf("SC_PAGE_SIZE") if len(pages) > _DATA_PAGES else None
+
+
+def _content(path: Path) -> str:
+    """Return a file of /proc, or "" where there is none; the layers of `open` would take longer than it."""
     try:
-        text = path.read_text()
+        descriptor = os.open(path, os.O_RDONLY)
     except OSError:
-        return None
-    # Each run of a model reads them: only these lines are looked at.
-    found = [re.search(rf"^{name}:\s*(\d+)", text, re.MULTILINE) for name in names]
-    return [int(match[1]) for match in found if match] if all(found) else None
+        return ""
+    try:
+        return os.read(descriptor, 1 << 16).decode()
+    finally:
+        os.close(descriptor)

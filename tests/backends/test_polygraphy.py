@@ -12,6 +12,7 @@ from nm2trt.backends import choice, cuda
 from nm2trt.backends.ort import open_onnx
 from nm2trt.cli import main
 from nm2trt.validation.samples.polygraphy_json import load_inputs, load_outputs
+from tests import forked
 from tests.engine.nets import conv_net
 
 pytest.importorskip("polygraphy")
@@ -36,6 +37,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def polygraphy(folder, *words, **environment):
+    """Run it in a process of its own, as CUDA wants it; tests without CUDA have `forked.polygraphy`."""
     code = "from polygraphy.tools import main; main()"
     ran = subprocess.run(
         [sys.executable, "-c", code, *words],
@@ -51,10 +53,12 @@ def polygraphy(folder, *words, **environment):
 
 def test_our_onnx_and_data_open_in_polygraphy_and_what_it_saves_opens_here(folder, capsys):
     pytest.importorskip("onnxruntime")
-    shown = polygraphy(folder, "inspect", "model", "net.onnx")
-    assert "x [dtype=float32, shape=('n', 16, 8, 8)]" in shown
+    shown = forked.polygraphy(folder, "inspect", "model", "net.onnx")
+    assert "x [dtype=float32, shape=('n', 16, 8, 8)]" in shown.stdout, shown.stderr
     saved = ("--save-inputs", "in.json", "--save-outputs", "out.json")
-    polygraphy(folder, "run", "net.onnx", "--onnxrt", "--data-loader-script", "loader.py", *saved)
+    loaded = ("--onnxrt", "--data-loader-script", "loader.py")
+    ran = forked.polygraphy(folder, "run", "net.onnx", *loaded, *saved)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
 
     inputs, outputs = load_inputs("in.json"), load_outputs("out.json")
     np.testing.assert_array_equal(inputs["x"], np.load("data.npz")["x"])

@@ -1,8 +1,6 @@
 """Lines for trtexec and Polygraphy: every option is one that those tools read, and Polygraphy's line runs."""
 
 import shlex
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +12,7 @@ from nm2trt.backends.protocol import TensorSpec
 from nm2trt.cli import main
 from nm2trt.cli.other_tools import polygraphy_line, trtexec_line, trtexec_timing_line
 from nm2trt.options.checks import ValidateCommand
+from tests import forked
 from tests.engine.nets import conv_net
 
 # Options that `trtexec` 11.1 reads in samples/common/sampleOptions.cpp of github.com/NVIDIA/TensorRT.
@@ -116,8 +115,7 @@ def test_polygraphy_s_own_parser_takes_the_line_and_it_passes(tmp_path, monkeypa
     conv_net(tmp_path / "my net.onnx")
     options = ValidateCommand(model="my net.onnx", against="my net.onnx", data="x.npz", rtol=1e-3, atol=1e-3)
     for part in polygraphy_line(options).split(" && "):
-        words = [str(Path(sys.executable).parent / "polygraphy"), *shlex.split(part)[1:]]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+        done = forked.polygraphy(tmp_path, *shlex.split(part)[1:])
         assert done.returncode == 0, done.stdout + done.stderr
     assert "PASSED" in done.stdout
 

@@ -20,6 +20,8 @@ from tests.cli.forks import Forks
 
 pytest.importorskip("tensorrt_rtx")
 
+# A new output, one that is replaced, and a new one. Whether all instants are covered the slow tests show, with 200.
+PAIRS = 3
 MODEL_COMMANDS = {
     "fuse": ["fuse", "{model}", "--no-compare", "-o", "{out}"],
     "permute": ["permute", "{model}", "--no-compare", "-o", "{out}"],
@@ -180,15 +182,15 @@ def models_of(external):
 
 
 @pytest.mark.parametrize("command", MODEL_COMMANDS)
-def test_six_pairs_of_a_model_with_external_data(forks, command):
-    write_in_pairs(forks, MODEL_COMMANDS[command], models_of(True), "x.onnx", 6)
+def test_pairs_of_a_model_with_external_data(forks, command):
+    write_in_pairs(forks, MODEL_COMMANDS[command], models_of(True), "x.onnx", PAIRS)
 
 
 # Two builds at once are in test_kills.py; the ranges and the records of bench are written as these are.
 @pytest.mark.parametrize("command", ["infer", "validate"])
-def test_six_pairs_of_plain_files(forks, command):
+def test_pairs_of_plain_files(forks, command):
     words_, out = OTHER_COMMANDS[command]
-    write_in_pairs(forks, words_, models_of(False), out, 6)
+    write_in_pairs(forks, words_, models_of(False), out, PAIRS)
 
 
 @pytest.mark.slow
@@ -211,9 +213,12 @@ def end_at_random(forks, command, out, runs, number):
     models = models_of(True)
     expected, longest = alone(forks, command, models, out)
     rng, ended = random.Random(runs), []
+    parts = rng.sample(range(runs), runs)
     for run in range(runs):
         line = words(command, models[run % 2], out)
-        ended += forks.run(line, after=longest * rng.uniform(0, 1.1), signal=number)
+        # Each in a part of the time of its own, in any order; the first part ends a writer at any load.
+        after = longest * 1.1 * (parts[run] + rng.random()) / runs
+        ended += forks.run(line, after=after, signal=number)
         assert content(forks.out / out) in expected
         if number == signal.SIGTERM:
             assert {path.name for path in forks.out.iterdir()} == names_of(forks, out), forks.last_words()
@@ -225,7 +230,7 @@ def end_at_random(forks, command, out, runs, number):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
 def test_ended_writers_leave_a_whole_model_and_the_next_one_clears_up(forks, number):
-    ended = end_at_random(forks, MODEL_COMMANDS["prune"], "x.onnx", 20, number)
+    ended = end_at_random(forks, MODEL_COMMANDS["prune"], "x.onnx", 10, number)
     assert (143 if number == signal.SIGTERM else -number) in ended
 
 
@@ -268,7 +273,7 @@ TEXTS = {
 }
 
 
-@pytest.mark.parametrize("pairs", [6, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("pairs", [PAIRS, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("command", TEXTS)
 def test_pairs_of_texts(forks, command, pairs):
     if command == "report":
@@ -276,7 +281,7 @@ def test_pairs_of_texts(forks, command, pairs):
     texts_in_pairs(forks, *TEXTS[command], pairs)
 
 
-@pytest.mark.parametrize("pairs", [6, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("pairs", [PAIRS, pytest.param(200, marks=pytest.mark.slow)])
 def test_pairs_of_deployments_make_a_version_each(forks, pairs):
     """Both are placed, one after the other; each version holds one whole model, and the last one is served."""
     repository = forks.folder / "models"

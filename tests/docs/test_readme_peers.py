@@ -2,13 +2,12 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from nm2trt.cli import main
+from tests import forked
 from tests.engine.nets import conv_net
 
 ROOT = Path(__file__).parents[2]
@@ -19,8 +18,7 @@ def test_polygraphy_lets_a_dense_model_pass_and_verify_does_not(tmp_path, capsys
     pytest.importorskip("polygraphy")
     net = tmp_path / "dense.onnx"
     conv_net(net, sparse=False)
-    words = [str(Path(sys.executable).parent / "polygraphy"), "inspect", "sparsity", str(net)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    done = forked.polygraphy(tmp_path, "inspect", "sparsity", str(net))
     assert done.returncode == 0, done.stderr
     assert main(["verify", str(net)]) == 3
     assert "`inspect sparsity` ends with status 0 on a dense model" in README
