@@ -20,7 +20,7 @@ from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.batch_axes import as_feed, fixed_batch, sample_first, sample_shapes
 from nm2trt.backends.protocol import TensorSpec, check_names, numpy_dtype
 from nm2trt.calibration.npz_file import npz_arrays, npz_batches, npz_headers
-from nm2trt.errors import DataError
+from nm2trt.errors import DataError, InputError
 from nm2trt.extras import missing
 from nm2trt.files import check_input
 
@@ -108,7 +108,8 @@ def open_sample_stream(
     """Open an `.npz` of arrays by input name, or a calibration recipe.
 
     Args:
-        path: The file; what ends in `.npz` is one, anything else is read as a recipe. Labels are left out.
+        path: The file; what ends in `.npz` is one, and a recipe ends in `.yaml`, `.yml` or nothing. Labels
+            are left out.
         data_root: Folder that a recipe's paths are relative to; its own by default.
         allow_functions: Run a recipe's `function` source, which is code.
         inputs: What the model takes: arrays of an `.npz` may then have the batch on another axis, or be one
@@ -122,6 +123,7 @@ def open_sample_stream(
     path = Path(path)
     if path.suffix.lower() == ".npz":
         return _open_npz(path, inputs)
+    _refuse_others(path)
     try:
         from nm2trt.calibration.recipe import load_recipe, open_recipe, read_recipe
     except ModuleNotFoundError as error:
@@ -143,6 +145,20 @@ def open_sample_stream(
         lambda size: between(size, 0, len(opened)),
         between,
     )
+
+
+def _refuse_others(path: Path) -> None:
+    """Raise if what should be samples is neither an .npz nor, by its name, a recipe."""
+    if path.is_dir():
+        raise InputError(
+            f"{path} is a folder; give an .npz of arrays by input name, or a recipe (.yaml) that reads "
+            "the folder"
+        )
+    if path.suffix.lower() not in ("", ".yaml", ".yml"):
+        raise InputError(
+            f"{path} is neither an .npz nor a recipe (.yaml); save the samples by the names of the model's "
+            "inputs, as in numpy.savez('inputs.npz', x=array)"
+        )
 
 
 def _open_npz(path: Path, inputs: Sequence[TensorSpec]) -> SampleStream:

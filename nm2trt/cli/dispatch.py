@@ -11,7 +11,7 @@ import io
 import os
 import sys
 import threading
-from typing import Any, NoReturn, TextIO
+from typing import Any, ClassVar, NoReturn, TextIO
 
 from nm2trt import errors
 from nm2trt.cli import COMMANDS, help_text
@@ -63,6 +63,8 @@ _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
 
 
 class _Parser(argparse.ArgumentParser):
+    typed: ClassVar[list[str]] = []  # the words of this process's command
+
     def __init__(self, *arguments: Any, **options: Any) -> None:
         # `--spars MODEL` would be taken for `--sparsity=MODEL`.
         # A width given saves an import that asks for it; `help_text` lays out the help.
@@ -70,7 +72,13 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(*arguments, **{"allow_abbrev": False, "formatter_class": plain, **options})
 
     def error(self, message: str) -> NoReturn:
-        told = f"{message}; see {self.prog} --help"
+        command = next((word for word in self.typed if word in COMMANDS), "")
+        if self.prog == "nm2trt" and command and message.startswith("unrecognized"):
+            chosen_parser(command).error(message)  # argparse has its first parser tell what no parser knows
+        from nm2trt.cli.unknown_flags import explained
+
+        told = explained(message, self.typed, command, self._option_string_actions)
+        told += "" if told.endswith("?") else f"; see {self.prog} --help"
         print_json_error(InputError.__name__, told, InputError.exit_status)
         self.exit(2, printable(f"{self.prog}: {told}") + "\n")
 
@@ -87,6 +95,7 @@ def dispatch(arguments: list[str]) -> int:
 def _run(arguments: list[str]) -> int:
     set_verbosity(0)
     await_json("--json" in arguments)
+    _Parser.typed = arguments
     _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

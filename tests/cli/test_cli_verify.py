@@ -79,7 +79,7 @@ def test_no_command(capsys):
 
 def test_unknown_command(capsys):
     assert main(["veryfy"]) == 2
-    assert "invalid choice: 'veryfy'" in capsys.readouterr().err
+    assert capsys.readouterr().err == "nm2trt: 'veryfy' is not a command; did you mean verify?\n"
 
 
 def test_a_bug_of_ours_is_exit_1_without_a_traceback(path, capsys, monkeypatch):

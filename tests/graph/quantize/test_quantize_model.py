@@ -359,6 +359,8 @@ BAD = np.where(np.arange(X.size).reshape(X.shape) == 70, np.nan, X).astype(np.fl
         pytest.param(None, {"to": "int4"}, InputError, "cannot quantise to 'int4'; choose int8 or fp8", id="format"),
         pytest.param(None, {"method": "best"}, InputError, "'best' is not a calibration method; choose minmax", id="method"),
         pytest.param(None, {"method": "percentile", "percentile": 7}, InputError, "a percentile of 7", id="percentile"),
+        pytest.param(None, {"calib": "one.npy"}, InputError, r"one.npy is neither an .npz nor a recipe", id="npy"),
+        pytest.param(None, {"calib": "."}, InputError, r"\. is a folder; give an .npz of arrays", id="folder"),
         pytest.param(None, {"calib": "none.npz"}, InputError, "none.npz does not exist", id="missing"),
         pytest.param(samples_of(z=X), {}, DataError, r"inputs are \['x'\], the data has \['z'\]; rename 'z' to 'x'", id="names"),
         pytest.param(samples_of(x=X[:, :4]), {}, DataError, r"takes shape nx8x6x6, the samples have \(4, 4, 6, 6\)", id="shape"),
