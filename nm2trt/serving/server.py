@@ -27,6 +27,8 @@ _ATTEMPTS = 3
 _USUAL_PORTS = (8000, 8001, 8002)
 _LONGEST_INDEX = 1 << 22
 _STDERR = 2
+# What a server says of a port that another program has.
+_TAKEN = ("failed to bind", "already in use")
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps shared memory, not a temporary file
 # The server must not outlive whoever started it, even one that is killed: Linux then sends it SIGTERM.
 _LAUNCHER = (
@@ -72,7 +74,7 @@ class RunningServer:
     metrics: str
     process: subprocess.Popen[bytes]
     _exit_timeout_s: int = 10
-    _memory_prefix: str = field(default="", repr=False)
+    _identity: str = field(default="", repr=False)
 
     @property
     def pid(self) -> int:
@@ -140,8 +142,8 @@ class RunningServer:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         status = self.process.wait()
-        if self._memory_prefix:
-            for left in _SHARED_MEMORY.glob(f"{self._memory_prefix}*"):
+        if self._identity:
+            for left in _SHARED_MEMORY.glob(f"{self._identity}-*"):
                 with contextlib.suppress(OSError):
                     left.unlink()
         return status
@@ -213,10 +215,12 @@ class _PortTakenError(Exception):
 
 def _launch(found: Installation, repository: Path, options: ServerOptions) -> tuple[RunningServer, int]:
     ports = _free_ports(options)
-    prefix = f"nm2trt-{os.getpid()}-{secrets.token_hex(4)}-"
+    # Another server may take the port meanwhile, and would answer in place of this one.
+    identity = f"nm2trt-{os.getpid()}-{secrets.token_hex(4)}"
     http_port, grpc_port, metrics_port = ports
     words = [
         str(found.binary.absolute()),
+        f"--id={identity}",
         f"--model-repository={repository}",
         f"--model-control-mode={options.control}",
         # What nm2trt writes is complete; completing it would start every Python model twice.
@@ -231,7 +235,7 @@ def _launch(found: Installation, repository: Path, options: ServerOptions) -> tu
         f"--grpc-port={grpc_port}",
         f"--metrics-address={options.host}",
         f"--metrics-port={metrics_port}",
-        f"--backend-config=python,shm-region-prefix-name={prefix}",
+        f"--backend-config=python,shm-region-prefix-name={identity}-",
     ]
     if found.backends is not None:
         words.append(f"--backend-directory={found.backends}")
@@ -254,7 +258,9 @@ def _launch(found: Installation, repository: Path, options: ServerOptions) -> tu
         )
     host = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host  # noqa: S104 - a comparison
     http_at, grpc_at, metrics_at = (f"{host}:{port}" for port in ports)
-    server = RunningServer(repository, http_at, grpc_at, metrics_at, process, options.exit_timeout_s, prefix)
+    server = RunningServer(
+        repository, http_at, grpc_at, metrics_at, process, options.exit_timeout_s, identity
+    )
     return server, start
 
 
@@ -281,10 +287,10 @@ def _free_ports(options: ServerOptions) -> list[int]:
 
 def _wait_until_ready(server: RunningServer, options: ServerOptions, log_start: int) -> None:
     limit = time.monotonic() + options.ready_timeout_s
-    while not _is_ready(server.http):
+    while not _is_ready(server):
         if not server.is_running():
             said = _last_words(options.log, log_start)
-            if "failed to bind" in said.lower() or "address already in use" in said.lower():
+            if any(words in said.lower() for words in _TAKEN) or _is_taken(server):
                 raise _PortTakenError(f"the server cannot listen: {said}")
             raise BackendError(f"the server stopped with status {server.wait()}: {said}")
         if time.monotonic() > limit:
@@ -293,12 +299,28 @@ def _wait_until_ready(server: RunningServer, options: ServerOptions, log_start: 
         time.sleep(0.05)
 
 
-def _is_ready(address: str) -> bool:
-    connection = http.client.HTTPConnection(address, timeout=2.0)
+def _is_taken(server: RunningServer) -> bool:
+    """Tell whether somebody else listens on a port of a server that has ended."""
+    for address in (server.http, server.grpc, server.metrics):
+        host, _, port = address.rpartition(":")
+        try:
+            socket.create_server((host, int(port))).close()
+        except OSError:
+            return True
+    return False
+
+
+def _is_ready(server: RunningServer) -> bool:
+    """Tell whether the server itself answers on its port, and not another one that was there first."""
+    connection = http.client.HTTPConnection(server.http, timeout=2.0)
     try:
         connection.request("GET", "/v2/health/live")
-        return connection.getresponse().status == http.client.OK
-    except (OSError, http.client.HTTPException):
+        answer = connection.getresponse()
+        answer.read(_LONGEST_INDEX)
+        connection.request("GET", "/v2")
+        told = json.loads(connection.getresponse().read(_LONGEST_INDEX))
+        return answer.status == http.client.OK and told["name"] == server._identity
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, RecursionError):
         return False
     finally:
         connection.close()

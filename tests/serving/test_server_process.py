@@ -1,12 +1,15 @@
 """A tritonserver of one's own: found, started, watched, stopped; and what stands in the way."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -57,7 +60,7 @@ def test_clean_stop_and_a_model_that_does_not_keep_the_others_from_loading(tmp_p
     assert server.stop() == 0
     assert not server.is_running()
     assert processes_below(tmp_path) == []
-    assert not list(Path("/dev/shm").glob(f"{server._memory_prefix}*"))
+    assert not list(Path("/dev/shm").glob(f"{server._identity}-*"))
 
 
 def test_usual_ports_are_taken_if_free_and_others_if_not(monkeypatch):
@@ -110,6 +113,50 @@ def test_a_port_that_is_taken(tmp_path, tritonserver):
             InputError, match=rf"nothing can listen on port {port} of 127\.0\.0\.1: Address already in use"
         ):
             serve(tmp_path / "models", ServerOptions(http_port=port, load=(), log=tmp_path / "log.txt"))
+    assert processes_below(tmp_path) == []
+
+
+class _Other(BaseHTTPRequestHandler):
+    """A server with a model of its own, which took the port in the moment after it was found free."""
+
+    def do_GET(self):
+        self._answer({"name": "triton"})
+
+    def do_POST(self):
+        self._answer([{"name": "another", "state": "READY"}])
+
+    def _answer(self, value):
+        data = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("logged", [True, False], ids=["log", "stderr"])
+def test_a_server_that_took_the_port_meanwhile_is_not_taken_for_ours(
+    logged, tmp_path, tritonserver, monkeypatch
+):
+    models = tmp_path / "models"
+    deploy(nets.linear(tmp_path / "m.onnx"), models, "good", DeployOptions(backend="python"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        chosen = []
+
+        def free_ports(options):
+            found = _free_ports(options)
+            chosen.append([other.server_address[1], *found[1:]] if not chosen else found)
+            return chosen[-1]
+
+        monkeypatch.setattr(server_module, "_free_ports", free_ports)
+        options = ServerOptions(log=tmp_path / "log.txt" if logged else None)
+        with serve(models, options) as server:
+            assert [state.name for state in server.model_states()] == ["good"]
+        other.shutdown()
+    assert len(chosen) == 2
     assert processes_below(tmp_path) == []
 
 
