@@ -88,7 +88,12 @@ class Pass:
         raise NotImplementedError
 
     def plan(self, model: Model, weights: Collection[str]) -> Plan | None:  # noqa: ARG002 - for passes that rename
-        """Return the plan under the names of the changed model, which has these weights; None keeps it."""
+        """Return the plan under the names of the changed model; None keeps it.
+
+        Args:
+            model: The changed model.
+            weights: Names of its weights, if it has a plan.
+        """
         return None
 
     def ensures(self, parent: VerifyReport, child: VerifyReport) -> Relation:
@@ -212,7 +217,8 @@ def _outside(model: Model) -> list[TensorProto]:
 
 def _finish(after: Model, step: Pass, parent: VerifyReport, change: Change) -> Passed:
     """Verify, record and compare the changed model."""
-    plan = step.plan(after, {operand.weight_name for operand in consumers(after)})
+    planned = plan_of(after) is not None  # only then does a pass ask for the names
+    plan = step.plan(after, {operand.weight_name for operand in consumers(after)} if planned else set())
     if plan is not None:
         set_metadata(after.proto, {METADATA_KEY: plan.to_json()})
     compared = step.start_compare(after)

@@ -356,3 +356,20 @@ def test_a_tournament_finds_what_all_pairs_find(monkeypatch, dtype, m, inner):
             block_ranks.set_mask(score, wanted, NMPattern(2, m), inner=inner, magnitude=magnitude)
         np.testing.assert_array_equal(found, wanted)
         assert (found.sum(axis=1) == 2).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_holds_is_what_check_says(seed):
+    rng = np.random.default_rng(seed)
+    pattern = NMPattern(*[(1, 2), (2, 4), (4, 8), (3, 6), (1, 1)][seed % 5])
+    shape = [(8, pattern.m * 3), (4, pattern.m * 2, 3, 3), (2, pattern.m, 150)][seed % 3]
+    present = rng.random(shape) < (0.3 if seed % 2 else 0.01)
+    assert numpy_mask.holds(present, pattern, axis=1) == check(present, pattern, axis=1).holds
+
+
+def test_holds_takes_a_large_weight_by_pieces():
+    present = np.zeros((1 << 17, 4), np.bool_)
+    present[:, :2] = True
+    assert numpy_mask.holds(present, TWO_FOUR, axis=1)
+    present[-1] = True
+    assert not numpy_mask.holds(present, TWO_FOUR, axis=1)

@@ -235,10 +235,12 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def _node_state(scope: Scope, node: onnx.NodeProto) -> State:
-    states = [scope.state(name) for name in visible(scope, node)]
-    for state in states:
+    states = []
+    for name in visible(scope, node):
+        state = scope.state(name)
         if state.kind == "dynamic":
             return state
+        states.append(state)
     turns = [state for state in states if state.kind == "turn"]
     if turns and (node.op_type != "Gather" or len(states) < 2 or states[0].kind == "turn"):
         return turns[0]

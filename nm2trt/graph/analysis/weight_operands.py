@@ -101,7 +101,7 @@ class Consumer:
     @property
     def sources(self) -> tuple[Source, ...]:
         """Every stored tensor that the operand is made of, `source` first."""
-        if self.source is None:
+        if self.carrier is None and self.state.kind in ("dynamic", "turn"):
             return ()
         where = (self.scope, self.value) if self.carrier is None else (self.carrier.scope, self.carrier.value)
         return tuple(stored_sources(*where))
@@ -119,6 +119,10 @@ def consumers(model: Model) -> Iterator[Consumer]:
     Raises:
         ModelError: The graph breaks a rule of the format; see `nm2trt.graph.analysis.scopes.walk`.
     """
+    yield from model.once("consumers", lambda: tuple(_consumers(model)))
+
+
+def _consumers(model: Model) -> Iterator[Consumer]:
     shapes = functools.cache(lambda: infer_shapes(model))
     for scope, node in walk(model):
         domain = "" if node.domain == "ai.onnx" else node.domain

@@ -16,7 +16,7 @@ from nm2trt.graph.fuse.batchnorm import read_batchnorm, rounded
 from nm2trt.graph.fuse.branches import Branch, diagonal, held_pattern, merge
 from nm2trt.graph.fuse.kernel_geometry import read_geometry
 from nm2trt.graph.storage.model import opset
-from nm2trt.nm.mask import check
+from nm2trt.nm.mask import holds
 from nm2trt.nm.plan import Plan
 
 _FIRST_NUMPY_ADD_OPSET = 7
@@ -178,7 +178,10 @@ class Merger:
         )
         editor.set_input(anchor, 2, bias)
         editor.set_input(anchor, 1, weight)
-        broken = any(check(numbers != 0, pattern, axis=1).broken for pattern in total.patterns)
+        # Otherwise `merge` has declined what would break one.
+        broken = self.allow_broken and not all(
+            holds(numbers != 0, pattern, axis=1) for pattern in total.patterns
+        )
         return Merging(
             editor.label(anchor),
             tuple(labels),

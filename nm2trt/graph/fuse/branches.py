@@ -16,7 +16,7 @@ from nm2trt.errors import LineageError
 from nm2trt.graph.edit.editor import Declined
 from nm2trt.graph.fuse.batchnorm import Affine, rounded
 from nm2trt.graph.fuse.kernel_geometry import Geometry, kernel_offset
-from nm2trt.nm.mask import check
+from nm2trt.nm.mask import check, holds
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import PlanEntry
 
@@ -92,7 +92,7 @@ def held_pattern(weight: Array, entry: PlanEntry | None) -> NMPattern | None:
     if (entry is not None and entry.pattern is None) or not present.any():
         return None
     for pattern in _KNOWN if entry is None or entry.pattern is None else (entry.pattern,):
-        if length % pattern.m == 0 and check(present, pattern, axis=1).holds:
+        if length % pattern.m == 0 and holds(present, pattern, axis=1):
             return pattern
     return None
 
@@ -127,8 +127,8 @@ def merge(larger: Branch, other: Branch, *, allow_broken: bool) -> Branch:
     if bool((present & (larger.weight == 0) & (placed == 0)).any()):
         raise LineageError(f"merging {other.label} into {larger.label} made weights that neither branch has")
     for pattern in () if allow_broken else total.patterns:
-        found = check(present, pattern, axis=1)
-        if found.broken:
+        if not holds(present, pattern, axis=1):
+            found = check(present, pattern, axis=1)
             raise Declined(
                 f"merged with {larger.label} it would break {pattern} in {found.broken:,} of "
                 f"{found.groups:,} groups; --allow-broken merges it anyway"

@@ -35,9 +35,10 @@ def read_tensor(tensor: onnx.TensorProto, root: Path | None) -> Array:
     """
     kind, shape = element_type(tensor), tuple(tensor.dims)
     if kind.bits >= 8 and tensor.data_location != TensorProto.EXTERNAL and tensor.HasField("raw_data"):
-        data = tensor.raw_data
-        _check_shape(tensor)
-        _check_length(tensor, len(data), _bytes_for(math.prod(shape), kind), "it stores")
+        data, size = tensor.raw_data, math.prod(shape)
+        if min(shape, default=0) < 0 or len(data) * 8 != size * kind.bits:
+            _check_shape(tensor)
+            _check_length(tensor, len(data), _bytes_for(size, kind), "it stores")
         return _decode(data, kind, 0).reshape(shape)
     parts = list(iter_elements(tensor, root))
     flat = parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, kind.numpy), *parts])

@@ -149,8 +149,9 @@ def count_groups(
 
 def _rounded(pieces: Iterable[Array], rounded: ElementType | None) -> Iterator[Array]:
     for piece in pieces:
-        is_float = piece.dtype.kind not in "iub" and "int" not in str(piece.dtype)
-        yield cast_array(piece, rounded.numpy) if rounded is not None and is_float else piece
+        if rounded is not None and piece.dtype.kind not in "iub" and "int" not in str(piece.dtype):
+            piece = cast_array(piece, rounded.numpy)
+        yield piece
 
 
 def _zero_point(weight: ReadWeight, how: OnnxWeight) -> Array | None:
