@@ -19,6 +19,8 @@ _PLACES = (_PACKAGE / "_samples", _PACKAGE.parent / "samples")
 _NAME = re.compile(r"[0-9]{2}_\w+")
 # A script that uses another sample's modules names its folder.
 _USES = re.compile(r"""parents\[1\] / ["'](\w+)["']""")
+# A link to what lies outside the samples.
+_ELSEWHERE = re.compile(r"\[([^\]]+)\]\(\.\./\.\./([^)]+)\)")
 _INSTALLS = re.compile(r"pip install -e '\.\[([\w,]+)\]'")
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", ".ipynb_checkpoints")
 
@@ -113,6 +115,7 @@ def _copy(source: Path, target: Path) -> None:
         readme = Path(name) / target.name / "README.md"
         # The line of a checkout works in no other folder.
         text = _INSTALLS.sub(lambda told: install(told[1]), readme.read_text(encoding="utf-8"))
+        text = _ELSEWHERE.sub(r"\1: `\2` in the source archive", text)
         readme.write_text(text, encoding="utf-8")
         (Path(name) / target.name).rename(target)
 

@@ -263,7 +263,9 @@ def test_a_dense_file_of_a_type_without_sparse_kernels_is_not_to_be_pruned(folde
     text = said(capsys, "verify", "half.onnx", *RTX, status=3)
     assert "nor would it at 2:4: float16 on sm86 by trt-rtx" in text
     assert "start again from the float32 model" in text
-    assert following(text)[:2] == ["explain", "half.onnx"]
+    words = following(text)
+    assert words[:2] == ["explain", "half.onnx"]
+    assert "do: even at 2:4, int8 is needed: start again from the float32 model" in said(capsys, *words)
     words = following(said(capsys, "verify", "half.onnx", "--backend", "trt", "--target", "sm86", status=3))
     assert words[:2] == ["prune", "half.onnx"]
     said(capsys, *words, "-o", "p.onnx")

@@ -1,6 +1,7 @@
 """`nm2trt samples`: listed, copied with what they use, never over a folder."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,17 @@ def test_a_sample_is_copied_with_the_one_whose_modules_it_uses(tmp_path, capsys)
     assert "'.[" not in readme
     for name in ("01_digits/data.py", "02_methods/compare.py", "02_methods/measured/claims.json"):
         assert (tmp_path / "samples" / name).read_bytes() == (SAMPLES / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in SAMPLES.glob("*/README.md")))
+def test_links_of_a_copied_readme_lead_somewhere(tmp_path, capsys, name):
+    assert main(["samples", "copy", name, "-o", str(tmp_path)]) == 0
+    readme = tmp_path / "samples" / name / "README.md"
+    text = readme.read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    assert [link for link in links if not (readme.parent / link).exists()] == []
+    if name.startswith("07"):
+        assert "(how: `docs/methods/reconstruct.md` in the source archive)" in text
 
 
 @pytest.mark.parametrize(

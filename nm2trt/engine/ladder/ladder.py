@@ -26,6 +26,7 @@ from nm2trt.engine.ladder.builder_rungs import (
 from nm2trt.engine.ladder.ladder_row import RUNGS, LadderRow
 from nm2trt.nm.advice import pattern_advice
 from nm2trt.nm.eligibility import Place, can_run_sparse, expectations
+from nm2trt.nm.outlook import type_forbids
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.verdict import Eligibility, WeightVerdict
 
@@ -155,8 +156,13 @@ def _row(verdict: WeightVerdict, sparsity: str, place: Place, evidence: Evidence
         source=judged.source if judged is not None and decided else verdict.source,
         basis=judged.basis if judged is not None and decided else verdict.basis,
         doubts=_doubts(verdict, place),
-        remedy=judged.remedy if judged is not None and decided else pattern_advice(verdict),
+        remedy=judged.remedy if judged is not None and decided else _pattern_remedy(verdict, place),
     )
+
+
+def _pattern_remedy(verdict: WeightVerdict, place: Place) -> str:
+    forbidden = type_forbids(verdict, place)
+    return pattern_advice(verdict) if forbidden is None else f"even at 2:4, {forbidden.remedy}"
 
 
 def _above_builder(node: str, evidence: Evidence) -> list[Rung]:
