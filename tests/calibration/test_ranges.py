@@ -142,7 +142,8 @@ def test_one_batch_at_a_time_is_run(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_second_calibration_runs_nothing(tmp_path, method):
+def test_a_second_calibration_runs_nothing(tmp_path, method, monkeypatch):
+    monkeypatch.setitem(collectors._BINS, "entropy", 144)
     first = Calibration(normal(), method)
     wanted = first(tmp_path / "cache.npz")
     second = Calibration(normal(), method)
@@ -177,7 +178,8 @@ DAMAGE = {
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_cache_counts_as_empty(tmp_path, method, damage):
+def test_a_damaged_cache_counts_as_empty(tmp_path, method, damage, monkeypatch):
+    monkeypatch.setitem(collectors._BINS, "entropy", 144)
     cache = tmp_path / "cache.npz"
     wanted = Calibration(normal(), method)(cache)
     with np.load(cache) as archive:
@@ -329,7 +331,7 @@ class Stops(FakeSession):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_calibration_stopped_inside_any_batch_goes_on_as_if_it_had_not(method, tmp_path, monkeypatch):
     """A fixed batch of 3 cuts each batch of 8 in three runs; the stop comes at every one of them."""
-    monkeypatch.setitem(collectors._BINS, "entropy", 192)  # the search over 512 is the same, and takes long
+    monkeypatch.setitem(collectors._BINS, "entropy", 144)  # the search over 512 is the same, and takes long
     data = normal(24)
     data[17] *= 7
     observed = Calibration(data, method, fixed=3)

@@ -12,6 +12,7 @@ from nm2trt.graph.storage.model import load
 from nm2trt.graph.verify.verify_model import verify_model
 from tests.graph.fuse.test_fuse_model import Net, sparse_weight
 
+RUNS = 120
 SIZES = [-1, 0, 1, 5, 16, 2**31, 2**62]
 OPERATORS = ["Conv", "ConvTranspose", "Gemm", "BatchNormalization", "Add", "Sum", "Transpose", "Identity"]
 
@@ -81,7 +82,7 @@ def test_a_damaged_model_is_refused_or_changed_soundly(tmp_path, stage):
     options = {"compare": False} if stage is fuse_model else {}
     written = refused = 0
     sound = something()
-    for number in range(250):
+    for number in range(RUNS):
         proto = onnx.ModelProto()
         proto.CopyFrom(sound)
         for _ in range(int(rng.integers(1, 3))):
@@ -99,7 +100,7 @@ def test_a_damaged_model_is_refused_or_changed_soundly(tmp_path, stage):
         source.unlink()
         assert not list(tmp_path.iterdir())
     assert written
-    assert written + refused == 250
+    assert written + refused == RUNS
 
 
 def test_the_undamaged_model_is_changed(tmp_path):

@@ -30,7 +30,8 @@ ELSEWHERE = {"probe", "serve", "doctor", "completion", "samples"}
 
 def prints(path):
     """Yield the calls of a module that write to a standard stream."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    source = path.read_text()
+    for node in ast.walk(ast.parse(source)) if "print(" in source or "sys.std" in source else ():
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             if called in ("print", "sys.stdout.write", "sys.stderr.write", "console.print"):

@@ -5,11 +5,11 @@ import pytest
 from nm2trt.recipe.order import ordered
 from nm2trt.recipe.schema import load_recipe
 
-STAGES = 5000
+STAGES = 2000  # beyond the depth to which Python calls
 
 
 @pytest.mark.parametrize("backwards", [False, True], ids=["in order", "backwards"])
-def test_five_thousand_stages_are_put_in_order(tmp_path, backwards):
+def test_two_thousand_stages_are_put_in_order(tmp_path, backwards):
     # A chain: each starts from the one before it, or from the one after it in the file.
     text = ["version: 1", "model: m.onnx", "stages:"]
     for number in range(STAGES):

@@ -13,12 +13,14 @@ import time
 import numpy as np
 import pytest
 
+from nm2trt.cli import main
 from nm2trt.errors import DifferenceError, InputError, OutputError, SparsityError
 from nm2trt.graph.verify.verify_model import verify_model
 from nm2trt.recipe.runner import run_recipe
 from nm2trt.recipe.starter import write_recipe
 from nm2trt.reporting.collect import collect
 from nm2trt.reporting.folder import RunFolder
+from tests import forked
 
 
 def statuses(result):
@@ -408,13 +410,15 @@ def command(project, *options):
 
 def test_killed_at_any_time_it_goes_on_and_comes_to_the_same_end(project, tmp_path_factory):
     whole = tmp_path_factory.mktemp("whole")
+    began = time.monotonic()
     run(project, output=whole)
+    took = time.monotonic() - began
     generator = random.Random(1)
-    for _ in range(4):
-        started = subprocess.Popen(command(project), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(generator.uniform(0.2, 1.6))
-        started.send_signal(signal.SIGKILL)
-        started.wait()
+    for part in range(6):  # each in a part of the time of its own
+        started = forked.start(lambda: main(command(project)[3:]), project, os.devnull, os.devnull)
+        time.sleep(took * (part + generator.random()) / 6)
+        os.kill(started, signal.SIGKILL)
+        os.waitpid(started, 0)
         folder = RunFolder(project / "runs" / "recipe")
         if folder.header_path.exists():
             assert all(record.status in ("done", "running") for record in folder.records())
@@ -446,7 +450,7 @@ def test_command_line_prints_stages_and_exit_status(project):
     assert done.stderr.splitlines()[0].startswith("✓ prune")
     assert "report.html" in done.stdout
     edit(project, "verify:", "verify: {fail_on: ineligible}")
-    done = subprocess.run(command(project), capture_output=True, text=True, check=False)
+    done = forked.run(lambda: main(command(project)[3:]), project)
     assert done.returncode == 3
     assert "(fail_on: ineligible)" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

@@ -49,9 +49,27 @@ def claims(*words):
     )
 
 
-def test_runs_in_two_processes_and_goes_on_where_it_was(folder, tmp_path, table):
+@pytest.fixture
+def one_run(table, monkeypatch):
+    """Make one run in this process, which has torch."""
+
+    def run(*words):
+        made = importlib.import_module("claims")
+        monkeypatch.setattr(sys, "argv", ["claims.py", *map(str, words)])
+        torch = pytest.importorskip("torch")
+        threads = torch.get_num_threads()
+        try:
+            return made.main()
+        finally:
+            torch.set_num_threads(threads)
+
+    return run
+
+
+def test_it_goes_on_where_it_was_with_a_process_for_each_run(folder, tmp_path, table, one_run):
     globs = ("dense_seed0", "fcpts-learned_90_seed0")
     words = ["--data", folder, "--out", tmp_path, "--jobs", 2, "--steps", 6, "--distill-steps", 2]
+    assert one_run(*words, "--one", globs[0]) == 0
     words += [w for glob in globs for w in ("--only", glob)]
     kept = tmp_path / "fcpts-learned_90_seed0.json"
     first = claims(*words)
@@ -109,24 +127,35 @@ def test_the_full_form_has_four_more_seeds_of_the_main_comparison():
     }
 
 
-def test_a_further_seed_is_run_by_its_name(folder, tmp_path, table, monkeypatch):
+def test_a_further_seed_is_run_by_its_name(folder, tmp_path, one_run):
     listed = claims("--list", "--more-seeds", 1).stdout.split()
     assert "ste_1-16_seed3" in listed
-    made = importlib.import_module("claims")
-    words = ["--data", folder, "--out", tmp_path, "--steps", 4, "--one", "ste_1-16_seed3"]
-    monkeypatch.setattr(sys, "argv", ["claims.py", *map(str, words)])
-    assert made.main() == 0
+    assert one_run("--data", folder, "--out", tmp_path, "--steps", 4, "--one", "ste_1-16_seed3") == 0
     assert json.loads((tmp_path / "ste_1-16_seed3.json").read_text())["settings"]["steps"] == 4
     assert "there is no run nothing" in claims("--data", folder, "--out", tmp_path, "--one", "nothing").stderr
 
 
-def test_a_run_that_fails_is_named(folder, tmp_path, monkeypatch):
-    (tmp_path / "torch.py").write_text("raise ImportError('no torch today')")
+FAILS = """
+import os, pathlib, time
+here, until = pathlib.Path(__file__).parent, time.monotonic() + 100
+(here / f"{os.getpid()}.came").touch()
+while len(list(here.glob("*.came"))) < 2 and time.monotonic() < until:
+    time.sleep(0.01)
+raise ImportError(f"no torch for {len(list(here.glob('*.came')))}")
+"""
+
+
+def test_two_runs_at_once_that_fail_are_named(folder, tmp_path, monkeypatch):
+    """Each waits for the other, so that neither would fail so by itself."""
+    (tmp_path / "torch.py").write_text(FAILS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    found = claims("--data", folder, "--out", tmp_path / "out", "--only", "dense_seed0")
+    names = ("dense_seed0", "dense_seed1")
+    only = [word for name in names for word in ("--only", name)]
+    found = claims("--data", folder, "--out", tmp_path / "out", "--jobs", 2, *only)
     assert found.returncode == 1
-    assert "dense_seed0 failed" in found.stdout
-    assert "no torch today" in (tmp_path / "out" / "dense_seed0.log").read_text()
+    for name in names:
+        assert f"{name} failed" in found.stdout
+        assert "no torch for 2" in (tmp_path / "out" / f"{name}.log").read_text()
 
 
 def test_intervals_against_known_values(table):

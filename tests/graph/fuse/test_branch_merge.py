@@ -85,7 +85,7 @@ def test_a_smaller_kernel_is_placed_where_its_padding_puts_it(tmp_path, kernel, 
     assert report.merges[0].branches == ("small",)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=35, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_is_merged_computes_the_same(tmp_path_factory, data):
     """Two convolutions of any geometry: either merged without a difference, or left as they are."""
@@ -334,14 +334,14 @@ def test_outputs_that_were_not_compared_say_why(tmp_path):
     assert Reference({}, {}, "why").compare(Model(proto, None, None)).sentence == "why"
 
 
-def test_four_thousand_nodes_are_fused(tmp_path):
+def test_a_thousand_nodes_are_fused(tmp_path):
     net = Net()
     x = "x"
     small = np.full((4, 4, 1, 1), 0.1, np.float32)
-    for block in range(1000):
+    for block in range(250):
         a = net.conv(x, f"{block}.a", small.shape, weight=small, bias=False)
         b = net.conv(x, f"{block}.b", small.shape, weight=small, bias=False)
         x = net.node("Relu", [net.node("Add", [a, b], f"{block}.add")], f"{block}.relu")
     onnx.save(net.model(x, [1, 4, 2, 2]), tmp_path / "a.onnx")
     report = fuse_model(tmp_path / "a.onnx", tmp_path / "b.onnx", compare=False)
-    assert (report.nodes_before, report.nodes_after, report.branches_merged) == (4_000, 2_000, 1000)
+    assert (report.nodes_before, report.nodes_after, report.branches_merged) == (1000, 500, 250)

@@ -114,7 +114,7 @@ def behind(chain, weight):
     return [NODE("Identity", ["w"], ["v"])], [("w", weight)]
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     case=cases(),
     chain=st.sampled_from(CHAINS),

@@ -76,7 +76,7 @@ def test_mutated_files(kind, tmp_path, monkeypatch):
     good = everything().SerializeToString()
     rng = np.random.default_rng(7)
     outcomes = {"report": 0, "refused": 0}
-    for _ in range(150):
+    for _ in range(100):
         data = bytearray(good)
         # Mutations near the structure, not only in the large tensors.
         place = int(rng.integers(len(data)))
