@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from nm2trt.cli.other_tools import trtexec_line
 from nm2trt.cli.output import (
@@ -19,7 +20,8 @@ from nm2trt.cli.output import (
 )
 from nm2trt.errors import SparsityError
 from nm2trt.options.command_line import words
-from nm2trt.options.engines import BuildCommand
+from nm2trt.options.engines import BuildCommand, BuilderCommand, ProveCommand
+from nm2trt.options.shared import Tabled
 
 if TYPE_CHECKING:
     from nm2trt.engine.build_result import BuildResult
@@ -101,5 +103,7 @@ def _next(result: BuildResult, options: BuildCommand, *, able: bool) -> str:
         return shlex.join(["nm2trt", *words("build", replace(options, dry_run=False))])
     if options.precision is not None or options.sparsity == "force" or result.backend == "ort":
         return f"nm2trt info {shlex.quote(str(result.engine))}"
-    model = shlex.quote(str(result.model))
-    return f"nm2trt prove {model}" + (f" --backend {options.backend}" if options.backend else "")
+    shown = {known.name for known in fields(Tabled)}
+    shared = ["backend", *(known.name for known in fields(BuilderCommand) if known.name not in shown)]
+    how: dict[str, Any] = {name: getattr(options, name) for name in shared}
+    return shlex.join(["nm2trt", *words("prove", ProveCommand(model=Path(result.model), **how))])

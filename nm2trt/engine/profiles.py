@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from nm2trt.backends.options import Profile, ShapeRange, StaticShape, format_shape
 from nm2trt.backends.protocol import TensorSpec
@@ -183,6 +183,18 @@ def example_profile(name: str, shape: Sequence[int | str | None]) -> str:
         ]
         shapes.append(format_shape(sizes))
     return f"{name}:{','.join(shapes)}"
+
+
+def guessed_profiles(inputs: Iterable[tuple[str, Sequence[int | str | None]]]) -> list[str]:
+    """Return profiles with guessed sizes for a model that `resolve_profiles` would not complete; else [].
+
+    Args:
+        inputs: Name and shape of each input of the model.
+    """
+    free = [(name, shape) for name, shape in inputs if not all(isinstance(size, int) for size in shape)]
+    if all(isinstance(size, int) for _, shape in free for size in shape[1:]):
+        return []
+    return [example_profile(name, shape) for name, shape in free]
 
 
 def _slashes(batch: tuple[int, int, int]) -> str:

@@ -78,12 +78,25 @@ def next_step(
         command = f"nm2trt explain {file}"  # it says of each weight what would help
     if samples is not None and samples.endswith(".npz"):  # a recipe may need a root and permissions
         command = command.replace(SAMPLES, shlex.quote(samples))
+    if command.startswith("nm2trt build") and report.place.builder != "ort":
+        command += _profiles(model)
     if command.startswith(("nm2trt build", "nm2trt explain")):
         command += f" --backend {backend}" if backend else ""
         command += f" --target {shlex.quote(targets)}" if targets else ""
     command = f"{_installation(command, report.place.builder)}{command}"
     able = sparse_dtype([v for v in report.weights if v.pattern == "holds"], report.place) == ""
     return NextStep(report.outlook, command, "good" if able else "no")
+
+
+def _profiles(model: str | os.PathLike[str]) -> str:
+    """Return options for inputs that are free in more than their batch, for which `build` has no default."""
+    from nm2trt.engine.profiles import guessed_profiles
+    from nm2trt.graph.storage.model import load
+    from nm2trt.graph.storage.model_info import describe_model
+
+    inputs = describe_model(load(model, leave_weights=True)).inputs
+    guessed = guessed_profiles((found.name, found.shape or ()) for found in inputs)
+    return "".join(f" --profile {shlex.quote(profile)}" for profile in guessed)
 
 
 def _installation(command: str, builder: str) -> str:

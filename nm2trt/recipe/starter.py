@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nm2trt.engine.profiles import DEFAULT_BATCH, example_profile
+from nm2trt.engine.profiles import DEFAULT_BATCH, guessed_profiles
 from nm2trt.errors import InputError, OutputError
 from nm2trt.files import check_input, check_output, unnamed_output, write_atomic
 from nm2trt.json_value import JsonValue
@@ -268,11 +268,10 @@ def _profiles(inputs: list[tuple[str, list[Any]]], mark: str) -> str:
     free = [(name, shape) for name, shape in inputs if not all(isinstance(size, int) for size in shape)]
     if not free:
         return ""
-    if all(isinstance(size, int) for _, shape in free for size in shape[1:]):
-        chosen = [f"{name}:{','.join(map(str, DEFAULT_BATCH))}" for name, _ in free]
-        return f"{mark}    # profiles: {json.dumps(chosen)}    # smallest, usual and largest batch\n"
-    chosen = [example_profile(name, shape) for name, shape in free]
-    return f"{mark}    profiles: {json.dumps(chosen)}    # smallest, usual, largest: a guess\n"
+    if guessed := guessed_profiles(free):
+        return f"{mark}    profiles: {json.dumps(guessed)}    # smallest, usual, largest: a guess\n"
+    chosen = [f"{name}:{','.join(map(str, DEFAULT_BATCH))}" for name, _ in free]
+    return f"{mark}    # profiles: {json.dumps(chosen)}    # smallest, usual and largest batch\n"
 
 
 def _quoted(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +16,8 @@ _TOLERATED = 0.01
 _SAMPLES, _TEST, _DENSE = "SAMPLES.npz", "TEST.npz", "DENSE.onnx"
 # Labelled samples that choose; figures of a test set that chose would flatter.
 _LABELLED = "LABELLED.npz"
+# Options of a build that a proof of the same model needs too.
+_OF_BUILDER = ("--profile", "--shape", "--target", "--backend")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +90,18 @@ def _open(data: ReportData, compared: list[AccuracyRow], missing: tuple[str, ...
         sentence = f"Not for speed, since nothing is known to run sparse; {kept}"
         return Ship("open", sentence, missing, f"nm2trt explain {model}")
     if missing:
-        step = f"nm2trt prove {model}  # on the GPU that it is for"
+        step = f"nm2trt prove {model}{_as_built(data)}  # on the GPU that it is for"
         return Ship("open", f"For its accuracy yes, for its speed not yet: {kept}", missing, step)
     engine = _file(data, "engine", "ENGINE")
     return Ship("yes", f"Yes: {kept}", missing, f"nm2trt deploy {engine} --repository REPOSITORY --name NAME")
+
+
+def _as_built(data: ReportData) -> str:
+    """Return the options of the run's last build that a proof needs too, as words of a shell."""
+    built = [row.command for row in data.stages if row.stage == "build" and row.command]
+    typed = shlex.split(built[-1]) if built else []
+    pairs = itertools.pairwise(typed)
+    return "".join(f" {flag} {shlex.quote(value)}" for flag, value in pairs if flag in _OF_BUILDER)
 
 
 def _repair(data: ReportData, loss: AccuracyRow) -> str:

@@ -256,6 +256,23 @@ def test_an_engine_that_was_built_without_sparsity_leads_on(folder, quantised, c
         said(capsys, *words)
 
 
+def test_a_file_of_which_more_than_the_batch_is_free_leads_on_with_profiles(folder, capsys):
+    """The builder has a default for the batch only; the sizes that are guessed are there to be changed."""
+    pytest.importorskip("tensorrt_rtx")
+    model = onnx.load("sparse.onnx")
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[2].dim_param = "height"
+    onnx.save(model, "free.onnx")
+    words = following(said(capsys, "verify", "free.onnx", *RTX))
+    assert words[words.index("--profile") + 1] == "x:1x32x64x4,8x32x128x4,32x32x256x4"
+    words = following(said(capsys, "quantize", "free.onnx", "--calib", "SAMPLES.npz", "-o", "q.onnx"))
+    assert "--profile" in words
+    words = following(said(capsys, *words, "--target", "sm86", "-o", "m.rtx"))
+    assert words[0] == "prove"
+    assert words[words.index("--target") + 1] == "sm86"
+    said(capsys, *words)
+
+
 def test_a_dense_file_of_a_type_without_sparse_kernels_is_not_to_be_pruned(folder, capsys):
     """Another builder may have kernels of the type; it is said before hours of pruning, not after them."""
     half = {name: filters(sparse=False, seed=seed).astype(np.float16) for seed, name in enumerate("wv")}

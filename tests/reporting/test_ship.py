@@ -104,6 +104,14 @@ def test_what_nobody_measured_is_named_and_no_speed_is_claimed(run, tmp_path):
     assert found.answer == "open"
     assert found.not_measured == ("which kernels run, sparse or dense", "speed on the GPU")
     assert found.next_step.startswith("nm2trt prove ")
+    rows = [
+        replace(row, command=f"{row.command} --profile 'a b:1,2,4' -o x --target=sm86 --target sm80")
+        if row.stage == "build"
+        else row
+        for row in data.stages
+    ]
+    built = ship(replace(data, accuracy=(tight,), stages=tuple(rows)))
+    assert built.next_step.partition("  #")[0].endswith(" --profile 'a b:1,2,4' --target sm80")
     assert next(fact for fact in headline(data) if fact.label == "speed").value == "not measured"
     nothing = ship(replace(data, accuracy=()))
     assert (nothing.answer, nothing.not_measured[0]) == ("open", "accuracy against the dense model")
