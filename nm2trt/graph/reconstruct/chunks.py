@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from nm2trt.arrays import Array
 from nm2trt.backends.batch_axes import fixed_batch, sample_shapes
 from nm2trt.backends.ort import open_onnx
@@ -68,6 +70,21 @@ class Chunks:
                 break
         if len(wanted) == self.count:
             self._sha256 = digest.hexdigest()
+
+    def padding_mask(self) -> str:
+        """Return an input that looks like a mask of padding, e.g. "attention_mask", or "".
+
+        Its samples are vectors of zeros and ones, the zeros of each at one end, and not all are ones.
+        """
+        fed = next(self.feeds([0]))
+        for name in self.names:
+            array = fed[name]
+            if array.ndim != 2 or array.all() or not np.isin(array, (0, 1)).all():
+                continue
+            steps = np.diff(array.astype(np.int8), axis=1)
+            if all((np.count_nonzero(row) <= 1) for row in steps) and array.any(axis=1).all():
+                return name
+        return ""
 
     def first(self, numbers: Sequence[int], samples: int) -> list[int]:
         """Return the first of these chunks that hold as many samples, or one more."""

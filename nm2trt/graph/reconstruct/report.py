@@ -116,6 +116,7 @@ class ReconstructReport(Result):
         permuted: Whether channels were permuted first.
         channels_kept: Why they were not though it was asked for, or "".
         relation: "rebuilt".
+        padding: An input that looks like a mask of padding and was not named as `valid`, or "".
         verified: The verdicts on the result.
     """
 
@@ -143,6 +144,7 @@ class ReconstructReport(Result):
     permuted: bool = False
     channels_kept: str = ""
     relation: Literal["rebuilt"] = "rebuilt"
+    padding: str = ""
     verified: VerifyReport | None = None
 
     @property
@@ -214,6 +216,11 @@ class ReconstructReport(Result):
                 f"{len(few)} of {len(solved)} layers {was} fitted on fewer rows than an output has weights, "
                 f"so that lambda decides: {worst.weight} has {worst.inputs} weights per output, "
                 f"{worst.rows:,} rows and lambda {worst.ridge:g}; give more samples"
+            )
+        if self.padding:
+            lines.append(
+                f"rows of padding were fitted like others: if {self.padding!r} is 0 there, give --valid "
+                f"{self.padding}"
             )
         kind = "held-out" if self.outputs_held_out else "fitted"
         lines += [output.sentence(kind) for output in self.outputs]

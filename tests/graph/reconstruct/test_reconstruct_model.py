@@ -15,6 +15,7 @@ from nm2trt.backends.ort import open_onnx
 from nm2trt.calibration.stream import open_sample_stream
 from nm2trt.cli import main
 from nm2trt.errors import DataError, InputError, ModelError, SparsityError
+from nm2trt.graph.reconstruct.chunks import read_chunks
 from nm2trt.graph.reconstruct.layers import find_layers
 from nm2trt.graph.reconstruct.network import Network
 from nm2trt.graph.reconstruct.reconstruct_model import METHOD, reconstruct_model
@@ -370,6 +371,22 @@ def test_valid_draws_rows_at_real_tokens_only(tmp_path):
         assert report.weights[0].rows == 8 * mask.sum(1).reshape(8, 8).max(1).sum()
     # What stands at padding tokens plays no part.
     assert stored(tmp_path / "b.onnx", "w").raw_data == stored(tmp_path / "c.onnx", "w").raw_data
+    assert report.padding == ""
+    told = reconstruct_model(tmp_path / "a.onnx", tmp_path / "d.onnx", open_sample_stream(tmp_path / "s.npz"))
+    assert (
+        "rows of padding were fitted like others: if 'mask' is 0 there, give --valid mask" in told.remarks()
+    )
+    # Left of the tokens too; but not marks in their midst, two of them, or ones alone.
+    for marks, found in (
+        (mask[:, ::-1], "mask"),
+        (mask * (np.arange(6) != 2), ""),
+        (2 * mask, ""),
+        (np.ones_like(mask), ""),
+    ):
+        np.savez(tmp_path / "s.npz", x=x, mask=marks)
+        assert (
+            read_chunks(tmp_path / "a.onnx", open_sample_stream(tmp_path / "s.npz")).padding_mask() == found
+        )
 
 
 def test_command_prints_layers_and_verdict(made, tmp_path, capsys):
