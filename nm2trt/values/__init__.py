@@ -1,0 +1,1 @@
+"""Plain values: dataclasses whose code is made when it is first called."""
