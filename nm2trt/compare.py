@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from nm2trt.arrays import Array, Arrays
 from nm2trt.errors import DifferenceError
 from nm2trt.json_value import JsonValue
+from nm2trt.values.lazy_dataclass import dataclass
 
 _PIECE = 1 << 18
 _COUNTS = ("_elements", "_nan", "_infinite", "_outside", "_count", "_rows", "_unequal")

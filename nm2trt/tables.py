@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Literal
 
 from nm2trt.json_value import JsonValue
 from nm2trt.terminal_text import display_width, fill, padded, printable, shorten, wrapped
+from nm2trt.values.lazy_dataclass import dataclass
 
 # What a row says: "bad" is broken or failed, "no" cannot, "doubt" differs or is not known, "good" passed.
 Mark = Literal["", "bad", "no", "doubt", "good"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from nm2trt.backends.protocol import Engine, Network
 from nm2trt.errors import BackendError, BackendMissingError, InputError
 from nm2trt.extras import install
 from nm2trt.json_value import JsonValue
+from nm2trt.values.lazy_dataclass import dataclass
 
 KIND = (
     "TensorRT for RTX plan: runs only in the TensorRT-RTX runtime, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from nm2trt.figures import large, size
 from nm2trt.json_value import named
 from nm2trt.manifest import manifest_path
 from nm2trt.tables import Result, Table
+from nm2trt.values.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from nm2trt.options.field import option
@@ -21,6 +20,7 @@ from nm2trt.options.shared import (
     refuse_shard_and_merge,
     shard_option,
 )
+from nm2trt.values.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

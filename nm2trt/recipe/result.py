@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nm2trt.errors import Nm2trtError
 from nm2trt.json_value import JsonValue, named
 from nm2trt.tables import Column, Mark, Result, Row, Table
+from nm2trt.values.lazy_dataclass import dataclass
 
 _MARKS: dict[str, Mark] = {"done": "good", "cached": "good", "failed": "bad"}
 

@@ -7,7 +7,6 @@ symmetric quantise/dequantise pairs, and what its kernel gives goes into nothing
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from nm2trt.graph.analysis.weight_operands import Consumer
 from nm2trt.graph.storage.model import Model
 from nm2trt.json_value import JsonValue
 from nm2trt.tables import Column, Row, Table
+from nm2trt.values.lazy_dataclass import dataclass
 
 _FLOAT_SIDES = frozenset({"float", "input-float", "weight-float"})
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from nm2trt.compare import OutputDifference
 from nm2trt.graph.analysis.shapes import infer_body_types
@@ -16,6 +15,7 @@ from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.json_value import JsonValue
 from nm2trt.nm.lineage import Relation, told
 from nm2trt.tables import Column, Mark, Result, Row, Table
+from nm2trt.values.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

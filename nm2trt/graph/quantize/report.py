@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 from nm2trt.calibration.collectors import Method
@@ -17,6 +16,7 @@ from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.json_value import JsonValue
 from nm2trt.nm.lineage import Relation, told
 from nm2trt.tables import Column, Result, Row, Table
+from nm2trt.values.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from nm2trt.json_value import JsonValue, named
 from nm2trt.nm import lineage
 from nm2trt.nm.plan import METADATA_KEY, Plan
 from nm2trt.tables import Result, Table, small_table
+from nm2trt.values.lazy_dataclass import dataclass
 
 
 def stores_fp8(source: str | os.PathLike[str] | Model) -> bool:
