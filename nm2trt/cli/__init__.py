@@ -2,11 +2,13 @@
 
 A command module has `OPTIONS`, the dataclass of its options, and `run(options)`, which returns the exit
 status; `EPILOG` holds examples for its help. It is imported only when its command is asked for, and help
-comes from a file, so that `--help` answers at once: this module and `help_text` import nothing else.
+comes from a file, so that `--help` answers at once: this module and `help_text` import nothing else that
+Python has not loaded.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
 TYPE_CHECKING = False
@@ -59,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from nm2trt.cli.dispatch import dispatch
 
         return dispatch(words)
+    # Cycles, as a power of two, that a thread of numpy's BLAS spins for before it sleeps. Its own 26 take
+    # 30 to 80 ms of a core as numpy loads; 20 is a third of a millisecond.
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
     from nm2trt.cli.garbage import collected_late, end
 
     with collected_late():

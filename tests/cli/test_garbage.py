@@ -1,8 +1,11 @@
 """The garbage collector starts late in a command's process, and then works as usual."""
 
 import json
+import os
 import subprocess
 import sys
+
+import pytest
 
 CODE = """
 import gc, json
@@ -75,3 +78,16 @@ def test_a_thread_that_works_is_waited_for():
 def test_whoever_watches_sees_the_process_end_as_usual():
     said, _ = ended("sys.setprofile(lambda *event: None)")
     assert said[1:] == ["returned"]
+
+
+@pytest.mark.parametrize(("given", "seen"), [(None, "20"), ("26", "26")])
+def test_threads_of_numpy_s_blas_sleep_soon_unless_the_user_says_otherwise(given, seen):
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_THREAD_TIMEOUT"}
+    environment |= {} if given is None else {"OPENBLAS_THREAD_TIMEOUT": given}
+    code = ENDING.format(
+        before="import os; atexit.register(lambda: print(os.environ['OPENBLAS_THREAD_TIMEOUT']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.splitlines()[-1] == seen
