@@ -22,7 +22,7 @@ from nm2trt.graph.storage.model_file import Rewrite
 from nm2trt.graph.storage.save import embed, inline_bytes, refuse_data_file, refuse_same_file, save
 from nm2trt.graph.storage.stage_metadata import LineageEntry, record
 from nm2trt.graph.verify.report import VerifyReport
-from nm2trt.graph.verify.verify_model import verify_model
+from nm2trt.graph.verify.verify_model import verify_model, without_verdicts
 from nm2trt.nm.lineage import Relation
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import METADATA_KEY, Plan
@@ -70,11 +70,13 @@ class Pass:
         stage: Its name in the model's lineage.
         pattern: The pattern that `verify` holds all weights to; None takes the model's plan.
         keeps_plan: Whether the result is held to the plan that the pass writes instead of to `pattern`.
+        reads_verdicts: Whether the pass reads the verdicts on the model before; if not, they are not made.
     """
 
     stage: str
     pattern: NMPattern | None = None
     keeps_plan = False
+    reads_verdicts = True
 
     def requires(self, model: Model) -> None:
         """Raise if the pass cannot take the model."""
@@ -158,7 +160,7 @@ def run_passes(
 
 def _run(model: Model, target: str | os.PathLike[str] | None, step: Pass) -> Passed:
     step.requires(model)
-    parent = verify_model(model, pattern=step.pattern)
+    parent = verify_model(model, pattern=step.pattern) if step.reads_verdicts else without_verdicts(model)
     apart = _has_data_file(model)  # a pass may replace every tensor that names it
     try:
         change = step.rewrite(model, parent)

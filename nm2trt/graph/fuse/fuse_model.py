@@ -78,6 +78,7 @@ class _Fuse(Pass):
     """Requires a float model with sorted nodes; ensures equal masks, more zeros, or merged branches."""
 
     stage = "fuse"
+    reads_verdicts = False
 
     def __init__(self, *, allow_broken: bool, compared: bool) -> None:
         self._allow_broken, self._compared = allow_broken, compared

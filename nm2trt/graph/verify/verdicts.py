@@ -16,7 +16,7 @@ from nm2trt.graph.analysis.quantised_values import dequantised
 from nm2trt.graph.analysis.shapes import Shapes
 from nm2trt.graph.analysis.weight_operands import Consumer
 from nm2trt.graph.storage.element_types import ElementType
-from nm2trt.graph.storage.threads import usable_cores
+from nm2trt.graph.storage.threads import in_order, usable_cores
 from nm2trt.graph.verify.group_counts import Finding, ReadWeight, count_groups, read_weight
 from nm2trt.nm.axes import OnnxWeight, onnx_weight
 from nm2trt.nm.eligibility import NOWHERE, Place, can_run_sparse
@@ -81,6 +81,26 @@ class WeightJudge:
                     verdicts.append(self._verdict(*waiting.popleft()))
             verdicts += [self._verdict(*item) for item in waiting]
         return verdicts
+
+    def hash_masks(self, consumers: Sequence[Consumer]) -> str:
+        """Return the mask hash that `all` leaves in `masks`, without verdicts.
+
+        Raises:
+            ModelError: A stored tensor is damaged.
+        """
+        large = sum(map(_is_large, consumers)) >= 2
+        for bits in in_order(self._bits, consumers) if large else map(self._bits, consumers):
+            if bits is not None:
+                self.masks.add(bits)
+        return self.masks.hexdigest()
+
+    def _bits(self, consumer: Consumer) -> MaskBits | None:
+        if consumer.state.kind != "constant":
+            return None
+        try:
+            return self._counted(_Case(consumer, None, "", (), None)).bits
+        except Opaque:
+            return None
 
     def _case(self, consumer: Consumer) -> tuple[_Case, PlanEntry | None]:
         sources = consumer.sources

@@ -101,6 +101,33 @@ def _verify(model: Model, asked: NMPattern | None, as_dtype: str | None) -> Veri
     )
 
 
+def without_verdicts(model: Model) -> VerifyReport:
+    """Return what `verify_model` finds of a model but for its weights: for whoever only compares masks.
+
+    Raises:
+        ModelError: The file is not a sound ONNX model.
+    """
+    whole: VerifyReport | None = model.facts.get(("verify", None, None))
+    return whole or model.once("masks", lambda: _without_verdicts(model))
+
+
+def _without_verdicts(model: Model) -> VerifyReport:
+    check_nodes(model)
+    entries = metadata(model.proto)
+    found = WeightJudge(None, None, None, {}, {}).hash_masks(list(consumers(model)))
+    model.check_unchanged()
+    return VerifyReport(
+        model=str(model.path or ""),
+        pattern=DEFAULT_PATTERN,
+        weights=(),
+        plan=Plan.from_json(entries[METADATA_KEY]) if METADATA_KEY in entries else None,
+        missing=(),
+        mask_sha256=found,
+        recorded_mask_sha256=entries.get(lineage.METADATA_KEY, ""),
+        summary=summarise(model, ()),
+    )
+
+
 def _unread(model: Model) -> str:
     """Return the first node that no parser of TensorRT reads, or ""."""
     for scope, node in walk(model):

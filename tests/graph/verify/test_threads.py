@@ -7,7 +7,8 @@ from onnx import helper, numpy_helper
 
 from nm2trt.errors import ModelError
 from nm2trt.graph.storage import threads
-from nm2trt.graph.verify.verify_model import verify_model
+from nm2trt.graph.storage.model import load
+from nm2trt.graph.verify.verify_model import verify_model, without_verdicts
 
 WIDTH = 512
 
@@ -44,6 +45,8 @@ def test_threads_change_nothing(tmp_path, monkeypatch, stored):
         found[count] = verify_model(source)
     assert found[1].weights == found[4].weights
     assert found[1].mask_sha256 == found[4].mask_sha256
+    masks = without_verdicts(load(source))
+    assert (masks.mask_sha256, masks.weights) == (found[1].mask_sha256, ())
     weights = found[4].weights
     assert [w.weight for w in weights] == [f"w{layer}" for layer in range(7)]
     assert [w.broken_groups for w in weights] == [0, 0, 1, 0, 0, 1, 0]
@@ -55,5 +58,12 @@ def test_a_damaged_weight_is_named_from_a_thread(monkeypatch):
     monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: range(4))
     made = model()
     made.graph.initializer[3].raw_data = made.graph.initializer[3].raw_data[:-2]
-    with pytest.raises(ModelError, match="'w3'"):
-        verify_model(made)
+    for check in (verify_model, lambda made: without_verdicts(load(made))):
+        with pytest.raises(ModelError, match="'w3'"):
+            check(made)
+
+
+def test_what_was_verified_is_not_read_again():
+    opened = load(model(broken=(2,)))
+    whole = verify_model(opened)
+    assert without_verdicts(opened) is whole

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nm2trt.errors import InputError, ModelError, Nm2trtError
 from nm2trt.graph.storage.model import load
-from nm2trt.graph.verify.verify_model import verify_model
+from nm2trt.graph.verify.verify_model import verify_model, without_verdicts
 
 NODE = helper.make_node
 
@@ -57,6 +57,7 @@ def everything():
 
 def test_the_undamaged_model_is_verified():
     report = verify_model(everything())
+    assert without_verdicts(load(everything())).mask_sha256 == report.mask_sha256
     assert [v.pattern for v in report.weights] == ["broken", "broken", "holds", "holds", "holds"]
 
 
