@@ -248,7 +248,7 @@ def test_what_the_server_says_of_itself(echo, protocol):
         assert server.is_ready()
         assert server.is_model_ready("echo")
         assert not server.is_model_ready("nowhere")
-        assert server.metadata()["name"] == "triton"
+        assert server.metadata()["name"].startswith("nm2trt-")  # the id that its starter gave it
         assert {"name": "echo", "version": "1", "state": "READY"} in server.index()
         assert [row["version"] for row in server.statistics("echo")] == ["1"]
         with pytest.raises(BackendError, match=r"refused: failed to load 'nowhere'"):
