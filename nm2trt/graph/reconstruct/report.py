@@ -169,9 +169,9 @@ class ReconstructReport(Result):
             Column("weight", "name"),
             Column("shape"),
             Column("result"),
-            Column("lambda", "number", rank=1),
+            Column("lambda", "number", rank=2),
             Column("error dense", "number"),
-            Column("magnitude", "number"),
+            Column("magnitude", "number", rank=1),
             Column("written", "number"),
             Column("alone", "number", fold=True),
         )

@@ -158,7 +158,8 @@ class VerifyReport(Result):
                 (numbers.macs, numbers.macs_left),
             )
         )
-        lines += [counts or "no weights", f"parameters {parameters}; MACs {macs}{unknown}"]
+        work = f"{macs}{unknown}" if numbers.macs or not numbers.macs_unknown else "not known"
+        lines += [counts or "no weights", f"parameters {parameters}; MACs {work}"]
         if self.blind:
             lines.append(f"none of {total} weights could be judged: all are untraceable")
         elif unseen:

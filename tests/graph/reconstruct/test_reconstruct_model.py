@@ -19,12 +19,14 @@ from nm2trt.graph.reconstruct.chunks import read_chunks
 from nm2trt.graph.reconstruct.layers import find_layers
 from nm2trt.graph.reconstruct.network import Network
 from nm2trt.graph.reconstruct.reconstruct_model import METHOD, reconstruct_model
-from nm2trt.graph.reconstruct.report import ReconstructOptions
+from nm2trt.graph.reconstruct.report import RebuiltLayer, ReconstructOptions, ReconstructReport
 from nm2trt.graph.storage.model import load, metadata
 from nm2trt.graph.storage.stage_metadata import read_lineage
 from nm2trt.graph.verify.verify_model import verify_model
 from nm2trt.nm.array_namespace import thread_count_counts
+from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import METADATA_KEY, Plan
+from nm2trt.tables import lay_out
 
 CHANNELS, SIZE = 16, 8
 
@@ -332,6 +334,27 @@ def shrunk(path):
 def broken(path):
     np.savez(path, x=np.full((8, CHANNELS, SIZE, SIZE), np.nan, np.float32))
     return path
+
+
+def test_names_stay_apart_on_a_narrow_terminal():
+    """Of layers that were each pruned alone too, which takes a column more."""
+    how = ("float32", 1, "pruned", "", 0.001, True, 99, 0.1, 0.2, 0.3, "admm")
+    names = [
+        f"layer{part}.{block}.conv{which}.weight" for part in (1, 2) for block in (0, 1) for which in (1, 2)
+    ]
+    rows = [
+        RebuiltLayer(name, ("n",), (128, 128 + at, 3, 3), *how, 2.43e-06 / (at + 1))
+        for at, name in enumerate(names)
+    ]
+    rows.append(RebuiltLayer("stem.weight", ("n",), (32, 3, 7, 7), "float32", 1, "dense", "3 input channels"))
+    report = ReconstructReport(
+        "a", "b", NMPattern(2, 4), tuple(rows), (), True, 9, "s.npz", "0" * 64, Plan(()), 1.0, "1", "2"
+    )
+    (table,) = report.tables()
+    lines = [line for line, _ in lay_out(table, 80).lines()]
+    assert max(map(len, lines)) <= 80
+    assert all(any(line.startswith(name) for line in lines) for name in names)
+    assert "alone" in lines[0] or "alone" in lines[1]
 
 
 def test_valid_draws_rows_at_real_tokens_only(tmp_path):

@@ -709,3 +709,20 @@ def test_report_is_json(tmp_path):
     )
     data = json.loads(json.dumps(verify_model(path).to_json()))
     assert {"weight", "consumer", "axis", "pattern", "eligible", "reason"} <= set(data["weights"][0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        (["n", "t", 16], "MACs not known"),
+        (["n", 4, 16], "MACs 1.02 k, left 1.02 k"),
+    ],
+)
+def test_work_that_no_shape_tells_is_not_called_zero(shape, said):
+    weight = numpy_helper.from_array(np.ones((16, 16), np.float32), "w")
+    infos = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)]
+    outs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", infos, outs, [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    (line,) = [line for line in verify_model(model).remarks() if line.startswith("parameters")]
+    assert line.partition("; ")[2] == said
