@@ -183,6 +183,7 @@ def atomic_path(
     lock: OutputLock | None = None,
     follow: bool = True,
     like: os.stat_result | None = None,
+    settle: bool = True,
 ) -> Iterator[Path]:
     """Yield an empty file beside `target`; on success it becomes `target`, on failure it vanishes.
 
@@ -197,6 +198,7 @@ def atomic_path(
         follow: Whether a symbolic link in the target's place is written through. A file that nobody named
             replaces it, e.g. in a cache's folder: whoever made the folder chose where the link leads.
         like: Owner and mode of a new file, e.g. those of the data file whose place it takes.
+        settle: Flush the folder's entry too; without it a crash may bring the old file back, whole.
 
     Raises:
         OutputError: The file cannot be written, for want of a folder, rights or space.
@@ -215,7 +217,8 @@ def atomic_path(
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             put_in_place(temporary, real, rights)
-            sync_folder(real.parent)
+            if settle:
+                sync_folder(real.parent)
         except OSError as error:
             named = error.filename if isinstance(error.filename, str) else ""
             if named and Path(named) not in (temporary, real, real.parent):
@@ -230,13 +233,15 @@ def atomic_path(
                 temporary.unlink()
 
 
-def write_atomic(target: str | os.PathLike[str], data: bytes | str, *, follow: bool = True) -> None:
-    """Write `data` (text as UTF-8) to `target`, whole or not at all; `follow` as for `atomic_path`.
+def write_atomic(
+    target: str | os.PathLike[str], data: bytes | str, *, follow: bool = True, settle: bool = True
+) -> None:
+    """Write `data` (text as UTF-8) to `target`, whole or not at all; the options are those of `atomic_path`.
 
     Raises:
         OutputError: The file cannot be written.
     """
-    with atomic_path(target, follow=follow) as temporary:
+    with atomic_path(target, follow=follow, settle=settle) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 
 

@@ -375,9 +375,7 @@ def test_the_previous_record_is_that_of_the_engine_which_is_replaced(engine, mon
     if not same:
         engine.write_bytes(b"changed since")
     now, texts = engine.read_bytes(), []
-    monkeypatch.setattr(
-        "nm2trt.engine.pair_writer.write_atomic", lambda path, text, follow: texts.append(text)
-    )
+    monkeypatch.setattr("nm2trt.engine.pair_writer.write_atomic", lambda path, text, **_: texts.append(text))
     with pair_writer(engine, NEW, old) as pair:
         pair.manifest = manifest_of(NEW)
     assert json.loads(texts[0])["previous"]["engine_sha256"] == sha256_bytes(now)

@@ -128,9 +128,9 @@ def pair_writer(
         finally:
             if replaced is not None:
                 workers.submit(os.close, replaced)  # the system then frees the file, which takes a while
-        # If this fails, the pair with `previous` stands, which is valid too.
+        # If this fails or a crash undoes it, the pair with `previous` stands, which is valid too.
         with contextlib.suppress(OutputError):
-            write_atomic(path, text, follow=False)
+            write_atomic(path, text, follow=False, settle=False)
 
 
 def _copy(data: bytes | memoryview, file: Path) -> None:

@@ -45,7 +45,11 @@ def _made(cls: type, **options: bool) -> type:
     explicit = cls.__dict__.get("__hash__", _MISSING)
     hashable = explicit is _MISSING or (explicit is None and "__eq__" in cls.__dict__)
     cls.__doc__ = cls.__doc__ or cls.__name__  # else its signature is looked for
-    collected = {name: options[name] for name in ("slots", "kw_only") if name in options}
+    collected: dict[str, Any] = {name: options[name] for name in ("slots", "kw_only") if name in options}
+    # The standard decorator checks that all of a family are frozen or none is.
+    derived = any(dataclasses.is_dataclass(base) for base in cls.__mro__[1:])
+    if derived:
+        collected["frozen"] = frozen
     made: Any = dataclasses.dataclass(init=False, repr=False, eq=False, **collected)(cls)
     fields = dataclasses.fields(made)
     made.__init__ = _LazyInit(made, fields, frozen=frozen)
@@ -56,7 +60,7 @@ def _made(cls: type, **options: bool) -> type:
     if equal and hashable:
         used = [f.name for f in fields if (f.compare if f.hash is None else f.hash)]
         made.__hash__ = _hash_of(_values_of(used)) if frozen else None
-    if frozen:
+    if frozen and not derived:
         _freeze(made, fields, slots=options.get("slots", False))
     # Whoever derives a dataclass from this one asks the record of its options.
     for name, given in (("init", True), ("repr", shown), ("eq", equal), ("frozen", frozen)):
@@ -67,8 +71,6 @@ def _made(cls: type, **options: bool) -> type:
 def _is_plain(cls: type, options: dict[str, bool]) -> bool:
     """Tell whether a class needs nothing of what is left to the standard decorator."""
     if not options.keys() <= {"frozen", "slots", "eq", "repr", "kw_only"}:
-        return False
-    if any(dataclasses.is_dataclass(base) for base in cls.__mro__[1:]):
         return False
     if {"__init__", "__setattr__", "__delattr__"} & cls.__dict__.keys():
         return False

@@ -198,8 +198,14 @@ def test_classes_derive_from_one_another(base, derived):
     assert repr(Derived(2, more=3)).endswith("Derived(size=2, name='a', more=3)")
     assert Derived(2) == Derived(2)
     assert Derived(2) != Base(2)
-    with pytest.raises(dataclasses.FrozenInstanceError, match="cannot assign to field 'size'"):
-        Derived(2).size = 3
+    assert hash(Derived(2)) == hash(Derived(2))
+    assert replace(Derived(2), more=5) == Derived(2, more=5)
+    assert copy.deepcopy(Derived(2, more=5)) == Derived(2, more=5)
+    assert [f.name for f in fields(Derived)] == ["size", "name", "more"]
+    assert str(inspect.signature(Derived)).startswith("(size: int, name: str = 'a', more: int = 1)")
+    for name in ("size", "more"):
+        with pytest.raises(dataclasses.FrozenInstanceError, match=f"cannot assign to field '{name}'"):
+            setattr(Derived(2), name, 3)
     with pytest.raises(TypeError, match="cannot inherit non-frozen dataclass from a frozen one"):
 
         @DECORATORS[derived](slots=True)
