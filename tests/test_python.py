@@ -19,6 +19,8 @@ from nm2trt.options.engines import BuildCommand
 from nm2trt.options.field import options_of
 from tests.engine.nets import conv_net
 
+DRAWN = np.random.default_rng(0).standard_normal((16, 256)).astype(np.float32)
+
 
 @pytest.mark.parametrize(
     ("function", "names"),
@@ -116,6 +118,42 @@ def test_other_functions_take_protobufs_and_arrays_too(tmp_path):
     timed = nm2trt.bench([proto, tmp_path / "m.onnx"], data={"x": x}, runs=2, warmup=1)
     assert [timing.latency.runs for timing in timed.benchmark.timings] == [2, 2]
     assert len(nm2trt.bench(str(tmp_path / "m.onnx"), runs=2, warmup=1).benchmark.timings) == 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model, out: nm2trt.verify(model),
+        lambda model, out: nm2trt.info(model),
+        lambda model, out: nm2trt.explain(model),
+        lambda model, out: nm2trt.fuse(model, out),
+        lambda model, out: nm2trt.permute(model, out),
+        lambda model, out: nm2trt.prune(model, out),
+        lambda model, out: nm2trt.cast(model, out),
+        lambda model, out: nm2trt.infer(model, out.with_suffix(".npz")),
+        lambda model, out: nm2trt.validate(model, against=model, data=DRAWN, runs=0),
+        lambda model, out: nm2trt.quantize(model, out, calib=DRAWN),
+        lambda model, out: nm2trt.build(model, out, dry_run=True, backend="ort"),
+    ],
+    ids="verify info explain fuse permute prune cast infer validate quantize build".split(),
+)
+def test_a_protobuf_of_the_callers_keeps_its_weights(tmp_path, call):
+    """Its large ones too, which leave a model while it is written."""
+    draw = np.random.default_rng(0)
+    stored = {"w": draw.standard_normal((256, 256)), "k": draw.standard_normal((64, 256))}
+    weights = [onnx.numpy_helper.from_array(value.astype("f4"), name) for name, value in stored.items()]
+    nodes = [
+        onnx.helper.make_node("Gemm", ["x", "w"], ["a"], transB=1),
+        onnx.helper.make_node("Gemm", ["a", "k"], ["y"], transB=1),
+    ]
+    infos = [
+        onnx.helper.make_tensor_value_info(name, 1, ["n", size]) for name, size in (("x", 256), ("y", 64))
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", infos[:1], infos[1:], weights)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    before = model.SerializeToString(deterministic=True)
+    call(model, tmp_path / "out.onnx")
+    assert model.SerializeToString(deterministic=True) == before
 
 
 def test_what_was_in_memory_is_called_so(tmp_path):

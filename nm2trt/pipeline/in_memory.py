@@ -139,7 +139,9 @@ class _Folder:
             from nm2trt.graph.pass_frame import write_model
             from nm2trt.graph.storage.model import load
 
-            write_model(load(model), path)
+            own = type(model)()
+            own.CopyFrom(model)  # writing spends a model
+            write_model(load(own), path)
             return path
         if not hasattr(model, "state_dict"):
             raise InputError(
