@@ -32,7 +32,7 @@ from bytecode import compile_package
 
 from nm2trt.backends.ort import open_onnx
 from nm2trt.backends.triton import open_triton
-from nm2trt.compare import compare_outputs, require_close
+from nm2trt.compare.outputs import compare_outputs, require_close
 from nm2trt.errors import DifferenceError
 from nm2trt.measure import interleaved
 from nm2trt.pipeline.deploy import deploy
@@ -40,7 +40,7 @@ from nm2trt.pipeline.serve import serve
 from nm2trt.serving.load import run_level
 from nm2trt.serving.options import DeployOptions, ProbeOptions, ServerOptions
 from nm2trt.serving.samples import random_samples
-from nm2trt.serving.server import RunningServer
+from nm2trt.serving.server.running import RunningServer
 
 NAME = "digits"
 OPTIONS = DeployOptions(backend="python", max_batch=128)

@@ -126,7 +126,7 @@ def tritonserver(tmp_path_factory):
     """
     from nm2trt.errors import BackendMissingError
     from nm2trt.serving.options import ServerOptions
-    from nm2trt.serving.server import start_server
+    from nm2trt.serving.server.start import start_server
 
     pytest.importorskip("tritonclient")
     folder = tmp_path_factory.mktemp("triton")

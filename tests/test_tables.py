@@ -5,7 +5,9 @@ import random
 
 import pytest
 
-from nm2trt.tables import Column, Result, Row, Table, html, lay_out, text
+from nm2trt.tables.layout import lay_out
+from nm2trt.tables.result import Result, html, text
+from nm2trt.tables.table import Column, Row, Table
 from nm2trt.terminal_text import display_width, fill, shorten
 
 COLUMNS = (

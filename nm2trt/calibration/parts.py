@@ -22,7 +22,8 @@ from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import DataError, InputError
 from nm2trt.file_replacement import make_output_folder
 from nm2trt.files import check_output, unnamed_output
-from nm2trt.tables import Result, Table
+from nm2trt.tables.result import Result
+from nm2trt.tables.table import Table
 from nm2trt.values.lazy_dataclass import dataclass
 
 _SHARD = re.compile(r"(\d{1,6})/(\d{1,6})")

@@ -13,7 +13,9 @@ from typing import Any, TextIO, TypeVar
 
 from nm2trt.errors import Nm2trtError
 from nm2trt.files import check_output, write_atomic
-from nm2trt.tables import Mark, Result, Table, lay_out, small_table
+from nm2trt.tables.layout import lay_out
+from nm2trt.tables.result import Result
+from nm2trt.tables.table import Mark, Table, small_table
 from nm2trt.terminal_text import fill, printable, shell_lines, shorten
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from nm2trt.options.engines import ProveCommand
 
 if TYPE_CHECKING:
     from nm2trt.engine.twin.report import TwinReport
-    from nm2trt.tables import Mark
+    from nm2trt.tables.table import Mark
 
 OPTIONS = ProveCommand
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from nm2trt.options.command_line import words
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import RunCommand
-from nm2trt.tables import Mark
+from nm2trt.tables.table import Mark
 
 if TYPE_CHECKING:
     from nm2trt.recipe.result import RunResult

@@ -14,7 +14,7 @@ from nm2trt.options.field import filled
 from nm2trt.options.serving import ServeCommand
 
 if TYPE_CHECKING:
-    from nm2trt.serving.server import RunningServer
+    from nm2trt.serving.server.running import RunningServer
 
 OPTIONS = ServeCommand
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from nm2trt.cli.output import print_result, print_table, say
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import SparsifyCommand
-from nm2trt.tables import Column, Row, Table
+from nm2trt.tables.table import Column, Row, Table
 
 if TYPE_CHECKING:
     from nm2trt.pipeline.sparsify import SparsifyResult

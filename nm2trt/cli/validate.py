@@ -21,7 +21,7 @@ from nm2trt.cli.output import (
 from nm2trt.errors import Nm2trtError
 from nm2trt.options.checks import ValidateCommand
 from nm2trt.options.field import keywords
-from nm2trt.tables import Mark
+from nm2trt.tables.table import Mark
 
 if TYPE_CHECKING:
     from nm2trt.validation.report import ValidationReport

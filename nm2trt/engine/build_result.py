@@ -14,7 +14,8 @@ from nm2trt.engine.ladder.ladder_table import ladder_table
 from nm2trt.figures import large, size
 from nm2trt.json_value import named
 from nm2trt.manifest import manifest_path
-from nm2trt.tables import Result, Table
+from nm2trt.tables.result import Result
+from nm2trt.tables.table import Table
 from nm2trt.values.lazy_dataclass import dataclass
 
 

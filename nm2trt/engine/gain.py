@@ -12,7 +12,8 @@ from nm2trt.nm.eligibility import NOWHERE, Place, can_run_sparse
 from nm2trt.nm.gain_table import Estimate, GainTable
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.verdict import Eligible, WeightFacts, WeightVerdict
-from nm2trt.tables import Column, Result, Row, Table
+from nm2trt.tables.result import Result
+from nm2trt.tables.table import Column, Row, Table
 
 # A layer pays from this speed-up of its own; below, the pruning costs accuracy for next to nothing.
 AT_LEAST = 1.05

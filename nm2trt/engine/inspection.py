@@ -14,7 +14,8 @@ from nm2trt.errors import InputError
 from nm2trt.figures import size
 from nm2trt.files import check_input
 from nm2trt.manifest import Fit, Manifest, read_manifest
-from nm2trt.tables import Result, Table, small_table
+from nm2trt.tables.result import Result
+from nm2trt.tables.table import Table, small_table
 from nm2trt.values.lazy_dataclass import dataclass
 
 _PRODUCTS = {"trt": "TensorRT", "trt-rtx": "TensorRT for RTX", "ort": "ONNX Runtime"}

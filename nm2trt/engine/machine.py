@@ -9,7 +9,8 @@ from nm2trt.backends.cuda import Gpu, probe_gpus
 from nm2trt.errors import BackendMissingError
 from nm2trt.extras import install
 from nm2trt.installed import installed_version
-from nm2trt.tables import Result, Table, small_table
+from nm2trt.tables.result import Result
+from nm2trt.tables.table import Table, small_table
 from nm2trt.values.lazy_dataclass import dataclass
 
 # Stage or backend -> (module, distributions that carry it, purpose, extra; "" for what nm2trt itself needs).

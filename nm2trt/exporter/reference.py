@@ -13,7 +13,8 @@ from torch.utils import _pytree
 
 from nm2trt.arrays import Array
 from nm2trt.backends.ort import open_onnx
-from nm2trt.compare import OutputDifference, compare_outputs, require_close
+from nm2trt.compare.output_difference import OutputDifference
+from nm2trt.compare.outputs import compare_outputs, require_close
 from nm2trt.errors import DataError, DifferenceError, InputError, ModelError
 from nm2trt.exporter.example import Example
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 
-from nm2trt.compare import OutputDifference
+from nm2trt.compare.output_difference import OutputDifference
 from nm2trt.errors import InputError, SparsifyError
 from nm2trt.exporter.dynamo_export import eval_copy, to_onnx
 from nm2trt.exporter.example import Example
@@ -27,7 +27,7 @@ from nm2trt.files import atomic_path, check_output, real_output
 from nm2trt.json_value import named
 from nm2trt.locks import output_lock
 from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan
-from nm2trt.tables import Result
+from nm2trt.tables.result import Result
 
 OLDEST_OPSET = 17
 NEWEST_OPSET = 23

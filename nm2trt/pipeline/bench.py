@@ -13,7 +13,8 @@ from nm2trt.errors import InputError, Nm2trtError
 from nm2trt.files import check_input
 from nm2trt.pipeline.in_memory import takes_values
 from nm2trt.pipeline.sessions import backend_of, is_url, open_session, parse_shapes
-from nm2trt.tables import Result, Table
+from nm2trt.tables.result import Result
+from nm2trt.tables.table import Table
 
 if TYPE_CHECKING:
     import onnx

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from nm2trt.errors import InputError
 from nm2trt.extras import install
 from nm2trt.json_value import named
-from nm2trt.tables import Column, Result, Row, Table
+from nm2trt.tables.result import Result
+from nm2trt.tables.table import Column, Row, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from nm2trt.errors import InputError
 from nm2trt.pipeline.reconstruct import Calibration, normalised
-from nm2trt.tables import Result, Table
+from nm2trt.tables.result import Result
+from nm2trt.tables.table import Table
 
 if TYPE_CHECKING:
     from nm2trt.graph.quantize.report import QuantizeReport

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, overload
 from nm2trt.errors import InputError
 from nm2trt.files import unnamed_output
 from nm2trt.pipeline.in_memory import takes_values
-from nm2trt.tables import Result
+from nm2trt.tables.result import Result
 
 if TYPE_CHECKING:
     import onnx
     import torch
 
-    from nm2trt.compare import OutputDifference
+    from nm2trt.compare.output_difference import OutputDifference
     from nm2trt.graph.permute.permute_graph import Permutation
     from nm2trt.graph.permute.permute_model import PermuteReport
     from nm2trt.graph.permute.space_search import PermuteOptions, SaliencyOf, SpaceResult
@@ -157,7 +157,7 @@ def _permute_file(model: Any, output: Any, options: PermuteOptions, *, compare: 
 
 
 def _permute_module(model: Any, example: Any, options: PermuteOptions, *, compare: bool) -> PermutedModule:
-    from nm2trt.compare import compare_outputs
+    from nm2trt.compare.outputs import compare_outputs
     from nm2trt.errors import DifferenceError
     from nm2trt.exporter.in_memory import export_in_memory, foreign_tensors, outputs_of
     from nm2trt.exporter.torch_onnx import unwrapped

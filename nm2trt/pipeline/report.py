@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from nm2trt.errors import InputError
-from nm2trt.tables import Result
+from nm2trt.tables.result import Result
 from nm2trt.values.lazy_dataclass import dataclass
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from nm2trt.errors import InputError, OutputError
 from nm2trt.extras import install
-from nm2trt.tables import Result, Table, small_table
+from nm2trt.tables.result import Result
+from nm2trt.tables.table import Table, small_table
 
 _PACKAGE = Path(__file__).parents[1]
 # The wheel has them inside the package (see setup.py), a checkout beside it.

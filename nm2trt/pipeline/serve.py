@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nm2trt.serving.options import ServerOptions
 
 if TYPE_CHECKING:
-    from nm2trt.serving.server import RunningServer
+    from nm2trt.serving.server.running import RunningServer
 
 
 def serve(repository: str | os.PathLike[str], options: ServerOptions | None = None) -> RunningServer:
@@ -23,6 +23,6 @@ def serve(repository: str | os.PathLike[str], options: ServerOptions | None = No
         BackendMissingError: No tritonserver is installed.
         BackendError: The server does not start.
     """
-    from nm2trt.serving.server import start_server
+    from nm2trt.serving.server.start import start_server
 
     return start_server(repository, options)

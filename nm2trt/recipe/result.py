@@ -7,7 +7,8 @@ from typing import Any
 
 from nm2trt.errors import Nm2trtError
 from nm2trt.json_value import JsonValue, named
-from nm2trt.tables import Column, Mark, Result, Row, Table
+from nm2trt.tables.result import Result
+from nm2trt.tables.table import Column, Mark, Row, Table
 from nm2trt.values.lazy_dataclass import dataclass
 
 _MARKS: dict[str, Mark] = {"done": "good", "cached": "good", "failed": "bad"}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from nm2trt.compare import TOLERANCE
+from nm2trt.compare.tolerance import TOLERANCE
 from nm2trt.errors import InputError
 from nm2trt.json_value import JsonValue
 

@@ -17,7 +17,8 @@ from nm2trt.backends._triton_server import TritonServer
 from nm2trt.backends.ort import open_onnx
 from nm2trt.backends.served.statistics import ServerCounts, counted_since, server_time
 from nm2trt.backends.triton import TritonSession, open_triton
-from nm2trt.compare import OutputDifference, compare_outputs, require_close
+from nm2trt.compare.output_difference import OutputDifference
+from nm2trt.compare.outputs import compare_outputs, require_close
 from nm2trt.errors import BackendError, DataError, DifferenceError
 from nm2trt.json_value import named
 from nm2trt.limits.bounds import bounds

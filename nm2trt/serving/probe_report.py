@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nm2trt.compare import OutputDifference
+from nm2trt.compare.output_difference import OutputDifference
 from nm2trt.errors import DifferenceError
 from nm2trt.json_value import named
 from nm2trt.measure import Latency, ServerTime
-from nm2trt.tables import Result, Table, small_table
+from nm2trt.tables.result import Result
+from nm2trt.tables.table import Table, small_table
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from nm2trt.serving.model_config import choose_backend, from_text, serve_only, t
 from nm2trt.serving.options import DeployOptions, check_name
 from nm2trt.serving.staging import clear_stale, move_away, staged, told, write_file
 from nm2trt.serving.version_folder import WARMUP, BesideFiles, beside_files, fill_version, write_beside
-from nm2trt.tables import Result
+from nm2trt.tables.result import Result
 
 _HASH = "[0-9a-f]" * 16
 

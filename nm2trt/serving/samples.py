@@ -9,7 +9,7 @@ import numpy as np
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.protocol import TensorSpec, check_names, numpy_dtype
 from nm2trt.backends.random_feeds import random_feeds
-from nm2trt.compare import is_floating
+from nm2trt.compare.outputs import is_floating
 from nm2trt.errors import DataError
 
 # Stands for a free size other than the batch, if no data gives it.

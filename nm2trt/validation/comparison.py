@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nm2trt.backends.protocol import Session
-from nm2trt.compare import OutputDifference
+from nm2trt.compare.output_difference import OutputDifference
 from nm2trt.errors import DifferenceError, Nm2trtError, restated
 from nm2trt.figures import percent
 from nm2trt.json_value import JsonValue

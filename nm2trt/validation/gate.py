@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from nm2trt.compare import OutputDifference
+from nm2trt.compare.output_difference import OutputDifference
 from nm2trt.errors import InputError
 from nm2trt.figures import percent
 from nm2trt.json_value import JsonValue

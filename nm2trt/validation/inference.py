@@ -18,7 +18,8 @@ from nm2trt.calibration.array_files import read_archive
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import DataError
 from nm2trt.files import atomic_path, check_input
-from nm2trt.tables import Column, Result, Row, Table
+from nm2trt.tables.result import Result
+from nm2trt.tables.table import Column, Row, Table
 from nm2trt.validation.samples.feeder import Feeder, common_batch, require_numbers
 from nm2trt.validation.samples.open_samples import open_samples
 from nm2trt.validation.samples.samples import ArraySamples, is_truth

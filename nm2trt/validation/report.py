@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from nm2trt.errors import DifferenceError
-from nm2trt.tables import Column, Result, Row, Table
+from nm2trt.tables.result import Result
+from nm2trt.tables.table import Column, Row, Table
 from nm2trt.validation.comparison import Comparison, Score
 from nm2trt.validation.gate import Gate, suspicions
 from nm2trt.validation.latency.benchmark import Benchmark

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.batch_axes import data_dependent
 from nm2trt.backends.protocol import Session
-from nm2trt.compare import DifferenceSum, OutputDifference
+from nm2trt.compare.difference_sum import DifferenceSum
+from nm2trt.compare.output_difference import OutputDifference
 from nm2trt.errors import DataError
 from nm2trt.validation.metrics.scoring import Judged, Request, SampleScores, Scorer, Scores
 from nm2trt.validation.metrics.table import MetricSpec, find_metric

@@ -66,7 +66,7 @@ ADVICE = {
     ("cli/deploy.py", "serve"): "tests/cli/test_cli_deploy.py",
     ("cli/deploy.py", "probe"): "tests/cli/test_cli_deploy.py",
     ("reporting/ship.py", "deploy"): "test_a_verdict_of_yes_leads_to_deploy",
-    ("serving/server.py", "deploy"): "test_no_repository_leads_to_deploy",
+    ("serving/server/start.py", "deploy"): "test_no_repository_leads_to_deploy",
     ("sparsity/semi_structured.py", "build"): "test_a_module_on_the_cpu_leads_to_build",
     ("validation/latency/bench_files.py", "bench"): "test_a_damaged_benchmark_leads_to_bench",
 }

@@ -14,7 +14,8 @@ import pytest
 import nm2trt
 from nm2trt.cli import COMMANDS, main
 from nm2trt.errors import ModelError
-from nm2trt.tables import Column, Row, Table, html, text
+from nm2trt.tables.result import html, text
+from nm2trt.tables.table import Column, Row, Table
 from nm2trt.terminal_text import printable
 from tests.cli.terminal import on_terminal
 from tests.hostile import files, forms, fuzz, marks

@@ -127,7 +127,7 @@ def test_no_server_is_one_sentence(project):
 @pytest.fixture
 def server(project, tritonserver):
     from nm2trt.serving.options import ServerOptions
-    from nm2trt.serving.server import start_server
+    from nm2trt.serving.server.start import start_server
 
     (project / "models").mkdir()
     with start_server(project / "models", ServerOptions(load=(), log=project / "log.txt")) as running:

@@ -363,7 +363,7 @@ def kill_at_random(repository, models, server, *, kills, seed):
 def own_server(tritonserver, tmp_path):
     """A server on a repository of the test's own, below `tmp_path`."""
     from nm2trt.serving.options import ServerOptions
-    from nm2trt.serving.server import start_server
+    from nm2trt.serving.server.start import start_server
 
     (tmp_path / "models").mkdir()
     server = start_server(tmp_path / "models", ServerOptions(load=(), log=tmp_path / "log.txt"))

@@ -17,11 +17,12 @@ import pytest
 from nm2trt.errors import BackendError, BackendMissingError, InputError, Nm2trtError, OutputError
 from nm2trt.pipeline.deploy import deploy
 from nm2trt.pipeline.serve import serve
-from nm2trt.serving import server as server_module
 from nm2trt.serving.history import refuse_hanging
 from nm2trt.serving.installation import find_server
 from nm2trt.serving.options import DeployOptions, ServerOptions
-from nm2trt.serving.server import RunningServer, _free_ports
+from nm2trt.serving.server import start as server_module
+from nm2trt.serving.server.running import RunningServer
+from nm2trt.serving.server.start import _free_ports
 from tests.serving import served_nets as nets
 
 ROOT = Path(__file__).parents[2]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nm2trt.compare import DifferenceSum
+from nm2trt.compare.difference_sum import DifferenceSum
 from nm2trt.errors import InputError
 from nm2trt.validation.comparison import MetricComparison, Score, compare_sessions
 from nm2trt.validation.gate import Limits, hold_to, parse_drop, points

@@ -38,7 +38,7 @@ def served(tmp_path_factory):
     """A server of its own, since a test kills it, with a model that doubles; (server, ONNX file, samples)."""
     from nm2trt.errors import BackendMissingError
     from nm2trt.serving.options import ServerOptions
-    from nm2trt.serving.server import start_server
+    from nm2trt.serving.server.start import start_server
 
     folder = tmp_path_factory.mktemp("served")
     version = folder / "models" / "double" / "1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nm2trt.engine.ladder.ladder_row import LadderRow
-from nm2trt.tables import Column, Mark, Row, Table
+from nm2trt.tables.table import Column, Mark, Row, Table
 
 _PATTERNS = {"dense by plan": "dense", "not groupable": "no groups"}
 

@@ -10,7 +10,8 @@ from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.engine.ladder.ladder_table import ladder_table
 from nm2trt.figures import size
 from nm2trt.measure import Latency
-from nm2trt.tables import Column, Result, Row, Table
+from nm2trt.tables.result import Result
+from nm2trt.tables.table import Column, Row, Table
 
 _MOST_LAYERS = 10
 

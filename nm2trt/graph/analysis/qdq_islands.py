@@ -20,7 +20,7 @@ from nm2trt.graph.analysis.value_states import Scope, node_name
 from nm2trt.graph.analysis.weight_operands import Consumer
 from nm2trt.graph.storage.model import Model
 from nm2trt.json_value import JsonValue
-from nm2trt.tables import Column, Row, Table
+from nm2trt.tables.table import Column, Row, Table
 from nm2trt.values.lazy_dataclass import dataclass
 
 _FLOAT_SIDES = frozenset({"float", "input-float", "weight-float"})

@@ -17,7 +17,7 @@ from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.ort import open_onnx
 from nm2trt.calibration.ranges import Ranges, calibrate
 from nm2trt.calibration.stream import SampleStream
-from nm2trt.compare import OutputDifference
+from nm2trt.compare.output_difference import OutputDifference
 from nm2trt.errors import DifferenceError, InputError, ModelError
 from nm2trt.graph.analysis.shapes import infer_shapes, infer_types
 from nm2trt.graph.cast.cast_nodes import Casts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from nm2trt.compare import OutputDifference
+from nm2trt.compare.output_difference import OutputDifference
 from nm2trt.graph.analysis.shapes import infer_body_types
 from nm2trt.graph.analysis.value_states import node_name
 from nm2trt.graph.cast.cast_rules import Low, low_slots
@@ -14,7 +14,8 @@ from nm2trt.graph.storage.model import opset
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.json_value import JsonValue
 from nm2trt.nm.lineage import Relation, told
-from nm2trt.tables import Column, Mark, Result, Row, Table
+from nm2trt.tables.result import Result
+from nm2trt.tables.table import Column, Mark, Row, Table
 from nm2trt.values.lazy_dataclass import dataclass
 
 

@@ -16,7 +16,8 @@ from typing import Literal
 import numpy as np
 
 from nm2trt.arrays import Array, Arrays
-from nm2trt.compare import TOLERANCE, difference
+from nm2trt.compare.outputs import difference
+from nm2trt.compare.tolerance import TOLERANCE
 from nm2trt.errors import BackendError, DifferenceError, ModelError
 from nm2trt.graph.execute.output_comparison import lowest_type, run_graph
 from nm2trt.graph.storage.light_onnx import onnx
@@ -127,7 +128,7 @@ def bisect_models(
         candidate_feeds: Inputs of the candidate.
         reference_feeds: The same inputs, in the reference's dtypes.
         tolerance: Largest difference relative to a tensor's largest value; by default that of the lower
-            precision of the two, `nm2trt.compare.TOLERANCE`.
+            precision of the two, `nm2trt.compare.tolerance.TOLERANCE`.
 
     Raises:
         InputError: A file is missing.

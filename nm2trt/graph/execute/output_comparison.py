@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nm2trt.arrays import Array, Arrays
-from nm2trt.compare import OutputDifference, compare_outputs, require_close
+from nm2trt.compare.output_difference import OutputDifference
+from nm2trt.compare.outputs import compare_outputs, require_close
 from nm2trt.errors import BackendError, DataError, DifferenceError, ModelError
 from nm2trt.graph.analysis.moving_operators import REARRANGING
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx

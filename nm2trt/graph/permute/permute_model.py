@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from nm2trt.compare import NOISE, OutputDifference, difference_lines
+from nm2trt.compare.output_difference import OutputDifference, difference_lines
+from nm2trt.compare.tolerance import NOISE
 from nm2trt.errors import DifferenceError, SparsityError
 from nm2trt.graph.execute.output_comparison import (
     NOT_ASKED,
@@ -23,7 +24,8 @@ from nm2trt.graph.verify.mask_lineage import check_permuted
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.lineage import Relation, told
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.tables import Column, Result, Row, Table
+from nm2trt.tables.result import Result
+from nm2trt.tables.table import Column, Row, Table
 
 # Largest allowed max|a - b| / max|b| of a float32 output: the same products are added in another order.
 TOLERANCE = 1e-5

@@ -9,7 +9,8 @@ from nm2trt.json_value import JsonValue
 from nm2trt.nm.lineage import Relation
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan
-from nm2trt.tables import Column, Result, Row, Table
+from nm2trt.tables.result import Result
+from nm2trt.tables.table import Column, Row, Table
 from nm2trt.values.lazy_dataclass import dataclass
 
 

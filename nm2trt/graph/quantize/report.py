@@ -7,7 +7,7 @@ from typing import Literal
 
 from nm2trt.calibration.collectors import Method
 from nm2trt.calibration.ranges import Ranges
-from nm2trt.compare import OutputDifference
+from nm2trt.compare.output_difference import OutputDifference
 from nm2trt.errors import InputError
 from nm2trt.graph.analysis.qdq_islands import Island, island_table
 from nm2trt.graph.quantize.number_formats import FORMATS, Format
@@ -15,7 +15,8 @@ from nm2trt.graph.quantize.search_report import RangeSearch, WorkShares
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.json_value import JsonValue
 from nm2trt.nm.lineage import Relation, told
-from nm2trt.tables import Column, Result, Row, Table
+from nm2trt.tables.result import Result
+from nm2trt.tables.table import Column, Row, Table
 from nm2trt.values.lazy_dataclass import dataclass
 
 

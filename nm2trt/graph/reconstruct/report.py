@@ -11,7 +11,8 @@ from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.json_value import JsonValue
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan
-from nm2trt.tables import Column, Result, Row, Table
+from nm2trt.tables.result import Result
+from nm2trt.tables.table import Column, Row, Table
 
 _TWO_FOUR = NMPattern(2, 4)
 

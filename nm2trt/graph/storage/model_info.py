@@ -14,7 +14,8 @@ from nm2trt.graph.storage.model_hash import model_bytes
 from nm2trt.json_value import JsonValue, named
 from nm2trt.nm import lineage
 from nm2trt.nm.plan import METADATA_KEY, Plan
-from nm2trt.tables import Result, Table, small_table
+from nm2trt.tables.result import Result
+from nm2trt.tables.table import Table, small_table
 from nm2trt.values.lazy_dataclass import dataclass
 
 

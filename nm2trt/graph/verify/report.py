@@ -20,7 +20,8 @@ from nm2trt.nm.outlook import outlook
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan
 from nm2trt.nm.verdict import WeightVerdict
-from nm2trt.tables import Result, Table
+from nm2trt.tables.result import Result
+from nm2trt.tables.table import Table
 from nm2trt.values.lazy_dataclass import dataclass
 
 FailOn = Literal["broken", "ineligible", "any", "none"]

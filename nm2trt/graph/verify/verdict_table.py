@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nm2trt.nm.verdict import WeightVerdict
-from nm2trt.tables import Column, Mark, Row, Table
+from nm2trt.tables.table import Column, Mark, Row, Table
 
 
 def verdict_table(weights: Sequence[WeightVerdict]) -> Table:

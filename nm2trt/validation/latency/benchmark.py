@@ -8,7 +8,8 @@ from typing import Any
 
 from nm2trt.json_value import JsonValue
 from nm2trt.measure import Latency, ServerTime, WarmUp, no_speed
-from nm2trt.tables import Column, Result, Row, Table
+from nm2trt.tables.result import Result
+from nm2trt.tables.table import Column, Row, Table
 
 _SERVER_MS = (
     "server ms: the server's own mean time per request, by its statistics; the rest is this client and the "

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.protocol import TensorSpec
-from nm2trt.compare import is_floating
+from nm2trt.compare.outputs import is_floating
 from nm2trt.errors import DataError, DifferenceError, InputError
 
 Floats = npt.NDArray[np.float64]

@@ -22,7 +22,7 @@ from nm2trt.measure import (
     warm_up,
     warm_up_for,
 )
-from nm2trt.tables import lay_out
+from nm2trt.tables.layout import lay_out
 from nm2trt.validation.latency import machine_state
 from nm2trt.validation.latency.bench import bench_sessions, ratio_of
 from nm2trt.validation.latency.bench_files import compare_with, read_trtexec, with_recorded

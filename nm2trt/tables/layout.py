@@ -1,83 +1,21 @@
-"""Tables that fit: equal rows grouped, reasons once below, names cut at the front, words never broken.
-
-A `Table` is a value; `lay_out` gives it the widths of a terminal, `text` and `html` write it. Every command
-and every result uses it, so that a table looks the same in a terminal, in a log and in a notebook.
-"""
+"""The layout of a table: equal rows grouped, reasons once, names cut at the front, words never broken."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import field, replace
-from typing import Any, Literal
+from typing import Literal
 
-from nm2trt.json_value import JsonValue
+from nm2trt.tables.table import Column, Mark, Row, Table
 from nm2trt.terminal_text import display_width, fill, padded, printable, shorten, wrapped
 from nm2trt.values.lazy_dataclass import dataclass
 
-# What a row says: "bad" is broken or failed, "no" cannot, "doubt" differs or is not known, "good" passed.
-Mark = Literal["", "bad", "no", "doubt", "good"]
 _WORST = ("bad", "no", "doubt", "good", "")
 _GAP = 2
 _NAME, _LEAST_NAME, _LEAST_TEXT = 30, 10, 8
 _MOST_ROWS, _MOST_REASONS = 40, 8
-_LONGEST_REPR = 1900
 _NUMBERS = re.compile(r"\[[0-9, ]*\]|[0-9]+(\.[0-9]+)?")
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column.
-
-    Args:
-        header: Its header.
-        kind: "name" is cut at the front if space is short, "text" is wrapped between words, "fixed" keeps
-            its width, "number" too and stands to the right.
-        rank: Columns of a higher rank are left out first if space is short; 0 always stays.
-        fold: Whether one line below replaces the column if every row says the same.
-    """
-
-    header: str
-    kind: Literal["name", "text", "fixed", "number"] = "fixed"
-    rank: int = 0
-    fold: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row.
-
-    Args:
-        cells: One text per column.
-        mark: What the row says, which gives its colour.
-        why: The reason in words; it stands below the table, once. Rows whose reasons differ in numbers only
-            share that of the first.
-        more: Equal rows that this one stands for.
-    """
-
-    cells: tuple[str, ...]
-    mark: Mark = ""
-    why: str = ""
-    more: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Columns and rows, as data: cells may hold anything a file holds, and are escaped when written.
-
-    Args:
-        columns: The columns; rows that differ in "name" columns only are grouped.
-        rows: The rows.
-        title: A line above; "" for none.
-        noun: What a row is, in the plural.
-        apart: Whether each row stands for itself: none are grouped.
-    """
-
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    title: str = ""
-    noun: str = "weights"
-    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +63,6 @@ class Layout:
             yield (" " * _GAP).join(fitted).rstrip()
 
 
-def small_table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> Table:
-    """Return a table whose rows all differ; the last column is wrapped if space is short."""
-    last = len(headers) - 1
-    columns = tuple(Column(header, "text" if i == last else "fixed") for i, header in enumerate(headers))
-    return Table(columns, tuple(Row(tuple(row)) for row in rows), title, noun="rows")
-
-
 def lay_out(table: Table, width: int | None = None, *, every_row: bool = False) -> Layout:
     """Group a table's rows, number its reasons and give its columns their widths.
 
@@ -161,58 +92,6 @@ def lay_out(table: Table, width: int | None = None, *, every_row: bool = False) 
         right=tuple(column.kind == "number" for column in columns),
         notes=tuple(line for note, indent in below for line in fill(note, width, indent)),
     )
-
-
-def text(table: Table, width: int | None = None, *, every_row: bool = False) -> str:
-    """Return a table as plain text, without a line feed at its end."""
-    return "\n".join(line for line, _ in lay_out(table, width, every_row=every_row).lines())
-
-
-def html(table: Table, *, every_row: bool = False) -> str:
-    """Return a table as HTML, for a notebook."""
-    from html import escape  # only here: it takes time to import
-
-    laid = lay_out(table, every_row=every_row)
-    head = "".join(f"<th>{escape(' '.join(header))}</th>" for header in laid.headers)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(' '.join(cell))}</td>" for cell in row) + "</tr>" for row in laid.rows
-    )
-    title = f"<caption>{escape(laid.title)}</caption>" if laid.title else ""
-    notes = "".join(f"<div>{escape(note)}</div>" for note in laid.notes)
-    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
-
-
-class Result(JsonValue):
-    """A result that prints as a short table, in a terminal and in a notebook."""
-
-    __slots__ = ()
-
-    def tables(self) -> Sequence[Table]:
-        """Return what is shown of the result."""
-        return ()
-
-    def remarks(self) -> Sequence[str]:
-        """Return the lines below the tables, the verdict last."""
-        return ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values, those of `--json`."""
-        return self.to_json()
-
-    def __str__(self) -> str:
-        return "\n".join([*(text(table, 110) for table in self.tables()), *map(printable, self.remarks())])
-
-    def __repr__(self) -> str:
-        lines = str(self)
-        if len(lines) > _LONGEST_REPR:
-            lines = f"{lines[:_LONGEST_REPR].rsplit(chr(10), 1)[0]}\n... print() shows all of it"
-        return f"<{type(self).__name__}>\n{lines}"
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        lines = "".join(f"<div>{escape(printable(line))}</div>" for line in self.remarks())
-        return "".join(map(html, self.tables())) + lines
 
 
 def _escaped(table: Table) -> Table:

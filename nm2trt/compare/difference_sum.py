@@ -1,100 +1,19 @@
-"""How far two sets of outputs differ, and how far they may, by dtype."""
+"""The sum of the differences of one output from its reference, batch by batch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nm2trt.arrays import Array, Arrays
+from nm2trt.compare.output_difference import OutputDifference
 from nm2trt.errors import DifferenceError
-from nm2trt.json_value import JsonValue
-from nm2trt.values.lazy_dataclass import dataclass
 
 _PIECE = 1 << 18
 _COUNTS = ("_elements", "_nan", "_infinite", "_outside", "_count", "_rows", "_unequal")
 _LEAST_PROBABILITY = 2.0**-25  # half of float16's smallest
-
-# Largest allowed max|a - b| / max|b| when a pass should not change a model's function: a few hundred
-# roundings of the dtype's epsilon, as deep networks accumulate.
-TOLERANCE: Mapping[str, float] = {
-    "float64": 1e-9,
-    "float32": 1e-4,
-    "float16": 2e-2,
-    "bfloat16": 1e-1,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class OutputDifference(JsonValue):
-    """Difference of one output from its reference.
-
-    NaN and infinity at the same place on both sides are counted, and left out of every other figure; if
-    nothing else is left, the figures are NaN and not 0.
-
-    Args:
-        name: The output.
-        dtype: The candidate's dtype.
-        max_abs: Largest absolute difference; exact for integers.
-        mean_abs: Mean absolute difference.
-        max_relative: `max_abs` over the reference's largest magnitude.
-        cosine: Cosine similarity of the flattened outputs; None if one of them is all zero, which has no
-            direction.
-        relative_l2: Norm of the difference over the reference's norm.
-        sqnr_db: Signal to quantisation noise, the same in decibels; None if nothing differs.
-        kl: Mean Kullback-Leibler divergence of the candidate's distribution over the last axis from the
-            reference's, in nats; None if it was not asked for.
-        elements: Elements of the output.
-        nan_in_both: Elements that are NaN on both sides.
-        infinite_in_both: Elements that are the same infinity on both sides.
-        outside: Elements beyond the tolerance that was given; None without one. NaN is always beyond.
-        unequal_shapes: Batches in which the output, whose size depends on the data, had another size than the
-            reference; their elements are not compared.
-    """
-
-    name: str
-    dtype: str
-    max_abs: float
-    mean_abs: float
-    max_relative: float
-    cosine: float | None
-    relative_l2: float = 0.0
-    sqnr_db: float | None = None
-    kl: float | None = None
-    elements: int = 0
-    nan_in_both: int = 0
-    infinite_in_both: int = 0
-    outside: int | None = None
-    unequal_shapes: int = 0
-
-    @property
-    def cosine_text(self) -> str:
-        """The cosine with six digits, or "undefined"."""
-        return "undefined" if self.cosine is None else f"{self.cosine:.6f}"
-
-    @property
-    def remark(self) -> str:
-        """What the figures leave out, or ""."""
-        if self.unequal_shapes:
-            return (
-                f"its size depends on the data, and is not the reference's in {self.unequal_shapes} batches"
-            )
-        counts = ((self.nan_in_both, "NaN"), (self.infinite_in_both, "infinite"))
-        found = [f"{count:,} of {self.elements:,} elements are {what}" for count, what in counts if count]
-        return f"{' and '.join(found)} on both sides, and are not compared" if found else ""
-
-    @property
-    def sentence(self) -> str:
-        """The difference in words."""
-        if math.isnan(self.max_abs):
-            return f"output {self.name}: nothing to compare, {self.remark}"
-        return (
-            f"output {self.name}: max difference {self.max_abs:.3g}, {self.max_relative:.3g} of its largest "
-            f"value, cosine {self.cosine_text}" + (f"; {self.remark}" if self.remark else "")
-        )
 
 
 class DifferenceSum:
@@ -243,79 +162,6 @@ class DifferenceSum:
         )
 
 
-def is_floating(dtype: np.dtype[Any]) -> bool:
-    """Tell floating types from others, those of ml_dtypes, which numpy takes for raw bytes, included."""
-    return dtype.kind == "f" or dtype.name.startswith(("bfloat", "float"))
-
-
-def difference(name: str, candidate: Array, reference: Array, *, free_size: bool = False) -> OutputDifference:
-    """Compare one output with its reference, element by element in float64; see `DifferenceSum`.
-
-    Raises:
-        DifferenceError: The shapes differ, or NaN or infinity stands in one and the other is finite.
-    """
-    total = DifferenceSum(name, free_size=free_size)
-    total.add(candidate, reference)
-    return total.result()
-
-
-def compare_outputs(
-    candidate: Arrays,
-    reference: Arrays,
-    *,
-    free_size: Collection[str] = (),
-) -> list[OutputDifference]:
-    """Compare outputs by name.
-
-    Args:
-        candidate: Outputs by name.
-        reference: Those they are held against.
-        free_size: Outputs whose size depends on the data, and may differ.
-
-    Raises:
-        DifferenceError: The names or shapes differ.
-    """
-    if set(candidate) != set(reference):
-        raise DifferenceError(f"the outputs are {sorted(candidate)}, the reference's {sorted(reference)}")
-    return [
-        difference(name, candidate[name], reference[name], free_size=name in free_size) for name in reference
-    ]
-
-
-# Largest difference of an output that is small itself, as a saturated probability: a few roundings of 1.
-NOISE: Mapping[str, float] = {"float64": 2e-15, "float32": 1e-6, "float16": 8e-3, "bfloat16": 6e-2}
-
-
-def require_close(
-    differences: list[OutputDifference], *, dtype: str | None = None, what: str, noise: bool = False
-) -> None:
-    """Raise when an output differs by more than its dtype's `TOLERANCE`.
-
-    Args:
-        differences: What `compare_outputs` returned.
-        dtype: Lowest precision computed in, if that is lower than the outputs' own.
-        what: What was compared, for the message.
-        noise: Allow the dtype's `NOISE` besides. Only for outputs of a change that was judged where it was
-            made: an output that is tiny may be wrong by all of that.
-
-    Raises:
-        DifferenceError: An output differs too much.
-    """
-    for item in differences:
-        limit = max(TOLERANCE.get(item.dtype, 0.0), TOLERANCE.get(dtype or "", 0.0))
-        if math.isnan(item.max_relative):
-            raise DifferenceError(
-                f"{what}: output {item.name!r} has {item.remark}; nothing is left to compare"
-            )
-        floor = max(NOISE.get(item.dtype, 0.0), NOISE.get(dtype or "", 0.0)) if noise else 0.0
-        scale = item.max_abs / item.max_relative if 0 < item.max_relative < math.inf else 0.0
-        if not item.max_relative <= limit and not item.max_abs <= floor + limit * scale:
-            raise DifferenceError(
-                f"{what}: output {item.name!r} differs by {item.max_relative:.3g} of its largest value, "
-                f"more than the {limit:g} allowed for {dtype or item.dtype}"
-            )
-
-
 def _integer_gap(a: Array, b: Array) -> npt.NDArray[np.float64]:
     """Return |a - b| of integers, subtracted modulo 2**64, which is exact for any two of 64 bits."""
     own, other = _as_uint64(a), _as_uint64(b)
@@ -357,13 +203,3 @@ def _log_probabilities(values: Array) -> npt.NDArray[np.float64]:
     # Probabilities are normalised too: rounded rows do not sum to 1, and the divergence would turn negative.
     logs: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     return logs
-
-
-def difference_lines(differences: Iterable[OutputDifference], not_measured: str) -> list[str]:
-    """Return how far each output moved, a line per output, and why that is not known if it is not."""
-    lines = [
-        f"output {item.name} ({item.dtype}): max difference {item.max_abs:.3g}, "
-        f"{item.max_relative:.3g} of its largest value"
-        for item in differences
-    ]
-    return [*lines, not_measured] if not_measured else lines

@@ -1,0 +1,1 @@
+"""A tritonserver of one's own."""
