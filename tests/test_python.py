@@ -85,8 +85,15 @@ def test_protobufs_and_arrays_are_taken_for_files(tmp_path):
     assert report.comparison.n == len(x)
     with pytest.raises(InputError, match="labels go with arrays"):
         nm2trt.validate(path, path, from_file, labels=[1])
-    with pytest.raises(InputError, match="model is a list; give a path, an onnx"):
+    with pytest.raises(InputError, match="model is of type list; give a path, an onnx"):
         nm2trt.verify([1])
+
+
+def test_a_wrong_keyword_is_told_with_the_name_of_the_function():
+    with pytest.raises(TypeError, match=r"prune\(\) got an unexpected keyword argument 'calibration'"):
+        nm2trt.prune("m.onnx", calibration="x.npz")
+    with pytest.raises(TypeError, match=r"quantize\(\) missing 1 required keyword-only argument: 'calib'"):
+        nm2trt.quantize("m.onnx")
 
 
 def test_modules_are_taken_with_an_example_or_with_arrays(tmp_path):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 import signal
 from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from nm2trt.cli.output import plain_table, print_json_line, say, tell
+from nm2trt.cli.output import plain_table, print_json_line, print_verdict, say, tell
 from nm2trt.errors import BackendError
 from nm2trt.options.field import filled
 from nm2trt.options.serving import ServeCommand
@@ -39,7 +40,7 @@ def run(options: ServeCommand) -> int:
         signal.signal(number, _interrupt)
     with serve(options.repository, started) as server:
         try:
-            _print(server, options.json)
+            _print(server, options)
             status = server.wait()
         except KeyboardInterrupt:
             tell("stopping")
@@ -48,10 +49,10 @@ def run(options: ServeCommand) -> int:
     raise BackendError(f"the server stopped by itself, with status {status}; see its log")
 
 
-def _print(server: RunningServer, as_json: bool) -> None:
+def _print(server: RunningServer, options: ServeCommand) -> None:
     addresses = {"http": server.http, "grpc": server.grpc, "metrics": server.metrics, "pid": str(server.pid)}
     states = server.model_states()
-    if as_json:
+    if options.json:
         print_json_line({**addresses, "models": [asdict(state) for state in states]})
         return
     for name, value in addresses.items():
@@ -65,6 +66,10 @@ def _print(server: RunningServer, as_json: bool) -> None:
     for backend in sorted({match[1] for state in states if (match := _NO_BACKEND.search(state.reason))}):
         instead = "deploy the model again with --backend python, or " if backend == "onnxruntime" else ""
         say(f"this server has no backend {backend}: {instead}start a server that has it")
+    if ready := next((state.name for state in states if state.state == "READY"), ""):
+        where = f"--url {server.http} --name {shlex.quote(ready)}"
+        whose = f"--reference MODEL.onnx --repository {shlex.quote(str(options.repository))}"
+        print_verdict("", f"nm2trt probe {where} {whose}  # in another terminal")
     say("READY; Ctrl-C stops it")
 
 

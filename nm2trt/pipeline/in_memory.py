@@ -40,7 +40,10 @@ def takes_values(
 
         @functools.wraps(function)
         def wrapped(*arguments: _Arguments.args, **keywords: _Arguments.kwargs) -> _Answer:
-            bound = signature.bind(*arguments, **keywords)
+            try:
+                bound = signature.bind(*arguments, **keywords)
+            except TypeError:
+                return function(*arguments, **keywords)  # Python's own words name the function
             given = bound.arguments
             if several:
                 given.update({name: _listed(given[name]) for name in models})
@@ -145,7 +148,8 @@ class _Folder:
             return path
         if not hasattr(model, "state_dict"):
             raise InputError(
-                f"{name} is a {type(model).__name__}; give a path, an onnx.ModelProto or a torch.nn.Module"
+                f"{name} is of type {type(model).__name__}; give a path, an onnx.ModelProto or a "
+                "torch.nn.Module"
             )
         if inputs is None and example is None:
             raise InputError(

@@ -64,6 +64,7 @@ ADVICE = {
     ("reporting/ship.py", "prove"): "tests/recipe/test_next_command.py",
     ("reporting/ship.py", "explain"): "tests/recipe/test_next_command.py",
     ("cli/deploy.py", "serve"): "tests/cli/test_cli_deploy.py",
+    ("cli/serve.py", "probe"): "tests/cli/test_hostile_files.py",
     ("cli/deploy.py", "probe"): "tests/cli/test_cli_deploy.py",
     ("reporting/ship.py", "deploy"): "test_a_verdict_of_yes_leads_to_deploy",
     ("serving/server/start.py", "deploy"): "test_no_repository_leads_to_deploy",

@@ -1,6 +1,7 @@
 """Malformed files from strangers: exit status 2 with one printable sentence, or an answer; never a hang."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -103,7 +104,9 @@ def test_a_file_name_is_printed_without_its_escapes(run, tmp_path, words):
     assert all(c.isprintable() or c == "\n" for c in done.stdout + done.stderr)
 
 
-def test_a_server_names_what_is_not_available_and_ctrl_c_stops_it_in_the_background(tmp_path, tritonserver):
+def test_a_server_names_what_is_not_available_and_ctrl_c_stops_it_in_the_background(
+    run, tmp_path, tritonserver
+):
     external(tmp_path, "w.bin")
     (tmp_path / "w.bin").write_bytes(bytes(1024))
     for name in ("good", "broken"):
@@ -132,6 +135,10 @@ def test_a_server_names_what_is_not_available_and_ctrl_c_stops_it_in_the_backgro
         lacking = "this server has no backend onnxruntime: deploy the model again with --backend python"
         assert any(line.startswith(lacking) for line in lines), lines
         assert all(c.isprintable() or c == "\n" for line in lines for c in line)
+        (line,) = [line for line in lines if line.startswith("next:")]
+        words = shlex.split(line.removeprefix("next:    nm2trt "), comments=True)
+        found = run([word.replace("MODEL.onnx", "m.onnx") for word in words] + ["--requests", "8"], tmp_path)
+        assert found.returncode == 0, found.stderr
         server.send_signal(signal.SIGINT)
         assert server.wait(60) == 0
     finally:
