@@ -26,7 +26,7 @@ from nm2trt.graph.verify.verify_model import verify_model
 from nm2trt.nm.array_namespace import thread_count_counts
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import METADATA_KEY, Plan
-from nm2trt.tables import lay_out
+from nm2trt.tables.layout import lay_out
 
 CHANNELS, SIZE = 16, 8
 
