@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nm2trt.cli.garbage import collect_rarely
 from nm2trt.cli.output import keep_json, print_result, show_written
 from nm2trt.options.field import keywords
 from nm2trt.options.models import FuseCommand
@@ -17,6 +18,7 @@ def run(options: FuseCommand) -> int:
     """Fuse, print, and return 0."""
     from nm2trt.pipeline.fuse import fuse
 
+    collect_rarely()
     with keep_json(options.report, printed=options.json, sources=(options.model,)) as keep:
         report = keep(fuse(**keywords(options)))
     print_result(report, show_written, as_json=options.json, every_row=options.every_row)

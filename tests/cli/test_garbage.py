@@ -39,6 +39,23 @@ def test_garbage_is_collected_late_and_then_as_usual():
     assert told["frozen"]
 
 
+RARELY = """
+import gc
+from nm2trt.cli.garbage import collect_rarely, collected_late
+
+usual = gc.get_threshold()
+with collected_late():
+    collect_rarely()
+    kept = [[] for _ in range(150_000)]
+    print(gc.get_threshold() == (50_000, *usual[1:]))
+"""
+
+
+def test_a_command_of_many_small_objects_has_garbage_collected_rarely():
+    done = subprocess.run([sys.executable, "-c", RARELY], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
 ENDING = """
 import atexit, sys, tempfile, threading, time, weakref
 from nm2trt import cli
