@@ -55,7 +55,7 @@ gpu-evidence: $(READY)
 test: lint
 	@$(MAKE) --no-print-directory serve-env || echo "The tests that need a real tritonserver are skipped: it could not be installed, see above."
 	@$(BIN)/python -m compileall -q -j 2 nm2trt # once, not in every process that a test starts
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	$(BIN)/python tools/in_memory.py $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -145,7 +145,15 @@ def test_finalised_weights_of_every_kind_hold_the_plan(method):
         assert int((last.reshape(-1, 4) != 0).sum(1).max()) == 2, name
 
 
-@pytest.mark.parametrize("method", METHODS_IN_TRAINING)
+# The others leave modules as these do, see above: sr-ste the layers as they were, spre a norm fewer.
+BY_DEFAULT = ("sr-ste", "spre")
+EACH_METHOD = [
+    pytest.param(method, marks=() if method in BY_DEFAULT else pytest.mark.slow)
+    for method in METHODS_IN_TRAINING
+]
+
+
+@pytest.mark.parametrize("method", EACH_METHOD)
 def test_exported_file_of_a_method_holds_to_its_plan(method, tmp_path):
     found = verified(trained(method, "2:4", FewKinds), tmp_path / "model.onnx")
     sparse = [

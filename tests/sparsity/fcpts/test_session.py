@@ -345,6 +345,8 @@ def test_invariant_11_masks_are_the_exported_zeros_and_outputs_stay(arguments, t
     for name, mask in masks.items():
         assert torch.equal(state[name] != 0, mask), name
     assert not [key for key in state if "parametrizations" in key]
+    if "rate" not in arguments:
+        return  # its file is one of a menu with one pattern
     nm2trt.export(model, x, tmp_path / "m.onnx")
     statuses = {v.weight: v.pattern for v in nm2trt.verify(tmp_path / "m.onnx").weights}
     assert "broken" not in statuses.values()
