@@ -4,6 +4,7 @@ import copy
 import functools
 import gc
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -37,6 +38,25 @@ else:
 @pytest.hookimpl(tryfirst=True)  # before marks leave tests out
 def pytest_collection_modifyitems(config, items):
     config.stash[_COLLECTED] = {item.path for item in items}
+
+
+def _uses_torch(path):
+    return re.search(r"^\s*(import torch|from torch)\b|importorskip\(.torch.\)", path.read_text(), re.M)
+
+
+@pytest.hookimpl(specname="pytest_collection_modifyitems", trylast=True)
+def pytest_torch_tests_in_one_process(items):
+    """Let the second of two test processes begin with the tests that use PyTorch.
+
+    Each takes half of the tests, and then some from the end of the other's: so one of them seldom compiles, traces
+    or exports anything, for which PyTorch loads further modules for seconds.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    found = {path for path in {item.path for item in items} if _uses_torch(path)}
+    others = [item for item in items if item.path not in found]
+    half = len(items) // 2
+    items[:] = [*others[:half], *(item for item in items if item.path in found), *others[half:]]
 
 
 def pytest_collection_finish():

@@ -1,13 +1,11 @@
 """The pair of engine and manifest: whole at every instant, whatever happens in between."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from nm2trt.engine.pair_writer import _dumps, _with_previous, digest_of, pair_wr
 from nm2trt.errors import InputError, OutputError
 from nm2trt.files import sha256_bytes
 from nm2trt.manifest import Manifest, manifest_path, read_manifest, refuse_foreign
+from tests import forked
 
 OLD, NEW = b"old engine", b"the new engine"
 
@@ -244,28 +243,23 @@ def test_a_full_disk_is_one_sentence(engine, monkeypatch):
 
 def test_two_writers_at_once_leave_one_whole_pair(engine):
     """Two processes replace the pair again and again; the reader in between never sees a mismatch."""
-    loop = textwrap.dedent(
-        """
-        import sys
-        from pathlib import Path
-        sys.path.insert(0, sys.argv[1])
-        from tests.test_manifest import manifest_of
-        from nm2trt.engine.pair_writer import write_pair
-        data = sys.argv[3].encode()
+
+    def write(data):
         for _ in range(25):
-            write_pair(Path(sys.argv[2]), data, manifest_of(data))
-        """
-    )
-    here = os.path.dirname(__file__)  # noqa: PTH120 - for a child's sys.path
+            write_pair(engine, data, manifest_of(data))
+
     write_pair(engine, OLD, manifest_of(OLD))
     writers = [
-        subprocess.Popen([sys.executable, "-c", loop, here, str(engine), name])
-        for name in ("a" * 99, "b" * 77)
+        forked.start(functools.partial(write, data), engine.parent, os.devnull, os.devnull)
+        for data in (b"a" * 99, b"b" * 77)
     ]
-    while any(writer.poll() is None for writer in writers):
+    ended = {}
+    while len(ended) < len(writers):
         fit = read_manifest(engine)
         assert fit.status == "fits"
-    assert [writer.returncode for writer in writers] == [0, 0]
+        ended |= dict(os.waitpid(writer, os.WNOHANG) for writer in writers if writer not in ended)
+        ended.pop(0, None)  # of one that still writes
+    assert set(ended.values()) == {0}
     assert files(engine.parent) == ["model.rtx", "model.rtx.json"]
 
 

@@ -56,11 +56,17 @@ def test_fish_completes(tmp_path, words, there, absent):
     assert not absent & offered
 
 
-def offered_by_zsh(words, path):
+@pytest.fixture(scope="module")
+def zsh_dump(tmp_path_factory):
+    """Give a file in which zsh keeps what it found out about its own commands."""
+    return tmp_path_factory.mktemp("zsh") / "dump"
+
+
+def offered_by_zsh(words, path, known):
     # zsh's bashcompinit calls the function like this: as sh, so that arrays begin with 0.
     typed = " ".join(f"'{word}'" for word in words)
     code = (
-        f"autoload -U compinit; compinit -u -d {path}.dump; source {path}; "
+        f"autoload -U compinit; compinit -u -d {known}; source {path}; "
         f"ask() {{ emulate -L sh; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; _nm2trt; echo ${{COMPREPLY[@]}}; }}; ask"
     )
     done = subprocess.run(["zsh", "-fc", code], capture_output=True, text=True, check=True)
@@ -73,9 +79,9 @@ def offered_by_zsh(words, path):
     ("words", "there", "absent"),
     [*CASES[2:4], (["nm2trt", "build", "--sparsity=en"], {"--sparsity=enable"}, {"enable"})],
 )
-def test_zsh_completes(tmp_path, words, there, absent):
+def test_zsh_completes(tmp_path, words, there, absent, zsh_dump):
     (tmp_path / "c").write_text(script("zsh"))
-    offered = offered_by_zsh(words, tmp_path / "c")
+    offered = offered_by_zsh(words, tmp_path / "c", zsh_dump)
     assert there <= offered
     assert not absent & offered
 

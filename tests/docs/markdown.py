@@ -1,5 +1,6 @@
 """What stands in the Markdown: code blocks with their marks, and links with their targets."""
 
+import functools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ class Block:
     reason: str
 
 
+@functools.cache
 def blocks(page):
     """Return the code blocks of a page; an indented one is code where it looks like it."""
     lines = page.read_text().splitlines()
@@ -83,6 +85,7 @@ def links(page):
             yield match[1], text[: match.start()].count("\n") + 1
 
 
+@functools.cache
 def anchors(page):
     """Return what headings can be linked by."""
     heads = re.findall(r"^#+ (.+)$", page.read_text(), re.M)

@@ -231,6 +231,12 @@ def average_precision(boxes, labels, found, scores, classes):
     return np.mean(values)
 
 
+@pytest.fixture
+def few_draws(monkeypatch):
+    monkeypatch.setattr("nm2trt.validation.statistics.bootstrap._SET_RESAMPLES", 40)
+
+
+@pytest.mark.usefixtures("few_draws")
 @pytest.mark.parametrize("batch", [5, 12])
 def test_map_follows_its_definition(batch, capsys):
     pytest.importorskip("pycocotools")
@@ -246,6 +252,7 @@ def test_map_follows_its_definition(batch, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_map_reads_a_coco_file(tmp_path):
     boxes, noisy, scores, classes = detections()
     ids, categories = [100 + 7 * i for i in range(12)], [3, 18, 90]
@@ -273,6 +280,7 @@ def test_map_reads_a_coco_file(tmp_path):
     assert same.candidate.value == found.candidate.value
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_map_of_nothing_detected_is_zero():
     boxes, noisy, scores, classes = detections()
     none = Detector(noisy, np.zeros_like(scores), classes)
