@@ -22,5 +22,5 @@ def test_a_command_has_its_temporary_files_in_memory(tmp_path, given):
     if given:
         assert folder == tmp_path
     elif folder.is_relative_to("/dev/shm"):
-        assert folder.name.startswith("nm2trt-")
+        assert folder.name.startswith("in-memory-")
         assert not folder.exists()

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 MEMORY, ROOM = "/dev/shm", 4 << 30
 
@@ -25,7 +26,8 @@ def main() -> int:
     """Run the command; return its exit status."""
     if "TMPDIR" in os.environ or not has_room(MEMORY):
         return subprocess.call(sys.argv[1:])
-    with tempfile.TemporaryDirectory(prefix="nm2trt-", dir=MEMORY, ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="in-memory-", dir=MEMORY, ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)  # as in /tmp, other users reach what is made for them
         return subprocess.call(sys.argv[1:], env={**os.environ, "TMPDIR": folder})
 
 
