@@ -64,7 +64,10 @@ def end(status: int) -> None:
 
     main = threading.main_thread()
     works = any(thread is not main and not thread.daemon for thread in threading.enumerate())
-    if works or sys.gettrace() is not None or sys.getprofile() is not None or sys.flags.inspect:
+    monitoring = getattr(sys, "monitoring", None)  # what profilers use since Python 3.12
+    tools = [] if monitoring is None else [monitoring.get_tool(number) for number in range(6)]
+    watched = any(tools) or sys.gettrace() is not None or sys.getprofile() is not None
+    if works or watched or sys.flags.inspect:
         return
     atexit._run_exitfuncs()
     try:

@@ -92,8 +92,16 @@ def test_a_thread_that_works_is_waited_for():
     assert said[1:] == ["returned", "worked"]
 
 
-def test_whoever_watches_sees_the_process_end_as_usual():
-    said, _ = ended("sys.setprofile(lambda *event: None)")
+@pytest.mark.parametrize(
+    "watch",
+    [
+        "sys.setprofile(lambda *event: None)",
+        "import types; sys.monitoring = types.SimpleNamespace(get_tool={2: 'cProfile'}.get)",
+    ],
+    ids=["profile", "monitoring"],
+)
+def test_whoever_watches_sees_the_process_end_as_usual(watch):
+    said, _ = ended(watch)
     assert said[1:] == ["returned"]
 
 
