@@ -80,7 +80,7 @@ LIBRARIES = {
     ],
     "tensorrt_rtx": ["backends/trt_rtx.py"],
     "tensorrt": ["backends/trt.py"],
-    "tritonclient": ["backends/_triton_server.py", "backends/served/tensors.py", "serving/model_config.py"],
+    "tritonclient": ["backends/_triton_server.py", "backends/served/tensors.py", "serving/config_message.py"],
     "triton": ["nm/gpu_kernels.py"],
     "polygraphy": ["validation/samples/polygraphy_json.py"],
 }

@@ -11,7 +11,7 @@ from typing import Any
 
 from nm2trt.errors import InputError
 from nm2trt.files import read_regular
-from nm2trt.serving.model_config import from_text
+from nm2trt.serving.config_message import from_text
 from nm2trt.serving.staging import is_real_folder
 
 CONFIG = "config.pbtxt"

@@ -1,4 +1,4 @@
-"""Triton's model configuration, made from an artefact: the ModelConfig protobuf, and its text form.
+"""Triton's model configuration, made from an artefact, field by field.
 
 With several optimisation profiles, Triton sends a request to any idle instance group. A group of its own for
 each profile is therefore right only if every profile takes every request; otherwise one group names all
@@ -12,17 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf import json_format, text_format
-
 from nm2trt.backends.protocol import TensorSpec
-from nm2trt.errors import BackendError, BackendMissingError, InputError
-from nm2trt.extras import install
+from nm2trt.errors import InputError
 from nm2trt.serving.artefact import Artefact
+from nm2trt.serving.config_message import new_message
 from nm2trt.serving.config_settings import apply_setting
 from nm2trt.serving.options import DeployOptions, ServingBackend
 
 DEFAULT_MAX_BATCH = 32
-
 # Element types by numpy's names. What Triton cannot carry is not here.
 _TYPES = {
     "bool": "TYPE_BOOL",
@@ -95,7 +92,7 @@ def build_config(
         raise InputError(f"{artefact.path} has no inputs, so there is nothing to request of it")
     notes: list[str] = []
     backend = choose_backend(artefact, options.backend)
-    config = _message()
+    config = new_message()
     config.name, config.backend = name, backend
     config.default_model_filename = _FILES[backend]
     config.max_batch_size = _max_batch(artefact, options, notes)
@@ -122,63 +119,9 @@ def build_config(
     return config, notes
 
 
-def to_text(config: Any) -> str:
-    """Return a configuration as it is written to `config.pbtxt`."""
-    return str(text_format.MessageToString(config))
-
-
-def from_text(text: str, where: str) -> Any:
-    """Read a `config.pbtxt`.
-
-    Raises:
-        InputError: The text is not a model configuration.
-    """
-    try:
-        return text_format.Parse(text, _message())
-    except text_format.ParseError as error:
-        raise InputError(f"{where} is not a model configuration: {error}") from error
-
-
 def serve_only(config: Any, version: int) -> None:
     """Make a configuration serve one version and no other."""
     _set_policy(config, "deployed", version)
-
-
-def parameter_of(config: Mapping[str, Any], key: str) -> str:
-    """Return the text of a parameter in a server's JSON of a configuration, or ""."""
-    found: Any = config
-    for step in ("parameters", key, "string_value"):
-        found = found.get(step) if isinstance(found, Mapping) else None
-    return "" if found is None else str(found)
-
-
-def served_differences(deployed: Any, served: Mapping[str, Any]) -> list[str]:
-    """Return what a server has otherwise than the configuration that was deployed, one sentence each.
-
-    The server completes a configuration, so only what is set in the deployed one is compared.
-
-    Args:
-        deployed: The ModelConfig that was deployed.
-        served: The server's, as its JSON.
-
-    Raises:
-        BackendError: The server's answer is not a configuration.
-    """
-    try:
-        theirs = json_format.ParseDict(dict(served), _message(), ignore_unknown_fields=True)
-    except (json_format.Error, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise BackendError(
-            "the server's configuration of the model is not sound; it is not a Triton server"
-        ) from error
-    return _differences(_plain(deployed), _plain(theirs), "")
-
-
-def _message() -> Any:
-    try:
-        from tritonclient.grpc import model_config_pb2
-    except ImportError as error:
-        raise BackendMissingError(f"tritonclient is not installed: {install('serving')}") from error
-    return model_config_pb2.ModelConfig()
 
 
 def _max_batch(artefact: Artefact, options: DeployOptions, notes: list[str]) -> int:
@@ -339,26 +282,3 @@ def _add_parameters(config: Any, artefact: Artefact, options: DeployOptions, bac
     for key, value in {**ours, **options.parameters}.items():
         if value:
             config.parameters[key].string_value = value
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    return dict(json_format.MessageToDict(config, preserving_proto_field_name=True))
-
-
-def _differences(ours: Any, theirs: Any, where: str) -> list[str]:
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        found = []
-        for key, value in ours.items():
-            path = f"{where}.{key}" if where else key
-            if key not in theirs and value not in ({}, []):
-                found.append(f"{path} is {value!r} as deployed, and missing on the server")
-            elif key in theirs:
-                found += _differences(value, theirs[key], path)
-        return found
-    if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
-        pairs = enumerate(zip(ours, theirs, strict=True))
-        return [line for at, (mine, other) in pairs for line in _differences(mine, other, f"{where}[{at}]")]
-    # The server resolves "auto" to what it has.
-    if ours == theirs or ours == "KIND_AUTO":
-        return []
-    return [f"{where} is {ours!r} as deployed, and {theirs!r} on the server"]

@@ -23,8 +23,8 @@ from nm2trt.errors import BackendError, DataError, DifferenceError
 from nm2trt.json_value import named
 from nm2trt.limits.bounds import bounds
 from nm2trt.serving.artefact import Artefact
+from nm2trt.serving.config_message import parameter_of, served_differences
 from nm2trt.serving.load import LoadLevel, run_level
-from nm2trt.serving.model_config import parameter_of, served_differences
 from nm2trt.serving.options import ProbeOptions
 from nm2trt.serving.probe_report import BatchCheck, LoadCheck, ProbeReport
 from nm2trt.serving.samples import as_served, fit_samples, random_samples, repeated

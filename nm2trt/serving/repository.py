@@ -24,8 +24,9 @@ from nm2trt.file_replacement import os_reason
 from nm2trt.files import read_regular, sync_folder, write_atomic
 from nm2trt.locks import one_writer
 from nm2trt.serving.artefact import Artefact
+from nm2trt.serving.config_message import from_text, to_text
 from nm2trt.serving.history import CONFIG, RECORD, history, model_names, numbers, read_record
-from nm2trt.serving.model_config import choose_backend, from_text, serve_only, to_text
+from nm2trt.serving.model_config import choose_backend, serve_only
 from nm2trt.serving.options import DeployOptions, check_name
 from nm2trt.serving.staging import clear_stale, move_away, staged, told, write_file
 from nm2trt.serving.version_folder import WARMUP, BesideFiles, beside_files, fill_version, write_beside

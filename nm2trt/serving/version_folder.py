@@ -12,8 +12,9 @@ from nm2trt.arrays import Arrays
 from nm2trt.errors import InputError
 from nm2trt.files import sha256_bytes, sha256_file, sync_folder, write_atomic
 from nm2trt.serving.artefact import Artefact
+from nm2trt.serving.config_message import to_text
 from nm2trt.serving.history import RECORD, SCHEMA
-from nm2trt.serving.model_config import Extras, build_config, choose_backend, to_text
+from nm2trt.serving.model_config import Extras, build_config, choose_backend
 from nm2trt.serving.options import DeployOptions
 from nm2trt.serving.runtime_bundle import runtime_modules
 from nm2trt.serving.samples import fit_samples

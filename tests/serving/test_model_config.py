@@ -16,7 +16,7 @@ from tests.serving import served_nets as nets
 
 pytest.importorskip("tritonclient")
 
-from nm2trt.serving.model_config import served_differences
+from nm2trt.serving.config_message import served_differences
 from nm2trt.serving.repository import served_config
 
 
