@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,9 @@ from nm2trt.sparsity.core.parametrization import SparseWeight
 
 if TYPE_CHECKING:
     from nm2trt.sparsity.core.session import Request, SparseSession
+
+# Python takes True for 1, and any text for true; the options check the rest of their values themselves.
+_NUMBER = re.compile(r"(int|float)( \| (?!bool).+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +43,16 @@ class MethodSpec:
         Raises:
             SparsifyError: A name is none of the method's options, or a value is out of range.
         """
-        known = [field.name for field in fields(self.options)]
-        for name in given:
+        types = {field.name: str(field.type) for field in fields(self.options)}
+        known = list(types)
+        for name, value in given.items():
             if name not in known:
                 has = f"its options are {', '.join(known)}" if known else "it has no options"
                 raise SparsifyError(f"{self.name!r} does not know the option {name!r}; {has}")
+            if types[name] == "bool" and not isinstance(value, bool):
+                raise SparsifyError(f"{name} of {self.name!r} must be True or False, not {value!r}")
+            if isinstance(value, bool) and _NUMBER.fullmatch(types[name]):
+                raise SparsifyError(f"{name} of {self.name!r} must be a number, not {value}")
         try:
             return self.options(**given)
         except TypeError as error:

@@ -425,6 +425,10 @@ def test_unknown_method_option_and_value():
         sparsify(net(), method="lbc", end="late", total_steps=STEPS)
     with pytest.raises(SparsifyError, match="total_steps must be a positive whole number, not 0"):
         sparsify(net(), total_steps=0)
+    with pytest.raises(SparsifyError, match=r"lambda_w of 'sr-ste' must be a number, not True"):
+        sparsify(net(), lambda_w=True)
+    with pytest.raises(SparsifyError, match=r"decoupled of 'sr-ste' must be True or False, not 'no'"):
+        sparsify(net(), decoupled="no")
 
 
 @pytest.mark.parametrize("arguments", [{"method": "lbc"}, {"method": "magnitude", "gradual": True}])
