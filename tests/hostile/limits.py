@@ -54,6 +54,8 @@ def family(pid):
 
 def memory(processes):
     """Return the resident memory of processes; one that was just forked still shares its parent's and counts once."""
+    if len(processes) == 1:
+        return resident(processes[0])
     most = {}
     for pid in processes:
         with contextlib.suppress(OSError):
