@@ -195,7 +195,9 @@ def check_ranges(options: _Command) -> _Command:
     for known, value in _values(options):
         for number in value if known.many else (value,):
             if isinstance(number, (int, float)) and not known.holds(number):
-                raise InputError(f"{known.flag} {number:g} is out of range; give {known.range_text()}")
+                allowed = known.range_text()
+                allowed = f"a number {allowed}" if allowed.startswith("over") else allowed
+                raise InputError(f"{known.flag} {number:g} is out of range; give {allowed}")
     return options
 
 

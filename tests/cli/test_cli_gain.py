@@ -127,7 +127,7 @@ def test_the_device_may_be_named(net, table, capsys, device, note):
         ),
         (["--table", "none.json"], "none.json does not exist; give the path of a gain table"),
         (["--as", "bf16"], "has no rows of bfloat16; it has float16, int8"),
-        (["--at-least", "-1"], "--at-least -1 is out of range; give over 0"),
+        (["--at-least", "-1"], "--at-least -1 is out of range; give a number over 0"),
         (["--shape", "z:8"], "names input 'z'; the model's inputs are 'x'"),
         (["--shape", "x:8x3"], "rank"),
     ],

@@ -108,10 +108,16 @@ def test_a_dropped_option_is_seen():
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("quantize", {"percentile": 30.0}, r"--percentile 30 is out of range; give over 50 and up to 100"),
+        (
+            "quantize",
+            {"percentile": 30.0},
+            r"--percentile 30 is out of range; give a number over 50 and up to 100",
+        ),
         ("prune", {"min_channels": 0}, r"--min-channels 0 is out of range; give 1 or more"),
         ("bench", {"batches": (1, 0)}, r"--batch 0 is out of range; give 1 or more"),
         ("build", {"effort": 9}, r"--effort 9 is out of range; give 0 to 5"),
+        ("validate", {"rtol": float("inf")}, r"--rtol inf is out of range; give 0 or more"),
+        ("probe", {"timeout_s": float("nan")}, r"--timeout nan is out of range; give a number over 0"),
     ],
 )
 def test_a_number_out_of_range_is_refused_with_its_flag(name, change, message):
@@ -125,7 +131,8 @@ def test_a_recipe_and_the_command_line_refuse_the_same_numbers(kind):
     for known in options_of(cls):
         if not known.stage or known.stage not in stage.keys or known.kind not in (int, float):
             continue
-        for number in (-2, -1, 0, 1, 5, 6, 30, 50, 51, 100, 101):
+        infinite = (float("inf"), float("nan")) if known.kind is float else ()
+        for number in (-2, -1, 0, 1, 5, 6, 30, 50, 51, 100, 101, *infinite):
             value = [number] if known.many else number
             try:
                 stage.keys.validator.validate_python({known.stage: value})
