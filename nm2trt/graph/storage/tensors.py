@@ -148,10 +148,10 @@ def _external(
                     f"tensor {tensor.name!r} needs bytes {offset} to {offset + want} of {path.name}, "
                     f"which has {have}; the external data is truncated"
                 )
-            buffer = bytearray(_bytes_for(min(step, size), kind))
+            buffer = np.empty(_bytes_for(min(step, size), kind), np.uint8).data  # a bytearray would be zeroed
             for start in range(0, size, step):
                 count = min(step, size - start)
-                view = memoryview(buffer)[: _bytes_for(count, kind)]
+                view = buffer[: _bytes_for(count, kind)]
                 _read_fully(file.fileno(), view, offset + _bytes_for(start, kind), tensor)
                 yield _decode(view, kind, count)
     except OSError as error:

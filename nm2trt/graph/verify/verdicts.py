@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 DEFAULT_PATTERN = NMPattern(2, 4)
-# Elements from which counting a weight is worth a thread.
+# Elements from which counting a weight is worth a thread, if there are so many in all: two threads that hand
+# Python's lock to and fro spend half as much again on each.
 _LARGE = 1 << 17
+_MANY = 1 << 26
 # Looked for if the pattern asked for is broken, to say what the weight holds instead.
 _KNOWN = tuple(NMPattern(n, m) for n, m in ((2, 4), (4, 8), (8, 16)))
 
@@ -64,11 +66,11 @@ class WeightJudge:
         Raises:
             ModelError: A stored tensor is damaged.
         """
-        cores = usable_cores()
-        if cores == 1 or sum(map(_is_large, consumers)) < 2:
+        if not _are_many(consumers):
             return [self._verdict(*self._case(consumer), None) for consumer in consumers]
         from concurrent.futures import ThreadPoolExecutor  # only here: it takes time to import
 
+        cores = usable_cores()
         verdicts: list[WeightVerdict] = []
         waiting: deque[tuple[_Case, PlanEntry | None, Future[_Counted] | None]] = deque()
         with ThreadPoolExecutor(cores) as pool:
@@ -88,8 +90,7 @@ class WeightJudge:
         Raises:
             ModelError: A stored tensor is damaged.
         """
-        large = sum(map(_is_large, consumers)) >= 2
-        for bits in in_order(self._bits, consumers) if large else map(self._bits, consumers):
+        for bits in in_order(self._bits, consumers) if _are_many(consumers) else map(self._bits, consumers):
             if bits is not None:
                 self.masks.add(bits)
         return self.masks.hexdigest()
@@ -286,12 +287,24 @@ class _Counted(NamedTuple):
     bits: MaskBits
 
 
+def _are_many(consumers: Iterable[Consumer]) -> bool:
+    """Tell whether there are so many stored weights that several cores count them sooner than one."""
+    return (
+        usable_cores() > 1 and sum(size for size in map(_stored_size, consumers) if size >= _LARGE) >= _MANY
+    )
+
+
 def _is_large(consumer: Consumer) -> bool:
     """Tell whether counting a stored weight is worth a thread."""
+    return _stored_size(consumer) >= _LARGE
+
+
+def _stored_size(consumer: Consumer) -> int:
+    """Return the elements of a weight that is simply stored; 0 for any other."""
     if consumer.state.kind != "constant":
-        return False
+        return 0
     tensor = direct_initializer(consumer.scope, consumer.value)
-    return tensor is not None and math.prod(tensor.dims) >= _LARGE
+    return 0 if tensor is None else math.prod(tensor.dims)
 
 
 @dataclass(frozen=True, slots=True)

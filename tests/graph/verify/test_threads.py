@@ -8,6 +8,7 @@ from onnx import helper, numpy_helper
 from nm2trt.errors import ModelError
 from nm2trt.graph.storage import threads
 from nm2trt.graph.storage.model import load
+from nm2trt.graph.verify import verdicts
 from nm2trt.graph.verify.verify_model import verify_model, without_verdicts
 
 WIDTH = 512
@@ -31,6 +32,12 @@ def model(*, broken=(), nonfinite=()):
         last = f"y{layer}"
     values = [helper.make_tensor_value_info(n, t, ["n", WIDTH]) for n, t in (("x", 1), (last, 1))]
     return helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:], stored))
+
+
+@pytest.fixture(autouse=True)
+def few_are_many(monkeypatch):
+    """Let the models here, which are small, be counted in threads."""
+    monkeypatch.setattr(verdicts, "_MANY", 1 << 18)
 
 
 @pytest.mark.parametrize("stored", ["memory", "file"])
@@ -67,3 +74,16 @@ def test_what_was_verified_is_not_read_again():
     opened = load(model(broken=(2,)))
     whole = verify_model(opened)
     assert without_verdicts(opened) is whole
+
+
+@pytest.mark.parametrize(("most", "pools"), [(1 << 18, 1), (1 << 26, 0)])
+def test_a_small_model_starts_no_thread(monkeypatch, most, pools):
+    """Threads take longer than one: a ResNet-50 is small in that sense."""
+    from concurrent import futures
+
+    started, pool = [], futures.ThreadPoolExecutor
+    monkeypatch.setattr(futures, "ThreadPoolExecutor", lambda cores: started.append(cores) or pool(cores))
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: range(4))
+    monkeypatch.setattr(verdicts, "_MANY", most)
+    verify_model(model())
+    assert len(started) == pools
