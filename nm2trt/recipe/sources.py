@@ -60,6 +60,10 @@ class Sources:
             given: dict[tuple[str, ...], Path] = {
                 ("stages", step.stage.name, *key.split(".")): path for key, path in self.files(step).items()
             }
+            if step.stage.kind == "export":
+                module = step.stage.options.model.rpartition(":")[0]
+                if module.endswith(".py"):
+                    given["stages", step.stage.name, "model"] = self.base / module
             for key, source in step.sources.items():
                 if source not in self._names:
                     place: tuple[str, ...] = ("stages", step.stage.name, key)

@@ -105,6 +105,15 @@ def test_a_calibration_recipe_is_read_and_what_it_names_is_not(folder):
     assert run_recipe(recipe, dry_run=True).stages[0].status == "would run"
 
 
+def test_the_file_of_an_exported_model_has_to_be_there(folder):
+    stage = "export: {model: 'net.py:make', weights: d.npz, inputs: {x: [1, 3]}}"
+    told = refusal(folder, stage, dry_run=True, allow_functions=True)
+    assert "line 4: stages.export.model: " in told
+    assert told.endswith("net.py does not exist")
+    (folder / "net.py").write_text("raise SystemExit(3)")
+    assert run_recipe(folder / "r.yaml", dry_run=True, allow_functions=True).stages[0].status == "would run"
+
+
 def test_a_dry_run_imports_no_code_of_the_recipe(folder):
     (folder / "judge.py").write_text("raise SystemExit(3)")
     recipe = folder / "r.yaml"
