@@ -1,6 +1,7 @@
 """`nm2trt info`: the kind first, then header and manifest."""
 
 import json
+import shutil
 
 import pytest
 
@@ -12,12 +13,19 @@ from tests.engine.nets import conv_net
 pytest.importorskip("tensorrt_rtx")
 
 
-@pytest.fixture
-def engine(tmp_path, capsys):
-    net = conv_net(tmp_path / "net.onnx")
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    net = conv_net(tmp_path_factory.mktemp("built") / "net.onnx")
     assert main(["build", str(net), "--sparsity", "--target", "sm80"]) == 0
+    return net.parent
+
+
+@pytest.fixture
+def engine(built, tmp_path, capsys):
+    """Give an engine of the test's own, with its model and manifest beside it."""
+    shutil.copytree(built, tmp_path, dirs_exist_ok=True)
     capsys.readouterr()
-    return net.with_suffix(".rtx")
+    return tmp_path / "net.rtx"
 
 
 def rows(text):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 
@@ -21,11 +22,18 @@ from tests.test_manifest import manifest_of
 pytest.importorskip("tensorrt_rtx")
 
 
-@pytest.fixture
-def engine(tmp_path):
-    net = conv_net(tmp_path / "net.onnx")
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    net = conv_net(tmp_path_factory.mktemp("built") / "net.onnx")
     options = BuildOptions(targets=("sm86",))
     return build_engine(net, None, options, weights=(), facts=ModelFacts(), backend=trt_rtx.load()).engine
+
+
+@pytest.fixture
+def engine(built, tmp_path):
+    """Give an engine of the test's own, with its model and manifest beside it."""
+    shutil.copytree(built.parent, tmp_path, dirs_exist_ok=True)
+    return tmp_path / built.name
 
 
 def test_kind_header_and_manifest_are_told(engine):

@@ -42,6 +42,7 @@ def _end_openmp_threads() -> None:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
         return
-    for path in {line.split()[-1] for line in lines if Path(line.split()[-1]).name.startswith(_LIBRARIES)}:
+    mapped = {line.split()[-1] for line in lines if "omp" in line}  # of thousands of lines
+    for path in (path for path in mapped if Path(path).name.startswith(_LIBRARIES)):
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(path).omp_pause_resource_all(_PAUSE_SOFT)
