@@ -63,6 +63,18 @@ def test_build_takes_truth_keywords_or_options(tmp_path):
         nm2trt.build(model, options=BuildOptions(), sparsity=True, targets="sm86")
 
 
+def test_a_precision_by_its_name_takes_the_samples(tmp_path):
+    """As on the command line, where both are options of one command."""
+    proto = onnx.load(conv_net(tmp_path / "m.onnx", dtype="float32"))
+    x = np.random.default_rng(0).standard_normal((16, 16, 8, 8)).astype(np.float32)
+    told = nm2trt.build(
+        proto, tmp_path / "m.rtx", sparsity=True, precision="int8", calib=x, backend="trt-rtx", dry_run=True
+    )
+    assert any("ranges by minmax over 16 samples" in note for note in told.notes)
+    with pytest.raises(InputError, match="int8 needs samples that choose its ranges"):
+        nm2trt.build(tmp_path / "m.onnx", precision="int8", backend="trt-rtx")
+
+
 def test_protobufs_and_arrays_are_taken_for_files(tmp_path):
     path = conv_net(tmp_path / "m.onnx", dtype="float32", sparse=False)
     proto = onnx.load(path)

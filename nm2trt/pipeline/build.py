@@ -79,7 +79,8 @@ def build(
             or 0.8.
         precision: What the engine should compute in: "fp16", "bf16", "int8" or "fp8", or a `Lowering` that
             says how to reach it; None takes the types that the file has.
-        calib: Samples from which `sparsity="force"` rebuilds the weights; None takes those of `precision`.
+        calib: Samples from which `sparsity="force"` rebuilds the weights, and which a `precision` that is
+            given by its name takes; None takes those of a `Lowering`.
         prune_method: How `sparsity="force"` prunes: "magnitude", or "reconstruct" from samples; None
             reconstructs if there are samples.
         data_root: Folder that the paths of a recipe in `calib` are relative to; its own by default.
@@ -121,7 +122,9 @@ def build(
         library_tactics=library_tactics,
     )
     model = as_path(model)
-    lowering = Lowering(precision) if isinstance(precision, str) else precision
+    lowering = None if isinstance(precision, str) else precision
+    if isinstance(precision, str):
+        lowering = Lowering(precision, calib, data_root=data_root, allow_functions=allow_functions)
     required = None if require_sparse is None else parse_share(require_sparse, "the work", "80%")
     builder = choose_backend(backend)
     # Before the work of verifying: a wrong path or target should be told at once.
@@ -140,9 +143,10 @@ def build(
                 samples = _Samples(lowering.calib, lowering.data_root, lowering.allow_functions)
             opened, note = _forced(opened, folder, out, samples, prune_method)
             notes = (note,)
-        elif calib is not None or prune_method is not None:
+        elif prune_method is not None or (calib is not None and not isinstance(precision, str)):
             raise InputError(
-                "calib and prune_method say how weights are forced to 2:4; set sparsity to force"
+                "calib and prune_method say how weights are forced to 2:4; set sparsity to force, or give "
+                "calib with a precision"
             )
         if lowering is not None:
             place = place_of(builder.name, options.targets)
