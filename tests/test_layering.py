@@ -103,10 +103,10 @@ def typing_only(node):
 @functools.cache
 def all_imports(path):
     """Return (module, whether the import never runs) of every import of a file."""
-    tree = ast.parse(path.read_text())
-    skipped = {n for node in ast.walk(tree) for n in typing_only(node)}
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    skipped = {n for node in nodes for n in typing_only(node)}
     found = []
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             found += [(alias.name, node in skipped) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
