@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,6 @@ from nm2trt.errors import InputError, OutputError
 from nm2trt.file_replacement import os_reason
 from nm2trt.files import read_regular, sha256_file
 from nm2trt.json_value import JsonValue
-from nm2trt.values.lazy_dataclass import dataclass
 
 SCHEMA = 1
 

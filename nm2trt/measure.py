@@ -7,10 +7,10 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from nm2trt.json_value import JsonValue
-from nm2trt.values.lazy_dataclass import dataclass
 
 _WINDOW = 10
 _STABLE = 0.05

@@ -9,7 +9,6 @@ PACKAGE = ROOT / "nm2trt"
 
 # Each unit may import those on a lower level; units of one level may not import one another.
 LEVELS = [
-    {"values"},
     {"terminal_text", "installed", "figures", "json_types", "json_value", "arrays"},
     {"errors", "tables"},
     {"locks"},

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ from nm2trt.errors import BackendError, InputError, ModelError
 from nm2trt.files import check_input
 from nm2trt.limits.run_watch import watched
 from nm2trt.progress import Bar, bar
-from nm2trt.values.lazy_dataclass import dataclass
 
 if TYPE_CHECKING:
     # TensorRT's own types; they fit TensorRT for RTX too.

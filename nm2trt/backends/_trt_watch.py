@@ -10,11 +10,11 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nm2trt.errors import Interrupted
 from nm2trt.progress import BUILDER_THREAD, Bar
-from nm2trt.values.lazy_dataclass import dataclass
 
 if TYPE_CHECKING:
     # TensorRT's own types; they fit TensorRT for RTX too.

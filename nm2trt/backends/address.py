@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Literal
 
 from nm2trt.errors import InputError
-from nm2trt.values.lazy_dataclass import dataclass
 
 _SCHEME = r"(?P<scheme>https?|grpcs?)(?P<memory>\+shm)?://"
 _URL = re.compile(

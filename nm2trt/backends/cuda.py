@@ -10,11 +10,11 @@ import contextlib
 import ctypes
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from nm2trt.arrays import Array
 from nm2trt.errors import BackendError, BackendMissingError
-from nm2trt.values.lazy_dataclass import dataclass
 
 # Attribute numbers of the CUDA driver's cuDeviceGetAttribute.
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from nm2trt.errors import InputError
-from nm2trt.values.lazy_dataclass import dataclass
 
 Sparsity = Literal["disable", "enable", "force"]
 

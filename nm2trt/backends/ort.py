@@ -9,6 +9,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,7 +26,6 @@ from nm2trt.installed import installed_version
 from nm2trt.limits.bounds import bounds
 from nm2trt.limits.run_watch import watched
 from nm2trt.progress import bar
-from nm2trt.values.lazy_dataclass import dataclass
 
 KIND = "ONNX Runtime model in its .ort format: runs in ONNX Runtime, where zeros bring no speed"
 # A flatbuffer begins with an offset; its identifier follows.

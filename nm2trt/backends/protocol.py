@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -12,7 +13,6 @@ import numpy as np
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.options import BuildOptions
 from nm2trt.errors import DataError
-from nm2trt.values.lazy_dataclass import dataclass
 
 if TYPE_CHECKING:
     from nm2trt.measure import ServerTime

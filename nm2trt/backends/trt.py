@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ from nm2trt.backends.protocol import Engine, Network
 from nm2trt.errors import BackendMissingError, InputError
 from nm2trt.extras import install
 from nm2trt.json_value import JsonValue
-from nm2trt.values.lazy_dataclass import dataclass
 
 if TYPE_CHECKING:
     import tensorrt

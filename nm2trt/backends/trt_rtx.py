@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from nm2trt.backends.protocol import Engine, Network
 from nm2trt.errors import BackendError, BackendMissingError, InputError
 from nm2trt.extras import install
 from nm2trt.json_value import JsonValue
-from nm2trt.values.lazy_dataclass import dataclass
 
 KIND = (
     "TensorRT for RTX plan: runs only in the TensorRT-RTX runtime, "

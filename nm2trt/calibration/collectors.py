@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
@@ -12,7 +13,6 @@ import numpy as np
 from nm2trt.arrays import Array, Arrays
 from nm2trt.errors import BackendMissingError, DataError
 from nm2trt.extras import install
-from nm2trt.values.lazy_dataclass import dataclass
 
 Method = Literal["minmax", "percentile", "entropy"]
 METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy")

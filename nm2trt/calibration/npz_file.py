@@ -10,6 +10,7 @@ import contextlib
 import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +21,6 @@ from nm2trt.arrays import Array
 from nm2trt.calibration.array_files import read_archive, require_affordable, skip_header
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import DataError
-from nm2trt.values.lazy_dataclass import dataclass
 
 _CHUNK_BYTES = 1 << 20
 

@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from nm2trt.file_replacement import make_output_folder
 from nm2trt.files import check_output, unnamed_output
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Table
-from nm2trt.values.lazy_dataclass import dataclass
 
 _SHARD = re.compile(r"(\d{1,6})/(\d{1,6})")
 # Keys of a head, as a message names them.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -33,7 +34,6 @@ from nm2trt.calibration.stream import Batch, SampleHash, SampleStream, fitted
 from nm2trt.errors import DataError, InputError, Interrupted, OutputError
 from nm2trt.json_value import named
 from nm2trt.progress import bar
-from nm2trt.values.lazy_dataclass import dataclass
 
 _FORMAT = 1
 _SAVE_EVERY_S = 5.0

@@ -10,6 +10,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from nm2trt.calibration.npz_file import npz_arrays, npz_batches, npz_headers
 from nm2trt.errors import DataError, InputError
 from nm2trt.extras import missing
 from nm2trt.files import check_input
-from nm2trt.values.lazy_dataclass import dataclass
 
 Batch = dict[str, Array]
 LABELS = frozenset({"label", "labels"})

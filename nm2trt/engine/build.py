@@ -8,7 +8,7 @@ import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nm2trt.backends.options import BuildOptions
@@ -35,7 +35,6 @@ from nm2trt.nm.eligibility import Place
 from nm2trt.nm.outlook import outlook
 from nm2trt.nm.plan import Plan
 from nm2trt.nm.verdict import WeightVerdict
-from nm2trt.values.lazy_dataclass import dataclass
 
 # The verdicts again, with the multiply-accumulates that their consumers do at these shapes of the inputs.
 AtShapes = Callable[[Mapping[str, Sequence[int]]], Sequence[WeightVerdict]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from nm2trt.json_value import named
 from nm2trt.manifest import manifest_path
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Table
-from nm2trt.values.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Backend, Network
 from nm2trt.errors import Interrupted, Nm2trtError
-from nm2trt.values.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

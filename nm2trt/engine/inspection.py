@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,6 @@ from nm2trt.files import check_input
 from nm2trt.manifest import Fit, Manifest, read_manifest
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Table, small_table
-from nm2trt.values.lazy_dataclass import dataclass
 
 _PRODUCTS = {"trt": "TensorRT", "trt-rtx": "TensorRT for RTX", "ort": "ONNX Runtime"}
 _KINDS = {"trt": trt.KIND, "trt-rtx": trt_rtx.KIND, "ort": ort.KIND}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
 
 from nm2trt.backends import trt_rtx
 from nm2trt.backends.cuda import Gpu, probe_gpus
@@ -11,7 +12,6 @@ from nm2trt.extras import install
 from nm2trt.installed import installed_version
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Table, small_table
-from nm2trt.values.lazy_dataclass import dataclass
 
 # Stage or backend -> (module, distributions that carry it, purpose, extra; "" for what nm2trt itself needs).
 _LIBRARIES: dict[str, tuple[str, tuple[str, ...], str, str]] = {

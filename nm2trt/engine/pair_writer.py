@@ -15,7 +15,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from nm2trt.errors import InputError, OutputError
 from nm2trt.files import atomic_path, read_regular, real_output, sha256_bytes, sha256_file, write_atomic
 from nm2trt.locks import output_lock
 from nm2trt.manifest import SCHEMA, Json, Manifest, manifest_path, records_of
-from nm2trt.values.lazy_dataclass import dataclass
 
 # So much is written before the disk is asked to begin.
 _CHUNK_BYTES = 1 << 23

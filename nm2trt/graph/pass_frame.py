@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from nm2trt.files import check_output
 from nm2trt.graph.analysis.sound_nodes import check_nodes
@@ -26,7 +26,6 @@ from nm2trt.graph.verify.verify_model import verify_model, without_verdicts
 from nm2trt.nm.lineage import Relation
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import METADATA_KEY, Plan
-from nm2trt.values.lazy_dataclass import dataclass
 
 _LARGE_BYTES = 1024
 

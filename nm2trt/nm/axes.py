@@ -20,9 +20,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
-
-from nm2trt.values.lazy_dataclass import dataclass
 
 Attributes = Mapping[str, Any]
 

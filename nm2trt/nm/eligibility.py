@@ -13,13 +13,12 @@ this module.
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from nm2trt.nm.advice import dtype_advice
 from nm2trt.nm.eligibility_rules import DEVELOPER_GUIDE, EXPECTATIONS, RULES, Rule, dtype_row
 from nm2trt.nm.eligibility_tables import Where
 from nm2trt.nm.verdict import Eligibility, WeightFacts
-from nm2trt.values.lazy_dataclass import dataclass
 
 ANYWHERE = Where()
 

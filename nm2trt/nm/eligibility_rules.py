@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from nm2trt.nm.advice import dtype_advice
 from nm2trt.nm.eligibility_tables import (
@@ -17,7 +18,6 @@ from nm2trt.nm.eligibility_tables import (
 )
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.verdict import Basis, Eligible, WeightFacts
-from nm2trt.values.lazy_dataclass import dataclass
 
 _FIRST_SPARSE_TENSORRT = 8
 _TWO_OF_FOUR = NMPattern(2, 4)

@@ -5,8 +5,9 @@ Every row carries its source and how far to trust it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from nm2trt.nm.verdict import Basis, Eligible
-from nm2trt.values.lazy_dataclass import dataclass
 
 # Integer products, and what ONNX Runtime's optimiser makes: `OnnxParser.supports_operator` of TensorRT for
 # RTX 1.7.1.116 denies each of them. A parser knows operators by their type only, whatever their domain.

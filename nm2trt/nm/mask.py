@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,6 @@ from nm2trt.arrays import Array
 from nm2trt.errors import PatternError
 from nm2trt.nm.block_ranks import set_mask
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.values.lazy_dataclass import dataclass
 
 # The arrays of one step then stay in a core's second-level cache.
 _CHUNK_ELEMENTS = 1 << 18

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from nm2trt.errors import InputError, ModelError, PatternError
 from nm2trt.json_types import text, whole
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.values.lazy_dataclass import dataclass
 
 METADATA_KEY = "nm2trt.plan"
 # Where a finalised torch model carries its plan to the exporter.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 from nm2trt.json_value import JsonValue
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.values.lazy_dataclass import dataclass
 
 PatternStatus = Literal["holds", "broken", "dense-by-plan", "not-groupable", "untraceable"]
 Eligible = Literal["yes", "no", "unknown"]

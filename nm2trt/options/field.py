@@ -10,13 +10,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from dataclasses import MISSING
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from nm2trt.errors import InputError
-from nm2trt.values.lazy_dataclass import dataclass
 
 _KEY = "nm2trt.option"
 # Fields of base classes, which would come first, and their order at the end.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from nm2trt.options.field import option
@@ -12,7 +13,6 @@ from nm2trt.options.shared import (
     budgeted,
     output_file,
 )
-from nm2trt.values.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from nm2trt.options.field import option
 from nm2trt.options.shared import ALLOW_FUNCTIONS, DATA_ROOT, Reported, Tabled, target_list
-from nm2trt.values.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

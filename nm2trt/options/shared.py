@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from nm2trt.errors import InputError
 from nm2trt.options.field import option
-from nm2trt.values.lazy_dataclass import dataclass
 
 ALLOW_FUNCTIONS = "run a source of kind function"
 BATCH = "samples of a batch (default: few)"

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nm2trt.errors import InputError
 from nm2trt.options.shares import parse_share
 from nm2trt.pipeline.calibration_input import open_calibration, refuse_replacing
-from nm2trt.values.lazy_dataclass import dataclass
 
 if TYPE_CHECKING:
     from nm2trt.calibration.collectors import Method

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import shlex
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from nm2trt.extras import install
 from nm2trt.nm.advice import is_prunable
 from nm2trt.nm.eligibility import NOWHERE
-from nm2trt.values.lazy_dataclass import dataclass
 
 if TYPE_CHECKING:
     from nm2trt.graph.verify.report import VerifyReport

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from nm2trt.errors import InputError
 from nm2trt.tables.result import Result
-from nm2trt.values.lazy_dataclass import dataclass
 
 if TYPE_CHECKING:
     from nm2trt.reporting.beside import Beside

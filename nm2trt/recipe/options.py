@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar, TypeVar
 
@@ -12,7 +12,6 @@ from pydantic_core import CoreSchema, core_schema
 from nm2trt.options.field import Option, options_of
 from nm2trt.options.runs import ReportCommand
 from nm2trt.recipe.keys import Keys, default
-from nm2trt.values.lazy_dataclass import dataclass
 
 _Command = TypeVar("_Command")
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from nm2trt.calibration.yaml_file import nearest
 from nm2trt.recipe.schema import Recipe, Stage
-from nm2trt.values.lazy_dataclass import dataclass
 
 MODEL = "model"  # what `from: model` means: the recipe's own
 

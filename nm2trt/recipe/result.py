@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ from nm2trt.errors import Nm2trtError
 from nm2trt.json_value import JsonValue, named
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Column, Mark, Row, Table
-from nm2trt.values.lazy_dataclass import dataclass
 
 _MARKS: dict[str, Mark] = {"done": "good", "cached": "good", "failed": "bad"}
 

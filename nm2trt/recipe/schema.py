@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic_core import core_schema
@@ -28,7 +29,6 @@ from nm2trt.recipe.keys import Keys, default
 from nm2trt.recipe.options import KINDS, StageOptions
 from nm2trt.recipe.overrides import overridden
 from nm2trt.reporting.folder import is_stage_name
-from nm2trt.values.lazy_dataclass import dataclass
 
 RECIPE_VERSION = 1
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from nm2trt.figures import percent
 from nm2trt.json_value import JsonValue
 from nm2trt.reporting.data import REPORT_SCHEMA, AccuracyRow, Curve, ReportData, WeightRow
 from nm2trt.reporting.headline import Fact, headline
-from nm2trt.values.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

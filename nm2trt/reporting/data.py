@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from nm2trt.json_value import JsonValue
 from nm2trt.reporting.rebuilt import Rebuilt
-from nm2trt.values.lazy_dataclass import dataclass
 
 REPORT_SCHEMA = 1
 # The ladder's rungs, lowest first: key in a row's JSON, and what the table calls it.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from nm2trt.figures import percent, size
 from nm2trt.reporting.data import AccuracyRow, ReportData
 from nm2trt.reporting.decision import decisive
-from nm2trt.values.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

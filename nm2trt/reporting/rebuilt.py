@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from nm2trt.figures import percent
 from nm2trt.reporting.fields import Fields
 from nm2trt.reporting.records import StageRecord
-from nm2trt.values.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

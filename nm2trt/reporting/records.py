@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,6 @@ from nm2trt.errors import InputError
 from nm2trt.files import read_input, sha256_file
 from nm2trt.json_types import number, text, whole
 from nm2trt.json_value import JsonValue
-from nm2trt.values.lazy_dataclass import dataclass
 
 SCHEMA = 1
 # Kinds of stages, in the order of the pipeline.

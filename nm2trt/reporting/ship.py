@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import shlex
+from dataclasses import dataclass
 from typing import Literal
 
 from nm2trt.reporting.data import AccuracyRow, ReportData
 from nm2trt.reporting.decision import decisive
-from nm2trt.values.lazy_dataclass import dataclass
 
 # A loss that an interval cannot exclude is accepted up to this.
 _TOLERATED = 0.01

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from nm2trt.reporting.data import RUNGS, WeightRow
-from nm2trt.values.lazy_dataclass import dataclass
 
 _NUMBERS = re.compile(r"\[[0-9, ]*\]|[0-9]+(\.[0-9]+)?")
 _SAME_ZEROS = 0.005

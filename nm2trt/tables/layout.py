@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from nm2trt.tables.table import Column, Mark, Row, Table
 from nm2trt.terminal_text import display_width, fill, padded, printable, shorten, wrapped
-from nm2trt.values.lazy_dataclass import dataclass
 
 _WORST = ("bad", "no", "doubt", "good", "")
 _GAP = 2

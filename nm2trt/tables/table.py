@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal
-
-from nm2trt.values.lazy_dataclass import dataclass
 
 # What a row says: "bad" is broken or failed, "no" cannot, "doubt" differs or is not known, "good" passed.
 Mark = Literal["", "bad", "no", "doubt", "good"]

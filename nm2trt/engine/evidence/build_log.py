@@ -21,12 +21,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from nm2trt.engine.evidence.evidence import Autotuned, Evidence, LayerRecord, SparsityList, is_sparse_kernel
 from nm2trt.engine.evidence.layer_names import onnx_nodes, split_list
 from nm2trt.engine.evidence.tactic_timings import TacticTimings, faster
-from nm2trt.values.lazy_dataclass import dataclass
 
 # Builder -> major versions whose log was seen, here or in public threads.
 KNOWN_VERSIONS: dict[str, tuple[str, ...]] = {"trt": ("8", "10", "11"), "trt-rtx": ("1",)}

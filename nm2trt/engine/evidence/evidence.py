@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
-
-from nm2trt.values.lazy_dataclass import dataclass
 
 # Pieces of names that only 2:4 kernels have, and where each was read.
 SPARSE_KERNEL_NAMES: tuple[tuple[str, str], ...] = (

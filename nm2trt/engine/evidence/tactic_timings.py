@@ -17,11 +17,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from nm2trt.engine.evidence.evidence import Autotuned, LayerRecord, is_sparse_kernel
 from nm2trt.engine.evidence.layer_names import onnx_nodes
-from nm2trt.values.lazy_dataclass import dataclass
 
 _RUNNER = "--------------- Timing Runner: "
 # 64 bits; without a bound, each shorter run of digits of a hostile line would be tried with all that follows.

@@ -11,6 +11,7 @@ three INT8 layers with a float output, for which it timed not one sparse kernel.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from nm2trt.engine.evidence.evidence import (
@@ -21,7 +22,6 @@ from nm2trt.engine.evidence.evidence import (
     is_stub,
 )
 from nm2trt.engine.evidence.layer_names import is_region, onnx_nodes, split_list
-from nm2trt.values.lazy_dataclass import dataclass
 
 Answer = Literal["yes", "no", "unknown", "not measured", "not reached"]
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from nm2trt.engine.ladder.forecast import Forecast
 from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.tables.result import Result
 from nm2trt.terminal_text import shorten
-from nm2trt.values.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ Shares are of the multiply-accumulates of all judged weights, at the shapes that
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.json_value import JsonValue
-from nm2trt.values.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

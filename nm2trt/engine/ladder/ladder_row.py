@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, get_args
 
 from nm2trt.engine.ladder.builder_rungs import Answer, Rung
@@ -11,7 +11,6 @@ from nm2trt.errors import InputError
 from nm2trt.json_types import text, whole
 from nm2trt.json_value import JsonValue
 from nm2trt.nm.verdict import Eligible
-from nm2trt.values.lazy_dataclass import dataclass
 
 _TEXTS = ("weight", "consumer", "operator", "reason", "sentence", "node", "source", "basis")
 RUNGS = ("pattern", "fits", "dtype", "listed", "chosen", "gain")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,6 @@ from nm2trt.graph.storage.element_types import DTYPE_NAMES
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.tensors import read_tensor
 from nm2trt.limits.bounds import constant_work
-from nm2trt.values.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ kernel, so it is the one that must be quantised for the layer to be INT8-out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from nm2trt.graph.storage.light_onnx import onnx
-from nm2trt.values.lazy_dataclass import dataclass
 
 # Activations that a builder fuses with an INT8 product; others run by themselves.
 ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu"})

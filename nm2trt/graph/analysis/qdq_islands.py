@@ -7,6 +7,7 @@ symmetric quantise/dequantise pairs, and what its kernel gives goes into nothing
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,6 @@ from nm2trt.graph.analysis.weight_operands import Consumer
 from nm2trt.graph.storage.model import Model
 from nm2trt.json_value import JsonValue
 from nm2trt.tables.table import Column, Row, Table
-from nm2trt.values.lazy_dataclass import dataclass
 
 _FLOAT_SIDES = frozenset({"float", "input-float", "weight-float"})
 

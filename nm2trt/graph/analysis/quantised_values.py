@@ -5,6 +5,8 @@ One table of moving operators and one way back through them, so that everyone wh
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.constant_values import direct_initializer
 from nm2trt.graph.analysis.moving_operators import SELECTING
@@ -13,7 +15,6 @@ from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.storage.element_types import DTYPE_NAMES
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
-from nm2trt.values.lazy_dataclass import dataclass
 
 # What goes into them quantised comes out quantised alike.
 MOVERS = SELECTING | {"MaxPool", "Concat", "DepthToSpace", "SpaceToDepth"}

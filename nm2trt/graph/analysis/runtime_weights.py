@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from nm2trt.graph.analysis.constant_values import Source
 from nm2trt.graph.analysis.moving_operators import MOVING
@@ -17,7 +18,6 @@ from nm2trt.graph.analysis.shapes import Shapes
 from nm2trt.graph.analysis.stored_sources import main_source
 from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.storage.light_onnx import onnx
-from nm2trt.values.lazy_dataclass import dataclass
 
 # Their first input carries the numbers; the others say which, where to, or by what.
 _FIRST_CARRIES = (MOVING - {"Concat"}) | frozenset(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.value_states import node_name
 from nm2trt.graph.storage.light_onnx import onnx, schema_at, schemas
 from nm2trt.graph.storage.model import Model
 from nm2trt.nm.axes import is_einsum
-from nm2trt.values.lazy_dataclass import dataclass
 
 # Attributes that count something, whatever the operator; many readers divide by them.
 _COUNTS = frozenset({"group", "hidden_size", "blocksize", "num_outputs"})

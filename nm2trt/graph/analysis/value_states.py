@@ -8,13 +8,12 @@ is settled once, in topological order and without recursion.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from nm2trt.errors import ModelError
 from nm2trt.graph.storage.light_onnx import attribute_value, onnx, schemas
 from nm2trt.graph.storage.model import Model
-from nm2trt.values.lazy_dataclass import dataclass
 
 _NONDETERMINISTIC = frozenset(
     {

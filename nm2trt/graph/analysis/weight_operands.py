@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from nm2trt.errors import ModelError
@@ -20,7 +21,6 @@ from nm2trt.graph.analysis.value_states import Scope, State
 from nm2trt.graph.storage.light_onnx import onnx, schemas
 from nm2trt.graph.storage.model import Model
 from nm2trt.nm.axes import ONNX_WEIGHTS
-from nm2trt.values.lazy_dataclass import dataclass
 
 # (domain, operator) -> weight input -> input that holds its zero point.
 _ZERO_POINTS: Mapping[tuple[str, str], Mapping[int, int]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
@@ -10,7 +11,6 @@ import ml_dtypes
 import numpy as np
 
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx, schema_at
-from nm2trt.values.lazy_dataclass import dataclass
 
 Target = Literal["fp16", "bf16"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from nm2trt.compare.output_difference import OutputDifference
 from nm2trt.graph.analysis.shapes import infer_body_types
@@ -16,7 +17,6 @@ from nm2trt.json_value import JsonValue
 from nm2trt.nm.lineage import Relation, told
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Column, Mark, Row, Table
-from nm2trt.values.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

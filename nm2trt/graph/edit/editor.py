@@ -7,6 +7,7 @@ byte for byte what it was. Each edit costs what it touches, never the size of th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,6 @@ from nm2trt.graph.storage.external_data import Chunks, pack
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.model_file import Rewrite
-from nm2trt.values.lazy_dataclass import dataclass
 
 _IR_WITH_FREE_INITIALIZERS = 4
 

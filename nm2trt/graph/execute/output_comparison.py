@@ -9,7 +9,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,6 @@ from nm2trt.graph.storage.model import Model, load, serialized
 from nm2trt.graph.storage.save import all_tensors
 from nm2trt.graph.storage.threads import beside
 from nm2trt.limits.bounds import bounds
-from nm2trt.values.lazy_dataclass import dataclass
 
 if TYPE_CHECKING:
     from nm2trt.backends.ort import OrtSession

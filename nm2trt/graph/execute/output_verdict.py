@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from nm2trt.arrays import Array
-from nm2trt.values.lazy_dataclass import dataclass
 
 # An output whose variance is less of its mean square than this is constant.
 _CONSTANT = 1e-12

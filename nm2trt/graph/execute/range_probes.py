@@ -8,13 +8,13 @@ has to wait in memory for the end of the run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from nm2trt.calibration.collectors import Observed
 from nm2trt.graph.analysis.pinned_values import all_names
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, serialized
-from nm2trt.values.lazy_dataclass import dataclass
 
 # Their results are never negative, so only the largest is needed.
 _NOT_NEGATIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Sqrt"})

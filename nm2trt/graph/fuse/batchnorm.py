@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,6 @@ from nm2trt.arrays import Array
 from nm2trt.errors import LineageError
 from nm2trt.graph.edit.editor import Declined, Editor
 from nm2trt.graph.storage.model import opset
-from nm2trt.values.lazy_dataclass import dataclass
 
 _FIRST_INFERENCE_OPSET, _FIRST_SPATIAL_OPSET = 7, 9
 _STATISTICS = ("scale", "shift", "running mean", "running variance")

@@ -7,6 +7,8 @@ kernel takes the others in, one by one, and those that it cannot take stay leave
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from nm2trt.graph.edit.editor import Declined, Editor
@@ -16,7 +18,6 @@ from nm2trt.graph.fuse.kernel_geometry import read_geometry
 from nm2trt.graph.storage.model import opset
 from nm2trt.nm.mask import holds
 from nm2trt.nm.plan import Plan
-from nm2trt.values.lazy_dataclass import dataclass
 
 _FIRST_NUMPY_ADD_OPSET = 7
 

@@ -6,7 +6,7 @@ stand in the larger one; a BatchNormalization is a diagonal 1x1 kernel; the iden
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,6 @@ from nm2trt.graph.fuse.kernel_geometry import Geometry, kernel_offset
 from nm2trt.nm.mask import check, holds
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import PlanEntry
-from nm2trt.values.lazy_dataclass import dataclass
 
 # Looked for in this order if no plan names a pattern.
 _KNOWN = tuple(NMPattern(n, m) for n, m in ((2, 4), (4, 8), (8, 16), (16, 32), (3, 4)))

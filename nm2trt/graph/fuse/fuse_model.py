@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from nm2trt.errors import LineageError
 from nm2trt.graph.analysis.kernel_chains import PRODUCTS
@@ -22,7 +22,6 @@ from nm2trt.graph.storage.model import Model
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.lineage import Relation
 from nm2trt.nm.plan import Plan, PlanEntry
-from nm2trt.values.lazy_dataclass import dataclass
 
 
 def fuse_model(

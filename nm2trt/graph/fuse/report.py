@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from nm2trt.compare.output_difference import OutputDifference, difference_lines
 from nm2trt.graph.fuse.branch_merge import Merging
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.lineage import Relation, told
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Column, Row, Table
-from nm2trt.values.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

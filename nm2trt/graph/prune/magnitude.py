@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,6 @@ from nm2trt.graph.verify.group_counts import ReadWeight
 from nm2trt.nm.axes import OnnxWeight
 from nm2trt.nm.mask import nm_mask
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.values.lazy_dataclass import dataclass
 
 # Operators that carry a zero of the stored tensor to a zero of the weight, besides those that move elements.
 _KEEPS_ZERO = frozenset({"Cast", "CastLike", "DequantizeLinear", "QuantizeLinear"})

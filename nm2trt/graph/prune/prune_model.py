@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from nm2trt.errors import LineageError, SparsityError
@@ -24,7 +25,6 @@ from nm2trt.nm.lineage import Relation
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan, PlanEntry, check_globs, dense_by_name, dense_by_size
 from nm2trt.nm.verdict import WeightVerdict
-from nm2trt.values.lazy_dataclass import dataclass
 
 # What this command writes as the method of its plan.
 METHOD = "magnitude-onnx"

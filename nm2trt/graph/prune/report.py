@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from nm2trt.graph.verify.report import VerifyReport
@@ -11,7 +12,6 @@ from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Column, Row, Table
-from nm2trt.values.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from nm2trt.graph.analysis.constant_values import Source
 from nm2trt.graph.analysis.operator_cost import Opaque
@@ -15,7 +16,6 @@ from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.verify.group_counts import read_weight
 from nm2trt.nm.axes import onnx_weight
-from nm2trt.values.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import ml_dtypes
@@ -10,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from nm2trt.arrays import Array
-from nm2trt.values.lazy_dataclass import dataclass
 
 Target = Literal["int8", "fp8"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -24,7 +24,6 @@ from nm2trt.graph.quantize.work_shares import layer_work
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.verify.verify_model import verify_model
 from nm2trt.nm.outlook import assumed_sparse
-from nm2trt.values.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,7 +17,7 @@ An output of the model stays float.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 
 from nm2trt.graph.analysis.kernel_chains import Chain, Wiring
 from nm2trt.graph.analysis.quantised_values import MOVERS
@@ -26,7 +26,6 @@ from nm2trt.graph.analysis.weight_operands import Consumer, consumers
 from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.nm.plan import check_globs, matching
-from nm2trt.values.lazy_dataclass import dataclass
 
 _OPERATORS = ("Conv", "Gemm", "MatMul")
 

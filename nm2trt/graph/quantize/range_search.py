@@ -8,7 +8,7 @@ the sharpest layers: those that alone cost the most divergence per sparse work t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nm2trt.backends.ort import open_onnx
@@ -25,7 +25,6 @@ from nm2trt.graph.quantize.search_report import RangeSearch, Trial, finer_than_o
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.model_hash import model_hash
 from nm2trt.progress import bar
-from nm2trt.values.lazy_dataclass import dataclass
 
 # Entropy is left out: it takes longer than all of these together.
 CHOICES: tuple[Choice, ...] = (

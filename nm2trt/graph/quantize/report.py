@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from nm2trt.calibration.collectors import Method
@@ -17,7 +18,6 @@ from nm2trt.json_value import JsonValue
 from nm2trt.nm.lineage import Relation, told
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Column, Row, Table
-from nm2trt.values.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

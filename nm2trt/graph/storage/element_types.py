@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from nm2trt.arrays import Array
 from nm2trt.errors import ModelError
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.nm.mask import scratch
-from nm2trt.values.lazy_dataclass import dataclass
 
 # ONNX's name of a type that numpy lacks -> its name in ml_dtypes.
 _EXTENDED = {

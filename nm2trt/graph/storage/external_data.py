@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,7 +21,6 @@ from nm2trt.graph.storage.element_types import ElementType, element_type
 from nm2trt.graph.storage.light_onnx import TensorProto
 from nm2trt.graph.storage.tensors import external_location, iter_elements
 from nm2trt.locks import OutputLock
-from nm2trt.values.lazy_dataclass import dataclass
 
 Chunks: TypeAlias = "Callable[[], Iterator[bytes | memoryview]]"
 

@@ -12,7 +12,7 @@ import contextlib
 import mmap
 import os
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +20,6 @@ from nm2trt.errors import InputError, ModelError
 from nm2trt.files import check_input
 from nm2trt.graph.storage.light_onnx import TensorProto, attribute_value, onnx
 from nm2trt.graph.storage.protobuf_stream import referring
-from nm2trt.values.lazy_dataclass import dataclass
 
 _Fact = TypeVar("_Fact")
 # Inode, bytes and nanoseconds of the last change: they tell whether a file is still the one that was read.

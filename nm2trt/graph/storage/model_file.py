@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from nm2trt.errors import ModelError, Nm2trtError
@@ -16,7 +17,6 @@ from nm2trt.graph.storage.light_onnx import TensorProto
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.protobuf_stream import Numbers, after_graph, pieces, stored, take_out, upto_graph
 from nm2trt.graph.storage.threads import in_order
-from nm2trt.values.lazy_dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)

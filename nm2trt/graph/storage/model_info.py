@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,6 @@ from nm2trt.nm import lineage
 from nm2trt.nm.plan import METADATA_KEY, Plan
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Table, small_table
-from nm2trt.values.lazy_dataclass import dataclass
 
 
 def stores_fp8(source: str | os.PathLike[str] | Model) -> bool:

@@ -7,6 +7,7 @@ Each stage appends one entry: the mask hash that it found, the one that it left,
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 from nm2trt.errors import ModelError
 from nm2trt.graph.storage.light_onnx import onnx
@@ -17,7 +18,6 @@ from nm2trt.nm.lineage import METADATA_KEY as MASK_KEY
 from nm2trt.nm.lineage import Relation
 from nm2trt.nm.plan import METADATA_KEY as PLAN_KEY
 from nm2trt.nm.plan import Plan
-from nm2trt.values.lazy_dataclass import dataclass
 
 LINEAGE_KEY = "nm2trt.lineage"
 

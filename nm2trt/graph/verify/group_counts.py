@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,7 +20,6 @@ from nm2trt.nm.axes import OnnxWeight
 from nm2trt.nm.lineage import MaskBits
 from nm2trt.nm.mask import GroupChecker
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.values.lazy_dataclass import dataclass
 
 _CHUNK_ELEMENTS = 1 << 18
 

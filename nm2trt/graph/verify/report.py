@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from nm2trt.errors import InputError
@@ -22,7 +22,6 @@ from nm2trt.nm.plan import Plan
 from nm2trt.nm.verdict import WeightVerdict
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Table
-from nm2trt.values.lazy_dataclass import dataclass
 
 FailOn = Literal["broken", "ineligible", "any", "none"]
 FAIL_ON: tuple[FailOn, ...] = ("broken", "ineligible", "any", "none")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from nm2trt.graph.analysis.constant_values import Source, direct_initializer
@@ -24,7 +24,6 @@ from nm2trt.nm.lineage import MaskBits, MaskHash
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan, PlanEntry
 from nm2trt.nm.verdict import PatternStatus, WeightFacts, WeightVerdict
-from nm2trt.values.lazy_dataclass import dataclass
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

@@ -1,1 +1,0 @@
-"""Plain values: dataclasses whose code is made when it is first called."""
