@@ -22,6 +22,11 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return a count and its word, as in "1 weight" and "1,024 weights"; `many` where an s is not enough."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def size(size_bytes: float) -> str:
     """Return the size of a file, as in "1.7 MB"."""
     unit, name = next(((unit, name) for unit, name in _SIZES if size_bytes >= unit), (1, "B"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import nm2trt
-from nm2trt.figures import large, percent, size
+from nm2trt.figures import counted, large, percent, size
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,14 @@ def test_no_other_module_scales_bytes_or_counts():
     package = Path(nm2trt.__file__).parent
     found = [path.name for path in package.rglob("*.py") if by_hand.search(path.read_text(encoding="utf-8"))]
     assert found == []
+
+
+def test_a_count_and_its_word_agree():
+    assert [counted(number, "weight") for number in (0, 1, 2, 1024)] == [
+        "0 weights",
+        "1 weight",
+        "2 weights",
+        "1,024 weights",
+    ]
+    assert counted(1, "row holds", "rows hold") == "1 row holds"
+    assert counted(3, "row holds", "rows hold") == "3 rows hold"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nm2trt.errors import InputError
+from nm2trt.figures import counted
 from nm2trt.options.shares import parse_share
 from nm2trt.pipeline.calibration_input import open_calibration, refuse_replacing
 
@@ -118,7 +119,7 @@ def lower(
             report = cast_model(
                 model, None, to=lowering.precision, keep=lowering.exclude, samples=samples, cache=cache
             )
-            cast = f"{report.cast_nodes:,} nodes cast, {len(report.kept):,} kept in fp32"
+            cast = f"{counted(report.cast_nodes, 'node')} cast, {len(report.kept):,} kept in fp32"
             notes = (f"precision {report.to}: {cast}", *report.notes)
         if not lowering.keep:
             cache.unlink(missing_ok=True)
@@ -146,7 +147,8 @@ def _quantised(
     layers, ranges = report.layers, report.ranges
     note = (
         f"precision {lowering.precision}: {sum(layer.quantised for layer in layers)} of {len(layers)} "
-        f"layers, ranges by {ranges.method} over {ranges.samples} samples (sha256 {ranges.sha256[:12]})"
+        f"layers, ranges by {ranges.method} over {counted(ranges.samples, 'sample')} (sha256 "
+        f"{ranges.sha256[:12]})"
     )
     search = () if report.search is None else (report.search.sentence,)
     return (note, *search, report.work.sentence(lowering.precision), *report.notes)

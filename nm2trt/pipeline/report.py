@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from nm2trt.errors import InputError
+from nm2trt.figures import counted
 from nm2trt.tables.result import Result
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class ReportResult(Result):
     def remarks(self) -> tuple[str, ...]:
         """Return what was written."""
         size = f"{self.size_bytes / 1e3:.0f} kB"
-        return (f"{self.report}  {size}, {self.stages} stages, {self.weights} weights",)
+        return (f"{self.report}  {size}, {counted(self.stages, 'stage')}, {counted(self.weights, 'weight')}",)
 
 
 def report(

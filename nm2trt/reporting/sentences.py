@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from pathlib import PurePath
 
-from nm2trt.figures import percent, size
+from nm2trt.figures import counted, percent, size
 from nm2trt.measure import no_speed
 from nm2trt.reporting.fields import Fields
 from nm2trt.reporting.rebuilt import verdict_of
@@ -46,14 +46,15 @@ def _fuse(result: Fields) -> str:
 
 def _cast(result: Fields) -> str:
     kept = len(result.objects("kept"))
-    text = f"{result.count('cast_nodes')} nodes compute in {result.text('to', '')}"
-    return text + (f", {kept} stay in float32" if kept else "")
+    nodes = counted(result.count("cast_nodes") or 0, "node computes", "nodes compute")
+    text = f"{nodes} in {result.text('to', '')}"
+    return text + (f", {counted(kept, 'stays', 'stay')} in float32" if kept else "")
 
 
 def _quantize(result: Fields) -> str:
     options = result.object("options")
     layers, method = len(result.objects("layers")), options.text("method", "")
-    text = f"{layers} layers, {options.text('to', '')}, ranges by {method}"
+    text = f"{counted(layers, 'layer')}, {options.text('to', '')}, ranges by {method}"
     islands = len(result.objects("islands"))
     return text + (f", {islands} not quantised from end to end" if islands else "")
 
@@ -64,7 +65,7 @@ def _permute(result: Fields) -> str:
 
 def _prune(result: Fields) -> str:
     counts = result.object("counts")
-    text = f"{counts.count('pruned')} weights pruned to {result.text('pattern', '2:4')}"
+    text = f"{counted(counts.count('pruned') or 0, 'weight')} pruned to {result.text('pattern', '2:4')}"
     budget = result.object("budget")
     if budget.has("chosen"):
         chosen = budget.object("chosen")
@@ -104,7 +105,7 @@ def _validate(result: Fields) -> str:
             continue
         text = f"{100 * difference:+.2f} points, {100 * low:+.2f} to {100 * high:+.2f}".replace("-", "−")
         return f"{metric.text('name', '')} {text}, n = {paired.count('n')}"
-    return f"{result.count('n')} samples"
+    return counted(result.count("n") or 0, "sample")
 
 
 def _bench(result: Fields) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nm2trt.errors import DifferenceError
+from nm2trt.figures import counted
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Column, Row, Table
 from nm2trt.validation.comparison import Comparison, Score
@@ -128,7 +129,7 @@ def _differences(comparison: Comparison) -> Table:
         )
         for d in comparison.differences
     )
-    title = f"Outputs, candidate against reference, {comparison.n:,} samples"
+    title = f"Outputs, candidate against reference, {counted(comparison.n, 'sample')}"
     return Table(
         (Column("output", "name"), Column("dtype", rank=1), *numbers),
         tuple(rows),

@@ -128,7 +128,7 @@ def test_without_a_budget_there_is_no_table_of_shares(tmp_path):
     data = page(tmp_path / "run", found)
     assert data.rebuilt[0].budget is None
     assert "breaks the budget" not in to_html(data)
-    assert data.stages[0].sentence.startswith("1 weights pruned to 2:4; output y: error 0.0021")
+    assert data.stages[0].sentence.startswith("1 weight pruned to 2:4; output y: error 0.0021")
 
 
 def test_magnitude_has_a_sentence_and_no_section(tmp_path):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from nm2trt.engine.evidence.evidence import Evidence
 from nm2trt.engine.ladder.ladder_row import LadderRow
+from nm2trt.figures import counted
 
 
 def chosen_speed_ups(ladder: Sequence[LadderRow], evidence: Evidence) -> tuple[str, ...]:
@@ -26,7 +27,8 @@ def chosen_speed_ups(ladder: Sequence[LadderRow], evidence: Evidence) -> tuple[s
     if not timed:
         return ()
     sentence = (
-        f"sparse kernels were chosen for {len(chosen)} weights; for the {len(timed)} that the build log has "
-        f"timings of, they are {min(timed):.2f}x to {max(timed):.2f}x as fast as the fastest dense ones"
+        f"sparse kernels were chosen for {counted(len(chosen), 'weight')}; for the {len(timed)} that the "
+        f"build log has timings of, they are {min(timed):.2f}x to {max(timed):.2f}x as fast as the fastest "
+        "dense ones"
     )
     return (sentence,)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from nm2trt.compare.output_difference import OutputDifference
+from nm2trt.figures import counted
 from nm2trt.graph.analysis.shapes import infer_body_types
 from nm2trt.graph.analysis.value_states import node_name
 from nm2trt.graph.cast.cast_rules import Low, low_slots
@@ -125,13 +126,14 @@ class CastReport(Result):
             f"value {value} reaches {largest:.4g}: kept in fp32"
             for value, largest in self.overflowing.items()
         )
-        seen = f"{len(self.overflowing)} values overflow on {self.samples:,} samples"
+        values = counted(len(self.overflowing), "value overflows", "values overflow")
         return (
             *overflowing,
-            *([seen] if self.samples else []),
+            *([f"{values} on {counted(self.samples, 'sample')}"] if self.samples else []),
             (
-                f"{self.cast_nodes:,} nodes compute in {self.to}, {len(self.kept):,} stay in fp32; "
-                f"{self.casts:,} casts added; masks: {told(self.relation)}"
+                f"{counted(self.cast_nodes, 'node computes', 'nodes compute')} in {self.to}, "
+                f"{counted(len(self.kept), 'stays', 'stay')} in fp32; "
+                f"{counted(self.casts, 'cast')} added; masks: {told(self.relation)}"
             ),
             *(item.sentence for item in self.differences),
             self.comparison,

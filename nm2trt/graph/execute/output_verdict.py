@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nm2trt.arrays import Array
+from nm2trt.figures import counted
 
 # An output whose variance is less of its mean square than this is constant.
 _CONSTANT = 1e-12
@@ -120,7 +121,8 @@ class VerdictSum:
         """Return what the sums say."""
         remark = ""
         if self._broken:
-            remark = f"{self._broken:,} rows hold NaN or infinity in either network and are left out"
+            broken = counted(self._broken, "row holds", "rows hold")
+            remark = f"{broken} NaN or infinity in either network and count for nothing"
         elif self._unequal:
             remark = f"{self._unequal} chunks have other shapes in the pruned network and are left out"
         if not self._rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from nm2trt.figures import counted
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.json_value import JsonValue
 from nm2trt.nm.lineage import Relation
@@ -95,14 +96,15 @@ class PruneReport(Result):
     def remarks(self) -> tuple[str, ...]:
         """Return what was done, and where it is."""
         counts = self.counts
-        done = f"{counts['pruned']} weights pruned to {self.pattern}, {counts['kept']} held it already"
+        pruned, dense = counted(counts["pruned"], "weight"), counted(counts["dense"], "stays", "stay")
         integers = any(weight.dtype.startswith(("int", "uint", "float8")) for weight in self.weights)
         caution = (
             "magnitude repairs nothing, and compact networks often lose most of their accuracy to it; "
             + ("on the float model " if integers else "")
             + "--calib SAMPLES rebuilds masks and values from about 100 unlabelled samples"
         )
-        return (f"{done}, {counts['dense']} stay dense", caution, f"wrote {self.output}")
+        done = f"{pruned} pruned to {self.pattern}, {counts['kept']} held it already, {dense} dense"
+        return (done, caution, f"wrote {self.output}")
 
 
 def _size(shape: tuple[int, ...]) -> str:

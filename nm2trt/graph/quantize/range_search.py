@@ -16,6 +16,7 @@ from nm2trt.calibration.collectors import Choice
 from nm2trt.calibration.ranges import Ranges, calibrate_each
 from nm2trt.calibration.stream import SampleStream
 from nm2trt.errors import DifferenceError, ModelError
+from nm2trt.figures import counted
 from nm2trt.graph.execute.output_verdict import OutputVerdict
 from nm2trt.graph.execute.range_probes import observable
 from nm2trt.graph.quantize.held_out_trials import Trials, first_samples, split
@@ -251,8 +252,8 @@ class _Search:
         return (
             f"no trial of {self._trials.model.name} in {self._options.to} loses at most {self._limit:.1%} on "
             f"{best.samples:,} held-out samples; the best, {_words((best.method, best.percentile))} with "
-            f"{len(best.float_layers)} layers in float, loses {best.loss:.1%}{finer}: allow more with "
-            "--max-loss, or give more samples; nothing was written"
+            f"{counted(len(best.float_layers), 'layer')} in float, loses {best.loss:.1%}{finer}: allow more "
+            "with --max-loss, or give more samples; nothing was written"
         )
 
 

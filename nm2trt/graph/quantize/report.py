@@ -10,6 +10,7 @@ from nm2trt.calibration.collectors import Method
 from nm2trt.calibration.ranges import Ranges
 from nm2trt.compare.output_difference import OutputDifference
 from nm2trt.errors import InputError
+from nm2trt.figures import counted
 from nm2trt.graph.analysis.qdq_islands import Island, island_table
 from nm2trt.graph.quantize.number_formats import FORMATS, Format
 from nm2trt.graph.quantize.search_report import RangeSearch, WorkShares
@@ -154,7 +155,7 @@ class QuantizeReport(Result):
         reused = f", {ranges.reused} of them from the cache" if ranges.reused else ""
         return (
             f"{layers}; {len(self.scales):,} values quantised",
-            f"ranges by {ranges.method} over {ranges.samples:,} samples{reused}",
+            f"ranges by {ranges.method} over {counted(ranges.samples, 'sample')}{reused}",
             self._searched,
             self.work.sentence(self.options.to),
             f"{lost:,} of {parameters:,} weights were rounded to zero; masks: {told(self.relation)}",

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from nm2trt.calibration.collectors import Method
+from nm2trt.figures import counted
 from nm2trt.json_value import JsonValue
 
 
@@ -52,10 +53,11 @@ class RangeSearch(JsonValue):
     def sentence(self) -> str:
         """What was chosen, in words."""
         best = self.chosen
+        layers = counted(len(best.float_layers), "layer")
         return (
             f"{len(self.trials)} trials; the one written loses {best.loss:.1%} on {best.samples:,} held-out "
-            f"samples (divergence {best.divergence:.3g}), with {len(best.float_layers)} layers left in float "
-            f"for it{finer_than_one(self.limit, best.samples) if self.counted else ''}"
+            f"samples (divergence {best.divergence:.3g}), with {layers} left in float for it"
+            f"{finer_than_one(self.limit, best.samples) if self.counted else ''}"
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from nm2trt.figures import counted
 from nm2trt.graph.execute.output_verdict import OutputVerdict
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.json_value import JsonValue
@@ -196,8 +197,9 @@ class ReconstructReport(Result):
     def remarks(self) -> tuple[str, ...]:
         """Return what was done, how far the outputs moved, and where the file is."""
         counts = self.counts
-        done = f"{counts['pruned']} weights pruned to {self.pattern}, {counts['refitted']} refitted"
-        lines = [f"{done}, {counts['kept']} held it already, {counts['dense']} stay dense"]
+        pruned, dense = counted(counts["pruned"], "weight"), counted(counts["dense"], "stays", "stay")
+        done = f"{pruned} pruned to {self.pattern}, {counts['refitted']} refitted"
+        lines = [f"{done}, {counts['kept']} held it already, {dense} dense"]
         if self.pruned_share is not None:
             lines.append(f"{self.pruned_share:.1%} of the work that can be pruned holds {self.pattern}")
         if self.channels_kept:
@@ -216,7 +218,7 @@ class ReconstructReport(Result):
             lines.append(
                 f"{len(few)} of {len(solved)} layers {was} fitted on fewer rows than an output has weights, "
                 f"so that lambda decides: {worst.weight} has {worst.inputs} weights per output, "
-                f"{worst.rows:,} rows and lambda {worst.ridge:g}; give more samples"
+                f"{counted(worst.rows, 'row')} and lambda {worst.ridge:g}; give more samples"
             )
         if self.padding:
             lines.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nm2trt.errors import LineageError
+from nm2trt.figures import counted
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.lineage import Relation
 from nm2trt.nm.verdict import WeightVerdict
@@ -79,7 +80,8 @@ def _pairs(
 ) -> Iterator[tuple[WeightVerdict, WeightVerdict]]:
     if len(parent.weights) != len(child.weights):
         raise LineageError(
-            f"{what}: {len(parent.weights)} weights became {len(child.weights)}; nothing was written"
+            f"{what}: {counted(len(parent.weights), 'weight')} became {len(child.weights)}; nothing was "
+            "written"
         )
     return zip(parent.weights, child.weights, strict=True)
 

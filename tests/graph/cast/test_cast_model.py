@@ -498,7 +498,7 @@ def test_the_command_prints_what_was_done(tmp_path, capsys):
     captured = capsys.readouterr()
     assert "LayerNormalization" in captured.out
     assert "it sums squares" in captured.out
-    assert "8 nodes compute in bf16, 1 stay in fp32; 4 casts added; masks: equal" in captured.out
+    assert "8 nodes compute in bf16, 1 stays in fp32; 4 casts added; masks: equal" in captured.out
     assert "opset 18 names no bf16" in captured.err
     assert main(["cast", str(tmp_path / "m.onnx"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["to"] == "fp16"

@@ -281,7 +281,7 @@ def test_nodes_of_bodies_are_named_and_counted(tmp_path, capsys):
     onnx.save(branched(outside=True), tmp_path / "m.onnx")
     assert main(["cast", str(tmp_path / "m.onnx"), "-o", str(tmp_path / "c.onnx")]) == 0
     said = capsys.readouterr().out
-    assert "1 nodes compute in fp16, 2 stay in fp32" in said
+    assert "1 node computes in fp16, 2 stay in fp32" in said
     assert "it stands in a body of If" in said
 
 

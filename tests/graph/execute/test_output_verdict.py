@@ -49,4 +49,4 @@ def test_nan_leaves_no_answers():
     broken[1, 1] = np.nan
     found = verdict(dense, broken)
     assert found.same_answers is None
-    assert found.remark.startswith("1 rows hold NaN")
+    assert found.remark.startswith("1 row holds NaN")

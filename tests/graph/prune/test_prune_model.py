@@ -416,7 +416,7 @@ def test_command_line(tmp_path, capsys):
     assert main(["verify", report["output"]]) == 0
     capsys.readouterr()
     assert main(["prune", str(source), "-o", str(tmp_path / "b.onnx"), "--pattern", "1:4"]) == 0
-    assert "1 weights pruned to 1:4, 0 held it already, 0 stay dense" in capsys.readouterr().out
+    assert "1 weight pruned to 1:4, 0 held it already, 0 stay dense" in capsys.readouterr().out
     assert main(["prune", str(source), "-o", str(source)]) == 2
     assert "is the input" in capsys.readouterr().err
 

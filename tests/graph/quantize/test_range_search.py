@@ -111,7 +111,7 @@ def test_no_placement_within_the_limit_names_the_best_and_writes_nothing(folder,
     assert "loses at most 0.0% on 32 held-out samples; the best, " in error
     assert not list(folder.glob("*.int8.onnx"))
     assert main([*words, "2%"]) == 0
-    assert "1 layers left in float" in capsys.readouterr().out
+    assert "1 layer left in float" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("given", ["0.02", "2pt", "101%", 0.0, 2.0])

@@ -104,7 +104,7 @@ def test_a_held_out_sample_that_is_not_finite_behind_a_root(tmp_path):
     report = made(tmp_path, nodes, stored={"ten": np.array(10, np.float32)}, change=change)
     assert status(report) == {"w": "pruned", "w2": "dense"}
     assert "NaN or infinity" in report.weights[1].reason
-    assert report.outputs[0].remark.startswith("1 rows hold NaN")
+    assert report.outputs[0].remark.startswith("1 row holds NaN")
     json.dumps(report.to_json(), allow_nan=False)
 
 

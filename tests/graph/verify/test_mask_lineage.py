@@ -69,7 +69,7 @@ def test_rebuilt_weights_hold_what_they_held():
 
 @pytest.mark.parametrize("check", [check_permuted, check_rebuilt])
 def test_weights_that_vanish_or_change_shape_break_the_lineage(check):
-    with pytest.raises(LineageError, match="1 weights became 2"):
+    with pytest.raises(LineageError, match="1 weight became 2"):
         check(report(HELD), report(HELD, np.ones((3, 4), np.float32)), "stage")
     with pytest.raises(LineageError, match=r"had shape \[8, 3\] and has \[8, 2\] now"):
         check(report(HELD), report(HELD[:, :2].copy()), "stage")
