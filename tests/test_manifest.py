@@ -348,6 +348,15 @@ def test_a_block_that_fails_leaves_the_old_pair(engine):
     assert {path.name: path.read_bytes() for path in engine.parent.iterdir()} == before
 
 
+def test_a_manifest_that_cannot_be_read_is_not_lost_with_a_failed_build(engine):
+    write_pair(engine, OLD, manifest_of(OLD))
+    os.truncate(manifest_path(engine), 1 << 27)
+    with pytest.raises(OutputError, match=r"json cannot be replaced: it is larger than 64 MB"):
+        write_pair(engine, NEW, manifest_of(NEW))
+    assert engine.read_bytes() == OLD
+    assert manifest_path(engine).stat().st_size == 1 << 27
+
+
 def test_a_hash_taken_early_is_used_only_for_the_same_file(engine, monkeypatch):
     write_pair(engine, OLD, manifest_of(OLD))
     assert digest_of(engine) is None, "it may change again within the same tick of the clock"

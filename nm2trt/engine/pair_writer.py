@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nm2trt.errors import InputError, OutputError
+from nm2trt.file_replacement import os_reason
 from nm2trt.files import atomic_path, read_regular, real_output, sha256_bytes, sha256_file, write_atomic
 from nm2trt.locks import output_lock
 from nm2trt.manifest import SCHEMA, Json, Manifest, manifest_path, records_of
@@ -108,7 +109,7 @@ def pair_writer(
     with output_lock(real_output(engine).absolute()), ThreadPoolExecutor(3) as workers:
         digest = workers.submit(sha256_bytes, data)
         earlier = workers.submit(_current_record, engine, path, old)
-        before, replaced = _read_bytes(path), _opened(engine)
+        before, replaced = _present(path), _opened(engine)
         inode = None
         try:
             with atomic_path(engine) as temporary:
@@ -178,6 +179,20 @@ def _is_inode(path: Path, inode: int) -> bool:
         return path.stat().st_ino == inode
     except OSError:
         return False
+
+
+def _present(path: Path) -> bytes | None:
+    """Return what is there, None if nothing is.
+
+    Raises:
+        OutputError: It cannot be read, so a build that fails could not bring it back.
+    """
+    try:
+        return read_regular(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise OutputError(f"{path} cannot be replaced: {os_reason(error)}") from error
 
 
 def _read_bytes(path: Path) -> bytes | None:
