@@ -102,8 +102,12 @@ def identify(path: Path) -> str | None:
         InputError: The file is missing, a folder, empty, or may not be read.
     """
     with check_input(path, "an engine or ONNX model").open("rb") as file:
-        head = file.read(16)
+        return engine_kind(file.read(16))
+
+
+def engine_kind(data: bytes | memoryview) -> str | None:
+    """Return which backend's engine begins with these bytes, 16 or more; None for anything else."""
     for name, (_, _, offset, magic) in BACKENDS.items():
-        if head[offset : offset + len(magic)] == magic:
+        if data[offset : offset + len(magic)] == magic:
             return name
     return None

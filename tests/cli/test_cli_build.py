@@ -176,6 +176,12 @@ def test_force_makes_the_weights_two_of_four_first(folder, capsys):
         pytest.param(b"", "model.onnx is empty; it should be an ONNX model file", id="empty"),
         pytest.param(b"\x89PNG nothing of the kind" * 9, "model.onnx is not an ONNX model", id="not-onnx"),
         pytest.param("half", "model.onnx is not an ONNX model, or it is truncated", id="truncated"),
+        pytest.param(
+            b"vtrt" + bytes(60), "model.onnx is an engine, not an ONNX model; nm2trt info", id="rtx"
+        ),
+        pytest.param(
+            b"ftrt" + bytes(60), "model.onnx is an engine, not an ONNX model; nm2trt info", id="trt"
+        ),
         pytest.param("folder", "model.onnx is a folder; give the path of an ONNX model file", id="folder"),
     ],
 )

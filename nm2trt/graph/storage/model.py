@@ -180,6 +180,10 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
     try:
         proto.ParseFromString(data)
     except Exception as error:  # protobuf's own exception differs between its implementations
+        from nm2trt.backends.choice import engine_kind
+
+        if engine_kind(data) is not None:
+            raise ModelError(f"{name} is an engine, not an ONNX model; nm2trt info shows it") from error
         raise ModelError(f"{name} is not an ONNX model, or it is truncated") from error
     if not proto.HasField("graph") or not proto.opset_import:
         raise ModelError(f"{name} is not an ONNX model: it has no graph or no opset")
