@@ -5,6 +5,7 @@ A command is named only if it works on the very file that the advice is about.
 
 from __future__ import annotations
 
+from nm2trt.figures import counted
 from nm2trt.nm.eligibility_tables import DTYPE_ROWS, FIRST_SPARSE, Where
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.verdict import WeightFacts, WeightVerdict
@@ -83,7 +84,7 @@ def pattern_advice(verdict: WeightVerdict) -> str:
 def _kept_dense_advice(verdict: WeightVerdict) -> str:
     inputs = 0 if verdict.facts is None else verdict.facts.inputs
     if inputs % 4:
-        return f"nothing: {inputs} input channel{'s' * (inputs > 1)} cannot be cut into groups of four"
+        return f"nothing: {counted(inputs, 'input channel')} cannot be cut into groups of four"
     return (
         "nothing, if it is dense on purpose; else name it (include= of sparsify, --include of prune) "
         "and train or prune again"
