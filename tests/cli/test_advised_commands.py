@@ -29,6 +29,7 @@ ADVICE = {
     ("cli/build.py", "info"): "test_a_build_leads_on",
     ("cli/build.py", "prove"): "test_a_build_leads_on",
     ("cli/build.py", "explain"): "test_a_build_leads_on",
+    ("graph/storage/model.py", "info"): "test_an_engine_called_a_model_leads_to_info",
     ("graph/storage/model_info.py", "verify"): "test_info_leads_to_verify",
     ("cli/init.py", "run"): "test_a_recipe_and_its_comments",
     ("cli/prove.py", "explain"): "test_a_proof_leads_to_explain",
@@ -368,6 +369,15 @@ def test_a_model_called_an_engine_leads_to_verify(folder, capsys):
     with pytest.raises(InputError, match="for an ONNX model, use nm2trt verify"):
         inspect_engine(folder / "sparse.onnx")
     said(capsys, "verify", "sparse.onnx")
+
+
+def test_an_engine_called_a_model_leads_to_info(folder, capsys):
+    pytest.importorskip("tensorrt_rtx")
+    said(capsys, "build", "sparse.onnx", *RTX, "-o", "m.rtx")
+    assert "m.rtx is an engine, not an ONNX model; nm2trt info shows it" in said(
+        capsys, "verify", "m.rtx", status=2
+    )
+    said(capsys, "info", "m.rtx")
 
 
 def test_layers_without_kernels_lead_to_build(folder, quantised, capsys):
