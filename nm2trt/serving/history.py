@@ -17,6 +17,7 @@ from nm2trt.serving.staging import is_real_folder
 CONFIG = "config.pbtxt"
 RECORD = "deployment.json"
 SCHEMA = 1
+_PYTHON = re.compile(r"""^[^#\n]*\bbackend\s*:\s*["']python["']""", re.MULTILINE)
 _POLICY = re.compile(r"version_policy\s*:?\s*\{\s*(latest|specific|all)\s*:?\s*\{([^}]*)\}")
 
 
@@ -94,7 +95,7 @@ def refuse_hanging(repository: Path) -> None:
         config = ""
         with contextlib.suppress(OSError):
             config = read_regular(path).decode(errors="replace")
-        if 'backend: "python"' not in config:
+        if _PYTHON.search(config) is None:
             continue
         for version in _loaded(path.parent, config):
             if not any(version.glob("*.py")):

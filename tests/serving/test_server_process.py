@@ -196,6 +196,21 @@ def test_a_python_model_without_its_code_is_told_before_the_server_hangs_on_it(t
         serve(models)
 
 
+@pytest.mark.parametrize(
+    ("config", "hangs"),
+    [
+        ("backend:'python'", True),
+        ('name: "m" backend : "python"', True),
+        ('# backend: "python"\nbackend: "onnxruntime"', False),
+    ],
+)
+def test_the_backend_is_read_as_a_configuration_may_spell_it(tmp_path, config, hangs):
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "config.pbtxt").write_text(config)
+    with pytest.raises(InputError, match=r"holds no model\.py") if hangs else contextlib.nullcontext():
+        refuse_hanging(tmp_path)
+
+
 def test_versions_of_a_configuration_without_a_policy(tmp_path):
     for number in (1, 9, 10):
         (tmp_path / "m" / str(number)).mkdir(parents=True)
