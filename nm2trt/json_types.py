@@ -1,4 +1,4 @@
-"""Values of decoded JSON, each of its own type: no conversions, so that `"1"` and `true` are no numbers."""
+"""Check the types of decoded JSON without converting: `"1"` and `true` are not numbers."""
 
 from __future__ import annotations
 

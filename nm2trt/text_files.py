@@ -42,7 +42,7 @@ def read_text(path: str | os.PathLike[str], what: str) -> str:
         what: As for `nm2trt.files.check_input`.
 
     Raises:
-        InputError: It is missing, cannot be read, or is no such text.
+        InputError: It is missing, cannot be read, or is text in another encoding.
     """
     try:
         return decoded(read_input(path, what))

@@ -1,4 +1,4 @@
-"""Values of JSON that a command reads: none is converted from another type, and NaN is no number."""
+"""Commands read JSON values without converting them from another type, and refuse NaN."""
 
 import json
 import math

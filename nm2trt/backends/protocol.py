@@ -292,7 +292,7 @@ def check_names(
         whose: Whose inputs they are, as in "the candidate".
         inputs: The inputs.
         given: Names of the arrays.
-        takes_labels: Whether an array 'labels' is no input but holds true answers.
+        takes_labels: Whether an array 'labels' holds the true answers; it is then not an input.
 
     Raises:
         DataError: They have others; the message says which to rename, add or leave out.

@@ -163,7 +163,7 @@ def _data_bytes() -> int | None:
 
 
 def _content(path: Path) -> str:
-    """Return a file of /proc, or "" where there is none; the layers of `open` would take longer than it."""
+    """Return the text of a file of /proc, "" if there is none; `open` would take longer than reading it."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:

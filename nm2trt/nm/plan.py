@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from nm2trt.errors import InputError, ModelError, PatternError
+from nm2trt.figures import counted
 from nm2trt.json_types import text, whole
 from nm2trt.nm.pattern import NMPattern
 
@@ -79,7 +80,7 @@ class Plan:
     def counts(self) -> str:
         """Return how many weights are sparse and how many dense on purpose, in words."""
         sparse = len(self.sparse)
-        return f"{sparse} weight{'s' * (sparse != 1)} sparse, {len(self) - sparse} dense on purpose"
+        return f"{counted(sparse, 'weight')} sparse, {len(self) - sparse:,} dense on purpose"
 
     def renamed(self, names: dict[str, str], both: Collection[str] = ()) -> Plan:
         """Return the plan with weights renamed; names that are not in the map stay.

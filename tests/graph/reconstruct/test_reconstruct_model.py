@@ -399,7 +399,7 @@ def test_valid_draws_rows_at_real_tokens_only(tmp_path):
     assert (
         "rows of padding were fitted like others: if 'mask' is 0 there, give --valid mask" in told.remarks()
     )
-    # Left of the tokens too; but not marks in their midst, two of them, or ones alone.
+    # Padding may also come first; zeros between tokens, marks of 2, or nothing but ones are not a mask.
     for marks, found in (
         (mask[:, ::-1], "mask"),
         (mask * (np.arange(6) != 2), ""),
