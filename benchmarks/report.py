@@ -2,7 +2,7 @@
 
     python benchmarks/report.py [--layers 1000] [--runs 7] [--json FILE]
 
-Opening is from navigation until two frames behind the load event, in headless Chromium, beside an empty page
+Opening is from navigation until two frames after the load event, in headless Chromium, beside an empty page
 in the same browser. The recipe prunes, fuses, verifies and reports a ResNet-50 of 102 MB; its second
 run is timed as a whole process, beside `python -c pass`. Medians.
 """

@@ -61,7 +61,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Sequential):
-    """ResNet-18 for 32 x 32 images: a 3 x 3 stem and no pooling behind it; 11.2 M weights."""
+    """ResNet-18 for 32 x 32 images: a 3 x 3 stem and no pooling after it; 11.2 M weights."""
 
     def __init__(self) -> None:
         blocks: list[nn.Module] = []

@@ -216,7 +216,7 @@ def test_results_are_shown_short(tmp_path):
         json.dumps(result.to_dict())
 
 
-# What is no finding but a thing to go on working with.
+# Not a finding but a thing to go on working with.
 HANDLES = {"KeptZeros", "RunningServer", "SparseSession", "torch.nn.Module", "tuple[str, ...]"}
 
 

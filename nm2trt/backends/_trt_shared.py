@@ -301,7 +301,7 @@ def _layers(library: Library, network: tensorrt.INetworkDefinition) -> set[tuple
         kind = str(layer.type).rpartition(".")[2]
         found.update((kind, dtype_name(layer.get_output(i).dtype)) for i in range(layer.num_outputs))
         if library.row.type_flags and kind in ("CONVOLUTION", "DECONVOLUTION"):
-            # Its weights are no layer of their own; the class must be set for its attributes to be there.
+            # Its weights are not a layer of their own; the class must be set for its attributes to be there.
             layer.__class__ = trt.IConvolutionLayer if kind == "CONVOLUTION" else trt.IDeconvolutionLayer
             convolution: Any = layer
             found.add((kind, str(convolution.kernel.dtype)))

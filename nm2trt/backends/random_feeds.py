@@ -33,7 +33,7 @@ def random_feeds(
         shapes: Whole shapes by input name, which take the place of the declared ones.
 
     Raises:
-        DataError: A free dimension has no size, a name is unknown, or a type is none of numbers.
+        DataError: A free dimension has no size, a name is unknown, or a type is not numeric.
     """
     given = dict(shapes or {})
     unknown = set(given) - {spec.name for spec in inputs}

@@ -181,9 +181,9 @@ class _Histograms:
             if not (
                 sound and 0 < bins <= 4 * _MOST_BINS and (counts.shape, edges.shape) == ((bins,), (bins + 1,))
             ):
-                raise ValueError("these are no histograms")
+                raise ValueError("these are not histograms")
             if any(scalar.ndim for scalar in scalars) or not (np.diff(edges) >= 0).all():
-                raise ValueError("these are no histograms")
+                raise ValueError("these are not histograms")
         self._library.histogram_dict = {
             name: tuple(part[()] for part in entry) for name, entry in kept.items()
         }

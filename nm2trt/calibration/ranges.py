@@ -97,7 +97,7 @@ def calibrate(
         part: Which part of a larger job the samples are, for the cache.
 
     Raises:
-        InputError: The method or the percentile is none.
+        InputError: The method or the percentile is invalid.
         DataError: The samples do not fit the model, or are NaN, or make a value so.
         Interrupted: The user stopped it; the cache is up to date.
     """

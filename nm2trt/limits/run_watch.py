@@ -163,7 +163,7 @@ def _data_bytes() -> int | None:
 
 
 def _content(path: Path) -> str:
-    """Return the text of a file of /proc, "" if there is none; `open` would take longer than reading it."""
+    """Return the text of a file of /proc, "" if it is missing; `open` would take longer than reading it."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:

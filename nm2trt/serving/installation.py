@@ -60,7 +60,7 @@ def find_server() -> Installation:
 
     Raises:
         InputError: `NM2TRT_TRITONSERVER` names no server.
-        BackendMissingError: There is none.
+        BackendMissingError: No server is installed.
     """
     named = os.environ.get(ENVIRONMENT_VARIABLE)
     if named:

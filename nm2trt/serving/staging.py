@@ -1,7 +1,7 @@
 """Folders that are built aside and moved into place whole, so that a server never sees half of one.
 
 Triton takes every folder in a repository for a model, hidden ones too, and ignores folders in a model that
-are no number. So a new version is built inside its model, and a new model beside the repository; where that
+are not numbers. So a new version is built inside its model, and a new model beside the repository; where that
 is another file system or may not be written, inside the repository, which a server should then not poll.
 """
 

@@ -101,7 +101,7 @@ def _unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
     """Return the state under the names of the model itself.
 
     Raises:
-        SparsifyError: It is no state.
+        SparsifyError: It is not a state.
     """
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
         raise SparsifyError(

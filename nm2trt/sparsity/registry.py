@@ -53,7 +53,7 @@ def method(name: str) -> MethodSpec:
     """Return the method of that name.
 
     Raises:
-        SparsifyError: There is none.
+        SparsifyError: There is no such method.
     """
     if name not in METHODS:
         raise SparsifyError(f"method {name!r} is unknown; choose one of {', '.join(METHODS)}")

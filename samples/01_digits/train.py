@@ -163,7 +163,7 @@ def print_accuracy(runs: dict[str, list[Run]], data: Images, seeds: list[int]) -
         means[kind] = statistics.mean(final)
         spread = f" ± {statistics.stdev(final):.2f}" if len(final) > 1 else ""
         each = ", ".join(f"{value:.2f}" for value in final)
-        print(f"  {kind:6}  {means[kind]:.2f}{spread} %   ({each}; one a seed)")
+        print(f"  {kind:6}  {means[kind]:.2f}{spread} %   ({each}; one per seed)")
     print(f"  sparse - dense: {means['sparse'] - means['dense']:+.2f} points")
     print("\nPaired, image by image (95 % score interval, exact McNemar test)")
     for seed, sparse, dense in zip(seeds, runs["sparse"], runs["dense"], strict=True):

@@ -41,7 +41,7 @@ def read(folder: Path) -> Runs:
     """Read the runs in a folder by method, target and seed.
 
     Raises:
-        SystemExit: There is none, or they were made with different settings.
+        SystemExit: They are missing, or they were made with different settings.
     """
     records = [json.loads(path.read_text()) for path in sorted(folder.glob("*_seed*.json"))]
     if not records:

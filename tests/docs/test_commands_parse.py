@@ -11,7 +11,7 @@ from tests.docs.markdown import PAGES, ROOT, SAMPLES, blocks
 
 # A span of code in a sentence; a command in it may be cut short.
 _SPAN = re.compile(r"(?<!`)`nm2trt ([^`\n]+)`")
-# What stands for words that the reader has to know, and is no word of the command line.
+# What stands for words that the reader has to know, and is not a word of the command line.
 _LEFT_OUT = {"...", "…", "COMMAND"}
 
 

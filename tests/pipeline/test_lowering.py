@@ -16,7 +16,7 @@ pytest.importorskip("tensorrt_rtx")
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Two 2:4 convolutions, the first with a BatchNormalization behind it, and samples."""
+    """Two 2:4 convolutions, the first followed by a BatchNormalization, and samples."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     weights = {}

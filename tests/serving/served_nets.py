@@ -162,7 +162,7 @@ def _save(path: Path, nodes, inputs, outputs, weights, mask, *, external=False):
 def plan(
     path: Path, *, profiles=((1, 8, 32),), backend="trt", version="10.9.0.34", targets=("sm86",), **changes
 ):
-    """Write a stand-in for an engine, with a manifest as a build writes it; the bytes are no engine.
+    """Write a stand-in for an engine, with a manifest as a build writes it; the bytes are not an engine.
 
     Args:
         profiles: MIN, OPT, MAX of the batch of input x, one a profile; () is a static engine of batch 8.

@@ -88,7 +88,7 @@ def test_rollback_brings_back_the_version_and_its_configuration(tmp_path):
     with pytest.raises(InputError, match="version 1 is the only one, so there is none to go back to"):
         roll_back(repository, "m")
     assert roll_back(repository, "m", to=2).version == 2
-    # The one that was left is no part of what was served before the next, and gives its place up.
+    # The one that was left was not part of what was served before the next, and gives its place up.
     roll_back(repository, "m")
     assert place(model(tmp_path, 3), repository, "m").removed == (2,)
     assert (repository / "m" / "1").is_dir()

@@ -43,7 +43,7 @@ def test_mistakes_are_told_without_a_gpu():
 def test_the_kernels_give_what_the_dense_product_gives(dtype):
     model = finalised().to("cuda", dtype).eval()
     dense = copy.deepcopy(model)
-    assert nm2trt.to_semi_structured(model) == ("0.weight",)  # 10 rows are no multiple of 32
+    assert nm2trt.to_semi_structured(model) == ("0.weight",)  # 10 is not a multiple of 32
     assert type(model[0].weight.data) is not torch.Tensor
     x = torch.randn(64, 128, device="cuda", dtype=dtype)
     with torch.inference_mode():

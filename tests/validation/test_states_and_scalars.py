@@ -222,7 +222,7 @@ def test_an_input_that_the_samples_lack_is_named(words, tmp_path, capsys):
 
 @pytest.mark.parametrize("batch", ["b", 2])
 def test_weights_are_rebuilt_from_samples_with_state(batch, tmp_path, capsys):
-    """The state's batch is second: its fixed first size, 2, is no batch of 2."""
+    """The state's batch is second: its fixed first size, 2, is not a batch of 2."""
     path, out = recurrent(tmp_path / "m.onnx", batch=batch), str(tmp_path / "o.onnx")
     rng = np.random.default_rng(1)
     np.savez(

@@ -61,7 +61,7 @@ def refuse_quantised(model: Model, remedy: str) -> None:
 
 
 def dequantised(scope: Scope, value: str) -> Dequantised | None:
-    """Return the DequantizeLinear behind a value, through moving operators; None for a float.
+    """Return the DequantizeLinear that a value comes from, through moving operators; None for a float.
 
     A Concat is dequantised if all its parts are; the first speaks for them.
     """

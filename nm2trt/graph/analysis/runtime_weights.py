@@ -36,7 +36,7 @@ _DEEPEST = 64
 
 @dataclass(frozen=True, slots=True)
 class StoredBehind:
-    """The stored tensor behind a value that depends on an input.
+    """The stored tensor from which a value that depends on an input is computed.
 
     Args:
         scope: Where the carrying value stands.

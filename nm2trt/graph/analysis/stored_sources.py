@@ -1,4 +1,4 @@
-"""Stored tensors behind a constant value, and where in them its elements come from.
+"""Stored tensors that a constant value comes from, and where in them its elements come from.
 
 Operators that only move elements are followed backwards, to name the place in the stored tensor where a group
 is broken.

@@ -15,7 +15,7 @@ from nm2trt.nm.pattern import NMPattern
 
 ROUNDS = 150
 _PATIENCE = 15  # rounds without a swap after which the search ends
-_LEAST_GAIN = 1e-6  # of what the pair keeps: float32 sums are no finer
+_LEAST_GAIN = 1e-6  # of what the pair keeps: float32 sums are not finer
 _PIECE_ELEMENTS = 1 << 20
 _MOST_ROWS = 1024
 

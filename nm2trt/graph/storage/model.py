@@ -197,7 +197,7 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
 
 
 def _read_names(graph: onnx.GraphProto) -> None:
-    """Touch every name, so that bytes which are no text are found here and not half-way through a pass."""
+    """Touch every name, so that bytes that are not text are found here and not half-way through a pass."""
     _read_nodes(graph.node)
     for stored in (*graph.initializer, *graph.input, *graph.output, *graph.value_info):
         _text(stored.name)

@@ -54,7 +54,7 @@ class OnnxInfo(Result):
         opset: Version of the standard operators, or None.
         producer: Who wrote it.
         nodes: Nodes of the main graph.
-        inputs: Inputs that are no initializers.
+        inputs: Inputs that are not initializers.
         outputs: Outputs.
         plan: The sparsity plan, or None.
         mask_sha256: The recorded hash of the masks, or "".

@@ -110,7 +110,7 @@ class VerifyReport(Result):
                 that is neither held nor dense by plan. "none": nothing.
 
         Raises:
-            InputError: `fail_on` is none of these.
+            InputError: `fail_on` is something else.
         """
         if fail_on not in FAIL_ON:
             raise InputError(f"{fail_on!r} is not one of {', '.join(FAIL_ON)}")

@@ -41,7 +41,7 @@ class MethodSpec:
         """Make the method's options out of keyword arguments.
 
         Raises:
-            SparsifyError: A name is none of the method's options, or a value is out of range.
+            SparsifyError: A name is not an option of the method, or a value is out of range.
         """
         types = {field.name: str(field.type) for field in fields(self.options)}
         known = list(types)

@@ -156,7 +156,7 @@ class Detections:
         for name, records in (("found", self._found), ("true", self._true)):
             for one in kept[name]:
                 if not 0 <= one["image_id"] < count:
-                    raise ValueError("these are no detections")
+                    raise ValueError("these are not detections")
                 records.append({**one, "image_id": first + one["image_id"]})
         self._images += range(first, first + count)
 

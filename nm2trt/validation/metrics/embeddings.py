@@ -89,7 +89,7 @@ class Retrieval:
         """See `Scorer.extend`."""
         rows, labels = state["embeddings"], state["labels"]
         if rows.dtype != np.float32 or rows.ndim != 2 or labels.shape != rows.shape[:1]:
-            raise ValueError("these are no embeddings")
+            raise ValueError("these are not embeddings")
         self._embeddings.append(rows)
         self._labels.append(labels)
 

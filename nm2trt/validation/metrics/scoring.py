@@ -164,7 +164,7 @@ class EachSample:
         values, weights = state["values"], state.get("weights")
         for array in (values, values if weights is None else weights):
             if array.dtype != np.float64 or array.shape != (values.size,) or not np.isfinite(array).all():
-                raise ValueError("these are no scores")
+                raise ValueError("these are not scores")
         self._values.append(values)
         if weights is not None:
             self._weights.append(weights)

@@ -117,7 +117,7 @@ def test_captured_log_with_unnamed_nodes_and_int8():
     found = read((LOGS / "rtx_1_7_mlp.log").read_text(), "trt-rtx", "1.7.1.116")
     products = [layer for layer in found.layers if layer.multiplies]
     assert [layer.nodes[0] for layer in products] == ["/fc1/MatMul", "node_of_a1", "/fc3/MatMul"]
-    # What Myelin split off the third product is no product.
+    # The parts that Myelin split off the third product are not products.
     assert ["/fc3/MatMul" in layer.nodes and layer.computes for layer in found.layers].count(True) == 1
 
 

@@ -30,7 +30,7 @@ def read(text, version="8.6.1"):
 @pytest.mark.parametrize("version", ["8.6.0", "10.4.0"])
 def test_both_times_of_every_layer_are_read(version):
     timed = {item.layer: item for item in read(LOG, version).autotuned}
-    assert set(timed) == {"conv0 + relu0", "conv1 + relu1"}, "reformatting is no product"
+    assert set(timed) == {"conv0 + relu0", "conv1 + relu1"}, "reformatting is not a product"
     assert timed["conv0 + relu0"].nodes == ("conv0", "relu0")
     assert (timed["conv0 + relu0"].dense_ms, timed["conv0 + relu0"].sparse_ms) == (0.0521752, 0.0401211)
     assert (timed["conv1 + relu1"].dense_ms, timed["conv1 + relu1"].sparse_ms) == (0.01, 0.0125)

@@ -69,7 +69,7 @@ def test_each_is_warmed_up_and_timed_for_long_enough(driver, sessions):
     warm_ms, timed_ms = states[0], states[1] - states[0]
     assert timed_ms >= 500 + 3 * 2000
     assert timed_ms < 1.5 * (500 + 3 * 2000)
-    assert warm_ms < 500, "what came before the first state is no warm-up"
+    assert warm_ms < 500, "time before the first state is not warm-up"
 
 
 def test_launches_that_cost_more_than_kernels_are_told(driver, sessions, monkeypatch):

@@ -57,7 +57,7 @@ def test_a_node_without_what_it_needs_is_refused(given):
 
 
 def test_a_weight_that_a_default_is_multiplied_with_is_seen():
-    """A state with a default looks constant, and its product is none of the file's weights."""
+    """A state with a default looks constant, and its product is not a weight of the file."""
     draw = np.random.default_rng(0)
     stored = {
         "w": draw.standard_normal((16, 16)),

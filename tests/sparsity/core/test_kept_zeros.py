@@ -101,7 +101,7 @@ def test_a_downloaded_model_needs_no_plan_and_dense_layers_stay_free():
     model = net()
     model.append(nn.Linear(16, 16))
     model.append(nn.Linear(16, 4))
-    nn.init.zeros_(model[5].weight)  # a layer that starts at zero is no sparse layer
+    nn.init.zeros_(model[5].weight)  # a layer that starts at zero is not a sparse layer
     model.load_state_dict(given.state_dict(), strict=False)
     kept = nm2trt.keep_zeros(model)
     assert list(kept.masks()) == ["0.weight", "3.weight"]

@@ -9,7 +9,7 @@ from nm2trt.validation.statistics.paired import score_interval
 
 
 class SetScores:
-    """A metric that is no mean over samples: the median."""
+    """A metric that is not a mean over samples: the median."""
 
     def __init__(self, values):
         self.values = values
