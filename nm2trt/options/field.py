@@ -29,6 +29,8 @@ _LAST = {
     "json": 7,
 }
 _READ: dict[type[Any], tuple[Option, ...]] = {}
+# No whole number of an option is as large: floats, and JSON in many a reader, hold those below exactly.
+TOO_LARGE = 1 << 53
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +91,9 @@ class Option:
         return "" if self.at_least is None else f"{self.at_least:g} or more"
 
     def holds(self, value: float) -> bool:
-        """Tell whether a number is finite and lies in the range."""
+        """Tell whether a number is finite, no whole number of 54 bits or more, and in the range."""
         return (
-            math.isfinite(value)
+            (abs(value) < TOO_LARGE if isinstance(value, int) else math.isfinite(value))
             and (self.at_least is None or value >= self.at_least)
             and (self.over is None or value > self.over)
             and (self.at_most is None or value <= self.at_most)
@@ -194,8 +196,10 @@ def check_ranges(options: _Command) -> _Command:
     for known, value in _values(options):
         for number in value if known.many else (value,):
             if isinstance(number, (int, float)) and not known.holds(number):
-                allowed = known.range_text()
+                allowed = known.range_text() or "a smaller number"
                 allowed = f"a number {allowed}" if allowed.startswith("over") else allowed
+                if isinstance(number, int) and abs(number) >= TOO_LARGE:
+                    raise InputError(f"{known.flag} has too many digits; give {allowed}")
                 raise InputError(f"{known.flag} {number:g} is out of range; give {allowed}")
     return options
 

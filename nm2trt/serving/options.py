@@ -84,7 +84,7 @@ class DeployOptions(JsonValue):
             *(("gpus", number, 0) for number in self.gpus),
         ):
             if value is not None and not least <= value < 1 << 31:
-                raise InputError(f"{name} {value} is out of range; give {least} or more")
+                raise InputError(f"{name} {value} is out of range; give {least} to {(1 << 31) - 1}")
         if self.device == "cpu" and self.gpus:
             raise InputError("GPUs are named for a model that is to run on the CPU; leave one of the two out")
         if not re.fullmatch(r"deployed|all|latest:[1-9][0-9]{0,5}", self.version_policy):
@@ -173,7 +173,7 @@ class ProbeOptions:
             ("requests", (self.requests,)),
         ):
             if any(not 1 <= value <= 1_000_000 for value in values):
-                raise InputError(f"{name} {', '.join(map(str, values))} is out of range; give 1 or more")
+                raise InputError(f"{name} {', '.join(map(str, values))} is out of range; give 1 to 1000000")
         if self.precision is not None and self.precision not in TOLERANCE:
             raise InputError(f"precision {self.precision!r} is unknown; choose {', '.join(TOLERANCE)}")
         if not 0 < self.timeout_s < 86_400:

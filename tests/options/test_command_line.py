@@ -13,7 +13,7 @@ from nm2trt.cli import COMMANDS
 from nm2trt.cli.dispatch import command_parser
 from nm2trt.errors import InputError
 from nm2trt.options.command_line import options_from, words
-from nm2trt.options.field import check_ranges, keywords, option, options_of
+from nm2trt.options.field import TOO_LARGE, check_ranges, keywords, option, options_of
 from nm2trt.recipe.options import KINDS
 
 MODULES = ("models", "pruning", "precision", "engines", "checks", "serving", "runs")
@@ -115,6 +115,9 @@ def test_a_dropped_option_is_seen():
         ),
         ("prune", {"min_channels": 0}, r"--min-channels 0 is out of range; give 1 or more"),
         ("bench", {"batches": (1, 0)}, r"--batch 0 is out of range; give 1 or more"),
+        ("bench", {"runs": TOO_LARGE}, r"--runs has too many digits; give 1 or more"),
+        ("permute", {"seed": 10**400}, r"--seed has too many digits; give 0 or more"),
+        ("rollback", {"to": -(10**400)}, r"--to has too many digits; give a smaller number"),
         ("build", {"effort": 9}, r"--effort 9 is out of range; give 0 to 5"),
         ("validate", {"rtol": float("inf")}, r"--rtol inf is out of range; give 0 or more"),
         ("probe", {"timeout_s": float("nan")}, r"--timeout nan is out of range; give a number over 0"),
@@ -132,7 +135,8 @@ def test_a_recipe_and_the_command_line_refuse_the_same_numbers(kind):
         if not known.stage or known.stage not in stage.keys or known.kind not in (int, float):
             continue
         infinite = (float("inf"), float("nan")) if known.kind is float else ()
-        for number in (-2, -1, 0, 1, 5, 6, 30, 50, 51, 100, 101, *infinite):
+        large = (TOO_LARGE - 1, TOO_LARGE, 10**400) if known.kind is int else ()
+        for number in (-2, -1, 0, 1, 5, 6, 30, 50, 51, 100, 101, *infinite, *large):
             value = [number] if known.many else number
             try:
                 stage.keys.validator.validate_python({known.stage: value})

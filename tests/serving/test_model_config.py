@@ -213,7 +213,7 @@ def test_version_policy(tmp_path, policy, expected):
         ({"profile_groups": "none"}, "profile groups 'none' are unknown"),
         ({"max_batch": -1}, "max_batch -1 is out of range"),
         ({"instances": 0}, "instances 0 is out of range"),
-        ({"keep": 0}, "keep 0 is out of range; give 1 or more"),
+        ({"keep": 0}, "keep 0 is out of range; give 1 to 2147483647"),
         ({"preferred_batches": (0,)}, "preferred_batches 0 is out of range"),
         ({"version_policy": "latest"}, "version policy 'latest' is unknown"),
         ({"version_policy": "latest:0"}, "version policy 'latest:0' is unknown"),
