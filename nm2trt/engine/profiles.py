@@ -12,6 +12,8 @@ from nm2trt.errors import InputError
 Range = tuple[int, int, int]
 # The batch of a model of which only the first dimension is free.
 DEFAULT_BATCH: Range = (1, 8, 32)
+# What is guessed of any other free dimension.
+_OTHER_SIZES: Range = (64, 128, 256)
 
 
 def resolve_profiles(
@@ -127,7 +129,7 @@ def _default(spec: TensorSpec, known: dict[str, Range], others_given: bool, note
         open_axes = ", ".join(f"{axis} ({_label(spec, axis)})" for axis in _free(spec))
         raise InputError(
             f"input {spec.name!r} of shape {format_shape(spec.shape)} has dynamic dimensions {open_axes}; "
-            f"say what they may be, as in --profile {example_profile(spec.name, spec.shape)}"
+            f"say what they may be, as in --profile {example_profile(spec.name, spec.shape, known)}"
         )
     if others_given:
         raise InputError(
@@ -174,15 +176,21 @@ def _label(spec: TensorSpec, axis: int) -> str:
     return str(spec.shape[axis] or "unnamed")
 
 
-def example_profile(name: str, shape: Sequence[int | str | None]) -> str:
-    """Return a profile of an input that leaves more than its batch free, its sizes guessed."""
-    shapes = []
-    for batch, other in zip(DEFAULT_BATCH, (64, 128, 256), strict=True):
-        sizes = [
-            size if isinstance(size, int) else other if axis else batch for axis, size in enumerate(shape)
-        ]
-        shapes.append(format_shape(sizes))
-    return f"{name}:{','.join(shapes)}"
+def example_profile(name: str, shape: Sequence[int | str | None], known: Mapping[str, Range]) -> str:
+    """Return a profile of an input that leaves more than its batch free, its sizes guessed.
+
+    Args:
+        name: The input.
+        shape: Its shape in the model.
+        known: Ranges of free sizes by their name in the model.
+    """
+    ranges = [
+        (size, size, size)
+        if isinstance(size, int)
+        else known.get(size or "", DEFAULT_BATCH if axis == 0 else _OTHER_SIZES)
+        for axis, size in enumerate(shape)
+    ]
+    return f"{name}:{','.join(map(format_shape, zip(*ranges, strict=True)))}"
 
 
 def guessed_profiles(inputs: Iterable[tuple[str, Sequence[int | str | None]]]) -> list[str]:
@@ -192,9 +200,11 @@ def guessed_profiles(inputs: Iterable[tuple[str, Sequence[int | str | None]]]) -
         inputs: Name and shape of each input of the model.
     """
     free = [(name, shape) for name, shape in inputs if not all(isinstance(size, int) for size in shape)]
+    # Sizes of one name have one range, also where one of them comes first and another does not.
+    later = {size: _OTHER_SIZES for _, shape in free for size in shape[1:] if isinstance(size, str)}
     if all(isinstance(size, int) for _, shape in free for size in shape[1:]):
         return []
-    return [example_profile(name, shape) for name, shape in free]
+    return [example_profile(name, shape, later) for name, shape in free]
 
 
 def _slashes(batch: tuple[int, int, int]) -> str:

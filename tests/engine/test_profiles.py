@@ -4,7 +4,7 @@ import pytest
 
 from nm2trt.backends.options import parse_profiles
 from nm2trt.backends.protocol import TensorSpec
-from nm2trt.engine.profiles import resolve_profiles
+from nm2trt.engine.profiles import guessed_profiles, resolve_profiles
 from nm2trt.errors import InputError
 
 
@@ -130,3 +130,28 @@ def test_sizes_of_one_name_have_one_range(shapes, texts, message):
     """TensorRT takes them as equal: it builds what both ranges allow, and refuses other shapes later."""
     with pytest.raises(InputError, match=message):
         resolve(inputs(**shapes), *texts)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "guess"),
+    [
+        ({"x": ("n", "length")}, ["x:1x64,8x128,32x256"]),
+        ({"x": ("n", "s", 16), "place": ("s",)}, ["x:1x64x16,8x128x16,32x256x16", "place:64,128,256"]),
+        ({"x": ("n", 3), "y": (2, "n")}, ["x:64x3,128x3,256x3", "y:2x64,2x128,2x256"]),
+        ({"x": ("n", 3, "n", None)}, ["x:64x3x64x64,128x3x128x128,256x3x256x256"]),
+        ({"x": ("n", 3), "y": ("m", 3)}, []),
+    ],
+    ids=["length", "length-first-elsewhere", "batch-second-elsewhere", "square", "batches-only"],
+)
+def test_guessed_profiles_are_taken(shapes, guess):
+    specs = inputs(**shapes)
+    assert guessed_profiles(shapes.items()) == guess
+    assert len(resolve(specs, *guess)[0]) == 1
+
+
+def test_the_example_of_an_error_keeps_to_the_sizes_that_were_given():
+    specs = inputs(x=("n", "s"), y=("s", "n", "t"))
+    with pytest.raises(InputError, match="--profile y:") as error:
+        resolve(specs, "x:1x5,2x6,3x7")
+    example = str(error.value).rpartition(" ")[2]
+    assert resolve(specs, "x:1x5,2x6,3x7", example)[0][0]["y"] == "5x1x64,6x2x128,7x3x256"
