@@ -16,14 +16,19 @@ def to_text(config: Any) -> str:
     return str(text_format.MessageToString(config))
 
 
-def from_text(text: str, where: str) -> Any:
+def from_text(text: str, where: str, *, skip_unknown: bool = False) -> Any:
     """Read a `config.pbtxt`.
+
+    Args:
+        text: The file's text.
+        where: Its name, for messages.
+        skip_unknown: Pass over fields that only a later server knows.
 
     Raises:
         InputError: The text is not a model configuration.
     """
     try:
-        return text_format.Parse(text, new_message())
+        return text_format.Parse(text, new_message(), allow_unknown_field=skip_unknown)
     except text_format.ParseError as error:
         raise InputError(f"{where} is not a model configuration: {error}") from error
 

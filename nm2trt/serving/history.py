@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from nm2trt.serving.staging import is_real_folder
 CONFIG = "config.pbtxt"
 RECORD = "deployment.json"
 SCHEMA = 1
-_PYTHON = re.compile(r"""^[^#\n]*\bbackend\s*:\s*["']python["']""", re.MULTILINE)
-_POLICY = re.compile(r"version_policy\s*:?\s*\{\s*(latest|specific|all)\s*:?\s*\{([^}]*)\}")
+# Triton starts a Python model by a shell command with the path of its version, which it does not quote.
+_ONE_WORD = re.compile(r"[\w.,:+=@%-]+")
 
 
 def history(model: Path) -> list[int]:
@@ -83,21 +84,38 @@ def model_names(root: Path) -> str:
     return ", ".join(names) or "none"
 
 
-def refuse_hanging(repository: Path) -> None:
-    """Check that every version of a Python model that a server would load has its code.
+def refuse_hanging(repository: Path, names: Collection[str] = ("*",)) -> None:
+    """Check that a server can start every Python model that it would load.
 
-    Triton waits without end for one that has not, and cannot be stopped then.
+    Triton waits without end for one that does not start, and cannot be stopped then.
+
+    Args:
+        repository: The model repository.
+        names: What the server loads at its start, with the models that ensembles among them name; "*" is all.
 
     Raises:
-        InputError: A version has no code.
+        InputError: A version has no code, or the name of the model's folder is not one word of a shell.
     """
+    configs = {}
     for path in sorted(repository.glob(f"*/{CONFIG}")):
-        config = ""
-        with contextlib.suppress(OSError):
-            config = read_regular(path).decode(errors="replace")
-        if _PYTHON.search(config) is None:
+        # One that cannot be read is not loaded either.
+        with contextlib.suppress(OSError, InputError):
+            text = read_regular(path).decode(errors="replace")
+            configs[path.parent.name] = from_text(text, str(path), skip_unknown=True)
+    loaded = [name for name in configs if "*" in names or name in names]
+    for name in loaded:
+        steps = configs[name].ensemble_scheduling.step
+        loaded += [
+            step.model_name for step in steps if step.model_name in configs and step.model_name not in loaded
+        ]
+        if configs[name].backend != "python":
             continue
-        for version in _loaded(path.parent, config):
+        if not _ONE_WORD.fullmatch(name):
+            raise InputError(
+                f"a server would hang on the name of the Python model {repository / name}, which a shell "
+                "takes apart; use letters, digits, _, . and -"
+            )
+        for version in _loaded(repository / name, configs[name].version_policy):
             if not any(version.glob("*.py")):
                 raise InputError(
                     f"{version} holds no model.py, and a server would hang on it; deploy the model again, or "
@@ -105,13 +123,13 @@ def refuse_hanging(repository: Path) -> None:
                 )
 
 
-def _loaded(model: Path, config: str) -> list[Path]:
-    """Return the version folders that a configuration has a server load: by default the latest one."""
+def _loaded(model: Path, policy: Any) -> list[Path]:
+    """Return the version folders that a policy has a server load: by default the latest one."""
     there = {number: path for number in numbers(model) if (path := model / str(number)).is_dir()}
-    kind, body = found.groups() if (found := _POLICY.search(config)) else ("latest", "")
-    named = [int(number) for number in re.findall(r"\d+", body)]
-    if kind == "latest":
-        wanted = sorted(there)[-(named or [1])[0] :]
+    if policy.HasField("all"):
+        wanted = sorted(there)
+    elif policy.HasField("specific"):
+        wanted = sorted({*there} & {*policy.specific.versions})
     else:
-        wanted = sorted(there) if kind == "all" else sorted({*there} & {*named})
+        wanted = sorted(there)[-(policy.latest.num_versions or 1) :]
     return [there[number] for number in wanted]

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -29,20 +30,19 @@ ROOT = Path(__file__).parents[2]
 
 
 def processes_below(folder):
-    """Return the command lines of processes that were started on a repository in `folder`."""
+    """Return the command lines of processes that run in a repository in `folder`."""
     found = []
     for entry in Path("/proc").iterdir():
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if entry.name.isdigit() and str(folder).encode() in b" ".join(words):
-            found.append(words)
+        with contextlib.suppress(OSError):
+            if folder in (entry / "cwd").readlink().parents:
+                found.append((entry / "cmdline").read_bytes())
     return found
 
 
-def test_clean_stop_and_a_model_that_does_not_keep_the_others_from_loading(tmp_path, tritonserver):
+def test_clean_stop_and_a_model_that_does_not_keep_the_others_from_loading(tmp_path, tritonserver, capsys):
     from nm2trt.backends.triton import TritonServer
+    from nm2trt.cli.serve import _print
+    from nm2trt.options.serving import ServeCommand
 
     models = tmp_path / "models"
     deploy(nets.linear(tmp_path / "m.onnx"), models, "good", DeployOptions(backend="python"))
@@ -58,6 +58,10 @@ def test_clean_stop_and_a_model_that_does_not_keep_the_others_from_loading(tmp_p
         assert states == {"good": "READY", "broken": "UNAVAILABLE"}
         told = {row.name: (row.state, bool(row.reason)) for row in server.model_states()}
         assert told == {"good": ("READY", False), "broken": ("UNAVAILABLE", True)}
+        _print(server, ServeCommand(repository=models))
+        printed = capsys.readouterr().out
+        assert "INVALID_PROTOBUF" in printed
+        assert "\\nAt:" not in printed  # the trace of the model, which the log has
     assert server.stop() == 0
     assert not server.is_running()
     assert processes_below(tmp_path) == []
@@ -66,8 +70,9 @@ def test_clean_stop_and_a_model_that_does_not_keep_the_others_from_loading(tmp_p
 
 def test_usual_ports_are_taken_if_free_and_others_if_not(monkeypatch):
     with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
-        usual = tuple(one.getsockname()[1] for one in held)
+        # Below the ports that the system gives to whoever asks for any one.
+        usual = tuple(random.sample(range(20000, 32000), 3))
+        held = [stack.enter_context(socket.create_server(("127.0.0.1", port))) for port in usual]
         monkeypatch.setattr(server_module, "_USUAL_PORTS", usual)
         held[0].close()
         assert _free_ports(ServerOptions(usual_ports=True))[0] == usual[0]
@@ -202,13 +207,44 @@ def test_a_python_model_without_its_code_is_told_before_the_server_hangs_on_it(t
         ("backend:'python'", True),
         ('name: "m" backend : "python"', True),
         ('# backend: "python"\nbackend: "onnxruntime"', False),
+        ("backend: 'py' \"thon\"", True),
+        ('backend: "python" of_a_later_server { more: [1, "}"] }', True),
+        ('backend: "python" version_policy { # not "all" }\n specific: { versions: [2, # 1\n 3] } }', False),
+        ('backend: "python" version_policy < specific < versions: 2 versions: 0x1 > >', True),
+        ('backend: "python" backend_of_what', False),  # no server takes it
     ],
 )
-def test_the_backend_is_read_as_a_configuration_may_spell_it(tmp_path, config, hangs):
+def test_a_configuration_is_read_as_it_may_be_spelt(tmp_path, config, hangs):
     (tmp_path / "m" / "1").mkdir(parents=True)
     (tmp_path / "m" / "config.pbtxt").write_text(config)
     with pytest.raises(InputError, match=r"holds no model\.py") if hangs else contextlib.nullcontext():
         refuse_hanging(tmp_path)
+
+
+def test_only_models_that_are_loaded_are_looked_at(tmp_path):
+    step = 'ensemble_scheduling { step [ { model_name: "part" } ] }'
+    for name, text in {"whole": step, "part": 'backend: "python"', "other": ""}.items():
+        (tmp_path / name / "1").mkdir(parents=True)
+        (tmp_path / name / "config.pbtxt").write_text(text)
+    refuse_hanging(tmp_path, ["other"])
+    for names in (["*"], ["other", "part"], ["whole"]):
+        with pytest.raises(InputError, match=r"part/1 holds no model\.py"):
+            refuse_hanging(tmp_path, names)
+
+
+@pytest.mark.parametrize("name", ["my model", "a$HOME", "it's", "a;b"])
+def test_a_name_that_a_shell_takes_apart(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "config.pbtxt").write_text('backend: "python"')
+    with pytest.raises(InputError, match="a server would hang on the name of the Python model"):
+        serve(tmp_path)
+
+
+def test_a_repository_may_have_any_name(tmp_path, tritonserver):
+    models = tmp_path / "my modèles $HOME; it's"
+    deploy(nets.linear(tmp_path / "m.onnx"), models, "m", DeployOptions(backend="python"))
+    with serve(models, ServerOptions(log=tmp_path / "log.txt")) as server:
+        assert [row.state for row in server.model_states()] == ["READY"]
 
 
 def test_versions_of_a_configuration_without_a_policy(tmp_path):

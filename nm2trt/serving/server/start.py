@@ -64,7 +64,7 @@ def start_server(
         for name in options.load:
             if name != "*" and not (repository / name).is_dir():
                 raise InputError(f"{repository} holds no model {name!r} to load")
-    refuse_hanging(repository)
+    refuse_hanging(repository, options.load if options.control == "explicit" else ("*",))
     found = installation or find_server()
     fixed = all((options.http_port, options.grpc_port, options.metrics_port))
     attempts = 1 if fixed else _ATTEMPTS
@@ -97,7 +97,7 @@ def _launch(found: Installation, repository: Path, options: ServerOptions) -> tu
     words = [
         str(found.binary.absolute()),
         f"--id={identity}",
-        f"--model-repository={repository}",
+        "--model-repository=.",
         f"--model-control-mode={options.control}",
         # What nm2trt writes is complete; completing it would start every Python model twice.
         "--disable-auto-complete-config",
@@ -128,6 +128,8 @@ def _launch(found: Installation, repository: Path, options: ServerOptions) -> tu
             stdin=subprocess.DEVNULL,
             stdout=log or _STDERR,
             stderr=log or _STDERR,
+            # The Python backend hands the path of a model to a shell, and to a Python that reads only ASCII.
+            cwd=repository,
             env=found.variables(),
             # Ctrl-C in a terminal reaches only us; we then stop the server in order.
             start_new_session=True,
