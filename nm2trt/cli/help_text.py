@@ -43,7 +43,9 @@ def describe(parser: argparse.ArgumentParser) -> list[str]:
     for action in options:
         words = " ".join(filter(None, (action.option_strings[0], _placeholder(action))))
         lines.append(f"u {words}" if action.required else f"u [{words}]")
-    lines += [f"u {_placeholder(action)}" + " ..." * (action.nargs in ("+", "A...")) for action in values]
+    for action in values:
+        words = _placeholder(action) + " ..." * (action.nargs in ("*", "+", "A..."))
+        lines.append(f"u [{words}]" if action.nargs in ("*", "?") else f"u {words}")
     lines.append(f"d {parser.description}")
     for group in parser._action_groups:
         if not group._group_actions:

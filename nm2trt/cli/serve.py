@@ -59,7 +59,11 @@ def _print(server: RunningServer, options: ServeCommand) -> None:
         say(f"{name:8} {value}")
     plain_table(
         ("model", "version", "state", "reason"),
-        [(state.name, state.version, state.state or "not loaded", state.reason) for state in states],
+        # What follows the first line is the trace of a Python model, which the log has too.
+        [
+            (state.name, state.version, state.state or "not loaded", state.reason.partition("\n")[0])
+            for state in states
+        ],
     )
     if absent := sorted({state.name for state in states if state.state == "UNAVAILABLE"}):
         say(f"not available: {', '.join(absent)}; the server's log says more", "bad")

@@ -88,8 +88,9 @@ def build_config(
         InputError: An option or setting does not fit the model.
         BackendMissingError: tritonclient is not installed.
     """
-    if not artefact.inputs:
-        raise InputError(f"{artefact.path} has no inputs, so there is nothing to request of it")
+    for what, tensors in (("inputs", artefact.inputs), ("outputs", artefact.outputs)):
+        if not tensors:
+            raise InputError(f"{artefact.path} has no {what}, so there is nothing to request of it")
     notes: list[str] = []
     backend = choose_backend(artefact, options.backend)
     config = new_message()

@@ -67,5 +67,15 @@ def test_other_words_before_help_go_to_the_parser(words, monkeypatch):
     assert asked == [words]
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("report", "RUN_DIR [OTHER_DIR]"), ("run", "[STAGE.KEY=VALUE ...]"), ("bench", " ARTEFACT ...")],
+)
+def test_values_that_may_be_left_out_stand_in_brackets(command, words, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "300")
+    main([command, "--help"])
+    assert words in capsys.readouterr().out.splitlines()[0]
+
+
 def test_a_long_word_has_a_line_to_itself():
     assert help_text.wrapped(["aa", "b" * 9, "c", "d"], 5) == ["aa", "b" * 9, "c d"]

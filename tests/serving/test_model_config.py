@@ -269,14 +269,18 @@ def test_tensors_that_cannot_be_served(tmp_path, dtype, shape, message):
         deployed(tmp_path, model, DeployOptions(backend="python"))
 
 
-def test_a_model_without_inputs(tmp_path):
+@pytest.mark.parametrize("what", ["inputs", "outputs"])
+def test_a_model_without_inputs_or_outputs(tmp_path, what):
     import onnx
 
     proto = onnx.load(nets.identity(tmp_path / "m.onnx"))
-    proto.graph.node[0].CopyFrom(onnx.helper.make_node("Constant", [], ["y"], value_floats=[1.0]))
-    del proto.graph.input[:]
+    if what == "inputs":
+        proto.graph.node[0].CopyFrom(onnx.helper.make_node("Constant", [], ["y"], value_floats=[1.0]))
+        del proto.graph.input[:]
+    else:
+        del proto.graph.output[:]
     onnx.save(proto, tmp_path / "m.onnx")
-    with pytest.raises(InputError, match="has no inputs, so there is nothing to request of it"):
+    with pytest.raises(InputError, match=f"has no {what}, so there is nothing to request of it"):
         deployed(tmp_path, tmp_path / "m.onnx", DeployOptions(max_batch=4))
 
 
