@@ -24,6 +24,21 @@ _AFTER_DIVERGENCE = (
 )
 
 
+def refuse_replaced(model: nn.Module, weights: Sequence[TrackedWeight]) -> None:
+    """Raise when a sparse layer is no longer in the model: what stands in its place would count as sparse.
+
+    Raises:
+        SparsifyError: One is not.
+    """
+    present = {id(module) for module in model.modules()}
+    for site in (site for weight in weights for site in weight.sites):
+        if id(site.module) not in present:
+            raise SparsifyError(
+                f"the layer of {site.weight_name} was taken out of the model; put it back, and replace or "
+                "remove layers before sparsify or after finalize"
+            )
+
+
 def refuse_others(weight: TrackedWeight) -> None:
     """Raise when another parametrisation was registered on a sparse weight: baking would drop it.
 

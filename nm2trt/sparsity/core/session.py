@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from nm2trt.errors import SparsifyError
 from nm2trt.nm.plan import Plan
 from nm2trt.sparsity.core import state_keys
-from nm2trt.sparsity.core.finalize import bake, refuse_others, refuse_stale
+from nm2trt.sparsity.core.finalize import bake, refuse_others, refuse_replaced, refuse_stale
 from nm2trt.sparsity.core.kept_zeros import watch_zeros
 from nm2trt.sparsity.core.layer_choice import Choice, PatternChoice, Site, check_finite, select
 from nm2trt.sparsity.core.method_spec import MethodSpec
@@ -152,10 +152,11 @@ class SparseSession:
         if the method has a schedule, it follows that of the others.
 
         Raises:
-            SparsifyError: Finalised, an optimizer holds nothing of this model or cannot serve the method, or
-                a trained parameter is in none of those attached.
+            SparsifyError: Finalised, an optimizer holds nothing of this model or cannot serve the method, a
+                trained parameter is in none of those attached, or a sparse layer was replaced.
         """
         self._check_open("attach")
+        refuse_replaced(self.model, self.weights)
         self._hooks.attach(optimizers)
         for weight in self.weights:
             if weight.sparse.unset:
@@ -246,7 +247,7 @@ class SparseSession:
 
         Raises:
             SparsifyError: Finalised before, a schedule has not ended, a weight holds NaN, a mask is not its
-                weight's, or another parametrisation was registered on a sparse weight.
+                weight's, a sparse layer was replaced, or another parametrisation was registered on one.
             SparsityError: A weight does not hold its pattern.
         """
         self._check_open("finalize")
@@ -256,6 +257,8 @@ class SparseSession:
                 raise SparsifyError(f"{weight.name} does not hold {weight.sparse.pattern} yet: {unfinished}")
         if copy is not None:
             self.refresh(copy)
+        else:
+            refuse_replaced(self.model, self.weights)
         target = self.weights if copy is None else self._in_copy(copy)
         for weight in target:
             refuse_others(weight)
