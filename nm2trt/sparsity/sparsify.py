@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from nm2trt.errors import SparsifyError
@@ -59,7 +60,7 @@ def sparsify(
     Raises:
         PatternError: A pattern cannot be read.
         SparsifyError: No layer fits, an option or a glob is unknown, a weight holds NaN, or the model is
-            attached, compiled, wrapped or sharded already.
+            attached, compiled, wrapped or sharded already, or made in inference mode.
     """
     by_glob = {"*": method} if isinstance(method, str) else dict(method)
     ways = _read_methods(by_glob, options)
@@ -156,6 +157,11 @@ def _check_model(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if is_sharded(parameter):
             raise SparsifyError(f"{name} is sharded already; call sparsify before fully_shard")
+        if parameter.is_inference() and not torch.is_inference_mode_enabled():
+            raise SparsifyError(
+                f"{name} was made in torch.inference_mode(), where nothing can be trained; make or load the "
+                "model outside of it"
+            )
 
 
 def _refuse_meta(model: nn.Module, method: str) -> None:

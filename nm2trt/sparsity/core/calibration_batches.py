@@ -139,7 +139,10 @@ def _batch(item: Any, index: int) -> CalibrationBatch:
 
 
 def _tensor(value: Any) -> Any:
-    return torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(value))
+    # Autograd cannot keep tensors that were made in inference mode.
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def _on(value: Any, device: torch.device) -> Any:

@@ -160,10 +160,12 @@ class Distiller:
             after_step: Called with the number of steps taken.
 
         Raises:
-            SparsifyError: The loss became infinite or NaN, or rises at any learning rate.
+            SparsifyError: The loss became infinite or NaN, rises at any learning rate, or nothing is trained.
         """
         if self.settings.steps == 0:
             return
+        if torch.is_inference_mode_enabled():
+            raise SparsifyError("fcpts trains: call it outside of torch.inference_mode(), or give steps=0")
         trial = Backtracking(self.model, self.loss) if self.settings.backtrack else None
         if trial is not None and self.checkpoint is not None:
             saved = self.checkpoint.notes_of(phase) or {}
@@ -196,7 +198,7 @@ class Distiller:
             if trial is not None:
                 self.checkpoint.notes = {**self.checkpoint.notes, "halvings": trial.halvings}
             start = self.checkpoint.restore(phase, self.model, optimizer)
-        with eval_mode(self.model, train_norms=settings.train_norms):
+        with torch.enable_grad(), eval_mode(self.model, train_norms=settings.train_norms):
             for step in range(start, settings.steps):
                 for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                     group["lr"] = peak * _factor(step, warmup, settings.steps)
@@ -227,6 +229,11 @@ class Distiller:
             loss = loss + self.settings.block_weight * self._blocks.value(batch, index)
         if penalty is not None:
             loss = loss + penalty()
+        if not loss.requires_grad:
+            raise SparsifyError(
+                "no parameter that the outputs depend on is trained: all are frozen; call "
+                "model.requires_grad_(True), or give steps=0"
+            )
         if not bool(loss.isfinite()):
             if self.settings.backtrack:
                 return True

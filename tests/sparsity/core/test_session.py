@@ -489,6 +489,28 @@ def test_finalize_twice():
             call()
 
 
+def test_a_layer_that_was_replaced_after_sparsify():
+    model = net()
+    sparse = sparsify(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sparse.attach(optimizer)
+    kept, model[4] = model[4], copy.deepcopy(net()[4])
+    for call in (sparse.finalize, lambda: sparse.attach(optimizer)):
+        with pytest.raises(SparsifyError, match=r"the layer of 4\.weight was taken out of the model; put it"):
+            call()
+    model[4] = kept
+    sparse.finalize()
+    assert check(model[4].weight.detach().numpy(), NMPattern(2, 4), axis=1).holds
+
+
+def test_a_model_that_was_made_in_inference_mode():
+    with torch.inference_mode():
+        model = net()
+        sparsify(copy.deepcopy(model), method="magnitude").finalize()
+    with pytest.raises(SparsifyError, match=r"0\.weight was made in torch\.inference_mode\(\)"):
+        sparsify(model)
+
+
 def test_sparsify_twice():
     model = net()
     sparsify(model)

@@ -1,5 +1,6 @@
 """FCPTS: each numbered invariant of the method, its three forms, and one sentence for each mistake."""
 
+import contextlib
 import copy
 import importlib
 import itertools
@@ -681,3 +682,26 @@ def test_tensors_need_no_package_that_reads_recipes():
     child.start()
     child.join()
     assert child.exitcode == 0
+
+
+@pytest.mark.parametrize("given", ["frozen", "inference"])
+def test_a_model_that_cannot_be_trained_is_refused_and_left_alone(given):
+    model = net().requires_grad_(given != "frozen")
+    before = copy.deepcopy(model.state_dict())
+    message = {"frozen": "all are frozen", "inference": r"outside of torch\.inference_mode"}[given]
+    context = torch.inference_mode if given == "inference" else contextlib.nullcontext
+    with context(), pytest.raises(SparsifyError, match=message):
+        pruned(model, pattern="2:4")
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+def test_no_grad_and_samples_of_inference_mode_change_nothing():
+    model, _ = pruned(pattern="2:4")
+    with torch.inference_mode():
+        samples = batches()
+    with torch.no_grad():
+        other, _ = pruned(pattern="2:4", calibration=samples)
+    for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
