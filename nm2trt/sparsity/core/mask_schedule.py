@@ -15,10 +15,16 @@ from nm2trt.errors import SparsifyError
 from nm2trt.nm.pattern import NMPattern
 
 
+def still_to_go(count: int, step: int, last_step: int, exponent: float = 3.0) -> int:
+    """Return ceil(count (1 - t / t_end)^p), from `count` at step 0 to 0 at `last_step`; clamped outside."""
+    left = (last_step - min(max(step, 0), last_step)) / last_step
+    # A whole number but for rounding is not rounded up, and one just above 0 is not taken for 0.
+    return math.ceil(count * math.pow(left, exponent) * (1 - 1e-12))
+
+
 def kept_of_m(pattern: NMPattern, step: int, last_step: int) -> int:
     """Return n(t), M at step 0 and N from `last_step` on."""
-    left = 1 - min(max(step, 0), last_step) / last_step
-    return pattern.n + math.ceil((pattern.m - pattern.n) * left**3)
+    return pattern.n + still_to_go(pattern.m - pattern.n, step, last_step)
 
 
 def share_in_steps(name: str, share: float, total_steps: int | None) -> int:

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nm2trt.errors import SparsifyError
-from nm2trt.sparsity.core.parametrization import UpdateContext
+from nm2trt.sparsity.core.parametrization import UpdateContext, adds_gradients
 from nm2trt.sparsity.core.tracked_weight import TrackedWeight
 
 Arguments = tuple[Any, ...]
@@ -144,9 +144,11 @@ class OptimizerHooks:
         self._inside = False
         if _skipped(optimizer):
             return
-        held = _held(optimizer)
+        held, everywhere = _held(optimizer), self.held()
         for weight in self._weights:
-            if any(id(parameter) in held for parameter in weight.parameters()):
+            # Scores may have an optimizer of their own: a step of both is one step.
+            counted = (weight.original,) if id(weight.original) in everywhere else weight.parameters()
+            if any(id(parameter) in held for parameter in counted):
                 weight.sparse.after_update(weight.original)
         self._advance_frozen()
         if self._after is not None:
@@ -195,11 +197,12 @@ def _context(optimizer: Optimizer, group: dict[str, Any]) -> UpdateContext:
     grad_scale = getattr(optimizer, "grad_scale", None)
     rate = float(group["lr"])
     gain = None
-    if "eps" not in group:  # what rescales gradients has one
+    if adds_gradients(group):
         gain = (1 - float(group.get("dampening", 0.0))) / (1 - float(group.get("momentum", 0.0)))
+    scale = 1.0 if grad_scale is None else grad_scale
     return UpdateContext(
         learning_rate=rate,
-        grad_scale=1.0 if grad_scale is None else grad_scale,
+        grad_scale=-scale if group.get("maximize") else scale,
         peak_rate=max(rate, float(group.get("initial_lr", rate))),
         gain=gain,
     )

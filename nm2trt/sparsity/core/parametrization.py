@@ -31,18 +31,27 @@ class UpdateContext:
 
     Args:
         learning_rate: Of the weight's parameter group.
-        grad_scale: Factor on the gradients that the step itself takes off again (a fused optimizer under
-            a GradScaler); 1 otherwise.
+        grad_scale: Factor on the gradients that the step itself takes off again: the loss scale of a fused
+            optimizer under a GradScaler, and -1 of an optimizer that maximises; 1 otherwise.
         peak_rate: Largest learning rate known of the run so far: the present one, or the one that a scheduler
             noted as the initial one.
         gain: What a constant gradient of 1 moves a weight by per step in the long run, in learning rates:
-            (1 - dampening) / (1 - momentum) for SGD, None for optimizers that rescale gradients.
+            (1 - dampening) / (1 - momentum) for SGD, None for optimizers whose step is no sum of gradients.
     """
 
     learning_rate: float
     grad_scale: float | Tensor = 1.0
     peak_rate: float = 0.0
     gain: float | None = 1.0
+
+
+# Options of optimizers whose step is no sum of gradients: Adam and its kin, Lion, Rprop, LBFGS.
+_RESCALING = frozenset({"eps", "betas", "etas", "max_iter"})
+
+
+def adds_gradients(group: Mapping[str, Any]) -> bool:
+    """Tell whether an optimizer moves the weights of a parameter group by a sum of gradients, as SGD does."""
+    return _RESCALING.isdisjoint(group)
 
 
 class _StraightThrough(torch.autograd.Function):

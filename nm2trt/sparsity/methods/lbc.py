@@ -160,6 +160,7 @@ class LbcWeight(SparseWeight):
         self.scores = nn.Parameter(torch.empty(groups, count, device=weight.device))
         self.register_buffer("alive", torch.ones(groups, count, dtype=torch.bool, device=weight.device))
         self.register_buffer("table", candidates(pattern).to(weight.device), persistent=False)
+        self._at_rest = False  # whether the schedule's end, and not the user, stopped the scores' training
         self.start_again(weight)
 
     @classmethod
@@ -283,9 +284,13 @@ class LbcWeight(SparseWeight):
         self._survivors = left
         self.learning = left > 1
         # DDP and FSDP wait for the gradient of every parameter that they were built with.
-        if not _among_processes():
-            self.scores.requires_grad_(left > 1)
-            self.scores.grad = None if left == 1 else self.scores.grad
+        if left == 1 and self.scores.requires_grad and not _among_processes():
+            self._at_rest = True
+            self.scores.requires_grad_(False)
+            self.scores.grad = None
+        elif left > 1 and self._at_rest:  # not scores that the user froze
+            self._at_rest = False
+            self.scores.requires_grad_(True)
 
     def _union(self, weight: Tensor) -> Tensor:
         return union_of_winners(self.alive, weight, self.table, axis=self.axis)

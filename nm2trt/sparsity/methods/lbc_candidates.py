@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nm2trt.nm.pattern import NMPattern
+from nm2trt.sparsity.core.mask_schedule import still_to_go
 
 
 def candidates(pattern: NMPattern) -> Tensor:
@@ -21,9 +22,7 @@ def candidates(pattern: NMPattern) -> Tensor:
 
 def survivors(step: int, *, end_step: int, count: int, exponent: float = 3.0) -> int:
     """Return r(t), how many of `count` candidates are left at a step; steps outside 0..end are clamped."""
-    left = 1 - min(max(step, 0), end_step) / end_step
-    # A product that is a whole number but for rounding must not be rounded up.
-    return 1 + math.ceil((count - 1) * math.pow(left, exponent) - 1e-9)
+    return 1 + still_to_go(count - 1, step, end_step, exponent)
 
 
 def pack_winners(alive: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.torch_mask import add_pruned, magnitude_mask
 from nm2trt.sparsity.core.distributed import local, local_part
 from nm2trt.sparsity.core.mask_schedule import check_freeze_and_ramp, kept_of_m, share_in_steps
-from nm2trt.sparsity.core.parametrization import SparseWeight, UpdateContext
+from nm2trt.sparsity.core.parametrization import SparseWeight, UpdateContext, adds_gradients
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,7 @@ class SrSteWeight(SteWeight):
     def check_optimizer(self, name: str, group: Mapping[str, Any] | None) -> None:
         """Refuse "auto" under an optimizer whose decay has no known strength."""
         counts_on_sgd = self.options.lambda_w == "auto" and not self.options.decoupled
-        if counts_on_sgd and group is not None and "eps" in group:
+        if counts_on_sgd and group is not None and not adds_gradients(group):
             raise SparsifyError(
                 f'{name}: lambda_w="auto" counts on SGD, and this optimizer rescales gradients; use '
                 "decoupled=True, or give lambda_w a number"

@@ -226,6 +226,33 @@ def test_an_optimizer_of_another_model_is_refused():
         sparse.attach(sgd(model), sgd(net()))
 
 
+def test_lbc_leaves_scores_frozen_that_were_frozen():
+    model = net()
+    sparse = sparsify(model, method="lbc", total_steps=STEPS)
+    model[4].requires_grad_(False)
+    scores = sparse.weights[1].sparse.scores
+    before = scores.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sparse.attach(optimizer)
+    train(model, optimizer, STEPS // 2 - 1)
+    assert sparse.report()["layers"]["4.weight"]["survivors"] < 6, "some were removed"
+    assert not scores.requires_grad
+    assert torch.equal(scores, before)
+
+
+def test_scores_in_an_optimizer_of_their_own_count_each_step_once():
+    model = net()
+    sparse = sparsify(model, method="lbc", total_steps=STEPS)
+    scores = {id(weight.sparse.scores) for weight in sparse.weights}
+    of_scores = torch.optim.SGD([p for p in model.parameters() if id(p) in scores], 0.1)
+    of_weights = torch.optim.AdamW([p for p in model.parameters() if id(p) not in scores])
+    sparse.attach(of_weights, of_scores)
+    of_weights.register_step_post_hook(lambda *_: of_scores.step())
+    train(model, of_weights, 3)
+    assert sparse.step == 3
+    assert len(sparse.weights[0].sparse.scores.unique()) > 1, "they were trained"
+
+
 def test_an_optimizer_that_steps_another_inside_counts_once():
     class Outer(torch.optim.SGD):
         def step(self, closure=None):

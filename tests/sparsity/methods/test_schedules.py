@@ -10,6 +10,7 @@ from torch import nn
 from nm2trt.errors import SparsifyError
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.torch_mask import magnitude_mask
+from nm2trt.sparsity.core.mask_schedule import still_to_go
 from nm2trt.sparsity.sparsify import sparsify
 
 STEPS = 20
@@ -202,3 +203,20 @@ def test_auto_under_adam_is_refused_unless_decoupled():
     model = net()
     sparse = sparsify(model, lambda_w="auto", decoupled=True, total_steps=STEPS)
     sparse.attach(torch.optim.AdamW(model.parameters()))
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Rprop, torch.optim.LBFGS], ids=lambda kind: kind.__name__)
+def test_auto_is_refused_under_optimizers_whose_step_is_no_sum_of_gradients(kind):
+    model = net()
+    sparse = sparsify(model, lambda_w="auto", total_steps=STEPS)
+    with pytest.raises(SparsifyError, match=r'lambda_w="auto" counts on SGD'):
+        sparse.attach(kind(model.parameters()))
+
+
+@pytest.mark.parametrize(("exponent", "count"), [(3, 5), (3, 27), (4, 69)])
+@pytest.mark.parametrize("last", [3, 27, 30, 81, 100_000])
+def test_what_is_still_to_go_is_the_formula_in_whole_numbers(exponent, count, last):
+    for step in {*range(-1, 31), *range(last - 60, last + 2)}:
+        left = last - min(max(step, 0), last)
+        wanted = -(-count * left**exponent // last**exponent)
+        assert still_to_go(count, step, last, float(exponent)) == wanted, step

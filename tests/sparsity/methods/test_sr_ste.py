@@ -134,10 +134,14 @@ def test_invariant_6_lambda_zero_is_plain_ste_and_otherwise_it_is_not():
     assert not torch.allclose(weights["ste"], weights["decayed"])
 
 
-def test_invariant_7_three_sgd_steps_match_the_closed_form():
+@pytest.mark.parametrize("maximize", [False, True])
+def test_invariant_7_three_sgd_steps_match_the_closed_form(maximize):
+    sign = -1 if maximize else 1
     rate, momentum, decay, strength = 0.1, 0.9, 0.01, 0.2
     model, sparse = linear(lambda_w=strength)
-    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=momentum, weight_decay=decay)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=rate, momentum=momentum, weight_decay=decay, maximize=maximize
+    )
     sparse.attach(optimizer)
     weight = original(model[0]).detach().clone()
     bias = model[0].bias.detach().clone()
@@ -146,7 +150,7 @@ def test_invariant_7_three_sgd_steps_match_the_closed_form():
     for _ in range(3):
         x = torch.randn(5, 16).double()
         optimizer.zero_grad()
-        model(x).square().sum().mul(0.01).backward()
+        model(x).square().sum().mul(0.01 * sign).backward()
         optimizer.step()
 
         mask = brute_force_mask(weight, NMPattern(2, 4))
