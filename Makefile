@@ -48,9 +48,11 @@ trt-env: $(TRT_ENV)/.ready
 typecheck-trt: $(READY)
 	$(BIN)/python tools/trt_typecheck.py
 
-gpu-evidence: $(READY)
+out-is-named: # before an environment is made for nothing
 	@test -n "$(OUT)" || { echo "name the folder: make gpu-evidence OUT=DIR" >&2; exit 2; }
-	@$(BIN)/python tools/gpu/evidence.py "$(OUT)"
+
+gpu-evidence: out-is-named $(READY)
+	@TRT_ENV="$(TRT_ENV)" $(BIN)/python tools/gpu/evidence.py "$(OUT)"
 
 test: lint
 	@$(MAKE) --no-print-directory serve-env || echo "The tests that need a real tritonserver are skipped: it could not be installed, see above."

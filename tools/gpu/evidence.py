@@ -2,9 +2,11 @@
 
     make gpu-evidence OUT=DIR          or  python tools/gpu/evidence.py DIR [--minutes 30] [--only NAME ...]
 
-Needs a CUDA GPU and PyTorch; with TensorRT 8.6 to 11, and with TensorRT for RTX, their checks run too. Jobs run one after the
-other, each with its own limit; one that fails or takes too long is told in `summary.md` and does not stop the next. A job
-that is done is not run again in the same folder, so a run that was cut short goes on. Nothing changes the GPU's settings.
+Needs a CUDA GPU. The Python that runs it has PyTorch for CUDA; TensorRT 8.6 to 11 is taken from there too or, if it has
+none, from the environment of `make trt-env` (or that of --trt-python), and with TensorRT for RTX its checks run too.
+What is missing is told in `summary.md`, and the rest runs. Jobs run one after the other, each with its own limit; one that
+fails or takes too long does not stop the next. A job that is done is not run again in the same folder, so a run that was cut
+short goes on. Nothing changes the GPU's settings.
 `nm2trt report DIR` shows the result. Without a GPU: exit status 4 and one sentence.
 `--adopt` needs no GPU: it makes a folder of results of `queue.sh` one that `nm2trt report` shows.
 """
@@ -12,199 +14,137 @@ that is done is not run again in the same folder, so a run that was cut short go
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.util
-import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
-NO_GPU = 4
+try:
+    from nm2trt.backends.cuda import require_gpu
+    from nm2trt.cli.signals import Stopped, signals_stop
+    from nm2trt.errors import BackendMissingError, Nm2trtError
+    from nm2trt.reporting.folder import RunFolder
+    from tools.gpu.evidence_run import Job, run
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"gpu-evidence: this Python has no {error.name}; call `make gpu-evidence OUT=DIR`, which installs it"
+    )
+
+NO_GPU, USAGE = 4, 2
 NAMES = ("conv-int8", "wide-int8", "wide-fp16", "resnet50-int8", "resnet50-fp16", "minilm-fp16")
 _GPU_TESTS = ("tests/nm", "tests/sparsity", "tests/engine/twin", "tests/benchmarks", "tests/backends")
+_TRT_TESTS = ("tests/trt/test_trt_real.py",)
+_NOT_CHOSEN = "not chosen by --only"
+_ASK_TORCH = (
+    "import torch; torch.zeros(1, device='cuda'); "
+    "print(f'PyTorch {torch.__version__} with CUDA {torch.version.cuda}')"
+)
+_ASK_TRT = "import tensorrt; print(f'TensorRT {tensorrt.__version__}')"
 
 
-@dataclass(frozen=True)
-class Job:
-    """One check.
-
-    Args:
-        name: Its name, which its log has too.
-        limit_s: Longest time, in seconds.
-        command: Its words.
-        json: File below the folder that takes its standard output, as JSON; "" if it writes its own.
-    """
-
-    name: str
-    limit_s: int
-    command: tuple[str, ...]
-    json: str = ""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended.
-
-    Args:
-        name: Its name.
-        status: Exit status; None if it was stopped at its limit, or there was no time left for it.
-        seconds: Wall time.
-        last: Last line of its log.
-    """
-
-    name: str
-    status: int | None
-    seconds: float
-    last: str
-
-
-def jobs(out: Path, *, minutes: float, modules: Sequence[str]) -> list[Job]:
+def jobs(
+    out: Path,
+    *,
+    trt_python: str = sys.executable,
+    no_torch: str = "",
+    no_trt: str = "",
+    rtx: bool = True,
+) -> list[Job]:
     """Return what runs here, the most telling first.
 
     Args:
         out: The folder.
-        minutes: What all may take; the table of gains takes what is left of it.
-        modules: The engine libraries that are installed: "tensorrt", "tensorrt_rtx".
+        trt_python: The Python that has TensorRT.
+        no_torch: Why PyTorch cannot use the GPU; "" if it can.
+        no_trt: Why there is no TensorRT; "" if there is one.
+        rtx: Whether TensorRT for RTX is installed.
     """
     python, project = sys.executable, ("--project", str(ROOT))
-    kit = {path.stem: (python, str(path)) for path in HERE.glob("*.py")}
+    kit = {path.stem: str(path) for path in HERE.glob("*.py")}
     models = str(out / "models")
-    tests = (
-        "-p",
-        "no:cacheprovider",
-        "-q",
-        "-m",
-        "gpu",
-        "-c",
-        str(ROOT / "setup.cfg"),
-        "--rootdir",
-        str(ROOT),
-    )
     found = [
         Job("doctor", 60, (python, "-m", "nm2trt", "doctor", "--json"), "doctor.json"),
-        Job("tests", 600, (python, "-m", "pytest", *tests, *(str(ROOT / part) for part in _GPU_TESTS))),
-        Job("models", 600, (*kit["models"], models, *NAMES, *project)),
+        Job("tests", 900, _pytest(python, "gpu and not trt", _GPU_TESTS), left_out=no_torch),
+        Job("models", 600, (python, kit["models"], models, *NAMES, *project)),
+        Job("trt-tests", 120, _pytest(trt_python, "trt", _TRT_TESTS), left_out=no_trt),
+        *(_prove(trt_python, "trt", name, out, no_trt) for name in NAMES),
     ]
-    for backend, module in (("trt", "tensorrt"), ("trt-rtx", "tensorrt_rtx")):
-        if module in modules:
-            found += [_prove(python, backend, name, out) for name in NAMES]
-    if "tensorrt" in modules:
-        found.append(Job("twins", 900, (*kit["twins"], models, str(out / "trt"), *NAMES, *project)))
-    if "tensorrt_rtx" in modules:
-        found.append(Job("rtx", 300, (*kit["rtx_probe"], models, str(out / "rtx.json"), *project)))
-    found += [
-        Job("mask", 120, (*kit["mask_gpu"], str(out / "mask.json"), *project)),
-        Job("train", 300, (*kit["train_gpu"], str(out / "train.json"), *project)),
-    ]
-    spent = sum(job.limit_s for job in found) / 60
-    left = max(4.0, minutes - spent)
+    twins = (trt_python, kit["twins"], models, str(out / "trt"), *NAMES, *project, "--deadline", "880")
+    found.append(Job("twins", 900, twins, left_out=no_trt))
+    if rtx:
+        found += [_prove(python, "trt-rtx", name, out, "") for name in NAMES]
+        found.append(Job("rtx", 300, (python, kit["rtx_probe"], models, str(out / "rtx.json"), *project)))
     table = (python, str(ROOT / "benchmarks" / "gpu_gain.py"), "-o", str(out / "gain.json"))
-    gain = (*table, "--minutes", f"{left:.1f}")
-    return [*found, Job("gain", int(60 * left) + 60, gain)]
+    return [
+        *found,
+        Job("mask", 120, (python, kit["mask_gpu"], str(out / "mask.json"), *project), left_out=no_torch),
+        Job(
+            "train",
+            300,
+            (python, kit["train_gpu"], str(out / "train.json"), *project, "--deadline", "280"),
+            left_out=no_torch,
+        ),
+        Job("solve", 90, (python, kit["solve_gpu"], str(out / "solve.json"), *project), left_out=no_torch),
+        Job("gain", 0, table, takes_rest=True, left_out=no_torch),
+    ]
 
 
-def _prove(python: str, backend: str, name: str, out: Path) -> Job:
+def _pytest(python: str, marked: str, parts: Sequence[str]) -> tuple[str, ...]:
+    setup = ("-p", "no:cacheprovider", "-q", "-c", str(ROOT / "setup.cfg"), "--rootdir", str(ROOT))
+    # A module that needs what is not installed here keeps no other from running.
+    words = ("-m", "pytest", *setup, "--continue-on-collection-errors", "-m", marked)
+    return (python, *words, *(str(ROOT / part) for part in parts))
+
+
+def _prove(python: str, backend: str, name: str, out: Path, left_out: str) -> Job:
     folder = out / "models" / name
     pair = (str(folder / "sparse.onnx"), "--dense", str(folder / "dense.onnx"))
     words = (python, "-m", "nm2trt", "prove", *pair, "--backend", backend, "--json")
-    return Job(f"prove-{name}-{backend}", 600, words, f"stages/prove-{name}-{backend}.json")
-
-
-def run(found: Sequence[Job], out: Path, *, seconds: float) -> list[Outcome]:
-    """Run the jobs that are not done yet, and write the summary after each."""
-    from nm2trt.reporting.folder import RunFolder
-
-    begun, outcomes = time.perf_counter(), []
-    RunFolder(out).start(
-        "gpu-evidence", [Path(job.json).stem for job in found if job.json.startswith("stages/")]
+    return Job(
+        f"prove-{name}-{backend}", 600, words, f"stages/prove-{name}-{backend}.json", left_out=left_out
     )
-    (out / "logs").mkdir(exist_ok=True)
-    for job in found:
-        left = seconds - (time.perf_counter() - begun)
-        done = out / "logs" / f"{job.name}.done.json"
-        if done.exists():
-            outcomes.append(Outcome(**json.loads(done.read_text())))
-        elif left < 1:
-            outcomes.append(Outcome(job.name, None, 0.0, "no time was left"))
-        else:
-            outcomes.append(_run(job, out, min(job.limit_s, left)))
-            if outcomes[-1].status == 0:
-                done.write_text(json.dumps(asdict(outcomes[-1])) + "\n")
-        print(f"{job.name}: {_ended(outcomes[-1])}, {outcomes[-1].seconds:.0f} s", flush=True)
-        (out / "summary.md").write_text(summary(outcomes, out))
-    return outcomes
 
 
-def _run(job: Job, out: Path, limit_s: float) -> Outcome:
-    log, start = out / "logs" / f"{job.name}.log", time.perf_counter()
-    taken = out / f"{job.json}.part" if job.json else None
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(HERE)))}
-    with contextlib.ExitStack() as stack:
-        errors = stack.enter_context(log.open("wb"))
-        output = errors if taken is None else stack.enter_context(taken.open("wb"))
-        process = subprocess.Popen(
-            job.command, stdout=output, stderr=errors, cwd=out, env=environment, start_new_session=True
-        )
-        try:
-            status: int | None = process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            status = None
-        finally:
-            if process.poll() is None:
-                # Its own group: what a job has started ends with it.
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-    if taken is not None:
-        # Whole or not at all: a report reads what lies there.
-        if status == 0:
-            taken.replace(out / job.json)
-        else:
-            taken.unlink()
-    lines = log.read_text(errors="replace").strip().splitlines()
-    last = f"stopped after {limit_s:.0f} s" if status is None else (lines or [""])[-1]
-    return Outcome(job.name, status, round(time.perf_counter() - start, 1), last[:200])
+def ask(python: str, code: str) -> tuple[bool, str]:
+    """Run a line of Python in a process of its own, since a library that fails may end it.
+
+    Returns:
+        Whether it went well, and the last line that it wrote.
+    """
+    try:
+        ran = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return False, str(error)
+    lines = (ran.stdout if ran.returncode == 0 else ran.stderr).strip().splitlines()
+    return ran.returncode == 0, lines[-1] if lines else f"{python} ended with {ran.returncode}"
 
 
-def summary(outcomes: Sequence[Outcome], out: Path) -> str:
-    """Return what ran here, with the proved speeds, as Markdown."""
-    from nm2trt.backends.cuda import probe_gpus
+def find_trt(named: str = "") -> tuple[str, str, str]:
+    """Find the Python that has TensorRT.
 
-    gpus, driver = probe_gpus()
-    names = ", ".join(f"{gpu.name} ({gpu.target})" for gpu in gpus) or "no GPU"
-    lines = [
-        "# Evidence from a GPU",
-        "",
-        f"{names}; {driver}.",
-        "",
-        "| job | ended | s | last line |",
-        "|---|---|---|---|",
-    ]
-    lines += [
-        f"| {one.name} | {_ended(one)} | {one.seconds:.0f} | {one.last.replace('|', '/')} |"
-        for one in outcomes
-    ]
-    proved = sorted((out / "stages").glob("prove-*.json"))
-    if proved:
-        lines += ["", "| twin | pair | speed | range |", "|---|---|---|---|"]
-    for path in proved:
-        report = json.loads(path.read_text())
-        if not report["measured"]:
-            lines.append(f"| {path.stem} | not measured | | {report['why_not']} |")
-        for pair in report["comparisons"]:
-            speed, span = f"{pair['speedup']:.3f}x", f"{pair['low']:.3f} to {pair['high']:.3f}"
-            lines.append(f"| {path.stem} | {pair['name']} over {pair['against']} | {speed} | {span} |")
-    lines += ["", "Logs: `logs/`. Raw figures: `*.json`, `trt/`. `nm2trt report` shows the twins as a page."]
-    return "\n".join(lines) + "\n"
+    Args:
+        named: The one that the user gave.
+
+    Returns:
+        The Python, one sentence on its TensorRT, and why there is none, "" if there is one.
+    """
+    own = ROOT / os.environ.get("TRT_ENV", ".trt-env") / "bin" / "python"
+    pythons = [named] if named else [sys.executable, *([str(own)] if own.exists() else [])]
+    for python in pythons:
+        there, said = ask(python, _ASK_TRT)
+        if there:
+            return python, f"{said} in {python}.", ""
+        reason = said
+    missing = f"no TensorRT ({reason}); pip install tensorrt, or `make trt-env`, or --trt-python PYTHON"
+    return pythons[-1], f"There is {missing}.", missing
 
 
 def adopt(out: Path) -> list[str]:
@@ -213,8 +153,6 @@ def adopt(out: Path) -> list[str]:
     Returns:
         The names of the stages.
     """
-    from nm2trt.reporting.folder import RunFolder
-
     found = {
         f"prove-{path.stem.removeprefix('prove').strip('-') or 'engine'}": path
         for path in out.glob("prove*.json")
@@ -227,43 +165,62 @@ def adopt(out: Path) -> list[str]:
     return names
 
 
-def _ended(one: Outcome) -> str:
-    return "not finished" if one.status is None else "done" if one.status == 0 else f"status {one.status}"
-
-
 def main(words: Sequence[str] | None = None) -> int:
     """Run what this machine can; return 4 without a GPU, 1 if a job failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path, help="the folder, made if it is not there")
     parser.add_argument("--minutes", type=float, default=60.0, help="what all may take; default: 60")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these jobs only")
+    parser.add_argument("--trt-python", default="", metavar="PYTHON", help="the Python that has TensorRT")
     parser.add_argument(
         "--adopt", action="store_true", help="only make what queue.sh wrote the folder of a run"
     )
     options = parser.parse_args(words)
-    if options.adopt:
-        print(f"{options.out}: {', '.join(adopt(options.out)) or 'nothing was proved'}")
-        return 0
-    from nm2trt.backends.cuda import require_gpu
-    from nm2trt.errors import BackendMissingError
-
+    out = options.out.resolve()
     try:
+        if options.adopt:
+            print(f"{options.out}: {', '.join(adopt(out)) or 'nothing was proved'}")
+            return 0
         require_gpu("gathering evidence")
+        with signals_stop():
+            return gather(out, options)
     except BackendMissingError as error:
         print(f"gpu-evidence: {error}", file=sys.stderr)
         return NO_GPU
+    except (Nm2trtError, OSError) as error:
+        print(f"gpu-evidence: {error}; what ended before is kept, run it again to go on", file=sys.stderr)
+        return USAGE
+    except Stopped as stopped:
+        print(f"gpu-evidence: stopped; {out / 'summary.md'} says how far it came, run it again to go on")
+        return stopped.exit_status
+
+
+def gather(out: Path, options: argparse.Namespace) -> int:
+    """Look what is here, run the jobs; return 1 if one failed."""
+    torch_there, torch_said = ask(sys.executable, _ASK_TORCH)
+    no_torch = "" if torch_there else f"PyTorch cannot use the GPU: {torch_said}"
+    trt_python, trt_said, no_trt = find_trt(options.trt_python)
+    about = [f"{torch_said}." if torch_there else f"{no_torch}.", trt_said]
     if shutil.which("nvidia-smi") is None:
-        print("gpu-evidence: nvidia-smi is missing, so clocks and power are not recorded", file=sys.stderr)
-    out = options.out.resolve()
-    modules = [name for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name)]
-    found = [
-        job
-        for job in jobs(out, minutes=options.minutes, modules=modules)
-        if not options.only or job.name in options.only
-    ]
-    outcomes = run(found, out, seconds=60 * options.minutes)
-    print(f"{out / 'summary.md'}: {sum(one.status == 0 for one in outcomes)} of {len(outcomes)} jobs done")
-    return int(any(one.status != 0 for one in outcomes))
+        about.append("nvidia-smi is missing, so clocks and power are not recorded.")
+    for sentence in about:
+        print(f"gpu-evidence: {sentence}", file=sys.stderr)
+    rtx = importlib.util.find_spec("tensorrt_rtx") is not None
+    found = jobs(out, trt_python=trt_python, no_torch=no_torch, no_trt=no_trt, rtx=rtx)
+    unknown = set(options.only) - {job.name for job in found}
+    if unknown:
+        known = ", ".join(job.name for job in found)
+        print(
+            f"gpu-evidence: no job is called {', '.join(sorted(unknown))}; there are {known}", file=sys.stderr
+        )
+        return USAGE
+    if options.only:
+        found = [job if job.name in options.only else replace(job, left_out=_NOT_CHOSEN) for job in found]
+    outcomes = run(found, out, seconds=60 * options.minutes, about=about)
+    failed = [one for one, job in zip(outcomes, found, strict=True) if one.status != 0 and not job.left_out]
+    done = sum(one.status == 0 for one in outcomes)
+    print(f"{out / 'summary.md'}: {done} of {len(found)} jobs done, {len(failed)} failed")
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

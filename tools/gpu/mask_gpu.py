@@ -140,6 +140,9 @@ def main():
                 found = {"torch": torch.__version__, "fused": fused_state(torch_mask), "rows": rows}
                 o.out.write_text(json.dumps(found, indent=1) + "\n")
                 print(json.dumps(row), flush=True)
+    failed = [row for row in rows if "error" in row]
+    if failed:
+        sys.exit(f"{len(failed)} of {len(rows)} masks failed; {failed[-1]['error'].splitlines()[0]}")
 
 
 def fused_state(torch_mask):

@@ -2,7 +2,7 @@
 
     python rtx_probe.py MODELS OUT.json [--project NM2TRT]
 Each try runs in a process of its own: nothing set, CURRENT, and each named capability; then, with the first try that loads, the
-twins of `conv-fp16` and `conv-int8`: times and the kernels that ran (torch's profiler sees every kernel of the process).
+twins of two of `models.py`'s networks: times and the kernels that ran (torch's profiler sees every kernel of the process).
 """
 
 import argparse
@@ -14,6 +14,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TRIES = ("", "CURRENT", "SM80", "SM89", "SM120", "SM80,SM120")
+# Of `models.py`; the first is the one that is tried.
+TWINS = ("wide-fp16", "conv-int8")
 
 
 def main():
@@ -37,7 +39,7 @@ def main():
             name or "nothing set", json.dumps({k: v for k, v in row.items() if k != "log"})[:600], flush=True
         )
     good = [t for t in TRIES if results["tries"][t or "nothing set"].get("ran")]
-    for name in ("conv-fp16", "conv-int8"):
+    for name in TWINS:
         if not good or not (o.models / name / "ready").exists():
             continue
         results["twins"][name] = row = {
@@ -49,6 +51,8 @@ def main():
             {case: (x.get("p50_ms"), x.get("sparse_kernels"), x.get("error")) for case, x in row.items()},
             flush=True,
         )
+    if not good:
+        sys.exit("no try loaded and ran; OUT.json says why")
 
 
 def child(o, name, case):
@@ -92,7 +96,7 @@ def one(o):
     log, row = Log(), {"version": trt.__version__}
     errors = lambda: [x[:300] for x in log.lines if x.startswith(("ERROR", "INTERNAL_ERROR"))][:4]  # noqa: E731
     name, _, case = o.case.partition(":")
-    name = name or "conv-fp16"
+    name = name or TWINS[0]
     kind = "dense" if case == "dense" else "sparse"
     model = o.models / name / f"{kind}.onnx"
     start = time.perf_counter()
@@ -129,6 +133,8 @@ def one(o):
         session = _trt_session.open_engine(backend._library, path, built="this", here="here")
     except Exception as error:
         return {**row, "error": f"load: {type(error).__name__}: {error}"[:600]}
+    finally:
+        path.unlink()
     row["loaded"], row["load_s"] = True, round(time.perf_counter() - start, 2)
     try:
         import numpy as np

@@ -89,10 +89,10 @@ def main():
             results["stopped"] = f"deadline before {method}"
             break
         try:
-            row = measure(method, o, gpu)
+            row = fitting(method, o, gpu)
         except Exception as error:
             row = {"error": f"{type(error).__name__}: {error}"[:400]}
-        results["variants"][method] = row
+        results["variants"][method], results["batch"] = row, o.batch
         plain = results["variants"].get("dense", {}).get("step_p50_ms")
         if plain and "step_p50_ms" in row:
             row["over_dense"] = round(row["step_p50_ms"] / plain, 4)
@@ -101,6 +101,22 @@ def main():
         gc.collect()
         if gpu:
             torch.cuda.empty_cache()
+    failed = [method for method, row in results["variants"].items() if "error" in row]
+    if failed or "stopped" in results:
+        sys.exit(f"failed: {', '.join(failed) or 'none'}; {results.get('stopped', '')}")
+
+
+def fitting(method, o, gpu):
+    """Measure, with a batch that is halved until the dense step fits the GPU; the methods after it take the same."""
+    while True:
+        try:
+            return measure(method, o, gpu)
+        except torch.OutOfMemoryError:
+            if method != "dense" or o.batch == 1:
+                raise
+            o.batch //= 2
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def clock(gpu):

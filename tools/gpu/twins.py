@@ -40,23 +40,34 @@ def main():
     begun = time.perf_counter()
     o.out.mkdir(parents=True, exist_ok=True)
     names = o.names or sorted(p.parent.name for p in o.models.glob("*/ready"))
+    lines = o.out / "twins.jsonl"
+    known = map(json.loads, lines.read_text().splitlines() if lines.exists() else ())
+    measured = {row["name"] for row in known if "error" not in row}
+    failed = []
     for name in names:
+        if name in measured:
+            continue
         left = o.deadline - (time.perf_counter() - begun)
         for _ in range(int(max(0, left))):
             if (o.models / name / "ready").exists():
                 break
             time.sleep(1)
         else:
-            print(f"{name}: no time or no model", flush=True)
+            failed.append(f"{name}: no time or no model")
+            print(failed[-1], flush=True)
             continue
         try:
             result = twin(name, o, lambda: o.deadline - (time.perf_counter() - begun))
         except Exception as error:
             result = {"name": name, "error": f"{type(error).__name__}: {error}"}
             (o.out / f"{name}.error.txt").write_text(traceback.format_exc())
-        with (o.out / "twins.jsonl").open("a") as file:
+        with lines.open("a") as file:
             file.write(json.dumps(result) + "\n")
         print(brief(result), flush=True)
+        if "error" in result:
+            failed.append(brief(result))
+    if failed:
+        sys.exit(f"{len(failed)} of {len(names)} twins failed; {failed[-1]}")
 
 
 def proved(out):
