@@ -101,7 +101,9 @@ def prune_to_int8(
     with tempfile.TemporaryDirectory(prefix="nm2trt-") as name:
         folder = Path(name)
         source, note = _converted(model, folder, asked.form.opset)
-        source, facts = normalised(source, folder, samples, options, permute=calibration.permute)
+        source, facts = normalised(
+            source, folder, samples, options, permute=calibration.permute, called=model
+        )
         opened = load(source, leave_weights=True)
         opened.called = str(model)
         prepared = prepare(opened, samples, asked)

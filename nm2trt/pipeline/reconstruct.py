@@ -85,7 +85,13 @@ def reconstruct(
 
 
 def normalised(
-    model: Path, folder: Path, samples: SampleStream, options: ReconstructOptions, *, permute: bool
+    model: Path,
+    folder: Path,
+    samples: SampleStream,
+    options: ReconstructOptions,
+    *,
+    permute: bool,
+    called: Path | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Return a copy of a model with BatchNorms folded and channels permuted, and what its report says of it.
 
@@ -95,19 +101,20 @@ def normalised(
         samples: Calibration samples.
         options: Pattern, weights, seed.
         permute: Permute channels.
+        called: What to call the model in messages; None takes its path.
     """
     from nm2trt.graph.fuse.fuse_model import fuse_model
 
-    # A folded BatchNorm leaves each layer a bias, which is what repairs means.
+    # A folded BatchNorm leaves each layer a bias, which repairs means; only stored weights are rebuilt.
     fused = folder / model.name
-    done = fuse_model(model, fused)
+    done = fuse_model(model, fused, moved=True)
     source, kept = fused, ""
     if permute:
         source, kept = _permuted(fused, folder / f"{model.stem}.permuted.onnx", samples, options)
     facts = {
         "batchnorms_folded": done.batchnorms_folded,
         "permuted": source is not fused,
-        "channels_kept": kept.replace(str(fused), str(model)),
+        "channels_kept": kept.replace(str(fused), str(called or model)),
         "parent_mask_sha256": done.parent_mask_sha256,
     }
     return source, facts

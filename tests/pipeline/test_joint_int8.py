@@ -5,11 +5,12 @@ import json
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import nm2trt
 from nm2trt.backends.ort import open_onnx
 from nm2trt.cli import main
-from nm2trt.errors import InputError
+from nm2trt.errors import InputError, ModelError
 from nm2trt.graph.execute.output_verdict import VerdictSum
 from nm2trt.graph.reconstruct.activation_grid import with_pairs
 from nm2trt.graph.reconstruct.layer_walk import LayerWalk
@@ -217,3 +218,51 @@ def test_the_command_prints_both_tables(made, capsys):
     assert "weights pruned to 2:4" in out
     assert "layers compute in int8" in out
     assert out.count("wrote ") == 1
+
+
+@pytest.mark.parametrize(
+    ("dtype", "left", "words"),
+    [
+        (np.float32, True, "no Conv, Gemm or MatMul to quantise; MatMul#0: its constant is the left operand"),
+        (np.float16, False, "weight 'w' of .*a.onnx is float16; quantise the float32 model"),
+        (np.float64, False, "weight 'w' of .*a.onnx is float64; quantise the float32 model"),
+    ],
+)
+@pytest.mark.parametrize("max_loss", [None, 0.02])
+def test_a_model_without_a_layer_to_quantise_is_refused_as_quantize_refuses_it(
+    tmp_path, dtype, left, words, max_loss
+):
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    operands = ["w", "x"] if left else ["x", "w"]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", operands, ["y"])],
+        "net",
+        [helper.make_tensor_value_info("x", kind, [16, 16])],
+        [helper.make_tensor_value_info("y", kind, [16, 16])],
+        [numpy_helper.from_array(np.ones((16, 16), dtype), "w")],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "a.onnx")
+    np.savez(tmp_path / "s.npz", x=np.random.default_rng(0).normal(size=(32, 16)).astype(dtype))
+    for verb, more in ((nm2trt.quantize, {}), (nm2trt.prune, {"to": "int8"})):
+        with pytest.raises(ModelError, match=words):
+            verb(
+                tmp_path / "a.onnx", tmp_path / "b.onnx", calib=tmp_path / "s.npz", max_loss=max_loss, **more
+            )
+
+
+def test_a_converted_model_is_called_by_its_own_name(tmp_path):
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 16])],
+        [numpy_helper.from_array(np.random.default_rng(0).normal(size=(16, 16)).astype(np.float32), "w")],
+    )
+    opsets = [helper.make_opsetid("", 11)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=6), tmp_path / "a.onnx")
+    np.savez(tmp_path / "s.npz", x=np.random.default_rng(1).normal(size=(64, 16)).astype(np.float32))
+    report = nm2trt.prune(tmp_path / "a.onnx", tmp_path / "b.onnx", calib=tmp_path / "s.npz", to="int8")
+    assert report.report.channels_kept.startswith(
+        f"channels stay in their order: no channel of {tmp_path / 'a.onnx'} can move"
+    )

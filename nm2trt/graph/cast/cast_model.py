@@ -28,7 +28,13 @@ from nm2trt.graph.cast.trial import TRIAL, trial_overflows
 from nm2trt.graph.cast.value_bounds import ValueBounds
 from nm2trt.graph.edit.node_inserter import Inserter
 from nm2trt.graph.execute.half_precision_emulation import rounded_in_float32
-from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, run_reference
+from nm2trt.graph.execute.output_comparison import (
+    NOT_ASKED,
+    Agreement,
+    Reference,
+    reference_of,
+    run_reference,
+)
 from nm2trt.graph.execute.range_probes import observable
 from nm2trt.graph.pass_frame import Change, Pass, plan_of, run_pass
 from nm2trt.graph.storage.model import Model, opset
@@ -138,7 +144,7 @@ class _Cast(Pass):
             editor, types, low, self._keep, samples, self._cache, self._reference
         )
         if self._compared and self._reference is None:
-            self._reference = run_reference(model) if first is None else Reference(*first)
+            self._reference = run_reference(model) if first is None else reference_of(*first)
         self.work = Casts(editor, self.cast_plan, types, low, io=self._io)
         self.work.run()
         self._finals = editor.finish()

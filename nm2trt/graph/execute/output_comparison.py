@@ -239,6 +239,19 @@ def require_alive(before: Arrays, after: Arrays, *, epsilon: float, floor: float
             )
 
 
+def reference_of(feeds: Arrays, outputs: Arrays) -> Reference:
+    """Return what a model gave; without its outputs, and with a sentence, if one of them holds no numbers.
+
+    Args:
+        feeds: The inputs.
+        outputs: Every output by name; that of a sequence or of text holds objects.
+    """
+    odd = next((name for name, value in outputs.items() if value.dtype.kind in "OUS"), None)
+    if odd is not None:
+        return Reference({}, {}, f"outputs were not compared: {odd!r} is a sequence or text")
+    return Reference(feeds, outputs)
+
+
 def run_reference(source: str | os.PathLike[str] | Model, inside: Collection[str] = ()) -> Reference:
     """Run a model on random inputs; if that fails, the result's sentence says why.
 

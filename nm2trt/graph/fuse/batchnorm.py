@@ -20,6 +20,8 @@ import numpy.typing as npt
 
 from nm2trt.arrays import Array
 from nm2trt.errors import LineageError
+from nm2trt.graph.analysis.moving_operators import SELECTING
+from nm2trt.graph.analysis.stored_sources import main_source
 from nm2trt.graph.edit.editor import Declined, Editor
 from nm2trt.graph.storage.model import opset
 
@@ -40,10 +42,15 @@ class Affine:
     shift: Array
 
 
-def fold_constant(editor: Editor, index: int) -> bool:
+def fold_constant(editor: Editor, index: int, *, moved: bool = False) -> bool:
     """Evaluate the operators in front of a node's weight, e.g. the And, Cast and Mul of a mask.
 
-    Movements and quantise/dequantise pairs stay: they are not masks.
+    Quantise/dequantise pairs stay: they are not masks.
+
+    Args:
+        editor: The graph.
+        index: The node.
+        moved: Evaluate movements too, such as a Transpose of a weight that nothing else reads.
 
     Returns:
         Whether the weight is now a stored tensor.
@@ -52,7 +59,9 @@ def fold_constant(editor: Editor, index: int) -> bool:
     if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or len(node.input) < 2:
         return False
     value = node.input[1]
-    if not value or editor.scope.state(value).kind != "constant" or not editor.computed(value):
+    if not value or editor.scope.state(value).kind != "constant":
+        return False
+    if not editor.computed(value) and not (moved and _is_moved(editor, value)):
         return False
     try:
         array = editor.array(value, "weight")
@@ -64,6 +73,24 @@ def fold_constant(editor: Editor, index: int) -> bool:
     for reader, slot in sorted(editor.readers.get(value, set())):
         editor.set_input(reader, slot, name)
     return True
+
+
+def _is_moved(editor: Editor, value: str) -> bool:
+    """Tell whether a constant is a stored tensor, moved about, from which nothing dynamic is made."""
+    source = main_source(editor.scope, value)
+    if source is None or source.scope is not editor.scope or source.name in editor.pinned:
+        return False
+    kinds = {node.op_type for node in editor.way(value)} - {"Constant", "Identity"}
+    return (
+        bool(kinds)
+        and kinds <= SELECTING | {"Concat"}
+        and all(
+            editor.scope.state(name).kind == "constant"
+            for reader, _ in editor.readers.get(source.name, ())
+            for name in editor.nodes[reader].output
+            if name
+        )
+    )
 
 
 def read_batchnorm(editor: Editor, index: int) -> Affine:

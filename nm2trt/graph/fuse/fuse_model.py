@@ -30,6 +30,7 @@ def fuse_model(
     *,
     allow_broken: bool = False,
     compare: bool = True,
+    moved: bool = False,
 ) -> FuseReport:
     """Evaluate masks, fold BatchNormalizations and merge branches, in a copy of a file or in an open model.
 
@@ -40,6 +41,8 @@ def fuse_model(
         target: The file to write, not the source; None changes the open model.
         allow_broken: Merge branches even if the result loses the pattern that they held.
         compare: Run both models in ONNX Runtime on random inputs, and refuse a result that differs.
+        moved: Store a weight as it is multiplied, if nothing else reads it: a Transpose, Reshape, Slice,
+            Split or Concat in front of it goes.
 
     Returns:
         What was fused, what was left and why, and how far the outputs moved.
@@ -51,7 +54,7 @@ def fuse_model(
         LineageError: A mask changed in a way that no fusion explains; nothing is written.
         OutputError: The output cannot be written.
     """
-    step = _Fuse(allow_broken=allow_broken, compared=compare)
+    step = _Fuse(allow_broken=allow_broken, compared=compare, moved=moved)
     passed = run_pass(source, target, step)
     fused, agreement = step.fused, passed.agreement
     return FuseReport(
@@ -79,8 +82,8 @@ class _Fuse(Pass):
     stage = "fuse"
     reads_verdicts = False
 
-    def __init__(self, *, allow_broken: bool, compared: bool) -> None:
-        self._allow_broken, self._compared = allow_broken, compared
+    def __init__(self, *, allow_broken: bool, compared: bool, moved: bool) -> None:
+        self._allow_broken, self._compared, self._moved = allow_broken, compared, moved
         self._reference: Reference | None = None
 
     def rewrite(self, model: Model, parent: VerifyReport) -> Change:  # noqa: ARG002 - one frame for all passes
@@ -96,7 +99,7 @@ class _Fuse(Pass):
         pending = None
         if self._compared:
             pending = start_reference(model, sorted(normed - {value.name for value in graph.output}))
-        self.fused = _fuse_graph(model, allow_broken=self._allow_broken)
+        self.fused = _fuse_graph(model, allow_broken=self._allow_broken, moved=self._moved)
         self.nodes_after = len(graph.node)
         if pending is not None:
             folded, reference = _folded_values(model, normed, self.fused.merges), pending()
@@ -147,11 +150,11 @@ class _Fused:
         return bool(self.constants or self.folded or self.merges)
 
 
-def _fuse_graph(model: Model, *, allow_broken: bool) -> _Fused:
+def _fuse_graph(model: Model, *, allow_broken: bool, moved: bool) -> _Fused:
     """Run the passes until they find nothing more, and apply them to the protobuf."""
     plan = plan_of(model)
     editor = Editor(model)
-    constants = sum(fold_constant(editor, index) for index, _ in list(editor.live()))
+    constants = sum(fold_constant(editor, index, moved=moved) for index, _ in list(editor.live()))
     folded = zeros = 0
     merges: list[Merging] = []
     while True:

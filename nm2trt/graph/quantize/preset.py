@@ -10,13 +10,13 @@ import numpy as np
 from nm2trt.arrays import Array, Arrays
 from nm2trt.calibration.ranges import Ranges
 from nm2trt.calibration.stream import SampleStream
-from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.constant_values import evaluate
 from nm2trt.graph.analysis.multiply_accumulates import free_shapes
 from nm2trt.graph.edit.node_inserter import Inserter
+from nm2trt.graph.quantize.calibrate_model import place_layers
 from nm2trt.graph.quantize.number_formats import FORMATS, quantise_weight
 from nm2trt.graph.quantize.pair_insertion import Rounded, channel_axis, point_scales, rounded_to, weight_key
-from nm2trt.graph.quantize.qdq_placement import Placement, place
+from nm2trt.graph.quantize.qdq_placement import Placement
 from nm2trt.graph.quantize.range_search import best_ranges, search_ranges
 from nm2trt.graph.quantize.report import QuantizeOptions
 from nm2trt.graph.quantize.search_report import RangeSearch
@@ -102,7 +102,7 @@ def prepare(model: Model, samples: SampleStream, options: QuantizeOptions) -> Pr
         options: How to quantise.
 
     Raises:
-        ModelError: The model has nothing to quantise.
+        ModelError: The model has nothing to quantise, or a weight is not float32.
         DifferenceError: No trial of the search is within the limit.
         DataError: The samples do not fit the model.
     """
@@ -117,9 +117,7 @@ def prepare(model: Model, samples: SampleStream, options: QuantizeOptions) -> Pr
         found = search_ranges(model, samples, options, work, cache=None)
         options, ranges, sharp, search = found.options, found.ranges, found.sharp, found.record
     editor = Inserter(model, "quantized")
-    placed = place(editor, options.exclude, float_depthwise=options.float_depthwise, sharp=sharp)
-    if not placed.quantised:
-        raise ModelError(f"{model.name} has no Conv, Gemm or MatMul to quantise")
+    placed = place_layers(editor, options, sharp)
     axes = {
         layer.weight: channel_axis(layer, np.ndim(evaluate(layer.consumer.scope, layer.consumer.value)))
         for layer in placed.quantised

@@ -22,7 +22,7 @@ from nm2trt.graph.analysis.qdq_islands import Island
 from nm2trt.graph.analysis.quantised_values import refuse_quantised
 from nm2trt.graph.analysis.value_states import node_name
 from nm2trt.graph.edit.node_inserter import Inserter
-from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, open_session
+from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, open_session, reference_of
 from nm2trt.graph.pass_frame import Change, Pass, run_passes
 from nm2trt.graph.quantize.calibrate_model import (
     find_ranges,
@@ -202,7 +202,7 @@ def _under_old_labels(
 def _reference(model: Model, samples: SampleStream, first: Sequence[tuple[Any, Any]]) -> Reference:
     """Return what the float model gives on a batch: as calibration saw it, or run anew after a full cache."""
     if first:
-        return Reference(*first[0])
+        return reference_of(*first[0])
     with open_session(model) as session:
         given = next(samples.read(samples.batch))
         fitted(given, session.inputs, samples.source)
@@ -212,4 +212,4 @@ def _reference(model: Model, samples: SampleStream, first: Sequence[tuple[Any, A
             at = np.arange(size).clip(max=len(next(iter(given.values()))) - 1)
             given = {name: array[at] for name, array in given.items()}
         batch = fitted(given, session.inputs, samples.source)
-        return Reference(batch, session.run(batch))
+        return reference_of(batch, session.run(batch))

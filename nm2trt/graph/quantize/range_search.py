@@ -15,10 +15,11 @@ from nm2trt.backends.ort import open_onnx
 from nm2trt.calibration.collectors import Choice
 from nm2trt.calibration.ranges import Ranges, calibrate_each
 from nm2trt.calibration.stream import SampleStream
-from nm2trt.errors import DifferenceError, ModelError
+from nm2trt.errors import DifferenceError
 from nm2trt.figures import counted
 from nm2trt.graph.execute.output_verdict import OutputVerdict
 from nm2trt.graph.execute.range_probes import observable
+from nm2trt.graph.quantize.calibrate_model import place_layers
 from nm2trt.graph.quantize.held_out_trials import Trials, first_samples, split
 from nm2trt.graph.quantize.qdq_placement import Layer
 from nm2trt.graph.quantize.report import QuantizeOptions
@@ -117,9 +118,7 @@ class _Search:
         self._options = trials.options
         self._limit = float(self._options.max_loss or 0.0)
         editor = trials.copy()
-        self._placed = trials.place(editor, {})
-        if not self._placed.quantised:
-            raise ModelError(f"{editor.model.name} has no Conv, Gemm or MatMul to quantise")
+        self._placed = place_layers(editor, self._options)
         self._record: list[Trial] = []
         self._counted = False  # whether a loss is a number of samples
 

@@ -77,8 +77,7 @@ class Network:
                 for attribute in node.attribute:
                     if attribute.name == "value":
                         found[node.output[0]] = attribute.t
-        given = {value.name for value in self.model.proto.graph.input}
-        return {name: tensor for name, tensor in found.items() if name not in given}
+        return found
 
     def attributes(self, index: int) -> dict[str, Any]:
         """Return a node's attributes as Python values."""

@@ -124,6 +124,11 @@ def reconstruct_model(
         sensitivities = _measured(network, open_layers, kept, chunks, options)
     if sensitivities is not None and options.share < 1:
         dense.update(dense_by_sensitivity(sensitivities, options.share, gains=gains, sparse=kept))
+        if all(layer.weight in dense or layer.weight in kept for layer in layers):
+            raise SparsityError(
+                f"no weight of {name} is left to prune to {options.pattern}: {len(kept)} of {len(layers)} "
+                f"hold it already, and do at least {options.share:.0%} of the work; ask for a larger share"
+            )
     with (
         tempfile.TemporaryDirectory(prefix="nm2trt-reconstruct-") as folder,
         bar("reconstruct", 1.0) as shown,

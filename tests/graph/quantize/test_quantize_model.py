@@ -619,3 +619,28 @@ def test_a_weight_computed_from_integers_stays_float(tmp_path, kind, mixed):
         "first": "its weight is computed from integers: 'i' is int64",
         "second": "",
     }
+
+
+def test_an_output_that_is_a_sequence_is_not_compared_and_the_report_says_so(tmp_path):
+    weight = np.random.default_rng(0).normal(size=(16, 16)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["y"]),
+            helper.make_node("SplitToSequence", ["y"], ["parts"]),
+        ],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 16])],
+        [
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 16]),
+            helper.make_tensor_sequence_value_info("parts", TensorProto.FLOAT, None),
+        ],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
+        tmp_path / "a.onnx",
+    )
+    np.savez(tmp_path / "s.npz", x=np.random.default_rng(1).normal(size=(8, 16)).astype(np.float32))
+    for verb in (nm2trt.quantize, nm2trt.cast):
+        report = verb(tmp_path / "a.onnx", tmp_path / "b.onnx", calib=tmp_path / "s.npz")
+        assert any(line.startswith("outputs were not compared: 'parts' is") for line in report.remarks())

@@ -268,3 +268,66 @@ def test_a_model_that_amplifies_rounding_is_rebuilt_without_permuted_channels(tm
     assert report.permuted is permuted
     told = [remark for remark in report.remarks() if remark.startswith("channels stay in their order")]
     assert told == ([] if permuted else [report.channels_kept])
+
+
+def test_a_share_that_held_weights_do_already_is_refused(tmp_path):
+    nodes = [node("MatMul", ["x", "held"], ["a"]), node("MatMul", ["a", "w"], ["y"])]
+    held = {"held": np.zeros((WIDTH, WIDTH), np.float32)}
+    assert status(made(tmp_path, nodes, weights=("w",), stored=held)) == {"held": "kept", "w": "pruned"}
+    (tmp_path / "b.onnx").unlink()
+    with pytest.raises(SparsityError, match=r"1 of 2 hold it already, and do at least 50% of the work; ask"):
+        nm2trt.prune(tmp_path / "a.onnx", tmp_path / "b.onnx", calib=tmp_path / "s.npz", share=0.5)
+    assert not (tmp_path / "b.onnx").exists()
+
+
+@pytest.mark.parametrize("version", [3, 8])
+def test_weights_that_are_listed_as_inputs_too_are_rebuilt(tmp_path, version):
+    made(tmp_path, [node("MatMul", ["x", "w"], ["a"]), node("MatMul", ["a", "w2"], ["y"])])
+    model = onnx.load(tmp_path / "a.onnx")
+    model.ir_version = version
+    for name in ("w", "w2"):
+        model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [WIDTH, WIDTH]))
+    onnx.save(model, tmp_path / "a.onnx")
+    report = nm2trt.prune(tmp_path / "a.onnx", tmp_path / "b.onnx", calib=tmp_path / "s.npz", to="int8")
+    assert status(report.report) == {"w": "pruned", "w2": "pruned"}
+    stored = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in onnx.load(tmp_path / "b.onnx").graph.initializer
+    }
+    for name in ("w", "w2"):  # MatMul reads groups along axis 0
+        assert ((stored[name].reshape(-1, 4, WIDTH) != 0).sum(axis=1) <= 2).all()
+
+
+def test_weights_are_stored_as_they_are_multiplied(tmp_path):
+    """A Transpose, Reshape, Split or Concat in front of a weight goes, if nothing else reads what it moves."""
+    nodes = [
+        node("Transpose", ["w"], ["turned"], perm=[1, 0]),
+        node("MatMul", ["x", "turned"], ["a"]),
+        node("Split", ["pair"], ["left", "right"], axis=1),
+        node("MatMul", ["a", "left"], ["b"]),
+        node("MatMul", ["a", "right"], ["c"]),
+        node("Add", ["b", "c"], ["d"]),
+        node("Concat", ["upper", "lower"], ["joined"], axis=0),
+        node("MatMul", ["d", "joined"], ["e"]),
+        node("Reshape", ["cube", "square"], ["flat"]),
+        node("MatMul", ["e", "flat"], ["f"]),
+        node("Transpose", ["w2"], ["back"], perm=[1, 0]),
+        node("MatMul", ["f", "w2"], ["g"]),
+        node("MatMul", ["g", "back"], ["y"]),
+    ]
+    shapes = {"pair": (WIDTH, 32), "upper": (8, WIDTH), "lower": (8, WIDTH), "cube": (4, 4, WIDTH)}
+    random = np.random.default_rng(1)
+    stored = {name: (random.normal(size=shape) / 4).astype(np.float32) for name, shape in shapes.items()}
+    report = made(tmp_path, nodes, stored={**stored, "square": np.array([WIDTH, WIDTH])})
+    found = status(report)
+    assert found.pop("w2") == "dense"  # read along two axes
+    assert sorted(found.values()) == ["pruned"] * 5
+    written = onnx.load(tmp_path / "b.onnx")
+    assert [kind.op_type for kind in written.graph.node if kind.op_type != "MatMul"] == ["Add", "Transpose"]
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in written.graph.initializer}
+    read = [kind.input[1] for kind in written.graph.node if kind.op_type == "MatMul"]
+    assert all(
+        ((weights[name].reshape(-1, 4, WIDTH) != 0).sum(axis=1) <= 2).all()
+        for name in read
+        if name not in ("w2", "back")
+    )
