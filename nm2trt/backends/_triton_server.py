@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from nm2trt.limits.bounds import bounds
 
 T = TypeVar("T")
 
+_LOOPBACK = re.compile(r"localhost:|127\.|\[::1\]:", re.IGNORECASE)
 _GATEWAY_ERRORS = frozenset({"502", "503", "504"})
 
 
@@ -205,6 +207,8 @@ class TritonServer:
             options["channel_args"] = [
                 ("grpc.max_receive_message_length", most),
                 ("grpc.max_send_message_length", -1),
+                # gRPC asks the environment's proxy for every host, this machine's own too; HTTP asks none.
+                ("grpc.enable_http_proxy", int(_LOOPBACK.match(self.address.host) is None)),
             ]
         client = self._library.InferenceServerClient(self.address.host, **options)
         if self.address.protocol == "http":

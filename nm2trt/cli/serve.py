@@ -71,7 +71,7 @@ def _print(server: RunningServer, options: ServeCommand) -> None:
         instead = "deploy the model again with --backend python, or " if backend == "onnxruntime" else ""
         say(f"this server has no backend {backend}: {instead}start a server that has it")
     if ready := next((state.name for state in states if state.state == "READY"), ""):
-        where = f"--url {server.http} --name {shlex.quote(ready)}"
+        where = f"--url {shlex.quote(server.http)} --name {shlex.quote(ready)}"
         whose = f"--reference MODEL.onnx --repository {shlex.quote(str(options.repository))}"
         print_verdict("", f"nm2trt probe {where} {whose}  # in another terminal")
     say("READY; Ctrl-C stops it")

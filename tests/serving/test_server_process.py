@@ -282,6 +282,29 @@ def test_a_host_that_is_not_here(tmp_path, tritonserver):
         serve(tmp_path, ServerOptions(host="192.0.2.1", log=tmp_path / "log.txt"))
 
 
+@pytest.mark.parametrize("host", ["nowhere.invalid", "", "a" * 80, "::2"])
+def test_a_host_that_nobody_has(tmp_path, host):
+    with pytest.raises(InputError, match=f"nothing can listen on '?{host}'?: "):
+        serve(tmp_path, ServerOptions(host=host))
+
+
+@pytest.mark.parametrize("host", ["localhost", "::1", "::"])
+def test_a_name_and_addresses_of_ipv6_are_listened_on(tmp_path, tritonserver, monkeypatch, host):
+    """Over gRPC too, past a proxy that the environment names."""
+    from nm2trt.backends.triton import TritonServer
+
+    if ":" in host:
+        try:
+            socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with serve(tmp_path, ServerOptions(host=host, log=tmp_path / "log.txt")) as server:
+        for address in (f"http://{server.http}", f"grpc://{server.grpc}"):
+            with TritonServer(address) as client:
+                assert client.is_ready()
+
+
 def test_named_by_the_environment(tmp_path, tritonserver, monkeypatch):
     found = find_server()
     monkeypatch.chdir(tmp_path)

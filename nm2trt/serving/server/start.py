@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from nm2trt.errors import BackendError, InputError, OutputError
@@ -55,6 +56,7 @@ def start_server(
         BackendError: The server stops or is not ready in time; its last words are in the message.
     """
     options = options or ServerOptions()
+    options = replace(options, host=_in_figures(options.host))
     repository = Path(repository).absolute()
     if not repository.is_dir():
         raise InputError(
@@ -94,6 +96,8 @@ def _launch(found: Installation, repository: Path, options: ServerOptions) -> tu
     # Another server may take the port meanwhile, and would answer in place of this one.
     identity = f"nm2trt-{os.getpid()}-{secrets.token_hex(4)}"
     http_port, grpc_port, metrics_port = ports
+    six = ":" in options.host
+    http_host, grpc_host = (f"ipv6:{options.host}", f"[{options.host}]") if six else (options.host,) * 2
     words = [
         str(found.binary.absolute()),
         f"--id={identity}",
@@ -105,11 +109,11 @@ def _launch(found: Installation, repository: Path, options: ServerOptions) -> tu
         # Strict readiness is denied while an old version unloads: a load balancer would send nothing.
         "--strict-readiness=false",
         f"--exit-timeout-secs={options.exit_timeout_s}",
-        f"--http-address={options.host}",
+        f"--http-address={http_host}",
         f"--http-port={http_port}",
-        f"--grpc-address={options.host}",
+        f"--grpc-address={grpc_host}",
         f"--grpc-port={grpc_port}",
-        f"--metrics-address={options.host}",
+        f"--metrics-address={http_host}",
         f"--metrics-port={metrics_port}",
         f"--backend-config=python,shm-region-prefix-name={identity}-",
     ]
@@ -134,12 +138,29 @@ def _launch(found: Installation, repository: Path, options: ServerOptions) -> tu
             # Ctrl-C in a terminal reaches only us; we then stop the server in order.
             start_new_session=True,
         )
-    host = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host  # noqa: S104 - a comparison
+    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(grpc_host, grpc_host)  # noqa: S104 - a comparison
     http_at, grpc_at, metrics_at = (f"{host}:{port}" for port in ports)
     server = RunningServer(
         repository, http_at, grpc_at, metrics_at, process, options.exit_timeout_s, identity
     )
     return server, start
+
+
+def _in_figures(host: str) -> str:
+    """Return the address of a host: Triton's HTTP knows no names, and given one listens nowhere."""
+    try:
+        return str(socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)[0][4][0])
+    except (OSError, UnicodeError) as error:
+        raise _refused(repr(host), error) from error
+
+
+def _refused(where: str, error: Exception) -> InputError:
+    reason = str(getattr(error, "strerror", None) or error).partition(" (")[0]
+    return InputError(f"nothing can listen on {where}: {reason}")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
 
 
 def _free_ports(options: ServerOptions) -> list[int]:
@@ -150,15 +171,13 @@ def _free_ports(options: ServerOptions) -> list[int]:
             usual = _USUAL_PORTS[index]
             if options.usual_ports and not port and usual not in chosen:
                 with contextlib.suppress(OSError):
-                    stack.enter_context(socket.create_server((options.host, usual)))
+                    stack.enter_context(_listen(options.host, usual))
                     chosen[index] = usual
                     continue
             try:
-                bound = stack.enter_context(socket.create_server((options.host, port)))
+                bound = stack.enter_context(_listen(options.host, port))
             except OSError as error:
-                reason = str(error.strerror or error).partition(" (")[0]
-                where = f"port {port} of {options.host}" if port else options.host
-                raise InputError(f"nothing can listen on {where}: {reason}") from error
+                raise _refused(f"port {port} of {options.host}" if port else options.host, error) from error
             chosen[index] = bound.getsockname()[1]
     return chosen
 
@@ -182,7 +201,7 @@ def _is_taken(server: RunningServer) -> bool:
     for address in (server.http, server.grpc, server.metrics):
         host, _, port = address.rpartition(":")
         try:
-            socket.create_server((host, int(port))).close()
+            _listen(host.strip("[]"), int(port)).close()
         except OSError:
             return True
     return False
