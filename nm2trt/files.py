@@ -301,7 +301,7 @@ def is_abandoned(mark: str) -> bool:
     write to one shared folder.
     """
     machine, _, rest = mark.partition("-")
-    return machine == _machine() and not is_alive(int(rest.partition("-")[0]))
+    return machine == _machine() and not _is_alive(int(rest.partition("-")[0]))
 
 
 @functools.cache
@@ -322,14 +322,17 @@ def _remove_stale(target: Path) -> None:
                     Path(entry.path).unlink()
 
 
-def is_alive(pid: int) -> bool:
-    """Tell whether a process is there, whoever it belongs to."""
+def _is_alive(pid: int) -> bool:
+    """Tell whether a process runs, whoever it belongs to."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except OSError:
         return True
+    # In a container whose first process reaps none, one that was killed stays as a zombie.
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1] not in ("Z", "X")
     return True
 
 
