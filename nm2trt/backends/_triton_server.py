@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from nm2trt.arrays import Array
-from nm2trt.backends.address import Address, parse_url
+from nm2trt.backends.address import Address, parse_server
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.backends.served.answer_limits import MOST_JSON_BYTES, AnswerLimits
 from nm2trt.backends.served.tensors import ServerMemory, received, sent
@@ -31,14 +31,14 @@ class TritonServer:
         load_timeout_s: Longest wait for a model to load.
 
     Raises:
-        InputError: The address cannot be read.
+        InputError: The address cannot be read, or names a model.
         BackendMissingError: tritonclient is not installed.
     """
 
     def __init__(
         self, address: str | Address, *, timeout_s: float = 30.0, load_timeout_s: float = 120.0
     ) -> None:
-        self.address = parse_url(address) if isinstance(address, str) else address
+        self.address = parse_server(address) if isinstance(address, str) else address
         self._load_timeout_s = load_timeout_s
         self._timeout_s = timeout_s
         self._library = _library(self.address.protocol)

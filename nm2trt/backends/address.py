@@ -75,3 +75,15 @@ def parse_url(text: str) -> Address:
         version=match["version"] or "",
         shared_memory=match["memory"] is not None,
     )
+
+
+def parse_server(text: str) -> Address:
+    """Read the address of a server, for what names the model by itself.
+
+    Raises:
+        InputError: The text has another form, or names a model.
+    """
+    address = parse_url(text)
+    if address.model:
+        raise InputError(f"{text!r} is the address of a model; write {address.scheme}://{address.host} only")
+    return address

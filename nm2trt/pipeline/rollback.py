@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -30,12 +31,16 @@ def rollback(
     """
     from nm2trt.serving.repository import roll_back
 
-    done = roll_back(repository, name, to=to)
-    if url:
-        from nm2trt.backends._triton_server import TritonServer
+    with contextlib.ExitStack() as stack:
+        server = None
+        if url:
+            from nm2trt.backends._triton_server import TritonServer
 
+            # Nothing is sent yet, but a wrong address is told before anything changes.
+            server = stack.enter_context(TritonServer(url))
+        done = roll_back(repository, name, to=to)
         try:
-            with TritonServer(url) as server:
+            if server is not None:
                 server.load(name)
         except Nm2trtError as error:
             error.args = (

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from nm2trt.backends.address import parse_url
+from nm2trt.backends.address import parse_server
 from nm2trt.backends.options import parse_size, parse_static_shapes, parse_targets
 from nm2trt.errors import InputError
 from nm2trt.nm.pattern import NMPattern
@@ -65,7 +65,7 @@ def _named(module: str, function: str) -> _Read:
 
 def _address(url: str) -> None:
     if url:  # no server is asked
-        parse_url(url)
+        parse_server(url)
 
 
 def _metrics(names: Sequence[str]) -> None:

@@ -181,12 +181,12 @@ def roll_back(repository: str | os.PathLike[str], name: str, *, to: int | None =
         before = history(model)
         if not before:
             raise InputError(f"{root} holds no model {name!r}; it holds {model_names(root)}")
+        kept = ", ".join(str(number) for number in numbers(model) if read_record(model / str(number)))
         if to is None and len(before) < 2:
-            raise InputError(f"{model}: version {before[0]} is the only one, so there is none to go back to")
+            raise InputError(f"{model}: no version was served before version {before[0]}; it holds {kept}")
         version = before[1] if to is None else to
         record = read_record(model / str(version))
         if record is None:
-            kept = ", ".join(str(number) for number in numbers(model) if read_record(model / str(number)))
             raise InputError(f"{model} holds no version {version} that nm2trt placed; it holds {kept}")
         _serve(model, version, record)
     return Rollback(root, name, before[0], version)

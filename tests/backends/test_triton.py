@@ -323,6 +323,14 @@ def test_what_is_no_address(text):
         parse_url(text)
 
 
+def test_the_address_of_a_model_in_place_of_a_server():
+    """It would ask another model than the one that is named beside it."""
+    from nm2trt.backends.triton import TritonServer
+
+    with pytest.raises(InputError, match="is the address of a model; write grpc://h:1 only"):
+        TritonServer("grpc://h:1/m")
+
+
 def test_an_address_without_a_model():
     from nm2trt.backends.triton import open_triton
 

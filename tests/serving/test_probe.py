@@ -12,6 +12,7 @@ from nm2trt.pipeline.deploy import deploy
 from nm2trt.pipeline.probe import probe
 from nm2trt.pipeline.rollback import rollback
 from nm2trt.pipeline.serve import serve
+from nm2trt.serving.history import history
 from nm2trt.serving.options import DeployOptions, ProbeOptions, ServerOptions
 from tests.serving import served_nets as nets
 
@@ -407,6 +408,16 @@ def test_inputs_of_different_fixed_sizes_cannot_be_probed(tmp_path, tritonserver
         DataError, match=r"have different first dimensions, \[2, 4\]: only models whose inputs"
     ):
         probe(url(tritonserver), "product", tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("url", ["nowhere", "localhost:8000/other"])
+def test_a_rollback_with_a_wrong_address_changes_nothing(tmp_path, url):
+    model = nets.linear(tmp_path / "m.onnx")
+    for _ in range(2):
+        deploy(model, tmp_path / "models", "m", PYTHON)
+    with pytest.raises(InputError, match="the address of a"):
+        rollback(tmp_path / "models", "m", url=url)
+    assert history(tmp_path / "models" / "m") == [2, 1]
 
 
 def test_a_rollback_that_the_server_is_not_told(tmp_path):
