@@ -1,25 +1,33 @@
-"""In-place changes of a computed weight, which are lost: `nn.init.zeros_(conv.weight)` on a sparsified layer.
+"""Changes that a mask cannot follow: of a computed weight, and of a copy's weights.
 
-A parametrised layer computes its weight anew at each access, so that a change reaches a temporary tensor.
-The watch keeps an alias of the last tensor that was given out: without memory, but with its version counter.
+A parametrised layer computes its weight anew at each access, so that `nn.init.zeros_(conv.weight)` reaches a
+temporary tensor. The watch keeps an alias of the last tensor that was given out: without memory, but with its
+version counter. A copy of the model (EMA) has weights that no session follows: their own counters tell.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nm2trt.errors import SparsifyError
 
 
 class ChangeWatch:
-    """Watches the last tensor that one weight's parametrisation gave out."""
+    """Watches the last tensor that one weight's parametrisation gave out, and a copied weight itself.
 
-    def __init__(self) -> None:
+    Args:
+        of_copy: The parametrisation is that of a copied model.
+    """
+
+    def __init__(self, *, of_copy: bool = False) -> None:
         self._alias: Tensor | None = None
         self._version = 0
+        self._of_copy = of_copy
+        self._mask_version = 0  # a parameter that was just copied has version 0
 
     def look_after(self, result: Tensor) -> None:
         """Watch this tensor from now on; ones that torch.func or inference mode made are left alone."""
@@ -43,8 +51,26 @@ class ChangeWatch:
                 "refresh()"
             )
 
+    def mask_set(self, weight: Tensor) -> None:
+        """Note that the mask was just set from a weight as it stands."""
+        if self._of_copy and not weight.is_inference():
+            self._mask_version = weight._version
+
+    def check_copy(self, weight: Tensor) -> None:
+        """Warn once when a copy's weight has changed since its mask was set."""
+        if not self._of_copy or type(weight) is not nn.Parameter or weight.is_inference():
+            return
+        if weight._version != self._mask_version:
+            self._of_copy = False
+            warnings.warn(
+                "the weights of a copy of a sparsified model have changed, and its masks did not follow; "
+                "call refresh(copy) on the session before the copy is used; to train a copy, make it by "
+                "copy.deepcopy((model, session)) and attach its optimizer to its session",
+                stacklevel=2,
+            )
+
     def __deepcopy__(self, memo: Any) -> ChangeWatch:
-        return ChangeWatch()  # a copied alias would share no counter
+        return ChangeWatch(of_copy=True)  # a copied alias would share no counter
 
 
 def _is_wrapped(tensor: Tensor) -> bool:

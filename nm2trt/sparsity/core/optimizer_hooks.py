@@ -7,6 +7,7 @@ parameter groups and layers may join later.
 
 from __future__ import annotations
 
+import copy
 import functools
 import warnings
 import weakref
@@ -46,6 +47,11 @@ class OptimizerHooks:
         self._inside = False
         _watch_all_optimizers()
         _OPEN.add(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OptimizerHooks:
+        """Follow no optimizer yet: torch copies optimizers without their hooks."""
+        parts = copy.deepcopy((self._model, self._weights, self._after), memo)
+        return OptimizerHooks(*parts)
 
     def attach(self, optimizers: Sequence[Optimizer]) -> None:
         """Follow these optimizers too.

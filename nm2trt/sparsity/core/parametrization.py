@@ -151,6 +151,8 @@ class SparseWeight(nn.Module):
         if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
             return self.masked(weight)
         self.check_unchanged()
+        if self.mask_follows_weight or self.has_schedule(self.options):
+            self._watch.check_copy(weight)
         result = self.masked(weight)
         self._watch.look_after(result)
         return result
@@ -206,6 +208,7 @@ class SparseWeight(nn.Module):
     @torch.no_grad()
     def refresh(self, weight: Tensor) -> None:
         """Set the mask from the weight and the schedule as they stand."""
+        self._watch.mask_set(weight)
         if self.unset:
             self.start_again(weight)
             self.unset = False
@@ -221,8 +224,9 @@ class SparseWeight(nn.Module):
         self.mask.copy_(mask)
 
     @torch.no_grad()
-    def follow(self, other: SparseWeight) -> None:
-        """Take over schedule and mask from the weight that this one is a copy of."""
+    def follow(self, other: SparseWeight, weight: Tensor) -> None:
+        """Take over schedule and mask from the one that this is a copy of; `weight` is the copy's."""
+        self._watch.mask_set(weight)
         self.updates = other.updates
         if not self.mask_follows_weight:
             self.mask.copy_(other.mask)
@@ -232,6 +236,7 @@ class SparseWeight(nn.Module):
         """Run after a state was loaded into the layer."""
         if weight.device.type == "meta" or (self.unset and not self.loads):
             return
+        self._watch.mask_set(weight)
         if self.loads_dense and (not self.mask_follows_weight or self.has_schedule(self.options)):
             self.start_again(weight)
         elif self.mask_follows_weight:

@@ -190,7 +190,7 @@ class SparseSession:
         target = self.weights if copy is None else self._in_copy(copy)
         if copy is not None:
             for mine, theirs in zip(self.weights, target, strict=True):
-                theirs.sparse.follow(mine.sparse)
+                theirs.sparse.follow(mine.sparse, theirs.original)
         for weight in target:
             if weight.sparse.mask_follows_weight or weight.sparse.unset:
                 weight.sparse.refresh(weight.original)

@@ -218,9 +218,9 @@ class LbcWeight(SparseWeight):
         self._settle(left)
         return self._union(weight)
 
-    def follow(self, other: SparseWeight) -> None:
-        """Take over schedule, survivors and mask from the weight that this one is a copy of."""
-        super().follow(other)
+    def follow(self, other: SparseWeight, weight: Tensor) -> None:
+        """Take over schedule, survivors and mask from the one that this is a copy of."""
+        super().follow(other, weight)
         if isinstance(other, LbcWeight):
             self.alive.copy_(other.alive)
             self._settle(other._survivors)

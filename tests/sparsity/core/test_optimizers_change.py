@@ -217,6 +217,51 @@ def test_finalize_refuses_masks_that_are_not_the_weights(method):
     sparse.finalize()
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_copy_whose_masks_do_not_follow_warns_until_they_are_set(way):
+    model = net()
+    sparse = sparsify(model, pattern="2:4", **WAYS[way])
+    optimizer = sgd(model)
+    sparse.attach(optimizer)
+    train(model, optimizer, STEPS // 2)
+    ema = torch.optim.swa_utils.AveragedModel(model)
+    x = torch.zeros(2, 16, 4, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ema(x)  # an exact copy
+        ema.update_parameters(model)
+        sparse.refresh(ema)
+        ema(x)
+    ema.update_parameters(model)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        ema(x)
+        ema(x)
+    stays = way == "magnitude"  # its mask is every copy's
+    assert len(seen) == (0 if stays else len(sparse.weights)), "once a weight"
+    assert stays or "call refresh(copy)" in str(seen[0].message)
+
+
+def test_a_copy_of_model_and_session_is_trained_like_the_first(attach):
+    model = net()
+    sparse = attach(model)
+    optimizer = sgd(model)
+    sparse.attach(optimizer)
+    train(model, optimizer, 2)
+    other, copied, its_optimizer = copy.deepcopy((model, sparse, optimizer))
+    with pytest.warns(UserWarning, match="without being attached"):
+        its_optimizer.step()
+    other, copied, its_optimizer = copy.deepcopy((model, sparse, optimizer))
+    copied.attach(its_optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(other, its_optimizer, STEPS - 2)
+        train(model, optimizer, STEPS - 2)
+    assert (copied.step, copied.model) == (sparse.step, other)
+    for mine, theirs in zip(sparse.finalize().parameters(), copied.finalize().parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
 def test_an_optimizer_of_another_model_is_refused():
     model = net()
     sparse = sparsify(model)
