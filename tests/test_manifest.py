@@ -6,10 +6,12 @@ import json
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
+from nm2trt.engine import pair_writer as pair_writer_module
 from nm2trt.engine.pair_writer import _dumps, _with_previous, digest_of, pair_writer, write_pair
 from nm2trt.errors import InputError, OutputError
 from nm2trt.files import sha256_bytes
@@ -230,6 +232,56 @@ def test_a_failed_write_leaves_the_old_pair(engine, monkeypatch, failing, old, e
         assert read_manifest(engine).manifest == manifest_of(NEW)
     else:
         assert {path.name: path.read_bytes() for path in engine.parent.iterdir()} == before
+
+
+def test_an_interrupt_just_after_the_engine_is_replaced_leaves_the_new_pair(engine, monkeypatch):
+    def interrupted(folder):
+        raise KeyboardInterrupt
+
+    write_pair(engine, OLD, manifest_of(OLD))
+    settled = iter([None, interrupted])  # first the manifest's folder, then the engine's
+    monkeypatch.setattr(
+        "nm2trt.files.sync_folder", lambda folder: (next(settled) or (lambda _: None))(folder)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        write_pair(engine, NEW, manifest_of(NEW))
+    assert engine.read_bytes() == NEW
+    assert read_manifest(engine).manifest == manifest_of(NEW)
+
+
+def test_the_engine_is_whole_however_long_its_copy_takes(engine, monkeypatch):
+    copy, data = pair_writer_module._copy, bytes(range(250)) * 11
+
+    def slow(given, file):
+        time.sleep(0.05)
+        copy(given, file)
+
+    monkeypatch.setattr(pair_writer_module, "_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(pair_writer_module, "_copy", slow)
+    write_pair(engine, memoryview(data), manifest_of(data))
+    assert engine.read_bytes() == data
+    assert read_manifest(engine).status == "fits"
+
+
+def test_a_disk_that_is_full_while_the_engine_is_copied_leaves_the_old_pair(engine, monkeypatch):
+    def full(data, file):
+        file.write_bytes(data[:3])
+        raise OSError(28, "No space left on device")
+
+    write_pair(engine, OLD, manifest_of(OLD))
+    monkeypatch.setattr(pair_writer_module, "_copy", full)
+    with pytest.raises(OutputError, match="the disk is full; nothing was changed"):
+        write_pair(engine, NEW, manifest_of(NEW))
+    assert read_manifest(engine).manifest == manifest_of(OLD)
+    assert files(engine.parent) == ["model.rtx", "model.rtx.json"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux lists open files there")
+def test_a_replaced_engine_is_closed(engine):
+    write_pair(engine, OLD, manifest_of(OLD))
+    before = list(Path("/proc/self/fd").iterdir())
+    write_pair(engine, NEW, manifest_of(NEW))
+    assert len(list(Path("/proc/self/fd").iterdir())) == len(before)
 
 
 def test_a_full_disk_is_one_sentence(engine, monkeypatch):

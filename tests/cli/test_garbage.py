@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from nm2trt.cli import garbage, main
+
 CODE = """
 import gc, json
 from nm2trt.cli.garbage import collected_late
@@ -56,27 +58,53 @@ def test_a_command_of_many_small_objects_has_garbage_collected_rarely():
     assert done.stdout == "True\n"
 
 
+def test_fuse_has_garbage_collected_rarely(monkeypatch, tmp_path):
+    monkeypatch.setattr(garbage, "_rarely", False)
+    assert main(["fuse", str(tmp_path / "a.onnx")]) == 2
+    assert garbage._rarely
+
+
 ENDING = """
-import atexit, sys, tempfile, threading, time, weakref
+import atexit, sys, tempfile, threading, time
 from nm2trt import cli
 {before}
-sys.argv = ["nm2trt", "--version"]
+sys.argv = ["nm2trt", *{words}]
 cli.main()
 print("returned")
 """
 
 
-def ended(before):
+def ended(before, *words, stderr="", python=()):
     """Return what a process prints that runs a command, and its exit status."""
-    code = ENDING.format(before=before)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr == ""
+    code = ENDING.format(before=before, words=list(words or ["--version"]))
+    done = subprocess.run(
+        [sys.executable, *python, "-c", code],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert stderr in done.stderr if stderr else done.stderr == ""
     return done.stdout.splitlines(), done.returncode
 
 
 def test_a_command_ends_its_process_after_what_asked_to_be_called():
     said, status = ended("atexit.register(print, 'called', end='')")
     assert (said[0].startswith("nm2trt "), said[1:], status) == (True, ["called"], 0)
+
+
+def test_the_process_ends_with_the_status_of_the_command(tmp_path):
+    assert ended("", "verify", str(tmp_path / "a.onnx"), stderr="a.onnx does not exist") == ([], 2)
+
+
+def test_what_a_library_printed_is_not_lost():
+    said, _ = ended("import ctypes; atexit.register(ctypes.CDLL(None).printf, b'from C\\n')")
+    assert said[1:] == ["from C"]
+
+
+def test_python_goes_on_if_it_was_asked_to():
+    said, _ = ended("", python=["-i"], stderr=">>>")
+    assert said[1:] == ["returned"]
 
 
 def test_a_temporary_folder_goes_with_the_process(tmp_path):
@@ -110,7 +138,8 @@ def test_threads_of_numpy_s_blas_sleep_soon_unless_the_user_says_otherwise(given
     environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_THREAD_TIMEOUT"}
     environment |= {} if given is None else {"OPENBLAS_THREAD_TIMEOUT": given}
     code = ENDING.format(
-        before="import os; atexit.register(lambda: print(os.environ['OPENBLAS_THREAD_TIMEOUT']))"
+        before="import os; atexit.register(lambda: print(os.environ['OPENBLAS_THREAD_TIMEOUT']))",
+        words=["--version"],
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
