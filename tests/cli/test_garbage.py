@@ -77,8 +77,11 @@ print("returned")
 def ended(before, *words, stderr="", python=()):
     """Return what a process prints that runs a command, and its exit status."""
     code = ENDING.format(before=before, words=list(words or ["--version"]))
+    # Unbuffered, nothing would wait for the end of the process.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(
         [sys.executable, *python, "-c", code],
+        env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -358,13 +358,14 @@ def test_a_tournament_finds_what_all_pairs_find(monkeypatch, dtype, m, inner):
         assert (found.sum(axis=1) == 2).all()
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_holds_is_what_check_says(seed):
-    rng = np.random.default_rng(seed)
-    pattern = NMPattern(*[(1, 2), (2, 4), (4, 8), (3, 6), (1, 1)][seed % 5])
-    shape = [(8, pattern.m * 3), (4, pattern.m * 2, 3, 3), (2, pattern.m, 150)][seed % 3]
-    present = rng.random(shape) < (0.3 if seed % 2 else 0.01)
-    assert numpy_mask.holds(present, pattern, axis=1) == check(present, pattern, axis=1).holds
+@SHAPES
+@pytest.mark.parametrize("pattern", ["1:2", "2:4", "4:8"])
+def test_holds_tells_a_mask_from_one_with_a_single_element_more(shape, axis, pattern):
+    pattern = NMPattern.parse(pattern)
+    mask = numpy_mask.nm_mask(np.random.default_rng(7).random(shape), pattern, axis=axis)
+    assert numpy_mask.holds(mask, pattern, axis=axis)
+    mask[tuple(np.argwhere(~mask)[mask.size // 3])] = True
+    assert not numpy_mask.holds(mask, pattern, axis=axis)
 
 
 def test_holds_takes_a_large_weight_by_pieces():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from nm2trt.graph.analysis.constant_values import Source, direct_initializer
 from nm2trt.graph.analysis.multiply_accumulates import macs
@@ -16,7 +18,7 @@ from nm2trt.graph.analysis.quantised_values import dequantised
 from nm2trt.graph.analysis.shapes import Shapes
 from nm2trt.graph.analysis.weight_operands import Consumer
 from nm2trt.graph.storage.element_types import ElementType
-from nm2trt.graph.storage.threads import in_order, usable_cores
+from nm2trt.graph.storage.threads import usable_cores
 from nm2trt.graph.verify.group_counts import Finding, ReadWeight, count_groups, read_weight
 from nm2trt.nm.axes import OnnxWeight, onnx_weight
 from nm2trt.nm.eligibility import NOWHERE, Place, can_run_sparse
@@ -24,9 +26,6 @@ from nm2trt.nm.lineage import MaskBits, MaskHash
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan, PlanEntry
 from nm2trt.nm.verdict import PatternStatus, WeightFacts, WeightVerdict
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 DEFAULT_PATTERN = NMPattern(2, 4)
 # Elements from which counting a weight is worth a thread, if there are so many in all: two threads that hand
@@ -60,28 +59,14 @@ class WeightJudge:
         self.masks = MaskHash()
 
     def all(self, consumers: Sequence[Consumer]) -> list[WeightVerdict]:
-        """Judge operands; large weights are counted on several cores, a few ahead of the verdicts.
+        """Judge operands.
 
         Raises:
             ModelError: A stored tensor is damaged.
         """
-        if not _are_many(consumers):
-            return [self._verdict(*self._case(consumer), None) for consumer in consumers]
-        from concurrent.futures import ThreadPoolExecutor  # only here: it takes time to import
-
-        cores = usable_cores()
-        verdicts: list[WeightVerdict] = []
-        waiting: deque[tuple[_Case, PlanEntry | None, Future[_Counted] | None]] = deque()
-        with ThreadPoolExecutor(cores) as pool:
-            for consumer in consumers:
-                case, entry = self._case(consumer)
-                waiting.append(
-                    (case, entry, pool.submit(self._counted, case) if _is_large(consumer) else None)
-                )
-                if len(waiting) > 2 * cores:
-                    verdicts.append(self._verdict(*waiting.popleft()))
-            verdicts += [self._verdict(*item) for item in waiting]
-        return verdicts
+        cases = map(self._case, consumers)
+        counted = self._counted_ahead(cases, _are_many(consumers))
+        return [self._verdict(case, entry, count) for case, entry, count in counted]
 
     def hash_masks(self, consumers: Sequence[Consumer]) -> str:
         """Return the mask hash that `all` leaves in `masks`, without verdicts.
@@ -89,18 +74,37 @@ class WeightJudge:
         Raises:
             ModelError: A stored tensor is damaged.
         """
-        for bits in in_order(self._bits, consumers) if _are_many(consumers) else map(self._bits, consumers):
-            if bits is not None:
-                self.masks.add(bits)
+        cases = ((_Case(consumer, None, "", (), None), None) for consumer in consumers)
+        for case, _, count in self._counted_ahead(cases, _are_many(consumers)):
+            if case.consumer.state.kind == "constant":
+                with contextlib.suppress(Opaque):
+                    self.masks.add(count().bits)
         return self.masks.hexdigest()
 
-    def _bits(self, consumer: Consumer) -> MaskBits | None:
-        if consumer.state.kind != "constant":
-            return None
-        try:
-            return self._counted(_Case(consumer, None, "", (), None)).bits
-        except Opaque:
-            return None
+    def _counted_ahead(
+        self, cases: Iterable[tuple[_Case, PlanEntry | None]], many: bool
+    ) -> Iterator[tuple[_Case, PlanEntry | None, Callable[[], _Counted]]]:
+        """Yield each operand, its plan entry, and what counts it.
+
+        Of many weights the large stored ones are counted on several cores, a few ahead of the caller. What is
+        computed from stored ones is not: the bounds on the time and memory for it are those of one thread.
+        """
+        if not many:
+            for case, entry in cases:
+                yield case, entry, functools.partial(self._counted, case)
+            return
+        from concurrent.futures import ThreadPoolExecutor  # only here: it takes time to import
+
+        cores = usable_cores()
+        waiting: deque[tuple[_Case, PlanEntry | None, Callable[[], _Counted]]] = deque()
+        with ThreadPoolExecutor(cores) as pool:
+            for case, entry in cases:
+                large = _stored_size(case.consumer) >= _LARGE
+                count = pool.submit(self._counted, case).result if large else None
+                waiting.append((case, entry, count or functools.partial(self._counted, case)))
+                if len(waiting) > 2 * cores:
+                    yield waiting.popleft()
+            yield from waiting
 
     def _case(self, consumer: Consumer) -> tuple[_Case, PlanEntry | None]:
         sources = consumer.sources
@@ -109,12 +113,12 @@ class WeightJudge:
         entry = self._entry((name, *names[1:]))
         return _Case(consumer, sources[0] if sources else None, name, names[1:], self._wanted(entry)), entry
 
-    def _verdict(self, case: _Case, entry: PlanEntry | None, ahead: Future[_Counted] | None) -> WeightVerdict:
+    def _verdict(self, case: _Case, entry: PlanEntry | None, count: Callable[[], _Counted]) -> WeightVerdict:
         """Judge one operand; what cannot be evaluated is untraceable, with the reason."""
         try:
             if case.consumer.state.kind != "constant":
                 raise Opaque(case.consumer.state.why)
-            return self._traced(case, entry, self._counted(case) if ahead is None else ahead.result())
+            return self._traced(case, entry, count())
         except Opaque as why:
             return _untraceable(case, str(why))
 
@@ -291,11 +295,6 @@ def _are_many(consumers: Iterable[Consumer]) -> bool:
     return (
         usable_cores() > 1 and sum(size for size in map(_stored_size, consumers) if size >= _LARGE) >= _MANY
     )
-
-
-def _is_large(consumer: Consumer) -> bool:
-    """Tell whether counting a stored weight is worth a thread."""
-    return _stored_size(consumer) >= _LARGE
 
 
 def _stored_size(consumer: Consumer) -> int:

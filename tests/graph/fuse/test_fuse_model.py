@@ -153,6 +153,18 @@ def test_a_batchnorm_becomes_part_of_the_convolution(
     assert report.differences[0].max_relative < 1e-5
 
 
+def test_nothing_that_was_found_before_is_kept_in_an_open_model():
+    net = Net()
+    y = net.node("Mul", [net.random("mask", 8, 16, 1, 1), net.random("stored", 8, 16, 1, 1)], "masked")
+    made = net.model(net.norm(net.node("Conv", ["x", y], "c"), "bn", 8), [1, 16, 4, 4])
+    opened = load(made)
+    before = verify_model(opened)
+    fuse_model(opened, None)
+    after = verify_model(opened)
+    again = verify_model(opened.proto.SerializeToString())
+    assert after.weights == again.weights != before.weights
+
+
 @pytest.mark.parametrize(
     ("attributes", "shape", "addend"),
     [

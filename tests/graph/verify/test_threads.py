@@ -1,5 +1,7 @@
 """Large weights are counted in threads: verdicts, their order and the mask hash are those of one thread."""
 
+import threading
+
 import numpy as np
 import onnx
 import pytest
@@ -87,3 +89,23 @@ def test_a_small_model_starts_no_thread(monkeypatch, most, pools):
     monkeypatch.setattr(verdicts, "_MANY", most)
     verify_model(model())
     assert len(started) == pools
+
+
+def test_what_is_computed_from_weights_is_counted_in_one_thread(monkeypatch):
+    """Its bounds on time and memory are those of one thread."""
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: range(4))
+    made, counted = model(), {}
+    made.graph.node.insert(0, helper.make_node("Transpose", ["w1"], ["turned"], perm=[1, 0]))
+    next(node for node in made.graph.node if node.name == "mul1").input[1] = "turned"
+    judge = verdicts.WeightJudge._counted
+
+    def told(self, case):
+        counted[case.consumer.value] = threading.current_thread() is threading.main_thread()
+        return judge(self, case)
+
+    monkeypatch.setattr(verdicts.WeightJudge, "_counted", told)
+    for check in (verify_model, lambda made: without_verdicts(load(made))):
+        counted.clear()
+        check(made)
+        assert [name for name, alone in counted.items() if alone] == ["turned"]
+        assert len(counted) == 7

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from nm2trt.graph.storage.model import load
 from nm2trt.graph.verify.report import FAIL_ON
-from nm2trt.graph.verify.verify_model import verify_model
+from nm2trt.graph.verify.verify_model import verify_model, without_verdicts
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import METADATA_KEY, Plan, PlanEntry
 
@@ -85,6 +86,7 @@ def test_plan_status_and_gate(status, planned):
         plan=None if planned == "none" else Plan(entries, "sr-ste"),
     )
     report = verify_model(made)
+    assert without_verdicts(load(made)).mask_sha256 == report.mask_sha256
     answers = []
     for gate in FAIL_ON:
         failing = {verdict.weight for verdict in report.failures(gate)}
@@ -173,7 +175,9 @@ def test_what_was_not_seen_is_untraceable_with_its_node(case):
     made = proto(
         nodes, X | inputs, stored, domains=("local", "my.ops", "com.microsoft.nchwc"), functions=[SCALED]
     )
-    unseen = [verdict for verdict in verify_model(made).weights if verdict.pattern == "untraceable"]
+    report = verify_model(made)
+    assert without_verdicts(load(made)).mask_sha256 == report.mask_sha256
+    unseen = [verdict for verdict in report.weights if verdict.pattern == "untraceable"]
     assert len(unseen) == 1
     assert named in unseen[0].sentence
     if stored:
