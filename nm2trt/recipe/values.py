@@ -76,11 +76,12 @@ def _metrics(names: Sequence[str]) -> None:
 
 
 def _metric_options(options: Any) -> None:
-    if options.metric_options:
+    # Without a name the samples decide, between metrics that have no options.
+    names = _known_here(options.metrics or ("top-1",))
+    if options.metric_options and names:
         from nm2trt.validation.metrics.table import metric_options
 
-        # Without a name the samples decide, between metrics that have no options.
-        metric_options(options.metric_options, _known_here(options.metrics) or ("top-1",))
+        metric_options(options.metric_options, names)
 
 
 def _known_here(names: Sequence[str]) -> list[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 import shlex
 from dataclasses import dataclass
 from typing import Literal
 
+from nm2trt.options.engines import BuilderCommand, ProveCommand
+from nm2trt.options.field import Option, options_of
+from nm2trt.options.shared import Tabled
 from nm2trt.reporting.data import AccuracyRow, ReportData
 from nm2trt.reporting.decision import decisive
 
@@ -16,8 +19,6 @@ _TOLERATED = 0.01
 _SAMPLES, _TEST, _DENSE = "SAMPLES.npz", "TEST.npz", "DENSE.onnx"
 # Labelled samples that choose; figures of a test set that chose would flatter.
 _LABELLED = "LABELLED.npz"
-# Options of a build that a proof of the same model needs too.
-_OF_BUILDER = ("--profile", "--shape", "--target", "--backend")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +98,24 @@ def _open(data: ReportData, compared: list[AccuracyRow], missing: tuple[str, ...
 
 
 def _as_built(data: ReportData) -> str:
-    """Return the options of the run's last build that a proof needs too, as words of a shell."""
+    """Return the options of the run's last build that a proof takes too, as words of a shell."""
     built = [row.command for row in data.stages if row.stage == "build" and row.command]
-    typed = shlex.split(built[-1]) if built else []
-    pairs = itertools.pairwise(typed)
-    return "".join(f" {flag} {shlex.quote(value)}" for flag, value in pairs if flag in _OF_BUILDER)
+    typed = iter(shlex.split(built[-1]) if built else ())
+    kept = []
+    for word in typed:
+        flag, joined, _ = word.partition("=")
+        known = _of_builder().get(flag)
+        if known is not None:
+            kept.append(word)
+            kept += [] if joined or known.kind is bool else [next(typed, "")]
+    return "".join(f" {shlex.quote(word)}" for word in kept)
+
+
+@functools.cache
+def _of_builder() -> dict[str, Option]:
+    shown = {known.name for known in options_of(Tabled)}
+    both = (*options_of(BuilderCommand), *(o for o in options_of(ProveCommand) if o.name == "backend"))
+    return {known.flag: known for known in both if known.name not in shown}
 
 
 def _repair(data: ReportData, loss: AccuracyRow) -> str:

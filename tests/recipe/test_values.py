@@ -114,10 +114,11 @@ def test_the_file_of_an_exported_model_has_to_be_there(folder):
     assert run_recipe(folder / "r.yaml", dry_run=True, allow_functions=True).stages[0].status == "would run"
 
 
-def test_a_dry_run_imports_no_code_of_the_recipe(folder):
+@pytest.mark.parametrize("more", ["", ", metric_options: [blank=0]"], ids=["plain", "options"])
+def test_a_dry_run_imports_no_code_of_the_recipe(folder, more):
     (folder / "judge.py").write_text("raise SystemExit(3)")
     recipe = folder / "r.yaml"
-    recipe.write_text(f"{HEAD}  validate: {{data: d.npz, metrics: ['judge:score']}}\n")
+    recipe.write_text(f"{HEAD}  validate: {{data: d.npz, metrics: ['judge:score']{more}}}\n")
     assert run_recipe(recipe, dry_run=True, allow_functions=True).stages[0].status == "would run"
 
 

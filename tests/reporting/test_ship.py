@@ -1,13 +1,18 @@
 """The verdict that a report opens with: a lost stage says no, whatever the later ones say."""
 
 import json
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 import nm2trt
 from nm2trt.cli import main
+from nm2trt.cli.dispatch import chosen_parser
 from nm2trt.errors import InputError
+from nm2trt.options.command_line import options_from, words
+from nm2trt.options.engines import BuildCommand, ProveCommand
 from nm2trt.reporting.collect import collect
 from nm2trt.reporting.curves import curves_of
 from nm2trt.reporting.folder import RunFolder
@@ -104,14 +109,28 @@ def test_what_nobody_measured_is_named_and_no_speed_is_claimed(run, tmp_path):
     assert found.answer == "open"
     assert found.not_measured == ("which kernels run, sparse or dense", "speed on the GPU")
     assert found.next_step.startswith("nm2trt prove ")
+    asked = BuildCommand(
+        model=Path("net.onnx"),
+        output=Path("x.rtx"),
+        sparsity="force",
+        backend="trt",
+        targets="sm80",
+        profiles=("a b:1,2,4", "-c:1,2,4"),
+        plugins=(Path("p.so"),),
+        tf32=False,
+        dry_run=True,
+    )
     rows = [
-        replace(row, command=f"{row.command} --profile 'a b:1,2,4' -o x --target=sm86 --target sm80")
-        if row.stage == "build"
-        else row
+        replace(row, command=shlex.join(["nm2trt", *words("build", asked)])) if row.stage == "build" else row
         for row in data.stages
     ]
     built = ship(replace(data, accuracy=(tight,), stages=tuple(rows)))
-    assert built.next_step.partition("  #")[0].endswith(" --profile 'a b:1,2,4' --target sm80")
+    typed = shlex.split(built.next_step.partition("  #")[0])
+    proof = options_from(chosen_parser("prove").parse_args(typed[2:]), ProveCommand)
+    assert typed[:2] == ["nm2trt", "prove"]
+    for name in ("backend", "targets", "profiles", "plugins", "tf32"):
+        assert getattr(proof, name) == getattr(asked, name), name
+    assert (proof.output, proof.model == asked.output) == (None, False)
     assert next(fact for fact in headline(data) if fact.label == "speed").value == "not measured"
     nothing = ship(replace(data, accuracy=()))
     assert (nothing.answer, nothing.not_measured[0]) == ("open", "accuracy against the dense model")
