@@ -130,7 +130,7 @@ class ReportCommand(Reported):
 class SamplesCommand(Reported):
     """Options of `nm2trt samples`."""
 
-    action: Literal["list", "copy"] = option(flag="", help="list the samples, or copy one")
+    action: Literal["list", "copy"] = option("list", flag="", help="list the samples (default), or copy one")
     name: str | None = option(None, flag="", metavar="SAMPLE", help="its number or name, as in 01")
     output: str | None = option(
         None, short="-o", metavar="DIR", help="copy to DIR/samples (default: the current folder)"

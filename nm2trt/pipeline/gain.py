@@ -73,5 +73,5 @@ def open_table(table: str | os.PathLike[str]) -> GainTable:
     from nm2trt.files import read_input
     from nm2trt.nm.gain_table import parse_gain_table
 
-    data = read_input(table, "a gain table of benchmarks/gpu_gain.py, a JSON")
+    data = read_input(table, "a gain table")
     return parse_gain_table(data, where=str(table))

@@ -65,7 +65,7 @@ def sparsify(
         from nm2trt.files import read_input
         from nm2trt.nm.gain_table import parse_dense_names
 
-        dense = parse_dense_names(read_input(gain, "a report of nm2trt gain --json"), where=str(gain))
+        dense = parse_dense_names(read_input(gain, "an `nm2trt gain --json`"), where=str(gain))
     return sparsify_module(
         model,
         method=method,

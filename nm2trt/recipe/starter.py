@@ -134,7 +134,7 @@ def write_recipe(
     root = target.resolve().parent
     if not model.resolve().is_relative_to(root):
         raise InputError(f"{model} is not below {root}, the folder of the recipe; put them together")
-    samples = None if calib is None else _below(check_input(calib, "a file of samples"), root)
+    samples = None if calib is None else _below(check_input(calib, "a samples"), root)
     holds = report.counts.get("holds", 0)
     single = _is_single(report)
     precision = _precision(single=single, calib=samples)

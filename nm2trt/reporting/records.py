@@ -176,7 +176,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: It is missing, no JSON, too large, or of another schema.
     """
-    written = read_input(path, "a JSON record of a run")
+    written = read_input(path, "a stage record")
     try:
         data = json.loads(written)
     except (ValueError, RecursionError) as error:

@@ -12,8 +12,9 @@ from nm2trt.extras import install
 SAMPLES = Path(__file__).parents[2] / "samples"
 
 
-def test_every_sample_is_listed_with_its_title(capsys):
-    assert main(["samples", "list", "--json"]) == 0
+@pytest.mark.parametrize("words", [["list"], []])
+def test_every_sample_is_listed_with_its_title(capsys, words):
+    assert main(["samples", *words, "--json"]) == 0
     titles = json.loads(capsys.readouterr().out)["samples"]
     assert list(titles) == sorted(path.parent.name for path in SAMPLES.glob("*/README.md"))
     assert titles["05_triton"] == "served by Triton, and checked"
