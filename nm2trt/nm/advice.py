@@ -62,6 +62,19 @@ def is_prunable(verdict: WeightVerdict) -> bool:
     return channels >= LEAST_CHANNELS and facts.operator not in ("LSTM", "GRU", "RNN")
 
 
+def is_lowered(verdict: WeightVerdict) -> bool:
+    """Tell whether `nm2trt quantize` lowers such a weight, if it stands in the main graph."""
+    facts = verdict.facts
+    return facts is not None and facts.operator in _LOWERED and facts.constant_input_index == 1
+
+
+def is_rebuilt(verdict: WeightVerdict) -> bool:
+    """Tell whether `nm2trt prune --calib` rebuilds such a weight, if it stands in the main graph."""
+    facts = verdict.facts
+    whole = facts is not None and (facts.conv_groups == 1 if facts.convolution else len(facts.shape) == 2)
+    return whole and is_lowered(verdict)
+
+
 def is_quantised(verdict: WeightVerdict) -> bool:
     """Tell whether a weight is stored in INT8 or FP8, of which samples rebuild nothing."""
     return verdict.facts is not None and verdict.facts.dtype.startswith(_QUANTISED)

@@ -2,42 +2,62 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from nm2trt.nm.advice import holds_two_of_four, is_prunable, is_quantised
+from nm2trt.nm.advice import holds_two_of_four, is_lowered, is_prunable, is_quantised, is_rebuilt
 from nm2trt.nm.eligibility import Place, can_run_sparse
 from nm2trt.nm.outlook import assumed_sparse, type_forbids
 from nm2trt.nm.verdict import WeightVerdict
+
+if TYPE_CHECKING:
+    from nm2trt.graph.verify.report import VerifyReport
 
 # Stands for a file that only the user has: about a hundred unlabelled inputs.
 SAMPLES = "SAMPLES.npz"
 
 
-def next_command(model: str, weights: Sequence[WeightVerdict], place: Place, *, planned: bool = False) -> str:
+def next_command(model: str, report: VerifyReport) -> str:
     """Return the command that brings an ONNX file closer to running sparse; "" if none is known.
 
     Args:
         model: The file, as a word of a shell.
-        weights: What `verify` found out of every weight.
-        place: Builder, version and targets.
-        planned: Whether the file carries a plan, which a broken weight then breaks.
+        report: What `verify` found out of it, at the place to build for.
     """
+    weights, place = report.weights, report.place
     broken = [verdict for verdict in weights if verdict.pattern == "broken"]
     holding = [verdict for verdict in weights if holds_two_of_four(verdict)]
-    if not holding or (planned and broken):
+    if not holding or (report.plan is not None and broken):
         # What is quantised, or of a type without sparse kernels, has to start again from the float32 model,
         # whose name is not known here.
-        lost = any(map(is_quantised, weights)) or (broken and all(type_forbids(v, place) for v in broken))
-        prunable = any(map(is_prunable, weights)) and not lost
-        return f"nm2trt prune {model} --calib {SAMPLES}" if prunable else ""
+        lost = bool(report.quantised) or any(map(is_quantised, weights))
+        lost = lost or (bool(broken) and all(type_forbids(v, place) for v in broken))
+        return "" if lost else pruning_command(model, report)
     build = f"nm2trt build {model} --sparsity"
     dtype = sparse_dtype(holding, place)
-    if dtype is None:
+    lowers = not report.quantised and any(is_lowered(v) and v.consumer not in report.nested for v in holding)
+    if dtype is None or (dtype == "int8" and not lowers):
         return f"nm2trt explain {model}"
     return {
         "float16": f"{build} --precision fp16",
         "int8": f"{build} --precision int8 --calib {SAMPLES}",
     }.get(dtype, build)
+
+
+def pruning_command(model: str, report: VerifyReport) -> str:
+    """Return the command that prunes a float model: from samples if they rebuild a weight, else by magnitude.
+
+    Args:
+        model: The file, as a word of a shell.
+        report: What `verify` found out of it, or of what was made of it.
+    """
+    prunable = [verdict for verdict in report.weights if is_prunable(verdict)]
+    reads = Counter(verdict.weight for verdict in report.weights)
+    if any(is_rebuilt(v) and v.consumer not in report.nested and reads[v.weight] == 1 for v in prunable):
+        return f"nm2trt prune {model} --calib {SAMPLES}"
+    able = report.quantised or sparse_dtype(prunable, report.place) is not None
+    return f"nm2trt prune {model}" if prunable and able else ""
 
 
 def sparse_dtype(weights: Sequence[WeightVerdict], place: Place) -> str | None:

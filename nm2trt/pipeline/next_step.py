@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from nm2trt.extras import install
-from nm2trt.nm.advice import is_prunable
 from nm2trt.nm.eligibility import NOWHERE
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def next_step(
     Raises:
         InputError: The file cannot be read.
     """
-    from nm2trt.pipeline.next_command import SAMPLES, next_command, sparse_dtype
+    from nm2trt.pipeline.next_command import SAMPLES, next_command, pruning_command, sparse_dtype
 
     if report is None:
         from nm2trt.pipeline.verify import verify
@@ -67,13 +66,11 @@ def next_step(
 
         report = report.at(place_of(backend, targets))
     file, start = shlex.quote(str(model)), None if source is None else shlex.quote(source)
-    command = next_command(file, report.weights, report.place, planned=report.plan is not None)
-    if start is not None and any(map(is_prunable, report.weights)):
+    command = next_command(file, report)
+    if start is not None and (not command or command.startswith("nm2trt prune")):
         # The samples have more to choose from there than in what was made of it.
-        if not command:
-            command = f"nm2trt prune {start} --calib {SAMPLES} --to int8"
-        elif command.startswith("nm2trt prune"):
-            command = next_command(start, report.weights, report.place)
+        again = pruning_command(start, report)
+        command = f"{again} --to int8" if not command and again.endswith(SAMPLES) else again
     if not command and report.weights:
         command = f"nm2trt explain {file}"  # it says of each weight what would help
     if samples is not None and samples.endswith(".npz"):  # a recipe may need a root and permissions

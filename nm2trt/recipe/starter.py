@@ -7,18 +7,16 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nm2trt.engine.profiles import DEFAULT_BATCH, guessed_profiles
 from nm2trt.errors import InputError, OutputError
 from nm2trt.files import check_input, check_output, unnamed_output, write_atomic
 from nm2trt.json_value import JsonValue
-from nm2trt.nm.eligibility import can_run_sparse
-from nm2trt.nm.outlook import assumed_sparse, outlook
+from nm2trt.nm.advice import is_prunable
+from nm2trt.pipeline.next_command import SAMPLES, pruning_command
 from nm2trt.recipe.schema import RECIPE_VERSION
-
-if TYPE_CHECKING:
-    from nm2trt.graph.verify.report import VerifyReport
+from nm2trt.recipe.starter_outlook import recipe_outlook, recipe_precision
 
 _HEAD = """\
 # A recipe of nm2trt: `nm2trt run {file}` runs it, skipping what is done; `--dry-run` says what would run.
@@ -31,14 +29,17 @@ model: {model}
 stages:
 """
 _PRUNE = """\
-  # {why}. This prunes them by magnitude and repairs nothing: with about a hundred
-  # unlabelled samples, `nm2trt init --calib SAMPLES.npz --force` rebuilds them here instead.
+  # {why}. This prunes them by magnitude and repairs nothing: {instead}.
   prune: {{pattern: "2:4", min_channels: 16}}
 """
 _REBUILD = """\
-  # {why}. Masks and values{joint} are solved from the samples, layer by layer.
-  prune: {{pattern: "2:4", min_channels: 16, calib: {calib}{to}}}
+  # {why}. Masks and values in int8 are solved from the samples, layer by layer.
+  prune: {{pattern: "2:4", min_channels: 16, calib: {calib}, to: int8}}
 """
+_INSTEAD = """with about a hundred
+  # unlabelled samples, `nm2trt init --calib SAMPLES.npz --force` rebuilds them here instead"""
+_CANNOT = """samples can rebuild
+  # only the weight of a Conv, Gemm or MatMul in the main graph of a float32 model"""
 _HOLDS = """\
   # {why}; to prune by magnitude anyway, remove the #.
   # prune: {{pattern: "2:4", min_channels: 16}}
@@ -136,9 +137,9 @@ def write_recipe(
         raise InputError(f"{model} is not below {root}, the folder of the recipe; put them together")
     samples = None if calib is None else _below(check_input(calib, "a samples"), root)
     holds = report.counts.get("holds", 0)
-    single = _is_single(report)
-    precision = _precision(single=single, calib=samples)
-    sentence = _outlook(report, model, precision)
+    precision = recipe_precision(report, calib=samples)
+    rebuilds = not holds and precision == "int8" and pruning_command("", report).endswith(SAMPLES)
+    sentence = recipe_outlook(report, model, precision, rebuilds=rebuilds)
     text = _text(
         target.name,
         str(model.resolve().relative_to(root)),
@@ -148,6 +149,8 @@ def write_recipe(
         broken=bool(report.failures("broken")) and holds > 0,
         precision=precision,
         calib=samples,
+        prunable=any(map(is_prunable, report.weights)),
+        joint=rebuilds,
         sentence=sentence,
         choice=(backend, targets),
         inputs=[(tensor.name, list(tensor.shape or ())) for tensor in getattr(info, "inputs", ())],
@@ -162,40 +165,6 @@ def _below(path: Path, root: Path) -> str:
     return str(path.resolve().relative_to(root))
 
 
-def _is_single(report: VerifyReport) -> bool:
-    """Tell whether a model is float32, and no layer of it quantised: what is, keeps the types that it has."""
-    computed = {v.facts.dtype if v.facts is not None else v.dtype for v in report.weights}
-    quantised = any("int" in dtype or dtype.startswith("float8") for dtype in computed)
-    return "float32" in computed and not quantised and not report.islands
-
-
-def _precision(*, single: bool, calib: str | None) -> str:
-    """Return the type that the recipe lowers to: int8 with samples, else fp16; "" if none is float32."""
-    if not single:
-        return ""
-    return "fp16" if calib is None else "int8"
-
-
-def _outlook(report: VerifyReport, model: Path, precision: str) -> str:
-    """Say what the recipe's result can run sparse, and if nothing, what would."""
-    dtype = {"int8": "int8", "fp16": "float16"}.get(precision)
-    assumed = assumed_sparse(report.weights, dtype=dtype)
-    sentence = outlook(assumed, report.place)
-    if any(v.facts is not None and can_run_sparse(v.facts, report.place).answer == "yes" for v in assumed):
-        return f"once the recipe has run, up to {sentence}" if precision else sentence
-    in_int8 = assumed_sparse(report.weights, dtype="int8")
-    able = [
-        v for v in in_int8 if v.facts is not None and can_run_sparse(v.facts, report.place).answer == "yes"
-    ]
-    if precision == "fp16" and able:
-        start = sentence.partition(":")[0]
-        return (
-            f"{start} in fp16: int8 is needed; nm2trt init {model} --calib SAMPLES.npz --force writes a "
-            "recipe that quantises"
-        )
-    return sentence
-
-
 def _text(
     file: str,
     model: str,
@@ -206,16 +175,17 @@ def _text(
     broken: bool,
     precision: str,
     calib: str | None,
+    prunable: bool,
+    joint: bool,
     sentence: str,
     inputs: list[tuple[str, list[Any]]],
     choice: tuple[str | None, str | None],
 ) -> str:
     parts = [_HEAD.format(file=_word(file), version=RECIPE_VERSION, name=_quoted(name), model=_quoted(model))]
-    samples = _quoted(calib or "")
-    # One solve does all three: it fuses, prunes and quantises.
-    joint = not holds and precision == "int8"
-    parts.append(_pruned(holds, weights, samples if calib and precision else "", joint=joint))
-    if not joint:
+    samples = _quoted(calib) if calib else ""
+    if holds or prunable:
+        parts.append(_pruned(holds, weights, samples, joint=joint))
+    if not joint:  # else one solve does all three: it fuses, prunes and quantises
         parts.append(_FUSE)
     if precision == "fp16":
         parts.append(_CAST)
@@ -231,14 +201,13 @@ def _text(
 
 
 def _pruned(holds: int, weights: int, calib: str, *, joint: bool) -> str:
-    """Return the stage that prunes: from the samples of `calib`, or by magnitude if it is ""."""
+    """Return the stage that prunes: to int8 from the samples of `calib`, or by magnitude."""
     if holds:
         return _HOLDS.format(why=f"{holds} of {weights} weights hold 2:4 already")
     why = f"None of the {weights} weights holds 2:4 yet"
-    if not calib:
-        return _PRUNE.format(why=why)
-    integers, to = (" in int8", ", to: int8") if joint else ("", "")
-    return _REBUILD.format(why=why, joint=integers, calib=calib, to=to)
+    if joint:
+        return _REBUILD.format(why=why, calib=calib)
+    return _PRUNE.format(why=why, instead=_CANNOT if calib else _INSTEAD)
 
 
 def _build(

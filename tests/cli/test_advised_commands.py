@@ -59,6 +59,7 @@ ADVICE = {
     ("pipeline/next_step.py", "explain"): "test_the_chain_from_a_dense_file",
     ("recipe/starter.py", "run"): "test_a_recipe_and_its_comments",
     ("recipe/starter.py", "init"): "test_a_recipe_and_its_comments",
+    ("recipe/starter_outlook.py", "init"): "test_a_recipe_and_its_comments",
     ("recipe/starter.py", "sparsify"): "tests/recipe/test_training_stages.py",
     ("reporting/ship.py", "prune"): "tests/recipe/test_next_command.py",
     ("reporting/ship.py", "validate"): "tests/recipe/test_next_command.py",

@@ -54,10 +54,18 @@ def refuse_quantised(model: Model, remedy: str) -> None:
     Raises:
         ModelError: There is such a node.
     """
+    found = quantised_node(model)
+    if found:
+        raise ModelError(f"{model.name} is quantised already: {found}; {remedy}")
+
+
+def quantised_node(model: Model) -> str:
+    """Name the first node that quantises, dequantises or computes with integers or codes; "" without one."""
     for scope, node in walk(model):
         kind = node.op_type
         if kind in _QUANTISED or kind.startswith(_QUANTISED_STARTS) or kind.endswith(_QUANTISED_ENDS):
-            raise ModelError(f"{model.name} is quantised already: {kind} at {scope.label(node)!r}; {remedy}")
+            return f"{kind} at {scope.label(node)!r}"
+    return ""
 
 
 def dequantised(scope: Scope, value: str) -> Dequantised | None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from nm2trt.errors import InputError
 from nm2trt.graph.analysis.blocked_layout import BLOCKED
 from nm2trt.graph.analysis.qdq_islands import find_islands
+from nm2trt.graph.analysis.quantised_values import quantised_node
 from nm2trt.graph.analysis.scopes import walk
 from nm2trt.graph.analysis.shapes import infer_shapes
 from nm2trt.graph.analysis.sound_nodes import check_nodes
@@ -98,6 +99,8 @@ def _verify(model: Model, asked: NMPattern | None, as_dtype: str | None) -> Veri
         recorded_mask_sha256=entries.get(lineage.METADATA_KEY, ""),
         summary=summarise(model, found),
         islands=tuple(islands.values()),
+        nested=frozenset(operand.label for operand in operands if operand.scope.name),
+        quantised=quantised_node(model),
     )
 
 
