@@ -180,4 +180,11 @@ class ServeCommand(Reported):
     load: tuple[str, ...] = option(
         (), metavar="NAME", help="model to load at the start (default: all of them)"
     )
+    ready_timeout_s: float = option(
+        60.0,
+        flag="--timeout",
+        metavar="S",
+        over=0,
+        help="longest wait until the models are loaded (default: 60 s)",
+    )
     log: Path | None = option(None, metavar="FILE", help="the server's log (default: stderr)")

@@ -183,6 +183,14 @@ def test_serve_says_when_the_server_ends_by_itself(tmp_path, tritonserver):
     assert "the server stopped by itself, with status -9" in err
 
 
+def test_serve_waits_as_long_as_it_is_told(tmp_path, tritonserver, capsys):
+    deploy(net(tmp_path / "m.onnx"), tmp_path / "models", "--backend", "python")
+    (tmp_path / "models" / "m" / "1" / "model.py").write_text("import time; time.sleep(600)")
+    words = ["serve", "--repository", str(tmp_path / "models"), "--log", str(tmp_path / "log.txt")]
+    assert main([*words, "--timeout", "0.5"]) == 4
+    assert "the server was not ready within 0.5 s (--timeout)" in capsys.readouterr().err
+
+
 def test_serve_without_a_server(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("NM2TRT_TRITONSERVER", str(tmp_path / "none"))
     assert main(["serve", "--repository", str(tmp_path)]) == 2

@@ -192,7 +192,9 @@ def _wait_until_ready(server: RunningServer, options: ServerOptions, log_start: 
             raise BackendError(f"the server stopped with status {server.wait()}: {said}")
         if time.monotonic() > limit:
             said = _last_words(options.log, log_start)
-            raise BackendError(f"the server was not ready within {options.ready_timeout_s:g} s: {said}")
+            raise BackendError(
+                f"the server was not ready within {options.ready_timeout_s:g} s (--timeout): {said}"
+            )
         time.sleep(0.05)
 
 
