@@ -195,8 +195,8 @@ def _refuse_attached(model: nn.Module) -> None:
         if method is not None:
             layer = name.partition(".parametrizations")[0] or "the model"
             raise SparsifyError(
-                f"{method} is still attached to {layer}; call finalize() on what sparsify returned, "
-                "then export"
+                f"{method} is still attached to {layer}; call finalize() on what sparsify returned, or "
+                "finalize(copy.deepcopy(model)) to go on training, then export what it returns"
             )
 
 

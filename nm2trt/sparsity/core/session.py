@@ -128,12 +128,20 @@ class SparseSession:
         model: The attached model.
         plan: What is sparse and what is dense, with reasons.
         weights: The sparse weights, in the plan's order.
+        facts: What a method that ends with `sparsify` adds to the report.
     """
 
-    def __init__(self, model: nn.Module, plan: Plan, weights: tuple[TrackedWeight, ...]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        weights: tuple[TrackedWeight, ...],
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
         self.model = model
         self.plan = plan
         self.weights = weights
+        self.facts = dict(facts or {})
         self._finalized = False
         modules = {id(site.module): site.module for weight in weights for site in weight.sites}
         self._key_hooks = [handle for module in modules.values() for handle in state_keys.install(module)]
@@ -202,7 +210,8 @@ class SparseSession:
 
     def report(self) -> dict[str, Any]:
         """Return SAD, sparsity and the method's own numbers, by layer and in all, as a plain dict."""
-        return report(self.plan, self.step, [(w.name, w.sparse, self._anchors[w.name]) for w in self.weights])
+        parts = [(weight.name, weight.sparse, self._anchors[weight.name]) for weight in self.weights]
+        return {**report(self.plan, self.step, parts), **self.facts}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the session's own state: method, patterns, step and the anchors of SAD.

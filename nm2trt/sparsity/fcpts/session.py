@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nm2trt.errors import SparsifyError
 from nm2trt.nm.pattern import NMPattern
@@ -105,12 +105,6 @@ class FcptsSession(SparseSession):
     `finalize()` bakes the zeros in. Before it, `attach(optimizer)` allows further training with masks fixed.
     """
 
-    def __init__(
-        self, model: nn.Module, plan: Plan, weights: tuple[TrackedWeight, ...], facts: dict[str, Any]
-    ) -> None:
-        super().__init__(model, plan, weights)
-        self.facts = facts
-
     def report(self) -> dict[str, Any]:
         """Return the base's numbers and those of the run.
 
@@ -129,7 +123,7 @@ class FcptsSession(SparseSession):
         sizes = {entry.weight: torch.Size(entry.shape).numel() for entry in self.plan}
         sparse = sum(sizes[weight.name] for weight in self.weights)
         rates = {"rate": zeros / sparse, "rate_of_all": zeros / sum(sizes.values())}
-        return {**result, **self.facts, **rates}
+        return {**result, **rates}
 
 
 def _structured(request: Request, distiller: Distiller) -> _Outcome:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from nm2trt.errors import SparsifyError, SparsityError
@@ -24,7 +24,6 @@ from nm2trt.sparsity.core.borrowed_model import hash_tensors, kept_on_error, nam
 from nm2trt.sparsity.core.calibration_batches import CalibrationBatch, joined, read_batches
 from nm2trt.sparsity.core.layer_choice import Choice
 from nm2trt.sparsity.core.session import Request, SparseSession
-from nm2trt.sparsity.core.tracked_weight import TrackedWeight
 from nm2trt.sparsity.reconstruct.options import RebuildOptions
 from nm2trt.sparsity.reconstruct.parts import Part
 from nm2trt.sparsity.reconstruct.processes import Processes
@@ -104,12 +103,6 @@ class ReconstructSession(SparseSession):
     `finalize()` bakes the zeros in. Before it, `attach(optimizer)` allows further training with masks fixed.
     """
 
-    def __init__(
-        self, model: nn.Module, plan: Plan, weights: tuple[TrackedWeight, ...], facts: dict[str, Any]
-    ) -> None:
-        super().__init__(model, plan, weights)
-        self.facts = facts
-
     def report(self) -> dict[str, Any]:
         """Return the base's numbers and those of the run.
 
@@ -119,7 +112,7 @@ class ReconstructSession(SparseSession):
         `outputs` compares the model's outputs with the dense ones: squared `error` as a share of the variance
         and, over rows of class scores, `kl` in nats and `agreement`.
         """
-        return {**super().report(), **self.facts}
+        return super().report()
 
 
 class _Rebuilt:
