@@ -136,11 +136,22 @@ class _Histograms:
             if array.size and not np.isfinite(array).all():
                 raise DataError(f"{name!r} becomes NaN or infinite inside the model on these samples")
             self._coarsen(name, float(np.abs(array).max(initial=0.0)))
-        numbers = {name: array.astype(np.float32, copy=False) for name, array in values.items()}
+        numbers = {name: self._spread(array.astype(np.float32, copy=False)) for name, array in values.items()}
         if self._absolute:
             self._library.collect_absolute_value({name: [array] for name, array in numbers.items()})
         else:
             self._library.collect_value(numbers)
+
+    def _spread(self, array: Array) -> Array:
+        """Return the numbers with a 0 beside them if they lie too close together for the library's bins."""
+        if not array.size:
+            return array
+        magnitudes = np.abs(array)
+        low, high = magnitudes.min(), magnitudes.max()
+        if high < self._bins * np.finfo(np.float32).tiny:
+            return np.zeros_like(array)  # the bins themselves would have no width
+        narrow = high - low <= self._bins * np.spacing(high)
+        return np.append(array, np.float32(0)) if narrow else array
 
     def _coarsen(self, name: str, largest: float) -> None:
         """Give a histogram wider bins if the library would add too many of the old width."""

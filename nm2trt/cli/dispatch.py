@@ -9,6 +9,7 @@ import functools
 import importlib
 import io
 import os
+import stat
 import sys
 import threading
 from typing import Any, ClassVar, NoReturn, TextIO
@@ -97,6 +98,7 @@ def _run(arguments: list[str]) -> int:
     await_json("--json" in arguments)
     _Parser.typed = arguments
     _open_streams()
+    _outlive_readers()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names are data; not every terminal can show them
@@ -125,10 +127,6 @@ def _run(arguments: list[str]) -> int:
         return _fail(str(error), status, _kind(error), error.partial)
     except KeyboardInterrupt as signalled:
         return _interrupted(signalled)
-    except BrokenPipeError:
-        # The reader of our output has gone; there is nobody to tell.
-        _discard(sys.stdout)
-        return 0
     except SystemExit as stop:
         _flush(sys.stdout)
         _flush(sys.stderr)
@@ -276,6 +274,32 @@ def _open_streams() -> None:
                 os.dup2(opened, number)
                 os.close(opened)
             setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
+
+
+class _Outliving(io.FileIO):
+    """A pipe that is written on to /dev/null once its reader has gone."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return len(data)
+
+
+def _outlive_readers() -> None:
+    """Let a command end with its own status if the reader of its output leaves: a gate that failed has failed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        with contextlib.suppress(OSError, ValueError):  # it may be no file at all
+            kind = os.fstat(stream.fileno()).st_mode
+            if isinstance(stream, io.TextIOWrapper) and (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind)):
+                stream.flush()
+                raw = _Outliving(stream.fileno(), "w", closefd=False)
+                text = io.TextIOWrapper(
+                    io.BufferedWriter(raw), encoding=stream.encoding, line_buffering=stream.line_buffering
+                )
+                setattr(sys, name, text)
 
 
 def _flush(stream: TextIO) -> None:

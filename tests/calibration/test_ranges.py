@@ -90,6 +90,19 @@ def test_a_percentile_is_that_of_all_magnitudes_to_the_width_of_a_bin(percentile
     assert ranges.largest("v") == pytest.approx(wanted, abs=float(np.abs(data).max()) / 512)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("value", [1e-42, 1e-6, 7e4])
+@pytest.mark.parametrize("ulps", [0, 100])
+def test_numbers_that_hardly_differ_have_a_range_all_the_same(method, value, ulps):
+    """A histogram of the numbers between the least and the largest would have bins without width."""
+    least = np.float32(value)
+    data = np.full((24, 50), least, np.float32)
+    data[3] = least + ulps * np.spacing(least)
+    high = Calibration(data, method, 99.999)().largest("v")
+    assert high <= (1 if value < 1e-34 else 1.01 * value)
+    assert method == "entropy" or value < 1e-34 or high >= 0.99 * value
+
+
 @pytest.mark.parametrize("method", ["percentile", "entropy"])
 def test_what_fills_up_a_fixed_batch_is_not_counted(method):
     data = normal(3)

@@ -139,6 +139,21 @@ def test_a_pipe_gets_plain_text_and_no_rich(folder):
     assert done.stdout.splitlines()[-1] == "False"
 
 
+@pytest.mark.parametrize("more", [["--json"], []])
+@pytest.mark.parametrize(("model", "status"), [("dense.onnx", 3), ("sparse.onnx", 0)])
+def test_a_gate_keeps_its_status_if_the_reader_of_its_output_has_gone(folder, model, status, more):
+    """The JSON is longer than a buffer of the stream, the text is shorter."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "nm2trt", "verify", model, "--report", "report.json", *more]
+    try:
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (status, "")
+    assert (folder / "report.json").is_file()
+
+
 def recommended(out):
     """Return the words of the command that a command ended with."""
     (line,) = [line for line in out.splitlines() if line.startswith("next:")]
