@@ -288,7 +288,7 @@ class _Outliving(io.FileIO):
 
 
 def _outlive_readers() -> None:
-    """Let a command end with its own status if the reader of its output leaves: a gate that failed has failed."""
+    """Let a command end with its own status if the reader of its output leaves: a failed gate has failed."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         with contextlib.suppress(OSError, ValueError):  # it may be no file at all
