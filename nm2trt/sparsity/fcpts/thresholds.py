@@ -260,7 +260,7 @@ def exact_masks(
     zeros = min(zeros, flat.numel() - len(falls))
     kept = torch.ones_like(flat, dtype=torch.bool)
     if zeros > 0:
-        limit = flat.kthvalue(zeros).values if flat.is_cuda else _kth(flat, zeros)
+        limit = _kth(flat, zeros) if flat.device.type == "cpu" else flat.kthvalue(zeros).values
         kept = flat > limit
         tied = (flat == limit).nonzero().reshape(-1)
         short = int(torch.count_nonzero(kept)) + tied.numel() - (flat.numel() - zeros)

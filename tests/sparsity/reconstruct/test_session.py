@@ -152,7 +152,7 @@ def rebuilt(model, batches, device):
         wanted = model(fresh)
     given = [batch.to(device) for batch in batches[:-1]]
     nm2trt.sparsify(model, method="reconstruct", calibration=given).finalize()
-    assert {parameter.device.type for parameter in model.parameters()} == {device}
+    assert {parameter.device for parameter in model.parameters()} == {fresh.device}
     for name in sparse_weights(model):
         assert check(model.get_parameter(name).detach().cpu().numpy(), TWO_FOUR, axis=1).holds
     with torch.no_grad():
