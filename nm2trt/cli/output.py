@@ -208,9 +208,9 @@ def print_error(message: str) -> None:
         tell(f"nm2trt: {' '.join(message.split())}")
 
 
-def plain_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
+def plain_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a small table whose rows all differ; the last column is wrapped if space is short."""
-    print_table(small_table(headers, rows, title), every_row=True)
+    print_table(small_table(headers, rows), every_row=True)
 
 
 def say(sentence: str = "", mark: Mark = "", *, indent: str = "") -> None:

@@ -135,21 +135,6 @@ def bench(
     return BenchResult(benchmark, earlier)
 
 
-def parse_batches(text: str) -> tuple[int, ...]:
-    """Return batch sizes from a text as in "1,8,32".
-
-    Raises:
-        InputError: The text is not a list of sizes from 1 up.
-    """
-    try:
-        sizes = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        sizes = ()
-    if not sizes or min(sizes) < 1:
-        raise InputError(f"{text!r} is not a list of batch sizes; write them as in 1,8,32")
-    return tuple(dict.fromkeys(sizes))
-
-
 def unique_names(artefacts: Sequence[str | os.PathLike[str]]) -> list[str]:
     """Return a name per artefact: its path, with a number if the same path came before."""
     names: list[str] = []

@@ -18,10 +18,8 @@ if TYPE_CHECKING:
     import torch
 
     from nm2trt.compare.output_difference import OutputDifference
-    from nm2trt.graph.permute.permute_graph import Permutation
     from nm2trt.graph.permute.permute_model import PermuteReport
-    from nm2trt.graph.permute.space_search import PermuteOptions, SaliencyOf, SpaceResult
-    from nm2trt.graph.storage.model import Model
+    from nm2trt.graph.permute.space_search import PermuteOptions, SpaceResult
     from nm2trt.nm.pattern import NMPattern
 
 
@@ -125,27 +123,6 @@ def permute(
     if output is None:
         raise InputError("a torch module is permuted along an example of what it takes; give one")
     return _permute_module(model, output, options, compare=compare)
-
-
-def permute_open_model(
-    model: Model, options: PermuteOptions | None = None, *, saliency: SaliencyOf | None = None
-) -> Permutation:
-    """Permute the channels of an open model in memory; nothing is written or compared.
-
-    Args:
-        model: The model; its stored tensors are moved.
-        options: Which weights count, and how long to search.
-        saliency: How much each element of a weight matters; by default its magnitude.
-
-    Raises:
-        ModelError: The model is quantised, or is not a valid ONNX file.
-    """
-    from nm2trt.graph.permute.permute_graph import apply_permutation, find_permutation
-    from nm2trt.graph.permute.space_search import magnitude
-
-    permutation = find_permutation(model, options, saliency=saliency or magnitude)
-    apply_permutation(model, permutation)
-    return permutation
 
 
 @takes_values(output="output")

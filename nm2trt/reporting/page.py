@@ -125,11 +125,11 @@ def _percent(share: float | None, digits: int = 2) -> str:
     return "–" if share is None else percent(share, digits)
 
 
-def _points(difference: float | None, digits: int = 2) -> str:
+def _points(difference: float | None) -> str:
     """Show a difference of two shares in points, with its sign."""
     if difference is None:
         return "–"
-    return f"{100 * difference:+.{digits}f}".replace("-", "−")
+    return f"{100 * difference:+.2f}".replace("-", "−")
 
 
 def _size(size_bytes: float | None) -> str:

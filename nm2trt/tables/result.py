@@ -18,11 +18,11 @@ def text(table: Table, width: int | None = None, *, every_row: bool = False) -> 
     return "\n".join(line for line, _ in lay_out(table, width, every_row=every_row).lines())
 
 
-def html(table: Table, *, every_row: bool = False) -> str:
+def html(table: Table) -> str:
     """Return a table as HTML, for a notebook."""
     from html import escape  # only here: it takes time to import
 
-    laid = lay_out(table, every_row=every_row)
+    laid = lay_out(table)
     head = "".join(f"<th>{escape(' '.join(header))}</th>" for header in laid.headers)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(' '.join(cell))}</td>" for cell in row) + "</tr>" for row in laid.rows

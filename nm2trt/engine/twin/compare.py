@@ -20,7 +20,7 @@ stand beside it. A session that has no such clock is timed host to host.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
@@ -61,7 +61,6 @@ def compare_twins(
     seconds: float = 0.0,
     warmup_seconds: float = 0.0,
     state: Callable[[], Mapping[str, str]] = dict,
-    notes: Sequence[str] = (),
 ) -> TwinReport:
     """Time three engines that were built, if this machine can run them.
 
@@ -75,7 +74,6 @@ def compare_twins(
         seconds: Shortest time that each is timed for; half of it by each further clock.
         warmup_seconds: Shortest warm-up; beyond it, it lasts until the medians settle.
         state: Returns the machine's clocks, power and temperature, as texts by name.
-        notes: Sentences to put in front.
 
     Raises:
         BackendError: There is a GPU, and an engine cannot be loaded or fails, e.g. for lack of memory; the
@@ -102,7 +100,7 @@ def compare_twins(
         ladder=on.ladder,
         sparse_share=share,
         forecast=on.forecast,
-        notes=tuple(dict.fromkeys((*notes, *on.notes, *([unknown] if unknown else [])))),
+        notes=tuple(dict.fromkeys((*on.notes, *([unknown] if unknown else [])))),
     )
     with contextlib.ExitStack() as stack:
         try:

@@ -115,8 +115,3 @@ class Wiring:
             if active:
                 break
         return Chain(start, tuple(nodes), value, add)
-
-    def is_product(self, position: int) -> bool:
-        """Tell whether a node is a Conv, ConvTranspose, Gemm or MatMul of ONNX's own."""
-        node = self.nodes[position]
-        return node.op_type in PRODUCTS and node.domain in ("", "ai.onnx")

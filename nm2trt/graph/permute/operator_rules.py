@@ -79,11 +79,11 @@ def _conv_transpose(node: NodeDimensions) -> None:
     _vectors(node, 2)
 
 
-def _vectors(node: NodeDimensions, first: int, axis: int = 1) -> None:
+def _vectors(node: NodeDimensions, first: int) -> None:
     """Join the vectors from input `first` on, one number per channel, with the output's channels."""
     for slot in node.slots:
         if slot >= first:
-            node.pass_on(slot, 0, axis)
+            node.pass_on(slot, 0, 1)
 
 
 def _matmul(node: NodeDimensions) -> None:

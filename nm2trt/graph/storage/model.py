@@ -247,10 +247,10 @@ def set_metadata(proto: onnx.ModelProto, entries: dict[str, str]) -> None:
         proto.metadata_props.add(key=key, value=value)
 
 
-def opset(proto: onnx.ModelProto, domain: str = "") -> int | None:
-    """Return the imported version of a domain, or None."""
-    wanted = ("", "ai.onnx") if domain in ("", "ai.onnx") else (domain,)
-    return next((int(entry.version) for entry in proto.opset_import if entry.domain in wanted), None)
+def opset(proto: onnx.ModelProto) -> int | None:
+    """Return the version of ONNX's own operators, or None."""
+    own = ("", "ai.onnx")
+    return next((int(entry.version) for entry in proto.opset_import if entry.domain in own), None)
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:

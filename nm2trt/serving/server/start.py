@@ -37,8 +37,6 @@ _LAUNCHER = (
 def start_server(
     repository: str | os.PathLike[str],
     options: ServerOptions | None = None,
-    *,
-    installation: Installation | None = None,
 ) -> RunningServer:
     """Start a tritonserver and wait until it is ready.
 
@@ -47,7 +45,6 @@ def start_server(
     Args:
         repository: The model repository.
         options: How; None takes free ports and loads every model.
-        installation: Which server; None takes what `find_server` finds.
 
     Raises:
         InputError: The repository is not a folder, or a model to load is missing in it.
@@ -67,7 +64,7 @@ def start_server(
             if name != "*" and not (repository / name).is_dir():
                 raise InputError(f"{repository} holds no model {name!r} to load")
     refuse_hanging(repository, options.load if options.control == "explicit" else ("*",))
-    found = installation or find_server()
+    found = find_server()
     fixed = all((options.http_port, options.grpc_port, options.metrics_port))
     attempts = 1 if fixed else _ATTEMPTS
     while True:

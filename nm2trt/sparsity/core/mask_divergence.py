@@ -54,11 +54,6 @@ def largest_fraction(pattern: NMPattern) -> float:
     return 2 * min(pattern.n, pattern.m - pattern.n) / pattern.m
 
 
-def random_fraction(pattern: NMPattern) -> float:
-    """Return the share expected of two independent random masks, 2 (N/M) (1 - N/M)."""
-    return 2 * pattern.density * pattern.sparsity
-
-
 def total(parts: Iterable[Sad]) -> Sad:
     """Add up layers: the SAD of all their weights as one tensor, not the mean of their shares."""
     count, size, most = 0, 0, 0.0

@@ -14,7 +14,7 @@ from nm2trt.nm.pattern import NMPattern
 from nm2trt.sparsity.core.conv_norm_pairs import Convolution
 from nm2trt.sparsity.core.parametrization import SparseWeight
 from nm2trt.sparsity.spre.options import SpReOptions
-from nm2trt.sparsity.spre.spatial_mask import pruned_counts
+from nm2trt.sparsity.spre.spatial_mask import pruned_counts, spatial_mask
 
 
 class TwoBranches(nn.Module):
@@ -140,11 +140,11 @@ class SpatialBranches(TwoBranches):
         weight, pattern, options = self.dense_weight, self.base.pattern, self.options
         if options.spatial == "ones":
             return
-        counts = pruned_counts(weight, pattern)
-        lines = weight.shape[0] * weight.shape[1]
-        chosen = counts * pattern.m < (pattern.m - pattern.n) * lines
-        if self.smoothed is not None:
-            now = counts.to(self.smoothed.dtype) / lines
+        if self.smoothed is None:
+            chosen = spatial_mask(weight, pattern)
+        else:
+            lines = weight.shape[0] * weight.shape[1]
+            now = pruned_counts(weight, pattern).to(self.smoothed.dtype) / lines
             first = self.smoothed.isnan()
             mean = options.smoothing * self.smoothed + (1 - options.smoothing) * now
             self.smoothed.copy_(torch.where(first, now, mean))

@@ -6,7 +6,7 @@ from torch import nn
 
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.torch_mask import nm_mask
-from nm2trt.sparsity.core.mask_divergence import Sad, largest_fraction, random_fraction, sad_count, total
+from nm2trt.sparsity.core.mask_divergence import Sad, largest_fraction, sad_count, total
 from nm2trt.sparsity.sparsify import sparsify
 
 
@@ -47,8 +47,8 @@ def test_random_masks_differ_by_the_expected_share(pattern):
     pattern = NMPattern.parse(pattern)
     a, b = (random_mask(pattern, seed, (256, 256)) for seed in (0, 1))
     share = int(sad_count(a, b)) / a.numel()
-    # 65,536 entries: the share's standard error is below 0.002.
-    assert share == pytest.approx(random_fraction(pattern), abs=0.01)
+    # Two independent masks: 2 (N/M) (1 - N/M). Of 65,536 entries the share's standard error is below 0.002.
+    assert share == pytest.approx(2 * pattern.density * pattern.sparsity, abs=0.01)
 
 
 @pytest.mark.parametrize(
