@@ -58,8 +58,11 @@ def assumed_sparse(verdicts: Sequence[WeightVerdict], *, dtype: str | None = Non
 
 
 def type_forbids(verdict: WeightVerdict, place: Place) -> Eligibility | None:
-    """Return why a dense weight cannot run sparse even at 2:4, if its type is why and nothing lowers it."""
-    if verdict.pattern != "broken" or verdict.facts is None or verdict.facts.dtype == "float32":
+    """Return why a dense weight cannot run sparse even at 2:4, if its type is why and nothing lowers it.
+
+    What lowers float32 is advised where it is judged, so its answer has another code.
+    """
+    if verdict.pattern != "broken" or verdict.facts is None:
         return None
     (pruned,) = assumed_sparse([verdict])
     answer = None if pruned.facts is None else can_run_sparse(pruned.facts, place)

@@ -93,6 +93,18 @@ def test_what_a_built_model_was_made_from_decides_with_it(tmp_path):
     assert (found.answer, "prune.onnx has -23.68 points" in found.sentence) == ("no", True)
 
 
+def test_a_model_that_was_made_after_the_build_decides_nothing(tmp_path):
+    run = variants(tmp_path, built=True)
+    dense, later = file("dense.onnx", "aaaa"), file("later.onnx", "eeee")
+    run.write(StageRecord("prune", "later", inputs=(dense,), outputs=(later,)))
+    for name, right in (("prune", 394), ("later", 300)):
+        compared = validation(f"artefacts/{name}.onnx", "dense.onnx", right=(right, 394))
+        run.write(StageRecord("validate", f"of-{name}", result=compared))
+    data = collect(tmp_path)
+    assert data.lineage[-1].name == "later.onnx"
+    assert "prune.onnx has +0.00 points" in ship(data).sentence
+
+
 def test_a_variant_decides_if_nothing_else_was_compared(tmp_path):
     run = variants(tmp_path, built=True)
     compared = validation("artefacts/magnitude.onnx", "dense.onnx", right=(300, 394))

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nm2trt.errors import InputError, ModelError, PatternError
 from nm2trt.graph.verify.verify_model import verify_model
+from nm2trt.nm.advice import is_prunable
 from nm2trt.nm.mask import nm_mask
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import METADATA_KEY, Plan, PlanEntry
@@ -726,3 +727,23 @@ def test_work_that_no_shape_tells_is_not_called_zero(shape, said):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     (line,) = [line for line in verify_model(model).remarks() if line.startswith("parameters")]
     assert line.partition("; ")[2] == said
+
+
+@pytest.mark.parametrize(
+    ("inputs", "asked", "held", "prunable"),
+    [
+        (20, "2:4", None, True),
+        (20, "2:4", "2:4", False),
+        (20, "2:4", "1:4", False),
+        (20, "1:4", "1:4", False),
+        (24, "3:6", "3:6", True),
+        (18, "3:6", None, False),
+        (18, "3:6", "3:6", False),
+        (12, "2:4", None, False),
+    ],
+)
+def test_a_weight_is_prunable_if_prune_makes_it_two_of_four(inputs, asked, held, prunable):
+    """Rows of 18 have no groups of four; fewer than 16 inputs have to be named; what holds 1:4 holds 2:4."""
+    weight = np.ones((inputs, 8), np.float32) if held is None else sparse((inputs, 8), 0, held)
+    proto = model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": [1, inputs]}, [("w", weight)])
+    assert is_prunable(only(proto, pattern=asked)) is prunable
