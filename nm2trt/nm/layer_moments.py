@@ -123,7 +123,7 @@ def centre(sums: Moments, mean_x: Array | None, mean_y: Array | None) -> Centred
     """Return the problem about given means; without them (a layer that has no bias) about zero."""
     h, g, yy = sums.xx / sums.rows, sums.yx / sums.rows, sums.yy / sums.rows
     if mean_x is None or mean_y is None:
-        return Centred(h, g, yy)
+        return Centred(h, g, max(yy, 0.0))  # sums about a mean that were moved back may be just below 0
     x, y = sums.x / sums.rows, sums.y / sums.rows
     cross = mean_x[..., :, None] * x[..., None, :]
     h = h - cross - cross.swapaxes(-1, -2) + mean_x[..., :, None] * mean_x[..., None, :]

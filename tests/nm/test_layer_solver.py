@@ -1,6 +1,7 @@
 """Mask, values and bias of one layer, against brute force, closed forms and the other array library."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -270,3 +271,11 @@ def test_a_handful_of_held_out_rows_picks_nothing(monkeypatch):
             old.setattr(layer_solver, "_LEAST_HELD_OUT", 1)
             ratios.append(now / error(fit_layer(fitted, held, weight, TWO_FOUR, bias=True)))
     assert np.exp(np.log(ratios).mean()) < 0.95
+
+
+def test_outputs_that_are_zero_but_for_rounding_have_a_solution():
+    """The sum of their squares may be just below 0, since it was taken about a mean and moved back."""
+    x, y = np.random.default_rng(0).normal(size=(200, 16)).astype(np.float32), np.zeros((200, 8), np.float32)
+    fitted, held_out = (replace(sums, yy=-1e-17) for sums in split(x, y))
+    fit = fit_layer(fitted, held_out, np.zeros((8, 16)), TWO_FOUR, bias=False)
+    assert not fit.weight.any()

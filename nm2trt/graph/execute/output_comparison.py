@@ -388,7 +388,7 @@ def _feeds(inputs: tuple[TensorSpec, ...]) -> Iterator[Arrays]:
 def _is_array(spec: TensorSpec) -> bool:
     try:
         return np.dtype(spec.dtype).kind in "biuf"
-    except TypeError:
+    except (TypeError, ValueError):  # numpy takes "seq(map(int64,tensor(float)))" for several types
         return False
 
 

@@ -24,7 +24,8 @@ class OutputVerdict:
         samples: Samples that were compared.
         error: Squared difference as a share of the dense output's variance, or of its mean square if it is
             constant; None if nothing could be compared.
-        cosine: Cosine of both outputs, mean over rows of the last axis; None likewise.
+        cosine: Cosine of both outputs, mean over rows of the last axis (1 if both are all zero); None
+            likewise.
         agreement: Share of rows of the last axis whose largest entry is the same one; None if the output is
             no score per class.
         kl: Kullback-Leibler divergence of the pruned rows from the dense ones, in nats; None likewise.
@@ -96,8 +97,7 @@ class VerdictSum:
         self._sum += float(rows.sum())
         self._size += rows.size
         self._rows += len(rows)
-        norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(others, axis=1)
-        self._cosine += float(((rows * others).sum(1) / np.maximum(norms, 1e-30)).sum())
+        self._cosine += float(_cosines(rows, others).sum())
         # One row per sample is a score per class, and a row that sums to one is too. Anything else is a map.
         is_distribution = bool((rows >= 0).all() and np.allclose(rows.sum(1), 1, atol=1e-3))
         is_embedding = not is_distribution and bool(np.allclose((rows**2).sum(1), 1, atol=1e-3))
@@ -135,13 +135,20 @@ class VerdictSum:
         return OutputVerdict(
             output=self._name,
             samples=self._samples,
-            error=self._difference / max(variance, 1e-30),
+            error=self._difference / (variance or 1e-30),
             cosine=self._cosine / rows,
             agreement=self._equal / rows if self._scores else None,
             kl=max(self._kl / rows, 0.0) if self._scores else None,
             remark=remark,
             same_answers=self._answers / self._samples if with_answers else None,
         )
+
+
+def _cosines(rows: Array, others: Array) -> Array:
+    """Return the cosine of each pair of rows: 1 if both are all zero, 0 if only one is."""
+    norms, lengths = (np.linalg.norm(item, axis=1, keepdims=True) for item in (rows, others))
+    found = ((rows / np.where(norms, norms, 1)) * (others / np.where(lengths, lengths, 1))).sum(1)
+    return np.where((norms[:, 0] == 0) & (lengths[:, 0] == 0), 1.0, found)
 
 
 def _without_repeats(classes: Array) -> list[int]:

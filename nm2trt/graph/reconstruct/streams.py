@@ -167,7 +167,10 @@ class Stream:
                 made = session.run({spec.name: _read(chunk[spec.name]) for spec in session.inputs})
                 for name, array in made.items():
                     if array.dtype.kind not in "biuf":
-                        raise ModelError(f"{name!r} is a sequence or text, which cannot be kept between cuts")
+                        raise ModelError(
+                            f"{name!r} is a sequence or text, which cannot be kept between cuts; export the "
+                            "model without it"
+                        )
                     chunk[name] = self._kept(array)
             for name in [name for name in chunk if not segments.alive(name, cut)]:
                 _drop(chunk.pop(name))

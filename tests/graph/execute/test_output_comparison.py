@@ -112,3 +112,21 @@ def test_a_model_is_run_alone_if_memory_is_bounded_or_it_is_large(tmp_path, besi
     reference = start_reference(model)()
     reference.start_compare(model)()
     assert set(beside) == {threading.main_thread().name}
+
+
+def test_an_output_of_maps_as_scikit_learn_models_have_is_not_compared(tmp_path):
+    kind = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["y"]),
+            helper.make_node("ZipMap", ["y"], ["maps"], domain="ai.onnx.ml", classlabels_int64s=[0, 1]),
+        ],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_value_info("maps", helper.make_sequence_type_proto(kind))],
+        [numpy_helper.from_array(np.ones((4, 2), np.float32), "w")],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "a.onnx")
+    found = run_reference(tmp_path / "a.onnx")
+    assert found.sentence == "outputs were not compared: 'maps' is of type seq(map(int64,tensor(float)))"

@@ -50,3 +50,17 @@ def test_nan_leaves_no_answers():
     found = verdict(dense, broken)
     assert found.same_answers is None
     assert found.remark.startswith("1 row holds NaN")
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-20, 1e-36])
+def test_small_numbers_differ_as_much_as_large_ones(scale):
+    dense, pruned = np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([[1.0, 1.0], [0.0, 2.0]])
+    found = verdict(scale * dense, scale * pruned)
+    assert found.cosine == pytest.approx((1 / np.sqrt(2) + 1) / 2, rel=1e-6)
+    assert found.error == pytest.approx(verdict(dense, pruned).error, rel=1e-6)
+
+
+def test_zeros_are_equal_to_zeros_and_to_nothing_else():
+    zeros, ones = np.zeros((4, 3)), np.ones((4, 3))
+    assert (verdict(zeros, zeros).cosine, verdict(zeros, zeros).error) == (1, 0)
+    assert verdict(ones, zeros).cosine == verdict(zeros, ones).cosine == 0
