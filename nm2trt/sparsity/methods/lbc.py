@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -157,7 +157,7 @@ class LbcWeight(SparseWeight):
                 f"max_candidates={options.max_candidates}: scores outgrow the weights; use sr-ste for it"
             )
         groups = weight.numel() // pattern.m
-        self.scores = nn.Parameter(torch.empty(groups, count, device=weight.device))
+        self.scores = nn.Parameter(torch.empty(groups, count, dtype=torch.float32, device=weight.device))
         self.register_buffer("alive", torch.ones(groups, count, dtype=torch.bool, device=weight.device))
         self.register_buffer("table", candidates(pattern).to(weight.device), persistent=False)
         self._at_rest = False  # whether the schedule's end, and not the user, stopped the scores' training
@@ -272,6 +272,16 @@ class LbcWeight(SparseWeight):
         groups, count = self.alive.shape
         alive = unpack_winners(saved["winner"].to(self.alive.device), groups=groups, count=count)
         return {"alive": alive, "scores": self.scores.detach()}
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> LbcWeight:
+        """Move with the model, but keep float32: half precision would lose most steps of the scores."""
+        scores, gradient = self.scores.data, None if self.scores.grad is None else self.scores.grad.data
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.scores.dtype != torch.float32:
+            self.table, device = self.table.float(), self.scores.device
+            self.scores.data = scores.to(device)
+            self.scores.grad = None if gradient is None else gradient.to(device)
+        return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

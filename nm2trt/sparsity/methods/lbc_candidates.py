@@ -14,7 +14,7 @@ from nm2trt.sparsity.core.mask_schedule import still_to_go
 
 def candidates(pattern: NMPattern) -> Tensor:
     """Return every choice of N of M in lexicographic order: float32 (C, M), 1 if a member."""
-    table = torch.zeros(math.comb(pattern.m, pattern.n), pattern.m)
+    table = torch.zeros(math.comb(pattern.m, pattern.n), pattern.m, dtype=torch.float32)
     for row, members in enumerate(combinations(range(pattern.m), pattern.n)):
         table[row, list(members)] = 1
     return table

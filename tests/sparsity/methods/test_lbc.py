@@ -303,6 +303,27 @@ def test_invariant_15_scores_stay_float32_under_autocast_and_low_precision_weigh
     assert weight.scores.grad.dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_invariant_15_scores_stay_float32_when_the_model_is_cast_while_it_trains(dtype):
+    torch.manual_seed(0)
+    layer = nn.Linear(16, 8)
+    sparse, weight = attached(layer)
+    list(train(sparse, layer, 2))
+    scores, parameter = weight.scores.detach().clone(), weight.scores
+    layer(torch.randn(6, 16)).square().mean().backward()
+    layer.to(dtype)
+    assert layer.parametrizations.weight.original.dtype == dtype
+    assert weight.scores is parameter, "the optimizer's"
+    assert torch.equal(weight.scores, scores), "to the bit"
+    assert weight.scores.grad.dtype == torch.float32
+    layer(torch.randn(6, 16, dtype=dtype)).square().mean().backward()
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1e-6)
+    sparse.attach(optimizer)
+    for _ in range(6):
+        optimizer.step()
+    assert (groups_of(weight.mask, 4).sum(1) == 2).all()
+
+
 @pytest.mark.parametrize(("pattern", "bits"), [("4:4", 0), ("1:4", 2), ("2:4", 3), ("2:8", 5), ("4:8", 7)])
 def test_winners_are_packed_into_ceil_log2_bits(pattern, bits):
     count = len(lbc.candidates(NMPattern.parse(pattern)))
