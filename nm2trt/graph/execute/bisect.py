@@ -19,7 +19,8 @@ from nm2trt.arrays import Array, Arrays
 from nm2trt.compare.outputs import difference
 from nm2trt.compare.tolerance import TOLERANCE
 from nm2trt.errors import BackendError, DifferenceError, ModelError
-from nm2trt.graph.execute.output_comparison import lowest_type, run_graph
+from nm2trt.graph.analysis.output_kinds import lowest_type
+from nm2trt.graph.execute.model_session import run_graph
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, load
 from nm2trt.json_value import JsonValue

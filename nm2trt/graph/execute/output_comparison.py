@@ -1,7 +1,4 @@
-"""Run a model before and after a pass in ONNX Runtime, on the same random inputs.
-
-ONNX Runtime runs both as they stand: with its own rewriting on, it would fuse what the pass was to fuse.
-"""
+"""Outputs of a model before and after a pass, run in ONNX Runtime on the same random inputs."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import functools
 import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,12 +15,10 @@ from nm2trt.arrays import Array, Arrays
 from nm2trt.compare.output_difference import OutputDifference
 from nm2trt.compare.outputs import compare_outputs, require_close
 from nm2trt.errors import BackendError, DataError, DifferenceError, ModelError
-from nm2trt.graph.analysis.moving_operators import REARRANGING
-from nm2trt.graph.storage.light_onnx import TensorProto, onnx
-from nm2trt.graph.storage.model import Model, load, serialized
-from nm2trt.graph.storage.save import all_tensors
+from nm2trt.graph.analysis.output_kinds import data_dependent, lowest_type
+from nm2trt.graph.execute.model_session import may_run_beside, open_session, opener
+from nm2trt.graph.storage.model import Model, load
 from nm2trt.graph.storage.threads import beside
-from nm2trt.limits.bounds import bounds
 
 if TYPE_CHECKING:
     from nm2trt.backends.ort import OrtSession
@@ -34,11 +28,6 @@ if TYPE_CHECKING:
 _FREE_SIZES = (64, 224, 32, 128, 16, 8, 1)
 _BATCH = 2
 _MOST_FLIPPED = 0.01
-# Bytes up to which a model is run in another thread while it is worked on: it is in memory twice then.
-_BESIDE_BYTES = 1 << 26
-_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
-_SATURATING = frozenset({"Sigmoid", "HardSigmoid", "Softmax", "Tanh"})
-_FREE_SIZED = frozenset({"NonZero", "NonMaxSuppression", "Unique", "Compress", "If", "Loop"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +103,10 @@ class Reference:
         """
         if self.sentence:
             return lambda: Agreement((), self.sentence)
-        if threads and _may_run_beside(after):
-            ran = beside(functools.partial(_run, _opener(after, self.inside), self.feeds))
+        if threads and may_run_beside(after):
+            ran = beside(functools.partial(_run, opener(after, self.inside), self.feeds))
         else:
-            ran = functools.partial(_run, functools.partial(_opened, after, self.inside), self.feeds)
+            ran = functools.partial(_run, functools.partial(open_session, after, self.inside), self.feeds)
         return lambda: self._judge(after, ran(), required=required, alive=alive)
 
     def _judge(
@@ -143,71 +132,6 @@ class Reference:
             floats, dtype=lowest_type(after.proto), what="before and after", noise=bool(self.inside)
         )
         return Agreement(tuple(differences))
-
-
-def _opened(model: Model, names: Collection[str] = (), *, optimize: bool = False) -> OrtSession:
-    """Open a model in memory with values inside it as outputs besides its own."""
-    return _opener(model, names, optimize=optimize)()
-
-
-def _opener(model: Model, names: Collection[str] = (), *, optimize: bool = False) -> Callable[[], OrtSession]:
-    """Return what opens a model, as it is now, with values inside it as outputs besides its own."""
-    from nm2trt.backends.ort import open_onnx  # only here: most passes open no session
-
-    graph = model.proto.graph
-    count = len(graph.output)
-    graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
-    try:
-        data = serialized(model)
-    finally:
-        del graph.output[count:]
-    # Bytes and a folder: a file beside the data would need a model's folder that can be written.
-    folder = model.root if _stores_apart(model) else None
-    return lambda: open_onnx(data, optimize=optimize, weights_folder=folder)
-
-
-def _from_file(file: Path) -> OrtSession:
-    from nm2trt.backends.ort import open_onnx
-
-    return open_onnx(file, optimize=False)
-
-
-def _stores_apart(model: Model) -> bool:
-    return any(tensor.data_location == TensorProto.EXTERNAL for tensor in all_tensors(model.proto))
-
-
-def _may_run_beside(model: Model) -> bool:
-    """Tell whether a model may run while it is worked on: small, and without a bound on the run's memory."""
-    small = model.proto.ByteSize() <= _BESIDE_BYTES and not _stores_apart(model)
-    return small and bounds().run_bytes is None
-
-
-def before_saturation(graph: onnx.GraphProto) -> list[str]:
-    """Return the values whose sigmoid, softmax or the like a model gives; [] if it gives any other float.
-
-    A probability near 0 may be rounded by much of itself. What it is made of says whether a change is right.
-    """
-    producers = {name: node for node in graph.node for name in node.output if name}
-    found = []
-    for output in graph.output:
-        if output.type.tensor_type.elem_type not in _FLOATS:
-            continue
-        node = producers.get(output.name)
-        while node is not None and node.op_type in REARRANGING:
-            node = producers.get(node.input[0])
-        if node is None or node.op_type not in _SATURATING or node.domain not in ("", "ai.onnx"):
-            return []
-        found.append(node.input[0])
-    return sorted({name for name in found if name in producers} - {value.name for value in graph.output})
-
-
-def data_dependent(graph: onnx.GraphProto) -> frozenset[str]:
-    """Return the outputs that come after an operator whose result's size depends on the data."""
-    found: set[str] = set()
-    for node in graph.node:  # in topological order, as the format requires
-        if node.op_type in _FREE_SIZED or not found.isdisjoint(node.input):
-            found.update(node.output)
-    return frozenset(value.name for value in graph.output if value.name in found)
 
 
 def require_alive(before: Arrays, after: Arrays, *, epsilon: float, floor: float) -> None:
@@ -263,9 +187,8 @@ def run_reference(source: str | os.PathLike[str] | Model, inside: Collection[str
         inside: Values inside the model that are returned too, if they are finite floats.
     """
     model = load(source, leave_weights=True)
-    with_inside = functools.partial(_opened, model, inside) if inside else None
-    plain = functools.partial(open_session, model, optimize=False)
-    return _run_reference(_own(model), with_inside, plain)
+    with_inside = functools.partial(open_session, model, inside) if inside else None
+    return _run_reference(_own(model), with_inside, functools.partial(open_session, model))
 
 
 def start_reference(model: Model, inside: Collection[str] = ()) -> Callable[[], Reference]:
@@ -278,12 +201,11 @@ def start_reference(model: Model, inside: Collection[str] = ()) -> Callable[[], 
     Returns:
         Waits for the run, and returns what `run_reference` does.
     """
-    if not _may_run_beside(model):
+    if not may_run_beside(model):
         reference = run_reference(model, inside)
         return lambda: reference
-    with_inside = _opener(model, inside) if inside else None
-    plain = _opener(model) if model.file is None else functools.partial(_from_file, model.file)
-    own = _own(model)
+    with_inside = opener(model, inside) if inside else None
+    plain, own = opener(model), _own(model)
     return beside(lambda: _run_reference(own, with_inside, plain))
 
 
@@ -344,36 +266,9 @@ def _require_equal(name: str, after: Array, before: Array) -> None:
         raise DifferenceError(f"before and after: {share:.1%} of output {name!r} differ; nothing was written")
 
 
-def run_graph(model: Model, feeds: Arrays) -> Arrays:
-    """Run a model in memory as it stands; external data is found in its `root`.
-
-    Raises:
-        ModelError: ONNX Runtime refuses the model.
-        BackendError: It fails in the run.
-    """
-    return _run(functools.partial(_opened, model), feeds)
-
-
 def _run(opened: Callable[[], OrtSession], feeds: Arrays) -> Arrays:
     with opened() as session:
         return session.run(feeds)
-
-
-def open_session(model: Model, *, optimize: bool = True) -> OrtSession:
-    """Open a model in ONNX Runtime: from its file if that holds it as it is now, else from memory.
-
-    Args:
-        model: The model.
-        optimize: As `open_onnx` takes it.
-
-    Raises:
-        ModelError: ONNX Runtime refuses the model.
-    """
-    from nm2trt.backends.ort import open_onnx  # only here: most passes open no session
-
-    if model.file is None:
-        return _opened(model, optimize=optimize)
-    return open_onnx(model.file, optimize=optimize)
 
 
 def _feeds(inputs: tuple[TensorSpec, ...]) -> Iterator[Arrays]:
@@ -394,11 +289,3 @@ def _is_array(spec: TensorSpec) -> bool:
 
 def _free_batch(spec: TensorSpec) -> bool:
     return bool(spec.shape) and not isinstance(spec.shape[0], int)
-
-
-def lowest_type(proto: onnx.ModelProto) -> str | None:
-    """Return the lowest half-precision type among the weights, or None."""
-    kinds = {tensor.data_type for tensor in proto.graph.initializer}
-    if TensorProto.BFLOAT16 in kinds:
-        return "bfloat16"
-    return "float16" if TensorProto.FLOAT16 in kinds else None

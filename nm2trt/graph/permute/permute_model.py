@@ -8,14 +8,8 @@ from dataclasses import dataclass
 from nm2trt.compare.output_difference import OutputDifference, difference_lines
 from nm2trt.compare.tolerance import NOISE
 from nm2trt.errors import DifferenceError, SparsityError
-from nm2trt.graph.execute.output_comparison import (
-    NOT_ASKED,
-    Agreement,
-    Reference,
-    before_saturation,
-    lowest_type,
-    run_reference,
-)
+from nm2trt.graph.analysis.output_kinds import before_saturation, lowest_type
+from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, run_reference
 from nm2trt.graph.pass_frame import Change, Pass, run_pass
 from nm2trt.graph.permute.permute_graph import Permutation, find_permutation, rewrites_of
 from nm2trt.graph.permute.space_search import PermuteOptions, SaliencyOf, SpaceResult, magnitude

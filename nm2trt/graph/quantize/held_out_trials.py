@@ -14,7 +14,7 @@ from nm2trt.backends.ort import OrtSession, open_onnx
 from nm2trt.calibration.ranges import Ranges
 from nm2trt.calibration.stream import SampleStream, fitted
 from nm2trt.graph.edit.node_inserter import Inserter
-from nm2trt.graph.execute.output_comparison import open_session
+from nm2trt.graph.execute.model_session import open_session
 from nm2trt.graph.execute.output_verdict import OutputVerdict, VerdictSum
 from nm2trt.graph.quantize.pair_insertion import PairInsertion, Rounded
 from nm2trt.graph.quantize.qdq_placement import Placement, place
@@ -36,7 +36,7 @@ class Trials:
         self._batches: list[tuple[Arrays, Arrays]] = []
         # With fewer, one sample would be more than the limit allows.
         most = max(_JUDGED, math.ceil(1 / options.max_loss)) if options.max_loss else _JUDGED
-        with open_session(model, optimize=False) as session:
+        with open_session(model) as session:
             for feeds in _batches(session, first_samples(judged, most)):
                 self._batches.append((feeds, session.run(feeds)))
         self.samples = sum(_length(feeds) for feeds, _ in self._batches)

@@ -10,8 +10,9 @@ import dataclasses
 from onnx import version_converter
 
 from nm2trt.errors import LineageError, ModelError
+from nm2trt.graph.analysis.output_kinds import before_saturation
 from nm2trt.graph.analysis.shapes import crashes_inference
-from nm2trt.graph.execute.output_comparison import Agreement, before_saturation, run_reference
+from nm2trt.graph.execute.output_comparison import Agreement, run_reference
 from nm2trt.graph.pass_frame import Change, Pass
 from nm2trt.graph.storage.model import Model, opset
 from nm2trt.graph.verify.report import VerifyReport

@@ -22,7 +22,8 @@ from nm2trt.graph.analysis.qdq_islands import Island
 from nm2trt.graph.analysis.quantised_values import refuse_quantised
 from nm2trt.graph.analysis.value_states import node_name
 from nm2trt.graph.edit.node_inserter import Inserter
-from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, open_session, reference_of
+from nm2trt.graph.execute.model_session import open_session
+from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, reference_of
 from nm2trt.graph.pass_frame import Change, Pass, run_passes
 from nm2trt.graph.quantize.calibrate_model import (
     find_ranges,
@@ -203,7 +204,7 @@ def _reference(model: Model, samples: SampleStream, first: Sequence[tuple[Any, A
     """Return what the float model gives on a batch: as calibration saw it, or run anew after a full cache."""
     if first:
         return reference_of(*first[0])
-    with open_session(model) as session:
+    with open_session(model, optimize=True) as session:
         given = next(samples.read(samples.batch))
         fitted(given, session.inputs, samples.source)
         size = fixed_batch(session.inputs, sample_shapes(given))

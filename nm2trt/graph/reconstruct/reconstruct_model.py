@@ -26,14 +26,10 @@ from nm2trt.graph.reconstruct.layer_cache import LayerCache
 from nm2trt.graph.reconstruct.layer_walk import LayerWalk
 from nm2trt.graph.reconstruct.layers import REBUILT, Layer, find_layers
 from nm2trt.graph.reconstruct.network import Network
-from nm2trt.graph.reconstruct.output_verdict import judge_outputs
 from nm2trt.graph.reconstruct.report import RebuiltLayer, ReconstructOptions, ReconstructReport
-from nm2trt.graph.reconstruct.sensitivity import (
-    Sensitivity,
-    dense_by_sensitivity,
-    layer_sensitivities,
-)
+from nm2trt.graph.reconstruct.sensitivity import Sensitivity, dense_by_sensitivity, layer_sensitivities
 from nm2trt.graph.reconstruct.statistics import held_out
+from nm2trt.graph.reconstruct.streams import judge_outputs
 from nm2trt.graph.storage.element_types import element_type
 from nm2trt.graph.storage.external_data import pack
 from nm2trt.graph.storage.model import Model, load

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.ort import OrtSession, open_onnx
 from nm2trt.errors import ModelError, OutputError
+from nm2trt.graph.execute.output_verdict import OutputVerdict, VerdictSum
 from nm2trt.graph.reconstruct.activation_grid import IntegerGrid, with_pairs
 from nm2trt.graph.reconstruct.network import Network
 
@@ -182,6 +183,28 @@ class Stream:
             return array
         self._count += 1
         return _OnDisk(self._folder / f"{self._count}.bin", array)
+
+
+def judge_outputs(
+    names: Sequence[str], dense: Stream, pruned: Stream, chunks: Sequence[tuple[int, int]]
+) -> tuple[OutputVerdict, ...]:
+    """Compare the outputs of both streams, which stand at the end of the graph.
+
+    Args:
+        names: The model's outputs; those that are not floating point are left out.
+        dense: The stream of the dense network.
+        pruned: The stream of the pruned one.
+        chunks: The chunks to compare: the number of the same samples in either stream.
+    """
+    found = []
+    for name in names:
+        if name not in dense or dense.specs()[name][0].kind != "f":
+            continue
+        total = VerdictSum(name)
+        for mine, other in chunks:
+            total.add(dense.read(mine, name), pruned.read(other, name))
+        found.append(total.verdict())
+    return tuple(found)
 
 
 class _OnDisk:

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from nm2trt.errors import BackendError, DifferenceError, ModelError
-from nm2trt.graph.execute import output_comparison
+from nm2trt.graph.execute import model_session
 from nm2trt.graph.execute.output_comparison import run_reference, start_reference
 from nm2trt.graph.storage.model import Model, load
 from nm2trt.limits import bounds
@@ -105,9 +105,9 @@ def test_a_model_is_run_alone_if_memory_is_bounded_or_it_is_large(tmp_path, besi
         location="d",
     )
     if why == "bound":
-        monkeypatch.setattr(output_comparison, "bounds", lambda: bounds.Bounds(run_bytes=1 << 33))
+        monkeypatch.setattr(model_session, "bounds", lambda: bounds.Bounds(run_bytes=1 << 33))
     elif why == "size":
-        monkeypatch.setattr(output_comparison, "_BESIDE_BYTES", 10)
+        monkeypatch.setattr(model_session, "_BESIDE_BYTES", 10)
     model = load(tmp_path / "m.onnx", leave_weights=True)
     reference = start_reference(model)()
     reference.start_compare(model)()

@@ -11,7 +11,8 @@ from onnx import helper, numpy_helper
 import nm2trt
 from nm2trt.cli import main
 from nm2trt.errors import DifferenceError, InputError, ModelError, SparsityError
-from nm2trt.graph.execute.output_comparison import run_graph, run_reference
+from nm2trt.graph.execute.model_session import run_graph
+from nm2trt.graph.execute.output_comparison import run_reference
 from nm2trt.graph.permute import permute_graph
 from nm2trt.graph.permute.permute_graph import apply_permutation, find_permutation
 from nm2trt.graph.permute.permute_model import permute_model
