@@ -283,7 +283,9 @@ class _Outliving(io.FileIO):
         try:
             return super().write(data)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
             return len(data)
 
 
@@ -297,7 +299,10 @@ def _outlive_readers() -> None:
                 stream.flush()
                 raw = _Outliving(stream.fileno(), "w", closefd=False)
                 text = io.TextIOWrapper(
-                    io.BufferedWriter(raw), encoding=stream.encoding, line_buffering=stream.line_buffering
+                    raw if stream.write_through else io.BufferedWriter(raw),  # PYTHONUNBUFFERED holds on
+                    encoding=stream.encoding,
+                    line_buffering=stream.line_buffering,
+                    write_through=stream.write_through,
                 )
                 setattr(sys, name, text)
 

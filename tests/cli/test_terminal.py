@@ -190,3 +190,12 @@ def test_a_refused_build_leads_with_its_sentence(folder, capfd):
     captured = capfd.readouterr()
     assert captured.err.startswith("nm2trt: dense.onnx: none of its 24 weights holds 2:4")
     assert recommended(captured.out)[1] == "prune"
+
+
+@pytest.mark.parametrize(("flags", "arrived"), [(["-u"], "told"), ([], "")], ids=["unbuffered", "buffered"])
+def test_output_is_unbuffered_only_if_python_was_asked_for_that(flags, arrived, monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    code = "from nm2trt.cli import dispatch; dispatch._outlive_readers(); print('told', end=''); os._exit(0)"
+    command = [sys.executable, *flags, "-c", f"import os; {code}"]
+    ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    assert ran.stdout == arrived
