@@ -18,6 +18,17 @@ def text(value: Any) -> str:
     return value
 
 
+def truth(value: Any) -> bool:
+    """Return `true` or `false`.
+
+    Raises:
+        TypeError: It is something else, 1 and 0 included.
+    """
+    if type(value) is not bool:
+        raise TypeError(f"{value!r} is neither true nor false")
+    return value
+
+
 def whole(value: Any) -> int:
     """Return a whole number of at most 64 bits.
 

@@ -295,3 +295,11 @@ def test_functions_name_the_extra_too(tmp_path):
     code = f"{BASE.format(absent=ABSENT)}\nimport nm2trt\ntry:\n    nm2trt.sparsify(None)\nexcept nm2trt.BackendMissingError as e: print(e)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == f"PyTorch is not installed: {install('torch')}\n"
+
+
+def test_deploy_takes_a_model_in_memory(tmp_path):
+    model = conv_net(tmp_path / "m.onnx")
+    placed = nm2trt.deploy(onnx.load(model), tmp_path / "models", "net")
+    assert onnx.load(placed.folder / "model.onnx") == onnx.load(model)
+    with pytest.raises(InputError, match=r"artefact is of type int; give a path, an onnx\.ModelProto or a"):
+        nm2trt.deploy(3, tmp_path / "models", "net")

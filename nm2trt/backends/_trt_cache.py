@@ -7,13 +7,13 @@ nothing, and a killed one leaves the file as it was.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nm2trt.backends._trt_words import first_error
 from nm2trt.errors import InputError, OutputError
+from nm2trt.file_replacement import os_reason
 from nm2trt.files import read_regular, write_atomic
 from nm2trt.locks import one_writer
 
@@ -79,10 +79,14 @@ def merge(path: Path, mine: bytes, combine: Callable[[bytes, bytes], bytes]) -> 
         combine: Called with the file's content and `mine`.
 
     Raises:
-        OutputError: The file cannot be written.
+        OutputError: The file cannot be written, or is there and cannot be read; it stays as it is.
     """
     with one_writer(path.parent):
         theirs = b""
-        with contextlib.suppress(OSError):
+        try:
             theirs = read_regular(path, most_bytes=_MOST_BYTES)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise OutputError(f"it cannot be read: {os_reason(error)}") from error
         write_atomic(path, combine(theirs, mine) if theirs else mine)

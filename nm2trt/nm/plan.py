@@ -13,7 +13,7 @@ from typing import Any
 
 from nm2trt.errors import InputError, ModelError, PatternError
 from nm2trt.figures import counted
-from nm2trt.json_types import text, whole
+from nm2trt.json_types import text, truth, whole
 from nm2trt.nm.pattern import NMPattern
 
 METADATA_KEY = "nm2trt.plan"
@@ -137,7 +137,7 @@ class Plan:
                     reason=text(item["reason"]),
                     shape=tuple(whole(size) for size in item["shape"]),
                     axis=None if item["axis"] is None else whole(item["axis"]),
-                    unstructured=item.get("unstructured", False) is True,
+                    unstructured=truth(item.get("unstructured", False)),
                 )
                 for item in data["weights"]
             )

@@ -5,23 +5,28 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nm2trt.errors import InputError, Nm2trtError
 from nm2trt.options.field import filled, keywords
 from nm2trt.options.serving import DeployCommand
+from nm2trt.pipeline.in_memory import as_path, takes_values
 from nm2trt.pipeline.probe import probe
 from nm2trt.pipeline.served_artefact import describe_artefact, read_samples
 from nm2trt.serving.options import DeployOptions, ProbeOptions
 
 if TYPE_CHECKING:
+    import onnx
+    import torch
+
     from nm2trt.serving.artefact import Artefact
     from nm2trt.serving.kubernetes import KubernetesOptions
     from nm2trt.serving.repository import Deployment
 
 
+@takes_values(models=("artefact", "reference"))
 def deploy(
-    artefact: str | os.PathLike[str],
+    artefact: str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module,
     repository: str | os.PathLike[str],
     name: str,
     options: DeployOptions | None = None,
@@ -34,16 +39,18 @@ def deploy(
     gpus: Sequence[str] = (),
     load: str = "",
     canary: str = "",
-    reference: str | os.PathLike[str] | None = None,
+    reference: str | os.PathLike[str] | onnx.ModelProto | None = None,
     precision: str | None = None,
     probe_options: ProbeOptions | None = None,
     kubernetes: str | os.PathLike[str] | None = None,
     kubernetes_options: KubernetesOptions | None = None,
+    example: Any = None,  # noqa: ARG001 - `takes_values` exports a module with it
 ) -> Deployment:
     """Place an engine or ONNX model in a Triton model repository, as the version that is served next.
 
     Args:
-        artefact: A TensorRT plan, a TensorRT for RTX plan, or an ONNX model.
+        artefact: A TensorRT plan, a TensorRT for RTX plan, or an ONNX model; an `onnx.ModelProto`, or a
+            `torch.nn.Module` with an example.
         repository: The repository; made if its parent folder exists.
         name: The model's name there.
         options: How it is to be served; None takes what follows from the model.
@@ -61,6 +68,8 @@ def deploy(
         probe_options: How the canary is probed, instead of 100 requests from 4 clients in that precision.
         kubernetes: Folder for manifests of Kubernetes and KServe; nothing is applied.
         kubernetes_options: Image, store and scale of those manifests; needed with `kubernetes`.
+        example: With a module, what it takes: a tensor, a tuple (positional) or a dict (by the names of
+            `forward`).
 
     Raises:
         InputError: The artefact, name, an option, the sample or the labels are wrong.
@@ -86,7 +95,7 @@ def deploy(
         )
     quick = ProbeOptions(concurrency=(4,), requests=100, precision=precision)
     options = options or DeployOptions()
-    described = describe_artefact(Path(artefact))
+    described = describe_artefact(as_path(artefact))
     if canary and reference is None and described.kind != "onnx":
         raise InputError("the canary of an engine is compared with its ONNX model; give it with --reference")
     fit_notes = releases.check_fit(
@@ -106,8 +115,8 @@ def deploy(
         labels=_labels(labels, described),
     )
     if canary:
-        same = reference is None or Path(reference).resolve() == described.path.resolve()
-        against = described if reference is None or same else Path(reference)
+        same = reference is None or as_path(reference).resolve() == described.path.resolve()
+        against = described if reference is None or same else as_path(reference)
         _bring_up(placed, canary, against, probe_options or quick)
     if load and load != canary:
         _bring_up(placed, load)

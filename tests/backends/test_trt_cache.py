@@ -80,6 +80,17 @@ def test_a_file_that_was_replaced_meanwhile_is_left_alone(path, data):
     assert log == [f"warning: the timing cache {path} was not updated: {said}"]
 
 
+def test_a_file_that_has_grown_too_large_meanwhile_is_left_alone(path):
+    log = []
+    cache = _trt_cache.attach("TensorRT", Config(), path, log)
+    with path.open("wb") as file:
+        file.truncate((1 << 28) + 1)  # takes no room on the disk
+    _trt_cache.save(Config(), cache, path, log)
+    assert path.stat().st_size == (1 << 28) + 1
+    (warning,) = log
+    assert warning.startswith(f"warning: the timing cache {path} was not updated: it cannot be read: ")
+
+
 def test_a_folder_that_is_gone_is_told(path):
     with pytest.raises(OutputError, match=r"kernels\.cache cannot be written"):
         _trt_cache.merge(path.parent / "gone" / path.name, b"mine", lambda theirs, mine: mine)

@@ -43,6 +43,7 @@ def test_canonical_shape_is_the_same_before_and_after_a_transpose():
         '{"version": 1}',
         '{"version": 1, "method": "x", "weights": [{"weight": "a"}]}',
         "[" * 5000,
+        Plan((PlanEntry("a", None, "", (4,), 0, unstructured=True),), "x").to_json().replace("true", "1"),
     ],
 )
 def test_damaged_plans_are_refused(text):
