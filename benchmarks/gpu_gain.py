@@ -27,7 +27,6 @@ import contextlib
 import datetime as dt
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +41,7 @@ from nm2trt.files import write_atomic
 from nm2trt.nm.gain_table import SCHEMA
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.torch_mask import nm_mask
+from nm2trt.validation.latency import machine_state
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}
 NAMES = {"fp16": "float16", "bf16": "bfloat16", "int8": "int8"}
@@ -335,18 +335,8 @@ def device_record() -> dict[str, Any]:
 
 
 def clocks() -> str:
-    """Return clocks, power and temperature as nvidia-smi tells them, or "" without it."""
-    asked = "clocks.sm,clocks.mem,power.draw,temperature.gpu"
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader", "--id=0"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-        return done.stdout.strip()
-    return ""
+    """Return clocks, power and temperature of the GPU that is measured, or "" without nvidia-smi."""
+    return ", ".join(f"{name} {value}" for name, value in machine_state.gpu_state().items())
 
 
 def versions() -> dict[str, str]:

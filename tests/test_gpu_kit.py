@@ -69,3 +69,9 @@ def test_a_module_that_moved_is_seen():
     (pair,) = named("from nm2trt.engine.build_log import parse_build_log")
     with pytest.raises(ModuleNotFoundError):
         import_module(pair[0])
+
+
+def test_every_test_that_the_page_on_gpus_names_is_there():
+    named = re.findall(r"`(tests/\S+\.py)::(\w+)`", (ROOT / "docs" / "gpu.md").read_text())
+    assert len(named) == 20
+    assert [pair for pair in named if f"\ndef {pair[1]}(" not in (ROOT / pair[0]).read_text()] == []

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from nm2trt.backends.cuda import Gpu
+
 torch = pytest.importorskip("torch")
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu_gain.py"
@@ -130,6 +132,43 @@ def test_what_the_search_finds_is_what_is_run(script, monkeypatch):
     assert chosen == {"alg_id": 7, "split_k": 4, "split_k_mode": 1}
     schema = str(torch.ops.aten._cslt_sparse_mm.default._schema)
     assert all(f" {name}=" in schema for name in chosen)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16", "int8"])
+def test_weights_are_compressed_without_the_class_that_warns(script, monkeypatch, dtype):
+    monkeypatch.setattr(torch, "_cslt_compress", lambda weight: weight)
+    monkeypatch.setattr(script, "fastest", lambda *_: {})
+    weight, x = script.operands(32, 64, 64, dtype)
+    dense = script.calls(weight, x, dtype)["dense"]()
+    assert script.off_from_fp64(dense, weight, x) <= script.TOLERANCE[dtype]
+
+
+def test_a_time_is_that_of_one_call_in_a_graph_of_several(script, monkeypatch):
+    class Event:
+        def record(self):
+            pass
+
+        def elapsed_time(self, other):
+            return 30.0
+
+    captured = []
+    monkeypatch.setattr(script, "graphed", lambda run: captured.append(run) or (lambda: None))
+    monkeypatch.setattr(script, "_event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    runs = {"dense": lambda: pytest.fail("not replayed"), "sparse": lambda: pytest.fail("not replayed")}
+    assert script.timed(runs, rounds=2, warmup=1)["sparse"] == script.Timing(30.0 / script.CALLS, 0.0)
+    assert captured == list(runs.values())
+
+
+def test_clocks_are_those_of_cuda_s_first_gpu(script, tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        '#!/bin/sh\ncase "$*" in *--id=GPU-b*) echo "1980, 2619, 60, 500.0, 0x0";; *) echo "1, 1, 1, 1, 1";; esac\n'
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(script.machine_state, "probe_gpus", lambda: ((Gpu("B", "sm90", True, "GPU-b"),), ""))
+    assert script.clocks().startswith("gpu clocks.sm 1980 MHz, gpu clocks.mem 2619 MHz")
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Twin builds: on a GPU with TensorRT proper; the same script, smaller, ahead of time with TensorRT for RTX."""
 
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,6 +24,12 @@ def test_twins_on_a_gpu(tmp_path, net, precision):
     assert result["flag_off"]["sparse_tactics"] == result["dense"]["sparse_tactics"] == 0
     for case in ("dense", "flag_off", "flag_on"):
         assert result[case]["time"]["device"]["p50_ms"] > 0
+
+
+def test_twins_are_skipped_where_tensorrt_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(pytest.skip.Exception, match="tensorrt"):
+        test_twins_on_a_gpu(tmp_path, "conv", "fp16")
 
 
 @pytest.mark.parametrize(
