@@ -49,7 +49,8 @@ def takes_values(
                 given.update({name: _listed(given[name]) for name in models})
             with contextlib.ExitStack() as stack:
                 folder = _Folder(stack)
-                labels, example = given.pop("labels", None), given.pop("example", None)
+                labels = given.pop("labels", None) if samples else None  # others have labels of their own
+                example = given.pop("example", None)
                 _check_example(example, given, models)
                 arrays = {name: _arrays(given[name], given, models) for name in samples if _held(given, name)}
                 inputs = next(iter(arrays.values()), None)
