@@ -9,8 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.utils import backend_registration
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(
+    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason="this PyTorch is too old",
+)
 TRAINING = (
     "tests/sparsity/test_mixed_precision.py",
     "tests/sparsity/core/test_recurrent.py",
