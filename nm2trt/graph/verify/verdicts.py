@@ -20,6 +20,7 @@ from nm2trt.graph.analysis.weight_operands import Consumer
 from nm2trt.graph.storage.element_types import ElementType
 from nm2trt.graph.storage.threads import usable_cores
 from nm2trt.graph.verify.group_counts import Finding, ReadWeight, count_groups, read_weight
+from nm2trt.graph.verify.pattern_answer import pattern_answer
 from nm2trt.nm.axes import OnnxWeight, onnx_weight
 from nm2trt.nm.eligibility import NOWHERE, Place, can_run_sparse
 from nm2trt.nm.lineage import MaskBits, MaskHash
@@ -32,8 +33,6 @@ DEFAULT_PATTERN = NMPattern(2, 4)
 # Python's lock to and fro spend half as much again on each.
 _LARGE = 1 << 17
 _MANY = 1 << 26
-# Looked for if the pattern asked for is broken, to say what the weight holds instead.
-_KNOWN = tuple(NMPattern(n, m) for n, m in ((2, 4), (4, 8), (8, 16)))
 
 
 class WeightJudge:
@@ -146,13 +145,18 @@ class WeightJudge:
         divides = wanted is not None and length % wanted.m == 0 and weight.shape[how.axis] % how.runs == 0
         bits = MaskBits(weight.shape, how.axis)
         finding = count_groups(weight, how, wanted if divides else None, rounded=self.rounded, masks=bits)
-        return _Counted(weight, how, length, finding, bits)
+        return _Counted(weight, how, finding, bits)
 
     def _traced(self, case: _Case, entry: PlanEntry | None, counted: _Counted) -> WeightVerdict:
         consumer, wanted = case.consumer, case.wanted
-        weight, how, length, finding, bits = counted
+        weight, how, finding, bits = counted
         self.masks.add(bits)
-        status, reason, sentence = self._pattern_answer(weight, how, wanted, entry, finding, length)
+        status: PatternStatus
+        if wanted is None:
+            status = reason = "dense-by-plan"
+            sentence = f"dense by plan: {entry.reason if entry else 'not named'}"
+        else:
+            status, reason, sentence = pattern_answer(weight, how, wanted, finding, rounded=self.rounded)
         if finding.nonfinite:
             sentence += f"; {finding.nonfinite} elements are NaN or infinite"
         computed = _computed_in(consumer, weight)
@@ -198,65 +202,6 @@ class WeightJudge:
             parts=case.parts,
         )
 
-    def _pattern_answer(
-        self,
-        weight: ReadWeight,
-        how: OnnxWeight,
-        wanted: NMPattern | None,
-        entry: PlanEntry | None,
-        finding: Finding,
-        length: int,
-    ) -> tuple[PatternStatus, str, str]:
-        """Return status, reason code and sentence."""
-        if wanted is None:
-            return (
-                "dense-by-plan",
-                "dense-by-plan",
-                f"dense by plan: {entry.reason if entry else 'not named'}",
-            )
-        if finding.size == 0:
-            return "not-groupable", "empty", f"a weight of shape {list(weight.shape)} has no elements"
-        if not finding.groups:
-            per_group = " a group" if how.runs > 1 else ""
-            sentence = f"axis {how.axis} has {length} elements{per_group}, not a multiple of {wanted.m}"
-            return "not-groupable", "not-a-multiple", sentence
-        if not finding.broken:
-            rounded = f" after rounding to {self.rounded.name}" if self.rounded is not None else ""
-            return "holds", "holds", f"{wanted} holds along axis {how.axis}{rounded}"
-        place = finding.stored_at or finding.first_broken or ()
-        where = (
-            "stored tensor"
-            if finding.stored_at is not None
-            else f"weight as {weight.consumer.operator} reads it"
-        )
-        sentence = (
-            f"{finding.broken:,} of {finding.groups:,} groups of {wanted.m} along axis {how.axis} have more "
-            f"than {wanted.n} non-zeros, the first at {list(place)} of the {where}"
-        )
-        return "broken", "broken", sentence + self._what_holds(weight, how, wanted, finding)
-
-    def _what_holds(self, weight: ReadWeight, how: OnnxWeight, wanted: NMPattern, finding: Finding) -> str:
-        """Say what a broken weight holds instead: another pattern, or the same on another axis."""
-        share = finding.zeros / finding.size
-        # Something else may have lost zeros too, so a few more groups may be broken.
-        if share >= wanted.sparsity - 0.01:
-            for axis, size in enumerate(weight.shape):
-                if axis != how.axis and size >= wanted.m and size % wanted.m == 0:
-                    turned = OnnxWeight(axis, convolution=how.convolution)
-                    if not count_groups(weight, turned, wanted, rounded=self.rounded).broken:
-                        operator = weight.consumer.operator
-                        return f"; it holds {wanted} along axis {axis}, which {operator} does not reduce"
-        length = weight.shape[how.axis] // how.runs
-        for other in _KNOWN:
-            if wanted.admits(other) or length % other.m or share < other.sparsity - 1e-9:
-                continue
-            if not count_groups(weight, how, other, rounded=self.rounded).broken:
-                return (
-                    f"; it holds {other}, which is not {wanted}: up to {min(other.n, wanted.m)} non-zeros "
-                    f"of a group of {other.m} may stand in one group of {wanted.m}"
-                )
-        return ""
-
 
 def answered_at(verdict: WeightVerdict, place: Place, earlier: Place = NOWHERE) -> WeightVerdict:
     """Return a verdict with "eligible" answered for another place; the weight is not read again.
@@ -285,7 +230,6 @@ def answered_at(verdict: WeightVerdict, place: Place, earlier: Place = NOWHERE) 
 class _Counted(NamedTuple):
     weight: ReadWeight
     how: OnnxWeight
-    length: int
     finding: Finding
     bits: MaskBits
 
@@ -355,14 +299,8 @@ def _parsed_name(consumer: Consumer) -> str:
 
 def _computed_in(consumer: Consumer, weight: ReadWeight) -> str:
     """Return the type a kernel computes in: the quantised one if both operands come out of a Q/DQ pair."""
-    node = consumer.node
-    types = [_quantised_type(consumer, name) for name in node.input[:2] if name]
-    if consumer.operator in ("Conv", "ConvTranspose", "Gemm", "MatMul") and len(types) == 2 and all(types):
-        return str(types[consumer.input_index])
+    values = (dequantised(consumer.scope, name) for name in consumer.node.input[:2] if name)
+    found = [value.dtype for value in values if value is not None]
+    if consumer.operator in ("Conv", "ConvTranspose", "Gemm", "MatMul") and len(found) == 2:
+        return found[consumer.input_index]
     return weight.dtype
-
-
-def _quantised_type(consumer: Consumer, value: str) -> str | None:
-    """Return the element type that a value was dequantised from, or None when it was not."""
-    found = dequantised(consumer.scope, value)
-    return None if found is None else found.dtype
