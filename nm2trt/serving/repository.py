@@ -223,21 +223,6 @@ def prune(placed: Deployment, keep: int) -> tuple[int, ...]:
         return _prune(root, model, keep) if history(model)[:1] == [placed.version] else ()
 
 
-def remove(repository: str | os.PathLike[str], name: str) -> None:
-    """Take a model that nm2trt placed out of a repository.
-
-    Raises:
-        InputError: The model is missing, or something else placed it.
-        OutputError: The repository cannot be written.
-    """
-    root = _repository(repository, make=False)
-    model = root / check_name(name)
-    with one_writer(root), told(model):
-        if not history(model):
-            raise InputError(f"{root} holds no model {name!r}; it holds {model_names(root)}")
-        move_away(root, model)
-
-
 def served_config(repository: str | os.PathLike[str], name: str) -> Any:
     """Return the configuration that a repository holds for a model, a ModelConfig message.
 

@@ -20,7 +20,7 @@ from nm2trt.errors import InputError, OutputError
 from nm2trt.files import sha256_file, writer_mark
 from nm2trt.pipeline.served_artefact import describe_artefact
 from nm2trt.serving.options import DeployOptions
-from nm2trt.serving.repository import place, remove, roll_back, served_config
+from nm2trt.serving.repository import place, roll_back, served_config
 from tests.serving import served_nets as nets
 
 pytest.importorskip("tritonclient")
@@ -265,15 +265,6 @@ def test_a_pipe_in_a_file_s_place_is_not_waited_for(tmp_path, file):
         place(model(tmp_path), tmp_path, "m")
 
 
-def test_remove(tmp_path):
-    place(model(tmp_path), tmp_path / "models", "m")
-    remove(tmp_path / "models", "m")
-    assert tree(tmp_path / "models") == []
-    assert sorted(tmp_path.glob(".*")) == []
-    with pytest.raises(InputError, match="holds no model 'm'; it holds none"):
-        remove(tmp_path / "models", "m")
-
-
 @pytest.mark.parametrize("reaped", [True, False])
 def test_left_behind_by_a_killed_process(tmp_path, reaped):
     """Also by one whose status nobody asks for, as the first process of a container may not."""
@@ -343,7 +334,7 @@ def kill_at_random(repository, models, server, *, kills, seed):
     with TritonServer(f"http://{server.http}") as client:
         for attempt in range(kills):
             if attempt % 4 == 0 and repository.joinpath("m").exists():
-                remove(repository, "m")  # a first deployment is killed too
+                shutil.rmtree(repository / "m")  # a first deployment is killed too
             process = deployer(repository, models, "python")
             begin(process, 1_000_000)
             if attempt % 2:

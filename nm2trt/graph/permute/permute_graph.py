@@ -22,7 +22,7 @@ from nm2trt.graph.permute.space_search import (
     magnitude,
 )
 from nm2trt.graph.storage.element_types import element_type
-from nm2trt.graph.storage.external_data import Chunks, clear_values, pack
+from nm2trt.graph.storage.external_data import Chunks, pack
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model, metadata
 from nm2trt.graph.storage.model_file import Rewrite
@@ -98,20 +98,8 @@ def find_permutation(
     return Permutation(tuple(results), orders, before, after)
 
 
-def apply_permutation(model: Model, permutation: Permutation) -> None:
-    """Move the stored tensors of a model in memory; those with external data are taken in.
-
-    Raises:
-        ModelError: A stored tensor is damaged.
-    """
-    for tensor, orders in _moved(model, permutation):
-        data = _permuted(tensor, model, orders)
-        clear_values(tensor)
-        tensor.raw_data = data
-
-
 def rewrites_of(model: Model, permutation: Permutation) -> list[Rewrite]:
-    """Return the same as rewrites, so that a file is written without holding all of its weights in memory."""
+    """Return the moved stored tensors, made as the file is written, so that not all are in memory."""
 
     def chunks(tensor: TensorProto, orders: Mapping[int, Order]) -> Chunks:
         return lambda: iter([_permuted(tensor, model, orders)])

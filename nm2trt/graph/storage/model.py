@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from nm2trt.errors import InputError, ModelError
 from nm2trt.files import check_input
-from nm2trt.graph.storage.light_onnx import TensorProto, attribute_value, onnx
+from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.protobuf_stream import referring
 
 _Fact = TypeVar("_Fact")
@@ -251,16 +251,3 @@ def opset(proto: onnx.ModelProto) -> int | None:
     """Return the version of ONNX's own operators, or None."""
     own = ("", "ai.onnx")
     return next((int(entry.version) for entry in proto.opset_import if entry.domain in own), None)
-
-
-def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """Return a node's attributes as Python values; texts are decoded, tensors and graphs stay protobufs."""
-    values: dict[str, Any] = {}
-    for attribute in node.attribute:
-        if attribute.ref_attr_name:
-            continue
-        value = attribute_value(attribute)
-        if isinstance(value, bytes):
-            value = value.decode(errors="replace")
-        values[attribute.name] = value
-    return values

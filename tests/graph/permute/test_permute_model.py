@@ -14,7 +14,7 @@ from nm2trt.errors import DifferenceError, InputError, ModelError, SparsityError
 from nm2trt.graph.execute.model_session import run_graph
 from nm2trt.graph.execute.output_comparison import run_reference
 from nm2trt.graph.permute import permute_graph
-from nm2trt.graph.permute.permute_graph import apply_permutation, find_permutation
+from nm2trt.graph.permute.permute_graph import find_permutation
 from nm2trt.graph.permute.permute_model import permute_model
 from nm2trt.graph.permute.space_search import PermuteOptions
 from nm2trt.graph.storage.model import load
@@ -85,7 +85,7 @@ def test_the_same_seed_writes_the_same_file_and_the_lineage_says_permuted(tmp_pa
     assert entry.parent == verify_model(source).mask_sha256
 
 
-def test_a_saliency_of_the_callers_own_decides_in_memory(tmp_path):
+def test_a_saliency_of_the_callers_own_decides(tmp_path):
     net = Net()
     source = net.save(tmp_path / "m.onnx", residual(net))
     model, reference = load(source), run_reference(source)
@@ -104,7 +104,8 @@ def test_a_saliency_of_the_callers_own_decides_in_memory(tmp_path):
     assert [space.weights for space in found.spaces] == [("down.weight",)]
     assert (found.kept_before, found.kept_after) == (0.5, 1.0)
     order = found.orders["down.weight"][1]
-    apply_permutation(model, found)
+    permute_model(source, tmp_path / "out.onnx", saliency=saliency)
+    model = load(tmp_path / "out.onnx")
     np.testing.assert_array_equal(stored(model.proto)["down.weight"], stored(source)["down.weight"][:, order])
     np.testing.assert_array_equal(stored(model.proto)["bn.var"], stored(source)["bn.var"][order])
     outputs = run_graph(model, reference.feeds)
