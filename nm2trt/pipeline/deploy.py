@@ -13,14 +13,13 @@ from nm2trt.options.serving import DeployCommand
 from nm2trt.pipeline.in_memory import as_path, takes_values
 from nm2trt.pipeline.probe import probe
 from nm2trt.pipeline.served_artefact import describe_artefact, read_samples
-from nm2trt.serving.options import DeployOptions, ProbeOptions
+from nm2trt.serving.options import DeployOptions, KubernetesOptions, ProbeOptions
 
 if TYPE_CHECKING:
     import onnx
     import torch
 
     from nm2trt.serving.artefact import Artefact
-    from nm2trt.serving.kubernetes import KubernetesOptions
     from nm2trt.serving.repository import Deployment
 
 
@@ -235,8 +234,6 @@ def _kubernetes_options(command: DeployCommand) -> KubernetesOptions | None:
     asked = (command.image, command.model_store, command.canary_weight, command.canary_store)
     if command.kubernetes is None and not any(asked):
         return None
-    from nm2trt.serving.kubernetes import KubernetesOptions
-
     return filled(KubernetesOptions, command, store=command.model_store)
 
 

@@ -13,67 +13,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nm2trt.errors import InputError, OutputError
 from nm2trt.file_replacement import check_output_folder, make_output_folder
 from nm2trt.files import write_atomic
+from nm2trt.serving.options import KubernetesOptions
 from nm2trt.serving.repository import Deployment
 from nm2trt.serving.yaml_text import yaml_text
 
 QUEUE_METRIC = "nv_inference_pending_request_count"
 
-_IMAGE = re.compile(r"[\w][\w.\-/:@]*")
-_STORE = re.compile(r"(pvc|s3|gs|as)://[\w.\-]+(/[\w.\-/:]*)?")
 _PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
 _INSTEAD = "give another folder with --kubernetes"
 _LONGEST = 50  # of an object's name, so that `-canary` and what Kubernetes appends fit into its 63
-
-
-@dataclass(frozen=True, slots=True)
-class KubernetesOptions:
-    """How a cluster runs a model repository.
-
-    Args:
-        image: Triton's image with tag, e.g. of the release that the plan was built for.
-        store: Where the cluster finds the repository: pvc://CLAIM[/FOLDER], s3://, gs:// or as://.
-        replicas: Fewest and most pods.
-        queue_target: Requests waiting per pod at which another pod is started.
-        canary_weight: Percent of the requests that go to the canary; 0 writes no canary.
-        canary_store: The canary's repository.
-
-    Raises:
-        InputError: A value is out of its range, or a canary lacks its weight or store.
-    """
-
-    image: str
-    store: str
-    replicas: tuple[int, ...] = (1, 4)
-    queue_target: int = 8
-    canary_weight: int = 0
-    canary_store: str = ""
-
-    def __post_init__(self) -> None:
-        if not _IMAGE.fullmatch(self.image):
-            raise InputError(
-                f"{self.image!r} is not the name of an image; give --image NAME:TAG of a Triton image"
-            )
-        for store in filter(None, (self.store or "-", self.canary_store)):
-            if not _STORE.fullmatch(store) or ".." in store:
-                raise InputError(
-                    f"{store!r} is not a place of a repository; give pvc://CLAIM/FOLDER, s3://BUCKET/FOLDER, "
-                    "gs:// or as://"
-                )
-        if len(self.replicas) != 2 or not 1 <= self.replicas[0] <= self.replicas[1]:
-            raise InputError("--replicas takes the fewest and the most pods, as in 1,4")
-        if not 0 <= self.canary_weight <= 99 or self.queue_target < 1:
-            raise InputError("--canary-weight takes a percentage from 0 to 99, and --queue-target 1 or more")
-        if bool(self.canary_weight) != bool(self.canary_store):
-            raise InputError(
-                "a canary needs its weight and its repository; give both --canary-weight and --canary-store"
-            )
 
 
 def check_folder(folder: Path, repository: Path, name: str) -> None:

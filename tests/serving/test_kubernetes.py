@@ -11,7 +11,8 @@ import pytest
 
 from nm2trt.cli import main
 from nm2trt.errors import InputError
-from nm2trt.serving.kubernetes import QUEUE_METRIC, KubernetesOptions, manifests, write_manifests
+from nm2trt.serving.kubernetes import QUEUE_METRIC, manifests, write_manifests
+from nm2trt.serving.options import KubernetesOptions
 from nm2trt.serving.repository import Deployment
 from nm2trt.serving.yaml_text import yaml_text
 from tests.engine.nets import conv_net
