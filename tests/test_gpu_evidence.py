@@ -106,7 +106,7 @@ def test_a_run_that_is_stopped_ends_its_job_and_goes_on_later(tmp_path, monkeypa
     out = tmp_path / "out"
     slow = f"import os, time; os.kill({os.getpid()}, {int(number)}); time.sleep(60)"
     found = [Job("first", 60, python("")), Job("slow", 60, python(slow)), Job("last", 60, python(""))]
-    monkeypatch.setattr(evidence, "require_gpu", lambda _: None)
+    monkeypatch.setattr(evidence, "require_gpu", lambda _: Gpu("Test GPU", "sm86", True))
     monkeypatch.setattr(evidence, "ask", lambda *_: (True, "it is here"))
     monkeypatch.setattr(evidence, "jobs", lambda *_, **__: found)
     assert evidence.main([str(out)]) == 128 + number
@@ -126,7 +126,7 @@ def test_a_run_that_is_stopped_ends_its_job_and_goes_on_later(tmp_path, monkeypa
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch, capsys):
     (tmp_path / "out").write_text("")
-    monkeypatch.setattr(evidence, "require_gpu", lambda _: None)
+    monkeypatch.setattr(evidence, "require_gpu", lambda _: Gpu("Test GPU", "sm86", True))
     monkeypatch.setattr(evidence, "ask", lambda *_: (True, "it is here"))
     assert evidence.main([str(tmp_path / "out")]) == 2
     assert "gpu-evidence: " in capsys.readouterr().err.splitlines()[-1]
@@ -195,12 +195,21 @@ def test_tensorrt_is_taken_from_the_environment_that_has_it(tmp_path, monkeypatc
     assert "| twins | not run | 0 | no TensorRT (it does not load)" in summary
 
 
-@pytest.mark.parametrize("rtx", [False, True])
-def test_every_job_is_there_and_has_its_own_name(tmp_path, rtx):
-    found = evidence.jobs(tmp_path, rtx=rtx)
+def test_tensorrt_for_rtx_is_left_out_where_it_has_no_kernels(monkeypatch):
+    monkeypatch.setattr(evidence, "ask", lambda *_: (True, "1.7.1.116 SM75 SM86 CURRENT"))
+    assert evidence.why_no_rtx("sm86") == ""
+    assert evidence.why_no_rtx("sm90") == "TensorRT for RTX 1.7.1.116 has no kernels for sm90"
+    monkeypatch.setattr(evidence, "ask", lambda *_: (False, "No module named 'tensorrt_rtx'"))
+    assert evidence.why_no_rtx("sm86").startswith(
+        "no TensorRT for RTX (No module named 'tensorrt_rtx'); pip install"
+    )
+
+
+def test_every_job_is_there_and_has_its_own_name(tmp_path):
+    found = evidence.jobs(tmp_path, no_rtx="it has no kernels here")
     names = [job.name for job in found]
     assert len(set(names)) == len(names)
-    assert ("rtx" in names) == rtx
+    assert all(bool(job.left_out) == ("rtx" in job.name) for job in found)
     for job in found:
         scripts = [word for word in job.command if word.endswith(".py")]
         assert [word for word in scripts if not Path(word).is_file()] == []

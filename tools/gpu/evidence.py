@@ -14,7 +14,6 @@ short goes on. Nothing changes the GPU's settings.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -28,7 +27,7 @@ ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
 try:
-    from nm2trt.backends.cuda import require_gpu
+    from nm2trt.backends.cuda import Gpu, require_gpu
     from nm2trt.cli.signals import Stopped, signals_stop
     from nm2trt.errors import BackendMissingError, Nm2trtError
     from nm2trt.reporting.folder import RunFolder
@@ -48,6 +47,7 @@ _ASK_TORCH = (
     "print(f'PyTorch {torch.__version__} with CUDA {torch.version.cuda}')"
 )
 _ASK_TRT = "import tensorrt; print(f'TensorRT {tensorrt.__version__}')"
+_ASK_RTX = "import tensorrt_rtx; print(tensorrt_rtx.__version__, *tensorrt_rtx.ComputeCapability.__members__)"
 
 
 def jobs(
@@ -56,7 +56,7 @@ def jobs(
     trt_python: str = sys.executable,
     no_torch: str = "",
     no_trt: str = "",
-    rtx: bool = True,
+    no_rtx: str = "",
 ) -> list[Job]:
     """Return what runs here, the most telling first.
 
@@ -65,7 +65,7 @@ def jobs(
         trt_python: The Python that has TensorRT.
         no_torch: Why PyTorch cannot use the GPU; "" if it can.
         no_trt: Why there is no TensorRT; "" if there is one.
-        rtx: Whether TensorRT for RTX is installed.
+        no_rtx: Why TensorRT for RTX cannot run here; "" if it can.
     """
     python, project = sys.executable, ("--project", str(ROOT))
     kit = {path.stem: str(path) for path in HERE.glob("*.py")}
@@ -79,9 +79,9 @@ def jobs(
     ]
     twins = (trt_python, kit["twins"], models, str(out / "trt"), *NAMES, *project, "--deadline", "880")
     found.append(Job("twins", 900, twins, left_out=no_trt))
-    if rtx:
-        found += [_prove(python, "trt-rtx", name, out, "") for name in NAMES]
-        found.append(Job("rtx", 300, (python, kit["rtx_probe"], models, str(out / "rtx.json"), *project)))
+    found += [_prove(python, "trt-rtx", name, out, no_rtx) for name in NAMES]
+    probe = (python, kit["rtx_probe"], models, str(out / "rtx.json"), *project)
+    found.append(Job("rtx", 300, probe, left_out=no_rtx))
     table = (python, str(ROOT / "benchmarks" / "gpu_gain.py"), "-o", str(out / "gain.json"))
     return [
         *found,
@@ -147,6 +147,15 @@ def find_trt(named: str = "") -> tuple[str, str, str]:
     return pythons[-1], f"There is {missing}.", missing
 
 
+def why_no_rtx(target: str) -> str:
+    """Return why TensorRT for RTX cannot run on a GPU of this architecture; "" if it can."""
+    there, said = ask(sys.executable, _ASK_RTX)
+    if not there:
+        return f"no TensorRT for RTX ({said}); pip install '{ROOT}[rtx]'"
+    version, *targets = said.split()
+    return "" if target.upper() in targets else f"TensorRT for RTX {version} has no kernels for {target}"
+
+
 def adopt(out: Path) -> list[str]:
     """Make results of `queue.sh` the folder of a run: its `prove*.json` become stages; the rest stays.
 
@@ -181,9 +190,9 @@ def main(words: Sequence[str] | None = None) -> int:
         if options.adopt:
             print(f"{options.out}: {', '.join(adopt(out)) or 'nothing was proved'}")
             return 0
-        require_gpu("gathering evidence")
+        gpu = require_gpu("gathering evidence")
         with signals_stop():
-            return gather(out, options)
+            return gather(out, options, gpu)
     except BackendMissingError as error:
         print(f"gpu-evidence: {error}", file=sys.stderr)
         return NO_GPU
@@ -195,7 +204,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return stopped.exit_status
 
 
-def gather(out: Path, options: argparse.Namespace) -> int:
+def gather(out: Path, options: argparse.Namespace, gpu: Gpu) -> int:
     """Look what is here, run the jobs; return 1 if one failed."""
     torch_there, torch_said = ask(sys.executable, _ASK_TORCH)
     no_torch = "" if torch_there else f"PyTorch cannot use the GPU: {torch_said}"
@@ -205,8 +214,8 @@ def gather(out: Path, options: argparse.Namespace) -> int:
         about.append("nvidia-smi is missing, so clocks and power are not recorded.")
     for sentence in about:
         print(f"gpu-evidence: {sentence}", file=sys.stderr)
-    rtx = importlib.util.find_spec("tensorrt_rtx") is not None
-    found = jobs(out, trt_python=trt_python, no_torch=no_torch, no_trt=no_trt, rtx=rtx)
+    no_rtx = why_no_rtx(gpu.target)
+    found = jobs(out, trt_python=trt_python, no_torch=no_torch, no_trt=no_trt, no_rtx=no_rtx)
     unknown = set(options.only) - {job.name for job in found}
     if unknown:
         known = ", ".join(job.name for job in found)
