@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 OPTIONS = BuildCommand
 
+_FOR_PROOF = "    # keeps the ONNX file that a proof on a GPU needs"
+
 EPILOG = """examples:
   nm2trt build model.onnx --sparsity
   nm2trt build model.onnx --sparsity -o out/model.rtx --target sm80,sm86 --profile x:1,16,64
@@ -101,9 +103,15 @@ def _next(result: BuildResult, options: BuildCommand, *, able: bool) -> str:
         )
     if not result.written:
         return shlex.join(["nm2trt", *words("build", replace(options, dry_run=False))])
-    if options.precision is not None or options.sparsity == "force" or result.backend == "ort":
+    # What was built is proved: the model as it was given, or the file in the precision, if it was kept.
+    proved = Path(result.model)
+    if options.precision is not None and result.backend != "ort":
+        proved = result.engine.with_name(f"{result.engine.stem}.{options.precision}.onnx")
+        if not options.keep:
+            return shlex.join(["nm2trt", *words("build", replace(options, keep=True))]) + _FOR_PROOF
+    elif options.sparsity == "force" or result.backend == "ort":
         return f"nm2trt info {shlex.quote(str(result.engine))}"
     shown = {known.name for known in fields(Tabled)}
     shared = ["backend", *(known.name for known in fields(BuilderCommand) if known.name not in shown)]
     how: dict[str, Any] = {name: getattr(options, name) for name in shared}
-    return shlex.join(["nm2trt", *words("prove", ProveCommand(model=Path(result.model), **how))])
+    return shlex.join(["nm2trt", *words("prove", ProveCommand(model=proved, **how))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.bench import print_latency
@@ -94,4 +95,35 @@ def _print(report: ValidationReport, options: ValidateCommand, *, verbose: bool)
         say()
     print_same(polygraphy_line(options))
     passed = report.passed
-    print_verdict(verdict, mark="" if passed is None else "good" if passed else "bad")
+    print_verdict(verdict, _next(report, options), "" if passed is None else "good" if passed else "bad")
+
+
+def _next(report: ValidationReport, options: ValidateCommand) -> str:
+    """Return the command that loses less, if an ONNX model lost more than --max-drop allows; else ""."""
+    allowed = {g.metric: g.max_drop for g in report.gates if g.max_drop is not None and not g.passed}
+    # More samples may decide it if the difference itself is allowed.
+    lost = [
+        metric.name
+        for metric in report.comparison.metrics
+        if metric.name in allowed and abs(metric.paired.difference) > allowed[metric.name]
+    ]
+    if not lost or not options.model.endswith(".onnx") or not options.against.endswith(".onnx"):
+        return ""
+    from nm2trt.pipeline.next_command import SAMPLES
+    from nm2trt.pipeline.verify import verify
+
+    found, dense = verify(options.model), verify(options.against)
+    if dense.quantised or dense.any_holds:
+        return ""
+    start = ["--calib", SAMPLES]
+    if found.quantised and found.any_holds:
+        less = ["prune", options.against, *start, "--to", "int8", "--share", "50%", "--max-loss", "1%"]
+    elif found.quantised:
+        less = ["quantize", options.against, *start, "--max-loss", "1%"]
+    elif found.any_holds:
+        metric = [] if lost[0] == "top-1" else ["--metric", lost[0]]
+        less = ["prune", options.against, *start, "--data", "LABELLED.npz", *metric]
+        less += ["--max-drop", str(options.max_drop)]
+    else:
+        return ""
+    return shlex.join(["nm2trt", *less])

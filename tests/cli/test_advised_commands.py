@@ -189,7 +189,7 @@ RTX = ("--backend", "trt-rtx", "--target", "sm86")
 
 
 def test_the_chain_from_a_dense_file(folder, capsys):
-    """verify -> prune -> build in int8 -> info, each word as it was printed."""
+    """verify -> prune -> build in int8 -> build that keeps the file, each word as it was printed."""
     pytest.importorskip("tensorrt_rtx")
     words = following(said(capsys, "verify", "dense.onnx", "--fail-on", "none", *RTX))
     assert words[0] == "prune"
@@ -197,7 +197,7 @@ def test_the_chain_from_a_dense_file(folder, capsys):
     assert words[:2] == ["build", "pruned.onnx"]
     text = said(capsys, *words)
     assert "of the work can run sparse" in text
-    assert following(text)[0] == "info"
+    assert following(text)[0] == "build"
     said(capsys, *following(text))
     # Nothing known makes a transposed convolution of float32 sparse: the next command explains.
     node = NODE("ConvTranspose", ["x", "w"], ["y"], name="up")
@@ -324,7 +324,8 @@ def test_a_build_leads_on(folder, quantised, capsys):
     pytest.importorskip("tensorrt_rtx")
     for model, more, command in (
         (quantised, (), "prove"),
-        ("sparse.onnx", ("--precision", "int8", "--calib", "SAMPLES.npz"), "info"),
+        ("sparse.onnx", ("--precision", "int8", "--calib", "SAMPLES.npz"), "build"),
+        ("sparse.onnx", ("--precision", "int8", "--calib", "SAMPLES.npz", "--keep"), "prove"),
         ("sparse.onnx", ("--precision", "fp16"), "explain"),
     ):
         text = said(capsys, "build", model, "--sparsity", *RTX, *more, "-o", "m.rtx")

@@ -92,3 +92,32 @@ def test_a_terminal_shows_the_stages_once(folder, monkeypatch):
     assert any("2:4 by magnitude" in line for line in lines)
     assert not any(line.startswith("stage ") for line in lines)
     assert any(line.startswith("verdict: ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("made", "wanted"),
+    [
+        (["prune", "a model.onnx"], ["--data", "LABELLED.npz", "--max-drop", "0.1pt"]),
+        (
+            ["prune", "a model.onnx", "--calib", "SAMPLES.npz", "--to", "int8"],
+            ["--to", "int8", "--share", "50%"],
+        ),
+        (["quantize", "a model.onnx", "--calib", "FEW.npz"], ["quantize", "a model.onnx", "--max-loss"]),
+    ],
+    ids=["pruned", "pruned-int8", "int8"],
+)
+def test_a_loss_that_validate_measured_leads_to_what_loses_less(folder, capsys, made, wanted):
+    np.savez("FEW.npz", x=np.full((2, 16), 1e-3, np.float32))  # ranges that cut nearly everything off
+    assert main([*made, "-o", "made.onnx"]) == 0
+    capsys.readouterr()
+    gate = ["--data", "TEST.npz", "--runs", "0", "--max-drop", "0.1pt"]
+    assert main(["validate", "made.onnx", "--against", "a model.onnx", *gate]) == 5
+    words = following(capsys.readouterr().out)
+    assert set(wanted) <= set(words)
+    assert main(words[1:]) in (0, 5)
+
+
+def test_a_loss_that_more_samples_may_exclude_leads_nowhere(folder, capsys):
+    gate = ["--data", "TEST.npz", "--runs", "0", "--max-drop", "0.1pt"]
+    assert main(["validate", "a model.onnx", "--against", "a model.onnx", *gate]) == 5
+    assert "next:" not in capsys.readouterr().out
