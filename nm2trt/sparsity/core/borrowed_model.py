@@ -17,16 +17,23 @@ from nm2trt.sparsity.core.state_keys import sparse_weights
 
 @contextlib.contextmanager
 def eval_mode(model: nn.Module, *, train_norms: bool = False) -> Iterator[None]:
-    """Put a model into eval mode, its BatchNorms into training if wanted, and back afterwards."""
+    """Put a model into eval mode, its BatchNorms into training if wanted, and back afterwards.
+
+    Inside a user's autocast weights are cast anew at each use: its cache would serve those of before a change.
+    """
+    cached = torch.is_autocast_cache_enabled()
     before = {module: module.training for module in model.modules()}
     model.eval()
     if train_norms:
         for module in model.modules():
             if isinstance(module, _BatchNorm):
                 module.train()
+    torch.set_autocast_cache_enabled(False)
     try:
         yield
     finally:
+        torch.set_autocast_cache_enabled(cached)
+        torch.clear_autocast_cache()
         for module, training in before.items():
             module.training = training
 

@@ -74,8 +74,11 @@ def distillation_loss(
             over everything else; "mse" is the mean squared difference.
         temperature: T.
     """
-    total = student[0].new_zeros(())
+    total = torch.zeros((), device=student[0].device)
     for mine, theirs in zip(student, teacher, strict=True):
+        # In half precision the probabilities do not add up to 1, and their divergence comes out below 0.
+        wide = torch.promote_types(mine.dtype, torch.float32)
+        mine, theirs = mine.to(wide), theirs.to(wide)
         if loss == "mse":
             total = total + functional.mse_loss(mine, theirs)
             continue

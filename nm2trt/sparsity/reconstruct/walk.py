@@ -137,7 +137,9 @@ class Walk:
                     del self._records[key]
             elif name not in self.reused:
                 for part, rows in self._parts(name, module, args, kwargs):
-                    at(part, rows)
+                    # The user's autocast is for the model: sums of products in half precision solve nothing.
+                    with torch.autocast(part.dense().device.type, enabled=False):
+                        at(part, rows)
             seen = True
 
         return hook

@@ -706,6 +706,15 @@ def test_a_model_that_cannot_be_trained_is_refused_and_left_alone(given):
     assert all(torch.equal(after[key], value) for key, value in before.items())
 
 
+@pytest.mark.parametrize("loss", ["kl", "mse"])
+def test_the_loss_of_half_precision_outputs_is_that_of_the_same_numbers_in_float32(loss):
+    torch.manual_seed(0)
+    mine, theirs = (torch.randn(64, 1000).bfloat16() for _ in range(2))
+    found = distillation_loss([mine], [theirs], loss=loss, temperature=4.0)
+    assert found == distillation_loss([mine.float()], [theirs.float()], loss=loss, temperature=4.0)
+    assert found.dtype == torch.float32
+
+
 def test_no_grad_and_samples_of_inference_mode_change_nothing():
     model, _ = pruned(pattern="2:4")
     with torch.inference_mode():

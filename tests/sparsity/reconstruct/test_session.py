@@ -241,6 +241,35 @@ def test_a_dense_target_gives_back_the_dense_network_on_all_ones_masks(attention
     torch.testing.assert_close(model(batches[0]), dense(batches[0]), atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("method", ["reconstruct", "fcpts"])
+def test_inside_autocast_layers_are_solved_from_whole_sums_of_the_weights_as_they_are(network, method):
+    model, samples = network
+    options = {"fcpts": {"steps": 0, "layer_fit": True}, "reconstruct": {}}[method]
+    x = torch.cat(samples)
+    wanted, errors = model(x), []
+    for enabled in (False, True):
+        other = copy.deepcopy(model)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            other(x)  # casts weights, which autocast then keeps
+            sparse = nm2trt.sparsify(other, method=method, calibration=samples, **options)
+            assert torch.is_autocast_cache_enabled()
+        sparse.finalize()
+        errors.append(float((other(x) - wanted).detach().square().mean()))
+    assert errors[1] < 1.2 * errors[0], "twice as much and more with the weights of before"
+
+
+def test_inside_autocast_a_layer_is_solved_to_the_same_bits():
+    torch.manual_seed(0)
+    layer = nn.Linear(16, 8)
+    samples, solved = [5 + torch.randn(16, 16) @ torch.randn(16, 16) for _ in range(8)], []
+    for enabled in (False, True):
+        other = copy.deepcopy(layer)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            solved.append(nm2trt.sparsify(other, method="reconstruct", calibration=samples).finalize())
+    assert torch.equal(solved[0].weight, solved[1].weight)
+    assert torch.equal(solved[0].bias, solved[1].bias)
+
+
 def test_transformer_layers_are_walked_past_torchs_fused_path():
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, dropout=0.1)
