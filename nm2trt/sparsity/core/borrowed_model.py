@@ -19,7 +19,7 @@ from nm2trt.sparsity.core.state_keys import sparse_weights
 def eval_mode(model: nn.Module, *, train_norms: bool = False) -> Iterator[None]:
     """Put a model into eval mode, its BatchNorms into training if wanted, and back afterwards.
 
-    Inside a user's autocast weights are cast anew at each use: its cache would serve those of before a change.
+    Inside a user's autocast weights are cast anew at each use: its cache would serve the old ones.
     """
     cached = torch.is_autocast_cache_enabled()
     before = {module: module.training for module in model.modules()}

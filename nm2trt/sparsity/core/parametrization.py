@@ -282,7 +282,8 @@ class SparseWeight(nn.Module):
 
     def known_keys(self) -> set[str]:
         """Return every key that a state of this method may have."""
-        return {"_extra_state", *self._parameters, *self._persistent_buffers()}
+        own = (name for name, parameter in self._parameters.items() if parameter is not None)
+        return {"_extra_state", *own, *self._persistent_buffers()}
 
     def needed_keys(self, saved: Mapping[str, Tensor]) -> set[str]:  # noqa: ARG002 - for methods with two forms
         """Return the keys without which a state of this method is not whole."""

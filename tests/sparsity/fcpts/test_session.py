@@ -706,6 +706,21 @@ def test_a_model_that_cannot_be_trained_is_refused_and_left_alone(given):
     assert all(torch.equal(after[key], value) for key, value in before.items())
 
 
+@pytest.mark.parametrize("form", [{"pattern": "2:4"}, {"rate": 0.2}, {"pattern": None, "rate": 0.5}], ids=str)
+def test_a_state_goes_on_in_a_model_that_was_pruned_anew(form):
+    model, sparse = pruned(**form)
+    with torch.no_grad():
+        for weight in sparse.weights:
+            weight.original.mul_(1.5)
+    state = copy.deepcopy(model.state_dict())
+    other, again = pruned(**form)
+    other.load_state_dict(state)
+    sparse.finalize()
+    again.finalize()
+    for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
 @pytest.mark.parametrize("loss", ["kl", "mse"])
 def test_the_loss_of_half_precision_outputs_is_that_of_the_same_numbers_in_float32(loss):
     torch.manual_seed(0)
