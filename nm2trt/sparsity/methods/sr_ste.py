@@ -112,7 +112,8 @@ class SteWeight(SparseWeight):
         total = total_steps or 0
         self._ramp_end = share_in_steps("ramp", options.ramp, total) if options.ramp else 0
         frozen_for = share_in_steps("freeze", options.freeze, total) if options.freeze else 0
-        self._last_change = total - frozen_for if frozen_for else None
+        # Shares that add up to 1 may both be rounded up: no mask is frozen before the pattern holds.
+        self._last_change = max(total - frozen_for, self._ramp_end) if frozen_for else None
         super().__init__(weight, pattern, axis=axis, options=options, total_steps=total_steps)
         if options.freeze:  # a frozen mask is in no weight; the state has the same keys all through the run
             self.register_buffer("mask", self.mask)

@@ -220,3 +220,14 @@ def test_what_is_still_to_go_is_the_formula_in_whole_numbers(exponent, count, la
         left = last - min(max(step, 0), last)
         wanted = -(-count * left**exponent // last**exponent)
         assert still_to_go(count, step, last, float(exponent)) == wanted, step
+
+
+@pytest.mark.parametrize(("ramp", "freeze", "total"), [(0.5, 0.5, 3), (0.5, 0.5, 7), (0.3, 0.7, 5)])
+def test_shares_that_are_both_rounded_up_freeze_no_mask_before_the_pattern_holds(ramp, freeze, total):
+    model = net()
+    sparse = sparsify(model, method="ste", ramp=ramp, freeze=freeze, total_steps=total)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sparse.attach(optimizer)
+    train(model, optimizer, range(total))
+    sparse.finalize()
+    assert (model[4].weight == 0).float().mean() == 0.5
