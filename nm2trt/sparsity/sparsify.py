@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from nm2trt.errors import SparsifyError
 from nm2trt.nm.plan import Plan, check_globs, matching
@@ -157,7 +158,9 @@ def _check_model(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if is_sharded(parameter):
             raise SparsifyError(f"{name} is sharded already; call sparsify before fully_shard")
-        if parameter.is_inference() and not torch.is_inference_mode_enabled():
+        if torch.is_inference_mode_enabled() or isinstance(parameter, UninitializedParameter):
+            continue
+        if parameter.is_inference():
             raise SparsifyError(
                 f"{name} was made in torch.inference_mode(), where nothing can be trained; make or load the "
                 "model outside of it"

@@ -503,6 +503,11 @@ def test_a_layer_that_was_replaced_after_sparsify():
     assert check(model[4].weight.detach().numpy(), NMPattern(2, 4), axis=1).holds
 
 
+def test_a_lazy_layer_that_has_no_shape_yet():
+    with pytest.raises(SparsifyError, match=r"0\.weight has no shape yet; run one batch"):
+        sparsify(nn.Sequential(nn.LazyLinear(16)))
+
+
 def test_a_model_that_was_made_in_inference_mode():
     with torch.inference_mode():
         model = net()
