@@ -176,35 +176,47 @@ def _label(spec: TensorSpec, axis: int) -> str:
     return str(spec.shape[axis] or "unnamed")
 
 
-def example_profile(name: str, shape: Sequence[int | str | None], known: Mapping[str, Range]) -> str:
+def example_profile(
+    name: str, shape: Sequence[int | str | None], known: Mapping[str, Range], most: int | None = None
+) -> str:
     """Return a profile of an input that leaves more than its batch free, its sizes guessed.
 
     Args:
         name: The input.
         shape: Its shape in the model.
         known: Ranges of free sizes by their name in the model.
+        most: Largest size to guess but for the batch; None sets no limit.
     """
     ranges = [
         (size, size, size)
         if isinstance(size, int)
-        else known.get(size or "", DEFAULT_BATCH if axis == 0 else _OTHER_SIZES)
+        else known.get(size or "", DEFAULT_BATCH if axis == 0 else _other_sizes(most))
         for axis, size in enumerate(shape)
     ]
     return f"{name}:{','.join(map(format_shape, zip(*ranges, strict=True)))}"
 
 
-def guessed_profiles(inputs: Iterable[tuple[str, Sequence[int | str | None]]]) -> list[str]:
+def guessed_profiles(
+    inputs: Iterable[tuple[str, Sequence[int | str | None]]], most: int | None = None
+) -> list[str]:
     """Return profiles with guessed sizes for a model that `resolve_profiles` would not complete; else [].
 
     Args:
         inputs: Name and shape of each input of the model.
+        most: As for `example_profile`.
     """
     free = [(name, shape) for name, shape in inputs if not all(isinstance(size, int) for size in shape)]
     # Sizes of one name have one range, also where one of them comes first and another does not.
-    later = {size: _OTHER_SIZES for _, shape in free for size in shape[1:] if isinstance(size, str)}
+    other = _other_sizes(most)
+    later = {size: other for _, shape in free for size in shape[1:] if isinstance(size, str)}
     if all(isinstance(size, int) for _, shape in free for size in shape[1:]):
         return []
-    return [example_profile(name, shape, later) for name, shape in free]
+    return [example_profile(name, shape, later, most) for name, shape in free]
+
+
+def _other_sizes(most: int | None) -> Range:
+    high = _OTHER_SIZES[2] if most is None else min(most, _OTHER_SIZES[2])
+    return max(1, high // 4), max(1, high // 2), high
 
 
 def _slashes(batch: tuple[int, int, int]) -> str:

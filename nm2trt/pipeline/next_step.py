@@ -90,9 +90,13 @@ def _profiles(model: str | os.PathLike[str]) -> str:
     from nm2trt.engine.profiles import guessed_profiles
     from nm2trt.graph.storage.model import load
     from nm2trt.graph.storage.model_info import describe_model
+    from nm2trt.pipeline.position_tables import longest_positions
 
-    inputs = describe_model(load(model, leave_weights=True)).inputs
-    guessed = guessed_profiles((found.name, found.shape or ()) for found in inputs)
+    opened = load(model, leave_weights=True)
+    inputs = [(found.name, found.shape or ()) for found in describe_model(opened).inputs]
+    if not any(guessed_profiles(inputs)):
+        return ""
+    guessed = guessed_profiles(inputs, longest_positions(opened))
     return "".join(f" --profile {shlex.quote(profile)}" for profile in guessed)
 
 

@@ -121,7 +121,9 @@ def write_recipe(
         InputError: The model is missing or not sound, or does not lie below the recipe's folder.
         OutputError: The recipe is there already, or cannot be written.
     """
+    from nm2trt.graph.storage.model import load
     from nm2trt.pipeline.info import info as describe
+    from nm2trt.pipeline.position_tables import longest_positions
     from nm2trt.pipeline.verify import verify
 
     model = Path(model)
@@ -154,6 +156,7 @@ def write_recipe(
         sentence=sentence,
         choice=(backend, targets),
         inputs=[(tensor.name, list(tensor.shape or ())) for tensor in getattr(info, "inputs", ())],
+        longest=longest_positions(load(model, leave_weights=True)),
     )
     write_atomic(target, text)
     return StarterRecipe(target, model, holds, len(report.weights), sentence)
@@ -179,6 +182,7 @@ def _text(
     joint: bool,
     sentence: str,
     inputs: list[tuple[str, list[Any]]],
+    longest: int | None,
     choice: tuple[str | None, str | None],
 ) -> str:
     parts = [_HEAD.format(file=_word(file), version=RECIPE_VERSION, name=_quoted(name), model=_quoted(model))]
@@ -193,7 +197,7 @@ def _text(
         parts.append(_QUANTIZE.format(calib=samples))
     parts.append(_OUTLOOK.format(sentence=_word(sentence)))
     parts.append(_VERIFY.format(gate="none" if broken else "broken"))
-    parts.append(_build(inputs, sparse=weights > 0, choice=choice))
+    parts.append(_build(inputs, longest, sparse=weights > 0, choice=choice))
     last = "prune" if joint else {"fp16": "cast", "int8": "quantize"}.get(precision, "fuse")
     parts.append(_VALIDATE.format(candidate=last))
     parts.append(_REPORT)
@@ -211,7 +215,11 @@ def _pruned(holds: int, weights: int, calib: str, *, joint: bool) -> str:
 
 
 def _build(
-    inputs: list[tuple[str, list[Any]]], *, sparse: bool, choice: tuple[str | None, str | None]
+    inputs: list[tuple[str, list[Any]]],
+    longest: int | None,
+    *,
+    sparse: bool,
+    choice: tuple[str | None, str | None],
 ) -> str:
     here = any(importlib.util.find_spec(name) for name in ("tensorrt_rtx", "tensorrt"))
     why = (
@@ -228,16 +236,16 @@ def _build(
         mark=mark,
         sparsity="enable" if sparse else "disable",
         target=f"\n{mark}    ".join(lines),
-        profile=_profiles(inputs, mark),
+        profile=_profiles(inputs, longest, mark),
     )
 
 
-def _profiles(inputs: list[tuple[str, list[Any]]], mark: str) -> str:
+def _profiles(inputs: list[tuple[str, list[Any]]], longest: int | None, mark: str) -> str:
     """Return the line of profiles: the default's as a comment, or a guess if the default is missing."""
     free = [(name, shape) for name, shape in inputs if not all(isinstance(size, int) for size in shape)]
     if not free:
         return ""
-    if guessed := guessed_profiles(free):
+    if guessed := guessed_profiles(free, longest):
         return f"{mark}    profiles: {json.dumps(guessed)}    # smallest, usual, largest: a guess\n"
     chosen = [f"{name}:{','.join(map(str, DEFAULT_BATCH))}" for name, _ in free]
     return f"{mark}    # profiles: {json.dumps(chosen)}    # smallest, usual and largest batch\n"
