@@ -6,10 +6,15 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tools.gpu import evidence, rtx_probe
+torch = pytest.importorskip("torch")
+
+from torch.utils import backend_registration  # noqa: E402
+
+from tools.gpu import evidence, rtx_probe, train_gpu  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "tools" / "gpu").glob("*.py"))
@@ -63,6 +68,51 @@ def test_a_twin_that_failed_gives_the_script_a_status_and_one_that_is_measured_i
     failed = subprocess.run([*script, "conv-int8", "wide-fp16"], capture_output=True, text=True, check=False)
     assert failed.returncode == 1
     assert failed.stderr == "1 of 2 twins failed; wide-fp16: no time or no model\n"
+
+
+def test_a_batch_that_does_not_fit_the_gpu_is_halved_for_the_dense_step_and_those_after_it(monkeypatch):
+    def measure(method, options, gpu):
+        if options.batch > 64:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {"batch": options.batch}
+
+    monkeypatch.setattr(train_gpu, "measure", measure)
+    options = SimpleNamespace(batch=256)
+    assert train_gpu.fitting("dense", options, True) == {"batch": 64}
+    assert train_gpu.fitting("sr-ste", options, True) == {"batch": 64}
+    options.batch = 128  # only the dense step, that all are held against, may choose
+    with pytest.raises(torch.OutOfMemoryError):
+        train_gpu.fitting("sr-ste", options, True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason="this PyTorch is too old",
+)
+@pytest.mark.parametrize(
+    ("script", "words", "told"),
+    [
+        ("mask_gpu", ("--runs", "2"), '"eager_mask_device_over_clone"'),
+        (
+            "train_gpu",
+            ("--batch", "2", "--steps", "1", "--methods", "dense;sr-ste;lbc, after t_f"),
+            '"zero_share_max"',
+        ),
+        ("solve_gpu", (), '"same_mask_share"'),
+    ],
+    ids=["mask", "train", "solve"],
+)
+def test_a_script_runs_on_a_pretended_gpu(tmp_path, script, words, told):
+    """As it does on a GPU but for the times: tensors on one device, events, masks equal to the CPU's."""
+    out, path = tmp_path / "out.json", ROOT / "tools" / "gpu" / f"{script}.py"
+    command = [sys.executable, "-m", "tests.kit_on_a_pretended_gpu", str(path), str(out), "--tiny", *words]
+    ran = subprocess.run(
+        [*command, "--project", str(ROOT)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert told in out.read_text()
+    assert "false" not in re.findall(r'"\w+_equal\w*": (\w+)', out.read_text())
 
 
 def test_a_module_that_moved_is_seen():

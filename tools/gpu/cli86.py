@@ -90,6 +90,7 @@ def main():
     except BaseException:
         (o.out / "prove86.error.txt").write_text(traceback.format_exc())
         print(traceback.format_exc()[-600:])
+        sys.exit(1)
 
 
 if __name__ == "__main__":
