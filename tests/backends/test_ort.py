@@ -1,8 +1,10 @@
 """ONNX Runtime as a backend: what it builds opens again and computes the same."""
 
 import itertools
+import re
 import resource
 import threading
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,7 +17,7 @@ from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.ort import open_onnx
 from nm2trt.backends.protocol import Backend, Session
 from nm2trt.errors import BackendError, DataError, InputError, ModelError
-from nm2trt.limits import bounds
+from nm2trt.limits import bounds, run_watch
 from nm2trt.limits.run_watch import watched
 from tests.engine.nets import conv_net
 
@@ -168,6 +170,18 @@ def test_an_operator_that_asks_for_more_memory_than_is_free_fails_at_once(monkey
         with pytest.raises(BackendError, match="more memory than the machine has free"):
             session.run({"x": np.ones(1, "f4")})
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_what_the_process_has_is_not_taken_from_what_is_free():
+    status = Path("/proc/self/status").read_text()
+    data, stack = (int(re.search(rf"{name}:\s*(\d+) kB", status)[1]) << 10 for name in ("VmData", "VmStk"))
+    assert abs(run_watch._data_bytes() - data - stack) < 64 << 20 < data
+
+
+def test_an_array_too_many_is_told_apart_from_labels():
+    model = make([helper.make_node("Relu", ["x"], ["y"])], [("x", 1, [1])], [("y", 1, [1])], [])
+    with open_onnx(model.SerializeToString()) as session, pytest.raises(DataError, match=r"leave out 'z'$"):
+        session.run({"x": np.ones(1, "f4"), "z": np.ones(1, "f4")})
 
 
 def test_a_model_that_loads_for_too_long_is_refused():

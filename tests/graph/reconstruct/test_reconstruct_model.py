@@ -405,6 +405,7 @@ def test_valid_draws_rows_at_real_tokens_only(tmp_path):
         (mask * (np.arange(6) != 2), ""),
         (2 * mask, ""),
         (np.ones_like(mask), ""),
+        (mask * (np.arange(len(mask)) != 1)[:, None], ""),  # a sample of padding only
     ):
         np.savez(tmp_path / "s.npz", x=x, mask=marks)
         assert (
