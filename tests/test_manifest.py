@@ -117,7 +117,7 @@ def test_a_value_of_the_wrong_type_is_refused(engine, field):
         read_manifest(engine)
 
 
-@pytest.mark.parametrize("size", [10**30, 1.5, [1]], ids=str)
+@pytest.mark.parametrize("size", [10**30, 1.5, [1], True], ids=str)
 def test_a_shape_that_no_tensor_has_is_refused(engine, size):
     engine.write_bytes(NEW)
     record = manifest_of(NEW, inputs=({"name": "x", "dtype": "float16", "shape": ["n", size]},)).to_json()
@@ -344,6 +344,7 @@ def test_to_json_has_every_field():
         pytest.param({"options": {"profiles": 3}}, id="profiles"),
         pytest.param({"options": {"profiles": [[{"input": "x"}]]}}, id="half-a-profile"),
         pytest.param({"options": {"profiles": [[{"input": "x", "min": [1], "opt": [1], "max": ["1"]}]]}}, id="sizes"),
+        pytest.param({"options": {"profiles": [[{"input": "x", "min": [1], "opt": [1], "max": [True]}]]}}, id="true"),
         pytest.param({"ladder": [1]}, id="ladder"),
         pytest.param({"ladder": [{"pattern": "yes"}]}, id="rung"),
         pytest.param({"inputs": ["x"]}, id="inputs"),

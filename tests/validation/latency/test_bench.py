@@ -283,6 +283,8 @@ def test_an_earlier_benchmark_under_other_conditions_is_refused_by_name(tmp_path
         '{"conditions": {}, "latencies": []}',
         '{"conditions": [1], "latencies": {}}',
         '{"conditions": {}, "latencies": {"a": {"name": "a"}}}',
+        '{"conditions": {}, "latencies": {"a": {"name": "a", "batch": true, "samples_ms": [1.0]}}}',
+        '{"conditions": {}, "latencies": {"a": {"name": "a", "batch": 1, "samples_ms": ["1"]}}}',
     ],
 )
 def test_a_file_that_is_no_benchmark_is_refused(content, tmp_path):
