@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from nm2trt.nm.advice import pattern_advice
+from nm2trt.nm.advice import is_prunable, pattern_advice
 from nm2trt.nm.eligibility import Place, can_run_sparse
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.verdict import Eligibility, WeightVerdict
@@ -75,12 +75,15 @@ def _foremost(
     """Return the weight that comes nearest: it holds its pattern, for the most frequent reason."""
     codes = Counter(answer.code for v, answer in answers if answer is not None and v.pattern == "holds")
 
-    def rank(item: tuple[WeightVerdict, Eligibility | None]) -> tuple[bool, bool, int, int]:
+    def rank(item: tuple[WeightVerdict, Eligibility | None]) -> tuple[bool, bool, bool, int, int]:
         verdict, answer = item
         number = codes[answer.code] if answer is not None else 0
         return (
             verdict.pattern == "holds",
             verdict.pattern == "broken",
+            is_prunable(
+                verdict
+            ),  # what `prune` leaves alone, such as an LSTM, is no reason that it could mend
             number,
             verdict.macs or verdict.parameters,
         )

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import nm2trt
 from nm2trt.cli import main
 
 WIDTH = 32
@@ -130,3 +131,19 @@ def test_a_recipe_with_samples_runs_as_it_is(odd, capsys):
     assert main(["run", "a.yaml", "--until", "verify"]) == 0
     # Those two are pruned by magnitude, and lowered; the others stay as no sparse kernel runs them.
     assert ("once the recipe has run, up to" in promised) is (odd in (batched, read_twice))
+
+
+def test_the_verdict_names_a_weight_that_pruning_mends_and_not_a_larger_lstm(tmp_path):
+    nodes = [
+        node("LSTM", ["x", "w", "r"], ["h"], hidden_size=WIDTH),
+        node("Squeeze", ["h", "one"], ["s"]),
+        node("MatMul", ["s", "v"], ["y"]),
+    ]
+    weights = [stored("w", 1, 4 * WIDTH, WIDTH), stored("r", 1, 4 * WIDTH, WIDTH), stored("v", WIDTH, WIDTH)]
+    weights.append(numpy_helper.from_array(np.array([1]), "one"))
+    inputs, outputs = [info("x", TensorProto.FLOAT, [5, 1, WIDTH])], [info("y", TensorProto.FLOAT, None)]
+    graph = helper.make_graph(nodes, "net", inputs, outputs, weights)
+    onnx.save(helper.make_model(graph, opset_imports=[ONNX], ir_version=10), tmp_path / "a.onnx")
+    report = nm2trt.verify(tmp_path / "a.onnx", backend="trt-rtx", targets="sm86")
+    assert {verdict.weight for verdict in report.weights} == {"w", "r", "v"}
+    assert ": v: " in report.outlook
