@@ -39,7 +39,7 @@ class FcptsOptions:
         menu: Patterns to choose from under `rate`, beside dense; the one `pattern` by default.
         allocation: Unstructured: "learned" starts from ERK and moves the thresholds; "erk" and "uniform" fix
             the rates, and only the weights are trained.
-        cost: What the choice from the menu minimises: the squared excess over "rates" that are learned in a
+        cost: What the choice from the menu minimises: the squared distance from "rates" that are learned in a
             quarter of `steps`, or the "sensitivity" of the loss to each layer alone.
         threshold_grad: "ste" lets the distillation move the thresholds, as the paper says; "release" leaves
             that to the rate, as its released code does.

@@ -1,8 +1,9 @@
 """FCPTS with N:M layers under one global rate: which layer takes which pattern of a menu (ours).
 
 Each layer may stay dense or take a pattern that its channels allow. The choice needs `rate` of all weights
-to be zero and costs least in all, where a layer's cost is either the square of what its sparsity exceeds the
-rate by that thresholds learned for it, times its size, or the distillation loss with that layer alone pruned.
+to be zero and costs least in all, where a layer's cost is either the squared distance of its sparsity from
+the rate that thresholds learned for it, times its size, or the distillation loss with that layer alone
+pruned.
 """
 
 from __future__ import annotations
@@ -127,12 +128,8 @@ def _costs(
         }
         return costs, {"sensitivity": named}
     rates = _learned_rates(request, distiller, layers, needed)
-    # Being denser than learned costs nothing: the global rate sees to that, and more zeros are not wanted.
     costs = [
-        [
-            layer.tensor.numel() * max(0.0, (0.0 if p is None else p.sparsity) - rate) ** 2
-            for p in layer.patterns
-        ]
+        [layer.tensor.numel() * ((0.0 if p is None else p.sparsity) - rate) ** 2 for p in layer.patterns]
         for layer, rate in zip(layers, rates, strict=True)
     ]
     return costs, {"learned_rates": {layer.name: r for layer, r in zip(layers, rates, strict=True)}}
