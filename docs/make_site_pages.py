@@ -253,7 +253,7 @@ learned thresholds {figure(post["fcpts-learned"]["mean"])} % (dense {figure(dens
 
 Networks from packages, 2:4 in every layer that can hold it; scores on samples that were not calibrated on.
 Commands: `python benchmarks/reconstruct.py`, `python benchmarks/int8_sparse.py`; results: `{REBUILT}`, `{INT8}`.
-The INT8 columns come from one draw of samples.
+`prune --calib` is the mean of the draws; the INT8 columns come from one draw of samples.
 
 {rebuilt_table(rebuilt, int8)}
 MobileNetV2 stays far from usable at 2:4 everywhere: there, keep layers dense or train.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nm2trt.compare.output_difference import OutputDifference, difference_lines
+from nm2trt.figures import counted
 from nm2trt.graph.fuse.branch_merge import Merging
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.lineage import Relation, told
@@ -96,9 +97,10 @@ class FuseReport(Result):
         """Return what was done, and how far the outputs are apart."""
         return (
             (
-                f"{self.batchnorms_folded} BatchNormalizations folded, {self.branches_merged} branches "
-                f"merged, {self.constants_evaluated} constant weights evaluated, {len(self.declined)} left; "
-                f"{self.nodes_before:,} nodes are now {self.nodes_after:,}"
+                f"{counted(self.batchnorms_folded, 'BatchNormalization')} folded, "
+                f"{counted(self.branches_merged, 'branch', 'branches')} merged, "
+                f"{counted(self.constants_evaluated, 'constant weight')} evaluated, "
+                f"{len(self.declined):,} left; {self.nodes_before:,} nodes are now {self.nodes_after:,}"
             ),
             *difference_lines(self.differences, self.not_measured),
             f"masks: {told(self.relation)}",

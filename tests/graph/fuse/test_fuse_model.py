@@ -502,7 +502,7 @@ def test_command_line(tmp_path, capsys):
     onnx.save(net.model(y, ["n", 16, "h", "w"]), source)
     assert main(["fuse", str(source)]) == 0
     out = capsys.readouterr().out
-    assert "1 BatchNormalizations folded, 0 branches merged, 0 constant weights evaluated, 1 left" in out
+    assert "1 BatchNormalization folded, 0 branches merged, 0 constant weights evaluated, 1 left" in out
     assert "not from a Conv, ConvTranspose or Gemm" in out
     assert "output late (float32): max difference" in out
     assert main(["fuse", str(source), "-o", str(tmp_path / "c.onnx"), "--json"]) == 0
