@@ -19,6 +19,7 @@ from nm2trt.cli.output import (
     show,
 )
 from nm2trt.errors import SparsityError
+from nm2trt.figures import percent
 from nm2trt.options.command_line import words
 from nm2trt.options.engines import BuildCommand, BuilderCommand, ProveCommand
 from nm2trt.options.shared import Tabled
@@ -83,7 +84,9 @@ def _print_end(result: BuildResult, options: BuildCommand) -> None:
             print_verdict(told, _next(result, options, able=False))
             return
         again = shlex.join(["nm2trt", *words("build", replace(options, sparsity="enable"))])
-        print_verdict(f"{told}, though {work.share(work.eligible):.0%} of the work could run sparse", again)
+        print_verdict(
+            f"{told}, though {percent(work.share(work.eligible), 0)} of the work could run sparse", again
+        )
         return
     able = any(row.answer == "yes" for row in result.ladder)
     print_verdict(result.outlook, _next(result, options, able=able), "good" if able else "no")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.output import print_result, print_table, say
+from nm2trt.figures import percent
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import SparsifyCommand
 from nm2trt.tables.table import Column, Row, Table
@@ -38,7 +39,7 @@ def _print(result: SparsifyResult, *, every_row: bool) -> None:
                 entry.weight,
                 "x".join(map(str, entry.shape)),
                 "anywhere" if entry.unstructured else str(entry.pattern or "dense"),
-                f"{layers[entry.weight]['sparsity']:.1%}" if entry.weight in layers else "-",
+                percent(layers[entry.weight]["sparsity"]) if entry.weight in layers else "-",
             ),
             "good" if entry.weight in layers else "",
             entry.reason,
@@ -49,7 +50,7 @@ def _print(result: SparsifyResult, *, every_row: bool) -> None:
     report = result.report
     say()
     if "loss_after" in report:
-        say(f"{report['rate_of_all']:.1%} of all weights are zero")
+        say(f"{percent(report['rate_of_all'])} of all weights are zero")
         say(
             f"distillation loss {report['loss_before']:.4g} after pruning, {report['loss_after']:.4g} after "
             f"repair ({report['samples']} samples, {result.seconds:.0f} s)"
@@ -57,5 +58,5 @@ def _print(result: SparsifyResult, *, every_row: bool) -> None:
         if report["resumed_at"]:
             say(f"went on from step {report['resumed_at']} of a stopped run")
     else:
-        say(f"{report['sparsity']:.1%} of the sparse layers' weights are zero")
+        say(f"{percent(report['sparsity'])} of the sparse layers' weights are zero")
     say(f"wrote {result.weights} and {result.onnx}")

@@ -11,7 +11,7 @@ from nm2trt.backends.protocol import TensorSpec
 from nm2trt.engine.ladder.forecast import Forecast
 from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.engine.ladder.ladder_table import ladder_table
-from nm2trt.figures import large, size
+from nm2trt.figures import large, percent, size
 from nm2trt.json_value import named
 from nm2trt.manifest import manifest_path
 from nm2trt.tables.result import Result
@@ -115,10 +115,13 @@ class BuildResult(Result):
             return []
         unknown = f"; the work of {work.unknown_weights} weights is unknown" if work.unknown_weights else ""
         doubtful = work.share(work.eligible - work.likely)
-        doubts = f"; a dense kernel is likely to be faster for {doubtful:.0%} (nm2trt explain says why)"
+        doubts = (
+            f"; a dense kernel is likely to be faster for {percent(doubtful, 0)} (nm2trt explain says why)"
+        )
         sentence = (
             f"work: {large(work.macs)[0]} multiply-accumulates at the optimum profile; "
-            f"{work.share(work.holding):.0%} is 2:4, {work.share(work.eligible):.0%} can run sparse"
+            f"{percent(work.share(work.holding), 0)} is 2:4, "
+            f"{percent(work.share(work.eligible), 0)} can run sparse"
             f"{doubts if doubtful else ''}{unknown}"
         )
         return [sentence]

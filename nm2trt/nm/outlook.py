@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from nm2trt.figures import percent
 from nm2trt.nm.advice import is_prunable, pattern_advice
 from nm2trt.nm.eligibility import Place, can_run_sparse
 from nm2trt.nm.pattern import NMPattern
@@ -94,5 +95,5 @@ def _foremost(
 def _share(able: Sequence[WeightVerdict], verdicts: Sequence[WeightVerdict]) -> str:
     total = sum(verdict.macs or 0 for verdict in verdicts)
     if total and all(verdict.macs is not None for verdict in verdicts):
-        return f"{sum(verdict.macs or 0 for verdict in able) / total:.0%} of the work"
+        return f"{percent(sum(verdict.macs or 0 for verdict in able) / total, 0)} of the work"
     return f"{len(able)} of {len(verdicts)} weights"

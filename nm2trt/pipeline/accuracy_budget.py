@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nm2trt.errors import DifferenceError, InputError
+from nm2trt.figures import percent
 from nm2trt.pipeline.budget_report import BudgetPoint, BudgetPoints, BudgetReport, check_plot, plot_points
 from nm2trt.pipeline.countable_work import CountableWork, check_counted
 from nm2trt.pipeline.reconstruct import Calibration, normalised
@@ -286,6 +287,6 @@ def _nothing(model: Path, points: Sequence[BudgetPoint], judge: _Judge) -> str:
     best = min(points, key=judge.loss)
     return (
         f"no share of {model} that was tried keeps a loss within {in_points(judge.max_drop)}; the best "
-        f"prunes {best.share:.0%} of the work: {best.sentence}; allow more with --max-drop, give more "
-        "samples, or lower --share; nothing was written"
+        f"prunes {percent(best.share, 0)} of the work: {best.sentence}; allow more with --max-drop, give "
+        "more samples, or lower --share; nothing was written"
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nm2trt.errors import InputError
 from nm2trt.extras import install
+from nm2trt.figures import percent
 from nm2trt.json_value import named
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Column, Row, Table
@@ -91,7 +92,7 @@ class BudgetPoints(Result):
         rows = (
             Row(
                 (
-                    f"{point.share:.1%}",
+                    percent(point.share),
                     str(len(point.dense)),
                     f"{point.value:.4f}",
                     f"{100 * point.difference:+.2f}",
@@ -143,7 +144,7 @@ class BudgetReport(BudgetPoints):
         most = f"the most of {len(self.points)} shares that were tried{beyond}"
         return (
             *self.report.remarks(),
-            f"{self.chosen.share:.1%} of the work{where} is pruned, {most}",
+            f"{percent(self.chosen.share)} of the work{where} is pruned, {most}",
             self.chosen.sentence,
         )
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from nm2trt.backends.options import BuildOptions, Sparsity
 from nm2trt.errors import InputError
-from nm2trt.figures import counted
+from nm2trt.figures import counted, percent
 from nm2trt.options.engines import BuildCommand, BuilderCommand
 from nm2trt.options.field import filled, keywords
 from nm2trt.options.shares import parse_share
@@ -244,7 +244,7 @@ def _forced(
     hold = f"{count} of {len(report.weights)} hold it"
     if isinstance(report, ReconstructReport):
         agreement = next((o.agreement for o in report.outputs if o.agreement is not None), None)
-        same = "" if agreement is None else f", {agreement:.1%} of held-out outputs name the same class"
+        same = "" if agreement is None else f", {percent(agreement)} of held-out outputs name the same class"
         seen = counted(report.samples, "sample")
         return model, f"the weights were rebuilt to 2:4 from {seen}, {hold}{same}"
     return model, (

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from nm2trt.errors import InputError
+from nm2trt.figures import percent
 from nm2trt.files import unnamed_output
 from nm2trt.pipeline.in_memory import takes_values
 from nm2trt.tables.result import Result
@@ -48,7 +49,7 @@ class PermutedModule(Result):
 
     def remarks(self) -> tuple[str, ...]:
         """Return how many spaces moved, and how much of the magnitude the pattern keeps."""
-        kept = f"{self.kept_after:.1%} of the magnitude, {self.kept_before:.1%} before"
+        kept = f"{percent(self.kept_after)} of the magnitude, {percent(self.kept_before)} before"
         return (f"{self.moved} of {len(self.spaces)} channel spaces moved; the pattern keeps {kept}",)
 
 

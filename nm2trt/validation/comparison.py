@@ -64,11 +64,11 @@ class MetricComparison(JsonValue):
     def sentence(self) -> str:
         """The difference with its interval, in words."""
         score, paired = self.candidate, self.paired
-        interval = f"95 % interval {score.low:.2%} to {score.high:.2%}"
+        interval = f"95 % interval {percent(score.low, 2)} to {percent(score.high, 2)}"
         if self.against_reference and self.name == "agreement":
-            return f"both name the same class for {score.value:.2%} of the samples ({interval})"
+            return f"both name the same class for {percent(score.value, 2)} of the samples ({interval})"
         if self.against_reference:
-            return f"{self.name}: {score.value:.4%} ({interval}): {self.summary}"
+            return f"{self.name}: {percent(score.value, 4)} ({interval}): {self.summary}"
         counts = paired.method
         if isinstance(paired, PairedDifference):
             moved = f"{paired.gained:,} gained, {paired.lost:,} lost"

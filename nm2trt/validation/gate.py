@@ -131,8 +131,9 @@ def _hold_to_agreement(metric: MetricComparison, least: float) -> Gate:
     score = metric.candidate
     passed = score.value >= least
     sentence = (
-        f"agreement {score.value:.2%} (95 % interval {score.low:.2%} to {score.high:.2%}), "
-        f"{'at least' if passed else 'less than'} {least:.2%}"
+        f"agreement {percent(score.value, 2)} "
+        f"(95 % interval {percent(score.low, 2)} to {percent(score.high, 2)}), "
+        f"{'at least' if passed else 'less than'} {percent(least, 2)}"
     )
     return Gate("agreement", None, passed, sentence, limits={"min_agreement": least})
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nm2trt.errors import DifferenceError
-from nm2trt.figures import counted
+from nm2trt.figures import counted, percent
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Column, Row, Table
 from nm2trt.validation.comparison import Comparison, Score
@@ -109,7 +109,7 @@ class ValidationReport(Result):
 
 def _score(score: Score) -> tuple[str, str, str]:
     right = "-" if score.right is None else str(score.right)
-    return f"{score.value:.2%}", f"{score.low:.2%} to {score.high:.2%}", right
+    return percent(score.value, 2), f"{percent(score.low, 2)} to {percent(score.high, 2)}", right
 
 
 def _differences(comparison: Comparison) -> Table:

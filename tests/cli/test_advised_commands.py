@@ -329,7 +329,7 @@ def test_a_build_leads_on(folder, quantised, capsys):
         ("sparse.onnx", ("--precision", "fp16"), "explain"),
     ):
         text = said(capsys, "build", model, "--sparsity", *RTX, *more, "-o", "m.rtx")
-        doubted = "a dense kernel is likely to be faster for 50% (nm2trt explain says why)"
+        doubted = "a dense kernel is likely to be faster for 50 % (nm2trt explain says why)"
         assert (doubted in text) == ("fp16" not in more)
         assert doubted not in text or "dense kernel is usually faster" in said(capsys, "explain", "m.rtx")
         words = following(text)

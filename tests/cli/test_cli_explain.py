@@ -49,7 +49,7 @@ def test_a_model_in_words(net, capsys):
     assert main(["explain", str(net), "--backend", "trt", "--target", "sm86"]) == 0
     out = capsys.readouterr().out
     assert "(for trt sm86)" in out
-    assert "1. tactic, 100% of the work, w0 and 1 more" in out
+    assert "1. tactic, 100 % of the work, w0 and 1 more" in out
     assert "do: measure it on the GPU" in out
     assert "source: maintainers' answers, NVIDIA/TensorRT issues 3849" in out
     assert "eligible work that runs sparse kernels: not measured" in out

@@ -39,7 +39,7 @@ def test_a_dry_run_tells_the_work_and_its_share(net, capsys):
     assert "1. take the weights as they are: 2 of 2 weights hold 2:4" in out
     assert "2. build for sm80, sm86 with sparse kernels allowed" in out
     # Two convolutions, 8 x 8 x 8 places, 16 x 16 channels, 9 taps.
-    assert "work: 2.36 M multiply-accumulates at the optimum profile; 100% is 2:4" in out
+    assert "work: 2.36 M multiply-accumulates at the optimum profile; 100 % is 2:4" in out
 
 
 def test_the_forecast_as_json(net, capsys):

@@ -34,7 +34,7 @@ def test_table(path, capsys):
     out = capsys.readouterr().out
     header, first, second = out.splitlines()[:3]
     assert header.split() == ["weight", "consumer", "op", "shape", "axis", "2:4", "zeros", "sparse", "why"]
-    assert first.split()[:7] == ["good", "first", "Gemm", "8x16", "1", "holds", "50.0%"]
+    assert first.split()[:8] == ["good", "first", "Gemm", "8x16", "1", "holds", "50.0", "%"]
     assert second.split()[:2] == ["bad", "second\\x1b[31m"]
     assert " broken " in second
     assert "dtype: float16" in out

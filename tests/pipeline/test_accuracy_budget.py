@@ -201,7 +201,7 @@ def test_the_best_share_of_an_error_is_that_of_the_least_rise(made):
         accuracy_budget.BudgetPoint(0.75, (), 0.3, 0, 1, 0.2, 0.1, 0.3, False, "the worse one"),
         accuracy_budget.BudgetPoint(0.5, (), 0.2, 0, 1, 0.1, 0.05, 0.15, False, "the better one"),
     ]
-    assert "prunes 50% of the work: the better one" in accuracy_budget._nothing(made, points, judge)
+    assert "prunes 50 % of the work: the better one" in accuracy_budget._nothing(made, points, judge)
 
 
 @pytest.mark.parametrize(

@@ -230,9 +230,9 @@ def test_init_with_samples_writes_a_recipe_that_runs_sparse(tmp_path, capsys):
     assert "nothing is known to run sparse on sm80, sm86 with trt-rtx" in said
     assert "int8 is needed" in said
     assert main(["init", str(path), *where, "--calib", str(tmp_path / "s.npz"), "--force"]) == 0
-    assert "up to 100% of the work can run sparse" in capsys.readouterr().out
+    assert "up to 100 % of the work can run sparse" in capsys.readouterr().out
     assert main(["run", str(tmp_path / "net.yaml"), "--until", "verify"]) == 0
-    assert "50% of the work can run sparse" in capsys.readouterr().out
+    assert "50 % of the work can run sparse" in capsys.readouterr().out
 
 
 def test_samples_must_lie_beside_the_recipe(tmp_path):

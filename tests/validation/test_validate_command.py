@@ -410,7 +410,7 @@ def test_nan_on_both_sides_is_named_and_fails_every_gate_on_outputs(files, capsy
         pytest.param(("--rtol", "0.009"), 5, "30 of 90 elements are beyond 0 + 0.009 |b|", id="too-far"),
         pytest.param(("--rtol", "0.006", "--atol", "0.005"), 0, "within 0.005", id="both-add-up"),
         pytest.param(("--min-cosine", "0.999"), 0, "at least 0.999", id="cosine"),
-        pytest.param(("--min-agreement", "1"), 0, "agreement 100.00%", id="agreement"),
+        pytest.param(("--min-agreement", "1"), 0, "agreement 100.00 %", id="agreement"),
     ],
 )
 def test_gates_on_outputs(files, capsys, tmp_path, words, status, sentence):
@@ -424,7 +424,7 @@ def test_gates_on_outputs(files, capsys, tmp_path, words, status, sentence):
 def test_agreement_and_cosine_below_their_limits_fail(files, capsys):
     status, out, _ = run(capsys, files, "--min-agreement", "0.7", "--min-cosine", "0.9")
     assert status == 5
-    assert "FAIL  agreement 66.67%" in out
+    assert "FAIL  agreement 66.67 %" in out
     assert "FAIL  output 'scores': cosine 0.333333, less than 0.9" in out
     assert "FAIL: 2 of 2 gates" in out
 

@@ -13,6 +13,7 @@ from nm2trt.engine.ladder.forecast import Forecast, forecast
 from nm2trt.engine.ladder.ladder import SPARSITY_OFF, sparse_share
 from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.engine.ladder.unmatched import foreign_layers, listed_anyway, lost_weights
+from nm2trt.figures import percent
 from nm2trt.nm.eligibility import rule_of
 
 _BOUND_SOURCE = "maintainer's answer, NVIDIA/TensorRT issue 2310"
@@ -263,7 +264,7 @@ def _bound(ladder: Sequence[LadderRow], work: Forecast) -> Iterable[Reason]:
         yield Reason(
             "whole",
             "bound",
-            f"{share:.0%} of the multiply-accumulates {verb} sparse: if those ran twice as fast and "
+            f"{percent(share, 0)} of the multiply-accumulates {verb} sparse: if those ran twice as fast and "
             f"nothing else took time, the whole would gain {bound:.2f}x; 15 % is a usual best",
             (),
             share,

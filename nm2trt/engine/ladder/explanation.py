@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from nm2trt.engine.ladder.forecast import Forecast
 from nm2trt.engine.ladder.ladder_row import LadderRow
+from nm2trt.figures import percent
 from nm2trt.tables.result import Result
 from nm2trt.terminal_text import shorten
 
@@ -40,7 +41,7 @@ class Reason:
         if self.weights:
             more = f" and {len(self.weights) - 1} more" if len(self.weights) > 1 else ""
             whom = f", {shorten(self.weights[0], 40)}{more}"
-        share = "" if self.share is None else f", {self.share:.0%} of the work"
+        share = "" if self.share is None else f", {percent(self.share, 0)} of the work"
         lines = [f"{number}. {self.rung}{share}{whom}", f"   {self.sentence}", f"   do: {self.remedy}"]
         if self.source:
             lines.append(f"   source: {self.source}" + (f" ({self.basis})" if self.basis else ""))
@@ -79,5 +80,5 @@ class Explanation(Result):
             lines += ["", *reason.lines(number)]
         if not self.reasons:
             lines.append("nothing speaks against it: every eligible layer runs a sparse kernel")
-        share = "not measured" if self.sparse_share is None else f"{self.sparse_share:.0%}"
+        share = "not measured" if self.sparse_share is None else percent(self.sparse_share, 0)
         return (*lines, "", f"eligible work that runs sparse kernels: {share}")

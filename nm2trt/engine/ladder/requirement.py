@@ -12,6 +12,7 @@ from nm2trt.engine.evidence.inspector_json import parse_layer_information
 from nm2trt.engine.ladder.ladder import readable, sparse_share
 from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.errors import InputError, SparsityError
+from nm2trt.figures import percent
 from nm2trt.nm.advice import is_prunable
 from nm2trt.nm.verdict import WeightVerdict
 
@@ -143,13 +144,13 @@ def check_share(model: Path, ladder: tuple[LadderRow, ...], evidence: Evidence, 
     if share is None:
         reasons = "; ".join((why, *evidence.notes))
         raise TooFewSparseError(
-            f"{model}: --require-sparse asks for {required:.0%} of the eligible work in sparse kernels, "
-            f"which cannot be known here: {reasons}; no engine was written",
+            f"{model}: --require-sparse asks for {percent(required, 0)} of the eligible work in sparse "
+            f"kernels, which cannot be known here: {reasons}; no engine was written",
             ladder,
         )
     if share < required:
         raise TooFewSparseError(
-            f"{model}: {share:.1%} of the eligible work runs sparse kernels, {required:.0%} is required; "
-            "nm2trt explain says why; no engine was written",
+            f"{model}: {percent(share)} of the eligible work runs sparse kernels, {percent(required, 0)} is "
+            "required; nm2trt explain says why; no engine was written",
             ladder,
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from nm2trt.engine.ladder.forecast import Forecast
 from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.engine.ladder.ladder_table import ladder_table
-from nm2trt.figures import size
+from nm2trt.figures import percent, size
 from nm2trt.measure import Latency
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Column, Row, Table
@@ -176,7 +176,7 @@ class TwinReport(Result):
         for other in self.other_clocks:
             p50 = ", ".join(f"{name} {latency.p50_ms:.3f} ms" for name, latency in other.latencies.items())
             lines += [f"{other.time}: {p50}", *(pair.sentence for pair in other.comparisons)]
-        share = "not measured" if self.sparse_share is None else f"{self.sparse_share:.0%}"
+        share = "not measured" if self.sparse_share is None else percent(self.sparse_share, 0)
         lines.append(f"eligible work that runs sparse kernels: {share}")
         if self.measured:
             state = ", ".join(f"{name} {value}" for name, value in self.clocks_after.items())
@@ -192,7 +192,7 @@ def _engines(variants: tuple[Variant, ...]) -> Table:
         latency = variant.latency
         times: tuple[str, ...] = ("not measured",) * 3
         if latency is not None:
-            times = (f"{latency.p50_ms:.3f}", f"{latency.p99_ms:.3f}", f"{latency.spread:.1%}")
+            times = (f"{latency.p50_ms:.3f}", f"{latency.p99_ms:.3f}", percent(latency.spread))
         made = (size(variant.engine_bytes), f"{variant.build_ms / 1e3:.1f} s")
         rows.append(Row((variant.name, *made, *times)))
     return Table(columns, tuple(rows), noun="engines")

@@ -19,6 +19,7 @@ from nm2trt.arrays import Array, Arrays
 from nm2trt.compare.outputs import difference
 from nm2trt.compare.tolerance import TOLERANCE
 from nm2trt.errors import BackendError, DifferenceError, ModelError
+from nm2trt.figures import percent
 from nm2trt.graph.analysis.output_kinds import lowest_type
 from nm2trt.graph.execute.model_session import run_graph
 from nm2trt.graph.storage.light_onnx import onnx
@@ -251,7 +252,7 @@ def _judged(pair: _Pair, own: Array, other: Array, limit: float) -> tuple[Diverg
     if own.dtype.kind != "f" or other.dtype.kind != "f":
         share = float(np.mean(own != other)) if own.size else 0.0
         if share > _MOST_FLIPPED:
-            words = f"{share:.2%} of its values are unequal"
+            words = f"{percent(share, 2)} of its values are unequal"
             return _divergence(pair, "share of unequal values", share, _MOST_FLIPPED, words), share
         return None, 0.0
     try:

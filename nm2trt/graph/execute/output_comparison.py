@@ -15,6 +15,7 @@ from nm2trt.arrays import Array, Arrays
 from nm2trt.compare.output_difference import OutputDifference
 from nm2trt.compare.outputs import compare_outputs, require_close
 from nm2trt.errors import BackendError, DataError, DifferenceError, ModelError
+from nm2trt.figures import percent
 from nm2trt.graph.analysis.output_kinds import data_dependent, lowest_type
 from nm2trt.graph.execute.model_session import may_run_beside, open_session, opener
 from nm2trt.graph.storage.model import Model, load
@@ -263,7 +264,9 @@ def _require_equal(name: str, after: Array, before: Array) -> None:
     """Raise when integers, such as classes, differ by more than rounding near a tie explains."""
     share = float(np.mean(after != before)) if before.size else 0.0
     if share > _MOST_FLIPPED:
-        raise DifferenceError(f"before and after: {share:.1%} of output {name!r} differ; nothing was written")
+        raise DifferenceError(
+            f"before and after: {percent(share)} of output {name!r} differ; nothing was written"
+        )
 
 
 def _run(opened: Callable[[], OrtSession], feeds: Arrays) -> Arrays:

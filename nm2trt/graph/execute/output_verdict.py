@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nm2trt.arrays import Array
-from nm2trt.figures import counted
+from nm2trt.figures import counted, percent
 
 # An output whose variance is less of its mean square than this is constant.
 _CONSTANT = 1e-12
@@ -55,7 +55,11 @@ class OutputVerdict:
 
     def sentence(self, kind: str) -> str:
         """Return the verdict in words; `kind` says which samples were compared, as in "held-out"."""
-        scores = "" if self.kl is None else f", KL {self.kl:.4g}, {self.agreement:.1%} the same class"
+        scores = (
+            ""
+            if self.kl is None or self.agreement is None
+            else f", KL {self.kl:.4g}, {percent(self.agreement)} the same class"
+        )
         found = "not compared"
         if self.error is not None and self.cosine is not None:
             found = f"error {self.error:.4g} of the variance, cosine {self.cosine:.4f}{scores}"

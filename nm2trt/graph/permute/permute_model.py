@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from nm2trt.compare.output_difference import OutputDifference, difference_lines
 from nm2trt.compare.tolerance import NOISE
 from nm2trt.errors import DifferenceError, SparsityError
+from nm2trt.figures import percent
 from nm2trt.graph.analysis.output_kinds import before_saturation, lowest_type
 from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, run_reference
 from nm2trt.graph.pass_frame import Change, Pass, run_pass
@@ -83,8 +84,8 @@ class PermuteReport(Result):
                     space.space,
                     str(space.channels),
                     ", ".join(space.weights),
-                    f"{space.kept_before:.2%}",
-                    f"{space.kept_after:.2%}" if space.moved else "-",
+                    percent(space.kept_before, 2),
+                    percent(space.kept_after, 2) if space.moved else "-",
                 ),
                 "good" if space.moved else "",
                 space.reason,
@@ -98,7 +99,8 @@ class PermuteReport(Result):
         return (
             (
                 f"{self.moved} of {len(self.spaces)} channel spaces permuted; {self.pattern} keeps "
-                f"{self.kept_after:.2%} of the weights' magnitude, {self.kept_before:.2%} before"
+                f"{percent(self.kept_after, 2)} of the weights' magnitude, "
+                f"{percent(self.kept_before, 2)} before"
             ),
             *difference_lines(self.differences, self.not_measured),
             f"masks: {told(self.relation)}",

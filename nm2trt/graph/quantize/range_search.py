@@ -16,7 +16,7 @@ from nm2trt.calibration.collectors import Choice
 from nm2trt.calibration.ranges import Ranges, calibrate_each
 from nm2trt.calibration.stream import SampleStream
 from nm2trt.errors import DifferenceError
-from nm2trt.figures import counted
+from nm2trt.figures import counted, percent
 from nm2trt.graph.execute.output_verdict import OutputVerdict
 from nm2trt.graph.execute.range_probes import observable
 from nm2trt.graph.quantize.calibrate_model import place_layers
@@ -249,10 +249,11 @@ class _Search:
         best = min(self._record, key=lambda trial: (trial.loss, trial.divergence))
         finer = finer_than_one(self._limit, best.samples) if self._counted else ""
         return (
-            f"no trial of {self._trials.model.name} in {self._options.to} loses at most {self._limit:.1%} on "
-            f"{best.samples:,} held-out samples; the best, {_words((best.method, best.percentile))} with "
-            f"{counted(len(best.float_layers), 'layer')} in float, loses {best.loss:.1%}{finer}: allow more "
-            "with --max-loss, or give more samples; nothing was written"
+            f"no trial of {self._trials.model.name} in {self._options.to} loses at most "
+            f"{percent(self._limit)} on {best.samples:,} held-out samples; the best, "
+            f"{_words((best.method, best.percentile))} with "
+            f"{counted(len(best.float_layers), 'layer')} in float, loses {percent(best.loss)}{finer}: allow "
+            "more with --max-loss, or give more samples; nothing was written"
         )
 
 

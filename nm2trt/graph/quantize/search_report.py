@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from nm2trt.calibration.collectors import Method
-from nm2trt.figures import counted
+from nm2trt.figures import counted, percent
 from nm2trt.json_value import JsonValue
 
 
@@ -55,8 +55,8 @@ class RangeSearch(JsonValue):
         best = self.chosen
         layers = counted(len(best.float_layers), "layer")
         return (
-            f"{len(self.trials)} trials; the one written loses {best.loss:.1%} on {best.samples:,} held-out "
-            f"samples (divergence {best.divergence:.3g}), with {layers} left in float for it"
+            f"{len(self.trials)} trials; the one written loses {percent(best.loss)} on {best.samples:,} "
+            f"held-out samples (divergence {best.divergence:.3g}), with {layers} left in float for it"
             f"{finer_than_one(self.limit, best.samples) if self.counted else ''}"
         )
 
@@ -66,8 +66,8 @@ def finer_than_one(limit: float, samples: int) -> str:
     if not samples or limit * samples >= 1:
         return ""
     return (
-        f"; of {samples:,} samples a limit of {limit:.2%} lets none change, as one is {1 / samples:.2%}: "
-        f"give {2 * math.ceil(1 / limit):,} samples or more"
+        f"; of {samples:,} samples a limit of {percent(limit, 2)} lets none change, as one is "
+        f"{percent(1 / samples, 2)}: give {2 * math.ceil(1 / limit):,} samples or more"
     )
 
 
@@ -95,6 +95,6 @@ class WorkShares:
             return "the work cannot be counted because shapes are unknown"
         left = f"; {self.unknown} layers of unknown shapes are not counted" if self.unknown else ""
         return (
-            f"{self.low / self.total:.1%} of the work computes in {to} from end to end; "
-            f"{self.sparse / self.total:.1%} is 2:4 {to} that can run sparse{self.place}{left}"
+            f"{percent(self.low / self.total)} of the work computes in {to} from end to end; "
+            f"{percent(self.sparse / self.total)} is 2:4 {to} that can run sparse{self.place}{left}"
         )

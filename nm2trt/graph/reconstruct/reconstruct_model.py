@@ -15,6 +15,7 @@ from pathlib import Path
 
 from nm2trt.calibration.stream import SampleStream
 from nm2trt.errors import DataError, SparsityError
+from nm2trt.figures import percent
 from nm2trt.files import check_output
 from nm2trt.graph.analysis.quantised_values import refuse_quantised
 from nm2trt.graph.analysis.sound_nodes import check_nodes
@@ -124,7 +125,7 @@ def reconstruct_model(
         if all(layer.weight in dense or layer.weight in kept for layer in layers):
             raise SparsityError(
                 f"no weight of {name} is left to prune to {options.pattern}: {len(kept)} of {len(layers)} "
-                f"hold it already, and do at least {options.share:.0%} of the work; ask for a larger share"
+                f"hold it already, and do at least {percent(options.share, 0)} of the work; ask for more"
             )
     with (
         tempfile.TemporaryDirectory(prefix="nm2trt-reconstruct-") as folder,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nm2trt.figures import counted
+from nm2trt.figures import counted, percent
 from nm2trt.graph.execute.output_verdict import OutputVerdict
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.json_value import JsonValue
@@ -201,7 +201,7 @@ class ReconstructReport(Result):
         done = f"{pruned} pruned to {self.pattern}, {counts['refitted']} refitted"
         lines = [f"{done}, {counts['kept']} held it already, {dense} dense"]
         if self.pruned_share is not None:
-            lines.append(f"{self.pruned_share:.1%} of the work that can be pruned holds {self.pattern}")
+            lines.append(f"{percent(self.pruned_share)} of the work that can be pruned holds {self.pattern}")
         if self.channels_kept:
             lines.append(self.channels_kept)
         solved = [weight for weight in self.weights if weight.ridge is not None]

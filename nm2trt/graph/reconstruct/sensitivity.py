@@ -15,6 +15,7 @@ import numpy as np
 
 from nm2trt.arrays import Array, Arrays
 from nm2trt.errors import ModelError, SparsityError
+from nm2trt.figures import percent
 from nm2trt.graph.execute.output_verdict import VerdictSum
 from nm2trt.graph.reconstruct.chunks import Chunks
 from nm2trt.graph.reconstruct.layers import Layer
@@ -181,6 +182,6 @@ def dense_by_sensitivity(
             told = "unknown" if divergence is None else f"{divergence:.3g}"
             chosen[name] = (
                 f"dense by choice: pruned alone it moves the outputs by {told}, "
-                f"for {found[name].work / total:.1%} of the work"
+                f"for {percent(found[name].work / total)} of the work"
             )
     return chosen

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nm2trt.errors import LineageError
-from nm2trt.figures import counted
+from nm2trt.figures import counted, percent
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.lineage import Relation
 from nm2trt.nm.verdict import WeightVerdict
@@ -51,8 +51,8 @@ def check_permuted(parent: VerifyReport, child: VerifyReport, what: str) -> Rela
         _check_shape(before, after, what)
         if before.zero_share != after.zero_share:
             raise LineageError(
-                f"{what}: {before.weight} has {after.zero_share or 0.0:.1%} zeros, and had "
-                f"{before.zero_share or 0.0:.1%}; a permutation keeps their number; nothing was written"
+                f"{what}: {before.weight} has {percent(after.zero_share or 0.0)} zeros, and had "
+                f"{percent(before.zero_share or 0.0)}; a permutation keeps their number; nothing was written"
             )
         _check_holds(before, after, what)
     return "permuted"

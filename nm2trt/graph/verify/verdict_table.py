@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nm2trt.figures import percent
 from nm2trt.nm.verdict import WeightVerdict
 from nm2trt.tables.table import Column, Mark, Row, Table
 
@@ -35,7 +36,7 @@ def _row(verdict: WeightVerdict, wanted: str) -> Row:
         _dtype(verdict),
         "-" if verdict.axis is None else str(verdict.axis),
         f"{verdict.pattern.replace('-', ' ')} {wanted}".strip(),
-        "-" if verdict.zero_share is None else f"{verdict.zero_share:.1%}",
+        "-" if verdict.zero_share is None else percent(verdict.zero_share),
         verdict.eligible,
     )
     return Row(cells, _mark(verdict), "" if verdict.eligible == "yes" else verdict.sentence)

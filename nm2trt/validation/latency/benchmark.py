@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nm2trt.figures import percent
 from nm2trt.json_value import JsonValue
 from nm2trt.measure import Latency, ServerTime, WarmUp, no_speed
 from nm2trt.tables.result import Result
@@ -118,7 +119,7 @@ class Benchmark(Result):
                     "-" if timing.batch is None else str(timing.batch),
                     *(f"{value:.3f}" for value in (t.p50_ms, t.p90_ms, t.p95_ms, t.p99_ms)),
                     *("-" if timing.server is None else f"{timing.server.mean_ms:.3f}" for _ in served),
-                    f"{t.spread:.1%}",
+                    percent(t.spread),
                     "-" if timing.per_second is None else f"{timing.per_second:.1f}",
                     str(t.runs),
                 )

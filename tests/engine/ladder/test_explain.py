@@ -129,7 +129,7 @@ def test_an_engine_built_without_the_flag_is_told_so_first():
     found = why([verdict(macs=10, facts=LARGE)], sparsity="disable").reasons
     assert (found[0].rung, found[0].code, found[0].share) == ("build", "sparsity-off", 1.0)
     assert "--sparsity" in found[0].remedy
-    assert "100% of the multiply-accumulates can run sparse" in found[-1].sentence
+    assert "100 % of the multiply-accumulates can run sparse" in found[-1].sentence
 
 
 def test_strict_nans_are_told():

@@ -77,7 +77,7 @@ def test_what_the_builder_left_dense_counts_for_no_gain():
     dense, sparse = row_of("layer1.0.conv1", "int8"), row_of("layer1.0.conv2", "int8")
     assert "bound" not in [reason.code for reason in reasons(dense, cut("int8")).reasons]
     both = explain("m.engine", [dense, sparse], cut("int8"), builder="trt", targets=("sm90",), built=True)
-    assert "50% of the multiply-accumulates run sparse" in both.reasons[-1].sentence
+    assert "50 % of the multiply-accumulates run sparse" in both.reasons[-1].sentence
     assert "the whole would gain 1.33x" in both.reasons[-1].sentence
 
 

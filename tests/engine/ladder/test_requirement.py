@@ -63,7 +63,7 @@ def test_enough_runs_sparse(net):
 
 def test_too_little_runs_sparse(net):
     with pytest.raises(
-        TooFewSparseError, match=r"75.0% of the eligible work runs sparse kernels, 80% is required"
+        TooFewSparseError, match=r"75.0 % of the eligible work runs sparse kernels, 80 % is required"
     ) as caught:
         build(net, OnAGpu(*chose("conv0 + relu0")))
     assert caught.value.exit_status == 3

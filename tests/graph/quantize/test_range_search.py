@@ -76,7 +76,7 @@ def test_the_loss_is_that_of_the_written_file_on_the_held_out_half(folder):
 def test_a_limit_below_one_held_out_sample_is_said_and_more_samples_are_judged(folder):
     arguments = {"calib": folder / "x.npz", "max_loss": "2.5%"}
     report = nm2trt.quantize(folder / "m.onnx", folder / "q.onnx", **arguments)
-    sentence = "; of 32 samples a limit of 2.50% lets none change, as one is 3.12%: give 80 samples or more"
+    sentence = "; of 32 samples a limit of 2.50 % lets none change, as one is 3.12 %: give 80 samples or more"
     assert report.search.sentence.endswith(sentence)
     assert report.search.chosen.loss == 0
     x = np.random.default_rng(5).standard_normal((200, 8, 6, 6)).astype(np.float32)
@@ -108,7 +108,7 @@ def test_no_placement_within_the_limit_names_the_best_and_writes_nothing(folder,
     assert main([*words, "0.000001%"]) == 5
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "loses at most 0.0% on 32 held-out samples; the best, " in error
+    assert "loses at most 0.0 % on 32 held-out samples; the best, " in error
     assert not list(folder.glob("*.int8.onnx"))
     assert main([*words, "2%"]) == 0
     assert "1 layer left in float" in capsys.readouterr().out

@@ -275,7 +275,7 @@ def test_a_share_that_held_weights_do_already_is_refused(tmp_path):
     held = {"held": np.zeros((WIDTH, WIDTH), np.float32)}
     assert status(made(tmp_path, nodes, weights=("w",), stored=held)) == {"held": "kept", "w": "pruned"}
     (tmp_path / "b.onnx").unlink()
-    with pytest.raises(SparsityError, match=r"1 of 2 hold it already, and do at least 50% of the work; ask"):
+    with pytest.raises(SparsityError, match=r"1 of 2 hold it already, and do at least 50 % of the work; ask"):
         nm2trt.prune(tmp_path / "a.onnx", tmp_path / "b.onnx", calib=tmp_path / "s.npz", share=0.5)
     assert not (tmp_path / "b.onnx").exists()
 

@@ -77,4 +77,4 @@ def test_a_share_needs_samples_and_a_choice(made, capsys):
     assert main([*words, "0"]) == 2
     assert "is not a share of the work" in capsys.readouterr().err
     assert main([*words, "40%", "-o", str(made / "b.onnx")]) == 0
-    assert "66.7% of the work that can be pruned holds 2:4" in capsys.readouterr().out
+    assert "66.7 % of the work that can be pruned holds 2:4" in capsys.readouterr().out

@@ -51,7 +51,7 @@ def test_moved_zeros_are_permuted_and_rebuilt_but_no_descent():
 def test_a_permutation_neither_adds_nor_takes_zeros(value):
     changed = HELD.copy()
     changed[0 if value == 0.0 else 2, 0] = value
-    with pytest.raises(LineageError, match=r"permute: w0 has .* zeros, and had 50\.0%"):
+    with pytest.raises(LineageError, match=r"permute: w0 has .* zeros, and had 50\.0 %"):
         check_permuted(report(HELD), report(changed), "permute")
 
 
