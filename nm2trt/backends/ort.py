@@ -31,6 +31,10 @@ KIND = "ONNX Runtime model in its .ort format: runs in ONNX Runtime, where zeros
 # A flatbuffer begins with an offset; its identifier follows.
 MAGIC, MAGIC_OFFSET = b"ORTM", 4
 
+# Version 1.31.1 gives a QuantizeLinear that it adds after a Reshape, Transpose and the like two types, which
+# contradict each other, from opset 21 on. Without this optimiser the model loads.
+_MOVES_PAIRS, _CONTRADICTION = "QDQPropagationTransformer", "output_dtype"
+
 # Errors arrive as exceptions; the library's own log would write a model's names to the terminal as they are.
 _FATAL = 4
 
@@ -243,9 +247,18 @@ def _session(onnxruntime: Any, source: str | bytes, options: Any, name: str) -> 
         if hasattr(options, "set_load_cancellation_flag"):  # since 1.21
             options.set_load_cancellation_flag(True)
 
+    def load(without: Sequence[str] = ()) -> Any:
+        how = {"disabled_optimizers": without} if without else {}
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"], **how)
+
     with watched(cancel) as watch:
         try:
-            return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            try:
+                return load()
+            except Exception as error:
+                if _CONTRADICTION not in str(error):
+                    raise
+                return load([_MOVES_PAIRS])
         except Exception as error:
             why = watch.reason or _reason(error)
             raise ModelError(f"ONNX Runtime cannot load {name}: {why}") from error

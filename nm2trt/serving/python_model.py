@@ -98,13 +98,26 @@ def _open(folder: Path, threads: int) -> Any:
         options.intra_op_num_threads = threads
         # Several instances on few cores: a thread that spins takes the core from one that works.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        session = _session(onnxruntime, str(model), options)
         names = [output.name for output in session.get_outputs()]
         return lambda feeds: dict(zip(names, session.run(names, feeds)))  # noqa: B905 - as many by contract
     sys.path.insert(0, str(folder / "runtime"))
     from nm2trt.backends import trt_rtx
 
     return trt_rtx.load().open(folder / "model.rtx").run
+
+
+def _session(onnxruntime: Any, model: str, options: Any) -> Any:
+    def load(**how: Any) -> Any:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"], **how)
+
+    try:
+        return load()
+    except Exception as error:
+        if "output_dtype" not in str(error):
+            raise
+        # See `nm2trt.backends.ort`: what this optimiser adds contradicts itself in version 1.31.1.
+        return load(disabled_optimizers=["QDQPropagationTransformer"])
 
 
 def _refuse_broken_numpy(pb_utils: Any) -> None:

@@ -19,6 +19,7 @@ from nm2trt.backends.protocol import Backend, Session
 from nm2trt.errors import BackendError, DataError, InputError, ModelError
 from nm2trt.limits import bounds, run_watch
 from nm2trt.limits.run_watch import watched
+from nm2trt.serving import python_model
 from tests.engine.nets import conv_net
 
 pytest.importorskip("onnxruntime")
@@ -68,6 +69,32 @@ def test_its_file_needs_no_model_beside_it(backend, net, tmp_path):
 def test_an_onnx_model_opens_too(backend, net):
     with backend.open(net) as session:
         assert session.inputs[0].shape == ("n", 16, 8, 8)
+
+
+@pytest.fixture
+def moved_pair(tmp_path):
+    """Save a pair of opset 21 with a Transpose after it: ONNX Runtime 1.31.1 refuses what it makes of it."""
+    graph = onnx.parser.parse_graph("""
+        g (float[2, 3] x) => (float[3, 2] y) <float scale = {0.5}, int8 zero = {0}> {
+            q = QuantizeLinear(x, scale, zero)
+            d = DequantizeLinear(q, scale, zero)
+            y = Transpose<perm = [1, 0]>(d)
+        }
+    """)
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    return path
+
+
+def test_a_quantised_model_loads_whatever_the_optimiser_makes_of_it(backend, moved_pair, tmp_path):
+    x = np.array([[-3, -0.4, 1], [0, 0.6, 7]], np.float32)
+    expected = np.round(x * 2).T / 2
+    (tmp_path / "m.ort").write_bytes(backend.build(backend.parse(moved_pair), BuildOptions()).data)
+    for opened in (open_onnx(moved_pair), backend.open(tmp_path / "m.ort")):
+        with opened as session:
+            np.testing.assert_array_equal(session.run({"x": x})["y"], expected)
+    served = python_model._open(tmp_path, 1)
+    np.testing.assert_array_equal(served({"x": x})["y"], expected)
 
 
 def test_a_truncated_file_is_refused(backend, net, tmp_path):
