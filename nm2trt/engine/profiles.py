@@ -206,9 +206,15 @@ def guessed_profiles(
         most: As for `example_profile`.
     """
     free = [(name, shape) for name, shape in inputs if not all(isinstance(size, int) for size in shape)]
-    # Sizes of one name have one range, also where one of them comes first and another does not.
+    # Sizes of one name have one range, also where one of them comes first and another does not; in the state of
+    # a recurrent network, or a cache, the batch is second.
     other = _other_sizes(most)
-    later = {size: other for _, shape in free for size in shape[1:] if isinstance(size, str)}
+    later = {
+        size: DEFAULT_BATCH if "batch" in size.lower() else other
+        for _, shape in free
+        for size in shape[1:]
+        if isinstance(size, str)
+    }
     if all(isinstance(size, int) for _, shape in free for size in shape[1:]):
         return []
     return [example_profile(name, shape, later, most) for name, shape in free]

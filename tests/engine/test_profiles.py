@@ -138,10 +138,18 @@ def test_sizes_of_one_name_have_one_range(shapes, texts, message):
         ({"x": ("n", "length")}, ["x:1x64,8x128,32x256"]),
         ({"x": ("n", "s", 16), "place": ("s",)}, ["x:1x64x16,8x128x16,32x256x16", "place:64,128,256"]),
         ({"x": ("n", 3), "y": (2, "n")}, ["x:64x3,128x3,256x3", "y:2x64,2x128,2x256"]),
+        ({"x": ("batch_size", 3), "y": (2, "batch_size")}, ["x:1x3,8x3,32x3", "y:2x1,2x8,2x32"]),
         ({"x": ("n", 3, "n", None)}, ["x:64x3x64x64,128x3x128x128,256x3x256x256"]),
         ({"x": ("n", 3), "y": ("m", 3)}, []),
     ],
-    ids=["length", "length-first-elsewhere", "batch-second-elsewhere", "square", "batches-only"],
+    ids=[
+        "length",
+        "length-first-elsewhere",
+        "batch-second-elsewhere",
+        "batch-by-name",
+        "square",
+        "batches-only",
+    ],
 )
 def test_guessed_profiles_are_taken(shapes, guess):
     specs = inputs(**shapes)
