@@ -206,8 +206,8 @@ def guessed_profiles(
         most: As for `example_profile`.
     """
     free = [(name, shape) for name, shape in inputs if not all(isinstance(size, int) for size in shape)]
-    # Sizes of one name have one range, also where one of them comes first and another does not; in the state of
-    # a recurrent network, or a cache, the batch is second.
+    # Sizes of one name have one range, also where one of them comes first and another does not. In the state
+    # of a recurrent network, or a cache, the batch is second.
     other = _other_sizes(most)
     later = {
         size: DEFAULT_BATCH if "batch" in size.lower() else other
