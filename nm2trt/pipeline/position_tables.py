@@ -13,6 +13,8 @@ from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.tensors import read_tensor
 
+# What keeps positions inside a table, however long the input: distances put into buckets or cut off.
+_BOUNDING = frozenset({"Min", "Clip", "Log", "Mod"})
 # Fewer rows than this are no table of positions, but e.g. the parts of a shape.
 _LEAST = 8
 _MOST_STEPS = 1000
@@ -45,7 +47,7 @@ def _rows(scope: Scope, node: onnx.NodeProto) -> list[int]:
 
 
 def _is_length(scope: Scope, value: str) -> bool:
-    """Tell whether a value depends on inputs only through the shape of something."""
+    """Tell whether a value depends on inputs only through the shape of something, and grows with it."""
     shaped, stack, seen = False, [value], {value}
     for _ in range(_MOST_STEPS):
         if not stack:
@@ -56,6 +58,8 @@ def _is_length(scope: Scope, value: str) -> bool:
         node = scope.producers.get(name)
         if node is None:
             return False  # an input of the model
+        if node.op_type in _BOUNDING:
+            return False
         if node.op_type in ("Shape", "Size"):
             shaped = True
             continue

@@ -6,6 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import nm2trt
+from nm2trt.backends.ort import open_onnx
 from nm2trt.graph.storage.model import load
 from nm2trt.pipeline.next_step import next_step
 from nm2trt.pipeline.position_tables import longest_positions
@@ -46,6 +47,7 @@ def model(path, positions, rows=ROWS):
         stored(np.arange(rows)[None], "numbers"),
         stored(np.array(0), "zero"),
         stored(np.array(1), "one"),
+        stored(np.array(rows - 1), "last"),
     ]
     value = helper.make_tensor_value_info
     inputs, outputs = (
@@ -60,6 +62,24 @@ def model(path, positions, rows=ROWS):
 @pytest.mark.parametrize("positions", [CUT, RANGE, ROWS_CUT], ids=["cut", "range", "rows-cut"])
 def test_a_table_of_positions_bounds_the_length(tmp_path, positions):
     assert longest_positions(load(model(tmp_path / "a.onnx", positions))) == ROWS
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        [node("Clip", ["far", "zero", "last"], ["at"])],
+        [node("Min", ["far", "last"], ["at"])],
+        [node("Mod", ["far", "last"], ["at"])],
+    ],
+    ids=["clip", "min", "mod"],
+)
+def test_a_table_of_distances_that_are_cut_off_bounds_nothing(tmp_path, cut):
+    far = [*LENGTH, node("Squeeze", ["length"], ["end"]), node("Range", ["zero", "end", "one"], ["far"])]
+    source = model(tmp_path / "a.onnx", [*far, *cut, node("Gather", ["table", "at"], ["p"])])
+    with open_onnx(source) as session:
+        longer = session.run({"ids": np.zeros((1, 4 * ROWS), np.int64)})
+    assert longer["y"].shape == (1, 4 * ROWS, 16)
+    assert longest_positions(load(source)) is None
 
 
 def test_a_table_of_tokens_and_a_table_that_is_read_whole_bound_nothing(tmp_path):
