@@ -76,21 +76,21 @@ def fold_constant(editor: Editor, index: int, *, moved: bool = False) -> bool:
 
 
 def _is_moved(editor: Editor, value: str) -> bool:
-    """Tell whether a constant is a stored tensor, moved about, from which nothing dynamic is made."""
+    """Tell whether a constant is a stored tensor, moved about, that nothing dynamic reads as it is stored."""
     source = main_source(editor.scope, value)
-    if source is None or source.scope is not editor.scope or source.name in editor.pinned:
+    if source is None or source.scope is not editor.scope:
         return False
     kinds = {node.op_type for node in editor.way(value)} - {"Constant", "Identity"}
-    return (
-        bool(kinds)
-        and kinds <= SELECTING | {"Concat"}
-        and all(
-            editor.scope.state(name).kind == "constant"
-            for reader, _ in editor.readers.get(source.name, ())
-            for name in editor.nodes[reader].output
-            if name
-        )
-    )
+    if not kinds or not kinds <= SELECTING | {"Concat"}:
+        return False
+    names = [source.name]
+    for name in names:  # an Identity of it is the same tensor under another name
+        nodes = [editor.nodes[reader] for reader, _ in editor.readers.get(name, ())]
+        made = [output for node in nodes for output in node.output if output]
+        if name in editor.pinned or any(editor.scope.state(output).kind != "constant" for output in made):
+            return False
+        names += [node.output[0] for node in nodes if node.op_type == "Identity"]
+    return True
 
 
 def read_batchnorm(editor: Editor, index: int) -> Affine:

@@ -331,3 +331,22 @@ def test_weights_are_stored_as_they_are_multiplied(tmp_path):
         for name in read
         if name not in ("w2", "back")
     )
+
+
+@pytest.mark.parametrize("table", ["w", "same"])
+def test_a_tied_embedding_is_not_stored_twice(tmp_path, table):
+    """An export may read one of two tied weights through an Identity."""
+    nodes = [
+        node("Identity", ["w"], ["same"]),
+        node("Sign", ["x"], ["signs"]),
+        node("Cast", ["signs"], ["ids"], to=TensorProto.INT64),
+        node("Gather", [table, "ids"], ["rows"], axis=0),
+        node("ReduceSum", ["rows", "one"], ["h"], keepdims=0),
+        node("Transpose", ["w"], ["turned"], perm=[1, 0]),
+        node("MatMul", ["h", "turned"], ["a"]),
+        node("MatMul", ["a", "w2"], ["y"]),
+    ]
+    report = made(tmp_path, nodes, stored={"one": np.array([1])})
+    assert status(report) == {"w": "dense", "w2": "pruned"}
+    written = onnx.load(tmp_path / "b.onnx").graph.initializer
+    assert [tensor.name for tensor in written if len(tensor.dims) == 2] == ["w", "w2"]
