@@ -64,7 +64,7 @@ def find_server() -> Installation:
     """
     named = os.environ.get(ENVIRONMENT_VARIABLE)
     if named:
-        path = Path(named)
+        path = Path(named).absolute()  # the server runs in the folder of its repository
         found = _in_environment(path) if path.is_dir() else _of_binary(path)
         if found is None:
             raise InputError(

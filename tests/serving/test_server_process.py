@@ -315,6 +315,19 @@ def test_named_by_the_environment(tmp_path, tritonserver, monkeypatch):
         assert find_server() == found
 
 
+def test_named_from_the_current_folder(tmp_path, monkeypatch):
+    """The server runs in another folder: it is told of no path that counts from this one."""
+    server = tmp_path / "env" / "lib" / "python3.11" / "site-packages" / "pytriton" / "tritonserver"
+    for file in ("bin/tritonserver", "backends/python/triton_python_backend_stub"):
+        (server / file).parent.mkdir(parents=True)
+        (server / file).write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NM2TRT_TRITONSERVER", "env")
+    found = find_server()
+    assert found.backends == server / "backends"
+    assert (found.binary, found.environment) == (server / "bin" / "tritonserver", tmp_path / "env")
+
+
 @pytest.mark.parametrize("named", ["nowhere", "."])
 def test_named_and_not_there(tmp_path, monkeypatch, named):
     monkeypatch.chdir(tmp_path)
