@@ -293,9 +293,11 @@ def _outlive_readers() -> None:
     """Let a command end with its own status if the reader of its output leaves: a failed gate has failed."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
         with contextlib.suppress(OSError, ValueError):  # it may be no file at all
             kind = os.fstat(stream.fileno()).st_mode
-            if isinstance(stream, io.TextIOWrapper) and (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind)):
+            if stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind):
                 stream.flush()
                 raw = _Outliving(stream.fileno(), "w", closefd=False)
                 text = io.TextIOWrapper(

@@ -105,7 +105,7 @@ def _next(report: ValidationReport, options: ValidateCommand) -> str:
     lost = [
         metric.name
         for metric in report.comparison.metrics
-        if metric.name in allowed and abs(metric.paired.difference) > allowed[metric.name]
+        if metric.name in allowed and metric.loss > allowed[metric.name]
     ]
     if not lost or not options.model.endswith(".onnx") or not options.against.endswith(".onnx"):
         return ""

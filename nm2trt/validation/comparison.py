@@ -61,6 +61,11 @@ class MetricComparison(JsonValue):
     paired: PairedDifference | BootstrapDifference
 
     @property
+    def loss(self) -> float:
+        """How much worse the candidate is, in the metric's own unit; below 0 if it is better."""
+        return -self.paired.difference if self.higher_is_better else self.paired.difference
+
+    @property
     def sentence(self) -> str:
         """The difference with its interval, in words."""
         score, paired = self.candidate, self.paired

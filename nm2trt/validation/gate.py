@@ -190,9 +190,7 @@ def points(share: float) -> str:
 
 def hold_to(metric: MetricComparison, max_drop: float) -> Gate:
     """Judge one metric: it passes only if its interval excludes a loss of more than `max_drop`."""
-    paired = metric.paired
-    sign = 1 if metric.higher_is_better else -1
-    loss = -sign * paired.difference
+    paired, loss = metric.paired, metric.loss
     worst = -(paired.low if metric.higher_is_better else -paired.high)
     interval = (
         f"{percent(paired.confidence, 0)} interval of the difference {100 * paired.low:+.2f} to "
