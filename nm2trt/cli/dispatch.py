@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import functools
 import importlib
-import io
 import os
-import stat
 import sys
 import threading
-from typing import Any, ClassVar, NoReturn, TextIO
+from typing import Any, ClassVar, NoReturn
 
 from nm2trt import errors
 from nm2trt.cli import COMMANDS, help_text
@@ -25,6 +22,7 @@ from nm2trt.cli.output import (
     set_verbosity,
 )
 from nm2trt.cli.signals import Stopped, signals_stop
+from nm2trt.cli.streams import discard, flush, prepare_streams
 from nm2trt.errors import BackendError, InputError, Interrupted, Nm2trtError, OutputError
 from nm2trt.extras import missing
 from nm2trt.file_replacement import os_reason
@@ -97,11 +95,7 @@ def _run(arguments: list[str]) -> int:
     set_verbosity(0)
     await_json("--json" in arguments)
     _Parser.typed = arguments
-    _open_streams()
-    _outlive_readers()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names are data; not every terminal can show them
+    prepare_streams()
     try:
         command = next((word for word in arguments if word in COMMANDS), None)
         # A word before the command may be no command at all, and is told of all that there are.
@@ -128,8 +122,8 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt as signalled:
         return _interrupted(signalled)
     except SystemExit as stop:
-        _flush(sys.stdout)
-        _flush(sys.stderr)
+        flush(sys.stdout)
+        flush(sys.stderr)
         return stop.code if isinstance(stop.code, int) else 2
     except Exception as error:
         return _foreign(error)
@@ -147,7 +141,7 @@ def _foreign(error: Exception) -> int:
         why = "the machine has too little memory for this; nothing was left half-written"
         return _fail(why, InputError.exit_status, InputError.__name__)
     if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None:
-        _discard(sys.stdout)
+        discard(sys.stdout)
         return _fail(f"output could not be written: {os_reason(error)}", 2, OutputError.__name__)
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # pathlib, before 3.13
         return _fail(f"a path is a loop of symbolic links: {error}", 2, InputError.__name__)
@@ -242,7 +236,7 @@ def _kind(error: Nm2trtError) -> str:
 def _fail(message: str, status: int, kind: str, found: Any = None) -> int:
     print_json_error(kind, message, status, found)
     print_error(message)
-    _flush(sys.stderr)
+    flush(sys.stderr)
     return status
 
 
@@ -251,7 +245,7 @@ def _give_up(reason: str) -> None:
     told = f"{reason}, and one operator of the model cannot be stopped; nothing was left half-written"
     print_json_error(BackendError.__name__, told, BackendError.exit_status)
     print_error(told)
-    _flush(sys.stdout)
+    flush(sys.stdout)
     os._exit(BackendError.exit_status)
 
 
@@ -263,63 +257,6 @@ def _interrupted(stop: KeyboardInterrupt) -> int:
         # Stopped twice, and a library still works: Python would wait for it, or crash beneath it.
         os._exit(status)
     return status
-
-
-def _open_streams() -> None:
-    """Redirect closed standard streams to /dev/null, so that a new file does not get descriptor 1 or 2."""
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        if getattr(sys, name) is None:
-            opened = os.open(os.devnull, os.O_WRONLY)
-            if opened != number:
-                os.dup2(opened, number)
-                os.close(opened)
-            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
-
-
-class _Outliving(io.FileIO):
-    """A pipe that is written on to /dev/null once its reader has gone."""
-
-    def write(self, data: Any, /) -> int:
-        try:
-            return super().write(data)
-        except BrokenPipeError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())
-            os.close(nowhere)
-            return len(data)
-
-
-def _outlive_readers() -> None:
-    """Let a command end with its own status if the reader of its output leaves: a failed gate has failed."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if not isinstance(stream, io.TextIOWrapper):
-            continue
-        with contextlib.suppress(OSError, ValueError):  # it may be no file at all
-            kind = os.fstat(stream.fileno()).st_mode
-            if stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind):
-                stream.flush()
-                raw = _Outliving(stream.fileno(), "w", closefd=False)
-                text = io.TextIOWrapper(
-                    raw if stream.write_through else io.BufferedWriter(raw),  # PYTHONUNBUFFERED holds on
-                    encoding=stream.encoding,
-                    line_buffering=stream.line_buffering,
-                    write_through=stream.write_through,
-                )
-                setattr(sys, name, text)
-
-
-def _flush(stream: TextIO) -> None:
-    try:
-        stream.flush()
-    except OSError:
-        _discard(stream)
-
-
-def _discard(stream: TextIO) -> None:
-    """Redirect a failing stream to /dev/null, so that its buffer does not fail again at the end."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _version() -> str:

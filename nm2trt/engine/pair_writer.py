@@ -45,7 +45,7 @@ class EngineDigest:
 
 
 def digest_of(engine: Path) -> EngineDigest | None:
-    """Hash the engine that a build will replace; None if there is none, or if it changed a moment ago."""
+    """Hash the engine that a build will replace; None if it is missing, or if it changed a moment ago."""
     now = time.time_ns()
     with contextlib.suppress(OSError, InputError):
         stamp = _stamp(engine)

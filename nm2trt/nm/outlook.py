@@ -82,9 +82,7 @@ def _foremost(
         return (
             verdict.pattern == "holds",
             verdict.pattern == "broken",
-            is_prunable(
-                verdict
-            ),  # what `prune` leaves alone, such as an LSTM, is no reason that it could mend
+            is_prunable(verdict),  # `prune` cannot mend what it leaves alone, such as an LSTM
             number,
             verdict.macs or verdict.parameters,
         )

@@ -1,7 +1,7 @@
 """Position tables: how long a sequence may be, by the stored tables that are read at its positions.
 
 A model that adds a learned embedding of each position cuts or gathers a stored table to the length of its
-input. A longer input reads behind the table, or does not fit what was cut.
+input. A longer input reads beyond the table, or does not fit what was cut.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nm2trt.graph.storage.tensors import read_tensor
 
 # What keeps positions inside a table, however long the input: distances put into buckets or cut off.
 _BOUNDING = frozenset({"Min", "Clip", "Log", "Mod"})
-# Fewer rows than this are no table of positions, but e.g. the parts of a shape.
+# A table of fewer rows does not hold positions, but e.g. the parts of a shape.
 _LEAST = 8
 _MOST_STEPS = 1000
 

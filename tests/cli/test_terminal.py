@@ -195,7 +195,7 @@ def test_a_refused_build_leads_with_its_sentence(folder, capfd):
 @pytest.mark.parametrize(("flags", "arrived"), [(["-u"], "told"), ([], "")], ids=["unbuffered", "buffered"])
 def test_output_is_unbuffered_only_if_python_was_asked_for_that(flags, arrived, monkeypatch):
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
-    code = "from nm2trt.cli import dispatch; dispatch._outlive_readers(); print('told', end=''); os._exit(0)"
+    code = "from nm2trt.cli.streams import prepare_streams; prepare_streams(); print('told', end=''); os._exit(0)"
     command = [sys.executable, *flags, "-c", f"import os; {code}"]
     ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     assert ran.stdout == arrived

@@ -1,4 +1,4 @@
-"""Outputs of a graph: of a size that depends on the data, behind a saturation, and in which precision."""
+"""Outputs of a graph: of a size that depends on the data, after a saturation, and in which precision."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class UpdateContext:
         peak_rate: Largest learning rate known of the run so far: the present one, or the one that a scheduler
             noted as the initial one.
         gain: What a constant gradient of 1 moves a weight by per step in the long run, in learning rates:
-            (1 - dampening) / (1 - momentum) for SGD, None for optimizers whose step is no sum of gradients.
+            (1 - dampening) / (1 - momentum) for SGD, None if the optimizer's step is not a sum of gradients.
     """
 
     learning_rate: float
@@ -45,7 +45,7 @@ class UpdateContext:
     gain: float | None = 1.0
 
 
-# Options of optimizers whose step is no sum of gradients: Adam and its kin, Lion, Rprop, LBFGS.
+# Options of optimizers whose step is not a sum of gradients: Adam and its kin, Lion, Rprop, LBFGS.
 _RESCALING = frozenset({"eps", "betas", "etas", "max_iter"})
 
 
