@@ -4,7 +4,7 @@
 # make serve-env  a real tritonserver for the tests, the samples and `nm2trt serve`
 # make trt-env  TensorRT 8.6 for Python 3.10, and the tests that need it (1 GB to download)
 # make typecheck-trt  the TensorRT backend against TensorRT's own types
-# make gpu-evidence OUT=DIR  every GPU check on this machine, as figures, logs and a summary; exit 4 without a GPU
+# make gpu-evidence OUT=DIR  every GPU check on this machine, as figures, logs and a summary; one sentence without a GPU
 # make fuzz    10,000 runs of commands on damaged files, each with a memory and a time limit; prints the counts
 # make samples the slow samples and tests
 # make release VERSION=X.Y.Z  version, changelog, sdist and wheel, their checks, commit and tag

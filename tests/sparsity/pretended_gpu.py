@@ -1,6 +1,6 @@
 """A GPU made for the tests: tensors that lie on a device of their own and are computed by the CPU's kernels.
 
-As a plugin of pytest (`-p tests.sparsity.pretended_gpu -m gpu`) it lets tests of a GPU run where there is none: "cuda" becomes
+As a plugin of pytest (`-p tests.sparsity.pretended_gpu -m gpu`) it lets tests of a GPU run without one: "cuda" becomes
 the pretended device, and an operator that is given tensors of it and of the CPU fails as CUDA's do. So a tensor that was made
 on the wrong device, or never moved, is found. Not found: what CUDA's own kernels, autocast and streams do.
 It takes PyTorch's one place for a foreign device, for as long as the process lives.

@@ -7,7 +7,7 @@ none, from the environment of `make trt-env` (or that of --trt-python), and with
 What is missing is told in `summary.md`, and the rest runs. Jobs run one after the other, each with its own limit; one that
 fails or takes too long does not stop the next. A job that is done is not run again in the same folder, so a run that was cut
 short goes on. Nothing changes the GPU's settings.
-`nm2trt report DIR` shows the result. Without a GPU: exit status 4 and one sentence.
+`nm2trt report DIR` shows the result. Without a GPU: exit status 4 (2 from `make`, which has its own) and one sentence.
 `--adopt` needs no GPU: it makes a folder of results of `queue.sh` one that `nm2trt report` shows.
 """
 
@@ -134,7 +134,7 @@ def find_trt(named: str = "") -> tuple[str, str, str]:
         named: The one that the user gave.
 
     Returns:
-        The Python, one sentence on its TensorRT, and why there is none, "" if there is one.
+        The Python, one sentence on its TensorRT, and the reason if that is missing, else "".
     """
     own = ROOT / os.environ.get("TRT_ENV", ".trt-env") / "bin" / "python"
     pythons = [named] if named else [sys.executable, *([str(own)] if own.exists() else [])]
@@ -205,7 +205,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def gather(out: Path, options: argparse.Namespace, gpu: Gpu) -> int:
-    """Look what is here, run the jobs; return 1 if one failed."""
+    """See what is here, run the jobs; return 1 if one failed."""
     torch_there, torch_said = ask(sys.executable, _ASK_TORCH)
     no_torch = "" if torch_there else f"PyTorch cannot use the GPU: {torch_said}"
     trt_python, trt_said, no_trt = find_trt(options.trt_python)

@@ -25,7 +25,7 @@ _AFTER_DIVERGENCE = (
 
 
 def refuse_replaced(model: nn.Module, weights: Sequence[TrackedWeight]) -> None:
-    """Raise when a sparse layer is no longer in the model: what stands in its place would count as sparse.
+    """Raise when a sparse layer is no longer in the model: its replacement would count as sparse.
 
     Raises:
         SparsifyError: One is not.
