@@ -112,7 +112,11 @@ def _next(report: ValidationReport, options: ValidateCommand) -> str:
     from nm2trt.pipeline.next_command import SAMPLES
     from nm2trt.pipeline.verify import verify
 
-    found, dense = verify(options.model), verify(options.against)
+    try:
+        found, dense = verify(options.model), verify(options.against)
+    except Nm2trtError:
+        # A served model, or a file that only ONNX Runtime takes: the gate has failed all the same.
+        return ""
     if dense.quantised or dense.any_holds:
         return ""
     start = ["--calib", SAMPLES]

@@ -39,11 +39,19 @@ def _rows(scope: Scope, node: onnx.NodeProto) -> list[int]:
     table = direct_initializer(scope, node.input[0])
     if table is None or len(table.dims) < 2 or not _is_length(scope, node.input[at]):
         return []
-    axes: list[int] = [int(scope.node_attributes(node).get("axis", 0))]
-    if node.op_type == "Slice":
-        given = direct_initializer(scope, node.input[3]) if len(node.input) > 3 else None
-        axes = list(range(2)) if given is None else read_tensor(given, scope.model.root).reshape(-1).tolist()
+    axes = _cut_axes(scope, node) if node.op_type == "Slice" else [scope.node_attributes(node).get("axis", 0)]
     return [int(table.dims[axis]) for axis in axes if -len(table.dims) <= axis < len(table.dims)]
+
+
+def _cut_axes(scope: Scope, node: onnx.NodeProto) -> list[int]:
+    """Return the axes that a Slice cuts to a length: of several ends, some may be constant."""
+    maker = scope.producers.get(node.input[2])
+    ends = list(maker.input) if maker is not None and maker.op_type == "Concat" else [node.input[2]]
+    given = direct_initializer(scope, node.input[3]) if len(node.input) > 3 and node.input[3] else None
+    axes = range(len(ends)) if given is None else read_tensor(given, scope.model.root).reshape(-1).tolist()
+    if len(axes) != len(ends):
+        return list(axes)
+    return [axis for axis, end in zip(axes, ends, strict=True) if _is_length(scope, end)]
 
 
 def _is_length(scope: Scope, value: str) -> bool:

@@ -36,6 +36,9 @@ RANGE = [
     node("Gather", ["table", "at"], ["p"]),
 ]
 ROWS_CUT = [*LENGTH, node("Slice", ["table", "k0", "length", "k0"], ["p"])]
+FIRST_CUT = [*LENGTH, node("Slice", ["table", "k0", "length"], ["p"])]
+ENDS = [*LENGTH, node("Concat", ["length", "width"], ["ends"], axis=0)]
+BOTH_CUT = [*ENDS, node("Slice", ["table", "k00", "ends", "both"], ["p"])]
 
 
 def model(path, positions, rows=ROWS):
@@ -48,6 +51,9 @@ def model(path, positions, rows=ROWS):
         stored(np.array(0), "zero"),
         stored(np.array(1), "one"),
         stored(np.array(rows - 1), "last"),
+        stored(np.array([16]), "width"),
+        stored(np.array([0, 0]), "k00"),
+        stored(np.array([0, 1]), "both"),
     ]
     value = helper.make_tensor_value_info
     inputs, outputs = (
@@ -59,7 +65,11 @@ def model(path, positions, rows=ROWS):
     return path
 
 
-@pytest.mark.parametrize("positions", [CUT, RANGE, ROWS_CUT], ids=["cut", "range", "rows-cut"])
+@pytest.mark.parametrize(
+    "positions",
+    [CUT, RANGE, ROWS_CUT, FIRST_CUT, BOTH_CUT],
+    ids=["cut", "range", "rows-cut", "without-axes", "both-axes"],
+)
 def test_a_table_of_positions_bounds_the_length(tmp_path, positions):
     assert longest_positions(load(model(tmp_path / "a.onnx", positions))) == ROWS
 

@@ -117,6 +117,19 @@ def test_a_loss_that_validate_measured_leads_to_what_loses_less(folder, capsys, 
     assert main(words[1:]) in (0, 5)
 
 
+def test_a_loss_of_a_file_that_verify_refuses_is_told_all_the_same(folder, capsys):
+    assert main(["prune", "a model.onnx", "-o", "made.onnx"]) == 0
+    made = onnx.load("made.onnx")
+    next(entry for entry in made.metadata_props if entry.key == "nm2trt.plan").value = "{"
+    onnx.save(made, "made.onnx")
+    capsys.readouterr()
+    gate = ["--data", "TEST.npz", "--runs", "0", "--max-drop", "0.1pt"]
+    assert main(["validate", "made.onnx", "--against", "a model.onnx", *gate]) == 5
+    shown = capsys.readouterr().out
+    assert "verdict: FAIL: 1 of 1 gates" in shown
+    assert "next:" not in shown
+
+
 def test_a_loss_that_more_samples_may_exclude_leads_nowhere(folder, capsys):
     gate = ["--data", "TEST.npz", "--runs", "0", "--max-drop", "0.1pt"]
     assert main(["validate", "a model.onnx", "--against", "a model.onnx", *gate]) == 5
