@@ -22,6 +22,7 @@ from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, Network
 from nm2trt.errors import BackendMissingError, InputError
 from nm2trt.extras import install
+from nm2trt.figures import counted
 from nm2trt.json_value import JsonValue
 
 if TYPE_CHECKING:
@@ -155,7 +156,8 @@ def read_header(path: str | os.PathLike[str]) -> EngineHeader:
         raise InputError(f"{path} is not an engine of TensorRT; its first bytes are {head[:4]!r}")
     if len(head) < _HEADER.size:
         raise InputError(
-            f"{path} is cut short: {len(head)} bytes are less than an engine's header; build it again"
+            f"{path} is cut short: {counted(len(head), 'byte is', 'bytes are')} less than an engine's "
+            "header; build it again"
         )
     _, layout, *version = _HEADER.unpack(head)
     return EngineHeader(".".join(map(str, version)) if layout == _KNOWN_LAYOUT else None)

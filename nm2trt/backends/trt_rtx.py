@@ -20,6 +20,7 @@ from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, Network
 from nm2trt.errors import BackendError, BackendMissingError, InputError
 from nm2trt.extras import install
+from nm2trt.figures import counted
 from nm2trt.json_value import JsonValue
 
 KIND = (
@@ -167,7 +168,8 @@ def read_header(path: str | os.PathLike[str]) -> PlanHeader:
         raise InputError(f"{path} is not a plan of TensorRT for RTX; its first bytes are {head[:4]!r}")
     if len(head) < _HEADER.size:
         raise InputError(
-            f"{path} is cut short: {len(head)} bytes are less than a plan's header; build it again"
+            f"{path} is cut short: {counted(len(head), 'byte is', 'bytes are')} less than a plan's "
+            "header; build it again"
         )
     _, layout, size, *version, mask, weights = _HEADER.unpack(head)
     text = ".".join(str(part) for part in version)

@@ -21,6 +21,7 @@ from nm2trt.calibration.array_files import read_archive
 from nm2trt.calibration.stream import SampleHash
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import DataError, InputError
+from nm2trt.figures import counted
 from nm2trt.file_replacement import make_output_folder
 from nm2trt.files import check_output, unnamed_output
 from nm2trt.tables.result import Result
@@ -76,8 +77,9 @@ class Shard:
         batches = -(-samples // batch)
         if batches < self.count:
             raise InputError(
-                f"{samples} samples in batches of {batch} are {batches} batches, too few for {self.count} "
-                f"shards; give at most {batches} shards, or a smaller --batch"
+                f"{counted(samples, 'sample')} in batches of {batch} make "
+                f"{counted(batches, 'batch', 'batches')}, too few "
+                f"for {self.count} shards; give at most {counted(batches, 'shard')}, or a smaller --batch"
             )
         first, last = (batches * at // self.count for at in (self.index, self.index + 1))
         return first * batch, min(last * batch, samples)

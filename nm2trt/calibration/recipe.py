@@ -26,6 +26,7 @@ from nm2trt.calibration.sources import Reader
 from nm2trt.calibration.strict import Strict, validated
 from nm2trt.calibration.yaml_file import read_yaml
 from nm2trt.errors import DataError
+from nm2trt.figures import counted
 from nm2trt.files import within
 from nm2trt.named_code import refuse_code
 
@@ -264,9 +265,13 @@ def _chosen(recipe: CalibrationRecipe, length: int, path: Path) -> list[int]:
     """Draw positions without replacement; in ascending order, so that reading is sequential."""
     start, stop = recipe.range or (0, length)
     if not 0 <= start < stop <= length:
-        raise DataError(f"{path}: range: {[start, stop]} does not lie in the {length} samples of the source")
+        raise DataError(
+            f"{path}: range: {[start, stop]} does not lie in the {counted(length, 'sample')} of the source"
+        )
     if recipe.count > stop - start:
-        raise DataError(f"{path}: count: {recipe.count} is more than the {stop - start} samples there are")
+        raise DataError(
+            f"{path}: count: {recipe.count} is more than the {counted(stop - start, 'sample')} of the source"
+        )
     picked = np.random.default_rng(recipe.seed).choice(stop - start, size=recipe.count, replace=False)
     return [int(index) + start for index in np.sort(picked)]
 
@@ -284,7 +289,8 @@ def _prepared(array: Array, prepare: Preprocess, path: Path) -> Array:
             continue
         if len(values) not in (1, array.shape[-1]):
             raise DataError(
-                f"{path}: {what} has {len(values)} values, the samples {array.shape[-1]} channels on the "
+                f"{path}: {what} has {counted(len(values), 'value')}, the samples "
+                f"{counted(array.shape[-1], 'channel')} on the "
                 "last axis"
             )
         numbers = np.asarray(values, dtype=np.float32)

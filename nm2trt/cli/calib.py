@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nm2trt.cli.output import plain_table, print_json, say
+from nm2trt.figures import counted
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import CalibCommand
 
@@ -34,7 +35,7 @@ def run(options: CalibCommand) -> int:
         ),
     )
     say()
-    say(f"{len(samples):,} samples of {samples.source}, in batches of {samples.batch}")
+    say(f"{counted(len(samples), 'sample')} of {samples.source}, in batches of {samples.batch}")
     say(f"sha256 {samples.sha256}")
     if options.sheet is not None:
         say(f"wrote {options.sheet}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.output import print_result, print_table, say
-from nm2trt.figures import percent
+from nm2trt.figures import counted, percent
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import SparsifyCommand
 from nm2trt.tables.table import Column, Row, Table
@@ -53,7 +53,7 @@ def _print(result: SparsifyResult, *, every_row: bool) -> None:
         say(f"{percent(report['rate_of_all'])} of all weights are zero")
         say(
             f"distillation loss {report['loss_before']:.4g} after pruning, {report['loss_after']:.4g} after "
-            f"repair ({report['samples']} samples, {result.seconds:.0f} s)"
+            f"repair ({counted(report['samples'], 'sample')}, {result.seconds:.0f} s)"
         )
         if report["resumed_at"]:
             say(f"went on from step {report['resumed_at']} of a stopped run")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from nm2trt.figures import counted
 from nm2trt.json_value import JsonValue
 
 
@@ -60,9 +61,8 @@ class OutputDifference(JsonValue):
     def remark(self) -> str:
         """What the figures leave out, or ""."""
         if self.unequal_shapes:
-            return (
-                f"its size depends on the data, and is not the reference's in {self.unequal_shapes} batches"
-            )
+            batches = counted(self.unequal_shapes, "batch", "batches")
+            return f"its size depends on the data, and is not the reference's in {batches}"
         counts = ((self.nan_in_both, "NaN"), (self.infinite_in_both, "infinite"))
         found = [f"{count:,} of {self.elements:,} elements are {what}" for count, what in counts if count]
         return f"{' and '.join(found)} on both sides, and are not compared" if found else ""

@@ -11,7 +11,7 @@ from nm2trt.backends.protocol import TensorSpec
 from nm2trt.engine.ladder.forecast import Forecast
 from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.engine.ladder.ladder_table import ladder_table
-from nm2trt.figures import large, percent, size
+from nm2trt.figures import counted, large, percent, size
 from nm2trt.json_value import named
 from nm2trt.manifest import manifest_path
 from nm2trt.tables.result import Result
@@ -113,7 +113,11 @@ class BuildResult(Result):
         work = self.forecast
         if not self.ladder or not work.macs:
             return []
-        unknown = f"; the work of {work.unknown_weights} weights is unknown" if work.unknown_weights else ""
+        unknown = (
+            f"; the work of {counted(work.unknown_weights, 'weight')} is unknown"
+            if work.unknown_weights
+            else ""
+        )
         doubtful = work.share(work.eligible - work.likely)
         doubts = (
             f"; a dense kernel is likely to be faster for {percent(doubtful, 0)} (nm2trt explain says why)"

@@ -8,6 +8,7 @@ from typing import Literal
 
 from nm2trt.backends.cuda import Gpu
 from nm2trt.errors import InputError
+from nm2trt.figures import counted
 from nm2trt.nm.eligibility import NOWHERE, Place, can_run_sparse
 from nm2trt.nm.gain_table import Estimate, GainTable
 from nm2trt.nm.pattern import NMPattern
@@ -102,7 +103,8 @@ class GainReport(Result):
         paying = sum(layer.pays == "yes" for layer in self.layers)
         sentence = (
             f"{paying} of {len(self.layers)} layers pay on {self.device} (from {self.at_least:.2f}x), "
-            f"{len(self.exclude)} weights do not; --json lists them under exclude, for sparsify(gain=...)"
+            f"{counted(len(self.exclude), 'weight does', 'weights do')} not; --json lists them under "
+            "exclude, for sparsify(gain=...)"
         )
         return (sentence,)
 
@@ -234,7 +236,8 @@ def _barred(facts: WeightFacts, place: Place) -> _Answer | None:
     if barred.code == "operator":
         return "unknown", f"{barred.sentence}, and the table's products are not what it computes"
     if facts.inputs % _TWO_OF_FOUR.m:
-        return "no", f"{facts.inputs} input channels are not a multiple of {_TWO_OF_FOUR.m}"
+        channels = counted(facts.inputs, "input channel is", "input channels are")
+        return "no", f"{channels} not a multiple of {_TWO_OF_FOUR.m}"
     return None
 
 

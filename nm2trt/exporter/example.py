@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nm2trt.errors import DataError, InputError
+from nm2trt.figures import counted
 
 _CONSTANTS = (bool, int, float, str, type(None))
 
@@ -78,7 +79,8 @@ class Example:
             )
         chosen = tuple(own if names is None else names)
         if len(chosen) != len(own) or len(set(chosen)) != len(chosen):
-            raise InputError(f"input_names {list(chosen)} must be {len(own)} different names, one per tensor")
+            wanted = counted(len(own), "different name")
+            raise InputError(f"input_names {list(chosen)} must be {wanted}, one per tensor")
         tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
         return cls(args, kwargs, chosen, _batched(chosen, tensors, dynamic_batch))
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from nm2trt.figures import counted
 from nm2trt.nm.advice import dtype_advice
 from nm2trt.nm.eligibility_tables import (
     CHANNEL_MULTIPLES,
@@ -134,8 +135,8 @@ def _channel_multiple(facts: WeightFacts, _: Where) -> str | None:
     if multiple is None or not (facts.inputs % multiple.inputs or facts.outputs % multiple.outputs):
         return None
     return (
-        f"{facts.inputs} channels in and {facts.outputs} out are not multiples of {multiple.inputs} and "
-        f"{multiple.outputs}, which {multiple.held_by} require for {facts.dtype}"
+        f"{counted(facts.inputs, 'channel')} in and {facts.outputs} out are not multiples of "
+        f"{multiple.inputs} and {multiple.outputs}, which {multiple.held_by} require for {facts.dtype}"
     )
 
 
@@ -144,8 +145,8 @@ def _small(facts: WeightFacts, _: Where) -> str | None:
     if summed >= MINIMUM.inputs and facts.outputs >= MINIMUM.outputs:
         return None
     return (
-        f"{summed} products per result and {facts.outputs} output channels: below about {MINIMUM.inputs} and "
-        f"{MINIMUM.outputs} the dense kernel is usually faster"
+        f"{counted(summed, 'product')} per result and {counted(facts.outputs, 'output channel')}: below "
+        f"about {MINIMUM.inputs} and {MINIMUM.outputs} the dense kernel is usually faster"
     )
 
 

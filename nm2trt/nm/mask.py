@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from nm2trt.arrays import Array
 from nm2trt.errors import PatternError
+from nm2trt.figures import counted
 from nm2trt.nm.block_ranks import set_mask
 from nm2trt.nm.pattern import NMPattern
 
@@ -64,7 +65,7 @@ def check_groupable(shape: tuple[int, ...], pattern: NMPattern, *, axis: int) ->
         PatternError: The axis does not exist, or its length is not a multiple of M.
     """
     if not -len(shape) <= axis < len(shape):
-        raise PatternError(f"shape {shape} has no axis {axis}; it has {len(shape)} dimensions")
+        raise PatternError(f"shape {shape} has no axis {axis}; it has {counted(len(shape), 'dimension')}")
     length = shape[axis]
     if length % pattern.m:
         raise PatternError(

@@ -201,9 +201,9 @@ def dense_by_size(channels: int, groups: int, pattern: NMPattern, *, least: int)
     if groups > 1 and length == 1:
         return "depthwise: one input channel per filter"
     if channels < least:
-        are = "channel is" if channels == 1 else "channels are"
-        return f"{channels} input {are} fewer than {least}"
+        return f"{counted(channels, 'input channel is', 'input channels are')} fewer than {least}"
     if length % pattern.m:
-        of_group = f" in each of {groups} groups" if groups > 1 else ""
-        return f"{length} input channels{of_group} are not a multiple of {pattern.m}"
+        of_group = f" in each of {groups:,} groups" if groups > 1 else ""
+        named = counted(length, f"input channel{of_group} is", f"input channels{of_group} are")
+        return f"{named} not a multiple of {pattern.m}"
     return None

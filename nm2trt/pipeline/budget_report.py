@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nm2trt.errors import InputError
 from nm2trt.extras import install
-from nm2trt.figures import percent
+from nm2trt.figures import counted, percent
 from nm2trt.json_value import named
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Column, Row, Table
@@ -140,8 +140,12 @@ class BudgetReport(BudgetPoints):
     def remarks(self) -> tuple[str, ...]:
         """Return what the reconstruction says, and what the budget allowed."""
         where = f" that sparse kernels can run{self.place}" if self.place else " that can be pruned"
-        beyond = f"; {len(self.beyond)} weights beyond it stay dense" if self.beyond else ""
-        most = f"the most of {len(self.points)} shares that were tried{beyond}"
+        beyond = (
+            f"; {counted(len(self.beyond), 'weight beyond it stays', 'weights beyond it stay')} dense"
+            if self.beyond
+            else ""
+        )
+        most = f"the most of {counted(len(self.points), 'share that was', 'shares that were')} tried{beyond}"
         return (
             *self.report.remarks(),
             f"{percent(self.chosen.share)} of the work{where} is pruned, {most}",

@@ -208,7 +208,7 @@ def _pruned(holds: int, weights: int, calib: str, *, joint: bool) -> str:
     """Return the stage that prunes: to int8 from the samples of `calib`, or by magnitude."""
     if holds:
         return _HOLDS.format(why=f"{holds} of {weights} weights hold 2:4 already")
-    why = f"None of the {weights} weights holds 2:4 yet"
+    why = "No weight holds 2:4 yet"
     if joint:
         return _REBUILD.format(why=why, calib=calib)
     return _PRUNE.format(why=why, instead=_CANNOT if calib else _INSTEAD)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from nm2trt.figures import percent, size
+from nm2trt.figures import counted, percent, size
 from nm2trt.reporting.data import AccuracyRow, ReportData
 from nm2trt.reporting.decision import decisive
 
@@ -80,12 +80,12 @@ def _work(data: ReportData) -> Fact | None:
 
 
 def _zeros(data: ReportData) -> Fact | None:
-    counted = [row for row in data.weights if row.parameters and row.zero_share is not None]
-    total = sum(row.parameters or 0 for row in counted)
+    known = [row for row in data.weights if row.parameters and row.zero_share is not None]
+    total = sum(row.parameters or 0 for row in known)
     if not total:
         return None
-    zeros = sum((row.parameters or 0) * (row.zero_share or 0.0) for row in counted)
-    detail = f"of {total:,} in {len(counted)} layers"
+    zeros = sum((row.parameters or 0) * (row.zero_share or 0.0) for row in known)
+    detail = f"of {total:,} in {counted(len(known), 'layer')}"
     return Fact(percent(zeros / total), "of the weights are zero", detail, kind="zeros among the weights")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from nm2trt.figures import percent
+from nm2trt.figures import counted, percent
 from nm2trt.reporting.fields import Fields
 from nm2trt.reporting.records import StageRecord
 
@@ -161,7 +161,9 @@ def verdict_of(fields: Fields) -> Iterable[str]:
         words += "" if kl is None else f", KL {kl:.3g}"
         words += "" if agreement is None else f", the same class in {percent(agreement)}"
         remark = output.text("remark", "")
-        words += f" ({output.count('samples')} {kind} samples)" + (f"; {remark}" if remark else "")
+        words += f" ({counted(output.count('samples') or 0, f'{kind} sample')})" + (
+            f"; {remark}" if remark else ""
+        )
         yield f"output {output.text('output')}: {words}"
 
 

@@ -39,8 +39,10 @@ def _export(result: Fields) -> str:
 
 def _fuse(result: Fields) -> str:
     return (
-        f"{result.count('batchnorms_folded')} BatchNorms folded, {result.count('branches_merged')} branches "
-        f"merged, {result.count('nodes_before')} nodes are now {result.count('nodes_after')}"
+        f"{counted(result.count('batchnorms_folded') or 0, 'BatchNorm')} folded, "
+        f"{counted(result.count('branches_merged') or 0, 'branch', 'branches')} merged, "
+        f"{counted(result.count('nodes_before') or 0, 'node is', 'nodes are')} now "
+        f"{result.count('nodes_after')}"
     )
 
 
@@ -60,7 +62,7 @@ def _quantize(result: Fields) -> str:
 
 
 def _permute(result: Fields) -> str:
-    return f"channels moved in {result.count('moved') or 0} spaces, the function is unchanged"
+    return f"channels moved in {counted(result.count('moved') or 0, 'space')}, the function is unchanged"
 
 
 def _prune(result: Fields) -> str:
@@ -84,7 +86,7 @@ def _verify(result: Fields) -> str:
         counts[status] = counts.get(status, 0) + 1
     missing = len(result.texts("missing"))
     text = ", ".join(f"{number} {status}" for status, number in sorted(counts.items())) or "no weights"
-    return text + (f", {missing} planned ones missing" if missing else "")
+    return text + (f", {counted(missing, 'planned one')} missing" if missing else "")
 
 
 def _build(result: Fields) -> str:

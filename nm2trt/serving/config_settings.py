@@ -14,6 +14,7 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 
 from nm2trt.errors import InputError
+from nm2trt.figures import counted
 
 # Written from the artefact and the options; another value would no longer describe what is deployed.
 _OURS = frozenset(
@@ -122,7 +123,10 @@ def _into_list(message: Any, field: Any, steps: list[str], value: str, text: str
     items = getattr(message, field.name)
     index = int(steps.pop(0)[1:-1]) if steps and steps[0].startswith("[") else None
     if index is not None and index > len(items):
-        raise InputError(f"{field.name!r} has {len(items)} entries, so there is no [{index}] ({text!r})")
+        raise InputError(
+            f"{field.name!r} has {counted(len(items), 'entry', 'entries')}, so there is no [{index}] "
+            f"({text!r})"
+        )
     if field.message_type is not None:
         if index is None:
             raise InputError(

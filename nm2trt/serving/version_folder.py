@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nm2trt.arrays import Arrays
 from nm2trt.errors import InputError
+from nm2trt.figures import counted
 from nm2trt.files import sha256_bytes, sha256_file, sync_folder, write_atomic
 from nm2trt.serving.artefact import Artefact
 from nm2trt.serving.config_message import to_text
@@ -68,7 +69,8 @@ def beside_files(
         classes = output.shape[-1] if output.shape else None
         if isinstance(classes, int) and classes != len(lines):
             raise InputError(
-                f"{len(lines)} labels are given for output {name!r}, which has {classes} classes"
+                f"{counted(len(lines), 'label is', 'labels are')} given for output {name!r}, which has "
+                f"{counted(classes, 'class', 'classes')}"
             )
         data = ("\n".join(" ".join(line.split()) for line in lines) + "\n").encode()
         label_files[name] = f"labels-{sha256_bytes(data)[:16]}.txt"

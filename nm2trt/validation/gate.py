@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from nm2trt.compare.output_difference import OutputDifference
 from nm2trt.errors import InputError
-from nm2trt.figures import percent
+from nm2trt.figures import counted, percent
 from nm2trt.json_value import JsonValue
 from nm2trt.validation.comparison import MetricComparison
 
@@ -108,7 +108,7 @@ def _hold_to_tolerance(item: OutputDifference, atol: float, rtol: float) -> Gate
         worst = "" if math.isnan(item.max_abs) else f"; the largest difference is {item.max_abs:.3g}"
         words = f"{outside:,} of {item.elements:,} elements are beyond {limit}{worst}"
     else:
-        words = f"all {item.elements:,} elements are within {limit}"
+        words = f"all of {counted(item.elements, 'element')} lie within {limit}"
     sentence = f"output {item.name!r}: {words}" + (f"; {remark}" if remark else "")
     passed = not outside and not item.unequal_shapes
     return Gate("tolerance", None, passed, sentence, item.name, {"atol": atol, "rtol": rtol})

@@ -132,7 +132,7 @@ def test_all_layers_fused_away(net, tmp_path, capsys):
     fused = {"Name": "__myl_ConvRelu_myl0_1", "LayerType": "gemm", "TacticName": DENSE, "Metadata": ""}
     layers = write(tmp_path / "layers.json", {"Layers": [fused], "Bindings": ["x", "y"]})
     found, err = explained(capsys, net, "--layers", layers)
-    assert "all were fused away, into one layer without its name" in err
+    assert "all were fused away, into 1 layer without its name" in err
     assert {row["chosen"]["answer"] for row in found["ladder"]} == {"not measured"}
 
 

@@ -71,7 +71,7 @@ def test_sets_what_is_named(text, read, expected):
         pytest.param("response_cache.enable=yes please", r"takes true or false", id="bool"),
         pytest.param("instance_group[0].count.x=1", r"the path goes on after a plain value, at 'x'", id="too-deep"),
         pytest.param("instance_group.count=1", r"'instance_group' is a list; write instance_group\[0\]", id="list"),
-        pytest.param("instance_group[5].count=1", r"has 1 entries, so there is no \[5\]", id="beyond"),
+        pytest.param("instance_group[5].count=1", r"has 1 entry, so there is no \[5\]", id="beyond"),
         pytest.param("parameters=1", r"'parameters' is a map; name a key", id="map"),
         pytest.param("parameters.mode=1", r"'value' is not one value", id="map-message"),
     ],

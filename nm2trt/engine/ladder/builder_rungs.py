@@ -22,6 +22,7 @@ from nm2trt.engine.evidence.evidence import (
     is_stub,
 )
 from nm2trt.engine.evidence.layer_names import is_region, onnx_nodes, split_list
+from nm2trt.figures import counted
 
 Answer = Literal["yes", "no", "unknown", "not measured", "not reached"]
 
@@ -60,7 +61,7 @@ def listed(node: str, evidence: Evidence) -> Rung:
         return Rung("yes", "timed" if evidence.eligible is None else "timed, though not listed")
     if named is None:
         if evidence.eligible is not None and evidence.eligible.count:
-            return Rung("unknown", f"{evidence.eligible.count} layers, not named")
+            return Rung("unknown", f"{counted(evidence.eligible.count, 'layer')}, not named")
         return Rung("not measured", NOT_MEASURED)
     if any(layer.kind == _UNLISTED_KIND and node in layer.nodes for layer in evidence.layers):
         return Rung("unknown", GEMM_WON)

@@ -74,7 +74,7 @@ def require_pattern(
             ladder,
         )
     if not any(readable(verdict) for verdict in weights):
-        what = f"none of its {len(weights)} weights holds 2:4" if weights else "it has no weights to judge"
+        what = "none of its weights holds 2:4" if weights else "it has no weights to judge"
         prune = "prune it (nm2trt prune), " if any(map(is_prunable, weights)) else ""
         raise NothingSparseError(
             f"{model}: {what}, so no sparse kernel could run; train it sparse (nm2trt.sparsify), {prune}"

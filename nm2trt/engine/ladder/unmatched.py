@@ -8,6 +8,7 @@ from nm2trt.engine.evidence.evidence import Evidence
 from nm2trt.engine.evidence.layer_names import is_region, onnx_nodes
 from nm2trt.engine.ladder.ladder import shared_names
 from nm2trt.engine.ladder.ladder_row import LadderRow
+from nm2trt.figures import counted
 
 
 def lost_weights(ladder: Sequence[LadderRow], evidence: Evidence) -> tuple[str, ...]:
@@ -38,18 +39,16 @@ def _without_a_layer(named: Sequence[LadderRow], evidence: Evidence) -> tuple[st
     layers = {layer.name for layer in evidence.layers}
     if len(lost) == len(named):
         regions = sum(map(is_region, layers))
-        into = f"{regions} foreign nodes" if regions > 1 else "one foreign node"
-        several = len(layers) > 1
-        unnamed = f"{len(layers)} layers without their names" if several else "one layer without its name"
+        into = counted(regions, "foreign node")
+        unnamed = counted(len(layers), "layer without its name", "layers without their names")
         fused = into if regions else unnamed
         sentence = (
-            f"no layer of the engine names one of the model's {len(named)} weights: all were fused away, "
+            "no layer of the engine names one of the model's weights: all were fused away, "
             f"into {fused}, so no kernel can be assigned to any of them"
         )
         return (sentence,)
     if lost:
-        many = len(lost) > 1
-        have = f"{len(lost)} weights have no layer of their" if many else "1 weight has no layer of its"
+        have = counted(len(lost), "weight has no layer of its", "weights have no layer of their")
         return (f"{have} own in the engine: {_some(lost)}",)
     return ()
 
@@ -81,7 +80,10 @@ def foreign_layers(ladder: Sequence[LadderRow], evidence: Evidence) -> tuple[str
     foreign = [x.name for x in evidence.layers if x.multiplies and not known.intersection(x.nodes)]
     if not foreign:
         return ()
-    return (f"{len(foreign)} matrix products of the engine belong to no weight: {_some(foreign)}",)
+    products = counted(
+        len(foreign), "matrix product of the engine belongs", "matrix products of the engine belong"
+    )
+    return (f"{products} to no weight: {_some(foreign)}",)
 
 
 def _some(names: Sequence[str]) -> str:

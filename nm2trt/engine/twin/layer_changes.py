@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from nm2trt.figures import counted
+
 _REFORMAT = "Reformatting CopyNode"
 
 
@@ -21,7 +23,7 @@ def layer_changes(off: Mapping[str, float], on: Mapping[str, float]) -> tuple[st
     saved = sum(off[name] - on[name] for name in on.keys() & off.keys())
     moves = sum(name.startswith(_REFORMAT) for name in added)
     sentence = (
-        f"the flag changes the engine from {len(off)} layers to {len(on)}: {len(added)} added (of "
+        f"the flag changes the engine from {counted(len(off), 'layer')} to {len(on)}: {len(added)} added (of "
         f"them {moves} reformat) and {len(dropped)} dropped cost {cost:+.3f} ms, the others save "
         f"{saved:+.3f} ms"
     )

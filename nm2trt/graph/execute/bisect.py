@@ -19,7 +19,7 @@ from nm2trt.arrays import Array, Arrays
 from nm2trt.compare.outputs import difference
 from nm2trt.compare.tolerance import TOLERANCE
 from nm2trt.errors import BackendError, DifferenceError, ModelError
-from nm2trt.figures import percent
+from nm2trt.figures import counted, percent
 from nm2trt.graph.analysis.output_kinds import lowest_type
 from nm2trt.graph.execute.model_session import run_graph
 from nm2trt.graph.storage.light_onnx import onnx
@@ -172,7 +172,11 @@ def _result(
     """Sum up; `matched` counts the tensors that have a counterpart, of numbers or not."""
     agreeing = len(compared) - (first is not None)
     reached = len(tensors) if first is None else [t.name for t in tensors].index(first.tensor) + 1
-    agree = f"{agreeing} tensors before it agree" if first else f"all {agreeing} inner tensors agree"
+    agree = (
+        counted(agreeing, "tensor before it agrees", "tensors before it agree")
+        if first
+        else f"all {agreeing} inner tensors agree"
+    )
     sentence = f"{agree} within {limit:g} of their largest value"
     if agreeing:
         sentence += f"; the largest difference among them is {largest:.3g}"

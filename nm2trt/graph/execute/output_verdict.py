@@ -64,7 +64,9 @@ class OutputVerdict:
         if self.error is not None and self.cosine is not None:
             found = f"error {self.error:.4g} of the variance, cosine {self.cosine:.4f}{scores}"
         remark = f"; {self.remark}" if self.remark else ""
-        return f"output {self.output}: {found} ({self.samples:,} {kind} calibration samples){remark}"
+        return (
+            f"output {self.output}: {found} ({counted(self.samples, f'{kind} calibration sample')}){remark}"
+        )
 
 
 class VerdictSum:
@@ -128,7 +130,8 @@ class VerdictSum:
             broken = counted(self._broken, "row holds", "rows hold")
             remark = f"{broken} NaN or infinity in either network and count for nothing"
         elif self._unequal:
-            remark = f"{self._unequal} chunks have other shapes in the pruned network and are left out"
+            chunks = counted(self._unequal, "chunk has", "chunks have")
+            remark = f"{chunks} other shapes in the pruned network and count for nothing"
         if not self._rows:
             return OutputVerdict(self._name, self._samples, None, None, None, None, remark or "it is empty")
         variance = self._square - self._sum**2 / self._size

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from nm2trt.figures import counted
 from nm2trt.graph.edit.editor import Declined
 
 
@@ -114,7 +115,9 @@ def kernel_offset(
     if smaller.strides != larger.strides:
         raise Declined(f"its strides are {list(smaller.strides)}, those of {name} {list(larger.strides)}")
     if len(inner) != len(kernel):
-        raise Declined(f"it has {len(inner)} spatial axes, {name} has {len(kernel)}")
+        raise Declined(
+            f"it has {counted(len(inner), 'spatial axis', 'spatial axes')}, {name} has {len(kernel)}"
+        )
     if None in (larger.before, larger.after, smaller.before, smaller.after):
         if (smaller, inner) == (larger, kernel):
             return (0,) * len(kernel)

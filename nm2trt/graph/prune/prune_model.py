@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nm2trt.errors import LineageError, SparsityError
+from nm2trt.figures import counted
 from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.pass_frame import Change, Pass, plan_of, run_pass
 from nm2trt.graph.prune.magnitude import Reading, check_reach, zero_weakest
@@ -232,7 +233,8 @@ def _dense_reason(candidate: Candidate, rules: _Rules) -> str | None:
         least = 0 if named else rules.min_channels
         too_small = dense_by_size(length * groups, groups, rules.pattern, least=least)
         if too_small is None and shape[reading.how.axis] % runs:
-            too_small = f"{length} input channels are not a multiple of {rules.pattern.m}"
+            channels = counted(length, "input channel is", "input channels are")
+            too_small = f"{channels} not a multiple of {rules.pattern.m}"
         if too_small is not None:
             return too_small
     return None

@@ -199,7 +199,7 @@ class _Search:
         covered = [ranges]
 
         def attempt(count: int) -> tuple[Trial, dict[str, str]]:
-            self._trials.shown.update(0.7, description=f"search {count} layers in float")
+            self._trials.shown.update(0.7, description=f"search {counted(count, 'layer')} in float")
             chosen = {**sharp, **dict(order[:count])}
             covered.append(self._covering(covered[-1], trial, [chosen]))
             return self._try(choice, covered[-1], chosen), chosen
@@ -250,7 +250,7 @@ class _Search:
         finer = finer_than_one(self._limit, best.samples) if self._counted else ""
         return (
             f"no trial of {self._trials.model.name} in {self._options.to} loses at most "
-            f"{percent(self._limit)} on {best.samples:,} held-out samples; the best, "
+            f"{percent(self._limit)} on {counted(best.samples, 'held-out sample')}; the best, "
             f"{_words((best.method, best.percentile))} with "
             f"{counted(len(best.float_layers), 'layer')} in float, loses {percent(best.loss)}{finer}: allow "
             "more with --max-loss, or give more samples; nothing was written"

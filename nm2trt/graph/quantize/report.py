@@ -154,7 +154,7 @@ class QuantizeReport(Result):
         layers = f"{quantised} of {count} layers compute in {self.options.to}, {whole} of them in and out"
         reused = f", {ranges.reused} of them from the cache" if ranges.reused else ""
         return (
-            f"{layers}; {len(self.scales):,} values quantised",
+            f"{layers}; {counted(len(self.scales), 'value')} quantised",
             f"ranges by {ranges.method} over {counted(ranges.samples, 'sample')}{reused}",
             self._searched,
             self.work.sentence(self.options.to),

@@ -55,8 +55,9 @@ class RangeSearch(JsonValue):
         best = self.chosen
         layers = counted(len(best.float_layers), "layer")
         return (
-            f"{len(self.trials)} trials; the one written loses {percent(best.loss)} on {best.samples:,} "
-            f"held-out samples (divergence {best.divergence:.3g}), with {layers} left in float for it"
+            f"{counted(len(self.trials), 'trial')}; the one written loses {percent(best.loss)} on "
+            f"{counted(best.samples, 'held-out sample')} (divergence {best.divergence:.3g}), "
+            f"with {layers} left in float for it"
             f"{finer_than_one(self.limit, best.samples) if self.counted else ''}"
         )
 
@@ -66,7 +67,7 @@ def finer_than_one(limit: float, samples: int) -> str:
     if not samples or limit * samples >= 1:
         return ""
     return (
-        f"; of {samples:,} samples a limit of {percent(limit, 2)} lets none change, as one is "
+        f"; of {counted(samples, 'sample')} a limit of {percent(limit, 2)} lets none change, as one is "
         f"{percent(1 / samples, 2)}: give {2 * math.ceil(1 / limit):,} samples or more"
     )
 
@@ -93,7 +94,8 @@ class WorkShares:
         """Return the shares in words."""
         if not self.total:
             return "the work cannot be counted because shapes are unknown"
-        left = f"; {self.unknown} layers of unknown shapes are not counted" if self.unknown else ""
+        layers = counted(self.unknown, "layer of unknown shapes is", "layers of unknown shapes are")
+        left = f"; {layers} not counted" if self.unknown else ""
         return (
             f"{percent(self.low / self.total)} of the work computes in {to} from end to end; "
             f"{percent(self.sparse / self.total)} is 2:4 {to} that can run sparse{self.place}{left}"

@@ -15,6 +15,7 @@ from nm2trt.backends.ort import open_onnx
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.calibration.stream import SampleHash, SampleStream, fitted
 from nm2trt.errors import DataError
+from nm2trt.figures import counted
 
 _CHUNKS, _MOST_SAMPLES = 8, 32
 
@@ -43,8 +44,8 @@ class Chunks:
         self._sha256: str | None = None
         if not self.count:
             raise DataError(
-                f"{samples.source}: {samples.count} samples do not fill the model's batch of {batch}; give "
-                "more, or export the model with a free batch"
+                f"{samples.source}: {counted(samples.count, 'sample does', 'samples do')} not fill the "
+                f"model's batch of {batch}; give more, or export the model with a free batch"
             )
         self.names = sorted(next(self.feeds([0])))
 

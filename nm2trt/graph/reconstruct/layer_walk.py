@@ -13,6 +13,7 @@ import numpy as np
 
 from nm2trt.arrays import Array, Arrays
 from nm2trt.errors import SparsityError
+from nm2trt.figures import counted
 from nm2trt.graph.reconstruct.activation_grid import IntegerGrid, rounded_feeds
 from nm2trt.graph.reconstruct.chunks import Chunks
 from nm2trt.graph.reconstruct.layer_cache import LayerCache, SolvedLayer
@@ -195,7 +196,7 @@ class LayerWalk:
         weights = {layer.weight: new}
         if layer.bias is not None and new_bias is not None:
             weights[layer.bias] = new_bias
-        words = f"{layer.inputs} inputs, {moments.rows} rows" if prune else reason
+        words = f"{counted(layer.inputs, 'input')}, {counted(moments.rows, 'row')}" if prune else reason
         return SolvedLayer(
             self._row(layer, "pruned" if prune else "refitted", words, fit, moments.rows), weights
         )

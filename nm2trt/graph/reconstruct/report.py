@@ -228,6 +228,7 @@ class ReconstructReport(Result):
         kind = "held-out" if self.outputs_held_out else "fitted"
         lines += [output.sentence(kind) for output in self.outputs]
         lines.append(
-            f"calibrated on {self.samples} samples of {self.source} (sha256 {self.samples_sha256[:12]})"
+            f"calibrated on {counted(self.samples, 'sample')} of {self.source} "
+            f"(sha256 {self.samples_sha256[:12]})"
         )
         return (*lines, f"wrote {self.output} in {self.seconds:.0f} s")

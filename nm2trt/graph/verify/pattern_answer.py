@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nm2trt.figures import counted
 from nm2trt.graph.storage.element_types import ElementType
 from nm2trt.graph.verify.group_counts import Finding, ReadWeight, count_groups
 from nm2trt.nm.axes import OnnxWeight
@@ -29,7 +30,9 @@ def pattern_answer(
     if not finding.groups:
         per_group = " a group" if how.runs > 1 else ""
         length = weight.shape[how.axis] // how.runs
-        sentence = f"axis {how.axis} has {length} elements{per_group}, not a multiple of {wanted.m}"
+        sentence = (
+            f"axis {how.axis} has {counted(length, 'element')}{per_group}, not a multiple of {wanted.m}"
+        )
         return "not-groupable", "not-a-multiple", sentence
     if not finding.broken:
         after = f" after rounding to {rounded.name}" if rounded is not None else ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from nm2trt.errors import InputError
-from nm2trt.figures import large
+from nm2trt.figures import counted, large
 from nm2trt.graph.analysis.qdq_islands import Island, island_table
 from nm2trt.graph.storage.element_types import DTYPE_NAMES
 from nm2trt.graph.storage.model import Model
@@ -153,7 +153,9 @@ class VerifyReport(Result):
         counts = ", ".join(f"{number} {status}" for status, number in sorted(self.counts.items()))
         total, unseen = len(self.weights), len(self.weights) - self.judged
         numbers = self.summary
-        unknown = f" (not known for {numbers.macs_unknown} weights)" if numbers.macs_unknown else ""
+        unknown = (
+            f" (not known for {counted(numbers.macs_unknown, 'weight')})" if numbers.macs_unknown else ""
+        )
         lines = [f"planned sparse, but no consumer reads it: {name}" for name in self.missing]
         parameters, macs = (
             ", left ".join(large(before, left))
@@ -165,7 +167,7 @@ class VerifyReport(Result):
         work = f"{macs}{unknown}" if numbers.macs or not numbers.macs_unknown else "not known"
         lines += [counts or "no weights", f"parameters {parameters}; MACs {work}"]
         if self.blind:
-            lines.append(f"none of {total} weights could be judged: all are untraceable")
+            lines.append(f"none of {counted(total, 'weight')} could be judged: all are untraceable")
         elif unseen:
             lines.append(f"{unseen} of {total} weights could not be judged: they are untraceable")
         return tuple(lines)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from nm2trt.figures import counted
 from nm2trt.graph.analysis.constant_values import Source, direct_initializer
 from nm2trt.graph.analysis.multiply_accumulates import macs
 from nm2trt.graph.analysis.operator_cost import Opaque
@@ -64,8 +65,8 @@ class WeightJudge:
             ModelError: A stored tensor is damaged.
         """
         cases = map(self._case, consumers)
-        counted = self._counted_ahead(cases, _are_many(consumers))
-        return [self._verdict(case, entry, count) for case, entry, count in counted]
+        ahead = self._counted_ahead(cases, _are_many(consumers))
+        return [self._verdict(case, entry, count) for case, entry, count in ahead]
 
     def hash_masks(self, consumers: Sequence[Consumer]) -> str:
         """Return the mask hash that `all` leaves in `masks`, without verdicts.
@@ -147,9 +148,9 @@ class WeightJudge:
         finding = count_groups(weight, how, wanted if divides else None, rounded=self.rounded, masks=bits)
         return _Counted(weight, how, finding, bits)
 
-    def _traced(self, case: _Case, entry: PlanEntry | None, counted: _Counted) -> WeightVerdict:
+    def _traced(self, case: _Case, entry: PlanEntry | None, found: _Counted) -> WeightVerdict:
         consumer, wanted = case.consumer, case.wanted
-        weight, how, finding, bits = counted
+        weight, how, finding, bits = found
         self.masks.add(bits)
         status: PatternStatus
         if wanted is None:
@@ -158,7 +159,7 @@ class WeightJudge:
         else:
             status, reason, sentence = pattern_answer(weight, how, wanted, finding, rounded=self.rounded)
         if finding.nonfinite:
-            sentence += f"; {finding.nonfinite} elements are NaN or infinite"
+            sentence += f"; {counted(finding.nonfinite, 'element is', 'elements are')} NaN or infinite"
         computed = _computed_in(consumer, weight)
         facts = WeightFacts(
             operator=consumer.operator,

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nm2trt.figures import counted
 from nm2trt.recipe.actions import stages
 from nm2trt.recipe.actions.job import Outcome, StageJob
 
 
 def _permuted(done: Any, options: Any) -> str:
-    return f"{done.moved} channel spaces permuted for {options.pattern}"
+    return f"{counted(done.moved, 'channel space')} permuted for {options.pattern}"
 
 
 def _pruned(_: Any, options: Any) -> str:

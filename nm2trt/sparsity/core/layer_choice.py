@@ -116,7 +116,7 @@ def select(
     _check_globs(rules, names)
     if rules.dense and not any(name in rules.dense for name in names):
         raise SparsifyError(
-            f"gain: none of its {len(rules.dense)} weights, first {next(iter(rules.dense))!r}, is one of the "
+            f"gain: none of its weights, first {next(iter(rules.dense))!r}, is one of the "
             "model's; export the model with its parameters' names"
         )
     foreign = _foreign_owners(model, sites)

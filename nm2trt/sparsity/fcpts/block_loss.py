@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nm2trt.errors import SparsifyError
+from nm2trt.figures import counted
 from nm2trt.sparsity.core.calibration_batches import CalibrationBatch, outputs_of
 
 # Of a block's mean square: what keeps a block whose outputs hardly vary from ruling the sum.
@@ -58,8 +59,8 @@ class BlockLoss:
             outputs_of(self._dense, batch, index)
         if not wanted or len(wanted) != len(self._outputs):
             raise SparsifyError(
-                f"blocks: {', '.join(self._names[:4])} gave {len(self._outputs)} tensors, {len(wanted)} in "
-                "the dense model; name modules whose forward runs and returns a tensor"
+                f"blocks: {', '.join(self._names[:4])} gave {counted(len(self._outputs), 'tensor')}, "
+                f"{len(wanted)} in the dense model; name modules whose forward runs and returns a tensor"
             )
         shares = []
         for mine, theirs in zip(self._outputs, wanted, strict=True):

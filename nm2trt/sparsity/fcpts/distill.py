@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nm2trt.errors import DataError, SparsifyError
+from nm2trt.figures import counted
 from nm2trt.progress import Bar
 from nm2trt.sparsity.core.borrowed_model import eval_mode
 from nm2trt.sparsity.core.calibration_batches import CalibrationBatch, outputs_of
@@ -260,8 +261,8 @@ class Distiller:
             batches = [batch.to(self.device) for batch in self._fresh(epoch)]
             if len(batches) != len(self.batches):
                 raise DataError(
-                    f"calibration gave {len(batches)} batches for epoch {epoch} and {len(self.batches)} for "
-                    "epoch 0; give as many each time"
+                    f"calibration gave {counted(len(batches), 'batch', 'batches')} for epoch {epoch} and "
+                    f"{len(self.batches)} for epoch 0; give as many each time"
                 )
             with torch.no_grad():
                 targets = [outputs_of(self._teacher, batch, i) for i, batch in enumerate(batches)]

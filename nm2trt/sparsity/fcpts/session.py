@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from nm2trt.errors import SparsifyError
+from nm2trt.figures import counted
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan
 from nm2trt.progress import bar
@@ -233,7 +234,11 @@ def _check_settled(
     found = pruned / sum(original.numel() for original in originals)
     if abs(found - rate) > _RATE_TOLERANCE:
         at = options.peak_rate() if options.threshold_lr is None else options.threshold_lr
-        ends = f", and {len(held)} layers ran into the upper guard ({', '.join(held[:4])})" if held else ""
+        ends = (
+            f", and {counted(len(held), 'layer')} ran into the upper guard ({', '.join(held[:4])})"
+            if held
+            else ""
+        )
         raise SparsifyError(
             f"the thresholds ran away: the rate is {found:.3f} after training for {rate:g}{ends}; lower "
             f"threshold_lr, now {at:g}, or raise rate_weight, now {options.rate_weight:g}"

@@ -14,7 +14,7 @@ after an optimizer step; training, evaluation and the merge all use what is stor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -52,7 +52,7 @@ def start(request: Request) -> SpReSession:
     else:
         found = find_pairs(request.model, wanted)
     if not found.pairs:
-        raise SparsifyError(_no_branch(request.model, choices, found.reasons))
+        raise SparsifyError(_no_branch(request.model, found.reasons))
     generator = None if options.seed is None else torch.Generator().manual_seed(options.seed)
     modules = dict(request.model.named_modules())
     moved = {conv_name: f"{conv_name}.main" for conv_name in found.pairs}
@@ -239,11 +239,10 @@ def _may_branch(choice: Choice) -> bool:
     )
 
 
-def _no_branch(model: nn.Module, choices: Sequence[Choice], reasons: Mapping[str, str]) -> str:
+def _no_branch(model: nn.Module, reasons: Mapping[str, str]) -> str:
     shown = [f"{name}: {reason}" for name, reason in list(reasons.items())[:_SHOWN_REASONS]]
     if not shown:
-        sparse = sum(choice.entry.pattern is not None for choice in choices)
-        shown = [f"none of its {sparse} sparse layers is a convolution with a kernel larger than 1"]
+        shown = ["none of its sparse layers is a convolution with a kernel larger than 1"]
     return (
         f"no convolution of {type(model).__name__} can have a spatial branch ({'; '.join(shown)}); "
         'use method="sr-ste"'

@@ -86,7 +86,7 @@ def test_weights_of_a_foreign_node_have_one_sentence_and_no_share():
     # The log and the inspector both tell the one layer.
     twice = Evidence.merged((evidence, evidence))
     (sentence,) = lost_weights([row], twice)
-    assert "all were fused away, into one foreign node" in sentence
+    assert "all were fused away, into 1 foreign node" in sentence
     assert sparse_share([row]) == (0.0, "")
 
 

@@ -267,7 +267,7 @@ def test_the_unmatched_are_listed():
     ladder = climb(verdicts, sparsity="enable", evidence=evidence)
     assert lost_weights(ladder, evidence) == ("1 weight has no layer of its own in the engine: w1",)
     assert foreign_layers(ladder, evidence) == (
-        "1 matrix products of the engine belong to no weight: attention",
+        "1 matrix product of the engine belongs to no weight: attention",
     )
 
 
@@ -275,7 +275,7 @@ def test_all_layers_fused_away():
     evidence = Evidence(layers=(LayerRecord("__myl_Fc_myl0_1", "kgen", (), "__myl_Fc_0x1"),))
     ladder = climb([HOLDS, HOLDS], sparsity="enable", evidence=evidence)
     (sentence,) = lost_weights(ladder, evidence)
-    assert "all were fused away, into one layer without its name" in sentence
+    assert "all were fused away, into 1 layer without its name" in sentence
     assert ladder[0].chosen.answer == "not measured"
 
 

@@ -107,6 +107,7 @@ def test_depthwise_and_rows_of_six_are_not_groupable():
     depthwise = NODE("Conv", ["x", "w"], ["y"], group=16)
     verdict = only(model([depthwise], {"x": [1, 16, 9, 9]}, [("w", np.ones((16, 1, 3, 3), np.float32))]))
     assert (verdict.pattern, verdict.reason) == ("not-groupable", "not-a-multiple")
+    assert "axis 1 has 1 element, not a multiple of 4" in verdict.sentence
     # 4 x 6 holds a multiple of 4 elements in all, but not on the row.
     six = NODE("Gemm", ["x", "w"], ["y"], transB=1)
     verdict = only(model([six], {"x": [1, 6]}, [("w", np.zeros((4, 6), np.float32))]))
@@ -306,7 +307,7 @@ def test_every_float_storage(storage):
     weight[3, 4:8] = [1.0, np.nan, 2.0, 3.0]
     verdict = only(model([node], {"x": [5, 16]}, [stored(weight, storage)]))
     assert (verdict.pattern, verdict.broken_groups, verdict.nonfinite) == ("broken", 1, 1)
-    assert "1 elements are NaN or infinite" in verdict.sentence
+    assert "1 element is NaN or infinite" in verdict.sentence
 
 
 @pytest.mark.parametrize("storage", ["raw", "int32"])

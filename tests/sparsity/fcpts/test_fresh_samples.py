@@ -93,7 +93,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path):
 def test_the_teacher_is_not_trained():
     model = net()
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(DataError, match="calibration gave 1 batches for epoch 1 and 2 for epoch 0"):
+    with pytest.raises(DataError, match="calibration gave 1 batch for epoch 1 and 2 for epoch 0"):
         sparsify(
             model, method="fcpts", calibration=lambda epoch: samples(epoch)[: 2 - (epoch > 0)], steps=STEPS
         )
