@@ -31,6 +31,17 @@ def put_in_place(temporary: Path, target: Path, like: os.stat_result) -> None:
     temporary.replace(target)
 
 
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's own entries to disk, so that a rename in it survives a crash."""
+    # Some file systems refuse fsync on a folder; the rename itself has been done by then.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def rights_of(*paths: Path) -> os.stat_result | None:
     """Return the owner and the mode of the first of these files that is there.
 

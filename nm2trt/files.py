@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import hashlib
 import os
-import platform
 import re
 import stat
 from collections.abc import Iterable, Iterator
@@ -15,13 +13,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nm2trt.errors import InputError, OutputError
-from nm2trt.file_replacement import create, os_reason, put_in_place, rights_of
+from nm2trt.file_replacement import create, os_reason, put_in_place, rights_of, sync_folder
 from nm2trt.locks import OutputLock, output_lock, undisturbed
+from nm2trt.writer_marks import MARK, is_abandoned, writer_mark
 
 _CHUNK_BYTES = 1 << 20
 # JSON of empty lists takes 27 times its size in memory.
 _MOST_READ_BYTES = 1 << 26
-MARK = r"[0-9a-f]{8}-[0-9]+-[0-9a-f]{8}"  # what `writer_mark` returns
 
 
 def check_input(path: str | os.PathLike[str], what: str) -> Path:
@@ -289,29 +287,6 @@ def _temporary_name(target: Path) -> str:
     return f".{target.name}.{writer_mark()}.tmp"
 
 
-def writer_mark() -> str:
-    """Return a mark for the name of something unfinished: this machine, this process, and a random part."""
-    return f"{_machine()}-{os.getpid()}-{os.urandom(4).hex()}"
-
-
-def is_abandoned(mark: str) -> bool:
-    """Tell whether the process that made a `writer_mark` has gone.
-
-    A process of another machine, or of a container with its own process numbers, counts as alive: both may
-    write to one shared folder.
-    """
-    machine, _, rest = mark.partition("-")
-    return machine == _machine() and not _is_alive(int(rest.partition("-")[0]))
-
-
-@functools.cache
-def _machine() -> str:
-    space = ""
-    with contextlib.suppress(OSError):
-        space = str(Path("/proc/self/ns/pid").readlink())
-    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:8]
-
-
 def _remove_stale(target: Path) -> None:
     pattern = re.compile(rf"\.{re.escape(target.name)}\.({MARK})\.tmp")
     with contextlib.suppress(OSError):
@@ -320,28 +295,3 @@ def _remove_stale(target: Path) -> None:
             if match and is_abandoned(match[1]):
                 with contextlib.suppress(OSError):
                     Path(entry.path).unlink()
-
-
-def _is_alive(pid: int) -> bool:
-    """Tell whether a process runs, whoever it belongs to."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    # In a container whose first process reaps none, one that was killed stays as a zombie.
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1] not in ("Z", "X")
-    return True
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's own entries to disk, so that a rename in it survives a crash."""
-    # Some file systems refuse fsync on a folder; the rename itself has been done by then.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -18,9 +18,9 @@ from nm2trt.files import (
     unnamed_output,
     within,
     write_atomic,
-    writer_mark,
 )
 from nm2trt.locks import one_writer, output_lock
+from nm2trt.writer_marks import writer_mark
 
 
 def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path):

@@ -20,8 +20,8 @@ from typing import Any
 
 from nm2trt.arrays import Arrays
 from nm2trt.errors import InputError
-from nm2trt.file_replacement import os_reason
-from nm2trt.files import read_regular, sync_folder, write_atomic
+from nm2trt.file_replacement import os_reason, sync_folder
+from nm2trt.files import read_regular, write_atomic
 from nm2trt.locks import one_writer
 from nm2trt.serving.artefact import Artefact
 from nm2trt.serving.config_message import from_text, to_text

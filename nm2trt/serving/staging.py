@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nm2trt.errors import InputError, OutputError
-from nm2trt.file_replacement import os_reason
-from nm2trt.files import MARK, is_abandoned, sync_folder, writer_mark
+from nm2trt.file_replacement import os_reason, sync_folder
+from nm2trt.writer_marks import MARK, is_abandoned, writer_mark
 
 _MARK = "nm2trt"
 _CHUNK_BYTES = 1 << 20

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 
 from nm2trt.errors import InputError, OutputError
-from nm2trt.files import sha256_file, writer_mark
+from nm2trt.files import sha256_file
 from nm2trt.pipeline.served_artefact import describe_artefact
 from nm2trt.serving.options import DeployOptions
 from nm2trt.serving.repository import place, roll_back, served_config
+from nm2trt.writer_marks import writer_mark
 from tests.serving import served_nets as nets
 
 pytest.importorskip("tritonclient")
