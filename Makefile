@@ -19,11 +19,12 @@ SERVE_ENV ?= .serve-env
 TRT_ENV ?= .trt-env
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+NEW_ENOUGH := @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "nm2trt needs Python 3.10 or newer: make PYTHON=python3.11 ...")'
 
 .PHONY: help demo test lint fuzz samples bench bench-quick clean serve-env trt-env typecheck-trt gpu-evidence release docs
 
 $(READY): setup.cfg pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "nm2trt needs Python 3.10 or newer: make PYTHON=python3.11 ...")'
+	$(NEW_ENOUGH)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[torch,ort,rtx,serving,recipes,report,dev]'
 	@touch $@
@@ -51,7 +52,10 @@ typecheck-trt: $(READY)
 out-is-named: # before an environment is made for nothing
 	@test -n "$(OUT)" || { echo "name the folder: make gpu-evidence OUT=DIR" >&2; exit 2; }
 
-gpu-evidence: out-is-named $(READY)
+gpu-evidence: out-is-named
+	$(NEW_ENOUGH)
+	@$(PYTHON) tools/gpu/ask.py
+	@$(MAKE) --no-print-directory $(READY)
 	@TRT_ENV="$(TRT_ENV)" $(BIN)/python tools/gpu/evidence.py "$(OUT)"
 
 test: lint

@@ -42,6 +42,20 @@ def test_without_a_gpu_it_is_exit_4_and_one_sentence(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(bool(probe_gpus()[0]), reason="there is a GPU")
+def test_make_asks_for_a_gpu_before_it_fetches_anything(tmp_path):
+    """A bare Python, without numpy, has to be enough."""
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.base_prefix}/bin/python3 -S -E -B "$@"\n')
+    bare.chmod(0o755)
+    words = ["gpu-evidence", f"OUT={tmp_path / 'out'}", f"PYTHON={bare}", f"VENV={tmp_path / 'venv'}"]
+    ran = subprocess.run(["make", "-C", ROOT, *words], capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("gpu-evidence: gathering evidence takes a GPU, and there is none here")
+    assert "Error 4" in ran.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["python"]
+
+
 def test_a_job_that_fails_or_hangs_stops_no_other(tmp_path):
     found = [
         Job(

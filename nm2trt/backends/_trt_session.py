@@ -85,8 +85,9 @@ class EngineSession:
         self._device.use()
         with recorded(self._library.module) as log:
             self._choose_profile(feeds)
-            # Kept until the stream is empty: the copies read from it.
-            sent = [self._send(spec.name, np.ascontiguousarray(feeds[spec.name])) for spec in self.inputs]
+            # Kept until the stream is empty: the copies read from it. Not ascontiguousarray, which gives a
+            # scalar an axis.
+            sent = [self._send(spec.name, np.asarray(feeds[spec.name], order="C")) for spec in self.inputs]
             outputs = {spec.name: self._room(spec.name) for spec in self.outputs}
             self._enqueue(log)
             for name, array in outputs.items():

@@ -11,10 +11,13 @@ import ctypes
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nm2trt.arrays import Array
 from nm2trt.errors import BackendError, BackendMissingError
+
+if TYPE_CHECKING:
+    # Not at run time: `tools/gpu/ask.py` looks for a GPU where numpy is missing.
+    from nm2trt.arrays import Array
 
 # Attribute numbers of the CUDA driver's cuDeviceGetAttribute.
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
@@ -37,6 +40,15 @@ _REASONS = {
     803: "the driver and its kernel module are of different versions; restart the machine",
     804: "the driver is too old for this library; update it",
     999: "the GPU was lost while it ran; restart the process",
+}
+# The same where the driver does not even start.
+_STARTS = {
+    **_REASONS,
+    34: "this is the CUDA toolkit's stub; put the folder of the driver's own libcuda.so.1 before it",
+    100: "it sees no GPU; look at CUDA_VISIBLE_DEVICES, and start a container with --gpus all",
+    802: "the GPUs wait for the service nvidia-fabricmanager; start it",
+    804: "CUDA's compat library does not work on this GPU; leave its folder out, or update the driver",
+    999: "for example /dev/nvidia-uvm is missing or may not be opened; restart the machine or container",
 }
 
 
@@ -70,7 +82,8 @@ def probe_gpus() -> tuple[tuple[Gpu, ...], str]:
         return (), "no NVIDIA driver (libcuda.so.1 is not found)"
     status = cuda.cuInit(0)
     if status != 0:
-        return (), f"the NVIDIA driver is there and does not start (cuInit returned {status})"
+        reason = f": {_STARTS[status]}" if status in _STARTS else ""
+        return (), f"the NVIDIA driver is there and does not start (cuInit returned {status}{reason})"
     version, count = ctypes.c_int(), ctypes.c_int()
     cuda.cuDriverGetVersion(ctypes.byref(version))
     cuda.cuDeviceGetCount(ctypes.byref(count))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nm2trt.backends.options import BuildOptions
     from nm2trt.engine.build_result import BuildResult
+    from nm2trt.engine.ladder.ladder_row import LadderRow
     from nm2trt.engine.twin.report import TwinReport
     from nm2trt.options.checks import ValidateCommand
 
@@ -25,14 +26,15 @@ def trtexec_line(result: BuildResult) -> str:
 
     It has no option to pass NaNs through every layer, nor the same one to leave cuBLAS and cuDNN out.
     """
-    program = _PROGRAMS.get(result.backend)
     options = result.options
-    if program is None or options.strict_nans or not options.library_tactics:
+    program = _program(result.backend, options)
+    if not program:
         return ""
     words = [f"--onnx={result.model}", f"--saveEngine={result.engine}"]
     if options.sparsity != "disable":
         words.append(f"--sparsity={options.sparsity}")
-    words += _types(result)
+    io = {spec.dtype for spec in (*result.inputs, *result.outputs)}
+    words += _types(result.backend, result.backend_version, result.ladder, io)
     words += _shapes(options)
     if program == "tensorrt_rtx" and options.targets:
         words.append(f"--computeCapabilities={','.join(t.removeprefix('sm') for t in options.targets)}")
@@ -40,14 +42,18 @@ def trtexec_line(result: BuildResult) -> str:
     return shlex.join([program, *words, "--skipInference"])
 
 
-def trtexec_timing_line(report: TwinReport, model: str | os.PathLike[str]) -> str:
-    """Return the line that times the engine with sparse kernels only, at the shapes of the twins."""
-    program = _PROGRAMS.get(report.backend)
-    if program is None:
+def trtexec_timing_line(report: TwinReport, model: str | os.PathLike[str], options: BuildOptions) -> str:
+    """Return the line that times the engine with sparse kernels only, at the shapes of the twins.
+
+    "" if trtexec cannot; see `trtexec_line`.
+    """
+    program = _program(report.backend, options)
+    if not program:
         return ""
-    return shlex.join(
-        [program, f"--onnx={model}", "--sparsity=enable", *_at("shapes", report.feeds), "--noDataTransfers"]
-    )
+    words = [f"--onnx={model}", "--sparsity=enable"]
+    words += _types(report.backend, report.backend_version, report.ladder)
+    words += [*_at("shapes", report.feeds), *_limits(options)]
+    return shlex.join([program, *words, "--noDataTransfers"])
 
 
 def polygraphy_line(options: ValidateCommand) -> str:
@@ -81,17 +87,22 @@ def _runner(model: str) -> list[str] | None:
     return [model, "--onnxrt"] if suffix == ".onnx" else [model, "--trt", "--model-type", "engine"]
 
 
-def _types(result: BuildResult) -> list[str]:
+def _program(backend: str, options: BuildOptions) -> str:
+    """Return NVIDIA's program that does what was asked of this builder; "" if there is none."""
+    cannot = options.strict_nans or not options.library_tactics
+    return "" if cannot else _PROGRAMS.get(backend, "")
+
+
+def _types(backend: str, version: str, ladder: Sequence[LadderRow], more: Iterable[str] = ()) -> list[str]:
     """Return the flags of types: TensorRT 8 needs them, 10 one, and later releases none."""
-    if result.backend != "trt":
+    if backend != "trt":
         return []
-    release = result.backend_version.split(".")[0]
+    release = version.split(".")[0]
     if release == "10":
         return ["--stronglyTyped"]
     if release != "8":
         return []
-    dtypes = {row.dtype.detail.split(":")[0] for row in result.ladder}
-    dtypes |= {spec.dtype for spec in (*result.inputs, *result.outputs)}
+    dtypes = {row.dtype.detail.split(":")[0] for row in ladder} | {*more}
     return [flag for dtype, flag in _WEAK_TYPES.items() if dtype in dtypes]
 
 

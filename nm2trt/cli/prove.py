@@ -9,7 +9,8 @@ from nm2trt.cli.other_tools import trtexec_timing_line
 from nm2trt.cli.output import print_json, print_notes, print_same, print_verdict, show
 from nm2trt.errors import BackendError
 from nm2trt.options.command_line import words
-from nm2trt.options.engines import ProveCommand
+from nm2trt.options.engines import BuilderCommand, ProveCommand
+from nm2trt.options.field import keywords
 
 if TYPE_CHECKING:
     from nm2trt.engine.twin.report import TwinReport
@@ -45,8 +46,11 @@ def _show(report: TwinReport, options: ProveCommand) -> None:
     if options.json:
         print_json(report.to_json())
         return
+    from nm2trt.pipeline.keyword_options import build_options
+
     show(report, every_row=options.every_row)
-    print_same(trtexec_timing_line(report, options.model))
+    asked = build_options(None, "enable", **keywords(options, of=BuilderCommand))
+    print_same(trtexec_timing_line(report, options.model, asked))
     verdict, mark = _verdict(report)
     print_verdict(verdict, _next(report, options), mark)
 

@@ -93,11 +93,17 @@ class BuildResult(Result):
             lines = [f"dry run: {self.engine} would be built  ({name}); nothing was written", *self._steps()]
         lines.append(self.kind)
         if any(rung.answer == "not measured" for row in self.ladder for rung in row.rungs):
-            lines.append(
-                "not measured: kernels are chosen on the GPU that loads the engine, and no GPU was asked here"
-            )
+            lines += self._not_measured()
         lines += [f"profile {shapes.input}: {shapes}" for profile in options.profiles for shapes in profile]
         return (*lines, *self._work())
+
+    def _not_measured(self) -> list[str]:
+        if not self.device:
+            return [
+                "not measured: kernels are chosen on the GPU that loads the engine, and no GPU was asked here"
+            ]
+        why = "the builder chose kernels on this GPU, and its log and inspector do not tell this"
+        return [f"not measured: {why}"] if self.written else []
 
     def _steps(self) -> list[str]:
         holding = sum(row.pattern.answer == "yes" for row in self.ladder)

@@ -45,9 +45,20 @@ def test_the_driver_s_gpus_are_listed(monkeypatch):
     assert driver == "NVIDIA driver for CUDA 12.8"
 
 
-def test_a_driver_that_does_not_start_is_told(monkeypatch):
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver(status=100))
-    assert cuda.probe_gpus() == ((), "the NVIDIA driver is there and does not start (cuInit returned 100)")
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (1, ""),
+        (34, ": this is the CUDA toolkit's stub; put the folder of the driver's own libcuda.so.1 before it"),
+        (100, ": it sees no GPU; look at CUDA_VISIBLE_DEVICES, and start a container with --gpus all"),
+        (802, ": the GPUs wait for the service nvidia-fabricmanager; start it"),
+        (803, ": the driver and its kernel module are of different versions; restart the machine"),
+    ],
+)
+def test_a_driver_that_does_not_start_is_told(monkeypatch, status, reason):
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver(status=status))
+    sentence = f"the NVIDIA driver is there and does not start (cuInit returned {status}{reason})"
+    assert cuda.probe_gpus() == ((), sentence)
 
 
 def test_no_driver_is_told(monkeypatch):

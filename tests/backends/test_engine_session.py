@@ -52,6 +52,20 @@ def test_inputs_need_not_be_contiguous(session):
     np.testing.assert_array_equal(session.run(feeds)["y"], 2 * feeds["x"])
 
 
+def test_a_scalar_input_keeps_its_shape(engine, monkeypatch):
+    """numpy's ascontiguousarray makes it a vector of one, which a real engine refuses."""
+    monkeypatch.setattr(Engine, "num_io_tensors", 4)
+    monkeypatch.setattr(Engine, "get_tensor_name", lambda _, index: "xyzs"[index])
+    monkeypatch.setattr(Engine, "get_tensor_mode", lambda _, name: "INPUT" if name in "xs" else "OUTPUT")
+    shapes = {"x": (-1, 4), "y": (-1, 4), "z": (1,), "s": ()}
+    monkeypatch.setattr(Engine, "get_tensor_shape", lambda _, name: shapes[name])
+    feeds = batch(3) | {"s": np.array(2, np.float16)}
+    with session_of(engine) as session:
+        np.testing.assert_array_equal(session.run(feeds)["y"], 2 * feeds["x"])
+        assert engine.context.shapes == {"x": (3, 4), "s": ()}
+        session.on_device(feeds).host_seconds()
+
+
 def test_the_first_profile_that_takes_the_shape_is_chosen(session, engine):
     session.run(batch(4))
     assert engine.context.active_optimization_profile == 0

@@ -33,6 +33,8 @@ OPTIONS = BuildOptions(
     plugins=(Path("p.so"),),
 )
 
+PLAIN = BuildOptions()
+
 
 def built(backend="trt", version="10.13.0", options=OPTIONS, dtype="float16"):
     return SimpleNamespace(
@@ -45,6 +47,13 @@ def built(backend="trt", version="10.13.0", options=OPTIONS, dtype="float16"):
         inputs=(TensorSpec("x", dtype, (None, 3)),),
         outputs=(),
     )
+
+
+def timing_line(version, options=PLAIN):
+    row = SimpleNamespace(dtype=SimpleNamespace(detail="float16"))
+    feeds = {"x": (8, 3), "none": ()}
+    report = SimpleNamespace(backend="trt", backend_version=version, feeds=feeds, ladder=(row,))
+    return trtexec_timing_line(report, "m.onnx", options)
 
 
 def flags(line):
@@ -98,10 +107,26 @@ def test_what_trtexec_cannot_gets_no_line(change):
 
 
 def test_timing_line():
-    report = SimpleNamespace(backend="trt", feeds={"x": (8, 3), "none": ()})
-    line = trtexec_timing_line(report, "m.onnx")
-    assert line == "trtexec --onnx=m.onnx --sparsity=enable --shapes=x:8x3 --noDataTransfers"
-    assert set(flags(line)) <= TRTEXEC
+    assert timing_line("11.1.0") == "trtexec --onnx=m.onnx --sparsity=enable --shapes=x:8x3 --noDataTransfers"
+    assert set(flags(timing_line("11.1.0"))) <= TRTEXEC
+
+
+@pytest.mark.parametrize(("version", "wanted"), [("8.6.0", {"--fp16"}), ("10.13.0", {"--stronglyTyped"})])
+def test_the_timing_line_allows_the_types_without_which_trtexec_would_time_float32(version, wanted):
+    assert set(flags(timing_line(version))) - set(flags(timing_line("11.1.0"))) == wanted
+
+
+def test_the_timing_line_has_what_was_asked_of_the_builder():
+    found = timing_line("11.1.0", replace(OPTIONS, profiles=(), static_shapes=()))
+    asked = (
+        "--memPoolSize",
+        "--builderOptimizationLevel",
+        "--timingCacheFile",
+        "--noTF32",
+        "--dynamicPlugins",
+    )
+    assert set(asked) <= set(flags(found)) <= TRTEXEC
+    assert timing_line("11.1.0", BuildOptions(strict_nans=True)) == ""
 
 
 @pytest.mark.parametrize("model", ["http://localhost:8000/m", "m.rtx", "m.pt2"])

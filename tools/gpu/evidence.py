@@ -31,13 +31,14 @@ try:
     from nm2trt.cli.signals import Stopped, signals_stop
     from nm2trt.errors import BackendMissingError, Nm2trtError
     from nm2trt.reporting.folder import RunFolder
+    from tools.gpu.ask import NO_GPU
     from tools.gpu.evidence_run import Job, run
 except ModuleNotFoundError as error:
     sys.exit(
         f"gpu-evidence: this Python has no {error.name}; call `make gpu-evidence OUT=DIR`, which installs it"
     )
 
-NO_GPU, USAGE = 4, 2
+USAGE = 2
 NAMES = ("conv-int8", "wide-int8", "wide-fp16", "resnet50-int8", "resnet50-fp16", "minilm-fp16")
 _GPU_TESTS = ("tests/nm", "tests/sparsity", "tests/engine/twin", "tests/benchmarks", "tests/backends")
 _TRT_TESTS = ("tests/trt/test_trt_real.py",)

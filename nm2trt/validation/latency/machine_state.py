@@ -51,8 +51,9 @@ def machine_state() -> dict[str, str]:
 
 
 def gpu_conditions() -> dict[str, str]:
-    """Return what the GPU that engines run on is; {} if there is none."""
-    return _query(_CONDITIONS)
+    """Return what the GPU that engines run on is; only its name without nvidia-smi; {} if there is none."""
+    gpus, _ = probe_gpus()
+    return _query(_CONDITIONS) or ({"gpu name": gpus[0].name} if gpus else {})
 
 
 def gpu_state() -> dict[str, str]:

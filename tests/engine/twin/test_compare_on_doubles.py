@@ -1,6 +1,7 @@
 """Twins on a driver and engines made for the tests: the ladder is the engine's own, a failing GPU is one sentence."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,25 @@ def driver_path(tmp_path_factory):
 @pytest.fixture
 def driver(driver_path, tmp_path, monkeypatch):
     return gpu_double.loaded(driver_path, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "kernels are chosen on the GPU that loads the engine, and no GPU was asked here"),
+        (
+            {"device": "A10"},
+            "the builder chose kernels on this GPU, and its log and inspector do not tell this",
+        ),
+        ({"device": "A10", "written": False}, None),
+    ],
+    ids=["no-gpu", "on-a-gpu", "dry-run"],
+)
+def test_a_build_says_why_kernels_are_not_known(changes, said):
+    """TensorRT proper asks the GPU; only TensorRT for RTX leaves the choice to the GPU that loads."""
+    remarks = replace(built("sparse-on"), **changes).remarks()
+    found = [line for line in remarks if line.startswith("not measured")]
+    assert found == ([f"not measured: {said}"] if said else [])
 
 
 class Inspected(gpu_double.Module):

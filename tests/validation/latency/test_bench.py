@@ -314,6 +314,14 @@ def test_gpu_queries_are_read_as_nvidia_smi_writes_them():
     assert parse_gpu_query(fields, "") == {}
 
 
+def test_the_gpu_is_named_where_nvidia_smi_is_missing(tmp_path, monkeypatch):
+    """Times of two GPUs are not compared, on a Jetson or in a container without that tool either."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine_state.gpu_conditions() == {}
+    monkeypatch.setattr(machine_state, "probe_gpus", lambda: ((Gpu("Orin", "sm87", True),), "a driver"))
+    assert machine_state.gpu_conditions() == {"gpu name": "Orin"}
+
+
 def test_a_tool_that_fails_is_no_gpu(tmp_path, monkeypatch):
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\nexit 9\n")
