@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from nm2trt.arrays import Array, Arrays
+from nm2trt.backends.feed_checks import check_feeds
 from nm2trt.backends.options import BuildOptions
-from nm2trt.backends.protocol import Engine, Network, TensorSpec, check_feeds
+from nm2trt.backends.protocol import Engine, Network, TensorSpec
 from nm2trt.errors import BackendError, BackendMissingError, InputError, ModelError
 from nm2trt.extras import install
 from nm2trt.files import check_input

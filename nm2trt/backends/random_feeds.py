@@ -9,7 +9,8 @@ import numpy as np
 
 from nm2trt.arrays import Array
 from nm2trt.backends.batch_axes import batch_axis, batch_name
-from nm2trt.backends.protocol import TensorSpec, numpy_dtype
+from nm2trt.backends.feed_checks import numpy_dtype
+from nm2trt.backends.protocol import TensorSpec
 from nm2trt.compare.outputs import is_floating
 from nm2trt.errors import DataError
 from nm2trt.limits.bounds import bounds
