@@ -33,6 +33,7 @@ FLOORS = {
         {"analysis"},
         {"edit", "execute", "verify"},
         {"pass_frame"},
+        {"function_inlining"},
         {"fuse", "permute", "prune", "reconstruct", "cast", "quantize"},
     ],
     "sparsity": [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nm2trt.cli.garbage import collect_rarely
-from nm2trt.cli.output import keep_json, print_result, show_written
+from nm2trt.cli.output import keep_json, print_notes, print_result, show_written
 from nm2trt.options.field import keywords
 from nm2trt.options.models import FuseCommand
 
@@ -21,5 +21,6 @@ def run(options: FuseCommand) -> int:
     collect_rarely()
     with keep_json(options.report, printed=options.json, sources=(options.model,)) as keep:
         report = keep(fuse(**keywords(options)))
+    print_notes(report.notes)
     print_result(report, show_written, as_json=options.json, every_row=options.every_row)
     return 0

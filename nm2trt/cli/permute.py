@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nm2trt.cli.output import print_result, show_written
+from nm2trt.cli.output import print_notes, print_result, show_written
 from nm2trt.options.field import keywords
 from nm2trt.options.pruning import PermuteCommand
 
@@ -18,5 +18,6 @@ def run(options: PermuteCommand) -> int:
     from nm2trt.pipeline.permute import permute
 
     report = permute(**keywords(options))
+    print_notes(report.notes)
     print_result(report, show_written, as_json=options.json, every_row=options.every_row)
     return 0

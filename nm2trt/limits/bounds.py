@@ -20,7 +20,8 @@ class Bounds:
     """What one command may spend on a file.
 
     Args:
-        constant_bytes: Memory for constants that are computed, beyond what the model stores of them.
+        constant_bytes: Memory for constants that are computed, beyond what the model stores of them, and for
+            copies of those that stand in local functions.
         constant_seconds: Time for computing constants, all of a command together.
         unfolded_nodes: Nodes that local functions may unfold to, beyond those that the file holds.
         run_seconds: Time for one run of a model in ONNX Runtime.

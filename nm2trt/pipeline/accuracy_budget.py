@@ -124,7 +124,7 @@ def prune_within_budget(
             "points": tuple(sorted(points, key=lambda point: -point.share)),
             "place": counted.place,
             "beyond": counted.beyond,
-            "notes": counted.notes,
+            "notes": (*note["notes"], *counted.notes),
         }
         if not passed:
             error = DifferenceError(_nothing(model, points, judge))

@@ -54,8 +54,8 @@ class JointReport(Result):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What else there is to know of the quantisation."""
-        return self.quantized.notes
+        """What else there is to know of both."""
+        return (*self.report.notes, *self.quantized.notes)
 
 
 def prune_to_int8(
@@ -122,7 +122,8 @@ def prune_to_int8(
 
 def _converted(model: Path, folder: Path, least: int) -> tuple[Path, str]:
     """Return the model in an opset that can be quantised, and what was converted, or ""."""
-    from nm2trt.graph.pass_frame import run_pass
+    from nm2trt.graph.function_inlining import inlining
+    from nm2trt.graph.pass_frame import run_passes
     from nm2trt.graph.quantize.opset_conversion import OpsetConversion
     from nm2trt.graph.storage.model import load, opset
 
@@ -132,5 +133,5 @@ def _converted(model: Path, folder: Path, least: int) -> tuple[Path, str]:
     target = folder / "converted" / model.name
     target.parent.mkdir()
     converted = OpsetConversion(least)
-    run_pass(opened, target, converted)
+    run_passes(opened, target, [*inlining(opened, compared=True), converted])
     return target, converted.note

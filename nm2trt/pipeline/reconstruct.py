@@ -116,6 +116,7 @@ def normalised(
         "permuted": source is not fused,
         "channels_kept": kept.replace(str(fused), str(called or model)),
         "parent_mask_sha256": done.parent_mask_sha256,
+        "notes": done.notes,
     }
     return source, facts
 

@@ -129,8 +129,8 @@ def test_a_recipe_with_samples_runs_as_it_is(odd, capsys):
     assert main(["init", "a.onnx", "--calib", "SAMPLES.npz", "--target", "sm86", "--backend", "trt-rtx"]) == 0
     promised = capsys.readouterr().out
     assert main(["run", "a.yaml", "--until", "verify"]) == 0
-    # Those two are pruned by magnitude, and lowered; the others stay as no sparse kernel runs them.
-    assert ("once the recipe has run, up to" in promised) is (odd in (batched, read_twice))
+    # Those three are pruned, and lowered; the others stay as no sparse kernel runs them.
+    assert ("once the recipe has run, up to" in promised) is (odd in (function, batched, read_twice))
 
 
 def test_the_verdict_names_a_weight_that_pruning_mends_and_not_a_larger_lstm(tmp_path):

@@ -5,7 +5,7 @@ What a scope knows of its values is in `value_states`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.value_states import CONSTANT, Scope, State, bodies, define, renamed, settle
@@ -105,13 +105,31 @@ def check_unfolding(model: Model) -> None:
     Raises:
         ModelError: They do.
     """
+    total = unfolded(model, lambda _: 1)
+    most = bounds().unfolded_nodes + len(model.proto.graph.node)
+    if model.proto.functions and total > most:
+        raise ModelError(
+            f"{model.name}: its functions unfold to {total:,} nodes, more than {most:,}; inline them"
+        )
+
+
+def unfolded(model: Model, cost: Callable[[onnx.NodeProto], int]) -> int:
+    """Return the cost of all nodes of a model, those of a function once for each call.
+
+    Args:
+        model: The model.
+        cost: The cost of one node; those in its bodies are counted too.
+
+    Raises:
+        ModelError: Functions call themselves, or one another over too many levels.
+    """
     functions = _functions(model)
     sizes: dict[_Call, int] = {}
 
     def size(nodes: Iterable[onnx.NodeProto], calls: tuple[_Call, ...]) -> int:
         total = 0
         for node in nodes:
-            total += 1 + sum(size(body.node, calls) for _, body in bodies(node))
+            total += cost(node) + sum(size(body.node, calls) for _, body in bodies(node))
             key = _call(node)
             if key not in functions:
                 continue
@@ -126,12 +144,7 @@ def check_unfolding(model: Model) -> None:
             total += sizes[key]
         return total
 
-    total = size(model.proto.graph.node, ())
-    most = bounds().unfolded_nodes + len(model.proto.graph.node)
-    if functions and total > most:
-        raise ModelError(
-            f"{model.name}: its functions unfold to {total:,} nodes, more than {most:,}; inline them"
-        )
+    return size(model.proto.graph.node, ())
 
 
 def _turn_by_turn(scope: Scope, node: onnx.NodeProto, body: onnx.GraphProto) -> dict[str, State]:
@@ -168,7 +181,7 @@ def _graph_scope(
     functions = (
         frozenset((f.domain, f.name) for f in model.proto.functions) if parent is None else parent.functions
     )
-    scope = Scope(model, name, [], parent=parent, functions=functions)
+    scope = Scope(model, name, [], parent=parent, functions=functions, in_body=parent is not None)
     for tensor in graph.initializer:
         define(scope, tensor.name, CONSTANT)
         scope.initializers[tensor.name] = tensor
@@ -186,7 +199,8 @@ def _graph_scope(
 
 
 def _function_scope(caller: Scope, call: onnx.NodeProto, function: onnx.FunctionProto) -> Scope:
-    scope = Scope(caller.model, f"{caller.label(call)}/", [], functions=caller.functions)
+    name = f"{caller.label(call)}/"
+    scope = Scope(caller.model, name, [], functions=caller.functions, in_body=caller.in_body)
     for position, formal in enumerate(function.input):
         given = position < len(call.input) and call.input[position]
         scope.bindings[formal] = (caller, call.input[position]) if given else None

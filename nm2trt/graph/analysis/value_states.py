@@ -65,6 +65,7 @@ class Scope:
         bindings: A function's inputs: formal name to the caller's scope and name; None for one left out.
         attributes: A function call's attributes, for `ref_attr_name`.
         functions: Domain and name of every local function.
+        in_body: Whether it is a body, or called in one.
         positions: Position of a node, by identity, in the file.
         producers: The node that makes each output.
         states: What is known of each value that is defined here.
@@ -79,6 +80,7 @@ class Scope:
     bindings: dict[str, tuple[Scope, str] | None] = field(default_factory=dict)
     attributes: dict[str, onnx.AttributeProto] = field(default_factory=dict)
     functions: frozenset[tuple[str, str]] = frozenset()
+    in_body: bool = False
     positions: dict[int, int] = field(default_factory=dict)
     producers: dict[str, onnx.NodeProto] = field(default_factory=dict)
     states: dict[str, State] = field(default_factory=dict)

@@ -36,8 +36,9 @@ from nm2trt.graph.execute.output_comparison import (
     run_reference,
 )
 from nm2trt.graph.execute.range_probes import observable
-from nm2trt.graph.pass_frame import Change, Pass, plan_of, run_pass
-from nm2trt.graph.storage.model import Model, opset
+from nm2trt.graph.function_inlining import inlining
+from nm2trt.graph.pass_frame import Change, Pass, plan_of, run_passes
+from nm2trt.graph.storage.model import Model, load, opset
 from nm2trt.graph.storage.model_hash import model_hash
 from nm2trt.graph.storage.save import refuse_data_file
 from nm2trt.graph.verify.mask_lineage import check_descent
@@ -89,7 +90,9 @@ def cast_model(
     if to not in LOW:
         raise InputError(f"cannot cast to {to!r}; choose {' or '.join(LOW)}")
     step = _Cast(LOW[to], keep, samples, cache, io=io, compared=compare)
-    passed = run_pass(source, target, step)
+    model = load(source, leave_weights=True)
+    inlined = inlining(model, compared=compare)
+    passed = run_passes(model, target, [*inlined, step])[-1]
     agreement = passed.agreement
     return CastReport(
         model=source.name if isinstance(source, Model) else str(source),
@@ -103,7 +106,11 @@ def cast_model(
         samples=0 if samples is None else samples.count,
         differences=agreement.differences,
         comparison=agreement.sentence,
-        notes=(*step.notes, *_doubts(agreement.differences)),
+        notes=(
+            *(note for first in inlined for note in first.notes),
+            *step.notes,
+            *_doubts(agreement.differences),
+        ),
         parent_mask_sha256=passed.parent.mask_sha256,
         mask_sha256=passed.child.mask_sha256,
         relation=passed.relation,

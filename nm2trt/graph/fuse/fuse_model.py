@@ -14,11 +14,12 @@ from nm2trt.errors import LineageError
 from nm2trt.graph.analysis.kernel_chains import PRODUCTS
 from nm2trt.graph.edit.editor import Declined, Editor
 from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, start_reference
+from nm2trt.graph.function_inlining import inlining
 from nm2trt.graph.fuse.batchnorm import fold_batchnorm, fold_constant
 from nm2trt.graph.fuse.branch_merge import Merger, Merging
 from nm2trt.graph.fuse.report import DeclinedFusion, FuseReport
-from nm2trt.graph.pass_frame import Change, Pass, plan_of, run_pass
-from nm2trt.graph.storage.model import Model
+from nm2trt.graph.pass_frame import Change, Pass, plan_of, run_passes
+from nm2trt.graph.storage.model import Model, load
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.lineage import Relation
 from nm2trt.nm.plan import Plan, PlanEntry
@@ -34,7 +35,8 @@ def fuse_model(
 ) -> FuseReport:
     """Evaluate masks, fold BatchNormalizations and merge branches, in a copy of a file or in an open model.
 
-    Only the main graph is changed. Fusing the result again changes nothing.
+    Only the main graph is changed; calls of local functions are inlined into it first. Fusing the result
+    again changes nothing.
 
     Args:
         source: The ONNX file, or an open model.
@@ -55,7 +57,9 @@ def fuse_model(
         OutputError: The output cannot be written.
     """
     step = _Fuse(allow_broken=allow_broken, compared=compare, moved=moved)
-    passed = run_pass(source, target, step)
+    model = load(source, leave_weights=True)
+    inlined = inlining(model, compared=compare)
+    passed = run_passes(model, target, [*inlined, step])[-1]
     fused, agreement = step.fused, passed.agreement
     return FuseReport(
         model=source.name if isinstance(source, Model) else str(source),
@@ -72,6 +76,7 @@ def fuse_model(
         parent_mask_sha256=passed.parent.mask_sha256,
         mask_sha256=passed.child.mask_sha256,
         relation=passed.relation,
+        notes=tuple(note for first in inlined for note in first.notes),
         verified=passed.child,
     )
 

@@ -47,12 +47,13 @@ class FuseReport(Result):
         parent_mask_sha256: Mask hash of the model that was read.
         mask_sha256: Mask hash of the model that was written.
         relation: How the masks relate.
+        notes: What else there is to know, one sentence each.
         verified: The verdicts on the result.
     """
 
     json_names = (
         "model output nodes_before nodes_after constants_evaluated batchnorms_folded branches_merged merges "
-        "declined differences not_measured parent_mask_sha256 mask_sha256 relation"
+        "declined differences not_measured parent_mask_sha256 mask_sha256 relation notes"
     )
 
     model: str
@@ -69,6 +70,7 @@ class FuseReport(Result):
     parent_mask_sha256: str
     mask_sha256: str
     relation: Relation
+    notes: tuple[str, ...] = ()
     verified: VerifyReport | None = None
 
     def tables(self) -> tuple[Table, ...]:

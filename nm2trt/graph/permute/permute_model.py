@@ -11,10 +11,11 @@ from nm2trt.errors import DifferenceError, SparsityError
 from nm2trt.figures import percent
 from nm2trt.graph.analysis.output_kinds import before_saturation, lowest_type
 from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, run_reference
-from nm2trt.graph.pass_frame import Change, Pass, run_pass
+from nm2trt.graph.function_inlining import inlining
+from nm2trt.graph.pass_frame import Change, Pass, run_passes
 from nm2trt.graph.permute.permute_graph import Permutation, find_permutation, rewrites_of
 from nm2trt.graph.permute.space_search import PermuteOptions, SaliencyOf, SpaceResult, magnitude
-from nm2trt.graph.storage.model import Model
+from nm2trt.graph.storage.model import Model, load
 from nm2trt.graph.verify.mask_lineage import check_permuted
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.lineage import Relation, told
@@ -43,12 +44,13 @@ class PermuteReport(Result):
         parent_mask_sha256: Mask hash of the model that was read.
         mask_sha256: Mask hash of the model that was written.
         relation: "permuted".
+        notes: What else there is to know, one sentence each.
         verified: The verdicts on the result.
     """
 
     json_names = (
         "model output pattern spaces kept_before kept_after differences not_measured parent_mask_sha256 "
-        "mask_sha256 relation moved"
+        "mask_sha256 relation notes moved"
     )
 
     model: str
@@ -62,6 +64,7 @@ class PermuteReport(Result):
     parent_mask_sha256: str
     mask_sha256: str
     relation: Relation
+    notes: tuple[str, ...] = ()
     verified: VerifyReport | None = None
 
     @property
@@ -137,7 +140,9 @@ def permute_model(
         OutputError: The output cannot be written.
     """
     step = _Permute(options or PermuteOptions(), saliency, compared=compare)
-    passed = run_pass(source, target, step)
+    model = load(source, leave_weights=True)
+    inlined = inlining(model, compared=compare)
+    passed = run_passes(model, target, [*inlined, step])[-1]
     permutation, agreement = step.permutation, passed.agreement
     return PermuteReport(
         model=source.name if isinstance(source, Model) else str(source),
@@ -151,6 +156,7 @@ def permute_model(
         parent_mask_sha256=passed.parent.mask_sha256,
         mask_sha256=passed.child.mask_sha256,
         relation=passed.relation,
+        notes=tuple(note for first in inlined for note in first.notes),
         verified=passed.child,
     )
 

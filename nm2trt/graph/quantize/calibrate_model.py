@@ -20,6 +20,7 @@ from nm2trt.graph.analysis.stored_sources import main_source
 from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.edit.node_inserter import Inserter
 from nm2trt.graph.execute.range_probes import observable
+from nm2trt.graph.function_inlining import inlining
 from nm2trt.graph.pass_frame import run_passes
 from nm2trt.graph.quantize.opset_conversion import OpsetConversion
 from nm2trt.graph.quantize.qdq_placement import Placement, place
@@ -136,8 +137,10 @@ def find_part(
     require_mergeable(options, folder)
     model = load(source, leave_weights=True)
     refuse_quantised(model, "give the float model")
-    if (opset(model.proto) or 0) < options.form.opset:
-        run_passes(model, None, [OpsetConversion(options.form.opset)])
+    old = (opset(model.proto) or 0) < options.form.opset
+    first = [*inlining(model, compared=False), *([OpsetConversion(options.form.opset)] if old else [])]
+    if first:
+        run_passes(model, None, first)
     points = list(place_layers(Inserter(model, "quantized"), options).points)
     seen = observable(model, points, whole=False)
     return calibrate_shard(

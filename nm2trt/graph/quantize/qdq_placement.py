@@ -159,7 +159,7 @@ def _layers(
 
 def _why_float(consumer: Consumer, *, main: bool) -> str:
     if not main:
-        return "it stands in a body or a local function"
+        return "it stands in a body"
     if consumer.domain or consumer.operator not in _OPERATORS:
         return f"{consumer.operator} is left in float"
     if consumer.state.kind != "constant":

@@ -24,6 +24,7 @@ from nm2trt.graph.analysis.value_states import node_name
 from nm2trt.graph.edit.node_inserter import Inserter
 from nm2trt.graph.execute.model_session import open_session
 from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, reference_of
+from nm2trt.graph.function_inlining import inlining
 from nm2trt.graph.pass_frame import Change, Pass, run_passes
 from nm2trt.graph.quantize.calibrate_model import (
     find_ranges,
@@ -94,7 +95,8 @@ def quantize_model(
     converted = OpsetConversion(options.form.opset)
     step = _Quantize(options, samples, cache, compared=compare, preset=preset, place=place, parts=parts)
     old = (opset(model.proto) or 0) < options.form.opset
-    passed = run_passes(model, target, [converted, step] if old else [step])[-1]
+    inlined = inlining(model, compared=compare)
+    passed = run_passes(model, target, [*inlined, *([converted] if old else []), step])[-1]
     agreement, work = passed.agreement, step.work
     inside = {island.consumer for island in step.islands}
     return QuantizeReport(
@@ -107,7 +109,11 @@ def quantize_model(
         islands=step.islands,
         differences=agreement.differences,
         not_measured=agreement.sentence,
-        notes=(*([converted.note] if old else []), *work.notes),
+        notes=(
+            *(note for first in inlined for note in first.notes),
+            *([converted.note] if old else []),
+            *work.notes,
+        ),
         parent_mask_sha256=passed.parent.mask_sha256,
         mask_sha256=passed.child.mask_sha256,
         relation=passed.relation,

@@ -262,7 +262,7 @@ def _others(
             continue
         reason = declined.get(row.consumer)
         if reason is None and row.operator in REBUILT:
-            reason = "it lies in a body or in a function"
+            reason = "it lies in a body"
         reason = reason or f"{row.operator} is not rebuilt"
         kept = row.pattern == "holds"
         found[row.weight] = RebuiltLayer(

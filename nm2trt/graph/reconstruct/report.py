@@ -119,6 +119,7 @@ class ReconstructReport(Result):
         channels_kept: Why they were not though it was asked for, or "".
         relation: "rebuilt".
         padding: An input that looks like a mask of padding and was not named as `valid`, or "".
+        notes: What else there is to know, one sentence each.
         verified: The verdicts on the result.
     """
 
@@ -126,7 +127,7 @@ class ReconstructReport(Result):
     json_names = (
         "model output method pattern counts pruned_share weights outputs outputs_held_out samples source "
         "samples_sha256 seconds batchnorms_folded permuted channels_kept parent_mask_sha256 mask_sha256 "
-        "relation"
+        "relation notes"
     )
 
     model: str
@@ -147,6 +148,7 @@ class ReconstructReport(Result):
     channels_kept: str = ""
     relation: Literal["rebuilt"] = "rebuilt"
     padding: str = ""
+    notes: tuple[str, ...] = ()
     verified: VerifyReport | None = None
 
     @property

@@ -65,7 +65,7 @@ class VerifyReport(Result):
         summary: The file in numbers.
         islands: Layers of a quantised model that do not compute in INT8 (FP8) from end to end.
         place: Builder, version and targets that eligibility was answered for.
-        nested: Consumers in a body or a local function, which no pass that takes samples changes.
+        nested: Consumers in a body, which no pass that takes samples changes.
         quantised: The first node that quantises or computes with integers, or "".
     """
 

@@ -99,7 +99,7 @@ def _verify(model: Model, asked: NMPattern | None, as_dtype: str | None) -> Veri
         recorded_mask_sha256=entries.get(lineage.METADATA_KEY, ""),
         summary=summarise(model, found),
         islands=tuple(islands.values()),
-        nested=frozenset(operand.label for operand in operands if operand.scope.name),
+        nested=frozenset(operand.label for operand in operands if operand.scope.in_body),
         quantised=quantised_node(model),
     )
 
