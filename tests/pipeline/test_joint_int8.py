@@ -224,8 +224,8 @@ def test_the_command_prints_both_tables(made, capsys):
     ("dtype", "left", "words"),
     [
         (np.float32, True, "no Conv, Gemm or MatMul to quantise; MatMul#0: its constant is the left operand"),
-        (np.float16, False, "weight 'w' of .*a.onnx is float16; quantise the float32 model"),
-        (np.float64, False, "weight 'w' of .*a.onnx is float64; quantise the float32 model"),
+        (np.float16, False, "a.onnx has no .*MatMul#0: its weight is float16; quantise the float32 model"),
+        (np.float64, False, "a.onnx has no .*MatMul#0: its weight is float64; quantise the float32 model"),
     ],
 )
 @pytest.mark.parametrize("max_loss", [None, 0.02])

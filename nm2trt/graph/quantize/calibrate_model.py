@@ -15,8 +15,6 @@ from nm2trt.calibration.ranges import Ranges, calibrate
 from nm2trt.calibration.stream import SampleStream
 from nm2trt.errors import InputError, ModelError
 from nm2trt.graph.analysis.quantised_values import refuse_quantised
-from nm2trt.graph.analysis.shapes import infer_types
-from nm2trt.graph.analysis.stored_sources import main_source
 from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.edit.node_inserter import Inserter
 from nm2trt.graph.execute.range_probes import observable
@@ -25,8 +23,6 @@ from nm2trt.graph.pass_frame import run_passes
 from nm2trt.graph.quantize.opset_conversion import OpsetConversion
 from nm2trt.graph.quantize.qdq_placement import Placement, place
 from nm2trt.graph.quantize.report import QuantizeOptions
-from nm2trt.graph.storage.element_types import DTYPE_NAMES
-from nm2trt.graph.storage.light_onnx import TensorProto
 from nm2trt.graph.storage.model import Model, load, opset
 from nm2trt.graph.storage.model_hash import model_hash
 
@@ -38,23 +34,12 @@ def place_layers(
 
     Raises:
         InputError: A glob matches nothing.
-        ModelError: There is nothing to quantise, or a weight is not float32.
+        ModelError: There is nothing to quantise.
     """
     placed = place(editor, options.exclude, float_depthwise=options.float_depthwise, sharp=sharp)
     if not placed.quantised:
         first = f"; {placed.layers[0].label}: {placed.layers[0].why_float}" if placed.layers else ""
         raise ModelError(f"{editor.model.name} has no Conv, Gemm or MatMul to quantise{first}")
-    types = infer_types(editor.model)
-    for layer in placed.quantised:
-        source = main_source(layer.consumer.scope, layer.consumer.value)
-        stored = "float32" if source is None else source.dtype
-        read = types.get(layer.consumer.value, TensorProto.FLOAT)
-        if stored != "float32" or read != TensorProto.FLOAT:
-            found = stored if stored != "float32" else DTYPE_NAMES.get(read, "of another type")
-            raise ModelError(
-                f"weight {layer.weight!r} of {editor.model.name} is {found}; quantise the float32 "
-                "model, and cast what stays float afterwards"
-            )
     return placed
 
 

@@ -102,7 +102,7 @@ def prepare(model: Model, samples: SampleStream, options: QuantizeOptions) -> Pr
         options: How to quantise.
 
     Raises:
-        ModelError: The model has nothing to quantise, or a weight is not float32.
+        ModelError: The model has nothing to quantise.
         DifferenceError: No trial of the search is within the limit.
         DataError: The samples do not fit the model.
     """

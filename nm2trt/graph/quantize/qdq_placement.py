@@ -16,15 +16,19 @@ An output of the model stays float.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from nm2trt.graph.analysis.constant_values import direct_initializer
 from nm2trt.graph.analysis.kernel_chains import Chain, Wiring
 from nm2trt.graph.analysis.quantised_values import MOVERS
+from nm2trt.graph.analysis.shapes import infer_types
 from nm2trt.graph.analysis.stored_sources import main_source
 from nm2trt.graph.analysis.weight_operands import Consumer, consumers
 from nm2trt.graph.edit.editor import Editor
-from nm2trt.graph.storage.light_onnx import onnx
+from nm2trt.graph.storage.element_types import DTYPE_NAMES
+from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.nm.plan import check_globs, matching
 
 _OPERATORS = ("Conv", "Gemm", "MatMul")
@@ -138,13 +142,14 @@ def _layers(
     *,
     float_depthwise: bool,
 ) -> Iterable[Layer]:
+    types = functools.cache(lambda: infer_types(editor.model))
     for consumer in consumers(editor.model):
         main = consumer.scope.name == ""
         # `consumers` walks in the order of the file, as the editor does.
         index = consumer.scope.positions[id(consumer.node)] if main else -1
         label = consumer.label
         weight = editor.source_name(consumer.value) if main else consumer.value
-        why = _why_float(consumer, main=main)
+        why = _why_float(consumer, types, main=main)
         glob = matching(exclude, (label, weight))
         if glob is not None:
             why = f"excluded by {glob!r}"
@@ -157,7 +162,7 @@ def _layers(
         yield Layer(index, label, consumer.operator, weight, why, consumer, is_depthwise=depthwise)
 
 
-def _why_float(consumer: Consumer, *, main: bool) -> str:
+def _why_float(consumer: Consumer, types: Callable[[], Mapping[str, int]], *, main: bool) -> str:
     if not main:
         return "it stands in a body"
     if consumer.domain or consumer.operator not in _OPERATORS:
@@ -169,6 +174,12 @@ def _why_float(consumer: Consumer, *, main: bool) -> str:
     source = main_source(consumer.scope, consumer.value)
     if source is not None and source.dtype.startswith(("int", "uint", "bool")):
         return f"its weight is computed from integers: {source.name!r} is {source.dtype}"
+    # What is stored in another type may be cast to the one that the layer computes in.
+    stored = direct_initializer(consumer.scope, consumer.value)
+    kind = types().get(consumer.value, TensorProto.FLOAT) if stored is None else stored.data_type
+    if kind != TensorProto.FLOAT:
+        found = DTYPE_NAMES.get(kind, "of another type")
+        return f"its weight is {found}; quantise the float32 model, and cast what stays float afterwards"
     return ""
 
 

@@ -79,8 +79,8 @@ def quantize_model(
 
     Raises:
         InputError: A path, a glob or an option is wrong.
-        ModelError: The model is not a valid ONNX file, is quantised already, is not float32, or is of too old
-            an opset and cannot be converted.
+        ModelError: The model is not a valid ONNX file, is quantised already, has no layer in float32, or is
+            of too old an opset and cannot be converted.
         DifferenceError: The conversion to a newer opset changed the outputs, or no trial of a search is
             within its limit; nothing is written.
         DataError: The samples do not fit the model.

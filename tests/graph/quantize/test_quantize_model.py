@@ -500,9 +500,27 @@ def test_fewer_samples_than_a_fixed_batch_serve_again_from_the_cache(tmp_path, m
 def test_a_float32_weight_that_is_read_as_fp16_is_refused(tmp_path):
     onnx.save(fixed_net(TensorProto.FLOAT16), tmp_path / "m.onnx")
     np.savez(tmp_path / "x.npz", x=samples(8, shape=(4,)))
-    with pytest.raises(ModelError, match=r"weight 'w' .* is float16; quantise the float32 model"):
+    with pytest.raises(ModelError, match=r"y: its weight is float16; quantise the float32 model"):
         quantise(tmp_path, compare=False)
     assert not (tmp_path / "q.onnx").exists()
+
+
+def test_a_weight_stored_as_fp16_is_quantised_if_its_layer_computes_in_fp32(tmp_path):
+    b = Builder()
+    half = b.constant("w", samples(16, shape=(16,)).astype(np.float16))
+    first = b.node("MatMul", ["x", b.node("Cast", [half], "wide", to=TensorProto.FLOAT)], "first")
+    low = b.node("Cast", [first], "low", to=TensorProto.FLOAT16)
+    own = b.constant("own", samples(16, shape=(16,)).astype(np.float16))
+    second = b.node("MatMul", [low, own], "second")
+    b.node("Cast", [second], "y", to=TensorProto.FLOAT)
+    onnx.save(b.model("y", shape=[None, 16]), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=samples(12, shape=(16,)))
+    report = quantise(tmp_path)
+    assert [(one.weight, one.quantised) for one in report.layers] == [("w", True), ("own", False)]
+    assert "its weight is float16; quantise the float32 model" in report.layers[1].reason
+    assert report.differences[0].max_relative < 0.05
+    stored = {t.name: t.data_type for t in onnx.load(tmp_path / "q.onnx").graph.initializer}
+    assert (stored["w"], stored["own"]) == (TensorProto.INT8, TensorProto.FLOAT16)
 
 
 @pytest.mark.parametrize("verb", ["quantize", "cast"])
