@@ -20,19 +20,17 @@ from typing import Literal
 from nm2trt.errors import SparsityError
 from nm2trt.nm.array_namespace import (
     Array,
-    each,
     float32,
-    float64,
     identity,
     namespace,
     one_blas_thread,
     product,
-    row_numbers,
     top_mask,
 )
 from nm2trt.nm.integer_grid import on_grid
 from nm2trt.nm.layer_moments import Centred, Moments, centre, input_scale
 from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.support_values import conjugate_gradients, support_values
 
 # Without held-out rows: a base, and a part that grows if few rows would be fitted with their noise.
 _RIDGE, _RIDGE_OF_FEW = 0.01, 0.2
@@ -43,14 +41,8 @@ _EQUAL_LOSS = 1e-4
 # Dual penalty of ADMM, first and last; it grows by a constant factor per iteration.
 _FIRST_RHO, _LAST_RHO = 0.01, 4.0
 _UNCHANGED = 6
-# Above this many outputs x kept^3 the values come from conjugate gradients.
-_MOST_EXACT = 1.2e11
-_GRADIENT_STEPS = 40
 # Above this the magnitude mask is first judged by conjugate gradients, and solved if it comes this near.
 _QUICK, _NEAR = 1e9, 1.05
-_GATHERED_BYTES = 400_000_000
-# Outputs x kept^3 that are worth a thread.
-_THREAD_WORK = 100_000_000
 # A variance below this share of the mean square is rounding of float32 numbers.
 _ROUNDING = 1e-12
 
@@ -148,11 +140,7 @@ def fit_layer(
         if largest is not None:
             solved, step = _rounded(problem, found, weight, scale, largest)
             loss = (check or problem).loss(solved)
-    except (
-        ArithmeticError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # LinAlgError of either library is one of these
+    except (ArithmeticError, ValueError, RuntimeError) as error:  # LinAlgError of either library is one
         raise SparsityError(f"its least-squares system has no solution: {error}") from error
     change = None
     if mean_x is not None and mean_y is not None:
@@ -239,7 +227,7 @@ def _solve(
     solved = support_values(h, g, by_admm, start)
     least = task.judge(solved, ridge)
     if dense.shape[0] * int(by_magnitude.sum(1).max()) ** 3 > _QUICK:
-        other = _conjugate_gradients(h, g, by_magnitude, dense)
+        other = conjugate_gradients(h, g, by_magnitude, dense)
         if task.judge(other, ridge) < _NEAR * least:
             other = support_values(h, g, by_magnitude, other)
     else:
@@ -309,61 +297,3 @@ def _admm(
         if same == _UNCHANGED:
             break
     return mask, split
-
-
-def support_values(h: Array, g: Array, mask: Array, start: Array | None = None) -> Array:
-    """Minimise w h w' - 2 w g' for every output over the weights that its mask keeps.
-
-    Args:
-        h: Positive definite, float64 (d, d).
-        g: float64 (o, d).
-        mask: (o, d).
-        start: Where conjugate gradients begin, (o, d); None is zero.
-
-    Returns:
-        (o, d), zero outside the mask: exact, or 40 steps of conjugate gradients if the systems are too many
-        or keep different numbers of weights.
-    """
-    counts = mask.sum(1)
-    outputs, kept = mask.shape[0], int(counts.max())
-    if outputs * kept**3 > _MOST_EXACT or int(counts.min()) != kept:
-        return _conjugate_gradients(h, g, mask, start)
-    xp = namespace(h)
-    places = xp.where(mask)[1].reshape(outputs, kept)
-    found = xp.zeros_like(g)
-
-    def solve(first: int) -> None:
-        at = places[first : first + step]
-        system = h[at[:, :, None], at[:, None, :]]
-        rows = row_numbers(first, at.shape[0], at)
-        found[rows, at] = xp.linalg.solve(system, g[rows, at][:, :, None])[:, :, 0]
-
-    with one_blas_thread() as threads:
-        # Each system by one thread, so that its bits do not depend on how many there are.
-        many = threads if xp.__name__ == "numpy" else 1
-        parts = max(1, min(many, outputs * kept**3 // _THREAD_WORK))
-        step = max(1, min(_GATHERED_BYTES // (2 * 8 * kept * kept * parts), -(-outputs // parts)))
-        each(solve, range(0, outputs, step), parts)
-    return found
-
-
-def _conjugate_gradients(h: Array, g: Array, mask: Array, start: Array | None) -> Array:
-    h, g = float32(h), float32(g)
-    xp = namespace(h)
-    scale = mask / xp.diagonal(h)
-    tiny = float(xp.finfo(h.dtype).tiny)
-    weight = xp.zeros_like(g) if start is None else float32(start) * mask
-    left = (g - product(weight, h)) * mask
-    step = left * scale
-    energy = (left * step).sum(1)[:, None]
-    direction = step
-    for _ in range(_GRADIENT_STEPS):
-        curved = product(direction, h) * mask
-        length = energy / xp.clip((direction * curved).sum(1)[:, None], tiny, None)
-        weight = weight + length * direction
-        left = left - length * curved
-        step = left * scale
-        new = (left * step).sum(1)[:, None]
-        direction = step + direction * (new / xp.clip(energy, tiny, None))
-        energy = new
-    return float64(weight)

@@ -1,0 +1,80 @@
+"""Values of a layer whose mask is given: the least squares of every output over the weights that are kept."""
+
+from __future__ import annotations
+
+from nm2trt.nm.array_namespace import (
+    Array,
+    each,
+    float32,
+    float64,
+    namespace,
+    one_blas_thread,
+    product,
+    row_numbers,
+)
+
+# Above this many outputs x kept^3 the values come from conjugate gradients.
+_MOST_EXACT = 1.2e11
+_GRADIENT_STEPS = 40
+_GATHERED_BYTES = 400_000_000
+# Outputs x kept^3 that are worth a thread.
+_THREAD_WORK = 100_000_000
+
+
+def support_values(h: Array, g: Array, mask: Array, start: Array | None = None) -> Array:
+    """Minimise w h w' - 2 w g' for every output over the weights that its mask keeps.
+
+    Args:
+        h: Positive definite, float64 (d, d).
+        g: float64 (o, d).
+        mask: (o, d).
+        start: Where conjugate gradients begin, (o, d); None is zero.
+
+    Returns:
+        (o, d), zero outside the mask: exact, or 40 steps of conjugate gradients if the systems are too many
+        or keep different numbers of weights.
+    """
+    counts = mask.sum(1)
+    outputs, kept = mask.shape[0], int(counts.max())
+    if outputs * kept**3 > _MOST_EXACT or int(counts.min()) != kept:
+        return conjugate_gradients(h, g, mask, start)
+    xp = namespace(h)
+    places = xp.where(mask)[1].reshape(outputs, kept)
+    found = xp.zeros_like(g)
+
+    def solve(first: int) -> None:
+        at = places[first : first + step]
+        system = h[at[:, :, None], at[:, None, :]]
+        rows = row_numbers(first, at.shape[0], at)
+        found[rows, at] = xp.linalg.solve(system, g[rows, at][:, :, None])[:, :, 0]
+
+    with one_blas_thread() as threads:
+        # Each system by one thread, so that its bits do not depend on how many there are.
+        many = threads if xp.__name__ == "numpy" else 1
+        parts = max(1, min(many, outputs * kept**3 // _THREAD_WORK))
+        step = max(1, min(_GATHERED_BYTES // (2 * 8 * kept * kept * parts), -(-outputs // parts)))
+        each(solve, range(0, outputs, step), parts)
+    return found
+
+
+def conjugate_gradients(h: Array, g: Array, mask: Array, start: Array | None) -> Array:
+    """Return what 40 steps of conjugate gradients in float32 come to, as float64; see `support_values`."""
+    h, g = float32(h), float32(g)
+    xp = namespace(h)
+    scale = mask / xp.diagonal(h)
+    tiny = float(xp.finfo(h.dtype).tiny)
+    weight = xp.zeros_like(g) if start is None else float32(start) * mask
+    left = (g - product(weight, h)) * mask
+    step = left * scale
+    energy = (left * step).sum(1)[:, None]
+    direction = step
+    for _ in range(_GRADIENT_STEPS):
+        curved = product(direction, h) * mask
+        length = energy / xp.clip((direction * curved).sum(1)[:, None], tiny, None)
+        weight = weight + length * direction
+        left = left - length * curved
+        step = left * scale
+        new = (left * step).sum(1)[:, None]
+        direction = step + direction * (new / xp.clip(energy, tiny, None))
+        energy = new
+    return float64(weight)
