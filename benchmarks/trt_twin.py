@@ -24,7 +24,7 @@ import onnx
 import nm2trt
 from nm2trt.backends.choice import load_backend
 from nm2trt.backends.cuda import probe_gpus
-from nm2trt.backends.feed_checks import numpy_dtype
+from nm2trt.backends.feeds import numpy_dtype
 from nm2trt.backends.options import BuildOptions
 from nm2trt.compare.outputs import compare_outputs
 from nm2trt.engine.evidence.evidence import is_sparse_kernel

@@ -19,7 +19,7 @@ from nm2trt.backends._trt_shared import Library, create, load_plugins
 from nm2trt.backends._trt_watch import inspect_engine, layer_clock, logger, recorded
 from nm2trt.backends._trt_words import dtype_name, first_error, sizes
 from nm2trt.backends.cuda import Device, require_gpu
-from nm2trt.backends.feed_checks import check_feeds, numpy_dtype
+from nm2trt.backends.feeds import check_feeds, numpy_dtype
 from nm2trt.backends.options import format_shape
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.errors import BackendError, DataError

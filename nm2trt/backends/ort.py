@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from nm2trt.arrays import Array, Arrays
-from nm2trt.backends.feed_checks import check_feeds
+from nm2trt.backends.feeds import check_feeds
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, Network, TensorSpec
 from nm2trt.errors import BackendError, BackendMissingError, InputError, ModelError

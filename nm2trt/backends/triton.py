@@ -13,7 +13,7 @@ from typing import Any
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends._triton_server import TritonServer
 from nm2trt.backends.address import Address, parse_url
-from nm2trt.backends.feed_checks import check_feeds
+from nm2trt.backends.feeds import check_feeds
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.backends.served.statistics import server_time
 from nm2trt.errors import BackendError, DataError, InputError

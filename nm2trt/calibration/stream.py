@@ -18,7 +18,7 @@ import numpy as np
 
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.batch_axes import as_feed, fixed_batch, sample_first, sample_shapes
-from nm2trt.backends.feed_checks import check_names, numpy_dtype
+from nm2trt.backends.feeds import check_names, numpy_dtype
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.calibration.npz_file import npz_arrays, npz_batches, npz_headers
 from nm2trt.errors import DataError, InputError

@@ -15,7 +15,7 @@ import torch
 from torch.utils import _pytree
 
 from nm2trt.arrays import Array, Arrays
-from nm2trt.backends.feed_checks import check_feeds, numpy_dtype
+from nm2trt.backends.feeds import check_feeds, numpy_dtype
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.errors import BackendError, ModelError, Nm2trtError
 from nm2trt.exporter.program_archive import copy_checked

@@ -180,7 +180,7 @@ def _measured(
     seed: int,
     backends: dict[str, str],
 ) -> Benchmark:
-    from nm2trt.backends.random_feeds import random_feeds
+    from nm2trt.backends.feeds import random_feeds
     from nm2trt.validation.latency.bench import bench_sessions
     from nm2trt.validation.samples.feeder import first_batch
 

@@ -49,7 +49,7 @@ def infer(
         BackendError: A library is missing or failed.
         ServerError: The server cannot be reached.
     """
-    from nm2trt.backends.random_feeds import random_feeds
+    from nm2trt.backends.feeds import random_feeds
     from nm2trt.files import check_output, unnamed_output
     from nm2trt.validation.inference import InferResult, read_inputs, run_once, save_arrays, summarise
 

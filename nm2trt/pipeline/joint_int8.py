@@ -70,7 +70,7 @@ def prune_to_int8(
 
     Ranges are those of the float network. The pruned stream carries activations rounded to INT8, so that each
     layer also repairs what rounding did before it; its kept weights are rounded in order, and its bias takes
-    the rest (`nm2trt.nm.integer_grid`).
+    the rest (`nm2trt.nm.solver.integer_grid`).
 
     Args:
         model: The float32 ONNX file.

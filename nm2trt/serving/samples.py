@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from nm2trt.arrays import Array, Arrays
-from nm2trt.backends.feed_checks import check_names, numpy_dtype
+from nm2trt.backends.feeds import check_names, numpy_dtype, random_feeds
 from nm2trt.backends.protocol import TensorSpec
-from nm2trt.backends.random_feeds import random_feeds
 from nm2trt.compare.outputs import is_floating
 from nm2trt.errors import DataError
 

@@ -13,7 +13,7 @@ from numpy.lib import format as npy
 
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.batch_axes import sample_first
-from nm2trt.backends.feed_checks import check_feeds
+from nm2trt.backends.feeds import check_feeds
 from nm2trt.backends.protocol import Session
 from nm2trt.calibration.array_files import read_archive
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE

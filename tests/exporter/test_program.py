@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from nm2trt.backends.feed_checks import numpy_dtype
+from nm2trt.backends.feeds import numpy_dtype
 from nm2trt.errors import BackendError, DataError, ModelError, Nm2trtError
 from nm2trt.exporter.program import open_program
 from tests.hostile.files import strange

@@ -75,9 +75,9 @@ def test_no_weight_moves_when_pairs_are_inserted(made):
 
 def test_rounding_in_the_solve_costs_less_than_rounding_afterwards():
     """On one layer whose inputs move together, where the error of a weight can be moved to others."""
-    from nm2trt.nm.layer_moments import moments_of
-    from nm2trt.nm.layer_solver import fit_layer
     from nm2trt.nm.pattern import NMPattern
+    from nm2trt.nm.solver.layer_moments import moments_of
+    from nm2trt.nm.solver.layer_solver import fit_layer
 
     random = np.random.default_rng(0)
     x = random.normal(size=(4000, 6)) @ random.normal(size=(6, 32)) + 0.1 * random.normal(size=(4000, 32))

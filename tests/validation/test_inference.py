@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
+from nm2trt.backends.feeds import random_feeds
 from nm2trt.backends.protocol import TensorSpec
-from nm2trt.backends.random_feeds import random_feeds
 from nm2trt.cli import main
 from nm2trt.errors import DataError
 from nm2trt.validation.inference import save_arrays, summarise

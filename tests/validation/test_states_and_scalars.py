@@ -8,8 +8,8 @@ import pytest
 from onnx import numpy_helper, parser
 
 from nm2trt.backends.batch_axes import batch_name, fixed_batch, sample_first
+from nm2trt.backends.feeds import random_feeds
 from nm2trt.backends.protocol import TensorSpec
-from nm2trt.backends.random_feeds import random_feeds
 from nm2trt.cli import main
 from nm2trt.errors import DataError
 from nm2trt.validation.samples.feeder import Feeder

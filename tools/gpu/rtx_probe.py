@@ -139,7 +139,7 @@ def one(o):
     try:
         import numpy as np
 
-        from nm2trt.backends.feed_checks import numpy_dtype
+        from nm2trt.backends.feeds import numpy_dtype
 
         given = np.load(o.models / name / "feeds.npz")
         feeds = {x.name: given[x.name].astype(numpy_dtype(x.dtype)) for x in session.inputs}

@@ -21,9 +21,9 @@ def main():
     a.add_argument("--project", type=Path, default=Path(__file__).resolve().parent.parent / "nm2trt")
     o = a.parse_args()
     sys.path.insert(0, str(o.project))
-    from nm2trt.nm.layer_moments import moments_of
-    from nm2trt.nm.layer_solver import fit_layer
     from nm2trt.nm.pattern import NMPattern
+    from nm2trt.nm.solver.layer_moments import moments_of
+    from nm2trt.nm.solver.layer_solver import fit_layer
 
     def solve(device, x, y, weight):
         x, y = x.to(device), y.to(device)

@@ -102,7 +102,7 @@ def brief(result):
 
 def twin(name, o, left):
     from nm2trt.backends.choice import load_backend
-    from nm2trt.backends.feed_checks import numpy_dtype
+    from nm2trt.backends.feeds import numpy_dtype
     from nm2trt.backends.options import BuildOptions
     from nm2trt.compare.outputs import compare_outputs
     from nm2trt.engine.evidence.build_log import parse_build_log

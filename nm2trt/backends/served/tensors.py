@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from nm2trt.arrays import Array
-from nm2trt.backends.feed_checks import numpy_dtype
+from nm2trt.backends.feeds import numpy_dtype
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.errors import BackendError, ServerError
 

@@ -26,8 +26,8 @@ from typing import Protocol, runtime_checkable
 
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.cuda import probe_gpus
+from nm2trt.backends.feeds import random_feeds
 from nm2trt.backends.protocol import Backend, Session
-from nm2trt.backends.random_feeds import random_feeds
 from nm2trt.engine.build_result import BuildResult
 from nm2trt.engine.evidence.layer_names import is_region, onnx_nodes
 from nm2trt.engine.ladder.ladder import sparse_share, with_evidence, with_layer_times

@@ -275,7 +275,7 @@ def _run(opened: Callable[[], OrtSession], feeds: Arrays) -> Arrays:
 
 
 def _feeds(inputs: tuple[TensorSpec, ...]) -> Iterator[Arrays]:
-    from nm2trt.backends.random_feeds import random_feeds
+    from nm2trt.backends.feeds import random_feeds
 
     free = any(not isinstance(size, int) for spec in inputs for size in spec.shape[1:])
     for size in _FREE_SIZES if free else _FREE_SIZES[:1]:

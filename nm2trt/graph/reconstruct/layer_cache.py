@@ -26,7 +26,7 @@ from nm2trt.errors import DataError, OutputError
 from nm2trt.file_replacement import make_output_folder
 from nm2trt.files import check_input, sha256_file, write_atomic
 from nm2trt.graph.reconstruct.report import RebuiltLayer, ReconstructOptions
-from nm2trt.nm.array_namespace import thread_count_counts
+from nm2trt.nm.solver.array_namespace import thread_count_counts
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 

@@ -22,8 +22,8 @@ from nm2trt.graph.reconstruct.network import Network
 from nm2trt.graph.reconstruct.report import RebuiltLayer, ReconstructOptions
 from nm2trt.graph.reconstruct.statistics import gather_moments
 from nm2trt.graph.reconstruct.streams import Segments, Stream
-from nm2trt.nm.layer_solver import LayerFit, fit_layer
 from nm2trt.nm.mask import check
+from nm2trt.nm.solver.layer_solver import LayerFit, fit_layer
 
 # What is shown while the walk goes on: part done (0..1) and words.
 Show = Callable[[float, str], None]

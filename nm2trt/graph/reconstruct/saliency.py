@@ -22,8 +22,8 @@ from nm2trt.graph.reconstruct.report import ReconstructOptions
 from nm2trt.graph.reconstruct.statistics import gather_moments
 from nm2trt.graph.reconstruct.streams import Segments, Stream
 from nm2trt.graph.storage.model import load
-from nm2trt.nm.array_namespace import one_blas_thread
-from nm2trt.nm.layer_moments import centre, input_scale
+from nm2trt.nm.solver.array_namespace import one_blas_thread
+from nm2trt.nm.solver.layer_moments import centre, input_scale
 from nm2trt.progress import bar
 
 # A text has a row per token, a picture thousands.

@@ -23,7 +23,7 @@ from nm2trt.graph.reconstruct.network import Network
 from nm2trt.graph.reconstruct.report import ReconstructOptions
 from nm2trt.graph.reconstruct.statistics import gather_moments, held_out, positions
 from nm2trt.graph.reconstruct.streams import Segments, Stream
-from nm2trt.nm.layer_solver import SolverOptions, fit_layer
+from nm2trt.nm.solver.layer_solver import SolverOptions, fit_layer
 
 _FITTED, _JUDGED, _ROWS = 96, 64, 8_192
 _ITERATIONS = 40

@@ -18,8 +18,8 @@ from nm2trt.errors import SparsityError
 from nm2trt.graph.reconstruct.layers import Layer
 from nm2trt.graph.reconstruct.rows import conv_rows, matrix_rows, output_rows
 from nm2trt.graph.reconstruct.streams import Stream
-from nm2trt.nm.array_namespace import one_blas_thread
-from nm2trt.nm.layer_moments import Moments, sums_of
+from nm2trt.nm.solver.array_namespace import one_blas_thread
+from nm2trt.nm.solver.layer_moments import Moments, sums_of
 
 # Rows per layer, or this many per weight of an output if that is more.
 _ROWS, _ROWS_PER_INPUT = 16_384, 24

@@ -1,7 +1,7 @@
 """Repair of a pruned network by least squares, layer by layer: the values on masks that are given.
 
 Each layer in turn gets the weights, on its mask, and the bias that bring its outputs on the pruned network's
-activations nearest to the dense network's; see `nm2trt.nm.layer_solver` and `nm2trt.sparsity.reconstruct`.
+activations nearest to the dense network's; see `nm2trt.nm.solver` and `nm2trt.sparsity.reconstruct`.
 A BatchNorm that reads no fitted layer alone gets running statistics with which its outputs have the mean and
 variance of the dense ones; on the dense model that changes nothing, unlike statistics collected anew, which
 follow the calibration pictures away from the training set.
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nm2trt.errors import SparsityError
-from nm2trt.nm.layer_moments import Moments
+from nm2trt.nm.solver.layer_moments import Moments
 from nm2trt.sparsity.core.calibration_batches import CalibrationBatch, joined
 from nm2trt.sparsity.core.layer_choice import Choice
 from nm2trt.sparsity.reconstruct.parts import Part

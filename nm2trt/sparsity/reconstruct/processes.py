@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, distributed
 
 from nm2trt.errors import DataError, Nm2trtError, SparsifyError, SparsityError
-from nm2trt.nm.layer_moments import Moments
-from nm2trt.nm.layer_solver import LayerFit
+from nm2trt.nm.solver.layer_moments import Moments
+from nm2trt.nm.solver.layer_solver import LayerFit
 
 _T = TypeVar("_T")
 

@@ -2,7 +2,7 @@
 
 Layers are solved in the order in which the model calls them. Each gets the mask, values and bias that bring
 its outputs on the pruned network's activations nearest to those of the dense network; see
-`nm2trt.nm.layer_solver`. Dense layers after the first pruned one are refitted too. Nothing is trained.
+`nm2trt.nm.solver.layer_solver`. Dense layers after the first pruned one are refitted too. Nothing is trained.
 `nm2trt prune --calib` does the same to an ONNX file, and also repairs what skip connections lost.
 """
 
@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from nm2trt.errors import SparsifyError, SparsityError
-from nm2trt.nm.layer_moments import Moments
 from nm2trt.nm.plan import Plan
+from nm2trt.nm.solver.layer_moments import Moments
 from nm2trt.nm.torch_mask import magnitude_mask
 from nm2trt.sparsity.core.borrowed_model import hash_tensors, kept_on_error, named_values
 from nm2trt.sparsity.core.calibration_batches import CalibrationBatch, joined, read_batches

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from nm2trt.errors import SparsityError
-from nm2trt.nm.layer_moments import Moments
-from nm2trt.nm.layer_solver import LayerFit, fit_layer
 from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.solver.layer_moments import Moments
+from nm2trt.nm.solver.layer_solver import LayerFit, fit_layer
 from nm2trt.sparsity.core.layer_choice import Choice
 from nm2trt.sparsity.reconstruct.parts import Part, obstacle
 from nm2trt.sparsity.reconstruct.rows import matrix, stored

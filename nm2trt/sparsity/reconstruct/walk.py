@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nm2trt.nm.layer_moments import Moments, moments_of
+from nm2trt.nm.solver.layer_moments import Moments, moments_of
 from nm2trt.sparsity.core.borrowed_model import eval_mode
 from nm2trt.sparsity.core.calibration_batches import CalibrationBatch, outputs_of
 from nm2trt.sparsity.reconstruct.attention import attention_context, projection_inputs

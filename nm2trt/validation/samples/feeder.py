@@ -16,7 +16,7 @@ from nm2trt.backends.batch_axes import (
     fixed_batch,
     output_axis,
 )
-from nm2trt.backends.feed_checks import check_names, numpy_dtype
+from nm2trt.backends.feeds import check_names, numpy_dtype
 from nm2trt.backends.protocol import Session, TensorSpec
 from nm2trt.compare.outputs import is_floating
 from nm2trt.errors import DataError

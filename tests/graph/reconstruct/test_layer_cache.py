@@ -10,7 +10,7 @@ import nm2trt
 from nm2trt.errors import InputError
 from nm2trt.graph.reconstruct import layer_walk
 from nm2trt.graph.reconstruct.layer_cache import LayerCache
-from nm2trt.nm import array_namespace
+from nm2trt.nm.solver import array_namespace
 from tests.graph.reconstruct.test_reconstruct_model import network, samples
 
 

@@ -23,9 +23,9 @@ from nm2trt.graph.reconstruct.report import RebuiltLayer, ReconstructOptions, Re
 from nm2trt.graph.storage.model import load, metadata
 from nm2trt.graph.storage.stage_metadata import read_lineage
 from nm2trt.graph.verify.verify_model import verify_model
-from nm2trt.nm.array_namespace import thread_count_counts
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import METADATA_KEY, Plan
+from nm2trt.nm.solver.array_namespace import thread_count_counts
 from nm2trt.tables.layout import lay_out
 
 CHANNELS, SIZE = 16, 8

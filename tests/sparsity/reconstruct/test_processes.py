@@ -5,7 +5,7 @@ import torch
 
 import nm2trt
 from nm2trt.errors import DataError, SparsifyError
-from nm2trt.nm.layer_solver import fit_layer
+from nm2trt.nm.solver.layer_solver import fit_layer
 from nm2trt.sparsity.reconstruct import solve
 from tests.sparsity.reconstruct.test_session import Block, convolutions
 from tests.sparsity.two_processes import run_two

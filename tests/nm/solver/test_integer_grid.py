@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from nm2trt.nm.array_namespace import top_mask
-from nm2trt.nm.integer_grid import on_grid
 from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.solver.array_namespace import top_mask
+from nm2trt.nm.solver.integer_grid import on_grid
 
 PATTERN = NMPattern(2, 4)
 

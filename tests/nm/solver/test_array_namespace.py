@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from nm2trt.errors import SparsityError
-from nm2trt.nm import array_namespace
-from nm2trt.nm.array_namespace import each, one_blas_thread, product
-from nm2trt.nm.layer_moments import moments_of
-from nm2trt.nm.layer_solver import fit_layer
 from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.solver import array_namespace
+from nm2trt.nm.solver.array_namespace import each, one_blas_thread, product
+from nm2trt.nm.solver.layer_moments import moments_of
+from nm2trt.nm.solver.layer_solver import fit_layer
 
 CALLS = array_namespace._openblas()
 needs_openblas = pytest.mark.skipif(CALLS is None, reason="numpy is built with another library than OpenBLAS")

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from nm2trt.errors import SparsityError
-from nm2trt.nm import layer_solver
-from nm2trt.nm.layer_moments import Moments, moments_of
-from nm2trt.nm.layer_solver import SolverOptions, fit_layer
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.nm.support_values import support_values
+from nm2trt.nm.solver import layer_solver
+from nm2trt.nm.solver.layer_moments import Moments, moments_of
+from nm2trt.nm.solver.layer_solver import SolverOptions, fit_layer
+from nm2trt.nm.solver.support_values import support_values
 
 TWO_FOUR = NMPattern(2, 4)
 
@@ -64,7 +64,7 @@ def test_many_outputs_come_from_conjugate_gradients_and_agree(monkeypatch):
     h, g = rows.T @ rows / 3000 + 0.05 * np.eye(64), y.astype(np.float64).T @ rows / 3000
     mask = np.tile([True, False, True, False], (24, 16))
     exact = support_values(h, g, mask)
-    monkeypatch.setattr("nm2trt.nm.support_values._MOST_EXACT", 0)
+    monkeypatch.setattr("nm2trt.nm.solver.support_values._MOST_EXACT", 0)
     np.testing.assert_allclose(support_values(h, g, mask), exact, atol=2e-3 * np.abs(exact).max())
 
 

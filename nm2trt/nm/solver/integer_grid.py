@@ -1,6 +1,6 @@
 """Integer grid of a layer: kept weights rounded in order, the error of each moved to those still open.
 
-For every output, with H and g as `nm2trt.nm.layer_solver` has them, the rounded weight is to minimise
+For every output, with H and g as `nm2trt.nm.solver.layer_solver` has them, the rounded weight is to minimise
 
     w H w' - 2 w g',        w = s k,  k integer, 0 outside the mask.
 
@@ -11,7 +11,7 @@ moves single integers as long as the loss falls.
 
 from __future__ import annotations
 
-from nm2trt.nm.array_namespace import Array, float64, namespace, row_numbers
+from nm2trt.nm.solver.array_namespace import Array, float64, namespace, row_numbers
 
 # Candidates for the scale, as shares of the one that reaches the largest weight: clipping it may pay.
 _SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nm2trt.nm.array_namespace import (
+from nm2trt.nm.solver.array_namespace import (
     Array,
     each,
     float32,

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nm2trt.errors import SparsityError
-from nm2trt.nm.array_namespace import (
+from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.solver.array_namespace import (
     Array,
     float32,
     identity,
@@ -27,10 +28,9 @@ from nm2trt.nm.array_namespace import (
     product,
     top_mask,
 )
-from nm2trt.nm.integer_grid import on_grid
-from nm2trt.nm.layer_moments import Centred, Moments, centre, input_scale
-from nm2trt.nm.pattern import NMPattern
-from nm2trt.nm.support_values import conjugate_gradients, support_values
+from nm2trt.nm.solver.integer_grid import on_grid
+from nm2trt.nm.solver.layer_moments import Centred, Moments, centre, input_scale
+from nm2trt.nm.solver.support_values import conjugate_gradients, support_values
 
 # Without held-out rows: a base, and a part that grows if few rows would be fitted with their noise.
 _RIDGE, _RIDGE_OF_FEW = 0.01, 0.2

@@ -1,13 +1,13 @@
 """Second moments of a layer's inputs and wanted outputs: sums over rows, centred, scaled to unit inputs.
 
-Everything works on numpy arrays and on torch tensors alike; see `nm2trt.nm.array_namespace`.
+Everything works on numpy arrays and on torch tensors alike; see `nm2trt.nm.solver.array_namespace`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nm2trt.nm.array_namespace import Array, float64, namespace
+from nm2trt.nm.solver.array_namespace import Array, float64, namespace
 
 # What a dead input channel, whose variance is 0, is given in mean variances.
 _DEAD = 1e-3
