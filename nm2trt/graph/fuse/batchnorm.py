@@ -20,8 +20,6 @@ import numpy.typing as npt
 
 from nm2trt.arrays import Array
 from nm2trt.errors import LineageError
-from nm2trt.graph.analysis.moving_operators import SELECTING
-from nm2trt.graph.analysis.stored_sources import main_source
 from nm2trt.graph.edit.editor import Declined, Editor
 from nm2trt.graph.storage.model import opset
 
@@ -40,57 +38,6 @@ class Affine:
 
     scale: Array
     shift: Array
-
-
-def fold_constant(editor: Editor, index: int, *, moved: bool = False) -> bool:
-    """Evaluate the operators in front of a node's weight, e.g. the And, Cast and Mul of a mask.
-
-    Quantise/dequantise pairs stay: they are not masks.
-
-    Args:
-        editor: The graph.
-        index: The node.
-        moved: Evaluate movements too, such as a Transpose of a weight that nothing else reads.
-
-    Returns:
-        Whether the weight is now a stored tensor.
-    """
-    node = editor.nodes[index]
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or len(node.input) < 2:
-        return False
-    value = node.input[1]
-    if not value or editor.scope.state(value).kind != "constant":
-        return False
-    if not editor.computed(value) and not (moved and _is_moved(editor, value)):
-        return False
-    try:
-        array = editor.array(value, "weight")
-    except Declined:
-        return False
-    if editor.source_dtype(value) != str(array.dtype):
-        return False  # stored in a smaller type on purpose: to evaluate it would blow the file up
-    name = editor.add_tensor(array, editor.source_name(value))
-    for reader, slot in sorted(editor.readers.get(value, set())):
-        editor.set_input(reader, slot, name)
-    return True
-
-
-def _is_moved(editor: Editor, value: str) -> bool:
-    """Tell whether a constant is a stored tensor, moved about, that nothing dynamic reads as it is stored."""
-    source = main_source(editor.scope, value)
-    if source is None or source.scope is not editor.scope:
-        return False
-    kinds = {node.op_type for node in editor.way(value)} - {"Constant", "Identity"}
-    if not kinds or not kinds <= SELECTING | {"Concat"}:
-        return False
-    names = [source.name]
-    for name in names:  # an Identity of it is the same tensor under another name
-        nodes = [editor.nodes[reader] for reader, _ in editor.readers.get(name, ())]
-        made = [output for node in nodes for output in node.output if output]
-        if name in editor.pinned or any(editor.scope.state(output).kind != "constant" for output in made):
-            return False
-        names += [node.output[0] for node in nodes if node.op_type == "Identity"]
-    return True
 
 
 def read_batchnorm(editor: Editor, index: int) -> Affine:

@@ -15,8 +15,9 @@ from nm2trt.graph.analysis.kernel_chains import PRODUCTS
 from nm2trt.graph.edit.editor import Declined, Editor
 from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, start_reference
 from nm2trt.graph.function_inlining import inlining
-from nm2trt.graph.fuse.batchnorm import fold_batchnorm, fold_constant
+from nm2trt.graph.fuse.batchnorm import fold_batchnorm
 from nm2trt.graph.fuse.branch_merge import Merger, Merging
+from nm2trt.graph.fuse.constant_weights import fold_constant
 from nm2trt.graph.fuse.report import DeclinedFusion, FuseReport
 from nm2trt.graph.pass_frame import Change, Pass, plan_of, run_passes
 from nm2trt.graph.storage.model import Model, load
@@ -159,7 +160,8 @@ def _fuse_graph(model: Model, *, allow_broken: bool, moved: bool) -> _Fused:
     """Run the passes until they find nothing more, and apply them to the protobuf."""
     plan = plan_of(model)
     editor = Editor(model)
-    constants = sum(fold_constant(editor, index, moved=moved) for index, _ in list(editor.live()))
+    apart: dict[str, bool] | None = {} if moved else None
+    constants = sum(fold_constant(editor, index, apart) for index, _ in list(editor.live()))
     folded = zeros = 0
     merges: list[Merging] = []
     while True:

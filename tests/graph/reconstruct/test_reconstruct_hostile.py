@@ -350,3 +350,33 @@ def test_a_tied_embedding_is_not_stored_twice(tmp_path, table):
     assert status(report) == {"w": "dense", "w2": "pruned"}
     written = onnx.load(tmp_path / "b.onnx").graph.initializer
     assert [tensor.name for tensor in written if len(tensor.dims) == 2] == ["w", "w2"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "first", "second", "pruned"),
+    [
+        pytest.param((WIDTH, WIDTH), ("Transpose", []), ("Transpose", []), False, id="two-transposes"),
+        pytest.param((WIDTH, 24), ("Slice", [0, 16]), ("Slice", [8, 24]), False, id="slices-that-overlap"),
+        pytest.param((WIDTH, 48), ("Slice", [0, 16]), ("Slice", [32, 48]), True, id="slices-apart"),
+    ],
+)
+def test_elements_that_two_layers_read_are_not_stored_twice(tmp_path, shape, first, second, pruned):
+    nodes, stored = [], {"axis": np.array([1])}
+    stored["shared"] = np.random.default_rng(2).normal(size=shape).astype(np.float32)
+    for name, (operator, bounds) in (("one", first), ("two", second)):
+        stored |= {f"{name}{place}": np.array([place]) for place in bounds}
+        ends = [f"{name}{place}" for place in bounds]
+        nodes.append(node(operator, ["shared", *ends, *(["axis"] if ends else [])], [name]))
+    nodes += [
+        node("MatMul", ["x", "one"], ["a"]),
+        node("MatMul", ["a", "two"], ["b"]),
+        node("MatMul", ["b", "w2"], ["y"]),
+    ]
+    report = made(tmp_path, nodes, weights=("w2",), stored=stored)
+    assert status(report)["w2"] == "pruned"
+    written = onnx.load(tmp_path / "b.onnx").graph
+    weights = {tensor.name: tuple(tensor.dims) for tensor in written.initializer if len(tensor.dims) == 2}
+    if pruned:
+        assert sorted(weights.values()) == [(WIDTH, WIDTH)] * 3
+    else:
+        assert weights == {"shared": shape, "w2": (WIDTH, WIDTH)}
