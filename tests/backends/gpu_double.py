@@ -24,7 +24,7 @@ static int live, contexts, streams, pinned, events, graphs, pageable, lost, capt
 static double now_ms, copy_ms, captured_ms;
 static size_t room = 1u << 20, taken;
 static struct { char *at; size_t n; } pages[64];
-struct memory { size_t n; };
+struct memory { size_t n; char pad[248]; }; /* CUDA aligns to 256 bytes */
 int cuInit(unsigned f) { ALIVE return 0; }
 int cuDriverGetVersion(int *v) { *v = 12040; return 0; }
 int cuDeviceGetCount(int *n) { *n = 1; return 0; }
@@ -37,7 +37,7 @@ int cuDevicePrimaryCtxRelease_v2(int d) { contexts--; return 0; }
 int cuCtxSetCurrent(void *c) { ALIVE return c == (void *)0x7fff12345678 ? 0 : 201; }
 int cuMemAlloc_v2(uint64_t *p, size_t n) {
   ALIVE if (taken + n > room) return 2;
-  struct memory *m = malloc(sizeof *m + n); m->n = n; taken += n; live++; *p = (uint64_t)(m + 1); return 0; }
+  struct memory *m = aligned_alloc(256, (sizeof *m + n + 255) / 256 * 256); m->n = n; taken += n; live++; *p = (uint64_t)(m + 1); return 0; }
 int cuMemFree_v2(uint64_t p) {
   ALIVE struct memory *m = (struct memory *)p - 1; taken -= m->n; live--; memset((void *)p, 0xee, m->n); free(m);
   return 0; }
@@ -80,6 +80,7 @@ int cuGraphExecDestroy(void *g) { ALIVE graphs--; free(g); return 0; }
 int count(int what) { int all[] = {live, contexts, streams, pinned, events, graphs, pageable}; return all[what]; }
 double now(void) { return now_ms; }
 void copies_take(double ms) { copy_ms = ms; }
+int is_capturing(void) { return capturing; }
 void lose(int status) { lost = status; }
 void refuse_graphs(int yes) { uncapturable = yes; }
 void memory(size_t bytes) { room = bytes; }

@@ -1,6 +1,6 @@
 """The reader of NVIDIA's bindings: classes, members and bases from their C++, and what counts as missing."""
 
-from tools import trt_bindings
+from tools import trt_bindings, trt_real_bindings
 
 SOURCE = """
     py::enum_<BuilderFlag>(m, "BuilderFlag", py::arithmetic{}, BuilderFlagDoc::descr, py::module_local())
@@ -40,3 +40,40 @@ def test_a_name_that_is_guarded_is_not_missing_in_the_release_that_lacks_it():
     )
     assert [line[:6] for line in trt_bindings.unguarded(report, 8)] == ["a.py:2"]
     assert [line[:6] for line in trt_bindings.unguarded(report, 10)] == ["a.py:1", "a.py:2"]
+
+
+HEADER = """
+class VEngineInspector : public VRoot
+{
+public:
+    virtual IEngineInspector* getPImpl() noexcept = 0;
+    virtual char const* getLayerInformation(int32_t index, Format format = Format::kONE) const noexcept = 0;
+    [[nodiscard]] virtual bool setExecutionContext(
+        IExecutionContext const* context) noexcept = 0;
+};
+class IParser
+{
+public:
+    virtual ~IParser() noexcept = default;
+    virtual int getNbErrors() const = 0;
+};
+class VUnused : public VRoot
+{
+public:
+    virtual void nothing() noexcept = 0;
+};
+"""
+
+
+def test_every_method_of_an_interface_is_answered_by_its_name():
+    made = " ".join(trt_real_bindings.unanswered(HEADER).split())
+    assert made.partition("using namespace nvonnxparser; ")[2] == (
+        "struct GEngineInspector : nvinfer1::apiv::VEngineInspector { "
+        'IEngineInspector* getPImpl() noexcept override { unanswered("VEngineInspector::getPImpl"); } '
+        "char const* getLayerInformation(int32_t index, Format format) const noexcept override "
+        '{ unanswered("VEngineInspector::getLayerInformation"); } '
+        "bool setExecutionContext( IExecutionContext const* context) noexcept override "
+        '{ unanswered("VEngineInspector::setExecutionContext"); } }; '
+        "struct GParser : nvonnxparser::IParser { "
+        'int getNbErrors() const override { unanswered("IParser::getNbErrors"); } };'
+    )

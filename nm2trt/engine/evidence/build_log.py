@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from nm2trt.engine.evidence.evidence import Autotuned, Evidence, LayerRecord, SparsityList, is_sparse_kernel
-from nm2trt.engine.evidence.layer_names import onnx_nodes, split_list
+from nm2trt.engine.evidence.layer_names import is_of_a_later_profile, onnx_nodes, split_list
 from nm2trt.engine.evidence.tactic_timings import TacticTimings, faster
 
 # Builder -> major versions whose log was seen, here or in public threads.
@@ -167,7 +167,7 @@ class _Reading:
                 "and the sparse weights flag set"
             )
         return Evidence(
-            (*self.layers, *self.timings.records()),
+            tuple(x for x in (*self.layers, *self.timings.records()) if not is_of_a_later_profile(x.name)),
             self.lists.get("eligible"),
             self.lists.get("chosen"),
             tuple(best.values()),

@@ -16,12 +16,15 @@ from typing import Any
 
 from nm2trt.engine.evidence.build_log import knows, unknown_version
 from nm2trt.engine.evidence.evidence import Evidence, LayerRecord
-from nm2trt.engine.evidence.layer_names import onnx_nodes
+from nm2trt.engine.evidence.layer_names import is_of_a_later_profile, onnx_nodes
 from nm2trt.errors import InputError
 
 NAMES_ONLY = (
     "the engine was built without detailed profiling verbosity: its layers have names and no kernels; "
     "build it with nm2trt build, or trtexec --profilingVerbosity=detailed"
+)
+_FIRST_ONLY = (
+    "the engine has kernels for each profile; those of the first are looked at, and may differ from others"
 )
 
 
@@ -45,7 +48,8 @@ def parse_layer_information(text: str, *, builder: str = "trt", version: str = "
     named = [layer for layer in layers if layer is not None]
     if len(named) < len(layers) or not any(layer.kind or layer.tactic for layer in named):
         return Evidence(tuple(named), notes=(NAMES_ONLY,))
-    return Evidence(tuple(named))
+    first = tuple(layer for layer in named if not is_of_a_later_profile(layer.name))
+    return Evidence(first, notes=(_FIRST_ONLY,) if len(first) < len(named) else ())
 
 
 def _decoded(text: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@
 | `PWN(PWN(relu_1), add_1)`           | what stands inside                                                |
 | `{ForeignNode[a...b]}`              | a, b, and an unknown number between: a region that Myelin compiles |
 | `conv0_myl0_1`                      | conv0                                                             |
+| `conv0 [profile 1]`                 | conv0; TensorRT 8 has a layer for each profile, the first unmarked |
 | `__myl_FcAdd_myl0_3`, `Reformat...` | none                                                              |
 
 Where the layer has metadata, `[ONNX Layer: name]` for each node, that is taken instead. A node without a
@@ -22,6 +23,8 @@ _METADATA = "[ONNX Layer: "
 # No builder nests point-wise kernels deeper; a text that does is not a log.
 _DEEPEST = 64
 _REGION = re.compile(r"\{ForeignNode\[(.*)\.\.\.(.*)\]\}", re.DOTALL)
+# As NVIDIA's trt-engine-explorer and Polygraphy's example of an engine with two profiles have it.
+_PROFILE = re.compile(r" \[profile \d{1,4}\]")
 _MYELIN_SUFFIX = re.compile(r"_myl\d+_\d+$")
 _NO_NODES = re.compile(
     r"(Reformatting CopyNode|reformatt?ed? |__my[el]|\(Unnamed Layer\*|copied_squeeze)", re.I
@@ -35,7 +38,12 @@ def onnx_nodes(name: str, metadata: str = "") -> tuple[str, ...]:
     named = [part[: part.rfind("]")] for part in parts if "]" in part]
     if named:
         return tuple(dict.fromkeys(named))
-    return tuple(dict.fromkeys(_from_name(name.strip())))
+    return tuple(dict.fromkeys(_from_name(_PROFILE.sub("", name).strip())))
+
+
+def is_of_a_later_profile(name: str) -> bool:
+    """Tell whether a layer is of another profile than the first, the only one that is timed."""
+    return _PROFILE.search(name) is not None
 
 
 def is_region(name: str) -> bool:

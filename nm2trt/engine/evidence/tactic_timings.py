@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from nm2trt.engine.evidence.evidence import Autotuned, LayerRecord, is_sparse_kernel
-from nm2trt.engine.evidence.layer_names import onnx_nodes
+from nm2trt.engine.evidence.layer_names import is_of_a_later_profile, onnx_nodes
 
 _RUNNER = "--------------- Timing Runner: "
 # 64 bits; without a bound, each shorter run of digits of a hostile line would be tried with all that follows.
@@ -51,7 +51,8 @@ class TacticTimings:
         if _RUNNER in line:
             layer, _, runner = line.partition(_RUNNER)[2].rstrip().rpartition(" (")
             # Reformatting has no products, and its layer is named after two tensors.
-            self._runner = "" if runner.startswith("Reformat") else layer
+            left_out = runner.startswith("Reformat") or is_of_a_later_profile(layer)
+            self._runner = "" if left_out else layer
             self._nodes = onnx_nodes(self._runner)  # once, since a name may be long and have many timings
             self._tuned[self._runner] = None
             return

@@ -156,3 +156,15 @@ def test_what_tensorrt_8_6_wrote_on_a_gpu(twin):
     assert all("fprop_implicit_gemm_f16f16" in layer.tactic for layer in convolutions)
     assert not any(is_sparse_kernel(layer.tactic) for layer in convolutions)
     assert not found.notes
+
+
+def test_of_several_profiles_the_first_is_looked_at():
+    """TensorRT 8 lists the layers of every profile; `prove` times the first, and --require-sparse gates it."""
+    layer = ISSUE_4056["Layers"][0]
+    dense = {**layer, "TacticName": DENSE}
+    later = {**layer, "Name": f"{layer['Name']} [profile 1]"}
+    found = parse_layer_information(json.dumps({"Layers": [dense, later], "Bindings": []}), version="8.6.0")
+    assert [record.tactic for record in found.layers] == [DENSE]
+    assert found.notes == (
+        "the engine has kernels for each profile; those of the first are looked at, and may differ from others",
+    )

@@ -16,6 +16,7 @@ from nm2trt.engine.evidence.layer_names import is_region, onnx_nodes
             "{ForeignNode[/a/MatMul.../b/Add]}", "", ("/a/MatMul", "/b/Add"), id="region-names-its-ends"
         ),
         pytest.param("conv0_myl0_1", "", ("conv0",), id="myelin-suffix"),
+        pytest.param("Conv_1 + Relu_2 [profile 12]", "", ("Conv_1", "Relu_2"), id="of-a-profile"),
         pytest.param("__myl_FcCastAddErf_myl0_3", "", (), id="myelin-own-name"),
         pytest.param("Reformatting CopyNode for Input Tensor 0 to conv1", "", (), id="reformat"),
         pytest.param("(Unnamed Layer* 3) [Convolution]", "", (), id="unnamed"),

@@ -83,3 +83,14 @@ def test_one_tactic_with_two_kernels_is_not_guessed():
         "another Tactic: 0x5deb29b7a8e275f7 Time: 0.0100000",
     )
     assert {layer.name: layer.tactic for layer in read(text).layers}["conv9"] == ""
+
+
+def test_timings_and_layers_of_later_profiles_change_nothing():
+    """The two layers and their timings once more, named as those of a second profile, the winners exchanged."""
+    later = LOG.replace("conv1 + relu1", "conv2 + relu2").replace(
+        "conv0 + relu0", "conv1 + relu1 [profile 1]"
+    )
+    later = later.replace("conv2 + relu2", "conv0 + relu0 [profile 1]")
+    both = read(f"{LOG}\n{later}")
+    assert both.layers == read(LOG).layers
+    assert both.autotuned == read(LOG).autotuned
