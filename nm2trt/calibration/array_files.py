@@ -46,7 +46,9 @@ def skip_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]
         ValueError: The bytes are not a header.
         KeyError: It is of a version that is not read.
     """
-    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    # Version 3 is 2 with field names in UTF-8, and an array of numbers has no fields.
+    later = npy.read_array_header_2_0
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): later, (3, 0): later}
     shape, fortran, dtype = readers[npy.read_magic(stream)](stream)
     odd = any(isinstance(size, bool) or size < 0 for size in shape)
     if odd or math.prod(shape) * dtype.itemsize >= 1 << 63:

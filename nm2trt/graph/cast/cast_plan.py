@@ -18,6 +18,7 @@ from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.stored_sources import main_source
 from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.cast.cast_rules import Low, keep_reason, low_slots
+from nm2trt.graph.cast.positions import positions
 from nm2trt.graph.cast.report import CastTensor, KeptNode, body_nodes
 from nm2trt.graph.cast.value_bounds import ValueBounds
 from nm2trt.graph.edit.editor import Editor
@@ -68,6 +69,9 @@ class PrecisionPlan:
         self._check_globs(keep)
         for index, node in editor.live():
             self._look(index, node, keep)
+        for index in positions(editor, types):
+            if index in self.inputs:
+                self.reasons.setdefault(index, f"a position, angle or index loses its digits in {low.name}")
         self._keep_overflowing(overflowing, seen_in)
         if bounds is not None:
             self._keep_growing(bounds)

@@ -1,6 +1,7 @@
 """Samples batch by batch: what is read, refused, and how little of it is held."""
 
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -46,6 +47,15 @@ def test_an_npz_is_read_as_numpy_reads_it(save, size, tmp_path):
         "fortran": ("int64", ("n", 4)),
         "bools": ("bool", ("n",)),
     }
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_every_version_of_an_array_header_is_read(version, tmp_path):
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive, archive.open("x.npy", "w") as member:
+        np.lib.format.write_array(member, x, version=version)
+    inputs, _ = collected(open_samples(tmp_path / "x.npz"), 3)
+    np.testing.assert_array_equal(inputs["x"], x)
 
 
 def test_memory_does_not_grow_with_the_samples(tmp_path):
