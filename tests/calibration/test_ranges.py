@@ -91,7 +91,7 @@ def test_a_percentile_is_that_of_all_magnitudes_to_the_width_of_a_bin(percentile
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("value", [1e-42, 1e-6, 7e4])
+@pytest.mark.parametrize("value", [1e-42, 2e-38, 1e-6, 7e4])
 @pytest.mark.parametrize("ulps", [0, 100])
 def test_numbers_that_hardly_differ_have_a_range_all_the_same(method, value, ulps):
     """A histogram of the numbers between the least and the largest would have bins without width."""

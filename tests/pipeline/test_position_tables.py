@@ -97,6 +97,10 @@ def test_a_table_of_tokens_and_a_table_that_is_read_whole_bound_nothing(tmp_path
     assert longest_positions(load(model(tmp_path / "a.onnx", whole))) is None
 
 
+def test_a_table_of_few_rows_holds_no_positions(tmp_path):
+    assert longest_positions(load(model(tmp_path / "a.onnx", ROWS_CUT, rows=7))) is None
+
+
 @pytest.mark.parametrize(("rows", "profile"), [(24, "ids:1x6,8x12,32x24"), (2048, "ids:1x64,8x128,32x256")])
 def test_the_next_command_builds(tmp_path, rows, profile):
     pytest.importorskip("tensorrt_rtx")

@@ -171,7 +171,7 @@ def reference_of(feeds: Arrays, outputs: Arrays) -> Reference:
         feeds: The inputs.
         outputs: Every output by name; that of a sequence or of text holds objects.
     """
-    odd = next((name for name, value in outputs.items() if value.dtype.kind in "OUS"), None)
+    odd = next((name for name, value in outputs.items() if value.dtype == object), None)
     if odd is not None:
         return Reference({}, {}, f"outputs were not compared: {odd!r} is a sequence or text")
     return Reference(feeds, outputs)

@@ -380,3 +380,19 @@ def test_elements_that_two_layers_read_are_not_stored_twice(tmp_path, shape, fir
         assert sorted(weights.values()) == [(WIDTH, WIDTH)] * 3
     else:
         assert weights == {"shared": shape, "w2": (WIDTH, WIDTH)}
+
+
+def test_a_weight_that_a_body_reads_too_is_not_stored_twice(tmp_path):
+    value = helper.make_tensor_value_info("t", TensorProto.FLOAT, None)
+    branch = helper.make_graph([node("ReduceSum", ["w"], ["t"], keepdims=0)], "branch", [], [value])
+    nodes = [
+        node("If", ["yes"], ["sum"], then_branch=branch, else_branch=branch),
+        node("Add", ["x", "sum"], ["h"]),
+        node("Transpose", ["w"], ["turned"], perm=[1, 0]),
+        node("MatMul", ["h", "turned"], ["a"]),
+        node("MatMul", ["a", "w2"], ["y"]),
+    ]
+    report = made(tmp_path, nodes, stored={"yes": np.array(True)})
+    assert status(report) == {"w": "dense", "w2": "pruned"}
+    written = onnx.load(tmp_path / "b.onnx").graph.initializer
+    assert [tensor.name for tensor in written if len(tensor.dims) == 2] == ["w", "w2"]
