@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from nm2trt.arrays import Array
 from nm2trt.errors import LineageError
-from nm2trt.graph.edit.editor import Declined, Editor
+from nm2trt.graph.edit.editor import Editor
+from nm2trt.graph.edit.graph_view import Declined
 from nm2trt.graph.storage.model import opset
 
 _FIRST_INFERENCE_OPSET, _FIRST_SPATIAL_OPSET = 7, 9

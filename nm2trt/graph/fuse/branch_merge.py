@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nm2trt.graph.edit.editor import Declined, Editor
+from nm2trt.graph.edit.editor import Editor
+from nm2trt.graph.edit.graph_view import Declined
 from nm2trt.graph.fuse.batchnorm import read_batchnorm, rounded
 from nm2trt.graph.fuse.branches import Branch, diagonal, held_pattern, merge
 from nm2trt.graph.fuse.kernel_geometry import read_geometry

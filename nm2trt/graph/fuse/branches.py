@@ -13,7 +13,7 @@ import numpy as np
 
 from nm2trt.arrays import Array
 from nm2trt.errors import LineageError
-from nm2trt.graph.edit.editor import Declined
+from nm2trt.graph.edit.graph_view import Declined
 from nm2trt.graph.fuse.batchnorm import Affine, rounded
 from nm2trt.graph.fuse.kernel_geometry import Geometry, kernel_offset
 from nm2trt.nm.mask import check, holds

@@ -9,7 +9,8 @@ import numpy as np
 from nm2trt.graph.analysis.constant_values import Source
 from nm2trt.graph.analysis.moving_operators import SELECTING
 from nm2trt.graph.analysis.stored_sources import main_source, stored_places
-from nm2trt.graph.edit.editor import Declined, Editor
+from nm2trt.graph.edit.editor import Editor
+from nm2trt.graph.edit.graph_view import Declined
 
 
 def fold_constant(editor: Editor, index: int, moved: dict[str, bool] | None = None) -> bool:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 from nm2trt.errors import LineageError
 from nm2trt.graph.analysis.kernel_chains import PRODUCTS
-from nm2trt.graph.edit.editor import Declined, Editor
+from nm2trt.graph.edit.editor import Editor
+from nm2trt.graph.edit.graph_view import Declined
 from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, start_reference
 from nm2trt.graph.function_inlining import inlining
 from nm2trt.graph.fuse.batchnorm import fold_batchnorm

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nm2trt.figures import counted
-from nm2trt.graph.edit.editor import Declined
+from nm2trt.graph.edit.graph_view import Declined
 
 
 @dataclass(frozen=True, slots=True)
