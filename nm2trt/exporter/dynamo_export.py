@@ -73,14 +73,14 @@ def to_onnx(
                 verbose=False,
             )
     except Exception as error:
-        cause = _root(error)
-        if any(clue in str(cause) for clue in _FIXED_BATCH_CLUES):
+        chain = list(_chain(error))
+        if any(clue in str(link) for link in chain for clue in _FIXED_BATCH_CLUES):
             raise InputError(
                 f"{type(model).__name__} works only for the example's batch of {example.batch}; make its "
                 "code take any batch, or export with dynamic_batch=False"
             ) from error
         raise InputError(
-            f"PyTorch cannot export {type(model).__name__} to ONNX: {_first_line(cause)}"
+            f"PyTorch cannot export {type(model).__name__} to ONNX: {_first_line(chain[-1])}"
         ) from error
     return program
 
@@ -103,11 +103,11 @@ def _quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _root(error: BaseException) -> BaseException:
-    """Return what first went wrong; the exporter wraps it in advice."""
-    while (inner := error.__cause__ or error.__context__) is not None:
-        error = inner
-    return error
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and its causes; the last went wrong first, and the exporter wraps it in advice."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _first_line(error: BaseException) -> str:

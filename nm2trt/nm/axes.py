@@ -153,6 +153,11 @@ TORCH_WEIGHTS: Mapping[str, tuple[TorchWeight, ...]] = {
 }
 
 
+def torch_weights(kind: type) -> tuple[TorchWeight, ...]:
+    """Return the weights of a torch layer's class or of its first base in the table; () without one."""
+    return next((TORCH_WEIGHTS[base.__name__] for base in kind.__mro__ if base.__name__ in TORCH_WEIGHTS), ())
+
+
 def onnx_weight(
     domain: str, operator: str, input_index: int, rank: int, attributes: Attributes
 ) -> OnnxWeight | None:

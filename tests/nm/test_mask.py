@@ -141,7 +141,7 @@ def test_threads_and_changes_of_a_mask_that_is_there(monkeypatch, inner, dtype):
     rng = np.random.default_rng(8)
     weight = rng.standard_normal(((1 << 14) // inner + 1, 4, inner), dtype=np.float32).astype(dtype)
     weight[::100, 1] = np.nan
-    ranked = np.where(np.isnan(weight), -1, np.abs(weight)).astype(np.float32)
+    ranked = np.where(np.isnan(weight), -1, np.abs(weight).astype(np.float32))
     expected = np.argsort(np.argsort(-ranked, axis=1, kind="stable"), axis=1) < 2
     mask = rng.random(weight.shape) < 0.5
     before = mask.copy()

@@ -18,7 +18,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
 from nm2trt.errors import SparsifyError
-from nm2trt.nm.axes import TORCH_WEIGHTS, TorchWeight
+from nm2trt.nm.axes import TorchWeight, torch_weights
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import PlanEntry, check_globs, dense_by_name, dense_by_size, matching
 
@@ -140,13 +140,9 @@ def _globs(globs: str | Sequence[str]) -> tuple[str, ...]:
 
 def _candidates(model: nn.Module) -> Iterator[tuple[Site, TorchWeight]]:
     for name, module in model.named_modules():
-        for base in type(module).__mro__:
-            if base.__name__ in TORCH_WEIGHTS:
-                for where in TORCH_WEIGHTS[base.__name__]:
-                    site = Site(module, name, where.name)
-                    if getattr(module, where.name, None) is not None:
-                        yield site, where
-                break
+        for where in torch_weights(type(module)):
+            if getattr(module, where.name, None) is not None:
+                yield Site(module, name, where.name), where
         if isinstance(module, nn.RNNBase):
             for tensor in module._flat_weights_names:
                 if tensor.startswith("weight_"):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nm2trt.errors import SparsifyError
+from nm2trt.nm.axes import torch_weights
 from nm2trt.sparsity.core.conv_norm_pairs import find_pairs
 from nm2trt.sparsity.reconstruct.rows import matrix
 
@@ -44,18 +45,22 @@ class Part:
         """Whether something can take up a difference of the means."""
         return self.bias is not None or self.norm is not None
 
+    def of(self, stored: Tensor) -> Tensor:
+        """Return a view of the part in a tensor of the weight's shape, the outputs on axis 0."""
+        (axis,) = (w.axis for w in torch_weights(type(self.module)) if w.name == self.tensor)
+        return (stored if axis else stored.T)[self.rows]
+
     def dense(self) -> Tensor:
         """Return the weight as the layer computes with it, (outputs, inputs), of a pruned one with zeros."""
         weight: Tensor = getattr(self.module, self.tensor)
-        return matrix(weight.detach())[self.rows]
+        return matrix(self.of(weight.detach()))
 
     def scale(self) -> Tensor:
         """Return what the BatchNorm multiplies each output by, float64 (outputs,): ones without one."""
         norm = self.norm
         if norm is None or norm.running_var is None:
             weight = getattr(self.module, self.tensor)
-            count = len(range(*self.rows.indices(weight.shape[0])))
-            return torch.ones(count, dtype=torch.float64, device=weight.device)
+            return torch.ones(len(self.of(weight)), dtype=torch.float64, device=weight.device)
         scale = (norm.running_var.double() + norm.eps).rsqrt()
         if norm.weight is not None:
             scale = scale * norm.weight.detach().double()
@@ -75,6 +80,8 @@ def obstacle(module: nn.Module) -> str | None:
     """Say why a layer cannot be rebuilt, or None when it can."""
     if isinstance(module, nn.Linear | nn.MultiheadAttention):
         return None
+    if [weight.axis for weight in torch_weights(type(module))] == [0] and module.weight.ndim == 2:
+        return None  # Conv1D of Hugging Face, no transposed convolution
     if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return f"{type(module).__name__} is not rebuilt"
     if module.padding_mode != "zeros":

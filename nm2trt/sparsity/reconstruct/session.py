@@ -137,13 +137,14 @@ class _Rebuilt:
                 self._failed[part.weight] = str(error)
                 return
             # The weight's other rows are pruned; a weight that is half dense would hold no pattern.
-            mask = magnitude_mask(target[part.rows], pattern, axis=1)
-            target[part.rows] *= mask
+            mine = part.of(target)
+            mask = magnitude_mask(mine, pattern, axis=1)
+            mine *= mask
         else:
             self.fits.setdefault(part.weight, []).append(described(fit))
         if mask is not None:
             whole = self.masks.setdefault(part.weight, torch.zeros_like(target, dtype=torch.bool))
-            whole[part.rows] = mask
+            part.of(whole).copy_(mask)
 
     def outcome(self, reasons: Any) -> tuple[Choice, ...]:
         """Return the choices with those that were not rebuilt dense, each with its reason."""

@@ -39,22 +39,22 @@ def solve_part(
         mask: Of the target's shape, True where kept; pruned entries of the target then keep their values.
 
     Returns:
-        The fit, and its mask in the layout of the part's rows of the target (None when dense).
+        The fit, and its mask in the layout of `part.of(target)` (None when dense).
 
     Raises:
         SparsityError: The solution is not finite; nothing was changed.
     """
-    given = None if mask is None else matrix(mask[part.rows])
+    given = None if mask is None else matrix(part.of(mask))
     dense = walk.dense_weight(part)
     fit = walk.processes.solved(
         lambda: fit_layer(*moments, dense, pattern, bias=part.centred, mask=given), dense.device
     )
-    scale, mine = walk.scale(part), target[part.rows]
+    scale, mine = walk.scale(part), part.of(target)
     values = stored(fit.weight / scale[:, None], mine.shape).to(target.dtype)
     change = None if fit.bias_change is None else fit.bias_change / scale
     if not bool(values.isfinite().all()) or (change is not None and not bool(change.isfinite().all())):
         raise SparsityError("its solution is not finite")
-    target[part.rows] = values if mask is None else torch.where(mask[part.rows], values, mine)
+    mine.copy_(values if mask is None else torch.where(part.of(mask), values, mine))
     if change is not None:
         part.move_mean(change)
     return fit, None if fit.mask is None else stored(fit.mask, mine.shape)

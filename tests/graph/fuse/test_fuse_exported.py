@@ -80,7 +80,8 @@ def export(model, path, x, options):
     options = dict(options)
     if options.pop("preserve", False):
         options["training"] = torch.onnx.TrainingMode.PRESERVE
-    torch.onnx.export(model, (x,), str(path), opset_version=18, verbose=False, **options)
+    with torch.no_grad():  # PyTorch 2.9 cannot export a bool mask times a weight that needs a gradient
+        torch.onnx.export(model, (x,), str(path), opset_version=18, verbose=False, **options)
 
 
 def operators(path):

@@ -12,6 +12,7 @@ from nm2trt.nm.pattern import NMPattern
 from nm2trt.sparsity.sparsify import sparsify
 from tests.sparsity.two_processes import WORLD, run_two
 
+pytestmark = pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")  # PyTorch 2.9's own call
 STEPS, SAVED_AT = 6, 3
 WAYS = {
     "sr-ste": {"method": "sr-ste", "lambda_w": 0.1},

@@ -80,7 +80,7 @@ def test_a_copy_does_not_share_the_watch():
     twin(torch.ones(1, 32))
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 @pytest.mark.parametrize("method", METHODS)
 def test_inference_mode_and_tracing_are_left_alone(method):
     model = net()

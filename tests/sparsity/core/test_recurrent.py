@@ -229,7 +229,8 @@ def test_torch_func_and_a_packed_sequence_see_the_same_weights():
     assert torch.equal(model(x), wanted)
     packed = nn.utils.rnn.pack_padded_sequence(x, [4, 4, 4], batch_first=True)
     outputs, _ = nn.utils.rnn.pad_packed_sequence(model.rnn(packed)[0], batch_first=True)
-    assert torch.equal(outputs, model.rnn(x)[0])
+    # Up to PyTorch 2.9 packed sequences are summed in another order.
+    torch.testing.assert_close(outputs, model.rnn(x)[0], rtol=0, atol=1e-6)
 
 
 def test_the_exported_file_holds_the_pattern_under_the_names_of_the_plan(tmp_path):

@@ -160,6 +160,7 @@ def test_channels_last_trains_to_the_same_masks(method):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from torch.compile's own imports
+@pytest.mark.filterwarnings("ignore:Guards may run slower")  # PyTorch 2.15 of Python 3.13.0
 @pytest.mark.parametrize(("method", "graphs"), [("sr-ste", 1), ("lbc", 2)])
 def test_compiles_without_breaks_and_follows_the_masks(method, graphs):
     """LBC is traced once more when its scores freeze; nothing is traced anew at every step."""

@@ -198,6 +198,39 @@ def test_rows_times_weights_are_the_layers_outputs():
         assert torch.equal(stored(matrix(layer.weight), layer.weight.shape), layer.weight)
 
 
+class Conv1D(nn.Module):
+    """A Linear whose weight is stored (in, out), as in Hugging Face's GPT-2."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(linear.weight.detach().T.contiguous()), linear.bias
+
+    def forward(self, x):
+        return x @ self.weight + self.bias
+
+
+@pytest.mark.parametrize(
+    ("method", "options"), [("reconstruct", {}), ("fcpts", {"steps": 0, "layer_fit": True})]
+)
+def test_weights_stored_transposed_are_solved_like_those_of_linear_layers(method, options):
+    torch.manual_seed(0)
+    linear = nn.Sequential(nn.Linear(32, 48), nn.GELU(), nn.Linear(48, 16)).eval()
+    transposed = nn.Sequential(Conv1D(linear[0]), nn.GELU(), Conv1D(linear[2])).eval()
+    batches = [torch.randn(32, 5, 32) @ torch.randn(32, 32) for _ in range(8)]
+    found = []
+    for model in (linear, copy.deepcopy(transposed)):
+        session = nm2trt.sparsify(model, method=method, calibration=batches, **options)
+        found.append((session.masks(), session.finalize()))
+        assert all(entry.pattern == TWO_FOUR for entry in session.plan)
+    (wanted, dense_side), (masks, model) = found
+    for name in ("0.weight", "2.weight"):
+        assert torch.equal(masks[name], wanted[name].T)
+        assert check(model.get_parameter(name).detach().numpy(), TWO_FOUR, axis=0).holds
+        torch.testing.assert_close(model.get_parameter(name), dense_side.get_parameter(name).T)
+    torch.testing.assert_close(model[2].bias, dense_side[2].bias)
+    assert not torch.equal(model[2].weight, transposed[2].weight * masks["2.weight"]), "solved, not only cut"
+
+
 @torch.no_grad()
 def test_attention_is_rebuilt_and_beats_magnitude(attention):
     model, batches = attention
