@@ -13,7 +13,6 @@ from nm2trt.nm.eligibility_tables import (
     DTYPE_ROWS,
     FIRST_SPARSE,
     MINIMUM,
-    UNREAD_BY_RTX,
     DtypeRow,
     Where,
 )
@@ -97,11 +96,15 @@ def _no_kernels(_: WeightFacts, where: Where) -> str | None:
     return None
 
 
-def _unread(facts: WeightFacts, where: Where) -> str | None:
+def _unread(facts: WeightFacts, _: Where) -> str | None:
     if facts.unread:
         return f"no TensorRT reads this model: it has {facts.unread}"
-    if where.builder == "trt-rtx" and facts.operator in UNREAD_BY_RTX:
-        return f"TensorRT for RTX does not read {facts.operator}"
+    return None
+
+
+def _unread_by_rtx(facts: WeightFacts, where: Where) -> str | None:
+    if facts.unread_by_rtx and where.builder == "trt-rtx":
+        return f"TensorRT for RTX does not read this model: it has {facts.unread_by_rtx}"
     return None
 
 
@@ -181,6 +184,17 @@ RULES: tuple[Rule, ...] = (
         "TensorRT's parser reads every operator of the model; it reads no QLinear and integer products, and "
         "nothing that ONNX Runtime's optimiser fused.",
         "export the original model, which ONNX Runtime neither optimised nor quantised",
+    ),
+    Rule(
+        "unread-by-rtx",
+        "shape",
+        _unread_by_rtx,
+        "no",
+        "OnnxParser.supports_operator of TensorRT for RTX 1.7.1.116",
+        "measured",
+        "The parser of TensorRT for RTX reads every operator of the model; it reads no sequences and "
+        "texts, no DeformConv, Unique, Compress or bitwise operator, and not some others.",
+        "export the model without that operator, or try --backend trt on a GPU",
     ),
     Rule(
         "group-conv",

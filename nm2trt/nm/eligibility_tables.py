@@ -18,8 +18,15 @@ UNREAD_OPERATORS = frozenset(
     BiasSoftmax DynamicQuantizeLinear QLinearAdd QLinearMul QLinearConcat QLinearGlobalAveragePool
     QLinearLeakyRelu QLinearSigmoid QLinearSoftmax PackedAttention MoE ReorderInput ReorderOutput""".split()
 )
-# The same answer of that release; other builders were not asked.
-UNREAD_BY_RTX = frozenset({"DeformConv"})
+# Operators of ONNX's own that it denies too; other builders were not asked.
+UNREAD_BY_RTX = frozenset(
+    """AffineGrid Bernoulli BitCast BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor CenterCropPad Col2Im
+    Compress ConcatFromSequence CumProd DFT DeformConv Det ImageDecoder MaxRoiPool MaxUnpool MelWeightMatrix
+    Multinomial NegativeLogLikelihoodLoss Optional OptionalGetElement OptionalHasElement RegexFullMatch
+    SequenceAt SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceLength SequenceMap
+    SoftmaxCrossEntropyLoss SplitToSequence StringConcat StringNormalizer StringSplit SwiGLU
+    TfIdfVectorizer Unique""".split()
+)
 
 # Compute capability from which GPUs have sparse tensor cores.
 FIRST_SPARSE = 80

@@ -30,6 +30,7 @@ class WeightFacts(JsonValue):
         convolution: Whether the consumer is a convolution, so that dimensions may be kernel positions.
         island: What keeps a layer of a quantised model from computing in INT8 from end to end, or "".
         unread: The first node of the model that TensorRT's parsers do not read, or "".
+        unread_by_rtx: The first that the parser of TensorRT for RTX does not read, or "".
         opset: The model's opset; 0 if it is not known.
     """
 
@@ -43,6 +44,7 @@ class WeightFacts(JsonValue):
     convolution: bool = False
     island: str = ""
     unread: str = ""
+    unread_by_rtx: str = ""
     opset: int = 0
 
     @property

@@ -7,7 +7,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nm2trt.engine.profiles import DEFAULT_BATCH, guessed_profiles
 from nm2trt.errors import InputError, OutputError
@@ -17,6 +17,9 @@ from nm2trt.nm.advice import is_prunable
 from nm2trt.pipeline.next_command import SAMPLES, pruning_command
 from nm2trt.recipe.schema import RECIPE_VERSION
 from nm2trt.recipe.starter_outlook import recipe_outlook, recipe_precision
+
+if TYPE_CHECKING:
+    from nm2trt.graph.verify.report import VerifyReport
 
 _HEAD = """\
 # A recipe of nm2trt: `nm2trt run {file}` runs it, skipping what is done; `--dry-run` says what would run.
@@ -148,7 +151,8 @@ def write_recipe(
         model.stem,
         holds=holds,
         weights=len(report.weights),
-        broken=bool(report.failures("broken")) and holds > 0,
+        gated=not report.blind and not (report.failures("broken") and holds),
+        unread=_unread(report),
         precision=precision,
         calib=samples,
         prunable=any(map(is_prunable, report.weights)),
@@ -160,6 +164,13 @@ def write_recipe(
     )
     write_atomic(target, text)
     return StarterRecipe(target, model, holds, len(report.weights), sentence)
+
+
+def _unread(report: VerifyReport) -> str:
+    """Return the first node that the builder's parser does not read, as far as is known; "" without one."""
+    builder = report.place.builder
+    facts = [v.facts for v in report.weights if v.facts is not None and builder != "ort"]
+    return next((f.unread or (f.unread_by_rtx if builder == "trt-rtx" else "") for f in facts), "")
 
 
 def _below(path: Path, root: Path) -> str:
@@ -175,7 +186,8 @@ def _text(
     *,
     holds: int,
     weights: int,
-    broken: bool,
+    gated: bool,
+    unread: str,
     precision: str,
     calib: str | None,
     prunable: bool,
@@ -196,8 +208,8 @@ def _text(
     elif precision == "int8" and not joint:
         parts.append(_QUANTIZE.format(calib=samples))
     parts.append(_OUTLOOK.format(sentence=_word(sentence)))
-    parts.append(_VERIFY.format(gate="none" if broken else "broken"))
-    parts.append(_build(inputs, longest, sparse=weights > 0, choice=choice))
+    parts.append(_VERIFY.format(gate="broken" if gated else "none"))
+    parts.append(_build(inputs, longest, unread, sparse=bool(holds or prunable), choice=choice))
     last = "prune" if joint else {"fp16": "cast", "int8": "quantize"}.get(precision, "fuse")
     parts.append(_VALIDATE.format(candidate=last))
     parts.append(_REPORT)
@@ -217,6 +229,7 @@ def _pruned(holds: int, weights: int, calib: str, *, joint: bool) -> str:
 def _build(
     inputs: list[tuple[str, list[Any]]],
     longest: int | None,
+    unread: str,
     *,
     sparse: bool,
     choice: tuple[str | None, str | None],
@@ -227,6 +240,8 @@ def _build(
         if here
         else "TensorRT is not installed here (pip install 'nm2trt[rtx]'); then remove the # for an engine"
     )
+    if unread:
+        here, why = False, f"No engine: the builder's parser does not read {unread}"
     mark = "" if here else "  # "
     backend, targets = choice
     lines = [f"target: {targets}" if targets else "# target: sm80,sm86"]

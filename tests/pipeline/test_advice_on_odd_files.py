@@ -1,6 +1,8 @@
 """What verify and init advise for a file that samples cannot rebuild or lower works on that file."""
 
+import re
 import shlex
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -56,6 +58,28 @@ def einsum():
     nodes = [
         node("Einsum", ["x", "w"], ["h"], equation="bi,io->bo"),
         node("Einsum", ["h", "v"], ["y"], equation="bi,io->bo"),
+    ]
+    return nodes, matrices(), {}
+
+
+def two_axes():
+    stores = [
+        numpy_helper.from_array(np.array([-1, 4, WIDTH // 4]), "heads"),
+        stored("w", 4, WIDTH // 4, WIDTH),
+    ]
+    nodes = [
+        node("Reshape", ["x", "heads"], ["h"]),
+        node("Einsum", ["h", "w"], ["y"], equation="nhd,hdo->no"),
+    ]
+    return nodes, stores, {}
+
+
+def sequence():
+    nodes = [
+        node("MatMul", ["x", "w"], ["a"]),
+        node("MatMul", ["a", "v"], ["b"]),
+        node("SequenceConstruct", ["a", "b"], ["both"]),
+        node("ConcatFromSequence", ["both"], ["y"], axis=1),
     ]
     return nodes, matrices(), {}
 
@@ -230,3 +254,16 @@ def test_the_verdict_names_a_weight_that_pruning_mends_and_not_a_larger_lstm(tmp
     report = nm2trt.verify(tmp_path / "a.onnx", backend="trt-rtx", targets="sm86")
     assert {verdict.weight for verdict in report.weights} == {"w", "r", "v"}
     assert ": v: " in report.outlook
+
+
+@pytest.mark.parametrize("odd", [sequence], indirect=True, ids=["sequence"])
+def test_a_recipe_builds_nothing_that_the_builder_cannot_read(odd, capsys):
+    place = ["--target", "sm86", "--backend", "trt-rtx"]
+    assert main(["init", "a.onnx", "--calib", "SAMPLES.npz", *place]) == 0
+    unread = "does not read this model: it has SequenceConstruct at SequenceConstruct#2"
+    assert f"nothing will run sparse on sm86 with trt-rtx: TensorRT for RTX {unread}" in re.sub(
+        r" 1\.7[.0-9]*", "", capsys.readouterr().out
+    )
+    recipe = Path("a.yaml").read_text()
+    assert "No engine: the builder's parser does not read SequenceConstruct at SequenceConstruct#2" in recipe
+    assert "\n  build:" not in recipe

@@ -48,6 +48,7 @@ class WeightJudge:
         islands: Mapping[str, Island],
         *,
         unread: str = "",
+        unread_by_rtx: str = "",
         opset: int = 0,
     ) -> None:
         self.asked = asked
@@ -55,7 +56,7 @@ class WeightJudge:
         self.rounded = rounded
         self.shapes = shapes
         self.islands = islands
-        self.unread, self.opset = unread, opset
+        self.unread, self.unread_by_rtx, self.opset = unread, unread_by_rtx, opset
         self.masks = MaskHash()
 
     def all(self, consumers: Sequence[Consumer]) -> list[WeightVerdict]:
@@ -172,6 +173,7 @@ class WeightJudge:
             convolution=how.convolution,
             island=_obstacle(self.islands.get(consumer.label), computed),
             unread=self.unread,
+            unread_by_rtx=self.unread_by_rtx,
             opset=self.opset,
         )
         eligible = can_run_sparse(facts, NOWHERE)

@@ -8,6 +8,7 @@ sparse kernel run it. Only the first is a property of the file; the second follo
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import replace
 
 from nm2trt.errors import InputError
@@ -25,7 +26,7 @@ from nm2trt.graph.verify.report import VerifyReport, summarise
 from nm2trt.graph.verify.verdicts import DEFAULT_PATTERN, WeightJudge
 from nm2trt.nm import lineage
 from nm2trt.nm.eligibility import NOWHERE, Place
-from nm2trt.nm.eligibility_tables import UNREAD_OPERATORS
+from nm2trt.nm.eligibility_tables import UNREAD_BY_RTX, UNREAD_OPERATORS
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import METADATA_KEY, Plan
 from nm2trt.nm.verdict import WeightVerdict
@@ -75,7 +76,8 @@ def _verify(model: Model, asked: NMPattern | None, as_dtype: str | None) -> Veri
         _rounding(as_dtype),
         infer_shapes(model),
         islands,
-        unread=_unread(model),
+        unread=_first_node(model, UNREAD_OPERATORS, BLOCKED),
+        unread_by_rtx=_first_node(model, UNREAD_BY_RTX),
         opset=opset(model.proto) or 0,
     )
     found = judge_one.all(operands)
@@ -131,12 +133,12 @@ def _without_verdicts(model: Model) -> VerifyReport:
     )
 
 
-def _unread(model: Model) -> str:
-    """Return the first node that no parser of TensorRT reads, or ""."""
+def _first_node(model: Model, operators: Collection[str], domain: str | None = None) -> str:
+    """Return the first node of one of the operators, or of a domain, in words; "" without one."""
     for scope, node in walk(model):
         if (node.domain, node.op_type) in scope.functions:
             continue
-        if node.op_type in UNREAD_OPERATORS or node.domain == BLOCKED:
+        if node.op_type in operators or node.domain == domain:
             return f"{node.op_type} at {scope.label(node)}"
     return ""
 
