@@ -85,6 +85,16 @@ def test_what_is_done_is_not_run_again(tmp_path):
     assert (tmp_path / "runs").read_text() == "x"
 
 
+def test_a_job_finds_what_the_caller_finds(tmp_path, monkeypatch):
+    """TensorRT may be there by PYTHONPATH alone, and was then said to be here and not found by any job."""
+    (tmp_path / "only_here.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (outcome,) = evidence_run.run(
+        [Job("imports", 60, python("import only_here, nm2trt"))], tmp_path, seconds=60
+    )
+    assert outcome.status == 0, outcome.last
+
+
 def test_no_time_is_told(tmp_path):
     (outcome,) = evidence_run.run([Job("late", 60, python(""))], tmp_path, seconds=0.0)
     assert (outcome.status, outcome.last, outcome.ended) == (None, "no time was left", "not run")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Attribute numbers of the CUDA driver's cuDeviceGetAttribute.
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 _OUT_OF_MEMORY = 2
+_PIN = "cuMemAllocHost_v2"
 # Only the calling thread's own calls can spoil the capture of a graph.
 _CAPTURE_THREAD_LOCAL = 1
 # Driver errors after which the reader can do something, by their number in cuda.h.
@@ -148,7 +149,7 @@ class Device:
 
         It begins at a page, so it satisfies the 256 bytes that engine libraries align to.
         """
-        return self._made("cuMemAllocHost_v2", max(1, size_bytes))
+        return self._made(_PIN, max(1, size_bytes))
 
     def free_pinned(self, address: int) -> None:
         """Give pinned memory back."""
@@ -235,7 +236,13 @@ class Device:
             raise BackendError(f"the NVIDIA driver is too old: it has no {name}; update it")
         status = function(*arguments)
         if status == _OUT_OF_MEMORY:
-            raise BackendError("the GPU's memory is full; run a smaller batch, or free the GPU")
+            full = (
+                "no memory of this machine can be pinned any more"
+                if name == _PIN
+                else "the GPU's memory is full"
+            )
+            free = "memory" if name == _PIN else "the GPU"
+            raise BackendError(f"{full}; run a smaller batch, or free {free}")
         if status != 0:
             reason = f": {_REASONS[status]}" if status in _REASONS else ""
             raise BackendError(f"the NVIDIA driver failed: {name} returned {status}{reason}")

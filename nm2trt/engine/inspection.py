@@ -133,9 +133,11 @@ def inspect_engine(path: Path) -> EngineInfo:
 def _here(backend: str, header: Header | None, fit: Fit) -> str:
     """Compare version and architecture with this machine's; what only loading can tell is not claimed."""
     product = _PRODUCTS[backend]
-    installed = library_version(backend) if importlib.util.find_spec(BACKENDS[backend][1]) else ""
-    if not installed:
+    if importlib.util.find_spec(BACKENDS[backend][1]) is None:
         return f"{product} is not installed"
+    installed = library_version(backend)
+    if not installed:
+        return f"{product} is here, and its package does not tell its version"
     if header is None:
         return f"{product} {installed} is here and runs it on the CPU"
     built = header.version or "an unknown version"

@@ -138,6 +138,18 @@ def test_a_full_gpu_says_so(driver):
     device.close()
 
 
+def test_where_no_memory_can_be_pinned_the_gpu_is_not_blamed(driver):
+    device = cuda.Device()
+    blocks = [device.allocate_pinned(1) for _ in range(64)]  # all that this driver has
+    with pytest.raises(
+        BackendError, match=r"no memory of this machine can be pinned any more; run a smaller"
+    ):
+        device.allocate_pinned(1)
+    for block in blocks:
+        device.free_pinned(block)
+    device.close()
+
+
 def test_the_gpu_of_this_driver_is_found(driver):
     assert cuda.require_gpu("testing") == cuda.Gpu(
         "Test GPU", "sm86", True, "GPU-01112131-4151-6171-8191-a1b1c1d1e1f1"

@@ -94,7 +94,8 @@ def test_a_truncated_tensorrt_engine_is_told_by_its_manifest(trt_engine):
 @pytest.mark.parametrize(
     ("installed", "gpus", "here"),
     [
-        pytest.param("", (), "TensorRT is not installed", id="no-library"),
+        pytest.param(None, (), "TensorRT is not installed", id="no-library"),
+        pytest.param("", (), "TensorRT is here, and its package does not tell its version", id="no-version"),
         pytest.param(
             "10.3.0", (), "built by TensorRT 8.6.0.12, here is 10.3.0: build it again", id="version"
         ),
@@ -107,7 +108,9 @@ def test_a_truncated_tensorrt_engine_is_told_by_its_manifest(trt_engine):
     ],
 )
 def test_what_speaks_against_loading_it_here(trt_engine, monkeypatch, installed, gpus, here):
-    monkeypatch.setattr(inspection.importlib.util, "find_spec", lambda _: object() if installed else None)
+    monkeypatch.setattr(
+        inspection.importlib.util, "find_spec", lambda _: None if installed is None else object()
+    )
     monkeypatch.setattr(inspection, "library_version", lambda _: installed)
     monkeypatch.setattr(inspection, "probe_gpus", lambda: (gpus, "no driver"))
     assert re.match(here, inspect_engine(trt_engine).here)

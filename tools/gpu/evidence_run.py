@@ -142,7 +142,9 @@ def _run(job: Job, out: Path, left: float) -> Outcome:
     box = ("--minutes", f"{max(limit_s - 60, limit_s / 2) / 60:.2f}") if job.takes_rest else ()
     log, start = out / "logs" / f"{job.name}.log", time.perf_counter()
     taken = out / f"{job.json}.part" if job.json else None
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(HERE)))}
+    # What was there before stays: TensorRT may be found through it.
+    paths = (str(ROOT), str(HERE), os.environ.get("PYTHONPATH", ""))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     try:
         with contextlib.ExitStack() as stack:
             errors = stack.enter_context(log.open("wb"))
