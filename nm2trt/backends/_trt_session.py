@@ -17,7 +17,7 @@ from nm2trt.arrays import Array, Arrays
 from nm2trt.backends._trt_runs import Buffers, EngineRuns
 from nm2trt.backends._trt_shared import Library, create, load_plugins
 from nm2trt.backends._trt_watch import inspect_engine, layer_clock, logger, recorded
-from nm2trt.backends._trt_words import dtype_name, first_error, sizes
+from nm2trt.backends._trt_words import dtype_name, first_error, of_the_machine, sizes
 from nm2trt.backends.cuda import Device, require_gpu
 from nm2trt.backends.feeds import check_feeds, numpy_dtype
 from nm2trt.backends.options import format_shape
@@ -77,7 +77,7 @@ class EngineSession:
         with recorded(trt) as log:
             self._context = library.make_context(trt, engine)
         if self._context is None:
-            raise BackendError(f"{library.product} cannot run the engine: {first_error(log)}")
+            raise BackendError(f"{library.product} cannot run the engine: {of_the_machine(first_error(log))}")
 
     def run(self, feeds: Arrays) -> dict[str, Array]:
         """Run one batch; see `Session.run`."""
@@ -191,7 +191,8 @@ class EngineSession:
 
     def _enqueue(self, log: Sequence[str] = ()) -> None:
         if not self._context.execute_async_v3(self._device.stream):
-            raise BackendError(f"{self._library.product} failed to run the engine: {first_error(log)}")
+            why = of_the_machine(first_error(log))
+            raise BackendError(f"{self._library.product} failed to run the engine: {why}")
 
     def _narrowed(self, feeds: Arrays) -> dict[str, Array]:
         """Return the feeds, 64-bit integers as 32-bit ones if the library has no others.
@@ -283,8 +284,12 @@ def open_engine(
             load_plugins(library, runtime.get_plugin_registry(), plugins)
         engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
+        said = first_error(log)
+        reason = of_the_machine(said)
+        if reason != said:  # a state of this machine, which the engine is not to blame for
+            raise BackendError(f"{library.product} cannot load {path}: {reason}")
         raise BackendError(
-            f"{library.product} refuses {path}: {first_error(log)}; it was built by version {built}, "
+            f"{library.product} refuses {path}: {said}; it was built by version {built}, "
             f"here are version {here} and a GPU of {gpu.target}: build it again for this machine"
         )
     # The session closes the device.

@@ -207,9 +207,12 @@ def _build(
         plan = parsed.builder.build_serialized_network(parsed.network, config)
         build_ms = (time.perf_counter() - start) * 1e3
         if plan is None:
-            reason = in_words(first_error(log))
-            if options.workspace_bytes is not None and re.search("workspace|OutOfMemory", reason):
-                reason += f"; {options.workspace_bytes} bytes of workspace are too few, give more or none"
+            said = first_error(log)
+            reason = in_words(said)
+            if options.workspace_bytes is not None and re.search("workspace|OutOfMemory", said):
+                reason = (
+                    f"{said}; {options.workspace_bytes} bytes of workspace are too few, give more or none"
+                )
             raise BackendError(f"{library.product} could not build {parsed.model}: {reason}")
         if cache is not None and options.timing_cache is not None:
             _trt_cache.save(config, cache, options.timing_cache, log)

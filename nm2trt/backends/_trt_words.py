@@ -103,11 +103,34 @@ _SENTENCES: Mapping[str, str] = {
         "equal; give them one range, or other names in the model"
     ),
 }
+# The texts of CUDA's runtime, in the library's "Cuda Runtime (...)", and TensorRT's own word for the first.
+_OF_THE_MACHINE: Mapping[str, str] = {
+    r"out of memory|OutOfMemory": (
+        "the GPU's memory is full; end what else runs on it, or take a smaller batch"
+    ),
+    r"cudaError 3[56]\b|driver version is insufficient|in the installed CUDA driver|unsupported toolchain": (
+        "the NVIDIA driver is too old for it; update the driver"
+    ),
+    r"busy or unavailable": "the GPU is busy or in exclusive mode; end the process that holds it",
+    r"no kernel image is available": "it has no kernels for this GPU; install a version that supports it",
+    r"(unspecified launch failure|illegal memory access|uncorrectable ECC error)": (
+        r"the GPU failed while it ran (\1); restart the process"
+    ),
+}
 
 
 def in_words(reason: str) -> str:
     """Return what a library gives as the reason in our words; a text that is not known stays as it is."""
-    for pattern, sentence in _SENTENCES.items():
+    return _said(reason, {**_SENTENCES, **_OF_THE_MACHINE})
+
+
+def of_the_machine(reason: str) -> str:
+    """Return the same for an engine that does not load or run, which is no matter of operators."""
+    return _said(reason, _OF_THE_MACHINE)
+
+
+def _said(reason: str, sentences: Mapping[str, str]) -> str:
+    for pattern, sentence in sentences.items():
         found = re.search(pattern, reason)
         if found:
             return found.expand(sentence)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nm2trt.backends import _trt_session, _trt_shared
 from nm2trt.backends._trt_versions import VersionRow, row_of
 from nm2trt.backends._trt_watch import inspect_engine, logger, recorded
-from nm2trt.backends._trt_words import first_error
+from nm2trt.backends._trt_words import first_error, of_the_machine
 from nm2trt.backends.cuda import probe_gpus, require_gpu
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, Network
@@ -183,7 +183,7 @@ def _inspected(
             _trt_shared.load_plugins(library, runtime.get_plugin_registry(), plugins)
         engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        return "", f"the engine could not be loaded again to be inspected: {first_error(log)}"
+        return "", f"the engine could not be loaded again to be inspected: {of_the_machine(first_error(log))}"
     text = inspect_engine(trt, engine)
     return text, "" if text else f"the inspector of {library.product} says nothing of the engine"
 

@@ -184,6 +184,50 @@ def test_a_refused_engine_says_why_and_what_is_here(driver, tmp_path, reason):
     assert "built by version 8.6.0.12, here are version 10.3.0 and a GPU of sm86: build it again" in message
 
 
+# NVIDIA/TensorRT issues 3017 and 4258, and TensorRT for RTX 1.7 on the driver of these tests.
+FULL = "[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)"
+FULL_CONTEXT = (
+    "[executionContext.cpp::ExecutionContext::470] Error Code 2: OutOfMemory (no further information)"
+)
+OLD_DRIVER = (
+    "Cuda Runtime (In ScopedCudaStream at /_src/common/dispatch/cudaResources.cpp:25 (cudaError 36: API call is "
+    "not supported in the installed CUDA driver))"
+)
+LOST = "Error Code 1: Cuda Runtime (unspecified launch failure)"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        pytest.param(FULL, "memory is full; end what else", id="full"),
+        pytest.param(FULL_CONTEXT, "memory is full; end what else", id="full-8.6-context"),
+        pytest.param(OLD_DRIVER, "the NVIDIA driver is too old for it; update the driver", id="old-driver"),
+        pytest.param(LOST, r"failed while it ran \(unspec.*restart the process", id="lost"),
+    ],
+)
+@pytest.mark.parametrize("when", ["loaded", "made ready"])
+def test_the_state_of_the_machine_is_not_laid_on_the_engine(driver, tmp_path, said, reason, when):
+    class Failing(Module):
+        class Runtime:
+            def __init__(self, logger):
+                self.logger = logger
+
+            def deserialize_cuda_engine(self, data):
+                if when == "loaded":
+                    self.logger.log("Severity.ERROR", said)
+                    return None
+                engine = Engine(driver)
+                engine.create_execution_context = lambda: self.logger.log("Severity.ERROR", said)
+                return engine
+
+    path = tmp_path / "net.engine"
+    path.write_bytes(b"ftrt")
+    with pytest.raises(BackendError, match=reason) as caught:
+        _trt_session.open_engine(library(Failing()), path, built="10.3.0", here="10.3.0")
+    assert "build it again" not in str(caught.value)
+    assert held(driver) == [0] * 6
+
+
 def test_what_lies_on_the_host_is_written_where_it_still_is(session, driver):
     """The engine keeps the address after `run`; whoever got the outputs may have let go of them."""
     outputs = session.run(batch(4))

@@ -32,7 +32,7 @@ class Library(Module):
 
         def deserialize_cuda_engine(self, data):
             if bytes(data) != b"plan":
-                self.logger.log("Severity.ERROR", "out of memory")
+                self.logger.log("Severity.ERROR", "no more room")
                 return None
             return self
 
@@ -63,7 +63,7 @@ def test_every_build_asks_the_inspector(backend):
 def test_an_engine_that_does_not_load_again_is_built_all_the_same(backend):
     built = backend.build("bad", BuildOptions())
     assert built.layers == ""
-    assert built.log[-1] == "warning: the engine could not be loaded again to be inspected: out of memory"
+    assert built.log[-1] == "warning: the engine could not be loaded again to be inspected: no more room"
 
 
 def test_an_inspector_without_an_answer_is_told(monkeypatch):
