@@ -140,15 +140,28 @@ def _shape(spec: TensorSpec, batch: int, name: str | None, free: int | None) -> 
     return tuple(sizes)
 
 
+def require_room(what: str, nbytes: int) -> None:
+    """Raise if samples that are made, not read, take more memory than samples may.
+
+    Args:
+        what: What they are, for the message.
+        nbytes: Their size.
+
+    Raises:
+        DataError: They do.
+    """
+    most = bounds().sample_bytes
+    if nbytes > most:
+        raise DataError(
+            f"{what} takes {nbytes / 1e9:.3g} GB, beyond the {most / (1 << 30):g} GB for samples; if that is "
+            "right, raise nm2trt --sample-memory"
+        )
+
+
 def _drawn(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     dtype = numpy_dtype(spec.dtype)
-    nbytes, most = math.prod(shape) * 8, bounds().sample_bytes
-    if nbytes > most:
-        size = "x".join(map(str, shape))
-        raise DataError(
-            f"a random input {spec.name!r} of shape {size} takes {nbytes / 1e9:.3g} GB, beyond the "
-            f"{most / (1 << 30):g} GB for samples; if that is right, raise nm2trt --sample-memory"
-        )
+    size = "x".join(map(str, shape))
+    require_room(f"a random input {spec.name!r} of shape {size}", math.prod(shape) * 8)
     if is_floating(dtype):
         return rng.standard_normal(shape).astype(dtype)
     return rng.integers(0, 2, shape).astype(dtype)

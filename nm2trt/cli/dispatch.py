@@ -81,6 +81,12 @@ class _Parser(argparse.ArgumentParser):
         print_json_error(InputError.__name__, told, InputError.exit_status)
         self.exit(2, printable(f"{self.prog}: {told}") + "\n")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is sys.stdout:
+            file.write(message)  # argparse says nothing of a full disk
+        else:
+            super()._print_message(message, file)
+
     def format_help(self) -> str:
         return help_text.lay_out(help_text.describe(self), help_text.columns())
 
@@ -95,8 +101,8 @@ def _run(arguments: list[str]) -> int:
     set_verbosity(0)
     await_json("--json" in arguments)
     _Parser.typed = arguments
-    prepare_streams()
     try:
+        prepare_streams()
         command = next((word for word in arguments if word in COMMANDS), None)
         # A word before the command may be no command at all, and is told of all that there are.
         parser, chosen = command_parser(command, only=arguments[:1] == [command])
@@ -104,6 +110,7 @@ def _run(arguments: list[str]) -> int:
         set_verbosity(options.verbose)
         if chosen is None:
             parser.print_help()
+            sys.stdout.flush()
             return 2
         on_overdue(_give_up)
         on_waiting(lambda sentence: print_notes([sentence]))
@@ -121,8 +128,11 @@ def _run(arguments: list[str]) -> int:
         return _fail(str(error), status, _kind(error), error.partial)
     except KeyboardInterrupt as signalled:
         return _interrupted(signalled)
-    except SystemExit as stop:
-        flush(sys.stdout)
+    except SystemExit as stop:  # argparse's: help and versions are results, its errors are told already
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            return _foreign(error)
         flush(sys.stderr)
         return stop.code if isinstance(stop.code, int) else 2
     except Exception as error:

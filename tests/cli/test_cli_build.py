@@ -508,8 +508,12 @@ def test_an_input_that_shares_a_fixed_batch_takes_it(folder, capsys):
         ),
         ("info net.onnx", ">/dev/full 2>/dev/full", 2, ""),
         ("info net.onnx", ">&- 2>&-", 0, ""),
+        ("--version", ">/dev/full", 2, "nm2trt: output could not be written: the disk is full\n"),
+        ("--help", ">/dev/full", 2, "nm2trt: output could not be written: the disk is full\n"),
+        ("info --help", ">/dev/full 2>/dev/full", 2, ""),
+        ("", ">/dev/full", 2, "nm2trt: output could not be written: the disk is full\n"),
     ],
-    ids=["closed", "full", "both-full", "both-closed"],
+    ids=["closed", "full", "both-full", "both-closed", "version", "help", "help-of-one", "no-command"],
 )
 def test_a_result_that_cannot_be_printed_is_no_bug_of_ours(net, command, streams, status, told):
     words = f"{sys.executable} -m nm2trt {command} {streams}"

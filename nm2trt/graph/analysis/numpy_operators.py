@@ -231,6 +231,7 @@ def _constant_of_shape(arrays: Any, attributes: dict[str, Any]) -> Array:
 
 # Operators that compute: the common ones at numpy's speed and in the array's own dtype.
 VALUES: dict[str, Callable[[Any, dict[str, Any]], Array]] = {
+    "Dropout": lambda a, _: a[0],
     "Cast": _cast,
     "CastLike": lambda a, _: cast_array(a[0], a[1].dtype),
     "DequantizeLinear": _dequantize,

@@ -5,7 +5,7 @@ What a scope knows of its values is in `value_states`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.value_states import CONSTANT, Scope, State, bodies, define, renamed, settle
@@ -63,6 +63,7 @@ def _walk(model: Model) -> Iterator[tuple[Scope, onnx.NodeProto]]:
                 scope,
                 f"the input of the body {label}",
                 _turn_by_turn(scope, node, body),
+                _unchanged(scope, node, body),
             )
             stack.append((inner, iter(inner.nodes)))
 
@@ -170,6 +171,33 @@ def _turn_by_turn(scope: Scope, node: onnx.NodeProto, body: onnx.GraphProto) -> 
     }
 
 
+def _unchanged(scope: Scope, node: onnx.NodeProto, body: onnx.GraphProto) -> dict[str, tuple[Scope, str]]:
+    """Return the inputs of a body that a loop carries and never changes, each with the value outside.
+
+    Converters of TensorFlow, and exports of scripted loops, hand weights to the body in that way.
+    """
+    if node.domain not in ("", "ai.onnx") or node.op_type not in ("Scan", "Loop"):
+        return {}
+    # A Loop's body begins with the number of the iteration and a condition, and gives the condition.
+    before = 2 if node.op_type == "Loop" else 0
+    cut = int(scope.node_attributes(node).get("num_scan_inputs", 0)) if node.op_type == "Scan" else 0
+    moved = {inner.output[0]: inner.input[0] for inner in body.node if inner.op_type == "Identity"}
+    found = {}
+    carried = zip(
+        list(node.input)[before : len(node.input) - max(cut, 0)],
+        body.input[before:],
+        body.output[before // 2 :],
+        strict=False,
+    )
+    for outer, given, returned in carried:
+        value, steps = returned.name, 0
+        while value in moved and steps < len(moved):
+            value, steps = moved[value], steps + 1
+        if outer and value == given.name:
+            found[given.name] = (scope, outer)
+    return found
+
+
 def _graph_scope(
     model: Model,
     graph: onnx.GraphProto,
@@ -177,6 +205,7 @@ def _graph_scope(
     parent: Scope | None,
     input_kind: str,
     known: dict[str, State] | None = None,
+    same: Mapping[str, tuple[Scope, str]] | None = None,
 ) -> Scope:
     functions = (
         frozenset((f.domain, f.name) for f in model.proto.functions) if parent is None else parent.functions
@@ -188,7 +217,10 @@ def _graph_scope(
     for sparse in graph.sparse_initializer:
         define(scope, sparse.values.name, CONSTANT)
         scope.sparse[sparse.values.name] = sparse
+    scope.bindings.update(same or {})
     for value in graph.input:
+        if value.name in scope.bindings:
+            continue
         # An initializer of the same name is the input's default, which is what will run.
         state = (known or {}).get(value.name) or State(
             "dynamic", f"it depends on {input_kind} {value.name!r}"

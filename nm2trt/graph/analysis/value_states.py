@@ -252,7 +252,8 @@ def _node_state(scope: Scope, node: onnx.NodeProto) -> State:
         if state.kind == "opaque":
             return state
     label = scope.label(node)
-    if node.op_type in _NONDETERMINISTIC:
+    # Without a training mode, a Dropout only moves numbers.
+    if node.op_type in _NONDETERMINISTIC and (node.op_type != "Dropout" or any(node.input[2:])):
         return State("opaque", f"{node.op_type} at {label} draws random numbers")
     if any(bodies(node)):
         return State("opaque", f"{node.op_type} at {label} runs a body, which is not evaluated")

@@ -16,7 +16,7 @@ from nm2trt.backends.batch_axes import (
     fixed_batch,
     output_axis,
 )
-from nm2trt.backends.feeds import check_names, numpy_dtype
+from nm2trt.backends.feeds import check_names, numpy_dtype, require_room
 from nm2trt.backends.protocol import Session, TensorSpec
 from nm2trt.compare.outputs import is_floating
 from nm2trt.errors import DataError
@@ -227,9 +227,13 @@ def first_batch(session: Session, samples: Samples, size: int) -> dict[str, Arra
     A session whose batch is fixed gets its own.
 
     Raises:
-        DataError: The samples do not fit the session.
+        DataError: The samples do not fit the session, or repeated ones take more memory than samples may.
     """
     feeder = Feeder(session, samples, what="model")
     batch = next(samples.batches(min(feeder.fixed or size, len(samples))))
-    picked = np.arange(feeder.fixed or size) % len(batch)
+    wanted = feeder.fixed or size
+    if wanted > len(batch):
+        held = sum(array[:1].nbytes for array in batch.inputs.values())
+        require_room(f"a batch of {wanted} samples (--batch)", wanted * held)
+    picked = np.arange(wanted) % len(batch)
     return feeder.feeds({name: array[picked] for name, array in batch.inputs.items()})

@@ -453,6 +453,50 @@ def test_weights_in_loops(operator):
     assert (verdict.consumer, verdict.weight, verdict.pattern) == ("loop/body/step", "outer", "holds")
 
 
+@pytest.mark.parametrize("moved", [0, 1, 2])
+@pytest.mark.parametrize("operator", ["Loop", "Scan"])
+def test_a_weight_that_a_loop_carries_unchanged_is_judged(operator, moved):
+    info = helper.make_tensor_value_info
+    last = f"w{moved}" if moved else "w"
+    nodes = [NODE("MatMul", ["h", "w"], ["next"], name="step"), NODE("Identity", ["go"], ["on"])]
+    nodes += [NODE("Identity", ["w" if i == 0 else f"w{i}"], [f"w{i + 1}"]) for i in range(moved)]
+    given = [info("h", TensorProto.FLOAT, None), info("w", TensorProto.FLOAT, [16, 16])]
+    taken = [info("next", TensorProto.FLOAT, None), info(last, TensorProto.FLOAT, [16, 16])]
+    if operator == "Loop":
+        given = [info("i", TensorProto.INT64, []), info("go", TensorProto.BOOL, []), *given]
+        body = helper.make_graph(nodes, "b", given, [info("on", TensorProto.BOOL, []), *taken])
+        node = NODE("Loop", ["count", "", "x", "outer"], ["y", "same"], name="loop", body=body)
+    else:
+        nodes[1] = NODE("Identity", ["part"], ["each"])
+        given, taken = [*given, info("part", TensorProto.FLOAT, None)], [*taken, info("each", 1, None)]
+        body = helper.make_graph(nodes, "b", given, taken)
+        node = NODE(
+            "Scan", ["x", "outer", "x"], ["y", "same", "z"], name="loop", body=body, num_scan_inputs=1
+        )
+    for weight, pattern in ((sparse((16, 16), 0), "holds"), (np.ones((16, 16), np.float32), "broken")):
+        verdict = only(model([node], {"x": [5, 16]}, [("outer", weight), ("count", np.array(3))]))
+        assert (verdict.consumer, verdict.weight, verdict.pattern) == ("loop/body/step", "outer", pattern)
+
+
+def test_a_state_that_a_loop_changes_is_no_weight():
+    info = helper.make_tensor_value_info
+    state, after = info("h", TensorProto.FLOAT, None), info("n", TensorProto.FLOAT, None)
+    body = helper.make_graph([NODE("MatMul", ["x", "h"], ["n"])], "b", [state], [after])
+    scan = NODE("Scan", ["h0"], ["y"], body=body, num_scan_inputs=0)
+    start = ("h0", np.zeros((16, 16), np.float32))
+    assert verify_model(model([scan], {"x": [16, 16]}, [start])).weights == ()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_dropout_that_does_not_train_moves_a_weight(training):
+    constants = [("w", sparse((16, 12), 0)), ("p", np.float32(0.5)), ("t", np.array(training))]
+    inputs = ["w", "p", "t"] if training else ["w"]
+    verdict = only(
+        model([NODE("Dropout", inputs, ["v"]), NODE("MatMul", ["x", "v"], ["y"])], {"x": [5, 16]}, constants)
+    )
+    assert verdict.pattern == ("untraceable" if training else "holds")
+
+
 def test_what_cannot_be_evaluated_names_its_node():
     random = NODE("RandomNormal", [], ["r"], name="dice", shape=[16, 12])
     verdict = only(model([random, NODE("MatMul", ["x", "r"], ["y"])], {"x": [5, 16]}))

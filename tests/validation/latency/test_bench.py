@@ -464,6 +464,15 @@ def test_first_batch_is_what_bench_feeds():
     assert found.timings[0].batch == 6
 
 
+@pytest.mark.parametrize("size", [1 << 30, 10**12])
+def test_a_batch_that_no_memory_holds_is_refused_before_it_is_made(size):
+    from nm2trt.validation.samples.samples import ArraySamples
+
+    samples = ArraySamples({"row": np.arange(4, dtype=np.float32)})
+    with pytest.raises(DataError, match=rf"a batch of {size} samples \(--batch\) takes .* --sample-memory"):
+        first_batch(Lookup(TABLE), samples, size)
+
+
 def test_samples_of_another_size_are_another_condition(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model("m.onnx", shape='"n", "m"')
