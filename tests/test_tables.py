@@ -45,7 +45,7 @@ backbone.layer1.0.conv1.weight  +2  64x64x3x3    50.0%
 backbone.layer2.0.conv1.weight      128x64x3x3    0.0%    1
 backbone.layer2.0.conv2.weight      128x128x3x3   0.1%    1
 sparse tactic: not measured
-+N: so many more with the same row; --all shows every row
++N: N more weights with the same row; --all shows every row
  1  backbone.layer2.0.conv1.weight: 4 of 9 groups have more than 2 non-zeros,
     the first at [0, 0, 0, 0] of the stored tensor (2 weights)"""
     )
@@ -152,7 +152,7 @@ def test_of_very_many_rows_the_broken_ones_stay():
 def test_names_cannot_repaint_the_terminal_or_a_notebook():
     table = Table(COLUMNS, (row("evil\x1b[31m\n<script>"),))
     assert "\x1b" not in text(table, 80)
-    assert text(table, 80).count("\n") == 2, "a header of two lines, and one row"
+    assert text(table, 80).count("\n") == 1, "a header, and one row"
     assert "<script>" not in html(table)
     assert "&lt;script&gt;" in html(table)
 
@@ -175,3 +175,31 @@ def test_a_result_prints_and_its_repr_stays_short():
     assert len(repr(result)) < 2000
     assert result._repr_html_().startswith("<table>")
     assert result.to_dict() == {"rows": 300}
+
+
+def test_a_header_takes_one_line_if_there_is_room():
+    heads = (Column("output", "name"), Column("NaN or infinite", "number"), Column("mean", "number"))
+    table = Table(heads, (Row(("logits", "-", "0.25")),))
+    assert text(table, 40).splitlines()[0] == "output  NaN or infinite  mean"
+    assert [line.strip() for line in text(table, 24).splitlines()[:2]] == [
+        "output    NaN or  mean",
+        "infinite",
+    ]
+
+
+def test_a_table_may_show_fewer_rows_the_worst_first():
+    rows = [Row((f"t{i}", "1"), mark="doubt" if i == 4 else "") for i in range(6)]
+    table = Table((Column("tensor", "name"), Column("n")), tuple(rows), noun="tensors", most=2, apart=True)
+    assert text(table, 80).splitlines() == [
+        "tensor  n",
+        "t0      1",
+        "t4      1",
+        "and 4 more tensors; --all shows every row",
+    ]
+    assert len(list(lay_out(table, 80, every_row=True).rows)) == 6
+    alike = Table(
+        (Column("weight", "name"), Column("n")), (*rows[:4], Row(("u", "2")), Row(("v", "3"))), most=2
+    )
+    assert text(alike, 80).splitlines()[-1] == (
+        "+N: N more weights with the same row; and 1 more weights; --all shows every row"
+    )

@@ -13,7 +13,7 @@ from nm2trt.terminal_text import display_width, fill, padded, printable, shorten
 _WORST = ("bad", "no", "doubt", "good", "")
 _GAP = 2
 _NAME, _LEAST_NAME, _LEAST_TEXT = 30, 10, 8
-_MOST_ROWS, _MOST_REASONS = 40, 8
+_MOST_REASONS = 8
 _NUMBERS = re.compile(r"\[[0-9, ]*\]|[0-9]+(\.[0-9]+)?")
 
 
@@ -171,14 +171,15 @@ def _folded(table: Table) -> tuple[Table, list[str]]:
 
 def _capped(table: Table) -> tuple[Table, list[str]]:
     """Leave out the least telling of very many rows, and say so."""
-    grouped = sum(row.more for row in table.rows)
-    if len(table.rows) <= _MOST_ROWS:
-        return table, ["+N: so many more with the same row; --all shows every row"] if grouped else []
     order = sorted(range(len(table.rows)), key=lambda i: (_WORST.index(table.rows[i].mark), i))
-    shown = sorted(order[:_MOST_ROWS])
-    hidden = sum(1 + table.rows[i].more for i in order[_MOST_ROWS:])
+    shown, left_out = sorted(order[: table.most]), order[table.most :]
     rows = tuple(table.rows[i] for i in shown)
-    return replace(table, rows=rows), [f"and {hidden} more {table.noun}; --all shows every row"]
+    told = []
+    if any(row.more for row in rows):
+        told.append(f"+N: N more {table.noun} with the same row")
+    if left_out:
+        told.append(f"and {sum(1 + table.rows[i].more for i in left_out)} more {table.noun}")
+    return replace(table, rows=rows), [f"{'; '.join(told)}; --all shows every row"] if told else []
 
 
 def _fitted(table: Table, width: int | None) -> tuple[list[Column], list[list[str]], list[int]]:
@@ -190,7 +191,7 @@ def _fitted(table: Table, width: int | None) -> tuple[list[Column], list[list[st
         widths = [_natural(c, [row[i] for row in cells], width) for i, c in enumerate(columns)]
         room = None if width is None else width - _GAP * (len(widths) - 1)
         if room is None or _squeeze(columns, widths, room, names=_NAME, texts=None):
-            return columns, cells, widths
+            return columns, cells, _widened(columns, widths, room)
         ranked = [i for i in keep if table.columns[i].rank]
         if not ranked:
             break
@@ -204,6 +205,16 @@ def _natural(column: Column, cells: Iterable[str], width: int | None) -> int:
     whole = width is None or column.kind == "name"
     words = [column.header] if whole else column.header.split()
     return max((display_width(part) for part in (*cells, *words)), default=0)
+
+
+def _widened(columns: Sequence[Column], widths: Sequence[int], room: int | None) -> list[int]:
+    """Give headers that take several lines one line each, from the left, as far as there is room."""
+    wide = list(widths)
+    for index, column in enumerate(columns):
+        missing = display_width(column.header) - wide[index]
+        if column.kind != "name" and missing > 0 and (room is None or sum(wide) + missing <= room):
+            wide[index] += missing
+    return wide
 
 
 def _squeeze(

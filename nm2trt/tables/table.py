@@ -56,6 +56,7 @@ class Table:
         title: A line above; "" for none.
         noun: What a row is, in the plural.
         apart: Whether each row stands for itself: none are grouped.
+        most: Rows that are shown without `--all`: the worst, then the first.
     """
 
     columns: tuple[Column, ...]
@@ -63,6 +64,7 @@ class Table:
     title: str = ""
     noun: str = "weights"
     apart: bool = False
+    most: int = 40
 
 
 def small_table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> Table:

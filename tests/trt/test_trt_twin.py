@@ -37,7 +37,7 @@ def test_twins_are_skipped_where_tensorrt_is_missing(tmp_path, monkeypatch):
     [
         pytest.param("conv", "fp16", {"channels": 16, "size": 8, "layers": 2}, id="conv-fp16"),
         pytest.param("conv", "int8", {"channels": 16, "size": 8, "layers": 2}, id="conv-int8"),
-        pytest.param("minilm", "fp16", {"layers": 1, "tokens": 8}, id="minilm-fp16"),
+        pytest.param("minilm", "fp16", {"layers": 1, "tokens": 8, "width": 48, "heads": 4}, id="minilm-fp16"),
     ],
 )
 def test_the_twins_build_ahead_of_time(tmp_path, net, precision, sizes):

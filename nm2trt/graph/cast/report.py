@@ -19,6 +19,8 @@ from nm2trt.nm.lineage import Relation, told
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Column, Mark, Row, Table
 
+_MOST_TENSORS = 10
+
 
 @dataclass(frozen=True, slots=True)
 class KeptNode(JsonValue):
@@ -116,8 +118,13 @@ class CastReport(Result):
         )
         headers = ("elements", "largest", "overflow", "subnormal", "to zero")
         heads = (Column("tensor", "name"), *(Column(header, "number") for header in headers))
-        tensors = tuple(_tensor_row(item) for item in self.tensors)
-        made = (Table(columns, kept, noun="operators"), Table(heads, tensors, noun="tensors"))
+        changed = sorted(self.tensors, key=lambda t: (t.overflow, t.lost, t.subnormal / t.size), reverse=True)
+        tensors = tuple(map(_tensor_row, changed))
+        title = f"stored values in {self.to}"
+        made = (
+            Table(columns, kept, noun="operators"),
+            Table(heads, tensors, title, noun="tensors", most=_MOST_TENSORS),
+        )
         return tuple(table for table in made if table.rows)
 
     def remarks(self) -> tuple[str, ...]:
