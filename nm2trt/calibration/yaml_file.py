@@ -21,6 +21,11 @@ except ModuleNotFoundError as error:
     raise missing(error) or error from error
 
 _LARGEST_BYTES = 1 << 20
+# Files that are given in place of a recipe, and where they belong.
+_OTHERS = {
+    ".npz": "it holds samples, which need no recipe; give it to a command with --calib",
+    ".onnx": "it is a model; `nm2trt init MODEL` writes a recipe for it",
+}
 _NO_TEXT = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "null", "timestamp"))
 
 Place = tuple[str | int, ...]
@@ -80,6 +85,8 @@ def read_yaml(path: str | os.PathLike[str]) -> Document:
         InputError: The file is missing, too large, no YAML, no mapping, or has a key twice.
     """
     path = check_input(path, "a YAML recipe")
+    if other := _OTHERS.get(path.suffix.lower()):
+        raise InputError(f"{path} is no recipe: {other}")
     if path.stat().st_size > _LARGEST_BYTES:
         raise InputError(f"{path} is larger than 1 MB, which no recipe is")
     lines: dict[Place, int] = {}

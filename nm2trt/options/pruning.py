@@ -69,8 +69,8 @@ class PruneCommand(Pruning):
     share: str = option(
         "100%",
         metavar="SHARE",
-        help="with --calib: share of the work to prune, as in 50%; the layers that move the outputs most per "
-        "work stay dense (default: 100%)",
+        help="with --calib: prune layers that hold at least this share of the work, as in 50%; those that "
+        "move the outputs most per work stay dense (default: 100%)",
     )
     dense_choice: Literal["sensitivity", "none"] | None = option(
         None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -197,7 +198,11 @@ def _text(
     longest: int | None,
     choice: tuple[str | None, str | None],
 ) -> str:
-    parts = [_HEAD.format(file=_word(file), version=RECIPE_VERSION, name=_quoted(name), model=_quoted(model))]
+    parts = [
+        _HEAD.format(
+            file=_word(shlex.quote(file)), version=RECIPE_VERSION, name=_quoted(name), model=_quoted(model)
+        )
+    ]
     samples = _quoted(calib) if calib else ""
     if holds or prunable:
         parts.append(_pruned(holds, weights, samples, joint=joint))

@@ -75,6 +75,7 @@ ADVICE = {
 }
 # They say who made or makes something, and advise nothing.
 MENTIONS = {
+    ("calibration/yaml_file.py", "init"),
     ("cli/__init__.py", "run"),
     ("nm/gain_table.py", "gain"),
     ("options/engines.py", "build"),

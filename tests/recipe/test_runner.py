@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import random
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -492,8 +494,24 @@ def test_init_writes_a_recipe_that_runs_unchanged(project):
 def test_init_takes_names_as_they_are(project):
     odd = project / 'a: "b" #c.onnx'
     odd.write_bytes((project / "model.onnx").read_bytes())
-    result = run_recipe(write_recipe(odd).recipe, until="prune")
-    assert result.failure is None
+    written = write_recipe(odd)
+    first = written.recipe.read_text().splitlines()[0]
+    assert shlex.split(re.search(r"`nm2trt run (.*)` runs it", first)[1]) == [written.recipe.name]
+    assert run_recipe(written.recipe, until="prune").failure is None
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("model.onnx", "it is a model; `nm2trt init MODEL` writes a recipe for it"),
+        ("test.npz", "give it to a command with --calib"),
+    ],
+)
+def test_what_is_no_recipe_is_told_where_it_belongs(project, name, told):
+    np.savez(project / "test.npz", x=np.zeros(4))
+    with pytest.raises(InputError, match=re.escape(f"{project / name} is no recipe: it ")) as refused:
+        run_recipe(project / name)
+    assert told in str(refused.value)
 
 
 def test_init_guesses_sizes_that_have_no_default(project):

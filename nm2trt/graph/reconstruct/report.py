@@ -194,7 +194,7 @@ class ReconstructReport(Result):
             )
             for w in self.weights
         )
-        return (Table(columns, tuple(rows)),)
+        return (Table(columns, tuple(rows), "error of each layer's output, as a share of its variance"),)
 
     def remarks(self) -> tuple[str, ...]:
         """Return what was done, how far the outputs moved, and where the file is."""

@@ -181,7 +181,7 @@ def dense_by_sensitivity(
             divergence = found[name].divergence
             told = "unknown" if divergence is None else f"{divergence:.3g}"
             chosen[name] = (
-                f"dense by choice: pruned alone it moves the outputs by {told}, "
+                f"pruned alone it moves the outputs by {told}, "
                 f"for {percent(found[name].work / total)} of the work"
             )
     return chosen

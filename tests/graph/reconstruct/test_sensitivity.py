@@ -45,7 +45,7 @@ def test_the_layer_that_moves_the_outputs_most_stays_dense(made):
         "w3": "pruned",
     }
     assert report.pruned_share == pytest.approx(2 / 3)
-    assert "dense by choice" in report.weights[1].reason
+    assert "pruned alone it moves" in report.weights[1].reason
     assert verify_model(made / "b.onnx").passed()
 
 
