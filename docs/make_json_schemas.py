@@ -33,6 +33,11 @@ FOLDER = Path(__file__).with_name("reference") / "schemas"
 PAGE = Path(__file__).with_name("reference") / "json.md"
 # What is told of the machine differs from machine to machine, and is left open.
 MACHINE = {"state", "conditions", "device", "gpus"}
+# Of an input or output of a model: any size may be free, with a name or without, whatever the small models have.
+TENSOR = {"name", "dtype", "shape"}
+# Objects whose keys are no fields: kinds of doubt about a weight's kernel, of which another model has others.
+MAPS = {"doubts"}
+SHAPE = {"type": "array", "items": {"type": ["integer", "null", "string"]}}
 ERROR = "error"
 MANIFEST = "manifest"
 ON_A_GPU = Path(__file__).parents[1] / "benchmarks" / "results" / "gpu" / "h200"
@@ -42,7 +47,7 @@ RECORDS = {"prove": ON_A_GPU / "stages" / "prove-86.json"}
 # Command -> the calls whose output makes its schema.
 CALLS: dict[str, tuple[str, ...]] = {
     "verify": ("verify a.onnx", "verify b24.onnx --target sm86"),
-    "prune": ("prune a.onnx -o a24.onnx", "prune b.onnx --calib b.npz -o b24.onnx"),
+    "prune": ("prune a.onnx -o a24.onnx", "prune b.onnx --calib b.npz --exclude *.head.* -o b24.onnx"),
     "permute": ("permute a.onnx -o p1.onnx", "permute b.onnx -o p2.onnx"),
     "fuse": ("fuse a.onnx -o f1.onnx", "fuse b.onnx -o f2.onnx"),
     "cast": ("cast a24.onnx --to fp16 -o a16.onnx", "cast b24.onnx --to bf16 -o b16.onnx"),
@@ -53,9 +58,10 @@ CALLS: dict[str, tuple[str, ...]] = {
     "validate": (
         "validate a24.onnx --against a.onnx --data a.npz --runs 0",
         "validate b24.onnx --against b.onnx --data b.npz --runs 3 --warmup 1",
+        "validate a24.onnx --against a.onnx --data a.npz --runs 0 --metric cosine",
     ),
     "bench": ("bench a.onnx a24.onnx --runs 3 --warmup 1", "bench b.onnx --runs 3 --warmup 1 --batch 1,2"),
-    "info": ("info a24.onnx", "info b8.rtx"),
+    "info": ("info a24.onnx", "info b8.rtx", "info a.onnx"),
     "doctor": ("doctor",),
     "deploy": (
         "deploy a24.onnx --repository models --name a --backend python",
@@ -233,8 +239,13 @@ def observed_on_a_server() -> dict[str, list[Any]]:
     return {"serve": [addresses], "probe": probed}
 
 
-def schema_of(values: Sequence[Any]) -> dict[str, Any]:
-    """Return what holds for all values: types, keys that are always there, and what holds for what they contain."""
+def schema_of(values: Sequence[Any], *, is_map: bool = False) -> dict[str, Any]:
+    """Return what holds for all values: types, keys that are always there, and what holds for what they contain.
+
+    Args:
+        values: The values.
+        is_map: Whether the keys of objects are names and not fields.
+    """
     kinds = sorted({_kind(value) for value in values})
     if {"integer", "number"} <= set(kinds):
         kinds.remove("integer")
@@ -244,7 +255,7 @@ def schema_of(values: Sequence[Any]) -> dict[str, Any]:
     objects = [value for value in values if isinstance(value, dict)]
     if objects:
         always = set.intersection(*(set(value) for value in objects))
-        numbers = any(objects) and all(key[:1].isdigit() for value in objects for key in value)
+        numbers = is_map or (any(objects) and all(key[:1].isdigit() for value in objects for key in value))
         if numbers or (
             not always and len(objects) > 1 and any(objects)
         ):  # names of tensors or sizes, not fields
@@ -254,9 +265,13 @@ def schema_of(values: Sequence[Any]) -> dict[str, Any]:
             keys = sorted({key for value in objects for key in value})
             schema["required"] = sorted(always)
             schema["properties"] = {
-                key: {} if key in MACHINE else schema_of([v[key] for v in objects if key in v])
+                key: {}
+                if key in MACHINE
+                else schema_of([v[key] for v in objects if key in v], is_map=key in MAPS)
                 for key in keys
             }
+            if always >= TENSOR:
+                schema["properties"]["shape"] = SHAPE
     items = [item for value in values if isinstance(value, list) for item in value]
     if items:
         schema["items"] = schema_of(items)
@@ -301,9 +316,10 @@ def page() -> str:
 
 <!-- this page is not run: it holds no command -->
 
-With `--json` a command prints one JSON value on stdout. If it fails it prints an error there, unless it printed
-what it had found before: `error` is the sentence, `kind` the name of the exception (`InternalError` for a fault
-of ours), `exit_status` the status.
+With `--json` a command prints one JSON value on stdout. A value with the key `error` is an error and fits `error.json`, not the
+command's schema: `error` is the sentence, `kind` the name of the exception (`InternalError` for a fault of ours),
+`exit_status` the status, and other keys hold what was found before, such as the `ladder` of a refused build. A gate that
+fails is a result: `verify` and `validate` then print theirs, and end with status 3 or 5.
 
 The schemas (JSON Schema 2020-12) are made by `docs/make_json_schemas.py` from what the commands print on two
 small models, and the tests hold the commands to them. They list the keys that are always there and the types

@@ -80,3 +80,25 @@ def test_names_of_tensors_are_not_taken_for_keys():
 def test_no_schema_holds_a_place_of_this_machine():
     for path in make_json_schemas.FOLDER.glob("*.json"):
         assert not re.search(r'"/(tmp|home|root|work)', path.read_text())
+
+
+@pytest.mark.parametrize("size", [None, "batch", 4])
+def test_any_free_size_of_a_model_fits(observed, size):
+    """The builder gives no name to a free size of an output, where the small models have a number."""
+    for name, place in (
+        ("build", "outputs"),
+        ("info", "inputs"),
+        ("manifest", "inputs"),
+    ):
+        value = copy.deepcopy(next(value for value in observed[name] if value.get(place)))
+        value[place][0]["shape"][0] = size
+        assert problems(name, value) == []
+        value[place][0]["shape"][0] = 1.5
+        assert problems(name, value)
+
+
+def test_an_error_that_holds_what_was_found_fits_the_error_s_schema():
+    with make_json_schemas.small_models():
+        status, printed = make_json_schemas.call(["build", "a.onnx", "--sparsity"])
+    assert (status, printed["exit_status"], bool(printed["ladder"])) == (3, 3, True)
+    jsonschema.validate(printed, SCHEMAS[make_json_schemas.ERROR])
