@@ -12,7 +12,7 @@ from nm2trt.backends.address import Address, parse_server
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.backends.served.answer_limits import MOST_JSON_BYTES, AnswerLimits
 from nm2trt.backends.served.tensors import ServerMemory, received, sent
-from nm2trt.errors import BackendError, BackendMissingError, ServerError
+from nm2trt.errors import BackendError, BackendMissingError, InputError, ServerError
 from nm2trt.extras import install
 from nm2trt.limits.bounds import bounds
 
@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 _LOOPBACK = re.compile(r"localhost:|127\.|\[::1\]:", re.IGNORECASE)
 _GATEWAY_ERRORS = frozenset({"502", "503", "504"})
+_LONGEST_WAIT_S = 86_400
 
 
 class TritonServer:
@@ -39,6 +40,10 @@ class TritonServer:
         self, address: str | Address, *, timeout_s: float = 30.0, load_timeout_s: float = 120.0
     ) -> None:
         self.address = parse_server(address) if isinstance(address, str) else address
+        if not 0 < load_timeout_s <= _LONGEST_WAIT_S:
+            raise InputError(
+                f"a wait of {load_timeout_s:g} s is out of range; give up to {_LONGEST_WAIT_S:,}"
+            )
         self._load_timeout_s = load_timeout_s
         self._timeout_s = timeout_s
         self._library = _library(self.address.protocol)

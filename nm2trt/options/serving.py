@@ -72,6 +72,15 @@ class DeployCommand(Reported):
     load: str = on_server(
         "", metavar="HOST:PORT", stage=False, help="load the version there; roll back if it does not load"
     )
+    load_timeout_s: float = on_server(
+        120.0,
+        flag="--timeout",
+        metavar="S",
+        over=0,
+        at_most=86_400,
+        stage=False,
+        help="longest wait until the version is loaded (default: 120 s)",
+    )
     canary: str = on_server(
         "", metavar="HOST:PORT", help="load and probe the version there, and roll back if it fails"
     )
@@ -155,6 +164,14 @@ class RollbackCommand(Reported):
         None, metavar="VERSION", help="another version that is kept (default: the one before)"
     )
     url: str = option("", metavar="HOST:PORT", help="a server that is told to load it")
+    load_timeout_s: float = option(
+        120.0,
+        flag="--timeout",
+        metavar="S",
+        over=0,
+        at_most=86_400,
+        help="longest wait until it is loaded (default: 120 s)",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

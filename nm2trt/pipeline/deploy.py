@@ -38,6 +38,7 @@ def deploy(
     gpus: Sequence[str] = (),
     load: str = "",
     canary: str = "",
+    load_timeout_s: float = 120.0,
     reference: str | os.PathLike[str] | onnx.ModelProto | None = None,
     precision: str | None = None,
     probe_options: ProbeOptions | None = None,
@@ -62,6 +63,7 @@ def deploy(
         load: A server that reads this repository under explicit model control: the version is loaded there,
             and rolled back if it does not load.
         canary: Such a server, on which the version is loaded and probed, and rolled back if either fails.
+        load_timeout_s: Longest wait until the version is loaded on either.
         reference: ONNX model that the canary is compared with; an ONNX artefact itself by default.
         precision: Lowest type that the canary computes in, which sets the tolerance.
         probe_options: How the canary is probed, instead of 100 requests from 4 clients in that precision.
@@ -116,9 +118,9 @@ def deploy(
     if canary:
         same = reference is None or as_path(reference).resolve() == described.path.resolve()
         against = described if reference is None or same else as_path(reference)
-        _bring_up(placed, canary, against, probe_options or quick)
+        _bring_up(placed, canary, load_timeout_s, against, probe_options or quick)
     if load and load != canary:
-        _bring_up(placed, load)
+        _bring_up(placed, load, load_timeout_s)
     removed = prune(placed, options.keep) if canary or load else ()
     written = [] if kubernetes_options is None else _manifests(kubernetes, placed, kubernetes_options)
     return replace(placed, notes=(*placed.notes, *fit_notes, *written), removed=(*placed.removed, *removed))
@@ -174,6 +176,7 @@ def _local_gpus(url: str) -> tuple[str, ...]:
 def _bring_up(
     placed: Deployment,
     url: str,
+    load_timeout_s: float,
     reference: Path | Artefact | None = None,
     options: ProbeOptions | None = None,
 ) -> None:
@@ -181,19 +184,19 @@ def _bring_up(
     from nm2trt.backends._triton_server import TritonServer
 
     try:
-        with TritonServer(url) as server:
+        with TritonServer(url, load_timeout_s=load_timeout_s) as server:
             server.load(placed.name)
         if reference is not None:
             report = probe(url, placed.name, reference, repository=placed.repository, options=options)
             report.require_passed()
     except BaseException as error:
-        told = _go_back(placed, url)
+        told = _go_back(placed, url, load_timeout_s)
         if isinstance(error, Nm2trtError):
             error.args = (f"{error}; {told}",)
         raise
 
 
-def _go_back(placed: Deployment, url: str) -> str:
+def _go_back(placed: Deployment, url: str, load_timeout_s: float) -> str:
     """Undo a placement, on disk and in the server; return what is served now, in words."""
     from nm2trt.backends._triton_server import TritonServer
     from nm2trt.serving.repository import undo
@@ -208,7 +211,7 @@ def _go_back(placed: Deployment, url: str) -> str:
     else:
         now = f"rolled back to version {placed.previous}"
     try:
-        with TritonServer(url) as server:
+        with TritonServer(url, load_timeout_s=load_timeout_s) as server:
             if placed.previous is None:
                 server.unload(placed.name)
             else:

@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
 
 def rollback(
-    repository: str | os.PathLike[str], name: str, *, to: int | None = None, url: str = ""
+    repository: str | os.PathLike[str],
+    name: str,
+    *,
+    to: int | None = None,
+    url: str = "",
+    load_timeout_s: float = 120.0,
 ) -> Rollback:
     """Serve the version before the one that is served, under the configuration that it had.
 
@@ -22,6 +27,7 @@ def rollback(
         name: The model.
         to: Another version that is kept there.
         url: A server that reads this repository under explicit model control, told to load it.
+        load_timeout_s: Longest wait until it is loaded.
 
     Raises:
         InputError: The model or the version is missing.
@@ -37,7 +43,7 @@ def rollback(
             from nm2trt.backends._triton_server import TritonServer
 
             # Nothing is sent yet, but a wrong address is told before anything changes.
-            server = stack.enter_context(TritonServer(url))
+            server = stack.enter_context(TritonServer(url, load_timeout_s=load_timeout_s))
         done = roll_back(repository, name, to=to)
         try:
             if server is not None:

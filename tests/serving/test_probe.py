@@ -3,10 +3,12 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 
+from nm2trt.cli import main
 from nm2trt.errors import BackendError, DataError, DifferenceError, InputError, ServerError
 from nm2trt.pipeline.deploy import deploy
 from nm2trt.pipeline.probe import probe
@@ -426,6 +428,47 @@ def test_a_rollback_that_the_server_is_not_told(tmp_path):
         deploy(model, tmp_path / "models", "m", PYTHON)
     with pytest.raises(ServerError, match="the repository is rolled back to version 1, the server is not"):
         rollback(tmp_path / "models", "m", url="127.0.0.1:9")
+
+
+class Slow(BaseHTTPRequestHandler):
+    """A server that is loading until it is told to stop."""
+
+    def do_GET(self):
+        body = b'{"name": "triton", "version": "2.51.0", "extensions": []}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self):
+        self.server.over.wait(60)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def slow_server():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    server.over = threading.Event()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_address[1]}"
+    server.over.set()
+    server.shutdown()
+    server.server_close()
+
+
+def test_how_long_a_version_may_take_to_load_can_be_said(tmp_path, slow_server, capsys):
+    model, store = nets.linear(tmp_path / "m.onnx"), tmp_path / "models"
+    words = ["deploy", str(model), "--repository", str(store), "--name", "m", "--backend", "python"]
+    assert main(words) == 0
+    assert main([*words, "--load", slow_server, "--timeout", "0.3"]) == 7
+    assert "rolled back to version 1 in the repository, but the server was not" in capsys.readouterr().err
+    assert history(store / "m") == [1]
+    assert main(words) == 0
+    again = ["rollback", "--repository", str(store), "--name", "m", "--url", slow_server]
+    assert main([*again, "--timeout", "0.3"]) == 7
+    assert main([*again, "--timeout", "0"]) == 2
 
 
 def test_loading_without_a_probe(tmp_path, tritonserver):
