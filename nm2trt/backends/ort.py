@@ -32,9 +32,13 @@ KIND = "ONNX Runtime model in its .ort format: runs in ONNX Runtime, where zeros
 # A flatbuffer begins with an offset; its identifier follows.
 MAGIC, MAGIC_OFFSET = b"ORTM", 4
 
-# Version 1.31.1 gives a QuantizeLinear that it adds after a Reshape, Transpose and the like two types, which
-# contradict each other, from opset 21 on. Without this optimiser the model loads.
-_MOVES_PAIRS, _CONTRADICTION = "QDQPropagationTransformer", "output_dtype"
+# What version 1.31.1 says of a sound model that it broke itself -> the optimiser without which it loads.
+# One gives a QuantizeLinear that it adds after a Reshape, Transpose and the like two types, which contradict
+# each other, from opset 21 on; one takes away a Cast that changes nothing, though a Mul by 1/x reads it.
+_BREAKING = {
+    "output_dtype": "QDQPropagationTransformer",
+    "output of a previous node": "CastElimination",
+}
 
 # Errors arrive as exceptions; the library's own log would write a model's names to the terminal as they are.
 _FATAL = 4
@@ -257,9 +261,10 @@ def _session(onnxruntime: Any, source: str | bytes, options: Any, name: str) -> 
             try:
                 return load()
             except Exception as error:
-                if _CONTRADICTION not in str(error):
+                without = [name for words, name in _BREAKING.items() if words in str(error)]
+                if not without:
                     raise
-                return load([_MOVES_PAIRS])
+                return load(without)
         except Exception as error:
             why = watch.reason or _reason(error)
             raise ModelError(f"ONNX Runtime cannot load {name}: {why}") from error

@@ -114,10 +114,14 @@ def _session(onnxruntime: Any, model: str, options: Any) -> Any:
     try:
         return load()
     except Exception as error:
-        if "output_dtype" not in str(error):
-            raise
-        # See `nm2trt.backends.ort`: what this optimiser adds contradicts itself in version 1.31.1.
-        return load(disabled_optimizers=["QDQPropagationTransformer"])
+        # See `nm2trt.backends.ort`: what these optimisers of version 1.31.1 make is not sound.
+        for words, optimizer in (
+            ("output_dtype", "QDQPropagationTransformer"),
+            ("output of a previous node", "CastElimination"),
+        ):
+            if words in str(error):
+                return load(disabled_optimizers=[optimizer])
+        raise
 
 
 def _refuse_broken_numpy(pb_utils: Any) -> None:

@@ -97,6 +97,25 @@ def test_a_quantised_model_loads_whatever_the_optimiser_makes_of_it(backend, mov
     np.testing.assert_array_equal(served({"x": x})["y"], expected)
 
 
+def test_a_model_with_a_cast_that_changes_nothing_loads(backend, tmp_path):
+    """ONNX Runtime 1.31.1 removes the Cast, and then refuses the Mul that it made a Div of and that reads it."""
+    graph = onnx.parser.parse_graph("""
+        g (float[2, 3] x) => (float[3, 2] y) <float one = {1}> {
+            turned = Transpose<perm = [1, 0]>(x)
+            same = Cast<to = 1>(turned)
+            shifted = Add(turned, one)
+            inverse = Div(one, shifted)
+            y = Mul(same, inverse)
+        }
+    """)
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    x = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+    with open_onnx(path) as session:
+        np.testing.assert_allclose(session.run({"x": x})["y"], (x / (x + 1)).T, rtol=1e-6)
+    np.testing.assert_allclose(python_model._open(tmp_path, 1)({"x": x})["y"], (x / (x + 1)).T, rtol=1e-6)
+
+
 def test_a_truncated_file_is_refused(backend, net, tmp_path):
     path = tmp_path / "net.ort"
     data = backend.build(backend.parse(net), BuildOptions()).data

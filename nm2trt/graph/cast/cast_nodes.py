@@ -150,9 +150,10 @@ class Casts:
         source = value
         maker = editor.producer(value, "Cast")
         if maker is not None and to == self._low.onnx:
-            source = editor.nodes[maker].input[
-                0
-            ]  # one cast from the origin instead of a second one after the first
+            # One cast from the origin instead of a second one after the first; none if it is low already.
+            source = str(editor.nodes[maker].input[0])
+            if source in self.made_low or self._types.get(source) == self._low.onnx:
+                return source
         name = editor.unique(f"{value}_{suffix}")
         after = editor.producers.get(source, -1)
         editor.insert("Cast", [source], name, after=after, label=f"{value}_to_{suffix}", to=to)

@@ -305,6 +305,24 @@ def test_weights_that_are_inputs_too(tmp_path, ir_version):
     assert run(out, feeds)[0] == pytest.approx(run(model, feeds)[0], rel=0.01, abs=0.01)
 
 
+def test_a_cast_of_the_file_to_fp32_behind_an_fp16_node_is_passed_by(tmp_path):
+    """As in the norms of T5, whose embedding becomes fp16 while the square of what it gives stays fp32."""
+    b = Builder()
+    b.constant("square", np.float32(2))
+    rows = b.node("MatMul", ["x", b.weight("w", 8, 8, axis=0)], "rows")
+    wide = b.node("Cast", [rows], "wide", to=TensorProto.FLOAT)
+    power = b.node("Pow", [wide, "square"], "power")
+    b.node("Add", [wide, b.node("Sqrt", [power], "root")], "y")
+    path = tmp_path / "m.onnx"
+    onnx.save(b.model("y", shape=(2, 8)), path)
+    nm2trt.cast(path, tmp_path / "c.onnx")
+    written = onnx.load(tmp_path / "c.onnx")
+    made = {out: node for node in written.graph.node for out in node.output}
+    assert [made[node.input[0]].op_type for node in written.graph.node if node.op_type == "Pow"] == ["Cast"]
+    add = next(node for node in written.graph.node if node.op_type == "Add")
+    assert made[add.input[0]].op_type == "MatMul"
+
+
 def test_inputs_and_outputs_are_cast_where_asked(tmp_path):
     report, model = cast(residual_net(), tmp_path, io=True)
     assert {types_of(model)["x"], types_of(model)["y"]} == {HALF}
