@@ -40,11 +40,16 @@ def sizes(dims: Any) -> tuple[int, ...]:
 
 
 def first_error(log: Sequence[str]) -> str:
-    """Return the first error in the library's log, else its last warning, without the decoration."""
+    """Return the first error in the library's log, else its last warning, without the decoration.
+
+    TensorRT 10 logs each kernel that it tries in vain as an error and goes on, so these come last.
+    """
     lines = [line.partition(": ") for line in log]
     errors = [message for severity, _, message in lines if severity in ("error", "internal_error")]
+    tried = [message for message in errors if "Skipping tactic" in message]
+    fatal = [message for message in errors if message not in tried]
     warnings = [message for severity, _, message in lines if severity == "warning"]
-    return clean((errors[:1] or warnings[-1:] or [""])[0])
+    return clean((fatal[:1] or tried[:1] or warnings[-1:] or [""])[0])
 
 
 def parser_failure(

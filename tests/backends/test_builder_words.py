@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from nm2trt.backends._trt_words import clean, in_words
+from nm2trt.backends._trt_words import clean, first_error, in_words
 from nm2trt.cli import main
 
 NODE = helper.make_node
@@ -83,6 +83,22 @@ def test_an_operator_without_a_kernel_and_a_copy_are_named(tmp_path, capsys):
     said = capsys.readouterr().err
     assert f"could not build m.int8.onnx, made from {model}: it has no kernel for the node" in said
     assert not RAW.search(said), said
+
+
+def test_a_kernel_that_was_tried_in_vain_is_not_why_a_build_failed():
+    """The lines of NVIDIA/TensorRT issue 4258, TensorRT 10.3, without the first, of the memory."""
+    tried = (
+        "error: Error Code: 9: Skipping tactic 0x0000000000000000 due to exception [tunable_graph.cpp:create:117] "
+        "autotuning: User allocator error allocating 15485030400-byte buffer"
+    )
+    fatal = (
+        "error: IBuilder::buildSerializedNetwork: Error Code 10: Internal Error (Could not find any implementation "
+        "for node {ForeignNode[/1/Constant_36_output_0.../1/Slice_4]}.)"
+    )
+    assert first_error([tried, fatal]).startswith(
+        "Internal Error (Could not find any implementation for node {Foreign"
+    )
+    assert "allocating 15485030400-byte buffer" in first_error([tried])
 
 
 def test_what_is_not_known_stays_without_positions():
