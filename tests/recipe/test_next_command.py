@@ -117,6 +117,26 @@ def test_a_loss_that_validate_measured_leads_to_what_loses_less(folder, capsys, 
     assert main(words[1:]) in (0, 5)
 
 
+def test_a_loss_in_another_metric_leads_to_a_budget_of_that_metric(folder, capsys):
+    assert main(["prune", "a model.onnx", "-o", "made.onnx"]) == 0
+    gate = ["--data", "TEST.npz", "--runs", "0", "--max-drop", "0.1pt", "--metric", "top-2"]
+    capsys.readouterr()
+    assert main(["validate", "made.onnx", "--against", "a model.onnx", *gate]) == 5
+    words = following(capsys.readouterr().out)
+    assert words[words.index("--metric") + 1] == "top-2"
+    assert main(words[1:]) in (0, 5)
+
+
+def test_a_loss_against_a_pruned_model_leads_nowhere(folder, capsys):
+    """What is pruned already has less to choose from than the dense model, whose name is not known."""
+    for pattern in ("2:4", "1:4"):
+        assert main(["prune", "a model.onnx", "-o", f"{pattern[0]}.onnx", "--pattern", pattern]) == 0
+    gate = ["--data", "TEST.npz", "--runs", "0", "--max-drop", "0.1pt"]
+    capsys.readouterr()
+    assert main(["validate", "1.onnx", "--against", "2.onnx", *gate]) == 5
+    assert "next:" not in capsys.readouterr().out
+
+
 def test_a_loss_of_a_file_that_verify_refuses_is_told_all_the_same(folder, capsys):
     assert main(["prune", "a model.onnx", "-o", "made.onnx"]) == 0
     made = onnx.load("made.onnx")

@@ -232,6 +232,25 @@ def test_only_models_that_are_loaded_are_looked_at(tmp_path):
             refuse_hanging(tmp_path, names)
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"load": ("other",)}, "names no"),  # the next thing that is wrong
+        ({"load": ("whole",)}, "would hang"),
+        ({"load": (), "control": "none"}, "would hang"),
+    ],
+    ids=["another", "an-ensemble", "all"],
+)
+def test_a_start_looks_only_at_the_models_that_it_loads(tmp_path, monkeypatch, options, told):
+    monkeypatch.setenv("NM2TRT_TRITONSERVER", str(tmp_path / "missing"))
+    step = 'ensemble_scheduling { step [ { model_name: "part" } ] }'
+    for name, text in {"whole": step, "part": 'backend: "python"', "other": ""}.items():
+        (tmp_path / name / "1").mkdir(parents=True)
+        (tmp_path / name / "config.pbtxt").write_text(text)
+    with pytest.raises(InputError, match=told):
+        serve(tmp_path, ServerOptions(**options))
+
+
 @pytest.mark.parametrize("name", ["my model", "a$HOME", "it's", "a;b"])
 def test_a_name_that_a_shell_takes_apart(tmp_path, name):
     (tmp_path / name).mkdir()

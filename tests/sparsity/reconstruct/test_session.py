@@ -14,6 +14,7 @@ import nm2trt
 from nm2trt.errors import DataError, SparsifyError, SparsityError
 from nm2trt.nm.mask import check
 from nm2trt.nm.pattern import NMPattern
+from nm2trt.sparsity.core.borrowed_model import eval_mode
 from nm2trt.sparsity.core.calibration_batches import joined, read_batches
 from nm2trt.sparsity.core.layer_choice import select
 from nm2trt.sparsity.reconstruct import solve
@@ -289,6 +290,21 @@ def test_inside_autocast_layers_are_solved_from_whole_sums_of_the_weights_as_the
         sparse.finalize()
         errors.append(float((other(x) - wanted).detach().square().mean()))
     assert errors[1] < 1.2 * errors[0], "twice as much and more with the weights of before"
+
+
+def test_inside_autocast_a_borrowed_model_runs_with_its_weights_as_they_are():
+    layer, x = nn.Linear(4, 4, bias=False), torch.ones(1, 4)
+
+    def output(value):
+        with torch.no_grad():
+            layer.weight.fill_(value)
+        return layer(x)[0, 0].item()
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (output(1), output(2)) == (4, 4), "autocast keeps what it has cast"
+        with eval_mode(layer):
+            assert (output(3), output(4)) == (12, 16)
+        assert output(5) == 20
 
 
 def test_inside_autocast_a_layer_is_solved_to_the_same_bits():
