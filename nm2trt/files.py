@@ -119,7 +119,9 @@ def check_output(path: str | os.PathLike[str], *, sources: Iterable[str | os.Pat
     except (OSError, ValueError) as error:
         if isinstance(error, OutputError):
             raise
-        raise OutputError(f"{path} cannot be written: {os_reason(error)}") from error
+        raise OutputError(
+            f"{path} cannot be written: {os_reason(error)}; choose another output path"
+        ) from error
     return path
 
 

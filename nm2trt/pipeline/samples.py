@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nm2trt.errors import InputError, OutputError
 from nm2trt.extras import install
+from nm2trt.file_replacement import os_reason
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Table, small_table
 
@@ -104,7 +105,9 @@ def copy_samples(name: str, output: str | os.PathLike[str] = ".") -> CopiedSampl
         for path in wanted:
             _copy(path, target / path.name)
     except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
+        raise OutputError(
+            f"{target} cannot be written: {os_reason(error)}; give another folder with -o"
+        ) from error
     return CopiedSamples(tuple(target / path.name for path in wanted), target / found[0].name / "README.md")
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nm2trt.errors import InputError, OutputError
-from nm2trt.file_replacement import make_output_folder
+from nm2trt.file_replacement import make_output_folder, os_reason
 from nm2trt.files import read_input, write_atomic
 from nm2trt.json_types import text, whole
 from nm2trt.reporting.records import SCHEMA, STAGES, RunHeader, StageRecord, read_json, read_record
@@ -123,7 +123,7 @@ class RunFolder:
             with self.telemetry_path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
-            raise OutputError(f"{self.telemetry_path} cannot be written: {error.strerror}") from error
+            raise OutputError(f"{self.telemetry_path} cannot be written: {os_reason(error)}") from error
 
     def header(self) -> RunHeader:
         """Read `run.json`.

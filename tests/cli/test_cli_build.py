@@ -463,14 +463,19 @@ def test_a_read_only_folder_is_refused_before_the_build(net):
         net.parent, "mount -o remount,ro small", "$NM build small/net.onnx; echo $? $(ls -A small)"
     )
     assert ran.stdout.strip() == "2 net.onnx"
-    assert ran.stderr == "nm2trt: small/net.rtx cannot be written: the file system is read-only\n"
+    assert (
+        ran.stderr
+        == "nm2trt: small/net.rtx cannot be written: the file system is read-only; choose another output path\n"
+    )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_without_write_permission_is_refused(net, capsys):
     net.parent.chmod(0o555)
     try:
-        assert "net.rtx cannot be written: permission denied" in refuse(capsys, 2, "build", "net.onnx")
+        assert "net.rtx cannot be written: permission denied; choose another output path" in refuse(
+            capsys, 2, "build", "net.onnx"
+        )
     finally:
         net.parent.chmod(0o755)
 
