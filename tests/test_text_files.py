@@ -103,3 +103,20 @@ def test_other_bytes_are_refused_with_the_file(data, tmp_path):
     with pytest.raises(InputError, match=r"labels\.txt is not UTF-8 text; save it as UTF-8$"):
         read_text(path, "a text")
     assert decoded(data, errors="replace")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: a\nday: 2020-13-45\n", r"cannot be read at line 2: month must be in 1\.\.12$"),
+        ("name: a\nvalue: " + "9" * 5000, r"cannot be read at line 2: .*4300 digits"),
+        ("[" * 100_000, "cannot be read: it is nested too deeply$"),
+        ("name: \0", "it holds the character 0x0000, which YAML does not take$"),
+        ("a: *b\n", r"at line 1: aliases \(\*name\) are not read$"),
+    ],
+    ids=["date", "digits", "deep", "nul", "alias"],
+)
+def test_a_recipe_that_is_no_yaml_says_why(tmp_path, text, words):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(InputError, match=words):
+        read_yaml(tmp_path / "r.yaml")

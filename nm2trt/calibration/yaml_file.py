@@ -77,6 +77,22 @@ class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
             raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read", event.start_mark)
         return super().compose_node(parent, index)
 
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:  # a date that no calendar has, a number of thousands of digits
+            why = str(error).partition(":")[0]
+            raise yaml.constructor.ConstructorError(None, None, why, node.start_mark) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return why a file is not YAML, in words."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"it holds the character {error.character:#06x}, which YAML does not take"
+    return getattr(error, "problem", None) or "it is not UTF-8 text of YAML"
+
 
 def read_yaml(path: str | os.PathLike[str]) -> Document:
     """Return the mapping that a YAML file holds; no tag builds a Python object.
@@ -102,8 +118,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Document:
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f" at line {mark.line + 1}"
-        problem = getattr(error, "problem", None) or "it is not UTF-8 text of YAML"
-        raise InputError(f"{path} cannot be read{where}: {problem}") from error
+        raise InputError(f"{path} cannot be read{where}: {_reason(error)}") from error
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise InputError(f"{path} is not a recipe, which is a mapping of names to values")
     return Document(data, lines)

@@ -16,6 +16,7 @@ import numpy as np
 
 from nm2trt.arrays import Array
 from nm2trt.errors import InputError, ModelError
+from nm2trt.file_replacement import os_reason
 from nm2trt.files import within
 from nm2trt.graph.storage.element_types import ELEMENT_TYPES, ElementType, element_type
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
@@ -183,11 +184,12 @@ def external_location(tensor: onnx.TensorProto, root: Path | None) -> tuple[Path
         raise ModelError(f"tensor {tensor.name!r} has external data without a location; the model is damaged")
     try:
         path = within(root, entries["location"])
-        offset = int(entries.get("offset", "0"))
-        length = int(entries["length"]) if "length" in entries else None
+        offset = _number(entries.get("offset", "0"))
+        length = _number(entries["length"]) if "length" in entries else None
         special = path.exists() and not path.is_file()
     except (InputError, OSError) as error:  # OSError: a name that no file system takes
-        raise ModelError(f"the external data of tensor {tensor.name!r} is refused: {error}") from error
+        why = os_reason(error)
+        raise ModelError(f"the external data of tensor {tensor.name!r} is refused: {why}") from error
     except ValueError as error:
         message = f"the external data of tensor {tensor.name!r} has an offset or length that is not a number"
         raise ModelError(message) from error
@@ -198,6 +200,13 @@ def external_location(tensor: onnx.TensorProto, root: Path | None) -> tuple[Path
     if offset < 0 or (length is not None and length < 0):
         raise ModelError(f"the external data of tensor {tensor.name!r} has a negative offset or length")
     return path, offset, length
+
+
+def _number(text: str) -> int:
+    """Return a number as every reader of ONNX reads it; Python also takes "1_0", which others read as 1."""
+    if not text.isascii() or "_" in text:
+        raise ValueError(text)
+    return int(text)
 
 
 def _typed(tensor: onnx.TensorProto, kind: ElementType, size: int) -> Array:

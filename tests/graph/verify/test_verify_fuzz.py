@@ -345,6 +345,14 @@ def test_external_offset_that_is_no_number(external):
     edit(offset="-4")
     with pytest.raises(ModelError, match="negative offset"):
         verify_model(path)
-    edit(offset="1e3")
-    with pytest.raises(ModelError, match="not a number"):
+    for text in ("1e3", "0_0", "\N{ARABIC-INDIC DIGIT ZERO}"):
+        edit(offset=text)
+        with pytest.raises(ModelError, match="not a number"):
+            verify_model(path)
+
+
+def test_external_location_that_no_file_system_takes(external):
+    path, edit = external
+    edit(location="a" * 300)
+    with pytest.raises(ModelError, match=r"is refused: File name too long$"):
         verify_model(path)
