@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from nm2trt.errors import DifferenceError, InputError
 from nm2trt.figures import percent
 from nm2trt.pipeline.budget_report import BudgetPoint, BudgetPoints, BudgetReport, check_plot, plot_points
 from nm2trt.pipeline.countable_work import CountableWork, check_counted
-from nm2trt.pipeline.reconstruct import Calibration, normalised
+from nm2trt.pipeline.reconstruct import Calibration, folder_of_copies, normalised
 
 if TYPE_CHECKING:
     from nm2trt.graph.reconstruct.report import ReconstructOptions, ReconstructReport
@@ -104,8 +103,7 @@ def prune_within_budget(
     samples = calibration.open(model, output)
     judge = _Judge(model, evaluation, calibration)
     judge.check()
-    with tempfile.TemporaryDirectory(prefix="nm2trt-") as name:
-        folder = Path(name)
+    with folder_of_copies(Path(model)) as folder:
         source, note = normalised(model, folder, samples, options, permute=calibration.permute)
         counted = CountableWork(source, samples, options, evaluation)
         options = replace(options, dense={**options.dense, **counted.beyond})

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nm2trt.errors import InputError
-from nm2trt.pipeline.reconstruct import Calibration, normalised
+from nm2trt.pipeline.reconstruct import Calibration, folder_of_copies, normalised
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Table
 
@@ -98,8 +97,7 @@ def prune_to_int8(
     model = Path(model)
     samples = calibration.open(model, output)
     asked = QuantizeOptions(max_loss=max_loss)
-    with tempfile.TemporaryDirectory(prefix="nm2trt-") as name:
-        folder = Path(name)
+    with folder_of_copies(model) as folder:
         source, note = _converted(model, folder, asked.form.opset)
         source, facts = normalised(
             source, folder, samples, options, permute=calibration.permute, called=model

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nm2trt.errors import DifferenceError, InputError, SparsityError
+from nm2trt.errors import DifferenceError, InputError, Nm2trtError, SparsityError
 from nm2trt.pipeline.calibration_input import open_calibration
 
 if TYPE_CHECKING:
@@ -78,10 +80,27 @@ def reconstruct(
 
     model = Path(model)
     samples = calibration.open(model, output)
-    with tempfile.TemporaryDirectory(prefix="nm2trt-") as folder:
-        source, facts = normalised(model, Path(folder), samples, options, permute=calibration.permute)
+    with folder_of_copies(model) as folder:
+        source, facts = normalised(model, folder, samples, options, permute=calibration.permute)
         report = reconstruct_model(source, output, samples, options, name=str(model), cache=calibration.cache)
     return replace(report, **facts)
+
+
+@contextlib.contextmanager
+def folder_of_copies(model: Path) -> Iterator[Path]:
+    """Give a temporary folder for copies of a model; errors raised inside name the model instead of a copy.
+
+    Args:
+        model: The ONNX file.
+    """
+    with tempfile.TemporaryDirectory(prefix="nm2trt-") as name:
+        folder = Path(name)
+        try:
+            yield folder
+        except Nm2trtError as error:
+            for copy in map(str, folder.rglob("*.onnx")):
+                error.args = tuple(str(words).replace(copy, str(model)) for words in error.args)
+            raise
 
 
 def normalised(

@@ -1,7 +1,9 @@
 """prune --to int8: what is written is what was solved, on its grid, and it beats rounding afterwards."""
 
 import json
+import re
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -266,3 +268,26 @@ def test_a_converted_model_is_called_by_its_own_name(tmp_path):
     assert report.report.channels_kept.startswith(
         f"channels stay in their order: no channel of {tmp_path / 'a.onnx'} can move"
     )
+
+
+@pytest.mark.parametrize("more", [{}, {"to": "int8"}], ids=["float", "int8"])
+def test_an_error_names_the_model_and_no_copy_of_it(tmp_path, more):
+    # ONNX Runtime has no product of bfloat16 on a CPU.
+    narrow = numpy_helper.from_array(np.ones((16, 16), ml_dtypes.bfloat16), "narrow")
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["x"], ["low"], to=TensorProto.BFLOAT16),
+            helper.make_node("MatMul", ["low", "narrow"], ["product"]),
+            helper.make_node("Cast", ["product"], ["wide"], to=TensorProto.FLOAT),
+            helper.make_node("MatMul", ["wide", "w"], ["y"]),
+        ],
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 16])],
+        [narrow, numpy_helper.from_array(np.eye(16, dtype=np.float32), "w")],
+    )
+    path = tmp_path / "a.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10), path)
+    with pytest.raises(ModelError, match=f"ONNX Runtime cannot load {re.escape(str(path))}: ") as caught:
+        nm2trt.prune(path, tmp_path / "b.onnx", calib={"x": np.ones((8, 16), np.float32)}, **more)
+    assert "nm2trt-" not in str(caught.value)
