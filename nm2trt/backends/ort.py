@@ -238,6 +238,9 @@ def open_onnx(
 
 
 def _import() -> Any:
+    # Version 1.31 warns in red as it loads if it cannot store the identifier of its telemetry, as in a
+    # container whose file system is read-only.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:

@@ -7,6 +7,7 @@ runtime, through the copy of nm2trt's own session in the folder `runtime`. nm2tr
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,7 @@ def _open(folder: Path, threads: int) -> Any:
     """Return a function from feeds to outputs, both by name."""
     model = folder / "model.onnx"
     if model.is_file():
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else it warns where it can store no identifier
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

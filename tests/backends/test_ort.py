@@ -1,8 +1,11 @@
 """ONNX Runtime as a backend: what it builds opens again and computes the same."""
 
 import itertools
+import os
 import re
 import resource
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -257,3 +260,11 @@ def test_an_operator_that_cannot_be_stopped_is_given_up_after_a_while(monkeypatc
             assert given_up.wait(30)
     finally:
         bounds.use()
+
+
+def test_nothing_is_said_where_no_identifier_can_be_stored(net):
+    words = [sys.executable, "-m", "nm2trt", "infer", str(net), "--batch", "2"]
+    environment = {**os.environ, "XDG_CACHE_HOME": os.devnull}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    ran = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, cwd=net.parent)
+    assert (ran.returncode, ran.stderr) == (0, "")
