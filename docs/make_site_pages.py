@@ -117,7 +117,7 @@ has run it stands in the first table, and nowhere else.
 
 {versions()}
 `nm2trt build --precision` takes {built}; without it an engine computes in the types of the file.
-ONNX Runtime 1.18 or newer is the third backend: it builds nothing and has no sparse kernels.
+ONNX Runtime 1.21 or newer is the third backend: it builds nothing and has no sparse kernels.
 
 ## Patterns
 

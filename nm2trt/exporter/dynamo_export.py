@@ -58,6 +58,7 @@ def to_onnx(
         import onnxscript  # noqa: F401 - torch.onnx imports it only half-way through
     except ImportError as error:
         raise BackendMissingError(f"onnxscript is not installed: {install('torch')}") from error
+    shapes = example.dynamic_shapes(model)
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -66,21 +67,20 @@ def to_onnx(
                 kwargs=example.kwargs,
                 dynamo=True,
                 opset_version=max(opset, 18),
-                dynamic_shapes=example.dynamic_shapes(),
+                dynamic_shapes=shapes,
                 input_names=example.names,
                 output_names=output_names,
                 optimize=optimize,
                 verbose=False,
             )
     except Exception as error:
-        chain = list(_chain(error))
-        if any(clue in str(link) for link in chain for clue in _FIXED_BATCH_CLUES):
+        if any(clue in str(link) for link in _chain(error) for clue in _FIXED_BATCH_CLUES):
             raise InputError(
                 f"{type(model).__name__} works only for the example's batch of {example.batch}; make its "
                 "code take any batch, or export with dynamic_batch=False"
             ) from error
         raise InputError(
-            f"PyTorch cannot export {type(model).__name__} to ONNX: {_first_line(chain[-1])}"
+            f"PyTorch cannot export {type(model).__name__} to ONNX: {_first_line(_root(error))}"
         ) from error
     return program
 
@@ -104,10 +104,17 @@ def _quiet() -> Iterator[None]:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and its causes; the last went wrong first, and the exporter wraps it in advice."""
+    """Yield an error and all that went wrong before it, also what PyTorch made nothing of."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return what caused an error, which the exporter wraps in advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _first_line(error: BaseException) -> str:

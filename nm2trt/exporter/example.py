@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nm2trt.errors import DataError, InputError
 from nm2trt.figures import counted
 
+_STARRED = inspect.Parameter.VAR_POSITIONAL
 _CONSTANTS = (bool, int, float, str, type(None))
 
 
@@ -118,8 +119,12 @@ class Example:
         example = self.resized(2) if self.dynamic and self.batch == 1 else self
         return example.typed(dtype)
 
-    def dynamic_shapes(self) -> dict[str, Any] | tuple[Any, ...] | None:
-        """Return the shapes for `torch.onnx.export`, the free dimension called "batch"."""
+    def dynamic_shapes(self, model: nn.Module) -> dict[str, Any] | tuple[Any, ...] | None:
+        """Return the shapes for `torch.onnx.export`, the free dimension called "batch".
+
+        Raises:
+            InputError: Arguments by name reach `forward` through `**`; PyTorch leaves no shape of those free.
+        """
         if not self.dynamic:
             return None
         flags = iter(self.batched)
@@ -127,7 +132,18 @@ class Example:
             ({0: "batch"} if next(flags) else {}) if isinstance(v, Tensor) else None
             for v in (*self.args, *self.kwargs.values())
         ]
-        return tuple(shapes) if not self.kwargs else dict(zip(self.kwargs, shapes, strict=True))
+        parameters = inspect.signature(model.forward).parameters
+        kinds = [parameter.kind for parameter in parameters.values()]
+        if not self.kwargs:
+            at = kinds.index(_STARRED) if _STARRED in kinds else len(shapes)  # `*args` is one tuple
+            return (*shapes[:at], tuple(shapes[at:])) if len(shapes) > at else tuple(shapes)
+        unnamed = [name for name in self.kwargs if name not in parameters]
+        if unnamed:
+            raise InputError(
+                f"{type(model).__name__} takes {', '.join(unnamed)} through **keywords, where no batch can "
+                "be free; give the example as a tuple, export what it wraps, or give dynamic_batch=False"
+            )
+        return dict(zip(self.kwargs, shapes, strict=True))
 
     def name_batch(self, model: Any) -> None:
         """Call the free dimension "batch" throughout an exported model.

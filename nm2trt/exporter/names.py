@@ -7,12 +7,15 @@ into one tensor (directions, gates, in), with the gates in ONNX's order; it gets
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from nm2trt.arrays import Array
+from nm2trt.nm.plan import Plan, PlanEntry
 
 # Where each of ONNX's gates stands among torch's: LSTM i, o, f, c of i, f, c, o; GRU z, r, h of r, z, n.
 _GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
@@ -72,3 +75,28 @@ def _equal(value: Any, numbers: Any) -> bool:
         and np.array_equal(stored[:1], numbers[:1])
         and np.array_equal(stored, numbers)
     )
+
+
+def without_merged(plan: Plan, model: Any, module: nn.Module) -> Plan:
+    """Return a plan without the entries of small parameters that the exporter stored once with an equal one.
+
+    A new `nn.TransformerEncoder` has such parameters: its layers are copies of one.
+
+    Args:
+        plan: The plan under the names of the parameters.
+        model: The exported onnx_ir model, its names restored.
+        module: What it was exported from, on the CPU.
+    """
+    parameters = dict(module.named_parameters())
+    stored = [entry for entry in plan if entry.weight in model.graph.initializers]
+
+    def merged(entry: PlanEntry) -> bool:
+        mine = parameters.get(entry.weight)
+        return mine is not None and any(
+            other.pattern == entry.pattern and torch.equal(mine, parameters[other.weight])
+            for other in stored
+            if other.shape == entry.shape and other.weight in parameters
+        )
+
+    kept = (e for e in plan if e.weight in model.graph.initializers or not merged(e))
+    return replace(plan, entries=tuple(kept))

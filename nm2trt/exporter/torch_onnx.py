@@ -20,7 +20,7 @@ from nm2trt.compare.output_difference import OutputDifference
 from nm2trt.errors import InputError, SparsifyError
 from nm2trt.exporter.dynamo_export import eval_copy, to_onnx
 from nm2trt.exporter.example import Example
-from nm2trt.exporter.names import restore_names
+from nm2trt.exporter.names import restore_names, without_merged
 from nm2trt.exporter.reference import compare_with_runtime, output_names_of, run_reference
 from nm2trt.exporter.saving import list_replaced_data, saved
 from nm2trt.files import atomic_path, check_output, real_output
@@ -92,7 +92,7 @@ def export(
     output_names: Sequence[str] | None = None,
     plan: Plan | None = None,
     external_data: bool | None = None,
-    finish: Callable[[Path], None] | None = None,
+    finish: Callable[[Path, Plan | None], None] | None = None,
 ) -> ExportResult:
     """Write a model as ONNX, after ONNX Runtime has computed from it what PyTorch computes.
 
@@ -114,7 +114,7 @@ def export(
             or "output_0" and so on.
         plan: What is meant for each weight; by default what `finalize` left on the model.
         external_data: Put the weights in a file beside `path`; None does so when they pass 2 GB.
-        finish: Called with the written file before it takes its name; an exception discards the file.
+        finish: Called with the written file and its plan before it takes its name; an exception discards it.
 
     Raises:
         SparsifyError: A sparsity method is still attached.
@@ -138,6 +138,7 @@ def export(
     names = output_names_of(reference, output_names)
     program = to_onnx(reference_model.to(chosen), inputs.traced(chosen), opset, names)
     restore_names(program.model, reference_model)
+    plan = None if plan is None else without_merged(plan, program.model, reference_model)
     _tidy(program.model, opset)
     inputs.name_batch(program.model)
     if chosen != torch.float32:  # the copy has been rounded
@@ -151,7 +152,7 @@ def export(
         ):
             differences = compare_with_runtime(temporary, reference_model, inputs, reference, names, chosen)
             if finish is not None:
-                finish(temporary)
+                finish(temporary, plan)
     return ExportResult(
         path=target,
         data_path=data_path,

@@ -53,9 +53,7 @@ def export(
 
     from nm2trt.exporter import torch_onnx
     from nm2trt.graph.verify.plan_metadata import Annotation, annotate
-    from nm2trt.nm.plan import PLAN_ATTRIBUTE
 
-    plan = plan if plan is not None else getattr(torch_onnx.unwrapped(model), PLAN_ATTRIBUTE, None)
     written: list[Annotation] = []
     result = torch_onnx.export(
         model,
@@ -68,7 +66,7 @@ def export(
         output_names=output_names,
         plan=plan,
         external_data=external_data,
-        finish=lambda file: written.append(annotate(file, plan)),
+        finish=lambda file, known: written.append(annotate(file, known)),
     )
     return replace(result, plan=written[0].plan, mask_sha256=written[0].mask_sha256)
 

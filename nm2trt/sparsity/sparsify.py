@@ -86,7 +86,7 @@ def sparsify(
                 f"{way.spec.name!r} has a schedule: give total_steps, the optimizer steps of the whole run"
             )
     if spec.start:
-        _refuse_meta(model, spec.name)
+        _refuse_without_values(model, spec.name)
         return spec.start(request)
     chosen = _assign(request.choose(), by_glob, ways)
     weights = parametrize_each([(c, way.spec.weight, way.options) for c, way in chosen], total_steps)
@@ -167,8 +167,10 @@ def _check_model(model: nn.Module) -> None:
             )
 
 
-def _refuse_meta(model: nn.Module, method: str) -> None:
+def _refuse_without_values(model: nn.Module, method: str) -> None:
     for name, parameter in model.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise SparsifyError(f"{name} has no shape yet; run one batch through the model first")
         if parameter.device.type == "meta":
             raise SparsifyError(
                 f"{method!r} reads the model's values, and {name} is on the meta device; call to_empty() and "

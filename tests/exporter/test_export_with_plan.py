@@ -53,6 +53,23 @@ def test_plan_and_mask_hash_travel_with_the_file(dtype, tmp_path):
     assert list(tmp_path.iterdir()) == [result.path]
 
 
+@pytest.mark.parametrize("dtype", [None, "float16"], ids=["fp32", "fp16"])
+def test_equal_weights_that_pytorch_stores_once_are_one_weight_of_the_plan(tmp_path, dtype):
+    """A new TransformerEncoder: its layers are copies of one, and small tensors that are equal are merged."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    session = nm2trt.sparsify(model, method="magnitude")
+    session.finalize()
+    assert len(session.plan) == 8
+    result = nm2trt.export(model, torch.randn(3, 8, 32), tmp_path / "model.onnx", dtype=dtype)
+    report = verify_model(result.path)
+    assert report.missing == ()
+    assert [row.pattern for row in report.weights] == ["holds"] * 8
+    assert {row.weight for row in report.weights} == {entry.weight for entry in result.plan}
+    assert len(result.plan) < 8, "nothing was merged, and this test shows nothing"
+
+
 def test_an_attached_model_is_refused(tmp_path):
     model, _ = attached()
     with pytest.raises(SparsifyError, match=r"magnitude is still attached to conv; call finalize\(\)"):

@@ -206,7 +206,7 @@ def test_plan_is_handed_on(tmp_path):
     model, plan = nn.Linear(4, 4), Plan((), "sr-ste")
     setattr(model, PLAN_ATTRIBUTE, plan)
 
-    assert export(model, torch.rand(2, 4), tmp_path / "model.onnx").plan is plan
+    assert export(model, torch.rand(2, 4), tmp_path / "model.onnx").plan == plan
 
 
 class FakeSparsity(nn.Module):
@@ -262,6 +262,30 @@ class Branching(nn.Module):
 class OneBatch(nn.Module):
     def forward(self, x):
         return x * 2 if x.shape[0] == 3 else x * 3
+
+
+class Wrapper(nn.Module):
+    """What adapters and other wrappers look like: any arguments, given to the model inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Bilinear(4, 4, 3)
+
+    def forward(self, *args, **keywords):
+        return self.inner(*args, **keywords)
+
+
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.9."), reason="PyTorch 2.9 cannot export *args with a free batch"
+)
+def test_arguments_that_a_wrapper_hands_on_have_a_free_batch(tmp_path):
+    x = torch.randn(3, 4)
+    result = export(Wrapper(), (x, x + 1), tmp_path / "model.onnx")
+    assert [difference.name for difference in result.differences] == ["output"] * 2, "another batch ran too"
+    named = {"input1": x, "input2": x + 1}
+    with pytest.raises(InputError, match=r"Wrapper takes input1, input2 through \*\*keywords.*as a tuple"):
+        export(Wrapper(), named, tmp_path / "named.onnx")
+    export(Wrapper(), named, tmp_path / "fixed.onnx", dynamic_batch=False)
 
 
 class IgnoresInput(nn.Module):
@@ -345,7 +369,9 @@ def test_folders_of_killed_exports_go_with_the_next_good_one(model, tmp_path, mo
         tempfile, "mkdtemp", lambda *given, **named: made.append(mkdtemp(*given, **named)) or made[-1]
     )
     first = export(model, EXAMPLE, tmp_path / "m.onnx", external_data=True)
-    (left,) = [Path(one) for one in made if Path(one).parent == tmp_path]
+    left = next((Path(one) for one in made if Path(one).parent == tmp_path), None)
+    if left is None:
+        pytest.skip("before 1.1 onnx_ir makes no folder beside the file")
     others = [tmp_path / f".m.onnx.data.{name}" for name in ("abcdefgh", "short", "abcd_123")]
     for folder in (left, *others[:2]):
         folder.mkdir()
@@ -373,7 +399,7 @@ def test_external_data_lies_beside_and_old_data_goes(model, tmp_path):
     assert run_onnx(path, x=EXAMPLE.numpy())[0].shape == (3, 10)
 
 
-def _fail(path):
+def _fail(path, plan):
     assert path.is_file()
     raise RuntimeError("planted")
 

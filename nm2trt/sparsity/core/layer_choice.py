@@ -141,7 +141,8 @@ def _globs(globs: str | Sequence[str]) -> tuple[str, ...]:
 def _candidates(model: nn.Module) -> Iterator[tuple[Site, TorchWeight]]:
     for name, module in model.named_modules():
         for where in torch_weights(type(module)):
-            if getattr(module, where.name, None) is not None:
+            # A quantised layer has a method of that name.
+            if isinstance(getattr(module, where.name, None), Tensor):
                 yield Site(module, name, where.name), where
         if isinstance(module, nn.RNNBase):
             for tensor in module._flat_weights_names:

@@ -24,8 +24,8 @@ from nm2trt.sparsity.core.telemetry import Anchor, report
 from nm2trt.sparsity.core.tracked_weight import TrackedWeight
 
 _SHOWN_REASONS = 4
-# What AveragedModel, DistributedDataParallel and torch.compile put before names.
-_WRAPPERS = ("", "module.", "_orig_mod.", "module._orig_mod.")
+# What AveragedModel and DistributedDataParallel put before names.
+_WRAPPERS = ("", "module.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +290,7 @@ class SparseSession:
             raise SparsifyError(f"{call}: the model is finalised already; call sparsify to start again")
 
     def _in_copy(self, copy: nn.Module) -> tuple[TrackedWeight, ...]:
-        modules = dict(copy.named_modules())
+        modules = {_uncompiled(name): module for name, module in copy.named_modules()}
         for prefix in _WRAPPERS:
             found = [_same_weight(weight, modules, prefix) for weight in self.weights]
             if None not in found:
@@ -304,12 +304,17 @@ def _same_weight(
     """Find a weight in a copy of the model whose names have `prefix` in front."""
     sites = []
     for site in weight.sites:
-        module = modules.get(f"{prefix}{site.module_name}".removesuffix("."))
+        module = modules.get(f"{prefix}{_uncompiled(site.module_name)}".removesuffix("."))
         if module is None or site.tensor not in {name for name, _, _ in state_keys.sparse_weights(module)}:
             return None
         sites.append(Site(module, site.module_name, site.tensor))
     found = {name: sparse for name, _, sparse in state_keys.sparse_weights(sites[0].module)}
     return TrackedWeight(weight.name, tuple(sites), found[sites[0].tensor])
+
+
+def _uncompiled(name: str) -> str:
+    """Return a module's name without torch.compile's wrappers, which a deepcopy leaves out."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def _short(value: object) -> str:

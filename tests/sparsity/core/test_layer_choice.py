@@ -191,6 +191,14 @@ def test_refuses_a_text_that_is_no_pattern():
         select(nn.Linear(32, 8), "2/4")
 
 
+def test_a_quantised_layer_whose_weight_is_a_method_is_no_candidate():
+    class Linear(nn.Module):  # as in torch.ao.nn.quantized
+        def weight(self):
+            return torch.zeros(32, 32)
+
+    assert only(nn.Sequential(Linear(), nn.Linear(32, 8))).weight == "1.weight"
+
+
 def test_refuses_a_parameter_without_a_shape():
     with pytest.raises(SparsifyError, match="weight has no shape yet; run one batch"):
         select(nn.LazyLinear(8), "2:4")

@@ -503,9 +503,27 @@ def test_a_layer_that_was_replaced_after_sparsify():
     assert check(model[4].weight.detach().numpy(), NMPattern(2, 4), axis=1).holds
 
 
-def test_a_lazy_layer_that_has_no_shape_yet():
+@pytest.mark.parametrize("method", ["sr-ste", "reconstruct", "fcpts", "spre"])
+def test_a_lazy_layer_that_has_no_shape_yet(method):
+    given = {"calibration": [torch.randn(4, 32)]} if method in ("reconstruct", "fcpts") else {}
     with pytest.raises(SparsifyError, match=r"0\.weight has no shape yet; run one batch"):
-        sparsify(nn.Sequential(nn.LazyLinear(16)))
+        sparsify(nn.Sequential(nn.LazyLinear(16)), method=method, **given)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # importing torch.compile's back end
+def test_masks_of_a_copy_are_found_behind_a_compiled_layer():
+    """A deepcopy of a compiled layer is the layer itself, under a shorter name."""
+    model = nn.Sequential(torch.compile(nn.Linear(32, 32), backend="eager"), nn.Linear(32, 32))
+    sparse = sparsify(model)
+    ema = torch.optim.swa_utils.AveragedModel(model)
+    with torch.no_grad():
+        for parameter in ema.parameters():
+            parameter.copy_(torch.randn(parameter.shape))
+    sparse.refresh(ema)
+    finished = sparse.finalize(ema)
+    weights = [p for p in finished.parameters() if p.ndim == 2]
+    assert len(weights) == 2
+    assert all(check(weight.detach().numpy(), NMPattern(2, 4), axis=1).holds for weight in weights)
 
 
 def test_a_model_that_was_made_in_inference_mode():
