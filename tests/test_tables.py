@@ -64,6 +64,24 @@ def test_without_a_terminal_nothing_is_cut_and_a_reason_is_one_line():
     assert lines[-1] == f" 1  backbone.layer2.0.conv1.weight: {BROKEN.format(4, 0)} (2 weights)"
 
 
+@pytest.mark.parametrize(
+    "reasons",
+    [
+        ("axis 1 has 1 element, no multiple of 4", "axis 1 has 1,002 elements, no multiple of 4"),
+        ("2 rows differ, by 0.5", "12,000 rows differ, by 3.25"),
+    ],
+)
+def test_reasons_that_differ_in_their_numbers_are_one(reasons):
+    rows = tuple(row(f"layer{at}.weight", why=why) for at, why in enumerate(reasons))
+    told = text(Table(COLUMNS, rows), 200).splitlines()
+    assert [line for line in told if line.startswith(" ")] == [f" 1  layer0.weight: {reasons[0]} (2 weights)"]
+
+
+def test_reasons_that_differ_in_a_word_are_two():
+    rows = tuple(row(f"layer{at}.weight", why=f"its {what} has 1 element") for at, what in enumerate("ab"))
+    assert " 2  its b has 1 element" in text(Table(COLUMNS, rows), 200)
+
+
 def test_all_shows_every_row_and_every_reason():
     lines = text(TABLE, 100, every_row=True).splitlines()
     for one in TABLE.rows:

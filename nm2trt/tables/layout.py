@@ -14,7 +14,8 @@ _WORST = ("bad", "no", "doubt", "good", "")
 _GAP = 2
 _NAME, _LEAST_NAME, _LEAST_TEXT = 30, 10, 8
 _MOST_REASONS = 8
-_NUMBERS = re.compile(r"\[[0-9, ]*\]|[0-9]+(\.[0-9]+)?")
+# A number, or a list of them, with the plural that follows a count: reasons that differ in these are one.
+_NUMBERS = re.compile(r"\[[0-9, ]*\]|[0-9][0-9,]*(?:\.[0-9]+)?(?P<noun> [a-z]+?)?(?(noun)s?\b)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ def _escaped(table: Table) -> Table:
 def _numbered(table: Table, every_row: bool) -> tuple[list[tuple[str, str]], Table]:
     """Return the reasons, each with the indent of its further lines, and the table with their numbers."""
     found: dict[str, list[Row]] = {}
-    keys = [row.why if every_row else _NUMBERS.sub("#", row.why) for row in table.rows]
+    keys = [row.why if every_row else _NUMBERS.sub(r"#\g<noun>", row.why) for row in table.rows]
     for key, row in zip(keys, table.rows, strict=True):
         if key:
             found.setdefault(key, []).append(row)
