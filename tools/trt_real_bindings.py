@@ -9,9 +9,9 @@ ends the process. The driver is that of `tests/backends/gpu_double.py`. So names
 and threads are the bindings' own, and some of TensorRT's rules are kept (`RULE BROKEN`); what a builder
 chooses and what a kernel computes is made up.
 
-CUDA_INCLUDE is the toolkit's folder with cuda_runtime_api.h and crt/, or the two include folders of the wheels
-`nvidia-cuda-runtime-cu12` and `nvidia-cuda-nvcc-cu12` copied into one. The parser's header comes with TensorRT
-11; for 10 it is taken from onnx-tensorrt. Needs g++ 12 or later, for half precision.
+CUDA_INCLUDE is the toolkit's folder with cuda_runtime_api.h and crt/, or the two include folders of the
+wheels `nvidia-cuda-runtime-cu12` and `nvidia-cuda-nvcc-cu12` copied into one. The parser's header comes with
+TensorRT 11; for 10 it is taken from onnx-tensorrt. Needs g++ 12 or later, for half precision.
 """
 
 from __future__ import annotations
