@@ -53,11 +53,21 @@ def pruning_command(model: str, report: VerifyReport) -> str:
         report: What `verify` found out of it, or of what was made of it.
     """
     prunable = [verdict for verdict in report.weights if is_prunable(verdict)]
-    reads = Counter(verdict.weight for verdict in report.weights)
-    if any(is_rebuilt(v) and v.consumer not in report.nested and reads[v.weight] == 1 for v in prunable):
+    rebuilt = rebuilt_weights(report)
+    if any(verdict.weight in rebuilt for verdict in prunable):
         return f"nm2trt prune {model} --calib {SAMPLES}"
     able = report.quantised or sparse_dtype(prunable, report.place) is not None
     return f"nm2trt prune {model}" if prunable and able else ""
+
+
+def rebuilt_weights(report: VerifyReport) -> frozenset[str]:
+    """Return the names of the weights that `nm2trt prune --calib` rebuilds, of those that it prunes."""
+    reads = Counter(verdict.weight for verdict in report.weights)
+    return frozenset(
+        v.weight
+        for v in report.weights
+        if is_rebuilt(v) and v.consumer not in report.unrebuilt and reads[v.weight] == 1
+    )
 
 
 def sparse_dtype(weights: Sequence[WeightVerdict], place: Place) -> str | None:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nm2trt.nm.advice import is_lowered, is_prunable, is_rebuilt
+from nm2trt.nm.advice import is_lowered, is_prunable
 from nm2trt.nm.eligibility import Place, can_run_sparse
 from nm2trt.nm.outlook import assumed_sparse, outlook
 from nm2trt.nm.verdict import WeightVerdict
+from nm2trt.pipeline.next_command import rebuilt_weights
 
 if TYPE_CHECKING:
     from nm2trt.graph.verify.report import VerifyReport
@@ -51,7 +52,7 @@ def _once_run(
 ) -> WeightVerdict:
     """Return what becomes of a weight that the recipe prunes, and lowers to a type."""
     outside = verdict.consumer not in report.nested
-    pruned = is_prunable(verdict) and (not rebuilds or (outside and is_rebuilt(verdict)))
+    pruned = is_prunable(verdict) and (not rebuilds or verdict.weight in rebuilt_weights(report))
     if verdict.pattern != "holds" and not pruned:
         return verdict
     lowered = dtype if outside and is_lowered(verdict) else None

@@ -103,6 +103,23 @@ def grouped():
     return nodes, [*weights, numpy_helper.from_array(np.array([2]), "last")], {}
 
 
+def transposed_input():
+    nodes = [
+        node("Transpose", ["x"], ["t"]),
+        node("Gemm", ["t", "w"], ["h"], transA=1),
+        node("Gemm", ["h", "v"], ["y"], alpha=0.5),
+    ]
+    return nodes, matrices(), {}
+
+
+def scaled_bias():
+    nodes = [
+        node("Gemm", ["x", "w", "b"], ["h"], beta=2.0),
+        node("Gemm", ["h", "v", "b"], ["y"], alpha=2.0, transB=1),
+    ]
+    return nodes, [*matrices(), stored("b", WIDTH)], {}
+
+
 def read_twice():
     return [node("MatMul", ["x", "w"], ["h"]), node("MatMul", ["h", "w"], ["y"])], matrices()[:1], {}
 
@@ -130,6 +147,8 @@ def without_weights():
         einsum,
         left_operand,
         grouped,
+        transposed_input,
+        scaled_bias,
         read_twice,
         weight_only_int4,
         without_weights,
@@ -173,8 +192,9 @@ def test_a_recipe_with_samples_runs_as_it_is(odd, capsys):
     assert main(["init", "a.onnx", "--calib", "SAMPLES.npz", "--target", "sm86", "--backend", "trt-rtx"]) == 0
     promised = capsys.readouterr().out
     assert main(["run", "a.yaml", "--until", "verify"]) == 0
-    # Those three are pruned, and lowered; the others stay as no sparse kernel runs them.
-    assert ("once the recipe has run, up to" in promised) is (odd in (function, batched, read_twice))
+    # Those are pruned, and lowered; the others stay as no sparse kernel runs them.
+    lowered = (function, batched, transposed_input, scaled_bias, read_twice)
+    assert ("once the recipe has run, up to" in promised) is (odd in lowered)
 
 
 def write(path, nodes, weights):
@@ -187,7 +207,7 @@ def write(path, nodes, weights):
     )
 
 
-@pytest.mark.parametrize("kind", [batched, body])
+@pytest.mark.parametrize("kind", [batched, body, transposed_input, read_twice])
 def test_a_recipe_promises_no_more_than_verify_finds_after_it(kind, tmp_path, monkeypatch, capsys):
     """One weight is rebuilt and lowered, the others are out of the reach of samples."""
     nodes, weights, _ = kind()

@@ -11,6 +11,7 @@ import numpy as np
 from nm2trt.arrays import Array
 from nm2trt.graph.reconstruct.network import Network, Reader
 from nm2trt.graph.reconstruct.rows import Window
+from nm2trt.nm.advice import gemm_obstacle
 
 # Operators whose weights are rebuilt.
 REBUILT = ("Conv", "Gemm", "MatMul")
@@ -140,11 +141,7 @@ def _shape_obstacle(operator: str, shape: tuple[int, ...], attributes: dict[str,
         return ""
     if len(shape) != 2:
         return f"a weight of shape {list(shape)} is not a matrix"
-    if attributes.get("transA", 0):
-        return "its input is transposed"
-    if any(float(attributes.get(name, 1.0)) != 1.0 for name in ("alpha", "beta")):
-        return "it scales its product"
-    return ""
+    return gemm_obstacle(attributes)
 
 
 def _after(network: Network, index: int, outputs: int, from_end: int) -> tuple[str | None, str | None]:
