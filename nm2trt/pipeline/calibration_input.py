@@ -45,11 +45,32 @@ def open_calibration(
 
     if batch is not None and batch < 1:
         raise InputError(f"a batch of {batch} holds no sample; give 1 or more")
-    inputs: tuple[TensorSpec, ...] = ()
-    if model is not None and Path(calib).suffix.lower() == ".npz":
-        from nm2trt.backends.protocol import TensorSpec
-        from nm2trt.graph.storage.model_info import describe_model
-
-        inputs = tuple(TensorSpec(x.name, x.dtype, x.shape or ()) for x in describe_model(model).inputs)
+    inputs = _inputs(model) if model is not None and _is_npz(calib) else ()
     samples = open_sample_stream(calib, data_root=data_root, allow_functions=allow_functions, inputs=inputs)
     return samples if batch is None else replace(samples, batch=batch)
+
+
+def check_samples(calib: str | os.PathLike[str], model: Model) -> None:
+    """Raise unless the first sample of an `.npz` fits a model's inputs; a recipe is left to who opens it.
+
+    Raises:
+        InputError: The file is missing or damaged.
+        DataError: A name, a shape or a type differs; the message says which, and what to rename.
+    """
+    if not _is_npz(calib):
+        return
+    from nm2trt.calibration.stream import fitted
+
+    samples = open_calibration(calib, None, None, allow_functions=False, model=model)
+    fitted(next(samples.read(1)), _inputs(model), samples.source)
+
+
+def _is_npz(calib: str | os.PathLike[str]) -> bool:
+    return Path(calib).suffix.lower() == ".npz"
+
+
+def _inputs(model: Model) -> tuple[TensorSpec, ...]:
+    from nm2trt.backends.protocol import TensorSpec
+    from nm2trt.graph.storage.model_info import describe_model
+
+    return tuple(TensorSpec(x.name, x.dtype, x.shape or ()) for x in describe_model(model).inputs)

@@ -123,9 +123,11 @@ def write_recipe(
 
     Raises:
         InputError: The model is missing or not sound, or does not lie below the recipe's folder.
+        DataError: The samples of an `.npz` do not fit the model's inputs.
         OutputError: The recipe is there already, or cannot be written.
     """
     from nm2trt.graph.storage.model import load
+    from nm2trt.pipeline.calibration_input import check_samples
     from nm2trt.pipeline.info import info as describe
     from nm2trt.pipeline.position_tables import longest_positions
     from nm2trt.pipeline.verify import verify
@@ -143,7 +145,10 @@ def write_recipe(
         raise InputError(f"{model} is not below {root}, the folder of the recipe; put them together")
     samples = None if calib is None else _below(check_input(calib, "a samples"), root)
     holds = report.counts.get("holds", 0)
+    opened = load(model, leave_weights=True)
     precision = recipe_precision(report, calib=samples)
+    if calib is not None and precision == "int8":
+        check_samples(calib, opened)
     rebuilds = not holds and precision == "int8" and pruning_command("", report).endswith(SAMPLES)
     sentence = recipe_outlook(report, model, precision, rebuilds=rebuilds)
     text = _text(
@@ -161,7 +166,7 @@ def write_recipe(
         sentence=sentence,
         choice=(backend, targets),
         inputs=[(tensor.name, list(tensor.shape or ())) for tensor in getattr(info, "inputs", ())],
-        longest=longest_positions(load(model, leave_weights=True)),
+        longest=longest_positions(opened),
     )
     write_atomic(target, text)
     return StarterRecipe(target, model, holds, len(report.weights), sentence)

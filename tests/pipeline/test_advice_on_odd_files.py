@@ -287,3 +287,25 @@ def test_a_recipe_builds_nothing_that_the_builder_cannot_read(odd, capsys):
     recipe = Path("a.yaml").read_text()
     assert "No engine: the builder's parser does not read SequenceConstruct at SequenceConstruct#2" in recipe
     assert "\n  build:" not in recipe
+
+
+@pytest.mark.parametrize(
+    ("samples", "told"),
+    [
+        pytest.param({"a": (8, WIDTH)}, "rename 'a' to 'x'", id="misnamed"),
+        pytest.param({"x": (8, WIDTH), "b": (8, 1)}, "leave out 'b', or call true", id="one too many"),
+        pytest.param({"x": (8, 5)}, f"takes shape nx{WIDTH}, the samples have", id="shape"),
+        pytest.param({"x": (8, WIDTH), "labels": (8,)}, "", id="with labels"),
+        pytest.param({"x": (0, WIDTH)}, "no sample", id="empty"),
+    ],
+)
+def test_a_recipe_is_not_written_for_samples_that_it_cannot_feed(
+    samples, told, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.onnx", [node("MatMul", ["x", "w"], ["y"])], matrices()[:1])
+    np.savez("given.npz", **{name: np.ones(shape, np.float32) for name, shape in samples.items()})
+    status = main(["init", "a.onnx", "--calib", "given.npz"])
+    assert Path("a.yaml").exists() is not bool(told)
+    assert status == (2 if told else 0)
+    assert told in capsys.readouterr().err
