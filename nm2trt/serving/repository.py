@@ -181,9 +181,14 @@ def roll_back(repository: str | os.PathLike[str], name: str, *, to: int | None =
         before = history(model)
         if not before:
             raise InputError(f"{root} holds no model {name!r}; it holds {model_names(root)}")
-        kept = ", ".join(str(number) for number in numbers(model) if read_record(model / str(number)))
+        placed = [number for number in numbers(model) if read_record(model / str(number))]
+        kept = ", ".join(map(str, placed))
         if to is None and len(before) < 2:
-            raise InputError(f"{model}: no version was served before version {before[0]}; it holds {kept}")
+            others = [number for number in placed if number != before[0]]
+            instead = f"; choose another with --to, e.g. --to {max(others)}" if others else ""
+            raise InputError(
+                f"{model}: no version was served before version {before[0]}; it holds {kept}{instead}"
+            )
         version = before[1] if to is None else to
         record = read_record(model / str(version))
         if record is None:

@@ -86,7 +86,8 @@ def test_rollback_brings_back_the_version_and_its_configuration(tmp_path):
     assert (done.left, done.version) == (2, 1)
     assert served_config(repository, "m").max_batch_size == 4
     assert (repository / "m" / "config.pbtxt").read_text() == first.config
-    with pytest.raises(InputError, match="no version was served before version 1; it holds 1, 2"):
+    none = "no version was served before version 1; it holds 1"
+    with pytest.raises(InputError, match=f"{none}, 2; choose another with --to, e.g. --to 2$"):
         roll_back(repository, "m")
     assert roll_back(repository, "m", to=2).version == 2
     # The one that was left was not part of what was served before the next, and gives its place up.
