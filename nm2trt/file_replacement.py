@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import stat
 import tempfile
 from pathlib import Path
@@ -142,6 +143,26 @@ def make_output_folder(folder: Path, instead: str, *, what: str = "") -> None:
         nearest = _nearest(folder)
         reason = os_reason(error) if nearest.is_dir() else _in_the_way(nearest)
         raise OutputError(f"{what}{folder} cannot be made: {reason}; {instead}") from error
+
+
+def clear_folder(folder: Path, *, but: str = "") -> None:
+    """Remove a folder and what is in it, as far as that is possible; a link is removed, and not followed.
+
+    Args:
+        folder: The folder; it need not be there.
+        but: Name of an entry that is kept, and the folder with it.
+    """
+    with contextlib.suppress(OSError):
+        if folder.is_symlink() or not folder.is_dir():
+            folder.unlink()
+            return
+        for entry in list(os.scandir(folder)):
+            if entry.is_dir(follow_symlinks=False) and entry.name != but:
+                shutil.rmtree(entry.path, ignore_errors=True)
+            elif entry.name != but:
+                Path(entry.path).unlink()
+        if not but:
+            folder.rmdir()
 
 
 def _nearest(folder: Path) -> Path:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nm2trt.errors import InputError
 from nm2trt.pipeline.reconstruct import Calibration, folder_of_copies, normalised
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Table
@@ -92,8 +91,6 @@ def prune_to_int8(
     from nm2trt.graph.reconstruct.reconstruct_model import reconstruct_model
     from nm2trt.graph.storage.model import load
 
-    if calibration.cache is not None:
-        raise InputError("the cache keeps layers that are solved in float; leave --cache or --to out")
     model = Path(model)
     samples = calibration.open(model, output)
     asked = QuantizeOptions(max_loss=max_loss)
@@ -107,7 +104,9 @@ def prune_to_int8(
         prepared = prepare(opened, samples, asked)
         grid = IntegerGrid(prepared.scales, prepared.axes.keys(), prepared.nearest)
         solved = folder / f"{model.stem}.solved.onnx"
-        report = reconstruct_model(source, solved, samples, options, name=str(model), grid=grid)
+        report = reconstruct_model(
+            source, solved, samples, options, name=str(model), cache=calibration.cache, grid=grid
+        )
         quantized = quantize_model(
             solved, output, samples, prepared.options, compare=False, preset=prepared.preset(grid.steps)
         )

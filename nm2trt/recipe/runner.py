@@ -1,11 +1,12 @@
 """Run a recipe: stage after stage, each skipped if its result is there and nothing it depends on changed.
 
 A stage's record is written when it is done, so a run that was killed goes on with the stage it was in. What a
-stage writes, it writes whole or not at all.
+stage writes, it writes whole or not at all. A stage that solves layers goes on with those that it had solved.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from nm2trt.calibration.yaml_file import nearest
 from nm2trt.errors import InputError, Nm2trtError
+from nm2trt.file_replacement import clear_folder
 from nm2trt.files import within
 from nm2trt.locks import one_writer
 from nm2trt.named_code import refuse_code
@@ -179,9 +181,10 @@ class _Run:
             inputs=tuple(sources.inputs(step)),
         )
         self._folder.write(begun)
+        unfinished = self._unfinished(stage.name, key)
         start = time.perf_counter()
         try:
-            outcome = ACTIONS[stage.kind](self._job(step))
+            outcome = ACTIONS[stage.kind](self._job(step, unfinished))
             done = self._ended(begun, outcome, time.perf_counter() - start)
         except Nm2trtError as error:
             done = replace(
@@ -190,6 +193,9 @@ class _Run:
             self._tell(done)
             raise
         self._tell(done)
+        clear_folder(unfinished.parent)
+        with contextlib.suppress(OSError):  # what other stages left lies there too
+            unfinished.parent.parent.rmdir()
         if outcome.failure is not None:
             raise outcome.failure
         sources.take(step, done)
@@ -213,7 +219,13 @@ class _Run:
             result=result,
         )
 
-    def _job(self, step: Step) -> StageJob:
+    def _unfinished(self, name: str, key: str) -> Path:
+        """Return where a stage keeps what it has found; remove what it found with other inputs or options."""
+        folder = self._folder.path / "artefacts" / ".unfinished" / name
+        clear_folder(folder, but=key[:16])
+        return folder / key[:16]
+
+    def _job(self, step: Step, unfinished: Path) -> StageJob:
         artefacts = self._folder.path / "artefacts"
         artefacts.mkdir(exist_ok=True)
         return StageJob(
@@ -222,6 +234,7 @@ class _Run:
             self._sources.all(step),
             {**self._sources.files(step), **self._sources.folders(step)},
             artefacts,
+            unfinished,
             self._folder.path,
             self._sources.base,
             self._allow_functions,

@@ -202,7 +202,6 @@ def test_what_was_converted_first_is_told(tmp_path, capsys):
         ({"to": None, "max_loss": "2%"}, "give --max-loss with --to int8"),
         ({"max_loss": "0%"}, "a share of the samples"),
         ({"calib": None}, "the integers are solved from samples; give them with --calib"),
-        ({"cache": "c"}, "the cache keeps layers that are solved in float"),
         ({"data": "s.npz", "max_drop": "1pt"}, "an accuracy budget is kept in float"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -31,6 +32,28 @@ class IntegerGrid:
     nearest: Callable[[str, Array], Array]
     largest: int = 127
     steps: dict[str, Array] = field(default_factory=dict)
+
+    def facts(self) -> list[Any]:
+        """Return, for JSON, what the solve of a model depends on; the model decides what `nearest` does."""
+        scales = sorted((name, float(scale)) for name, scale in self.scales.items())
+        return [scales, sorted(self.weights), self.largest]
+
+    def holds(self, rows: Array, step: Array) -> bool:
+        """Tell whether a weight lies on a grid of these steps.
+
+        Args:
+            rows: The weight, (outputs, inputs).
+            step: Scale of each output's integers.
+        """
+        if step.shape != rows.shape[:1] or step.dtype != np.float64:
+            return False
+        if not ((step > 0) & np.isfinite(step)).all():
+            return False
+        with np.errstate(over="ignore", invalid="ignore"):
+            places = rows.astype(np.float64) / step[:, None]
+            # float32 stores a weight to 1e-5 of a step.
+            near = np.abs(places - np.rint(places)) < 1e-3
+        return bool((near & (np.abs(places) < self.largest + 0.5)).all())
 
 
 def rounded_feeds(feeds: Arrays, grid: IntegerGrid, *, limits_only: bool = False) -> dict[str, Array]:

@@ -1,8 +1,8 @@
 """Cache of solved layers: a run that was stopped goes on from there, and ends in the same bytes.
 
-The folder holds one folder per task. Its name is a hash over the model, the samples, the options and the
-versions, so that a result is taken only if it would come out again: also over the thread count, if numpy
-computes with another library than OpenBLAS.
+The folder holds one folder per task. Its name is a hash over the model, the samples, the options, the grid of
+a joint solve and the versions, so that a result is taken only if it would come out again: also over the
+thread count, if numpy computes with another library than OpenBLAS.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from pathlib import Path
 import numpy as np
 
 import nm2trt
-from nm2trt.arrays import Arrays
+from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.ort import OrtBackend
 from nm2trt.calibration.array_files import read_archive
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import DataError, OutputError
 from nm2trt.file_replacement import make_output_folder
-from nm2trt.files import check_input, sha256_file, write_atomic
+from nm2trt.files import check_input, write_atomic
+from nm2trt.graph.reconstruct.activation_grid import IntegerGrid
 from nm2trt.graph.reconstruct.report import RebuiltLayer, ReconstructOptions
+from nm2trt.graph.storage.model_hash import model_sha256
 from nm2trt.nm.solver.array_namespace import thread_count_counts
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -38,10 +40,12 @@ class SolvedLayer:
     Args:
         row: What the report says.
         weights: New numbers by name of the stored tensor; empty if the layer was left as it was.
+        step: Scale of each output's integers, float64 (outputs,); None if the weight is not rounded.
     """
 
     row: RebuiltLayer
     weights: Arrays
+    step: Array | None = None
 
 
 class LayerCache:
@@ -54,6 +58,7 @@ class LayerCache:
         options: How the layers are solved.
         dense: Weights that are not pruned.
         kept: Weights that are left as they are.
+        grid: What computes in INT8; None for a solve in float.
 
     Raises:
         OutputError: The folder cannot be made.
@@ -67,15 +72,18 @@ class LayerCache:
         options: ReconstructOptions,
         dense: Mapping[str, str],
         kept: Mapping[str, str],
+        grid: IntegerGrid | None = None,
     ) -> None:
         task = {
-            "model": sha256_file(source),
+            "model": model_sha256(source),
             "samples": samples_sha256,
             "options": [str(options.pattern), options.valid, options.seed],
             "dense": sorted(dense),
             "kept": sorted(kept),
             "versions": [nm2trt.__version__, np.__version__, OrtBackend().version],
         }
+        if grid is not None:
+            task["grid"] = grid.facts()
         if thread_count_counts():
             threads = [len(os.sched_getaffinity(0)), *(os.environ.get(name) for name in _THREADS)]
             task["threads"] = threads
@@ -90,6 +98,8 @@ class LayerCache:
         """Return the result for a layer; None if it is missing or damaged."""
         try:
             archive = read_archive(check_input(self._path(number), "a layer cache"))
+            if not isinstance(archive, dict):
+                return None
             told = json.loads(str(archive["row"]))
             names = json.loads(str(archive["names"]))
             arrays = {name: archive[f"array{index}"] for index, name in enumerate(names)}
@@ -97,7 +107,7 @@ class LayerCache:
                 return None
             told.update({key: tuple(told[key]) for key in ("consumers", "shape")})
             row = RebuiltLayer(**told)
-            return SolvedLayer(row, arrays) if _is_typed(row) else None
+            return SolvedLayer(row, arrays, archive.get("step")) if _is_typed(row) else None
         except UNSOUND_ARCHIVE:
             return None  # it is solved again
         except (DataError, TypeError, AttributeError):
@@ -111,6 +121,8 @@ class LayerCache:
         """
         data = io.BytesIO()
         arrays = {f"array{index}": array for index, array in enumerate(solved.weights.values())}
+        if solved.step is not None:
+            arrays["step"] = solved.step
         row = json.dumps(asdict(solved.row))
         np.savez(data, row=np.array(row), names=np.array(json.dumps(list(solved.weights))), **arrays)  # type: ignore[arg-type]
         write_atomic(self._path(number), data.getvalue(), follow=False)

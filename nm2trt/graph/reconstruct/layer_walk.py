@@ -137,6 +137,8 @@ class LayerWalk:
             folder.mkdir()
             self.pruned = self.dense.fork(folder)
         self.weights.update(solved.weights)
+        if self.grid is not None and solved.step is not None:
+            self.grid.steps[layer.weight] = solved.step
         if not solved.weights:
             self._round([layer.weight])
         self.layers.append(solved.row)
@@ -165,9 +167,20 @@ class LayerWalk:
             and np.isfinite(array).all()
             for name, array in solved.weights.items()
         )
-        if not sound or row.status != "pruned":
-            return sound
+        if not sound or not self._fits_grid(solved, layer):
+            return False
+        if row.status != "pruned":
+            return True
         return check(solved.weights[layer.weight], self.options.pattern, axis=layer.axis).holds
+
+    def _fits_grid(self, solved: SolvedLayer, layer: Layer) -> bool:
+        rounded = layer.weight in solved.weights and self._is_rounded(layer)
+        if solved.step is None or self.grid is None or not rounded:
+            return solved.step is None and not rounded
+        return self.grid.holds(layer.rows(solved.weights[layer.weight]), solved.step)
+
+    def _is_rounded(self, layer: Layer) -> bool:
+        return self.grid is not None and layer.weight in self.grid.weights
 
     def _solved(self, number: int, layer: Layer, *, prune: bool, reason: str) -> SolvedLayer:
         stored = self.network.read(layer.weight)
@@ -183,22 +196,18 @@ class LayerWalk:
                 rows.astype(np.float64),
                 self.options.pattern if prune else None,
                 bias=layer.bias is not None,
-                largest=None
-                if self.grid is None or layer.weight not in self.grid.weights
-                else self.grid.largest,
+                largest=self.grid.largest if self.grid is not None and self._is_rounded(layer) else None,
             )
             new = self._new_weight(layer, fit)
             new_bias = self._new_bias(layer, fit)
         except SparsityError as error:
             return SolvedLayer(self._row(layer, "dense", str(error)), {})
-        if self.grid is not None and fit.step is not None:
-            self.grid.steps[layer.weight] = fit.step
         weights = {layer.weight: new}
         if layer.bias is not None and new_bias is not None:
             weights[layer.bias] = new_bias
         words = f"{counted(layer.inputs, 'input')}, {counted(moments.rows, 'row')}" if prune else reason
         return SolvedLayer(
-            self._row(layer, "pruned" if prune else "refitted", words, fit, moments.rows), weights
+            self._row(layer, "pruned" if prune else "refitted", words, fit, moments.rows), weights, fit.step
         )
 
     def _new_weight(self, layer: Layer, fit: LayerFit) -> Array:

@@ -86,7 +86,6 @@ def reconstruct_model(
         sensitivities: What `measure_sensitivities` found for this file; None measures if the options ask.
         gains: What pruning a layer brings, by weight, for `share`; None takes its multiply-accumulates.
         cache: Folder that keeps solved layers, so that a run that was stopped goes on; None keeps nothing.
-
         grid: What computes in INT8 in the network that is written: layers are solved on rounded inputs, and
             their weights lie on the grid, whose steps are filled in. None keeps floats.
 
@@ -140,7 +139,7 @@ def reconstruct_model(
             grid=grid,
         )
         if cache is not None:
-            walk.cache = LayerCache(Path(cache), Path(source), chunks.sha256, options, dense, kept)
+            walk.cache = LayerCache(Path(cache), Path(source), chunks.sha256, options, dense, kept, grid)
         walk.run(layers, dense, kept)
         rows = tuple(_with_sensitivity(row, sensitivities or {}) for row in walk.layers)
         outputs, outside = _judged(walk, network, chunks)

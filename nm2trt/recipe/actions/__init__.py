@@ -23,7 +23,7 @@ ACTIONS: Mapping[str, Callable[[StageJob], Outcome]] = {
     "export": stages.export,
     "fuse": stages.converter("fuse"),
     "permute": stages.converter("permute", _permuted),
-    "prune": stages.converter("prune", _pruned),
+    "prune": stages.pruner(_pruned),
     "cast": stages.converter("cast"),
     "quantize": stages.converter("quantize"),
     "verify": stages.verify,

@@ -22,6 +22,8 @@ class StageJob:
         sources: What it reads, by key: a path, or a URL as text.
         files: Files and folders that its options name, by key.
         artefacts: Folder for what it makes.
+        unfinished: Folder for what it has found so far; a run that was stopped finds it again. It need not be
+            there, and is removed when the stage is done.
         run: The run's folder.
         base: Folder that the recipe's paths are relative to.
         allow_functions: Whether it may run code that a recipe names.
@@ -32,6 +34,7 @@ class StageJob:
     sources: Mapping[str, Path | str]
     files: Mapping[str, Path]
     artefacts: Path
+    unfinished: Path
     run: Path
     base: Path
     allow_functions: bool

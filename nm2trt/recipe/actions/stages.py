@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,23 @@ def converter(
         return Outcome(done.to_json(), words(name, options), model_files(target), sentence=line)
 
     return convert
+
+
+def pruner(sentence: Callable[[Any, Any], str]) -> Callable[[StageJob], Outcome]:
+    """Return the action that runs `nm2trt prune`, and goes on with the layers that a stopped run has solved.
+
+    Args:
+        sentence: Makes the result's line of what was done and the options.
+    """
+
+    def prune(job: StageJob) -> Outcome:
+        target = job.artefact(".onnx")
+        given = {"cache": str(job.unfinished)} if "calib" in job.files else {}
+        options, done = _run(job, "prune", model=str(job.source), output=str(target), **given)
+        command = words("prune", replace(options, cache=None))
+        return Outcome(done.to_json(), command, model_files(target), sentence=sentence(done, options))
+
+    return prune
 
 
 def _run(job: StageJob, name: str, **given: Any) -> tuple[Any, Any]:

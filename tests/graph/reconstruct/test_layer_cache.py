@@ -2,12 +2,15 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 
 import nm2trt
 from nm2trt.errors import InputError
+from nm2trt.graph.quantize import preset
 from nm2trt.graph.reconstruct import layer_walk
 from nm2trt.graph.reconstruct.layer_cache import LayerCache
 from nm2trt.nm.solver import array_namespace
@@ -48,6 +51,104 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path, made, solved):
     assert solved["count"] == every - 3
     assert (tmp_path / "b.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()
     assert [row.status for row in report.weights].count("pruned") == 5
+
+
+@pytest.mark.parametrize("more", [{}, {"max_loss": "7%"}], ids=["free", "limit"])
+@pytest.mark.parametrize("limit", [1, 5])
+def test_a_stopped_solve_to_int8_goes_on_to_the_same_bytes(tmp_path, made, solved, limit, more):
+    model, calib = made
+    given = {"calib": calib, "to": "int8", **more}
+    nm2trt.prune(model, tmp_path / "whole.onnx", **given)
+    every = solved["count"]
+    solved.update(count=0, limit=limit)
+    with pytest.raises(KeyboardInterrupt):
+        nm2trt.prune(model, tmp_path / "b.onnx", cache=tmp_path / "cache", **given)
+    assert not (tmp_path / "b.onnx").exists()
+    solved.update(count=0, limit=99)
+    nm2trt.prune(model, tmp_path / "b.onnx", cache=tmp_path / "cache", **given)
+    assert solved["count"] == every - limit
+    assert (tmp_path / "b.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()
+
+
+def stepped(change):
+    return lambda arrays: {**arrays, "step": change(arrays["step"])}
+
+
+OFF_THE_GRID = (
+    lambda arrays: {name: array for name, array in arrays.items() if name != "step"},
+    lambda arrays: {**arrays, "array0": arrays["array0"] * np.float32(1.003)},
+    stepped(lambda step: step / 2),  # the integers would be larger than 127
+    stepped(lambda step: step[:-1]),
+    stepped(lambda step: step.astype(np.float32)),
+    stepped(lambda step: -step),
+    stepped(lambda step: step * np.inf),
+    stepped(lambda step: step * np.nan),
+    stepped(lambda step: step * 1e-300),
+    stepped(lambda step: np.full(step.shape, "a")),
+)
+
+
+def test_integers_of_the_cache_that_fit_no_grid_are_solved_again(tmp_path, made, solved):
+    model, calib = made
+    given = {"calib": calib, "to": "int8", "cache": tmp_path / "cache"}
+    nm2trt.prune(model, tmp_path / "b.onnx", **given)
+    paths = sorted((tmp_path / "cache").rglob("*.npz"))
+    for start in range(0, len(OFF_THE_GRID), len(paths)):
+        pairs = list(zip(OFF_THE_GRID[start:], paths, strict=False))
+        for damage, path in pairs:
+            np.savez(path, **damage(dict(np.load(path))))
+        solved["count"] = 0
+        nm2trt.prune(model, tmp_path / "c.onnx", **given)
+        assert solved["count"] == len(pairs)
+        assert (tmp_path / "c.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_a_solve_to_int8_and_one_in_float_do_not_share_layers(tmp_path, made, solved):
+    model, calib = made
+    for more in ({}, {"to": "int8"}):
+        nm2trt.prune(model, tmp_path / "alone.onnx", calib=calib, **more)
+        solved["count"] = 0
+        nm2trt.prune(model, tmp_path / "b.onnx", calib=calib, cache=tmp_path / "cache", **more)
+        assert solved["count"] == 6
+        assert (tmp_path / "b.onnx").read_bytes() == (tmp_path / "alone.onnx").read_bytes()
+
+
+def test_a_layer_that_int8_leaves_out_keeps_no_step(tmp_path, made, solved, monkeypatch):
+    """As a search that leaves another layer in float would; the layers of the first search are not taken."""
+    model, calib = made
+    given = {"calib": calib, "to": "int8", "cache": tmp_path / "cache"}
+    nm2trt.prune(model, tmp_path / "b.onnx", **given)
+    real = preset.prepare
+
+    def without_w3(*arguments):
+        done = real(*arguments)
+        return replace(done, axes={name: axis for name, axis in done.axes.items() if name != "w3"})
+
+    monkeypatch.setattr(preset, "prepare", without_w3)
+    for wanted in (6, 0):
+        solved["count"] = 0
+        nm2trt.prune(model, tmp_path / "c.onnx", **given)
+        assert solved["count"] == wanted
+    paths = [path for path in (tmp_path / "cache").rglob("*.npz") if "step" not in np.load(path)]
+    assert [json.loads(str(np.load(path)["row"]))["weight"] for path in paths] == ["w3"]
+
+
+def test_layers_of_a_model_with_other_numbers_in_its_data_file_are_not_taken(tmp_path, solved):
+    calib, paths = samples(tmp_path / "s.npz"), []
+    for factor in (1.0, 1.5):
+        model = onnx.load(network(tmp_path / "whole.onnx"))
+        (stored,) = (tensor for tensor in model.graph.initializer if tensor.name == "w1")
+        weight = onnx.numpy_helper.to_array(stored) * np.float32(factor)
+        stored.CopyFrom(onnx.numpy_helper.from_array(weight, "w1"))
+        folder = tmp_path / str(factor)
+        folder.mkdir()
+        onnx.save(model, folder / "a.onnx", save_as_external_data=True, location="a.data", size_threshold=0)
+        paths.append(folder / "a.onnx")
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    for path in paths:
+        solved["count"] = 0
+        nm2trt.prune(path, tmp_path / "b.onnx", calib=calib, cache=tmp_path / "cache")
+        assert solved["count"] == 6
 
 
 def test_no_damage_stops_a_run(tmp_path, made):
