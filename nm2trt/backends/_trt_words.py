@@ -1,4 +1,4 @@
-"""What TensorRT's libraries call things, in our words: element types and error messages."""
+"""What TensorRT's libraries and the NVIDIA driver call things, in our words: element types and errors."""
 
 from __future__ import annotations
 
@@ -122,6 +122,35 @@ _OF_THE_MACHINE: Mapping[str, str] = {
         r"the GPU failed while it ran (\1); restart the process"
     ),
 }
+# The function that pins memory of the host, of which this machine can run out, not the GPU.
+PIN = "cuMemAllocHost_v2"
+_OUT_OF_MEMORY = 2
+# Driver errors after which the reader can do something, by their number in cuda.h.
+_REASONS = {
+    46: "the GPU is busy or in exclusive mode; end the process that holds it",
+    100: "there is no GPU any more",
+    101: "there is no GPU any more",
+    201: "the GPU was lost while it ran; restart the process",
+    209: "the driver has no kernel for this GPU",
+    214: "the GPU reported an uncorrectable memory error; restart the process",
+    222: "the driver is too old for these kernels; update it",
+    700: "a kernel read or wrote an illegal address; restart the process",
+    702: "a kernel ran into the system's time limit",
+    719: "a kernel failed, or the GPU was lost while it ran; restart the process",
+    802: "the GPU is not ready yet",
+    803: "the driver and its kernel module are of different versions; restart the machine",
+    804: "the driver is too old for this library; update it",
+    999: "the GPU was lost while it ran; restart the process",
+}
+# The same where the driver does not even start.
+_STARTS = {
+    **_REASONS,
+    34: "this is the CUDA toolkit's stub; put the folder of the driver's own libcuda.so.1 before it",
+    100: "it sees no GPU; look at CUDA_VISIBLE_DEVICES, and start a container with --gpus all",
+    802: "the GPUs wait for the service nvidia-fabricmanager; start it",
+    804: "CUDA's compat library does not work on this GPU; leave its folder out, or update the driver",
+    999: "for example /dev/nvidia-uvm is missing or may not be opened; restart the machine or container",
+}
 
 
 def in_words(reason: str) -> str:
@@ -161,3 +190,28 @@ def clean(message: str) -> str:
     message = re.sub(r" In \w+ at /[\w./-]+(:\d+)?", "", message)
     message = re.sub(r" \[\w+\.(cpp|h)::.*$", "", message)
     return message.strip().rstrip(".") or "the library gave no reason"
+
+
+def start_failure(status: int) -> str:
+    """Return what is said of a driver whose cuInit returned a status other than 0."""
+    return (
+        f"the NVIDIA driver is there and does not start (cuInit returned {status}{_because(_STARTS, status)})"
+    )
+
+
+def call_failure(name: str, status: int) -> str:
+    """Return what is said of a function of the driver that returned a status other than 0.
+
+    Args:
+        name: The function, e.g. "cuMemAlloc_v2".
+        status: What it returned, by its number in cuda.h.
+    """
+    if status != _OUT_OF_MEMORY:
+        return f"the NVIDIA driver failed: {name} returned {status}{_because(_REASONS, status)}"
+    if name == PIN:
+        return "no memory of this machine can be pinned any more; run a smaller batch, or free memory"
+    return "the GPU's memory is full; run a smaller batch, or free the GPU"
+
+
+def _because(reasons: Mapping[int, str], status: int) -> str:
+    return f": {reasons[status]}" if status in reasons else ""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nm2trt.backends._trt_words import PIN, call_failure, start_failure
 from nm2trt.errors import BackendError, BackendMissingError
 
 if TYPE_CHECKING:
@@ -21,36 +22,8 @@ if TYPE_CHECKING:
 
 # Attribute numbers of the CUDA driver's cuDeviceGetAttribute.
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
-_OUT_OF_MEMORY = 2
-_PIN = "cuMemAllocHost_v2"
 # Only the calling thread's own calls can spoil the capture of a graph.
 _CAPTURE_THREAD_LOCAL = 1
-# Driver errors after which the reader can do something, by their number in cuda.h.
-_REASONS = {
-    46: "the GPU is busy or in exclusive mode; end the process that holds it",
-    100: "there is no GPU any more",
-    101: "there is no GPU any more",
-    201: "the GPU was lost while it ran; restart the process",
-    209: "the driver has no kernel for this GPU",
-    214: "the GPU reported an uncorrectable memory error; restart the process",
-    222: "the driver is too old for these kernels; update it",
-    700: "a kernel read or wrote an illegal address; restart the process",
-    702: "a kernel ran into the system's time limit",
-    719: "a kernel failed, or the GPU was lost while it ran; restart the process",
-    802: "the GPU is not ready yet",
-    803: "the driver and its kernel module are of different versions; restart the machine",
-    804: "the driver is too old for this library; update it",
-    999: "the GPU was lost while it ran; restart the process",
-}
-# The same where the driver does not even start.
-_STARTS = {
-    **_REASONS,
-    34: "this is the CUDA toolkit's stub; put the folder of the driver's own libcuda.so.1 before it",
-    100: "it sees no GPU; look at CUDA_VISIBLE_DEVICES, and start a container with --gpus all",
-    802: "the GPUs wait for the service nvidia-fabricmanager; start it",
-    804: "CUDA's compat library does not work on this GPU; leave its folder out, or update the driver",
-    999: "for example /dev/nvidia-uvm is missing or may not be opened; restart the machine or container",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +56,7 @@ def probe_gpus() -> tuple[tuple[Gpu, ...], str]:
         return (), "no NVIDIA driver (libcuda.so.1 is not found)"
     status = cuda.cuInit(0)
     if status != 0:
-        reason = f": {_STARTS[status]}" if status in _STARTS else ""
-        return (), f"the NVIDIA driver is there and does not start (cuInit returned {status}{reason})"
+        return (), start_failure(status)
     version, count = ctypes.c_int(), ctypes.c_int()
     cuda.cuDriverGetVersion(ctypes.byref(version))
     cuda.cuDeviceGetCount(ctypes.byref(count))
@@ -149,7 +121,7 @@ class Device:
 
         It begins at a page, so it satisfies the 256 bytes that engine libraries align to.
         """
-        return self._made(_PIN, max(1, size_bytes))
+        return self._made(PIN, max(1, size_bytes))
 
     def free_pinned(self, address: int) -> None:
         """Give pinned memory back."""
@@ -235,17 +207,8 @@ class Device:
         if function is None:
             raise BackendError(f"the NVIDIA driver is too old: it has no {name}; update it")
         status = function(*arguments)
-        if status == _OUT_OF_MEMORY:
-            full = (
-                "no memory of this machine can be pinned any more"
-                if name == _PIN
-                else "the GPU's memory is full"
-            )
-            free = "memory" if name == _PIN else "the GPU"
-            raise BackendError(f"{full}; run a smaller batch, or free {free}")
         if status != 0:
-            reason = f": {_REASONS[status]}" if status in _REASONS else ""
-            raise BackendError(f"the NVIDIA driver failed: {name} returned {status}{reason}")
+            raise BackendError(call_failure(name, status))
 
 
 @functools.cache
