@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -74,6 +75,9 @@ def test_a_job_that_fails_or_hangs_stops_no_other(tmp_path):
     assert "| wrong | status 1 |" in text
     assert "the engine is gone" in text
     assert "| hangs | not finished | 1 | stopped after 1 s |" in text
+    assert "| prove | done | 0 | its result is in stages/prove-conv.json |" in re.sub(
+        r"\| \d+ \|", "| 0 |", text
+    )
     assert "| prove-conv | sparse-on over dense | 1.250x | 1.200 to 1.300 |" in text
 
 

@@ -31,7 +31,7 @@ def run(options: BenchCommand) -> int:
 
     try:
         sources = (*options.artefacts, options.data)
-        with keep_json(options.report, printed=options.json, sources=sources) as keep:
+        with keep_json(options.report, sources=sources) as keep:
             result = keep(bench(**keywords(options)))
     except Nm2trtError as error:
         if error.partial is not None and not options.json:

@@ -45,7 +45,7 @@ def run(options: BuildCommand) -> int:
 
     sources = (str(options.model), options.calib)
     try:
-        with keep_json(options.report, printed=options.json, sources=sources) as keep:
+        with keep_json(options.report, sources=sources) as keep:
             result = keep(build_command(options))
     except SparsityError as error:
         ladder = getattr(error, "ladder", ())

@@ -19,7 +19,7 @@ def run(options: FuseCommand) -> int:
     from nm2trt.pipeline.fuse import fuse
 
     collect_rarely()
-    with keep_json(options.report, printed=options.json, sources=(options.model,)) as keep:
+    with keep_json(options.report, sources=(options.model,)) as keep:
         report = keep(fuse(**keywords(options)))
     print_notes(report.notes)
     print_result(report, show_written, as_json=options.json, every_row=options.every_row)

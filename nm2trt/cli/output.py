@@ -96,17 +96,13 @@ def _dumps(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def keep_json(
-    path: Path | None, *, printed: bool, sources: Iterable[str | None] = ()
-) -> Iterator[Callable[[T], T]]:
+def keep_json(path: Path | None, *, sources: Iterable[str | None] = ()) -> Iterator[Callable[[T], T]]:
     """Yield a function that writes a result to `path` and returns it; keep what an error leaves, too.
 
-    Where the block ends early, what had been found before is written, and printed if `printed`; the error's
-    sentence then says so.
+    Where the block ends early, what had been found before is written, and the error's sentence says so.
 
     Args:
         path: The file; None writes none.
-        printed: Whether JSON goes to stdout.
         sources: Files that are read, which the JSON may not replace.
 
     Raises:
@@ -130,12 +126,9 @@ def keep_json(
     try:
         yield keep
     except Nm2trtError as error:
-        if error.partial is not None:
-            if printed:
-                print_json(error.partial.to_json())
-            if path is not None and error not in unwritten:
-                keep(error.partial)
-                error.args = (f"{error}; what was found so far is in {path}",)
+        if error.partial is not None and path is not None and error not in unwritten:
+            keep(error.partial)
+            error.args = (f"{error}; what was found so far is in {path}",)
         raise
 
 

@@ -34,7 +34,7 @@ def run(options: ProveCommand) -> int:
         report = prove_command(options)
     except BackendError as error:
         # The engines were built; only the GPU could not run them.
-        if error.partial is not None:
+        if error.partial is not None and not options.json:
             _show(error.partial, options)
         raise
     _show(report, options)

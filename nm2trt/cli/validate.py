@@ -50,7 +50,7 @@ def run(options: ValidateCommand) -> int:
     if options.shard is not None:
         return _run_shard(options, options.shard, sources)
     try:
-        with keep_json(options.report, printed=options.json, sources=sources) as keep:
+        with keep_json(options.report, sources=sources) as keep:
             report = keep(validate(**keywords(options)))
     except Nm2trtError as error:
         if error.partial is not None and not options.json:
@@ -74,7 +74,7 @@ def _run_shard(options: ValidateCommand, shard: str, sources: tuple[str, ...]) -
 
     # What judges, and what times, is the merge's.
     later = ("max_drop", "min_cosine", "bisect", "runs", "warmup", "merge")
-    with keep_json(options.report, printed=options.json, sources=sources) as keep:
+    with keep_json(options.report, sources=sources) as keep:
         found = keep(validate_shard(shard=shard, **keywords(options, *later)))
     print_result(found, show, as_json=options.json)
     return 0

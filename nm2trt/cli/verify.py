@@ -26,7 +26,7 @@ def run(options: VerifyCommand) -> int:
     from nm2trt.cli.output import keep_json, print_json
     from nm2trt.pipeline.verify import verify
 
-    with keep_json(options.report, printed=options.json, sources=(options.model,)) as keep:
+    with keep_json(options.report, sources=(options.model,)) as keep:
         report = verify(**keywords(options))
         passed = report.passed(options.fail_on)
         told = keep(_Told(report, options.fail_on, passed))

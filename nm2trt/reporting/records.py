@@ -143,6 +143,11 @@ def read_record(path: Path) -> StageRecord:
     """
     data = read_json(path)
     if "schema" not in data or "result" not in data:
+        # What a command prints with `--json` holds its error, beside what it found before.
+        if "error" in data and "exit_status" in data:
+            told = str(data["error"])
+            found = {key: value for key, value in data.items() if key not in ("error", "kind", "exit_status")}
+            return StageRecord(_stage_of(path), path.stem, "failed", sentence=told, result=found)
         return StageRecord(_stage_of(path), path.stem, result=data)
     try:
         values = {item.name: data[item.name] for item in fields(StageRecord) if item.name in data}

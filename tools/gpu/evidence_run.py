@@ -159,6 +159,8 @@ def _run(job: Job, out: Path, left: float) -> Outcome:
         if taken is not None:
             taken.unlink(missing_ok=True)
     last = f"stopped after {limit_s:.0f} s" if status is None else _last_line(log)
+    if not last:
+        last = f"its result is in {job.json}" if status == 0 and job.json else "it printed nothing"
     return Outcome(job.name, status, round(time.perf_counter() - start, 1), last[:200])
 
 
@@ -207,7 +209,7 @@ def _last_line(log: Path) -> str:
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
         lines = file.read().decode(errors="replace").strip().splitlines()
-    return (lines or ["(its log is empty)"])[-1]
+    return lines[-1] if lines else ""
 
 
 def summary(outcomes: Sequence[Outcome], out: Path, about: Sequence[str] = ()) -> str:

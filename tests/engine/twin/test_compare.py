@@ -20,6 +20,8 @@ from nm2trt.engine.twin.report import Comparison, LayerDelta
 from nm2trt.errors import BackendError, InputError, SparsityError
 from nm2trt.graph.prune.dense_twin import densify_model
 from nm2trt.graph.verify.verify_model import verify_model
+from nm2trt.reporting.collect import collect
+from nm2trt.reporting.folder import RunFolder
 from tests.engine.nets import conv_net
 
 NO_GPU = pytest.mark.skipif(bool(probe_gpus()[0]), reason="there is a GPU: the engines are timed")
@@ -231,7 +233,7 @@ def test_no_memory_for_the_third_twin_is_one_sentence_with_what_was_built(net, t
     assert [variant.name for variant in report.variants] == ["dense", "sparse-off", "sparse-on"]
 
 
-def test_the_command_shows_what_was_built_and_ends_with_4(net, monkeypatch, capsys):
+def test_the_command_shows_what_was_built_and_ends_with_4(net, tmp_path, monkeypatch, capsys):
     from nm2trt.cli import main
 
     def fail(builds, backend, **options):
@@ -246,9 +248,16 @@ def test_the_command_shows_what_was_built_and_ends_with_4(net, monkeypatch, caps
     assert main(["prove", str(net), "--backend", "trt-rtx"]) == 4
     captured = capsys.readouterr()
     assert "sparse-on" in captured.out
-    assert captured.err.rstrip().splitlines()[-1] == (
-        "nm2trt: the engine 'dense' cannot be loaded: the plan is for another GPU: build it again for this machine"
-    )
+    told = "the engine 'dense' cannot be loaded: the plan is for another GPU: build it again for this machine"
+    assert captured.err.rstrip().splitlines()[-1] == f"nm2trt: {told}"
+    # A report does not take it for done, and shows what was found before.
+    assert main(["prove", str(net), "--backend", "trt-rtx", "--json"]) == 4
+    run = RunFolder(tmp_path / "run")
+    run.start("r", ["prove"])
+    run.stage_path("prove").write_text(capsys.readouterr().out)
+    data = collect(run.path)
+    assert [(row.status, row.sentence) for row in data.stages] == [("failed", told)]
+    assert data.weights
 
 
 @pytest.mark.parametrize("given", [None, "mine.cache"])
