@@ -133,6 +133,23 @@ def test_a_layer_that_int8_leaves_out_keeps_no_step(tmp_path, made, solved, monk
     assert [json.loads(str(np.load(path)["row"]))["weight"] for path in paths] == ["w3"]
 
 
+@pytest.mark.parametrize("factor", [1 + 2**-20, 2.0])
+def test_layers_that_were_solved_with_other_ranges_are_not_taken(tmp_path, made, solved, monkeypatch, factor):
+    model, calib = made
+    given = {"calib": calib, "to": "int8", "cache": tmp_path / "cache"}
+    nm2trt.prune(model, tmp_path / "b.onnx", **given)
+    real = preset.prepare
+
+    def with_another_scale(*arguments):
+        done = real(*arguments)
+        return replace(done, scales={**done.scales, "r1": done.scales["r1"] * factor})
+
+    monkeypatch.setattr(preset, "prepare", with_another_scale)
+    solved["count"] = 0
+    nm2trt.prune(model, tmp_path / "c.onnx", **given)
+    assert solved["count"] == 6
+
+
 def test_layers_of_a_model_with_other_numbers_in_its_data_file_are_not_taken(tmp_path, solved):
     calib, paths = samples(tmp_path / "s.npz"), []
     for factor in (1.0, 1.5):
