@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# The name of a thread in which a library works that Python cannot stop.
+# How the name of a thread begins in which a library works that Python cannot stop.
 BUILDER_THREAD = "nm2trt-builder"
 
 # Two live displays would paint over each other: within `hosted`, bars become lines of the one that is there.

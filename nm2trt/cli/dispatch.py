@@ -263,8 +263,9 @@ def _interrupted(stop: KeyboardInterrupt) -> int:
     status = stop.exit_status if isinstance(stop, Stopped) else Interrupted.exit_status
     word = "interrupted" if status == Interrupted.exit_status else f"ended by {stop}"
     _fail(f"{word}; nothing was left half-written", status, Interrupted.__name__)
-    if any(thread.name == BUILDER_THREAD for thread in threading.enumerate()):
-        # Stopped twice, and a library still works: Python would wait for it, or crash beneath it.
+    if any(thread.name.startswith(BUILDER_THREAD) for thread in threading.enumerate()):
+        # A library works, a builder if it was stopped twice: Python would wait for it, or crash beneath.
+        flush(sys.stdout)
         os._exit(status)
     return status
 

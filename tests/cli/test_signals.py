@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: the exit status, and imports that are never cut short."""
 
+import json
 import os
 import random
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nm2trt.cli.signals import Stopped, signals_stop
+from tests.engine.nets import conv_net
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,6 +63,41 @@ def interrupt(after):
     command.send_signal(signal.SIGINT)
     command.communicate()
     return command.returncode
+
+
+STUCK = """
+import threading
+from nm2trt.graph.execute import output_comparison
+
+def stuck(*_):
+    print("begun", file=sys.stderr, flush=True)
+    threading.Event().wait()
+
+output_comparison._run_reference = stuck
+from nm2trt.cli import main
+main()
+"""
+
+
+def test_ctrl_c_does_not_wait_for_a_session_that_works_in_a_thread_beside(tmp_path):
+    conv_net(tmp_path / "net.onnx")
+    command = subprocess.Popen(
+        [sys.executable, "-c", f"import sys\n{STUCK}", "fuse", "net.onnx", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        assert command.stderr.readline() == "begun\n"
+        command.send_signal(signal.SIGINT)
+        out, err = command.communicate(timeout=60)
+    finally:
+        command.kill()
+    assert (command.returncode, json.loads(out)["exit_status"]) == (130, 130)
+    assert err == "nm2trt: interrupted; nothing was left half-written\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
 
 
 @pytest.mark.slow

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
+from nm2trt.progress import BUILDER_THREAD
+
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
@@ -43,14 +45,15 @@ def in_order(work: Callable[[_Item], _Made], items: Iterable[_Item]) -> Iterator
 
 
 def beside(work: Callable[[], _Made]) -> Callable[[], _Made]:
-    """Start work in a thread of its own.
+    """Start work of a library, which Python cannot stop, in a thread of its own.
 
     Returns:
         Waits for the work; returns what it made, or raises what it raised.
     """
     from concurrent.futures import ThreadPoolExecutor  # only here: it takes time to import
 
-    pool = ThreadPoolExecutor(1)
+    # Named so that Ctrl-C ends a command without waiting for it.
+    pool = ThreadPoolExecutor(1, BUILDER_THREAD)
     made = pool.submit(work)
     pool.shutdown(wait=False)
     return made.result
