@@ -6,6 +6,7 @@ that names which a user gives and a plan holds stay right; every mask must stay,
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
 from nm2trt.errors import LineageError, ModelError
@@ -128,16 +129,20 @@ def _name_as_before(model: Model, before: list[tuple[Scope, onnx.NodeProto]], ta
     if [node.op_type for _, node in before] != [node.op_type for _, node in after]:
         return  # sorted in another order: the inliner's own names are as good
     names: dict[str, str] = {}
+    labels = Counter(inside.label(was) for inside, was in before)
     for (inside, was), (scope, node) in zip(before, after, strict=True):
         if scope.name or not inside.name:
             continue
-        node.name = inside.label(was)
+        if labels[inside.label(was)] == 1:
+            node.name = inside.label(was)
         names.update(
             (new, inside.name + old)
             for old, new in zip(was.output, node.output, strict=False)
             if old and new not in taken
         )
-    free = {new: old for new, old in names.items() if old not in taken}
+    # Calls may share a name; what stands in them then keeps the inliner's names.
+    counts = Counter([*names.values(), *(name for node in model.proto.graph.node for name in node.output)])
+    free = {new: old for new, old in names.items() if old not in taken and counts[old] == 1}
     _rename(model.proto.graph.node, free)
     for value in model.proto.graph.value_info:
         value.name = free.get(value.name, value.name)

@@ -204,3 +204,21 @@ def test_a_function_that_nothing_calls_changes_nothing(tmp_path):
     path = saved(tmp_path / "m.onnx", nodes, [function], {"w": numbers(16, 16)}, [2, 16])
     assert nm2trt.fuse(path, tmp_path / "f.onnx").notes == ()
     assert load(tmp_path / "f.onnx").proto == load(path).proto
+
+
+def test_calls_that_share_a_name_stay_apart(tmp_path):
+    inner = [helper.make_node("MatMul", ["p", "w"], ["t"], "product"), helper.make_node("Relu", ["t"], ["r"])]
+    layer = helper.make_function("local", "Layer", ["p", "w"], ["r"], inner, opsets())
+    calls = [
+        helper.make_node("Layer", ["p", "v"], ["q"], "same", domain="local"),
+        helper.make_node("Layer", ["q", "w"], ["r"], "same", domain="local"),
+    ]
+    pair = helper.make_function("local", "Pair", ["p", "v", "w"], ["r"], calls, opsets(local=1))
+    nodes = [helper.make_node("Pair", ["x", "v", "w"], ["y"], "pair", domain="local")]
+    stored = {name: numbers(16, 16) for name in ("v", "w")}
+    source = saved(tmp_path / "m.onnx", nodes, [layer, pair], stored, [2, 16])
+    nm2trt.fuse(source, tmp_path / "f.onnx")
+    x = numbers(2, 16)
+    wanted = np.maximum(np.maximum(x @ stored["v"], 0) @ stored["w"], 0)
+    session = ort.InferenceSession(tmp_path / "f.onnx", providers=["CPUExecutionProvider"])
+    assert np.allclose(session.run(None, {"x": x})[0], wanted, rtol=1e-4, atol=1e-4)
