@@ -35,52 +35,63 @@ def positions(editor: Editor, types: Mapping[str, int]) -> Iterator[int]:
         editor: The graph.
         types: Element type of each value, by ONNX's numbers, if it is known.
     """
+    chains = _Chains(editor, types)
     for index, node in editor.live():
         to_index = node.op_type == "Cast" and editor.attributes(index).get("to") in _INTEGERS
         if not to_index and node.op_type not in _ANGLES | _STEPS | _COMPARISONS:
             continue
         if not node.input or types.get(node.input[0]) != _FLOAT:
             continue
-        chain = _Chain(editor, types)
-        if all(chain.follow(name) for name in node.input if name):
-            # An input may be anything; what is computed of it and turned by an angle is a position.
-            of_inputs = bool(chain.nodes) and (to_index or node.op_type in _ANGLES)
-            if chain.of_integers or of_inputs:
-                yield index
-                yield from chain.nodes
+        made = [chains.of_integers(name) for name in node.input if name]
+        if None in made:
+            continue
+        # An input may be anything; what is computed of it and turned by an angle is a position.
+        turned = to_index or node.op_type in _ANGLES
+        if any(made) or (turned and any(map(chains.maker, node.input))):
+            yield index
+            yield from chains.collect(node)
 
 
-class _Chain:
-    """The nodes that make a value, back to integers and inputs."""
+class _Chains:
+    """What makes each value, back to integers and inputs: found once for the graph, however long it is."""
 
     def __init__(self, editor: Editor, types: Mapping[str, int]) -> None:
         self._editor, self._types = editor, types
         self._seen: set[str] = set()
-        self.nodes: set[int] = set()
-        self.of_integers = False
+        self._known: dict[str, bool | None] = {}
+        for _, node in editor.live():
+            self._known.update(dict.fromkeys(node.output, self._made(node)))
 
-    def follow(self, value: str) -> bool:
-        """Collect the makers of a value; False if an activation is among them."""
-        waiting = [value]
+    def of_integers(self, value: str) -> bool | None:
+        """Tell whether a value is made of integers; None if an activation is in it."""
+        return self._types[value] in _INTEGERS if self._is_end(value) else self._known.get(value, False)
+
+    def maker(self, value: str) -> onnx.NodeProto | None:
+        """Return the node of a chain that makes a value; None for an integer, a condition or an input."""
+        index = None if self._is_end(value) else self._editor.producers.get(value)
+        return None if index is None else self._editor.nodes[index]
+
+    def collect(self, node: onnx.NodeProto) -> Iterator[int]:
+        """Yield the nodes that make a node's inputs, without those that were yielded before."""
+        waiting = list(node.input)
         while waiting:
             name = waiting.pop()
-            maker = self._editor.producers.get(name)
-            if name in self._seen or self._types.get(name) == TensorProto.BOOL:
-                continue
-            self._seen.add(name)
-            if self._types.get(name) in _INTEGERS:
-                self.of_integers = True
-                continue
-            if maker is None:
-                continue
-            node = self._editor.nodes[maker]
-            if node.op_type not in MOVING | _ARITHMETIC | _ANGLES | _STEPS:
-                return False
-            if node.op_type in _PRODUCTS and not self._has_few_weights(node):
-                return False
-            self.nodes.add(maker)
-            waiting += [given for given in _operands(node) if given]
-        return True
+            maker = self.maker(name)
+            if maker is not None and name not in self._seen:
+                self._seen.add(name)
+                yield self._editor.producers[name]
+                waiting += _operands(maker)
+
+    def _is_end(self, value: str) -> bool:
+        return self._types.get(value) in _INTEGERS | {TensorProto.BOOL}
+
+    def _made(self, node: onnx.NodeProto) -> bool | None:
+        if node.op_type not in MOVING | _ARITHMETIC | _ANGLES | _STEPS:
+            return None
+        if node.op_type in _PRODUCTS and not self._has_few_weights(node):
+            return None
+        made = [self.of_integers(name) for name in _operands(node) if name]
+        return None if None in made else any(made)
 
     def _has_few_weights(self, node: onnx.NodeProto) -> bool:
         scope = self._editor.scope

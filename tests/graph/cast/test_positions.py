@@ -10,6 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import nm2trt
+from nm2trt.graph.cast import positions as positions_module
+from nm2trt.graph.edit.editor import Editor
+from nm2trt.graph.storage.model import load
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 NODE = helper.make_node
@@ -129,3 +132,21 @@ def test_activations_are_cast(tmp_path, operator):
     onnx.save(model, tmp_path / "m.onnx")
     report = nm2trt.cast(tmp_path / "m.onnx", tmp_path / "c.onnx", compare=False)
     assert (report.cast_nodes, report.kept) == (4, ())
+
+
+def test_a_long_chain_of_angles_is_followed_once(monkeypatch):
+    count, asked = 200, []
+    angles = [NODE("Sin", [f"v{k - 1}" if k else "p"], [f"v{k}"]) for k in range(count)]
+    graph = helper.make_graph(
+        [to_float("i"), *angles],
+        "g",
+        [helper.make_tensor_value_info("i", INT64, [1])],
+        [helper.make_tensor_value_info(f"v{count - 1}", FLOAT, [1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    editor = Editor(load(model))
+    types = {"i": INT64, "p": FLOAT, **{f"v{k}": FLOAT for k in range(count)}}
+    operands = positions_module._operands
+    monkeypatch.setattr(positions_module, "_operands", lambda node: asked.append(node) or operands(node))
+    assert set(positions_module.positions(editor, types)) == set(range(count + 1))
+    assert len(asked) <= 4 * count
