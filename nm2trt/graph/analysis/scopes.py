@@ -181,7 +181,11 @@ def _unchanged(scope: Scope, node: onnx.NodeProto, body: onnx.GraphProto) -> dic
     # A Loop's body begins with the number of the iteration and a condition, and gives the condition.
     before = 2 if node.op_type == "Loop" else 0
     cut = int(scope.node_attributes(node).get("num_scan_inputs", 0)) if node.op_type == "Scan" else 0
-    moved = {inner.output[0]: inner.input[0] for inner in body.node if inner.op_type == "Identity"}
+    moved = {
+        inner.output[0]: inner.input[0]
+        for inner in body.node
+        if inner.op_type == "Identity" and inner.domain in ("", "ai.onnx")
+    }
     found = {}
     carried = zip(
         list(node.input)[before : len(node.input) - max(cut, 0)],

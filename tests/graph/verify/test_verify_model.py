@@ -487,6 +487,16 @@ def test_a_state_that_a_loop_changes_is_no_weight():
     assert verify_model(model([scan], {"x": [16, 16]}, [start])).weights == ()
 
 
+def test_an_identity_of_another_domain_may_change_what_a_loop_carries():
+    info = helper.make_tensor_value_info
+    nodes = [NODE("MatMul", ["h", "w"], ["n"]), NODE("Identity", ["w"], ["v"], domain="other")]
+    given, taken = ([info(name, TensorProto.FLOAT, None) for name in names] for names in ("hw", "nv"))
+    body = helper.make_graph(nodes, "b", given, taken)
+    scan = NODE("Scan", ["x", "outer"], ["y", "z"], body=body, num_scan_inputs=0)
+    file = model([scan], {"x": [5, 16]}, [("outer", sparse((16, 16), 0))])
+    assert verify_model(file).weights == ()
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_a_dropout_that_does_not_train_moves_a_weight(training):
     constants = [("w", sparse((16, 12), 0)), ("p", np.float32(0.5)), ("t", np.array(training))]
