@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.value_states import CONSTANT, Scope, State, bodies, define, renamed, settle
 from nm2trt.graph.storage.light_onnx import onnx
-from nm2trt.graph.storage.model import Model
+from nm2trt.graph.storage.model import Model, opset
 from nm2trt.limits.bounds import bounds
 
 # A bound that no real model reaches: a file that needs more is built to exhaust its reader.
@@ -163,7 +163,7 @@ def _turn_by_turn(scope: Scope, node: onnx.NodeProto, body: onnx.GraphProto) -> 
         why = f"{label} picks another part of it at each iteration"
         return {turn: State("turn", why)} if turn else {}
     cut = max(0, int(attributes.get("num_scan_inputs", 0)))
-    pairs = list(zip(node.input, body.input, strict=False))
+    pairs = list(zip(node.input[_is_batched(scope, node) :], body.input, strict=False))
     return {
         inner.name: State("opaque", f"{label} cuts {outer!r} into one part per iteration")
         for outer, inner in (pairs[-cut:] if cut else [])
@@ -176,7 +176,7 @@ def _unchanged(scope: Scope, node: onnx.NodeProto, body: onnx.GraphProto) -> dic
 
     Converters of TensorFlow, and exports of scripted loops, hand weights to the body in that way.
     """
-    if node.domain not in ("", "ai.onnx") or node.op_type not in ("Scan", "Loop"):
+    if node.domain not in ("", "ai.onnx") or node.op_type not in ("Scan", "Loop") or _is_batched(scope, node):
         return {}
     # A Loop's body begins with the number of the iteration and a condition, and gives the condition.
     before = 2 if node.op_type == "Loop" else 0
@@ -200,6 +200,11 @@ def _unchanged(scope: Scope, node: onnx.NodeProto, body: onnx.GraphProto) -> dic
         if outer and value == given.name:
             found[given.name] = (scope, outer)
     return found
+
+
+def _is_batched(scope: Scope, node: onnx.NodeProto) -> bool:
+    """Tell whether a node is a Scan of opset 8: lengths stand before its inputs, which have a batch."""
+    return node.op_type == "Scan" and (opset(scope.model.proto) or 0) < 9
 
 
 def _graph_scope(

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from nm2trt.errors import ModelError
 from nm2trt.graph.storage.light_onnx import attribute_value, onnx, schemas
-from nm2trt.graph.storage.model import Model
+from nm2trt.graph.storage.model import Model, opset
 
 _NONDETERMINISTIC = frozenset(
     {
@@ -252,8 +252,7 @@ def _node_state(scope: Scope, node: onnx.NodeProto) -> State:
         if state.kind == "opaque":
             return state
     label = scope.label(node)
-    # Without a training mode, a Dropout only moves numbers.
-    if node.op_type in _NONDETERMINISTIC and (node.op_type != "Dropout" or any(node.input[2:])):
+    if node.op_type in _NONDETERMINISTIC and not _is_idle_dropout(scope, node):
         return State("opaque", f"{node.op_type} at {label} draws random numbers")
     if any(bodies(node)):
         return State("opaque", f"{node.op_type} at {label} runs a body, which is not evaluated")
@@ -262,6 +261,13 @@ def _node_state(scope: Scope, node: onnx.NodeProto) -> State:
     if not any(node.input) and _needs_input(node):
         return State("opaque", f"{node.op_type} at {label} has no input; the model is not valid ONNX")
     return CONSTANT
+
+
+def _is_idle_dropout(scope: Scope, node: onnx.NodeProto) -> bool:
+    """Tell whether a node is a Dropout that does not train; below opset 7 one trains unless it says so."""
+    if node.op_type != "Dropout" or any(node.input[2:]):
+        return False
+    return (opset(scope.model.proto) or 0) >= 7 or bool(scope.node_attributes(node).get("is_test", 0))
 
 
 def _needs_input(node: onnx.NodeProto) -> bool:

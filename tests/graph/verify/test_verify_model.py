@@ -507,6 +507,33 @@ def test_a_dropout_that_does_not_train_moves_a_weight(training):
     assert verdict.pattern == ("untraceable" if training else "holds")
 
 
+@pytest.mark.parametrize(("told", "pattern"), [({}, "untraceable"), ({"is_test": 1}, "holds")])
+def test_a_dropout_of_opset_6_trains_unless_it_says_otherwise(told, pattern):
+    nodes = [NODE("Dropout", ["w"], ["v"], **told), NODE("MatMul", ["x", "v"], ["y"])]
+    assert only(model(nodes, {"x": [5, 16]}, [("w", sparse((16, 12), 0))], opset=6)).pattern == pattern
+
+
+def test_a_scan_of_opset_8_has_lengths_before_its_inputs():
+    info = helper.make_tensor_value_info
+    nodes = [NODE("MatMul", ["h", "w"], ["n"]), NODE("Identity", ["n"], ["o"])]
+    given, taken = ([info(name, TensorProto.FLOAT, None) for name in names] for names in ("hw", "no"))
+    body = helper.make_graph(nodes, "b", given, taken)
+    scan = NODE("Scan", ["", "x", "ws"], ["y", "z"], name="scan", body=body, num_scan_inputs=1)
+    stack = ("ws", np.ones((1, 3, 16, 16), np.float32))
+    verdict = only(model([scan], {"x": [1, 1, 16]}, [stack], opset=8))
+    assert "scan cuts 'ws' into one part per iteration" in verdict.sentence
+
+
+def test_a_state_of_a_batched_scan_is_not_taken_for_another_input():
+    info = helper.make_tensor_value_info
+    nodes = [NODE("MatMul", ["h", "w"], ["n"]), NODE("Identity", ["w"], ["v"])]
+    given, taken = ([info(name, TensorProto.FLOAT, None) for name in names] for names in ("hw", "nv"))
+    body = helper.make_graph(nodes, "b", given, taken)
+    scan = NODE("Scan", ["", "x", "ws"], ["y", "z"], name="scan", body=body, num_scan_inputs=0)
+    stack = ("ws", np.ones((1, 16, 16), np.float32))
+    assert verify_model(model([scan], {"x": [1, 1, 16]}, [stack], opset=8)).weights == ()
+
+
 def test_what_cannot_be_evaluated_names_its_node():
     random = NODE("RandomNormal", [], ["r"], name="dice", shape=[16, 12])
     verdict = only(model([random, NODE("MatMul", ["x", "r"], ["y"])], {"x": [5, 16]}))
