@@ -35,7 +35,7 @@ PAGE = Path(__file__).with_name("reference") / "json.md"
 MACHINE = {"state", "conditions", "device", "gpus"}
 # Of an input or output of a model: any size may be free, with a name or without, whatever the small models have.
 TENSOR = {"name", "dtype", "shape"}
-# Objects whose keys are no fields: kinds of doubt about a weight's kernel, of which another model has others.
+# Objects whose keys are values, not fields: kinds of doubt about a weight's kernel, of which another model has others.
 MAPS = {"doubts"}
 SHAPE = {"type": "array", "items": {"type": ["integer", "null", "string"]}}
 ERROR = "error"

@@ -159,7 +159,7 @@ def in_words(reason: str) -> str:
 
 
 def of_the_machine(reason: str) -> str:
-    """Return the same for an engine that does not load or run, which is no matter of operators."""
+    """Return the same for an engine that does not load or run, where no operator is the reason."""
     return _said(reason, _OF_THE_MACHINE)
 
 

@@ -102,7 +102,7 @@ def read_yaml(path: str | os.PathLike[str]) -> Document:
     """
     path = check_input(path, "a YAML recipe")
     if other := _OTHERS.get(path.suffix.lower()):
-        raise InputError(f"{path} is no recipe: {other}")
+        raise InputError(f"{path} is not a recipe: {other}")
     if path.stat().st_size > _LARGEST_BYTES:
         raise InputError(f"{path} is larger than 1 MB, which no recipe is")
     lines: dict[Place, int] = {}

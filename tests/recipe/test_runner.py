@@ -509,7 +509,7 @@ def test_init_takes_names_as_they_are(project):
 )
 def test_what_is_no_recipe_is_told_where_it_belongs(project, name, told):
     np.savez(project / "test.npz", x=np.zeros(4))
-    with pytest.raises(InputError, match=re.escape(f"{project / name} is no recipe: it ")) as refused:
+    with pytest.raises(InputError, match=re.escape(f"{project / name} is not a recipe: it ")) as refused:
         run_recipe(project / name)
     assert told in str(refused.value)
 
