@@ -90,7 +90,7 @@ def test_what_is_done_is_not_run_again(tmp_path):
 
 
 def test_a_job_finds_what_the_caller_finds(tmp_path, monkeypatch):
-    """TensorRT may be there by PYTHONPATH alone, and was then said to be here and not found by any job."""
+    """A TensorRT that only PYTHONPATH leads to is found by the jobs too."""
     (tmp_path / "only_here.py").write_text("")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (outcome,) = evidence_run.run(

@@ -3,7 +3,7 @@
     git clone https://github.com/NVIDIA/TensorRT; git clone https://github.com/onnx/onnx-tensorrt
     python tools/trt_real_bindings.py TensorRT onnx-tensorrt CUDA_INCLUDE [10.0.1 11.1.0.106 ...]
 
-The bindings (the wheel `tensorrt-cu12-bindings`) are fetched. The library behind them is `trt_double`,
+It fetches the bindings (the wheel `tensorrt-cu12-bindings`). The library behind them is `trt_double`,
 compiled with NVIDIA's headers of that release; every method that it does not answer is generated here and
 ends the process. The driver is that of `tests/backends/gpu_double.py`. So names, arguments, types, lifetimes
 and threads are the bindings' own, and some of TensorRT's rules are kept (`RULE BROKEN`); what a builder
@@ -156,7 +156,7 @@ def run(release: str, folder: Path, options: argparse.Namespace) -> list[str]:
 
 
 def make(release: str, folder: Path, options: argparse.Namespace) -> dict[str, str]:
-    """Fetch the bindings, compile what stands behind them; return the environment in which both are found."""
+    """Fetch the bindings and compile the library behind them; return an environment that has both."""
     from tests.backends.gpu_double import DRIVER
 
     tag, major, site, library = RELEASES[release], release.split(".")[0], folder / "site", folder / "lib"

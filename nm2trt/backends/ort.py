@@ -35,7 +35,7 @@ MAGIC, MAGIC_OFFSET = b"ORTM", 4
 # What version 1.31.1 says of a sound model that it broke itself -> the optimiser without which it loads.
 # One gives a QuantizeLinear that it adds after a Reshape, Transpose and the like two types, which contradict
 # each other, from opset 21 on; one takes away a Cast that changes nothing, though a Mul by 1/x reads it.
-_BREAKING = {
+BREAKING = {
     "output_dtype": "QDQPropagationTransformer",
     "output of a previous node": "CastElimination",
 }
@@ -264,7 +264,7 @@ def _session(onnxruntime: Any, source: str | bytes, options: Any, name: str) -> 
             try:
                 return load()
             except Exception as error:
-                without = [name for words, name in _BREAKING.items() if words in str(error)]
+                without = [name for words, name in BREAKING.items() if words in str(error)]
                 if not without:
                     raise
                 return load(without)

@@ -88,7 +88,7 @@ def _runner(model: str) -> list[str] | None:
 
 
 def _program(backend: str, options: BuildOptions) -> str:
-    """Return NVIDIA's program that does what was asked of this builder; "" if there is none."""
+    """Return the name of NVIDIA's program that takes these options; "" if none does."""
     cannot = options.strict_nans or not options.library_tactics
     return "" if cannot else _PROGRAMS.get(backend, "")
 

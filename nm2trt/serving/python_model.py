@@ -12,6 +12,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+# As in `nm2trt.backends.ort`: what ONNX Runtime says of a sound model -> the optimiser that broke it.
+BREAKING = {
+    "output_dtype": "QDQPropagationTransformer",
+    "output of a previous node": "CastElimination",
+}
+
 
 class TritonPythonModel:
     """What the server makes one of for every instance."""
@@ -116,14 +122,10 @@ def _session(onnxruntime: Any, model: str, options: Any) -> Any:
     try:
         return load()
     except Exception as error:
-        # See `nm2trt.backends.ort`: what these optimisers of version 1.31.1 make is not sound.
-        for words, optimizer in (
-            ("output_dtype", "QDQPropagationTransformer"),
-            ("output of a previous node", "CastElimination"),
-        ):
-            if words in str(error):
-                return load(disabled_optimizers=[optimizer])
-        raise
+        without = [name for words, name in BREAKING.items() if words in str(error)]
+        if not without:
+            raise
+        return load(disabled_optimizers=without)
 
 
 def _refuse_broken_numpy(pb_utils: Any) -> None:

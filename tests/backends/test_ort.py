@@ -119,6 +119,10 @@ def test_a_model_with_a_cast_that_changes_nothing_loads(backend, tmp_path):
     np.testing.assert_allclose(python_model._open(tmp_path, 1)({"x": x})["y"], (x / (x + 1)).T, rtol=1e-6)
 
 
+def test_a_served_model_knows_the_same_optimisers():
+    assert python_model.BREAKING == ort.BREAKING  # it stands alone, and cannot import them
+
+
 def test_a_truncated_file_is_refused(backend, net, tmp_path):
     path = tmp_path / "net.ort"
     data = backend.build(backend.parse(net), BuildOptions()).data

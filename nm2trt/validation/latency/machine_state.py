@@ -51,7 +51,7 @@ def machine_state() -> dict[str, str]:
 
 
 def gpu_conditions() -> dict[str, str]:
-    """Return what the GPU that engines run on is; only its name without nvidia-smi; {} if there is none."""
+    """Return the state of the GPU that engines run on: only its name without nvidia-smi, {} without a GPU."""
     gpus, _ = probe_gpus()
     return _query(_CONDITIONS) or ({"gpu name": gpus[0].name} if gpus else {})
 
