@@ -77,7 +77,7 @@ int cuGraphInstantiateWithFlags(void **x, void *g, unsigned long long f) {
 int cuGraphLaunch(void *x, void *s) { ALIVE now_ms += *(double *)x; return 0; }
 int cuGraphDestroy(void *g) { ALIVE graphs--; free(g); return 0; }
 int cuGraphExecDestroy(void *g) { ALIVE graphs--; free(g); return 0; }
-int count(int what) { int all[] = {live, contexts, streams, pinned, events, graphs, pageable}; return all[what]; }
+int count(int what) { int all[] = {live, contexts, streams, pinned, events, graphs, pageable, (int)taken}; return all[what]; }
 double now(void) { return now_ms; }
 void copies_take(double ms) { copy_ms = ms; }
 int is_capturing(void) { return capturing; }
@@ -85,7 +85,7 @@ void lose(int status) { lost = status; }
 void refuse_graphs(int yes) { uncapturable = yes; }
 void memory(size_t bytes) { room = bytes; }
 """
-LIVE, CONTEXTS, STREAMS, PINNED, EVENTS, GRAPHS, PAGEABLE = range(7)
+LIVE, CONTEXTS, STREAMS, PINNED, EVENTS, GRAPHS, PAGEABLE, BYTES = range(8)
 
 
 def compiled(folder):
