@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Any, TypeVar
 
 from nm2trt.arrays import Array
 from nm2trt.backends.address import Address, parse_server
-from nm2trt.backends.protocol import TensorSpec
+from nm2trt.backends.protocol import Closing, TensorSpec
 from nm2trt.backends.served.answer_limits import MOST_JSON_BYTES, AnswerLimits
 from nm2trt.backends.served.tensors import ServerMemory, received, sent
 from nm2trt.errors import BackendError, BackendMissingError, InputError, ServerError
@@ -23,7 +22,7 @@ _GATEWAY_ERRORS = frozenset({"502", "503", "504"})
 _LONGEST_WAIT_S = 86_400
 
 
-class TritonServer:
+class TritonServer(Closing):
     """A connection to a server; nothing is sent before it is asked something.
 
     Args:
@@ -185,14 +184,6 @@ class TritonServer:
         for client in {id(client): client for client in (self._client, self._facts) if client}.values():
             client.close()
         self._client = self._facts = None
-
-    def __enter__(self) -> TritonServer:  # noqa: PYI034 - typing.Self is newer than Python 3.10
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def _json(self) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from nm2trt.backends._trt_words import dtype_name, first_error, of_the_machine, 
 from nm2trt.backends.cuda import Device, require_gpu
 from nm2trt.backends.feeds import check_feeds, numpy_dtype
 from nm2trt.backends.options import format_shape
-from nm2trt.backends.protocol import TensorSpec
+from nm2trt.backends.protocol import Closing, TensorSpec
 from nm2trt.errors import BackendError, DataError
 from nm2trt.files import check_input
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     import tensorrt
 
 
-class EngineSession:
+class EngineSession(Closing):
     """An engine on the first GPU; a `Session` and `DeviceTimed`. Its inputs and outputs lie on the host.
 
     Args:
@@ -156,14 +155,6 @@ class EngineSession:
         del self._engine
         del self._runtime
         self._device.close()
-
-    def __enter__(self) -> EngineSession:  # noqa: PYI034 - typing.Self is newer than Python 3.10
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _choose_profile(self, feeds: Arrays) -> None:
         """Select the first profile that takes the feeds' shapes."""

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ import numpy as np
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.feeds import check_feeds
 from nm2trt.backends.options import BuildOptions
-from nm2trt.backends.protocol import Engine, Network, TensorSpec
+from nm2trt.backends.protocol import Closing, Engine, Network, TensorSpec
 from nm2trt.errors import BackendError, BackendMissingError, InputError, ModelError
 from nm2trt.extras import install
 from nm2trt.files import check_input
@@ -59,7 +58,7 @@ _DTYPES = {
 }
 
 
-class OrtSession:
+class OrtSession(Closing):
     """An ONNX model open in ONNX Runtime; a `Session`."""
 
     def __init__(self, session: Any) -> None:
@@ -102,14 +101,6 @@ class OrtSession:
     def close(self) -> None:
         """Free the session."""
         self._session = None
-
-    def __enter__(self) -> OrtSession:  # noqa: PYI034 - typing.Self is newer than Python 3.10
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.options import BuildOptions
 
 if TYPE_CHECKING:
+    from typing_extensions import Self  # newer than Python 3.10
+
     from nm2trt.measure import ServerTime
 
 
@@ -59,11 +60,23 @@ class Session(Protocol):
     def close(self) -> None:
         """Free what the session holds; a second call does nothing."""
 
-    def __enter__(self) -> Session: ...  # noqa: PYI034 - typing.Self came with Python 3.11
+    def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Closing:
+    """What has a `close`, which the end of a `with` statement calls."""
+
+    def close(self) -> None:
+        """Free what is held."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class DeviceRuns(Protocol):

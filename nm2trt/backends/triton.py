@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import TracebackType
 from typing import Any
 
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends._triton_server import TritonServer
 from nm2trt.backends.address import Address, parse_url
 from nm2trt.backends.feeds import check_feeds
-from nm2trt.backends.protocol import TensorSpec
+from nm2trt.backends.protocol import Closing, TensorSpec
 from nm2trt.backends.served.statistics import server_time
 from nm2trt.errors import BackendError, DataError, InputError
 from nm2trt.measure import ServerTime
@@ -37,7 +36,7 @@ TRITON_DTYPES = {
 }
 
 
-class TritonSession:
+class TritonSession(Closing):
     """A served model; a `Session`, to be used in the thread that opened it.
 
     Args:
@@ -120,14 +119,6 @@ class TritonSession:
     def close(self) -> None:
         """Close the connection."""
         self._server.close()
-
-    def __enter__(self) -> TritonSession:  # noqa: PYI034 - typing.Self is newer than Python 3.10
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_triton(

@@ -7,7 +7,6 @@ import os
 import tempfile
 import warnings
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,14 @@ from torch.utils import _pytree
 
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.feeds import check_feeds, numpy_dtype
-from nm2trt.backends.protocol import TensorSpec
+from nm2trt.backends.protocol import Closing, TensorSpec
 from nm2trt.errors import BackendError, ModelError, Nm2trtError
 from nm2trt.exporter.program_archive import copy_checked
 from nm2trt.exporter.reference import output_names_of
 from nm2trt.files import check_input
 
 
-class ProgramSession:
+class ProgramSession(Closing):
     """An exported program on the CPU; a `Session`.
 
     Inputs have the names of `forward`; outputs those that `nm2trt.export` gives them: a returned dict's keys,
@@ -69,14 +68,6 @@ class ProgramSession:
     def close(self) -> None:
         """Free the program."""
         self._module = None
-
-    def __enter__(self) -> ProgramSession:  # noqa: PYI034 - typing.Self is newer than Python 3.10
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_program(path: str | os.PathLike[str]) -> ProgramSession:

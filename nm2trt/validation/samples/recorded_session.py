@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
 import numpy as np
 
 from nm2trt.arrays import Array, Arrays
-from nm2trt.backends.protocol import TensorSpec
+from nm2trt.backends.protocol import Closing, TensorSpec
 from nm2trt.errors import DataError
 from nm2trt.validation.samples.samples import Samples
 
 
-class RecordedSession:
+class RecordedSession(Closing):
     """Gives the outputs of the samples in the order in which they were recorded; a `Session`.
 
     Args:
@@ -51,11 +49,3 @@ class RecordedSession:
 
     def close(self) -> None:
         """Do nothing."""
-
-    def __enter__(self) -> RecordedSession:  # noqa: PYI034 - typing.Self is newer than Python 3.10
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
