@@ -32,7 +32,7 @@ FLOORS = {
         {"storage"},
         {"analysis"},
         {"edit", "execute", "verify"},
-        {"pass_frame"},
+        {"pass_frame", "pass_report"},
         {"function_inlining"},
         {"fuse", "permute", "prune", "reconstruct", "cast", "quantize"},
     ],

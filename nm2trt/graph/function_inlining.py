@@ -30,16 +30,12 @@ class FunctionInlining(Pass):
 
     Args:
         compared: Run the model before and after in ONNX Runtime.
-
-    Attributes:
-        notes: A sentence that says how many calls were inlined, and how many stay; () without a call.
     """
 
     stage = "inline functions"
     reads_verdicts = False
 
     def __init__(self, *, compared: bool) -> None:
-        self.notes: tuple[str, ...] = ()
         self._compared = compared
         self._reference: Reference | None = None
         self._renamed: dict[str, str] = {}

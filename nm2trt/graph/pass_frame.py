@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from nm2trt.files import check_output
 from nm2trt.graph.analysis.sound_nodes import check_nodes
@@ -54,12 +55,30 @@ class Passed:
         child: The report on the model after, as it will be read back.
         relation: How the masks relate.
         agreement: How far the outputs agree.
+        model: The model that was read.
+        output: The model that was written; "" if it stays in memory.
+        notes: Those of all passes.
     """
 
     parent: VerifyReport
     child: VerifyReport
     relation: Relation
     agreement: Agreement
+    model: str = ""
+    output: str = ""
+    notes: tuple[str, ...] = ()
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a `PassReport` says, by its fields."""
+        return {
+            "model": self.model,
+            "output": self.output,
+            "parent_mask_sha256": self.parent.mask_sha256,
+            "mask_sha256": self.child.mask_sha256,
+            "relation": self.relation,
+            "notes": self.notes,
+            "verified": self.child,
+        }
 
 
 class Pass:
@@ -70,12 +89,14 @@ class Pass:
         pattern: The pattern that `verify` holds all weights to; None takes the model's plan.
         keeps_plan: Whether the result is held to the plan that the pass writes instead of to `pattern`.
         reads_verdicts: Whether the pass reads the verdicts on the model before; if not, they are not made.
+        notes: What there is to know of what it did, one sentence each.
     """
 
     stage: str
     pattern: NMPattern | None = None
     keeps_plan = False
     reads_verdicts = True
+    notes: tuple[str, ...] = ()
 
     def requires(self, model: Model) -> None:
         """Raise if the pass cannot take the model."""
@@ -123,22 +144,18 @@ class Pass:
         return lambda: self.compare(after)
 
 
-def run_pass(
-    source: str | os.PathLike[str] | Model, target: str | os.PathLike[str] | None, step: Pass
-) -> Passed:
-    """Run one pass; see `run_passes`."""
-    return run_passes(source, target, [step])[-1]
-
-
 def run_passes(
     source: str | os.PathLike[str] | Model, target: str | os.PathLike[str] | None, steps: Sequence[Pass]
-) -> list[Passed]:
+) -> Passed:
     """Run passes on a model one after the other, and write the last result or keep it in memory.
 
     Args:
         source: The file, or an open model, which is changed.
         target: The file to write, not the source; None leaves the result in the open model.
         steps: The passes, at least one.
+
+    Returns:
+        What the last one did, with the notes of all.
 
     Raises:
         InputError: A path is wrong, or the target is the source or holds weights of it.
@@ -148,13 +165,17 @@ def run_passes(
         OutputError: The target cannot be written.
     """
     model = load(source, leave_weights=True)
+    name, output = model.name, "" if target is None else str(target)
     check_nodes(model)
     if target is not None:
         if model.path is not None:
             refuse_same_file(model.path, target)
         refuse_data_file(model, target)
         check_output(target)
-    return [_run(model, target if step is steps[-1] else None, step) for step in steps]
+    for step in steps:
+        passed = _run(model, target if step is steps[-1] else None, step)
+    notes = tuple(note for step in steps for note in step.notes)
+    return replace(passed, model=name, output=output, notes=notes)
 
 
 def _run(model: Model, target: str | os.PathLike[str] | None, step: Pass) -> Passed:

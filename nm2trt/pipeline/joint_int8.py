@@ -95,7 +95,7 @@ def prune_to_int8(
     samples = calibration.open(model, output)
     asked = QuantizeOptions(max_loss=max_loss)
     with folder_of_copies(model) as folder:
-        source, note = _converted(model, folder, asked.form.opset)
+        source, notes = _converted(model, folder, asked.form.opset)
         source, facts = normalised(
             source, folder, samples, options, permute=calibration.permute, called=model
         )
@@ -110,25 +110,23 @@ def prune_to_int8(
         quantized = quantize_model(
             solved, output, samples, prepared.options, compare=False, preset=prepared.preset(grid.steps)
         )
-    notes = (note, *quantized.notes) if note else quantized.notes
     return JointReport(
         replace(report, output=str(output), **facts),
-        replace(quantized, model=str(model), notes=notes),
+        replace(quantized, model=str(model), notes=(*notes, *quantized.notes)),
     )
 
 
-def _converted(model: Path, folder: Path, least: int) -> tuple[Path, str]:
-    """Return the model in an opset that can be quantised, and what was converted, or ""."""
+def _converted(model: Path, folder: Path, least: int) -> tuple[Path, tuple[str, ...]]:
+    """Return the model in an opset that can be quantised, and what was converted."""
     from nm2trt.graph.function_inlining import inlining
     from nm2trt.graph.pass_frame import run_passes
-    from nm2trt.graph.quantize.opset_conversion import OpsetConversion
-    from nm2trt.graph.storage.model import load, opset
+    from nm2trt.graph.quantize.opset_conversion import conversion
+    from nm2trt.graph.storage.model import load
 
     opened = load(model, leave_weights=True)
-    if (opset(opened.proto) or 0) >= least:
-        return model, ""
+    converted = conversion(opened, least)
+    if not converted:
+        return model, ()
     target = folder / "converted" / model.name
     target.parent.mkdir()
-    converted = OpsetConversion(least)
-    run_passes(opened, target, [*inlining(opened, compared=True), converted])
-    return target, converted.note
+    return target, run_passes(opened, target, [*inlining(opened, compared=True), *converted]).notes

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 import nm2trt
 from nm2trt.errors import ModelError
 from nm2trt.graph.function_inlining import FunctionInlining
-from nm2trt.graph.pass_frame import run_pass
+from nm2trt.graph.pass_frame import run_passes
 from nm2trt.graph.storage.model import load
 
 RNG = np.random.default_rng(5)
@@ -82,7 +82,7 @@ def operators(path):
 
 def test_verify_says_the_same_of_an_inlined_model(blocks, tmp_path):
     step = FunctionInlining(compared=True)
-    passed = run_pass(blocks, tmp_path / "flat.onnx", step)
+    passed = run_passes(blocks, tmp_path / "flat.onnx", [step])
     flat = onnx.load(tmp_path / "flat.onnx")
     onnx.checker.check_model(flat, full_check=True)
     assert not flat.functions

@@ -91,12 +91,10 @@ def cast_model(
         raise InputError(f"cannot cast to {to!r}; choose {' or '.join(LOW)}")
     step = _Cast(LOW[to], keep, samples, cache, io=io, compared=compare)
     model = load(source, leave_weights=True)
-    inlined = inlining(model, compared=compare)
-    passed = run_passes(model, target, [*inlined, step])[-1]
+    passed = run_passes(model, target, [*inlining(model, compared=compare), step])
     agreement = passed.agreement
     return CastReport(
-        model=source.name if isinstance(source, Model) else str(source),
-        output="" if target is None else str(target),
+        **passed.facts(),
         to=to,
         cast_nodes=step.work.cast_nodes,
         kept=tuple(step.cast_plan.kept()),
@@ -106,15 +104,6 @@ def cast_model(
         samples=0 if samples is None else samples.count,
         differences=agreement.differences,
         comparison=agreement.sentence,
-        notes=(
-            *(note for first in inlined for note in first.notes),
-            *step.notes,
-            *_doubts(agreement.differences),
-        ),
-        parent_mask_sha256=passed.parent.mask_sha256,
-        mask_sha256=passed.child.mask_sha256,
-        relation=passed.relation,
-        verified=passed.child,
     )
 
 
@@ -168,7 +157,9 @@ class _Cast(Pass):
     def compare(self, after: Model) -> Agreement:
         if self._reference is None:
             return NOT_ASKED
-        return _compare(self._reference, after, self._low, self.work.made_low)
+        agreement = _compare(self._reference, after, self._low, self.work.made_low)
+        self.notes = (*self.notes, *_doubts(agreement.differences))
+        return agreement
 
 
 def _check_opset(model: Model, low: Low) -> None:
@@ -277,9 +268,9 @@ def _doubts(differences: Sequence[OutputDifference]) -> list[str]:
     ]
 
 
-def _notes(model: Model, low: Low) -> list[str]:
+def _notes(model: Model, low: Low) -> tuple[str, ...]:
     version = opset(model.proto) or 0
     if low.name == "bf16" and version < 22:
         why = "TensorRT reads it anyway, onnx.checker may refuse it"
-        return [f"opset {version} names no bf16 for some operators, such as Conv before opset 22: {why}"]
-    return []
+        return (f"opset {version} names no bf16 for some operators, such as Conv before opset 22: {why}",)
+    return ()

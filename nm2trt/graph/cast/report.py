@@ -11,12 +11,11 @@ from nm2trt.graph.analysis.shapes import infer_body_types
 from nm2trt.graph.analysis.value_states import node_name
 from nm2trt.graph.cast.cast_rules import Low, low_slots
 from nm2trt.graph.edit.editor import Editor
+from nm2trt.graph.pass_report import PassReport
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import opset
-from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.json_value import JsonValue
-from nm2trt.nm.lineage import Relation, told
-from nm2trt.tables.result import Result
+from nm2trt.nm.lineage import told
 from nm2trt.tables.table import Column, Mark, Row, Table
 
 _MOST_TENSORS = 10
@@ -60,13 +59,11 @@ class CastTensor(JsonValue):
     cast: bool
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class CastReport(Result):
+@dataclass(frozen=True, slots=True, repr=False, kw_only=True)
+class CastReport(PassReport):
     """What `cast_model` did.
 
     Args:
-        model: The model that was read.
-        output: The model that was written.
         to: "fp16" or "bf16".
         cast_nodes: Nodes that compute in that type.
         kept: Nodes that stay in float32, and why.
@@ -77,11 +74,6 @@ class CastReport(Result):
         samples: Calibration samples; 0 if there was no calibration.
         differences: How far each output is from the float32 model's.
         comparison: How outputs were compared, or why not.
-        notes: What else there is to know, one sentence each.
-        parent_mask_sha256: Mask hash of the model that was read.
-        mask_sha256: Mask hash of the model that was written.
-        relation: "equal", or "subset" when rounding added zeros.
-        verified: The verdicts on the result.
     """
 
     json_names = (
@@ -89,8 +81,6 @@ class CastReport(Result):
         "mask_sha256 relation differences kept tensors"
     )
 
-    model: str
-    output: str
     to: str
     cast_nodes: int
     kept: tuple[KeptNode, ...]
@@ -100,11 +90,6 @@ class CastReport(Result):
     samples: int
     differences: tuple[OutputDifference, ...]
     comparison: str
-    notes: tuple[str, ...]
-    parent_mask_sha256: str
-    mask_sha256: str
-    relation: Relation
-    verified: VerifyReport | None = None
 
     def tables(self) -> tuple[Table, ...]:
         """Return what stays in float32 and why, and the tensors that rounding changes most."""
@@ -144,7 +129,7 @@ class CastReport(Result):
             ),
             *(item.sentence for item in self.differences),
             self.comparison,
-            *([f"wrote {self.output}"] if self.output else []),
+            *self.written,
         )
 
 

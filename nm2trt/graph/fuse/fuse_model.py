@@ -60,12 +60,10 @@ def fuse_model(
     """
     step = _Fuse(allow_broken=allow_broken, compared=compare, moved=moved)
     model = load(source, leave_weights=True)
-    inlined = inlining(model, compared=compare)
-    passed = run_passes(model, target, [*inlined, step])[-1]
+    passed = run_passes(model, target, [*inlining(model, compared=compare), step])
     fused, agreement = step.fused, passed.agreement
     return FuseReport(
-        model=source.name if isinstance(source, Model) else str(source),
-        output="" if target is None else str(target),
+        **passed.facts(),
         nodes_before=step.nodes_before,
         nodes_after=step.nodes_after,
         constants_evaluated=fused.constants,
@@ -75,11 +73,6 @@ def fuse_model(
         declined=fused.declined,
         differences=agreement.differences,
         not_measured=agreement.sentence,
-        parent_mask_sha256=passed.parent.mask_sha256,
-        mask_sha256=passed.child.mask_sha256,
-        relation=passed.relation,
-        notes=tuple(note for first in inlined for note in first.notes),
-        verified=passed.child,
     )
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from nm2trt.compare.output_difference import OutputDifference, difference_lines
 from nm2trt.figures import counted
 from nm2trt.graph.fuse.branch_merge import Merging
-from nm2trt.graph.verify.report import VerifyReport
-from nm2trt.nm.lineage import Relation, told
-from nm2trt.tables.result import Result
+from nm2trt.graph.pass_report import PassReport
+from nm2trt.nm.lineage import told
 from nm2trt.tables.table import Column, Row, Table
 
 
@@ -28,13 +27,11 @@ class DeclinedFusion:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class FuseReport(Result):
+@dataclass(frozen=True, slots=True, repr=False, kw_only=True)
+class FuseReport(PassReport):
     """What `fuse_model` did.
 
     Args:
-        model: The model that was read.
-        output: The model that was written.
         nodes_before: Nodes of the main graph before.
         nodes_after: And after.
         constants_evaluated: Weights whose masks and casts were evaluated.
@@ -44,11 +41,6 @@ class FuseReport(Result):
         declined: What was left as it is, and why.
         differences: How far each output moved; () when not measured.
         not_measured: Why the outputs were not compared, or "".
-        parent_mask_sha256: Mask hash of the model that was read.
-        mask_sha256: Mask hash of the model that was written.
-        relation: How the masks relate.
-        notes: What else there is to know, one sentence each.
-        verified: The verdicts on the result.
     """
 
     json_names = (
@@ -56,8 +48,6 @@ class FuseReport(Result):
         "declined differences not_measured parent_mask_sha256 mask_sha256 relation notes"
     )
 
-    model: str
-    output: str
     nodes_before: int
     nodes_after: int
     constants_evaluated: int
@@ -67,11 +57,6 @@ class FuseReport(Result):
     declined: tuple[DeclinedFusion, ...]
     differences: tuple[OutputDifference, ...]
     not_measured: str
-    parent_mask_sha256: str
-    mask_sha256: str
-    relation: Relation
-    notes: tuple[str, ...] = ()
-    verified: VerifyReport | None = None
 
     def tables(self) -> tuple[Table, ...]:
         """Return what was merged, and what was left and why."""
@@ -106,7 +91,7 @@ class FuseReport(Result):
             ),
             *difference_lines(self.differences, self.not_measured),
             f"masks: {told(self.relation)}",
-            *([f"wrote {self.output}"] if self.output else []),
+            *self.written,
         )
 
 

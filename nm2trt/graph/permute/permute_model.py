@@ -13,6 +13,7 @@ from nm2trt.graph.analysis.output_kinds import before_saturation, lowest_type
 from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, run_reference
 from nm2trt.graph.function_inlining import inlining
 from nm2trt.graph.pass_frame import Change, Pass, run_passes
+from nm2trt.graph.pass_report import PassReport
 from nm2trt.graph.permute.permute_graph import Permutation, find_permutation, rewrites_of
 from nm2trt.graph.permute.space_search import PermuteOptions, SaliencyOf, SpaceResult, magnitude
 from nm2trt.graph.storage.model import Model, load
@@ -20,20 +21,17 @@ from nm2trt.graph.verify.mask_lineage import check_permuted
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.lineage import Relation, told
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.tables.result import Result
 from nm2trt.tables.table import Column, Row, Table
 
 # Largest allowed max|a - b| / max|b| of a float32 output: the same products are added in another order.
 TOLERANCE = 1e-5
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class PermuteReport(Result):
+@dataclass(frozen=True, slots=True, repr=False, kw_only=True)
+class PermuteReport(PassReport):
     """What `permute_model` did.
 
     Args:
-        model: The model that was read.
-        output: The model that was written.
         pattern: The pattern that the search was for.
         spaces: The result for each channel space that a weight to be pruned reduces.
         kept_before: Share of the weights' magnitude that the pattern would keep before, 0..1; every weight
@@ -41,11 +39,6 @@ class PermuteReport(Result):
         kept_after: The same afterwards.
         differences: How far each output moved; () if they were not compared.
         not_measured: Why the outputs were not compared, or "".
-        parent_mask_sha256: Mask hash of the model that was read.
-        mask_sha256: Mask hash of the model that was written.
-        relation: "permuted".
-        notes: What else there is to know, one sentence each.
-        verified: The verdicts on the result.
     """
 
     json_names = (
@@ -53,19 +46,12 @@ class PermuteReport(Result):
         "mask_sha256 relation notes moved"
     )
 
-    model: str
-    output: str
     pattern: NMPattern
     spaces: tuple[SpaceResult, ...]
     kept_before: float
     kept_after: float
     differences: tuple[OutputDifference, ...]
     not_measured: str
-    parent_mask_sha256: str
-    mask_sha256: str
-    relation: Relation
-    notes: tuple[str, ...] = ()
-    verified: VerifyReport | None = None
 
     @property
     def moved(self) -> int:
@@ -107,7 +93,7 @@ class PermuteReport(Result):
             ),
             *difference_lines(self.differences, self.not_measured),
             f"masks: {told(self.relation)}",
-            *([f"wrote {self.output}"] if self.output else []),
+            *self.written,
         )
 
 
@@ -141,23 +127,16 @@ def permute_model(
     """
     step = _Permute(options or PermuteOptions(), saliency, compared=compare)
     model = load(source, leave_weights=True)
-    inlined = inlining(model, compared=compare)
-    passed = run_passes(model, target, [*inlined, step])[-1]
+    passed = run_passes(model, target, [*inlining(model, compared=compare), step])
     permutation, agreement = step.permutation, passed.agreement
     return PermuteReport(
-        model=source.name if isinstance(source, Model) else str(source),
-        output="" if target is None else str(target),
+        **passed.facts(),
         pattern=step.pattern,
         spaces=permutation.spaces,
         kept_before=permutation.kept_before,
         kept_after=permutation.kept_after,
         differences=agreement.differences,
         not_measured=agreement.sentence,
-        parent_mask_sha256=passed.parent.mask_sha256,
-        mask_sha256=passed.child.mask_sha256,
-        relation=passed.relation,
-        notes=tuple(note for first in inlined for note in first.notes),
-        verified=passed.child,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 from nm2trt.errors import LineageError, SparsityError
 from nm2trt.figures import counted
 from nm2trt.graph.analysis.operator_cost import Opaque
-from nm2trt.graph.pass_frame import Change, Pass, plan_of, run_pass
+from nm2trt.graph.pass_frame import Change, Pass, plan_of, run_passes
 from nm2trt.graph.prune.magnitude import Reading, check_reach, zero_weakest
 from nm2trt.graph.prune.report import PrunedWeight, PruneReport
 from nm2trt.graph.prune.stored_weights import Candidate, stored_weights
@@ -68,17 +68,12 @@ def prune_model(
         OutputError: The output cannot be written.
     """
     step = _Prune(NMPattern.parse(pattern), tuple(include), tuple(exclude), min_channels)
-    passed = run_pass(source, target, step)
+    passed = run_passes(source, target, [step])
     return PruneReport(
-        model=source.name if isinstance(source, Model) else str(source),
-        output="" if target is None else str(target),
+        **passed.facts(),
         pattern=step.pattern,
         weights=step.weights,
         plan=step.made,
-        parent_mask_sha256=passed.parent.mask_sha256,
-        mask_sha256=passed.child.mask_sha256,
-        relation=passed.relation,
-        verified=passed.child,
     )
 
 

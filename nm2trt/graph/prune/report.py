@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nm2trt.figures import counted
-from nm2trt.graph.verify.report import VerifyReport
+from nm2trt.graph.pass_report import PassReport
 from nm2trt.json_value import JsonValue
-from nm2trt.nm.lineage import Relation
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan
-from nm2trt.tables.result import Result
 from nm2trt.tables.table import Column, Row, Table
 
 
@@ -38,33 +36,21 @@ class PrunedWeight(JsonValue):
     reason: str
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class PruneReport(Result):
+@dataclass(frozen=True, slots=True, repr=False, kw_only=True)
+class PruneReport(PassReport):
     """What `prune_model` did.
 
     Args:
-        model: The model that was read.
-        output: The model that was written.
         pattern: The pattern.
         weights: One entry per stored weight, in the order of their consumers.
         plan: The plan that was written.
-        parent_mask_sha256: Mask hash of the model that was read.
-        mask_sha256: Mask hash of the model that was written.
-        relation: "subset", or "equal" when nothing had to be zeroed.
-        verified: The verdicts on the result.
     """
 
     json_names = "model output pattern counts weights parent_mask_sha256 mask_sha256 relation"
 
-    model: str
-    output: str
     pattern: NMPattern
     weights: tuple[PrunedWeight, ...]
     plan: Plan
-    parent_mask_sha256: str
-    mask_sha256: str
-    relation: Relation
-    verified: VerifyReport | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -104,7 +90,7 @@ class PruneReport(Result):
             + "--calib SAMPLES rebuilds masks and values from about 100 unlabelled samples"
         )
         done = f"{pruned} pruned to {self.pattern}, {counts['kept']} held it already, {dense} dense"
-        return (done, caution, f"wrote {self.output}")
+        return (done, caution, *self.written)
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -20,10 +20,10 @@ from nm2trt.graph.edit.node_inserter import Inserter
 from nm2trt.graph.execute.range_probes import observable
 from nm2trt.graph.function_inlining import inlining
 from nm2trt.graph.pass_frame import run_passes
-from nm2trt.graph.quantize.opset_conversion import OpsetConversion
+from nm2trt.graph.quantize.opset_conversion import conversion
 from nm2trt.graph.quantize.qdq_placement import Placement, place
 from nm2trt.graph.quantize.report import QuantizeOptions
-from nm2trt.graph.storage.model import Model, load, opset
+from nm2trt.graph.storage.model import Model, load
 from nm2trt.graph.storage.model_hash import model_hash
 
 
@@ -122,8 +122,7 @@ def find_part(
     require_mergeable(options, folder)
     model = load(source, leave_weights=True)
     refuse_quantised(model, "give the float model")
-    old = (opset(model.proto) or 0) < options.form.opset
-    first = [*inlining(model, compared=False), *([OpsetConversion(options.form.opset)] if old else [])]
+    first = [*inlining(model, compared=False), *conversion(model, options.form.opset)]
     if first:
         run_passes(model, None, first)
     points = list(place_layers(Inserter(model, "quantized"), options).points)

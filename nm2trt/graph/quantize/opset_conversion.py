@@ -24,14 +24,10 @@ class OpsetConversion(Pass):
 
     Args:
         version: The opset to convert to.
-
-    Attributes:
-        note: A sentence that says what was converted, and how far the outputs moved.
     """
 
     def __init__(self, version: int) -> None:
         self.stage = f"convert opset {version}"
-        self.note = ""
         self._version, self._before = version, 0
 
     def rewrite(self, model: Model, parent: VerifyReport) -> Change:  # noqa: ARG002
@@ -80,5 +76,15 @@ class OpsetConversion(Pass):
         agreement = self._reference.compare(after)
         moved = max((item.max_relative for item in agreement.differences), default=0.0)
         compared = agreement.sentence or f"outputs moved by {moved:.2g} of their largest value"
-        self.note = f"converted from opset {self._before} to {self._version} first; {compared}"
+        self.notes = (f"converted from opset {self._before} to {self._version} first; {compared}",)
         return agreement
+
+
+def conversion(model: Model, version: int) -> list[OpsetConversion]:
+    """Return the pass that comes before one that needs a newer opset; [] if the model has it.
+
+    Args:
+        model: The model.
+        version: The oldest opset that will do.
+    """
+    return [OpsetConversion(version)] if (opset(model.proto) or 0) < version else []

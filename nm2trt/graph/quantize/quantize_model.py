@@ -32,14 +32,14 @@ from nm2trt.graph.quantize.calibrate_model import (
     place_layers,
     require_mergeable,
 )
-from nm2trt.graph.quantize.opset_conversion import OpsetConversion
+from nm2trt.graph.quantize.opset_conversion import conversion
 from nm2trt.graph.quantize.pair_insertion import PairInsertion, Rounded
 from nm2trt.graph.quantize.preset import Preset
 from nm2trt.graph.quantize.range_search import search_ranges
 from nm2trt.graph.quantize.report import QuantizeOptions, QuantizeReport
 from nm2trt.graph.quantize.search_report import RangeSearch
 from nm2trt.graph.quantize.work_shares import layer_work, work_shares
-from nm2trt.graph.storage.model import Model, load, opset
+from nm2trt.graph.storage.model import Model, load
 from nm2trt.graph.storage.save import refuse_data_file
 from nm2trt.graph.verify.mask_lineage import check_descent
 from nm2trt.graph.verify.report import VerifyReport
@@ -92,16 +92,13 @@ def quantize_model(
     require_mergeable(options, parts)
     model = load(source, leave_weights=True)
     refuse_quantised(model, "give the float model")
-    converted = OpsetConversion(options.form.opset)
     step = _Quantize(options, samples, cache, compared=compare, preset=preset, place=place, parts=parts)
-    old = (opset(model.proto) or 0) < options.form.opset
-    inlined = inlining(model, compared=compare)
-    passed = run_passes(model, target, [*inlined, *([converted] if old else []), step])[-1]
+    first = [*inlining(model, compared=compare), *conversion(model, options.form.opset)]
+    passed = run_passes(model, target, [*first, step])
     agreement, work = passed.agreement, step.work
     inside = {island.consumer for island in step.islands}
     return QuantizeReport(
-        model=source.name if isinstance(source, Model) else str(source),
-        output="" if target is None else str(target),
+        **passed.facts(),
         options=step.options,
         layers=tuple(replace(one, whole=one.quantised and one.layer not in inside) for one in step.layers),
         scales=work.scales,
@@ -109,17 +106,8 @@ def quantize_model(
         islands=step.islands,
         differences=agreement.differences,
         not_measured=agreement.sentence,
-        notes=(
-            *(note for first in inlined for note in first.notes),
-            *([converted.note] if old else []),
-            *work.notes,
-        ),
-        parent_mask_sha256=passed.parent.mask_sha256,
-        mask_sha256=passed.child.mask_sha256,
-        relation=passed.relation,
         work=step.shares,
         search=step.search,
-        verified=passed.child,
     )
 
 
@@ -177,6 +165,7 @@ class _Quantize(Pass):
         self.layers = tuple(self.work.quantise(layer) for layer in placed.layers)
         # A node without a name is called by its position, which pairs in front of it change.
         self._labels = {editor.nodes[layer.index].output[0]: layer.label for layer in placed.layers}
+        self.notes = tuple(self.work.notes)
         self._finals = editor.finish()
         return Change(new=set(self._finals.values()))
 

@@ -12,12 +12,11 @@ from nm2trt.compare.output_difference import OutputDifference
 from nm2trt.errors import InputError
 from nm2trt.figures import counted
 from nm2trt.graph.analysis.qdq_islands import Island, island_table
+from nm2trt.graph.pass_report import PassReport
 from nm2trt.graph.quantize.number_formats import FORMATS, Format
 from nm2trt.graph.quantize.search_report import RangeSearch, WorkShares
-from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.json_value import JsonValue
-from nm2trt.nm.lineage import Relation, told
-from nm2trt.tables.result import Result
+from nm2trt.nm.lineage import told
 from nm2trt.tables.table import Column, Row, Table
 
 
@@ -87,13 +86,11 @@ class QuantizedLayer(JsonValue):
     whole: bool = False
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class QuantizeReport(Result):
+@dataclass(frozen=True, slots=True, repr=False, kw_only=True)
+class QuantizeReport(PassReport):
     """What `quantize_model` did.
 
     Args:
-        model: The model that was read.
-        output: The model that was written.
         options: How.
         layers: Every layer with a weight.
         scales: Scale of each value that is quantised.
@@ -101,13 +98,8 @@ class QuantizeReport(Result):
         islands: Layers that are not quantised from end to end, and why.
         differences: How far each output is from the float model's on the first calibration batch.
         not_measured: Why outputs were not compared, or "".
-        notes: What else there is to know, one sentence each.
-        parent_mask_sha256: Mask hash of the model that was read.
-        mask_sha256: Mask hash of the model that was written.
-        relation: "equal", or "subset" when rounding added zeros.
         work: Work by what it computes in.
         search: What was tried, if `max_loss` asked for a search.
-        verified: The verdicts on the result.
     """
 
     json_names = (
@@ -115,8 +107,6 @@ class QuantizeReport(Result):
         "parent_mask_sha256 mask_sha256 relation work search"
     )
 
-    model: str
-    output: str
     options: QuantizeOptions
     layers: tuple[QuantizedLayer, ...]
     scales: Mapping[str, float]
@@ -124,13 +114,8 @@ class QuantizeReport(Result):
     islands: tuple[Island, ...]
     differences: tuple[OutputDifference, ...]
     not_measured: str
-    notes: tuple[str, ...]
-    parent_mask_sha256: str
-    mask_sha256: str
-    relation: Relation
     work: WorkShares
     search: RangeSearch | None = None
-    verified: VerifyReport | None = None
 
     def tables(self) -> tuple[Table, ...]:
         """Return the layers that stay float, and those that are quantised in part."""
@@ -161,7 +146,7 @@ class QuantizeReport(Result):
             f"{lost:,} of {parameters:,} weights were rounded to zero; masks: {told(self.relation)}",
             *(item.sentence for item in self.differences),
             *((self.not_measured,) if self.not_measured else ()),
-            f"wrote {self.output}",
+            *self.written,
         )
 
     @property

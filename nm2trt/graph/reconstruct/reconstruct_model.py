@@ -172,6 +172,7 @@ def reconstruct_model(
         seconds=time.monotonic() - started,
         parent_mask_sha256=parent.mask_sha256,
         mask_sha256=written[0].mask_sha256,
+        relation="rebuilt",
         padding="" if options.valid is not None else chunks.padding_mask(),
         verified=written[0],
     )

@@ -8,11 +8,10 @@ from typing import Literal
 
 from nm2trt.figures import counted, percent
 from nm2trt.graph.execute.output_verdict import OutputVerdict
-from nm2trt.graph.verify.report import VerifyReport
+from nm2trt.graph.pass_report import PassReport
 from nm2trt.json_value import JsonValue
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan
-from nm2trt.tables.result import Result
 from nm2trt.tables.table import Column, Row, Table
 
 _TWO_FOUR = NMPattern(2, 4)
@@ -96,13 +95,11 @@ class RebuiltLayer(JsonValue):
     inputs: int = 0
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class ReconstructReport(Result):
+@dataclass(frozen=True, slots=True, repr=False, kw_only=True)
+class ReconstructReport(PassReport):
     """What `reconstruct_model` did.
 
     Args:
-        model: The model that was read.
-        output: The model that was written.
         pattern: The pattern.
         weights: One entry per stored weight, in the order of their consumers.
         outputs: The verdict of the run, one entry per output.
@@ -112,15 +109,10 @@ class ReconstructReport(Result):
         samples_sha256: Hash of the samples.
         plan: The plan that was written.
         seconds: Time that the run took.
-        parent_mask_sha256: Mask hash of the model that was read.
-        mask_sha256: Mask hash of the model that was written.
         batchnorms_folded: BatchNorms that were folded into layers first.
         permuted: Whether channels were permuted first.
         channels_kept: Why they were not though it was asked for, or "".
-        relation: "rebuilt".
         padding: An input that looks like a mask of padding and was not named as `valid`, or "".
-        notes: What else there is to know, one sentence each.
-        verified: The verdicts on the result.
     """
 
     method = "reconstruct"
@@ -130,8 +122,6 @@ class ReconstructReport(Result):
         "relation notes"
     )
 
-    model: str
-    output: str
     pattern: NMPattern
     weights: tuple[RebuiltLayer, ...]
     outputs: tuple[OutputVerdict, ...]
@@ -141,15 +131,10 @@ class ReconstructReport(Result):
     samples_sha256: str
     plan: Plan
     seconds: float
-    parent_mask_sha256: str
-    mask_sha256: str
     batchnorms_folded: int = 0
     permuted: bool = False
     channels_kept: str = ""
-    relation: Literal["rebuilt"] = "rebuilt"
     padding: str = ""
-    notes: tuple[str, ...] = ()
-    verified: VerifyReport | None = None
 
     @property
     def counts(self) -> dict[str, int]:

@@ -348,7 +348,20 @@ def test_names_stay_apart_on_a_narrow_terminal():
     ]
     rows.append(RebuiltLayer("stem.weight", ("n",), (32, 3, 7, 7), "float32", 1, "dense", "3 input channels"))
     report = ReconstructReport(
-        "a", "b", NMPattern(2, 4), tuple(rows), (), True, 9, "s.npz", "0" * 64, Plan(()), 1.0, "1", "2"
+        model="a",
+        output="b",
+        parent_mask_sha256="1",
+        mask_sha256="2",
+        relation="rebuilt",
+        pattern=NMPattern(2, 4),
+        weights=tuple(rows),
+        outputs=(),
+        outputs_held_out=True,
+        samples=9,
+        source="s.npz",
+        samples_sha256="0" * 64,
+        plan=Plan(()),
+        seconds=1.0,
     )
     (table,) = report.tables()
     lines = [line for line, _ in lay_out(table, 80).lines()]
