@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from nm2trt.graph.storage.threads import beside
 if TYPE_CHECKING:
     from nm2trt.backends.ort import OrtSession
     from nm2trt.backends.protocol import TensorSpec
+
+_Made = TypeVar("_Made")
 
 # Tried in turn for a free size other than the batch: what a model accepts, only it knows.
 _FREE_SIZES = (64, 224, 32, 128, 16, 8, 1)
@@ -107,7 +109,8 @@ class Reference:
         if threads and may_run_beside(after):
             ran = beside(functools.partial(_run, opener(after, self.inside), self.feeds))
         else:
-            ran = functools.partial(_run, functools.partial(open_session, after, self.inside), self.feeds)
+            work = functools.partial(_run, functools.partial(open_session, after, self.inside), self.feeds)
+            ran = functools.partial(_awaited, work)
         return lambda: self._judge(after, ran(), required=required, alive=alive)
 
     def _judge(
@@ -189,7 +192,8 @@ def run_reference(source: str | os.PathLike[str] | Model, inside: Collection[str
     """
     model = load(source, leave_weights=True)
     with_inside = functools.partial(open_session, model, inside) if inside else None
-    return _run_reference(_own(model), with_inside, functools.partial(open_session, model))
+    plain, own = functools.partial(open_session, model), _own(model)
+    return _awaited(lambda: _run_reference(own, with_inside, plain))
 
 
 def start_reference(model: Model, inside: Collection[str] = ()) -> Callable[[], Reference]:
@@ -208,6 +212,11 @@ def start_reference(model: Model, inside: Collection[str] = ()) -> Callable[[], 
     with_inside = opener(model, inside) if inside else None
     plain, own = opener(model), _own(model)
     return beside(lambda: _run_reference(own, with_inside, plain))
+
+
+def _awaited(work: Callable[[], _Made]) -> _Made:
+    """Return what a run in ONNX Runtime made; Ctrl-C ends the wait for it, though not the run itself."""
+    return beside(work)()
 
 
 def _own(model: Model) -> list[str]:

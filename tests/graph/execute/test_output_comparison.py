@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from nm2trt.backends.ort import OrtSession
 from nm2trt.errors import BackendError, DifferenceError, ModelError
 from nm2trt.graph.execute import model_session
 from nm2trt.graph.execute.output_comparison import run_reference, start_reference
@@ -45,6 +46,15 @@ def beside(monkeypatch):
             1
         ],
     )
+    return seen
+
+
+@pytest.fixture
+def closed(monkeypatch):
+    """Sessions that were closed, and so have no run to do."""
+    seen = []
+    close = OrtSession.close
+    monkeypatch.setattr(OrtSession, "close", lambda session: (close(session), seen.append(session)))
     return seen
 
 
@@ -96,7 +106,9 @@ def test_a_model_that_is_refused_is_told_by_whoever_waits(tmp_path):
 
 
 @pytest.mark.parametrize("why", ["bound", "size", "apart"])
-def test_a_model_is_run_alone_if_memory_is_bounded_or_it_is_large(tmp_path, beside, monkeypatch, why):
+def test_no_model_is_run_during_other_work_if_memory_is_bounded_or_it_is_large(
+    tmp_path, beside, closed, monkeypatch, why
+):
     onnx.save(
         product(3.0),
         tmp_path / "m.onnx",
@@ -109,9 +121,12 @@ def test_a_model_is_run_alone_if_memory_is_bounded_or_it_is_large(tmp_path, besi
     elif why == "size":
         monkeypatch.setattr(model_session, "_BESIDE_BYTES", 10)
     model = load(tmp_path / "m.onnx", leave_weights=True)
-    reference = start_reference(model)()
-    reference.start_compare(model)()
-    assert set(beside) == {threading.main_thread().name}
+    pending = start_reference(model)
+    assert (len(beside), len(closed)) == (1, 1)
+    waiting = pending().start_compare(model)
+    assert len(beside) == 1
+    waiting()
+    assert (len(beside), len(closed)) == (2, 2)
 
 
 def test_an_output_of_maps_as_scikit_learn_models_have_is_not_compared(tmp_path):
