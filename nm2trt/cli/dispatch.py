@@ -29,33 +29,11 @@ from nm2trt.file_replacement import os_reason
 from nm2trt.limits import bounds
 from nm2trt.limits.run_watch import on_overdue
 from nm2trt.locks import on_waiting
+from nm2trt.options.command_line import add_arguments, options_from, positionals_first
+from nm2trt.options.field import keywords
+from nm2trt.options.shared import Bounded
 from nm2trt.progress import BUILDER_THREAD
 from nm2trt.terminal_text import printable
-
-# Keyword of `bounds.use`, flag, metavar, help; docs/limits.md says more.
-_BOUNDS = (
-    (
-        "constant_gb",
-        "--constant-memory",
-        "GB",
-        "memory for constants that a model computes, beyond what it stores (default: 2)",
-    ),
-    (
-        "constant_seconds",
-        "--constant-time",
-        "SECONDS",
-        "time for constants that a model computes (default: 60)",
-    ),
-    ("run_seconds", "--run-time", "SECONDS", "time for one run of a model in ONNX Runtime (default: 600)"),
-    (
-        "run_gb",
-        "--run-memory",
-        "GB",
-        "memory for one run of a model in ONNX Runtime (default: what the machine has free)",
-    ),
-    ("sample_gb", "--sample-memory", "GB", "memory for samples, beyond four times their file (default: 2)"),
-    ("answer_gb", "--answer-memory", "GB", "size of one answer of a server (default: 1)"),
-)
 
 # What a standard stream fails with; a file of ours would have a name, or be an OutputError.
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
@@ -114,9 +92,7 @@ def _run(arguments: list[str]) -> int:
             return 2
         on_overdue(_give_up)
         on_waiting(lambda sentence: print_notes([sentence]))
-        bounds.use(**{keyword: getattr(options, keyword) for keyword, _, _, _ in _BOUNDS})
-        from nm2trt.options.command_line import options_from
-
+        bounds.use(**keywords(options_from(options, Bounded)))
         status = int(chosen.run(options_from(options, chosen.OPTIONS)))
         sys.stdout.flush()  # here, and not when the interpreter ends, where a failure has no words
         return status
@@ -171,8 +147,7 @@ def command_parser(command: str | None, *, only: bool = False) -> tuple[argparse
     )
     parser.add_argument("--version", action="version", version=_version())
     parser.add_argument("-v", "--verbose", action="count", default=0, help="-vv shows tracebacks")
-    for keyword, flag, metavar, words in _BOUNDS:
-        parser.add_argument(flag, dest=keyword, type=float, metavar=metavar, help=words)
+    add_arguments(parser, Bounded)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_Parser)
     chosen = None
     for name, summary in COMMANDS.items():
@@ -187,8 +162,6 @@ def command_parser(command: str | None, *, only: bool = False) -> tuple[argparse
             )
             if epilog := getattr(chosen, "EPILOG", ""):
                 sub.epilog = epilog
-            from nm2trt.options.command_line import add_arguments
-
             add_arguments(sub, chosen.OPTIONS)
     return parser, chosen
 
@@ -206,8 +179,6 @@ def _ordered(arguments: list[str], command: str | None, chosen: Any) -> list[str
     arguments = _join_sparsity(arguments)
     if chosen is None or command is None:
         return arguments
-    from nm2trt.options.command_line import positionals_first
-
     at = arguments.index(command) + 1
     return arguments[:at] + positionals_first(arguments[at:], chosen.OPTIONS)
 

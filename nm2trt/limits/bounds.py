@@ -5,7 +5,6 @@ They keep a small file from exhausting the machine. `use` raises them for what r
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +39,7 @@ class Bounds:
     answer_bytes: int = 1 << 30
 
 
+_MOST = 1_000_000
 _current = Bounds()
 _spent = 0.0
 
@@ -69,21 +69,23 @@ def use(
         answer_gb: One answer of a server, in GB.
 
     Raises:
-        InputError: A number is not positive.
+        InputError: A number is not positive, or beyond a million.
     """
     global _current, _spent
     seconds = {"constant_seconds": constant_seconds, "run_seconds": run_seconds}
     gigabytes = {
-        "constant_bytes": constant_gb,
-        "run_bytes": run_gb,
-        "sample_bytes": sample_gb,
-        "answer_bytes": answer_gb,
+        "constant_gb": constant_gb,
+        "run_gb": run_gb,
+        "sample_gb": sample_gb,
+        "answer_gb": answer_gb,
     }
     for name, value in {**seconds, **gigabytes}.items():
-        if value is not None and not 0 < value < math.inf:
-            raise InputError(f"a bound of {value:g} for {name} is out of range; give more than 0")
+        if value is not None and not 0 < value <= _MOST:
+            raise InputError(f"{name} {value:g} is out of range; give a number over 0 and up to {_MOST}")
     chosen: dict[str, Any] = {name: float(value) for name, value in seconds.items() if value is not None}
-    chosen |= {name: int(value * (1 << 30)) for name, value in gigabytes.items() if value is not None}
+    for name, value in gigabytes.items():
+        if value is not None:
+            chosen[name.replace("_gb", "_bytes")] = int(value * (1 << 30))
     _current, _spent = replace(Bounds(), **chosen), 0.0
 
 

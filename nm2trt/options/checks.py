@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nm2trt.options.field import option
+from nm2trt.options.field import LARGEST, option
 from nm2trt.options.shared import (
+    MOST_ROUNDS,
     Reported,
     input_shapes,
     merge_option,
@@ -40,7 +41,7 @@ class InferCommand(Reported):
     shapes: tuple[str, ...] = input_shapes(
         metavar="NAME:SIZES", help="whole shape of a random input, as in x:1x3x224x224"
     )
-    seed: int = option(0, metavar="N", at_least=0, help="seed of random inputs (default: 0)")
+    seed: int = option(0, metavar="N", at_least=0, at_most=LARGEST, help="seed of random inputs (default: 0)")
     threads: int = option(0, metavar="N", at_least=0, at_most=1024, help=_THREADS)
 
 
@@ -99,9 +100,15 @@ class ValidateCommand(Reported):
         None, metavar="N", at_least=1, help="batch size (default: 64 for metrics, 1 for latency)"
     )
     runs: int = option(
-        200, metavar="N", at_least=0, help="timed runs of each model; 0: no timing (default: 200)"
+        200,
+        metavar="N",
+        at_least=0,
+        at_most=MOST_ROUNDS,
+        help="timed runs of each model; 0: no timing (default: 200)",
     )
-    warmup: int = option(20, metavar="N", at_least=0, help="fewest runs before, not timed (default: 20)")
+    warmup: int = option(
+        20, metavar="N", at_least=0, at_most=MOST_ROUNDS, help="fewest runs before, not timed (default: 20)"
+    )
     threads: int = option(0, metavar="N", at_least=0, at_most=1024, help=_THREADS)
     data_root: str | None = option(
         None, metavar="FOLDER", stage=False, help="folder of a recipe's paths (default: its own)"
@@ -139,22 +146,28 @@ class BenchCommand(Reported):
     shapes: tuple[str, ...] = input_shapes(
         metavar="NAME:SIZES", help="whole shape of an input of free size, as in x:1x3x224x224"
     )
-    runs: int = option(200, metavar="N", at_least=1, help="timed runs of each (default: 200)")
+    runs: int = option(
+        200, metavar="N", at_least=1, at_most=MOST_ROUNDS, help="timed runs of each (default: 200)"
+    )
     warmup: int = option(
         20,
         metavar="N",
         at_least=0,
+        at_most=MOST_ROUNDS,
         help="fewest runs before, up to ten times as many until medians settle (default: 20)",
     )
     processes: int = option(
         1,
         metavar="N",
         at_least=1,
+        at_most=MOST_ROUNDS,
         help="processes that share the runs; 2 or more give each ratio an interval, 6 is a good number "
         "(default: 1)",
     )
     threads: int = option(0, metavar="N", at_least=0, at_most=1024, help=_THREADS)
-    seed: int = option(0, metavar="N", at_least=0, stage=False, help="seed of random inputs (default: 0)")
+    seed: int = option(
+        0, metavar="N", at_least=0, at_most=LARGEST, stage=False, help="seed of random inputs (default: 0)"
+    )
     compare: str | None = option(
         None, metavar="FILE", stage=False, help="JSON of an earlier benchmark, to compare with"
     )

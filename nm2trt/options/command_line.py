@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nm2trt.options.field import Option, check_ranges, options_of
+from nm2trt.terminal_text import shorten
 
 _Command = TypeVar("_Command")
 
@@ -95,8 +96,10 @@ def _add(parser: argparse._ActionsContainer, known: Option) -> None:
         settings["choices"] = known.choices
     elif known.comma:
         settings["type"] = _comma_separated(known.kind)
-    elif known.kind in (int, float, Path):
-        settings["type"] = known.kind
+    elif known.kind in (int, float):
+        settings["type"] = _number(known)
+    elif known.kind is Path:
+        settings["type"] = Path
     if not known.flag:
         if not known.required:
             settings |= {"nargs": "*" if known.many else "?", "default": known.default}
@@ -113,6 +116,18 @@ def _add(parser: argparse._ActionsContainer, known: Option) -> None:
         settings["default"] = known.default
     flags = [known.short] if known.short else []
     parser.add_argument(*flags, known.flag, dest=known.name, **settings)
+
+
+def _number(known: Option) -> Any:
+    def read(text: str) -> Any:
+        try:
+            return known.kind(text)
+        except ValueError as error:
+            what = "whole number" if known.kind is int else "number"
+            message = f"{shorten(repr(text), 40)} is not a {what}; give {known.what_to_give()}"
+            raise argparse.ArgumentTypeError(message) from error
+
+    return read
 
 
 def _comma_separated(kind: type) -> Any:

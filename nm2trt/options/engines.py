@@ -15,6 +15,7 @@ from nm2trt.options.shared import (
     DATA_ROOT,
     MAX_LOSS,
     METHOD,
+    MOST_ROUNDS,
     PERCENTILE,
     PRECISION,
     Tabled,
@@ -144,9 +145,15 @@ class ProveCommand(BuilderCommand):
     )
     backend: Literal["trt", "trt-rtx"] | None = option(None, help="the builder; default: as nm2trt build")
     runs: int = option(
-        200, metavar="N", at_least=1, help="fewest timed runs (bursts) of each engine; default: 200"
+        200,
+        metavar="N",
+        at_least=1,
+        at_most=MOST_ROUNDS,
+        help="fewest timed runs (bursts) of each engine; default: 200",
     )
-    warmup: int = option(20, metavar="N", at_least=0, help="fewest runs before, not timed; default: 20")
+    warmup: int = option(
+        20, metavar="N", at_least=0, at_most=MOST_ROUNDS, help="fewest runs before, not timed; default: 20"
+    )
     seconds: float = option(
         2.0,
         metavar="S",

@@ -29,8 +29,9 @@ _LAST = {
     "json": 7,
 }
 _READ: dict[type[Any], tuple[Option, ...]] = {}
-# No whole number of an option is as large: floats, and JSON in many a reader, hold those below exactly.
-TOO_LARGE = 1 << 53
+# Largest whole number of an option that sets no range: floats, and JSON in many a reader, hold it exactly.
+LARGEST = (1 << 53) - 1
+_MOST = (1 << 31) - 1  # of an option that counts something
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Option:
         group: Title of the group of arguments that it belongs to.
         at_least: Smallest value.
         over: Value that it must exceed.
-        at_most: Largest value.
+        at_most: Largest value; of a whole number 2^31 - 1 unless it is given.
         comma: Whether the values of a tuple are one word, separated by commas.
         joined: Whether the recorded command writes `flag=value`.
         stage: Key in a stage of a recipe; "" if recipes do not set it.
@@ -83,17 +84,23 @@ class Option:
     def range_text(self) -> str:
         """Return the range in words, as in "1 or more"; "" if any value will do."""
         if self.over is not None and self.at_most is not None:
-            return f"over {self.over:g} and up to {self.at_most:g}"
+            return f"over {self.over} and up to {self.at_most}"
         if self.at_least is not None and self.at_most is not None:
-            return f"{self.at_least:g} to {self.at_most:g}"
+            return f"{self.at_least} to {self.at_most}"
         if self.over is not None:
-            return f"over {self.over:g}"
-        return "" if self.at_least is None else f"{self.at_least:g} or more"
+            return f"over {self.over}"
+        return "" if self.at_least is None else f"{self.at_least} or more"
+
+    def what_to_give(self) -> str:
+        """Return what an error recommends in place of a value: a range, or a kind of number."""
+        allowed = self.range_text()
+        what = "a whole number" if self.kind is int else "a number"
+        return f"{what} {allowed}" if allowed.startswith("over") else allowed or what
 
     def holds(self, value: float) -> bool:
-        """Tell whether a number is finite, no whole number of 54 bits or more, and in the range."""
+        """Tell whether a number is finite and in the range."""
         return (
-            (abs(value) < TOO_LARGE if isinstance(value, int) else math.isfinite(value))
+            (isinstance(value, int) or math.isfinite(value))
             and (self.at_least is None or value >= self.at_least)
             and (self.over is None or value > self.over)
             and (self.at_most is None or value <= self.at_most)
@@ -154,6 +161,8 @@ def _read(field: dataclasses.Field[Any], hint: Any) -> Option:
     if flag is None:
         plain = field.name.replace("_", "-")
         flag = f"--no-{plain}" if kind is bool and field.default is True else f"--{plain}"
+    if kind is int and told["at_most"] is None:
+        told["at_most"] = _MOST
     stage = told.pop("stage")
     if stage is True:
         stage = field.name if flag else ""
@@ -196,11 +205,10 @@ def check_ranges(options: _Command) -> _Command:
     for known, value in _values(options):
         for number in value if known.many else (value,):
             if isinstance(number, (int, float)) and not known.holds(number):
-                allowed = known.range_text() or "a smaller number"
-                allowed = f"a number {allowed}" if allowed.startswith("over") else allowed
-                if isinstance(number, int) and abs(number) >= TOO_LARGE:
-                    raise InputError(f"{known.flag} has too many digits; give {allowed}")
-                raise InputError(f"{known.flag} {number:g} is out of range; give {allowed}")
+                if isinstance(number, int) and abs(number) > LARGEST:
+                    raise InputError(f"{known.flag} has too many digits; give {known.what_to_give()}")
+                shown = number if isinstance(number, int) else f"{number:g}"
+                raise InputError(f"{known.flag} {shown} is out of range; give {known.what_to_give()}")
     return options
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from nm2trt.options.field import option
+from nm2trt.options.field import LARGEST, option
 from nm2trt.options.shared import (
     ALLOW_FUNCTIONS,
     DATA_ROOT,
@@ -44,7 +44,7 @@ class PermuteCommand(Pruning):
     pattern: str = option(
         "2:4", metavar="N:M", help="pattern that the weights will be pruned to (default: 2:4)"
     )
-    seed: int = option(0, metavar="N", at_least=0, help="seed of the search (default: 0)")
+    seed: int = option(0, metavar="N", at_least=0, at_most=LARGEST, help="seed of the search (default: 0)")
     compare: bool = option(
         True, help="do not run the model before and after on random inputs in ONNX Runtime"
     )
@@ -64,7 +64,9 @@ class PruneCommand(Pruning):
     valid: str | None = option(
         None, metavar="INPUT", help="with --calib: the input that is not 0 at real tokens"
     )
-    seed: int = option(0, metavar="N", at_least=0, help="with --calib: seed of the rows drawn (default: 0)")
+    seed: int = option(
+        0, metavar="N", at_least=0, at_most=LARGEST, help="with --calib: seed of the rows drawn (default: 0)"
+    )
     permute: bool = option(True, help="with --calib: do not permute channels first")
     share: str = option(
         "100%",

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from nm2trt.options.field import option
-from nm2trt.options.shared import Reported, in_cluster, on_server, served
+from nm2trt.options.field import LARGEST, option
+from nm2trt.options.shared import MOST_ROUNDS, Reported, in_cluster, on_server, served
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,20 +137,34 @@ class ProbeCommand(Reported):
         comma=True,
         metavar="N,N",
         at_least=1,
+        at_most=MOST_ROUNDS,
         stage=False,
         help="batches to compare (default: 1, odd, largest)",
     )
     concurrency: tuple[int, ...] = option(
-        (1, 4, 16), comma=True, metavar="N,N", at_least=1, help="clients at a time (default: 1,4,16)"
+        (1, 4, 16),
+        comma=True,
+        metavar="N,N",
+        at_least=1,
+        at_most=MOST_ROUNDS,
+        help="clients at a time (default: 1,4,16)",
     )
-    requests: int = option(200, metavar="N", at_least=1, help="requests per round (default: 200)")
+    requests: int = option(
+        200, metavar="N", at_least=1, at_most=MOST_ROUNDS, help="requests per round (default: 200)"
+    )
     precision: str | None = option(
         None,
         metavar="DTYPE",
         help="lowest type that it computes in, which sets the tolerance (default: that of the outputs)",
     )
     timeout_s: float = option(
-        30.0, flag="--timeout", metavar="S", over=0, stage=False, help="longest wait (default: 30 s)"
+        30.0,
+        flag="--timeout",
+        metavar="S",
+        over=0,
+        at_most=86_400,
+        stage=False,
+        help="longest wait (default: 30 s)",
     )
 
 
@@ -161,7 +175,11 @@ class RollbackCommand(Reported):
     repository: str = option(metavar="FOLDER", help="model repository")
     name: str = option(help="the model's name there")
     to: int | None = option(
-        None, metavar="VERSION", help="another version that is kept (default: the one before)"
+        None,
+        metavar="VERSION",
+        at_least=1,
+        at_most=LARGEST,
+        help="another version that is kept (default: the one before)",
     )
     url: str = option("", metavar="HOST:PORT", help="a server that is told to load it")
     load_timeout_s: float = option(
@@ -181,13 +199,25 @@ class ServeCommand(Reported):
     repository: str = option(metavar="FOLDER", help="model repository, e.g. models/")
     host: str = option("127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     http_port: int = option(
-        0, metavar="PORT", help="port of http (default: 8000 if it is free, else a free one)"
+        0,
+        metavar="PORT",
+        at_least=0,
+        at_most=65_535,
+        help="port of http (default: 8000 if it is free, else a free one)",
     )
     grpc_port: int = option(
-        0, metavar="PORT", help="port of grpc (default: 8001 if it is free, else a free one)"
+        0,
+        metavar="PORT",
+        at_least=0,
+        at_most=65_535,
+        help="port of grpc (default: 8001 if it is free, else a free one)",
     )
     metrics_port: int = option(
-        0, metavar="PORT", help="port of metrics (default: 8002 if it is free, else a free one)"
+        0,
+        metavar="PORT",
+        at_least=0,
+        at_most=65_535,
+        help="port of metrics (default: 8002 if it is free, else a free one)",
     )
     control: Literal["explicit", "none", "poll"] = option(
         "explicit",
@@ -202,6 +232,7 @@ class ServeCommand(Reported):
         flag="--timeout",
         metavar="S",
         over=0,
+        at_most=86_400,
         help="longest wait until the models are loaded (default: 60 s)",
     )
     log: Path | None = option(None, metavar="FILE", help="the server's log (default: stderr)")

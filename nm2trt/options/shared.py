@@ -24,6 +24,8 @@ METHOD = "how ranges of activations are chosen (default: minmax)"
 PERCENTILE = "percent of magnitudes inside a range, for --method percentile (default: 99.99)"
 PRECISION = "precision, brought into a float32 model before it is built"
 
+MOST_ROUNDS = 1_000_000  # of what takes time each: runs, clients, processes
+
 # An option of a group, under the group's title.
 budgeted = partial(option, group="accuracy budget, with --calib")
 lowered = partial(option, group=PRECISION, stage=False)
@@ -35,6 +37,11 @@ in_cluster = partial(
 # An option under the name that it bears in several commands.
 target_list = partial(option, None, flag="--target", stage="target", metavar="LIST")
 input_shapes = partial(option, (), flag="--shape", metavar="NAME:SHAPE")
+
+
+def bound(flag: str, metavar: str, words: str) -> Any:
+    """Return the option that raises or lowers a bound."""
+    return option(None, flag=flag, metavar=metavar, over=0, at_most=MOST_ROUNDS, stage=False, help=words)
 
 
 def output_file(default: str) -> Any:
@@ -93,6 +100,32 @@ def refuse_shard_and_merge(options: Any) -> None:
             "--shard runs one part and --merge joins all of them; run every shard first, then give --merge "
             "without --shard"
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounded:
+    """Flags before a command, as keywords of `nm2trt.limits.bounds.use`; docs/limits.md says more."""
+
+    constant_gb: float | None = bound(
+        "--constant-memory",
+        "GB",
+        "memory for constants that a model computes, beyond what it stores (default: 2)",
+    )
+    constant_seconds: float | None = bound(
+        "--constant-time", "SECONDS", "time for constants that a model computes (default: 60)"
+    )
+    run_seconds: float | None = bound(
+        "--run-time", "SECONDS", "time for one run of a model in ONNX Runtime (default: 600)"
+    )
+    run_gb: float | None = bound(
+        "--run-memory",
+        "GB",
+        "memory for one run of a model in ONNX Runtime (default: what the machine has free)",
+    )
+    sample_gb: float | None = bound(
+        "--sample-memory", "GB", "memory for samples, beyond four times their file (default: 2)"
+    )
+    answer_gb: float | None = bound("--answer-memory", "GB", "size of one answer of a server (default: 1)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

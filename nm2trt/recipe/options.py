@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic_core import CoreSchema, core_schema
 
-from nm2trt.options.field import TOO_LARGE, Option, options_of
+from nm2trt.options.field import LARGEST, Option, options_of
 from nm2trt.options.runs import ReportCommand
 from nm2trt.recipe.keys import Keys, default
 
@@ -149,13 +149,13 @@ def _one(known: Option) -> CoreSchema:
         return core_schema.literal_schema(list(known.choices))
     limits: dict[str, Any] = {"ge": known.at_least, "gt": known.over, "le": known.at_most}
     if known.kind is int:
-        return core_schema.int_schema(**{**limits, "lt": TOO_LARGE})
+        return core_schema.int_schema(**limits)
     if known.kind is float:
         return core_schema.float_schema(**limits, allow_inf_nan=False)
     return core_schema.bool_schema() if known.kind is bool else core_schema.str_schema()
 
 
-_TEXT, _WHOLE = core_schema.str_schema(), core_schema.int_schema(gt=-TOO_LARGE, lt=TOO_LARGE)
+_TEXT, _WHOLE = core_schema.str_schema(), core_schema.int_schema(ge=-LARGEST, le=LARGEST)
 _ANY = core_schema.union_schema([_TEXT, _WHOLE, core_schema.float_schema(), core_schema.bool_schema()])
 
 

@@ -222,8 +222,8 @@ class ProbeOptions:
                 raise InputError(f"{name} {', '.join(map(str, values))} is out of range; give 1 to 1000000")
         if self.precision is not None and self.precision not in TOLERANCE:
             raise InputError(f"precision {self.precision!r} is unknown; choose {', '.join(TOLERANCE)}")
-        if not 0 < self.timeout_s < 86_400:
-            raise InputError(f"a wait of {self.timeout_s:g} s is out of range; give more than 0")
+        if not 0 < self.timeout_s <= 86_400:
+            raise InputError(f"a wait of {self.timeout_s:g} s is out of range; give over 0 and up to 86400 s")
 
 
 def check_name(name: str) -> str:

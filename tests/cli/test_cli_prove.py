@@ -63,7 +63,7 @@ def test_times_speeds_and_layers_are_printed(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--runs", "0"], "--runs 0 is out of range; give 1 or more"),
+        (["--runs", "0"], "--runs 0 is out of range; give 1 to 1000000"),
         (["-o", "no/such"], "no/such is not a folder"),
         (["--dense", "none.onnx"], "none.onnx does not exist"),
         (["--profile", "x"], "is not a profile"),

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from pydantic_core import ValidationError
 
-from nm2trt.cli import COMMANDS
+from nm2trt.cli import COMMANDS, main
 from nm2trt.cli.dispatch import command_parser
 from nm2trt.errors import InputError
 from nm2trt.options.command_line import options_from, words
-from nm2trt.options.field import TOO_LARGE, check_ranges, keywords, option, options_of
+from nm2trt.options.field import LARGEST, check_ranges, keywords, option, options_of
 from nm2trt.recipe.options import KINDS
 
 MODULES = ("models", "pruning", "precision", "engines", "checks", "serving", "runs")
@@ -113,14 +113,21 @@ def test_a_dropped_option_is_seen():
             {"percentile": 30.0},
             r"--percentile 30 is out of range; give a number over 50 and up to 100",
         ),
-        ("prune", {"min_channels": 0}, r"--min-channels 0 is out of range; give 1 or more"),
-        ("bench", {"batches": (1, 0)}, r"--batch 0 is out of range; give 1 or more"),
-        ("bench", {"runs": TOO_LARGE}, r"--runs has too many digits; give 1 or more"),
-        ("permute", {"seed": 10**400}, r"--seed has too many digits; give 0 or more"),
-        ("rollback", {"to": -(10**400)}, r"--to has too many digits; give a smaller number"),
+        ("prune", {"min_channels": 0}, r"--min-channels 0 is out of range; give 1 to 2147483647"),
+        ("bench", {"batches": (1, 0)}, r"--batch 0 is out of range; give 1 to 2147483647"),
+        ("bench", {"runs": LARGEST + 1}, r"--runs has too many digits; give 1 to 1000000"),
+        ("permute", {"seed": 10**400}, r"--seed has too many digits; give 0 to 9007199254740991"),
+        ("rollback", {"to": -(10**400)}, r"--to has too many digits; give 1 to 9007199254740991"),
+        ("validate", {"warmup": 10**12}, r"--warmup 1000000000000 is out of range; give 0 to 1000000"),
+        ("cast", {"batch": 10**12}, r"--batch 1000000000000 is out of range; give 1 to 2147483647"),
+        ("serve", {"http_port": 10**12}, r"--http-port 1000000000000 is out of range; give 0 to 65535"),
         ("build", {"effort": 9}, r"--effort 9 is out of range; give 0 to 5"),
         ("validate", {"rtol": float("inf")}, r"--rtol inf is out of range; give 0 or more"),
-        ("probe", {"timeout_s": float("nan")}, r"--timeout nan is out of range; give a number over 0"),
+        (
+            "probe",
+            {"timeout_s": float("nan")},
+            r"--timeout nan is out of range; give a number over 0 and up to 86400",
+        ),
     ],
 )
 def test_a_number_out_of_range_is_refused_with_its_flag(name, change, message):
@@ -135,7 +142,7 @@ def test_a_recipe_and_the_command_line_refuse_the_same_numbers(kind):
         if not known.stage or known.stage not in stage.keys or known.kind not in (int, float):
             continue
         infinite = (float("inf"), float("nan")) if known.kind is float else ()
-        large = (TOO_LARGE - 1, TOO_LARGE, 10**400) if known.kind is int else ()
+        large = (1 << 31, LARGEST, LARGEST + 1, 10**400) if known.kind is int else ()
         for number in (-2, -1, 0, 1, 5, 6, 30, 50, 51, 100, 101, *infinite, *large):
             value = [number] if known.many else number
             try:
@@ -178,6 +185,34 @@ def test_a_list_of_numbers_that_is_none_is_one_sentence(capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(["bench", "m.onnx", "--batch", "1,two"])
     assert "'1,two' is not a list of numbers; write them as in 1,8,32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        ("validate a b --min-agreement 99%", "argument --min-agreement: '99%' is not a number; give 0 to 1"),
+        ("bench a --runs 1e3", "argument --runs: '1e3' is not a whole number; give 1 to 1000000"),
+        ("prove a --seconds=", "argument --seconds: '' is not a number; give 0 to 3600"),
+        ("gain a --at-least x", "argument --at-least: 'x' is not a number; give a number over 0"),
+        (
+            "--run-time 10m info a",
+            "argument --run-time: '10m' is not a number; give a number over 0 and up to",
+        ),
+        ("--run-memory 1e300 info a", "--run-memory 1e+300 is out of range; give a number over 0 and up to"),
+        ("--constant-time nan info a", "--constant-time nan is out of range; give a number over 0 and up to"),
+    ],
+)
+def test_what_is_no_number_of_an_option_is_told_with_its_flag_and_range(typed, sentence, capsys):
+    assert main(typed.split()) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES))
+def test_no_whole_number_is_without_end(name):
+    for known in options_of(CLASSES[name]):
+        assert known.kind is not int or known.at_most <= LARGEST, known.flag
+        if known.kind is int and "seed" not in known.name and known.name != "to":
+            assert not known.holds(10**12), known.flag
 
 
 def test_paths_are_paths():
