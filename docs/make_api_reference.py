@@ -83,7 +83,7 @@ def classes() -> list[type]:
     """Return the classes that signatures of public functions name, in alphabetical order."""
     found: dict[str, type] = {}
     for function in (getattr(nm2trt, name) for name in sorted(nm2trt._FUNCTIONS) if name != "__version__"):
-        module = inspect.getmodule(function)
+        module = inspect.getmodule(inspect.unwrap(function))
         words = str(inspect.signature(function))
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("nm2trt."):

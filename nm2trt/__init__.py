@@ -4,7 +4,8 @@ The public functions, in the order of the pipeline:
 
     sparsify -> export -> verify -> build -> prove -> validate -> deploy -> probe
 
-They are loaded on first use: importing nm2trt imports no torch, onnx or TensorRT.
+They are loaded on first use: importing nm2trt imports no torch, onnx or TensorRT. An argument of a type that
+the signature does not name raises `InputError`.
 """
 
 from __future__ import annotations
@@ -89,8 +90,10 @@ def __getattr__(name: str) -> Any:
     if name in _FUNCTIONS:
         import importlib
 
+        from nm2trt.pipeline.argument_types import checked
+
         module = _ELSEWHERE.get(name, f"nm2trt.pipeline.{name}")
-        return getattr(importlib.import_module(module), name)
+        return checked(getattr(importlib.import_module(module), name))
     raise AttributeError(f"module 'nm2trt' has no attribute {name!r}")
 
 

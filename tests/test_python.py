@@ -292,7 +292,7 @@ def test_the_next_command_installs_first_what_it_needs(tmp_path):
 
 
 def test_functions_name_the_extra_too(tmp_path):
-    code = f"{BASE.format(absent=ABSENT)}\nimport nm2trt\ntry:\n    nm2trt.sparsify(None)\nexcept nm2trt.BackendMissingError as e: print(e)"
+    code = f"{BASE.format(absent=ABSENT)}\nimport nm2trt\ntry:\n    nm2trt.sparsify(type('Module', (), {{}})())\nexcept nm2trt.BackendMissingError as e: print(e)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == f"PyTorch is not installed: {install('torch')}\n"
 

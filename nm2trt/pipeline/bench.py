@@ -17,6 +17,7 @@ from nm2trt.tables.result import Result
 from nm2trt.tables.table import Table
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import onnx
     import torch
 
@@ -53,9 +54,13 @@ class BenchResult(Result):
 
 @takes_values(models=("artefacts",), samples=("data",), several=True)
 def bench(
-    artefacts: Sequence[str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module],
+    artefacts: str
+    | os.PathLike[str]
+    | onnx.ModelProto
+    | torch.nn.Module
+    | Sequence[str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module],
     *,
-    data: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    data: str | os.PathLike[str] | Mapping[str, Any] | npt.ArrayLike | None = None,
     batches: Sequence[int] = (1,),
     shapes: Sequence[str] = (),
     runs: int = 200,
@@ -72,9 +77,9 @@ def bench(
     runs alike.
 
     Args:
-        artefacts: ONNX models as files or in memory, engines, `.pt2` programs or addresses of served models;
-            a `.json` is what `trtexec --exportTimes` wrote.
-        data: Real samples, as for `validate`: a file, or arrays by input name; random inputs by default.
+        artefacts: One or several: ONNX models as files or in memory, engines, `.pt2` programs or addresses of
+            served models; a `.json` is what `trtexec --exportTimes` wrote.
+        data: Real samples, as `validate` takes them; random inputs by default.
         batches: Batch sizes.
         shapes: Whole shapes of inputs of free size, as "x:1x3x224x224"; the first number is the batch.
         runs: Timed runs of each, at each batch size, over all processes.

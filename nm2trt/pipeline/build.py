@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from nm2trt.backends.options import BuildOptions, Sparsity
 from nm2trt.errors import InputError
@@ -21,6 +21,7 @@ from nm2trt.pipeline.keyword_options import build_options
 from nm2trt.pipeline.lowering import Lowering, Precision, lower, refuse_fp8
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import onnx
     import torch
 
@@ -50,7 +51,7 @@ def build(
     dry_run: bool = False,
     require_sparse: str | float | None = None,
     precision: Lowering | Precision | None = None,
-    calib: str | os.PathLike[str] | None = None,
+    calib: str | os.PathLike[str] | Mapping[str, Any] | npt.ArrayLike | None = None,
     prune_method: Literal["magnitude", "reconstruct"] | None = None,
     data_root: str | os.PathLike[str] | None = None,
     allow_functions: bool = False,
@@ -80,8 +81,8 @@ def build(
             or 0.8.
         precision: What the engine should compute in: "fp16", "bf16", "int8" or "fp8", or a `Lowering` that
             says how to reach it; None takes the types that the file has.
-        calib: Samples from which `sparsity="force"` rebuilds the weights, and which a `precision` that is
-            given by its name takes; None takes those of a `Lowering`.
+        calib: Samples, as `quantize` takes them: `sparsity="force"` rebuilds the weights from them, and a
+            `precision` that is given by its name takes them; None takes those of a `Lowering`.
         prune_method: How `sparsity="force"` prunes: "magnitude", or "reconstruct" from samples; None
             reconstructs if there are samples.
         data_root: Folder that the paths of a recipe in `calib` are relative to; its own by default.
@@ -122,7 +123,7 @@ def build(
         plugins=plugins,
         library_tactics=library_tactics,
     )
-    model = as_path(model)
+    model, calib = as_path(model), cast("str | None", calib)
     lowering = None if isinstance(precision, str) else precision
     if isinstance(precision, str):
         lowering = Lowering(precision, calib, data_root=data_root, allow_functions=allow_functions)

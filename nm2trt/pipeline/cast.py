@@ -12,6 +12,7 @@ from nm2trt.pipeline.calibration_input import open_calibration, refuse_replacing
 from nm2trt.pipeline.in_memory import as_path, takes_values
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import onnx
     import torch
 
@@ -26,7 +27,7 @@ def cast(
     to: Literal["fp16", "bf16"] = "fp16",
     keep: Sequence[str] = (),
     io: bool = False,
-    calib: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    calib: str | os.PathLike[str] | Mapping[str, Any] | npt.ArrayLike | None = None,
     batch: int | None = None,
     cache: str | os.PathLike[str] | None = None,
     data_root: str | os.PathLike[str] | None = None,
@@ -43,8 +44,8 @@ def cast(
         to: "fp16" or "bf16".
         keep: Globs on names of nodes, or types of operators, that stay in float32 too.
         io: Cast the model's inputs and outputs too.
-        calib: Samples (an `.npz` of arrays by input name, or a calibration recipe) that show which values
-            overflow; the nodes around those stay in float32.
+        calib: Samples, as `quantize` takes them, that show which values overflow; the nodes around those stay
+            in float32.
         batch: Samples of a batch; None takes the recipe's, and few for an `.npz`.
         cache: File that keeps what calibration found; None puts `.ranges.npz` beside the output.
         data_root: Folder that a recipe's paths are relative to; its own by default.

@@ -12,6 +12,7 @@ from nm2trt.pipeline.in_memory import takes_values
 from nm2trt.pipeline.sessions import is_url, open_session, parse_shapes
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import onnx
     import torch
 
@@ -23,7 +24,7 @@ def infer(
     artefact: str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module,
     output: str | os.PathLike[str] | None = None,
     *,
-    data: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    data: str | os.PathLike[str] | Mapping[str, Any] | npt.ArrayLike | None = None,
     batch: int | None = None,
     shapes: Sequence[str] = (),
     seed: int = 0,

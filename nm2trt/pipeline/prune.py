@@ -16,6 +16,7 @@ from nm2trt.options.shares import parse_share
 from nm2trt.pipeline.in_memory import as_path, takes_values
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import onnx
     import torch
 
@@ -48,7 +49,7 @@ def prune(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     min_channels: int = 16,
-    calib: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    calib: str | os.PathLike[str] | Mapping[str, Any] | npt.ArrayLike | None = None,
     valid: str | None = None,
     seed: int = 0,
     permute: bool = True,
@@ -80,8 +81,8 @@ def prune(
         include: Globs on names of weights; when given, all others stay dense.
         exclude: Globs on names of weights that stay dense.
         min_channels: Fewest input channels of a pruned weight.
-        calib: Samples (an `.npz` of arrays by input name, or a calibration recipe) from which masks and
-            values are solved, layer by layer; None keeps the largest magnitudes and repairs nothing.
+        calib: Samples, as `quantize` takes them, from which masks and values are solved, layer by layer; None
+            keeps the largest magnitudes and repairs nothing.
         valid: With `calib`, an input that is not 0 at real tokens, such as an attention mask.
         seed: With `calib`, the seed of the rows that are drawn.
         permute: With `calib`, permute channels first, which keeps the function and makes the pattern cheaper.

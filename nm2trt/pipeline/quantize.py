@@ -12,6 +12,7 @@ from nm2trt.pipeline.calibration_input import open_calibration, refuse_replacing
 from nm2trt.pipeline.in_memory import as_path, takes_values
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import onnx
     import torch
 
@@ -24,7 +25,7 @@ def quantize(
     model: str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module,
     output: str | os.PathLike[str] | None = None,
     *,
-    calib: str | os.PathLike[str] | Mapping[str, Any],
+    calib: str | os.PathLike[str] | Mapping[str, Any] | npt.ArrayLike,
     to: Literal["int8", "fp8"] = "int8",
     method: Method = "minmax",
     percentile: float = 99.99,
@@ -49,7 +50,8 @@ def quantize(
         model: The float32 ONNX file; or, with an output, an `onnx.ModelProto`, or a `torch.nn.Module` with an
             example or with arrays as `calib`.
         output: The file to write; None puts `.int8.onnx` (or `.fp8.onnx`) beside the model.
-        calib: Samples: an `.npz` of arrays by input name, or a calibration recipe.
+        calib: Samples: arrays by input name (a dict or an `.npz`), one array for a model with one input, or a
+            calibration recipe.
         to: "int8" or "fp8" (E4M3FN).
         method: How ranges are chosen: "minmax", "percentile" or "entropy".
         percentile: Share of magnitudes inside a range, in percent, for "percentile".

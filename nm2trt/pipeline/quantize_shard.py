@@ -11,6 +11,7 @@ from nm2trt.pipeline.calibration_input import open_calibration
 from nm2trt.pipeline.in_memory import as_path, takes_values
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import onnx
 
     from nm2trt.calibration.collectors import Method
@@ -22,7 +23,7 @@ def quantize_shard(
     model: str | os.PathLike[str] | onnx.ModelProto,
     shard: str,
     *,
-    calib: str | os.PathLike[str] | Mapping[str, Any],
+    calib: str | os.PathLike[str] | Mapping[str, Any] | npt.ArrayLike,
     parts: str | os.PathLike[str] | None = None,
     to: Literal["int8", "fp8"] = "int8",
     method: Method = "minmax",
@@ -43,7 +44,7 @@ def quantize_shard(
     Args:
         model: The float32 ONNX file, or an `onnx.ModelProto`.
         shard: "I/N": this is shard I, counted from 0, of N. It takes whole batches.
-        calib: The samples of all shards: an `.npz` of arrays by input name, or a calibration recipe.
+        calib: The samples of all shards, as `quantize` takes them.
         parts: Folder of the shards' files; None is `.int8.parts` (or `.fp8.parts`) beside the model.
         to: As `quantize` takes it.
         method: "minmax"; the ranges of other methods cannot be merged, and are refused.

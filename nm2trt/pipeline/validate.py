@@ -15,6 +15,7 @@ from nm2trt.pipeline.in_memory import takes_values
 from nm2trt.pipeline.sessions import backend_of, is_recorded, is_url, open_session
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import onnx
     import torch
 
@@ -28,9 +29,9 @@ _Artefact = str | os.PathLike[str]
 
 @takes_values(models=("model", "against"), samples=("data",))
 def validate(
-    model: _Artefact | onnx.ModelProto | torch.nn.Module,
-    against: _Artefact | onnx.ModelProto | torch.nn.Module,
-    data: str | os.PathLike[str] | Mapping[str, Any],
+    model: str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module,
+    against: str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module,
+    data: str | os.PathLike[str] | Mapping[str, Any] | npt.ArrayLike,
     *,
     labels: Any = None,  # noqa: ARG001 - `takes_values` puts them beside the arrays
     metrics: Sequence[str] = (),
@@ -62,7 +63,8 @@ def validate(
             exported.
         against: The model to compare with, e.g. the dense one; likewise.
         data: An `.npz` with the inputs by their names and what is known under `labels`, a calibration recipe
-            (`.yaml`), or inputs that Polygraphy saved (`.json`); or arrays by input name.
+            (`.yaml`), or inputs that Polygraphy saved (`.json`); or arrays by input name, or one array for a
+            model with one input.
         labels: With arrays as `data`, what is known of each sample.
         metrics: Names in `nm2trt.validation.metrics.table.METRICS`, or `module:function`; top-1 and
             agreement by default if there are labels.

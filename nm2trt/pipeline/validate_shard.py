@@ -14,6 +14,7 @@ from nm2trt.pipeline.in_memory import as_path, takes_values
 from nm2trt.pipeline.sessions import is_recorded, is_url, open_session
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import onnx
     import torch
 
@@ -26,11 +27,11 @@ _FORMAT = 1
 
 @takes_values(models=("model", "against"), samples=("data",), output="parts")
 def validate_shard(
-    model: _Artefact | onnx.ModelProto | torch.nn.Module,
+    model: str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module,
     shard: str,
     *,
-    against: _Artefact | onnx.ModelProto | torch.nn.Module,
-    data: str | os.PathLike[str] | Mapping[str, Any],
+    against: str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module,
+    data: str | os.PathLike[str] | Mapping[str, Any] | npt.ArrayLike,
     labels: Any = None,  # noqa: ARG001 - `takes_values` puts them beside the arrays
     parts: str | os.PathLike[str] | None = None,
     metrics: Sequence[str] = (),

@@ -1,0 +1,134 @@
+"""Argument types of the public functions: each argument must fit its annotation before any work begins."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import numbers
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, wraps
+from typing import Any
+
+from nm2trt.errors import InputError
+
+# What an annotation may name, as a message says it. A parameter whose annotation names anything else, such as
+# Any, is left to its function.
+_WORDS = {
+    "None": "None",
+    "str": "a str",
+    "os.PathLike[str]": "a path",
+    "int": "an int",
+    "float": "a number",
+    "bool": "True or False",
+    "Mapping[str, Any]": "a dict by name",
+    "Mapping[str, str]": "a dict of str",
+    "Sequence[str]": "a list of str",
+    "Sequence[int]": "a list of int",
+    "Sequence[str | os.PathLike[str]]": "a list of paths",
+    "Sequence[Any]": "a tuple",
+    "Sequence[str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module]": "a list of models",
+    "npt.ArrayLike": "an array",
+    "onnx.ModelProto": "an onnx.ModelProto",
+    "torch.nn.Module": "a torch.nn.Module",
+    "torch.Tensor": "a tensor",
+    "torch.dtype": "a torch.dtype",
+    "Method": "a str",
+    "Precision": "a str",
+    "ReportFormat": "a str",
+    "Sparsity": "a str",
+    "Artefact": "an Artefact",
+    "BuildOptions": "BuildOptions",
+    "DeployOptions": "DeployOptions",
+    "KubernetesOptions": "KubernetesOptions",
+    "Lowering": "a Lowering",
+    "NMPattern": "an NMPattern",
+    "Plan": "a Plan",
+    "ProbeOptions": "ProbeOptions",
+    "ServerOptions": "ServerOptions",
+}
+_TYPES: dict[str, type] = {
+    **dict.fromkeys(("str", "Method", "Precision", "ReportFormat", "Sparsity"), str),
+    "os.PathLike[str]": os.PathLike,
+    "int": numbers.Integral,
+    "float": numbers.Real,
+    "bool": numbers.Integral,
+    "Mapping[str, Any]": Mapping,
+    "Mapping[str, str]": Mapping,
+}
+
+
+@cache
+def checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that refuses an argument of a type that its annotation does not name.
+
+    Raises:
+        InputError: The returned function got such an argument; the message says which types it takes.
+    """
+    signature = inspect.signature(function)
+    allowed = {name: _parts(parameter.annotation) for name, parameter in signature.parameters.items()}
+
+    @wraps(function)
+    def call(*given: Any, **named: Any) -> Any:
+        try:
+            arguments = signature.bind(*given, **named).arguments
+        except TypeError:
+            arguments = {}  # Python's own message, when the function is called, names the function
+        for name, value in arguments.items():
+            parts = allowed[name]
+            if all(part in _WORDS for part in parts) and not any(_fits(value, part) for part in parts):
+                raise InputError(_refusal(name, value, parts))
+        return function(*given, **named)
+
+    call.__module__ = "nm2trt"  # where pickle finds it
+    return call
+
+
+@cache
+def _parts(annotation: str) -> tuple[str, ...]:
+    """Return the types that an annotation joins by |; the choices of a Literal are left to its function."""
+    node = ast.parse(annotation, mode="eval").body
+    parts: list[str] = []
+    while isinstance(node, ast.BinOp):
+        parts.append(ast.unparse(node.right))
+        node = node.left
+    parts.append(ast.unparse(node))
+    return tuple("str" if part.startswith("Literal[") else part for part in reversed(parts))
+
+
+def _fits(value: Any, part: str) -> bool:
+    if part == "None":
+        return value is None
+    if part.startswith("Sequence["):
+        return _is_sequence(value) and _misfit(value, part) is None
+    if part == "npt.ArrayLike":
+        return hasattr(value, "__array__")
+    if part in _TYPES and isinstance(value, _TYPES[part]):
+        return not (isinstance(value, bool) and part in ("int", "float"))
+    # By name: torch and onnx are not imported for it. numpy's bool is `bool_` before version 2.
+    return any(kind.__name__.rstrip("_") == part.rpartition(".")[2] for kind in type(value).__mro__)
+
+
+def _is_sequence(value: Any) -> bool:
+    """Tell whether a value is a sequence; a str is not, although its characters are str."""
+    return isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+
+
+def _misfit(value: Iterable[Any], part: str) -> int | None:
+    """Return the index of the first item that is not of the sequence's type."""
+    inner = _parts(part.removeprefix("Sequence[").removesuffix("]"))
+    if inner == ("Any",) or not isinstance(value, Sequence):
+        return None  # looking into an iterator would spend it
+    return next((i for i, item in enumerate(value) if not any(_fits(item, one) for one in inner)), None)
+
+
+def _refusal(name: str, value: Any, parts: tuple[str, ...]) -> str:
+    held = next((part for part in parts if part.startswith("Sequence[")), "")
+    if held and _is_sequence(value):
+        index = _misfit(value, held)
+        inner = _parts(held.removeprefix("Sequence[").removesuffix("]"))
+        return _refusal(f"{name}[{index}]", value[index], inner)
+    words = [_WORDS[part] for part in parts if not (part == "str" and "os.PathLike[str]" in parts)]
+    choices = " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+    listed = f", as in [{value!r}]" if isinstance(value, (str, int)) and held and _fits([value], held) else ""
+    return f"{name} is of type {type(value).__name__}; give {choices}{listed}"
