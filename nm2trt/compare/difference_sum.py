@@ -143,7 +143,7 @@ class DifferenceSum:
         noise, candidate, signal = (float(square) for square in self._squares)
         norm = candidate**0.5 * signal**0.5
         # If no element was compared, the difference is unknown, and 0 would read as agreement.
-        empty = not self._count and self._nan + self._unequal > 0
+        empty = not self._count and self._nan + self._infinite + self._unequal > 0
         return OutputDifference(
             name=self._name,
             dtype=self._dtype,

@@ -107,10 +107,16 @@ def _hold_to_tolerance(item: OutputDifference, atol: float, rtol: float) -> Gate
     elif outside:
         worst = "" if math.isnan(item.max_abs) else f"; the largest difference is {item.max_abs:.3g}"
         words = f"{outside:,} of {item.elements:,} elements are beyond {limit}{worst}"
+    elif math.isnan(item.max_abs):
+        words = f"nothing is left to hold to {limit}"
+    elif item.infinite_in_both:
+        words = (
+            f"all of {counted(item.elements - item.infinite_in_both, 'finite element')} lie within {limit}"
+        )
     else:
         words = f"all of {counted(item.elements, 'element')} lie within {limit}"
     sentence = f"output {item.name!r}: {words}" + (f"; {remark}" if remark else "")
-    passed = not outside and not item.unequal_shapes
+    passed = not outside and not item.unequal_shapes and not math.isnan(item.max_abs)
     return Gate("tolerance", None, passed, sentence, item.name, {"atol": atol, "rtol": rtol})
 
 
@@ -123,7 +129,7 @@ def _hold_to_cosine(item: OutputDifference, least: float) -> Gate:
         words = f"the cosine is undefined, since {_why_undefined(item)}"
     else:
         words = f"cosine {item.cosine:.6f}, {'at least' if high else 'less than'} {least:g}"
-        words += f", but {item.remark}" if item.nan_in_both else ""
+        words += f", but {item.remark}" if item.remark else ""
     return Gate("cosine", None, passed, f"output {item.name!r}: {words}", item.name, {"min_cosine": least})
 
 

@@ -95,12 +95,35 @@ def test_nan_in_a_part_of_both_outputs_fails_every_gate(limits):
     assert "largest difference is 0" not in sentence
 
 
-def test_infinities_that_are_equal_pass_a_tolerance_and_have_no_cosine():
-    same = [np.inf, -np.inf]
-    assert judged(same, same, atol=0.0)[0]
-    passed, sentence = judged(same, same, min_cosine=0.5)
-    assert (passed, "2 of 2 elements are infinite on both sides" in sentence) == (False, True)
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"atol": 0.0}, "nothing is left to hold to 0 + 0 |b|"),
+        ({"min_cosine": 0.5}, "the cosine is undefined, since"),
+    ],
+)
+def test_an_output_of_infinities_only_passes_no_gate(limits, words):
+    passed, sentence = judged([np.inf, -np.inf], [np.inf, -np.inf], **limits)
+    assert not passed
+    assert words in sentence
+    assert "2 of 2 elements are infinite on both sides" in sentence
     assert "all zero" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"atol": 0.0}, "all of 2 finite elements lie within 0 + 0 |b|; 1 of 3 elements are infinite"),
+        (
+            {"min_cosine": 0.5},
+            "cosine 1.000000, at least 0.5, but 1 of 3 elements are infinite on both sides",
+        ),
+    ],
+)
+def test_infinities_that_are_equal_are_named_beside_what_a_gate_judged(limits, words):
+    passed, sentence = judged([1, 2, -np.inf], [1, 2, -np.inf], **limits)
+    assert passed
+    assert words in sentence
 
 
 @pytest.mark.parametrize(("share", "words"), [(0.01, "1 point"), (0.005, "0.5 points"), (0.02, "2 points")])
