@@ -324,6 +324,12 @@ def test_a_name_and_addresses_of_ipv6_are_listened_on(tmp_path, tritonserver, mo
                 assert client.is_ready()
 
 
+def test_a_name_of_both_kinds_is_listened_on_at_its_ipv4_address(monkeypatch):
+    both = [(socket.AF_INET6, 0, 6, "", ("::1", 0, 0, 0)), (socket.AF_INET, 0, 6, "", ("127.0.0.1", 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: both)
+    assert server_module._in_figures("localhost") == "127.0.0.1"
+
+
 def test_named_by_the_environment(tmp_path, tritonserver, monkeypatch):
     found = find_server()
     monkeypatch.chdir(tmp_path)

@@ -144,9 +144,13 @@ def _launch(found: Installation, repository: Path, options: ServerOptions) -> tu
 
 
 def _in_figures(host: str) -> str:
-    """Return the address of a host: Triton's HTTP knows no names, and given one listens nowhere."""
+    """Return the address of a host: Triton's HTTP knows no names, and given one listens nowhere.
+
+    Of a name with addresses of both kinds, as localhost, it is the IPv4 one, which clients try with either.
+    """
     try:
-        return str(socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)[0][4][0])
+        found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
+        return str(min(found, key=lambda one: one[0] != socket.AF_INET)[4][0])
     except (OSError, UnicodeError) as error:
         raise _refused(repr(host), error) from error
 
