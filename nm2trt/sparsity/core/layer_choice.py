@@ -18,7 +18,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
 from nm2trt.errors import SparsifyError
-from nm2trt.nm.axes import TorchWeight, torch_weights
+from nm2trt.nm.axes import TORCH_WEIGHTS, TorchWeight, torch_weights
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import PlanEntry, check_globs, dense_by_name, dense_by_size, matching
 
@@ -109,8 +109,7 @@ def select(
     for site, where in _candidates(model):
         tensor = _tensor(site)
         # A computed weight is a temporary: its memory says nothing.
-        stored = site.module._parameters.get(site.tensor) is not None
-        key = _identity(tensor) if stored else -id(site.module)
+        key = -id(site.module) if _stored(site) is None else _identity(tensor)
         sites.setdefault(key, []).append((site, where))
         names.extend((site.module_name, site.weight_name))
     _check_globs(rules, names)
@@ -140,7 +139,7 @@ def _globs(globs: str | Sequence[str]) -> tuple[str, ...]:
 
 def _candidates(model: nn.Module) -> Iterator[tuple[Site, TorchWeight]]:
     for name, module in model.named_modules():
-        for where in torch_weights(type(module)):
+        for where in _weights_of(module):
             # A quantised layer has a method of that name.
             if isinstance(getattr(module, where.name, None), Tensor):
                 yield Site(module, name, where.name), where
@@ -150,9 +149,20 @@ def _candidates(model: nn.Module) -> Iterator[tuple[Site, TorchWeight]]:
                     yield Site(module, name, tensor), TorchWeight(tensor, 1)
 
 
+def _weights_of(module: nn.Module) -> tuple[TorchWeight, ...]:
+    if isinstance(module, torch.jit.ScriptModule):  # its class is torch's own
+        return TORCH_WEIGHTS.get(str(module.original_name), ())
+    return torch_weights(type(module))
+
+
+def _stored(site: Site) -> nn.Parameter | None:
+    # Not `_parameters`, which is no dictionary in a module that torch.jit has compiled.
+    return dict(site.module.named_parameters(recurse=False, remove_duplicate=False)).get(site.tensor)
+
+
 def _tensor(site: Site) -> Tensor:
     """Return the stored parameter; with a parametrisation, the tensor that the layer computes."""
-    stored = site.module._parameters.get(site.tensor)
+    stored = _stored(site)
     if isinstance(stored, UninitializedParameter):
         raise SparsifyError(f"{site.weight_name} has no shape yet; run one batch through the model first")
     if stored is not None:
@@ -238,11 +248,13 @@ def _dense_reason(
         return excluded
     if pattern is None:
         return "no pattern is given for its name"
+    if isinstance(site.module, torch.jit.ScriptModule):
+        return "its layer is compiled by torch.jit, which no method can change; sparsify first, then compile"
     named = site.module_name in rules.include or site.weight_name in rules.include
     if isinstance(site.module, nn.RNNBase) and not named:
         kind = type(site.module).__name__
         return f"{kind} has no known sparse kernel; name it in include to train it sparse"
-    if site.module._parameters.get(site.tensor) is None:
+    if _stored(site) is None:
         return "it is computed by another parametrisation"
     if not _tensor(site).is_floating_point():
         return f"its dtype {str(_tensor(site).dtype).removeprefix('torch.')} is not a floating-point type"

@@ -263,7 +263,12 @@ class SparseSession:
         for weight in self.weights:
             unfinished = weight.sparse.unfinished()
             if unfinished is not None:
-                raise SparsifyError(f"{weight.name} does not hold {weight.sparse.pattern} yet: {unfinished}")
+                told = f"{weight.name} does not hold {weight.sparse.pattern} yet: {unfinished}"
+                if not weight.sparse.updates and not any(p.requires_grad for p in weight.parameters()):
+                    told += (
+                        "; all its parameters were frozen after sparsify, so no step counted: freeze before"
+                    )
+                raise SparsifyError(told)
         if copy is not None:
             self.refresh(copy)
         else:

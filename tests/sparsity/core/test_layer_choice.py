@@ -1,5 +1,7 @@
 """Which weights become sparse, and the reason that each of the others gets."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -162,6 +164,18 @@ def test_a_weight_under_another_parametrisation_stays_dense():
     assert only(layer).reason == "it is computed by another parametrisation"
     two = nn.Sequential(layer, parametrizations.weight_norm(nn.Linear(32, 8)))
     assert list(reasons(two)) == ["0.weight", "1.weight"]
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["script", "trace"])
+def test_layers_that_torch_jit_has_compiled_stay_dense_and_are_named(traced):
+    inner = nn.Sequential(nn.Linear(32, 32), nn.Conv1d(32, 16, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit itself
+        compiled = torch.jit.trace(inner, torch.ones(32, 32)) if traced else torch.jit.script(inner)
+    found = reasons(nn.Sequential(compiled, nn.Linear(32, 8)))
+    told = "its layer is compiled by torch.jit, which no method can change; sparsify first, then compile"
+    assert found["0.0.weight"] == found["0.1.weight"] == (None, told)
+    assert found["1.weight"][0] == NMPattern(2, 4)
 
 
 def test_subclasses_of_layers_count():

@@ -377,6 +377,27 @@ def test_refuses_to_finalise_before_one_survives():
         sparse.finalize()
 
 
+def test_finalize_says_that_scores_were_frozen_with_their_layer_and_not_before_it():
+    layer, head = nn.Linear(16, 8), nn.LayerNorm(8)
+
+    def steps(*, late):
+        model = nn.Sequential(copy.deepcopy(layer), copy.deepcopy(head))
+        model[0].requires_grad_(late)
+        sparse = sparsify(model, method="lbc", pattern="2:4", total_steps=4)
+        if late:
+            model[0].requires_grad_(False)
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        sparse.attach(optimizer)
+        for _ in range(4):
+            model(torch.ones(2, 16)).sum().backward()
+            optimizer.step()
+        sparse.finalize()
+
+    steps(late=False)
+    with pytest.raises(SparsifyError, match=r"at step 0, one after 2; all its parameters were frozen after"):
+        steps(late=True)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"end": 0.0}, "end must be above 0"), ({"exponent": 0.0}, "exponent must be positive")],
