@@ -50,8 +50,8 @@ def skip_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]
     later = npy.read_array_header_2_0
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): later, (3, 0): later}
     shape, fortran, dtype = readers[npy.read_magic(stream)](stream)
-    odd = any(isinstance(size, bool) or size < 0 for size in shape)
-    if odd or math.prod(shape) * dtype.itemsize >= 1 << 63:
+    np.broadcast_to(np.int8(0), shape)  # numpy raises if no array has it: 65 axes, -1, (2**62, 4, 0)
+    if any(isinstance(size, bool) for size in shape) or math.prod(shape) * dtype.itemsize >= 1 << 63:
         raise ValueError(shape)
     return shape, fortran, dtype
 

@@ -48,6 +48,8 @@ BOMBS = {
 DAMAGED = {
     "claim.npz": lambda p: archive(p, ("x.npy", header((2**40, 4)), 0)),
     "overflow.npz": lambda p: archive(p, ("x.npy", header((4, 2**62, 4)), 0)),
+    "axes.npz": lambda p: archive(p, ("x.npy", header((1,) * 65) + SOUND, 0)),
+    "empty-overflow.npz": lambda p: archive(p, ("x.npy", header((4, 2**62, 4, 0)), 0)),
     "negative.npz": lambda p: archive(p, ("x.npy", header((-1, 4)) + SOUND, 0)),
     "short.npz": lambda p: archive(p, ("x.npy", header((8, 4)) + SOUND, 0)),
     "literal.npz": lambda p: archive(

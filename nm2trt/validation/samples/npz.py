@@ -93,8 +93,6 @@ def open_npz(path: str | os.PathLike[str], inputs: Sequence[TensorSpec]) -> Samp
         whole = sample_first(inputs, shapes) is None
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    except ValueError as error:
-        raise DataError(f"{path} holds an array larger than any memory; save the samples again") from error
     if whole:
         return NpzSamples(path)
     require_affordable(path, sum(header.held_bytes(None) for header in headers.values()))

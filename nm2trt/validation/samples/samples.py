@@ -120,8 +120,8 @@ def checked_length(shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, n
     """
     inputs = [name for name in shapes if not is_truth(name)]
     if not inputs:
-        held = sorted(shapes) or "no array"
-        raise DataError(f"the data has {held} but no input; add each input under its name in the model")
+        held = f"{sorted(shapes)} but no input" if shapes else "no array"
+        raise DataError(f"the data has {held}; add each input under its name in the model")
     for name in inputs:
         if dtypes[name].kind not in "biuf":
             raise DataError(f"input {name!r} has dtype {dtypes[name]}; inputs must be numbers")
