@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Mapping
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from nm2trt.errors import InputError
@@ -173,8 +174,8 @@ def first_fault(
     place = tuple(first["loc"])
     where = ".".join([*filter(None, [at]), *(str(part) for part in place)]) or "the recipe"
     message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "string_type" and isinstance(first["input"], bool | int | float):
-        message += f", and YAML reads {first['input']!r} here; put it in quotes"
+    if first["type"] == "string_type" and isinstance(first["input"], bool | int | float | date):
+        message += f", and YAML reads {first['input']} here; put it in quotes"
     if first["type"] == "extra_forbidden":
         message = f"unknown key; {nearest(str(place[-1]), fields)}" if len(place) == 1 else "unknown key"
     line = f" line {data.line(place)}" if isinstance(data, Document) else ""

@@ -104,6 +104,30 @@ def test_a_file_name_is_printed_without_its_escapes(run, tmp_path, words):
     assert all(c.isprintable() or c == "\n" for c in done.stdout + done.stderr)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "r.yaml", "--dry-run"],
+        ["run", "plain.yaml", "-o", "a" * 300],
+        ["report", "a" * 300],
+        ["verify", "a" * 300],
+        ["fuse", "m.onnx", "-o", "a" * 300],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_name_that_no_file_system_takes(run, tmp_path, words):
+    external(tmp_path, "w.bin")
+    (tmp_path / "w.bin").write_bytes(bytes(1024))
+    recipe = "version: 1\nname: {}\nmodel: m.onnx\nstages:\n  fuse:\n"
+    (tmp_path / "r.yaml").write_text(recipe.format("a" * 5000))
+    (tmp_path / "plain.yaml").write_text(recipe.format("plain"))
+    done = run(words, tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "aaa" in done.stderr
+    assert "File name too long" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_server_names_what_is_not_available_and_ctrl_c_stops_it_in_the_background(
     run, tmp_path, tritonserver
 ):

@@ -308,6 +308,12 @@ def test_each_comparison_of_one_model_is_reported(project):
             id="unquoted-pattern",
         ),
         pytest.param(
+            "version: 1\n",
+            "version: 1\nrun: 2026-11-28\n",
+            r"line 2: run: .*YAML reads 2026-11-28 here; put it in quotes",
+            id="unquoted-date",
+        ),
+        pytest.param(
             "test.npz",
             "../test.npz",
             r"line 7: stages\.validate\.data: .*leaves the folder.*--root DIR allows more",
