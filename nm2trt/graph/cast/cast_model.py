@@ -197,7 +197,7 @@ def _planned(
         ranges, first = _calibrate(editor.model, plan.low_values(), samples, cache)
         overflowing = {v: ranges.largest(v) for v in ranges.low if ranges.largest(v) > low.largest}
         return PrecisionPlan(editor, types, low, keep, overflowing), overflowing, first
-    bounds = ValueBounds(editor, infer_shapes(editor.model)) if low.name == "fp16" else None
+    bounds = ValueBounds(editor, infer_shapes(editor.model))
     plan = PrecisionPlan(editor, types, low, keep, {}, bounds=bounds)
     if reference is None or reference.sentence or low.name != "fp16":
         return plan, {}, None

@@ -148,7 +148,7 @@ class PrecisionPlan:
                     top = bounds.largest(value)
                     self.reasons.setdefault(
                         index,
-                        f"{value!r} may reach {top:.1g}, beyond {self._low.largest:g}: it squares or sums",
+                        f"{value!r} may reach {top:.3g}, beyond {self._low.largest:g}: a square, sum or mask",
                     )
 
     def _keep_overflowing(self, overflowing: Mapping[str, float], seen_in: str) -> None:

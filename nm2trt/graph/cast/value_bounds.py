@@ -53,7 +53,10 @@ class ValueBounds:
         self._constants: dict[str, float | None] = {}
         self.of: dict[str, float] = {}
         for _, node in editor.live():
-            bound = min(self._bound(node), _HUGE)
+            read = [self.largest(name) for name in node.input if name]
+            # Growth ends at _HUGE; only a stored constant, as of an attention mask, is larger.
+            top = max([_HUGE, *(size for size in read if size < math.inf)])
+            bound = min(self._bound(node, read), top)
             for name in node.output:
                 self.of[name] = bound
 
@@ -62,8 +65,7 @@ class ValueBounds:
         constant = self._constant(value)
         return self.of.get(value, ORDINARY) if constant is None else constant
 
-    def _bound(self, node: onnx.NodeProto) -> float:
-        read = [self.largest(name) for name in node.input if name]
+    def _bound(self, node: onnx.NodeProto, read: list[float]) -> float:
         known = _RULES.get(node.op_type)
         if known is not None:
             return known(self, node, read)
@@ -196,11 +198,11 @@ class ValueBounds:
         if len(moving) >= 2 and self._origin(moving[0]) == self._origin(moving[1]):
             terms = 1 if node.op_type == "Mul" else self._inner(moving[0])
             return factors[0] * factors[1] * terms
-        if not factors or max(factors) <= ORDINARY:
-            return ORDINARY
         if node.op_type != "Mul":
-            return max(factors)
+            return max([ORDINARY, *factors])
         constants = [self.largest(name) for name in node.input if name and self._constant(name) is not None]
+        if not factors or max(factors) <= ORDINARY:
+            return max([ORDINARY, *(size for size in constants if size > _HUGE)])
         # A product with an ordinary value may be as large as the other; two large ones multiply.
         return math.prod(f for f in factors if f > ORDINARY) * math.prod(constants)
 

@@ -256,6 +256,47 @@ def test_masks_pass_with_calibration(tmp_path, kind, to):
         assert np.abs(found - wanted).max() < 0.02 * np.abs(wanted).max()
 
 
+@pytest.mark.parametrize("to", ["fp16", "bf16"])
+@pytest.mark.parametrize("way", ["chosen", "multiplied"])
+def test_the_softmax_after_a_mask_that_overflows_stays_without_samples(tmp_path, way, to):
+    """A row of padding is uniform in float32; rounded to -infinity all along, it would be NaN."""
+    if way == "chosen":
+        nodes = [
+            NODE("Cast", ["mask"], ["b"], to=TensorProto.BOOL),
+            NODE("Where", ["b", "zero", "low"], ["a"]),
+        ]
+    else:
+        nodes = [
+            NODE("Cast", ["mask"], ["b"], to=TensorProto.FLOAT),
+            NODE("Sub", ["one", "b"], ["c"]),
+            NODE("Mul", ["c", "low"], ["a"]),
+        ]
+    nodes += [
+        NODE("MatMul", ["x", "w"], ["s"]),
+        NODE("Add", ["s", "a"], ["m"]),
+        NODE("Softmax", ["m"], ["p"], axis=-1),
+        NODE("MatMul", ["p", "v"], ["y"]),
+    ]
+    random = np.random.default_rng(0)
+    stored = {"zero": 0.0, "one": 1.0, "low": np.finfo(np.float32).min}
+    stored |= {name: 0.1 * random.standard_normal((8, 8)) for name in ("w", "v")}
+    value = helper.make_tensor_value_info
+    net = model_of(
+        nodes,
+        [tensor(name, np.asarray(array, np.float32)) for name, array in stored.items()],
+        inputs=[value("x", FLOAT, ["n", 8]), value("mask", TensorProto.INT64, [1, 8])],
+        outputs=[value("y", FLOAT, ["n", 8])],
+    )
+    onnx.save(net, tmp_path / "m.onnx")
+    report = nm2trt.cast(tmp_path / "m.onnx", tmp_path / "c.onnx", to=to)
+    assert {"Add", "Softmax"} <= {node.operator for node in report.kept}
+    assert report.cast_nodes >= 2, "the products are still cast"
+    if to == "fp16":
+        feeds = {"x": np.ones((2, 8), np.float32), "mask": np.zeros((1, 8), np.int64)}
+        found = ReferenceEvaluator(str(tmp_path / "c.onnx")).run(None, feeds)[0]
+        assert found == pytest.approx(np.tile(stored["v"].mean(0), (2, 1)), abs=2e-3)
+
+
 def branched(*, outside):
     value = helper.make_tensor_value_info
     bodies = {
