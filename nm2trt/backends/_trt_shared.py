@@ -303,6 +303,11 @@ def _layers(library: Library, network: tensorrt.INetworkDefinition) -> set[tuple
         layer = network.get_layer(index)
         kind = str(layer.type).rpartition(".")[2]
         found.update((kind, dtype_name(layer.get_output(i).dtype)) for i in range(layer.num_outputs))
+        if kind == "ATTENTION_INPUT" and hasattr(trt, "IAttentionInputLayer"):
+            # Attention of opset 23 and newer: a builder without a fused kernel for it refuses it otherwise.
+            layer.__class__ = trt.IAttentionInputLayer
+            boundary: Any = layer
+            boundary.attention.decomposable = True
         if library.row.type_flags and kind in ("CONVOLUTION", "DECONVOLUTION"):
             # Its weights are not a layer of their own; the class must be set for its attributes to be there.
             layer.__class__ = trt.IConvolutionLayer if kind == "CONVOLUTION" else trt.IDeconvolutionLayer

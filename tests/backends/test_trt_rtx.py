@@ -190,6 +190,16 @@ def test_two_profiles_are_two_profiles(backend, net):
     assert "profile number 1 [2/2]" in log
 
 
+def test_an_attention_of_opset_23_without_a_fused_kernel_is_built(backend, tmp_path):
+    node = helper.make_node("Attention", ["q", "k", "v"], ["y"], "attention", is_causal=1)
+    sized = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2, 4, 8, 8]) for name in "qkvy"]
+    graph = helper.make_graph([node], "g", sized[:3], sized[3:])
+    opset = [helper.make_opsetid("", 23)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "a.onnx")
+    network = backend.parse(tmp_path / "a.onnx")
+    assert backend.build(network, options(profiles=())).data.nbytes > 0
+
+
 def test_external_data_is_found_beside_the_model(backend, tmp_path):
     save_external(tmp_path)
     assert backend.parse(tmp_path / "net.onnx").inputs[0].name == "x"

@@ -34,7 +34,8 @@ _SATURATES = frozenset(
     """Sigmoid HardSigmoid Tanh Softmax LogSoftmax Hardmax Erf Softsign Log Sin Cos Atan Asin Acos Reciprocal
     LayerNormalization InstanceNormalization GroupNormalization RMSNormalization LpNormalization
     MeanVarianceNormalization BatchNormalization LRN LSTM GRU RNN ReduceLogSum ReduceLogSumExp
-    Sign QuantizeLinear DequantizeLinear SoftmaxCrossEntropyLoss NegativeLogLikelihoodLoss""".split()
+    Sign QuantizeLinear DequantizeLinear SoftmaxCrossEntropyLoss NegativeLogLikelihoodLoss
+    Greater GreaterOrEqual Less LessOrEqual Equal And Or Xor Not IsNaN IsInf""".split()
 )
 _GROWS = frozenset({"Exp", "Sinh", "Cosh", "Tan"})
 _PRODUCTS = frozenset({"Mul", "MatMul", "Gemm", "Einsum"})

@@ -297,6 +297,19 @@ def test_the_softmax_after_a_mask_that_overflows_stays_without_samples(tmp_path,
         assert found == pytest.approx(np.tile(stored["v"].mean(0), (2, 1)), abs=2e-3)
 
 
+def test_a_choice_by_a_sum_is_no_large_number(tmp_path):
+    """The sum of 512 values may overflow fp16; whether it is positive only says which value is taken."""
+    steps = [
+        NODE("ReduceSum", ["h", "ax"], ["t"]),
+        NODE("Greater", ["t", "eps"], ["c"]),
+        NODE("Tanh", ["h"], ["a"]),
+        NODE("Where", ["c", "h", "a"], ["z"]),
+    ]
+    onnx.save(normed(*steps), tmp_path / "m.onnx")
+    report = nm2trt.cast(tmp_path / "m.onnx", tmp_path / "c.onnx")
+    assert {node.operator for node in report.kept} == {"ReduceSum", "Greater"}
+
+
 def branched(*, outside):
     value = helper.make_tensor_value_info
     bodies = {
