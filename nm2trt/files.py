@@ -159,6 +159,18 @@ def real_output(path: str | os.PathLike[str]) -> Path:
     return real
 
 
+def suffixed(path: str | os.PathLike[str], suffix: str) -> Path:
+    """Return the path of a file beside another one, which differs in its suffix.
+
+    Raises:
+        InputError: The path has no name, as "", "." and "/" have none.
+    """
+    path = Path(path)
+    if not path.name:
+        raise InputError(f"{path} is a folder; give the path of a file")
+    return path.with_suffix(suffix)
+
+
 def unnamed_output(path: Path, option: str = "-o") -> Path:
     """Return an output's path that nobody named; a link there may lead to the same folder only.
 

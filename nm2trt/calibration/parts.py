@@ -23,7 +23,7 @@ from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import DataError, InputError
 from nm2trt.figures import counted
 from nm2trt.file_replacement import make_output_folder
-from nm2trt.files import check_output, unnamed_output
+from nm2trt.files import check_output, suffixed, unnamed_output
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Table
 
@@ -154,7 +154,7 @@ class ShardReport(Result):
 
 def parts_folder(model: Path, given: str | os.PathLike[str] | None, suffix: str) -> Path:
     """Return the folder of the shards' files: the one given, or one beside the model."""
-    return unnamed_output(model.with_suffix(suffix), "--parts") if given is None else Path(given)
+    return unnamed_output(suffixed(model, suffix), "--parts") if given is None else Path(given)
 
 
 def shard_file(folder: Path, shard: Shard) -> Path:

@@ -6,7 +6,8 @@ import ast
 import inspect
 import numbers
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import cache, wraps
 from typing import Any
 
@@ -76,6 +77,8 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
             arguments = {}  # Python's own message, when the function is called, names the function
         for name, value in arguments.items():
             parts = allowed[name]
+            if "os.PathLike[str]" in parts and isinstance(value, (str, os.PathLike)) and "\0" in str(value):
+                raise InputError(f"{name} holds a NUL character, which no path can; give another path")
             if all(part in _WORDS for part in parts) and not any(_fits(value, part) for part in parts):
                 raise InputError(_refusal(name, value, parts))
         return function(*given, **named)
@@ -110,24 +113,28 @@ def _fits(value: Any, part: str) -> bool:
 
 
 def _is_sequence(value: Any) -> bool:
-    """Tell whether a value is a sequence; a str is not, although its characters are str."""
-    return isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+    """Tell whether a value is a sequence, a set or an iterator; a str is none, although it holds str."""
+    return isinstance(value, (Sequence, AbstractSet, Iterator)) and not isinstance(value, (str, bytes))
 
 
-def _misfit(value: Iterable[Any], part: str) -> int | None:
-    """Return the index of the first item that is not of the sequence's type."""
-    inner = _parts(part.removeprefix("Sequence[").removesuffix("]"))
-    if inner == ("Any",) or not isinstance(value, Sequence):
+def _misfit(value: Iterable[Any], part: str) -> tuple[int, Any] | None:
+    """Return the first item that is not of the sequence's type, and its index."""
+    inner = _inner(part)
+    if inner == ("Any",) or isinstance(value, Iterator):
         return None  # looking into an iterator would spend it
-    return next((i for i, item in enumerate(value) if not any(_fits(item, one) for one in inner)), None)
+    return next(
+        ((i, item) for i, item in enumerate(value) if not any(_fits(item, one) for one in inner)), None
+    )
+
+
+def _inner(part: str) -> tuple[str, ...]:
+    return _parts(part.removeprefix("Sequence[").removesuffix("]"))
 
 
 def _refusal(name: str, value: Any, parts: tuple[str, ...]) -> str:
     held = next((part for part in parts if part.startswith("Sequence[")), "")
-    if held and _is_sequence(value):
-        index = _misfit(value, held)
-        inner = _parts(held.removeprefix("Sequence[").removesuffix("]"))
-        return _refusal(f"{name}[{index}]", value[index], inner)
+    if held and _is_sequence(value) and (found := _misfit(value, held)) is not None:
+        return _refusal(f"{name}[{found[0]}]", found[1], _inner(held))
     words = [_WORDS[part] for part in parts if not (part == "str" and "os.PathLike[str]" in parts)]
     choices = " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
     listed = f", as in [{value!r}]" if isinstance(value, (str, int)) and held and _fits([value], held) else ""

@@ -61,15 +61,15 @@ def cast(
         LineageError: A zero was lost.
         Interrupted: Calibration was stopped.
     """
-    from nm2trt.files import real_output, unnamed_output
+    from nm2trt.files import real_output, suffixed, unnamed_output
     from nm2trt.graph.cast.cast_model import cast_model
     from nm2trt.graph.storage.model import load
 
     model, calib = as_path(model), typed("str | None", calib)
     opened = load(model, leave_weights=True)
-    out = unnamed_output(model.with_suffix(f".{to}.onnx")) if output is None else Path(output)
+    out = unnamed_output(suffixed(model, f".{to}.onnx")) if output is None else Path(output)
     samples = None
-    kept = out.with_suffix(".ranges.npz") if cache is None else real_output(cache)
+    kept = suffixed(out, ".ranges.npz") if cache is None else real_output(cache)
     if calib is not None:
         refuse_replacing(model, out, kept, calib)
         samples = open_calibration(calib, batch, data_root, allow_functions=allow_functions, model=opened)

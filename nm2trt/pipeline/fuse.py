@@ -38,13 +38,13 @@ def fuse(
         DifferenceError: The outputs differ beyond the tolerance of their dtype.
         LineageError: A mask changed in a way that no fusion explains.
     """
-    from nm2trt.files import unnamed_output
+    from nm2trt.files import suffixed, unnamed_output
     from nm2trt.graph.fuse.fuse_model import fuse_model
 
     model = as_path(model)
     return fuse_model(
         model,
-        unnamed_output(model.with_suffix(".fused.onnx")) if output is None else as_path(output),
+        unnamed_output(suffixed(model, ".fused.onnx")) if output is None else as_path(output),
         allow_broken=allow_broken,
         compare=compare,
     )

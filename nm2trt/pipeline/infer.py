@@ -77,4 +77,6 @@ def _default_output(artefact: str | os.PathLike[str]) -> Path:
     if is_url(artefact):
         name = urlsplit(str(artefact)).path.strip("/").replace("/", "-") or "served"
         return Path(f"{name}.outputs.npz")
-    return Path(artefact).with_suffix(".outputs.npz")
+    from nm2trt.files import suffixed
+
+    return suffixed(artefact, ".outputs.npz")

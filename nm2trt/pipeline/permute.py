@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from nm2trt.errors import InputError
 from nm2trt.figures import percent
-from nm2trt.files import unnamed_output
+from nm2trt.files import suffixed, unnamed_output
 from nm2trt.pipeline.in_memory import takes_values
 from nm2trt.tables.result import Result
 
@@ -82,7 +82,7 @@ def permute(
 
 
 def permute(
-    model: Any,
+    model: str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module,
     output: Any = None,
     *,
     pattern: NMPattern | str = "2:4",
@@ -120,6 +120,8 @@ def permute(
 
     options = PermuteOptions(NMPattern.parse(pattern), tuple(include), tuple(exclude), min_channels, seed)
     if not hasattr(model, "state_dict"):
+        if not isinstance(output, (str, os.PathLike, type(None))):
+            raise InputError(f"output is of type {type(output).__name__}; for a file, give a path")
         return _permute_file(model, output, options, compare=compare)
     if output is None:
         raise InputError("a torch module is permuted along an example of what it takes; give one")
@@ -130,7 +132,7 @@ def permute(
 def _permute_file(model: Any, output: Any, options: PermuteOptions, *, compare: bool) -> PermuteReport:
     from nm2trt.graph.permute.permute_model import permute_model
 
-    target = unnamed_output(Path(model).with_suffix(".permuted.onnx")) if output is None else Path(output)
+    target = unnamed_output(suffixed(model, ".permuted.onnx")) if output is None else Path(output)
     return permute_model(model, target, options, compare=compare)
 
 

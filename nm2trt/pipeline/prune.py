@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from nm2trt.errors import InputError
-from nm2trt.files import unnamed_output
+from nm2trt.files import suffixed, unnamed_output
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.options.field import options_of
 from nm2trt.options.pruning import PruneCommand
@@ -139,7 +139,7 @@ def prune(
         }
     )
     model = as_path(model)
-    target = unnamed_output(model.with_suffix(".pruned.onnx")) if output is None else Path(output)
+    target = unnamed_output(suffixed(model, ".pruned.onnx")) if output is None else Path(output)
     if calib is None:
         from nm2trt.graph.prune.prune_model import prune_model
 

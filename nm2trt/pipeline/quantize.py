@@ -81,7 +81,7 @@ def quantize(
         Interrupted: Calibration was stopped; the cache is up to date.
     """
     from nm2trt.calibration.parts import parts_folder
-    from nm2trt.files import real_output, unnamed_output
+    from nm2trt.files import real_output, suffixed, unnamed_output
     from nm2trt.graph.quantize.quantize_model import quantize_model
     from nm2trt.graph.quantize.report import QuantizeOptions
     from nm2trt.graph.storage.model import load
@@ -89,8 +89,8 @@ def quantize(
     limit = None if max_loss is None else parse_share(max_loss, "the samples", "2%")
     options = QuantizeOptions(to, method, percentile, tuple(exclude), float_weights, float_depthwise, limit)
     model = as_path(model)
-    out = unnamed_output(model.with_suffix(f".{to}.onnx")) if output is None else Path(output)
-    kept = out.with_suffix(".ranges.npz") if cache is None else real_output(cache)
+    out = unnamed_output(suffixed(model, f".{to}.onnx")) if output is None else Path(output)
+    kept = suffixed(out, ".ranges.npz") if cache is None else real_output(cache)
     calib = cast("str", calib)
     refuse_replacing(model, out, kept, calib)
     opened = load(model, leave_weights=True)

@@ -14,7 +14,6 @@ from nm2trt.pipeline.argument_types import checked
 OF_MODULES = ("export", "keep_zeros", "load_sparse", "sparsify", "to_semi_structured")
 # Of any type, of a protocol, or of types that the function tells apart by itself.
 ANY = {(name, "example") for name in nm2trt._FUNCTIONS - {"export"}} | {
-    ("permute", "model"),
     ("permute", "output"),
     ("run", "view"),
     ("sparsify", "options"),
@@ -92,6 +91,9 @@ def test_defaults_are_arguments_of_every_public_function():
         ),
         ("build", {"dry_run": "no"}, "dry_run is of type str; give True or False"),
         ("build", {"options": {"effort": 3}}, "options is of type dict; give BuildOptions or None"),
+        ("build", {"profiles": np.zeros((2, 3))}, "profiles is of type ndarray; give a list of str"),
+        ("prune", {"include": {1}}, r"include\[0\] is of type int; give a str"),
+        ("fuse", {"output": "a\0b"}, "output holds a NUL character"),
         ("cast", {"to": 16}, "to is of type int; give a str"),
         ("quantize", {"calib": True}, "calib is of type bool; give a path, a dict by name or an array"),
         ("sparsify", {"model": "m.onnx"}, "model is of type str; give a torch.nn.Module"),
