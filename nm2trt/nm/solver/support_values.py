@@ -16,7 +16,8 @@ from nm2trt.nm.solver.array_namespace import (
 # Above this many outputs x kept^3 the values come from conjugate gradients.
 _MOST_EXACT = 1.2e11
 _GRADIENT_STEPS = 40
-_GATHERED_BYTES = 400_000_000
+# Gathered systems of a batch; a CPU takes what its cache holds, as fresh memory costs more than a solve.
+_GATHERED_BYTES, _CACHED_BYTES = 400_000_000, 16_000_000
 # Outputs x kept^3 that are worth a thread.
 _THREAD_WORK = 100_000_000
 
@@ -50,9 +51,9 @@ def support_values(h: Array, g: Array, mask: Array, start: Array | None = None) 
 
     with one_blas_thread() as threads:
         # Each system by one thread, so that its bits do not depend on how many there are.
-        many = threads if xp.__name__ == "numpy" else 1
+        many, most = (threads, _CACHED_BYTES) if xp.__name__ == "numpy" else (1, _GATHERED_BYTES)
         parts = max(1, min(many, outputs * kept**3 // _THREAD_WORK))
-        step = max(1, min(_GATHERED_BYTES // (2 * 8 * kept * kept * parts), -(-outputs // parts)))
+        step = max(1, min(most // (2 * 8 * kept * kept * parts), -(-outputs // parts)))
         each(solve, range(0, outputs, step), parts)
     return found
 
