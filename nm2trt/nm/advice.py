@@ -5,8 +5,6 @@ A command is named only if it works on the very file that the advice is about.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from nm2trt.figures import counted
 from nm2trt.nm.eligibility_tables import DTYPE_ROWS, FIRST_SPARSE, Where
 from nm2trt.nm.pattern import NMPattern
@@ -71,18 +69,10 @@ def is_lowered(verdict: WeightVerdict) -> bool:
 
 
 def is_rebuilt(verdict: WeightVerdict) -> bool:
-    """Tell whether `nm2trt prune --calib` rebuilds such a weight, if nothing about its node forbids it."""
+    """Tell whether `nm2trt prune --calib` rebuilds such a weight, if it stands in the main graph."""
     facts = verdict.facts
     whole = facts is not None and (facts.conv_groups == 1 if facts.convolution else len(facts.shape) == 2)
     return whole and is_lowered(verdict)
-
-
-def gemm_obstacle(attributes: Mapping[str, object]) -> str:
-    """Return why `nm2trt prune --calib` rebuilds no weight of a Gemm with these attributes; "" if it does."""
-    if attributes.get("transA", 0):
-        return "its input is transposed"
-    scaled = any(attributes.get(name, 1.0) != 1.0 for name in ("alpha", "beta"))
-    return "it scales its product" if scaled else ""
 
 
 def is_quantised(verdict: WeightVerdict) -> bool:

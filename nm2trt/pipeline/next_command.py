@@ -66,7 +66,7 @@ def rebuilt_weights(report: VerifyReport) -> frozenset[str]:
     return frozenset(
         v.weight
         for v in report.weights
-        if is_rebuilt(v) and v.consumer not in report.unrebuilt and reads[v.weight] == 1
+        if is_rebuilt(v) and v.consumer not in report.nested and reads[v.weight] == 1
     )
 
 

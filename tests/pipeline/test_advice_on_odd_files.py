@@ -207,7 +207,7 @@ def write(path, nodes, weights):
     )
 
 
-@pytest.mark.parametrize("kind", [batched, body, transposed_input, read_twice])
+@pytest.mark.parametrize("kind", [batched, body, read_twice])
 def test_a_recipe_promises_no_more_than_verify_finds_after_it(kind, tmp_path, monkeypatch, capsys):
     """One weight is rebuilt and lowered, the others are out of the reach of samples."""
     nodes, weights, _ = kind()

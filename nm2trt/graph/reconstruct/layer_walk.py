@@ -222,12 +222,12 @@ class LayerWalk:
     def _new_bias(self, layer: Layer, fit: LayerFit) -> Array | None:
         if layer.bias is None or fit.bias_change is None:
             return None
-        old = self.network.read(layer.bias)
         with np.errstate(over="ignore", invalid="ignore"):
-            new = (old + fit.bias_change.reshape(old.shape)).astype(self.network.dtype(layer.bias))
+            new = layer.biased(self.network.read(layer.bias), fit.bias_change)
+            new = new.astype(self.network.dtype(layer.bias))
         if not np.isfinite(new).all():
             raise SparsityError("its new bias is not finite")
-        return np.asarray(new)
+        return new
 
     def _tell(self, number: int, layers: Sequence[Layer]) -> None:
         row = self.layers[-1]

@@ -11,7 +11,6 @@ import numpy as np
 from nm2trt.arrays import Array
 from nm2trt.graph.reconstruct.network import Network, Reader
 from nm2trt.graph.reconstruct.rows import Window
-from nm2trt.nm.advice import gemm_obstacle
 
 # Operators whose weights are rebuilt.
 REBUILT = ("Conv", "Gemm", "MatMul")
@@ -34,6 +33,9 @@ class Layer:
         skip: The value that an Add after the layer adds to its output; None without such an Add.
         window: The convolution's geometry; None for a matrix.
         depthwise: Whether it is a convolution with one input channel per filter.
+        transposed: Whether it multiplies its input transposed (Gemm's `transA`).
+        alpha: What the product is multiplied by.
+        beta: What the bias is multiplied by.
     """
 
     index: int
@@ -48,6 +50,9 @@ class Layer:
     skip: str | None
     window: Window | None
     depthwise: bool
+    transposed: bool = False
+    alpha: float = 1.0
+    beta: float = 1.0
 
     @property
     def outputs(self) -> int:
@@ -63,6 +68,15 @@ class Layer:
     def inputs(self) -> int:
         """Weights of one output."""
         return math.prod(self.shape) // self.outputs
+
+    def multiplied(self, x: Array) -> Array:
+        """Return the array (..., inputs) whose product with the weight the layer gives, of its input."""
+        x = x.T if self.transposed else x
+        return x if self.alpha == 1 else np.float32(self.alpha) * x
+
+    def biased(self, bias: Array, change: Array) -> Array:
+        """Return the stored bias that adds `change` (outputs,) to what a stored one adds."""
+        return np.asarray(bias + change.reshape(bias.shape) / self.beta)
 
     def rows(self, weight: Array) -> Array:
         """Return a stored weight as (outputs, inputs), inputs in the order kernel position, channel."""
@@ -102,7 +116,7 @@ def _layer(network: Network, index: int) -> Layer | str:
     node, attributes = network.nodes[index], network.attributes(index)
     weight = network.stored(node.input[1])
     if weight is None:
-        return "its weight is computed, or not stored as float32 or float16"
+        return "its weight is computed, or not stored as float32, float16 or bfloat16"
     shape = network.shape(weight)
     obstacle = _shape_obstacle(node.op_type, shape, attributes)
     if obstacle:
@@ -112,7 +126,9 @@ def _layer(network: Network, index: int) -> Layer | str:
     window = Window.of(shape, attributes) if node.op_type == "Conv" else None
     axis = 1 if window is not None or (node.op_type == "Gemm" and attributes.get("transB", 0)) else 0
     outputs = shape[0] if axis == 1 else shape[1]
-    bias, skip = _after(network, index, outputs, 1 if window is None else len(shape) - 1)
+    alpha, beta = (float(attributes.get(name, 1.0)) for name in ("alpha", "beta"))
+    inside = _bias(network, node.input[2], outputs, 1) if len(node.input) > 2 and beta else None
+    bias, skip = _after(network, index, inside, outputs, 1 if window is None else len(shape) - 1)
     return Layer(
         index=index,
         label=network.label(index),
@@ -126,6 +142,9 @@ def _layer(network: Network, index: int) -> Layer | str:
         skip=skip,
         window=window,
         depthwise=window is not None and int(attributes.get("group", 1)) > 1,
+        transposed=node.op_type == "Gemm" and bool(attributes.get("transA", 0)),
+        alpha=alpha,
+        beta=beta if inside is not None else 1.0,
     )
 
 
@@ -141,21 +160,22 @@ def _shape_obstacle(operator: str, shape: tuple[int, ...], attributes: dict[str,
         return ""
     if len(shape) != 2:
         return f"a weight of shape {list(shape)} is not a matrix"
-    return gemm_obstacle(attributes)
+    return ""
 
 
-def _after(network: Network, index: int, outputs: int, from_end: int) -> tuple[str | None, str | None]:
+def _after(
+    network: Network, index: int, bias: str | None, outputs: int, from_end: int
+) -> tuple[str | None, str | None]:
     """Return the bias and the skip tensor that belong to a node.
 
     Args:
         network: The graph.
         index: The node.
+        bias: The bias inside it.
         outputs: Number of output channels.
         from_end: Which dimension of the output holds them, from the end.
     """
-    node = network.nodes[index]
-    bias = _bias(network, node.input[2], outputs, 1) if len(node.input) > 2 and node.input[2] else None
-    value = node.output[0]
+    value = network.nodes[index].output[0]
     for _ in range(2):
         add = _only_add(network, network.readers(value), value)
         if add is None:

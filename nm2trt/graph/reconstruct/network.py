@@ -1,6 +1,7 @@
 """The main graph as the reconstruction sees it: nodes in order, readers of a value, stored tensors.
 
-Identity nodes are looked through in both directions. Nodes that only compute constants belong to no segment:
+Identity nodes are looked through in both directions, and so is a Cast of a stored float tensor to another
+float type. Nodes that only compute constants belong to no segment:
 each segment that reads a constant computes it again.
 """
 
@@ -19,7 +20,7 @@ from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.tensors import read_tensor
 
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,36 +89,38 @@ class Network:
         return self.scope.label(self.nodes[index])
 
     def origin(self, value: str) -> str:
-        """Return the value that a chain of Identity nodes copies."""
-        while value in self._made_by and self._is_identity(self._made_by[value]):
+        """Return the value that a chain of copies starts from."""
+        while value in self._made_by and self._is_copy(self._made_by[value]):
             value = self.nodes[self._made_by[value]].input[0]
         return value
 
-    def _is_identity(self, index: int) -> bool:
+    def _is_copy(self, index: int) -> bool:
         node = self.nodes[index]
+        if node.op_type == "Cast" and self._is_constant(node):
+            return self.attributes(index).get("to") in _FLOATS
         return node.op_type == "Identity" and node.domain in ("", "ai.onnx")
 
     def readers(self, value: str) -> list[Reader]:
-        """List the readers of a value, or of a copy of it by Identity."""
+        """List the readers of a value, or of a copy of it."""
         found: list[Reader] = []
         for reader in self._readers.get(value, []):
-            if self._is_identity(reader.index):
+            if self._is_copy(reader.index):
                 found += self.readers(self.nodes[reader.index].output[0])
             else:
                 found.append(reader)
         return found
 
     def is_output(self, value: str) -> bool:
-        """Tell whether a value or a copy of it by Identity is an output of the model."""
+        """Tell whether a value or a copy of it is an output of the model."""
         copies = (
             self.nodes[reader.index].output[0]
             for reader in self._readers.get(value, [])
-            if self._is_identity(reader.index)
+            if self._is_copy(reader.index)
         )
         return value in self.outputs or any(self.is_output(copy) for copy in copies)
 
     def stored(self, value: str) -> str | None:
-        """Return the name of the stored float32 or float16 tensor that a value is, or None."""
+        """Return the name of the stored tensor, in 32 or 16 bits, that a value is a copy of, or None."""
         name = self.origin(value)
         tensor = self._stored.get(name)
         return name if tensor is not None and tensor.data_type in _FLOATS else None

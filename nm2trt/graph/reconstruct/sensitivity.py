@@ -95,7 +95,7 @@ class _Trial:
         """Move on to a layer, prune it alone and compare the outputs."""
         for stream in (self.fitted, self.judged):
             stream.advance(self.segments, layer.index, {}, lambda: None)
-        first = self.fitted.read(0, layer.x)
+        first = layer.multiplied(self.fitted.read(0, layer.x))
         samples = first.shape[0] if first.ndim else 1
         work = layer.outputs * layer.inputs * positions(layer, first) / max(samples, 1)
         if holds:
@@ -127,8 +127,7 @@ class _Trial:
         )
         new = {layer.weight: layer.stored(fit.weight).astype(self.network.dtype(layer.weight))}
         if layer.bias is not None and fit.bias_change is not None:
-            old = self.network.read(layer.bias)
-            changed = old + fit.bias_change.reshape(old.shape)
+            changed = layer.biased(self.network.read(layer.bias), fit.bias_change)
             new[layer.bias] = changed.astype(self.network.dtype(layer.bias))
         return layer, new
 

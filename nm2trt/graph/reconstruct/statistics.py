@@ -86,10 +86,10 @@ def gather_moments(
     means: tuple[Array, Array] | None = None
     wanted = max(least_rows // (4 if layer.depthwise else 1), _ROWS_PER_INPUT * layer.inputs)
     for chunk in range(len(dense)):
-        x = pruned.read(chunk, layer.x)
+        x = layer.multiplied(pruned.read(chunk, layer.x))
         mask = dense.read(chunk, valid) if valid is not None and valid in dense else None
         picked = _pick(positions(layer, x), math.ceil(wanted / len(dense)), mask, random)
-        x_dense = x if dense is pruned else dense.read(chunk, layer.x)
+        x_dense = x if dense is pruned else layer.multiplied(dense.read(chunk, layer.x))
         if x_dense.shape != x.shape:
             raise SparsityError("the shape of its input depends on values that pruning changes")
         if not len(picked):
@@ -97,7 +97,7 @@ def gather_moments(
         rows = _rows(layer, x, picked)
         wanted_rows = rows if dense is pruned else _rows(layer, x_dense, picked)
         with np.errstate(over="ignore", invalid="ignore"):  # the solver looks for NaN and infinity
-            skip = _skip(layer, dense, pruned, chunk, picked)
+            skip = _skip(layer, x.shape, dense, pruned, chunk, picked)
             of = _depthwise_moments if layer.depthwise else _moments
             # Subtracted before the float32 products, and added back in float64 at the end.
             means = means or (rows.mean(0), wanted_rows.mean(0))
@@ -152,19 +152,20 @@ def _rows(layer: Layer, x: Array, picked: Array) -> Array:
     return rows if layer.depthwise else rows.reshape(len(picked), -1)
 
 
-def _skip(layer: Layer, dense: Stream, pruned: Stream, chunk: int, picked: Array) -> Array | None:
-    """Return what the skip tensor lost at the picked positions, (p, outputs), or None."""
+def _skip(
+    layer: Layer, given: tuple[int, ...], dense: Stream, pruned: Stream, chunk: int, picked: Array
+) -> Array | None:
+    """Return what the skip tensor lost at picked positions, (p, outputs), or None; the input is `given`."""
     if layer.skip is None or dense is pruned or layer.skip not in dense or layer.depthwise:
         return None
-    wanted, given = dense.read(chunk, layer.skip), pruned.read(chunk, layer.skip)
-    if wanted.shape != given.shape:
+    wanted, found = dense.read(chunk, layer.skip), pruned.read(chunk, layer.skip)
+    if wanted.shape != found.shape:
         return None
-    lost = wanted - given
-    x = pruned.read(chunk, layer.x)
+    lost = wanted - found
     if layer.window is None:
-        shape: tuple[int, ...] = (*x.shape[:-1], layer.outputs)
+        shape: tuple[int, ...] = (*given[:-1], layer.outputs)
     else:
-        shape = (x.shape[0], layer.outputs, *layer.window.placed(x.shape[2:])[1])
+        shape = (given[0], layer.outputs, *layer.window.placed(given[2:])[1])
     if lost.shape != shape:
         return None  # it is broadcast
     return output_rows(lost, picked, convolution=layer.window is not None)

@@ -66,7 +66,6 @@ class VerifyReport(Result):
         islands: Layers of a quantised model that do not compute in INT8 (FP8) from end to end.
         place: Builder, version and targets that eligibility was answered for.
         nested: Consumers in a body, which no pass that takes samples changes.
-        unrebuilt: Consumers whose weights samples do not rebuild: those, and Gemms that transpose or scale.
         quantised: The first node that quantises or computes with integers, or "".
     """
 
@@ -81,7 +80,6 @@ class VerifyReport(Result):
     islands: tuple[Island, ...] = ()
     place: Place = NOWHERE
     nested: frozenset[str] = frozenset()
-    unrebuilt: frozenset[str] = frozenset()
     quantised: str = ""
 
     @property

@@ -25,7 +25,6 @@ from nm2trt.graph.storage.model import Model, load, metadata, opset
 from nm2trt.graph.verify.report import VerifyReport, summarise
 from nm2trt.graph.verify.verdicts import DEFAULT_PATTERN, WeightJudge
 from nm2trt.nm import lineage
-from nm2trt.nm.advice import gemm_obstacle
 from nm2trt.nm.eligibility import NOWHERE, Place
 from nm2trt.nm.eligibility_tables import UNREAD_BY_RTX, UNREAD_OPERATORS
 from nm2trt.nm.pattern import NMPattern
@@ -103,11 +102,6 @@ def _verify(model: Model, asked: NMPattern | None, as_dtype: str | None) -> Veri
         summary=summarise(model, found),
         islands=tuple(islands.values()),
         nested=frozenset(operand.label for operand in operands if operand.scope.in_body),
-        unrebuilt=frozenset(
-            operand.label
-            for operand in operands
-            if operand.scope.in_body or (operand.operator == "Gemm" and gemm_obstacle(operand.attributes))
-        ),
         quantised=quantised_node(model),
     )
 

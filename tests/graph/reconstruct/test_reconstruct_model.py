@@ -20,6 +20,7 @@ from nm2trt.graph.reconstruct.layers import find_layers
 from nm2trt.graph.reconstruct.network import Network
 from nm2trt.graph.reconstruct.reconstruct_model import METHOD, reconstruct_model
 from nm2trt.graph.reconstruct.report import RebuiltLayer, ReconstructOptions, ReconstructReport
+from nm2trt.graph.storage.element_types import element_type
 from nm2trt.graph.storage.model import load, metadata
 from nm2trt.graph.storage.stage_metadata import read_lineage
 from nm2trt.graph.verify.verify_model import verify_model
@@ -275,6 +276,72 @@ def test_float16_files_stay_float16(tmp_path, made):
     assert {row.dtype for row in checked.weights} == {"float16"}
     assert report.counts["pruned"] == 5
     assert report.outputs[0].error < 0.5
+
+
+def rewritten(source, target, nodes, **tensors):
+    """Write a copy in which other nodes take the place of the last one, and stored tensors are others."""
+    model = onnx.load(source)
+    del model.graph.node[-1]
+    model.graph.node.extend(nodes)
+    for tensor in list(model.graph.initializer):
+        if tensor.name in tensors:
+            model.graph.initializer.remove(tensor)
+    made = [numpy_helper.from_array(np.asarray(array), name) for name, array in tensors.items()]
+    model.graph.initializer.extend(made)
+    onnx.save(model, target)
+    return target
+
+
+@pytest.mark.parametrize("beta", [4.0, 0.0])
+@pytest.mark.parametrize("permuted", [True, False])
+def test_a_gemm_that_transposes_and_scales_is_solved_as_the_plain_one(tmp_path, made, beta, permuted):
+    weight = numpy_helper.to_array(onnx.load(made[0]).graph.initializer[-1])
+    bias = np.linspace(-1, 1, 10).astype(np.float32)
+    gemm = helper.make_node("Gemm", ["a5", "w6", "b6"] if beta else ["a5", "w6"], ["y"], "y", transB=1)
+    plain = rewritten(made[0], tmp_path / "p.onnx", [gemm], b6=bias)
+    nodes = [
+        helper.make_node("Transpose", ["a5"], ["t"], "t"),
+        helper.make_node("Gemm", ["t", "w6", "b6"], ["y"], "y", transA=1, transB=1, alpha=-0.5, beta=beta),
+    ]
+    odd = rewritten(made[0], tmp_path / "o.onnx", nodes, w6=-2 * weight, b6=bias / (beta or 1))
+    x = np.load(made[1])["x"]
+    results = []
+    for path in (plain, odd):
+        report = nm2trt.prune(path, tmp_path / "b.onnx", calib=made[1], permute=permuted)
+        assert {row.weight: row.status for row in report.weights}["w6"] == "pruned"
+        assert verify_model(tmp_path / "b.onnx").passed()
+        results.append(outputs(tmp_path / "b.onnx", x))
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-4, atol=1e-5)
+    assert np.abs(results[0] - outputs(plain, x)).max() > 0.01
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+@pytest.mark.parametrize("to", [None, "int8"])
+def test_weights_that_a_cast_widens_are_rebuilt_where_they_are_stored(tmp_path, made, kind, to):
+    numbers = numpy_helper.to_array(onnx.load(made[0]).graph.initializer[-1])
+    bias = np.linspace(-1, 1, 10)
+    half = element_type(TensorProto(data_type=TensorProto.DataType.Value(kind.upper()))).numpy
+    nodes = [
+        helper.make_node("Cast", ["w6"], ["wide"], "wide", to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["b6"], ["shift"], "shift", to=TensorProto.FLOAT),
+        helper.make_node("Gemm", ["a5", "wide", "shift"], ["y"], "y", transB=1),
+    ]
+    stored = {"w6": numbers.astype(half), "b6": bias.astype(half)}
+    source = rewritten(made[0], tmp_path / "h.onnx", nodes, **stored)
+    report = nm2trt.prune(source, tmp_path / "b.onnx", calib=made[1], to=to)
+    row = (report if to is None else report.report).weights[-1]
+    assert (row.weight, row.status, row.dtype) == ("w6", "pruned", kind)
+    checked = verify_model(tmp_path / "b.onnx")
+    assert checked.passed()
+    assert checked.weights[-1].dtype == (to or kind)
+    if to is None:
+        after = {
+            tensor.name: numpy_helper.to_array(tensor)
+            for tensor in onnx.load(tmp_path / "b.onnx").graph.initializer
+        }
+        assert {name: after[name].dtype for name in stored} == {name: np.dtype(half) for name in stored}
+        assert np.count_nonzero(after["w6"]) == after["w6"].size // 2
+        assert (after["b6"] != stored["b6"]).any()
 
 
 def test_one_layer_without_a_solution_leaves_the_others_unharmed(tmp_path, made):
