@@ -19,12 +19,12 @@ Inputs = Sequence[Array | None]
 
 # Operators that the onnx package's own reference evaluates; `check_growth` knows what they return.
 BY_REFERENCE = frozenset(
-    """ArgMax ArgMin Ceil Clip CumSum DepthToSpace Einsum Elu Erf Exp Floor GatherElements GatherND
-    HardSigmoid HardSwish IsInf IsNaN LayerNormalization LeakyRelu Log LogSoftmax LpNormalization MatMul
-    Max Mean Min Mod NonZero Pow PRelu QuantizeLinear Range ReduceL1 ReduceL2 ReduceLogSum
-    ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Round
-    ScatterElements ScatterND Selu Sigmoid Sin Cos Size Softmax Softplus Softsign SpaceToDepth Sum Tan
-    Tanh ThresholdedRelu Trilu""".split()
+    """ArgMax ArgMin BatchNormalization Ceil Clip CumSum DepthToSpace Einsum Elu Erf Exp Floor
+    GatherElements GatherND HardSigmoid HardSwish IsInf IsNaN LayerNormalization LeakyRelu Log
+    LogSoftmax LpNormalization MatMul Max Mean Min Mod NonZero Pow PRelu QuantizeLinear Range ReduceL1
+    ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+    ReduceSumSquare Relu Round ScatterElements ScatterND Selu Sigmoid Sin Cos Size Softmax Softplus
+    Softsign SpaceToDepth Sum Tan Tanh ThresholdedRelu Trilu""".split()
 )
 
 
@@ -148,8 +148,8 @@ def _result_size(operator: str, given: list[Array]) -> int:
 
 # Their other inputs are shapes, axes, scales or indices.
 _ONE_TENSOR = frozenset(
-    """Reshape Squeeze Unsqueeze Slice Split QuantizeLinear DequantizeLinear CastLike Clip CumSum
-    GatherElements GatherND LayerNormalization ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax
-    ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare ScatterElements ScatterND Trilu
-    Einsum""".split()
+    """BatchNormalization Reshape Squeeze Unsqueeze Slice Split QuantizeLinear DequantizeLinear
+    CastLike Clip CumSum GatherElements GatherND LayerNormalization ReduceL1 ReduceL2 ReduceLogSum
+    ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare
+    ScatterElements ScatterND Trilu Einsum""".split()
 )

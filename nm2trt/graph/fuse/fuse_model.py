@@ -188,6 +188,8 @@ def _fold_all(editor: Editor) -> tuple[int, int, list[DeclinedFusion]]:
     for index, node in list(editor.live()):
         if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx"):
             continue
+        if editor.scope.state(node.output[0]).kind == "constant":  # it normalises a weight
+            continue
         try:
             zeros += fold_batchnorm(editor, index)
             folded += 1

@@ -469,6 +469,24 @@ def test_two_branches_of_one_mask_become_one_convolution(tmp_path, masked, dtype
     )
 
 
+def test_a_weight_standardised_by_a_batchnorm_is_judged_and_evaluated(tmp_path):
+    """NFNets normalise their weights, one row an output channel, when they run."""
+    net = Net()
+    weight_of = net.random("w", 8, 16, 3, 3)
+    rows = net.node("Reshape", [weight_of, net.tensor("rows", np.array([1, 8, 144]))], "seen")
+    net.norm(rows, "bn", 8)
+    y = net.node(
+        "Conv", ["x", net.node("Reshape", ["bn", net.tensor("back", np.array([8, 16, 3, 3]))], "k")], "y"
+    )
+    proto = net.model(y, [1, 16, 5, 5])
+    onnx.save(proto, tmp_path / "m.onnx")
+    (verdict,) = verify_model(tmp_path / "m.onnx").weights
+    assert (verdict.pattern, verdict.axis, verdict.shape) == ("broken", 1, (8, 16, 3, 3))
+    report, after = fused(tmp_path, proto, tolerance=2e-5)
+    assert operators(after) == ["Conv"]
+    assert (report.constants_evaluated, report.batchnorms_folded, report.declined) == (1, 0, ())
+
+
 @pytest.mark.parametrize("stored", [np.int8, np.float16], ids=["int8", "fp16"])
 def test_a_weight_stored_smaller_is_not_blown_up(tmp_path, stored):
     net = Net()
