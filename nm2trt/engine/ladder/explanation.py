@@ -78,7 +78,9 @@ class Explanation(Result):
         lines = [f"{self.subject}{f'  (for {where})' if where else ''}"]
         for number, reason in enumerate(self.reasons, start=1):
             lines += ["", *reason.lines(number)]
-        if not self.reasons:
+        if not self.ladder:
+            lines.append("it has no weights to judge, so nothing can run sparse")
+        elif not self.reasons:
             lines.append("nothing speaks against it: every eligible layer runs a sparse kernel")
         share = "not measured" if self.sparse_share is None else percent(self.sparse_share, 0)
         return (*lines, "", f"eligible work that runs sparse kernels: {share}")

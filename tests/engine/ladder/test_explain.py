@@ -172,3 +172,9 @@ def test_a_weight_that_no_rule_would_allow_is_not_to_be_pruned():
     (reason,) = why(rows, built=False).reasons
     assert (reason.rung, reason.code, reason.share) == ("shape", "group-conv", 1.0)
     assert reason.remedy.startswith("leave it dense")
+
+
+def test_a_model_without_weights_is_not_said_to_run_sparse():
+    remarks = why([]).remarks()
+    assert "it has no weights to judge, so nothing can run sparse" in remarks
+    assert not any("speaks against" in line for line in remarks)
