@@ -109,10 +109,10 @@ HEADS = """(() => { const box = document.querySelector('.scroll'); box.scrollTop
 })()"""
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [1280, 800, 390])
 def test_ladder_fits_and_its_header_stays_aligned(browser, tmp_path, width):
     browser.open(nm2trt.report(large_run(tmp_path / "run", layers=200).path).report, width=width)
-    if width == 1280:
+    if width >= 800:
         fits = "(() => { const box = document.querySelector('.scroll'); return box.scrollWidth <= box.clientWidth; })()"
         assert browser.run(fits)
     heads, cells, top = browser.run(HEADS)
