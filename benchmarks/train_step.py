@@ -33,8 +33,8 @@ from torch.nn.utils import parametrize
 import nm2trt
 from nm2trt.measure import interleaved, peak_resident_bytes
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.sparsity.core.parametrization import UpdateContext
 from nm2trt.sparsity.core.session import SparseSession
+from nm2trt.sparsity.core.training_step import UpdateContext
 
 RESULTS = Path(__file__).parent / "results" / "train_step.json"
 BATCH = 64

@@ -18,7 +18,7 @@ from nm2trt.backends._trt_shared import Library, create, load_plugins
 from nm2trt.backends._trt_watch import inspect_engine, layer_clock, logger, recorded
 from nm2trt.backends._trt_words import dtype_name, first_error, of_the_machine, sizes
 from nm2trt.backends.cuda import Device, require_gpu
-from nm2trt.backends.feeds import check_feeds, numpy_dtype
+from nm2trt.backends.feeds import check_feeds, narrowed, numpy_dtype
 from nm2trt.backends.options import format_shape
 from nm2trt.backends.protocol import Closing, TensorSpec
 from nm2trt.errors import BackendError, DataError
@@ -67,6 +67,9 @@ class EngineSession(Closing):
         modes = {name: engine.get_tensor_mode(name) for name in names}
         self.inputs = tuple(_spec(engine, name) for name in names if modes[name] == trt.TensorIOMode.INPUT)
         self.outputs = tuple(_spec(engine, name) for name in names if modes[name] == trt.TensorIOMode.OUTPUT)
+        # TensorRT 8 reads an int64 input of a model as int32.
+        int64 = self._library.row.int64
+        self._narrow = () if int64 else tuple(spec.name for spec in self.inputs if spec.dtype == "int32")
         self.max_batch = most_samples(engine, self.inputs)
         self._dtypes = {spec.name: numpy_dtype(spec.dtype) for spec in (*self.inputs, *self.outputs)}
         self._on_host = {
@@ -80,7 +83,7 @@ class EngineSession(Closing):
 
     def run(self, feeds: Arrays) -> dict[str, Array]:
         """Run one batch; see `Session.run`."""
-        feeds = self._narrowed(feeds)
+        feeds = narrowed(self._narrow, feeds, self._library.product)
         check_feeds(self.inputs, feeds)
         self._device.use()
         with recorded(self._library.module) as log:
@@ -111,7 +114,7 @@ class EngineSession(Closing):
 
     def on_device(self, feeds: Arrays) -> EngineRuns:
         """See `DeviceTimed.on_device`."""
-        feeds = self._narrowed(feeds)
+        feeds = narrowed(self._narrow, feeds, self._library.product)
         outputs = self.run(feeds)
         if self._runs is not None:
             self._runs.close()
@@ -158,14 +161,9 @@ class EngineSession(Closing):
 
     def _choose_profile(self, feeds: Arrays) -> None:
         """Select the first profile that takes the feeds' shapes."""
-        ranges: list[dict[str, tuple[tuple[int, ...], ...]]] = []
         free = [spec.name for spec in self.inputs if None in spec.shape]
-        for index in range(self._engine.num_optimization_profiles if free else 0):
-            profile: dict[str, tuple[tuple[int, ...], ...]] = {
-                name: tuple(sizes(shape) for shape in self._engine.get_tensor_profile_shape(name, index))
-                for name in free
-            }
-            ranges.append(profile)
+        ranges = _profiles(self._engine, free)
+        for index, profile in enumerate(ranges):
             if all(_within(feeds[name].shape, profile[name]) for name in free):
                 if self._context.active_optimization_profile != index:
                     self._context.set_optimization_profile_async(index, self._device.stream)
@@ -184,27 +182,6 @@ class EngineSession(Closing):
         if not self._context.execute_async_v3(self._device.stream):
             why = of_the_machine(first_error(log))
             raise BackendError(f"{self._library.product} failed to run the engine: {why}")
-
-    def _narrowed(self, feeds: Arrays) -> dict[str, Array]:
-        """Return the feeds, 64-bit integers as 32-bit ones if the library has no others.
-
-        TensorRT 8 reads an int64 input of a model as int32.
-
-        Raises:
-            DataError: A value does not fit.
-        """
-        made = dict(feeds)
-        for spec in self.inputs if not self._library.row.int64 else ():
-            array = made.get(spec.name)
-            if array is None or spec.dtype != "int32" or array.dtype != np.int64:
-                continue
-            made[spec.name] = array.astype(np.int32)
-            if not np.array_equal(made[spec.name], array):
-                raise DataError(
-                    f"input {spec.name!r} holds numbers beyond 32 bits, and {self._library.product} has no "
-                    "64-bit integers"
-                )
-        return made
 
     def _send(self, name: str, array: Array) -> Array:
         trt = self._library.module
@@ -290,14 +267,19 @@ def open_engine(
 def most_samples(engine: Any, inputs: Sequence[TensorSpec]) -> int:
     """Return the largest batch of any profile, which every input whose first dimension is free must take."""
     free = [spec.name for spec in inputs if spec.shape and spec.shape[0] is None]
-    profiles = range(engine.num_optimization_profiles if free else 0)
-    return max(
-        (
-            min(int(engine.get_tensor_profile_shape(name, index)[-1][0]) for name in free)
-            for index in profiles
-        ),
-        default=0,
-    )
+    largest = (min(profile[name][-1][0] for name in free) for profile in _profiles(engine, free))
+    return max(largest, default=0)
+
+
+def _profiles(engine: Any, names: Sequence[str]) -> list[dict[str, tuple[tuple[int, ...], ...]]]:
+    """Return the smallest, best and largest shape of each named input, by profile; [] for no input."""
+    return [
+        {
+            name: tuple(sizes(shape) for shape in engine.get_tensor_profile_shape(name, index))
+            for name in names
+        }
+        for index in range(engine.num_optimization_profiles if names else 0)
+    ]
 
 
 def _spec(engine: tensorrt.ICudaEngine, name: str) -> TensorSpec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -165,3 +165,27 @@ def _drawn(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -
     if is_floating(dtype):
         return rng.standard_normal(shape).astype(dtype)
     return rng.integers(0, 2, shape).astype(dtype)
+
+
+def narrowed(names: Sequence[str], feeds: Arrays, product: str) -> dict[str, Array]:
+    """Return feeds, those of some inputs as 32-bit integers if they are 64-bit ones.
+
+    Args:
+        names: The inputs.
+        feeds: Every input by name.
+        product: The library that has no 64-bit integers.
+
+    Raises:
+        DataError: A value does not fit.
+    """
+    made = dict(feeds)
+    for name in names:
+        array = made.get(name)
+        if array is None or array.dtype != np.int64:
+            continue
+        made[name] = array.astype(np.int32)
+        if not np.array_equal(made[name], array):
+            raise DataError(
+                f"input {name!r} holds numbers beyond 32 bits, and {product} has no 64-bit integers"
+            )
+    return made

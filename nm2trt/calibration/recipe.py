@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from nm2trt.arrays import Array
 from nm2trt.calibration import sources
@@ -106,17 +106,11 @@ class Preprocess(Strict):
 
     @field_validator("mean", "std", "divide")
     @classmethod
-    def _fits(cls, value: list[float] | float | None) -> list[float] | float | None:
+    def _fits(cls, value: list[float] | float | None, info: ValidationInfo) -> list[float] | float | None:
         numbers = value if isinstance(value, list) else [] if value is None else [value]
         if not all(abs(number) <= _LARGEST for number in numbers):
             raise ValueError("a number is too large for float32")
-        return value
-
-    @field_validator("std", "divide")
-    @classmethod
-    def _positive(cls, value: list[float] | float | None) -> list[float] | float | None:
-        numbers = value if isinstance(value, list) else [] if value is None else [value]
-        if not all(number >= _SMALLEST for number in numbers):
+        if info.field_name != "mean" and not all(number >= _SMALLEST for number in numbers):
             what = "every standard deviation" if isinstance(value, list) else "the divisor"
             raise ValueError(f"{what} must be positive, and not too small for float32")
         return value

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from nm2trt.figures import percent
 from nm2trt.json_value import JsonValue
-from nm2trt.reporting.data import REPORT_SCHEMA, AccuracyRow, Curve, ReportData, WeightRow
+from nm2trt.reporting.curves import Curve
+from nm2trt.reporting.data import REPORT_SCHEMA, AccuracyRow, ReportData, WeightRow
 from nm2trt.reporting.headline import Fact, headline
 
 

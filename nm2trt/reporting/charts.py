@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from nm2trt.figures import percent
-from nm2trt.reporting.data import Curve, LatencyRow, LineageNode, Series, WeightRow
+from nm2trt.reporting.curves import Curve, Series
+from nm2trt.reporting.data import LatencyRow, WeightRow
+from nm2trt.reporting.lineage import LineageNode
 
 COLOURS = 8
 _CURVE_HEIGHT = 190

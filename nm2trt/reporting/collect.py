@@ -9,15 +9,7 @@ from pathlib import Path, PurePath
 from nm2trt.backends.address import is_url
 from nm2trt.nm.eligibility import NOWHERE, Place
 from nm2trt.reporting.curves import curves_of
-from nm2trt.reporting.data import (
-    RUNGS,
-    AccuracyRow,
-    Answer,
-    ReasonRow,
-    ReportData,
-    StageRow,
-    WeightRow,
-)
+from nm2trt.reporting.data import RUNGS, AccuracyRow, Answer, ReasonRow, ReportData, StageRow, WeightRow
 from nm2trt.reporting.decision import files_of, outlook_of, sparse_work_of, speed_of
 from nm2trt.reporting.fields import Fields
 from nm2trt.reporting.folder import RunFolder

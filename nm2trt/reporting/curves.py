@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
-
-from nm2trt.reporting.data import Curve, Series
 
 # Key of a telemetry line, what the page calls it, and whether it is a share.
 _KNOWN = {
@@ -21,6 +20,40 @@ _KNOWN = {
 _MOST_POINTS = 600
 # What a run's name says about its seed, as in "sr-ste, seed 1".
 _SEED = re.compile(r"[\s,;:/_-]*(?<![A-Za-z])seed\W?\d+\s*$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One line of a curve.
+
+    Args:
+        name: The training run that it is of.
+        index: Number of its method, from 0: one colour per method, on every curve.
+        points: (step, value), ascending.
+        method: The run's name without its seed, as in "sr-ste" of "sr-ste, seed 1".
+    """
+
+    name: str
+    index: int
+    points: tuple[tuple[float, float], ...]
+    method: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A quantity over steps.
+
+    Args:
+        key: Short stable name, e.g. "loss".
+        title: What the page calls it.
+        share: Whether values are shares, shown in percent.
+        series: Its lines.
+    """
+
+    key: str
+    title: str
+    share: bool
+    series: tuple[Series, ...]
 
 
 def curves_of(lines: Sequence[Mapping[str, Any]]) -> tuple[Curve, ...]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from nm2trt.json_value import JsonValue
+from nm2trt.reporting.curves import Curve
+from nm2trt.reporting.lineage import LineageNode
 from nm2trt.reporting.rebuilt import Rebuilt
 
 REPORT_SCHEMA = 1
@@ -155,65 +157,6 @@ class LatencyRow:
     runs: int | None
     conditions: str
     samples_ms: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """One line of a curve.
-
-    Args:
-        name: The training run that it is of.
-        index: Number of its method, from 0: one colour per method, on every curve.
-        points: (step, value), ascending.
-        method: The run's name without its seed, as in "sr-ste" of "sr-ste, seed 1".
-    """
-
-    name: str
-    index: int
-    points: tuple[tuple[float, float], ...]
-    method: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """A quantity over steps.
-
-    Args:
-        key: Short stable name, e.g. "loss".
-        title: What the page calls it.
-        share: Whether values are shares, shown in percent.
-        series: Its lines.
-    """
-
-    key: str
-    title: str
-    share: bool
-    series: tuple[Series, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LineageNode:
-    """One artefact and how it came about.
-
-    Args:
-        key: What other nodes call it by.
-        name: File name.
-        stage: Name of the stage that wrote it, or "given".
-        parents: Keys of the artefacts that it was made from.
-        relation: How its masks relate to its parent's: one of `nm2trt.nm.lineage.RELATIONS`, or "".
-        sha256: Hash of the file, or "".
-        mask_sha256: Hash of its masks, or "".
-        size_bytes: Its size, or None.
-    """
-
-    key: str
-    name: str
-    stage: str
-    parents: tuple[str, ...]
-    relation: str
-    sha256: str
-    mask_sha256: str
-    size_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 
-from nm2trt.reporting.data import LineageNode
 from nm2trt.reporting.fields import Fields
 from nm2trt.reporting.records import FileRecord, StageRecord
 
@@ -17,6 +16,31 @@ _MAKERS = frozenset(
 )
 # Samples, recipes, code and what belongs to a model: files that stages read or write beside models.
 _NO_MODELS = (".data", ".json", ".npz", ".npy", ".yaml", ".yml", ".py", ".pbtxt")
+
+
+@dataclass(frozen=True, slots=True)
+class LineageNode:
+    """One artefact and how it came about.
+
+    Args:
+        key: What other nodes call it by.
+        name: File name.
+        stage: Name of the stage that wrote it, or "given".
+        parents: Keys of the artefacts that it was made from.
+        relation: How its masks relate to its parent's: one of `nm2trt.nm.lineage.RELATIONS`, or "".
+        sha256: Hash of the file, or "".
+        mask_sha256: Hash of its masks, or "".
+        size_bytes: Its size, or None.
+    """
+
+    key: str
+    name: str
+    stage: str
+    parents: tuple[str, ...]
+    relation: str
+    sha256: str
+    mask_sha256: str
+    size_bytes: int | None
 
 
 def lineage_of(records: Sequence[StageRecord]) -> tuple[LineageNode, ...]:

@@ -14,7 +14,8 @@ from nm2trt.errors import BackendMissingError
 from nm2trt.extras import install
 from nm2trt.figures import large, percent, size
 from nm2trt.reporting.beside import Beside
-from nm2trt.reporting.data import RUNGS, AccuracyRow, Curve, LatencyRow, ReportData, WeightRow
+from nm2trt.reporting.curves import Curve
+from nm2trt.reporting.data import RUNGS, AccuracyRow, LatencyRow, ReportData, WeightRow
 from nm2trt.reporting.headline import headline
 from nm2trt.reporting.ship import ship
 from nm2trt.reporting.weight_groups import ladder_of, zeros_differ

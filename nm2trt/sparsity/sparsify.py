@@ -23,8 +23,8 @@ from nm2trt.errors import SparsifyError
 from nm2trt.nm.plan import Plan, check_globs, matching
 from nm2trt.sparsity.core.distributed import is_sharded
 from nm2trt.sparsity.core.layer_choice import Choice, PatternChoice
-from nm2trt.sparsity.core.method_spec import MethodSpec
-from nm2trt.sparsity.core.session import Request, SparseSession, parametrize_each
+from nm2trt.sparsity.core.method_spec import MethodSpec, Request, parametrize_each
+from nm2trt.sparsity.core.session import SparseSession
 from nm2trt.sparsity.registry import method as find_method
 
 

@@ -10,8 +10,8 @@ import nm2trt
 from nm2trt.errors import InputError, OutputError
 from nm2trt.reporting.charts import lanes, ticks
 from nm2trt.reporting.collect import collect
-from nm2trt.reporting.data import LineageNode
 from nm2trt.reporting.folder import RunFolder
+from nm2trt.reporting.lineage import LineageNode
 from nm2trt.reporting.records import StageRecord, file_record
 from tests.reporting.runs import change, damage, file, small_run, validation, verdict
 

@@ -136,7 +136,7 @@ def between(a, b, gpu):
 
 def measure(method, o, gpu):
     import nm2trt
-    from nm2trt.sparsity.core.parametrization import UpdateContext
+    from nm2trt.sparsity.core.training_step import UpdateContext
 
     torch.manual_seed(0)
     model = resnet50(o.tiny).to(o.device).to(memory_format=torch.channels_last)

@@ -8,8 +8,8 @@ sizes that it splits or joins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable, Mapping
 
 from nm2trt.graph.permute.dimensions import NodeDimensions, Shape
 
@@ -50,32 +50,19 @@ def _expand(node: NodeDimensions) -> None:
             node.pass_on(0, result - ahead, result)
 
 
-def _conv(node: NodeDimensions) -> None:
+def _conv(node: NodeDimensions, *, out: int = 0) -> None:
+    """Contract the input channels; `out` is the weight's axis of output channels."""
     weight, groups = node.shape(1), int(node.attributes.get("group", 1))
     node.pass_on(0, 0, 0)
     if groups == 1:
-        node.contract(0, 1, 1, 1)
+        node.contract(0, 1, 1, 1 - out)
+        node.pass_on(1, out, 1)
     elif node.shape(0)[1] == groups == weight[0] and weight[1] == 1:
-        node.pass_on(0, 1, 1)
-        node.free(1, 1)
-    else:
-        return  # a channel may not leave its group
-    node.pass_on(1, 0, 1)
-    _vectors(node, 2)
-
-
-def _conv_transpose(node: NodeDimensions) -> None:
-    weight, groups = node.shape(1), int(node.attributes.get("group", 1))
-    node.pass_on(0, 0, 0)
-    if groups == 1:
-        node.contract(0, 1, 1, 0)
-        node.pass_on(1, 1, 1)
-    elif groups == weight[0] and weight[1] == 1:
         node.pass_on(0, 1, 1)
         node.pass_on(1, 0, 1)
         node.free(1, 1)
     else:
-        return
+        return  # a channel may not leave its group
     _vectors(node, 2)
 
 
@@ -111,8 +98,7 @@ def _gemm(node: NodeDimensions) -> None:
 
 def _batch_norm(node: NodeDimensions) -> None:
     if len(node.results) == 1 and not node.attributes.get("training_mode", 0):
-        _same(node)
-        _vectors(node, 1)
+        _instance_norm(node)
 
 
 def _instance_norm(node: NodeDimensions) -> None:
@@ -138,23 +124,26 @@ def _stretches(node: NodeDimensions, slot: int, shape: Shape) -> bool:
     return all(size is not None and size in (1, wide) for size, wide in pairs)
 
 
-def _same(node: NodeDimensions) -> None:
-    for axis in range(len(node.shape(0))):
+def _stay(node: NodeDimensions, axes: Iterable[int]) -> None:
+    """Pass these dimensions of the first input on at their own places."""
+    for axis in axes:
         node.pass_on(0, axis, axis)
+
+
+def _same(node: NodeDimensions) -> None:
+    _stay(node, range(len(node.shape(0))))
 
 
 def _pool(node: NodeDimensions) -> None:
     if len(node.results) == 1:
-        node.pass_on(0, 0, 0)
-        node.pass_on(0, 1, 1)
+        _stay(node, (0, 1))
 
 
 def _reduce(node: NodeDimensions) -> None:
     rank = len(node.shape(0))
     axes = node.attributes.get("axes") if 1 not in node.slots else node.numbers(1)
-    if axes is None and 1 in node.slots:
-        return
-    if not axes and node.attributes.get("noop_with_empty_axes", 0):
+    unknown = axes is None and 1 in node.slots
+    if unknown or (not axes and node.attributes.get("noop_with_empty_axes", 0)):
         return
     reduced = {int(axis) % rank for axis in axes} if axes else set(range(rank))
     kept = bool(node.attributes.get("keepdims", 1))
@@ -170,8 +159,8 @@ def _reduce(node: NodeDimensions) -> None:
 
 
 def _transpose(node: NodeDimensions) -> None:
-    rank = len(node.shape(0))
-    for result, axis in enumerate(node.attributes.get("perm", range(rank - 1, -1, -1))):
+    backwards = reversed(range(len(node.shape(0))))
+    for result, axis in enumerate(node.attributes.get("perm", backwards)):
         node.pass_on(0, int(axis), result)
 
 
@@ -188,26 +177,17 @@ def _reshape(node: NodeDimensions) -> None:
             node.pass_on(0, axis, result)
 
 
-def _squeeze(node: NodeDimensions) -> None:
-    _drop(node, node.attributes.get("axes") or node.numbers(1), len(node.shape(0)), _reshape)
-
-
-def _drop(
-    node: NodeDimensions, axes: Sequence[Any] | None, rank: int, otherwise: Rule, *, added: bool = False
-) -> None:
+def _squeeze(node: NodeDimensions, *, added: bool = False) -> None:
     """Pass all dimensions but those of size 1 that come or go at the given axes of the longer shape."""
+    axes = node.attributes.get("axes") or node.numbers(1)
     if axes is None:
-        otherwise(node)
+        _reshape(node)
         return
+    rank = len(node.result_shape() if added else node.shape(0))
     gone = {int(axis) % rank for axis in axes}
     left = [axis for axis in range(rank) if axis not in gone]
     for short, wide in enumerate(left):
         node.pass_on(0, *((short, wide) if added else (wide, short)))
-
-
-def _unsqueeze(node: NodeDimensions) -> None:
-    axes = node.attributes.get("axes") or node.numbers(1)
-    _drop(node, axes, len(node.result_shape()), _reshape, added=True)
 
 
 def _concat(node: NodeDimensions) -> None:
@@ -233,9 +213,7 @@ def _slice(node: NodeDimensions) -> None:
     if (axes is None and 3 in node.slots) or (axes is None and starts is None):
         return
     cut = {int(axis) % rank for axis in (range(len(starts or ())) if axes is None else axes)}
-    for axis in range(rank):
-        if axis not in cut:
-            node.pass_on(0, axis, axis)
+    _stay(node, set(range(rank)) - cut)
 
 
 def _gather(node: NodeDimensions) -> None:
@@ -252,9 +230,7 @@ def _softmax(node: NodeDimensions) -> None:
     rank = len(node.shape(0))
     one = node.opset >= _SOFTMAX_OVER_ONE_AXIS
     along = int(node.attributes.get("axis", -1 if one else 1)) % rank
-    for axis in range(rank):
-        if axis != along and (one or axis < along):
-            node.pass_on(0, axis, axis)
+    _stay(node, (axis for axis in range(rank) if axis != along and (one or axis < along)))
 
 
 def _pad(node: NodeDimensions) -> None:
@@ -262,15 +238,12 @@ def _pad(node: NodeDimensions) -> None:
     rank = len(node.shape(0))
     if pads is None or len(pads) != 2 * rank or 3 in node.slots:
         return
-    for axis in range(rank):
-        if pads[axis] == pads[axis + rank] == 0:
-            node.pass_on(0, axis, axis)
+    _stay(node, (axis for axis in range(rank) if pads[axis] == pads[axis + rank] == 0))
 
 
 def _resize(node: NodeDimensions) -> None:
-    if node.attributes.get("axes") is not None or node.attributes.get("coordinate_transformation_mode") == (
-        "tf_crop_and_resize"
-    ):
+    mode = node.attributes.get("coordinate_transformation_mode")
+    if node.attributes.get("axes") is not None or mode == "tf_crop_and_resize":
         return
     scales, sizes = node.numbers(2), node.numbers(3)
     for axis, size in enumerate(node.shape(0)):
@@ -304,14 +277,14 @@ _DEFAULT: dict[str, Rule] = {
     "CastLike": _cast_like,
     "Expand": _expand,
     "Conv": _conv,
-    "ConvTranspose": _conv_transpose,
+    "ConvTranspose": functools.partial(_conv, out=1),
     "MatMul": _matmul,
     "Gemm": _gemm,
     "BatchNormalization": _batch_norm,
     "InstanceNormalization": _instance_norm,
     "Transpose": _transpose,
     "Squeeze": _squeeze,
-    "Unsqueeze": _unsqueeze,
+    "Unsqueeze": functools.partial(_squeeze, added=True),
     "Concat": _concat,
     "Split": _split,
     "Slice": _slice,

@@ -6,9 +6,9 @@ import contextlib
 import functools
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nm2trt.figures import counted
 from nm2trt.graph.analysis.constant_values import Source, direct_initializer
@@ -65,9 +65,7 @@ class WeightJudge:
         Raises:
             ModelError: A stored tensor is damaged.
         """
-        cases = map(self._case, consumers)
-        ahead = self._counted_ahead(cases, _are_many(consumers))
-        return [self._verdict(case, entry, count) for case, entry, count in ahead]
+        return [self._verdict(*ahead) for ahead in self._counted_ahead(consumers, self._case)]
 
     def hash_masks(self, consumers: Sequence[Consumer]) -> str:
         """Return the mask hash that `all` leaves in `masks`, without verdicts.
@@ -75,22 +73,23 @@ class WeightJudge:
         Raises:
             ModelError: A stored tensor is damaged.
         """
-        cases = ((_Case(consumer, None, "", (), None), None) for consumer in consumers)
-        for case, _, count in self._counted_ahead(cases, _are_many(consumers)):
+        for case, _, count in self._counted_ahead(consumers, lambda c: (_Case(c, None, "", (), None), None)):
             if case.consumer.state.kind == "constant":
                 with contextlib.suppress(Opaque):
                     self.masks.add(count().bits)
         return self.masks.hexdigest()
 
     def _counted_ahead(
-        self, cases: Iterable[tuple[_Case, PlanEntry | None]], many: bool
+        self, consumers: Sequence[Consumer], case_of: Callable[[Consumer], tuple[_Case, PlanEntry | None]]
     ) -> Iterator[tuple[_Case, PlanEntry | None, Callable[[], _Counted]]]:
         """Yield each operand, its plan entry, and what counts it.
 
         Of many weights the large stored ones are counted on several cores, a few ahead of the caller. What is
         computed from stored ones is not: the bounds on the time and memory for it are those of one thread.
         """
-        if not many:
+        cases = map(case_of, consumers)
+        large_sizes = (size for size in map(_stored_size, consumers) if size >= _LARGE)
+        if usable_cores() == 1 or sum(large_sizes) < _MANY:
             for case, entry in cases:
                 yield case, entry, functools.partial(self._counted, case)
             return
@@ -109,10 +108,10 @@ class WeightJudge:
 
     def _case(self, consumer: Consumer) -> tuple[_Case, PlanEntry | None]:
         sources = consumer.sources
-        names = tuple(source.scope.name + source.name for source in sources)
-        name = names[0] if names else consumer.weight_name
-        entry = self._entry((name, *names[1:]))
-        return _Case(consumer, sources[0] if sources else None, name, names[1:], self._wanted(entry)), entry
+        names = tuple(source.scope.name + source.name for source in sources) or (consumer.weight_name,)
+        entry = self._entry(names)
+        source = sources[0] if sources else None
+        return _Case(consumer, source, names[0], names[1:], self._wanted(entry)), entry
 
     def _verdict(self, case: _Case, entry: PlanEntry | None, count: Callable[[], _Counted]) -> WeightVerdict:
         """Judge one operand; what cannot be evaluated is untraceable, with the reason."""
@@ -180,13 +179,10 @@ class WeightJudge:
         if status == "holds":
             reason, sentence = eligible.code, f"{sentence}; {eligible.sentence}"
         return WeightVerdict(
-            weight=case.name,
-            consumer=consumer.label,
-            operator=consumer.operator,
+            **case.told(),
             shape=weight.shape,
             dtype=case.source.dtype if case.source is not None else weight.dtype,
             axis=how.axis,
-            wanted="" if wanted is None else str(wanted),
             pattern=status,
             groups=finding.groups,
             broken_groups=finding.broken,
@@ -201,8 +197,6 @@ class WeightJudge:
             source=eligible.source if status == "holds" else "",
             basis=eligible.basis if status == "holds" else "",
             facts=facts,
-            node=_parsed_name(consumer),
-            parts=case.parts,
         )
 
 
@@ -237,13 +231,6 @@ class _Counted(NamedTuple):
     bits: MaskBits
 
 
-def _are_many(consumers: Iterable[Consumer]) -> bool:
-    """Tell whether there are so many stored weights that several cores count them sooner than one."""
-    return (
-        usable_cores() > 1 and sum(size for size in map(_stored_size, consumers) if size >= _LARGE) >= _MANY
-    )
-
-
 def _stored_size(consumer: Consumer) -> int:
     """Return the elements of a weight that is simply stored; 0 for any other."""
     if consumer.state.kind != "constant":
@@ -260,17 +247,26 @@ class _Case:
     parts: tuple[str, ...]
     wanted: NMPattern | None
 
+    def told(self) -> dict[str, Any]:
+        """Return what a verdict says of the operand, whether it can be read or not."""
+        node = self.consumer.node
+        return {
+            "weight": self.name,
+            "consumer": self.consumer.label,
+            "operator": self.consumer.operator,
+            "wanted": "" if self.wanted is None else str(self.wanted),
+            "node": node.name or (f"node_of_{node.output[0]}" if node.output else ""),
+            "parts": self.parts,
+        }
+
 
 def _untraceable(case: _Case, why: str) -> WeightVerdict:
     shape = case.source.shape if case.source is not None else ()
     return WeightVerdict(
-        weight=case.name,
-        consumer=case.consumer.label,
-        operator=case.consumer.operator,
+        **case.told(),
         shape=shape,
         dtype=case.source.dtype if case.source is not None else "unknown",
         axis=None,
-        wanted="" if case.wanted is None else str(case.wanted),
         pattern="untraceable",
         groups=0,
         broken_groups=0,
@@ -283,8 +279,6 @@ def _untraceable(case: _Case, why: str) -> WeightVerdict:
         reason="untraceable",
         sentence=why,
         source="",
-        node=_parsed_name(case.consumer),
-        parts=case.parts,
     )
 
 
@@ -293,11 +287,6 @@ def _obstacle(island: Island | None, computed: str) -> str:
     if island is None or (island.computes_in_float and computed != "float32"):
         return ""
     return island.sentence
-
-
-def _parsed_name(consumer: Consumer) -> str:
-    node = consumer.node
-    return node.name or (f"node_of_{node.output[0]}" if node.output else "")
 
 
 def _computed_in(consumer: Consumer, weight: ReadWeight) -> str:

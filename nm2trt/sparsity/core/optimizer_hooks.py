@@ -19,8 +19,8 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nm2trt.errors import SparsifyError
-from nm2trt.sparsity.core.parametrization import UpdateContext, adds_gradients
 from nm2trt.sparsity.core.tracked_weight import TrackedWeight
+from nm2trt.sparsity.core.training_step import UpdateContext, adds_gradients
 
 Arguments = tuple[Any, ...]
 Keywords = dict[str, Any]

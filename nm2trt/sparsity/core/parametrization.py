@@ -11,7 +11,6 @@ before an optimizer step. All state that a resumed run needs is in the model's o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -23,59 +22,7 @@ from nm2trt.nm.torch_mask import magnitude_mask, update_magnitude_mask
 from nm2trt.sparsity.core.distributed import full, is_sharded, shard_like
 from nm2trt.sparsity.core.lost_changes import ChangeWatch
 from nm2trt.sparsity.core.mask_divergence import sad_count
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateContext:
-    """What a method may need to know of the optimizer step that is about to run.
-
-    Args:
-        learning_rate: Of the weight's parameter group.
-        grad_scale: Factor on the gradients that the step itself takes off again: the loss scale of a fused
-            optimizer under a GradScaler, and -1 of an optimizer that maximises; 1 otherwise.
-        peak_rate: Largest learning rate known of the run so far: the present one, or the one that a scheduler
-            noted as the initial one.
-        gain: What a constant gradient of 1 moves a weight by per step in the long run, in learning rates:
-            (1 - dampening) / (1 - momentum) for SGD, None if the optimizer's step is not a sum of gradients.
-    """
-
-    learning_rate: float
-    grad_scale: float | Tensor = 1.0
-    peak_rate: float = 0.0
-    gain: float | None = 1.0
-
-
-# Options of optimizers whose step is not a sum of gradients: Adam and its kin, Lion, Rprop, LBFGS.
-_RESCALING = frozenset({"eps", "betas", "etas", "max_iter"})
-
-
-def adds_gradients(group: Mapping[str, Any]) -> bool:
-    """Tell whether an optimizer moves the weights of a parameter group by a sum of gradients, as SGD does."""
-    return _RESCALING.isdisjoint(group)
-
-
-class _StraightThrough(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(weight: Tensor, mask: Tensor) -> Tensor:
-        # On a CPU four times as fast as torch.where.
-        return weight * mask
-
-    @staticmethod
-    def setup_context(_ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        pass
-
-    @staticmethod
-    def backward(_ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad, None
-
-
-def keep_straight_through(weight: Tensor, mask: Tensor) -> Tensor:
-    """Zero the pruned entries; the gradient reaches all entries, pruned ones included."""
-    result: Tensor = _StraightThrough.apply(weight, mask)  # type: ignore[no-untyped-call]
-    return result
-
+from nm2trt.sparsity.core.training_step import UpdateContext, keep_straight_through
 
 _PLAIN = (Tensor, nn.Parameter)
 
@@ -335,16 +282,13 @@ class SparseWeight(nn.Module):
 
     def _check_state(self, own: Mapping[str, Tensor], prefix: str) -> None:
         name = prefix.replace("parametrizations.", "").removesuffix(".0.")
-        if not set(own) <= self.known_keys():
+        foreign, lacking = set(own) - self.known_keys(), self.needed_keys(own) - set(own)
+        if foreign or lacking:
+            what, keeps = (own, "does not keep") if foreign else (lacking, "keeps")
             raise SparsifyError(
-                f"the state of {name} holds {', '.join(sorted(own))}, which {self.nm2trt_method!r} does not "
-                "keep: it was saved by another method; sparsify with that one, or load only its dense keys"
-            )
-        lacking = self.needed_keys(own) - set(own)
-        if lacking:
-            raise SparsifyError(
-                f"the state of {name} lacks {', '.join(sorted(lacking))}, which {self.nm2trt_method!r} "
-                "keeps: it was saved by another method; sparsify with that one, or load only its dense keys"
+                f"the state of {name} {'holds' if foreign else 'lacks'} {', '.join(sorted(what))}, which "
+                f"{self.nm2trt_method!r} {keeps}: "
+                "it was saved by another method; sparsify with that one, or load only its dense keys"
             )
         n, m = (int(value) for value in own["_extra_state"][:2])
         if (n, m) != (self.pattern.n, self.pattern.m):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
 from nm2trt.errors import SparsifyError
@@ -15,110 +13,13 @@ from nm2trt.nm.plan import Plan
 from nm2trt.sparsity.core import state_keys
 from nm2trt.sparsity.core.finalize import bake, refuse_others, refuse_replaced, refuse_stale
 from nm2trt.sparsity.core.kept_zeros import watch_zeros
-from nm2trt.sparsity.core.layer_choice import Choice, PatternChoice, Site, check_finite, select
-from nm2trt.sparsity.core.method_spec import MethodSpec
+from nm2trt.sparsity.core.layer_choice import Site
 from nm2trt.sparsity.core.optimizer_hooks import OptimizerHooks
-from nm2trt.sparsity.core.parametrization import SparseWeight
-from nm2trt.sparsity.core.recurrent import read_weights_at_each_call
 from nm2trt.sparsity.core.telemetry import Anchor, report
 from nm2trt.sparsity.core.tracked_weight import TrackedWeight
 
-_SHOWN_REASONS = 4
 # What AveragedModel and DistributedDataParallel put before names.
 _WRAPPERS = ("", "module.")
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What `sparsify` was asked for, checked; a method that does more than parametrise starts from it.
-
-    Args:
-        model: Plain layers.
-        spec: The method.
-        options: The method's options.
-        pattern: As `sparsify` was given it.
-        total_steps: Optimizer steps of the whole run, or None.
-        include: Globs on layer names.
-        exclude: Globs on layer names.
-        min_channels: Fewest input channels of a sparse layer.
-        dense: Names of weights that stay dense because sparsity would not pay, each with its reason.
-    """
-
-    model: nn.Module
-    spec: MethodSpec
-    options: Any
-    pattern: PatternChoice | None
-    total_steps: int | None
-    include: str | Sequence[str]
-    exclude: str | Sequence[str]
-    min_channels: int
-    dense: Mapping[str, str]
-
-    def choose(self, *, unstructured: bool = False) -> tuple[Choice, ...]:
-        """Decide which weights become sparse.
-
-        Args:
-            unstructured: Zeros may stand anywhere, so that every layer qualifies.
-
-        Raises:
-            SparsifyError: None can, or one of those that can holds NaN.
-        """
-        if self.pattern is None:
-            raise SparsifyError(f'{self.spec.name!r} needs a pattern, as in pattern="2:4"')
-        choices = select(
-            self.model,
-            self.pattern,
-            include=self.include,
-            exclude=self.exclude,
-            min_channels=self.min_channels,
-            unstructured=unstructured,
-            dense=self.dense,
-        )
-        chosen = [choice for choice in choices if choice.entry.pattern is not None]
-        if not chosen:
-            reasons = [f"{c.entry.weight}: {c.entry.reason}" for c in choices[:_SHOWN_REASONS]]
-            found = "; ".join(reasons) or "it has no convolution, linear or attention layer"
-            raise SparsifyError(f"no layer of {type(self.model).__name__} can be made sparse ({found})")
-        for choice in chosen:
-            check_finite(choice.entry.weight, getattr(choice.sites[0].module, choice.sites[0].tensor))
-        return choices
-
-    def parametrize(
-        self, choices: Sequence[Choice], weight: type[SparseWeight] | None = None
-    ) -> tuple[TrackedWeight, ...]:
-        """Attach a parametrisation, the method's own unless another is given, to each chosen weight."""
-        way = weight or self.spec.weight, self.options
-        return parametrize_each([(choice, *way) for choice in choices], self.total_steps)
-
-
-def parametrize_each(
-    chosen: Sequence[tuple[Choice, type[SparseWeight], Any]], total_steps: int | None
-) -> tuple[TrackedWeight, ...]:
-    """Attach to each chosen weight a parametrisation of its own class and options.
-
-    Raises:
-        SparsifyError: A method cannot take a weight; the model is as it was.
-    """
-    made = []
-    for choice, weight, options in chosen:  # all masks first: one that is refused leaves the model as it was
-        tensor = getattr(choice.sites[0].module, choice.sites[0].tensor)
-        entry = choice.entry
-        if entry.pattern is None or entry.axis is None:
-            continue
-        try:
-            sparse = weight(
-                tensor.detach(), entry.pattern, axis=entry.axis, options=options, total_steps=total_steps
-            )
-        except SparsifyError as error:
-            raise SparsifyError(f"{choice.entry.weight}: {error}") from error
-        sparse.weight_name = entry.weight
-        made.append(TrackedWeight(choice.entry.weight, choice.sites, sparse))
-    for tracked in made:
-        for site in tracked.sites:
-            parametrize.register_parametrization(site.module, site.tensor, tracked.sparse)
-            if isinstance(site.module, nn.RNNBase):
-                read_weights_at_each_call(site.module)
-    return tuple(made)
 
 
 class SparseSession:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nm2trt.errors import SparsifyError
 from nm2trt.nm.torch_mask import magnitude_mask
-from nm2trt.sparsity.core.parametrization import keep_straight_through
+from nm2trt.sparsity.core.training_step import keep_straight_through
 from nm2trt.sparsity.fcpts.distill import Loss, Settings
 from nm2trt.sparsity.fcpts.step_size import START
 from nm2trt.sparsity.fcpts.thresholds import Bridge

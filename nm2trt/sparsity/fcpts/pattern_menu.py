@@ -21,7 +21,7 @@ from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.torch_mask import magnitude_mask
 from nm2trt.sparsity.core.finalize import make_plain
 from nm2trt.sparsity.core.layer_choice import Choice
-from nm2trt.sparsity.core.session import Request
+from nm2trt.sparsity.core.method_spec import Request
 from nm2trt.sparsity.fcpts.allocate import Allocation, allocate, erk_densities
 from nm2trt.sparsity.fcpts.distill import Distiller
 from nm2trt.sparsity.fcpts.options import FcptsOptions

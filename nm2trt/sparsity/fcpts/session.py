@@ -29,7 +29,8 @@ from nm2trt.progress import bar
 from nm2trt.sparsity.core.borrowed_model import hash_tensors, kept_on_error, named_values
 from nm2trt.sparsity.core.calibration_batches import CalibrationBatch, read_batches
 from nm2trt.sparsity.core.layer_choice import Choice
-from nm2trt.sparsity.core.session import Request, SparseSession
+from nm2trt.sparsity.core.method_spec import Request
+from nm2trt.sparsity.core.session import SparseSession
 from nm2trt.sparsity.core.tracked_weight import TrackedWeight
 from nm2trt.sparsity.fcpts.allocate import erk_densities
 from nm2trt.sparsity.fcpts.checkpoint import Checkpoint

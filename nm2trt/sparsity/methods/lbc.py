@@ -26,7 +26,6 @@ from nm2trt.errors import SparsifyError
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.torch_mask import nm_mask
 from nm2trt.sparsity.core.distributed import full
-from nm2trt.sparsity.core.mask_schedule import check_share, share_in_steps
 from nm2trt.sparsity.core.parametrization import SparseWeight
 from nm2trt.sparsity.methods.lbc_candidates import (
     candidates,
@@ -36,6 +35,7 @@ from nm2trt.sparsity.methods.lbc_candidates import (
     union_of_winners,
     unpack_winners,
 )
+from nm2trt.sparsity.methods.mask_schedule import check_share, share_in_steps
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.sparsity.core.mask_schedule import still_to_go
+from nm2trt.sparsity.methods.mask_schedule import still_to_go
 
 
 def candidates(pattern: NMPattern) -> Tensor:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.torch_mask import nm_mask
-from nm2trt.sparsity.core.mask_schedule import check_share, kept_of_m, share_in_steps
 from nm2trt.sparsity.core.parametrization import SparseWeight
+from nm2trt.sparsity.methods.mask_schedule import check_share, kept_of_m, share_in_steps
 
 
 @dataclass(frozen=True, slots=True)

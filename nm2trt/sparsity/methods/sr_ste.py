@@ -30,8 +30,9 @@ from nm2trt.errors import SparsifyError
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.torch_mask import add_pruned, magnitude_mask
 from nm2trt.sparsity.core.distributed import local, local_part
-from nm2trt.sparsity.core.mask_schedule import check_freeze_and_ramp, kept_of_m, share_in_steps
-from nm2trt.sparsity.core.parametrization import SparseWeight, UpdateContext, adds_gradients
+from nm2trt.sparsity.core.parametrization import SparseWeight
+from nm2trt.sparsity.core.training_step import UpdateContext, adds_gradients
+from nm2trt.sparsity.methods.mask_schedule import check_freeze_and_ramp, kept_of_m, share_in_steps
 
 
 @dataclass(frozen=True, slots=True)

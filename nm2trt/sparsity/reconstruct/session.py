@@ -23,7 +23,8 @@ from nm2trt.nm.torch_mask import magnitude_mask
 from nm2trt.sparsity.core.borrowed_model import hash_tensors, kept_on_error, named_values
 from nm2trt.sparsity.core.calibration_batches import CalibrationBatch, joined, read_batches
 from nm2trt.sparsity.core.layer_choice import Choice
-from nm2trt.sparsity.core.session import Request, SparseSession
+from nm2trt.sparsity.core.method_spec import Request
+from nm2trt.sparsity.core.session import SparseSession
 from nm2trt.sparsity.reconstruct.options import RebuildOptions
 from nm2trt.sparsity.reconstruct.parts import Part
 from nm2trt.sparsity.reconstruct.processes import Processes

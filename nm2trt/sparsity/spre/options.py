@@ -10,8 +10,8 @@ from torch import Tensor
 
 from nm2trt.errors import SparsifyError
 from nm2trt.nm.torch_mask import magnitude_mask
-from nm2trt.sparsity.core.mask_schedule import check_freeze_and_ramp
 from nm2trt.sparsity.methods.magnitude import MagnitudeWeight
+from nm2trt.sparsity.methods.mask_schedule import check_freeze_and_ramp
 from nm2trt.sparsity.methods.sr_ste import SrSteWeight, check_decay
 
 Base = Literal["sr-ste", "magnitude"]

@@ -28,8 +28,10 @@ from nm2trt.sparsity.core.conv_norm_pairs import find_pairs, given_pairs
 from nm2trt.sparsity.core.distributed import is_sharded
 from nm2trt.sparsity.core.kept_zeros import watch_zeros
 from nm2trt.sparsity.core.layer_choice import Choice, Site
-from nm2trt.sparsity.core.session import Request, SparseSession
+from nm2trt.sparsity.core.method_spec import Request
+from nm2trt.sparsity.core.session import SparseSession
 from nm2trt.sparsity.core.tracked_weight import TrackedWeight
+from nm2trt.sparsity.spre.branch_keys import after_load, blocks_of, load_plain_keys, without_branches
 from nm2trt.sparsity.spre.branches import SpatialBranches
 from nm2trt.sparsity.spre.options import SpReFixedWeight, SpReOptions, SpReWeight
 
@@ -70,7 +72,7 @@ def start(request: Request) -> SpReSession:
         for name in (*found.pairs, *found.pairs.values()):
             _replace(request.model, name, modules[name])
         raise
-    for _, block in _blocks(request.model):
+    for _, block in blocks_of(request.model):
         block.update_spatial()
         block.flips = block.flips_total = 0
     plan = Plan(tuple(choice.entry for choice in choices), request.spec.name)
@@ -90,8 +92,8 @@ class SpReSession(SparseSession):
         super().__init__(model, plan, weights)
         self.options = options
         self._handles: list[Any] = [
-            model.register_load_state_dict_pre_hook(_load_plain_keys),  # type: ignore[no-untyped-call]
-            model.register_load_state_dict_post_hook(_after_load),  # type: ignore[no-untyped-call]
+            model.register_load_state_dict_pre_hook(load_plain_keys),  # type: ignore[no-untyped-call]
+            model.register_load_state_dict_post_hook(after_load),  # type: ignore[no-untyped-call]
         ]
 
     def attach(self, *optimizers: Optimizer) -> None:
@@ -103,7 +105,7 @@ class SpReSession(SparseSession):
         """
         self._check_open("attach")
         held = self._hooks.held(optimizers)
-        for name, block in _blocks(self.model):
+        for name, block in blocks_of(self.model):
             if any(p.requires_grad and id(p) not in held for p in block.parameters()):
                 raise SparsifyError(
                     f"the optimizer does not train all of {name}; make it from model.parameters() after "
@@ -119,11 +121,11 @@ class SpReSession(SparseSession):
         """
         super().refresh(copy)
         if copy is None:
-            for _, block in _blocks(self.model):
+            for _, block in blocks_of(self.model):
                 if not _frozen(block):
                     block.update_spatial()
             return
-        for (_, mine), (_, theirs) in zip(_blocks(self.model), _blocks(copy), strict=True):
+        for (_, mine), (_, theirs) in zip(blocks_of(self.model), blocks_of(copy), strict=True):
             theirs.spatial.copy_(mine.spatial)
             if theirs.smoothed is not None and mine.smoothed is not None:
                 theirs.smoothed.copy_(mine.smoothed)
@@ -131,7 +133,7 @@ class SpReSession(SparseSession):
     def report(self) -> dict[str, Any]:
         """Return the base's numbers; a layer with a branch has `spatial`, and the sums stand at the top."""
         result = super().report()
-        blocks = {f"{name}.weight": block.telemetry() for name, block in _blocks(self.model)}
+        blocks = {f"{name}.weight": block.telemetry() for name, block in blocks_of(self.model)}
         for weight, numbers in blocks.items():
             result["layers"][weight]["spatial"] = numbers
         result["spatial_flips"] = sum(numbers["flips"] for numbers in blocks.values())
@@ -161,7 +163,7 @@ class SpReSession(SparseSession):
             )
         if copy is not None:
             self.refresh(copy)
-        blocks = list(_blocks(target))
+        blocks = list(blocks_of(target))
         for name, block in blocks:
             block.refuse_unmergeable(name)
         branches = [(block.branch_weight().detach(), block.base.pattern) for _, block in blocks]
@@ -181,19 +183,11 @@ class SpReSession(SparseSession):
 
     def dense_state_dict(self) -> dict[str, Any]:
         """Return the model's state under the dense model's keys; the second branches are left out."""
-        found = super().dense_state_dict()
-        for name, block in _blocks(self.model):
-            for key in [key for key in found if key.startswith(f"{name}.")]:
-                value, rest = found.pop(key), key.removeprefix(f"{name}.")
-                if rest.startswith("main."):
-                    found[f"{name}.{rest.removeprefix('main.')}"] = value
-                elif rest.startswith("main_norm."):
-                    found[f"{block.norm_name}.{rest.removeprefix('main_norm.')}"] = value
-        return found
+        return without_branches(self.model, super().dense_state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """Return the base's state, and how often the spatial masks flipped."""
-        flips = {name: (block.flips, block.flips_total) for name, block in _blocks(self.model)}
+        flips = {name: (block.flips, block.flips_total) for name, block in blocks_of(self.model)}
         return {**super().state_dict(), "spatial_flips": flips}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -203,12 +197,12 @@ class SpReSession(SparseSession):
             SparsifyError: The state is of another method, other layers or another pattern.
         """
         super().load_state_dict(state)
-        for name, block in _blocks(self.model):
+        for name, block in blocks_of(self.model):
             block.flips, block.flips_total = state.get("spatial_flips", {}).get(name, (0, 0))
             block.seen = block.base.updates
 
     def _after_step(self) -> None:
-        for _, block in _blocks(self.model):
+        for _, block in blocks_of(self.model):
             steps = block.base.updates
             if steps == block.seen:  # another optimizer's step, or one that was skipped
                 continue
@@ -217,12 +211,6 @@ class SpReSession(SparseSession):
             fixed = self.options.base == "magnitude"
             if not fixed and not _frozen(block) and steps % self.options.interval == 0:
                 block.update_spatial()
-
-
-def _blocks(model: nn.Module) -> Iterator[tuple[str, SpatialBranches]]:
-    for name, module in model.named_modules():
-        if isinstance(module, SpatialBranches):
-            yield name, module
 
 
 def _frozen(block: SpatialBranches) -> bool:
@@ -288,27 +276,3 @@ def _initialise(weight: Tensor, generator: torch.Generator | None) -> None:
 def _replace(model: nn.Module, name: str, new: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, new)
-
-
-def _load_plain_keys(root: nn.Module, state_dict: dict[str, Any], prefix: str, *_unused: Any) -> None:
-    """Give a dense model's keys to the main branch and its BatchNorm; keys of attached models stay."""
-    for name, block in _blocks(root):
-        inside, norm = f"{prefix}{name}.", f"{prefix}{block.norm_name}."
-        block.loads_dense = f"{inside}branch.weight" not in state_dict
-        if not block.loads_dense:
-            continue
-        for key in [key for key in state_dict if key.startswith((inside, norm))]:
-            branch = "main_norm" if key.startswith(norm) else "main"
-            rest = key.removeprefix(norm if branch == "main_norm" else inside)
-            state_dict[f"{inside}{branch}.{rest}"] = state_dict.pop(key)
-        if any(key.startswith(inside) for key in state_dict):
-            state_dict.update({inside + key: value for key, value in block.own_state().items()})
-
-
-def _after_load(root: nn.Module, _incompatible: Any) -> None:
-    for _, block in _blocks(root):
-        if block.loads_dense:
-            if block.smoothed is not None:
-                block.smoothed.fill_(torch.nan)
-            block.update_spatial()
-            block.loads_dense = False

@@ -10,7 +10,7 @@ from torch import nn
 from nm2trt.errors import SparsifyError
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.torch_mask import magnitude_mask
-from nm2trt.sparsity.core.mask_schedule import still_to_go
+from nm2trt.sparsity.methods.mask_schedule import still_to_go
 from nm2trt.sparsity.sparsify import sparsify
 
 STEPS = 20

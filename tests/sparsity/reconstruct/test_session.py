@@ -372,7 +372,7 @@ def test_an_error_leaves_the_model_as_it_was(network, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("nm2trt.sparsity.reconstruct.session._verdicts", fails)
-    monkeypatch.setattr("nm2trt.sparsity.core.session.Request.parametrize", fails)
+    monkeypatch.setattr("nm2trt.sparsity.core.method_spec.Request.parametrize", fails)
     with pytest.raises(KeyboardInterrupt):
         nm2trt.sparsify(model, method="reconstruct", calibration=batches)
     after = model.state_dict()
