@@ -17,6 +17,11 @@ from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.tensors import iter_elements
 
 _FLOAT = TensorProto.FLOAT
+_OTHERS = {
+    TensorProto.FLOAT16: "float16",
+    TensorProto.BFLOAT16: "bfloat16",
+    TensorProto.DOUBLE: "float64",
+}
 
 
 class Casts:
@@ -63,6 +68,9 @@ class Casts:
         if not self.cast_nodes:
             kept = plan.kept()
             why = f": {kept[0].operator} {kept[0].node!r} stays, since {kept[0].reason}" if kept else ""
+            other = next((name for kind, name in _OTHERS.items() if kind in self._types.values()), "")
+            if other and not kept:
+                why = f": it computes in {other}"
             more = f", and {len(kept) - 1} more stay" if len(kept) > 1 else ""
             raise ModelError(
                 f"{editor.model.name} has no float32 node to cast to {self._low.name}{why}{more}"

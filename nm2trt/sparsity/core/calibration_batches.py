@@ -24,11 +24,13 @@ class CalibrationBatch:
         args: Positional arguments.
         kwargs: Keyword arguments.
         samples: Length of the first tensor's first dimension.
+        labels: Elements after the first of the list or tuple that it came as; the model does not get them.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     samples: int
+    labels: int = 0
 
     def to(self, device: torch.device) -> CalibrationBatch:
         """Return the batch on a device."""
@@ -36,6 +38,7 @@ class CalibrationBatch:
             tuple(_on(value, device) for value in self.args),
             {name: _on(value, device) for name, value in self.kwargs.items()},
             self.samples,
+            self.labels,
         )
 
 
@@ -89,6 +92,11 @@ def outputs_of(model: nn.Module, batch: CalibrationBatch, index: int) -> tuple[T
         raise
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if batch.labels:
+            first += (
+                "; of a list or tuple the model gets the first element, and the rest counts as labels: if it "
+                "takes several inputs, give mappings of its argument names to tensors"
+            )
         raise DataError(
             f"{type(model).__name__} cannot run calibration batch {index}, {_shapes(batch)}: {first}"
         ) from error
@@ -110,16 +118,17 @@ def joined(batches: Sequence[CalibrationBatch], samples: int) -> CalibrationBatc
         taken.append(batch)
     args = tuple(_concatenated([batch.args[i] for batch in taken]) for i in range(len(taken[0].args)))
     kwargs = {key: _concatenated([batch.kwargs[key] for batch in taken]) for key in taken[0].kwargs}
-    return CalibrationBatch(args, kwargs, sum(batch.samples for batch in taken))
+    return CalibrationBatch(args, kwargs, sum(batch.samples for batch in taken), taken[0].labels)
 
 
 def _batch(item: Any, index: int) -> CalibrationBatch:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = {}
+    labels = 0
     if isinstance(item, list | tuple):
         if not item:
             raise DataError(f"calibration batch {index} is an empty {type(item).__name__}")
-        item = item[0]
+        labels, item = len(item) - 1, item[0]
     if isinstance(item, Mapping):
         kwargs = {str(name): _tensor(value) for name, value in item.items() if name not in _LABELS}
     else:
@@ -135,7 +144,7 @@ def _batch(item: Any, index: int) -> CalibrationBatch:
     for tensor in tensors:
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise DataError(f"calibration batch {index} holds NaN or infinity; clean the data")
-    return CalibrationBatch(args, kwargs, len(tensors[0]))
+    return CalibrationBatch(args, kwargs, len(tensors[0]), labels)
 
 
 def _tensor(value: Any) -> Any:

@@ -94,6 +94,11 @@ def _trace(model: nn.Module) -> fx.Graph:
     try:
         return fx.Tracer().trace(model)
     except Exception as error:
+        if not any(isinstance(module, _BatchNorm) for module in model.modules()):
+            raise SparsifyError(
+                f"{type(model).__name__} has no BatchNorm, which spre needs after each convolution; choose "
+                "another method, such as sr-ste"
+            ) from error
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SparsifyError(
             f"torch.fx cannot trace {type(model).__name__} ({first}), so the BatchNorm after each "

@@ -485,6 +485,14 @@ def test_every_operator_of_the_list_exists_and_could_be_cast():
             assert found[0], operator
 
 
+def half_net():
+    value = helper.make_tensor_value_info
+    weight = onnx.numpy_helper.from_array(np.ones((4, 4), np.float16), "w")
+    sized = [value(name, TensorProto.FLOAT16, ["n", 4]) for name in "xy"]
+    graph = helper.make_graph([NODE("MatMul", ["x", "w"], ["y"])], "g", sized[:1], sized[1:], [weight])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
 @pytest.mark.parametrize(
     ("make", "arguments", "kind", "words"),
     [
@@ -492,6 +500,7 @@ def test_every_operator_of_the_list_exists_and_could_be_cast():
         pytest.param(residual_net, {"keep": ["no*"]}, InputError, r"'no\*' matches no node and no operator", id="glob"),
         pytest.param(residual_net, {"keep": ["*"]}, ModelError, "no float32 node to cast", id="all-kept"),
         pytest.param(lambda: Builder().model("x"), {}, ModelError, "no float32 node to cast", id="empty"),
+        pytest.param(half_net, {"to": "bf16"}, ModelError, "no float32 node to cast to bf16: it computes in float16", id="fp16"),
         pytest.param(lambda: with_weight(np.ones((4, 4))), {"calib": "none.npz"}, InputError, "none.npz does not exist", id="samples"),
         pytest.param(lambda: residual_net(opset=12), {"to": "bf16"}, ModelError, "opset 12; bf16 needs opset 13", id="opset"),
     ],

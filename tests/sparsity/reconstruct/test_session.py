@@ -399,6 +399,14 @@ def test_bad_input_is_refused(options, error, message):
         nm2trt.sparsify(convolutions().eval(), method="reconstruct", **options)
 
 
+def test_a_model_of_two_inputs_is_told_what_a_tuple_means():
+    batch = (torch.randn(4, 6, 32), torch.ones(4, 6))
+    with pytest.raises(
+        DataError, match=r"missing 1 required .*'mask'; .*the rest counts as labels.*mappings"
+    ):
+        nm2trt.sparsify(Masked().eval(), method="reconstruct", calibration=[batch])
+
+
 class Masked(nn.Module):
     """Two layers over tokens; what stands at padding tokens reaches no real one."""
 

@@ -489,10 +489,20 @@ class Untraceable(Net):
         return super().forward(x if x.sum() > 0 else -x)
 
 
+class Unnormed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(16, 16, 3)
+
+    def forward(self, x):
+        return self.conv(x if x.sum() > 0 else -x)
+
+
 REFUSED = {
     "no-norm": (NoNorm, {}, r"no convolution of NoNorm can have a spatial branch \(conv1: no BatchNorm follows it, but relu.*sr-ste"),
     "two-users": (TwoUsers, {}, r"conv1: its output has 2 users \(bn1, add\), and only a BatchNorm may read it"),
     "untraceable": (Untraceable, {}, r"torch.fx cannot trace Untraceable .*give pairs=\[\('conv1', 'bn1'\)"),
+    "untraceable-no-norm": (Unnormed, {}, "Unnormed has no BatchNorm, which spre needs.*another method, such as sr-ste"),
     "only-1x1": (lambda: nn.Sequential(nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16)), {}, "none of its sparse layers is a convolution with a kernel"),
     "pairs-no-conv": (Net, {"pairs": [("fc", "bn1")]}, "pairs: 'fc' is not a convolution of the model"),
     "pairs-no-norm": (Net, {"pairs": [("conv1", "fc")]}, "pairs: 'fc' is not a BatchNorm of the model"),
