@@ -5,6 +5,8 @@ A command is named only if it works on the very file that the advice is about.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nm2trt.figures import counted
 from nm2trt.nm.eligibility_tables import DTYPE_ROWS, FIRST_SPARSE, Where
 from nm2trt.nm.pattern import NMPattern
@@ -60,6 +62,18 @@ def is_prunable(verdict: WeightVerdict) -> bool:
         return False
     channels = facts.inputs * (facts.conv_groups if facts.operator != "ConvTranspose" else 1)
     return channels >= LEAST_CHANNELS and facts.operator not in ("LSTM", "GRU", "RNN")
+
+
+def prunable_weights(verdicts: Sequence[WeightVerdict]) -> list[WeightVerdict]:
+    """Return the prunable ones of a model's weights: all but those that two layers read along different axes.
+
+    An autoencoder whose decoder multiplies by the transpose of its encoder's weight has such a weight.
+    """
+    ways: dict[str, set[tuple[int, int]]] = {}
+    for verdict in verdicts:
+        if verdict.facts is not None:
+            ways.setdefault(verdict.weight, set()).add((verdict.facts.axis, verdict.facts.inputs))
+    return [verdict for verdict in verdicts if is_prunable(verdict) and len(ways[verdict.weight]) == 1]
 
 
 def is_lowered(verdict: WeightVerdict) -> bool:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nm2trt.nm.advice import holds_two_of_four, is_lowered, is_prunable, is_quantised, is_rebuilt
+from nm2trt.nm.advice import holds_two_of_four, is_lowered, is_quantised, is_rebuilt, prunable_weights
 from nm2trt.nm.eligibility import Place, can_run_sparse
 from nm2trt.nm.outlook import assumed_sparse, type_forbids
 from nm2trt.nm.verdict import WeightVerdict
@@ -52,7 +52,7 @@ def pruning_command(model: str, report: VerifyReport) -> str:
         model: The file, as a word of a shell.
         report: What `verify` found out of it, or of what was made of it.
     """
-    prunable = [verdict for verdict in report.weights if is_prunable(verdict)]
+    prunable = prunable_weights(report.weights)
     rebuilt = rebuilt_weights(report)
     if any(verdict.weight in rebuilt for verdict in prunable):
         return f"nm2trt prune {model} --calib {SAMPLES}"

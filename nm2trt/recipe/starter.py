@@ -14,7 +14,7 @@ from nm2trt.engine.profiles import DEFAULT_BATCH, guessed_profiles
 from nm2trt.errors import InputError, OutputError
 from nm2trt.files import check_input, check_output, unnamed_output, write_atomic
 from nm2trt.json_value import JsonValue
-from nm2trt.nm.advice import is_prunable
+from nm2trt.nm.advice import prunable_weights
 from nm2trt.pipeline.next_command import SAMPLES, pruning_command
 from nm2trt.recipe.schema import RECIPE_VERSION
 from nm2trt.recipe.starter_outlook import recipe_outlook, recipe_precision
@@ -151,17 +151,19 @@ def write_recipe(
         check_samples(calib, opened)
     rebuilds = not holds and precision == "int8" and pruning_command("", report).endswith(SAMPLES)
     sentence = recipe_outlook(report, model, precision, rebuilds=rebuilds)
+    prunable = bool(prunable_weights(report.weights))
+    stays_broken = report.failures("broken") and (holds or not prunable)
     text = _text(
         target.name,
         str(model.resolve().relative_to(root)),
         model.stem,
         holds=holds,
         weights=len(report.weights),
-        gated=not report.blind and not (report.failures("broken") and holds),
+        gated=not report.blind and not stays_broken,
         unread=_unread(report),
         precision=precision,
         calib=samples,
-        prunable=any(map(is_prunable, report.weights)),
+        prunable=prunable,
         joint=rebuilds,
         sentence=sentence,
         choice=(backend, targets),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nm2trt.nm.advice import is_lowered, is_prunable
+from nm2trt.nm.advice import is_lowered, is_prunable, prunable_weights
 from nm2trt.nm.eligibility import Place, can_run_sparse
 from nm2trt.nm.outlook import assumed_sparse, outlook
 from nm2trt.nm.verdict import WeightVerdict
@@ -33,11 +33,14 @@ def recipe_precision(report: VerifyReport, *, calib: str | None) -> str:
 def recipe_outlook(report: VerifyReport, model: Path, precision: str, *, rebuilds: bool) -> str:
     """Say what the recipe's result can run sparse, and if nothing, what would."""
     dtype = {"int8": "int8", "fp16": "float16"}.get(precision)
-    assumed = [_once_run(v, report, dtype, rebuilds=rebuilds) for v in report.weights]
+    pruned = (
+        rebuilt_weights(report) if rebuilds else frozenset(v.weight for v in prunable_weights(report.weights))
+    )
+    assumed = [_once_run(v, report, dtype, pruned) for v in report.weights]
     sentence = outlook(assumed, report.place)
     if _can_any(assumed, report.place):
         return f"once the recipe has run, up to {sentence}" if precision else sentence
-    in_int8 = [_once_run(v, report, "int8", rebuilds=rebuilds) for v in report.weights]
+    in_int8 = [_once_run(v, report, "int8", pruned) for v in report.weights]
     if precision == "fp16" and _can_any(in_int8, report.place):
         start = sentence.partition(":")[0]
         return (
@@ -48,12 +51,11 @@ def recipe_outlook(report: VerifyReport, model: Path, precision: str, *, rebuild
 
 
 def _once_run(
-    verdict: WeightVerdict, report: VerifyReport, dtype: str | None, *, rebuilds: bool
+    verdict: WeightVerdict, report: VerifyReport, dtype: str | None, pruned: Collection[str]
 ) -> WeightVerdict:
     """Return what becomes of a weight that the recipe prunes, and lowers to a type."""
     outside = verdict.consumer not in report.nested
-    pruned = is_prunable(verdict) and (not rebuilds or verdict.weight in rebuilt_weights(report))
-    if verdict.pattern != "holds" and not pruned:
+    if verdict.pattern != "holds" and not (verdict.weight in pruned and is_prunable(verdict)):
         return verdict
     lowered = dtype if outside and is_lowered(verdict) else None
     return assumed_sparse([verdict], dtype=lowered)[0]

@@ -124,6 +124,38 @@ def read_twice():
     return [node("MatMul", ["x", "w"], ["h"]), node("MatMul", ["h", "w"], ["y"])], matrices()[:1], {}
 
 
+def tied():
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"]),
+        node("Transpose", ["w"], ["back"]),
+        node("MatMul", ["h", "back"], ["y"]),
+    ]
+    return nodes, [stored("w", WIDTH, WIDTH // 2)], {}
+
+
+def stored_in_half():
+    halves = [
+        numpy_helper.from_array(numpy_helper.to_array(w).astype(np.float16), f"{w.name}16")
+        for w in matrices()
+    ]
+    nodes = [
+        node("Cast", ["w16"], ["w"], to=TensorProto.FLOAT),
+        node("Cast", ["v16"], ["v"], to=TensorProto.FLOAT),
+        node("MatMul", ["x", "w"], ["h"]),
+        node("MatMul", ["h", "v"], ["y"]),
+    ]
+    return nodes, halves, {}
+
+
+def recurrent():
+    nodes = [
+        node("Unsqueeze", ["x", "first"], ["steps"]),
+        node("LSTM", ["steps", "w", "r"], ["y"], hidden_size=WIDTH),
+    ]
+    weights = [stored("w", 1, 4 * WIDTH, WIDTH), stored("r", 1, 4 * WIDTH, WIDTH)]
+    return nodes, [*weights, numpy_helper.from_array(np.array([0]), "first")], {}
+
+
 def weight_only_int4():
     numbers = np.random.default_rng(0).integers(-7, 8, WIDTH * WIDTH).tolist()
     four = helper.make_tensor("q", TensorProto.INT4, [WIDTH, WIDTH], numbers)
@@ -150,6 +182,9 @@ def without_weights():
         transposed_input,
         scaled_bias,
         read_twice,
+        tied,
+        stored_in_half,
+        recurrent,
         weight_only_int4,
         without_weights,
     ],
@@ -193,7 +228,7 @@ def test_a_recipe_with_samples_runs_as_it_is(odd, capsys):
     promised = capsys.readouterr().out
     assert main(["run", "a.yaml", "--until", "verify"]) == 0
     # Those are pruned, and lowered; the others stay as no sparse kernel runs them.
-    lowered = (function, batched, transposed_input, scaled_bias, read_twice)
+    lowered = (function, batched, transposed_input, scaled_bias, read_twice, stored_in_half)
     assert ("once the recipe has run, up to" in promised) is (odd in lowered)
 
 
@@ -207,7 +242,7 @@ def write(path, nodes, weights):
     )
 
 
-@pytest.mark.parametrize("kind", [batched, body, read_twice])
+@pytest.mark.parametrize("kind", [batched, body, read_twice, tied])
 def test_a_recipe_promises_no_more_than_verify_finds_after_it(kind, tmp_path, monkeypatch, capsys):
     """One weight is rebuilt and lowered, the others are out of the reach of samples."""
     nodes, weights, _ = kind()

@@ -13,7 +13,7 @@ from nm2trt.engine.ladder.ladder import readable, sparse_share
 from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.errors import InputError, SparsityError
 from nm2trt.figures import percent
-from nm2trt.nm.advice import is_prunable
+from nm2trt.nm.advice import prunable_weights
 from nm2trt.nm.verdict import WeightVerdict
 
 
@@ -75,7 +75,7 @@ def require_pattern(
         )
     if not any(readable(verdict) for verdict in weights):
         what = "none of its weights holds 2:4" if weights else "it has no weights to judge"
-        prune = "prune it (nm2trt prune), " if any(map(is_prunable, weights)) else ""
+        prune = "prune it (nm2trt prune), " if prunable_weights(weights) else ""
         raise NothingSparseError(
             f"{model}: {what}, so no sparse kernel could run; train it sparse (nm2trt.sparsify), {prune}"
             "or build dense with --sparsity=disable",

@@ -40,7 +40,7 @@ from nm2trt.graph.storage.stage_metadata import LineageEntry, record
 from nm2trt.graph.verify.mask_lineage import check_rebuilt
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.graph.verify.verify_model import verify_model
-from nm2trt.nm.advice import is_prunable
+from nm2trt.nm.advice import prunable_weights
 from nm2trt.nm.plan import Plan, PlanEntry
 from nm2trt.progress import bar
 
@@ -239,7 +239,7 @@ def _nothing(
     first = next((f"; {layer.weight}: {dense[layer.weight]}" for layer in layers), "")
     others = _others(parent, (), declined)
     words += first or next((f"; {row.weight}: {row.reason}" for row in others), "; it has no weight")
-    otherwise = not layers and any(map(is_prunable, parent.weights))
+    otherwise = not layers and bool(prunable_weights(parent.weights))
     return f"{words}; leave --calib out to prune by magnitude" if otherwise else words
 
 
