@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def refuse_replacing(model: Path, out: Path, cache: Path, calib: str | os.PathLike[str]) -> None:
-    """Raise when the output or the cache would replace what is read, or each other."""
+    """Raise if the output or the cache would replace what is read, or each other, or the cache is no file."""
     from nm2trt.graph.storage.save import is_same_file
 
     samples = Path(calib)
@@ -25,6 +25,12 @@ def refuse_replacing(model: Path, out: Path, cache: Path, calib: str | os.PathLi
     for other, what in ((model, "the model"), (samples, "the file of samples"), (out, "the output")):
         if is_same_file(other, cache):
             raise InputError(f"the cache {cache} is {what}; give another path with --cache")
+    if cache.is_dir():
+        raise InputError(f"the cache {cache} is a folder; give the path of a file with --cache")
+    if cache.parent != out.parent and not cache.parent.is_dir():
+        raise InputError(
+            f"the folder of the cache {cache} does not exist; create it, or give another --cache"
+        )
 
 
 def open_calibration(
