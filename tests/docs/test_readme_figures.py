@@ -18,7 +18,7 @@ def test_what_the_second_block_made_of_a_published_network():
     told = (
         f"{found['weights']} weights; `samples/07_bring_your_own_onnx`), {found['samples']} pages and "
         f"{found['seconds']:.0f} s of one CPU core made {found['two_four']} weights 2:4 in INT8: {rebuilt:.1f} % of "
-        f"{lost['n']} other pages right ({dense:.1f} % before; by magnitude alone {alone:.1f} %), and an engine of "
+        f"{lost['n']} other pages right ({dense:.1f} % before; by magnitude {alone:.1f} %), and an engine of "
         f"{found['engine']['bytes'] / 1e6:.1f} MB for sm80 and sm86."
     )
     assert told in " ".join((ROOT / "README.md").read_text().split())
