@@ -70,7 +70,7 @@ WIDE = 20  # modules of a folder; `cli` and `pipeline` hold one per command
 
 # A library, and the only places that may import it.
 LIBRARIES = {
-    "torch": ["nm/torch_mask.py", "nm/gpu_kernels.py", "sparsity/", "exporter/"],
+    "torch": ["nm/torch_mask.py", "nm/torch_ranks.py", "nm/gpu_kernels.py", "sparsity/", "exporter/"],
     "onnx": ["graph/", "exporter/"],
     "onnxruntime": [
         "backends/ort.py",

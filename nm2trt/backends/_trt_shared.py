@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nm2trt.backends import _trt_cache
-from nm2trt.backends._trt_versions import VersionRow
+from nm2trt.backends._trt_versions import VersionRow, network_flags
 from nm2trt.backends._trt_watch import logger, monitor_class, recorded, stoppable
 from nm2trt.backends._trt_words import dtype_name, first_error, in_words, parser_failure
 from nm2trt.backends.options import BuildOptions
@@ -149,12 +149,6 @@ def own(network: Network) -> ParsedNetwork:
     return network
 
 
-def network_flags(trt: Any, row: VersionRow) -> int:
-    """Return the bits that a network is made with; what has no flag in a later version is always on there."""
-    known = trt.NetworkDefinitionCreationFlag
-    return sum(1 << int(getattr(known, name)) for name in row.network_flags if hasattr(known, name))
-
-
 def needed_flags(library: Library, parsed: ParsedNetwork) -> tuple[str, ...]:
     """Return the `BuilderFlag`s that the graph's own types need; () if networks are strongly typed."""
     if not library.row.type_flags:
@@ -176,7 +170,8 @@ def _parse(library: Library, model: Path, plugins: Sequence[Path]) -> ParsedNetw
         parser = trt.OnnxParser(network, logger(trt))
         # By path, so that external data is found; resolved, so that it is looked for beside the real file
         # when the model is a link into a cache.
-        with watched(_go_on):
+        # A parser cannot be told to end, but the command that waits for it can be ended.
+        with watched(lambda: None):
             parsed = parser.parse_from_file(str(model.resolve()))
         if not parsed:
             raise parser_failure(library.product, model, parser, log)
@@ -185,10 +180,6 @@ def _parse(library: Library, model: Path, plugins: Sequence[Path]) -> ParsedNetw
         inputs, outputs = _tensors(library, network)
         layers = frozenset(_layers(library, network))
     return ParsedNetwork(model, inputs, outputs, layers, builder, network, parser, tuple(log))
-
-
-def _go_on() -> None:
-    """Do nothing: a parser cannot be told to end, but the command that waits for it can be ended."""
 
 
 def _build(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from nm2trt.errors import BackendMissingError
 from nm2trt.extras import install
@@ -91,3 +92,9 @@ def row_of(product: str, version: str) -> VersionRow:
             f"TensorRT {version} is not supported; install 8.6, or 10 or newer: {install('trt')}"
         )
     return rows[-1]
+
+
+def network_flags(trt: Any, row: VersionRow) -> int:
+    """Return the bits that a network is made with; what has no flag in a later version is always on there."""
+    known = trt.NetworkDefinitionCreationFlag
+    return sum(1 << int(getattr(known, name)) for name in row.network_flags if hasattr(known, name))

@@ -1,11 +1,8 @@
 """N:M masks in torch, with the contract of `nm2trt.nm.mask`; it runs at every optimizer step.
 
-The tensor, flat in memory order, is compared with itself shifted by 1 .. M-1 neighbours on the axis, and each
-element counts those that beat it. Every operation runs over contiguous memory, in blocks that stay in the
-cache, which is several times faster than sorting groups.
-
 On a CPU `nm2trt.nm.block_ranks` does it in numpy, on the tensor's own memory: numpy compares seven times as
-fast as eager torch there. Under torch.compile, and for tensors without memory of their own, torch does it.
+fast as eager torch there. Under torch.compile, and for tensors without memory of their own,
+`nm2trt.nm.torch_ranks` does it in torch.
 
 On a CUDA device with the package `triton`, one kernel of `nm2trt.nm.gpu_kernels` does it instead, with the
 same result; the environment variable NM2TRT_FUSED_KERNELS=0 switches that off.
@@ -18,7 +15,6 @@ import importlib
 import math
 import os
 import warnings
-from collections.abc import Iterator
 from types import ModuleType
 
 import ml_dtypes
@@ -30,17 +26,12 @@ from nm2trt.arrays import Array
 from nm2trt.nm.block_ranks import set_mask
 from nm2trt.nm.mask import check_groupable
 from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.torch_ranks import CPU_BLOCK_ELEMENTS, integer_magnitude, set_mask_eagerly
 
 # Set to 0 to run eager torch on GPUs too.
 _SWITCH = "NM2TRT_FUSED_KERNELS"
 _PLAIN = (Tensor, torch.nn.Parameter)
 
-_CPU_BLOCK_ELEMENTS = 1 << 18
-# A GPU has no cache to stay in; larger blocks keep the number of kernel launches small.
-_GPU_BLOCK_ELEMENTS = 1 << 22
-
-# Smaller floats are widened: few have comparisons of their own.
-_COMPARED_BYTES = 4
 _DECAYED = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -120,7 +111,7 @@ def add_pruned(target: Tensor, values: Tensor, mask: Tensor, factor: float | Ten
         if small and _is_fused(parts[0], 4) and _launch("add_pruned", *parts, factor=factor):
             return
         if target.device.type == "cpu":  # in blocks whose temporaries stay in the cache
-            split = (torch.split(tensor.view(-1), _CPU_BLOCK_ELEMENTS) for tensor in parts)
+            split = (torch.split(tensor.view(-1), CPU_BLOCK_ELEMENTS) for tensor in parts)
             for into, of, kept in zip(*split, strict=True):
                 _add_pruned(into, of, kept, factor)
             return
@@ -152,7 +143,7 @@ def _mask(score: Tensor, pattern: NMPattern, axis: int, *, magnitude: bool) -> T
         (_is_fused(dense, pattern.m) and _launch("set_mask", dense, mask, **given))
         or _set_in_numpy(dense, mask, pattern, inner, magnitude=magnitude, changes=False) is not None
     ):
-        _set_mask(dense, mask, pattern, inner, magnitude=magnitude)
+        set_mask_eagerly(dense, mask, pattern, inner, magnitude=magnitude)
     return mask.permute(inverse)
 
 
@@ -181,7 +172,7 @@ def _as_array(tensor: Tensor, *, magnitude: bool) -> Array:
     if tensor.is_floating_point() and tensor.element_size() == 1:
         return tensor.float().numpy()
     if magnitude and not tensor.is_floating_point():
-        return _integer_magnitude(tensor).numpy()
+        return integer_magnitude(tensor).numpy()
     return tensor.numpy()
 
 
@@ -234,75 +225,3 @@ def _launch(name: str, *tensors: Tensor, **given: object) -> bool:
         )
         return False
     return True
-
-
-def _set_mask(dense: Tensor, mask: Tensor, pattern: NMPattern, inner: int, *, magnitude: bool) -> None:
-    """Write the mask of a contiguous tensor with eager torch, block by block."""
-    limit = _CPU_BLOCK_ELEMENTS if dense.device.type == "cpu" else _GPU_BLOCK_ELEMENTS
-    valid = torch.empty(0)
-    for block, out in zip(
-        _blocks(dense, pattern.m, inner, limit), _blocks(mask, pattern.m, inner, limit), strict=True
-    ):
-        if valid.shape[1:] != block.shape:  # only the last block of a row may be smaller
-            valid = _same_group(block.shape, dense.device)
-        beaten = _beaten(_ordered(block, magnitude=magnitude), valid)
-        # Into the dtype it comes from: torch's vectorised comparison, ten times its boolean one on a CPU.
-        torch.lt(beaten, pattern.n, out=out.view(beaten.dtype) if beaten.dtype == torch.uint8 else out)
-
-
-def _blocks(tensor: Tensor, m: int, inner: int, limit: int) -> Iterator[Tensor]:
-    """Cut a contiguous tensor into views (groups, m, columns) of about `limit` elements."""
-    if tensor.numel() == 0:
-        return
-    groups = tensor.view(-1, m, inner)
-    rows = max(1, limit // (m * inner))
-    columns = min(inner, max(1, limit // m))
-    for row in range(0, len(groups), rows):
-        for column in range(0, inner, columns):
-            yield groups[row : row + rows, :, column : column + columns]
-
-
-def _same_group(shape: torch.Size, device: torch.device) -> Tensor:
-    """Row `shift - 1` marks the elements whose neighbour `shift` further on belongs to their group."""
-    m = shape[1]
-    valid = torch.zeros(m - 1, *shape, dtype=torch.bool, device=device)
-    for shift in range(1, m):
-        valid[shift - 1, :, : m - shift] = True
-    return valid
-
-
-def _beaten(score: Tensor, valid: Tensor) -> Tensor:
-    """Count, for each element of (groups, M, columns), the others of its group that go before it."""
-    flat = score.view(-1)
-    beaten = torch.zeros_like(flat, dtype=torch.uint8 if score.shape[1] <= 256 else torch.int32)
-    buffer = torch.empty_like(flat, dtype=torch.bool)
-    for shift, same_group in enumerate(valid, start=1):
-        gap = shift * score.shape[2]
-        same = same_group.view(-1)[:-gap]
-        ahead = torch.ge(flat[:-gap], flat[gap:], out=buffer[:-gap])
-        ahead &= same
-        beaten[gap:] += ahead.view(torch.uint8)
-        ahead ^= same
-        beaten[:-gap] += ahead.view(torch.uint8)
-    return beaten.view(score.shape)
-
-
-def _ordered(block: Tensor, *, magnitude: bool) -> Tensor:
-    """Return a contiguous copy in which every pair compares: NaN ranks lowest, half precision widens."""
-    if block.is_floating_point() and block.element_size() < _COMPARED_BYTES:
-        block = block.float()
-    if magnitude:
-        block = block.abs() if block.is_floating_point() else _integer_magnitude(block)
-    # A sum is the cheapest sign of a NaN on a CPU; on a GPU reading it would wait for the device.
-    if block.is_floating_point() and (block.device.type != "cpu" or bool(block.sum().isnan())):
-        block = torch.where(block.isnan(), -math.inf, block)
-    return block.contiguous()
-
-
-def _integer_magnitude(block: Tensor) -> Tensor:
-    """Return magnitudes in a type that holds them: int8 cannot hold 128."""
-    if not block.dtype.is_signed:
-        return block
-    wide = block.long()
-    # |-2**63| is beyond every integer type; it counts as one less.
-    return wide.clamp(min=-torch.iinfo(torch.int64).max).abs()

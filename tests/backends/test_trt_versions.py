@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from nm2trt.backends import _trt_shared, trt
-from nm2trt.backends._trt_versions import ROWS, row_of
+from nm2trt.backends._trt_versions import ROWS, network_flags, row_of
 from nm2trt.backends.options import BuildOptions
 from nm2trt.errors import BackendError, BackendMissingError
 
@@ -69,7 +69,7 @@ class Flag:
 )
 def test_a_network_flag_that_a_later_version_has_dropped_is_left_out(version, members, bits):
     module = SimpleNamespace(NetworkDefinitionCreationFlag=Flag(*members))
-    assert _trt_shared.network_flags(module, row_of("trt", version)) == bits
+    assert network_flags(module, row_of("trt", version)) == bits
 
 
 @pytest.mark.parametrize(

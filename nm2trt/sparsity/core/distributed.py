@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 _CHECKPOINTED = "_checkpoint_wrapped_module"
@@ -112,3 +114,17 @@ def _plain_class(module: nn.Module) -> type[nn.Module]:
 def _has_parametrizations(module: nn.Module) -> bool:
     # Not torch's is_parametrized: a wrapper such as ActivationWrapper forwards the attribute of its layer.
     return "parametrizations" in module._modules
+
+
+def among_processes() -> bool:
+    """Tell whether this process is one of several that train together."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def keys_must_stay() -> bool:
+    """Tell whether states must have the same keys all through the run.
+
+    torch.distributed.checkpoint asks a fresh model for the keys that it loads, so packed winners would be
+    missing there. It works without a process group too, and then only its import tells that it is used.
+    """
+    return among_processes() or "torch.distributed.checkpoint" in sys.modules

@@ -14,7 +14,6 @@ Removal is permanent here: a candidate is dead by a flag, not by a score of zero
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from nm2trt.errors import SparsifyError
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.torch_mask import nm_mask
-from nm2trt.sparsity.core.distributed import full
+from nm2trt.sparsity.core.distributed import among_processes, full, keys_must_stay
 from nm2trt.sparsity.core.parametrization import SparseWeight
 from nm2trt.sparsity.methods.lbc_candidates import (
     candidates,
@@ -59,19 +58,6 @@ class LbcOptions:
         check_share("end", self.end)
         if not self.exponent > 0:
             raise SparsifyError(f"exponent must be positive, not {self.exponent}; the default is 3")
-
-
-def _among_processes() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def _keys_must_stay() -> bool:
-    """Tell whether states must have the same keys all through the run.
-
-    torch.distributed.checkpoint asks a fresh model for the keys that it loads, so packed winners would be
-    missing there. It works without a process group too, and then only its import tells that it is used.
-    """
-    return _among_processes() or "torch.distributed.checkpoint" in sys.modules
 
 
 def _is_transformed() -> bool:
@@ -285,7 +271,7 @@ class LbcWeight(SparseWeight):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self._survivors == 1 and not _keys_must_stay():
+        if self._survivors == 1 and not keys_must_stay():
             del destination[f"{prefix}scores"], destination[f"{prefix}alive"]
             destination[f"{prefix}winner"] = pack_winners(self.alive)
 
@@ -294,7 +280,7 @@ class LbcWeight(SparseWeight):
         self._survivors = left
         self.learning = left > 1
         # DDP and FSDP wait for the gradient of every parameter that they were built with.
-        if left == 1 and self.scores.requires_grad and not _among_processes():
+        if left == 1 and self.scores.requires_grad and not among_processes():
             self._at_rest = True
             self.scores.requires_grad_(False)
             self.scores.grad = None

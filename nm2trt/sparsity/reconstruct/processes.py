@@ -17,6 +17,7 @@ from torch import Tensor, distributed
 from nm2trt.errors import DataError, Nm2trtError, SparsifyError, SparsityError
 from nm2trt.nm.solver.layer_moments import Moments
 from nm2trt.nm.solver.layer_solver import LayerFit
+from nm2trt.sparsity.core.distributed import among_processes
 
 _T = TypeVar("_T")
 
@@ -44,7 +45,7 @@ class Processes:
         Raises:
             SparsifyError: torch.distributed has no process group.
         """
-        if not (distributed.is_available() and distributed.is_initialized()):
+        if not among_processes():
             raise SparsifyError(
                 "distributed=True needs a process group; start the script with torchrun and call "
                 "torch.distributed.init_process_group first"
