@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nm2trt.errors import InputError, OutputError
+from nm2trt.file_replacement import clear_folder
 from nm2trt.files import (
     atomic_path,
     check_input,
@@ -305,6 +306,24 @@ def test_a_full_disk_is_one_sentence():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "cannot be written: File too large; nothing was changed" in done.stdout
+
+
+def test_a_folder_is_cleared_but_for_one_entry(tmp_path):
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    for path in (outside / "kept", folder / "mine" / "a", folder / "other" / "b"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    (folder / "file").write_text("x")
+    (folder / "link").symlink_to(outside)
+    clear_folder(folder, but="mine")
+    assert [path.name for path in folder.iterdir()] == ["mine"]
+    assert (folder / "mine" / "a").exists()
+    (folder / "file").write_text("x")
+    clear_folder(folder, but="file")
+    assert [path.name for path in folder.iterdir()] == ["file"]
+    clear_folder(folder)
+    assert not folder.exists()
+    assert (outside / "kept").exists()
 
 
 def test_within_keeps_to_its_folder(tmp_path):

@@ -273,6 +273,9 @@ def test_too_little_workspace_says_so(backend, net):
 def test_a_failed_build_gives_the_library_s_reason(backend, net):
     with pytest.raises(BackendError, match="no optimization profile has been defined"):
         backend.build(backend.parse(net), options(profiles=()))
+    with pytest.raises(BackendError, match="no optimization profile") as failed:
+        backend.build(backend.parse(net), options(profiles=(), workspace_bytes=1 << 30))
+    assert "too few" not in str(failed.value)
 
 
 def test_unknown_targets_are_refused_with_the_known_ones(backend):

@@ -43,6 +43,16 @@ def test_table(path, capsys):
     assert "FAILED: 1 of 2 weights (--fail-on broken)" in out
 
 
+def test_a_weight_that_cannot_be_traced_has_neither_axis_nor_zeros(path, capsys):
+    model = onnx.load(path)
+    model.graph.node.insert(0, helper.make_node("RandomNormalLike", ["bad"], ["noise"]))
+    model.graph.node[2].input[1] = "noise"
+    onnx.save(model, path)
+    assert main(["verify", str(path)]) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("bad ")]
+    assert row.split()[3:7] == ["8x4", "-", "untraceable", "-"]
+
+
 def test_json(path, capsys):
     assert main(["verify", str(path), "--json", "--fail-on", "none"]) == 0
     data = json.loads(capsys.readouterr().out)

@@ -81,6 +81,14 @@ def test_a_type_depends_on_builder_and_architecture(dtype, builder, target, answ
     assert (found.answer, found.basis) == (answer, basis)
 
 
+def test_what_only_tensorrt_for_rtx_cannot_read_holds_no_other_builder_back():
+    found = facts(unread_by_rtx="Unique at u", dtype="int8")
+    rtx = eligibility_of(found, Where("trt-rtx", "sm80"))
+    assert (rtx.answer, rtx.code) == ("no", "unread-by-rtx")
+    assert "it has Unique at u" in rtx.sentence
+    assert eligibility_of(found, Where("trt", "sm80")).answer == "yes"
+
+
 def test_of_several_targets_all_must_say_yes():
     found = can_run_sparse(CONV, Place("trt", "", ("sm75", "sm86")))
     assert found.answer == "no"

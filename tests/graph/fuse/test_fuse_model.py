@@ -183,6 +183,15 @@ def test_a_batchnorm_becomes_part_of_a_gemm(tmp_path, attributes, shape, addend)
     assert report.batchnorms_folded == 1
 
 
+def test_a_product_of_activations_is_no_weight_that_was_evaluated(tmp_path):
+    net = Net()
+    net.node("Transpose", ["x"], "t", perm=[0, 1, 3, 2])
+    net.node("MatMul", ["x", "t"], "y")
+    report, after = fused(tmp_path, net.model("y", [1, 4, 4, 4]))
+    assert report.constants_evaluated == 0
+    assert operators(after) == ["Transpose", "MatMul"]
+
+
 def test_fp16_stays_fp16(tmp_path):
     net = Net(dtype=np.float16)
     y = net.norm(net.conv("x", "conv", (8, 16, 3, 3)), "bn", 8)
