@@ -10,7 +10,7 @@ OPTIONS = GainCommand
 
 EPILOG = """examples:
   nm2trt gain model.onnx --table rtx3090.json --shape x:8
-  nm2trt gain model.onnx --table rtx3090.json --as int8 --json > gain.json    then sparsify(gain="gain.json")
+  nm2trt gain model.onnx --table rtx3090.json --as int8 --json > gain.json   # for sparsify(gain=...)
 
 The table is measured by benchmarks/gpu_gain.py on the GPU that the model is for.
 """

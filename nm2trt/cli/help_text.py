@@ -87,12 +87,26 @@ def lay_out(lines: Iterable[str], width: int) -> str:
         if kind == "d":
             text += ["", *wrapped(words.split(), width)]
         elif kind == "g":
-            text += ["", f"{words}:"]
+            text += ["", *wrapped(f"{words}:".split(), width)]
         elif kind == "o":
             name, _, clause = words.partition("\t")
             text += _argument(name, clause, width)
-    examples = [text for kind, text in told if kind == "e"]
+    examples = _examples([text for kind, text in told if kind == "e"], width)
     return "\n".join(text + ([""] if examples else []) + examples) + "\n"
+
+
+def _examples(lines: list[str], width: int) -> list[str]:
+    """Return commands, which are indented, as they are, and the sentences between them wrapped."""
+    text: list[str] = []
+    sentences: list[str] = []
+    for line in [*lines, ""]:
+        if line and not line.startswith(" "):
+            sentences += line.split()
+            continue
+        text += wrapped(sentences, width) if sentences else []
+        text.append(line)
+        sentences = []
+    return text[:-1]
 
 
 def _argument(name: str, words: str, width: int) -> list[str]:

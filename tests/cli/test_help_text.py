@@ -27,6 +27,11 @@ def test_stored_help_is_what_the_parser_prints(command, columns, monkeypatch, ca
     assert stored == parser.format_help()
     taken = {flag for action in parser._actions for flag in action.option_strings}
     assert taken <= options_shown(stored)
+    # Examples, which are indented, are to be copied whole.
+    sentences = [
+        line for line in stored.splitlines()[1:] if not line.startswith(" ") and len(line.split()) > 2
+    ]
+    assert max(map(len, sentences)) <= int(columns)
 
 
 @pytest.mark.parametrize("columns", ["40", "80", "200"])
