@@ -11,8 +11,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nm2trt.graph.analysis.constant_values import Source
+from nm2trt.graph.analysis.constant_values import Source, evaluate
 from nm2trt.graph.analysis.moving_operators import MOVING
+from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.scopes import inner_outputs
 from nm2trt.graph.analysis.shapes import Shapes
 from nm2trt.graph.analysis.stored_sources import main_source
@@ -32,6 +33,7 @@ _CHOOSERS = frozenset({"Gather", "GatherND", "GatherElements", "Compress"})
 # What a weight is never stored as.
 _NO_WEIGHT = frozenset({"bool", "int64", "int32", "uint64", "uint32", "string", "unknown"})
 _DEEPEST = 64
+_LARGEST_STATE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +143,22 @@ def _scaled(scope: Scope, node: onnx.NodeProto, walk: _Walk, depth: int) -> Stor
     source = main_source(found.scope, found.value)
     if source is None or not is_matrix(source):
         return None
+    if _is_empty_state(found, source):
+        return None
     size = _elements(scope, node.input[1 if sides[0] else 0], walk.shapes)
     if size is None:
         return found if node.op_type in ("Mul", "Div") else None
     return found if size <= math.prod(source.shape) else None
+
+
+def _is_empty_state(found: StoredBehind, source: Source) -> bool:
+    """Tell whether a stored tensor is only zeros, as the state that a scan over a sequence starts from."""
+    if math.prod(source.shape) > _LARGEST_STATE:
+        return False
+    try:
+        return not evaluate(found.scope, found.value).any()
+    except Opaque:
+        return False
 
 
 def _elements(scope: Scope, value: str, shapes: Callable[[], Shapes]) -> int | None:

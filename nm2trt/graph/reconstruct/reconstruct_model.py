@@ -261,7 +261,9 @@ def _others(
         if row.weight in walked or row.weight in found:
             continue
         reason = declined.get(row.consumer)
-        if reason is None and row.operator in REBUILT:
+        if reason is None and row.pattern == "untraceable":
+            reason = row.sentence
+        elif reason is None and row.operator in REBUILT:
             reason = "it lies in a body"
         reason = reason or f"{row.operator} is not rebuilt"
         kept = row.pattern == "holds"

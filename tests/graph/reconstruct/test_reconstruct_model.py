@@ -120,6 +120,25 @@ def test_holds_the_pattern_and_beats_magnitude(tmp_path, made):
     assert report.outputs_held_out
 
 
+def test_a_weight_that_a_run_chooses_stays_dense_with_that_reason(tmp_path):
+    """An expert of three, by the largest of the sample's values: no rows of one matrix can be gathered."""
+    nodes = [
+        helper.make_node("ArgMax", ["f"], ["expert"], "router", axis=1, keepdims=0),
+        helper.make_node("Gather", ["w7", "expert"], ["chosen"], "choose"),
+        helper.make_node("Unsqueeze", ["a5", "axis"], ["row"], "row"),
+        helper.make_node("MatMul", ["row", "chosen"], ["moved"], "expert"),
+        helper.make_node("Squeeze", ["moved", "axis"], ["out"], "out"),
+        helper.make_node("Add", ["out", "a5"], ["joined"], "join"),
+    ]
+    experts = np.random.default_rng(0).normal(size=(32, 16, 16)).astype(np.float32)
+    weights = [numpy_helper.from_array(experts, "w7"), numpy_helper.from_array(np.array([1]), "axis")]
+    model = network(tmp_path / "a.onnx", between=nodes, weights=weights)
+    report = nm2trt.prune(model, tmp_path / "b.onnx", calib=samples(tmp_path / "s.npz"))
+    (row,) = (layer for layer in report.weights if layer.weight == "w7")
+    assert row.status == "dense"
+    assert row.reason.startswith("Gather at choose decides it while the model runs")
+
+
 def test_plan_and_lineage_say_what_was_done(tmp_path, made):
     model, calib = made
     report = nm2trt.prune(model, tmp_path / "b.onnx", calib=calib, exclude=["w3"])

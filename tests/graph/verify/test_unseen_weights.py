@@ -197,6 +197,9 @@ VISIBLE = {
     "a rotary table": (
         [NODE("RotaryEmbedding", ["x", "p", "c", "s"], ["y"], domain="com.microsoft")],
         {"p": (TensorProto.INT64, [1, 4])}, {"c": matrix(64, 16), "s": matrix(64, 16)}, []),
+    "a scan from a state of zeros, as in Mamba": (
+        [NODE("Mul", ["zeros", "decay"], ["kept"]), NODE("Add", ["kept", "u"], ["h"]), NODE("MatMul", ["x", "h"], ["y"])],
+        {"decay": (FLOAT, [32, 8]), "u": (FLOAT, [32, 8])}, {"zeros": np.zeros((32, 8), np.float32)}, []),
     "scores under a mask": (
         [NODE("Transpose", ["x"], ["t"]), NODE("MatMul", ["x", "t"], ["q"]), NODE("Where", ["m", "q", "low"], ["k"]),
          NODE("MatMul", ["k", "x"], ["y"])], {"m": (TensorProto.BOOL, ["b", "b"])}, {"low": np.float32(-1e4)}, []),
