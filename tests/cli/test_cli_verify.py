@@ -1,6 +1,10 @@
 """nm2trt verify as it is typed: table, JSON, gates, exit status."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -51,6 +55,26 @@ def test_a_weight_that_cannot_be_traced_has_neither_axis_nor_zeros(path, capsys)
     assert main(["verify", str(path)]) == 0
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("bad ")]
     assert row.split()[3:7] == ["8x4", "-", "untraceable", "-"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_a_gate_keeps_its_status_if_the_reader_has_left(path, kind):
+    if kind == "pipe":
+        reader, writer = os.pipe()
+    else:
+        reader, writer = (end.detach() for end in socket.socketpair())
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "nm2trt", "verify", str(path)],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (3, "")
 
 
 def test_json(path, capsys):
