@@ -161,6 +161,7 @@ def test_same_bits_again_and_another_seed_other_rows(tmp_path, made):
     for name, seed in (("b", 0), ("c", 0), ("d", 1)):
         nm2trt.prune(model, tmp_path / f"{name}.onnx", calib=calib, seed=seed)
     assert (tmp_path / "b.onnx").read_bytes() == (tmp_path / "c.onnx").read_bytes()
+    assert (tmp_path / "b.onnx").read_bytes() != (tmp_path / "d.onnx").read_bytes()
 
 
 def test_channels_are_permuted_unless_told_not_to(tmp_path, made):
