@@ -62,7 +62,9 @@ class MapScores:
 
 
 class Detections:
-    """Collects detections and what is truly there, as COCO's records; a `Scorer`.
+    """Scores detections by COCO's mean average precision over IoU 0.50 to 0.95, at most 100 an image.
+
+    Collects them and what is truly there, as COCO's records; a `Scorer`.
 
     Args:
         request: The model's outputs and the metric's options.
@@ -206,11 +208,6 @@ class Detections:
         if self._annotated is not None:
             return sorted(self._annotated["categories"])
         return sorted({one["category_id"] for one in (*self._true, *self._found)})
-
-
-def make_mean_average_precision(request: Request) -> Detections:
-    """Score detections by COCO's mean average precision over IoU 0.50 to 0.95, at most 100 an image."""
-    return Detections(request)
 
 
 def _read_annotations(path: Path) -> Mapping[str, Any]:

@@ -44,15 +44,16 @@ def make_cosine(request: Request) -> EachSample:
 
 
 class Retrieval:
-    """Keeps every embedding, normalised, as float32: memory grows with the samples; a `Scorer`.
+    """Scores 1 if the nearest other sample, by cosine of this model's embeddings, has the same label.
+
+    Keeps every embedding, normalised, as float32: memory grows with the samples; a `Scorer`.
 
     Args:
-        output: The output of embeddings.
-        side: The model's side, for messages.
+        request: The model's outputs, and its side for messages.
     """
 
-    def __init__(self, output: str, side: str) -> None:
-        self._output, self._side = output, side
+    def __init__(self, request: Request) -> None:
+        self._output, self._side = choose_output(request, ranks=(2, 3), meaning=_EMBEDDING), request.side
         self._embeddings: list[npt.NDArray[np.float32]] = []
         self._labels: list[Array] = []
 
@@ -92,8 +93,3 @@ class Retrieval:
             raise ValueError("these are not embeddings")
         self._embeddings.append(rows)
         self._labels.append(labels)
-
-
-def make_retrieval(request: Request) -> Retrieval:
-    """Score 1 if the nearest other sample, by cosine of this model's embeddings, has the same label."""
-    return Retrieval(choose_output(request, ranks=(2, 3), meaning=_EMBEDDING), request.side)

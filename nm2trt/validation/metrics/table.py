@@ -12,8 +12,8 @@ import numpy as np
 from nm2trt.arrays import Array
 from nm2trt.errors import DataError, InputError, Nm2trtError
 from nm2trt.validation.metrics.classification import make_agreement, make_top_k
-from nm2trt.validation.metrics.detection import make_mean_average_precision
-from nm2trt.validation.metrics.embeddings import make_cosine, make_retrieval
+from nm2trt.validation.metrics.detection import Detections
+from nm2trt.validation.metrics.embeddings import Retrieval, make_cosine
 from nm2trt.validation.metrics.scoring import EachSample, Judged, Request, Scorer
 from nm2trt.validation.metrics.text import make_character_errors, make_exact_match
 
@@ -78,11 +78,11 @@ METRICS: Mapping[str, MetricSpec] = {
         against_reference=True,
     ),
     "retrieval": MetricSpec(
-        "share of samples whose nearest other sample, by cosine, has the same label", make_retrieval
+        "share of samples whose nearest other sample, by cosine, has the same label", Retrieval
     ),
     "map": MetricSpec(
         "mean average precision of detections, COCO's mAP@[.50:.95] (pycocotools)",
-        make_mean_average_precision,
+        Detections,
         truth=("labels and labels_boxes, or image_ids",),
         options={
             "boxes": "output of boxes, (n, k, 4); `boxes` by default",
