@@ -66,7 +66,7 @@ class Example:
         for where, value in (*enumerate(args), *kwargs.items()):
             if not isinstance(value, (Tensor, *_CONSTANTS)):
                 raise DataError(
-                    f"argument {where!r} of the example is a {type(value).__name__}; "
+                    f"argument {where!r} of the example is of type {type(value).__name__}; "
                     "give tensors, and numbers, strings or None for constants"
                 )
         own = [
@@ -199,7 +199,9 @@ def _split(example: Tensor | Sequence[Any] | Mapping[str, Any]) -> tuple[tuple[A
         return (), dict(example)
     if isinstance(example, tuple | list):
         return tuple(example), {}
-    raise DataError(f"the example is a {type(example).__name__}; give a tensor, a tuple of tensors or a dict")
+    raise DataError(
+        f"the example is of type {type(example).__name__}; give a tensor, a tuple of tensors or a dict"
+    )
 
 
 def _positional_names(model: nn.Module, count: int) -> list[str]:

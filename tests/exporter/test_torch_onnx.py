@@ -312,9 +312,11 @@ class IgnoresInput(nn.Module):
         pytest.param(
             nn.Conv2d(5, 4, 1), EXAMPLE, DataError, r"fails on the example \(batch 3\)", id="channels"
         ),
-        pytest.param(nn.Identity(), [[1]], DataError, r"argument 0 of the example is a list", id="nested"),
+        pytest.param(
+            nn.Identity(), [[1]], DataError, r"argument 0 of the example is of type list", id="nested"
+        ),
         pytest.param(nn.Identity(), (1, 2), DataError, r"holds no tensor", id="no-tensor"),
-        pytest.param(nn.Identity(), 3, DataError, r"example is a int", id="number"),
+        pytest.param(nn.Identity(), 3, DataError, r"example is of type int", id="number"),
     ],
 )
 def test_refuses_models_and_examples(model, example, error, match, tmp_path, capfd):
