@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from nm2trt.figures import counted
 from nm2trt.json_value import JsonValue
 
+# Outputs whose cosine is lower have little in common.
+UNRELATED = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class OutputDifference(JsonValue):
@@ -56,6 +59,11 @@ class OutputDifference(JsonValue):
     def cosine_text(self) -> str:
         """The cosine with six digits, or "undefined"."""
         return "undefined" if self.cosine is None else f"{self.cosine:.6f}"
+
+    @property
+    def unrelated(self) -> bool:
+        """Whether both outputs differ, and have little in common."""
+        return self.max_abs > 0 and (self.cosine is None or self.cosine < UNRELATED)
 
     @property
     def remark(self) -> str:

@@ -7,13 +7,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from nm2trt.compare.output_difference import OutputDifference
+from nm2trt.compare.output_difference import UNRELATED, OutputDifference
 from nm2trt.errors import InputError
 from nm2trt.figures import counted, percent
 from nm2trt.json_value import JsonValue
 from nm2trt.validation.comparison import MetricComparison
 
-_UNRELATED = 0.5
 # A bare number from here up is more often meant as percentage points than as a share.
 _AMBIGUOUS = 0.1
 _DROP = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(pt|pts|points?)?")
@@ -163,7 +162,7 @@ def suspicions(differences: Sequence[OutputDifference]) -> tuple[str, ...]:
             found.append(f"{name}: {item.remark}")
         elif item.cosine is None and item.elements:
             found.append(f"{name}: {_why_undefined(item)}")
-        elif item.cosine is not None and item.cosine < _UNRELATED:
+        elif item.cosine is not None and item.cosine < UNRELATED:
             found.append(
                 f"{name} has a cosine of {item.cosine:.3f} to the reference: the models may be unrelated"
             )

@@ -51,7 +51,6 @@ _Run: TypeAlias = tuple[Arrays, Arrays]
 
 _OPSET_OF_TYPED_SCALES = 19
 _OPSET_OF_BF16 = 13
-_UNRELATED = 0.5
 
 
 def cast_model(
@@ -82,7 +81,8 @@ def cast_model(
         ModelError: The model is not a valid ONNX file, has nothing to cast, or is quantised in an opset whose
             scales are float32 only.
         DataError: The samples do not fit the model.
-        DifferenceError: An output becomes NaN or infinite; nothing is written.
+        DifferenceError: An output becomes NaN or infinite, or on the samples has little in common with the
+            original's; nothing is written.
         LineageError: A zero was lost; nothing is written.
         OutputError: The output cannot be written.
         Interrupted: Calibration was stopped.
@@ -157,9 +157,24 @@ class _Cast(Pass):
     def compare(self, after: Model) -> Agreement:
         if self._reference is None:
             return NOT_ASKED
-        agreement = _compare(self._reference, after, self._low, self.work.made_low)
-        self.notes = (*self.notes, *_doubts(agreement.differences))
+        related = self._samples is not None
+        try:
+            agreement = _compare(self._reference, after, self._low, self.work.made_low, related=related)
+        except DifferenceError as error:
+            raise DifferenceError(
+                f"{error}; {self._remedy}, or write it all the same (--no-compare); nothing was written"
+            ) from error
+        self.notes = (*self.notes, *_doubts(agreement.differences, self._remedy))
         return agreement
+
+    @property
+    def _remedy(self) -> str:
+        if self._samples is not None:
+            return "name nodes to keep in float32 (--keep)"
+        return (
+            f"give samples (--calib) that show which values overflow {self._low.name}, or name nodes to keep "
+            "in float32 (--keep)"
+        )
 
 
 def _check_opset(model: Model, low: Low) -> None:
@@ -226,20 +241,14 @@ def _calibrate(
     return ranges, first[0] if first else None
 
 
-def _compare(reference: Reference, after: Model, low: Low, made_low: set[str]) -> Agreement:
+def _compare(reference: Reference, after: Model, low: Low, made_low: set[str], *, related: bool) -> Agreement:
     if reference.sentence:
         return Agreement((), reference.sentence)
     feeds = {name: _readable(array, low) for name, array in reference.feeds.items()}
     rounded = rounded_in_float32(after, frozenset(made_low), low.onnx)
-    try:
-        found = Reference(feeds, reference.outputs).compare(
-            rounded, required=False, alive=(low.epsilon, low.floor)
-        )
-    except DifferenceError as error:
-        raise DifferenceError(
-            f"{error}; give samples (--calib) that show which values overflow {low.name}, or name nodes to "
-            "keep in float32 (--keep); nothing was written"
-        ) from error
+    found = Reference(feeds, reference.outputs).compare(
+        rounded, required=False, alive=(low.epsilon, low.floor), related=related
+    )
     return Agreement(found.differences, f"compared in float32 arithmetic, each value rounded to {low.name}")
 
 
@@ -259,12 +268,11 @@ def _plan(
     return plan.renamed({old: new for old, new in names.items() if old in known}, weights)
 
 
-def _doubts(differences: Sequence[OutputDifference]) -> list[str]:
+def _doubts(differences: Sequence[OutputDifference], remedy: str) -> list[str]:
     return [
-        f"output {item.name!r} has a cosine of {item.cosine_text} to the original's: give samples (--calib), "
-        "or keep nodes in float32 (--keep)"
+        f"output {item.name!r} has a cosine of {item.cosine_text} to the original's: {remedy}"
         for item in differences
-        if item.max_abs > 0 and (item.cosine is None or item.cosine < _UNRELATED)
+        if item.unrelated
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,6 +14,7 @@ import numpy as np
 from nm2trt.arrays import Array, Arrays
 from nm2trt.compare.output_difference import OutputDifference
 from nm2trt.compare.outputs import compare_outputs, require_close
+from nm2trt.compare.tolerance import NOISE
 from nm2trt.errors import BackendError, DataError, DifferenceError, ModelError
 from nm2trt.figures import percent
 from nm2trt.graph.analysis.output_kinds import data_dependent, lowest_type
@@ -66,7 +67,12 @@ class Reference:
     inside: Arrays = field(default_factory=dict)
 
     def compare(
-        self, after: Model, *, required: bool = True, alive: tuple[float, float] | None = None
+        self,
+        after: Model,
+        *,
+        required: bool = True,
+        alive: tuple[float, float] | None = None,
+        related: bool = False,
     ) -> Agreement:
         """Run the changed model on the same inputs.
 
@@ -77,13 +83,14 @@ class Reference:
                 tolerance: rounding may add or drop a row.
             alive: Relative precision, and the magnitude that may round to zero: raise if an output becomes
                 all zero or constant and was not.
+            related: Raise if an output has little in common with the original's.
 
         Raises:
             DifferenceError: An output differs by more than its dtype allows.
             ModelError: ONNX Runtime refuses the changed model, though it took the original.
             BackendError: It fails in a run.
         """
-        return self.start_compare(after, required=required, alive=alive, threads=False)()
+        return self.start_compare(after, required=required, alive=alive, related=related, threads=False)()
 
     def start_compare(
         self,
@@ -91,6 +98,7 @@ class Reference:
         *,
         required: bool = True,
         alive: tuple[float, float] | None = None,
+        related: bool = False,
         threads: bool = True,
     ) -> Callable[[], Agreement]:
         """Begin what `compare` does; the metadata of the model may be changed meanwhile.
@@ -99,6 +107,7 @@ class Reference:
             after: As `compare` takes it.
             required: As `compare` takes it.
             alive: As `compare` takes it.
+            related: As `compare` takes it.
             threads: Run a model that holds all its numbers in another thread.
 
         Returns:
@@ -111,10 +120,16 @@ class Reference:
         else:
             work = functools.partial(_run, functools.partial(open_session, after, self.inside), self.feeds)
             ran = functools.partial(_awaited, work)
-        return lambda: self._judge(after, ran(), required=required, alive=alive)
+        return lambda: self._judge(after, ran(), required=required, alive=alive, related=related)
 
     def _judge(
-        self, after: Model, outputs: Arrays, *, required: bool, alive: tuple[float, float] | None
+        self,
+        after: Model,
+        outputs: Arrays,
+        *,
+        required: bool,
+        alive: tuple[float, float] | None,
+        related: bool,
     ) -> Agreement:
         if self.inside:
             found = dict(outputs)
@@ -126,6 +141,8 @@ class Reference:
         differences = compare_outputs(outputs, self.outputs, free_size=free)
         if alive is not None:
             require_alive(self.outputs, outputs, epsilon=alive[0], floor=alive[1])
+        if related:
+            require_related([item for item in differences if item.name not in free])
         if not required:
             return Agreement(tuple(differences))
         for item in differences:
@@ -164,6 +181,25 @@ def require_alive(before: Arrays, after: Arrays, *, epsilon: float, floor: float
             raise DifferenceError(
                 f"output {name!r} becomes the constant {changed.flat[0]:.3g}, and varies by {spread:.3g} in "
                 "the original"
+            )
+
+
+def require_related(differences: Sequence[OutputDifference]) -> None:
+    """Raise when an output and the original's have little in common.
+
+    Args:
+        differences: One per output.
+
+    Raises:
+        DifferenceError: A floating output is unrelated, and by more than rounding.
+    """
+    for item in differences:
+        # A number by itself has no direction, and what is tiny may be rounding.
+        real = item.dtype.startswith(("float", "bfloat")) and item.elements > 1
+        if real and item.unrelated and item.max_abs > NOISE["float16"]:
+            raise DifferenceError(
+                f"output {item.name!r} has a cosine of {item.cosine_text} to the original's, from which it "
+                f"differs by {item.max_abs:.3g}"
             )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from nm2trt.backends.batch_axes import fixed_batch, sample_shapes
 from nm2trt.backends.choice import place_of
 from nm2trt.calibration.stream import SampleStream, fitted
+from nm2trt.errors import DifferenceError
 from nm2trt.graph.analysis.multiply_accumulates import free_shapes
 from nm2trt.graph.analysis.qdq_islands import Island
 from nm2trt.graph.analysis.quantised_values import refuse_quantised
@@ -81,8 +82,9 @@ def quantize_model(
         InputError: A path, a glob or an option is wrong.
         ModelError: The model is not a valid ONNX file, is quantised already, has no layer in float32, or is
             of too old an opset and cannot be converted.
-        DifferenceError: The conversion to a newer opset changed the outputs, or no trial of a search is
-            within its limit; nothing is written.
+        DifferenceError: The conversion to a newer opset changed the outputs, no trial of a search is within
+            its limit, or without a search an output has little in common with the original's; nothing is
+            written.
         DataError: The samples do not fit the model.
         LineageError: A zero was lost; nothing is written.
         OutputError: The output cannot be written.
@@ -180,7 +182,16 @@ class _Quantize(Pass):
         self.islands = _under_old_labels(self._child.islands, after, self._labels)
         place = self._place or place_of(None, _TARGETS[self.options.to])
         self.shares = work_shares(after, self._child, self._shapes, place)
-        return NOT_ASKED if self._reference is None else self._reference.compare(after, required=False)
+        if self._reference is None:
+            return NOT_ASKED
+        try:
+            # A search has held the outputs to its own limit.
+            return self._reference.compare(after, required=False, related=self.options.max_loss is None)
+        except DifferenceError as error:
+            raise DifferenceError(
+                f"{error}; leave layers in float (--max-loss 2%, or --exclude), or write it all the same "
+                "(--no-compare); nothing was written"
+            ) from error
 
 
 def _under_old_labels(

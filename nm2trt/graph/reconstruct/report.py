@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from nm2trt.compare.output_difference import UNRELATED
 from nm2trt.figures import counted, percent
 from nm2trt.graph.execute.output_verdict import OutputVerdict
 from nm2trt.graph.pass_report import PassReport
@@ -214,6 +215,12 @@ class ReconstructReport(PassReport):
             )
         kind = "held-out" if self.outputs_held_out else "fitted"
         lines += [output.sentence(kind) for output in self.outputs]
+        lines += [
+            f"output {output.output} has little in common with the dense network's: give more samples, or "
+            "prune less (--share 50%)"
+            for output in self.outputs
+            if output.cosine is not None and output.cosine < UNRELATED
+        ]
         lines.append(
             f"calibrated on {counted(self.samples, 'sample')} of {self.source} "
             f"(sha256 {self.samples_sha256[:12]})"

@@ -13,8 +13,9 @@ from onnx.reference import ReferenceEvaluator
 
 import nm2trt
 from nm2trt.cli import main
+from nm2trt.compare.outputs import compare_outputs
 from nm2trt.errors import DifferenceError, ModelError
-from nm2trt.graph.execute.output_comparison import require_alive
+from nm2trt.graph.execute.output_comparison import require_alive, require_related
 
 FLOAT = TensorProto.FLOAT
 SIZE = 512
@@ -191,6 +192,40 @@ def test_an_output_that_rounding_kills_is_refused_and_nothing_is_written(tmp_pat
     assert main(words) == 5
     assert "output 'y' becomes all zero" in capsys.readouterr().err
     assert not (tmp_path / "c.onnx").exists()
+
+
+@pytest.mark.parametrize("to", ["fp16", "int8"])
+def test_outputs_that_have_nothing_in_common_on_the_samples_are_refused_unless_asked_for(
+    tmp_path, capsys, to
+):
+    """A large number is added and taken off again: its rounding is all that remains."""
+    net = normed(NODE("Add", ["h", "big"], ["a"]), NODE("Sub", ["a", "big"], ["z"]))
+    net.graph.initializer.append(tensor("big", np.float32(60_000 if to == "fp16" else 10_000)))
+    onnx.save(net, tmp_path / "m.onnx")
+    x = np.random.default_rng(1).standard_normal((32, SIZE)).astype(np.float32)
+    np.savez(tmp_path / "s.npz", x=x)
+    command = "cast" if to == "fp16" else "quantize"
+    out = tmp_path / "c.onnx"
+    words = [command, str(tmp_path / "m.onnx"), "--calib", str(tmp_path / "s.npz"), "-o", str(out)]
+    assert main(words) == 5
+    said = capsys.readouterr().err
+    assert "output 'y' " in said
+    assert "--no-compare" in said
+    assert "give samples" not in said
+    assert not out.exists()
+    assert main([*words, "--no-compare"]) == 0
+    assert out.exists()
+
+
+def test_what_is_tiny_or_alone_may_be_unrelated():
+    for before, after in (([1e-3, -2e-3], [-1e-3, 2e-3]), ([5.0], [-5.0])):
+        require_related(compare_outputs(*({"y": np.array(one, np.float32)} for one in (after, before))))
+    with pytest.raises(
+        DifferenceError, match=r"a cosine of -1\.000000 to the original's, from which it differs"
+    ):
+        require_related(
+            compare_outputs(*({"y": np.array(one, np.float32)} for one in ([-1.0, 2.0], [1.0, -2.0])))
+        )
 
 
 @pytest.mark.parametrize(
