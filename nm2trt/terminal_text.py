@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import unicodedata
 
 _LONGEST_WORD = 500  # paths and tensors' names of real models are shorter
@@ -91,6 +93,17 @@ def fill(sentence: str, width: int | None, indent: str = "") -> list[str]:
     if width is None or display_width(sentence) <= width:
         return [sentence]
     return wrapped(sentence, width, indent)
+
+
+def no_flag(path: str | os.PathLike[str]) -> str:
+    """Return a path in a form that no command takes for a flag: one that begins with a dash gets `./`."""
+    text = os.fspath(path)
+    return f"./{text}" if text.startswith("-") else text
+
+
+def shell_path(path: str | os.PathLike[str]) -> str:
+    """Return a path as one word of a shell that no command takes for a flag."""
+    return shlex.quote(no_flag(path))
 
 
 def shell_lines(command: str, width: int | None, indent: str) -> list[str]:

@@ -23,6 +23,7 @@ from nm2trt.figures import percent
 from nm2trt.options.command_line import words
 from nm2trt.options.engines import BuildCommand, BuilderCommand, ProveCommand
 from nm2trt.options.shared import Tabled
+from nm2trt.terminal_text import shell_path
 
 if TYPE_CHECKING:
     from nm2trt.engine.build_result import BuildResult
@@ -99,11 +100,7 @@ def _next(result: BuildResult, options: BuildCommand, *, able: bool) -> str:
 
         lowered = options.precision is not None or options.sparsity == "force"
         step = next_step(result.model, result.verified, backend=options.backend, targets=options.targets)
-        return (
-            f"nm2trt explain {shlex.quote(str(result.engine))}"
-            if lowered and result.written
-            else step.command
-        )
+        return f"nm2trt explain {shell_path(result.engine)}" if lowered and result.written else step.command
     if not result.written:
         return shlex.join(["nm2trt", *words("build", replace(options, dry_run=False))])
     # What was built is proved: the model as it was given, or the file in the precision, if it was kept.
@@ -113,7 +110,7 @@ def _next(result: BuildResult, options: BuildCommand, *, able: bool) -> str:
         if not options.keep:
             return shlex.join(["nm2trt", *words("build", replace(options, keep=True))]) + _FOR_PROOF
     elif options.sparsity == "force" or result.backend == "ort":
-        return f"nm2trt info {shlex.quote(str(result.engine))}"
+        return f"nm2trt info {shell_path(result.engine)}"
     shown = {known.name for known in fields(Tabled)}
     shared = ["backend", *(known.name for known in fields(BuilderCommand) if known.name not in shown)]
     how: dict[str, Any] = {name: getattr(options, name) for name in shared}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from nm2trt.cli.output import print_json, print_verdict, say
 from nm2trt.options.serving import DeployCommand
+from nm2trt.terminal_text import shell_path
 
 if TYPE_CHECKING:
     from nm2trt.serving.repository import Deployment
@@ -34,14 +35,14 @@ def run(options: DeployCommand) -> int:
 
 def _next(deployment: Deployment, options: DeployCommand) -> str:
     """Return the command that serves the model, or that probes it once it is loaded; "" if it was probed."""
-    repository, name = shlex.quote(options.repository), shlex.quote(deployment.name)
+    repository, name = shell_path(options.repository), shlex.quote(deployment.name)
     if options.canary:
         return ""
     if not options.load:
         return f"nm2trt serve --repository {repository} --load {name}"
     if not options.artefact.endswith(".onnx"):
         return ""
-    reference = shlex.quote(options.artefact)
+    reference = shell_path(options.artefact)
     return (
         f"nm2trt probe --url {options.load} --name {name} --reference {reference} --repository {repository}"
     )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
-
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import InitCommand
+from nm2trt.terminal_text import shell_path
 
 OPTIONS = InitCommand
 
@@ -24,5 +23,5 @@ def run(options: InitCommand) -> int:
         print_json(result.to_json())
     else:
         say(f"{result.recipe}: {result.holds} of {result.weights} weights hold 2:4")
-        print_verdict(result.outlook, f"nm2trt run {shlex.quote(str(result.recipe))}")
+        print_verdict(result.outlook, f"nm2trt run {shell_path(result.recipe)}")
     return 0

@@ -23,6 +23,7 @@ from nm2trt.errors import Nm2trtError
 from nm2trt.options.checks import ValidateCommand
 from nm2trt.options.field import keywords
 from nm2trt.tables.table import Mark
+from nm2trt.terminal_text import no_flag
 
 if TYPE_CHECKING:
     from nm2trt.validation.report import ValidationReport
@@ -119,14 +120,14 @@ def _next(report: ValidationReport, options: ValidateCommand) -> str:
         return ""
     if dense.quantised or dense.any_holds:
         return ""
-    start = ["--calib", SAMPLES]
+    start = [no_flag(options.against), "--calib", SAMPLES]
     if found.quantised and found.any_holds:
-        less = ["prune", options.against, *start, "--to", "int8", "--share", "50%", "--max-loss", "1%"]
+        less = ["prune", *start, "--to", "int8", "--share", "50%", "--max-loss", "1%"]
     elif found.quantised:
-        less = ["quantize", options.against, *start, "--max-loss", "1%"]
+        less = ["quantize", *start, "--max-loss", "1%"]
     elif found.any_holds:
         metric = [] if lost[0] == "top-1" else ["--metric", lost[0]]
-        less = ["prune", options.against, *start, "--data", "LABELLED.npz", *metric]
+        less = ["prune", *start, "--data", "LABELLED.npz", *metric]
         less += ["--max-drop", str(options.max_drop)]
     else:
         return ""

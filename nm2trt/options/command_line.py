@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from nm2trt.options.field import Option, check_ranges, options_of
-from nm2trt.terminal_text import shorten
+from nm2trt.terminal_text import no_flag, shorten
 
 _Command = TypeVar("_Command")
 
@@ -38,13 +38,13 @@ def options_from(arguments: argparse.Namespace, command: type[_Command]) -> _Com
 def words(name: str, options: object) -> list[str]:
     """Return the command that options would be typed as, without `nm2trt`; defaults are left out.
 
-    Parsed again, it gives equal options.
+    Parsed again, it gives equal options; a path that begins with a dash is written `./-path`.
     """
     typed, flags = [name], []
     for known in options_of(type(options)):
         value = getattr(options, known.name)
         if not known.flag:
-            typed += [str(item) for item in (value if known.many else (value,)) if item is not None]
+            typed += [no_flag(str(item)) for item in (value if known.many else (value,)) if item is not None]
         elif value is not None and (known.required or value != known.default):
             flags += _flags(known, value)
     return typed + flags

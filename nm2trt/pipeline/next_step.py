@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from nm2trt.extras import install
 from nm2trt.nm.eligibility import NOWHERE
+from nm2trt.terminal_text import shell_path
 
 if TYPE_CHECKING:
     from nm2trt.graph.verify.report import VerifyReport
@@ -65,7 +66,7 @@ def next_step(
         from nm2trt.backends.choice import place_of
 
         report = report.at(place_of(backend, targets))
-    file, start = shlex.quote(str(model)), None if source is None else shlex.quote(source)
+    file, start = shell_path(model), None if source is None else shell_path(source)
     command = next_command(file, report)
     if start is not None and (not command or command.startswith("nm2trt prune")):
         # The samples have more to choose from there than in what was made of it.
@@ -74,7 +75,7 @@ def next_step(
     if not command and report.weights:
         command = f"nm2trt explain {file}"  # it says of each weight what would help
     if samples is not None and samples.endswith(".npz"):  # a recipe may need a root and permissions
-        command = command.replace(SAMPLES, shlex.quote(samples))
+        command = command.replace(SAMPLES, shell_path(samples))
     if command.startswith("nm2trt build") and report.place.builder != "ort":
         command += _profiles(model)
     if command.startswith(("nm2trt build", "nm2trt explain")):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from nm2trt.nm.advice import prunable_weights
 from nm2trt.pipeline.next_command import SAMPLES, pruning_command
 from nm2trt.recipe.schema import RECIPE_VERSION
 from nm2trt.recipe.starter_outlook import recipe_outlook, recipe_precision
+from nm2trt.terminal_text import shell_path
 
 if TYPE_CHECKING:
     from nm2trt.graph.verify.report import VerifyReport
@@ -207,7 +207,7 @@ def _text(
 ) -> str:
     parts = [
         _HEAD.format(
-            file=_word(shlex.quote(file)), version=RECIPE_VERSION, name=_quoted(name), model=_quoted(model)
+            file=_word(shell_path(file)), version=RECIPE_VERSION, name=_quoted(name), model=_quoted(model)
         )
     ]
     samples = _quoted(calib) if calib else ""

@@ -12,6 +12,7 @@ from nm2trt.options.field import Option, options_of
 from nm2trt.options.shared import Tabled
 from nm2trt.reporting.data import AccuracyRow, ReportData
 from nm2trt.reporting.decision import decisive
+from nm2trt.terminal_text import shell_path
 
 # A loss that an interval cannot exclude is accepted up to this.
 _TOLERATED = 0.01
@@ -127,7 +128,7 @@ def _repair(data: ReportData, loss: AccuracyRow) -> str:
 
 
 def _file(data: ReportData, kind: str, otherwise: str) -> str:
-    return shlex.quote(data.files.get(kind) or otherwise)
+    return shell_path(data.files.get(kind) or otherwise)
 
 
 def _loss(row: AccuracyRow) -> str:

@@ -15,6 +15,7 @@ from nm2trt.errors import InputError
 from nm2trt.options.command_line import options_from, words
 from nm2trt.options.field import LARGEST, check_ranges, keywords, option, options_of
 from nm2trt.recipe.options import KINDS
+from nm2trt.terminal_text import shell_path
 
 MODULES = ("models", "pruning", "precision", "engines", "checks", "serving", "runs")
 CLASSES = {
@@ -40,7 +41,8 @@ def other_values(known):
         ]
         yield from ((known.kind(v), known.kind(v)) if known.many else known.kind(v) for v in inside)
     elif known.many:
-        yield from ((known.kind("a*"), known.kind("-b c")), (known.kind("x"),))
+        second = "-b c" if known.flag else "b c"
+        yield from ((known.kind("a*"), known.kind(second)), (known.kind("x"),))
     else:
         yield from (known.kind(text) for text in ("some/thing", "-dash", "two words", "50%"))
 
@@ -213,6 +215,12 @@ def test_no_whole_number_is_without_end(name):
         assert known.kind is not int or known.at_most <= LARGEST, known.flag
         if known.kind is int and "seed" not in known.name and known.name != "to":
             assert not known.holds(10**12), known.flag
+
+
+def test_a_path_that_begins_with_a_dash_is_recorded_as_one_that_is_no_flag():
+    options = parsed("verify", CLASSES["verify"], ["verify", "--", "-net.onnx"])
+    assert words("verify", options) == ["verify", "./-net.onnx"]
+    assert shell_path("-a b.onnx") == "'./-a b.onnx'"
 
 
 def test_paths_are_paths():
