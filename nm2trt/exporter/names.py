@@ -100,3 +100,24 @@ def without_merged(plan: Plan, model: Any, module: nn.Module) -> Plan:
 
     kept = (e for e in plan if e.weight in model.graph.initializers or not merged(e))
     return replace(plan, entries=tuple(kept))
+
+
+def without_unread(plan: Plan, exported: torch.export.ExportedProgram | None) -> Plan:
+    """Return a plan without the entries of parameters that the traced forward never reads.
+
+    A BERT of which only the last hidden state is returned has such ones: its pooler's.
+
+    Args:
+        plan: The plan under the names of the parameters.
+        exported: What was traced; None leaves the plan as it is.
+    """
+    if exported is None:
+        return plan
+    parameters = exported.graph_signature.inputs_to_parameters
+    holders = [node for node in exported.graph.nodes if node.op == "placeholder" and node.name in parameters]
+    stored = exported.state_dict
+    # A tied parameter has a holder under each of its names, and the forward may read it under the other.
+    read = {stored[parameters[node.name]].data_ptr() for node in holders if node.users}
+    names = (parameters[node.name] for node in holders)
+    unread = {name for name in names if stored[name].data_ptr() not in read}
+    return replace(plan, entries=tuple(entry for entry in plan if entry.weight not in unread))

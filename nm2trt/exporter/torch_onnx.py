@@ -20,7 +20,7 @@ from nm2trt.compare.output_difference import OutputDifference
 from nm2trt.errors import InputError, SparsifyError
 from nm2trt.exporter.dynamo_export import eval_copy, to_onnx
 from nm2trt.exporter.example import Example
-from nm2trt.exporter.names import restore_names, without_merged
+from nm2trt.exporter.names import restore_names, without_merged, without_unread
 from nm2trt.exporter.reference import compare_with_runtime, output_names_of, run_reference
 from nm2trt.exporter.saving import list_replaced_data, saved
 from nm2trt.files import atomic_path, check_output, real_output
@@ -138,7 +138,8 @@ def export(
     names = output_names_of(reference, output_names)
     program = to_onnx(reference_model.to(chosen), inputs.traced(chosen), opset, names)
     restore_names(program.model, reference_model)
-    plan = None if plan is None else without_merged(plan, program.model, reference_model)
+    if plan is not None:
+        plan = without_unread(without_merged(plan, program.model, reference_model), program.exported_program)
     _tidy(program.model, opset)
     inputs.name_batch(program.model)
     if chosen != torch.float32:  # the copy has been rounded

@@ -82,3 +82,30 @@ def test_a_model_without_plan_gets_the_hash_alone(tmp_path):
     written = {prop.key: prop.value for prop in onnx.load(result.path).metadata_props}
     assert METADATA_KEY not in written
     assert written["nm2trt.mask_sha256"] == result.mask_sha256
+
+
+class NeverCalled(Mixed):
+    def __init__(self):
+        super().__init__()
+        self.pooler = nn.Linear(16, 16)
+
+
+class Unreturned(NeverCalled):
+    def forward(self, x):
+        y = super().forward(x)
+        self.pooler(y.new_zeros(1, 16))
+        return y
+
+
+@pytest.mark.parametrize("make", [NeverCalled, Unreturned])
+def test_a_layer_whose_result_the_model_does_not_return_leaves_the_plan(tmp_path, make):
+    torch.manual_seed(0)
+    model = make()
+    session = nm2trt.sparsify(model, method="magnitude")
+    session.finalize()
+    assert any(entry.weight == "pooler.weight" for entry in session.plan)
+    result = nm2trt.export(model, torch.rand(2, 3, 8, 8), tmp_path / "model.onnx")
+    report = verify_model(result.path)
+    assert report.missing == ()
+    assert report.passed()
+    assert all(entry.weight != "pooler.weight" for entry in report.plan)
