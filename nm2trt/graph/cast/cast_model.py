@@ -162,7 +162,8 @@ class _Cast(Pass):
             agreement = _compare(self._reference, after, self._low, self.work.made_low, related=related)
         except DifferenceError as error:
             raise DifferenceError(
-                f"{error}; {self._remedy}, or write it all the same (--no-compare); nothing was written"
+                f"{error}; {self._remedy}, or write it all the same (nm2trt cast --no-compare); nothing was "
+                "written"
             ) from error
         self.notes = (*self.notes, *_doubts(agreement.differences, self._remedy))
         return agreement
@@ -170,10 +171,10 @@ class _Cast(Pass):
     @property
     def _remedy(self) -> str:
         if self._samples is not None:
-            return "name nodes to keep in float32 (--keep)"
+            return "name nodes to keep in float32 (nm2trt cast --keep)"
         return (
             f"give samples (--calib) that show which values overflow {self._low.name}, or name nodes to keep "
-            "in float32 (--keep)"
+            "in float32 (nm2trt cast --keep)"
         )
 
 

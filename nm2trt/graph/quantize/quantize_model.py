@@ -190,7 +190,7 @@ class _Quantize(Pass):
         except DifferenceError as error:
             raise DifferenceError(
                 f"{error}; leave layers in float (--max-loss 2%, or --exclude), or write it all the same "
-                "(--no-compare); nothing was written"
+                "(nm2trt quantize --no-compare); nothing was written"
             ) from error
 
 
