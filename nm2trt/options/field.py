@@ -82,17 +82,23 @@ class Option:
         return self.default is MISSING
 
     def range_text(self) -> str:
-        """Return the range in words, as in "1 or more"; "" if any value will do."""
-        if self.over is not None and self.at_most is not None:
+        """Return the range in words, as in "1 or more"; "" if any value will do.
+
+        The largest value stands there only if it was given.
+        """
+        bounded = self.at_most not in (None, _MOST)
+        if self.over is not None and bounded:
             return f"over {self.over} and up to {self.at_most}"
-        if self.at_least is not None and self.at_most is not None:
+        if self.at_least is not None and bounded:
             return f"{self.at_least} to {self.at_most}"
         if self.over is not None:
             return f"over {self.over}"
         return "" if self.at_least is None else f"{self.at_least} or more"
 
-    def what_to_give(self) -> str:
+    def what_to_give(self, instead_of: float = 0) -> str:
         """Return what an error recommends in place of a value: a range, or a kind of number."""
+        if self.at_most == _MOST < instead_of:
+            return f"{_MOST} or less"
         allowed = self.range_text()
         what = "a whole number" if self.kind is int else "a number"
         return f"{what} {allowed}" if allowed.startswith("over") else allowed or what
@@ -206,9 +212,9 @@ def check_ranges(options: _Command) -> _Command:
         for number in value if known.many else (value,):
             if isinstance(number, (int, float)) and not known.holds(number):
                 if isinstance(number, int) and abs(number) > LARGEST:
-                    raise InputError(f"{known.flag} has too many digits; give {known.what_to_give()}")
+                    raise InputError(f"{known.flag} has too many digits; give {known.what_to_give(number)}")
                 shown = number if isinstance(number, int) else f"{number:g}"
-                raise InputError(f"{known.flag} {shown} is out of range; give {known.what_to_give()}")
+                raise InputError(f"{known.flag} {shown} is out of range; give {known.what_to_give(number)}")
     return options
 
 

@@ -94,7 +94,6 @@ CASES = {
     "ramp and freeze": (lambda: trained("frozen", 1, ramp=0.5)[0].state_dict(), KEPT),
     "unfinished spre": (lambda: trained("spre", 1, ramp=0.9)[0].state_dict(), KEPT),
     "cut spre": (lambda: cut_spre(), r"of another model than Sequential: .*4\.bias"),
-    "a list": (lambda: [1], r"takes a state_dict, such as torch\.load\(path\) returns, not list"),
     "a checkpoint": (lambda: {"epoch": 3, "model": refused(dict)}, r"entry 'model' holds the model"),
 }
 

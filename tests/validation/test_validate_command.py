@@ -121,7 +121,7 @@ def test_bad_input_is_one_sentence(replace, status, sentence, files, capsys, tmp
     ("options", "sentence"),
     [
         pytest.param(["--batch", "0"], "--batch 0 is out of range; give 1 or more", id="batch"),
-        pytest.param(["--runs", "-1"], "--runs -1 is out of range; give 0 or more", id="runs"),
+        pytest.param(["--runs", "-1"], "--runs -1 is out of range; give 0 to 1000000", id="runs"),
         pytest.param(["--output", "y"], "no output 'y'", id="output"),
     ],
 )
