@@ -13,7 +13,7 @@ import pytest
 
 import nm2trt
 from nm2trt.backends.options import BuildOptions
-from nm2trt.errors import InputError
+from nm2trt.errors import DataError, InputError
 from nm2trt.extras import install
 from nm2trt.options.engines import BuildCommand
 from nm2trt.options.field import options_of
@@ -137,6 +137,68 @@ def test_other_functions_take_protobufs_and_arrays_too(tmp_path):
     timed = nm2trt.bench([proto, tmp_path / "m.onnx"], data={"x": x}, runs=2, warmup=1)
     assert [timing.latency.runs for timing in timed.benchmark.timings] == [2, 2]
     assert len(nm2trt.bench(str(tmp_path / "m.onnx"), runs=2, warmup=1).benchmark.timings) == 1
+
+
+def linear(path, name, classes=3):
+    """Write y = x times a matrix of ones, of an input called `name`."""
+    infos = [onnx.helper.make_tensor_value_info(n, 1, ["n", s]) for n, s in ((name, 2), ("y", classes))]
+    weight = onnx.numpy_helper.from_array(np.ones((2, classes), np.float32), "w")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", [name, "w"], ["y"])], "g", infos[:1], infos[1:], [weight]
+    )
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), path
+    )
+    return path
+
+
+@pytest.mark.parametrize("name", ["x", "file", "allow_pickle"])
+def test_samples_are_whatever_numpy_makes_an_array_of(tmp_path, name):
+    torch = pytest.importorskip("torch")
+    path, rows = linear(tmp_path / "m.onnx", name), [[0.5, 1.0], [2.0, 3.0]]
+    for data in (rows, tuple(map(np.array, rows)), {name: rows}, torch.tensor(rows).bfloat16()):
+        nm2trt.infer(path, tmp_path / "o.npz", data=data)
+        assert np.load(tmp_path / "o.npz")["y"][:, 0].tolist() == [1.5, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("data", "labels", "sentence"),
+    [
+        ([[1.0, 2.0], [3.0]], None, r"numpy makes no array of 'x': setting an array element"),
+        ({"x": [{"x": 1.0}]}, None, r"'x' holds objects of Python; give numbers or text"),
+        ([[1.0, 2.0]], [[1], [1, 2]], r"numpy makes no array of 'labels': "),
+        ({"x": [[1j, 2j]]}, None, r"holds 'x' of dtype complex128"),
+        ({"x": [[1.0, 2.0]], "labels": [0]}, [0], r"labels are given twice"),
+    ],
+    ids=["ragged", "objects", "ragged labels", "complex", "twice"],
+)
+def test_samples_that_are_no_arrays_are_one_sentence(tmp_path, data, labels, sentence):
+    path = linear(tmp_path / "m.onnx", "x")
+    with pytest.raises((DataError, InputError), match=sentence):
+        nm2trt.validate(path, path, data, labels=labels, runs=0)
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["script", "trace"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit itself
+def test_a_module_that_torch_jit_has_compiled_is_refused_in_one_sentence(tmp_path, traced):
+    torch = pytest.importorskip("torch")
+    module, x = torch.nn.Sequential(torch.nn.Linear(16, 16)).eval(), torch.ones(2, 16)
+    compiled = torch.jit.trace(module, x) if traced else torch.jit.script(module)
+    calls = [
+        lambda: nm2trt.export(compiled, x, tmp_path / "m.onnx"),
+        lambda: nm2trt.verify(compiled, example=x),
+        lambda: nm2trt.quantize(compiled, tmp_path / "m.onnx", calib=x.numpy()),
+        lambda: nm2trt.permute(compiled, x),
+    ]
+    for call in calls:
+        with pytest.raises(
+            InputError, match=r"the model is compiled by torch\.jit, which export cannot trace"
+        ):
+            call()
+    with pytest.raises(nm2trt.SparsifyError, match="has no weight with zeros to keep"):
+        nm2trt.keep_zeros(compiled)
+    with pytest.raises(nm2trt.SparsifyError, match="no linear layer can take torch's 2:4 kernels"):
+        nm2trt.to_semi_structured(compiled)
 
 
 @pytest.mark.parametrize(

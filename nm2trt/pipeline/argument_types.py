@@ -6,8 +6,7 @@ import ast
 import inspect
 import numbers
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, wraps
 from typing import Any
 
@@ -63,6 +62,9 @@ _TYPES: dict[str, type] = {
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that refuses an argument of a type that its annotation does not name.
 
+    The function gets a scalar of numpy as the Python value that it stands for, and a set, an array or an
+    iterator as a list where a sequence is asked for.
+
     Raises:
         InputError: The returned function got such an argument; the message says which types it takes.
     """
@@ -72,16 +74,17 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def call(*given: Any, **named: Any) -> Any:
         try:
-            arguments = signature.bind(*given, **named).arguments
+            bound = signature.bind(*given, **named)
         except TypeError:
-            arguments = {}  # Python's own message, when the function is called, names the function
-        for name, value in arguments.items():
+            return function(*given, **named)  # Python's own message names the function
+        for name, found in bound.arguments.items():
             parts = allowed[name]
+            value = bound.arguments[name] = _plain(found, parts)
             if "os.PathLike[str]" in parts and isinstance(value, (str, os.PathLike)) and "\0" in str(value):
                 raise InputError(f"{name} holds a NUL character, which no path can; give another path")
             if all(part in _WORDS for part in parts) and not any(_fits(value, part) for part in parts):
                 raise InputError(_refusal(name, value, parts))
-        return function(*given, **named)
+        return function(*bound.args, **bound.kwargs)
 
     call.__module__ = "nm2trt"  # where pickle finds it
     return call
@@ -105,23 +108,39 @@ def _fits(value: Any, part: str) -> bool:
     if part.startswith("Sequence["):
         return _is_sequence(value) and _misfit(value, part) is None
     if part == "npt.ArrayLike":
-        return hasattr(value, "__array__")
+        return hasattr(value, "__array__") or (isinstance(value, Sequence) and not isinstance(value, bytes))
     if part in _TYPES and isinstance(value, _TYPES[part]):
         return not (isinstance(value, bool) and part in ("int", "float"))
-    # By name: torch and onnx are not imported for it. numpy's bool is `bool_` before version 2.
-    return any(kind.__name__.rstrip("_") == part.rpartition(".")[2] for kind in type(value).__mro__)
+    return _is_a(value, part.rpartition(".")[2])
+
+
+def _is_a(value: Any, name: str) -> bool:
+    """Tell whether a value is of a class of this name: numpy, torch and onnx are not imported for it."""
+    return any(kind.__name__ == name for kind in type(value).__mro__)
+
+
+def _plain(value: Any, parts: tuple[str, ...]) -> Any:
+    if _is_a(value, "generic"):
+        return value.item()
+    held = any(part.startswith("Sequence[") and part != "Sequence[Any]" for part in parts)
+    if not held or isinstance(value, Sequence) or not _is_sequence(value):
+        return value
+    if any(_fits(value, part) for part in parts if not part.startswith("Sequence[")):
+        return value  # as an nn.Sequential is one model
+    return value.tolist() if hasattr(value, "tolist") else list(value)
 
 
 def _is_sequence(value: Any) -> bool:
-    """Tell whether a value is a sequence, a set or an iterator; a str is none, although it holds str."""
-    return isinstance(value, (Sequence, AbstractSet, Iterator)) and not isinstance(value, (str, bytes))
+    """Tell whether a value holds others in some order; a str is no such one, although it holds str."""
+    alone = isinstance(value, (str, bytes, Mapping)) or getattr(value, "shape", None) == ()
+    return isinstance(value, Iterable) and not alone
 
 
 def _misfit(value: Iterable[Any], part: str) -> tuple[int, Any] | None:
     """Return the first item that is not of the sequence's type, and its index."""
     inner = _inner(part)
-    if inner == ("Any",) or isinstance(value, Iterator):
-        return None  # looking into an iterator would spend it
+    if inner == ("Any",):
+        return None
     return next(
         ((i, item) for i, item in enumerate(value) if not any(_fits(item, one) for one in inner)), None
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
-from nm2trt.errors import InputError, Nm2trtError
+from nm2trt.errors import DataError, InputError, Nm2trtError
 
 _Arguments = ParamSpec("_Arguments")
 _Answer = TypeVar("_Answer")
@@ -163,16 +163,18 @@ class _Folder:
         if example is not None or inputs is None:
             export(model, with_tensors(example), path)
             return path
-        arrays = {key: _array(value)[:2] for key, value in inputs.items() if key != "labels"}
+        arrays = {key: _array(key, value)[:2] for key, value in inputs.items() if key != "labels"}
         export(model, example_of(arrays), path, input_names=list(arrays))
         return path
 
     def samples(self, name: str, arrays: Mapping[str, Any], labels: Any) -> Path:
-        import numpy as np
+        from nm2trt.validation.inference import save_arrays
 
+        if labels is not None and "labels" in arrays:
+            raise InputError("labels are given twice; give them among the arrays or as labels")
         path = self._file(f"{name}.npz")
-        known = {} if labels is None else {"labels": _array(labels)}
-        np.savez(path, **{key: _array(value) for key, value in arrays.items()}, **known)
+        known = arrays if labels is None else {**arrays, "labels": labels}
+        save_arrays(path, {key: _array(key, value) for key, value in known.items()})
         return path
 
 
@@ -208,7 +210,9 @@ def _arrays(value: Any, given: Mapping[str, Any], models: tuple[str, ...]) -> Ma
     if isinstance(model, list):  # of a sequence of models, the first
         model = next(iter(model), None)
     if model is not None and hasattr(model, "state_dict"):
-        return {next(iter(inspect.signature(model.forward).parameters)): value}
+        from nm2trt.exporter.torch_onnx import unwrapped
+
+        return {next(iter(inspect.signature(unwrapped(model).forward).parameters)): value}
     inputs = describe_model(model).inputs if model is not None else ()
     if len(inputs) != 1:
         names = ", ".join(tensor.name for tensor in inputs)
@@ -216,7 +220,21 @@ def _arrays(value: Any, given: Mapping[str, Any], models: tuple[str, ...]) -> Ma
     return {inputs[0].name: value}
 
 
-def _array(value: Any) -> Any:
+def _array(name: str, value: Any) -> Any:
+    """Return what numpy makes of a value; a type of torch that numpy lacks becomes float32.
+
+    Raises:
+        DataError: It is neither numbers nor text, or its parts are of several shapes.
+    """
     import numpy as np
 
-    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.float() if str(value.dtype) == "torch.bfloat16" else value
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"numpy makes no array of {name!r}: {error}") from error
+    if array.dtype.hasobject:
+        raise DataError(f"{name!r} holds objects of Python; give numbers or text, in arrays of one shape")
+    return array

@@ -185,7 +185,7 @@ def save_arrays(path: str | os.PathLike[str], arrays: Arrays) -> None:
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
         for name, given in arrays.items():
             array = np.asarray(given)
-            if array.dtype.kind not in "biuf":
+            if array.dtype.kind in "VO":
                 array = array.astype(np.float32)
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 npy.write_array(member, array, allow_pickle=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import nm2trt
 from nm2trt.errors import InputError
@@ -33,11 +34,11 @@ class Module:
     """Stands for a torch.nn.Module, which is known by its name."""
 
 
-def stub(function):
-    """Return a public function that checks its arguments and does nothing, and what it requires."""
+def stub(function, work=lambda *given, **named: "done"):
+    """Return a public function that checks its arguments and does something else, and what it requires."""
 
     def done(*given, **named):
-        return "done"
+        return work(*given, **named)
 
     done.__signature__ = inspect.signature(getattr(nm2trt, function))
     parameters = [p for p in done.__signature__.parameters.values() if p.kind is not p.VAR_KEYWORD]
@@ -91,7 +92,9 @@ def test_defaults_are_arguments_of_every_public_function():
         ),
         ("build", {"dry_run": "no"}, "dry_run is of type str; give True or False"),
         ("build", {"options": {"effort": 3}}, "options is of type dict; give BuildOptions or None"),
-        ("build", {"profiles": np.zeros((2, 3))}, "profiles is of type ndarray; give a list of str"),
+        ("build", {"profiles": np.zeros((2, 3))}, r"profiles\[0\] is of type list; give a str"),
+        ("bench", {"batches": iter(["8"])}, r"batches\[0\] is of type str; give an int"),
+        ("prune", {"include": {"a": 1}}, "include is of type dict; give a list of str"),
         ("prune", {"include": {1}}, r"include\[0\] is of type int; give a str"),
         ("fuse", {"output": "a\0b"}, "output holds a NUL character"),
         ("cast", {"to": 16}, "to is of type int; give a str"),
@@ -115,12 +118,42 @@ def test_the_sentence(function, arguments, sentence):
         ("prune", {"include": (name for name in ["a"]), "share": 1}),
         ("quantize", {"calib": {"x": np.zeros(3)}, "exclude": {"a"}}),
         ("quantize", {"calib": np.zeros(3)}),
+        ("quantize", {"calib": [[0.0, 1.0]]}),
         ("bench", {"artefacts": "m.onnx"}),
     ],
 )
 def test_what_stands_for_a_type_is_taken(function, arguments):
     call, required = stub(function)
     assert call(**{**required, **arguments}) == "done"
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "given", "got"),
+    [
+        ("bench", "runs", np.int64(5), 5),
+        ("prune", "share", np.float64(0.5), 0.5),
+        ("prune", "pattern", np.str_("2:4"), "2:4"),
+        ("export", "dynamic_batch", np.bool_(False), False),
+        ("bench", "batches", np.array([1, 8]), [1, 8]),
+        ("bench", "batches", (n for n in (1, 8)), [1, 8]),
+        ("prune", "include", {1: "a", 2: "b"}.values(), ["a", "b"]),
+        ("prune", "include", np.array(["a", "b"]), ["a", "b"]),
+        ("sparsify", "include", np.array(["a"]), ["a"]),
+        ("bench", "batches", (1, 8), (1, 8)),
+    ],
+)
+def test_functions_get_plain_values(function, name, given, got):
+    call, required = stub(function, lambda *args, **named: (args, named))
+    args, named = call(**{**required, name: given})
+    value = inspect.signature(call).bind(*args, **named).arguments[name]
+    assert value == got
+    assert type(value) is type(got)
+
+
+def test_a_module_that_holds_modules_is_one_model():
+    model = torch.nn.Sequential(torch.nn.ReLU())
+    call, _ = stub("bench", lambda artefacts: artefacts)
+    assert call(model) is model
 
 
 def test_a_wrong_call_is_python_s_own_error_and_functions_can_be_sent_to_processes():
