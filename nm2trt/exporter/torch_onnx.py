@@ -170,10 +170,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """Take a module out of `torch.compile` and DistributedDataParallel, whose prefixes change its names.
 
     Raises:
-        InputError: `model` is not a module.
+        InputError: `model` is not a module, or torch.jit has compiled it.
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"export takes a torch.nn.Module, not {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(
+            "the model is compiled by torch.jit, which export cannot trace; give it as it was before"
+        )
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             inner = model.module

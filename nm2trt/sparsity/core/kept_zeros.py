@@ -22,7 +22,7 @@ from nm2trt.errors import SparsifyError
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan
 from nm2trt.sparsity.core.distributed import local
-from nm2trt.sparsity.core.layer_choice import select
+from nm2trt.sparsity.core.layer_choice import select, stored
 from nm2trt.sparsity.core.state_keys import sparse_weights
 
 _ATTRIBUTE = "_nm2trt_kept_zeros"
@@ -84,7 +84,7 @@ class KeptZeros:
     def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, (reference, tensor) in self._sites.items():
             module = reference()
-            parameter = None if module is None else module._parameters.get(tensor)
+            parameter = None if module is None else stored(module, tensor)
             if parameter is not None:  # None: the model is gone, or a method is attached to it again
                 yield name, parameter
 
@@ -125,7 +125,7 @@ def keep_zeros(model: nn.Module) -> KeptZeros:
     """
     if any(True for module in model.modules() for _ in sparse_weights(module)):
         raise SparsifyError("a method is attached to the model, and keeps its zeros; finalize it first")
-    while (inside := model._modules.get(_WRAPPERS.get(type(model).__name__, ""))) is not None:
+    while isinstance(inside := getattr(model, _WRAPPERS.get(type(model).__name__, ""), None), nn.Module):
         model = inside
     weights = _sparse_weights(model)
     if not weights:
@@ -151,13 +151,11 @@ def _sparse_weights(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
         modules = dict(model.named_modules())
         names = [e.weight for e in plan if e.pattern is not None or e.unstructured]
         places = {name: (modules.get(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names}
-        return {
-            n: (m, t) for n, (m, t) in places.items() if m is not None and m._parameters.get(t) is not None
-        }
+        return {n: (m, t) for n, (m, t) in places.items() if m is not None and stored(m, t) is not None}
     found = {}
     for choice in select(model, NMPattern(1, 1), unstructured=True):
         site = choice.sites[0]
-        parameter = site.module._parameters.get(site.tensor)
+        parameter = stored(site.module, site.tensor)
         if parameter is None or parameter.numel() == 0:
             continue
         values = local(parameter)

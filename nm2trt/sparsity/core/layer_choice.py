@@ -109,7 +109,8 @@ def select(
     for site, where in _candidates(model):
         tensor = _tensor(site)
         # A computed weight is a temporary: its memory says nothing.
-        key = -id(site.module) if _stored(site) is None else _identity(tensor)
+        alone = stored(site.module, site.tensor) is None
+        key = -id(site.module) if alone else _identity(tensor)
         sites.setdefault(key, []).append((site, where))
         names.extend((site.module_name, site.weight_name))
     _check_globs(rules, names)
@@ -155,18 +156,19 @@ def _weights_of(module: nn.Module) -> tuple[TorchWeight, ...]:
     return torch_weights(type(module))
 
 
-def _stored(site: Site) -> nn.Parameter | None:
+def stored(module: nn.Module, tensor: str) -> nn.Parameter | None:
+    """Return a layer's own parameter of this name; None if it has none, or computes it."""
     # Not `_parameters`, which is no dictionary in a module that torch.jit has compiled.
-    return dict(site.module.named_parameters(recurse=False, remove_duplicate=False)).get(site.tensor)
+    return dict(module.named_parameters(recurse=False, remove_duplicate=False)).get(tensor)
 
 
 def _tensor(site: Site) -> Tensor:
     """Return the stored parameter; with a parametrisation, the tensor that the layer computes."""
-    stored = _stored(site)
-    if isinstance(stored, UninitializedParameter):
+    found = stored(site.module, site.tensor)
+    if isinstance(found, UninitializedParameter):
         raise SparsifyError(f"{site.weight_name} has no shape yet; run one batch through the model first")
-    if stored is not None:
-        return stored
+    if found is not None:
+        return found
     if parametrize.is_parametrized(site.module, site.tensor):
         parametrizations = site.module.parametrizations[site.tensor]  # type: ignore[index]
         if any(getattr(p, "nm2trt_method", None) for p in parametrizations):
@@ -254,7 +256,7 @@ def _dense_reason(
     if isinstance(site.module, nn.RNNBase) and not named:
         kind = type(site.module).__name__
         return f"{kind} has no known sparse kernel; name it in include to train it sparse"
-    if _stored(site) is None:
+    if stored(site.module, site.tensor) is None:
         return "it is computed by another parametrisation"
     if not _tensor(site).is_floating_point():
         return f"its dtype {str(_tensor(site).dtype).removeprefix('torch.')} is not a floating-point type"

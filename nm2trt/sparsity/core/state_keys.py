@@ -19,7 +19,9 @@ from nm2trt.sparsity.core.parametrization import SparseWeight
 def sparse_weights(module: nn.Module) -> Iterator[tuple[str, ParametrizationList, SparseWeight]]:
     """Yield the attached weights of one layer: parameter name, parametrisations, ours."""
     # Not by getattr: a wrapper such as ActivationWrapper forwards the attribute of its layer.
-    found: Any = module._modules.get("parametrizations") or {}
+    if "parametrizations" not in module._modules:
+        return
+    found: Any = module._modules["parametrizations"]
     for name, parametrizations in found.items():
         if isinstance(parametrizations[0], SparseWeight):
             yield name, parametrizations, parametrizations[0]
