@@ -78,6 +78,7 @@ def choose_patterns(request: Request, distiller: Distiller) -> tuple[tuple[Choic
             name: None if text is None else NMPattern.parse(text) for name, text in saved["chosen"].items()
         }
         facts: dict[str, Any] = dict(saved["facts"])
+        distiller.learning_rates.update(saved.get("learning_rates", {}))
     else:
         costs, facts = _costs(request, distiller, open_layers, needed)
         found = allocate(costs, [layer.zeros for layer in open_layers], needed)
@@ -88,7 +89,8 @@ def choose_patterns(request: Request, distiller: Distiller) -> tuple[tuple[Choic
         facts |= _summary(found, total)
     if distiller.checkpoint is not None:
         texts = {name: None if pattern is None else str(pattern) for name, pattern in chosen.items()}
-        distiller.checkpoint.notes = {"chosen": texts, "facts": facts}
+        rates = dict(distiller.learning_rates)
+        distiller.checkpoint.notes = {"chosen": texts, "facts": facts, "learning_rates": rates}
     return tuple(_decided(layer, chosen) for layer in layers), facts
 
 

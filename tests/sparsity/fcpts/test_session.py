@@ -574,6 +574,7 @@ def interrupted_after(steps, monkeypatch):
 def test_a_stopped_run_goes_on_and_ends_as_if_never_stopped(arguments, tmp_path, monkeypatch):
     arguments = {"steps": 12, "refresh_every": 3, **arguments}
     whole, sparse = pruned(**arguments)
+    told = sparse.report()
     sparse.finalize()
     file = tmp_path / "run.safetensors"
     stopped = net()
@@ -585,7 +586,9 @@ def test_a_stopped_run_goes_on_and_ends_as_if_never_stopped(arguments, tmp_path,
     for key, value in net().state_dict().items():
         assert torch.equal(stopped.state_dict()[key], value), "the model is as it was"
     resumed, sparse = pruned(stopped, checkpoint=str(file), checkpoint_every=2, **arguments)
-    assert sparse.report()["resumed_at"] > 0
+    told_again = sparse.report()
+    assert told_again["resumed_at"] > 0
+    assert told_again == {**told, "resumed_at": told_again["resumed_at"]}
     assert not file.exists()
     sparse.finalize()
     for key, value in whole.state_dict().items():
