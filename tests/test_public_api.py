@@ -69,6 +69,6 @@ def test_unknown_name():
 
 
 def test_public_functions_are_those_of_the_pipeline_that_bear_the_name_of_their_module():
-    assert nm2trt.run.__wrapped__ is import_module("nm2trt.recipe.runner").run_recipe
+    assert nm2trt.run.__wrapped__ is import_module("nm2trt.recipe.runner").run
     for name in sorted(nm2trt._FUNCTIONS - {"run"}):
         assert getattr(nm2trt, name).__wrapped__ is getattr(import_module(f"nm2trt.pipeline.{name}"), name)

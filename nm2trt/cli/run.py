@@ -33,7 +33,8 @@ def run(options: RunCommand) -> int:
     """Run the recipe, print what became of its stages, and return 0."""
     from nm2trt.cli.live import live_view
     from nm2trt.cli.output import print_json
-    from nm2trt.recipe.runner import run_recipe, stage_names
+    from nm2trt.recipe.runner import run as run_recipe
+    from nm2trt.recipe.runner import stage_names
 
     with live_view([] if options.dry_run else stage_names(options.recipe, options.overrides)) as view:
         result = run_recipe(options.recipe, **keywords(options, "recipe"), view=view)

@@ -53,7 +53,7 @@ def stage_names(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     return [step.stage.name for step in ordered(load_recipe(path, overrides))]
 
 
-def run_recipe(
+def run(
     path: str | os.PathLike[str],
     overrides: Sequence[str] = (),
     *,
@@ -275,7 +275,3 @@ def _refuse_code(recipe: Recipe, steps: tuple[Step, ...], *, allow_functions: bo
             refuse_code(code, allowed=allow_functions or not code)
         except InputError as error:
             raise recipe.error(str(error), "stages", step.stage.name) from error
-
-
-# The name that the command and `nm2trt.run` have.
-run = run_recipe

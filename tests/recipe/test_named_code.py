@@ -8,7 +8,7 @@ import pytest
 from nm2trt.cli import main
 from nm2trt.errors import InputError
 from nm2trt.named_code import code_files
-from nm2trt.recipe.runner import run_recipe
+from nm2trt.recipe.runner import run as run_recipe
 
 PAYLOAD = "open({mark!r}, 'a').write('ran')\n\ndef made(*a, **k):\n    return {{}}\n\nscore = made\n"
 

@@ -18,7 +18,7 @@ import pytest
 from nm2trt.cli import main
 from nm2trt.errors import DifferenceError, InputError, OutputError, SparsityError
 from nm2trt.graph.verify.verify_model import verify_model
-from nm2trt.recipe.runner import run_recipe
+from nm2trt.recipe.runner import run as run_recipe
 from nm2trt.recipe.starter import write_recipe
 from nm2trt.reporting.collect import collect
 from nm2trt.reporting.folder import RunFolder

@@ -10,7 +10,7 @@ from nm2trt.errors import DifferenceError, InputError, ServerError
 from nm2trt.graph.verify.verify_model import verify_model
 from nm2trt.recipe.options import KINDS
 from nm2trt.recipe.order import ordered
-from nm2trt.recipe.runner import run_recipe
+from nm2trt.recipe.runner import run as run_recipe
 from nm2trt.recipe.schema import load_recipe
 from nm2trt.reporting.collect import collect
 from nm2trt.reporting.folder import RunFolder

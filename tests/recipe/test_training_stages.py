@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nm2trt.errors import InputError
-from nm2trt.recipe.runner import run_recipe
+from nm2trt.recipe.runner import run as run_recipe
 from nm2trt.reporting.folder import RunFolder
 
 torch = pytest.importorskip("torch")

@@ -9,7 +9,7 @@ import pytest
 from nm2trt.cli import main
 from nm2trt.errors import OutputError
 from nm2trt.graph.reconstruct import layer_walk
-from nm2trt.recipe.runner import run_recipe
+from nm2trt.recipe.runner import run as run_recipe
 from tests import forked
 from tests.graph.reconstruct.test_reconstruct_model import network, samples
 

@@ -8,7 +8,7 @@ from nm2trt.errors import InputError, Nm2trtError
 from nm2trt.options.field import options_of
 from nm2trt.recipe import values
 from nm2trt.recipe.options import KINDS
-from nm2trt.recipe.runner import run_recipe
+from nm2trt.recipe.runner import run as run_recipe
 from nm2trt.recipe.schema import load_recipe
 from tests.engine.nets import conv_net
 
