@@ -715,6 +715,22 @@ def test_a_state_goes_on_in_a_model_that_was_pruned_anew(form):
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.parametrize("distance", [1e-4, 1e-2, 1.0, 300.0])
+def test_a_divergence_in_float32_is_that_of_float64_however_small(distance):
+    """A repair of little damage is judged by it; rounding must not drown it, or bring it below 0."""
+    theirs = torch.randn(64, 100, generator=torch.Generator().manual_seed(0)) * 3
+    moved = theirs + distance * torch.randn(64, 100, generator=torch.Generator().manual_seed(1))
+    mine = moved.clone().requires_grad_()
+    found = distillation_loss([mine], [theirs], loss="kl", temperature=4.0)
+    found.backward()
+    wide, goal = moved.double().requires_grad_(), (theirs.double() / 4).softmax(1)
+    # The definition, in which float64 loses as little as matters here.
+    wanted = 16 * (goal * (goal.log() - (wide / 4).log_softmax(1))).sum(1).mean()
+    wanted.backward()
+    assert float(found.detach()) == pytest.approx(float(wanted.detach()), rel=2e-3)
+    assert (mine.grad - wide.grad).abs().max() < 1e-2 * wide.grad.abs().max()
+
+
 @pytest.mark.parametrize("loss", ["kl", "mse"])
 def test_the_loss_of_half_precision_outputs_is_that_of_the_same_numbers_in_float32(loss):
     torch.manual_seed(0)
