@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,11 +14,10 @@ import numpy as np
 from nm2trt.arrays import Array, Arrays
 from nm2trt.compare.output_difference import OutputDifference
 from nm2trt.compare.outputs import compare_outputs, require_close
-from nm2trt.compare.tolerance import NOISE
-from nm2trt.errors import BackendError, DataError, DifferenceError, ModelError
-from nm2trt.figures import percent
+from nm2trt.errors import BackendError, DataError, ModelError
 from nm2trt.graph.analysis.output_kinds import data_dependent, lowest_type
 from nm2trt.graph.execute.model_session import may_run_beside, open_session, opener
+from nm2trt.graph.execute.output_requirements import require_alive, require_equal, require_related
 from nm2trt.graph.storage.model import Model, load
 from nm2trt.graph.storage.threads import beside
 
@@ -31,7 +30,6 @@ _Made = TypeVar("_Made")
 # Tried in turn for a free size other than the batch: what a model accepts, only it knows.
 _FREE_SIZES = (64, 224, 32, 128, 16, 8, 1)
 _BATCH = 2
-_MOST_FLIPPED = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,60 +145,12 @@ class Reference:
             return Agreement(tuple(differences))
         for item in differences:
             if np.dtype(item.dtype).kind != "f" and item.name not in free:
-                _require_equal(item.name, outputs[item.name], self.outputs[item.name])
+                require_equal(item.name, outputs[item.name], self.outputs[item.name])
         floats = [d for d in differences if np.dtype(d.dtype).kind == "f" and d.name not in free]
         require_close(
             floats, dtype=lowest_type(after.proto), what="before and after", noise=bool(self.inside)
         )
         return Agreement(tuple(differences))
-
-
-def require_alive(before: Arrays, after: Arrays, *, epsilon: float, floor: float) -> None:
-    """Raise when an output is all zero or constant, and the original's is not.
-
-    Args:
-        before: The original's outputs.
-        after: The changed model's.
-        epsilon: Relative precision that the changed model computes in.
-        floor: Magnitude that it may round to zero.
-
-    Raises:
-        DifferenceError: An output is dead.
-    """
-    for name, array in before.items():
-        original, changed = (np.asarray(a, np.float64) for a in (array, after[name]))
-        if array.dtype.kind != "f" or original.size < 2 or changed.size < 2:
-            continue
-        finite = original[np.isfinite(original)]
-        top = float(np.abs(finite).max(initial=0.0))
-        spread = float(np.ptp(finite)) if finite.size else 0.0
-        if top > floor and not changed.any():
-            raise DifferenceError(f"output {name!r} becomes all zero, and reaches {top:.3g} in the original")
-        # Numbers that differ by no more than a few roundings may all round to one.
-        if spread > floor and spread > 16 * epsilon * top and np.ptp(changed) == 0:
-            raise DifferenceError(
-                f"output {name!r} becomes the constant {changed.flat[0]:.3g}, and varies by {spread:.3g} in "
-                "the original"
-            )
-
-
-def require_related(differences: Sequence[OutputDifference]) -> None:
-    """Raise when an output and the original's have little in common.
-
-    Args:
-        differences: One per output.
-
-    Raises:
-        DifferenceError: A floating output is unrelated, and by more than rounding.
-    """
-    for item in differences:
-        # A number by itself has no direction, and what is tiny may be rounding.
-        real = item.dtype.startswith(("float", "bfloat")) and item.elements > 1
-        if real and item.unrelated and item.max_abs > NOISE["float16"]:
-            raise DifferenceError(
-                f"output {item.name!r} has a cosine of {item.cosine_text} to the original's, from which it "
-                f"differs by {item.max_abs:.3g}"
-            )
 
 
 def reference_of(feeds: Arrays, outputs: Arrays) -> Reference:
@@ -303,15 +253,6 @@ def _reference(session: OrtSession, own: Collection[str]) -> Reference:
 
 def _is_finite(value: Array) -> bool:
     return bool(np.isfinite(value).all())
-
-
-def _require_equal(name: str, after: Array, before: Array) -> None:
-    """Raise when integers, such as classes, differ by more than rounding near a tie explains."""
-    share = float(np.mean(after != before)) if before.size else 0.0
-    if share > _MOST_FLIPPED:
-        raise DifferenceError(
-            f"before and after: {percent(share)} of output {name!r} differ; nothing was written"
-        )
 
 
 def _run(opened: Callable[[], OrtSession], feeds: Arrays) -> Arrays:
