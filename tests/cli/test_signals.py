@@ -67,11 +67,14 @@ def interrupt(after):
 
 # Nothing but the end of the process interrupts a wait for a lock of C, as with an operator at work.
 STUCK = """
-import ctypes
+import ctypes, os, signal, threading, time
 from nm2trt.graph.execute import output_comparison
 
 def stuck(*_):
     print("begun", file=sys.stderr, flush=True)
+    if "HANDED" in os.environ:
+        time.sleep(0.5)  # until the main thread waits
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
     lock, mutex = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(256)
     lock(mutex), lock(mutex)
 
@@ -81,8 +84,12 @@ main()
 """
 
 
-@pytest.mark.parametrize("bound", [(), ("--run-memory", "8")], ids=["beside", "by itself"])
-def test_ctrl_c_does_not_wait_for_a_session_that_works(tmp_path, bound):
+@pytest.mark.parametrize(
+    ("bound", "handed"),
+    [((), {}), (("--run-memory", "8"), {}), ((), {"HANDED": "1"})],
+    ids=["beside", "by itself", "given to the session's thread"],
+)
+def test_ctrl_c_does_not_wait_for_a_session_that_works(tmp_path, bound, handed):
     conv_net(tmp_path / "net.onnx")
     command = subprocess.Popen(
         [sys.executable, "-c", f"import sys\n{STUCK}", *bound, "fuse", "net.onnx", "--json"],
@@ -90,11 +97,12 @@ def test_ctrl_c_does_not_wait_for_a_session_that_works(tmp_path, bound):
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **handed},
     )
     try:
         assert command.stderr.readline() == "begun\n"
-        command.send_signal(signal.SIGINT)
+        if not handed:  # the system chooses a thread
+            command.send_signal(signal.SIGINT)
         out, err = command.communicate(timeout=60)
     finally:
         command.kill()

@@ -50,10 +50,17 @@ def beside(work: Callable[[], _Made]) -> Callable[[], _Made]:
     Returns:
         Waits for the work; returns what it made, or raises what it raised.
     """
-    from concurrent.futures import ThreadPoolExecutor  # only here: it takes time to import
+    from concurrent.futures import ThreadPoolExecutor, wait  # only here: it takes time to import
 
     # Named so that Ctrl-C ends a command without waiting for it.
     pool = ThreadPoolExecutor(1, BUILDER_THREAD)
     made = pool.submit(work)
     pool.shutdown(wait=False)
-    return made.result
+
+    def result() -> _Made:
+        # In short waits: a signal that the system hands to another thread does not end an endless one.
+        while not made.done():
+            wait([made], 0.1)
+        return made.result()
+
+    return result
