@@ -7,13 +7,13 @@ from pathlib import Path
 
 from nm2trt.options.field import LARGEST, option
 from nm2trt.options.shared import (
-    MOST_ROUNDS,
     Reported,
     input_shapes,
     merge_option,
     parts_option,
     refuse_shard_and_merge,
     report_file,
+    rounds,
     shard_option,
 )
 
@@ -99,16 +99,8 @@ class ValidateCommand(Reported):
     batch: int | None = option(
         None, metavar="N", at_least=1, help="batch size (default: 64 for metrics, 1 for latency)"
     )
-    runs: int = option(
-        200,
-        metavar="N",
-        at_least=0,
-        at_most=MOST_ROUNDS,
-        help="timed runs of each model; 0: no timing (default: 200)",
-    )
-    warmup: int = option(
-        20, metavar="N", at_least=0, at_most=MOST_ROUNDS, help="fewest runs before, not timed (default: 20)"
-    )
+    runs: int = rounds(200, at_least=0, help="timed runs of each model; 0: no timing (default: 200)")
+    warmup: int = rounds(20, at_least=0, help="fewest runs before, not timed (default: 20)")
     threads: int = option(0, metavar="N", at_least=0, at_most=1024, help=_THREADS)
     data_root: str | None = option(
         None, metavar="FOLDER", stage=False, help="folder of a recipe's paths (default: its own)"
@@ -146,21 +138,13 @@ class BenchCommand(Reported):
     shapes: tuple[str, ...] = input_shapes(
         metavar="NAME:SIZES", help="whole shape of an input of free size, as in x:1x3x224x224"
     )
-    runs: int = option(
-        200, metavar="N", at_least=1, at_most=MOST_ROUNDS, help="timed runs of each (default: 200)"
+    runs: int = rounds(200, at_least=1, help="timed runs of each (default: 200)")
+    warmup: int = rounds(
+        20, at_least=0, help="fewest runs before, up to ten times as many until medians settle (default: 20)"
     )
-    warmup: int = option(
-        20,
-        metavar="N",
-        at_least=0,
-        at_most=MOST_ROUNDS,
-        help="fewest runs before, up to ten times as many until medians settle (default: 20)",
-    )
-    processes: int = option(
+    processes: int = rounds(
         1,
-        metavar="N",
         at_least=1,
-        at_most=MOST_ROUNDS,
         help="processes that share the runs; 2 or more give each ratio an interval, 6 is a good number "
         "(default: 1)",
     )

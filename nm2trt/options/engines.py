@@ -15,13 +15,13 @@ from nm2trt.options.shared import (
     DATA_ROOT,
     MAX_LOSS,
     METHOD,
-    MOST_ROUNDS,
     PERCENTILE,
     PRECISION,
     Tabled,
     input_shapes,
     lowered,
     report_file,
+    rounds,
     target_list,
 )
 
@@ -144,16 +144,8 @@ class ProveCommand(BuilderCommand):
         help="folder to keep the engines in; default: they are deleted",
     )
     backend: Literal["trt", "trt-rtx"] | None = option(None, help="the builder; default: as nm2trt build")
-    runs: int = option(
-        200,
-        metavar="N",
-        at_least=1,
-        at_most=MOST_ROUNDS,
-        help="fewest timed runs (bursts) of each engine; default: 200",
-    )
-    warmup: int = option(
-        20, metavar="N", at_least=0, at_most=MOST_ROUNDS, help="fewest runs before, not timed; default: 20"
-    )
+    runs: int = rounds(200, at_least=1, help="fewest timed runs (bursts) of each engine; default: 200")
+    warmup: int = rounds(20, at_least=0, help="fewest runs before, not timed; default: 20")
     seconds: float = option(
         2.0,
         metavar="S",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from nm2trt.options.field import LARGEST, option
-from nm2trt.options.shared import MOST_ROUNDS, Reported, in_cluster, on_server, served
+from nm2trt.options.shared import MOST_ROUNDS, Reported, in_cluster, on_server, rounds, served
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,9 +149,7 @@ class ProbeCommand(Reported):
         at_most=MOST_ROUNDS,
         help="clients at a time (default: 1,4,16)",
     )
-    requests: int = option(
-        200, metavar="N", at_least=1, at_most=MOST_ROUNDS, help="requests per round (default: 200)"
-    )
+    requests: int = rounds(200, at_least=1, help="requests per round (default: 200)")
     precision: str | None = option(
         None,
         metavar="DTYPE",

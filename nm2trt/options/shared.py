@@ -37,6 +37,7 @@ in_cluster = partial(
 # An option under the name that it bears in several commands.
 target_list = partial(option, None, flag="--target", stage="target", metavar="LIST")
 input_shapes = partial(option, (), flag="--shape", metavar="NAME:SHAPE")
+rounds = partial(option, metavar="N", at_most=MOST_ROUNDS)
 
 
 def bound(flag: str, metavar: str, words: str) -> Any:

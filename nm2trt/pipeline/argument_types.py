@@ -131,7 +131,7 @@ def _plain(value: Any, parts: tuple[str, ...]) -> Any:
 
 
 def _is_sequence(value: Any) -> bool:
-    """Tell whether a value holds others in some order; a str is no such one, although it holds str."""
+    """Tell whether a value holds others in some order; a str counts as a single value."""
     alone = isinstance(value, (str, bytes, Mapping)) or getattr(value, "shape", None) == ()
     return isinstance(value, Iterable) and not alone
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def refuse_replacing(model: Path, out: Path, cache: Path, calib: str | os.PathLike[str]) -> None:
-    """Raise if the output or the cache would replace what is read, or each other, or the cache is no file."""
+    """Raise if output or cache would replace what is read, or each other, or the cache is a folder."""
     from nm2trt.graph.storage.save import is_same_file
 
     samples = Path(calib)
