@@ -120,7 +120,7 @@ def test_a_model_with_a_cast_that_changes_nothing_loads(backend, tmp_path):
 
 
 def test_a_served_model_knows_the_same_optimisers():
-    assert python_model.BREAKING == ort.BREAKING  # it stands alone, and cannot import them
+    assert python_model.BREAKING == ort.BREAKING  # a served model cannot import them
 
 
 def test_a_truncated_file_is_refused(backend, net, tmp_path):

@@ -158,7 +158,7 @@ def _weights_of(module: nn.Module) -> tuple[TorchWeight, ...]:
 
 def stored(module: nn.Module, tensor: str) -> nn.Parameter | None:
     """Return a layer's own parameter of this name; None if it has none, or computes it."""
-    # Not `_parameters`, which is no dictionary in a module that torch.jit has compiled.
+    # `_parameters` is not a dictionary in a module that torch.jit has compiled.
     return dict(module.named_parameters(recurse=False, remove_duplicate=False)).get(tensor)
 
 
