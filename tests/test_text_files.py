@@ -109,12 +109,17 @@ def test_other_bytes_are_refused_with_the_file(data, tmp_path):
     ("text", "words"),
     [
         ("name: a\nday: 2020-13-45\n", r"cannot be read at line 2: month must be in 1\.\.12$"),
-        ("name: a\nvalue: " + "9" * 5000, r"cannot be read at line 2: .*4300 digits"),
+        ("name: a\nvalue: " + "9" * 5000, "cannot be read at line 2: a number is too long$"),
+        ("name: a\nvalue: " + "9:" * 1000 + "9", "cannot be read at line 2: a number is too long$"),
+        (
+            "name: a\n" + "x:\n- 1\n" + "- 1\n" * 20_000,
+            "line 19998: .* 20,000 keys and values, which no recipe has$",
+        ),
         ("[" * 100_000, "cannot be read: it is nested too deeply$"),
         ("name: \0", "it holds the character 0x0000, which YAML does not take$"),
         ("a: *b\n", r"at line 1: aliases \(\*name\) are not read$"),
     ],
-    ids=["date", "digits", "deep", "nul", "alias"],
+    ids=["date", "digits", "sexagesimal", "many", "deep", "nul", "alias"],
 )
 def test_a_recipe_that_is_no_yaml_says_why(tmp_path, text, words):
     (tmp_path / "r.yaml").write_text(text)

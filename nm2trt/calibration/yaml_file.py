@@ -22,12 +22,16 @@ except ModuleNotFoundError as error:
     raise missing(error) or error from error
 
 _LARGEST_BYTES = 1 << 20
+# Keys, items and values; parsing 1 MB of short ones took 8 seconds.
+_MOST_NODES = 20_000
+_MOST_DIGITS = 1_000
 # Files that are given in place of a recipe, and where they belong.
 _OTHERS = {
     ".npz": "it holds samples, which need no recipe; give it to a command with --calib",
     ".onnx": "it is a model; `nm2trt init MODEL` writes a recipe for it",
 }
-_NO_TEXT = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "null", "timestamp"))
+_NUMBERS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float"))
+_NO_TEXT = _NUMBERS | {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "null", "timestamp")}
 
 Place = tuple[str | int, ...]
 
@@ -72,16 +76,27 @@ class Document(dict[str, Any]):
 class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
     """The safe loader, without aliases: nested ones blow a small file up to any size."""
 
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._nodes = 0
+
     def compose_node(self, parent: Any, index: Any) -> Any:
+        self._nodes += 1
+        if self._nodes > _MOST_NODES:
+            why = f"it has more than {_MOST_NODES:,} keys and values, which no recipe has"
+            raise yaml.composer.ComposerError(None, None, why, self.peek_event().start_mark)
         if self.check_event(yaml.events.AliasEvent):
             event = self.peek_event()
             raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read", event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
+        # YAML reads 1:30 as 90: in Python a long number of that kind takes minutes.
+        if node.tag in _NUMBERS and len(node.value) > _MOST_DIGITS:
+            raise yaml.constructor.ConstructorError(None, None, "a number is too long", node.start_mark)
         try:
             return super().construct_object(node, deep)
-        except ValueError as error:  # a date that no calendar has, a number of thousands of digits
+        except ValueError as error:  # a date that no calendar has
             why = str(error).partition(":")[0]
             raise yaml.constructor.ConstructorError(None, None, why, node.start_mark) from error
 
