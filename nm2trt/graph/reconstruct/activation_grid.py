@@ -39,10 +39,10 @@ class IntegerGrid:
         return [scales, sorted(self.weights), self.largest]
 
     def holds(self, rows: Array, step: Array) -> bool:
-        """Tell whether a weight lies on a grid of these steps.
+        """Tell whether a weight is what a grid of these steps stores as.
 
         Args:
-            rows: The weight, (outputs, inputs).
+            rows: The weight, (outputs, inputs), in the type that stores it.
             step: Scale of each output's integers.
         """
         if step.shape != rows.shape[:1] or step.dtype != np.float64:
@@ -50,10 +50,9 @@ class IntegerGrid:
         if not ((step > 0) & np.isfinite(step)).all():
             return False
         with np.errstate(over="ignore", invalid="ignore"):
-            places = rows.astype(np.float64) / step[:, None]
-            # float32 stores a weight to 1e-5 of a step.
-            near = np.abs(places - np.rint(places)) < 1e-3
-        return bool((near & (np.abs(places) < self.largest + 0.5)).all())
+            integers = np.rint(rows.astype(np.float64) / step[:, None])
+            same = (integers * step[:, None]).astype(rows.dtype) == rows
+        return bool((same & (np.abs(integers) <= self.largest)).all())
 
 
 def rounded_feeds(feeds: Arrays, grid: IntegerGrid, *, limits_only: bool = False) -> dict[str, Array]:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
 import nm2trt
@@ -102,7 +103,7 @@ class LayerCache:
                 return None
             told = json.loads(str(archive["row"]))
             names = json.loads(str(archive["names"]))
-            arrays = {name: archive[f"array{index}"] for index, name in enumerate(names)}
+            arrays = {name: _typed(archive[f"array{index}"]) for index, name in enumerate(names)}
             if told["weight"] != weight:
                 return None
             told.update({key: tuple(told[key]) for key in ("consumers", "shape")})
@@ -129,6 +130,11 @@ class LayerCache:
 
     def _path(self, number: int) -> Path:
         return self._folder / f"layer{number:05d}.npz"
+
+
+def _typed(array: Array) -> Array:
+    """Return an array of an archive, which keeps the bytes of bfloat16 and not its name."""
+    return array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else array
 
 
 def _is_typed(row: RebuiltLayer) -> bool:

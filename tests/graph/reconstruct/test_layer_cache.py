@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 import nm2trt
 from nm2trt.errors import InputError
@@ -68,6 +69,26 @@ def test_a_stopped_solve_to_int8_goes_on_to_the_same_bytes(tmp_path, made, solve
     nm2trt.prune(model, tmp_path / "b.onnx", cache=tmp_path / "cache", **given)
     assert solved["count"] == every - limit
     assert (tmp_path / "b.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("more", [{}, {"to": "int8"}], ids=["float", "int8"])
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16], ids=["float16", "bfloat16"])
+def test_layers_whose_weights_are_stored_in_16_bits_are_taken(tmp_path, solved, kind, more):
+    model = onnx.load(network(tmp_path / "whole.onnx"))
+    for stored in [tensor for tensor in model.graph.initializer if tensor.name.startswith("w")]:
+        name = stored.name
+        half = onnx.numpy_helper.to_array(stored).astype(helper.tensor_dtype_to_np_dtype(kind))
+        stored.CopyFrom(onnx.numpy_helper.from_array(half, f"{name}_half"))
+        model.graph.node.insert(0, helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
+    onnx.save(model, tmp_path / "a.onnx")
+    given = {"calib": samples(tmp_path / "s.npz"), "cache": tmp_path / "cache", **more}
+    written = []
+    for wanted in (6, 0):
+        solved["count"] = 0
+        nm2trt.prune(tmp_path / "a.onnx", tmp_path / "b.onnx", **given)
+        assert solved["count"] == wanted
+        written.append((tmp_path / "b.onnx").read_bytes())
+    assert written[0] == written[1]
 
 
 def stepped(change):
