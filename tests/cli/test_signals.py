@@ -13,6 +13,7 @@ import pytest
 
 from nm2trt.cli.signals import Stopped, signals_stop
 from tests.engine.nets import conv_net
+from tests.graph.reconstruct.test_reconstruct_model import network, samples
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,10 +68,9 @@ def interrupt(after):
 
 # Nothing but the end of the process interrupts a wait for a lock of C, as with an operator at work.
 STUCK = """
-import ctypes, os, signal, threading, time
-from nm2trt.graph.execute import output_comparison
+import ctypes, importlib, os, signal, threading, time
 
-def stuck(*_):
+def stuck(*_, **__):
     print("begun", file=sys.stderr, flush=True)
     if "HANDED" in os.environ:
         time.sleep(0.5)  # until the main thread waits
@@ -78,26 +78,26 @@ def stuck(*_):
     lock, mutex = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(256)
     lock(mutex), lock(mutex)
 
-output_comparison._run_reference = stuck
+module, name = os.environ["STUCK"].split(":")
+setattr(importlib.import_module(f"nm2trt.graph.{module}"), name, stuck)
 from nm2trt.cli import main
 main()
 """
 
 
-@pytest.mark.parametrize(
-    ("bound", "handed"),
-    [((), {}), (("--run-memory", "8"), {}), ((), {"HANDED": "1"})],
-    ids=["beside", "by itself", "given to the session's thread"],
-)
-def test_ctrl_c_does_not_wait_for_a_session_that_works(tmp_path, bound, handed):
-    conv_net(tmp_path / "net.onnx")
+def stopped_where_it_is_stuck(folder, stuck, *words, handed=False):
+    """Start a command of which one function never ends, and interrupt it; check what it says and leaves."""
+    temporary = folder / "temporary"
+    temporary.mkdir()
+    before = sorted(path.name for path in folder.iterdir())
+    more = {"STUCK": stuck, "TMPDIR": str(temporary), **({"HANDED": "1"} if handed else {})}
     command = subprocess.Popen(
-        [sys.executable, "-c", f"import sys\n{STUCK}", *bound, "fuse", "net.onnx", "--json"],
+        [sys.executable, "-c", f"import sys\n{STUCK}", *words, "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **handed},
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **more},
     )
     try:
         assert command.stderr.readline() == "begun\n"
@@ -108,7 +108,34 @@ def test_ctrl_c_does_not_wait_for_a_session_that_works(tmp_path, bound, handed):
         command.kill()
     assert (command.returncode, json.loads(out)["exit_status"]) == (130, 130)
     assert err == "nm2trt: interrupted; nothing was left half-written\n"
-    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+    assert sorted(path.name for path in folder.iterdir()) == before
+    assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("bound", "handed"),
+    [((), False), (("--run-memory", "8"), False), ((), True)],
+    ids=["beside", "by itself", "given to the session's thread"],
+)
+def test_ctrl_c_does_not_wait_for_a_session_that_works(tmp_path, bound, handed):
+    conv_net(tmp_path / "net.onnx")
+    stuck = "execute.output_comparison:_run_reference"
+    stopped_where_it_is_stuck(tmp_path, stuck, *bound, "fuse", "net.onnx", handed=handed)
+
+
+@pytest.mark.parametrize(
+    ("stuck", "more"),
+    [
+        ("saliency:_layer_saliency", ()),
+        ("sensitivity:fit_layer", ("--no-permute", "--share", "50%")),
+        ("layer_walk:fit_layer", ("--no-permute",)),
+    ],
+)
+def test_ctrl_c_does_not_wait_for_a_layer_that_is_solved(tmp_path, stuck, more):
+    network(tmp_path / "net.onnx")
+    samples(tmp_path / "s.npz")
+    words = ("prune", "net.onnx", "--calib", "s.npz", *more)
+    stopped_where_it_is_stuck(tmp_path, f"reconstruct.{stuck}", *words)
 
 
 @pytest.mark.slow

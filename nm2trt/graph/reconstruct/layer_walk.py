@@ -17,11 +17,12 @@ from nm2trt.figures import counted
 from nm2trt.graph.reconstruct.activation_grid import IntegerGrid, rounded_feeds
 from nm2trt.graph.reconstruct.chunks import Chunks
 from nm2trt.graph.reconstruct.layer_cache import LayerCache, SolvedLayer
-from nm2trt.graph.reconstruct.layers import Layer
+from nm2trt.graph.reconstruct.layers import Layer, shares_done
 from nm2trt.graph.reconstruct.network import Network
 from nm2trt.graph.reconstruct.report import RebuiltLayer, ReconstructOptions
 from nm2trt.graph.reconstruct.statistics import gather_moments
 from nm2trt.graph.reconstruct.streams import Segments, Stream
+from nm2trt.graph.storage.threads import beside
 from nm2trt.nm.mask import check
 from nm2trt.nm.solver.layer_solver import LayerFit, fit_layer
 
@@ -92,6 +93,7 @@ class LayerWalk:
         if self.grid is not None:
             solved = {layer.weight for layer in layers}
             self._round(name for name in self.grid.weights if name not in solved)
+        shares = shares_done(layers, kept)
         for number, layer in enumerate(layers):
             prune = layer.weight not in dense
             untouched = self.pruned is self.dense and not prune
@@ -101,9 +103,9 @@ class LayerWalk:
                 self.layers.append(self._row(layer, status, reason))
                 self._round([layer.weight])
                 continue
-            self._advance(layer.index, f"{number + 1}/{len(layers)} {layer.label}", number / len(layers))
+            words = f"{number + 1}/{len(layers)} {layer.label}, {counted(layer.inputs, 'input')}"
+            self._advance(layer.index, words, shares[number])
             self._solve(number, layer, prune=prune, reason=dense.get(layer.weight, ""))
-            self._tell(number, layers)
         self._advance(len(self.network.nodes), "outputs", 1.0)
 
     def reference(self, chunks: Sequence[int]) -> tuple[Stream, Sequence[int]]:
@@ -115,8 +117,11 @@ class LayerWalk:
         return plain, range(len(chunks))
 
     def _advance(self, cut: int, words: str, done: float) -> None:
+        took = time.monotonic() - self._start
+        left = f", about {math.ceil(took * (1 - done) / done)} s left" if done else ""
+
         def step() -> None:
-            self.show(done, words)
+            self.show(done, f"{words}{left}")
 
         step()
         self.dense.advance(self.segments, cut, {}, step)
@@ -129,7 +134,8 @@ class LayerWalk:
             # The same layers may be dense for another reason this time.
             solved = replace(solved, row=replace(solved.row, reason=reason))
         if solved is None or not self._fits(solved, layer):
-            solved = self._solved(number, layer, prune=prune, reason=reason)
+            # In a thread of its own: one call of numpy may take minutes, and Ctrl-C does not wait for it.
+            solved = beside(lambda: self._solved(number, layer, prune=prune, reason=reason))()
             if self.cache is not None:
                 self.cache.write(number, solved)
         if solved.weights and self.pruned is self.dense:
@@ -228,14 +234,6 @@ class LayerWalk:
         if not np.isfinite(new).all():
             raise SparsityError("its new bias is not finite")
         return new
-
-    def _tell(self, number: int, layers: Sequence[Layer]) -> None:
-        row = self.layers[-1]
-        done = (number + 1) / len(layers)
-        left = (time.monotonic() - self._start) * (1 - done) / done
-        loss = "" if row.error is None else f" loss {row.error:.4f}"
-        words = f"{number + 1}/{len(layers)} {row.weight}{loss}, about {math.ceil(left)} s left"
-        self.show(done, words)
 
     def _row(
         self, layer: Layer, status: Any, reason: str, fit: LayerFit | None = None, rows: int = 0

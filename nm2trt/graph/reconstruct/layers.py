@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +71,13 @@ class Layer:
         """Weights of one output."""
         return math.prod(self.shape) // self.outputs
 
+    @property
+    def effort(self) -> float:
+        """Roughly the multiply-accumulates of a solve: its decomposition, and some hundred products."""
+        if self.depthwise:
+            return float(self.outputs * self.inputs**3)
+        return float(self.inputs**2) * (40 * self.inputs + 200 * self.outputs)
+
     def multiplied(self, x: Array) -> Array:
         """Return the array (..., inputs) whose product with the weight the layer gives, of its input."""
         x = x.T if self.transposed else x
@@ -90,6 +99,18 @@ class Layer:
             kernel = (self.outputs, *self.shape[2:], self.shape[1])
             return np.ascontiguousarray(np.moveaxis(rows.reshape(kernel), -1, 1))
         return np.ascontiguousarray(rows if self.axis == 1 else rows.T)
+
+
+def shares_done(layers: Sequence[Layer], skipped: Container[str] = ()) -> list[float]:
+    """Return the part of the work (0..1) that is done in front of each layer.
+
+    Args:
+        layers: In the order of the graph.
+        skipped: Weights that take no work.
+    """
+    efforts = (0.0 if layer.weight in skipped else layer.effort for layer in layers)
+    before = [0.0, *itertools.accumulate(efforts)]
+    return [done / (before[-1] or 1.0) for done in before[:-1]]
 
 
 def find_layers(network: Network) -> tuple[list[Layer], dict[str, str]]:

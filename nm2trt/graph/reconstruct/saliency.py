@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,15 @@ import numpy as np
 from nm2trt.arrays import Array
 from nm2trt.calibration.stream import SampleStream
 from nm2trt.errors import SparsityError
+from nm2trt.figures import counted
 from nm2trt.graph.reconstruct.chunks import read_chunks
-from nm2trt.graph.reconstruct.layers import Layer, find_layers
+from nm2trt.graph.reconstruct.layers import Layer, find_layers, shares_done
 from nm2trt.graph.reconstruct.network import Network
 from nm2trt.graph.reconstruct.report import ReconstructOptions
 from nm2trt.graph.reconstruct.statistics import gather_moments
 from nm2trt.graph.reconstruct.streams import Segments, Stream
 from nm2trt.graph.storage.model import load
+from nm2trt.graph.storage.threads import beside
 from nm2trt.nm.solver.array_namespace import one_blas_thread
 from nm2trt.nm.solver.layer_moments import centre, input_scale
 from nm2trt.progress import bar
@@ -54,11 +57,11 @@ def weight_saliency(source: Path, samples: SampleStream, options: ReconstructOpt
     found: dict[str, Array] = {}
     with tempfile.TemporaryDirectory(prefix="nm2trt-saliency-") as folder, bar("saliency", 1.0) as shown:
         stream = Stream(Path(folder), chunks.feeds(first))
-        for number, layer in enumerate(layers):
-            shown.update(number / len(layers), description=f"saliency {layer.weight}")
+        for number, (layer, done) in enumerate(zip(layers, shares_done(layers), strict=True)):
+            shown.update(done, description=f"saliency {layer.weight}, {counted(layer.inputs, 'input')}")
             stream.advance(segments, layer.index, {}, lambda: None)
             try:
-                scores = _layer_saliency(layer, network, stream, options, number)
+                scores = beside(partial(_layer_saliency, layer, network, stream, options, number))()
             except (SparsityError, np.linalg.LinAlgError):
                 continue  # its magnitudes are taken instead
             if np.isfinite(scores).all():

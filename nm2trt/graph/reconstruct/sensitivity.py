@@ -9,20 +9,22 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from nm2trt.arrays import Array, Arrays
 from nm2trt.errors import ModelError, SparsityError
-from nm2trt.figures import percent
+from nm2trt.figures import counted, percent
 from nm2trt.graph.execute.output_verdict import VerdictSum
 from nm2trt.graph.reconstruct.chunks import Chunks
-from nm2trt.graph.reconstruct.layers import Layer
+from nm2trt.graph.reconstruct.layers import Layer, shares_done
 from nm2trt.graph.reconstruct.network import Network
 from nm2trt.graph.reconstruct.report import ReconstructOptions
 from nm2trt.graph.reconstruct.statistics import gather_moments, held_out, positions
 from nm2trt.graph.reconstruct.streams import Segments, Stream
+from nm2trt.graph.storage.threads import beside
 from nm2trt.nm.solver.layer_solver import SolverOptions, fit_layer
 
 _FITTED, _JUDGED, _ROWS = 96, 64, 8_192
@@ -67,8 +69,8 @@ def layer_sensitivities(
     found: dict[str, Sensitivity] = {}
     with tempfile.TemporaryDirectory(prefix="nm2trt-sensitivity-") as folder:
         trial = _Trial(network, chunks, options, Path(folder))
-        for number, layer in enumerate(layers):
-            show(number / len(layers), f"{number + 1}/{len(layers)} {layer.weight} alone")
+        for number, (layer, done) in enumerate(zip(layers, shares_done(layers, kept), strict=True)):
+            show(done, f"{number + 1}/{len(layers)} {layer.weight} alone, {counted(layer.inputs, 'input')}")
             found[layer.weight] = trial.measure(layer, number, holds=layer.weight in kept)
     return found
 
@@ -101,7 +103,7 @@ class _Trial:
         if holds:
             return Sensitivity(0.0, work)
         try:
-            return Sensitivity(self._divergence(self._pruned(layer, number)), work)
+            return Sensitivity(self._divergence(beside(partial(self._pruned, layer, number))()), work)
         except (SparsityError, ModelError):
             return Sensitivity(None, work)
 

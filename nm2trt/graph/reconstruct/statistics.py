@@ -185,15 +185,16 @@ def _moments(
 
 def _through_weight(x: Array, x_dense: Array, weight: Array) -> Moments:
     """Return `sums_of(x, x_dense @ weight.T)` without the outputs, which are many."""
-    wide = weight.astype(np.float64)
-    crossed = (x_dense.T @ x).astype(np.float64)
-    square = crossed if x is x_dense else (x_dense.T @ x_dense).astype(np.float64)
+    wide, same = weight.astype(np.float64), x is x_dense
+    square = (x.T @ x).astype(np.float64)
+    through = wide @ (square if same else (x_dense.T @ x).astype(np.float64))
+    wanted = through if same else wide @ (x_dense.T @ x_dense).astype(np.float64)
     return Moments(
-        xx=(x.T @ x).astype(np.float64),
-        yx=wide @ crossed,
+        xx=square,
+        yx=through,
         x=x.sum(0, dtype=np.float64),
         y=wide @ x_dense.sum(0, dtype=np.float64),
-        yy=float(((wide @ square) * wide).sum()),
+        yy=float((wanted * wide).sum()),
         rows=len(x),
     )
 
