@@ -10,11 +10,12 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from types import FrameType
 from typing import Any
 
 from nm2trt.errors import Interrupted
+from nm2trt.limits.run_watch import on_stop
 
 _DELAY_S = 0.02
 _PATIENCE = 3  # signals of a user during one import, after which the process ends at once
@@ -54,11 +55,35 @@ def signals_stop() -> Iterator[None]:
     for number in taken:
         signal.signal(number, handler)
     try:
-        yield
+        with _told_to_runs(taken):
+            yield
     finally:
         handler.closed = True
         for number in taken:
             signal.signal(number, defaults[number])
+
+
+@contextlib.contextmanager
+def _told_to_runs(taken: Collection[int]) -> Iterator[None]:
+    """End the run of a model that is under way when a signal comes: the handler waits for its end."""
+    arrived, write = os.pipe()
+    for end in (arrived, write):
+        os.set_blocking(end, False)
+    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+
+    def stopped() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            return any(number in taken for number in os.read(arrived, 1 << 10))
+        return False
+
+    on_stop(stopped)
+    try:
+        yield
+    finally:
+        on_stop(None)
+        signal.set_wakeup_fd(before)
+        os.close(write)
+        os.close(arrived)
 
 
 class _Handler:

@@ -48,6 +48,7 @@ _lock = threading.Condition()
 _watches: list[Watch] = []
 _thread: threading.Thread | None = None
 _give_up: Callable[[str], None] | None = None
+_stopped: Callable[[], bool] | None = None
 _former_limit: tuple[int, int] | None = None
 
 
@@ -59,6 +60,16 @@ def on_overdue(give_up: Callable[[str], None]) -> None:
     """
     global _give_up
     _give_up = give_up
+
+
+def on_stop(stopped: Callable[[], bool] | None) -> None:
+    """Set what tells, once, that the user has stopped the command; the calls under way are told to end then.
+
+    It is asked from another thread: Python handles a signal only when the library has returned.
+    """
+    global _stopped
+    with _lock:
+        _stopped = stopped
 
 
 @contextlib.contextmanager
@@ -95,7 +106,10 @@ def _look() -> None:
         time.sleep(_INTERVAL_S)
         scarce = is_memory_scarce()
         with _lock:
+            stopped = _stopped is not None and _stopped()
             for watch in _watches:
+                if stopped:
+                    watch.end()
                 _look_at(watch, time.monotonic(), scarce=scarce)
 
 

@@ -23,7 +23,7 @@ from nm2trt.errors import BackendError, DataError, InputError, ModelError
 from nm2trt.limits import bounds, run_watch
 from nm2trt.limits.run_watch import watched
 from nm2trt.serving import python_model
-from tests.engine.nets import conv_net
+from tests.engine.nets import conv_net, endless_net
 
 pytest.importorskip("onnxruntime")
 
@@ -156,35 +156,14 @@ def test_prepared_feeds_are_checked_once_and_run_again_and_again(tmp_path):
 
 
 def test_a_loop_of_more_turns_than_time_ends_at_the_bound(tmp_path):
-    tensor = helper.make_tensor_value_info
-    body = helper.make_graph(
-        [
-            helper.make_node("Identity", ["go"], ["on"]),
-            helper.make_node("Add", ["state", "state"], ["next"]),
-        ],
-        "body",
-        [tensor("turn", 7, []), tensor("go", 9, []), tensor("state", 1, ["n"])],
-        [tensor("on", 9, []), tensor("next", 1, ["n"])],
-    )
-    stored = [
-        numpy_helper.from_array(np.array(2**62), "turns"),
-        numpy_helper.from_array(np.array(True), "go"),
-    ]
-    graph = helper.make_graph(
-        [helper.make_node("Loop", ["turns", "go", "x"], ["y"], body=body)],
-        "g",
-        [tensor("x", 1, ["n"])],
-        [tensor("y", 1, ["n"])],
-        stored,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    path = endless_net(tmp_path / "net.onnx")
     bounds.use(run_seconds=0.3)
     try:
         with (
-            open_onnx(model.SerializeToString()) as session,
+            open_onnx(path) as session,
             pytest.raises(BackendError, match=r"longer than 0\.3 s \(nm2trt --run-time\)"),
         ):
-            session.run({"x": np.ones(2, "f4")})
+            session.run({"x": np.ones((1, 16), "f4")})
     finally:
         bounds.use()
 

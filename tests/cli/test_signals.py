@@ -9,10 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nm2trt.cli.signals import Stopped, signals_stop
-from tests.engine.nets import conv_net
+from tests.engine.nets import conv_net, endless_net
 from tests.graph.reconstruct.test_reconstruct_model import network, samples
 
 ROOT = Path(__file__).parents[2]
@@ -136,6 +137,44 @@ def test_ctrl_c_does_not_wait_for_a_layer_that_is_solved(tmp_path, stuck, more):
     samples(tmp_path / "s.npz")
     words = ("prune", "net.onnx", "--calib", "s.npz", *more)
     stopped_where_it_is_stuck(tmp_path, f"reconstruct.{stuck}", *words)
+
+
+# Says that it runs a second after a session has been asked to, which none of these models has ended by then.
+RUNS = """
+import sys, threading
+from onnxruntime import InferenceSession
+run = InferenceSession.run
+
+def begun(*given):
+    threading.Timer(1.0, lambda: print("begun", file=sys.stderr, flush=True)).start()
+    return run(*given)
+
+InferenceSession.run = begun
+from nm2trt.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("line", ["infer endless.onnx", "prune endless.onnx --calib x.npz"])
+def test_ctrl_c_ends_the_run_of_a_model(tmp_path, line):
+    endless_net(tmp_path / "endless.onnx")
+    np.savez(tmp_path / "x.npz", x=np.ones((4, 16), np.float32))
+    command = subprocess.Popen(
+        [sys.executable, "-c", RUNS, *line.split()],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        assert "begun" in command.stderr.readline()
+        command.send_signal(signal.SIGINT)
+        _, err = command.communicate(timeout=60)
+    finally:
+        command.kill()
+    assert command.returncode == 130
+    assert err == "nm2trt: interrupted; nothing was left half-written\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["endless.onnx", "x.npz"]
 
 
 @pytest.mark.slow

@@ -79,3 +79,29 @@ def save(path: Path, nodes, inputs, outputs, weights, plan, *, external=False):
     if plan is not None:
         helper.set_model_props(model, {"nm2trt.plan": plan.to_json()})
     onnx.save(model, path, save_as_external_data=external, location="weights.bin", size_threshold=0)
+
+
+def endless_net(path: Path) -> Path:
+    """Input x of shape (n, 16), a weight w of a MatMul, and a Loop whose end nobody sees."""
+    tensor = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["on"]),
+            helper.make_node("Add", ["state", "state"], ["next"]),
+        ],
+        "body",
+        [tensor("turn", 7, []), tensor("go", 9, []), tensor("state", 1, None)],
+        [tensor("on", 9, []), tensor("next", 1, None)],
+    )
+    stored = [
+        numpy_helper.from_array(np.random.default_rng(0).standard_normal((16, 16), np.float32), "w"),
+        numpy_helper.from_array(np.array(2**62), "turns"),
+        numpy_helper.from_array(np.array(True), "go"),
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Loop", ["turns", "go", "h"], ["y"], body=body),
+    ]
+    graph = helper.make_graph(nodes, "net", [tensor("x", 1, ["n", 16])], [tensor("y", 1, ["n", 16])], stored)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
