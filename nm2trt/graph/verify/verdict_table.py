@@ -20,7 +20,7 @@ def verdict_table(weights: Sequence[WeightVerdict]) -> Table:
         Column("shape"),
         Column("dtype", rank=2, fold=True),
         Column("axis", "number", rank=3),
-        Column(next(iter(wanted)) if one else "pattern"),
+        Column(next(iter(wanted)) if one else "pattern", "text"),
         Column("zeros", "number"),
         Column("sparse"),
     )
