@@ -122,6 +122,17 @@ def test_layers_verdict_and_shares_stand_on_the_page(tmp_path):
     json.dumps(data.to_json(), allow_nan=False)
 
 
+@pytest.mark.parametrize("width", [1280, 800, 761])
+def test_the_layers_fit_their_box(browser, tmp_path, width):
+    found = result()
+    found["weights"][0] |= {"weight": "backbone.layer3.0.conv1.weight", "ridge": 3.21e-06, "error": 4.56e-05}
+    path = tmp_path / "page.html"
+    path.write_text(to_html(page(tmp_path / "run", found)))
+    browser.open(path, width=width)
+    box = "document.querySelector('#rebuilt-1 .scroll')"
+    assert browser.run(f"{box}.scrollWidth") <= browser.run(f"{box}.clientWidth")
+
+
 def test_without_a_budget_there_is_no_table_of_shares(tmp_path):
     found = result()
     del found["budget"]
