@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from nm2trt.errors import InputError
 from nm2trt.options.field import option
 from nm2trt.options.shared import (
     ALLOW_FUNCTIONS,
@@ -84,3 +85,7 @@ class QuantizeCommand(Calibrated):
 
     def __post_init__(self) -> None:
         refuse_shard_and_merge(self)
+        if self.shard is not None and self.output is not None:
+            raise InputError(
+                "--shard writes ranges into --parts and no model; leave -o out, and give it with --merge"
+            )

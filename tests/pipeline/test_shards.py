@@ -168,6 +168,7 @@ def test_what_cannot_be_shared_is_refused(folder, capsys):
     assert "take only --method minmax" in refused(f"{QUANTIZE} --merge --method percentile", capsys)
     assert "--max-loss searches in one process" in refused(f"{QUANTIZE} --shard 0/2 --max-loss 2%", capsys)
     assert "run every shard first" in refused(f"{VALIDATE} --shard 0/2 --merge", capsys)
+    assert "no model; leave -o out" in refused(f"{QUANTIZE} --shard 0/2 -o b.int8.onnx", capsys)
     (folder / "o.json").write_text("[]")
     recorded = "validate a.onnx --against o.json --data a.npz --shard 0/2"
     assert "holds recorded outputs" in refused(recorded, capsys)
