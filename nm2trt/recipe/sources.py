@@ -50,7 +50,7 @@ class Sources:
         self._names = {step.stage.name for step in steps}
 
     def check(self) -> None:
-        """Raise before any work if a file that the recipe names is missing or lies outside.
+        """Raise before any work if a file that the recipe names is missing, a folder, or outside its root.
 
         Raises:
             InputError: One is.
@@ -74,6 +74,9 @@ class Sources:
             for where, named in given.items():
                 if not named.exists():
                     raise self._recipe.error(f"{named} does not exist", *where)
+                # A version that was deployed is a folder.
+                if named.is_dir() and not (where[-1] == "from" and step.stage.options.takes == "deployment"):
+                    raise self._recipe.error(f"{named} is a folder; give the path of a file", *where)
 
     def take(self, step: Step, record: StageRecord) -> None:
         """Remember what a stage left for later ones."""

@@ -105,6 +105,24 @@ def test_a_calibration_recipe_is_read_and_what_it_names_is_not(folder):
     assert run_recipe(recipe, dry_run=True).stages[0].status == "would run"
 
 
+@pytest.mark.parametrize(
+    ("recipe", "place"),
+    [
+        ("model: .\nstages:\n  verify:\n", "line 2: model: "),
+        ("model: net.onnx\nstages:\n  verify: {from: ./}\n", "line 4: stages.verify.from: "),
+        ("model: net.onnx\nstages:\n  cast: {calib: inner}\n", "line 4: stages.cast.calib: "),
+    ],
+    ids=["model", "source", "samples"],
+)
+def test_a_folder_is_no_file(folder, recipe, place):
+    (folder / "inner").mkdir()
+    (folder / "r.yaml").write_text(f"version: 1\n{recipe}")
+    with pytest.raises(InputError) as caught:
+        run_recipe(folder / "r.yaml", dry_run=True)
+    assert place in str(caught.value)
+    assert str(caught.value).endswith("is a folder; give the path of a file")
+
+
 def test_the_file_of_an_exported_model_has_to_be_there(folder):
     stage = "export: {model: 'net.py:make', weights: d.npz, inputs: {x: [1, 3]}}"
     told = refusal(folder, stage, dry_run=True, allow_functions=True)
