@@ -19,8 +19,13 @@ def net(tmp_path):
 
 @NO_GPU
 def test_without_a_gpu_the_engines_are_built_and_nothing_is_timed(net, capsys):
-    assert main(["prove", str(net), "--backend", "trt-rtx"]) == 0
+    assert main(["prove", str(net), "--backend", "trt-rtx", "--effort", "1"]) == 0
     out = capsys.readouterr().out
+    (same,) = [line for line in out.splitlines() if line.startswith("same as: ")]
+    assert same == (
+        f"same as: tensorrt_rtx --onnx={net} --sparsity=enable --shapes=x:8x16x8x8 "
+        "--builderOptimizationLevel=1 --noDataTransfers"
+    )
     for name in ("dense", "sparse-off", "sparse-on"):
         assert [line for line in out.splitlines() if line.split()[:1] == [name]]
     assert "p50 ms, p99 ms, spread: not measured" in out
@@ -28,7 +33,7 @@ def test_without_a_gpu_the_engines_are_built_and_nothing_is_timed(net, capsys):
     verdict, following = out.splitlines()[-2:]
     assert verdict.startswith("verdict: no speed was measured: ")
     assert "takes a GPU" in verdict
-    assert following == f"next:    nm2trt prove {net} --backend trt-rtx    # on the GPU"
+    assert following == f"next:    nm2trt prove {net} --effort 1 --backend trt-rtx    # on the GPU"
     assert [path.name for path in net.parent.iterdir()] == ["net.onnx"]
 
 

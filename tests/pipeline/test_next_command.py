@@ -1,0 +1,68 @@
+"""The next command for a file: exactly which one, by what verify found and where it is to run."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from onnx import helper, numpy_helper
+
+import nm2trt
+from nm2trt.pipeline.next_command import next_command, pruning_command
+from tests.engine.nets import two_of_four
+
+AMPERE = {"backend": "trt-rtx", "targets": "sm86"}  # has sparse kernels for int8 only
+CPU = {"backend": "ort"}  # has none
+
+
+def judged(weight, place, *, operator="MatMul", domain="", **changes):
+    """Return what verify says of `y = x weight`, with facts about its file changed."""
+    ends = [helper.make_tensor_value_info(name, 1, None) for name in "xy"]
+    graph = helper.make_graph(
+        [helper.make_node(operator, ["x", "w"], ["y"], name="product", domain=domain)],
+        "net",
+        ends[:1],
+        ends[1:],
+        [numpy_helper.from_array(weight.astype(np.float32), "w")],
+    )
+    opsets = [helper.make_opsetid(name, version) for name, version in {"": 17, domain: 17}.items()]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    return replace(nm2trt.verify(model, **place), **changes)
+
+
+DENSE = np.random.default_rng(0).standard_normal((32, 32))
+SPARSE = two_of_four((32, 32), axis=0)
+NESTED = {"nested": frozenset(["product"])}  # in a body, which no pass that takes samples changes
+LOWER = "nm2trt build m.onnx --sparsity --precision int8 --calib SAMPLES.npz"
+EXPLAIN = "nm2trt explain m.onnx"
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [
+        (judged(SPARSE, AMPERE), LOWER),
+        (judged(SPARSE, AMPERE, quantised="q"), EXPLAIN),  # a file with Q/DQ is not quantised again
+        (judged(SPARSE, AMPERE, **NESTED), EXPLAIN),
+        # It holds a weight that quantize leaves in float.
+        (judged(SPARSE, AMPERE, operator="Attention", domain="com.microsoft"), EXPLAIN),
+        (judged(SPARSE, CPU), EXPLAIN),
+        (judged(DENSE, AMPERE), "nm2trt prune m.onnx --calib SAMPLES.npz"),
+        (judged(DENSE, AMPERE, **NESTED), "nm2trt prune m.onnx"),
+        (judged(DENSE, AMPERE, quantised="q"), ""),
+        (judged(DENSE, CPU, **NESTED), ""),
+    ],
+    ids=["lowered", "qdq", "body", "attention", "cpu", "dense", "dense-body", "dense-qdq", "dense-cpu"],
+)
+def test_the_next_command(found, wanted):
+    assert next_command("m.onnx", found) == wanted
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [
+        (judged(DENSE, CPU, quantised="q", **NESTED), "nm2trt prune f.onnx"),
+        (judged(SPARSE, CPU, quantised="q"), ""),  # nothing to prune
+    ],
+    ids=["prunable", "sparse"],
+)
+def test_a_file_that_was_quantised_leads_to_its_float_model(found, wanted):
+    assert pruning_command("f.onnx", found) == wanted
