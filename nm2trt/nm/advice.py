@@ -5,6 +5,7 @@ A command is named only if it works on the very file that the advice is about.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from nm2trt.figures import counted
@@ -35,6 +36,8 @@ def dtype_advice(facts: WeightFacts, where: Where) -> str:
     found = sparse_dtypes(where)
     if not found:
         return "build for a target with known sparse kernels, e.g. sm80 or sm86 with trt-rtx in int8"
+    if facts.nested:
+        return "export it outside the loop or branch, in whose body nothing is lowered"
     if facts.operator not in _LOWERED or facts.constant_input_index != 1:
         return "rewrite it as a Conv, Gemm or MatMul with the weight on the right, and lower that"
     if facts.dtype == "float64":
@@ -51,10 +54,10 @@ def holds_two_of_four(verdict: WeightVerdict) -> bool:
     return verdict.pattern == "holds" and _TWO_OF_FOUR.admits(NMPattern.parse(verdict.wanted))
 
 
-def is_prunable(verdict: WeightVerdict) -> bool:
-    """Tell whether `nm2trt prune` without options makes a weight 2:4, as far as its shape tells.
+def fits(verdict: WeightVerdict) -> bool:
+    """Tell whether the shape of a weight that is not 2:4 lets `nm2trt prune` without options make it so.
 
-    So it does with a weight that holds another pattern, such as 4:8.
+    A weight that holds another pattern, such as 4:8, is not 2:4 either.
     """
     facts = verdict.facts
     judged = verdict.pattern in ("broken", "holds") and not holds_two_of_four(verdict)
@@ -64,29 +67,38 @@ def is_prunable(verdict: WeightVerdict) -> bool:
     return channels >= LEAST_CHANNELS and facts.operator not in ("LSTM", "GRU", "RNN")
 
 
-def prunable_weights(verdicts: Sequence[WeightVerdict]) -> list[WeightVerdict]:
-    """Return the prunable ones of a model's weights: all but those that two layers read along different axes.
+def is_prunable(verdict: WeightVerdict) -> bool:
+    """Tell whether `nm2trt prune` without options makes a weight 2:4, as far as shape and readers tell."""
+    return fits(verdict) and verdict.facts is not None and not verdict.facts.fixed
 
-    An autoencoder whose decoder multiplies by the transpose of its encoder's weight has such a weight.
-    """
-    ways: dict[str, set[tuple[int, int]]] = {}
-    for verdict in verdicts:
-        if verdict.facts is not None:
-            ways.setdefault(verdict.weight, set()).add((verdict.facts.axis, verdict.facts.inputs))
-    return [verdict for verdict in verdicts if is_prunable(verdict) and len(ways[verdict.weight]) == 1]
+
+def prunable_weights(verdicts: Sequence[WeightVerdict]) -> list[WeightVerdict]:
+    """Return the prunable ones of a model's weights."""
+    return [verdict for verdict in verdicts if is_prunable(verdict)]
 
 
 def is_lowered(verdict: WeightVerdict) -> bool:
-    """Tell whether `nm2trt quantize` lowers such a weight, if it stands in the main graph."""
+    """Tell whether `nm2trt quantize` lowers such a weight."""
     facts = verdict.facts
-    return facts is not None and facts.operator in _LOWERED and facts.constant_input_index == 1
+    return (
+        facts is not None
+        and not facts.nested
+        and facts.operator in _LOWERED
+        and facts.constant_input_index == 1
+    )
 
 
-def is_rebuilt(verdict: WeightVerdict) -> bool:
-    """Tell whether `nm2trt prune --calib` rebuilds such a weight, if it stands in the main graph."""
+def rebuilt_weights(verdicts: Sequence[WeightVerdict]) -> list[WeightVerdict]:
+    """Return those of a model's weights that `nm2trt prune --calib` makes 2:4."""
+    reads = Counter(verdict.weight for verdict in verdicts)
+    return [v for v in verdicts if fits(v) and _is_rebuilt(v) and reads[v.weight] == 1]
+
+
+def _is_rebuilt(verdict: WeightVerdict) -> bool:
     facts = verdict.facts
-    whole = facts is not None and (facts.conv_groups == 1 if facts.convolution else len(facts.shape) == 2)
-    return whole and is_lowered(verdict)
+    if facts is None or not facts.rebuilt or not is_lowered(verdict):
+        return False
+    return facts.conv_groups == 1 if facts.convolution else len(facts.shape) == 2
 
 
 def is_quantised(verdict: WeightVerdict) -> bool:
@@ -99,13 +111,21 @@ def pattern_advice(verdict: WeightVerdict) -> str:
     if verdict.pattern == "broken" and is_quantised(verdict):
         return "prune the float model (nm2trt prune --calib SAMPLES), and quantise the result"
     if verdict.pattern == "broken":
-        prune = "prune it (nm2trt prune)" if is_prunable(verdict) else "prune it by name (--include of prune)"
-        return f"train it sparse (nm2trt.sparsify), {prune}, or export it again, finalised"
+        return f"train it sparse (nm2trt.sparsify), {_pruning(verdict)}or export it again, finalised"
     return {
         "dense-by-plan": _kept_dense_advice(verdict),
         "not-groupable": "pad its input channels to a multiple of four, or leave it dense",
         "untraceable": "export it as a constant that a Conv, Gemm or MatMul of ONNX's own reads",
     }.get(verdict.pattern, "train or prune it to 2:4: no other pattern runs on sparse tensor cores")
+
+
+def _pruning(verdict: WeightVerdict) -> str:
+    if is_prunable(verdict):
+        return "prune it (nm2trt prune), "
+    if fits(verdict) and _is_rebuilt(verdict):
+        return "prune it from samples (nm2trt prune --calib SAMPLES), "
+    fixed = verdict.facts is not None and verdict.facts.fixed
+    return "" if fixed else "prune it by name (--include of prune), "
 
 
 def _kept_dense_advice(verdict: WeightVerdict) -> str:

@@ -32,6 +32,9 @@ class WeightFacts(JsonValue):
         unread: The first node of the model that TensorRT's parsers do not read, or "".
         unread_by_rtx: The first that the parser of TensorRT for RTX does not read, or "".
         opset: The model's opset; 0 if it is not known.
+        nested: Whether the consumer stands in a body, which no pass that takes samples changes.
+        fixed: Why `nm2trt prune` leaves the stored numbers as they are, as far as the graph tells, or "".
+        rebuilt: Whether `nm2trt prune --calib` finds the numbers as a stored float tensor.
     """
 
     operator: str
@@ -46,6 +49,9 @@ class WeightFacts(JsonValue):
     unread: str = ""
     unread_by_rtx: str = ""
     opset: int = 0
+    nested: bool = False
+    fixed: str = ""
+    rebuilt: bool = True
 
     @property
     def inputs(self) -> int:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nm2trt.nm.advice import holds_two_of_four, is_lowered, is_quantised, is_rebuilt, prunable_weights
+from nm2trt.nm.advice import holds_two_of_four, is_lowered, is_quantised, prunable_weights, rebuilt_weights
 from nm2trt.nm.eligibility import Place, can_run_sparse
 from nm2trt.nm.outlook import assumed_sparse, type_forbids
 from nm2trt.nm.verdict import WeightVerdict
@@ -36,7 +35,7 @@ def next_command(model: str, report: VerifyReport) -> str:
         return "" if lost else pruning_command(model, report)
     build = f"nm2trt build {model} --sparsity"
     dtype = sparse_dtype(holding, place)
-    lowers = not report.quantised and any(is_lowered(v) and v.consumer not in report.nested for v in holding)
+    lowers = not report.quantised and any(map(is_lowered, holding))
     if dtype is None or (dtype == "int8" and not lowers):
         return f"nm2trt explain {model}"
     return {
@@ -52,22 +51,11 @@ def pruning_command(model: str, report: VerifyReport) -> str:
         model: The file, as a word of a shell.
         report: What `verify` found out of it, or of what was made of it.
     """
-    prunable = prunable_weights(report.weights)
-    rebuilt = rebuilt_weights(report)
-    if any(verdict.weight in rebuilt for verdict in prunable):
+    if rebuilt_weights(report.weights):
         return f"nm2trt prune {model} --calib {SAMPLES}"
+    prunable = prunable_weights(report.weights)
     able = report.quantised or sparse_dtype(prunable, report.place) is not None
     return f"nm2trt prune {model}" if prunable and able else ""
-
-
-def rebuilt_weights(report: VerifyReport) -> frozenset[str]:
-    """Return the names of the weights that `nm2trt prune --calib` rebuilds, of those that it prunes."""
-    reads = Counter(verdict.weight for verdict in report.weights)
-    return frozenset(
-        v.weight
-        for v in report.weights
-        if is_rebuilt(v) and v.consumer not in report.nested and reads[v.weight] == 1
-    )
 
 
 def sparse_dtype(weights: Sequence[WeightVerdict], place: Place) -> str | None:

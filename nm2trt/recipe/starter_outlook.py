@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nm2trt.nm.advice import is_lowered, is_prunable, prunable_weights
+from nm2trt.nm.advice import is_lowered, prunable_weights, rebuilt_weights
 from nm2trt.nm.eligibility import Place, can_run_sparse
 from nm2trt.nm.outlook import assumed_sparse, outlook
 from nm2trt.nm.verdict import WeightVerdict
-from nm2trt.pipeline.next_command import rebuilt_weights
 
 if TYPE_CHECKING:
     from nm2trt.graph.verify.report import VerifyReport
@@ -27,20 +26,18 @@ def recipe_precision(report: VerifyReport, *, calib: str | None) -> str:
         return ""
     if calib is None:
         return "fp16"
-    return "int8" if any(is_lowered(v) and v.consumer not in report.nested for v in report.weights) else ""
+    return "int8" if any(map(is_lowered, report.weights)) else ""
 
 
 def recipe_outlook(report: VerifyReport, model: Path, precision: str, *, rebuilds: bool) -> str:
     """Say what the recipe's result can run sparse, and if nothing, what would."""
     dtype = {"int8": "int8", "fp16": "float16"}.get(precision)
-    pruned = (
-        rebuilt_weights(report) if rebuilds else frozenset(v.weight for v in prunable_weights(report.weights))
-    )
-    assumed = [_once_run(v, report, dtype, pruned) for v in report.weights]
+    pruned = rebuilt_weights(report.weights) if rebuilds else prunable_weights(report.weights)
+    assumed = [_once_run(v, dtype, pruned) for v in report.weights]
     sentence = outlook(assumed, report.place)
     if _can_any(assumed, report.place):
         return f"once the recipe has run, up to {sentence}" if precision else sentence
-    in_int8 = [_once_run(v, report, "int8", pruned) for v in report.weights]
+    in_int8 = [_once_run(v, "int8", pruned) for v in report.weights]
     if precision == "fp16" and _can_any(in_int8, report.place):
         start = sentence.partition(":")[0]
         return (
@@ -50,14 +47,11 @@ def recipe_outlook(report: VerifyReport, model: Path, precision: str, *, rebuild
     return sentence
 
 
-def _once_run(
-    verdict: WeightVerdict, report: VerifyReport, dtype: str | None, pruned: Collection[str]
-) -> WeightVerdict:
+def _once_run(verdict: WeightVerdict, dtype: str | None, pruned: Sequence[WeightVerdict]) -> WeightVerdict:
     """Return what becomes of a weight that the recipe prunes, and lowers to a type."""
-    outside = verdict.consumer not in report.nested
-    if verdict.pattern != "holds" and not (verdict.weight in pruned and is_prunable(verdict)):
+    if verdict.pattern != "holds" and verdict not in pruned:
         return verdict
-    lowered = dtype if outside and is_lowered(verdict) else None
+    lowered = dtype if is_lowered(verdict) else None
     return assumed_sparse([verdict], dtype=lowered)[0]
 
 

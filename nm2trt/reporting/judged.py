@@ -86,4 +86,7 @@ def _facts(row: Fields) -> WeightFacts | None:
         island=facts.text("island", ""),
         unread=facts.text("unread", ""),
         opset=facts.count("opset") or 0,
+        nested=facts.data.get("nested") is True,
+        fixed=facts.text("fixed", ""),
+        rebuilt=facts.data.get("rebuilt", True) is True,
     )

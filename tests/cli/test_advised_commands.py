@@ -47,7 +47,7 @@ ADVICE = {
     ("engine/ladder/requirement.py", "explain"): "test_too_few_sparse_kernels_lead_to_explain",
     ("graph/cast/cast_model.py", "cast"): "tests/graph/cast/test_cast_ranges.py",
     ("graph/quantize/quantize_model.py", "quantize"): "tests/graph/cast/test_cast_ranges.py",
-    ("graph/prune/magnitude.py", "fuse"): "tests/graph/prune/test_joined_weights.py",
+    ("graph/verify/stored_readers.py", "fuse"): "tests/graph/prune/test_joined_weights.py",
     ("graph/quantize/pair_insertion.py", "fuse"): "test_batchnorms_left_lead_to_fuse",
     ("nm/advice.py", "quantize"): "tests/pipeline/test_one_answer.py",
     ("nm/advice.py", "cast"): "tests/pipeline/test_one_answer.py",

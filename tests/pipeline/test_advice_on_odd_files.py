@@ -167,6 +167,76 @@ def weight_only_int4():
     return nodes, [four, stored("s", 2, WIDTH), stored("v", WIDTH, WIDTH)], {}
 
 
+def carried():
+    """A loop hands its body a weight that stays as it is, as scripted loops do."""
+    types = {"i": TensorProto.INT64, "go": TensorProto.BOOL, "c": TensorProto.BOOL}
+    given, made = (
+        [info(name, types.get(name, TensorProto.FLOAT), None) for name in names.split()]
+        for names in ("i go h inner", "c k again")
+    )
+    inside = [
+        node("Identity", ["go"], ["c"]),
+        node("MatMul", ["h", "inner"], ["k"]),
+        node("Identity", ["inner"], ["again"]),
+    ]
+    loop = node(
+        "Loop", ["trips", "", "x", "w"], ["y", "end"], body=helper.make_graph(inside, "b", given, made)
+    )
+    return [loop], [stored("w", WIDTH, WIDTH), numpy_helper.from_array(np.array(2), "trips")], {}
+
+
+def repeated():
+    """Two copies of one stored matrix are the weight, one of them behind a Gather and a Pad."""
+    constants = {"order": np.arange(WIDTH // 2)[::-1], "pads": np.array([2, 0, 2, 0])}
+    nodes = [
+        node("Gather", ["w", "order"], ["g"], axis=0),
+        node("Concat", ["g", "w"], ["u"], axis=0),
+        node("MatMul", ["x", "u"], ["h"]),
+        node("Pad", ["v", "pads"], ["p"]),
+        node("Concat", ["p", "v"], ["q"], axis=0),
+        node("MatMul", ["h", "q"], ["y"]),
+    ]
+    weights = [stored("w", WIDTH // 2, WIDTH), stored("v", WIDTH // 2 - 2, WIDTH)]
+    return nodes, [*weights, *(numpy_helper.from_array(a, name) for name, a in constants.items())], {}
+
+
+def looked_up():
+    nodes = [
+        node("ArgMax", ["x"], ["ids"], axis=1, keepdims=0),
+        node("Gather", ["w", "ids"], ["e"]),
+        node("Transpose", ["w"], ["t"], perm=[1, 0]),
+        node("MatMul", ["e", "t"], ["y"]),
+    ]
+    return nodes, matrices()[:1], {}
+
+
+def square_and_tied():
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"]),
+        node("Transpose", ["w"], ["t"]),
+        node("MatMul", ["h", "t"], ["y"]),
+    ]
+    return nodes, matrices()[:1], {}
+
+
+def masked():
+    nodes = [
+        node("Mul", ["w", "v"], ["m"]),
+        node("MatMul", ["x", "m"], ["y"]),
+    ]
+    return nodes, matrices(), {}
+
+
+def in_double():
+    weight = numpy_helper.from_array(numpy_helper.to_array(stored("w", WIDTH, WIDTH)).astype(np.float64), "w")
+    nodes = [
+        node("Cast", ["x"], ["d"], to=TensorProto.DOUBLE),
+        node("MatMul", ["d", "w"], ["h"]),
+        node("Cast", ["h"], ["y"], to=TensorProto.FLOAT),
+    ]
+    return nodes, [weight], {}
+
+
 def without_weights():
     return [node("Relu", ["x"], ["y"])], [], {}
 
@@ -186,6 +256,12 @@ def without_weights():
         stored_in_half,
         recurrent,
         weight_only_int4,
+        carried,
+        repeated,
+        looked_up,
+        square_and_tied,
+        masked,
+        in_double,
         without_weights,
     ],
     ids=lambda make: make.__name__,
@@ -209,8 +285,13 @@ def following(out):
 
 def test_the_next_commands_work_until_one_explains_or_builds(odd, capsys):
     assert main(["verify", "a.onnx", "--fail-on", "none"]) == 0
+    told = capsys.readouterr().out
+    if "(nm2trt prune)" in told:
+        assert main(["prune", "a.onnx", "-o", "pruned.onnx", "--json"]) == 0
+        capsys.readouterr()
     for _ in range(4):
-        words = following(capsys.readouterr().out)
+        words = following(told or capsys.readouterr().out)
+        told = ""
         if not words:
             assert odd is without_weights
             return
@@ -228,7 +309,7 @@ def test_a_recipe_with_samples_runs_as_it_is(odd, capsys):
     promised = capsys.readouterr().out
     assert main(["run", "a.yaml", "--until", "verify"]) == 0
     # Those are pruned, and lowered; the others stay as no sparse kernel runs them.
-    lowered = (function, batched, transposed_input, scaled_bias, read_twice, stored_in_half)
+    lowered = (function, batched, transposed_input, scaled_bias, read_twice, stored_in_half, repeated, masked)
     assert ("once the recipe has run, up to" in promised) is (odd in lowered)
 
 

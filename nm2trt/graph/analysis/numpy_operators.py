@@ -135,6 +135,7 @@ MOVES: dict[str, Callable[..., list[Array]]] = {
     ),
     "Tile": _one(lambda a, _: np.tile(a[0], [int(s) for s in a[1]])),
     "Pad": _one(_pad),
+    "Dropout": lambda a, _: [a[0], np.ones(a[0].shape, np.bool_)],
 }
 
 
@@ -231,7 +232,6 @@ def _constant_of_shape(arrays: Any, attributes: dict[str, Any]) -> Array:
 
 # Operators that compute: the common ones at numpy's speed and in the array's own dtype.
 VALUES: dict[str, Callable[[Any, dict[str, Any]], Array]] = {
-    "Dropout": lambda a, _: a[0],
     "Cast": _cast,
     "CastLike": lambda a, _: cast_array(a[0], a[1].dtype),
     "DequantizeLinear": _dequantize,

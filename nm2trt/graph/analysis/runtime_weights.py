@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nm2trt.graph.analysis.constant_values import Source, evaluate
 from nm2trt.graph.analysis.moving_operators import MOVING
@@ -94,12 +94,24 @@ def _behind(where: Scope, name: str, walk: _Walk, depth: int) -> StoredBehind | 
         return StoredBehind(where, name, state.why)
     node = where.producers.get(name)
     if node is None:
-        return None
+        return _changed_by_a_loop(where, name, walk, depth + 1)
     found = _through(where, node, name, walk, depth + 1)
     if found is None or found.why:
         return found
     why = f"{node.op_type} at {where.label(node)} decides it while the model runs: {state.why}"
     return StoredBehind(found.scope, found.value, why, found.whole)
+
+
+def _changed_by_a_loop(where: Scope, name: str, walk: _Walk, depth: int) -> StoredBehind | None:
+    """Return what is stored behind a value that starts as a weight and that a loop's body changes."""
+    if name not in where.starts:
+        return None
+    found = walk.follow(*where.starts[name], depth)
+    source = None if found is None else main_source(found.scope, found.value)
+    if found is None or source is None or not is_matrix(source) or _is_empty_state(found, source):
+        return None
+    loop = where.name.rstrip("/").rpartition("/")[0]
+    return replace(found, why=found.why or f"{loop} changes it at each iteration")
 
 
 def _through(scope: Scope, node: onnx.NodeProto, name: str, walk: _Walk, depth: int) -> StoredBehind | None:

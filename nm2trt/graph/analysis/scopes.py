@@ -5,7 +5,8 @@ What a scope knows of its values is in `value_states`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.value_states import CONSTANT, Scope, State, bodies, define, renamed, settle
@@ -63,7 +64,7 @@ def _walk(model: Model) -> Iterator[tuple[Scope, onnx.NodeProto]]:
                 scope,
                 f"the input of the body {label}",
                 _turn_by_turn(scope, node, body),
-                _unchanged(scope, node, body),
+                carried(scope, node, body),
             )
             stack.append((inner, iter(inner.nodes)))
 
@@ -151,8 +152,7 @@ def unfolded(model: Model, cost: Callable[[onnx.NodeProto], int]) -> int:
 def _turn_by_turn(scope: Scope, node: onnx.NodeProto, body: onnx.GraphProto) -> dict[str, State]:
     """Return the inputs of a body through which a constant comes in slices: weights, though not one tensor.
 
-    A Scan cuts its last inputs itself; a Loop's body picks by the number of the turn. What a loop carries
-    from one iteration to the next, the state, is not a weight even if it starts as a constant.
+    A Scan cuts its last inputs itself; a Loop's body picks by the number of the turn.
     """
     if node.domain not in ("", "ai.onnx") or node.op_type not in ("Scan", "Loop"):
         return {}
@@ -171,13 +171,31 @@ def _turn_by_turn(scope: Scope, node: onnx.NodeProto, body: onnx.GraphProto) -> 
     }
 
 
-def _unchanged(scope: Scope, node: onnx.NodeProto, body: onnx.GraphProto) -> dict[str, tuple[Scope, str]]:
-    """Return the inputs of a body that a loop carries and never changes, each with the value outside.
+class Carried(NamedTuple):
+    """A value that a Loop or Scan hands from one iteration to the next.
+
+    Args:
+        slot: The loop's input that it starts from.
+        outer: The name of that input.
+        formal: Its name in the body.
+        final: The loop's output that it ends as, or "".
+        unchanged: Whether the body hands it on as it is.
+    """
+
+    slot: int
+    outer: str
+    formal: str
+    final: str
+    unchanged: bool
+
+
+def carried(scope: Scope, node: onnx.NodeProto, body: onnx.GraphProto) -> list[Carried]:
+    """Return the values that a loop carries; of a Scan of opset 8, whose values have a batch, none.
 
     Converters of TensorFlow, and exports of scripted loops, hand weights to the body in that way.
     """
     if node.domain not in ("", "ai.onnx") or node.op_type not in ("Scan", "Loop") or _is_batched(scope, node):
-        return {}
+        return []
     # A Loop's body begins with the number of the iteration and a condition, and gives the condition.
     before = 2 if node.op_type == "Loop" else 0
     cut = int(scope.node_attributes(node).get("num_scan_inputs", 0)) if node.op_type == "Scan" else 0
@@ -186,19 +204,20 @@ def _unchanged(scope: Scope, node: onnx.NodeProto, body: onnx.GraphProto) -> dic
         for inner in body.node
         if inner.op_type == "Identity" and inner.domain in ("", "ai.onnx")
     }
-    found = {}
-    carried = zip(
+    found = []
+    pairs = zip(
         list(node.input)[before : len(node.input) - max(cut, 0)],
         body.input[before:],
         body.output[before // 2 :],
         strict=False,
     )
-    for outer, given, returned in carried:
+    for place, (outer, given, returned) in enumerate(pairs):
         value, steps = returned.name, 0
         while value in moved and steps < len(moved):
             value, steps = moved[value], steps + 1
-        if outer and value == given.name:
-            found[given.name] = (scope, outer)
+        if outer:
+            final = node.output[place] if place < len(node.output) else ""
+            found.append(Carried(before + place, outer, given.name, final, value == given.name))
     return found
 
 
@@ -214,7 +233,7 @@ def _graph_scope(
     parent: Scope | None,
     input_kind: str,
     known: dict[str, State] | None = None,
-    same: Mapping[str, tuple[Scope, str]] | None = None,
+    handed: Sequence[Carried] = (),
 ) -> Scope:
     functions = (
         frozenset((f.domain, f.name) for f in model.proto.functions) if parent is None else parent.functions
@@ -226,7 +245,8 @@ def _graph_scope(
     for sparse in graph.sparse_initializer:
         define(scope, sparse.values.name, CONSTANT)
         scope.sparse[sparse.values.name] = sparse
-    scope.bindings.update(same or {})
+    for item in handed:
+        (scope.bindings if item.unchanged else scope.starts)[item.formal] = (parent or scope, item.outer)
     for value in graph.input:
         if value.name in scope.bindings:
             continue

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from nm2trt.errors import ModelError
 from nm2trt.graph.storage.light_onnx import attribute_value, onnx, schemas
 from nm2trt.graph.storage.model import Model, opset
+from nm2trt.graph.storage.tensors import read_tensor
 
 _NONDETERMINISTIC = frozenset(
     {
@@ -63,6 +64,7 @@ class Scope:
         sparse: Sparse initializers by name.
         parent: The scope whose names a body sees too; a function sees none.
         bindings: A function's inputs: formal name to the caller's scope and name; None for one left out.
+        starts: What a loop carries and its body changes: name in the body to scope and name of its start.
         attributes: A function call's attributes, for `ref_attr_name`.
         functions: Domain and name of every local function.
         in_body: Whether it is a body, or called in one.
@@ -78,6 +80,7 @@ class Scope:
     sparse: dict[str, onnx.SparseTensorProto] = field(default_factory=dict)
     parent: Scope | None = None
     bindings: dict[str, tuple[Scope, str] | None] = field(default_factory=dict)
+    starts: dict[str, tuple[Scope, str]] = field(default_factory=dict)
     attributes: dict[str, onnx.AttributeProto] = field(default_factory=dict)
     functions: frozenset[tuple[str, str]] = frozenset()
     in_body: bool = False
@@ -106,6 +109,14 @@ class Scope:
         if found is None:
             return State("dynamic", f"nothing defines {value!r}")
         return found[0].states[found[1]]
+
+    def tensor(self, name: str) -> onnx.TensorProto | None:
+        """Return the tensor that an initializer or a Constant node of this scope holds; None without one."""
+        node = self.producers.get(name)
+        if node is None or node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+            return self.initializers.get(name)
+        given = (item for item in node.attribute if item.name == "value" and not item.ref_attr_name)
+        return next((item.t for item in given), None)
 
     def node_attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
         """Return a node's attributes as Python values, with those that a function call supplies."""
@@ -265,8 +276,12 @@ def _node_state(scope: Scope, node: onnx.NodeProto) -> State:
 
 def _is_idle_dropout(scope: Scope, node: onnx.NodeProto) -> bool:
     """Tell whether a node is a Dropout that does not train; below opset 7 one trains unless it says so."""
-    if node.op_type != "Dropout" or any(node.input[2:]):
+    if node.op_type != "Dropout":
         return False
+    if any(node.input[2:]):
+        found = scope.owner(node.input[2])
+        training = None if found is None else found[0].tensor(found[1])
+        return training is not None and not read_tensor(training, scope.model.root).any()
     return (opset(scope.model.proto) or 0) >= 7 or bool(scope.node_attributes(node).get("is_test", 0))
 
 

@@ -28,7 +28,7 @@ _HUGE = 1e30
 _FEW = 1024
 
 # Their results are as large as their first input.
-_MOVES = (MOVING - {"Concat"}) | {"Neg", "Abs", "Cast", "Dropout"}
+_MOVES = (MOVING - {"Concat"}) | {"Neg", "Abs", "Cast"}
 # Their results do not grow with what they read.
 _SATURATES = frozenset(
     """Sigmoid HardSigmoid Tanh Softmax LogSoftmax Hardmax Erf Softsign Log Sin Cos Atan Asin Acos Reciprocal

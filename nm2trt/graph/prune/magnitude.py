@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from nm2trt.arrays import Array
 from nm2trt.graph.analysis.constant_values import Source, constant_value, evaluate
-from nm2trt.graph.analysis.numpy_operators import MOVES, VALUES
+from nm2trt.graph.analysis.numpy_operators import VALUES
 from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.stored_sources import stored_places
 from nm2trt.graph.analysis.value_states import Scope
@@ -25,14 +25,10 @@ from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model_file import Rewrite
 from nm2trt.graph.storage.tensors import iter_elements, read_tensor
 from nm2trt.graph.verify.group_counts import ReadWeight
+from nm2trt.graph.verify.stored_readers import check_way, way
 from nm2trt.nm.axes import OnnxWeight
 from nm2trt.nm.mask import nm_mask
 from nm2trt.nm.pattern import NMPattern
-
-# Operators that carry a zero of the stored tensor to a zero of the weight, besides those that move elements.
-_KEEPS_ZERO = frozenset({"Cast", "CastLike", "DequantizeLinear", "QuantizeLinear"})
-# Operators in front of whose weights `nm2trt fuse` evaluates what computes them.
-_FUSED_WEIGHTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,7 +89,7 @@ def check_reach(readings: Sequence[Reading], sources: Sequence[Source], pattern:
     for reading in readings:
         consumer = reading.weight.consumer
         for source in sources:
-            _check_way(reading.weight, source)
+            check_way(consumer, source, reading.weight.dtype)
         value = reading.weight.value
         value = evaluate(consumer.scope, consumer.value) if value is None else value
         magnitude = _magnitude(value, _operand_zero(reading))
@@ -177,7 +173,7 @@ def _kept(
     """Mark the elements of the stored tensor, flat, that one consumer reads, and those that it lets stand."""
     weight, scope = reading.weight, reading.weight.consumer.scope
     value = weight.value if weight.value is not None else evaluate(scope, weight.consumer.value)
-    _check_way(weight, source)
+    check_way(weight.consumer, source, weight.dtype)
     places = stored_places(scope, weight.consumer.value, source)
     if places is None or places.shape != value.shape:
         raise Opaque(f"{source.name} is mixed with other numbers before {weight.consumer.label} reads it")
@@ -205,54 +201,6 @@ def _operand_zero(reading: Reading) -> Array | None:
     return zero
 
 
-def _check_way(weight: ReadWeight, source: Source) -> None:
-    """Raise unless every operator between the stored tensor and the weight moves or quantises it."""
-    consumer = weight.consumer
-    for where, node in _way(consumer.scope, consumer.value, source):
-        if node.op_type not in MOVES and node.op_type not in _KEEPS_ZERO:
-            # Fuse evaluates this one weight input, and leaves what is stored in a smaller type.
-            fusable = consumer.operator in _FUSED_WEIGHTS and consumer.input_index == 1
-            same = fusable and where.name == "" and source.dtype == weight.dtype
-            remedy = "run nm2trt fuse first" if same else "export the model with the result stored"
-            raise Opaque(
-                f"{node.op_type} at {where.label(node)} stands between {source.name} and its consumer; "
-                f"{remedy}"
-            )
-
-
-def _way(scope: Scope, value: str, source: Source) -> list[tuple[Scope, onnx.NodeProto]]:
-    """List the nodes through which a stored tensor reaches a value, nearest to the value first."""
-    nodes: list[tuple[Scope, onnx.NodeProto]] = []
-    inputs: dict[tuple[int, str], list[tuple[Scope, str]]] = {}
-    order: list[tuple[Scope, str]] = []
-    stack = [(scope, value)]
-    while stack:
-        owner = stack.pop()
-        found = owner[0].owner(owner[1])
-        if found is None or (id(found[0]), found[1]) in inputs:
-            continue
-        node = found[0].producers.get(found[1])
-        inputs[id(found[0]), found[1]] = [(found[0], name) for name in node.input if name] if node else []
-        order.append(found)
-        stack.extend(inputs[id(found[0]), found[1]])
-    reached = {(id(source.scope), source.name)}
-    changed = True
-    while changed:
-        changed = False
-        # Starting from the stored tensors: one round nearly always suffices.
-        for where, name in reversed(order):
-            if (id(where), name) in reached:
-                continue
-            owners = [inner.owner(item) for inner, item in inputs[id(where), name]]
-            if any(o is not None and (id(o[0]), o[1]) in reached for o in owners):
-                reached.add((id(where), name))
-                changed = True
-    for where, name in order:
-        if (id(where), name) in reached and name in where.producers and name != source.name:
-            nodes.append((where, where.producers[name]))
-    return nodes
-
-
 def _stored_zero(reading: Reading, source: Source, stored: Array) -> Array:
     """Return what stands for zero in the stored tensor: nought, or each element's zero point."""
     consumer = reading.weight.consumer
@@ -260,7 +208,7 @@ def _stored_zero(reading: Reading, source: Source, stored: Array) -> Array:
     operand = _operand_zero(reading)
     dequantize = [
         (where, node)
-        for where, node in _way(consumer.scope, consumer.value, source)
+        for where, node in way(consumer.scope, consumer.value, source)
         if node.op_type == "DequantizeLinear"
     ]
     if operand is None and not dequantize:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 from nm2trt.graph.analysis.constant_values import Source
 from nm2trt.graph.analysis.operator_cost import Opaque
-from nm2trt.graph.analysis.scopes import walk
 from nm2trt.graph.analysis.stored_sources import stored_places
-from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.analysis.weight_operands import Consumer, consumers
 from nm2trt.graph.prune.magnitude import Reading
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.verify.group_counts import read_weight
+from nm2trt.graph.verify.stored_readers import Readers, readers, stored_tensor
 from nm2trt.nm.axes import onnx_weight
 
 
@@ -57,12 +56,12 @@ class StoredWeight:
     Args:
         name: Its name, with its scope in front.
         group: Its consumers, with where each finds its numbers.
-        readers: Who reads each value of the model.
+        known: Who reads each value of the model.
     """
 
     name: str
     group: tuple[tuple[Consumer, Source | None], ...]
-    readers: Readers
+    known: Readers
 
     def open(self) -> Candidate:
         """Return the weight with its readings.
@@ -70,7 +69,7 @@ class StoredWeight:
         Raises:
             ModelError: A stored tensor is damaged.
         """
-        return _candidate(self.name, self.group, self.readers)
+        return _candidate(self.name, self.group, self.known)
 
 
 def stored_weights(model: Model) -> list[StoredWeight]:
@@ -82,13 +81,12 @@ def stored_weights(model: Model) -> list[StoredWeight]:
     groups: dict[str, list[tuple[Consumer, Source | None]]] = {}
     for consumer in consumers(model):
         groups.setdefault(consumer.weight_name, []).append((consumer, consumer.source))
-    readers = Readers(model)
-    return [StoredWeight(name, tuple(group), readers) for name, group in groups.items()]
+    return [StoredWeight(name, tuple(group), readers(model)) for name, group in groups.items()]
 
 
-def _candidate(name: str, group: Sequence[tuple[Consumer, Source | None]], readers: Readers) -> Candidate:
+def _candidate(name: str, group: Sequence[tuple[Consumer, Source | None]], known: Readers) -> Candidate:
     source = group[0][1]
-    tensor, obstacle = _stored(source)
+    tensor, obstacle = stored_tensor(source)
     readings: list[Reading] = []
     for consumer, _ in group:
         reading = _reading(consumer)
@@ -99,10 +97,10 @@ def _candidate(name: str, group: Sequence[tuple[Consumer, Source | None]], reade
     parts: list[tuple[Source, onnx.TensorProto]] = []
     if source is not None and not obstacle:
         weights = {(c.scope.name, id(c.node), c.input_index) for c, _ in group}
-        obstacle = readers.foreign(source, weights)
+        obstacle = known.foreign(source, weights)
         for part in _parts(group[0][0], source):
-            stored, why = _stored(part)
-            why = why or readers.foreign(part, weights)
+            stored, why = stored_tensor(part)
+            why = why or known.foreign(part, weights)
             if stored is not None:
                 parts.append((part, stored))
             if why and not obstacle:
@@ -142,19 +140,6 @@ def _parts(consumer: Consumer, main: Source) -> list[Source]:
     return found
 
 
-def _stored(source: Source | None) -> tuple[onnx.TensorProto | None, str]:
-    if source is None:
-        return None, "no stored tensor carries its numbers"
-    if source.name in source.scope.initializers:
-        return source.scope.initializers[source.name], ""
-    if source.name in source.scope.sparse:
-        return None, "it is stored as a sparse tensor"
-    for attribute in source.scope.producers[source.name].attribute:
-        if attribute.name == "value" and not attribute.ref_attr_name:
-            return attribute.t, ""
-    return None, "its Constant node does not hold it as a tensor"
-
-
 def _reading(consumer: Consumer) -> Reading | str:
     """Return how a consumer reads its weight, or the clause that says why that is not known."""
     if consumer.state.kind != "constant":
@@ -168,39 +153,3 @@ def _reading(consumer: Consumer) -> Reading | str:
     if how is None:
         return f"{consumer.operator} reduces no single axis of a weight of shape {list(weight.shape)}"
     return Reading(weight, how)
-
-
-class Readers:
-    """Who reads each value of a model, in every scope."""
-
-    def __init__(self, model: Model) -> None:
-        self._readers: dict[tuple[str, str], list[tuple[Scope, onnx.NodeProto, int]]] = {}
-        self._outputs = {value.name for value in model.proto.graph.output}
-        # Scopes hold the nodes' wrappers, whose identity names a node here and in `Consumer`.
-        for scope, node in walk(model):
-            if (node.domain, node.op_type) in scope.functions:
-                continue  # its body's nodes are the readers
-            for slot, value in enumerate(node.input):
-                owner = scope.owner(value) if value else None
-                if owner is not None:
-                    self._readers.setdefault((owner[0].name, owner[1]), []).append((scope, node, slot))
-
-    def foreign(self, source: Source, weights: set[tuple[str, int, int]]) -> str:
-        """Name a reader of a stored tensor as anything but one of `weights`, or ""."""
-        seen: set[tuple[str, str]] = set()
-        stack = [(source.scope.name, source.name)]
-        while stack:
-            key = stack.pop()
-            if key in seen:
-                continue
-            seen.add(key)
-            if key[0] == "" and key[1] in self._outputs:
-                return "it is also an output of the model"
-            for scope, node, slot in self._readers.get(key, ()):
-                if (scope.name, id(node), slot) in weights:
-                    continue
-                inside = [name for name in node.output if name]
-                if not inside or any(scope.state(name).kind != "constant" for name in inside):
-                    return f"{node.op_type} at {scope.label(node)} reads it too, which multiplies no matrix"
-                stack.extend((scope.name, name) for name in inside)
-        return ""

@@ -65,7 +65,6 @@ class VerifyReport(Result):
         summary: The file in numbers.
         islands: Layers of a quantised model that do not compute in INT8 (FP8) from end to end.
         place: Builder, version and targets that eligibility was answered for.
-        nested: Consumers in a body, which no pass that takes samples changes.
         quantised: The first node that quantises or computes with integers, or "".
     """
 
@@ -79,7 +78,6 @@ class VerifyReport(Result):
     summary: Summary
     islands: tuple[Island, ...] = ()
     place: Place = NOWHERE
-    nested: frozenset[str] = frozenset()
     quantised: str = ""
 
     @property

@@ -22,6 +22,7 @@ from nm2trt.graph.storage.element_types import ElementType
 from nm2trt.graph.storage.threads import usable_cores
 from nm2trt.graph.verify.group_counts import Finding, ReadWeight, count_groups, read_weight
 from nm2trt.graph.verify.pattern_answer import pattern_answer
+from nm2trt.graph.verify.stored_readers import Changes
 from nm2trt.nm.axes import OnnxWeight, onnx_weight
 from nm2trt.nm.eligibility import NOWHERE, Place, can_run_sparse
 from nm2trt.nm.lineage import MaskBits, MaskHash
@@ -50,13 +51,13 @@ class WeightJudge:
         unread: str = "",
         unread_by_rtx: str = "",
         opset: int = 0,
+        changes: Changes | None = None,
     ) -> None:
         self.asked = asked
         self.plan = {entry.weight: entry for entry in plan or ()}
         self.rounded = rounded
-        self.shapes = shapes
-        self.islands = islands
-        self.unread, self.unread_by_rtx, self.opset = unread, unread_by_rtx, opset
+        self.shapes, self.islands = shapes, islands
+        self.unread, self.unread_by_rtx, self.opset, self.changes = unread, unread_by_rtx, opset, changes
         self.masks = MaskHash()
 
     def all(self, consumers: Sequence[Consumer]) -> list[WeightVerdict]:
@@ -174,6 +175,7 @@ class WeightJudge:
             unread=self.unread,
             unread_by_rtx=self.unread_by_rtx,
             opset=self.opset,
+            **(self.changes.facts(consumer, weight.dtype) if self.changes else {}),
         )
         eligible = can_run_sparse(facts, NOWHERE)
         if status == "holds":

@@ -23,6 +23,7 @@ from nm2trt.graph.storage.element_types import DTYPE_NAMES, ElementType, element
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, load, metadata, opset
 from nm2trt.graph.verify.report import VerifyReport, summarise
+from nm2trt.graph.verify.stored_readers import Changes
 from nm2trt.graph.verify.verdicts import DEFAULT_PATTERN, WeightJudge
 from nm2trt.nm import lineage
 from nm2trt.nm.eligibility import NOWHERE, Place
@@ -79,6 +80,7 @@ def _verify(model: Model, asked: NMPattern | None, as_dtype: str | None) -> Veri
         unread=_first_node(model, UNREAD_OPERATORS, BLOCKED),
         unread_by_rtx=_first_node(model, UNREAD_BY_RTX),
         opset=opset(model.proto) or 0,
+        changes=Changes(model, operands),
     )
     found = judge_one.all(operands)
     model.check_unchanged()
@@ -101,7 +103,6 @@ def _verify(model: Model, asked: NMPattern | None, as_dtype: str | None) -> Veri
         recorded_mask_sha256=entries.get(lineage.METADATA_KEY, ""),
         summary=summarise(model, found),
         islands=tuple(islands.values()),
-        nested=frozenset(operand.label for operand in operands if operand.scope.in_body),
         quantised=quantised_node(model),
     )
 

@@ -461,3 +461,31 @@ def test_external_data_goes_through_by_pieces(tmp_path):
     assert pruned == count
     assert peak < 300 << 20, "640 MiB of weights"
     assert verify_model(tmp_path / "b.onnx").counts == {"holds": count}
+
+
+@pytest.mark.parametrize("end", ["unread", "y"])
+def test_a_weight_that_a_loop_hands_to_its_body_is_pruned_unless_more_reads_it(end, tmp_path):
+    names = {"i": TensorProto.INT64, "go": TensorProto.BOOL, "c": TensorProto.BOOL}
+    given, made = (
+        [helper.make_tensor_value_info(name, names.get(name, TensorProto.FLOAT), None) for name in listed]
+        for listed in (("i", "go", "h", "v"), ("c", "k", "again"))
+    )
+    inside = [
+        NODE("Identity", ["go"], ["c"]),
+        NODE("MatMul", ["h", "v"], ["k"]),
+        NODE("Identity", ["v"], ["again"]),
+    ]
+    body = helper.make_graph(inside, "body", given, made)
+    outputs = ["y", "unread"] if end == "unread" else ["state", "y"]
+    nodes = [NODE("Loop", ["trips", "", "x", "w"], outputs, name="loop", body=body)]
+    weight = randn(16, 16)
+    source = write(
+        tmp_path / "a.onnx", nodes, [("w", weight), ("trips", np.array(2))], inputs=(("x", [None, 16]),)
+    )
+    if end == "y":
+        with pytest.raises(SparsityError, match="w: it is also an output of the model"):
+            prune_model(source, tmp_path / "b.onnx")
+        return
+    prune_model(source, tmp_path / "b.onnx")
+    kept = best_of_every_group(np.abs(weight), 0)
+    np.testing.assert_array_equal(stored(tmp_path / "b.onnx"), np.where(kept, weight, 0))

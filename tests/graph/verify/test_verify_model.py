@@ -493,18 +493,44 @@ def test_an_identity_of_another_domain_may_change_what_a_loop_carries():
     given, taken = ([info(name, TensorProto.FLOAT, None) for name in names] for names in ("hw", "nv"))
     body = helper.make_graph(nodes, "b", given, taken)
     scan = NODE("Scan", ["x", "outer"], ["y", "z"], body=body, num_scan_inputs=0)
-    file = model([scan], {"x": [5, 16]}, [("outer", sparse((16, 16), 0))])
-    assert verify_model(file).weights == ()
+    found = verify_model(model([scan], {"x": [5, 16]}, [("outer", sparse((16, 16), 0))])).weights
+    assert {(verdict.weight, verdict.pattern) for verdict in found} == {("outer", "untraceable")}
+    assert found[0].sentence == "Scan#0 changes it at each iteration"
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_a_dropout_that_does_not_train_moves_a_weight(training):
-    constants = [("w", sparse((16, 12), 0)), ("p", np.float32(0.5)), ("t", np.array(training))]
-    inputs = ["w", "p", "t"] if training else ["w"]
-    verdict = only(
-        model([NODE("Dropout", inputs, ["v"]), NODE("MatMul", ["x", "v"], ["y"])], {"x": [5, 16]}, constants)
+@pytest.mark.parametrize("start", ["zeros", "weight"])
+def test_a_weight_that_a_loop_changes_is_told_from_a_state_that_starts_empty(start):
+    info = helper.make_tensor_value_info
+    nodes = [
+        NODE("MatMul", ["h", "w"], ["n"]),
+        NODE("Mul", ["w", "half"], ["v"]),
+    ]
+    given, taken = ([info(name, TensorProto.FLOAT, None) for name in names] for names in ("hw", "nv"))
+    body = helper.make_graph(nodes, "b", given, taken)
+    scan = NODE("Scan", ["x", "outer"], ["y", "z"], name="scan", body=body, num_scan_inputs=0)
+    outer = np.zeros((16, 16), np.float32) if start == "zeros" else sparse((16, 16), 0)
+    found = verify_model(
+        model([scan], {"x": [16, 16]}, [("outer", outer), ("half", np.float32(0.5))])
+    ).weights
+    assert [verdict.sentence for verdict in found] == (
+        [] if start == "zeros" else ["scan changes it at each iteration"]
     )
-    assert verdict.pattern == ("untraceable" if training else "holds")
+
+
+@pytest.mark.parametrize("outputs", [["v"], ["v", "mask"]])
+@pytest.mark.parametrize("inputs", [["w"], ["w", "p"], ["w", "p", "t"], ["w", "p", "c"]])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_dropout_that_does_not_train_moves_a_weight(training, inputs, outputs):
+    flag = np.array(training)
+    constants = [("w", sparse((16, 12), 0)), ("p", np.float32(0.5)), ("t", flag)]
+    nodes = [
+        NODE("Constant", [], ["c"], value=numpy_helper.from_array(flag)),
+        NODE("Dropout", inputs, outputs),
+        NODE("MatMul", ["x", "v"], ["y"]),
+    ]
+    verdict = only(model(nodes, {"x": [5, 16]}, constants))
+    assert verdict.pattern == ("untraceable" if training and len(inputs) == 3 else "holds")
+    assert ("draws random numbers" in verdict.sentence) == (verdict.pattern == "untraceable")
 
 
 @pytest.mark.parametrize(("told", "pattern"), [({}, "untraceable"), ({"is_test": 1}, "holds")])
