@@ -172,7 +172,7 @@ class ExplainCommand(Tabled):
         stage=False,
         help="version that wrote log and layers; default: what they say",
     )
-    backend: Literal["trt", "trt-rtx"] | None = option(
+    backend: Literal["trt", "trt-rtx", "ort"] | None = option(
         None, help="judge a model for this builder; default: as nm2trt build"
     )
     targets: str | None = target_list(help="judge a model for these, as in sm80,sm86")

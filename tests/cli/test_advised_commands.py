@@ -344,6 +344,13 @@ def test_a_build_leads_on(folder, quantised, capsys):
     )
 
 
+@pytest.mark.parametrize("command", [("verify", "sparse.onnx"), ("build", "sparse.onnx", "-o", "m.ort")])
+def test_a_file_for_onnx_runtime_leads_to_explain(folder, capsys, command):
+    words = following(said(capsys, *command, "--backend", "ort"))
+    assert words == ["explain", "sparse.onnx", "--backend", "ort"]
+    assert "ONNX Runtime has no sparse kernels" in said(capsys, *words)
+
+
 def test_one_process_leads_to_several(folder, capsys):
     text = said(capsys, "bench", "dense.onnx", "sparse.onnx", "--runs", "4", "--warmup", "1")
     assert re.search(r"see nm2trt bench --processes \d+", text)
