@@ -56,6 +56,21 @@ def skip_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]
     return shape, fortran, dtype
 
 
+def archive_members(archive: zipfile.ZipFile) -> dict[str, str]:
+    """Return the arrays of an archive: name, and the member that holds it.
+
+    Raises:
+        DataError: Two members have one name, so which of them is meant is unknown.
+    """
+    members: dict[str, str] = {}
+    for member in archive.namelist():
+        name = member.removesuffix(".npy")
+        if name in members:
+            raise DataError(f"{archive.filename} holds {name!r} twice; write it again with numpy.savez")
+        members[name] = member
+    return members
+
+
 def read_archive(path: Path, names: Sequence[str] | None = None) -> Array | dict[str, Array]:
     """Read an `.npy`, or the arrays of an `.npz`; sizes are checked before anything is unpacked.
 
@@ -67,7 +82,7 @@ def read_archive(path: Path, names: Sequence[str] | None = None) -> Array | dict
         The array of an `.npy`, or arrays by name.
 
     Raises:
-        DataError: The arrays take more memory than samples may.
+        DataError: The arrays take more memory than samples may, or two have one name.
         Exception: One of `UNSOUND_ARCHIVE`, if the file is damaged, of another kind, or holds objects.
     """
     with path.open("rb") as file:
@@ -76,7 +91,7 @@ def read_archive(path: Path, names: Sequence[str] | None = None) -> Array | dict
             loaded: Array = npy.read_array(file, allow_pickle=False)
             return loaded
     with zipfile.ZipFile(path) as archive:
-        members = {name.removesuffix(".npy"): name for name in archive.namelist()}
+        members = archive_members(archive)
         wanted = {name: members[name] for name in (members if names is None else names)}
         total = 0
         for member in wanted.values():

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from nm2trt.arrays import Array
-from nm2trt.calibration.array_files import read_archive, require_affordable, skip_header
+from nm2trt.calibration.array_files import archive_members, read_archive, require_affordable, skip_header
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import DataError
 
@@ -52,7 +52,7 @@ def npz_headers(path: Path) -> dict[str, NpzArray]:
     """Return the arrays of an archive by name.
 
     Raises:
-        DataError: It is no `.npz`, or holds something other than numbers and text.
+        DataError: It is no `.npz`, holds something other than numbers and text, or two arrays of one name.
     """
     with _sound(path):
         with path.open("rb") as file:
@@ -60,10 +60,9 @@ def npz_headers(path: Path) -> dict[str, NpzArray]:
                 raise DataError(f"{path} holds a single array; save inputs and labels with numpy.savez")
         found = {}
         with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
+            for name, member in archive_members(archive).items():
                 with archive.open(member) as stream:
                     shape, fortran, dtype = skip_header(stream)
-                name = member.removesuffix(".npy")
                 if dtype.hasobject:
                     raise DataError(f"{path} holds Python objects, which are not read; save plain arrays")
                 if dtype.kind not in "biufU":

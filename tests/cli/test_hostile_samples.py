@@ -51,6 +51,9 @@ DAMAGED = {
     "axes.npz": lambda p: archive(p, ("x.npy", header((1,) * 65) + SOUND, 0)),
     "empty-overflow.npz": lambda p: archive(p, ("x.npy", header((4, 2**62, 4, 0)), 0)),
     "negative.npz": lambda p: archive(p, ("x.npy", header((-1, 4)) + SOUND, 0)),
+    "twice.npz": lambda p: archive(  # numpy would read the second
+        p, ("x", header((1, 4)) + SOUND, 0), ("x.npy", header((1, 4)) + SOUND, 0)
+    ),
     "short.npz": lambda p: archive(p, ("x.npy", header((8, 4)) + SOUND, 0)),
     "literal.npz": lambda p: archive(
         p, ("x.npy", header((1, 4), text="{'descr': __import__('os').mkdir('unpickled')}"), 0)
