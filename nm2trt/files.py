@@ -51,6 +51,22 @@ def check_input(path: str | os.PathLike[str], what: str) -> Path:
     return path
 
 
+def library_path(path: str | os.PathLike[str]) -> str:
+    """Return a path for a library that opens it by itself, and takes only text.
+
+    Raises:
+        InputError: Its name is not UTF-8.
+    """
+    text = os.fspath(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{text} is not UTF-8, which the library that opens it needs; rename the file or its folder"
+        ) from error
+    return text
+
+
 def read_regular(path: Path, *, most_bytes: int = _MOST_READ_BYTES) -> bytes:
     """Return the content of a regular file, e.g. one that another program may have put there.
 

@@ -102,8 +102,15 @@ def no_flag(path: str | os.PathLike[str]) -> str:
 
 
 def shell_path(path: str | os.PathLike[str]) -> str:
-    """Return a path as one word of a shell that no command takes for a flag."""
-    return shlex.quote(no_flag(path))
+    """Return a path as one word of a shell that no command takes for a flag.
+
+    One with characters that cannot be printed, or bytes that are not UTF-8, is spelt out as `$'...'`.
+    """
+    text = no_flag(path)
+    if text.isprintable():
+        return shlex.quote(text)
+    spelt = (c if c.isprintable() and c not in "\\'" else _octal(c) for c in text)
+    return f"$'{''.join(spelt)}'"
 
 
 def shell_lines(command: str, width: int | None, indent: str) -> list[str]:
@@ -124,6 +131,10 @@ def shell_lines(command: str, width: int | None, indent: str) -> list[str]:
     comment = "".join(words[first_comment:]).lstrip()
     below = wrapped(f"{indent}{comment}", width, f"{indent}# ") if comment else []
     return [*(f"{line} \\" for line in lines[:-1]), lines[-1], *below]
+
+
+def _octal(character: str) -> str:
+    return "".join(f"\\{byte:03o}" for byte in os.fsencode(character))
 
 
 def _end(name: str, width: int) -> str:

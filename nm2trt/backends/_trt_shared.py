@@ -17,7 +17,7 @@ from nm2trt.backends._trt_words import dtype_name, first_error, in_words, parser
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, Network, TensorSpec
 from nm2trt.errors import BackendError, InputError, ModelError
-from nm2trt.files import check_input
+from nm2trt.files import check_input, library_path
 from nm2trt.limits.run_watch import watched
 from nm2trt.progress import Bar, bar
 
@@ -162,17 +162,18 @@ def needed_flags(library: Library, parsed: ParsedNetwork) -> tuple[str, ...]:
 
 def _parse(library: Library, model: Path, plugins: Sequence[Path]) -> ParsedNetwork:
     trt = library.module
+    # By path, so that external data is found; resolved, so that it is looked for beside the real file
+    # when the model is a link into a cache.
+    path = library_path(model.resolve())
     with recorded(trt) as log:
         builder: tensorrt.Builder = create(library, lambda: trt.Builder(logger(trt)), log)
         if plugins:
             load_plugins(library, builder.get_plugin_registry(), plugins)
         network = builder.create_network(network_flags(trt, library.row))
         parser = trt.OnnxParser(network, logger(trt))
-        # By path, so that external data is found; resolved, so that it is looked for beside the real file
-        # when the model is a link into a cache.
         # A parser cannot be told to end, but the command that waits for it can be ended.
         with watched(lambda: None):
-            parsed = parser.parse_from_file(str(model.resolve()))
+            parsed = parser.parse_from_file(path)
         if not parsed:
             raise parser_failure(library.product, model, parser, log)
         if network.num_outputs == 0:

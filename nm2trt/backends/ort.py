@@ -21,7 +21,7 @@ from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Closing, Engine, Network, TensorSpec
 from nm2trt.errors import BackendError, BackendMissingError, InputError, ModelError
 from nm2trt.extras import install
-from nm2trt.files import check_input
+from nm2trt.files import check_input, library_path
 from nm2trt.installed import installed_version
 from nm2trt.limits.bounds import bounds
 from nm2trt.limits.run_watch import watched
@@ -223,9 +223,11 @@ def open_onnx(
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
     if weights_folder is not None:
         key = "session.model_external_initializers_file_folder_path"
-        options.add_session_config_entry(key, str(weights_folder))
-    name = "the model" if isinstance(model, bytes) else str(Path(model))
-    return OrtSession(_session(onnxruntime, model if isinstance(model, bytes) else name, options, name))
+        options.add_session_config_entry(key, library_path(weights_folder))
+    if isinstance(model, bytes):
+        return OrtSession(_session(onnxruntime, model, options, "the model"))
+    name = library_path(Path(model))
+    return OrtSession(_session(onnxruntime, name, options, name))
 
 
 def _import() -> Any:

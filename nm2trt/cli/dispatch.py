@@ -132,6 +132,9 @@ def _foreign(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         why = f"{error.filename} is not a usable path: {os_reason(error)}; give a shorter one"
         return _fail(why, 2, InputError.__name__)
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # os.getcwd's
+        why = "the current folder has been removed; change to another and try again"
+        return _fail(why, InputError.exit_status, InputError.__name__)
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # pathlib, before 3.13
         return _fail(f"a path is a loop of symbolic links: {error}", 2, InputError.__name__)
     text = f"internal error: {type(error).__name__}: {error}; please report it, with the output of -vv"

@@ -81,7 +81,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 def model_names(root: Path) -> str:
     """Return the names of the models in a repository, for messages."""
     names = sorted(entry.name for entry in os.scandir(root) if (root / entry.name / CONFIG).is_file())
-    return ", ".join(names) or "none"
+    return ", ".join(names) or "no model at all"
 
 
 def refuse_hanging(repository: Path, names: Collection[str] = ("*",)) -> None:

@@ -1,4 +1,6 @@
-"""Paths without a name, as an unset variable or a dot gives them: one sentence, whatever the command."""
+"""Paths without a name, names that a library cannot open, a folder that is gone: one sentence per command."""
+
+import os
 
 import numpy as np
 import pytest
@@ -67,3 +69,31 @@ def test_a_cache_that_can_be_no_file_is_refused_before_the_samples_run(
         assert capsys.readouterr().err == f"nm2trt: {sentence}\n"
     assert main([command, "m.onnx", *CALIB, "--cache", "folder/kept.npz", "-o", "o.onnx"]) == 0
     assert (tmp_path / "folder" / "kept.npz").exists()
+
+
+@pytest.mark.parametrize(
+    "words", ["infer", "build --backend ort -o m.ort", "build -o m.rtx", "bench --runs 1"]
+)
+def test_a_name_that_a_library_cannot_open_is_told_in_one_sentence(words, tmp_path, monkeypatch, capsys):
+    if "rtx" in words:
+        pytest.importorskip("tensorrt_rtx")
+    monkeypatch.chdir(tmp_path)
+    name = os.fsdecode(b"m\xff.onnx")
+    conv_net(tmp_path / name, dtype="float32")
+    assert main([*words.split(), name]) == 2
+    assert capsys.readouterr().err.endswith(
+        "m\\udcff.onnx is not UTF-8, which the library that opens it needs; rename the file or its folder\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("words", ["fuse {model} -o out.onnx", "serve --repository ."])
+def test_a_current_folder_that_was_removed_is_told_in_one_sentence(words, tmp_path, monkeypatch, capsys):
+    conv_net(tmp_path / "m.onnx", dtype="float32")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert main(words.format(model=tmp_path / "m.onnx").split()) == 2
+    told = "the current folder has been removed; change to another and try again"
+    assert capsys.readouterr().err == f"nm2trt: {told}\n"

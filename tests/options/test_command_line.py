@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import importlib
 import itertools
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -221,6 +223,15 @@ def test_a_path_that_begins_with_a_dash_is_recorded_as_one_that_is_no_flag():
     options = parsed("verify", CLASSES["verify"], ["verify", "--", "-net.onnx"])
     assert words("verify", options) == ["verify", "./-net.onnx"]
     assert shell_path("-a b.onnx") == "'./-a b.onnx'"
+
+
+def test_a_path_that_cannot_be_shown_is_spelt_out_for_a_shell():
+    name = os.fsdecode(b"a'\n\xff \\.onnx")
+    word = shell_path(name)
+    assert word.isprintable()
+    assert subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True).stdout == os.fsencode(
+        name
+    )
 
 
 def test_paths_are_paths():
