@@ -17,15 +17,7 @@ from nm2trt.graph.storage.model import Model, opset
 from nm2trt.graph.storage.tensors import read_tensor
 
 _NONDETERMINISTIC = frozenset(
-    {
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-        "Multinomial",
-        "Bernoulli",
-        "Dropout",
-    }
+    "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli Dropout".split()
 )
 
 # Types of attributes that hold no graph.
@@ -239,12 +231,18 @@ def _is_sorted(scope: Scope, nodes: Iterable[onnx.NodeProto]) -> bool:
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield the values that a node reads, those that its bodies capture included."""
+    """Yield the values that a node reads, those that its bodies capture included.
+
+    A name that a body defines is its own, even if a value outside has it too: optimum gives the outputs of
+    an If and of its branches the same names.
+    """
     yield from node.input
     for _, body in bodies(node):
-        for inner in body.node:
-            yield from _reads(inner)
-        yield from (value.name for value in body.output)
+        own = {value.name for value in (*body.input, *body.initializer)}
+        own.update(sparse.values.name for sparse in body.sparse_initializer)
+        own.update(output for inner in body.node for output in inner.output)
+        inside = (name for inner in body.node for name in _reads(inner))
+        yield from (name for name in (*inside, *(value.name for value in body.output)) if name not in own)
 
 
 def _node_state(scope: Scope, node: onnx.NodeProto) -> State:

@@ -517,6 +517,19 @@ def test_a_weight_that_a_loop_changes_is_told_from_a_state_that_starts_empty(sta
     )
 
 
+def test_an_if_whose_outputs_have_the_names_of_its_branches_is_no_cycle():
+    """As optimum merges two decoders."""
+    info = helper.make_tensor_value_info
+    branches = [
+        helper.make_graph([NODE("MatMul", ["x", w], ["y"])], w, [], [info("y", TensorProto.FLOAT, None)])
+        for w in ("w", "u")
+    ]
+    choice = NODE("If", ["c"], ["y"], name="if", then_branch=branches[0], else_branch=branches[1])
+    weights = [("w", sparse((16, 12), 0)), ("u", np.ones((16, 12), np.float32)), ("c", np.array(True))]
+    found = verify_model(model([choice], {"x": [5, 16]}, weights)).weights
+    assert {(verdict.weight, verdict.pattern) for verdict in found} == {("w", "holds"), ("u", "broken")}
+
+
 @pytest.mark.parametrize("outputs", [["v"], ["v", "mask"]])
 @pytest.mark.parametrize("inputs", [["w"], ["w", "p"], ["w", "p", "t"], ["w", "p", "c"]])
 @pytest.mark.parametrize("training", [False, True])
