@@ -1,6 +1,7 @@
 """Output differences: against numpy on the whole, however the batches are cut."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -34,6 +35,35 @@ def test_sums_are_those_of_the_whole(size, dtype):
     assert found.relative_l2 == pytest.approx(np.linalg.norm(x - y) / np.linalg.norm(y))
     assert found.sqnr_db == pytest.approx(20 * math.log10(np.linalg.norm(y) / np.linalg.norm(x - y)))
     assert (found.dtype, found.kl) == (dtype, None)
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
+@pytest.mark.parametrize("others", [[], [1.0], [1e200, 1e-200]], ids=["alone", "mixed", "all"])
+def test_squares_of_very_large_and_small_numbers_are_numbers(scale, others):
+    rng = np.random.default_rng(0)
+    scales = [scale, *others]
+    a = np.concatenate([s * rng.standard_normal(64) for s in scales])
+    b = a * (1 + rng.standard_normal(a.size) / 10)
+    found = added(a, b, 64)
+    # What decides are the largest numbers, of which exact fractions are no larger than others.
+    large = np.abs(b) > 1e-100 * np.abs(b).max()
+    p, q = ([Fraction(x) for x in array[large]] for array in (a, b))
+    gaps = [x - y for x, y in zip(p, q, strict=True)]
+    pq, pp, qq, dd = (
+        sum(x * y for x, y in zip(*pair, strict=True)) for pair in ((p, q), (p, p), (q, q), (gaps, gaps))
+    )
+    assert found.cosine == pytest.approx(float(pq**2 / (pp * qq)) ** 0.5, rel=1e-9)
+    assert found.relative_l2 == pytest.approx(float(dd / qq) ** 0.5, rel=1e-9)
+    assert found.sqnr_db == pytest.approx(10 * math.log10(qq / dd), rel=1e-9)
+    # A part that another process added up gives the same, in either order.
+    parts = [DifferenceSum("y"), DifferenceSum("y")]
+    parts[0].add(a[:64], b[:64])
+    parts[1].add(a[64:], b[64:])
+    for one, other in (parts, parts[::-1]):
+        joined = DifferenceSum("y")
+        joined.extend(one.state())
+        joined.extend(other.state())
+        assert joined.result().cosine == pytest.approx(found.cosine, rel=1e-9)
 
 
 def test_pieces_make_no_difference(monkeypatch):

@@ -14,6 +14,9 @@ from nm2trt.errors import DifferenceError
 _PIECE = 1 << 18
 _COUNTS = ("_elements", "_nan", "_infinite", "_outside", "_count", "_rows", "_unequal")
 _LEAST_PROBABILITY = 2.0**-25  # half of float16's smallest
+# Squares are summed in units of 4^u: in float64 those of numbers beyond 2^500 overflow, and those of
+# numbers below 2^-500 vanish.
+_UNIT, _ORDINARY = 600, 500
 
 
 class DifferenceSum:
@@ -45,6 +48,7 @@ class DifferenceSum:
         self._max_abs = self._scale = self._sum_abs = self._divergence = 0.0
         self._squares = np.zeros(3)  # of the difference, the candidate and the reference
         self._product = 0.0
+        self._unit = -_UNIT
 
     def add(self, candidate: Array, reference: Array) -> None:
         """Add one batch.
@@ -76,8 +80,8 @@ class DifferenceSum:
         self, a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], gap: npt.NDArray[np.float64] | None
     ) -> None:
         with np.errstate(invalid="ignore", over="ignore"):
-            sound = math.isfinite(float(a @ a) + float(b @ b))
-        if not sound:
+            size = float(a @ a) + float(b @ b)
+        if not math.isfinite(size):
             finite = np.isfinite(a) & np.isfinite(b)
             nan = np.isnan(a) & np.isnan(b)
             if not np.all(finite | nan | (a == b)):
@@ -89,25 +93,38 @@ class DifferenceSum:
             self._infinite += int((~finite & ~nan).sum())
             a, b = a[finite], b[finite]
         if gap is None:
-            gap = np.abs(a - b)
+            with np.errstate(over="ignore"):
+                gap = np.abs(a - b)
         if self._tolerance is not None:
             atol, rtol = self._tolerance
             self._outside += int(np.count_nonzero(gap > atol + rtol * np.abs(b)))
-        with np.errstate(over="ignore"):
-            self._squares += (float(gap @ gap), float(a @ a), float(b @ b))
-            self._product += float(a @ b)
+        ordinary = 2.0 ** (-2 * _ORDINARY) < size < math.inf
+        self._rescale(0 if ordinary else _unit_of(np.concatenate([a, b])))
+        if self._unit:
+            a, b = np.ldexp(a, -self._unit), np.ldexp(b, -self._unit)
+        change = np.abs(a - b) if self._unit else gap
+        self._squares += (float(change @ change), float(a @ a), float(b @ b))
+        self._product += float(a @ b)
         self._count += gap.size
         self._sum_abs += float(gap.sum())
         self._max_abs = max(self._max_abs, float(gap.max(initial=0.0)))
         if b.size:
             self._scale = max(self._scale, float(b.max()), -float(b.min()))
 
+    def _rescale(self, unit: int) -> None:
+        """Go on in a larger unit, or in the same one."""
+        if unit > self._unit:
+            below = 2 * (self._unit - unit)
+            self._squares = np.ldexp(self._squares, below)
+            self._product = math.ldexp(self._product, below)
+            self._unit = unit
+
     def state(self) -> dict[str, Array]:
         """Return all that was added up, as plain arrays."""
         return {
             "dtype": np.array(self._dtype),
             "counts": np.array([getattr(self, name) for name in _COUNTS], np.int64),
-            "largest": np.array([self._max_abs, self._scale]),
+            "largest": np.array([self._max_abs, self._scale, self._unit]),
             "sums": np.array([self._sum_abs, self._divergence, self._product, *self._squares]),
         }
 
@@ -120,11 +137,15 @@ class DifferenceSum:
         """
         dtype, counts, largest, sums = (state[name] for name in ("dtype", "counts", "largest", "sums"))
         shapes = (dtype.shape, counts.shape, largest.shape, sums.shape)
-        if shapes != ((), (len(_COUNTS),), (2,), (6,)) or dtype.dtype.kind != "U":
-            raise ValueError("the sums of differences are not valid")
-        if counts.dtype != np.int64 or (counts < 0).any():
-            raise ValueError("the sums of differences are not valid")
-        if largest.dtype != np.float64 or sums.dtype != np.float64 or np.isnan([*largest, *sums]).any():
+        if (
+            shapes != ((), (len(_COUNTS),), (3,), (6,))
+            or dtype.dtype.kind != "U"
+            or counts.dtype != np.int64
+            or {largest.dtype, sums.dtype} != {np.dtype(np.float64)}
+            or (counts < 0).any()
+            or np.isnan([*largest, *sums]).any()
+            or largest[2] not in (-_UNIT, 0, _UNIT)
+        ):
             raise ValueError("the sums of differences are not valid")
         self._dtype = str(dtype) or self._dtype
         for name, count in zip(_COUNTS, counts.tolist(), strict=True):
@@ -135,8 +156,10 @@ class DifferenceSum:
         )
         self._sum_abs += float(sums[0])
         self._divergence += float(sums[1])
-        self._product += float(sums[2])
-        self._squares += sums[3:]
+        self._rescale(int(largest[2]))
+        below = 2 * (int(largest[2]) - self._unit)
+        self._product += math.ldexp(sums[2], below)
+        self._squares += np.ldexp(sums[3:], below)
 
     def result(self) -> OutputDifference:
         """Return the difference of all that was added."""
@@ -160,6 +183,11 @@ class DifferenceSum:
             outside=None if self._tolerance is None else self._outside,
             unequal_shapes=self._unequal,
         )
+
+
+def _unit_of(values: npt.NDArray[np.float64]) -> int:
+    peak = float(np.abs(values).max(initial=0.0))
+    return _UNIT if peak > 2.0**_ORDINARY else (0 if peak >= 2.0**-_ORDINARY else -_UNIT)
 
 
 def _integer_gap(a: Array, b: Array) -> npt.NDArray[np.float64]:

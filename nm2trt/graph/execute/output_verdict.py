@@ -11,6 +11,8 @@ from nm2trt.figures import counted, percent
 
 # An output whose variance is less of its mean square than this is constant.
 _CONSTANT = 1e-12
+# The square of a larger number may overflow.
+_LARGE = 1e100
 # A sample of more rows than this is a map, not a sequence.
 _MOST_STEPS = 4096
 
@@ -81,6 +83,7 @@ class VerdictSum:
         self._samples = self._rows = self._size = self._broken = self._unequal = self._answers = 0
         self._difference = self._square = self._sum = self._cosine = self._equal = self._kl = 0.0
         self._scores = self._has_answers = True
+        self._unit = 1.0  # of what is squared, which only shares are made of
 
     def add(self, dense: Array, pruned: Array) -> None:
         """Add one batch: the original's output and the changed network's."""
@@ -98,22 +101,27 @@ class VerdictSum:
         whole = bool(sound.all())
         self._broken += int((~sound).sum())
         rows, others = rows[sound], others[sound]
-        self._difference += float(((others - rows) ** 2).sum())
-        self._square += float((rows**2).sum())
-        self._sum += float(rows.sum())
+        if not self._rows and np.abs(rows).max(initial=0.0) > _LARGE:
+            self._unit = float(np.abs(rows).max())
+        own, other = (rows, others) if self._unit == 1 else (rows / self._unit, others / self._unit)
+        self._difference += float(((other - own) ** 2).sum())
+        self._square += float((own**2).sum())
+        self._sum += float(own.sum())
         self._size += rows.size
         self._rows += len(rows)
-        self._cosine += float(_cosines(rows, others).sum())
+        self._cosine += float(_cosines(own, other).sum())
         # One row per sample is a score per class, and a row that sums to one is too. Anything else is a map.
         is_distribution = bool((rows >= 0).all() and np.allclose(rows.sum(1), 1, atol=1e-3))
-        is_embedding = not is_distribution and bool(np.allclose((rows**2).sum(1), 1, atol=1e-3))
+        is_embedding = not is_distribution and bool(
+            np.allclose(self._unit * np.linalg.norm(own, axis=1), 1, atol=1e-3)
+        )
         self._scores &= rows.shape[1] > 1 and (dense.ndim == 2 or is_distribution) and not is_embedding
         if self._scores:
-            best, other = rows.argmax(1), others.argmax(1)
-            self._equal += float((best == other).sum())
+            best, found = rows.argmax(1), others.argmax(1)
+            self._equal += float((best == found).sum())
             p, q = (_log_shares(item, is_distribution) for item in (rows, others))
             self._kl += float((np.exp(p) * (p - q)).sum())
-            self._count_answers(dense.shape, best, other, whole=whole)
+            self._count_answers(dense.shape, best, found, whole=whole)
 
     def _count_answers(self, shape: tuple[int, ...], best: Array, other: Array, *, whole: bool) -> None:
         steps = len(best) // shape[0] if shape[0] else 0

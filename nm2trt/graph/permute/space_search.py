@@ -11,6 +11,7 @@ import numpy.typing as npt
 from nm2trt.arrays import Array
 from nm2trt.errors import InputError
 from nm2trt.graph.analysis.constant_values import evaluate
+from nm2trt.graph.analysis.numpy_operators import cast_array
 from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.permute.channel_spaces import ChannelSpace, SpaceWeight
@@ -157,7 +158,7 @@ class SpaceSearch:
     def _matrix(self, weight: SpaceWeight) -> Array | None:
         """Return the saliency as (rows, channels); None if the weight cannot be read, or does not count."""
         numbers = self._numbers(weight)
-        if numbers is None or not np.isfinite(numbers.astype(np.float32)).all():
+        if numbers is None or not np.isfinite(cast_array(numbers, np.dtype(np.float32))).all():
             return None
         scores = self.saliency(weight, numbers)
         if scores is None:

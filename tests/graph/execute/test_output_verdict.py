@@ -60,6 +60,17 @@ def test_small_numbers_differ_as_much_as_large_ones(scale):
     assert found.error == pytest.approx(verdict(dense, pruned).error, rel=1e-6)
 
 
+def test_squares_of_very_large_numbers_do_not_overflow():
+    rng = np.random.default_rng(0)
+    dense = rng.standard_normal((4, 1, 6))
+    pruned = dense + rng.standard_normal((4, 1, 6)) / 10
+    small, large = VerdictSum("y"), VerdictSum("y")
+    small.add(dense, pruned)
+    large.add(1e200 * dense, 1e200 * pruned)
+    assert large.verdict().error == pytest.approx(small.verdict().error)
+    assert large.verdict().cosine == pytest.approx(small.verdict().cosine)
+
+
 def test_zeros_are_equal_to_zeros_and_to_nothing_else():
     zeros, ones = np.zeros((4, 3)), np.ones((4, 3))
     assert (verdict(zeros, zeros).cosine, verdict(zeros, zeros).error) == (1, 0)
