@@ -376,6 +376,16 @@ def test_samples_that_rebuild_nothing_lead_to_magnitude(tmp_path):
         nm2trt.prune(tmp_path / "a.onnx", tmp_path / "b.onnx", calib=tmp_path / "SAMPLES.npz")
 
 
+def test_samples_that_could_rebuild_only_a_small_layer_lead_to_magnitude(tmp_path):
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("MatMul", ["h", "v"], ["y"])]
+    write(tmp_path / "a.onnx", nodes, [stored("w", 2, WIDTH, 8), stored("v", 8, 4)])
+    told = "2:4; w: a weight of shape .* is not a matrix; leave --calib out to prune by magnitude"
+    with pytest.raises(nm2trt.SparsityError, match=told):
+        nm2trt.prune(tmp_path / "a.onnx", tmp_path / "b.onnx", calib=tmp_path / "SAMPLES.npz")
+    report = nm2trt.prune(tmp_path / "a.onnx", tmp_path / "b.onnx")
+    assert [(row.weight, row.status) for row in report.weights] == [("w", "pruned"), ("v", "dense")]
+
+
 def test_the_verdict_names_a_weight_that_pruning_mends_and_not_a_larger_lstm(tmp_path):
     nodes = [
         node("LSTM", ["x", "w", "r"], ["h"], hidden_size=WIDTH),

@@ -22,7 +22,7 @@ from nm2trt.errors import DifferenceError, InputError, ModelError
 from nm2trt.graph.analysis.shapes import infer_shapes, infer_types
 from nm2trt.graph.cast.cast_nodes import Casts
 from nm2trt.graph.cast.cast_plan import PrecisionPlan
-from nm2trt.graph.cast.cast_rules import LOW, Low
+from nm2trt.graph.cast.cast_rules import LOW, Low, named_for
 from nm2trt.graph.cast.report import CastReport
 from nm2trt.graph.cast.trial import TRIAL, trial_overflows
 from nm2trt.graph.cast.value_bounds import ValueBounds
@@ -145,7 +145,8 @@ class _Cast(Pass):
         self.work.run()
         self._finals = editor.finish()
         self.work.retype(self._finals)
-        self.notes = _notes(model, low)
+        lowered = {node.op_type for index, node in editor.live() if self.cast_plan.is_low(index)}
+        self.notes = _notes(lowered, opset(model.proto) or 0, low)
         return Change(editor.made, set(self._finals.values()))
 
     def plan(self, model: Model, weights: Collection[str]) -> Plan | None:
@@ -277,9 +278,8 @@ def _doubts(differences: Sequence[OutputDifference], remedy: str) -> list[str]:
     ]
 
 
-def _notes(model: Model, low: Low) -> tuple[str, ...]:
-    version = opset(model.proto) or 0
-    if low.name == "bf16" and version < 22:
-        why = "TensorRT reads it anyway, onnx.checker may refuse it"
-        return (f"opset {version} names no bf16 for some operators, such as Conv before opset 22: {why}",)
-    return ()
+def _notes(operators: Collection[str], version: int, low: Low) -> tuple[str, ...]:
+    """Name the operators that compute in a type which ONNX gave them only in a later opset."""
+    later = ", ".join(sorted(operator for operator in operators if not named_for(operator, version, low)))
+    why = "TensorRT reads it anyway, onnx.checker and ONNX Runtime refuse it"
+    return (f"opset {version} names no {low.name} for {later}: {why}",) if later else ()

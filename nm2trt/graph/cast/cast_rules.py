@@ -134,6 +134,13 @@ def low_slots(node: onnx.NodeProto, opset: int, low: Low) -> tuple[set[int], set
     return inputs, outputs
 
 
+def named_for(operator: str, opset: int, low: Low) -> bool:
+    """Tell whether ONNX lets an operator compute in a type in an opset; see `low_slots`."""
+    schema = _schema(operator, opset)
+    floats = [c.allowed_type_strs for c in schema.type_constraints] if schema is not None else []
+    return any(low.schema in allowed and "tensor(float)" in allowed for allowed in floats)
+
+
 def _type_of(parameters: Sequence[onnx.defs.OpSchema.FormalParameter], slot: int) -> str:
     """Return the type variable of an operand; the last parameter may stand for any number."""
     return str(parameters[min(slot, len(parameters) - 1)].type_str) if parameters else ""

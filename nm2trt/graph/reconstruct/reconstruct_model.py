@@ -236,11 +236,12 @@ def _nothing(
     if kept:
         held = f"{len(kept)} of {len(layers)} hold it already and are not solved again"
         return f"{words}: {held}; give the model as it was before pruning"
-    first = next((f"; {layer.weight}: {dense[layer.weight]}" for layer in layers), "")
-    others = _others(parent, (), declined)
-    words += first or next((f"; {row.weight}: {row.reason}" for row in others), "; it has no weight")
-    otherwise = not layers and bool(prunable_weights(parent.weights))
-    return f"{words}; leave --calib out to prune by magnitude" if otherwise else words
+    reasons = {row.weight: row.reason for row in _others(parent, (), declined)} | dense
+    apart = {verdict.weight for verdict in prunable_weights(parent.weights)} - dense.keys()
+    # A weight that the other way prunes is reported before those that no way does.
+    first = next((weight for weight in reasons if weight in apart), next(iter(dense or reasons), None))
+    words += f"; {first}: {reasons[first]}" if first is not None else "; it has no weight"
+    return f"{words}; leave --calib out to prune by magnitude" if apart else words
 
 
 def _judged(walk: LayerWalk, network: Network, chunks: Chunks) -> tuple[tuple[OutputVerdict, ...], bool]:
