@@ -14,8 +14,8 @@ AMPERE = {"backend": "trt-rtx", "targets": "sm86"}  # has sparse kernels for int
 CPU = {"backend": "ort"}  # has none
 
 
-def judged(weight, place, *, operator="MatMul", domain="", **changes):
-    """Return what verify says of `y = x weight`, with facts about its file changed."""
+def judged(weight, place, *, operator="MatMul", domain="", facts=None, **changes):
+    """Return what verify says of `y = x weight`, with facts about its file, or about the weight, changed."""
     ends = [helper.make_tensor_value_info(name, 1, None) for name in "xy"]
     graph = helper.make_graph(
         [helper.make_node(operator, ["x", "w"], ["y"], name="product", domain=domain)],
@@ -26,12 +26,16 @@ def judged(weight, place, *, operator="MatMul", domain="", **changes):
     )
     opsets = [helper.make_opsetid(name, version) for name, version in {"": 17, domain: 17}.items()]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
-    return replace(nm2trt.verify(model, **place), **changes)
+    report = nm2trt.verify(model, **place)
+    weights = tuple(replace(v, facts=replace(v.facts, **(facts or {}))) for v in report.weights)
+    return replace(report, weights=weights, **changes)
 
 
 DENSE = np.random.default_rng(0).standard_normal((32, 32))
 SPARSE = two_of_four((32, 32), axis=0)
-NESTED = {"nested": frozenset(["product"])}  # in a body, which no pass that takes samples changes
+NESTED = {"facts": {"nested": True}}  # in a body, which no pass that takes samples changes
+HELD = {"facts": {"fixed": "a Gather reads it too", "rebuilt": False}}
+MASKED = {"facts": {"fixed": "run nm2trt fuse first"}}
 LOWER = "nm2trt build m.onnx --sparsity --precision int8 --calib SAMPLES.npz"
 EXPLAIN = "nm2trt explain m.onnx"
 
@@ -47,10 +51,13 @@ EXPLAIN = "nm2trt explain m.onnx"
         (judged(SPARSE, CPU), EXPLAIN),
         (judged(DENSE, AMPERE), "nm2trt prune m.onnx --calib SAMPLES.npz"),
         (judged(DENSE, AMPERE, **NESTED), "nm2trt prune m.onnx"),
+        (judged(DENSE, AMPERE, facts={"rebuilt": False}), "nm2trt prune m.onnx"),
+        (judged(DENSE, AMPERE, **HELD), ""),
+        (judged(DENSE, AMPERE, **MASKED), "nm2trt prune m.onnx --calib SAMPLES.npz"),
         (judged(DENSE, AMPERE, quantised="q"), ""),
         (judged(DENSE, CPU, **NESTED), ""),
     ],
-    ids=["lowered", "qdq", "body", "attention", "cpu", "dense", "dense-body", "dense-qdq", "dense-cpu"],
+    ids="lowered qdq body attention cpu dense dense-body computed held masked dense-qdq dense-cpu".split(),
 )
 def test_the_next_command(found, wanted):
     assert next_command("m.onnx", found) == wanted
