@@ -144,16 +144,22 @@ def _permuted(
     source: Path, target: Path, samples: SampleStream, options: ReconstructOptions
 ) -> tuple[Path, str]:
     """Return a copy with permuted channels, or the source and why its channels stay in their order."""
+    from nm2trt.graph.permute.channel_spaces import find_spaces
     from nm2trt.graph.permute.permute_model import permute_model
-    from nm2trt.graph.permute.space_search import PermuteOptions
+    from nm2trt.graph.permute.space_search import PermuteOptions, magnitude
     from nm2trt.graph.reconstruct.saliency import weight_saliency
+    from nm2trt.graph.storage.model import load
 
     chosen = PermuteOptions(
         options.pattern, options.include, options.exclude, options.min_channels, options.seed
     )
-    found = weight_saliency(source, samples, options)
+    spaces = find_spaces(load(source, leave_weights=True))
+    movable = {weight.weight for space in spaces if not space.obstacle for weight in space.weights}
+    found = weight_saliency(source, samples, options, movable)
 
     def saliency(weight: SpaceWeight, numbers: Array) -> Array | None:
+        if weight.weight not in movable:
+            return magnitude(weight, numbers)  # an order that is fixed needs no samples
         scores = found.get(weight.weight)
         return scores if scores is not None and scores.shape == numbers.shape else None
 

@@ -7,7 +7,7 @@ output, so that layers that share a channel space can be added up.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -34,8 +34,10 @@ _MOST_SAMPLES, _MOST_TEXTS = 128, 512
 _RIDGE, _RIDGE_OF_FEW = 0.01, 0.2
 
 
-def weight_saliency(source: Path, samples: SampleStream, options: ReconstructOptions) -> dict[str, Array]:
-    """Return the saliency of every layer's weight, in the weight's own shape, float32.
+def weight_saliency(
+    source: Path, samples: SampleStream, options: ReconstructOptions, wanted: Container[str]
+) -> dict[str, Array]:
+    """Return the saliency of wanted weights, each in its own shape, float32.
 
     One pass of the dense network over at most 128 samples, 512 of text; layers whose inputs are not
     finite are left out.
@@ -44,6 +46,7 @@ def weight_saliency(source: Path, samples: SampleStream, options: ReconstructOpt
         source: The ONNX file.
         samples: Calibration samples.
         options: Seed and mask input.
+        wanted: Names of the weights.
 
     Raises:
         DataError: The samples do not fit the model.
@@ -51,15 +54,19 @@ def weight_saliency(source: Path, samples: SampleStream, options: ReconstructOpt
     """
     network = Network(load(source))
     layers = [layer for layer in find_layers(network)[0] if not layer.depthwise]
+    skipped = {layer.weight for layer in layers if layer.weight not in wanted}
     chunks = read_chunks(source, samples)
     first = chunks.first(range(chunks.count), _MOST_SAMPLES if options.valid is None else _MOST_TEXTS)
     segments = Segments(network, [options.valid] if options.valid is not None else [])
     found: dict[str, Array] = {}
     with tempfile.TemporaryDirectory(prefix="nm2trt-saliency-") as folder, bar("saliency", 1.0) as shown:
         stream = Stream(Path(folder), chunks.feeds(first))
-        for number, (layer, done) in enumerate(zip(layers, shares_done(layers), strict=True)):
+        for number, (layer, done) in enumerate(zip(layers, shares_done(layers, skipped), strict=True)):
             shown.update(done, description=f"saliency {layer.weight}, {counted(layer.inputs, 'input')}")
+            # In front of the others too: where a network is cut decides how its sums are rounded.
             stream.advance(segments, layer.index, {}, lambda: None)
+            if layer.weight in skipped:
+                continue
             try:
                 scores = beside(partial(_layer_saliency, layer, network, stream, options, number))()
             except (SparsityError, np.linalg.LinAlgError):
@@ -74,7 +81,7 @@ def _layer_saliency(
 ) -> Array:
     rows = layer.rows(network.read(layer.weight))
     random = np.random.default_rng([options.seed, number])
-    gathered = gather_moments(layer, rows, stream, stream, valid=options.valid, random=random)
+    gathered = gather_moments(layer, rows, stream, stream, valid=options.valid, random=random, crossed=False)
     sums = gathered.fitted if gathered.held_out is None else gathered.fitted + gathered.held_out
     if not np.isfinite(sums.xx).all():
         return np.full(layer.shape, np.nan, np.float32)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -60,6 +61,7 @@ def gather_moments(
     random: np.random.Generator,
     least_rows: int = _ROWS,
     outside: Collection[int] | None = None,
+    crossed: bool = True,
 ) -> LayerMoments:
     """Read a layer's inputs in both streams, which stand in front of it.
 
@@ -72,6 +74,7 @@ def gather_moments(
         random: Draws the rows.
         least_rows: Rows that are drawn at least, if there are as many.
         outside: Chunks that are held out; None takes every eighth.
+        crossed: False may leave the products of outputs and inputs 0.
 
     Raises:
         SparsityError: No row reaches the layer, its inputs are too many, or they have other shapes in the
@@ -98,7 +101,7 @@ def gather_moments(
         wanted_rows = rows if dense is pruned else _rows(layer, x_dense, picked)
         with np.errstate(over="ignore", invalid="ignore"):  # the solver looks for NaN and infinity
             skip = _skip(layer, x.shape, dense, pruned, chunk, picked)
-            of = _depthwise_moments if layer.depthwise else _moments
+            of = _depthwise_moments if layer.depthwise else partial(_moments, crossed=crossed)
             # Subtracted before the float32 products, and added back in float64 at the end.
             means = means or (rows.mean(0), wanted_rows.mean(0))
             moments = of(rows, wanted_rows, weight, skip, means)
@@ -172,7 +175,13 @@ def _skip(
 
 
 def _moments(
-    x: Array, x_dense: Array, weight: Array, skip: Array | None, means: tuple[Array, Array]
+    x: Array,
+    x_dense: Array,
+    weight: Array,
+    skip: Array | None,
+    means: tuple[Array, Array],
+    *,
+    crossed: bool,
 ) -> Moments:
     outputs, inputs = weight.shape
     about = x - means[0]
@@ -180,7 +189,7 @@ def _moments(
     if skip is None and outputs > 2 * inputs:
         return _through_weight(about, about_dense, weight)
     y = about_dense @ weight.T
-    return sums_of(about, y if skip is None else y + skip)
+    return sums_of(about, y if skip is None else y + skip, crossed=crossed)
 
 
 def _through_weight(x: Array, x_dense: Array, weight: Array) -> Moments:

@@ -77,12 +77,18 @@ def moments_of(x: Array, y: Array) -> Moments:
     return sums_of(x - x0, y - y0).moved(x0, y0)
 
 
-def sums_of(x: Array, y: Array) -> Moments:
-    """Return the sums of rows whose means are small already, (n, d) and (n, o), float32."""
+def sums_of(x: Array, y: Array, *, crossed: bool = True) -> Moments:
+    """Return the sums of rows whose means are small already, (n, d) and (n, o), float32.
+
+    Args:
+        x: Inputs.
+        y: Wanted outputs.
+        crossed: False leaves `yx` 0.
+    """
     xp = namespace(x)
     return Moments(
         float64(x.T @ x),
-        float64(y.T @ x),
+        float64(y.T @ x) if crossed else xp.zeros((y.shape[1], x.shape[1]), dtype=xp.float64),
         xp.sum(x, 0, dtype=xp.float64),
         xp.sum(y, 0, dtype=xp.float64),
         float(xp.sum(float64(y) ** 2)),
