@@ -95,6 +95,10 @@ _SENTENCES: Mapping[str, str] = {
     r"unsupported datatype \((\d+)\) when importing initializer: (\S+)": (
         r"the stored tensor '\2' has an element type that TensorRT does not read (ONNX type \1)"
     ),
+    r"ONNX initializer (\S+) cannot be imported": (
+        r"the stored tensor '\1' has an element type that TensorRT does not read, such as uint4; quantise to "
+        "int4 or int8 with zero points of 0"
+    ),
     r"ERROR: (\S+?):\d+ .*importInput.*date type": (
         r"input '\1' has an element type that TensorRT does not read, text for example; do that step outside "
         "the model"

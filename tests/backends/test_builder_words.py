@@ -2,6 +2,7 @@
 
 import re
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -44,6 +45,9 @@ REFUSED = {
         SCALE | {"z": np.int8(0), "u": np.uint8(0), "w": INTS.astype(np.uint8)}, {}, "it reads uint8"),
     "int16": (
         [*PAIR, NODE("Relu", ["d"], ["y"])], SCALE | {"z": np.int16(0)}, {"opset": 21}, "stored tensor 'z' has an element"),
+    "uint4 weights": (
+        [NODE("DequantizeLinear", ["w", "s"], ["v"]), NODE("Conv", ["x", "v"], ["y"])],
+        SCALE | {"w": INTS.astype(ml_dtypes.uint4)}, {"opset": 21}, "such as uint4; quantise to int4 or int8"),
     "NonZero": (
         [NODE("Greater", ["x", "s"], ["g"]), NODE("NonZero", ["g"], ["y"])], SCALE, {"outputs": TensorProto.INT64},
         f"operator NonZero, of {{model}}: {NO_IMPLEMENTATION}"),

@@ -81,10 +81,11 @@ class OpsetConversion(Pass):
 
 
 def conversion(model: Model, version: int) -> list[OpsetConversion]:
-    """Return the pass that comes before one that needs a newer opset; [] if the model has it.
+    """Return the pass that comes before one that needs a newer opset; [] if the model has it, or has none.
 
     Args:
         model: The model.
         version: The oldest opset that will do.
     """
-    return [OpsetConversion(version)] if (opset(model.proto) or 0) < version else []
+    own = opset(model.proto)
+    return [OpsetConversion(version)] if own is not None and own < version else []

@@ -662,3 +662,20 @@ def test_an_output_that_is_a_sequence_is_not_compared_and_the_report_says_so(tmp
     for verb in (nm2trt.quantize, nm2trt.cast):
         report = verb(tmp_path / "a.onnx", tmp_path / "b.onnx", calib=tmp_path / "s.npz")
         assert any(line.startswith("outputs were not compared: 'parts' is") for line in report.remarks())
+
+
+def test_a_model_without_operators_of_onnx_has_nothing_to_lower(tmp_path):
+    """As converters of decision trees write it: the opsets name the domain of machine learning only."""
+    trees = helper.make_node("Binarizer", ["x"], ["y"], domain="ai.onnx.ml", threshold=0.5)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]) for name in "xy"]
+    graph = helper.make_graph([trees], "net", ends[:1], ends[1:])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("ai.onnx.ml", 1)], ir_version=8),
+        tmp_path / "m.onnx",
+    )
+    np.savez(tmp_path / "x.npz", x=np.ones((4, 4), np.float32))
+    with pytest.raises(ModelError, match="has no Conv, Gemm or MatMul to quantise"):
+        quantise(tmp_path)
+    for to in ("fp16", "bf16"):
+        with pytest.raises(ModelError, match=f"has no float32 node to cast to {to}$"):
+            nm2trt.cast(tmp_path / "m.onnx", tmp_path / "c.onnx", to=to)
