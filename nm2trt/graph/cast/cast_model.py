@@ -217,7 +217,7 @@ def _planned(
         return PrecisionPlan(editor, types, low, keep, overflowing), overflowing, first
     bounds = ValueBounds(editor, infer_shapes(editor.model))
     plan = PrecisionPlan(editor, types, low, keep, {}, bounds=bounds)
-    if reference is None or reference.sentence or low.name != "fp16":
+    if reference is None or reference.sentence:
         return plan, {}, None
     overflowing = trial_overflows(editor.model, plan.low_values(), reference.feeds, low.largest)
     if overflowing:

@@ -168,6 +168,25 @@ def test_a_softmax_by_hand_stays_until_its_division(tmp_path):
     )
 
 
+def test_a_mask_of_the_lowest_float32_is_cast_to_bf16_without_samples(tmp_path):
+    """bfloat16 has no number near it but minus infinity, whose product with 0 is NaN."""
+    nodes = [
+        NODE("Shape", ["h"], ["size"]),
+        NODE("ConstantOfShape", ["size"], ["low"], value=tensor("", np.finfo(np.float32).min.reshape(1))),
+        NODE("Less", ["h", "zero"], ["less"]),
+        NODE("Cast", ["less"], ["off"], to=FLOAT),
+        NODE("Mul", ["low", "off"], ["mask"]),
+        NODE("Add", ["h", "mask"], ["s"]),
+        NODE("Softmax", ["s"], ["z"]),
+    ]
+    net = normed(*nodes)
+    net.graph.initializer.append(tensor("zero", np.float32(0)))
+    onnx.save(net, tmp_path / "m.onnx")
+    report = nm2trt.cast(tmp_path / "m.onnx", tmp_path / "c.onnx", to="bf16")
+    assert "low" in report.overflowing
+    assert report.differences[0].cosine > 0.999
+
+
 def test_a_value_that_overflows_on_ordinary_inputs_stays_without_samples(tmp_path):
     net = normed(NODE("Mul", ["h", "k"], ["a"]), NODE("Mul", ["a", "l"], ["z"]))
     net.graph.initializer.extend([tensor("k", np.float32(6e4)), tensor("l", np.float32(1e-3))])
