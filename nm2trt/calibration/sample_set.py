@@ -34,7 +34,7 @@ class SampleSet:
         sha256: Over names, dtypes, shapes and values.
 
     Raises:
-        DataError: Samples are missing, lengths differ, or a value is NaN or infinite.
+        DataError: Samples are missing, lengths differ, or a value is NaN.
     """
 
     arrays: Arrays
@@ -57,8 +57,8 @@ class SampleSet:
                 raise DataError(
                     f"{self.source}: input {name!r} has dtype {array.dtype}; inputs must be numbers"
                 )
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise DataError(f"{self.source}: input {name!r} holds NaN or infinity")
+            if array.dtype.kind == "f" and np.isnan(array).any():
+                raise DataError(f"{self.source}: input {name!r} holds NaN")
             digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
             digest.update(np.ascontiguousarray(array).data)
         object.__setattr__(self, "sha256", digest.hexdigest())
@@ -79,12 +79,13 @@ class SampleSet:
     def summary(self) -> list[dict[str, Any]]:
         """Return name, shape, dtype, smallest, largest, mean and standard deviation of each input.
 
-        An input without elements, such as a state of length 0, has zeros.
+        They are those of its finite values; without any, as for a state of length 0, they are zeros.
         """
         rows = []
         for name, array in self.arrays.items():
             row: dict[str, Any] = {"input": name, "shape": list(array.shape), "dtype": str(array.dtype)}
-            values = array if array.size else np.zeros(1)
+            values = array[np.isfinite(array)]  # a mask may hold infinity
+            values = values if values.size else np.zeros(1)
             row |= {"min": float(values.min()), "max": float(values.max())}
             row |= {"mean": float(values.mean(dtype=np.float64)), "std": float(values.std(dtype=np.float64))}
             rows.append(row)

@@ -230,6 +230,6 @@ def _fit_one(given: Array, spec: TensorSpec, source: str, inputs: Sequence[Tenso
             f"{source}: input {spec.name!r} takes {spec.dtype}, the samples have {array.dtype}; prepare them "
             "as for inference"
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise DataError(f"{source}: input {spec.name!r} holds NaN or infinity")
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        raise DataError(f"{source}: input {spec.name!r} holds NaN")
     return np.asarray(array, wanted, order="C")  # ascontiguousarray gives a scalar an axis

@@ -142,8 +142,8 @@ def _batch(item: Any, index: int) -> CalibrationBatch:
     if not tensors[0].ndim:
         raise DataError(f"calibration batch {index} is a single number; its first dimension is the sample")
     for tensor in tensors:
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise DataError(f"calibration batch {index} holds NaN or infinity; clean the data")
+        if tensor.is_floating_point() and bool(tensor.isnan().any()):
+            raise DataError(f"calibration batch {index} holds NaN; clean the data")
     return CalibrationBatch(args, kwargs, len(tensors[0]), labels)
 
 

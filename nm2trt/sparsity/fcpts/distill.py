@@ -245,8 +245,14 @@ class Distiller:
         if not bool(loss.isfinite()):
             if self.settings.backtrack:
                 return True
+            found = f"its loss is {float(loss.detach())}"
+            if step == 0:  # nothing has been learned yet
+                raise SparsifyError(
+                    f"the distillation cannot start: {found}; remove infinite values from the calibration, "
+                    "or load another checkpoint"
+                )
             raise SparsifyError(
-                f"the distillation diverged at step {step + 1}: its loss is {float(loss.detach())}; "
+                f"the distillation diverged at step {step + 1}: {found}; "
                 f"lower lr, now {self.settings.learning_rate:g}"
             )
         loss.backward()  # type: ignore[no-untyped-call]

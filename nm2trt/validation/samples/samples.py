@@ -101,14 +101,12 @@ def batch_of(start: int, arrays: Arrays) -> SampleBatch:
     """Return a batch of inputs and truth.
 
     Raises:
-        DataError: A floating input holds NaN or infinity.
+        DataError: A floating input holds NaN; infinity is a value of masks.
     """
     inputs = {name: array for name, array in arrays.items() if not is_truth(name)}
     for name, array in inputs.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise DataError(
-                f"input {name!r} holds NaN or infinity in samples {start} to {start + len(array) - 1}"
-            )
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            raise DataError(f"input {name!r} holds NaN in samples {start} to {start + len(array) - 1}")
     return SampleBatch(start, inputs, {name: array for name, array in arrays.items() if is_truth(name)})
 
 

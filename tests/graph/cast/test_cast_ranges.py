@@ -270,7 +270,7 @@ def test_dead_outputs(before, after, words):
 
 
 def masked(kind):
-    """Causal attention, its mask chosen by Where or added, once or twice."""
+    """Causal attention, its mask chosen by Where or added, once or twice, or fed."""
     random = np.random.default_rng(0)
     low = -np.inf if kind == "inf" else np.finfo(np.float32).min
     causal = np.tril(np.ones((8, 8), bool))
@@ -279,7 +279,12 @@ def masked(kind):
         NODE("Transpose", ["x"], ["xt"], perm=[0, 2, 1]),
         NODE("MatMul", ["q", "xt"], ["s"]),
     ]
-    if kind == "summed":
+    value = helper.make_tensor_value_info
+    inputs = [value("x", FLOAT, ["n", 8, 32])]
+    if kind == "fed":
+        nodes += [NODE("Add", ["s", "add"], ["m"])]
+        inputs, mask = [*inputs, value("add", FLOAT, ["n", 8, 8])], []
+    elif kind == "summed":
         nodes += [NODE("Add", ["s", "add"], ["s1"]), NODE("Add", ["s1", "add"], ["m"])]
         mask = [tensor("add", np.where(causal, 0, low).astype(np.float32))]
     else:
@@ -287,11 +292,10 @@ def masked(kind):
         mask = [tensor("mask", causal), tensor("low", np.float32(low))]
     nodes += [NODE("Softmax", ["m"], ["p"], axis=-1), NODE("MatMul", ["p", "x"], ["y"])]
     weight = tensor("w", 0.1 * random.standard_normal((32, 32)).astype(np.float32))
-    value = helper.make_tensor_value_info
     return model_of(
         nodes,
         [weight, *mask],
-        inputs=[value("x", FLOAT, ["n", 8, 32])],
+        inputs=inputs,
         outputs=[value("y", FLOAT, ["n", 8, 32])],
     )
 
@@ -308,6 +312,21 @@ def test_masks_pass_with_calibration(tmp_path, kind, to):
     if to == "fp16":
         wanted, found = rounded(tmp_path / "m.onnx", x), rounded(tmp_path / "c.onnx", x)
         assert np.abs(found - wanted).max() < 0.02 * np.abs(wanted).max()
+
+
+def test_samples_may_hold_the_infinity_of_masks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    onnx.save(masked("fed"), "m.onnx")
+    x = np.random.default_rng(1).standard_normal((8, 8, 32)).astype(np.float32)
+    add = np.where(np.tril(np.ones((8, 8), bool)), 0, -np.inf).astype(np.float32)
+    np.savez("x.npz", x=x, add=np.repeat(add[None], 8, axis=0))
+    nm2trt.cast("m.onnx", "half.onnx", calib="x.npz")
+    nm2trt.quantize("m.onnx", "int8.onnx", calib="x.npz")
+    assert nm2trt.prune("m.onnx", "pruned.onnx", calib="x.npz").weights[0].status == "pruned"
+    for name, least in (("half.onnx", 0.999), ("int8.onnx", 0.99), ("pruned.onnx", 0.9)):
+        (found,) = nm2trt.validate(name, "m.onnx", "x.npz", runs=0).comparison.differences
+        assert found.cosine is not None
+        assert found.cosine > least
 
 
 @pytest.mark.parametrize("to", ["fp16", "bf16"])

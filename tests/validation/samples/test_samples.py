@@ -144,7 +144,7 @@ def test_refuses_a_plain_npy(tmp_path):
 
 def test_nan_names_the_samples():
     samples = ArraySamples({"x": np.where(np.arange(10)[:, None] == 7, np.nan, np.zeros((10, 2)))})
-    with pytest.raises(DataError, match="input 'x' holds NaN or infinity in samples 6 to 8"):
+    with pytest.raises(DataError, match="input 'x' holds NaN in samples 6 to 8"):
         list(samples.batches(3))
 
 
