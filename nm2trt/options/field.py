@@ -44,8 +44,9 @@ class Option:
         choices: The values that there are; () for any.
         many: Whether it is a tuple of values.
         default: The default; `dataclasses.MISSING` if the option is required.
-        help: One clause for `--help` and the reference.
         flag: The flag, as in "--batch"; "" for a positional argument.
+        stage: Key in a stage of a recipe; "" if recipes do not set it.
+        help: One clause for `--help` and the reference.
         short: A second, short flag, as in "-o".
         metavar: Placeholder of the value.
         group: Title of the group of arguments that it belongs to.
@@ -54,7 +55,6 @@ class Option:
         at_most: Largest value; of a whole number 2^31 - 1 unless it is given.
         comma: Whether the values of a tuple are one word, separated by commas.
         joined: Whether the recorded command writes `flag=value`.
-        stage: Key in a stage of a recipe; "" if recipes do not set it.
         keyword: Whether the Python function takes it.
     """
 
@@ -63,18 +63,18 @@ class Option:
     choices: tuple[Any, ...]
     many: bool
     default: Any
-    help: str
     flag: str
-    short: str
-    metavar: str
-    group: str
-    at_least: float | None
-    over: float | None
-    at_most: float | None
-    comma: bool
-    joined: bool
     stage: str
-    keyword: bool
+    help: str
+    short: str = ""
+    metavar: str = ""
+    group: str = ""
+    at_least: float | None = None
+    over: float | None = None
+    at_most: float | None = None
+    comma: bool = False
+    joined: bool = False
+    keyword: bool = True
 
     @property
     def required(self) -> bool:
@@ -113,42 +113,13 @@ class Option:
         )
 
 
-def option(
-    default: Any = MISSING,
-    *,
-    help: str,  # noqa: A002 - argparse's own name for it
-    flag: str | None = None,
-    short: str = "",
-    metavar: str = "",
-    group: str = "",
-    at_least: float | None = None,
-    over: float | None = None,
-    at_most: float | None = None,
-    comma: bool = False,
-    joined: bool = False,
-    stage: str | bool = True,
-    keyword: bool = True,
-) -> Any:
+def option(default: Any = MISSING, *, flag: str | None = None, stage: str | bool = True, **told: Any) -> Any:
     """Return a dataclass field that describes an option; see `Option` for the arguments.
 
     `flag` is made from the field's name unless it is given; "" makes a positional argument, which a recipe
     sets by the place of the stage and not by a key. `stage` is the key in a recipe, or False.
     """
-    told = {
-        "help": help,
-        "flag": flag,
-        "short": short,
-        "metavar": metavar,
-        "group": group,
-        "at_least": at_least,
-        "over": over,
-        "at_most": at_most,
-        "comma": comma,
-        "joined": joined,
-        "stage": stage,
-        "keyword": keyword,
-    }
-    return dataclasses.field(default=default, metadata={_KEY: told})
+    return dataclasses.field(default=default, metadata={_KEY: {"flag": flag, "stage": stage, **told}})
 
 
 def options_of(command: type[Any]) -> tuple[Option, ...]:
@@ -167,8 +138,8 @@ def _read(field: dataclasses.Field[Any], hint: Any) -> Option:
     if flag is None:
         plain = field.name.replace("_", "-")
         flag = f"--no-{plain}" if kind is bool and field.default is True else f"--{plain}"
-    if kind is int and told["at_most"] is None:
-        told["at_most"] = _MOST
+    if kind is int:
+        told.setdefault("at_most", _MOST)
     stage = told.pop("stage")
     if stage is True:
         stage = field.name if flag else ""

@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nm2trt.options.field import LARGEST, option
-from nm2trt.options.shared import MOST_ROUNDS, Reported, in_cluster, on_server, rounds, served
+from nm2trt.options.shared import (
+    MOST_ROUNDS,
+    SERVER,
+    Reported,
+    in_cluster,
+    longest_wait,
+    on_server,
+    rounds,
+    served,
+)
+
+
+def _port(of: str, usual: int) -> Any:
+    """Return the option of one of the server's ports."""
+    told = f"port of {of} (default: {usual} if it is free, else a free one)"
+    return option(0, metavar="PORT", at_least=0, at_most=65_535, help=told)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,14 +87,8 @@ class DeployCommand(Reported):
     load: str = on_server(
         "", metavar="HOST:PORT", stage=False, help="load the version there; roll back if it does not load"
     )
-    load_timeout_s: float = on_server(
-        120.0,
-        flag="--timeout",
-        metavar="S",
-        over=0,
-        at_most=86_400,
-        stage=False,
-        help="longest wait until the version is loaded (default: 120 s)",
+    load_timeout_s: float = longest_wait(
+        120.0, group=SERVER, stage=False, help="longest wait until the version is loaded (default: 120 s)"
     )
     canary: str = on_server(
         "", metavar="HOST:PORT", help="load and probe the version there, and roll back if it fails"
@@ -155,15 +164,7 @@ class ProbeCommand(Reported):
         metavar="DTYPE",
         help="lowest type that it computes in, which sets the tolerance (default: that of the outputs)",
     )
-    timeout_s: float = option(
-        30.0,
-        flag="--timeout",
-        metavar="S",
-        over=0,
-        at_most=86_400,
-        stage=False,
-        help="longest wait (default: 30 s)",
-    )
+    timeout_s: float = longest_wait(30.0, stage=False, help="longest wait (default: 30 s)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,14 +181,7 @@ class RollbackCommand(Reported):
         help="another version that is kept (default: the one before)",
     )
     url: str = option("", metavar="HOST:PORT", help="a server that is told to load it")
-    load_timeout_s: float = option(
-        120.0,
-        flag="--timeout",
-        metavar="S",
-        over=0,
-        at_most=86_400,
-        help="longest wait until it is loaded (default: 120 s)",
-    )
+    load_timeout_s: float = longest_wait(120.0, help="longest wait until it is loaded (default: 120 s)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,27 +190,9 @@ class ServeCommand(Reported):
 
     repository: str = option(metavar="FOLDER", help="model repository, e.g. models/")
     host: str = option("127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    http_port: int = option(
-        0,
-        metavar="PORT",
-        at_least=0,
-        at_most=65_535,
-        help="port of http (default: 8000 if it is free, else a free one)",
-    )
-    grpc_port: int = option(
-        0,
-        metavar="PORT",
-        at_least=0,
-        at_most=65_535,
-        help="port of grpc (default: 8001 if it is free, else a free one)",
-    )
-    metrics_port: int = option(
-        0,
-        metavar="PORT",
-        at_least=0,
-        at_most=65_535,
-        help="port of metrics (default: 8002 if it is free, else a free one)",
-    )
+    http_port: int = _port("http", 8000)
+    grpc_port: int = _port("grpc", 8001)
+    metrics_port: int = _port("metrics", 8002)
     control: Literal["explicit", "none", "poll"] = option(
         "explicit",
         flag="--model-control",
@@ -225,12 +201,7 @@ class ServeCommand(Reported):
     load: tuple[str, ...] = option(
         (), metavar="NAME", help="model to load at the start (default: all of them)"
     )
-    ready_timeout_s: float = option(
-        60.0,
-        flag="--timeout",
-        metavar="S",
-        over=0,
-        at_most=86_400,
-        help="longest wait until the models are loaded (default: 60 s)",
+    ready_timeout_s: float = longest_wait(
+        60.0, help="longest wait until the models are loaded (default: 60 s)"
     )
     log: Path | None = option(None, metavar="FILE", help="the server's log (default: stderr)")

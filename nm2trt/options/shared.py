@@ -22,15 +22,17 @@ _SHARDS = "several processes"
 _PARTS = "folder of the shards' files (default: beside the model, with the suffix .parts)"
 METHOD = "how ranges of activations are chosen (default: minmax)"
 PERCENTILE = "percent of magnitudes inside a range, for --method percentile (default: 99.99)"
+SERVER = "the server"
+BUDGET = "accuracy budget, with --calib"
 PRECISION = "precision, brought into a float32 model before it is built"
 
 MOST_ROUNDS = 1_000_000  # of what takes time each: runs, clients, processes
 
 # An option of a group, under the group's title.
-budgeted = partial(option, group="accuracy budget, with --calib")
+budgeted = partial(option, group=BUDGET)
 lowered = partial(option, group=PRECISION, stage=False)
 served = partial(option, group="how it is served (what is left out follows from the model)")
-on_server = partial(option, group="the server")
+on_server = partial(option, group=SERVER)
 in_cluster = partial(
     option, group="a Kubernetes cluster (writes manifests; nothing is applied)", stage=False, keyword=False
 )
@@ -38,6 +40,7 @@ in_cluster = partial(
 target_list = partial(option, None, flag="--target", stage="target", metavar="LIST")
 input_shapes = partial(option, (), flag="--shape", metavar="NAME:SHAPE")
 rounds = partial(option, metavar="N", at_most=MOST_ROUNDS)
+longest_wait = partial(option, flag="--timeout", metavar="S", over=0, at_most=86_400)
 
 
 def bound(flag: str, metavar: str, words: str) -> Any:

@@ -12,6 +12,7 @@ from nm2trt.files import suffixed, unnamed_output
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.options.field import options_of
 from nm2trt.options.pruning import PruneCommand
+from nm2trt.options.shared import BUDGET
 from nm2trt.options.shares import parse_share
 from nm2trt.pipeline.in_memory import as_path, takes_values
 
@@ -27,17 +28,7 @@ if TYPE_CHECKING:
     from nm2trt.pipeline.joint_int8 import JointReport
 
 # The keywords of an accuracy budget.
-_BUDGET = (
-    "max_drop",
-    "data",
-    "metrics",
-    "metric_options",
-    "backend",
-    "targets",
-    "gain",
-    "shapes",
-    "plot",
-)
+_BUDGET = tuple(known.name for known in options_of(PruneCommand) if known.group == BUDGET)
 
 
 @takes_values(samples=("calib",), output="output")
