@@ -7,7 +7,8 @@ nothing, and a killed one leaves the file as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,22 +25,26 @@ if TYPE_CHECKING:
 _MOST_BYTES = 1 << 28
 
 
-def attach(
+@contextlib.contextmanager
+def shared(
     product: str, config: tensorrt.IBuilderConfig, path: Path | None, log: list[str]
-) -> tensorrt.ITimingCache | None:
-    """Give the builder the file's timings, or none if it does not exist yet.
+) -> Iterator[tensorrt.ITimingCache | None]:
+    """Give the builder the file's timings; add to the file what the block has timed, unless the block fails.
+
+    A file that cannot be written costs the timings, not the engine, and goes into the log.
 
     Args:
         product: The library's name, for messages.
         config: The builder's configuration.
-        path: The file; None does nothing.
+        path: The file, which need not exist; None does nothing.
         log: The library's messages.
 
     Raises:
         InputError: The file cannot be read, or is of another version or device.
     """
     if path is None:
-        return None
+        yield None
+        return
     try:
         data = read_regular(path, most_bytes=_MOST_BYTES) if path.exists() else b""
     except OSError as error:
@@ -50,11 +55,7 @@ def attach(
             f"the timing cache {path} is damaged, or of another GPU or version than {product} here "
             f"({first_error(log)}); name another file"
         )
-    return cache
-
-
-def save(config: tensorrt.IBuilderConfig, cache: tensorrt.ITimingCache, path: Path, log: list[str]) -> None:
-    """Add what was timed to the file; a failure costs the timings, not the engine, and goes into the log."""
+    yield cache
 
     def combine(theirs: bytes, mine: bytes) -> bytes:
         # Read into the builder's own kind of cache: the bytes have no meaning outside the library.

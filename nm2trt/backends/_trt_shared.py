@@ -86,26 +86,23 @@ def parse(library: Library, model: Path, plugins: Sequence[Path] = ()) -> Parsed
 
 def fix(library: Library, parsed: ParsedNetwork, shapes: Mapping[str, tuple[int, ...]]) -> ParsedNetwork:
     """Fix inputs to full-rank shapes; see `Backend.fix`."""
-    trt = library.module
     network = parsed.network
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
+    for tensor in map(network.get_input, range(network.num_inputs)):
         if tensor.name in shapes:
-            tensor.shape = trt.Dims(list(shapes[tensor.name]))
+            tensor.shape = library.module.Dims(list(shapes[tensor.name]))
     inputs, outputs = _tensors(library, network)
     return replace(parsed, inputs=inputs, outputs=outputs)
 
 
 def check(library: Library, options: BuildOptions) -> None:
     """Raise if the library's version lacks an option; see `Backend.check`."""
-    row = library.row
-    if options.timing_cache is not None and not row.timing_cache:
+    if options.timing_cache is not None and not library.row.timing_cache:
         raise BackendError(
             f"{library.product} has no timing cache: kernels are chosen on the GPU that loads the engine; "
             "leave --timing-cache out"
         )
     # The flag came within the 10.x releases, later than the first.
-    if options.strict_nans and not hasattr(library.module.BuilderFlag, row.flags.get("strict_nans", "")):
+    if options.strict_nans and not hasattr(library.module.BuilderFlag, "STRICT_NANS"):
         raise BackendError(
             f"{library.product} has no strict NaNs, later releases of TensorRT have; leave --strict-nans out"
         )
@@ -194,20 +191,16 @@ def _build(
         if monitor is not None:
             config.progress_monitor = monitor
         _configure(library, config, parsed, options, log)
-        cache = _trt_cache.attach(library.product, config, options.timing_cache, log)
-        start = time.perf_counter()
-        plan = parsed.builder.build_serialized_network(parsed.network, config)
-        build_ms = (time.perf_counter() - start) * 1e3
-        if plan is None:
-            said = first_error(log)
-            reason = in_words(said)
-            if options.workspace_bytes is not None and re.search("workspace|OutOfMemory", said):
-                reason = (
-                    f"{said}; {options.workspace_bytes} bytes of workspace are too few, give more or none"
-                )
-            raise BackendError(f"{library.product} could not build {parsed.model}: {reason}")
-        if cache is not None and options.timing_cache is not None:
-            _trt_cache.save(config, cache, options.timing_cache, log)
+        with _trt_cache.shared(library.product, config, options.timing_cache, log):
+            start = time.perf_counter()
+            plan = parsed.builder.build_serialized_network(parsed.network, config)
+            build_ms = (time.perf_counter() - start) * 1e3
+            if plan is None:
+                said, most = first_error(log), options.workspace_bytes
+                reason = in_words(said)
+                if most is not None and re.search("workspace|OutOfMemory", said):
+                    reason = f"{said}; {most} bytes of workspace are too few, give more or none"
+                raise BackendError(f"{library.product} could not build {parsed.model}: {reason}")
     shown.update(1.0, 1.0)
     return Engine(memoryview(plan), (*parsed.log, *log), build_ms)
 
@@ -220,16 +213,15 @@ def _configure(
     log: list[str],
 ) -> None:
     trt = library.module
-    flags = library.row.flags
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     for name in needed_flags(library, parsed):
         config.set_flag(getattr(trt.BuilderFlag, name))
     if options.sparsity != "disable":
-        config.set_flag(getattr(trt.BuilderFlag, flags["sparsity"]))
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
     if options.strict_nans:
-        config.set_flag(getattr(trt.BuilderFlag, flags["strict_nans"]))
+        config.set_flag(trt.BuilderFlag.STRICT_NANS)
     if not options.tf32:
-        config.clear_flag(getattr(trt.BuilderFlag, flags["tf32"]))
+        config.clear_flag(trt.BuilderFlag.TF32)
     if options.effort is not None:
         config.builder_optimization_level = options.effort
     if options.workspace_bytes is not None:

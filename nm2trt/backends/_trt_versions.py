@@ -26,7 +26,6 @@ class VersionRow:
         since: First version that it is about, (major, minor).
         network_flags: Members of `NetworkDefinitionCreationFlag` that a network is made with.
         type_flags: `BuilderFlag` that a dtype in the graph needs; empty if networks are strongly typed.
-        flags: `BuilderFlag` by option of `BuildOptions`.
         max_opset: Highest ONNX opset that the parser reads; None leaves it to the parser.
         int64: Whether there are 64-bit integers; without, the parser makes them 32-bit ones.
         timing_cache: Whether a timing cache has an effect.
@@ -37,7 +36,6 @@ class VersionRow:
     since: tuple[int, int]
     network_flags: tuple[str, ...]
     type_flags: Mapping[str, str]
-    flags: Mapping[str, str]
     max_opset: int | None
     int64: bool
     timing_cache: bool
@@ -49,7 +47,6 @@ _TRT_10 = VersionRow(
     since=(10, 0),
     network_flags=("STRONGLY_TYPED",),
     type_flags={},
-    flags={"sparsity": "SPARSE_WEIGHTS", "tf32": "TF32", "strict_nans": "STRICT_NANS"},
     max_opset=24,
     int64=True,
     timing_cache=True,
@@ -61,7 +58,6 @@ ROWS = (
         since=(8, 6),
         network_flags=("EXPLICIT_BATCH",),
         type_flags={"float16": "FP16", "int8": "INT8"},
-        flags={"sparsity": "SPARSE_WEIGHTS", "tf32": "TF32"},
         max_opset=17,
         int64=False,
         timing_cache=True,

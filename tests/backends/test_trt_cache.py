@@ -43,28 +43,25 @@ def path(tmp_path):
 
 
 def test_a_file_that_is_not_there_yet_is_made(path):
-    cache = _trt_cache.attach("TensorRT", Config(), path, [])
-    cache.words = {"conv"}
-    _trt_cache.save(Config(), cache, path, [])
+    with _trt_cache.shared("TensorRT", Config(), path, []) as cache:
+        cache.words = {"conv"}
     assert path.read_bytes() == b"conv"
 
 
 def test_what_others_added_meanwhile_is_kept(path):
     path.write_bytes(b"old")
-    cache = _trt_cache.attach("TensorRT", Config(), path, [])
-    path.write_bytes(b"old theirs")
-    cache.words.add("mine")
-    _trt_cache.save(Config(), cache, path, [])
+    with _trt_cache.shared("TensorRT", Config(), path, []) as cache:
+        path.write_bytes(b"old theirs")
+        cache.words.add("mine")
     assert path.read_bytes() == b"mine old theirs"
 
 
 @pytest.mark.parametrize("data", [b"\0garbage", b"other-gpu"], ids=["damaged", "other-gpu"])
 def test_a_file_that_does_not_fit_is_refused_before_the_build(path, data):
     path.write_bytes(data)
-    with pytest.raises(
-        InputError, match=r"kernels\.cache is damaged, or of another GPU or version.*name another"
-    ):
-        _trt_cache.attach("TensorRT", Config(), path, [])
+    told = r"kernels\.cache is damaged, or of another GPU or version.*name another"
+    with pytest.raises(InputError, match=told), _trt_cache.shared("TensorRT", Config(), path, []):
+        pytest.fail("the builder began")
     assert path.read_bytes() == data
 
 
@@ -72,9 +69,8 @@ def test_a_file_that_does_not_fit_is_refused_before_the_build(path, data):
 def test_a_file_that_was_replaced_meanwhile_is_left_alone(path, data):
     """The engine is built by then: it must not be lost for the sake of its timings."""
     log = []
-    cache = _trt_cache.attach("TensorRT", Config(), path, log)
-    path.write_bytes(data)
-    _trt_cache.save(Config(), cache, path, log)
+    with _trt_cache.shared("TensorRT", Config(), path, log):
+        path.write_bytes(data)
     assert path.read_bytes() == data
     said = "it is damaged, or of another GPU or version by now"
     assert log == [f"warning: the timing cache {path} was not updated: {said}"]
@@ -82,10 +78,8 @@ def test_a_file_that_was_replaced_meanwhile_is_left_alone(path, data):
 
 def test_a_file_that_has_grown_too_large_meanwhile_is_left_alone(path):
     log = []
-    cache = _trt_cache.attach("TensorRT", Config(), path, log)
-    with path.open("wb") as file:
+    with _trt_cache.shared("TensorRT", Config(), path, log), path.open("wb") as file:
         file.truncate((1 << 28) + 1)  # takes no room on the disk
-    _trt_cache.save(Config(), cache, path, log)
     assert path.stat().st_size == (1 << 28) + 1
     (warning,) = log
     assert warning.startswith(f"warning: the timing cache {path} was not updated: it cannot be read: ")
