@@ -61,14 +61,6 @@ class TritonServer(Closing):
                 ),
             )
 
-    def is_ready(self) -> bool:
-        """Tell whether the server takes requests.
-
-        Raises:
-            ServerError: It cannot be reached.
-        """
-        return bool(self._ask(lambda client: client.is_server_ready(**self._limit)))
-
     def is_model_ready(self, model: str, version: str = "") -> bool:
         """Tell whether a model is loaded.
 
@@ -140,41 +132,29 @@ class TritonServer(Closing):
             ServerError: The server cannot be reached.
         """
         library, memory = self._library, self._memory
-        if memory is not None:
-            return self._infer_shared(memory, model, version, feeds, outputs, shapes)
-        wanted = [library.InferRequestedOutput(name) for name in outputs]
+        known = [spec for spec in shapes if spec.name in outputs]
+        places = {} if memory is None else memory.places(feeds, known)
 
         def send(client: Any) -> Any:
-            inputs = [sent(library, name, dtype, array) for name, (dtype, array) in feeds.items()]
-            return client.infer(model, inputs, model_version=version, outputs=wanted, **self._limit)
-
-        result = self._ask(send)
-        return {name: received(result, name, dtype) for name, dtype in outputs.items()}
-
-    def _infer_shared(
-        self,
-        memory: ServerMemory,
-        model: str,
-        version: str,
-        feeds: Mapping[str, tuple[str, Array]],
-        outputs: Mapping[str, str],
-        shapes: Sequence[TensorSpec],
-    ) -> dict[str, Array]:
-        places = memory.places(feeds, [spec for spec in shapes if spec.name in outputs])
-
-        def send(client: Any) -> Any:
-            inputs, wanted = memory.request(self._library, feeds, outputs, places)
+            if memory is None:
+                inputs = [sent(library, name, dtype, array) for name, (dtype, array) in feeds.items()]
+                wanted = [library.InferRequestedOutput(name) for name in outputs]
+            else:
+                inputs, wanted = memory.request(library, feeds, outputs, places)
             return client.infer(model, inputs, model_version=version, outputs=wanted, **self._limit)
 
         try:
             result = self._ask(send)
             return {
-                name: memory.answer(result, places[name]) if name in places else received(result, name, dtype)
+                name: memory.answer(result, places[name])
+                if memory is not None and name in places
+                else received(result, name, dtype)
                 for name, dtype in outputs.items()
             }
         except BaseException:
-            # A request that is still under way could write into the block of the next one.
-            memory.release()
+            if memory is not None:
+                # A request that is still under way could write into the block of the next one.
+                memory.release()
             raise
 
     def close(self) -> None:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 # What engines of TensorRT for RTX are built for if no target is named: Ampere.
 DEFAULT_TARGETS = ("sm80", "sm86")
-# Name -> its module, the library that the module imports, and (offset, bytes) that its files have.
+# Name -> its module, the library that the module imports, and (offset, bytes) that its files have. An offset
+# begins a flatbuffer, and its identifier follows.
 BACKENDS: dict[str, tuple[str, str, int, bytes]] = {
     "trt": ("nm2trt.backends.trt", "tensorrt", 0, b"ftrt"),
     "trt-rtx": ("nm2trt.backends.trt_rtx", "tensorrt_rtx", 0, b"vtrt"),

@@ -28,8 +28,6 @@ from nm2trt.limits.run_watch import watched
 from nm2trt.progress import bar
 
 KIND = "ONNX Runtime model in its .ort format: runs in ONNX Runtime, where zeros bring no speed"
-# A flatbuffer begins with an offset; its identifier follows.
-MAGIC, MAGIC_OFFSET = b"ORTM", 4
 
 # What version 1.31.1 says of a sound model that it broke itself -> the optimiser without which it loads.
 # One gives a QuantizeLinear that it adds after a Reshape, Transpose and the like two types, which contradict

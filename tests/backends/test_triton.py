@@ -245,7 +245,6 @@ def test_what_the_server_says_of_itself(echo, protocol):
     from nm2trt.backends.triton import TritonServer
 
     with TritonServer(f"{protocol}://{getattr(echo, protocol)}") as server:
-        assert server.is_ready()
         assert server.is_model_ready("echo")
         assert not server.is_model_ready("nowhere")
         assert server.metadata()["name"].startswith("nm2trt-")  # the id that its starter gave it
@@ -273,7 +272,7 @@ def test_somebody_who_never_answers(protocol):
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         with TritonServer(f"{protocol}://{address}", timeout_s=0.2, load_timeout_s=0.2) as server:
             for ask in (
-                server.is_ready,
+                lambda: server.is_model_ready("m"),
                 server.metadata,
                 lambda: server.load("m"),
                 lambda: server.model_config("m"),
