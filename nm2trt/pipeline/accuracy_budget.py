@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nm2trt.errors import DifferenceError, InputError
 from nm2trt.figures import percent
 from nm2trt.pipeline.budget_report import BudgetPoint, BudgetPoints, BudgetReport, check_plot, plot_points
+from nm2trt.pipeline.calibration_input import refuse_as_output
 from nm2trt.pipeline.countable_work import CountableWork, check_counted
 from nm2trt.pipeline.reconstruct import Calibration, folder_of_copies, normalised
 
@@ -89,8 +90,7 @@ def prune_within_budget(
     from nm2trt.graph.storage.save import is_same_file
 
     model, calib = Path(model), calibration.calib
-    if is_same_file(evaluation.data, output):
-        raise InputError(f"the output {output} is the file of samples; give another path with -o")
+    refuse_as_output(output, evaluation.data)
     if is_same_file(calib, evaluation.data):
         raise InputError(
             f"{calib} cannot choose the weights and judge them too: what was fitted looks better than it is; "

@@ -6,13 +6,12 @@ import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from nm2trt.errors import InputError, Nm2trtError
 from nm2trt.files import check_input
 from nm2trt.pipeline.in_memory import takes_values
-from nm2trt.pipeline.sessions import backend_of, is_url, open_session, parse_shapes
+from nm2trt.pipeline.sessions import backend_of, is_recorded, open_session, parse_shapes
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Table
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from nm2trt.backends.protocol import Session
     from nm2trt.validation.latency.bench_files import Comparability
     from nm2trt.validation.latency.benchmark import Benchmark
-    from nm2trt.validation.samples.samples import Samples
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -106,8 +104,8 @@ def bench(
         raise InputError("there is nothing to time; name one artefact or more")
     if compare is not None:
         check_input(compare, "an earlier benchmark's JSON")
-    recorded = tuple(read_trtexec(one) for one in artefacts if _is_times(one))
-    live = [one for one in artefacts if not _is_times(one)]
+    recorded = tuple(read_trtexec(one) for one in artefacts if is_recorded(one))
+    live = [one for one in artefacts if not is_recorded(one)]
     if live and processes > 1:
         from nm2trt.options.checks import BenchCommand
         from nm2trt.pipeline.bench_processes import bench_in_processes
@@ -161,58 +159,37 @@ def _in_this_process(
     threads: int,
     seed: int,
 ) -> Benchmark:
+    from nm2trt.backends.feeds import random_feeds
+    from nm2trt.validation.latency.bench import bench_sessions
+    from nm2trt.validation.samples.feeder import first_batch
     from nm2trt.validation.samples.open_samples import open_samples
 
-    names = unique_names(artefacts)
+    names, given = unique_names(artefacts), parse_shapes(shapes)
     with contextlib.ExitStack() as stack:
         sessions = {
             name: stack.enter_context(open_session(one, threads=threads))
             for name, one in zip(names, artefacts, strict=True)
         }
-        backends = {f"backend of {name}": backend_of(one) for name, one in zip(names, artefacts, strict=True)}
         samples = None if data is None else open_samples(data, inputs=sessions[names[0]].inputs)
-        return _measured(sessions, samples, batches, shapes, runs, warmup, threads, seed, backends)
 
+        def feeds(session: Session, size: int) -> Any:
+            if samples is not None:
+                return first_batch(session, samples, size)
+            return random_feeds(session.inputs, batch=size, free=None, seed=seed, shapes=given)
 
-def _measured(
-    sessions: dict[str, Session],
-    samples: Samples | None,
-    batches: Sequence[int],
-    shapes: Sequence[str],
-    runs: int,
-    warmup: int,
-    threads: int,
-    seed: int,
-    backends: dict[str, str],
-) -> Benchmark:
-    from nm2trt.backends.feeds import random_feeds
-    from nm2trt.validation.latency.bench import bench_sessions
-    from nm2trt.validation.samples.feeder import first_batch
-
-    given = parse_shapes(shapes)
-
-    def feeds(session: Session, size: int) -> Any:
-        if samples is not None:
-            return first_batch(session, samples, size)
-        return random_feeds(session.inputs, batch=size, free=None, seed=seed, shapes=given)
-
-    try:
-        return bench_sessions(
-            sessions,
-            feeds,
-            runs=runs,
-            warmup=warmup,
-            batches=batches,
-            conditions={
-                **backends,
-                "threads": str(threads or "the library's default"),
-                "inputs": "real samples" if samples is not None else "random",
-            },
-        )
-    except Nm2trtError as error:
-        if error.partial is not None:
-            error.partial = BenchResult(error.partial, None)
-        raise
+        conditions = {
+            f"backend of {name}": backend_of(one) for name, one in zip(names, artefacts, strict=True)
+        }
+        conditions["threads"] = str(threads or "the library's default")
+        conditions["inputs"] = "random" if samples is None else "real samples"
+        try:
+            return bench_sessions(
+                sessions, feeds, runs=runs, warmup=warmup, batches=batches, conditions=conditions
+            )
+        except Nm2trtError as error:
+            if error.partial is not None:
+                error.partial = BenchResult(error.partial, None)
+            raise
 
 
 def _nothing_measured() -> Benchmark:
@@ -220,7 +197,3 @@ def _nothing_measured() -> Benchmark:
     from nm2trt.validation.latency.benchmark import Benchmark
 
     return Benchmark((), (), WarmUp(0, True), {}, {}, {})
-
-
-def _is_times(artefact: str | os.PathLike[str]) -> bool:
-    return not is_url(artefact) and Path(artefact).suffix.lower() == ".json"

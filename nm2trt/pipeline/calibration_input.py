@@ -15,13 +15,20 @@ if TYPE_CHECKING:
     from nm2trt.graph.storage.model import Model
 
 
+def refuse_as_output(out: Path, samples: str | os.PathLike[str]) -> None:
+    """Raise if an output would replace the samples."""
+    from nm2trt.graph.storage.save import is_same_file
+
+    if is_same_file(samples, out):
+        raise InputError(f"the output {out} is the file of samples; give another path with -o")
+
+
 def refuse_replacing(model: Path, out: Path, cache: Path, calib: str | os.PathLike[str]) -> None:
     """Raise if output or cache would replace what is read, or each other, or the cache is a folder."""
     from nm2trt.graph.storage.save import is_same_file
 
     samples = Path(calib)
-    if is_same_file(samples, out):
-        raise InputError(f"the output {out} is the file of samples; give another path with -o")
+    refuse_as_output(out, samples)
     for other, what in ((model, "the model"), (samples, "the file of samples"), (out, "the output")):
         if is_same_file(other, cache):
             raise InputError(f"the cache {cache} is {what}; give another path with --cache")

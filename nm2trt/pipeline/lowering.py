@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from nm2trt.errors import InputError
 from nm2trt.figures import counted
 from nm2trt.options.shares import parse_share
-from nm2trt.pipeline.calibration_input import open_calibration, refuse_replacing
+from nm2trt.pipeline.calibration_input import open_calibration, refuse_as_output, refuse_replacing
 
 if TYPE_CHECKING:
     from nm2trt.calibration.collectors import Method
@@ -92,10 +92,9 @@ def lower(
         InputError: As `nm2trt.cast` and `nm2trt.quantize`, or the engine would replace the samples.
     """
     from nm2trt.graph.cast.cast_model import cast_model
-    from nm2trt.graph.storage.save import is_same_file
 
-    if lowering.calib is not None and is_same_file(lowering.calib, engine):
-        raise InputError(f"the output {engine} is the file of samples; give another path with -o")
+    if lowering.calib is not None:
+        refuse_as_output(engine, lowering.calib)
     with tempfile.TemporaryDirectory(prefix="nm2trt-") as folder:
         # Beside the engine, so that an interrupted calibration can go on.
         found = engine.parent / f"{engine.stem}.{lowering.precision}.ranges.npz"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from nm2trt.backends.options import BuildOptions
+    from nm2trt.backends.protocol import Backend
     from nm2trt.engine.build_result import BuildResult
     from nm2trt.engine.twin.report import TwinReport
     from nm2trt.graph.storage.model import Model
@@ -129,7 +130,7 @@ def prove(
         if options.timing_cache is None and builder.has_timing_cache:
             # Tuned apart, the three could differ by the noise of the tuning.
             options = replace(options, timing_cache=temporary / "timings.cache")
-        builds = _twins(model, source, folder, options, builder.name)
+        builds = _twins(model, source, folder, options, builder)
         return compare_twins(
             builds,
             builder,
@@ -176,18 +177,15 @@ def _size(shape: Sequence[int | str | None]) -> str:
 
 
 def _twins(
-    model: Path, dense: Path, folder: Path, options: BuildOptions | None, backend: str
+    model: Path, dense: Path, folder: Path, options: BuildOptions, builder: Backend
 ) -> dict[str, BuildResult]:
     """Build the three engines; the sparse one first, which refuses what could not come out sparse."""
     from dataclasses import replace
 
-    from nm2trt.backends.choice import load_backend
     from nm2trt.backends.cuda import probe_gpus
-    from nm2trt.backends.options import BuildOptions
     from nm2trt.pipeline.build import build
 
-    options, builder = options or BuildOptions(), load_backend(backend)
-    suffix = builder.suffix
+    suffix, backend = builder.suffix, builder.name
     gpus = probe_gpus()[0]
     if gpus and not options.targets and backend == "trt-rtx":
         # What is built is to run here; a GPU that the library cannot build for is told when it is loaded.

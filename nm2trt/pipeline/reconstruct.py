@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nm2trt.errors import DifferenceError, InputError, Nm2trtError, SparsityError
-from nm2trt.pipeline.calibration_input import open_calibration
+from nm2trt.errors import DifferenceError, Nm2trtError, SparsityError
+from nm2trt.pipeline.calibration_input import open_calibration, refuse_as_output
 
 if TYPE_CHECKING:
     from nm2trt.arrays import Array
@@ -49,10 +49,8 @@ class Calibration:
         """
         from nm2trt.graph.reconstruct.reconstruct_model import check_request
         from nm2trt.graph.storage.model import load
-        from nm2trt.graph.storage.save import is_same_file
 
-        if is_same_file(self.calib, output):
-            raise InputError(f"the output {output} is the file of samples; give another path with -o")
+        refuse_as_output(output, self.calib)
         check_request(model, output)
         opened = load(model, leave_weights=True)
         return open_calibration(

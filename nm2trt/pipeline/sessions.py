@@ -23,7 +23,7 @@ def is_url(artefact: str | os.PathLike[str]) -> bool:
 
 
 def is_recorded(artefact: str | os.PathLike[str]) -> bool:
-    """Tell outputs that Polygraphy saved, a `.json`, from what can be run."""
+    """Tell a `.json`, what Polygraphy or trtexec recorded, from what can be run."""
     return not is_url(artefact) and Path(artefact).suffix.lower() == ".json"
 
 

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from nm2trt.backends.choice import load_backend
+from nm2trt.backends.options import BuildOptions
 from nm2trt.cli import main
 from nm2trt.cli.output import show
 from nm2trt.engine.twin.compare import compare_twins
@@ -48,7 +50,7 @@ def test_the_report_as_json(net, capsys):
 
 def test_times_speeds_and_layers_are_printed(tmp_path, capsys):
     models = {name: conv_net(tmp_path / f"{name}.onnx", dtype="float32", sparse=name != "dense") for name in ("dense", "sparse-off", "sparse-on")}  # fmt: skip
-    builds = _twins(models["sparse-on"], models["dense"], tmp_path, None, "trt-rtx")
+    builds = _twins(models["sparse-on"], models["dense"], tmp_path, BuildOptions(), load_backend("trt-rtx"))
     report = compare_twins(
         builds, OnThisCpu(models), runs=10, warmup=1, state=lambda: {"gpu clocks.sm": "1400 MHz"}
     )

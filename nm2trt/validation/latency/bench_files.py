@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +73,7 @@ def with_recorded(benchmark: Benchmark, recorded: tuple[Timing, ...], *, anyway:
         names = ", ".join(one.name for one in recorded)
         note = f"{names}: taken by trtexec, which records no conditions, so no ratio is given; see --anyway"
         notes = (*notes, note)
-    return Benchmark(
-        timings,
-        ratios,
-        benchmark.warmup,
-        benchmark.conditions,
-        benchmark.before,
-        benchmark.after,
-        benchmark.stopped,
-        notes,
-    )
+    return replace(benchmark, timings=timings, ratios=ratios, notes=notes)
 
 
 def compare_with(benchmark: Benchmark, earlier: str | os.PathLike[str], *, anyway: bool) -> Comparability:

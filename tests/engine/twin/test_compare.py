@@ -11,6 +11,7 @@ from onnx import numpy_helper
 
 import nm2trt
 from nm2trt.backends import trt_rtx
+from nm2trt.backends.choice import load_backend
 from nm2trt.backends.cuda import probe_gpus
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.ort import open_onnx
@@ -150,7 +151,7 @@ def test_what_runs_is_timed_in_turn(net, tmp_path):
 
     dense = conv_net(tmp_path / "dense.onnx", sparse=False, dtype="float32")
     sparse = conv_net(tmp_path / "sparse32.onnx", dtype="float32")
-    builds = _twins(sparse, dense, tmp_path, None, "trt-rtx")
+    builds = _twins(sparse, dense, tmp_path, BuildOptions(), load_backend("trt-rtx"))
     backend = OnThisCpu({"dense": dense, "sparse-off": sparse, "sparse-on": sparse})
     clocks = ({"gpu clocks.sm": f"{mhz} MHz"} for mhz in itertools.count(1000))
     report = compare_twins(builds, backend, runs=30, warmup=2, state=lambda: next(clocks))
@@ -220,7 +221,7 @@ def test_no_memory_for_the_third_twin_is_one_sentence_with_what_was_built(net, t
     from nm2trt.pipeline.prove import _twins
 
     net32 = conv_net(tmp_path / "sparse32.onnx", dtype="float32")
-    builds = _twins(net32, net32, tmp_path, None, "trt-rtx")
+    builds = _twins(net32, net32, tmp_path, BuildOptions(), load_backend("trt-rtx"))
     backend = FullAfterTwo(dict.fromkeys(builds, net32))
     with pytest.raises(
         BackendError,
