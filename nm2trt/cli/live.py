@@ -9,22 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from nm2trt import progress
 from nm2trt.cli.output import tell
+from nm2trt.recipe.view import View
 from nm2trt.terminal_text import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from nm2trt.recipe.view import View
-
 _MARKS = {"done": "✓", "cached": "=", "failed": "✗"}
 _COLOURS = {"done": "green", "cached": "bright_black", "failed": "red", "running": "cyan"}
 
 
-class LineView:
+class LineView(View):
     """One line per stage, for a stderr that is not a terminal."""
-
-    def started(self, name: str) -> None:
-        """Wait for its end: a log needs one line."""
 
     def ended(self, name: str, status: str, seconds: float, sentence: str) -> None:
         """Write the line."""
@@ -46,7 +42,7 @@ def live_view(names: Sequence[str]) -> Iterator[View]:
         yield _Table(shown, names)
 
 
-class _Table:
+class _Table(View):
     def __init__(self, shown: Progress, names: Sequence[str]) -> None:
         self._shown = shown
         self._tasks: dict[str, TaskID] = {

@@ -32,7 +32,7 @@ from nm2trt.recipe.result import RunResult, StageResult
 from nm2trt.recipe.schema import Recipe, load_recipe
 from nm2trt.recipe.sources import Sources
 from nm2trt.recipe.values import check_stage
-from nm2trt.recipe.view import SilentView, View
+from nm2trt.recipe.view import View
 from nm2trt.reporting.decision import outlook_of
 from nm2trt.reporting.fields import Fields
 from nm2trt.reporting.folder import RunFolder
@@ -110,7 +110,7 @@ def run(
     busy = f"another nm2trt run works in {folder.path}; wait for it, or choose another folder with -o"
     with one_writer(folder.path, busy=busy):
         folder.start(recipe.name, names)
-        run = _Run(steps, sources, folder, versions, allow_functions, view or SilentView())
+        run = _Run(steps, sources, folder, versions, allow_functions, view or View())
         stages, failure = run.all(first, until)
     reports = [sources.outputs.get(stage.name) for stage in stages if stage.kind == "report"]
     report = next((files[0] for files in reports if files), None)

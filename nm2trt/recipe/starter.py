@@ -127,51 +127,60 @@ def write_recipe(
         OutputError: The recipe is there already, or cannot be written.
     """
     from nm2trt.graph.storage.model import load
+    from nm2trt.graph.storage.model_info import describe_model
     from nm2trt.pipeline.calibration_input import check_samples
-    from nm2trt.pipeline.info import info as describe
     from nm2trt.pipeline.position_tables import longest_positions
     from nm2trt.pipeline.verify import verify
 
     model = Path(model)
     report = verify(model, backend=backend, targets=targets)
-    info = describe(model)
     given = [model] if calib is None else [model, calib]
     output = unnamed_output(model.with_suffix(".yaml")) if output is None else output
     target = check_output(output, sources=given)
     if target.exists() and not force:
         raise OutputError(f"{target} is there already; give another path with -o, or replace it with --force")
     root = target.resolve().parent
-    if not model.resolve().is_relative_to(root):
-        raise InputError(f"{model} is not below {root}, the folder of the recipe; put them together")
-    samples = None if calib is None else _below(check_input(calib, "a samples"), root)
-    holds = report.counts.get("holds", 0)
+    parts = [
+        _HEAD.format(
+            file=_word(shell_path(target.name)),
+            version=RECIPE_VERSION,
+            name=_quoted(model.stem),
+            model=_quoted(_below(model, root)),
+        )
+    ]
+    samples = None if calib is None else _quoted(_below(check_input(calib, "a samples"), root))
+    holds, prunable = report.counts.get("holds", 0), bool(prunable_weights(report.weights))
     opened = load(model, leave_weights=True)
     precision = recipe_precision(report, calib=samples)
     if calib is not None and precision == "int8":
         check_samples(calib, opened)
-    rebuilds = not holds and precision == "int8" and pruning_command("", report).endswith(SAMPLES)
-    sentence = recipe_outlook(report, model, precision, rebuilds=rebuilds)
-    prunable = bool(prunable_weights(report.weights))
+    joint = not holds and precision == "int8" and pruning_command("", report).endswith(SAMPLES)
+    outlook = recipe_outlook(report, model, precision, rebuilds=joint)
+    if holds or prunable:
+        parts.append(_pruned(holds, len(report.weights), samples, joint=joint))
+    if not joint:  # else one solve does all three: it fuses, prunes and quantises
+        parts.append(_FUSE)
+    if precision == "fp16":
+        parts.append(_CAST)
+    elif precision == "int8" and not joint:
+        parts.append(_QUANTIZE.format(calib=samples))
     stays_broken = report.failures("broken") and (holds or not prunable)
-    text = _text(
-        target.name,
-        str(model.resolve().relative_to(root)),
-        model.stem,
-        holds=holds,
-        weights=len(report.weights),
-        gated=not report.blind and not stays_broken,
-        unread=_unread(report),
-        precision=precision,
-        calib=samples,
-        prunable=prunable,
-        joint=rebuilds,
-        sentence=sentence,
-        choice=(backend, targets),
-        inputs=[(tensor.name, list(tensor.shape or ())) for tensor in getattr(info, "inputs", ())],
-        longest=longest_positions(opened),
-    )
-    write_atomic(target, text)
-    return StarterRecipe(target, model, holds, len(report.weights), sentence)
+    last = "prune" if joint else {"fp16": "cast", "int8": "quantize"}.get(precision, "fuse")
+    parts += [
+        _OUTLOOK.format(sentence=_word(outlook)),
+        _VERIFY.format(gate="none" if report.blind or stays_broken else "broken"),
+        _build(
+            [(tensor.name, list(tensor.shape or ())) for tensor in describe_model(opened).inputs],
+            longest_positions(opened),
+            _unread(report),
+            sparse=bool(holds or prunable),
+            choice=(backend, targets),
+        ),
+        _VALIDATE.format(candidate=last),
+        _REPORT,
+    ]
+    write_atomic(target, "".join(parts))
+    return StarterRecipe(target, model, holds, len(report.weights), outlook)
 
 
 def _unread(report: VerifyReport) -> str:
@@ -187,48 +196,7 @@ def _below(path: Path, root: Path) -> str:
     return str(path.resolve().relative_to(root))
 
 
-def _text(
-    file: str,
-    model: str,
-    name: str,
-    *,
-    holds: int,
-    weights: int,
-    gated: bool,
-    unread: str,
-    precision: str,
-    calib: str | None,
-    prunable: bool,
-    joint: bool,
-    sentence: str,
-    inputs: list[tuple[str, list[Any]]],
-    longest: int | None,
-    choice: tuple[str | None, str | None],
-) -> str:
-    parts = [
-        _HEAD.format(
-            file=_word(shell_path(file)), version=RECIPE_VERSION, name=_quoted(name), model=_quoted(model)
-        )
-    ]
-    samples = _quoted(calib) if calib else ""
-    if holds or prunable:
-        parts.append(_pruned(holds, weights, samples, joint=joint))
-    if not joint:  # else one solve does all three: it fuses, prunes and quantises
-        parts.append(_FUSE)
-    if precision == "fp16":
-        parts.append(_CAST)
-    elif precision == "int8" and not joint:
-        parts.append(_QUANTIZE.format(calib=samples))
-    parts.append(_OUTLOOK.format(sentence=_word(sentence)))
-    parts.append(_VERIFY.format(gate="broken" if gated else "none"))
-    parts.append(_build(inputs, longest, unread, sparse=bool(holds or prunable), choice=choice))
-    last = "prune" if joint else {"fp16": "cast", "int8": "quantize"}.get(precision, "fuse")
-    parts.append(_VALIDATE.format(candidate=last))
-    parts.append(_REPORT)
-    return "".join(parts)
-
-
-def _pruned(holds: int, weights: int, calib: str, *, joint: bool) -> str:
+def _pruned(holds: int, weights: int, calib: str | None, *, joint: bool) -> str:
     """Return the stage that prunes: to int8 from the samples of `calib`, or by magnitude."""
     if holds:
         return _HOLDS.format(why=f"{holds} of {weights} weights hold 2:4 already")

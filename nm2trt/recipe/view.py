@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
 
-
-class View(Protocol):
-    """Told of every stage as it starts and ends."""
+class View:
+    """Told of every stage as it starts and ends; this one tells nobody."""
 
     def started(self, name: str) -> None:
         """Take note that a stage works."""
 
     def ended(self, name: str, status: str, seconds: float, sentence: str) -> None:
         """Take note of how it ended: "done", "cached" or "failed"."""
-
-
-class SilentView:
-    """Tells nobody."""
-
-    def started(self, name: str) -> None:
-        """Do nothing."""
-
-    def ended(self, name: str, status: str, seconds: float, sentence: str) -> None:
-        """Do nothing."""

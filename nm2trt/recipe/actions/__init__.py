@@ -14,16 +14,12 @@ def _permuted(done: Any, options: Any) -> str:
     return f"{counted(done.moved, 'channel space')} permuted for {options.pattern}"
 
 
-def _pruned(_: Any, options: Any) -> str:
-    return f"{options.pattern} {'by magnitude' if options.calib is None else 'rebuilt from samples'}"
-
-
 ACTIONS: Mapping[str, Callable[[StageJob], Outcome]] = {
     "sparsify": stages.sparsify,
     "export": stages.export,
     "fuse": stages.converter("fuse"),
     "permute": stages.converter("permute", _permuted),
-    "prune": stages.pruner(_pruned),
+    "prune": stages.prune,
     "cast": stages.converter("cast"),
     "quantize": stages.converter("quantize"),
     "verify": stages.verify,

@@ -34,21 +34,14 @@ def converter(
     return convert
 
 
-def pruner(sentence: Callable[[Any, Any], str]) -> Callable[[StageJob], Outcome]:
-    """Return the action that runs `nm2trt prune`, and goes on with the layers that a stopped run has solved.
-
-    Args:
-        sentence: Makes the result's line of what was done and the options.
-    """
-
-    def prune(job: StageJob) -> Outcome:
-        target = job.artefact(".onnx")
-        given = {"cache": str(job.unfinished)} if "calib" in job.files else {}
-        options, done = _run(job, "prune", model=str(job.source), output=str(target), **given)
-        command = words("prune", replace(options, cache=None))
-        return Outcome(done.to_json(), command, model_files(target), sentence=sentence(done, options))
-
-    return prune
+def prune(job: StageJob) -> Outcome:
+    """Run `nm2trt prune`, and go on with the layers that a stopped run has solved."""
+    target = job.artefact(".onnx")
+    given = {"cache": str(job.unfinished)} if "calib" in job.files else {}
+    options, done = _run(job, "prune", model=str(job.source), output=str(target), **given)
+    command = words("prune", replace(options, cache=None))
+    line = f"{options.pattern} {'by magnitude' if options.calib is None else 'rebuilt from samples'}"
+    return Outcome(done.to_json(), command, model_files(target), sentence=line)
 
 
 def _run(job: StageJob, name: str, **given: Any) -> tuple[Any, Any]:
