@@ -22,7 +22,7 @@ from nm2trt.engine.ladder.remarks import remarks
 from nm2trt.engine.ladder.requirement import (
     cannot_know,
     check_share,
-    gather,
+    read_evidence,
     require_pattern,
 )
 from nm2trt.engine.pair_writer import digest_of, pair_writer
@@ -128,7 +128,9 @@ def build_engine(
     with contextlib.ExitStack() as unfinished:
         # The engine is written while its kernels are looked at.
         pair = None if dry_run else unfinished.enter_context(pair_writer(out, built.data, old))
-        evidence = gather(built, backend) if sparse else Evidence()
+        evidence = Evidence()
+        if sparse:
+            evidence = read_evidence(built.log, built.layers, builder=backend.name, version=backend.version)
         ladder = rungs(weights, evidence=evidence)
         if require_sparse is not None and not dry_run:
             check_share(model, ladder, evidence, require_sparse)

@@ -173,7 +173,9 @@ def estimate_gain(
     if as_dtype is not None and as_dtype not in table.dtypes():
         raise InputError(f"{table.where} has no rows of {as_dtype}; it has {', '.join(table.dtypes())}")
     place = replace(place, targets=(table.target,) if table.target else ())
-    layers = tuple(_layer(v, table, as_dtype, at_least, place) for v in verdicts if v.facts is not None)
+    layers = tuple(
+        _layer(v, v.facts, table, as_dtype, at_least, place) for v in verdicts if v.facts is not None
+    )
     found = list(notes)
     if "cusparselt" in table.versions and place.builder in ("trt", "trt-rtx"):
         found.append(
@@ -193,11 +195,13 @@ _Answer = tuple[Literal["yes", "no", "unknown"], str]
 
 
 def _layer(
-    verdict: WeightVerdict, table: GainTable, as_dtype: str | None, at_least: float, place: Place
+    verdict: WeightVerdict,
+    facts: WeightFacts,
+    table: GainTable,
+    as_dtype: str | None,
+    at_least: float,
+    place: Place,
 ) -> LayerGain:
-    facts = verdict.facts
-    if facts is None:
-        raise InputError(f"{verdict.weight} cannot be traced to its numbers")
     n, k = facts.outputs, facts.inputs * facts.positions
     empty = not n * k
     m = None if verdict.macs is None or empty else max(1, round(verdict.macs / (n * k)))

@@ -69,20 +69,6 @@ class UnfinishedPair:
     manifest: Manifest
 
 
-def write_pair(engine: str | os.PathLike[str], data: bytes | memoryview, manifest: Manifest) -> Manifest:
-    """Write an engine and its manifest; see `pair_writer`.
-
-    Returns:
-        The record as written.
-
-    Raises:
-        OutputError: The folder is missing or read-only, or the disk is full; the old pair is unchanged.
-    """
-    with pair_writer(engine, data) as pair:
-        pair.manifest = manifest
-    return pair.manifest
-
-
 @contextlib.contextmanager
 def pair_writer(
     engine: str | os.PathLike[str], data: bytes | memoryview, old: EngineDigest | None = None

@@ -6,6 +6,7 @@ import base64
 import functools
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from importlib import resources
 from typing import Any
@@ -89,9 +90,8 @@ def _environment(*, autoescape: bool) -> Environment:
     environment.globals.update(
         charts=charts,
         rungs=RUNGS,
-        accuracy_groups=_accuracy_groups,
         accuracy_scale=_accuracy_scale,
-        latency_groups=_latency_groups,
+        grouped=_grouped,
         latency_scale=_latency_scale,
         answered=_answered,
         counts=_counts,
@@ -173,11 +173,11 @@ def _cell(text: str) -> str:
     return text
 
 
-def _accuracy_groups(rows: Sequence[AccuracyRow]) -> list[tuple[str, list[AccuracyRow]]]:
-    """Return the rows by metric: only those of one metric share a scale."""
-    groups: dict[str, list[AccuracyRow]] = {}
+def _grouped(rows: Sequence[Any], key: str) -> list[tuple[str, list[Any]]]:
+    """Return rows by a field, in the order in which they come; unlike jinja's filter, which sorts them."""
+    groups: dict[str, list[Any]] = {}
     for row in rows:
-        groups.setdefault(row.metric, []).append(row)
+        groups.setdefault(getattr(row, key), []).append(row)
     return list(groups.items())
 
 
@@ -207,13 +207,6 @@ def _accuracy_scale(rows: Sequence[AccuracyRow]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _latency_groups(rows: Sequence[LatencyRow]) -> list[tuple[str, list[LatencyRow]]]:
-    groups: dict[str, list[LatencyRow]] = {}
-    for row in rows:
-        groups.setdefault(row.group, []).append(row)
-    return list(groups.items())
-
-
 def _latency_scale(rows: Sequence[LatencyRow]) -> tuple[float, float]:
     """Return what the latency bars span; a rare slow run does not squeeze the rest, and is marked instead."""
     highest = max((value for row in rows for value in row.percentiles.values()), default=1.0)
@@ -226,9 +219,5 @@ def _answered(weights: Sequence[WeightRow]) -> list[str]:
     return [key for key in RUNGS if any(key in row.rungs and row.rungs[key].answer for row in weights)]
 
 
-def _counts(weights: Sequence[WeightRow]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for row in weights:
-        name = row.status.replace("-", " ") or "not judged"
-        counts[name] = counts.get(name, 0) + 1
-    return counts
+def _counts(weights: Sequence[WeightRow]) -> Counter[str]:
+    return Counter(row.status.replace("-", " ") or "not judged" for row in weights)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nm2trt.backends.protocol import TensorSpec
+from nm2trt.backends.triton import TRITON_DTYPES
 from nm2trt.errors import InputError
 from nm2trt.serving.artefact import Artefact
 from nm2trt.serving.config_message import new_message
@@ -21,21 +22,7 @@ from nm2trt.serving.options import DeployOptions, ServingBackend
 
 DEFAULT_MAX_BATCH = 32
 # Element types by numpy's names. What Triton cannot carry is not here.
-_TYPES = {
-    "bool": "TYPE_BOOL",
-    "uint8": "TYPE_UINT8",
-    "uint16": "TYPE_UINT16",
-    "uint32": "TYPE_UINT32",
-    "uint64": "TYPE_UINT64",
-    "int8": "TYPE_INT8",
-    "int16": "TYPE_INT16",
-    "int32": "TYPE_INT32",
-    "int64": "TYPE_INT64",
-    "float16": "TYPE_FP16",
-    "float32": "TYPE_FP32",
-    "float64": "TYPE_FP64",
-    "bfloat16": "TYPE_BF16",
-}
+_TYPES = {dtype: f"TYPE_{name}" for name, dtype in TRITON_DTYPES.items()}
 _FILES = {"tensorrt": "model.plan", "onnxruntime": "model.onnx", "python": "model.py"}
 
 

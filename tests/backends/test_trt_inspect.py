@@ -8,7 +8,7 @@ from nm2trt.backends import _trt_shared, trt
 from nm2trt.backends._trt_versions import row_of
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine
-from nm2trt.engine.ladder.requirement import gather
+from nm2trt.engine.ladder.requirement import read_evidence
 from tests.backends.gpu_double import Module
 
 KERNEL = "sm80_xmma_fprop_sparse_conv_f16f16_f16f16_f16_nhwckrsc_nhwc_tilesize128x128x64_g1_sptensor16x8x32"
@@ -57,7 +57,8 @@ def backend(monkeypatch):
 def test_every_build_asks_the_inspector(backend):
     built = backend.build("good", BuildOptions())
     assert built.layers == LAYERS
-    assert [layer.tactic for layer in gather(built, backend).layers] == [KERNEL]
+    found = read_evidence(built.log, built.layers, builder=backend.name, version=backend.version)
+    assert [layer.tactic for layer in found.layers] == [KERNEL]
 
 
 def test_an_engine_that_does_not_load_again_is_built_all_the_same(backend):

@@ -13,10 +13,10 @@ from nm2trt.backends.options import BuildOptions
 from nm2trt.engine import inspection
 from nm2trt.engine.build import ModelFacts, build_engine
 from nm2trt.engine.inspection import inspect_engine, is_engine
-from nm2trt.engine.pair_writer import write_pair
 from nm2trt.errors import InputError
 from nm2trt.manifest import manifest_path
 from tests.engine.nets import conv_net
+from tests.pairs import write_pair
 from tests.test_manifest import manifest_of
 
 pytest.importorskip("tensorrt_rtx")

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from nm2trt.engine.pair_writer import write_pair
 from nm2trt.manifest import Manifest
+from tests.pairs import write_pair
 
 ELEMENTS = {
     "float32": TensorProto.FLOAT,

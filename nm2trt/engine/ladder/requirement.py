@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nm2trt.backends.protocol import Backend, Engine
+from nm2trt.backends.protocol import Backend
 from nm2trt.engine.evidence.build_log import parse_build_log
 from nm2trt.engine.evidence.evidence import Evidence
 from nm2trt.engine.evidence.inspector_json import parse_layer_information
@@ -81,11 +81,6 @@ def require_pattern(
             "or build dense with --sparsity=disable",
             ladder,
         )
-
-
-def gather(built: Engine, backend: Backend) -> Evidence:
-    """Read what the builder said of an engine, and what its inspector says if it could be loaded."""
-    return read_evidence(built.log, built.layers, builder=backend.name, version=backend.version)
 
 
 def read_evidence(log: Sequence[str], layers: str, *, builder: str, version: str) -> Evidence:

@@ -8,7 +8,7 @@ from nm2trt.backends import trt_rtx
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine
 from nm2trt.engine.build import ModelFacts, build_engine
-from nm2trt.engine.ladder.requirement import TooFewSparseError, gather
+from nm2trt.engine.ladder.requirement import TooFewSparseError, read_evidence
 from tests.engine.ladder.test_ladder import DENSE, HOLDS, SPARSE, verdict
 
 
@@ -120,7 +120,7 @@ def test_inspector_and_log_are_read_together():
         f'{{"Layers": [{{"Name": "conv0", "LayerType": "CaskConvolution", "TacticName": "{SPARSE}"}},'
         f'{{"Name": "conv1", "LayerType": "CaskConvolution", "TacticName": "{DENSE}"}}], "Bindings": []}}'
     )
-    found = gather(Engine(memoryview(b""), chose("conv0"), 1.0, layers), OnAGpu())
+    found = read_evidence(chose("conv0"), layers, builder=OnAGpu.name, version=OnAGpu.version)
     assert (found.eligible.count, found.chosen.count, len(found.layers)) == (2, 1, 2)
 
 
