@@ -129,6 +129,13 @@ def _sample_axes(
     return axes
 
 
+def fits(shape: Sequence[int], declared: Sequence[int | str | None]) -> bool:
+    """Tell whether a shape has the declared rank and sizes; a free size takes any."""
+    return len(shape) == len(declared) and all(
+        not isinstance(want, int) or want == have for want, have in zip(declared, shape, strict=True)
+    )
+
+
 def feed_axis(spec: TensorSpec, row: tuple[int, ...], batch: str | None) -> int | None:
     """Return where samples of shape `row` go in an input; None if one sample is the whole input.
 
@@ -141,13 +148,8 @@ def feed_axis(spec: TensorSpec, row: tuple[int, ...], batch: str | None) -> int 
         return None
     if batch is not None and batch in spec.shape:
         return spec.shape.index(batch)
-    fitting = []
-    for axis in range(len(spec.shape)):
-        rest = (*spec.shape[:axis], *spec.shape[axis + 1 :])
-        if len(rest) == len(row) and all(
-            not isinstance(want, int) or want == have for want, have in zip(rest, row, strict=True)
-        ):
-            fitting.append(axis)
+    axes = range(len(spec.shape))
+    fitting = [axis for axis in axes if fits(row, (*spec.shape[:axis], *spec.shape[axis + 1 :]))]
     # A free dimension rather than a fixed one: (2, ?, 8) takes samples of (2, 8) on axis 1, not 0.
     return min(fitting, key=lambda axis: isinstance(spec.shape[axis], int), default=0)
 

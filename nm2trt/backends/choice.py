@@ -24,6 +24,7 @@ BACKENDS: dict[str, tuple[str, str, int, bytes]] = {
     "trt-rtx": ("nm2trt.backends.trt_rtx", "tensorrt_rtx", 0, b"vtrt"),
     "ort": ("nm2trt.backends.ort", "onnxruntime", 4, b"ORTM"),
 }
+PRODUCTS = {"trt": "TensorRT", "trt-rtx": "TensorRT for RTX", "ort": "ONNX Runtime"}
 
 
 def load_backend(name: str) -> Backend:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from nm2trt.arrays import Array, Arrays
-from nm2trt.backends.batch_axes import batch_axis, batch_name
+from nm2trt.backends.batch_axes import batch_axis, batch_name, fits
+from nm2trt.backends.options import format_shape
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.compare.outputs import is_floating
 from nm2trt.errors import DataError
@@ -48,13 +49,10 @@ def check_feeds(inputs: tuple[TensorSpec, ...], feeds: Arrays) -> None:
         feed = feeds[spec.name]
         if feed.dtype != numpy_dtype(spec.dtype):
             raise DataError(f"input {spec.name!r} takes {spec.dtype}, the data has {feed.dtype}")
-        fits = len(feed.shape) == len(spec.shape) and all(
-            not isinstance(want, int) or want == have
-            for want, have in zip(spec.shape, feed.shape, strict=False)
-        )
-        if not fits:
-            shape = "x".join(str(d if d is not None else "?") for d in spec.shape)
-            raise DataError(f"input {spec.name!r} takes shape {shape}, the data has {feed.shape}")
+        if not fits(feed.shape, spec.shape):
+            raise DataError(
+                f"input {spec.name!r} takes shape {format_shape(spec.shape)}, the data has {feed.shape}"
+            )
 
 
 def check_names(
@@ -132,9 +130,8 @@ def _shape(spec: TensorSpec, batch: int, name: str | None, free: int | None) -> 
         elif free is not None:
             sizes.append(free)
         else:
-            shape = "x".join(str(size) if size is not None else "?" for size in spec.shape)
             raise DataError(
-                f"input {spec.name!r} leaves the size of {shape} free; give it: --shape "
+                f"input {spec.name!r} leaves the size of {format_shape(spec.shape)} free; give it: --shape "
                 f"{spec.name}:{'x'.join(str(s if isinstance(s, int) else 1) for s in spec.shape)}"
             )
     return tuple(sizes)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nm2trt.arrays import Array, Arrays
+from nm2trt.backends.batch_axes import fits
 from nm2trt.backends.feeds import check_names, numpy_dtype, random_feeds
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.compare.outputs import is_floating
@@ -34,11 +35,7 @@ def fit_samples(inputs: Sequence[TensorSpec], arrays: Arrays, what: str) -> dict
     for spec in inputs:
         array, wanted = arrays[spec.name], numpy_dtype(spec.dtype)
         rest = spec.shape[1:]
-        fits = array.ndim == len(spec.shape) and all(
-            not isinstance(want, int) or want == have
-            for want, have in zip(rest, array.shape[1:], strict=True)
-        )
-        if not fits:
+        if array.ndim != len(spec.shape) or not fits(array.shape[1:], rest):
             shape = "x".join(["n", *(str(size) if isinstance(size, int) else "?" for size in rest)])
             raise DataError(
                 f"{what}: input {spec.name!r} takes samples of shape {shape}, the data has {array.shape}"

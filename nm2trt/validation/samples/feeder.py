@@ -13,6 +13,7 @@ from nm2trt.backends.batch_axes import (
     batch_name,
     data_dependent,
     feed_axis,
+    fits,
     fixed_batch,
     output_axis,
 )
@@ -181,10 +182,7 @@ def common_batch(feeders: Sequence[Feeder], asked: int | None, length: int) -> i
 
 def _check_sample_shape(spec: TensorSpec, row: tuple[int, ...], axis: int | None, length: int) -> None:
     rest = spec.shape if axis is None else (*spec.shape[:axis], *spec.shape[axis + 1 :])
-    fits = len(row) == len(rest) and all(
-        not isinstance(want, int) or want == have for want, have in zip(rest, row, strict=True)
-    )
-    if not fits:
+    if not fits(row, rest):
         sizes = ["?" if not isinstance(size, int) else str(size) for size in spec.shape]
         if axis is not None and axis < len(sizes):
             sizes[axis] = "n"
