@@ -151,31 +151,18 @@ def show(result: Result, *, every_row: bool = False) -> None:
         say(remark)
 
 
-def show_written(
-    result: Any,
-    *,
-    every_row: bool = False,
-    backend: str | None = None,
-    targets: str | None = None,
-    samples: str | None = None,
-    source: str | None = None,
-) -> None:
+def show_written(result: Any, *, every_row: bool = False, **known: str | None) -> None:
     """Print a result that wrote a model: its tables, whether the model can run sparse, and what comes next.
 
     Args:
         result: The result; its `output` is the file, its `verified`, if it has one, the verdicts on it.
         every_row: Whether `--all` was given.
-        backend: Builder that was named on the command line.
-        targets: Architectures that were named.
-        samples: Calibration samples that were given.
-        source: The float model that the file was made of, if it may have to be pruned again.
+        **known: What the command line says, as `next_step` takes it.
     """
     from nm2trt.pipeline.next_step import next_step
 
     show(result, every_row=every_row)
-    report = getattr(result, "verified", None)
-    known = {"samples": samples, "source": source}
-    step = next_step(result.output, report, backend=backend, targets=targets, **known)
+    step = next_step(result.output, getattr(result, "verified", None), **known)
     print_verdict(step.verdict, step.command, step.mark)
 
 

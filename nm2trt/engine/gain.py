@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from nm2trt.backends.cuda import Gpu
+from nm2trt.backends.options import format_shape
 from nm2trt.errors import InputError
 from nm2trt.figures import counted
 from nm2trt.nm.eligibility import NOWHERE, Place, can_run_sparse
@@ -92,7 +93,7 @@ class GainReport(Result):
         )
         rows = []
         for layer in self.layers:
-            product = "x".join("?" if size is None else str(size) for size in (layer.m, layer.n, layer.k))
+            product = format_shape((layer.m, layer.n, layer.k))
             speedup = "-" if layer.speedup is None else f"{layer.speedup:.2f}x"
             cells = (layer.weight, product, layer.dtype, speedup, layer.pays, layer.eligible)
             rows.append(Row(cells, "good" if layer.pays == "yes" else "no", layer.sentence))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from nm2trt.backends import ort, trt, trt_rtx
-from nm2trt.backends.choice import BACKENDS, identify
+from nm2trt.backends.choice import BACKENDS, PRODUCTS, identify
 from nm2trt.backends.cuda import probe_gpus
 from nm2trt.engine.machine import library_version
 from nm2trt.errors import InputError
@@ -18,7 +18,6 @@ from nm2trt.manifest import Fit, Manifest, read_manifest
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Table, small_table
 
-_PRODUCTS = {"trt": "TensorRT", "trt-rtx": "TensorRT for RTX", "ort": "ONNX Runtime"}
 _KINDS = {"trt": trt.KIND, "trt-rtx": trt_rtx.KIND, "ort": ort.KIND}
 
 Header = trt.EngineHeader | trt_rtx.PlanHeader
@@ -121,7 +120,7 @@ def inspect_engine(path: Path) -> EngineInfo:
     return EngineInfo(
         path,
         backend,
-        _PRODUCTS[backend],
+        PRODUCTS[backend],
         _KINDS[backend],
         path.stat().st_size,
         header,
@@ -132,7 +131,7 @@ def inspect_engine(path: Path) -> EngineInfo:
 
 def _here(backend: str, header: Header | None, fit: Fit) -> str:
     """Compare version and architecture with this machine's; what only loading can tell is not claimed."""
-    product = _PRODUCTS[backend]
+    product = PRODUCTS[backend]
     if importlib.util.find_spec(BACKENDS[backend][1]) is None:
         return f"{product} is not installed"
     installed = library_version(backend)

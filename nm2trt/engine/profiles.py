@@ -126,7 +126,7 @@ def _default(spec: TensorSpec, known: dict[str, Range], others_given: bool, note
         low, best, high = (tuple(size[place] for size in ranges) for place in range(3))
         return ShapeRange(spec.name, low, best, high)
     if _free(spec) != [0]:
-        open_axes = ", ".join(f"{axis} ({_label(spec, axis)})" for axis in _free(spec))
+        open_axes = ", ".join(f"{axis} ({spec.shape[axis] or 'unnamed'})" for axis in _free(spec))
         raise InputError(
             f"input {spec.name!r} of shape {format_shape(spec.shape)} has dynamic dimensions {open_axes}; "
             f"say what they may be, as in --profile {example_profile(spec.name, spec.shape, known)}"
@@ -170,10 +170,6 @@ def _free(spec: TensorSpec) -> list[int]:
 
 def _fixed(spec: TensorSpec) -> tuple[int, ...]:
     return tuple(size for size in spec.shape[1:] if isinstance(size, int))
-
-
-def _label(spec: TensorSpec, axis: int) -> str:
-    return str(spec.shape[axis] or "unnamed")
 
 
 def example_profile(

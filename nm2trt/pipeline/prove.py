@@ -91,6 +91,7 @@ def prove(
     from dataclasses import replace
 
     from nm2trt.backends.choice import choose_backend
+    from nm2trt.engine.twin.clocks import Effort
     from nm2trt.engine.twin.compare import compare_twins
     from nm2trt.files import check_input
     from nm2trt.graph.prune.dense_twin import densify_model
@@ -136,10 +137,7 @@ def prove(
             builder,
             dense_model="" if dense is None else str(dense),
             kept=output is not None,
-            runs=runs,
-            warmup=warmup,
-            seconds=seconds,
-            warmup_seconds=warmup_seconds,
+            effort=Effort(runs, warmup, seconds, warmup_seconds),
             state=machine_state,
         )
 

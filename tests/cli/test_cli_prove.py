@@ -8,6 +8,7 @@ from nm2trt.backends.choice import load_backend
 from nm2trt.backends.options import BuildOptions
 from nm2trt.cli import main
 from nm2trt.cli.output import show
+from nm2trt.engine.twin.clocks import Effort
 from nm2trt.engine.twin.compare import compare_twins
 from nm2trt.pipeline.prove import _twins
 from tests.engine.nets import conv_net
@@ -52,7 +53,7 @@ def test_times_speeds_and_layers_are_printed(tmp_path, capsys):
     models = {name: conv_net(tmp_path / f"{name}.onnx", dtype="float32", sparse=name != "dense") for name in ("dense", "sparse-off", "sparse-on")}  # fmt: skip
     builds = _twins(models["sparse-on"], models["dense"], tmp_path, BuildOptions(), load_backend("trt-rtx"))
     report = compare_twins(
-        builds, OnThisCpu(models), runs=10, warmup=1, state=lambda: {"gpu clocks.sm": "1400 MHz"}
+        builds, OnThisCpu(models), effort=Effort(10, 1, 0.0, 0.0), state=lambda: {"gpu clocks.sm": "1400 MHz"}
     )
     capsys.readouterr()
     show(report)

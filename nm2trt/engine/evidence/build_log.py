@@ -23,13 +23,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from nm2trt.engine.evidence.evidence import Autotuned, Evidence, LayerRecord, SparsityList, is_sparse_kernel
+from nm2trt.backends.choice import PRODUCTS
+from nm2trt.engine.evidence.evidence import Autotuned, Evidence, LayerRecord, SparsityList
 from nm2trt.engine.evidence.layer_names import is_of_a_later_profile, onnx_nodes, split_list
-from nm2trt.engine.evidence.tactic_timings import TacticTimings, faster
+from nm2trt.engine.evidence.tactic_timings import TacticTimings, faster, timing
 
 # Builder -> major versions whose log was seen, here or in public threads.
 KNOWN_VERSIONS: dict[str, tuple[str, ...]] = {"trt": ("8", "10", "11"), "trt-rtx": ("1",)}
-_PRODUCTS = {"trt": "TensorRT", "trt-rtx": "TensorRT for RTX"}
 
 _LISTS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (kind, re.compile(r"\(Sparsity\) " + text + r"(?P<names>.*)", re.DOTALL))
@@ -80,7 +80,7 @@ def knows(builder: str, version: str) -> bool:
 
 def unknown_version(what: str, builder: str, version: str) -> str:
     """Return the sentence that says that nothing is read from this version's texts."""
-    product = _PRODUCTS.get(builder, builder)
+    product = PRODUCTS.get(builder, builder)
     known = ", ".join(f"{major}.x" for major in KNOWN_VERSIONS.get(builder, ())) or "none"
     if not version:
         return f"{what} does not say which version wrote it; name it with --version, as in --version 10.14"
@@ -126,7 +126,8 @@ class _Reading:
         for line in lines:
             tactic = _TACTIC.search(line) if self.autotuned else None
             if tactic:
-                self._tactic(tactic["kernel"], float(tactic["ms"]))
+                last, ms = self.autotuned[-1], float(tactic["ms"])
+                self.autotuned[-1] = faster(last, timing(last.layer, last.nodes, tactic["kernel"], ms))
             layer = _record(line)
             if layer is not None:
                 self.layers.append(layer)
@@ -144,15 +145,6 @@ class _Reading:
             else:
                 count = int(groups["count"])
                 self.lists[kind] = SparsityList(count, names if len(names) == count else None)
-
-    def _tactic(self, kernel: str, ms: float) -> None:
-        last = self.autotuned[-1]
-        sparse, dense = last.sparse_ms, last.dense_ms
-        if is_sparse_kernel(kernel):
-            sparse = ms if sparse is None else min(sparse, ms)
-        else:
-            dense = ms if dense is None else min(dense, ms)
-        self.autotuned[-1] = Autotuned(last.layer, last.nodes, sparse, dense)
 
     def evidence(self) -> Evidence:
         # Of a layer that was timed in several passes or formats, the fastest of each kind counts.

@@ -97,8 +97,7 @@ class TacticTimings:
             return
         if not 0 < ms < math.inf:
             return  # the tactic failed
-        sparse, dense = (ms, None) if is_sparse_kernel(kernel) else (None, ms)
-        new = Autotuned(self._runner, self._nodes, sparse, dense)
+        new = timing(self._runner, self._nodes, kernel, ms)
         known = self._best.get(self._runner)
         self._best[self._runner] = new if known is None else faster(known, new)
 
@@ -113,6 +112,12 @@ class TacticTimings:
             return own
         alike = self._by_id.get(tactic, set())
         return next(iter(alike)) if len(alike) == 1 else ""
+
+
+def timing(layer: str, nodes: tuple[str, ...], kernel: str, ms: float) -> Autotuned:
+    """Return the timing of one kernel of a layer."""
+    sparse, dense = (ms, None) if is_sparse_kernel(kernel) else (None, ms)
+    return Autotuned(layer, nodes, sparse, dense)
 
 
 def faster(one: Autotuned, other: Autotuned) -> Autotuned:

@@ -56,10 +56,7 @@ def compare_twins(
     *,
     dense_model: str = "",
     kept: bool = True,
-    runs: int = 200,
-    warmup: int = 20,
-    seconds: float = 0.0,
-    warmup_seconds: float = 0.0,
+    effort: Effort,
     state: Callable[[], Mapping[str, str]] = dict,
 ) -> TwinReport:
     """Time three engines that were built, if this machine can run them.
@@ -69,10 +66,7 @@ def compare_twins(
         backend: What built them.
         dense_model: The dense ONNX model, or "" if the zeros were filled in.
         kept: Whether the files stay where they are.
-        runs: Fewest timed runs of each; on a GPU a run is a burst of inferences.
-        warmup: Fewest runs of each before, not timed.
-        seconds: Shortest time that each is timed for; half of it by each further clock.
-        warmup_seconds: Shortest warm-up; beyond it, it lasts until the medians settle.
+        effort: How long they are timed.
         state: Returns the machine's clocks, power and temperature, as texts by name.
 
     Raises:
@@ -106,7 +100,7 @@ def compare_twins(
         try:
             sessions = _opened(builds, backend, stack)
             report = _asked(report, sessions["sparse-on"], on)
-            clocks = clock_sessions(sessions, feeds, Effort(runs, warmup, seconds, warmup_seconds), state)
+            clocks = clock_sessions(sessions, feeds, effort, state)
             return _timed(report, clocks, sessions, feeds)
         except BackendMissingError as error:
             return replace(report, why_not=str(error))

@@ -16,6 +16,7 @@ from nm2trt.backends.cuda import probe_gpus
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.ort import open_onnx
 from nm2trt.engine.twin import clocks
+from nm2trt.engine.twin.clocks import Effort
 from nm2trt.engine.twin.compare import compare_twins
 from nm2trt.engine.twin.report import Comparison, LayerDelta
 from nm2trt.errors import BackendError, InputError, SparsityError
@@ -154,7 +155,7 @@ def test_what_runs_is_timed_in_turn(net, tmp_path):
     builds = _twins(sparse, dense, tmp_path, BuildOptions(), load_backend("trt-rtx"))
     backend = OnThisCpu({"dense": dense, "sparse-off": sparse, "sparse-on": sparse})
     clocks = ({"gpu clocks.sm": f"{mhz} MHz"} for mhz in itertools.count(1000))
-    report = compare_twins(builds, backend, runs=30, warmup=2, state=lambda: next(clocks))
+    report = compare_twins(builds, backend, effort=Effort(30, 2, 0.0, 0.0), state=lambda: next(clocks))
     assert report.measured
     assert [variant.latency.runs for variant in report.variants] == [30] * 3
     assert (report.clocks_before, report.clocks_after) == (
@@ -227,7 +228,7 @@ def test_no_memory_for_the_third_twin_is_one_sentence_with_what_was_built(net, t
         BackendError,
         match=r"the engine 'sparse-on' cannot be loaded beside dense and sparse-off: .*out of memory",
     ) as caught:
-        compare_twins(builds, backend, runs=10, warmup=0)
+        compare_twins(builds, backend, effort=Effort(10, 0, 0.0, 0.0))
     assert caught.value.exit_status == 4
     report = caught.value.partial
     assert not report.measured

@@ -12,6 +12,7 @@ from nm2trt.backends.protocol import TensorSpec
 from nm2trt.engine.build import BuildResult
 from nm2trt.engine.ladder.forecast import forecast
 from nm2trt.engine.ladder.ladder import climb
+from nm2trt.engine.twin.clocks import Effort
 from nm2trt.engine.twin.compare import compare_twins
 from nm2trt.errors import BackendError, BackendMissingError
 from tests.backends import gpu_double
@@ -116,10 +117,7 @@ def layers(*tactics):
 
 
 def compare(backend):
-    return compare_twins(BUILDS, backend, runs=10, warmup=1, **BRIEF)
-
-
-BRIEF = {}
+    return compare_twins(BUILDS, backend, effort=Effort(10, 1, 0.0, 0.0))
 
 
 def test_the_ladder_is_filled_from_the_engine_that_ran(driver):
