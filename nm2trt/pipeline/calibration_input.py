@@ -58,7 +58,7 @@ def open_calibration(
 
     if batch is not None and batch < 1:
         raise InputError(f"a batch of {batch} holds no sample; give 1 or more")
-    inputs = _inputs(model) if model is not None and _is_npz(calib) else ()
+    inputs = input_specs(model) if model is not None and _is_npz(calib) else ()
     samples = open_sample_stream(calib, data_root=data_root, allow_functions=allow_functions, inputs=inputs)
     return samples if batch is None else replace(samples, batch=batch)
 
@@ -75,14 +75,15 @@ def check_samples(calib: str | os.PathLike[str], model: Model) -> None:
     from nm2trt.calibration.stream import fitted
 
     samples = open_calibration(calib, None, None, allow_functions=False, model=model)
-    fitted(next(samples.read(1)), _inputs(model), samples.source)
+    fitted(next(samples.read(1)), input_specs(model), samples.source)
 
 
 def _is_npz(calib: str | os.PathLike[str]) -> bool:
     return Path(calib).suffix.lower() == ".npz"
 
 
-def _inputs(model: Model) -> tuple[TensorSpec, ...]:
+def input_specs(model: Model) -> tuple[TensorSpec, ...]:
+    """Return what an ONNX model takes; an input without a rank counts as a scalar."""
     from nm2trt.backends.protocol import TensorSpec
     from nm2trt.graph.storage.model_info import describe_model
 

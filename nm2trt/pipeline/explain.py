@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from nm2trt.engine.evidence.evidence import Evidence
     from nm2trt.engine.ladder.explanation import Explanation
     from nm2trt.manifest import Manifest
-    from nm2trt.nm.eligibility import Place
 
 _MOST_LOG_BYTES = 1 << 27
 
@@ -51,7 +50,7 @@ def explain(
     Raises:
         InputError: A file is wrong, or an engine has no manifest.
     """
-    from nm2trt.backends.choice import identify
+    from nm2trt.backends.choice import identify, place_of
     from nm2trt.engine.ladder.explain import explain as explain_ladder
     from nm2trt.engine.ladder.ladder import climb, with_evidence
     from nm2trt.engine.ladder.ladder_row import LadderRow
@@ -59,7 +58,8 @@ def explain(
     path = as_path(path)
     kind = identify(path)
     if kind is None:
-        place = _judged_for(backend, targets, foreign=log is not None or layers is not None)
+        foreign = log is not None or layers is not None  # TensorRT wrote them
+        place = place_of("trt" if foreign and backend is None else backend, targets)
         builder, wanted = place.builder, place.targets
         evidence = _evidence(log, layers, trace, builder=builder, version=version or "")
         rows = climb(
@@ -92,13 +92,6 @@ def explain(
         built=True,
         strict_nans=bool(manifest.options.get("strict_nans")),
     )
-
-
-def _judged_for(backend: str | None, targets: str | None, *, foreign: bool) -> Place:
-    """Return builder and architectures that a model is judged for: of a log by another tool, TensorRT's."""
-    from nm2trt.backends.choice import place_of
-
-    return place_of("trt" if foreign and backend is None else backend, targets)
 
 
 def _evidence(

@@ -13,17 +13,15 @@ if TYPE_CHECKING:
 def weights_at(model: Path, texts: Sequence[str]) -> tuple[WeightVerdict, ...]:
     """Judge a model's weights, with their work at these shapes of its inputs."""
     from nm2trt.backends.options import parse_static_shapes
-    from nm2trt.backends.protocol import TensorSpec
     from nm2trt.engine.profiles import resolve_static
     from nm2trt.graph.analysis.multiply_accumulates import with_macs
     from nm2trt.graph.storage.model import load
-    from nm2trt.graph.storage.model_info import describe_model
     from nm2trt.graph.verify.verify_model import verify_model
+    from nm2trt.pipeline.calibration_input import input_specs
 
     opened = load(model, leave_weights=True)
     report = verify_model(opened)
     if not texts:
         return report.weights
-    inputs = tuple(TensorSpec(x.name, x.dtype, x.shape or ()) for x in describe_model(opened).inputs)
-    fixed = resolve_static(inputs, parse_static_shapes(texts))
+    fixed = resolve_static(input_specs(opened), parse_static_shapes(texts))
     return with_macs(opened, report.weights, {shape.input: shape.shape for shape in fixed})

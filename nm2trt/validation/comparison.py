@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nm2trt.backends.protocol import Session
 from nm2trt.compare.output_difference import OutputDifference
@@ -111,28 +112,14 @@ def default_metrics(samples: Samples) -> tuple[str, ...]:
     return ("top-1", "agreement") if "labels" in samples.truth else ()
 
 
-def compare_sessions(
-    candidate: Session,
-    reference: Session,
-    samples: Samples,
-    *,
-    metrics: Sequence[str] = (),
-    options: Mapping[str, str] | None = None,
-    output: str | None = None,
-    batch: int | None = None,
-    tolerance: tuple[float, float] | None = None,
-) -> Comparison:
+def compare_sessions(candidate: Session, reference: Session, samples: Samples, **settings: Any) -> Comparison:
     """Run all samples through both models, one batch at a time, and compare scores and outputs.
 
     Args:
         candidate: The model in question.
         reference: The model it is held against; the same inputs and outputs by name.
         samples: What to run; floating inputs are converted to each model's dtype.
-        metrics: Names in `METRICS`, or `module:function`.
-        options: Options of the metrics.
-        output: Output that the metrics read; by default the only one of a fitting rank.
-        batch: Batch size; by default the models' own, or 64.
-        tolerance: (atol, rtol): count the elements that are farther than atol + rtol * |reference|.
+        **settings: The other arguments of `ComparisonJob.of`.
 
     Raises:
         DataError: Samples, labels or outputs do not fit.
@@ -144,16 +131,7 @@ def compare_sessions(
 
     An error that comes after the first batch carries what was found so far, as `error.partial`.
     """
-    job = ComparisonJob.of(
-        candidate,
-        reference,
-        samples,
-        metrics=metrics,
-        options=options,
-        output=output,
-        batch=batch,
-        tolerance=tolerance,
-    )
+    job = ComparisonJob.of(candidate, reference, samples, **settings)
     tally = job.tally
     try:
         with bar("comparing", len(samples)) as shown:
@@ -195,13 +173,24 @@ class ComparisonJob:
         reference: Session,
         samples: Samples,
         *,
-        metrics: Sequence[str],
-        options: Mapping[str, str] | None,
-        output: str | None,
-        batch: int | None,
-        tolerance: tuple[float, float] | None,
+        metrics: Sequence[str] = (),
+        options: Mapping[str, str] | None = None,
+        output: str | None = None,
+        batch: int | None = None,
+        tolerance: tuple[float, float] | None = None,
     ) -> ComparisonJob:
-        """Return a job that has run nothing; arguments and errors are those of `compare_sessions`."""
+        """Return a job that has run nothing; its errors are those of `compare_sessions`.
+
+        Args:
+            candidate: As `compare_sessions` takes it.
+            reference: As `compare_sessions` takes it.
+            samples: As `compare_sessions` takes them.
+            metrics: Names in `METRICS`, or `module:function`.
+            options: Options of the metrics.
+            output: Output that the metrics read; by default the only one of a fitting rank.
+            batch: Batch size; by default the models' own, or 64.
+            tolerance: (atol, rtol): count the elements that are farther than atol + rtol * |reference|.
+        """
         shared = _shared_outputs(candidate, reference, output)
         sessions = dict(zip(SIDES, (candidate, reference), strict=True))
         feeders = {side: Feeder(session, samples, what=side) for side, session in sessions.items()}

@@ -204,22 +204,16 @@ def hold_to(metric: MetricComparison, max_drop: float) -> Gate:
     what = "drop" if metric.higher_is_better else "rise"
     allowed = points(max_drop)
     if worst <= max_drop:
-        return Gate(
-            metric.name,
-            max_drop,
-            True,
-            f"{metric.name}: a {what} of more than {allowed} is excluded ({interval})",
-        )
-    if loss > max_drop:
-        sentence = f"{metric.name}: the {what} is {100 * loss:.2f} points, more than {allowed} ({interval})"
-        return Gate(metric.name, max_drop, False, sentence)
-    more = ""
-    if max_drop > loss:
-        # An interval narrows with the square root of n.
-        needed = math.ceil(paired.n * ((worst - loss) / (max_drop - loss)) ** 2)
-        more = f"; about {_rounded_up(needed):,} samples would decide it, if the difference stays"
-    sentence = f"{metric.name}: a {what} of more than {allowed} is not excluded ({interval}){more}"
-    return Gate(metric.name, max_drop, False, sentence)
+        words = f"a {what} of more than {allowed} is excluded ({interval})"
+    elif loss > max_drop:
+        words = f"the {what} is {100 * loss:.2f} points, more than {allowed} ({interval})"
+    else:
+        words = f"a {what} of more than {allowed} is not excluded ({interval})"
+        if max_drop > loss:
+            # An interval narrows with the square root of n.
+            needed = math.ceil(paired.n * ((worst - loss) / (max_drop - loss)) ** 2)
+            words += f"; about {_rounded_up(needed):,} samples would decide it, if the difference stays"
+    return Gate(metric.name, max_drop, worst <= max_drop, f"{metric.name}: {words}")
 
 
 def _rounded_up(count: int) -> int:

@@ -70,7 +70,7 @@ def merged_sessions(
         samples: The samples of all shards.
         key: As `score_shard` took it.
         folder: Where the files are.
-        settings: The other arguments of `compare_sessions`.
+        **settings: The other arguments of `ComparisonJob.of`.
 
     Raises:
         InputError: The folder is missing.
