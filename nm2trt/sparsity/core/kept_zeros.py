@@ -166,10 +166,10 @@ def _sparse_weights(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
 
 
 def _forget(weights: dict[str, tuple[nn.Module, str]]) -> None:
-    """Drop watches and keepers of the same layers."""
-    modules = {id(module) for module, _ in weights.values()}
+    """Drop watches and keepers of the same parameters, which a layer that torch.jit made may share."""
+    own = {id(stored(module, tensor)) for module, tensor in weights.values()}
     for old in list(_KEPT):
-        if any(id(reference()) in modules for reference, _ in old._sites.values()):
+        if any(id(parameter) in own for _, parameter in old._parameters()):
             _KEPT.discard(old)
 
 

@@ -167,7 +167,8 @@ class SparseSession:
                 told = f"{weight.name} does not hold {weight.sparse.pattern} yet: {unfinished}"
                 if not weight.sparse.updates and not any(p.requires_grad for p in weight.parameters()):
                     told += (
-                        "; all its parameters were frozen after sparsify, so no step counted: freeze before"
+                        "; no attached optimizer holds a sparse weight, so no step counted: make it from "
+                        "model.parameters(), frozen ones too"
                     )
                 raise SparsifyError(told)
         if copy is not None:

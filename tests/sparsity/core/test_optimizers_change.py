@@ -122,6 +122,22 @@ def test_frozen_layers_at_the_end_hold_their_pattern(attach, freeze_at):
     assert int(kept.sum()) == before.numel() // 2
 
 
+@pytest.mark.parametrize("options", [{"method": "magnitude", "gradual": True}, {"ramp": 0.5}])
+def test_a_schedule_that_no_optimizer_advances_says_which_one_would(options):
+    for held, ends in (("trained", False), ("all", True)):
+        model = net()
+        model[:5].requires_grad_(False)
+        sparse = sparsify(model, exclude="5", total_steps=STEPS, **options)
+        optimizer = sgd(model) if held == "trained" else torch.optim.SGD(model.parameters(), 0.1)
+        sparse.attach(optimizer)
+        train(model, optimizer, STEPS)
+        if ends:
+            sparse.finalize()
+            continue
+        with pytest.raises(SparsifyError, match=r"no attached optimizer holds.*model\.parameters\(\), frozen"):
+            sparse.finalize()
+
+
 def test_lbc_prunes_a_layer_whose_scores_were_never_trained_by_magnitude():
     model = net()
     sparse = sparsify(model, method="lbc", total_steps=STEPS)
