@@ -27,10 +27,16 @@ def eval_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     Raises:
         InputError: It cannot be copied.
     """
+    # torch.nn.utils.weight_norm and spectral_norm keep the weight that they computed, which cannot be copied.
+    computed = [v for module in model.modules() for v in vars(module).values() if _is_computed(v)]
     try:
-        return copy.deepcopy(model).cpu().to(dtype).eval()
+        return copy.deepcopy(model, {id(v): v.detach().clone() for v in computed}).cpu().to(dtype).eval()
     except Exception as error:
         raise InputError(f"the model cannot be copied for export: {_first_line(error)}") from error
+
+
+def _is_computed(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and not value.is_leaf
 
 
 def to_onnx(

@@ -260,6 +260,8 @@ def _dense_reason(
         return "it is computed by another parametrisation"
     if not _tensor(site).is_floating_point():
         return f"its dtype {str(_tensor(site).dtype).removeprefix('torch.')} is not a floating-point type"
+    if 0 in shape:
+        return f"its shape {shape} holds no values"
     if rules.unstructured:
         return None
     conv_groups = int(getattr(site.module, "groups", 1))

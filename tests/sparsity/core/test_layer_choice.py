@@ -81,6 +81,12 @@ def test_says_why_a_layer_stays_dense(layer, pattern, reason):
     assert (entry.pattern, entry.reason) == (None, reason)
 
 
+def test_an_empty_layer_stays_dense():
+    layer = nn.Linear(32, 1)
+    layer.weight = nn.Parameter(layer.weight[:0])
+    test_says_why_a_layer_stays_dense(layer, "2:4", "its shape (0, 32) holds no values")
+
+
 def test_attention_projections_are_sparse_packed_or_apart():
     packed = reasons(nn.MultiheadAttention(32, 4))
     assert [n for n, (p, _) in packed.items() if p] == ["in_proj_weight", "out_proj.weight"]

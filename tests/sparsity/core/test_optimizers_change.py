@@ -134,7 +134,9 @@ def test_a_schedule_that_no_optimizer_advances_says_which_one_would(options):
         if ends:
             sparse.finalize()
             continue
-        with pytest.raises(SparsifyError, match=r"no attached optimizer holds.*model\.parameters\(\), frozen"):
+        with pytest.raises(
+            SparsifyError, match=r"no attached optimizer holds.*model\.parameters\(\), frozen"
+        ):
             sparse.finalize()
 
 
