@@ -60,8 +60,7 @@ class OptimizerHooks:
             SparsifyError: One is not an optimizer, or of another model, or a trained parameter is in none of
                 the followed ones.
         """
-        if not optimizers or not all(isinstance(o, Optimizer) for o in optimizers):
-            raise SparsifyError("attach takes torch optimizers, as in attach(torch.optim.SGD(...))")
+        optimizers = [_innermost(optimizer) for optimizer in optimizers or (None,)]
         own = {id(parameter) for parameter in self._model.parameters()}
         held = self.held(optimizers)
         for weight in self._weights:
@@ -92,6 +91,7 @@ class OptimizerHooks:
         Raises:
             SparsifyError: One is not followed.
         """
+        optimizers = [_innermost(optimizer) for optimizer in optimizers]
         for optimizer in optimizers:
             if optimizer not in self._followed:
                 raise SparsifyError(
@@ -104,7 +104,7 @@ class OptimizerHooks:
 
     def held(self, more: Sequence[Optimizer] = ()) -> set[int]:
         """Return the ids of all parameters of the followed optimizers, and of some more."""
-        return set().union(*(_held(o) for o in (*self._followed, *more)))
+        return set().union(*(_held(o) for o in (*self._followed, *map(_innermost, more))))
 
     def remove(self) -> None:
         """Leave the optimizers as they were, and warn of none any more."""
@@ -184,6 +184,15 @@ class OptimizerHooks:
                 "sparsify returned, before training",
                 stacklevel=5,
             )
+
+
+def _innermost(optimizer: Any) -> Optimizer:
+    """Return the optimizer inside the wrappers of accelerate and Lightning, which have no hooks."""
+    while hasattr(optimizer, "param_groups") and not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+        optimizer = getattr(optimizer, "optimizer", None)
+    if not isinstance(optimizer, Optimizer):
+        raise SparsifyError("attach takes torch optimizers, as in attach(torch.optim.SGD(...))")
+    return optimizer
 
 
 def _held(optimizer: Optimizer) -> set[int]:

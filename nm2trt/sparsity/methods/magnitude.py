@@ -18,8 +18,7 @@ from torch import Tensor
 
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.torch_mask import nm_mask
-from nm2trt.sparsity.core.parametrization import SparseWeight
-from nm2trt.sparsity.methods.mask_schedule import check_share, kept_of_m, share_in_steps
+from nm2trt.sparsity.methods.mask_schedule import RampedWeight, check_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +40,16 @@ class MagnitudeOptions:
         check_share("end", self.end)
 
 
-class MagnitudeWeight(SparseWeight):
+class MagnitudeWeight(RampedWeight):
     """A mask by magnitude that no later step revives."""
 
     nm2trt_method: ClassVar[str] = "magnitude"
     saves_mask: ClassVar[bool] = True
-    options: MagnitudeOptions
 
     @classmethod
-    def has_schedule(cls, options: Any) -> bool:
+    def ramp(cls, options: Any) -> tuple[str, float]:
         """Only gradual pruning has one."""
-        return bool(options.gradual)
+        return "end", options.end if options.gradual else 0.0
 
     @property
     def mask_follows_weight(self) -> bool:
@@ -62,40 +60,14 @@ class MagnitudeWeight(SparseWeight):
         """Zero the pruned entries; they get no gradient."""
         return weight * self.mask
 
-    def kept(self, step: int) -> int:
-        """Return how many of each M are kept at a step."""
-        if not self.options.gradual:
-            return self.pattern.n
-        return kept_of_m(self.pattern, step, self._last_step())
-
-    def kept_now(self) -> int:
-        """Return how many of each M are kept at the steps taken."""
-        return self.kept(self.updates)
-
-    def first_mask(self, weight: Tensor) -> Tensor:
-        """Return the N:M mask, or an all-true one when pruning is gradual."""
-        if self.options.gradual:
-            self._last_step()  # refuses a run that is too short
-            return torch.ones_like(weight, dtype=torch.bool)
-        return super().first_mask(weight)
-
     def new_mask(self, weight: Tensor) -> Tensor | None:
         """Prune further when the schedule says so."""
         kept = self.kept_now()
-        if kept == self.kept(self.updates - 1) and self.updates > 0:
+        if kept == self.kept_at(self.updates - 1) and self.updates > 0:
             return None
         score = torch.where(self.mask, weight.abs(), -1)
         return nm_mask(score, NMPattern(kept, self.pattern.m), axis=self.axis)
 
-    def unfinished(self) -> str | None:
-        """Say which step ends the schedule, when that lies ahead."""
-        if self.kept_now() == self.pattern.n:
-            return None
-        return f"gradual pruning ends at step {self._last_step()}, and {self.updates} were taken"
-
     def telemetry(self) -> dict[str, float]:
         """Return how many of each M are kept now."""
         return {"kept_of_m": self.kept_now()}
-
-    def _last_step(self) -> int:
-        return share_in_steps("end", self.options.end, self.total_steps)

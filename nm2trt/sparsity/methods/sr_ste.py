@@ -30,9 +30,8 @@ from nm2trt.errors import SparsifyError
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.torch_mask import add_pruned, magnitude_mask
 from nm2trt.sparsity.core.distributed import local, local_part
-from nm2trt.sparsity.core.parametrization import SparseWeight
 from nm2trt.sparsity.core.training_step import UpdateContext, adds_gradients
-from nm2trt.sparsity.methods.mask_schedule import check_freeze_and_ramp, kept_of_m, share_in_steps
+from nm2trt.sparsity.methods.mask_schedule import RampedWeight, check_freeze_and_ramp, share_in_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +101,7 @@ def check_decay(lambda_w: float | str, efoldings: float) -> None:
 _STRONGEST = 4.0
 
 
-class SteWeight(SparseWeight):
+class SteWeight(RampedWeight):
     """Plain straight-through estimator: SR-STE without the decay."""
 
     nm2trt_method: ClassVar[str] = "ste"
@@ -110,19 +109,18 @@ class SteWeight(SparseWeight):
     def __init__(
         self, weight: Tensor, pattern: NMPattern, *, axis: int, options: Any, total_steps: int | None = None
     ) -> None:
-        total = total_steps or 0
-        self._ramp_end = share_in_steps("ramp", options.ramp, total) if options.ramp else 0
-        frozen_for = share_in_steps("freeze", options.freeze, total) if options.freeze else 0
-        # Shares that add up to 1 may both be rounded up: no mask is frozen before the pattern holds.
-        self._last_change = max(total - frozen_for, self._ramp_end) if frozen_for else None
         super().__init__(weight, pattern, axis=axis, options=options, total_steps=total_steps)
+        frozen_for = share_in_steps("freeze", options.freeze, total_steps) if options.freeze else 0
+        # Shares that add up to 1 may both be rounded up: no mask is frozen before the pattern holds.
+        last = max((total_steps or 0) - frozen_for, self._ramp_end)
+        self._last_change = last if frozen_for else None
         if options.freeze:  # a frozen mask is in no weight; the state has the same keys all through the run
             self.register_buffer("mask", self.mask)
 
     @classmethod
     def has_schedule(cls, options: Any) -> bool:
         """Freezing and the ramp are shares of the run."""
-        return bool(options.freeze or options.ramp)
+        return bool(options.freeze) or super().has_schedule(options)
 
     @property
     def frozen(self) -> bool:
@@ -133,12 +131,6 @@ class SteWeight(SparseWeight):
     def mask_follows_weight(self) -> bool:
         """Whether the mask is still set from the weight."""
         return not self.frozen
-
-    def first_mask(self, weight: Tensor) -> Tensor:
-        """Return the N:M mask, or an all-true one before a ramp."""
-        if self._ramp_end:
-            return torch.ones_like(weight, dtype=torch.bool)
-        return super().first_mask(weight)
 
     def new_mask(self, weight: Tensor) -> Tensor | None:
         """Return the mask of the weight's magnitudes, or None once it stays."""
@@ -154,20 +146,10 @@ class SteWeight(SparseWeight):
         kept = self.kept_now()
         return None if self.frozen or kept == self.pattern.m else NMPattern(kept, self.pattern.m)
 
-    def unfinished(self) -> str | None:
-        """Say which step ends the ramp, when that lies ahead."""
-        if self.kept_now() == self.pattern.n:
-            return None
-        return f"the ramp ends at step {self._ramp_end}, and {self.updates} were taken"
-
     def telemetry(self) -> dict[str, float]:
         """Return how many of each M are kept during a ramp, and whether the mask is frozen."""
         found: dict[str, float] = {"kept_of_m": self.kept_now()} if self._ramp_end else {}
         return found if self._last_change is None else {**found, "frozen": self.frozen}
-
-    def kept_now(self) -> int:
-        """Return how many of each M are kept: N, or more during a ramp."""
-        return kept_of_m(self.pattern, self.updates, self._ramp_end) if self._ramp_end else self.pattern.n
 
 
 class SrSteWeight(SteWeight):

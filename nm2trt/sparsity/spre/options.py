@@ -6,10 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
-from torch import Tensor
-
 from nm2trt.errors import SparsifyError
-from nm2trt.nm.torch_mask import magnitude_mask
 from nm2trt.sparsity.methods.magnitude import MagnitudeWeight
 from nm2trt.sparsity.methods.mask_schedule import check_freeze_and_ramp
 from nm2trt.sparsity.methods.sr_ste import SrSteWeight, check_decay
@@ -90,17 +87,8 @@ class SpReFixedWeight(MagnitudeWeight):
     """The same with a mask fixed at the start."""
 
     nm2trt_method: ClassVar[str] = "spre"
-    options: SpReOptions  # type: ignore[assignment]
 
     @classmethod
-    def has_schedule(cls, _options: Any) -> bool:
-        """Pruning is not gradual here."""
-        return False
-
-    def kept(self, step: int) -> int:  # noqa: ARG002 - the same at every step
-        """Return N at every step."""
-        return self.pattern.n
-
-    def first_mask(self, weight: Tensor) -> Tensor:
-        """Return the mask that stays."""
-        return magnitude_mask(weight, self.pattern, axis=self.axis)
+    def ramp(cls, _options: Any) -> tuple[str, float]:
+        """The mask stays as it starts."""
+        return "end", 0.0

@@ -449,8 +449,30 @@ def test_attach_to_an_optimizer_that_lacks_parameters():
         SparsifyError, match=r"does not train 4.weight; make it from model.parameters\(\) after sparsify"
     ):
         sparse.attach(before)
-    with pytest.raises(SparsifyError, match="attach takes torch optimizers"):
-        sparse.attach(model)
+    for other in (model, torch.optim.lr_scheduler.ConstantLR(before), None):
+        with pytest.raises(SparsifyError, match="attach takes torch optimizers"):
+            sparse.attach(other)
+
+
+class Wrapper(torch.optim.Optimizer):
+    """As accelerate's, which calls no constructor of torch, and so has no hooks."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    @property
+    def param_groups(self):
+        return self.optimizer.param_groups
+
+
+def test_the_optimizer_inside_a_wrapper_is_followed():
+    model = net()
+    sparse = sparsify(model)
+    optimizer = sgd(model)
+    sparse.attach(Wrapper(optimizer))
+    train(model, optimizer, [0])
+    assert sparse.step == 1
+    sparse.detach(Wrapper(optimizer))
 
 
 def test_a_frozen_layer_needs_no_optimizer():

@@ -63,7 +63,7 @@ def test_frozen_masks_stay_for_the_last_share_and_move_before_it(method):
 def test_a_ramp_starts_dense_and_lets_weights_come_back(method):
     model, sparse, optimizer = attached(method, ramp=0.5, pattern="1:8")
     with pytest.raises(
-        SparsifyError, match=r"does not hold 1:8 yet: the ramp ends at step 10, and 0 were taken"
+        SparsifyError, match=r"does not hold 1:8 yet: gradual pruning ends at step 10, and 0 were taken"
     ):
         sparse.finalize()
     kept, masks = [], []

@@ -549,6 +549,8 @@ def test_optimizer_without_the_branch_is_refused():
     rest = [p for name, p in model.named_parameters() if "branch" not in name]
     with pytest.raises(SparsifyError, match="the optimizer does not train all of conv1"):
         sparse.attach(torch.optim.SGD(rest, lr=0.1))
+    with pytest.raises(SparsifyError, match="attach takes torch optimizers"):
+        sparse.attach("sgd")
 
 
 def test_a_start_that_fails_leaves_the_model_as_it_was(monkeypatch):
