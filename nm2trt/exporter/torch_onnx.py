@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.prune import BasePruningMethod
 
 from nm2trt.compare.output_difference import OutputDifference
@@ -119,7 +120,8 @@ def export(
     Raises:
         SparsifyError: A sparsity method is still attached.
         DataError: The model cannot run the example, or the example is of a form that cannot be exported.
-        InputError: The opset, dtype or names are wrong, or PyTorch cannot export the model.
+        InputError: The opset, dtype or names are wrong, a parameter is no plain tensor, or PyTorch cannot
+            export the model.
         DifferenceError: ONNX Runtime's outputs differ by more than the dtype's tolerance.
         OutputError: The file cannot be written.
         BackendMissingError: onnxscript or onnxruntime is not installed.
@@ -128,6 +130,7 @@ def export(
         raise InputError(f"opset {opset!r} cannot be written; choose {OLDEST_OPSET} to {NEWEST_OPSET}")
     model = unwrapped(model)
     _refuse_attached(model)
+    _refuse_other_tensors(model)
     target = check_output(path)
     inputs = Example.of(model, example, names=input_names, dynamic_batch=dynamic_batch)
     chosen = _chosen_dtype(model, dtype)
@@ -203,6 +206,16 @@ def _refuse_attached(model: nn.Module) -> None:
             raise SparsifyError(
                 f"{method} is still attached to {layer}; call finalize() on what sparsify returned, or "
                 "finalize(copy.deepcopy(model)) to go on training, then export what it returns"
+            )
+
+
+def _refuse_other_tensors(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        kind = type(parameter.data)
+        if kind is not Tensor and not isinstance(parameter, UninitializedParameter):
+            raise InputError(
+                f"{name} is of class {kind.__name__}, not a plain tensor; export the model as it was "
+                "before it was quantised, compressed or sharded"
             )
 
 

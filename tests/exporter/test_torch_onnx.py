@@ -298,6 +298,16 @@ class IgnoresInput(nn.Module):
         return x * 2
 
 
+class Packed(torch.Tensor):
+    """As the weights that torchao quantises."""
+
+
+def packed():
+    layer = nn.Linear(8, 8)
+    layer.weight = nn.Parameter(layer.weight.detach().as_subclass(Packed))
+    return layer
+
+
 @pytest.mark.parametrize(
     ("model", "example", "error", "match"),
     [
@@ -320,6 +330,7 @@ class IgnoresInput(nn.Module):
         pytest.param(
             nn.Identity(), [[1]], DataError, r"argument 0 of the example is of type list", id="nested"
         ),
+        pytest.param(packed(), EXAMPLE, InputError, r"weight is of class Packed, not a plain", id="subclass"),
         pytest.param(nn.Identity(), (1, 2), DataError, r"holds no tensor", id="no-tensor"),
         pytest.param(nn.Identity(), 3, DataError, r"example is of type int", id="number"),
     ],

@@ -258,6 +258,9 @@ def _dense_reason(
         return f"{kind} has no known sparse kernel; name it in include to train it sparse"
     if stored(site.module, site.tensor) is None:
         return "it is computed by another parametrisation"
+    tensor_class = type(_tensor(site).data)
+    if tensor_class is not Tensor:  # a quantised weight of torchao, say, which calls itself float32
+        return f"it is of class {tensor_class.__name__}, not a plain tensor"
     if not _tensor(site).is_floating_point():
         return f"its dtype {str(_tensor(site).dtype).removeprefix('torch.')} is not a floating-point type"
     if 0 in shape:

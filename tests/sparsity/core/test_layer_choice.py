@@ -87,6 +87,15 @@ def test_an_empty_layer_stays_dense():
     test_says_why_a_layer_stays_dense(layer, "2:4", "its shape (0, 32) holds no values")
 
 
+def test_a_weight_of_another_class_of_tensor_stays_dense():
+    class Packed(torch.Tensor):
+        """As torchao's quantised weights, which know few operators."""
+
+    layer = nn.Linear(32, 8)
+    layer.weight = nn.Parameter(torch.zeros(8, 32).as_subclass(Packed))
+    test_says_why_a_layer_stays_dense(layer, "2:4", "it is of class Packed, not a plain tensor")
+
+
 def test_attention_projections_are_sparse_packed_or_apart():
     packed = reasons(nn.MultiheadAttention(32, 4))
     assert [n for n, (p, _) in packed.items() if p] == ["in_proj_weight", "out_proj.weight"]
