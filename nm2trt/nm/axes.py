@@ -67,36 +67,28 @@ def _recurrent(rank: int, _: Attributes) -> OnnxWeight | None:
 
 
 def _conv_transpose(rank: int, attributes: Attributes) -> OnnxWeight | None:
-    return (
-        OnnxWeight(0, runs=max(1, int(attributes.get("group", 1))), convolution=True) if rank >= 3 else None
-    )
+    runs = max(1, int(attributes.get("group", 1)))
+    return OnnxWeight(0, runs=runs, convolution=True) if rank >= 3 else None
 
 
-def _matrix(*, transposed_by: str | None, plain_axis: int) -> _Rule:
-    """Build the rule of a product that reads the last two dimensions, or a vector."""
+def _matrix(plain_axis: int, flag: str = "") -> _Rule:
+    """Build the rule of a product that reads the last two dimensions, or a vector; `flag` is "A" or "B"."""
 
     def rule(rank: int, attributes: Attributes) -> OnnxWeight | None:
         if rank < 1:
             return None
         if rank == 1:
             return OnnxWeight(0)
-        transposed = transposed_by is not None and bool(attributes.get(transposed_by, 0))
-        axis = plain_axis if not transposed else -3 - plain_axis
-        if (
-            axis == -2
-            and transposed_by is not None
-            and attributes.get(transposed_by.replace("trans", "transBatch"))
-        ):
+        axis = -3 - plain_axis if flag and attributes.get(f"trans{flag}") else plain_axis
+        if axis == -2 and flag and attributes.get(f"transBatch{flag}"):
             axis = -rank  # the batch stands between the matrix's two dimensions
         return OnnxWeight(rank + axis)
 
     return rule
 
 
-_LEFT = _matrix(transposed_by=None, plain_axis=-1)
-_RIGHT = _matrix(transposed_by=None, plain_axis=-2)
-_GEMM_A = _matrix(transposed_by="transA", plain_axis=-1)
-_GEMM_B = _matrix(transposed_by="transB", plain_axis=-2)
+_LEFT, _RIGHT = _matrix(-1), _matrix(-2)
+_GEMM_A, _GEMM_B = _matrix(-1, "A"), _matrix(-2, "B")
 
 # (domain, operator) -> input index -> rule. The default domain is "".
 ONNX_WEIGHTS: Mapping[tuple[str, str], Mapping[int, _Rule]] = {

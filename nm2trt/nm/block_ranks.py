@@ -10,13 +10,16 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nm2trt.arrays import Array
 from nm2trt.nm.pattern import NMPattern
+
+# A numpy array or a torch tensor, which is not imported here.
+_Numbers = TypeVar("_Numbers", bound=Any)
 
 # A block and its counts stay in a core's cache, and Python's share of a step is small.
 _BLOCK_ELEMENTS = 1 << 18
@@ -77,10 +80,9 @@ def set_mask(
         return sum(job.result() for job in jobs)
 
 
-def _blocks(groups: Array) -> Iterator[Array]:
-    """Cut (groups, M, inner) into views that stay in a core's cache with what is counted in them."""
+def blocks(groups: _Numbers, limit: int) -> Iterator[_Numbers]:
+    """Cut an array or a tensor (groups, M, inner) into views of at most about `limit` elements."""
     _, m, inner = groups.shape
-    limit = min(_BLOCK_ELEMENTS, _CONSTANT_BYTES // m)
     rows = max(1, limit // (m * inner))
     columns = min(inner, max(1, limit // m))
     for row in range(0, len(groups), rows):
@@ -106,7 +108,9 @@ def _set_part(
     groups: Array, kept: npt.NDArray[np.bool_], *, pattern: NMPattern, magnitude: bool, changes: bool
 ) -> int:
     room, changed = _Room(), 0
-    for block, out in zip(_blocks(groups), _blocks(kept), strict=True):
+    # What is counted in a block stays in the cache with it.
+    limit = min(_BLOCK_ELEMENTS, _CONSTANT_BYTES // pattern.m)
+    for block, out in zip(blocks(groups, limit), blocks(kept, limit), strict=True):
         keys = _keys(block, room, magnitude=magnitude)
         new = out if not changes else room.of("new", block.shape, np.bool_)
         if pattern.n == 2 and pattern.m in _TOURNAMENTS:

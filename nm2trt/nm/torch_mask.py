@@ -191,9 +191,7 @@ def fused_kernels() -> ModuleType | None:
 
 @functools.cache
 def _imported() -> ModuleType | None:
-    kernels = importlib.import_module(
-        "nm2trt.nm.gpu_kernels"
-    )  # a second of imports, only where it can be used
+    kernels = importlib.import_module("nm2trt.nm.gpu_kernels")  # a second of imports, only if it can be used
     return kernels if kernels.AVAILABLE else None
 
 

@@ -8,11 +8,11 @@ cache, which is several times faster than sorting groups.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from nm2trt.nm.block_ranks import blocks
 from nm2trt.nm.pattern import NMPattern
 
 CPU_BLOCK_ELEMENTS = 1 << 18
@@ -33,28 +33,17 @@ def set_mask_eagerly(dense: Tensor, mask: Tensor, pattern: NMPattern, inner: int
         inner: Distance of neighbours on the reduction axis.
         magnitude: Rank absolute values.
     """
+    if dense.numel() == 0:
+        return
     limit = CPU_BLOCK_ELEMENTS if dense.device.type == "cpu" else _GPU_BLOCK_ELEMENTS
     valid = torch.empty(0)
-    for block, out in zip(
-        _blocks(dense, pattern.m, inner, limit), _blocks(mask, pattern.m, inner, limit), strict=True
-    ):
+    groups, kept = dense.view(-1, pattern.m, inner), mask.view(-1, pattern.m, inner)
+    for block, out in zip(blocks(groups, limit), blocks(kept, limit), strict=True):
         if valid.shape[1:] != block.shape:  # only the last block of a row may be smaller
             valid = _same_group(block.shape, dense.device)
         beaten = _beaten(_ordered(block, magnitude=magnitude), valid)
         # Into the dtype it comes from: torch's vectorised comparison, ten times its boolean one on a CPU.
         torch.lt(beaten, pattern.n, out=out.view(beaten.dtype) if beaten.dtype == torch.uint8 else out)
-
-
-def _blocks(tensor: Tensor, m: int, inner: int, limit: int) -> Iterator[Tensor]:
-    """Cut a contiguous tensor into views (groups, m, columns) of about `limit` elements."""
-    if tensor.numel() == 0:
-        return
-    groups = tensor.view(-1, m, inner)
-    rows = max(1, limit // (m * inner))
-    columns = min(inner, max(1, limit // m))
-    for row in range(0, len(groups), rows):
-        for column in range(0, inner, columns):
-            yield groups[row : row + rows, :, column : column + columns]
 
 
 def _same_group(shape: torch.Size, device: torch.device) -> Tensor:

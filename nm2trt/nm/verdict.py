@@ -68,10 +68,8 @@ class WeightFacts(JsonValue):
         """Channels of the result: the other matrix dimension, or a convolution's output channels."""
         if self.convolution:
             return self.shape[1 - self.axis]
-        return next((self.shape[i] for i in (-1, -2) if len(self.shape) > 1 and self._is_other(i)), 1)
-
-    def _is_other(self, index: int) -> bool:
-        return index % len(self.shape) != self.axis
+        rank = len(self.shape)
+        return next((self.shape[i] for i in (-1, -2) if rank > 1 and i % rank != self.axis), 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +95,7 @@ class Eligibility:
     remedy: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WeightVerdict(JsonValue):
     """One (weight, consumer) pair.
 
@@ -135,17 +133,17 @@ class WeightVerdict(JsonValue):
     axis: int | None
     wanted: str
     pattern: PatternStatus
-    groups: int
-    broken_groups: int
-    first_broken: tuple[int, ...] | None
-    zero_share: float | None
-    nonfinite: int
+    groups: int = 0
+    broken_groups: int = 0
+    first_broken: tuple[int, ...] | None = None
+    zero_share: float | None = None
+    nonfinite: int = 0
     parameters: int
-    macs: int | None
+    macs: int | None = None
     eligible: Eligible
     reason: str
     sentence: str
-    source: str
+    source: str = ""
     basis: str = ""
     facts: WeightFacts | None = None
     node: str = ""

@@ -47,7 +47,6 @@ def _verdict(row: Fields) -> WeightVerdict:
         pattern=cast(PatternStatus, row.text("pattern", "")),
         groups=row.count("groups") or 0,
         broken_groups=row.count("broken_groups") or 0,
-        first_broken=None,
         zero_share=row.maybe("zero_share"),
         nonfinite=row.count("nonfinite") or 0,
         parameters=row.count("parameters") or 0,

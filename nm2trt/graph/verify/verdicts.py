@@ -270,17 +270,10 @@ def _untraceable(case: _Case, why: str) -> WeightVerdict:
         dtype=case.source.dtype if case.source is not None else "unknown",
         axis=None,
         pattern="untraceable",
-        groups=0,
-        broken_groups=0,
-        first_broken=None,
-        zero_share=None,
-        nonfinite=0,
         parameters=math.prod(shape) if shape else 0,
-        macs=None,
         eligible="unknown",
         reason="untraceable",
         sentence=why,
-        source="",
     )
 
 

@@ -12,6 +12,7 @@ moves single integers as long as the loss falls.
 from __future__ import annotations
 
 from nm2trt.nm.solver.array_namespace import Array, float64, namespace, row_numbers
+from nm2trt.nm.solver.layer_moments import through
 
 # Candidates for the scale, as shares of the one that reaches the largest weight: clipping it may pay.
 _SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)
@@ -67,11 +68,7 @@ def _nearest(weight: Array, step: Array, largest: int) -> Array:
 
 
 def _losses(h: Array, g: Array, weight: Array) -> Array:
-    return ((_through(weight, h) - 2 * g) * weight).sum(-1)
-
-
-def _through(weight: Array, h: Array) -> Array:
-    return (weight[:, None, :] @ h)[:, 0, :] if h.ndim == 3 else weight @ h
+    return ((through(weight, h) - 2 * g) * weight).sum(-1)
 
 
 def _in_order(h: Array, weight: Array, mask: Array, step: Array, largest: int) -> Array:
@@ -103,7 +100,7 @@ def _in_order(h: Array, weight: Array, mask: Array, step: Array, largest: int) -
 def _descend(h: Array, g: Array, weight: Array, mask: Array, step: Array, largest: int) -> Array:
     """Move single weights to the best place on the grid, sweep after sweep, as long as any moves."""
     weight = weight + 0
-    slope = _through(weight, h) - g
+    slope = through(weight, h) - g
     for _ in range(_SWEEPS):
         moved = False
         for first in range(0, weight.shape[-1], _BLOCK):
@@ -120,7 +117,7 @@ def _descend(h: Array, g: Array, weight: Array, mask: Array, step: Array, larges
                     inside = inside + change[:, None] * row
             if bool((new != old).any()):
                 moved = True
-                slope = slope + _through(new - old, h[..., block, :])
+                slope = slope + through(new - old, h[..., block, :])
                 weight[:, block] = new
         if not moved:
             break

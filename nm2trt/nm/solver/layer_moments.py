@@ -112,9 +112,7 @@ class Centred:
 
     def loss(self, weight: Array) -> float:
         """Return the mean squared error of a weight (o, d), summed over the outputs."""
-        # With three dimensions there is one system per channel.
-        through = (weight[:, None, :] @ self.h)[:, 0, :] if self.h.ndim == 3 else weight @ self.h
-        return float(((through - 2 * self.g) * weight).sum()) + self.yy
+        return float(((through(weight, self.h) - 2 * self.g) * weight).sum()) + self.yy
 
     def without_inputs(self) -> Centred:
         """Return the problem of inputs that do not vary."""
@@ -125,6 +123,11 @@ class Centred:
         return Centred(self.h / scale[..., :, None] / scale[..., None, :], self.g / scale, self.yy)
 
 
+def through(rows: Array, matrix: Array) -> Array:
+    """Return rows (o, d) times a matrix (d, d), or each row times its own, (o, d, d)."""
+    return (rows[:, None, :] @ matrix)[:, 0, :] if matrix.ndim == 3 else rows @ matrix
+
+
 def centre(sums: Moments, mean_x: Array | None, mean_y: Array | None) -> Centred:
     """Return the problem about given means; without them (a layer that has no bias) about zero."""
     h, g, yy = sums.xx / sums.rows, sums.yx / sums.rows, sums.yy / sums.rows
@@ -133,10 +136,7 @@ def centre(sums: Moments, mean_x: Array | None, mean_y: Array | None) -> Centred
     x, y = sums.x / sums.rows, sums.y / sums.rows
     cross = mean_x[..., :, None] * x[..., None, :]
     h = h - cross - cross.swapaxes(-1, -2) + mean_x[..., :, None] * mean_x[..., None, :]
-    if h.ndim == 3:
-        g = g - mean_y[:, None] * x - y[:, None] * mean_x + mean_y[:, None] * mean_x
-    else:
-        g = g - mean_y[:, None] * x[None] - y[:, None] * mean_x[None] + mean_y[:, None] * mean_x[None]
+    g = g - mean_y[:, None] * x - y[:, None] * mean_x + mean_y[:, None] * mean_x
     yy -= float((2 * mean_y * y - mean_y**2).sum())
     return Centred(h, g, max(yy, 0.0))
 

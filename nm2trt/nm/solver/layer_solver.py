@@ -29,7 +29,7 @@ from nm2trt.nm.solver.array_namespace import (
     top_mask,
 )
 from nm2trt.nm.solver.integer_grid import on_grid
-from nm2trt.nm.solver.layer_moments import Centred, Moments, centre, input_scale
+from nm2trt.nm.solver.layer_moments import Centred, Moments, centre, input_scale, through
 from nm2trt.nm.solver.support_values import conjugate_gradients, support_values
 
 # Without held-out rows: a base, and a part that grows if few rows would be fitted with their noise.
@@ -144,8 +144,7 @@ def fit_layer(
         raise SparsityError(f"its least-squares system has no solution: {error}") from error
     change = None
     if mean_x is not None and mean_y is not None:
-        through = (solved * mean_x).sum(-1) if mean_x.ndim == 2 else solved @ mean_x
-        change = mean_y - through
+        change = mean_y - ((solved * mean_x).sum(-1) if mean_x.ndim == 2 else solved @ mean_x)
     judged = fitted if held_out is None or check is None else held_out
     # A variance below this share of the mean square is rounding.
     variance = max((check or problem).yy, _ROUNDING * judged.yy / judged.rows, 1e-30)
@@ -273,7 +272,7 @@ def _unpruned(task: _Task, values: Array, basis: Array, ridge: float) -> Array:
 
 def _turn(rows: Array, basis: Array) -> Array:
     """Return rows (o, d) in a basis (d, d), or each row in a basis of its own (c, d, d)."""
-    return (rows[:, None, :] @ basis)[:, 0, :] if basis.ndim == 3 else product(rows, basis)
+    return through(rows, basis) if basis.ndim == 3 else product(rows, basis)
 
 
 def _admm(
