@@ -18,10 +18,10 @@ from nm2trt.graph.analysis.weight_operands import consumers
 from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement
 from nm2trt.graph.storage.external_data import clear_values
 from nm2trt.graph.storage.light_onnx import TensorProto
-from nm2trt.graph.storage.model import Model, load, metadata, set_metadata
+from nm2trt.graph.storage.model import Model, load, set_metadata
 from nm2trt.graph.storage.model_file import Rewrite
 from nm2trt.graph.storage.save import embed, inline_bytes, refuse_data_file, refuse_same_file, save
-from nm2trt.graph.storage.stage_metadata import LineageEntry, record
+from nm2trt.graph.storage.stage_metadata import LineageEntry, plan_of, record
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.graph.verify.verify_model import verify_model, without_verdicts
 from nm2trt.nm.lineage import Relation
@@ -276,13 +276,3 @@ def write_model(
     """
     embed(model, rewritten=[rewrite.tensor for rewrite in rewrites])
     save(model, target, rewrites=rewrites, external=_outside(model), finish=finish)
-
-
-def plan_of(model: Model) -> Plan | None:
-    """Return the plan in a model's metadata, or None.
-
-    Raises:
-        ModelError: It is damaged.
-    """
-    text = metadata(model.proto).get(METADATA_KEY)
-    return None if text is None else Plan.from_json(text)

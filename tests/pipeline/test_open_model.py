@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from nm2trt.graph.storage import external_data, model, model_hash, tensors
+from nm2trt.graph.storage import model, model_hash, tensors
 from nm2trt.pipeline.build import build
 from nm2trt.pipeline.deploy import deploy
 from nm2trt.pipeline.lowering import Lowering
@@ -65,7 +65,7 @@ def count(folder, monkeypatch):
     monkeypatch.setattr(model, "_parse", parse(model._parse))
     for name in ("load", "load_model"):  # the others read what shape inference of onnx returns
         monkeypatch.setattr(onnx, name, parse(getattr(onnx, name)))
-    read, hashed, embedded = tensors._read_fully, model_hash.sha256_file, external_data.stored_at
+    read, hashed, embedded = tensors._read_fully, model_hash.sha256_file, tensors.stored_at
 
     def read_fully(descriptor, view, *rest):
         seen["bytes"] += len(view)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nm2trt.graph.analysis.scopes import walk
+from nm2trt.graph.analysis.scopes import first_node
 from nm2trt.graph.storage.model import Model
 
 BLOCKED = "com.microsoft.nchwc"
@@ -14,9 +14,4 @@ def blocked_node(model: Model) -> str:
     The parser of TensorRT for RTX 1.7 looks at a node's type and not at its domain: it reads such a Conv as
     ONNX's own, with weights in another order, and builds an engine that computes something else.
     """
-    if all(entry.domain != BLOCKED for entry in model.proto.opset_import):
-        return ""
-    return next(
-        (f"{node.op_type} at {scope.label(node)}" for scope, node in walk(model) if node.domain == BLOCKED),
-        "",
-    )
+    return first_node(model, (), BLOCKED)

@@ -141,19 +141,17 @@ def evaluate_tracked(scope: Scope, value: str, source: Source | None) -> _Tracke
             done[key] = (_dense(where.sparse[name], where), False)
             continue
         node = where.producers[name]
+        inputs: list[_Tracked | None] = []
         missing = []
         for item in node.input:
-            if item:
-                inner = where.owner(item)
-                if inner is None or (id(inner[0]), inner[1]) not in done:
-                    missing.append((where, item))
+            inner = where.owner(item) if item else None
+            found = None if inner is None else done.get((id(inner[0]), inner[1]))
+            inputs.append(found)
+            if item and found is None:
+                missing.append((where, item))
         if missing:
             stack.extend(missing)
             continue
-        inputs: list[_Tracked | None] = []
-        for item in node.input:
-            inner = where.owner(item) if item else None
-            inputs.append(None if inner is None else done[id(inner[0]), inner[1]])
         with constant_work():
             results = _run(where, node, inputs, held=held, stored=stored)
         held += sum(result[0].nbytes for result in results if result[0].base is None)
@@ -162,10 +160,7 @@ def evaluate_tracked(scope: Scope, value: str, source: Source | None) -> _Tracke
                 done[id(where), output] = result
         if key not in done:
             raise Opaque(f"{node.op_type} at {where.label(node)} gives no {name!r}")
-    found = scope.owner(value)
-    if found is None:
-        raise Opaque(f"nothing defines {value!r}")
-    return done[id(found[0]), found[1]]
+    return done[key]
 
 
 def _dense(sparse: onnx.SparseTensorProto, scope: Scope) -> Array:
@@ -204,24 +199,22 @@ def constant_node(scope: Scope, node: onnx.NodeProto) -> Array:
         ModelError: It is damaged.
     """
     for attribute in node.attribute:
+        name = attribute.name
         if attribute.ref_attr_name:
             supplied = scope.attributes.get(attribute.ref_attr_name)
             if supplied is None:
                 continue
-            attribute_name = attribute.name
             attribute = supplied
-        else:
-            attribute_name = attribute.name
-        if attribute_name == "value":
+        if name == "value":
             return read_tensor(_readable_constant(attribute.t, scope, node), scope.model.root)
-        if attribute_name == "sparse_value":
+        if name == "sparse_value":
             _readable_constant(attribute.sparse_tensor.values, scope, node)
             return _dense(attribute.sparse_tensor, scope)
-        if attribute_name in ("value_float", "value_floats"):
-            return np.array(attribute.floats if attribute_name.endswith("s") else attribute.f, np.float32)
-        if attribute_name in ("value_int", "value_ints"):
-            return np.array(attribute.ints if attribute_name.endswith("s") else attribute.i, np.int64)
-        if attribute_name in ("value_string", "value_strings"):
+        if name in ("value_float", "value_floats"):
+            return np.array(attribute.floats if name.endswith("s") else attribute.f, np.float32)
+        if name in ("value_int", "value_ints"):
+            return np.array(attribute.ints if name.endswith("s") else attribute.i, np.int64)
+        if name in ("value_string", "value_strings"):
             raise Opaque(f"Constant at {scope.label(node)} holds text")
     raise Opaque(f"Constant at {scope.label(node)} holds nothing that is read here")
 
@@ -280,16 +273,16 @@ def _follow(
             moved = [moved[0], moved[1], np.array(-1), *moved[3:]]
         return MOVES[operator](moved, attributes)
     places = arrays[tracked[0]]
-    others = [
-        array.shape for position, array in enumerate(arrays) if array is not None and position not in tracked
-    ]
-    if places is None or len(tracked) > 1:
-        raise Opaque(f"{operator} mixes elements")
+    shapes = [array.shape for array in arrays if array is not None]
     if (
-        operator not in ("QuantizeLinear", "DequantizeLinear")
-        and np.broadcast_shapes(places.shape, *others) != places.shape
+        places is None
+        or len(tracked) > 1
+        or operator not in VALUES
+        or operator in ("ConstantOfShape", "Shape")
+        or (
+            operator not in ("QuantizeLinear", "DequantizeLinear")
+            and np.broadcast_shapes(*shapes) != places.shape
+        )
     ):
-        raise Opaque(f"{operator} mixes elements")
-    if operator not in VALUES or operator in ("ConstantOfShape", "Shape"):
         raise Opaque(f"{operator} mixes elements")
     return [places]

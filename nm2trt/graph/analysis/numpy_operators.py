@@ -45,11 +45,7 @@ def _flatten(arrays: Any, attributes: dict[str, Any]) -> Array:
     data = arrays[0]
     axis = int(attributes.get("axis", 1))
     axis += data.ndim if axis < 0 else 0
-    return np.asarray(
-        data.reshape(math.prod(data.shape[:axis]), -1)
-        if data.size
-        else data.reshape(math.prod(data.shape[:axis]), math.prod(data.shape[axis:]))
-    )
+    return np.asarray(data.reshape(math.prod(data.shape[:axis]), math.prod(data.shape[axis:])))
 
 
 def _squeeze(arrays: Any, attributes: dict[str, Any]) -> Array:
@@ -114,6 +110,11 @@ def _pad(arrays: Any, attributes: dict[str, Any]) -> Array:
     return np.pad(data[cut], grown, constant_values=np.asarray(fill).reshape(()).astype(data.dtype))
 
 
+def _expand(arrays: Any, _: dict[str, Any]) -> Array:
+    shape = np.broadcast_shapes(arrays[0].shape, tuple(int(size) for size in arrays[1]))
+    return np.array(np.broadcast_to(arrays[0], shape))
+
+
 # Operators that only move elements: array in, elements of that array out.
 MOVES: dict[str, Callable[..., list[Array]]] = {
     "Identity": _one(lambda a, _: a[0]),
@@ -126,13 +127,7 @@ MOVES: dict[str, Callable[..., list[Array]]] = {
     "Split": _split,
     "Concat": _one(lambda a, at: np.concatenate([x for x in a if x is not None], axis=int(at["axis"]))),
     "Gather": _one(lambda a, at: np.take(a[0], a[1].astype(np.int64), axis=int(at.get("axis", 0)))),
-    "Expand": _one(
-        lambda a, _: (
-            a[0] * np.ones([int(s) for s in a[1]], a[0].dtype)
-            if a[0].dtype != bool
-            else a[0] & np.ones([int(s) for s in a[1]], bool)
-        )
-    ),
+    "Expand": _one(_expand),
     "Tile": _one(lambda a, _: np.tile(a[0], [int(s) for s in a[1]])),
     "Pad": _one(_pad),
     "Dropout": lambda a, _: [a[0], np.ones(a[0].shape, np.bool_)],

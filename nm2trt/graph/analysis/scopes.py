@@ -5,7 +5,7 @@ What a scope knows of its values is in `value_states`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from nm2trt.errors import ModelError
@@ -28,6 +28,16 @@ def walk(model: Model) -> Sequence[tuple[Scope, onnx.NodeProto]]:
             unfolds to more nodes than any real one has.
     """
     return model.once("walk", lambda: tuple(_walk(model)))
+
+
+def first_node(model: Model, operators: Collection[str], domain: str | None = None) -> str:
+    """Return the first node of one of the operators, or of a domain, in words; "" without one."""
+    for scope, node in walk(model):
+        if (node.domain, node.op_type) in scope.functions:
+            continue
+        if node.op_type in operators or node.domain == domain:
+            return f"{node.op_type} at {scope.label(node)}"
+    return ""
 
 
 def main_scope(model: Model) -> Scope:
@@ -76,7 +86,7 @@ def inner_outputs(scope: Scope, node: onnx.NodeProto) -> list[tuple[Scope, list[
         scope: Where the node stands; `walk` has yielded it, so that functions are known to end.
         node: The node; any other gives an empty list.
     """
-    function = next((f for f in scope.model.proto.functions if (f.domain, f.name) == _call(node)[:2]), None)
+    function = _functions(scope.model).get(_call(node))
     if function is not None:
         return [(_function_scope(scope, node, function), list(function.output))]
     if node.op_type != "If" or node.domain not in ("", "ai.onnx"):
@@ -235,9 +245,7 @@ def _graph_scope(
     known: dict[str, State] | None = None,
     handed: Sequence[Carried] = (),
 ) -> Scope:
-    functions = (
-        frozenset((f.domain, f.name) for f in model.proto.functions) if parent is None else parent.functions
-    )
+    functions = parent.functions if parent else frozenset((f.domain, f.name) for f in model.proto.functions)
     scope = Scope(model, name, [], parent=parent, functions=functions, in_body=parent is not None)
     for tensor in graph.initializer:
         define(scope, tensor.name, CONSTANT)
@@ -250,11 +258,9 @@ def _graph_scope(
     for value in graph.input:
         if value.name in scope.bindings:
             continue
+        given = State("dynamic", f"it depends on {input_kind} {value.name!r}")
         # An initializer of the same name is the input's default, which is what will run.
-        state = (known or {}).get(value.name) or State(
-            "dynamic", f"it depends on {input_kind} {value.name!r}"
-        )
-        scope.states.setdefault(value.name, state)
+        scope.states.setdefault(value.name, (known or {}).get(value.name, given))
     settle(scope, list(graph.node))
     return scope
 

@@ -17,7 +17,8 @@ from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.storage.element_types import DTYPE_NAMES
 from nm2trt.graph.storage.light_onnx import onnx
 
-_INDEX_TYPES = ("bool", "int64", "int32", "string")
+# Element types of masks, indices and texts, which carry no weight's numbers.
+INDEX_TYPES = ("bool", "int64", "int32", "string")
 
 
 def main_source(scope: Scope, value: str) -> Source | None:
@@ -27,10 +28,9 @@ def main_source(scope: Scope, value: str) -> Source | None:
 
 def stored_sources(scope: Scope, value: str) -> list[Source]:
     """Return every stored tensor that a value is made of, the one that carries its numbers first."""
-    found = _sources(scope, value)
     return sorted(
-        found,
-        key=lambda source: (source.dtype not in _INDEX_TYPES, math.prod(source.shape)),
+        _sources(scope, value),
+        key=lambda source: (source.dtype not in INDEX_TYPES, math.prod(source.shape)),
         reverse=True,
     )
 
@@ -73,16 +73,11 @@ def _sources(scope: Scope, value: str) -> list[Source]:
             continue
         seen.add((id(owner[0]), owner[1]))
         where, name = owner
-        if name in where.initializers:
-            tensor = where.initializers[name]
-            found.append(
-                Source(where, name, DTYPE_NAMES.get(tensor.data_type, "unknown"), tuple(tensor.dims))
-            )
-        elif name in where.sparse:
-            sparse = where.sparse[name]
-            found.append(
-                Source(where, name, DTYPE_NAMES.get(sparse.values.data_type, "unknown"), tuple(sparse.dims))
-            )
+        stored = where.initializers.get(name) or where.sparse.get(name)
+        if stored is not None:
+            numbers = stored.values if name in where.sparse else stored
+            dtype = DTYPE_NAMES.get(numbers.data_type, "unknown")
+            found.append(Source(where, name, dtype, tuple(stored.dims)))
         elif name in where.producers:
             node = where.producers[name]
             if node.op_type == "Constant" and is_default(node):

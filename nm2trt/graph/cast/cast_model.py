@@ -37,10 +37,11 @@ from nm2trt.graph.execute.output_comparison import (
 )
 from nm2trt.graph.execute.range_probes import observable
 from nm2trt.graph.function_inlining import inlining
-from nm2trt.graph.pass_frame import Change, Pass, plan_of, run_passes
+from nm2trt.graph.pass_frame import Change, Pass, run_passes
 from nm2trt.graph.storage.model import Model, load, opset
 from nm2trt.graph.storage.model_hash import model_hash
 from nm2trt.graph.storage.save import refuse_data_file
+from nm2trt.graph.storage.stage_metadata import plan_of
 from nm2trt.graph.verify.mask_lineage import check_descent
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.lineage import Relation

@@ -33,15 +33,8 @@ _AT_ONCE = 32
 _MOST_FLIPPED = 0.01
 # Their outputs are not tensors.
 _SEQUENCES = frozenset(
-    {
-        "SplitToSequence",
-        "SequenceConstruct",
-        "SequenceEmpty",
-        "SequenceErase",
-        "SequenceInsert",
-        "SequenceMap",
-    }
-    | {"Optional"}
+    """SplitToSequence SequenceConstruct SequenceEmpty SequenceErase SequenceInsert SequenceMap
+    Optional""".split()
 )
 
 

@@ -20,8 +20,9 @@ from nm2trt.graph.fuse.batchnorm import fold_batchnorm
 from nm2trt.graph.fuse.branch_merge import Merger, Merging
 from nm2trt.graph.fuse.constant_weights import fold_constant
 from nm2trt.graph.fuse.report import DeclinedFusion, FuseReport
-from nm2trt.graph.pass_frame import Change, Pass, plan_of, run_passes
+from nm2trt.graph.pass_frame import Change, Pass, run_passes
 from nm2trt.graph.storage.model import Model, load
+from nm2trt.graph.storage.stage_metadata import plan_of
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.lineage import Relation
 from nm2trt.nm.plan import Plan, PlanEntry

@@ -24,10 +24,11 @@ from nm2trt.graph.permute.space_search import (
 from nm2trt.graph.storage.element_types import element_type
 from nm2trt.graph.storage.external_data import Chunks, pack
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
-from nm2trt.graph.storage.model import Model, metadata
+from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.model_file import Rewrite
+from nm2trt.graph.storage.stage_metadata import plan_of
 from nm2trt.graph.storage.tensors import read_tensor
-from nm2trt.nm.plan import METADATA_KEY, Plan, check_globs
+from nm2trt.nm.plan import check_globs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,8 +80,7 @@ def find_permutation(
     names = sorted({weight.weight for space in spaces for weight in space.weights})
     check_globs({"include": options.include, "exclude": options.exclude}, names)
     scope = main_scope(model)
-    text = metadata(model.proto).get(METADATA_KEY)
-    chosen = SpaceSearch(options, saliency, scope, None if text is None else Plan.from_json(text))
+    chosen = SpaceSearch(options, saliency, scope, plan_of(model))
     results: list[SpaceResult] = []
     orders: dict[str, dict[int, Order]] = {}
     total = np.zeros(3)  # saliency, kept before, kept after

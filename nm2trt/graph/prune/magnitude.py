@@ -19,12 +19,12 @@ from nm2trt.graph.analysis.numpy_operators import VALUES
 from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.stored_sources import stored_places
 from nm2trt.graph.analysis.value_states import Scope
-from nm2trt.graph.storage.element_types import element_type
+from nm2trt.graph.storage.element_types import element_type, is_integer
 from nm2trt.graph.storage.external_data import pack
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model_file import Rewrite
 from nm2trt.graph.storage.tensors import iter_elements, read_tensor
-from nm2trt.graph.verify.group_counts import ReadWeight
+from nm2trt.graph.verify.group_counts import ReadWeight, operand_zero
 from nm2trt.graph.verify.stored_readers import check_way, way
 from nm2trt.nm.axes import OnnxWeight
 from nm2trt.nm.mask import nm_mask
@@ -92,7 +92,7 @@ def check_reach(readings: Sequence[Reading], sources: Sequence[Source], pattern:
             check_way(consumer, source, reading.weight.dtype)
         value = reading.weight.value
         value = evaluate(consumer.scope, consumer.value) if value is None else value
-        magnitude = _magnitude(value, _operand_zero(reading))
+        magnitude = _magnitude(value, operand_zero(reading.weight, reading.how))
         reached = np.zeros(value.shape, np.bool_)
         for source in sources:
             places = stored_places(consumer.scope, consumer.value, source)
@@ -146,7 +146,7 @@ def _stream(
     root = weight.consumer.scope.model.root
     for piece in iter_elements(tensor, root, unit=pattern.m * inner, reuse=True):
         groups = piece.reshape(-1, pattern.m, inner)
-        scores = _magnitude(groups) if _is_integer(groups) else groups
+        scores = _magnitude(groups) if is_integer(groups) else groups
         kept = nm_mask(scores, pattern, axis=1, magnitude=True)
         # The bits times 0 or 1: ten times as fast as `np.where`, and never -0.0, as -1 times 0 is.
         bits = groups.view(f"u{groups.dtype.itemsize}")
@@ -156,15 +156,11 @@ def _stream(
 
 def _magnitude(elements: Array, zero: Array | None = None) -> Array:
     """Return distances from zero, or from the zero point, exact in every dtype."""
-    if _is_integer(elements):
+    if is_integer(elements):
         wide = elements.astype(np.int64 if elements.dtype.itemsize > 2 else np.int32)
         return np.asarray(np.abs(wide - (0 if zero is None else zero.astype(wide.dtype))))
     exact = elements if elements.dtype in (np.float32, np.float64) else elements.astype(np.float32)
     return np.asarray(np.abs(exact))
-
-
-def _is_integer(elements: Array) -> bool:
-    return elements.dtype.kind in "iub" or "int" in str(elements.dtype)
 
 
 def _kept(
@@ -177,7 +173,8 @@ def _kept(
     places = stored_places(scope, weight.consumer.value, source)
     if places is None or places.shape != value.shape:
         raise Opaque(f"{source.name} is mixed with other numbers before {weight.consumer.label} reads it")
-    mask = nm_mask(_magnitude(value, _operand_zero(reading)), pattern, axis=reading.how.axis)
+    zero = operand_zero(weight, reading.how)
+    mask = nm_mask(_magnitude(value, zero), pattern, axis=reading.how.axis)
     kept = np.ones(math.prod(source.shape), dtype=np.bool_)
     dropped = places[~mask]
     kept[dropped[dropped >= 0]] = False
@@ -186,26 +183,11 @@ def _kept(
     return read, kept
 
 
-def _operand_zero(reading: Reading) -> Array | None:
-    """Return the zero point that an integer operator subtracts from its weight, shaped to broadcast."""
-    consumer, shape = reading.weight.consumer, reading.weight.shape
-    if not consumer.zero_point:
-        return None
-    zero = constant_value(consumer.scope, consumer.zero_point)
-    if zero.size == 1:
-        return zero.reshape(())
-    if reading.how.convolution:
-        return zero.reshape((-1,) + (1,) * (len(shape) - 1))
-    if zero.ndim == 1:
-        return zero.reshape((1, -1) if reading.how.axis == len(shape) - 2 else (-1, 1))
-    return zero
-
-
 def _stored_zero(reading: Reading, source: Source, stored: Array) -> Array:
     """Return what stands for zero in the stored tensor: nought, or each element's zero point."""
     consumer = reading.weight.consumer
     zero = np.zeros(stored.shape, stored.dtype)
-    operand = _operand_zero(reading)
+    operand = operand_zero(reading.weight, reading.how)
     dequantize = [
         (where, node)
         for where, node in way(consumer.scope, consumer.value, source)

@@ -14,12 +14,13 @@ from typing import Literal
 from nm2trt.errors import LineageError, SparsityError
 from nm2trt.figures import counted
 from nm2trt.graph.analysis.operator_cost import Opaque
-from nm2trt.graph.pass_frame import Change, Pass, plan_of, run_passes
+from nm2trt.graph.pass_frame import Change, Pass, run_passes
 from nm2trt.graph.prune.magnitude import Reading, check_reach, zero_weakest
 from nm2trt.graph.prune.report import PrunedWeight, PruneReport
 from nm2trt.graph.prune.stored_weights import Candidate, stored_weights
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.model_file import Rewrite
+from nm2trt.graph.storage.stage_metadata import plan_of
 from nm2trt.graph.verify.group_counts import count_groups
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.lineage import Relation

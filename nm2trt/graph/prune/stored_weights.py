@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nm2trt.graph.analysis.constant_values import Source
 from nm2trt.graph.analysis.operator_cost import Opaque
-from nm2trt.graph.analysis.stored_sources import stored_places
+from nm2trt.graph.analysis.stored_sources import INDEX_TYPES, stored_places
 from nm2trt.graph.analysis.weight_operands import Consumer, consumers
 from nm2trt.graph.prune.magnitude import Reading
 from nm2trt.graph.storage.light_onnx import onnx
@@ -69,7 +68,37 @@ class StoredWeight:
         Raises:
             ModelError: A stored tensor is damaged.
         """
-        return _candidate(self.name, self.group, self.known)
+        source = self.group[0][1]
+        tensor, obstacle = stored_tensor(source)
+        readings: list[Reading] = []
+        for consumer, _ in self.group:
+            reading = _reading(consumer)
+            if isinstance(reading, Reading):
+                readings.append(reading)
+            else:
+                obstacle = obstacle or reading
+        parts: list[tuple[Source, onnx.TensorProto]] = []
+        if source is not None and not obstacle:
+            weights = {(c.scope.name, id(c.node), c.input_index) for c, _ in self.group}
+            obstacle = self.known.foreign(source, weights)
+            for part in _parts(self.group[0][0], source):
+                stored, why = stored_tensor(part)
+                why = why or self.known.foreign(part, weights)
+                if stored is not None:
+                    parts.append((part, stored))
+                if why and not obstacle:
+                    obstacle = f"it is joined with {part.scope.name + part.name}: {why}"
+        return Candidate(
+            name=self.name,
+            tensor=tensor,
+            source=source,
+            shape=source.shape if source else (),
+            dtype=source.dtype if source else "unknown",
+            consumers=tuple(consumer.label for consumer, _ in self.group),
+            readings=tuple(readings) if len(readings) == len(self.group) else (),
+            obstacle=obstacle,
+            parts=tuple(parts),
+        )
 
 
 def stored_weights(model: Model) -> list[StoredWeight]:
@@ -84,40 +113,6 @@ def stored_weights(model: Model) -> list[StoredWeight]:
     return [StoredWeight(name, tuple(group), readers(model)) for name, group in groups.items()]
 
 
-def _candidate(name: str, group: Sequence[tuple[Consumer, Source | None]], known: Readers) -> Candidate:
-    source = group[0][1]
-    tensor, obstacle = stored_tensor(source)
-    readings: list[Reading] = []
-    for consumer, _ in group:
-        reading = _reading(consumer)
-        if isinstance(reading, Reading):
-            readings.append(reading)
-        else:
-            obstacle = obstacle or reading
-    parts: list[tuple[Source, onnx.TensorProto]] = []
-    if source is not None and not obstacle:
-        weights = {(c.scope.name, id(c.node), c.input_index) for c, _ in group}
-        obstacle = known.foreign(source, weights)
-        for part in _parts(group[0][0], source):
-            stored, why = stored_tensor(part)
-            why = why or known.foreign(part, weights)
-            if stored is not None:
-                parts.append((part, stored))
-            if why and not obstacle:
-                obstacle = f"it is joined with {part.scope.name + part.name}: {why}"
-    return Candidate(
-        name=name,
-        tensor=tensor,
-        source=source,
-        shape=source.shape if source else (),
-        dtype=source.dtype if source else "unknown",
-        consumers=tuple(consumer.label for consumer, _ in group),
-        readings=tuple(readings) if len(readings) == len(group) else (),
-        obstacle=obstacle,
-        parts=tuple(parts),
-    )
-
-
 def _parts(consumer: Consumer, main: Source) -> list[Source]:
     """Return the stored tensors that a Concat joins to the main one."""
     sources = consumer.sources
@@ -128,9 +123,7 @@ def _parts(consumer: Consumer, main: Source) -> list[Source]:
         return []
     found = []
     for source in sources:
-        if source is main or source.dtype in ("bool", "int64", "int32", "string"):
-            continue
-        if (source.scope is main.scope) and source.name == main.name:
+        if source.dtype in INDEX_TYPES or (source.scope is main.scope and source.name == main.name):
             continue
         places = stored_places(consumer.scope, consumer.value, source)
         if places is None or places.shape != whole.shape:

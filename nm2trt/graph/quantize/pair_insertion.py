@@ -12,11 +12,11 @@ from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.constant_values import evaluate
 from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.edit.node_inserter import Inserter
-from nm2trt.graph.pass_frame import plan_of
 from nm2trt.graph.quantize.number_formats import Format, Quantised, quantise_weight, scale_for
 from nm2trt.graph.quantize.qdq_placement import Layer, Placement
 from nm2trt.graph.quantize.report import QuantizedLayer, QuantizeOptions
 from nm2trt.graph.storage.light_onnx import onnx
+from nm2trt.graph.storage.stage_metadata import plan_of
 from nm2trt.nm.plan import Plan
 
 # Weights that were rounded already, by value, operator and `transB`: a search rounds each of them once.

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from nm2trt.graph.reconstruct.layers import Layer
 from nm2trt.graph.reconstruct.report import ReconstructOptions
-from nm2trt.graph.storage.model import Model, metadata
+from nm2trt.graph.storage.model import Model
+from nm2trt.graph.storage.stage_metadata import plan_of
 from nm2trt.graph.verify.report import VerifyReport
-from nm2trt.nm.plan import METADATA_KEY, Plan, check_globs, dense_by_name, dense_by_size
+from nm2trt.nm.plan import check_globs, dense_by_name, dense_by_size
 from nm2trt.nm.verdict import WeightVerdict
 
 # What this pass writes as the method of its plan.
@@ -59,19 +60,18 @@ def sort_layers(
     """
     names = [row.weight for row in parent.weights]
     check_globs({"include": options.include, "exclude": options.exclude}, names)
-    text = metadata(model.proto).get(METADATA_KEY)
-    plan = None if text is None else Plan.from_json(text)
-    planned = {e.weight: e.reason for e in plan or () if e.pattern is None} if plan is not None else {}
+    plan = plan_of(model)
     if plan is not None and plan.method in _OWN_METHODS:
-        planned = {}  # a plan of prune itself is made anew
-    judged: dict[str, list[int]] = {}
-    for position, row in enumerate(parent.weights):
-        judged.setdefault(row.weight, []).append(position)
+        plan = None  # a plan of prune itself is made anew
+    planned = {entry.weight: entry.reason for entry in plan or () if entry.pattern is None}
+    judged: dict[str, list[WeightVerdict]] = {}
+    for row in parent.weights:
+        judged.setdefault(row.weight, []).append(row)
     dense: dict[str, str] = {}
     kept: dict[str, str] = {}
     for layer in layers:
         reason = dense_reason(layer, options, planned)
-        if holds([parent.weights[i] for i in judged.get(layer.weight, [])]):
+        if holds(judged.get(layer.weight, [])):
             kept[layer.weight] = f"it held {options.pattern} already"
         elif reason is not None:
             dense[layer.weight] = reason

@@ -51,6 +51,10 @@ class ElementType:
         """
         return _dtype(self.name)
 
+    def raw_bytes(self, elements: int) -> int:
+        """Return how many bytes so many elements take in raw storage."""
+        return (elements * self.bits + 7) // 8
+
 
 @functools.cache
 def _dtype(name: str) -> np.dtype[Any]:
@@ -64,38 +68,21 @@ def _dtype(name: str) -> np.dtype[Any]:
     return np.dtype(kind)
 
 
-def _types() -> dict[int, ElementType]:
-    bits = {
-        "FLOAT": ("float32", 32),
-        "UINT8": ("uint8", 8),
-        "INT8": ("int8", 8),
-        "UINT16": ("uint16", 16),
-        "INT16": ("int16", 16),
-        "INT32": ("int32", 32),
-        "INT64": ("int64", 64),
-        "BOOL": ("bool", 8),
-        "FLOAT16": ("float16", 16),
-        "DOUBLE": ("float64", 64),
-        "UINT32": ("uint32", 32),
-        "UINT64": ("uint64", 64),
-        "BFLOAT16": ("bfloat16", 16),
-        "FLOAT8E4M3FN": ("float8e4m3fn", 8),
-        "FLOAT8E4M3FNUZ": ("float8e4m3fnuz", 8),
-        "FLOAT8E5M2": ("float8e5m2", 8),
-        "FLOAT8E5M2FNUZ": ("float8e5m2fnuz", 8),
-        "UINT4": ("uint4", 4),
-        "INT4": ("int4", 4),
-        "FLOAT4E2M1": ("float4e2m1", 4),
-        "FLOAT8E8M0": ("float8e8m0", 8),
-    }
-    return {
-        getattr(TensorProto, key): ElementType(*kind)
-        for key, kind in bits.items()
-        if hasattr(TensorProto, key)  # releases differ in the newest types
-    }
-
-
-ELEMENT_TYPES = _types()
+# Bits of one element -> ONNX's constants.
+_BITS = {
+    4: "UINT4 INT4 FLOAT4E2M1",
+    8: "UINT8 INT8 BOOL FLOAT8E4M3FN FLOAT8E4M3FNUZ FLOAT8E5M2 FLOAT8E5M2FNUZ FLOAT8E8M0",
+    16: "UINT16 INT16 FLOAT16 BFLOAT16",
+    32: "UINT32 INT32 FLOAT",
+    64: "UINT64 INT64 DOUBLE",
+}
+_LONGER_NAMES = {"FLOAT": "float32", "DOUBLE": "float64"}
+ELEMENT_TYPES = {
+    getattr(TensorProto, key): ElementType(_LONGER_NAMES.get(key, key.lower()), bits)
+    for bits, keys in _BITS.items()
+    for key in keys.split()
+    if hasattr(TensorProto, key)  # releases differ in the newest types
+}
 DTYPE_NAMES = {number: kind.name for number, kind in ELEMENT_TYPES.items()}
 
 # Bits of one element that are not all clear in a number other than zero; types with no negative zero use all.
@@ -127,6 +114,11 @@ def element_type(tensor: onnx.TensorProto) -> ElementType:
             f"tensor {tensor.name!r} has element type {tensor.data_type}, which no weight can have"
         )
     return kind
+
+
+def is_integer(elements: Array) -> bool:
+    """Tell whether an array holds integers, booleans and those of four bits included."""
+    return elements.dtype.kind in "iub" or "int" in elements.dtype.name
 
 
 def present(elements: Array, zero_point: Array | None = None) -> npt.NDArray[np.bool_]:

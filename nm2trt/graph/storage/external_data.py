@@ -5,7 +5,6 @@ Bytes that did not change go from file to file without passing through the proce
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ import numpy as np
 from nm2trt.arrays import Array
 from nm2trt.errors import ModelError
 from nm2trt.files import atomic_path
-from nm2trt.graph.storage.element_types import ElementType, element_type
+from nm2trt.graph.storage.element_types import ElementType
 from nm2trt.graph.storage.light_onnx import TensorProto
-from nm2trt.graph.storage.tensors import external_location, iter_elements
+from nm2trt.graph.storage.tensors import iter_elements
 from nm2trt.locks import OutputLock
 
 Chunks: TypeAlias = "Callable[[], Iterator[bytes | memoryview]]"
@@ -122,50 +121,14 @@ def _copy(source: tuple[Path, int], length: int, output: int) -> None:
 def pack(elements: Array, kind: ElementType) -> bytes:
     """Return elements as ONNX stores them raw: little-endian, 4-bit types two to a byte, low half first."""
     flat = np.ascontiguousarray(elements).reshape(-1)
-    if kind.bits != 4:
-        return (
-            flat.astype(kind.numpy.newbyteorder("<"), copy=False).tobytes()
-            if kind.bits > 8
-            else flat.tobytes()
-        )
-    halves = (
-        flat.view(np.uint8) & 0xF if flat.dtype.itemsize == 1 else flat.astype(np.int8).view(np.uint8) & 0xF
-    )
+    if kind.bits > 8:
+        return flat.astype(kind.numpy.newbyteorder("<"), copy=False).tobytes()
+    if kind.bits == 8:
+        return flat.tobytes()
+    halves = flat.view(np.uint8) & 0xF
     if halves.size % 2:
         halves = np.append(halves, np.uint8(0))
     return (halves[::2] | (halves[1::2] << 4)).tobytes()
-
-
-def stored_at(tensor: TensorProto, root: Path | None) -> tuple[int, tuple[Path, int]]:
-    """Return length in bytes, and file and offset, of external data that is really there.
-
-    Raises:
-        ModelError: It is missing, truncated, of another length than its shape needs, or outside `root`.
-    """
-    path, offset, declared = external_location(tensor, root)
-    try:
-        have = path.stat().st_size
-    except OSError as error:
-        raise ModelError(
-            f"the external data of tensor {tensor.name!r} cannot be read from {path}: "
-            f"{error.strerror or error}; keep the data file beside the model"
-        ) from error
-    try:
-        length = (math.prod(tensor.dims) * element_type(tensor).bits + 7) // 8
-    except ModelError:
-        # No weight has such a type, but the bytes can be copied all the same.
-        length = have - offset if declared is None else declared
-    if declared is not None and declared != length:
-        raise ModelError(
-            f"tensor {tensor.name!r} of shape {list(tensor.dims)} needs {length} bytes, but its external "
-            f"data declares {declared}; the model is damaged"
-        )
-    if offset + length > have or length < 0:
-        raise ModelError(
-            f"tensor {tensor.name!r} needs bytes {offset} to {offset + length} of {path.name}, which has "
-            f"{have}; the external data is truncated"
-        )
-    return length, (path, offset)
 
 
 def in_memory(tensor: TensorProto, kind: ElementType) -> Chunks:

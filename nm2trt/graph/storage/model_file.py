@@ -37,7 +37,7 @@ class Rewrite:
 
 def raw_bytes(tensor: TensorProto) -> int:
     """Return how many bytes the numbers of a tensor take as raw data."""
-    return (int(math.prod(tensor.dims)) * element_type(tensor).bits + 7) // 8
+    return element_type(tensor).raw_bytes(math.prod(tensor.dims))
 
 
 def write_whole(model: Model, target: Path) -> None:

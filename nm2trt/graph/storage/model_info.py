@@ -12,9 +12,10 @@ from nm2trt.graph.storage.element_types import DTYPE_NAMES
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, load, metadata, opset
 from nm2trt.graph.storage.model_hash import model_bytes
+from nm2trt.graph.storage.stage_metadata import plan_of
 from nm2trt.json_value import JsonValue, named
-from nm2trt.nm import lineage
-from nm2trt.nm.plan import METADATA_KEY, Plan
+from nm2trt.nm.lineage import METADATA_KEY as MASK_KEY
+from nm2trt.nm.plan import Plan
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Table, small_table
 
@@ -115,7 +116,6 @@ def describe_model(source: str | os.PathLike[str] | Model) -> OnnxInfo:
     """
     model = load(source, leave_weights=True)
     proto = model.proto
-    entries = metadata(proto)
     graph = proto.graph
     stored = {tensor.name for tensor in graph.initializer}
     return OnnxInfo(
@@ -126,8 +126,8 @@ def describe_model(source: str | os.PathLike[str] | Model) -> OnnxInfo:
         nodes=len(graph.node),
         inputs=tuple(_tensor(value) for value in graph.input if value.name not in stored),
         outputs=tuple(_tensor(value) for value in graph.output),
-        plan=Plan.from_json(entries[METADATA_KEY]) if METADATA_KEY in entries else None,
-        mask_sha256=entries.get(lineage.METADATA_KEY, ""),
+        plan=plan_of(model),
+        mask_sha256=metadata(proto).get(MASK_KEY, ""),
     )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from nm2trt.errors import InputError, Nm2trtError
 from nm2trt.file_replacement import rights_of
 from nm2trt.files import check_output, real_output
-from nm2trt.graph.storage.element_types import DTYPE_NAMES, element_type
+from nm2trt.graph.storage.element_types import ELEMENT_TYPES, ElementType, element_type
 from nm2trt.graph.storage.external_data import (
     Chunks,
     Placed,
@@ -25,13 +25,12 @@ from nm2trt.graph.storage.external_data import (
     in_memory,
     lay_out,
     point_to,
-    stored_at,
     write_data,
 )
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model, load
 from nm2trt.graph.storage.model_file import Rewrite, raw_bytes, stream_model, write_whole
-from nm2trt.graph.storage.tensors import external_location
+from nm2trt.graph.storage.tensors import external_location, stored_at
 from nm2trt.locks import output_lock
 
 # A protobuf message ends at 2 GiB; some room is left for everything except tensors.
@@ -225,8 +224,8 @@ def inline_bytes(tensor: TensorProto) -> int:
         return 0
     if tensor.HasField("raw_data"):
         # Reading the field would copy it; a damaged one is found when it is used.
-        bits = element_type(tensor).bits if tensor.data_type in DTYPE_NAMES else 128
-        return (int(math.prod(tensor.dims)) * bits + 7) // 8
+        kind = ELEMENT_TYPES.get(tensor.data_type, ElementType("complex128", 128))
+        return kind.raw_bytes(math.prod(tensor.dims))
     # A typed field spends up to ten bytes on an integer.
     fixed = 4 * len(tensor.float_data) + 8 * len(tensor.double_data) + sum(map(len, tensor.string_data))
     words = len(tensor.int32_data) + len(tensor.int64_data) + len(tensor.uint64_data)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from nm2trt.errors import ModelError
 from nm2trt.graph.storage.light_onnx import onnx
-from nm2trt.graph.storage.model import metadata, set_metadata
+from nm2trt.graph.storage.model import Model, metadata, set_metadata
 from nm2trt.json_types import text
 from nm2trt.json_value import JsonValue
 from nm2trt.nm.lineage import METADATA_KEY as MASK_KEY
@@ -57,6 +57,16 @@ def read_lineage(proto: onnx.ModelProto) -> list[LineageEntry]:
         raise ModelError(
             f"the lineage in the ONNX metadata ({LINEAGE_KEY}) is damaged; remove it or export again"
         ) from error
+
+
+def plan_of(model: Model) -> Plan | None:
+    """Return the plan in a model's metadata, or None.
+
+    Raises:
+        ModelError: It is damaged.
+    """
+    text = metadata(model.proto).get(PLAN_KEY)
+    return None if text is None else Plan.from_json(text)
 
 
 def record(proto: onnx.ModelProto, entry: LineageEntry, plan: Plan | None) -> None:

@@ -6,6 +6,7 @@ and not in the process, so that a model of any size is verified in a small memor
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
@@ -39,7 +40,7 @@ def read_tensor(tensor: onnx.TensorProto, root: Path | None) -> Array:
         data, size = tensor.raw_data, math.prod(shape)
         if min(shape, default=0) < 0 or len(data) * 8 != size * kind.bits:
             _check_shape(tensor)
-            _check_length(tensor, len(data), _bytes_for(size, kind), "it stores")
+            _check_length(tensor, len(data), kind.raw_bytes(size), "it stores")
         return _decode(data, kind, 0).reshape(shape)
     parts = list(iter_elements(tensor, root))
     flat = parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, kind.numpy), *parts])
@@ -63,7 +64,7 @@ def iter_elements(
     kind = element_type(tensor)
     _check_shape(tensor)
     size = math.prod(tensor.dims)
-    if kind.bits < 8 and tensor.data_location != TensorProto.EXTERNAL:
+    if kind.bits < 8:
         unit = math.lcm(unit, 8 // kind.bits)
     if tensor.data_location == TensorProto.EXTERNAL:
         for piece in _external(tensor, kind, size, root, unit):
@@ -84,14 +85,15 @@ def has_its_bytes(tensor: onnx.TensorProto, root: Path | None) -> bool:
     kind = ELEMENT_TYPES.get(tensor.data_type)
     if kind is None or any(size < 0 for size in tensor.dims):
         return False
-    want = _bytes_for(math.prod(tensor.dims), kind)
     if tensor.data_location != TensorProto.EXTERNAL:
-        return not tensor.HasField("raw_data") or len(tensor.raw_data) == want
+        return not tensor.HasField("raw_data") or len(tensor.raw_data) == kind.raw_bytes(
+            math.prod(tensor.dims)
+        )
     try:
-        path, offset, length = external_location(tensor, root)
-        return length in (None, want) and offset + want <= path.stat().st_size
-    except (ModelError, OSError):
+        stored_at(tensor, root)
+    except ModelError:
         return False
+    return True
 
 
 def _decode(data: bytes | memoryview, kind: ElementType, count: int) -> Array:
@@ -104,10 +106,6 @@ def _decode(data: bytes | memoryview, kind: ElementType, count: int) -> Array:
         return nibbles.astype(kind.numpy) if kind.name == "uint4" else nibbles.view(kind.numpy)
     dtype = kind.numpy.newbyteorder("<") if kind.bits > 8 and sys.byteorder == "big" else kind.numpy
     return np.frombuffer(data, dtype)
-
-
-def _bytes_for(elements: int, kind: ElementType) -> int:
-    return (elements * kind.bits + 7) // 8
 
 
 def _check_shape(tensor: onnx.TensorProto) -> None:
@@ -125,41 +123,63 @@ def _check_length(tensor: onnx.TensorProto, have: int, want: int, what: str) -> 
 
 def _raw(tensor: onnx.TensorProto, kind: ElementType, size: int, unit: int) -> Iterator[Array]:
     data = memoryview(tensor.raw_data)
-    _check_length(tensor, len(data), _bytes_for(size, kind), "it stores")
+    _check_length(tensor, len(data), kind.raw_bytes(size), "it stores")
     step = max(1, _CHUNK_BYTES * 8 // kind.bits // unit) * unit
     for start in range(0, size, step):
         count = min(step, size - start)
-        yield _decode(data[_bytes_for(start, kind) : _bytes_for(start + count, kind)], kind, count)
+        yield _decode(data[kind.raw_bytes(start) : kind.raw_bytes(start + count)], kind, count)
 
 
 def _external(
     tensor: onnx.TensorProto, kind: ElementType, size: int, root: Path | None, unit: int
 ) -> Iterator[Array]:
-    path, offset, length = external_location(tensor, root)
-    want = _bytes_for(size, kind)
-    if length is not None:
-        _check_length(tensor, length, want, "its external data declares")
-    unit = math.lcm(unit, 8 // kind.bits) if kind.bits < 8 else unit
+    if not size:
+        return
+    _, (path, offset) = stored_at(tensor, root)
     step = max(1, _CHUNK_BYTES * 8 // kind.bits // unit) * unit
+    with _readable(tensor, path), path.open("rb", buffering=0) as file:
+        buffer = np.empty(kind.raw_bytes(min(step, size)), np.uint8).data  # a bytearray would be zeroed
+        for start in range(0, size, step):
+            count = min(step, size - start)
+            view = buffer[: kind.raw_bytes(count)]
+            _read_fully(file.fileno(), view, offset + kind.raw_bytes(start), tensor)
+            yield _decode(view, kind, count)
+
+
+@contextlib.contextmanager
+def _readable(tensor: onnx.TensorProto, path: Path) -> Iterator[None]:
+    """Say which data could not be read if the system refuses its file."""
     try:
-        with path.open("rb", buffering=0) as file:
-            have = os.fstat(file.fileno()).st_size
-            if want and offset + want > have:
-                raise ModelError(
-                    f"tensor {tensor.name!r} needs bytes {offset} to {offset + want} of {path.name}, "
-                    f"which has {have}; the external data is truncated"
-                )
-            buffer = np.empty(_bytes_for(min(step, size), kind), np.uint8).data  # a bytearray would be zeroed
-            for start in range(0, size, step):
-                count = min(step, size - start)
-                view = buffer[: _bytes_for(count, kind)]
-                _read_fully(file.fileno(), view, offset + _bytes_for(start, kind), tensor)
-                yield _decode(view, kind, count)
+        yield
     except OSError as error:
         raise ModelError(
             f"the external data of tensor {tensor.name!r} cannot be read from {path}: "
             f"{error.strerror or error}; keep the data file beside the model"
         ) from error
+
+
+def stored_at(tensor: onnx.TensorProto, root: Path | None) -> tuple[int, tuple[Path, int]]:
+    """Return length in bytes, and file and offset, of external data that is really there.
+
+    Raises:
+        ModelError: It is missing, truncated, of another length than its shape needs, or outside `root`.
+    """
+    path, offset, declared = external_location(tensor, root)
+    with _readable(tensor, path):
+        have = path.stat().st_size
+    kind = ELEMENT_TYPES.get(tensor.data_type)
+    if kind is not None:
+        length = kind.raw_bytes(math.prod(tensor.dims))
+    else:  # no weight has such a type, but the bytes can be copied all the same
+        length = have - offset if declared is None else declared
+    if declared is not None:
+        _check_length(tensor, declared, length, "its external data declares")
+    if offset + length > have or length < 0:
+        raise ModelError(
+            f"tensor {tensor.name!r} needs bytes {offset} to {offset + length} of {path.name}, which has "
+            f"{have}; the external data is truncated"
+        )
+    return length, (path, offset)
 
 
 def _read_fully(descriptor: int, view: memoryview, offset: int, tensor: onnx.TensorProto) -> None:

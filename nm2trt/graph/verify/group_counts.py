@@ -13,7 +13,7 @@ from nm2trt.graph.analysis.constant_values import constant_value, direct_initial
 from nm2trt.graph.analysis.numpy_operators import cast_array
 from nm2trt.graph.analysis.stored_sources import stored_index
 from nm2trt.graph.analysis.weight_operands import Consumer
-from nm2trt.graph.storage.element_types import ElementType, element_type, nonfinite_count, present
+from nm2trt.graph.storage.element_types import ElementType, element_type, is_integer, nonfinite_count, present
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.tensors import iter_elements
 from nm2trt.nm.axes import OnnxWeight
@@ -117,7 +117,9 @@ def count_groups(
         ModelError: A stored tensor is damaged.
     """
     inner = math.prod(weight.shape[how.axis + 1 :])
-    zero_point = _zero_point(weight, how)
+    zero_point = operand_zero(weight, how)
+    if zero_point is not None and zero_point.ndim:
+        zero_point = np.ascontiguousarray(np.broadcast_to(zero_point, weight.shape)).reshape(-1)
     checker = None if pattern is None else GroupChecker(pattern, inner=inner)
     size = zeros = nonfinite = 0
     # Pieces of whole groups, and of whole bytes for the mask hash.
@@ -149,22 +151,26 @@ def count_groups(
 
 def _rounded(pieces: Iterable[Array], rounded: ElementType | None) -> Iterator[Array]:
     for piece in pieces:
-        if rounded is not None and piece.dtype.kind not in "iub" and "int" not in str(piece.dtype):
+        if rounded is not None and not is_integer(piece):
             piece = cast_array(piece, rounded.numpy)
         yield piece
 
 
-def _zero_point(weight: ReadWeight, how: OnnxWeight) -> Array | None:
-    """Return the zero point of an integer operand: a scalar, or one value an element; None means zero."""
-    consumer, shape = weight.consumer, weight.shape
+def operand_zero(weight: ReadWeight, how: OnnxWeight) -> Array | None:
+    """Return the zero point that an integer operator subtracts from its weight, shaped to broadcast; or None.
+
+    Raises:
+        Opaque: It is not constant.
+    """
+    consumer, rank = weight.consumer, len(weight.shape)
     if not consumer.zero_point:
         return None
     zero = constant_value(consumer.scope, consumer.zero_point)
     if zero.size == 1:
         return zero.reshape(())
     if how.convolution:
-        zero = zero.reshape((-1,) + (1,) * (len(shape) - 1))
-    elif zero.ndim == 1:
+        return zero.reshape((-1,) + (1,) * (rank - 1))
+    if zero.ndim == 1:
         # One per column of a right operand, one per row of a left one: the axis that is not reduced.
-        zero = zero.reshape((1, -1) if how.axis == len(shape) - 2 else (-1, 1))
-    return np.ascontiguousarray(np.broadcast_to(zero, shape)).reshape(-1)
+        return zero.reshape((1, -1) if how.axis == rank - 2 else (-1, 1))
+    return zero

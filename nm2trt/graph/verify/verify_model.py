@@ -8,28 +8,27 @@ sparse kernel run it. Only the first is a property of the file; the second follo
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
 from dataclasses import replace
 
 from nm2trt.errors import InputError
 from nm2trt.graph.analysis.blocked_layout import BLOCKED
 from nm2trt.graph.analysis.qdq_islands import find_islands
 from nm2trt.graph.analysis.quantised_values import quantised_node
-from nm2trt.graph.analysis.scopes import walk
+from nm2trt.graph.analysis.scopes import first_node
 from nm2trt.graph.analysis.shapes import infer_shapes
 from nm2trt.graph.analysis.sound_nodes import check_nodes
 from nm2trt.graph.analysis.weight_operands import consumers
-from nm2trt.graph.storage.element_types import DTYPE_NAMES, ElementType, element_type
+from nm2trt.graph.storage.element_types import ELEMENT_TYPES, ElementType
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, load, metadata, opset
+from nm2trt.graph.storage.stage_metadata import plan_of
 from nm2trt.graph.verify.report import VerifyReport, summarise
 from nm2trt.graph.verify.stored_readers import Changes
 from nm2trt.graph.verify.verdicts import DEFAULT_PATTERN, WeightJudge
-from nm2trt.nm import lineage
 from nm2trt.nm.eligibility import NOWHERE, Place
 from nm2trt.nm.eligibility_tables import UNREAD_BY_RTX, UNREAD_OPERATORS
+from nm2trt.nm.lineage import METADATA_KEY as MASK_KEY
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.nm.plan import METADATA_KEY, Plan
 from nm2trt.nm.verdict import WeightVerdict
 
 
@@ -65,8 +64,7 @@ def verify_model(
 
 
 def _verify(model: Model, asked: NMPattern | None, as_dtype: str | None) -> VerifyReport:
-    entries = metadata(model.proto)
-    plan = Plan.from_json(entries[METADATA_KEY]) if METADATA_KEY in entries else None
+    plan = plan_of(model)
     # First: onnx's shape inference unfolds functions without a bound, and this refuses those that have none.
     check_nodes(model)
     operands = list(consumers(model))
@@ -77,18 +75,18 @@ def _verify(model: Model, asked: NMPattern | None, as_dtype: str | None) -> Veri
         _rounding(as_dtype),
         infer_shapes(model),
         islands,
-        unread=_first_node(model, UNREAD_OPERATORS, BLOCKED),
-        unread_by_rtx=_first_node(model, UNREAD_BY_RTX),
+        unread=first_node(model, UNREAD_OPERATORS, BLOCKED),
+        unread_by_rtx=first_node(model, UNREAD_BY_RTX),
         opset=opset(model.proto) or 0,
         changes=Changes(model, operands),
     )
     found = judge_one.all(operands)
     model.check_unchanged()
-    planned = {entry.weight for entry in plan or ()}
     seen = {name for verdict in found for name in (verdict.weight, *verdict.parts)}
     missing = tuple(e.weight for e in (plan.sparse if plan else ()) if e.weight not in seen)
     if plan is not None and not missing:
         # Every planned weight is accounted for, so that one the plan does not name was never to be sparse.
+        planned = {entry.weight for entry in plan}
         found = [
             _unplanned(verdict) if planned.isdisjoint((verdict.weight, *verdict.parts)) else verdict
             for verdict in found
@@ -100,7 +98,7 @@ def _verify(model: Model, asked: NMPattern | None, as_dtype: str | None) -> Veri
         plan=plan,
         missing=missing,
         mask_sha256=judge_one.masks.hexdigest(),
-        recorded_mask_sha256=entries.get(lineage.METADATA_KEY, ""),
+        recorded_mask_sha256=metadata(model.proto).get(MASK_KEY, ""),
         summary=summarise(model, found),
         islands=tuple(islands.values()),
         quantised=quantised_node(model),
@@ -119,29 +117,18 @@ def without_verdicts(model: Model) -> VerifyReport:
 
 def _without_verdicts(model: Model) -> VerifyReport:
     check_nodes(model)
-    entries = metadata(model.proto)
     found = WeightJudge(None, None, None, {}, {}).hash_masks(list(consumers(model)))
     model.check_unchanged()
     return VerifyReport(
         model=str(model.path or ""),
         pattern=DEFAULT_PATTERN,
         weights=(),
-        plan=Plan.from_json(entries[METADATA_KEY]) if METADATA_KEY in entries else None,
+        plan=plan_of(model),
         missing=(),
         mask_sha256=found,
-        recorded_mask_sha256=entries.get(lineage.METADATA_KEY, ""),
+        recorded_mask_sha256=metadata(model.proto).get(MASK_KEY, ""),
         summary=summarise(model, ()),
     )
-
-
-def _first_node(model: Model, operators: Collection[str], domain: str | None = None) -> str:
-    """Return the first node of one of the operators, or of a domain, in words; "" without one."""
-    for scope, node in walk(model):
-        if (node.domain, node.op_type) in scope.functions:
-            continue
-        if node.op_type in operators or node.domain == domain:
-            return f"{node.op_type} at {scope.label(node)}"
-    return ""
 
 
 def _rounding(as_dtype: str | None) -> ElementType | None:
@@ -150,8 +137,7 @@ def _rounding(as_dtype: str | None) -> ElementType | None:
     names = {"fp16": "float16", "float16": "float16", "bf16": "bfloat16", "bfloat16": "bfloat16"}
     if as_dtype not in names:
         raise InputError(f"--as takes fp16 or bf16, not {as_dtype!r}")
-    number = next(key for key, name in DTYPE_NAMES.items() if name == names[as_dtype])
-    return element_type(onnx.TensorProto(data_type=number))
+    return next(kind for kind in ELEMENT_TYPES.values() if kind.name == names[as_dtype])
 
 
 def _unplanned(verdict: WeightVerdict) -> WeightVerdict:

@@ -184,6 +184,19 @@ def test_what_was_not_seen_is_untraceable_with_its_node(case):
         assert unseen[0].weight == "w"
 
 
+def test_a_call_is_looked_through_by_its_overload():
+    opsets = [helper.make_opsetid("", 18)]
+    first, second = (
+        helper.make_function("local", "Scaled", ["a", "s"], ["b"], [node], opsets, overload=overload)
+        for overload, node in (("1", NODE("Relu", ["s"], ["b"])), ("2", NODE("Mul", ["a", "s"], ["b"])))
+    )
+    call = NODE("Scaled", ["w", "s"], ["v"], domain="local", overload="2")
+    inputs, stored = X | {"s": (FLOAT, [])}, {"w": matrix(32, 16)}
+    made = proto([call, READ], inputs, stored, domains=("local",), functions=[first, second])
+    made.ir_version = 10  # the first with overloads
+    assert [verdict.weight for verdict in verify_model(made).weights] == ["w"]
+
+
 VISIBLE = {
     "an embedding is the activation": (
         [NODE("Gather", ["table", "i"], ["e"]), NODE("MatMul", ["e", "w"], ["y"])],
