@@ -8,7 +8,7 @@ from nm2trt.graph.analysis.scopes import walk
 from nm2trt.graph.analysis.shapes import infer_shapes
 from nm2trt.graph.analysis.sound_nodes import check_nodes
 from nm2trt.graph.analysis.value_states import Scope
-from nm2trt.graph.storage.light_onnx import onnx
+from nm2trt.graph.storage.light_onnx import graphs_of, onnx
 from nm2trt.graph.storage.model import Model
 
 # Of one tensor in every TensorRT.
@@ -20,8 +20,7 @@ _SHAPES = {"ConstantOfShape": (0,), "Reshape": (1,), "Expand": (1,), "Tile": (1,
 
 def has_bodies(model: Model) -> bool:
     """Tell whether a model has loops, branches or local functions: a parser crashes at many unsound ones."""
-    nodes = model.proto.graph.node
-    return bool(model.proto.functions) or any(a.HasField("g") or a.graphs for n in nodes for a in n.attribute)
+    return bool(model.proto.functions) or any(map(graphs_of, model.proto.graph.node))
 
 
 def parser_hazard(model: Model) -> str:

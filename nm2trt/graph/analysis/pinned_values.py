@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nm2trt.graph.storage.light_onnx import onnx
+from nm2trt.graph.storage.light_onnx import graphs_of, onnx
 
 
 def pins(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
@@ -28,14 +28,13 @@ def pins(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
 
 
 def _captured(node: onnx.NodeProto) -> Iterator[str]:
-    stack = [g for a in node.attribute for g in ([a.g] if a.HasField("g") else list(a.graphs))]
+    stack = graphs_of(node)
     while stack:
         body = stack.pop()
         yield from (value.name for value in body.output)
         for inner in body.node:
             yield from (name for name in inner.input if name)
-            for attribute in inner.attribute:
-                stack.extend([attribute.g] if attribute.HasField("g") else list(attribute.graphs))
+            stack += graphs_of(inner)
 
 
 def all_names(graph: onnx.GraphProto) -> set[str]:
@@ -47,3 +46,21 @@ def all_names(graph: onnx.GraphProto) -> set[str]:
         names.update(node.output)
         names.update(_captured(node))
     return names
+
+
+def free_name(wanted: str, taken: set[str]) -> str:
+    """Return a name that is not taken, with a sign at its end for each that is, and take it."""
+    while wanted in taken:
+        wanted += "_"
+    taken.add(wanted)
+    return wanted
+
+
+def numbered_name(wanted: str, taken: set[str], joint: str = "_") -> str:
+    """Return a name that is not taken, if need be with a number from 2 on at its end, and take it."""
+    name, count = wanted, 1
+    while name in taken:
+        count += 1
+        name = f"{wanted}{joint}{count}"
+    taken.add(name)
+    return name

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from nm2trt.graph.storage import light_onnx
-from nm2trt.graph.storage.light_onnx import TensorProto, onnx
+from nm2trt.graph.storage.light_onnx import TensorProto, graphs_of, onnx
 from nm2trt.graph.storage.model import Model
 
 Shapes = Mapping[str, tuple[int | None, ...]]
@@ -68,7 +68,7 @@ def infer_body_types(model: Model) -> Mapping[str, int]:
     graphs = [
         graph
         for node in model.once(("shapes", None), lambda: _light(model, None)).node
-        for graph in _bodies_of(node)
+        for graph in graphs_of(node)
     ]
     while graphs:
         body = graphs.pop()
@@ -76,12 +76,8 @@ def infer_body_types(model: Model) -> Mapping[str, int]:
             if value.type.tensor_type.elem_type:
                 types[value.name] = int(value.type.tensor_type.elem_type)
         types.update({tensor.name: int(tensor.data_type) for tensor in body.initializer})
-        graphs += [graph for node in body.node for graph in _bodies_of(node)]
+        graphs += [graph for node in body.node for graph in graphs_of(node)]
     return types
-
-
-def _bodies_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    return [g for a in node.attribute for g in ([a.g] if a.HasField("g") else list(a.graphs))]
 
 
 def _inferred(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> list[onnx.ValueInfoProto]:
@@ -143,7 +139,7 @@ def crashes_inference(proto: onnx.ModelProto) -> bool:
                 return True
             if node.op_type == "Einsum" and any(attribute.ref_attr_name for attribute in node.attribute):
                 return True
-            waiting += [body.node for body in _bodies_of(node)]
+            waiting += [body.node for body in graphs_of(node)]
     return False
 
 

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from nm2trt.arrays import Array, Arrays
+from nm2trt.arrays import Arrays
 from nm2trt.backends.ort import open_onnx
 from nm2trt.calibration.ranges import Ranges, calibrate
 from nm2trt.calibration.stream import SampleStream
@@ -31,6 +31,7 @@ from nm2trt.graph.execute.half_precision_emulation import rounded_in_float32
 from nm2trt.graph.execute.output_comparison import (
     NOT_ASKED,
     Agreement,
+    Demands,
     Reference,
     reference_of,
     run_reference,
@@ -248,17 +249,15 @@ def _calibrate(
 def _compare(reference: Reference, after: Model, low: Low, made_low: set[str], *, related: bool) -> Agreement:
     if reference.sentence:
         return Agreement((), reference.sentence)
-    feeds = {name: _readable(array, low) for name, array in reference.feeds.items()}
+    # The comparison runs in float32: inputs of the lower type too.
+    feeds = {
+        name: array.astype(np.float32) if array.dtype == low.dtype else array
+        for name, array in reference.feeds.items()
+    }
     rounded = rounded_in_float32(after, frozenset(made_low), low.onnx)
-    found = Reference(feeds, reference.outputs).compare(
-        rounded, required=False, alive=(low.epsilon, low.floor), related=related
-    )
+    demands = Demands(close=False, alive=(low.epsilon, low.floor), related=related)
+    found = Reference(feeds, reference.outputs).compare(rounded, demands)
     return Agreement(found.differences, f"compared in float32 arithmetic, each value rounded to {low.name}")
-
-
-def _readable(array: Array, low: Low) -> Array:
-    """Return an input of the lower type as float32, in which the comparison runs."""
-    return array.astype(np.float32) if array.dtype == low.dtype else array
 
 
 def _plan(

@@ -13,7 +13,7 @@ from nm2trt.graph.cast.cast_rules import Low
 from nm2trt.graph.edit.node_inserter import Inserter
 from nm2trt.graph.storage.element_types import element_type
 from nm2trt.graph.storage.external_data import Chunks, pack
-from nm2trt.graph.storage.light_onnx import TensorProto, onnx
+from nm2trt.graph.storage.light_onnx import TensorProto, graphs_of, onnx
 from nm2trt.graph.storage.tensors import iter_elements
 
 _FLOAT = TensorProto.FLOAT
@@ -227,7 +227,5 @@ class Casts:
 def _captured(graph: onnx.GraphProto) -> set[str]:
     """Return the values that bodies read; they stay what they were."""
     holder = onnx.ModelProto()
-    holder.graph.node.extend(
-        node for node in graph.node if any(a.HasField("g") or a.graphs for a in node.attribute)
-    )
+    holder.graph.node.extend(filter(graphs_of, graph.node))
     return {name for name, _ in pins(holder)}

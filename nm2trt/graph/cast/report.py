@@ -12,7 +12,7 @@ from nm2trt.graph.analysis.value_states import node_name
 from nm2trt.graph.cast.cast_rules import Low, low_slots
 from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.pass_report import PassReport
-from nm2trt.graph.storage.light_onnx import TensorProto, onnx
+from nm2trt.graph.storage.light_onnx import TensorProto, graphs_of
 from nm2trt.graph.storage.model import opset
 from nm2trt.json_value import JsonValue
 from nm2trt.nm.lineage import told
@@ -148,17 +148,17 @@ def body_nodes(editor: Editor, types: Mapping[str, int], low: Low) -> Iterator[K
         types: Element type of each of its values, by ONNX's numbers.
         low: The type that the main graph is cast to.
     """
-    if not any(_bodies_of(node) for _, node in editor.live()):
+    if not any(graphs_of(node) for _, node in editor.live()):
         return
     version = opset(editor.model.proto) or 0
     known = {**types, **infer_body_types(editor.model)}
     for index, holder in editor.live():
-        bodies = list(reversed(_bodies_of(holder)))
+        bodies = graphs_of(holder)[::-1]
         # A node that the cast added has no label, and no body either.
         reason = f"it stands in a body of {holder.op_type} {editor.label(index)!r}" if bodies else ""
         while bodies:
             for position, node in enumerate(bodies.pop().node):
-                bodies += reversed(_bodies_of(node))
+                bodies += reversed(graphs_of(node))
                 slots = low_slots(node, version, low)
                 if slots is None or node.op_type == "Cast":
                     continue
@@ -166,7 +166,3 @@ def body_nodes(editor: Editor, types: Mapping[str, int], low: Low) -> Iterator[K
                     known.get(node.input[slot]) == TensorProto.FLOAT for slot in slots[0] if node.input[slot]
                 ):
                     yield KeptNode(node_name(node, position), node.op_type, reason)
-
-
-def _bodies_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    return [g for a in node.attribute for g in ([a.g] if a.HasField("g") else list(a.graphs))]

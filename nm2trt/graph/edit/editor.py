@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nm2trt.arrays import Array
-from nm2trt.graph.analysis.pinned_values import all_names
+from nm2trt.graph.analysis.pinned_values import all_names, numbered_name
 from nm2trt.graph.analysis.value_states import CONSTANT
 from nm2trt.graph.edit.graph_view import GraphView, NewTensor
 from nm2trt.graph.storage.element_types import element_type
@@ -48,17 +48,13 @@ class Editor(GraphView):
             wanted: The name it should have.
             like: A value of the element type it should have; None derives it from the dtype.
         """
-        name = self._fresh(wanted)
         data_type = _onnx_type(array) if like is None else self._type_of(like, array)
-        tensor = TensorProto(name=name, data_type=data_type, dims=array.shape)
+        name = self.add_made(data_type, array.shape, None, wanted)
+        tensor = self.new[name].tensor
         tensor.raw_data = pack(array, element_type(tensor))
-        self.new[name] = NewTensor(tensor, wanted)
-        # The scope should find it as it finds what was there before.
-        self.scope.initializers[name] = tensor
-        self.scope.states[name] = CONSTANT
         return name
 
-    def add_made(self, data_type: int, shape: Sequence[int], chunks: Chunks, wanted: str) -> str:
+    def add_made(self, data_type: int, shape: Sequence[int], chunks: Chunks | None, wanted: str) -> str:
         """Add a tensor whose numbers are made while it is written; see `add_tensor` for the name.
 
         Until then nothing can read them. After `finish`, `made` has the rewrites that the pass returns.
@@ -66,12 +62,13 @@ class Editor(GraphView):
         Args:
             data_type: ONNX's number of its element type.
             shape: Its shape.
-            chunks: Returns its raw bytes, in pieces; it is called once.
+            chunks: Returns its raw bytes, in pieces; it is called once. None leaves them to the caller.
             wanted: The name it should have.
         """
-        name = self._fresh(wanted)
+        name = numbered_name(f"{wanted}_{self._suffix}", self._names, "")
         tensor = TensorProto(name=name, data_type=data_type, dims=shape)
         self.new[name] = NewTensor(tensor, wanted, chunks)
+        # The scope should find it as it finds what was there before.
         self.scope.initializers[name] = tensor
         self.scope.states[name] = CONSTANT
         return name
@@ -83,8 +80,7 @@ class Editor(GraphView):
             node.input.append("")
         self._release(index, slot)
         node.input[slot] = value
-        if value:
-            self.readers.setdefault(value, set()).add((index, slot))
+        self._note_reader(index, slot)
 
     def set_inputs(self, index: int, values: Sequence[str]) -> None:
         """Replace all inputs of a node."""
@@ -93,8 +89,8 @@ class Editor(GraphView):
             self._release(index, slot)
         del node.input[:]
         node.input.extend(values)
-        for slot, value in enumerate(values):
-            self.readers.setdefault(value, set()).add((index, slot))
+        for slot in range(len(values)):
+            self._note_reader(index, slot)
 
     def take_output(self, index: int, other: int) -> None:
         """Let a node make the first output of another, which is removed; its own old output is gone."""
@@ -181,14 +177,6 @@ class Editor(GraphView):
         if value:
             self.readers.get(value, set()).discard((index, slot))
             self._released.append(value)
-
-    def _fresh(self, wanted: str) -> str:
-        name, count = f"{wanted}_{self._suffix}", 1
-        while name in self._names:
-            count += 1
-            name = f"{wanted}_{self._suffix}{count}"
-        self._names.add(name)
-        return name
 
     def _type_of(self, value: str, array: Array) -> int:
         if value in self.new:

@@ -58,12 +58,16 @@ class GraphView:
         self.producers = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
         self.readers: dict[str, set[tuple[int, int]]] = {}
         for index, node in enumerate(self.nodes):
-            for slot, name in enumerate(node.input):
-                if name:
-                    self.readers.setdefault(name, set()).add((index, slot))
+            for slot in range(len(node.input)):
+                self._note_reader(index, slot)
         self.pinned = dict(pins(model.proto))
         self.dead: set[int] = set()
         self.new: dict[str, NewTensor] = {}
+
+    def _note_reader(self, index: int, slot: int) -> None:
+        value = self.nodes[index].input[slot]
+        if value:
+            self.readers.setdefault(value, set()).add((index, slot))
 
     def label(self, index: int) -> str:
         """Return a node's name, for messages."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nm2trt.graph.analysis.pinned_values import numbered_name
 from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
@@ -29,12 +30,7 @@ class Inserter(Editor):
 
     def unique(self, wanted: str) -> str:
         """Return a name for a value that is not taken, and take it."""
-        name, count = wanted, 1
-        while name in self._names:
-            count += 1
-            name = f"{wanted}_{count}"
-        self._names.add(name)
-        return name
+        return numbered_name(wanted, self._names)
 
     def insert(
         self, operator: str, inputs: list[str], output: str, *, after: int, label: str, **attributes: Any
@@ -50,18 +46,13 @@ class Inserter(Editor):
             label: Its name, made unique.
             attributes: Its attributes.
         """
-        name, count = label, 1
-        while name in self._labels:
-            count += 1
-            name = f"{label}_{count}"
-        self._labels.add(name)
+        name = numbered_name(label, self._labels)
         index = len(self.nodes)
         self.nodes.append(onnx.helper.make_node(operator, inputs, [output], name, **attributes))
         self._after.setdefault(after, []).append(index)
         self.producers[output] = index
-        for slot, value in enumerate(inputs):
-            if value:
-                self.readers.setdefault(value, set()).add((index, slot))
+        for slot in range(len(inputs)):
+            self._note_reader(index, slot)
         return index
 
     def finish(self) -> dict[str, str]:

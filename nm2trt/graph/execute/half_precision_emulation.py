@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from nm2trt.graph.analysis.pinned_values import all_names
+from nm2trt.graph.analysis.pinned_values import all_names, free_name
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.tensors import read_tensor
 
@@ -47,7 +47,7 @@ def rounded_in_float32(model: Model, low_values: frozenset[str], low: int) -> Mo
         for slot, name in enumerate(node.output):
             if not cast_to_low and name not in low_values:
                 continue
-            raw, rounded = _free(f"{name}/raw", taken), _free(f"{name}/rounded", taken)
+            raw, rounded = (free_name(f"{name}/{kind}", taken) for kind in ("raw", "rounded"))
             copy.output[slot] = rounded if cast_to_low else raw
             if not cast_to_low:
                 nodes.append(helper.make_node("Cast", [raw], [rounded], to=low))
@@ -55,10 +55,3 @@ def rounded_in_float32(model: Model, low_values: frozenset[str], low: int) -> Mo
     del graph.node[:]
     graph.node.extend(nodes)
     return Model(proto, None, model.root)
-
-
-def _free(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name

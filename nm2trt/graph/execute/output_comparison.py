@@ -48,6 +48,27 @@ class Agreement:
 NOT_ASKED = Agreement((), "outputs were not compared: not asked for")
 
 
+@dataclass(frozen=True, slots=True)
+class Demands:
+    """What the outputs of a changed model must hold beside the original's.
+
+    Args:
+        close: Raise if outputs differ too much; otherwise only if one is NaN or infinite that was not. An
+            output whose size depends on the data, as that of NonMaxSuppression, is never held to a tolerance:
+            rounding may add or drop a row.
+        alive: Relative precision, and the magnitude that may round to zero: raise if an output becomes all
+            zero or constant and was not.
+        related: Raise if an output has little in common with the original's.
+    """
+
+    close: bool = True
+    alive: tuple[float, float] | None = None
+    related: bool = False
+
+
+_CLOSE = Demands()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Reference:
     """What the model gave before a pass.
@@ -64,48 +85,28 @@ class Reference:
     sentence: str = ""
     inside: Arrays = field(default_factory=dict)
 
-    def compare(
-        self,
-        after: Model,
-        *,
-        required: bool = True,
-        alive: tuple[float, float] | None = None,
-        related: bool = False,
-    ) -> Agreement:
+    def compare(self, after: Model, demands: Demands = _CLOSE) -> Agreement:
         """Run the changed model on the same inputs.
 
         Args:
             after: The model; external data lies in its `root`.
-            required: Raise if outputs differ too much; otherwise only if one is NaN or infinite that was not.
-                An output whose size depends on the data, as that of NonMaxSuppression, is never held to a
-                tolerance: rounding may add or drop a row.
-            alive: Relative precision, and the magnitude that may round to zero: raise if an output becomes
-                all zero or constant and was not.
-            related: Raise if an output has little in common with the original's.
+            demands: What its outputs must hold.
 
         Raises:
-            DifferenceError: An output differs by more than its dtype allows.
+            DifferenceError: An output does not hold it.
             ModelError: ONNX Runtime refuses the changed model, though it took the original.
             BackendError: It fails in a run.
         """
-        return self.start_compare(after, required=required, alive=alive, related=related, threads=False)()
+        return self.start_compare(after, demands, threads=False)()
 
     def start_compare(
-        self,
-        after: Model,
-        *,
-        required: bool = True,
-        alive: tuple[float, float] | None = None,
-        related: bool = False,
-        threads: bool = True,
+        self, after: Model, demands: Demands = _CLOSE, *, threads: bool = True
     ) -> Callable[[], Agreement]:
         """Begin what `compare` does; the metadata of the model may be changed meanwhile.
 
         Args:
             after: As `compare` takes it.
-            required: As `compare` takes it.
-            alive: As `compare` takes it.
-            related: As `compare` takes it.
+            demands: As `compare` takes it.
             threads: Run a model that holds all its numbers in another thread.
 
         Returns:
@@ -118,17 +119,9 @@ class Reference:
         else:
             work = functools.partial(_run, functools.partial(open_session, after, self.inside), self.feeds)
             ran = functools.partial(_awaited, work)
-        return lambda: self._judge(after, ran(), required=required, alive=alive, related=related)
+        return lambda: self._judge(after, ran(), demands)
 
-    def _judge(
-        self,
-        after: Model,
-        outputs: Arrays,
-        *,
-        required: bool,
-        alive: tuple[float, float] | None,
-        related: bool,
-    ) -> Agreement:
+    def _judge(self, after: Model, outputs: Arrays, demands: Demands) -> Agreement:
         if self.inside:
             found = dict(outputs)
             changed = {name: found.pop(name) for name in self.inside}
@@ -137,11 +130,11 @@ class Reference:
             outputs = found
         free = data_dependent(after.proto.graph)
         differences = compare_outputs(outputs, self.outputs, free_size=free)
-        if alive is not None:
-            require_alive(self.outputs, outputs, epsilon=alive[0], floor=alive[1])
-        if related:
+        if demands.alive is not None:
+            require_alive(self.outputs, outputs, epsilon=demands.alive[0], floor=demands.alive[1])
+        if demands.related:
             require_related([item for item in differences if item.name not in free])
-        if not required:
+        if not demands.close:
             return Agreement(tuple(differences))
         for item in differences:
             if np.dtype(item.dtype).kind != "f" and item.name not in free:

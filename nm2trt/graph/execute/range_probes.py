@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nm2trt.calibration.collectors import Observed
-from nm2trt.graph.analysis.pinned_values import all_names
+from nm2trt.graph.analysis.pinned_values import all_names, free_name
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, serialized
 
@@ -61,10 +61,7 @@ def observable(model: Model, values: Sequence[str], *, whole: bool) -> Observabl
         for operator, kind in (("ReduceMin", "min"), ("ReduceMax", "max")):
             if kind == "min" and makers.get(value) in _NOT_NEGATIVE:
                 continue
-            name = f"{value}/{kind}"
-            while name in taken:
-                name += "_"
-            taken.add(name)
+            name = free_name(f"{value}/{kind}", taken)
             graph.node.append(onnx.helper.make_node(operator, [value], [name], name, keepdims=0))
             graph.output.append(onnx.ValueInfoProto(name=name))
             observed[name] = Observed(value, "min" if kind == "min" else "max")

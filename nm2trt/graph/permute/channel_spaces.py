@@ -88,8 +88,7 @@ def find_spaces(
     shapes = _shapes(model)
     dimensions = _linked(model, shapes)
     for name, why in {**dict(pins(model.proto)), **(fixed or {})}.items():
-        for axis in range(len(shapes.get(name, ()))):
-            dimensions.freeze((name, axis), why)
+        dimensions.freeze_tensor(name, shapes.get(name, ()), why)
     for first, *others in same:
         for other in others:
             for axis in range(len(shapes[first])):
@@ -135,7 +134,6 @@ def _linked(model: Model, shapes: Mapping[str, Shape]) -> Dimensions:
     """Apply the rule of every node of the main graph."""
     dimensions = Dimensions()
     version = opset(model.proto) or 0
-    scope: Scope | None = None
     for scope, node in walk(model):
         if scope.name:
             continue  # what a body or a function reads, `pins` or its own node freezes
@@ -147,8 +145,7 @@ def _linked(model: Model, shapes: Mapping[str, Shape]) -> Dimensions:
     sparse = {tensor.values.name for tensor in model.proto.graph.sparse_initializer}
     for name in sorted(given | sparse):
         why = f"{name!r} is {'an input of the model' if name in given else 'stored as a sparse tensor'}"
-        for axis in range(len(shapes.get(name, ()))):
-            dimensions.freeze((name, axis), why)
+        dimensions.freeze_tensor(name, shapes.get(name, ()), why)
     return dimensions
 
 

@@ -44,6 +44,11 @@ class Dimensions:
         """Keep a dimension's class in its order; the first reason stays."""
         self._frozen.setdefault(self.find(dimension), why)
 
+    def freeze_tensor(self, name: str, shape: Shape, why: str) -> None:
+        """Keep every dimension of a tensor in its order."""
+        for axis in range(len(shape)):
+            self.freeze((name, axis), why)
+
     def obstacle(self, dimension: Dimension) -> str:
         """Return the clause that says why a dimension may not be permuted, or ""."""
         return self._frozen.get(self.find(dimension), "")
@@ -114,15 +119,15 @@ class NodeDimensions:
         self.free(slot, axis)
         self.free_result(result_axis, result)
 
-    def contract(self, slot: int, axis: int, other: int, other_axis: int) -> None:
-        """Join the dimensions of two inputs that the operator sums over, and settle both."""
-        self._dimensions.join((self._inputs[slot][0], axis), (self._inputs[other][0], other_axis))
-        self.free(slot, axis)
-        self.free(other, other_axis)
+    def contract(self, axis: int, other_axis: int) -> None:
+        """Join the dimensions of the first two inputs that the operator sums over, and settle both."""
+        self._dimensions.join((self._inputs[0][0], axis), (self._inputs[1][0], other_axis))
+        self.free(0, axis)
+        self.free(1, other_axis)
 
-    def free(self, slot: int, axis: int) -> None:
-        """Settle an input's dimension: the operator gives the same for any order."""
-        self._settled.add((True, slot, axis))
+    def free(self, slot: int, *axes: int) -> None:
+        """Settle an input's dimensions, all without axes: the operator gives the same for any order."""
+        self._settled.update((True, slot, axis) for axis in axes or range(len(self.shape(slot))))
 
     def free_result(self, axis: int, result: int = 0) -> None:
         """Settle an output's dimension."""

@@ -35,8 +35,7 @@ def _elementwise(node: NodeDimensions) -> None:
 
 def _cast_like(node: NodeDimensions) -> None:
     node.broadcast([0])
-    for axis in range(len(node.shape(1))):
-        node.free(1, axis)  # only its type counts
+    node.free(1)  # only its type counts
 
 
 def _expand(node: NodeDimensions) -> None:
@@ -55,7 +54,7 @@ def _conv(node: NodeDimensions, *, out: int = 0) -> None:
     weight, groups = node.shape(1), int(node.attributes.get("group", 1))
     node.pass_on(0, 0, 0)
     if groups == 1:
-        node.contract(0, 1, 1, 1 - out)
+        node.contract(1, 1 - out)
         node.pass_on(1, out, 1)
     elif node.shape(0)[1] == groups == weight[0] and weight[1] == 1:
         node.pass_on(0, 1, 1)
@@ -75,7 +74,7 @@ def _vectors(node: NodeDimensions, first: int) -> None:
 
 def _matmul(node: NodeDimensions) -> None:
     left, right, out = len(node.shape(0)), len(node.shape(1)), len(node.result_shape())
-    node.contract(0, left - 1, 1, max(right - 2, 0))
+    node.contract(left - 1, max(right - 2, 0))
     if left > 1:
         node.pass_on(0, left - 2, out - (2 if right > 1 else 1))
     if right > 1:
@@ -89,7 +88,7 @@ def _gemm(node: NodeDimensions) -> None:
     if not _stretches(node, 2, node.result_shape()):
         return
     flipped = [bool(node.attributes.get(name, 0)) for name in ("transA", "transB")]
-    node.contract(0, 0 if flipped[0] else 1, 1, 1 if flipped[1] else 0)
+    node.contract(0 if flipped[0] else 1, 1 if flipped[1] else 0)
     node.pass_on(0, 1 if flipped[0] else 0, 0)
     node.pass_on(1, 0 if flipped[1] else 1, 1)
     if 2 in node.slots:
@@ -102,7 +101,7 @@ def _batch_norm(node: NodeDimensions) -> None:
 
 
 def _instance_norm(node: NodeDimensions) -> None:
-    _same(node)
+    _stay(node)
     _vectors(node, 1)
 
 
@@ -110,11 +109,12 @@ def _layer_norm(node: NodeDimensions) -> None:
     shape = node.shape(0)
     if len(node.results) != 1 or not all(_stretches(node, slot, shape) for slot in node.slots[1:]):
         return
-    _same(node)
+    _stay(node)
     for slot in node.slots[1:]:
-        for axis, size in enumerate(node.shape(slot), len(shape) - len(node.shape(slot))):
+        ahead = len(shape) - len(node.shape(slot))
+        for axis, size in enumerate(node.shape(slot)):
             if size != 1:
-                node.pass_on(slot, axis - len(shape) + len(node.shape(slot)), axis)
+                node.pass_on(slot, axis, ahead + axis)
 
 
 def _stretches(node: NodeDimensions, slot: int, shape: Shape) -> bool:
@@ -124,14 +124,10 @@ def _stretches(node: NodeDimensions, slot: int, shape: Shape) -> bool:
     return all(size is not None and size in (1, wide) for size, wide in pairs)
 
 
-def _stay(node: NodeDimensions, axes: Iterable[int]) -> None:
-    """Pass these dimensions of the first input on at their own places."""
-    for axis in axes:
+def _stay(node: NodeDimensions, axes: Iterable[int] | None = None) -> None:
+    """Pass these dimensions of the first input, or all, on at their own places."""
+    for axis in range(len(node.shape(0))) if axes is None else axes:
         node.pass_on(0, axis, axis)
-
-
-def _same(node: NodeDimensions) -> None:
-    _stay(node, range(len(node.shape(0))))
 
 
 def _pool(node: NodeDimensions) -> None:
@@ -210,7 +206,7 @@ def _slice(node: NodeDimensions) -> None:
     rank = len(node.shape(0))
     starts = node.attributes.get("starts") or node.numbers(1)
     axes = node.attributes.get("axes") or node.numbers(3)
-    if (axes is None and 3 in node.slots) or (axes is None and starts is None):
+    if axes is None and (3 in node.slots or starts is None):
         return
     cut = {int(axis) % rank for axis in (range(len(starts or ())) if axes is None else axes)}
     _stay(node, set(range(rank)) - cut)
@@ -252,8 +248,7 @@ def _resize(node: NodeDimensions) -> None:
 
 
 def _shape(node: NodeDimensions) -> None:
-    for axis in range(len(node.shape(0))):
-        node.free(0, axis)
+    node.free(0)
 
 
 def _uniform(node: NodeDimensions) -> None:

@@ -24,7 +24,7 @@ from nm2trt.graph.analysis.quantised_values import refuse_quantised
 from nm2trt.graph.analysis.value_states import node_name
 from nm2trt.graph.edit.node_inserter import Inserter
 from nm2trt.graph.execute.model_session import open_session
-from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Reference, reference_of
+from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Demands, Reference, reference_of
 from nm2trt.graph.function_inlining import inlining
 from nm2trt.graph.pass_frame import Change, Pass, run_passes
 from nm2trt.graph.quantize.calibrate_model import (
@@ -186,7 +186,8 @@ class _Quantize(Pass):
             return NOT_ASKED
         try:
             # A search has held the outputs to its own limit.
-            return self._reference.compare(after, required=False, related=self.options.max_loss is None)
+            demands = Demands(close=False, related=self.options.max_loss is None)
+            return self._reference.compare(after, demands)
         except DifferenceError as error:
             raise DifferenceError(
                 f"{error}; leave layers in float (--max-loss 2%, or --exclude), or write it all the same "

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["TensorProto", "attribute_value", "infer_shapes", "onnx", "schema_at", "schemas"]
+__all__ = ["TensorProto", "attribute_value", "graphs_of", "infer_shapes", "onnx", "schema_at", "schemas"]
 
 _COMPILED = "onnx.onnx_cpp2py_export"
 _LAST_OPSET = 2**31 - 1
@@ -134,6 +134,11 @@ def attribute_value(attribute: onnx.AttributeProto) -> Any:
     if kind == _KIND.UNDEFINED:
         return None
     raise ValueError(f"attribute {attribute.name!r} has the unknown type {kind}")
+
+
+def graphs_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Return the graphs in a node's attributes, whatever types the attributes state, as the library does."""
+    return [g for a in node.attribute for g in ([a.g] if a.HasField("g") else list(a.graphs))]
 
 
 def infer_shapes(model: onnx.ModelProto, *, data_prop: bool = False) -> onnx.ModelProto:
