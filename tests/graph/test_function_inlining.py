@@ -140,6 +140,7 @@ def test_prune_from_samples_and_permute_reach_into_functions(blocks, tmp_path):
             assert groups.max() == 2
     permuted = nm2trt.permute(blocks, tmp_path / "o.onnx")
     assert permuted.moved == 1
+    assert permuted.notes == ("3 calls of local functions inlined",)
 
 
 def test_a_plan_follows_weights_of_bodies_in_functions(tmp_path):
@@ -218,6 +219,8 @@ def test_calls_that_share_a_name_stay_apart(tmp_path):
     stored = {name: numbers(16, 16) for name in ("v", "w")}
     source = saved(tmp_path / "m.onnx", nodes, [layer, pair], stored, [2, 16])
     nm2trt.fuse(source, tmp_path / "f.onnx")
+    products = [node for node in onnx.load(tmp_path / "f.onnx").graph.node if node.op_type == "MatMul"]
+    assert len({node.name for node in products}) == len(products) == 2
     x = numbers(2, 16)
     wanted = np.maximum(np.maximum(x @ stored["v"], 0) @ stored["w"], 0)
     session = ort.InferenceSession(tmp_path / "f.onnx", providers=["CPUExecutionProvider"])

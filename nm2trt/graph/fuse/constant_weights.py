@@ -61,8 +61,7 @@ def _is_moved(editor: Editor, value: str, apart: dict[str, bool]) -> bool:
     source = main_source(editor.scope, value)
     if source is None or source.scope is not editor.scope:
         return False
-    kinds = {node.op_type for node in editor.way(value)} - {"Constant", "Identity"}
-    if not kinds or not kinds <= SELECTING | {"Concat"}:
+    if not {node.op_type for node in editor.way(value)} <= SELECTING | {"Concat", "Constant"}:
         return False
     if source.name not in apart:
         apart[source.name] = _is_read_apart(editor, source)

@@ -310,7 +310,10 @@ def test_weights_are_stored_as_they_are_multiplied(tmp_path):
         node("Concat", ["upper", "lower"], ["joined"], axis=0),
         node("MatMul", ["d", "joined"], ["e"]),
         node("Reshape", ["cube", "square"], ["flat"]),
-        node("MatMul", ["e", "flat"], ["f"]),
+        node("MatMul", ["e", "flat"], ["f0"]),
+        node("Constant", [], ["k"], value=numpy_helper.from_array(np.eye(WIDTH, dtype=np.float32))),
+        node("Transpose", ["k"], ["kt"], perm=[1, 0]),
+        node("MatMul", ["f0", "kt"], ["f"]),
         node("Transpose", ["w2"], ["back"], perm=[1, 0]),
         node("MatMul", ["f", "w2"], ["g"]),
         node("MatMul", ["g", "back"], ["y"]),
@@ -321,6 +324,7 @@ def test_weights_are_stored_as_they_are_multiplied(tmp_path):
     report = made(tmp_path, nodes, stored={**stored, "square": np.array([WIDTH, WIDTH])})
     found = status(report)
     assert found.pop("w2") == "dense"  # read along two axes
+    assert found.pop("k") == "kept"
     assert sorted(found.values()) == ["pruned"] * 5
     written = onnx.load(tmp_path / "b.onnx")
     assert [kind.op_type for kind in written.graph.node if kind.op_type != "MatMul"] == ["Add", "Transpose"]

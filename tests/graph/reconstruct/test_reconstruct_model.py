@@ -104,6 +104,18 @@ def made(tmp_path):
     return network(tmp_path / "a.onnx"), samples(tmp_path / "s.npz")
 
 
+def test_a_sequence_that_is_read_after_a_layer_is_refused(tmp_path):
+    taken = helper.make_node("SequenceAt", ["q", "zero"], ["t"])
+    zero = numpy_helper.from_array(np.int64(0), "zero")
+    model = network(tmp_path / "a.onnx", between=[taken], weights=[zero])
+    proto = onnx.load(model)
+    proto.graph.node.insert(2, helper.make_node("SequenceConstruct", ["r1", "r1"], ["q"]))
+    onnx.save(proto, model)
+    with pytest.raises(ModelError, match="'q' is a sequence or text, which cannot be kept between cuts"):
+        nm2trt.prune(model, tmp_path / "b.onnx", calib=samples(tmp_path / "s.npz"))
+    assert not (tmp_path / "b.onnx").exists()
+
+
 def test_holds_the_pattern_and_beats_magnitude(tmp_path, made):
     model, calib = made
     report = nm2trt.prune(model, tmp_path / "b.onnx", calib=calib)
