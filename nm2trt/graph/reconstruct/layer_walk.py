@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -61,8 +62,7 @@ class LayerWalk:
     layers: list[RebuiltLayer] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        keep = [self.options.valid] if self.options.valid is not None else []
-        grid = self.grid
+        keep, grid = self.options.valid, self.grid
         if grid is None:
             self.segments = Segments(self.network, keep)
             self.dense = self._stream("dense", self.chunks.feeds())
@@ -113,18 +113,15 @@ class LayerWalk:
         if self.grid is None:
             return self.dense, chunks
         plain = self._stream("reference", self.chunks.feeds(chunks))
-        plain.advance(Segments(self.network), len(self.network.nodes), {}, lambda: None)
+        plain.advance(Segments(self.network), len(self.network.nodes))
         return plain, range(len(chunks))
 
     def _advance(self, cut: int, words: str, done: float) -> None:
         took = time.monotonic() - self._start
         left = f", about {math.ceil(took * (1 - done) / done)} s left" if done else ""
-
-        def step() -> None:
-            self.show(done, f"{words}{left}")
-
+        step = functools.partial(self.show, done, f"{words}{left}")
         step()
-        self.dense.advance(self.segments, cut, {}, step)
+        self.dense.advance(self.segments, cut, step=step)
         if self.pruned is not self.dense:
             self.pruned.advance(self._pruned_segments, cut, self.weights, step)
 
@@ -204,36 +201,16 @@ class LayerWalk:
                 bias=layer.bias is not None,
                 largest=self.grid.largest if self.grid is not None and self._is_rounded(layer) else None,
             )
-            new = self._new_weight(layer, fit)
-            new_bias = self._new_bias(layer, fit)
+            weights = layer.rebuilt(self.network, fit.weight, fit.bias_change)
+            new = weights[layer.weight]
+            if fit.mask is not None and not check(new, self.options.pattern, axis=layer.axis).holds:
+                raise SparsityError(f"its solution does not hold {self.options.pattern}")
         except SparsityError as error:
             return SolvedLayer(self._row(layer, "dense", str(error)), {})
-        weights = {layer.weight: new}
-        if layer.bias is not None and new_bias is not None:
-            weights[layer.bias] = new_bias
         words = f"{counted(layer.inputs, 'input')}, {counted(moments.rows, 'row')}" if prune else reason
         return SolvedLayer(
             self._row(layer, "pruned" if prune else "refitted", words, fit, moments.rows), weights, fit.step
         )
-
-    def _new_weight(self, layer: Layer, fit: LayerFit) -> Array:
-        with np.errstate(over="ignore", invalid="ignore"):
-            new = layer.stored(fit.weight).astype(self.network.dtype(layer.weight))
-        if not np.isfinite(new).all():
-            raise SparsityError("its solution is not finite")
-        if fit.mask is not None and not check(new, self.options.pattern, axis=layer.axis).holds:
-            raise SparsityError(f"its solution does not hold {self.options.pattern}")
-        return new
-
-    def _new_bias(self, layer: Layer, fit: LayerFit) -> Array | None:
-        if layer.bias is None or fit.bias_change is None:
-            return None
-        with np.errstate(over="ignore", invalid="ignore"):
-            new = layer.biased(self.network.read(layer.bias), fit.bias_change)
-            new = new.astype(self.network.dtype(layer.bias))
-        if not np.isfinite(new).all():
-            raise SparsityError("its new bias is not finite")
-        return new
 
     def _row(
         self, layer: Layer, status: Any, reason: str, fit: LayerFit | None = None, rows: int = 0

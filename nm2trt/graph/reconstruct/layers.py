@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nm2trt.arrays import Array
+from nm2trt.errors import SparsityError
 from nm2trt.graph.reconstruct.network import Network, Reader
 from nm2trt.graph.reconstruct.rows import Window
 
@@ -86,6 +87,23 @@ class Layer:
     def biased(self, bias: Array, change: Array) -> Array:
         """Return the stored bias that adds `change` (outputs,) to what a stored one adds."""
         return np.asarray(bias + change.reshape(bias.shape) / self.beta)
+
+    def rebuilt(self, network: Network, rows: Array, bias_change: Array | None) -> dict[str, Array]:
+        """Return a solved weight (outputs, inputs), and the bias that goes with it, as the model stores them.
+
+        Raises:
+            SparsityError: A number is not finite, or not in the type that the model stores it in.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            new = {self.weight: self.stored(rows).astype(network.dtype(self.weight))}
+            if self.bias is not None and bias_change is not None:
+                changed = self.biased(network.read(self.bias), bias_change)
+                new[self.bias] = changed.astype(network.dtype(self.bias))
+        for name, array in new.items():
+            if not np.isfinite(array).all():
+                what = "solution" if name == self.weight else "new bias"
+                raise SparsityError(f"its {what} is not finite")
+        return new
 
     def rows(self, weight: Array) -> Array:
         """Return a stored weight as (outputs, inputs), inputs in the order kernel position, channel."""

@@ -6,11 +6,12 @@ pruned network gives it (after AdaPrune, SparseGPT and ALPS). Only the numbers o
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nm2trt.calibration.stream import SampleStream
@@ -102,23 +103,17 @@ def reconstruct_model(
     """
     options, name = options or ReconstructOptions(), name or str(source)
     started = time.monotonic()
-    model = load(source)
-    check_nodes(model)
     refuse_same_file(source, target)
     check_output(target)
-    network = Network(model)
-    refuse_quantised(model, _REMEDY)
-    layers, declined = find_layers(network)
-    parent = verify_model(model.proto, pattern=options.pattern, external_data_root=model.root)
-    dense, kept = sort_layers(layers, parent, options, model)
+    opened = _opened(source, options)
+    network, layers, dense, kept = opened.network, opened.layers, opened.dense, opened.kept
     if all(layer.weight in dense or layer.weight in kept for layer in layers):
-        raise SparsityError(_nothing(name, layers, dense, kept, parent, declined, options))
+        raise SparsityError(_nothing(name, opened, options))
     chunks = read_chunks(Path(source), samples)
     if options.valid is not None and options.valid not in chunks.names:
         raise DataError(f"the model has no input {options.valid!r}; its inputs are {chunks.names}")
     if sensitivities is None and options.measures:
-        open_layers = [layer for layer in layers if layer.weight not in dense]
-        sensitivities = _measured(network, open_layers, kept, chunks, options)
+        sensitivities = layer_sensitivities(network, opened.prunable, chunks, options, kept)
     if sensitivities is not None and options.share < 1:
         dense.update(dense_by_sensitivity(sensitivities, options.share, gains=gains, sparse=kept))
         if all(layer.weight in dense or layer.weight in kept for layer in layers):
@@ -146,7 +141,8 @@ def reconstruct_model(
     if not any(row.status == "pruned" for row in walk.layers):
         why = next(row.reason for row in walk.layers if row.weight not in {*dense, *kept})
         raise SparsityError(f"no layer of {name} has a solution: {why}; nothing was written")
-    weights = (*rows, *_others(parent, walk.layers, declined))
+    parent = opened.parent
+    weights = (*rows, *_others(opened, walk.layers))
     plan = _plan(weights, options)
     written: list[VerifyReport] = []
 
@@ -157,7 +153,7 @@ def reconstruct_model(
         record(after.proto, entry, plan)
         written.append(report)
 
-    save(model, target, rewrites=_rewrites(network, walk), finish=finish)
+    save(network.model, target, rewrites=_rewrites(network, walk), finish=finish)
     return ReconstructReport(
         model=name,
         output=str(target),
@@ -194,28 +190,36 @@ def measure_sensitivities(
         DataError: The samples do not fit the model.
         OutputError: The disk cannot hold the activations.
     """
+    opened = _opened(source, options)
+    chunks = read_chunks(Path(source), samples)
+    return layer_sensitivities(opened.network, opened.prunable, chunks, options, opened.kept)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Opened:
+    """A sound float model, its layers, and why others are not solved, by label or by weight."""
+
+    network: Network
+    layers: list[Layer]
+    declined: dict[str, str]
+    parent: VerifyReport
+    dense: dict[str, str]
+    kept: dict[str, str]
+
+    @property
+    def prunable(self) -> list[Layer]:
+        """The layers that may be pruned."""
+        return [layer for layer in self.layers if layer.weight not in self.dense]
+
+
+def _opened(source: str | os.PathLike[str], options: ReconstructOptions) -> _Opened:
     model = load(source)
     check_nodes(model)
     network = Network(model)
     refuse_quantised(model, _REMEDY)
-    layers, _ = find_layers(network)
+    layers, declined = find_layers(network)
     parent = verify_model(model.proto, pattern=options.pattern, external_data_root=model.root)
-    dense, kept = sort_layers(layers, parent, options, model)
-    open_layers = [layer for layer in layers if layer.weight not in dense]
-    return _measured(network, open_layers, kept, read_chunks(Path(source), samples), options)
-
-
-def _measured(
-    network: Network,
-    layers: Sequence[Layer],
-    kept: Mapping[str, str],
-    chunks: Chunks,
-    options: ReconstructOptions,
-) -> dict[str, Sensitivity]:
-    with bar("sensitivity", 1.0) as shown:
-        return layer_sensitivities(
-            network, layers, chunks, options, kept, lambda done, words: shown.update(done, description=words)
-        )
+    return _Opened(network, layers, declined, parent, *sort_layers(layers, parent, options, model))
 
 
 def _with_sensitivity(row: RebuiltLayer, found: Mapping[str, Sensitivity]) -> RebuiltLayer:
@@ -223,23 +227,15 @@ def _with_sensitivity(row: RebuiltLayer, found: Mapping[str, Sensitivity]) -> Re
     return row if known is None else replace(row, divergence_alone=known.divergence, work=known.work)
 
 
-def _nothing(
-    source: str,
-    layers: Sequence[Layer],
-    dense: dict[str, str],
-    kept: dict[str, str],
-    parent: VerifyReport,
-    declined: dict[str, str],
-    options: ReconstructOptions,
-) -> str:
-    words = f"no weight of {source} is left to prune to {options.pattern}"
-    if kept:
-        held = f"{len(kept)} of {len(layers)} hold it already and are not solved again"
+def _nothing(name: str, opened: _Opened, options: ReconstructOptions) -> str:
+    layers, words = opened.layers, f"no weight of {name} is left to prune to {options.pattern}"
+    if opened.kept:
+        held = f"{len(opened.kept)} of {len(layers)} hold it already and are not solved again"
         return f"{words}: {held}; give the model as it was before pruning"
-    reasons = {row.weight: row.reason for row in _others(parent, (), declined)} | dense
-    apart = {verdict.weight for verdict in prunable_weights(parent.weights)} - dense.keys()
+    reasons = {row.weight: row.reason for row in _others(opened, ())} | opened.dense
+    apart = {verdict.weight for verdict in prunable_weights(opened.parent.weights)} - opened.dense.keys()
     # A weight that the other way prunes is reported before those that no way does.
-    first = next((weight for weight in reasons if weight in apart), next(iter(dense or reasons), None))
+    first = next((weight for weight in reasons if weight in apart), next(iter(opened.dense or reasons), None))
     words += f"; {first}: {reasons[first]}" if first is not None else "; it has no weight"
     return f"{words}; leave --calib out to prune by magnitude" if apart else words
 
@@ -252,16 +248,14 @@ def _judged(walk: LayerWalk, network: Network, chunks: Chunks) -> tuple[tuple[Ou
     return judge_outputs(network.outputs, dense, walk.pruned, pairs), bool(outside)
 
 
-def _others(
-    parent: VerifyReport, layers: Sequence[RebuiltLayer], declined: dict[str, str]
-) -> list[RebuiltLayer]:
+def _others(opened: _Opened, layers: Sequence[RebuiltLayer]) -> list[RebuiltLayer]:
     """Return a row for each weight outside the walked layers."""
     found: dict[str, RebuiltLayer] = {}
     walked = {layer.weight for layer in layers}
-    for row in parent.weights:
+    for row in opened.parent.weights:
         if row.weight in walked or row.weight in found:
             continue
-        reason = declined.get(row.consumer)
+        reason = opened.declined.get(row.consumer)
         if reason is None and row.pattern == "untraceable":
             reason = row.sentence
         elif reason is None and row.operator in REBUILT:
@@ -275,7 +269,7 @@ def _others(
             dtype=row.dtype,
             axis=row.axis,
             status="kept" if kept else "dense",
-            reason=f"it held {parent.pattern} already" if kept else reason,
+            reason=f"it held {opened.parent.pattern} already" if kept else reason,
         )
     return list(found.values())
 
@@ -298,6 +292,5 @@ def _rewrites(network: Network, walk: LayerWalk) -> list[Rewrite]:
     found = []
     for name, numbers in walk.weights.items():
         tensor = network.tensor(name)
-        data = pack(numbers, element_type(tensor))
-        found.append(Rewrite(tensor, lambda data=data: iter([data])))  # type: ignore[misc]
+        found.append(Rewrite(tensor, functools.partial(iter, [pack(numbers, element_type(tensor))])))
     return found

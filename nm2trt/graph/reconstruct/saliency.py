@@ -57,14 +57,14 @@ def weight_saliency(
     skipped = {layer.weight for layer in layers if layer.weight not in wanted}
     chunks = read_chunks(source, samples)
     first = chunks.first(range(chunks.count), _MOST_SAMPLES if options.valid is None else _MOST_TEXTS)
-    segments = Segments(network, [options.valid] if options.valid is not None else [])
+    segments = Segments(network, options.valid)
     found: dict[str, Array] = {}
     with tempfile.TemporaryDirectory(prefix="nm2trt-saliency-") as folder, bar("saliency", 1.0) as shown:
         stream = Stream(Path(folder), chunks.feeds(first))
         for number, (layer, done) in enumerate(zip(layers, shares_done(layers, skipped), strict=True)):
             shown.update(done, description=f"saliency {layer.weight}, {counted(layer.inputs, 'input')}")
             # In front of the others too: where a network is cut decides how its sums are rounded.
-            stream.advance(segments, layer.index, {}, lambda: None)
+            stream.advance(segments, layer.index)
             if layer.weight in skipped:
                 continue
             try:

@@ -7,7 +7,7 @@ does not predict it.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from nm2trt.graph.reconstruct.statistics import gather_moments, held_out, positi
 from nm2trt.graph.reconstruct.streams import Segments, Stream
 from nm2trt.graph.storage.threads import beside
 from nm2trt.nm.solver.layer_solver import SolverOptions, fit_layer
+from nm2trt.progress import bar
 
 _FITTED, _JUDGED, _ROWS = 96, 64, 8_192
 _ITERATIONS = 40
@@ -51,7 +52,6 @@ def layer_sensitivities(
     chunks: Chunks,
     options: ReconstructOptions,
     kept: Collection[str],
-    show: Callable[[float, str], None],
 ) -> dict[str, Sensitivity]:
     """Prune each layer alone, and measure how far the outputs move; by weight name.
 
@@ -61,16 +61,19 @@ def layer_sensitivities(
         chunks: Calibration samples; at most 96 are fitted, at most 64 others are judged.
         options: Pattern, mask input and seed.
         kept: Weights that hold the pattern already, of which only the work is measured.
-        show: Called with the part done and words.
 
     Raises:
         OutputError: The disk cannot hold the activations.
     """
     found: dict[str, Sensitivity] = {}
-    with tempfile.TemporaryDirectory(prefix="nm2trt-sensitivity-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="nm2trt-sensitivity-") as folder,
+        bar("sensitivity", 1.0) as shown,
+    ):
         trial = _Trial(network, chunks, options, Path(folder))
         for number, (layer, done) in enumerate(zip(layers, shares_done(layers, kept), strict=True)):
-            show(done, f"{number + 1}/{len(layers)} {layer.weight} alone, {counted(layer.inputs, 'input')}")
+            words = f"{number + 1}/{len(layers)} {layer.weight} alone, {counted(layer.inputs, 'input')}"
+            shown.update(done, description=words)
             found[layer.weight] = trial.measure(layer, number, holds=layer.weight in kept)
     return found
 
@@ -80,7 +83,7 @@ class _Trial:
 
     def __init__(self, network: Network, chunks: Chunks, options: ReconstructOptions, folder: Path) -> None:
         self.network, self.options = network, options
-        self.segments = Segments(network, [options.valid] if options.valid is not None else [])
+        self.segments = Segments(network, options.valid)
         self.end = len(network.nodes)
         outside = [number for number in range(chunks.count) if held_out(number)]
         inside = [number for number in range(chunks.count) if not held_out(number)]
@@ -91,23 +94,24 @@ class _Trial:
             (folder / name).mkdir()
             streams.append(Stream(folder / name, chunks.feeds(numbers)))
         self.fitted, self.judged, self.outputs = streams
-        self.outputs.advance(self.segments, self.end, {}, lambda: None)
+        self.outputs.advance(self.segments, self.end)
 
     def measure(self, layer: Layer, number: int, *, holds: bool) -> Sensitivity:
         """Move on to a layer, prune it alone and compare the outputs."""
         for stream in (self.fitted, self.judged):
-            stream.advance(self.segments, layer.index, {}, lambda: None)
+            stream.advance(self.segments, layer.index)
         first = layer.multiplied(self.fitted.read(0, layer.x))
         samples = first.shape[0] if first.ndim else 1
         work = layer.outputs * layer.inputs * positions(layer, first) / max(samples, 1)
         if holds:
             return Sensitivity(0.0, work)
         try:
-            return Sensitivity(self._divergence(beside(partial(self._pruned, layer, number))()), work)
+            pruned = beside(partial(self._pruned, layer, number))()
+            return Sensitivity(self._divergence(layer, pruned), work)
         except (SparsityError, ModelError):
             return Sensitivity(None, work)
 
-    def _pruned(self, layer: Layer, number: int) -> tuple[Layer, dict[str, Array]]:
+    def _pruned(self, layer: Layer, number: int) -> dict[str, Array]:
         rows = layer.rows(self.network.read(layer.weight))
         moments = gather_moments(
             layer,
@@ -127,14 +131,9 @@ class _Trial:
             bias=layer.bias is not None,
             options=SolverOptions(iterations=_ITERATIONS),
         )
-        new = {layer.weight: layer.stored(fit.weight).astype(self.network.dtype(layer.weight))}
-        if layer.bias is not None and fit.bias_change is not None:
-            changed = layer.biased(self.network.read(layer.bias), fit.bias_change)
-            new[layer.bias] = changed.astype(self.network.dtype(layer.bias))
-        return layer, new
+        return layer.rebuilt(self.network, fit.weight, fit.bias_change)
 
-    def _divergence(self, pruned: tuple[Layer, Arrays]) -> float | None:
-        layer, weights = pruned
+    def _divergence(self, layer: Layer, weights: Arrays) -> float | None:
         session = self.segments.open(layer.index, self.end, weights, self.judged.specs())
         if session is None:
             return None

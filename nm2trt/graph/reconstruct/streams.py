@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ class Segments:
 
     Args:
         network: The graph.
-        keep: Values that stay alive to the end, beside the model's outputs.
+        keep: A value that stays alive to the end, beside the model's outputs; None for no other.
         grid: Values that are rounded to INT8 where they are made; None rounds nothing.
         limits_only: Bring these values within the limits of INT8, and round nothing.
     """
@@ -40,14 +41,14 @@ class Segments:
     def __init__(
         self,
         network: Network,
-        keep: Sequence[str] = (),
+        keep: str | None = None,
         grid: IntegerGrid | None = None,
         *,
         limits_only: bool = False,
     ) -> None:
         self.network, self._limits_only = network, limits_only
         self._scales = {} if grid is None else dict(grid.scales)
-        self._ends = {*network.outputs, *keep}
+        self._ends = {*network.outputs, keep}
         self._last_read: dict[str, int] = {}
         for index in network.dynamic:
             for name in network.reads[index]:
@@ -85,7 +86,7 @@ class Segments:
         if not outputs:
             return None  # nothing reads what these nodes make
         given = sorted(name for name in read - made if name in at)
-        rounded = {name: self._scales[name] for name in made if name in self._scales} if self._scales else {}
+        rounded = {name: self._scales[name] for name in made if name in self._scales}
         nodes, constants = with_pairs(nodes, rounded, limits_only=self._limits_only)
         graph = helper.make_graph(
             nodes,
@@ -149,7 +150,13 @@ class Stream:
         """Return dtype and rank of all values."""
         return {name: (value.dtype, len(value.shape)) for name, value in self._chunks[0].items()}
 
-    def advance(self, segments: Segments, cut: int, weights: Arrays, step: Callable[[], None]) -> None:
+    def advance(
+        self,
+        segments: Segments,
+        cut: int,
+        weights: Arrays = MappingProxyType({}),
+        step: Callable[[], None] = lambda: None,
+    ) -> None:
         """Run every node in front of `cut` that has not run, and drop what is read no more.
 
         Args:
@@ -174,7 +181,9 @@ class Stream:
                         )
                     chunk[name] = self._kept(array)
             for name in [name for name in chunk if not segments.alive(name, cut)]:
-                _drop(chunk.pop(name))
+                dropped = chunk.pop(name)
+                if isinstance(dropped, _OnDisk):
+                    dropped.path.unlink()
             step()
         self.cut = cut
 
@@ -230,8 +239,3 @@ def _read(value: Array | _OnDisk) -> Array:
     if isinstance(value, _OnDisk):
         return np.fromfile(value.path, value.dtype).reshape(value.shape)
     return value
-
-
-def _drop(value: Array | _OnDisk) -> None:
-    if isinstance(value, _OnDisk):
-        value.path.unlink()
