@@ -18,8 +18,8 @@ from typing import Any
 
 from nm2trt.arrays import Arrays
 from nm2trt.calibration.array_files import read_archive
-from nm2trt.calibration.stream import SampleHash
-from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
+from nm2trt.calibration.stream import SampleHash, length_of
+from nm2trt.calibration.unsound import UNSOUND_CONTENT
 from nm2trt.errors import DataError, InputError
 from nm2trt.figures import counted
 from nm2trt.file_replacement import make_output_folder
@@ -219,9 +219,7 @@ def _read(path: Path, job: Mapping[str, Any]) -> Part:
         samples, sha256 = int(head["samples"]), str(head["sha256"])
     except DataError:
         raise
-    except UNSOUND_ARCHIVE as error:
-        raise _unknown(path) from error
-    except (TypeError, AttributeError) as error:
+    except UNSOUND_CONTENT as error:
         raise _unknown(path) from error
     if not 0 <= shard.index < shard.count:
         raise _unknown(path)
@@ -248,7 +246,7 @@ def check_samples(parts: Sequence[Part], batches: Iterable[Arrays]) -> str:
     for batch in batches:
         whole.update(batch)
         own.update(batch)
-        done += len(next(iter(batch.values())))
+        done += length_of(batch)
         if done >= parts[at].samples:
             if own.hexdigest() != parts[at].sha256:
                 raise DataError(

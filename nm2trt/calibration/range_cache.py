@@ -11,8 +11,7 @@ import numpy as np
 
 from nm2trt.arrays import Array, Arrays
 from nm2trt.calibration.array_files import read_archive
-from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
-from nm2trt.errors import DataError
+from nm2trt.calibration.unsound import UNSOUND_CONTENT
 from nm2trt.files import atomic_path
 
 
@@ -37,9 +36,7 @@ class RangeCache:
             if {name: head.get(name) for name in self._key} != dict(self._key):
                 return None
             return int(head["samples"]), str(head["sha256"]), arrays
-        except UNSOUND_ARCHIVE:
-            return None
-        except (DataError, TypeError, AttributeError):
+        except UNSOUND_CONTENT:
             return None
 
     def save(self, samples: int, sha256: str, arrays: Arrays) -> None:

@@ -30,7 +30,7 @@ from nm2trt.calibration.collectors import (
     collector_for,
 )
 from nm2trt.calibration.range_cache import RangeCache
-from nm2trt.calibration.stream import Batch, SampleHash, SampleStream, fitted
+from nm2trt.calibration.stream import Batch, SampleHash, SampleStream, filled, fitted, length_of
 from nm2trt.errors import DataError, InputError, Interrupted, OutputError
 from nm2trt.json_value import named
 from nm2trt.progress import bar
@@ -191,11 +191,8 @@ class _Run(Generic[_Kept]):
 
     def __call__(self) -> _Collected[_Kept]:
         kept = self.cache.load()
-        if kept is not None:
-            found = self._collect(kept)
-            if found is not None:
-                return found
-        found = self._collect(None)
+        found = None if kept is None else self._collect(kept)
+        found = found or self._collect(None)
         if found is None:  # pragma: no cover - only a cache can fail to fit
             raise DataError(f"{self.samples.source} gave other samples when it was read again")
         return found
@@ -220,7 +217,7 @@ class _Run(Generic[_Kept]):
                 for batch in self.samples.read(self.samples.batch):
                     if done < skip:
                         digest.update(batch)
-                        done += _length(batch)
+                        done += length_of(batch)
                         if kept is not None and done >= skip and digest.hexdigest() != kept[1]:
                             return None
                         continue
@@ -228,28 +225,26 @@ class _Run(Generic[_Kept]):
                         session = stack.enter_context(self.open_session())
                     self._run(session, batch, collector)
                     # The three change together: a stop between them would count the batch twice.
-                    after, length = digest.copy(), _length(batch)
+                    after = digest.copy()
                     after.update(batch)
-                    state = (done + length, after, _copied(collector))
+                    state = (done + length_of(batch), after, _copied(collector))
                     done, digest, whole = state
                     shown.update(done)
                     if time.monotonic() - saved > _SAVE_EVERY_S:
                         self.cache.save(done, digest.hexdigest(), collector.arrays())
                         saved = time.monotonic()
             except KeyboardInterrupt as stop:
-                self._stopped(done, skip, digest, whole)
+                self._keep(done, skip, digest, whole)
                 raise Interrupted(
                     f"calibration was stopped after {done} of {self.samples.count} samples"
                     f"{self.cache.say() if done else ''}; no model was written"
                 ) from stop
         if done < skip:
             return None
-        if done > skip:
-            with contextlib.suppress(OutputError):
-                self.cache.save(done, digest.hexdigest(), collector.arrays())
+        self._keep(done, skip, digest, collector.arrays())
         return _Collected(collector, done, digest.hexdigest(), skip)
 
-    def _stopped(self, done: int, skip: int, digest: SampleHash, arrays: Arrays) -> None:
+    def _keep(self, done: int, skip: int, digest: SampleHash, arrays: Arrays) -> None:
         if done > skip:
             with contextlib.suppress(OutputError):
                 self.cache.save(done, digest.hexdigest(), arrays)
@@ -257,12 +252,11 @@ class _Run(Generic[_Kept]):
     def _run(self, session: Session, batch: Batch, collector: Collector) -> None:
         fitted(batch, session.inputs, self.samples.source)
         fixed = fixed_batch(session.inputs, sample_shapes(batch))
-        length = _length(batch)
+        length = length_of(batch)
         step = length if fixed is None else fixed
         for start in range(0, length, step):
-            # A fixed batch is filled up with its last sample, which is not counted again.
-            at = np.arange(start, start + step).clip(max=length - 1)
-            part = fitted({n: a[at] for n, a in batch.items()}, session.inputs, self.samples.source)
+            # The pads of a fixed batch are not counted.
+            part = fitted(filled(batch, step, start), session.inputs, self.samples.source)
             outputs = session.run(part)
             if self.first is not None:
                 self.first(part, outputs)
@@ -290,7 +284,3 @@ def _without_pads(array: Array, real: int, step: int) -> Array:
         if np.allclose(samples[real:], samples[real - 1], rtol=1e-4, equal_nan=True):
             return array.take(range(size // step * real), axis)
     return array
-
-
-def _length(batch: Batch) -> int:
-    return len(next(iter(batch.values())))

@@ -22,13 +22,13 @@ import numpy as np
 
 from nm2trt.arrays import Array, Arrays
 from nm2trt.calibration.array_files import read_archive, require_affordable
+from nm2trt.calibration.stream import LABELS
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import BackendMissingError, DataError, InputError
 from nm2trt.extras import install
 from nm2trt.files import check_input
 from nm2trt.limits.bounds import bounds
 
-LABELS = frozenset({"label", "labels"})
 _IMAGES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 # Pillow goes by the content: it would start Ghostscript for a PostScript file of any name.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
@@ -80,7 +80,7 @@ def read_arrays(path: Path, names: Sequence[str] | None, input_name: str) -> Rea
     try:
         loaded = read_archive(path)
     except UNSOUND_ARCHIVE as error:
-        if isinstance(error, DataError | InputError):
+        if isinstance(error, InputError):
             raise
         raise DataError(f"{path} is not a sound .npz or .npy of plain arrays") from error
     if isinstance(loaded, np.ndarray):

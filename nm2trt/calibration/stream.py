@@ -67,12 +67,22 @@ class SampleStream:
         """Read all samples up to `stop`, and yield those from `start` on."""
         at, size = 0, math.gcd(size, start) or size
         for batch in self.read(size):
-            length = len(next(iter(batch.values())))
             if at >= start:
                 yield {name: array[: stop - at] for name, array in batch.items()}
-            at += length
+            at += length_of(batch)
             if at >= stop:
                 return
+
+
+def length_of(batch: Arrays) -> int:
+    """Return how many samples a batch holds."""
+    return len(next(iter(batch.values())))
+
+
+def filled(batch: Arrays, size: int, start: int = 0) -> Batch:
+    """Return `size` samples of a batch from `start` on; those that it lacks repeat its last sample."""
+    at = np.arange(start, start + size).clip(max=length_of(batch) - 1)
+    return {name: array[at] for name, array in batch.items()}
 
 
 class SampleHash:
@@ -134,18 +144,7 @@ def open_sample_stream(
         whole = load_recipe(path, data_root=data_root, allow_functions=allow_functions)
         return _in_memory(path, whole.arrays, whole.batch)
     opened = open_recipe(path, data_root=data_root, allow_functions=allow_functions)
-
-    def between(size: int, start: int, stop: int) -> Iterator[Batch]:
-        for first in range(start, stop, size):
-            yield opened.read(first, min(first + size, stop))
-
-    return SampleStream(
-        str(path),
-        len(opened),
-        min(opened.recipe.batch, _BATCH),
-        lambda size: between(size, 0, len(opened)),
-        between,
-    )
+    return _sliced(path, len(opened), opened.recipe.batch, opened.read)
 
 
 def _refuse_others(path: Path) -> None:
@@ -192,11 +191,18 @@ def _open_npz(path: Path, inputs: Sequence[TensorSpec]) -> SampleStream:
 
 
 def _in_memory(source: Path, arrays: Arrays, batch: int = _BATCH) -> SampleStream:
-    count = len(next(iter(arrays.values())))
+    def read(start: int, stop: int) -> Batch:
+        return {name: array[start:stop] for name, array in arrays.items()}
+
+    return _sliced(source, length_of(arrays), batch, read)
+
+
+def _sliced(source: Path, count: int, batch: int, read: Callable[[int, int], Batch]) -> SampleStream:
+    """Return a stream of samples that can be read from any position to any other."""
 
     def between(size: int, start: int, stop: int) -> Iterator[Batch]:
         for first in range(start, stop, size):
-            yield {name: array[first : min(first + size, stop)] for name, array in arrays.items()}
+            yield read(first, min(first + size, stop))
 
     return SampleStream(str(source), count, min(batch, _BATCH), lambda size: between(size, 0, count), between)
 

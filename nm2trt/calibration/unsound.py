@@ -19,3 +19,5 @@ with contextlib.suppress(ImportError):  # a Python may be built without it
     _kinds.append(lzma.LZMAError)
 
 UNSOUND_ARCHIVE: tuple[type[Exception], ...] = tuple(_kinds)
+# What an archive of arrays of another kind raises besides, when its content is taken for one's own.
+UNSOUND_CONTENT: tuple[type[Exception], ...] = (*UNSOUND_ARCHIVE, TypeError, AttributeError)

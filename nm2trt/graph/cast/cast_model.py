@@ -9,13 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 
-from nm2trt.arrays import Arrays
-from nm2trt.backends.ort import open_onnx
-from nm2trt.calibration.ranges import Ranges, calibrate
 from nm2trt.calibration.stream import SampleStream
 from nm2trt.compare.output_difference import OutputDifference
 from nm2trt.errors import DifferenceError, InputError, ModelError
@@ -36,20 +32,16 @@ from nm2trt.graph.execute.output_comparison import (
     reference_of,
     run_reference,
 )
-from nm2trt.graph.execute.range_probes import observable
+from nm2trt.graph.execute.range_probes import Run, value_ranges
 from nm2trt.graph.function_inlining import inlining
 from nm2trt.graph.pass_frame import Change, Pass, run_passes
 from nm2trt.graph.storage.model import Model, load, opset
-from nm2trt.graph.storage.model_hash import model_hash
 from nm2trt.graph.storage.save import refuse_data_file
 from nm2trt.graph.storage.stage_metadata import plan_of
 from nm2trt.graph.verify.mask_lineage import check_descent
 from nm2trt.graph.verify.report import VerifyReport
 from nm2trt.nm.lineage import Relation
 from nm2trt.nm.plan import Plan
-
-# One batch: what the model was fed, and what it gave.
-_Run: TypeAlias = tuple[Arrays, Arrays]
 
 _OPSET_OF_TYPED_SCALES = 19
 _OPSET_OF_BF16 = 13
@@ -210,13 +202,15 @@ def _planned(
     samples: SampleStream | None,
     cache: Path | None,
     reference: Reference | None,
-) -> tuple[PrecisionPlan, dict[str, float], _Run | None]:
+) -> tuple[PrecisionPlan, dict[str, float], Run | None]:
     """Decide what is cast: by samples, or by the graph and a trial on random inputs."""
     if samples is not None:
+        first: list[Run] = []
         plan = PrecisionPlan(editor, types, low, keep, {})
-        ranges, first = _calibrate(editor.model, plan.low_values(), samples, cache)
+        ranges = value_ranges(editor.model, plan.low_values(), samples, cache, first, infinite=True)
         overflowing = {v: ranges.largest(v) for v in ranges.low if ranges.largest(v) > low.largest}
-        return PrecisionPlan(editor, types, low, keep, overflowing), overflowing, first
+        plan = PrecisionPlan(editor, types, low, keep, overflowing)
+        return plan, overflowing, first[0] if first else None
     bounds = ValueBounds(editor, infer_shapes(editor.model))
     plan = PrecisionPlan(editor, types, low, keep, {}, bounds=bounds)
     if reference is None or reference.sentence:
@@ -225,25 +219,6 @@ def _planned(
     if overflowing:
         plan = PrecisionPlan(editor, types, low, keep, overflowing, bounds=bounds, seen_in=TRIAL)
     return plan, overflowing, None
-
-
-def _calibrate(
-    model: Model, values: Sequence[str], samples: SampleStream, cache: Path | None
-) -> tuple[Ranges, _Run | None]:
-    """Return every value's range, and the first batch with the outputs it gave."""
-    seen = observable(model, values, whole=False)
-    given = {value.name for value in model.proto.graph.output}
-    first: list[_Run] = []
-    ranges = calibrate(
-        lambda: open_onnx(seen.data, weights_folder=seen.weights_folder),
-        seen.observed,
-        samples,
-        model_sha256=model_hash(model),
-        cache=cache,
-        first=lambda feeds, outputs: first.append((feeds, {name: outputs[name].copy() for name in given})),
-        infinite=True,
-    )
-    return ranges, first[0] if first else None
 
 
 def _compare(reference: Reference, after: Model, low: Low, made_low: set[str], *, related: bool) -> Agreement:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from nm2trt.arrays import Arrays
-from nm2trt.backends.ort import open_onnx
 from nm2trt.errors import BackendError, DataError, ModelError
 from nm2trt.graph.execute.range_probes import observable
 from nm2trt.graph.storage.model import Model
@@ -36,7 +35,7 @@ def trial_overflows(model: Model, values: Sequence[str], feeds: Arrays, largest:
     seen = observable(model, values, whole=False)
     reached: list[dict[str, float]] = []
     try:
-        with open_onnx(seen.data, weights_folder=seen.weights_folder) as session:
+        with seen.open() as session:
             for factor in (1.0, _SCALE):
                 scaled = {
                     name: (array * factor).astype(array.dtype) if array.dtype.kind == "f" else array

@@ -10,11 +10,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
-from nm2trt.calibration.collectors import Observed
+from nm2trt.arrays import Arrays
+from nm2trt.backends.ort import OrtSession, open_onnx
+from nm2trt.calibration.collectors import Method, Observed
+from nm2trt.calibration.ranges import Ranges, calibrate
+from nm2trt.calibration.stream import SampleStream
 from nm2trt.graph.analysis.pinned_values import all_names, free_name
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model, serialized
+from nm2trt.graph.storage.model_hash import model_hash
+
+# One batch: what a model was fed, and what it gave.
+Run: TypeAlias = tuple[Arrays, Arrays]
 
 # Their results are never negative, so only the largest is needed.
 _NOT_NEGATIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Sqrt"})
@@ -33,6 +42,53 @@ class Observable:
     data: bytes
     weights_folder: Path | None
     observed: Mapping[str, Observed]
+
+    def open(self) -> OrtSession:
+        """Open it in ONNX Runtime."""
+        return open_onnx(self.data, weights_folder=self.weights_folder)
+
+
+def value_ranges(
+    model: Model,
+    values: Sequence[str],
+    samples: SampleStream,
+    cache: Path | None,
+    first: list[Run] | None,
+    *,
+    method: Method = "minmax",
+    percentile: float = 99.99,
+    infinite: bool = False,
+) -> Ranges:
+    """Run calibration samples, and return the range of each of these values.
+
+    Args:
+        model: The float32 model.
+        values: Values of its main graph.
+        samples: The samples.
+        cache: File that keeps what was found.
+        first: Takes the first batch; None keeps nothing.
+        method: As `calibrate` takes it.
+        percentile: As `calibrate` takes it.
+        infinite: As `calibrate` takes it.
+    """
+    seen = observable(model, values, whole=method != "minmax")
+    given = {value.name for value in model.proto.graph.output}
+
+    def keep(feeds: Arrays, outputs: Arrays) -> None:
+        if first is not None:
+            first.append((feeds, {name: outputs[name].copy() for name in given}))
+
+    return calibrate(
+        seen.open,
+        seen.observed,
+        samples,
+        method=method,
+        percentile=percentile,
+        model_sha256=model_hash(model),
+        cache=cache,
+        first=keep,
+        infinite=infinite,
+    )
 
 
 def observable(model: Model, values: Sequence[str], *, whole: bool) -> Observable:

@@ -1,17 +1,14 @@
-"""Ranges of a float model's activations: found here, by one shard of the samples, or merged from all."""
+"""Ranges of a float model's activations: found by one shard of the samples, and merged from all."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from nm2trt.arrays import Arrays
-from nm2trt.backends.ort import open_onnx
 from nm2trt.calibration.parts import Shard, ShardReport
 from nm2trt.calibration.range_shards import calibrate_shard, merge_ranges, require_extremes
-from nm2trt.calibration.ranges import Ranges, calibrate
+from nm2trt.calibration.ranges import Ranges
 from nm2trt.calibration.stream import SampleStream
 from nm2trt.errors import InputError, ModelError
 from nm2trt.graph.analysis.quantised_values import refuse_quantised
@@ -59,43 +56,6 @@ def require_mergeable(options: QuantizeOptions, parts: Path | None) -> None:
         )
 
 
-def find_ranges(
-    model: Model,
-    points: Sequence[str],
-    samples: SampleStream,
-    options: QuantizeOptions,
-    cache: Path | None,
-    first: list[tuple[Any, Any]] | None,
-) -> Ranges:
-    """Run the samples and return the range of each point.
-
-    Args:
-        model: The float32 model.
-        points: The values that will be quantised.
-        samples: Calibration samples.
-        options: How ranges are chosen.
-        cache: File that keeps what was found.
-        first: Takes the first batch, and what the model's outputs were; None keeps nothing.
-    """
-    seen = observable(model, points, whole=options.method != "minmax")
-    given = {value.name for value in model.proto.graph.output}
-
-    def keep(feeds: Any, outputs: Arrays) -> None:
-        if first is not None:
-            first.append((feeds, {name: outputs[name].copy() for name in given}))
-
-    return calibrate(
-        lambda: open_onnx(seen.data, weights_folder=seen.weights_folder),
-        seen.observed,
-        samples,
-        method=options.method,
-        percentile=options.percentile,
-        model_sha256=model_hash(model),
-        cache=cache,
-        first=keep,
-    )
-
-
 def find_part(
     source: str | os.PathLike[str] | Model,
     samples: SampleStream,
@@ -127,14 +87,8 @@ def find_part(
         run_passes(model, None, first)
     points = list(place_layers(Inserter(model, "quantized"), options).points)
     seen = observable(model, points, whole=False)
-    return calibrate_shard(
-        lambda: open_onnx(seen.data, weights_folder=seen.weights_folder),
-        seen.observed,
-        samples,
-        shard,
-        model_sha256=model_hash(model),
-        folder=folder,
-    )
+    sha256 = model_hash(model)
+    return calibrate_shard(seen.open, seen.observed, samples, shard, model_sha256=sha256, folder=folder)
 
 
 def merge_parts(model: Model, points: Sequence[str], samples: SampleStream, folder: Path) -> Ranges:

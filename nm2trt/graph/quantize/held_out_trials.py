@@ -6,13 +6,11 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-import numpy as np
-
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.batch_axes import fixed_batch, sample_shapes
 from nm2trt.backends.ort import OrtSession, open_onnx
 from nm2trt.calibration.ranges import Ranges
-from nm2trt.calibration.stream import SampleStream, fitted
+from nm2trt.calibration.stream import SampleStream, filled, fitted, length_of
 from nm2trt.graph.edit.node_inserter import Inserter
 from nm2trt.graph.execute.model_session import open_session
 from nm2trt.graph.execute.output_verdict import OutputVerdict, VerdictSum
@@ -39,7 +37,7 @@ class Trials:
         with open_session(model) as session:
             for feeds in _batches(session, first_samples(judged, most)):
                 self._batches.append((feeds, session.run(feeds)))
-        self.samples = sum(_length(feeds) for feeds, _ in self._batches)
+        self.samples = sum(length_of(feeds) for feeds, _ in self._batches)
 
     def copy(self) -> Inserter:
         """Return the graph of a fresh copy of the model."""
@@ -73,7 +71,7 @@ class Trials:
             for feeds, outputs in self._batches:
                 if most is not None and seen >= most:
                     break
-                seen += _length(feeds)
+                seen += length_of(feeds)
                 found = session.run(feeds)
                 for name, array in outputs.items():
                     if array.dtype.kind == "f":
@@ -90,7 +88,7 @@ def split(samples: SampleStream) -> tuple[SampleStream, SampleStream]:
         def read(size: int) -> Iterator[dict[str, Array]]:
             for batch in samples.read(2 * size):
                 part = {name: array[first::2] for name, array in batch.items()}
-                if len(next(iter(part.values()))):
+                if length_of(part):
                     yield part
 
         return replace(samples, count=(samples.count + 1 - first) // 2, read=read)
@@ -105,16 +103,12 @@ def first_samples(samples: SampleStream, most: int) -> SampleStream:
         left = most
         for batch in samples.read(size):
             part = {name: array[:left] for name, array in batch.items()}
-            left -= len(next(iter(part.values())))
+            left -= length_of(part)
             yield part
             if left <= 0:
                 return
 
     return replace(samples, count=min(samples.count, most), read=read)
-
-
-def _length(feeds: Arrays) -> int:
-    return len(next(iter(feeds.values())))
 
 
 def _batches(session: OrtSession, samples: SampleStream) -> Iterator[Arrays]:
@@ -123,5 +117,4 @@ def _batches(session: OrtSession, samples: SampleStream) -> Iterator[Arrays]:
     fixed = fixed_batch(session.inputs, sample_shapes(probe))
     size = _BATCH if fixed is None else fixed
     for given in samples.read(size):
-        at = np.arange(size if fixed is not None else _length(given)).clip(max=_length(given) - 1)
-        yield fitted({name: array[at] for name, array in given.items()}, session.inputs, samples.source)
+        yield fitted(given if fixed is None else filled(given, size), session.inputs, samples.source)

@@ -92,24 +92,12 @@ class PairInsertion:
         readers = sorted(editor.readers.get(value, ()))
         scale_name = editor.add_tensor(np.array(scale, np.float32), f"{value}_scale")
         zero = self._zero_point()
-        quantised = editor.unique(f"{value}_quantized")
-        editor.insert(
-            "QuantizeLinear",
-            [value, scale_name, zero],
-            quantised,
-            after=maker,
-            label=f"{value}_QuantizeLinear",
-        )
-        back = editor.unique(f"{value}_dequantized")
-        editor.insert(
-            "DequantizeLinear",
-            [quantised, scale_name, zero],
-            back,
-            after=maker,
-            label=f"{value}_DequantizeLinear",
-        )
+        made = value
+        for operator, kind in (("QuantizeLinear", "quantized"), ("DequantizeLinear", "dequantized")):
+            inputs, made = [made, scale_name, zero], editor.unique(f"{value}_{kind}")
+            editor.insert(operator, inputs, made, after=maker, label=f"{value}_{operator}")
         for index, slot in readers:
-            editor.set_input(index, slot, back)
+            editor.set_input(index, slot, made)
 
     def _zero_point(self) -> str:
         if not self._zero:

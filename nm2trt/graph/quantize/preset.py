@@ -42,9 +42,8 @@ class Preset:
     sharp: Mapping[str, str] = field(default_factory=dict)
     search: RangeSearch | None = None
 
-    def rounded(self, model: Model, placed: Placement) -> Rounded:
+    def rounded(self, placed: Placement) -> Rounded:
         """Return the integers of the weights whose steps are known."""
-        del model  # the placement knows its weights
         return {
             weight_key(layer): rounded_to(
                 np.asarray(evaluate(layer.consumer.scope, layer.consumer.value)),

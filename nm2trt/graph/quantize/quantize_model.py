@@ -12,11 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nm2trt.backends.batch_axes import fixed_batch, sample_shapes
 from nm2trt.backends.choice import place_of
-from nm2trt.calibration.stream import SampleStream, fitted
+from nm2trt.calibration.stream import SampleStream, filled, fitted
 from nm2trt.errors import DifferenceError
 from nm2trt.graph.analysis.multiply_accumulates import free_shapes
 from nm2trt.graph.analysis.qdq_islands import Island
@@ -25,14 +23,10 @@ from nm2trt.graph.analysis.value_states import node_name
 from nm2trt.graph.edit.node_inserter import Inserter
 from nm2trt.graph.execute.model_session import open_session
 from nm2trt.graph.execute.output_comparison import NOT_ASKED, Agreement, Demands, Reference, reference_of
+from nm2trt.graph.execute.range_probes import value_ranges
 from nm2trt.graph.function_inlining import inlining
 from nm2trt.graph.pass_frame import Change, Pass, run_passes
-from nm2trt.graph.quantize.calibrate_model import (
-    find_ranges,
-    merge_parts,
-    place_layers,
-    require_mergeable,
-)
+from nm2trt.graph.quantize.calibrate_model import merge_parts, place_layers, require_mergeable
 from nm2trt.graph.quantize.opset_conversion import conversion
 from nm2trt.graph.quantize.pair_insertion import PairInsertion, Rounded
 from nm2trt.graph.quantize.preset import Preset
@@ -146,14 +140,21 @@ class _Quantize(Pass):
         rounded: Rounded = {}
         if self._preset is not None:
             self.ranges, self.search = self._preset.ranges, self._preset.search
-            rounded = self._preset.rounded(model, placed)
+            rounded = self._preset.rounded(placed)
         elif self.options.max_loss is None:
-            kept = first if self._compared else None
             points = list(placed.points)
-            if self._parts is None:
-                self.ranges = find_ranges(model, points, self._samples, self.options, self._cache, kept)
-            else:
+            if self._parts is not None:
                 self.ranges = merge_parts(model, points, self._samples, self._parts)
+            else:
+                self.ranges = value_ranges(
+                    model,
+                    points,
+                    self._samples,
+                    self._cache,
+                    first if self._compared else None,
+                    method=self.options.method,
+                    percentile=self.options.percentile,
+                )
         else:
             work = layer_work(model, parent, self._shapes)
             found = search_ranges(model, self._samples, self.options, work, cache=self._cache)
@@ -216,8 +217,6 @@ def _reference(model: Model, samples: SampleStream, first: Sequence[tuple[Any, A
         fitted(given, session.inputs, samples.source)
         size = fixed_batch(session.inputs, sample_shapes(given))
         if size is not None:
-            given = next(samples.read(size))
-            at = np.arange(size).clip(max=len(next(iter(given.values()))) - 1)
-            given = {name: array[at] for name, array in given.items()}
+            given = filled(next(samples.read(size)), size)
         batch = fitted(given, session.inputs, samples.source)
         return reference_of(batch, session.run(batch))

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nm2trt.backends.ort import open_onnx
 from nm2trt.calibration.collectors import Choice
 from nm2trt.calibration.ranges import Ranges, calibrate_each
 from nm2trt.calibration.stream import SampleStream
@@ -156,7 +155,7 @@ class _Search:
     def _calibrated(self, values: Sequence[str], choices: Sequence[Choice]) -> dict[Choice, Ranges]:
         seen = observable(self._trials.model, values, whole=True)
         return calibrate_each(
-            lambda: open_onnx(seen.data, weights_folder=seen.weights_folder),
+            seen.open,
             seen.observed,
             self._fit,
             choices,

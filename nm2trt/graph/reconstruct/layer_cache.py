@@ -22,8 +22,8 @@ import nm2trt
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.ort import OrtBackend
 from nm2trt.calibration.array_files import read_archive
-from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
-from nm2trt.errors import DataError, OutputError
+from nm2trt.calibration.unsound import UNSOUND_CONTENT
+from nm2trt.errors import OutputError
 from nm2trt.file_replacement import make_output_folder
 from nm2trt.files import check_input, write_atomic
 from nm2trt.graph.reconstruct.activation_grid import IntegerGrid
@@ -109,9 +109,7 @@ class LayerCache:
             told.update({key: tuple(told[key]) for key in ("consumers", "shape")})
             row = RebuiltLayer(**told)
             return SolvedLayer(row, arrays, archive.get("step")) if _is_typed(row) else None
-        except UNSOUND_ARCHIVE:
-            return None  # it is solved again
-        except (DataError, TypeError, AttributeError):
+        except UNSOUND_CONTENT:
             return None  # it is solved again
 
     def write(self, number: int, solved: SolvedLayer) -> None:
