@@ -14,6 +14,12 @@ from nm2trt.errors import OutputError
 from nm2trt.locks import undisturbed
 
 _COPY_BYTES = 1 << 20
+_REASONS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EROFS: "the file system is read-only",
+}
 
 
 def put_in_place(temporary: Path, target: Path, like: os.stat_result) -> None:
@@ -82,8 +88,6 @@ def copy_rights(path: Path, old: os.stat_result) -> None:
 
 def _overwrite(source: Path, target: Path) -> None:
     """Copy a file into one that has several names, since a rename would part them."""
-    import shutil  # only here: it takes time to import
-
     with source.open("rb") as reader, target.open("r+b") as writer, undisturbed():
         size = os.fstat(reader.fileno()).st_size
         if size:
@@ -179,12 +183,6 @@ def _in_the_way(path: Path) -> str:
 
 def os_reason(error: Exception) -> str:
     """Return why a file could not be read or written, in words."""
-    if isinstance(error, OSError):
-        if error.errno == errno.ENOSPC:
-            return "the disk is full"
-        if error.errno in (errno.EACCES, errno.EPERM):
-            return "permission denied"
-        if error.errno == errno.EROFS:
-            return "the file system is read-only"
-        return error.strerror or str(error)
-    return str(error)
+    if not isinstance(error, OSError):
+        return str(error)
+    return _REASONS.get(error.errno or 0) or error.strerror or str(error)

@@ -35,20 +35,19 @@ def check_input(path: str | os.PathLike[str], what: str) -> Path:
     path = Path(path)
     try:
         if path.is_dir():
-            raise InputError(f"{path} is a folder; give the path of {what} file")
-        if not path.exists():
-            raise InputError(f"{path} does not exist; give the path of {what} file")
-        if not path.is_file():
-            raise InputError(f"{path} is not a regular file; give the path of {what} file")
-        if path.stat().st_size == 0:
-            raise InputError(f"{path} is empty; it should be {what} file")
-        with path.open("rb"):
-            pass
+            wrong = "is a folder; give the path of"
+        elif not path.exists():
+            wrong = "does not exist; give the path of"
+        elif not path.is_file():
+            wrong = "is not a regular file; give the path of"
+        else:
+            wrong = "" if path.stat().st_size else "is empty; it should be"
+        if not wrong:
+            path.open("rb").close()
+            return path
     except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path} cannot be read: {os_reason(error)}") from error
-    return path
+    raise InputError(f"{path} {wrong} {what} file")
 
 
 def library_path(path: str | os.PathLike[str]) -> str:
@@ -157,8 +156,7 @@ def _try_to_write(folder: Path, path: Path) -> None:
     except (AttributeError, OSError):
         with undisturbed():
             probe = folder / _temporary_name(path)
-            with probe.open("xb"):
-                pass
+            probe.open("xb").close()
             probe.unlink(missing_ok=True)
 
 
@@ -248,14 +246,10 @@ def atomic_path(
             if settle:
                 sync_folder(real.parent)
         except OSError as error:
-            named = error.filename if isinstance(error.filename, str) else ""
+            named, why = error.filename if isinstance(error.filename, str) else "", os_reason(error)
             if named and Path(named) not in (temporary, real, real.parent):
-                raise InputError(
-                    f"{named} cannot be used: {os_reason(error)}; {target} was not changed"
-                ) from error
-            raise OutputError(
-                f"{target} cannot be written: {os_reason(error)}; nothing was changed"
-            ) from error
+                raise InputError(f"{named} cannot be used: {why}; {target} was not changed") from error
+            raise OutputError(f"{target} cannot be written: {why}; nothing was changed") from error
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink()

@@ -216,8 +216,7 @@ def _remove(target: Path, names: Sequence[str]) -> None:
     temporary = re.compile(rf"\.{own}\.[^/]*\.tmp")
     data = re.compile(rf"{own}(\.[0-9a-f]+)?\.data")
     for name in dict.fromkeys(names):
-        unfinished = temporary.fullmatch(name) or (data.fullmatch(name) and not _mentions(target, name))
-        if unfinished:
+        if temporary.fullmatch(name) or (data.fullmatch(name) and not _mentions(target, name)):
             with contextlib.suppress(OSError):
                 target.with_name(name).unlink()
             with contextlib.suppress(OSError):  # it was being rewritten itself, under a lock of its own
@@ -228,9 +227,7 @@ def _mentions(target: Path, name: str) -> bool:
     try:
         with target.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return content.find(os.fsencode(name)) >= 0
-    except FileNotFoundError:
-        return False
-    except ValueError:  # empty
+    except (FileNotFoundError, ValueError):  # missing, or empty
         return False
     except OSError:
         return True

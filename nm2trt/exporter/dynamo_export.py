@@ -32,7 +32,7 @@ def eval_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     try:
         return copy.deepcopy(model, {id(v): v.detach().clone() for v in computed}).cpu().to(dtype).eval()
     except Exception as error:
-        raise InputError(f"the model cannot be copied for export: {_first_line(error)}") from error
+        raise InputError(f"the model cannot be copied for export: {first_line(error)}") from error
 
 
 def _is_computed(value: Any) -> bool:
@@ -67,7 +67,7 @@ def to_onnx(
     shapes = example.dynamic_shapes(model)
     try:
         with _quiet(), torch.no_grad():
-            program = torch.onnx.export(
+            return torch.onnx.export(
                 model,
                 example.args,
                 kwargs=example.kwargs,
@@ -86,9 +86,8 @@ def to_onnx(
                 "code take any batch, or export with dynamic_batch=False"
             ) from error
         raise InputError(
-            f"PyTorch cannot export {type(model).__name__} to ONNX: {_first_line(_root(error))}"
+            f"PyTorch cannot export {type(model).__name__} to ONNX: {first_line(_root(error))}"
         ) from error
-    return program
 
 
 @contextlib.contextmanager
@@ -123,6 +122,7 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the kind of an error, and the first line of what it says."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

@@ -18,13 +18,13 @@ _STARRED = inspect.Parameter.VAR_POSITIONAL
 _CONSTANTS = (bool, int, float, str, type(None))
 
 
-def random_example(shapes: Mapping[str, Sequence[int]], *, seed: int = 0) -> dict[str, Tensor]:
+def random_example(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
     """Return float32 tensors of a normal distribution, by input name, of the given shapes.
 
     Raises:
         InputError: A size is less than 1.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     for name, shape in shapes.items():
         if any(size < 1 for size in shape):
             raise InputError(f"input {name!r} has the shape {list(shape)}; every size must be 1 or more")
@@ -69,21 +69,17 @@ class Example:
                     f"argument {where!r} of the example is of type {type(value).__name__}; "
                     "give tensors, and numbers, strings or None for constants"
                 )
-        own = [
-            name
-            for name, value in zip(_positional_names(model, len(args)), args, strict=True)
-            if isinstance(value, Tensor)
-        ] + [name for name, value in kwargs.items() if isinstance(value, Tensor)]
+        given = [*zip(_positional_names(model, len(args)), args, strict=True), *kwargs.items()]
+        own = [(name, value) for name, value in given if isinstance(value, Tensor)]
         if not own:
             raise DataError(
                 "the example holds no tensor; give the model's input as a tensor, a tuple or a dict"
             )
-        chosen = tuple(own if names is None else names)
+        chosen = tuple((name for name, _ in own) if names is None else names)
         if len(chosen) != len(own) or len(set(chosen)) != len(chosen):
             wanted = counted(len(own), "different name")
             raise InputError(f"input_names {list(chosen)} must be {wanted}, one per tensor")
-        tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
-        return cls(args, kwargs, chosen, _batched(chosen, tensors, dynamic_batch))
+        return cls(args, kwargs, chosen, _batched(chosen, [tensor for _, tensor in own], dynamic_batch))
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -110,9 +106,8 @@ class Example:
 
     def typed(self, dtype: torch.dtype) -> Example:
         """Return the example on the CPU, its floating tensors in `dtype`."""
-        return self._with(
-            [t.detach().cpu().to(dtype) if t.is_floating_point() else t.detach().cpu() for t in self.tensors]
-        )
+        tensors = (tensor.detach().cpu() for tensor in self.tensors)
+        return self._with([t.to(dtype) if t.is_floating_point() else t for t in tensors])
 
     def traced(self, dtype: torch.dtype) -> Example:
         """Return the example to trace with: torch takes a batch of one for a constant."""

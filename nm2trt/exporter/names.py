@@ -34,12 +34,9 @@ def restore_names(model: Any, module: nn.Module) -> None:
     parameters = dict(module.named_parameters())
     unnamed: dict[tuple[int, ...], list[Any]] = {}
     for name, value in graph.initializers.items():
-        if (
-            name not in parameters
-            and value.const_value is not None
-            and len(value.const_value.shape) in (2, 3)
-        ):
-            unnamed.setdefault(tuple(value.const_value.shape.numpy()), []).append(value)
+        shape = () if value.const_value is None else tuple(value.const_value.shape.numpy())
+        if name not in parameters and len(shape) in (2, 3):
+            unnamed.setdefault(shape, []).append(value)
     stored = {name: p.detach().numpy().T for name, p in parameters.items() if p.ndim == 2} | _packed(module)
     for name, numbers in stored.items():
         if name in taken:

@@ -6,7 +6,7 @@ equal is refused by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import onnx
 import onnx_ir as ir
@@ -45,11 +45,11 @@ class _NoFormError(Exception):
 
 
 def _changed(operator: str) -> bool:
-    newest = onnx.defs.get_schema(operator, OLDEST_NATIVE).since_version
     try:
-        return bool(onnx.defs.get_schema(operator, _TARGET).since_version != newest)
+        older = onnx.defs.get_schema(operator, _TARGET)
     except onnx.defs.SchemaError:
         return True
+    return bool(older.since_version != onnx.defs.get_schema(operator, OLDEST_NATIVE).since_version)
 
 
 def _constants(node: ir.Node, index: int, what: str) -> list[int]:
@@ -116,27 +116,11 @@ def _integer(node: ir.Node, name: str) -> int:
     return 0 if attribute is None else int(attribute.as_int())
 
 
-def _each(names: Iterable[str], lower: Callable[[ir.Node], None]) -> dict[str, Callable[[ir.Node], None]]:
-    return dict.fromkeys(names, lower)
-
-
 # ReduceSum took its axes as an input already in opset 13.
+_REDUCTIONS = [f"Reduce{kind}" for kind in "L1 L2 LogSum LogSumExp Max Mean Min Prod SumSquare".split()]
 _LOWER: dict[str, Callable[[ir.Node], None]] = {
-    **_each(
-        (
-            "ReduceL1",
-            "ReduceL2",
-            "ReduceLogSum",
-            "ReduceLogSumExp",
-            "ReduceMax",
-            "ReduceMean",
-            "ReduceMin",
-            "ReduceProd",
-            "ReduceSumSquare",
-        ),
-        _axes_to_attribute,
-    ),
-    **_each(("ScatterElements", "ScatterND"), _plain_scatter),
+    **dict.fromkeys(_REDUCTIONS, _axes_to_attribute),
+    **dict.fromkeys(("ScatterElements", "ScatterND"), _plain_scatter),
     "Pad": _pad_all_axes,
     "Resize": _resize_all_axes,
     "Split": _equal_split,

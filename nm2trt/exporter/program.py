@@ -41,12 +41,9 @@ class ProgramSession(Closing):
         structure = program.call_spec.out_spec
         if structure is None or program.call_spec.in_spec is None:
             raise ModelError(f"{name} does not say how its inputs and outputs are arranged; export it again")
-        names = output_names_of(
-            _pytree.tree_unflatten([torch.empty(0)] * structure.num_leaves, structure), None
-        )
-        self.outputs = tuple(
-            _spec(node, given, values, name) for node, given in zip(made, names, strict=True)
-        )
+        returned = _pytree.tree_unflatten([torch.empty(0)] * structure.num_leaves, structure)
+        names = output_names_of(returned, None)
+        self.outputs = tuple(_spec(*pair, values, name) for pair in zip(made, names, strict=True))
         self._in_spec = program.call_spec.in_spec
         # Guards are source code that the file carries.
         self._module: Any = program.module(check_guards=False)

@@ -30,14 +30,8 @@ from nm2trt.errors import ModelError
 
 _LARGEST_TEXT = 1 << 28
 _UNSOUND = (
-    zipfile.BadZipFile,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-    OSError,
-    EOFError,
+    *(zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError),
+    *(RecursionError, OSError, EOFError),
 )
 
 _WEIGHTS = re.compile(r"data/weights/weight_\d+")

@@ -16,6 +16,7 @@ from nm2trt.backends.ort import open_onnx
 from nm2trt.compare.output_difference import OutputDifference
 from nm2trt.compare.outputs import compare_outputs, require_close
 from nm2trt.errors import DataError, DifferenceError, InputError, ModelError
+from nm2trt.exporter.dynamo_export import first_line
 from nm2trt.exporter.example import Example
 
 
@@ -30,9 +31,8 @@ def run_reference(model: nn.Module, example: Example, dtype: torch.dtype) -> Any
         with torch.no_grad():
             return model(*typed.args, **typed.kwargs)
     except Exception as error:
-        line = (str(error).strip().splitlines() or [""])[0]
         raise DataError(
-            f"the model fails on the example (batch {example.batch}): {type(error).__name__}: {line}"
+            f"the model fails on the example (batch {example.batch}): {first_line(error)}"
         ) from error
 
 
@@ -95,9 +95,7 @@ def compare_with_runtime(
         reason = str(error).partition(": ")[2]
         raise InputError(f"ONNX Runtime cannot load what PyTorch exported: {reason}") from error
     with session:
-        for batch in dict.fromkeys(
-            (example.batch, 2 * example.batch + 1) if example.dynamic else (example.batch,)
-        ):
+        for batch in (example.batch, 2 * example.batch + 1) if example.dynamic else (example.batch,):
             sized = example if batch == example.batch else example.resized(batch)
             expected = returned if batch == example.batch else run_reference(model, sized, torch.float32)
             feeds = {

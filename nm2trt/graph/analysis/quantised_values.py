@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nm2trt.errors import ModelError
-from nm2trt.graph.analysis.constant_values import direct_initializer
+from nm2trt.graph.analysis.constant_values import stored_tensor
 from nm2trt.graph.analysis.moving_operators import SELECTING
 from nm2trt.graph.analysis.scopes import walk
 from nm2trt.graph.analysis.value_states import Scope
@@ -107,15 +107,8 @@ def quantised_type(scope: Scope, node: onnx.NodeProto) -> str:
 
 
 def _stored_type(scope: Scope, value: str) -> str | None:
-    tensor = direct_initializer(scope, value)
-    if tensor is not None:
-        return DTYPE_NAMES.get(tensor.data_type, "unknown")
-    owner = scope.owner(value)
-    node = owner[0].producers.get(owner[1]) if owner is not None else None
-    if node is None or node.op_type != "Constant":
-        return None
-    number = next((a.t.data_type for a in node.attribute if a.name == "value"), None)
-    return None if number is None else DTYPE_NAMES.get(number, "unknown")
+    tensor = stored_tensor(scope, value)
+    return None if tensor is None else DTYPE_NAMES.get(tensor.data_type, "unknown")
 
 
 def _made_type(scope: Scope, value: str) -> str | None:

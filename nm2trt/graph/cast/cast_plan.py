@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from nm2trt.errors import InputError
-from nm2trt.graph.analysis.constant_values import direct_initializer, evaluate
+from nm2trt.graph.analysis.constant_values import evaluate, stored_tensor
 from nm2trt.graph.analysis.moving_operators import MOVING
 from nm2trt.graph.analysis.numpy_operators import cast_array
 from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.stored_sources import main_source
-from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.cast.cast_rules import Low, keep_reason, low_slots
 from nm2trt.graph.cast.positions import positions
 from nm2trt.graph.cast.report import CastTensor, KeptNode, body_nodes
@@ -72,7 +71,11 @@ class PrecisionPlan:
         for index in positions(editor, types):
             if index in self.inputs:
                 self.reasons.setdefault(index, f"a position, angle or index loses its digits in {low.name}")
-        self._keep_overflowing(overflowing, seen_in)
+        for value, largest in overflowing.items():
+            maker = editor.producers.get(value)
+            around = {index for index, _ in editor.readers.get(value, ())}
+            for index in around if maker is None else {maker, *around}:
+                self.reasons.setdefault(index, f"{value!r} reached {largest:.4g} in {seen_in}")
         if bounds is not None:
             self._keep_growing(bounds)
         self._keep_constants()
@@ -151,17 +154,6 @@ class PrecisionPlan:
                         f"{value!r} may reach {top:.3g}, beyond {self._low.largest:g}: a square, sum or mask",
                     )
 
-    def _keep_overflowing(self, overflowing: Mapping[str, float], seen_in: str) -> None:
-        for value, largest in overflowing.items():
-            reason = f"{value!r} reached {largest:.4g} in {seen_in}"
-            for index in self._around(value):
-                self.reasons.setdefault(index, reason)
-
-    def _around(self, value: str) -> Iterable[int]:
-        maker = self._editor.producers.get(value)
-        yield from () if maker is None else (maker,)
-        yield from {index for index, _ in self._editor.readers.get(value, ())}
-
     def _keep_constants(self) -> None:
         """Look at every constant that would be cast; those that overflow stay, with their readers."""
         already = set(self.reasons)
@@ -213,7 +205,7 @@ class PrecisionPlan:
     def _pieces(self, value: str) -> Iterable[npt.NDArray[np.float32]] | None:
         """Return the float32 numbers of a constant; None for many that are computed of stored ones."""
         scope = self._editor.scope
-        tensor = _stored(scope, value)
+        tensor = stored_tensor(scope, value)
         if tensor is not None:
             return iter_elements(tensor, self._editor.model.root) if tensor.data_type == _FLOAT else None
         try:
@@ -243,13 +235,3 @@ class PrecisionPlan:
                 if around and all(item is not None and item in self.reasons for item in around):
                     self.reasons[index] = "all its neighbours are float32"
                     changed = True
-
-
-def _stored(scope: Scope, value: str) -> TensorProto | None:
-    tensor = direct_initializer(scope, value)
-    if tensor is not None:
-        return tensor
-    node = scope.producers.get(value)
-    if node is None or node.op_type != "Constant":
-        return None
-    return next((attribute.t for attribute in node.attribute if attribute.name == "value"), None)

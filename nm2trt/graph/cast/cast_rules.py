@@ -76,23 +76,11 @@ KEEP: Mapping[str, tuple[str, tuple[Target, ...]]] = {
     **dict.fromkeys(("HardSwish", "Mish", "ConvTranspose", "GRU"), (_REFUSED, ("bf16",))),
     "LogSoftmax": ("the logarithm of a small probability loses its digits", _BOTH),
     **dict.fromkeys(
-        ("ReduceSum", "ReduceMean", "ReduceL1", "ReduceLogSum", "ReduceLogSumExp", "ReduceProd", "CumSum"),
-        (_SUMS, _BOTH),
+        "ReduceSum ReduceMean ReduceL1 ReduceLogSum ReduceLogSumExp ReduceProd CumSum".split(), (_SUMS, _BOTH)
     ),
     **dict.fromkeys(
-        (
-            "ReduceL2",
-            "ReduceSumSquare",
-            "LayerNormalization",
-            "InstanceNormalization",
-            "GroupNormalization",
-            "RMSNormalization",
-            "LpNormalization",
-            "LpPool",
-            "GlobalLpPool",
-            "MeanVarianceNormalization",
-            "LRN",
-        ),
+        """ReduceL2 ReduceSumSquare LayerNormalization InstanceNormalization GroupNormalization
+        RMSNormalization LpNormalization LpPool GlobalLpPool MeanVarianceNormalization LRN""".split(),
         (_NORMS, _BOTH),
     ),
 }
