@@ -150,10 +150,8 @@ class DifferenceSum:
         self._dtype = str(dtype) or self._dtype
         for name, count in zip(_COUNTS, counts.tolist(), strict=True):
             setattr(self, name, getattr(self, name) + count)
-        self._max_abs, self._scale = (
-            max(self._max_abs, float(largest[0])),
-            max(self._scale, float(largest[1])),
-        )
+        self._max_abs = max(self._max_abs, float(largest[0]))
+        self._scale = max(self._scale, float(largest[1]))
         self._sum_abs += float(sums[0])
         self._divergence += float(sums[1])
         self._rescale(int(largest[2]))

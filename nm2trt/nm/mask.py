@@ -134,26 +134,6 @@ def check(weight: npt.ArrayLike, pattern: NMPattern, *, axis: int) -> GroupCheck
     )
 
 
-def holds(present: npt.NDArray[np.bool_], pattern: NMPattern, *, axis: int) -> bool:
-    """Tell whether no group has more than `pattern.n` non-zeros, as `check` does; for many small weights.
-
-    Args:
-        present: True where a weight is not zero.
-        pattern: The pattern to hold.
-        axis: Reduction axis.
-
-    Raises:
-        PatternError: The length of `axis` is not a multiple of `pattern.m`.
-    """
-    axis = check_groupable(present.shape, pattern, axis=axis)
-    flags = np.ascontiguousarray(present).reshape(-1)
-    checker = GroupChecker(pattern, inner=math.prod(present.shape[axis + 1 :]))
-    if flags.size > _CHUNK_ELEMENTS:
-        return check(present, pattern, axis=axis).holds
-    checker.update(flags)
-    return checker.broken == 0
-
-
 class GroupChecker:
     """Counts broken groups of a tensor that comes in pieces, flat and in order.
 

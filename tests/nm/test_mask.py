@@ -360,17 +360,17 @@ def test_a_tournament_finds_what_all_pairs_find(monkeypatch, dtype, m, inner):
 
 @SHAPES
 @pytest.mark.parametrize("pattern", ["1:2", "2:4", "4:8"])
-def test_holds_tells_a_mask_from_one_with_a_single_element_more(shape, axis, pattern):
+def test_check_tells_a_mask_from_one_with_a_single_element_more(shape, axis, pattern):
     pattern = NMPattern.parse(pattern)
     mask = numpy_mask.nm_mask(np.random.default_rng(7).random(shape), pattern, axis=axis)
-    assert numpy_mask.holds(mask, pattern, axis=axis)
+    assert numpy_mask.check(mask, pattern, axis=axis).holds
     mask[tuple(np.argwhere(~mask)[mask.size // 3])] = True
-    assert not numpy_mask.holds(mask, pattern, axis=axis)
+    assert not numpy_mask.check(mask, pattern, axis=axis).holds
 
 
-def test_holds_takes_a_large_weight_by_pieces():
+def test_check_takes_a_large_weight_by_pieces():
     present = np.zeros((1 << 17, 4), np.bool_)
     present[:, :2] = True
-    assert numpy_mask.holds(present, TWO_FOUR, axis=1)
+    assert numpy_mask.check(present, TWO_FOUR, axis=1).holds
     present[-1] = True
-    assert not numpy_mask.holds(present, TWO_FOUR, axis=1)
+    assert not numpy_mask.check(present, TWO_FOUR, axis=1).holds

@@ -11,7 +11,13 @@ import math
 import numpy as np
 
 from nm2trt.arrays import Array
-from nm2trt.graph.analysis.constant_values import Source, constant_node, evaluate_tracked, is_default
+from nm2trt.graph.analysis.constant_values import (
+    Source,
+    constant_node,
+    evaluate,
+    evaluate_tracked,
+    is_default,
+)
 from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.storage.element_types import DTYPE_NAMES
@@ -19,6 +25,8 @@ from nm2trt.graph.storage.light_onnx import onnx
 
 # Element types of masks, indices and texts, which carry no weight's numbers.
 INDEX_TYPES = ("bool", "int64", "int32", "string")
+# Elements up to which a constant is a scale, a bound or a table rather than a weight.
+FEW = 1024
 
 
 def main_source(scope: Scope, value: str) -> Source | None:
@@ -33,6 +41,21 @@ def stored_sources(scope: Scope, value: str) -> list[Source]:
         key=lambda source: (source.dtype not in INDEX_TYPES, math.prod(source.shape)),
         reverse=True,
     )
+
+
+def few_numbers(scope: Scope, value: str) -> Array | None:
+    """Return the numbers of a constant that is made of few, as a scale; None for any other.
+
+    Raises:
+        ModelError: A stored tensor is damaged.
+    """
+    source = main_source(scope, value)
+    if source is None or math.prod(source.shape) > FEW:
+        return None
+    try:
+        return evaluate(scope, value)
+    except Opaque:
+        return None
 
 
 def stored_index(scope: Scope, value: str, index: tuple[int, ...]) -> tuple[int, ...] | None:

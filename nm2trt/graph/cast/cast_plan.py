@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -11,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nm2trt.errors import InputError
-from nm2trt.graph.analysis.constant_values import evaluate, stored_tensor
+from nm2trt.graph.analysis.constant_values import stored_tensor
 from nm2trt.graph.analysis.moving_operators import MOVING
 from nm2trt.graph.analysis.numpy_operators import cast_array
-from nm2trt.graph.analysis.operator_cost import Opaque
-from nm2trt.graph.analysis.stored_sources import main_source
+from nm2trt.graph.analysis.stored_sources import few_numbers
 from nm2trt.graph.cast.cast_rules import Low, keep_reason, low_slots
 from nm2trt.graph.cast.positions import positions
 from nm2trt.graph.cast.report import CastTensor, KeptNode, body_nodes
@@ -26,7 +24,6 @@ from nm2trt.graph.storage.model import opset
 from nm2trt.graph.storage.tensors import iter_elements
 
 _FLOAT = TensorProto.FLOAT
-_FEW = 1024
 # They only move or compare numbers, so they can run in the type of their input.
 _FOLLOWS = MOVING | {"Neg", "Abs", "Sqrt", "Relu", "Max", "Min"}
 
@@ -208,14 +205,8 @@ class PrecisionPlan:
         tensor = stored_tensor(scope, value)
         if tensor is not None:
             return iter_elements(tensor, self._editor.model.root) if tensor.data_type == _FLOAT else None
-        try:
-            source = main_source(scope, value)
-            if source is None or math.prod(source.shape) > _FEW:
-                return None
-            found = evaluate(scope, value)
-        except Opaque:
-            return None
-        return [found] if found.dtype == np.float32 else None
+        found = few_numbers(scope, value)
+        return [found] if found is not None and found.dtype == np.float32 else None
 
     def _follow(self) -> None:
         """Keep a data-movement node in float32 if all its neighbours are."""

@@ -10,8 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from nm2trt.graph.analysis.moving_operators import MOVING
-from nm2trt.graph.analysis.operator_cost import Opaque
-from nm2trt.graph.analysis.stored_sources import main_source
+from nm2trt.graph.analysis.stored_sources import FEW, main_source
 from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 
@@ -25,7 +24,6 @@ _COMPARISONS = frozenset({"Less", "LessOrEqual", "Greater", "GreaterOrEqual", "E
 # What computes a position of positions. Products are outer ones, of a position and few frequencies.
 _ARITHMETIC = frozenset("Add Sub Mul Div Neg Abs Where Cast Range CumSum Clip Min Max MatMul Einsum".split())
 _PRODUCTS = frozenset({"MatMul", "Einsum"})
-_FEW = 1024
 
 
 def positions(editor: Editor, types: Mapping[str, int]) -> Iterator[int]:
@@ -95,13 +93,8 @@ class _Chains:
 
     def _has_few_weights(self, node: onnx.NodeProto) -> bool:
         scope = self._editor.scope
-        try:
-            sources = [
-                main_source(scope, name) for name in node.input if scope.state(name).kind == "constant"
-            ]
-        except Opaque:
-            return False
-        return bool(sources) and all(s is not None and math.prod(s.shape) <= _FEW for s in sources)
+        sources = [main_source(scope, name) for name in node.input if scope.state(name).kind == "constant"]
+        return bool(sources) and all(s is not None and math.prod(s.shape) <= FEW for s in sources)
 
 
 def _operands(node: onnx.NodeProto) -> list[str]:

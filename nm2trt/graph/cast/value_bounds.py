@@ -17,7 +17,7 @@ from nm2trt.graph.analysis.constant_values import evaluate
 from nm2trt.graph.analysis.moving_operators import MOVING
 from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.shapes import Shapes
-from nm2trt.graph.analysis.stored_sources import main_source
+from nm2trt.graph.analysis.stored_sources import few_numbers
 from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.storage.light_onnx import onnx
 
@@ -25,7 +25,6 @@ ORDINARY = 1024.0
 # Terms of a sum whose length is not known.
 _MANY = 4096
 _HUGE = 1e30
-_FEW = 1024
 
 # Their results are as large as their first input.
 _MOVES = (MOVING - {"Concat"}) | {"Neg", "Abs", "Cast"}
@@ -83,14 +82,9 @@ class ValueBounds:
             found: float | None = None
             if self._editor.scope.state(value).kind == "constant":
                 found = 1.0  # a weight: sums of products are taken to keep the size of an activation
-                try:
-                    source = main_source(self._editor.scope, value)
-                    if source is not None and math.prod(source.shape) <= _FEW:
-                        array = evaluate(self._editor.scope, value)
-                        if array.dtype.kind in "biuf" and array.size:
-                            found = float(np.abs(array.astype(np.float64)).max())
-                except Opaque:
-                    pass
+                array = few_numbers(self._editor.scope, value)
+                if array is not None and array.dtype.kind in "biuf" and array.size:
+                    found = float(np.abs(array.astype(np.float64)).max())
             self._constants[value] = found
         return self._constants[value]
 
@@ -122,22 +116,10 @@ class ValueBounds:
         known = math.prod(size for size in sizes if size is not None)
         return known * _MANY if None in sizes else known
 
-    def _sum(self, node: onnx.NodeProto, read: list[float]) -> float:
-        return read[0] * self._terms(node)
-
-    def _squares(self, node: onnx.NodeProto, read: list[float]) -> float:
-        return read[0] ** 2 * self._terms(node)
-
-    def _norm(self, node: onnx.NodeProto, read: list[float]) -> float:
-        return float(read[0] * self._terms(node) ** 0.5)
-
     def _pooled_norm(self, node: onnx.NodeProto, read: list[float]) -> float:
         shape = self._shapes.get(node.input[0]) or ()
         sizes = [_MANY if size is None else size for size in shape[2:]] or [_MANY]
         return float(read[0] * math.prod(sizes) ** 0.5)
-
-    def _first(self, node: onnx.NodeProto, read: list[float]) -> float:  # noqa: ARG002 - one of many rules
-        return read[0] if read else ORDINARY
 
     def _power(self, node: onnx.NodeProto, read: list[float]) -> float:
         exponent = self._scalar(node.input[1]) if len(node.input) > 1 else None
@@ -160,15 +142,6 @@ class ValueBounds:
         if array is None:
             return None
         return float(array.max()) if array.size and array.dtype.kind in "iuf" else None
-
-    def _root(self, node: onnx.NodeProto, read: list[float]) -> float:  # noqa: ARG002
-        return read[0] ** 0.5 if read[0] > ORDINARY else ORDINARY
-
-    def _added(self, node: onnx.NodeProto, read: list[float]) -> float:  # noqa: ARG002
-        return sum(read) if max(read) > ORDINARY else ORDINARY
-
-    def _chosen(self, node: onnx.NodeProto, read: list[float]) -> float:  # noqa: ARG002 - the condition is 0 or 1
-        return max(read)
 
     def _divided(self, node: onnx.NodeProto, read: list[float]) -> float:
         if read[0] <= ORDINARY:
@@ -226,17 +199,21 @@ class ValueBounds:
 
 _Rule = Callable[[ValueBounds, onnx.NodeProto, list[float]], float]
 _RULES: Mapping[str, _Rule] = {
-    **dict.fromkeys(("ReduceSum", "ReduceL1", "CumSum"), ValueBounds._sum),
+    **dict.fromkeys(("ReduceSum", "ReduceL1", "CumSum"), lambda b, node, read: read[0] * b._terms(node)),
     **dict.fromkeys(_PRODUCTS, ValueBounds._product),
-    **dict.fromkeys(("Add", "Sub", "Sum"), ValueBounds._added),
-    **dict.fromkeys(("Where", "Max", "Concat"), ValueBounds._chosen),
-    "ReduceSumSquare": ValueBounds._squares,
-    "ReduceL2": ValueBounds._norm,
+    **dict.fromkeys(
+        ("Add", "Sub", "Sum"), lambda _, __, read: sum(read) if max(read) > ORDINARY else ORDINARY
+    ),
+    **dict.fromkeys(("Where", "Max", "Concat"), lambda _, __, read: max(read)),  # a condition is 0 or 1
+    "ReduceSumSquare": lambda b, node, read: read[0] ** 2 * b._terms(node),
+    "ReduceL2": lambda b, node, read: float(read[0] * b._terms(node) ** 0.5),
     "GlobalLpPool": ValueBounds._pooled_norm,
     "ReduceProd": lambda *_: _HUGE,
-    **dict.fromkeys(("ReduceMean", "ReduceMax", "ReduceMin", *_MOVES), ValueBounds._first),
+    **dict.fromkeys(
+        ("ReduceMean", "ReduceMax", "ReduceMin", *_MOVES), lambda _, __, read: read[0] if read else ORDINARY
+    ),
     "Pow": ValueBounds._power,
-    "Sqrt": ValueBounds._root,
+    "Sqrt": lambda _, __, read: read[0] ** 0.5 if read[0] > ORDINARY else ORDINARY,
     "Div": ValueBounds._divided,
     "Clip": ValueBounds._clipped,
 }

@@ -17,7 +17,7 @@ from nm2trt.graph.fuse.batchnorm import read_batchnorm, rounded
 from nm2trt.graph.fuse.branches import Branch, diagonal, held_pattern, merge
 from nm2trt.graph.fuse.kernel_geometry import read_geometry
 from nm2trt.graph.storage.model import opset
-from nm2trt.nm.mask import holds
+from nm2trt.nm.mask import check
 from nm2trt.nm.plan import Plan
 
 _FIRST_NUMPY_ADD_OPSET = 7
@@ -107,9 +107,9 @@ class Merger:
             plain = [leaf for leaf in leaves if leaf.value == x]
             if len(convs) + len(norms) + len(plain) < 2:
                 continue
-            done, taken = self._merge_branches(x, convs, norms, plain)
+            found, taken = self._merge_branches(x, convs, norms, plain)
             gone.update(taken)
-            merged.extend([done] if done is not None else [])
+            merged += found
         if gone:
             self._collapse(root, inner, gone)
         return merged
@@ -136,7 +136,7 @@ class Merger:
 
     def _merge_branches(
         self, x: str, convs: list[_Leaf], norms: list[_Leaf], plain: list[_Leaf]
-    ) -> tuple[Merging | None, list[_Leaf]]:
+    ) -> tuple[list[Merging], list[_Leaf]]:
         found: list[tuple[_Leaf, int, Branch]] = []
         for leaf in convs:
             index = self.editor.producers[leaf.value]
@@ -145,7 +145,7 @@ class Merger:
             except Declined as why:
                 self._decline(self.editor.label(index), why)
         if not found:
-            return None, []
+            return [], []
         # The largest kernel first; of equals the first in the file.
         found.sort(key=lambda item: -int(np.prod(item[2].kernel)))
         _, anchor, total = found[0]
@@ -165,9 +165,7 @@ class Merger:
                 continue
             taken.append(leaf)
             labels.append(label)
-        if not taken:
-            return None, []
-        return self._apply(anchor, total, labels), taken
+        return [self._apply(anchor, total, labels)] if taken else [], taken
 
     def _apply(self, anchor: int, total: Branch, labels: list[str]) -> Merging:
         editor, node = self.editor, self.editor.nodes[anchor]
@@ -181,7 +179,7 @@ class Merger:
         editor.set_input(anchor, 1, weight)
         # Otherwise `merge` has declined what would break one.
         broken = self.allow_broken and not all(
-            holds(numbers != 0, pattern, axis=1) for pattern in total.patterns
+            check(numbers, pattern, axis=1).holds for pattern in total.patterns
         )
         return Merging(
             editor.label(anchor),
@@ -255,11 +253,9 @@ class Merger:
 
     def _remove_leaf(self, value: str) -> None:
         index = self.editor.producer(value, "Conv", "BatchNormalization")
-        if index is not None and index not in self.editor.dead and not self._still_read(value):
+        still_read = value in self.editor.pinned or len(self.editor.readers.get(value, ())) > 1
+        if index is not None and index not in self.editor.dead and not still_read:
             self.editor.remove(index)
-
-    def _still_read(self, value: str) -> bool:
-        return value in self.editor.pinned or len(self.editor.readers.get(value, ())) > 1
 
     def _decline(self, label: str, why: Declined) -> None:
         self.declined.append((label, str(why)))

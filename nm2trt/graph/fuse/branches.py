@@ -16,7 +16,7 @@ from nm2trt.errors import LineageError
 from nm2trt.graph.edit.graph_view import Declined
 from nm2trt.graph.fuse.batchnorm import Affine, rounded
 from nm2trt.graph.fuse.kernel_geometry import Geometry, kernel_offset
-from nm2trt.nm.mask import check, holds
+from nm2trt.nm.mask import check
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import PlanEntry
 
@@ -87,12 +87,10 @@ def held_pattern(weight: Array, entry: PlanEntry | None) -> NMPattern | None:
 
     A weight that the plan wants dense, or that has no non-zeros, is held to nothing.
     """
-    length = weight.shape[1]
-    present = np.asarray(weight != 0)
-    if (entry is not None and entry.pattern is None) or not present.any():
+    if (entry is not None and entry.pattern is None) or not weight.any():
         return None
     for pattern in _KNOWN if entry is None or entry.pattern is None else (entry.pattern,):
-        if length % pattern.m == 0 and holds(present, pattern, axis=1):
+        if weight.shape[1] % pattern.m == 0 and check(weight, pattern, axis=1).holds:
             return pattern
     return None
 
@@ -127,8 +125,8 @@ def merge(larger: Branch, other: Branch, *, allow_broken: bool) -> Branch:
     if bool((present & (larger.weight == 0) & (placed == 0)).any()):
         raise LineageError(f"merging {other.label} into {larger.label} made weights that neither branch has")
     for pattern in () if allow_broken else total.patterns:
-        if not holds(present, pattern, axis=1):
-            found = check(present, pattern, axis=1)
+        found = check(present, pattern, axis=1)
+        if not found.holds:
             raise Declined(
                 f"merged with {larger.label} it would break {pattern} in {found.broken:,} of "
                 f"{found.groups:,} groups; --allow-broken merges it anyway"

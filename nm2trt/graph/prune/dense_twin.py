@@ -6,9 +6,10 @@ non-zeros, drawn at random. What the copy computes means nothing.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
@@ -56,15 +57,12 @@ def densify_model(
             f"{source}: no stored weight holds a pattern, so there is nothing to compare; make its weights "
             "2:4 first (nm2trt prune --calib SAMPLES)"
         )
-    save(model, target, rewrites=[_rewrite(tensor, model.root) for tensor in tensors])
+    rewrites = [Rewrite(tensor, functools.partial(_filled, tensor, model.root)) for tensor in tensors]
+    save(model, target, rewrites=rewrites)
     return len(tensors)
 
 
-def _rewrite(tensor: TensorProto, root: Any) -> Rewrite:
-    return Rewrite(tensor, lambda: _filled(tensor, root))
-
-
-def _filled(tensor: TensorProto, root: Any) -> Iterator[bytes | memoryview]:
+def _filled(tensor: TensorProto, root: Path | None) -> Iterator[bytes | memoryview]:
     kind = element_type(tensor)
     random = np.random.default_rng(0)
     for piece in iter_elements(tensor, root, unit=_UNIT):

@@ -90,8 +90,7 @@ def check_reach(readings: Sequence[Reading], sources: Sequence[Source], pattern:
         consumer = reading.weight.consumer
         for source in sources:
             check_way(consumer, source, reading.weight.dtype)
-        value = reading.weight.value
-        value = evaluate(consumer.scope, consumer.value) if value is None else value
+        value = reading.weight.numbers()
         magnitude = _magnitude(value, operand_zero(reading.weight, reading.how))
         reached = np.zeros(value.shape, np.bool_)
         for source in sources:
@@ -168,7 +167,7 @@ def _kept(
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Mark the elements of the stored tensor, flat, that one consumer reads, and those that it lets stand."""
     weight, scope = reading.weight, reading.weight.consumer.scope
-    value = weight.value if weight.value is not None else evaluate(scope, weight.consumer.value)
+    value = weight.numbers()
     check_way(weight.consumer, source, weight.dtype)
     places = stored_places(scope, weight.consumer.value, source)
     if places is None or places.shape != value.shape:

@@ -15,8 +15,9 @@ from nm2trt.errors import LineageError, SparsityError
 from nm2trt.figures import counted
 from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.pass_frame import Change, Pass, run_passes
+from nm2trt.graph.pass_report import PrunedWeight
 from nm2trt.graph.prune.magnitude import Reading, check_reach, zero_weakest
-from nm2trt.graph.prune.report import PrunedWeight, PruneReport
+from nm2trt.graph.prune.report import PruneReport
 from nm2trt.graph.prune.stored_weights import Candidate, stored_weights
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.model_file import Rewrite

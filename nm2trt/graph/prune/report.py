@@ -3,37 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from nm2trt.figures import counted
-from nm2trt.graph.pass_report import PassReport
-from nm2trt.json_value import JsonValue
+from nm2trt.graph.pass_report import PassReport, PrunedWeight
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan
 from nm2trt.tables.table import Column, Row, Table
-
-
-@dataclass(frozen=True, slots=True)
-class PrunedWeight(JsonValue):
-    """What was done with one stored tensor.
-
-    Args:
-        weight: Its name.
-        consumers: The nodes that read it as a weight.
-        shape: Its shape as the first consumer reads it; () when it cannot be told.
-        dtype: ONNX name of its stored element type.
-        axis: Reduction axis in `shape`; None when it cannot be told.
-        status: "pruned"; "kept" when it held the pattern already; "dense".
-        reason: One clause that says why.
-    """
-
-    weight: str
-    consumers: tuple[str, ...]
-    shape: tuple[int, ...]
-    dtype: str
-    axis: int | None
-    status: Literal["pruned", "kept", "dense"]
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, repr=False, kw_only=True)
@@ -55,10 +30,8 @@ class PruneReport(PassReport):
     @property
     def counts(self) -> dict[str, int]:
         """Number of weights by status."""
-        found: dict[str, int] = {"pruned": 0, "kept": 0, "dense": 0}
-        for weight in self.weights:
-            found[weight.status] += 1
-        return found
+        statuses = [weight.status for weight in self.weights]
+        return {status: statuses.count(status) for status in ("pruned", "kept", "dense")}
 
     def tables(self) -> tuple[Table, ...]:
         """Return one row per stored weight."""
@@ -71,7 +44,13 @@ class PruneReport(PassReport):
         )
         rows = (
             Row(
-                (w.weight, _size(w.shape), w.dtype, "-" if w.axis is None else str(w.axis), w.status),
+                (
+                    w.weight,
+                    "x".join(map(str, w.shape)),
+                    w.dtype,
+                    "-" if w.axis is None else str(w.axis),
+                    w.status,
+                ),
                 "" if w.status == "dense" else "good",
                 w.reason if w.status == "dense" else "",
             )
@@ -91,7 +70,3 @@ class PruneReport(PassReport):
         )
         done = f"{pruned} pruned to {self.pattern}, {counts['kept']} held it already, {dense} dense"
         return (done, caution, *self.written)
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from nm2trt.compare.output_difference import UNRELATED
 from nm2trt.figures import counted, percent
 from nm2trt.graph.execute.output_verdict import OutputVerdict
-from nm2trt.graph.pass_report import PassReport
-from nm2trt.json_value import JsonValue
+from nm2trt.graph.pass_report import PassReport, PrunedWeight
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan
 from nm2trt.tables.table import Column, Row, Table
@@ -52,18 +50,10 @@ class ReconstructOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class RebuiltLayer(JsonValue):
-    """What was done with one weight.
+class RebuiltLayer(PrunedWeight):
+    """What was done with one weight from samples.
 
     Args:
-        weight: Its name.
-        consumers: Names of the nodes that read it.
-        shape: Its shape.
-        dtype: ONNX name of its element type.
-        axis: Reduction axis in `shape`; None when it cannot be told.
-        status: "pruned"; "refitted" when dense values were fitted to the pruned inputs; "kept" when it held
-            the pattern already; "dense".
-        reason: One clause that says why.
         ridge: lambda; None if nothing was solved.
         held_out: Whether the errors were measured on rows that were not fitted.
         rows: Input rows that were used.
@@ -77,13 +67,6 @@ class RebuiltLayer(JsonValue):
         inputs: Weights of one output; 0 if nothing was solved.
     """
 
-    weight: str
-    consumers: tuple[str, ...]
-    shape: tuple[int, ...]
-    dtype: str
-    axis: int | None
-    status: Literal["pruned", "refitted", "kept", "dense"]
-    reason: str
     ridge: float | None = None
     held_out: bool = False
     rows: int = 0
@@ -140,10 +123,8 @@ class ReconstructReport(PassReport):
     @property
     def counts(self) -> dict[str, int]:
         """Number of weights by status."""
-        found: dict[str, int] = {"pruned": 0, "refitted": 0, "kept": 0, "dense": 0}
-        for weight in self.weights:
-            found[weight.status] += 1
-        return found
+        statuses = [weight.status for weight in self.weights]
+        return {status: statuses.count(status) for status in ("pruned", "refitted", "kept", "dense")}
 
     @property
     def pruned_share(self) -> float | None:

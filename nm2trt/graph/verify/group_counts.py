@@ -42,6 +42,10 @@ class ReadWeight:
     tensor: onnx.TensorProto | None
     value: Array | None
 
+    def numbers(self) -> Array:
+        """Return all elements in the weight's shape."""
+        return evaluate(self.consumer.scope, self.consumer.value) if self.value is None else self.value
+
     def pieces(self, unit: int) -> Iterator[Array]:
         """Yield the elements, flat and in order; every piece but the last is a multiple of `unit`.
 

@@ -7,7 +7,7 @@ import functools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from nm2trt.figures import counted
@@ -27,7 +27,7 @@ from nm2trt.nm.axes import OnnxWeight, onnx_weight
 from nm2trt.nm.eligibility import NOWHERE, Place, can_run_sparse
 from nm2trt.nm.lineage import MaskBits, MaskHash
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.nm.plan import Plan, PlanEntry
+from nm2trt.nm.plan import PlanEntry
 from nm2trt.nm.verdict import PatternStatus, WeightFacts, WeightVerdict
 
 DEFAULT_PATTERN = NMPattern(2, 4)
@@ -37,28 +37,20 @@ _LARGE = 1 << 17
 _MANY = 1 << 26
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class WeightJudge:
     """Turns consumers into verdicts; holds what is common to one model."""
 
-    def __init__(
-        self,
-        asked: NMPattern | None,
-        plan: Plan | None,
-        rounded: ElementType | None,
-        shapes: Shapes,
-        islands: Mapping[str, Island],
-        *,
-        unread: str = "",
-        unread_by_rtx: str = "",
-        opset: int = 0,
-        changes: Changes | None = None,
-    ) -> None:
-        self.asked = asked
-        self.plan = {entry.weight: entry for entry in plan or ()}
-        self.rounded = rounded
-        self.shapes, self.islands = shapes, islands
-        self.unread, self.unread_by_rtx, self.opset, self.changes = unread, unread_by_rtx, opset, changes
-        self.masks = MaskHash()
+    asked: NMPattern | None = None
+    plan: Mapping[str, PlanEntry] = field(default_factory=dict)
+    rounded: ElementType | None = None
+    shapes: Shapes = field(default_factory=dict)
+    islands: Mapping[str, Island] = field(default_factory=dict)
+    unread: str = ""
+    unread_by_rtx: str = ""
+    opset: int = 0
+    changes: Changes | None = None
+    masks: MaskHash = field(default_factory=MaskHash)
 
     def all(self, consumers: Sequence[Consumer]) -> list[WeightVerdict]:
         """Judge operands.

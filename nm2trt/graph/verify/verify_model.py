@@ -69,9 +69,10 @@ def _verify(model: Model, asked: NMPattern | None, as_dtype: str | None) -> Veri
     check_nodes(model)
     operands = list(consumers(model))
     islands = find_islands(model, operands)
+    planned = {entry.weight: entry for entry in plan or ()}
     judge_one = WeightJudge(
         asked,
-        plan,
+        planned,
         _rounding(as_dtype),
         infer_shapes(model),
         islands,
@@ -86,9 +87,8 @@ def _verify(model: Model, asked: NMPattern | None, as_dtype: str | None) -> Veri
     missing = tuple(e.weight for e in (plan.sparse if plan else ()) if e.weight not in seen)
     if plan is not None and not missing:
         # Every planned weight is accounted for, so that one the plan does not name was never to be sparse.
-        planned = {entry.weight for entry in plan}
         found = [
-            _unplanned(verdict) if planned.isdisjoint((verdict.weight, *verdict.parts)) else verdict
+            _unplanned(verdict) if planned.keys().isdisjoint((verdict.weight, *verdict.parts)) else verdict
             for verdict in found
         ]
     return VerifyReport(
@@ -117,7 +117,7 @@ def without_verdicts(model: Model) -> VerifyReport:
 
 def _without_verdicts(model: Model) -> VerifyReport:
     check_nodes(model)
-    found = WeightJudge(None, None, None, {}, {}).hash_masks(list(consumers(model)))
+    found = WeightJudge().hash_masks(list(consumers(model)))
     model.check_unchanged()
     return VerifyReport(
         model=str(model.path or ""),
