@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,29 +167,38 @@ def warm_up(
         most_s: Longest warm-up beyond the fewest runs, in seconds.
     """
     started = time.perf_counter()
-    medians: dict[str, float] = {}
-    window: dict[str, list[float]] = {name: [] for name in calls}
-    done = 0
+    window, done = _Window(calls), 0
     for taken in rounds(calls, most):
+        window.add(taken)
         done += 1
-        for name, one in taken.items():
-            window[name].append(one)
         if done % _WINDOW:
             continue
-        now = {name: _median(values) for name, values in window.items()}
-        stable = bool(medians) and all(abs(now[n] - medians[n]) <= _STABLE * medians[n] for n in calls)
-        if stable and done >= least:
-            return WarmUp(done, True)
-        if done >= least and time.perf_counter() - started > most_s:
-            return WarmUp(done, False)
-        medians, window = now, {name: [] for name in calls}
+        stable = window.settled()
+        if done >= least and (stable or time.perf_counter() - started > most_s):
+            return WarmUp(done, stable)
     return WarmUp(done, False)
 
 
-def _median(values: Sequence[float]) -> float:
-    from statistics import median
+class _Window:
+    """The times of several callables since the medians were taken last."""
 
-    return median(values)
+    def __init__(self, names: Iterable[str]) -> None:
+        self.times: dict[str, list[float]] = {name: [] for name in names}
+        self._medians: dict[str, float] = {}
+
+    def add(self, taken: Mapping[str, float]) -> None:
+        for name, one in taken.items():
+            self.times[name].append(one)
+
+    def settled(self) -> bool:
+        """Tell whether each median moved by less than 5 % since the last call, and begin a new window."""
+        from statistics import median
+
+        before, self._medians = self._medians, {name: median(times) for name, times in self.times.items()}
+        self.times = {name: [] for name in self.times}
+        return bool(before) and all(
+            abs(now - before[name]) <= _STABLE * before[name] for name, now in self._medians.items()
+        )
 
 
 def warm_up_for(
@@ -206,24 +215,20 @@ def warm_up_for(
         most_s: Longest warm-up beyond those, in seconds.
     """
     started = since = time.perf_counter()
-    medians: dict[str, float] = {}
-    window: dict[str, list[float]] = {name: [] for name in calls}
-    done = 0
+    window, done = _Window(calls), 0
     while least_s > 0 or done < least:
         for taken in rounds(calls, 1):
+            window.add(taken)
             done += 1
-            for name, one in taken.items():
-                window[name].append(one)
         now_s = time.perf_counter()
         enough = done >= least and now_s - started >= least_s
         if enough and now_s - started > least_s + most_s:
             return WarmUp(done, False)
-        if now_s - since < _WINDOW_S or len(next(iter(window.values()))) < _FEWEST_IN_A_WINDOW:
+        if now_s - since < _WINDOW_S or len(next(iter(window.times.values()))) < _FEWEST_IN_A_WINDOW:
             continue
-        now = {name: _median(values) for name, values in window.items()}
-        if enough and medians and all(abs(now[n] - medians[n]) <= _STABLE * medians[n] for n in calls):
+        if window.settled() and enough:
             return WarmUp(done, True)
-        medians, window, since = now, {name: [] for name in calls}, now_s
+        since = now_s
     return WarmUp(done, True)
 
 

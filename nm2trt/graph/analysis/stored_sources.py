@@ -29,6 +29,15 @@ INDEX_TYPES = ("bool", "int64", "int32", "string")
 FEW = 1024
 
 
+def stored_tensors(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """Return the tensors that a graph stores, initializers and those of Constant nodes, by name."""
+    found = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and is_default(node):
+            found.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+    return found
+
+
 def main_source(scope: Scope, value: str) -> Source | None:
     """Return the stored tensor that carries a weight's numbers: the largest on the way, floats first."""
     return next(iter(stored_sources(scope, value)), None)

@@ -15,7 +15,7 @@ from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.pinned_values import pins
 from nm2trt.graph.analysis.scopes import walk
 from nm2trt.graph.analysis.shapes import infer_shapes
-from nm2trt.graph.analysis.stored_sources import main_source
+from nm2trt.graph.analysis.stored_sources import main_source, stored_tensors
 from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.analysis.weight_operands import Consumer, consumers
 from nm2trt.graph.permute.dimensions import Dimension, Dimensions, NodeDimensions, Shape
@@ -98,7 +98,7 @@ def find_spaces(
         found = weights.setdefault(dimensions.find((weight.value, weight.axis)), [])
         if all((known.value, known.axis) != (weight.value, weight.axis) for known in found):
             found.append(weight)
-    stored = _stored_names(model.proto.graph)
+    stored = frozenset(stored_tensors(model.proto.graph))
     return [
         _space(members, weights[root], dimensions.obstacle(root), shapes, stored)
         for root, members in dimensions.classes().items()
@@ -141,7 +141,7 @@ def _linked(model: Model, shapes: Mapping[str, Shape]) -> Dimensions:
             for axis in range(len(shapes.get(name, ()))):
                 dimensions.find((name, axis))
         _link(scope, node, version, shapes, dimensions)
-    given = {value.name for value in model.proto.graph.input} - _stored_names(model.proto.graph)
+    given = {value.name for value in model.proto.graph.input} - stored_tensors(model.proto.graph).keys()
     sparse = {tensor.values.name for tensor in model.proto.graph.sparse_initializer}
     for name in sorted(given | sparse):
         why = f"{name!r} is {'an input of the model' if name in given else 'stored as a sparse tensor'}"
@@ -186,11 +186,6 @@ def _weight(operand: Consumer, shapes: Mapping[str, Shape]) -> SpaceWeight | Non
     source = main_source(operand.scope, operand.value)
     name = operand.value if source is None else source.name
     return SpaceWeight(name, operand.value, operand.label, known, how.axis)
-
-
-def _stored_names(graph: onnx.GraphProto) -> frozenset[str]:
-    constants = (node.output[0] for node in graph.node if node.op_type == "Constant" and node.output)
-    return frozenset((*(tensor.name for tensor in graph.initializer), *constants))
 
 
 def _shapes(model: Model) -> dict[str, Shape]:

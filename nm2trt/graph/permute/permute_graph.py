@@ -5,6 +5,7 @@ The saliency is an argument, so that a pass with samples can give a better one t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from nm2trt.graph.analysis.quantised_values import refuse_quantised
 from nm2trt.graph.analysis.scopes import main_scope
+from nm2trt.graph.analysis.stored_sources import stored_tensors
 from nm2trt.graph.permute.channel_spaces import find_spaces
 from nm2trt.graph.permute.space_search import (
     Order,
@@ -22,8 +24,8 @@ from nm2trt.graph.permute.space_search import (
     magnitude,
 )
 from nm2trt.graph.storage.element_types import element_type
-from nm2trt.graph.storage.external_data import Chunks, pack
-from nm2trt.graph.storage.light_onnx import TensorProto, onnx
+from nm2trt.graph.storage.external_data import pack
+from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.model_file import Rewrite
 from nm2trt.graph.storage.stage_metadata import plan_of
@@ -100,24 +102,15 @@ def find_permutation(
 
 def rewrites_of(model: Model, permutation: Permutation) -> list[Rewrite]:
     """Return the moved stored tensors, made as the file is written, so that not all are in memory."""
-
-    def chunks(tensor: TensorProto, orders: Mapping[int, Order]) -> Chunks:
-        return lambda: iter([_permuted(tensor, model, orders)])
-
-    return [Rewrite(tensor, chunks(tensor, orders)) for tensor, orders in _moved(model, permutation)]
-
-
-def _moved(model: Model, permutation: Permutation) -> Iterator[tuple[TensorProto, Mapping[int, Order]]]:
-    for tensor in model.proto.graph.initializer:
-        if tensor.name in permutation.orders:
-            yield tensor, permutation.orders[tensor.name]
-    for node in model.proto.graph.node:
-        if node.op_type == "Constant" and node.output and node.output[0] in permutation.orders:
-            yield next(a.t for a in node.attribute if a.name == "value"), permutation.orders[node.output[0]]
+    stored = stored_tensors(model.proto.graph)
+    return [
+        Rewrite(stored[name], functools.partial(_permuted, stored[name], model, orders))
+        for name, orders in permutation.orders.items()
+    ]
 
 
-def _permuted(tensor: onnx.TensorProto, model: Model, orders: Mapping[int, Order]) -> bytes:
+def _permuted(tensor: onnx.TensorProto, model: Model, orders: Mapping[int, Order]) -> Iterator[bytes]:
     numbers = read_tensor(tensor, model.root)
     for axis, order in orders.items():
         numbers = numbers.take(order, axis=axis)
-    return pack(numbers, element_type(tensor))
+    yield pack(numbers, element_type(tensor))

@@ -14,6 +14,7 @@ import numpy as np
 
 from nm2trt.arrays import Array
 from nm2trt.graph.analysis.scopes import main_scope, walk
+from nm2trt.graph.analysis.stored_sources import stored_tensors
 from nm2trt.graph.analysis.value_states import visible
 from nm2trt.graph.storage.element_types import element_type
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx
@@ -66,19 +67,10 @@ class Network:
             for name in self.reads[index]:
                 slots = [slot for slot, value in enumerate(node.input) if value == name] or [-1]
                 self._readers.setdefault(name, []).extend(Reader(index, slot) for slot in slots)
-        self._stored = self._stored_tensors()
+        self._stored = stored_tensors(graph)
 
     def _is_constant(self, node: onnx.NodeProto) -> bool:
         return all(self.scope.state(name).kind == "constant" for name in node.output if name)
-
-    def _stored_tensors(self) -> dict[str, TensorProto]:
-        found = {tensor.name: tensor for tensor in self.model.proto.graph.initializer}
-        for node in self.nodes:
-            if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
-                for attribute in node.attribute:
-                    if attribute.name == "value":
-                        found[node.output[0]] = attribute.t
-        return found
 
     def attributes(self, index: int) -> dict[str, Any]:
         """Return a node's attributes as Python values."""
