@@ -178,22 +178,22 @@ class _Histograms:
 
     def restore(self, arrays: Arrays) -> None:
         names = list(dict.fromkeys(item.value for item in self._observed.values()))
-        parts = 4 if self._absolute else 5
+        count = 4 if self._absolute else 5
         # Scalars come back as such, since the library compares and joins them with numpy's own.
         kept = {
-            name: [np.asarray(arrays[f"{index}.{part}"]) for part in range(parts)]
+            name: [np.asarray(arrays[f"{index}.{part}"]) for part in range(count)]
             for index, name in enumerate(names)
         }
         for counts, edges, *scalars in kept.values():
-            sound = all(
-                np.issubdtype(a.dtype, np.number) and np.isfinite(a).all() for a in (counts, edges, *scalars)
-            )
+            parts = (counts, edges, *scalars)
             bins = counts.size
             if not (
-                sound and 0 < bins <= 4 * _MOST_BINS and (counts.shape, edges.shape) == ((bins,), (bins + 1,))
+                all(np.issubdtype(part.dtype, np.number) and np.isfinite(part).all() for part in parts)
+                and 0 < bins <= 4 * _MOST_BINS
+                and (counts.shape, edges.shape) == ((bins,), (bins + 1,))
+                and not any(scalar.ndim for scalar in scalars)
+                and (np.diff(edges) >= 0).all()
             ):
-                raise ValueError("these are not histograms")
-            if any(scalar.ndim for scalar in scalars) or not (np.diff(edges) >= 0).all():
                 raise ValueError("these are not histograms")
         self._library.histogram_dict = {
             name: tuple(part[()] for part in entry) for name, entry in kept.items()

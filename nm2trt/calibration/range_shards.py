@@ -10,25 +10,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from nm2trt.backends.protocol import Session
-from nm2trt.calibration.collectors import Extremes, Method, Observed
+from nm2trt.calibration.collectors import Extremes, Observed
 from nm2trt.calibration.parts import Shard, ShardReport, check_samples, read_parts, shard_file
 from nm2trt.calibration.range_cache import RangeCache
 from nm2trt.calibration.ranges import Ranges, calibrate, range_key
 from nm2trt.calibration.stream import SampleStream
-from nm2trt.errors import InputError, OutputError
-
-
-def require_extremes(method: Method) -> None:
-    """Raise unless shards of a calibration method can be merged.
-
-    Raises:
-        InputError: They cannot.
-    """
-    if method != "minmax":
-        raise InputError(
-            f"--shard and --merge take only --method minmax: the histograms of {method} start from the first "
-            "samples of a process, so that merged ones would give other ranges than one process"
-        )
+from nm2trt.errors import OutputError
 
 
 def calibrate_shard(

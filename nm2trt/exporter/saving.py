@@ -44,19 +44,13 @@ def saved(
         return
     data_path = _unused_data_path(target)
     lock.will_write(data_path)
-    rights = create(data_path, rights_of(*_own_data_files(target), target))
+    rights = create(data_path, rights_of(*own_data_files(target), target))
     onnx_ir.save(model, temporary, external_data=data_path.name)
     copy_rights(data_path, rights)
     # onnx_ir leaves small tensors inside; a model of only those has no data file.
     if not data_path.stat().st_size:
         data_path.unlink()
     yield data_path if data_path.exists() else None
-
-
-def list_replaced_data(target: Path, lock: OutputLock) -> None:
-    """Let the lock remove the data files of the model at `target`, once it is replaced."""
-    for path in _own_data_files(target):
-        lock.will_write(path)
 
 
 def _remove_unfinished(target: Path) -> None:
@@ -81,8 +75,8 @@ def _unused_data_path(target: Path) -> Path:
     return candidate
 
 
-def _own_data_files(target: Path) -> list[Path]:
-    """Data files that the model now at `target` reads and that only `saved` can have named."""
+def own_data_files(target: Path) -> list[Path]:
+    """Return the data files that the model now at `target` reads and that only `saved` can have named."""
     try:
         model = onnx.load(str(target), load_external_data=False)
     except Exception:  # whatever stands there is replaced, and nothing of it is removed

@@ -23,7 +23,7 @@ from nm2trt.exporter.dynamo_export import eval_copy, to_onnx
 from nm2trt.exporter.example import Example
 from nm2trt.exporter.names import restore_names, without_merged, without_unread
 from nm2trt.exporter.reference import compare_with_runtime, output_names_of, run_reference
-from nm2trt.exporter.saving import list_replaced_data, saved
+from nm2trt.exporter.saving import own_data_files, saved
 from nm2trt.files import atomic_path, check_output, real_output
 from nm2trt.json_value import named
 from nm2trt.locks import output_lock
@@ -149,7 +149,8 @@ def export(
         reference_model = eval_copy(model, torch.float32)
     real = real_output(target).absolute()
     with output_lock(real) as lock:
-        list_replaced_data(real, lock)
+        for replaced in own_data_files(real):  # the lock removes them once their model is replaced
+            lock.will_write(replaced)
         with (
             atomic_path(target) as temporary,
             saved(program.model, temporary, real, lock, external=external_data) as data_path,

@@ -181,7 +181,8 @@ def run_passes(
 def _run(model: Model, target: str | os.PathLike[str] | None, step: Pass) -> Passed:
     step.requires(model)
     parent = verify_model(model, pattern=step.pattern) if step.reads_verdicts else without_verdicts(model)
-    apart = _has_data_file(model)  # a pass may replace every tensor that names it
+    # Whether there is, or will be, a data file: a pass may replace every tensor that names it.
+    apart = any(t.name in model.outside or model.stores_apart(t) for t in model.proto.graph.initializer)
     try:
         change = step.rewrite(model, parent)
     finally:
@@ -209,23 +210,12 @@ def _take_in(model: Model, change: Change) -> None:
     # All are made before the first is stored: one may be made from another.
     made = [(rewrite.tensor, b"".join(rewrite.chunks())) for rewrite in change.rewrites]
     outside = {tensor.name for tensor in _outside(model)}
-    for tensor, _ in made:
-        if tensor.data_location == TensorProto.EXTERNAL and not model.refers_to_itself(tensor):
-            outside.add(tensor.name)
+    outside.update(tensor.name for tensor, _ in made if model.stores_apart(tensor))
     while made:
         tensor, data = made.pop()
         clear_values(tensor)
         tensor.raw_data = data
     model.outside |= outside
-
-
-def _has_data_file(model: Model) -> bool:
-    """Tell whether a model has a data file, or will have one when it is written."""
-    return any(
-        tensor.name in model.outside
-        or (tensor.data_location == TensorProto.EXTERNAL and not model.refers_to_itself(tensor))
-        for tensor in model.proto.graph.initializer
-    )
 
 
 def _is_large(tensor: TensorProto) -> bool:

@@ -21,10 +21,16 @@ from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 MOST_ELEMENTS = 1 << 30
 
 
-def _axes(arrays: Sequence[Array | None], attributes: dict[str, Any]) -> list[int] | None:
-    if len(arrays) > 1 and arrays[1] is not None:
-        return [int(a) for a in arrays[1].reshape(-1)]
-    return [int(a) for a in attributes["axes"]] if "axes" in attributes else None
+def _given(arrays: Sequence[Array | None], slot: int) -> Array | None:
+    """Return an optional input, or None."""
+    return arrays[slot] if slot < len(arrays) else None
+
+
+def _whole(arrays: Sequence[Array | None], slot: int, attributes: dict[str, Any], name: str) -> Any:
+    """Return whole numbers that an input gives, or in older opsets an attribute; None without either."""
+    array = _given(arrays, slot)
+    found = attributes.get(name) if array is None else array.reshape(-1)
+    return None if found is None else [int(number) for number in found]
 
 
 def _one(function: Callable[[Any, dict[str, Any]], Array]) -> Callable[..., list[Array]]:
@@ -49,24 +55,22 @@ def _flatten(arrays: Any, attributes: dict[str, Any]) -> Array:
 
 
 def _squeeze(arrays: Any, attributes: dict[str, Any]) -> Array:
-    axes = _axes(arrays, attributes)
+    axes = _whole(arrays, 1, attributes, "axes")
     return np.asarray(np.squeeze(arrays[0], axis=None if axes is None else tuple(axes)))
 
 
 def _unsqueeze(arrays: Any, attributes: dict[str, Any]) -> Array:
-    return np.asarray(np.expand_dims(arrays[0], tuple(_axes(arrays, attributes) or ())))
+    return np.asarray(np.expand_dims(arrays[0], tuple(_whole(arrays, 1, attributes, "axes") or ())))
 
 
 def _slice(arrays: Any, attributes: dict[str, Any]) -> Array:
     data = arrays[0]
-    given = [
-        None if a is None else [int(v) for v in a.reshape(-1)]
-        for a in [*arrays[1:], None, None, None, None][:4]
-    ]
-    starts = given[0] if given[0] is not None else list(attributes["starts"])
-    ends = given[1] if given[1] is not None else list(attributes["ends"])
-    axes = given[2] if given[2] is not None else list(attributes.get("axes", range(len(starts))))
-    steps = given[3] if given[3] is not None else [1] * len(starts)
+    starts, ends, axes, steps = (
+        _whole(arrays, slot, attributes, name)
+        for slot, name in enumerate(("starts", "ends", "axes", "steps"), start=1)
+    )
+    axes = range(len(starts)) if axes is None else axes
+    steps = [1] * len(starts) if steps is None else steps
     cut = [slice(None)] * data.ndim
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         size = data.shape[axis]
@@ -81,11 +85,8 @@ def _split(arrays: Any, attributes: dict[str, Any]) -> list[Array]:
     data = arrays[0]
     axis = int(attributes.get("axis", 0))
     size = data.shape[axis]
-    if len(arrays) > 1 and arrays[1] is not None:
-        parts = [int(v) for v in arrays[1]]
-    elif "split" in attributes:
-        parts = [int(v) for v in attributes["split"]]
-    else:
+    parts = _whole(arrays, 1, attributes, "split")
+    if parts is None:
         count = int(attributes["num_outputs"])
         each = -(-size // count)
         parts = [each] * (count - 1) + [size - each * (count - 1)]
@@ -96,18 +97,15 @@ def _pad(arrays: Any, attributes: dict[str, Any]) -> Array:
     data, pads = arrays[0], [int(v) for v in arrays[1]]
     if str(attributes.get("mode", "constant")) != "constant":
         raise Opaque(f"Pad in mode {attributes['mode']} is not evaluated")
-    fill = arrays[2] if len(arrays) > 2 and arrays[2] is not None else 0
-    axes = (
-        [int(a) % data.ndim for a in arrays[3]]
-        if len(arrays) > 3 and arrays[3] is not None
-        else list(range(data.ndim))
-    )
+    fill, axes = _given(arrays, 2), _whole(arrays, 3, {}, "axes")
+    axes = range(data.ndim) if axes is None else axes
     widths = [(0, 0)] * data.ndim
     for i, axis in enumerate(axes):
         widths[axis] = (pads[i], pads[i + len(axes)])
     cut = tuple(slice(max(0, -a), size - max(0, -b)) for (a, b), size in zip(widths, data.shape, strict=True))
     grown = [(max(0, a), max(0, b)) for a, b in widths]
-    return np.pad(data[cut], grown, constant_values=np.asarray(fill).reshape(()).astype(data.dtype))
+    value = np.asarray(0 if fill is None else fill).reshape(()).astype(data.dtype)
+    return np.pad(data[cut], grown, constant_values=value)
 
 
 def _expand(arrays: Any, _: dict[str, Any]) -> Array:
@@ -172,8 +170,7 @@ def _broadcast_scale(values: Array, data: Array, attributes: dict[str, Any]) -> 
 
 
 def _dequantize(arrays: Any, attributes: dict[str, Any]) -> Array:
-    data, scale = arrays[0], arrays[1]
-    zero = arrays[2] if len(arrays) > 2 and arrays[2] is not None else None
+    data, scale, zero = arrays[0], arrays[1], _given(arrays, 2)
     numbers = data.astype(np.float32)
     if zero is not None:
         numbers = numbers - _broadcast_scale(zero, data, attributes).astype(np.float32)
@@ -182,8 +179,7 @@ def _dequantize(arrays: Any, attributes: dict[str, Any]) -> Array:
 
 
 def _quantize(arrays: Any, attributes: dict[str, Any]) -> Array:
-    data, scale = arrays[0], arrays[1]
-    zero = arrays[2] if len(arrays) > 2 and arrays[2] is not None else None
+    data, scale, zero = arrays[0], arrays[1], _given(arrays, 2)
     wanted = int(attributes.get("output_dtype", 0))
     if zero is not None:
         dtype = zero.dtype

@@ -107,7 +107,10 @@ def _light(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> onnx.Gra
         graph.output.extend(source.output)
         graph.value_info.extend(source.value_info)
     else:
-        _fix_inputs(graph, inputs)
+        for value in graph.input:
+            if value.name in inputs:
+                kind = value.type.tensor_type.elem_type
+                value.CopyFrom(_typed_value(value.name, kind, inputs[value.name]))
     for tensor in source.initializer:
         if math.prod(tensor.dims) <= _LARGEST_SHAPE_TENSOR and tensor.data_location != TensorProto.EXTERNAL:
             graph.initializer.append(tensor)
@@ -168,13 +171,6 @@ def _has_long_vector(graph: onnx.GraphProto) -> bool:
         if len(dims) == 1 and dims[0].dim_value > _LONGEST_VECTOR:
             return True
     return False
-
-
-def _fix_inputs(graph: onnx.GraphProto, inputs: Mapping[str, Sequence[int]]) -> None:
-    for value in graph.input:
-        if value.name in inputs:
-            sizes = list(inputs[value.name])
-            value.CopyFrom(_typed_value(value.name, value.type.tensor_type.elem_type, sizes))
 
 
 def _typed_value(name: str, dtype: int, dims: Iterable[int]) -> onnx.ValueInfoProto:

@@ -162,7 +162,7 @@ class _Permute(Pass):
         return Change(rewrites_of(model, self.permutation))
 
     def ensures(self, parent: VerifyReport, child: VerifyReport) -> Relation:
-        return check_permuted(parent, child, "permute")
+        return check_permuted(parent, child)
 
     def compare(self, after: Model) -> Agreement:
         return NOT_ASKED if self._reference is None else _compared(self._reference, after)

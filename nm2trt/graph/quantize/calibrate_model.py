@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nm2trt.calibration.parts import Shard, ShardReport
-from nm2trt.calibration.range_shards import calibrate_shard, merge_ranges, require_extremes
+from nm2trt.calibration.range_shards import calibrate_shard, merge_ranges
 from nm2trt.calibration.ranges import Ranges
 from nm2trt.calibration.stream import SampleStream
 from nm2trt.errors import InputError, ModelError
@@ -48,7 +48,11 @@ def require_mergeable(options: QuantizeOptions, parts: Path | None) -> None:
     """
     if parts is None:
         return
-    require_extremes(options.method)
+    if options.method != "minmax":
+        raise InputError(
+            f"--shard and --merge take only --method minmax: the histograms of {options.method} start from "
+            "the first samples of a process, so that merged ones would give other ranges than one process"
+        )
     if options.max_loss is not None:
         raise InputError(
             "--max-loss searches in one process; leave it out with --shard and --merge, or quantise without "

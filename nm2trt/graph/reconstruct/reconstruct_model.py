@@ -148,7 +148,7 @@ def reconstruct_model(
 
     def finish(after: Model) -> None:
         report = verify_model(after.proto, pattern=options.pattern, external_data_root=after.root)
-        relation = check_rebuilt(parent, report, "reconstruct")
+        relation = check_rebuilt(parent, report)
         entry = LineageEntry("prune --calib", parent.mask_sha256, report.mask_sha256, relation)
         record(after.proto, entry, plan)
         written.append(report)

@@ -7,7 +7,7 @@ output, so that layers that share a channel space can be added up.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from functools import partial
 from pathlib import Path
 
@@ -85,10 +85,8 @@ def _layer_saliency(
     sums = gathered.fitted if gathered.held_out is None else gathered.fitted + gathered.held_out
     if not np.isfinite(sums.xx).all():
         return np.full(layer.shape, np.nan, np.float32)
-    means: Sequence[Array] | tuple[None, None] = (None, None)
-    if layer.bias is not None:
-        means = (sums.x / sums.rows, sums.y / sums.rows)
-    problem = centre(sums, *means)
+    biased = layer.bias is not None
+    problem = centre(sums, *((sums.x / sums.rows, sums.y / sums.rows) if biased else (None, None)))
     scale = input_scale(problem.h)
     ridge = _RIDGE + _RIDGE_OF_FEW * layer.inputs / sums.rows
     scaled = problem.h / scale / scale[:, None] + ridge * np.eye(layer.inputs)

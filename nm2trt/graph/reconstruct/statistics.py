@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -101,10 +100,12 @@ def gather_moments(
         wanted_rows = rows if dense is pruned else _rows(layer, x_dense, picked)
         with np.errstate(over="ignore", invalid="ignore"):  # the solver looks for NaN and infinity
             skip = _skip(layer, x.shape, dense, pruned, chunk, picked)
-            of = _depthwise_moments if layer.depthwise else partial(_moments, crossed=crossed)
             # Subtracted before the float32 products, and added back in float64 at the end.
             means = means or (rows.mean(0), wanted_rows.mean(0))
-            moments = of(rows, wanted_rows, weight, skip, means)
+            if layer.depthwise:
+                moments = _depthwise_moments(rows, wanted_rows, weight, means)
+            else:
+                moments = _moments(rows, wanted_rows, weight, skip, means, crossed=crossed)
         kind = held_out(chunk) if outside is None else chunk in outside
         found[kind] = found[kind] + moments if kind in found else moments
     if False not in found or means is None:
@@ -208,10 +209,7 @@ def _through_weight(x: Array, x_dense: Array, weight: Array) -> Moments:
     )
 
 
-def _depthwise_moments(
-    x: Array, x_dense: Array, weight: Array, skip: Array | None, means: tuple[Array, Array]
-) -> Moments:
-    del skip  # a depthwise layer has no skip tensor
+def _depthwise_moments(x: Array, x_dense: Array, weight: Array, means: tuple[Array, Array]) -> Moments:
     x, x_dense = x - means[0], x_dense - means[1]
     y = np.einsum("pkc,ck->pc", x_dense, weight)
     by_channel = np.ascontiguousarray(x.transpose(2, 0, 1))

@@ -102,6 +102,10 @@ class Model:
         name = self.path.resolve().name
         return any(entry.key == "location" and entry.value == name for entry in tensor.external_data)
 
+    def stores_apart(self, tensor: TensorProto) -> bool:
+        """Tell whether the numbers of a tensor lie in a data file."""
+        return tensor.data_location == TensorProto.EXTERNAL and not self.refers_to_itself(tensor)
+
 
 def load(
     source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model,
@@ -154,7 +158,7 @@ def _data_stamps(model: Model) -> dict[Path, _Stamp]:
     names = {
         entry.value
         for tensor in model.proto.graph.initializer
-        if tensor.data_location == TensorProto.EXTERNAL and not model.refers_to_itself(tensor)
+        if model.stores_apart(tensor)
         for entry in tensor.external_data
         if entry.key == "location"
     }
