@@ -409,7 +409,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path, made):
 
     refused(DataError, "the model's inputs are", calib=renamed(tmp_path / "r.npz"))
     refused(DataError, "takes shape", calib=shrunk(tmp_path / "k.npz"))
-    refused(DataError, "NaN or infinity", calib=broken(tmp_path / "n.npz"))
+    refused(DataError, "holds NaN", calib=broken(tmp_path / "n.npz"))
     refused(DataError, "no input 'mask'", valid="mask")
     refused(InputError, "matches no weight", include=["nothing*"])
     refused(SparsityError, "no weight of .* is left to prune to 2:4", exclude=["w*"])
