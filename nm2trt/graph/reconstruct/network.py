@@ -46,7 +46,7 @@ class Network:
     Attributes:
         nodes: In the order of the file.
         dynamic: Positions of the nodes that depend on an input of the model.
-        outputs: Names of the model's outputs.
+        outputs: Names of the model's outputs that hold numbers; sequences and text are not compared.
 
     Raises:
         ModelError: The graph breaks a rule of the format.
@@ -58,7 +58,8 @@ class Network:
         walk(model)  # for what it refuses
         self.scope = main_scope(model)
         self.nodes: list[onnx.NodeProto] = list(self.scope.nodes)
-        self.outputs = [value.name for value in graph.output]
+        self.outputs = [value.name for value in graph.output if _holds_numbers(value.type)]
+        self._ends = {value.name for value in graph.output}
         self.reads = [list(dict.fromkeys(visible(self.scope, node))) for node in self.nodes]
         self.dynamic = [i for i, node in enumerate(self.nodes) if not self._is_constant(node)]
         self._made_by = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
@@ -109,7 +110,7 @@ class Network:
             for reader in self._readers.get(value, [])
             if self._is_copy(reader.index)
         )
-        return value in self.outputs or any(self.is_output(copy) for copy in copies)
+        return value in self._ends or any(self.is_output(copy) for copy in copies)
 
     def stored(self, value: str) -> str | None:
         """Return the name of the stored tensor, in 32 or 16 bits, that a value is a copy of, or None."""
@@ -151,3 +152,9 @@ class Network:
                 found.add(index)
                 stack.extend(self.reads[index])
         return sorted(found)
+
+
+def _holds_numbers(kind: onnx.TypeProto) -> bool:
+    """Tell whether a type is that of a tensor of numbers; one that the file does not name is taken for it."""
+    named = kind.WhichOneof("value")
+    return named is None or (named == "tensor_type" and kind.tensor_type.elem_type != TensorProto.STRING)

@@ -400,3 +400,28 @@ def test_a_weight_that_a_body_reads_too_is_not_stored_twice(tmp_path):
     assert status(report) == {"w": "dense", "w2": "pruned"}
     written = onnx.load(tmp_path / "b.onnx").graph.initializer
     assert [tensor.name for tensor in written if len(tensor.dims) == 2] == ["w", "w2"]
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_an_output_that_is_a_sequence_is_not_compared(only, tmp_path):
+    """As converters of classifiers write it: beside the scores, or instead of them, a map per sample."""
+    nodes = [node("MatMul", ["x", "w"], ["y"]), node("SplitToSequence", ["y"], ["parts"])]
+    weight = (np.random.default_rng(0).normal(size=(WIDTH, WIDTH)) / 4).astype(np.float32)
+    numbers = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    parts = helper.make_tensor_sequence_value_info("parts", TensorProto.FLOAT, None)
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", WIDTH])],
+        [parts] if only else [numbers, parts],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
+        tmp_path / "a.onnx",
+    )
+    np.savez(tmp_path / "s.npz", x=np.random.default_rng(1).normal(size=(64, WIDTH)).astype(np.float32))
+    report = nm2trt.prune(tmp_path / "a.onnx", tmp_path / "b.onnx", calib=tmp_path / "s.npz")
+    assert status(report) == {"w": "pruned"}
+    assert [output.output for output in report.outputs] == ([] if only else ["y"])
+    assert verify_model(tmp_path / "b.onnx").any_holds
