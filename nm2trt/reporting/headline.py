@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nm2trt.figures import counted, percent, size
-from nm2trt.reporting.data import AccuracyRow, ReportData
+from nm2trt.reporting.data import ReportData
 from nm2trt.reporting.decision import decisive
 
 
@@ -49,7 +49,8 @@ def _accuracy(data: ReportData) -> Fact | None:
     if not compared:
         return Fact("not measured", "accuracy", "no stage compared it with the dense model")
     # A stage that lost is never hidden by a later one that did not.
-    row = next((row for row in sorted(compared, key=_difference) if row.lost), compared[-1])
+    lost = [row for row in compared if row.lost]
+    row = min(lost, key=lambda row: row.difference or 0.0, default=compared[-1])
     value = f"{100 * (row.difference or 0.0):+.2f}".replace("-", "−")
     if row.difference_low is None or row.difference_high is None:
         return Fact(f"{value} points", row.metric, f"{row.model} against {row.reference}")
@@ -60,10 +61,6 @@ def _accuracy(data: ReportData) -> Fact | None:
     score = percent(row.value, 2) if row.share else f"{row.value:.4g}"
     detail = f"{percent(row.confidence, 0)} interval {interval}; {row.model} has {score}, n = {row.n:,}"
     return Fact(f"{value} points", f"{row.metric}, paired", detail, tone)
-
-
-def _difference(row: AccuracyRow) -> float:
-    return row.difference or 0.0
 
 
 def _work(data: ReportData) -> Fact | None:

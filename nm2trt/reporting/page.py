@@ -55,10 +55,13 @@ def to_markdown(data: ReportData | Beside) -> str:
 
 
 def _render(suffix: str, data: ReportData | Beside, *, autoescape: bool, **values: Any) -> str:
+    found: dict[str, Any]
     if isinstance(data, ReportData):
-        name, found = "report", _of_one(data)
+        name, found = "report", {"headline": headline(data), "ship": ship(data)}
+        found |= {"ladder": ladder_of(data.weights), "zeros_differ": zeros_differ(data.weights)}
     else:
-        name, found = "beside", _of_two(data)
+        runs = zip(data.names, data.runs, strict=True)
+        name, found = "beside", {"verdicts": [(run_name, ship(run)) for run_name, run in runs]}
     template = _environment(autoescape=autoescape).get_template(f"{name}.{suffix}")
     page = template.render(data=data, **found, **values)
     # Names reach the page through the templates, the charts and the sentences: all are escaped here at once.
@@ -99,19 +102,6 @@ def _environment(*, autoescape: bool) -> Environment:
         constant=_constant,
     )
     return environment
-
-
-def _of_one(data: ReportData) -> dict[str, Any]:
-    return {
-        "headline": headline(data),
-        "ship": ship(data),
-        "ladder": ladder_of(data.weights),
-        "zeros_differ": zeros_differ(data.weights),
-    }
-
-
-def _of_two(data: Beside) -> dict[str, Any]:
-    return {"verdicts": [(name, ship(run)) for name, run in zip(data.names, data.runs, strict=True)]}
 
 
 def _resource(name: str) -> str:

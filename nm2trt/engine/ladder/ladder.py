@@ -28,7 +28,7 @@ from nm2trt.nm.advice import pattern_advice
 from nm2trt.nm.eligibility import Place, can_run_sparse, expectations
 from nm2trt.nm.outlook import type_forbids
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.nm.verdict import Eligibility, WeightVerdict
+from nm2trt.nm.verdict import WeightVerdict
 
 _TWO_OF_FOUR = NMPattern(2, 4)
 _NOT_REACHED = "-"
@@ -135,28 +135,29 @@ def sparse_share(ladder: Sequence[LadderRow]) -> tuple[float | None, str]:
 
 
 def _row(verdict: WeightVerdict, sparsity: str, place: Place, evidence: Evidence) -> LadderRow:
-    judged = _judged(verdict, place)
+    # Of a weight that holds no such pattern, the pattern decides.
+    judged = can_run_sparse(verdict.facts, place) if verdict.facts is not None and readable(verdict) else None
+    said = judged or verdict
     rungs = [_pattern(verdict), *_below_builder(verdict, place)]
     if sparsity == "disable":
         rungs += [Rung("no", SPARSITY_OFF)] * 3
     else:
         rungs += _above_builder(verdict.node, evidence)
     rungs = _until_no(rungs)
-    decided = judged is not None and readable(verdict)
     return LadderRow(
         weight=verdict.weight,
         consumer=verdict.consumer,
         operator=verdict.operator,
         shape=verdict.shape,
-        reason=judged.code if judged is not None and decided else verdict.reason,
-        sentence=judged.sentence if judged is not None and decided else verdict.sentence,
+        reason=verdict.reason if judged is None else judged.code,
+        sentence=said.sentence,
         **dict(zip(RUNGS, rungs, strict=True)),
         macs=verdict.macs,
         node=verdict.node,
-        source=judged.source if judged is not None and decided else verdict.source,
-        basis=judged.basis if judged is not None and decided else verdict.basis,
+        source=said.source,
+        basis=said.basis,
         doubts=_doubts(verdict, place),
-        remedy=judged.remedy if judged is not None and decided else _pattern_remedy(verdict, place),
+        remedy=_pattern_remedy(verdict, place) if judged is None else judged.remedy,
     )
 
 
@@ -176,10 +177,6 @@ def _until_no(rungs: Sequence[Rung]) -> list[Rung]:
     if stopped in (1, 2, 3) and rungs[4].answer == "yes":
         stopped = len(rungs)  # a kernel that was chosen says more than a rule, or a list that lost its name
     return [rung if i <= stopped else Rung("not reached", _NOT_REACHED) for i, rung in enumerate(rungs)]
-
-
-def _judged(verdict: WeightVerdict, place: Place) -> Eligibility | None:
-    return None if verdict.facts is None else can_run_sparse(verdict.facts, place)
 
 
 def _doubts(verdict: WeightVerdict, place: Place) -> dict[str, str]:

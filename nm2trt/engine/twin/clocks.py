@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 
 from nm2trt.arrays import Arrays
@@ -87,7 +88,7 @@ def clock_sessions(
     clock = "device" if on_device else "host"
     calls: dict[str, Callable[[], object]] = {}
     for name, session in sessions.items():
-        calls[name] = Clocked(on_device[name].device_seconds) if on_device else _whole(session, feeds)
+        calls[name] = Clocked(on_device[name].device_seconds) if on_device else partial(session.run, feeds)
     before = state()
     warm = warm_up_for(calls, least_s=effort.warmup_seconds, least=effort.warmup)
     blocks = blocks_in_turn(calls, blocks=BLOCKS, runs=effort.runs, seconds=effort.seconds)
@@ -105,10 +106,6 @@ def clock_sessions(
         others,
         (*notes, *_launch_bound(latencies, others)),
     )
-
-
-def _whole(session: Session, feeds: Arrays) -> Callable[[], object]:
-    return lambda: session.run(feeds)
 
 
 def _on_device(sessions: Mapping[str, Session], feeds: Arrays) -> dict[str, DeviceRuns]:
