@@ -121,16 +121,13 @@ class TritonSession(Closing):
         self._server.close()
 
 
-def open_triton(
-    url: str | Address, model: str = "", version: str = "", *, timeout_s: float = 30.0
-) -> TritonSession:
+def open_triton(url: str | Address, model: str = "", *, timeout_s: float = 30.0) -> TritonSession:
     """Open a served model.
 
     Args:
         url: `http://HOST:PORT/MODEL` or `grpc://HOST:PORT/MODEL`, optionally followed by `/VERSION`; `+shm`
             after the protocol, as in `grpc+shm://`, sends tensors through system shared memory.
         model: The model, if the address does not name one.
-        version: Its version, likewise.
         timeout_s: Longest wait for an answer.
 
     Raises:
@@ -140,7 +137,7 @@ def open_triton(
         ServerError: The server cannot be reached.
     """
     address = parse_url(url) if isinstance(url, str) else url
-    address = replace(address, model=model or address.model, version=version or address.version)
+    address = replace(address, model=model or address.model)
     if not address.model:
         raise InputError(f"{address} names no model; write {address}/MODEL")
     server = TritonServer(address, timeout_s=timeout_s)
