@@ -1,5 +1,6 @@
 """What verify and init advise for a file that samples cannot rebuild or lower works on that file."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -435,3 +436,17 @@ def test_a_recipe_is_not_written_for_samples_that_it_cannot_feed(
     assert Path("a.yaml").exists() is not bool(told)
     assert status == (2 if told else 0)
     assert told in capsys.readouterr().err
+
+
+def test_a_free_size_written_as_minus_1_is_free_in_a_recipe_and_in_info(tmp_path, monkeypatch, capsys):
+    """As PaddlePaddle's converters write a free batch."""
+    weights = [numpy_helper.from_array(np.ones((16, 16, 1, 1), np.float32), "w")]
+    inputs, outputs = ([info(name, TensorProto.FLOAT, [-1, 16, "h", None])] for name in "xy")
+    graph = helper.make_graph([node("Conv", ["x", "w"], ["y"])], "net", inputs, outputs, weights)
+    onnx.save(helper.make_model(graph, opset_imports=[ONNX], ir_version=10), tmp_path / "a.onnx")
+    monkeypatch.chdir(tmp_path)
+    assert main(["info", "a.onnx", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["inputs"][0]["shape"] == [None, 16, "h", None]
+    assert main(["init", "a.onnx", "--target", "sm86", "--backend", "trt-rtx"]) == 0
+    assert "x:1x16x64x64,8x16x128x128,32x16x256x256" in Path("a.yaml").read_text()
+    assert main(["run", "a.yaml", "--until", "verify"]) == 0

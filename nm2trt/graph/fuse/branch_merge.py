@@ -17,6 +17,7 @@ from nm2trt.graph.fuse.batchnorm import read_batchnorm, rounded
 from nm2trt.graph.fuse.branches import Branch, diagonal, held_pattern, merge
 from nm2trt.graph.fuse.kernel_geometry import read_geometry
 from nm2trt.graph.storage.model import opset
+from nm2trt.graph.storage.model_info import fixed_size
 from nm2trt.nm.mask import check
 from nm2trt.nm.plan import Plan
 
@@ -268,6 +269,5 @@ def _spatial_sizes(editor: Editor) -> dict[str, tuple[int | None, ...]]:
     for value in [*graph.input, *graph.value_info]:
         tensor = value.type.tensor_type
         if tensor.HasField("shape"):
-            dims = tensor.shape.dim
-            sizes[value.name] = tuple(int(d.dim_value) if d.HasField("dim_value") else None for d in dims)[2:]
+            sizes[value.name] = tuple(map(fixed_size, tensor.shape.dim[2:]))
     return sizes

@@ -138,7 +138,10 @@ def _tensor(value: onnx.ValueInfoProto) -> OnnxTensor:
     dtype = DTYPE_NAMES.get(kind.elem_type, "")
     if not kind.HasField("shape"):
         return OnnxTensor(value.name, dtype, None)
-    shape = tuple(
-        size.dim_value if size.HasField("dim_value") else (size.dim_param or None) for size in kind.shape.dim
-    )
-    return OnnxTensor(value.name, dtype, shape)
+    sizes = ((fixed_size(size), size.dim_param or None) for size in kind.shape.dim)
+    return OnnxTensor(value.name, dtype, tuple(name if size is None else size for size, name in sizes))
+
+
+def fixed_size(size: onnx.TensorShapeProto.Dimension) -> int | None:
+    """Return a size of a shape, or None if it is free: converters of PaddlePaddle write -1 then."""
+    return size.dim_value if size.HasField("dim_value") and size.dim_value >= 0 else None
