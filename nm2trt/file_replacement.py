@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -185,4 +186,7 @@ def os_reason(error: Exception) -> str:
     """Return why a file could not be read or written, in words."""
     if not isinstance(error, OSError):
         return str(error)
+    if isinstance(error, shutil.Error):  # copytree's: source, target and "[Errno 28] words" of each file
+        number = re.match(r"\[Errno (\d+)", str(error.args[0][0][-1]))
+        error = OSError(int(number[1]), os.strerror(int(number[1]))) if number else error
     return _REASONS.get(error.errno or 0) or error.strerror or str(error)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,15 @@ def test_what_cannot_be_copied_is_refused_and_nothing_written(tmp_path, monkeypa
     assert main(["samples", *words]) == 2
     assert told in capsys.readouterr().err
     assert list(tmp_path.rglob("*.py")) == []
+
+
+def test_a_file_that_cannot_be_written_is_told_in_one_sentence(tmp_path, capsys):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # as on a full disk, of every file
+    try:
+        status = main(["samples", "copy", "05", "-o", str(tmp_path)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    told = f"{tmp_path}/samples cannot be written: File too large; give another folder with -o"
+    assert (status, capsys.readouterr().err) == (2, f"nm2trt: {told}\n")
+    assert list((tmp_path / "samples").iterdir()) == []
