@@ -151,7 +151,7 @@ def write_recipe(
     samples = None if calib is None else _quoted(_below(check_input(calib, "a samples"), root))
     holds, prunable = report.counts.get("holds", 0), bool(prunable_weights(report.weights))
     opened = load(model, leave_weights=True)
-    precision = recipe_precision(report, calib=samples)
+    precision = recipe_precision(report, opened, calib=samples)
     if calib is not None and precision == "int8":
         check_samples(calib, opened)
     joint = not holds and precision == "int8" and pruning_command("", report).endswith(SAMPLES)

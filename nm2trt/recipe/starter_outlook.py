@@ -12,10 +12,11 @@ from nm2trt.nm.outlook import assumed_sparse, outlook
 from nm2trt.nm.verdict import WeightVerdict
 
 if TYPE_CHECKING:
+    from nm2trt.graph.storage.model import Model
     from nm2trt.graph.verify.report import VerifyReport
 
 
-def recipe_precision(report: VerifyReport, *, calib: str | None) -> str:
+def recipe_precision(report: VerifyReport, model: Model, *, calib: str | None) -> str:
     """Return the type that the recipe lowers to: int8 with samples, else fp16; "" if it can lower nothing.
 
     A model that is not float32, or quantised somewhere, keeps the types that it has, and so does one whose
@@ -25,7 +26,9 @@ def recipe_precision(report: VerifyReport, *, calib: str | None) -> str:
     if "float32" not in computed or report.quantised:
         return ""
     if calib is None:
-        return "fp16"
+        from nm2trt.graph.cast.cast_rules import LOW, can_lower
+
+        return "fp16" if can_lower(model, {v.operator for v in report.weights}, LOW["fp16"]) else ""
     return "int8" if any(map(is_lowered, report.weights)) else ""
 
 

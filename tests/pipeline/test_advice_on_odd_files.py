@@ -314,6 +314,23 @@ def test_a_recipe_with_samples_runs_as_it_is(odd, capsys):
     assert ("once the recipe has run, up to" in promised) is (odd in lowered)
 
 
+@pytest.mark.parametrize("odd", [function, body, carried, looked_up], indirect=True, ids=lambda f: f.__name__)
+def test_a_recipe_without_samples_casts_only_what_can_be_cast(odd, capsys):
+    assert main(["init", "a.onnx", "--target", "sm86", "--backend", "trt-rtx"]) == 0
+    assert ("\n  cast:" in Path("a.yaml").read_text()) is (odd in (function, looked_up))
+    assert main(["run", "a.yaml", "--until", "verify"]) == 0
+
+
+def test_a_recipe_casts_nothing_behind_an_operator_whose_output_has_no_known_type(tmp_path, monkeypatch):
+    norm = node("SimplifiedLayerNormalization", ["x", "g"], ["n"], axis=-1)
+    gain = numpy_helper.from_array(np.ones(WIDTH, np.float32), "g")
+    write(tmp_path / "a.onnx", [norm, node("MatMul", ["n", "w"], ["y"])], [*matrices()[:1], gain])
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "a.onnx", "--target", "sm86", "--backend", "trt-rtx"]) == 0
+    assert "\n  cast:" not in Path("a.yaml").read_text()
+    assert main(["run", "a.yaml", "--until", "verify"]) == 0
+
+
 def write(path, nodes, weights):
     inputs, outputs = [info("x", TensorProto.FLOAT, ["n", WIDTH])], [info("y", TensorProto.FLOAT, None)]
     graph = helper.make_graph(nodes, "net", inputs, outputs, weights)

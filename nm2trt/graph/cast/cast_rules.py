@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -10,7 +10,9 @@ from typing import Literal
 import ml_dtypes
 import numpy as np
 
+from nm2trt.graph.analysis.shapes import infer_types
 from nm2trt.graph.storage.light_onnx import TensorProto, onnx, schema_at
+from nm2trt.graph.storage.model import Model, opset
 
 Target = Literal["fp16", "bf16"]
 
@@ -122,11 +124,26 @@ def low_slots(node: onnx.NodeProto, opset: int, low: Low) -> tuple[set[int], set
     return inputs, outputs
 
 
-def named_for(operator: str, opset: int, low: Low) -> bool:
+def named_for(operator: str, version: int, low: Low) -> bool:
     """Tell whether ONNX lets an operator compute in a type in an opset; see `low_slots`."""
-    schema = _schema(operator, opset)
+    schema = _schema(operator, version)
     floats = [c.allowed_type_strs for c in schema.type_constraints] if schema is not None else []
     return any(low.schema in allowed and "tensor(float)" in allowed for allowed in floats)
+
+
+def can_lower(model: Model, operators: Collection[str], low: Low) -> bool:
+    """Tell whether a node of these operators can compute in a type in the main graph, if types are known."""
+    types, version = infer_types(model), opset(model.proto) or 0
+
+    def lowers(node: onnx.NodeProto) -> bool:
+        slots = low_slots(node, version, low)
+        if slots is None or node.op_type not in operators or keep_reason(node.op_type, low):
+            return False
+        kinds = {types.get(node.input[slot]) for slot in slots[0] if node.input[slot]}
+        return TensorProto.FLOAT in kinds and None not in kinds
+
+    # What functions call is inlined first.
+    return bool(model.proto.functions) or any(map(lowers, model.proto.graph.node))
 
 
 def _type_of(parameters: Sequence[onnx.defs.OpSchema.FormalParameter], slot: int) -> str:
