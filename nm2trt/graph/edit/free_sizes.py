@@ -10,28 +10,28 @@ def untie_free_sizes(model: Model) -> bool:
 
     TensorRT takes sizes of one name as equal. An exporter that calls every free size "?" would tie the height
     to the width and to the batch: a profile in which they differ is refused, or its engine later refuses the
-    shapes.
+    shapes. An empty name, which TensorRT's parser takes for a size of 0, goes too.
 
     Args:
         model: An open model, which is changed.
 
     Returns:
-        Whether a name was taken off, which is only done if two sizes of the inputs share it.
+        Whether a name was taken off, which is only done if two sizes of the inputs share it, or it is empty.
     """
     graph = model.proto.graph
     dims = [
         dim
         for value in graph.input
         for dim in value.type.tensor_type.shape.dim
-        if dim.dim_param and not any(letter.isalnum() for letter in dim.dim_param)
+        if dim.HasField("dim_param") and not any(letter.isalnum() for letter in dim.dim_param)
     ]
     names = [dim.dim_param for dim in dims]
-    shared = {name for name in names if names.count(name) > 1}
+    shared = {name for name in names if names.count(name) > 1 or not name}
     if not shared:
         return False
     model.touch()
     for value in (*graph.input, *graph.output, *graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param in shared:
+            if dim.HasField("dim_param") and dim.dim_param in shared:
                 dim.ClearField("dim_param")
     return True
