@@ -54,8 +54,12 @@ class Moments:
         """
         x0, y0, rows = float64(x0), float64(y0), self.rows
         cross = self.x[..., :, None] * x0[..., None, :]
+        xx = self.xx + cross  # in place from here: of 10,000 inputs such an array takes 0.8 GB
+        xx += cross.swapaxes(-1, -2)
+        del cross
+        xx += rows * x0[..., :, None] * x0[..., None, :]
         return Moments(
-            self.xx + cross + cross.swapaxes(-1, -2) + rows * x0[..., :, None] * x0[..., None, :],
+            xx,
             self.yx + y0[:, None] * self.x + self.y[:, None] * x0 + rows * y0[:, None] * x0,
             self.x + rows * x0,
             self.y + rows * y0,
@@ -135,7 +139,10 @@ def centre(sums: Moments, mean_x: Array | None, mean_y: Array | None) -> Centred
         return Centred(h, g, max(yy, 0.0))  # sums about a mean that were moved back may be just below 0
     x, y = sums.x / sums.rows, sums.y / sums.rows
     cross = mean_x[..., :, None] * x[..., None, :]
-    h = h - cross - cross.swapaxes(-1, -2) + mean_x[..., :, None] * mean_x[..., None, :]
+    h -= cross
+    h -= cross.swapaxes(-1, -2)
+    del cross
+    h += mean_x[..., :, None] * mean_x[..., None, :]
     g = g - mean_y[:, None] * x - y[:, None] * mean_x + mean_y[:, None] * mean_x
     yy -= float((2 * mean_y * y - mean_y**2).sum())
     return Centred(h, g, max(yy, 0.0))

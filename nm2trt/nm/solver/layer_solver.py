@@ -15,22 +15,24 @@ Numpy arrays and torch tensors are taken alike; the work runs where the moments 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from nm2trt.errors import SparsityError
 from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.solver.admm_mask import admm_mask
 from nm2trt.nm.solver.array_namespace import (
     Array,
-    float32,
     identity,
     namespace,
     one_blas_thread,
     product,
     top_mask,
 )
+from nm2trt.nm.solver.eigenbasis import Eigenbasis, eigenbasis
 from nm2trt.nm.solver.integer_grid import on_grid
-from nm2trt.nm.solver.layer_moments import Centred, Moments, centre, input_scale, through
-from nm2trt.nm.solver.support_values import conjugate_gradients, support_values
+from nm2trt.nm.solver.layer_moments import Centred, Moments, centre, input_scale
+from nm2trt.nm.solver.support_values import Through, conjugate_gradients, support_values
 
 # Without held-out rows: a base, and a part that grows if few rows would be fitted with their noise.
 _RIDGE, _RIDGE_OF_FEW = 0.01, 0.2
@@ -38,9 +40,6 @@ _RIDGE, _RIDGE_OF_FEW = 0.01, 0.2
 _LEAST_HELD_OUT = 8
 # Losses that differ by less than this, of themselves or of the variance, are equal.
 _EQUAL_LOSS = 1e-4
-# Dual penalty of ADMM, first and last; it grows by a constant factor per iteration.
-_FIRST_RHO, _LAST_RHO = 0.01, 4.0
-_UNCHANGED = 6
 # Above this the magnitude mask is first judged by conjugate gradients, and solved if it comes this near.
 _QUICK, _NEAR = 1e9, 1.05
 # A variance below this share of the mean square is rounding of float32 numbers.
@@ -133,6 +132,8 @@ def fit_layer(
     scale = input_scale(problem.h)
     scaled_check = None if check is None else check.scaled(scale)
     task = _Task(problem.scaled(scale), scaled_check, weight * scale, weight)
+    if largest is None:
+        problem, check = task.problem, task.check  # the others would take as much memory again
     step = None
     try:
         found = _solve(task, fitted.rows, pattern, mask, options)
@@ -189,11 +190,13 @@ class _Task:
     weight: Array
     original: Array
 
-    def judge(self, weight: Array, ridge: float) -> float:
-        """Return the held-out loss, or the fitted one with its ridge."""
+    def judge(self, weight: Array, ridge: float) -> tuple[float, float]:
+        """Return the loss of a weight, and what it is chosen by: fitted rows count with their ridge."""
         if self.check is not None:
-            return self.check.loss(weight)
-        return self.problem.loss(weight) + ridge * float(((weight - self.weight) ** 2).sum())
+            loss = self.check.loss(weight)
+            return loss, loss
+        loss = self.problem.loss(weight)
+        return loss, loss + ridge * float(((weight - self.weight) ** 2).sum())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -210,54 +213,65 @@ class _Found:
 def _solve(
     task: _Task, rows: int, pattern: NMPattern | None, given: Array | None, options: SolverOptions
 ) -> _Found:
-    values, basis = _eigen(task.problem.h)
-    ridge = _pick_ridge(task, values, basis, rows, options)
-    dense = _unpruned(task, values, basis, ridge)
+    basis = eigenbasis(task.problem.h, rows)
+    ridge = _pick_ridge(task, basis, rows, options)
+    dense = _unpruned(task, basis, ridge)
     dense_loss = (task.check or task.problem).loss(dense)
     if given is not None:
-        return _on_mask(task, given, dense, ridge, dense_loss)
+        return _on_mask(task, given, dense, ridge, dense_loss, basis)
     if pattern is None:
         return _Found(dense, None, ridge, dense_loss, dense_loss, None, "dense")
     xp = namespace(dense)
     by_magnitude = top_mask(xp.abs(task.original), pattern)
-    h = task.problem.h + ridge * identity(task.problem.h)
-    g = task.problem.g + ridge * task.weight
-    by_admm, start = _admm(g, values + ridge, basis, dense, pattern, options.iterations)
-    solved = support_values(h, g, by_admm, start)
-    least = task.judge(solved, ridge)
-    if dense.shape[0] * int(by_magnitude.sum(1).max()) ** 3 > _QUICK:
-        other = conjugate_gradients(h, g, by_magnitude, dense)
-        if task.judge(other, ridge) < _NEAR * least:
-            other = support_values(h, g, by_magnitude, other)
+    h, g, through = _system(task, basis, ridge)
+    by_admm, start = admm_mask(task.problem.g, task.weight, basis, ridge, dense, pattern, options.iterations)
+    solved = support_values(h, g, by_admm, start, through)
+    loss, least = task.judge(solved, ridge)
+    large = dense.shape[0] * int(by_magnitude.sum(1).max()) ** 3 > _QUICK
+    if large:
+        other = conjugate_gradients(h, g, by_magnitude, dense, through)
     else:
-        other = support_values(h, g, by_magnitude, dense)
-    measured = task.check or task.problem
-    magnitude_loss = measured.loss(other)
-    if task.judge(other, ridge) < least:
-        return _Found(other, by_magnitude, ridge, dense_loss, magnitude_loss, magnitude_loss, "magnitude")
-    return _Found(solved, by_admm, ridge, dense_loss, measured.loss(solved), magnitude_loss, "admm")
+        other = support_values(h, g, by_magnitude, dense, through)
+    other_loss, judged = task.judge(other, ridge)
+    if large and judged < _NEAR * least:
+        other = support_values(h, g, by_magnitude, other, through)
+        other_loss, judged = task.judge(other, ridge)
+    if judged < least:
+        return _Found(other, by_magnitude, ridge, dense_loss, other_loss, other_loss, "magnitude")
+    return _Found(solved, by_admm, ridge, dense_loss, loss, other_loss, "admm")
 
 
-def _on_mask(task: _Task, mask: Array, dense: Array, ridge: float, dense_loss: float) -> _Found:
-    h = task.problem.h + ridge * identity(task.problem.h)
-    weight = support_values(h, task.problem.g + ridge * task.weight, mask, dense)
+def _on_mask(
+    task: _Task, mask: Array, dense: Array, ridge: float, dense_loss: float, basis: Eigenbasis
+) -> _Found:
+    h, g, through = _system(task, basis, ridge)
+    weight = support_values(h, g, mask, dense, through)
     loss = (task.check or task.problem).loss(weight)
     return _Found(weight, mask, ridge, dense_loss, loss, None, "given")
 
 
-def _eigen(h: Array) -> tuple[Array, Array]:
-    xp = namespace(h)
-    values, basis = xp.linalg.eigh((h + h.swapaxes(-1, -2)) / 2)
-    return xp.clip(values, 0, None), basis
+def _system(task: _Task, basis: Eigenbasis, ridge: float) -> tuple[Array, Array, Through | None]:
+    """Return H and G with lambda, and how rows go through H in float32 if there is a shorter way."""
+    h = identity(task.problem.h)
+    h *= ridge
+    h += task.problem.h
+    through = partial(basis.in_float32().through, ridge=ridge) if basis.thin else None
+    return h, task.problem.g + ridge * task.weight, through
 
 
-def _pick_ridge(task: _Task, values: Array, basis: Array, rows: int, options: SolverOptions) -> float:
+def _pick_ridge(task: _Task, basis: Eigenbasis, rows: int, options: SolverOptions) -> float:
     if task.check is None:
         return float(_RIDGE + _RIDGE_OF_FEW * task.weight.shape[-1] / max(rows, 1))
     # In the eigenbasis a candidate costs one product.
-    turned = Centred(basis.swapaxes(-1, -2) @ task.check.h @ basis, _turn(task.check.g, basis), task.check.yy)
-    g, start = _turn(task.problem.g, basis), _turn(task.weight, basis)
-    losses = [turned.loss((g + ridge * start) / (values + ridge)) for ridge in options.ridges]
+    h, values = basis.vectors.swapaxes(-1, -2) @ task.check.h @ basis.vectors, basis.values
+    g, start = basis.turned(task.problem.g), basis.turned(task.weight)
+    if basis.thin:  # the change of the weight as it was
+        left = task.check.g - product(task.weight, task.check.h)
+        turned = Centred(h, basis.turned(left), task.check.loss(task.weight))
+        losses = [turned.loss((g - values * start) / (values + ridge)) for ridge in options.ridges]
+    else:
+        turned = Centred(h, basis.turned(task.check.g), task.check.yy)
+        losses = [turned.loss((g + ridge * start) / (values + ridge)) for ridge in options.ridges]
     # Ahead of the first pruned layer the old weight is exact, and every lambda as good: the least frees most.
     least = min(losses)
     # Where nothing varies, rounding leaves losses below 0.
@@ -265,34 +279,8 @@ def _pick_ridge(task: _Task, values: Array, basis: Array, rows: int, options: So
     return float(next(r for r, loss in zip(options.ridges, losses, strict=True) if loss <= enough))
 
 
-def _unpruned(task: _Task, values: Array, basis: Array, ridge: float) -> Array:
-    turned = (_turn(task.problem.g, basis) + ridge * _turn(task.weight, basis)) / (values + ridge)
-    return _turn(turned, basis.swapaxes(-1, -2))
-
-
-def _turn(rows: Array, basis: Array) -> Array:
-    """Return rows (o, d) in a basis (d, d), or each row in a basis of its own (c, d, d)."""
-    return through(rows, basis) if basis.ndim == 3 else product(rows, basis)
-
-
-def _admm(
-    g: Array, values: Array, basis: Array, start: Array, pattern: NMPattern, iterations: int
-) -> tuple[Array, Array]:
-    """Return the N:M support that ADMM settles on, and its values; all scaled, lambda in `values` and `g`."""
-    growth = (_LAST_RHO / _FIRST_RHO) ** (1 / max(iterations, 1))
-    back, basis = float32(basis.T), float32(basis)
-    turned, values, weight = product(float32(g), basis), float32(values), float32(start)
-    xp = namespace(weight)
-    mask = top_mask(xp.abs(weight), pattern)
-    split, dual, rho, same = weight * mask, xp.zeros_like(weight), _FIRST_RHO, 0
-    for _ in range(iterations):
-        weight = product((turned + product(rho * split - dual, basis)) / (values + rho), back)
-        wanted = weight + dual / rho
-        new = top_mask(xp.abs(wanted), pattern)
-        split = wanted * new
-        dual = dual + rho * (weight - split)
-        same = same + 1 if bool((new == mask).all()) else 0
-        mask, rho = new, rho * growth
-        if same == _UNCHANGED:
-            break
-    return mask, split
+def _unpruned(task: _Task, basis: Eigenbasis, ridge: float) -> Array:
+    g, start, values = basis.turned(task.problem.g), basis.turned(task.weight), basis.values
+    if basis.thin:
+        return task.weight + basis.back((g - values * start) / (values + ridge))
+    return basis.back((g + ridge * start) / (values + ridge))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from nm2trt.nm.solver.array_namespace import (
     Array,
     each,
@@ -22,7 +24,13 @@ _GATHERED_BYTES, _CACHED_BYTES = 400_000_000, 16_000_000
 _THREAD_WORK = 100_000_000
 
 
-def support_values(h: Array, g: Array, mask: Array, start: Array | None = None) -> Array:
+# Takes rows (o, d), float32, and returns their product with H.
+Through = Callable[[Array], Array]
+
+
+def support_values(
+    h: Array, g: Array, mask: Array, start: Array | None = None, through: Through | None = None
+) -> Array:
     """Minimise w h w' - 2 w g' for every output over the weights that its mask keeps.
 
     Args:
@@ -30,6 +38,7 @@ def support_values(h: Array, g: Array, mask: Array, start: Array | None = None) 
         g: float64 (o, d).
         mask: (o, d).
         start: Where conjugate gradients begin, (o, d); None is zero.
+        through: A shorter way to multiply rows by `h`; None is the product.
 
     Returns:
         (o, d), zero outside the mask: exact, or 40 steps of conjugate gradients if the systems are too many
@@ -38,7 +47,7 @@ def support_values(h: Array, g: Array, mask: Array, start: Array | None = None) 
     counts = mask.sum(1)
     outputs, kept = mask.shape[0], int(counts.max())
     if outputs * kept**3 > _MOST_EXACT or int(counts.min()) != kept:
-        return conjugate_gradients(h, g, mask, start)
+        return conjugate_gradients(h, g, mask, start, through)
     xp = namespace(h)
     places = xp.where(mask)[1].reshape(outputs, kept)
     found = xp.zeros_like(g)
@@ -58,19 +67,26 @@ def support_values(h: Array, g: Array, mask: Array, start: Array | None = None) 
     return found
 
 
-def conjugate_gradients(h: Array, g: Array, mask: Array, start: Array | None) -> Array:
+def conjugate_gradients(
+    h: Array, g: Array, mask: Array, start: Array | None, through: Through | None = None
+) -> Array:
     """Return what 40 steps of conjugate gradients in float32 come to, as float64; see `support_values`."""
-    h, g = float32(h), float32(g)
-    xp = namespace(h)
-    scale = mask / xp.diagonal(h)
-    tiny = float(xp.finfo(h.dtype).tiny)
+    xp, g = namespace(h), float32(g)
+    scale = mask / float32(xp.diagonal(h))
+    tiny = float(xp.finfo(g.dtype).tiny)
+    if through is None:
+        narrow = float32(h)
+
+        def through(rows: Array) -> Array:
+            return product(rows, narrow)
+
     weight = xp.zeros_like(g) if start is None else float32(start) * mask
-    left = (g - product(weight, h)) * mask
+    left = (g - through(weight)) * mask
     step = left * scale
     energy = (left * step).sum(1)[:, None]
     direction = step
     for _ in range(_GRADIENT_STEPS):
-        curved = product(direction, h) * mask
+        curved = through(direction) * mask
         length = energy / xp.clip((direction * curved).sum(1)[:, None], tiny, None)
         weight = weight + length * direction
         left = left - length * curved
