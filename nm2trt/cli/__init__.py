@@ -66,9 +66,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
     from nm2trt.cli.garbage import collected_late, end
 
-    with collected_late():
-        from nm2trt.cli.dispatch import dispatch
+    try:
+        with collected_late():
+            from nm2trt.cli.dispatch import dispatch
 
-        status = dispatch(words)
+            status = dispatch(words)
+    except KeyboardInterrupt as stop:  # before the command takes signals, or after
+        from nm2trt.errors import Interrupted
+
+        sys.stderr.write(f"nm2trt: {str(stop) or 'interrupted'}; nothing was left half-written\n")
+        sys.exit(getattr(stop, "exit_status", Interrupted.exit_status))
     end(status)
     return status

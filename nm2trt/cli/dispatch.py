@@ -21,7 +21,7 @@ from nm2trt.cli.output import (
     printable_warnings,
     set_verbosity,
 )
-from nm2trt.cli.signals import Stopped, signals_stop
+from nm2trt.cli.signals import Stopped, runs_end, signals_stop
 from nm2trt.cli.streams import discard, flush, prepare_streams
 from nm2trt.errors import BackendError, InputError, Interrupted, Nm2trtError, OutputError
 from nm2trt.extras import missing
@@ -93,7 +93,8 @@ def _run(arguments: list[str]) -> int:
         on_overdue(_give_up)
         on_waiting(lambda sentence: print_notes([sentence]))
         bounds.use(**keywords(options_from(options, Bounded)))
-        status = int(chosen.run(options_from(options, chosen.OPTIONS)))
+        with runs_end():  # not before the streams are open: its pipe could get the number of a closed one
+            status = int(chosen.run(options_from(options, chosen.OPTIONS)))
         sys.stdout.flush()  # here, and not when the interpreter ends, where a failure has no words
         return status
     except Nm2trtError as error:
@@ -238,8 +239,7 @@ def _give_up(reason: str) -> None:
 
 def _interrupted(stop: KeyboardInterrupt) -> int:
     status = stop.exit_status if isinstance(stop, Stopped) else Interrupted.exit_status
-    word = "interrupted" if status == Interrupted.exit_status else f"ended by {stop}"
-    _fail(f"{word}; nothing was left half-written", status, Interrupted.__name__)
+    _fail(f"{str(stop) or 'interrupted'}; nothing was left half-written", status, Interrupted.__name__)
     if any(thread.name.startswith(BUILDER_THREAD) for thread in threading.enumerate()):
         # A library works, a builder if it was stopped twice: Python would wait for it, or crash beneath.
         flush(sys.stdout)

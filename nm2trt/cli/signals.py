@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -20,17 +20,23 @@ from nm2trt.limits.run_watch import on_stop
 _DELAY_S = 0.02
 _PATIENCE = 3  # signals of a user during one import, after which the process ends at once
 _IMPORT_SYSTEM = "<frozen importlib._bootstrap>"
+_DEFAULTS: dict[signal.Signals, Any] = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+}
+_wakes = False  # whether Python's wakeup descriptor is that of `runs_end`
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal that ends the command.
+    """A signal that ends the command; it says nothing of Ctrl-C, as Python's own does.
 
     Args:
         number: The signal.
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
+        super().__init__("" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}")
         self.number = number
 
     @property
@@ -45,45 +51,64 @@ def signals_stop() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    defaults: dict[signal.Signals, Any] = {
-        signal.SIGINT: signal.default_int_handler,
-        signal.SIGTERM: signal.SIG_DFL,
-        signal.SIGHUP: signal.SIG_DFL,
-    }
-    taken = [number for number, default in defaults.items() if signal.getsignal(number) == default]
+    taken = [number for number, default in _DEFAULTS.items() if signal.getsignal(number) == default]
     handler = _Handler()
     for number in taken:
         signal.signal(number, handler)
     try:
-        with _told_to_runs(taken):
-            yield
+        yield
     finally:
         handler.closed = True
         for number in taken:
-            signal.signal(number, defaults[number])
+            signal.signal(number, _DEFAULTS[number])
 
 
 @contextlib.contextmanager
-def _told_to_runs(taken: Collection[int]) -> Iterator[None]:
-    """End the run of a model that is under way when a signal comes: the handler waits for its end."""
+def runs_end() -> Iterator[None]:
+    """Tell a model's run in the block to end when a signal comes, which Python handles only after the run.
+
+    Python has one wakeup descriptor: that of an event loop or of an outer command is left in its place.
+    """
+    global _wakes
+    taken = {int(number) for number in _DEFAULTS if isinstance(signal.getsignal(number), _Handler)}
+    if not taken or threading.current_thread() is not threading.main_thread() or _has_wakeup():
+        yield
+        return
     arrived, write = os.pipe()
-    for end in (arrived, write):
-        os.set_blocking(end, False)
-    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
 
     def stopped() -> bool:
         with contextlib.suppress(BlockingIOError):
-            return any(number in taken for number in os.read(arrived, 1 << 10))
+            return not taken.isdisjoint(os.read(arrived, 1 << 10))
         return False
 
-    on_stop(stopped)
     try:
+        for end in (arrived, write):
+            os.set_blocking(end, False)
+        _wakes = True
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        on_stop(stopped)
         yield
     finally:
         on_stop(None)
-        signal.set_wakeup_fd(before)
+        signal.set_wakeup_fd(-1)
+        _wakes = False
         os.close(write)
         os.close(arrived)
+
+
+def _has_wakeup() -> bool:
+    before = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(before)
+    return before != -1
+
+
+def _part_from_parent() -> None:
+    # A signal for a forked child is none for its parent.
+    if _wakes:
+        signal.set_wakeup_fd(-1)
+
+
+os.register_at_fork(after_in_child=_part_from_parent)
 
 
 class _Handler:

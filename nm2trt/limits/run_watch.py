@@ -98,6 +98,16 @@ def watched(end: Callable[[], None]) -> Iterator[Watch]:
                 _lift_limit()
 
 
+def _part_from_parent() -> None:
+    # A forked child has none of the parent's threads, runs and pipes; another thread may have held the lock.
+    global _lock, _thread, _stopped
+    _lock, _thread, _stopped = threading.Condition(), None, None
+    _watches.clear()
+
+
+os.register_at_fork(after_in_child=_part_from_parent)
+
+
 def _look() -> None:
     while True:
         with _lock:

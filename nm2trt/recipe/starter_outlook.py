@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,7 @@ def recipe_precision(report: VerifyReport, model: Model, *, calib: str | None) -
 def recipe_outlook(report: VerifyReport, model: Path, precision: str, *, rebuilds: bool) -> str:
     """Say what the recipe's result can run sparse, and if nothing, what would."""
     dtype = {"int8": "int8", "fp16": "float16"}.get(precision)
-    pruned = rebuilt_weights(report.weights) if rebuilds else prunable_weights(report.weights)
+    pruned = frozenset((rebuilt_weights if rebuilds else prunable_weights)(report.weights))
     assumed = [_once_run(v, dtype, pruned) for v in report.weights]
     sentence = outlook(assumed, report.place)
     if _can_any(assumed, report.place):
@@ -50,7 +50,7 @@ def recipe_outlook(report: VerifyReport, model: Path, precision: str, *, rebuild
     return sentence
 
 
-def _once_run(verdict: WeightVerdict, dtype: str | None, pruned: Sequence[WeightVerdict]) -> WeightVerdict:
+def _once_run(verdict: WeightVerdict, dtype: str | None, pruned: Collection[WeightVerdict]) -> WeightVerdict:
     """Return what becomes of a weight that the recipe prunes, and lowers to a type."""
     if verdict.pattern != "holds" and verdict not in pruned:
         return verdict

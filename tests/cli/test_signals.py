@@ -1,5 +1,7 @@
 """Ctrl-C and SIGTERM: the exit status, and imports that are never cut short."""
 
+import asyncio
+import contextlib
 import json
 import os
 import random
@@ -7,12 +9,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nm2trt.cli.signals import Stopped, signals_stop
+from nm2trt.cli.signals import Stopped, runs_end, signals_stop
+from nm2trt.limits import run_watch
 from tests.engine.nets import conv_net, endless_net
 from tests.graph.reconstruct.test_reconstruct_model import network, samples
 
@@ -155,12 +159,17 @@ main()
 """
 
 
-@pytest.mark.parametrize("line", ["infer endless.onnx", "prune endless.onnx --calib x.npz"])
-def test_ctrl_c_ends_the_run_of_a_model(tmp_path, line):
+@pytest.mark.parametrize(
+    ("line", "closed"),
+    [("infer endless.onnx", ()), ("prune endless.onnx --calib x.npz", ()), ("infer endless.onnx", (0, 1))],
+    ids=["infer", "prune", "without stdin and stdout"],
+)
+def test_ctrl_c_ends_the_run_of_a_model(tmp_path, line, closed):
     endless_net(tmp_path / "endless.onnx")
     np.savez(tmp_path / "x.npz", x=np.ones((4, 16), np.float32))
     command = subprocess.Popen(
         [sys.executable, "-c", RUNS, *line.split()],
+        preexec_fn=lambda: [os.close(number) for number in closed],
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
@@ -175,6 +184,76 @@ def test_ctrl_c_ends_the_run_of_a_model(tmp_path, line):
     assert command.returncode == 130
     assert err == "nm2trt: interrupted; nothing was left half-written\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["endless.onnx", "x.npz"]
+
+
+def test_ctrl_c_before_a_command_takes_signals_is_told_in_one_sentence(tmp_path):
+    stops = """
+import os, signal, sys
+
+class Stops:
+    def find_spec(self, name, *_):
+        if name == "nm2trt.options.shared":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Stops())
+from nm2trt.cli import main
+main()
+"""
+    command = [sys.executable, "-c", stops, "doctor"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr == "nm2trt: interrupted; nothing was left half-written\n"
+
+
+def test_a_signal_for_a_forked_child_ends_no_run_of_its_parent():
+    with signals_stop(), runs_end():
+        child = os.fork()
+        if child == 0:  # runs models too, and reads no signal of its parent's
+            with run_watch.watched(lambda: None), contextlib.suppress(KeyboardInterrupt):
+                time.sleep(60)
+            os._exit(run_watch._stopped is not None)
+        time.sleep(0.3)
+        os.kill(child, signal.SIGTERM)
+        assert os.waitpid(child, 0)[1] == 0
+        assert not run_watch._stopped()
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert run_watch._stopped()
+    assert run_watch._stopped is None
+
+
+def test_a_command_in_an_event_loop_leaves_it_its_signals():
+    async def called():
+        arrived = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, arrived.set)
+        with signals_stop(), runs_end():
+            os.kill(os.getpid(), signal.SIGUSR1)
+        await asyncio.wait_for(arrived.wait(), 60)
+
+    asyncio.run(called())
+
+
+def test_a_command_within_a_command_leaves_the_outer_one_its_signals():
+    with signals_stop(), runs_end():
+        outer = run_watch._stopped
+        with signals_stop(), runs_end():
+            pass
+        assert run_watch._stopped is outer
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert outer()
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_a_command_in_a_thread_takes_no_signals(within):
+    def called():
+        with signals_stop(), runs_end():
+            return signal.getsignal(signal.SIGINT)
+
+    with signals_stop() if within else contextlib.nullcontext(), ThreadPoolExecutor(1) as threads:
+        before = signal.getsignal(signal.SIGINT)
+        assert threads.submit(called).result() is before
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from nm2trt.backends.options import BuildOptions
 from nm2trt.cli import main
 from nm2trt.errors import BackendError, InputError, SparsityError
 from nm2trt.nm.eligibility import can_run_sparse
+from nm2trt.nm.verdict import WeightVerdict
 from nm2trt.recipe.starter import write_recipe
 from nm2trt.reporting.collect import collect
 from nm2trt.reporting.folder import RunFolder
@@ -233,6 +234,13 @@ def test_init_with_samples_writes_a_recipe_that_runs_sparse(tmp_path, capsys):
     assert "up to 100 % of the work can run sparse" in capsys.readouterr().out
     assert main(["run", str(tmp_path / "net.yaml"), "--until", "verify"]) == 0
     assert "50 % of the work can run sparse" in capsys.readouterr().out
+
+
+def test_a_first_recipe_compares_no_weight_with_all_others(tmp_path, monkeypatch):
+    compared, equal = [], WeightVerdict.__eq__
+    monkeypatch.setattr(WeightVerdict, "__eq__", lambda *two: compared.append(two) or equal(*two))
+    write_recipe(relu_net(tmp_path / "net.onnx"), tmp_path / "r.yaml")
+    assert not compared
 
 
 def test_samples_must_lie_beside_the_recipe(tmp_path):
