@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.prune import BasePruningMethod
 
 from nm2trt.compare.output_difference import OutputDifference
@@ -212,8 +211,8 @@ def _refuse_attached(model: nn.Module) -> None:
 
 def _refuse_other_tensors(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
-        kind = type(parameter.data)
-        if kind is not Tensor and not isinstance(parameter, UninitializedParameter):
+        kind: Any = type(parameter.data)
+        if kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
             raise InputError(
                 f"{name} is of class {kind.__name__}, not a plain tensor; export the model as it was "
                 "before it was quantised, compressed or sharded"

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 from nm2trt.errors import DataError, DifferenceError, InputError, OutputError, SparsifyError
 from nm2trt.exporter.torch_onnx import export
 from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan
+from tests.packed_tensor import packed
 
 EXAMPLE = torch.rand(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -298,16 +299,6 @@ class IgnoresInput(nn.Module):
         return x * 2
 
 
-class Packed(torch.Tensor):
-    """As the weights that torchao quantises."""
-
-
-def packed():
-    layer = nn.Linear(8, 8)
-    layer.weight = nn.Parameter(layer.weight.detach().as_subclass(Packed))
-    return layer
-
-
 @pytest.mark.parametrize(
     ("model", "example", "error", "match"),
     [
@@ -330,7 +321,13 @@ def packed():
         pytest.param(
             nn.Identity(), [[1]], DataError, r"argument 0 of the example is of type list", id="nested"
         ),
-        pytest.param(packed(), EXAMPLE, InputError, r"weight is of class Packed, not a plain", id="subclass"),
+        pytest.param(
+            packed(nn.Linear(8, 8)),
+            EXAMPLE,
+            InputError,
+            r"weight is of class Packed, not a plain",
+            id="subclass",
+        ),
         pytest.param(nn.Identity(), (1, 2), DataError, r"holds no tensor", id="no-tensor"),
         pytest.param(nn.Identity(), 3, DataError, r"example is of type int", id="number"),
     ],

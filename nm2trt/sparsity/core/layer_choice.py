@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -241,6 +241,13 @@ def _names(site: Site) -> tuple[str, str]:
     return site.module_name, site.weight_name
 
 
+def _foreign_class(tensor: Tensor) -> str:
+    """Name a class outside PyTorch that computes by itself, such as torchao's: it has few operators."""
+    kind: Any = type(tensor.data)
+    plain = kind.__torch_dispatch__ is Tensor.__torch_dispatch__
+    return "" if plain or kind.__module__.partition(".")[0] == "torch" else str(kind.__name__)
+
+
 def _dense_reason(
     site: Site, where: TorchWeight, shape: tuple[int, ...], pattern: NMPattern | None, rules: _Rules
 ) -> str | None:
@@ -258,9 +265,9 @@ def _dense_reason(
         return f"{kind} has no known sparse kernel; name it in include to train it sparse"
     if stored(site.module, site.tensor) is None:
         return "it is computed by another parametrisation"
-    tensor_class = type(_tensor(site).data)
-    if tensor_class is not Tensor:  # a quantised weight of torchao, say, which calls itself float32
-        return f"it is of class {tensor_class.__name__}, not a plain tensor"
+    foreign = _foreign_class(_tensor(site))
+    if foreign:
+        return f"it is of class {foreign}, not a plain tensor"
     if not _tensor(site).is_floating_point():
         return f"its dtype {str(_tensor(site).dtype).removeprefix('torch.')} is not a floating-point type"
     if 0 in shape:

@@ -10,6 +10,7 @@ from torch.nn.utils import parametrizations
 from nm2trt.errors import PatternError, SparsifyError
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.sparsity.core.layer_choice import select
+from tests.packed_tensor import packed
 
 
 class Conv1D(nn.Module):
@@ -87,13 +88,16 @@ def test_an_empty_layer_stays_dense():
     test_says_why_a_layer_stays_dense(layer, "2:4", "its shape (0, 32) holds no values")
 
 
-def test_a_weight_of_another_class_of_tensor_stays_dense():
-    class Packed(torch.Tensor):
-        """As torchao's quantised weights, which know few operators."""
+def test_a_packed_weight_stays_dense_and_a_mere_subclass_does_not():
+    class Named(torch.Tensor):
+        """Plain but for its name."""
 
+    test_says_why_a_layer_stays_dense(
+        packed(nn.Linear(32, 8)), "2:4", "it is of class Packed, not a plain tensor"
+    )
     layer = nn.Linear(32, 8)
-    layer.weight = nn.Parameter(torch.zeros(8, 32).as_subclass(Packed))
-    test_says_why_a_layer_stays_dense(layer, "2:4", "it is of class Packed, not a plain tensor")
+    layer.weight = nn.Parameter(layer.weight.detach().as_subclass(Named))
+    assert str(only(layer, "2:4").pattern) == "2:4"
 
 
 def test_attention_projections_are_sparse_packed_or_apart():
