@@ -61,10 +61,7 @@ def stored_tensor(scope: Scope, value: str) -> onnx.TensorProto | None:
     """Return the tensor that a value is, an initializer or what a Constant node holds; None for any other."""
     tensor = direct_initializer(scope, value)
     owner = scope.owner(value) if tensor is None else None
-    node = owner[0].producers.get(owner[1]) if owner is not None else None
-    if node is None or node.op_type != "Constant":
-        return tensor
-    return next((attribute.t for attribute in node.attribute if attribute.name == "value"), None)
+    return tensor if owner is None else owner[0].tensor(owner[1])
 
 
 def constant_value(scope: Scope, value: str) -> Array:

@@ -89,7 +89,8 @@ def check_reach(readings: Sequence[Reading], sources: Sequence[Source], pattern:
     for reading in readings:
         consumer = reading.weight.consumer
         for source in sources:
-            check_way(consumer, source, reading.weight.dtype)
+            nodes = way(consumer.scope, consumer.value, source)
+            check_way(nodes, consumer, source, reading.weight.dtype)
         value = reading.weight.numbers()
         magnitude = _magnitude(value, operand_zero(reading.weight, reading.how))
         reached = np.zeros(value.shape, np.bool_)
@@ -168,7 +169,7 @@ def _kept(
     """Mark the elements of the stored tensor, flat, that one consumer reads, and those that it lets stand."""
     weight, scope = reading.weight, reading.weight.consumer.scope
     value = weight.numbers()
-    check_way(weight.consumer, source, weight.dtype)
+    check_way(way(scope, weight.consumer.value, source), weight.consumer, source, weight.dtype)
     places = stored_places(scope, weight.consumer.value, source)
     if places is None or places.shape != value.shape:
         raise Opaque(f"{source.name} is mixed with other numbers before {weight.consumer.label} reads it")

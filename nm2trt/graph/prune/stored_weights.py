@@ -12,7 +12,7 @@ from nm2trt.graph.prune.magnitude import Reading
 from nm2trt.graph.storage.light_onnx import onnx
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.verify.group_counts import read_weight
-from nm2trt.graph.verify.stored_readers import Readers, readers, stored_tensor
+from nm2trt.graph.verify.stored_readers import Readers, changeable_tensor, readers
 from nm2trt.nm.axes import onnx_weight
 
 
@@ -69,7 +69,7 @@ class StoredWeight:
             ModelError: A stored tensor is damaged.
         """
         source = self.group[0][1]
-        tensor, obstacle = stored_tensor(source)
+        tensor, obstacle = changeable_tensor(source)
         readings: list[Reading] = []
         for consumer, _ in self.group:
             reading = _reading(consumer)
@@ -82,7 +82,7 @@ class StoredWeight:
             weights = {(c.scope.name, id(c.node), c.input_index) for c, _ in self.group}
             obstacle = self.known.foreign(source, weights)
             for part in _parts(self.group[0][0], source):
-                stored, why = stored_tensor(part)
+                stored, why = changeable_tensor(part)
                 why = why or self.known.foreign(part, weights)
                 if stored is not None:
                     parts.append((part, stored))

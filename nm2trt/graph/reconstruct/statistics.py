@@ -110,8 +110,8 @@ def gather_moments(
         found[kind] = found[kind] + moments if kind in found else moments
     if False not in found or means is None:
         raise SparsityError("no calibration sample reaches it")
-    x0, y0 = _moved_by(layer, weight, means)
     with np.errstate(over="ignore", invalid="ignore"):
+        x0, y0 = _moved_by(layer, weight, means)
         moved = {kind: sums.moved(x0, y0) for kind, sums in found.items()}
     return LayerMoments(moved[False], moved.get(True), sum(item.rows for item in found.values()))
 

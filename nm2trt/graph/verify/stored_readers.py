@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from nm2trt.graph.analysis.constant_values import Source
 from nm2trt.graph.analysis.moving_operators import SELECTING
@@ -24,6 +24,9 @@ _KEEPS_ZERO = frozenset({"Cast", "CastLike", "DequantizeLinear", "QuantizeLinear
 # Operators in front of whose weights `nm2trt fuse` evaluates what computes them.
 _FUSED_WEIGHTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _FLOATS = ("float32", "float16", "bfloat16")
+
+# Nodes, each with the scope that it stands in.
+Way: TypeAlias = "list[tuple[Scope, onnx.NodeProto]]"
 
 
 class Readers:
@@ -76,7 +79,7 @@ def readers(model: Model) -> Readers:
     return model.once("readers", lambda: Readers(model))
 
 
-def stored_tensor(source: Source | None) -> tuple[onnx.TensorProto | None, str]:
+def changeable_tensor(source: Source | None) -> tuple[onnx.TensorProto | None, str]:
     """Return where numbers are stored, and a clause that says why they cannot be changed there, or ""."""
     if source is None:
         return None, "no stored tensor carries its numbers"
@@ -86,10 +89,11 @@ def stored_tensor(source: Source | None) -> tuple[onnx.TensorProto | None, str]:
     return tensor, "" if tensor is not None else "its Constant node does not hold it as a tensor"
 
 
-def check_way(consumer: Consumer, source: Source, dtype: str) -> None:
+def check_way(nodes: Way, consumer: Consumer, source: Source, dtype: str) -> None:
     """Raise unless every operator between the stored tensor and the weight moves or quantises it.
 
     Args:
+        nodes: The way between them.
         consumer: Who reads the weight.
         source: The stored tensor.
         dtype: ONNX name of the element type that the consumer reads.
@@ -97,7 +101,7 @@ def check_way(consumer: Consumer, source: Source, dtype: str) -> None:
     Raises:
         Opaque: One computes.
     """
-    for where, node in way(consumer.scope, consumer.value, source):
+    for where, node in nodes:
         if node.op_type not in MOVES and node.op_type not in _KEEPS_ZERO:
             # Fuse evaluates this one weight input, and leaves what is stored in a smaller type.
             fusable = consumer.operator in _FUSED_WEIGHTS and consumer.input_index == 1
@@ -109,9 +113,9 @@ def check_way(consumer: Consumer, source: Source, dtype: str) -> None:
             )
 
 
-def way(scope: Scope, value: str, source: Source) -> list[tuple[Scope, onnx.NodeProto]]:
+def way(scope: Scope, value: str, source: Source) -> Way:
     """List the nodes through which a stored tensor reaches a value, nearest to the value first."""
-    nodes: list[tuple[Scope, onnx.NodeProto]] = []
+    nodes: Way = []
     inputs: dict[tuple[int, str], list[tuple[Scope, str]]] = {}
     order: list[tuple[Scope, str]] = []
     stack = [(scope, value)]
@@ -156,6 +160,7 @@ class Changes:
         for operand in operands:
             self._groups.setdefault(operand.weight_name, []).append(operand)
         self._held: dict[str, str] = {}
+        self._ways: dict[tuple[int, str], Way] = {}  # to the main source of a value, which many may read
 
     def facts(self, consumer: Consumer, dtype: str) -> dict[str, Any]:
         """Return the fields of `WeightFacts` that say what may be changed.
@@ -166,31 +171,38 @@ class Changes:
         """
         source, nested = consumer.source, consumer.scope.in_body
         if source is None:
-            return {"nested": nested, "fixed": stored_tensor(source)[1], "rebuilt": False}
+            return {"nested": nested, "fixed": changeable_tensor(source)[1], "rebuilt": False}
         name = consumer.weight_name
         if name not in self._held:
-            self._held[name] = stored_tensor(source)[1] or self._foreign(source, self._groups[name])
+            self._held[name] = changeable_tensor(source)[1] or self._foreign(source, self._groups[name])
         held, fixed = self._held[name], ""
         try:
-            check_way(consumer, source, dtype)
+            check_way(self._way(consumer, source), consumer, source, dtype)
         except Opaque as why:
             fixed = str(why)
-        rebuilt = not held and not nested and _is_whole(consumer, source, dtype)
+        rebuilt = not held and not nested and _is_whole(self._way(consumer, source), source, dtype)
         return {"nested": nested, "fixed": held or fixed, "rebuilt": rebuilt}
+
+    def _way(self, consumer: Consumer, source: Source) -> Way:
+        key = id(consumer.scope), consumer.value
+        if key not in self._ways:
+            self._ways[key] = way(consumer.scope, consumer.value, source)
+        return self._ways[key]
 
     def _foreign(self, source: Source, group: Sequence[Consumer]) -> str:
         foreign = self._readers.foreign(source, {(c.scope.name, id(c.node), c.input_index) for c in group})
-        axes = {axis for consumer in group if (axis := _stored_axis(consumer, source)) is not None}
+        found = (_stored_axis(self._way(consumer, source), consumer, source) for consumer in group)
+        axes = {axis for axis in found if axis is not None}
         return foreign or ("its readers group its elements along different axes" if len(axes) > 1 else "")
 
 
-def _stored_axis(consumer: Consumer, source: Source) -> int | None:
+def _stored_axis(nodes: Way, consumer: Consumer, source: Source) -> int | None:
     """Return which axis of a stored tensor an operand reduces; None if more than a Transpose moves it."""
     how = onnx_weight(
         consumer.domain, consumer.operator, consumer.input_index, len(source.shape), consumer.attributes
     )
     axis = None if how is None else how.axis
-    for where, node in way(consumer.scope, consumer.value, source):
+    for where, node in nodes:
         if node.op_type == "Transpose" and axis is not None:
             axis = where.node_attributes(node).get("perm", range(len(source.shape))[::-1])[axis]
         elif node.op_type != "Identity":
@@ -198,9 +210,9 @@ def _stored_axis(consumer: Consumer, source: Source) -> int | None:
     return axis
 
 
-def _is_whole(consumer: Consumer, source: Source, dtype: str) -> bool:
+def _is_whole(steps: Way, source: Source, dtype: str) -> bool:
     """Tell whether an operand is a stored float tensor once `fuse` has evaluated what stands before it."""
-    nodes = [node for _, node in way(consumer.scope, consumer.value, source) if node.op_type != "Identity"]
+    nodes = [node for _, node in steps if node.op_type != "Identity"]
     kinds = {node.op_type for node in nodes}
     if "DequantizeLinear" in kinds:
         return True  # the float model that it was quantised from stores it

@@ -89,10 +89,10 @@ def sums_of(x: Array, y: Array, *, crossed: bool = True) -> Moments:
         y: Wanted outputs.
         crossed: False leaves `yx` 0.
     """
-    xp = namespace(x)
+    xp, rows = namespace(x), len(x) if crossed else 0
     return Moments(
         float64(x.T @ x),
-        float64(y.T @ x) if crossed else xp.zeros((y.shape[1], x.shape[1]), dtype=xp.float64),
+        float64(y[:rows].T @ x[:rows]),
         xp.sum(x, 0, dtype=xp.float64),
         xp.sum(y, 0, dtype=xp.float64),
         float(xp.sum(float64(y) ** 2)),

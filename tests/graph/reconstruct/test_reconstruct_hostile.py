@@ -425,3 +425,17 @@ def test_an_output_that_is_a_sequence_is_not_compared(only, tmp_path):
     assert status(report) == {"w": "pruned"}
     assert [output.output for output in report.outputs] == ([] if only else ["y"])
     assert verify_model(tmp_path / "b.onnx").any_holds
+
+
+def test_layers_that_get_infinite_numbers_are_refused_without_a_warning(tmp_path):
+    def spoil(x):
+        x[0, 0], x[0, 1] = np.inf, -np.inf
+
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"]),
+        node("Relu", ["h"], ["r"]),
+        node("MatMul", ["r", "w2"], ["y"]),
+    ]
+    with pytest.raises(SparsityError, match=r"no layer of .* has a solution: its inputs or"):
+        made(tmp_path, nodes, change=spoil)
+    assert not (tmp_path / "b.onnx").exists()

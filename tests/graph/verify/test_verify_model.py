@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from nm2trt.errors import InputError, ModelError, PatternError
+from nm2trt.graph.verify import stored_readers
 from nm2trt.graph.verify.verify_model import verify_model
 from nm2trt.nm.advice import is_prunable
 from nm2trt.nm.mask import nm_mask
@@ -868,3 +869,20 @@ def test_a_weight_is_prunable_if_prune_makes_it_two_of_four(inputs, asked, held,
     weight = np.ones((inputs, 8), np.float32) if held is None else sparse((inputs, 8), 0, held)
     proto = model([helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": [1, inputs]}, [("w", weight)])
     assert is_prunable(only(proto, pattern=asked)) is prunable
+
+
+def test_the_way_to_a_weight_that_many_nodes_read_is_followed_once(monkeypatch):
+    followed = []
+    real = stored_readers.way
+
+    def way(scope, value, source):
+        followed.append(value)
+        return real(scope, value, source)
+
+    monkeypatch.setattr(stored_readers, "way", way)
+    nodes = [helper.make_node("Transpose", ["w"], ["t"])]
+    nodes += [helper.make_node("MatMul", ["x" if i == 0 else f"y{i - 1}", "t"], [f"y{i}"]) for i in range(9)]
+    nodes.append(helper.make_node("MatMul", ["y8", "w"], ["y"]))
+    found = verify_model(model(nodes, {"x": [1, 16]}, [("w", np.ones((16, 16), np.float32))]))
+    assert followed == ["t", "w"]
+    assert {w.facts.fixed for w in found.weights} == {"its readers group its elements along different axes"}
