@@ -64,17 +64,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Cycles, as a power of two, that a thread of numpy's BLAS spins for before it sleeps. Its own 26 take
     # 30 to 80 ms of a core as numpy loads; 20 is a third of a millisecond.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
-    from nm2trt.cli.garbage import collected_late, end
-
     try:
+        from nm2trt.cli.garbage import collected_late, end
+
         with collected_late():
             from nm2trt.cli.dispatch import dispatch
 
             status = dispatch(words)
+        end(status)
+        return status
     except KeyboardInterrupt as stop:  # before the command takes signals, or after
         from nm2trt.errors import Interrupted
 
         sys.stderr.write(f"nm2trt: {str(stop) or 'interrupted'}; nothing was left half-written\n")
         sys.exit(getattr(stop, "exit_status", Interrupted.exit_status))
-    end(status)
-    return status
