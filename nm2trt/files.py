@@ -1,10 +1,9 @@
-"""Files that are written whole or not at all, paths that stay inside their folder, and hashes."""
+"""Files that are written whole or not at all, and paths that stay inside their folder."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 import stat
@@ -17,7 +16,6 @@ from nm2trt.file_replacement import create, os_reason, put_in_place, rights_of, 
 from nm2trt.locks import OutputLock, output_lock, undisturbed
 from nm2trt.writer_marks import MARK, is_abandoned, writer_mark
 
-_CHUNK_BYTES = 1 << 20
 # JSON of empty lists takes 27 times its size in memory.
 _MOST_READ_BYTES = 1 << 26
 
@@ -74,7 +72,7 @@ def read_regular(path: Path, *, most_bytes: int = _MOST_READ_BYTES) -> bytes:
     Raises:
         OSError: It is missing, no regular file, too large, or may not be read.
     """
-    with _open_regular(path) as file:
+    with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size > most_bytes:
             raise OSError(errno.EFBIG, f"it is larger than {most_bytes >> 20} MB", str(path))
         return file.read()
@@ -98,7 +96,7 @@ def read_input(path: str | os.PathLike[str], what: str, *, most_bytes: int = _MO
         raise InputError(f"{path} cannot be read: {os_reason(error)}; see docs/limits.md") from error
 
 
-def _open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a regular file to read; anything else is an OSError at once."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -265,27 +263,6 @@ def write_atomic(
     """
     with atomic_path(target, follow=follow, settle=settle) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
-
-
-def sha256_file(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits.
-
-    Raises:
-        InputError: It cannot be read, or is not a regular file.
-    """
-    digest = hashlib.sha256()
-    try:
-        with _open_regular(path) as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {os_reason(error)}") from error
-    return digest.hexdigest()
-
-
-def sha256_bytes(data: bytes | memoryview) -> str:
-    """Return the SHA-256 of `data` as 64 hexadecimal digits."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def within(root: str | os.PathLike[str], relative: str) -> Path:

@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 from nm2trt.errors import InputError, OutputError
 from nm2trt.file_replacement import os_reason
-from nm2trt.files import read_regular, sha256_file
+from nm2trt.files import read_regular
+from nm2trt.hashes import sha256_file
 from nm2trt.json_value import JsonValue
 
 SCHEMA = 1

@@ -15,11 +15,11 @@ from nm2trt.files import (
     check_input,
     check_output,
     read_regular,
-    sha256_file,
     unnamed_output,
     within,
     write_atomic,
 )
+from nm2trt.hashes import sha256_file
 from nm2trt.locks import one_writer, output_lock
 from nm2trt.writer_marks import writer_mark
 

@@ -14,6 +14,7 @@ LEVELS = [
     {"locks"},
     {"file_replacement", "extras"},
     {"files", "named_code", "limits", "compare", "measure", "progress", "nm", "options"},
+    {"hashes"},
     {"manifest", "text_files"},
     {"backends"},
     {"calibration"},

@@ -14,7 +14,7 @@ import pytest
 from nm2trt.engine import pair_writer as pair_writer_module
 from nm2trt.engine.pair_writer import _dumps, _with_previous, digest_of, pair_writer
 from nm2trt.errors import InputError, OutputError
-from nm2trt.files import sha256_bytes
+from nm2trt.hashes import sha256_bytes
 from nm2trt.manifest import Manifest, manifest_path, read_manifest, refuse_foreign
 from tests import forked
 from tests.pairs import write_pair

@@ -28,7 +28,7 @@ from nm2trt.engine.ladder.requirement import (
 from nm2trt.engine.pair_writer import digest_of, pair_writer
 from nm2trt.engine.profiles import resolve_profiles, resolve_static
 from nm2trt.engine.request import check_request
-from nm2trt.files import sha256_file
+from nm2trt.hashes import sha256_file
 from nm2trt.json_value import named
 from nm2trt.manifest import Manifest
 from nm2trt.nm.eligibility import Place

@@ -21,7 +21,8 @@ from typing import Any
 
 from nm2trt.errors import InputError, OutputError
 from nm2trt.file_replacement import os_reason
-from nm2trt.files import atomic_path, read_regular, real_output, sha256_bytes, sha256_file, write_atomic
+from nm2trt.files import atomic_path, read_regular, real_output, write_atomic
+from nm2trt.hashes import sha256_bytes, sha256_file
 from nm2trt.locks import output_lock
 from nm2trt.manifest import SCHEMA, Json, Manifest, manifest_path, records_of
 

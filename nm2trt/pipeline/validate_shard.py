@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nm2trt.errors import InputError
-from nm2trt.files import sha256_file
+from nm2trt.hashes import sha256_file
 from nm2trt.pipeline.in_memory import as_path, takes_values
 from nm2trt.pipeline.sessions import is_recorded, is_url, open_session
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from nm2trt.backends.address import is_url
 from nm2trt.errors import InputError
-from nm2trt.files import sha256_file, within
+from nm2trt.files import within
+from nm2trt.hashes import sha256_file
 from nm2trt.manifest import manifest_path
 from nm2trt.named_code import code_files
 from nm2trt.recipe.hashes import FileIndex, stage_key

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nm2trt.errors import InputError
-from nm2trt.files import read_input, sha256_file
+from nm2trt.files import read_input
+from nm2trt.hashes import sha256_file
 from nm2trt.json_types import number, text, whole
 from nm2trt.json_value import JsonValue
 

@@ -12,7 +12,8 @@ from nm2trt.arrays import Arrays
 from nm2trt.errors import InputError
 from nm2trt.figures import counted
 from nm2trt.file_replacement import sync_folder
-from nm2trt.files import sha256_bytes, sha256_file, write_atomic
+from nm2trt.files import write_atomic
+from nm2trt.hashes import sha256_bytes, sha256_file
 from nm2trt.serving.artefact import Artefact
 from nm2trt.serving.config_message import to_text
 from nm2trt.serving.history import RECORD, SCHEMA

@@ -13,7 +13,7 @@ from nm2trt.engine.build import ModelFacts, build_engine
 from nm2trt.engine.ladder.requirement import NothingSparseError
 from nm2trt.engine.request import check_request, refuse_opset
 from nm2trt.errors import BackendError, InputError, OutputError
-from nm2trt.files import sha256_file
+from nm2trt.hashes import sha256_file
 from nm2trt.manifest import read_manifest
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import Plan, PlanEntry

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from nm2trt.files import sha256_file
+from nm2trt.hashes import sha256_file
 from tests.hostile import files, fuzz
 from tests.hostile.limits import limited
 

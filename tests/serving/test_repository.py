@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from nm2trt.errors import InputError, OutputError
-from nm2trt.files import sha256_file
+from nm2trt.hashes import sha256_file
 from nm2trt.pipeline.served_artefact import describe_artefact
 from nm2trt.serving.options import DeployOptions
 from nm2trt.serving.repository import place, roll_back, served_config

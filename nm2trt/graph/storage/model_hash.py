@@ -7,10 +7,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from nm2trt.files import sha256_bytes, sha256_file
 from nm2trt.graph.storage.model import Model, load
 from nm2trt.graph.storage.protobuf_stream import pieces
 from nm2trt.graph.storage.save import data_files
+from nm2trt.hashes import sha256_bytes, sha256_file
 
 
 def model_sha256(source: str | os.PathLike[str]) -> str:

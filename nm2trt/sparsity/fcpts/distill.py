@@ -222,10 +222,7 @@ class Distiller:
         return False
 
     def _step(
-        self,
-        optimizer: torch.optim.Optimizer,
-        penalty: Callable[[], Tensor] | None,
-        step: int,
+        self, optimizer: torch.optim.Optimizer, penalty: Callable[[], Tensor] | None, step: int
     ) -> bool:
         """Take one step; returns True if the loss is not finite and the learning rate may be halved."""
         optimizer.zero_grad(set_to_none=True)
@@ -245,16 +242,11 @@ class Distiller:
         if not bool(loss.isfinite()):
             if self.settings.backtrack:
                 return True
-            found = f"its loss is {float(loss.detach())}"
+            what, remedy = f"diverged at step {step + 1}", f"lower lr, now {self.settings.learning_rate:g}"
             if step == 0:  # nothing has been learned yet
-                raise SparsifyError(
-                    f"the distillation cannot start: {found}; remove infinite values from the calibration, "
-                    "or load another checkpoint"
-                )
-            raise SparsifyError(
-                f"the distillation diverged at step {step + 1}: {found}; "
-                f"lower lr, now {self.settings.learning_rate:g}"
-            )
+                what = "cannot start"
+                remedy = "remove infinite values from the calibration, or load another checkpoint"
+            raise SparsifyError(f"the distillation {what}: its loss is {float(loss.detach())}; {remedy}")
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return False
