@@ -10,7 +10,7 @@ with e, Q the eigenvalues and eigenvectors of H, and lambda within G and e.
 from __future__ import annotations
 
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.nm.solver.array_namespace import Array, float32, namespace, top_mask
+from nm2trt.nm.solver.array_namespace import Array, each_block, float32, namespace, top_mask
 from nm2trt.nm.solver.eigenbasis import Eigenbasis
 
 # Dual penalty, first and last; it grows by a constant factor per iteration.
@@ -50,20 +50,28 @@ def admm_mask(
     xp = namespace(weight)
     mask = top_mask(xp.abs(weight), pattern)
     split, dual, rho, same = weight * mask, xp.zeros_like(weight), _FIRST_RHO, 0
-    for _ in range(iterations):
+
+    def settle(rows: slice) -> None:
+        pull = rho * split[rows] - dual[rows]
         if basis.thin:
             # Outside the rows' span H and G are 0, and what pulls the weight is all there is.
-            pull = pulled + rho * split - dual
+            pull = pulled[rows] + pull
             inside, outside = basis.turned(pull), 1 / (ridge + rho)
-            weight = outside * pull + basis.back((turned + inside) / (values + rho) - outside * inside)
+            weight = outside * pull + basis.back((turned[rows] + inside) / (values + rho) - outside * inside)
         else:
-            weight = basis.back((turned + basis.turned(rho * split - dual)) / (values + rho))
-        wanted = weight + dual / rho
+            weight = basis.back((turned[rows] + basis.turned(pull)) / (values + rho))
+        wanted = weight + dual[rows] / rho
         new = top_mask(xp.abs(wanted), pattern)
-        split = wanted * new
-        dual = dual + rho * (weight - split)
-        same = same + 1 if bool((new == mask).all()) else 0
-        mask, rho = new, rho * growth
+        split[rows] = wanted * new
+        dual[rows] += rho * (weight - split[rows])
+        changed.append(bool((new != mask[rows]).any()))
+        mask[rows] = new
+
+    for _ in range(iterations):
+        changed: list[bool] = []
+        each_block(settle, split, basis.vectors.shape[-1] * basis.vectors.shape[-2])
+        same = 0 if any(changed) else same + 1
+        rho *= growth
         if same == _UNCHANGED:
             break
     return mask, split

@@ -96,13 +96,29 @@ def product(a: Array, b: Array) -> Array:
 
     whole = np.empty((a.shape[0], b.shape[1]), np.result_type(a, b))
 
-    def multiply(first: int) -> None:
-        block = slice(first, first + _BLOCK_ROWS)
-        np.matmul(a[block], b, out=whole[block])
+    def multiply(rows: slice) -> None:
+        np.matmul(a[rows], b, out=whole[rows])
 
-    with one_blas_thread() as threads:
-        each(multiply, range(0, len(a), _BLOCK_ROWS), threads)
+    each_block(multiply, a, b.size)
     return whole
+
+
+def each_block(work: Callable[[slice], None], rows: Array, cost: int) -> None:
+    """Call `work` with slices of rows that do not depend on each other, on several threads of numpy.
+
+    Blocks do not depend on the thread count; new arrays of their size cost little, unlike those of a layer.
+
+    Args:
+        work: Called with a slice of the rows; with all of them if that is little work, or on a GPU.
+        rows: The rows, (o, k).
+        cost: Multiplications per row.
+    """
+    if _is_torch(rows) or rows.shape[0] * cost < _LARGE:
+        work(slice(None))
+        return
+    blocks = range(0, len(rows), _BLOCK_ROWS)
+    with one_blas_thread() as threads:
+        each(lambda first: work(slice(first, first + _BLOCK_ROWS)), blocks, min(threads, len(blocks)))
 
 
 @contextmanager

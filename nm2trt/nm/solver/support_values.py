@@ -7,8 +7,8 @@ from collections.abc import Callable
 from nm2trt.nm.solver.array_namespace import (
     Array,
     each,
+    each_block,
     float32,
-    float64,
     namespace,
     one_blas_thread,
     product,
@@ -71,27 +71,33 @@ def conjugate_gradients(
     h: Array, g: Array, mask: Array, start: Array | None, through: Through | None = None
 ) -> Array:
     """Return what 40 steps of conjugate gradients in float32 come to, as float64; see `support_values`."""
-    xp, g = namespace(h), float32(g)
-    scale = mask / float32(xp.diagonal(h))
-    tiny = float(xp.finfo(g.dtype).tiny)
+    xp = namespace(h)
+    diagonal, found = float32(xp.diagonal(h)), xp.zeros_like(g)
+    tiny = float(xp.finfo(diagonal.dtype).tiny)
     if through is None:
         narrow = float32(h)
 
         def through(rows: Array) -> Array:
             return product(rows, narrow)
 
-    weight = xp.zeros_like(g) if start is None else float32(start) * mask
-    left = (g - through(weight)) * mask
-    step = left * scale
-    energy = (left * step).sum(1)[:, None]
-    direction = step
-    for _ in range(_GRADIENT_STEPS):
-        curved = through(direction) * mask
-        length = energy / xp.clip((direction * curved).sum(1)[:, None], tiny, None)
-        weight = weight + length * direction
-        left = left - length * curved
+    def descend(rows: slice) -> None:
+        kept = mask[rows]
+        scale = kept / diagonal
+        weight = xp.zeros_like(scale) if start is None else float32(start[rows]) * kept
+        left = (float32(g[rows]) - through(weight)) * kept
         step = left * scale
-        new = (left * step).sum(1)[:, None]
-        direction = step + direction * (new / xp.clip(energy, tiny, None))
-        energy = new
-    return float64(weight)
+        energy = (left * step).sum(1)[:, None]
+        direction = step
+        for _ in range(_GRADIENT_STEPS):
+            curved = through(direction) * kept
+            length = energy / xp.clip((direction * curved).sum(1)[:, None], tiny, None)
+            weight = weight + length * direction
+            left = left - length * curved
+            step = left * scale
+            new = (left * step).sum(1)[:, None]
+            direction = step + direction * (new / xp.clip(energy, tiny, None))
+            energy = new
+        found[rows] = weight
+
+    each_block(descend, g, h.size)
+    return found

@@ -68,6 +68,18 @@ def test_many_outputs_come_from_conjugate_gradients_and_agree(monkeypatch):
     np.testing.assert_allclose(support_values(h, g, mask), exact, atol=2e-3 * np.abs(exact).max())
 
 
+def test_blocks_of_outputs_give_what_all_outputs_give(monkeypatch):
+    monkeypatch.setattr("nm2trt.nm.solver.support_values._MOST_EXACT", 0)
+    x, y, weight = layer(24, 64, 3000)
+    whole = fit_layer(*split(x, y), weight, TWO_FOUR, bias=True)
+    assert whole.chosen == "admm"
+    monkeypatch.setattr("nm2trt.nm.solver.array_namespace._LARGE", 0)
+    monkeypatch.setattr("nm2trt.nm.solver.array_namespace._BLOCK_ROWS", 7)
+    blocks = fit_layer(*split(x, y), weight, TWO_FOUR, bias=True)
+    np.testing.assert_array_equal(blocks.mask, whole.mask)
+    np.testing.assert_allclose(blocks.weight, whole.weight, atol=1e-4)
+
+
 def test_near_the_best_of_all_supports():
     excess = []
     for seed in range(6):
