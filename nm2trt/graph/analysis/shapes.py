@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from nm2trt.graph.storage import light_onnx
 from nm2trt.graph.storage.light_onnx import TensorProto, graphs_of, onnx
@@ -25,6 +25,24 @@ _VALUE_FREE = frozenset(
     InstanceNormalization LayerNormalization LeakyRelu Log LogSoftmax MatMul Max MaxPool Min Mul Neg
     PRelu Pow QuantizeLinear Relu Sigmoid Softmax Softplus Sqrt Sub Sum Tanh Transpose""".split()
 )
+# Operators of onnxruntime's optimiser, of which onnx knows nothing: the operator that stands in for one, the
+# inputs that it reads, and the outputs that are as its own. Reshape to an unknown shape gives only the type.
+_StandIn = tuple[str, tuple[int | None, ...], tuple[int, ...]]
+_STAND_INS: Mapping[str, _StandIn] = {
+    **dict.fromkeys("BiasGelu FastGelu Gelu QuickGelu".split(), ("Identity", (0,), (0,))),
+    **dict.fromkeys(
+        "SkipLayerNormalization SkipSimplifiedLayerNormalization".split(), ("Identity", (0,), (0, 3))
+    ),
+    "EmbedLayerNormalization": ("Gather", (2, 0), (0, 2)),
+    "FusedConv": ("Conv", (0, 1, 2), (0,)),
+    "FusedGemm": ("Gemm", (0, 1, 2), (0,)),
+    **dict.fromkeys(
+        """Attention BiasAdd BiasSplitGelu DecoderMaskedMultiHeadAttention FusedMatMul FusedMatMulActivation
+        GemmFastGelu GroupNorm GroupQueryAttention MultiHeadAttention RotaryEmbedding SkipGroupNorm
+        TransposeMatMul""".split(),
+        ("Reshape", (0, None), (0, 1, 2)),
+    ),
+}
 
 
 def infer_shapes(model: Model, inputs: Mapping[str, Sequence[int]] | None = None) -> Shapes:
@@ -94,12 +112,13 @@ def _light(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> onnx.Gra
     source, graph = model.proto.graph, light.graph
     graph.name = "shapes"
     given = {value.name for value in source.input}
+    dims = {tensor.name: tensor.dims for tensor in source.initializer}
     for node in source.node:
         weight = _large_constant(node)
         if node.op_type in _CRASHING:
             continue
         if weight is None:
-            graph.node.append(node)
+            graph.node.extend(_known_to_onnx(node, dims) if node.domain == "com.microsoft" else [node])
         else:
             graph.input.append(_typed_value(node.output[0], weight.data_type, weight.dims))
     graph.input.extend(source.input)
@@ -128,6 +147,24 @@ def _light(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> onnx.Gra
         return light_onnx.infer_shapes(light, data_prop=True).graph
     except Exception:  # inference is a courtesy of the format: without it shapes are simply not known
         return light.graph
+
+
+def _known_to_onnx(node: onnx.NodeProto, dims: Mapping[str, Sequence[int]]) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes that give a node's outputs the types that they have; the node, if it is not known."""
+    if node.op_type not in _STAND_INS:
+        yield node
+        return
+    operator, slots, outputs = _STAND_INS[node.op_type]
+    if node.op_type == "Attention" and not any(a.name == "qkv_hidden_sizes" for a in node.attribute):
+        projections = dims.get(node.input[1], (0, 0))
+        if len(node.output) == 1 and projections[1] == 3 * projections[0] > 0:  # no head was pruned
+            operator, slots = "Identity", (0,)
+    read = ["" if slot is None or slot >= len(node.input) else node.input[slot] for slot in slots]
+    for slot in outputs:
+        if slot < len(node.output) and node.output[slot]:
+            yield onnx.NodeProto(
+                op_type=operator, input=read, output=[node.output[slot]], attribute=node.attribute
+            )
 
 
 def crashes_inference(proto: onnx.ModelProto) -> bool:

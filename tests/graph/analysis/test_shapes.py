@@ -1,0 +1,101 @@
+"""Shapes and types behind operators that only onnxruntime knows, as its transformer optimiser writes them."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import nm2trt
+from nm2trt.graph.analysis.shapes import infer_shapes, infer_types
+from nm2trt.graph.storage.model import load
+
+WIDTH, HIDDEN = 16, 32
+
+
+def optimised_net():
+    """Return a transformer block and an image branch in the operators of the optimiser."""
+    rng = np.random.default_rng(0)
+    sizes = {
+        "word": (50, WIDTH), "place": (8, WIDTH), "gain": (WIDTH,), "shift": (WIDTH,),
+        "qkv": (WIDTH, 3 * WIDTH), "qkv_bias": (3 * WIDTH,), "out": (WIDTH, WIDTH),
+        "up": (WIDTH, HIDDEN), "up_bias": (HIDDEN,), "down": (HIDDEN, WIDTH),
+        "kernel": (4, 3, 3, 3), "conv_bias": (4,), "conv_next": (4, 4, 1, 1),
+    }  # fmt: skip
+    stored = [
+        numpy_helper.from_array((rng.standard_normal(size) / 8).astype(np.float32), name)
+        for name, size in sizes.items()
+    ]
+    nodes = [
+        ("EmbedLayerNormalization", "ids,,word,place,,gain,shift", "embedded,mask_index", {}),
+        ("Attention", "embedded,qkv,qkv_bias", "attended", {"num_heads": 2}),
+        ("MatMul", "attended,out", "projected", None),
+        ("SkipLayerNormalization", "projected,embedded,gain,shift", "normed,,,sum", {}),
+        ("MatMul", "normed,up", "wide", None),
+        ("BiasGelu", "wide,up_bias", "active", {}),
+        ("MatMul", "active,down", "narrow", None),
+        ("FusedMatMul", "narrow,sum", "scores", {"transB": 1}),
+        ("Relu", "scores", "y", None),
+        ("FusedConv", "image,kernel,conv_bias", "seen", {"activation": "Relu", "strides": [2, 2]}),
+        ("Conv", "seen,conv_next", "z", None),
+    ]
+    made = [
+        helper.make_node(
+            operator, read.split(","), made.split(","),
+            domain="" if own is None else "com.microsoft", **(own or {}),
+        )
+        for operator, read, made, own in nodes
+    ]  # fmt: skip
+    inputs = [
+        helper.make_tensor_value_info("ids", TensorProto.INT32, [2, 8]),
+        helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 9, 9]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
+        helper.make_tensor_value_info("z", TensorProto.FLOAT, None),
+    ]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    graph = helper.make_graph(made, "optimised", inputs, outputs, stored)
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+FEEDS = {
+    "ids": np.arange(16, dtype=np.int32).reshape(2, 8),
+    "image": np.random.default_rng(1).standard_normal((1, 3, 9, 9)).astype(np.float32),
+}
+
+
+def ran(model):
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(names, FEEDS), strict=True))
+
+
+def test_shapes_and_types_are_those_that_onnxruntime_makes(tmp_path):
+    onnx.save(optimised_net(), tmp_path / "m.onnx")
+    found = load(tmp_path / "m.onnx")
+    shapes, types = infer_shapes(found), infer_types(found)
+    probed = optimised_net()
+    floats = [name for node in probed.graph.node for name in node.output if name and name != "mask_index"]
+    del probed.graph.output[:]
+    probed.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in floats)
+    for name, value in ran(probed).items():
+        assert types[name] == helper.np_dtype_to_tensor_dtype(value.dtype), name
+        if name in shapes:
+            assert shapes[name] == value.shape, name
+    assert {"embedded", "normed", "active", "sum", "seen", "z"} <= set(shapes)
+
+
+def test_a_model_that_the_optimiser_wrote_is_cast_around_its_operators(tmp_path):
+    onnx.save(optimised_net(), tmp_path / "m.onnx")
+    report = nm2trt.cast(tmp_path / "m.onnx", tmp_path / "c.onnx")
+    assert report.kept == ()
+    cast = onnx.load(tmp_path / "c.onnx")
+    types = {tensor.name: tensor.data_type for tensor in cast.graph.initializer}
+    assert {types[name] for name in ("out", "up", "down", "conv_next")} == {TensorProto.FLOAT16}
+    assert {types[name] for name in ("word", "qkv", "kernel")} == {TensorProto.FLOAT}
+    wanted = ran(optimised_net())
+    for name, value in ran(cast).items():
+        assert value == pytest.approx(wanted[name], abs=0.01)
