@@ -106,6 +106,8 @@ def _hold_to_tolerance(item: OutputDifference, atol: float, rtol: float) -> Gate
     elif outside:
         worst = "" if math.isnan(item.max_abs) else f"; the largest difference is {item.max_abs:.3g}"
         words = f"{outside:,} of {item.elements:,} elements are beyond {limit}{worst}"
+    elif not item.elements:
+        words = f"it is empty on both sides, so there is nothing to hold to {limit}"
     elif math.isnan(item.max_abs):
         words = f"nothing is left to hold to {limit}"
     elif item.infinite_in_both:
@@ -115,7 +117,7 @@ def _hold_to_tolerance(item: OutputDifference, atol: float, rtol: float) -> Gate
     else:
         words = f"all of {counted(item.elements, 'element')} lie within {limit}"
     sentence = f"output {item.name!r}: {words}" + (f"; {remark}" if remark else "")
-    passed = not outside and not item.unequal_shapes and not math.isnan(item.max_abs)
+    passed = item.elements > 0 and not outside and not item.unequal_shapes and not math.isnan(item.max_abs)
     return Gate("tolerance", None, passed, sentence, item.name, {"atol": atol, "rtol": rtol})
 
 
@@ -124,6 +126,8 @@ def _hold_to_cosine(item: OutputDifference, least: float) -> Gate:
     passed = high and not item.unequal_shapes and not item.nan_in_both
     if item.unequal_shapes:
         words = f"its size differs from the reference's in {item.unequal_shapes} runs"
+    elif not item.elements:
+        words = f"it is empty on both sides, so there is nothing to hold to a cosine of {least:g}"
     elif item.cosine is None:
         words = f"the cosine is undefined, since {_why_undefined(item)}"
     else:
@@ -145,7 +149,7 @@ def _hold_to_agreement(metric: MetricComparison, least: float) -> Gate:
 
 def _why_undefined(item: OutputDifference) -> str:
     if math.isnan(item.max_abs) or item.nan_in_both + item.infinite_in_both == item.elements:
-        return item.remark or "the output is empty"
+        return item.remark
     if item.max_abs == 0:
         return "the output is all zero on both sides (--atol 0 asks for equality)"
     return f"the {'reference' if item.max_relative == math.inf else 'candidate'} is all zero"

@@ -110,6 +110,13 @@ def test_an_output_of_infinities_only_passes_no_gate(limits, words):
     assert "all zero" not in sentence
 
 
+@pytest.mark.parametrize("limits", [{"atol": 0.0}, {"rtol": 1e9}, {"min_cosine": -1.0}])
+def test_an_output_that_is_empty_on_both_sides_passes_no_gate(limits):
+    passed, sentence = judged([], [], **limits)
+    assert not passed
+    assert sentence.startswith("output 'y': it is empty on both sides, so there is nothing to hold to")
+
+
 @pytest.mark.parametrize(
     ("limits", "words"),
     [
