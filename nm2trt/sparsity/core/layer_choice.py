@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
 
 from nm2trt.errors import SparsifyError
 from nm2trt.nm.axes import TORCH_WEIGHTS, TorchWeight, torch_weights
@@ -264,6 +265,10 @@ def _dense_reason(
         kind = type(site.module).__name__
         return f"{kind} has no known sparse kernel; name it in include to train it sparse"
     if stored(site.module, site.tensor) is None:
+        hooks = site.module._forward_pre_hooks.values()
+        if any(isinstance(hook, BasePruningMethod) and hook._tensor_name == site.tensor for hook in hooks):
+            remove = f"torch.nn.utils.prune.remove(module, {site.tensor!r})"
+            return f"torch.nn.utils.prune still holds it; call {remove}, which keeps the zeros, then sparsify"
         return "it is computed by another parametrisation"
     foreign = _foreign_class(_tensor(site))
     if foreign:

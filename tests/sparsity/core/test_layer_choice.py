@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 from nm2trt.errors import PatternError, SparsifyError
 from nm2trt.nm.pattern import NMPattern
@@ -183,6 +183,15 @@ def test_a_weight_under_another_parametrisation_stays_dense():
     assert only(layer).reason == "it is computed by another parametrisation"
     two = nn.Sequential(layer, parametrizations.weight_norm(nn.Linear(32, 8)))
     assert list(reasons(two)) == ["0.weight", "1.weight"]
+
+
+def test_a_weight_that_pytorch_prune_still_holds_is_named_with_its_remedy():
+    layer = prune.l1_unstructured(nn.Linear(32, 8), "weight", amount=0.25)
+    assert "call torch.nn.utils.prune.remove(module, 'weight'), which keeps the zeros" in only(layer).reason
+    prune.remove(layer, "weight")
+    assert only(layer).pattern is not None
+    bias = prune.l1_unstructured(nn.Linear(32, 8), "bias", amount=0.25)
+    assert only(bias).pattern is not None
 
 
 @pytest.mark.parametrize("traced", [False, True], ids=["script", "trace"])
