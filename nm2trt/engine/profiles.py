@@ -49,15 +49,27 @@ def resolve_static(
     """Return the shapes to fix inputs to, each in its input's full rank.
 
     Raises:
-        InputError: A shape names no input, has the wrong rank, or changes a static dimension.
+        InputError: A shape names no input, has the wrong rank, or changes a static dimension; or an input
+            with free sizes has one of 0.
     """
     by_name = {spec.name: spec for spec in inputs}
+    _require_values(inputs)
     complete = []
     for given in shapes:
         _require_input(inputs, given.input, "shape")
         shape = ShapeRange(given.input, given.shape, given.shape, given.shape)
         complete.append(StaticShape(given.input, _fit(by_name[given.input], shape, "shape").opt))
     return tuple(complete)
+
+
+def _require_values(inputs: tuple[TensorSpec, ...]) -> None:
+    empty = next((spec for spec in inputs if 0 in spec.shape and _free(spec)), None)
+    if empty is not None:
+        raise InputError(
+            f"input {empty.name!r} of shape {format_shape(empty.shape)} holds no values, and neither a "
+            "profile nor a shape can say so: their sizes start at 1; export the model with the size 0 free, "
+            "or without this input"
+        )
 
 
 def _require_input(inputs: tuple[TensorSpec, ...], name: str, what: str) -> None:
@@ -77,6 +89,7 @@ def _complete(
         known: Ranges of free sizes by their name in the model; those of `profile` are added.
         notes: Takes a sentence for every choice made for the user.
     """
+    _require_values(inputs)
     given = {shapes.input: shapes for shapes in profile}
     complete: dict[str, ShapeRange] = {}
     for spec in inputs:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from nm2trt.backends.options import parse_profiles
+from nm2trt.backends.options import StaticShape, parse_profiles
 from nm2trt.backends.protocol import TensorSpec
-from nm2trt.engine.profiles import guessed_profiles, resolve_profiles
+from nm2trt.engine.profiles import guessed_profiles, resolve_profiles, resolve_static
 from nm2trt.errors import InputError
 
 
@@ -26,6 +26,16 @@ def test_a_dynamic_batch_gets_1_8_32_and_says_so():
     assert profiles == [{"x": "1x3x8x8,8x3x8x8,32x3x8x8"}]
     assert len(notes) == 1
     assert "input 'x' has a dynamic batch and no profile: built for batches 1/8/32" in notes[0]
+
+
+def test_an_empty_state_is_named_with_its_remedy_if_its_other_sizes_are_free():
+    specs = inputs(x=("n", 4), past=("n", 0, 4))
+    said = "input 'past' of shape nx0x4 holds no values.*export the model with the size 0 free"
+    with pytest.raises(InputError, match=said):
+        resolve(specs, "x:1,2,4")
+    with pytest.raises(InputError, match=said):
+        resolve_static(specs, (StaticShape("past", (1,)),))
+    assert resolve(inputs(x=(4,), past=(0, 4))) == ([], ())
 
 
 @pytest.mark.parametrize("other", ["n", "m", None], ids=["shared", "its-own", "unnamed"])
