@@ -89,6 +89,10 @@ _SENTENCES: Mapping[str, str] = {
         r"it dequantises \1, and TensorRT takes only int8, int4, fp8 and fp4; leave that tensor, a bias "
         "for example, in float"
     ),
+    r"input tensor A must be FP16|failed to load MatMulNBits plugin": (
+        "it does not take weights that are packed for onnxruntime; export the model in float and quantise "
+        "that with nm2trt quantize"
+    ),
     r"unsupported input type of UINT8": (
         "it reads uint8, and TensorRT quantises to int8; export the model with int8 and zero points of 0"
     ),
