@@ -7,6 +7,7 @@ the sharpest layers: those that alone cost the most divergence per sparse work t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -246,6 +247,12 @@ class _Search:
 
     def _nothing(self) -> str:
         best = min(self._record, key=lambda trial: (trial.loss, trial.divergence))
+        if math.isinf(best.loss):
+            return (
+                f"no trial of {self._trials.model.name} in {self._options.to} can be judged: an output holds "
+                f"NaN or infinity, or changes its shape, on the {counted(best.samples, 'held-out sample')}; "
+                "leave --max-loss out, or give samples whose outputs are finite; nothing was written"
+            )
         finer = finer_than_one(self._limit, best.samples) if self._counted else ""
         return (
             f"no trial of {self._trials.model.name} in {self._options.to} loses at most "

@@ -232,8 +232,7 @@ class Distiller:
             loss = self._batch_loss(batch, targets, index)
         if self._blocks is not None:
             loss = loss + self.settings.block_weight * self._blocks.value(batch, index)
-        if penalty is not None:
-            loss = loss + penalty()
+        loss = loss if penalty is None else loss + penalty()
         if not loss.requires_grad:
             raise SparsifyError(
                 "no parameter that the outputs depend on is trained: all are frozen; call "
@@ -243,6 +242,9 @@ class Distiller:
             if self.settings.backtrack:
                 return True
             what, remedy = f"diverged at step {step + 1}", f"lower lr, now {self.settings.learning_rate:g}"
+            given = (value for one in self.batches for value in (*one.args, *one.kwargs.values()))
+            if any(isinstance(value, Tensor) and bool(value.isinf().any()) for value in given):
+                remedy += ", or remove infinite values from the calibration"
             if step == 0:  # nothing has been learned yet
                 what = "cannot start"
                 remedy = "remove infinite values from the calibration, or load another checkpoint"

@@ -631,6 +631,7 @@ BAD = {
     "wrong-shape": ({"calibration": [torch.zeros(4, 5, 6, 6)]}, DataError, r"Net cannot run calibration batch 0, shape \(4, 5, 6, 6\): .*channels"),
     "nan": ({"calibration": [torch.zeros(4, 3, 6, 6), torch.full((4, 3, 6, 6), torch.nan)]}, DataError, "calibration batch 1 holds NaN;"),
     "infinite": ({"calibration": [torch.full((4, 3, 6, 6), torch.inf)]}, SparsifyError, "the distillation cannot start: its loss is nan; remove"),
+    "infinite-later": ({"calibration": [torch.ones(4, 3, 6, 6), torch.full((4, 3, 6, 6), torch.inf)]}, SparsifyError, r"diverged at step 2: its loss is nan; lower lr, now [\d.]+, or remove infinite values from the calibration"),
     "text": ({"calibration": ["a picture"]}, DataError, "calibration batch 0 is a str without a tensor"),
     "no-file": ({"calibration": "calib/none.yaml"}, ValueError, "calib/none.yaml does not exist"),
     "no-rate": ({"pattern": None}, SparsifyError, r"pattern=None puts zeros anywhere: give rate=.*rate=0.7"),
