@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
-from nm2trt.figures import counted
 from nm2trt.recipe.actions import stages
 from nm2trt.recipe.actions.job import Outcome, StageJob
-
-
-def _permuted(done: Any, options: Any) -> str:
-    return f"{counted(done.moved, 'channel space')} permuted for {options.pattern}"
-
 
 ACTIONS: Mapping[str, Callable[[StageJob], Outcome]] = {
     "sparsify": stages.sparsify,
     "export": stages.export,
     "fuse": stages.converter("fuse"),
-    "permute": stages.converter("permute", _permuted),
+    "permute": stages.converter("permute"),
     "prune": stages.prune,
     "cast": stages.converter("cast"),
     "quantize": stages.converter("quantize"),

@@ -15,21 +15,17 @@ from nm2trt.recipe.actions.job import Outcome, StageJob, model_files
 from nm2trt.recipe.options import ExportOptions, ReportOptions
 
 
-def converter(
-    name: str, sentence: Callable[[Any, Any], str] = lambda _done, _options: ""
-) -> Callable[[StageJob], Outcome]:
+def converter(name: str) -> Callable[[StageJob], Outcome]:
     """Return the action of a stage from ONNX to ONNX.
 
     Args:
         name: Its command, and the function of the pipeline.
-        sentence: Makes the result's line of what was done and the options; "" leaves it to the result.
     """
 
     def convert(job: StageJob) -> Outcome:
         target = job.artefact(".onnx")
         options, done = _run(job, name, model=str(job.source), output=str(target))
-        line = sentence(done, options)
-        return Outcome(done.to_json(), words(name, options), model_files(target), sentence=line)
+        return Outcome(done.to_json(), words(name, options), model_files(target))
 
     return convert
 
@@ -40,8 +36,7 @@ def prune(job: StageJob) -> Outcome:
     given = {"cache": str(job.unfinished)} if "calib" in job.files else {}
     options, done = _run(job, "prune", model=str(job.source), output=str(target), **given)
     command = words("prune", replace(options, cache=None))
-    line = f"{options.pattern} {'by magnitude' if options.calib is None else 'rebuilt from samples'}"
-    return Outcome(done.to_json(), command, model_files(target), sentence=line)
+    return Outcome(done.to_json(), command, model_files(target))
 
 
 def _run(job: StageJob, name: str, **given: Any) -> tuple[Any, Any]:
