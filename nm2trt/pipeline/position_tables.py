@@ -9,7 +9,7 @@ from __future__ import annotations
 from nm2trt.graph.analysis.constant_values import direct_initializer
 from nm2trt.graph.analysis.scopes import main_scope
 from nm2trt.graph.analysis.value_states import Scope
-from nm2trt.graph.storage.light_onnx import onnx
+from nm2trt.graph.storage.light_onnx import is_default, onnx
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.tensors import read_tensor
 
@@ -34,7 +34,7 @@ def longest_positions(model: Model) -> int | None:
 def _rows(scope: Scope, node: onnx.NodeProto) -> list[int]:
     """Return the sizes along which a node reads a stored tensor up to the length of an input."""
     at = {"Gather": 1, "Slice": 2}.get(node.op_type)
-    if at is None or len(node.input) <= at or not node.input[at] or node.domain not in ("", "ai.onnx"):
+    if at is None or len(node.input) <= at or not node.input[at] or not is_default(node):
         return []
     table = direct_initializer(scope, node.input[0])
     if table is None or len(table.dims) < 2 or not _is_length(scope, node.input[at]):

@@ -20,7 +20,7 @@ from nm2trt.graph.analysis.numpy_operators import MOST_ELEMENTS, MOVES, VALUES, 
 from nm2trt.graph.analysis.operator_cost import BY_REFERENCE, Opaque, check_growth
 from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.storage.element_types import DTYPE_NAMES
-from nm2trt.graph.storage.light_onnx import onnx
+from nm2trt.graph.storage.light_onnx import is_default, onnx
 from nm2trt.graph.storage.tensors import read_tensor
 from nm2trt.limits.bounds import constant_work
 
@@ -102,11 +102,6 @@ def readable(tensor: onnx.TensorProto) -> onnx.TensorProto:
             f"the element type of {tensor.name!r}, number {tensor.data_type}, is not read by this release"
         )
     return tensor
-
-
-def is_default(node: onnx.NodeProto) -> bool:
-    """Tell whether a node is one of ONNX's own operators."""
-    return node.domain in ("", "ai.onnx")
 
 
 # A tracked array holds, for each element, its flat place in the source, or -1.

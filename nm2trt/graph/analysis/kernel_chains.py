@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from nm2trt.graph.storage.light_onnx import onnx
+from nm2trt.graph.storage.light_onnx import is_default, onnx
 
 # Activations that a builder fuses with an INT8 product; others run by themselves.
 ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu"})
@@ -71,7 +71,7 @@ class Wiring:
         if position is None:
             return None
         node = self.nodes[position]
-        if operators and (node.op_type not in operators or node.domain not in ("", "ai.onnx")):
+        if operators and (node.op_type not in operators or not is_default(node)):
             return None
         return node
 
@@ -101,7 +101,7 @@ class Wiring:
                 break
             position, slot = readers[0]
             node = self.nodes[position]
-            if node.domain not in ("", "ai.onnx"):
+            if not is_default(node):
                 break
             active = node.op_type in ACTIVATIONS and slot == 0
             folded = node.op_type == "BatchNormalization" and slot == 0 and len(nodes) == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nm2trt.graph.analysis.moving_operators import REARRANGING
-from nm2trt.graph.storage.light_onnx import TensorProto, onnx
+from nm2trt.graph.storage.light_onnx import TensorProto, is_default, onnx
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 _SATURATING = frozenset({"Sigmoid", "HardSigmoid", "Softmax", "Tanh"})
@@ -23,7 +23,7 @@ def before_saturation(graph: onnx.GraphProto) -> list[str]:
         node = producers.get(output.name)
         while node is not None and node.op_type in REARRANGING:
             node = producers.get(node.input[0])
-        if node is None or node.op_type not in _SATURATING or node.domain not in ("", "ai.onnx"):
+        if node is None or node.op_type not in _SATURATING or not is_default(node):
             return []
         found.append(node.input[0])
     return sorted({name for name in found if name in producers} - {value.name for value in graph.output})

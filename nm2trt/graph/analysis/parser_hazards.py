@@ -8,7 +8,7 @@ from nm2trt.graph.analysis.scopes import walk
 from nm2trt.graph.analysis.shapes import infer_shapes
 from nm2trt.graph.analysis.sound_nodes import check_nodes
 from nm2trt.graph.analysis.value_states import Scope
-from nm2trt.graph.storage.light_onnx import graphs_of, onnx
+from nm2trt.graph.storage.light_onnx import graphs_of, is_default, onnx
 from nm2trt.graph.storage.model import Model
 
 # Of one tensor in every TensorRT.
@@ -35,7 +35,7 @@ def parser_hazard(model: Model) -> str:
             return f"{node.op_type} at {scope.label(node)} has no output with a name"
         if node.op_type == "GatherND" and len(node.input) > 1 and _is_scalar(scope, node.input[1]):
             return f"{node.op_type} at {scope.label(node)} takes indices without dimensions"
-        for position in _SHAPES.get(node.op_type, ()) if node.domain in ("", "ai.onnx") else ():
+        for position in _SHAPES.get(node.op_type, ()) if is_default(node) else ():
             if position >= len(node.input):
                 continue
             length = _length(scope, node.input[position])

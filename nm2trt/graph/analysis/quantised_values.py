@@ -13,7 +13,7 @@ from nm2trt.graph.analysis.moving_operators import SELECTING
 from nm2trt.graph.analysis.scopes import walk
 from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.storage.element_types import DTYPE_NAMES
-from nm2trt.graph.storage.light_onnx import onnx
+from nm2trt.graph.storage.light_onnx import is_default, onnx
 from nm2trt.graph.storage.model import Model
 
 # What goes into them quantised comes out quantised alike.
@@ -81,7 +81,7 @@ def dequantised(scope: Scope, value: str) -> Dequantised | None:
         inside, wanted, transposed = stack.pop()
         owner = inside.owner(wanted)
         node = owner[0].producers.get(owner[1]) if owner is not None else None
-        if owner is None or node is None or node.domain not in ("", "ai.onnx"):
+        if owner is None or node is None or not is_default(node):
             return None
         if node.op_type == "DequantizeLinear":
             first = first or Dequantised(owner[0], node, transposed)

@@ -18,7 +18,7 @@ from nm2trt.graph.analysis.scopes import inner_outputs
 from nm2trt.graph.analysis.shapes import Shapes
 from nm2trt.graph.analysis.stored_sources import main_source
 from nm2trt.graph.analysis.value_states import Scope
-from nm2trt.graph.storage.light_onnx import onnx
+from nm2trt.graph.storage.light_onnx import is_default, onnx
 
 # Their first input carries the numbers; the others say which, where to, or by what.
 _FIRST_CARRIES = (MOVING - {"Concat"}) | frozenset(
@@ -123,7 +123,7 @@ def _through(scope: Scope, node: onnx.NodeProto, name: str, walk: _Walk, depth: 
             for body, outputs in inner
         ]
         return _largest(found) if all(found) else None
-    if node.domain not in ("", "ai.onnx"):
+    if not is_default(node):
         return None
     if node.op_type in _FIRST_CARRIES and node.input:
         return _chosen(node, walk.follow(scope, node.input[0], depth))

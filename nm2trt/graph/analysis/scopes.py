@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.value_states import CONSTANT, Scope, State, bodies, define, renamed, settle
-from nm2trt.graph.storage.light_onnx import onnx
+from nm2trt.graph.storage.light_onnx import is_default, onnx
 from nm2trt.graph.storage.model import Model, opset
 from nm2trt.limits.bounds import bounds
 
@@ -89,7 +89,7 @@ def inner_outputs(scope: Scope, node: onnx.NodeProto) -> list[tuple[Scope, list[
     function = _functions(scope.model).get(_call(node))
     if function is not None:
         return [(_function_scope(scope, node, function), list(function.output))]
-    if node.op_type != "If" or node.domain not in ("", "ai.onnx"):
+    if node.op_type != "If" or not is_default(node):
         return []
     return [
         (
@@ -164,7 +164,7 @@ def _turn_by_turn(scope: Scope, node: onnx.NodeProto, body: onnx.GraphProto) -> 
 
     A Scan cuts its last inputs itself; a Loop's body picks by the number of the turn.
     """
-    if node.domain not in ("", "ai.onnx") or node.op_type not in ("Scan", "Loop"):
+    if not is_default(node) or node.op_type not in ("Scan", "Loop"):
         return {}
     attributes = scope.node_attributes(node)
     label = scope.label(node)
@@ -204,7 +204,7 @@ def carried(scope: Scope, node: onnx.NodeProto, body: onnx.GraphProto) -> list[C
 
     Converters of TensorFlow, and exports of scripted loops, hand weights to the body in that way.
     """
-    if node.domain not in ("", "ai.onnx") or node.op_type not in ("Scan", "Loop") or _is_batched(scope, node):
+    if not is_default(node) or node.op_type not in ("Scan", "Loop") or _is_batched(scope, node):
         return []
     # A Loop's body begins with the number of the iteration and a condition, and gives the condition.
     before = 2 if node.op_type == "Loop" else 0
@@ -212,7 +212,7 @@ def carried(scope: Scope, node: onnx.NodeProto, body: onnx.GraphProto) -> list[C
     moved = {
         inner.output[0]: inner.input[0]
         for inner in body.node
-        if inner.op_type == "Identity" and inner.domain in ("", "ai.onnx")
+        if inner.op_type == "Identity" and is_default(inner)
     }
     found = []
     pairs = zip(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.value_states import node_name
-from nm2trt.graph.storage.light_onnx import onnx, schema_at, schemas
+from nm2trt.graph.storage.light_onnx import is_default, onnx, schema_at, schemas
 from nm2trt.graph.storage.model import Model
 from nm2trt.nm.axes import is_einsum
 
@@ -54,7 +54,7 @@ class _Called:
         versions = {"" if i.domain == "ai.onnx" else i.domain: i.version for i in function.opset_import}
         needed: set[str] = set()
         for node in function.node:
-            signature = _signature(node.op_type, versions) if node.domain in ("", "ai.onnx") else None
+            signature = _signature(node.op_type, versions) if is_default(node) else None
             if signature is not None:
                 required = zip(node.input, signature.names[: signature.inputs[0]], strict=False)
                 needed |= {value for value, formal in required if formal}
@@ -100,7 +100,7 @@ def _check(model: Model) -> None:
         versions = {"" if item.domain == "ai.onnx" else item.domain: item.version for item in opsets}
         known: dict[str, _Signature | None] = {}
         for label, node in _all(nodes, place):
-            if node.domain in ("", "ai.onnx"):
+            if is_default(node):
                 if node.op_type not in known:
                     known[node.op_type] = _signature(node.op_type, versions)
                 signature = known[node.op_type]

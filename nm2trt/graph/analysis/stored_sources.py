@@ -16,12 +16,11 @@ from nm2trt.graph.analysis.constant_values import (
     constant_node,
     evaluate,
     evaluate_tracked,
-    is_default,
 )
 from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.storage.element_types import DTYPE_NAMES
-from nm2trt.graph.storage.light_onnx import onnx
+from nm2trt.graph.storage.light_onnx import is_default, onnx
 
 # Element types of masks, indices and texts, which carry no weight's numbers.
 INDEX_TYPES = ("bool", "int64", "int32", "string")

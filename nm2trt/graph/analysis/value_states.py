@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from nm2trt.errors import ModelError
-from nm2trt.graph.storage.light_onnx import attribute_value, onnx, schemas
+from nm2trt.graph.storage.light_onnx import attribute_value, is_default, onnx, schemas
 from nm2trt.graph.storage.model import Model, opset
 from nm2trt.graph.storage.tensors import read_tensor
 
@@ -105,7 +105,7 @@ class Scope:
     def tensor(self, name: str) -> onnx.TensorProto | None:
         """Return the tensor that an initializer or a Constant node of this scope holds; None without one."""
         node = self.producers.get(name)
-        if node is None or node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+        if node is None or node.op_type != "Constant" or not is_default(node):
             return self.initializers.get(name)
         given = (item for item in node.attribute if item.name == "value" and not item.ref_attr_name)
         return next((item.t for item in given), None)
@@ -285,7 +285,7 @@ def _is_idle_dropout(scope: Scope, node: onnx.NodeProto) -> bool:
 
 def _needs_input(node: onnx.NodeProto) -> bool:
     """Tell whether an operator of ONNX's own cannot compute anything of nothing, as Constant can."""
-    if node.domain not in ("", "ai.onnx") or not schemas().has_schema(node.op_type):
+    if not is_default(node) or not schemas().has_schema(node.op_type):
         return False
     return bool(schemas().get_schema(node.op_type).min_input)
 

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from nm2trt.graph.analysis.shapes import infer_types
-from nm2trt.graph.storage.light_onnx import TensorProto, onnx, schema_at
+from nm2trt.graph.storage.light_onnx import TensorProto, is_default, onnx, schema_at
 from nm2trt.graph.storage.model import Model, opset
 
 Target = Literal["fp16", "bf16"]
@@ -107,7 +107,7 @@ def low_slots(node: onnx.NodeProto, opset: int, low: Low) -> tuple[set[int], set
 
     bfloat16 came to many operators long after builders took it, so for it the newest schema decides.
     """
-    if node.op_type in _TYPED_ELSEWHERE or node.domain not in ("", "ai.onnx"):
+    if node.op_type in _TYPED_ELSEWHERE or not is_default(node):
         return None
     schema = _schema(node.op_type, opset)
     if schema is None:

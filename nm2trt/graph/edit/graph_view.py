@@ -17,7 +17,7 @@ from nm2trt.graph.analysis.pinned_values import pins
 from nm2trt.graph.analysis.scopes import main_scope, walk
 from nm2trt.graph.analysis.stored_sources import main_source
 from nm2trt.graph.storage.external_data import Chunks
-from nm2trt.graph.storage.light_onnx import TensorProto, onnx
+from nm2trt.graph.storage.light_onnx import TensorProto, is_default, onnx
 from nm2trt.graph.storage.model import Model
 
 
@@ -86,7 +86,7 @@ class GraphView:
     def producer(self, value: str, *operators: str) -> int | None:
         """Return the node that makes a value, when it is one of ONNX's `operators`."""
         index = self.producers.get(value)
-        if index is None or self.nodes[index].domain not in ("", "ai.onnx"):
+        if index is None or not is_default(self.nodes[index]):
             return None
         return index if self.nodes[index].op_type in operators else None
 

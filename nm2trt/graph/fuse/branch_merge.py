@@ -16,6 +16,7 @@ from nm2trt.graph.edit.graph_view import Declined
 from nm2trt.graph.fuse.batchnorm import read_batchnorm, rounded
 from nm2trt.graph.fuse.branches import Branch, diagonal, held_pattern, merge
 from nm2trt.graph.fuse.kernel_geometry import read_geometry
+from nm2trt.graph.storage.light_onnx import is_default
 from nm2trt.graph.storage.model import opset
 from nm2trt.graph.storage.model_info import fixed_size
 from nm2trt.nm.mask import check
@@ -80,10 +81,7 @@ class Merger:
     def _is_sum(self, index: int) -> bool:
         node = self.editor.nodes[index]
         return (
-            self._numpy_add
-            and node.op_type in ("Add", "Sum")
-            and node.domain in ("", "ai.onnx")
-            and len(node.input) >= 2
+            self._numpy_add and node.op_type in ("Add", "Sum") and is_default(node) and len(node.input) >= 2
         )
 
     def _inside_sum(self, index: int) -> bool:

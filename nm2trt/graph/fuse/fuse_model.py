@@ -21,6 +21,7 @@ from nm2trt.graph.fuse.branch_merge import Merger, Merging
 from nm2trt.graph.fuse.constant_weights import fold_constant
 from nm2trt.graph.fuse.report import DeclinedFusion, FuseReport
 from nm2trt.graph.pass_frame import Change, Pass, run_passes
+from nm2trt.graph.storage.light_onnx import is_default
 from nm2trt.graph.storage.model import Model, load
 from nm2trt.graph.storage.stage_metadata import plan_of
 from nm2trt.graph.verify.report import VerifyReport
@@ -187,7 +188,7 @@ def _fold_all(editor: Editor) -> tuple[int, int, list[DeclinedFusion]]:
     folded = zeros = 0
     declined: list[DeclinedFusion] = []
     for index, node in list(editor.live()):
-        if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx"):
+        if node.op_type != "BatchNormalization" or not is_default(node):
             continue
         if editor.scope.state(node.output[0]).kind == "constant":  # it normalises a weight
             continue

@@ -28,7 +28,7 @@ from nm2trt.graph.analysis.stored_sources import main_source
 from nm2trt.graph.analysis.weight_operands import Consumer, consumers
 from nm2trt.graph.edit.editor import Editor
 from nm2trt.graph.storage.element_types import DTYPE_NAMES
-from nm2trt.graph.storage.light_onnx import TensorProto, onnx
+from nm2trt.graph.storage.light_onnx import TensorProto, is_default
 from nm2trt.nm.plan import check_globs, matching
 
 _OPERATORS = ("Conv", "Gemm", "MatMul")
@@ -248,11 +248,11 @@ class _Points:
         while grown:
             grown = False
             for node in nodes:
-                if node.op_type == "Concat" and _default(node) and self._found.get(node.output[0]):
+                if node.op_type == "Concat" and is_default(node) and self._found.get(node.output[0]):
                     for value in node.input:
                         grown = self.add(value, "concat") or grown
         for node in nodes:
-            if node.op_type not in MOVERS or not _default(node):
+            if node.op_type not in MOVERS or not is_default(node):
                 continue
             sources = node.input if node.op_type == "Concat" else node.input[:1]
             moved = [value for value in (*sources, *node.output) if value in self._found]
@@ -268,7 +268,3 @@ class _Points:
         while self._parent[value] != value:
             value = self._parent[value]
         return value
-
-
-def _default(node: onnx.NodeProto) -> bool:
-    return node.domain in ("", "ai.onnx")

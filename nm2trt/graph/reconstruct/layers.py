@@ -14,6 +14,7 @@ from nm2trt.arrays import Array
 from nm2trt.errors import SparsityError
 from nm2trt.graph.reconstruct.network import Network, Reader
 from nm2trt.graph.reconstruct.rows import Window
+from nm2trt.graph.storage.light_onnx import is_default
 
 # Operators whose weights are rebuilt.
 REBUILT = ("Conv", "Gemm", "MatMul")
@@ -137,7 +138,7 @@ def find_layers(network: Network) -> tuple[list[Layer], dict[str, str]]:
     declined: dict[str, str] = {}
     for index in network.dynamic:
         node = network.nodes[index]
-        if node.domain not in ("", "ai.onnx") or node.op_type not in REBUILT:
+        if not is_default(node) or node.op_type not in REBUILT:
             continue
         if len(node.input) < 2 or not network.is_constant(node.input[1]):
             if node.input and network.is_constant(node.input[0]):
@@ -233,7 +234,7 @@ def _only_add(network: Network, readers: list[Reader], value: str) -> tuple[int,
     if len(readers) != 1 or readers[0].slot < 0 or network.is_output(value):
         return None
     node = network.nodes[readers[0].index]
-    if node.op_type != "Add" or node.domain not in ("", "ai.onnx"):
+    if node.op_type != "Add" or not is_default(node):
         return None
     return readers[0].index, node.input[1 - readers[0].slot]
 

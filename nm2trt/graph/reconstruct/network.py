@@ -17,7 +17,7 @@ from nm2trt.graph.analysis.scopes import main_scope, walk
 from nm2trt.graph.analysis.stored_sources import stored_tensors
 from nm2trt.graph.analysis.value_states import visible
 from nm2trt.graph.storage.element_types import element_type
-from nm2trt.graph.storage.light_onnx import TensorProto, onnx
+from nm2trt.graph.storage.light_onnx import TensorProto, is_default, onnx
 from nm2trt.graph.storage.model import Model
 from nm2trt.graph.storage.tensors import read_tensor
 
@@ -91,7 +91,7 @@ class Network:
         node = self.nodes[index]
         if node.op_type == "Cast" and self._is_constant(node):
             return self.attributes(index).get("to") in _FLOATS
-        return node.op_type == "Identity" and node.domain in ("", "ai.onnx")
+        return node.op_type == "Identity" and is_default(node)
 
     def readers(self, value: str) -> list[Reader]:
         """List the readers of a value, or of a copy of it."""

@@ -141,6 +141,11 @@ def graphs_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     return [g for a in node.attribute for g in ([a.g] if a.HasField("g") else list(a.graphs))]
 
 
+def is_default(node: onnx.NodeProto) -> bool:
+    """Tell whether a node is one of ONNX's own operators."""
+    return node.domain in ("", "ai.onnx")
+
+
 def infer_shapes(model: onnx.ModelProto, *, data_prop: bool = False) -> onnx.ModelProto:
     """Return a model with the types and shapes that ONNX infers, as `onnx.shape_inference.infer_shapes` does.
 
