@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from nm2trt.json_value import JsonValue
 from nm2trt.validation.metrics.scoring import SampleScores, Scores
-from nm2trt.validation.statistics.paired import score_interval
+from nm2trt.validation.statistics.paired import CONFIDENCE, score_interval
 
 Floats = npt.NDArray[np.float64]
 _RESAMPLES = 2000
@@ -60,13 +60,12 @@ class Redrawn:
     paired: BootstrapDifference
 
 
-def redraw(candidate: Scores, reference: Scores, *, confidence: float = 0.95, seed: int = 0) -> Redrawn:
-    """Return bootstrap intervals of two scores and of their difference.
+def redraw(candidate: Scores, reference: Scores, *, seed: int = 0) -> Redrawn:
+    """Return 95 % bootstrap intervals of two scores and of their difference.
 
     Args:
         candidate: The candidate's scores.
         reference: The reference's, of the same samples in the same order.
-        confidence: Level of the intervals.
         seed: Seed of the draws: the same scores give the same intervals.
     """
     n = len(candidate)
@@ -81,11 +80,11 @@ def redraw(candidate: Scores, reference: Scores, *, confidence: float = 0.95, se
         for column, scores in enumerate((candidate, reference)):
             values[done : done + size, column] = _values(scores, draws)
         done += size
-    ends = [100 * (1 - confidence) / 2, 100 * (1 + confidence) / 2]
+    ends = [100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2]
     low, high = (float(end) for end in np.percentile(values[:, 0] - values[:, 1], ends))
     method = f"paired bootstrap, {resamples} draws, percentiles"
     difference = candidate.value() - reference.value()
-    reach = score_interval(n=n, gained=0, lost=0, confidence=confidence)
+    reach = score_interval(n=n, gained=0, lost=0)
     # Sums of the same numbers in another order differ in their last digits.
     if max(abs(low - difference), abs(high - difference)) <= _ROUNDING * max(1.0, abs(candidate.value())):
         low, high = difference + reach[0], difference + reach[1]
@@ -93,7 +92,7 @@ def redraw(candidate: Scores, reference: Scores, *, confidence: float = 0.95, se
     return Redrawn(
         candidate=_ends(values[:, 0], ends, reach),
         reference=_ends(values[:, 1], ends, reach),
-        paired=BootstrapDifference(n, difference, low, high, confidence, method),
+        paired=BootstrapDifference(n, difference, low, high, CONFIDENCE, method),
     )
 
 

@@ -14,6 +14,8 @@ from statistics import NormalDist
 
 from nm2trt.json_value import JsonValue
 
+# Level of every interval.
+CONFIDENCE = 0.95
 _NEGLIGIBLE = 1e-17
 
 
@@ -44,7 +46,7 @@ class PairedDifference(JsonValue):
     method: str = "Tango score interval, exact McNemar test"
 
     @classmethod
-    def of(cls, *, n: int, gained: int, lost: int, confidence: float = 0.95) -> PairedDifference:
+    def of(cls, *, n: int, gained: int, lost: int, confidence: float = CONFIDENCE) -> PairedDifference:
         """Compute the difference from the counts; `n` is at least 1."""
         low, high = score_interval(n=n, gained=gained, lost=lost, confidence=confidence)
         return cls(
@@ -72,7 +74,7 @@ def mcnemar_exact(gained: int, lost: int) -> float:
     return min(1.0, 2 * tail * math.exp(ways - flips * math.log(2)))
 
 
-def score_interval(*, n: int, gained: int, lost: int, confidence: float = 0.95) -> tuple[float, float]:
+def score_interval(*, n: int, gained: int, lost: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Return the score interval of the difference (Tango, Statistics in Medicine 17, 1998).
 
     It holds its level for small counts, for which the textbook interval of a difference has no width at all.
@@ -97,9 +99,9 @@ def score_interval(*, n: int, gained: int, lost: int, confidence: float = 0.95) 
     return low, high
 
 
-def wilson_interval(right: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the Wilson interval of a share `right / n`."""
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+def wilson_interval(right: int, n: int) -> tuple[float, float]:
+    """Return the 95 % Wilson interval of a share `right / n`."""
+    z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
     share = right / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
