@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -101,10 +103,14 @@ def copy_samples(name: str, output: str | os.PathLike[str] = ".") -> CopiedSampl
     for path in wanted:
         if (target / path.name).exists():
             raise InputError(f"{target / path.name} is there already; give another folder with -o")
+    new = list(itertools.takewhile(lambda folder: not folder.exists(), (target, *target.parents)))
     try:
         for path in wanted:
             _copy(path, target / path.name)
     except OSError as error:
+        for folder in new:
+            with contextlib.suppress(OSError):  # it holds a sample, or was not made
+                folder.rmdir()
         raise OutputError(
             f"{target} cannot be written: {os_reason(error)}; give another folder with -o"
         ) from error

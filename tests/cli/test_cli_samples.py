@@ -66,9 +66,9 @@ def test_a_file_that_cannot_be_written_is_told_in_one_sentence(tmp_path, capsys)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # as on a full disk, of every file
     try:
-        status = main(["samples", "copy", "05", "-o", str(tmp_path)])
+        status = main(["samples", "copy", "05", "-o", str(tmp_path / "a" / "b")])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    told = f"{tmp_path}/samples cannot be written: File too large; give another folder with -o"
+    told = f"{tmp_path}/a/b/samples cannot be written: File too large; give another folder with -o"
     assert (status, capsys.readouterr().err) == (2, f"nm2trt: {told}\n")
-    assert list((tmp_path / "samples").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
