@@ -153,6 +153,8 @@ def _rebuilt(name: str, fields: Fields) -> Rebuilt:
 def verdict_of(fields: Fields) -> Iterable[str]:
     """Yield how far each output of a reconstruction moved, in words."""
     kind = "held-out" if fields.data.get("outputs_held_out") is True else "fitted"
+    if not fields.objects("outputs"):
+        yield "no output was compared with the dense network's: none is a tensor of numbers"
     for output in fields.objects("outputs"):
         error, cosine = output.maybe("error"), output.maybe("cosine")
         kl, agreement = output.maybe("kl"), output.maybe("agreement")

@@ -196,6 +196,8 @@ class ReconstructReport(PassReport):
             )
         kind = "held-out" if self.outputs_held_out else "fitted"
         lines += [output.sentence(kind) for output in self.outputs]
+        if not self.outputs:
+            lines.append("no output was compared with the dense network's: none is a tensor of numbers")
         lines += [
             f"output {output.output} has little in common with the dense network's: give more samples, or "
             "prune less (--share 50%)"

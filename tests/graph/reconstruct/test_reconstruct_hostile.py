@@ -14,6 +14,8 @@ import nm2trt
 from nm2trt.cli import main
 from nm2trt.errors import SparsityError
 from nm2trt.graph.verify.verify_model import verify_model
+from nm2trt.reporting.fields import Fields
+from nm2trt.reporting.sentences import sentence_of
 from tests.graph.reconstruct.test_reconstruct_model import network, samples
 
 WIDTH = 16
@@ -424,6 +426,10 @@ def test_an_output_that_is_a_sequence_is_not_compared(only, tmp_path):
     report = nm2trt.prune(tmp_path / "a.onnx", tmp_path / "b.onnx", calib=tmp_path / "s.npz")
     assert status(report) == {"w": "pruned"}
     assert [output.output for output in report.outputs] == ([] if only else ["y"])
+    told = "no output was compared with the dense network's: none is a tensor of numbers"
+    assert (told in report.remarks()) is only
+    record = Fields(json.loads(json.dumps(report.to_json())), "prune")
+    assert (told in sentence_of("prune", record)) is only
     assert verify_model(tmp_path / "b.onnx").any_holds
 
 
