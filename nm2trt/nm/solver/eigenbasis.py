@@ -46,7 +46,7 @@ class Eigenbasis:
         """Return the same in float32."""
         return Eigenbasis(float32(self.values), float32(self.vectors))
 
-    def through(self, rows: Array, ridge: float) -> Array:
+    def through(self, rows: Array, ridge: float = 0.0) -> Array:
         """Return rows (o, d) times H + ridge I."""
         return self.back(self.turned(rows) * self.values) + ridge * rows
 
@@ -54,6 +54,11 @@ class Eigenbasis:
 def turn(rows: Array, basis: Array) -> Array:
     """Return rows (o, d) in a basis (d, r), or each row in a basis of its own (c, d, d)."""
     return through(rows, basis) if basis.ndim == 3 else product(rows, basis)
+
+
+def few_rows(inputs: int, rows: int) -> bool:
+    """Tell whether rows are so few that their range is found, and not the whole basis."""
+    return inputs >= _MANY_INPUTS and rows <= _FEW_ROWS * inputs
 
 
 def eigenbasis(h: Array, rows: int) -> Eigenbasis:
@@ -64,7 +69,7 @@ def eigenbasis(h: Array, rows: int) -> Eigenbasis:
         rows: How many rows it is of; its rank is not larger.
     """
     xp, inputs = namespace(h), h.shape[-1]
-    if h.ndim == 3 or inputs < _MANY_INPUTS or rows > _FEW_ROWS * inputs:
+    if h.ndim == 3 or not few_rows(inputs, rows):
         values, vectors = xp.linalg.eigh((h + h.swapaxes(-1, -2)) / 2)
         return Eigenbasis(xp.clip(values, 0, None), vectors)
     vectors = drawn_like(h, (inputs, rows + _SPARE))

@@ -5,6 +5,7 @@ Everything works on numpy arrays and on torch tensors alike; see `nm2trt.nm.solv
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from nm2trt.nm.solver.array_namespace import Array, float64, namespace
@@ -108,15 +109,21 @@ class Centred:
         h: Covariance of the inputs, (..., d, d).
         g: Covariance of wanted outputs and inputs, (o, d).
         yy: Sum over the outputs of their mean squares about the mean.
+        short: A shorter way to multiply rows by `h`; None is the product.
     """
 
     h: Array
     g: Array
     yy: float
+    short: Callable[[Array], Array] | None = None
+
+    def through(self, rows: Array) -> Array:
+        """Return rows (o, d) times H."""
+        return through(rows, self.h) if self.short is None else self.short(rows)
 
     def loss(self, weight: Array) -> float:
         """Return the mean squared error of a weight (o, d), summed over the outputs."""
-        return float(((through(weight, self.h) - 2 * self.g) * weight).sum()) + self.yy
+        return float(((self.through(weight) - 2 * self.g) * weight).sum()) + self.yy
 
     def without_inputs(self) -> Centred:
         """Return the problem of inputs that do not vary."""
@@ -124,7 +131,9 @@ class Centred:
 
     def scaled(self, scale: Array) -> Centred:
         """Return the problem in inputs that are divided by `scale` (d,), or (c, d) for one per channel."""
-        return Centred(self.h / scale[..., :, None] / scale[..., None, :], self.g / scale, self.yy)
+        h = self.h / scale[..., :, None]
+        h /= scale[..., None, :]
+        return Centred(h, self.g / scale, self.yy)
 
 
 def through(rows: Array, matrix: Array) -> Array:

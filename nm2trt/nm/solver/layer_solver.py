@@ -14,7 +14,7 @@ Numpy arrays and torch tensors are taken alike; the work runs where the moments 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -26,10 +26,10 @@ from nm2trt.nm.solver.array_namespace import (
     identity,
     namespace,
     one_blas_thread,
-    product,
+    row_numbers,
     top_mask,
 )
-from nm2trt.nm.solver.eigenbasis import Eigenbasis, eigenbasis
+from nm2trt.nm.solver.eigenbasis import Eigenbasis, eigenbasis, few_rows
 from nm2trt.nm.solver.integer_grid import on_grid
 from nm2trt.nm.solver.layer_moments import Centred, Moments, centre, input_scale
 from nm2trt.nm.solver.support_values import Through, conjugate_gradients, support_values
@@ -130,15 +130,17 @@ def fit_layer(
         # What varies is rounding: the weight stays as it was, and the bias does the rest.
         problem, check = problem.without_inputs(), None if check is None else check.without_inputs()
     scale = input_scale(problem.h)
-    scaled_check = None if check is None else check.scaled(scale)
-    task = _Task(problem.scaled(scale), scaled_check, weight * scale, weight)
-    if largest is None:
-        problem, check = task.problem, task.check  # the others would take as much memory again
+    unscaled = None if largest is None else (problem, check)  # they take as much memory as the scaled ones
+    problem = problem.scaled(scale)
+    check = None if check is None else check.scaled(scale)
+    rows = 0 if held_out is None else held_out.rows
+    task = _Task(problem, check, weight * scale, weight, fitted.rows, rows)
     step = None
     try:
-        found = _solve(task, fitted.rows, pattern, mask, options)
+        found = _solve(task, pattern, mask, options)
         solved, loss = found.weight / scale, found.loss
-        if largest is not None:
+        if largest is not None and unscaled is not None:
+            problem, check = unscaled
             solved, step = _rounded(problem, found, weight, scale, largest)
             loss = (check or problem).loss(solved)
     except (ArithmeticError, ValueError, RuntimeError) as error:  # LinAlgError of either library is one
@@ -177,18 +179,27 @@ def _rounded(
 
 def _constant(sums: Moments, problem: Centred) -> bool:
     xp = namespace(sums.xx)
-    squares, left = (xp.diagonal(item, 0, -2, -1) for item in (sums.xx / sums.rows, problem.h))
-    return bool((left <= _ROUNDING * squares).all())
+    squares, left = (xp.diagonal(item, 0, -2, -1) for item in (sums.xx, problem.h))
+    return bool((left <= _ROUNDING * (squares / sums.rows)).all())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Task:
-    """The scaled problem, the held-out one in the same scale, and the weight as it was, scaled and not."""
+    """The scaled problem, the held-out one in the same scale, the old weight, scaled and not, and rows."""
 
     problem: Centred
     check: Centred | None
     weight: Array
     original: Array
+    rows: int
+    check_rows: int
+
+    def in_range(self, basis: Eigenbasis) -> _Task:
+        """Return the task with losses that go through the range of each covariance, if its rows are few."""
+        check = self.check
+        if check is not None and few_rows(check.h.shape[-1], self.check_rows):
+            check = replace(check, short=eigenbasis(check.h, self.check_rows).through)
+        return replace(self, problem=replace(self.problem, short=basis.through), check=check)
 
     def judge(self, weight: Array, ridge: float) -> tuple[float, float]:
         """Return the loss of a weight, and what it is chosen by: fitted rows count with their ridge."""
@@ -210,11 +221,11 @@ class _Found:
     chosen: Literal["admm", "magnitude", "given", "dense"]
 
 
-def _solve(
-    task: _Task, rows: int, pattern: NMPattern | None, given: Array | None, options: SolverOptions
-) -> _Found:
-    basis = eigenbasis(task.problem.h, rows)
-    ridge = _pick_ridge(task, basis, rows, options)
+def _solve(task: _Task, pattern: NMPattern | None, given: Array | None, options: SolverOptions) -> _Found:
+    basis = eigenbasis(task.problem.h, task.rows)
+    if basis.thin:
+        task = task.in_range(basis)
+    ridge = _pick_ridge(task, basis, options)
     dense = _unpruned(task, basis, ridge)
     dense_loss = (task.check or task.problem).loss(dense)
     if given is not None:
@@ -252,21 +263,21 @@ def _on_mask(
 
 def _system(task: _Task, basis: Eigenbasis, ridge: float) -> tuple[Array, Array, Through | None]:
     """Return H and G with lambda, and how rows go through H in float32 if there is a shorter way."""
-    h = identity(task.problem.h)
-    h *= ridge
-    h += task.problem.h
+    h = task.problem.h if basis.thin else task.problem.h + 0  # in the range no loss reads H
+    at = row_numbers(0, h.shape[-1], h)
+    h[at, at] += ridge
     through = partial(basis.in_float32().through, ridge=ridge) if basis.thin else None
     return h, task.problem.g + ridge * task.weight, through
 
 
-def _pick_ridge(task: _Task, basis: Eigenbasis, rows: int, options: SolverOptions) -> float:
+def _pick_ridge(task: _Task, basis: Eigenbasis, options: SolverOptions) -> float:
     if task.check is None:
-        return float(_RIDGE + _RIDGE_OF_FEW * task.weight.shape[-1] / max(rows, 1))
+        return float(_RIDGE + _RIDGE_OF_FEW * task.weight.shape[-1] / max(task.rows, 1))
     # In the eigenbasis a candidate costs one product.
     h, values = basis.vectors.swapaxes(-1, -2) @ task.check.h @ basis.vectors, basis.values
     g, start = basis.turned(task.problem.g), basis.turned(task.weight)
     if basis.thin:  # the change of the weight as it was
-        left = task.check.g - product(task.weight, task.check.h)
+        left = task.check.g - task.check.through(task.weight)
         turned = Centred(h, basis.turned(left), task.check.loss(task.weight))
         losses = [turned.loss((g - values * start) / (values + ridge)) for ridge in options.ridges]
     else:
