@@ -45,7 +45,7 @@ def test_squares_of_very_large_and_small_numbers_are_numbers(scale, others):
     a = np.concatenate([s * rng.standard_normal(64) for s in scales])
     b = a * (1 + rng.standard_normal(a.size) / 10)
     found = added(a, b, 64)
-    # What decides are the largest numbers, of which exact fractions are no larger than others.
+    # The largest numbers decide, and exact fractions cannot overflow.
     large = np.abs(b) > 1e-100 * np.abs(b).max()
     p, q = ([Fraction(x) for x in array[large]] for array in (a, b))
     gaps = [x - y for x, y in zip(p, q, strict=True)]

@@ -103,7 +103,7 @@ def _has_wakeup() -> bool:
 
 
 def _part_from_parent() -> None:
-    # A signal for a forked child is none for its parent.
+    # A signal that a forked child gets must not end what its parent runs.
     if _wakes:
         signal.set_wakeup_fd(-1)
 

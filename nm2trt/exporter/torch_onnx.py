@@ -119,7 +119,7 @@ def export(
     Raises:
         SparsifyError: A sparsity method is still attached.
         DataError: The model cannot run the example, or the example is of a form that cannot be exported.
-        InputError: The opset, dtype or names are wrong, a parameter is no plain tensor, or PyTorch cannot
+        InputError: The opset, dtype or names are wrong, a parameter is not a plain tensor, or PyTorch cannot
             export the model.
         DifferenceError: ONNX Runtime's outputs differ by more than the dtype's tolerance.
         OutputError: The file cannot be written.

@@ -187,7 +187,7 @@ def carried():
 
 
 def repeated():
-    """Two copies of one stored matrix are the weight, one of them behind a Gather and a Pad."""
+    """A weight is made of one stored matrix twice: as it is, and after a Gather and a Pad."""
     constants = {"order": np.arange(WIDTH // 2)[::-1], "pads": np.array([2, 0, 2, 0])}
     nodes = [
         node("Gather", ["w", "order"], ["g"], axis=0),

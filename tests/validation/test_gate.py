@@ -79,11 +79,15 @@ def test_a_loss_that_is_there_is_found_from_the_outputs():
     assert hold_to(found.metrics[0], 0.15).passed
 
 
+def difference(candidate, reference, limits, name="y"):
+    total = DifferenceSum(name, tolerance=limits.tolerance)
+    total.add(np.array(candidate, np.float32), np.array(reference, np.float32))
+    return total.result()
+
+
 def judged(candidate, reference, **limits):
     chosen = Limits(**limits)
-    total = DifferenceSum("y", tolerance=chosen.tolerance)
-    total.add(np.array(candidate, np.float32), np.array(reference, np.float32))
-    (gate,) = chosen.judge([total.result()], [])
+    (gate,) = chosen.judge([difference(candidate, reference, chosen)], [])
     return gate.passed, gate.sentence
 
 
@@ -115,6 +119,14 @@ def test_an_output_that_is_empty_on_both_sides_passes_no_gate(limits):
     passed, sentence = judged([], [], **limits)
     assert not passed
     assert sentence.startswith("output 'y': it is empty on both sides, so there is nothing to hold to")
+
+
+def test_an_empty_output_passes_a_tolerance_beside_another():
+    exact = Limits(atol=0.0)
+    differences = [difference([], [], exact, "state"), difference([1.0], [1.0], exact)]
+    gates = list(exact.judge(differences, []))
+    assert [gate.passed for gate in gates] == [True, True]
+    assert "it is empty on both sides" in gates[0].sentence
 
 
 @pytest.mark.parametrize(

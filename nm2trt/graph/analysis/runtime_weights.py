@@ -103,7 +103,7 @@ def _behind(where: Scope, name: str, walk: _Walk, depth: int) -> StoredBehind | 
 
 
 def _changed_by_a_loop(where: Scope, name: str, walk: _Walk, depth: int) -> StoredBehind | None:
-    """Return what is stored behind a value that starts as a weight and that a loop's body changes."""
+    """Return the stored weight that a loop starts from, if its body changes the value at each iteration."""
     if name not in where.starts:
         return None
     found = walk.follow(*where.starts[name], depth)
