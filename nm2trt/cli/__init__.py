@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         end(status)
         return status
     except KeyboardInterrupt as stop:  # before the command takes signals, or after
+        from nm2trt.cli.output import print_error
         from nm2trt.errors import Interrupted
 
-        sys.stderr.write(f"nm2trt: {str(stop) or 'interrupted'}; nothing was left half-written\n")
+        print_error(f"{str(stop) or 'interrupted'}; nothing was left half-written")
         sys.exit(getattr(stop, "exit_status", Interrupted.exit_status))
