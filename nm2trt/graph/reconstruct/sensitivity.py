@@ -72,7 +72,7 @@ def layer_sensitivities(
     ):
         trial = _Trial(network, chunks, options, Path(folder))
         for number, (layer, done) in enumerate(zip(layers, shares_done(layers, kept), strict=True)):
-            words = f"{number + 1}/{len(layers)} {layer.weight} alone, {counted(layer.inputs, 'input')}"
+            words = f"{number + 1}/{len(layers)} {layer.weight}, {counted(layer.inputs, 'input')}"
             shown.update(done, description=words)
             found[layer.weight] = trial.measure(layer, number, holds=layer.weight in kept)
     return found
