@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import shlex
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 from nm2trt.errors import BackendMissingError
 
@@ -30,9 +29,6 @@ _EXTRAS = {
     "pycocotools": ("pycocotools", "metrics"),
     "polygraphy": ("Polygraphy", "metrics"),
 }
-
-_Arguments = ParamSpec("_Arguments")
-_Answer = TypeVar("_Answer")
 
 
 def install(extra: str) -> str:
@@ -65,26 +61,36 @@ def _source() -> str:
     return f"{system['vcs']}+{url}@{system['commit_id']}" if {"vcs", "commit_id"} <= set(system) else url
 
 
-def missing(error: ModuleNotFoundError) -> BackendMissingError | None:
-    """Return the error to raise for an optional library that is not installed; None for any other module."""
-    known = _EXTRAS.get((error.name or "").partition(".")[0])
+def missing(error: ImportError, module: str = "") -> BackendMissingError | None:
+    """Return the error to raise for an optional library that is missing or broken; None for any other module.
+
+    Args:
+        error: What the import raised.
+        module: The library; "" takes the one that the error names.
+    """
+    named = (error.name or "").partition(".")[0]
+    known = _EXTRAS.get(module or named)
     if known is None:
         return None
     name, extra = known
-    return BackendMissingError(f"{name} is not installed: {install(extra)}")
+    absent = isinstance(error, ModuleNotFoundError) and named == (module or named)
+    why = "is not installed" if absent else f"does not load ({error})"
+    return BackendMissingError(f"{name} {why}: {install(extra)}")
 
 
-def names_the_extra(function: Callable[_Arguments, _Answer]) -> Callable[_Arguments, _Answer]:
-    """Let a function that misses an optional library raise `BackendMissingError`, which names the extra."""
+@contextlib.contextmanager
+def names_the_extra(module: str = "") -> Iterator[None]:
+    """Let a block, or as `@names_the_extra()` a function, name the extra of a library that it cannot import.
 
-    @functools.wraps(function)
-    def wrapped(*arguments: _Arguments.args, **keywords: _Arguments.kwargs) -> _Answer:
-        try:
-            return function(*arguments, **keywords)
-        except ModuleNotFoundError as error:
-            found = missing(error)
-            if found is None:
-                raise
-            raise found from error
+    Args:
+        module: As `missing` takes it.
 
-    return wrapped
+    Raises:
+        BackendMissingError: An optional library is missing or broken.
+    """
+    try:
+        yield
+    except ImportError as error:
+        if (found := missing(error, module)) is None:
+            raise
+        raise found from error

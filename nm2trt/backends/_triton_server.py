@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -11,8 +12,8 @@ from nm2trt.backends.address import Address, parse_server
 from nm2trt.backends.protocol import Closing, TensorSpec
 from nm2trt.backends.served.answer_limits import MOST_JSON_BYTES, AnswerLimits
 from nm2trt.backends.served.tensors import ServerMemory, received, sent
-from nm2trt.errors import BackendError, BackendMissingError, InputError, ServerError
-from nm2trt.extras import install
+from nm2trt.errors import BackendError, InputError, ServerError
+from nm2trt.extras import names_the_extra
 from nm2trt.limits.bounds import bounds
 
 T = TypeVar("T")
@@ -218,14 +219,8 @@ class TritonServer(Closing):
 
 
 def _library(protocol: str) -> Any:
-    try:
-        if protocol == "grpc":
-            import tritonclient.grpc as library
-        else:
-            import tritonclient.http as library
-    except ImportError as error:
-        raise BackendMissingError(f"tritonclient is not installed: {install('serving')}") from error
-    return library
+    with names_the_extra():
+        return importlib.import_module(f"tritonclient.{protocol}")
 
 
 def _mapping(answer: Any) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.feeds import check_feeds
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Closing, Engine, Network, TensorSpec
-from nm2trt.errors import BackendError, BackendMissingError, InputError, ModelError
-from nm2trt.extras import install
+from nm2trt.errors import BackendError, InputError, ModelError
+from nm2trt.extras import names_the_extra
 from nm2trt.files import check_input, library_path
 from nm2trt.installed import installed_version
 from nm2trt.limits.bounds import bounds
@@ -232,10 +232,8 @@ def _import() -> Any:
     # Version 1.31 warns in red as it loads if it cannot store the identifier of its telemetry, as in a
     # container whose file system is read-only.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    try:
+    with names_the_extra():
         import onnxruntime
-    except ImportError as error:
-        raise BackendMissingError(f"ONNX Runtime is not installed: {install('ort')}") from error
     # Allocators and other parts without a session write to a log of their own.
     onnxruntime.set_default_logger_severity(_FATAL)
     return onnxruntime

@@ -21,7 +21,7 @@ from nm2trt.backends.cuda import probe_gpus, require_gpu
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, Network
 from nm2trt.errors import BackendMissingError, InputError
-from nm2trt.extras import install
+from nm2trt.extras import install, names_the_extra
 from nm2trt.figures import counted
 from nm2trt.json_value import JsonValue
 
@@ -121,12 +121,8 @@ def load() -> TrtBackend:
     Raises:
         BackendMissingError: It is not installed, does not load on this machine, or is of another version.
     """
-    try:
+    with names_the_extra("tensorrt"):
         import tensorrt
-    except ImportError as error:
-        missing = isinstance(error, ModuleNotFoundError) and error.name == "tensorrt"
-        why = "is not installed" if missing else f"does not load ({error})"
-        raise BackendMissingError(f"TensorRT {why}: {install('trt')}") from error
     if not hasattr(tensorrt, "__version__"):
         raise BackendMissingError(f"TensorRT is installed as an empty package of that name: {install('trt')}")
     return TrtBackend(tensorrt)

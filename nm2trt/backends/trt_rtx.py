@@ -18,8 +18,8 @@ from nm2trt.backends._trt_versions import VersionRow, row_of
 from nm2trt.backends.choice import DEFAULT_TARGETS
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, Network
-from nm2trt.errors import BackendError, BackendMissingError, InputError
-from nm2trt.extras import install
+from nm2trt.errors import BackendError, InputError
+from nm2trt.extras import names_the_extra
 from nm2trt.figures import counted
 from nm2trt.json_value import JsonValue
 
@@ -127,12 +127,8 @@ def load() -> RtxBackend:
     Raises:
         BackendMissingError: It is not installed, or does not load on this machine.
     """
-    try:
+    with names_the_extra("tensorrt_rtx"):
         import tensorrt_rtx
-    except ImportError as error:
-        missing = isinstance(error, ModuleNotFoundError) and error.name == "tensorrt_rtx"
-        why = "is not installed" if missing else f"does not load ({error})"
-        raise BackendMissingError(f"TensorRT for RTX {why}: {install('rtx')}") from error
     return RtxBackend(tensorrt_rtx)
 
 

@@ -11,8 +11,8 @@ from typing import Literal, Protocol
 import numpy as np
 
 from nm2trt.arrays import Array, Arrays
-from nm2trt.errors import BackendMissingError, DataError
-from nm2trt.extras import install
+from nm2trt.errors import DataError
+from nm2trt.extras import names_the_extra
 
 Method = Literal["minmax", "percentile", "entropy"]
 METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy")
@@ -117,10 +117,8 @@ class _Histograms:
     """onnxruntime.quantization's histograms, and its threshold from them."""
 
     def __init__(self, observed: Mapping[str, Observed], method: Method, percentile: float) -> None:
-        try:
+        with names_the_extra():
             from onnxruntime.quantization.calibrate import HistogramCollector
-        except ImportError as error:
-            raise BackendMissingError(f"ONNX Runtime is not installed: {install('ort')}") from error
         self._observed = observed
         self._bins = _BINS[method]
         # Percentiles are of magnitudes; entropy is lost on both sides of zero.

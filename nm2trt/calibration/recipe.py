@@ -171,11 +171,7 @@ class OpenRecipe:
         return None if self.reader.labels is None else self.reader.labels[list(self.at[start:stop])]
 
     def check_hash(self, sha256: str) -> None:
-        """Raise when the samples have another hash than the recipe says.
-
-        Raises:
-            DataError: They have.
-        """
+        """Raise DataError when the samples have another hash than the recipe says."""
         if self.recipe.sha256 is not None and sha256 != self.recipe.sha256:
             raise DataError(
                 f"{self.path}: the samples have the hash {sha256}, not the {self.recipe.sha256} that the "
@@ -213,15 +209,10 @@ def open_recipe(
     data_root: str | os.PathLike[str] | None = None,
     allow_functions: bool = False,
 ) -> OpenRecipe:
-    """Choose the samples of a recipe, to be read piece by piece; their hash is not checked.
-
-    Args:
-        path: The YAML file.
-        data_root: Folder that the recipe's paths are relative to and may not leave; its own by default.
-        allow_functions: Run a `function` source, which is code.
+    """Choose the samples of a recipe, to be read in pieces; see `load_recipe`. Their hash is not checked.
 
     Raises:
-        InputError: The recipe or its source is missing or wrong, or a path leaves its folder.
+        InputError: As `load_recipe`.
         DataError: The samples are too few, or do not fit together.
     """
     path = Path(path)

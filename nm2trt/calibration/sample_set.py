@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from nm2trt.arrays import Array, Arrays
-from nm2trt.errors import BackendMissingError, DataError
-from nm2trt.extras import install
+from nm2trt.errors import DataError
+from nm2trt.extras import names_the_extra
 from nm2trt.files import atomic_path, check_output
 
 _SHEET_COLUMNS = 8
@@ -117,10 +117,8 @@ def write_contact_sheet(samples: SampleSet, path: str | Path) -> str:
         BackendMissingError: Pillow is not installed.
         OutputError: The file cannot be written.
     """
-    try:
+    with names_the_extra():
         from PIL import Image
-    except ImportError as error:
-        raise BackendMissingError(f"Pillow is not installed: {install('recipes')}") from error
     target = check_output(path)
     found = next(((n, i) for n, a in samples.arrays.items() if (i := _as_images(a)) is not None), None)
     if found is None:

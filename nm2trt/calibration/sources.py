@@ -25,7 +25,7 @@ from nm2trt.calibration.array_files import read_archive, require_affordable
 from nm2trt.calibration.stream import LABELS
 from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import BackendMissingError, DataError, InputError
-from nm2trt.extras import install
+from nm2trt.extras import names_the_extra
 from nm2trt.files import check_input
 from nm2trt.limits.bounds import bounds
 
@@ -153,10 +153,8 @@ def read_images(
         InputError: The folder is missing, or holds no image.
         BackendMissingError: Pillow is not installed.
     """
-    try:
+    with names_the_extra():
         from PIL import Image
-    except ImportError as error:
-        raise BackendMissingError(f"Pillow is not installed: {install('recipes')}") from error
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give one with images")
     root = folder.resolve()

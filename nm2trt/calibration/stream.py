@@ -22,7 +22,7 @@ from nm2trt.backends.feeds import check_names, numpy_dtype
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.calibration.npz_file import npz_arrays, npz_batches, npz_headers
 from nm2trt.errors import DataError, InputError
-from nm2trt.extras import missing
+from nm2trt.extras import names_the_extra
 from nm2trt.files import check_input
 
 Batch = dict[str, Array]
@@ -135,10 +135,8 @@ def open_sample_stream(
     if path.suffix.lower() == ".npz":
         return _open_npz(path, inputs)
     _refuse_others(path)
-    try:
+    with names_the_extra():
         from nm2trt.calibration.recipe import load_recipe, open_recipe, read_recipe
-    except ModuleNotFoundError as error:
-        raise missing(error) or error from error
     if read_recipe(path).sha256 is not None:
         # Its hash is over all samples at once.
         whole = load_recipe(path, data_root=data_root, allow_functions=allow_functions)

@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from nm2trt.calibration.yaml_file import first_fault
-from nm2trt.extras import missing
+from nm2trt.extras import names_the_extra
 
-try:
+with names_the_extra():
     from pydantic import BaseModel, ConfigDict, ValidationError
-except ModuleNotFoundError as error:
-    raise missing(error) or error from error
 
 T = TypeVar("T", bound=BaseModel)
 

@@ -9,17 +9,15 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from nm2trt.errors import InputError
-from nm2trt.extras import missing
+from nm2trt.extras import names_the_extra
 from nm2trt.files import check_input
 from nm2trt.text_files import decoded
 
 if TYPE_CHECKING:
     from pydantic_core import ValidationError
 
-try:
+with names_the_extra():
     import yaml
-except ModuleNotFoundError as error:
-    raise missing(error) or error from error
 
 _LARGEST_BYTES = 1 << 20
 # Keys, items and values; parsing 1 MB of short ones took 8 seconds.

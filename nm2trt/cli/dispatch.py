@@ -121,7 +121,7 @@ def _foreign(error: Exception) -> int:
     cause = _stopped(error)
     if cause is not None:
         return _interrupted(cause)
-    absent = missing(error) if isinstance(error, ModuleNotFoundError) else None
+    absent = missing(error) if isinstance(error, ImportError) else None
     if absent is not None:
         return _fail(str(absent), absent.exit_status, _kind(absent))
     if isinstance(error, MemoryError):

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from nm2trt.errors import BackendMissingError, InputError
+from nm2trt.errors import InputError
 from nm2trt.exporter.example import Example
-from nm2trt.extras import install
+from nm2trt.extras import names_the_extra
 
 # What torch.export says when tracing has fixed a dimension that was to stay free.
 _FIXED_BATCH_CLUES = ("user-specified ranges", "Constraints violated", "was inferred to be a constant")
@@ -60,10 +60,8 @@ def to_onnx(
         InputError: PyTorch cannot export the model.
         BackendMissingError: onnxscript is not installed.
     """
-    try:
+    with names_the_extra():
         import onnxscript  # noqa: F401 - torch.onnx imports it only half-way through
-    except ImportError as error:
-        raise BackendMissingError(f"onnxscript is not installed: {install('torch')}") from error
     shapes = example.dynamic_shapes(model)
     try:
         with _quiet(), torch.no_grad():

@@ -94,27 +94,11 @@ def export(
     external_data: bool | None = None,
     finish: Callable[[Path, Plan | None], None] | None = None,
 ) -> ExportResult:
-    """Write a model as ONNX, after ONNX Runtime has computed from it what PyTorch computes.
+    """Write a model as ONNX, once ONNX Runtime has computed from it what PyTorch does; see `nm2trt.export`.
 
     The model is copied: its weights, mode and device stay as they are. The copy is exported in eval mode.
-
-    Args:
-        model: An ordinary module; one that a sparsity method is attached to must be finalised first.
-        example: What `model` takes: a tensor, a tuple (positional) or a dict (by the names of `forward`).
-            Numbers, strings, booleans and None among them become constants of the graph.
-        path: The file to write; it appears whole or not at all.
-        opset: 18 and later as PyTorch writes it; 17 (for TensorRT 8.6) by rewriting the operators that
-            opset 18 changed.
-        dtype: "float16" or `torch.float16` exports a half-precision copy, inputs and outputs included, so
-            that the file is strongly typed throughout; None keeps the model's own.
-        dynamic_batch: Leave the first dimension free in every tensor input whose first dimension equals
-            that of the first input; or the names of those inputs; or False for a fixed batch.
-        input_names: Names of the ONNX inputs, in order; `forward`'s own by default.
-        output_names: Names of the ONNX outputs, in order; a returned dict's keys by default, else "output",
-            or "output_0" and so on.
-        plan: What is meant for each weight; by default what `finalize` left on the model.
-        external_data: Put the weights in a file beside `path`; None does so when they pass 2 GB.
-        finish: Called with the written file and its plan before it takes its name; an exception discards it.
+    `finish`, if given, gets the written file and its plan before the file takes its name; if it raises, the
+    file is discarded.
 
     Raises:
         SparsifyError: A sparsity method is still attached.

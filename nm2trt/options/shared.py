@@ -94,11 +94,7 @@ def parts_option() -> Any:
 
 
 def refuse_shard_and_merge(options: Any) -> None:
-    """Raise if both a shard and the merge are asked for.
-
-    Raises:
-        InputError: They are.
-    """
+    """Raise InputError if both a shard and the merge are asked for."""
     if options.shard is not None and options.merge:
         raise InputError(
             "--shard runs one part and --merge joins all of them; run every shard first, then give --merge "

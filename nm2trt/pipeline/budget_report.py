@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nm2trt.errors import InputError
-from nm2trt.extras import install
+from nm2trt.extras import names_the_extra
 from nm2trt.figures import counted, percent
 from nm2trt.json_value import named
 from nm2trt.tables.result import Result
@@ -161,7 +161,8 @@ def check_plot(target: Path) -> None:
     """Raise if a picture cannot be drawn into a file of this name.
 
     Raises:
-        InputError: matplotlib is not installed, or does not write this format.
+        BackendMissingError: matplotlib is not installed.
+        InputError: It does not write this format.
     """
     formats = _figure().canvas.get_supported_filetypes()
     if _format(target) not in formats:
@@ -169,10 +170,8 @@ def check_plot(target: Path) -> None:
 
 
 def _figure() -> Figure:
-    try:
+    with names_the_extra():
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError(f"matplotlib is not installed: {install('report')}") from error
     return Figure(figsize=(5, 3.5), layout="constrained")
 
 
@@ -188,7 +187,7 @@ def plot_points(report: BudgetReport, target: Path) -> None:
         target: The picture; `check_plot` takes its name.
 
     Raises:
-        InputError: matplotlib is not installed.
+        BackendMissingError: matplotlib is not installed.
         OutputError: The file cannot be written.
     """
     from nm2trt.files import atomic_path

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from nm2trt.calibration.sample_set import SampleSet
 
 
-@names_the_extra
+@names_the_extra()
 def calibration_samples(
     recipe: str | os.PathLike[str],
     *,

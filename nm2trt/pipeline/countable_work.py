@@ -100,11 +100,7 @@ class CountableWork:
 
 
 def check_counted(options: ReconstructOptions, evaluation: Evaluation) -> None:
-    """Raise, before any work, if builder, targets or gain table cannot be taken.
-
-    Raises:
-        InputError: They cannot.
-    """
+    """Raise InputError, before any work, if builder, targets or gain table cannot be taken."""
     from nm2trt.backends.choice import place_of
     from nm2trt.pipeline.gain import open_table
 

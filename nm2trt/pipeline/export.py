@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nm2trt.nm.plan import Plan
 
 
-@names_the_extra
+@names_the_extra()
 def export(
     model: torch.nn.Module,
     example: torch.Tensor | Sequence[Any] | Mapping[str, Any],
@@ -33,12 +33,15 @@ def export(
     """Write a torch model as ONNX, compared with ONNX Runtime, with plan and mask hash in its metadata.
 
     Args:
-        model: An ordinary module; one that a sparsity method is attached to must be finalised first.
+        model: An ordinary module; one that a sparsity method is attached to must be finalised first. It stays
+            as it is, and is exported in eval mode.
         example: What `model` takes: a tensor, a tuple (positional) or a dict (by the names of `forward`).
+            Numbers, strings, booleans and None among them become constants of the graph.
         path: The file to write; it appears whole or not at all.
-        opset: 17 (for TensorRT 8.6), or 18 and later.
+        opset: 18 and later as PyTorch writes it; 17 (for TensorRT 8.6) by rewriting what opset 18 changed.
         dtype: "float16" exports a half-precision copy, inputs and outputs included; None keeps the model's.
-        dynamic_batch: Leave the batch free; or the names of the inputs that have one; or False.
+        dynamic_batch: Leave the first dimension free in every input that shares it with the first input; or
+            the names of those inputs; or False.
         input_names: Names of the ONNX inputs; `forward`'s own by default.
         output_names: Names of the ONNX outputs; "output", or a returned dict's keys, by default.
         plan: What is meant for each weight; by default what `finalize` left on the model.
@@ -71,7 +74,7 @@ def export(
     return replace(result, plan=written[0].plan, mask_sha256=written[0].mask_sha256)
 
 
-@names_the_extra
+@names_the_extra()
 def export_file(
     model: str,
     weights: str | os.PathLike[str],

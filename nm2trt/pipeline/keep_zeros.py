@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from nm2trt.sparsity.core.kept_zeros import KeptZeros
 
 
-@names_the_extra
+@names_the_extra()
 def keep_zeros(model: torch.nn.Module) -> KeptZeros:
     """Keep the zeros of a finalised or downloaded sparse model while it trains on.
 

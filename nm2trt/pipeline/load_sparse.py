@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 
-@names_the_extra
+@names_the_extra()
 def load_sparse(model: torch.nn.Module, state: Mapping[str, Any] | str | os.PathLike[str]) -> torch.nn.Module:
     """Load an attached model's state into a plain model, as `finalize` would leave it.
 
@@ -21,7 +21,8 @@ def load_sparse(model: torch.nn.Module, state: Mapping[str, Any] | str | os.Path
     Args:
         model: The plain model that was sparsified.
         state: What `state_dict` of the attached model returned, e.g. from `torch.load`; or of a model that
-            apex ASP or NVIDIA ModelOpt made 2:4, with its masks. A path is read without running its code.
+            apex ASP, NVIDIA ModelOpt or compressed-tensors (sparse-24-bitmask) made 2:4, with its masks. A
+            path is read without running its code.
 
     Returns:
         `model`, whose sparse weights hold their zeros, and which carries a plan for `nm2trt.export`.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nm2trt.sparsity.core.session import SparseSession
 
 
-@names_the_extra
+@names_the_extra()
 def sparsify(
     model: torch.nn.Module,
     *,
@@ -110,7 +110,7 @@ class SparsifyResult:
         }
 
 
-@names_the_extra
+@names_the_extra()
 def sparsify_file(
     recipe: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
 
 
-@names_the_extra
+@names_the_extra()
 def to_semi_structured(model: torch.nn.Module) -> tuple[str, ...]:
     """Compress the weight of every linear layer that holds 2:4, so that torch runs it by cuSPARSELt on a GPU.
 

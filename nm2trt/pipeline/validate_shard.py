@@ -154,11 +154,7 @@ def _identity(artefact: _Artefact) -> str:
 
 
 def refuse_recorded(*artefacts: _Artefact) -> None:
-    """Raise if outputs were recorded, which need no model to run.
-
-    Raises:
-        InputError: They were.
-    """
+    """Raise InputError if outputs were recorded, which need no model to run."""
     for artefact in artefacts:
         if is_recorded(artefact):
             raise InputError(

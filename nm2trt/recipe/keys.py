@@ -11,12 +11,10 @@ from functools import cached_property
 from typing import Any
 
 from nm2trt.calibration.yaml_file import first_fault
-from nm2trt.extras import missing
+from nm2trt.extras import names_the_extra
 
-try:
+with names_the_extra():
     from pydantic_core import CoreConfig, CoreSchema, SchemaValidator, ValidationError, core_schema
-except ModuleNotFoundError as error:
-    raise missing(error) or error from error
 
 _PLAIN = {"str": str, "int": int, "float": float, "bool": bool}
 

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-from nm2trt.errors import BackendMissingError
-from nm2trt.extras import install
+from nm2trt.extras import names_the_extra
 from nm2trt.figures import large, percent, size
 from nm2trt.reporting.beside import Beside
 from nm2trt.reporting.curves import Curve
@@ -22,11 +21,9 @@ from nm2trt.reporting.ship import ship
 from nm2trt.reporting.weight_groups import ladder_of, zeros_differ
 from nm2trt.terminal_text import printable
 
-try:
+with names_the_extra():
     from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup, escape
-except ImportError as error:
-    raise BackendMissingError(f"jinja2 is not installed: {install('recipes')}") from error
 
 _MOST_MARKDOWN_WEIGHTS = 40
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from google.protobuf import json_format, text_format
 
-from nm2trt.errors import BackendError, BackendMissingError, InputError
-from nm2trt.extras import install
+from nm2trt.errors import BackendError, InputError
+from nm2trt.extras import names_the_extra
 
 
 def to_text(config: Any) -> str:
@@ -68,10 +68,8 @@ def new_message() -> Any:
     Raises:
         BackendMissingError: tritonclient is not installed.
     """
-    try:
+    with names_the_extra():
         from tritonclient.grpc import model_config_pb2
-    except ImportError as error:
-        raise BackendMissingError(f"tritonclient is not installed: {install('serving')}") from error
     return model_config_pb2.ModelConfig()
 
 

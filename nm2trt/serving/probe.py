@@ -170,11 +170,7 @@ def _answers(
 
 
 def _require_affordable(reference: Artefact, count: int, session: TritonSession) -> None:
-    """Raise if the batch that the server states takes more memory than samples may.
-
-    Raises:
-        BackendError: It does.
-    """
+    """Raise BackendError if the batch that the server states takes more memory than samples may."""
     elements = sum(
         math.prod(size for size in spec.shape[1:] if isinstance(size, int)) for spec in reference.inputs
     )

@@ -25,10 +25,10 @@ _CHUNK_BYTES = 1 << 20
 
 @contextlib.contextmanager
 def told(what: Path) -> Iterator[None]:
-    """Say of a failing operation of the system that nothing that is served was changed.
+    """Turn an OSError into an OutputError, which says that what is served is unchanged.
 
-    Raises:
-        OutputError: The block raised OSError.
+    Args:
+        what: What could not be written.
     """
     try:
         yield

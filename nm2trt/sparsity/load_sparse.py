@@ -32,16 +32,9 @@ _FOREIGN_PATTERN = NMPattern(2, 4)  # the only one of apex ASP and compressed-te
 
 
 def load_sparse(model: nn.Module, state: Mapping[str, Any] | str | os.PathLike[str]) -> nn.Module:
-    """Load an attached model's state into a plain model, as `finalize` would leave it.
+    """Load an attached model's state into a plain model, as `finalize` leaves it; see `nm2trt.load_sparse`.
 
-    Args:
-        model: The plain model that was sparsified; on an error it stays as it is.
-        state: What `state_dict` of the attached model returned, or of a model that apex ASP, ModelOpt or
-            compressed-tensors (sparse-24-bitmask) made 2:4, or a file that holds one; names lose what DDP,
-            AveragedModel and torch.compile add.
-
-    Returns:
-        `model`, whose sparse weights hold their patterns, and which carries a plan.
+    On an error the model stays as it is. Names lose what DDP, AveragedModel and torch.compile add.
 
     Raises:
         SparsifyError: The state is of a plain model, of other layers, or of a schedule that has not ended.

@@ -40,23 +40,11 @@ def sparsify(
     dense: Mapping[str, str] | None = None,
     **options: Any,
 ) -> SparseSession:
-    """Make a model's weights N:M sparse by a method; the training loop does not change.
+    """Make a model's weights N:M sparse by a method; see `nm2trt.sparsify`.
 
-    Args:
-        model: Plain layers; their weights become parametrised in place.
-        method: A name of `nm2trt.sparsity.registry.METHODS`, or a dict from globs on layer names to such
-            names: the first glob that matches decides, and a layer that none matches stays dense.
-        pattern: "2:4", an `NMPattern`, or a dict from globs on layer names to patterns (None: dense). FCPTS
-            takes None for zeros anywhere.
-        total_steps: Optimizer steps of the whole run, for methods with a schedule.
-        include: Globs on layer names; when given, only these become sparse.
-        exclude: Globs on layer names that stay dense.
-        min_channels: Fewest input channels of a sparse layer.
-        dense: Names of weights that stay dense because sparsity would not pay, each with its reason.
-        **options: Options of the method, e.g. `lambda_w=2e-4` of SR-STE.
-
-    Returns:
-        The handle: `attach(optimizer)`, then train, then `finalize()`.
+    A method is a name of `nm2trt.sparsity.registry.METHODS`. Of a dict from globs on layer names to such
+    names, the first glob that matches decides, and a layer that none matches stays dense. `dense` names
+    weights that stay dense because sparsity would not pay, each with its reason.
 
     Raises:
         PatternError: A pattern cannot be read.

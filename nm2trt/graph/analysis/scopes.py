@@ -112,11 +112,7 @@ def _functions(model: Model) -> dict[_Call, onnx.FunctionProto]:
 
 
 def check_unfolding(model: Model) -> None:
-    """Raise if functions call themselves, or unfold to more nodes than any real model has.
-
-    Raises:
-        ModelError: They do.
-    """
+    """Raise ModelError if functions call themselves, or unfold to more nodes than any real model has."""
     total = unfolded(model, lambda _: 1)
     most = bounds().unfolded_nodes + len(model.proto.graph.node)
     if model.proto.functions and total > most:

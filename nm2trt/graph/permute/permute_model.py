@@ -169,11 +169,7 @@ class _Permute(Pass):
 
 
 def _refuse_unmoved(permutation: Permutation, name: str, options: PermuteOptions) -> None:
-    """Raise if no space of the model moves.
-
-    Raises:
-        SparsityError: None does.
-    """
+    """Raise SparsityError if no space of the model moves."""
     if permutation.moved:
         return
     if not permutation.spaces:

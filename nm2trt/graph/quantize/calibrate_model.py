@@ -41,11 +41,7 @@ def place_layers(
 
 
 def require_mergeable(options: QuantizeOptions, parts: Path | None) -> None:
-    """Raise if parts are asked for of a calibration that cannot be split.
-
-    Raises:
-        InputError: They are.
-    """
+    """Raise InputError if parts are asked for of a calibration that cannot be split."""
     if parts is None:
         return
     if options.method != "minmax":

@@ -90,11 +90,7 @@ def save(
 
 
 def refuse_data_file(model: Model, target: str | os.PathLike[str]) -> None:
-    """Raise when an output would replace a file that holds weights of the model.
-
-    Raises:
-        InputError: It would.
-    """
+    """Raise InputError when an output would replace a file that holds weights of the model."""
     if Path(target).resolve() in data_files(model):
         raise InputError(f"{target} holds weights of {model.name}; give another output path")
 

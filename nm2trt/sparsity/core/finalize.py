@@ -135,11 +135,7 @@ def make_plain(module: nn.Module) -> None:
 
 
 def require_pattern(name: str, values: Tensor, pattern: NMPattern, *, axis: int) -> None:
-    """Raise when a whole weight does not hold its pattern.
-
-    Raises:
-        SparsityError: It does not.
-    """
+    """Raise SparsityError when a whole weight does not hold its pattern."""
     held = check(values.float().cpu().numpy(), pattern, axis=axis)
     if not held.holds:
         raise SparsityError(

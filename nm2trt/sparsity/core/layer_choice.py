@@ -290,10 +290,6 @@ def _dense_reason(
 
 
 def check_finite(name: str, tensor: Tensor, advice: str = "repair it before pruning") -> None:
-    """Raise when a weight holds NaN or infinity.
-
-    Raises:
-        SparsifyError: It does.
-    """
+    """Raise SparsifyError when a weight holds NaN or infinity."""
     if tensor.device.type != "meta" and not bool(torch.isfinite(tensor.detach()).all()):
         raise SparsifyError(f"{name} holds NaN or infinity; {advice}")

@@ -38,11 +38,7 @@ class ChangeWatch:
         self._alias, self._version = alias, alias._version
 
     def check(self, name: str) -> None:
-        """Raise when the watched tensor was changed in place.
-
-        Raises:
-            SparsifyError: It was.
-        """
+        """Raise SparsifyError when the watched tensor was changed in place."""
         if self._alias is not None and self._alias._version != self._version:
             self._alias = None
             raise SparsifyError(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nm2trt.errors import DataError, InputError
-from nm2trt.extras import install
+from nm2trt.extras import names_the_extra
 from nm2trt.files import atomic_path, check_output
 
 
@@ -23,16 +23,15 @@ def plot_reports(
 
     Raises:
         DataError: The list of reports is empty.
-        InputError: matplotlib is not installed, or does not write this format.
+        BackendMissingError: matplotlib is not installed.
+        InputError: It does not write this format.
         OutputError: The file cannot be written.
     """
     if not reports:
         raise DataError("no reports were given to plot; collect sparse.report() during training")
     target = check_output(path)
-    try:
+    with names_the_extra():
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError(f"matplotlib is not installed: {install('report')}") from error
     figure = Figure(figsize=(10, 3.5), layout="constrained")
     steps = [report["step"] for report in reports]
     titles = {"sad_step": "SAD, step to step", "sad_anchored": "SAD, against the start"}

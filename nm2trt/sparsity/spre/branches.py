@@ -167,11 +167,7 @@ class SpatialBranches(TwoBranches):
         return {key: value for key, value in every if key.partition(".")[0] not in ("main", "main_norm")}
 
     def refuse_unmergeable(self, name: str) -> None:
-        """Raise when a statistic that the merge divides by, or a weight, is not finite.
-
-        Raises:
-            SparsifyError: It is.
-        """
+        """Raise SparsifyError when a statistic that the merge divides by, or a weight, is not finite."""
         for norm in (self.main_norm, self.branch_norm):
             if norm is not None and not all(bool(t.isfinite().all()) for t in _scale_and_shift(norm)):
                 raise SparsifyError(

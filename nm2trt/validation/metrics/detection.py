@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from nm2trt.arrays import Array, Arrays
-from nm2trt.errors import BackendMissingError, DataError, InputError
-from nm2trt.extras import install
+from nm2trt.errors import DataError, InputError
+from nm2trt.extras import names_the_extra
 from nm2trt.files import read_input
 from nm2trt.json_types import number, whole
 from nm2trt.validation.metrics.scoring import (
@@ -123,11 +123,9 @@ class Detections:
 
     def finish(self) -> MapScores:
         """See `Scorer.finish`."""
-        try:
+        with names_the_extra():
             from pycocotools.coco import COCO
             from pycocotools.cocoeval import COCOeval
-        except ImportError as error:
-            raise BackendMissingError(f"pycocotools is not installed: {install('metrics')}") from error
         if not self._found:
             return MapScores(None, len(self._images))
         with _quiet():

@@ -206,11 +206,7 @@ def require_truth(truth: Arrays, name: str, what: str) -> Array:
 
 
 def require_finite(scores: Array, output: str, side: str) -> None:
-    """Raise when an output is NaN for a sample.
-
-    Raises:
-        DifferenceError: It is.
-    """
+    """Raise DifferenceError when an output is NaN for a sample."""
     # The smallest is NaN if any value is, and is found several times faster than each is looked at.
     if not is_floating(scores.dtype) or not scores.size or not np.isnan(scores.min()):
         return

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from nm2trt.arrays import Array, Arrays
-from nm2trt.errors import BackendMissingError, DataError, InputError
-from nm2trt.extras import install
+from nm2trt.errors import DataError, InputError
+from nm2trt.extras import names_the_extra
 from nm2trt.text_files import read_text
 from nm2trt.validation.metrics.scoring import (
     EachSample,
@@ -39,10 +39,8 @@ def make_exact_match(request: Request) -> EachSample:
 
 def make_character_errors(request: Request) -> EachSample:
     """Score the edits from the label to the decoded text, over the label's length; lower is better."""
-    try:
+    with names_the_extra():
         import jiwer
-    except ImportError as error:
-        raise BackendMissingError(f"jiwer is not installed: {install('metrics')}") from error
     read = _reader(request, "cer")
     characters = jiwer.Compose([jiwer.ReduceToListOfListOfChars()])
 

@@ -147,11 +147,7 @@ def _sample_first(array: Array, axis: int | None) -> Array:
 
 
 def require_numbers(outputs: Arrays, what: str) -> None:
-    """Raise when an output holds something but numbers, such as texts or a sequence of maps.
-
-    Raises:
-        DataError: One does.
-    """
+    """Raise DataError when an output holds something but numbers, such as texts or a sequence of maps."""
     for name, array in outputs.items():
         if array.dtype.kind not in "biuf" and not is_floating(array.dtype):
             raise DataError(

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from nm2trt.arrays import Array, Arrays
-from nm2trt.errors import BackendMissingError, DataError
-from nm2trt.extras import install
+from nm2trt.errors import DataError
+from nm2trt.extras import names_the_extra
 from nm2trt.files import check_input
 from nm2trt.text_files import decoded
 
@@ -55,12 +55,10 @@ def load_outputs(path: str | os.PathLike[str]) -> dict[str, Array]:
 
 def _decoded(path: str | os.PathLike[str]) -> Any:
     path = check_input(path, "a Polygraphy JSON")
-    try:
+    with names_the_extra():
         from polygraphy.comparator import RunResults  # noqa: F401 - importing it registers its decoder
         from polygraphy.json import from_json
         from polygraphy.logger import G_LOGGER
-    except ImportError as error:
-        raise BackendMissingError(f"Polygraphy is not installed: {install('metrics')}") from error
     try:
         text = decoded(path.read_bytes())
         kinds = _kinds(json.loads(text))
