@@ -26,6 +26,8 @@ from nm2trt.graph.reconstruct.streams import Segments, Stream
 from nm2trt.graph.storage.model import load
 from nm2trt.graph.storage.threads import beside
 from nm2trt.nm.solver.array_namespace import one_blas_thread
+from nm2trt.nm.solver.eigenbasis import eigenbasis
+from nm2trt.nm.solver.kept_rows import RowCovariance
 from nm2trt.nm.solver.layer_moments import centre, input_scale
 from nm2trt.progress import bar
 
@@ -83,14 +85,17 @@ def _layer_saliency(
     random = np.random.default_rng([options.seed, number])
     gathered = gather_moments(layer, rows, stream, stream, valid=options.valid, random=random, crossed=False)
     sums = gathered.fitted if gathered.held_out is None else gathered.fitted + gathered.held_out
-    if not np.isfinite(sums.xx).all():
+    if not sums.finite():
         return np.full(layer.shape, np.nan, np.float32)
     biased = layer.bias is not None
     problem = centre(sums, *((sums.x / sums.rows, sums.y / sums.rows) if biased else (None, None)))
     scale = input_scale(problem.h)
     ridge = _RIDGE + _RIDGE_OF_FEW * layer.inputs / sums.rows
-    scaled = problem.h / scale / scale[:, None] + ridge * np.eye(layer.inputs)
     with one_blas_thread():
-        left = np.diagonal(np.linalg.inv(scaled))
+        if isinstance(problem.h, RowCovariance):
+            left = eigenbasis(problem.scaled(scale).h).inverse_diagonal(ridge)
+        else:
+            scaled = problem.h / scale / scale[:, None] + ridge * np.eye(layer.inputs)
+            left = np.diagonal(np.linalg.inv(scaled))
     scores = (rows * scale) ** 2 / left / max(problem.yy, 1e-30)
     return np.asarray(layer.stored(scores), np.float32)

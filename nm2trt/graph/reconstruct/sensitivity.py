@@ -102,7 +102,7 @@ class _Trial:
             stream.advance(self.segments, layer.index)
         first = layer.multiplied(self.fitted.read(0, layer.x))
         samples = first.shape[0] if first.ndim else 1
-        work = layer.outputs * layer.inputs * positions(layer, first) / max(samples, 1)
+        work = layer.outputs * layer.inputs * positions(layer, first.shape) / max(samples, 1)
         if holds:
             return Sensitivity(0.0, work)
         try:

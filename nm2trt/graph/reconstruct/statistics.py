@@ -19,14 +19,11 @@ from nm2trt.graph.reconstruct.layers import Layer
 from nm2trt.graph.reconstruct.rows import conv_rows, matrix_rows, output_rows
 from nm2trt.graph.reconstruct.streams import Stream
 from nm2trt.nm.solver.array_namespace import one_blas_thread
-from nm2trt.nm.solver.layer_moments import Moments, sums_of
+from nm2trt.nm.solver.kept_rows import ROWS, KeptRows, are_kept, rows_to_draw
+from nm2trt.nm.solver.layer_moments import Moments, Sums, sums_of
 
-# Rows per layer, or this many per weight of an output if that is more.
-_ROWS, _ROWS_PER_INPUT = 16_384, 24
 # Every eighth chunk is held out.
 _HELD_OUT = 8
-# A solve keeps about six matrices of float64 with a row and a column per input: 13 GB for as many as these.
-_MOST_INPUTS = 16_384
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,13 +31,13 @@ class LayerMoments:
     """What a layer is fitted to, and what lambda and the mask are judged on.
 
     Args:
-        fitted: Moments of the rows that are fitted.
-        held_out: Moments of the rows that are not; None if there are too few chunks.
+        fitted: Moments of the rows that are fitted, or the rows.
+        held_out: The same of the rows that are not; None if there are too few chunks.
         rows: Rows of both.
     """
 
-    fitted: Moments
-    held_out: Moments | None
+    fitted: Sums
+    held_out: Sums | None
     rows: int
 
 
@@ -58,7 +55,7 @@ def gather_moments(
     *,
     valid: str | None,
     random: np.random.Generator,
-    least_rows: int = _ROWS,
+    least_rows: int = ROWS,
     outside: Collection[int] | None = None,
     crossed: bool = True,
 ) -> LayerMoments:
@@ -76,21 +73,19 @@ def gather_moments(
         crossed: False may leave the products of outputs and inputs 0.
 
     Raises:
-        SparsityError: No row reaches the layer, its inputs are too many, or they have other shapes in the
-            pruned network.
+        SparsityError: No row reaches the layer, or its inputs have other shapes in the pruned network.
     """
-    if layer.inputs > _MOST_INPUTS and not layer.depthwise:
-        raise SparsityError(
-            f"its {layer.inputs:,} inputs need a covariance of {8e-9 * layer.inputs**2:.0f} GB; at most "
-            f"{_MOST_INPUTS:,} inputs are solved"
-        )
-    found: dict[bool, Moments] = {}
+    found: dict[bool, Sums] = {}
     means: tuple[Array, Array] | None = None
-    wanted = max(least_rows // (4 if layer.depthwise else 1), _ROWS_PER_INPUT * layer.inputs)
+    wanted = rows_to_draw(layer.inputs, least_rows // (4 if layer.depthwise else 1))
+    per_chunk = math.ceil(wanted / len(dense))
+    shapes = (dense.shape(chunk, layer.x) for chunk in range(len(dense)))
+    at_most = sum(min(per_chunk, positions(layer, shape)) for shape in shapes)
+    kept = not layer.depthwise and are_kept(layer.inputs, at_most)
     for chunk in range(len(dense)):
         x = layer.multiplied(pruned.read(chunk, layer.x))
         mask = dense.read(chunk, valid) if valid is not None and valid in dense else None
-        picked = _pick(positions(layer, x), math.ceil(wanted / len(dense)), mask, random)
+        picked = _pick(positions(layer, x.shape), per_chunk, mask, random)
         x_dense = x if dense is pruned else layer.multiplied(dense.read(chunk, layer.x))
         if x_dense.shape != x.shape:
             raise SparsityError("the shape of its input depends on values that pruning changes")
@@ -102,10 +97,11 @@ def gather_moments(
             skip = _skip(layer, x.shape, dense, pruned, chunk, picked)
             # Subtracted before the float32 products, and added back in float64 at the end.
             means = means or (rows.mean(0), wanted_rows.mean(0))
+            moments: Sums
             if layer.depthwise:
                 moments = _depthwise_moments(rows, wanted_rows, weight, means)
             else:
-                moments = _moments(rows, wanted_rows, weight, skip, means, crossed=crossed)
+                moments = _moments(rows, wanted_rows, weight, skip, means, crossed=crossed, kept=kept)
         kind = held_out(chunk) if outside is None else chunk in outside
         found[kind] = found[kind] + moments if kind in found else moments
     if False not in found or means is None:
@@ -124,11 +120,11 @@ def _moved_by(layer: Layer, weight: Array, means: tuple[Array, Array]) -> tuple[
     return x0, weight.astype(np.float64) @ x1.astype(np.float64)
 
 
-def positions(layer: Layer, x: Array) -> int:
-    """Return how many rows a layer multiplies for one input array."""
+def positions(layer: Layer, shape: tuple[int, ...]) -> int:
+    """Return how many rows a layer multiplies for an input of a shape, transposed or not."""
     if layer.window is None:
-        return math.prod(x.shape[:-1])
-    return int(x.shape[0]) * math.prod(layer.window.placed(x.shape[2:])[1])
+        return math.prod(shape) // layer.inputs
+    return shape[0] * math.prod(layer.window.placed(shape[2:])[1])
 
 
 def _pick(positions: int, count: int, mask: Array | None, random: np.random.Generator) -> Array:
@@ -183,14 +179,16 @@ def _moments(
     means: tuple[Array, Array],
     *,
     crossed: bool,
-) -> Moments:
+    kept: bool,
+) -> Sums:
     outputs, inputs = weight.shape
     about = x - means[0]
     about_dense = about if x is x_dense else x_dense - means[1]
-    if skip is None and outputs > 2 * inputs:
+    if skip is None and outputs > 2 * inputs and not kept:
         return _through_weight(about, about_dense, weight)
     y = about_dense @ weight.T
-    return sums_of(about, y if skip is None else y + skip, crossed=crossed)
+    y = y if skip is None else y + skip
+    return KeptRows(about, y) if kept else sums_of(about, y, crossed=crossed)
 
 
 def _through_weight(x: Array, x_dense: Array, weight: Array) -> Moments:

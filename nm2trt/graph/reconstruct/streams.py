@@ -146,6 +146,10 @@ class Stream:
         """Return a value of one chunk."""
         return _read(self._chunks[chunk][value])
 
+    def shape(self, chunk: int, value: str) -> tuple[int, ...]:
+        """Return the shape of a value of one chunk, without reading it."""
+        return self._chunks[chunk][value].shape
+
     def specs(self) -> dict[str, Spec]:
         """Return dtype and rank of all values."""
         return {name: (value.dtype, len(value.shape)) for name, value in self._chunks[0].items()}

@@ -64,14 +64,6 @@ def row_numbers(start: int, count: int, like: Array) -> Array:
     return (numbers.to(like.device) if _is_torch(like) else numbers)[:, None]
 
 
-def drawn_like(array: Array, shape: tuple[int, int]) -> Array:
-    """Return the same normal numbers each time, in an array's dtype and on its device."""
-    import numpy as np
-
-    drawn = np.random.default_rng(0).standard_normal(shape)
-    return array.new_tensor(drawn) if _is_torch(array) else drawn.astype(array.dtype)
-
-
 def top_mask(score: Array, pattern: NMPattern) -> Array:
     """Mark the N highest of every M on axis 1 of `score` (o, d); equal scores keep the lower index."""
     if _is_torch(score):

@@ -1,20 +1,16 @@
-"""Eigenbasis of a scaled covariance: all of it, or only its range if few rows span few of many inputs.
+"""Eigenbasis of a scaled covariance: all of it, or only its range if the rows are kept.
 
-A layer after a Flatten has a row per sample: of its 9,216 or 25,088 inputs the rows span some hundred
-directions. In all others H is 0, so that a few products with a thin matrix do what the whole basis does.
+A few hundred rows span as many directions. In all others H is 0, so that a few products with a thin matrix
+do what the whole basis does.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nm2trt.nm.solver.array_namespace import Array, drawn_like, float32, namespace, product
+from nm2trt.nm.solver.array_namespace import Array, float32, namespace, product
+from nm2trt.nm.solver.kept_rows import RowCovariance
 from nm2trt.nm.solver.layer_moments import through
-
-# From so many inputs on, and up to so many rows per input, only the range is found.
-_MANY_INPUTS, _FEW_ROWS = 4_096, 0.25
-# Directions beyond the rows, which let a random start find the whole range.
-_SPARE = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,9 +42,16 @@ class Eigenbasis:
         """Return the same in float32."""
         return Eigenbasis(float32(self.values), float32(self.vectors))
 
-    def through(self, rows: Array, ridge: float = 0.0) -> Array:
-        """Return rows (o, d) times H + ridge I."""
-        return self.back(self.turned(rows) * self.values) + ridge * rows
+    def inside(self, h: Array | RowCovariance) -> Array:
+        """Return another matrix (d, d) in this basis, (r, r)."""
+        if isinstance(h, RowCovariance):
+            rows = self.turned(h.rows)
+            return rows.T @ rows
+        return self.vectors.swapaxes(-1, -2) @ h @ self.vectors
+
+    def inverse_diagonal(self, ridge: float) -> Array:
+        """Return the diagonal of the inverse of H + ridge I, (d,)."""
+        return (1 - (self.vectors**2 * (self.values / (self.values + ridge))).sum(1)) / ridge
 
 
 def turn(rows: Array, basis: Array) -> Array:
@@ -56,25 +59,13 @@ def turn(rows: Array, basis: Array) -> Array:
     return through(rows, basis) if basis.ndim == 3 else product(rows, basis)
 
 
-def few_rows(inputs: int, rows: int) -> bool:
-    """Tell whether rows are so few that their range is found, and not the whole basis."""
-    return inputs >= _MANY_INPUTS and rows <= _FEW_ROWS * inputs
-
-
-def eigenbasis(h: Array, rows: int) -> Eigenbasis:
-    """Decompose a covariance.
-
-    Args:
-        h: Positive semidefinite but for rounding, (..., d, d); float64.
-        rows: How many rows it is of; its rank is not larger.
-    """
-    xp, inputs = namespace(h), h.shape[-1]
-    if h.ndim == 3 or not few_rows(inputs, rows):
-        values, vectors = xp.linalg.eigh((h + h.swapaxes(-1, -2)) / 2)
-        return Eigenbasis(xp.clip(values, 0, None), vectors)
-    vectors = drawn_like(h, (inputs, rows + _SPARE))
-    for _ in range(2):
-        vectors = xp.linalg.qr(product(h, vectors))[0]
-    inner = vectors.T @ product(h, vectors)
-    values, turns = xp.linalg.eigh((inner + inner.T) / 2)
-    return Eigenbasis(xp.clip(values, 0, None), product(vectors, turns))
+def eigenbasis(h: Array | RowCovariance) -> Eigenbasis:
+    """Decompose a covariance, positive semidefinite but for rounding, (..., d, d), float64."""
+    if isinstance(h, RowCovariance):
+        xp = namespace(h.rows)
+        vectors, triangle = xp.linalg.qr(h.rows.T)
+        values, turns = xp.linalg.eigh(triangle @ triangle.T)
+        return Eigenbasis(xp.clip(values, 0, None), product(vectors, turns))
+    xp = namespace(h)
+    values, vectors = xp.linalg.eigh((h + h.swapaxes(-1, -2)) / 2)
+    return Eigenbasis(xp.clip(values, 0, None), vectors)

@@ -12,6 +12,7 @@ moves single integers as long as the loss falls.
 from __future__ import annotations
 
 from nm2trt.nm.solver.array_namespace import Array, float64, namespace, row_numbers
+from nm2trt.nm.solver.kept_rows import RowCovariance
 from nm2trt.nm.solver.layer_moments import through
 
 # Candidates for the scale, as shares of the one that reaches the largest weight: clipping it may pay.
@@ -24,11 +25,13 @@ _GATHERED_BYTES = 200_000_000
 _BLOCK = 128
 
 
-def on_grid(h: Array, g: Array, weight: Array, mask: Array, largest: int) -> tuple[Array, Array]:
+def on_grid(
+    h: Array | RowCovariance, g: Array, weight: Array, mask: Array, largest: int
+) -> tuple[Array, Array]:
     """Round a solved weight to a grid with one scale per output.
 
     Args:
-        h: Positive definite, (d, d); one system per output (o, d, d) for a depthwise layer.
+        h: Positive definite, float64 (d, d); one system per output (o, d, d) for a depthwise layer.
         g: (o, d).
         weight: The solved weight, (o, d), zero outside the mask.
         mask: True where kept, (o, d), as many in every row.
@@ -37,7 +40,7 @@ def on_grid(h: Array, g: Array, weight: Array, mask: Array, largest: int) -> tup
     Returns:
         The weight on the grid, float64 (o, d), and the scale of each output, (o,).
     """
-    h, g, weight = float64(h), float64(g), float64(weight)
+    g, weight = float64(g), float64(weight)
     scale = _scales(h, g, weight, mask, largest)
     step = scale[:, None]
     start = _nearest(weight, step, largest) * mask
@@ -48,7 +51,7 @@ def on_grid(h: Array, g: Array, weight: Array, mask: Array, largest: int) -> tup
     return _descend(h, g, start, mask, step, largest), scale
 
 
-def _scales(h: Array, g: Array, weight: Array, mask: Array, largest: int) -> Array:
+def _scales(h: Array | RowCovariance, g: Array, weight: Array, mask: Array, largest: int) -> Array:
     """Return the scale of each output whose nearest rounding loses least."""
     xp = namespace(weight)
     top = xp.amax(xp.abs(weight), -1) / largest
@@ -67,11 +70,11 @@ def _nearest(weight: Array, step: Array, largest: int) -> Array:
     return xp.clip(xp.round(weight / step), -largest, largest) * step
 
 
-def _losses(h: Array, g: Array, weight: Array) -> Array:
+def _losses(h: Array | RowCovariance, g: Array, weight: Array) -> Array:
     return ((through(weight, h) - 2 * g) * weight).sum(-1)
 
 
-def _in_order(h: Array, weight: Array, mask: Array, step: Array, largest: int) -> Array:
+def _in_order(h: Array | RowCovariance, weight: Array, mask: Array, step: Array, largest: int) -> Array:
     """Round the kept weights of each output in order; what one loses, the kept ones after it make up."""
     xp = namespace(weight)
     outputs, kept = weight.shape[0], int(mask[0].sum())
@@ -81,11 +84,12 @@ def _in_order(h: Array, weight: Array, mask: Array, step: Array, largest: int) -
     for first in range(0, outputs, batch):
         at = places[first : first + batch]
         rows = row_numbers(first, at.shape[0], at)
-        systems = (
-            h[rows[:, :, None], at[:, :, None], at[:, None, :]]
-            if h.ndim == 3
-            else h[at[:, :, None], at[:, None, :]]
-        )
+        if isinstance(h, RowCovariance):
+            systems = h.gathered(at)
+        elif h.ndim == 3:
+            systems = h[rows[:, :, None], at[:, :, None], at[:, None, :]]
+        else:
+            systems = h[at[:, :, None], at[:, None, :]]
         factor = xp.linalg.cholesky(xp.linalg.inv(systems))
         open_weight, scale = weight[rows, at], step[first : first + batch]
         for column in range(kept):
@@ -97,7 +101,9 @@ def _in_order(h: Array, weight: Array, mask: Array, step: Array, largest: int) -
     return rounded
 
 
-def _descend(h: Array, g: Array, weight: Array, mask: Array, step: Array, largest: int) -> Array:
+def _descend(
+    h: Array | RowCovariance, g: Array, weight: Array, mask: Array, step: Array, largest: int
+) -> Array:
     """Move single weights to the best place on the grid, sweep after sweep, as long as any moves."""
     weight = weight + 0
     slope = through(weight, h) - g
@@ -107,8 +113,9 @@ def _descend(h: Array, g: Array, weight: Array, mask: Array, step: Array, larges
             block = slice(first, first + _BLOCK)
             old, inside = weight[:, block], slope[:, block]
             new = old + 0
+            part = h.part(block) if isinstance(h, RowCovariance) else h[..., block, :]
             for at in range(old.shape[-1]):
-                row = h[..., first + at, block]
+                row = part[..., at, block]
                 wanted = new[:, at] - inside[:, at] / row[..., at]
                 value = _nearest(wanted[:, None], step, largest)[:, 0] * mask[:, first + at]
                 change = value - new[:, at]
@@ -117,7 +124,7 @@ def _descend(h: Array, g: Array, weight: Array, mask: Array, step: Array, larges
                     inside = inside + change[:, None] * row
             if bool((new != old).any()):
                 moved = True
-                slope = slope + through(new - old, h[..., block, :])
+                slope = slope + through(new - old, part)
                 weight[:, block] = new
         if not moved:
             break

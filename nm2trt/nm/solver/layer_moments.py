@@ -5,10 +5,11 @@ Everything works on numpy arrays and on torch tensors alike; see `nm2trt.nm.solv
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from nm2trt.nm.solver.array_namespace import Array, float64, namespace
+from nm2trt.nm.solver.array_namespace import Array, float64, namespace, row_numbers
+from nm2trt.nm.solver.kept_rows import KeptRows, RowCovariance
 
 # What a dead input channel, whose variance is 0, is given in mean variances.
 _DEAD = 1e-3
@@ -35,8 +36,17 @@ class Moments:
     yy: float
     rows: int
 
-    def __add__(self, other: Moments) -> Moments:
-        """Return the sums over the rows of both."""
+    @property
+    def squares(self) -> Array:
+        """Sum of the squares of each input, (d,); depthwise (c, d)."""
+        return diagonal(self.xx)
+
+    def finite(self) -> bool:
+        """Tell whether all sums are finite."""
+        return all(bool(namespace(array).isfinite(array).all()) for array in (self.xx, self.yx))
+
+    def __add__(self, other: Any) -> Moments:
+        """Return the sums over the rows of both; `other` is `Moments` too."""
         return Moments(
             self.xx + other.xx,
             self.yx + other.yx,
@@ -101,48 +111,76 @@ def sums_of(x: Array, y: Array, *, crossed: bool = True) -> Moments:
     )
 
 
+# What is known of a layer's rows.
+Sums = Moments | KeptRows
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Centred:
     """A least-squares problem per output: loss(w) = w H w' - 2 w g' + yy, a mean over rows.
 
     Args:
-        h: Covariance of the inputs, (..., d, d).
+        h: Covariance of the inputs, (..., d, d), or its kept rows.
         g: Covariance of wanted outputs and inputs, (o, d).
         yy: Sum over the outputs of their mean squares about the mean.
-        short: A shorter way to multiply rows by `h`; None is the product.
     """
 
-    h: Array
+    h: Array | RowCovariance
     g: Array
     yy: float
-    short: Callable[[Array], Array] | None = None
-
-    def through(self, rows: Array) -> Array:
-        """Return rows (o, d) times H."""
-        return through(rows, self.h) if self.short is None else self.short(rows)
 
     def loss(self, weight: Array) -> float:
         """Return the mean squared error of a weight (o, d), summed over the outputs."""
-        return float(((self.through(weight) - 2 * self.g) * weight).sum()) + self.yy
+        return float(((through(weight, self.h) - 2 * self.g) * weight).sum()) + self.yy
 
     def without_inputs(self) -> Centred:
         """Return the problem of inputs that do not vary."""
+        if isinstance(self.h, RowCovariance):
+            return Centred(RowCovariance(0 * self.h.rows, self.h.ridge), 0 * self.g, self.yy)
         return Centred(0 * self.h, 0 * self.g, self.yy)
 
     def scaled(self, scale: Array) -> Centred:
         """Return the problem in inputs that are divided by `scale` (d,), or (c, d) for one per channel."""
+        if isinstance(self.h, RowCovariance):
+            return Centred(RowCovariance(self.h.rows / scale, self.h.ridge), self.g / scale, self.yy)
         h = self.h / scale[..., :, None]
         h /= scale[..., None, :]
         return Centred(h, self.g / scale, self.yy)
 
 
-def through(rows: Array, matrix: Array) -> Array:
+def through(rows: Array, matrix: Array | RowCovariance) -> Array:
     """Return rows (o, d) times a matrix (d, d), or each row times its own, (o, d, d)."""
+    if isinstance(matrix, RowCovariance):
+        return matrix.through(rows)
     return (rows[:, None, :] @ matrix)[:, 0, :] if matrix.ndim == 3 else rows @ matrix
 
 
-def centre(sums: Moments, mean_x: Array | None, mean_y: Array | None) -> Centred:
+def diagonal(matrix: Array | RowCovariance) -> Array:
+    """Return the diagonal of a matrix (d, d), (d,), or of each of several."""
+    if isinstance(matrix, RowCovariance):
+        return matrix.diagonal()
+    return namespace(matrix).diagonal(matrix, 0, -2, -1)
+
+
+def with_ridge(h: Array | RowCovariance, ridge: Array | float) -> Array | RowCovariance:
+    """Return H + diag(ridge): ridge is a number, (d,), or (c, d) for one per channel."""
+    if isinstance(h, RowCovariance):
+        return RowCovariance(h.rows, h.ridge + ridge)
+    h = h + 0
+    at = row_numbers(0, h.shape[-1], h)[:, 0]
+    h[..., at, at] += ridge
+    return h
+
+
+def centre(sums: Sums, mean_x: Array | None, mean_y: Array | None) -> Centred:
     """Return the problem about given means; without them (a layer that has no bias) about zero."""
+    if isinstance(sums, KeptRows):
+        rows, wanted = float64(sums.inputs), float64(sums.outputs)
+        if mean_x is not None and mean_y is not None:
+            rows, wanted = rows - mean_x, wanted - mean_y
+        rows = rows / sums.rows**0.5
+        g = wanted.T @ rows / sums.rows**0.5
+        return Centred(RowCovariance(rows, 0 * rows[0]), g, float((wanted**2).sum()) / sums.rows)
     h, g, yy = sums.xx / sums.rows, sums.yx / sums.rows, sums.yy / sums.rows
     if mean_x is None or mean_y is None:
         return Centred(h, g, max(yy, 0.0))  # sums about a mean that were moved back may be just below 0
@@ -157,10 +195,9 @@ def centre(sums: Moments, mean_x: Array | None, mean_y: Array | None) -> Centred
     return Centred(h, g, max(yy, 0.0))
 
 
-def input_scale(h: Array) -> Array:
+def input_scale(h: Array | RowCovariance) -> Array:
     """Return the root of S = diag(H) + 1e-3 mean(diag H): (..., d), positive for dead channels too."""
-    xp = namespace(h)
-    diagonal = xp.diagonal(h, 0, -2, -1)
-    mean = diagonal.mean(-1)[..., None]
+    variance = diagonal(h)
+    xp, mean = namespace(variance), variance.mean(-1)[..., None]
     # A negative variance is a rounding error of the centring.
-    return xp.sqrt(xp.clip(diagonal, 0, None) + _DEAD * mean + _TINY)
+    return xp.sqrt(xp.clip(variance, 0, None) + _DEAD * mean + _TINY)

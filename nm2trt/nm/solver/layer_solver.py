@@ -14,25 +14,26 @@ Numpy arrays and torch tensors are taken alike; the work runs where the moments 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Literal
 
 from nm2trt.errors import SparsityError
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.solver.admm_mask import admm_mask
-from nm2trt.nm.solver.array_namespace import (
-    Array,
-    identity,
-    namespace,
-    one_blas_thread,
-    row_numbers,
-    top_mask,
-)
-from nm2trt.nm.solver.eigenbasis import Eigenbasis, eigenbasis, few_rows
+from nm2trt.nm.solver.array_namespace import Array, namespace, one_blas_thread, top_mask
+from nm2trt.nm.solver.eigenbasis import Eigenbasis, eigenbasis
 from nm2trt.nm.solver.integer_grid import on_grid
-from nm2trt.nm.solver.layer_moments import Centred, Moments, centre, input_scale
-from nm2trt.nm.solver.support_values import Through, conjugate_gradients, support_values
+from nm2trt.nm.solver.kept_rows import RowCovariance
+from nm2trt.nm.solver.layer_moments import (
+    Centred,
+    Sums,
+    centre,
+    diagonal,
+    input_scale,
+    through,
+    with_ridge,
+)
+from nm2trt.nm.solver.support_values import conjugate_gradients, support_values
 
 # Without held-out rows: a base, and a part that grows if few rows would be fitted with their noise.
 _RIDGE, _RIDGE_OF_FEW = 0.01, 0.2
@@ -90,8 +91,8 @@ class LayerFit:
 
 @one_blas_thread()
 def fit_layer(
-    fitted: Moments,
-    held_out: Moments | None,
+    fitted: Sums,
+    held_out: Sums | None,
     weight: Array,
     pattern: NMPattern | None,
     *,
@@ -103,8 +104,8 @@ def fit_layer(
     """Solve one layer.
 
     Args:
-        fitted: Moments that the weight is fitted to.
-        held_out: Moments of other rows, which pick lambda and the better mask; None if no rows are held out.
+        fitted: Moments that the weight is fitted to, or the rows.
+        held_out: The same of other rows, which pick lambda and the better mask; None if no rows are held out.
             Fewer than 8 rows are fitted instead.
         weight: The weight as it was, float64 (o, d), groups of M contiguous; depthwise (c, d).
         pattern: The pattern, which divides d; None refits the layer dense, as a depthwise layer always is.
@@ -117,11 +118,9 @@ def fit_layer(
     Raises:
         SparsityError: The moments hold NaN or infinity, or a system has no solution.
     """
-    xp = namespace(weight)
     if held_out is not None and held_out.rows < _LEAST_HELD_OUT:
         fitted, held_out = fitted + held_out, None
-    sums = [fitted] if held_out is None else [fitted, held_out]
-    if not all(bool(xp.isfinite(array).all()) for item in sums for array in (item.xx, item.yx)):
+    if not (fitted.finite() and (held_out is None or held_out.finite())):
         raise SparsityError("its inputs or outputs hold NaN or infinity on the calibration samples")
     mean_x, mean_y = (fitted.x / fitted.rows, fitted.y / fitted.rows) if bias else (None, None)
     problem = centre(fitted, mean_x, mean_y)
@@ -133,8 +132,7 @@ def fit_layer(
     unscaled = None if largest is None else (problem, check)  # they take as much memory as the scaled ones
     problem = problem.scaled(scale)
     check = None if check is None else check.scaled(scale)
-    rows = 0 if held_out is None else held_out.rows
-    task = _Task(problem, check, weight * scale, weight, fitted.rows, rows)
+    task = _Task(problem, check, weight * scale, weight, fitted.rows)
     step = None
     try:
         found = _solve(task, pattern, mask, options)
@@ -172,34 +170,24 @@ def _rounded(
     """Return the solution on an integer grid, and the grid's step per output."""
     xp = namespace(weight)
     ridge = found.ridge * scale**2
-    h = problem.h + identity(problem.h) * ridge[..., None, :]
+    h = with_ridge(problem.h, ridge)
     mask = xp.ones_like(weight) > 0 if found.mask is None else found.mask
     return on_grid(h, problem.g + ridge * weight, found.weight / scale, mask, largest)
 
 
-def _constant(sums: Moments, problem: Centred) -> bool:
-    xp = namespace(sums.xx)
-    squares, left = (xp.diagonal(item, 0, -2, -1) for item in (sums.xx, problem.h))
-    return bool((left <= _ROUNDING * (squares / sums.rows)).all())
+def _constant(sums: Sums, problem: Centred) -> bool:
+    return bool((diagonal(problem.h) <= _ROUNDING * (sums.squares / sums.rows)).all())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Task:
-    """The scaled problem, the held-out one in the same scale, the old weight, scaled and not, and rows."""
+    """The scaled problem, the held-out one in its scale, the old weight, scaled and not, and fitted rows."""
 
     problem: Centred
     check: Centred | None
     weight: Array
     original: Array
     rows: int
-    check_rows: int
-
-    def in_range(self, basis: Eigenbasis) -> _Task:
-        """Return the task with losses that go through the range of each covariance, if its rows are few."""
-        check = self.check
-        if check is not None and few_rows(check.h.shape[-1], self.check_rows):
-            check = replace(check, short=eigenbasis(check.h, self.check_rows).through)
-        return replace(self, problem=replace(self.problem, short=basis.through), check=check)
 
     def judge(self, weight: Array, ridge: float) -> tuple[float, float]:
         """Return the loss of a weight, and what it is chosen by: fitted rows count with their ridge."""
@@ -222,62 +210,53 @@ class _Found:
 
 
 def _solve(task: _Task, pattern: NMPattern | None, given: Array | None, options: SolverOptions) -> _Found:
-    basis = eigenbasis(task.problem.h, task.rows)
-    if basis.thin:
-        task = task.in_range(basis)
+    basis = eigenbasis(task.problem.h)
     ridge = _pick_ridge(task, basis, options)
     dense = _unpruned(task, basis, ridge)
     dense_loss = (task.check or task.problem).loss(dense)
     if given is not None:
-        return _on_mask(task, given, dense, ridge, dense_loss, basis)
+        return _on_mask(task, given, dense, ridge, dense_loss)
     if pattern is None:
         return _Found(dense, None, ridge, dense_loss, dense_loss, None, "dense")
     xp = namespace(dense)
     by_magnitude = top_mask(xp.abs(task.original), pattern)
-    h, g, through = _system(task, basis, ridge)
+    h, g = _system(task, ridge)
     by_admm, start = admm_mask(task.problem.g, task.weight, basis, ridge, dense, pattern, options.iterations)
-    solved = support_values(h, g, by_admm, start, through)
+    solved = support_values(h, g, by_admm, start)
     loss, least = task.judge(solved, ridge)
     large = dense.shape[0] * int(by_magnitude.sum(1).max()) ** 3 > _QUICK
     if large:
-        other = conjugate_gradients(h, g, by_magnitude, dense, through)
+        other = conjugate_gradients(h, g, by_magnitude, dense)
     else:
-        other = support_values(h, g, by_magnitude, dense, through)
+        other = support_values(h, g, by_magnitude, dense)
     other_loss, judged = task.judge(other, ridge)
     if large and judged < _NEAR * least:
-        other = support_values(h, g, by_magnitude, other, through)
+        other = support_values(h, g, by_magnitude, other)
         other_loss, judged = task.judge(other, ridge)
     if judged < least:
         return _Found(other, by_magnitude, ridge, dense_loss, other_loss, other_loss, "magnitude")
     return _Found(solved, by_admm, ridge, dense_loss, loss, other_loss, "admm")
 
 
-def _on_mask(
-    task: _Task, mask: Array, dense: Array, ridge: float, dense_loss: float, basis: Eigenbasis
-) -> _Found:
-    h, g, through = _system(task, basis, ridge)
-    weight = support_values(h, g, mask, dense, through)
+def _on_mask(task: _Task, mask: Array, dense: Array, ridge: float, dense_loss: float) -> _Found:
+    weight = support_values(*_system(task, ridge), mask, dense)
     loss = (task.check or task.problem).loss(weight)
     return _Found(weight, mask, ridge, dense_loss, loss, None, "given")
 
 
-def _system(task: _Task, basis: Eigenbasis, ridge: float) -> tuple[Array, Array, Through | None]:
-    """Return H and G with lambda, and how rows go through H in float32 if there is a shorter way."""
-    h = task.problem.h if basis.thin else task.problem.h + 0  # in the range no loss reads H
-    at = row_numbers(0, h.shape[-1], h)
-    h[at, at] += ridge
-    through = partial(basis.in_float32().through, ridge=ridge) if basis.thin else None
-    return h, task.problem.g + ridge * task.weight, through
+def _system(task: _Task, ridge: float) -> tuple[Array | RowCovariance, Array]:
+    """Return H and G with lambda."""
+    return with_ridge(task.problem.h, ridge), task.problem.g + ridge * task.weight
 
 
 def _pick_ridge(task: _Task, basis: Eigenbasis, options: SolverOptions) -> float:
     if task.check is None:
         return float(_RIDGE + _RIDGE_OF_FEW * task.weight.shape[-1] / max(task.rows, 1))
     # In the eigenbasis a candidate costs one product.
-    h, values = basis.vectors.swapaxes(-1, -2) @ task.check.h @ basis.vectors, basis.values
+    h, values = basis.inside(task.check.h), basis.values
     g, start = basis.turned(task.problem.g), basis.turned(task.weight)
     if basis.thin:  # the change of the weight as it was
-        left = task.check.g - task.check.through(task.weight)
+        left = task.check.g - through(task.weight, task.check.h)
         turned = Centred(h, basis.turned(left), task.check.loss(task.weight))
         losses = [turned.loss((g - values * start) / (values + ridge)) for ridge in options.ridges]
     else:

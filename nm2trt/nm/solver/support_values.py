@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from nm2trt.nm.solver.array_namespace import (
     Array,
     each,
@@ -14,6 +12,8 @@ from nm2trt.nm.solver.array_namespace import (
     product,
     row_numbers,
 )
+from nm2trt.nm.solver.kept_rows import RowCovariance
+from nm2trt.nm.solver.layer_moments import diagonal
 
 # Above this many outputs x kept^3 the values come from conjugate gradients.
 _MOST_EXACT = 1.2e11
@@ -24,13 +24,7 @@ _GATHERED_BYTES, _CACHED_BYTES = 400_000_000, 16_000_000
 _THREAD_WORK = 100_000_000
 
 
-# Takes rows (o, d), float32, and returns their product with H.
-Through = Callable[[Array], Array]
-
-
-def support_values(
-    h: Array, g: Array, mask: Array, start: Array | None = None, through: Through | None = None
-) -> Array:
+def support_values(h: Array | RowCovariance, g: Array, mask: Array, start: Array | None = None) -> Array:
     """Minimise w h w' - 2 w g' for every output over the weights that its mask keeps.
 
     Args:
@@ -38,7 +32,6 @@ def support_values(
         g: float64 (o, d).
         mask: (o, d).
         start: Where conjugate gradients begin, (o, d); None is zero.
-        through: A shorter way to multiply rows by `h`; None is the product.
 
     Returns:
         (o, d), zero outside the mask: exact, or 40 steps of conjugate gradients if the systems are too many
@@ -47,14 +40,14 @@ def support_values(
     counts = mask.sum(1)
     outputs, kept = mask.shape[0], int(counts.max())
     if outputs * kept**3 > _MOST_EXACT or int(counts.min()) != kept:
-        return conjugate_gradients(h, g, mask, start, through)
-    xp = namespace(h)
+        return conjugate_gradients(h, g, mask, start)
+    xp = namespace(g)
     places = xp.where(mask)[1].reshape(outputs, kept)
     found = xp.zeros_like(g)
 
     def solve(first: int) -> None:
         at = places[first : first + step]
-        system = h[at[:, :, None], at[:, None, :]]
+        system = h.gathered(at) if isinstance(h, RowCovariance) else h[at[:, :, None], at[:, None, :]]
         rows = row_numbers(first, at.shape[0], at)
         found[rows, at] = xp.linalg.solve(system, g[rows, at][:, :, None])[:, :, 0]
 
@@ -67,22 +60,19 @@ def support_values(
     return found
 
 
-def conjugate_gradients(
-    h: Array, g: Array, mask: Array, start: Array | None, through: Through | None = None
-) -> Array:
+def conjugate_gradients(h: Array | RowCovariance, g: Array, mask: Array, start: Array | None) -> Array:
     """Return what 40 steps of conjugate gradients in float32 come to, as float64; see `support_values`."""
-    xp = namespace(h)
-    diagonal, found = float32(xp.diagonal(h)), xp.zeros_like(g)
-    tiny = float(xp.finfo(diagonal.dtype).tiny)
-    if through is None:
-        narrow = float32(h)
+    xp = namespace(g)
+    spread, found = float32(diagonal(h)), xp.zeros_like(g)
+    tiny = float(xp.finfo(spread.dtype).tiny)
+    narrow = h.in_float32() if isinstance(h, RowCovariance) else float32(h)
 
-        def through(rows: Array) -> Array:
-            return product(rows, narrow)
+    def through(rows: Array) -> Array:
+        return narrow.through(rows) if isinstance(narrow, RowCovariance) else product(rows, narrow)
 
     def descend(rows: slice) -> None:
         kept = mask[rows]
-        scale = kept / diagonal
+        scale = kept / spread
         weight = xp.zeros_like(scale) if start is None else float32(start[rows]) * kept
         left = (float32(g[rows]) - through(weight)) * kept
         step = left * scale

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nm2trt.errors import SparsityError
-from nm2trt.nm.solver.layer_moments import Moments
+from nm2trt.nm.solver.layer_moments import Sums
 from nm2trt.sparsity.core.calibration_batches import CalibrationBatch, joined
 from nm2trt.sparsity.core.layer_choice import Choice
 from nm2trt.sparsity.reconstruct.parts import Part
@@ -86,7 +86,7 @@ class LayerFit:
             weights: By weight, the dense parameter below the mask, which is changed in place.
         """
 
-        def solve(part: Part, fitted: Moments, held: Moments | None) -> None:
+        def solve(part: Part, fitted: Sums, held: Sums | None) -> None:
             try:
                 fit, _ = solve_part(
                     self._walk, part, (fitted, held), weights[part.weight].data, mask=masks[part.weight]

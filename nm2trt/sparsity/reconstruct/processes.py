@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, distributed
 
 from nm2trt.errors import DataError, Nm2trtError, SparsifyError, SparsityError
-from nm2trt.nm.solver.layer_moments import Moments
+from nm2trt.nm.solver.kept_rows import KeptRows
+from nm2trt.nm.solver.layer_moments import Moments, Sums
 from nm2trt.nm.solver.layer_solver import LayerFit
 from nm2trt.sparsity.core.distributed import among_processes
 
@@ -119,10 +120,13 @@ class Processes:
         split = torch.split(sums, [part.numel() for part in parts])
         return [own.reshape(part.shape) for own, part in zip(split, parts, strict=True)]
 
-    def summed_moments(self, own: Moments) -> Moments:
-        """Return the sums over the rows of all processes."""
+    def summed_moments(self, own: Sums) -> Sums:
+        """Return the sums over the rows of all processes, or their rows."""
         if self.count == 1:
             return own
+        if isinstance(own, KeptRows):
+            parts = (self.joined(part).to(part.device) for part in (own.inputs, own.outputs))
+            return KeptRows(*parts)
         numbers = own.xx.new_tensor([own.yy, own.rows])
         xx, yx, x, y, numbers = self.summed((own.xx, own.yx, own.x, own.y, numbers))
         return Moments(xx, yx, x, y, float(numbers[0]), int(numbers[1]))

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from nm2trt.errors import SparsifyError, SparsityError
 from nm2trt.nm.plan import Plan
-from nm2trt.nm.solver.layer_moments import Moments
+from nm2trt.nm.solver.layer_moments import Sums
 from nm2trt.nm.torch_mask import magnitude_mask
 from nm2trt.sparsity.core.borrowed_model import hash_tensors, kept_on_error, named_values
 from nm2trt.sparsity.core.calibration_batches import CalibrationBatch, joined, read_batches
@@ -126,7 +126,7 @@ class _Rebuilt:
         self.masks: dict[str, Tensor] = {}
         self.fits: dict[str, list[dict[str, Any]]] = {}
 
-    def solve(self, part: Part, fitted: Moments, held: Moments | None) -> None:
+    def solve(self, part: Part, fitted: Sums, held: Sums | None) -> None:
         pattern = None if part.depthwise else self._patterns[part.weight]
         if pattern is None and not self.masks:
             return  # nothing before it has changed

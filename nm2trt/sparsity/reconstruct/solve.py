@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nm2trt.errors import SparsityError
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.nm.solver.layer_moments import Moments
+from nm2trt.nm.solver.layer_moments import Sums
 from nm2trt.nm.solver.layer_solver import LayerFit, fit_layer
 from nm2trt.sparsity.core.layer_choice import Choice
 from nm2trt.sparsity.reconstruct.parts import Part, obstacle
@@ -22,7 +22,7 @@ from nm2trt.sparsity.reconstruct.walk import Walk
 def solve_part(
     walk: Walk,
     part: Part,
-    moments: tuple[Moments, Moments | None],
+    moments: tuple[Sums, Sums | None],
     target: Tensor,
     *,
     pattern: NMPattern | None = None,

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nm2trt.nm.solver.layer_moments import Moments, moments_of
+from nm2trt.nm.solver.kept_rows import ROWS, KeptRows, are_kept, rows_to_draw
+from nm2trt.nm.solver.layer_moments import Moments, Sums, moments_of
 from nm2trt.sparsity.core.borrowed_model import eval_mode
 from nm2trt.sparsity.core.calibration_batches import CalibrationBatch, outputs_of
 from nm2trt.sparsity.reconstruct.attention import attention_context, projection_inputs
@@ -24,13 +25,11 @@ from nm2trt.sparsity.reconstruct.parts import Part, norms_behind
 from nm2trt.sparsity.reconstruct.processes import Processes
 from nm2trt.sparsity.reconstruct.rows import Rows
 
-# Rows per layer, or this many per weight of an output if that is more.
-_ROWS, _ROWS_PER_INPUT = 16_384, 24
 _ROWS_AT_ONCE = 4096
 _CHUNKS, _MOST_SAMPLES = 8, 32
 
 # Solves a part from the moments of fitted and held-out rows, and changes the weight.
-Solve = Callable[[Part, Moments, "Moments | None"], None]
+Solve = Callable[[Part, Sums, "Sums | None"], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -168,7 +167,7 @@ class Walk:
         weight, scale = part.dense().float(), part.scale()
         weight = weight * scale[:, None].float()
         inputs = weight.shape[1]
-        wanted = max(_ROWS // (4 if part.depthwise else 1), _ROWS_PER_INPUT * inputs)
+        wanted = rows_to_draw(inputs, ROWS // (4 if part.depthwise else 1))
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + len(self._records))
         picked = self._pick(rows, wanted, generator).to(weight.device)
         keep_rows = not part.depthwise and weight.shape[0] > inputs
@@ -209,12 +208,15 @@ class Walk:
             return torch.randperm(count, generator=generator)[:wanted].sort().values
         return torch.arange(count)
 
-    def _moments(self, part: Part, record: _Record, rows: Rows) -> tuple[Moments, Moments | None] | None:
+    def _moments(self, part: Part, record: _Record, rows: Rows) -> tuple[Sums, Sums | None] | None:
         """Return the moments of fitted and held-out rows in units of what the BatchNorm makes of them."""
+        _, count = self.processes.place(len(record.picked))
         sample = record.picked * self.batch.samples // max(rows.count, 1)
         outside = held_out(self.processes.first + sample, self.processes.samples)
-        of = _depthwise_moments if part.depthwise else _moments
-        found: dict[bool, Moments] = {}
+        of: Callable[[Tensor, Tensor], Sums] = _depthwise_moments if part.depthwise else _moments
+        if not part.depthwise and are_kept(record.weight.shape[1], count):
+            of = _kept_rows
+        found: dict[bool, Sums] = {}
         for start in range(0, len(record.picked), _ROWS_AT_ONCE):
             some = slice(start, start + _ROWS_AT_ONCE)
             x, y = rows.at(record.picked[some]), record.wanted(some)
@@ -248,10 +250,16 @@ def _moments(x: Tensor, y: Tensor) -> Moments:
     return moments_of(x.flatten(1), y)
 
 
-def _no_rows(of: Callable[[Tensor, Tensor], Moments], rows: Rows, record: _Record) -> Moments:
+def _kept_rows(x: Tensor, y: Tensor) -> KeptRows:
+    return KeptRows(x.flatten(1), y)
+
+
+def _no_rows(of: Callable[[Tensor, Tensor], Sums], rows: Rows, record: _Record) -> Sums:
     """Return moments that add nothing, in the shapes of a layer."""
     nowhere = record.picked.new_zeros(1)
     one = of(rows.at(nowhere), record.weight.new_zeros((1, record.weight.shape[0])))
+    if isinstance(one, KeptRows):
+        return KeptRows(one.inputs[:0], one.outputs[:0])
     return Moments(0 * one.xx, 0 * one.yx, 0 * one.x, 0 * one.y, 0.0, 0)
 
 

@@ -15,6 +15,7 @@ from nm2trt.backends.ort import open_onnx
 from nm2trt.calibration.stream import open_sample_stream
 from nm2trt.cli import main
 from nm2trt.errors import DataError, InputError, ModelError, SparsityError
+from nm2trt.graph.reconstruct import layer_walk
 from nm2trt.graph.reconstruct.chunks import read_chunks
 from nm2trt.graph.reconstruct.layers import find_layers
 from nm2trt.graph.reconstruct.network import Network
@@ -26,6 +27,7 @@ from nm2trt.graph.storage.stage_metadata import read_lineage
 from nm2trt.graph.verify.verify_model import verify_model
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import METADATA_KEY, Plan
+from nm2trt.nm.solver import kept_rows
 from nm2trt.nm.solver.array_namespace import thread_count_counts
 from nm2trt.tables.layout import lay_out
 
@@ -550,6 +552,34 @@ def test_a_layer_with_fewer_rows_than_weights_is_named_with_its_lambda(tmp_path)
     assert f"w5 has 32 weights per output, 8 rows and lambda {rows['w5'].ridge:g}; give more samples" in told
     plenty = nm2trt.prune(tmp_path / "a.onnx", tmp_path / "c.onnx", calib=samples(tmp_path / "t.npz", 64))
     assert not any("fewer rows" in line for line in plenty.remarks())
+
+
+def test_layers_of_kept_rows_are_those_of_their_sums(tmp_path, made, monkeypatch):
+    """Four layers have more rows than inputs here, which a solve of kept rows takes as well."""
+    model, calib = made
+    given, solver = [], layer_walk.fit_layer
+    monkeypatch.setattr(
+        layer_walk, "fit_layer", lambda fitted, *a, **k: given.append(fitted) or solver(fitted, *a, **k)
+    )
+    sums = nm2trt.prune(model, tmp_path / "b.onnx", calib=calib)
+    monkeypatch.setattr(kept_rows, "_MANY_INPUTS", 16)
+    monkeypatch.setattr(kept_rows, "_FEW_ROWS", 1e9)
+    rows = nm2trt.prune(model, tmp_path / "c.onnx", calib=calib)
+    pairs = [pair for pair in zip(given, given[6:], strict=False) if isinstance(pair[1], kept_rows.KeptRows)]
+    assert len(given) == 12
+    assert len(pairs) == 5
+    # The second pruned layer's skip tensor, and all later inputs, carry the first one's rounding.
+    for (summed, kept), near in zip(pairs, (1e-5, 0.01, 0.01), strict=False):
+        assert kept.rows == summed.rows
+        x, y = kept.inputs, kept.outputs
+        own = {"xx": x.T @ x, "yx": y.T @ x, "x": kept.x, "y": kept.y, "yy": kept.yy}
+        for name, value in own.items():
+            expected = getattr(summed, name)
+            np.testing.assert_allclose(value, expected, atol=near * np.abs(expected).max(), err_msg=name)
+    for mine, other in zip(rows.weights, sums.weights, strict=True):
+        assert (mine.weight, mine.status, mine.rows) == (other.weight, other.status, other.rows)
+    assert rows.weights[0].error == pytest.approx(sums.weights[0].error, rel=2e-3)
+    assert rows.outputs[0].error == pytest.approx(sums.outputs[0].error, rel=0.5)  # near ties fall otherwise
 
 
 SOLVE = """

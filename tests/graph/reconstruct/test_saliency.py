@@ -14,6 +14,7 @@ from nm2trt.graph.permute import channel_spaces
 from nm2trt.graph.reconstruct.report import ReconstructOptions
 from nm2trt.graph.reconstruct.saliency import weight_saliency
 from nm2trt.graph.reconstruct.statistics import _through_weight
+from nm2trt.nm.solver import kept_rows
 from nm2trt.nm.solver.layer_moments import sums_of
 from tests.graph.reconstruct.test_reconstruct_model import network, samples
 
@@ -24,8 +25,12 @@ def saliency(model, calib, wanted):
     return weight_saliency(model, open_sample_stream(calib), ReconstructOptions(), wanted)
 
 
-def test_saliency_is_the_loss_of_removing_a_weight(tmp_path):
-    model, calib = network(tmp_path / "a.onnx"), samples(tmp_path / "s.npz")
+@pytest.mark.parametrize("count", [64, 16], ids=["sums", "kept rows"])
+def test_saliency_is_the_loss_of_removing_a_weight(tmp_path, monkeypatch, count):
+    model, calib = network(tmp_path / "a.onnx"), samples(tmp_path / "s.npz", count)
+    if count < 32:
+        monkeypatch.setattr(kept_rows, "_MANY_INPUTS", 32)
+        monkeypatch.setattr(kept_rows, "_FEW_ROWS", 0.5)
     found = saliency(model, calib, {"w5"})["w5"]
     shown = onnx.load(model)
     shown.graph.output[0].name = "f"

@@ -5,6 +5,7 @@ import torch
 
 import nm2trt
 from nm2trt.errors import DataError, SparsifyError
+from nm2trt.nm.solver import kept_rows
 from nm2trt.nm.solver.layer_solver import fit_layer
 from nm2trt.sparsity.reconstruct import solve
 from tests.sparsity.reconstruct.test_session import Block, convolutions
@@ -15,8 +16,12 @@ pytestmark = pytest.mark.filterwarnings(
 )  # Python 3.12, if there are threads
 # Of the largest value. Sums are float64, but chunks of float32 products end at other rows: 2e-6 was seen.
 TOLERANCE = 2e-5
-CUT = {"convolutions": 48, "attention": 20}
-FIRST = {"convolutions": "3.weight", "attention": "attention.in_proj_weight"}
+CUT = {"convolutions": 48, "attention": 20, "kept rows": 20}
+FIRST = {
+    "convolutions": "3.weight",
+    "attention": "attention.in_proj_weight",
+    "kept rows": "attention.in_proj_weight",
+}
 
 
 class Masked(Block):
@@ -27,7 +32,7 @@ class Masked(Block):
 def case(name):
     """Return a model in eval mode, its samples, and options."""
     torch.manual_seed(0)
-    if name == "attention":
+    if name != "convolutions":
         x = torch.randn(40, 12, 32) @ torch.randn(32, 32)
         real = (torch.arange(12) < torch.randint(3, 13, (40, 1))).float()
         return Masked(same=True, batch_first=True).eval(), {"x": x, "real": real}, {"valid": "real"}
@@ -49,10 +54,20 @@ def rebuild(name, part, **options):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(solve, "fit_layer", recorded)
+        if name == "kept rows":
+            patch.setattr(kept_rows, "_MANY_INPUTS", 32)
+            patch.setattr(kept_rows, "_FEW_ROWS", 1e9)
         sparse = nm2trt.sparsify(model, method="reconstruct", calibration=batches, **valid, **options)
     report = sparse.report()
     found = {"state": sparse.finalize().state_dict(), "outputs": report["outputs"], "fits": report["fits"]}
-    return {**found, "moments": [[m.rows, m.yy, m.xx, m.yx, m.x, m.y] for m in moments]}
+    return {**found, "moments": [sums(m) for m in moments]}
+
+
+def sums(m):
+    if isinstance(m, kept_rows.KeptRows):
+        x, y = m.inputs.double(), m.outputs.double()
+        return [m.rows, m.yy, x.T @ x, y.T @ x, m.x, m.y]
+    return [m.rows, m.yy, m.xx, m.yx, m.x, m.y]
 
 
 def part_of(name, rank):
