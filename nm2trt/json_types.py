@@ -1,4 +1,4 @@
-"""Check the types of decoded JSON without converting: `"1"` and `true` are not numbers."""
+"""Type checks of decoded JSON without conversion: `"1"` and `true` are not numbers."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def interleaved(calls: Mapping[str, Callable[[], object]], *, runs: int, warmup:
 def rounds(calls: Mapping[str, Callable[[], object]], count: int) -> Iterator[dict[str, float]]:
     """Call each in turn, `count` times; yield the seconds of each round, by name.
 
-    The order turns by one place a round, so that none always runs in the wake of the same other.
+    The order rotates each round, so that no call always follows the same one.
     """
     names = list(calls)
     clock = time.perf_counter

@@ -89,7 +89,7 @@ class TritonServer(Closing):
         return _mapping(_mapping(answer).get("config") if self.address.protocol == "grpc" else answer)
 
     def statistics(self, model: str, version: str = "") -> list[dict[str, Any]]:
-        """Return one record a loaded version: inferences, executions, times; see `model_metadata`."""
+        """Return one record per loaded version: inferences, executions, times; see `model_metadata`."""
         answer = self._tell(lambda client: client.get_inference_statistics(model, version, **self._json))
         return _records(_mapping(answer).get("model_stats", []))
 

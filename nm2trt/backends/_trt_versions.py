@@ -1,4 +1,4 @@
-"""What differs between versions of TensorRT and TensorRT for RTX: one row each, and nowhere else.
+"""Differences between versions of TensorRT and TensorRT for RTX: one row each, and nowhere else.
 
 TensorRT 8.6 was read from its own module (8.6.0), TensorRT for RTX 1.7 from its own; 10.x from the type
 stubs of 10.13, 11.x from the enumerations of the lean runtime 11.4. Ceilings of the ONNX opset come from

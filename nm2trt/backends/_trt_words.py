@@ -1,4 +1,4 @@
-"""What TensorRT's libraries and the NVIDIA driver call things, in our words: element types and errors."""
+"""Element types and error messages of TensorRT's libraries and the NVIDIA driver, in our words."""
 
 from __future__ import annotations
 

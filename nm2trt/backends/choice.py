@@ -1,4 +1,4 @@
-"""Which backends there are, which of them made a file, and which one builds when none is named."""
+"""The backends: their names, which of them made a file, and which one builds when none is named."""
 
 from __future__ import annotations
 

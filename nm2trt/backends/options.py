@@ -1,4 +1,4 @@
-"""What can be asked of a builder, as a value, and the parsers of its command-line texts."""
+"""Build options as a value, and the parsers of their command-line texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a backend and an open session look like; stages are written against these, not against libraries."""
+"""Protocols of a backend and an open session; stages are written against these, not against libraries."""
 
 from __future__ import annotations
 

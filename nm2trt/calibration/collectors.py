@@ -1,4 +1,4 @@
-"""What calibration keeps of each batch: the extremes of every value, or its histogram."""
+"""Collectors of a calibration: the extremes of every value over all batches, or its histogram."""
 
 from __future__ import annotations
 

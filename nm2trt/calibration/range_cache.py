@@ -1,4 +1,4 @@
-"""What a calibration has found so far, kept in a file from which it goes on; plain arrays, no pickle."""
+"""Cache file of a calibration, from which a stopped one goes on; plain arrays, no pickle."""
 
 from __future__ import annotations
 

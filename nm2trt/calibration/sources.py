@@ -1,4 +1,4 @@
-"""Where calibration samples come from: one reader a kind of source.
+"""Sources of calibration samples: one reader per kind.
 
 A reader is given which samples are wanted only after it has said how many there are, so that a folder of
 many images is listed, and only the chosen ones are opened.

@@ -1,6 +1,6 @@
 """Calibration samples read batch by batch, so that memory does not grow with their number.
 
-They come from a recipe, or from an `.npz` that holds one array an input. Every batch is held to what the
+They come from a recipe, or from an `.npz` that holds one array per input. Every batch is held to what the
 model takes before it runs.
 """
 

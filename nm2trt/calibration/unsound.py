@@ -1,4 +1,4 @@
-"""What zipfile, its decompressors and numpy raise on a damaged, encrypted or hostile `.npz`."""
+"""Exceptions of zipfile, its decompressors and numpy on a damaged, encrypted or hostile `.npz`."""
 
 from __future__ import annotations
 

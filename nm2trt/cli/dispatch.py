@@ -1,4 +1,4 @@
-"""One command: its arguments are parsed, its module runs, and what fails becomes a sentence and a status."""
+"""Dispatch of one command: parsed arguments, its module run, and a sentence and a status for what fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `--help` prints: taken from the parsers once, kept in `help.txt`, laid out for the terminal.
+"""Text of `--help`: taken from the parsers once, kept in `help.txt`, laid out for the terminal.
 
 A line of the file is a letter, a space and a text: `@` begins a command, `u` is a part of its usage, `d` its
 description, `g` the title of a group, `o` an argument, a tab and its help, `e` a line of the examples.

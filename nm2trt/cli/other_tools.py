@@ -1,4 +1,4 @@
-"""The same in other tools: the lines of trtexec and Polygraphy that do what a command did."""
+"""Command lines of trtexec and Polygraphy that do the same as a command of nm2trt."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How far two sets of outputs differ, and how far they may, by dtype."""
+"""Differences between two sets of outputs, and the tolerance of each dtype."""

@@ -1,4 +1,4 @@
-"""How far outputs may differ when a pass should not change a function, by dtype."""
+"""Tolerance of outputs by dtype, for a pass that should not change a function."""
 
 from __future__ import annotations
 

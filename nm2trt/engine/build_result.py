@@ -1,4 +1,4 @@
-"""What `build` did or, on a dry run, would do, as one value."""
+"""The result of `build`: what it did or, on a dry run, would do."""
 
 from __future__ import annotations
 

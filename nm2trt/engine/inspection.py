@@ -1,4 +1,4 @@
-"""What an engine file says of itself, and whether its manifest and this machine fit it."""
+"""Inspection of an engine file: its header, and whether its manifest and this machine fit it."""
 
 from __future__ import annotations
 

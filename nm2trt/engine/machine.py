@@ -1,4 +1,4 @@
-"""What this machine can do: libraries by backend, their versions, and the GPUs that the driver sees."""
+"""This machine's libraries by backend, their versions, and the GPUs that the driver sees."""
 
 from __future__ import annotations
 

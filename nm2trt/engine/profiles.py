@@ -1,4 +1,4 @@
-"""Which shapes an engine is built for: the profiles that were given, checked and completed."""
+"""Optimisation profiles: the shapes that an engine is built for, checked and completed."""
 
 from __future__ import annotations
 

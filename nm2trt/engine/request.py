@@ -1,4 +1,4 @@
-"""What is asked of a build, checked before the model is read and before it is parsed."""
+"""Request of a build, checked before the model is read and before it is parsed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What in a `.pt2` archive could run code when PyTorch opens it; such archives are refused before they are.
+"""Code in a `.pt2` archive that PyTorch could run on opening; such archives are refused before they are.
 
 `torch.export.load` unpickles without restriction if the archive says so, evaluates shape expressions, and
 resolves any name below `torch` to a function that the program then calls. An archive passes here only if

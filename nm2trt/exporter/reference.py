@@ -1,4 +1,4 @@
-"""What PyTorch computes, and whether ONNX Runtime computes it from the exported file."""
+"""Reference outputs of PyTorch, and whether ONNX Runtime computes them from the exported file."""
 
 from __future__ import annotations
 

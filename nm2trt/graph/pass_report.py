@@ -1,4 +1,4 @@
-"""What the reports of all passes say: the files, their masks, and the verdicts on the result."""
+"""Base of the reports of all passes: the files, their masks, and the verdicts on the result."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What N:M sparsity means: the pattern, the mask, the reduction axis. Every stage uses it."""
+"""N:M sparsity: the pattern, the mask, the reduction axis. Every stage uses it."""

@@ -1,4 +1,4 @@
-"""Which weights a sparse kernel may run: rules as data, each with its source and what to do about it.
+"""Eligibility of weights for a sparse kernel: rules as data, each with its source and what to do about it.
 
 A rule looks at one weight, at the builder and at the architecture, and answers "no" or "unknown" with a
 sentence, or passes. `RULES` decide eligibility: the first "no", without one the first "unknown"; a weight

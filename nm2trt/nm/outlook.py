@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from nm2trt.figures import percent
@@ -35,6 +35,11 @@ def outlook(verdicts: Sequence[WeightVerdict], place: Place) -> str:
     if (pruned := type_forbids(verdict, place)) is not None:
         why, advice = f"{why}; nor would it at 2:4: {pruned.sentence}", pruned.remedy
     return f"{start}{place.suffix}: {why}" + ("" if advice in why else f"; {advice}")
+
+
+def any_can_run_sparse(verdicts: Iterable[WeightVerdict], place: Place) -> bool:
+    """Tell whether the place can run at least one of the weights sparse."""
+    return any(v.facts is not None and can_run_sparse(v.facts, place).answer == "yes" for v in verdicts)
 
 
 def assumed_sparse(verdicts: Sequence[WeightVerdict], *, dtype: str | None = None) -> list[WeightVerdict]:

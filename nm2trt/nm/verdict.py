@@ -1,4 +1,4 @@
-"""What was found out about one weight and one of its consumers: two questions, two answers."""
+"""Verdict on one weight and one of its consumers: two questions, two answers."""
 
 from __future__ import annotations
 

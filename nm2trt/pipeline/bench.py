@@ -1,4 +1,4 @@
-"""Is it faster: anything that runs, timed in turn."""
+"""Benchmark: anything that runs, timed in turn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search for the largest share within an accuracy budget found: points, the written one, a picture."""
+"""Report of a search within an accuracy budget: points, the written one, a picture."""
 
 from __future__ import annotations
 

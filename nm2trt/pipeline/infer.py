@@ -1,4 +1,4 @@
-"""Run one artefact once: the first thing to try."""
+"""One run of one artefact: the first thing to try."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an engine or ONNX file is, and which files hold its weights."""
+"""Information on an engine or ONNX file, and the files that hold its weights."""
 
 from __future__ import annotations
 

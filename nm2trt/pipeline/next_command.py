@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nm2trt.nm.advice import holds_two_of_four, is_lowered, is_quantised, prunable_weights, rebuilt_weights
-from nm2trt.nm.eligibility import Place, can_run_sparse
-from nm2trt.nm.outlook import assumed_sparse, type_forbids
+from nm2trt.nm.eligibility import Place
+from nm2trt.nm.outlook import any_can_run_sparse, assumed_sparse, type_forbids
 from nm2trt.nm.verdict import WeightVerdict
 
 if TYPE_CHECKING:
@@ -69,6 +69,6 @@ def sparse_dtype(weights: Sequence[WeightVerdict], place: Place) -> str | None:
     for dtype in ("", "float16", "int8") if single else ("",):
         # One after the other: the first that can decides.
         assumed = (v for weight in weights for v in assumed_sparse([weight], dtype=dtype or None))
-        if any(v.facts is not None and can_run_sparse(v.facts, place).answer == "yes" for v in assumed):
+        if any_can_run_sparse(assumed, place):
             return dtype
     return None

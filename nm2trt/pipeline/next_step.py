@@ -1,4 +1,4 @@
-"""How a command ends: whether a file can run sparse, and the command to type next."""
+"""The next step at the end of a command: whether a file can run sparse, and the command to type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One door for whatever can be run: an ONNX model, an engine, a served model, an exported program."""
+"""Sessions of whatever can be run: an ONNX model, an engine, a served model, an exported program."""
 
 from __future__ import annotations
 

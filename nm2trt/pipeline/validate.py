@@ -1,4 +1,4 @@
-"""Is it right: a model against another on the same samples."""
+"""Validation of a model against another on the same samples."""
 
 from __future__ import annotations
 

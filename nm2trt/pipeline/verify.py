@@ -1,4 +1,4 @@
-"""Every weight of an ONNX model judged: does it hold the pattern, may it run sparse?"""
+"""Verification of every weight of an ONNX model: does it hold the pattern, may it run sparse?"""
 
 from __future__ import annotations
 

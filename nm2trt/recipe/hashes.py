@@ -1,4 +1,4 @@
-"""What a stage depends on, as hashes; a file that has not changed is not read again."""
+"""Hashes of what a stage depends on; a file that has not changed is not read again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from nm2trt.errors import InputError, OutputError
 from nm2trt.files import read_regular, write_atomic
 from nm2trt.installed import installed_version
-from nm2trt.reporting.records import FileRecord, file_record
+from nm2trt.reporting.records import FileRecord, file_record, shown_path
 
 _INDEX = "files.json"
 # What a result may depend on beside nm2trt itself; those that are installed are part of every key.
@@ -138,13 +138,9 @@ class FileIndex:
 
     def _file(self, path: Path) -> FileRecord:
         try:
-            entry = self._known.get(_shown(path, self._root))
-            known = None
-            if entry is not None:
-                with contextlib.suppress(KeyError, TypeError, ValueError):
-                    known = FileRecord(
-                        _shown(path, self._root), str(entry["sha256"]), int(entry["size"]), int(entry["time"])
-                    )
+            shown = shown_path(path, self._root)
+            entry = self._known.get(shown)
+            known = FileRecord(shown, entry["sha256"], entry["size"], entry["time"]) if entry else None
             record = file_record(path, self._root, known)
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}") from error
@@ -156,11 +152,6 @@ class FileIndex:
             }
             self._changed = True
         return record
-
-
-def _shown(path: Path, root: Path) -> str:
-    real, base = path.resolve(), root.resolve()
-    return str(real.relative_to(base)) if real.is_relative_to(base) else str(path)
 
 
 def _folder_record(path: Path) -> FileRecord:

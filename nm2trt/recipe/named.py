@@ -1,4 +1,4 @@
-"""What a stage names: the files that it reads, and the Python code that it would run."""
+"""Names in a stage's options: the files that it reads, and the Python code that it would run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In which order the stages of a recipe run, and what each starts from."""
+"""Order of a recipe's stages, and what each starts from."""
 
 from __future__ import annotations
 

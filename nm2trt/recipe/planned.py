@@ -1,4 +1,4 @@
-"""Which stages of a recipe would run, and why; the others have records that still hold."""
+"""Plan of a run: the stages that would run, and why; the others have records that still hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run of a recipe did, as values."""
+"""Result of a recipe's run, as values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run a recipe: stage after stage, each skipped if its result is there and nothing it depends on changed.
+"""Runner of recipes: a stage is skipped if its result is there and nothing that it depends on changed.
 
 A stage's record is written when it is done, so a run that was killed goes on with the stage it was in. What a
 stage writes, it writes whole or not at all. A stage that solves layers goes on with those that it had solved.

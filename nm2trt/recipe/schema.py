@@ -1,4 +1,4 @@
-"""What a recipe may say; docs/recipes.md is the page for people.
+"""Schema of a recipe; docs/recipes.md is the page for people.
 
     version: 1
     model: resnet50.onnx

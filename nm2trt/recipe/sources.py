@@ -1,4 +1,4 @@
-"""What each stage of a recipe reads: files below the recipe's root, and what earlier stages made."""
+"""Sources of a recipe's stages: files below the recipe's root, and what earlier stages made."""
 
 from __future__ import annotations
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nm2trt.nm.advice import is_lowered, prunable_weights, rebuilt_weights
-from nm2trt.nm.eligibility import Place, can_run_sparse
-from nm2trt.nm.outlook import assumed_sparse, outlook
+from nm2trt.nm.outlook import any_can_run_sparse, assumed_sparse, outlook
 from nm2trt.nm.verdict import WeightVerdict
 
 if TYPE_CHECKING:
@@ -38,10 +37,10 @@ def recipe_outlook(report: VerifyReport, model: Path, precision: str, *, rebuild
     pruned = frozenset((rebuilt_weights if rebuilds else prunable_weights)(report.weights))
     assumed = [_once_run(v, dtype, pruned) for v in report.weights]
     sentence = outlook(assumed, report.place)
-    if _can_any(assumed, report.place):
+    if any_can_run_sparse(assumed, report.place):
         return f"once the recipe has run, up to {sentence}" if precision else sentence
     in_int8 = [_once_run(v, "int8", pruned) for v in report.weights]
-    if precision == "fp16" and _can_any(in_int8, report.place):
+    if precision == "fp16" and any_can_run_sparse(in_int8, report.place):
         start = sentence.partition(":")[0]
         return (
             f"{start} in fp16: int8 is needed; nm2trt init {model} --calib SAMPLES.npz --force writes a "
@@ -56,7 +55,3 @@ def _once_run(verdict: WeightVerdict, dtype: str | None, pruned: Collection[Weig
         return verdict
     lowered = dtype if is_lowered(verdict) else None
     return assumed_sparse([verdict], dtype=lowered)[0]
-
-
-def _can_any(weights: Sequence[WeightVerdict], place: Place) -> bool:
-    return any(v.facts is not None and can_run_sparse(v.facts, place).answer == "yes" for v in weights)

@@ -113,7 +113,7 @@ def share_bar(share: float | None, status: str) -> Markup:
 
 
 def sparsity_bars(weights: Sequence[WeightRow]) -> Markup:
-    """Draw the share of zeros, one bar a weight in the model's order."""
+    """Draw the share of zeros, one bar per weight in the model's order."""
     width = 100 / max(len(weights), 1)
     gap = 0.14 if len(weights) <= 160 else 0.0
     parts = []

@@ -1,4 +1,4 @@
-"""From the records of a run to what a report shows."""
+"""Collection of a run's records into what a report shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training logged, as curves."""
+"""Curves of what training logged."""
 
 from __future__ import annotations
 

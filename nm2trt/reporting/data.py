@@ -1,4 +1,4 @@
-"""What a report shows, as values: independent of the commands that found it out and of the page."""
+"""Data of a report, as values: independent of the commands that found it out and of the page."""
 
 from __future__ import annotations
 

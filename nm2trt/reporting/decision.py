@@ -1,4 +1,4 @@
-"""What a decision to ship rests on: the work that can run sparse, measured speed, and files to name."""
+"""Decision to ship: the work that can run sparse, measured speed, and the files that a next command names."""
 
 from __future__ import annotations
 

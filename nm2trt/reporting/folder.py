@@ -2,8 +2,8 @@
 
     RUN_DIR/
       run.json             schema, name, time, and the names of the stages in order
-      stages/NAME.json     one record a stage, or the bare `--json` output of a command
-      telemetry.jsonl      one JSON object a line: what training logged, by run and step
+      stages/NAME.json     one record per stage, or the bare `--json` output of a command
+      telemetry.jsonl      one JSON object per line: what training logged, by run and step
 
 Each file is written whole or not at all, so a run that is killed loses only the stage it was in. A bare
 result is recognised by its name: `stages/verify.json`, or `stages/verify-fp16.json`.

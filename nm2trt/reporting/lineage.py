@@ -1,4 +1,4 @@
-"""Which artefact was made from which, by the hashes of files that stages read and wrote."""
+"""Lineage of artefacts, by the hashes of files that stages read and wrote."""
 
 from __future__ import annotations
 

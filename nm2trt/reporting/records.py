@@ -1,4 +1,4 @@
-"""What a run's folder holds, as values, and how they are read: whatever wrote them."""
+"""Records in a run's folder, as values, and how they are read, whatever wrote them."""
 
 from __future__ import annotations
 
@@ -115,6 +115,12 @@ class RunHeader:
     nm2trt: str
 
 
+def shown_path(path: Path, root: Path) -> str:
+    """Return a file's path as a record shows it: relative to the run's folder if the file lies below it."""
+    real, base = path.resolve(), root.resolve()
+    return str(real.relative_to(base)) if real.is_relative_to(base) else str(path)
+
+
 def file_record(path: str | os.PathLike[str], root: Path, known: FileRecord | None = None) -> FileRecord:
     """Hash a file, unless its size and time say that it is the one that was hashed before.
 
@@ -124,9 +130,7 @@ def file_record(path: str | os.PathLike[str], root: Path, known: FileRecord | No
         known: An earlier record of the same path.
     """
     path = Path(path)
-    status = path.stat()
-    real, base = path.resolve(), root.resolve()
-    shown = str(real.relative_to(base)) if real.is_relative_to(base) else str(path)
+    status, shown = path.stat(), shown_path(path, root)
     unchanged = known is not None and (known.path, known.size_bytes, known.mtime_ns) == (
         shown,
         status.st_size,

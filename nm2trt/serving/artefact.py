@@ -1,4 +1,4 @@
-"""What is deployed: a model file, and everything of it that a configuration needs."""
+"""Artefact to deploy: a model file, and everything of it that a configuration needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a tritonserver is installed, and what it needs around it to start."""
+"""Installation of a tritonserver, and what it needs around it to start."""
 
 from __future__ import annotations
 

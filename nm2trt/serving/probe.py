@@ -1,4 +1,4 @@
-"""Is what a server answers right: batch by batch, and while many ask at once; and how fast is it.
+"""Probe of a served model: its answers batch by batch and while many ask at once, and its latency.
 
 Under concurrency every request carries samples of its own and is checked against their own answers, so that
 a batch whose answers are handed to the wrong clients shows.

@@ -1,4 +1,4 @@
-"""What a probe of a served model found."""
+"""Report of a probe of a served model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class BatchCheck:
 
     Args:
         batch: Samples in it.
-        differences: One an output.
+        differences: One per output.
         problem: What is wrong, or "".
     """
 

@@ -1,4 +1,4 @@
-"""Which TensorRT a Triton release has, and whether a plan fits it.
+"""Releases of Triton and their TensorRT, and whether a plan fits one.
 
 A TensorRT plan loads only in the version that built it (triton-inference-server/server issues 317, 1786 and
 5975), and only on an architecture that it was built for. A server tells its own version, not TensorRT's nor

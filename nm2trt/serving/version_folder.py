@@ -1,4 +1,4 @@
-"""What one version's folder holds, and the files beside the versions."""
+"""Folder of one version of a model, and the files beside the versions."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""5. Is it right, is it faster."""
+"""Validation: task metrics, output differences and latency of models."""

@@ -92,7 +92,7 @@ class Comparison(JsonValue):
 
     Args:
         n: Samples that were run.
-        metrics: One a metric.
+        metrics: One per metric.
         differences: How far each output is from the reference's.
         conversions: What was converted to feed each side, by "candidate" and "reference".
         batch: Samples in a batch.

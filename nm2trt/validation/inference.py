@@ -57,7 +57,7 @@ class InferResult(Result):
         artefact: What was run.
         source: Where the inputs are from.
         output: The file that was written.
-        tensors: One an output.
+        tensors: One per output.
         conversions: What was converted to feed it.
         milliseconds: Time from inputs to outputs, the first run's warming included.
     """

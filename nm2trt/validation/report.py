@@ -1,4 +1,4 @@
-"""What `nm2trt validate` found, as one value."""
+"""Report of `nm2trt validate`, as one value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run of two models over samples adds up: scores per sample, and sums of output differences."""
+"""Tally of a run of two models over samples: scores per sample, and sums of output differences."""
 
 from __future__ import annotations
 

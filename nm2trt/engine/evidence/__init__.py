@@ -1,1 +1,1 @@
-"""What an engine library said: build logs, inspector JSON, kernel traces."""
+"""Evidence from an engine library: build logs, inspector JSON, kernel traces."""

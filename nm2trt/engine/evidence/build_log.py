@@ -1,4 +1,4 @@
-"""What a builder's verbose log says of sparsity.
+"""A builder's verbose log, read for what it says of sparsity.
 
 Two wordings are known. TensorRT 8.x, in the developer guide and in NVIDIA/TensorRT issues 1403, 2169, 2271,
 4054 and 4056:

@@ -1,4 +1,4 @@
-"""What a builder or a profiler said of an engine's layers and kernels, whatever said it.
+"""Evidence on an engine's layers and kernels, from whatever builder or profiler.
 
 `build_log`, `inspector_json` and `kernel_trace` beside this module read it; `nm2trt.engine.ladder.ladder`
 judges it.

@@ -1,4 +1,4 @@
-"""What the engine inspector says, as `get_engine_information` or `trtexec --exportLayerInfo` write it.
+"""The engine inspector's JSON, as `get_engine_information` or `trtexec --exportLayerInfo` write it.
 
 | version    | tensors of the engine | a layer's tensors                         | kernel          |
 |------------|-----------------------|-------------------------------------------|-----------------|

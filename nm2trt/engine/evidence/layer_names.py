@@ -1,4 +1,4 @@
-"""From an engine's layers back to ONNX nodes, through fusions.
+"""Names of an engine's layers, taken back to ONNX nodes through fusions.
 
 | layer's name                        | nodes                                                             |
 |-------------------------------------|-------------------------------------------------------------------|

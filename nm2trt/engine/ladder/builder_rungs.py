@@ -1,4 +1,4 @@
-"""What the evidence of one engine says of one ONNX node: listed, chosen, gained.
+"""The builder's rungs of the ladder, from an engine's evidence on one ONNX node: listed, chosen, gained.
 
 Trusted in this order: a kernel that a profiler saw in the node's layer, the tactic that the inspector names,
 the builder's list. A source that does not name the node says nothing of it.

@@ -1,4 +1,4 @@
-"""How much faster the chosen sparse kernels are, by the builder's own timings.
+"""Speed-up of the chosen sparse kernels, by the builder's own timings.
 
 A builder takes a sparse kernel that is faster by any margin: TensorRT 8.6.0 on an H200 chose 17 for ResNet-50
 in FP16, of which none that its log times was more than 1.04x as fast as the best dense one, and the engine

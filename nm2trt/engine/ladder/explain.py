@@ -1,4 +1,4 @@
-"""Why an engine is not faster: the reasons that apply, in the order of the ladder, and what to do."""
+"""Reasons why an engine is not faster, in the order of the ladder, and what to do about each."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ _Match = Callable[[LadderRow], "Reason | None"]
 
 
 def _grouped(ladder: Sequence[LadderRow], match: _Match, work: Forecast) -> list[Reason]:
-    """Return one reason a code, over all weights that it applies to, those of most work first."""
+    """Return one reason per code, over all weights that it applies to, those of most work first."""
     found: dict[str, list[tuple[LadderRow, Reason]]] = {}
     for row in ladder:
         reason = match(row)

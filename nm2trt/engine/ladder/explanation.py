@@ -1,4 +1,4 @@
-"""Why an engine is not faster: reasons with their share of the work."""
+"""Explanation of an engine that is not faster: reasons with their share of the work."""
 
 from __future__ import annotations
 

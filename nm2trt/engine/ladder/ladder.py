@@ -24,20 +24,13 @@ from nm2trt.engine.ladder.builder_rungs import (
     listed,
 )
 from nm2trt.engine.ladder.ladder_row import RUNGS, LadderRow
-from nm2trt.nm.advice import pattern_advice
+from nm2trt.nm.advice import holds_two_of_four, pattern_advice
 from nm2trt.nm.eligibility import Place, can_run_sparse, expectations
 from nm2trt.nm.outlook import type_forbids
-from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.verdict import WeightVerdict
 
-_TWO_OF_FOUR = NMPattern(2, 4)
 _NOT_REACHED = "-"
 SPARSITY_OFF = "sparsity off"
-
-
-def readable(verdict: WeightVerdict) -> bool:
-    """Tell whether the weight holds a pattern that sparse tensor cores read: 2:4, or one that implies it."""
-    return verdict.pattern == "holds" and _TWO_OF_FOUR.admits(NMPattern.parse(verdict.wanted))
 
 
 def climb(
@@ -49,7 +42,7 @@ def climb(
     version: str = "",
     evidence: Evidence | None = None,
 ) -> tuple[LadderRow, ...]:
-    """Return one row a verdict, as far as model, builder and evidence can answer.
+    """Return one row per verdict, as far as model, builder and evidence can answer.
 
     Args:
         verdicts: What `verify` found out.
@@ -136,7 +129,8 @@ def sparse_share(ladder: Sequence[LadderRow]) -> tuple[float | None, str]:
 
 def _row(verdict: WeightVerdict, sparsity: str, place: Place, evidence: Evidence) -> LadderRow:
     # Of a weight that holds no such pattern, the pattern decides.
-    judged = can_run_sparse(verdict.facts, place) if verdict.facts is not None and readable(verdict) else None
+    facts = verdict.facts if holds_two_of_four(verdict) else None
+    judged = None if facts is None else can_run_sparse(facts, place)
     said = judged or verdict
     rungs = [_pattern(verdict), *_below_builder(verdict, place)]
     if sparsity == "disable":
@@ -193,7 +187,7 @@ def _doubts(verdict: WeightVerdict, place: Place) -> dict[str, str]:
 
 
 def _pattern(verdict: WeightVerdict) -> Rung:
-    if readable(verdict):
+    if holds_two_of_four(verdict):
         return Rung("yes", verdict.wanted)
     if verdict.pattern == "holds":
         return Rung("no", f"{verdict.wanted} is not 2:4")

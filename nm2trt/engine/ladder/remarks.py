@@ -1,4 +1,4 @@
-"""What the user of a build should know: what speaks against a gain, and what the builder left open."""
+"""Remarks for the user of a build: what speaks against a gain, and what the builder left open."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from nm2trt.backends.options import BuildOptions
 from nm2trt.engine.evidence.evidence import Evidence
 from nm2trt.engine.ladder.chosen_kernels import chosen_speed_ups
-from nm2trt.engine.ladder.ladder import readable
 from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.engine.ladder.unmatched import listed_anyway, lost_weights
-from nm2trt.nm.advice import dtype_advice
+from nm2trt.nm.advice import dtype_advice, holds_two_of_four
 from nm2trt.nm.eligibility import Place
 from nm2trt.nm.eligibility_tables import FIRST_SPARSE
 from nm2trt.nm.verdict import WeightVerdict
@@ -47,7 +46,7 @@ def remarks(
 def _warnings(weights: Sequence[WeightVerdict], options: BuildOptions, place: Place) -> list[str]:
     if options.sparsity == "disable":
         return []
-    holding = [verdict for verdict in weights if readable(verdict)]
+    holding = [verdict for verdict in weights if holds_two_of_four(verdict)]
     notes = []
     # The type that a kernel computes in, which in a quantised model is not the stored one.
     single = [v.facts for v in holding if v.facts is not None and v.facts.dtype in ("float32", "float64")]

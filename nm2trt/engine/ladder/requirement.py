@@ -9,11 +9,11 @@ from nm2trt.backends.protocol import Backend
 from nm2trt.engine.evidence.build_log import parse_build_log
 from nm2trt.engine.evidence.evidence import Evidence
 from nm2trt.engine.evidence.inspector_json import parse_layer_information
-from nm2trt.engine.ladder.ladder import readable, sparse_share
+from nm2trt.engine.ladder.ladder import sparse_share
 from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.errors import InputError, SparsityError
 from nm2trt.figures import percent
-from nm2trt.nm.advice import prunable_weights
+from nm2trt.nm.advice import holds_two_of_four, prunable_weights
 from nm2trt.nm.verdict import WeightVerdict
 
 
@@ -73,7 +73,7 @@ def require_pattern(
             "--sparsity=force",
             ladder,
         )
-    if not any(readable(verdict) for verdict in weights):
+    if not any(map(holds_two_of_four, weights)):
         what = "none of its weights holds 2:4" if weights else "it has no weights to judge"
         prune = "prune it (nm2trt prune), " if prunable_weights(weights) else ""
         raise NothingSparseError(

@@ -1,4 +1,4 @@
-"""What could not be matched between a model's weights and an engine's layers."""
+"""Weights and layers of an engine that could not be matched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a twin build found, as values; `nm2trt.engine.twin.compare` finds it."""
+"""Report of a twin build, as values; `nm2trt.engine.twin.compare` makes it."""
 
 from __future__ import annotations
 

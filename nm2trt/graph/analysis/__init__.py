@@ -1,1 +1,1 @@
-"""What a graph means without running it: scopes, constants, weight operands, shapes, Q/DQ islands."""
+"""Analysis of a graph without running it: scopes, constants, weight operands, shapes, Q/DQ islands."""

@@ -1,4 +1,4 @@
-"""What a constant costs to compute, in memory and time, and the refusal of one that costs too much."""
+"""Cost of computing a constant, in memory and time, and the refusal of one that costs too much."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which values of a graph may not vanish, and which names are taken."""
+"""Values of a graph that may not vanish, and names that are taken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which nodes of a graph compute in the lower type, and why the others do not."""
+"""Cast plan: the nodes of a graph that compute in the lower type, and why the others do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which ONNX operators stay in float32 when a model is cast, and which of their operands may be cast."""
+"""Cast rules: the ONNX operators that stay in float32, and the operands of others that may be cast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `cast` says that it did: nodes that stay in float32, stored tensors, and the whole report."""
+"""Report of `cast`: nodes that stay in float32, stored tensors, and the whole report."""
 
 from __future__ import annotations
 

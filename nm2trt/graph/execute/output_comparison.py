@@ -37,7 +37,7 @@ class Agreement:
     """How far the outputs agree.
 
     Args:
-        differences: One an output; () when they were not compared.
+        differences: One per output; () when they were not compared.
         sentence: Why they were not compared, or "".
     """
 

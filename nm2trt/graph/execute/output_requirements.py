@@ -1,4 +1,4 @@
-"""What a changed model's outputs must hold beside the original's, or nothing is written."""
+"""Requirements on a changed model's outputs beside the original's; else nothing is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a changed network's outputs are from the original's, without labels: error, KL, equal answers."""
+"""Distance of a changed network's outputs from the original's, without labels: error, KL, equal answers."""
 
 from __future__ import annotations
 

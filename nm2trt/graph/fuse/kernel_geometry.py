@@ -1,4 +1,4 @@
-"""Where a convolution's kernel reads its input, and how one kernel lies inside another."""
+"""Kernel geometry of convolutions: where a kernel reads its input, and how it lies inside another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a fusion did, and what it left and why."""
+"""Report of a fusion: what it did, and what it left and why."""
 
 from __future__ import annotations
 

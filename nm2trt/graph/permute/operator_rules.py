@@ -1,4 +1,4 @@
-"""How each ONNX operator treats the order of its channels, as rules on dimensions.
+"""Rules on how each ONNX operator treats the order of its channels, as rules on dimensions.
 
 A rule settles the dimensions through which a permutation passes unchanged; all others of the node are
 frozen, and so is every dimension of a node that has no rule. The exact cases besides convolutions and

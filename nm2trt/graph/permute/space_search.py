@@ -15,7 +15,7 @@ from nm2trt.graph.analysis.numpy_operators import cast_array
 from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.permute.channel_spaces import ChannelSpace, SpaceWeight
-from nm2trt.graph.permute.swap_search import ROUNDS, kept_saliency, search_order
+from nm2trt.graph.permute.swap_search import kept_saliency, search_order
 from nm2trt.json_value import JsonValue
 from nm2trt.nm.mask import check
 from nm2trt.nm.pattern import NMPattern
@@ -30,7 +30,7 @@ SaliencyOf = Callable[[SpaceWeight, Array], "Array | None"]
 
 @dataclass(frozen=True, slots=True)
 class PermuteOptions:
-    """Which weights the search is for, and how long it goes on.
+    """Which weights the search is for.
 
     Args:
         pattern: The pattern that the weights will be pruned to.
@@ -38,7 +38,6 @@ class PermuteOptions:
         exclude: Globs on names of weights that will stay dense.
         min_channels: Fewest input channels of a weight that will be pruned.
         seed: Seed of the search.
-        rounds: Most rounds of the search in one space.
     """
 
     pattern: NMPattern = NMPattern(2, 4)  # noqa: RUF009 - a frozen value
@@ -46,10 +45,9 @@ class PermuteOptions:
     exclude: tuple[str, ...] = ()
     min_channels: int = 16
     seed: int = 0
-    rounds: int = ROUNDS
 
     def __post_init__(self) -> None:
-        for name in ("seed", "rounds", "min_channels"):
+        for name in ("seed", "min_channels"):
             value, least = getattr(self, name), 0 if name == "seed" else 1
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InputError(f"{name} is {value!r}; give a whole number from {least}")
@@ -123,7 +121,7 @@ class SpaceSearch:
         before = after = kept_saliency(saliency, pattern)
         order = np.arange(saliency.shape[1])
         if not obstacle:
-            order = search_order(saliency, pattern, seed=self.options.seed, rounds=self.options.rounds)
+            order = search_order(saliency, pattern, seed=self.options.seed)
             after = kept_saliency(saliency[:, order], pattern)
         moved = bool((order != np.arange(len(order))).any())
         if not moved:

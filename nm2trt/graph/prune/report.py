@@ -1,4 +1,4 @@
-"""What a pruning did with each stored weight."""
+"""Report of a pruning: what it did with each stored weight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where Q/DQ pairs go: which layers are quantised, which values get a pair, which share a scale.
+"""Placement of Q/DQ pairs: which layers are quantised, which values get a pair, which share a scale.
 
 The rules, each by a value's place:
 

@@ -1,4 +1,4 @@
-"""What can be asked of `quantize`, and what it says that it did."""
+"""Options and report of `quantize`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search of ranges and placement tried, and what the work of the result computes in."""
+"""Report of a search of ranges and placement, and what the work of the result computes in."""
 
 from __future__ import annotations
 

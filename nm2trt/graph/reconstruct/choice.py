@@ -1,4 +1,4 @@
-"""Which layers are pruned, which are only refitted, and the reason."""
+"""Choice of the layers that are pruned and of those that are only refitted, with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reconstruction was asked for, and what it did: per layer, and for the network's outputs."""
+"""Options and report of a reconstruction: per layer, and for the network's outputs."""
 
 from __future__ import annotations
 

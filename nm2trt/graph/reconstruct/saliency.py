@@ -1,4 +1,4 @@
-"""How much each weight matters on calibration samples: the loss that removing it costs after the best repair.
+"""Saliency of each weight on calibration samples: the loss that its removal costs after the best repair.
 
 Optimal brain surgeon (Hassibi and Stork 1993): w^2 / [H^-1]_jj, here divided by the variance of the layer's
 output, so that layers that share a channel space can be added up.

@@ -1,4 +1,4 @@
-"""What an ONNX file is, without judging its weights: opset, inputs, outputs, plan."""
+"""Information on an ONNX file without a look at its weights: opset, inputs, outputs, plan."""
 
 from __future__ import annotations
 

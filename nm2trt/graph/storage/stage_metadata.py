@@ -1,4 +1,4 @@
-"""What a stage writes into the metadata of the model that it made: plan, mask hash, and lineage.
+"""Metadata that a stage writes into the model that it made: plan, mask hash, and lineage.
 
 Each stage appends one entry: the mask hash that it found, the one that it left, and how they relate
 (`nm2trt.nm.lineage.RELATIONS`).

@@ -1,4 +1,4 @@
-"""One weight, one consumer: read what the consumer reads, and count along the consumer's axis."""
+"""Group counts of one weight for one consumer: read what the consumer reads, and count along its axis."""
 
 from __future__ import annotations
 

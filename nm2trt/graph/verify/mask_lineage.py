@@ -1,4 +1,4 @@
-"""How a rewritten model's masks relate to its parent's: zeros added, channels permuted, or masks rebuilt."""
+"""Lineage of masks from a model to a rewritten one: zeros added, channels permuted, or masks rebuilt."""
 
 from __future__ import annotations
 

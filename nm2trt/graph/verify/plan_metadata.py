@@ -70,7 +70,7 @@ def pack_directions(plan: Plan, weights: Sequence[WeightVerdict]) -> Plan:
 
     Args:
         plan: The plan under the names of torch parameters.
-        weights: One row a consumer; a packed tensor has the name of the forward direction's parameter.
+        weights: One row per consumer; a packed tensor has the name of the forward direction's parameter.
 
     Returns:
         The plan with one entry per packed tensor; the directions have one pattern, or the tensor is dense.
@@ -101,7 +101,7 @@ def match_plan(plan: Plan, weights: Sequence[WeightVerdict]) -> dict[str, str]:
 
     Args:
         plan: The plan.
-        weights: One row a consumer, in the order of the graph.
+        weights: One row per consumer, in the order of the graph.
 
     Returns:
         Entry name to tensor name, for the entries that were matched.

@@ -1,4 +1,4 @@
-"""From a consumer to a verdict: the pattern's answer, the hardware rules' answer, and both in words."""
+"""Verdicts on weights: the pattern's answer, the hardware rules' answer, and both in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which weights of an ONNX model hold an N:M pattern on the axis that their consumer reduces.
+"""Verification of an ONNX model: which weights hold N:M on the axis that their consumer reduces.
 
 For every weight and every consumer two questions are answered apart: does the pattern hold, and may a
 sparse kernel run it. Only the first is a property of the file; the second follows the rules of

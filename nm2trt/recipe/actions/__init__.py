@@ -1,4 +1,4 @@
-"""What each kind of stage does: which function of the pipeline it calls, and what it says of the result."""
+"""Actions of the kinds of stages: the function of the pipeline, and what it says of the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage is given, and what it leaves."""
+"""Job of a stage and its outcome: what it is given, and what it leaves."""
 
 from __future__ import annotations
 

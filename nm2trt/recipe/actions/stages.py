@@ -1,4 +1,4 @@
-"""What each kind of stage does: the function of the pipeline that it calls, and what it leaves."""
+"""Actions of the stages, one function each: what it calls in the pipeline, and what it leaves."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What every training method shares: parametrisation, layer choice, session, optimizer hooks, finalize."""
+"""Core of every training method: parametrisation, layer choice, session, optimizer hooks, finalize."""

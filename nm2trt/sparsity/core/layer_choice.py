@@ -1,4 +1,4 @@
-"""Which weights of a model are made sparse, and why the others stay dense.
+"""Choice of the weights that become sparse, and why the others stay dense.
 
 A weight is a candidate when its layer stands in `nm2trt.nm.axes.TORCH_WEIGHTS`. It becomes sparse when
 its reduction axis (for a convolution with groups: each group's part of it) is a multiple of M, the layer

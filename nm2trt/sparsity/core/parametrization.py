@@ -1,4 +1,4 @@
-"""What every method has in common: a parametrisation that holds one weight's mask.
+"""Parametrisation that every method has in common; it holds one weight's mask.
 
 A layer's `weight` becomes `original * mask`, where `original` is the dense parameter that the
 optimizer sees and `mask` is a bool buffer. The mask is never computed in forward: exporters cannot

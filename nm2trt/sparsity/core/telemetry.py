@@ -1,4 +1,4 @@
-"""What happened to the masks, as plain dicts for any logger."""
+"""Telemetry of the masks, as plain dicts for any logger."""
 
 from __future__ import annotations
 

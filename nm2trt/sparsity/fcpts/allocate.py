@@ -1,4 +1,4 @@
-"""How sparse each layer becomes under one global rate: ERK densities, and a choice from a menu.
+"""Allocation of one global rate to the layers: ERK densities, and a choice from a menu.
 
 ERK gives layer l the density eps * (sum of its dimensions) / (product of its dimensions), with eps such that
 the whole keeps its share; small and thin layers stay denser.

@@ -84,7 +84,7 @@ class Benchmark(Result):
     """Latencies taken under the same conditions.
 
     Args:
-        timings: One a session and batch size.
+        timings: One per session and batch size.
         ratios: Each session over the first, at each batch size.
         warmup: Runs of each before those that were timed, and whether the medians had settled.
         conditions: What the numbers depend on and does not change in a run.

@@ -1,4 +1,4 @@
-"""What a latency depends on beside the model: conditions, which make two results comparable, and state.
+"""Machine state that a latency depends on: conditions, which make two results comparable, and drift.
 
 Conditions stay as they are during a run: processor, library versions, threads. State drifts: load of the
 machine, clocks, temperature and power of a GPU.

@@ -1,4 +1,4 @@
-"""What a task metric is made of: a scorer a model, fed batch by batch, and the scores that it ends with."""
+"""Scorers of task metrics: one per model, fed batch by batch, and the scores that it ends with."""
 
 from __future__ import annotations
 

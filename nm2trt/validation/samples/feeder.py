@@ -1,4 +1,4 @@
-"""What a session is fed: samples checked against its inputs, converted, and cut to its batch."""
+"""Feeder of a session: samples checked against its inputs, converted, and cut to its batch."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Polygraphy's own files: `--save-inputs` as samples, `--save-outputs` as recorded outputs.
 
-Polygraphy decodes them; arrays are plain numpy arrays, never pickled. A file holds one dict an iteration:
+Polygraphy decodes them; arrays are plain numpy arrays, never pickled. A file holds one dict per iteration:
 here these are batches that follow one another.
 """
 

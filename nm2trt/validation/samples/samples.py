@@ -1,4 +1,4 @@
-"""What samples are: inputs and what is known of them, given one batch at a time.
+"""Samples: inputs and what is known of them, given one batch at a time.
 
 What belongs to a sample beside the inputs is its truth: `labels`, arrays whose names begin with `label`, and
 `image_ids`.

@@ -6,10 +6,11 @@ import json
 import pytest
 
 from nm2trt.engine.evidence.evidence import Autotuned, Evidence, KernelUse, LayerRecord, SparsityList
-from nm2trt.engine.ladder.ladder import climb, readable, sparse_share, with_evidence
+from nm2trt.engine.ladder.ladder import climb, sparse_share, with_evidence
 from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.engine.ladder.unmatched import foreign_layers, lost_weights
 from nm2trt.errors import InputError
+from nm2trt.nm.advice import holds_two_of_four
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.verdict import WeightFacts, WeightVerdict
 
@@ -96,7 +97,7 @@ def test_unknown_does_not_stop():
     ("wanted", "answer"), [("2:4", True), ("1:4", True), ("2:8", True), ("4:8", False), ("3:4", False)]
 )
 def test_only_what_implies_two_of_four_is_readable(wanted, answer):
-    assert readable(dataclasses.replace(HOLDS, wanted=wanted)) is answer
+    assert holds_two_of_four(dataclasses.replace(HOLDS, wanted=wanted)) is answer
 
 
 def test_a_row_is_json():
