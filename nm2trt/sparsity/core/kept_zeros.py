@@ -22,7 +22,7 @@ from nm2trt.errors import SparsifyError
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan
 from nm2trt.sparsity.core.distributed import local
-from nm2trt.sparsity.core.layer_choice import select, stored
+from nm2trt.sparsity.core.layer_choice import foreign_class, select, stored
 from nm2trt.sparsity.core.state_keys import sparse_weights
 
 _ATTRIBUTE = "_nm2trt_kept_zeros"
@@ -84,8 +84,8 @@ class KeptZeros:
     def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, (reference, tensor) in self._sites.items():
             module = reference()
-            parameter = None if module is None else stored(module, tensor)
-            if parameter is not None:  # None: the model is gone, or a method is attached to it again
+            parameter = None if module is None else _plain(module, tensor)
+            if parameter is not None:  # None: the model is gone, quantised, or attached to a method again
                 yield name, parameter
 
 
@@ -129,8 +129,10 @@ def keep_zeros(model: nn.Module) -> KeptZeros:
         model = inside
     weights = _sparse_weights(model)
     if not weights:
+        kinds = ((name, foreign_class(parameter)) for name, parameter in model.named_parameters())
+        packed = next((f" ({name} is of class {kind}, not a plain tensor)" for name, kind in kinds if kind), "")
         raise SparsifyError(
-            f"{type(model).__name__} has no weight with zeros to keep; sparsify and finalize it first"
+            f"{type(model).__name__} has no weight with zeros to keep{packed}; sparsify and finalize it first"
         )
     _forget(weights)
     return _register(KeptZeros(weights), model)
@@ -151,11 +153,11 @@ def _sparse_weights(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
         modules = dict(model.named_modules())
         names = [e.weight for e in plan if e.pattern is not None or e.unstructured]
         places = {name: (modules.get(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in names}
-        return {n: (m, t) for n, (m, t) in places.items() if m is not None and stored(m, t) is not None}
+        return {n: (m, t) for n, (m, t) in places.items() if m is not None and _plain(m, t) is not None}
     found = {}
     for choice in select(model, NMPattern(1, 1), unstructured=True):
         site = choice.sites[0]
-        parameter = stored(site.module, site.tensor)
+        parameter = _plain(site.module, site.tensor)
         if parameter is None or parameter.numel() == 0:
             continue
         values = local(parameter)
@@ -163,6 +165,12 @@ def _sparse_weights(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
         if _LEAST_SHARE <= zeros < 1:
             found[site.weight_name] = (site.module, site.tensor)
     return found
+
+
+def _plain(module: nn.Module, tensor: str) -> nn.Parameter | None:
+    """Return a layer's own parameter; None also if it is of a class of its own, as quantised weights are."""
+    parameter = stored(module, tensor)
+    return None if parameter is None or foreign_class(parameter) else parameter
 
 
 def _forget(weights: dict[str, tuple[nn.Module, str]]) -> None:

@@ -242,7 +242,7 @@ def _names(site: Site) -> tuple[str, str]:
     return site.module_name, site.weight_name
 
 
-def _foreign_class(tensor: Tensor) -> str:
+def foreign_class(tensor: Tensor) -> str:
     """Name a class outside PyTorch that computes by itself, such as torchao's: it has few operators."""
     kind: Any = type(tensor.data)
     plain = kind.__torch_dispatch__ is Tensor.__torch_dispatch__
@@ -270,7 +270,7 @@ def _dense_reason(
             remove = f"torch.nn.utils.prune.remove(module, {site.tensor!r})"
             return f"torch.nn.utils.prune still holds it; call {remove}, which keeps the zeros, then sparsify"
         return "it is computed by another parametrisation"
-    foreign = _foreign_class(_tensor(site))
+    foreign = foreign_class(_tensor(site))
     if foreign:
         return f"it is of class {foreign}, not a plain tensor"
     if not _tensor(site).is_floating_point():

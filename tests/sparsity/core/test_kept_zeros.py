@@ -10,6 +10,7 @@ from torch import nn
 import nm2trt
 from nm2trt.errors import SparsifyError
 from nm2trt.sparsity.core import kept_zeros
+from tests.packed_tensor import packed
 
 METHODS = ["sr-ste", "lbc", "magnitude", "spre"]
 
@@ -171,3 +172,24 @@ def test_mistakes():
     nm2trt.sparsify(model)
     with pytest.raises(SparsifyError, match="a method is attached to the model"):
         nm2trt.keep_zeros(model)
+
+
+@pytest.mark.parametrize("planned", [True, False], ids=["plan", "no plan"])
+def test_weights_quantised_by_another_library_are_left_alone(planned):
+    model, _ = finalised()
+    if not planned:
+        model = nn.Sequential(*model)
+    packed(model[3])
+    kept = nm2trt.keep_zeros(model)
+    packed(model[0])
+    assert list(kept.masks()) == ["0.weight"]
+    adam(model).step()
+    with pytest.raises(SparsifyError, match=r"\(0\.weight is of class Packed, not a plain tensor\)"):
+        nm2trt.keep_zeros(model)
+
+
+def test_a_watch_ends_where_the_weight_is_quantised():
+    model, _ = finalised()
+    packed(model[0])
+    packed(model[3])
+    adam(model).step()
