@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,9 +128,8 @@ def place(
     options = options or DeployOptions()
     check_name(name)
     files = beside_files(artefact, sample, labels or {})
-    root = _repository(repository)
-    model = root / name
-    with one_writer(root), told(model):
+    with _to_fill(repository) as root, one_writer(root), told(root / name):
+        model = root / name
         clear_stale(root, model)
         before = history(model)
         version = max([0, *numbers(model)]) + 1
@@ -175,7 +174,7 @@ def roll_back(repository: str | os.PathLike[str], name: str, *, to: int | None =
         OutputError: The repository cannot be written; what is served is unchanged.
     """
     check_name(name)
-    root = _repository(repository, make=False)
+    root = _repository(repository)
     model = root / name
     with one_writer(root), told(model):
         before = history(model)
@@ -234,18 +233,30 @@ def served_config(repository: str | os.PathLike[str], name: str) -> Any:
     Raises:
         InputError: The model is missing, or its configuration is invalid.
     """
-    path = _repository(repository, make=False) / check_name(name) / CONFIG
+    path = _repository(repository) / check_name(name) / CONFIG
     try:
         return from_text(read_regular(path).decode(), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {os_reason(error)}") from error
 
 
-def _repository(path: str | os.PathLike[str], *, make: bool = True) -> Path:
+@contextlib.contextmanager
+def _to_fill(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a repository, made if it is missing; one that was made and stays empty is removed again."""
     root = Path(path)
-    if make:
-        with told(root), contextlib.suppress(FileExistsError):
-            root.mkdir(exist_ok=True)  # another deployment may make it at this moment
+    missing = not os.path.lexists(root)
+    with told(root), contextlib.suppress(FileExistsError):
+        root.mkdir(exist_ok=True)  # another deployment may make it at this moment
+    try:
+        yield _repository(root)
+    finally:
+        with contextlib.suppress(OSError):  # it is no longer empty
+            if missing:
+                root.rmdir()
+
+
+def _repository(path: str | os.PathLike[str]) -> Path:
+    root = Path(path)
     if not root.is_dir():
         missing = not (root.exists() or root.is_symlink())
         what = "does not exist" if missing else "is not a folder"

@@ -247,6 +247,16 @@ def test_what_is_no_repository(tmp_path):
         place(model(tmp_path), tmp_path / "a" / "b", "m")
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["missing", "there"])
+def test_a_refused_deployment_leaves_no_folder_of_its_making(tmp_path, own):
+    repository = tmp_path / "models"
+    if own:
+        repository.mkdir()
+    with pytest.raises(InputError, match="no field 'bogus'"):
+        place(model(tmp_path), repository, "m", DeployOptions(settings=("bogus=1",)))
+    assert repository.exists() is own
+
+
 def test_a_repository_that_another_deployment_makes_at_the_same_moment(tmp_path, monkeypatch):
     class Late(type(tmp_path)):
         def mkdir(self, *args, **options):
