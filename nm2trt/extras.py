@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 from nm2trt.errors import BackendMissingError
+from nm2trt.terminal_text import shell_word
 
 # Module -> its name for people, and the extra of setup.cfg that it comes with.
 _EXTRAS = {
@@ -38,9 +38,9 @@ def install(extra: str) -> str:
     """
     tree = Path(__file__).resolve().parents[1]
     if (tree / "setup.cfg").is_file():
-        return f"pip install -e {shlex.quote(f'{tree}[{extra}]')}"
+        return f"pip install -e {shell_word(f'{tree}[{extra}]')}"
     source = _source()
-    return f"pip install {shlex.quote(f'nm2trt[{extra}] @ {source}' if source else f'nm2trt[{extra}]')}"
+    return f"pip install {shell_word(f'nm2trt[{extra}] @ {source}' if source else f'nm2trt[{extra}]')}"
 
 
 def _source() -> str:

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import unicodedata
+from collections.abc import Iterable
 
 _LONGEST_WORD = 500  # paths and tensors' names of real models are shorter
 _LONGEST_TEXT = 10_000
@@ -102,15 +103,29 @@ def no_flag(path: str | os.PathLike[str]) -> str:
 
 
 def shell_path(path: str | os.PathLike[str]) -> str:
-    """Return a path as one word of a shell that no command takes for a flag.
+    """Return a path as one word of a shell that no command takes for a flag."""
+    return shell_word(no_flag(path))
+
+
+def shell_line(words: Iterable[str]) -> str:
+    """Return a command as one line that a shell reads as these words."""
+    return " ".join(map(shell_word, words))
+
+
+def shell_word(text: str) -> str:
+    """Return a text as one word of a shell.
 
     One with characters that cannot be printed, or bytes that are not UTF-8, is spelt out as `$'...'`.
     """
-    text = no_flag(path)
     if text.isprintable():
         return shlex.quote(text)
     spelt = (c if c.isprintable() and c not in "\\'" else _octal(c) for c in text)
     return f"$'{''.join(spelt)}'"
+
+
+def quoted_words(command: str) -> list[str]:
+    """Return the words of what `shell_line` returned, each as it stands there."""
+    return re.findall(_SHELL_PART, command)
 
 
 def shell_lines(command: str, width: int | None, indent: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from nm2trt.figures import percent
 from nm2trt.options.command_line import words
 from nm2trt.options.engines import BuildCommand, BuilderCommand, ProveCommand
 from nm2trt.options.shared import Tabled
-from nm2trt.terminal_text import shell_path
+from nm2trt.terminal_text import shell_line, shell_path
 
 if TYPE_CHECKING:
     from nm2trt.engine.build_result import BuildResult
@@ -84,7 +83,7 @@ def _print_end(result: BuildResult, options: BuildCommand) -> None:
         if not work.eligible:
             print_verdict(told, _next(result, options, able=False))
             return
-        again = shlex.join(["nm2trt", *words("build", replace(options, sparsity="enable"))])
+        again = shell_line(["nm2trt", *words("build", replace(options, sparsity="enable"))])
         print_verdict(
             f"{told}, though {percent(work.share(work.eligible), 0)} of the work could run sparse", again
         )
@@ -102,16 +101,16 @@ def _next(result: BuildResult, options: BuildCommand, *, able: bool) -> str:
         step = next_step(result.model, result.verified, backend=options.backend, targets=options.targets)
         return f"nm2trt explain {shell_path(result.engine)}" if lowered and result.written else step.command
     if not result.written:
-        return shlex.join(["nm2trt", *words("build", replace(options, dry_run=False))])
+        return shell_line(["nm2trt", *words("build", replace(options, dry_run=False))])
     # What was built is proved: the model as it was given, or the file in the precision, if it was kept.
     proved = Path(result.model)
     if options.precision is not None and result.backend != "ort":
         proved = result.engine.with_name(f"{result.engine.stem}.{options.precision}.onnx")
         if not options.keep:
-            return shlex.join(["nm2trt", *words("build", replace(options, keep=True))]) + _FOR_PROOF
+            return shell_line(["nm2trt", *words("build", replace(options, keep=True))]) + _FOR_PROOF
     elif options.sparsity == "force" or result.backend == "ort":
         return f"nm2trt info {shell_path(result.engine)}"
     shown = {known.name for known in fields(Tabled)}
     shared = ["backend", *(known.name for known in fields(BuilderCommand) if known.name not in shown)]
     how: dict[str, Any] = {name: getattr(options, name) for name in shared}
-    return shlex.join(["nm2trt", *words("prove", ProveCommand(model=proved, **how))])
+    return shell_line(["nm2trt", *words("prove", ProveCommand(model=proved, **how))])

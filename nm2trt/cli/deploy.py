@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.output import print_json, print_verdict, say
 from nm2trt.options.serving import DeployCommand
-from nm2trt.terminal_text import shell_path
+from nm2trt.terminal_text import shell_path, shell_word
 
 if TYPE_CHECKING:
     from nm2trt.serving.repository import Deployment
@@ -35,7 +34,7 @@ def run(options: DeployCommand) -> int:
 
 def _next(deployment: Deployment, options: DeployCommand) -> str:
     """Return the command that serves the model, or that probes it once it is loaded; "" if it was probed."""
-    repository, name = shell_path(options.repository), shlex.quote(deployment.name)
+    repository, name = shell_path(options.repository), shell_word(deployment.name)
     if options.canary:
         return ""
     if not options.load:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from nm2trt.terminal_text import shell_line
 
 if TYPE_CHECKING:
     from nm2trt.backends.options import BuildOptions
@@ -39,7 +40,7 @@ def trtexec_line(result: BuildResult) -> str:
     if program == "tensorrt_rtx" and options.targets:
         words.append(f"--computeCapabilities={','.join(t.removeprefix('sm') for t in options.targets)}")
     words += _limits(options)
-    return shlex.join([program, *words, "--skipInference"])
+    return shell_line([program, *words, "--skipInference"])
 
 
 def trtexec_timing_line(report: TwinReport, model: str | os.PathLike[str], options: BuildOptions) -> str:
@@ -53,7 +54,7 @@ def trtexec_timing_line(report: TwinReport, model: str | os.PathLike[str], optio
     words = [f"--onnx={model}", "--sparsity=enable"]
     words += _types(report.backend, report.backend_version, report.ladder)
     words += [*_at("shapes", report.feeds), *_limits(options)]
-    return shlex.join([program, *words, "--noDataTransfers"])
+    return shell_line([program, *words, "--noDataTransfers"])
 
 
 def polygraphy_line(options: ValidateCommand) -> str:
@@ -75,8 +76,8 @@ def polygraphy_line(options: ValidateCommand) -> str:
     first = [*(sides[0] or ()), "--load-inputs" if given else "--save-inputs", inputs]
     second = [*(sides[1] or ()), "--load-inputs", inputs, "--load-outputs", "reference.json", *tolerances]
     return (
-        f"{shlex.join(['polygraphy', 'run', *first, '--save-outputs', 'reference.json'])} && "
-        f"{shlex.join(['polygraphy', 'run', *second])}"
+        f"{shell_line(['polygraphy', 'run', *first, '--save-outputs', 'reference.json'])} && "
+        f"{shell_line(['polygraphy', 'run', *second])}"
     )
 
 

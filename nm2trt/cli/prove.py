@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.other_tools import trtexec_timing_line
@@ -11,7 +10,7 @@ from nm2trt.errors import BackendError
 from nm2trt.options.command_line import words
 from nm2trt.options.engines import BuilderCommand, ProveCommand
 from nm2trt.options.field import keywords
-from nm2trt.terminal_text import shell_path
+from nm2trt.terminal_text import shell_line, shell_path
 
 if TYPE_CHECKING:
     from nm2trt.engine.twin.report import TwinReport
@@ -71,5 +70,5 @@ def _verdict(report: TwinReport) -> tuple[str, Mark]:
 
 def _next(report: TwinReport, options: ProveCommand) -> str:
     if not report.measured:
-        return shlex.join(["nm2trt", *words("prove", options)]) + "    # on the GPU"
+        return shell_line(["nm2trt", *words("prove", options)]) + "    # on the GPU"
     return f"nm2trt explain {shell_path(options.model)} --backend {report.backend}"

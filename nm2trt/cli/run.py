@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from nm2trt.options.command_line import words
 from nm2trt.options.field import keywords
 from nm2trt.options.runs import RunCommand
 from nm2trt.tables.table import Mark
+from nm2trt.terminal_text import shell_line
 
 if TYPE_CHECKING:
     from nm2trt.recipe.result import RunResult
@@ -73,7 +73,7 @@ def _print(result: RunResult, options: RunCommand) -> None:
     if result.outlook:
         say(result.outlook)
     if dry_run:
-        print_verdict("", shlex.join(["nm2trt", *words("run", replace(options, dry_run=False))]))
+        print_verdict("", shell_line(["nm2trt", *words("run", replace(options, dry_run=False))]))
         return
     from nm2trt.reporting.collect import collect
     from nm2trt.reporting.ship import ship

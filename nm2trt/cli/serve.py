@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import signal
 from dataclasses import asdict
 from types import FrameType
@@ -13,6 +12,7 @@ from nm2trt.cli.output import plain_table, print_json_line, print_verdict, say, 
 from nm2trt.errors import BackendError
 from nm2trt.options.field import filled
 from nm2trt.options.serving import ServeCommand
+from nm2trt.terminal_text import shell_path, shell_word
 
 if TYPE_CHECKING:
     from nm2trt.serving.server.running import RunningServer
@@ -71,8 +71,8 @@ def _print(server: RunningServer, options: ServeCommand) -> None:
         instead = "deploy the model again with --backend python, or " if backend == "onnxruntime" else ""
         say(f"this server has no backend {backend}: {instead}start a server that has it")
     if ready := next((state.name for state in states if state.state == "READY"), ""):
-        where = f"--url {shlex.quote(server.http)} --name {shlex.quote(ready)}"
-        whose = f"--reference MODEL.onnx --repository {shlex.quote(str(options.repository))}"
+        where = f"--url {shell_word(server.http)} --name {shell_word(ready)}"
+        whose = f"--reference MODEL.onnx --repository {shell_path(options.repository)}"
         print_verdict("", f"nm2trt probe {where} {whose}  # in another terminal")
     say("READY; Ctrl-C stops it")
 

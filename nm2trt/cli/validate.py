@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 from nm2trt.cli.bench import print_latency
@@ -23,7 +22,7 @@ from nm2trt.errors import Nm2trtError
 from nm2trt.options.checks import ValidateCommand
 from nm2trt.options.field import keywords
 from nm2trt.tables.table import Mark
-from nm2trt.terminal_text import no_flag
+from nm2trt.terminal_text import no_flag, shell_line
 
 if TYPE_CHECKING:
     from nm2trt.validation.report import ValidationReport
@@ -131,4 +130,4 @@ def _next(report: ValidationReport, options: ValidateCommand) -> str:
         less += ["--max-drop", str(options.max_drop)]
     else:
         return ""
-    return shlex.join(["nm2trt", *less])
+    return shell_line(["nm2trt", *less])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from nm2trt.extras import install
 from nm2trt.nm.eligibility import NOWHERE
-from nm2trt.terminal_text import shell_path
+from nm2trt.terminal_text import shell_path, shell_word
 
 if TYPE_CHECKING:
     from nm2trt.graph.verify.report import VerifyReport
@@ -80,7 +79,7 @@ def next_step(
         command += _profiles(model)
     if command.startswith(("nm2trt build", "nm2trt explain")):
         command += f" --backend {backend}" if backend else ""
-        command += f" --target {shlex.quote(targets)}" if targets else ""
+        command += f" --target {shell_word(targets)}" if targets else ""
     command = f"{_installation(command, report.place.builder)}{command}"
     able = sparse_dtype([v for v in report.weights if v.pattern == "holds"], report.place) == ""
     return NextStep(report.outlook, command, "good" if able else "no")
@@ -98,7 +97,7 @@ def _profiles(model: str | os.PathLike[str]) -> str:
     if not any(guessed_profiles(inputs)):
         return ""
     guessed = guessed_profiles(inputs, longest_positions(opened))
-    return "".join(f" --profile {shlex.quote(profile)}" for profile in guessed)
+    return "".join(f" --profile {shell_word(profile)}" for profile in guessed)
 
 
 def _installation(command: str, builder: str) -> str:

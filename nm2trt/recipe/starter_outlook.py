@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from nm2trt.nm.advice import is_lowered, prunable_weights, rebuilt_weights
 from nm2trt.nm.outlook import any_can_run_sparse, assumed_sparse, outlook
 from nm2trt.nm.verdict import WeightVerdict
+from nm2trt.terminal_text import shell_path
 
 if TYPE_CHECKING:
     from nm2trt.graph.storage.model import Model
@@ -43,8 +44,8 @@ def recipe_outlook(report: VerifyReport, model: Path, precision: str, *, rebuild
     if precision == "fp16" and any_can_run_sparse(in_int8, report.place):
         start = sentence.partition(":")[0]
         return (
-            f"{start} in fp16: int8 is needed; nm2trt init {model} --calib SAMPLES.npz --force writes a "
-            "recipe that quantises"
+            f"{start} in fp16: int8 is needed; nm2trt init {shell_path(model)} --calib SAMPLES.npz --force "
+            "writes a recipe that quantises"
         )
     return sentence
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shlex
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +11,7 @@ from nm2trt.options.field import Option, options_of
 from nm2trt.options.shared import Tabled
 from nm2trt.reporting.data import AccuracyRow, ReportData
 from nm2trt.reporting.decision import decisive
-from nm2trt.terminal_text import shell_path
+from nm2trt.terminal_text import quoted_words, shell_path
 
 # A loss that an interval cannot exclude is accepted up to this.
 _TOLERATED = 0.01
@@ -101,15 +100,15 @@ def _open(data: ReportData, compared: list[AccuracyRow], missing: tuple[str, ...
 def _as_built(data: ReportData) -> str:
     """Return the options of the run's last build that a proof takes too, as words of a shell."""
     built = [row.command for row in data.stages if row.stage == "build" and row.command]
-    typed = iter(shlex.split(built[-1]) if built else ())
+    typed = iter(quoted_words(built[-1]) if built else ())
     kept = []
     for word in typed:
-        flag, joined, _ = word.partition("=")
+        flag, joined, _ = word.lstrip("$'").partition("=")
         known = _of_builder().get(flag)
         if known is not None:
             kept.append(word)
             kept += [] if joined or known.kind is bool else [next(typed, "")]
-    return "".join(f" {shlex.quote(word)}" for word in kept)
+    return "".join(f" {word}" for word in kept)
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Malformed files from strangers: exit status 2 with one printable sentence, or an answer; never a hang."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -102,6 +103,18 @@ def test_a_file_name_is_printed_without_its_escapes(run, tmp_path, words):
     (tmp_path / "m.onnx").rename(tmp_path / name)
     done = run([words[0], name, *words[1:]], tmp_path)
     assert all(c.isprintable() or c == "\n" for c in done.stdout + done.stderr)
+
+
+def test_commands_of_a_file_of_any_name_can_be_pasted(run, tmp_path):
+    external(tmp_path, "w.bin")
+    (tmp_path / "w.bin").write_bytes(bytes(1024))
+    (tmp_path / "m.onnx").rename(tmp_path / "\x1b[31mm b.onnx")
+    recipe = "\x1b[31mm b.yaml"
+    for words in (["init", "\x1b[31mm b.onnx"], ["run", recipe, "--dry-run"]):
+        done = run(words, tmp_path)
+        (line,) = re.findall("next: +(.+)", done.stdout)
+        told = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, check=True)
+        assert told.stdout.decode().split("\0")[:-1] == ["nm2trt", "run", recipe]
 
 
 @pytest.mark.parametrize(

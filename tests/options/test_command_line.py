@@ -17,7 +17,7 @@ from nm2trt.errors import InputError
 from nm2trt.options.command_line import options_from, words
 from nm2trt.options.field import LARGEST, check_ranges, keywords, option, options_of
 from nm2trt.recipe.options import KINDS
-from nm2trt.terminal_text import shell_path
+from nm2trt.terminal_text import quoted_words, shell_line, shell_path
 
 MODULES = ("models", "pruning", "precision", "engines", "checks", "serving", "runs")
 CLASSES = {
@@ -232,6 +232,16 @@ def test_a_path_that_cannot_be_shown_is_spelt_out_for_a_shell():
     assert subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True).stdout == os.fsencode(
         name
     )
+
+
+def test_a_line_of_any_words_is_what_a_shell_reads_as_these_words():
+    given = ["--profile=x y:1", "", "it's", os.fsdecode(b"\xff\x1b[31m"), "a\n'b\\", "#", "plain"]
+    line = shell_line(given)
+    assert line.isprintable()
+    done = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, check=True)
+    assert done.stdout.split(b"\0")[:-1] == [os.fsencode(word) for word in given]
+    assert " ".join(quoted_words(line)) == line
+    assert len(quoted_words(line)) == len(given)
 
 
 def test_paths_are_paths():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from nm2trt.errors import InputError, Nm2trtError
 from nm2trt.options.field import options_of
+from nm2trt.terminal_text import shell_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class Outcome:
         """Return the command as it would be typed, paths below the current folder shortened."""
         here = f"{Path.cwd()}/"
         words = (word.removeprefix(here) for word in self.command)
-        return shlex.join(("nm2trt", *words)) if self.command else ""
+        return shell_line(("nm2trt", *words)) if self.command else ""
 
 
 def model_files(model: Path) -> tuple[Path, ...]:

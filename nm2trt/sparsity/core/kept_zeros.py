@@ -130,9 +130,10 @@ def keep_zeros(model: nn.Module) -> KeptZeros:
     weights = _sparse_weights(model)
     if not weights:
         kinds = ((name, foreign_class(parameter)) for name, parameter in model.named_parameters())
-        packed = next((f" ({name} is of class {kind}, not a plain tensor)" for name, kind in kinds if kind), "")
+        packed = (f" ({name} is of class {kind}, not a plain tensor)" for name, kind in kinds if kind)
         raise SparsifyError(
-            f"{type(model).__name__} has no weight with zeros to keep{packed}; sparsify and finalize it first"
+            f"{type(model).__name__} has no weight with zeros to keep{next(packed, '')}; "
+            "sparsify and finalize it first"
         )
     _forget(weights)
     return _register(KeptZeros(weights), model)
