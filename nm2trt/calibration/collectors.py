@@ -23,6 +23,8 @@ _BINS = {"percentile": 2048, "entropy": 512}
 # A histogram is not refined beyond this: values that grow a millionfold would exhaust memory.
 _MOST_BINS = 1 << 16
 _ENTROPY_LEVELS = 128
+# The range of a value that never held a number.
+_EMPTY = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class Extremes:
             ends = (whole.min(), whole.max()) if item.kind == "all" and whole.size else (whole,)
             for end in ends if whole.size else ():
                 found = float(end)
+                if found == {"min": np.inf, "max": -np.inf}.get(item.kind):
+                    continue  # the value is empty: if all of it were infinite, its other end would tell
                 if np.isnan(found) or not (self._infinite or np.isfinite(found)):
                     raise DataError(
                         f"{item.value!r} becomes NaN or infinite inside the model on these samples"
@@ -110,7 +114,8 @@ class Extremes:
 
     def ranges(self) -> dict[str, tuple[float, float]]:
         """Return the smallest and the largest of each value."""
-        return {n: (float(self._low[i]), float(self._high[i])) for n, i in self._at.items()}
+        ends = {n: (float(self._low[i]), float(self._high[i])) for n, i in self._at.items()}
+        return {n: (low, high) if low <= high else _EMPTY for n, (low, high) in ends.items()}
 
 
 class _Histograms:
@@ -141,9 +146,12 @@ class _Histograms:
             self._library.collect_value(numbers)
 
     def _spread(self, array: Array) -> Array:
-        """Return the numbers with a 0 beside them if they lie too close together for the library's bins."""
+        """Return the numbers with a 0 beside them if they lie too close together for the library's bins.
+
+        An empty array becomes a 0 too, since the library takes none.
+        """
         if not array.size:
-            return array
+            return np.zeros(1, np.float32)
         magnitudes = np.abs(array)
         low, high = magnitudes.min(), magnitudes.max()
         if high < self._bins * np.finfo(np.float32).tiny:

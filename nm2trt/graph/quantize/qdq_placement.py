@@ -174,6 +174,8 @@ def _why_float(consumer: Consumer, types: Callable[[], Mapping[str, int]], *, ma
     source = main_source(consumer.scope, consumer.value)
     if source is not None and source.dtype.startswith(("int", "uint", "bool")):
         return f"its weight is computed from integers: {source.name!r} is {source.dtype}"
+    if source is not None and 0 in source.shape:
+        return f"its weight of shape {list(source.shape)} has no elements"
     # What is stored in another type may be cast to the one that the layer computes in.
     stored = direct_initializer(consumer.scope, consumer.value)
     kind = types().get(consumer.value, TensorProto.FLOAT) if stored is None else stored.data_type

@@ -80,7 +80,7 @@ def layers_of(
     reasons: dict[str, str] = {}
     for choice in choices:
         site, weight = choice.sites[0], choice.entry.weight
-        reason = obstacle(site.module)
+        reason = choice.entry.reason if 0 in choice.entry.shape else obstacle(site.module)
         if len(choice.sites) > 1:
             reason = f"it is shared with {choice.sites[1].weight_name}"
         if reason is not None:

@@ -253,6 +253,38 @@ def test_constant_activations_are_noted_and_give_no_nan(folder):
     assert np.isfinite(report.differences[0].max_abs)
 
 
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
+def test_empty_values_and_layers_leave_the_scales_of_others_alone(tmp_path, method):
+    b = Builder()
+    ends = [b.constant(name, np.array([number])) for name, number in (("zero", 0), ("one", 1))]
+    empty = b.node("Slice", ["x", ends[0], ends[0], ends[1]], "empty")
+    left = b.conv("x", "left", 8, 8)
+    joined = b.node("Concat", [left, empty], "joined", axis=1)
+    onnx.save(b.model(b.conv(b.conv(joined, "middle", 8, 16), "last", 16, 16)), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=samples())
+    report = quantise(tmp_path, method=method)
+    assert len({report.scales[name] for name in ("left", "empty", "joined")}) == 1
+    if method == "minmax":
+        largest = np.abs(every_value(load(tmp_path / "m.onnx").proto, {"x": samples()})["left"]).max()
+        assert report.scales["empty"] == pytest.approx(largest / 127, rel=1e-6)
+    assert report.differences[0].cosine > 0.99
+
+
+def test_a_layer_without_elements_stays_float(tmp_path):
+    b = Builder()
+    flat = b.node("Flatten", ["x"], "flat")
+    narrow = b.node("MatMul", [flat, b.constant("narrow", np.zeros((288, 0), np.float32))], "no columns")
+    wide = b.node("MatMul", [narrow, b.constant("wide", np.zeros((0, 16), np.float32))], "zeros")
+    full = b.node("MatMul", [flat, b.weight("full", 288, 16, axis=0)], "numbers")
+    b.node("Add", [full, wide], "sum")
+    onnx.save(b.model(b.node("MatMul", ["sum", b.weight("end", 16, 16, axis=0)], "y")), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=samples())
+    report = quantise(tmp_path)
+    reasons = {layer.weight: layer.reason for layer in report.layers}
+    assert reasons["narrow"] == "its weight of shape [288, 0] has no elements"
+    assert [name for name, why in reasons.items() if not why] == ["full", "end"]
+
+
 def test_unfused_batchnorms_are_noted(tmp_path):
     b = Builder()
     norm = [b.constant(name, np.ones(8, np.float32)) for name in "gbmv"]

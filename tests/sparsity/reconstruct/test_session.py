@@ -1,6 +1,7 @@
 """Reconstruction of torch modules: the ONNX pass as the oracle, attention, and layers that cannot be rebuilt."""
 
 import copy
+import warnings
 
 import numpy as np
 import onnx
@@ -335,13 +336,18 @@ def test_layers_that_cannot_be_rebuilt_stay_dense_with_the_reason(monkeypatch):
     model = nn.Sequential(shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(16, 32), nn.Linear(32, 16)).eval()
     model.unused = nn.Linear(16, 16)
     model.grouped = nn.Conv2d(32, 32, 1, groups=2)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+        model.narrow, model.wide = nn.Linear(16, 0), nn.Linear(0, 16)
     batches = [torch.randn(32, 16) for _ in range(4)]
-    model.forward = lambda x: model[5](model[4](model[2](model[0](x))))
+    model.forward = lambda x: model[5](model[4](model[2](model[0](x)) + model.wide(model.narrow(x))))
     session = nm2trt.sparsify(model, method="reconstruct", calibration=batches)
     reasons = {entry.weight: entry.reason for entry in session.plan if entry.pattern is None}
     assert reasons["0.weight"] == "its layer is called more than once"
     assert reasons["unused.weight"] == "the model does not call its layer on the calibration input"
     assert reasons["grouped.weight"] == "a convolution in 2 groups is not rebuilt"
+    assert reasons["narrow.weight"] == "its shape (0, 16) holds no values"
+    assert reasons["wide.weight"] == "its shape (16, 0) holds no values"
     assert session.masks().keys() == {"4.weight", "5.weight"}
 
 
