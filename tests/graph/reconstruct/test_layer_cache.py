@@ -1,7 +1,9 @@
 """prune --calib --cache: a run that was stopped goes on, and ends in the bytes of one that was not."""
 
+import functools
 import json
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -17,10 +19,55 @@ from nm2trt.graph.reconstruct.layer_cache import LayerCache
 from nm2trt.nm.solver import array_namespace
 from tests.graph.reconstruct.test_reconstruct_model import network, samples
 
+LAYERS = 6
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Give a model and samples that no test changes."""
+    folder = tmp_path_factory.mktemp("made")
+    return network(folder / "a.onnx"), samples(folder / "s.npz")
+
+
+@pytest.fixture(scope="module")
+def whole(made, tmp_path_factory):
+    """Give the bytes that a prune without a cache writes, which is run once for the same options."""
+    model, calib = made
+
+    @functools.cache
+    def written(**options):
+        path = tmp_path_factory.mktemp("whole") / "whole.onnx"
+        nm2trt.prune(model, path, calib=calib, **options)
+        return path.read_bytes()
+
+    return written
+
+
+@pytest.fixture(scope="module")
+def _filled(made, whole, tmp_path_factory):
+    model, calib = made
+
+    @functools.cache
+    def cache(**options):
+        folder = tmp_path_factory.mktemp("filled")
+        nm2trt.prune(model, folder / "b.onnx", calib=calib, cache=folder / "cache", **options)
+        assert (folder / "b.onnx").read_bytes() == whole(**options)
+        return folder / "cache"
+
+    return cache
+
 
 @pytest.fixture
-def made(tmp_path):
-    return network(tmp_path / "a.onnx"), samples(tmp_path / "s.npz")
+def filled(_filled, tmp_path):
+    """Give a cache of all layers of a prune with certain options, and its files; the test may damage them."""
+
+    def copied(**options):
+        cache = shutil.copytree(_filled(**options), tmp_path / "cache")
+        paths = sorted(cache.rglob("*.npz"))
+        assert len(paths) == LAYERS
+        return cache, paths
+
+    return copied
 
 
 @pytest.fixture
@@ -39,40 +86,31 @@ def solved(monkeypatch):
     return state
 
 
-def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path, made, solved):
+@pytest.mark.parametrize(
+    ("limit", "more"),
+    [(3, {}), (1, {"to": "int8"}), (5, {"to": "int8", "max_loss": "7%"})],
+    ids=["float", "int8", "int8-within-a-limit"],
+)
+def test_a_stopped_run_goes_on_to_the_same_bytes(tmp_path, made, whole, solved, limit, more):
     model, calib = made
-    nm2trt.prune(model, tmp_path / "whole.onnx", calib=calib)
-    every = solved["count"]
-    solved.update(count=0, limit=3)
+    given = {"calib": calib, "cache": tmp_path / "cache", **more}
+    solved["limit"] = limit
     with pytest.raises(KeyboardInterrupt):
-        nm2trt.prune(model, tmp_path / "b.onnx", calib=calib, cache=tmp_path / "cache")
+        nm2trt.prune(model, tmp_path / "b.onnx", **given)
     assert not (tmp_path / "b.onnx").exists()
     solved.update(count=0, limit=99)
-    report = nm2trt.prune(model, tmp_path / "b.onnx", calib=calib, cache=tmp_path / "cache")
-    assert solved["count"] == every - 3
-    assert (tmp_path / "b.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()
-    assert [row.status for row in report.weights].count("pruned") == 5
+    report = nm2trt.prune(model, tmp_path / "b.onnx", **given)
+    assert solved["count"] == LAYERS - limit
+    assert (tmp_path / "b.onnx").read_bytes() == whole(**more)
+    if not more:
+        assert report.counts["pruned"] == 5
 
 
-@pytest.mark.parametrize("more", [{}, {"max_loss": "7%"}], ids=["free", "limit"])
-@pytest.mark.parametrize("limit", [1, 5])
-def test_a_stopped_solve_to_int8_goes_on_to_the_same_bytes(tmp_path, made, solved, limit, more):
-    model, calib = made
-    given = {"calib": calib, "to": "int8", **more}
-    nm2trt.prune(model, tmp_path / "whole.onnx", **given)
-    every = solved["count"]
-    solved.update(count=0, limit=limit)
-    with pytest.raises(KeyboardInterrupt):
-        nm2trt.prune(model, tmp_path / "b.onnx", cache=tmp_path / "cache", **given)
-    assert not (tmp_path / "b.onnx").exists()
-    solved.update(count=0, limit=99)
-    nm2trt.prune(model, tmp_path / "b.onnx", cache=tmp_path / "cache", **given)
-    assert solved["count"] == every - limit
-    assert (tmp_path / "b.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()
-
-
-@pytest.mark.parametrize("more", [{}, {"to": "int8"}], ids=["float", "int8"])
-@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.BFLOAT16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [(TensorProto.FLOAT16, {}), (TensorProto.BFLOAT16, {"to": "int8"})],
+    ids=["float16", "bfloat16-int8"],
+)
 def test_layers_whose_weights_are_stored_in_16_bits_are_taken(tmp_path, solved, kind, more):
     model = onnx.load(network(tmp_path / "whole.onnx"))
     for stored in [tensor for tensor in model.graph.initializer if tensor.name.startswith("w")]:
@@ -83,7 +121,7 @@ def test_layers_whose_weights_are_stored_in_16_bits_are_taken(tmp_path, solved, 
     onnx.save(model, tmp_path / "a.onnx")
     given = {"calib": samples(tmp_path / "s.npz"), "cache": tmp_path / "cache", **more}
     written = []
-    for wanted in (6, 0):
+    for wanted in (LAYERS, 0):
         solved["count"] = 0
         nm2trt.prune(tmp_path / "a.onnx", tmp_path / "b.onnx", **given)
         assert solved["count"] == wanted
@@ -109,36 +147,32 @@ OFF_THE_GRID = (
 )
 
 
-def test_integers_of_the_cache_that_fit_no_grid_are_solved_again(tmp_path, made, solved):
+def test_integers_of_the_cache_that_fit_no_grid_are_solved_again(tmp_path, made, whole, filled, solved):
     model, calib = made
-    given = {"calib": calib, "to": "int8", "cache": tmp_path / "cache"}
-    nm2trt.prune(model, tmp_path / "b.onnx", **given)
-    paths = sorted((tmp_path / "cache").rglob("*.npz"))
+    cache, paths = filled(to="int8")
     for start in range(0, len(OFF_THE_GRID), len(paths)):
         pairs = list(zip(OFF_THE_GRID[start:], paths, strict=False))
         for damage, path in pairs:
             np.savez(path, **damage(dict(np.load(path))))
         solved["count"] = 0
-        nm2trt.prune(model, tmp_path / "c.onnx", **given)
+        nm2trt.prune(model, tmp_path / "c.onnx", calib=calib, to="int8", cache=cache)
         assert solved["count"] == len(pairs)
-        assert (tmp_path / "c.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+        assert (tmp_path / "c.onnx").read_bytes() == whole(to="int8")
 
 
-def test_a_solve_to_int8_and_one_in_float_do_not_share_layers(tmp_path, made, solved):
+def test_a_solve_to_int8_and_one_in_float_do_not_share_layers(tmp_path, made, whole, filled, solved):
     model, calib = made
-    for more in ({}, {"to": "int8"}):
-        nm2trt.prune(model, tmp_path / "alone.onnx", calib=calib, **more)
-        solved["count"] = 0
-        nm2trt.prune(model, tmp_path / "b.onnx", calib=calib, cache=tmp_path / "cache", **more)
-        assert solved["count"] == 6
-        assert (tmp_path / "b.onnx").read_bytes() == (tmp_path / "alone.onnx").read_bytes()
+    cache, _ = filled()
+    solved["count"] = 0
+    nm2trt.prune(model, tmp_path / "b.onnx", calib=calib, cache=cache, to="int8")
+    assert solved["count"] == LAYERS
+    assert (tmp_path / "b.onnx").read_bytes() == whole(to="int8")
 
 
-def test_a_layer_that_int8_leaves_out_keeps_no_step(tmp_path, made, solved, monkeypatch):
+def test_a_layer_that_int8_leaves_out_keeps_no_step(tmp_path, made, filled, solved, monkeypatch):
     """As a search that leaves another layer in float would; the layers of the first search are not taken."""
     model, calib = made
-    given = {"calib": calib, "to": "int8", "cache": tmp_path / "cache"}
-    nm2trt.prune(model, tmp_path / "b.onnx", **given)
+    cache, _ = filled(to="int8")
     real = preset.prepare
 
     def without_w3(*arguments):
@@ -146,29 +180,27 @@ def test_a_layer_that_int8_leaves_out_keeps_no_step(tmp_path, made, solved, monk
         return replace(done, axes={name: axis for name, axis in done.axes.items() if name != "w3"})
 
     monkeypatch.setattr(preset, "prepare", without_w3)
-    for wanted in (6, 0):
+    for wanted in (LAYERS, 0):
         solved["count"] = 0
-        nm2trt.prune(model, tmp_path / "c.onnx", **given)
+        nm2trt.prune(model, tmp_path / "c.onnx", calib=calib, to="int8", cache=cache)
         assert solved["count"] == wanted
-    paths = [path for path in (tmp_path / "cache").rglob("*.npz") if "step" not in np.load(path)]
+    paths = [path for path in cache.rglob("*.npz") if "step" not in np.load(path)]
     assert [json.loads(str(np.load(path)["row"]))["weight"] for path in paths] == ["w3"]
 
 
-@pytest.mark.parametrize("factor", [1 + 2**-20, 2.0])
-def test_layers_that_were_solved_with_other_ranges_are_not_taken(tmp_path, made, solved, monkeypatch, factor):
+def test_layers_that_were_solved_with_other_ranges_are_not_taken(tmp_path, made, filled, solved, monkeypatch):
     model, calib = made
-    given = {"calib": calib, "to": "int8", "cache": tmp_path / "cache"}
-    nm2trt.prune(model, tmp_path / "b.onnx", **given)
+    cache, _ = filled(to="int8")
     real = preset.prepare
 
     def with_another_scale(*arguments):
         done = real(*arguments)
-        return replace(done, scales={**done.scales, "r1": done.scales["r1"] * factor})
+        return replace(done, scales={**done.scales, "r1": done.scales["r1"] * (1 + 2**-20)})
 
     monkeypatch.setattr(preset, "prepare", with_another_scale)
     solved["count"] = 0
-    nm2trt.prune(model, tmp_path / "c.onnx", **given)
-    assert solved["count"] == 6
+    nm2trt.prune(model, tmp_path / "c.onnx", calib=calib, to="int8", cache=cache)
+    assert solved["count"] == LAYERS
 
 
 def test_layers_of_a_model_with_other_numbers_in_its_data_file_are_not_taken(tmp_path, solved):
@@ -186,13 +218,11 @@ def test_layers_of_a_model_with_other_numbers_in_its_data_file_are_not_taken(tmp
     for path in paths:
         solved["count"] = 0
         nm2trt.prune(path, tmp_path / "b.onnx", calib=calib, cache=tmp_path / "cache")
-        assert solved["count"] == 6
+        assert solved["count"] == LAYERS
 
 
-def test_no_damage_stops_a_run(tmp_path, made):
-    model, calib = made
-    nm2trt.prune(model, tmp_path / "b.onnx", calib=calib, cache=tmp_path / "cache")
-    path = sorted((tmp_path / "cache").rglob("*.npz"))[0]
+def test_no_damage_stops_a_run(filled):
+    _, (path, *_) = filled()
     whole = path.read_bytes()
     cache = object.__new__(LayerCache)
     cache._folder = path.parent
@@ -221,21 +251,20 @@ def test_a_layer_that_is_dense_for_another_reason_says_so(tmp_path, made):
 
 
 @pytest.mark.parametrize("change", ["samples", "seed", "damage"])
-def test_a_result_of_another_task_is_not_taken(tmp_path, made, solved, change):
+def test_a_result_of_another_task_is_not_taken(tmp_path, made, filled, solved, change):
     model, calib = made
-    nm2trt.prune(model, tmp_path / "b.onnx", calib=calib, cache=tmp_path / "cache")
-    every = solved["count"]
-    options = {"calib": calib, "cache": tmp_path / "cache"}
+    cache, paths = filled()
+    options = {"calib": calib, "cache": cache}
     if change == "samples":
         options["calib"] = samples(tmp_path / "t.npz", seed=5)
     elif change == "seed":
         options["seed"] = 1
     else:
-        for path in (tmp_path / "cache").rglob("*.npz"):
+        for path in paths:
             path.write_bytes(path.read_bytes()[:200])
     solved["count"] = 0
     nm2trt.prune(model, tmp_path / "c.onnx", **options)
-    assert solved["count"] == every
+    assert solved["count"] == LAYERS
 
 
 WRITTEN = (
@@ -252,10 +281,9 @@ WRITTEN = (
 )
 
 
-def test_a_cached_result_that_does_not_fit_its_layer_is_solved_again(tmp_path, made, solved):
+def test_a_cached_result_that_does_not_fit_its_layer_is_solved_again(tmp_path, made, whole, filled, solved):
     model, calib = made
-    nm2trt.prune(model, tmp_path / "b.onnx", calib=calib, cache=tmp_path / "cache")
-    paths = sorted((tmp_path / "cache").rglob("*.npz"))
+    cache, paths = filled()
     for start in range(0, len(WRITTEN), len(paths)):
         pairs = list(zip(WRITTEN[start:], paths, strict=False))
         for told, path in pairs:
@@ -266,39 +294,41 @@ def test_a_cached_result_that_does_not_fit_its_layer_is_solved_again(tmp_path, m
             arrays |= {"names": np.array(json.dumps(names)), "row": np.array(json.dumps(row))}
             np.savez(path, **arrays)
         solved["count"] = 0
-        nm2trt.prune(model, tmp_path / "c.onnx", calib=calib, cache=tmp_path / "cache")
+        nm2trt.prune(model, tmp_path / "c.onnx", calib=calib, cache=cache)
         assert solved["count"] == len(pairs)
-        assert (tmp_path / "c.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+        assert (tmp_path / "c.onnx").read_bytes() == whole()
 
 
-def test_a_cached_weight_that_breaks_the_pattern_is_solved_again(tmp_path, made, solved):
+def test_a_cached_weight_that_breaks_the_pattern_is_solved_again(tmp_path, made, whole, filled, solved):
     model, calib = made
-    nm2trt.prune(model, tmp_path / "b.onnx", calib=calib, cache=tmp_path / "cache")
-    first = next((tmp_path / "cache").rglob("layer00000.npz"))
+    cache, (first, *_) = filled()
     arrays = dict(np.load(first))
     arrays["array0"] = np.ones_like(arrays["array0"])
     np.savez(first, **arrays)
     solved["count"] = 0
-    nm2trt.prune(model, tmp_path / "c.onnx", calib=calib, cache=tmp_path / "cache")
+    nm2trt.prune(model, tmp_path / "c.onnx", calib=calib, cache=cache)
     assert solved["count"] == 1
-    assert (tmp_path / "c.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    assert (tmp_path / "c.onnx").read_bytes() == whole()
 
 
 @pytest.mark.parametrize("blas", ["openblas", "another"])
-def test_another_thread_count_takes_what_one_blas_thread_solved(blas, tmp_path, made, solved, monkeypatch):
+def test_another_thread_count_takes_what_one_blas_thread_solved(
+    blas, tmp_path, made, filled, solved, monkeypatch
+):
     """And solves again under a library that one_blas_thread cannot hold, whose sums may come out otherwise."""
+    model, calib = made
     if blas == "another":
         monkeypatch.setattr(array_namespace, "_openblas", lambda: None)
+        nm2trt.prune(model, tmp_path / "b.onnx", calib=calib, cache=tmp_path / "cache")
     elif array_namespace.thread_count_counts():
         pytest.skip("numpy computes with another library than OpenBLAS")
-    model, calib = made
-    nm2trt.prune(model, tmp_path / "b.onnx", calib=calib, cache=tmp_path / "cache")
-    every = solved["count"]
+    else:
+        filled()
     solved["count"] = 0
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
     nm2trt.prune(model, tmp_path / "c.onnx", calib=calib, cache=tmp_path / "cache")
-    assert solved["count"] == (0 if blas == "openblas" else every)
+    assert solved["count"] == (0 if blas == "openblas" else LAYERS)
 
 
 def test_a_cache_needs_samples(tmp_path, made):
