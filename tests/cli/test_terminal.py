@@ -162,6 +162,7 @@ def recommended(out):
 
 @pytest.mark.parametrize("start", ["dense.onnx", "sparse.onnx"])
 def test_the_recommended_commands_lead_to_an_engine(folder, capsys, start):
+    network(start, sparse=start == "sparse.onnx", weights=3)
     assert main(["verify", start, "--fail-on", "none"]) == 0
     done = []
     while True:
@@ -178,6 +179,7 @@ def test_the_recommended_commands_lead_to_an_engine(folder, capsys, start):
 
 
 def test_quantize_ends_with_a_command_that_works(folder, capsys):
+    network("sparse.onnx", sparse=True, weights=3)
     assert main(["quantize", "sparse.onnx", "--calib", "SAMPLES.npz"]) == 0
     words = recommended(capsys.readouterr().out)
     assert words[1] == "build"

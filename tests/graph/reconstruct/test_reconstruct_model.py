@@ -101,9 +101,19 @@ def outputs(path, x):
         return session.run({"x": x})["y"]
 
 
-@pytest.fixture
-def made(tmp_path):
-    return network(tmp_path / "a.onnx"), samples(tmp_path / "s.npz")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Give a model and samples that no test changes."""
+    folder = tmp_path_factory.mktemp("made")
+    return network(folder / "a.onnx"), samples(folder / "s.npz")
+
+
+@pytest.fixture(scope="module")
+def rebuilt(made):
+    """Give the file that a prune without options writes, and its report."""
+    model, calib = made
+    path = model.with_name("b.onnx")
+    return path, nm2trt.prune(model, path, calib=calib)
 
 
 def test_a_sequence_that_is_read_after_a_layer_is_refused(tmp_path):
@@ -118,16 +128,16 @@ def test_a_sequence_that_is_read_after_a_layer_is_refused(tmp_path):
     assert not (tmp_path / "b.onnx").exists()
 
 
-def test_holds_the_pattern_and_beats_magnitude(tmp_path, made):
-    model, calib = made
-    report = nm2trt.prune(model, tmp_path / "b.onnx", calib=calib)
+def test_holds_the_pattern_and_beats_magnitude(tmp_path, made, rebuilt):
+    model, _ = made
+    path, report = rebuilt
     nm2trt.prune(model, tmp_path / "m.onnx")
     assert report.counts == {"pruned": 5, "refitted": 1, "kept": 0, "dense": 0}
-    checked = verify_model(tmp_path / "b.onnx")
+    checked = verify_model(path)
     assert checked.passed()
     assert {row.weight for row in checked.weights if row.pattern == "holds"} == {"w1", "w3", "w4", "w5", "w6"}
     x = np.load(samples(tmp_path / "t.npz", seed=7))["x"]
-    dense, mine, magnitude = (outputs(tmp_path / f"{n}.onnx", x) for n in "abm")
+    dense, mine, magnitude = (outputs(one, x) for one in (model, path, tmp_path / "m.onnx"))
     assert np.square(mine - dense).mean() < 0.4 * np.square(magnitude - dense).mean()
     error = np.square(mine - dense).sum() / np.square(dense - dense.mean()).sum()
     assert report.outputs[0].error == pytest.approx(error, rel=0.8)
@@ -170,29 +180,30 @@ def test_plan_and_lineage_say_what_was_done(tmp_path, made):
     assert (excluded.status, excluded.reason) == ("refitted", "excluded by 'w3'")
 
 
-def test_same_bits_again_and_another_seed_other_rows(tmp_path, made):
+def test_same_bits_again_and_another_seed_other_rows(tmp_path, made, rebuilt):
     model, calib = made
-    for name, seed in (("b", 0), ("c", 0), ("d", 1)):
-        nm2trt.prune(model, tmp_path / f"{name}.onnx", calib=calib, seed=seed)
-    assert (tmp_path / "b.onnx").read_bytes() == (tmp_path / "c.onnx").read_bytes()
-    assert (tmp_path / "b.onnx").read_bytes() != (tmp_path / "d.onnx").read_bytes()
+    for seed in (0, 1):
+        nm2trt.prune(model, tmp_path / f"{seed}.onnx", calib=calib, seed=seed)
+    written = rebuilt[0].read_bytes()
+    assert written == (tmp_path / "0.onnx").read_bytes()
+    assert written != (tmp_path / "1.onnx").read_bytes()
 
 
-def test_channels_are_permuted_unless_told_not_to(tmp_path, made):
+def test_channels_are_permuted_unless_told_not_to(tmp_path, made, rebuilt):
     found = {}
-    for permute in (True, False):
-        report = nm2trt.prune(made[0], tmp_path / "b.onnx", calib=made[1], permute=permute)
+    as_it_is = nm2trt.prune(made[0], tmp_path / "b.onnx", calib=made[1], permute=False)
+    for permute, path, report in ((True, *rebuilt), (False, tmp_path / "b.onnx", as_it_is)):
         assert report.permuted is permute
-        stages = [stage.stage for stage in read_lineage(load(tmp_path / "b.onnx").proto)]
+        stages = [stage.stage for stage in read_lineage(load(path).proto)]
         assert stages == (["permute", "prune --calib"] if permute else ["prune --calib"])
-        assert verify_model(tmp_path / "b.onnx").passed()
+        assert verify_model(path).passed()
         found[permute] = sum(row.error for row in report.weights if row.status == "pruned")
     assert found[True] < found[False]
 
 
-def test_every_layer_reports_its_errors(made, tmp_path):
-    model, calib = made
-    report = nm2trt.prune(model, tmp_path / "b.onnx", calib=calib)
+def test_every_layer_reports_its_errors(rebuilt):
+    _, report = rebuilt
+    assert len(report.weights) == 6
     for row in report.weights:
         assert row.ridge is not None
         assert row.held_out
@@ -290,15 +301,13 @@ def test_too_few_samples_to_hold_any_out_say_so(tmp_path, made, capsys):
     assert verify_model(tmp_path / "b.onnx").passed()
 
 
-def test_external_data_stays_external(tmp_path, made):
+def test_external_data_stays_external(tmp_path, made, rebuilt):
     proto = onnx.load(made[0])
     onnx.save(proto, tmp_path / "e.onnx", save_as_external_data=True, size_threshold=0)
     nm2trt.prune(tmp_path / "e.onnx", tmp_path / "x.onnx", calib=made[1])
-    nm2trt.prune(made[0], tmp_path / "b.onnx", calib=made[1])
+    assert list(tmp_path.glob("x.onnx*.data"))
     x = np.load(made[1])["x"]
-    np.testing.assert_allclose(
-        outputs(tmp_path / "x.onnx", x), outputs(tmp_path / "b.onnx", x), rtol=1e-4, atol=1e-4
-    )
+    np.testing.assert_allclose(outputs(tmp_path / "x.onnx", x), outputs(rebuilt[0], x), rtol=1e-4, atol=1e-4)
 
 
 def test_float16_files_stay_float16(tmp_path, made):
@@ -326,8 +335,7 @@ def rewritten(source, target, nodes, **tensors):
     return target
 
 
-@pytest.mark.parametrize("beta", [4.0, 0.0])
-@pytest.mark.parametrize("permuted", [True, False])
+@pytest.mark.parametrize(("beta", "permuted"), [(4.0, True), (0.0, False)])
 def test_a_gemm_that_transposes_and_scales_is_solved_as_the_plain_one(tmp_path, made, beta, permuted):
     weight = numpy_helper.to_array(onnx.load(made[0]).graph.initializer[-1])
     bias = np.linspace(-1, 1, 10).astype(np.float32)
@@ -349,8 +357,7 @@ def test_a_gemm_that_transposes_and_scales_is_solved_as_the_plain_one(tmp_path, 
     assert np.abs(results[0] - outputs(plain, x)).max() > 0.01
 
 
-@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
-@pytest.mark.parametrize("to", [None, "int8"])
+@pytest.mark.parametrize(("kind", "to"), [("float16", None), ("bfloat16", None), ("bfloat16", "int8")])
 def test_weights_that_a_cast_widens_are_rebuilt_where_they_are_stored(tmp_path, made, kind, to):
     numbers = numpy_helper.to_array(onnx.load(made[0]).graph.initializer[-1])
     bias = np.linspace(-1, 1, 10)
@@ -541,17 +548,14 @@ def test_command_prints_layers_and_verdict(made, tmp_path, capsys):
     assert "--calib SAMPLES rebuilds" in capsys.readouterr().out
 
 
-def test_a_layer_with_fewer_rows_than_weights_is_named_with_its_lambda(tmp_path):
-    network(tmp_path / "a.onnx")
-    calib = samples(tmp_path / "s.npz", 8)
-    report = nm2trt.prune(tmp_path / "a.onnx", tmp_path / "b.onnx", calib=calib)
+def test_a_layer_with_fewer_rows_than_weights_is_named_with_its_lambda(tmp_path, made, rebuilt):
+    report = nm2trt.prune(made[0], tmp_path / "b.onnx", calib=samples(tmp_path / "s.npz", 8))
     rows = {row.weight: row for row in report.weights}
     assert (rows["w5"].rows, rows["w5"].inputs) == (8, 32)
     (told,) = (line for line in report.remarks() if "fewer rows" in line)
     assert told.startswith("2 of 6 layers were fitted on fewer rows")
     assert f"w5 has 32 weights per output, 8 rows and lambda {rows['w5'].ridge:g}; give more samples" in told
-    plenty = nm2trt.prune(tmp_path / "a.onnx", tmp_path / "c.onnx", calib=samples(tmp_path / "t.npz", 64))
-    assert not any("fewer rows" in line for line in plenty.remarks())
+    assert not any("fewer rows" in line for line in rebuilt[1].remarks())
 
 
 def test_layers_of_kept_rows_are_those_of_their_sums(tmp_path, made, monkeypatch):
