@@ -37,7 +37,9 @@ def attached():
 def test_plan_and_mask_hash_travel_with_the_file(dtype, tmp_path):
     model, session = attached()
     session.finalize()
-    result = nm2trt.export(model, torch.rand(2, 3, 8, 8), tmp_path / "model.onnx", dtype=dtype)
+    result = nm2trt.export(
+        model, torch.rand(2, 3, 8, 8), tmp_path / "model.onnx", dtype=dtype, dynamic_batch=False
+    )
 
     report = verify_model(result.path)
     assert report.plan == result.plan
@@ -62,7 +64,9 @@ def test_equal_weights_that_pytorch_stores_once_are_one_weight_of_the_plan(tmp_p
     session = nm2trt.sparsify(model, method="magnitude")
     session.finalize()
     assert len(session.plan) == 8
-    result = nm2trt.export(model, torch.randn(3, 8, 32), tmp_path / "model.onnx", dtype=dtype)
+    result = nm2trt.export(
+        model, torch.randn(3, 8, 32), tmp_path / "model.onnx", dtype=dtype, dynamic_batch=False
+    )
     report = verify_model(result.path)
     assert report.missing == ()
     assert [row.pattern for row in report.weights] == ["holds"] * 8
@@ -77,7 +81,7 @@ def test_an_attached_model_is_refused(tmp_path):
 
 
 def test_a_model_without_plan_gets_the_hash_alone(tmp_path):
-    result = nm2trt.export(Mixed(), torch.rand(2, 3, 8, 8), tmp_path / "model.onnx")
+    result = nm2trt.export(Mixed(), torch.rand(2, 3, 8, 8), tmp_path / "model.onnx", dynamic_batch=False)
 
     written = {prop.key: prop.value for prop in onnx.load(result.path).metadata_props}
     assert METADATA_KEY not in written
@@ -104,7 +108,7 @@ def test_a_layer_whose_result_the_model_does_not_return_leaves_the_plan(tmp_path
     session = nm2trt.sparsify(model, method="magnitude")
     session.finalize()
     assert any(entry.weight == "pooler.weight" for entry in session.plan)
-    result = nm2trt.export(model, torch.rand(2, 3, 8, 8), tmp_path / "model.onnx")
+    result = nm2trt.export(model, torch.rand(2, 3, 8, 8), tmp_path / "model.onnx", dynamic_batch=False)
     report = verify_model(result.path)
     assert report.missing == ()
     assert report.passed()
