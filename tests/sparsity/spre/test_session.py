@@ -367,7 +367,7 @@ def test_unfused_export_fused_by_nm2trt_equals_the_torch_merge(tmp_path):
     sparse.finalize(unfused, fuse=False)
     assert type(unfused.conv1) is TwoBranches
     sparse.finalize()
-    nm2trt.export(unfused, batch(), tmp_path / "two.onnx")
+    nm2trt.export(unfused, batch(), tmp_path / "two.onnx", dynamic_batch=False)
     assert {v.pattern for v in nm2trt.verify(tmp_path / "two.onnx").weights} == {"holds", "dense-by-plan"}
     report = nm2trt.fuse(tmp_path / "two.onnx", tmp_path / "one.onnx")
     assert report.branches_merged == 2
