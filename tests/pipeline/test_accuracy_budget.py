@@ -1,6 +1,7 @@
 """prune --max-drop: the share that is written keeps the budget, larger ones that were tried do not."""
 
 import json
+import shutil
 
 import numpy as np
 import onnx
@@ -9,7 +10,7 @@ import pytest
 import nm2trt
 from nm2trt.backends.ort import open_onnx
 from nm2trt.cli import main
-from nm2trt.errors import DifferenceError, InputError
+from nm2trt.errors import InputError
 from nm2trt.graph.reconstruct.sensitivity import Sensitivity, dense_by_sensitivity
 from nm2trt.graph.verify.verify_model import verify_model
 from nm2trt.nm.eligibility import can_run_sparse
@@ -22,14 +23,20 @@ def answers(path, x):
         return session.run({"x": x})["y"].argmax(1)
 
 
+@pytest.fixture(scope="module")
+def _made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    model = network(folder / "a.onnx")
+    samples(folder / "s.npz")
+    x = np.load(samples(folder / "e.npz", 300, seed=7))["x"]
+    np.savez(folder / "e.npz", x=x, labels=answers(model, x))
+    return folder
+
+
 @pytest.fixture
-def made(tmp_path):
+def made(_made, tmp_path):
     """A network, calibration samples, and 300 others labelled by the network itself: its top-1 is 1."""
-    model = network(tmp_path / "a.onnx")
-    samples(tmp_path / "s.npz")
-    x = np.load(samples(tmp_path / "e.npz", 300, seed=7))["x"]
-    np.savez(tmp_path / "e.npz", x=x, labels=answers(model, x))
-    return tmp_path
+    return shutil.copytree(_made, tmp_path, dirs_exist_ok=True)
 
 
 def pruned(folder, drop, **more):
@@ -208,7 +215,7 @@ def test_the_best_share_of_an_error_is_that_of_the_least_rise(made):
     ("change", "words"),
     [
         ({"data": "s.npz", "metrics": ("agreement",)}, "cannot choose the weights and judge them too"),
-        ({"data": "wide.npz"}, "'x' takes|input 'x'|shape"),
+        ({"data": "wide.npz"}, r"input 'x' takes samples of shape nx16x8x8, the data has \(\d+, 32, 8, 8\)"),
         ({"plot": "p.xyz"}, r"p\.xyz has a suffix that matplotlib does not write; use \.png or \.svg"),
         ({"gain": "e.npz"}, "is damaged or not a gain table"),
         ({"targets": "sm1"}, "is not a target"),
@@ -286,6 +293,5 @@ def test_a_model_with_external_data_is_written_with_its_data(made):
         size_threshold=0,
     )
     pruned(made, "90pt")
+    assert list(made.glob("b.onnx*.data"))
     assert verify_model(made / "b.onnx").passed()
-    with pytest.raises(DifferenceError):
-        pruned(made, "0.001pt")

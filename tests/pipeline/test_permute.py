@@ -64,7 +64,6 @@ MOVES = {Block: {16, 32}, Tokens: {32, 64}}
 @pytest.mark.parametrize("cls", [Block, Tokens])
 def test_the_function_stays_in_both_modes_and_more_magnitude_is_kept(cls):
     model, example = made(cls), EXAMPLES[cls]()
-    names = {name: id(tensor) for name, tensor in model.named_parameters()}
     sums = {name: tensor.detach().double().sum() for name, tensor in model.state_dict().items()}
     outputs = [made(cls).train(mode)(example).detach() for mode in (True, False)]
     model = made(cls).train()

@@ -62,8 +62,9 @@ def stop(path, solved, by):
     assert len(unfinished(path.parent / "runs" / "r")) == 3
 
 
-@pytest.mark.parametrize("options", ["", ", to: int8"], ids=["float", "int8"])
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("by", "options"), [(signal.SIGINT, ", to: int8"), (signal.SIGKILL, "")], ids=["int8", "float"]
+)
 def test_a_stopped_prune_goes_on_where_the_solve_stopped(tmp_path, recipe, solved, options, by):
     path = recipe(options)
     whole = run_recipe(path, output=tmp_path / "whole")
