@@ -209,8 +209,8 @@ def test_a_link_to_a_missing_file_is_written_through_and_a_loop_is_refused(tmp_p
     (tmp_path / "nowhere").symlink_to("no/store")
     write_atomic(check_output(tmp_path / "new"), "x")
     assert (tmp_path / "store").read_text() == "x"
-    for name in ("loop", "nowhere"):
-        with pytest.raises(OutputError, match=r"leads to itself|does not exist"):
+    for name, told in (("loop", "leads to itself"), ("nowhere", "does not exist")):
+        with pytest.raises(OutputError, match=told):
             check_output(tmp_path / name)
 
 

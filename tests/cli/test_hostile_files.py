@@ -89,7 +89,7 @@ def test_a_message_quotes_a_file_without_its_escapes(run, tmp_path):
     onnx.save(model, tmp_path / "m.onnx")
     done = run(["verify", "m.onnx"], tmp_path)
     assert done.returncode == 2
-    assert "red" in done.stderr
+    assert r"defines '\x1b[31mred\u202e\x07' twice" in done.stderr
     assert all(c.isprintable() or c == "\n" for c in done.stdout + done.stderr)
 
 

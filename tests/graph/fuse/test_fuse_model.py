@@ -555,7 +555,7 @@ def test_the_output_may_not_be_a_file_that_holds_the_weights(tmp_path):
     )
     onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
     before = (tmp_path / "w.bin").read_bytes()
-    for output in ("w.bin", "m.onnx"):
-        with pytest.raises(InputError, match=r"holds weights of|is the input"):
+    for output, told in (("w.bin", "holds weights of"), ("m.onnx", "is the input")):
+        with pytest.raises(InputError, match=told):
             fuse_model(tmp_path / "m.onnx", tmp_path / output)
     assert (tmp_path / "w.bin").read_bytes() == before
