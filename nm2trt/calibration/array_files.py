@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import tokenize
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +17,32 @@ from numpy.lib import format as npy
 from nm2trt.arrays import Array
 from nm2trt.errors import DataError
 from nm2trt.limits.bounds import bounds
+
+# What zipfile, its decompressors and numpy raise on a damaged, encrypted or hostile file.
+_UNSOUND: tuple[type[Exception], ...] = (
+    *(ValueError, KeyError, OverflowError, MemoryError, OSError, EOFError, NotImplementedError),
+    RuntimeError,  # an encrypted member
+    *(zipfile.BadZipFile, zlib.error),
+    *(tokenize.TokenError, SyntaxError),  # a header that is no Python literal
+)
+with contextlib.suppress(ImportError):  # a Python may be built without it
+    import lzma
+
+    _UNSOUND = (*_UNSOUND, lzma.LZMAError)
+
+# What sound arrays of another kind raise, when their content is taken for one's own.
+UNSOUND_CONTENT = (ValueError, KeyError, OverflowError, TypeError, AttributeError)
+
+
+@contextlib.contextmanager
+def sound_archive(path: Path) -> Iterator[None]:
+    """Turn what a damaged `.npz` or `.npy` raises into a DataError."""
+    try:
+        yield
+    except DataError:
+        raise
+    except _UNSOUND as error:
+        raise DataError(f"{path} is not a sound .npz or .npy of plain arrays") from error
 
 
 def require_affordable(path: Path, nbytes: int, what: str = "its arrays") -> None:
@@ -82,15 +111,15 @@ def read_archive(path: Path, names: Sequence[str] | None = None) -> Array | dict
         The array of an `.npy`, or arrays by name.
 
     Raises:
-        DataError: The arrays take more memory than samples may, or two have one name.
-        Exception: One of `UNSOUND_ARCHIVE`, if the file is damaged, of another kind, or holds objects.
+        DataError: The file is damaged, of another kind, or holds objects; its arrays take more memory than
+            samples may, or two have one name.
     """
-    with path.open("rb") as file:
+    with sound_archive(path), path.open("rb") as file:
         if not zipfile.is_zipfile(file):
             file.seek(0)
             loaded: Array = npy.read_array(file, allow_pickle=False)
             return loaded
-    with zipfile.ZipFile(path) as archive:
+    with sound_archive(path), zipfile.ZipFile(path) as archive:
         members = archive_members(archive)
         wanted = {name: members[name] for name in (members if names is None else names)}
         total = 0

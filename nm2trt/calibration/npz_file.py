@@ -18,8 +18,13 @@ import numpy as np
 from numpy.lib import format as npy
 
 from nm2trt.arrays import Array
-from nm2trt.calibration.array_files import archive_members, read_archive, require_affordable, skip_header
-from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
+from nm2trt.calibration.array_files import (
+    archive_members,
+    read_archive,
+    require_affordable,
+    skip_header,
+    sound_archive,
+)
 from nm2trt.errors import DataError
 
 _CHUNK_BYTES = 1 << 20
@@ -54,7 +59,7 @@ def npz_headers(path: Path) -> dict[str, NpzArray]:
     Raises:
         DataError: It is no `.npz`, holds something other than numbers and text, or two arrays of one name.
     """
-    with _sound(path):
+    with sound_archive(path):
         with path.open("rb") as file:
             if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
                 raise DataError(f"{path} holds a single array; save inputs and labels with numpy.savez")
@@ -88,7 +93,7 @@ def npz_batches(
     held = sum(header.held_bytes(min(size, length)) for header in headers.values())
     require_affordable(path, held, f"{min(size, length)} samples")
     with contextlib.ExitStack() as stack:
-        with _sound(path):
+        with sound_archive(path):
             archive = stack.enter_context(zipfile.ZipFile(path))
             columns = {
                 name: _Column(stack.enter_context(archive.open(header.member)), header)
@@ -96,7 +101,7 @@ def npz_batches(
             }
         for start in range(0, length, size):
             count = min(size, length - start)
-            with _sound(path):
+            with sound_archive(path):
                 arrays = {name: column.take(start, count) for name, column in columns.items()}
             yield start, arrays
 
@@ -107,8 +112,7 @@ def npz_arrays(path: Path, names: Sequence[str]) -> dict[str, Array]:
     Raises:
         DataError: They take more memory than samples may, or the file is damaged.
     """
-    with _sound(path):
-        found = read_archive(path, names)
+    found = read_archive(path, names)
     return found if isinstance(found, dict) else {}
 
 
@@ -134,14 +138,3 @@ class _Column:
             data[at : at + len(piece)] = np.frombuffer(piece, np.uint8)
         array = np.frombuffer(data, dtype=header.dtype).reshape(count, *header.shape[1:])
         return array.astype(header.dtype.newbyteorder("="), copy=False)
-
-
-@contextlib.contextmanager
-def _sound(path: Path) -> Iterator[None]:
-    """Turn what a damaged archive raises into a DataError."""
-    try:
-        yield
-    except DataError:
-        raise
-    except UNSOUND_ARCHIVE as error:
-        raise DataError(f"{path} is not a sound .npz file; write it with numpy.savez") from error

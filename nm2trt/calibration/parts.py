@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from nm2trt.arrays import Arrays
-from nm2trt.calibration.array_files import read_archive
+from nm2trt.calibration.array_files import UNSOUND_CONTENT, read_archive
 from nm2trt.calibration.stream import SampleHash, length_of
-from nm2trt.calibration.unsound import UNSOUND_CONTENT
 from nm2trt.errors import DataError, InputError
 from nm2trt.figures import counted
 from nm2trt.file_replacement import make_output_folder
@@ -217,8 +216,6 @@ def _read(path: Path, job: Mapping[str, Any]) -> Part:
         head = json.loads(str(arrays.pop("head")))
         shard = Shard(int(head["shard"]), int(head["shards"]))
         samples, sha256 = int(head["samples"]), str(head["sha256"])
-    except DataError:
-        raise
     except UNSOUND_CONTENT as error:
         raise _unknown(path) from error
     if not 0 <= shard.index < shard.count:

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from nm2trt.arrays import Array, Arrays
-from nm2trt.calibration.array_files import read_archive
-from nm2trt.calibration.unsound import UNSOUND_CONTENT
+from nm2trt.calibration.array_files import UNSOUND_CONTENT, read_archive
 from nm2trt.files import atomic_path
 
 

@@ -23,7 +23,6 @@ import numpy as np
 from nm2trt.arrays import Array, Arrays
 from nm2trt.calibration.array_files import read_archive, require_affordable
 from nm2trt.calibration.stream import LABELS
-from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import BackendMissingError, DataError, InputError
 from nm2trt.extras import names_the_extra
 from nm2trt.files import check_input
@@ -77,12 +76,7 @@ def read_arrays(path: Path, names: Sequence[str] | None, input_name: str) -> Rea
         DataError: A name is not in it, or it holds objects.
     """
     check_input(path, "an .npz or .npy")
-    try:
-        loaded = read_archive(path)
-    except UNSOUND_ARCHIVE as error:
-        if isinstance(error, InputError):
-            raise
-        raise DataError(f"{path} is not a sound .npz or .npy of plain arrays") from error
+    loaded = read_archive(path)
     if isinstance(loaded, np.ndarray):
         return Reader.of({input_name: loaded}, str(path))
     wanted = [name for name in loaded if name not in LABELS] if names is None else list(names)

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from nm2trt.backends.options import BuildOptions, Sparsity
 from nm2trt.errors import InputError
@@ -19,6 +19,7 @@ from nm2trt.pipeline.beside_parser import verified_and_parsed
 from nm2trt.pipeline.in_memory import as_path, takes_values
 from nm2trt.pipeline.keyword_options import build_options
 from nm2trt.pipeline.lowering import Lowering, Precision, lower, refuse_fp8
+from nm2trt.pipeline.reconstruct import Calibration, reconstruct
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -140,9 +141,13 @@ def build(
         folder = Path(name)
         notes: tuple[str, ...] = ()
         if options.sparsity == "force":
-            samples = _Samples(calib, data_root, allow_functions)
-            if calib is None and lowering is not None:
-                samples = _Samples(lowering.calib, lowering.data_root, lowering.allow_functions)
+            samples = None
+            if calib is not None:
+                samples = Calibration(calib, data_root=data_root, allow_functions=allow_functions)
+            elif lowering is not None and lowering.calib is not None:
+                samples = Calibration(
+                    lowering.calib, data_root=lowering.data_root, allow_functions=lowering.allow_functions
+                )
             opened, note = _forced(opened, folder, out, samples, prune_method)
             notes = (note,)
         elif prune_method is not None or (calib is not None and not isinstance(precision, str)):
@@ -199,19 +204,11 @@ def _refuse_unreadable(opened: Model, model: Path, builder: Backend) -> None:
         refuse_unreadable(builder, model, blocked=blocked, hazard=hazard)
 
 
-class _Samples(NamedTuple):
-    """Samples that forced weights are rebuilt from, and how their recipe is read."""
-
-    calib: str | os.PathLike[str] | None
-    data_root: str | os.PathLike[str] | None
-    allow_functions: bool
-
-
 def _forced(
     model: Model,
     folder: Path,
     engine: Path,
-    samples: _Samples,
+    samples: Calibration | None,
     method: Literal["magnitude", "reconstruct"] | None,
 ) -> tuple[Model, str]:
     """Return an open model with 2:4 weights, and the note that says how it came about."""
@@ -220,27 +217,20 @@ def _forced(
     from nm2trt.graph.reconstruct.report import ReconstructOptions, ReconstructReport
     from nm2trt.graph.storage.model import load
     from nm2trt.graph.storage.save import is_same_file
-    from nm2trt.pipeline.reconstruct import Calibration, reconstruct
 
-    calib = samples.calib
-    if method == "reconstruct" and calib is None:
+    if method == "reconstruct" and samples is None:
         raise InputError(
             "the weights are rebuilt from samples; give them with --calib, or prune by magnitude"
         )
-    if calib is not None and is_same_file(calib, engine):
+    if samples is not None and is_same_file(samples.calib, engine):
         raise InputError(f"the output {engine} is the file of samples; give another path with -o")
     report: PruneReport | ReconstructReport
-    if method == "magnitude" or calib is None:
+    if method == "magnitude" or samples is None:
         report = prune_model(model, None)
     else:
         source = model.path or Path()
-        report = reconstruct(
-            source,
-            folder / source.name,
-            ReconstructOptions(),
-            Calibration(calib, data_root=samples.data_root, allow_functions=samples.allow_functions),
-        )
-        model = load(folder / source.name, leave_weights=True)
+        report = reconstruct(source, folder / source.name, ReconstructOptions(), samples)
+        model = replace(load(folder / source.name, leave_weights=True), called=model.name)
     count = report.counts["pruned"] + report.counts["kept"]
     hold = f"{count} of {len(report.weights)} hold it"
     if isinstance(report, ReconstructReport):

@@ -21,8 +21,7 @@ class StageResult(JsonValue):
     Args:
         name: Its name.
         kind: Its kind.
-        status: "done", "cached", "failed", "skipped" (after --until), or on a dry run "would run" or
-            "may run" (if something before it would run).
+        status: "done", "cached", "failed", "skipped" (after --until), or on a dry run "would run".
         seconds: Wall time; of an earlier run if cached.
         sentence: The result, or why it would run.
     """

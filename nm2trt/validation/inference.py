@@ -16,7 +16,6 @@ from nm2trt.backends.batch_axes import sample_first
 from nm2trt.backends.feeds import check_feeds
 from nm2trt.backends.protocol import Session
 from nm2trt.calibration.array_files import read_archive
-from nm2trt.calibration.unsound import UNSOUND_ARCHIVE
 from nm2trt.errors import DataError
 from nm2trt.files import atomic_path, check_input
 from nm2trt.tables.result import Result
@@ -113,12 +112,7 @@ def read_inputs(path: str | os.PathLike[str], session: Session) -> dict[str, Arr
         samples = open_samples(path)
         return {name: np.asarray(array) for name, array in next(samples.batches(len(samples))).inputs.items()}
     check_input(path, "an .npz or .npy")
-    try:
-        loaded = read_archive(path)
-    except UNSOUND_ARCHIVE as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is not a sound .npz or .npy of plain arrays") from error
+    loaded = read_archive(path)
     if isinstance(loaded, np.ndarray):
         if len(session.inputs) != 1:
             names = [spec.name for spec in session.inputs]

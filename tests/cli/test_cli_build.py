@@ -582,6 +582,11 @@ def test_force_with_samples_rebuilds_the_weights(folder, capsys):
     result = json.loads(capsys.readouterr().out)
     assert {row["pattern"]["answer"] for row in result["ladder"]} == {"yes"}
     assert any("rebuilt to 2:4 from 32 samples, 2 of 2 hold it" in note for note in result["notes"])
+    lowered = ["--sparsity=force", "--precision=int8", "--calib", "samples.npz", "--json"]
+    assert refuse(capsys, 2, "build", "net.onnx", *lowered).startswith("nm2trt: net.onnx has no Conv")
+    conv_net(folder / "float32.onnx", sparse=False, dtype="float32")
+    assert main(["build", "float32.onnx", *lowered]) == 0
+    assert "rebuilt to 2:4 from 32 samples, 2 of 2 hold it" in capsys.readouterr().out
     (folder / "elsewhere").mkdir()
     (folder / "samples.npz").replace(folder / "elsewhere" / "samples.npz")
     (folder / "samples.yaml").write_text("source: {kind: npz, path: samples.npz}\ncount: 32\n")

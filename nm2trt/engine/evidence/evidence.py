@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 # Pieces of names that only 2:4 kernels have, and where each was read.
 SPARSE_KERNEL_NAMES: tuple[tuple[str, str], ...] = (
@@ -168,18 +167,3 @@ class Evidence:
                 (*whole.cached, *part.cached),
             )
         return whole
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a summary as JSON values; kernels and layers are counted, not listed."""
-        sparse = [kernel for kernel in self.kernels if is_sparse_kernel(kernel.name)]
-        return {
-            "layers": len(self.layers),
-            "layers_with_sparse_tactic": sum(is_sparse_kernel(layer.tactic) for layer in self.layers),
-            "eligible": None if self.eligible is None else self.eligible.count,
-            "chosen": None if self.chosen is None else self.chosen.count,
-            "autotuned": len(self.autotuned),
-            "kernels": len(self.kernels),
-            "sparse_kernels": [kernel.name for kernel in sparse],
-            "kernels_chosen_when_loaded": self.deferred,
-            "notes": list(self.notes),
-        }

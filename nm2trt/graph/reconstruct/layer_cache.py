@@ -21,8 +21,7 @@ import numpy as np
 import nm2trt
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.ort import OrtBackend
-from nm2trt.calibration.array_files import read_archive
-from nm2trt.calibration.unsound import UNSOUND_CONTENT
+from nm2trt.calibration.array_files import UNSOUND_CONTENT, read_archive
 from nm2trt.errors import OutputError
 from nm2trt.file_replacement import make_output_folder
 from nm2trt.files import check_input, write_atomic

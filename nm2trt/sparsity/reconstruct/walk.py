@@ -89,11 +89,6 @@ class Walk:
         self._modules = {name: model.get_submodule(name) for name in layers}
         self.outputs = self._pass(self._record)
 
-    @property
-    def seen(self) -> tuple[str, ...]:
-        """Names of the weights that the model multiplies once, in the order of their first use."""
-        return tuple(dict.fromkeys(weight for weight, _ in self._records))
-
     def solve(self, solve: Solve, hooks: Sequence[tuple[nn.Module, Callable[..., Any]]] = ()) -> Any:
         """Make the pruned pass and return the model's outputs.
 
