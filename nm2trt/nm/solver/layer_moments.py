@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from nm2trt.nm.solver.array_namespace import Array, float64, namespace, row_numbers
+from nm2trt.nm.solver.array_namespace import Array, float64, namespace, product, row_numbers
 from nm2trt.nm.solver.kept_rows import KeptRows, RowCovariance
 
 # What a dead input channel, whose variance is 0, is given in mean variances.
@@ -120,7 +120,7 @@ class Centred:
     """A least-squares problem per output: loss(w) = w H w' - 2 w g' + yy, a mean over rows.
 
     Args:
-        h: Covariance of the inputs, (..., d, d), or its kept rows.
+        h: Covariance of the inputs, (..., d, d), or its kept rows without a ridge.
         g: Covariance of wanted outputs and inputs, (o, d).
         yy: Sum over the outputs of their mean squares about the mean.
     """
@@ -131,6 +131,12 @@ class Centred:
 
     def loss(self, weight: Array) -> float:
         """Return the mean squared error of a weight (o, d), summed over the outputs."""
+        if isinstance(
+            self.h, RowCovariance
+        ):  # without arrays of the weight's size, which may take 0.8 GB each
+            squares = (product(weight, self.h.rows.T) ** 2).sum()
+            crossed = namespace(weight).vdot(self.g.reshape(-1), weight.reshape(-1))
+            return float(squares - 2 * crossed) + self.yy
         return float(((through(weight, self.h) - 2 * self.g) * weight).sum()) + self.yy
 
     def without_inputs(self) -> Centred:

@@ -220,8 +220,8 @@ def _solve(task: _Task, pattern: NMPattern | None, given: Array | None, options:
         return _Found(dense, None, ridge, dense_loss, dense_loss, None, "dense")
     xp = namespace(dense)
     by_magnitude = top_mask(xp.abs(task.original), pattern)
-    h, g = _system(task, ridge)
     by_admm, start = admm_mask(task.problem.g, task.weight, basis, ridge, dense, pattern, options.iterations)
+    h, g = _system(task, ridge)
     solved = support_values(h, g, by_admm, start)
     loss, least = task.judge(solved, ridge)
     large = dense.shape[0] * int(by_magnitude.sum(1).max()) ** 3 > _QUICK

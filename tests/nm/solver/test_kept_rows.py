@@ -84,7 +84,7 @@ def test_the_range_holds_all_of_the_covariance(library):
 
 @pytest.mark.parametrize("library", ["numpy", "torch"])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
-@pytest.mark.parametrize("outside", [0, 4, 16], ids=["none held out", "too few held out", "held out"])
+@pytest.mark.parametrize("outside", [0, 16], ids=["none held out", "held out"])
 @pytest.mark.parametrize("exact", [True, False], ids=["exact", "gradients"])
 @pytest.mark.parametrize(
     "how",
