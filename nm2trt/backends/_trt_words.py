@@ -111,6 +111,10 @@ _SENTENCES: Mapping[str, str] = {
         r"it has no kernel for the node that makes '\1' on these targets; end the model before that node and "
         "do the rest outside, or choose another builder with --backend"
     ),
+    r"MyelinCheckException: \S+ (CHECK\(.*\)) failed": (
+        r"a check inside its compiler failed, \1; split a model that branches into one file per branch, or "
+        "choose another builder with --backend"
+    ),
     r"\((\S+): Input dimensions with this name have different constant values": (
         r"the sizes named '\1' differ in the shapes that were given, and TensorRT takes sizes of one name as "
         "equal; give them one range, or other names in the model"
@@ -184,7 +188,7 @@ def clean(message: str) -> str:
     message = " ".join(message.split())
     # The compiler's own errors come as a chain "[file:line: function] text; [...] text ...": the first
     # names the cause.
-    chain = re.match(r"Myelin \(\[[^]]*\] (.*?)(; \[|\)?$)", message)
+    chain = re.search(r"Myelin \(\[[^]]*\] (.*?)(; \[|\)?$)", message)
     if chain:
         message = chain[1]
     for noise in (

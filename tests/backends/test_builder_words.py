@@ -115,6 +115,19 @@ def test_a_kernel_that_was_tried_in_vain_is_not_why_a_build_failed():
     assert "allocating 15485030400-byte buffer" in first_error([tried])
 
 
+def test_a_failed_check_of_the_compiler_is_one_sentence():
+    """What TensorRT for RTX 1.7.1 logs for a decoder whose two branches, with and without a past, differ in shape."""
+    raw = (
+        "error: IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([myelin_graph.h:1295: "
+        "attachExceptionMsgToGraph] MyelinCheckException: utils.cpp:3613: CHECK(static_cast<size_t>(i) < "
+        "op->input_size()) failed.  In compileGraph at /_src/optimizer/myelin/codeGenerator.cpp:2012)"
+    )
+    assert in_words(first_error([raw])) == (
+        "a check inside its compiler failed, CHECK(static_cast<size_t>(i) < op->input_size()); split a model that "
+        "branches into one file per branch, or choose another builder with --backend"
+    )
+
+
 def test_what_is_not_known_stays_without_positions():
     raw = (
         "Invalid thing ITensor::getDimensions: Error Code 4: API Usage Error (node: wrong. In checkType at "
