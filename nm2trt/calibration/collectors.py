@@ -40,6 +40,13 @@ class Observed:
     kind: Literal["min", "max", "all"]
 
 
+def not_finite(value: str) -> DataError:
+    """Return the error of a value that has no range."""
+    return DataError(
+        f"{value!r} is NaN or infinite in the model on these samples; give samples for which it is finite"
+    )
+
+
 class Collector(Protocol):
     """What one calibration keeps of a batch."""
 
@@ -79,6 +86,7 @@ class Extremes:
 
     def update(self, outputs: Arrays) -> None:
         """Take in what the model gave for a batch."""
+        unsound = ""
         for name, item in self._observed.items():
             at, whole = self._at[item.value], outputs[name]
             ends = (whole.min(), whole.max()) if item.kind == "all" and whole.size else (whole,)
@@ -87,13 +95,15 @@ class Extremes:
                 if found == {"min": np.inf, "max": -np.inf}.get(item.kind):
                     continue  # the value is empty: if all of it were infinite, its other end would tell
                 if np.isnan(found) or not (self._infinite or np.isfinite(found)):
-                    raise DataError(
-                        f"{item.value!r} becomes NaN or infinite inside the model on these samples"
-                    )
+                    unsound = (
+                        item.value
+                    )  # values are observed from the end, and the first of them is at fault
                 if item.kind != "max":
                     self._low[at] = min(self._low[at], found)
                 if item.kind != "min":
                     self._high[at] = max(self._high[at], found)
+        if unsound:
+            raise not_finite(unsound)
 
     def arrays(self) -> dict[str, Array]:
         """Return all that was kept."""
@@ -135,9 +145,10 @@ class _Histograms:
 
     def update(self, outputs: Arrays) -> None:
         values = {item.value: np.asarray(outputs[name]) for name, item in self._observed.items()}
+        unsound = [name for name, array in values.items() if not np.isfinite(array).all()]
+        if unsound:
+            raise not_finite(unsound[-1])  # as above
         for name, array in values.items():
-            if array.size and not np.isfinite(array).all():
-                raise DataError(f"{name!r} becomes NaN or infinite inside the model on these samples")
             self._coarsen(name, float(np.abs(array).max(initial=0.0)))
         numbers = {name: self._spread(array.astype(np.float32, copy=False)) for name, array in values.items()}
         if self._absolute:

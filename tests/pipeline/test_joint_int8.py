@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 import nm2trt
 from nm2trt.backends.ort import open_onnx
 from nm2trt.cli import main
-from nm2trt.errors import InputError, ModelError
+from nm2trt.errors import DataError, InputError, ModelError
 from nm2trt.graph.execute.output_verdict import VerdictSum
 from nm2trt.graph.reconstruct.activation_grid import with_pairs
 from nm2trt.graph.reconstruct.layer_walk import LayerWalk
@@ -184,6 +184,16 @@ def test_a_limit_leaves_sharp_layers_in_float_and_solves_on_that_placement(made)
     (solved,) = held.report.outputs
     assert verdict(made, "c.onnx", x[56:]).error == pytest.approx(solved.error, rel=0.05)
     assert not free.quantized.search
+
+
+@pytest.mark.parametrize("sample", [0, 63], ids=["for ranges", "held out"])
+def test_infinity_in_a_quantised_input_is_refused_as_quantize_refuses_it(made, sample):
+    x = np.load(made / "s.npz")["x"]
+    x[sample].flat[5] = np.inf
+    np.savez(made / "i.npz", x=x)
+    with pytest.raises(DataError, match="'x' is NaN or infinite in the model"):
+        nm2trt.prune(made / "a.onnx", made / "b.onnx", calib=made / "i.npz", to="int8")
+    assert not (made / "b.onnx").exists()
 
 
 def test_what_was_converted_first_is_told(tmp_path, capsys):

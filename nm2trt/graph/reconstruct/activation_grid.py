@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from nm2trt.arrays import Array, Arrays
+from nm2trt.calibration.collectors import not_finite
 
 _LOWEST, _HIGHEST = -128, 127
 
@@ -56,13 +57,19 @@ class IntegerGrid:
 
 
 def rounded_feeds(feeds: Arrays, grid: IntegerGrid, *, limits_only: bool = False) -> dict[str, Array]:
-    """Return a model's inputs with those of the grid rounded, or only brought within its limits."""
-    return {name: _rounded(array, grid.scales.get(name), limits_only) for name, array in feeds.items()}
+    """Return a model's inputs with those of the grid rounded, or only brought within its limits.
+
+    Raises:
+        DataError: One of these holds infinity.
+    """
+    return {name: _rounded(name, array, grid.scales.get(name), limits_only) for name, array in feeds.items()}
 
 
-def _rounded(array: Array, scale: float | None, limits_only: bool) -> Array:
+def _rounded(name: str, array: Array, scale: float | None, limits_only: bool) -> Array:
     if scale is None or array.dtype != np.float32:
         return array
+    if not np.isfinite(array).all():
+        raise not_finite(name)
     step = np.float32(scale)
     places = array / step if limits_only else np.rint(array / step)
     return np.asarray(np.clip(places, _LOWEST, _HIGHEST) * step, np.float32)

@@ -378,6 +378,7 @@ def samples_of(**arrays):
 
 X = samples()
 BAD = np.where(np.arange(X.size).reshape(X.shape) == 70, np.nan, X).astype(np.float32)
+INFINITE = np.where(np.isnan(BAD), np.float32(-np.inf), X)
 
 
 @pytest.mark.parametrize(
@@ -401,7 +402,9 @@ BAD = np.where(np.arange(X.size).reshape(X.shape) == 70, np.nan, X).astype(np.fl
         pytest.param(samples_of(x=X[:0]), {}, DataError, "holds no sample", id="none"),
         pytest.param(samples_of(x=X, z=X[:3]), {}, DataError, "do not have one sample each", id="lengths"),
         pytest.param(samples_of(labels=X), {}, DataError, "holds no array", id="only-labels"),
-        pytest.param(samples_of(x=np.full_like(X, 3e38)), {}, DataError, "becomes NaN or infinite inside the model", id="overflow"),
+        pytest.param(samples_of(x=np.full_like(X, 3e38)), {}, DataError, "is NaN or infinite in the model", id="overflow"),
+        pytest.param(samples_of(x=INFINITE), {}, DataError, "^'x' is NaN or infinite in the model on these", id="infinity"),
+        pytest.param(samples_of(x=INFINITE), {"method": "entropy"}, DataError, "^'x' is NaN or", id="infinity, whole"),
         pytest.param(None, {"output": "m.onnx"}, InputError, "the output m.onnx is the input", id="same"),
     ],
 )  # fmt: skip
