@@ -26,7 +26,7 @@ from nm2trt.exporter.saving import own_data_files, saved
 from nm2trt.files import atomic_path, check_output, real_output
 from nm2trt.json_value import named
 from nm2trt.locks import output_lock
-from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan
+from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan, inside_wrappers
 from nm2trt.tables.result import Result
 
 OLDEST_OPSET = 17
@@ -154,7 +154,7 @@ def export(
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Take a module out of `torch.compile` and DistributedDataParallel, whose prefixes change its names.
+    """Take a module out of its wrappers, whose prefixes change its names; see `inside_wrappers`.
 
     Raises:
         InputError: `model` is not a module, or torch.jit has compiled it.
@@ -165,14 +165,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
         raise InputError(
             "the model is compiled by torch.jit, which export cannot trace; give it as it was before"
         )
-    while True:
-        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            inner = model.module
-        else:
-            inner = getattr(model, "_orig_mod", None)
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
+    inside: nn.Module = inside_wrappers(model)
+    return inside
 
 
 def _refuse_attached(model: nn.Module) -> None:

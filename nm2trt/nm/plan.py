@@ -19,6 +19,24 @@ from nm2trt.nm.pattern import NMPattern
 METADATA_KEY = "nm2trt.plan"
 # Where a finalised torch model carries its plan to the exporter.
 PLAN_ATTRIBUTE = "_nm2trt_plan"
+# Wrappers, each with the name of the model inside.
+_WRAPPERS = {
+    "DistributedDataParallel": "module",
+    "DataParallel": "module",
+    "AveragedModel": "module",
+    "OptimizedModule": "_orig_mod",
+}
+
+
+def inside_wrappers(model: Any) -> Any:
+    """Take a torch module out of data parallelism, an average (EMA) and torch.compile.
+
+    The plan lies there, since its names are without the prefixes that wrappers add.
+    """
+    for name in (kind.__name__ for kind in type(model).__mro__):
+        if (inside := getattr(model, _WRAPPERS.get(name, ""), None)) is not None:
+            return inside_wrappers(inside)
+    return model
 
 
 @dataclass(frozen=True, slots=True)

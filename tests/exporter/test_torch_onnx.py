@@ -196,7 +196,11 @@ def test_fixed_batch_on_request(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # importing torch.compile raises it
-@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel], ids=["torch-compile", "data-parallel"])
+@pytest.mark.parametrize(
+    "wrap",
+    [torch.compile, nn.DataParallel, torch.optim.swa_utils.AveragedModel],
+    ids=["torch-compile", "data-parallel", "average"],
+)
 def test_wrappers_leave_no_prefix(wrap, tmp_path):
     result = export(wrap(nn.Linear(4, 4)), torch.rand(2, 4), tmp_path / "model.onnx")
 

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from nm2trt.errors import SparsifyError, SparsityError
 from nm2trt.nm.mask import check
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan
+from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan, inside_wrappers
 from nm2trt.sparsity.core import state_keys
 from nm2trt.sparsity.core.distributed import full, is_sharded, plain_copy
 from nm2trt.sparsity.core.layer_choice import check_finite
@@ -79,7 +79,7 @@ def bake(model: nn.Module, plan: Plan, weights: Sequence[TrackedWeight]) -> nn.M
 
     Args:
         model: The attached model, or a copy of it.
-        plan: Stored on the model for the exporter.
+        plan: Stored on the model for the exporter, on the one inside its wrappers if it has some.
         weights: The sparse weights of `model`.
 
     Returns:
@@ -106,7 +106,7 @@ def bake(model: nn.Module, plan: Plan, weights: Sequence[TrackedWeight]) -> nn.M
         for site in (site for weight in weights for site in weight.sites):
             if parametrize.is_parametrized(site.module, site.tensor):
                 make_plain(site.module)
-    setattr(model, PLAN_ATTRIBUTE, plan)
+    setattr(inside_wrappers(model), PLAN_ATTRIBUTE, plan)
     return model
 
 

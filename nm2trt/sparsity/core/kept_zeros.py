@@ -20,7 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nm2trt.errors import SparsifyError
 from nm2trt.nm.pattern import NMPattern
-from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan
+from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan, inside_wrappers
 from nm2trt.sparsity.core.distributed import local
 from nm2trt.sparsity.core.layer_choice import foreign_class, select, stored
 from nm2trt.sparsity.core.state_keys import sparse_weights
@@ -28,13 +28,6 @@ from nm2trt.sparsity.core.state_keys import sparse_weights
 _ATTRIBUTE = "_nm2trt_kept_zeros"
 # Without a plan, a weight with a smaller share of zeros is taken for dense.
 _LEAST_SHARE = 0.1
-# Wrappers, each with the name of the model inside.
-_WRAPPERS = {
-    "DistributedDataParallel": "module",
-    "DataParallel": "module",
-    "AveragedModel": "module",
-    "OptimizedModule": "_orig_mod",
-}
 
 
 class KeptZeros:
@@ -125,8 +118,7 @@ def keep_zeros(model: nn.Module) -> KeptZeros:
     """
     if any(True for module in model.modules() for _ in sparse_weights(module)):
         raise SparsifyError("a method is attached to the model, and keeps its zeros; finalize it first")
-    while isinstance(inside := getattr(model, _WRAPPERS.get(type(model).__name__, ""), None), nn.Module):
-        model = inside
+    model = inside_wrappers(model)
     weights = _sparse_weights(model)
     if not weights:
         kinds = ((name, foreign_class(parameter)) for name, parameter in model.named_parameters())

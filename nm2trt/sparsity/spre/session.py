@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nm2trt.errors import SparsifyError
-from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan, PlanEntry
+from nm2trt.nm.plan import PLAN_ATTRIBUTE, Plan, PlanEntry, inside_wrappers
 from nm2trt.sparsity.core.conv_norm_pairs import find_pairs, given_pairs
 from nm2trt.sparsity.core.distributed import is_sharded
 from nm2trt.sparsity.core.kept_zeros import watch_zeros
@@ -156,7 +156,7 @@ class SpReSession(SparseSession):
             SparsityError: A weight does not hold its pattern.
         """
         self._check_open("finalize")
-        target = self.model if copy is None else copy
+        target = inside_wrappers(self.model if copy is None else copy)
         if any(is_sharded(parameter) for parameter in target.parameters()):
             raise SparsifyError(
                 "the model is sharded; load its state into an unsharded one, and finalize that"
@@ -170,11 +170,11 @@ class SpReSession(SparseSession):
         finished = super().finalize(copy)
         for (name, block), (weight, pattern) in zip(blocks, branches, strict=True):
             plain = block.plain(weight)
-            _replace(finished, name, plain.merged(pattern, name) if fuse else plain)
+            _replace(target, name, plain.merged(pattern, name) if fuse else plain)
         if not fuse:
             names = {name for name, _ in blocks}
             entries = tuple(e for entry in self.plan for e in _of_branches(entry, names))
-            setattr(finished, PLAN_ATTRIBUTE, replace(self.plan, entries=entries))
+            setattr(target, PLAN_ATTRIBUTE, replace(self.plan, entries=entries))
         if copy is None:
             watch_zeros(finished)
             for handle in self._handles:

@@ -237,6 +237,7 @@ def test_masks_of_an_ema_copy_follow_its_own_weights(attach_method, wrapped):
         assert torch.equal(mask, model[4].parametrizations.weight[0].mask)
     sparse.finalize(ema)
     assert check(plain[4].weight.detach().numpy(), NMPattern(2, 4), axis=1).holds
+    assert getattr(plain, PLAN_ATTRIBUTE) == sparse.plan, "what is exported is the model inside"
     assert parametrize.is_parametrized(model[4]), "the trained model stays attached"
     sparse.finalize()
 

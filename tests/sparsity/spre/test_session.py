@@ -12,6 +12,7 @@ import nm2trt
 from nm2trt.errors import SparsifyError
 from nm2trt.nm.mask import check
 from nm2trt.nm.pattern import NMPattern
+from nm2trt.nm.plan import PLAN_ATTRIBUTE
 from nm2trt.sparsity.sparsify import sparsify
 from nm2trt.sparsity.spre import spatial_mask as spatial
 from nm2trt.sparsity.spre.branches import SpatialBranches, TwoBranches
@@ -396,7 +397,8 @@ def test_dense_checkpoint_loads_and_comes_back():
         assert torch.equal(back.state_dict()[key], value), key
 
 
-def test_average_of_the_model_is_finalised_with_the_models_spatial_mask():
+@pytest.mark.parametrize("fuse", [True, False])
+def test_average_of_the_model_is_finalised_with_the_models_spatial_mask(fuse):
     model, sparse = trained()
     ema = torch.optim.swa_utils.AveragedModel(model)
     with torch.no_grad():
@@ -404,10 +406,12 @@ def test_average_of_the_model_is_finalised_with_the_models_spatial_mask():
     expected_on = model.conv1.spatial.clone()
     sparse.refresh(ema)
     assert torch.equal(ema.module.conv1.spatial, expected_on)
-    finished = sparse.finalize(ema).eval()
-    assert type(finished.module.conv1) is nn.Conv2d
+    finished = sparse.finalize(ema, fuse=fuse).eval()
     torch.testing.assert_close(finished(batch()), model(batch()), rtol=0, atol=1e-5)
     assert isinstance(model.conv1, SpatialBranches), "the attached model stays attached"
+    alone = sparse.finalize(fuse=fuse)
+    assert [*finished.module.state_dict()] == [*alone.state_dict()]
+    assert getattr(finished.module, PLAN_ATTRIBUTE) == getattr(alone, PLAN_ATTRIBUTE)
 
 
 @pytest.mark.parametrize(
