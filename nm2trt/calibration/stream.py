@@ -63,6 +63,16 @@ class SampleStream:
 
         return SampleStream(self.source, stop - start, self.batch, read)
 
+    def copies_note(self) -> tuple[str, ...]:
+        """Return a sentence if all of several samples are equal; reads up to the first that differs."""
+        first: Batch = {}
+        for batch in self.read(self.batch):
+            first = first or {name: array[:1] for name, array in batch.items()}
+            if self.count == 1 or any((array != first[name]).any() for name, array in batch.items()):
+                return ()
+        told = f"{self.source}: all {self.count} samples are equal and show no more than one would"
+        return (f"{told}, not even held-out ones; give different samples",)
+
     def _skipping(self, size: int, start: int, stop: int) -> Iterator[Batch]:
         """Read all samples up to `stop`, and yield those from `start` on."""
         at, size = 0, math.gcd(size, start) or size

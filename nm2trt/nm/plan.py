@@ -96,9 +96,11 @@ class Plan:
         return tuple(entry for entry in self.entries if entry.pattern is not None)
 
     def counts(self) -> str:
-        """Return how many weights are sparse and how many dense on purpose, in words."""
-        sparse = len(self.sparse)
-        return f"{counted(sparse, 'weight')} sparse, {len(self) - sparse:,} dense on purpose"
+        """Return how many weights are sparse, have zeros anywhere, and are dense on purpose, in words."""
+        sparse, anywhere = len(self.sparse), sum(entry.unstructured for entry in self)
+        told = f"{counted(sparse, 'weight')} sparse, "
+        told += f"{anywhere:,} with zeros anywhere, " if anywhere else ""
+        return f"{told}{len(self) - sparse - anywhere:,} dense on purpose"
 
     def renamed(self, names: dict[str, str], both: Collection[str] = ()) -> Plan:
         """Return the plan with weights renamed; names that are not in the map stay.

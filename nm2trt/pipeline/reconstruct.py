@@ -133,7 +133,7 @@ def normalised(
         "permuted": source is not fused,
         "channels_kept": kept.replace(str(fused), str(called or model)),
         "parent_mask_sha256": done.parent_mask_sha256,
-        "notes": done.notes,
+        "notes": (*done.notes, *samples.copies_note()),
     }
     return source, facts
 

@@ -11,10 +11,12 @@ from nm2trt.compare.output_difference import UNRELATED, OutputDifference
 from nm2trt.errors import InputError
 from nm2trt.figures import counted, percent
 from nm2trt.json_value import JsonValue
-from nm2trt.validation.comparison import MetricComparison
+from nm2trt.validation.comparison import Comparison, MetricComparison
 
 # A bare number from here up is more often meant as percentage points than as a share.
 _AMBIGUOUS = 0.1
+# Fewer samples do not tell a model from a guess.
+_FEWEST = 20
 _DROP = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(pt|pts|points?)?")
 
 
@@ -174,6 +176,18 @@ def suspicions(differences: Sequence[OutputDifference]) -> tuple[str, ...]:
                 f"{name} has a cosine of {item.cosine:.3f} to the reference: the models may be unrelated"
             )
     return tuple(found)
+
+
+def guesses(comparison: Comparison, reference: str) -> tuple[str, ...]:
+    """Return a sentence if the reference is no better than a guess: then no loss can show."""
+    top = next((metric.reference for metric in comparison.metrics if metric.name == "top-1"), None)
+    if top is None or comparison.n < _FEWEST or len(comparison.differences) != 1:
+        return ()
+    classes = comparison.differences[0].elements // comparison.n
+    if classes < 2 or top.low * classes > 1:
+        return ()
+    told = f"the reference {reference} is right in {percent(top.value, 1)} of the samples, as a guess among"
+    return (f"{told} {classes} classes may be: check the order of the labels and the preprocessing",)
 
 
 def parse_drop(text: str) -> float:

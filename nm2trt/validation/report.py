@@ -11,7 +11,7 @@ from nm2trt.figures import counted, percent
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Column, Row, Table
 from nm2trt.validation.comparison import Comparison, Score
-from nm2trt.validation.gate import Gate, suspicions
+from nm2trt.validation.gate import Gate, guesses, suspicions
 from nm2trt.validation.latency.benchmark import Benchmark
 
 
@@ -46,8 +46,9 @@ class ValidationReport(Result):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What no gate judged and looks wrong, one sentence each."""
-        return () if self.gates else suspicions(self.comparison.differences)
+        """What looks wrong and no gate judges, one sentence each."""
+        found = () if self.gates else suspicions(self.comparison.differences)
+        return (*found, *guesses(self.comparison, self.reference))
 
     @property
     def verdict(self) -> str:

@@ -34,6 +34,11 @@ def test_canonical_shape_is_the_same_before_and_after_a_transpose():
     )
 
 
+def test_zeros_anywhere_are_not_counted_as_dense():
+    entries = [PlanEntry(name, None, "", (4,), 0, unstructured=name != "c") for name in "abc"]
+    assert Plan(tuple(entries)).counts() == "0 weights sparse, 2 with zeros anywhere, 1 dense on purpose"
+
+
 @pytest.mark.parametrize(
     "text",
     [

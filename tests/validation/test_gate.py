@@ -1,12 +1,14 @@
 """--max-drop: what passes, what fails, and the words for either."""
 
+import re
+
 import numpy as np
 import pytest
 
 from nm2trt.compare.difference_sum import DifferenceSum
 from nm2trt.errors import InputError
 from nm2trt.validation.comparison import MetricComparison, Score, compare_sessions
-from nm2trt.validation.gate import Limits, hold_to, parse_drop, points
+from nm2trt.validation.gate import Limits, guesses, hold_to, parse_drop, points
 from nm2trt.validation.statistics.paired import PairedDifference
 from tests.validation.validation_fakes import Lookup, one_hot, rows
 
@@ -15,6 +17,20 @@ def metric(n, gained, lost, *, higher=True):
     score = Score(0.9, 0.8, 0.95, None)
     paired = PairedDifference.of(n=n, gained=gained, lost=lost)
     return MetricComparison("top-1", "share", higher, False, score, score, paired)
+
+
+@pytest.mark.parametrize("right", [7, 30])
+def test_a_reference_that_guesses_is_named(right):
+    """With labels of other samples both models fall to a guess, and no drop can show."""
+    labels = np.arange(64) % 10
+    answers = np.where(np.arange(64) < right, labels, (labels + 1) % 10)
+    reference = Lookup(one_hot(answers, 10))
+    found = compare_sessions(reference, reference, rows(labels), metrics=("top-1",))
+    said = guesses(found, "dense.onnx")
+    if right == 7:
+        assert re.match(r"the reference dense\.onnx is right in 10\.9 % .* among 10 classes .* check", *said)
+    else:
+        assert said == ()
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,9 @@ class _Quantize(Pass):
         self.layers = tuple(self.work.quantise(layer) for layer in placed.layers)
         # A node without a name is called by its position, which pairs in front of it change.
         self._labels = {editor.nodes[layer.index].output[0]: layer.label for layer in placed.layers}
-        self.notes = tuple(self.work.notes)
+        # With a preset, who made it says this.
+        copies = () if self._preset is not None else self._samples.copies_note()
+        self.notes = (*self.work.notes, *copies)
         self._finals = editor.finish()
         return Change(new=set(self._finals.values()))
 

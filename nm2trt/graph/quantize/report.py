@@ -19,6 +19,9 @@ from nm2trt.json_value import JsonValue
 from nm2trt.nm.lineage import told
 from nm2trt.tables.table import Column, Row, Table
 
+# Fewer samples than this are named in the report as few.
+_FEW = 8
+
 
 @dataclass(frozen=True, slots=True)
 class QuantizeOptions:
@@ -138,9 +141,10 @@ class QuantizeReport(PassReport):
         ranges, count = self.ranges, len(self.layers)
         layers = f"{quantised} of {count} layers compute in {self.options.to}, {whole} of them in and out"
         reused = f", {ranges.reused} of them from the cache" if ranges.reused else ""
+        few = "; values that no sample reaches are cut off: give about 100" if ranges.samples < _FEW else ""
         return (
             f"{layers}; {counted(len(self.scales), 'value')} quantised",
-            f"ranges by {ranges.method} over {counted(ranges.samples, 'sample')}{reused}",
+            f"ranges by {ranges.method} over {counted(ranges.samples, 'sample')}{reused}{few}",
             self._searched,
             self.work.sentence(self.options.to),
             f"{lost:,} of {parameters:,} weights were rounded to zero; masks: {told(self.relation)}",

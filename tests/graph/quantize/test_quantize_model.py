@@ -249,6 +249,8 @@ def test_constant_activations_are_noted_and_give_no_nan(folder):
     np.savez(folder / "x.npz", x=np.zeros((4, 8, 6, 6), np.float32))
     report = quantise(folder)
     assert "'x' is 0 for all samples" in report.notes
+    assert "all 4 samples are equal" in report.notes[-1]
+    assert "over 4 samples; values that no sample reaches are cut off: give about 100" in str(report)
     assert report.scales["x"] == 1.0
     assert np.isfinite(report.differences[0].max_abs)
 

@@ -186,6 +186,7 @@ def test_samples_that_do_not_vary(tmp_path, scale):
     assert status(report) == {"w": "pruned", "w2": "pruned"}
     assert report.outputs[0].cosine > 0.999
     assert all(abs(row.error) < 1e-3 for row in report.weights)
+    assert "samples are equal and show no more than one would, not even held-out ones" in str(report.notes)
     before, after = (weights_of(tmp_path / f"{name}.onnx") for name in "ab")
     assert all(np.abs(after[name]).max() <= np.abs(before[name]).max() + 1e-6 for name in ("w", "w2"))
     json.dumps(report.to_json(), allow_nan=False)
