@@ -61,7 +61,9 @@ gpu-evidence: out-is-named
 test: lint
 	@$(MAKE) --no-print-directory serve-env || echo "The tests that need a real tritonserver are skipped: it could not be installed, see above."
 	@$(BIN)/python -m compileall -q -j 2 nm2trt # once, not in every process that a test starts
-	$(BIN)/python tools/in_memory.py $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	@# What plugins import is compiled by pytest itself, with its assertions; kept, the tests' modules are compiled once.
+	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTHONDONTWRITEBYTECODE= \
+		$(BIN)/python tools/in_memory.py $(BIN)/python -m pytest -p xdist --numprocesses 2 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -202,7 +202,7 @@ def test_fixed_batch_on_request(tmp_path):
     ids=["torch-compile", "data-parallel", "average"],
 )
 def test_wrappers_leave_no_prefix(wrap, tmp_path):
-    result = export(wrap(nn.Linear(4, 4)), torch.rand(2, 4), tmp_path / "model.onnx")
+    result = export(wrap(nn.Linear(4, 4)), torch.rand(2, 4), tmp_path / "model.onnx", dynamic_batch=False)
 
     assert {tensor.name for tensor in onnx.load(result.path).graph.initializer} == {"weight", "bias"}
 
@@ -211,7 +211,7 @@ def test_plan_is_handed_on(tmp_path):
     model, plan = nn.Linear(4, 4), Plan((), "sr-ste")
     setattr(model, PLAN_ATTRIBUTE, plan)
 
-    assert export(model, torch.rand(2, 4), tmp_path / "model.onnx").plan == plan
+    assert export(model, torch.rand(2, 4), tmp_path / "model.onnx", dynamic_batch=False).plan == plan
 
 
 class FakeSparsity(nn.Module):
@@ -433,4 +433,4 @@ def test_pytorch_prune_masks_that_are_still_attached_are_named_with_their_remedy
     with pytest.raises(SparsifyError, match=r"holds 'weight' of 0; call torch.nn.utils.prune.remove"):
         export(model, torch.randn(2, 32), tmp_path / "m.onnx")
     prune.remove(model[0], "weight")
-    export(model, torch.randn(2, 32), tmp_path / "m.onnx")
+    export(model, torch.randn(2, 32), tmp_path / "m.onnx", dynamic_batch=False)
