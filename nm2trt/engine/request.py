@@ -60,7 +60,7 @@ def refuse_unreadable(backend: Backend, model: Path, *, blocked: str, hazard: st
     Args:
         backend: The builder; any but ONNX Runtime.
         model: The ONNX file.
-        blocked: What `nm2trt.graph.analysis.blocked_layout.blocked_node` found.
+        blocked: What `nm2trt.graph.analysis.parser_hazards.blocked_node` found.
         hazard: What `nm2trt.graph.analysis.parser_hazards.parser_hazard` found.
 
     Raises:

@@ -194,8 +194,7 @@ def _refuse_unreadable(opened: Model, model: Path, builder: Backend) -> None:
         BackendError: It is such a model.
     """
     from nm2trt.engine.request import refuse_opset, refuse_unreadable
-    from nm2trt.graph.analysis.blocked_layout import blocked_node
-    from nm2trt.graph.analysis.parser_hazards import parser_hazard
+    from nm2trt.graph.analysis.parser_hazards import blocked_node, parser_hazard
     from nm2trt.graph.storage.model import opset
 
     refuse_opset(opset(opened.proto), builder, model)

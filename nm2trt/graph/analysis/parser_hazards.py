@@ -1,10 +1,10 @@
-"""Nodes at which TensorRT's parser ends the process, or writes beyond its own memory."""
+"""Nodes at which TensorRT's parser ends the process, writes beyond its own memory, or misreads weights."""
 
 from __future__ import annotations
 
 import math
 
-from nm2trt.graph.analysis.scopes import walk
+from nm2trt.graph.analysis.scopes import first_node, walk
 from nm2trt.graph.analysis.shapes import infer_shapes
 from nm2trt.graph.analysis.sound_nodes import check_nodes
 from nm2trt.graph.analysis.value_states import Scope
@@ -14,8 +14,20 @@ from nm2trt.graph.storage.model import Model
 # Of one tensor in every TensorRT.
 MOST_DIMENSIONS = 8
 
+# ONNX Runtime's blocked layout, NCHWc.
+BLOCKED = "com.microsoft.nchwc"
+
 # Positions of the inputs that hold one number for each dimension.
 _SHAPES = {"ConstantOfShape": (0,), "Reshape": (1,), "Expand": (1,), "Tile": (1,), "Slice": (1, 2, 3, 4)}
+
+
+def blocked_node(model: Model) -> str:
+    """Return the first node in ONNX Runtime's blocked layout, or "".
+
+    The parser of TensorRT for RTX 1.7 looks at a node's type and not at its domain: it reads such a Conv as
+    ONNX's own, with weights in another order, and builds an engine that computes something else.
+    """
+    return first_node(model, (), BLOCKED)
 
 
 def has_bodies(model: Model) -> bool:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from nm2trt.graph.analysis.constant_values import constant_value, direct_initializer
-from nm2trt.graph.analysis.kernel_chains import Wiring
+from nm2trt.graph.analysis.kernel_chains import kernel_chain
+from nm2trt.graph.analysis.main_graph import MainGraph
 from nm2trt.graph.analysis.operator_cost import Opaque
-from nm2trt.graph.analysis.pinned_values import pins
 from nm2trt.graph.analysis.quantised_values import dequantised
-from nm2trt.graph.analysis.value_states import Scope, node_name
+from nm2trt.graph.analysis.value_states import Scope
 from nm2trt.graph.analysis.weight_operands import Consumer
 from nm2trt.graph.storage.model import Model
 from nm2trt.json_value import JsonValue
@@ -76,34 +76,28 @@ def find_islands(model: Model, operands: Iterable[Consumer]) -> Mapping[str, Isl
     if not any(node.op_type == "QuantizeLinear" for node in model.proto.graph.node):
         return {}
     found: dict[str, Island] = {}
-    wiring: Wiring | None = None
+    graph: MainGraph | None = None
     for operand in operands:
         if operand.scope.name or operand.operator not in ("Conv", "Gemm", "MatMul"):
             continue
-        if wiring is None:
-            wiring = _wiring(model, operand.scope)
-        code, sentence = _judge(wiring, operand)
+        graph = graph or MainGraph(model)
+        code, sentence = _judge(graph, operand)
         if code:
             found[operand.label] = Island(operand.label, operand.operator, code, sentence)
     return found
 
 
-def _wiring(model: Model, scope: Scope) -> Wiring:
-    pinned = {name for name, _ in pins(model.proto)}
-    return Wiring(scope.nodes, pinned, lambda name: scope.state(name).kind == "constant")
-
-
-def _judge(wiring: Wiring, operand: Consumer) -> tuple[str, str]:
+def _judge(graph: MainGraph, operand: Consumer) -> tuple[str, str]:
     node, which = operand.node, operand.input_index
     data = _side(operand.scope, node.input[1 - which])
     weight = _side(operand.scope, node.input[which])
     if data is None and weight is None:
         return "float", "neither its input nor its weight is quantised"
     if data is None:
-        return "input-float", f"its input comes in float from {_maker(wiring, node.input[1 - which])}"
+        return "input-float", f"its input comes in float from {_maker(graph, node.input[1 - which])}"
     if weight is None:
         return "weight-float", "its weight is not quantised"
-    return _mismatch(operand, data, weight) or _output(wiring, operand, data.dtype)
+    return _mismatch(operand, data, weight) or _output(graph, operand, data.dtype)
 
 
 def _mismatch(operand: Consumer, data: _Side, weight: _Side) -> tuple[str, str] | None:
@@ -131,25 +125,21 @@ def _output_axis(operand: Consumer, rank: int | None) -> int | None:
     return None if rank is None else rank - 1
 
 
-def _output(wiring: Wiring, operand: Consumer, dtype: str) -> tuple[str, str]:
-    value = wiring.chain(wiring.position(operand.node)).value
-    readers = [wiring.nodes[position] for position, _ in wiring.readers.get(value, ())]
+def _output(graph: MainGraph, operand: Consumer, dtype: str) -> tuple[str, str]:
+    value = kernel_chain(graph, graph.producers[operand.node.output[0]]).value
+    readers = [graph.nodes[position] for position, _ in sorted(graph.readers.get(value, ()))]
     floats = [node for node in readers if node.op_type != "QuantizeLinear"]
-    if value in wiring.pinned:
+    if value in graph.pinned:
         return "output-float", f"{dtype} in, but its output {value!r} leaves the graph in float"
     if floats:
-        first = wiring.readers[value][readers.index(floats[0])][0]
-        label = f"{floats[0].op_type} {node_name(floats[0], first)!r}"
+        label = f"{floats[0].op_type} {graph.scope.label(floats[0])!r}"
         return "output-float", f"{dtype} in, but its output goes in float to {label}"
     return ("", "") if readers else ("output-float", f"{dtype} in, but nothing reads its output")
 
 
-def _maker(wiring: Wiring, value: str) -> str:
-    position = wiring.producers.get(value)
-    if position is None:
-        return f"{value!r}"
-    node = wiring.nodes[position]
-    return f"{node.op_type} {node_name(node, position)!r}"
+def _maker(graph: MainGraph, value: str) -> str:
+    position = graph.producers.get(value)
+    return f"{value!r}" if position is None else f"{graph.nodes[position].op_type} {graph.label(position)!r}"
 
 
 def _side(scope: Scope, value: str) -> _Side | None:

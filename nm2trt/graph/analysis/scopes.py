@@ -21,7 +21,7 @@ _MOST_NESTING = 64
 def walk(model: Model) -> Sequence[tuple[Scope, onnx.NodeProto]]:
     """Return every node with its scope: bodies after their node, functions at each call.
 
-    The scopes are shared by all who ask until the model changes; `main_scope` makes one to change.
+    The scopes are shared by all who ask until the model changes.
 
     Raises:
         ModelError: A name is defined twice, nodes form a cycle, functions call themselves, or the model
@@ -41,12 +41,14 @@ def first_node(model: Model, operators: Collection[str], domain: str | None = No
 
 
 def main_scope(model: Model) -> Scope:
-    """Return a scope of the main graph, which the caller may add to.
+    """Return the scope of the main graph, the one of `walk`.
 
     Raises:
         ModelError: A name is defined twice, or nodes form a cycle.
     """
-    return _graph_scope(model, model.proto.graph, "", None, "the graph input")
+    return model.once(
+        "main scope", lambda: _graph_scope(model, model.proto.graph, "", None, "the graph input")
+    )
 
 
 def _walk(model: Model) -> Iterator[tuple[Scope, onnx.NodeProto]]:

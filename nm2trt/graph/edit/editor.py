@@ -80,7 +80,8 @@ class Editor(GraphView):
             node.input.append("")
         self._release(index, slot)
         node.input[slot] = value
-        self._note_reader(index, slot)
+        if value:
+            self.readers.setdefault(value, set()).add((index, slot))
 
     def set_inputs(self, index: int, values: Sequence[str]) -> None:
         """Replace all inputs of a node."""
@@ -89,8 +90,7 @@ class Editor(GraphView):
             self._release(index, slot)
         del node.input[:]
         node.input.extend(values)
-        for slot in range(len(values)):
-            self._note_reader(index, slot)
+        self._note_readers(index)
 
     def take_output(self, index: int, other: int) -> None:
         """Let a node make the first output of another, which is removed; its own old output is gone."""

@@ -1,4 +1,4 @@
-"""The main graph of a model, read: the maker of a value, its readers, and the numbers of its constants."""
+"""The main graph of a model while a pass changes it: what may vanish, and the numbers of constants."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import numpy as np
 from nm2trt.arrays import Array
 from nm2trt.errors import ModelError
 from nm2trt.graph.analysis.constant_values import direct_initializer, evaluate
+from nm2trt.graph.analysis.main_graph import MainGraph
 from nm2trt.graph.analysis.numpy_operators import MOVES
 from nm2trt.graph.analysis.operator_cost import Opaque
-from nm2trt.graph.analysis.pinned_values import pins
-from nm2trt.graph.analysis.scopes import main_scope, walk
 from nm2trt.graph.analysis.stored_sources import main_source
 from nm2trt.graph.storage.external_data import Chunks
-from nm2trt.graph.storage.light_onnx import TensorProto, is_default, onnx
+from nm2trt.graph.storage.light_onnx import TensorProto, onnx
 from nm2trt.graph.storage.model import Model
 
 
@@ -34,7 +33,7 @@ class NewTensor:
     chunks: Chunks | None = None
 
 
-class GraphView:
+class GraphView(MainGraph):
     """The main graph as the changes so far leave it, with what is needed to judge the next one.
 
     Args:
@@ -45,50 +44,20 @@ class GraphView:
     """
 
     def __init__(self, model: Model) -> None:
-        self.model = model
+        super().__init__(model)
         self.graph = model.proto.graph
-        walk(model)  # for what it refuses
-        self.scope = main_scope(model)
-        # The wrappers are held, since the scope knows them by identity.
-        self.nodes: list[onnx.NodeProto] = list(self.graph.node)
-        if any(mine is not sorted_ for mine, sorted_ in zip(self.nodes, self.scope.nodes, strict=False)):
+        if any(mine is not sorted_ for mine, sorted_ in zip(self.graph.node, self.nodes, strict=True)):
             raise ModelError(
                 f"the nodes of {model.name} are not in topological order, as ONNX demands; export it again"
             )
-        self.producers = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
-        self.readers: dict[str, set[tuple[int, int]]] = {}
-        for index, node in enumerate(self.nodes):
-            for slot in range(len(node.input)):
-                self._note_reader(index, slot)
-        self.pinned = dict(pins(model.proto))
         self.dead: set[int] = set()
         self.new: dict[str, NewTensor] = {}
-
-    def _note_reader(self, index: int, slot: int) -> None:
-        value = self.nodes[index].input[slot]
-        if value:
-            self.readers.setdefault(value, set()).add((index, slot))
-
-    def label(self, index: int) -> str:
-        """Return a node's name, for messages."""
-        return self.scope.label(self.nodes[index])
 
     def live(self) -> Iterator[tuple[int, onnx.NodeProto]]:
         """Yield the nodes that are not removed, in the order of the file."""
         for index, node in enumerate(self.nodes):
             if index not in self.dead:
                 yield index, node
-
-    def attributes(self, index: int) -> dict[str, Any]:
-        """Return a node's attributes as Python values."""
-        return self.scope.node_attributes(self.nodes[index])
-
-    def producer(self, value: str, *operators: str) -> int | None:
-        """Return the node that makes a value, when it is one of ONNX's `operators`."""
-        index = self.producers.get(value)
-        if index is None or not is_default(self.nodes[index]):
-            return None
-        return index if self.nodes[index].op_type in operators else None
 
     def obstacle(self, value: str, reader: int) -> str:
         """Say why a value may not vanish together with its one reader; "" when it may."""

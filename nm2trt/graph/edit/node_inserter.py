@@ -51,8 +51,7 @@ class Inserter(Editor):
         self.nodes.append(onnx.helper.make_node(operator, inputs, [output], name, **attributes))
         self._after.setdefault(after, []).append(index)
         self.producers[output] = index
-        for slot in range(len(inputs)):
-            self._note_reader(index, slot)
+        self._note_readers(index)
         return index
 
     def finish(self) -> dict[str, str]:

@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from nm2trt.graph.analysis.constant_values import direct_initializer
-from nm2trt.graph.analysis.kernel_chains import Chain, Wiring
+from nm2trt.graph.analysis.kernel_chains import Chain, kernel_chain
+from nm2trt.graph.analysis.main_graph import MainGraph
 from nm2trt.graph.analysis.quantised_values import MOVERS
 from nm2trt.graph.analysis.shapes import infer_types
 from nm2trt.graph.analysis.stored_sources import main_source
@@ -104,24 +105,21 @@ def place(
     Raises:
         InputError: A glob matches nothing.
     """
-    wiring = Wiring(editor.nodes, editor.pinned, lambda name: editor.scope.state(name).kind == "constant")
-    layers = tuple(_layers(editor, wiring, exclude, sharp or {}, float_depthwise=float_depthwise))
+    layers = tuple(_layers(editor, exclude, sharp or {}, float_depthwise=float_depthwise))
     names = [*(layer.label for layer in layers), *(layer.weight for layer in layers)]
     check_globs({"exclude": exclude}, names, kind="layer")
     placed = Placement(layers)
     quantised = {layer.index: layer for layer in placed.quantised}
-    chains = _chains(wiring, quantised)
-    placed.layers = tuple(
-        layer if layer.index not in chains else _with_chain(layer, chains[layer.index]) for layer in layers
-    )
-    points = _Points(wiring)
+    chains = _chains(editor, quantised)
+    placed.layers = tuple(replace(layer, chain=chains.get(layer.index)) for layer in layers)
+    points = _Points(editor)
     for layer in placed.quantised:
         points.add(layer.consumer.node.input[1 - layer.consumer.input_index], "in")
         if layer.chain is None:
             continue
         if layer.chain.add is not None:
-            inside = {wiring.nodes[position].output[0] for position in layer.chain.nodes}
-            for operand in wiring.nodes[layer.chain.add].input:
+            inside = {editor.nodes[position].output[0] for position in layer.chain.nodes}
+            for operand in editor.nodes[layer.chain.add].input:
                 if operand not in inside:
                     points.add(operand, "residual")
         points.add(layer.chain.value, "out")
@@ -130,13 +128,8 @@ def place(
     return placed
 
 
-def _with_chain(layer: Layer, chain: Chain) -> Layer:
-    return replace(layer, chain=chain)
-
-
 def _layers(
     editor: Editor,
-    wiring: Wiring,
     exclude: Sequence[str],
     sharp: Mapping[str, str],
     *,
@@ -153,7 +146,7 @@ def _layers(
         glob = matching(exclude, (label, weight))
         if glob is not None:
             why = f"excluded by {glob!r}"
-        elif not why and wiring.constant(consumer.node.input[1 - consumer.input_index]):
+        elif not why and editor.is_constant(consumer.node.input[1 - consumer.input_index]):
             why = "its input is constant"
         depthwise = _is_depthwise(consumer)
         if not why and float_depthwise and depthwise:
@@ -191,25 +184,25 @@ def _is_depthwise(consumer: Consumer) -> bool:
     return int(consumer.attributes.get("group", 1)) > 1 and channels == 1
 
 
-def _chains(wiring: Wiring, quantised: Mapping[int, Layer]) -> dict[int, Chain]:
+def _chains(graph: MainGraph, quantised: Mapping[int, Layer]) -> dict[int, Chain]:
     """Follow each kernel; of several that reach one residual Add, the last takes it in."""
     reached: dict[int, list[int]] = {}
     for index in quantised:
-        chain = wiring.chain(index)
+        chain = kernel_chain(graph, index)
         if chain.add is not None:
             reached.setdefault(chain.add, []).append(index)
     taken: dict[int, int] = {}
     for add, starts in reached.items():
-        end = wiring.chain(starts[-1]).value
-        if _read_by_quantised(wiring, end, quantised):
+        end = kernel_chain(graph, starts[-1]).value
+        if _read_by_quantised(graph, end, quantised):
             taken[add] = starts[-1]
     return {
-        index: wiring.chain(index, lambda position, index=index: taken.get(position) == index)  # type: ignore[misc]
+        index: kernel_chain(graph, index, lambda position, index=index: taken.get(position) == index)  # type: ignore[misc]
         for index in quantised
     }
 
 
-def _read_by_quantised(wiring: Wiring, value: str, quantised: Mapping[int, Layer]) -> bool:
+def _read_by_quantised(graph: MainGraph, value: str, quantised: Mapping[int, Layer]) -> bool:
     """Tell whether a quantised layer reads a value, as it is, moved or joined to others."""
     stack, seen = [value], set()
     while stack:
@@ -217,8 +210,8 @@ def _read_by_quantised(wiring: Wiring, value: str, quantised: Mapping[int, Layer
         if name in seen:
             continue
         seen.add(name)
-        for position, slot in wiring.readers.get(name, ()):
-            node = wiring.nodes[position]
+        for position, slot in graph.readers.get(name, ()):
+            node = graph.nodes[position]
             if position in quantised and slot == 0:
                 return True
             if (node.op_type in MOVERS and slot == 0) or node.op_type == "Concat":
@@ -229,15 +222,15 @@ def _read_by_quantised(wiring: Wiring, value: str, quantised: Mapping[int, Layer
 class _Points:
     """Values with pairs, and which of them share a scale."""
 
-    def __init__(self, wiring: Wiring) -> None:
-        self._wiring = wiring
+    def __init__(self, graph: MainGraph) -> None:
+        self._graph = graph
         self._found: dict[str, str] = {}
         self._parent: dict[str, str] = {}
-        self._outputs = {value for value in wiring.pinned if not wiring.readers.get(value)}
+        self._outputs = {value for value in graph.pinned if not graph.readers.get(value)}
 
     def add(self, value: str, rule: str) -> bool:
         """Add a value; constants and values that only leave the graph get no pair."""
-        if value in self._found or value in self._outputs or self._wiring.constant(value):
+        if value in self._found or value in self._outputs or self._graph.is_constant(value):
             return False
         self._found[value] = rule
         self._parent[value] = value
@@ -245,7 +238,7 @@ class _Points:
 
     def join(self) -> None:
         """Add what quantised Concats join, and join the scales of values that are only moved."""
-        nodes = self._wiring.nodes
+        nodes = self._graph.nodes
         grown = True
         while grown:
             grown = False
@@ -263,7 +256,7 @@ class _Points:
 
     def ordered(self) -> tuple[dict[str, str], dict[str, str]]:
         """Return the points in the order in which they are made, and each one's representative."""
-        order = sorted(self._found, key=lambda value: self._wiring.producers.get(value, -1))
+        order = sorted(self._found, key=lambda value: self._graph.producers.get(value, -1))
         return {v: self._found[v] for v in order}, {v: self._root(v) for v in order}
 
     def _root(self, value: str) -> str:

@@ -152,7 +152,11 @@ class LayerWalk:
             return
         for name in names:
             stored = self.network.stored(name)
-            if name in self.grid.weights and stored is not None and len(self.network.readers(stored)) == 1:
+            if (
+                name in self.grid.weights
+                and stored is not None
+                and len(self.network.real_readers(stored)) == 1
+            ):
                 self.weights[stored] = self.grid.nearest(name, self.network.read(stored))
 
     def _fits(self, solved: SolvedLayer, layer: Layer) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from nm2trt.arrays import Array
 from nm2trt.errors import SparsityError
-from nm2trt.graph.reconstruct.network import Network, Reader
+from nm2trt.graph.reconstruct.network import Network
 from nm2trt.graph.reconstruct.rows import Window
 from nm2trt.graph.storage.light_onnx import is_default
 
@@ -161,7 +161,7 @@ def _layer(network: Network, index: int) -> Layer | str:
     obstacle = _shape_obstacle(node.op_type, shape, attributes)
     if obstacle:
         return obstacle
-    if len(network.readers(weight)) != 1 or network.is_output(weight):
+    if len(network.real_readers(weight)) != 1 or network.is_output(weight):
         return "its weight is read more than once"
     window = Window.of(shape, attributes) if node.op_type == "Conv" else None
     axis = 1 if window is not None or (node.op_type == "Gemm" and attributes.get("transB", 0)) else 0
@@ -217,7 +217,7 @@ def _after(
     """
     value = network.nodes[index].output[0]
     for _ in range(2):
-        add = _only_add(network, network.readers(value), value)
+        add = _only_add(network, value)
         if add is None:
             return bias, None
         at, other = add
@@ -229,20 +229,22 @@ def _after(
     return bias, None
 
 
-def _only_add(network: Network, readers: list[Reader], value: str) -> tuple[int, str] | None:
+def _only_add(network: Network, value: str) -> tuple[int, str] | None:
     """Return the Add that is a value's only reader, and its other operand."""
-    if len(readers) != 1 or readers[0].slot < 0 or network.is_output(value):
+    readers = network.real_readers(value)
+    if len(readers) != 1 or network.is_output(value):
         return None
-    node = network.nodes[readers[0].index]
-    if node.op_type != "Add" or not is_default(node):
+    ((index, slot),) = readers
+    node = network.nodes[index]
+    if slot < 0 or node.op_type != "Add" or not is_default(node):
         return None
-    return readers[0].index, node.input[1 - readers[0].slot]
+    return index, node.input[1 - slot]
 
 
 def _bias(network: Network, value: str, outputs: int, from_end: int) -> str | None:
     """Return the stored tensor that adds one number per output channel, or None."""
     name = network.stored(value)
-    if name is None or len(network.readers(name)) != 1 or network.is_output(name):
+    if name is None or len(network.real_readers(name)) != 1 or network.is_output(name):
         return None
     shape = network.shape(name)
     per_channel = len(shape) >= from_end and shape[-from_end] == outputs == math.prod(shape)

@@ -1,4 +1,4 @@
-"""The main graph as the reconstruction sees it: nodes in order, readers of a value, stored tensors.
+"""The main graph as the reconstruction sees it: copies looked through, segments, stored tensors.
 
 Identity nodes are looked through in both directions, and so is a Cast of a stored float tensor to another
 float type. Nodes that only compute constants belong to no segment:
@@ -7,13 +7,12 @@ each segment that reads a constant computes it again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from nm2trt.arrays import Array
-from nm2trt.graph.analysis.scopes import main_scope, walk
+from nm2trt.graph.analysis.main_graph import MainGraph
 from nm2trt.graph.analysis.stored_sources import stored_tensors
 from nm2trt.graph.analysis.value_states import visible
 from nm2trt.graph.storage.element_types import element_type
@@ -24,27 +23,15 @@ from nm2trt.graph.storage.tensors import read_tensor
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """One input of one node.
-
-    Args:
-        index: Position of the node in the graph.
-        slot: Which input; -1 when a body of the node reads the value.
-    """
-
-    index: int
-    slot: int
-
-
-class Network:
-    """The main graph.
+class Network(MainGraph):
+    """The main graph, run in segments.
 
     Args:
         model: The model; its external data is read when a tensor is asked for.
 
     Attributes:
-        nodes: In the order of the file.
+        reads: What each node reads, the values that its bodies capture included.
+        readers: Those of `MainGraph`, and slot -1 of a node with a body that reads the value.
         dynamic: Positions of the nodes that depend on an input of the model.
         outputs: Names of the model's outputs that hold numbers; sequences and text are not compared.
 
@@ -53,74 +40,53 @@ class Network:
     """
 
     def __init__(self, model: Model) -> None:
-        self.model = model
+        super().__init__(model)
         graph = model.proto.graph
-        walk(model)  # for what it refuses
-        self.scope = main_scope(model)
-        self.nodes: list[onnx.NodeProto] = list(self.scope.nodes)
         self.outputs = [value.name for value in graph.output if _holds_numbers(value.type)]
         self._ends = {value.name for value in graph.output}
         self.reads = [list(dict.fromkeys(visible(self.scope, node))) for node in self.nodes]
-        self.dynamic = [i for i, node in enumerate(self.nodes) if not self._is_constant(node)]
-        self._made_by = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
-        self._readers: dict[str, list[Reader]] = {}
-        for index, node in enumerate(self.nodes):
-            for name in self.reads[index]:
-                slots = [slot for slot, value in enumerate(node.input) if value == name] or [-1]
-                self._readers.setdefault(name, []).extend(Reader(index, slot) for slot in slots)
+        for index, names in enumerate(self.reads):
+            for name in set(names).difference(self.nodes[index].input):
+                self.readers.setdefault(name, set()).add((index, -1))
+        self.dynamic = [i for i, node in enumerate(self.nodes) if not self._computes_constant(node)]
         self._stored = stored_tensors(graph)
 
-    def _is_constant(self, node: onnx.NodeProto) -> bool:
-        return all(self.scope.state(name).kind == "constant" for name in node.output if name)
-
-    def attributes(self, index: int) -> dict[str, Any]:
-        """Return a node's attributes as Python values."""
-        return self.scope.node_attributes(self.nodes[index])
-
-    def label(self, index: int) -> str:
-        """Return a node's name, for messages."""
-        return self.scope.label(self.nodes[index])
+    def _computes_constant(self, node: onnx.NodeProto) -> bool:
+        return all(map(self.is_constant, filter(None, node.output)))
 
     def origin(self, value: str) -> str:
         """Return the value that a chain of copies starts from."""
-        while value in self._made_by and self._is_copy(self._made_by[value]):
-            value = self.nodes[self._made_by[value]].input[0]
+        while value in self.producers and self._is_copy(self.producers[value]):
+            value = self.nodes[self.producers[value]].input[0]
         return value
 
     def _is_copy(self, index: int) -> bool:
         node = self.nodes[index]
-        if node.op_type == "Cast" and self._is_constant(node):
+        if node.op_type == "Cast" and self._computes_constant(node):
             return self.attributes(index).get("to") in _FLOATS
         return node.op_type == "Identity" and is_default(node)
 
-    def readers(self, value: str) -> list[Reader]:
+    def real_readers(self, value: str) -> list[tuple[int, int]]:
         """List the readers of a value, or of a copy of it."""
-        found: list[Reader] = []
-        for reader in self._readers.get(value, []):
-            if self._is_copy(reader.index):
-                found += self.readers(self.nodes[reader.index].output[0])
+        found: list[tuple[int, int]] = []
+        for index, slot in sorted(self.readers.get(value, ())):
+            if self._is_copy(index):
+                found += self.real_readers(self.nodes[index].output[0])
             else:
-                found.append(reader)
+                found.append((index, slot))
         return found
 
     def is_output(self, value: str) -> bool:
         """Tell whether a value or a copy of it is an output of the model."""
-        copies = (
-            self.nodes[reader.index].output[0]
-            for reader in self._readers.get(value, [])
-            if self._is_copy(reader.index)
-        )
-        return value in self._ends or any(self.is_output(copy) for copy in copies)
+        readers = self.readers.get(value, ())
+        copies = (self.nodes[index].output[0] for index, _ in readers if self._is_copy(index))
+        return value in self._ends or any(map(self.is_output, copies))
 
     def stored(self, value: str) -> str | None:
         """Return the name of the stored tensor, in 32 or 16 bits, that a value is a copy of, or None."""
         name = self.origin(value)
         tensor = self._stored.get(name)
         return name if tensor is not None and tensor.data_type in _FLOATS else None
-
-    def is_constant(self, value: str) -> bool:
-        """Tell whether a value does not depend on the model's inputs."""
-        return self.scope.state(value).kind == "constant"
 
     def tensor(self, name: str) -> TensorProto:
         """Return where a stored tensor's numbers are kept."""
@@ -147,8 +113,8 @@ class Network:
         found: set[int] = set()
         stack = list(values)
         while stack:
-            index = self._made_by.get(stack.pop())
-            if index is not None and index not in found and self._is_constant(self.nodes[index]):
+            index = self.producers.get(stack.pop())
+            if index is not None and index not in found and self._computes_constant(self.nodes[index]):
                 found.add(index)
                 stack.extend(self.reads[index])
         return sorted(found)

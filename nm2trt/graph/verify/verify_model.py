@@ -11,7 +11,7 @@ import os
 from dataclasses import replace
 
 from nm2trt.errors import InputError
-from nm2trt.graph.analysis.blocked_layout import BLOCKED
+from nm2trt.graph.analysis.parser_hazards import BLOCKED
 from nm2trt.graph.analysis.qdq_islands import find_islands
 from nm2trt.graph.analysis.quantised_values import quantised_node
 from nm2trt.graph.analysis.scopes import first_node
