@@ -59,8 +59,9 @@ def infer_shapes(model: Model, inputs: Mapping[str, Sequence[int]] | None = None
         if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
             dims = value.type.tensor_type.shape.dim
             # Some exporters write -1 for a free size.
-            sizes = (d.dim_value if d.HasField("dim_value") else -1 for d in dims)
-            shapes[value.name] = tuple(size if size >= 0 else None for size in sizes)
+            shapes[value.name] = tuple(
+                d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for d in dims
+            )
     return shapes
 
 

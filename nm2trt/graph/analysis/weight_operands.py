@@ -94,9 +94,7 @@ class Consumer:
     @property
     def source(self) -> Source | None:
         """The stored tensor that carries the operand's numbers; None if only activations make it."""
-        if self.carrier is not None:
-            return main_source(self.carrier.scope, self.carrier.value)
-        return None if self.state.kind in ("dynamic", "turn") else main_source(self.scope, self.value)
+        return next(iter(self.sources), None)
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -104,7 +102,8 @@ class Consumer:
         if self.carrier is None and self.state.kind in ("dynamic", "turn"):
             return ()
         where = (self.scope, self.value) if self.carrier is None else (self.carrier.scope, self.carrier.value)
-        return tuple(stored_sources(*where))
+        # Many operands may read one value, a long way behind what is stored.
+        return self.scope.model.once(("sources", *where), lambda: tuple(stored_sources(*where)))
 
     @property
     def weight_name(self) -> str:

@@ -75,6 +75,14 @@ class GraphView(MainGraph):
             Declined: It is not constant, cannot be evaluated, or is quantised.
             ModelError: A stored tensor is damaged.
         """
+        if value not in self.scope.initializers:
+            self._check_way(value, what)
+        try:
+            return evaluate(self.scope, value)
+        except Opaque as why:
+            raise Declined(f"its {what} cannot be evaluated: {why}") from why
+
+    def _check_way(self, value: str, what: str) -> None:
         state = self.scope.state(value)
         if state.kind != "constant":
             raise Declined(f"its {what} is not constant: {state.why}")
@@ -83,10 +91,6 @@ class GraphView(MainGraph):
             way and what == "weight" and "int" in self.source_dtype(value)
         ):
             raise Declined(f"its {what} is quantised; fuse before quantising")
-        try:
-            return evaluate(self.scope, value)
-        except Opaque as why:
-            raise Declined(f"its {what} cannot be evaluated: {why}") from why
 
     def source_dtype(self, value: str) -> str:
         """Return the ONNX name of the element type in which a constant's numbers are stored."""

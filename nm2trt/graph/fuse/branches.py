@@ -87,10 +87,12 @@ def held_pattern(weight: Array, entry: PlanEntry | None) -> NMPattern | None:
 
     A weight that the plan wants dense, or that has no non-zeros, is held to nothing.
     """
-    if (entry is not None and entry.pattern is None) or not weight.any():
+    nonzeros = int(np.count_nonzero(weight))
+    if (entry is not None and entry.pattern is None) or not nonzeros:
         return None
     for pattern in _KNOWN if entry is None or entry.pattern is None else (entry.pattern,):
-        if weight.shape[1] % pattern.m == 0 and check(weight, pattern, axis=1).holds:
+        fits = weight.shape[1] % pattern.m == 0 and nonzeros * pattern.m <= weight.size * pattern.n
+        if fits and check(weight, pattern, axis=1).holds:
             return pattern
     return None
 

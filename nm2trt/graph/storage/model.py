@@ -201,27 +201,23 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
 
 
 def _read_names(graph: onnx.GraphProto) -> None:
-    """Touch every name, so that bytes that are not text are found here and not half-way through a pass."""
+    """Touch every name, so that bytes that are not text are found here and not half-way through a pass.
+
+    Joining names is the quickest way to refuse bytes.
+    """
     _read_nodes(graph.node)
-    for stored in (*graph.initializer, *graph.input, *graph.output, *graph.value_info):
-        _text(stored.name)
+    "".join(stored.name for stored in (*graph.initializer, *graph.input, *graph.output, *graph.value_info))
 
 
 def _read_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
     for node in nodes:
-        for text in (node.name, node.op_type, node.domain, *node.input, *node.output):
-            _text(text)
+        names = (node.name, node.op_type, node.domain, *node.input, *node.output)
+        "".join((*names, *(attribute.name for attribute in node.attribute)))
         for attribute in node.attribute:
-            _text(attribute.name)
             if attribute.type == onnx.AttributeProto.GRAPH:
                 _read_names(attribute.g)
             for graph in attribute.graphs:
                 _read_names(graph)
-
-
-def _text(value: str | bytes) -> None:
-    if not isinstance(value, str):
-        raise TypeError("a name of bytes")
 
 
 def serialized(model: Model) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from nm2trt.graph.analysis.constant_values import Source
+from nm2trt.graph.analysis.kernel_chains import PRODUCTS
 from nm2trt.graph.analysis.moving_operators import SELECTING
 from nm2trt.graph.analysis.numpy_operators import MOVES
 from nm2trt.graph.analysis.operator_cost import Opaque
@@ -21,8 +22,6 @@ from nm2trt.nm.axes import onnx_weight
 
 # Operators that carry a zero of the stored tensor to a zero of the weight, besides those that move elements.
 _KEEPS_ZERO = frozenset({"Cast", "CastLike", "DequantizeLinear", "QuantizeLinear"})
-# Operators in front of whose weights `nm2trt fuse` evaluates what computes them.
-_FUSED_WEIGHTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _FLOATS = ("float32", "float16", "bfloat16")
 
 # Nodes, each with the scope that it stands in.
@@ -104,7 +103,7 @@ def check_way(nodes: Way, consumer: Consumer, source: Source, dtype: str) -> Non
     for where, node in nodes:
         if node.op_type not in MOVES and node.op_type not in _KEEPS_ZERO:
             # Fuse evaluates this one weight input, and leaves what is stored in a smaller type.
-            fusable = consumer.operator in _FUSED_WEIGHTS and consumer.input_index == 1
+            fusable = consumer.operator in PRODUCTS and consumer.input_index == 1
             same = fusable and where.name == "" and source.dtype == dtype
             remedy = "run nm2trt fuse first" if same else "export the model with the result stored"
             raise Opaque(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from nm2trt.figures import counted
 from nm2trt.graph.analysis.constant_values import Source, direct_initializer
+from nm2trt.graph.analysis.kernel_chains import PRODUCTS
 from nm2trt.graph.analysis.multiply_accumulates import macs
 from nm2trt.graph.analysis.operator_cost import Opaque
 from nm2trt.graph.analysis.qdq_islands import Island
@@ -278,8 +279,10 @@ def _obstacle(island: Island | None, computed: str) -> str:
 
 def _computed_in(consumer: Consumer, weight: ReadWeight) -> str:
     """Return the type a kernel computes in: the quantised one if both operands come out of a Q/DQ pair."""
-    values = (dequantised(consumer.scope, name) for name in consumer.node.input[:2] if name)
-    found = [value.dtype for value in values if value is not None]
-    if consumer.operator in ("Conv", "ConvTranspose", "Gemm", "MatMul") and len(found) == 2:
-        return found[consumer.input_index]
-    return weight.dtype
+    types: list[str] = []
+    for name in consumer.node.input[:2] if consumer.operator in PRODUCTS else ():
+        found = dequantised(consumer.scope, name) if name else None
+        if found is None:
+            return weight.dtype
+        types.append(found.dtype)
+    return types[consumer.input_index] if len(types) == 2 else weight.dtype
