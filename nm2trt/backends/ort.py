@@ -196,6 +196,7 @@ def open_onnx(
     optimize: bool = True,
     weights_folder: Path | None = None,
     flush_denormals: bool = False,
+    in_order: bool = False,
 ) -> OrtSession:
     """Open an ONNX model (or one in the `.ort` format), by path or as bytes, on the CPU.
 
@@ -205,6 +206,7 @@ def open_onnx(
         optimize: Let ONNX Runtime rewrite the graph first; False runs it node by node as it stands.
         weights_folder: Where the external data of a model given as bytes lies.
         flush_denormals: Take numbers below the normal range of floats, which are slow, for zero.
+        in_order: Run the nodes in the order of the file, as far as their inputs allow.
 
     Raises:
         BackendMissingError: onnxruntime is not installed.
@@ -219,6 +221,8 @@ def open_onnx(
         options.enable_cpu_mem_arena = False  # it takes twice the memory, to save time in later runs
     if flush_denormals:
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    if in_order:
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     if weights_folder is not None:
         key = "session.model_external_initializers_file_folder_path"
         options.add_session_config_entry(key, library_path(weights_folder))
