@@ -23,6 +23,7 @@ from nm2trt.exporter.example import Example
 from nm2trt.exporter.names import restore_names, without_merged, without_unread
 from nm2trt.exporter.reference import compare_with_runtime, output_names_of, run_reference
 from nm2trt.exporter.saving import own_data_files, saved
+from nm2trt.figures import counted
 from nm2trt.files import atomic_path, check_output, real_output
 from nm2trt.json_value import named
 from nm2trt.locks import output_lock
@@ -49,6 +50,7 @@ class ExportResult(Result):
         plan: What was meant for each weight, or None when the model carries no plan. From
             `nm2trt.export`, under the names of the ONNX tensors; else of the torch parameters.
         mask_sha256: The mask hash that stands in the file's metadata; "" when none was written.
+        filled: From `nm2trt.export`: tensors that have fewer zeros than the plan's pattern.
     """
 
     path: Path
@@ -60,6 +62,7 @@ class ExportResult(Result):
     differences: tuple[OutputDifference, ...]
     plan: Plan | None = None
     mask_sha256: str = ""
+    filled: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values; the plan stands in the file itself."""
@@ -77,6 +80,15 @@ class ExportResult(Result):
         return (
             f"{self.path}  (opset {self.opset}, {self.dtype}; {tensors})",
             f"largest difference from PyTorch {worst:.3g}; {plan}",
+            *((self._broken,) if self.filled else ()),
+        )
+
+    @property
+    def _broken(self) -> str:
+        count = counted(len(self.filled), "weight has", "weights have")
+        return (
+            f"{count} fewer zeros than planned, {self.filled[0]} first: training after finalize filled them; "
+            "call nm2trt.keep_zeros(model) before it, or sparsify again"
         )
 
 

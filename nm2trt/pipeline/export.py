@@ -71,7 +71,8 @@ def export(
         external_data=external_data,
         finish=lambda file, known: written.append(annotate(file, known)),
     )
-    return replace(result, plan=written[0].plan, mask_sha256=written[0].mask_sha256)
+    found = written[0]
+    return replace(result, plan=found.plan, mask_sha256=found.mask_sha256, filled=found.filled)
 
 
 @names_the_extra()

@@ -113,3 +113,17 @@ def test_a_layer_whose_result_the_model_does_not_return_leaves_the_plan(tmp_path
     assert report.missing == ()
     assert report.passed()
     assert all(entry.weight != "pooler.weight" for entry in report.plan)
+
+
+def test_zeros_that_training_filled_after_finalize_are_told(tmp_path):
+    model, session = attached()
+    session.finalize()
+    assert nm2trt.export(model, torch.rand(2, 3, 8, 8), tmp_path / "a.onnx", dynamic_batch=False).filled == ()
+    with torch.no_grad():
+        model.tokens.weight.add_(1.0)
+    result = nm2trt.export(model, torch.rand(2, 3, 8, 8), tmp_path / "b.onnx", dynamic_batch=False)
+    assert result.filled == ("tokens.weight",)
+    assert "1 weight has fewer zeros than planned, tokens.weight first: training after" in str(result)
+    assert [row.weight for row in verify_model(result.path).weights if row.pattern == "broken"] == [
+        "tokens.weight"
+    ]

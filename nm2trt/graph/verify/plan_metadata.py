@@ -29,10 +29,12 @@ class Annotation:
     Args:
         plan: The plan under ONNX tensor names, or None if the module had no plan.
         mask_sha256: The mask hash of the file.
+        filled: Tensors that have fewer zeros than the plan's pattern.
     """
 
     plan: Plan | None
     mask_sha256: str
+    filled: tuple[str, ...] = ()
 
 
 def annotate(path: str | os.PathLike[str], plan: Plan | None) -> Annotation:
@@ -62,7 +64,10 @@ def annotate(path: str | os.PathLike[str], plan: Plan | None) -> Annotation:
     for key, value in pairs:
         model.metadata_props.add(key=key, value=value)
     write_atomic(path, model.SerializeToString())
-    return Annotation(renamed, report.mask_sha256)
+    planned = {entry.weight: entry.pattern for entry in renamed or () if entry.pattern is not None}
+    rows = {row.weight: row.zero_share for row in report.weights if row.weight in planned}
+    filled = [w for w, share in rows.items() if share is not None and share < planned[w].sparsity - 1e-9]
+    return Annotation(renamed, report.mask_sha256, tuple(filled))
 
 
 def pack_directions(plan: Plan, weights: Sequence[WeightVerdict]) -> Plan:

@@ -52,7 +52,8 @@ def read_batches(
     and whose rest is ignored. A path is a calibration recipe.
 
     Raises:
-        DataError: There is nothing to read, it holds NaN, it is one sample in all, or no batch can be read.
+        DataError: There is nothing to read, it holds NaN, it is one sample or copies of one, or no batch can
+            be read.
     """
     if calibration is None:
         raise DataError(
@@ -77,7 +78,25 @@ def read_batches(
         raise DataError("calibration holds no sample; give some dozens, unlabelled")
     if samples == 1:
         raise DataError("calibration holds one sample, from which nothing can be learned; give some dozens")
+    if _all_equal(batches):
+        raise DataError(
+            f"calibration holds {samples} equal samples, from which nothing can be learned; give some dozens "
+            "of different ones"
+        )
     return tuple(batches)
+
+
+def _all_equal(batches: Sequence[CalibrationBatch]) -> bool:
+    """Whether all samples are one and the same; looks at no more than the first that differs."""
+    values = [
+        [v for v in (*batch.args, *batch.kwargs.values()) if isinstance(v, Tensor) and v.dim()]
+        for batch in batches
+    ]
+    return all(
+        value.shape[1:] == one.shape[1:] and bool((value == one[:1]).all())
+        for batch in values
+        for value, one in zip(batch, values[0], strict=True)
+    )
 
 
 def outputs_of(model: nn.Module, batch: CalibrationBatch, index: int) -> tuple[Tensor, ...]:
