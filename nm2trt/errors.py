@@ -128,6 +128,11 @@ class Interrupted(Nm2trtError):  # noqa: N818 - the user stopping a run is not a
     exit_status = 130
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says; its kind if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
+
+
 def restated(error: BaseException, sentence: str) -> Nm2trtError:
     """Return an error with another sentence, all that it carries kept; Ctrl-C becomes `Interrupted`."""
     if not isinstance(error, Nm2trtError):

@@ -31,7 +31,7 @@ _EXTRAS = {
 }
 
 
-def install(extra: str) -> str:
+def install_line(extra: str) -> str:
     """Return the line that installs an extra from where nm2trt came from: a clone, a wheel, or an address.
 
     The quotes are for shells in which brackets are a pattern.
@@ -75,7 +75,7 @@ def missing(error: ImportError, module: str = "") -> BackendMissingError | None:
     name, extra = known
     absent = isinstance(error, ModuleNotFoundError) and named == (module or named)
     why = "is not installed" if absent else f"does not load ({error})"
-    return BackendMissingError(f"{name} {why}: {install(extra)}")
+    return BackendMissingError(f"{name} {why}: {install_line(extra)}")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ The lock of a folder leaves no file and dies with the process.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
 import re
@@ -62,10 +63,6 @@ class OutputLock:
 
     def take(self) -> None:
         """Wait for the lock; without locks in the file system, or rights in the folder, do without."""
-        try:
-            import fcntl
-        except ImportError:
-            return
         # Only waiting can be interrupted, so that no lock is left that nobody knows of.
         with contextlib.suppress(OSError):
             if self._try(fcntl.LOCK_EX | fcntl.LOCK_NB):
@@ -80,8 +77,6 @@ class OutputLock:
 
     def _try(self, operation: int) -> bool:
         """Take the lock if it is free; false if another holds it, or a killed writer had left it."""
-        import fcntl
-
         with undisturbed():
             descriptor = _open(self._path)
             try:
@@ -143,10 +138,8 @@ def one_writer(folder: Path, *, busy: str = "") -> Iterator[None]:
         InputError: Another process works there, and `busy` is given.
     """
     try:
-        import fcntl
-
         descriptor = os.open(folder, os.O_RDONLY)
-    except (ImportError, OSError):
+    except OSError:
         yield
         return
     try:
@@ -182,9 +175,6 @@ def _told(sentence: str) -> Iterator[None]:
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM wait until the block has ended, if it runs in the main thread."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})

@@ -126,7 +126,7 @@ PLAIN = "pip install 'nm2trt[ort]'"
 
 
 def test_a_clone_names_itself():
-    assert extras.install("ort") == f"pip install -e '{ROOT}[ort]'"
+    assert extras.install_line("ort") == f"pip install -e '{ROOT}[ort]'"
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_an_installed_package_names_where_it_came_from(monkeypatch, record, exis
     monkeypatch.setattr("importlib.metadata.distribution", lambda name: Distribution())
     monkeypatch.setattr(extras.Path, "is_file", lambda path: False)
     monkeypatch.setattr(extras.Path, "exists", lambda path: asked.append(str(path)) or exists)
-    assert extras.install("ort") == line
+    assert extras.install_line("ort") == line
     assert asked in ([], ["/tmp/a b/nm2trt.whl"])
 
 

@@ -14,7 +14,7 @@ import pytest
 import nm2trt
 from nm2trt.backends.options import BuildOptions
 from nm2trt.errors import DataError, InputError
-from nm2trt.extras import install
+from nm2trt.extras import install_line
 from nm2trt.options.engines import BuildCommand
 from nm2trt.options.field import options_of
 from tests.engine.nets import conv_net
@@ -319,14 +319,14 @@ ABSENT = ("pydantic yaml PIL torch onnxruntime jinja2 matplotlib tritonclient te
     ("words", "sentence"),
     [
         (["sparsify", "r.yaml"], "pip install"),
-        (["calib", "check", "r.yaml"], f"pydantic is not installed: {install('recipes')}"),
-        (["init", "m.onnx"], install("recipes")),
-        (["run", "r.yaml"], install("recipes")),
-        (["infer", "m.onnx"], f"ONNX Runtime is not installed: {install('ort')}"),
-        (["build", "m.onnx", "--sparsity"], f"TensorRT for RTX is not installed: {install('rtx')}"),
+        (["calib", "check", "r.yaml"], f"pydantic is not installed: {install_line('recipes')}"),
+        (["init", "m.onnx"], install_line("recipes")),
+        (["run", "r.yaml"], install_line("recipes")),
+        (["infer", "m.onnx"], f"ONNX Runtime is not installed: {install_line('ort')}"),
+        (["build", "m.onnx", "--sparsity"], f"TensorRT for RTX is not installed: {install_line('rtx')}"),
         (
             ["probe", "--url", "127.0.0.1:1", "--name", "m", "--reference", "m.onnx"],
-            install("serving"),
+            install_line("serving"),
         ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -350,13 +350,13 @@ def test_the_next_command_installs_first_what_it_needs(tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     build = "nm2trt build m.onnx --sparsity --precision int8 --calib SAMPLES.npz"
-    assert done.stdout.splitlines()[-1] == f"next:    {install('ort,rtx')} && {build}"
+    assert done.stdout.splitlines()[-1] == f"next:    {install_line('ort,rtx')} && {build}"
 
 
 def test_functions_name_the_extra_too(tmp_path):
     code = f"{BASE.format(absent=ABSENT)}\nimport nm2trt\ntry:\n    nm2trt.sparsify(type('Module', (), {{}})())\nexcept nm2trt.BackendMissingError as e: print(e)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == f"PyTorch is not installed: {install('torch')}\n"
+    assert done.stdout == f"PyTorch is not installed: {install_line('torch')}\n"
 
 
 def test_deploy_takes_a_model_in_memory(tmp_path):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nm2trt.errors import BackendMissingError
-from nm2trt.extras import install
+from nm2trt.extras import install_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def row_of(product: str, version: str) -> VersionRow:
     rows = [row for row in ROWS if row.product == product and row.since <= wanted]
     if not rows or (product == "trt" and wanted[0] == 9):
         raise BackendMissingError(
-            f"TensorRT {version} is not supported; install 8.6, or 10 or newer: {install('trt')}"
+            f"TensorRT {version} is not supported; install 8.6, or 10 or newer: {install_line('trt')}"
         )
     return rows[-1]
 

@@ -19,7 +19,7 @@ from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.feeds import check_feeds
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Closing, Engine, Network, TensorSpec
-from nm2trt.errors import BackendError, InputError, ModelError
+from nm2trt.errors import BackendError, InputError, ModelError, first_line
 from nm2trt.extras import names_the_extra
 from nm2trt.files import check_input, library_path
 from nm2trt.installed import installed_version
@@ -244,15 +244,11 @@ def _import() -> Any:
 
 
 def _session(onnxruntime: Any, source: str | bytes, options: Any, name: str) -> Any:
-    def cancel() -> None:
-        if hasattr(options, "set_load_cancellation_flag"):  # since 1.21
-            options.set_load_cancellation_flag(True)
-
     def load(without: Sequence[str] = ()) -> Any:
         how = {"disabled_optimizers": without} if without else {}
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"], **how)
 
-    with watched(cancel) as watch:
+    with watched(lambda: options.set_load_cancellation_flag(True)) as watch:
         try:
             try:
                 return load()
@@ -286,4 +282,4 @@ def _reason(error: Exception) -> str:
         limit = "the machine has free" if most is None else f"the {most / (1 << 30):g} GB of --run-memory"
         detail = f" ({words.splitlines()[0][-300:]})" if words else ""
         return f"it asks for more memory than {limit}{detail}"
-    return words.splitlines()[0] if words else type(error).__name__
+    return first_line(error)

@@ -21,7 +21,7 @@ from nm2trt.backends.cuda import probe_gpus, require_gpu
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Engine, Network
 from nm2trt.errors import BackendMissingError, InputError
-from nm2trt.extras import install, names_the_extra
+from nm2trt.extras import install_line, names_the_extra
 from nm2trt.figures import counted
 from nm2trt.json_value import JsonValue
 
@@ -124,7 +124,8 @@ def load() -> TrtBackend:
     with names_the_extra("tensorrt"):
         import tensorrt
     if not hasattr(tensorrt, "__version__"):
-        raise BackendMissingError(f"TensorRT is installed as an empty package of that name: {install('trt')}")
+        why = "TensorRT is installed as an empty package of that name"
+        raise BackendMissingError(f"{why}: {install_line('trt')}")
     return TrtBackend(tensorrt)
 
 

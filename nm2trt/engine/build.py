@@ -14,10 +14,10 @@ from pathlib import Path
 from nm2trt.backends.options import BuildOptions
 from nm2trt.backends.protocol import Backend, Engine, Network
 from nm2trt.engine.build_result import BuildResult
-from nm2trt.engine.early_parse import Parsed, called, parse_early
+from nm2trt.engine.early_parse import Parsed, names_the_users_file, parse_early
 from nm2trt.engine.evidence.evidence import Evidence
 from nm2trt.engine.ladder.forecast import forecast
-from nm2trt.engine.ladder.ladder import climb
+from nm2trt.engine.ladder.ladder import ladder_rows
 from nm2trt.engine.ladder.remarks import remarks
 from nm2trt.engine.ladder.requirement import (
     cannot_know,
@@ -98,7 +98,7 @@ def build_engine(
     """
     out, options = check_request(model, out, options or BuildOptions(), backend)
     rungs = functools.partial(
-        climb,
+        ladder_rows,
         sparsity=options.sparsity,
         builder=backend.name,
         targets=options.targets,
@@ -119,7 +119,7 @@ def build_engine(
     with ThreadPoolExecutor(1) as hashing:
         digest = hashing.submit(hash_model, model)
         there = None if dry_run else hashing.submit(digest_of, out)
-        with called(source, model):
+        with names_the_users_file(source, model):
             built = Engine(memoryview(b""), (), 0.0) if dry_run else backend.build(network, options)
         model_sha256, old = digest.result(), None if there is None else there.result()
     place = Place(backend.name, backend.version, options.targets)

@@ -51,7 +51,7 @@ def parse_early(model: Path, options: BuildOptions, backend: Backend, source: Pa
     start = time.perf_counter()
     found: Network | Nm2trtError
     try:
-        with called(source, model):
+        with names_the_users_file(source, model):
             found = backend.parse(source or model, options.plugins)
     except Interrupted:
         raise
@@ -61,7 +61,7 @@ def parse_early(model: Path, options: BuildOptions, backend: Backend, source: Pa
 
 
 @contextmanager
-def called(source: Path | None, model: Path) -> Iterator[None]:
+def names_the_users_file(source: Path | None, model: Path) -> Iterator[None]:
     """Name the user's file if a builder's error names the copy that was made of it."""
     try:
         yield

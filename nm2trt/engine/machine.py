@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from nm2trt.backends import trt_rtx
 from nm2trt.backends.cuda import Gpu, probe_gpus
 from nm2trt.errors import BackendMissingError
-from nm2trt.extras import install
+from nm2trt.extras import install_line
 from nm2trt.installed import installed_version
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Table, small_table
@@ -107,7 +107,9 @@ def library_version(name: str) -> str:
 def _library(name: str) -> BackendReport:
     module, _, purpose, extra = _LIBRARIES[name]
     if importlib.util.find_spec(module) is None:
-        return BackendReport(name, module, "", purpose, install(extra) if extra else f"pip install {module}")
+        return BackendReport(
+            name, module, "", purpose, install_line(extra) if extra else f"pip install {module}"
+        )
     if name == trt_rtx.RtxBackend.name:
         return _rtx(module, purpose)
     return BackendReport(name, module, library_version(name) or "unknown version", purpose, "")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nm2trt.errors import InputError
+from nm2trt.errors import InputError, first_line
 from nm2trt.exporter.example import Example
 from nm2trt.extras import names_the_extra
 
@@ -32,7 +32,7 @@ def eval_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     try:
         return copy.deepcopy(model, {id(v): v.detach().clone() for v in computed}).cpu().to(dtype).eval()
     except Exception as error:
-        raise InputError(f"the model cannot be copied for export: {first_line(error)}") from error
+        raise InputError(f"the model cannot be copied for export: {kind_and_line(error)}") from error
 
 
 def _is_computed(value: Any) -> bool:
@@ -84,7 +84,7 @@ def to_onnx(
                 "code take any batch, or export with dynamic_batch=False"
             ) from error
         raise InputError(
-            f"PyTorch cannot export {type(model).__name__} to ONNX: {first_line(_root(error))}"
+            f"PyTorch cannot export {type(model).__name__} to ONNX: {kind_and_line(_root(error))}"
         ) from error
 
 
@@ -120,7 +120,7 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def first_line(error: BaseException) -> str:
+def kind_and_line(error: BaseException) -> str:
     """Return the kind of an error, and the first line of what it says."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+    kind, line = type(error).__name__, first_line(error)
+    return kind if line == kind else f"{kind}: {line}"

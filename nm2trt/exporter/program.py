@@ -16,7 +16,7 @@ from torch.utils import _pytree
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends.feeds import check_feeds, numpy_dtype
 from nm2trt.backends.protocol import Closing, TensorSpec
-from nm2trt.errors import BackendError, ModelError, Nm2trtError
+from nm2trt.errors import BackendError, ModelError, Nm2trtError, first_line
 from nm2trt.exporter.program_archive import copy_checked
 from nm2trt.exporter.reference import output_names_of
 from nm2trt.files import check_input
@@ -57,8 +57,7 @@ class ProgramSession(Closing):
             with torch.no_grad():
                 returned = self._module(*args, **kwargs)
         except Exception as error:
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise BackendError(f"PyTorch failed to run {self._name}: {line}") from error
+            raise BackendError(f"PyTorch failed to run {self._name}: {first_line(error)}") from error
         leaves = _pytree.tree_leaves(returned)
         return {spec.name: _array(leaf) for spec, leaf in zip(self.outputs, leaves, strict=True)}
 
@@ -87,8 +86,7 @@ def open_program(path: str | os.PathLike[str]) -> ProgramSession:
         except Nm2trtError:
             raise
         except Exception as error:
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"PyTorch cannot load {path}: {line}") from error
+            raise ModelError(f"PyTorch cannot load {path}: {first_line(error)}") from error
         finally:
             loader.setLevel(level)
 

@@ -16,7 +16,7 @@ from nm2trt.backends.ort import open_onnx
 from nm2trt.compare.output_difference import OutputDifference
 from nm2trt.compare.outputs import compare_outputs, require_close
 from nm2trt.errors import DataError, DifferenceError, InputError, ModelError
-from nm2trt.exporter.dynamo_export import first_line
+from nm2trt.exporter.dynamo_export import kind_and_line
 from nm2trt.exporter.example import Example
 
 
@@ -32,7 +32,7 @@ def run_reference(model: nn.Module, example: Example, dtype: torch.dtype) -> Any
             return model(*typed.args, **typed.kwargs)
     except Exception as error:
         raise DataError(
-            f"the model fails on the example (batch {example.batch}): {first_line(error)}"
+            f"the model fails on the example (batch {example.batch}): {kind_and_line(error)}"
         ) from error
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -145,7 +144,7 @@ def _limit_memory() -> None:
     """Let the process allocate what a run may take, or the machine has free, and no more."""
     global _former_limit
     free, used = _kilobytes(_MEMORY, "MemAvailable", "SwapFree"), _data_bytes()
-    if sys.platform != "linux" or free is None or used is None:
+    if free is None or used is None:
         return
     import resource
 

@@ -54,7 +54,7 @@ def holds_two_of_four(verdict: WeightVerdict) -> bool:
     return verdict.pattern == "holds" and _TWO_OF_FOUR.admits(NMPattern.parse(verdict.wanted))
 
 
-def fits(verdict: WeightVerdict) -> bool:
+def shape_is_prunable(verdict: WeightVerdict) -> bool:
     """Tell whether the shape of a weight that is not 2:4 lets `nm2trt prune` without options make it so.
 
     A weight that holds another pattern, such as 4:8, is not 2:4 either.
@@ -69,7 +69,7 @@ def fits(verdict: WeightVerdict) -> bool:
 
 def is_prunable(verdict: WeightVerdict) -> bool:
     """Tell whether `nm2trt prune` without options makes a weight 2:4, as far as shape and readers tell."""
-    return fits(verdict) and verdict.facts is not None and not verdict.facts.fixed
+    return shape_is_prunable(verdict) and verdict.facts is not None and not verdict.facts.fixed
 
 
 def prunable_weights(verdicts: Sequence[WeightVerdict]) -> list[WeightVerdict]:
@@ -91,7 +91,7 @@ def is_lowered(verdict: WeightVerdict) -> bool:
 def rebuilt_weights(verdicts: Sequence[WeightVerdict]) -> list[WeightVerdict]:
     """Return those of a model's weights that `nm2trt prune --calib` makes 2:4."""
     reads = Counter(verdict.weight for verdict in verdicts)
-    return [v for v in verdicts if fits(v) and _is_rebuilt(v) and reads[v.weight] == 1]
+    return [v for v in verdicts if shape_is_prunable(v) and _is_rebuilt(v) and reads[v.weight] == 1]
 
 
 def _is_rebuilt(verdict: WeightVerdict) -> bool:
@@ -122,7 +122,7 @@ def pattern_advice(verdict: WeightVerdict) -> str:
 def _pruning(verdict: WeightVerdict) -> str:
     if is_prunable(verdict):
         return "prune it (nm2trt prune), "
-    if fits(verdict) and _is_rebuilt(verdict):
+    if shape_is_prunable(verdict) and _is_rebuilt(verdict):
         return "prune it from samples (nm2trt prune --calib SAMPLES), "
     fixed = verdict.facts is not None and verdict.facts.fixed
     return "" if fixed else "prune it by name (--include of prune), "

@@ -29,7 +29,7 @@ RELATIONS: Mapping[Relation, str] = {
 }
 
 
-def told(relation: Relation) -> str:
+def relation_in_words(relation: Relation) -> str:
     """Return a relation with its meaning, if the word does not say it."""
     return relation if relation == "equal" else f"{relation} ({RELATIONS[relation]})"
 

@@ -52,7 +52,7 @@ def explain(
     """
     from nm2trt.backends.choice import identify, place_of
     from nm2trt.engine.ladder.explain import explain as explain_ladder
-    from nm2trt.engine.ladder.ladder import climb, with_evidence
+    from nm2trt.engine.ladder.ladder import ladder_rows, with_evidence
     from nm2trt.engine.ladder.ladder_row import LadderRow
 
     path = as_path(path)
@@ -62,7 +62,7 @@ def explain(
         place = place_of("trt" if foreign and backend is None else backend, targets)
         builder, wanted = place.builder, place.targets
         evidence = _evidence(log, layers, trace, builder=builder, version=version or "")
-        rows = climb(
+        rows = ladder_rows(
             weights_at(path, shapes),
             sparsity="enable",
             builder=builder,

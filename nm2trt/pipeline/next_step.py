@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from nm2trt.extras import install
+from nm2trt.extras import install_line
 from nm2trt.nm.eligibility import NOWHERE
 from nm2trt.terminal_text import shell_path, shell_word
 
@@ -108,4 +108,4 @@ def _installation(command: str, builder: str) -> str:
     if command.startswith("nm2trt build") and builder in _EXTRAS:
         needed.add(builder)
     extras = [_EXTRAS[name] for name in sorted(needed) if importlib.util.find_spec(BACKENDS[name][1]) is None]
-    return f"{install(','.join(extras))} && " if extras else ""
+    return f"{install_line(','.join(extras))} && " if extras else ""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nm2trt.errors import InputError, OutputError
-from nm2trt.extras import install
+from nm2trt.extras import install_line
 from nm2trt.file_replacement import os_reason
 from nm2trt.tables.result import Result
 from nm2trt.tables.table import Table, small_table
@@ -124,7 +124,7 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copytree(source, Path(name) / target.name, ignore=_LEFT_OUT)
         readme = Path(name) / target.name / "README.md"
         # The line of a checkout works in no other folder.
-        text = _INSTALLS.sub(lambda told: install(told[1]), readme.read_text(encoding="utf-8"))
+        text = _INSTALLS.sub(lambda told: install_line(told[1]), readme.read_text(encoding="utf-8"))
         text = _ELSEWHERE.sub(r"\1: `\2` in the source archive", text)
         readme.write_text(text, encoding="utf-8")
         (Path(name) / target.name).rename(target)

@@ -28,7 +28,7 @@ from nm2trt.serving.config_message import from_text, to_text
 from nm2trt.serving.history import CONFIG, RECORD, history, model_names, numbers, read_record
 from nm2trt.serving.model_config import choose_backend, serve_only
 from nm2trt.serving.options import DeployOptions, check_name
-from nm2trt.serving.staging import clear_stale, move_away, staged, told, write_file
+from nm2trt.serving.staging import as_output_error, clear_stale, move_away, staged, write_file
 from nm2trt.serving.version_folder import WARMUP, BesideFiles, beside_files, fill_version, write_beside
 from nm2trt.tables.result import Result
 
@@ -128,7 +128,7 @@ def place(
     options = options or DeployOptions()
     check_name(name)
     files = beside_files(artefact, sample, labels or {})
-    with _to_fill(repository) as root, one_writer(root), told(root / name):
+    with _to_fill(repository) as root, one_writer(root), as_output_error(root / name):
         model = root / name
         clear_stale(root, model)
         before = history(model)
@@ -176,7 +176,7 @@ def roll_back(repository: str | os.PathLike[str], name: str, *, to: int | None =
     check_name(name)
     root = _repository(repository)
     model = root / name
-    with one_writer(root), told(model):
+    with one_writer(root), as_output_error(model):
         before = history(model)
         if not before:
             raise InputError(f"{root} holds no model {name!r}; it holds {model_names(root)}")
@@ -207,7 +207,7 @@ def undo(placed: Deployment) -> bool:
         OutputError: The repository cannot be written.
     """
     root, model = placed.repository, placed.repository / placed.name
-    with one_writer(root), told(model):
+    with one_writer(root), as_output_error(model):
         if history(model)[:1] != [placed.version]:
             return False
         if placed.previous is None:
@@ -223,7 +223,7 @@ def undo(placed: Deployment) -> bool:
 def prune(placed: Deployment, keep: int) -> tuple[int, ...]:
     """Remove versions older than the newest `keep`, if the one that was placed is still served."""
     root, model = placed.repository, placed.repository / placed.name
-    with one_writer(root), told(model):
+    with one_writer(root), as_output_error(model):
         return _prune(root, model, keep) if history(model)[:1] == [placed.version] else ()
 
 
@@ -245,7 +245,7 @@ def _to_fill(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a repository, made if it is missing; one that was made and stays empty is removed again."""
     root = Path(path)
     missing = not os.path.lexists(root)
-    with told(root), contextlib.suppress(FileExistsError):
+    with as_output_error(root), contextlib.suppress(FileExistsError):
         root.mkdir(exist_ok=True)  # another deployment may make it at this moment
     try:
         yield _repository(root)

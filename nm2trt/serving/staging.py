@@ -24,7 +24,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
-def told(what: Path) -> Iterator[None]:
+def as_output_error(what: Path) -> Iterator[None]:
     """Turn an OSError into an OutputError, which says that what is served is unchanged.
 
     Args:

@@ -17,7 +17,7 @@ from nm2trt.validation.metrics.scoring import SampleScores, Scores
 from nm2trt.validation.metrics.table import MetricSpec
 from nm2trt.validation.samples.feeder import Feeder, common_batch
 from nm2trt.validation.samples.samples import SampleBatch, Samples
-from nm2trt.validation.statistics.bootstrap import BootstrapDifference, redraw
+from nm2trt.validation.statistics.bootstrap import BootstrapDifference, bootstrap_intervals
 from nm2trt.validation.statistics.paired import PairedDifference, wilson_interval
 from nm2trt.validation.tally import SIDES, Tally
 
@@ -234,11 +234,11 @@ def _compared(name: str, spec: MetricSpec, candidate: Scores, reference: Scores)
         paired = PairedDifference.of(n=len(a), gained=int((a & ~b).sum()), lost=int((b & ~a).sum()))
         own, other = (_share(int(side.sum()), len(side)) for side in (a, b))
     else:
-        redrawn = redraw(candidate, reference)
-        paired = redrawn.paired
+        intervals = bootstrap_intervals(candidate, reference)
+        paired = intervals.paired
         own, other = (
             Score(one.value(), *ends, right=None)
-            for one, ends in ((candidate, redrawn.candidate), (reference, redrawn.reference))
+            for one, ends in ((candidate, intervals.candidate), (reference, intervals.reference))
         )
     return MetricComparison(
         name, spec.summary, spec.higher_is_better, spec.against_reference, own, other, paired

@@ -19,7 +19,7 @@ import pytest
 import nm2trt
 from nm2trt.backends.ort import open_onnx
 from nm2trt.cli import main
-from nm2trt.extras import install
+from nm2trt.extras import install_line
 from nm2trt.manifest import read_manifest
 from tests import forked
 from tests.engine.nets import conv_net, elementwise_net
@@ -304,7 +304,7 @@ def test_what_a_backend_cannot_do_is_exit_4_before_the_build(net, capsys, words,
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is here")
 def test_tensorrt_that_is_not_here_is_exit_4(net, capsys):
-    assert install("trt") in refuse(capsys, 4, "build", "net.onnx", "--backend", "trt")
+    assert install_line("trt") in refuse(capsys, 4, "build", "net.onnx", "--backend", "trt")
 
 
 def test_onnx_runtime_builds_a_file_of_its_own(net, capsys):
@@ -325,7 +325,7 @@ def test_other_dynamic_dimensions_ask_for_a_profile(folder, capsys):
 
 def test_a_missing_library_is_exit_4(net, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
-    assert install("rtx") in refuse(capsys, 4, "build", "net.onnx", "--sparsity")
+    assert install_line("rtx") in refuse(capsys, 4, "build", "net.onnx", "--sparsity")
 
 
 def run_python(code, *words, **options):

@@ -4,7 +4,7 @@ import ctypes
 import json
 
 from nm2trt.cli import main
-from nm2trt.extras import install
+from nm2trt.extras import install_line
 
 
 def test_every_backend_has_a_line(capsys):
@@ -21,7 +21,7 @@ def test_a_missing_library_and_gpu_are_no_failure(capsys, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorrt_rtx", None)
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
-    assert install("rtx") in out
+    assert install_line("rtx") in out
     assert "no NVIDIA driver" in out
     assert "no GPU: engines can be built ahead of time, not run or timed" in out
 

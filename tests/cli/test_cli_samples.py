@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nm2trt.cli import main
-from nm2trt.extras import install
+from nm2trt.extras import install_line
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 
@@ -27,7 +27,7 @@ def test_a_sample_is_copied_with_the_one_whose_modules_it_uses(tmp_path, capsys)
     assert f"read {tmp_path}/samples/02_methods/README.md" in out
     assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == ["01_digits", "02_methods"]
     readme = (tmp_path / "samples" / "02_methods" / "README.md").read_text()
-    assert f"    {install('torch')} scikit-learn matplotlib\n" in readme
+    assert f"    {install_line('torch')} scikit-learn matplotlib\n" in readme
     assert "'.[" not in readme
     for name in ("01_digits/data.py", "02_methods/compare.py", "02_methods/measured/claims.json"):
         assert (tmp_path / "samples" / name).read_bytes() == (SAMPLES / name).read_bytes()

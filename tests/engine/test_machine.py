@@ -6,7 +6,7 @@ import json
 import pytest
 
 from nm2trt.engine import machine
-from nm2trt.extras import install
+from nm2trt.extras import install_line
 
 
 def test_a_library_has_a_version_or_a_way_to_get_it():
@@ -24,4 +24,4 @@ def test_a_builder_that_does_not_load_is_missing(monkeypatch):
     monkeypatch.setattr(machine.importlib.util, "find_spec", lambda _: object())
     item = machine.survey().backends[0]
     assert item.version == ""
-    assert install("rtx") in item.install
+    assert install_line("rtx") in item.install

@@ -33,7 +33,7 @@ _NOT_REACHED = "-"
 SPARSITY_OFF = "sparsity off"
 
 
-def climb(
+def ladder_rows(
     verdicts: Sequence[WeightVerdict],
     *,
     sparsity: str,

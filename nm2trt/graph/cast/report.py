@@ -15,7 +15,7 @@ from nm2trt.graph.pass_report import PassReport
 from nm2trt.graph.storage.light_onnx import TensorProto, graphs_of
 from nm2trt.graph.storage.model import opset
 from nm2trt.json_value import JsonValue
-from nm2trt.nm.lineage import told
+from nm2trt.nm.lineage import relation_in_words
 from nm2trt.tables.table import Column, Mark, Row, Table
 
 _MOST_TENSORS = 10
@@ -125,7 +125,7 @@ class CastReport(PassReport):
             (
                 f"{counted(self.cast_nodes, 'node computes', 'nodes compute')} in {self.to}, "
                 f"{counted(len(self.kept), 'stays', 'stay')} in fp32; "
-                f"{counted(self.casts, 'cast')} added; masks: {told(self.relation)}"
+                f"{counted(self.casts, 'cast')} added; masks: {relation_in_words(self.relation)}"
             ),
             *(item.sentence for item in self.differences),
             self.comparison,

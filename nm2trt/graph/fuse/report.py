@@ -8,7 +8,7 @@ from nm2trt.compare.output_difference import OutputDifference, difference_lines
 from nm2trt.figures import counted
 from nm2trt.graph.fuse.branch_merge import Merging
 from nm2trt.graph.pass_report import PassReport
-from nm2trt.nm.lineage import told
+from nm2trt.nm.lineage import relation_in_words
 from nm2trt.tables.table import Column, Row, Table
 
 
@@ -90,7 +90,7 @@ class FuseReport(PassReport):
                 f"{len(self.declined):,} left; {self.nodes_before:,} nodes are now {self.nodes_after:,}"
             ),
             *difference_lines(self.differences, self.not_measured),
-            f"masks: {told(self.relation)}",
+            f"masks: {relation_in_words(self.relation)}",
             *self.written,
         )
 

@@ -19,7 +19,7 @@ from nm2trt.graph.permute.space_search import PermuteOptions, SaliencyOf, SpaceR
 from nm2trt.graph.storage.model import Model, load
 from nm2trt.graph.verify.mask_lineage import check_permuted
 from nm2trt.graph.verify.report import VerifyReport
-from nm2trt.nm.lineage import Relation, told
+from nm2trt.nm.lineage import Relation, relation_in_words
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.tables.table import Column, Row, Table
 
@@ -92,7 +92,7 @@ class PermuteReport(PassReport):
                 f"{percent(self.kept_before, 2)} before"
             ),
             *difference_lines(self.differences, self.not_measured),
-            f"masks: {told(self.relation)}",
+            f"masks: {relation_in_words(self.relation)}",
             *self.written,
         )
 

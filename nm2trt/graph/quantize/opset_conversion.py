@@ -9,7 +9,7 @@ import dataclasses
 
 from onnx import version_converter
 
-from nm2trt.errors import LineageError, ModelError
+from nm2trt.errors import LineageError, ModelError, first_line
 from nm2trt.graph.analysis.output_kinds import before_saturation
 from nm2trt.graph.analysis.shapes import crashes_inference
 from nm2trt.graph.execute.output_comparison import Agreement, run_reference
@@ -48,10 +48,9 @@ class OpsetConversion(Pass):
         try:
             converted = version_converter.convert_version(model.proto, self._version)
         except Exception as error:  # the converter raises plain RuntimeErrors, and onnx's own kinds
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise ModelError(
                 f"{model.name} is of opset {self._before} and cannot be converted to opset {self._version}: "
-                f"{reason.strip()}; export it again with opset {self._version} or newer"
+                f"{first_line(error)}; export it again with opset {self._version} or newer"
             ) from error
         made = {name for node in converted.graph.node for name in node.output}
         if not made.issuperset(self._reference.inside):

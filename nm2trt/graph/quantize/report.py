@@ -16,7 +16,7 @@ from nm2trt.graph.pass_report import PassReport
 from nm2trt.graph.quantize.number_formats import FORMATS, Format
 from nm2trt.graph.quantize.search_report import RangeSearch, WorkShares
 from nm2trt.json_value import JsonValue
-from nm2trt.nm.lineage import told
+from nm2trt.nm.lineage import relation_in_words
 from nm2trt.tables.table import Column, Row, Table
 
 # Fewer samples than this are named in the report as few.
@@ -147,7 +147,10 @@ class QuantizeReport(PassReport):
             f"ranges by {ranges.method} over {counted(ranges.samples, 'sample')}{reused}{few}",
             self._searched,
             self.work.sentence(self.options.to),
-            f"{lost:,} of {parameters:,} weights were rounded to zero; masks: {told(self.relation)}",
+            (
+                f"{lost:,} of {parameters:,} weights were rounded to zero; "
+                f"masks: {relation_in_words(self.relation)}"
+            ),
             *(item.sentence for item in self.differences),
             *((self.not_measured,) if self.not_measured else ()),
             *self.written,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nm2trt.errors import DataError, Nm2trtError
+from nm2trt.errors import DataError, Nm2trtError, first_line
 
 _LABELS = frozenset({"label", "labels"})
 
@@ -110,7 +110,7 @@ def outputs_of(model: nn.Module, batch: CalibrationBatch, index: int) -> tuple[T
     except Nm2trtError:  # of our own hooks: it says what is wrong
         raise
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         if batch.labels:
             first += (
                 "; of a list or tuple the model gets the first element, and the rest counts as labels: if it "

@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nm2trt.errors import SparsifyError
+from nm2trt.errors import SparsifyError, first_line
 
 Convolution: TypeAlias = "nn.Conv1d | nn.Conv2d | nn.Conv3d"
 
@@ -99,10 +99,9 @@ def _trace(model: nn.Module) -> fx.Graph:
                 f"{type(model).__name__} has no BatchNorm, which spre needs after each convolution; choose "
                 "another method, such as sr-ste"
             ) from error
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SparsifyError(
-            f"torch.fx cannot trace {type(model).__name__} ({first}), so the BatchNorm after each "
-            "convolution is not known; give pairs=[('conv1', 'bn1'), ...]"
+            f"torch.fx cannot trace {type(model).__name__} ({first_line(error)}), so the BatchNorm after "
+            "each convolution is not known; give pairs=[('conv1', 'bn1'), ...]"
         ) from error
 
 

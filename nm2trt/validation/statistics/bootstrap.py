@@ -46,7 +46,7 @@ class BootstrapDifference(JsonValue):
 
 
 @dataclass(frozen=True, slots=True)
-class Redrawn:
+class BootstrapIntervals:
     """Intervals from one set of draws.
 
     Args:
@@ -60,7 +60,7 @@ class Redrawn:
     paired: BootstrapDifference
 
 
-def redraw(candidate: Scores, reference: Scores, *, seed: int = 0) -> Redrawn:
+def bootstrap_intervals(candidate: Scores, reference: Scores, *, seed: int = 0) -> BootstrapIntervals:
     """Return 95 % bootstrap intervals of two scores and of their difference.
 
     Args:
@@ -89,7 +89,7 @@ def redraw(candidate: Scores, reference: Scores, *, seed: int = 0) -> Redrawn:
     if max(abs(low - difference), abs(high - difference)) <= _ROUNDING * max(1.0, abs(candidate.value())):
         low, high = difference + reach[0], difference + reach[1]
         method = "every draw differs alike: score interval of a share of which none of n was seen"
-    return Redrawn(
+    return BootstrapIntervals(
         candidate=_ends(values[:, 0], ends, reach),
         reference=_ends(values[:, 1], ends, reach),
         paired=BootstrapDifference(n, difference, low, high, CONFIDENCE, method),

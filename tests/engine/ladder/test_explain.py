@@ -6,7 +6,7 @@ import pytest
 
 from nm2trt.engine.evidence.evidence import Autotuned, Evidence, SparsityList
 from nm2trt.engine.ladder.explain import explain
-from nm2trt.engine.ladder.ladder import climb
+from nm2trt.engine.ladder.ladder import ladder_rows
 from tests.engine.ladder.test_ladder import DENSE, HOLDS, SPARSE, layer, verdict
 
 LARGE = {"shape": (512, 512, 3, 3)}
@@ -14,7 +14,7 @@ LARGE = {"shape": (512, 512, 3, 3)}
 
 def why(verdicts, *, sparsity="enable", evidence=None, builder="trt", targets=("sm86",), built=True, **how):
     evidence = evidence or Evidence()
-    rows = climb(verdicts, sparsity=sparsity, builder=builder, targets=targets, evidence=evidence)
+    rows = ladder_rows(verdicts, sparsity=sparsity, builder=builder, targets=targets, evidence=evidence)
     return explain("m.engine", rows, evidence, builder=builder, targets=targets, built=built, **how)
 
 

@@ -5,7 +5,7 @@ import pytest
 from nm2trt.engine.evidence.evidence import Autotuned, Evidence, SparsityList
 from nm2trt.engine.ladder.chosen_kernels import chosen_speed_ups
 from nm2trt.engine.ladder.explain import explain
-from nm2trt.engine.ladder.ladder import climb, sparse_share
+from nm2trt.engine.ladder.ladder import ladder_rows, sparse_share
 from nm2trt.engine.ladder.unmatched import listed_anyway, lost_weights
 from nm2trt.engine.twin.layer_changes import layer_changes
 from tests.engine.evidence.test_h200_logs import cut
@@ -15,7 +15,7 @@ LARGE = {"shape": (512, 512, 3, 3)}
 
 
 def row_of(node, log, **facts):
-    (row,) = climb(
+    (row,) = ladder_rows(
         [verdict(node=node, weight=f"{node}.weight", macs=10, facts={**LARGE, **facts})],
         sparsity="enable", builder="trt", targets=("sm90",), version="8.6.0", evidence=cut(log),
     )  # fmt: skip

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from nm2trt.engine.evidence.evidence import Autotuned, Evidence, KernelUse, LayerRecord, SparsityList
-from nm2trt.engine.ladder.ladder import climb, sparse_share, with_evidence
+from nm2trt.engine.ladder.ladder import ladder_rows, sparse_share, with_evidence
 from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.engine.ladder.unmatched import foreign_layers, lost_weights
 from nm2trt.errors import InputError
@@ -45,12 +45,12 @@ def verdict(*, facts=(), **fields):
 
 
 def rungs(sparsity="enable", **fields):
-    (row,) = climb([verdict(**fields)], sparsity=sparsity)
+    (row,) = ladder_rows([verdict(**fields)], sparsity=sparsity)
     return [rung.answer for rung in row.rungs]
 
 
 def details(sparsity="enable", **fields):
-    (row,) = climb([verdict(**fields)], sparsity=sparsity)
+    (row,) = ladder_rows([verdict(**fields)], sparsity=sparsity)
     return [rung.detail for rung in row.rungs]
 
 
@@ -101,7 +101,7 @@ def test_only_what_implies_two_of_four_is_readable(wanted, answer):
 
 
 def test_a_row_is_json():
-    (row,) = climb([HOLDS], sparsity="enable")
+    (row,) = ladder_rows([HOLDS], sparsity="enable")
     assert json.loads(json.dumps(row.to_json()))["gain"] == {
         "answer": "not measured",
         "detail": "not measured",
@@ -121,7 +121,7 @@ def names(*layers):
 
 
 def proved(evidence):
-    (row,) = climb([HOLDS], sparsity="enable", builder="trt", targets=("sm86",), evidence=evidence)
+    (row,) = ladder_rows([HOLDS], sparsity="enable", builder="trt", targets=("sm86",), evidence=evidence)
     return row
 
 
@@ -233,7 +233,7 @@ def test_gain_is_what_the_builder_timed():
 
 def test_a_chosen_kernel_overrules_a_rule():
     grouped = verdict(facts={"conv_groups": 2})
-    (row,) = climb([grouped], sparsity="enable", evidence=Evidence(layers=(layer(SPARSE),)))
+    (row,) = ladder_rows([grouped], sparsity="enable", evidence=Evidence(layers=(layer(SPARSE),)))
     assert (row.fits.answer, row.chosen.answer, row.eligible) == ("no", "yes", True)
 
 
@@ -250,14 +250,14 @@ def test_a_chosen_kernel_overrules_a_rule():
 def test_share_of_the_work_that_runs_sparse(rows, share, why):
     verdicts = [verdict(node=f"n{i}", macs=macs) for i, (macs, _) in enumerate(rows)]
     layers = tuple(layer(tactic, nodes=(f"n{i}",)) for i, (_, tactic) in enumerate(rows))
-    found, reason = sparse_share(climb(verdicts, sparsity="enable", evidence=Evidence(layers=layers)))
+    found, reason = sparse_share(ladder_rows(verdicts, sparsity="enable", evidence=Evidence(layers=layers)))
     assert found == share
     assert why in reason
 
 
 def test_what_is_not_eligible_does_not_count():
     verdicts = [verdict(macs=100), verdict(macs=900, facts={"dtype": "float32"}, node="other")]
-    ladder = climb(verdicts, sparsity="enable", evidence=Evidence(layers=(layer(SPARSE),)))
+    ladder = ladder_rows(verdicts, sparsity="enable", evidence=Evidence(layers=(layer(SPARSE),)))
     assert sparse_share(ladder) == (1.0, "")
 
 
@@ -265,7 +265,7 @@ def test_the_unmatched_are_listed():
     verdicts = [HOLDS, verdict(weight="w1", node="conv1")]
     layers = (layer(DENSE), layer(DENSE, nodes=("attention",)), layer("", nodes=("r",), kind="Reformat"))
     evidence = Evidence(layers=layers)
-    ladder = climb(verdicts, sparsity="enable", evidence=evidence)
+    ladder = ladder_rows(verdicts, sparsity="enable", evidence=evidence)
     assert lost_weights(ladder, evidence) == ("1 weight has no layer of its own in the engine: w1",)
     assert foreign_layers(ladder, evidence) == (
         "1 matrix product of the engine belongs to no weight: attention",
@@ -274,7 +274,7 @@ def test_the_unmatched_are_listed():
 
 def test_all_layers_fused_away():
     evidence = Evidence(layers=(LayerRecord("__myl_Fc_myl0_1", "kgen", (), "__myl_Fc_0x1"),))
-    ladder = climb([HOLDS, HOLDS], sparsity="enable", evidence=evidence)
+    ladder = ladder_rows([HOLDS, HOLDS], sparsity="enable", evidence=evidence)
     (sentence,) = lost_weights(ladder, evidence)
     assert "all were fused away, into 1 layer without its name" in sentence
     assert ladder[0].chosen.answer == "not measured"
@@ -294,16 +294,16 @@ def test_a_row_comes_back_from_json():
 def test_nodes_of_one_name_prove_nothing_of_one_another():
     rows = [verdict(weight="w0", macs=1), verdict(weight="w1", macs=1)]
     found = Evidence(chosen=SparsityList(1, ("conv0",)), eligible=SparsityList(1, ("conv0",)))
-    ladder = climb(rows, sparsity="enable", evidence=found)
+    ladder = ladder_rows(rows, sparsity="enable", evidence=found)
     assert [row.chosen.answer for row in ladder] == ["not measured"] * 2
     assert [row.chosen.answer for row in with_evidence(ladder, found)] == ["not measured"] * 2
     assert "2 weights share their names" in lost_weights(ladder, found)[0]
-    assert climb(rows[:1], sparsity="enable", evidence=found)[0].chosen.answer == "yes"
+    assert ladder_rows(rows[:1], sparsity="enable", evidence=found)[0].chosen.answer == "yes"
 
 
 @pytest.mark.parametrize("name", ["a,b", "a + b", "a || b", "PWN(a)"])
 def test_a_name_that_reads_as_a_list_is_not_called_missing(name):
-    (row,) = climb(
+    (row,) = ladder_rows(
         [verdict(node=name)], sparsity="enable", evidence=Evidence(chosen=SparsityList(2, ("a", "b")))
     )
     assert row.chosen.answer == "not measured"
@@ -316,7 +316,7 @@ def test_the_tactic_of_a_region_is_that_of_no_single_node(tactic):
 
 
 def rungs_of(evidence):
-    (row,) = climb([verdict()], sparsity="enable", evidence=evidence)
+    (row,) = ladder_rows([verdict()], sparsity="enable", evidence=evidence)
     return [rung.answer for rung in row.rungs]
 
 
@@ -333,7 +333,7 @@ def rungs_of(evidence):
     ],
 )
 def test_a_record_of_other_types_is_damaged(change):
-    (row,) = climb([HOLDS], sparsity="enable")
+    (row,) = ladder_rows([HOLDS], sparsity="enable")
     written = row.to_json()
     assert LadderRow.from_json(written, where="m.json") == row
     with pytest.raises(InputError, match=r"the ladder in m\.json is damaged"):

@@ -11,7 +11,7 @@ from nm2trt.backends.options import BuildOptions, parse_profiles
 from nm2trt.backends.protocol import TensorSpec
 from nm2trt.engine.build import BuildResult
 from nm2trt.engine.ladder.forecast import forecast
-from nm2trt.engine.ladder.ladder import climb
+from nm2trt.engine.ladder.ladder import ladder_rows
 from nm2trt.engine.twin.clocks import Effort
 from nm2trt.engine.twin.compare import compare_twins
 from nm2trt.errors import BackendError, BackendMissingError
@@ -25,7 +25,7 @@ LOST = 999
 
 def built(name):
     sparsity = "enable" if name == "sparse-on" else "disable"
-    ladder = climb(WEIGHTS, sparsity="enable", builder="trt", targets=("sm86",))
+    ladder = ladder_rows(WEIGHTS, sparsity="enable", builder="trt", targets=("sm86",))
     return BuildResult(
         engine=Path(f"net.{name}.engine"), written=True, kind="", model=Path("net.onnx"), backend="trt",
         backend_version="10.3.0", options=BuildOptions(sparsity=sparsity, profiles=parse_profiles(["x:1x4,2x4,4x4"])),

@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 from nm2trt.errors import LineageError
 from nm2trt.graph.verify.mask_lineage import check_descent, check_permuted, check_rebuilt
 from nm2trt.graph.verify.verify_model import verify_model
-from nm2trt.nm.lineage import RELATIONS, Relation, told
+from nm2trt.nm.lineage import RELATIONS, Relation, relation_in_words
 
 HELD = np.tile([[1.0], [2.0], [0.0], [0.0]], (2, 3)).astype(np.float32)  # (8, 3), 2:4 along axis 0
 
@@ -33,8 +33,8 @@ def report(*weights):
 
 def test_relations_are_named_once():
     assert tuple(RELATIONS) == get_args(Relation)
-    assert told("equal") == "equal"
-    assert told("subset") == "subset (zeros added, none taken away)"
+    assert relation_in_words("equal") == "equal"
+    assert relation_in_words("subset") == "subset (zeros added, none taken away)"
 
 
 def test_moved_zeros_are_permuted_and_rebuilt_but_no_descent():
