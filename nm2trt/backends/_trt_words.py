@@ -192,7 +192,7 @@ def clean(message: str) -> str:
     if chain:
         message = chain[1]
     for noise in (
-        r"Assertion failed: (\S+: )?",
+        r"Assertion failed: ((\S+|[^:]* (==|!=|<=|>=|&&|\|\|) [^:]*): )?",
         r"(\[?\w+\.(cpp|h)[:\]]\S*\s*)+",
         r"I\w+::\w+: ",
         r"Error Code \d+: ",

@@ -6,6 +6,7 @@ As a builder it writes models of its own `.ort` format: the graph optimised ahea
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,11 @@ BREAKING = {
 
 # Errors arrive as exceptions; the library's own log would write a model's names to the terminal as they are.
 _FATAL = 4
+
+# What stands around the sentence of a message: the library's own code, the node, a place in its sources.
+_CODE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?")
+_NODE = re.compile(r"Non-zero status code returned while running (\S+) node\. Name:'(.*?)' Status Message: ")
+_PLACE = re.compile(r"(/\S+:\d+ .*?\) (const )?|\w+\.h:\d+ \w+ )(.*? was false\. (?=\S))?")
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -282,4 +288,10 @@ def _reason(error: Exception) -> str:
         limit = "the machine has free" if most is None else f"the {most / (1 << 30):g} GB of --run-memory"
         detail = f" ({words.splitlines()[0][-300:]})" if words else ""
         return f"it asks for more memory than {limit}{detail}"
-    return first_line(error)
+    said = _CODE.sub("", first_line(error), count=1)
+    node = _NODE.match(said)
+    sentence = _PLACE.sub("", said[node.end() if node else 0 :], count=1)
+    if node is None:
+        return sentence
+    where = f"node {node[2]!r}, operator {node[1]}" if node[2] else f"one of the {node[1]} nodes"
+    return f"{where}: {sentence}"

@@ -128,6 +128,15 @@ def test_a_failed_check_of_the_compiler_is_one_sentence():
     )
 
 
+@pytest.mark.parametrize(
+    "condition", ["nbInputs", "a.at(0).nbDims == a.at(1).nbDims && a.at(0).nbDims == b(2).nbDims"]
+)
+def test_an_assertion_s_condition_is_left_out(condition):
+    """The longer is what TensorRT for RTX 1.7.1 says of an Attention of ONNX Runtime's."""
+    sentence = "Q, K, and V inputs must have the same number of dimensions"
+    assert clean(f"Assertion failed: {condition}: {sentence}.") == sentence
+
+
 def test_what_is_not_known_stays_without_positions():
     raw = (
         "Invalid thing ITensor::getDimensions: Error Code 4: API Usage Error (node: wrong. In checkType at "

@@ -155,6 +155,39 @@ def test_prepared_feeds_are_checked_once_and_run_again_and_again(tmp_path):
             session.prepare({"x": x, "at": np.array([7])})()
 
 
+@pytest.mark.parametrize(
+    ("node", "sentence"),
+    [
+        ("MatMul(x, v)", "one of the MatMul nodes: MatMul dimension mismatch"),
+        ("Add(x, v)", "one of the Add nodes: Attempting to broadcast an axis by a dimension other than 1. 2 by 3"),
+        ("Gather(x, at)", "one of the Gather nodes: indices element out of data bounds, idx=9 must be within the inclusive range [-1,0]"),
+        ("Reshape(x, at)", "one of the Reshape nodes: The input tensor cannot be reshaped to the requested shape. Input shape:{1,2}, requested shape:{9}"),
+    ],
+)  # fmt: skip
+def test_a_failing_node_is_told_without_places_in_the_library(tmp_path, node, sentence):
+    graph = onnx.parser.parse_graph(
+        f"g (float[n, m] x, float[k, l] v, int64[j] at) => (float[a, b] y) {{ y = {node} }}"
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    feeds = {"x": np.ones((1, 2), np.float32), "v": np.ones((1, 3), np.float32), "at": np.array([9])}
+    with open_onnx(tmp_path / "m.onnx", threads=1) as session, pytest.raises(BackendError) as caught:
+        session.run(feeds)
+    assert str(caught.value) == f"ONNX Runtime failed: {sentence}"
+    model.graph.node[0].name = "the_node"
+    onnx.save(model, tmp_path / "m.onnx")
+    with open_onnx(tmp_path / "m.onnx", threads=1) as session, pytest.raises(BackendError, match="node 'the_node', operator"):  # fmt: skip
+        session.run(feeds)
+
+
+def test_a_model_that_does_not_load_is_told_without_the_library_s_code(tmp_path):
+    graph = onnx.parser.parse_graph("g (float[n, 2] x) => (float[n, 2] y) { y = Nope(x) }")
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=r"cannot load \S*m\.onnx: [^\[]*No Op registered for Nope"):
+        open_onnx(tmp_path / "m.onnx")
+
+
 def test_a_loop_of_more_turns_than_time_ends_at_the_bound(tmp_path):
     path = endless_net(tmp_path / "net.onnx")
     bounds.use(run_seconds=0.3)
