@@ -42,7 +42,8 @@ def sound_archive(path: Path) -> Iterator[None]:
     except DataError:
         raise
     except _UNSOUND as error:
-        raise DataError(f"{path} is not a sound .npz or .npy of plain arrays") from error
+        why = "is not a sound .npz or .npy of plain arrays; write it with numpy.savez or numpy.save"
+        raise DataError(f"{path} {why}") from error
 
 
 def require_affordable(path: Path, nbytes: int, what: str = "its arrays") -> None:
