@@ -22,6 +22,8 @@ from nm2trt.nm.pattern import NMPattern
 
 # Products of more multiplications are cut into blocks of so many rows.
 _LARGE, _BLOCK_ROWS = 2_000_000_000, 256
+# Blocks of wider rows have fewer: fresh memory for 25 MB in each step cost more than the arithmetic.
+_WIDE, _BLOCK_OF_WIDE = 16_384, 64
 
 _SYMBOLS = ("scipy_openblas_{}_num_threads64_", "scipy_openblas_{}_num_threads", "openblas_{}_num_threads")
 _lock = threading.Lock()
@@ -108,9 +110,10 @@ def each_block(work: Callable[[slice], None], rows: Array, cost: int) -> None:
     if _is_torch(rows) or rows.shape[0] * cost < _LARGE:
         work(slice(None))
         return
-    blocks = range(0, len(rows), _BLOCK_ROWS)
+    size = _BLOCK_ROWS if rows.shape[1] <= _WIDE else _BLOCK_OF_WIDE
+    blocks = range(0, len(rows), size)
     with one_blas_thread() as threads:
-        each(lambda first: work(slice(first, first + _BLOCK_ROWS)), blocks, min(threads, len(blocks)))
+        each(lambda first: work(slice(first, first + size)), blocks, min(threads, len(blocks)))
 
 
 @contextmanager

@@ -8,7 +8,8 @@ import pytest
 from nm2trt.errors import SparsityError
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.solver import array_namespace
-from nm2trt.nm.solver.array_namespace import each, one_blas_thread, product
+from nm2trt.nm.solver.array_namespace import each, each_block, one_blas_thread, product
+from nm2trt.nm.solver.kept_rows import KeptRows
 from nm2trt.nm.solver.layer_moments import moments_of
 from nm2trt.nm.solver.layer_solver import fit_layer
 
@@ -26,18 +27,29 @@ def threads():
 
 
 @needs_openblas
-def test_a_layer_is_the_same_bits_with_one_thread_and_with_three(threads):
+@pytest.mark.parametrize("form", [moments_of, KeptRows])
+def test_a_layer_is_the_same_bits_with_one_thread_and_with_three(threads, form):
     random = np.random.default_rng(0)
     weight = random.normal(size=(100, 240))
     x = random.normal(size=(1500, 240)).astype(np.float32) @ random.normal(size=(240, 240)).astype(np.float32)
     y = x @ weight.T.astype(np.float32)
-    moments = moments_of(x[:1300], y[:1300]), moments_of(x[1300:], y[1300:])
+    moments = form(x[:1300], y[:1300]), form(x[1300:], y[1300:])
     found = []
     for count in (1, 3):
         threads(count)
         fit = fit_layer(*moments, weight, NMPattern(2, 4), bias=True)
         found.append((fit.weight.tobytes(), fit.bias_change.tobytes(), fit.mask.tobytes()))
     assert found[0] == found[1]
+
+
+@needs_openblas
+@pytest.mark.parametrize(("width", "size"), [(16_384, 256), (16_388, 64)])
+def test_blocks_of_wide_rows_are_smaller_and_all_rows_are_in_one(monkeypatch, width, size):
+    monkeypatch.setattr(array_namespace, "_LARGE", 0)
+    given, seen = np.broadcast_to(np.float32(0), (600, width)), []
+    each_block(lambda rows: seen.append(range(600)[rows]), given, 1)
+    assert max(map(len, seen)) == size
+    assert sorted(number for block in seen for number in block) == list(range(600))
 
 
 @needs_openblas
