@@ -124,11 +124,11 @@ class GraphView(MainGraph):
 
     def source_name(self, value: str) -> str:
         """Return the name by which a report and a plan know a weight."""
-        source = main_source(self.scope, value)
-        if source is None:
-            return value
-        new = self.new.get(source.name)
-        return source.scope.name + source.name if new is None else new.wanted
+        if value not in self.scope.initializers:
+            source = main_source(self.scope, value)
+            value = value if source is None else source.name
+        new = self.new.get(value)
+        return value if new is None else new.wanted
 
     def bias_name(self, index: int) -> str:
         """Return the name for a node's bias: its own if it is stored, else one after the weight's."""

@@ -132,7 +132,7 @@ def rounded(array: Array, dtype: npt.DTypeLike, what: str) -> Array:
     """
     with np.errstate(over="ignore", invalid="ignore"):
         result = array.astype(dtype)
-    if not np.isfinite(result.astype(np.float64)).all():
+    if not np.isfinite(result).all():
         largest = float(np.abs(array[np.isfinite(array)]).max(initial=0.0))
         finite = bool(np.isfinite(array).all())
         reason = f"up to {largest:.3g} overflows {np.dtype(dtype)}" if finite else "has NaN or infinity"
