@@ -235,9 +235,12 @@ def _run(
         raise Opaque(f"{label} is of domain {node.domain}, which is not evaluated")
     if node.op_type == "Constant":
         return [(constant_node(scope, node), False)]
+    attributes = scope.node_attributes(node)
+    if node.op_type == "Pad" and "pads" in attributes:  # as up to opset 10
+        given = (attributes["pads"], attributes.get("value", 0.0))
+        inputs = [*inputs[:1], *((np.array(item), False) for item in given)]
     arrays = [None if item is None else item[0] for item in inputs]
     tracked = [position for position, item in enumerate(inputs) if item is not None and item[1]]
-    attributes = scope.node_attributes(node)
     if node.op_type == "Split":
         attributes.setdefault("num_outputs", len(node.output))
     if attributes.get("broadcast") and node.op_type in VALUES:

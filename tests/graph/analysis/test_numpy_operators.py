@@ -6,7 +6,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from nm2trt.graph.analysis.constant_values import evaluate, evaluate_tracked
 from nm2trt.graph.analysis.numpy_operators import VALUES
+from nm2trt.graph.analysis.scopes import main_scope
+from nm2trt.graph.analysis.stored_sources import main_source
+from nm2trt.graph.storage.model import load
 
 EDGE = [
     0.0,
@@ -77,3 +81,23 @@ def test_integers_divide_exactly_and_towards_zero(dtype):
     wanted = [abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1) for x, y in pairs]
     found = VALUES["Div"]([a, b], {})
     assert (found.dtype, found.tolist()) == (np.dtype(dtype), wanted)
+
+
+@pytest.mark.parametrize("value", [{}, {"value": 2.5}], ids=["zeros", "a value"])
+def test_pads_may_be_attributes_as_up_to_opset_10(value):
+    weight = np.arange(1, 7, dtype=np.float32).reshape(2, 3)
+    graph = helper.make_graph(
+        [helper.make_node("Pad", ["w"], ["y"], pads=[1, 0, 0, -1], **value)],
+        "g",
+        [],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3, 2])],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 10)], ir_version=5)
+    scope = main_scope(load(proto))
+    found = evaluate(scope, "y")
+    np.testing.assert_array_equal(
+        found, onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {})[0]
+    )
+    places, _ = evaluate_tracked(scope, "y", main_source(scope, "y"))
+    assert places.tolist() == [[-1, -1], [0, 1], [3, 4]]
