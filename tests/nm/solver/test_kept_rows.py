@@ -76,6 +76,7 @@ def test_the_range_holds_all_of_the_covariance(library):
         np.asarray(through(in_library(library, h[:5]), ridged)), h[:5] @ whole, **tight
     )
     np.testing.assert_allclose(np.asarray(diagonal(ridged)), np.diag(whole), **tight)
+    assert ridged.size == 2 * ROWS * INPUTS, "a row is multiplied with R and with its transpose"
     np.testing.assert_allclose(np.asarray(ridged.part(slice(120, 250))), whole[120:], **tight)
     at = np.array([[0, 5, 9], [7, 90, 127]])
     gathered = np.asarray(ridged.gathered(in_library(library, at)))
