@@ -240,7 +240,7 @@ def test_the_verdict_is_for_the_targets_that_were_named_and_verifies_nothing_aga
     import importlib
 
     module = importlib.import_module("nm2trt.pipeline.verify")
-    monkeypatch.setattr(module, "verify_model", lambda *_, **__: pytest.fail("verified once more"), False)
+    monkeypatch.setattr(module, "verify", lambda *_, **__: pytest.fail("verified once more"))
     words = ["prune", str(made / "a.onnx"), "--calib", str(made / "s.npz"), "--data", str(made / "e.npz")]
     assert main([*words, "--max-drop", "90pt", "--target", "sm86"]) == 0
     verdict = capsys.readouterr().out.partition("verdict: ")[2]
