@@ -53,14 +53,14 @@ def start(request: Request) -> ReconstructSession:
         if not rebuilt.masks:
             why = "; ".join(f"{c.entry.weight}: {c.entry.reason}" for c in choices[:4])
             raise SparsifyError(f"no layer of {type(request.model).__name__} could be rebuilt ({why})")
+        facts = {
+            "samples": processes.samples,
+            "outputs": _verdicts(walk.outputs, outputs, batch.samples, processes),
+            "fits": rebuilt.fits,
+        }
         weights = request.parametrize(choices)
         for weight in weights:
             weight.sparse.mask.copy_(rebuilt.masks[weight.name])
-    facts = {
-        "samples": processes.samples,
-        "outputs": _verdicts(walk.outputs, outputs, batch.samples, processes),
-        "fits": rebuilt.fits,
-    }
     plan = Plan(tuple(choice.entry for choice in choices), request.spec.name)
     return ReconstructSession(request.model, plan, weights, facts)
 

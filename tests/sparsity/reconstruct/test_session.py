@@ -370,15 +370,15 @@ def test_a_layer_whose_solve_fails_stays_dense_and_others_are_unharmed(network, 
     assert session.masks().keys() == {"3.weight", "13.weight"}
 
 
-def test_an_error_leaves_the_model_as_it_was(network, monkeypatch):
+@pytest.mark.parametrize("last", ["core.method_spec.Request.parametrize", "reconstruct.session._verdicts"])
+def test_an_error_leaves_the_model_as_it_was(network, monkeypatch, last):
     model, batches = network
     before = {name: value.clone() for name, value in model.state_dict().items()}
 
     def fails(*_arguments, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nm2trt.sparsity.reconstruct.session._verdicts", fails)
-    monkeypatch.setattr("nm2trt.sparsity.core.method_spec.Request.parametrize", fails)
+    monkeypatch.setattr(f"nm2trt.sparsity.{last}", fails)
     with pytest.raises(KeyboardInterrupt):
         nm2trt.sparsify(model, method="reconstruct", calibration=batches)
     after = model.state_dict()
