@@ -67,11 +67,15 @@ class Merger:
         self.plan = {entry.weight: entry for entry in plan or ()}
         self.allow_broken = allow_broken
         self.declined: list[tuple[str, str]] = []
+        self.sums: set[str] = set()
         self._sizes = _spatial_sizes(editor)
         self._numpy_add = (opset(editor.model.proto) or 1) >= _FIRST_NUMPY_ADD_OPSET
 
     def run(self) -> list[Merging]:
-        """Merge whatever can be merged; what was declined, and why, stands in `declined`."""
+        """Merge whatever can be merged.
+
+        `declined` says what was not, and why; `sums` names the values that merged branches add up to.
+        """
         merged: list[Merging] = []
         for index, _ in list(self.editor.live()):
             if index not in self.editor.dead and self._is_sum(index) and not self._inside_sum(index):
@@ -110,6 +114,7 @@ class Merger:
             gone.update(taken)
             merged += found
         if gone:
+            self.sums.add(self.editor.nodes[root].output[0])
             self._collapse(root, inner, gone)
         return merged
 

@@ -21,7 +21,7 @@ from nm2trt.graph.fuse.branch_merge import Merger, Merging
 from nm2trt.graph.fuse.constant_weights import fold_constant
 from nm2trt.graph.fuse.report import DeclinedFusion, FuseReport
 from nm2trt.graph.pass_frame import Change, Pass, run_passes
-from nm2trt.graph.storage.light_onnx import is_default
+from nm2trt.graph.storage.light_onnx import is_default, onnx
 from nm2trt.graph.storage.model import Model, load
 from nm2trt.graph.storage.stage_metadata import plan_of
 from nm2trt.graph.verify.report import VerifyReport
@@ -91,21 +91,15 @@ class _Fuse(Pass):
     def rewrite(self, model: Model, parent: VerifyReport) -> Change:  # noqa: ARG002 - one frame for all passes
         graph = model.proto.graph
         self.nodes_before = len(graph.node)
-        normed = {
-            name
-            for node in graph.node
-            if node.op_type == "BatchNormalization"
-            for name in node.output
-            if name
-        }
         pending = None
         if self._compared:
-            pending = start_reference(model, sorted(normed - {value.name for value in graph.output}))
+            watched = _normed_or_summed(graph) - {value.name for value in graph.output}
+            pending = start_reference(model, sorted(watched))
         self.fused = _fuse_graph(model, allow_broken=self._allow_broken, moved=self._moved)
         self.nodes_after = len(graph.node)
         if pending is not None:
-            folded, reference = _folded_values(model, normed, self.fused.merges), pending()
-            kept = {name: value for name, value in reference.inside.items() if name in folded}
+            same, reference = _values_of_fusions(model, self.fused), pending()
+            kept = {name: value for name, value in reference.inside.items() if name in same}
             self._reference = replace(reference, inside=kept)
         return Change(new=self.fused.new, idle=not self.fused.changed)
 
@@ -119,21 +113,33 @@ class _Fuse(Pass):
         return (lambda: NOT_ASKED) if self._reference is None else self._reference.start_compare(after)
 
 
-def _folded_values(model: Model, normed: Collection[str], merges: Sequence[Merging]) -> set[str]:
-    """Return the values that a BatchNormalization made before, and a product makes now.
+def _normed_or_summed(graph: onnx.GraphProto) -> set[str]:
+    """Return the values that a fusion may make anew: those of BatchNormalizations, and sums of branches."""
+    found: set[str] = set()
+    branches: set[str] = set()
+    for node in graph.node:
+        if node.op_type == "BatchNormalization" or (
+            node.op_type in ("Add", "Sum") and not branches.isdisjoint(node.input)
+        ):
+            found.update(filter(None, node.output))
+            branches.update(node.output)
+        elif node.op_type == "Conv":
+            branches.update(node.output)
+    return found
 
-    Args:
-        model: The fused model.
-        normed: The values that BatchNormalizations made before.
-        merges: The merges; what a merged product gives is the sum of its branches, under the name of one.
+
+def _values_of_fusions(model: Model, fused: _Fused) -> set[str]:
+    """Return the values of the fused model that stand where it was changed, and should be as before.
+
+    A product without a merge gives what its BatchNormalization gave. What a merged product gives is the sum
+    of its branches, perhaps under the name of one: the sum that they stand in is as before.
     """
-    merged = {merge.weight for merge in merges}
+    merged = {merge.weight for merge in fused.merges}
     return {
         name
         for node in model.proto.graph.node
-        if node.op_type in PRODUCTS and merged.isdisjoint(node.input)
         for name in node.output
-        if name in normed
+        if name in fused.sums or (node.op_type in PRODUCTS and merged.isdisjoint(node.input))
     }
 
 
@@ -146,6 +152,7 @@ class _Fused:
     declined: tuple[DeclinedFusion, ...]
     plan: Plan | None
     new: Collection[str]
+    sums: Collection[str]
 
     @property
     def changed(self) -> bool:
@@ -160,12 +167,14 @@ def _fuse_graph(model: Model, *, allow_broken: bool, moved: bool) -> _Fused:
     constants = sum(fold_constant(editor, index, apart) for index, _ in list(editor.live()))
     folded = zeros = 0
     merges: list[Merging] = []
+    sums: set[str] = set()
     while True:
         count, lost, declined = _fold_all(editor)
         folded, zeros = folded + count, zeros + lost
         merger = Merger(editor, plan, allow_broken=allow_broken)
         found = merger.run()
         merges.extend(found)
+        sums |= merger.sums
         if not found:
             break
     declined += [DeclinedFusion(node, "merge", reason) for node, reason in merger.declined]
@@ -180,6 +189,7 @@ def _fuse_graph(model: Model, *, allow_broken: bool, moved: bool) -> _Fused:
         tuple(declined),
         None if plan is None else _merged_plan(plan, named, {finals[n]: w for n, w in wanted.items()}),
         set(finals.values()),
+        sums,
     )
 
 
