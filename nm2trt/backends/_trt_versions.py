@@ -65,8 +65,14 @@ ROWS = (
     ),
     _TRT_10,
     replace(_TRT_10, since=(11, 0), max_opset=25),
-    replace(_TRT_10, product="trt-rtx", since=(1, 0), max_opset=None, timing_cache=False),
+    # Earlier ones (1.4 to 1.6) build too; their kernels and the headers of their plans are not known here.
+    replace(_TRT_10, product="trt-rtx", since=(1, 7), max_opset=None, timing_cache=False),
 )
+# Product -> its name for people, the versions to install, the extra.
+_SUPPORTED = {
+    "trt": ("TensorRT", "8.6, or 10 or newer", "trt"),
+    "trt-rtx": ("TensorRT for RTX", "1.7 or newer", "rtx"),
+}
 
 
 def row_of(product: str, version: str) -> VersionRow:
@@ -84,8 +90,9 @@ def row_of(product: str, version: str) -> VersionRow:
     wanted = (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
     rows = [row for row in ROWS if row.product == product and row.since <= wanted]
     if not rows or (product == "trt" and wanted[0] == 9):
+        name, install, extra = _SUPPORTED[product]
         raise BackendMissingError(
-            f"TensorRT {version} is not supported; install 8.6, or 10 or newer: {install_line('trt')}"
+            f"{name} {version} is not supported; install {install}: {install_line(extra)}"
         )
     return rows[-1]
 

@@ -1,10 +1,13 @@
 """The table of versions: which row a version gets, and that TensorRT for RTX is as its row says."""
 
+import configparser
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from nm2trt.backends import _trt_shared, trt
+from nm2trt.backends import _trt_shared, trt, trt_rtx
 from nm2trt.backends._trt_versions import ROWS, network_flags, row_of
 from nm2trt.backends.options import BuildOptions
 from nm2trt.errors import BackendError, BackendMissingError
@@ -31,6 +34,17 @@ def test_other_versions_are_refused(version):
         BackendMissingError, match=rf"TensorRT {version} is not supported; install 8\.6, or 10"
     ):
         row_of("trt", version)
+
+
+@pytest.mark.parametrize("version", ["1.0.0.21", "1.6.1.120", "unknown"])
+def test_a_tensorrt_for_rtx_older_than_what_the_extra_installs_is_refused(version):
+    config = configparser.ConfigParser()
+    config.read(Path(__file__).parents[2] / "setup.cfg")
+    (wanted,) = re.findall(r">=([\d.]+)", config["options.extras_require"]["rtx"])
+    told = rf"TensorRT for RTX {version} is not supported; install {wanted} or newer: pip install .*\[rtx\]"
+    with pytest.raises(BackendMissingError, match=told):
+        trt_rtx.RtxBackend(SimpleNamespace(__version__=version))
+    assert row_of("trt-rtx", f"{wanted}.0.1").since == row_of("trt-rtx", "2.0").since == (1, 7)
 
 
 def test_only_eight_is_weakly_typed():
