@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from nm2trt.errors import BackendMissingError
+from nm2trt.errors import BackendMissingError, first_line
 from nm2trt.terminal_text import shell_word
 
 # Module -> its name for people, and the extra of setup.cfg that it comes with.
@@ -66,15 +66,16 @@ def missing(error: ImportError, module: str = "") -> BackendMissingError | None:
 
     Args:
         error: What the import raised.
-        module: The library; "" takes the one that the error names.
+        module: The library that was imported, if the error names none: it may lack a library of its own.
     """
     named = (error.name or "").partition(".")[0]
-    known = _EXTRAS.get(module or named)
-    if known is None:
+    if named in _EXTRAS:
+        module = named
+    if module not in _EXTRAS:
         return None
-    name, extra = known
-    absent = isinstance(error, ModuleNotFoundError) and named == (module or named)
-    why = "is not installed" if absent else f"does not load ({error})"
+    name, extra = _EXTRAS[module]
+    absent = isinstance(error, ModuleNotFoundError) and named == module
+    why = "is not installed" if absent else f"does not load ({first_line(error)})"
     return BackendMissingError(f"{name} {why}: {install_line(extra)}")
 
 

@@ -113,10 +113,39 @@ def test_every_extra_that_a_sentence_names_is_one(built):
     named = {extra for _, extra in extras._EXTRAS.values()}
     for path in (ROOT / "nm2trt").rglob("*.py"):
         text = path.read_text()
-        for node in ast.walk(ast.parse(text)) if "install(" in text else ():
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "install":
+        for node in ast.walk(ast.parse(text)) if "install_line(" in text else ():
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "install_line":
                 named |= {a.value for a in node.args if isinstance(a, ast.Constant)}
+    assert "trt" in named
     assert named <= provided
+
+
+@pytest.mark.parametrize(
+    ("error", "module", "sentence"),
+    [
+        (ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime"), "", "ONNX Runtime is not installed"),
+        (ModuleNotFoundError("No module named 'flatbuffers'", name="flatbuffers"), "onnxruntime", "ONNX Runtime does not load (No module named 'flatbuffers')"),
+        (ImportError("numpy.core.multiarray failed to import\nsee there"), "PIL", "Pillow does not load (numpy.core.multiarray failed to import)"),
+        (ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib"), "pycocotools", "matplotlib is not installed"),
+        (ModuleNotFoundError("No module named 'mine'", name="mine"), "", None),
+    ],
+)  # fmt: skip
+def test_a_library_that_is_missing_or_broken_is_named(error, module, sentence):
+    found = extras.missing(error, module)
+    assert (None if found is None else str(found).rpartition(": ")[0]) == sentence
+
+
+def test_every_import_of_an_optional_library_says_which_one_it_is():
+    """What the library lacks itself is no module of ours: without a name it would read as a fault of nm2trt."""
+    unnamed = []
+    for path in (ROOT / "nm2trt").rglob("*.py"):
+        text = path.read_text()
+        for node in ast.walk(ast.parse(text)) if "with names_the_extra()" in text else ():
+            if isinstance(node, ast.With) and ast.unparse(node.items[0].context_expr) == "names_the_extra()":
+                roots = {(n.module or "").split(".")[0] for n in node.body if isinstance(n, ast.ImportFrom)}
+                unnamed += [f"{path}: {root}" for root in roots - {"nm2trt"}]
+                unnamed += [f"{path}: {ast.unparse(n)}" for n in node.body if isinstance(n, ast.Import)]
+    assert unnamed == []
 
 
 # How the package was installed -> the line that adds an extra.

@@ -219,7 +219,7 @@ class TritonServer(Closing):
 
 
 def _library(protocol: str) -> Any:
-    with names_the_extra():
+    with names_the_extra("tritonclient"):
         return importlib.import_module(f"tritonclient.{protocol}")
 
 

@@ -44,7 +44,7 @@ _FATAL = 4
 # What stands around the sentence of a message: the library's own code, the node, a place in its sources.
 _CODE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?")
 _NODE = re.compile(r"Non-zero status code returned while running (\S+) node\. Name:'(.*?)' Status Message: ")
-_PLACE = re.compile(r"(/\S+:\d+ .*?\) (const )?|\w+\.h:\d+ \w+ )(.*? was false\. (?=\S))?")
+_PLACE = re.compile(r"(/\S+\.(?:cc|cu|h):\d+ .*?\) (const )?|\w+\.h:\d+ \w+ )(.*? was false\. (?=\S))?")
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -242,7 +242,7 @@ def _import() -> Any:
     # Version 1.31 warns in red as it loads if it cannot store the identifier of its telemetry, as in a
     # container whose file system is read-only.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    with names_the_extra():
+    with names_the_extra("onnxruntime"):
         import onnxruntime
     # Allocators and other parts without a session write to a log of their own.
     onnxruntime.set_default_logger_severity(_FATAL)
@@ -254,7 +254,11 @@ def _session(onnxruntime: Any, source: str | bytes, options: Any, name: str) -> 
         how = {"disabled_optimizers": without} if without else {}
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"], **how)
 
-    with watched(lambda: options.set_load_cancellation_flag(True)) as watch:
+    def cancel() -> None:
+        if hasattr(options, "set_load_cancellation_flag"):  # since 1.22
+            options.set_load_cancellation_flag(True)
+
+    with watched(cancel) as watch:
         try:
             try:
                 return load()
@@ -288,8 +292,8 @@ def _reason(error: Exception) -> str:
         limit = "the machine has free" if most is None else f"the {most / (1 << 30):g} GB of --run-memory"
         detail = f" ({words.splitlines()[0][-300:]})" if words else ""
         return f"it asks for more memory than {limit}{detail}"
-    said = _CODE.sub("", first_line(error), count=1)
-    node = _NODE.match(said)
+    said = _CODE.sub("", first_line(error))
+    node = next(reversed([*_NODE.finditer(said)]), None)  # the innermost, e.g. in the body of an If
     sentence = _PLACE.sub("", said[node.end() if node else 0 :], count=1)
     if node is None:
         return sentence

@@ -132,7 +132,7 @@ class _Histograms:
     """onnxruntime.quantization's histograms, and its threshold from them."""
 
     def __init__(self, observed: Mapping[str, Observed], method: Method, percentile: float) -> None:
-        with names_the_extra():
+        with names_the_extra("onnxruntime"):
             from onnxruntime.quantization.calibrate import HistogramCollector
         self._observed = observed
         self._bins = _BINS[method]

@@ -117,7 +117,7 @@ def write_contact_sheet(samples: SampleSet, path: str | Path) -> str:
         BackendMissingError: Pillow is not installed.
         OutputError: The file cannot be written.
     """
-    with names_the_extra():
+    with names_the_extra("PIL"):
         from PIL import Image
     target = check_output(path)
     found = next(((n, i) for n, a in samples.arrays.items() if (i := _as_images(a)) is not None), None)

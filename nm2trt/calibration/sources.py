@@ -147,7 +147,7 @@ def read_images(
         InputError: The folder is missing, or holds no image.
         BackendMissingError: Pillow is not installed.
     """
-    with names_the_extra():
+    with names_the_extra("PIL"):
         from PIL import Image
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give one with images")

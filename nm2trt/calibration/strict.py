@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from nm2trt.calibration.yaml_file import first_fault
 from nm2trt.extras import names_the_extra
 
-with names_the_extra():
+with names_the_extra("pydantic"):
     from pydantic import BaseModel, ConfigDict, ValidationError
 
 T = TypeVar("T", bound=BaseModel)

@@ -16,7 +16,7 @@ from nm2trt.text_files import decoded
 if TYPE_CHECKING:
     from pydantic_core import ValidationError
 
-with names_the_extra():
+with names_the_extra("yaml"):
     import yaml
 
 _LARGEST_BYTES = 1 << 20

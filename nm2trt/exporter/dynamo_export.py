@@ -60,7 +60,7 @@ def to_onnx(
         InputError: PyTorch cannot export the model.
         BackendMissingError: onnxscript is not installed.
     """
-    with names_the_extra():
+    with names_the_extra("onnxscript"):
         import onnxscript  # noqa: F401 - torch.onnx imports it only half-way through
     shapes = example.dynamic_shapes(model)
     try:

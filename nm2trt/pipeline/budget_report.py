@@ -170,7 +170,7 @@ def check_plot(target: Path) -> None:
 
 
 def _figure() -> Figure:
-    with names_the_extra():
+    with names_the_extra("matplotlib"):
         from matplotlib.figure import Figure
     return Figure(figsize=(5, 3.5), layout="constrained")
 

@@ -13,7 +13,7 @@ from typing import Any
 from nm2trt.calibration.yaml_file import first_fault
 from nm2trt.extras import names_the_extra
 
-with names_the_extra():
+with names_the_extra("pydantic_core"):
     from pydantic_core import CoreConfig, CoreSchema, SchemaValidator, ValidationError, core_schema
 
 _PLAIN = {"str": str, "int": int, "float": float, "bool": bool}

@@ -21,7 +21,7 @@ from nm2trt.reporting.ship import ship
 from nm2trt.reporting.weight_groups import ladder_of, zeros_differ
 from nm2trt.terminal_text import printable
 
-with names_the_extra():
+with names_the_extra("jinja2"):
     from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup, escape
 

@@ -68,7 +68,7 @@ def new_message() -> Any:
     Raises:
         BackendMissingError: tritonclient is not installed.
     """
-    with names_the_extra():
+    with names_the_extra("tritonclient"):
         from tritonclient.grpc import model_config_pb2
     return model_config_pb2.ModelConfig()
 

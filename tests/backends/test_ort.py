@@ -25,7 +25,7 @@ from nm2trt.limits.run_watch import watched
 from nm2trt.serving import python_model
 from tests.engine.nets import conv_net, endless_net
 
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 
 
 def make(nodes, inputs, outputs, stored):
@@ -180,6 +180,20 @@ def test_a_failing_node_is_told_without_places_in_the_library(tmp_path, node, se
         session.run(feeds)
 
 
+def test_of_a_failing_body_the_node_inside_is_told(tmp_path):
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 18]>
+        g (float[n, m] x, float[k, l] v, bool c) => (float[a, b] y) {
+            [outer] y = If (c) <then_branch = t () => (float[a, b] p) { [inner] p = Add(x, v) },
+                                else_branch = e () => (float[a, b] q) { q = Identity(x) }>
+        }""")
+    onnx.save(model, tmp_path / "m.onnx")
+    feeds = {"x": np.ones((1, 2), np.float32), "v": np.ones((1, 3), np.float32), "c": np.array(True)}
+    with open_onnx(tmp_path / "m.onnx", threads=1) as session, pytest.raises(BackendError) as caught:
+        session.run(feeds)
+    told = "Attempting to broadcast an axis by a dimension other than 1. 2 by 3"
+    assert str(caught.value) == f"ONNX Runtime failed: node 'inner', operator Add: {told}"
+
+
 def test_a_model_that_does_not_load_is_told_without_the_library_s_code(tmp_path):
     graph = onnx.parser.parse_graph("g (float[n, 2] x) => (float[n, 2] y) { y = Nope(x) }")
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
@@ -249,19 +263,40 @@ def test_an_array_too_many_is_told_apart_from_labels():
         session.run({"x": np.ones(1, "f4"), "z": np.ones(1, "f4")})
 
 
-def test_a_model_that_loads_for_too_long_is_refused():
-    # ONNX Runtime computes constants while it loads.
+def slow_to_load(values):
+    """Return a model of which ONNX Runtime computes constants while it loads."""
     shape = numpy_helper.from_array(np.array([1000, 1000]), "s")
     nodes = [
         helper.make_node("ConstantOfShape", ["s"], ["a"], value=numpy_helper.from_array(np.ones(1, "f4")))
     ]
-    nodes += [helper.make_node("MatMul", [a, "a"], [b]) for a, b in itertools.pairwise("abcdefghijklmnopq")]
-    nodes.append(helper.make_node("MatMul", ["x", "q"], ["y"]))
-    model = make(nodes, [("x", 1, [1, 1000])], [("y", 1, None)], [shape])
+    nodes += [helper.make_node("MatMul", [a, "a"], [b]) for a, b in itertools.pairwise(values)]
+    nodes.append(helper.make_node("MatMul", ["x", values[-1]], ["y"]))
+    return make(nodes, [("x", 1, [1, 1000])], [("y", 1, None)], [shape]).SerializeToString()
+
+
+@pytest.mark.skipif(
+    not hasattr(onnxruntime.SessionOptions, "set_load_cancellation_flag"), reason="ONNX Runtime before 1.22"
+)
+def test_a_model_that_loads_for_too_long_is_refused():
     bounds.use(run_seconds=0.05)
     try:
         with pytest.raises(ModelError, match=r"cannot load the model: the run took longer than 0\.05 s"):
-            open_onnx(model.SerializeToString(), threads=1)
+            open_onnx(slow_to_load("abcdefghijklmnopq"), threads=1)
+    finally:
+        bounds.use()
+
+
+def test_where_no_load_can_be_stopped_the_next_calls_are_still_watched(monkeypatch):
+    class Earlier(onnxruntime.SessionOptions):
+        """Those before ONNX Runtime 1.22."""
+
+        set_load_cancellation_flag = property()
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", Earlier)
+    bounds.use(run_seconds=0.001)
+    try:
+        with open_onnx(slow_to_load("abcdef"), threads=1):
+            assert run_watch._thread.is_alive()
     finally:
         bounds.use()
 

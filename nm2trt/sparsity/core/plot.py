@@ -30,7 +30,7 @@ def plot_reports(
     if not reports:
         raise DataError("no reports were given to plot; collect sparse.report() during training")
     target = check_output(path)
-    with names_the_extra():
+    with names_the_extra("matplotlib"):
         from matplotlib.figure import Figure
     figure = Figure(figsize=(10, 3.5), layout="constrained")
     steps = [report["step"] for report in reports]

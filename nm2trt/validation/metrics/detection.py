@@ -123,7 +123,7 @@ class Detections:
 
     def finish(self) -> MapScores:
         """See `Scorer.finish`."""
-        with names_the_extra():
+        with names_the_extra("pycocotools"):
             from pycocotools.coco import COCO
             from pycocotools.cocoeval import COCOeval
         if not self._found:

@@ -39,7 +39,7 @@ def make_exact_match(request: Request) -> EachSample:
 
 def make_character_errors(request: Request) -> EachSample:
     """Score the edits from the label to the decoded text, over the label's length; lower is better."""
-    with names_the_extra():
+    with names_the_extra("jiwer"):
         import jiwer
     read = _reader(request, "cer")
     characters = jiwer.Compose([jiwer.ReduceToListOfListOfChars()])

@@ -55,7 +55,7 @@ def load_outputs(path: str | os.PathLike[str]) -> dict[str, Array]:
 
 def _decoded(path: str | os.PathLike[str]) -> Any:
     path = check_input(path, "a Polygraphy JSON")
-    with names_the_extra():
+    with names_the_extra("polygraphy"):
         from polygraphy.comparator import RunResults  # noqa: F401 - importing it registers its decoder
         from polygraphy.json import from_json
         from polygraphy.logger import G_LOGGER
