@@ -90,11 +90,8 @@ class SparseWeight(nn.Module):
             weight
         ):  # read from outside, as torch.distributed.checkpoint does: FSDP2 runs it whole
             return weight * shard_like(self.mask, weight)
-        if self.unset and weight.device.type != "meta":
-            raise SparsifyError(
-                f"{self.weight_name} was attached on the meta device and its mask is not set; load a "
-                "state_dict, or call refresh() once its values are there"
-            )
+        if weight.device.type != "meta":
+            self.check_set()
         if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
             return self.masked(weight)
         self.check_unchanged()
@@ -103,6 +100,18 @@ class SparseWeight(nn.Module):
         result = self.masked(weight)
         self._watch.look_after(result)
         return result
+
+    def check_set(self) -> None:
+        """Raise when there is no mask yet.
+
+        Raises:
+            SparsifyError: The weight was attached on the meta device and has had no values since.
+        """
+        if self.unset:
+            raise SparsifyError(
+                f"{self.weight_name} was attached on the meta device and its mask is not set; load a "
+                "state_dict, or call refresh() once its values are there"
+            )
 
     def check_unchanged(self) -> None:
         """Raise when the tensor that the layer's attribute gave was changed in place: the change is lost.
@@ -154,7 +163,9 @@ class SparseWeight(nn.Module):
 
     @torch.no_grad()
     def refresh(self, weight: Tensor) -> None:
-        """Set the mask from the weight and the schedule as they stand."""
+        """Set the mask from the weight and the schedule as they stand; not from one on the meta device."""
+        if weight.is_meta:
+            return
         self._watch.mask_set(weight)
         if self.unset:
             self.start_again(weight)

@@ -70,6 +70,7 @@ class SparseSession:
         for weight in self.weights:
             if weight.sparse.unset:
                 weight.sparse.refresh(weight.original)
+        self._set_anchors()
 
     def detach(self, *optimizers: Optimizer) -> None:
         """Stop following these optimizers, or all of them when none is given.
@@ -110,7 +111,14 @@ class SparseSession:
         return state_keys.dense_keys(self.model.state_dict())
 
     def report(self) -> dict[str, Any]:
-        """Return SAD, sparsity and the method's own numbers, by layer and in all, as a plain dict."""
+        """Return SAD, sparsity and the method's own numbers, by layer and in all, as a plain dict.
+
+        Raises:
+            SparsifyError: A weight was attached on the meta device and has had no values since.
+        """
+        for weight in self.weights:
+            weight.sparse.check_set()
+        self._set_anchors()
         parts = [(weight.name, weight.sparse, self._anchors[weight.name]) for weight in self.weights]
         return {**report(self.plan, self.step, parts), **self.facts}
 
@@ -119,6 +127,7 @@ class SparseSession:
 
         What training depends on is in the model's state_dict; this adds what telemetry remembers.
         """
+        self._set_anchors()
         return {
             "method": self.plan.method,
             "patterns": {entry.weight: str(entry.pattern) for entry in self.plan.sparse},
@@ -156,12 +165,13 @@ class SparseSession:
             The finalised model, which carries the plan; under FSDP2 a new, unsharded one.
 
         Raises:
-            SparsifyError: Finalised before, a schedule has not ended, a weight holds NaN, a mask is not its
-                weight's, a sparse layer was replaced, or another parametrisation was registered on one.
+            SparsifyError: Finalised before, a schedule has not ended, a weight holds NaN or has no values, a
+                mask is not its weight's, a sparse layer was replaced, or has another parametrisation too.
             SparsityError: A weight does not hold its pattern.
         """
         self._check_open("finalize")
         for weight in self.weights:
+            weight.sparse.check_set()
             unfinished = weight.sparse.unfinished()
             if unfinished is not None:
                 told = f"{weight.name} does not hold {weight.sparse.pattern} yet: {unfinished}"
@@ -188,6 +198,12 @@ class SparseSession:
             handle.remove()
         self._finalized = True
         return finished
+
+    def _set_anchors(self) -> None:
+        """Anchor weights that had no values yet, on the meta device, when the session began."""
+        for weight in self.weights:
+            if self._anchors[weight.name].mask.is_meta:
+                self._anchors[weight.name] = Anchor.of(weight.sparse)
 
     def _after_step(self) -> None:
         """Run after each followed step, when the masks are set; for sessions that have more to set."""

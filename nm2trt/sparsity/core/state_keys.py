@@ -7,10 +7,12 @@ torch.distributed.checkpoint needs, and a plain model refuses them. `conv.weight
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from nm2trt.sparsity.core.parametrization import SparseWeight
@@ -63,5 +65,12 @@ def _load_plain_keys(module: nn.Module, state_dict: dict[str, Any], prefix: str,
 
 def _after_load(module: nn.Module, _incompatible: Any) -> None:
     for _, parametrizations, sparse in sparse_weights(module):
-        sparse.after_load(parametrizations.original)
+        weight = parametrizations.original
+        if sparse.unset and not weight.is_meta:  # assign=True moves only what the state holds
+            sparse._apply(functools.partial(_off_meta, device=weight.device))
+        sparse.after_load(weight)
         sparse.loads = sparse.loads_dense = False
+
+
+def _off_meta(tensor: Tensor, *, device: torch.device) -> Tensor:
+    return torch.empty_like(tensor, device=device) if tensor.is_meta else tensor

@@ -35,8 +35,8 @@ class Anchor:
 
     @classmethod
     def restored(cls, state: Tensor, sparse: SparseWeight) -> Anchor:
-        """Take back a saved anchor, onto the weight's device."""
-        return cls(state.to(sparse.mask.device).clone())
+        """Take back a saved anchor, onto the weight's device, unless that holds no values."""
+        return cls(state.to(state.device if sparse.mask.is_meta else sparse.mask.device).clone())
 
 
 @torch.no_grad()

@@ -159,21 +159,26 @@ def test_torch_func_gives_the_gradients_of_backward(method):
 # Layers that are made on the meta device.
 
 
-@pytest.mark.parametrize("way", ["load_state_dict", "refresh", "attach"])
+@pytest.mark.parametrize("way", ["load_state_dict", "assign", "refresh", "attach"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_model_from_the_meta_device_is_right_once_it_has_values(method, way):
     given = net()
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 8))
     sparse = sparsify(model, method=method, total_steps=4)
-    model.to_empty(device="cpu")
-    for buffer in model.buffers():  # uninitialised memory may hold anything
-        buffer.fill_(1) if buffer.dtype is torch.bool else buffer.fill_(7)
-    with pytest.raises(
-        SparsifyError, match=r"0\.weight was attached on the meta device and its mask is not set"
-    ):
-        model(torch.ones(1, 32))
-    if way == "load_state_dict":
+    unset = r"0\.weight was attached on the meta device and its mask is not set"
+    for early in (sparse.report, sparse.finalize):
+        with pytest.raises(SparsifyError, match=unset):
+            early()
+    if way != "assign":
+        model.to_empty(device="cpu")
+        for buffer in model.buffers():  # uninitialised memory may hold anything
+            buffer.fill_(1) if buffer.dtype is torch.bool else buffer.fill_(7)
+        with pytest.raises(SparsifyError, match=unset):
+            model(torch.ones(1, 32))
+    if way == "assign":
+        model.load_state_dict({key: value.clone() for key, value in given.state_dict().items()}, assign=True)
+    elif way == "load_state_dict":
         model.load_state_dict(given.state_dict())
     else:
         with torch.no_grad():
@@ -188,6 +193,7 @@ def test_a_model_from_the_meta_device_is_right_once_it_has_values(method, way):
     train(model, sparse, 4)
     if method == "lbc":
         assert torch.equal(sparse.weights[0].sparse.table, candidates(PATTERN))
+    assert sparse.report() == plain_sparse.report()
     plain_sparse.finalize()
     sparse.finalize()
     for key, value in given.state_dict().items():
