@@ -67,7 +67,7 @@ def _after_load(module: nn.Module, _incompatible: Any) -> None:
     for _, parametrizations, sparse in sparse_weights(module):
         weight = parametrizations.original
         if sparse.unset and not weight.is_meta:  # assign=True moves only what the state holds
-            sparse._apply(functools.partial(_off_meta, device=weight.device))
+            sparse._apply(functools.partial(_off_meta, device=weight.device))  # type: ignore[no-untyped-call]
         sparse.after_load(weight)
         sparse.loads = sparse.loads_dense = False
 
