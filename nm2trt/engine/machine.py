@@ -6,6 +6,7 @@ import importlib.util
 from dataclasses import dataclass
 
 from nm2trt.backends import trt_rtx
+from nm2trt.backends._trt_versions import row_of
 from nm2trt.backends.cuda import Gpu, probe_gpus
 from nm2trt.errors import BackendMissingError
 from nm2trt.extras import install_line
@@ -110,14 +111,14 @@ def _library(name: str) -> BackendReport:
         return BackendReport(
             name, module, "", purpose, install_line(extra) if extra else f"pip install {module}"
         )
-    if name == trt_rtx.RtxBackend.name:
-        return _rtx(module, purpose)
-    return BackendReport(name, module, library_version(name) or "unknown version", purpose, "")
-
-
-def _rtx(module: str, purpose: str) -> BackendReport:
-    # Loaded, not only found: the builder is what everything else here is for.
     try:
-        return BackendReport(trt_rtx.RtxBackend.name, module, trt_rtx.load().version, purpose, "")
+        if name == trt_rtx.RtxBackend.name:
+            # Loaded, not only found: the builder is what everything else here is for.
+            version = trt_rtx.load().version
+        else:
+            version = library_version(name)
+            if name == "trt" and version:
+                row_of(name, version)
     except BackendMissingError as error:
-        return BackendReport(trt_rtx.RtxBackend.name, module, "", purpose, str(error))
+        return BackendReport(name, module, "", purpose, str(error))
+    return BackendReport(name, module, version or "unknown version", purpose, "")
