@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from nm2trt.errors import SparsifyError
-from nm2trt.nm.plan import Plan, check_globs, matching
+from nm2trt.nm.plan import Plan, check_globs, inside_wrappers, matching
 from nm2trt.sparsity.core.distributed import is_sharded
 from nm2trt.sparsity.core.layer_choice import Choice, PatternChoice
 from nm2trt.sparsity.core.method_spec import MethodSpec, Request, parametrize_each
@@ -54,6 +54,8 @@ def sparsify(
     by_glob = {"*": method} if isinstance(method, str) else dict(method)
     ways = _read_methods(by_glob, options)
     spec = next(iter(ways.values())).spec
+    _check_model(model)
+    model = inside_wrappers(model)  # of an average
     request = Request(
         model=model,
         spec=spec,
@@ -65,7 +67,6 @@ def sparsify(
         min_channels=min_channels,
         dense=dense or {},
     )
-    _check_model(model)
     if total_steps is not None and (not isinstance(total_steps, int) or total_steps < 1):
         raise SparsifyError(f"total_steps must be a positive whole number, not {total_steps!r}")
     for way in ways.values():

@@ -184,10 +184,12 @@ def guesses(comparison: Comparison, reference: str) -> tuple[str, ...]:
     if top is None or comparison.n < _FEWEST or len(comparison.differences) != 1:
         return ()
     classes = comparison.differences[0].elements // comparison.n
-    if classes < 2 or top.low * classes > 1:
+    # So few samples that the model may as well be good say nothing about it.
+    if classes < 2 or top.low * classes > 1 or 2 * top.high > 1 + 1 / classes:
         return ()
     told = f"the reference {reference} is right in {percent(top.value, 1)} of the samples, as a guess among"
-    return (f"{told} {classes} classes may be: check the order of the labels and the preprocessing",)
+    advice = "if it should be better, check the order of the labels and the preprocessing"
+    return (f"{told} {classes} classes may be: {advice}",)
 
 
 def parse_drop(text: str) -> float:

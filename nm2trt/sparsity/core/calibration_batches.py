@@ -89,13 +89,18 @@ def read_batches(
 def _all_equal(batches: Sequence[CalibrationBatch]) -> bool:
     """Whether all samples are one and the same; looks at no more than the first that differs."""
     values = [
-        [v for v in (*batch.args, *batch.kwargs.values()) if isinstance(v, Tensor) and v.dim()]
-        for batch in batches
+        {key: v for key, v in (*enumerate(b.args), *b.kwargs.items()) if isinstance(v, Tensor) and v.dim()}
+        for b in batches
+        if b.samples
     ]
+    first = {key: value[:1] for key, value in values[0].items()}
     return all(
-        value.shape[1:] == one.shape[1:] and bool((value == one[:1]).all())
+        batch.keys() == first.keys()
+        and all(
+            first[key].shape == (1, *value.shape[1:]) and bool((value == first[key]).all())
+            for key, value in batch.items()
+        )
         for batch in values
-        for value, one in zip(batch, values[0], strict=True)
     )
 
 

@@ -242,6 +242,15 @@ def test_masks_of_an_ema_copy_follow_its_own_weights(attach_method, wrapped):
     sparse.finalize()
 
 
+def test_the_model_inside_an_average_is_made_sparse():
+    """Its names are those that the exporter and `keep_zeros` look for."""
+    ema = torch.optim.swa_utils.AveragedModel(net())
+    sparse = sparsify(ema, method="magnitude")
+    sparse.finalize()
+    assert [entry.weight for entry in sparse.plan] == [entry.weight for entry in sparsify(net()).plan]
+    assert set(nm2trt.keep_zeros(ema).masks()) == {entry.weight for entry in sparse.plan.sparse}
+
+
 def test_two_optimizers_may_share_the_weights():
     model = net()
     sparse = sparsify(model, lambda_w=0.0)

@@ -257,6 +257,15 @@ def test_attention_is_rebuilt_and_beats_magnitude(attention):
     assert error["reconstruct"] < 0.75 * error["magnitude"]
 
 
+def test_samples_are_equal_or_not_whatever_a_batch_holds():
+    """An argument may be missing from a batch, and a batch may be empty."""
+    one, other = torch.ones(2, 4), torch.rand(2, 4)
+    for batches in ([{"x": one}, {"x": one, "mask": one}], [torch.ones(0, 4), other], [one, other]):
+        assert len(read_batches(batches, max_samples=9)) == 2
+    with pytest.raises(DataError, match="calibration holds 4 equal samples"):
+        read_batches([torch.ones(0, 4), one, one], max_samples=9)
+
+
 @torch.no_grad()
 def test_a_dense_target_gives_back_the_dense_network_on_all_ones_masks(attention):
     """With a mask that keeps everything, every solution is the weight as it was."""
