@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nm2trt.calibration.yaml_file import nearest
-from nm2trt.errors import InputError, Nm2trtError
+from nm2trt.errors import InputError, Nm2trtError, OutputError
 from nm2trt.file_replacement import clear_folder
 from nm2trt.files import within
 from nm2trt.locks import one_writer
@@ -83,7 +83,7 @@ def run(
 
     Raises:
         InputError: The recipe is wrong, or names what is not there.
-        OutputError: The run's folder cannot be written.
+        OutputError: The run's folder cannot be written, or was removed meanwhile.
     """
     start = time.perf_counter()
     recipe = load_recipe(path, overrides)
@@ -112,6 +112,8 @@ def run(
         folder.start(recipe.name, names)
         run = _Run(steps, sources, folder, versions, allow_functions, view or View())
         stages, failure = run.all(first, until)
+    if not folder.header_path.exists():
+        raise OutputError(f"{folder.path} was removed while the run worked in it; run {path} again")
     reports = [sources.outputs.get(stage.name) for stage in stages if stage.kind == "report"]
     report = next((files[0] for files in reports if files), None)
     return RunResult(

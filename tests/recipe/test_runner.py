@@ -20,6 +20,7 @@ from nm2trt.errors import DifferenceError, InputError, OutputError, SparsityErro
 from nm2trt.graph.verify.verify_model import verify_model
 from nm2trt.recipe.runner import run as run_recipe
 from nm2trt.recipe.starter import write_recipe
+from nm2trt.recipe.view import View
 from nm2trt.reporting.collect import collect
 from nm2trt.reporting.folder import RunFolder
 from tests import forked
@@ -403,6 +404,19 @@ def test_refuses_a_second_run_in_the_same_folder(project):
         assert RunFolder(folder).header_path.read_bytes() == header
     finally:
         os.close(descriptor)
+
+
+@pytest.mark.parametrize("stage", ["prune", "validate", "report"])
+def test_a_folder_removed_during_the_run_is_told_as_that(project, stage):
+    class Remover(View):
+        def started(self, name):
+            if name == stage:
+                shutil.rmtree(project / "out")
+
+    with pytest.raises(
+        OutputError, match=r"out was removed while the run worked in it; run .*recipe\.yaml again"
+    ):
+        run(project, output=project / "out", view=Remover())
 
 
 def digests(folder):
