@@ -116,13 +116,13 @@ class PairInsertion:
             self._rounded[key] = quantise_weight(weight, self._form, channel_axis(layer, weight.ndim))
         done = self._rounded[key]
         place = (layer.consumer.value, done.axis)
+        lost = parameters = 0
         if place not in self._weights:
             self._weights[place] = self._weight(layer, done)
+            lost, parameters = done.lost, done.numbers.size
         self._editor.set_input(layer.index, layer.consumer.input_index, self._weights[place])
         self._write_kernel_shape(layer, done.numbers.shape)
-        return QuantizedLayer(
-            layer.label, layer.operator, layer.weight, True, "", done.lost, done.numbers.size
-        )
+        return QuantizedLayer(layer.label, layer.operator, layer.weight, True, "", lost, parameters)
 
     def _write_kernel_shape(self, layer: Layer, shape: tuple[int, ...]) -> None:
         """Write what ONNX lets a reader infer; TensorRT 8.6's parser does not, of a computed weight."""

@@ -74,8 +74,8 @@ class QuantizedLayer(JsonValue):
         weight: Its weight.
         quantised: Whether it computes in the new format.
         reason: Why not, or "".
-        lost: Non-zero weights that rounding made zero.
-        parameters: Elements of its weight.
+        lost: Non-zero weights that rounding made zero; those of a shared weight count once.
+        parameters: Elements of its weight, counted as `lost` is.
         whole: Whether it computes so from end to end, its input and output too.
     """
 

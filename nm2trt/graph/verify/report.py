@@ -205,6 +205,7 @@ def summarise(model: Model, verdicts: Iterable[WeightVerdict]) -> Summary:
     unknown = 0
     for verdict in verdicts:
         if verdict.pattern == "untraceable":
+            unknown += 1
             continue
         # A weight that several consumers read is as sparse as its best holder says.
         if verdict.weight not in unique or verdict.pattern == "holds":

@@ -639,6 +639,8 @@ def test_packed_weights_are_untraceable():
     )
     proto = model([node], {"x": [1, 32]}, [packed, ("s", np.ones(32, np.float32))], domains=["com.microsoft"])
     assert only(proto).pattern == "untraceable"
+    (line,) = [line for line in verify_model(proto).remarks() if line.startswith("parameters")]
+    assert line.endswith("MACs not known")
 
 
 def test_a_mask_of_floats_leaves_the_weight_its_name():
