@@ -25,14 +25,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tools import trt_typecheck
 
 TAGS = ("v8.6.0", "v10.0.0", "v10.13.0", "v11.1")
-# Major version -> names that the backend asks for only if they are there, and the guard's place.
+# Last major version of which a release lacks them -> names that the backend asks for only if they are there,
+# and the guard's place.
 GUARDED = {
+    10: {"STRICT_NANS": "_trt_shared.check"},
     8: {
         "IProgressMonitor": "VersionRow.progress",
         "progress_monitor": "VersionRow.progress",
         "node_operator": "parser_failure",
         "node_name": "parser_failure",
-    }
+    },
 }
 _BEGIN = re.compile(
     r"py::(?P<kind>class_|enum_)<(?P<arguments>[^;]{1,300}?)>\s*(?:\w+\s*)?[({]\s*m\s*,\s*\"(?P<name>\w+)\"",

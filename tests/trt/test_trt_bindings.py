@@ -36,6 +36,7 @@ def test_a_name_that_is_guarded_is_not_missing_in_the_release_that_lacks_it():
     report = (
         'a.py:1: error: Module has no attribute "IProgressMonitor"  [attr-defined]\n'
         'a.py:2: error: "IBuilderConfig" has no attribute "clear_flag"  [attr-defined]\n'
+        'a.py:4: error: "type[BuilderFlag]" has no attribute "STRICT_NANS"  [attr-defined]\n'
         "a.py:3: error: Call to untyped function  [no-untyped-call]\n"
     )
     assert [line[:6] for line in trt_bindings.unguarded(report, 8)] == ["a.py:2"]
