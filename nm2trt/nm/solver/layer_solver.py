@@ -14,6 +14,7 @@ Numpy arrays and torch tensors are taken alike; the work runs where the moments 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,6 +40,8 @@ from nm2trt.nm.solver.support_values import conjugate_gradients, support_values
 _RIDGE, _RIDGE_OF_FEW = 0.01, 0.2
 # Fewer held-out rows pick lambda and mask by chance; they are fitted instead.
 _LEAST_HELD_OUT = 8
+# Outputs that tell one lambda from another where each is judged by conjugate gradients.
+_JUDGED_OUTPUTS = 128
 # Losses that differ by less than this, of themselves or of the variance, are equal.
 _EQUAL_LOSS = 1e-4
 # Above this the magnitude mask is first judged by conjugate gradients, and solved if it comes this near.
@@ -210,16 +213,15 @@ class _Found:
 
 
 def _solve(task: _Task, pattern: NMPattern | None, given: Array | None, options: SolverOptions) -> _Found:
-    basis = eigenbasis(task.problem.h)
-    ridge = _pick_ridge(task, basis, options)
+    basis, xp = eigenbasis(task.problem.h), namespace(task.weight)
+    by_magnitude = None if pattern is None else top_mask(xp.abs(task.original), pattern)
+    ridge = _pick_ridge(task, basis, by_magnitude if given is None else given, options)
     dense = _unpruned(task, basis, ridge)
     dense_loss = (task.check or task.problem).loss(dense)
     if given is not None:
         return _on_mask(task, given, dense, ridge, dense_loss)
-    if pattern is None:
+    if pattern is None or by_magnitude is None:
         return _Found(dense, None, ridge, dense_loss, dense_loss, None, "dense")
-    xp = namespace(dense)
-    by_magnitude = top_mask(xp.abs(task.original), pattern)
     by_admm, start = admm_mask(task.problem.g, task.weight, basis, ridge, dense, pattern, options.iterations)
     h, g = _system(task, ridge)
     solved = support_values(h, g, by_admm, start)
@@ -249,24 +251,42 @@ def _system(task: _Task, ridge: float) -> tuple[Array | RowCovariance, Array]:
     return with_ridge(task.problem.h, ridge), task.problem.g + ridge * task.weight
 
 
-def _pick_ridge(task: _Task, basis: Eigenbasis, options: SolverOptions) -> float:
+def _pick_ridge(task: _Task, basis: Eigenbasis, mask: Array | None, options: SolverOptions) -> float:
     if task.check is None:
         return float(_RIDGE + _RIDGE_OF_FEW * task.weight.shape[-1] / max(task.rows, 1))
-    # In the eigenbasis a candidate costs one product.
-    h, values = basis.inside(task.check.h), basis.values
-    g, start = basis.turned(task.problem.g), basis.turned(task.weight)
-    if basis.thin:  # the change of the weight as it was
-        left = task.check.g - through(task.weight, task.check.h)
-        turned = Centred(h, basis.turned(left), task.check.loss(task.weight))
-        losses = [turned.loss((g - values * start) / (values + ridge)) for ridge in options.ridges]
-    else:
-        turned = Centred(h, basis.turned(task.check.g), task.check.yy)
-        losses = [turned.loss((g + ridge * start) / (values + ridge)) for ridge in options.ridges]
+    losses = [*_held_out_losses(task, task.check, basis, mask, options.ridges)]
     # Ahead of the first pruned layer the old weight is exact, and every lambda as good: the least frees most.
     least = min(losses)
     # Where nothing varies, rounding leaves losses below 0.
     enough = max(least, least * (1 + _EQUAL_LOSS)) + _EQUAL_LOSS * task.check.yy
     return float(next(r for r, loss in zip(options.ridges, losses, strict=True) if loss <= enough))
+
+
+def _held_out_losses(
+    task: _Task, check: Centred, basis: Eigenbasis, mask: Array | None, ridges: tuple[float, ...]
+) -> Iterator[float]:
+    """Yield the held-out loss of each lambda: of the unpruned fit, or on a mask if few rows are kept."""
+    if basis.thin and mask is not None:
+        # Where the old weight is exact, only a pruned fit shows that values follow few rows too far.
+        some = slice(None, None, -(-mask.shape[0] // _JUDGED_OUTPUTS))
+        weight, g, wanted = task.weight[some], task.problem.g[some], check.g[some]
+        share = weight.shape[0] / mask.shape[0]
+        for ridge in ridges:
+            found = conjugate_gradients(
+                with_ridge(task.problem.h, ridge), g + ridge * weight, mask[some], weight
+            )
+            yield check.yy + float(((through(found, check.h) - 2 * wanted) * found).sum()) / share
+        return
+    # In the eigenbasis a candidate costs one product.
+    h, values = basis.inside(check.h), basis.values
+    g, start = basis.turned(task.problem.g), basis.turned(task.weight)
+    if basis.thin:  # the change of the weight as it was
+        left = check.g - through(task.weight, check.h)
+        turned = Centred(h, basis.turned(left), check.loss(task.weight))
+        yield from (turned.loss((g - values * start) / (values + ridge)) for ridge in ridges)
+    else:
+        turned = Centred(h, basis.turned(check.g), check.yy)
+        yield from (turned.loss((g + ridge * start) / (values + ridge)) for ridge in ridges)
 
 
 def _unpruned(task: _Task, basis: Eigenbasis, ridge: float) -> Array:

@@ -10,7 +10,7 @@ from nm2trt.nm.solver.eigenbasis import eigenbasis
 from nm2trt.nm.solver.integer_grid import on_grid
 from nm2trt.nm.solver.kept_rows import KeptRows, RowCovariance, are_kept, rows_to_draw
 from nm2trt.nm.solver.layer_moments import Moments, centre, diagonal, moments_of, through, with_ridge
-from nm2trt.nm.solver.layer_solver import fit_layer
+from nm2trt.nm.solver.layer_solver import SolverOptions, fit_layer
 
 INPUTS, OUTPUTS, ROWS = 128, 12, 30
 
@@ -107,7 +107,8 @@ def test_a_fit_of_kept_rows_is_the_fit_of_their_sums(monkeypatch, library, bias,
     x, y, *outer, weight = (in_library(library, array) for array in (x, y, *outer, weight))
     rows, more = KeptRows(x[:9], y[:9]) + KeptRows(x[9:], y[9:]), KeptRows(*outer) if outside else None
     found = fit_layer(rows, more, weight, pattern, bias=bias, **options)
-    whole = fit_layer(fitted, held, weight, pattern, bias=bias, **options)
+    same = SolverOptions(ridges=(found.ridge,))  # kept rows choose lambda by a rule of their own
+    whole = fit_layer(fitted, held, weight, pattern, bias=bias, options=same, **options)
     assert (found.ridge, found.chosen) == (whole.ridge, whole.chosen)
     assert found.dense_error == pytest.approx(whole.dense_error, rel=1e-6, abs=1e-9)
     assert found.error == pytest.approx(whole.error, rel=0.02, abs=1e-6)
@@ -136,6 +137,45 @@ def test_values_and_errors_of_kept_rows_are_those_of_the_ridge_formula(bias):
     change = mean_y - fit.weight @ mean_x if bias else 0
     left = ((other @ fit.weight.T + change - wanted) ** 2).sum()
     assert fit.error == pytest.approx(left / ((wanted - mean_y) ** 2).sum(), rel=1e-9)
+
+
+def on_mask(x, y, weight, mask, ridge):
+    """Solve every output by itself on the rows, without a bias."""
+    near, cross = x.T @ x / len(x), y.T @ x / len(x)
+    pull = ridge * (np.diag(near) + 1e-3 * np.diag(near).mean() + 1e-10)
+    found = np.zeros_like(weight)
+    for output, kept in enumerate(mask):
+        system, wanted = (near + np.diag(pull))[np.ix_(kept, kept)], cross[output] + pull * weight[output]
+        found[output, kept] = np.linalg.solve(system, wanted[kept])
+    return found
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("given", [False, True], ids=["pattern", "given mask"])
+def test_lambda_of_few_rows_is_the_best_of_the_pruned_layer(library, given):
+    """With wanted outputs that the unpruned weight gives exactly, so that it tells no lambda from another."""
+    random = np.random.default_rng(5)
+    weight = random.standard_normal((6, INPUTS)) / 8
+    x, other = np.maximum(random.standard_normal((2, ROWS, INPUTS)), 0)
+    rows, outside = ((near, near @ weight.T) for near in (x, other))
+    keep = random.random((6, INPUTS // 4, 4)) if given else np.abs(weight).reshape(6, -1, 4)
+    mask = (keep.argsort(-1).argsort(-1) > 1).reshape(6, INPUTS)
+    kept = (KeptRows(*(in_library(library, array) for array in pair)) for pair in (rows, outside))
+    fit = fit_layer(
+        *kept,
+        in_library(library, weight),
+        NMPattern(2, 4),
+        bias=False,
+        mask=in_library(library, mask) if given else None,
+    )
+    losses = {
+        ridge: ((other @ on_mask(*rows, weight, mask, ridge).T - outside[1]) ** 2).sum()
+        for ridge in SolverOptions().ridges
+    }
+    assert losses[fit.ridge] <= 1.001 * min(losses.values())
+    assert losses[fit.ridge] < 0.9 * losses[1e-3], "the least lambda follows so few rows too far"
+    plain = ((other @ (weight * mask).T - outside[1]) ** 2).sum()
+    assert losses[fit.ridge] < 1.05 * plain
 
 
 def test_rows_of_a_layer_whose_inputs_do_not_vary_keep_its_weight():
