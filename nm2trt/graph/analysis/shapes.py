@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.metadata
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -17,6 +19,8 @@ _LARGEST_SHAPE_TENSOR = 64
 _LONGEST_VECTOR = 1 << 22
 # onnx's inference (seen in 1.23) ends the process at one whose input has no known type.
 _CRASHING = frozenset({"EyeLike"})
+# Before 1.22 it also does so at one of these without kernel_shape, if input and weight differ in rank.
+_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
 
 # Operators whose output shapes follow from the shapes of their inputs and from attributes.
 _VALUE_FREE = frozenset(
@@ -116,12 +120,14 @@ def _light(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> onnx.Gra
     dims = {tensor.name: tensor.dims for tensor in source.initializer}
     for node in source.node:
         weight = _large_constant(node)
-        if node.op_type in _CRASHING:
-            continue
-        if weight is None:
-            graph.node.extend(_known_to_onnx(node, dims) if node.domain == "com.microsoft" else [node])
-        else:
+        if weight is not None:
+            dims[node.output[0]] = weight.dims
             graph.input.append(_typed_value(node.output[0], weight.data_type, weight.dims))
+            continue
+        for known in _known_to_onnx(node, dims) if node.domain == "com.microsoft" else [node]:
+            told = _with_kernel_shape(known, dims) if known.op_type in _CONVOLUTIONS else known
+            if not _may_crash(told):
+                graph.node.append(told)
     graph.input.extend(source.input)
     if inputs is None:
         graph.output.extend(source.output)
@@ -176,12 +182,34 @@ def crashes_inference(proto: onnx.ModelProto) -> bool:
     waiting: list[Iterable[onnx.NodeProto]] = [proto.graph.node, *(f.node for f in proto.functions)]
     while waiting:
         for node in waiting.pop():
-            if node.op_type in _CRASHING:
+            if _may_crash(node):
                 return True
             if node.op_type == "Einsum" and any(attribute.ref_attr_name for attribute in node.attribute):
                 return True
             waiting += [body.node for body in graphs_of(node)]
     return False
+
+
+def _may_crash(node: onnx.NodeProto) -> bool:
+    if node.op_type not in _CONVOLUTIONS or any(a.name == "kernel_shape" for a in node.attribute):
+        return node.op_type in _CRASHING
+    return _onnx_is_before_1_22()
+
+
+@functools.cache
+def _onnx_is_before_1_22() -> bool:
+    return [int(part) for part in importlib.metadata.version("onnx").split(".")[:2]] < [1, 22]
+
+
+def _with_kernel_shape(node: onnx.NodeProto, dims: Mapping[str, Sequence[int]]) -> onnx.NodeProto:
+    """Return a convolution that says its kernel's shape, as a copy if it did not and its weight is stored."""
+    kernel = dims.get("".join(node.input[1:2]), ())[2:]
+    if not kernel or any(attribute.name == "kernel_shape" for attribute in node.attribute):
+        return node
+    told = onnx.NodeProto()
+    told.CopyFrom(node)
+    told.attribute.add(name="kernel_shape", type=onnx.AttributeProto.INTS, ints=kernel)
+    return told
 
 
 def _shapes_need_no_values(model: onnx.ModelProto) -> bool:

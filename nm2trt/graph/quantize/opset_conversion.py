@@ -39,9 +39,9 @@ class OpsetConversion(Pass):
         self._before = opset(model.proto) or 0
         if crashes_inference(model.proto):
             raise ModelError(
-                f"{model.name} is of opset {self._before} and has an EyeLike, or an Einsum in a function, at "
-                "which onnx's converter may crash or never end; export it again with opset "
-                f"{self._version} or newer"
+                f"{model.name} is of opset {self._before} and has an EyeLike, an Einsum in a function, or "
+                "(with onnx before 1.22) a convolution without kernel_shape, at which onnx's converter may "
+                f"crash or never end; export it again with opset {self._version} or newer"
             )
         # A probability near 0 moves by much of itself; the scores before it tell rounding from an error.
         self._reference = run_reference(model, before_saturation(model.proto.graph))

@@ -7,6 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import nm2trt
+from nm2trt.graph.analysis import shapes
 from nm2trt.graph.analysis.shapes import infer_shapes, infer_types
 from nm2trt.graph.storage.model import load
 
@@ -99,3 +100,43 @@ def test_a_model_that_the_optimiser_wrote_is_cast_around_its_operators(tmp_path)
     wanted = ran(optimised_net())
     for name, value in ran(cast).items():
         assert value == pytest.approx(wanted[name], abs=0.01)
+
+
+@pytest.mark.parametrize("operator", ["Conv", "ConvTranspose"])
+def test_convolutions_at_which_an_old_onnx_crashes_are_kept_from_its_inference(monkeypatch, operator):
+    """Up to 1.21 it ends the process where input and weight differ in rank and nothing says the kernel's shape."""
+    nodes = [
+        helper.make_node(operator, ["x", "w"], ["a"]),
+        helper.make_node("Neg", ["w"], ["v"]),
+        helper.make_node(operator, ["a", "v"], ["b"]),
+        helper.make_node("Relu", ["b"], ["y"]),
+    ]
+    value = helper.make_tensor_value_info
+    weight = numpy_helper.from_array(np.ones((8, 8, 3, 3), "f4"), "w")
+    graph = helper.make_graph(
+        nodes, "g", [value("x", 1, [1, 8, 9, 9])], [value("y", 1, None)], initializer=[weight]
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    stored = made.SerializeToString()
+    size = {"Conv": (7, 5), "ConvTranspose": (11, 13)}[operator]
+    monkeypatch.setattr(shapes, "_onnx_is_before_1_22", lambda: False)
+    found = infer_shapes(load(made))
+    assert found["a"] == (1, 8, size[0], size[0])
+    assert found["y"] == (1, 8, size[1], size[1])
+    monkeypatch.setattr(shapes, "_onnx_is_before_1_22", lambda: True)
+    inferred = []
+    monkeypatch.setattr(
+        shapes.light_onnx,
+        "infer_shapes",
+        lambda proto, **options: (
+            inferred.append(proto) or onnx.shape_inference.infer_shapes(proto, **options)
+        ),
+    )
+    found = infer_shapes(load(made))
+    assert found["a"] == (1, 8, size[0], size[0])
+    assert not any(found.get("y", ()))
+    given = [node for proto in inferred for node in proto.graph.node if node.op_type == operator]
+    assert given
+    assert all(list(helper.get_node_attr_value(node, "kernel_shape")) == [3, 3] for node in given)
+    assert made.SerializeToString() == stored
+    assert shapes.crashes_inference(made)
