@@ -243,23 +243,21 @@ def served_config(repository: str | os.PathLike[str], name: str) -> Any:
 @contextlib.contextmanager
 def _to_fill(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a repository, made if it is missing; one that was made and stays empty is removed again."""
-    root = Path(path)
-    missing = not os.path.lexists(root)
+    root, missing = Path(path), not os.path.lexists(path)
     with as_output_error(root), contextlib.suppress(FileExistsError):
         root.mkdir(exist_ok=True)  # another deployment may make it at this moment
     try:
         yield _repository(root)
     finally:
-        with contextlib.suppress(OSError):  # it is no longer empty
-            if missing:
+        if missing:
+            with contextlib.suppress(OSError):  # it is no longer empty
                 root.rmdir()
 
 
 def _repository(path: str | os.PathLike[str]) -> Path:
     root = Path(path)
     if not root.is_dir():
-        missing = not (root.exists() or root.is_symlink())
-        what = "does not exist" if missing else "is not a folder"
+        what = "is not a folder" if os.path.lexists(root) else "does not exist"
         raise InputError(f"{root} {what}; give the folder of a model repository")
     return root.resolve()
 
