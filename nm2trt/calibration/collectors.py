@@ -95,9 +95,8 @@ class Extremes:
                 if found == {"min": np.inf, "max": -np.inf}.get(item.kind):
                     continue  # the value is empty: if all of it were infinite, its other end would tell
                 if np.isnan(found) or not (self._infinite or np.isfinite(found)):
-                    unsound = (
-                        item.value
-                    )  # values are observed from the end, and the first of them is at fault
+                    # Values are observed from the end, and the first of them is at fault.
+                    unsound = item.value
                 if item.kind != "max":
                     self._low[at] = min(self._low[at], found)
                 if item.kind != "min":

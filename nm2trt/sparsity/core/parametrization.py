@@ -102,11 +102,7 @@ class SparseWeight(nn.Module):
         return result
 
     def check_set(self) -> None:
-        """Raise when there is no mask yet.
-
-        Raises:
-            SparsifyError: The weight was attached on the meta device and has had no values since.
-        """
+        """Raise SparsifyError if the mask is not set: the weight has had no values since it was attached."""
         if self.unset:
             raise SparsifyError(
                 f"{self.weight_name} was attached on the meta device and its mask is not set; load a "
@@ -114,11 +110,7 @@ class SparseWeight(nn.Module):
             )
 
     def check_unchanged(self) -> None:
-        """Raise when the tensor that the layer's attribute gave was changed in place: the change is lost.
-
-        Raises:
-            SparsifyError: It was.
-        """
+        """Raise SparsifyError if the tensor that the layer gave was changed in place: the change is lost."""
         self._watch.check(self.weight_name)
 
     def masked(self, weight: Tensor) -> Tensor:
