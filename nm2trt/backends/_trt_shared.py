@@ -273,9 +273,11 @@ def _spec(library: Library, tensor: tensorrt.ITensor) -> TensorSpec:
             f"input {tensor.name!r} decides shapes inside the model; make it a constant before building for "
             f"{library.product}"
         )
+    # The library makes up a name of its own for a free size that the model calls "-1".
+    names = map(tensor.get_dimension_name, range(len(tensor.shape)))
     shape = tuple(
-        int(size) if size >= 0 else (tensor.get_dimension_name(axis) or None)
-        for axis, size in enumerate(tensor.shape)
+        int(size) if size >= 0 else (name if name and not name.startswith("trt_dynamic_dim_") else None)
+        for size, name in zip(tensor.shape, names, strict=True)
     )
     return TensorSpec(tensor.name, dtype_name(tensor.dtype), shape)
 

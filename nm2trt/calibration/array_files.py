@@ -86,6 +86,22 @@ def skip_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]
     return shape, fortran, dtype
 
 
+def member_header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return what `skip_header` does, for one member of an archive.
+
+    Raises:
+        DataError: The member is not an array, as a README or what macOS adds when it packs a folder.
+    """
+    with archive.open(member) as stream:
+        if stream.read(len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
+            raise DataError(
+                f"{archive.filename} holds {member!r}, which is not an array; delete it from the archive "
+                "(zip -d), or write the arrays again with numpy.savez"
+            )
+    with archive.open(member) as stream:
+        return skip_header(stream)
+
+
 def archive_members(archive: zipfile.ZipFile) -> dict[str, str]:
     """Return the arrays of an archive: name, and the member that holds it.
 
@@ -125,9 +141,8 @@ def read_archive(path: Path, names: Sequence[str] | None = None) -> Array | dict
         wanted = {name: members[name] for name in (members if names is None else names)}
         total = 0
         for member in wanted.values():
-            with archive.open(member) as stream:
-                shape, _, dtype = skip_header(stream)
-                total += math.prod(shape) * dtype.itemsize
+            shape, _, dtype = member_header(archive, member)
+            total += math.prod(shape) * dtype.itemsize
         require_affordable(path, total)
         arrays = {}
         for name, member in wanted.items():

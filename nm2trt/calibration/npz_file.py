@@ -20,6 +20,7 @@ from numpy.lib import format as npy
 from nm2trt.arrays import Array
 from nm2trt.calibration.array_files import (
     archive_members,
+    member_header,
     read_archive,
     require_affordable,
     skip_header,
@@ -66,8 +67,7 @@ def npz_headers(path: Path) -> dict[str, NpzArray]:
         found = {}
         with zipfile.ZipFile(path) as archive:
             for name, member in archive_members(archive).items():
-                with archive.open(member) as stream:
-                    shape, fortran, dtype = skip_header(stream)
+                shape, fortran, dtype = member_header(archive, member)
                 if dtype.hasobject:
                     raise DataError(f"{path} holds Python objects, which are not read; save plain arrays")
                 if dtype.kind not in "biufU":

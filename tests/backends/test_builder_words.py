@@ -1,5 +1,6 @@
 """What TensorRT for RTX refuses, said in one sentence with the next step; the library's own text stays out."""
 
+import json
 import re
 
 import ml_dtypes
@@ -147,7 +148,7 @@ def test_what_is_not_known_stays_without_positions():
     assert "cpp" not in said
 
 
-@pytest.mark.parametrize(("batch", "mark"), [(1, "?"), ("?", "?"), ("", "")])
+@pytest.mark.parametrize(("batch", "mark"), [(1, "?"), ("?", "?"), ("", ""), (1, "-1")])
 def test_free_sizes_that_an_exporter_calls_by_one_mark_are_not_tied(batch, mark, tmp_path, capsys):
     """paddle2onnx names every free size "?", which TensorRT would tie; it takes an empty name for a size of 0."""
     pytest.importorskip("tensorrt_rtx")
@@ -159,6 +160,8 @@ def test_free_sizes_that_an_exporter_calls_by_one_mark_are_not_tied(batch, mark,
     words = ["--backend", "trt-rtx", "-o", str(tmp_path / "m.rtx"), "--profile", profile]
     assert main(["build", str(model), *words]) == 0, capsys.readouterr().err
     assert onnx.load(model).graph.input[0].type.tensor_type.shape.dim[2].dim_param == mark
+    (given,) = json.loads((tmp_path / "m.rtx.json").read_text())["inputs"]
+    assert given["shape"][1:] == [16, None, None]
 
 
 def test_the_blocked_layout_of_onnx_runtime_is_refused_and_not_misread(tmp_path, capsys):

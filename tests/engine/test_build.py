@@ -131,6 +131,15 @@ def test_turing_is_told_that_it_runs_dense(net):
     ("weights", "message"),
     [
         pytest.param((BROKEN, BROKEN), "none of its weights holds 2:4", id="broken"),
+        pytest.param(
+            (
+                dataclasses.replace(
+                    BROKEN, facts=dataclasses.replace(HOLDS.facts, dtype="int8", pattern=None)
+                ),
+            ),
+            r"; prune the float model \(nm2trt prune --calib SAMPLES\), and quantise the result, or build dense",
+            id="quantised",
+        ),
         pytest.param((dataclasses.replace(HOLDS, wanted="4:8"),), "none of its weights holds 2:4", id="4:8"),
         pytest.param((), "it has no weights to judge", id="no-weights"),
     ],

@@ -164,6 +164,41 @@ def test_a_plan_follows_weights_of_bodies_in_functions(tmp_path):
     assert found.mask_sha256 == nm2trt.verify(tmp_path / "p.onnx").mask_sha256
 
 
+@pytest.mark.parametrize("stays", [False, True], ids=["inlined", "of-another-opset"])
+def test_weights_that_functions_return_are_judged_where_they_are_read(stays, tmp_path):
+    """As torch 2.1 to 2.5 export with dynamo: aten_t is a function that transposes, and a constant may be one."""
+    own = [helper.make_opsetid("", 16 if stays else 17)]
+    stored = numbers(32, 16)
+    functions = [
+        helper.make_function("local", "Weight", [], ["r"], [constant("r", stored)], own),
+        helper.make_function("local", "T", ["w"], ["r"], [helper.make_node("Transpose", ["w"], ["r"])], own),
+    ]
+    nodes = [
+        helper.make_node("T", ["v"], ["vt"], "turn", domain="local"),
+        helper.make_node("Weight", [], ["w"], "get", domain="local"),
+        helper.make_node("MatMul", ["x", "vt"], ["h"], "first"),
+        helper.make_node("MatMul", ["h", "w"], ["y"], "second"),
+    ]
+    path = saved(tmp_path / "m.onnx", nodes, functions, {"v": numbers(32, 16)}, [2, 16])
+    assert rows(path) == [
+        ("v", "first", "broken", 0, (16, 32)),
+        ("get/r", "second", "broken", 0, (32, 16)),
+    ]
+    feeds = {"x": numbers(2, 16)}
+    for name, work in (("cast", nm2trt.cast), ("fuse", nm2trt.fuse), ("prune", nm2trt.prune)):
+        work(path, tmp_path / f"{name}.onnx")
+    assert np.array_equal(outputs(path, feeds)[0], outputs(tmp_path / "fuse.onnx", feeds)[0])
+    pruned = nm2trt.verify(tmp_path / "prune.onnx")
+    assert [v.pattern for v in pruned.weights] == ["holds", "holds"]
+    (found,) = (f for f in onnx.load(tmp_path / "prune.onnx").functions if f.name == "Weight")
+    left = numpy_helper.to_array(found.node[0].attribute[0].t)
+    kept = left != 0
+    assert np.array_equal(left[kept], stored[kept])
+    assert (kept.reshape(8, 4, 16).sum(axis=1) == 2).all()
+    nm2trt.cast(tmp_path / "prune.onnx", tmp_path / "half.onnx")
+    assert [v.pattern for v in nm2trt.verify(tmp_path / "half.onnx").weights] == ["holds", "holds"]
+
+
 def test_functions_of_another_opset_stay(tmp_path):
     relu = [helper.make_node("Relu", ["p"], ["r"])]
     functions = [

@@ -13,7 +13,7 @@ from nm2trt.engine.ladder.ladder import sparse_share
 from nm2trt.engine.ladder.ladder_row import LadderRow
 from nm2trt.errors import InputError, SparsityError
 from nm2trt.figures import percent
-from nm2trt.nm.advice import holds_two_of_four, prunable_weights
+from nm2trt.nm.advice import holds_two_of_four, is_quantised, pattern_advice, prunable_weights
 from nm2trt.nm.verdict import WeightVerdict
 
 
@@ -75,10 +75,13 @@ def require_pattern(
         )
     if not any(map(holds_two_of_four, weights)):
         what = "none of its weights holds 2:4" if weights else "it has no weights to judge"
-        prune = "prune it (nm2trt prune), " if prunable_weights(weights) else ""
+        advice = "train it sparse (nm2trt.sparsify), "
+        if broken and all(map(is_quantised, broken)):
+            advice = f"{pattern_advice(broken[0])}, "
+        elif prunable_weights(weights):
+            advice += "prune it (nm2trt prune), "
         raise NothingSparseError(
-            f"{model}: {what}, so no sparse kernel could run; train it sparse (nm2trt.sparsify), {prune}"
-            "or build dense with --sparsity=disable",
+            f"{model}: {what}, so no sparse kernel could run; {advice}or build dense with --sparsity=disable",
             ladder,
         )
 

@@ -46,14 +46,15 @@ def main_scope(model: Model) -> Scope:
     Raises:
         ModelError: A name is defined twice, or nodes form a cycle.
     """
-    return model.once(
-        "main scope", lambda: _graph_scope(model, model.proto.graph, "", None, "the graph input")
-    )
+
+    def found() -> Scope:
+        check_unfolding(model)
+        return _graph_scope(model, model.proto.graph, "", None, "the graph input")
+
+    return model.once("main scope", found)
 
 
 def _walk(model: Model) -> Iterator[tuple[Scope, onnx.NodeProto]]:
-    check_unfolding(model)
-    functions = _functions(model)
     main = main_scope(model)
     stack: list[tuple[Scope, Iterator[onnx.NodeProto]]] = [(main, iter(main.nodes))]
     while stack:
@@ -63,10 +64,9 @@ def _walk(model: Model) -> Iterator[tuple[Scope, onnx.NodeProto]]:
             stack.pop()
             continue
         yield scope, node
-        function = functions.get(_call(node))
-        if function is not None:
-            inner = _function_scope(scope, node, function)
-            stack.append((inner, iter(inner.nodes)))
+        called = scope.called.get(id(node))
+        if called is not None:
+            stack.append((called, iter(called.nodes)))
         for name, body in reversed(list(bodies(node))):
             label = f"{scope.label(node)}/{name}"
             inner = _graph_scope(
@@ -82,15 +82,7 @@ def _walk(model: Model) -> Iterator[tuple[Scope, onnx.NodeProto]]:
 
 
 def inner_outputs(scope: Scope, node: onnx.NodeProto) -> list[tuple[Scope, list[str]]]:
-    """Return the scopes where an If or a call of a local function makes its outputs, with their names there.
-
-    Args:
-        scope: Where the node stands; `walk` has yielded it, so that functions are known to end.
-        node: The node; any other gives an empty list.
-    """
-    function = _functions(scope.model).get(_call(node))
-    if function is not None:
-        return [(_function_scope(scope, node, function), list(function.output))]
+    """Return the scopes where an If makes its outputs, with their names there; [] for any other node."""
     if node.op_type != "If" or not is_default(node):
         return []
     return [
@@ -110,7 +102,10 @@ def _call(node: onnx.NodeProto) -> _Call:
 
 
 def _functions(model: Model) -> dict[_Call, onnx.FunctionProto]:
-    return {(f.domain, f.name, getattr(f, "overload", "")): f for f in model.proto.functions}
+    return model.once(
+        "functions",
+        lambda: {(f.domain, f.name, getattr(f, "overload", "")): f for f in model.proto.functions},
+    )
 
 
 def check_unfolding(model: Model) -> None:
@@ -259,11 +254,15 @@ def _graph_scope(
         given = State("dynamic", f"it depends on {input_kind} {value.name!r}")
         # An initializer of the same name is the input's default, which is what will run.
         scope.states.setdefault(value.name, (known or {}).get(value.name, given))
-    settle(scope, list(graph.node))
+    settle(scope, list(graph.node), _enter)
     return scope
 
 
-def _function_scope(caller: Scope, call: onnx.NodeProto, function: onnx.FunctionProto) -> Scope:
+def _enter(caller: Scope, call: onnx.NodeProto) -> tuple[Scope, Sequence[str]] | None:
+    """Return the scope of a call of a local function with its outputs there; None for any other node."""
+    function = _functions(caller.model).get(_call(call))
+    if function is None:
+        return None
     name = f"{caller.label(call)}/"
     scope = Scope(caller.model, name, [], functions=caller.functions, in_body=caller.in_body)
     for position, formal in enumerate(function.input):
@@ -277,5 +276,5 @@ def _function_scope(caller: Scope, call: onnx.NodeProto, function: onnx.Function
                 scope.attributes[attribute.name] = renamed(supplied, attribute.name)
         else:
             scope.attributes[attribute.name] = attribute
-    settle(scope, list(function.node))
-    return scope
+    settle(scope, list(function.node), _enter)
+    return scope, function.output

@@ -7,7 +7,7 @@ is settled once, in topological order and without recursion.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -55,7 +55,9 @@ class Scope:
         initializers: Dense initializers by name.
         sparse: Sparse initializers by name.
         parent: The scope whose names a body sees too; a function sees none.
-        bindings: A function's inputs: formal name to the caller's scope and name; None for one left out.
+        bindings: What stands in another scope, by its name here, with that scope and the name there: a
+            function's inputs at its caller, what a call returns in the function; None for one left out.
+        called: The scope of each call of a local function, by the calling node's identity.
         starts: What a loop carries and its body changes: name in the body to scope and name of its start.
         attributes: A function call's attributes, for `ref_attr_name`.
         functions: Domain and name of every local function.
@@ -72,6 +74,7 @@ class Scope:
     sparse: dict[str, onnx.SparseTensorProto] = field(default_factory=dict)
     parent: Scope | None = None
     bindings: dict[str, tuple[Scope, str] | None] = field(default_factory=dict)
+    called: dict[int, Scope] = field(default_factory=dict)
     starts: dict[str, tuple[Scope, str]] = field(default_factory=dict)
     attributes: dict[str, onnx.AttributeProto] = field(default_factory=dict)
     functions: frozenset[tuple[str, str]] = frozenset()
@@ -166,8 +169,17 @@ def define(scope: Scope, value: str, state: State) -> None:
     scope.states[value] = state
 
 
-def settle(scope: Scope, nodes: list[onnx.NodeProto]) -> None:
+def settle(
+    scope: Scope,
+    nodes: list[onnx.NodeProto],
+    enter: Callable[[Scope, onnx.NodeProto], tuple[Scope, Iterable[str]] | None],
+) -> None:
     """Order the nodes and settle the state of every output.
+
+    Args:
+        scope: The scope, with what it begins with.
+        nodes: Its nodes.
+        enter: Returns the scope of a call of a local function, and the names of its outputs there.
 
     Raises:
         ModelError: A name is defined twice, or nodes form a cycle.
@@ -184,6 +196,14 @@ def settle(scope: Scope, nodes: list[onnx.NodeProto]) -> None:
                 scope.producers[output] = node
     scope.nodes = _topological(scope, nodes)
     for node in scope.nodes:
+        entered = enter(scope, node)
+        if entered is not None:
+            inner, returned = entered
+            scope.called[id(node)] = inner
+            scope.bindings.update(
+                (output, (inner, name)) for output, name in zip(node.output, returned, strict=False) if output
+            )
+            continue
         state = _node_state(scope, node)
         for output in node.output:
             if output:
@@ -265,8 +285,6 @@ def _node_state(scope: Scope, node: onnx.NodeProto) -> State:
         return State("opaque", f"{node.op_type} at {label} draws random numbers")
     if any(bodies(node)):
         return State("opaque", f"{node.op_type} at {label} runs a body, which is not evaluated")
-    if (node.domain, node.op_type) in scope.functions:
-        return State("opaque", f"it is computed by the local function {node.op_type} at {label}")
     if not any(node.input) and _needs_input(node):
         return State("opaque", f"{node.op_type} at {label} has no input; the model is not valid ONNX")
     return CONSTANT

@@ -13,7 +13,7 @@ from nm2trt.graph.analysis.kernel_chains import PRODUCTS
 from nm2trt.graph.analysis.moving_operators import SELECTING
 from nm2trt.graph.analysis.numpy_operators import MOVES
 from nm2trt.graph.analysis.operator_cost import Opaque
-from nm2trt.graph.analysis.scopes import carried, walk
+from nm2trt.graph.analysis.scopes import carried, main_scope, walk
 from nm2trt.graph.analysis.value_states import Scope, bodies
 from nm2trt.graph.analysis.weight_operands import Consumer
 from nm2trt.graph.storage.light_onnx import onnx
@@ -35,7 +35,9 @@ class Readers:
         self._readers: dict[tuple[str, str], list[tuple[Scope, onnx.NodeProto, int]]] = {}
         # A loop that hands a value to its body as it is does not read it itself: what it ends as is the same.
         self._ends: dict[tuple[str, int, int], str] = {}
-        self._outputs = {value.name for value in model.proto.graph.output}
+        main = main_scope(model)
+        ends = (main.owner(value.name) for value in model.proto.graph.output)
+        self._outputs = {(end[0].name, end[1]) for end in ends if end is not None}
         # Scopes hold the nodes' wrappers, whose identity names a node here and in `Consumer`.
         for scope, node in walk(model):
             if (node.domain, node.op_type) in scope.functions:
@@ -57,7 +59,7 @@ class Readers:
             if key in seen:
                 continue
             seen.add(key)
-            if key[0] == "" and key[1] in self._outputs:
+            if key in self._outputs:
                 return "it is also an output of the model"
             for scope, node, slot in self._readers.get(key, ()):
                 if (scope.name, id(node), slot) in weights:

@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from nm2trt.calibration.array_files import read_archive
 from nm2trt.errors import DataError, InputError
 from nm2trt.validation.samples.npz import NpzSamples
 from nm2trt.validation.samples.open_samples import RecipeSamples, open_samples
@@ -123,6 +124,18 @@ def test_refuses_files(content, match, tmp_path):
         path.write_bytes(content)
     with pytest.raises(InputError, match=match):
         open_samples(path)
+
+
+@pytest.mark.parametrize("member", ["README.txt", "__MACOSX/._x.npy", "calib/"])
+def test_a_member_that_is_no_array_is_named(member, tmp_path):
+    path = tmp_path / "test.npz"
+    np.savez(path, x=X)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(member, b"" if member.endswith("/") else b"\x00\x05\x16\x07 of a folder")
+    with pytest.raises(DataError, match=f"test.npz holds '{member}', which is not an array; delete it"):
+        NpzSamples(path)
+    with pytest.raises(DataError, match=f"holds '{member}'"):
+        read_archive(path)
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed], ids=["stored", "compressed"])
