@@ -163,6 +163,8 @@ class DifferenceSum:
         """Return the difference of all that was added."""
         noise, candidate, signal = (float(square) for square in self._squares)
         norm = candidate**0.5 * signal**0.5
+        # Equal outputs have a cosine of 1, however the roots are rounded.
+        product = self._product if noise else norm
         # If no element was compared, the difference is unknown, and 0 would read as agreement.
         empty = not self._count and self._nan + self._infinite + self._unequal > 0
         return OutputDifference(
@@ -171,7 +173,7 @@ class DifferenceSum:
             max_abs=math.nan if empty else self._max_abs,
             mean_abs=math.nan if empty else (self._sum_abs / self._count if self._count else 0.0),
             max_relative=math.nan if empty else _ratio(self._max_abs, self._scale),
-            cosine=max(-1.0, min(1.0, self._product / norm)) if 0 < norm < math.inf else None,
+            cosine=max(-1.0, min(1.0, product / norm)) if 0 < norm < math.inf else None,
             relative_l2=math.nan if empty else _ratio(noise, signal) ** 0.5,
             sqnr_db=10 * math.log10(signal / noise) if noise and signal else None,
             kl=self._divergence / self._rows if self._rows else None,

@@ -136,7 +136,8 @@ def _hold_to_cosine(item: OutputDifference, least: float) -> Gate:
     elif item.cosine is None:
         words = f"the cosine is undefined, since {_why_undefined(item)}"
     else:
-        words = f"cosine {item.cosine:.6f}, {'at least' if high else 'less than'} {least:g}"
+        shown = item.cosine_text if high or float(item.cosine_text) < least else repr(item.cosine)
+        words = f"cosine {shown}, {'at least' if high else 'less than'} {least:g}"
         words += f", but {item.remark}" if item.remark else ""
     return Gate("cosine", None, passed, f"output {item.name!r}: {words}", item.name, {"min_cosine": least})
 

@@ -144,6 +144,15 @@ def test_an_output_that_is_empty_on_both_sides_passes_no_gate(limits):
     assert sentence.startswith("output 'y': it is empty on both sides, so there is nothing to hold to")
 
 
+def test_equal_outputs_have_a_cosine_of_1_and_one_just_below_is_shown_with_its_digits():
+    output = np.random.default_rng(0).standard_normal((64, 7)).astype(np.float32)
+    for count in range(1, 64):
+        assert judged(output[:count], output[:count], min_cosine=1)[0]
+    passed, sentence = judged([1, 1], [1, 1 + 1e-4], min_cosine=1)
+    assert not passed
+    assert "cosine 0.99999999" in sentence
+
+
 def test_an_empty_output_passes_a_tolerance_beside_another():
     exact = Limits(atol=0.0)
     differences = [difference([], [], exact, "state"), difference([1.0], [1.0], exact)]

@@ -26,6 +26,7 @@ from nm2trt.graph.storage.tensors import iter_elements
 _FLOAT = TensorProto.FLOAT
 # They only move or compare numbers, so they can run in the type of their input.
 _FOLLOWS = MOVING | {"Neg", "Abs", "Sqrt", "Relu", "Max", "Min"}
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 
 class PrecisionPlan:
@@ -76,6 +77,7 @@ class PrecisionPlan:
         if bounds is not None:
             self._keep_growing(bounds)
         self._keep_constants()
+        self._keep_tiny()
         self._follow()
 
     def is_low(self, index: int) -> bool:
@@ -165,23 +167,79 @@ class PrecisionPlan:
                 found = measured[value]
                 if found is None:
                     continue
+                if found.overflow:
+                    reason = f"its constant {value!r} of {found.largest:.4g} overflows"
+                    self.reasons.setdefault(index, reason)
+                    # What it makes may be as large, so that a cast right after it would do the same.
+                    for reader in self._readers(index):
+                        self._keep_after(reader, index, reason)
                 if found.overflow or (found.size == 1 and found.lost):
-                    what = "overflows" if found.overflow else "becomes zero"
-                    self._keep_reader(index, node, f"its constant {value!r} of {found.largest:.4g} {what}")
                     found = replace(found, subnormal=0, lost=0, cast=False)
                 elif index in self.reasons:
                     continue
                 self.tensors[value] = found
 
-    def _keep_reader(self, index: int, node: onnx.NodeProto, reason: str) -> None:
-        self.reasons.setdefault(index, reason)
-        # What it makes may be as large or small, so that a cast right after it would do the same; a
-        # product of many terms does not depend on one that small.
-        for value in node.output:
-            for reader, _ in self._editor.readers.get(value, ()):
-                product = self._editor.nodes[reader].op_type in ("Conv", "Gemm", "MatMul")
-                if reader in self.inputs and ("overflows" in reason or not product):
-                    self.reasons.setdefault(reader, f"{self._editor.label(index)} in front of it: {reason}")
+    def _readers(self, index: int) -> set[int]:
+        """Return the nodes that read what a node makes and could compute in the lower type."""
+        made = self._editor.nodes[index].output
+        return {r for name in made for r, _ in self._editor.readers.get(name, ()) if r in self.inputs}
+
+    def _keep_after(self, reader: int, index: int, reason: str) -> None:
+        self.reasons.setdefault(reader, f"{self._editor.label(index)} in front of it: {reason}")
+
+    def _keep_tiny(self) -> None:
+        """Keep an epsilon that the type cannot hold in float32, and what reads its root or reciprocal."""
+        for index, node in self._editor.live():
+            if index not in self.inputs:
+                continue
+            given = [(f"attribute {a.name!r}", a.f) for a in node.attribute if a.type == a.FLOAT]
+            for slot in self.inputs[index]:
+                one = self._single(node.input[slot])
+                given += [] if one is None else [(f"constant {node.input[slot]!r}", one)]
+            for what, number in given:
+                if 0 < abs(number) < 1 / self._low.largest:
+                    why = "has a reciprocal that overflows" if self._holds(number) else "becomes zero"
+                    self._follow_tiny(index, abs(number), f"its {what} of {number:.4g} {why}")
+
+    def _follow_tiny(self, start: int, number: float, reason: str) -> None:
+        """Keep a node with a tiny number, and the readers whose smallest operand the type cannot hold."""
+        if not self._holds(number):
+            self.reasons.setdefault(start, reason)
+        found, todo = {start}, [(start, number)]
+        while todo:
+            index, least = todo.pop()
+            for reader in self._readers(index) - found:
+                found.add(reader)
+                node = self._editor.nodes[reader]
+                after = self._carried(node, least)
+                # A product of many terms does not depend on one that small.
+                small = least < 1 and node.op_type in _PRODUCTS
+                if not (small or self._holds(least)) or not (after is None or self._holds(after)):
+                    self._keep_after(reader, index, reason)
+                if after is not None:
+                    todo.append((reader, after))
+
+    def _holds(self, number: float) -> bool:
+        rounded = cast_array(np.array(number, np.float32), self._low.dtype).astype(np.float32)
+        return bool(rounded != 0 and np.isfinite(rounded))
+
+    def _carried(self, node: onnx.NodeProto, number: float) -> float | None:
+        """Return what a root, power, reciprocal or move makes of a number; None for another operator."""
+        if node.op_type in MOVING:
+            return number
+        exponent = {"Sqrt": 0.5, "Reciprocal": -1.0}.get(node.op_type)
+        if node.op_type == "Pow":
+            exponent = self._single(node.input[1])
+        elif node.op_type == "Div" and self._constant(node.input[0]):
+            exponent = -1.0
+        return None if exponent is None else float(np.power(number, exponent))
+
+    def _single(self, value: str) -> float | None:
+        """Return the number of a float32 constant that holds one; None for other values."""
+        array = few_numbers(self._editor.scope, value) if self._constant(value) else None
+        if array is None or array.dtype != np.float32 or array.size != 1:
+            return None
+        return float(array.item())
 
     def _measure(self, value: str) -> CastTensor | None:
         pieces = self._pieces(value)

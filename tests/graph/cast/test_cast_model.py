@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 import nm2trt
 from nm2trt.cli import main
@@ -222,6 +223,43 @@ def test_an_epsilon_under_a_root_holds_for_all_who_read_it(tmp_path, make):
     assert {"sum0", "sum1", "root0", "root1"} <= {node.node for node in report.kept}
     feeds = {"x": samples(shape=(4,))}
     assert run(out, feeds)[0] == pytest.approx(run(model, feeds)[0], rel=0.02, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("floor", "eps", "opset", "inverse"),
+    [
+        pytest.param("Add", 1e-9, 18, ["Reciprocal"], id="reciprocal"),
+        pytest.param(
+            "Add", 1e-6, 18, ["Reciprocal"], id="an epsilon that fp16 holds, and not its reciprocal"
+        ),
+        pytest.param("Max", 1e-12, 18, ["Sqrt", "Reciprocal"], id="reciprocal of a root"),
+        pytest.param("Add", 1e-12, 18, ["Pow"], id="power"),
+        pytest.param("Add", 1e-6, 18, ["one over", "Reshape"], id="one over it, reshaped"),
+        pytest.param("Clip", 1e-12, 18, [], id="clip"),
+        pytest.param("Clip", 1e-12, 10, [], id="clip by attributes"),
+        pytest.param("Add", 1e-20, 18, ["Sqrt"], id="root that is zero too"),
+    ],
+)
+def test_nothing_divided_by_an_epsilon_stays_nothing(tmp_path, floor, eps, opset, inverse):
+    b = Builder()
+    stored = {"min": eps, "max": 3e38} if opset == 10 else {}
+    more = [] if stored else [b.constant("eps", np.array(eps, np.float32))]
+    last = b.node(floor, ["x", *more], "floor", **stored)
+    for number, step in enumerate(inverse):
+        if step == "one over":
+            read = [b.constant("one", np.array(1, np.float32)), last]
+        elif step == "Pow":
+            read = [last, b.constant("e", np.array(-0.5, np.float32))]
+        else:
+            read = [last, *([b.constant("shape", np.array([0, 4]))] if step == "Reshape" else [])]
+        last = b.node("Div" if step == "one over" else step, read, f"step{number}")
+    divides = not inverse or inverse == ["Sqrt"]
+    quotient = b.node("Div" if divides else "Mul", ["x", last], "quotient")
+    model = b.model(b.node("MatMul", [quotient, b.weight("w", 4, 4)], "y"), (2, 4), opset)
+    _, out = cast(model, tmp_path, compare=False)
+    assert types_of(out)["w"] == HALF
+    zeros = np.zeros((2, 4), np.float32)
+    assert np.array_equal(ReferenceEvaluator(out).run(None, {"x": zeros})[0], zeros)
 
 
 def test_a_large_number_in_an_attribute_stays_in_fp32(tmp_path):
