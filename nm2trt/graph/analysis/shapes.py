@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from nm2trt.graph.storage import light_onnx
-from nm2trt.graph.storage.light_onnx import TensorProto, graphs_of, onnx
+from nm2trt.graph.storage.light_onnx import TensorProto, graphs_of, is_default, onnx
 from nm2trt.graph.storage.model import Model
+from nm2trt.installed import installed_version
 
 Shapes = Mapping[str, tuple[int | None, ...]]
 
@@ -19,8 +20,9 @@ _LARGEST_SHAPE_TENSOR = 64
 _LONGEST_VECTOR = 1 << 22
 # onnx's inference (seen in 1.23) ends the process at one whose input has no known type.
 _CRASHING = frozenset({"EyeLike"})
-# Before 1.22 it also does so at one of these without kernel_shape, if input and weight differ in rank.
-_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+# Before 1.22 it also does so at one of these without kernel_shape, if input and weight differ in rank; the
+# weight's place among the inputs.
+_CONVOLUTIONS = {"Conv": 1, "ConvTranspose": 1, "ConvInteger": 1, "DeformConv": 1, "QLinearConv": 3}
 
 # Operators whose output shapes follow from the shapes of their inputs and from attributes.
 _VALUE_FREE = frozenset(
@@ -124,10 +126,10 @@ def _light(model: Model, inputs: Mapping[str, Sequence[int]] | None) -> onnx.Gra
             dims[node.output[0]] = weight.dims
             graph.input.append(_typed_value(node.output[0], weight.data_type, weight.dims))
             continue
-        for known in _known_to_onnx(node, dims) if node.domain == "com.microsoft" else [node]:
-            told = _with_kernel_shape(known, dims) if known.op_type in _CONVOLUTIONS else known
-            if not _may_crash(told):
-                graph.node.append(told)
+        graph.node.extend(_known_to_onnx(node, dims) if node.domain == "com.microsoft" else [node])
+    write_kernel_shapes(graph, dims)
+    for position in reversed([at for at, node in enumerate(graph.node) if _may_crash(node)]):
+        del graph.node[position]
     graph.input.extend(source.input)
     if inputs is None:
         graph.output.extend(source.output)
@@ -198,18 +200,28 @@ def _may_crash(node: onnx.NodeProto) -> bool:
 
 @functools.cache
 def _onnx_is_before_1_22() -> bool:
-    return [int(part) for part in importlib.metadata.version("onnx").split(".")[:2]] < [1, 22]
+    found = re.findall(r"\d+", installed_version("onnx", "onnx-weekly"))
+    return tuple(map(int, found[:2])) < (1, 22)  # so is one of which no version is known
 
 
-def _with_kernel_shape(node: onnx.NodeProto, dims: Mapping[str, Sequence[int]]) -> onnx.NodeProto:
-    """Return a convolution that says its kernel's shape, as a copy if it did not and its weight is stored."""
-    kernel = dims.get("".join(node.input[1:2]), ())[2:]
-    if not kernel or any(attribute.name == "kernel_shape" for attribute in node.attribute):
-        return node
-    told = onnx.NodeProto()
-    told.CopyFrom(node)
-    told.attribute.add(name="kernel_shape", type=onnx.AttributeProto.INTS, ints=kernel)
-    return told
+def write_kernel_shapes(graph: onnx.GraphProto, known: Mapping[str, Sequence[int]] | None = None) -> None:
+    """Write the kernel_shape that a convolution with a stored weight lacks, in the bodies of a graph too.
+
+    Args:
+        graph: The graph; it is changed.
+        known: Dimensions of values from outside of it, by name.
+    """
+    dims = {**(known or {}), **{tensor.name: tensor.dims for tensor in graph.initializer}}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            dims.update(dict.fromkeys(node.output, node.attribute[0].t.dims))
+        slot = _CONVOLUTIONS.get(node.op_type) if is_default(node) else None
+        if slot is not None and not any(attribute.name == "kernel_shape" for attribute in node.attribute):
+            kernel = dims.get("".join(node.input[slot : slot + 1]), ())[2:]
+            if kernel:
+                node.attribute.add(name="kernel_shape", type=onnx.AttributeProto.INTS, ints=kernel)
+        for body in graphs_of(node):
+            write_kernel_shapes(body, dims)
 
 
 def _shapes_need_no_values(model: onnx.ModelProto) -> bool:

@@ -11,7 +11,7 @@ from onnx import version_converter
 
 from nm2trt.errors import LineageError, ModelError, first_line
 from nm2trt.graph.analysis.output_kinds import before_saturation
-from nm2trt.graph.analysis.shapes import crashes_inference
+from nm2trt.graph.analysis.shapes import crashes_inference, write_kernel_shapes
 from nm2trt.graph.execute.output_comparison import Agreement, run_reference
 from nm2trt.graph.pass_frame import Change, Pass
 from nm2trt.graph.storage.model import Model, opset
@@ -37,10 +37,11 @@ class OpsetConversion(Pass):
             ModelError: onnx cannot convert the model.
         """
         self._before = opset(model.proto) or 0
+        write_kernel_shapes(model.proto.graph)
         if crashes_inference(model.proto):
             raise ModelError(
                 f"{model.name} is of opset {self._before} and has an EyeLike, an Einsum in a function, or "
-                "(with onnx before 1.22) a convolution without kernel_shape, at which onnx's converter may "
+                "(with onnx before 1.22) a convolution of unknown shape, at which onnx's converter may "
                 f"crash or never end; export it again with opset {self._version} or newer"
             )
         # A probability near 0 moves by much of itself; the scores before it tell rounding from an error.

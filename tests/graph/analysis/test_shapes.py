@@ -140,3 +140,46 @@ def test_convolutions_at_which_an_old_onnx_crashes_are_kept_from_its_inference(m
     assert all(list(helper.get_node_attr_value(node, "kernel_shape")) == [3, 3] for node in given)
     assert made.SerializeToString() == stored
     assert shapes.crashes_inference(made)
+
+
+def test_the_shape_of_a_stored_kernel_is_written_wherever_a_convolution_reads_it():
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 19, "mine" : 1]>
+        g (float[1,2,9,9] x, uint8[1,2,9,9] q, float[1,18,8,8] at, bool c, float s, uint8 z) => (float[a,b,e,f] y) {
+            k = Constant <value = float[2,1,3] {1, 2, 3, 4, 5, 6}> ()
+            y1 = Conv(x, w)
+            y2 = ConvTranspose(x, w)
+            y3 = ConvInteger(q, p)
+            y4 = QLinearConv(q, s, z, p, s, z, s, z)
+            y5 = DeformConv(x, w, at)
+            y6 = Conv(x, k)
+            y7 = Conv <kernel_shape = [2, 3]> (x, w)
+            v = Neg(w)
+            y8 = Conv(x, v)
+            y9 = mine.Conv(x, w)
+            y = If(c) <then_branch = t () => (float[a,b,e,f] i) { i = Conv(x, w) },
+                       else_branch = n () => (float[a,b,e,f] j) { j = Conv(x, w) }>
+        }""")
+    other = model.graph.node[-1].attribute[1].g
+    for graph, name, dims in ((model.graph, "w", (4, 2, 2, 3)), (model.graph, "p", (4, 2, 2, 3)), (other, "w", (1, 2, 7, 1))):  # fmt: skip
+        graph.initializer.add(name=name, dims=dims)
+    shapes.write_kernel_shapes(model.graph)
+    bodies = [body.node[0] for body in shapes.graphs_of(model.graph.node[-1])]
+    found = {
+        node.output[0]: list(attribute.ints)
+        for node in [*model.graph.node, *bodies]
+        for attribute in node.attribute
+        if attribute.name == "kernel_shape"
+    }
+    assert found == {**{f"y{n}": [2, 3] for n in (1, 2, 3, 4, 5, 7)}, "y6": [3], "i": [2, 3], "j": [7, 1]}
+
+
+@pytest.mark.parametrize(
+    ("version", "before"),
+    [("1.19.0", True), ("1.21.1", True), ("1.22.0rc1", False), ("1.24.0.dev20261026", False), ("", True)],
+)
+def test_an_onnx_of_any_build_is_dated(monkeypatch, version, before):
+    """A nightly build is of a name of its own, and one that was never installed has no version."""
+    shapes._onnx_is_before_1_22.cache_clear()
+    monkeypatch.setattr(shapes, "installed_version", lambda *names: version if "onnx-weekly" in names else "")
+    assert shapes._onnx_is_before_1_22() is before
+    shapes._onnx_is_before_1_22.cache_clear()

@@ -12,6 +12,7 @@ import nm2trt
 from nm2trt.backends.ort import OrtSession
 from nm2trt.cli import main
 from nm2trt.errors import DataError, DifferenceError, InputError, ModelError
+from nm2trt.graph.analysis import shapes
 from nm2trt.graph.quantize.number_formats import FORMATS, quantise_weight, scale_for
 from nm2trt.graph.storage.model import load, metadata
 from nm2trt.graph.storage.stage_metadata import read_lineage
@@ -337,7 +338,10 @@ def unconvertible(folder):
     onnx.save(model, folder / "m.onnx")
 
 
-def test_a_file_of_an_old_opset_is_converted_and_its_outputs_compared(folder):
+@pytest.mark.parametrize("old_onnx", [False, True])
+def test_a_file_of_an_old_opset_is_converted_and_its_outputs_compared(folder, monkeypatch, old_onnx):
+    """With onnx before 1.22 too, though a convolution says nothing of its kernel's shape."""
+    monkeypatch.setattr(shapes, "_onnx_is_before_1_22", lambda: old_onnx)
     model = old_net()
     plan = Plan((PlanEntry("c.weight", NMPattern(2, 4), "", (8, 8, 1, 1), 1),), "test")
     model.metadata_props.add(key=METADATA_KEY, value=plan.to_json())
