@@ -44,7 +44,7 @@ _FATAL = 4
 # What stands around the sentence of a message: the library's own code, the node, a place in its sources.
 _CODE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?")
 _NODE = re.compile(r"Non-zero status code returned while running (\S+) node\. Name:'(.*?)' Status Message: ")
-_PLACE = re.compile(r"(/\S+\.(?:cc|cu|h):\d+ .*?\) (const )?|\w+\.h:\d+ \w+ )(.*? was false\. (?=\S))?")
+_PLACE = re.compile(r"(/\S+\.(?:cc|cu|h):\d+ .*?\) (const )?|\w+\.(cc|h):\d+ \w+ )(.*? was false\. (?=\S))?")
 
 _DTYPES = {
     "tensor(float)": "float32",

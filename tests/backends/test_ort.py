@@ -160,6 +160,7 @@ def test_prepared_feeds_are_checked_once_and_run_again_and_again(tmp_path):
     [
         ("MatMul(x, v)", "one of the MatMul nodes: MatMul dimension mismatch"),
         ("Add(x, v)", "one of the Add nodes: Attempting to broadcast an axis by a dimension other than 1. 2 by 3"),
+        ("Concat<axis=0>(x, v)", "one of the Concat nodes: Non concat axis dimensions must match: Axis 1 has mismatched dimensions of 3 and 2"),
         ("Gather(x, at)", "one of the Gather nodes: indices element out of data bounds, idx=9 must be within the inclusive range [-1,0]"),
         ("Reshape(x, at)", "one of the Reshape nodes: The input tensor cannot be reshaped to the requested shape. Input shape:{1,2}, requested shape:{9}"),
     ],
