@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from nm2trt.errors import SparsifyError
-from nm2trt.nm.plan import Plan, check_globs, inside_wrappers, matching
+from nm2trt.nm.plan import Plan, check_globs, matching
 from nm2trt.sparsity.core.distributed import is_sharded
 from nm2trt.sparsity.core.layer_choice import Choice, PatternChoice
 from nm2trt.sparsity.core.method_spec import MethodSpec, Request, parametrize_each
@@ -54,8 +54,7 @@ def sparsify(
     by_glob = {"*": method} if isinstance(method, str) else dict(method)
     ways = _read_methods(by_glob, options)
     spec = next(iter(ways.values())).spec
-    _check_model(model)
-    model = inside_wrappers(model)  # of an average
+    model = _checked(model)
     request = Request(
         model=model,
         spec=spec,
@@ -137,13 +136,16 @@ def _assign(
     return assigned
 
 
-def _check_model(model: nn.Module) -> None:
+def _checked(model: nn.Module) -> nn.Module:
+    """Return the model to attach: of an average, the one inside."""
     if not isinstance(model, nn.Module):
         raise SparsifyError(f"sparsify takes a torch.nn.Module, not {type(model).__name__}")
     kinds = {base.__name__ for base in type(model).__mro__}
     for kind in ("DistributedDataParallel", "DataParallel", "OptimizedModule", "ScriptModule"):
         if kind in kinds:
             raise SparsifyError(f"the model is wrapped in {kind}; sparsify first, then wrap")
+    if "AveragedModel" in kinds:
+        return _checked(model.module)  # type: ignore[arg-type]
     for name, parameter in model.named_parameters():
         if is_sharded(parameter):
             raise SparsifyError(f"{name} is sharded already; call sparsify before fully_shard")
@@ -154,6 +156,7 @@ def _check_model(model: nn.Module) -> None:
                 f"{name} was made in torch.inference_mode(), where nothing can be trained; make or load the "
                 "model outside of it"
             )
+    return model
 
 
 def _refuse_without_values(model: nn.Module, method: str) -> None:

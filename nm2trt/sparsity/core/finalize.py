@@ -25,18 +25,28 @@ _AFTER_DIVERGENCE = (
 
 
 def refuse_replaced(model: nn.Module, weights: Sequence[TrackedWeight]) -> None:
-    """Raise when a sparse layer is no longer in the model: its replacement would count as sparse.
+    """Raise when a sparse layer is no longer in the model, or shares its weight no longer: it stays dense.
 
     Raises:
-        SparsifyError: One is not.
+        SparsifyError: One is not, or does not.
     """
     present = {id(module) for module in model.modules()}
-    for site in (site for weight in weights for site in weight.sites):
-        if id(site.module) not in present:
-            raise SparsifyError(
-                f"the layer of {site.weight_name} was taken out of the model; put it back, and replace or "
-                "remove layers before sparsify or after finalize"
-            )
+    for weight in weights:
+        shared: set[int] = set()
+        for site in weight.sites:
+            if id(site.module) not in present:
+                raise SparsifyError(
+                    f"the layer of {site.weight_name} was taken out of the model; put it back, and replace "
+                    "or remove layers before sparsify or after finalize"
+                )
+            listed = state_keys.sparse_weights(site.module)
+            shared.update(id(found.original) for name, found, _ in listed if name == site.tensor)
+            if len(shared) > 1:
+                raise SparsifyError(
+                    f"{site.weight_name} no longer shares the parameter of {weight.name}, as after to_empty()"
+                    " or load_state_dict(assign=True); let parametrizations.weight.original of both be one "
+                    "Parameter again, and make the optimizer after that"
+                )
 
 
 def refuse_others(weight: TrackedWeight) -> None:

@@ -82,7 +82,13 @@ class SparseSession:
         self._hooks.detach(optimizers)
 
     def masks(self) -> dict[str, Tensor]:
-        """Return a copy of each sparse weight's mask by the weight's name: bool, True where kept."""
+        """Return a copy of each sparse weight's mask by the weight's name: bool, True where kept.
+
+        Raises:
+            SparsifyError: A weight was attached on the meta device and has had no values since.
+        """
+        for weight in self.weights:
+            weight.sparse.check_set()
         return {weight.name: weight.sparse.mask.detach().clone() for weight in self.weights}
 
     def refresh(self, copy: nn.Module | None = None) -> None:
@@ -183,9 +189,8 @@ class SparseSession:
                 raise SparsifyError(told)
         if copy is not None:
             self.refresh(copy)
-        else:
-            refuse_replaced(self.model, self.weights)
         target = self.weights if copy is None else self._in_copy(copy)
+        refuse_replaced(self.model if copy is None else copy, target)
         for weight in target:
             refuse_others(weight)
             refuse_stale(weight)
@@ -202,7 +207,7 @@ class SparseSession:
     def _set_anchors(self) -> None:
         """Anchor weights that had no values yet, on the meta device, when the session began."""
         for weight in self.weights:
-            if self._anchors[weight.name].mask.is_meta:
+            if self._anchors[weight.name].mask.is_meta and not weight.sparse.unset:
                 self._anchors[weight.name] = Anchor.of(weight.sparse)
 
     def _after_step(self) -> None:

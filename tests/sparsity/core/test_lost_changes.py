@@ -167,7 +167,7 @@ def test_a_model_from_the_meta_device_is_right_once_it_has_values(method, way):
         model = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 8))
     sparse = sparsify(model, method=method, total_steps=4)
     unset = r"0\.weight was attached on the meta device and its mask is not set"
-    for early in (sparse.report, sparse.finalize):
+    for early in (sparse.report, sparse.finalize, sparse.masks):
         with pytest.raises(SparsifyError, match=unset):
             early()
     if way != "assign":
@@ -176,6 +176,7 @@ def test_a_model_from_the_meta_device_is_right_once_it_has_values(method, way):
             buffer.fill_(1) if buffer.dtype is torch.bool else buffer.fill_(7)
         with pytest.raises(SparsifyError, match=unset):
             model(torch.ones(1, 32))
+        sparse.state_dict()  # remembers none of these masks
     if way == "assign":
         model.load_state_dict({key: value.clone() for key, value in given.state_dict().items()}, assign=True)
     elif way == "load_state_dict":

@@ -305,6 +305,27 @@ def test_weights_shared_by_layers_are_decayed_once_and_stay_shared():
     assert model[0].weight is model[1].weight
 
 
+def test_layers_that_no_longer_share_their_weight_are_refused_until_they_do():
+    """Only the first would be made sparse. `a` and `b` are tied again by their dense parameter."""
+    model = nn.ModuleDict({"a": nn.Linear(16, 16), "b": nn.Linear(16, 16)})
+    model["b"].weight = model["a"].weight
+    given = {key: value.clone() for key, value in model.state_dict().items()}
+    sparse = sparsify(model)
+    model.load_state_dict(given, assign=True)
+    average = copy.deepcopy(model)
+    told = (
+        r"b\.weight no longer shares the parameter of a\.weight.*parametrizations\.weight\.original of both"
+    )
+    for call in (sparse.finalize, lambda: sparse.attach(sgd(model)), lambda: sparse.finalize(average)):
+        with pytest.raises(SparsifyError, match=told):
+            call()
+    model["b"].parametrizations.weight.original = model["a"].parametrizations.weight.original
+    sparse.attach(sgd(model))
+    sparse.finalize()
+    assert model["a"].weight is model["b"].weight
+    assert check(model["b"].weight.detach().numpy(), NMPattern(2, 4), axis=1).holds
+
+
 def test_gradual_pruning_prunes_in_steps_and_revives_nothing():
     model = net()
     sparse = sparsify(model, method="magnitude", gradual=True, total_steps=STEPS, pattern="1:8")
@@ -602,10 +623,11 @@ def test_model_state_of_another_method_or_pattern():
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile], ids=["DataParallel", "OptimizedModule"])
 def test_wrapped_models(wrap):
     wrapped = wrap(net())
-    with pytest.raises(
-        SparsifyError, match=f"wrapped in {type(wrapped).__name__}; sparsify first, then wrap"
-    ):
-        sparsify(wrapped)
+    for given in (wrapped, torch.optim.swa_utils.AveragedModel(wrapped)):
+        with pytest.raises(
+            SparsifyError, match=f"wrapped in {type(wrapped).__name__}; sparsify first, then wrap"
+        ):
+            sparsify(given)
 
 
 def test_no_module():
