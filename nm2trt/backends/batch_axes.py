@@ -114,8 +114,8 @@ def _sample_axes(
         shape = shapes[spec.name]
         if len(shape) != len(spec.shape):
             axes[spec.name] = 0  # a later check says what is wrong
-        elif batch is not None and batch in spec.shape:
-            axes[spec.name] = spec.shape.index(batch)
+        elif (named := batch_axis(spec, batch)) is not None:
+            axes[spec.name] = named
         elif shape == spec.shape:
             axes[spec.name] = None
         else:
@@ -146,8 +146,9 @@ def feed_axis(spec: TensorSpec, row: tuple[int, ...], batch: str | None) -> int 
     """
     if row == spec.shape:
         return None
-    if batch is not None and batch in spec.shape:
-        return spec.shape.index(batch)
+    named = batch_axis(spec, batch)
+    if named is not None:
+        return named
     axes = range(len(spec.shape))
     fitting = [axis for axis in axes if fits(row, (*spec.shape[:axis], *spec.shape[axis + 1 :]))]
     # A free dimension rather than a fixed one: (2, ?, 8) takes samples of (2, 8) on axis 1, not 0.

@@ -175,6 +175,29 @@ def test_samples_go_on_a_free_axis_rather_than_on_a_fixed_one_that_fits():
     assert fixed_batch(inputs, {name: array.shape[1:] for name, array in first.items()}) is None
 
 
+@pytest.mark.parametrize(
+    ("declared", "given"),
+    [
+        pytest.param(["", 16], (8, 15), id="one column too few"),
+        pytest.param(["", 1, 4, 4], (8, 3, 4, 4), id="colour for grey"),
+        pytest.param(["", 4, 4], (8, 4), id="a rank too few"),
+    ],
+)
+@pytest.mark.parametrize("words", [["infer"], ["validate", "--runs", "0", "--against"]], ids=lambda w: w[0])
+def test_another_axis_is_no_batch_if_an_unnamed_first_one_is(words, declared, given, tmp_path, capsys):
+    """Served models and engines do not name their free sizes; filled up, wrong samples would give an answer."""
+    sizes = ", ".join(str(size) if size else "?" for size in declared)
+    graph = parser.parse_graph(f"g (float[{sizes}] x) => (float[{sizes}] y) {{ y = Relu(x) }}")
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", x=np.ones(given, np.float32))
+    own = str(tmp_path / "m.onnx")
+    more = [own] if len(words) > 1 else []
+    assert main([words[0], own, *words[1:], *more, "--data", str(tmp_path / "d.npz")]) == 2
+    wanted = "x".join(map(str, ["n", *declared[1:]]))
+    assert f"input 'x' takes samples of shape {wanted}, the data has {given}" in capsys.readouterr().err
+
+
 class States:
     """stateN is declared without names, and h does not depend on the samples."""
 
