@@ -30,7 +30,10 @@ def from_text(text: str, where: str, *, skip_unknown: bool = False) -> Any:
     try:
         return text_format.Parse(text, new_message(), allow_unknown_field=skip_unknown)
     except text_format.ParseError as error:
-        raise InputError(f"{where} is not a model configuration: {error}") from error
+        raise InputError(
+            f"{where} is not a model configuration: {str(error).rstrip('.')}; mend it by hand: "
+            "deployment.json of each version holds its own"
+        ) from error
 
 
 def parameter_of(config: Mapping[str, Any], key: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from nm2trt.arrays import Array, Arrays
 from nm2trt.backends._triton_server import TritonServer
+from nm2trt.backends.options import format_shape
 from nm2trt.backends.ort import open_onnx
 from nm2trt.backends.served.statistics import ServerCounts, counted_since, server_time
 from nm2trt.backends.triton import TritonSession, open_triton
@@ -133,6 +134,16 @@ def _require_same_tensors(session: TritonSession, reference: Artefact) -> None:
             raise DifferenceError(
                 f"the served model's {what}s are {theirs}, those of {reference.path} {ours}"
             )
+        shapes = {spec.name: spec.shape for spec in served}
+        for spec in wanted:
+            # One scalar per sample is served as one element. A shape may be unknown, which says nothing.
+            mine, other = spec.shape[1:] or (1,), shapes[spec.name][1:] or (1,)
+            known = [pair for pair in zip(mine, other, strict=False) if all(isinstance(k, int) for k in pair)]
+            if spec.shape and (len(mine) != len(other) or any(a != b for a, b in known)):
+                raise DifferenceError(
+                    f"the served model's {what} {spec.name!r} has shape {format_shape(shapes[spec.name])}, "
+                    f"that of {reference.path} {format_shape(spec.shape)}"
+                )
 
 
 def _answers(

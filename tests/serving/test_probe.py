@@ -180,6 +180,18 @@ def test_other_inputs_and_outputs(tmp_path, tritonserver):
         probe(url(tritonserver), "tensors", nets.two_inputs(tmp_path / "two.onnx"))
 
 
+def test_a_size_of_an_input_that_was_changed_by_hand(tmp_path, tritonserver):
+    placed = served(tritonserver, nets.linear(tmp_path / "m.onnx"), "resized")
+    config = placed.folder.parent / "config.pbtxt"
+    config.write_text(config.read_text().replace("dims: 4", "dims: 5", 1))
+    from nm2trt.backends.triton import TritonServer
+
+    with TritonServer(url(tritonserver)) as client:
+        client.load("resized")
+    with pytest.raises(DifferenceError, match=r"the served model's input 'x' has shape \?x5, that of .* nx4"):
+        probe(url(tritonserver), "resized", tmp_path / "m.onnx", options=QUICK)
+
+
 def test_a_model_that_fails_on_requests(tmp_path, tritonserver):
     """An operator that no optimiser sees fail: an index that runs off its table."""
     placed = served(tritonserver, nets.linear(tmp_path / "m.onnx"), "failing")
