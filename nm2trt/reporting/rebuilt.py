@@ -18,7 +18,7 @@ class RebuiltRow:
         weight: Its name.
         status: "pruned", "refitted", "kept" or "dense".
         ridge: lambda, or None.
-        dense_error: Error of the best unpruned fit as a share of the output's variance, or None.
+        dense_error: Error of the unpruned fit with that lambda, as a share of the output's variance, or None.
         magnitude_error: The same of the magnitude mask with the same fit, or None.
         error: The same of what was written, or None.
         alone: How far the outputs move with only this layer pruned, or None.

@@ -57,7 +57,7 @@ class RebuiltLayer(PrunedWeight):
         ridge: lambda; None if nothing was solved.
         held_out: Whether the errors were measured on rows that were not fitted.
         rows: Input rows that were used.
-        dense_error: Error of the best unpruned fit, as a share of the output's variance.
+        dense_error: Error of the unpruned fit with that lambda, as a share of the output's variance.
         error: The same of what was written.
         magnitude_error: The same of the magnitude mask with the same fit.
         chosen: "admm", "magnitude" or "dense"; "" if nothing was solved.

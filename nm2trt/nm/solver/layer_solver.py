@@ -40,6 +40,9 @@ from nm2trt.nm.solver.support_values import conjugate_gradients, support_values
 _RIDGE, _RIDGE_OF_FEW = 0.01, 0.2
 # Fewer held-out rows pick lambda and mask by chance; they are fitted instead.
 _LEAST_HELD_OUT = 8
+# Up to so many rows per input the values of a mask follow the rows too far if lambda is small. The unpruned
+# fit does not show it where the old weight is exact: where it leaves less than this share of the variance.
+_FEW_PER_INPUT, _EXACT = 16, 0.01
 # Outputs that tell one lambda from another where each is judged by conjugate gradients.
 _JUDGED_OUTPUTS = 128
 # Losses that differ by less than this, of themselves or of the variance, are equal.
@@ -73,7 +76,7 @@ class LayerFit:
         mask: True where kept, (o, d); None for a layer that stays dense.
         ridge: lambda.
         held_out: Whether the errors below were measured on rows that were not fitted.
-        dense_error: Error of the best unpruned weight, as a share of the wanted outputs' variance.
+        dense_error: Error of the unpruned fit with that lambda, as a share of the wanted outputs' variance.
         error: The same of `weight`.
         magnitude_error: The same of the magnitude mask with the same fit; None for a dense layer.
         chosen: "admm", "magnitude", "given" for a mask that was given, or "dense".
@@ -265,9 +268,9 @@ def _pick_ridge(task: _Task, basis: Eigenbasis, mask: Array | None, options: Sol
 def _held_out_losses(
     task: _Task, check: Centred, basis: Eigenbasis, mask: Array | None, ridges: tuple[float, ...]
 ) -> Iterator[float]:
-    """Yield the held-out loss of each lambda: of the unpruned fit, or on a mask if few rows are kept."""
-    if basis.thin and mask is not None:
-        # Where the old weight is exact, only a pruned fit shows that values follow few rows too far.
+    """Yield the held-out loss of each lambda: of the unpruned fit, or on a mask, see `_FEW_PER_INPUT`."""
+    few = task.rows < _FEW_PER_INPUT * task.weight.shape[-1] and check.loss(task.weight) < _EXACT * check.yy
+    if mask is not None and (basis.thin or few):
         some = slice(None, None, -(-mask.shape[0] // _JUDGED_OUTPUTS))
         weight, g, wanted = task.weight[some], task.problem.g[some], check.g[some]
         share = weight.shape[0] / mask.shape[0]

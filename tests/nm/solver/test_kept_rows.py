@@ -152,17 +152,18 @@ def on_mask(x, y, weight, mask, ridge):
 
 @pytest.mark.parametrize("library", ["numpy", "torch"])
 @pytest.mark.parametrize("given", [False, True], ids=["pattern", "given mask"])
-def test_lambda_of_few_rows_is_the_best_of_the_pruned_layer(library, given):
+@pytest.mark.parametrize("count", [ROWS, 2 * INPUTS], ids=["kept rows", "sums"])
+def test_lambda_of_few_rows_is_the_best_of_the_pruned_layer(library, given, count):
     """With wanted outputs that the unpruned weight gives exactly, so that it tells no lambda from another."""
     random = np.random.default_rng(5)
     weight = random.standard_normal((6, INPUTS)) / 8
-    x, other = np.maximum(random.standard_normal((2, ROWS, INPUTS)), 0)
+    x, other = np.maximum(random.standard_normal((2, count, INPUTS)), 0)
     rows, outside = ((near, near @ weight.T) for near in (x, other))
     keep = random.random((6, INPUTS // 4, 4)) if given else np.abs(weight).reshape(6, -1, 4)
     mask = (keep.argsort(-1).argsort(-1) > 1).reshape(6, INPUTS)
-    kept = (KeptRows(*(in_library(library, array) for array in pair)) for pair in (rows, outside))
+    known = KeptRows if count == ROWS else moments_of
     fit = fit_layer(
-        *kept,
+        *(known(*(in_library(library, array) for array in pair)) for pair in (rows, outside)),
         in_library(library, weight),
         NMPattern(2, 4),
         bias=False,
