@@ -13,6 +13,8 @@ from nm2trt.figures import counted, percent
 _CONSTANT = 1e-12
 # The square of a larger number may overflow.
 _LARGE = 1e100
+# Stands for -inf in scores: lower than any number that is squared.
+_LOWEST = -1e300
 # A sample of more rows than this is a map, not a sequence.
 _MOST_STEPS = 4096
 
@@ -97,17 +99,20 @@ class VerdictSum:
             item.astype(np.float64).reshape(-1, item.shape[-1] if item.ndim else 1)
             for item in (dense, pruned)
         )
-        sound = np.isfinite(rows).all(1) & np.isfinite(others).all(1)
+        # -inf in both masks a class for good: it counts for nothing, and the rest of its row counts.
+        masked = np.isneginf(rows) & np.isneginf(others)
+        rows, others = np.where(masked, 0, rows), np.where(masked, 0, others)
+        sound = np.isfinite(rows).all(1) & np.isfinite(others).all(1) & ~masked.all(1)
         whole = bool(sound.all())
         self._broken += int((~sound).sum())
-        rows, others = rows[sound], others[sound]
+        rows, others, masked = rows[sound], others[sound], masked[sound]
         if not self._rows and np.abs(rows).max(initial=0.0) > _LARGE:
             self._unit = float(np.abs(rows).max())
         own, other = (rows, others) if self._unit == 1 else (rows / self._unit, others / self._unit)
         self._difference += float(((other - own) ** 2).sum())
         self._square += float((own**2).sum())
         self._sum += float(own.sum())
-        self._size += rows.size
+        self._size += int((~masked).sum())
         self._rows += len(rows)
         self._cosine += float(_cosines(own, other).sum())
         # One row per sample is a score per class, and a row that sums to one is too. Anything else is a map.
@@ -117,6 +122,7 @@ class VerdictSum:
         )
         self._scores &= rows.shape[1] > 1 and (dense.ndim == 2 or is_distribution) and not is_embedding
         if self._scores:
+            rows, others = np.where(masked, _LOWEST, rows), np.where(masked, _LOWEST, others)
             best, found = rows.argmax(1), others.argmax(1)
             self._equal += float((best == found).sum())
             p, q = (_log_shares(item, is_distribution) for item in (rows, others))

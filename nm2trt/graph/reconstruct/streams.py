@@ -49,6 +49,7 @@ class Segments:
         self.network, self._limits_only = network, limits_only
         self._scales = {} if grid is None else dict(grid.scales)
         self._ends = {*network.outputs, keep}
+        self._stored = {tensor.name: tensor for tensor in network.model.proto.graph.initializer}
         self._last_read: dict[str, int] = {}
         for index in network.dynamic:
             for name in network.reads[index]:
@@ -101,8 +102,7 @@ class Segments:
         return open_onnx(model.SerializeToString(), weights_folder=network.model.root, flush_denormals=True)
 
     def _initializers(self, names: set[str], weights: Arrays) -> list[TensorProto]:
-        stored = self.network.model.proto.graph.initializer
-        kept = [tensor for tensor in stored if tensor.name in names and tensor.name not in weights]
+        kept = [self._stored[name] for name in sorted(names & self._stored.keys() - weights.keys())]
         return kept + [numpy_helper.from_array(weights[name], name) for name in sorted(names & set(weights))]
 
 

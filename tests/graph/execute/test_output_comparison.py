@@ -72,6 +72,27 @@ def test_a_model_that_changes_meanwhile_is_run_as_it_was(tmp_path, beside, store
     assert set(beside) != {threading.main_thread().name}
 
 
+@pytest.mark.parametrize(
+    ("odd", "why"), [(-np.inf, ""), (np.inf, "NaN or infinity"), (np.nan, "NaN or infinity")]
+)
+def test_scores_of_masked_classes_leave_the_others_to_compare(odd, why, tmp_path):
+    def masked(factor):
+        proto = product(factor)
+        numbers = np.where(np.arange(8) == 3, odd, 0).astype(np.float32)
+        proto.graph.initializer.append(numpy_helper.from_array(numbers, "mask"))
+        proto.graph.node.append(helper.make_node("Add", ["y", "mask"], ["z"]))
+        proto.graph.output[0].name = "z"
+        return Model(proto, None, tmp_path)
+
+    reference = run_reference(masked(2.0))
+    assert why in reference.sentence
+    found = reference.compare(masked(2.0)).differences
+    assert [(one.max_abs, one.infinite_in_both) for one in found] == ([] if why else [(0, 1)])
+    if not why:
+        with pytest.raises(DifferenceError, match="differs by"):
+            reference.compare(masked(3.0))
+
+
 def test_a_value_inside_that_no_session_gives_leaves_the_outputs(tmp_path):
     model = Model(product(3.0), None, tmp_path)
     reference = start_reference(model, ["missing"])()

@@ -52,6 +52,22 @@ def test_nan_leaves_no_answers():
     assert found.remark.startswith("1 row holds NaN")
 
 
+def test_a_class_that_both_mask_counts_for_nothing():
+    """As a vocabulary that is padded, or tokens that are never said: their scores are -inf."""
+    rng = np.random.default_rng(0)
+    dense = rng.normal(size=(9, 5))
+    pruned = dense + rng.normal(size=(9, 5))
+    masks = np.full((9, 1), -np.inf)
+    found, whole = (
+        verdict(np.hstack([one, dense]), np.hstack([one, pruned])) for one in (masks, masks[:, :0])
+    )
+    assert found.remark == ""
+    for name in ("error", "cosine", "agreement", "kl", "same_answers"):
+        assert getattr(found, name) == pytest.approx(getattr(whole, name), rel=1e-9), name
+    one_side = verdict(np.hstack([masks, dense]), np.hstack([-masks, pruned]))
+    assert (one_side.error, one_side.remark[:14]) == (None, "9 rows hold Na")
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e-20, 1e-36])
 def test_small_numbers_differ_as_much_as_large_ones(scale):
     dense, pruned = np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([[1.0, 1.0], [0.0, 2.0]])
