@@ -35,7 +35,8 @@ def next_command(model: str, report: VerifyReport) -> str:
         return "" if lost else pruning_command(model, report)
     build = f"nm2trt build {model} --sparsity"
     dtype = sparse_dtype(holding, place)
-    lowers = not report.quantised and any(map(is_lowered, holding))
+    single = (v for v in holding if v.facts is not None and v.facts.dtype == "float32")
+    lowers = not report.quantised and any(map(is_lowered, single))
     if dtype is None or (dtype == "int8" and not lowers):
         return f"nm2trt explain {model}"
     return {

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from nm2trt.calibration.yaml_file import nearest
 from nm2trt.errors import InputError, Nm2trtError, OutputError
-from nm2trt.file_replacement import clear_folder
+from nm2trt.file_replacement import clear_folder, make_output_folder
 from nm2trt.files import within
 from nm2trt.locks import one_writer
 from nm2trt.named_code import refuse_code
@@ -229,7 +229,7 @@ class _Run:
 
     def _job(self, step: Step, unfinished: Path) -> StageJob:
         artefacts = self._folder.path / "artefacts"
-        artefacts.mkdir(exist_ok=True)
+        make_output_folder(artefacts, "give another folder for the run")
         return StageJob(
             step.stage.name,
             step.stage.options,

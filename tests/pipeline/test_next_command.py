@@ -31,6 +31,11 @@ def judged(weight, place, *, operator="MatMul", domain="", facts=None, **changes
     return replace(report, weights=weights, **changes)
 
 
+def beside(report, other):
+    """Return one report on the weights of two."""
+    return replace(report, weights=report.weights + other.weights)
+
+
 DENSE = np.random.default_rng(0).standard_normal((32, 32))
 SPARSE = two_of_four((32, 32), axis=0)
 NESTED = {"facts": {"nested": True}}  # in a body, which no pass that takes samples changes
@@ -48,6 +53,12 @@ EXPLAIN = "nm2trt explain m.onnx"
         (judged(SPARSE, AMPERE, **NESTED), EXPLAIN),
         # It holds a weight that quantize leaves in float.
         (judged(SPARSE, AMPERE, operator="Attention", domain="com.microsoft"), EXPLAIN),
+        # Half of the file is fp16 already, and the float32 half lies in a body, where nothing is lowered.
+        (
+            beside(judged(SPARSE, AMPERE, facts={"dtype": "float16"}), judged(SPARSE, AMPERE, **NESTED)),
+            EXPLAIN,
+        ),
+        (beside(judged(SPARSE, AMPERE, facts={"dtype": "float16"}), judged(SPARSE, AMPERE)), LOWER),
         (judged(SPARSE, CPU), EXPLAIN),
         (judged(DENSE, AMPERE), "nm2trt prune m.onnx --calib SAMPLES.npz"),
         (judged(DENSE, AMPERE, **NESTED), "nm2trt prune m.onnx"),
@@ -57,7 +68,7 @@ EXPLAIN = "nm2trt explain m.onnx"
         (judged(DENSE, AMPERE, quantised="q"), ""),
         (judged(DENSE, CPU, **NESTED), ""),
     ],
-    ids="lowered qdq body attention cpu dense dense-body computed held masked dense-qdq dense-cpu".split(),
+    ids="lowered qdq body attention half-body half cpu dense dense-body computed held masked dense-qdq dense-cpu".split(),
 )
 def test_the_next_command(found, wanted):
     assert next_command("m.onnx", found) == wanted

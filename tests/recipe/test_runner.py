@@ -389,6 +389,14 @@ def test_a_link_beside_what_the_run_writes_stays(project, tmp_path_factory):
         (project / name).unlink()
 
 
+def test_a_file_in_the_place_of_a_folder_of_the_run_is_refused(project, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "artefacts").write_text("x")
+    failure = run(project, output=tmp_path / "out").failure
+    assert isinstance(failure, OutputError)
+    assert str(failure).endswith("artefacts is not a folder; give another folder for the run")
+
+
 def test_refuses_a_second_run_in_the_same_folder(project):
     import fcntl
 

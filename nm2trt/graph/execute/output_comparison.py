@@ -249,7 +249,7 @@ def _is_finite(value: Array) -> bool:
 
 
 def _is_comparable(value: Array) -> bool:
-    """Tell whether a float output is finite but for -inf, which masks a class; in fp16 it may be an overflow."""
+    """Tell whether a float output is finite, or -inf at masked classes; in fp16 -inf may be an overflow."""
     odd = value[~np.isfinite(value)]
     masks = value.dtype.itemsize > 2 and odd.size < value.size and bool(np.isneginf(odd).all())
     return not odd.size or masks

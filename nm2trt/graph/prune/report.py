@@ -69,4 +69,4 @@ class PruneReport(PassReport):
             + "--calib SAMPLES rebuilds masks and values from about 100 unlabelled samples"
         )
         done = f"{pruned} pruned to {self.pattern}, {counts['kept']} held it already, {dense} dense"
-        return (done, caution, *self.written)
+        return (done, *([caution] if counts["pruned"] else []), *self.written)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nm2trt.errors import DifferenceError, Nm2trtError, SparsityError
+from nm2trt.file_replacement import make_output_folder
 from nm2trt.options.command_line import words
 from nm2trt.options.field import keywords
 from nm2trt.recipe.actions.job import Outcome, StageJob, model_files
@@ -140,7 +141,7 @@ def prove(job: StageJob) -> Outcome:
     from nm2trt.pipeline.prove import prove_command
 
     folder = job.artefact("")
-    folder.mkdir(exist_ok=True)
+    make_output_folder(folder, "give another folder for the run")
     dense = job.sources.get("dense")
     options = job.command(model=job.source, dense=None if dense is None else Path(dense), output=folder)
     done = prove_command(options)
