@@ -72,4 +72,7 @@ def may_run_beside(model: Model) -> bool:
 
 
 def _stores_apart(model: Model) -> bool:
-    return any(tensor.data_location == TensorProto.EXTERNAL for tensor in all_tensors(model.proto))
+    return model.once(
+        "stores apart",
+        lambda: any(tensor.data_location == TensorProto.EXTERNAL for tensor in all_tensors(model.proto)),
+    )

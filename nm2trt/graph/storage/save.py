@@ -66,8 +66,7 @@ def save(
     """
     # Data lies beside the real file, where it is read too.
     real = real_output(check_output(target)).absolute()
-    refuse_data_file(model, real)
-    sources = data_files(model)
+    sources = refuse_data_file(model, real)
     with output_lock(real) as lock:
         own = model.path is not None and real.exists() and real.samefile(model.path)
         stale = _stale_data(real, keep=set() if own else sources)
@@ -89,10 +88,12 @@ def save(
         write_whole(model, real)
 
 
-def refuse_data_file(model: Model, target: str | os.PathLike[str]) -> None:
-    """Raise InputError when an output would replace a file that holds weights of the model."""
-    if Path(target).resolve() in data_files(model):
+def refuse_data_file(model: Model, target: str | os.PathLike[str]) -> set[Path]:
+    """Return the model's data files; raise InputError when an output would replace one of them."""
+    files = data_files(model)
+    if Path(target).resolve() in files:
         raise InputError(f"{target} holds weights of {model.name}; give another output path")
+    return files
 
 
 def refuse_same_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:

@@ -207,7 +207,8 @@ def answered_at(verdict: WeightVerdict, place: Place, earlier: Place = NOWHERE) 
         return verdict
     eligible = can_run_sparse(verdict.facts, place)
     if verdict.pattern != "holds":
-        return replace(verdict, eligible=eligible.answer)
+        same = verdict.eligible == eligible.answer
+        return verdict if same else replace(verdict, eligible=eligible.answer)
     held = verdict.sentence.removesuffix(can_run_sparse(verdict.facts, earlier).sentence)
     return replace(
         verdict,
