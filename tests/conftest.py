@@ -60,8 +60,7 @@ def pytest_torch_tests_in_one_process(items):
 
 
 def pytest_collection_finish():
-    gc.collect()
-    gc.freeze()
+    gc.freeze()  # what could be collected stays too: looking for it takes up to a second in each process
     gc.enable()
     gc.set_threshold(20_000, 10, 10)
 

@@ -1,5 +1,6 @@
 """Commands run in forks of one process that has imported everything: together, or killed on the way."""
 
+import copy
 import json
 import os
 import subprocess
@@ -7,8 +8,8 @@ import sys
 from pathlib import Path
 
 # A line on stdin is {"commands": [[word, ...], ...], "after": seconds or null, "signal": number}. All start at
-# once; the answer is a line with their exit statuses, a signal's number negative. With "folder", one command
-# runs there and what it says is left in files.
+# once, in "folder"; the answer is a line with their exit statuses, a signal's number negative. With "stdout", what
+# the one command says is left in files.
 _SOURCE = """
 import contextlib, gc, importlib, json, os, signal, sys, time
 import onnx, onnxruntime, numpy
@@ -33,8 +34,8 @@ for line in sys.stdin:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.dup2(null, 1)
             os.dup2(said, 2)
-            if "folder" in order:
-                os.chdir(order["folder"])
+            os.chdir(order["folder"])
+            if "stdout" in order:
                 os.dup2(os.open(order["stdout"], os.O_WRONLY | os.O_CREAT), 1)
                 os.dup2(os.open(order["stderr"], os.O_WRONLY | os.O_CREAT), 2)
                 signal.alarm(order["limit"])
@@ -73,6 +74,7 @@ class Forks:
     """
 
     def __init__(self, folder, fault=""):
+        self.folder = folder
         self.said = folder.parent / f"{folder.name}-stderr.txt"
         self.process = subprocess.Popen(
             [
@@ -90,10 +92,17 @@ class Forks:
         )
         assert self.process.stdout.readline().strip() == "ready"
 
+    def at(self, folder):
+        """Return the same process, for commands that run in another folder."""
+        elsewhere = copy.copy(self)
+        elsewhere.folder = folder
+        return elsewhere
+
     def run(self, *commands, after=None, signal=0):
         """Run commands at once; return their exit statuses."""
         lines = [list(map(str, one)) for one in commands]
-        return self._order(commands=lines, before=["-vv"], after=after, signal=int(signal))
+        started = {"before": ["-vv"], "after": after, "signal": int(signal), "folder": str(self.folder)}
+        return self._order(commands=lines, **started)
 
     def heard(self, command, folder, limit=100):
         """Run a command in a folder; return it as `subprocess.run` does. After `limit` seconds it is ended."""

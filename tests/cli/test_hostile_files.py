@@ -15,7 +15,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nm2trt.pipeline.deploy import deploy
 from nm2trt.serving.options import DeployOptions
-from tests.cli.forks import Forks
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
@@ -29,12 +28,10 @@ COMMANDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
+@pytest.fixture
+def run(forking):
     """Give a function that runs a command in a process of its own, ended after 100 seconds."""
-    forks = Forks(tmp_path_factory.mktemp("forks"))
-    yield forks.heard
-    forks.close()
+    return forking.heard
 
 
 def external(folder, location):

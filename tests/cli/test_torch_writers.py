@@ -66,7 +66,7 @@ def forks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("torch_writers")
     make(folder)
     started = Forks(folder, EXPORT)
-    started.folder, started.out = folder, folder / "out"
+    started.out = folder / "out"
     yield started
     started.close()
 

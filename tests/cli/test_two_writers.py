@@ -80,7 +80,7 @@ def network(path, seed, *, external):
 
 
 @pytest.fixture(scope="module")
-def forks(tmp_path_factory):
+def forks(forking, tmp_path_factory):
     """Give the process that forks, in a folder with two networks in two forms, and samples."""
     folder = tmp_path_factory.mktemp("writers")
     (folder / "out").mkdir()
@@ -88,10 +88,9 @@ def forks(tmp_path_factory):
         network(folder / f"{name}.onnx", number, external=False)
         network(folder / f"{name}-external.onnx", number, external=True)
     np.savez(folder / "x.npz", x=np.random.default_rng(9).standard_normal((4, 16, 4, 4)).astype("f4"))
-    started = Forks(folder)
-    started.folder, started.out = folder, folder / "out"
-    yield started
-    started.close()
+    started = forking.at(folder)
+    started.out = folder / "out"
+    return started
 
 
 @pytest.mark.slow
@@ -101,7 +100,7 @@ def test_pairs_fail_without_the_lock(tmp_path):
     for number, name in enumerate(("one", "two")):
         network(tmp_path / f"{name}-external.onnx", number, external=True)
     unlocked = Forks(tmp_path, "import nm2trt.locks as lock; lock.OutputLock.take = lambda self: None")
-    unlocked.folder, unlocked.out = tmp_path, tmp_path / "out"
+    unlocked.out = tmp_path / "out"
     try:
         with pytest.raises((AssertionError, ValueError, OSError, onnx.checker.ValidationError)):
             write_in_pairs(unlocked, MODEL_COMMANDS["prune"], models_of(True), "x.onnx", 400)

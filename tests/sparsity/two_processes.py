@@ -1,6 +1,7 @@
 """Two processes in a gloo group, forked, so that they share the imported torch: a second instead of ten."""
 
 import faulthandler
+import importlib
 
 import torch
 import torch.distributed as dist
@@ -23,5 +24,6 @@ def _joined(rank, work, arguments, meeting):
 
 def run_two(work, arguments, folder):
     """Call `work(rank, *arguments)` in both; they meet by a file, as a free port may be taken by then."""
+    importlib.import_module("torch._dynamo")  # both would, a second each
     meeting = folder / "meeting"
     mp.start_processes(_joined, (work, arguments, meeting), nprocs=WORLD, start_method="fork")
