@@ -91,7 +91,10 @@ def names_the_extra(module: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except ImportError as error:
-        if (found := missing(error, module)) is None:
+    except (ImportError, RuntimeError) as error:
+        # tritonclient raises a RuntimeError from what it could not import.
+        reason = error if isinstance(error, ImportError) else error.__cause__
+        found = missing(reason, module) if isinstance(reason, ImportError) else None
+        if found is None:
             raise
         raise found from error

@@ -14,6 +14,8 @@ import pytest
 import nm2trt
 from nm2trt import extras
 from nm2trt.cli import COMMANDS
+from nm2trt.errors import BackendMissingError
+from nm2trt.serving.config_message import new_message
 from tools import release
 
 ROOT = Path(__file__).parents[1]
@@ -133,6 +135,17 @@ def test_every_extra_that_a_sentence_names_is_one(built):
 def test_a_library_that_is_missing_or_broken_is_named(error, module, sentence):
     found = extras.missing(error, module)
     assert (None if found is None else str(found).rpartition(": ")[0]) == sentence
+
+
+def test_a_client_that_was_installed_without_its_protocol_names_the_extra(monkeypatch):
+    """`pip install tritonclient` brings neither grpc nor http, and the client raises a RuntimeError then."""
+    pytest.importorskip("tritonclient.grpc")
+    for name in [name for name in sys.modules if name.startswith("tritonclient")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    told = r"^tritonclient does not load \(.*grpc.*\): pip install .*\[serving\]"
+    with pytest.raises(BackendMissingError, match=told):
+        new_message()
 
 
 def test_every_import_of_an_optional_library_says_which_one_it_is():
