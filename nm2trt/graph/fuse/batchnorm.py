@@ -192,8 +192,6 @@ def _gemm(
 ) -> tuple[Array, Array]:
     if weight.ndim != 2:
         raise Declined(f"its weight has shape {list(weight.shape)}, not two dimensions")
-    if attributes.get("transB", 0) not in (0, 1):
-        raise Declined("its transB is neither 0 nor 1")
     transposed = bool(attributes.get("transB", 0))
     outputs = weight.shape[0 if transposed else 1]
     _channels(affine, outputs)

@@ -68,13 +68,15 @@ class Merger:
         self.allow_broken = allow_broken
         self.declined: list[tuple[str, str]] = []
         self.sums: set[str] = set()
+        self.partial: set[str] = set()
         self._sizes = _spatial_sizes(editor)
         self._numpy_add = (opset(editor.model.proto) or 1) >= _FIRST_NUMPY_ADD_OPSET
 
     def run(self) -> list[Merging]:
         """Merge whatever can be merged.
 
-        `declined` says what was not, and why; `sums` names the values that merged branches add up to.
+        `declined` says what was not, and why; `sums` names the values that merged branches add up to, and
+        `partial` those of branches that now hold others too.
         """
         merged: list[Merging] = []
         for index, _ in list(self.editor.live()):
@@ -173,6 +175,7 @@ class Merger:
 
     def _apply(self, anchor: int, total: Branch, labels: list[str]) -> Merging:
         editor, node = self.editor, self.editor.nodes[anchor]
+        self.partial.add(node.output[0])
         old = node.input[1]
         numbers = rounded(total.weight, total.dtype, "the merged weight")
         weight = editor.add_tensor(numbers, editor.source_name(old), like=old)

@@ -131,15 +131,14 @@ def _normed_or_summed(graph: onnx.GraphProto) -> set[str]:
 def _values_of_fusions(model: Model, fused: _Fused) -> set[str]:
     """Return the values of the fused model that stand where it was changed, and should be as before.
 
-    A product without a merge gives what its BatchNormalization gave. What a merged product gives is the sum
-    of its branches, perhaps under the name of one: the sum that they stand in is as before.
+    A product gives what its BatchNormalization gave, or the sum of merged branches; under the name of one of
+    them, if others stand in the sum too.
     """
-    merged = {merge.weight for merge in fused.merges}
     return {
         name
         for node in model.proto.graph.node
         for name in node.output
-        if name in fused.sums or (node.op_type in PRODUCTS and merged.isdisjoint(node.input))
+        if (name in fused.sums or node.op_type in PRODUCTS) and name not in fused.partial
     }
 
 
@@ -153,6 +152,7 @@ class _Fused:
     plan: Plan | None
     new: Collection[str]
     sums: Collection[str]
+    partial: Collection[str]
 
     @property
     def changed(self) -> bool:
@@ -168,6 +168,7 @@ def _fuse_graph(model: Model, *, allow_broken: bool, moved: bool) -> _Fused:
     folded = zeros = 0
     merges: list[Merging] = []
     sums: set[str] = set()
+    partial: set[str] = set()
     while True:
         count, lost, declined = _fold_all(editor)
         folded, zeros = folded + count, zeros + lost
@@ -175,6 +176,7 @@ def _fuse_graph(model: Model, *, allow_broken: bool, moved: bool) -> _Fused:
         found = merger.run()
         merges.extend(found)
         sums |= merger.sums
+        partial |= merger.partial
         if not found:
             break
     declined += [DeclinedFusion(node, "merge", reason) for node, reason in merger.declined]
@@ -190,6 +192,7 @@ def _fuse_graph(model: Model, *, allow_broken: bool, moved: bool) -> _Fused:
         None if plan is None else _merged_plan(plan, named, {finals[n]: w for n, w in wanted.items()}),
         set(finals.values()),
         sums,
+        partial,
     )
 
 

@@ -22,9 +22,16 @@ MERGED = (
     NODE("Add", ["c", "d"], ["s"]),
     NODE("Add", ["s", "i"], ["n"]),
 )
+MERGED_THEN_FOLDED = (
+    NODE("Conv", ["x", "w"], ["c"], name="conv", pads=[1] * 4),
+    NODE("Conv", ["x", "w1"], ["d"], name="conv1"),
+    NODE("Sum", ["c", "d", "x"], ["s"]),
+    NODE("BatchNormalization", ["s", "g", "b", "m", "v"], ["n"]),
+)
+CASES = [(made, last) for made in (FOLDED, MERGED, MERGED_THEN_FOLDED) for last in ("Sigmoid", "Softmax")]
 
 
-@pytest.fixture(params=[(FOLDED, "Sigmoid"), (FOLDED, "Softmax"), (MERGED, "Sigmoid"), (MERGED, "Softmax")])
+@pytest.fixture(params=CASES)
 def saturated(request, tmp_path):
     random = np.random.default_rng(1)
     made, saturating = request.param
