@@ -102,8 +102,8 @@ def gather_moments(
                 moments = _depthwise_moments(rows, wanted_rows, weight, means)
             else:
                 moments = _moments(rows, wanted_rows, weight, skip, means, crossed=crossed, kept=kept)
-        kind = held_out(chunk) if outside is None else chunk in outside
-        found[kind] = found[kind] + moments if kind in found else moments
+            kind = held_out(chunk) if outside is None else chunk in outside
+            found[kind] = found[kind] + moments if kind in found else moments
     if False not in found or means is None:
         raise SparsityError("no calibration sample reaches it")
     with np.errstate(over="ignore", invalid="ignore"):

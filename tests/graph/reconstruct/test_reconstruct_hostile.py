@@ -443,9 +443,13 @@ def test_an_output_that_is_a_sequence_is_not_compared(only, tmp_path):
     assert verify_model(tmp_path / "b.onnx").any_holds
 
 
-def test_layers_that_get_infinite_numbers_are_refused_without_a_warning(tmp_path):
+@pytest.mark.parametrize("many", [False, True], ids=["in one sample", "in all"])
+def test_layers_that_get_infinite_numbers_are_refused_without_a_warning(tmp_path, many):
     def spoil(x):
-        x[0, 0], x[0, 1] = np.inf, -np.inf
+        if many:
+            x[np.arange(len(x)), np.arange(len(x)) % x.shape[1]] = np.inf
+        else:
+            x[0, 0], x[0, 1] = np.inf, -np.inf
 
     nodes = [
         node("MatMul", ["x", "w"], ["h"]),
