@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import os
@@ -9,14 +10,27 @@ import stat
 import sys
 from typing import Any, TextIO
 
+# Signs of our own in ASCII: escaped, a minus would read as the digits 2212 in front of a number.
+_PLAIN = {"−": "-", "–": "-", "…": "...", "✓": "+", "✗": "x"}
+
 
 def prepare_streams() -> None:
     """Make standard output and errors take whatever a command writes, to its end."""
+    codecs.register_error("nm2trt.plain", _plain)
     _open_streams()
     _outlive_readers()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names are data; not every terminal can show them
+            stream.reconfigure(errors="nm2trt.plain")  # names are data; not every terminal can show them
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Write what an encoding lacks as a plain sign or, as in a name, escaped."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    signs = (_PLAIN.get(sign) or sign.encode("ascii", "backslashreplace").decode() for sign in lacking)
+    return "".join(signs), error.end
 
 
 def flush(stream: TextIO) -> None:

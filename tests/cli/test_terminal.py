@@ -201,3 +201,12 @@ def test_output_is_unbuffered_only_if_python_was_asked_for_that(flags, arrived, 
     command = [sys.executable, *flags, "-c", f"import os; {code}"]
     ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     assert ran.stdout == arrived
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_our_own_signs_are_plain_where_an_encoding_lacks_them(encoding, monkeypatch):
+    """A minus that is escaped puts digits in front of a number; a name stays told apart by its escapes."""
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    code = "from nm2trt.cli.streams import prepare_streams; prepare_streams(); print('✓ −1.17 – … ✗ 模')"
+    ran = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
+    assert ran.stdout == b"+ -1.17 - ... x \\u6a21\n"
