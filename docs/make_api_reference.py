@@ -6,12 +6,11 @@ python docs/make_api_reference.py --check    # fails if the page is stale
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import importlib
 import inspect
 import re
 import sys
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,25 +78,21 @@ def function_part(name: str) -> list[str]:
     return ["", f"### {name}", "", "```python", signature(function), "```", "", *text]
 
 
+def parts(hint: Any) -> Iterator[Any]:
+    """Yield a type and those that it is made of."""
+    yield hint
+    for part in typing.get_args(hint):
+        yield from parts(part)
+
+
 def classes() -> list[type]:
-    """Return the classes that signatures of public functions name, in alphabetical order."""
-    found: dict[str, type] = {}
-    for function in (getattr(nm2trt, name) for name in sorted(nm2trt._FUNCTIONS) if name != "__version__"):
-        module = inspect.getmodule(inspect.unwrap(function))
-        words = str(inspect.signature(function))
-        for node in ast.walk(ast.parse(inspect.getsource(module))):
-            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("nm2trt."):
-                continue
-            for alias in node.names:
-                if re.search(rf"\b{alias.name}\b", words):
-                    value = getattr(importlib.import_module(node.module), alias.name)
-                    if inspect.isclass(value):
-                        found[alias.name] = value
-        for name, value in vars(module).items():
-            own = inspect.isclass(value) and value.__module__ == module.__name__
-            if own and re.search(rf"\b{name}\b", words):
-                found[name] = value
-    return [found[name] for name in sorted(found)]
+    """Return our classes that signatures of public functions name, in alphabetical order."""
+    hints = [
+        hint for name in nm2trt._FUNCTIONS for hint in typing.get_type_hints(getattr(nm2trt, name)).values()
+    ]
+    named = {part for hint in hints for part in parts(hint) if inspect.isclass(part)}
+    own = [kind for kind in named if kind.__module__.startswith("nm2trt.")]
+    return sorted(own, key=lambda kind: kind.__name__)
 
 
 def class_part(kind: type) -> list[str]:

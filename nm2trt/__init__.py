@@ -13,7 +13,7 @@ from __future__ import annotations
 from nm2trt import errors
 from nm2trt.errors import *  # noqa: F403 - what its `__all__` lists
 
-TYPE_CHECKING = False  # see nm2trt.errors
+TYPE_CHECKING = False  # `typing` takes longer to import than all that `--help` needs
 if TYPE_CHECKING:
     from typing import Any
 

@@ -23,9 +23,9 @@ A message is one sentence or two: what is wrong, where, and what to do next.
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # `typing` takes longer to import than all that `--help` needs
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, ClassVar
+    from typing import Any  # noqa: F401 - named in a type comment
 
 __all__ = [
     "BackendError",
@@ -52,8 +52,8 @@ class Nm2trtError(Exception):
         partial: What had been found when the work ended early; it has `to_json`. None if nothing had.
     """
 
-    exit_status: ClassVar[int] = 1
-    partial: Any = None
+    exit_status: int = 1
+    partial = None  # type: Any # get_type_hints would ask for `typing`, which takes long to import
 
     def __str__(self) -> str:
         """Return the message; a traceback shows it too: nothing that it quotes is raw or endless."""

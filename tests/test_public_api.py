@@ -1,15 +1,18 @@
 """What is public: names are there on purpose, load lazily, and collide with no module."""
 
+import os
 import pkgutil
 import subprocess
 import sys
 from importlib import import_module
+from typing import get_type_hints
 
 import pytest
 
 import nm2trt
 from nm2trt import errors
 from nm2trt.cli import COMMANDS
+from nm2trt.graph.verify.report import VerifyReport
 
 HEAVY = ("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "numpy", "rich", "matplotlib")
 # Engine libraries that are optional: their modules import them only when used, but say so here if not.
@@ -25,6 +28,10 @@ def loaded_after(statement):
 
 def test_importing_nm2trt_loads_nothing_heavy():
     assert loaded_after("import nm2trt") == []
+
+
+def test_a_signature_loads_nothing_heavy():
+    assert loaded_after("import nm2trt, inspect; inspect.signature(nm2trt.verify)") == []
 
 
 def test_help_loads_nothing_heavy():
@@ -52,6 +59,19 @@ def test_public_functions_survive_the_import_of_every_module():
         function = getattr(nm2trt, name)
         assert callable(function), f"nm2trt.{name} is hidden by a module of that name"
         assert function.__doc__, name
+
+
+def test_type_hints_of_public_names_are_types():
+    """As typer and pydantic read them: names that modules import for type checkers are found too."""
+    onnx, torch = pytest.importorskip("onnx"), pytest.importorskip("torch")
+    for name in sorted(set(nm2trt.__all__) - {"__version__"}):
+        hints = get_type_hints(getattr(nm2trt, name))
+        assert hints, name
+        assert not [hint for hint in hints.values() if isinstance(hint, str)], name
+    found = nm2trt.verify.__annotations__.items()
+    assert dict(found) == get_type_hints(nm2trt.verify)
+    assert dict(found)["model"] == str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module
+    assert dict(found)["return"] is VerifyReport
 
 
 def test_every_module_says_what_it_is_for():

@@ -6,9 +6,11 @@ import ast
 import inspect
 import numbers
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, wraps
-from typing import Any
+from importlib import import_module
+from typing import Any, get_type_hints
 
 from nm2trt.errors import InputError
 
@@ -87,7 +89,51 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*bound.args, **bound.kwargs)
 
     call.__module__ = "nm2trt"  # where pickle finds it
+    call.__annotations__ = _Types(function)
+    call.__signature__ = signature  # type: ignore[attr-defined] # with texts: typer asks for types apart
     return call
+
+
+class _Types(dict[str, Any]):
+    """A function's annotations, which become types when typing.get_type_hints, pydantic or typer reads them.
+
+    Only then is imported what the function's module imports for type checkers.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function.__annotations__)
+        self._function: Callable[..., Any] | None = function
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def keys(self) -> Any:
+        self._resolve()
+        return super().keys()
+
+    def items(self) -> Any:
+        self._resolve()
+        return super().items()
+
+    def _resolve(self) -> None:
+        if self._function is not None:
+            self.update(_type_hints(self._function))
+            self._function = None
+
+
+def _type_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    module = sys.modules[function.__module__]
+    names = dict(vars(module))
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            continue
+        for imported in node.body:
+            if isinstance(imported, ast.Import):
+                names |= {alias.asname or alias.name: import_module(alias.name) for alias in imported.names}
+            elif isinstance(imported, ast.ImportFrom):
+                source = import_module(str(imported.module))
+                names |= {alias.name: getattr(source, alias.name) for alias in imported.names}
+    return get_type_hints(function, names)
 
 
 @cache

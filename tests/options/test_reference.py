@@ -50,6 +50,7 @@ def test_the_page_changes_with_a_docstring_and_with_a_default(maker, monkeypatch
     assert maker.function_part("fuse") != before
     monkeypatch.undo()
     defaults = {"allow_broken": True, "compare": True, "example": None}
+    monkeypatch.delattr(function, "__signature__")
     monkeypatch.setattr(inspect.unwrap(function), "__kwdefaults__", defaults)
     assert "allow_broken: bool = True" in "\n".join(maker.function_part("fuse"))
 

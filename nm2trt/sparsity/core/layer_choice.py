@@ -23,7 +23,7 @@ from nm2trt.nm.axes import TORCH_WEIGHTS, TorchWeight, torch_weights
 from nm2trt.nm.pattern import NMPattern
 from nm2trt.nm.plan import PlanEntry, check_globs, dense_by_name, dense_by_size, matching
 
-PatternChoice: TypeAlias = "str | NMPattern | Mapping[str, str | NMPattern | None]"
+PatternChoice: TypeAlias = str | NMPattern | Mapping[str, str | NMPattern | None]
 
 
 @dataclass(frozen=True, slots=True)

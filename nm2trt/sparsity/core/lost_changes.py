@@ -1,4 +1,4 @@
-"""Changes that a mask cannot follow: of a computed weight, and of a copy's weights.
+"""Changes that a mask cannot follow: of a computed weight, by merged adapters too, and of a copy's weights.
 
 A parametrised layer computes its weight anew at each access, so that `nn.init.zeros_(conv.weight)` reaches a
 temporary tensor. The watch keeps an alias of the last tensor that was given out: without memory, but with its
@@ -8,12 +8,14 @@ version counter. A copy of the model (EMA) has weights that no session follows: 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nm2trt.errors import SparsifyError
+from nm2trt.figures import counted
 
 
 class ChangeWatch:
@@ -67,6 +69,46 @@ class ChangeWatch:
 
     def __deepcopy__(self, memo: Any) -> ChangeWatch:
         return ChangeWatch(of_copy=True)  # a copied alias would share no counter
+
+
+class AdapterWatch:
+    """Watches the layers of adapters (LoRA of peft) around sparse layers, which merge into a computed weight.
+
+    They assign to the weight's `.data`, which raises no version counter; but they note what they merged.
+
+    Args:
+        model: The attached model.
+        layers: Its sparse layers.
+    """
+
+    def __init__(self, model: nn.Module, layers: Iterable[nn.Module]) -> None:
+        self._model = model
+        self._layers = tuple(layers)
+        self._before = {adapter: _merged(adapter) for adapter in self._adapters()}
+
+    def look(self) -> None:
+        """Find adapters that were added since: `merge_and_unload` takes them out of the model."""
+        for adapter in self._adapters():
+            self._before.setdefault(adapter, 0)
+
+    def warn(self) -> None:
+        """Warn if one was merged since the model is attached."""
+        self.look()
+        lost = sum(_merged(adapter) > before for adapter, before in self._before.items())
+        if lost:
+            warnings.warn(
+                f"adapters were merged into {counted(lost, 'sparse layer')} while a method was attached, "
+                "which cannot reach the weights: they are lost; merge them before sparsify",
+                stacklevel=3,
+            )
+
+    def _adapters(self) -> list[nn.Module]:
+        layers = set(map(id, self._layers))
+        return [m for m in self._model.modules() if id(m._modules.get("base_layer")) in layers]
+
+
+def _merged(adapter: Any) -> int:
+    return len(getattr(adapter, "merged_adapters", ()))
 
 
 def _is_wrapped(tensor: Tensor) -> bool:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from nm2trt.errors import SparsifyError
+from nm2trt.nm.mask import check
 from nm2trt.sparsity.core.layer_choice import Choice, PatternChoice, check_finite, select
 from nm2trt.sparsity.core.parametrization import SparseWeight
 from nm2trt.sparsity.core.recurrent import read_weights_at_each_call
@@ -99,7 +100,8 @@ class Request:
             unstructured: Zeros may stand anywhere, so that every layer qualifies.
 
         Raises:
-            SparsifyError: None can, or one of those that can holds NaN.
+            SparsifyError: None can, one of those that can holds NaN, or a method that needs no training finds
+                all of them pruned.
         """
         if self.pattern is None:
             raise SparsifyError(f'{self.spec.name!r} needs a pattern, as in pattern="2:4"')
@@ -118,7 +120,13 @@ class Request:
             found = "; ".join(reasons) or "it has no convolution, linear or attention layer"
             raise SparsifyError(f"no layer of {type(self.model).__name__} can be made sparse ({found})")
         for choice in chosen:
-            check_finite(choice.entry.weight, getattr(choice.sites[0].module, choice.sites[0].tensor))
+            check_finite(choice.entry.weight, _values(choice))
+        if self.spec.post_training and not unstructured and all(map(_holds, chosen)):
+            raise SparsifyError(
+                f"every weight of {type(self.model).__name__} that {self.spec.name!r} would prune holds its "
+                "pattern already, so what it should restore is not known; give the model as it was before "
+                "pruning"
+            )
         return choices
 
     def parametrize(
@@ -127,6 +135,19 @@ class Request:
         """Attach a parametrisation, the method's own unless another is given, to each chosen weight."""
         way = weight or self.spec.weight, self.options
         return parametrize_each([(choice, *way) for choice in choices], self.total_steps)
+
+
+def _values(choice: Choice) -> Tensor:
+    values: Tensor = getattr(choice.sites[0].module, choice.sites[0].tensor)
+    return values.detach()
+
+
+def _holds(choice: Choice) -> bool:
+    """Tell whether a chosen weight holds its pattern before anything was done; one of zeros says nothing."""
+    entry, values = choice.entry, _values(choice)
+    if entry.pattern is None or entry.axis is None or not bool(values.any()):
+        return False
+    return check(values.float().cpu().numpy(), entry.pattern, axis=entry.axis).holds
 
 
 def parametrize_each(
@@ -139,13 +160,12 @@ def parametrize_each(
     """
     made = []
     for choice, weight, options in chosen:  # all masks first: one that is refused leaves the model as it was
-        tensor = getattr(choice.sites[0].module, choice.sites[0].tensor)
         entry = choice.entry
         if entry.pattern is None or entry.axis is None:
             continue
         try:
             sparse = weight(
-                tensor.detach(), entry.pattern, axis=entry.axis, options=options, total_steps=total_steps
+                _values(choice), entry.pattern, axis=entry.axis, options=options, total_steps=total_steps
             )
         except SparsifyError as error:
             raise SparsifyError(f"{choice.entry.weight}: {error}") from error

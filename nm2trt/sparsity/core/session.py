@@ -14,6 +14,7 @@ from nm2trt.sparsity.core import state_keys
 from nm2trt.sparsity.core.finalize import bake, refuse_others, refuse_replaced, refuse_stale
 from nm2trt.sparsity.core.kept_zeros import watch_zeros
 from nm2trt.sparsity.core.layer_choice import Site
+from nm2trt.sparsity.core.lost_changes import AdapterWatch
 from nm2trt.sparsity.core.optimizer_hooks import OptimizerHooks
 from nm2trt.sparsity.core.telemetry import Anchor, report
 from nm2trt.sparsity.core.tracked_weight import TrackedWeight
@@ -46,6 +47,7 @@ class SparseSession:
         self._finalized = False
         modules = {id(site.module): site.module for weight in weights for site in weight.sites}
         self._key_hooks = [handle for module in modules.values() for handle in state_keys.install(module)]
+        self._adapters = AdapterWatch(model, modules.values())
         self._anchors = {weight.name: Anchor.of(weight.sparse) for weight in weights}
         self._hooks = OptimizerHooks(model, weights, self._after_step)
 
@@ -66,6 +68,7 @@ class SparseSession:
         """
         self._check_open("attach")
         refuse_replaced(self.model, self.weights)
+        self._adapters.look()
         self._hooks.attach(optimizers)
         for weight in self.weights:
             if weight.sparse.unset:
@@ -196,6 +199,7 @@ class SparseSession:
             refuse_stale(weight)
         if copy is not None:
             return bake(copy, self.plan, target)
+        self._adapters.warn()
         finished = bake(self.model, self.plan, self.weights)
         watch_zeros(finished)
         self._hooks.remove()

@@ -223,3 +223,52 @@ def test_masks_are_copies():
     masks["0.weight"].fill_(False)
     assert check(sparse.finalize()[0].weight.detach().numpy(), PATTERN, axis=1).holds
     assert int(model[0].weight.count_nonzero()) == 32 * 16
+
+
+# Adapters that merge into a computed weight.
+
+
+class Adapter(nn.Module):
+    """What a layer of peft 0.21 does when it merges: it writes to `.data`, and notes that it did."""
+
+    def __init__(self, base_layer):
+        super().__init__()
+        self.base_layer = base_layer
+        self.merged_adapters = []
+
+    def merge(self):
+        self.base_layer.weight.data += 1
+        self.merged_adapters.append("default")
+
+
+@pytest.mark.parametrize(
+    ("added", "taken_out"), [("before sparsify", True), ("before attach", True), ("after attach", False)]
+)
+def test_adapters_that_were_merged_while_a_method_was_attached_are_reported(added, taken_out):
+    model = net()
+    if added == "before sparsify":
+        model[0] = Adapter(model[0])
+    sparse = sparsify(model, method="magnitude")
+    if added == "before attach":
+        model[0] = Adapter(model[0])
+    sparse.attach(torch.optim.SGD(model.parameters(), 0.1))
+    if added == "after attach":
+        model[0] = Adapter(model[0])
+    adapter = model[0]
+    adapter.merge()
+    if taken_out:
+        model[0] = adapter.base_layer
+    with pytest.warns(UserWarning, match=r"merged into 1 sparse layer while .*; merge them before sparsify"):
+        sparse.finalize()
+
+
+def test_adapters_that_were_merged_before_or_taken_back_are_not_reported(recwarn):
+    model = net()
+    model[0] = Adapter(model[0])
+    model[0].merge()
+    model[2] = Adapter(model[2])
+    sparse = sparsify(model, method="magnitude")
+    model[2].merge()
+    model[2].merged_adapters.clear()
+    sparse.finalize()
+    assert not recwarn.list

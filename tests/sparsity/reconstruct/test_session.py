@@ -414,6 +414,20 @@ def test_bad_input_is_refused(options, error, message):
         nm2trt.sparsify(convolutions().eval(), method="reconstruct", **options)
 
 
+@pytest.mark.parametrize("method", ["reconstruct", "fcpts"])
+def test_a_model_that_is_pruned_already_is_refused_as_a_file_is(network, method):
+    model, batches = network
+    nm2trt.sparsify(model, method="magnitude").finalize()
+    before = copy.deepcopy(model.state_dict())
+    message = (
+        "every weight of Sequential that .* holds its pattern already.*; give the model as it was before"
+    )
+    with pytest.raises(SparsifyError, match=message):
+        nm2trt.sparsify(model, method=method, calibration=batches)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
 def test_a_model_of_two_inputs_is_told_what_a_tuple_means():
     batch = (torch.randn(4, 6, 32), torch.ones(4, 6))
     with pytest.raises(
