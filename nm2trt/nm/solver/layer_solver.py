@@ -42,7 +42,7 @@ _RIDGE, _RIDGE_OF_FEW = 0.01, 0.2
 _LEAST_HELD_OUT = 8
 # Up to so many rows per input the values of a mask follow the rows too far if lambda is small. The unpruned
 # fit does not show it where the old weight is exact: where it leaves less than this share of the variance.
-_FEW_PER_INPUT, _EXACT = 16, 0.01
+_FEW_PER_INPUT, _EXACT = 16, 1e-3
 # Outputs that tell one lambda from another where each is judged by conjugate gradients.
 _JUDGED_OUTPUTS = 128
 # Losses that differ by less than this, of themselves or of the variance, are equal.
