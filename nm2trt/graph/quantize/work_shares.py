@@ -47,12 +47,11 @@ def work_shares(
     every = with_macs(model, report.weights, shapes)
     rows = [row for row in every if row.macs is not None]
     low = [
-        row
+        (row, facts)
         for row in rows
-        if row.facts is not None and row.facts.dtype.startswith(_LOW) and not row.facts.island
+        if (facts := row.facts) is not None and facts.dtype.startswith(_LOW) and not facts.island
     ]
-    sparse = [
-        row for row in low if row.facts is not None and can_run_sparse(row.facts, place).answer == "yes"
-    ]
-    total, in_low, in_sparse = (sum(row.macs or 0 for row in part) for part in (rows, low, sparse))
+    sparse = [row for row, facts in low if can_run_sparse(facts, place).answer == "yes"]
+    parts = (rows, [row for row, _ in low], sparse)
+    total, in_low, in_sparse = (sum(row.macs or 0 for row in part) for part in parts)
     return WorkShares(total, in_low, in_sparse, place.suffix, len(every) - len(rows))

@@ -291,6 +291,19 @@ def test_a_layer_without_elements_stays_float(tmp_path):
     assert [name for name, why in reasons.items() if not why] == ["full", "end"]
 
 
+def test_each_column_of_a_matmul_has_its_scale_and_its_work_counts_as_sparse(tmp_path):
+    b = Builder()
+    flat = b.node("Flatten", ["x"], "flat")
+    first = b.node("Relu", [b.node("MatMul", [flat, b.weight("first", 288, 32, axis=0)], "one")], "r")
+    onnx.save(b.model(b.node("MatMul", [first, b.weight("end", 32, 16, axis=0)], "y")), tmp_path / "m.onnx")
+    np.savez(tmp_path / "x.npz", x=samples())
+    work = quantise(tmp_path).work
+    weights, stored = tensors(tmp_path / "m.onnx"), tensors(tmp_path / "q.onnx")
+    for name in ("first", "end"):
+        np.testing.assert_allclose(stored[f"{name}_scale"], np.abs(weights[name]).max(0) / 127, rtol=1e-6)
+    assert (work.total, work.low, work.sparse) == (288 * 32 + 32 * 16, 288 * 32, 288 * 32)
+
+
 def test_unfused_batchnorms_are_noted(tmp_path):
     b = Builder()
     norm = [b.constant(name, np.ones(8, np.float32)) for name in "gbmv"]
