@@ -321,6 +321,18 @@ def test_training_mode_is_declined(tmp_path):
     assert reasons(report) == ["it runs in training mode"]
 
 
+@pytest.mark.parametrize(
+    ("read", "told"), [("bn", []), ("bn.out1", ["another node reads its running statistics 'bn.out1'"])]
+)
+def test_statistics_stay_only_if_something_reads_them(tmp_path, read, told):
+    """Files before opset 14 list them though they are of a model that does not train."""
+    net = Net(opset=13)
+    net.norm(net.conv("x", "conv", (8, 16, 1, 1)), "bn", 8, outputs=3)
+    onnx.save(net.model(read, [1, 16, 4, 4]), tmp_path / "a.onnx")
+    report = fuse_model(tmp_path / "a.onnx", tmp_path / "b.onnx", compare=False)
+    assert (reasons(report), report.batchnorms_folded) == (told, 0 if told else 1)
+
+
 def test_a_shared_weight_is_folded_for_each_and_kept_for_others(tmp_path):
     net = Net()
     a = net.norm(net.conv("x", "conv", (8, 16, 1, 1)), "bn1", 8)
